@@ -353,14 +353,3 @@ def test_no_template_needs_an_exception_from_the_policy(pattern):
 
 
 # ---- within the dashboard --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["firelock.css", "firelock.js", *VENDOR])
-def test_the_dashboard_answers_with_its_files(dashboard, client, name):
-    """What a page links to is there, and keeps its headers on its way out."""
-    answer = client.get("/" + dashboard.assets.url(name), headers={"accept-encoding": "gzip"})
-
-    assert 200 == answer.status
-    assert "gzip" == answer.header("content-encoding")
-    assert "public, max-age=31536000, immutable" == answer.header("cache-control")
-    assert "nosniff" == answer.header("x-content-type-options")

@@ -13,7 +13,6 @@ from firelock import Firelock, Retry, State
 from firelock.storage import JobFilter
 from firelock_dashboard.stats.causes import HOURS, KEPT, Cause, Causes, Mute, muted_share, strips
 from tests.core.fakes import Worker
-from tests.dashboard.hostile_texts import assert_literal
 
 
 @pytest.fixture
@@ -96,15 +95,6 @@ def test_causes_are_shown_of_one_task(client, failing):
     assert 'href="/jobs?state=failed&amp;task=shop.none"' in nothing
 
 
-def test_groups_are_read_once_within_ten_seconds(fire, client, failing):
-    """Grouping costs a look at thousands of jobs: whoever asks meanwhile shares it."""
-    failing(1)
-    client.part("/failures", "rows")
-    failing(1, "missing", "build")
-
-    assert 1 == client.part("/failures", "rows").text.count('id="cause-')
-
-
 # ---- since when, how it goes, and what nobody wants to be told of ------------------------------------------
 
 
@@ -120,12 +110,12 @@ def causes_list(fire):
 
 
 def test_a_cause_is_known_since_it_was_first_seen(fire, failing):
-    """Though its jobs were requeued, failed again, and the first of them is gone."""
-    (first,) = failing(1)
-    seen, now = causes_at(fire)
+    """Since its oldest job: though its jobs were requeued, failed again, and the first of them is gone."""
+    first, second = failing(2)
+    seen, now = causes_at(fire, timedelta(minutes=5))
     first_at = fire.jobs.get(first).ended_at
-    fire.jobs.requeue([first])
-    fire.jobs.delete([first])
+    fire.jobs.requeue([first, second])
+    fire.jobs.delete([first, second])
     failing(1)
 
     later, _ = causes_at(fire, timedelta(hours=30))
@@ -134,15 +124,6 @@ def test_a_cause_is_known_since_it_was_first_seen(fire, failing):
     assert (True, False) == (
         seen["TimeoutError"].is_new(now), later["TimeoutError"].is_new(now + timedelta(hours=30)),
     )  # fmt: skip
-
-
-def test_a_cause_that_is_first_looked_at_late_is_known_since_its_oldest_job(fire, failing):
-    """The dashboard was opened a day after it began."""
-    ids = failing(3)
-
-    known, _ = causes_at(fire, timedelta(days=2))
-
-    assert fire.jobs.get(ids[0]).ended_at == known["TimeoutError"].first_at
 
 
 def test_a_day_of_a_cause_is_told_by_the_hour(fire, failing):
@@ -271,15 +252,6 @@ def test_a_cause_has_a_form_to_mute_it(fire, client, failing):
     assert 400 == client.post("/failures/mute", {"fingerprint": quiet, "for": "soon"}).status
 
 
-def test_notes_are_shown_literally(fire, client, failing, hostile):
-    """Why something was muted is text."""
-    quiet = fingerprint_of(fire, failing(1)[0])
-    client.post("/failures/mute", {"fingerprint": quiet, "note": hostile[:400]})
-
-    for address in ("/failures", f"/failures/{quiet}", "/activity"):
-        assert_literal(client.get(address).text)
-
-
 def test_a_muted_cause_counts_in_no_banner(fire, failing, dashboard):
     """Its share is taken off the rate of the task's failures; where that is all, there is no trouble."""
     now = datetime.now(UTC)
@@ -316,7 +288,10 @@ def test_a_cause_shows_a_traceback_and_where_it_happens(fire, client, failing):
 
 def test_the_navigation_of_a_cause_asks_nothing_of_it(client):
     """Its page looks through the failed jobs; its one live region, read again and again, does not."""
-    assert 404 == client.get("/failures/0123456789abcdef").status
+    answer = client.get("/failures/0123456789abcdef")
+
+    assert 404 == answer.status
+    assert "No failed job has this fingerprint" in answer.text
     assert 200 == client.part("/failures/0123456789abcdef", "nav").status
 
 
@@ -331,16 +306,6 @@ def test_a_report_is_ready_to_be_pasted(fire, client, failing):
     assert all(
         part in report for part in ("Failed jobs: 2", "`shop.charge` (2)", "`default` (2)", ids[1], "```")
     )
-
-
-def test_an_unknown_fingerprint_is_not_here(client, failing):
-    """404, with what may have become of it."""
-    failing(1)
-
-    answer = client.get("/failures/0123456789abcdef")
-
-    assert 404 == answer.status
-    assert "No failed job has this fingerprint" in answer.text
 
 
 # ---- acting on all ---------------------------------------------------------------------------------------

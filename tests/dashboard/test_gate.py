@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 
 import pytest
+from starlette.applications import Starlette
 from starlette.responses import Response
 
 from firelock import Firelock
@@ -48,10 +49,6 @@ def everybody(_request):
 
 def empty(_visit):
     return Response()
-
-
-def paused(fire):
-    return [queue.name for queue in fire.queues.list() if queue.is_paused]
 
 
 # ---- local visitors --------------------------------------------------------------------------------------
@@ -108,24 +105,13 @@ def test_a_request_needs_one_host(ask):
 @pytest.mark.parametrize(
     "peer",
     [
-        "10.0.0.5",
-        "192.168.1.2",
-        "8.8.8.8",
-        "::2",
-        "fe80::1",
-        "::ffff:10.0.0.1",
-        "testclient",
-        "",
+        "10.0.0.5", "192.168.1.2", "8.8.8.8", "::2", "fe80::1", "::ffff:10.0.0.1", "testclient", "",
         "127.0.0.1.x",
     ],
-)
+)  # fmt: skip
 def test_a_foreign_peer_is_refused_without_auth(ask, peer):
-    """Whoever sends from elsewhere is told what to write."""
+    """Whoever sends from elsewhere is told what to write; a unix socket is a proxy's most often."""
     assert 403 == ask(peer=(peer, 5)).get("/queues").status
-
-
-def test_a_peer_without_an_address_is_refused_without_auth(ask):
-    """A unix socket is a proxy's most often, so that its visitors could be anybody."""
     assert 403 == ask(peer=None).get("/queues").status
     assert 200 == ask(peer=None, auth=everybody).get("/queues").status
 
@@ -158,40 +144,23 @@ def test_http_of_a_proxy_is_refused_without_auth(ask):
     assert 200 == ask().ask("GET", "/queues", http_version="2").status
 
 
-def test_a_plugin_s_permission_opens_no_closed_dashboard(fire):
-    """The gate stands before everything: a plugin decides about those whom it lets through."""
-    dashboard = Dashboard(fire)
-    with closing(Browser(dashboard, peer=("10.0.0.5", 5))) as stranger:
-        assert 403 == stranger.get("/queues").status
-
-
 @pytest.mark.parametrize(
     ("framework", "scope", "words"),
     [
-        ("fastapi", {}, "fastapi_dependency"),
-        ("flask", {}, "init_app"),
-        ("django", {}, "dashboard_urls"),
-        ("command", {}, "FIRELOCK_DASHBOARD_PASSWORD"),
-        (None, {}, "basic_auth"),
-        (None, {"app": Dashboard}, "basic_auth"),
+        ("fastapi", {}, "fastapi_dependency"), ("flask", {}, "init_app"), ("django", {}, "dashboard_urls"),
+        ("command", {}, "FIRELOCK_DASHBOARD_PASSWORD"), (None, {}, "basic_auth"),
+        (None, {"app": Dashboard}, "basic_auth"), (None, {"app": Starlette()}, "app.mount"),
         (None, {"django.request": object()}, "dashboard_urls"),
         (None, {"wsgi_environ": {}}, ".wsgi"),
         (None, {"wsgi_environ": {"werkzeug.request": None}}, "init_app"),
     ],
-)
+)  # fmt: skip
 def test_the_refusal_says_what_to_write(ask, framework, scope, words):
     """In the words of the framework at hand, known from its mount or from the request."""
     answer = ask(framework=framework).ask("GET", "/queues", headers={"host": "evil.example"}, **scope)
 
     assert 403 == answer.status
     assert words in answer.text
-
-
-def test_the_refusal_knows_starlette(ask):
-    """A mount in Starlette or FastAPI is seen by the application in the scope."""
-    from starlette.applications import Starlette
-
-    assert "app.mount" in ask().ask("GET", "/", headers={"host": "evil.example"}, app=Starlette()).text
 
 
 def test_programs_are_refused_in_json(ask):
@@ -231,16 +200,6 @@ def test_strangers_learn_nothing(fire, ask):
 # ---- hosts with auth -------------------------------------------------------------------------------------
 
 
-def test_with_auth_any_host_will_do(ask):
-    """Who comes in is then for auth to say."""
-    assert (
-        200
-        == ask(auth=everybody, peer=("8.8.8.8", 5))
-        .get("/queues", headers={"host": "jobs.example.com"})
-        .status
-    )
-
-
 @pytest.mark.parametrize(
     ("host", "status"),
     [
@@ -262,15 +221,9 @@ def test_behind_a_trusted_proxy_the_browser_s_host_counts(ask):
     """The host that the proxy passes on is compared, and only where the proxy is trusted."""
     headers = {"host": "10.0.0.1:9000", "x-forwarded-host": "jobs.example.com"}
 
-    assert (
-        200
-        == ask(auth=everybody, allowed_hosts=["jobs.example.com"], trusts_proxy=True)
-        .get("/queues", headers=headers)
-        .status
-    )
-    assert (
-        403 == ask(auth=everybody, allowed_hosts=["jobs.example.com"]).get("/queues", headers=headers).status
-    )
+    for trusts_proxy, status in ((True, 200), (False, 403)):
+        browser = ask(auth=everybody, allowed_hosts=["jobs.example.com"], trusts_proxy=trusts_proxy)
+        assert status == browser.get("/queues", headers=headers).status
 
 
 @pytest.mark.parametrize(
@@ -334,34 +287,6 @@ def test_head_is_get_without_the_content(client):
 
 # ---- where a request comes from --------------------------------------------------------------------------
 
-OWN = [
-    {"sec-fetch-site": "same-origin"},
-    {"sec-fetch-site": "same-origin", "origin": "http://localhost"},
-    {"sec-fetch-site": None, "origin": "http://localhost"},
-    {"sec-fetch-site": None, "origin": "http://LOCALHOST:80"},
-    {"sec-fetch-site": None, "origin": "http://localhost:8787", "host": "localhost:8787"},
-    {"sec-fetch-site": None, "origin": "http://[::1]:8787", "host": "[::1]:8787"},
-]
-FOREIGN = [
-    {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}, {"sec-fetch-site": "none"},
-    {"sec-fetch-site": ""}, {"sec-fetch-site": "Same-Origin"},
-    {"sec-fetch-site": ["same-origin", "same-origin"]},
-    {"sec-fetch-site": "cross-site", "origin": "http://localhost"},
-    {"sec-fetch-site": None}, {"sec-fetch-site": None, "origin": "null"},
-    {"sec-fetch-site": "same-origin", "origin": "null"}, {"sec-fetch-site": None, "origin": ""},
-    {"sec-fetch-site": None, "origin": "http://evil.example"},
-    {"sec-fetch-site": None, "origin": "https://localhost"},
-    {"sec-fetch-site": None, "origin": "http://localhost:81"},
-    {"sec-fetch-site": None, "origin": "localhost"},
-    {"sec-fetch-site": None, "origin": "http://localhost.evil.example"},
-    {"sec-fetch-site": None, "origin": "http://localhost@evil.example"},
-    {"sec-fetch-site": None, "origin": "http://localhost/"}, {"sec-fetch-site": None, "origin": "*"},
-    {"sec-fetch-site": None, "origin": ["http://localhost", "http://evil.example"]},
-    {"sec-fetch-site": None, "referer": "http://localhost/queues"},
-    {"sec-fetch-site": None, "authorization": "Basic YTpi"},
-    {"sec-fetch-site": None, "authorization": "Bearer 0123456789abcdef"},
-]  # fmt: skip
-
 
 def test_trusted_origins_may_act(ask):
     """Also where the browser says that it is another site; any other origin may not."""
@@ -382,22 +307,13 @@ def test_behind_a_trusted_proxy_the_browser_s_address_counts(ask):
         "x-forwarded-proto": "https", "x-forwarded-host": "jobs.example.com",
     }  # fmt: skip
 
-    assert (
-        303
-        == ask(auth=everybody, trusts_proxy=True)
-        .post("/queues/pause", {"queue": "a"}, headers=headers)
-        .status
-    )
-    refused = ask(auth=everybody).post("/queues/pause", {"queue": "a"}, headers=headers)
-    assert 403 == refused.status
-    assert "trusts_proxy" in refused.text
+    answers = [
+        ask(auth=everybody, trusts_proxy=trusts).post("/queues/pause", {"queue": "a"}, headers=headers)
+        for trusts in (True, False)
+    ]
 
-
-def test_links_from_elsewhere_lead_in(client):
-    """Who follows a link in a chat or a mail sees the page."""
-    headers = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
-
-    assert 200 == client.get("/queues", headers=headers).status
+    assert [303, 403] == [answer.status for answer in answers]
+    assert "trusts_proxy" in answers[1].text
 
 
 # ---- paths -----------------------------------------------------------------------------------------------
@@ -504,32 +420,21 @@ def test_a_mount_of_any_name_is_encoded(ask):
     "back",
     [
         "//evil.example", "/\\evil.example", "\\\\evil.example", "https://evil.example", "http:evil.example",
-        "javascript:alert(1)",
-        "evil.example", "/\tevil.example", "/\nevil.example", "/ \\evil.example", "/dash/../evil",
-        "/dash/..\\evil",
-        "/dashX/queues",
-        "/dash//evil.example", "/dash/\r\nSet-Cookie: a=b", "/dash/./x", "/dash/\u2028x", "/dash\\..", "",
-        "/dash/%0d%0a\x00", "/dash/%2e%2e/evil", "/dash/.%2E/evil", "/dash/%2f%2fevil.example",
-        "/dash/%5cevil",
+        "javascript:alert(1)", "evil.example", "/\tevil.example", "/\nevil.example", "/ \\evil.example",
+        "/dash/../evil", "/dash/..\\evil", "/dashX/queues", "/dash//evil.example",
+        "/dash/\r\nSet-Cookie: a=b", "/dash/./x", "/dash/\u2028x", "/dash\\..", "", "/dash/%0d%0a\x00",
+        "/dash/%2e%2e/evil", "/dash/.%2E/evil", "/dash/%2f%2fevil.example", "/dash/%5cevil",
+        "/dash/jobs?state=failed&q=a%2F%2Fb",
     ],
 )  # fmt: skip
 def test_an_action_leads_back_into_the_dashboard_only(ask, back):
-    """Bad input 112: whatever `back` says, the browser stays on this mount."""
+    """Bad input 112: whatever `back` says, the browser stays on this mount; its own query it keeps."""
     browser = ask(root="/dash")
 
     answer = browser.post("/queues/pause", {"queue": "a", "back": back})
 
     assert answer.status in {303, 400}
-    assert answer.location in {"/dash/queues", None}
-
-
-def test_an_action_leads_back_to_where_it_came_from(ask):
-    """With the query that the page had."""
-    answer = ask(root="/dash").post(
-        "/queues/pause", {"queue": "a", "back": "/dash/jobs?state=failed&q=a%2F%2Fb"}
-    )
-
-    assert "/dash/jobs?state=failed&q=a%2F%2Fb" == answer.location
+    assert answer.location in ({back} if "state=" in back else {"/dash/queues", None})
 
 
 # ---- headers ---------------------------------------------------------------------------------------------
@@ -599,12 +504,7 @@ def test_a_page_that_fails_tells_the_log_and_not_the_visitor(dashboard, client, 
     def broken(_visit):
         raise RuntimeError("password=hunter2")
 
-    dashboard.routes = Routes(
-        [
-            Route("GET", "/x", Permission.READ, broken),
-            Route("GET", "/api/x", Permission.READ, broken, is_api=True),
-        ]
-    )
+    dashboard.routes = Routes([Route("GET", path, Permission.READ, broken) for path in ("/x", "/api/x")])
 
     for target in ("/x", "/api/x"):
         answer = client.get(target)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 from contextlib import closing
+from datetime import UTC, datetime
+from urllib.parse import quote
 
+import attrs
 import pytest
 
 from firelock import Firelock
-from firelock.storage import JobFilter, NewSession, Renewal, State
+from firelock.storage import ErrorInfo, JobFilter, NewSession, Renewal, State
 from firelock_dashboard import Access, Dashboard, Permission
 from firelock_dashboard.app import TABLE
 from firelock_dashboard.security.permissions import LEVELS
+from firelock_dashboard.stats.causes import Mute
 from tests.dashboard.asking import Browser
 from tests.dashboard.hostile_texts import HOSTILE, assert_literal
 from tests.dashboard.worker import TRACE, Worker, failure
@@ -278,11 +283,11 @@ def targets(fire):
     )
 
 
-def read_all(fire, permissions, **options):
+def read_all(fire, permissions, *, asked=(), **options):
     """Everything that this visitor can read, by address."""
     dashboard = Dashboard(fire, auth=lambda _: Access(frozenset(permissions)), **options)
     with closing(Browser(dashboard)) as browser:
-        return {target: browser.get(target) for target in targets(fire)}
+        return {target: browser.get(target) for target in [*targets(fire), *asked]}
 
 
 def holding(answers, *marks):
@@ -358,24 +363,54 @@ def test_who_may_do_nothing_has_no_buttons(seeded, options):
 
 
 def test_hostile_texts_are_shown_literally():
-    """In arguments, errors, logs, notes, the audit, and in what servers say: on every page there is."""
-    with closing(Firelock("memory://")) as fire:
+    """In what jobs hold, say and return, notes, the audit, definitions, what servers say, what is asked.
+
+    On every page there is; bad input 110.
+    """
+    with closing(Firelock("memory://")) as fire, closing(Dashboard(fire)) as dashboard:
         send = fire.task(name="shop.charge")(lambda note: None)
         worker = Worker(fire)
         now = fire.client.clock.now()
+        fire.recurring.create("shop.charge", "nightly", "0 2 * * *", {"note": "x"})
+        made = fire.recurring.get("nightly").record
+        asked = []
         for place, text in enumerate(HOSTILE):
-            send.enqueue(text[:4_000])
-            job = worker.claim()
-            worker.say(job, text)
-            worker.fail(job, failure(text, traceback=f"{TRACE}\n    {text}"))
+            printable = "".join(char for char in text if char.isprintable())[:60] or "x"
+            value = json.dumps({text[:200]: text, "list": [text]})
+            for _ in range(2):
+                send.using(tags=[printable]).enqueue(text[:4_000])
+            failed, done = worker.claim(), worker.claim()
+            worker.say(failed, text, level=printable[:10])
+            trace = f'{TRACE}\n→ File "{printable}", line 1, in {printable}\n    {text}\n{text}'
+            worker.fail(failed, ErrorInfo(printable, text[:1_000], f"f{place}", trace), reason=text[:500])
+            worker.say(done, done=1.0)
+            worker.succeed(done, value)
             fire.queues.pause(f"q{place}", note=text[:500], by=text)
             fire.audit.record("jobs.delete", text, by=text, detail={"note": text})
-            fire.storage.begin_session(
-                NewSession(f"s{place}", f"v{place}", text, text, 7, now, 86_400.0, 2, text, text)
-            )
+            session = NewSession(f"s{place}", f"v{place}", text, text, 7, now, 86_400.0, 2, text, text)
+            fire.storage.begin_session(session)
             fire.storage.renew([Renewal(f"s{place}", 1, text)])
-        fire.recurring.create("shop.charge", "nightly", "0 2 * * *", {"note": "x"})
+            evil = attrs.evolve(
+                made, id=f"r{place}{text[:100]}", task=text, queue=text, tags=(text,), error=text,
+                arguments=text if place % 2 else value, version=0,
+            )  # fmt: skip
+            fire.storage.put_recurring(evil, keep_progress=False)
+            words, id_ = quote(text[:200]), quote(evil.id)
+            asked += [
+                f"/failures/f{place}", f"/jobs?error={words}&tag={words}", "/jobs/suggest?q=tag:",
+                f"/search?q={words}", f"/recurring?q={words}", f"/recurring/view?id={id_}",
+                f"/recurring/edit?id={id_}", f"/recurring/preview?schedule={words}&zone={words}",
+            ]  # fmt: skip
+        for cause in dashboard.watch.causes()[:20]:
+            dashboard.watch.remembered.mute(cause, Mute("ada", datetime.now(UTC), cause.message, None))
+        answers = read_all(fire, Permission, asked=asked)
+        with closing(Browser(dashboard)) as client:
+            for text in HOSTILE:
+                form = {"id": text, "task": text[:200], "schedule": text, "arguments": text}
+                answers[f"create {text}"] = client.post("/recurring/create", form)
 
-        for answer in read_all(fire, Permission).values():
-            if answer.header("content-type", "").startswith("text/html"):
-                assert_literal(answer.text)
+        shown = [one for one in answers.values() if one.header("content-type", "").startswith("text/html")]
+        assert len(shown) > 500
+        for answer in shown:
+            assert answer.status < 500, answer.text
+            assert_literal(answer.text)

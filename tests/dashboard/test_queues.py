@@ -8,7 +8,9 @@ from datetime import UTC, datetime, timedelta
 import attrs
 import pytest
 
-from firelock import ServerState, Sight, State
+from firelock import State
+from firelock.control.doctor import Sight
+from firelock.control.servers import ServerState
 from firelock.storage import JobFilter, NewSession, Renewal
 from firelock_dashboard.pages import queues
 

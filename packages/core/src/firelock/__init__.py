@@ -13,17 +13,10 @@ if TYPE_CHECKING:
     from firelock.control.audit import AuditEntry
     from firelock.control.bulk import Operation, Outcome
     from firelock.control.catalogue import TaskEntry
-    from firelock.control.doctor import (
-        LONG_WAIT,
-        Diagnosis,
-        Sight,
-        check_running,
-        lacks_serializer,
-        lacks_task,
-    )
+    from firelock.control.doctor import Diagnosis
     from firelock.control.jobs import JobCounts, JobPage
     from firelock.control.queues import QueueView
-    from firelock.control.servers import ServerState, ServerView, heard_at, is_stale
+    from firelock.control.servers import ServerView
     from firelock.cron import Cron, Every, Misfire, Overlap
     from firelock.errors import (
         ArgumentError,
@@ -71,10 +64,10 @@ _HOMES = {
     "control.audit": ("AuditEntry",),
     "control.bulk": ("Operation", "Outcome"),
     "control.catalogue": ("TaskEntry",),
-    "control.doctor": ("LONG_WAIT", "Diagnosis", "Sight", "check_running", "lacks_serializer", "lacks_task"),
+    "control.doctor": ("Diagnosis",),
     "control.jobs": ("JobCounts", "JobPage"),
     "control.queues": ("QueueView",),
-    "control.servers": ("ServerState", "ServerView", "heard_at", "is_stale"),
+    "control.servers": ("ServerView",),
     "cron": ("Cron", "Every", "Misfire", "Overlap"),
     "errors": (
         "ArgumentError", "ArgumentTooLarge", "ConfigurationError", "DuplicateTask", "FirelockError",
@@ -98,7 +91,6 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "LONG_WAIT",
     "Applied",
     "ArgumentError",
     "ArgumentTooLarge",
@@ -155,11 +147,9 @@ __all__ = [
     "SchemaMismatch",
     "Serializer",
     "ServerInfo",
-    "ServerState",
     "ServerView",
     "Settings",
     "Settled",
-    "Sight",
     "SignatureMismatch",
     "Snooze",
     "State",
@@ -175,14 +165,9 @@ __all__ = [
     "UnsupportedFeature",
     "Upcoming",
     "__version__",
-    "check_running",
     "current_job",
-    "heard_at",
     "hookimpl",
     "hookspec",
-    "is_stale",
-    "lacks_serializer",
-    "lacks_task",
 ]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from firelock import ConfigurationError, FirelockError, StorageUnavailable
-from firelock_dashboard.problems import BadRequest
+from firelock_dashboard.problems import BadRequest, NotHere
+from firelock_dashboard.security.permissions import Permission
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from firelock_dashboard.request import Visit
 
 __all__ = [
-    "MANY", "ask_first", "change_jobs", "operation_address", "refusing", "set_pause", "start_operation",
+    "MANY", "ask_first", "cancel", "change_jobs", "operation_address", "operation_of", "refusing",
+    "set_pause", "start_operation",
 ]  # fmt: skip
 
 _SURE = "sure"
@@ -49,21 +51,55 @@ MANY = 1_000
 
 
 def start_operation(
-    visit: Visit, verb: str, where: JobFilter, *, target: str, **detail: JsonValue
-) -> Operation:
+    visit: Visit, verb: str, where: JobFilter, *, target: str | None = None,
+    contains: Mapping[str, str] | None = None, **detail: JsonValue,
+) -> Operation:  # fmt: skip
     """The operation is stored, is in the audit and has begun; it goes on when this process ends.
 
     Args:
         visit: whose it is.
         verb: requeue or delete.
         where: which jobs.
-        target: what people call these jobs, for the audit: a queue, a cause.
+        target: what people call these jobs, for the audit: a queue, a cause; a program calls them nothing.
+        contains: texts that are in what is shown of each.
         detail: what else the audit is to tell.
+
+    Raises:
+        BadRequest: there is no such operation.
     """
-    operation = visit.fire.operations.start(verb, where, by=visit.who)
-    visit.audit(f"jobs.{verb}", target, operation=operation.id, expected=operation.expected, **detail)
+    with refusing(ConfigurationError):
+        operation = visit.fire.operations.start(verb, where, by=visit.who, contains=contains or None)
+    if target is None:
+        visit.audit(f"operation.{verb}", operation.id)
+    else:
+        visit.audit(f"jobs.{verb}", target, operation=operation.id, expected=operation.expected, **detail)
     visit.dashboard.runner.start(operation.id)
     return operation
+
+
+def operation_of(visit: Visit, operation_id: str) -> Operation:
+    """Return the operation.
+
+    Raises:
+        NotHere: there is none of this id.
+    """
+    operation = visit.fire.operations.get(operation_id)
+    if operation is None:
+        raise NotHere(visit.text("activity.no_operation", operation=operation_id))
+    return operation
+
+
+def cancel(visit: Visit, operation_id: str) -> Operation:
+    """The operation ends with the chunk that is under way; return it.
+
+    Raises:
+        NotHere: there is none of this id.
+        Forbidden: the visitor may not do what it does.
+    """
+    operation = operation_of(visit, operation_id)
+    visit.require(Permission.DELETE if operation.verb == "delete" else Permission.REQUEUE)
+    visit.audit("operation.cancel", operation_id)
+    return visit.fire.operations.cancel(operation_id, by=visit.who)
 
 
 def operation_address(visit: Visit, operation: Operation) -> str:
@@ -98,7 +134,6 @@ def set_pause(visit: Visit, queue: str, note: str | None, *, is_paused: bool) ->
     with refusing(ConfigurationError, field="queue"):
         if is_paused:
             visit.fire.queues.pause(queue, note=note, by=visit.who)
-            visit.audit("queue.pause", queue, note=note)
         else:
             visit.fire.queues.resume(queue)
-            visit.audit("queue.resume", queue)
+    visit.audit(f"queue.{'pause' if is_paused else 'resume'}", queue, **({"note": note} if is_paused else {}))

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 
-from firelock import ConfigurationError, Firelock, StorageUnavailable
+from firelock import ConfigurationError, Firelock, JobNotFound, StorageUnavailable
 from firelock.storage import Feature
 from firelock_dashboard import api, pages
 from firelock_dashboard.extensions import Page, PluginPages, plugin_pages, route_of
@@ -190,10 +190,11 @@ class Dashboard(Site):
             if path == "/live" and request.method == "GET":
                 return self._streamed(request)
             return await self._routed(request, urls, path, access)
-        except (RequestProblem, StorageUnavailable) as error:
-            problem = error if isinstance(error, RequestProblem) else self._away(error, access)
+        except ClientDisconnect:
+            raise
+        except Exception as error:  # noqa: BLE001 - `_problem_of` has it in the log
             visit = Visit(self, request, urls, access=access, places={}, body=b"")
-            return await run_in_threadpool(self._refused, visit, problem, path.startswith("/api"))
+            return await run_in_threadpool(self._refused, visit, self._problem_of(error, access, path))
 
     async def _entered(self, request: Request, urls: Urls) -> Response:
         """Show what asks for a link; a POST of the page's own form exchanges one, which no preview does."""
@@ -238,32 +239,26 @@ class Dashboard(Site):
         route, places = found
         body = b"" if route.method == "GET" else await read_body(request)
         visit = Visit(self, request, urls, access=access, places=places, body=body)
-        return await run_in_threadpool(self._packed, visit, route)
-
-    def _packed(self, visit: Visit, route: Route) -> Response:
-        return packed(visit.request, self._viewed(visit, route), scheme=self.gate.scheme(visit.request))
+        return await run_in_threadpool(self._viewed, visit, route)
 
     def _viewed(self, visit: Visit, route: Route) -> Response:
-        try:
-            visit.require(route.permission)
-            visit.check_fields(route.query_fields, route.form_fields)
-            self.runner.resume_once()
-            response = visit.finish(route.view(visit))
-            if route.is_action:
-                self.forget()
-            return response
-        except RequestProblem as problem:
-            return self._refused(visit, problem, route.is_api)
-        except StorageUnavailable as error:
-            return self._refused(visit, self._away(error, visit.access), route.is_api)
-        except Exception:
-            log.exception("a page failed", extra={"route": route.path})
-            return self._refused(
-                visit, RequestProblem(self.texts("refused.failed"), status=_BROKEN), route.is_api
-            )
+        visit.require(route.permission)
+        visit.check_fields(route.query_fields, route.form_fields)
+        self.runner.resume_once()
+        response = visit.finish(route.view(visit))
+        if route.is_action:
+            self.forget()
+        return packed(visit.request, response, scheme=self.gate.scheme(visit.request))
 
-    def _away(self, error: StorageUnavailable, access: Access) -> RequestProblem:
-        """Return what is said of a storage that does not answer; where it is, only to who is in."""
+    def _problem_of(self, error: Exception, access: Access, path: str) -> RequestProblem:
+        """Return how a request is refused; where a storage is that does not answer, only to who is in."""
+        if isinstance(error, RequestProblem):
+            return error
+        if isinstance(error, JobNotFound):
+            return NotHere(str(error))
+        if not isinstance(error, StorageUnavailable):
+            log.error("a page failed", exc_info=error, extra={"path": path})
+            return RequestProblem(self.texts("refused.failed"), status=_BROKEN)
         message = self.redactor.text(str(error))
         if not self.may(access, Permission.READ):
             log.warning("The storage does not answer, so nobody can come in: %s", message)
@@ -279,12 +274,12 @@ class Dashboard(Site):
 
     # ---- what went wrong ---------------------------------------------------------------------------------
 
-    def _refused(self, visit: Visit, problem: RequestProblem, is_api: bool) -> Response:
+    def _refused(self, visit: Visit, problem: RequestProblem) -> Response:
         """Return the page, or for scripts the JSON, that says what was wrong and what to do."""
-        status, message = problem.status, str(problem)
+        status, message, path = problem.status, str(problem), path_of(visit.request.scope)
         if isinstance(problem, NotLocal):
             message = self.texts("refused.not_local", reason=message)
-        if is_api or visit.wants_json:
+        if visit.wants_json or path.startswith("/api") or path.endswith(".json"):
             response = visit.json({"error": message, "kind": "bad", "message": message}, status)
         else:
             html = self._problem_page(visit, problem, message)
@@ -350,16 +345,15 @@ def _without_body(response: Response) -> Response:
 
 async def _refuse_other(scope: Scope, receive: Receive, send: Send, close: Callable[[], None]) -> None:
     """A lifespan is acknowledged, and its end closes what runs; a WebSocket is closed."""
-    if scope["type"] == "lifespan":
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.shutdown":
-                await run_in_threadpool(close)
-            await send({"type": f"{message['type']}.complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
-    await receive()
-    await send({"type": "websocket.close", "code": 1008})
+    kind = (await receive())["type"]
+    while kind == "lifespan.startup":
+        await send({"type": f"{kind}.complete"})
+        kind = (await receive())["type"]
+    if scope["type"] != "lifespan":
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    await run_in_threadpool(close)
+    await send({"type": f"{kind}.complete"})
 
 
 def _checked_back(address: str | None) -> str | None:

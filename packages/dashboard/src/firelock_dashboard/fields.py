@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -13,14 +14,14 @@ from urllib.parse import parse_qsl
 
 from firelock_dashboard.problems import BadRequest
 
-__all__ = ["SentFields"]
+__all__ = ["SPAN_UNITS", "SentFields"]
 
 C = TypeVar("C", bound=StrEnum)
 
 _FIELDS = 2_000
 _TEXT = 4_000
-_SPANS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-_DIGITS = 9
+SPAN_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}  # seconds
+_NUMBER, _SPAN = re.compile(r"-?[0-9]{1,9}"), re.compile(r"([0-9]{1,7})([smhdw])")
 _NAME = 60  # characters of a name that is unknown
 
 
@@ -131,18 +132,15 @@ class SentFields:
 
     def required(self, name: str, *, limit: int = _TEXT) -> str:
         """Return a field's text; a missing or empty one is refused."""
-        value = self.text(name, limit=limit)
-        if not value:
-            raise BadRequest(f"{name} is missing; give it.")
-        return value
+        if value := self.text(name, limit=limit):
+            return value
+        raise BadRequest(f"{name} is missing; give it.")
 
     def number(self, name: str, default: int, *, least: int, most: int) -> int:
         """Return a whole number within its bounds."""
-        value = self.text(name)
-        if not value:
+        if not (value := self.text(name)):
             return default
-        digits = value.removeprefix("-")
-        if not (digits.isascii() and digits.isdigit()) or len(digits) > _DIGITS:
+        if not _NUMBER.fullmatch(value):
             raise BadRequest(f"{name}={value[:40]!r} is no whole number from {least} to {most}.")
         if not least <= int(value) <= most:
             raise BadRequest(f"{name}={value} is out of its bounds; give {least} to {most}.")
@@ -157,14 +155,7 @@ class SentFields:
 
     def choice(self, name: str, choices: type[C]) -> C | None:
         """Return a member of the enumeration, None where the field is missing or empty."""
-        value = self.text(name)
-        if not value:
-            return None
-        try:
-            return choices(value)
-        except ValueError as error:
-            known = ", ".join(choices)
-            raise BadRequest(f"{name}={value[:40]!r} is unknown; give one of {known}.") from error
+        return choices(self.one_of(name, list(choices), "")) if self.maybe(name) else None
 
     def flag(self, name: str) -> bool:
         """Tell whether a box is ticked."""
@@ -172,18 +163,16 @@ class SentFields:
 
     def span(self, name: str) -> timedelta | None:
         """Return a span such as 90s, 15m, 2h, 3d, 1w."""
-        value = self.text(name)
-        if not value:
+        if not (value := self.text(name)):
             return None
-        number, unit = value[:-1], value[-1:]
-        if unit not in _SPANS or not (number.isascii() and number.isdigit()) or len(number) > _DIGITS - 2:
+        found = _SPAN.fullmatch(value)
+        if found is None:
             raise BadRequest(f"{name}={value[:40]!r} is no span; write 90s, 15m, 2h, 3d or 1w.")
-        return timedelta(seconds=int(number) * _SPANS[unit])
+        return timedelta(seconds=int(found[1]) * SPAN_UNITS[found[2]])
 
     def moment(self, name: str) -> datetime | None:
         """Return an aware instant in ISO form."""
-        value = self.text(name)
-        if not value:
+        if not (value := self.text(name)):
             return None
         try:
             moment = datetime.fromisoformat(value)
@@ -208,10 +197,11 @@ def _unknown(name: str, known: Sequence[str]) -> str:
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Return the object; a name that is there twice is refused, as not both of its values could hold."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        name = next(name for at, (name, _) in enumerate(pairs) if any(name == each for each, _ in pairs[:at]))
-        raise BadRequest(f"{name[:_NAME]!a} is in the JSON object several times; write it once.")
+    found: dict[str, object] = {}
+    for name, value in pairs:
+        if name in found:
+            raise BadRequest(f"{name[:_NAME]!a} is in the JSON object several times; write it once.")
+        found[name] = value
     return found
 
 

@@ -8,53 +8,45 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import attrs
 
 from firelock import StorageError, StorageUnavailable
 from firelock.storage import JobFilter, JobRecord, State
+from firelock_dashboard.fields import SPAN_UNITS
 from firelock_dashboard.formatting import micros, task_name
 from firelock_dashboard.problems import BadRequest
 
 if TYPE_CHECKING:
-    from firelock import Firelock, JsonValue
+    from firelock import Firelock, JobPage, JsonValue
     from firelock_dashboard.fields import SentFields
 
 __all__ = [
-    "ARGUMENT",
-    "COUNTED",
-    "LIST_FIELDS",
-    "ROWS",
-    "SECONDS",
-    "Age",
-    "Chip",
-    "Chips",
-    "JobsFound",
-    "KnownTasks",
-    "SearchPlan",
-    "argument_at",
-    "count_up_to",
-    "every_match",
-    "find_page",
-    "is_found",
-    "plan",
-    "read_typed",
-]
+    "ARGUMENT", "COUNTED", "LIST_FIELDS", "ROWS", "SECONDS", "Age", "Chip", "Chips", "JobsFound",
+    "KnownTasks", "SearchPlan", "argument_at", "count_up_to", "every_match", "find_page", "is_found",
+    "pages_of", "plan", "read_typed", "shown_holds",
+]  # fmt: skip
 
 # The fields of a query that asks for a list of jobs, but for the state: one list has its own.
 LIST_FIELDS = (
     "task", "queue", "tag+", "server", "arg+", "error", "id", "created", "since", "until", "recurring",
     "parent", "fingerprint", "limit", "order", "cursor", "at",
 )  # fmt: skip
+
+_ORDER = (
+    "state", "task", "queue", "tag", "server", "arg", "error", "id", "created", "since", "until", "recurring",
+    "parent", "fingerprint",
+)  # fmt: skip
 _TEXT = 200
 _TAGS = 10
 _ARGUMENTS = 5
 ARGUMENT = re.compile(r"(?P<path>[A-Za-z_*][\w.*-]{0,99}):(?P<value>.*)", re.DOTALL)
-_AGE = re.compile(r"(?P<sign>[<>])(?P<number>\d{1,6})(?P<unit>[smhdw])")
-_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_AGE = re.compile(r"([<>])(\d{1,6})([smhdw])")
+_TEXTS = ("task", "queue", "server", "error", "id", "recurring", "parent", "fingerprint")  # plain chips
 
 Arguments = Callable[[JobRecord], "JsonValue"]
 """Returns a job's arguments as they may be shown; None where they may not, or cannot be read."""
@@ -81,8 +73,7 @@ class Age:
                 f"created={text[:40]!r} is no age; write <30m for younger, >2h for older (s, m, h, d, w)."
             )
             raise BadRequest(message)
-        span = timedelta(seconds=int(found["number"]) * _UNITS[found["unit"]])
-        return cls(text, found["sign"] == ">", span)
+        return cls(text, found[1] == ">", timedelta(seconds=int(found[2]) * SPAN_UNITS[found[3]]))
 
 
 @attrs.frozen
@@ -122,18 +113,14 @@ class Chips:
             BadRequest: a field is wrong.
         """
         created = fields.maybe("created", limit=20)
-        tags, arguments = _several(fields, "tag", _TAGS), _several(fields, "arg", _ARGUMENTS)
         since, until = fields.moment("since"), fields.moment("until")
         if since is not None and until is not None and since >= until:
             raise BadRequest("since is not before until; swap them, or leave one out.")
         return cls(
-            None if is_retrying else fields.choice("state", State),
-            is_retrying,
-            fields.maybe("task", limit=_TEXT), fields.maybe("queue", limit=_TEXT), tags,
-            fields.maybe("server", limit=_TEXT), arguments, fields.maybe("error", limit=_TEXT),
-            fields.maybe("id", limit=_TEXT), None if created is None else Age.read(created), since, until,
-            fields.maybe("recurring", limit=_TEXT), fields.maybe("parent", limit=_TEXT),
-            fields.maybe("fingerprint", limit=_TEXT),
+            state=None if is_retrying else fields.choice("state", State), is_retrying=is_retrying,
+            tags=_several(fields, "tag", _TAGS), arguments=_several(fields, "arg", _ARGUMENTS),
+            created=None if created is None else Age.read(created), since=since, until=until,
+            **{name: fields.maybe(name, limit=_TEXT) for name in _TEXTS},
         )  # fmt: skip
 
     @property
@@ -143,13 +130,11 @@ class Chips:
 
     def query(self) -> dict[str, object]:
         """Return them as the fields of a query, in one order whatever the order in which they were typed."""
-        return {
-            "state": self.state, "task": self.task, "queue": self.queue, "tag": self.tags,
-            "server": self.server, "arg": self.arguments, "error": self.error, "id": self.id,
-            "created": self.created and self.created.text, "since": _iso(self.since),
-            "until": _iso(self.until), "recurring": self.recurring, "parent": self.parent,
-            "fingerprint": self.fingerprint,
+        told = {
+            "tag": self.tags, "arg": self.arguments, "created": self.created and self.created.text,
+            "since": _iso(self.since), "until": _iso(self.until),
         }  # fmt: skip
+        return {name: told.get(name, getattr(self, name, None)) for name in _ORDER}
 
     def shown(self) -> list[Chip]:
         """Return every condition but the state, which the tabs show, each with the query that lacks it."""
@@ -215,30 +200,29 @@ def plan(
     """
     tests: list[Callable[[JobRecord], bool]] = []
     contains: dict[str, str] = {}
-    since, until = _micros(chips.since), _micros(chips.until)
+    since, until = micros(chips.since), micros(chips.until)
     is_whole = len(chips.tags) <= 1 and not (by_due and (since or until))
-    is_by_creation = chips.state is None and not chips.is_retrying
-    if chips.created is not None:
-        edge = _micros(now - chips.created.span) or 0
-        if not is_by_creation:
+    if (age := chips.created) is not None:
+        edge = micros(now - age.span)
+        if chips.state is not None or chips.is_retrying:
             is_whole = False
-            tests.append(_is_created_before(edge) if chips.created.is_older else _is_created_since(edge))
-        if chips.created.is_older and is_by_creation:
-            until = edge if until is None else min(until, edge)
-        if not chips.created.is_older and not by_due:  # what was created since then changed since then
-            since = edge if since is None else max(since, edge)
-    tests += [_is_tagged(tag) for tag in chips.tags[1:]]
-    task, several = _task(chips.task, known)
+            tests.append(lambda job: (job.created_at < edge) is age.is_older)
+        elif age.is_older:
+            until = min(until or edge, edge)
+        if not age.is_older and not by_due:  # what was created since then changed since then
+            since = max(since or edge, edge)
+    tests += [lambda job, tag=tag: tag in job.tags for tag in chips.tags[1:]]  # type: ignore[misc]
+    named = known.named(chips.task) if chips.task else ()
+    task = named[0] if len(named) == 1 else chips.task
     tag = next(iter(chips.tags), None)
     by_tag = None
     for wanted in chips.arguments:
-        tests.append(_has_argument(wanted, arguments))
         made = _made_tag(wanted, task, known)
         if made is not None and tag is None:
             tag = by_tag = made
-        is_plain = ARGUMENT.fullmatch(wanted) is None
-        is_whole = is_whole and is_plain and "argument" not in contains
+        is_whole = is_whole and ARGUMENT.fullmatch(wanted) is None and "argument" not in contains
         contains["argument"] = wanted
+        tests.append(_has_argument(wanted, arguments))
     if chips.error is not None:
         tests.append(_has_error(chips.error, masked))
         contains["error"] = chips.error
@@ -247,15 +231,7 @@ def plan(
         chips.fingerprint, chips.recurring, chips.id, chips.parent, since, until, chips.is_retrying or None,
         by_due=by_due or None,
     )  # fmt: skip
-    return SearchPlan(where, tuple(tests), contains, is_whole, by_tag, several)
-
-
-def _task(text: str | None, known: KnownTasks) -> tuple[str | None, tuple[str, ...]]:
-    """Return the one task that a text names, or the text itself, and which others it may name."""
-    if text is None:
-        return None, ()
-    named = known.named(text)
-    return (named[0], ()) if len(named) == 1 else (text, tuple(named))
+    return SearchPlan(where, tuple(tests), contains, is_whole, by_tag, tuple(named) if len(named) > 1 else ())
 
 
 def _made_tag(wanted: str, task: str | None, known: KnownTasks) -> str | None:
@@ -275,18 +251,6 @@ def _made_tag(wanted: str, task: str | None, known: KnownTasks) -> str | None:
 
 
 # ---- tests -----------------------------------------------------------------------------------------------
-
-
-def _is_created_before(edge: int) -> Callable[[JobRecord], bool]:
-    return lambda job: job.created_at < edge
-
-
-def _is_created_since(edge: int) -> Callable[[JobRecord], bool]:
-    return lambda job: job.created_at >= edge
-
-
-def _is_tagged(tag: str) -> Callable[[JobRecord], bool]:
-    return lambda job: tag in job.tags
 
 
 def shown_holds(
@@ -310,15 +274,15 @@ def _has_error(text: str, masked: Callable[[str], str]) -> Callable[[JobRecord],
     def test(job: JobRecord) -> bool:
         # What is not in the stored text is not in the masked one either: most jobs are told by that.
         error = job.error
-        if error is None or wanted not in f"{error.type}: {error.message}".casefold():
-            return False
-        return wanted in f"{error.type}: {masked(error.message)}".casefold()
+        return error is not None and all(
+            wanted in f"{error.type}: {shown(error.message)}".casefold() for shown in (str, masked)
+        )
 
     return test
 
 
 def _has_argument(wanted: str, arguments: Arguments) -> Callable[[JobRecord], bool]:
-    path, colon, value = wanted.partition(":") if ARGUMENT.fullmatch(wanted) else ("", "", wanted)
+    path, _, value = wanted.partition(":") if ARGUMENT.fullmatch(wanted) else ("", "", wanted)
 
     def test(job: JobRecord) -> bool:
         # What is not in the stored JSON is in no argument: most jobs are told by that, without reading it.
@@ -326,9 +290,7 @@ def _has_argument(wanted: str, arguments: Arguments) -> Callable[[JobRecord], bo
         if is_told and value.casefold() not in job.arguments.casefold():
             return False
         given = arguments(job)
-        if given is None:
-            return False
-        return is_found(argument_at(given, path), value) if colon else is_found(given, value)
+        return is_found(argument_at(given, path) if path else given, value)
 
     return test
 
@@ -368,13 +330,8 @@ def _leaf(value: JsonValue) -> str:
     return "null" if value is None else str(value)
 
 
-def _micros(moment: datetime | None) -> int | None:
-    return None if moment is None else micros(moment)
-
-
 _TYPED = re.compile(r'(?:(?P<name>[a-z]+(?:\.[\w.*-]+)?):)?(?:"(?P<quoted>[^"]*)"?|(?P<plain>\S+))')
 _LIKE_ID = re.compile(r"(?=[0-9a-f-]*\d)[0-9a-f][0-9a-f-]{5,63}")
-_RETRYING = "retrying"
 
 
 @attrs.frozen
@@ -390,13 +347,8 @@ class KnownTasks:
         return sorted(name for name in self.templates if task_name(name) == text or name.endswith(f".{text}"))
 
 
-_NAMES = {
-    "state": "state", "is": "state", "task": "task", "queue": "queue", "tag": "tag", "server": "server",
-    "arg": "arg", "args": "arg", "error": "error", "id": "id", "created": "created", "age": "created",
-    "since": "since", "until": "until", "recurring": "recurring", "parent": "parent",
-    "fingerprint": "fingerprint",
-}  # fmt: skip
-_REPEATED = frozenset({"tag", "arg"})
+_NAMES = {name: name for name in _ORDER} | {"is": "state", "args": "arg", "age": "created"}  # as typed
+_REPEATED = ("arg", "tag")
 
 
 def read_typed(
@@ -407,30 +359,22 @@ def read_typed(
     `name:value` is a chip, quotes keep blanks. Text without a name is a task that is called so, else a state,
     else the start of an id, else words of an error.
     """
-    single = {name: str(value) for name, value in (former or {}).items() if value and name not in _REPEATED}
-    several = {name: [*_texts((former or {}).get(name))] for name in sorted(_REPEATED)}
+    held = {name: value for name, value in (former or {}).items() if value}
+    several = {name: list(map(str, held.pop(name, ()))) for name in _REPEATED}  # type: ignore[call-overload]
+    single = {name: str(value) for name, value in held.items()}
     words: list[str] = []
     for name, value in _tokens(text):
-        if name in _REPEATED:
-            several[name].append(value)
-        elif name is not None:
-            single[name] = value
+        meant, value = (name, value) if name else _guess(value, known)  # noqa: PLW2901 - what is meant by it
+        if meant is None:
+            words.append(value)
+        elif meant in several:
+            several[meant].append(value)
         else:
-            found = _guess(value, known)
-            if found is None:
-                words.append(value)
-            else:
-                single[found[0]] = found[1]
+            single[meant] = value
     if words:
         single["error"] = " ".join(words)
-    return [
-        *single.items(),
-        *((name, value) for name, values in several.items() for value in dict.fromkeys(values)),
-    ]
-
-
-def _texts(value: object) -> Sequence[str]:
-    return [str(one) for one in value] if isinstance(value, list | tuple) else []
+    repeated = ((name, value) for name, values in several.items() for value in dict.fromkeys(values))
+    return [*single.items(), *repeated]
 
 
 def _tokens(text: str) -> Iterator[tuple[str | None, str]]:
@@ -446,12 +390,12 @@ def _tokens(text: str) -> Iterator[tuple[str | None, str]]:
             yield None, token[0] if name else value
 
 
-def _guess(word: str, known: KnownTasks) -> tuple[str, str] | None:
+def _guess(word: str, known: KnownTasks) -> tuple[str | None, str]:
     if known.named(word):
         return "task", word
-    if word in {*State, _RETRYING}:
+    if word in {*State, "retrying"}:
         return "state", word
-    return ("id", word) if _LIKE_ID.fullmatch(word) else None
+    return "id" if _LIKE_ID.fullmatch(word) else None, word
 
 
 ROWS = 10_000
@@ -489,7 +433,7 @@ def find_page(
         BadRequest: no page of this filter gave the cursor.
     """
     if cursor is not None and len(cursor) > _CURSOR_LIMIT:
-        raise BadRequest("cursor is none that a page gave; leave it out to start with the newest.")
+        raise _no_cursor()
     search = _Search(fire, plan, oldest_first=oldest_first)
     try:
         return search.page(limit, cursor, monotonic() + seconds, monotonic)
@@ -500,6 +444,10 @@ def find_page(
         raise BadRequest(message) from error
 
 
+def _no_cursor() -> BadRequest:
+    return BadRequest("cursor is none that a page gave; leave it out to start with the newest.")
+
+
 class _Search:
     """One walk along the storage's pages."""
 
@@ -507,8 +455,6 @@ class _Search:
         self._fire = fire
         self._plan = plan
         self._oldest_first = oldest_first
-        self._is_by_change = plan.where.state is not None
-        self._is_by_due = bool(plan.where.by_due)
 
     def page(self, limit: int, cursor: str | None, until: float, monotonic: Callable[[], float]) -> JobsFound:
         """Return a page; a cursor of ours names a page of the storage and the last job seen of it."""
@@ -516,6 +462,10 @@ class _Search:
         at, behind = _read_cursor(cursor) if tests else (cursor, None)
         found: list[JobRecord] = []
         looked_at, last = 0, None
+
+        def told(cursor: str | None, *, is_cut: bool) -> JobsFound:
+            return JobsFound(found, cursor, looked_at, is_cut, None if last is None else self._time(last))
+
         while True:
             began = monotonic()
             # Where every job that is found is meant, what is missing is asked for and no more.
@@ -528,48 +478,28 @@ class _Search:
                 if behind is not None and not self._is_behind(record, behind):
                     continue
                 looked_at, last = looked_at + 1, record
+                is_full = False
                 if self._plan.accepts(record):
                     found.append(record)
-                    if len(found) == limit and tests:
-                        return self._found(
-                            found, self._cursor_in(at, record), looked_at, record, is_cut=False
-                        )
-                if tests and looked_at % _LOOK == 0 and monotonic() >= until:
-                    return self._found(found, self._cursor_in(at, record), looked_at, record, is_cut=True)
-            is_rest_empty = (
-                behind is not None and looked_at == 0
-            )  # the former part ended at the page's last job
+                    is_full = len(found) == limit
+                if tests and (is_full or (looked_at % _LOOK == 0 and monotonic() >= until)):
+                    return told(f"{at or ''}|{self._time(record)}|{record.id}", is_cut=not is_full)
+            # The former part may have ended at the page's last job.
+            is_rest_empty = behind is not None and looked_at == 0
             at, behind = page.cursor, None
-            if at is None or len(found) >= limit:
-                return self._found(found, self._cursor_at(at), looked_at, last, is_cut=False)
-            if looked_at >= ROWS or (_is_over(began, monotonic(), until) and not is_rest_empty):
-                return self._found(found, self._cursor_at(at), looked_at, last, is_cut=True)
-
-    def _found(
-        self,
-        jobs: list[JobRecord],
-        cursor: str | None,
-        looked_at: int,
-        last: JobRecord | None,
-        *,
-        is_cut: bool,
-    ) -> JobsFound:
-        return JobsFound(jobs, cursor, looked_at, is_cut, None if last is None else self._time(last))
+            is_done = at is None or len(found) >= limit
+            is_late = looked_at >= ROWS or (_is_over(began, monotonic(), until) and not is_rest_empty)
+            if is_done or is_late:
+                return told(f"{at}|0|-" if at and tests else at, is_cut=not is_done)
 
     def _time(self, record: JobRecord) -> int:
-        if self._is_by_due:
+        if self._plan.where.by_due:
             return record.due_at or 0
-        return record.changed_at if self._is_by_change else record.created_at
+        return record.created_at if self._plan.where.state is None else record.changed_at
 
     def _is_behind(self, record: JobRecord, place: tuple[int, str]) -> bool:
         here = (self._time(record), record.id)
         return here > place if self._oldest_first else here < place
-
-    def _cursor_in(self, at: str | None, record: JobRecord) -> str:
-        return f"{at or ''}|{self._time(record)}|{record.id}"
-
-    def _cursor_at(self, at: str | None) -> str | None:
-        return at if at is None or not self._plan.tests else f"{at}|0|-"
 
 
 def _is_over(began: float, now: float, until: float) -> bool:
@@ -582,28 +512,25 @@ def _read_cursor(cursor: str | None) -> tuple[str | None, tuple[int, str] | None
         return None, None
     place = _PLACE.fullmatch(cursor)
     if place is None:
-        raise BadRequest("cursor is none that a page gave; leave it out to start with the newest.")
-    behind = None if place["id"] == "-" else (int(place["at"]), place["id"])
-    return place["page"] or None, behind
+        raise _no_cursor()
+    return place["page"] or None, None if place["id"] == "-" else (int(place["at"]), place["id"])
+
+
+def pages_of(fire: Firelock, where: JobFilter, *, oldest_first: bool = False) -> Iterator[JobPage]:
+    """Yield the pages of what a filter means, of 500 jobs each, as they are taken."""
+    cursor, is_over = None, False
+    while not is_over:
+        page = fire.jobs.page(where, limit=_CHUNK, cursor=cursor, oldest_first=oldest_first)
+        yield page
+        cursor, is_over = page.cursor, page.cursor is None
 
 
 def every_match(
     fire: Firelock, plan: SearchPlan, limit: int, *, oldest_first: bool = False
 ) -> Iterator[JobRecord]:
     """Yield up to `limit` jobs that the plan means, in the list's order, in pages as they are taken."""
-    cursor, left = None, limit
-    while left > 0:
-        page = fire.jobs.page(plan.where, limit=_CHUNK, cursor=cursor, oldest_first=oldest_first)
-        for handle in page:
-            record = handle.record()
-            if plan.accepts(record):
-                yield record
-                left -= 1
-                if left == 0:
-                    return
-        cursor = page.cursor
-        if cursor is None:
-            return
+    pages = pages_of(fire, plan.where, oldest_first=oldest_first)
+    return islice(filter(plan.accepts, (job.record() for page in pages for job in page)), limit)
 
 
 def count_up_to(
@@ -614,14 +541,15 @@ def count_up_to(
     monotonic: Callable[[], float] = time.monotonic,
 ) -> tuple[int, bool]:
     """Return how many jobs the plan means, and whether that is all of them; looks at most at `COUNTED`."""
-    until, counted, looked_at, cursor = monotonic() + seconds, 0, 0, None
-    while True:
-        began = monotonic()
-        page = fire.jobs.page(plan.where, limit=_CHUNK, cursor=cursor)
+    began = monotonic()
+    until, counted, looked_at = began + seconds, 0, 0
+    for page in pages_of(fire, plan.where):
         looked_at += len(page)
         counted += sum(plan.accepts(handle.record()) for handle in page) if plan.tests else len(page)
-        cursor = page.cursor
-        if cursor is None:
+        if page.cursor is None:
             return counted, True
-        if looked_at >= COUNTED or _is_over(began, monotonic(), until):
-            return counted, False
+        now = monotonic()
+        if looked_at >= COUNTED or _is_over(began, now, until):
+            break
+        began = now
+    return counted, False

@@ -84,7 +84,8 @@ def _trace(lead: str, frames: Iterable[Frame], rest: Iterable[str]) -> Trace:
 
 def markdown(title: str, facts: Iterable[str], text: str) -> str:
     """Return a report for an issue: title, facts as a list, the traceback in a fence that it cannot close."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    longest = max(map(len, re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     listed = "\n".join(f"- {fact}" for fact in facts)
-    return f"### {title}\n\n{listed}\n\n{fence}\n{text}\n{fence}\n"
+    heading = title.replace("\n", " ")[:300]
+    return f"### {heading}\n\n{listed}\n\n{fence}\n{text}\n{fence}\n"

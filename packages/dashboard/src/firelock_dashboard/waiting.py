@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock import Sight, lacks_serializer
+from firelock.control.doctor import Sight, lacks_serializer
 from firelock.storage import JobRecord, State
 from firelock_dashboard.formatting import instant, micros, span
 
@@ -31,11 +31,12 @@ class Weight(StrEnum):
 
 @attrs.frozen
 class Parent:
-    """A job that this one waits for; its state is None where it is not stored any more."""
+    """A job that this one waits for; its state and task are None where it is not stored any more."""
 
     id: str
     on: str
     state: State | None
+    task: str | None = None
 
 
 @attrs.frozen

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from firelock import (
-    ArgumentError,
-    ConfigurationError,
-    FirelockError,
-    JobConflict,
-    JobNotFound,
-    ScheduleError,
-    StorageError,
-)
-from firelock_dashboard.actions import change_jobs, refusing, set_pause
+from firelock import ArgumentError, ConfigurationError, JobConflict, ScheduleError, TaskError
+from firelock_dashboard.actions import cancel, change_jobs, refusing, set_pause, start_operation
 from firelock_dashboard.api import shapes
 from firelock_dashboard.api.read import FILTERS, filter_of
 from firelock_dashboard.pages.failures import mute_cause, unmute_cause
-from firelock_dashboard.pages.tasks import given_arguments, refuse_masks
+from firelock_dashboard.pages.tasks import make_job
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.routes import ApiParameter, Route
 from firelock_dashboard.security.permissions import Permission
@@ -35,6 +26,8 @@ __all__ = ["ROUTES"]
 _MOST_IDS = 500
 _IDS = ApiParameter("id", "The jobs' ids, at most 500.", "array", is_required=True)
 _RECURRING = ApiParameter("id", "The definition's id.", is_required=True)
+_CAUSE = ApiParameter("fingerprint", "Which cause.", is_required=True)
+_QUEUE = ApiParameter("queue", "Its name.", is_required=True)
 
 
 # ---- jobs ------------------------------------------------------------------------------------------------
@@ -50,8 +43,7 @@ def _given_ids(visit: Visit) -> list[str]:
 def _answer(visit: Visit, verb: str, ids: Sequence[str], results: Sequence[Applied]) -> Response:
     changed = sum(result.is_applied for result in results)
     visit.audit(f"job.{verb}", f"{changed} jobs", ids=list(ids[:10]), skipped=len(ids) - changed)
-    told = {job_id: str(result) for job_id, result in zip(ids, results, strict=True)}
-    return visit.json({"changed": changed, "results": told})
+    return visit.json({"changed": changed, "results": dict(zip(ids, results, strict=True))})
 
 
 def _change_jobs(verb: str, permission: Permission, summary: str) -> Route:
@@ -74,38 +66,27 @@ def reschedule_jobs(visit: Visit) -> Response:
 
 def copy_job(visit: Visit) -> Response:
     job_id = visit.form.required("id", limit=100)
-    try:
-        job = visit.fire.jobs.copy(job_id)
-    except JobNotFound as error:
-        raise NotHere(str(error)) from error
+    job = visit.fire.jobs.copy(job_id)
     visit.audit("job.copy", job_id, copy=job.id)
     return visit.json({"id": job.id}, 201)
 
 
-def start_operation(visit: Visit) -> Response:
+def begin_operation(visit: Visit) -> Response:
     verb = visit.form.one_of("verb", ("requeue", "delete"), "")
     visit.form.check_filled([*(one.name for one in FILTERS), "argument", "error"])
     visit.require(Permission.DELETE if verb == "delete" else Permission.REQUEUE)
-    if visit.form.maybe("argument", limit=200):  # how many match would tell what the arguments are
-        visit.require(Permission.VIEW_ARGUMENTS)
     contains = {name: text for name in ("argument", "error") if (text := visit.form.maybe(name, limit=200))}
-    where = filter_of(visit, is_form=True)
+    if "argument" in contains:  # how many match would tell what the arguments are
+        visit.require(Permission.VIEW_ARGUMENTS)
+    where = filter_of(visit.form)
     if verb == "requeue" and where.state is None and not where.is_retrying:
         raise BadRequest(visit.text("jobs.all_needs_state"))
-    with refusing(ConfigurationError):
-        operation = visit.fire.operations.start(verb, where, by=visit.who, contains=contains or None)
-    visit.dashboard.runner.start(operation.id)
-    visit.audit(f"operation.{verb}", operation.id)
+    operation = start_operation(visit, verb, where, contains=contains)
     return visit.json(shapes.operation_json(operation), 202)
 
 
 def cancel_operation(visit: Visit) -> Response:
-    operation = visit.fire.operations.get(visit.places["id"])
-    if operation is None:
-        raise NotHere(visit.text("activity.no_operation", operation=visit.places["id"]))
-    visit.require(Permission.DELETE if operation.verb == "delete" else Permission.REQUEUE)
-    visit.audit("operation.cancel", operation.id)
-    return visit.json(shapes.operation_json(visit.fire.operations.cancel(operation.id, by=visit.who)))
+    return visit.json(shapes.operation_json(cancel(visit, visit.places["id"])))
 
 
 # ---- failures --------------------------------------------------------------------------------------------
@@ -130,43 +111,23 @@ def unmute_failures(visit: Visit) -> Response:
 def _change_queue(verb: str, summary: str, *parameters: ApiParameter) -> Route:
     def change(visit: Visit) -> Response:
         name, is_paused = visit.form.required("queue", limit=64), verb == "pause"
-        note = visit.form.maybe("note", limit=500) if is_paused else None
-        set_pause(visit, name, note, is_paused=is_paused)
+        set_pause(visit, name, visit.form.maybe("note", limit=500), is_paused=is_paused)
         return visit.json({"queue": name, "is_paused": is_paused})
 
-    queue = ApiParameter("queue", "Its name.", is_required=True)
-    return _post(f"/queues/{verb}", Permission.PAUSE_QUEUE, change, summary, queue, *parameters)
+    return _post(f"/queues/{verb}", Permission.PAUSE_QUEUE, change, summary, _QUEUE, *parameters)
 
 
-def _recurring(visit: Visit, verb: str, act: Callable[[str], object]) -> str:
-    recurring_id = visit.form.required("id", limit=200)
-    try:
+def _change_recurring(
+    verb: str, permission: Permission, summary: str, told: Callable[[Any], dict[str, object]]
+) -> Route:
+    def change(visit: Visit) -> Response:
+        recurring_id = visit.form.required("id", limit=200)
         with refusing(JobConflict):
-            act(recurring_id)
-    except JobNotFound as error:
-        raise NotHere(str(error)) from error
-    visit.audit(f"recurring.{verb}", recurring_id)
-    return recurring_id
+            made = getattr(visit.fire.recurring, verb)(recurring_id)
+        visit.audit(f"recurring.{verb}", recurring_id)
+        return visit.json({"id": recurring_id, **told(made)}, 201 if verb == "trigger" else 200)
 
-
-def trigger_recurring(visit: Visit) -> Response:
-    made: list[str] = []
-    recurring_id = _recurring(visit, "trigger", lambda one: made.append(visit.fire.recurring.trigger(one).id))
-    return visit.json({"id": recurring_id, "job": made[0]}, 201)
-
-
-def pause_recurring(visit: Visit) -> Response:
-    recurring_id = _recurring(visit, "pause", visit.fire.recurring.pause)
-    return visit.json({"id": recurring_id, "is_paused": True})
-
-
-def resume_recurring(visit: Visit) -> Response:
-    recurring_id = _recurring(visit, "resume", visit.fire.recurring.resume)
-    return visit.json({"id": recurring_id, "is_paused": False})
-
-
-def remove_recurring(visit: Visit) -> Response:
-    return visit.json({"id": _recurring(visit, "remove", visit.fire.recurring.remove), "is_removed": True})
+    return _post(f"/recurring/{verb}", permission, change, summary, _RECURRING)
 
 
 def tell_server(visit: Visit) -> Response:
@@ -182,21 +143,10 @@ def tell_server(visit: Visit) -> Response:
 def run_task(visit: Visit) -> Response:
     """Fields `args.NAME` are the arguments, as a form's texts."""
     name = visit.form.required("task", limit=200)
-    values = given_arguments(visit)
-    refuse_masks(values)
     if visit.fire.task_named(name) is None:
         raise NotHere(f"Task {name!r} is not registered in this process.")
-    delay = visit.form.span("delay") or timedelta()
-    try:
-        job = visit.fire.enqueue_text(
-            name, values, queue=visit.form.maybe("queue", limit=64), delay=delay or None
-        )
-    except StorageError:
-        raise
-    except (ArgumentError, ScheduleError, ConfigurationError, FirelockError) as error:
-        raise BadRequest(str(error)) from error
-    visit.audit("task.run", name, job=job.id)
-    return visit.json({"id": job.id}, 201)
+    with refusing(ArgumentError, ScheduleError, ConfigurationError, TaskError):
+        return visit.json({"id": make_job(visit, name).id}, 201)
 
 
 def _post(
@@ -242,7 +192,7 @@ ROUTES = (
     _post(
         "/operations",
         Permission.READ,
-        start_operation,
+        begin_operation,
         "Everything that matches is requeued or deleted, in the background; needs that permission.",
         ApiParameter("verb", "What to do.", choices=("requeue", "delete"), is_required=True),
         *FILTERS,
@@ -260,7 +210,7 @@ ROUTES = (
         Permission.REQUEUE,
         mute_failures,
         "The cause is listed apart and in no banner.",
-        ApiParameter("fingerprint", "Which cause.", is_required=True),
+        _CAUSE,
         ApiParameter("for", "A span such as 2h, 7d; where left out until it is unmuted."),
         ApiParameter("note", "Why, for people."),
     ),
@@ -269,39 +219,26 @@ ROUTES = (
         Permission.REQUEUE,
         unmute_failures,
         "The cause is told of again.",
-        ApiParameter("fingerprint", "Which cause.", is_required=True),
+        _CAUSE,
     ),
     _change_queue(
         "pause", "No job of the queue is claimed any more.", ApiParameter("note", "Why, for people.")
     ),
     _change_queue("resume", "Jobs of the queue are claimed again."),
-    _post(
-        "/recurring/trigger",
+    _change_recurring(
+        "trigger",
         Permission.TRIGGER,
-        trigger_recurring,
         "A job of the definition is enqueued now.",
-        _RECURRING,
+        lambda job: {"job": job.id},
     ),
-    _post(
-        "/recurring/pause",
-        Permission.TRIGGER,
-        pause_recurring,
-        "It does not run until it is resumed.",
-        _RECURRING,
+    _change_recurring(
+        "pause", Permission.TRIGGER, "It does not run until it is resumed.", lambda _: {"is_paused": True}
     ),
-    _post(
-        "/recurring/resume",
-        Permission.TRIGGER,
-        resume_recurring,
-        "It runs again from its next instant.",
-        _RECURRING,
+    _change_recurring(
+        "resume", Permission.TRIGGER, "It runs again from its next instant.", lambda _: {"is_paused": False}
     ),
-    _post(
-        "/recurring/remove",
-        Permission.EDIT_RECURRING,
-        remove_recurring,
-        "The definition is gone.",
-        _RECURRING,
+    _change_recurring(
+        "remove", Permission.EDIT_RECURRING, "The definition is gone.", lambda _: {"is_removed": True}
     ),
     _post(
         "/servers/tell",

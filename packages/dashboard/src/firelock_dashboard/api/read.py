@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from firelock import JobNotFound, State, StorageError
-from firelock.storage import JobFilter, JobRecord
-from firelock_dashboard.actions import refusing
+from firelock import State, StorageError
+from firelock.storage import JobFilter
+from firelock_dashboard.actions import operation_of, refusing
 from firelock_dashboard.api import shapes
 from firelock_dashboard.formatting import micros
-from firelock_dashboard.problems import BadRequest, NotHere
+from firelock_dashboard.problems import BadRequest
 from firelock_dashboard.routes import ApiParameter, Route
 from firelock_dashboard.security.permissions import Permission
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from starlette.responses import Response
 
+    from firelock import Firelock, Job
+    from firelock_dashboard.fields import SentFields
     from firelock_dashboard.request import Visit
 
-__all__ = ["FILTERS", "ROUTES", "filter_of", "job_of"]
+__all__ = ["FILTERS", "ROUTES", "filter_of"]
 
 _LONGEST = timedelta(hours=24)
 _MOST = 500  # in one page
@@ -54,33 +54,20 @@ _PAGE = (
 )
 
 
-def filter_of(visit: Visit, *, is_form: bool = False) -> JobFilter:
-    """Return the filter that the query, or the form, describes."""
-    fields = visit.form if is_form else visit.query
+def filter_of(fields: SentFields) -> JobFilter:
+    """Return the filter that a query or a form describes."""
     return JobFilter(
         state=fields.choice("state", State), task=fields.maybe("task", limit=200),
         queue=fields.maybe("queue", limit=64), tag=fields.maybe("tag", limit=200),
         server=fields.maybe("server", limit=200), fingerprint=fields.maybe("fingerprint", limit=200),
         recurring_id=fields.maybe("recurring", limit=200), parent_id=fields.maybe("parent", limit=100),
-        id_prefix=fields.maybe("id", limit=100), is_retrying=True if fields.flag("retrying") else None,
-        since=_micros(fields.moment("since")), until=_micros(fields.moment("until")),
+        id_prefix=fields.maybe("id", limit=100), is_retrying=fields.flag("retrying") or None,
+        since=micros(fields.moment("since")), until=micros(fields.moment("until")),
     )  # fmt: skip
 
 
-def _micros(moment: datetime | None) -> int | None:
-    return None if moment is None else micros(moment)
-
-
-def job_of(visit: Visit, job_id: str) -> JobRecord:
-    """Return the record of a job.
-
-    Raises:
-        NotHere: no such job is stored.
-    """
-    try:
-        return visit.fire.jobs.get(job_id).record()
-    except JobNotFound as error:
-        raise NotHere(str(error)) from error
+def _job(visit: Visit) -> Job[Any]:
+    return visit.fire.jobs.get(visit.places["id"])
 
 
 def _limit(visit: Visit) -> int:
@@ -91,7 +78,7 @@ def _limit(visit: Visit) -> int:
 
 
 def list_jobs(visit: Visit) -> Response:
-    where, limit, cursor = filter_of(visit), _limit(visit), visit.query.maybe("cursor")
+    where, limit, cursor = filter_of(visit.query), _limit(visit), visit.query.maybe("cursor")
     is_oldest_first = visit.query.flag("oldest_first")
     if visit.query.flag("by_due"):
         if where.state not in {None, State.SCHEDULED}:
@@ -99,53 +86,40 @@ def list_jobs(visit: Visit) -> Response:
         where = attrs.evolve(where, by_due=True)
     with refusing(StorageError, field="cursor"):
         page = visit.fire.jobs.page(where, limit=limit, cursor=cursor, oldest_first=is_oldest_first)
-    jobs = [shapes.job_json(visit, job.record()) for job in page]
-    return visit.json({"jobs": jobs, "cursor": page.cursor})
+    return visit.json({"jobs": [shapes.job_json(visit, job.record()) for job in page], "cursor": page.cursor})
 
 
 def count_jobs(visit: Visit) -> Response:
-    counts = visit.fire.jobs.counts()
-    by_queue = {
-        queue: {str(state): number for state, number in states.items()}
-        for queue, states in counts.by_queue.items()
-    }
-    return visit.json(
-        {"by_state": {str(state): counts.by_state.get(state, 0) for state in State}, "by_queue": by_queue}
-    )
+    return visit.json({"by_state": visit.state_counts(), "by_queue": visit.fire.jobs.counts().by_queue})
 
 
 def show_job(visit: Visit) -> Response:
-    return visit.json(shapes.job_json(visit, job_of(visit, visit.places["id"]), is_whole=True))
+    return visit.json(shapes.job_json(visit, _job(visit).record(), is_whole=True))
 
 
 def show_history(visit: Visit) -> Response:
-    job = job_of(visit, visit.places["id"])
-    return visit.json(
-        {"history": [shapes.history_json(visit, one) for one in visit.fire.storage.history(job.id).entries]}
-    )
+    entries = visit.fire.storage.history(_job(visit).id).entries
+    return visit.json({"history": [shapes.history_json(visit, one) for one in entries]})
 
 
 def show_errors(visit: Visit) -> Response:
-    job = visit.fire.jobs.get(job_of(visit, visit.places["id"]).id)
     errors = [
         {
             "attempt": one.attempt, "at": one.at.isoformat(), **shapes.error_json(visit, one.error),
             "traceback": visit.redacted(one.error.traceback or "") or None,
         }
-        for one in job.errors()
+        for one in _job(visit).errors()
     ]  # fmt: skip
     return visit.json({"errors": errors})
 
 
 def show_log(visit: Visit) -> Response:
-    job = visit.fire.jobs.get(job_of(visit, visit.places["id"]).id)
+    job = _job(visit)
     after = visit.query.number("after", 0, least=0, most=999_999_999)
     lines = [
-        {"number": line.number, "at": line.at.isoformat(), "level": line.level,
-         "text": visit.redacted(line.text),
-         "attempt": line.attempt}
+        attrs.asdict(line) | {"at": line.at.isoformat(), "text": visit.redacted(line.text)}
         for line in job.log(after=after, limit=_limit(visit))
-    ]  # fmt: skip
+    ]
     progress = job.progress()
     return visit.json({"lines": lines, "progress": None if progress is None else attrs.asdict(progress)})
 
@@ -173,19 +147,30 @@ def show_timeline(visit: Visit) -> Response:
 # ---- the rest --------------------------------------------------------------------------------------------
 
 
-def list_queues(visit: Visit) -> Response:
-    return visit.json({"queues": [attrs.asdict(queue) for queue in visit.fire.queues.list()]})
+def _list(
+    name: str,
+    source: Callable[[Firelock], Any],
+    shape: Callable[[Any], dict[str, Any]] = attrs.asdict,
+    *,
+    is_paged: bool = False,
+) -> Callable[[Visit], Response]:
+    """Return the view of all that a part of the app lists, or of a page of it."""
+
+    def view(visit: Visit) -> Response:
+        if not is_paged:
+            return visit.json({name: [shape(one) for one in source(visit.fire).list()]})
+        with refusing(StorageError, field="cursor"):
+            page = source(visit.fire).list(limit=_limit(visit), cursor=visit.query.maybe("cursor", limit=100))
+        return visit.json({name: [shape(one) for one in page], "cursor": page.cursor})
+
+    return view
 
 
 def list_recurring(visit: Visit) -> Response:
     limit = _limit(visit)
     found = visit.fire.recurring.list(after=visit.query.text("after", limit=200), limit=limit)
-    return visit.json(
-        {
-            "recurring": [shapes.recurring_json(one) for one in found],
-            "after": found[-1].id if len(found) == limit else None,
-        }
-    )
+    after = found[-1].id if len(found) == limit else None
+    return visit.json({"recurring": [shapes.recurring_json(one) for one in found], "after": after})
 
 
 def list_servers(visit: Visit) -> Response:
@@ -194,44 +179,21 @@ def list_servers(visit: Visit) -> Response:
     return visit.json({"servers": [shapes.server_json(one, by_session) for one in visit.fire.servers.list()]})
 
 
-def list_tasks(visit: Visit) -> Response:
-    return visit.json({"tasks": [attrs.asdict(task) for task in visit.fire.catalogue.list()]})
-
-
-def list_operations(visit: Visit) -> Response:
-    limit, cursor = _limit(visit), visit.query.maybe("cursor", limit=100)
-    with refusing(StorageError, field="cursor"):
-        page = visit.fire.operations.list(limit=limit, cursor=cursor)
-    return visit.json({"operations": [shapes.operation_json(one) for one in page], "cursor": page.cursor})
-
-
 def show_operation(visit: Visit) -> Response:
-    operation = visit.fire.operations.get(visit.places["id"])
-    if operation is None:
-        raise NotHere(visit.text("activity.no_operation", operation=visit.places["id"]))
-    return visit.json(shapes.operation_json(operation))
-
-
-def list_audit(visit: Visit) -> Response:
-    limit, cursor = _limit(visit), visit.query.maybe("cursor", limit=100)
-    with refusing(StorageError, field="cursor"):
-        page = visit.fire.audit.list(limit=limit, cursor=cursor)
-    return visit.json({"entries": [shapes.audit_json(entry) for entry in page], "cursor": page.cursor})
+    return visit.json(shapes.operation_json(operation_of(visit, visit.places["id"])))
 
 
 def show_system(visit: Visit) -> Response:
     storage = visit.fire.storage
     return visit.json(
         {
-            "version": visit.dashboard.version,
-            "now": visit.now.isoformat(),
-            "storage": dict(storage.describe()),
-            "features": sorted(storage.features),
+            "version": visit.dashboard.version, "now": visit.now.isoformat(),
+            "storage": dict(storage.describe()), "features": sorted(storage.features),
             "schema": attrs.asdict(storage.schema()),
             "findings": [attrs.asdict(finding) for finding in visit.dashboard.watch.diagnosis().findings],
             "plugins": [attrs.asdict(plugin) for plugin in visit.fire.plugins.listing()],
         }
-    )
+    )  # fmt: skip
 
 
 def _get(
@@ -291,7 +253,7 @@ ROUTES = (
         "when it is known, its last 24 hours, and whether it is muted.",
         _PAGE[0],
     ),
-    _get("/queues", list_queues, "Every queue with what it holds."),
+    _get("/queues", _list("queues", lambda fire: fire.queues), "Every queue with what it holds."),
     _get(
         "/recurring",
         list_recurring,
@@ -300,9 +262,21 @@ ROUTES = (
         ApiParameter("after", "The id behind which the page begins."),
     ),
     _get("/servers", list_servers, "The servers with their sessions."),
-    _get("/tasks", list_tasks, "The tasks that servers or this process know."),
-    _get("/operations", list_operations, "A page of operations on many jobs, newest first.", *_PAGE),
+    _get(
+        "/tasks", _list("tasks", lambda fire: fire.catalogue), "The tasks that servers or this process know."
+    ),
+    _get(
+        "/operations",
+        _list("operations", lambda fire: fire.operations, shapes.operation_json, is_paged=True),
+        "A page of operations on many jobs, newest first.",
+        *_PAGE,
+    ),
     _get("/operations/{id}", show_operation, "One operation as far as it has come."),
-    _get("/audit", list_audit, "A page of who did what, newest first.", *_PAGE),
+    _get(
+        "/audit",
+        _list("entries", lambda fire: fire.audit, shapes.audit_json, is_paged=True),
+        "A page of who did what, newest first.",
+        *_PAGE,
+    ),
     _get("/system", show_system, "The storage, what is wrong with it, the plugins."),
 )

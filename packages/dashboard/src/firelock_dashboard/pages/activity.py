@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock import StorageError
-from firelock_dashboard.actions import refusing
-from firelock_dashboard.problems import NotHere
+from firelock_dashboard.actions import cancel, refusing
 from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
 
@@ -97,10 +96,6 @@ def _address_of(visit: Visit, kind: str, name: str) -> str | None:
             return None
 
 
-_KINDS_OF_FILTERS = {
-    "state": "state", "task": "task", "queue": "queue", "tag": "tag", "fingerprint": "fingerprint",
-    "recurring": "recurring", "parent": "job",
-}  # fmt: skip
 _KINDS_OF_DETAILS = {
     "job": "job", "copy": "job", "from": "job", "ids": "job", "first_ids": "job", "operation": "operation",
     "server_id": "server", "task": "task", "queue": "queue", "fingerprint": "fingerprint",
@@ -109,44 +104,33 @@ _KINDS_OF_DETAILS = {
 
 def _described(visit: Visit, operation: Operation) -> list[_Fact]:
     """Return the filter as names and values; the instants that bound it are left out."""
-    told = {
-        name.removesuffix("_id"): str(value)
-        for name, value in attrs.asdict(operation.where).items()
-        if value is not None and name not in {"since", "until"}
-    }
     facts: list[_Fact] = []
-    for name, value in [*told.items(), *operation.contains.items()]:
-        kind = _KINDS_OF_FILTERS.get(name, "") if name in told else ""
-        # A filter knows a server's name, its page knows its id: the list of servers shows both.
-        address = visit.url("/servers") if name == "server" else _address_of(visit, kind, value)
-        facts.append(_Fact(name, [Named(value, address)]))
-    return facts
+    for field, value in attrs.asdict(operation.where).items():
+        if value is not None and field not in {"since", "until"}:
+            name = field.removesuffix("_id")
+            # A filter knows a server's name, its page knows its id: the list of servers shows both.
+            kind = {"parent": "job", "server": ""}.get(name, name)
+            address = visit.url("/servers") if name == "server" else _address_of(visit, kind, str(value))
+            facts.append(_Fact(name, [Named(str(value), address)]))
+    return facts + [_Fact(name, [Named(text)]) for name, text in operation.contains.items()]
 
 
 def _target(visit: Visit, entry: AuditEntry) -> Named:
-    return Named(entry.target, _target_address(visit, entry))
-
-
-def _target_address(visit: Visit, entry: AuditEntry) -> str | None:
-    """Return where that is to which something was done."""
+    """Return to what something was done, and where that is."""
     kind, _, verb = entry.action.partition(".")
     detail = entry.detail or {}
-    if kind == "recurring" and verb == "remove":
-        return None
-    if kind == "server":
-        return _address_of(visit, kind, str(detail.get("server_id") or entry.target))
-    if kind in {"job", "jobs"}:
-        fingerprint = detail.get("fingerprint")
-        if isinstance(fingerprint, str):
-            return _address_of(visit, "fingerprint", fingerprint)
-        return _address_of(visit, "job", entry.target)
-    if kind == "cause":
-        return _address_of(visit, "fingerprint", str(detail.get("fingerprint") or ""))
-    return (
-        _address_of(visit, kind, entry.target)
-        if kind in {"queue", "recurring", "task", "operation"}
-        else None
-    )
+    fingerprint = detail.get("fingerprint")
+    name = entry.target
+    match kind:
+        case "recurring" if verb == "remove":
+            kind = ""
+        case "server":
+            name = str(detail.get("server_id") or name)
+        case "job" | "jobs" | "cause":
+            is_cause = isinstance(fingerprint, str) or kind == "cause"
+            kind, name = ("fingerprint", str(fingerprint or "")) if is_cause else ("job", name)
+    is_known = kind in {"server", "fingerprint", "job", "queue", "recurring", "task", "operation"}
+    return Named(entry.target, _address_of(visit, kind, name) if is_known else None)
 
 
 def _details(visit: Visit, entry: AuditEntry) -> Iterator[_Fact]:
@@ -180,13 +164,7 @@ def _told(value: JsonValue) -> str:
 
 def cancel_operation(visit: Visit) -> Response:
     """The operation ends with the chunk that is under way."""
-    operation_id = visit.form.required("operation", limit=100)
-    operation = visit.fire.operations.get(operation_id)
-    if operation is None:
-        raise NotHere(visit.text("activity.no_operation", operation=operation_id))
-    visit.require(Permission.DELETE if operation.verb == "delete" else Permission.REQUEUE)
-    visit.fire.operations.cancel(operation_id, by=visit.who)
-    visit.audit("operation.cancel", operation_id)
+    cancel(visit, visit.form.required("operation", limit=100))
     return visit.done(visit.text("activity.cancelled"), to="/activity")
 
 

@@ -187,8 +187,7 @@ class _CausePage:
             text("failures.report_newest", job=self.newest.id, fingerprint=self.fingerprint),
         ]
         trace = self.failure.text if self.failure else None
-        title = f"{self.type}: {self.message}".replace("\n", " ")[:_MESSAGE]
-        return markdown(title, facts, trace or self.message)
+        return markdown(f"{self.type}: {self.message}", facts, trace or self.message)
 
 
 def _told(counted: list[tuple[str, int]]) -> str:

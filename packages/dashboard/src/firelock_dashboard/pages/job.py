@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
 import attrs
 from starlette.responses import RedirectResponse, Response
 
-from firelock import JobNotFound, PluginError, is_stale, lacks_task
+from firelock import JobNotFound, PluginError
+from firelock.control.doctor import lacks_task
+from firelock.control.servers import is_stale
 from firelock.storage import FINAL_STATES, JobFilter, JobRecord, State
 from firelock_dashboard.extensions import JobPanel, rendered
 from firelock_dashboard.formatting import instant, iso, short_id, stamp, task_name
+from firelock_dashboard.job_search import pages_of
 from firelock_dashboard.pages.jobs import attempts_of
 from firelock_dashboard.payloads import Node, ShownCall, call_of, tree
 from firelock_dashboard.problems import NotHere
@@ -26,7 +32,7 @@ from firelock_dashboard.waiting import JobWait, Parent, Reason, explain
 
 if TYPE_CHECKING:
     from firelock import FailedAttempt, Job, JobLogLine, JobProgress, JobStep, JsonValue, ServerView
-    from firelock.storage import JobRecord, SessionRecord
+    from firelock.storage import JobRecord
     from firelock_dashboard.payloads import Payload
     from firelock_dashboard.request import Visit
     from firelock_dashboard.stats.history import TaskStats
@@ -49,14 +55,12 @@ _SHOWN = 200
 
 def show_job(visit: Visit) -> Response:
     """One job; a part of an id that is one job's alone leads to it."""
-    job_id = visit.places["id"]
     try:
-        handle = visit.fire.jobs.get(job_id)
-    except JobNotFound as error:
+        page = JobView(visit, _stored(visit))
+    except JobNotFound:
         if visit.wants_json:
-            raise NotHere(visit.text("job.gone_one", id=job_id[:_SHOWN])) from error
-        return _gone(visit, job_id)
-    page = JobView(visit, handle)
+            raise
+        return _gone(visit, visit.places["id"])
     title = f"{task_name(page.job.task)} {short_id(page.job.id)}"
     return visit.page("job.html", title=title, section="jobs", page=page, job=page.job)
 
@@ -83,10 +87,7 @@ def _whole_id(visit: Visit, part: str) -> str | None:
 
 
 def _stored(visit: Visit) -> Job[object]:
-    try:
-        return visit.fire.jobs.get(visit.places["id"])
-    except JobNotFound as error:
-        raise NotHere(visit.text("job.gone_one", id=visit.places["id"][:_SHOWN])) from error
+    return visit.fire.jobs.get(visit.places["id"])
 
 
 def download_log(visit: Visit) -> Response:
@@ -100,11 +101,7 @@ def download_log(visit: Visit) -> Response:
 
 def _one_line(visit: Visit, text: str) -> str:
     clean = visit.redacted(text)
-    return (
-        clean
-        if clean.isprintable()
-        else "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in clean)
-    )
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in clean)
 
 
 def download_arguments(visit: Visit) -> Response:
@@ -121,12 +118,8 @@ def download_result(visit: Visit) -> Response:
 
 
 def _payload(payload: Payload, name: str) -> Response:
-    is_json = payload.reason is None
-    return _file(
-        payload.text,
-        f"{name}.{'json' if is_json else 'txt'}",
-        "application/json" if is_json else "text/plain",
-    )
+    suffix, kind = ("json", "application/json") if payload.reason is None else ("txt", "text/plain")
+    return _file(payload.text, f"{name}.{suffix}", kind)
 
 
 def _file(text: str, name: str, kind: str) -> Response:
@@ -147,17 +140,9 @@ _CHILDREN = 20
 _PARENTS = 20
 _LOG = 200  # lines at once
 _LOG_FIRST = 500
-_AHEAD, _AHEAD_PAGES = 500, 4
+_AHEAD_PAGES = 4
 _RATE_MINUTES = 10
 _FEWEST_RUNS = 20  # of its task, for a run to be compared with: p95 of fewer is their slowest
-
-
-@attrs.frozen
-class _Parent:
-    id: str
-    on: str
-    task: str | None  # None where it is not stored any more
-    state: State | None
 
 
 @attrs.frozen
@@ -210,18 +195,14 @@ class JobView:
 
     def _using(self) -> dict[str, JsonValue]:
         """Return the options in which the job differs from its task, where that is registered here."""
-        info = self.visit.fire.registry.get(self.job.task)
+        job, info = self.job, self.visit.fire.registry.get(self.job.task)
         if info is None:
             return {}
-        using: dict[str, JsonValue] = {}
-        job = self.job
-        if job.queue != info.queue:
-            using["queue"] = job.queue
-        if job.priority != info.priority:
-            using["priority"] = job.priority
-        if job.timeout_seconds != info.timeout_seconds and job.timeout_seconds is not None:
-            using["timeout"] = job.timeout_seconds
-        return using
+        options = (
+            ("queue", job.queue, info.queue), ("priority", job.priority, info.priority),
+            ("timeout", job.timeout_seconds, info.timeout_seconds),
+        )  # fmt: skip
+        return {name: own for name, own, usual in options if own != usual and own is not None}
 
     @cached_property
     def returned(self) -> Payload | None:
@@ -246,20 +227,16 @@ class JobView:
     @property
     def former(self) -> str | None:
         """The job that it was copied from or runs again with changes, as its first step says."""
-        first = self._history[-1].entry if self._history else None
-        found = _MADE_FROM.match((first.reason if first else None) or "")
+        reason = self.steps[-1].entry.reason if self.steps else None
+        found = _MADE_FROM.match(reason or "")
         return found["id"] if found else None
 
     # ---- its life ------------------------------------------------------------------------------------------
 
     @cached_property
-    def _history(self) -> list[ShownStep]:
-        return steps_of(self.handle.history())
-
-    @property
     def steps(self) -> list[ShownStep]:
         """Its steps, newest first."""
-        return self._history
+        return steps_of(self.handle.history())
 
     @cached_property
     def started_at(self) -> datetime | None:
@@ -271,15 +248,15 @@ class JobView:
     @cached_property
     def phases(self) -> list[Phase]:
         """Its life to scale."""
-        history = [step.entry for step in reversed(self._history)]
+        history = [step.entry for step in reversed(self.steps)]
         return phases_of(self.job, history, self.visit.now, started_at=self.started_at)
 
     @property
     def sums(self) -> Mapping[str, float]:
         """How long it spent with what, in seconds."""
-        sums: dict[str, float] = {}
+        sums = defaultdict[str, float](float)
         for phase in self.phases:
-            sums[phase.segment.kind] = sums.get(phase.segment.kind, 0) + phase.segment.seconds
+            sums[phase.segment.kind] += phase.segment.seconds
         return sums
 
     @cached_property
@@ -296,10 +273,9 @@ class JobView:
             f"Task: `{self.job.task}`", f"Job: `{self.job.id}`",
             f"Attempt: {failed.attempt} at {stamp(failed.at)}", f"Server: {self.job.server or '–'}",
         )  # fmt: skip
-        report = markdown(f"{error.type}: {message}".replace("\n", " ")[:300], facts, text or message)
-        return _Failure(
-            failed.attempt, failed.at, error.type, message, text, read_traceback(text) if text else [], report
-        )
+        report = markdown(f"{error.type}: {message}", facts, text or message)
+        traces = read_traceback(text) if text else []
+        return _Failure(failed.attempt, failed.at, error.type, message, text, traces, report)
 
     # ---- what it says --------------------------------------------------------------------------------------
 
@@ -339,15 +315,15 @@ class JobView:
     # ---- what is around it ---------------------------------------------------------------------------------
 
     @cached_property
-    def parents(self) -> list[_Parent]:
+    def parents(self) -> list[Parent]:
         """The jobs it waits or waited for."""
-        found: list[_Parent] = []
+        found: list[Parent] = []
         for edge in self.job.parents[:_PARENTS]:
-            try:
+            task = state = None
+            with suppress(JobNotFound):
                 parent = self.visit.fire.jobs.get(edge.parent_id)
-                found.append(_Parent(edge.parent_id, edge.on.value, parent.task, parent.state))
-            except JobNotFound:
-                found.append(_Parent(edge.parent_id, edge.on.value, None, None))
+                task, state = parent.task, parent.state
+            found.append(Parent(edge.parent_id, edge.on.value, state, task))
         return found
 
     @cached_property
@@ -371,21 +347,19 @@ class JobView:
     @cached_property
     def warnings(self) -> list[tuple[str, dict[str, object]]]:
         """What is wrong with it, as keys of `job.toml` with their values."""
-        job, found = self.job, list[tuple[str, dict[str, object]]]()
+        job, now, found = self.job, self.visit.now_micros, list[str]()
         if job.state is State.PROCESSING:
-            held = next((one for one in self._sessions() if one.session.id == job.session), None)
-            if held is None or not held.is_alive or held.expires_at < self.visit.now_micros:
-                found.append(("warn_lost", {"server": job.server or "–"}))
-            elif is_stale(held, self.visit.now_micros):
-                found.append(("warn_stale", {"server": job.server or "–"}))
+            sessions = (session for server in self._servers for session in server.sessions)
+            held = next((one for one in sessions if one.session.id == job.session), None)
+            if held is None or not held.is_alive or held.expires_at < now:
+                found.append("warn_lost")
+            elif is_stale(held, now):
+                found.append("warn_stale")
             elif self.started_at is None:
-                found.append(("warn_claimed", {"server": job.server or "–"}))
+                found.append("warn_claimed")
         if job.is_stopping:
-            found.append(("warn_tail", {"server": job.server or "–"}))
-        return found
-
-    def _sessions(self) -> list[SessionRecord]:
-        return [session for server in self._servers for session in server.sessions]
+            found.append("warn_tail")
+        return [(key, {"server": job.server or "–"}) for key in found]
 
     @cached_property
     def _servers(self) -> list[ServerView]:
@@ -412,23 +386,19 @@ class JobView:
             ahead, is_cut = self._ahead()
             per_minute = self._per_minute()
         is_paused = queue is not None and queue.is_paused
-        parents = tuple(Parent(one.id, one.on, one.state) for one in self.parents)
+        is_known = visit.fire.registry.get(job.task) is not None
         return JobWait(
             job, visit.now, is_paused=is_paused, note=queue.note if queue and is_paused else None,
             servers=self._servers, ahead=ahead, is_ahead_cut=is_cut,
-            per_minute=per_minute, parents=parents, is_registered=self._is_registered(),
+            per_minute=per_minute, parents=tuple(self.parents),
+            is_registered=is_known or (False if lacks_task(job) else None),
         )  # fmt: skip
 
     def _ahead(self) -> tuple[int, bool]:
         """Return how many jobs of its queue became enqueued before it; priorities are not looked at."""
         where = JobFilter(state=State.ENQUEUED, queue=self.job.queue, until=self.job.changed_at)
-        count, cursor = 0, None
-        for _ in range(_AHEAD_PAGES):
-            page = self.visit.fire.jobs.page(where, limit=_AHEAD, cursor=cursor)
-            count, cursor = count + len(page), page.cursor
-            if cursor is None:
-                return count, False
-        return count, True
+        pages = list(islice(pages_of(self.visit.fire, where), _AHEAD_PAGES))
+        return sum(map(len, pages)), pages[-1].cursor is not None
 
     def _per_minute(self) -> float | None:
         until = self.visit.now.replace(second=0, microsecond=0)
@@ -436,12 +406,6 @@ class JobView:
             until - timedelta(minutes=_RATE_MINUTES), until, queue=self.job.queue
         )
         return sum(one.count for one in rollups) / _RATE_MINUTES or None
-
-    def _is_registered(self) -> bool | None:
-        """Tell whether the task is known; None where no server said what it knows."""
-        if self.visit.fire.registry.get(self.job.task) is not None:
-            return True
-        return False if lacks_task(self.job) else None
 
     @property
     def stats(self) -> TaskStats | None:
@@ -454,29 +418,23 @@ class JobView:
         """How long its last attempt took, or has been taking; whatever became of the job after it."""
         if self.job.state is State.PROCESSING:
             return None if self.started_at is None else (self.visit.now - self.started_at).total_seconds()
-        last = next((step for step in self._history if step.entry.attempt is not None), None)
-        return None if last is None else last.took
+        return next((step.took for step in self.steps if step.entry.attempt is not None), None)
 
     @cached_property
     def panels(self) -> list[tuple[str, str, bool]]:
         """What plugins add: title, content, and whether the content is what went wrong."""
+        visit, failed = self.visit, self.visit.text("job.panel_failed")
         panels: list[tuple[str, str, bool]] = []
-        for panel in self.visit.fire.plugins.ask_each("job_panels", job=self.handle):
-            if not isinstance(panel, JobPanel):
-                wrong = str(panel) if isinstance(panel, PluginError) else _no_panel(panel)
-                panels.append((self.visit.text("job.panel_failed"), self.visit.redacted(wrong)[:1_000], True))
-                continue
-            title = panel.title if isinstance(panel.title, str) else self.visit.text("job.panel_failed")
-            made = self._rendered(panel, f"The panel {title!r:.80}")
-            panels.append((str.__str__(title), *made))
+        for panel in visit.fire.plugins.ask_each("job_panels", job=self.handle):
+            if isinstance(panel, JobPanel):
+                title = str.__str__(panel.title) if isinstance(panel.title, str) else failed
+                made = rendered(visit, partial(panel.render, visit, self.handle), f"The panel {title!r:.80}")
+                panels.append((title, *made))
+            else:
+                wrong = f"job_panels() returned a {type(panel).__name__}; return JobPanel objects."
+                wrong = str(panel) if isinstance(panel, PluginError) else wrong
+                panels.append((failed, visit.redacted(wrong)[:1_000], True))
         return panels
-
-    def _rendered(self, panel: JobPanel, name: str) -> tuple[str, bool]:
-        return rendered(self.visit, lambda: panel.render(self.visit, self.handle), name)
-
-
-def _no_panel(panel: object) -> str:
-    return f"job_panels() returned a {type(panel).__name__}; return JobPanel objects."
 
 
 _WAITS = {
@@ -523,22 +481,17 @@ class ShownStep:
 
 def steps_of(history: Sequence[JobStep]) -> list[ShownStep]:
     """Return the steps, newest first."""
-    steps: list[ShownStep] = []
-    former: JobStep | None = None
-    for entry in history:
-        waited = took = None
-        if entry.claimed_at is not None and entry.started_at is not None:
-            waited = _seconds(entry.claimed_at, entry.started_at)
-        if entry.started_at is not None:
-            took = _seconds(entry.started_at, entry.at)
-        since = None if former is None else _seconds(former.at, entry.at)
-        steps.append(ShownStep(entry, since, waited, took))
-        former = entry
-    return steps[::-1]
+    return [
+        ShownStep(
+            entry, None if former is None else _seconds(former.at, entry.at), _seconds(entry.claimed_at, entry.started_at),
+            _seconds(entry.started_at, entry.at),
+        )
+        for former, entry in pairwise([None, *history]) if entry is not None
+    ][::-1]  # fmt: skip
 
 
-def _seconds(start: datetime, end: datetime) -> float:
-    return max(timedelta(), end - start).total_seconds()
+def _seconds(start: datetime | None, end: datetime | None) -> float | None:
+    return None if start is None or end is None else max(timedelta(), end - start).total_seconds()
 
 
 def phases_of(
@@ -565,22 +518,18 @@ def _segments(
     job: JobRecord, history: Sequence[JobStep], now: datetime, started_at: datetime | None
 ) -> list[Segment]:
     found: list[Segment] = []
-    former: JobStep | None = None
-    for entry in history:
-        if former is not None and former.state not in FINAL_STATES:
-            kind = _kind(former)
-            if entry.attempt is not None:
-                started = entry.started_at or entry.claimed_at or entry.at
-                found += [Segment(kind, former.at, started), Segment("processing", started, entry.at)]
-            else:
-                found.append(Segment(kind, former.at, entry.at))
-        former = entry
-    if former is not None and not job.is_final and former.state not in FINAL_STATES:
-        if job.state is State.PROCESSING:
-            started = started_at or now
-            found += [Segment(_kind(former), former.at, started), Segment("processing", started, now)]
-        else:
-            found.append(Segment(_kind(former), former.at, now))
+
+    def spent(former: JobStep, end: datetime, started: datetime | None) -> None:
+        found.append(Segment(_kind(former), former.at, started or end))
+        if started is not None:
+            found.append(Segment("processing", started, end))
+
+    for former, entry in pairwise(history):
+        if former.state not in FINAL_STATES:
+            has_run = entry.attempt is not None
+            spent(former, entry.at, entry.started_at or entry.claimed_at or entry.at if has_run else None)
+    if history and not job.is_final and history[-1].state not in FINAL_STATES:
+        spent(history[-1], now, (started_at or now) if job.state is State.PROCESSING else None)
     return [one for one in found if one.end > one.start]
 
 

@@ -6,19 +6,20 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
 
 import attrs
 from starlette.responses import RedirectResponse, StreamingResponse
 
 from firelock import ConfigurationError, JobNotFound, Retry, ScheduleError
 from firelock.storage import Applied, JobFilter, JobRecord, State
-from firelock_dashboard.actions import MANY, change_jobs, operation_address, refusing
+from firelock_dashboard.actions import MANY, change_jobs, operation_address, refusing, start_operation
 from firelock_dashboard.fields import SentFields
 from firelock_dashboard.formatting import instant, iso
 from firelock_dashboard.job_search import (
@@ -132,6 +133,11 @@ class _JobRow:
                 return None
 
 
+def _usual(chips: Chips) -> ListOrder:
+    is_scheduled = chips.is_retrying or chips.state is State.SCHEDULED
+    return ListOrder.SOONEST if is_scheduled else ListOrder.NEWEST
+
+
 @attrs.define(slots=False)
 class Listing:
     """A list as it is asked for, and what its page shows of it."""
@@ -156,9 +162,8 @@ class Listing:
         if chips.arguments:
             visit.require(Permission.VIEW_ARGUMENTS)
         size = query.number("limit", _SIZE, least=SIZES[0], most=SIZES[-1])
-        is_scheduled = chips.is_retrying or chips.state is State.SCHEDULED
-        order = query.choice("order", ListOrder) or (ListOrder.SOONEST if is_scheduled else ListOrder.NEWEST)
-        if order.is_by_due and not is_scheduled:
+        order = query.choice("order", ListOrder) or _usual(chips)
+        if order.is_by_due and not _usual(chips).is_by_due:
             raise BadRequest(f"order={order} is for scheduled jobs and retries; give newest or oldest.")
         cursor = query.maybe("cursor", limit=600)
         return cls(visit, chips, size, order, cursor, query.moment("at") or visit.now)
@@ -181,27 +186,20 @@ class Listing:
     @property
     def turned(self) -> str:
         """The address of the list in the other direction."""
-        other = {
-            ListOrder.NEWEST: ListOrder.OLDEST, ListOrder.OLDEST: ListOrder.NEWEST,
-            ListOrder.SOONEST: ListOrder.LATEST, ListOrder.LATEST: ListOrder.SOONEST,
-        }[self.order]  # fmt: skip
-        return self.link(order=None if other is self._usual else other)
-
-    @property
-    def _usual(self) -> ListOrder:
-        is_scheduled = self.chips.is_retrying or self.chips.state is State.SCHEDULED
-        return ListOrder.SOONEST if is_scheduled else ListOrder.NEWEST
+        usual = _usual(self.chips)
+        ways = (
+            (ListOrder.SOONEST, ListOrder.LATEST) if self.is_by_due else (ListOrder.NEWEST, ListOrder.OLDEST)
+        )
+        other = ways[self.order is ways[0]]
+        return self.link(order=None if other is usual else other)
 
     @cached_property
     def plan(self) -> SearchPlan:
         """How the chips are answered."""
         return plan(
-            self.chips, self.at, self.known, self._arguments, by_due=self.is_by_due,
+            self.chips, self.at, self.known, self.visit.arguments_value, by_due=self.is_by_due,
             masked=self.visit.redacted,
         )  # fmt: skip
-
-    def _arguments(self, job: JobRecord) -> JsonValue:
-        return self.visit.arguments_value(job)
 
     @cached_property
     def found(self) -> JobsFound:
@@ -237,7 +235,7 @@ class Listing:
         """Return the fields that ask for this list, without its page."""
         shown = {
             "limit": None if self.size == _SIZE else self.size,
-            "order": None if self.order is self._usual else self.order,
+            "order": None if self.order is _usual(self.chips) else self.order,
         }
         return {**self.chips.query(), **shown, **more}
 
@@ -271,13 +269,16 @@ class Listing:
 
     def everything(self, verb: str) -> str:
         """Return the address that asks what is to be done to every job of the list."""
+        return self.of_all("/jobs/all", verb=verb)
+
+    def of_all(self, path: str, **more: object) -> str:
+        """Return the address of something that is for every job of the list."""
         retrying = "1" if self.chips.is_retrying else None
-        return self.visit.url.of("/jobs/all", {"verb": verb, "retrying": retrying, **self.chips.query()})
+        return self.visit.url.of(path, {**more, "retrying": retrying, **self.chips.query()})
 
     def export(self, form: str) -> str:
         """Return the address of the list as a file."""
-        retrying = "1" if self.chips.is_retrying else None
-        return self.visit.url.of("/jobs/export", {"format": form, "retrying": retrying, **self.chips.query()})
+        return self.of_all("/jobs/export", format=form)
 
     # ---- what surrounds the rows ---------------------------------------------------------------------------
 
@@ -290,18 +291,20 @@ class Listing:
         is_retrying = name == "retrying"
         query = {**self.query(), "state": None if is_retrying or not name else name}
         # By due or by change: neither order nor window mean the same in the other.
-        if (name in {"scheduled", "retrying"}) != (self._usual is ListOrder.SOONEST):
+        if (name in {"scheduled", "retrying"}) != _usual(self.chips).is_by_due:
             query |= dict.fromkeys(("order", "since", "until"))
         return self.visit.url.of("/retries" if is_retrying else "/jobs", query)
 
     def _count(self, name: str) -> int | None:
         """Return how many jobs of a state are meant; None where only a search could tell."""
-        chips = {chip.name for chip in self.chips.shown()}
-        if name == "retrying" or chips - {"queue"}:
+        if name == "retrying" or {chip.name for chip in self.chips.shown()} - {"queue"}:
             return None
+        return self._counted(State(name) if name else None, self.chips.queue)
+
+    def _counted(self, state: State | None, queue: str | None) -> int:
         counts = self.visit.dashboard.counts()
-        by_state = counts.by_queue.get(self.chips.queue, {}) if self.chips.queue else counts.by_state
-        return sum(by_state.values()) if not name else by_state.get(State(name), 0)
+        by_state = counts.by_state if queue is None else counts.by_queue.get(queue, {})
+        return sum(by_state.values()) if state is None else by_state.get(state, 0)
 
     @property
     def total(self) -> int | None:
@@ -321,9 +324,7 @@ class Listing:
         where = self.plan.where
         if where != JobFilter(state=where.state, queue=where.queue, by_due=where.by_due):
             return None
-        counts = self.visit.dashboard.counts()
-        by_state = counts.by_state if where.queue is None else counts.by_queue.get(where.queue, {})
-        return sum(by_state.values()) if where.state is None else by_state.get(where.state, 0)
+        return self._counted(where.state, where.queue)
 
     @property
     def looked_for(self) -> str | None:
@@ -336,11 +337,9 @@ class Listing:
         argument = next(iter(chips.arguments), None)
         if argument is not None and (path := ARGUMENT.fullmatch(argument)):
             argument = path["value"]
-        tried = (
-            ("error", chips.error), ("argument", argument), ("task", chips.task), ("id", chips.id),
-            ("tag", next(iter(chips.tags), None)), ("queue", chips.queue), ("server", chips.server),
-            ("recurring", chips.recurring),
-        )  # fmt: skip
+        told = {"argument": argument, "tag": next(iter(chips.tags), None)}
+        kinds = ("error", "argument", "task", "id", "tag", "queue", "server", "recurring")
+        tried = ((kind, told.get(kind, getattr(chips, kind, None))) for kind in kinds)
         return next(((kind, text) for kind, text in tried if text), None)
 
     def offers(self) -> list[search.Offer]:
@@ -370,27 +369,16 @@ def attempts_of(visit: Visit, job: JobRecord) -> int | None:
 # ---- views -------------------------------------------------------------------------------------------------
 
 
-def show_jobs(visit: Visit) -> Response:
-    """Every job, or those that the chips ask for."""
-    return _show(visit, is_retrying=False)
-
-
-def show_retries(visit: Visit) -> Response:
-    """Jobs that wait for a retry."""
-    return _show(visit, is_retrying=True)
-
-
-def _show(visit: Visit, *, is_retrying: bool) -> Response:
+def show_jobs(visit: Visit, *, is_retrying: bool = False) -> Response:
+    """Every job, or those that the chips ask for; or jobs that wait for a retry."""
     if "q" in visit.query:
         return _from_typed(visit, is_retrying=is_retrying)
     listing = Listing.read(visit, is_retrying=is_retrying)
     state = "retrying" if is_retrying else listing.chips.state
     section = "retries" if is_retrying else f"jobs:{state}" if state else "jobs"
-    title = (
-        visit.text("jobs.title_state", state=visit.text(f"states.{state}"))
-        if state
-        else visit.text("nav.jobs")
-    )
+    title = visit.text("nav.jobs")
+    if state:
+        title = visit.text("jobs.title_state", state=visit.text(f"states.{state}"))
     return visit.page("jobs.html", title=title, section=section, list=listing, sizes=SIZES)
 
 
@@ -400,25 +388,18 @@ def _from_typed(visit: Visit, *, is_retrying: bool) -> Response:
     chips = Chips.read(visit.query, is_retrying=is_retrying)
     if _ID.fullmatch(typed.lower()):
         return RedirectResponse(visit.url(f"/jobs/{typed.lower()}"), 303)
-    pairs = dict[str, list[str]]()
-    for name, value in read_typed(typed, known_tasks(visit), chips.query()):
-        pairs.setdefault(name, []).append(value)
-    path = "/retries" if is_retrying and "state" not in pairs else "/jobs"
-    if pairs.get("state") == ["retrying"]:
-        path = "/retries"
-        del pairs["state"]
-    address = visit.url.of(path, dict(pairs))
-    _check(address, path, pairs)
-    return RedirectResponse(address, 303)
-
-
-def _check(address: str, path: str, pairs: dict[str, list[str]]) -> None:
-    """A chip that is wrong is told now, not behind a redirect."""
-    from firelock_dashboard.fields import SentFields  # noqa: PLC0415 - for this check alone
-
+    pairs = read_typed(typed, known_tasks(visit), chips.query())
+    state = dict(pairs).get("state")
+    is_retrying = state == "retrying" or (is_retrying and state is None)
+    pairs = [pair for pair in pairs if pair != ("state", "retrying")]
+    # A chip that is wrong is told now, not behind a redirect.
+    found = Chips.read(SentFields(pairs), is_retrying=is_retrying)
+    address = visit.url.of(
+        found.path, {name: [one for key, one in pairs if key == name] for name, _ in pairs}
+    )
     if len(address) > 8_000:  # noqa: PLR2004 - what servers take as an address
         raise BadRequest("q makes an address that is too long; leave something out.")
-    Chips.read(SentFields.parse(urlencode(pairs, doseq=True)), is_retrying=path == "/retries")
+    return RedirectResponse(address, 303)
 
 
 def suggest(visit: Visit) -> Response:
@@ -434,7 +415,6 @@ EXPORTED = 10_000
 _IDS = 500
 _FIRST = 10
 _VERBS = {"requeue": Permission.REQUEUE, "delete": Permission.DELETE}
-_NUMBERS = ("counted", "typed")
 _ENDED = ("succeeded", "deleted")
 _CHOSEN = ("one", "id+")
 _ALL = ("retrying", "state", *LIST_FIELDS)
@@ -488,10 +468,8 @@ def copy(visit: Visit) -> Response:
     ids = _ids(visit)
     made: list[JsonValue] = []
     for job_id in ids:
-        try:
+        with suppress(JobNotFound):
             made.append(visit.fire.jobs.copy(job_id, reason=f"copied from {job_id} by {visit.who}").id)
-        except JobNotFound:
-            continue
     results = [Applied.APPLIED] * len(made) + [Applied.MISSING] * (len(ids) - len(made))
     link = visit.url(f"/jobs/{made[0]}") if len(made) == 1 else None
     return _answer(visit, "copy", ids, results, link=link, made=made[:_FIRST])
@@ -509,12 +487,12 @@ def _ids(visit: Visit) -> list[str]:
 
 
 def _when(form: SentFields) -> datetime | timedelta:
-    value = form.required("when", limit=60)
-    fields = SentFields([("when", value.removeprefix("+"))])
-    span = fields.span("when") if value[-1].isalpha() and value[:-1].removeprefix("+").isdigit() else None
-    moment = fields.moment("when") if span is None else None
-    assert span is not None or moment is not None  # noqa: S101 - `required`
-    return span if span is not None else moment  # type: ignore[return-value]  # one of them is there
+    fields = SentFields([("when", form.required("when", limit=60).removeprefix("+"))])
+    value = fields.required("when")
+    is_span = value[:-1].isdigit() and value[-1].isalpha()
+    when = fields.span("when") if is_span else fields.moment("when")
+    assert when is not None  # noqa: S101 - `required`
+    return when
 
 
 def _answer(
@@ -527,19 +505,13 @@ def _answer(
     skipped = len(results) - applied - missing
     target = ids[0] if len(ids) == 1 else visit.text("jobs.count", count=len(ids))
     visit.audit(
-        f"jobs.{verb}",
-        target,
-        count=applied,
-        skipped=skipped,
-        missing=missing,
-        ids=list(ids[:_FIRST]),
+        f"jobs.{verb}", target, count=applied, skipped=skipped, missing=missing, ids=list(ids[:_FIRST]),
         **detail,
-    )
+    )  # fmt: skip
     parts = [visit.text(f"jobs.done_{verb}", count=applied)]
-    if skipped:
-        parts.append(visit.text(f"jobs.skipped_{verb}", count=skipped))
-    if missing:
-        parts.append(visit.text("jobs.missing", count=missing))
+    for key, count in ((f"skipped_{verb}", skipped), ("missing", missing)):
+        if count:
+            parts.append(visit.text(f"jobs.{key}", count=count))
     kind = "good" if applied else "note"
     return visit.done(" · ".join(parts), to="/jobs", kind=kind, link=link, undo=undo)
 
@@ -547,49 +519,40 @@ def _answer(
 # ---- everything that matches -----------------------------------------------------------------------------
 
 
-@attrs.frozen
-class _Wish:
-    """What is to be done to everything that matches."""
+def _wished(visit: Visit, verb: str) -> Listing:
+    """Return the list that something is to be done to all of.
 
-    verb: str
-    listing: Listing
+    Raises:
+        BadRequest: it asks for something that is done by selecting alone.
+        Forbidden: the visitor may not.
+    """
+    visit.require(_VERBS[verb])
+    listing = Listing.read(visit, is_retrying=visit.query.flag("retrying"))
+    if not listing.plan.is_whole:
+        raise BadRequest(visit.text("jobs.all_by_selection"))
+    if not listing.may_be_all(verb):
+        raise BadRequest(visit.text("jobs.all_needs_filter" if verb == "delete" else "jobs.all_needs_state"))
+    return listing
 
-    @classmethod
-    def read(cls, visit: Visit, verb: str) -> _Wish:
-        """Return which jobs the query asks for.
 
-        Raises:
-            BadRequest: it asks for something that is done by selecting alone.
-            Forbidden: the visitor may not.
-        """
-        visit.require(_VERBS[verb])
-        listing = Listing.read(visit, is_retrying=visit.query.flag("retrying"))
-        if not listing.plan.is_whole:
-            raise BadRequest(visit.text("jobs.all_by_selection"))
-        if not listing.may_be_all(verb):
-            raise BadRequest(
-                visit.text("jobs.all_needs_filter" if verb == "delete" else "jobs.all_needs_state")
-            )
-        return cls(verb, listing)
-
-    def counted(self, visit: Visit) -> _Counted:
-        """Return how many jobs are meant, by the state that they are in now."""
-        visit.dashboard.forget()  # what is counted for a question is counted now
-        where, total = self.listing.plan.where, self.listing.total
-        if where.state is not None:
-            name = "retrying" if where.is_retrying else str(where.state)
-            count, is_all = (total, True) if total is not None else count_up_to(visit.fire, self.listing.plan)
-            return _Counted(((name, count),) if count else (), is_all)
-        found: list[tuple[str, int]] = []
-        is_whole = True
-        states = [state for state in State if state is not State.DELETED]
-        for state in states:
-            one = attrs.evolve(self.listing.plan, where=attrs.evolve(where, state=state))
-            count, is_all = count_up_to(visit.fire, one, seconds=SECONDS / len(states))
-            is_whole = is_whole and is_all
-            if count:
-                found.append((str(state), count))
-        return _Counted(tuple(found), is_whole)
+def _counted(visit: Visit, listing: Listing) -> _Counted:
+    """Return how many jobs are meant, by the state that they are in now."""
+    visit.dashboard.forget()  # what is counted for a question is counted now
+    plan, total = listing.plan, listing.total
+    if plan.where.state is not None:
+        name = "retrying" if plan.where.is_retrying else str(plan.where.state)
+        count, is_all = (total, True) if total is not None else count_up_to(visit.fire, plan)
+        return _Counted(((name, count),) if count else (), is_all)
+    states = [state for state in State if state is not State.DELETED]
+    found = {
+        str(state): count_up_to(
+            visit.fire, attrs.evolve(plan, where=attrs.evolve(plan.where, state=state)),
+            seconds=SECONDS / len(states),
+        )
+        for state in states
+    }  # fmt: skip
+    by_state = tuple((name, count) for name, (count, _) in found.items() if count)
+    return _Counted(by_state, all(is_all for _, is_all in found.values()))
 
 
 @attrs.frozen
@@ -619,54 +582,36 @@ class _Counted:
 
 def confirm_all(visit: Visit) -> Response:
     """What would be done to how many jobs, and the button that does it."""
-    wish = _Wish.read(visit, visit.query.one_of("verb", tuple(_VERBS), "requeue"))
-    return _ask(visit, wish, wish.counted(visit))
+    verb = visit.query.one_of("verb", tuple(_VERBS), "requeue")
+    listing = _wished(visit, verb)
+    return _ask(visit, verb, listing, _counted(visit, listing))
 
 
-def _ask(visit: Visit, wish: _Wish, counted: _Counted, *, problem: str = "") -> Response:
+def _ask(visit: Visit, verb: str, listing: Listing, counted: _Counted, *, problem: str = "") -> Response:
     return visit.page(
-        "jobs_all.html", title=visit.text(f"jobs.all_{wish.verb}"), section="jobs", list=wish.listing,
-        counted=counted, verb=wish.verb, problem=problem, status=400 if problem else 200,
-        act=visit.url.of(f"/jobs/all/{wish.verb}", {
-            "retrying": "1" if wish.listing.chips.is_retrying else None,
-            "at": wish.listing.at.isoformat(), **wish.listing.chips.query(),
-        }),
+        "jobs_all.html", title=visit.text(f"jobs.all_{verb}"), section="jobs", list=listing,
+        counted=counted, verb=verb, problem=problem, status=400 if problem else 200,
+        act=listing.of_all(f"/jobs/all/{verb}", at=listing.at.isoformat()),
     )  # fmt: skip
 
 
-def requeue_all(visit: Visit) -> Response:
-    """Everything that matches is being requeued."""
-    return _start(visit, "requeue")
-
-
-def delete_all(visit: Visit) -> Response:
-    """Everything that matches is being deleted."""
-    return _start(visit, "delete")
-
-
-def _start(visit: Visit, verb: str) -> Response:
+def start_all(visit: Visit, verb: str) -> Response:
     """The operation is stored and begun; the page of operations tells how far it is."""
-    wish = _Wish.read(visit, verb)
-    plan, counted = wish.listing.plan, wish.counted(visit)
+    listing = _wished(visit, verb)
+    counted, chips = _counted(visit, listing), listing.chips.query()
     if counted.is_typed and not counted.is_known(
         visit.form.text("counted", limit=20), visit.form.text("typed", limit=20)
     ):
         problem = visit.text("jobs.all_not_typed", number=str(counted.total))
         if visit.wants_json:
             raise BadRequest(problem)
-        return _ask(visit, wish, counted, problem=problem)
-    with refusing(ConfigurationError):
-        operation = visit.fire.operations.start(
-            wish.verb, plan.where, by=visit.who, contains=plan.contains or None
-        )
-    query: dict[str, JsonValue] = {
-        name: str(value) for name, value in wish.listing.chips.query().items() if value
-    }
-    target = visit.text("jobs.everything")
-    visit.audit(f"jobs.{wish.verb}", target, operation=operation.id, filter=query)
-    visit.dashboard.runner.start(operation.id)
+        return _ask(visit, verb, listing, counted, problem=problem)
+    operation = start_operation(
+        visit, verb, listing.plan.where, target=visit.text("jobs.everything"), contains=listing.plan.contains,
+        filter={name: str(value) for name, value in chips.items() if value},
+    )  # fmt: skip
     link = operation_address(visit, operation)
-    return visit.done(visit.text(f"jobs.started_{wish.verb}"), to="/activity", kind="note", link=link)
+    return visit.done(visit.text(f"jobs.started_{verb}"), to="/activity", kind="note", link=link)
 
 
 # ---- lists as files --------------------------------------------------------------------------------------
@@ -676,10 +621,14 @@ _COLUMNS = (
     "server", "error", "message", "reason", "arguments",
 )  # fmt: skip
 
+_FORMS = {
+    "csv": ("csv", "text/csv"), "ndjson": ("ndjson", "application/x-ndjson"), "ids": ("txt", "text/plain"),
+}  # fmt: skip
+
 
 def export(visit: Visit) -> Response:
     """The list, at most so many rows of it, as CSV, as a JSON object a line, or as ids alone."""
-    form = visit.query.one_of("format", ("csv", "ndjson", "ids"), "csv")
+    form = visit.query.one_of("format", tuple(_FORMS), "csv")
     selected = [each for each in visit.query.every("selected", limit=_IDS) if each]
     listing = Listing.read(visit, is_retrying=visit.query.flag("retrying"))
     jobs = (
@@ -687,23 +636,23 @@ def export(visit: Visit) -> Response:
         if selected
         else every_match(visit.fire, listing.plan, EXPORTED, oldest_first=listing.is_oldest_first)
     )
-    writers: dict[str, Callable[[Visit, Iterator[JobRecord]], Iterator[str]]] = {
-        "csv": _csv, "ndjson": _ndjson, "ids": _only_ids,
-    }  # fmt: skip
-    kinds = {"csv": "text/csv", "ndjson": "application/x-ndjson", "ids": "text/plain"}
-    suffix = "txt" if form == "ids" else form
+    lines = (f"{job.id}\n" for job in jobs)
+    if form != "ids":
+        rows = (_row(visit, job) for job in jobs)
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        if form == "csv":
+            lines = (_line(cells) for cells in chain([_COLUMNS], map(_cells, rows)))
+    suffix, kind = _FORMS[form]
     return StreamingResponse(
-        writers[form](visit, jobs), media_type=f"{kinds[form]}; charset=utf-8",
+        lines, media_type=f"{kind}; charset=utf-8",
         headers={"Content-Disposition": f'attachment; filename="jobs.{suffix}"'},
     )  # fmt: skip
 
 
 def _by_ids(visit: Visit, ids: Sequence[str]) -> Iterator[JobRecord]:
     for job_id in dict.fromkeys(ids):
-        try:
+        with suppress(JobNotFound):
             yield visit.fire.jobs.get(job_id).record()
-        except JobNotFound:
-            continue
 
 
 def _row(visit: Visit, job: JobRecord) -> dict[str, object]:
@@ -717,12 +666,6 @@ def _row(visit: Visit, job: JobRecord) -> dict[str, object]:
         visit.redacted(job.reason or ""), arguments,
     )  # fmt: skip
     return dict(zip(_COLUMNS, values, strict=True))
-
-
-def _csv(visit: Visit, jobs: Iterator[JobRecord]) -> Iterator[str]:
-    yield _line(_COLUMNS)
-    for job in jobs:
-        yield _line(_cells(_row(visit, job)))
 
 
 def _cells(row: dict[str, object]) -> list[str]:
@@ -742,19 +685,11 @@ def _line(cells: Sequence[str]) -> str:
     return file.getvalue()
 
 
-def _ndjson(visit: Visit, jobs: Iterator[JobRecord]) -> Iterator[str]:
-    for job in jobs:
-        yield json.dumps(_row(visit, job), ensure_ascii=False) + "\n"
-
-
-def _only_ids(visit: Visit, jobs: Iterator[JobRecord]) -> Iterator[str]:  # noqa: ARG001 - as the others
-    for job in jobs:
-        yield f"{job.id}\n"
-
-
 ROUTES = (
     Route("GET", "/jobs", Permission.READ, show_jobs, ("q", "top", "state", *LIST_FIELDS)),
-    Route("GET", "/retries", Permission.READ, show_retries, ("q", "top", *LIST_FIELDS)),
+    Route(
+        "GET", "/retries", Permission.READ, partial(show_jobs, is_retrying=True), ("q", "top", *LIST_FIELDS)
+    ),
     Route("GET", "/jobs/suggest", Permission.READ, suggest, ("q", "state", *LIST_FIELDS)),
     Route("POST", "/jobs/requeue", Permission.REQUEUE, requeue, form=_CHOSEN),
     Route("POST", "/jobs/delete", Permission.DELETE, delete, form=_CHOSEN),
@@ -762,7 +697,9 @@ ROUTES = (
     Route("POST", "/jobs/reschedule", Permission.REQUEUE, reschedule, form=(*_CHOSEN, "when")),
     Route("POST", "/jobs/copy", Permission.REQUEUE, copy, form=_CHOSEN),
     Route("GET", "/jobs/all", Permission.READ, confirm_all, ("verb", *_ALL)),
-    Route("POST", "/jobs/all/requeue", Permission.REQUEUE, requeue_all, _ALL, _NUMBERS),
-    Route("POST", "/jobs/all/delete", Permission.DELETE, delete_all, _ALL, _NUMBERS),
+    *(
+        Route("POST", f"/jobs/all/{verb}", allowed, partial(start_all, verb=verb), _ALL, ("counted", "typed"))
+        for verb, allowed in _VERBS.items()
+    ),
     Route("GET", "/jobs/export", Permission.READ, export, ("format", "selected+", *_ALL)),
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock import LONG_WAIT, check_running
+from firelock.control.doctor import LONG_WAIT, check_running
 from firelock_dashboard import formatting
 from firelock_dashboard.charts import KINDS, LIVE, SPAN_NAMES, Chart, chart_of_samples, chart_of_series, spark
 from firelock_dashboard.routes import Route
@@ -19,7 +19,8 @@ from firelock_dashboard.security.permissions import Permission
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from firelock import QueueView, RecurringJob, Sight
+    from firelock import QueueView, RecurringJob
+    from firelock.control.doctor import Sight
     from firelock.storage import Finding
     from firelock_dashboard.request import Visit
     from firelock_dashboard.stats.causes import Cause

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from firelock import Sight, State
+from firelock import State
+from firelock.control.doctor import Sight
 from firelock.storage import JobFilter
 from firelock_dashboard.actions import operation_address, set_pause, start_operation
 from firelock_dashboard.problems import BadRequest, NotHere

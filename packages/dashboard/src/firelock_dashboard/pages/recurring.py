@@ -8,9 +8,9 @@ import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from zoneinfo import ZoneInfo, available_timezones
 
 import attrs
@@ -30,6 +30,8 @@ from firelock import (
     UnknownTask,
 )
 from firelock_dashboard.actions import ask_first, refusing
+from firelock_dashboard.fields import SPAN_UNITS
+from firelock_dashboard.formatting import stamp
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.request import Undo
 from firelock_dashboard.routes import Route
@@ -39,26 +41,12 @@ from firelock_dashboard.security.redaction import MASK
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from firelock import AuditEntry, Job, RecurringJob, Upcoming
+    from firelock import Job, RecurringJob, Upcoming
     from firelock_dashboard.fields import SentFields
     from firelock_dashboard.payloads import Payload
     from firelock_dashboard.request import Visit
 
-__all__ = [
-    "ID_LIMIT",
-    "ROUTES",
-    "Bucket",
-    "Lane",
-    "Policies",
-    "RecurringRow",
-    "id_in",
-    "known",
-    "lane_of",
-    "read_schedule",
-    "row_of",
-    "schedule_text",
-    "zone_of",
-]
+__all__ = ["ROUTES", "Bucket", "Lane", "RecurringRow", "lane_of", "read_schedule", "row_of", "schedule_text"]
 
 ID_LIMIT = 200
 _SHOWN = 30  # on a page: each asks for its last runs
@@ -113,11 +101,18 @@ class _RecurringPage:
 def row_of(job: RecurringJob) -> RecurringRow:
     """Return a definition as it is shown."""
     mark = hashlib.blake2b(job.id.encode(), digest_size=8).hexdigest()
-    try:
-        schedule = job.schedule
-        return RecurringRow(job, mark, schedule.describe(), schedule_text(schedule), zone_of(schedule))
-    except ScheduleError:
+    schedule = _schedule_of(job)
+    if schedule is None:
         return RecurringRow(job, mark, None, None, None)
+    return RecurringRow(job, mark, schedule.describe(), schedule_text(schedule), zone_of(schedule))
+
+
+def _schedule_of(job: RecurringJob) -> Cron | Every | None:
+    """Return its schedule; None where it cannot be read, which its row says."""
+    try:
+        return job.schedule
+    except ScheduleError:
+        return None
 
 
 # ---- the list --------------------------------------------------------------------------------------------
@@ -129,21 +124,21 @@ def show_recurring(visit: Visit) -> Response:
     return visit.page(
         "recurring.html", title=visit.text("nav.recurring"), section="recurring", after=after, wanted=wanted,
         page=lambda: _page(visit, after, wanted), runs=lambda recurring_id: _runs(visit, recurring_id),
-        lane=lambda: _lane(visit),
+        lane=lambda: lane_of(visit.fire.recurring.list(limit=_IN_LANE), visit.now),
     )  # fmt: skip
 
 
 def _page(visit: Visit, after: str, wanted: str) -> _RecurringPage:
+    is_cut = False
     if not wanted:
         found = visit.fire.recurring.list(after=after, limit=_SHOWN + 1)
-        is_cut = False
     else:
         looked = list(islice(_from(visit, after), _SEARCHED + 1))
-        matching = [one for one in looked[:_SEARCHED] if _holds(one, wanted.casefold())]
-        found, is_cut = matching[: _SHOWN + 1], len(looked) > _SEARCHED and len(matching) <= _SHOWN
+        found = [one for one in looked[:_SEARCHED] if _holds(one, wanted.casefold())]
+        is_cut = len(looked) > _SEARCHED and len(found) <= _SHOWN
     shown = found[:_SHOWN]
     following = shown[-1].id if len(found) > _SHOWN else None
-    return _RecurringPage([row_of(one) for one in shown], following, is_cut)
+    return _RecurringPage(list(map(row_of, shown)), following, is_cut)
 
 
 def _from(visit: Visit, after: str) -> Iterator[RecurringJob]:
@@ -170,10 +165,6 @@ def _took(job: Job[Any]) -> float | None:
     if job.started_at is None or job.ended_at is None or job.state is State.DELETED:
         return None  # the end of a deleted one is the delete's
     return (job.ended_at - job.started_at).total_seconds()
-
-
-def _lane(visit: Visit) -> Lane:
-    return lane_of(visit.fire.recurring.list(limit=_IN_LANE), visit.now)
 
 
 # ---- what is done to one ---------------------------------------------------------------------------------
@@ -215,28 +206,17 @@ def trigger(visit: Visit) -> Response:
     return visit.done(message, to="/recurring", link=visit.url(f"/jobs/{job.id}"))
 
 
-def pause(visit: Visit) -> Response:
-    """It does not run until it is resumed."""
-    return _changed(visit, "pause", visit.fire.recurring.pause)
-
-
-def resume(visit: Visit) -> Response:
-    """It runs again from its next instant on."""
-    return _changed(visit, "resume", visit.fire.recurring.resume)
-
-
-def _changed(visit: Visit, verb: str, change: Callable[[str], RecurringJob]) -> Response:
+def set_paused(visit: Visit, verb: str) -> Response:
+    """It does not run until it is resumed, or runs again from its next instant on."""
     before = known(visit, id_in(visit.form))
     with refusing(JobConflict):
-        change(before.id)
+        getattr(visit.fire.recurring, verb)(before.id)
     visit.audit(f"recurring.{verb}", before.id)
     undo = None
     if before.is_paused is (verb == "resume"):
-        undo = Undo(f"/recurring/{_OPPOSITES[verb]}", {"id": [before.id]})
+        back = "pause" if verb == "resume" else "resume"
+        undo = Undo(f"/recurring/{back}", {"id": [before.id]})
     return visit.done(visit.text(f"recurring.{verb}d", id=before.id), to="/recurring", undo=undo)
-
-
-_OPPOSITES = {"pause": "resume", "resume": "pause"}
 
 
 def reset(visit: Visit) -> Response:
@@ -310,10 +290,12 @@ def _in_zone(found: Sequence[Upcoming], zone: str | None) -> list[_Instant]:
 # ---- the form --------------------------------------------------------------------------------------------
 
 
+_DEFAULTS = {"zone": "UTC", "overlap": str(Overlap.ALLOW), "misfire": str(Misfire.ONCE)}
+
+
 def new_form(visit: Visit) -> Response:
     """An empty form for a definition of an operator's own."""
-    values = {"zone": "UTC", "overlap": str(Overlap.ALLOW), "misfire": str(Misfire.ONCE)}
-    return _form(visit, None, {**values, "task": visit.query.text("task", limit=ID_LIMIT)}, {})
+    return _form(visit, None, {**_DEFAULTS, "task": visit.query.text("task", limit=ID_LIMIT)}, {})
 
 
 def edit_form(visit: Visit) -> Response:
@@ -327,10 +309,9 @@ def _values(job: RecurringJob, arguments: Payload) -> dict[str, str]:
         "version": str(job.version), "queue": job.queue, "priority": str(job.priority),
         "arguments": arguments.text if _is_whole(arguments) else "",
     }  # fmt: skip
-    try:
-        schedule = job.schedule
-    except ScheduleError:
-        return {**values, "schedule": "", "zone": "UTC", "overlap": "allow", "misfire": "once"}
+    schedule = _schedule_of(job)
+    if schedule is None:
+        return {**_DEFAULTS, **values, "schedule": ""}
     return {
         **values, "schedule": schedule_text(schedule), "zone": zone_of(schedule) or "",
         "overlap": str(schedule.overlap), "misfire": str(schedule.misfire),
@@ -339,9 +320,7 @@ def _values(job: RecurringJob, arguments: Payload) -> dict[str, str]:
 
 def _is_whole(shown: Payload) -> bool:
     """Tell whether what may be shown of the arguments is all of them, so that it can be edited."""
-    if shown.is_hidden or shown.is_cut or shown.value is None:
-        return False
-    return MASK not in shown.text
+    return not (shown.is_hidden or shown.is_cut or shown.value is None or MASK in shown.text)
 
 
 def _form(
@@ -352,13 +331,12 @@ def _form(
     *,
     status: int = 200,
 ) -> Response:
-    title = (
-        visit.text("recurring.create_title") if job is None else visit.text("recurring.edit_title", id=job.id)
-    )
+    key = "recurring.create_title" if job is None else "recurring.edit_title"
     return visit.page(
-        "recurring_form.html", title=title, section="recurring", status=status, job=job, values=values,
-        errors=errors, zones=_zones(), tasks=[task.name for task in visit.fire.tasks()[:_TASKS]],
-        overlaps=[str(one) for one in Overlap], misfires=[str(one) for one in Misfire],
+        "recurring_form.html", title=visit.text(key, id=job and job.id), section="recurring", status=status,
+        job=job, values=values, errors=errors, zones=_zones(),
+        tasks=[task.name for task in visit.fire.tasks()[:_TASKS]],
+        overlaps=list(Overlap), misfires=list(Misfire),
         preview=_previewed(visit, values.get("schedule", ""), values.get("zone", "")),
         keeps_arguments=job is not None and not _is_whole(visit.arguments(job.record)),
     )  # fmt: skip
@@ -390,7 +368,7 @@ def _previewed(visit: Visit, text: str, zone: str) -> _Preview:
     if not text:
         return _Preview()
     try:
-        schedule = read_schedule(text, zone, Policies(Overlap.ALLOW, Misfire.ONCE))
+        schedule = read_schedule(text, zone)
     except ScheduleError as error:
         return _Preview(error=str(error))
     found = visit.fire.recurring.upcoming(schedule, _PREVIEWED, after=visit.now)
@@ -406,38 +384,40 @@ class _Sent:
 
     values: Mapping[str, str]
     errors: dict[str, str]
-    schedule: Cron | Every | None = None
-    arguments: Mapping[str, object] | Sequence[object] | None = None
-    priority: int | None = None
+    schedule: Cron | Every | None
+    arguments: Mapping[str, object] | Sequence[object] | None
+    priority: int | None
+
+
+T = TypeVar("T")
 
 
 def _read(form: SentFields, before: Cron | Every | None) -> _Sent:
-    overlap = form.one_of("overlap", [str(one) for one in Overlap], "allow")
-    misfire = form.one_of("misfire", [str(one) for one in Misfire], "once")
+    limits = {"queue": 200, "priority": 20, "version": 20, "arguments": _ARGUMENTS, "task": ID_LIMIT}
     values = {
-        "schedule": form.text("schedule"), "zone": form.text("zone"), "overlap": overlap,
-        "misfire": misfire, "queue": form.text("queue", limit=200),
-        "priority": form.text("priority", limit=20), "version": form.text("version", limit=20),
-        "arguments": form.text("arguments", limit=_ARGUMENTS), "task": form.text("task", limit=ID_LIMIT),
+        "schedule": form.text("schedule"), "zone": form.text("zone"),
+        "overlap": form.one_of("overlap", list(Overlap), "allow"),
+        "misfire": form.one_of("misfire", list(Misfire), "once"),
         "id": form.every("id", limit=1)[0] if "id" in form else "",
+        **{name: form.text(name, limit=limit) for name, limit in limits.items()},
     }  # fmt: skip
     errors: dict[str, str] = {}
-    schedule = arguments = priority = None
-    try:
-        schedule = read_schedule(values["schedule"], values["zone"], Policies(overlap, misfire), before)
-    except ScheduleError as error:
-        errors["zone" if "time zone" in str(error) else "schedule"] = str(error)
-    try:
-        arguments = _arguments(values["arguments"])
-    except BadRequest as error:
-        errors["arguments"] = str(error)
-    try:
-        priority = (
-            form.number("priority", 0, least=-_PRIORITY, most=_PRIORITY) if values["priority"] else None
-        )
-    except BadRequest as error:
-        errors["priority"] = str(error)
-    return _Sent(values, errors, schedule, arguments, priority)
+
+    def tried(field: str, read: Callable[[], T]) -> T | None:
+        try:
+            return read()
+        except (ScheduleError, BadRequest) as error:
+            errors["zone" if "time zone" in str(error) else field] = str(error)
+            return None
+
+    policies = {name: values[name] for name in ("overlap", "misfire")}
+    return _Sent(
+        values, errors,
+        tried("schedule", lambda: read_schedule(values["schedule"], values["zone"], before, **policies)),
+        tried("arguments", lambda: _arguments(values["arguments"])),
+        tried("priority", lambda: form.number("priority", 0, least=-_PRIORITY, most=_PRIORITY))
+        if values["priority"] else None,
+    )  # fmt: skip
 
 
 def _arguments(text: str) -> Mapping[str, object] | Sequence[object] | None:
@@ -457,11 +437,14 @@ def _arguments(text: str) -> Mapping[str, object] | Sequence[object] | None:
     return value
 
 
+_REFUSED = (ArgumentError, SignatureMismatch, UnknownTask, ConfigurationError, ScheduleError)
+
+
 def _error_of(error: Exception) -> dict[str, str]:
     """Return what the core refused, by the field that it is about."""
-    if isinstance(error, ArgumentError | SignatureMismatch):
-        return {"arguments": str(error)}
     text = str(error)
+    if isinstance(error, ArgumentError | SignatureMismatch):
+        return {"arguments": text}
     if isinstance(error, UnknownTask):
         return {"task" if "create it where" in text else "arguments": text}
     places = (("Queue name", "queue"), ("priority", "priority"), ("Recurring id", "id"))
@@ -475,7 +458,7 @@ def edit(visit: Visit) -> Response:
     job = known(visit, recurring_id)
     if version < 0:
         raise BadRequest("version is missing; open the form again.")
-    sent = _read(visit.form, _schedule_or_none(job))
+    sent = _read(visit.form, _schedule_of(job))
     if sent.errors:
         return _form(visit, job, sent.values, sent.errors, status=400)
     try:
@@ -487,19 +470,12 @@ def edit(visit: Visit) -> Response:
         if job.record.newer is not None:
             raise BadRequest(str(error)) from error
         return _conflict(visit, recurring_id, sent)
-    except (ArgumentError, SignatureMismatch, UnknownTask, ConfigurationError, ScheduleError) as error:
+    except _REFUSED as error:
         return _form(visit, job, sent.values, _error_of(error), status=400)
     if after.version == version:
         return visit.done(visit.text("recurring.unchanged", id=recurring_id), to="/recurring", kind="note")
     visit.audit("recurring.edit", recurring_id, version=after.version, before=version, schedule=_told(after))
     return visit.done(visit.text("recurring.edited", id=recurring_id), to="/recurring")
-
-
-def _schedule_or_none(job: RecurringJob) -> Cron | Every | None:
-    try:
-        return job.schedule
-    except ScheduleError:
-        return None
 
 
 def _told(job: RecurringJob) -> str:
@@ -510,41 +486,26 @@ def _told(job: RecurringJob) -> str:
 def _conflict(visit: Visit, recurring_id: str, sent: _Sent) -> Response:
     """The form as it was sent, with who was quicker; sent again, it changes what they made."""
     job = known(visit, recurring_id)
-    entry = _changed_by(visit, recurring_id)
-    at = visit.text("recurring.conflict_at", at=_stamp(job))
+    changes = (
+        entry
+        for entry in visit.fire.audit.list(limit=_ENTRIES)
+        if entry.target == recurring_id
+        and entry.action.startswith("recurring.")
+        and entry.action != "recurring.trigger"
+    )
+    entry = next(changes, None)  # none for code, and for long ago
+    at = visit.text("recurring.conflict_at", at=stamp(job.record.updated_at))
     who = visit.text("recurring.conflict_by", who=entry.by) if entry else ""
     message = visit.text("recurring.conflict", what=_told(job), at=at, who=who)
-    values = {**sent.values, "version": str(job.version)}
-    return _form(visit, job, values, {"": message}, status=409)
-
-
-def _stamp(job: RecurringJob) -> str:
-    return datetime.fromtimestamp(job.record.updated_at / 1_000_000, ZoneInfo("UTC")).strftime(
-        "%Y-%m-%d %H:%M:%S UTC"
-    )
-
-
-def _changed_by(visit: Visit, recurring_id: str) -> AuditEntry | None:
-    """Return the newest entry of the audit about a change of the definition; None for code, or long ago."""
-    return next(
-        (
-            entry
-            for entry in visit.fire.audit.list(limit=_ENTRIES)
-            if entry.target == recurring_id
-            and entry.action.startswith("recurring.")
-            and entry.action != "recurring.trigger"
-        ),
-        None,
-    )
+    return _form(visit, job, {**sent.values, "version": str(job.version)}, {"": message}, status=409)
 
 
 def create(visit: Visit) -> Response:
     """A definition of an operator's own is stored."""
     sent = _read(visit.form, None)
-    if not sent.values["id"]:
-        sent.errors["id"] = visit.text("recurring.no_id")
-    if not sent.values["task"]:
-        sent.errors["task"] = visit.text("recurring.no_task")
+    for field in ("id", "task"):
+        if not sent.values[field]:
+            sent.errors[field] = visit.text(f"recurring.no_{field}")
     if sent.errors or sent.schedule is None:
         return _form(visit, None, sent.values, sent.errors, status=400)
     recurring_id = sent.values["id"]
@@ -555,7 +516,7 @@ def create(visit: Visit) -> Response:
         )  # fmt: skip
     except JobConflict as error:
         return _form(visit, None, sent.values, {"id": str(error)}, status=409)
-    except (ArgumentError, SignatureMismatch, UnknownTask, ConfigurationError, ScheduleError) as error:
+    except _REFUSED as error:
         return _form(visit, None, sent.values, _error_of(error), status=400)
     visit.audit("recurring.create", recurring_id, task=job.task, schedule=_told(job))
     return visit.done(visit.text("recurring.created", id=recurring_id), to="/recurring")
@@ -613,30 +574,25 @@ def lane_of(jobs: Iterable[RecurringJob], now: datetime) -> Lane:
             instants += len(times)
             for at in times:
                 fired[(at - start) // _BUCKET].append(job.id)
-    return Lane(
-        tuple(_bucket(start + place * _BUCKET, ids) for place, ids in enumerate(fired)),
-        instants, often, left_out,
-    )  # fmt: skip
-
-
-def _bucket(starts_at: datetime, ids: list[str]) -> Bucket:
-    names = tuple(dict.fromkeys(ids))
-    return Bucket(starts_at, len(ids), names[:_NAMED], max(len(names) - _NAMED, 0))
+    buckets = []
+    for place, ids in enumerate(fired):
+        names = tuple(dict.fromkeys(ids))
+        more = max(len(names) - _NAMED, 0)
+        buckets.append(Bucket(start + place * _BUCKET, len(ids), names[:_NAMED], more))
+    return Lane(tuple(buckets), instants, often, left_out)
 
 
 def _times(job: RecurringJob, now: datetime, until: datetime, room: int) -> list[datetime] | None:
     """Return the instants of a definition, one more than there is room at most; None for too many."""
-    try:
-        schedule = job.schedule
-        if schedule.count(now, until) > _OFTEN:
-            return None
-        found: list[datetime] = []
-        at = schedule.next_after(now)
-        while at is not None and at < until and len(found) <= room:
-            found.append(at)
-            at = schedule.next_after(at)
-    except ScheduleError:  # it cannot be read: its row says so
-        return []
+    schedule, found = _schedule_of(job), list[datetime]()
+    if schedule is None:
+        return found
+    if schedule.count(now, until) > _OFTEN:
+        return None
+    at = schedule.next_after(now)
+    while at is not None and at < until and len(found) <= room:
+        found.append(at)
+        at = schedule.next_after(at)
     return found
 
 
@@ -644,20 +600,16 @@ _EVERY = re.compile(
     r"every\s+(?P<number>\d{1,9}(?:\.\d{1,6})?)?\s*(?P<unit>s|m|min|h|d|w|seconds?|minutes?|hours?|days?|weeks?)",
     re.IGNORECASE,
 )
-_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _CRON = 1_000  # characters; the reader of cron has a limit of its own
 
 
-@attrs.frozen
-class Policies:
-    """What a schedule says besides when."""
-
-    overlap: Overlap | str
-    misfire: Misfire | str
-
-
 def read_schedule(
-    text: str, zone: str, policies: Policies, before: Cron | Every | None = None
+    text: str,
+    zone: str,
+    before: Cron | Every | None = None,
+    *,
+    overlap: str = Overlap.ALLOW,
+    misfire: str = Misfire.ONCE,
 ) -> Cron | Every:
     """Return the schedule of `0 2 * * *` in a zone, or of `every 5m`, which knows no zone.
 
@@ -667,12 +619,10 @@ def read_schedule(
         ScheduleError: it cannot be read.
     """
     limit = 100 if before is None else before.misfire_limit
-    overlap, misfire = str(policies.overlap), str(policies.misfire)
     if span := _EVERY.fullmatch(text.strip()):
-        interval = timedelta(seconds=float(span["number"] or 1) * _UNITS[span["unit"][0].lower()])
-        anchor = before.anchor if isinstance(before, Every) else None
+        interval = timedelta(seconds=float(span["number"] or 1) * SPAN_UNITS[span["unit"][0].lower()])
         every = Every(interval, misfire=misfire, misfire_limit=limit, overlap=overlap)
-        return every if anchor is None else attrs.evolve(every, anchor=anchor)
+        return attrs.evolve(every, anchor=before.anchor) if isinstance(before, Every) else every
     if len(text) > _CRON:
         message = f"schedule has {len(text):,} characters; a cron expression has at most {_CRON:,}."
         raise ScheduleError(message)
@@ -683,12 +633,12 @@ def schedule_text(schedule: Cron | Every) -> str:
     """Return what `read_schedule` reads as an equal schedule, but for zone and policies."""
     if isinstance(schedule, Cron):
         return schedule.expression
+    seconds = schedule.interval.total_seconds()
     for unit in ("w", "d", "h", "m"):
-        number, rest = divmod(schedule.interval, timedelta(seconds=_UNITS[unit]))
-        if not rest:
-            return f"every {number}{unit}"
-    seconds = f"{schedule.interval.total_seconds():.6f}".rstrip("0").rstrip(".")
-    return f"every {seconds}s"
+        if not seconds % SPAN_UNITS[unit]:
+            return f"every {seconds / SPAN_UNITS[unit]:.0f}{unit}"
+    text = f"{seconds:.6f}".rstrip("0").rstrip(".")
+    return f"every {text}s"
 
 
 def zone_of(schedule: Cron | Every) -> str | None:
@@ -699,8 +649,10 @@ def zone_of(schedule: Cron | Every) -> str | None:
 ROUTES = (
     Route("GET", "/recurring", Permission.READ, show_recurring, ("after", "q")),
     Route("POST", "/recurring/trigger", Permission.TRIGGER, trigger, form=("id",)),
-    Route("POST", "/recurring/pause", Permission.TRIGGER, pause, form=("id",)),
-    Route("POST", "/recurring/resume", Permission.TRIGGER, resume, form=("id",)),
+    *(
+        Route("POST", f"/recurring/{verb}", Permission.TRIGGER, partial(set_paused, verb=verb), form=("id",))
+        for verb in ("pause", "resume")
+    ),
     Route("POST", "/recurring/reset", Permission.EDIT_RECURRING, reset, form=("id",)),
     Route("POST", "/recurring/remove", Permission.EDIT_RECURRING, remove, form=("id",)),
     Route("GET", "/recurring/view", Permission.READ, show_one, ("id",)),

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from firelock import ServerState, State, heard_at
+from firelock import State
+from firelock.control.servers import ServerState, heard_at
 from firelock_dashboard.actions import ask_first
 from firelock_dashboard.formatting import instant
 from firelock_dashboard.problems import BadRequest, NotHere
@@ -182,9 +183,7 @@ def _run(job: Job[Any], pids: Mapping[str, int], started: Mapping[str, int]) -> 
     record = job.record()
     started_at = instant(started.get(job.id))
     since = instant(record.claimed_at or record.changed_at) if started_at is None else started_at
-    return _Running(
-        job.id, job.task, pids.get(record.session or ""), since or job.created_at, started_at is not None
-    )
+    return _Running(job.id, job.task, pids.get(record.session or ""), since, started_at is not None)
 
 
 def _session(record: SessionRecord, now: int, busy: int | None) -> _ServerProcess:

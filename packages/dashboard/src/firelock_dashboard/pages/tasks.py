@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -12,7 +11,6 @@ import attrs
 from firelock import (
     ArgumentError,
     ConfigurationError,
-    JobNotFound,
     ScheduleError,
     TaskError,
     UnknownTask,
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
     from firelock_dashboard.request import Visit
     from firelock_dashboard.stats.history import TaskStats
 
-__all__ = ["ROUTES", "given_arguments", "refuse_masks"]
+__all__ = ["ROUTES", "make_job"]
 
 _HOURS = 24
 _RUNS = 20
@@ -121,13 +119,10 @@ def _former(visit: Visit, name: str, job_id: str) -> JobRecord:
     """Return the job that is to run again with changes.
 
     Raises:
-        NotHere: it is not stored.
+        JobNotFound: it is not stored.
         BadRequest: it is one of another task.
     """
-    try:
-        job = visit.fire.jobs.get(job_id).record()
-    except JobNotFound as error:
-        raise NotHere(visit.text("job.gone_one", id=job_id)) from error
+    job = visit.fire.jobs.get(job_id).record()
     known = visit.fire.registry.get(job.task)
     if known is None or known is not visit.fire.registry.get(name):
         raise BadRequest(visit.text("tasks.other_task", id=job.id, task=name))
@@ -136,16 +131,15 @@ def _former(visit: Visit, name: str, job_id: str) -> JobRecord:
 
 def _values_of(visit: Visit, name: str, job: JobRecord) -> tuple[dict[str, str], list[str]]:
     """Return what the form holds of the job, and the parameters whose values this page may not show."""
-    info = visit.fire.registry.get(name)
     stored = visit.arguments_value(job)
     arguments = stored if isinstance(stored, dict) else {}
     hidden = [one for one, value in arguments.items() if MASK in json.dumps(value, ensure_ascii=False)]
     shown = {one: value for one, value in arguments.items() if one not in hidden}
     values = {f"args.{one}": text for one, text in visit.fire.texts_from_arguments(name, shown).items()}
-    if info is not None and job.queue != info.queue:
-        values["queue"] = job.queue
-    if info is not None and job.priority != info.priority:
-        values["priority"] = str(job.priority)
+    info = visit.fire.registry.get(name)
+    for option in ("queue", "priority"):
+        if info is not None and getattr(job, option) != getattr(info, option):
+            values[option] = str(getattr(job, option))
     return {**values, "from": job.id}, hidden
 
 
@@ -164,54 +158,48 @@ def _form(
 
 def run_task(visit: Visit) -> Response:
     """A job of the task is enqueued with what the form holds."""
-    name = visit.form.required("name", limit=200)
-    values = given_arguments(visit)
-    former_id = visit.form.maybe("from", limit=200)
+    name, former_id = visit.form.required("name", limit=200), visit.form.maybe("from", limit=200)
     former = None if former_id is None else _former(visit, name, former_id).id
     try:
-        refuse_masks(values)
-        delay = visit.form.span("delay") or timedelta()
-        job = visit.fire.enqueue_text(
-            name, values, queue=visit.form.maybe("queue", limit=64), delay=delay or None,
-            priority=_priority(visit),
-            reason=None if former is None else f"run again with changes from {former} by {visit.who}",
-        )  # fmt: skip
+        job = make_job(visit, name, former)
     except (ArgumentError, ScheduleError, ConfigurationError, TaskError, BadRequest) as error:
         if visit.wants_json:
             raise BadRequest(str(error)) from error
         kept = {field: visit.form.text(field, limit=100_000) for field in visit.form.names()}
         return _form(visit, name, kept, str(error))
-    visit.audit("task.run", name, job=job.id, **({} if former is None else {"from": former}))
     return visit.done(
         visit.text("tasks.ran", task=name), to=f"/jobs/{job.id}", link=visit.url(f"/jobs/{job.id}")
     )
 
 
-def given_arguments(visit: Visit) -> dict[str, str]:
-    """Return the texts of the form's fields `args.NAME`, by name."""
-    return {
-        field.removeprefix("args."): visit.form.text(field, limit=100_000)
-        for field in visit.form.names()
+def make_job(visit: Visit, name: str, former: str | None = None) -> Job[object]:
+    """A job of the task is enqueued with what was sent, and the audit tells of it; return it.
+
+    No value is copied from where a secret is masked: the sign would be stored in the secret's place. Where
+    nothing is said of a priority it is the task's own; zero is one.
+
+    Args:
+        visit: the form, whose fields `args.NAME` are the arguments.
+        name: the task.
+        former: the job that runs again with changes, if one does.
+    """
+    form = visit.form
+    values = {
+        field.removeprefix("args."): form.text(field, limit=100_000)
+        for field in form.names()
         if field.startswith("args.")
     }
-
-
-def refuse_masks(values: Mapping[str, str]) -> None:
-    """No value is copied from where a secret is masked.
-
-    Raises:
-        BadRequest: one is; the sign would be stored in the secret's place.
-    """
-    masked = next((name for name, text in values.items() if MASK in text), None)
+    masked = next((field for field, text in values.items() if MASK in text), None)
     if masked is not None:
         raise BadRequest(f"{masked} holds {MASK}, which stands for what is masked; write the value itself.")
-
-
-def _priority(visit: Visit) -> int | None:
-    """Return what the form says; None, the task's own, where it says nothing. Zero is a priority."""
-    if visit.form.maybe("priority", limit=10) is None:
-        return None
-    return visit.form.number("priority", 0, least=-100, most=100)
+    priority = form.number("priority", 0, least=-100, most=100) if form.maybe("priority", limit=10) else None
+    job = visit.fire.enqueue_text(
+        name, values, queue=form.maybe("queue", limit=64), delay=form.span("delay") or None,
+        priority=priority,
+        reason=None if former is None else f"run again with changes from {former} by {visit.who}",
+    )  # fmt: skip
+    visit.audit("task.run", name, job=job.id, **({} if former is None else {"from": former}))
+    return job
 
 
 ROUTES = (

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
-from firelock import FirelockError, Sight
+from firelock import FirelockError
+from firelock.control.doctor import Sight
 from firelock.storage import State
 from firelock_dashboard.stats.causes import Cause, Causes, muted_share, strips
 
