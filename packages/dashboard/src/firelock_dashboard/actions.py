@@ -42,7 +42,7 @@ def ask_first(visit: Visit, question: str, verb: str, *, section: str) -> Respon
     return visit.page(
         "confirm.html", title=verb, section=section, question=question, verb=verb,
         path=visit.request.scope["path"].removeprefix(visit.request.scope.get("root_path", "")),
-        fields=fields, back=visit.url.back(visit.form.maybe("back")),
+        fields=fields, back=visit.url.back(visit.form.maybe("back", limit=4_000)),
     )  # fmt: skip
 
 

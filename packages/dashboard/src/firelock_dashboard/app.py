@@ -216,7 +216,7 @@ class Dashboard(Site):
             session = self.links.exchange(token)
         except Forbidden as error:
             raise NoSession(str(error)) from error
-        response = RedirectResponse(visit.url.back(visit.form.maybe("back"), "/"), 303)
+        response = RedirectResponse(visit.url.back(visit.form.maybe("back", limit=4_000), "/"), 303)
         visit.set_cookie(response, f"{COOKIE}_{self.gate.port(visit.request)}", session, SESSION_SECONDS)
         return response
 
@@ -244,7 +244,7 @@ class Dashboard(Site):
     def _viewed(self, visit: Visit, route: Route) -> Response:
         visit.require(route.permission)
         visit.check_fields(route.query_fields, route.form_fields)
-        self.runner.resume_once()
+        self.runner.resume()
         response = visit.finish(route.view(visit))
         if route.is_action:
             self.forget()

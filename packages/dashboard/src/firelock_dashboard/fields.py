@@ -19,7 +19,7 @@ __all__ = ["SPAN_UNITS", "SentFields"]
 C = TypeVar("C", bound=StrEnum)
 
 _FIELDS = 2_000
-_TEXT = 4_000
+_TEXT = 200  # characters, where a field says nothing else
 SPAN_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}  # seconds
 _NUMBER, _SPAN = re.compile(r"-?[0-9]{1,9}"), re.compile(r"([0-9]{1,7})([smhdw])")
 _NAME = 60  # characters of a name that is unknown

@@ -112,7 +112,7 @@ class Chips:
         Raises:
             BadRequest: a field is wrong.
         """
-        created = fields.maybe("created", limit=20)
+        created = fields.maybe("created")
         since, until = fields.moment("since"), fields.moment("until")
         if since is not None and until is not None and since >= until:
             raise BadRequest("since is not before until; swap them, or leave one out.")
@@ -120,7 +120,7 @@ class Chips:
             state=None if is_retrying else fields.choice("state", State), is_retrying=is_retrying,
             tags=_several(fields, "tag", _TAGS), arguments=_several(fields, "arg", _ARGUMENTS),
             created=None if created is None else Age.read(created), since=since, until=until,
-            **{name: fields.maybe(name, limit=_TEXT) for name in _TEXTS},
+            **{name: fields.maybe(name) for name in _TEXTS},
         )  # fmt: skip
 
     @property

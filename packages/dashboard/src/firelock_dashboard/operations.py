@@ -45,19 +45,12 @@ class OperationRunner:
         self._ending = threading.Event()
         self._has_resumed = not is_allowed
 
-    def resume_once(self) -> None:
-        """What a process that ended left undone goes on: looked for at the first visit, one read."""
-        if self._has_resumed:
-            return
-        self._has_resumed = True
-        self.resume()
-
     def resume(self) -> None:
-        """Every operation that is not at its end is being done, as many at once as may be."""
-        if not self._is_allowed:
-            return
-        for operation in self._fire.operations.resumable():
-            self.start(operation.id)
+        """What a process that ended left undone goes on: looked for at the first visit, one read."""
+        if not self._has_resumed:
+            self._has_resumed = True
+            for operation in self._fire.operations.resumable():
+                self.start(operation.id)
 
     def start(self, operation_id: str) -> None:
         """The operation is being done, or is as soon as one of those before it has ended."""
@@ -110,26 +103,20 @@ class OperationRunner:
     def _next(self) -> None:
         """One that waited for a free place is begun; another process's stays with it: it holds the lock."""
         with self._lock:
-            is_free = len(self._threads) < AT_ONCE
-        if not is_free:
-            return
+            if len(self._threads) >= AT_ONCE:
+                return
         try:
-            waiting = [one for one in self._fire.operations.resumable() if one.total_seen == 0]
+            for operation in self._fire.operations.resumable():
+                if operation.total_seen == 0:
+                    self.start(operation.id)
         except FirelockError as error:
             log.info("No further operation is looked for: %s", error)
-            return
-        for operation in waiting:
-            self.start(operation.id)
 
     def join(self, timeout: float | None = None) -> None:
         """What is being done now has ended: for scripts and tests."""
-        while True:
-            with self._lock:
-                thread = next(iter(self._threads.values()), None)
-            if thread is None:
-                return
-            thread.join(timeout)
-            if thread.is_alive():
+        while threads := list(self._threads.values()):
+            threads[0].join(timeout)
+            if threads[0].is_alive():
                 return
 
     def close(self) -> None:

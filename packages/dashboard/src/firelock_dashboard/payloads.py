@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
@@ -91,30 +92,27 @@ class PayloadReader:
         reader = self.serializers.get(record.serializer)
         if reader is None:
             reason = f"It was stored by the serializer {record.serializer!r}, which is not installed here."
-            return _raw(text, reason, self.redactor, record.task, limit)
+            return self._raw(text, reason, record.task, limit)
         try:
             value = self.redactor.value(reader.loads(text), record.task)
             shown = json.dumps(value, ensure_ascii=False, indent=2)
             line = json.dumps(value, ensure_ascii=False)
         except Exception as error:  # noqa: BLE001 - a stranger's serializer, a stranger's text
-            return _raw(text, f"It cannot be read: {error}", self.redactor, record.task, limit)
+            return self._raw(text, f"It cannot be read: {error}", record.task, limit)
         return _cut(Payload(shown, line, value, size=len(shown)), limit)
 
     def arguments(self, record: JobRecord) -> JsonValue:
         """Return a job's arguments alone, redacted, without texts to show; None where they cannot be read."""
-        reader = self.serializers.get(record.serializer)
         try:
-            return (
-                None if reader is None else self.redactor.value(reader.loads(record.arguments), record.task)
+            return self.redactor.value(
+                self.serializers[record.serializer].loads(record.arguments), record.task
             )
         except Exception:  # noqa: BLE001 - a stranger's serializer, a stranger's text
             return None
 
-
-def _raw(text: str, reason: str, redactor: Redactor, task: str, limit: int | None) -> Payload:
-    clean = redactor.text(text, task)
-    said = redactor.text(reason[:500], task)
-    return _cut(Payload(clean, " ".join(clean.split()), None, said, size=len(clean)), limit)
+    def _raw(self, text: str, reason: str, task: str, limit: int | None) -> Payload:
+        clean, said = (self.redactor.text(one, task) for one in (text, reason[:500]))
+        return _cut(Payload(clean, " ".join(clean.split()), None, said, size=len(clean)), limit)
 
 
 def _cut(payload: Payload, limit: int | None) -> Payload:
@@ -240,12 +238,10 @@ def summary(arguments: Mapping[str, JsonValue], limit: int = _SUMMARY) -> str:
 def literal(value: JsonValue) -> str:
     """Return a JSON value as Python writes it, what cannot be printed as escapes."""
     match value:
-        case None | bool():
-            return str(value)
         case str():
             return _quoted(value)
         case list():
-            return f"[{', '.join(literal(one) for one in value)}]"
+            return f"[{', '.join(map(literal, value))}]"
         case dict():
             return "{" + ", ".join(f"{_quoted(name)}: {literal(one)}" for name, one in value.items()) + "}"
         case _:
@@ -254,8 +250,6 @@ def literal(value: JsonValue) -> str:
 
 def _quoted(text: str) -> str:
     quoted = json.dumps(text, ensure_ascii=False)
-    if quoted.isprintable():
-        return quoted
     return "".join(one if one.isprintable() else _escape(one) for one in quoted)
 
 
@@ -267,18 +261,9 @@ def _escape(character: str) -> str:
 def pieces(code: str) -> list[Piece]:
     """Return a text in the pieces by which it is coloured: strings, numbers, words, names, calls."""
     found: list[Piece] = []
-    plain: list[str] = []
-    for match in _PIECES.finditer(code):
-        kind = match.lastgroup or "rest"
-        if kind == "rest":
-            plain.append(match[0])
-            continue
-        if plain:
-            found.append(Piece("", "".join(plain)))
-            plain.clear()
-        found.append(Piece(kind, match[0]))
-    if plain:
-        found.append(Piece("", "".join(plain)))
+    for kind, run in groupby(_PIECES.finditer(code), key=lambda match: match.lastgroup or "rest"):
+        texts = [match[0] for match in run]
+        found += [Piece("", "".join(texts))] if kind == "rest" else [Piece(kind, text) for text in texts]
     return found
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from firelock.storage import State
 from firelock_dashboard.fields import SentFields
-from firelock_dashboard.formatting import ago, micros, span
+from firelock_dashboard.formatting import ago, instant, micros, span
 from firelock_dashboard.payloads import IN_DETAIL, Called, Payload, hidden
 from firelock_dashboard.problems import BadRequest, Forbidden, NotHere, RequestProblem
 from firelock_dashboard.rendering import written_out
@@ -142,7 +142,7 @@ class Visit:
     @cached_property
     def now(self) -> datetime:
         """The storage's time."""
-        return datetime.fromtimestamp(self.fire.client.clock.now() / 1_000_000, UTC)
+        return instant(self.fire.client.clock.now())
 
     @property
     def now_micros(self) -> int:
@@ -152,7 +152,7 @@ class Visit:
     @property
     def part(self) -> str | None:
         """The name of the region that is wanted alone; None for a whole page."""
-        return self.query.maybe("part", limit=40)
+        return self.query.maybe("part")
 
     @property
     def wants_json(self) -> bool:
@@ -163,9 +163,8 @@ class Visit:
     def here(self) -> str:
         """The address of this page, to come back to."""
         query = self.request.scope["query_string"].decode("latin-1")
-        path = path_of(self.request.scope)
         pairs = [pair for pair in query.split("&") if pair and not pair.startswith("part=")]
-        return self.url(path or "/") + (f"?{'&'.join(pairs)}" if pairs else "")
+        return self.url(path_of(self.request.scope) or "/") + (f"?{'&'.join(pairs)}" if pairs else "")
 
     def setting(self, name: str) -> str:
         """Return one of the visitor's settings, kept in a cookie."""
@@ -237,19 +236,27 @@ class Visit:
     # ---- ways to answer ----------------------------------------------------------------------------------
 
     def page(
-        self, template: str, *, title: str, section: str, status: int = 200, **values: object
+        self, template: str, *, title: str = "", section: str = "", status: int = 200, **values: object
     ) -> Response:
         """Return a page, or the one region of it that the request names in `part`.
+
+        A section's own page has its name: then neither section nor title need be said.
 
         Values may be functions without parameters, which a template calls: then a region that does not show
         them does not pay for them.
         """
         part = self.part if status < 400 else None  # noqa: PLR2004 - what went wrong is shown whole
+        section = section or template.removesuffix(".html")
+        title = title or self.text(f"nav.{section.partition(':')[0]}")
         html = self.render(template, title=title, section=section, part=part, **values)
-        headers = {"ETag": _etag(html)}
-        if self.request.headers.get("if-none-match") == headers["ETag"]:
+        return self._tagged(html, status, "text/html; charset=utf-8")
+
+    def _tagged(self, text: str, status: int, kind: str) -> Response:
+        """Return the answer; who has it already is told so without it."""
+        headers = {"ETag": f'"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"'}
+        if self.request.method != "POST" and self.request.headers.get("if-none-match") == headers["ETag"]:
             return Response(status_code=304, headers=headers)
-        return Response(html, status, headers, "text/html; charset=utf-8")
+        return Response(text, status, headers, kind)
 
     def render(
         self, template: str, *, title: str, section: str, part: str | None = None, **values: object
@@ -273,10 +280,7 @@ class Visit:
     def json(self, value: object, status: int = 200) -> Response:
         """Return JSON."""
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
-        headers = {"ETag": _etag(text)}
-        if self.request.method != "POST" and self.request.headers.get("if-none-match") == headers["ETag"]:
-            return Response(status_code=304, headers=headers)
-        return Response(text, status, headers, "application/json")
+        return self._tagged(text, status, "application/json")
 
     def done(
         self, message: str, *, to: str = "/", kind: str = "good", link: str | None = None,
@@ -295,11 +299,11 @@ class Visit:
         if self.wants_json:
             message = written_out(message)  # a script shows it as it is
             return JSONResponse({"message": message, "kind": kind, "link": link, "undo": back})
-        response = RedirectResponse(self.url.back(self.form.maybe("back"), to), 303)
-        flash = _quoted(json.dumps([kind, message, link, back]))
-        if len(flash) > _FLASH_LIMIT:
-            flash = _quoted(json.dumps([kind, message, link, None]))
-        self.set_cookie(response, _FLASH, flash, 30)
+        response = RedirectResponse(self.url.back(self.form.maybe("back", limit=4_000), to), 303)
+        flash = json.dumps([kind, message, link, back])
+        if 2 * len(flash) > _FLASH_LIMIT:
+            flash = json.dumps([kind, message, link, None])
+        self.set_cookie(response, _FLASH, flash.encode().hex(), 30)
         return response
 
     def keep_settings(self, response: Response, changes: Mapping[str, str]) -> None:
@@ -311,7 +315,7 @@ class Visit:
     def take_flash(self) -> Flash | None:
         """Return the message of an action that led here, once."""
         try:
-            kind, message, link, undo = json.loads(_unquoted(self.request.cookies.get(_FLASH, "")))
+            kind, message, link, undo = json.loads(bytes.fromhex(self.request.cookies.get(_FLASH, "")))
         except (ValueError, TypeError):
             return None
         if kind not in {"good", "note", "bad"} or not isinstance(message, str):
@@ -332,24 +336,8 @@ class Visit:
         """The visitor's browser keeps the value for this mount; no script and no other site has it."""
         response.set_cookie(
             name, value, max_age=seconds, path=f"{self.url.root}/", httponly=True, samesite="strict",
-            secure=self._is_secure,
+            secure=self.dashboard.gate.scheme(self.request) == "https",
         )  # fmt: skip
-
-    @property
-    def _is_secure(self) -> bool:
-        return self.dashboard.gate.scheme(self.request) == "https"
-
-
-def _etag(text: str) -> str:
-    return f'"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"'
-
-
-def _quoted(text: str) -> str:
-    return text.encode().hex()
-
-
-def _unquoted(text: str) -> str:
-    return bytes.fromhex(text).decode()
 
 
 # ---- before the visit ------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def reschedule_jobs(visit: Visit) -> Response:
 
 
 def copy_job(visit: Visit) -> Response:
-    job_id = visit.form.required("id", limit=100)
+    job_id = visit.form.required("id")
     job = visit.fire.jobs.copy(job_id)
     visit.audit("job.copy", job_id, copy=job.id)
     return visit.json({"id": job.id}, 201)
@@ -75,7 +75,7 @@ def begin_operation(visit: Visit) -> Response:
     verb = visit.form.one_of("verb", ("requeue", "delete"), "")
     visit.form.check_filled([*(one.name for one in FILTERS), "argument", "error"])
     visit.require(Permission.DELETE if verb == "delete" else Permission.REQUEUE)
-    contains = {name: text for name in ("argument", "error") if (text := visit.form.maybe(name, limit=200))}
+    contains = {name: text for name in ("argument", "error") if (text := visit.form.maybe(name))}
     if "argument" in contains:  # how many match would tell what the arguments are
         visit.require(Permission.VIEW_ARGUMENTS)
     where = filter_of(visit.form)
@@ -93,7 +93,7 @@ def cancel_operation(visit: Visit) -> Response:
 
 
 def mute_failures(visit: Visit) -> Response:
-    fingerprint = visit.form.required("fingerprint", limit=200)
+    fingerprint = visit.form.required("fingerprint")
     cause = mute_cause(visit, fingerprint, visit.form.span("for"), visit.form.maybe("note", limit=500))
     if cause is None:
         raise NotHere(visit.text("failures.unknown"))
@@ -101,7 +101,7 @@ def mute_failures(visit: Visit) -> Response:
 
 
 def unmute_failures(visit: Visit) -> Response:
-    fingerprint = visit.form.required("fingerprint", limit=200)
+    fingerprint = visit.form.required("fingerprint")
     return visit.json({"changed": unmute_cause(visit, fingerprint)})
 
 
@@ -110,7 +110,7 @@ def unmute_failures(visit: Visit) -> Response:
 
 def _change_queue(verb: str, summary: str, *parameters: ApiParameter) -> Route:
     def change(visit: Visit) -> Response:
-        name, is_paused = visit.form.required("queue", limit=64), verb == "pause"
+        name, is_paused = visit.form.required("queue"), verb == "pause"
         set_pause(visit, name, visit.form.maybe("note", limit=500), is_paused=is_paused)
         return visit.json({"queue": name, "is_paused": is_paused})
 
@@ -121,7 +121,7 @@ def _change_recurring(
     verb: str, permission: Permission, summary: str, told: Callable[[Any], dict[str, object]]
 ) -> Route:
     def change(visit: Visit) -> Response:
-        recurring_id = visit.form.required("id", limit=200)
+        recurring_id = visit.form.required("id")
         with refusing(JobConflict):
             made = getattr(visit.fire.recurring, verb)(recurring_id)
         visit.audit(f"recurring.{verb}", recurring_id)
@@ -131,7 +131,7 @@ def _change_recurring(
 
 
 def tell_server(visit: Visit) -> Response:
-    server_id = visit.form.required("server", limit=200)
+    server_id = visit.form.required("server")
     order = visit.form.one_of("order", ("quiet", "resume", "stop"), "")
     if server_id not in {server.id for server in visit.fire.servers.list()}:
         raise NotHere(f"There is no server {server_id[:100]!r}.")
@@ -142,7 +142,7 @@ def tell_server(visit: Visit) -> Response:
 
 def run_task(visit: Visit) -> Response:
     """Fields `args.NAME` are the arguments, as a form's texts."""
-    name = visit.form.required("task", limit=200)
+    name = visit.form.required("task")
     if visit.fire.task_named(name) is None:
         raise NotHere(f"Task {name!r} is not registered in this process.")
     with refusing(ArgumentError, ScheduleError, ConfigurationError, TaskError):

@@ -57,11 +57,11 @@ _PAGE = (
 def filter_of(fields: SentFields) -> JobFilter:
     """Return the filter that a query or a form describes."""
     return JobFilter(
-        state=fields.choice("state", State), task=fields.maybe("task", limit=200),
-        queue=fields.maybe("queue", limit=64), tag=fields.maybe("tag", limit=200),
-        server=fields.maybe("server", limit=200), fingerprint=fields.maybe("fingerprint", limit=200),
-        recurring_id=fields.maybe("recurring", limit=200), parent_id=fields.maybe("parent", limit=100),
-        id_prefix=fields.maybe("id", limit=100), is_retrying=fields.flag("retrying") or None,
+        state=fields.choice("state", State), task=fields.maybe("task"),
+        queue=fields.maybe("queue"), tag=fields.maybe("tag"),
+        server=fields.maybe("server"), fingerprint=fields.maybe("fingerprint"),
+        recurring_id=fields.maybe("recurring"), parent_id=fields.maybe("parent"),
+        id_prefix=fields.maybe("id"), is_retrying=fields.flag("retrying") or None,
         since=micros(fields.moment("since")), until=micros(fields.moment("until")),
     )  # fmt: skip
 
@@ -78,7 +78,7 @@ def _limit(visit: Visit) -> int:
 
 
 def list_jobs(visit: Visit) -> Response:
-    where, limit, cursor = filter_of(visit.query), _limit(visit), visit.query.maybe("cursor")
+    where, limit, cursor = filter_of(visit.query), _limit(visit), visit.query.maybe("cursor", limit=4_000)
     is_oldest_first = visit.query.flag("oldest_first")
     if visit.query.flag("by_due"):
         if where.state not in {None, State.SCHEDULED}:
@@ -160,7 +160,7 @@ def _list(
         if not is_paged:
             return visit.json({name: [shape(one) for one in source(visit.fire).list()]})
         with refusing(StorageError, field="cursor"):
-            page = source(visit.fire).list(limit=_limit(visit), cursor=visit.query.maybe("cursor", limit=100))
+            page = source(visit.fire).list(limit=_limit(visit), cursor=visit.query.maybe("cursor"))
         return visit.json({name: [shape(one) for one in page], "cursor": page.cursor})
 
     return view
@@ -168,7 +168,7 @@ def _list(
 
 def list_recurring(visit: Visit) -> Response:
     limit = _limit(visit)
-    found = visit.fire.recurring.list(after=visit.query.text("after", limit=200), limit=limit)
+    found = visit.fire.recurring.list(after=visit.query.text("after"), limit=limit)
     after = found[-1].id if len(found) == limit else None
     return visit.json({"recurring": [shapes.recurring_json(one) for one in found], "after": after})
 

@@ -29,11 +29,11 @@ _OPEN = 3
 
 def show_activity(visit: Visit) -> Response:
     """The operations, newest first, and the audit."""
-    cursor = visit.query.maybe("cursor", limit=100)
+    cursor = visit.query.maybe("cursor")
     with refusing(StorageError, field="cursor"):
         entries = visit.fire.audit.list(limit=_ENTRIES, cursor=cursor)
     return visit.page(
-        "activity.html", title=visit.text("nav.activity"), section="activity", entries=entries,
+        "activity.html", entries=entries,
         cursor=cursor, operations=lambda: visit.fire.operations.list(limit=_OPERATIONS).operations,
         outcome=_outcomes(visit), described=partial(_described, visit),
         target=partial(_target, visit),
@@ -164,7 +164,7 @@ def _told(value: JsonValue) -> str:
 
 def cancel_operation(visit: Visit) -> Response:
     """The operation ends with the chunk that is under way."""
-    cancel(visit, visit.form.required("operation", limit=100))
+    cancel(visit, visit.form.required("operation"))
     return visit.done(visit.text("activity.cancelled"), to="/activity")
 
 

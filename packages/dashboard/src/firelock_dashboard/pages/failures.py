@@ -52,9 +52,9 @@ class _Causes:
 
 def show_failures(visit: Visit) -> Response:
     """Every cause, or those of a task, the most frequent first; what is muted apart."""
-    task = visit.query.maybe("task", limit=200)
+    task = visit.query.maybe("task")
     return visit.page(
-        "failures.html", title=visit.text("nav.failures"), section="failures", task=task,
+        "failures.html", task=task,
         causes=lambda: _causes(visit, task), grouped_limit=_GROUPED, shown=partial(_shown, visit), many=MANY,
     )  # fmt: skip
 
@@ -215,18 +215,9 @@ def show_failure(visit: Visit) -> Response:
 # ---- what is done to all of one cause --------------------------------------------------------------------
 
 
-def requeue(visit: Visit) -> Response:
-    """An operation enqueues every failed job of the cause; of many the number is asked for first."""
-    return _start(visit, "requeue")
-
-
-def delete(visit: Visit) -> Response:
-    """An operation deletes every failed job of the cause; of many the number is asked for first."""
-    return _start(visit, "delete")
-
-
-def _start(visit: Visit, verb: str) -> Response:
-    fingerprint = visit.form.required("fingerprint", limit=_FINGERPRINT)
+def start_on_cause(visit: Visit, verb: str) -> Response:
+    """An operation meets every failed job of the cause; of many the number is asked for first."""
+    fingerprint = visit.form.required("fingerprint")
     visit.dashboard.forget()  # what is counted for a question is counted now
     page = _CausePage(visit, fingerprint)
     if not page.sample:
@@ -234,39 +225,28 @@ def _start(visit: Visit, verb: str) -> Response:
     if page.is_many:
         if visit.wants_json:
             raise BadRequest(visit.text("failures.many", number=page.counted))
-        question = {"verb": verb, "state": "failed", "fingerprint": fingerprint}
-        return RedirectResponse(visit.url.of("/jobs/all", question), 303)
+        address = visit.url("/jobs/all", verb=verb, state="failed", fingerprint=fingerprint)
+        return RedirectResponse(address, 303)
     numbers = {"count": page.count, "number": page.counted, "type": task_name(page.type)}
-    asked = ask_first(
-        visit,
-        visit.text(f"failures.confirm_{verb}", **numbers),
-        visit.text(f"failures.{verb}"),
-        section="failures",
-    )
+    question = visit.text(f"failures.confirm_{verb}", **numbers)
+    asked = ask_first(visit, question, visit.text(f"failures.{verb}"), section="failures")
     if asked is not None:
         return asked
-    operation = start_operation(
-        visit, verb, _where(fingerprint), target=page.type, fingerprint=fingerprint
-    )  # fmt: skip
+    operation = start_operation(visit, verb, _where(fingerprint), target=page.type, fingerprint=fingerprint)
     message = visit.text(f"failures.started_{verb}", **numbers)
     return visit.done(message, to="/failures", link=operation_address(visit, operation))
 
 
 # ---- muting ----------------------------------------------------------------------------------------------
 
-_SPANS = {
-    "1h": timedelta(hours=1),
-    "24h": timedelta(hours=24),
-    "7d": timedelta(days=7),
-    "30d": timedelta(days=30),
-}
+_SPANS = {name: timedelta(hours=hours) for name, hours in (("1h", 1), ("24h", 24), ("7d", 168), ("30d", 720))}
 _FOR_EVER = "ever"
 _NOTE = 500
 
 
 def mute(visit: Visit) -> Response:
     """The cause is listed apart and in no banner, for a while or until somebody takes it back."""
-    fingerprint = visit.form.required("fingerprint", limit=_FINGERPRINT)
+    fingerprint = visit.form.required("fingerprint")
     span = visit.form.one_of("for", (*_SPANS, _FOR_EVER), "7d")
     note = visit.form.maybe("note", limit=_NOTE)
     cause = mute_cause(visit, fingerprint, _SPANS.get(span), note)
@@ -304,7 +284,7 @@ def mute_cause(visit: Visit, fingerprint: str, span: timedelta | None, note: str
 
 def unmute(visit: Visit) -> Response:
     """The cause is told of again."""
-    fingerprint = visit.form.required("fingerprint", limit=_FINGERPRINT)
+    fingerprint = visit.form.required("fingerprint")
     if not unmute_cause(visit, fingerprint):
         return visit.done(visit.text("failures.not_muted"), to="/failures", kind="note")
     return visit.done(visit.text("failures.unmuted"), to="/failures")
@@ -323,8 +303,10 @@ def unmute_cause(visit: Visit, fingerprint: str) -> bool:
 ROUTES = (
     Route("GET", "/failures", Permission.READ, show_failures, ("task",)),
     Route("GET", "/failures/{fingerprint}", Permission.READ, show_failure),
-    Route("POST", "/failures/requeue", Permission.REQUEUE, requeue, form=("fingerprint",)),
-    Route("POST", "/failures/delete", Permission.DELETE, delete, form=("fingerprint",)),
+    *(
+        Route("POST", f"/failures/{verb}", allowed, partial(start_on_cause, verb=verb), form=("fingerprint",))
+        for verb, allowed in (("requeue", Permission.REQUEUE), ("delete", Permission.DELETE))
+    ),
     Route("POST", "/failures/mute", Permission.REQUEUE, mute, form=("fingerprint", "for", "note")),
     Route("POST", "/failures/unmute", Permission.REQUEUE, unmute, form=("fingerprint",)),
 )

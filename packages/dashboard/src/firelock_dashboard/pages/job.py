@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
@@ -428,7 +428,8 @@ class JobView:
         for panel in visit.fire.plugins.ask_each("job_panels", job=self.handle):
             if isinstance(panel, JobPanel):
                 title = str.__str__(panel.title) if isinstance(panel.title, str) else failed
-                made = rendered(visit, partial(panel.render, visit, self.handle), f"The panel {title!r:.80}")
+                name = f"The panel {title!r:.80}"
+                made = rendered(visit, lambda panel=panel: panel.render(visit, self.handle), name)  # type: ignore[misc]
                 panels.append((title, *made))
             else:
                 wrong = f"job_panels() returned a {type(panel).__name__}; return JobPanel objects."
@@ -481,13 +482,15 @@ class ShownStep:
 
 def steps_of(history: Sequence[JobStep]) -> list[ShownStep]:
     """Return the steps, newest first."""
-    return [
+    ends = [None, *(entry.at for entry in history)]
+    steps = [
         ShownStep(
-            entry, None if former is None else _seconds(former.at, entry.at), _seconds(entry.claimed_at, entry.started_at),
+            entry, _seconds(former_at, entry.at), _seconds(entry.claimed_at, entry.started_at),
             _seconds(entry.started_at, entry.at),
         )
-        for former, entry in pairwise([None, *history]) if entry is not None
-    ][::-1]  # fmt: skip
+        for former_at, entry in zip(ends, history, strict=False)
+    ]  # fmt: skip
+    return steps[::-1]
 
 
 def _seconds(start: datetime | None, end: datetime | None) -> float | None:

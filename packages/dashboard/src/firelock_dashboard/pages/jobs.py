@@ -259,7 +259,7 @@ class Listing:
     @property
     def added(self) -> str:
         """How many rows stand before the one that a page has at its top; with a + where there may be more."""
-        ids, top = [job.id for job in self.found.jobs], self.visit.query.maybe("top", limit=200)
+        ids, top = [job.id for job in self.found.jobs], self.visit.query.maybe("top")
         return str(ids.index(top)) if top in ids else f"{len(ids)}+"
 
     def may_be_all(self, verb: str) -> bool:
@@ -477,7 +477,7 @@ def copy(visit: Visit) -> Response:
 
 def _ids(visit: Visit) -> list[str]:
     """Return the ids of the form: that of its one row, or the selected ones."""
-    one = visit.form.maybe("one", limit=200)
+    one = visit.form.maybe("one")
     ids = [one] if one else [each for each in visit.form.every("id", limit=_IDS) if each]
     if not ids:
         raise BadRequest(visit.text("jobs.none_selected"))
@@ -487,7 +487,7 @@ def _ids(visit: Visit) -> list[str]:
 
 
 def _when(form: SentFields) -> datetime | timedelta:
-    fields = SentFields([("when", form.required("when", limit=60).removeprefix("+"))])
+    fields = SentFields([("when", form.required("when").removeprefix("+"))])
     value = fields.required("when")
     is_span = value[:-1].isdigit() and value[-1].isalpha()
     when = fields.span("when") if is_span else fields.moment("when")
@@ -599,9 +599,7 @@ def start_all(visit: Visit, verb: str) -> Response:
     """The operation is stored and begun; the page of operations tells how far it is."""
     listing = _wished(visit, verb)
     counted, chips = _counted(visit, listing), listing.chips.query()
-    if counted.is_typed and not counted.is_known(
-        visit.form.text("counted", limit=20), visit.form.text("typed", limit=20)
-    ):
+    if counted.is_typed and not counted.is_known(visit.form.text("counted"), visit.form.text("typed")):
         problem = visit.text("jobs.all_not_typed", number=str(counted.total))
         if visit.wants_json:
             raise BadRequest(problem)

@@ -135,7 +135,7 @@ def show_overview(visit: Visit) -> Response:
     span, kind = _span_and_kind(visit)
     seen = _Seen(visit)
     return visit.page(
-        "overview.html", title=visit.text("nav.overview"), section="overview", span=span, kind=kind,
+        "overview.html", span=span, kind=kind,
         spans=SPAN_NAMES, is_new=lambda: seen.is_new, troubles=lambda: _banners(seen.sight),
         tiles=seen.tiles, chart=lambda: _chart(visit, span, kind), queues=seen.queues,
         failures=seen.failures, tasks=seen.tasks, recurring=seen.recurring,

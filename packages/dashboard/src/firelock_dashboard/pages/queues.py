@@ -107,9 +107,9 @@ class _QueuesPage:
 
 def show_queues(visit: Visit) -> Response:
     """Every queue with what it holds."""
-    after = visit.query.text("after", limit=_NAME)
+    after = visit.query.text("after")
     return visit.page(
-        "queues.html", title=visit.text("nav.queues"), section="queues", after=after,
+        "queues.html", after=after,
         page=lambda: _page(visit, after),
     )  # fmt: skip
 
@@ -234,7 +234,7 @@ def resume_queue(visit: Visit) -> Response:
 def delete_waiting(visit: Visit) -> Response:
     """An operation deletes all that waits in the queue; its name was typed, so that it is no slip."""
     name = _named(visit)
-    if visit.form.text("typed", limit=_NAME).strip() != name:
+    if visit.form.text("typed").strip() != name:
         raise BadRequest(visit.text("queues.not_typed", queue=name))
     waiting = next((view.enqueued for view in visit.fire.queues.list() if view.name == name), 0)
     if not waiting:
@@ -245,7 +245,7 @@ def delete_waiting(visit: Visit) -> Response:
 
 
 def _named(visit: Visit) -> str:
-    return visit.form.required("queue", limit=_NAME)
+    return visit.form.required("queue")
 
 
 ROUTES = (

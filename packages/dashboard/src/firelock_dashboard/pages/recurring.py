@@ -120,9 +120,9 @@ def _schedule_of(job: RecurringJob) -> Cron | Every | None:
 
 def show_recurring(visit: Visit) -> Response:
     """The definitions in order of id, and when they fire within a day."""
-    after, wanted = visit.query.text("after", limit=ID_LIMIT), visit.query.text("q", limit=ID_LIMIT)
+    after, wanted = visit.query.text("after"), visit.query.text("q")
     return visit.page(
-        "recurring.html", title=visit.text("nav.recurring"), section="recurring", after=after, wanted=wanted,
+        "recurring.html", after=after, wanted=wanted,
         page=lambda: _page(visit, after, wanted), runs=lambda recurring_id: _runs(visit, recurring_id),
         lane=lambda: lane_of(visit.fire.recurring.list(limit=_IN_LANE), visit.now),
     )  # fmt: skip
@@ -295,7 +295,7 @@ _DEFAULTS = {"zone": "UTC", "overlap": str(Overlap.ALLOW), "misfire": str(Misfir
 
 def new_form(visit: Visit) -> Response:
     """An empty form for a definition of an operator's own."""
-    return _form(visit, None, {**_DEFAULTS, "task": visit.query.text("task", limit=ID_LIMIT)}, {})
+    return _form(visit, None, {**_DEFAULTS, "task": visit.query.text("task")}, {})
 
 
 def edit_form(visit: Visit) -> Response:
@@ -360,7 +360,7 @@ class _Preview:
 def preview(visit: Visit) -> Response:
     """What a schedule that is being typed means; what is wrong with it is no error of the request."""
     fields = visit.query
-    found = _previewed(visit, fields.text("schedule"), fields.text("zone", limit=_ZONE))
+    found = _previewed(visit, fields.text("schedule", limit=4_000), fields.text("zone"))
     return visit.page("recurring_preview.html", title="", section="recurring", preview=found)
 
 
@@ -395,7 +395,7 @@ T = TypeVar("T")
 def _read(form: SentFields, before: Cron | Every | None) -> _Sent:
     limits = {"queue": 200, "priority": 20, "version": 20, "arguments": _ARGUMENTS, "task": ID_LIMIT}
     values = {
-        "schedule": form.text("schedule"), "zone": form.text("zone"),
+        "schedule": form.text("schedule", limit=4_000), "zone": form.text("zone"),
         "overlap": form.one_of("overlap", list(Overlap), "allow"),
         "misfire": form.one_of("misfire", list(Misfire), "once"),
         "id": form.every("id", limit=1)[0] if "id" in form else "",

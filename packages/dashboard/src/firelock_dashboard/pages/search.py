@@ -71,13 +71,22 @@ def groups(visit: Visit, text: str) -> list[HitGroup]:
 
 
 def _named(
-    kind: str, text: str, ones: Iterable[tuple[str, str, str]], further: Callable[[], str]
+    kind: str,
+    text: str,
+    ones: Iterable[tuple[str, str, str]],
+    further: Callable[[], str],
+    *,
+    by_more: bool = True,
 ) -> HitGroup:
     """Return those of (name, what is said beside it, address) whose words hold all words of the text."""
     words = text.casefold().split()
-    matches = [one for one in ones if all(word in f"{one[0]} {one[1]}".casefold() for word in words)]
+    matches = [
+        one
+        for one in ones
+        if all(word in (f"{one[0]} {one[1]}" if by_more else one[0]).casefold() for word in words)
+    ]
     matches.sort(key=lambda one: _rank(one[0].casefold(), text.casefold()))
-    hits = [Hit(name, more, address) for name, more, address in matches[:_OF_A_KIND]]
+    hits = [Hit(*one) for one in matches[:_OF_A_KIND]]
     return HitGroup(kind, hits, is_called_so=True, further=further() if len(matches) > _OF_A_KIND else None)
 
 
@@ -100,11 +109,7 @@ def _queues(visit: Visit, text: str) -> HitGroup:
         for queue in visit.dashboard.watch.sight().queues
     )
     # Matched by the name alone: what is said beside it is a number.
-    words = text.casefold().split()
-    return _named(
-        "queue", text, (one for one in ones if all(word in one[0].casefold() for word in words)),
-        lambda: visit.url("/queues"),
-    )  # fmt: skip
+    return _named("queue", text, ones, lambda: visit.url("/queues"), by_more=False)
 
 
 def _recurring(visit: Visit, text: str) -> HitGroup:

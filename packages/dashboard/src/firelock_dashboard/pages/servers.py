@@ -100,9 +100,9 @@ class _ServersPage:
 
 def show_servers(visit: Visit) -> Response:
     """Every server that lives, and those that ended or were lost within a day."""
-    after = visit.query.maybe("after", limit=200)
+    after = visit.query.maybe("after")
     return visit.page(
-        "servers.html", title=visit.text("nav.servers"), section="servers", after=after,
+        "servers.html", after=after,
         page=lambda: _page(visit, after), storage=visit.fire.storage.url.partition(":")[0],
     )  # fmt: skip
 
@@ -196,7 +196,7 @@ def _session(record: SessionRecord, now: int, busy: int | None) -> _ServerProces
 
 def order_server(visit: Visit) -> Response:
     """The server hears at its next heartbeat that it is to be quiet, to go on, or to stop."""
-    server_id = visit.form.required("server", limit=200)
+    server_id = visit.form.required("server")
     order = visit.form.one_of("order", _ORDERS, "")
     server = next((one for one in visit.fire.servers.list() if one.id == server_id), None)
     if server is None:

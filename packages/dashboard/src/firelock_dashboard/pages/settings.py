@@ -19,7 +19,7 @@ __all__ = ["ROUTES"]
 
 def show_settings(visit: Visit) -> Response:
     """What may be chosen, and what is."""
-    return visit.page("settings.html", title=visit.text("nav.settings"), section="settings", choices=SETTINGS)
+    return visit.page("settings.html", choices=SETTINGS)
 
 
 def save_settings(visit: Visit) -> Response:

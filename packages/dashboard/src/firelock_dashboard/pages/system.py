@@ -45,7 +45,7 @@ class _Storage:
 def show_system(visit: Visit) -> Response:
     """Everything about the system itself."""
     return visit.page(
-        "system.html", title=visit.text("nav.system"), section="system",
+        "system.html",
         storage=lambda: _storage(visit), findings=lambda: _findings(visit),
         plugins=visit.fire.plugins.listing, settings=lambda: _settings(visit),
         counts=visit.state_counts, python=platform.python_version(), host=platform.node(),

@@ -46,9 +46,9 @@ class _TaskRow:
 
 def show_tasks(visit: Visit) -> Response:
     """Every task that a server or this process knows, and those that ran without anybody knowing them."""
-    wanted = visit.query.text("q", limit=200).casefold()
+    wanted = visit.query.text("q").casefold()
     return visit.page(
-        "tasks.html", title=visit.text("nav.tasks"), section="tasks", rows=lambda: _rows(visit, wanted),
+        "tasks.html", rows=lambda: _rows(visit, wanted),
         wanted=wanted, hours=_HOURS,
     )  # fmt: skip
 
@@ -65,7 +65,7 @@ def _rows(visit: Visit, wanted: str) -> list[_TaskRow]:
 
 def show_task(visit: Visit) -> Response:
     """A task: how it does, what ran last, and what it is."""
-    name = visit.query.required("name", limit=200)
+    name = visit.query.required("name")
     span = visit.query.one_of("span", _SPANS, "24h")
     entry = _entry(visit, name)
     newest = _newest(visit, name)
@@ -106,7 +106,7 @@ def show_form(visit: Visit) -> Response:
 
     `from` names a job whose arguments and options they hold at first.
     """
-    name, former_id = visit.query.required("name", limit=200), visit.query.maybe("from", limit=200)
+    name, former_id = visit.query.required("name"), visit.query.maybe("from")
     if former_id is None:
         return _form(visit, name, {}, "")
     visit.require(Permission.VIEW_ARGUMENTS)
@@ -158,7 +158,7 @@ def _form(
 
 def run_task(visit: Visit) -> Response:
     """A job of the task is enqueued with what the form holds."""
-    name, former_id = visit.form.required("name", limit=200), visit.form.maybe("from", limit=200)
+    name, former_id = visit.form.required("name"), visit.form.maybe("from")
     former = None if former_id is None else _former(visit, name, former_id).id
     try:
         job = make_job(visit, name, former)
@@ -192,9 +192,9 @@ def make_job(visit: Visit, name: str, former: str | None = None) -> Job[object]:
     masked = next((field for field, text in values.items() if MASK in text), None)
     if masked is not None:
         raise BadRequest(f"{masked} holds {MASK}, which stands for what is masked; write the value itself.")
-    priority = form.number("priority", 0, least=-100, most=100) if form.maybe("priority", limit=10) else None
+    priority = form.number("priority", 0, least=-100, most=100) if form.maybe("priority") else None
     job = visit.fire.enqueue_text(
-        name, values, queue=form.maybe("queue", limit=64), delay=form.span("delay") or None,
+        name, values, queue=form.maybe("queue"), delay=form.span("delay") or None,
         priority=priority,
         reason=None if former is None else f"run again with changes from {former} by {visit.who}",
     )  # fmt: skip

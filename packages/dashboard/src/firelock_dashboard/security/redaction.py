@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from firelock import ConfigurationError, JsonValue
 
-__all__ = ["MASK", "Redactions", "Redactor", "redact", "redact_text"]
+__all__ = ["MASK", "Redactions", "Redactor"]
 
 MASK = "••••••"
 
@@ -82,10 +82,6 @@ class Redactor:
             text = pattern.sub(rf"\g<keep>{MASK}", text)
         return self._without_pairs(text, self._named(task))
 
-    def is_secret(self, name: str, value: object = "", task: str | None = None) -> bool:
-        """Tell whether what stands under this name is masked; yes, no and nothing never are."""
-        return self._is_secret(name, value, self._named(task))
-
     def _named(self, task: str | None) -> frozenset[str]:
         return self._names.get("*", frozenset()) | self._names.get(task or "*", frozenset())
 
@@ -151,16 +147,3 @@ def _checked(fields: object) -> Sequence[str]:
         message = f"redact= names a field {wrong[0]!r}; give names of arguments or of keys within them."
         raise ConfigurationError(message)
     return list(fields)
-
-
-_DEFAULT = Redactor()
-
-
-def redact(value: JsonValue) -> JsonValue:
-    """Return the value with what stands under telling names masked."""
-    return _DEFAULT.value(value)
-
-
-def redact_text(text: str) -> str:
-    """Return the text with what is unmistakably a secret masked."""
-    return _DEFAULT.text(text)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -17,6 +18,7 @@ import attrs
 from firelock import FirelockError, State
 from firelock.storage import JobFilter
 from firelock_dashboard.formatting import instant, micros
+from firelock_dashboard.job_search import pages_of
 
 if TYPE_CHECKING:
     from firelock import Firelock
@@ -32,7 +34,7 @@ KEPT = 1_000
 
 _KIND = "cause"
 _PAGE = 500
-_LOOKED_AT = 10_000  # failed jobs, as many as a storage groups
+_LOOKED_AT = 20  # pages of failed jobs: as many as a storage groups
 _HOUR = 3_600_000_000  # micros
 _SEEN_EVERY = 24 * _HOUR  # so seldom is a cause's record written only to say that it was seen again
 _NEW = timedelta(hours=HOURS)
@@ -82,7 +84,7 @@ class _CauseRecord:
     task: str
     first_at: int  # micros, as the next
     seen_at: int
-    mute: Mute | None
+    mute: Mute | None = None
     version: int = 0
 
     @classmethod
@@ -90,11 +92,10 @@ class _CauseRecord:
         """Return what the record says; None where it cannot be read."""
         try:
             value: dict[str, Any] = json.loads(record.value)
-            told = value["mute"]
-            mute = None if told is None else Mute(
-                str(told["by"]), _moment(told["at"]), told["note"],
-                None if told["until"] is None else _moment(told["until"]),
-            )  # fmt: skip
+            mute = told = value["mute"]
+            if told is not None:
+                until = told["until"] and instant(int(told["until"]))
+                mute = Mute(str(told["by"]), instant(int(told["at"])), told["note"], until)
             return cls(
                 str(value["type"]), str(value["task"]), int(value["first_at"]), int(value["seen_at"]), mute,
                 record.version,
@@ -106,26 +107,12 @@ class _CauseRecord:
     @property
     def text(self) -> str:
         """The record's value."""
-        mute = self.mute
-        told = None if mute is None else {
-            "by": mute.by, "at": micros(mute.at), "note": mute.note,
-            "until": None if mute.until is None else micros(mute.until),
-        }  # fmt: skip
-        return json.dumps(
-            {
-                "type": self.type,
-                "task": self.task,
-                "first_at": self.first_at,
-                "seen_at": self.seen_at,
-                "mute": told,
-            }
-        )
+        value = attrs.asdict(self, filter=lambda field, _: field.name != "version")
+        return json.dumps(value, default=micros)
 
-
-def _moment(at: int) -> datetime:
-    moment = instant(int(at))
-    assert moment is not None  # noqa: S101 - it is given
-    return moment
+    def muted_at(self, now: datetime) -> Mute | None:
+        """Return the mute that holds."""
+        return self.mute if self.mute is not None and self.mute.is_on(now) else None
 
 
 class Causes:
@@ -151,38 +138,32 @@ class Causes:
         A cause that nobody had seen is remembered from now on: one look at the storage for each of these.
         """
         known = self._remembered()
-        found = [self._cause(group, known, hours, now) for group in groups]
-        grouped = {group.fingerprint for group in groups}
-        gone = [
-            Cause(fingerprint, one.type, "", one.task, 0, None, instant(one.first_at), (), one.mute)
+        found = [self._cause(group, known.pop(group.fingerprint, None), hours, now) for group in groups]
+        return found + [
+            Cause(fingerprint, one.type, "", one.task, 0, None, instant(one.first_at), (), mute)
             for fingerprint, one in known.items()
-            if fingerprint not in grouped and one.mute is not None and one.mute.is_on(now)
+            if (mute := one.muted_at(now)) is not None
         ]
-        return found + gone
 
     def _cause(
         self,
         group: FailureGroup,
-        known: Mapping[str, _CauseRecord],
+        former: _CauseRecord | None,
         hours: Mapping[str, tuple[int, ...]],
         now: datetime,
     ) -> Cause:
-        former = known.get(group.fingerprint)
-        first_at = former.first_at if former else self._seen.get(group.fingerprint)
-        if first_at is None:
-            first_at = self._oldest(group)
-            self._seen[group.fingerprint] = first_at
-        if former is None or group.newest_at - former.seen_at >= _SEEN_EVERY:
-            mute = former.mute if former else None
-            version = former.version if former else 0
-            self._remember(
-                group.fingerprint,
-                _CauseRecord(group.type, group.task, first_at, group.newest_at, mute, version),
-            )
-        mute = former.mute if former and former.mute and former.mute.is_on(now) else None
+        fingerprint = group.fingerprint
+        if former is None:
+            if fingerprint not in self._seen:
+                self._seen[fingerprint] = self._oldest(group)
+            known = _CauseRecord(group.type, group.task, self._seen[fingerprint], group.newest_at)
+        else:
+            known = attrs.evolve(former, seen_at=group.newest_at)
+        if former is None or known.seen_at - former.seen_at >= _SEEN_EVERY:
+            self._remember(fingerprint, known)
         return Cause(
-            group.fingerprint, group.type, group.message, group.task, group.count, instant(group.newest_at),
-            instant(first_at), hours.get(group.fingerprint, (0,) * HOURS), mute,
+            fingerprint, group.type, group.message, group.task, group.count, instant(group.newest_at),
+            instant(known.first_at), hours.get(fingerprint, (0,) * HOURS), known.muted_at(now),
         )  # fmt: skip
 
     def _oldest(self, group: FailureGroup) -> int:
@@ -194,11 +175,7 @@ class Causes:
 
     def muted(self, now: datetime) -> set[str]:
         """Return the fingerprints of the causes that are muted now."""
-        return {
-            fingerprint
-            for fingerprint, one in self._remembered().items()
-            if one.mute is not None and one.mute.is_on(now)
-        }
+        return {fingerprint for fingerprint, one in self._remembered().items() if one.muted_at(now)}
 
     def mute(self, cause: Cause, mute: Mute) -> None:
         """The cause is muted; a former mute is replaced."""
@@ -209,31 +186,24 @@ class Causes:
     def unmute(self, fingerprint: str) -> bool:
         """The cause is not muted any more; False where it was not."""
         record = self._fire.storage.get_record(_KIND, fingerprint)
-        known = None if record is None else _CauseRecord.read(record)
-        if known is None or known.mute is None:
+        known = record and _CauseRecord.read(record)
+        if not known or known.mute is None:
             return False
-        text = attrs.evolve(known, mute=None).text
-        self._fire.storage.put_record(_KIND, fingerprint, text)
+        self._fire.storage.put_record(_KIND, fingerprint, attrs.evolve(known, mute=None).text)
         return True
 
     # ---- the records ---------------------------------------------------------------------------------------
 
     def _remembered(self) -> dict[str, _CauseRecord]:
-        found = {
-            record.key: known
-            for record in self._records()
-            if (known := _CauseRecord.read(record)) is not None
-        }
+        found: dict[str, _CauseRecord] = {}
+        after, is_over = "", False
+        while not is_over:
+            page = self._fire.storage.list_records(_KIND, after=after, limit=_PAGE)
+            read = ((record.key, _CauseRecord.read(record)) for record in page)
+            found |= {key: known for key, known in read if known is not None}
+            after, is_over = page[-1].key if page else "", len(page) < _PAGE
         self._forget(found)
         return found
-
-    def _records(self) -> Iterator[Record]:
-        after = ""
-        while page := self._fire.storage.list_records(_KIND, after=after, limit=_PAGE):
-            yield from page
-            after = page[-1].key
-            if len(page) < _PAGE:
-                return
 
     def _remember(self, fingerprint: str, known: _CauseRecord) -> None:
         """It is written, unless somebody else was quicker or nothing may be written here."""
@@ -247,13 +217,10 @@ class Causes:
     def _forget(self, known: dict[str, _CauseRecord]) -> None:
         if self._is_read_only or len(known) <= KEPT:
             return
-        oldest = sorted(
-            (fingerprint for fingerprint, one in known.items() if one.mute is None),
-            key=lambda fingerprint: known[fingerprint].seen_at,
-        )
-        for fingerprint in oldest[: len(known) - KEPT]:
-            one = known.pop(fingerprint)
-            self._fire.storage.delete_record(_KIND, fingerprint, expected_version=one.version)
+        unmuted = [(one.seen_at, fingerprint) for fingerprint, one in known.items() if one.mute is None]
+        for _, fingerprint in sorted(unmuted)[: len(known) - KEPT]:
+            version = known.pop(fingerprint).version
+            self._fire.storage.delete_record(_KIND, fingerprint, expected_version=version)
 
 
 def strips(fire: Firelock, now: datetime) -> dict[str, tuple[int, ...]]:
@@ -262,32 +229,25 @@ def strips(fire: Firelock, now: datetime) -> dict[str, tuple[int, ...]]:
     The oldest hour first, the last one ends now. Of the newest 10,000 failed jobs.
     """
     end = micros(now)
-    where, cursor, looked_at = JobFilter(state=State.FAILED, since=end - HOURS * _HOUR), None, 0
     found: dict[str, list[int]] = {}
-    while looked_at < _LOOKED_AT:
-        page = fire.jobs.page(where, limit=_PAGE, cursor=cursor)
+    where = JobFilter(state=State.FAILED, since=end - HOURS * _HOUR)
+    for page in islice(pages_of(fire, where), _LOOKED_AT):
         for job in page:
             record = job.record()
             hour = HOURS - 1 - max(0, end - record.changed_at) // _HOUR
             if record.error is not None and hour >= 0:
                 found.setdefault(record.error.fingerprint, [0] * HOURS)[hour] += 1
-        looked_at += len(page)
-        cursor = page.cursor
-        if cursor is None:
-            break
     return {fingerprint: tuple(hours) for fingerprint, hours in found.items()}
 
 
 def muted_share(fire: Firelock, task: str, muted: set[str], since: datetime) -> float:
     """Return which part of a task's newest failures has muted causes, 0 to 1; retries count as well."""
-    at = micros(since)
+    failed = JobFilter(state=State.FAILED, task=task, since=micros(since))
+    retrying = attrs.evolve(failed, state=State.SCHEDULED, is_retrying=True)
     errors = [
         record.error.fingerprint
-        for where in (
-            JobFilter(state=State.FAILED, task=task, since=at),
-            JobFilter(state=State.SCHEDULED, task=task, is_retrying=True, since=at),
-        )
+        for where in (failed, retrying)
         for job in fire.jobs.page(where, limit=_SHARED)
         if (record := job.record()).error is not None
-    ]  # fmt: skip
+    ]
     return sum(fingerprint in muted for fingerprint in errors) / len(errors) if errors else 0.0

@@ -9,15 +9,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import attrs
 
 from firelock import ConfigurationError, FirelockError
 from firelock.storage import State
+from firelock_dashboard.formatting import instant
 from firelock_dashboard.stats.rollups import HOUR, MINUTE, OUTCOMES, Fold, Hours, Tally, read_minutes, total
 
 if TYPE_CHECKING:
@@ -174,21 +175,19 @@ class History:
     def tasks(self, hours: int = 24) -> dict[str, TaskStats]:
         """Return how each task's attempts ended, in this hour and those before it; at most 5 seconds old."""
         self._visit()
-        kept, now = self._tasks.get(hours), self._monotonic()
-        if kept is not None and now - kept[0] <= _TASKS_AGE:
-            return kept[1]
-        sums = self._sum(self._now() // HOUR * HOUR - (hours - 1) * HOUR).tasks
-        stats = {task: _stats(tally) for task, tally in sums.items()}
-        if len(self._tasks) > len(SPANS) * 2:
-            self._tasks.clear()
-        self._tasks[hours] = (now, stats)
+        read_at, stats = self._tasks.get(hours, (float("-inf"), {}))
+        if self._monotonic() - read_at > _TASKS_AGE:
+            stats = self._stats_since(self._now() // HOUR * HOUR - (hours - 1) * HOUR)
+            self._tasks[hours] = (self._monotonic(), stats)
         return stats
+
+    def _stats_since(self, since: int) -> dict[str, TaskStats]:
+        return {task: _stats(tally) for task, tally in self._sum(since).tasks.items()}
 
     def lately(self, minutes: int = 15) -> dict[str, TaskStats]:
         """Return how each task's attempts ended within the last minutes, at most 60 of them."""
         self._visit()
-        sums = self._sum(self._now() // MINUTE * MINUTE - minutes * MINUTE)
-        return {task: _stats(tally) for task, tally in sums.tasks.items()}
+        return self._stats_since(self._now() // MINUTE * MINUTE - minutes * MINUTE)
 
     def ended(self, minutes: int = 3) -> dict[int, Mapping[str, int]]:
         """Return how many attempts ended how in each of the last minutes, the present one included.
@@ -215,21 +214,22 @@ class History:
         """Return how fast each queue moved in the last minutes that are over, at most 60 of them."""
         self._visit()
         until = self._now() // MINUTE * MINUTE
-        ended: dict[str, int] = {}
+        ended: Counter[str] = Counter()
         for minute in range(until - minutes * MINUTE, until, MINUTE):
             fold = self._minutes.get(minute)
-            for queue, tally in fold.queues.items() if fold else ():
-                ended[queue] = ended.get(queue, 0) + tally.runs
+            ended.update({queue: tally.runs for queue, tally in fold.queues.items()} if fold else {})
         grown = self._growth(minutes)
-        return {
-            queue: _rates(ended.get(queue, 0) / minutes, None if grown is None else grown.get(queue, 0.0))
-            for queue in {*ended, *(grown or {})}
-        }
+        rates = {}
+        for queue in {*ended, *(grown or {})}:
+            out = ended[queue] / minutes
+            came = None if grown is None else max(0.0, out + grown.get(queue, 0.0))
+            rates[queue] = Rates(out, came)
+        return rates
 
     @property
     def missing(self) -> int:
         """How many hours of the last 30 days are not summed up yet."""
-        closed = self._closed_until(self._now())
+        closed = _closed_until(self._now())
         return len(self._hours.missing(closed - 30 * _DAY, closed))
 
     def note_depths(self, counts: Counts) -> None:
@@ -297,21 +297,13 @@ class History:
     def _now(self) -> int:
         return self._fire.client.clock.now()
 
-    @staticmethod
-    def _closed_until(now: int) -> int:
-        """Return the end of the newest hour whose rollups are all there."""
-        return (now - _LATE * MINUTE) // HOUR * HOUR
-
     def _visit(self) -> None:
         """What is asked for next is as new as it can be without a long wait."""
         self._visited_at = self._monotonic()
         if self._visited_at - self._looked_at <= _AGE:
             return
-        if (
-            self._settled
-            and self._now() - self._settled <= _AT_ONCE
-            and self._reading.acquire(blocking=False)
-        ):
+        is_near = self._settled and self._now() - self._settled <= _AT_ONCE
+        if is_near and self._reading.acquire(blocking=False):
             try:
                 self._read_on()
             finally:
@@ -324,7 +316,7 @@ class History:
     def _read_on(self) -> None:
         """The minutes up to now are known; those that were read when all servers had handed in stay."""
         now = self._now()
-        begin = self._closed_until(now - HOUR)
+        begin = _closed_until(now - HOUR)
         if self._settled < begin:
             self._settled = self._begin = begin
         read = read_minutes(self._fire, self._settled, now + MINUTE)
@@ -341,7 +333,7 @@ class History:
         with self._reading:
             if self._monotonic() - self._looked_at > _AGE:
                 self._read_on()
-        closed = self._closed_until(self._now())
+        closed = _closed_until(self._now())
         for hours in (25, 8 * 24, 30 * 24):
             if self._recalled < hours:
                 self._hours.recall(closed - hours * HOUR, closed)
@@ -357,11 +349,9 @@ class History:
         return False
 
     def _fold(self, at: int) -> None:
-        minutes = self._minutes
-        if at >= self._begin and at + HOUR <= self._settled:
-            self._hours.fold(at, {start: fold for start, fold in minutes.items() if at <= start < at + HOUR})
-        else:
-            self._hours.fold(at)
+        is_here = at >= self._begin and at + HOUR <= self._settled
+        minutes = {start: fold for start, fold in self._minutes.items() if at <= start < at + HOUR}
+        self._hours.fold(at, minutes if is_here else None)
 
     def settle(self) -> None:
         """Everything is summed up, in this thread: for scripts and tests."""
@@ -395,15 +385,15 @@ class History:
             self._thread.join(5)
 
 
+def _closed_until(now: int) -> int:
+    """Return the end of the newest hour whose rollups are all there."""
+    return (now - _LATE * MINUTE) // HOUR * HOUR
+
+
 def _stats(tally: Tally) -> TaskStats:
     counts = tally.counts
     return TaskStats(
         tally.runs, counts.get("succeeded", 0), counts.get("failed", 0),
         counts.get("retried", 0) + counts.get("crashed", 0), tally.quantile(0.5), tally.quantile(0.95),
-        tally.mean, datetime.fromtimestamp(tally.last // 1_000_000, UTC) if tally.last else None,
-        tally.histogram,
+        tally.mean, instant(tally.last or None), tally.histogram,
     )  # fmt: skip
-
-
-def _rates(out: float, growth: float | None) -> Rates:
-    return Rates(out, None if growth is None else max(0.0, out + growth))

@@ -9,7 +9,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from starlette.responses import Response
 
 from firelock import FirelockError
 from firelock.storage import Counts, State
+from firelock_dashboard.formatting import instant
 from firelock_dashboard.stats.rollups import MINUTE
 
 if TYPE_CHECKING:
@@ -188,16 +188,14 @@ class Live:
     def _goes_on(self) -> bool:
         with self._lock:
             is_wanted = self._listeners > 0 or self._monotonic() < self._wanted_until
-            if is_wanted and not self._ending.is_set():
-                return True
-            self._thread = None
-            return False
+            if not is_wanted or self._ending.is_set():
+                self._thread = None
+            return self._thread is not None
 
     def close(self) -> None:
         """The thread has ended and every stream ends; nobody is told anything any more."""
         self._ending.set()
-        thread = self._thread
-        if thread is not None:
+        if (thread := self._thread) is not None:
             thread.join(5)
 
 
@@ -346,7 +344,7 @@ class Sampler:
         return Sample(
             round(at, 3), now.get(State.ENQUEUED, 0), now.get(State.PROCESSING, 0),
             created=grown(*State), succeeded=grown(State.SUCCEEDED), failed=grown(State.FAILED),
-            deleted=grown(State.DELETED), retried=None if passed is None else self._retried_rate,
+            deleted=grown(State.DELETED), retried=passed and self._retried_rate,
         )  # fmt: skip
 
     # ---- what moved ----------------------------------------------------------------------------------------
@@ -379,10 +377,9 @@ class Sampler:
     def _count_retried(self, now: float, at: float) -> None:
         if self._looks % _SLOWLY:
             return
-        minute = int(at) // 60 * 60
-        rollups = self._fire.jobs.timeline(_instant(minute - 60), _instant(minute + 60))
-        found = {minute * 1_000_000 - MINUTE: 0, minute * 1_000_000: 0}
-        for rollup in rollups:
+        minute = int(at * 1_000_000) // MINUTE * MINUTE
+        found = {minute - MINUTE: 0, minute: 0}
+        for rollup in self._fire.jobs.timeline(instant(minute - MINUTE), instant(minute + MINUTE)):
             if rollup.outcome in {"retried", "crashed"}:
                 found[rollup.minute] = found.get(rollup.minute, 0) + rollup.count
         if self._retried_at is None:
@@ -391,7 +388,3 @@ class Sampler:
             grown = sum(count - self._retried.get(start, 0) for start, count in found.items())
             self._retried_rate = round(max(0, grown) / max(self._every, now - self._retried_at), 2)
         self._retried, self._retried_at = found, now
-
-
-def _instant(seconds: int) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)

@@ -8,7 +8,7 @@ import threading
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from itertools import accumulate, starmap
+from itertools import accumulate
 from operator import add
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import attrs
 
 from firelock import StorageError
 from firelock.storage import DURATION_BUCKETS, Rollup
+from firelock_dashboard.formatting import instant, micros
 
 if TYPE_CHECKING:
     from firelock import Firelock
@@ -63,7 +64,7 @@ class Tally:
         for outcome, count in other.counts.items():
             self.counts[outcome] = self.counts.get(outcome, 0) + count
         self.duration += other.duration
-        self.histogram = _sum(self.histogram, other.histogram)
+        self.histogram = tuple(map(add, self.histogram, other.histogram))
         self.last = max(self.last, other.last)
 
     @property
@@ -81,15 +82,14 @@ class Tally:
 
         Within a bucket durations are taken to lie evenly on the logarithmic scale on which buckets are set.
         """
-        total = sum(self.histogram)
-        if total == 0:
-            return None
-        wanted = share * total
         reached = list(accumulate(self.histogram))
+        wanted = share * reached[-1]
+        if not reached[-1]:
+            return None
         place = min(bisect_left(reached, wanted), _BUCKETS - 1)
-        before = reached[place] - self.histogram[place]
-        part = (wanted - before) / self.histogram[place] if self.histogram[place] else 0.0
-        low, high = _EDGES[place], _EDGES[place + 1]
+        within = self.histogram[place]
+        part = 1 - (reached[place] - wanted) / within if within else 0.0
+        low, high = _EDGES[place : place + 2]
         return float(low * (high / low) ** part)
 
     def dump(self) -> list[object]:
@@ -109,10 +109,6 @@ class Tally:
             raise ValueError(message)
         counted = {str(name): int(count) for name, count in counts.items()}
         return cls(counted, int(duration), tuple(histogram), last)
-
-
-def _sum(one: Iterable[int], other: Iterable[int]) -> tuple[int, ...]:
-    return tuple(starmap(add, zip(one, other, strict=True)))
 
 
 def total(tallies: Iterable[Tally]) -> Tally:
@@ -169,21 +165,12 @@ class Hour:
             hour.fives[(minute - at) // (5 * MINUTE)].merge(fold.all)
         return hour
 
-    @property
-    def is_empty(self) -> bool:
-        """Tell whether nothing ended in it."""
-        return not self.fold.tasks
-
     def dump(self) -> str:
         """Return the hour as the JSON of a record."""
-        return json.dumps(
-            {
-                "tasks": {name: tally.dump() for name, tally in self.fold.tasks.items()},
-                "queues": {name: tally.dump() for name, tally in self.fold.queues.items()},
-                "fives": [tally.dump() for tally in self.fives],
-            },
-            separators=(",", ":"),
-        )
+        kinds = {"tasks": self.fold.tasks, "queues": self.fold.queues}
+        told = {kind: {name: one.dump() for name, one in sums.items()} for kind, sums in kinds.items()}
+        fives = [tally.dump() for tally in self.fives]
+        return json.dumps({**told, "fives": fives}, separators=(",", ":"))
 
     @classmethod
     def load(cls, at: int, text: str) -> Hour:
@@ -194,9 +181,11 @@ class Hour:
         """
         try:
             fields = json.loads(text)
-            fives = [Tally.load(values) for values in fields["fives"]]
-            tasks = {str(name): Tally.load(values) for name, values in fields["tasks"].items()}
-            queues = {str(name): Tally.load(values) for name, values in fields["queues"].items()}
+            fives = list(map(Tally.load, fields["fives"]))
+            tasks, queues = (
+                {str(name): Tally.load(values) for name, values in fields[kind].items()}
+                for kind in ("tasks", "queues")
+            )
         except (TypeError, KeyError, AttributeError) as error:
             message = f"The summary of an hour cannot be read: {error!r}."
             raise ValueError(message) from error
@@ -212,19 +201,16 @@ KEPT_HERE = 31 * 24  # hours
 _KEPT_HOURS = 90 * 24  # in the storage
 _KIND = "history"
 _PAGE = 200
+_HOUR_FORMAT = "%Y-%m-%dT%H"
 
 
 def read_minutes(fire: Firelock, since: int, until: int) -> dict[int, Fold]:
     """Return what ended in each minute from `since` to before `until`, under its start; no empty ones."""
     minutes: dict[int, Fold] = {}
-    for rollup in _rollups(fire, since, until):
-        minutes.setdefault(rollup.minute, Fold()).add(rollup)
-    return minutes
-
-
-def _rollups(fire: Firelock, since: int, until: int) -> Iterable[Rollup]:
     for start in range(since, until, HOUR):
-        yield from fire.jobs.timeline(_instant(start), _instant(min(until, start + HOUR)))
+        for rollup in fire.jobs.timeline(instant(start), instant(min(until, start + HOUR))):
+            minutes.setdefault(rollup.minute, Fold()).add(rollup)
+    return minutes
 
 
 class Hours:
@@ -246,49 +232,43 @@ class Hours:
         """Return the starts of the hours from `since` to before `until` that are not there, newest first."""
         return [at for at in range(until - HOUR, since - 1, -HOUR) if at not in self._hours]
 
-    def recall(self, since: int, until: int) -> int:
-        """Hours from `since` to before `until` that anybody folded are here; return how many.
+    def recall(self, since: int, until: int) -> None:
+        """Hours from `since` to before `until` that anybody folded are here.
 
         One read of a hundred hours or two; a record that cannot be read is passed over and folded anew.
         """
-        found, after = 0, _key(since - HOUR)
+        after = _key(since - HOUR)
         while page := self._fire.storage.list_records(_KIND, after=after, limit=_PAGE):
             for record in page:
                 at = _instant_of(record.key)
                 if at is not None and at >= until:
-                    return found
-                if at is None or self._hours.get(at) is not None:
-                    continue
-                try:
-                    self._keep(Hour.load(at, record.value))
-                    found += 1
-                except ValueError:
-                    log.warning("The summary of %s cannot be read; it is added up again.", record.key)
+                    return
+                if at is not None and at not in self._hours:
+                    try:
+                        self._keep(Hour.load(at, record.value))
+                    except ValueError:
+                        log.warning("The summary of %s cannot be read; it is added up again.", record.key)
             after = page[-1].key
-        return found
 
-    def fold(self, at: int, minutes: Mapping[int, Fold] | None = None) -> Hour:
-        """The hour is summed up, out of its minutes where they are known, and stored; return it.
+    def fold(self, at: int, minutes: Mapping[int, Fold] | None = None) -> None:
+        """The hour is summed up, out of its minutes where they are known, and stored.
 
         An hour in which nothing ended is not stored: to look again is cheaper than to keep it.
         """
-        found = read_minutes(self._fire, at, at + HOUR) if minutes is None else minutes
-        hour = Hour.of(at, found)
+        hour = Hour.of(at, read_minutes(self._fire, at, at + HOUR) if minutes is None else minutes)
         self._keep(hour)
-        if not hour.is_empty:
+        if hour.fold.tasks:
             try:
                 self._fire.storage.put_record(_KIND, _key(at), hour.dump())
             except StorageError as error:
                 # Whoever may only read the storage still sees the history, as long as this process lives.
                 log.warning("The summary of an hour could not be stored: %s", error)
-        return hour
 
     def _keep(self, hour: Hour) -> None:
         with self._lock:
             self._hours[hour.at] = hour
-            if len(self._hours) > KEPT_HERE:
-                for at in sorted(self._hours)[: len(self._hours) - KEPT_HERE]:
-                    del self._hours[at]
+            for at in sorted(self._hours)[:-KEPT_HERE]:
+                del self._hours[at]
 
     def prune(self, now: int) -> int:
         """Up to a page of summaries older than 90 days is gone from the storage; return how many."""
@@ -300,17 +280,13 @@ class Hours:
         return gone
 
 
-def _instant(micros: int) -> datetime:
-    return datetime.fromtimestamp(micros // 1_000_000, UTC)
-
-
 def _key(at: int) -> str:
     """Return the key of an hour's record; keys ascend with time."""
-    return _instant(max(0, at)).strftime("%Y-%m-%dT%H")
+    return instant(max(0, at)).strftime(_HOUR_FORMAT)
 
 
 def _instant_of(key: str) -> int | None:
     try:
-        return int(datetime.strptime(key, "%Y-%m-%dT%H").replace(tzinfo=UTC).timestamp()) * 1_000_000
+        return micros(datetime.strptime(key, _HOUR_FORMAT).replace(tzinfo=UTC))
     except ValueError:
         return None

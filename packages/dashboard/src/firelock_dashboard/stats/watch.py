@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -15,6 +15,7 @@ import attrs
 from firelock import FirelockError
 from firelock.control.doctor import Sight
 from firelock.storage import State
+from firelock_dashboard.formatting import instant
 from firelock_dashboard.stats.causes import Cause, Causes, muted_share, strips
 
 if TYPE_CHECKING:
@@ -131,37 +132,32 @@ class Watch:
 
     def _read_beside(self, name: str, former: _Reading, read: Callable[[], object]) -> None:
         def work() -> None:
-            kept = None
+            found = []
             try:
-                kept = _Reading(read(), self._monotonic())
+                found = [(name, _Reading(read(), self._monotonic()))]
             except FirelockError as error:
                 log.info("%s could not be read: %s", name, error)
             with self._lock:
-                if self._kept.get(name) is not former:
-                    return  # somebody has asked to forget it meanwhile
-                if kept is None:
+                if self._kept.get(name) is former:  # else somebody has asked to forget it meanwhile
                     del self._kept[name]
-                else:
-                    self._kept[name] = kept
+                    self._kept.update(found)
 
         threading.Thread(target=work, name="firelock-watch", daemon=True).start()
 
     # ---- looking -------------------------------------------------------------------------------------------
 
     def _now(self) -> datetime:
-        return datetime.fromtimestamp(self._fire.client.clock.now() / 1_000_000, UTC)
+        return instant(self._fire.client.clock.now())
 
     def _causes(self) -> list[Cause]:
-        hours = self._keep("strips", _STRIPS, lambda: strips(self._fire, self._now()))
-        return self.remembered.list(self.failure_groups(_CAUSES), hours, self._now())
+        now = self._now()
+        hours = self._keep("strips", _STRIPS, lambda: strips(self._fire, now))
+        return self.remembered.list(self.failure_groups(_CAUSES), hours, now)
 
     def _muted_shares(self, tasks: Sequence[str]) -> dict[str, float]:
         """Return which part of each task's failures of late is muted; nothing where nothing is muted."""
-        muted = self.muted()
-        if not muted:
-            return {}
-        since = self._now() - _LATELY
-        return {task: muted_share(self._fire, task, muted, since) for task in tasks}
+        muted, since = self.muted(), self._now() - _LATELY
+        return {task: muted_share(self._fire, task, muted, since) for task in tasks if muted}
 
     def _look(self) -> Sight:
         fire, history = self._fire, self._history
