@@ -38,3 +38,17 @@ def client(dashboard):
 def hostile(request):
     """A text that must be shown literally wherever a job, a server or a request can put one."""
     return request.param
+
+
+class Ticking:
+    """A monotonic clock that the test moves."""
+
+    at = 1_000.0
+
+    def __call__(self):
+        return self.at
+
+
+@pytest.fixture
+def tick():
+    return Ticking()

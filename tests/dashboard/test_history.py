@@ -24,23 +24,9 @@ class Still(FailingStorage):
         return NOON + 30 * MINUTE + self.clock_offset
 
 
-class Ticking:
-    """A monotonic clock that the test moves."""
-
-    at = 1_000.0
-
-    def __call__(self):
-        return self.at
-
-
 @pytest.fixture
 def storage():
     return Still()
-
-
-@pytest.fixture
-def tick():
-    return Ticking()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from firelock_dashboard.fields import SentFields
 from firelock_dashboard.job_search import Chips, KnownTasks, find_page, plan
 from firelock_dashboard.pages.jobs import SIZES
 from tests.core.fakes import Worker as Failing
-from tests.dashboard.worker import Worker
+from tests.dashboard.worker import Worker, job_in
 
 
 @pytest.fixture
@@ -66,9 +66,7 @@ def test_jobs_are_listed_newest_first_with_their_call(client, send):
 
 def test_a_failed_row_says_what_went_wrong(client, fire, send):
     """In one line below the call."""
-    send.enqueue(1)
-    worker = Worker(fire)
-    worker.fail(worker.claim())
+    job_in(fire, send, "failed")
 
     assert "TimeoutError: SMTP timed out" in client.get("/jobs?state=failed").text
 
@@ -116,14 +114,7 @@ def test_a_row_leads_to_its_actions_and_holds_none(client, send):
 )  # fmt: skip
 def test_a_menu_holds_what_the_state_allows(client, fire, send, state, actions):
     """Asked for by the part of the job's page, it is there alone."""
-    job = send.using(delay=60).enqueue(1) if state == "scheduled" else send.enqueue(1)
-    if state in {"processing", "failed"}:
-        worker = Worker(fire)
-        claimed = worker.claim()
-        if state == "failed":
-            worker.fail(claimed)
-    if state == "deleted":
-        job.delete()
+    job = job_in(fire, send, state)
 
     answer = client.part(f"/jobs/{job.id}", "menu")
 
@@ -152,11 +143,7 @@ def test_each_state_has_its_tab_with_its_count(client, send):
 
 def test_retries_have_a_list_of_their_own(client, fire, send):
     """With what is due when."""
-    send.enqueue(1)
-    send.schedule(timedelta(hours=1), 2)
-    worker = Worker(fire)
-    retried = worker.claim()
-    worker.retry(retried)
+    retried, _ = job_in(fire, send, "retrying"), job_in(fire, send, "scheduled")
 
     assert [retried.id] == rows(client.get("/retries"))
     assert 2 == len(rows(client.get("/jobs?state=scheduled")))
@@ -261,38 +248,23 @@ def test_the_pill_of_new_rows_asks_for_a_number_alone(client, send):
 # ---- pages -----------------------------------------------------------------------------------------------
 
 
+def all_pages(client, address):
+    """The ids of the jobs of a list, page by page."""
+    shown = []
+    while address:
+        answer = client.get(address)
+        shown += rows(answer)
+        address = older(answer)
+    return shown
+
+
 def test_pages_follow_each_other_without_gaps(client, send):
-    """Every job is on one page, the newest first."""
-    made = [send.enqueue(number).id for number in range(60)]
-    seen, address = [], "/jobs?limit=25"
-    while address:
-        answer = client.get(address)
-        seen += rows(answer)
-        address = older(answer)
-
-    assert made[::-1] == seen
-
-
-def test_a_search_goes_on_where_a_page_ended(client, send):
-    """Also in the middle of what a storage gave."""
+    """Every job is on one page, in either order; a search goes on in the middle of what a storage gave."""
     made = [send.enqueue(number, note="odd" if number % 2 else "even").id for number in range(120)]
-    seen, address = [], "/jobs?limit=25&arg=note:odd"
-    while address:
-        answer = client.get(address)
-        seen += rows(answer)
-        address = older(answer)
 
-    assert [job_id for number, job_id in reversed([*enumerate(made)]) if number % 2] == seen
-
-
-def test_the_oldest_can_come_first(client, send):
-    """And pages go on in that order."""
-    made = [send.enqueue(number).id for number in range(30)]
-
-    first = client.get("/jobs?limit=25&order=oldest")
-
-    assert made[:25] == rows(first)
-    assert made[25:] == rows(client.get(older(first)))
+    assert made[::-1] == all_pages(client, "/jobs?limit=25")
+    assert made == all_pages(client, "/jobs?limit=25&order=oldest")
+    assert made[::-2] == all_pages(client, "/jobs?limit=25&arg=note:odd")
 
 
 def test_a_page_of_ages_stays_the_same_list(client, send):
@@ -347,20 +319,15 @@ def test_the_sizes_of_pages_are_offered(client, send):
         ("retrying", "/retries"), ("state:retrying queue:mail", "/retries?queue=mail"),
         ("01a21315-d083-7e9d-b0bd-0b1fd43b99d1", "/jobs/01a21315-d083-7e9d-b0bd-0b1fd43b99d1"),
         ("", "/jobs"), ("timed out", "/jobs?error=timed+out"), ("send", "/jobs?task=send"),
+        ("queue:mail&state=failed&tag=eu", "/jobs?state=failed&queue=mail&tag=eu"),
     ],
 )  # fmt: skip
 def test_typed_text_leads_to_an_address_that_says_the_same(client, send, typed, address):
-    """It can be shared, and the back button works."""
-    answer = client.get(f"/jobs?q={quote(typed)}")
+    """It can be shared, and the back button works; the chips that hold stay."""
+    typed, _, chips = typed.partition("&")
+    answer = client.get(f"/jobs?q={quote(typed)}&{chips}")
 
     assert (303, address) == (answer.status, answer.location)
-
-
-def test_typed_text_is_added_to_the_chips(client, send):
-    """Those that hold stay."""
-    answer = client.get("/jobs?state=failed&tag=eu&q=queue:mail")
-
-    assert "/jobs?state=failed&queue=mail&tag=eu" == answer.location
 
 
 @pytest.mark.parametrize(
@@ -440,20 +407,11 @@ def test_pages_by_due_show_each_job_once(fire, client, send):
     """Also where several are due at the same instant, and where each job is tested."""
     at = datetime.now(UTC) + timedelta(hours=1)
     ids = [send.schedule(at + timedelta(minutes=number // 7), number, note="x").id for number in range(60)]
-    shown: list[str] = []
 
-    for address in ("/jobs?state=scheduled&limit=25", "/jobs?state=scheduled&limit=25&arg=note:x"):
-        shown, page = [], client.get(address)
-        while True:
-            shown += rows(page)
-            next_page = older(page)
-            if next_page is None:
-                break
-            page = client.get(next_page)
-        assert sorted(ids) == sorted(shown)
-        assert [fire.jobs.get(one).due_at for one in shown] == sorted(
-            fire.jobs.get(one).due_at for one in shown
-        )  # fmt: skip
+    for more in ("", "&arg=note:x"):
+        shown = all_pages(client, f"/jobs?state=scheduled&limit=25{more}")
+        due = [fire.jobs.get(one).due_at for one in shown]
+        assert (sorted(ids), sorted(due)) == (sorted(shown), due)
 
 
 def test_retries_are_listed_by_when_they_are_due(fire, client):

@@ -129,12 +129,9 @@ def test_a_link_is_exchanged_for_a_session(dashboard, stranger):
     assert 303 == stranger.post("/queues/pause", {"queue": "mail"}).status
 
 
-def test_a_session_over_https_stays_there(fire):
+def test_a_session_over_https_stays_there(dashboard, stranger):
     """Where the browser speaks TLS the cookie is never sent without."""
-    with closing(Dashboard(fire)) as dashboard, closing(Browser(dashboard, is_in=False)) as stranger:
-        form = {"token": token_of(dashboard.link(HERE))}
-
-        answer = stranger.post("/enter", form, scheme="https")
+    answer = stranger.post("/enter", {"token": token_of(dashboard.link(HERE))}, scheme="https")
 
     assert "secure" in answer.header("set-cookie").lower()
     assert answer.header("set-cookie").startswith(f"{COOKIE}_443=")
@@ -371,14 +368,6 @@ def test_links_and_sessions_are_bounded(fire, dashboard):
     assert 2 == len(records(fire))
 
 
-def test_a_dashboard_at_another_port_may_have_its_own_session(dashboard):
-    """Cookies of a host go to all of its ports; each port's has its name, and none hides another."""
-    with closing(Browser(dashboard)) as browser:
-        browser.cookies = {f"{COOKIE}_9999": "B" * 43, **browser.cookies}
-
-        assert 200 == browser.get("/queues").status
-
-
 def test_a_record_that_is_no_session_lets_nobody_in(fire, dashboard):
     """A damaged record is none."""
     session = dashboard.links.exchange(token_of(dashboard.link(HERE)))
@@ -424,16 +413,11 @@ def test_who_is_not_in_is_told_nothing_of_a_storage_that_is_away():
         assert "10.1.2.3" not in answer.text
 
 
-@pytest.mark.parametrize("order", ["own first", "own last"])
-def test_a_session_of_another_dashboard_hides_none(order):
-    """Of two cookies of one name, as of `/` and of `/jobs`, each is looked at: browsers send both."""
-    with (
-        closing(Firelock("memory://")) as fire,
-        closing(Dashboard(fire)) as dashboard,
-        closing(Browser(dashboard, root="/jobs", is_in=False)) as browser,
-    ):
-        own = dashboard.links.exchange(token_of(dashboard.link(HERE)))
-        pair = [f"{COOKIE}_80={own}", f"{COOKIE}_80={'x' * 43}"]
-        cookie = "; ".join(pair if order == "own first" else reversed(pair))
-
-        assert 200 == browser.get("/queues", headers={"cookie": cookie}).status
+@pytest.mark.parametrize("port", [80, 9999])
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_session_of_another_dashboard_hides_none(dashboard, port, order):
+    """Two cookies of one name, as of `/` and of `/jobs`, or one of another port: browsers send both."""
+    own = dashboard.links.exchange(token_of(dashboard.link(HERE)))
+    pair = [f"{COOKIE}_80={own}", f"{COOKIE}_{port}={'x' * 43}"]
+    with closing(Browser(dashboard, root="/jobs", is_in=False)) as browser:
+        assert 200 == browser.get("/queues", headers={"cookie": "; ".join(pair[::order])}).status

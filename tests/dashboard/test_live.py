@@ -20,15 +20,6 @@ from tests.dashboard.asking import Browser
 SCOPE = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "method": "GET", "path": "/live"}
 
 
-class Ticking:
-    """A monotonic clock that the test moves."""
-
-    at = 1_000.0
-
-    def __call__(self):
-        return self.at
-
-
 @pytest.fixture
 def storage():
     return FailingStorage()
@@ -40,11 +31,6 @@ def fire(storage):
     fire = Firelock(storage)
     yield fire
     fire.close()
-
-
-@pytest.fixture
-def tick():
-    return Ticking()
 
 
 @pytest.fixture

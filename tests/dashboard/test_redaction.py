@@ -16,9 +16,11 @@ from firelock_dashboard.payloads import IN_DETAIL, IN_LISTS
 from firelock_dashboard.routes import Route, Routes
 from firelock_dashboard.security import redaction
 from firelock_dashboard.security.links import COOKIE
-from firelock_dashboard.security.redaction import MASK, Redactor, redact, redact_text
+from firelock_dashboard.security.redaction import MASK, Redactor
 from tests.core.fakes import Worker
 from tests.dashboard.asking import Browser
+
+redact, redact_text = Redactor().value, Redactor().text
 
 
 @pytest.mark.parametrize(

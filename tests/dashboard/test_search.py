@@ -67,10 +67,12 @@ def test_jobs_are_found_by_id_tag_argument_and_error(fire, client, shop):
 
 
 def test_nothing_is_found_for_nothing(client, shop):
-    """An empty text, and one that is nowhere."""
+    """An empty text, and one that is nowhere; one that is too long or holds a NUL is refused."""
     assert {} == found(client, "")
     assert {} == found(client, "nowhere")
     assert "Nothing is called nowhere" in client.get("/search?q=nowhere").text
+    assert 'href="/queues/reports"' in client.get("/search?q=report").text  # the page, without a script
+    assert [400, 400] == [client.get(f"/search?q={text}").status for text in ("x" * 201, "a%00b")]
 
 
 def test_each_kind_is_bounded(fire, client):
@@ -84,20 +86,6 @@ def test_each_kind_is_bounded(fire, client):
     assert 6 == len(tasks)
     assert "/tasks/view?name=shop.up" == tasks[0]
     assert "/tasks?q=up" == tasks[-1]
-
-
-def test_the_page_shows_what_the_palette_shows(client, shop):
-    """Without a script the same is a page."""
-    page = html.unescape(client.get("/search?q=report").text)
-
-    for address in ("/queues/reports", "/recurring/view?id=reports-nightly", "/servers#server-id-1"):
-        assert f'href="{address}"' in page
-
-
-@pytest.mark.parametrize("text", ["x" * 201, "a%00b"])
-def test_a_text_that_nobody_searches_for_is_refused(client, text):
-    """Too long, or with a NUL."""
-    assert 400 == client.get(f"/search?q={text}").status
 
 
 # ---- a list that found nothing offers the others ----------------------------------------------------------
@@ -119,14 +107,14 @@ def test_a_list_that_finds_nothing_offers_the_same_text_elsewhere(client, shop):
     assert ("/jobs?error=reports", None) == ways["in errors"]
     assert "in ids" not in ways  # none begins so: it is said, and leads nowhere
     assert "as a tag" not in ways
-    assert ("/jobs?task=shop.reports.build", "3") == offered(client, "/jobs?tag=build")["as a task"]
-    assert ("/jobs?error=figures", "1") == offered(client, "/jobs?task=figures")["in errors"]
-    assert ("/jobs?tag=city%3Aizmir", "2") == offered(client, "/jobs?error=city:izmir")["as a tag"]
-
-
-def test_a_path_is_left_out_of_what_is_offered(client, shop):
-    """`args.city:reports` was asked for: it is reports that is looked for elsewhere."""
-    assert ("/jobs?queue=reports", "3") == offered(client, "/jobs?arg=city:reports")["as a queue"]
+    for asked, name, way in (
+        ("tag=build", "as a task", ("/jobs?task=shop.reports.build", "3")),
+        ("task=figures", "in errors", ("/jobs?error=figures", "1")),
+        ("error=city:izmir", "as a tag", ("/jobs?tag=city%3Aizmir", "2")),
+        ("arg=city:reports", "as a queue", ("/jobs?queue=reports", "3")),  # its path is left out
+    ):
+        assert way == offered(client, f"/jobs?{asked}")[name]
+    assert {} == offered(client, "/jobs?state=deleted")  # no text was looked for
 
 
 def test_many_are_not_counted_for_an_offer(client, shop):
@@ -134,8 +122,3 @@ def test_many_are_not_counted_for_an_offer(client, shop):
     shop.enqueue_many([("oslo",)] * 25)
 
     assert ("/jobs?tag=city%3Aoslo", "20+") == offered(client, "/jobs?error=city:oslo")["as a tag"]
-
-
-def test_a_state_without_jobs_offers_nothing(client, shop):
-    """No text was looked for."""
-    assert {} == offered(client, "/jobs?state=deleted")

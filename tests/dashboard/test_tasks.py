@@ -63,11 +63,13 @@ def test_a_task_shows_its_runs_and_facts(client, order):
 
 
 def test_an_unknown_task_is_not_here(client):
-    """A task that nobody knows and no job names is a 404 that says so."""
+    """A task that nobody knows and no job names is a 404 that says so; without its code it has no form."""
     answer = client.get("/tasks/view?name=nobody.knows")
 
     assert 404 == answer.status
     assert "nobody.knows" in answer.text
+    assert 404 == client.get("/tasks/run?name=nobody.knows").status
+    assert 404 == client.post("/tasks/run", {"name": "nobody.knows"}).status
 
 
 def test_a_task_without_code_has_its_jobs_and_a_warning(client, fire, order):
@@ -230,9 +232,3 @@ def test_a_wrong_field_is_named_and_the_form_kept(client, fire, order, form, nam
     assert not list(fire.jobs.find(task="shop.order"))
     if "args.number" in form:
         assert f'value="{form["args.number"]}"' in answer.text
-
-
-def test_a_task_that_is_not_here_has_no_form(client):
-    """A dashboard without the code says why it cannot run the task."""
-    assert 404 == client.get("/tasks/run?name=nobody.knows").status
-    assert 404 == client.post("/tasks/run", {"name": "nobody.knows"}).status

@@ -11,23 +11,9 @@ from firelock_dashboard.stats.watch import Watch
 from tests.core.fakes import FailingStorage, until
 
 
-class Ticking:
-    """A monotonic clock that the test moves."""
-
-    at = 1_000.0
-
-    def __call__(self):
-        return self.at
-
-
 @pytest.fixture
 def storage():
     return FailingStorage()
-
-
-@pytest.fixture
-def tick():
-    return Ticking()
 
 
 @pytest.fixture

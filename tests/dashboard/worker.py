@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from firelock import lifecycle
 from firelock.ids import new_id
 from firelock.storage import ClaimRequest, ErrorInfo, Held, LogLine, NewSession, Progress
@@ -86,3 +88,22 @@ class Worker:
 
     def _apply(self, transition):
         assert self.storage.apply([transition])[0].is_applied
+
+
+def job_in(fire, send, state):
+    """Return a job of the task in this state; for awaiting, one that waits for another."""
+    if state == "scheduled":
+        return send.schedule(timedelta(hours=1), 1)
+    job = send.enqueue(1)
+    if state in {"processing", "succeeded", "failed", "retrying"}:
+        worker = Worker(fire)
+        ends = {"succeeded": worker.succeed, "failed": worker.fail, "retrying": worker.retry}
+        claimed = worker.claim()
+        if state in ends:
+            ends[state](claimed)
+    elif state == "deleted":
+        job.delete()
+    elif state in {"awaiting", "parent"}:
+        child = job.then(send, 2)
+        job = child if state == "awaiting" else job
+    return job
