@@ -12,6 +12,7 @@ import attrs
 import pytest
 
 from firelock import Firelock
+from firelock.recurring_job import put_recurring
 from firelock.storage import ErrorInfo, JobFilter, NewSession, Renewal, State
 from firelock_dashboard import Access, Dashboard, Permission
 from firelock_dashboard.app import TABLE
@@ -394,7 +395,7 @@ def test_hostile_texts_are_shown_literally():
                 made, id=f"r{place}{text[:100]}", task=text, queue=text, tags=(text,), error=text,
                 arguments=text if place % 2 else value, version=0,
             )  # fmt: skip
-            fire.storage.put_recurring(evil, keep_progress=False)
+            put_recurring(fire.storage, evil, keep_progress=False)
             words, id_ = quote(text[:200]), quote(evil.id)
             asked += [
                 f"/failures/f{place}", f"/jobs?error={words}&tag={words}", "/jobs/suggest?q=tag:",
