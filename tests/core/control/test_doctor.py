@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import attrs
 import pytest
 
-from firelock import Diagnosis, Firelock, RecurringJob, Sight, check_running
+from firelock import Diagnosis, Firelock, RecurringJob
+from firelock.control.doctor import Sight, check_running
 from firelock.control.queues import QueueView
 from firelock.control.servers import ServerView
 from firelock.errors import SchemaMismatch, StorageUnavailable
