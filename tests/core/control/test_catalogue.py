@@ -11,7 +11,7 @@ import pytest
 from firelock import Firelock, Retry, TaskEntry, __version__
 from firelock.clock import StorageClock, from_micros
 from firelock.control.catalogue import tell_tasks
-from firelock.errors import StorageUnavailable, UnknownTask
+from firelock.errors import UnknownTask
 from firelock.retry import OnExceeded
 from tests.core.fakes import FailingStorage, until
 
@@ -149,15 +149,6 @@ def test_stubs_of_code_elsewhere_are_not_told(storage):
 
     assert [] == storage.list_records("task")
     assert ["elsewhere"] == [entry.name for entry in fire.catalogue.list()]
-
-
-def test_a_storage_that_fails_is_logged_and_nothing_else(server, storage, caplog):
-    """Jobs run without a catalogue."""
-    storage.fail("list_records", StorageUnavailable("away"))
-
-    assert not tell_tasks(server.client)
-    assert "The catalogue of tasks was not written: away" in caplog.text
-    assert tell_tasks(server.client)
 
 
 class Patience:

@@ -14,6 +14,7 @@ from firelock import lifecycle
 from firelock.aio import in_thread, twin
 from firelock.clock import from_micros
 from firelock.errors import (
+    FirelockError,
     JobConflict,
     JobDeleted,
     JobFailed,
@@ -280,12 +281,8 @@ class Job(Generic[R]):
         if record is None:
             raise ResultUnavailable(f"Job {self.id} is not stored any more; its result is gone with it.")
         self._saw(look.began, record)
-        if record.state is State.FAILED:
-            raise JobFailed(f"Job {record.id} ({record.task}) failed: {_last_error(record)}")
-        if record.state is State.DELETED:
-            raise JobDeleted(f"Job {record.id} ({record.task}) was deleted: {record.reason}.")
-        if record.result is None:
-            raise ResultUnavailable(f"Job {record.id} ({record.task}) succeeded: {record.result_absent}")
+        if record.state is not State.SUCCEEDED or record.result is None:
+            raise _without_result(record)
         return cast("R", self._client.decode_result(record))
 
     def history(self) -> list[JobStep]:
@@ -408,8 +405,15 @@ class Job(Generic[R]):
             self._require_committed()
 
 
-def _last_error(record: JobRecord) -> str:
-    return f"{record.error.type}: {record.error.message}" if record.error else record.reason or "no reason"
+def _without_result(record: JobRecord) -> FirelockError:
+    named = f"Job {record.id} ({record.task})"
+    if record.state is State.DELETED:
+        return JobDeleted(f"{named} was deleted: {record.reason}.")
+    if record.state is State.SUCCEEDED:
+        return ResultUnavailable(f"{named} succeeded: {record.result_absent}")
+    error = record.error
+    why = f"{error.type}: {error.message}" if error else record.reason or "no reason"
+    return JobFailed(f"{named} failed: {why}")
 
 
 # ---- what a handle needs -----------------------------------------------------------------------------------

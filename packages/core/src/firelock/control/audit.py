@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, cast
 
@@ -11,7 +11,7 @@ import attrs
 
 from firelock.aio import twin
 from firelock.clock import from_micros, micros
-from firelock.control.pages import PAGE_LIMIT, newest_records
+from firelock.control.pages import PAGE_LIMIT, Page, newest_records
 from firelock.errors import ConfigurationError
 from firelock.ids import newest_first_key
 from firelock.text import shorten, shown
@@ -41,19 +41,11 @@ class AuditEntry:
 
 
 @attrs.frozen
-class AuditPage:
+class AuditPage(Page[AuditEntry]):
     """A page of entries, newest first; `cursor` opens the next, None after the last."""
 
     entries: list[AuditEntry]
     cursor: str | None
-
-    def __iter__(self) -> Iterator[AuditEntry]:
-        """Iterate over the page's entries."""
-        return iter(self.entries)
-
-    def __len__(self) -> int:
-        """Return how many entries are on the page."""
-        return len(self.entries)
 
 
 class Audit:

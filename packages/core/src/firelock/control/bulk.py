@@ -15,7 +15,7 @@ import attrs
 from firelock import lifecycle
 from firelock.aio import twin
 from firelock.clock import from_micros, micros
-from firelock.control.pages import newest_records
+from firelock.control.pages import Page, newest_records
 from firelock.errors import ConfigurationError, LockLost, LockTimeout, StorageError, StorageUnavailable
 from firelock.ids import is_newest_first_key, newest_first_key
 from firelock.options import to_choice
@@ -239,19 +239,11 @@ _LOCK_LIFE = 30.0
 
 
 @attrs.frozen
-class OperationPage:
+class OperationPage(Page[Operation]):
     """A page of operations, newest first; `cursor` opens the next, None after the last."""
 
     operations: list[Operation]
     cursor: str | None
-
-    def __iter__(self) -> Iterator[Operation]:
-        """Iterate over the page's operations."""
-        return iter(self.operations)
-
-    def __len__(self) -> int:
-        """Return how many operations are on the page."""
-        return len(self.operations)
 
 
 def _never() -> bool:

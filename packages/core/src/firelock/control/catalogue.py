@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import logging
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -14,7 +13,7 @@ import attrs
 
 from firelock.aio import twin
 from firelock.clock import SECOND, from_micros
-from firelock.errors import StorageError, UnknownTask
+from firelock.errors import UnknownTask
 from firelock.plugins import installed_version
 from firelock.retry import OnExceeded, Retry, RetryPolicy
 from firelock.storage import Record
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from firelock.client import Client
     from firelock.options import TaskInfo
     from firelock.serializer import JsonValue
-
-log = logging.getLogger(__name__)
 
 _KIND = "task"
 _TOLD_AGAIN = 12 * 3_600 * SECOND  # an entry that is older is written anew, changed or not
@@ -122,24 +119,12 @@ def _entry_here(client: Client, info: TaskInfo) -> TaskEntry:
 # ---- telling ---------------------------------------------------------------------------------------------
 
 
-def tell_tasks(client: Client) -> bool:
+def tell_tasks(client: Client) -> None:
     """The storage knows the tasks that this server can run; what nobody told of for 30 days is gone.
 
     Only what is new, changed or older than twelve hours is written: a start where nothing has changed costs
-    one read for each 500 tasks. Return whether it is done; a storage that fails is logged, and nothing else.
+    one read for each 500 tasks.
     """
-    try:
-        _tell(client)
-    except StorageError as error:
-        log.warning("The catalogue of tasks was not written: %s", error)
-        return False
-    except Exception:
-        log.exception("The catalogue of tasks was not written.")
-        return False
-    return True
-
-
-def _tell(client: Client) -> None:
     storage, now = client.storage, client.clock.now()
     stored = {record.key: record for record in every_record(storage, _KIND)}
     runnable = client.registry.runnable()

@@ -11,7 +11,7 @@ import attrs
 from firelock import lifecycle
 from firelock.aio import in_thread, twin
 from firelock.clock import micros, span_micros
-from firelock.control.pages import PAGE_LIMIT, check_limit
+from firelock.control.pages import PAGE_LIMIT, Page, check_limit
 from firelock.errors import (
     ConfigurationError,
     JobNotFound,
@@ -45,19 +45,11 @@ _LAST = micros(datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
 
 
 @attrs.frozen
-class JobPage:
+class JobPage(Page[Job[Any]]):
     """A page of jobs; `cursor` opens the next, None after the last."""
 
     jobs: list[Job[Any]]
     cursor: str | None
-
-    def __iter__(self) -> Iterator[Job[Any]]:
-        """Iterate over the page's jobs."""
-        return iter(self.jobs)
-
-    def __len__(self) -> int:
-        """Return how many jobs are on the page."""
-        return len(self.jobs)
 
 
 @attrs.frozen

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from firelock.errors import ConfigurationError, StorageError
 from firelock.ids import is_newest_first_key
@@ -12,6 +13,23 @@ if TYPE_CHECKING:
     from firelock.storage import Record, Storage
 
 PAGE_LIMIT = 500
+_Item = TypeVar("_Item")
+
+
+class Page(Generic[_Item]):
+    """Iterates over what is on a page: its first field."""
+
+    def _items(self) -> list[_Item]:
+        items: list[_Item] = getattr(self, self.__match_args__[0])  # type: ignore[attr-defined]  # of attrs
+        return items
+
+    def __iter__(self) -> Iterator[_Item]:
+        """Iterate over what is on the page."""
+        return iter(self._items())
+
+    def __len__(self) -> int:
+        """Return how much is on the page."""
+        return len(self._items())
 
 
 def check_limit(limit: int, nouns: str) -> int:

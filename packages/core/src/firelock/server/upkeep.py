@@ -213,8 +213,9 @@ class ChildUpkeep:
                     break
 
     def _tell_tasks(self) -> None:
-        if not tell_tasks(self._runtime.client):
-            self._catalogue.at = time.monotonic() + _CATALOGUE_AGAIN
+        next_at, self._catalogue.at = self._catalogue.at, time.monotonic() + _CATALOGUE_AGAIN
+        tell_tasks(self._runtime.client)
+        self._catalogue.at = next_at
 
     # ---- this child --------------------------------------------------------------------------------------
 
