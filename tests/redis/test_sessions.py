@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from firelock.lifecycle import Upkeep
+from firelock.lifecycle import Moved
 from firelock.storage import ClaimRequest, NewSession, Renewal, State, StorageUnavailable
 from firelock.testing.conformance.handles import DAY, SECOND
 from firelock.testing.conformance.scene import Scene
@@ -148,7 +148,7 @@ def test_an_unfinished_end_is_finished_by_a_sweep(
 
     assert ([], [State.ENQUEUED] * 2 + [State.PROCESSING] * 2) == (too_early, held)
     assert (holder.server, [ids[3]], [ids[2]]) == (taken.server, taken.crashed, taken.returned)
-    assert ["killed by signal 9", Upkeep.NOT_STARTED] == [
+    assert ["killed by signal 9", Moved.NOT_STARTED] == [
         scene.record(ids[3]).reason,
         scene.record(ids[2]).reason,
     ]
@@ -221,7 +221,7 @@ def test_a_stray_session_is_ended_where_it_lives(scene: Scene, server: RedisServ
 
         assert [None, "0", "0", "0"] == alive_in(database, holder.session)
     assert [State.ENQUEUED] * 4 == [scene.state(id) for id in ids]
-    assert Upkeep.SESSION_LOST == scene.record(ids[2]).reason
+    assert Moved.SESSION_LOST == scene.record(ids[2]).reason
 
 
 def test_living_sessions_are_no_strays(database: Interrupted, storage: RedisStorage) -> None:

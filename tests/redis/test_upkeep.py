@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import attrs
 import pytest
 
-from firelock.lifecycle import Upkeep
+from firelock.lifecycle import Moved
 from firelock.storage import Held, Renewal, StorageUnavailable
 from firelock.testing.conformance.ends import deletes, fails, requeues, retries, snoozes, succeeds
 from firelock.testing.conformance.handles import DAY, HOUR, SECOND
@@ -287,7 +287,7 @@ def test_a_parent_with_many_waiting_children_is_pruned_in_steps(scene: Scene, se
 
     records = [record for record in scene.storage.get(children) if record is not None]
     assert (1, [None], number) == (pruned, scene.storage.get([parent]), len(records))
-    assert {(State.DELETED, Upkeep.PARENT_GONE.value)} == {(one.state, one.reason) for one in records}
+    assert {(State.DELETED, Moved.PARENT_GONE.value)} == {(one.state, one.reason) for one in records}
     assert f"pend:{parent}" not in keys_of(server)
 
 

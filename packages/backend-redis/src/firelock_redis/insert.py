@@ -14,12 +14,12 @@ from firelock.storage import (
     Applied,
     Inserted,
     JobNotFound,
+    Moved,
     NewJob,
     On,
     RecordChange,
     StorageError,
     StorageUnavailable,
-    Upkeep,
     continuation_target,
     waiting_reason,
 )
@@ -36,7 +36,7 @@ _PLAIN_LIMIT = 1_000  # jobs whose keys and values one command of a script can t
 def _rules() -> str:
     """Return what follows from a parent's end, as scripts/children.lua reads it."""
     rules: dict[str, object] = {
-        LETTERS[state]: quoted(Upkeep.PARENT_ENDED.format(state=state)) for state in FINAL_STATES
+        LETTERS[state]: quoted(Moved.PARENT_ENDED.format(state=state)) for state in FINAL_STATES
     }
     for on, letter in ON_LETTERS.items():
         for state in FINAL_STATES:

@@ -16,13 +16,13 @@ from typing_extensions import override
 from firelock.storage import (
     ClaimedJob,
     Held,
+    Moved,
     NewSession,
     Reconciliation,
     Renewal,
     SessionRecord,
     StorageUnavailable,
     Taken,
-    Upkeep,
 )
 from firelock_redis.database import RedisDatabase
 from firelock_redis.layout import claimed_job, quoted, text_of
@@ -35,7 +35,7 @@ _SECOND = 1_000_000
 _JOBS_AT_ONCE = 400  # that one step of an end takes back
 _GIVEN_UP = 10 * _SECOND  # after which the maker of an unfinished end is taken for dead
 _MARK_MILLISECONDS = 2 * 86_400_000  # a day beyond that for which the first partition keeps a dead session
-_NOT_STARTED = quoted(Upkeep.NOT_STARTED.value)
+_NOT_STARTED = quoted(Moved.NOT_STARTED.value)
 
 
 # ---- life ------------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ class SessionVerbs(RedisVerbs):
         expired, ending = self.database.run("sessions.orphans", 0, limit, _GIVEN_UP)
         found: list[Taken] = []
         failed: StorageUnavailable | None = None
-        reason = Upkeep.SESSION_LOST.value
+        reason = Moved.SESSION_LOST.value
         for session in (*expired, *ending)[:limit]:
             try:
                 taken = _end(self.database, session, None, reason, is_expired_only=True)
@@ -210,5 +210,5 @@ def prune_sessions(database: RedisDatabase, limit: int) -> None:
         for session in database.run("sessions.living", partition)
     }
     for session in database.run("sessions.prune", 0, limit, *living):
-        reason = quoted(Upkeep.SESSION_LOST.value)
+        reason = quoted(Moved.SESSION_LOST.value)
         _take_everywhere(database, Taken(session, "", [], []), "null", reason)

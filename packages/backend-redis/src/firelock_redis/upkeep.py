@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from typing_extensions import override
 
-from firelock.storage import Promotion, Upkeep
+from firelock.storage import Moved, Promotion
 from firelock_redis.database import RedisDatabase
 from firelock_redis.insert import RULES
 from firelock_redis.layout import quoted
@@ -27,8 +27,8 @@ __all__ = ["UpkeepVerbs", "earliest_due_at"]
 _PROMOTED_AT_ONCE = 250
 _RELEASED_AT_ONCE = 250
 _PRUNED_AT_ONCE = 250
-_DUE = quoted(Upkeep.DUE.value)
-_PARENT_GONE = quoted(Upkeep.PARENT_GONE.value)
+_DUE = quoted(Moved.DUE.value)
+_PARENT_GONE = quoted(Moved.PARENT_GONE.value)
 
 
 # ---- due instants ----------------------------------------------------------------------------------------

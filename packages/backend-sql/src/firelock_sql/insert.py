@@ -13,9 +13,9 @@ from firelock.storage import (
     Edge,
     HistoryEntry,
     JobNotFound,
+    Moved,
     NewJob,
     State,
-    Upkeep,
     continuation_target,
     waiting_reason,
 )
@@ -147,7 +147,7 @@ def _decide(job: NewJob, start: _Start, known: Mapping[str, _Start]) -> None:
         parent = known[edge.parent_id]
         target = continuation_target(edge.on, parent.state)
         if target is not None:
-            reason = Upkeep.PARENT_ENDED.format(state=parent.state)
+            reason = Moved.PARENT_ENDED.format(state=parent.state)
             start.open_edges.remove(edge)
         elif parent.state in FINAL_STATES:
             start.reason = waiting_reason(edge.on, parent.state)

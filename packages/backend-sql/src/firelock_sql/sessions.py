@@ -8,13 +8,13 @@ from typing_extensions import override
 
 from firelock.storage import (
     Held,
+    Moved,
     NewSession,
     Reconciliation,
     Renewal,
     SessionRecord,
     State,
     Taken,
-    Upkeep,
 )
 from firelock_sql.claim import living_server
 from firelock_sql.database import SqlVerbs
@@ -171,4 +171,4 @@ def end_expired(tx: Transaction, session: str, asked_at: int) -> Taken | None:
     """
     if tx.now - asked_at > _LONGEST_WAIT:
         return None
-    return _end(tx, session, None, Upkeep.SESSION_LOST.value, is_expired_only=True)
+    return _end(tx, session, None, Moved.SESSION_LOST.value, is_expired_only=True)

@@ -14,10 +14,10 @@ from firelock.storage import (
     FINAL_STATES,
     Applied,
     JobRecord,
+    Moved,
     On,
     State,
     Transition,
-    Upkeep,
     continuation_target,
     rules,
     waiting_reason,
@@ -135,7 +135,7 @@ def take_back(tx: Transaction, row: JobRow, *, crash: str | None) -> None:
     if crash is not None:
         row.note(State.ENQUEUED, tx.now, crash, of_attempt=True)
     row.move(
-        tx, State.ENQUEUED, reason=crash or Upkeep.NOT_STARTED.value, changed_at=tx.now, session=None,
+        tx, State.ENQUEUED, reason=crash or Moved.NOT_STARTED.value, changed_at=tx.now, session=None,
         attempt=row.attempt - 1, crashes=row.crashes + (crash is not None),
     )  # fmt: skip
     _tell_if_claimable(tx, row)
@@ -209,7 +209,7 @@ def _decide_edges(
     tx: Transaction, parent: JobRow, found: Sequence[tuple[int, str, str]], children: dict[str, JobRow]
 ) -> None:
     """Each edge of an ended parent is decided, or its child says why not; a child moves with its last one."""
-    reason = Upkeep.PARENT_ENDED.format(state=parent.state)
+    reason = Moved.PARENT_ENDED.format(state=parent.state)
     deleted: dict[str, str] = {}  # child: reason
     satisfied: set[str] = set()
     decided: list[int] = []
@@ -246,7 +246,7 @@ def _move_children(
         tx.run(_DECIDE_ALL_OF, ids=[row.id for row in gone])
     ready = [id for id in awaiting if id in satisfied and id not in deleted]
     waiting = {row[0] for row in tx.all(_STILL_WAITING, ids=ready)} if ready else set()
-    reason = Upkeep.PARENT_ENDED.format(state=parent.state)
+    reason = Moved.PARENT_ENDED.format(state=parent.state)
     for row in (awaiting[id] for id in ready if id not in waiting):
         row.move(tx, State.ENQUEUED, reason=reason, changed_at=tx.now, enqueued_at=tx.now, due_at=None)
         row.note(State.ENQUEUED, tx.now, reason)
@@ -265,5 +265,5 @@ def delete_children(tx: Transaction, parent_id: str, limit: int) -> int:
     if parent is None or parent.expires_at is None or parent.expires_at > tx.now:
         return 0  # somebody requeued it, or has pruned it already
     tx.run(_DECIDE, seqs=[edge for edge, _, _ in found])
-    _move_children(tx, parent, rows, dict.fromkeys(rows, Upkeep.PARENT_GONE.value))
+    _move_children(tx, parent, rows, dict.fromkeys(rows, Moved.PARENT_GONE.value))
     return len(found)

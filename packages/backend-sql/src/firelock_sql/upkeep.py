@@ -10,7 +10,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from firelock.storage import HistoryEntry, Promotion, Rollup, State, Upkeep, add_rollups
+from firelock.storage import HistoryEntry, Moved, Promotion, Rollup, State, add_rollups
 from firelock_sql import locks
 from firelock_sql.claim import next_due_at
 from firelock_sql.database import SqlVerbs
@@ -167,7 +167,7 @@ class SqlUpkeepVerbs(SqlVerbs):
 def _promote(tx: Transaction, limit: int) -> Promotion:
     due = tx.all(_TAKE_DUE, now=tx.now, most=limit)
     if due:
-        reason = Upkeep.DUE.value
+        reason = Moved.DUE.value
         line = entry_line(HistoryEntry(State.ENQUEUED, tx.now, reason))
         tx.run(_PROMOTE, now=tx.now, reason=reason, line=line, seqs=[row[0] for row in due])
         for queue, number in Counter(row[2] for row in due).items():

@@ -2,7 +2,7 @@
 
 A storage applies a transition only if its guards still hold and decides nothing itself. What a storage has to
 decide alone, because only it sees the row at that instant, stands here as data: `continuation_target` and the
-reasons of `Upkeep`.
+reasons of `Moved`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _DELETABLE = frozenset(State) - _DELETED
 _REQUEUABLE = frozenset(State) - {State.ENQUEUED, State.PROCESSING}
 
 
-class Upkeep(StrEnum):
+class Moved(StrEnum):
     """The reasons a storage writes when it moves a job by itself."""
 
     DUE = "due"

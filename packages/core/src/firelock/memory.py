@@ -19,7 +19,7 @@ import attrs
 
 from firelock.clock import SECOND
 from firelock.errors import StorageError
-from firelock.lifecycle import Upkeep
+from firelock.lifecycle import Moved
 from firelock.storage import DerivedStorage, StoredJob, Waiting, rules, with_progress
 from firelock.values import (
     Applied,
@@ -239,7 +239,7 @@ class MemoryStorage(DerivedStorage):
         """See `Storage.orphans`."""
         with self._open() as store:
             expired = store.sessions.expired(self.clock())[:limit]
-            return [self.end_session(id, None, reason=Upkeep.SESSION_LOST.value) for id in expired]
+            return [self.end_session(id, None, reason=Moved.SESSION_LOST.value) for id in expired]
 
     def list_sessions(self) -> list[SessionRecord]:
         """See `Storage.list_sessions`."""
@@ -509,7 +509,7 @@ class Table:
         """The job, which has ended, is gone; children that waited for another end of it are deleted."""
         row = self.rows[id]
         for child in list(self.waiting.get(id, ())):
-            reason = Upkeep.PARENT_GONE.value
+            reason = Moved.PARENT_GONE.value
             self.put(rules.ended_with(self.rows[child], row.record, reason=reason, at=now))
         self._unindex(row)
         self.by_time.drop(id)

@@ -14,7 +14,7 @@ from firelock.errors import (
     UnsupportedFeature,
 )
 from firelock.ids import new_id, new_ids
-from firelock.lifecycle import HISTORY_LIMIT, Upkeep, bounded_history, continuation_target, waiting_reason
+from firelock.lifecycle import HISTORY_LIMIT, Moved, bounded_history, continuation_target, waiting_reason
 from firelock.storage import rules
 from firelock.storage.contract import CONTRACT, SqlSchema, Storage, shown_url
 from firelock.storage.derived import (
@@ -95,6 +95,7 @@ __all__ = [
     "JobNotFound",
     "JobRecord",
     "LogLine",
+    "Moved",
     "NewJob",
     "NewSession",
     "On",
@@ -121,7 +122,6 @@ __all__ = [
     "Taken",
     "Transition",
     "UnsupportedFeature",
-    "Upkeep",
     "Waiting",
     "add_rollups",
     "bounded_history",

@@ -215,7 +215,7 @@ class Storage(ABC):
         """The session is dead for ever and holds nothing: one step.
 
         Of its processing jobs those named in `running` get crashes + 1 and the reason in their history; the
-        others go back with the reason `Upkeep.NOT_STARTED` and without a trace in their history. All are
+        others go back with the reason `Moved.NOT_STARTED` and without a trace in their history. All are
         enqueued at their old place, attempt given back. None for `running` means nothing is known: all get a
         crash. Its tails are cleared. Ending a session twice, or an unknown one, does nothing.
         """
@@ -224,7 +224,7 @@ class Storage(ABC):
     def orphans(self, limit: int) -> list[Taken]:
         """Sessions that expired by the storage's clock are ended as `end_session(running=None)` does.
 
-        The reason is `Upkeep.SESSION_LOST`. At most `limit` sessions, each a step that tests expiry again.
+        The reason is `Moved.SESSION_LOST`. At most `limit` sessions, each a step that tests expiry again.
         """
 
     @abstractmethod
@@ -240,7 +240,7 @@ class Storage(ABC):
     def promote(self, limit: int) -> Promotion:
         """Up to `limit` scheduled jobs that are due by the storage's clock are enqueued, oldest due first.
 
-        `enqueued_at` is the storage's clock; one history entry with the reason `Upkeep.DUE`, `due_at` empty.
+        `enqueued_at` is the storage's clock; one history entry with the reason `Moved.DUE`, `due_at` empty.
         """
 
     @abstractmethod
@@ -252,7 +252,7 @@ class Storage(ABC):
         the last and deleted with the first that asks for it. Children that are deleted here put their own
         children on the releasing list; such a child stays as long after its end as its parent stays after its
         own (`expires_at` − `ended_at`; for ever where the parent does). A released child gets one history
-        entry with the reason of `Upkeep.PARENT_ENDED`. A parent that was requeued before its turn leaves the
+        entry with the reason of `Moved.PARENT_ENDED`. A parent that was requeued before its turn leaves the
         list; its next end puts it back.
         """
 
@@ -261,7 +261,7 @@ class Storage(ABC):
         """Up to `limit` jobs whose `expires_at` has passed are gone with all that belongs to them.
 
         Return how many. A job on the releasing list stays until its children were released; those that
-        still wait for it then are deleted first, with the reason of `Upkeep.PARENT_GONE` and the expiry that
+        still wait for it then are deleted first, with the reason of `Moved.PARENT_GONE` and the expiry that
         `release` gives. Dead sessions older than a day and rollups older than 30 days go too, and within an
         hour locks that ended a day ago: a name that was forgotten goes on with a larger token all the same.
         """

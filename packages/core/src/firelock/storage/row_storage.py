@@ -20,7 +20,7 @@ import attrs
 
 from firelock.clock import SECOND
 from firelock.errors import SchemaMismatch, StorageError
-from firelock.lifecycle import Upkeep
+from firelock.lifecycle import Moved
 from firelock.storage import rules
 from firelock.storage.derived import DerivedStorage, with_progress
 from firelock.storage.rules import StoredJob
@@ -242,7 +242,7 @@ class RowStorage(DerivedStorage):
 
     def orphans(self, limit: int) -> list[Taken]:
         """See `Storage.orphans`."""
-        now, reason = self.clock(), Upkeep.SESSION_LOST.value
+        now, reason = self.clock(), Moved.SESSION_LOST.value
 
         def end_first(tables: _Tables) -> Taken | None:
             living = [one.record for one in tables.sessions() if one.record.is_alive]
@@ -299,7 +299,7 @@ class RowStorage(DerivedStorage):
             expired = tables.up_to("expires/", now, limit, but="releasing/")
             for row in expired:
                 for child in tables.waiting(row.record.id):
-                    reason = Upkeep.PARENT_GONE.value
+                    reason = Moved.PARENT_GONE.value
                     tables.put(rules.ended_with(child, row.record, reason=reason, at=now))
                 tables.remove(row)
             for session in list(tables.sessions()):

@@ -19,7 +19,7 @@ import attrs
 
 from firelock.clock import SECOND
 from firelock.errors import JobNotFound, StorageError
-from firelock.lifecycle import Upkeep, bounded_history, continuation_target, waiting_reason
+from firelock.lifecycle import Moved, bounded_history, continuation_target, waiting_reason
 from firelock.values import (
     FINAL_STATES,
     Applied,
@@ -198,12 +198,12 @@ def ended_with(child: StoredJob, parent: JobRecord, *, reason: str, at: int) -> 
 
 
 def _parent_ended(parent: JobRecord) -> str:
-    return Upkeep.PARENT_ENDED.format(state=parent.state)
+    return Moved.PARENT_ENDED.format(state=parent.state)
 
 
 def promoted(row: StoredJob, *, now: int) -> StoredJob:
     """Return the due job enqueued."""
-    reason = Upkeep.DUE.value
+    reason = Moved.DUE.value
     entry = HistoryEntry(State.ENQUEUED, now, reason)
     return _changed(
         row, entry, state=State.ENQUEUED, reason=reason, changed_at=now, due_at=None, enqueued_at=now
@@ -312,7 +312,7 @@ def taken_back(row: StoredJob, *, crash: str | None, now: int) -> StoredJob:
             State.ENQUEUED, now, crash, job.attempt, job.claimed_at, job.started_at, job.server
         )
     return _changed(
-        row, entry, state=State.ENQUEUED, reason=crash or Upkeep.NOT_STARTED.value, changed_at=now,
+        row, entry, state=State.ENQUEUED, reason=crash or Moved.NOT_STARTED.value, changed_at=now,
         session=None, attempt=job.attempt - 1, crashes=job.crashes + (crash is not None),
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from firelock.clock import SECOND
 from firelock.context import Console, JobCancelled
 from firelock.errors import ConfigurationError, JobFailed
 from firelock.ids import new_id
-from firelock.lifecycle import Upkeep, handed_back
+from firelock.lifecycle import Moved, handed_back
 from firelock.server.attempt import CancelKind, EndedRun, JobRunner, Run
 from firelock.server.scheduler import fire_due
 from firelock.storage import Applied, ClaimRequest, NewSession
@@ -271,7 +271,7 @@ class SteppedServer:
 
     def lose(self, running: Sequence[str]) -> None:
         """The session ends as a dead server's does; a new one takes its place."""
-        self._storage.end_session(self._holder.session, running, reason=Upkeep.SESSION_LOST.value)
+        self._storage.end_session(self._holder.session, running, reason=Moved.SESSION_LOST.value)
         self._holder = self._begin_session()
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from firelock.context import JobContext
 from firelock.job import Job
-from firelock.lifecycle import Upkeep
+from firelock.lifecycle import Moved
 from firelock.storage import ClaimRequest, Feature
 from firelock.testing.conformance.kit import requires
 from firelock.testing.conformance.server.own_process import GATE, HOLD, RUNNING, hold
@@ -166,7 +166,7 @@ class CrashingDuty(ServerFixtures):
         stage.app.storage.put_record(GATE, "server", "{}")
         record = stage.ended(job)
         assert State.SUCCEEDED == record.state
-        assert Upkeep.SESSION_LOST in [entry.reason for entry in job.history()]
+        assert Moved.SESSION_LOST in [entry.reason for entry in job.history()]
 
     @requires(Feature.SHARED)
     def test_a_server_process_that_is_told_to_stop_lets_its_jobs_end(

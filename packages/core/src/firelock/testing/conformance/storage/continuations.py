@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from firelock.lifecycle import Upkeep, continuation_target, waiting_reason
+from firelock.lifecycle import Moved, continuation_target, waiting_reason
 from firelock.storage import Applied, JobFilter
 from firelock.testing.conformance.ends import deletes, fails, requeues, succeeds
 from firelock.testing.conformance.handles import BASE, HOUR
@@ -37,7 +37,7 @@ def _ended(scene: Scene, end: State, job_id: str | None = None, expires_at: int 
 
 
 def _expected_reason(on: On, end: State, target: State | None) -> str:
-    return waiting_reason(on, end) if target is None else Upkeep.PARENT_ENDED.format(state=end)
+    return waiting_reason(on, end) if target is None else Moved.PARENT_ENDED.format(state=end)
 
 
 class ContinuationDuty(StorageFixtures):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from firelock.lifecycle import Upkeep
+from firelock.lifecycle import Moved
 from firelock.storage import Applied, Promotion
 from firelock.testing.conformance.ends import deletes, requeues, reschedules, retries, snoozes, succeeds
 from firelock.testing.conformance.handles import BASE, HOUR, SECOND
@@ -33,7 +33,7 @@ class PromoteDuty(StorageFixtures):
 
         record = scene.record(job_id)
         assert Promotion(1, None) == promotion
-        assert (State.ENQUEUED, None, nominal_at, Upkeep.DUE, None) == (
+        assert (State.ENQUEUED, None, nominal_at, Moved.DUE, None) == (
             record.state, record.due_at, record.nominal_at, record.reason, record.ended_at,
         )  # fmt: skip
         assert record.enqueued_at is not None
@@ -53,7 +53,7 @@ class PromoteDuty(StorageFixtures):
 
         creation, entry = scene.history(job_id)
         assert State.SCHEDULED == creation.state
-        assert HistoryEntry(State.ENQUEUED, scene.record(job_id).changed_at, Upkeep.DUE) == entry
+        assert HistoryEntry(State.ENQUEUED, scene.record(job_id).changed_at, Moved.DUE) == entry
 
     def test_what_is_not_due_stays(self, scene: Scene) -> None:
         """A job that is due later is left alone, and its instant is told.

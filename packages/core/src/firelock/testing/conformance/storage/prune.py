@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from firelock.lifecycle import Upkeep
+from firelock.lifecycle import Moved
 from firelock.storage import DURATION_BUCKETS, JobFilter, Rollup
 from firelock.testing.conformance.ends import deletes, fails, requeues, succeeds
 from firelock.testing.conformance.handles import BASE, DAY, HOUR, SECOND
@@ -140,12 +140,12 @@ class PruneDuty(StorageFixtures):
         scene.release()
 
         record = scene.record(child)
-        assert ([None], State.DELETED, Upkeep.PARENT_GONE) == (
+        assert ([None], State.DELETED, Moved.PARENT_GONE) == (
             scene.storage.get([parent]), record.state, record.reason,
         )  # fmt: skip
         assert record.ended_at is not None
         assert record.ended_at + 3 * HOUR == record.expires_at
-        assert (State.DELETED, Upkeep.PARENT_GONE) == (
+        assert (State.DELETED, Moved.PARENT_GONE) == (
             scene.last_entry(child).state, scene.last_entry(child).reason,
         )  # fmt: skip
         assert State.ENQUEUED == scene.state(grandchild)
@@ -166,7 +166,7 @@ class PruneDuty(StorageFixtures):
         scene.release()
 
         assert (1, [None]) == (pruned, scene.storage.get([parent]))
-        assert [(State.DELETED, Upkeep.PARENT_GONE)] * 3 == [
+        assert [(State.DELETED, Moved.PARENT_GONE)] * 3 == [
             (scene.state(child), scene.record(child).reason) for child in children
         ]
         assert [State.ENQUEUED] * 3 == [scene.state(grandchild) for grandchild in grandchildren]

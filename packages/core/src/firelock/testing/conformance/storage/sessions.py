@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from firelock.lifecycle import Upkeep
+from firelock.lifecycle import Moved
 from firelock.storage import NewSession, Renewal
 from firelock.testing.conformance.ends import crashes, retries, succeeds
 from firelock.testing.conformance.handles import BASE, DAY, SECOND, STAMP
@@ -194,10 +194,10 @@ class SessionDuty(StorageFixtures):
             record.fence,
         )  # fmt: skip
         entry = scene.last_entry(job_id)
-        assert (State.ENQUEUED, Upkeep.SESSION_LOST, 2, running.job.claimed_at, holder.server) == (
+        assert (State.ENQUEUED, Moved.SESSION_LOST, 2, running.job.claimed_at, holder.server) == (
             entry.state, entry.reason, entry.attempt, entry.claimed_at, entry.server,
         )  # fmt: skip
-        assert Upkeep.SESSION_LOST == record.reason
+        assert Moved.SESSION_LOST == record.reason
 
     def test_only_what_ran_is_blamed(self, scene: Scene) -> None:
         """Jobs named as running get a crash and the reason; the others go back without a trace.
@@ -216,7 +216,7 @@ class SessionDuty(StorageFixtures):
         )  # fmt: skip
         assert [0, 1, 0, 0] == [scene.record(job_id).crashes for job_id in ids]
         assert [1, 2, 1, 1] == [len(scene.history(job_id)) for job_id in ids]
-        assert [Upkeep.NOT_STARTED, "killed by signal 9", Upkeep.NOT_STARTED, Upkeep.NOT_STARTED] == [
+        assert [Moved.NOT_STARTED, "killed by signal 9", Moved.NOT_STARTED, Moved.NOT_STARTED] == [
             scene.record(job_id).reason for job_id in ids
         ]
         entry = scene.last_entry(ids[1])
