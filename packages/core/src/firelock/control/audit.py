@@ -11,7 +11,7 @@ import attrs
 
 from firelock.aio import twin
 from firelock.clock import from_micros, micros
-from firelock.control.pages import PAGE_LIMIT, Page, newest_records
+from firelock.control.pages import PAGE_LIMIT, Paged, newest_records
 from firelock.errors import ConfigurationError
 from firelock.ids import newest_first_key
 from firelock.text import shorten, shown
@@ -41,7 +41,7 @@ class AuditEntry:
 
 
 @attrs.frozen
-class AuditPage(Page[AuditEntry]):
+class AuditPage(Paged[AuditEntry]):
     """A page of entries, newest first; `cursor` opens the next, None after the last."""
 
     entries: list[AuditEntry]

@@ -15,7 +15,7 @@ import attrs
 from firelock import lifecycle
 from firelock.aio import twin
 from firelock.clock import from_micros, micros
-from firelock.control.pages import Page, newest_records
+from firelock.control.pages import Paged, newest_records
 from firelock.errors import ConfigurationError, LockLost, LockTimeout, StorageError, StorageUnavailable
 from firelock.ids import is_newest_first_key, newest_first_key
 from firelock.options import to_choice
@@ -239,7 +239,7 @@ _LOCK_LIFE = 30.0
 
 
 @attrs.frozen
-class OperationPage(Page[Operation]):
+class OperationPage(Paged[Operation]):
     """A page of operations, newest first; `cursor` opens the next, None after the last."""
 
     operations: list[Operation]

@@ -11,7 +11,7 @@ import attrs
 from firelock import lifecycle
 from firelock.aio import in_thread, twin
 from firelock.clock import micros, span_micros
-from firelock.control.pages import PAGE_LIMIT, Page, check_limit
+from firelock.control.pages import PAGE_LIMIT, Paged, check_limit
 from firelock.errors import (
     ConfigurationError,
     JobNotFound,
@@ -45,7 +45,7 @@ _LAST = micros(datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
 
 
 @attrs.frozen
-class JobPage(Page[Job[Any]]):
+class JobPage(Paged[Job[Any]]):
     """A page of jobs; `cursor` opens the next, None after the last."""
 
     jobs: list[Job[Any]]

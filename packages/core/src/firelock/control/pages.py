@@ -16,7 +16,7 @@ PAGE_LIMIT = 500
 _Item = TypeVar("_Item")
 
 
-class Page(Generic[_Item]):
+class Paged(Generic[_Item]):
     """Iterates over what is on a page: its first field."""
 
     def _items(self) -> list[_Item]:
