@@ -432,31 +432,26 @@ def test_a_wait_ends_when_the_app_is_closed(adding, fire):
 
 # ---- acting ----------------------------------------------------------------------------------------------
 
-PREPARE = {
-    State.ENQUEUED: lambda job, worker: None,
-    State.SCHEDULED: lambda job, worker: None,
-    State.AWAITING: lambda job, worker: None,
-    State.PROCESSING: lambda job, worker: worker.claim(),
-    State.SUCCEEDED: lambda job, worker: worker.run(),
-    State.FAILED: lambda job, worker: worker.run(),
-    State.DELETED: lambda job, worker: job.delete(),
-}
-
 
 @pytest.fixture
 def in_state(adding, failing, worker):
     """Returns a job that is in the state."""
+    make = {
+        State.AWAITING: lambda: adding.schedule(LATER, 1).then(adding, 2),
+        State.SCHEDULED: lambda: adding.schedule(LATER, 1),
+        State.FAILED: failing.enqueue,
+        State.DELETED: lambda: adding.enqueue(1).delete(),
+    }
 
-    def make(state):
-        if state is State.AWAITING:
-            return adding.schedule(LATER, 1).then(adding, 2)
-        job = {State.SCHEDULED: lambda: adding.schedule(LATER, 1), State.FAILED: failing.enqueue}.get(
-            state, lambda: adding.enqueue(1)
-        )()
-        PREPARE[state](job, worker)
+    def made(state):
+        job = make.get(state, lambda: adding.enqueue(1))()
+        if state is State.PROCESSING:
+            worker.claim()
+        elif state in (State.SUCCEEDED, State.FAILED):
+            worker.run()
         return job
 
-    return make
+    return made
 
 
 @pytest.mark.parametrize(

@@ -14,25 +14,16 @@ from firelock.settings import Settings
 DAY = 86_400
 
 
-def test_the_defaults_are_those_of_the_documentation():
-    """Session 30 s, heartbeat 10 s, sweep 5 s, poll 1 s, grace 25 s, 100 async workers a child."""
-    settings = Settings()
-
-    assert (30, 10, 5, 1, 25, 100) == (
-        settings.session_timeout,
-        settings.heartbeat,
-        settings.sweep,
-        settings.poll,
-        settings.grace,
-        settings.async_workers,
-    )
-
-
 @pytest.mark.parametrize("field", attrs.fields(Settings), ids=lambda field: field.name)
 def test_every_setting_lies_within_its_own_bounds_and_is_explained(field):
-    """The default of each setting is allowed, and each says what it means."""
-    assert field.metadata["least"] <= field.default <= field.metadata["most"]
+    """The default is allowed; beyond the bounds, and of another kind, a value is refused by name."""
+    least, most = field.metadata["least"], field.metadata["most"]
+
+    assert least <= field.default <= most
     assert field.metadata["doc"]
+    for value in (least - 1, most + 1, float("nan"), None, "25", field.type != "bool" or 1):
+        with pytest.raises(ConfigurationError, match=f"Setting {field.name} is {value!r}; it takes"):
+            Settings(**{field.name: value})
 
 
 def test_the_environment_wins_over_the_table_and_the_table_over_the_default():
@@ -74,14 +65,8 @@ def test_settings_come_back_from_their_text():
     ("values", "words"),
     [
         ({"poll": 0}, "Setting poll is 0; it takes a number from 0.01 to 60"),
-        ({"grace": -1}, "Setting grace is -1"),
-        ({"grace": None}, "Setting grace is None"),
-        ({"grace": float("inf")}, "Setting grace is inf"),
-        ({"workers": 10**6}, "Setting workers is 1000000"),
-        ({"workers": True}, "Setting workers is True"),
         ({"workers": 2.5}, "Setting workers is 2.5; it takes a whole number from 0 to 10000"),
         ({"workers": timedelta(seconds=5)}, "Setting workers is 5.0; it takes a whole number"),
-        ({"claim_ahead": 501}, "Setting claim_ahead is 501"),
         ({"session_timeout": 29}, "session_timeout 29 s is less than three heartbeats of 10 s"),
         ({"heartbeat": 11}, "Raise it or lower heartbeat"),
     ],
@@ -92,11 +77,17 @@ def test_a_value_out_of_bounds_is_refused(values, words):
         Settings(**values)
 
 
-@pytest.mark.parametrize("text", ["many", "", "1 second", "²", "0x10"])
-def test_a_text_that_is_no_number_is_refused(text):
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        *[("WORKERS", text, "not a number") for text in ("many", "", "1 second", "²", "0x10")],
+        ("LOG_FAILURES", "maybe", "neither true nor false"),
+    ],
+)
+def test_a_text_that_is_no_number_or_no_switch_is_refused(name, text, words):
     """The message names the variable and what it holds."""
-    with pytest.raises(ConfigurationError, match=f"FIRELOCK_WORKERS={text!r} is not a number"):
-        Settings.from_environment(environment={"FIRELOCK_WORKERS": text})
+    with pytest.raises(ConfigurationError, match=f"FIRELOCK_{name}={text!r} is {words}"):
+        Settings.from_environment(environment={f"FIRELOCK_{name}": text})
 
 
 @pytest.mark.parametrize(
@@ -111,16 +102,3 @@ def test_a_switch_is_read_from_the_environment(text, expected):
     settings = Settings.from_environment({}, {"FIRELOCK_LOG_FAILURES": text})
 
     assert settings.log_failures is expected
-
-
-def test_a_word_that_is_no_switch_is_refused():
-    """With the words that are."""
-    with pytest.raises(ConfigurationError, match="FIRELOCK_LOG_FAILURES='maybe' is neither true nor false"):
-        Settings.from_environment({}, {"FIRELOCK_LOG_FAILURES": "maybe"})
-
-
-@pytest.mark.parametrize("value", [1, 0, "true", None])
-def test_a_switch_takes_no_number(value):
-    """True or False, so that a table and a program read alike."""
-    with pytest.raises(ConfigurationError, match="it takes true or false"):
-        Settings(log_failures=value)

@@ -36,31 +36,20 @@ class Shop:
     def __init__(self, **options):
         self.fire = Firelock("memory://", **options)
         self.notes = []
-        self.note = self.fire.task(name="note")(self._noted())
-        self.anote = self.fire.task(name="anote")(self._anoted())
-        self.fail = self.fire.task(name="fail", retry=Retry.fixed(60, attempts=2, jitter=0))(self._failed())
 
-    def _noted(self):
         def note(text: str) -> str:
             self.notes.append(text)
             return text.upper()
 
-        return note
-
-    def _anoted(self):
         async def anote(text: str) -> str:
             await one_turn()
-            self.notes.append(text)
-            return text.upper()
+            return note(text)
 
-        return anote
-
-    def _failed(self):
         def fail(text: str) -> None:
-            self.notes.append(text)
-            raise ValueError(text)
+            raise ValueError(note(text).lower())
 
-        return fail
+        self.note, self.anote = self.fire.task(name="note")(note), self.fire.task(name="anote")(anote)
+        self.fail = self.fire.task(name="fail", retry=Retry.fixed(60, attempts=2, jitter=0))(fail)
 
 
 @pytest.fixture
