@@ -20,6 +20,7 @@ from firelock.arguments.tags import MAX_TAGS, format_tags
 from firelock.clock import SECOND, StorageClock, micros, span_micros
 from firelock.errors import (
     ConfigurationError,
+    FirelockError,
     ResultUnavailable,
     ScheduleError,
     StorageError,
@@ -368,18 +369,21 @@ class Client:
             UnknownTask: its task is not registered here.
             ResultUnavailable: its serializer is not installed here.
         """
-        info = self.registry.get(record.task)
-        if info is None:
-            raise UnknownTask(
-                f"The result of job {record.id} cannot be read: task {record.task!r} is not registered here."
-            )
-        serializer = self.serializers.get(record.serializer)
-        if serializer is None:
-            raise ResultUnavailable(
-                f"The result of job {record.id} was stored by the serializer {record.serializer!r}, which is "
-                "not installed here."
-            )
+        info, serializer = self.registry.get(record.task), self.serializers.get(record.serializer)
+        if info is None or serializer is None:
+            raise _unreadable_result(record, is_known=info is not None)
         return self.registry.binder(info).decode_result_text(record.result or "", serializer)
+
+
+def _unreadable_result(record: JobRecord, *, is_known: bool) -> FirelockError:
+    if not is_known:
+        return UnknownTask(
+            f"The result of job {record.id} cannot be read: task {record.task!r} is not registered here."
+        )
+    return ResultUnavailable(
+        f"The result of job {record.id} was stored by the serializer {record.serializer!r}, which is not "
+        "installed here."
+    )
 
 
 def _instant(value: object) -> datetime:

@@ -222,17 +222,19 @@ class _Resolver:
             return Any
         try:
             return self._hint(annotation, self._names)
-        except RecursionError as error:
-            raise TaskError(
-                f"Task {self._task!r}: the annotation of {owner} refers to itself. Annotate plain JSON as Any"
-            ) from error
         except Exception as error:
-            shown = annotation if isinstance(annotation, str) else describe(annotation)
-            raise TaskError(
-                f"Task {self._task!r}: the annotation {shown!r} of {owner} cannot be resolved: {error}. A "
-                "name imported under TYPE_CHECKING must be imported for real, since arguments are "
-                "converted by it."
-            ) from error
+            raise self._unresolved(annotation, owner, error) from error
+
+    def _unresolved(self, annotation: object, owner: str, error: Exception) -> TaskError:
+        if isinstance(error, RecursionError):
+            return TaskError(
+                f"Task {self._task!r}: the annotation of {owner} refers to itself. Annotate plain JSON as Any"
+            )
+        shown = annotation if isinstance(annotation, str) else describe(annotation)
+        return TaskError(
+            f"Task {self._task!r}: the annotation {shown!r} of {owner} cannot be resolved: {error}. A name "
+            "imported under TYPE_CHECKING must be imported for real, since arguments are converted by it."
+        )
 
     def is_context(self, parameter: Parameter) -> bool:
         """Tell whether the parameter takes the context.

@@ -134,12 +134,11 @@ class JobRunner:
 
     def prepare(self, job: ClaimedJob, holder: Holder) -> Run | EndedRun:
         """Return the run, ready to start, or its end where it cannot be."""
-        info = self._registry.get(job.task)
-        if info is None or info.is_remote:
-            return self._put_off(job, lifecycle.unknown_task(job, holder, at=self._clock.now()))
-        serializer = self._serializers.get(job.serializer)
-        if serializer is None:
-            return self._put_off(job, lifecycle.unknown_serializer(job, holder, at=self._clock.now()))
+        info, serializer = self._registry.get(job.task), self._serializers.get(job.serializer)
+        if info is None or info.is_remote or serializer is None:
+            is_known = info is not None and not info.is_remote
+            wait = lifecycle.unknown_serializer if is_known else lifecycle.unknown_task
+            return self._put_off(job, wait(job, holder, at=self._clock.now()))
         try:
             args, kwargs = self._registry.binder(info).decode_text(job.arguments, serializer)
         except Exception as error:  # noqa: BLE001 - a serializer of a plugin may raise anything; nothing may end the loop

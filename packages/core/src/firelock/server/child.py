@@ -105,11 +105,9 @@ class Child:
         while not self._is_over.is_set():
             try:
                 has_work = self._storage.wait(self._queues.names, self._poll)
-            except StorageError:
-                self._is_over.wait(self._poll)
-                continue
-            except Exception:  # without this thread every job would wait for the poll
-                log.exception("The wait for work met an error that it does not know; it goes on.")
+            except Exception as error:  # without this thread every job would wait for the poll
+                if not isinstance(error, StorageError):
+                    log.exception("The wait for work met an error that it does not know; it goes on.")
                 self._is_over.wait(self._poll)
                 continue
             if has_work:

@@ -240,18 +240,20 @@ class Dispatcher:
         while self._state is not DispatcherState.STOPPED:
             try:
                 self._take_turn()
-            except StorageUnavailable as error:
-                if self._is_reachable:
-                    self._is_reachable = False
-                    log.warning("Storage unavailable, keeping what has ended and trying again: %s", error)
-                self._upkeep.contact(is_there=False)
-                self._rest(random.uniform(0, self._pause))  # noqa: S311 - jitter
-            except Exception:
-                log.exception("The dispatcher met an error that it does not know; it goes on.")
-                self._rest(self._pause)
+            except Exception as error:  # noqa: BLE001 - the loop goes on; the log has it
+                self._rest(error)
 
-    def _rest(self, seconds: float) -> None:
+    def _rest(self, error: Exception) -> None:
         """Wait after an error, each time in a row longer."""
+        seconds = self._pause
+        if isinstance(error, StorageUnavailable):
+            seconds = random.uniform(0, seconds)  # noqa: S311 - jitter
+            if self._is_reachable:
+                self._is_reachable = False
+                log.warning("Storage unavailable, keeping what has ended and trying again: %s", error)
+            self._upkeep.contact(is_there=False)
+        else:
+            log.error("The dispatcher met an error that it does not know; it goes on.", exc_info=error)
         self._reconciled_at = 0.0  # the reply to a claim may have been lost: compare as soon as it answers
         self._inbox.wait(seconds)
         self._pause = min(_LONGEST_PAUSE, max(_SECOND_PAUSE, self._pause * 2))
