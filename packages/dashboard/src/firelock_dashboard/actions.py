@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from firelock.storage import Applied, JobFilter
     from firelock_dashboard.request import Visit
 
-__all__ = [
-    "MANY", "ask_first", "cancel", "change_jobs", "operation_address", "operation_of", "refusing",
-    "set_pause", "start_operation",
-]  # fmt: skip
-
 _SURE = "sure"
 
 

@@ -18,7 +18,7 @@ from starlette.responses import RedirectResponse, Response
 from firelock import ConfigurationError, Firelock, JobNotFound, StorageUnavailable
 from firelock.storage import Feature
 from firelock_dashboard import api, pages
-from firelock_dashboard.extensions import Page, PluginPages, plugin_pages, route_of
+from firelock_dashboard.extensions import PluginPages, plugin_pages, route_of
 from firelock_dashboard.fields import SentFields
 from firelock_dashboard.frameworks import (
     NO_STREAM,
@@ -43,8 +43,6 @@ from firelock_dashboard.urls import Urls
 if TYPE_CHECKING:
     from flask import Flask
     from starlette.types import Receive, Scope, Send
-
-__all__ = ["TABLE", "Dashboard", "dashboard_urls"]
 
 log = logging.getLogger(__name__)
 
@@ -132,24 +130,15 @@ class Dashboard(Site):
         return self.links.make(at)
 
     @cached_property
-    def _plugins(self) -> PluginPages:
-        return plugin_pages(self.fire)  # asked once
-
-    @property
-    def plugin_pages(self) -> Sequence[Page]:
-        """The pages that plugins add."""
-        return self._plugins.pages
-
-    @property
-    def plugin_problems(self) -> Sequence[str]:
-        """What is wrong with pages that plugins meant to add."""
-        return self._plugins.problems
+    def plugins(self) -> PluginPages:
+        """The pages that plugins add, and what is wrong with others; asked once."""
+        return plugin_pages(self.fire)
 
     @cached_property
     def routes(self) -> Routes:
         """What can be asked for here, the plugins' pages among it."""
         table = [route for route in TABLE if not (self.is_read_only and route.is_action)]
-        return Routes([*table, *map(route_of, self.plugin_pages)])
+        return Routes([*table, *map(route_of, self.plugins.pages)])
 
     def init_app(self, app: Flask, prefix: str = "/jobs") -> None:
         """A Flask application answers below the prefix with this dashboard."""

@@ -16,8 +16,6 @@ from starlette.responses import Response
 
 from firelock import ConfigurationError
 
-__all__ = ["Asset", "Assets", "preferred_encoding"]
-
 _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",

@@ -17,18 +17,6 @@ if TYPE_CHECKING:
     from firelock_dashboard.stats.history import Series
     from firelock_dashboard.stats.live import Sample
 
-__all__ = [
-    "KINDS",
-    "LIVE",
-    "SPAN_NAMES",
-    "Bar",
-    "Chart",
-    "Line",
-    "chart_of_samples",
-    "chart_of_series",
-    "spark",
-]
-
 LIVE = "live"
 SPAN_NAMES = (LIVE, *SPANS)
 KINDS = ("throughput", "latency", "depth")

@@ -22,8 +22,6 @@ from firelock_dashboard.security.passwords import basic_auth
 if TYPE_CHECKING:
     from firelock_dashboard.security.permissions import Auth
 
-__all__ = ["link", "serve"]
-
 _PASSWORD = "FIRELOCK_DASHBOARD_PASSWORD"  # noqa: S105 - the name of the variable
 _LAST_PORT = 65_535
 

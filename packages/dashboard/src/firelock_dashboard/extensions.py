@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from firelock import Firelock, Job
     from firelock_dashboard.request import Visit
 
-__all__ = ["JobPanel", "Page", "PluginPages", "plugin_pages", "rendered", "route_of"]
-
 log = logging.getLogger(__name__)
 
 _TITLE = 80

@@ -14,8 +14,6 @@ from urllib.parse import parse_qsl
 
 from firelock_dashboard.problems import BadRequest
 
-__all__ = ["SPAN_UNITS", "SentFields"]
-
 C = TypeVar("C", bound=StrEnum)
 
 _FIELDS = 2_000

@@ -5,11 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import overload
 
-__all__ = [
-    "ago", "bytes_text", "count_text", "instant", "iso", "micros", "percent", "rate", "short_id", "span",
-    "stamp", "task_name", "task_path",
-]  # fmt: skip
-
 _THIN = " "  # a thin space that does not break
 _EXACT_BELOW = 100_000
 _UNITS = ((86_400, "d", "h", 3_600), (3_600, "h", "min", 60), (60, "min", "s", 1))

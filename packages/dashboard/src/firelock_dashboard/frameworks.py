@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from firelock_dashboard.security.permissions import Access, Auth
 
-__all__ = ["NO_STREAM", "WsgiDashboard", "framework_of", "mount_in_django", "mount_in_flask"]
-
 NO_STREAM = "firelock.no_stream"  # in a scope's extensions: a stream cannot be kept open here
 
 _Start = Callable[..., Any]

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from firelock import hookspec
 
-__all__ = ["dashboard_pages", "dashboard_permission", "job_panels"]
-
 
 @hookspec
 def dashboard_pages() -> Sequence[object]:  # type: ignore[empty-body]

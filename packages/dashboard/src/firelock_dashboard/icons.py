@@ -8,8 +8,6 @@ from importlib.resources import files
 
 from markupsafe import Markup
 
-__all__ = ["icon"]
-
 _PATHS = tomllib.loads(files(__package__).joinpath("icons.toml").read_text("utf-8"))
 
 

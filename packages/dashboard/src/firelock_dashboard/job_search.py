@@ -25,12 +25,6 @@ if TYPE_CHECKING:
     from firelock import Firelock, JobPage, JsonValue
     from firelock_dashboard.fields import SentFields
 
-__all__ = [
-    "ARGUMENT", "COUNTED", "LIST_FIELDS", "ROWS", "SECONDS", "Age", "Chip", "Chips", "JobsFound",
-    "KnownTasks", "SearchPlan", "argument_at", "count_up_to", "every_match", "find_page", "is_found",
-    "pages_of", "plan", "read_typed", "shown_holds",
-]  # fmt: skip
-
 # The fields of a query that asks for a list of jobs, but for the state: one list has its own.
 LIST_FIELDS = (
     "task", "queue", "tag+", "server", "arg+", "error", "id", "created", "since", "until", "recurring",

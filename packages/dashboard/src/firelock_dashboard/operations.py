@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from firelock.storage import JobRecord
     from firelock_dashboard.payloads import PayloadReader
 
-__all__ = ["AT_ONCE", "OperationRunner"]
-
 log = logging.getLogger(__name__)
 
 AT_ONCE = 4

@@ -17,24 +17,6 @@ from firelock_dashboard.security.redaction import Redactor
 if TYPE_CHECKING:
     from firelock.storage import JobRecord
 
-__all__ = [
-    "CUT",
-    "IN_DETAIL",
-    "IN_LISTS",
-    "Given",
-    "Node",
-    "Payload",
-    "PayloadReader",
-    "Piece",
-    "ShownCall",
-    "call_of",
-    "hidden",
-    "literal",
-    "pieces",
-    "summary",
-    "tree",
-]
-
 IN_LISTS = 4 * 1024  # characters
 IN_DETAIL = 64 * 1024
 

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from firelock import Command, hookimpl
 from firelock_dashboard import hookspecs
 
-__all__ = ["register_commands", "register_hookspecs"]
-
 
 @hookimpl
 def register_hookspecs() -> object:

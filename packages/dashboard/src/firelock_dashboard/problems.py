@@ -6,8 +6,6 @@ from collections.abc import Mapping
 
 from firelock import FirelockError
 
-__all__ = ["BadRequest", "Forbidden", "NoSession", "NotHere", "NotLocal", "RequestProblem", "Unauthorized"]
-
 
 class RequestProblem(FirelockError):
     """A request that is not answered as it was meant; shown on a page, or as JSON under /api."""

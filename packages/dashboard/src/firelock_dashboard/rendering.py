@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import secrets
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from firelock_dashboard.texts import Texts
-
-__all__ = ["Templates", "packed", "show_turns", "written_out"]
 
 _PACKED = ("text/html", "application/json")
 _WORTH = 1_000  # bytes: less than that comes in one packet anyway
@@ -51,11 +50,9 @@ class Templates:
             t=texts, Permission=Permission, draw=icon, percent=formatting.percent
         )
         self._environment.filters.update(
-            count=formatting.count_text, span=formatting.span, iso=formatting.iso, rate=formatting.rate,
-            bytes=formatting.bytes_text, short_id=formatting.short_id, task_name=formatting.task_name,
-            task_path=formatting.task_path, tojson_text=_json, instant=formatting.instant,
-            stamp=formatting.stamp,
-        )  # fmt: skip
+            {name: filter_ for name, filter_ in vars(formatting).items() if inspect.isfunction(filter_)},
+            tojson_text=_json,
+        )
 
     def render(self, template: str, **values: object) -> str:
         """Return a page that stands alone: it asks neither the storage nor who looks at it."""

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from firelock_dashboard.site import Site
     from firelock_dashboard.urls import Urls
 
-__all__ = ["SETTINGS", "SETTINGS_COOKIE", "Flash", "Undo", "Visit", "path_of", "read_body"]
-
 SETTINGS_COOKIE = "firelock_settings"
 
 # What a visitor may choose: the first of each is the default.

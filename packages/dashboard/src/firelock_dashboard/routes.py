@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from firelock_dashboard.request import Visit
 
-__all__ = ["ApiParameter", "Route", "Routes"]
-
 _PLACE = re.compile(r"\{([a-z_]+)(:path)?\}")
 
 

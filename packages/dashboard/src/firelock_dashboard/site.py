@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from firelock.storage import Counts
     from firelock_dashboard.security.csrf import Gate
 
-__all__ = ["Site"]
-
 _COUNTS_AGE = 1.0  # seconds
 
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from firelock.storage import JobRecord
     from firelock_dashboard.request import Visit
 
-__all__ = ["Suggestion", "known_tasks", "starts", "suggestions", "task_names"]
-
 _SHOWN = 12
 _NEWEST = 100  # jobs whose tags and tasks are offered
 _GROUPS = 30

@@ -12,8 +12,6 @@ from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
 
-__all__ = ["Texts"]
-
 
 class Texts:
     """The texts of one language."""

@@ -8,8 +8,6 @@ from itertools import groupby
 
 import attrs
 
-__all__ = ["Frame", "FrameGroup", "Trace", "markdown", "read_traceback"]
-
 # What the core writes: an arrow before frames of the application, and words between chained exceptions.
 _FRAME = re.compile(r'(?P<mark>→ |  )File "(?P<file>[^"\n]*)", line (?P<line>\d+|None), in (?P<function>.*)')
 _LEFT_OUT = re.compile(r"  … .* left out …")

@@ -9,8 +9,6 @@ import attrs
 
 from firelock_dashboard.assets import Assets
 
-__all__ = ["Urls"]
-
 
 @attrs.frozen
 class Urls:

@@ -16,8 +16,6 @@ from firelock_dashboard.formatting import instant, micros, span
 if TYPE_CHECKING:
     from firelock import ServerView
 
-__all__ = ["JobWait", "Parent", "Reason", "Weight", "explain"]
-
 _RECENT = 10.0  # seconds within which a wait needs no reason
 
 

@@ -8,6 +8,4 @@ from __future__ import annotations
 
 from firelock_dashboard.api import act, openapi, read
 
-__all__ = ["ROUTES"]
-
 ROUTES = (*read.ROUTES, *act.ROUTES, *openapi.routes((*read.ROUTES, *act.ROUTES)))

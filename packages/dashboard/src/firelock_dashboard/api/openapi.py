@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from firelock_dashboard.request import Visit
 
-__all__ = ["routes"]
-
 _FORM = "application/x-www-form-urlencoded"
 _ERRORS = {
     "400": "A value of the request is wrong; the message names it.",
@@ -70,7 +68,7 @@ def _operation(route: Route) -> dict[str, Any]:
         for name in re.findall(r"\{([a-z_]+)", route.path)
     ]
     told: dict[str, Any] = {
-        "operationId": _name(route),
+        "operationId": "_".join([route.method.lower(), *re.findall(r"[a-z]+", route.path[len("/api") :])]),
         "summary": route.summary,
         "x-permission": str(route.permission),
         "parameters": places,
@@ -80,41 +78,28 @@ def _operation(route: Route) -> dict[str, Any]:
         },
     }
     if route.is_action:
-        schema = {
-            "type": "object",
-            "properties": {one.name: _schema(one) for one in route.parameters},
-            "required": [one.name for one in route.parameters if one.is_required],
-        }
+        required = [one.name for one in route.parameters if one.is_required]
+        properties = {one.name: {"description": one.doc, **_schema(one)} for one in route.parameters}
+        schema = {"type": "object", "properties": properties, "required": required}
         content = {kind: {"schema": schema} for kind in (_FORM, "application/json")}
-        told["requestBody"] = {"required": bool(schema["required"]), "content": content}
+        told["requestBody"] = {"required": bool(required), "content": content}
     else:
-        told["parameters"] = [*places, *(_query(one) for one in route.parameters)]
+        told["parameters"] = places + [
+            {
+                "name": one.name, "in": "query", "description": one.doc, "required": one.is_required,
+                "schema": _schema(one),
+            }
+            for one in route.parameters
+        ]  # fmt: skip
     return told
 
 
-def _name(route: Route) -> str:
-    words = re.findall(r"[a-z]+", route.path.removeprefix("/api"))
-    return "_".join([route.method.lower(), *words])
-
-
 def _schema(parameter: ApiParameter) -> dict[str, Any]:
-    told: dict[str, Any] = {"description": parameter.doc}
     if parameter.kind == "array":
-        return told | {"type": "array", "items": {"type": "string"}}
+        return {"type": "array", "items": {"type": "string"}}
     if parameter.kind == "date-time":
-        return told | {"type": "string", "format": "date-time"}
-    if parameter.choices:
-        told["enum"] = list(parameter.choices)
-    return told | {"type": parameter.kind}
-
-
-def _query(parameter: ApiParameter) -> dict[str, Any]:
-    schema = _schema(parameter)
-    doc = schema.pop("description")
-    return {
-        "name": parameter.name, "in": "query", "description": doc, "required": parameter.is_required,
-        "schema": schema,
-    }  # fmt: skip
+        return {"type": "string", "format": "date-time"}
+    return {"type": parameter.kind} | ({"enum": parameter.choices} if parameter.choices else {})
 
 
 def _problem(words: str) -> dict[str, Any]:

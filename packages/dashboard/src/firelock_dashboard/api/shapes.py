@@ -16,18 +16,6 @@ if TYPE_CHECKING:
     from firelock_dashboard.request import Visit
     from firelock_dashboard.stats.causes import Cause
 
-__all__ = [
-    "audit_json",
-    "error_json",
-    "failure_json",
-    "history_json",
-    "job_json",
-    "operation_json",
-    "recurring_json",
-    "rollup_json",
-    "server_json",
-]
-
 _MICROS = 1_000_000
 
 

@@ -22,8 +22,6 @@ from firelock_dashboard.pages import (
     tasks,
 )
 
-__all__ = ["ROUTES"]
-
 ROUTES = (
     *overview.ROUTES,
     *navigation.ROUTES,

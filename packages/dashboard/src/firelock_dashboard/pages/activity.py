@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from firelock import AuditEntry, JsonValue, Operation, Outcome
     from firelock_dashboard.request import Visit
 
-__all__ = ["ROUTES"]
-
 _OPERATIONS, _ENTRIES = 10, 50
 _OPEN = 3
 

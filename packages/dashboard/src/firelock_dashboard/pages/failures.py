@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from firelock import Job, JobPage
     from firelock_dashboard.request import Visit
 
-__all__ = ["ROUTES", "mute_cause", "unmute_cause"]
-
 _GROUPS = 100
 _GROUPED = 10_000  # the newest failed jobs that a storage groups
 _SAMPLE = 200

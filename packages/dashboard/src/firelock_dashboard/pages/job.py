@@ -37,16 +37,6 @@ if TYPE_CHECKING:
     from firelock_dashboard.request import Visit
     from firelock_dashboard.stats.history import TaskStats
 
-__all__ = [
-    "ROUTES",
-    "JobView",
-    "Phase",
-    "Segment",
-    "ShownStep",
-    "phases_of",
-    "steps_of",
-]
-
 _PART = re.compile(r"[0-9a-f-]{4,36}")
 _NEWEST = 500  # jobs whose ids are looked at for an end
 _LOG_KEPT = 1_000

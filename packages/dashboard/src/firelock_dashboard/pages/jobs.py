@@ -51,15 +51,6 @@ if TYPE_CHECKING:
     from firelock import JsonValue
     from firelock_dashboard.request import Visit
 
-__all__ = [
-    "EXPORTED",
-    "ROUTES",
-    "SIZES",
-    "Listing",
-    "attempts_of",
-    "defused",
-]
-
 SIZES = (25, 50, 100, 200)
 _SIZE = 50
 _TYPED = 1_000

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from firelock_dashboard.request import Visit
 
-__all__ = ["ROUTES"]
-
 _LONGEST = 250  # a page of a plugin is named in it
 
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from firelock_dashboard.stats.causes import Cause
     from firelock_dashboard.stats.history import Rates, Series, TaskStats
 
-__all__ = ["ROUTES"]
-
 _SPAN, _KIND = "1h", "throughput"
 _QUEUES, _TASKS, _RECURRING, _GROUPS = 8, 6, 6, 5
 _MINUTES = 10  # by which the pace is told
@@ -62,18 +60,11 @@ class _Task:
 # ---- banners ---------------------------------------------------------------------------------------------
 
 _OF_A_KIND = 3
-_PAGES = {  # of each kind of trouble: what stands on its button, and where that leads
-    "no_server": ("to_servers", "/servers"),
-    "server_lost": ("to_servers", "/servers"),
-    "storage": ("to_system", "/system"),
-    "skew": ("to_system", "/system"),
-    "no_listener": ("to_queue", "/queues/{queue}"),
-    "long_wait": ("to_queue", "/queues/{queue}"),
-    "unknown_task": ("to_jobs", "/jobs"),
-    "failing": ("to_failures", "/failures"),
-    "recurring_error": ("to_recurring", "/recurring"),
-    "recurring_late": ("to_recurring", "/recurring"),
-}
+_PAGES = {  # of each kind of trouble: the page that its button leads to
+    "no_server": "servers", "server_lost": "servers", "storage": "system", "skew": "system",
+    "no_listener": "queue", "long_wait": "queue", "unknown_task": "jobs", "failing": "failures",
+    "recurring_error": "recurring", "recurring_late": "recurring",
+}  # fmt: skip
 
 
 @attrs.frozen
@@ -115,7 +106,8 @@ def _banner(finding: Finding) -> _Banner:
     if finding.code == "paused":
         action = _Action("resume", "/queues/resume", {"queue": values["queue"]}, "pause_queue")
     else:
-        text, path = _PAGES.get(finding.code, _PAGES["storage"])
+        page = _PAGES.get(finding.code, "system")
+        path = f"/queues/{values['queue']}" if page == "queue" else f"/{page}"
         fields = {}
         if finding.code == "unknown_task":
             fields = {"state": "enqueued", "task": values["task"]}
@@ -123,7 +115,7 @@ def _banner(finding: Finding) -> _Banner:
             fields = {"task": values["task"]}
         elif finding.code.startswith("recurring") and not values.get("others"):
             fields = {"q": values["recurring"]}
-        action = _Action(text, path.format(**values), fields)
+        action = _Action(f"to_{page}", path, fields)
     return _Banner(finding.code, "bad" if finding.is_error else "warn", values, finding.since, action)
 
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from firelock_dashboard.request import Visit
     from firelock_dashboard.stats.history import Rates
 
-__all__ = ["ROUTES", "QueueRow"]
-
 _SHOWN = 25  # queues on a page: each is asked for the job that waits longest
 _LATE, _VERY_LATE = timedelta(minutes=5), timedelta(minutes=30)
 _HEAD = 20

@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from firelock_dashboard.payloads import Payload
     from firelock_dashboard.request import Visit
 
-__all__ = ["ROUTES", "Bucket", "Lane", "RecurringRow", "lane_of", "read_schedule", "row_of", "schedule_text"]
-
 ID_LIMIT = 200
 _SHOWN = 30  # on a page: each asks for its last runs
 _RUNS = 20

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from firelock_dashboard.request import Visit
 
-__all__ = ["LONGEST", "ROUTES", "Hit", "HitGroup", "Offer", "groups", "offers"]
-
 LONGEST = 200  # characters that are searched for
 
 _OF_A_KIND = 5

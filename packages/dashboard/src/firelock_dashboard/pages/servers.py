@@ -22,10 +22,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import Job, ServerView
-    from firelock.storage import SessionRecord
     from firelock_dashboard.request import Visit
-
-__all__ = ["ROUTES"]
 
 _SERVERS = 24  # on a page
 _SLOTS = 200  # of a server that are drawn
@@ -154,44 +151,34 @@ def _server(
 ) -> _Server:  # fmt: skip
     now = visit.now_micros
     living = view.living(now)
-    records = living or list(view.sessions)
-    pids = {one.session.id: one.session.pid for one in view.sessions}
     records_of = Counter(job.record().session for job in jobs)
-    running = [_run(job, pids, started) for job in jobs[:_SLOTS]]
+    pids = {one.session.id: one.session.pid for one in view.sessions}
+    running = []
+    for job in jobs[:_SLOTS]:
+        record, started_at = job.record(), started.get(job.id)
+        since = instant(started_at or record.claimed_at or record.changed_at)
+        running.append(
+            _Running(job.id, job.task, pids.get(record.session or ""), since, started_at is not None)
+        )
+    # A server claims for the slots that it has; what it claims beyond them waits there for a moment.
+    runs = sum(job.id in started for job in jobs)
+    taken = runs + min(len(jobs) - runs, max(0, view.workers - runs))
     told = view.busy if living and is_cut else 0
-    busy = max(_busy(view, jobs, started), told) if living else 0
     more = max(len(jobs), told) - len(running)
     free = max(view.workers - len(running) - more, 0) if living else 0
     drawn = min(free, _SLOTS - len(running))
-    sessions = [
-        _session(one, now, None if is_cut else min(records_of[one.session.id], one.session.workers))
-        for one in records
-    ]
+    sessions = []
+    for one in living or view.sessions:
+        said, workers = one.renewal, one.session.workers
+        busy = said.busy if is_cut else min(records_of[one.session.id], workers)
+        sessions.append(
+            _ServerProcess(
+                one.session.pid, said.state, workers, busy, said.cpu_percent, said.rss_bytes,
+                heard_at(one, now),
+            )
+        )  # fmt: skip
+    busy = max(taken, told) if living else 0
     return _Server(view, state, busy, sessions, running, more, drawn, free - drawn)
-
-
-def _busy(view: ServerView, jobs: Sequence[Job[Any]], started: Mapping[str, int]) -> int:
-    """Return how many slots are taken: by what has started, and by what is claimed as far as slots are free.
-
-    A server claims for the slots that it has; what it claims beyond them waits there for a moment.
-    """
-    runs = sum(job.id in started for job in jobs)
-    return runs + min(len(jobs) - runs, max(0, view.workers - runs))
-
-
-def _run(job: Job[Any], pids: Mapping[str, int], started: Mapping[str, int]) -> _Running:
-    record = job.record()
-    started_at = instant(started.get(job.id))
-    since = instant(record.claimed_at or record.changed_at) if started_at is None else started_at
-    return _Running(job.id, job.task, pids.get(record.session or ""), since, started_at is not None)
-
-
-def _session(record: SessionRecord, now: int, busy: int | None) -> _ServerProcess:
-    said = record.renewal
-    return _ServerProcess(
-        record.session.pid, said.state, record.session.workers, said.busy if busy is None else busy,
-        said.cpu_percent, said.rss_bytes, heard_at(record, now),
-    )  # fmt: skip
 
 
 def order_server(visit: Visit) -> Response:

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from firelock_dashboard.request import Visit
 
-__all__ = ["ROUTES"]
-
 
 def show_settings(visit: Visit) -> Response:
     """What may be chosen, and what is."""

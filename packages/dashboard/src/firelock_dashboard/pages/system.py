@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from firelock.storage import Finding, SchemaState
     from firelock_dashboard.request import Visit
 
-__all__ = ["ROUTES"]
-
 _MICROS = 1_000_000
 
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from firelock_dashboard.request import Visit
     from firelock_dashboard.stats.history import TaskStats
 
-__all__ = ["ROUTES", "make_job"]
-
 _HOURS = 24
 _RUNS = 20
 _SPANS = ("1h", "24h", "7d", "30d")

@@ -25,16 +25,6 @@ if TYPE_CHECKING:
     from firelock_dashboard.security.csrf import Gate
     from firelock_dashboard.security.links import Links
 
-__all__ = [
-    "Entrance",
-    "access_from",
-    "any_of",
-    "django_staff",
-    "fastapi_dependency",
-    "flask_login",
-    "refusal_of",
-]
-
 log = logging.getLogger(__name__)
 
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-__all__ = ["METHODS", "PROTECTION", "Gate"]
-
 METHODS = ("GET", "HEAD", "POST")
 
 PROTECTION = {

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from firelock import Firelock
 
-__all__ = ["COOKIE", "ENTER", "LINK_SECONDS", "SESSION_SECONDS", "Links"]
-
 ENTER = "/enter"  # the path of the page that exchanges a link
 COOKIE = "firelock_session"  # with the port behind it: cookies of one host go to all of its ports
 LINK_SECONDS = 600

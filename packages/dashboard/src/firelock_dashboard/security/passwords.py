@@ -17,8 +17,6 @@ from firelock import ConfigurationError
 from firelock_dashboard.problems import RequestProblem, Unauthorized
 from firelock_dashboard.security.permissions import Access, Auth, Level, to_access
 
-__all__ = ["basic_auth", "bearer_tokens", "hash_password"]
-
 _SCHEME = "scrypt"
 _COST, _BLOCK, _LANES = 2**15, 8, 1
 _MEMORY = 64 * 1024 * 1024

@@ -11,8 +11,6 @@ from starlette.requests import Request
 
 from firelock import ConfigurationError
 
-__all__ = ["ASKED", "LEVELS", "Access", "Auth", "Level", "Permission", "to_access"]
-
 Auth: TypeAlias = Callable[[Request], object | Awaitable[object]]
 
 ASKED = "firelock.access"  # in a WSGI environ: what the host's own thread found out about the visitor

@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 
 from firelock import ConfigurationError, JsonValue
 
-__all__ = ["MASK", "Redactions", "Redactor"]
-
 MASK = "••••••"
 
 Redactions = Sequence[str] | re.Pattern[str] | Mapping[str, Sequence[str]]

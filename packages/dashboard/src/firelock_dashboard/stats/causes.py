@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from firelock import Firelock
     from firelock.storage import FailureGroup, Record
 
-__all__ = ["HOURS", "KEPT", "Cause", "Causes", "Mute", "muted_share", "strips"]
-
 log = logging.getLogger(__name__)
 
 HOURS = 24

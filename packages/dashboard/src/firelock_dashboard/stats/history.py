@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from firelock import Firelock
     from firelock.storage import Counts
 
-__all__ = ["SPANS", "History", "Rates", "Series", "TaskStats"]
-
 log = logging.getLogger(__name__)
 
 _LATE = 3  # minutes that servers may take to hand in what ended

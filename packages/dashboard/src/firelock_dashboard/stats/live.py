@@ -26,14 +26,6 @@ if TYPE_CHECKING:
 
     from firelock import Firelock
 
-__all__ = [
-    "TOPICS",
-    "EventStream",
-    "Live",
-    "Sample",
-    "Sampler",
-]
-
 log = logging.getLogger(__name__)
 
 _EVERY = 1.0  # seconds between looks

@@ -21,16 +21,6 @@ from firelock_dashboard.formatting import instant, micros
 if TYPE_CHECKING:
     from firelock import Firelock
 
-__all__ = [
-    "FIVES",
-    "OUTCOMES",
-    "Fold",
-    "Hour",
-    "Hours",
-    "Tally",
-    "read_minutes",
-]
-
 # In the order in which bars are stacked: what went well at the bottom, what needs somebody on top.
 OUTCOMES = ("succeeded", "deleted", "retried", "crashed", "failed")
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from firelock.storage import FailureGroup, Finding
     from firelock_dashboard.stats.history import History
 
-__all__ = ["Watch"]
-
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
