@@ -66,30 +66,22 @@ def test_reading_routes_answer_an_empty_storage(client):
             assert "application/json" == answer.header("content-type"), route.path
 
 
-def test_jobs_are_deleted_and_requeued(client, fire, send):
-    """An action answers how many changed and what became of each id."""
-    job = send.enqueue(1)
+def test_jobs_are_changed(client, fire, send):
+    """An action answers how many changed and what became of each id; a copy is a job of its own."""
+    job, later = send.enqueue(1), send.schedule(3600, 1)
 
     deleted = client.act("/api/jobs/delete", {"id": [job.id, "unknown"]})
     requeued = client.act("/api/jobs/requeue", {"id": job.id})
-
-    assert {"changed": 1, "results": {job.id: "applied", "unknown": "missing"}} == deleted.json()
-    assert 1 == requeued.json()["changed"]
-    assert State.ENQUEUED is fire.jobs.get(job.id).state
-    assert ["job.requeue", "job.delete"] == [entry.action for entry in fire.audit.list()]
-
-
-def test_a_job_is_rescheduled_and_copied(client, fire, send):
-    """A scheduled job becomes due at another instant; a copy is a job of its own."""
-    job = send.schedule(3600, 1)
-
-    moved = client.act("/api/jobs/reschedule", {"id": job.id, "at": "2030-01-01T00:00:00+00:00"})
+    moved = client.act("/api/jobs/reschedule", {"id": later.id, "at": "2030-01-01T00:00:00+00:00"})
     copy = client.act("/api/jobs/copy", {"id": job.id})
 
-    assert 1 == moved.json()["changed"]
-    assert 2030 == fire.jobs.get(job.id).next_due_at.year
-    assert 201 == copy.status
-    assert "mail" == fire.jobs.get(copy.json()["id"]).queue
+    assert {"changed": 1, "results": {job.id: "applied", "unknown": "missing"}} == deleted.json()
+    assert [1, 1] == [answer.json()["changed"] for answer in (requeued, moved)]
+    assert State.ENQUEUED is fire.jobs.get(job.id).state
+    assert 2030 == fire.jobs.get(later.id).next_due_at.year
+    assert (201, "mail") == (copy.status, fire.jobs.get(copy.json()["id"]).queue)
+    actions = ["job.copy", "job.reschedule", "job.requeue", "job.delete"]
+    assert actions == [entry.action for entry in fire.audit.list()]
 
 
 def test_a_span_that_ends_after_all_time_is_refused(client, fire, send):

@@ -7,6 +7,7 @@ import base64
 import queue
 import threading
 from contextlib import closing
+from types import SimpleNamespace
 
 import anyio.lowlevel
 import pytest
@@ -385,12 +386,14 @@ def test_the_browser_is_asked_for_a_password(visit):
 
 
 def test_hashes_are_salted_and_their_own():
-    """Two of one password differ; neither holds it."""
+    """Two of one password differ; neither holds it. An empty one has none: it would keep nobody out."""
     one, two = hash_password("word"), hash_password("word")
 
     assert one != two
     assert "word" not in one
     assert one.startswith("scrypt:32768:8:1:")
+    with pytest.raises(ConfigurationError):
+        hash_password("")
 
 
 @pytest.mark.parametrize(
@@ -411,12 +414,6 @@ def test_wrong_users_are_refused_at_once(users, options):
     with pytest.raises(ConfigurationError) as error:
         basic_auth(users, **options)
     assert "word" not in str(error.value).replace("password", "")
-
-
-def test_an_empty_password_has_no_hash():
-    """It would keep nobody out."""
-    with pytest.raises(ConfigurationError):
-        hash_password("")
 
 
 # ---- tokens ----------------------------------------------------------------------------------------------
@@ -491,42 +488,41 @@ def test_none_that_grants_lets_nobody_in():
 # ---- Django, Flask, FastAPI ------------------------------------------------------------------------------
 
 
-class User:
-    def __init__(self, *, is_staff=False, is_superuser=False, is_active=True, is_authenticated=True):
-        self.is_staff, self.is_superuser = is_staff, is_superuser
-        self.is_active, self.is_authenticated = is_active, is_authenticated
-
-    def get_username(self):
-        return "ada"
-
-
-class DjangoRequest:
-    def __init__(self, user):
-        self.user = user
+def user(**more):
+    """A user of Django's."""
+    known = {"is_staff": False, "is_superuser": False, "is_active": True, "is_authenticated": True}
+    return SimpleNamespace(**known | more, get_username=lambda: "ada")
 
 
 @pytest.mark.parametrize(
     ("user", "level"),
     [
-        (User(), "none"), (User(is_staff=True), "operate"), (User(is_superuser=True), "admin"),
-        (User(is_staff=True, is_superuser=True), "admin"), (User(is_superuser=True, is_active=False), "none"),
-        (User(is_superuser=True, is_authenticated=False), "none"),
+        (user(), "none"), (user(is_staff=True), "operate"), (user(is_superuser=True), "admin"),
+        (user(is_staff=True, is_superuser=True), "admin"), (user(is_superuser=True, is_active=False), "none"),
+        (user(is_superuser=True, is_authenticated=False), "none"),
     ],
 )  # fmt: skip
 def test_django_s_staff_may_operate_and_superusers_everything(user, level):
     """Others, the inactive and the anonymous may nothing."""
-    access = asked(django_staff, request(**{"django.request": DjangoRequest(user)}))
+    access = asked(django_staff, request(**{"django.request": SimpleNamespace(user=user)}))
 
     assert LEVELS[level] == access.permissions
 
 
-def test_django_s_staff_need_django(caplog):
-    """Elsewhere, and without Django's middleware, nobody gets in and the log says what is missing."""
-    for scope in ({}, {"django.request": object()}):
-        with pytest.raises(RequestProblem) as refusal:
-            asked(django_staff, request(**scope))
-        assert 500 == refusal.value.status
-    assert "dashboard_urls" in caplog.text
+@pytest.mark.parametrize(
+    ("auth", "scope", "told"),
+    [
+        (django_staff, {}, "dashboard_urls"), (django_staff, {"django.request": object()}, "dashboard_urls"),
+        (flask_login("admin"), {}, "init_app"),
+    ],
+)  # fmt: skip
+def test_a_framework_s_users_need_the_framework(caplog, auth, scope, told):
+    """Elsewhere, and without its middleware, nobody gets in and the log says what is missing."""
+    with pytest.raises(RequestProblem) as refusal:
+        asked(auth, request(**scope))
+
+    assert 500 == refusal.value.status
+    assert told in caplog.text
 
 
 @pytest.fixture
@@ -561,13 +557,6 @@ def test_flask_s_logged_in_user_has_the_level(flask_app):
         assert frozenset() == to_access(by_user(request())).permissions
     with flask_app.test_request_context():
         assert Access() == to_access(flask_login("admin")(request()))
-
-
-def test_flask_s_user_needs_flask_s_request():
-    """Outside of it nobody gets in."""
-    with pytest.raises(RequestProblem) as refusal:
-        asked(flask_login("admin"), request())
-    assert 500 == refusal.value.status
 
 
 def test_a_mount_in_flask_follows_its_login(app, flask_app):
@@ -653,24 +642,13 @@ def test_dependencies_that_check_nothing_or_need_more_are_refused_at_once():
     def yielding(request):
         yield 1
 
-    wrong = [
-        HTTPBasic(),
-        OAuth2PasswordBearer(tokenUrl="t"),
-        two,
-        resolved,
-        only_resolved,
-        header,
-        nothing,
-        yielding,
-        "name",
-    ]
-    for dependency in wrong:
+    schemes = [HTTPBasic(), OAuth2PasswordBearer(tokenUrl="t")]
+    for dependency in (*schemes, two, resolved, only_resolved, header, nothing, yielding, "name"):
         with pytest.raises(ConfigurationError):
             fastapi_dependency(dependency)
-    with pytest.raises(ConfigurationError):
-        fastapi_dependency(lambda request: None, level="root")
-    with pytest.raises(ConfigurationError):
-        flask_login("root")
+    for auth_with in (lambda level: fastapi_dependency(lambda request: None, level), flask_login):
+        with pytest.raises(ConfigurationError):
+            auth_with("root")
 
 
 def test_no_framework_is_imported_before_it_is_asked():

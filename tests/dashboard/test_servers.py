@@ -173,27 +173,17 @@ def test_what_a_server_says_of_itself_is_shown(client, serving, state, told):
     assert told in client.part("/servers", "servers").text
 
 
-def test_a_lost_server_stays_folded(fire, client, serving):
-    """For a day, below those that live; nobody can tell it anything."""
-    fire.storage.end_session(serving("gone-1"), (), reason="stopped")
-    serving("web-1")
-
-    page = client.part("/servers", "servers").text
-
-    card, lost = page.split('id="lost-servers"')
-    assert ("gone-1" in card, "gone-1" in lost, "web-1" in card) == (False, True, True)
-    assert "1 server that is gone" in lost
-    assert "<form" not in lost
-
-
 def test_a_server_that_stopped_is_told_from_one_that_was_killed(fire, client, serving):
-    """Ended where it said last that it stops, lost where it said nothing of the kind."""
+    """Ended where it said last that it stops, else lost: folded for a day, nobody can tell it anything."""
     fire.storage.end_session(serving("stopped-1", state="stopping"), (), reason="server stopped")
     fire.storage.end_session(serving("killed-1"), None, reason="its session was lost")
+    serving("web-1")
 
-    gone = client.part("/servers", "servers").text.split('id="lost-servers"')[1]
+    card, gone = client.part("/servers", "servers").text.split('id="lost-servers"')
     rows = {name: next(row for row in gone.split("<tr") if name in row) for name in ("stopped-1", "killed-1")}
 
+    assert ("killed-1" in card, "web-1" in card) == (False, True)
+    assert ("2 servers that are gone" in gone, "<form" in gone) == (True, False)
     assert ("Ended" in rows["stopped-1"], "Lost" in rows["stopped-1"]) == (True, False)
     assert ("Ended" in rows["killed-1"], "Lost" in rows["killed-1"]) == (False, True)
 
