@@ -8,7 +8,7 @@ from firelock.plugins import open_storage
 from firelock.testing import LockConformance, StorageConformance
 from tests.ports import free_port
 from tests.sql.databases import newer_schema
-from tests.sql.transactions import by_connection, by_session
+from tests.sql.transactions import WAYS
 
 
 class TestMariadb(StorageConformance):
@@ -26,9 +26,9 @@ class TestMariadb(StorageConformance):
     def open_unreachable(self, mariadb):
         return lambda: open_storage(mariadb.url(port=free_port()))
 
-    @pytest.fixture(params=[by_connection, by_session], ids=lambda way: way.__name__)
+    @pytest.fixture(params=WAYS, ids=lambda way: way.__name__)
     def open_transaction(self, request, mariadb):
-        return request.param(mariadb)
+        return request.param(mariadb.engine_url())
 
 
 class TestMariadbLocks(LockConformance):

@@ -8,9 +8,7 @@ from firelock.plugins import open_storage
 from firelock.testing import LockConformance, StorageConformance
 from tests.ports import free_port
 from tests.sql.databases import newer_schema
-from tests.sql.transactions import by_connection, by_driver, by_session
-
-WAYS = [by_connection, by_session, by_driver]
+from tests.sql.transactions import WAYS
 
 
 class TestPostgresql(StorageConformance):
@@ -30,7 +28,7 @@ class TestPostgresql(StorageConformance):
 
     @pytest.fixture(params=WAYS, ids=lambda way: way.__name__)
     def open_transaction(self, request, postgresql):
-        return request.param(postgresql)
+        return request.param(postgresql.engine_url())
 
 
 class TestPostgresqlLocks(LockConformance):
@@ -56,7 +54,7 @@ class TestPgbouncer(StorageConformance):
 
     @pytest.fixture(params=WAYS, ids=lambda way: way.__name__)
     def open_transaction(self, request, pgbouncer):
-        return request.param(pgbouncer)
+        return request.param(pgbouncer.engine_url())
 
 
 class TestPgbouncerLocks(LockConformance):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
 import pytest
-from sqlalchemy import create_engine
 
 from firelock.plugins import open_storage
 from firelock.testing import LockConformance, StorageConformance
 from tests.sql.databases import newer_schema
+from tests.sql.transactions import WAYS
 
 
 class TestSqlite(StorageConformance):
@@ -26,18 +24,9 @@ class TestSqlite(StorageConformance):
         (tmp_path / "file").touch()
         return lambda: open_storage(f"sqlite:///{tmp_path}/file/jobs.db")
 
-    @pytest.fixture
-    def open_transaction(self, storage_url):
-        @contextmanager
-        def transaction(commits):
-            engine = create_engine(storage_url)
-            with engine.connect() as connection, connection.begin() as begun:
-                yield connection
-                if not commits:
-                    begun.rollback()
-            engine.dispose()
-
-        return transaction
+    @pytest.fixture(params=WAYS, ids=lambda way: way.__name__)
+    def open_transaction(self, request, storage_url):
+        return request.param(storage_url)
 
 
 class TestSqliteLocks(LockConformance):

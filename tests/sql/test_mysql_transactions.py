@@ -207,19 +207,6 @@ def connect(database):
     )
 
 
-@pytest.mark.parametrize("commits", [True, False])
-def test_a_connection_of_the_driver_is_joined(mariadb, storage, commits):
-    """Its commit stores the job, its rollback leaves nothing."""
-    with connect(mariadb) as connection:
-        storage.insert([job("a")], within=connection)
-        if commits:
-            connection.commit()
-        else:
-            connection.rollback()
-
-    assert [found is not None for found in storage.get(["a"])] == [commits]
-
-
 def test_a_connection_of_the_driver_in_autocommit_mode_is_refused(mariadb, storage):
     """Each statement would be stored by itself."""
     with connect(mariadb) as connection:

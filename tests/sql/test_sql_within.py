@@ -50,22 +50,6 @@ def stored(scene):
     return sum(scene.storage.counts().by_state.values())
 
 
-@pytest.mark.parametrize("is_committed", [True, False])
-def test_a_session_decides_over_its_jobs(scene, engine, is_committed):
-    """A job is there with the order it belongs to, or neither is."""
-    job = scene.new_job(tags=("eu",))
-
-    with Session(engine) as session:
-        session.execute(text("insert into orders values (1)"))
-        answers = scene.storage.insert([job], within=session).is_new
-        session.commit() if is_committed else session.rollback()
-
-    with engine.connect() as connection:
-        orders = connection.execute(text("select count(*) from orders")).scalar_one()
-    assert [True] == answers
-    assert (int(is_committed), int(is_committed)) == (orders, stored(scene))
-
-
 def test_a_handle_says_that_its_transaction_may_have_been_rolled_back(scene, engine):
     """Whoever is sent to commit what was rolled back would look for a mistake that is none."""
     with Firelock(scene.storage) as fire, Session(engine) as session:
@@ -81,26 +65,6 @@ def test_a_handle_says_that_its_transaction_may_have_been_rolled_back(scene, eng
         assert State.ENQUEUED is kept.refresh().state
 
 
-@pytest.mark.parametrize("is_committed", [True, False])
-def test_a_connection_decides_over_its_jobs(scene, engine, is_committed):
-    """The same for Core, also where nothing was executed before."""
-    with engine.connect() as connection:
-        scene.storage.insert([scene.new_job()], within=connection)
-        connection.commit() if is_committed else connection.rollback()
-
-    assert int(is_committed) == stored(scene)
-
-
-@pytest.mark.parametrize("is_committed", [True, False])
-def test_a_raw_connection_decides_over_its_jobs(scene, path, is_committed):
-    """The same for the driver's own connection in its ordinary mode."""
-    with closing(sqlite3.connect(path)) as connection:
-        scene.storage.insert([scene.new_job()], within=connection)
-        connection.commit() if is_committed else connection.rollback()
-
-    assert int(is_committed) == stored(scene)
-
-
 def test_a_scoped_session_is_a_session(scene, engine):
     """What web frameworks hand out works as well."""
     sessions = scoped_session(sessionmaker(engine))
@@ -110,16 +74,6 @@ def test_a_scoped_session_is_a_session(scene, engine):
     sessions.remove()
 
     assert 1 == stored(scene)
-
-
-def test_nobody_sees_the_job_before_the_commit(scene, engine):
-    """Other connections see neither row nor count."""
-    with Session(engine) as session:
-        scene.storage.insert([scene.new_job()], within=session)
-        before = stored(scene)
-        session.commit()
-
-    assert (0, 1) == (before, stored(scene))
 
 
 def test_a_refused_batch_leaves_the_transaction_usable(scene, engine):

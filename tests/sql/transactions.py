@@ -5,54 +5,49 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 
-import psycopg
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
-from tests.sql.databases import MysqlDatabase, PostgresqlDatabase
-
-__all__ = ["OpenTransaction", "by_connection", "by_driver", "by_session"]
+__all__ = ["WAYS", "OpenTransaction"]
 
 OpenTransaction = Callable[[bool], AbstractContextManager[object]]
 
 
-def by_connection(database: PostgresqlDatabase | MysqlDatabase) -> OpenTransaction:
+def by_connection(url: str) -> OpenTransaction:
     """Return what opens a transaction of SQLAlchemy's Connection, told whether to commit it."""
 
     @contextmanager
     def transaction(commits: bool) -> Iterator[Connection]:
-        engine = create_engine(database.engine_url(), poolclass=NullPool)
-        with engine.connect() as connection, connection.begin() as begun:
+        with create_engine(url, poolclass=NullPool).connect() as connection:
             yield connection
-            if not commits:
-                begun.rollback()
+            connection.commit() if commits else connection.rollback()
 
     return transaction
 
 
-def by_session(database: PostgresqlDatabase | MysqlDatabase) -> OpenTransaction:
+def by_session(url: str) -> OpenTransaction:
     """Return what opens a transaction of the ORM's Session."""
 
     @contextmanager
     def transaction(commits: bool) -> Iterator[Session]:
-        engine = create_engine(database.engine_url(), poolclass=NullPool)
-        with Session(engine) as session:
+        with Session(create_engine(url, poolclass=NullPool)) as session:
             yield session
-            if commits:
-                session.commit()
+            session.commit() if commits else session.rollback()
 
     return transaction
 
 
-def by_driver(database: PostgresqlDatabase) -> OpenTransaction:
-    """Return what opens a transaction of psycopg's own connection."""
+def by_driver(url: str) -> OpenTransaction:
+    """Return what opens a transaction of the driver's own connection."""
 
     @contextmanager
-    def transaction(commits: bool) -> Iterator[psycopg.Connection]:
-        with closing(psycopg.connect(database.url())) as connection:
-            yield connection
-            if commits:
-                connection.commit()
+    def transaction(commits: bool) -> Iterator[object]:
+        with closing(create_engine(url, poolclass=NullPool).raw_connection()) as pooled:
+            yield pooled.driver_connection
+            pooled.commit() if commits else pooled.rollback()
 
     return transaction
+
+
+WAYS = [by_connection, by_session, by_driver]
