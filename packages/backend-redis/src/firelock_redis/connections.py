@@ -319,19 +319,15 @@ def _options_of(url: RedisUrl) -> dict[str, Any]:
 
 
 def _sentinel(url: RedisUrl) -> Sentinel:
-    tls = {} if url.tls is None else {**url.tls, "ssl": True}
-    return Sentinel(
-        url.hosts,
-        sentinel_kwargs={
-            "username": url.sentinel_username,
-            "password": url.sentinel_password,
-            "socket_timeout": min(1.0, url.timeout_seconds),
-            "socket_connect_timeout": min(1.0, url.timeout_seconds),
-            "decode_responses": True,
-            "protocol": 2,
-            **tls,
-        },
-    )
+    timeout = min(1.0, url.timeout_seconds)
+    others = {
+        "username": url.sentinel_username,
+        "password": url.sentinel_password,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "ssl": url.tls is not None,
+    }
+    return Sentinel(url.hosts, sentinel_kwargs={**_options_of(url), **others})
 
 
 try:

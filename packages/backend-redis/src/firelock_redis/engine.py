@@ -30,7 +30,15 @@ from firelock.storage import (
     Transition,
 )
 from firelock_redis.database import RedisDatabase
-from firelock_redis.layout import LETTERS, claimed_job, entry_line, error_line, quoted
+from firelock_redis.layout import (
+    LETTERS,
+    claimed_job,
+    entry_line,
+    error_line,
+    number_word,
+    quoted,
+    text_word,
+)
 from firelock_redis.upkeep import earliest_due_at
 from firelock_redis.verbs import RedisVerbs
 
@@ -291,22 +299,14 @@ def _fields(transition: Transition) -> tuple[Any, ...]:
     """Return a change as scripts/exchange.lua reads it, field by field."""
     error = transition.error
     return (
-        transition.job_id, _number(transition.fence), transition.at,
-        "" if transition.is_silent else entry_line(transition.entry()), _text(transition.reason),
-        _number(transition.retries), _number(transition.crashes), _number(transition.started_at),
-        _text(transition.server), "1" if transition.gives_back else "", _number(transition.due_at),
-        _number(transition.expires_at), _text(transition.result), _text(transition.result_absent),
+        transition.job_id, number_word(transition.fence), transition.at,
+        "" if transition.is_silent else entry_line(transition.entry()), text_word(transition.reason),
+        number_word(transition.retries), number_word(transition.crashes), number_word(transition.started_at),
+        text_word(transition.server), "1" if transition.gives_back else "", number_word(transition.due_at),
+        number_word(transition.expires_at), text_word(transition.result), text_word(transition.result_absent),
         "" if error is None else error_line(error), "" if error is None else _attempt(transition.at, error),
-        _number(transition.attempt),
+        number_word(transition.attempt),
     )  # fmt: skip
-
-
-def _number(value: int | None) -> int | str:
-    return "" if value is None else value
-
-
-def _text(value: str | None) -> str:
-    return "" if value is None else quoted(value)
 
 
 def _attempt(at: int, error: ErrorInfo) -> str:

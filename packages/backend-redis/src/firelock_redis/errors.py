@@ -37,13 +37,10 @@ _LEAVING = frozenset({"READONLY", "MASTERDOWN", "CLUSTERDOWN"})
 
 
 def _code(error: BaseException) -> str:
-    """Return the first word of what the server said, which the driver takes off for some classes."""
-    for kind, code in _CODES:
-        if isinstance(error, kind):
-            return code
+    """Return the first word of what the server said, which the driver keeps apart for some classes."""
     text = str(error)
     wrapped = _IN_A_SCRIPT.search(text)
-    return wrapped[1] if wrapped else text.partition(" ")[0]
+    return wrapped[1] if wrapped else getattr(error, "status_code", None) or text.partition(" ")[0]
 
 
 _IN_A_SCRIPT = re.compile(r"^Error running script .*?: -([A-Z]+) ")  # before Redis 7
@@ -51,18 +48,6 @@ _NOT_ALLOWED_IN_A_SCRIPT = (
     "user executing the script can't",
     "ACL failure in script",
 )  # before Redis 7, and since
-_CODES: tuple[tuple[type[Exception], str], ...] = (
-    (driver.ReadOnlyError, "READONLY"),
-    (driver.BusyLoadingError, "LOADING"),
-    (driver.MasterDownError, "MASTERDOWN"),
-    (driver.OutOfMemoryError, "OOM"),
-    (driver.NoPermissionError, "NOPERM"),
-    (driver.MovedError, "MOVED"),
-    (driver.ClusterDownError, "CLUSTERDOWN"),
-    (driver.TryAgainError, "TRYAGAIN"),
-    (driver.ClusterCrossSlotError, "CROSSSLOT"),
-    (driver.AuthenticationWrongNumberOfArgsError, "WRONGPASS"),
-)
 
 
 def is_leaving(error: BaseException) -> bool:
@@ -92,7 +77,7 @@ def translated(error: Exception, url: RedisUrl) -> StorageError:
 def _mistaken(error: Exception, text: str, url: RedisUrl) -> str:
     """Return what of the URL does not fit what listens there; nothing where that is not it."""
     if isinstance(error, driver.AuthenticationError):
-        return f"{_LASTING['NOAUTH' if 'required' in text.lower() else 'WRONGPASS']} ({text})"
+        return f"{_LASTING['WRONGPASS']} ({text})"
     if any(words in text for words in _NOT_ALLOWED_IN_A_SCRIPT):
         return f"{_LASTING['NOPERM']} (NOPERM)"
     if isinstance(error, driver.InvalidResponse):

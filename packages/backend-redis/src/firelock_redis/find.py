@@ -34,7 +34,15 @@ from firelock.storage import (
     rules,
 )
 from firelock_redis.database import RedisDatabase
-from firelock_redis.layout import LETTERS, quoted, read_history, record_of, state_of, task_head
+from firelock_redis.layout import (
+    LETTERS,
+    number_word,
+    read_history,
+    record_of,
+    state_of,
+    task_head,
+    text_word,
+)
 from firelock_redis.verbs import RedisVerbs
 
 __all__ = ["PAGE_COST", "RARE", "SCRIPT_COST", "FindVerbs"]
@@ -100,7 +108,7 @@ class _Way:
             self._read_whole(database, query)
             return False
         wanted = min(wanted, _AT_ONCE)
-        window = _text(query.where.since), _text(query.where.until)
+        window = number_word(query.where.since), number_word(query.where.until)
         start = (*window, *(self.reached or query.behind or _NOWHERE))
         found = self._walk(database, query, start, wanted, cost)
         self.places += found
@@ -135,8 +143,8 @@ class _Way:
             "" if state is None or are_of_state else LETTERS[state],
             "" if where.queue is None or are_of_queue else where.queue,
             "" if where.task is None else task_head(where.task),
-            "" if where.server is None else quoted(where.server),
-            "" if where.fingerprint is None else quoted(where.fingerprint),
+            text_word(where.server),
+            text_word(where.fingerprint),
             "" if where.is_retrying is None else int(where.is_retrying),
         )
 
@@ -148,10 +156,6 @@ class _Way:
         taken = [place for place in self.places if not query.is_before(horizon, place)]
         self.places = self.places[len(taken) :]
         return taken
-
-
-def _text(at: int | None) -> object:
-    return "" if at is None else at
 
 
 def _instant(score: str) -> int:

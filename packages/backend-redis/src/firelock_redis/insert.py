@@ -24,7 +24,15 @@ from firelock.storage import (
     waiting_reason,
 )
 from firelock_redis.database import RedisDatabase
-from firelock_redis.layout import LETTERS, lowest_place, payload_of, quoted, rare_of
+from firelock_redis.layout import (
+    LETTERS,
+    lowest_place,
+    number_word,
+    payload_of,
+    quoted,
+    rare_of,
+    text_word,
+)
 from firelock_redis.records import RecordVerbs, pausing
 
 __all__ = ["RULES", "InsertVerbs"]
@@ -94,7 +102,7 @@ class InsertVerbs(RecordVerbs):
                 raise StorageError(message)
         reply = self.database.run_replicated(
             "insert.jobs_if", 0, RULES, len(jobs), change.kind, change.key, change.value,
-            change.expected_version, "" if change.due_at is None else change.due_at,
+            change.expected_version, number_word(change.due_at),
             pausing(change.kind, change.value), *stored_arguments(jobs),
         )  # fmt: skip
         raise_missing(reply)
@@ -166,8 +174,7 @@ def stored_arguments(jobs: Sequence[NewJob]) -> list[Any]:
     for job in jobs:
         arguments += (
             job.id, payload_of(job, rare_of(job)), LETTERS[job.state], job.queue, lowest_place(job.priority),
-            job.created_at, "" if job.due_at is None else job.due_at,
-            "" if job.reason is None else quoted(job.reason), job.recurring_id or "",
+            job.created_at, number_word(job.due_at), text_word(job.reason), job.recurring_id or "",
             len(job.tags), *job.tags, len(job.parents),
         )  # fmt: skip
         for edge in job.parents:

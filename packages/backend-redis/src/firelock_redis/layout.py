@@ -57,6 +57,16 @@ _FIELDS = 10
 quoted = json.encoder.encode_basestring  # a text as JSON, other languages' letters as they are
 
 
+def number_word(number: int | None) -> int | str:
+    """Return a number as scripts read it; nothing for none."""
+    return "" if number is None else number
+
+
+def text_word(text: str | None) -> str:
+    """Return a text as scripts read it, JSON; nothing for none."""
+    return "" if text is None else quoted(text)
+
+
 def state_of(letter: str) -> State:
     """Return the state of that letter."""
     return _STATES[letter]

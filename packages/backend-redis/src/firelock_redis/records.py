@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from firelock.storage import Record, StorageError
 from firelock_redis.database import RedisDatabase
+from firelock_redis.layout import number_word
 from firelock_redis.partitions import EVERYWHERE, FIRST
 from firelock_redis.verbs import RedisVerbs
 
@@ -33,7 +34,14 @@ class RecordVerbs(RedisVerbs):
         due_at: int | None = None,
     ) -> int | None:
         """The other partitions hear of a pause right after."""
-        change = kind, key, value, _text(expected_version), _text(due_at), pausing(kind, value)
+        change = (
+            kind,
+            key,
+            value,
+            number_word(expected_version),
+            number_word(due_at),
+            pausing(kind, value),
+        )
         version = self.database.run("records.put", 0, *change)
         self.note_record(kind, is_changed=version is not None)
         return None if version is None else int(version)
@@ -62,7 +70,7 @@ class RecordVerbs(RedisVerbs):
     @override
     def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
         """Its version is not forgotten: any other goes on from it."""
-        deleted = self.database.run("records.delete", 0, kind, key, _text(expected_version))
+        deleted = self.database.run("records.delete", 0, kind, key, number_word(expected_version))
         self.note_record(kind, is_changed=deleted is not None)
         return deleted is not None
 
@@ -91,10 +99,6 @@ def _pages(kind: str, limit: int, page: Callable[[list[Record], int], list[Any]]
 def pausing(kind: str, value: str) -> int | str:
     """Return 1 where a queue's record pauses it, else 0; nothing for another kind of record."""
     return int(_pauses(value)) if kind == QUEUES else ""
-
-
-def _text(number: int | None) -> str:
-    return "" if number is None else str(number)
 
 
 def _pauses(value: str) -> bool:

@@ -25,7 +25,7 @@ from firelock.storage import (
     Taken,
 )
 from firelock_redis.database import RedisDatabase
-from firelock_redis.layout import claimed_job, quoted, text_of
+from firelock_redis.layout import claimed_job, number_word, quoted, text_of
 from firelock_redis.partitions import EVERYWHERE
 from firelock_redis.verbs import RedisVerbs
 
@@ -94,7 +94,7 @@ class SessionVerbs(RedisVerbs):
             arguments: list[str | int] = []
             for place in places:
                 one = held[place]
-                arguments += (one.job_id, one.fence, "" if one.started_at is None else one.started_at)
+                arguments += (one.job_id, one.fence, number_word(one.started_at))
             lives, not_held, others = self.database.run("sessions.reconcile", partition, session, *arguments)
             is_lost = is_lost or not lives
             lost += [places[number] for number in not_held]

@@ -1,9 +1,9 @@
 """The frozen values that travel between client, storage and server; no behaviour, no I/O.
 
 In this order: the job, what the end of an attempt changes, the verbs' answers, sessions, queries, records.
-Instants are micros (see `clock`). Values built for every job (`NewJob`, `ClaimedJob`, `Transition`) are plain
-slotted classes built by position, since a frozen one costs five times as much; nobody changes one once it
-is built.
+Instants are micros (see `clock`). Values built for every job (`NewJob`, `Inserted`, `ClaimedJob`,
+`Transition`) are plain slotted classes built by position, since a frozen one costs five times as much; nobody
+changes one once it is built.
 """
 
 from __future__ import annotations
@@ -607,7 +607,7 @@ class RecordChange:
     due_at: int | None = None
 
 
-@attrs.frozen
+@attrs.define
 class Inserted:
     """What became of an insert: of each job, and of the record that it depended on."""
 
