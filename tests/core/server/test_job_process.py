@@ -25,7 +25,7 @@ from tests.core.fakes import Worker, unmeasured, until
 SERVER = ServerInfo("server-a", "host:a", "*", 1, 7)
 
 APP = """
-import os, signal, sys, threading, time
+import asyncio, os, signal, sys, threading, time
 from firelock import Firelock, JobContext, Retry, RetryDecision, Snooze, hookimpl
 
 class Deciding:
@@ -91,7 +91,44 @@ def sleep() -> None:
 @fire.task(name="die")
 def die(number: int) -> None:
     os.kill(os.getpid(), number)
+
+@fire.task(name="pid")
+def pid() -> int:
+    return os.getpid()
+
+@fire.task(name="url")
+def url() -> str:
+    return fire.storage.url
+
+@fire.task(name="stops")
+async def stops() -> None:
+    asyncio.get_running_loop().stop()
+    await asyncio.Event().wait()
+
+@fire.task(name="dies")
+def dies() -> None:
+    os._exit(3)
+
+@fire.task(name="reads")
+def reads() -> str:
+    return sys.stdin.read() + os.read(0, 100).decode()
+
+@fire.task(name="says")
+def says(context: JobContext) -> None:
+    context.log("no such level", level="shout")
+
+@fire.task(name="reports")
+def reports(context: JobContext) -> None:
+    context.progress(float("nan"), 1)
 """
+MORE = """
+from bench_app import fire
+
+@fire.task(name="elsewhere")
+def elsewhere() -> str:
+    return "found"
+"""
+PLAIN = ("pid", "url", "dies", "says", "reports", "stops", "reads", "elsewhere")
 
 
 def talk(job: JobContext, word: str) -> str: ...
@@ -101,7 +138,9 @@ class Bench:
     """An app in a file, a worker that claims its jobs, and the processes that a test starts."""
 
     def __init__(self, folder):
-        (folder / "bench_app.py").write_text(APP)
+        self.app = folder / "bench_app.py"
+        self.app.write_text(APP)
+        (folder / "more_tasks.py").write_text(MORE)
         self.spec = f"{folder / 'bench_app.py'}:fire"
         self.fire = Firelock("memory://")
         self.tasks = {
@@ -110,14 +149,15 @@ class Bench:
                 ("talk", talk, {}), ("atalk", lambda word: None, {}),
                 ("fail", lambda word: None, {"retry": Retry(attempts=3)}), ("sleep", lambda: None, {}),
                 ("die", lambda number: None, {}),
+                *((name, lambda: None, {"retry": Retry(attempts=1)}) for name in PLAIN),
             )
         }  # fmt: skip
         self.worker = Worker(self.fire)
         self.processes = []
 
-    def process(self):
+    def process(self, **options):
         """A new process of the app."""
-        self.processes.append(JobProcess(JobProcessSpec(self.spec, SERVER)))
+        self.processes.append(JobProcess(JobProcessSpec(self.spec, SERVER, **options)))
         return self.processes[-1]
 
     def claim(self, name, *args, **options):
@@ -135,6 +175,10 @@ class Bench:
         """How the run ended there."""
         return process.run(run, self.worker.runner, self.worker.console)
 
+    def end(self, process, name):
+        """The transition that ends a run of this task there."""
+        return self.run(process, self.start(name)).transition
+
     def close(self):
         for process in self.processes:
             process.kill()
@@ -145,6 +189,7 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
     """A bench whose processes are gone at the end."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SERVER_PID", str(os.getpid()))
     monkeypatch.setenv("STOPPED", str(tmp_path / "stopped"))
     bench = Bench(tmp_path)
@@ -436,3 +481,115 @@ def test_a_host_s_logging_is_left_alone_and_its_level_is_that_of_its_processes(t
     assert "True\n" == said.stdout
     assert 1 == len(re.findall(f"(?m)^{stamp} ERROR firelock.jobs: Job .* ValueError: boom$", said.stderr))
     assert lines == len(re.findall(f"(?m)^{stamp} INFO shop: at work$", said.stderr))
+
+
+# ---- what it is blamed for, and whom a late kill must not hit ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [("raise ValueError('no settings')", "no settings"), ("import os; os._exit(7)", "exit code 7")],
+    ids=["error", "exit"],
+)
+def test_an_app_that_cannot_be_loaded_is_no_crash_of_the_job(bench, code, why):
+    """The job fails with the reason, as its policy says, and nobody looks for a fault in the job."""
+    bench.app.write_text(code)
+
+    end = bench.end(bench.process(), "pid")
+
+    assert (State.SCHEDULED, 1, None) == (end.to, end.retries, end.crashes)
+    assert "could not load the app" in end.error.message
+    assert why in end.error.message
+
+
+def test_a_process_that_dies_with_its_job_is_a_crash(bench):
+    """The job ran there, alone."""
+    end = bench.end(bench.process(), "dies")
+
+    assert (State.ENQUEUED, 1) == (end.to, end.crashes)
+    assert "exit code 3" in end.reason
+
+
+def test_a_process_that_died_between_two_jobs_ends_no_worker(bench):
+    """The job that is written to it meets a broken pipe, or silence: an end all the same."""
+    process = bench.process()
+    pid = int(bench.end(process, "pid").result)
+    os.kill(pid, signal.SIGKILL)
+
+    assert 1 == bench.end(process, "pid").crashes
+
+
+def test_a_process_that_is_seen_to_be_gone_ends_no_worker_either(bench):
+    """Nothing can be written to it; that it never got ready is no crash of the job."""
+    process = bench.process()
+    process.kill()
+    process._process.wait()  # noqa: SLF001 - from here on its pipe is broken
+
+    end = bench.end(process, "pid")
+
+    assert (State.SCHEDULED, None) == (end.to, end.crashes)
+    assert "SIGKILL" in end.error.message
+
+
+def test_a_coroutine_that_stops_its_event_loop_is_interrupted(bench):
+    """The process goes on with the next job."""
+    process = bench.process()
+
+    end = bench.end(process, "stops")
+
+    assert (State.SCHEDULED, None) == (end.to, end.crashes)
+    assert "Event loop stopped" in end.error.message
+    assert State.SUCCEEDED == bench.end(process, "pid").to
+
+
+def test_a_job_that_reads_its_input_finds_none(bench):
+    """The orders of the server are not its business: the next job comes as ever."""
+    process = bench.process()
+
+    ends = [bench.end(process, name) for name in ("reads", "pid")]
+
+    assert [State.SUCCEEDED] * 2 == [end.to for end in ends]
+    assert '""' == ends[0].result
+
+
+def test_a_late_kill_does_not_hit_the_next_job(bench):
+    """The timeout of a run that ended meanwhile: the process goes on with the next job."""
+    process = bench.process()
+    run = bench.start("pid")
+    first = bench.end(process, "pid")
+    bench.run(process, run)
+    process._stop(run)  # noqa: SLF001 - what a thread calls that has read `run.stop` just before the end
+
+    assert process.is_alive
+    assert first.result == bench.end(process, "pid").result
+
+
+def test_a_killed_process_gets_no_other_job(bench):
+    """Even where the job's answer came first, and the process is not seen to be dead yet."""
+    process = bench.process()
+    run = bench.start("pid")
+    run.cancel(CancelKind.STOP, "server stopping")
+
+    bench.run(process, run)
+
+    assert not process.is_alive
+
+
+def test_the_app_is_loaded_as_the_servers_command_line_says(bench, tmp_path):
+    """With its storage and its imports, or jobs of a job would go astray and tasks be unknown."""
+    url = f"sqlite:///{tmp_path / 'jobs.db'}"
+    process = bench.process(storage=url, imports=["more_tasks"])
+
+    ends = [bench.end(process, name) for name in ("url", "elsewhere")]
+
+    assert [State.SUCCEEDED] * 2 == [end.to for end in ends]
+    assert "jobs.db" in ends[0].result
+
+
+@pytest.mark.parametrize(("name", "told"), [("says", "shout"), ("reports", "finite")])
+def test_nonsense_said_by_a_job_fails_it_alone(bench, name, told):
+    """As in a thread; it is no crash."""
+    end = bench.end(bench.process(), name)
+
+    assert (State.SCHEDULED, None) == (end.to, end.crashes)
+    assert told in end.error.message

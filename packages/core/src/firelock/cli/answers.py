@@ -76,12 +76,7 @@ def recurring_answer(record: RecurringRecord) -> dict[str, object]:
 def server_answer(server: ServerView, now: int) -> dict[str, object]:
     """Return a server with its children's sessions."""
     return {
-        "id": server.id,
-        "name": server.name,
-        "host": server.host,
-        "queues": server.queues,
-        "workers": server.workers,
-        "busy": server.busy,
+        **{name: getattr(server, name) for name in ("id", "name", "host", "queues", "workers", "busy")},
         "is_alive": server.is_alive and any(session.expires_at > now for session in server.sessions),
         "is_lost": server.is_lost,
         "started_at": isoformat(min(session.session.started_at for session in server.sessions)),

@@ -7,7 +7,7 @@ import os
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,15 +40,12 @@ def state_cell(state: str) -> Cell:
     return Cell(state, STATE_STYLES.get(state, ""))
 
 
-class Column:
+class Column(NamedTuple):
     """A column's title and how it behaves where there is little room."""
 
-    __slots__ = ("is_number", "is_whole", "title")
-
-    def __init__(self, title: str, *, is_number: bool = False, is_whole: bool = False) -> None:
-        self.title = title
-        self.is_number = is_number  # aligned to the right
-        self.is_whole = is_whole  # never cut, so that it can be copied
+    title: str
+    is_number: bool = False  # aligned to the right
+    is_whole: bool = False  # never cut, so that it can be copied
 
 
 Piece = Cell | str | int

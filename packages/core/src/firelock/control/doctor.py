@@ -373,35 +373,39 @@ def _check_long_waits(sight: Sight) -> Iterator[Finding]:
 # ---- tasks -----------------------------------------------------------------------------------------------
 
 
-def _check_unregistered(sight: Sight) -> Iterator[Finding]:
-    for task, count in sorted(sight.unregistered.items()):
-        jobs = _seen(sight, State.SCHEDULED, count)
-        what = f"{jobs} put off since no server that took them knows task {task}."
-        mend = "Deploy the code that has it, add its module by --import, or keep its old name as an alias."
-        yield Finding(True, what, mend, "unregistered", {"task": task, "count": count})
+def _counted(
+    code: str, counts: str, noun: str, what: str, mend: str, *,
+    of: State | None = State.SCHEDULED, is_error: bool = True,
+) -> Callable[[Sight], Iterator[Finding]]:  # fmt: skip
+    """Return the check of jobs counted by a name, the largest count first where all were counted."""
+
+    def check(sight: Sight) -> Iterator[Finding]:
+        found: Mapping[str, int] = getattr(sight, counts)
+        for name, count in sorted(found.items(), key=lambda one: (0 if of else -one[1], one[0])):
+            jobs = _jobs(count) if of is None else _seen(sight, of, count)
+            yield Finding(is_error, f"{jobs} {what.format(name)}", mend, code, {noun: name, "count": count})
+
+    return check
 
 
-def _check_unreadable(sight: Sight) -> Iterator[Finding]:
-    for serializer, count in sorted(sight.unreadable.items()):
-        jobs = _seen(sight, State.SCHEDULED, count)
-        what = f"{jobs} put off since no server that took them has the serializer {serializer}."
-        mend = "Install the plugin that offers it where the servers run, and restart them."
-        yield Finding(True, what, mend, "unreadable", {"serializer": serializer, "count": count})
-
-
-def _check_unknown_here(sight: Sight) -> Iterator[Finding]:
-    for task, count in sorted(sight.unknown_here.items()):
-        jobs = _seen(sight, State.ENQUEUED, count)
-        what = f"{jobs} enqueued for task {task}, which this app does not have."
-        mend = "Nothing to do if another app has it; else look for a task renamed or removed."
-        yield Finding(False, what, mend, "unknown_here", {"task": task, "count": count})
-
-
-def _check_unknown_tasks(sight: Sight) -> Iterator[Finding]:
-    for task, count in sorted(sight.unknown_tasks.items(), key=lambda one: (-one[1], one[0])):
-        what = f"{_jobs(count)} enqueued for task {task}, which no server knows."
-        mend = "Deploy the code that has it, or keep its old name as an alias."
-        yield Finding(True, what, mend, "unknown_task", {"task": task, "count": count})
+_check_unregistered = _counted(
+    "unregistered", "unregistered", "task", "put off since no server that took them knows task {}.",
+    "Deploy the code that has it, add its module by --import, or keep its old name as an alias.",
+)  # fmt: skip
+_check_unreadable = _counted(
+    "unreadable", "unreadable", "serializer",
+    "put off since no server that took them has the serializer {}.",
+    "Install the plugin that offers it where the servers run, and restart them.",
+)  # fmt: skip
+_check_unknown_here = _counted(
+    "unknown_here", "unknown_here", "task", "enqueued for task {}, which this app does not have.",
+    "Nothing to do if another app has it; else look for a task renamed or removed.",
+    of=State.ENQUEUED, is_error=False,
+)  # fmt: skip
+_check_unknown_tasks = _counted(
+    "unknown_task", "unknown_tasks", "task", "enqueued for task {}, which no server knows.",
+    "Deploy the code that has it, or keep its old name as an alias.", of=None,
+)  # fmt: skip
 
 
 def _check_failing(sight: Sight) -> Iterator[Finding]:
