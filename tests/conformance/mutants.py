@@ -21,8 +21,8 @@ from types import ModuleType
 import attrs
 import pytest
 
+from firelock import memory
 from firelock.ids import new_id
-from firelock.memory import MemoryStorage
 from firelock.storage import Storage, derived, row_storage
 from firelock.testing import Handles, Scene, StorageConformance
 from firelock.testing.conformance.kit import required_feature
@@ -180,13 +180,13 @@ def _changed(name, original, mutation):
 
 
 def _derived_mutant(name, mutation):
-    module = _changed(name, derived, mutation)
-    verbs = {
-        name: verb
-        for name, verb in vars(module.DerivedStorage).items()
-        if callable(verb) and name not in {*vars(MemoryStorage), "__init__"}
-    }
-    return type("MutantStorage", (MemoryStorage,), verbs)
+    """Return the model, on mutated verbs."""
+    _changed(name, derived, mutation)
+    model = ModuleType(f"{name}_model")
+    sys.modules[model.__name__] = model  # where the annotations of its values are looked up
+    source = Path(memory.__file__).read_text("utf-8").replace("firelock.storage.derived", name)
+    exec(compile(source, memory.__file__, "exec"), vars(model))
+    return model.MemoryStorage
 
 
 def _row_mutant(name, mutation):

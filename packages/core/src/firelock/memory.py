@@ -10,53 +10,33 @@ import threading
 import time
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice, takewhile
-from typing import ClassVar, Self, cast
+from typing import ClassVar, Self, TypeVar, cast
 from weakref import WeakValueDictionary
 
-import attrs
-
-from firelock.clock import SECOND
 from firelock.errors import StorageError
-from firelock.lifecycle import Moved
-from firelock.storage import DerivedStorage, StoredJob, Waiting, rules, with_progress
+from firelock.storage import StoredJob, Waiting, rules
+from firelock.storage.derived import StoredSession, Tables, TableStorage
 from firelock.values import (
-    Applied,
-    Claim,
-    ClaimRequest,
-    Counts,
-    Exchange,
     Feature,
-    FoundJobs,
-    Held,
-    Inserted,
     JobFilter,
-    JobHistory,
     JobRecord,
-    NewJob,
-    NewSession,
-    Promotion,
-    Reconciliation,
     Record,
     RecordChange,
-    Renewal,
-    SessionRecord,
     State,
-    Taken,
-    Transition,
 )
 
 __all__ = ["MemoryStorage"]
 
-_DAY = 86_400 * SECOND
 _SPARE = 64  # dead entries of an order that are never worth sweeping out
 
+_T = TypeVar("_T")
 Key = tuple[int, ...]
 Entry = tuple[Key, str]
 
 
-class MemoryStorage(DerivedStorage):
+class MemoryStorage(TableStorage):
     """Jobs in this process's memory: gone with the process, unseen by any other.
 
     Handles of one name share a store for as long as one of them is open; a handle without a name has a store
@@ -73,7 +53,6 @@ class MemoryStorage(DerivedStorage):
         self._is_closed = False
         self.clock_offset = 0  # micros, moved by tests
         self._waiters = _Waiters(self._store.changed, self._may_work)
-        self._told_due_at: int | None = None  # the next due instant as `claim` or `promote` said last
 
     # ---- life --------------------------------------------------------------------------------------------
 
@@ -109,61 +88,16 @@ class MemoryStorage(DerivedStorage):
             raise StorageError(message)
         return self._store
 
-    # ---- the hot path ------------------------------------------------------------------------------------
-
-    def insert(
-        self, jobs: Sequence[NewJob], *, within: object | None = None, only_if: RecordChange | None = None
-    ) -> Inserted:
-        """See `Storage.insert`."""
-        self.refuse_within(within)
+    def _step(self, body: Callable[[Tables], _T]) -> _T:
         with self._open() as store:
-            if only_if is not None:
-                answer = rules.checked(store.records.get(only_if.kind, only_if.key), only_if)
-                if answer is not Applied.APPLIED:
-                    return Inserted([False] * len(jobs), answer)
-            now, rows = self.clock(), store.table.rows
-            new: dict[str, StoredJob] = {}
-            is_new = []
-            for job in jobs:
-                is_new.append(job.id not in new and job.id not in store.table.rows)
-                if is_new[-1]:
-                    parents = rules.parents_of(job, lambda id: new.get(id) or rows.get(id))
-                    sequence = store.table.inserted + len(new)
-                    new[job.id] = rules.stored(job, parents, sequence=sequence, now=now)
-            for row in new.values():
-                store.table.add(row)
-            if only_if is not None:
-                store.put_record(only_if)
-            store.changed.notify_all()
-        return Inserted(is_new)
+            try:
+                return body(store.table)
+            finally:
+                if store.table.has_news:
+                    store.table.has_news = False
+                    store.changed.notify_all()
 
-    def claim(self, request: ClaimRequest) -> Claim:
-        """See `Storage.claim`."""
-        with self._open() as store:
-            living = store.sessions.living(request.session)
-            if living is None:
-                return Claim([], self._next_due_at(store), is_session_lost=True)
-            rows = [
-                rules.claimed_by(row, request.session, living.session.server, now=request.now)
-                for row in store.next_ready(request.queues, request.limit)
-            ]
-            for row in rows:
-                store.table.put(row)
-            return Claim([row.claimed() for row in rows], self._next_due_at(store))
-
-    def apply(self, transitions: Sequence[Transition], *, within: object | None = None) -> list[Applied]:
-        """See `Storage.apply`."""
-        self.refuse_within(within)
-        with self._open() as store:
-            now = self.clock()
-            results = [store.table.apply(transition, now) for transition in transitions]
-            store.changed.notify_all()
-        return results
-
-    def exchange(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
-        """See `Storage.exchange`."""
-        with self._open():
-            return super().exchange(transitions, request)
+    # ---- waiting for work --------------------------------------------------------------------------------
 
     def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
         """See `Storage.wait`."""
@@ -171,7 +105,7 @@ class MemoryStorage(DerivedStorage):
         is_news = self._waiters.wait(queues, timeout_seconds)
         if is_news:
             with self._store as store:
-                self._next_due_at(store)
+                self._told_due_at = store.table.next_due_at()
         return is_news
 
     def interrupt(self) -> None:
@@ -182,169 +116,11 @@ class MemoryStorage(DerivedStorage):
         """Tell whether a claim of these queues would take something, or is to learn of an earlier instant."""
         if self._is_closed:
             return False
-        if self._store.has_ready(queues):
+        table = self._store.table
+        if table.has_ready(queues):
             return True
-        due_at, told = self._earliest(self._store), self._told_due_at
+        due_at, told = table.next_due_at(), self._told_due_at
         return due_at is not None and (told is None or due_at < told)
-
-    def _next_due_at(self, store: Store) -> int | None:
-        """Return the earliest instant of a scheduled or recurring job; the caller is told."""
-        self._told_due_at = self._earliest(store)
-        return self._told_due_at
-
-    def _earliest(self, store: Store) -> int | None:
-        firsts = store.table.due.first(), store.records.of("recurring").due.first()
-        return rules.earliest(*(first[0][0] for first in firsts if first))
-
-    # ---- sessions ----------------------------------------------------------------------------------------
-
-    def begin_session(self, session: NewSession) -> None:
-        """See `Storage.begin_session`."""
-        with self._open() as store:
-            store.sessions.begin(session, self.clock())
-
-    def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
-        """See `Storage.renew`."""
-        with self._open() as store:
-            now = self.clock()
-            return [store.sessions.renew(renewal, now) for renewal in renewals]
-
-    def reconcile(self, session: str, held: Sequence[Held]) -> Reconciliation:
-        """See `Storage.reconcile`."""
-        with self._open() as store:
-            rows = [store.table.rows[id] for id in store.table.held.get(session, ())]
-            is_lost = store.sessions.living(session) is None
-            answer, started = rules.reconciled(rows, held, is_session_lost=is_lost)
-            for row in started:
-                store.table.put(row)
-            return answer
-
-    def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
-        """See `Storage.end_session`."""
-        with self._open() as store:
-            now = self.clock()
-            ended = store.sessions.end(session, now)
-            if ended is None:
-                return Taken(session, "", [], [])
-            taken = Taken(session, ended.session.server, [], [])
-            for row in [store.table.rows[id] for id in store.table.held.get(session, ())]:
-                has_crashed = running is None or row.record.id in running
-                store.table.put(rules.taken_back(row, crash=reason if has_crashed else None, now=now))
-                if row.record.state is State.PROCESSING:
-                    (taken.crashed if has_crashed else taken.returned).append(row.record.id)
-            store.changed.notify_all()
-        return taken
-
-    def orphans(self, limit: int) -> list[Taken]:
-        """See `Storage.orphans`."""
-        with self._open() as store:
-            expired = store.sessions.expired(self.clock())[:limit]
-            return [self.end_session(id, None, reason=Moved.SESSION_LOST.value) for id in expired]
-
-    def list_sessions(self) -> list[SessionRecord]:
-        """See `Storage.list_sessions`."""
-        with self._open() as store:
-            return store.sessions.list()
-
-    # ---- upkeep ------------------------------------------------------------------------------------------
-
-    def promote(self, limit: int) -> Promotion:
-        """See `Storage.promote`."""
-        with self._open() as store:
-            now = self.clock()
-            due = list(islice(store.table.due.up_to(now), limit))
-            for id in due:
-                store.table.put(rules.promoted(store.table.rows[id], now=now))
-            store.changed.notify_all()
-            return Promotion(len(due), self._next_due_at(store))
-
-    def release(self, limit: int) -> int:
-        """See `Storage.release`."""
-        with self._open() as store:
-            looked_at = store.table.release(limit, self.clock())
-            store.changed.notify_all()
-        return looked_at
-
-    def prune(self, limit: int) -> int:
-        """See `Storage.prune`."""
-        with self._open() as store:
-            now = self.clock()
-            expired = (id for id in store.table.expiring.up_to(now) if id not in store.table.releasing)
-            ids = list(islice(expired, limit))
-            for id in ids:
-                store.table.prune(id, now)
-            store.sessions.prune(now - _DAY)
-            self.prune_derived(ids, now, limit)
-        return len(ids)
-
-    # ---- what people read --------------------------------------------------------------------------------
-
-    def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
-        """See `Storage.get`."""
-        with self._open() as store:
-            rows = [store.table.rows.get(id) for id in ids]
-            said = (store.records.get("progress", id) for id in ids)
-            return [
-                with_progress(row.record, one) if row else None for row, one in zip(rows, said, strict=True)
-            ]
-
-    def find(
-        self, where: JobFilter, *, limit: int, cursor: str | None = None, oldest_first: bool = False
-    ) -> FoundJobs:
-        """See `Storage.find`."""
-        with self._open() as store:
-            return store.table.find(where, limit=limit, cursor=cursor, oldest_first=oldest_first)
-
-    def history(self, job_id: str) -> JobHistory:
-        """See `Storage.history`."""
-        with self._open() as store:
-            row = store.table.rows.get(job_id)
-            return JobHistory(list(row.history), list(row.attempts)) if row else JobHistory([], [])
-
-    def counts(self) -> Counts:
-        """See `Storage.counts`."""
-        with self._open() as store:
-            return store.table.counts()
-
-    # ---- small records -----------------------------------------------------------------------------------
-
-    def put_record(
-        self,
-        kind: str,
-        key: str,
-        value: str,
-        *,
-        expected_version: int | None = None,
-        due_at: int | None = None,
-    ) -> int | None:
-        """See `Storage.put_record`."""
-        with self._open() as store:
-            if expected_version is None:
-                stored = store.records.get(kind, key)
-                expected_version = stored.version if stored else 0
-            return store.put_record(RecordChange(kind, key, value, expected_version, due_at))
-
-    def get_record(self, kind: str, key: str) -> Record | None:
-        """See `Storage.get_record`."""
-        with self._open() as store:
-            return store.records.get(kind, key)
-
-    def list_records(self, kind: str, *, after: str = "", limit: int = 100) -> list[Record]:
-        """See `Storage.list_records`."""
-        with self._open() as store:
-            return store.records.page(kind, after, limit)
-
-    def due_records(self, kind: str, limit: int) -> list[Record]:
-        """See `Storage.due_records`."""
-        with self._open() as store:
-            return store.records.due(kind, self.clock(), limit)
-
-    def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
-        """See `Storage.delete_record`."""
-        with self._open() as store:
-            is_deleted = store.records.delete(kind, key, expected_version)
-            store.note_queue(kind, key)
-            return is_deleted
 
 
 class _Waiters(Waiting):
@@ -386,10 +162,6 @@ class Store:
     def clear(self) -> None:
         """Nothing is stored."""
         self.table = Table()
-        self.sessions = Sessions()
-        self.records = Records()
-        self._paused: set[str] = set()
-        self._served = ""  # the queue that served last where a claim named none
 
     def __enter__(self) -> Self:
         self.changed.acquire()
@@ -398,179 +170,221 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.changed.release()
 
-    def put_record(self, change: RecordChange) -> int | None:
-        """See `Storage.put_record`."""
-        version = self.records.put(change)
-        self.note_queue(change.kind, change.key)
-        if change.due_at is not None:
-            self.changed.notify_all()
-        return version
 
-    def note_queue(self, kind: str, key: str) -> None:
-        """Where the record is a queue's, what it says holds, and those who wait look again."""
-        if kind == "queue":
-            pauses = rules.is_pausing(self.records.get(kind, key))
-            (self._paused.add if pauses else self._paused.discard)(key)
-            self.changed.notify_all()
-
-    def has_ready(self, queues: Sequence[str] | None) -> bool:
-        """Tell whether a claim of these queues would take something."""
-        ready = self.table.ready
-        wanted = ready if queues is None else queues
-        return any(queue in ready and queue not in self._paused for queue in wanted)
-
-    def next_ready(self, queues: Sequence[str] | None, limit: int) -> list[StoredJob]:
-        """Return up to `limit` jobs that a claim of these queues takes, in its order."""
-        ready = self.table.ready
-        names = ready if queues is None else queues
-        lines = {name: ready[name].after() for name in names if name in ready and name not in self._paused}
-        entries = rules.next_in_line(lines, queues, limit, served=self._served)
-        rows = [self.table.rows[id] for _, id in entries]
-        if rows and queues is None:
-            self._served = rows[-1].record.queue
-        return rows
-
-
-class Table:
-    """Every job by id, and the ids in the orders that the verbs need."""
+class Table(Tables):
+    """Jobs by id, and the ids in the orders that the verbs need; sessions; records by kind."""
 
     def __init__(self) -> None:
         self.rows: dict[str, StoredJob] = {}
         self.by_time = Order()  # created_at
         self.by_state: dict[State, Order] = {state: Order() for state in State}  # changed_at
-        self.ready: dict[str, Order] = {}  # by queue: its place there
-        self.due = Order()  # due_at of scheduled jobs
-        self.expiring = Order()  # expires_at
-        self.held: defaultdict[str, dict[str, None]] = defaultdict(dict)  # by session: its jobs and tails
-        self.children: defaultdict[str, dict[str, None]] = defaultdict(dict)  # by parent, ended ones too
-        self.waiting: defaultdict[str, dict[str, None]] = defaultdict(dict)  # by parent: edges not decided
-        self.releasing: dict[str, list[str]] = {}  # by ended parent: children to look at, the last one first
-        self.inserted = 0  # how many ever were: the sequence of the next one
+        self._ready: dict[str, Order] = {}  # by queue: its place there
+        self._due = Order()  # due_at of scheduled jobs
+        self._expiring = Order()  # expires_at
+        self._held: defaultdict[str, dict[str, None]] = defaultdict(dict)  # by session: its jobs and tails
+        self._children: defaultdict[str, dict[str, None]] = defaultdict(dict)  # by parent, ended ones too
+        self._waiting: defaultdict[str, dict[str, None]] = defaultdict(dict)  # by parent: edges not decided
+        self._releasing: dict[str, list[str]] = {}  # by ended parent: children to look at, the last one first
+        self._inserted = 0  # how many ever were: the sequence of the next one
         self._counts: dict[str, Counter[State]] = {}
+        self._sessions: dict[str, StoredSession] = {}
+        self._kinds: defaultdict[str, RecordKind] = defaultdict(RecordKind)
+        self.has_news = False  # those who wait have not been told yet
 
-    def add(self, row: StoredJob) -> None:
-        """The new job is stored."""
-        record = row.record
-        self.inserted = row.sequence + 1
-        self.rows[record.id] = row
-        self.by_time.put(record.id, record.created_at)
-        for edge in record.parents:
-            self.children[edge.parent_id][record.id] = None
-        for edge in row.pending:
-            self.waiting[edge.parent_id][record.id] = None
-        self._index(row)
+    def job(self, id: str) -> StoredJob | None:
+        """See `Tables.job`."""
+        return self.rows.get(id)
+
+    def _jobs(self, ids: Iterable[str]) -> list[StoredJob]:
+        return [self.rows[id] for id in ids]
 
     def put(self, row: StoredJob) -> None:
-        """The job that was stored before is this one now; every index knows."""
-        id = row.record.id
-        before = self.rows[id]
-        self._unindex(before)
+        """See `Tables.put`."""
+        record = row.record
+        id, before = record.id, self.rows.get(record.id)
+        if before is None:
+            self.by_time.put(id, record.created_at)
+            for edge in record.parents:
+                self._children[edge.parent_id][id] = None
+            for edge in row.pending:
+                self._waiting[edge.parent_id][id] = None
+        else:
+            self._unindex(before)
+            for edge in before.pending:
+                if edge.parent_id not in {other.parent_id for other in row.pending}:
+                    _discard(self._waiting, edge.parent_id, id)
         self.rows[id] = row
         self._index(row)
-        for edge in before.pending:
-            if edge.parent_id not in {other.parent_id for other in row.pending}:
-                _discard(self.waiting, edge.parent_id, id)
-        if before.record.state is not row.record.state:
-            self._follow_state(row.record)
+        if before is not None and before.record.state is not record.state:
+            self._follow_state(record)
 
     def _follow_state(self, job: JobRecord) -> None:
-        self.releasing.pop(job.id, None)
-        if job.is_final and job.id in self.waiting:
-            self.releasing[job.id] = list(reversed(self.waiting[job.id]))
+        self._releasing.pop(job.id, None)
+        if job.is_final and job.id in self._waiting:
+            self._releasing[job.id] = list(reversed(self._waiting[job.id]))
 
-    def apply(self, transition: Transition, now: int) -> Applied:
-        """The transition is written if its guards hold; return what became of it."""
-        row = self.rows.get(transition.job_id)
-        if row is None:
-            return Applied.MISSING
-        after, result = rules.applied(row, transition, now=now)
-        if after is not row:
-            self.put(after)
-        if result is Applied.APPLIED and transition.job_id in self.releasing:
-            return Applied.RELEASING
-        return result
-
-    def release(self, limit: int, now: int) -> int:
-        """Up to `limit` children of ended parents were looked at; return how many."""
-        looked_at = 0
-        while self.releasing and looked_at < limit:
-            parent_id = next(iter(self.releasing))
-            children = self.releasing[parent_id]
-            while children and looked_at < limit:
-                child = self.rows.get(children.pop())
-                looked_at += 1
-                if child is not None:  # deleted and pruned in the meantime
-                    self.put(rules.followed(child, self.rows[parent_id].record, at=now, now=now))
-            if not children:
-                del self.releasing[parent_id]
-        return looked_at
-
-    def prune(self, id: str, now: int) -> None:
-        """The job, which has ended, is gone; children that waited for another end of it are deleted."""
-        row = self.rows[id]
-        for child in list(self.waiting.get(id, ())):
-            reason = Moved.PARENT_GONE.value
-            self.put(rules.ended_with(self.rows[child], row.record, reason=reason, at=now))
+    def remove(self, row: StoredJob) -> None:
+        """See `Tables.remove`."""
+        id = row.record.id
         self._unindex(row)
         self.by_time.drop(id)
         for edge in row.record.parents:
-            _discard(self.children, edge.parent_id, id)
+            _discard(self._children, edge.parent_id, id)
         del self.rows[id]
 
-    def find(self, where: JobFilter, *, limit: int, cursor: str | None, oldest_first: bool) -> FoundJobs:
-        """See `Storage.find`."""
-        start = None
-        if cursor is not None:
-            at, id = rules.read_cursor(cursor, where, oldest_first=oldest_first)
-            start = (at,), id
-        entries = self._in_order(where, start, oldest_first=oldest_first)
-        matching = (entry for entry in entries if rules.matches(self.rows[entry[1]].record, where))
-        found = list(islice(matching, limit + 1))
-        following = None
-        if found and len(found) > limit > 0:
-            (at,), id = found[limit - 1]
-            following = rules.write_cursor((at, id), where, oldest_first=oldest_first)
-        return FoundJobs([self.rows[id].record for _, id in found[:limit]], following)
+    def next_sequence(self) -> int:
+        """See `Tables.next_sequence`."""
+        self._inserted += 1
+        return self._inserted
+
+    def ready(self, queue: str, limit: int) -> Iterable[StoredJob]:
+        """See `Tables.ready`."""
+        waiting = self._ready[queue].after() if queue in self._ready else ()
+        return (self.rows[id] for _, id in islice(waiting, limit))
+
+    def queues(self) -> Iterable[str]:
+        """See `Tables.queues`."""
+        return self._ready
+
+    def has_ready(self, queues: Sequence[str] | None) -> bool:
+        """Tell whether a claim of these queues would take something."""
+        wanted = self._ready if queues is None else queues
+        return any(queue in self._ready and not self.is_paused(queue) for queue in wanted)
+
+    def due(self, now: int, limit: int) -> list[StoredJob]:
+        """See `Tables.due`."""
+        return self._jobs(islice(self._due.up_to(now), limit))
+
+    def next_due_at(self) -> int | None:
+        """See `Tables.next_due_at`."""
+        firsts = self._due.first(), self._kinds["recurring"].due.first()
+        return rules.earliest(*(first[0][0] for first in firsts if first))
+
+    def expired(self, now: int, limit: int) -> list[StoredJob]:
+        """See `Tables.expired`."""
+        expired = (id for id in self._expiring.up_to(now) if id not in self._releasing)
+        return self._jobs(islice(expired, limit))
+
+    def held(self, session: str) -> list[StoredJob]:
+        """See `Tables.held`."""
+        return self._jobs(self._held.get(session, ()))
+
+    def waiting(self, parent: str) -> list[StoredJob]:
+        """See `Tables.waiting`."""
+        return self._jobs(self._waiting.get(parent, ()))
+
+    def children(self, parent: str) -> list[StoredJob]:
+        """See `Tables.children`."""
+        return self._jobs(self._children.get(parent, ()))
+
+    def is_releasing(self, id: str) -> bool:
+        """See `Tables.is_releasing`."""
+        return id in self._releasing
+
+    def next_releasing(self, limit: int) -> tuple[JobRecord, list[StoredJob]] | None:
+        """See `Tables.next_releasing`."""
+        parent = next(iter(self._releasing), None)
+        if parent is None:
+            return None
+        children = self._releasing[parent]
+        taken = [children.pop() for _ in range(min(limit, len(children)))]
+        if not children:
+            del self._releasing[parent]
+        return self.rows[parent].record, [self.rows[id] for id in taken if id in self.rows]
+
+    def find(
+        self, where: JobFilter, place: rules.Place | None, limit: int, *, oldest_first: bool
+    ) -> list[JobRecord]:
+        """See `Tables.find`."""
+        start = None if place is None else ((place[0],), place[1])
+        jobs = (self.rows[id].record for _, id in self._in_order(where, start, oldest_first=oldest_first))
+        return list(islice((job for job in jobs if rules.matches(job, where)), limit))
 
     def _in_order(self, where: JobFilter, start: Entry | None, *, oldest_first: bool) -> Iterator[Entry]:
         """Yield the entries of the filter's time window behind `start`; its other fields are not read."""
-        order, since, until = self._order_of(where), where.since, where.until
+        since, until = where.since, where.until
+        order = self.by_time if where.state is None else self.by_state[where.state]
+        if where.by_due:
+            order = self._due
         if oldest_first:
             begin = start if start or since is None else ((since,), "")
             return takewhile(lambda entry: until is None or entry[0][0] < until, order.after(begin))
         begin = start if start or until is None else ((until,), "")
         return takewhile(lambda entry: since is None or entry[0][0] >= since, order.before(begin))
 
-    def _order_of(self, where: JobFilter) -> Order:
-        if where.by_due:
-            return self.due
-        if where.parent_id is None:
-            return self.by_time if where.state is None else self.by_state[where.state]
-        order = Order()
-        for id in self.children.get(where.parent_id, ()):
-            child = self.rows[id].record
-            order.put(id, child.created_at if where.state is None else child.changed_at)
-        return order
+    def counts(self) -> Iterable[tuple[str, State, int]]:
+        """See `Tables.counts`."""
+        for queue, states in self._counts.items():
+            for state, number in states.items():
+                yield queue, state, number
 
-    def counts(self) -> Counts:
-        """See `Storage.counts`."""
-        by_state: Counter[State] = Counter()
-        for states in self._counts.values():
-            by_state.update(states)
-        return Counts(dict(by_state), {queue: dict(states) for queue, states in self._counts.items()})
+    def session(self, id: str) -> StoredSession | None:
+        """See `Tables.session`."""
+        return self._sessions.get(id)
+
+    def put_session(self, session: StoredSession) -> None:
+        """See `Tables.put_session`."""
+        self._sessions[session.record.session.id] = session
+
+    def remove_session(self, id: str) -> None:
+        """See `Tables.remove_session`."""
+        del self._sessions[id]
+
+    def sessions(self) -> Iterable[StoredSession]:
+        """See `Tables.sessions`."""
+        return self._sessions.values()
+
+    def record(self, kind: str, key: str) -> Record | None:
+        """See `Tables.record`."""
+        return self._kinds[kind].records.get(key)
+
+    def records(self, kind: str, after: str, limit: int) -> list[Record]:
+        """See `Tables.records`."""
+        of = self._kinds[kind]
+        begin = bisect_right(of.keys, after)
+        return [of.records[key] for key in of.keys[begin : begin + limit]]
+
+    def due_records(self, kind: str, now: int, limit: int) -> list[Record]:
+        """See `Tables.due_records`."""
+        of = self._kinds[kind]
+        return [of.records[key] for key in islice(of.due.up_to(now), limit)]
+
+    def put_record(self, change: RecordChange) -> int:
+        """See `Tables.put_record`."""
+        of, key = self._kinds[change.kind], change.key
+        stored = of.records.get(key)
+        if stored is None:
+            insort(of.keys, key)
+        version = 1 + (stored.version if stored else of.floor)
+        of.records[key] = Record(change.kind, key, change.value, version, change.due_at)
+        of.due.drop(key)
+        if change.due_at is not None:
+            of.due.put(key, change.due_at)
+        self.has_news |= change.due_at is not None or change.kind == "queue"
+        return version
+
+    def remove_record(self, record: Record) -> None:
+        """See `Tables.remove_record`."""
+        of, key = self._kinds[record.kind], record.key
+        del of.records[key], of.keys[bisect_left(of.keys, key)]
+        of.due.drop(key)
+        of.floor = max(of.floor, record.version)
+        self.has_news |= record.kind == "queue"
 
     def _index(self, row: StoredJob) -> None:
         job = row.record
         self._counts.setdefault(job.queue, Counter())[job.state] += 1
         self.by_state[job.state].put(job.id, job.changed_at)
         if row.is_ready:
-            self.ready.setdefault(job.queue, Order()).put(job.id, *row.place)
+            self._ready.setdefault(job.queue, Order()).put(job.id, *row.place)
+            self.has_news = True
         if job.state is State.SCHEDULED:
-            self.due.put(job.id, cast("int", job.due_at))
+            self._due.put(job.id, cast("int", job.due_at))
+            self.has_news = True
         if job.expires_at is not None:
-            self.expiring.put(job.id, job.expires_at)
+            self._expiring.put(job.id, job.expires_at)
         if job.session is not None:
-            self.held[job.session][job.id] = None
+            self._held[job.session][job.id] = None
 
     def _unindex(self, row: StoredJob) -> None:
         job = row.record
@@ -582,16 +396,16 @@ class Table:
             del self._counts[job.queue]
         self.by_state[job.state].drop(job.id)
         if row.is_ready:
-            ready = self.ready[job.queue]
+            ready = self._ready[job.queue]
             ready.drop(job.id)
             if not ready:
-                del self.ready[job.queue]
+                del self._ready[job.queue]
         if job.state is State.SCHEDULED:
-            self.due.drop(job.id)
+            self._due.drop(job.id)
         if job.expires_at is not None:
-            self.expiring.drop(job.id)
+            self._expiring.drop(job.id)
         if job.session is not None:
-            _discard(self.held, job.session, job.id)
+            _discard(self._held, job.session, job.id)
 
 
 def _discard(groups: dict[str, dict[str, None]], name: str, id: str) -> None:
@@ -672,105 +486,6 @@ class Order:
 
     def _is_living(self, entry: Entry) -> bool:
         return self._living.get(entry[1]) is entry
-
-
-class Sessions:
-    """Every session by id; a dead one stays until it is pruned."""
-
-    def __init__(self) -> None:
-        self._records: dict[str, SessionRecord] = {}
-        self._ended_at: dict[str, int] = {}
-
-    def begin(self, session: NewSession, now: int) -> None:
-        """See `Storage.begin_session`."""
-        if session.id not in self._records:
-            self._records[session.id] = rules.begun(session, now=now)
-
-    def renew(self, renewal: Renewal, now: int) -> bool:
-        """See `Storage.renew`."""
-        record = self.living(renewal.session)
-        if record is None:
-            return False
-        self._records[renewal.session] = rules.renewed(record, renewal, now=now)
-        return True
-
-    def living(self, id: str) -> SessionRecord | None:
-        """Return the session, None where it is dead or unknown."""
-        record = self._records.get(id)
-        return record if record and record.is_alive else None
-
-    def end(self, id: str, now: int) -> SessionRecord | None:
-        """The session is dead for ever; return it, None where it was so before or is unknown."""
-        record = self.living(id)
-        if record is not None:
-            self._records[id] = attrs.evolve(record, is_alive=False)
-            self._ended_at[id] = now
-        return record
-
-    def expired(self, now: int) -> list[str]:
-        """Return the ids of those that are not marked dead and have expired, the longest expired first."""
-        expired = [one for one in self._records.values() if one.is_alive and one.expires_at <= now]
-        return [one.session.id for one in sorted(expired, key=lambda one: one.expires_at)]
-
-    def list(self) -> list[SessionRecord]:
-        """Return all, oldest first."""
-        return sorted(self._records.values(), key=lambda one: (one.session.started_at, one.session.id))
-
-    def prune(self, ended_before: int) -> None:
-        """Those that died before this instant are gone."""
-        for id in [id for id, at in self._ended_at.items() if at < ended_before]:
-            del self._records[id], self._ended_at[id]
-
-
-class Records:
-    """The records of every kind."""
-
-    def __init__(self) -> None:
-        self._kinds: defaultdict[str, RecordKind] = defaultdict(RecordKind)
-
-    def of(self, kind: str) -> RecordKind:
-        """Return those of a kind."""
-        return self._kinds[kind]
-
-    def put(self, change: RecordChange) -> int | None:
-        """See `Storage.put_record`."""
-        of, key = self.of(change.kind), change.key
-        stored = of.records.get(key)
-        if change.expected_version != (stored.version if stored else 0):
-            return None
-        if stored is None:
-            insort(of.keys, key)
-        version = 1 + (stored.version if stored else of.floor)
-        of.records[key] = Record(change.kind, key, change.value, version, change.due_at)
-        of.due.drop(key)
-        if change.due_at is not None:
-            of.due.put(key, change.due_at)
-        return version
-
-    def get(self, kind: str, key: str) -> Record | None:
-        """See `Storage.get_record`."""
-        return self.of(kind).records.get(key)
-
-    def page(self, kind: str, after: str, limit: int) -> list[Record]:
-        """See `Storage.list_records`."""
-        of = self.of(kind)
-        begin = bisect_right(of.keys, after)
-        return [of.records[key] for key in of.keys[begin : begin + limit]]
-
-    def due(self, kind: str, now: int, limit: int) -> list[Record]:
-        """See `Storage.due_records`."""
-        of = self.of(kind)
-        return [of.records[key] for key in islice(of.due.up_to(now), limit)]
-
-    def delete(self, kind: str, key: str, expected_version: int | None) -> bool:
-        """See `Storage.delete_record`."""
-        of, stored = self.of(kind), self.get(kind, key)
-        if stored is None or expected_version not in (None, stored.version):
-            return False
-        del of.records[key], of.keys[bisect_left(of.keys, key)]
-        of.due.drop(key)
-        of.floor = max(of.floor, stored.version)
-        return True
 
 
 class RecordKind:

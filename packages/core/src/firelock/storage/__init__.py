@@ -1,7 +1,8 @@
 """The storage authors' door: the contract and every value that passes through it.
 
 Read `contract` first, the verbs and their promises; `rules` is what a transition writes, `derived` the verbs
-that can be made of others, `row_storage` a whole storage on ordered rows, `waiting` how one waits for work.
+that can be made of others or of tables, `row_storage` such tables on ordered rows, `waiting` how one waits
+for work.
 """
 
 from __future__ import annotations

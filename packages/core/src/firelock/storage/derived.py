@@ -1,4 +1,4 @@
-"""Verbs made of others: what a small storage gets for nothing and a large one does faster.
+"""Verbs made of others, or of tables: what a small storage gets for nothing and a large one does faster.
 
 Locks, metrics, logs and progress live in versioned records, changed by compare-and-set.
 """
@@ -6,34 +6,55 @@ Locks, metrics, logs and progress live in versioned records, changed by compare-
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import attrs
 
 from firelock.errors import StorageError, StorageUnavailable, UnsupportedFeature
 from firelock.ids import new_id, new_ids
+from firelock.lifecycle import Moved
+from firelock.storage import rules
 from firelock.storage.contract import CONTRACT, Storage
+from firelock.storage.rules import StoredJob
 from firelock.storage.waiting import Waiting
 from firelock.values import (
+    Applied,
+    Claim,
     ClaimRequest,
+    Counts,
     Exchange,
     FailureGroup,
     Finding,
+    FoundJobs,
+    Held,
+    Inserted,
     JobFilter,
+    JobHistory,
     JobRecord,
     LogLine,
     NewJob,
+    NewSession,
     Progress,
+    Promotion,
+    Reconciliation,
     Record,
+    RecordChange,
+    Renewal,
     Rollup,
     SchemaState,
+    SessionRecord,
     State,
+    Taken,
     Transition,
 )
 
 __all__ = [
     "DerivedStorage",
+    "StoredSession",
+    "TableStorage",
+    "Tables",
     "add_rollups",
     "every_record",
     "insert_surely",
@@ -255,6 +276,434 @@ class DerivedStorage(Storage):
             return json.dumps([None, fence, now]), True
 
         return self._change_record("lock", name, release)
+
+
+@attrs.frozen
+class StoredSession:
+    """A session, and since when it is dead."""
+
+    record: SessionRecord
+    ended_at: int | None = None
+
+
+class Tables(ABC):
+    """Jobs, sessions, records and counts as one step finds and leaves them."""
+
+    @abstractmethod
+    def job(self, id: str) -> StoredJob | None:
+        """Return the job, None where unknown."""
+
+    @abstractmethod
+    def put(self, row: StoredJob) -> None:
+        """The job is stored; one that has just ended is on the releasing list if any wait for it."""
+
+    @abstractmethod
+    def remove(self, row: StoredJob) -> None:
+        """The job is not stored any more."""
+
+    @abstractmethod
+    def next_sequence(self) -> int:
+        """Return the number of the next job in the order of insertion."""
+
+    @abstractmethod
+    def ready(self, queue: str, limit: int) -> Iterable[StoredJob]:
+        """Return the first of those who wait in the queue."""
+
+    @abstractmethod
+    def queues(self) -> Iterable[str]:
+        """Return the queues with enqueued jobs."""
+
+    @abstractmethod
+    def due(self, now: int, limit: int) -> list[StoredJob]:
+        """Return the scheduled jobs that are due, longest due first."""
+
+    @abstractmethod
+    def next_due_at(self) -> int | None:
+        """Return the instant of what is due first, a scheduled job or a recurring one."""
+
+    @abstractmethod
+    def expired(self, now: int, limit: int) -> list[StoredJob]:
+        """Return the jobs that have expired and are not on the releasing list."""
+
+    @abstractmethod
+    def held(self, session: str) -> list[StoredJob]:
+        """Return what the session holds, with its tails."""
+
+    @abstractmethod
+    def waiting(self, parent: str) -> list[StoredJob]:
+        """Return those whose tie to this parent is not decided."""
+
+    @abstractmethod
+    def children(self, parent: str) -> list[StoredJob]:
+        """Return the parent's continuations, ended ones too."""
+
+    @abstractmethod
+    def is_releasing(self, id: str) -> bool:
+        """Tell whether the job is on the releasing list."""
+
+    @abstractmethod
+    def next_releasing(self, limit: int) -> tuple[JobRecord, list[StoredJob]] | None:
+        """Return an ended parent and some who wait for it; they are not given out for this end again."""
+
+    @abstractmethod
+    def find(
+        self, where: JobFilter, place: rules.Place | None, limit: int, *, oldest_first: bool
+    ) -> list[JobRecord]:
+        """Return up to `limit` jobs behind the place, in order of time; the filter names no parent."""
+
+    @abstractmethod
+    def counts(self) -> Iterable[tuple[str, State, int]]:
+        """Return how many jobs are in each queue and state."""
+
+    @abstractmethod
+    def session(self, id: str) -> StoredSession | None:
+        """Return the session, None where unknown."""
+
+    @abstractmethod
+    def put_session(self, session: StoredSession) -> None:
+        """The session is stored."""
+
+    @abstractmethod
+    def remove_session(self, id: str) -> None:
+        """The session is not stored any more."""
+
+    @abstractmethod
+    def sessions(self) -> Iterable[StoredSession]:
+        """Return all, dead ones too."""
+
+    def living(self, id: str) -> SessionRecord | None:
+        """Return the session, None where it is dead or unknown."""
+        session = self.session(id)
+        return session.record if session and session.record.is_alive else None
+
+    @abstractmethod
+    def record(self, kind: str, key: str) -> Record | None:
+        """Return the record, None where there is none."""
+
+    @abstractmethod
+    def records(self, kind: str, after: str, limit: int) -> list[Record]:
+        """Return those of a kind above `after`, in order of key."""
+
+    @abstractmethod
+    def due_records(self, kind: str, now: int, limit: int) -> list[Record]:
+        """Return those of a kind that are due, longest due first."""
+
+    @abstractmethod
+    def put_record(self, change: RecordChange) -> int:
+        """The record, which has the expected version, is replaced; return its new version."""
+
+    @abstractmethod
+    def remove_record(self, record: Record) -> None:
+        """The record is gone, its version is not: those that are put anew go on from it."""
+
+    def is_paused(self, queue: str) -> bool:
+        """Tell whether claims pass over the queue."""
+        return rules.is_pausing(self.record("queue", queue))
+
+
+class TableStorage(DerivedStorage):
+    """Every verb on tables, each a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._served = ""  # the queue whose turn it was last
+        self._told_due_at: int | None = None  # the next due instant as `claim` or `promote` said last
+
+    @abstractmethod
+    def _step(self, body: Callable[[Tables], _T]) -> _T:
+        """The body has run on the tables, as one step; return what it returned."""
+
+    # ---- the hot path ------------------------------------------------------------------------------------
+
+    def insert(
+        self, jobs: Sequence[NewJob], *, within: object | None = None, only_if: RecordChange | None = None
+    ) -> Inserted:
+        """See `Storage.insert`."""
+        self.refuse_within(within)
+        now = self.clock()
+
+        def insert(tables: Tables) -> Inserted:
+            if only_if is not None:
+                answer = rules.checked(tables.record(only_if.kind, only_if.key), only_if)
+                if answer is not Applied.APPLIED:
+                    return Inserted([False] * len(jobs), answer)
+            is_new: list[bool] = []
+            new: dict[str, StoredJob] = {}
+            for job in jobs:
+                is_new.append(job.id not in new and tables.job(job.id) is None)
+                if is_new[-1]:
+                    parents = rules.parents_of(job, lambda id: new.get(id) or tables.job(id))
+                    new[job.id] = rules.stored(job, parents, sequence=tables.next_sequence(), now=now)
+            for row in new.values():
+                tables.put(row)
+            if only_if is not None:
+                tables.put_record(only_if)
+            return Inserted(is_new)
+
+        return self._step(insert)
+
+    def claim(self, request: ClaimRequest) -> Claim:
+        """See `Storage.claim`."""
+        served = self._served
+
+        def claim(tables: Tables) -> Claim:
+            living = tables.living(request.session)
+            next_due_at = self._told_due_at = tables.next_due_at()
+            if living is None:
+                return Claim([], next_due_at, is_session_lost=True)
+            names = tables.queues() if request.queues is None else request.queues
+            lines = {
+                name: tables.ready(name, request.limit)
+                for name in dict.fromkeys(names)
+                if not tables.is_paused(name)
+            }
+            claimed = [
+                rules.claimed_by(row, request.session, living.session.server, now=request.now)
+                for row in rules.next_in_line(lines, request.queues, request.limit, served=served)
+            ]
+            for row in claimed:
+                tables.put(row)
+            return Claim([row.claimed() for row in claimed], next_due_at)
+
+        answer = self._step(claim)
+        if answer.jobs:
+            self._served = answer.jobs[-1].queue
+        return answer
+
+    def apply(self, transitions: Sequence[Transition], *, within: object | None = None) -> list[Applied]:
+        """See `Storage.apply`."""
+        self.refuse_within(within)
+        now = self.clock()
+        return self._step(lambda tables: [_apply(tables, one, now) for one in transitions])
+
+    # ---- sessions ----------------------------------------------------------------------------------------
+
+    def begin_session(self, session: NewSession) -> None:
+        """See `Storage.begin_session`."""
+        now = self.clock()
+
+        def begin(tables: Tables) -> None:
+            if tables.session(session.id) is None:
+                tables.put_session(StoredSession(rules.begun(session, now=now)))
+
+        self._step(begin)
+
+    def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
+        """See `Storage.renew`."""
+        now = self.clock()
+
+        def renew(tables: Tables) -> list[bool]:
+            living = [tables.living(renewal.session) for renewal in renewals]
+            for record, renewal in zip(living, renewals, strict=True):
+                if record is not None:
+                    tables.put_session(StoredSession(rules.renewed(record, renewal, now=now)))
+            return [record is not None for record in living]
+
+        return self._step(renew)
+
+    def reconcile(self, session: str, held: Sequence[Held]) -> Reconciliation:
+        """See `Storage.reconcile`."""
+
+        def reconcile(tables: Tables) -> Reconciliation:
+            is_lost = tables.living(session) is None
+            answer, started = rules.reconciled(tables.held(session), held, is_session_lost=is_lost)
+            for row in started:
+                tables.put(row)
+            return answer
+
+        return self._step(reconcile)
+
+    def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
+        """See `Storage.end_session`."""
+        now = self.clock()
+        return self._step(lambda tables: _end_session(tables, session, running, reason=reason, now=now))
+
+    def orphans(self, limit: int) -> list[Taken]:
+        """See `Storage.orphans`."""
+        now, reason = self.clock(), Moved.SESSION_LOST.value
+
+        def end_first(tables: Tables) -> Taken | None:
+            living = [one.record for one in tables.sessions() if one.record.is_alive]
+            expired = [one for one in living if one.expires_at <= now]
+            if not expired:
+                return None
+            first = min(expired, key=lambda one: one.expires_at)
+            return _end_session(tables, first.session.id, None, reason=reason, now=now)
+
+        taken: list[Taken] = []
+        while len(taken) < limit and (one := self._step(end_first)) is not None:
+            taken.append(one)
+        return taken
+
+    def list_sessions(self) -> list[SessionRecord]:
+        """See `Storage.list_sessions`."""
+        records = [one.record for one in self._step(lambda tables: list(tables.sessions()))]
+        return sorted(records, key=lambda one: (one.session.started_at, one.session.id))
+
+    # ---- upkeep ------------------------------------------------------------------------------------------
+
+    def promote(self, limit: int) -> Promotion:
+        """See `Storage.promote`."""
+        now = self.clock()
+
+        def promote(tables: Tables) -> Promotion:
+            due = tables.due(now, limit)
+            for row in due:
+                tables.put(rules.promoted(row, now=now))
+            self._told_due_at = tables.next_due_at()
+            return Promotion(len(due), self._told_due_at)
+
+        return self._step(promote)
+
+    def release(self, limit: int) -> int:
+        """See `Storage.release`."""
+        now = self.clock()
+
+        def release(tables: Tables) -> int:
+            looked_at = 0
+            while looked_at < limit and (found := tables.next_releasing(limit - looked_at)) is not None:
+                parent, children = found
+                for child in children:
+                    tables.put(rules.followed(child, parent, at=now, now=now))
+                looked_at += len(children)
+            return looked_at
+
+        return self._step(release)
+
+    def prune(self, limit: int) -> int:
+        """See `Storage.prune`."""
+        now = self.clock()
+
+        def prune(tables: Tables) -> list[str]:
+            expired = tables.expired(now, limit)
+            for row in expired:
+                for child in tables.waiting(row.record.id):
+                    reason = Moved.PARENT_GONE.value
+                    tables.put(rules.ended_with(child, row.record, reason=reason, at=now))
+                tables.remove(row)
+            for session in list(tables.sessions()):
+                if session.ended_at is not None and session.ended_at < now - _DAY:
+                    tables.remove_session(session.record.session.id)
+            return [row.record.id for row in expired]
+
+        pruned = self._step(prune)
+        self.prune_derived(pruned, now, limit)
+        return len(pruned)
+
+    # ---- what people read --------------------------------------------------------------------------------
+
+    def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
+        """See `Storage.get`."""
+        found = self._step(lambda tables: [(tables.job(id), tables.record("progress", id)) for id in ids])
+        return [with_progress(row.record, said) if row else None for row, said in found]
+
+    def find(
+        self, where: JobFilter, *, limit: int, cursor: str | None = None, oldest_first: bool = False
+    ) -> FoundJobs:
+        """See `Storage.find`."""
+        place = None if cursor is None else rules.read_cursor(cursor, where, oldest_first=oldest_first)
+
+        def find(tables: Tables) -> list[JobRecord]:
+            return tables.find(where, place, limit + 1, oldest_first=oldest_first)
+
+        if where.parent_id is not None:
+            children = self._step(
+                lambda tables: [row.record for row in tables.children(where.parent_id or "")]
+            )
+            return rules.paged(children, where, limit=limit, cursor=cursor, oldest_first=oldest_first)
+        found = self._step(find)
+        following = None
+        if found and len(found) > limit > 0:
+            last = found[limit - 1]
+            place = rules.listed_at(last, where), last.id
+            following = rules.write_cursor(place, where, oldest_first=oldest_first)
+        return FoundJobs(found[:limit], following)
+
+    def history(self, job_id: str) -> JobHistory:
+        """See `Storage.history`."""
+        row = self._step(lambda tables: tables.job(job_id))
+        return JobHistory(list(row.history), list(row.attempts)) if row else JobHistory([], [])
+
+    def counts(self) -> Counts:
+        """See `Storage.counts`."""
+        by_state: dict[State, int] = {}
+        by_queue: dict[str, dict[State, int]] = {}
+        for queue, state, number in self._step(lambda tables: list(tables.counts())):
+            by_state[state] = by_state.get(state, 0) + number
+            by_queue.setdefault(queue, {})[state] = number
+        return Counts(by_state, by_queue)
+
+    # ---- records -----------------------------------------------------------------------------------------
+
+    def put_record(
+        self,
+        kind: str,
+        key: str,
+        value: str,
+        *,
+        expected_version: int | None = None,
+        due_at: int | None = None,
+    ) -> int | None:
+        """See `Storage.put_record`."""
+
+        def put(tables: Tables) -> int | None:
+            stored = tables.record(kind, key)
+            version = stored.version if stored else 0
+            if expected_version not in (None, version):
+                return None
+            return tables.put_record(RecordChange(kind, key, value, version, due_at))
+
+        return self._step(put)
+
+    def get_record(self, kind: str, key: str) -> Record | None:
+        """See `Storage.get_record`."""
+        return self._step(lambda tables: tables.record(kind, key))
+
+    def list_records(self, kind: str, *, after: str = "", limit: int = 100) -> list[Record]:
+        """See `Storage.list_records`."""
+        return self._step(lambda tables: tables.records(kind, after, limit))
+
+    def due_records(self, kind: str, limit: int) -> list[Record]:
+        """See `Storage.due_records`."""
+        now = self.clock()
+        return self._step(lambda tables: tables.due_records(kind, now, limit))
+
+    def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
+        """See `Storage.delete_record`."""
+
+        def delete(tables: Tables) -> bool:
+            stored = tables.record(kind, key)
+            if stored is None or expected_version not in (None, stored.version):
+                return False
+            tables.remove_record(stored)
+            return True
+
+        return self._step(delete)
+
+
+def _apply(tables: Tables, transition: Transition, now: int) -> Applied:
+    row = tables.job(transition.job_id)
+    if row is None:
+        return Applied.MISSING
+    after, result = rules.applied(row, transition, now=now)
+    if after is not row:
+        tables.put(after)
+    is_releasing = result is Applied.APPLIED and tables.is_releasing(row.record.id)
+    return Applied.RELEASING if is_releasing else result
+
+
+def _end_session(tables: Tables, id: str, running: Collection[str] | None, *, reason: str, now: int) -> Taken:
+    living = tables.living(id)
+    if living is None:
+        return Taken(id, "", [], [])
+    tables.put_session(StoredSession(attrs.evolve(living, is_alive=False), now))
+    taken = Taken(id, living.session.server, [], [])
+    for row in tables.held(id):
+        has_crashed = running is None or row.record.id in running
+        tables.put(rules.taken_back(row, crash=reason if has_crashed else None, now=now))
+        if row.record.state is State.PROCESSING:
+            (taken.crashed if has_crashed else taken.returned).append(row.record.id)
+    return taken
 
 
 def _overtaken(kind: str, key: str) -> StorageUnavailable:

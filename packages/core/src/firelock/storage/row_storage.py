@@ -12,41 +12,22 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import attrs
-
 from firelock.clock import SECOND
 from firelock.errors import SchemaMismatch, StorageError
-from firelock.lifecycle import Moved
 from firelock.storage import rules
-from firelock.storage.derived import DerivedStorage, with_progress
+from firelock.storage.derived import StoredSession, Tables, TableStorage
 from firelock.storage.rules import StoredJob
 from firelock.values import (
-    Applied,
-    Claim,
-    ClaimRequest,
-    Counts,
-    FoundJobs,
-    Held,
-    Inserted,
     JobFilter,
-    JobHistory,
     JobRecord,
-    NewJob,
-    NewSession,
-    Promotion,
-    Reconciliation,
     Record,
     RecordChange,
-    Renewal,
     SchemaState,
-    SessionRecord,
     State,
-    Taken,
-    Transition,
 )
 
 if TYPE_CHECKING:
@@ -88,7 +69,7 @@ class Rows(Protocol):
         ...
 
 
-class RowStorage(DerivedStorage):
+class RowStorage(TableStorage):
     """Every verb, out of `step`, `clock` and `close`.
 
     It polls: `wait` lets its time run out. A storage that can tell of new work overrides it, as it does any
@@ -98,7 +79,6 @@ class RowStorage(DerivedStorage):
     def __init__(self) -> None:
         super().__init__()
         self._is_laid_out = False
-        self._served = ""  # the queue whose turn it was last
 
     @abstractmethod
     def step(self, body: Callable[[Rows], _T]) -> _T:
@@ -113,7 +93,7 @@ class RowStorage(DerivedStorage):
             StorageError: it does not, as on a closed handle.
         """
 
-    def _step(self, body: Callable[[_Tables], _T]) -> _T:
+    def _step(self, body: Callable[[Tables], _T]) -> _T:
         is_laid_out = self._is_laid_out
 
         def run(rows: Rows) -> _T:
@@ -138,277 +118,12 @@ class RowStorage(DerivedStorage):
     def clear(self) -> None:
         """See `Storage.clear`; one step, in which every row is read."""
 
-        def clear(tables: _Tables) -> None:
-            for key, _ in list(tables.scan("")):
+        def clear(rows: Rows) -> None:
+            for key, _ in list(_Tables(rows).scan("")):
                 if key != _LAYOUT_KEY:
-                    tables.rows.delete(key)
+                    rows.delete(key)
 
-        self._step(clear)
-
-    # ---- the hot path ------------------------------------------------------------------------------------
-
-    def insert(
-        self, jobs: Sequence[NewJob], *, within: object | None = None, only_if: RecordChange | None = None
-    ) -> Inserted:
-        """See `Storage.insert`."""
-        self.refuse_within(within)
-        now = self.clock()
-
-        def insert(tables: _Tables) -> Inserted:
-            if only_if is not None:
-                answer = rules.checked(tables.record(only_if.kind, only_if.key), only_if)
-                if answer is not Applied.APPLIED:
-                    return Inserted([False] * len(jobs), answer)
-                tables.put_record(only_if)
-            return Inserted([_insert(tables, job, now) for job in jobs])
-
-        return self._step(insert)
-
-    def claim(self, request: ClaimRequest) -> Claim:
-        """See `Storage.claim`."""
-        served = self._served
-
-        def claim(tables: _Tables) -> Claim:
-            living = tables.living(request.session)
-            next_due_at = tables.next_due_at()
-            if living is None:
-                return Claim([], next_due_at, is_session_lost=True)
-            names = tables.queues() if request.queues is None else request.queues
-            lines = {
-                name: tables.ready(name, request.limit)
-                for name in dict.fromkeys(names)
-                if not rules.is_pausing(tables.record("queue", name))
-            }
-            claimed = [
-                rules.claimed_by(row, request.session, living.session.server, now=request.now)
-                for row in rules.next_in_line(lines, request.queues, request.limit, served=served)
-            ]
-            for row in claimed:
-                tables.put(row)
-            return Claim([row.claimed() for row in claimed], next_due_at)
-
-        answer = self._step(claim)
-        if answer.jobs:
-            self._served = answer.jobs[-1].queue
-        return answer
-
-    def apply(self, transitions: Sequence[Transition], *, within: object | None = None) -> list[Applied]:
-        """See `Storage.apply`."""
-        self.refuse_within(within)
-        now = self.clock()
-        return self._step(lambda tables: [_apply(tables, one, now) for one in transitions])
-
-    # ---- sessions ----------------------------------------------------------------------------------------
-
-    def begin_session(self, session: NewSession) -> None:
-        """See `Storage.begin_session`."""
-        now = self.clock()
-
-        def begin(tables: _Tables) -> None:
-            if tables.session(session.id) is None:
-                tables.put_session(_Session(rules.begun(session, now=now)))
-
-        self._step(begin)
-
-    def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
-        """See `Storage.renew`."""
-        now = self.clock()
-
-        def renew(tables: _Tables) -> list[bool]:
-            living = [tables.living(renewal.session) for renewal in renewals]
-            for record, renewal in zip(living, renewals, strict=True):
-                if record is not None:
-                    tables.put_session(_Session(rules.renewed(record, renewal, now=now)))
-            return [record is not None for record in living]
-
-        return self._step(renew)
-
-    def reconcile(self, session: str, held: Sequence[Held]) -> Reconciliation:
-        """See `Storage.reconcile`."""
-
-        def reconcile(tables: _Tables) -> Reconciliation:
-            is_lost = tables.living(session) is None
-            answer, started = rules.reconciled(tables.held(session), held, is_session_lost=is_lost)
-            for row in started:
-                tables.put(row)
-            return answer
-
-        return self._step(reconcile)
-
-    def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
-        """See `Storage.end_session`."""
-        now = self.clock()
-        return self._step(lambda tables: _end_session(tables, session, running, reason=reason, now=now))
-
-    def orphans(self, limit: int) -> list[Taken]:
-        """See `Storage.orphans`."""
-        now, reason = self.clock(), Moved.SESSION_LOST.value
-
-        def end_first(tables: _Tables) -> Taken | None:
-            living = [one.record for one in tables.sessions() if one.record.is_alive]
-            expired = [one for one in living if one.expires_at <= now]
-            if not expired:
-                return None
-            first = min(expired, key=lambda one: one.expires_at)
-            return _end_session(tables, first.session.id, None, reason=reason, now=now)
-
-        taken: list[Taken] = []
-        while len(taken) < limit and (one := self._step(end_first)) is not None:
-            taken.append(one)
-        return taken
-
-    def list_sessions(self) -> list[SessionRecord]:
-        """See `Storage.list_sessions`."""
-        records = [one.record for one in self._step(lambda tables: list(tables.sessions()))]
-        return sorted(records, key=lambda one: (one.session.started_at, one.session.id))
-
-    # ---- upkeep ------------------------------------------------------------------------------------------
-
-    def promote(self, limit: int) -> Promotion:
-        """See `Storage.promote`."""
-        now = self.clock()
-
-        def promote(tables: _Tables) -> Promotion:
-            due = tables.up_to("due/", now, limit)
-            for row in due:
-                tables.put(rules.promoted(row, now=now))
-            return Promotion(len(due), tables.next_due_at())
-
-        return self._step(promote)
-
-    def release(self, limit: int) -> int:
-        """See `Storage.release`."""
-        now = self.clock()
-
-        def release(tables: _Tables) -> int:
-            looked_at = 0
-            while looked_at < limit and (found := tables.next_releasing(limit - looked_at)) is not None:
-                parent, children = found
-                for child in children:
-                    tables.put(rules.followed(child, parent, at=now, now=now))
-                looked_at += len(children)
-            return looked_at
-
-        return self._step(release)
-
-    def prune(self, limit: int) -> int:
-        """See `Storage.prune`."""
-        now = self.clock()
-
-        def prune(tables: _Tables) -> list[str]:
-            expired = tables.up_to("expires/", now, limit, but="releasing/")
-            for row in expired:
-                for child in tables.waiting(row.record.id):
-                    reason = Moved.PARENT_GONE.value
-                    tables.put(rules.ended_with(child, row.record, reason=reason, at=now))
-                tables.remove(row)
-            for session in list(tables.sessions()):
-                if session.ended_at is not None and session.ended_at < now - _DAY:
-                    tables.rows.delete(f"session/{session.record.session.id}")
-            return [row.record.id for row in expired]
-
-        pruned = self._step(prune)
-        self.prune_derived(pruned, now, limit)
-        return len(pruned)
-
-    # ---- what people read --------------------------------------------------------------------------------
-
-    def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
-        """See `Storage.get`."""
-        found = self._step(lambda tables: [(tables.job(id), tables.record("progress", id)) for id in ids])
-        return [with_progress(row.record, said) if row else None for row, said in found]
-
-    def find(
-        self, where: JobFilter, *, limit: int, cursor: str | None = None, oldest_first: bool = False
-    ) -> FoundJobs:
-        """See `Storage.find`."""
-        place = None if cursor is None else rules.read_cursor(cursor, where, oldest_first=oldest_first)
-
-        def find(tables: _Tables) -> list[JobRecord]:
-            return tables.find(where, place, limit + 1, oldest_first=oldest_first)
-
-        if where.parent_id is not None:
-            children = self._step(lambda tables: [row.record for row in tables.children(where)])
-            return rules.paged(children, where, limit=limit, cursor=cursor, oldest_first=oldest_first)
-        found = self._step(find)
-        following = None
-        if found and len(found) > limit > 0:
-            last = found[limit - 1]
-            place = rules.listed_at(last, where), last.id
-            following = rules.write_cursor(place, where, oldest_first=oldest_first)
-        return FoundJobs(found[:limit], following)
-
-    def history(self, job_id: str) -> JobHistory:
-        """See `Storage.history`."""
-        row = self._step(lambda tables: tables.job(job_id))
-        return JobHistory(list(row.history), list(row.attempts)) if row else JobHistory([], [])
-
-    def counts(self) -> Counts:
-        """See `Storage.counts`."""
-        by_state: dict[State, int] = {}
-        by_queue: dict[str, dict[State, int]] = {}
-        for queue, state, number in self._step(lambda tables: list(tables.counts())):
-            by_state[state] = by_state.get(state, 0) + number
-            by_queue.setdefault(queue, {})[state] = number
-        return Counts(by_state, by_queue)
-
-    # ---- records -----------------------------------------------------------------------------------------
-
-    def put_record(
-        self,
-        kind: str,
-        key: str,
-        value: str,
-        *,
-        expected_version: int | None = None,
-        due_at: int | None = None,
-    ) -> int | None:
-        """See `Storage.put_record`."""
-
-        def put(tables: _Tables) -> int | None:
-            stored = tables.record(kind, key)
-            version = stored.version if stored else 0
-            if expected_version not in (None, version):
-                return None
-            return tables.put_record(RecordChange(kind, key, value, version, due_at))
-
-        return self._step(put)
-
-    def get_record(self, kind: str, key: str) -> Record | None:
-        """See `Storage.get_record`."""
-        return self._step(lambda tables: tables.record(kind, key))
-
-    def list_records(self, kind: str, *, after: str = "", limit: int = 100) -> list[Record]:
-        """See `Storage.list_records`."""
-        prefix = f"record/{kind}/"
-        found = self._step(lambda tables: tables.rows.scan(prefix, start=prefix + after, limit=limit))
-        return [_record(kind, name.removeprefix(prefix), text) for name, text in found]
-
-    def due_records(self, kind: str, limit: int) -> list[Record]:
-        """See `Storage.due_records`."""
-        now = self.clock()
-
-        def due(tables: _Tables) -> list[Record]:
-            found = tables.rows.scan(f"due-record/{kind}/", limit=limit)
-            places = [key.removeprefix(f"due-record/{kind}/").partition("/") for key, _ in found]
-            records = [tables.record(kind, key) for at, _, key in places if int(at, 16) <= now]
-            return [record for record in records if record is not None]
-
-        return self._step(due)
-
-    def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
-        """See `Storage.delete_record`."""
-
-        def delete(tables: _Tables) -> bool:
-            stored = tables.record(kind, key)
-            if stored is None or expected_version not in (None, stored.version):
-                return False
-            tables.rows.delete(f"record/{kind}/{key}")
-            tables.put_due(stored, None)
-            tables.rows.put(f"gone/{kind}", str(max(stored.version, tables.last_gone(kind))))
-            return True
-
-        return self._step(delete)
+        self.step(clear)
 
 
 def _lay_out(rows: Rows) -> bool:
@@ -423,51 +138,10 @@ def _lay_out(rows: Rows) -> bool:
     return False
 
 
-def _insert(tables: _Tables, job: NewJob, now: int) -> bool:
-    if tables.job(job.id) is not None:
-        return False
-    parents = rules.parents_of(job, tables.job)
-    tables.put(rules.stored(job, parents, sequence=tables.next_sequence(), now=now))
-    return True
-
-
-def _apply(tables: _Tables, transition: Transition, now: int) -> Applied:
-    row = tables.job(transition.job_id)
-    if row is None:
-        return Applied.MISSING
-    after, result = rules.applied(row, transition, now=now)
-    if after is not row:
-        tables.put(after)
-    is_releasing = result is Applied.APPLIED and tables.rows.get(f"releasing/{row.record.id}") is not None
-    return Applied.RELEASING if is_releasing else result
-
-
-def _end_session(
-    tables: _Tables, id: str, running: Collection[str] | None, *, reason: str, now: int
-) -> Taken:
-    living = tables.living(id)
-    if living is None:
-        return Taken(id, "", [], [])
-    tables.put_session(_Session(attrs.evolve(living, is_alive=False), now))
-    taken = Taken(id, living.session.server, [], [])
-    for row in tables.held(id):
-        has_crashed = running is None or row.record.id in running
-        tables.put(rules.taken_back(row, crash=reason if has_crashed else None, now=now))
-        if row.record.state is State.PROCESSING:
-            (taken.crashed if has_crashed else taken.returned).append(row.record.id)
-    return taken
-
-
 # ---- how it lies in rows ---------------------------------------------------------------------------------
 
 
-@attrs.frozen
-class _Session:
-    record: SessionRecord
-    ended_at: int | None = None
-
-
-class _Tables:
+class _Tables(Tables):
     """Jobs, sessions, records and counts as one step finds and leaves them."""
 
     def __init__(self, rows: Rows) -> None:
@@ -538,7 +212,15 @@ class _Tables:
         """Return the queues with enqueued jobs."""
         return [queue for queue, state, number in self.counts() if state is State.ENQUEUED and number]
 
-    def up_to(self, prefix: str, at: int, limit: int, *, but: str | None = None) -> list[StoredJob]:
+    def due(self, now: int, limit: int) -> list[StoredJob]:
+        """See `Tables.due`."""
+        return self._up_to("due/", now, limit)
+
+    def expired(self, now: int, limit: int) -> list[StoredJob]:
+        """See `Tables.expired`."""
+        return self._up_to("expires/", now, limit, but="releasing/")
+
+    def _up_to(self, prefix: str, at: int, limit: int, *, but: str | None = None) -> list[StoredJob]:
         """Return the first jobs of an order by instant, up to this one, without those that have a row so."""
         found: list[StoredJob] = []
         for place, _ in self.scan(prefix):
@@ -569,9 +251,13 @@ class _Tables:
         """Return those whose tie to this parent is not decided."""
         return self._jobs([id for id, _ in self.scan(f"waiting/{parent}/")])
 
-    def children(self, where: JobFilter) -> list[StoredJob]:
-        """Return the continuations of the filter's parent."""
-        return self._jobs([id for id, _ in self.scan(f"child/{where.parent_id}/")])
+    def children(self, parent: str) -> list[StoredJob]:
+        """See `Tables.children`."""
+        return self._jobs([id for id, _ in self.scan(f"child/{parent}/")])
+
+    def is_releasing(self, id: str) -> bool:
+        """See `Tables.is_releasing`."""
+        return self.rows.get(f"releasing/{id}") is not None
 
     def next_releasing(self, limit: int) -> tuple[JobRecord, list[StoredJob]] | None:
         """Return an ended parent and some who wait for it; they are not given out for this end again."""
@@ -616,45 +302,63 @@ class _Tables:
 
     # ---- sessions and records ------------------------------------------------------------------------------
 
-    def session(self, id: str) -> _Session | None:
+    def session(self, id: str) -> StoredSession | None:
         """Return the session, None where unknown."""
         text = self.rows.get(f"session/{id}")
-        return None if text is None else _read(text, _Session)
+        return None if text is None else _read(text, StoredSession)
 
-    def living(self, id: str) -> SessionRecord | None:
-        """Return the session, None where it is dead or unknown."""
-        session = self.session(id)
-        return session.record if session and session.record.is_alive else None
-
-    def put_session(self, session: _Session) -> None:
+    def put_session(self, session: StoredSession) -> None:
         """The session is stored."""
         self.rows.put(f"session/{session.record.session.id}", _text(session))
 
-    def sessions(self) -> Iterator[_Session]:
+    def remove_session(self, id: str) -> None:
+        """See `Tables.remove_session`."""
+        self.rows.delete(f"session/{id}")
+
+    def sessions(self) -> Iterator[StoredSession]:
         """Yield all, dead ones too."""
-        return (_read(text, _Session) for _, text in self.scan("session/"))
+        return (_read(text, StoredSession) for _, text in self.scan("session/"))
 
     def record(self, kind: str, key: str) -> Record | None:
         """Return the record, None where there is none."""
         text = self.rows.get(f"record/{kind}/{key}")
         return None if text is None else _record(kind, key, text)
 
+    def records(self, kind: str, after: str, limit: int) -> list[Record]:
+        """See `Tables.records`."""
+        prefix = f"record/{kind}/"
+        found = self.rows.scan(prefix, start=prefix + after, limit=limit)
+        return [_record(kind, name.removeprefix(prefix), text) for name, text in found]
+
+    def due_records(self, kind: str, now: int, limit: int) -> list[Record]:
+        """See `Tables.due_records`."""
+        prefix = f"due-record/{kind}/"
+        found = [key.removeprefix(prefix).partition("/") for key, _ in self.rows.scan(prefix, limit=limit)]
+        records = [self.record(kind, key) for at, _, key in found if int(at, 16) <= now]
+        return [record for record in records if record is not None]
+
+    def remove_record(self, record: Record) -> None:
+        """See `Tables.remove_record`."""
+        self.rows.delete(f"record/{record.kind}/{record.key}")
+        self._put_due(record, None)
+        self.rows.put(f"gone/{record.kind}", str(max(record.version, self._last_gone(record.kind))))
+
     def put_record(self, change: RecordChange) -> int:
         """The record, which has the expected version, is replaced; return its new version."""
         kind, key, stored = change.kind, change.key, self.record(change.kind, change.key)
-        version = 1 + (stored.version if stored else self.last_gone(kind))
+        version = 1 + (stored.version if stored else self._last_gone(kind))
         text = json.dumps([version, change.value, change.due_at], ensure_ascii=False)
         self.rows.put(f"record/{kind}/{key}", text)
-        self.put_due(stored, Record(kind, key, change.value, version, change.due_at))
+        self._put_due(stored, Record(kind, key, change.value, version, change.due_at))
         return version
 
-    def put_due(self, before: Record | None, after: Record | None) -> None:
+    def _put_due(self, before: Record | None, after: Record | None) -> None:
         """The record is found by its instant as it is after, and not as it was before."""
         for record, write in ((before, self.rows.delete), (after, lambda key: self.rows.put(key, ""))):
             if record is not None and record.due_at is not None:
                 write(f"due-record/{record.kind}/{record.due_at:016x}/{record.key}")
 
-    def last_gone(self, kind: str) -> int:
+    def _last_gone(self, kind: str) -> int:
         """Return the largest version of the records of a kind that are gone; every other goes on from it."""
         return int(self.rows.get(f"gone/{kind}") or 0)
 

@@ -67,8 +67,8 @@ class StillStorage(MemoryStorage):
     def claim_only(self, job_id: str, session: str, now: int) -> ClaimedJob | None:
         """The job is processing for this session, out of its turn; None where no claim would take it."""
         with self._open() as store:
-            living, row = store.sessions.living(session), store.table.rows[job_id]
-            is_paused = rules.is_pausing(self.get_record("queue", row.record.queue))
+            living, row = store.table.living(session), store.table.rows[job_id]
+            is_paused = store.table.is_paused(row.record.queue)
             if living is None or not row.is_ready or is_paused:
                 return None
             name = living.session.server
@@ -82,7 +82,8 @@ class StillStorage(MemoryStorage):
             found: dict[str, None] = {}
             to_visit = [job_id]
             while to_visit:
-                children = [id for id in store.table.children.get(to_visit.pop(0), ()) if id not in found]
+                rows = store.table.children(to_visit.pop(0))
+                children = [row.record.id for row in rows if row.record.id not in found]
                 found.update(dict.fromkeys(children))
                 to_visit += children
             return list(found)
