@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 
 from firelock.storage import ClaimRequest, Storage
 from firelock.testing import Handles, Scene
-from firelock.testing.conformance.handles import opener
+from firelock.testing.conformance.scene import opener
 
 __all__ = ["listening", "scene_at"]
 

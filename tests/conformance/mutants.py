@@ -26,6 +26,7 @@ from firelock.ids import new_id
 from firelock.storage import Storage, derived, row_storage
 from firelock.testing import Handles, Scene, StorageConformance
 from firelock.testing.conformance.kit import required_feature
+from firelock.testing.conformance.locks import NamedLock
 
 _TABLE = Path(__file__).with_name("mutations.txt")
 _THIRD_PARTY = Path(__file__).parents[1] / "end_to_end" / "third_party" / "firelock-files" / "src"
@@ -230,7 +231,9 @@ class Case:
             if feature is None or feature in handles.first.features:
                 known = {
                     "handles": handles, "scene": Scene(handles), "storage": handles.first, "locks": handles,
-                    "open_handle": subject.open_handle, "name": f"lock:{new_id()}", **subject.fixtures,
+                    "open_handle": subject.open_handle,
+                    "lock": NamedLock(handles, handles.first, f"lock:{new_id()}"),
+                    **subject.fixtures,
                     **self.parameters,
                 }  # fmt: skip
                 test(**{name: known[name] for name in signature(test).parameters})

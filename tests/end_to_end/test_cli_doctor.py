@@ -59,32 +59,24 @@ def test_a_silent_server_is_an_error(app):
     assert what.startswith("Server vm:1 has been silent past its time (5")
 
 
-def test_an_ended_server_without_a_successor_is_a_warning(app):
-    """Nobody alive has its name or its queues."""
+@pytest.mark.parametrize(
+    ("stops", "successor", "expected"),
+    [
+        (True, "default", ["Ended within a day, and none in its place: vm:1 (queues mail)."]),
+        (False, "default", ["Lost within a day, and none in its place: vm:1 (queues mail)."]),
+        (True, "mail", []),
+    ],
+    ids=["ended", "killed: it never said that it stops", "an ordinary restart"],
+)
+def test_a_server_without_a_successor_is_a_warning(app, stops, successor, expected):
+    """Nobody alive has its name or its queues; one that ended and another that serves them are a deploy."""
     begin_session(app, server="vm:1", queues="mail")
-    app.storage.renew([Renewal("s1", state="stopping")])
-    app.storage.end_session("s1", (), reason="server stopped")
-    begin_session(app, "s2", server="vm:2", queues="default")
+    if stops:
+        app.storage.renew([Renewal("s1", state="stopping")])
+    app.storage.end_session("s1", () if stops else None, reason="over")
+    begin_session(app, "s2", server="vm:2", queues=successor)
 
-    assert found(app) == [(False, "Ended within a day, and none in its place: vm:1 (queues mail).")]
-
-
-def test_a_lost_server_without_a_successor_is_a_warning(app):
-    """It was killed: it never said that it stops."""
-    begin_session(app, server="vm:1", queues="mail")
-    app.storage.end_session("s1", None, reason="its session was lost")
-    begin_session(app, "s2", server="vm:2", queues="default")
-
-    assert found(app) == [(False, "Lost within a day, and none in its place: vm:1 (queues mail).")]
-
-
-def test_a_deploy_is_no_finding(app):
-    """A server that ended and another that serves the same queues are an ordinary restart."""
-    begin_session(app, server="vm:1", queues="mail")
-    app.storage.end_session("s1", (), reason="server stopped")
-    begin_session(app, "s2", server="vm:2", queues="mail")
-
-    assert found(app) == []
+    assert found(app) == [(False, what) for what in expected]
 
 
 def test_a_queue_nobody_listens_to_is_an_error(app):
@@ -104,24 +96,20 @@ def test_a_paused_queue_is_a_warning(app):
     assert found(app) == [(False, "Queue mail is paused: provider is down; 0 jobs are enqueued.")]
 
 
-def test_jobs_that_servers_put_off_are_an_error(app):
-    """A task that no server knows is named with how many jobs wait for it."""
+@pytest.mark.parametrize(
+    ("wait", "lacks"),
+    [
+        (lifecycle.unknown_task, "knows task shop.add"),
+        (lifecycle.unknown_serializer, "has the serializer json"),
+    ],
+)
+def test_jobs_that_servers_put_off_are_an_error(app, wait, lacks):
+    """A task that no server knows, or a serializer, is named with how many jobs wait for it."""
     holder = begin_session(app)
     app.add.enqueue(1)
-    job = claim(app, holder)
-    app.storage.apply([lifecycle.unknown_task(job, holder, at=app.storage.clock())])
+    app.storage.apply([wait(claim(app, holder), holder, at=app.storage.clock())])
 
-    assert found(app) == [(True, "1 job is put off since no server that took them knows task shop.add.")]
-
-
-def test_jobs_that_no_server_can_read_are_an_error(app):
-    """The serializer that the servers lack is named, with what to do."""
-    holder = begin_session(app)
-    app.add.enqueue(1)
-    job = claim(app, holder)
-    app.storage.apply([lifecycle.unknown_serializer(job, holder, at=app.storage.clock())])
-
-    assert found(app) == [(True, "1 job is put off since no server that took them has the serializer json.")]
+    assert found(app) == [(True, f"1 job is put off since no server that took them {lacks}.")]
 
 
 @pytest.mark.parametrize(

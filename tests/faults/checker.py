@@ -10,8 +10,6 @@ import attrs
 from firelock.lifecycle import ALLOWED
 from firelock.values import FINAL_STATES, State
 
-__all__ = ["Report", "check", "is_legal", "late_ends", "quantiles", "stored"]
-
 _PAGE = 500
 _DYING = 0.005  # seconds that a killed process may still be seen to act
 
@@ -98,7 +96,7 @@ def check(app, acknowledged, events):
     for event in events:
         if event.what == "start":
             starts[event.job].append(event)
-    killed = _noted(events, "kill", "freeze")
+    cut_off = list(_cut_off(events, starts, _noted(events, "kill", "freeze")))
     gone = _noted(events, "kill", "freeze", "gone")
     repeats = [(before, after) for runs in starts.values() for before, after in pairwise(runs)]
     unexplained = [before for before, after in repeats if not _is_explained(before, after, gone)]
@@ -114,8 +112,10 @@ def check(app, acknowledged, events):
         unexplained=len(unexplained),
         kills=sum(event.what == "kill" for event in events),
         illegal=sum(not is_legal(app, record.id) for record in records.values() if starts[record.id][1:]),
-        recoveries=tuple(_recoveries(events, starts, killed)),
-        unwritten=tuple(_unwritten(events, starts, killed)),
+        recoveries=tuple(
+            Recovery(before.job, after.at - death) for before, at, death, after in cut_off if at is None
+        ),
+        unwritten=tuple(death - at for _, at, death, _ in cut_off if at is not None),
     )
 
 
@@ -159,29 +159,18 @@ def _noted(events, *whats):
     return noted
 
 
-def _recoveries(events, starts, killed):
-    """Return for each interrupted run the time from its process's death to the job's next start."""
-    ended = {(event.job, event.pid, event.fence) for event in events if event.what == "end"}
-    spans = []
-    for runs in starts.values():
-        for before, after in pairwise(runs):
-            deaths = [at for at in killed.get(before.pid, ()) if at >= before.at - _DYING]
-            if deaths and (before.job, before.pid, before.fence) not in ended:
-                spans.append(Recovery(before.job, after.at - min(deaths)))
-    return spans
+def _cut_off(events, starts, killed):
+    """Yield for each repeat: when the run before it ended, when its process died, and when the next began.
 
-
-def _unwritten(events, starts, killed):
-    """Return for each run that had ended and was repeated how long before its process's death it had."""
+    The end, or the deaths behind it, may not be there.
+    """
     ended = {(event.job, event.pid, event.fence): event.at for event in events if event.what == "end"}
-    spans = []
-    for runs in starts.values():
-        for before, _ in pairwise(runs):
-            at = ended.get((before.job, before.pid, before.fence))
-            deaths = [one for one in killed.get(before.pid, ()) if at is not None and one >= at]
-            if at is not None and deaths:
-                spans.append(min(deaths) - at)
-    return spans
+    for before, after in (pair for runs in starts.values() for pair in pairwise(runs)):
+        at = ended.get((before.job, before.pid, before.fence))
+        since = before.at - _DYING if at is None else at
+        deaths = [one for one in killed.get(before.pid, ()) if one >= since]
+        if deaths:
+            yield before, at, min(deaths), after
 
 
 def is_legal(app, job_id):

@@ -27,8 +27,6 @@ from tests.faults.forking import in_fork
 from tests.faults.ledger import Ledger, read_ledger
 from tests.faults.servers import eventually
 
-__all__ = ["CRASHED", "Point"]
-
 CRASHED = 86  # the exit code of a process that died at its point
 _SETTINGS = Settings(
     session_timeout=0.5, heartbeat=0.1, sweep=0.1, poll=0.05, grace=5, keep_deleted=0, workers=2

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from sqlalchemy import NullPool, create_engine, make_url, text
 
-__all__ = ["TABLE", "database", "effects"]
-
 TABLE = "CREATE TABLE effects (job VARCHAR(64) NOT NULL, fence BIGINT NOT NULL)"  # a second row is let in
 _DRIVERS = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 

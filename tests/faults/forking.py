@@ -6,8 +6,6 @@ import os
 import sys
 import traceback
 
-__all__ = ["end_of", "in_fork", "start_fork"]
-
 
 def start_fork(work):
     """Return the id of a process that does the work and exits with 0, or with 1 where it raises."""

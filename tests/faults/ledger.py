@@ -12,8 +12,6 @@ import time
 
 import attrs
 
-__all__ = ["Event", "Ledger", "Tail", "read_ledger"]
-
 
 @attrs.frozen
 class Event:

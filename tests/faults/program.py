@@ -11,8 +11,6 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-__all__ = ["run_program"]
-
 
 def run_program(place, name, *arguments):
     """Return what the module answers, given the place's storage, a folder of its own and these arguments."""

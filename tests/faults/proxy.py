@@ -19,8 +19,6 @@ from pathlib import Path
 
 import attrs
 
-__all__ = ["Address", "FaultProxy", "Slowness", "Traffic"]
-
 Address = "tuple[str, int] | Path"
 Matches = Callable[[bytes], bool]
 

@@ -20,8 +20,6 @@ from tests.faults.ledger import Ledger
 if TYPE_CHECKING:
     from tests.faults.storages import AnyProgram
 
-__all__ = ["TIMINGS", "Place", "Server", "eventually", "is_running", "kill"]
-
 # Bytecode is written, since compiling at each start would take most of it.
 _NOT_PASSED_ON = ("FIRELOCK_", "PYTHONDONTWRITEBYTECODE")
 

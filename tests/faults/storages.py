@@ -12,8 +12,6 @@ from tests.sql.pgbouncer import Pgbouncer
 from tests.sql.postgresql import Postgresql
 from tests.sql.programs import Missing, MysqlProgram, PostgresqlProgram, mysqls, pgbouncer, postgresqls
 
-__all__ = ["AnyProgram", "is_played_on", "opened", "place_on", "scheme_of", "sql_server"]
-
 AnyProgram = Program | PostgresqlProgram | MysqlProgram
 
 _SCHEMES = {

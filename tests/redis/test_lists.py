@@ -9,10 +9,18 @@ from functools import partial
 
 import pytest
 
+from firelock.clock import SECOND
 from firelock.storage import JobFilter, rules
-from firelock.testing.conformance.ends import deletes, fails, retries, succeeds
-from firelock.testing.conformance.handles import SECOND, STAMP
-from firelock.testing.conformance.scene import Running, Scene, error_info
+from firelock.testing.conformance.scene import (
+    STAMP,
+    Running,
+    Scene,
+    deletes,
+    error_info,
+    fails,
+    retries,
+    succeeds,
+)
 from firelock.values import JobRecord, State
 from firelock_redis.find import PAGE_COST, RARE, SCRIPT_COST
 from tests.redis.programs import Program

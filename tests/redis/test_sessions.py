@@ -9,8 +9,7 @@ import pytest
 
 from firelock.lifecycle import Moved
 from firelock.storage import ClaimRequest, NewSession, Renewal, State, StorageUnavailable
-from firelock.testing.conformance.handles import DAY, SECOND
-from firelock.testing.conformance.scene import Scene
+from firelock.testing.conformance.scene import DAY, SECOND, Scene
 from firelock.values import ClaimedJob
 from firelock_redis.database import RedisDatabase
 from firelock_redis.storage import RedisStorage

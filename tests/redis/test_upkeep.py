@@ -9,9 +9,19 @@ import pytest
 
 from firelock.lifecycle import Moved
 from firelock.storage import Held, Renewal, StorageUnavailable
-from firelock.testing.conformance.ends import deletes, fails, requeues, retries, snoozes, succeeds
-from firelock.testing.conformance.handles import DAY, HOUR, SECOND
-from firelock.testing.conformance.scene import Running, Scene
+from firelock.testing.conformance.scene import (
+    DAY,
+    HOUR,
+    SECOND,
+    Running,
+    Scene,
+    deletes,
+    fails,
+    requeues,
+    retries,
+    snoozes,
+    succeeds,
+)
 from firelock.values import Edge, LogLine, On, Progress, State
 from firelock_redis.database import RedisDatabase
 from firelock_redis.url import parse_url

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -24,47 +23,47 @@ class Source:
     text: str
 
     @property
-    def name(self) -> str:
+    def name(self):
         """The path from the project's root, with slashes."""
         return self.path.relative_to(ROOT).as_posix()
 
     @property
-    def module(self) -> str:
+    def module(self):
         """The dotted name that a package's file is imported by."""
         parts = self.path.with_suffix("").parts
         inside = parts[parts.index("src") + 1 :]
         return ".".join(inside[:-1] if inside[-1] == "__init__" else inside)
 
     @property
-    def tree(self) -> ast.Module:
+    def tree(self):
         """The syntax tree; parsed once a file and test run."""
         return parsed(self.path)
 
 
 @cache
-def parsed(path: Path) -> ast.Module:
+def parsed(path):
     """The syntax tree of a file."""
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
 @cache
-def package_sources() -> list[Source]:
+def package_sources():
     """Every module of every package, in order of their paths."""
     return [read(path) for path in sorted(ROOT.glob("packages/*/src/**/*.py"))]
 
 
 @cache
-def sources_of_tests() -> list[Source]:
+def sources_of_tests():
     """Every Python file below tests, in order of their paths."""
     return [read(path) for path in sorted(ROOT.glob("tests/**/*.py"))]
 
 
-def read(path: Path) -> Source:
+def read(path):
     """The file's text with its path."""
     return Source(path, path.read_text(encoding="utf-8"))
 
 
-def texts() -> Iterator[tuple[str, str]]:
+def texts():
     """Path and text of every text file that the project keeps."""
     paths = [path for path in ROOT.iterdir() if path.is_file()]
     for folder in FOLDERS:
@@ -78,7 +77,7 @@ def texts() -> Iterator[tuple[str, str]]:
             yield inside.as_posix(), path.read_text(encoding="utf-8")
 
 
-def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
+def imports(tree):
     """Line and full dotted name of everything that is imported, wherever the statement stands."""
     for node in ast.walk(tree):
         match node:
@@ -88,25 +87,25 @@ def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
                 yield from ((node.lineno, f"{module}.{alias.name}") for alias in names)
 
 
-def loads(tree: ast.Module) -> Iterator[tuple[int, str]]:
+def loads(tree):
     """The imports of a running program: those that only type checkers see are left out."""
     seen_by_checkers = {
         line
         for node in ast.walk(tree)
         if isinstance(node, ast.If) and dotted(node.test).endswith("TYPE_CHECKING")
-        for line in range(node.lineno, node.body[-1].end_lineno + 1)  # type: ignore[operator]
+        for line in range(node.lineno, node.body[-1].end_lineno + 1)
     }
     yield from ((line, name) for line, name in imports(tree) if line not in seen_by_checkers)
 
 
-def calls(tree: ast.Module) -> Iterator[tuple[ast.Call, str]]:
+def calls(tree):
     """Every call with the dotted name of what is called; a part that is no name reads as "?"."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             yield node, dotted(node.func)
 
 
-def dotted(node: ast.expr) -> str:
+def dotted(node):
     """`a.b.c` for an attribute of names."""
     match node:
         case ast.Name(id=name):

@@ -8,8 +8,7 @@ from sqlalchemy import create_engine
 
 from firelock.storage import Applied, ClaimRequest, State
 from firelock.testing import Handles, Scene
-from firelock.testing.conformance.ends import deletes, fails, succeeds
-from firelock.testing.conformance.scene import Running
+from firelock.testing.conformance.scene import Running, deletes, fails, succeeds
 from firelock_sql.postgresql.connect import text_array
 from firelock_sql.postgresql.storage import open_engine
 from tests.scenes import scene_at

@@ -6,8 +6,7 @@ import attrs
 import pytest
 
 from firelock.storage import ClaimRequest, Held, JobFilter, State
-from firelock.testing.conformance.ends import deletes, fails, retries, succeeds
-from firelock.testing.conformance.scene import Running
+from firelock.testing.conformance.scene import Running, deletes, fails, retries, succeeds
 from firelock_sql import find
 from tests.scenes import scene_at
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from firelock.storage import Applied, ClaimRequest
-from firelock.testing.conformance.ends import hands_back, succeeds
-from firelock.testing.conformance.scene import Running
+from firelock.testing.conformance.scene import Running, hands_back, succeeds
 from firelock_sql.postgresql import lanes
 from tests.scenes import scene_at
 

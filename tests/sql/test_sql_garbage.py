@@ -9,7 +9,7 @@ import pytest
 
 from firelock.storage import JobFilter, On, State
 from firelock.testing import Handles, Scene
-from firelock.testing.conformance.ends import requeues, succeeds
+from firelock.testing.conformance.scene import requeues, succeeds
 from firelock_sql.sqlite.storage import SqliteStorage
 
 

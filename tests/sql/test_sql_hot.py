@@ -10,8 +10,7 @@ import pytest
 
 from firelock.storage import Applied, ClaimRequest, State, bounded_history
 from firelock.testing import Handles, Scene
-from firelock.testing.conformance.ends import deletes, fails, requeues, snoozes, succeeds
-from firelock.testing.conformance.scene import Running
+from firelock.testing.conformance.scene import Running, deletes, fails, requeues, snoozes, succeeds
 from firelock_sql.job_row import COMPACT_FROM
 from firelock_sql.sqlite.storage import SqliteStorage
 

@@ -12,7 +12,7 @@ import pytest
 
 from firelock.storage import ClaimRequest, Feature, State
 from firelock.testing import Handles, Scene
-from firelock.testing.conformance.ends import hands_back, requeues, succeeds
+from firelock.testing.conformance.scene import hands_back, requeues, succeeds
 from firelock_sql.notify import SocketMailbox
 from firelock_sql.sqlite.storage import SqliteStorage
 

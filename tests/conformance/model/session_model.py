@@ -19,8 +19,6 @@ from time import perf_counter
 from .checker import explore
 from .variants import DEEP, VARIANTS
 
-__all__ = ["check", "told"]
-
 
 def check(variant):
     """The finding for one variant, in the world and by the promises it names."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 
 from firelock.testing import StorageConformance
-from firelock.testing.conformance.ends import deletes
-from firelock.testing.conformance.handles import Handles, opener
 from firelock.testing.conformance.race import ROUNDS, race
-from firelock.testing.conformance.scene import Scene
+from firelock.testing.conformance.scene import Handles, Scene, deletes, opener
 from firelock.values import State
 from tests.conformance.model.variants import REFUSALS
 

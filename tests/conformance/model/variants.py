@@ -158,7 +158,7 @@ REFUSALS = {
     "shared session, exit reported": "a supervisor, which ends the session of a child that died",
     "shared session, held taken at exit": "a supervisor, which gives the new child a session of its own",
     "shared session, supervisor hands back": "a supervisor, which never reconciles for its children",
-    "shared session, a child hands back": "test_others_are_not_mentioned",
+    "shared session, a child hands back": "test_agreement_is_silent",
     "delete without a tail": "test_a_delete_while_running_leaves_a_tail",
     "claim under a tail": "test_a_requeue_under_a_tail_waits_for_it",
 }

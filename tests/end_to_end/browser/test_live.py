@@ -21,9 +21,15 @@ def page(served, open_page):
     return page
 
 
-def cell(page, name):
-    """The number of enqueued jobs of a queue."""
-    return page.locator(f"tr#queue-{name} td.number").first
+def expect_waiting(page, number):
+    """The page of queues shows so many jobs that wait in mail."""
+    expect(page.locator("tr#queue-mail td.number").first).to_have_text(str(number))
+
+
+@pytest.fixture
+def mail(tasks):
+    """Return a function that enqueues so many jobs in mail."""
+    return lambda number=1: tasks.send.enqueue_many([("a@example.com",)] * number)
 
 
 def mark(page):
@@ -51,26 +57,26 @@ def is_same(page):
 # ---- what changes ----------------------------------------------------------------------------------------
 
 
-def test_a_number_changes_without_a_reload(page, tasks):
+def test_a_number_changes_without_a_reload(page, mail):
     """As soon as jobs are enqueued, by whomever."""
     mark(page)
-    expect(cell(page, "mail")).to_have_text("5")
+    expect_waiting(page, 5)
 
-    tasks.send.enqueue_many([("a@example.com",), ("b@example.com",)])
+    mail(2)
 
-    expect(cell(page, "mail")).to_have_text("7")
+    expect_waiting(page, 7)
     expect(page.locator("#region-nav a", has_text="Enqueued")).to_contain_text("7")
     assert is_same(page)
 
 
-def test_numbers_change_without_a_stream(stocked, tasks, serve, open_page):
+def test_numbers_change_without_a_stream(stocked, mail, serve, open_page):
     """Where a stream is not to be had the page asks now and then."""
     page = open_page(serve(stocked, without_stream=True), "/queues")
-    expect(cell(page, "mail")).to_have_text("5")
+    expect_waiting(page, 5)
 
-    tasks.send.enqueue("a@example.com")
+    mail()
 
-    expect(cell(page, "mail")).to_have_text("6")
+    expect_waiting(page, 6)
 
 
 def test_a_running_job_tells_how_far_it_is(stocked, tasks, served, open_page):
@@ -123,7 +129,7 @@ def test_a_chart_goes_on_by_itself(stocked, tasks, served, open_page):
 # ---- what is left alone ----------------------------------------------------------------------------------
 
 
-def test_a_region_is_left_alone_while_somebody_types_in_it(page, tasks):
+def test_a_region_is_left_alone_while_somebody_types_in_it(page, mail):
     """And catches up afterwards."""
     page.evaluate("""() => {
       const field = document.createElement("input");
@@ -133,61 +139,61 @@ def test_a_region_is_left_alone_while_somebody_types_in_it(page, tasks):
     }""")
     page.keyboard.type("mine")
 
-    tasks.send.enqueue("a@example.com")
+    mail()
 
     expect(page.locator("#region-nav a", has_text="Enqueued")).to_contain_text("6")  # another region did move
-    expect(cell(page, "mail")).to_have_text("5")
+    expect_waiting(page, 5)
     expect(page.locator("#typed-in")).to_have_value("mine")
     page.evaluate("() => document.getElementById('typed-in').blur()")
-    expect(cell(page, "mail")).to_have_text("6")
+    expect_waiting(page, 6)
 
 
-def test_a_region_is_left_alone_while_text_in_it_is_selected(page, tasks):
+def test_a_region_is_left_alone_while_text_in_it_is_selected(page, mail):
     """So that it can be copied; it catches up afterwards."""
     page.evaluate("() => getSelection().selectAllChildren(document.querySelector('tr#queue-mail td'))")
 
-    tasks.send.enqueue("a@example.com")
+    mail()
 
     expect(page.locator("#region-nav a", has_text="Enqueued")).to_contain_text("6")
-    expect(cell(page, "mail")).to_have_text("5")
+    expect_waiting(page, 5)
     page.evaluate("() => getSelection().removeAllRanges()")
-    expect(cell(page, "mail")).to_have_text("6")
+    expect_waiting(page, 6)
 
 
-def test_an_open_dialog_is_not_taken_away(page, tasks):
+def test_an_open_dialog_is_not_taken_away(page, mail):
     """What was typed in it stays, and the numbers behind it move when it is closed."""
     page.locator("tr#queue-mail [data-open]").click()
     note = page.locator("#note-mail")
     note.fill("half a")
 
-    tasks.send.enqueue("a@example.com")
+    mail()
     await_looks(page)
     note.press_sequentially(" sentence")
 
     expect(note).to_have_value("half a sentence")
-    expect(cell(page, "mail")).to_have_text("5")
+    expect_waiting(page, 5)
     page.locator("dialog[open] [data-close]").click()
-    expect(cell(page, "mail")).to_have_text("6")
+    expect_waiting(page, 6)
 
 
-def test_the_focus_survives_a_swap(page, tasks):
+def test_the_focus_survives_a_swap(page, mail):
     """What had the focus has it still: the same link, by its row's id."""
     page.locator("tr#queue-mail a").first.focus()
-    tasks.send.enqueue("a@example.com")
+    mail()
 
-    expect(cell(page, "mail")).to_have_text("6")
+    expect_waiting(page, 6)
 
     expect(page.locator("tr#queue-mail a").first).to_be_focused()
 
 
-def test_new_jobs_wait_behind_a_pill(served, tasks, open_page):
+def test_new_jobs_wait_behind_a_pill(served, mail, open_page):
     """Rows do not move under the pointer: how many are new is said, and they come when they are asked for."""
     page = open_page(served, "/jobs?state=enqueued")
     rows = page.locator("tbody tr[id]")
     expect(rows).to_have_count(5)
     before = [row.get_attribute("id") for row in rows.all()]
 
-    tasks.send.enqueue_many([("a@example.com",), ("b@example.com",)])
+    mail(2)
 
     pill = page.locator(f"{REGION} .pill")
     expect(pill).to_have_text("2 new · show")
@@ -319,22 +325,22 @@ def test_a_menu_says_that_nobody_answers(served, open_page, guard):
 # ---- the chip --------------------------------------------------------------------------------------------
 
 
-def test_the_chip_pauses_and_goes_on(page, tasks):
+def test_the_chip_pauses_and_goes_on(page, mail):
     """Paused, the page stays as it is; resumed, it catches up."""
     chip = page.locator("[data-live-chip]")
     chip.click()
     expect(chip).to_have_text("Paused")
 
-    tasks.send.enqueue("a@example.com")
+    mail()
     await_looks(page)
-    expect(cell(page, "mail")).to_have_text("5")
+    expect_waiting(page, 5)
 
     chip.click()
     expect(chip).to_have_text("Live")
-    expect(cell(page, "mail")).to_have_text("6")
+    expect_waiting(page, 6)
 
 
-def test_the_chip_says_that_nobody_answers(page, served, tasks, guard):
+def test_the_chip_says_that_nobody_answers(page, served, mail, guard):
     """And the page goes on by itself as soon as somebody does."""
     guard.allow("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_RESET")
     mark(page)
@@ -342,11 +348,11 @@ def test_the_chip_says_that_nobody_answers(page, served, tasks, guard):
 
     served.stop()
     expect(chip).to_have_text("Reconnecting")
-    tasks.send.enqueue("a@example.com")
+    mail()
     served.start()
 
     expect(chip).to_have_text("Live")
-    expect(cell(page, "mail")).to_have_text("6")
+    expect_waiting(page, 6)
     assert is_same(page)
 
 
@@ -379,7 +385,7 @@ def test_a_tab_asks_at_most_twice_a_second(stocked, tasks, served, open_page):
         assert len(asked[address]) <= 2 * (seconds_of(page) - began), (address, asked[address])
 
 
-def test_a_hidden_tab_asks_nothing(page, tasks, served):
+def test_a_hidden_tab_asks_nothing(page, mail, served):
     """It catches up when it is looked at again."""
     hide = """(is) => {
       Object.defineProperty(document, "hidden", { get: () => is, configurable: true });
@@ -389,12 +395,12 @@ def test_a_hidden_tab_asks_nothing(page, tasks, served):
     requests = []
     page.on("request", lambda request: requests.append(request.url))
 
-    tasks.send.enqueue("a@example.com")
+    mail()
     await_looks(page, 5)
     assert requests == []
 
     page.evaluate(hide, False)
-    expect(cell(page, "mail")).to_have_text("6")
+    expect_waiting(page, 6)
 
 
 def test_the_windows_of_a_browser_share_one_stream(served, stocked, open_context):

@@ -33,11 +33,11 @@ class Environment:
     folder: Path
 
     @property
-    def python(self) -> str:
+    def python(self):
         """The path of its interpreter."""
         return str(self.folder / "venv" / "bin" / "python")
 
-    def start(self, *arguments: str, within: Path | None = None) -> subprocess.Popen[str]:
+    def start(self, *arguments, within=None):
         """A program of this environment that has just been started."""
         variables = {name: text for name, text in os.environ.items() if not name.startswith("FIRELOCK_")}
         return subprocess.Popen(
@@ -45,12 +45,12 @@ class Environment:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
-    def run(self, *arguments: str, within: Path | None = None) -> str:
+    def run(self, *arguments, within=None):
         """What a program of this environment wrote; it has to end well."""
         return output(self.start(*arguments, within=within))
 
 
-def output(process: subprocess.Popen[str]) -> str:
+def output(process):
     """What the program wrote until its good end."""
     try:
         written, _ = process.communicate(timeout=DEADLINE)
@@ -60,7 +60,7 @@ def output(process: subprocess.Popen[str]) -> str:
     return written
 
 
-def tool(*command: str, within: Path) -> None:
+def tool(*command, within):
     """A tool of this environment did what it should."""
     done = subprocess.run(command, cwd=within, capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -7,9 +7,7 @@ import re
 import time
 
 from firelock import JobContext
-from tests.faults.apps.work import begin, end, fire, work
-
-__all__ = ["fire", "work"]
+from tests.faults.apps.work import begin, end, fire
 
 
 @fire.task(name="hold-in-c")

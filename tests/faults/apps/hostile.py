@@ -12,9 +12,7 @@ import time
 from collections.abc import Callable
 
 from firelock import JobContext, Retry
-from tests.faults.apps.work import fire, work
-
-__all__ = ["fire", "work"]
+from tests.faults.apps.work import fire
 
 _NEVER = Retry.never()
 

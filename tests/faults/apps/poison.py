@@ -11,9 +11,7 @@ import time
 from collections.abc import Callable
 
 from firelock import JobContext, Retry
-from tests.faults.apps.work import begin, fire, work
-
-__all__ = ["fire", "work"]
+from tests.faults.apps.work import begin, fire
 
 _NEVER = Retry.never()
 _HEADROOM = 256 << 20

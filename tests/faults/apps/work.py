@@ -71,7 +71,8 @@ def is_released() -> bool:
     return (Path(os.environ["FAULTS_LEDGER"]) / "released").exists()
 
 
-def _hold(job: JobContext, seconds: float) -> int:
+def hold(job: JobContext, seconds: float) -> int:
+    """Run until released, unless cancelled."""
     begin(job)
     while not is_released():
         end_if_cancelled(job)
@@ -80,16 +81,9 @@ def _hold(job: JobContext, seconds: float) -> int:
     return job.fence
 
 
-@fire.task(name="held", retry=_SOON)
-def held(job: JobContext, seconds: float) -> int:
-    """Run until released, unless cancelled."""
-    return _hold(job, seconds)
-
-
-@fire.task(name="careful", retry=_SOON, on_risk="cancel")
-def careful(job: JobContext, seconds: float) -> int:
-    """Run until released, unless cancelled, which its server does when it cannot be sure of the job."""
-    return _hold(job, seconds)
+fire.task(name="held", retry=_SOON)(hold)
+# What its server cancels when it cannot be sure of the job.
+fire.task(name="careful", retry=_SOON, on_risk="cancel")(hold)
 
 
 @fire.task(name="aheld", retry=_SOON)
@@ -102,24 +96,17 @@ async def aheld(job: JobContext, seconds: float) -> int:
     return job.fence
 
 
-@fire.task(name="pheld", retry=_SOON, executor="process")
-def pheld(job: JobContext, seconds: float) -> int:
-    """Run until released, in a process of its own."""
-    begin(job)
-    while not is_released():
-        time.sleep(seconds)
-    end(job)
-    return job.fence
-
-
-@fire.task(name="deaf", retry=_SOON)
-def deaf(job: JobContext, seconds: float) -> int:
+def hold_on(job: JobContext, seconds: float) -> int:
     """Run until released, deaf to every cancellation."""
     begin(job)
     while not is_released():
         time.sleep(seconds)
     end(job)
     return job.fence
+
+
+fire.task(name="pheld", retry=_SOON, executor="process")(hold_on)
+fire.task(name="deaf", retry=_SOON)(hold_on)
 
 
 # ---- jobs that end one way or the other --------------------------------------------------------------------

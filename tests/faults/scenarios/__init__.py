@@ -1,56 +1,13 @@
-"""The scenarios by name, one module a family."""
+"""The scenarios by name, one module a family, each of which registers its own."""
 
 from __future__ import annotations
 
-from tests.faults.scenarios import (
-    cancelling,
-    clocks,
-    contention,
-    corrupt,
-    crash_points,
-    databases,
-    disks,
-    effects,
-    failover,
-    forked,
-    holding,
-    hostile,
-    kills,
-    locks,
-    network,
-    outages,
-    poison,
-    racing,
-    recurring,
-    resets,
-    sqlite,
-    stops,
-)
+from importlib import import_module
+from pkgutil import iter_modules
+
 from tests.faults.scenarios.base import SCENARIOS, NotHere, Scenario, Size
 
 __all__ = ["SCENARIOS", "NotHere", "Scenario", "Size"]
 
-_FAMILIES = (
-    cancelling,
-    clocks,
-    contention,
-    corrupt,
-    crash_points,
-    databases,
-    disks,
-    effects,
-    failover,
-    forked,
-    holding,
-    hostile,
-    kills,
-    locks,
-    network,
-    outages,
-    poison,
-    racing,
-    recurring,
-    resets,
-    sqlite,
-    stops,
-)  # each registers its own
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

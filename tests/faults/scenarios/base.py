@@ -18,8 +18,6 @@ from tests.faults.checker import check, stored
 from tests.faults.ledger import Ledger, Tail, read_ledger
 from tests.faults.servers import Place, Server, eventually
 
-__all__ = ["SCENARIOS", "NotHere", "Scenario", "Size", "Stage", "at", "forgetting", "scenario", "stage"]
-
 
 @attrs.frozen
 class Size:
@@ -164,6 +162,14 @@ class Stage:
         eventually(has_started, within, "a new job starts")
         return time.monotonic() - began
 
+    def starts_after(self, at, pids=None, seconds=0.05):
+        """Tell whether a job has started after an instant, in one of the processes where they are named."""
+        self.keep_busy(20, seconds, by=20)
+        return any(
+            event.what == "start" and event.at > at and (pids is None or event.pid in pids)
+            for event in self.events()
+        )
+
     def release(self, until=lambda: True):
         """Jobs that are there until they are let go end now; all have ended, and `until` holds."""
         mark = self.place.ledger_folder / "released"
@@ -240,24 +246,108 @@ def at(place, storage, name="", **timings):
 
 
 @contextmanager
+def every(pause, act):
+    """Meanwhile a thread does it time after time, and once at least."""
+    over = threading.Event()
+
+    def run():
+        while True:
+            act()
+            if over.wait(pause):
+                return
+
+    thread = threading.Thread(target=run, name="acts")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
 def forgetting(ledger, pids):
     """What these processes run meanwhile may be run again, and the ledger says so all the time.
 
     What the storage forgets of them shows later, and they go on until then.
     """
-    note, over = ",".join(map(str, pids)), threading.Event()
 
     def mark():
-        while True:
-            ledger.write("freeze", note=note)
-            if over.wait(0.02):
-                break
+        ledger.write("freeze", note=",".join(map(str, pids)))
 
-    marking = threading.Thread(target=mark, name="marks")
-    marking.start()
     try:
-        yield
+        with every(0.02, mark):
+            yield
     finally:
-        over.set()
-        marking.join()
-        ledger.write("freeze", note=note)
+        mark()
+
+
+BATCH = 10
+
+
+@attrs.define(eq=False)
+class Feed:
+    """A client that enqueues all the time, through whatever befalls the storage."""
+
+    on: Stage
+    fire: Firelock
+    refusals: list[str] = attrs.field(factory=list)
+    outages: list[float] = attrs.field(factory=list)  # seconds between two answers, refusals between them
+    _over: threading.Event = attrs.field(factory=threading.Event)
+    _ended: threading.Event = attrs.field(factory=threading.Event)
+    _failed: list[BaseException] = attrs.field(factory=list)
+
+    def run(self):
+        """Jobs are stored until it is over; each that was acknowledged counts, no other."""
+        task = self.fire.task(name="work", remote=True)(stub)
+        answered, is_refused = time.monotonic(), False
+        try:
+            while not self._over.wait(0.01):
+                try:
+                    jobs = task.enqueue_many([(0.005,)] * BATCH)
+                except StorageUnavailable as error:
+                    self.refusals.append(str(error))
+                    is_refused = True
+                    continue
+                if is_refused:
+                    self.outages.append(time.monotonic() - answered)
+                answered, is_refused = time.monotonic(), False
+                self.on.acknowledged.update(job.id for job in jobs)
+        except BaseException as error:  # noqa: BLE001 - raised by `feeding`
+            self._failed.append(error)
+        finally:
+            self._ended.set()
+
+    def stop(self):
+        """The last call has been answered: nothing is enqueued any more."""
+        self._over.set()
+        self._ended.wait()
+
+    @property
+    def outage(self):
+        """For how long the client had no answer."""
+        return f"the longest outage for a client {max(self.outages, default=0):.1f} s"
+
+    def end(self):
+        """What went wrong is raised."""
+        if self._failed:
+            raise self._failed[0]
+
+
+def stub(seconds: float) -> int:
+    """Stand for the task `work`."""
+
+
+@contextmanager
+def feeding(on, storage=None):
+    """Yield a client of its own that enqueues meanwhile."""
+    with Firelock(storage or on.place.storage) as fire:
+        feed = Feed(on, fire)
+        thread = threading.Thread(target=feed.run, name="feed")
+        thread.start()
+        try:
+            yield feed
+        finally:
+            feed.stop()
+            thread.join()
+        feed.end()

@@ -132,6 +132,12 @@ def clock_jumps(place, size):
         for app in apps:
             app.storage.clock_offset += by
 
+    def await_end():
+        eventually(lambda: _unended(apps[0]) == 0, 30, "all jobs have ended")
+
+    def await_run():
+        eventually(lambda: _run_now(apps[0]) > 0, 10, "jobs run")
+
     def enqueue():
         acknowledged.update(job.id for job in works[0].enqueue_many([(0.2,)] * size.jobs))
 
@@ -141,22 +147,22 @@ def clock_jumps(place, size):
             works[0].recur("each second", _EACH_SECOND, 0.0)
             for _ in range(size.rounds):
                 enqueue()
-                eventually(lambda: _run_now(apps[0]) > 0, 10, "jobs run")
+                await_run()
                 before = repeats()
                 jump(-_JUMP)
                 time.sleep(place.settings.session_timeout + place.settings.sweep)
                 enqueue()
-                eventually(lambda: _unended(apps[0]) == 0, 30, "all jobs have ended")
+                await_end()
                 back_repeats += repeats() - before
                 for _ in range(2):
                     enqueue()
-                    eventually(lambda: _run_now(apps[0]) > 0, 10, "jobs run")
+                    await_run()
                     with forgetting(ledger, [os.getpid()]):
                         jump(_JUMP)
                         enqueue()
-                        eventually(lambda: _unended(apps[0]) == 0, 30, "all jobs have ended")
+                        await_end()
             apps[0].recurring.remove("each second")
-            eventually(lambda: _unended(apps[0]) == 0, 30, "all jobs have ended")
+            await_end()
         report = check(apps[0], acknowledged, read_ledger(place.ledger_folder))
         report.assert_well()
         ticks = [one.nominal_at for one in runs_of(apps[0].storage, "each second")]

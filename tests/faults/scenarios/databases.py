@@ -5,22 +5,18 @@ from __future__ import annotations
 import os
 import random
 import signal
-import threading
 import time
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, nullcontext, suppress
 
 import psycopg
 import pymysql
 
 from firelock import Firelock, StorageUnavailable
-from tests.faults.scenarios.base import Size, at, scenario
-from tests.faults.scenarios.feeding import feeding
+from tests.faults.scenarios.base import Size, at, every, feeding, scenario
 from tests.faults.servers import eventually
 from tests.faults.storages import sql_server
 from tests.sql.postgresql import Postgresql
 from tests.sql.processes import USER
-
-__all__ = ["PATIENT", "SQL"]
 
 SQL = ["postgresql", "mysql"]
 
@@ -80,30 +76,23 @@ def kill_connections(place, size):
     `jobs` jobs of 10 ms without it, and as many with it.
     """
     chance = random.Random(22)
-    killed = 0
+    kills, spans, refused = [], [], 0
     with (
         sql_server(place.program, is_pooled=place.is_pooled) as (database, url),
         at(place, url) as on,
+        closing(database.connect()) as connection,
     ):
         on.serve(2)
-        spans = []
         for is_bad in (False, True):
-            over = threading.Event()
-            killer = _Killer(database, over, 1 / size.rounds, chance)
-            began = time.monotonic()
-            if is_bad:
-                killer.start()
-            refused = 0
-            try:
+            began, refused = time.monotonic(), 0
+            killing = every(1 / size.rounds, lambda: kills.append(_kill_one(connection, chance)))
+            with killing if is_bad else nullcontext():
                 for _ in range(size.jobs // 100):
                     refused += not _is_enqueued(on, 100)
                 eventually(lambda: _is_idle(on), 240, "all jobs have ended")
-            finally:
-                over.set()
             spans.append(time.monotonic() - began)
-        killer.join()
-        killed = killer.killed
         report = on.finish(repeats="none")
+    killed = sum(kills)
     assert killed > 0
     return [
         f"{report.brief}, connections killed {killed}, sessions lost 0, refused enqueues {refused}",
@@ -125,44 +114,22 @@ def _is_idle(on):
     return False
 
 
-class _Killer(threading.Thread):
-    """Ends one of the storage's connections now and then."""
-
-    def __init__(self, database, over, pause, chance):
-        super().__init__(name="killer")
-        self.killed = 0
-        self._database = database
-        self._over = over
-        self._pause = pause
-        self._chance = chance
-
-    def run(self):
-        """They end until it is over."""
-        kill = self._in_postgresql if isinstance(self._database, Postgresql) else self._in_mysql
-        with closing(self._database.connect()) as connection:
-            while not self._over.wait(self._pause):
-                self.killed += kill(connection)
-
-    def _in_postgresql(self, connection):
+def _kill_one(connection, chance):
+    """Tell whether one of the storage's connections was ended."""
+    if isinstance(connection, psycopg.Connection):
         found = connection.execute(
             "SELECT pid FROM pg_stat_activity WHERE usename = %s ORDER BY pid", [USER]
         ).fetchall()
-        if not found:
-            return False
-        connection.execute("SELECT pg_terminate_backend(%s)", self._chance.choice(found))
-        return True
-
-    def _in_mysql(self, connection):
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT id FROM information_schema.processlist WHERE user = %s ORDER BY id", [USER]
-            )
-            found = cursor.fetchall()
-            if not found:
-                return False
+        if found:
+            connection.execute("SELECT pg_terminate_backend(%s)", chance.choice(found))
+        return bool(found)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT id FROM information_schema.processlist WHERE user = %s ORDER BY id", [USER])
+        found = cursor.fetchall()
+        if found:
             with suppress(pymysql.OperationalError):  # it has gone by itself
-                cursor.execute("KILL CONNECTION %s", self._chance.choice(found))
-        return True
+                cursor.execute("KILL CONNECTION %s", chance.choice(found))
+    return bool(found)
 
 
 # ---- connections are not to be had -------------------------------------------------------------------------

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from firelock import Firelock, StorageUnavailable
-from tests.faults.scenarios.base import NotHere, Size, at, scenario
+from tests.faults.scenarios.base import NotHere, Size, at, feeding, scenario
 from tests.faults.scenarios.databases import PATIENT
-from tests.faults.scenarios.feeding import feeding
 from tests.faults.servers import eventually
 from tests.faults.storages import scheme_of
 from tests.sql.postgresql import Postgresql

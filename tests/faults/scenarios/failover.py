@@ -9,8 +9,7 @@ from contextlib import contextmanager
 
 from typing_extensions import override
 
-from tests.faults.scenarios.base import NotHere, Size, at, scenario
-from tests.faults.scenarios.feeding import feeding
+from tests.faults.scenarios.base import NotHere, Size, at, feeding, scenario
 from tests.faults.servers import eventually
 from tests.ports import HOST
 from tests.sql.postgresql import Postgresql

@@ -61,7 +61,7 @@ def _play_dead(on, zombie, jobs):
     time.sleep(3 * _QUICK["session_timeout"])
     zombie.freeze(frozen=False)
     awoke = time.monotonic()
-    return eventually(lambda: _began_after(on, zombie, awoke), 20, "it is back")
+    return eventually(lambda: on.starts_after(awoke, zombie.family(), 0.2), 20, "it is back")
 
 
 def _is_answering(on):
@@ -81,12 +81,6 @@ def _open_runs(events):
     ended = {(event.job, event.pid, event.fence) for event in events if event.what in {"end", "cancelled"}}
     starts = [event for event in events if event.what == "start"]
     return [event for event in starts if (event.job, event.pid, event.fence) not in ended]
-
-
-def _began_after(on, server, at):
-    on.keep_busy(20, 0.2, by=20)
-    pids = server.family()
-    return any(event.what == "start" and event.pid in pids and event.at > at for event in on.events())
 
 
 # ---- jobs that hold everything ---------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""F01–F03: processes that are killed."""
+"""F01–F04: processes that are killed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 from tests.faults.checker import quantiles
+from tests.faults.crashing import CRASHED
+from tests.faults.program import run_program
 from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.servers import eventually, is_running, kill
-
-__all__ = ["kill_one", "kill_whole", "left_over"]
 
 _QUIET = 3.5  # seconds between two kills after which the bound of a recovery can be judged
 _LEASE = 30.0  # seconds of a session where nothing may wait for its end
@@ -194,3 +194,20 @@ def lose_the_host(place, size):
         *report.lines(),
         f"{size.jobs} ran alone at last: all had ended within {took:.1f} s",
     ]
+
+
+@scenario("crash-points", "F04", full=Size(1_000, 12), short=Size(6, 2))
+def crash_points(place, size):
+    """A server and client dies before or after the n-th call of each verb; a clean server finishes the rest.
+
+    `jobs` bounds the points, `rounds` the calls of one verb.
+    """
+    results = run_program(place, "crashing", size.jobs, size.rounds)
+    wrong = [result for result in results if result[2]]
+    assert wrong == [], wrong
+    assert results[0][1] == 0, "the program without a death"
+    reached = sum(code == CRASHED for _, code, _ in results)
+    failed = [result for result in results if result[1] not in {0, CRASHED}]
+    assert failed == [], failed
+    verbs = {point[0] for point, _, _ in results if point is not None}
+    return [f"points {len(results) - 1} of {len(verbs)} verbs, died {reached}, lost 0, stuck 0, illegal 0"]

@@ -71,7 +71,7 @@ def short_partitions(place, size):
             time.sleep(_SESSION / 2)
             healed = time.monotonic()
             proxy.heal()
-            eventually(lambda at=healed: _has_started_since(on, at), 20, "jobs start again")
+            eventually(lambda at=healed: on.starts_after(at), 20, "jobs start again")
         report = on.finish(repeats="none")
     return [*report.lines(), f"cut off {size.rounds} times for {_SESSION / 2:.0f} s: sessions lost 0"]
 
@@ -81,15 +81,6 @@ def _lives_for(on):
     sessions = on.fire.storage.list_sessions()
     first = min((one.expires_at for one in sessions if one.is_alive), default=0)
     return (first - on.fire.storage.clock()) / SECOND
-
-
-def _has_started_since(on, at, pids=None):
-    on.keep_busy(20, 0.05, by=20)
-    wanted = None if pids is None else pids()
-    return any(
-        event.what == "start" and event.at > at and (wanted is None or event.pid in wanted)
-        for event in on.events()
-    )
 
 
 @scenario("long-partitions", "F14", full=Size(4, 40), short=Size(3, 1), schemes=NETWORKED)
@@ -119,7 +110,7 @@ def long_partitions(place, size):
             time.sleep(max(0.0, began + 3 * _QUICK["session_timeout"] - time.monotonic()))
             healed = time.monotonic()
             proxy.heal()
-            eventually(lambda at=healed: _has_started_since(on, at, cut_off.family), 30, "it is back")
+            eventually(lambda at=healed: on.starts_after(at, cut_off.family()), 30, "it is back")
             back.append(time.monotonic() - healed)
             assert other.stop() == 0
             on.servers.remove(other)

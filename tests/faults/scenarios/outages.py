@@ -13,8 +13,7 @@ import attrs
 import pytest
 
 from firelock import Firelock, FirelockError, StorageUnavailable
-from tests.faults.scenarios.base import Size, at, scenario
-from tests.faults.scenarios.feeding import BATCH, feeding, stub
+from tests.faults.scenarios.base import BATCH, Size, at, feeding, scenario, stub
 from tests.faults.scenarios.network import behind_proxy
 from tests.faults.servers import eventually
 from tests.redis.cluster import ClusterServers

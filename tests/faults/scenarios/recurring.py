@@ -17,8 +17,6 @@ from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.scenarios.kills import kill_whole
 from tests.faults.servers import eventually
 
-__all__ = ["runs_of"]
-
 _MINUTE = 60 * SECOND
 _HOUR = 60 * _MINUTE
 _SERVERS = 3

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from contextlib import contextmanager
 
 from firelock import Firelock
 from tests.faults.checker import quantiles
-from tests.faults.scenarios.base import Size, scenario, stage
+from tests.faults.scenarios.base import Size, every, scenario, stage
 from tests.faults.scenarios.network import NETWORKED, behind_proxy
 
 _PAUSE = 0.2  # seconds between two resets
@@ -32,10 +30,10 @@ def resets(place, size):
     with stage(place) as on, behind_proxy(on.place) as (proxy, far):
         on.serve(place=far)
         for _ in range(_TURNS):
-            with _every(_LOOK, lambda: connecting.append(_connect(place))):
+            with every(_LOOK, lambda: connecting.append(_connect(place))):
                 good.append(_span(on, size.jobs // _TURNS))
                 pause = max(_PAUSE, _CONNECTS * quantiles(connecting)[0])
-                with _every(pause, lambda: done.append(_reset(proxy))):
+                with every(pause, lambda: done.append(_reset(proxy))):
                     bad.append(_span(on, size.jobs // _TURNS))
         report = on.finish(repeats="none")
     cost = sum(bad) - sum(good)
@@ -72,23 +70,3 @@ def _connect(place):
 def _reset(proxy):
     proxy.reset()
     return time.monotonic()
-
-
-@contextmanager
-def _every(pause, act):
-    """Meanwhile a thread does it time after time, and once at least."""
-    over = threading.Event()
-
-    def run():
-        while True:
-            act()
-            if over.wait(pause):
-                return
-
-    thread = threading.Thread(target=run, name="acts")
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
 import attrs
 from markdown_it import MarkdownIt
-from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[3]
 
@@ -28,23 +26,23 @@ class Block:
     not_run: str | None  # the reason for leaving it out
 
 
-def code_pages() -> list[Path]:
+def code_pages():
     """Pages whose Python blocks are run: the README and everything in docs."""
     return [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 
 
-def all_pages() -> list[Path]:
+def all_pages():
     """Every page of the project, in order of their paths."""
     return sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("packages/*/*.md")])
 
 
 @cache
-def tokens(text: str) -> list[Token]:
+def tokens(text):
     """The page as a flat list of Markdown's tokens."""
     return MarkdownIt("commonmark").enable("table").parse(text)
 
 
-def python_blocks(text: str) -> list[Block]:
+def python_blocks(text):
     """Blocks marked python, in order; blocks inside lists and quotes are found too."""
     before = ""
     blocks = []
@@ -56,9 +54,9 @@ def python_blocks(text: str) -> list[Block]:
     return blocks
 
 
-def anchors(text: str) -> set[str]:
+def anchors(text):
     """What a link may name after the #: headings in lower case with hyphens, numbered when repeated."""
-    found: set[str] = set()
+    found = set()
     for heading in headings(text):
         slug = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
         number = 0
@@ -68,7 +66,7 @@ def anchors(text: str) -> set[str]:
     return found | set(_HTML_ANCHOR.findall(text))
 
 
-def headings(text: str) -> Iterator[str]:
+def headings(text):
     """The text of each heading, without its markup."""
     page = tokens(text)
     for opening, inline in pairwise(page):
@@ -76,14 +74,14 @@ def headings(text: str) -> Iterator[str]:
             yield "".join(child.content for child in inline.children or [])
 
 
-def links(text: str) -> list[str]:
+def links(text):
     """Where the page's links and images lead."""
     inside = [child for token in tokens(text) for child in token.children or []]
     targets = [str(child.attrs["href"]) for child in inside if child.type == "link_open"]
     return targets + [str(child.attrs["src"]) for child in inside if child.type == "image"]
 
 
-def broken_links(page: Path) -> list[str]:
+def broken_links(page):
     """Links to files or headings that do not exist; links to other hosts are not followed."""
     return [
         target
@@ -92,7 +90,7 @@ def broken_links(page: Path) -> list[str]:
     ]
 
 
-def leads_somewhere(page: Path, target: str) -> bool:
+def leads_somewhere(page, target):
     """True when the file is there and has the heading."""
     path, _, anchor = target.partition("#")
     destination = (page.parent / path).resolve() if path else page

@@ -16,12 +16,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from tests.repository.docs.pages import Block, python_blocks  # found only after the line above
+from tests.repository.docs.pages import python_blocks  # found only after the line above
 
 sys.path[:2] = [str(Path.cwd())]
 
 
-def run(page: Path) -> int:
+def run(page):
     """Every block of the page has run; the number of them is returned."""
     namespace = types.ModuleType("__main__")
     namespace.__file__ = str(Path.cwd() / f"{page.stem}.py")
@@ -34,7 +34,7 @@ def run(page: Path) -> int:
     return len(blocks)
 
 
-def run_block(block: Block, page: Path, namespace: types.ModuleType, runner: asyncio.Runner) -> None:
+def run_block(block, page, namespace, runner):
     """One block has run in the page's namespace."""
     source = "\n" * (block.line - 1) + block.code  # so that line numbers are the page's
     code = compile(source, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)

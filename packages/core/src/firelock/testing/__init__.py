@@ -10,11 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from firelock.testing.conformance.handles import Handles
     from firelock.testing.conformance.kit import requires
     from firelock.testing.conformance.locks import LockConformance
     from firelock.testing.conformance.retries import RetryConformance
-    from firelock.testing.conformance.scene import Scene
+    from firelock.testing.conformance.scene import Handles, Scene
     from firelock.testing.conformance.serializers import SerializerConformance
     from firelock.testing.conformance.server import ServerConformance
     from firelock.testing.conformance.storage import StorageConformance
@@ -48,7 +47,7 @@ _HOMES = {
     "Drained": "stepped",
     "Enqueued": "enqueued",
     "FaultyStorage": "faults",
-    "Handles": "conformance.handles",
+    "Handles": "conformance.scene",
     "LockConformance": "conformance.locks",
     "ManualClock": "manual_clock",
     "MovableClock": "movable_clock",

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from firelock.app import Firelock
     from firelock.serializer import JsonValue
 
-__all__ = ["Enqueued", "Expected", "decoded", "find_task", "listed"]
-
 _SHOWN = 20
 
 

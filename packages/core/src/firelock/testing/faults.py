@@ -16,8 +16,6 @@ from firelock.errors import ConfigurationError, StorageUnavailable
 from firelock.storage import Storage
 from firelock.testing.movable_clock import movable
 
-__all__ = ["FaultyStorage"]
-
 _Kind = TypeVar("_Kind", bound=type)
 
 _VERBS = tuple(

@@ -10,8 +10,6 @@ from firelock.errors import ConfigurationError
 from firelock.testing.private import StillStorage
 from firelock.testing.stepped import Drained, SteppedServer
 
-__all__ = ["ManualClock"]
-
 _ENDLESS = 2_000  # instants on one way from which on a test is told to jump
 
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from firelock.app import Firelock
     from firelock.testing.tester import Tester
 
-__all__ = ["StartTester", "firelock_tester"]
-
 pytest_plugins = ["firelock.testing.conformance.reporting"]
 
 

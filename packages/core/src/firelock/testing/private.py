@@ -13,8 +13,6 @@ from firelock.storage import Applied, Feature, rules
 from firelock.testing.faults import FaultyStorage
 from firelock.values import ClaimedJob, Inserted, NewJob, RecordChange, Transition
 
-__all__ = ["DirectCommit", "DirectResults", "PrivateStorage", "StillStorage"]
-
 
 class StillStorage(MemoryStorage):
     """Memory whose clock shows one instant, moved by `clock_offset` alone.

@@ -20,8 +20,6 @@ from firelock.storage import Applied, ClaimRequest, NewSession
 from firelock.testing.private import StillStorage
 from firelock.values import ClaimedJob, Holder, Settled, State
 
-__all__ = ["Drained", "SteppedServer"]
-
 _NAME = "tester"
 _BATCH = 1_000
 _ENDLESS = 5_000  # runs of one drain from which on a test is taken to be caught in a circle

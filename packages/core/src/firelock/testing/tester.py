@@ -22,8 +22,6 @@ from firelock.testing.private import DirectCommit, DirectResults, PrivateStorage
 from firelock.testing.stepped import Drained, SteppedServer
 from firelock.values import ClaimedJob, JobRecord, NewJob
 
-__all__ = ["Tester"]
-
 _START = datetime(2030, 1, 1, tzinfo=UTC)
 _PAGE = 500
 

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 if TYPE_CHECKING:  # every pytest that finds Firelock installed loads this module, by the plugin
     from firelock.storage import Feature
 
-__all__ = ["NOT_OFFERED", "REPORTED", "Conformance", "required_feature", "requires", "words_of"]
-
 NOT_OFFERED = "not offered: "
 REPORTED = "firelock conformance"  # the property of a report that names the storage it is about
 _FEATURE = "firelock_requires"

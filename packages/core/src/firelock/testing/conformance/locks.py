@@ -6,16 +6,15 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Protocol
 
+import attrs
 import pytest
 
+from firelock.clock import SECOND
 from firelock.ids import new_id
 from firelock.locks import LockProvider
-from firelock.testing.conformance.handles import SECOND
 from firelock.testing.conformance.kit import REPORTED, Conformance
 from firelock.testing.conformance.race import ROUNDS, race
 from firelock.testing.movable_clock import movable
-
-__all__ = ["LockConformance", "LockDuty", "LockHandles"]
 
 _TTL = 3_600.0
 
@@ -37,234 +36,206 @@ class LockHandles(Protocol):
         ...
 
 
+@attrs.frozen
+class NamedLock:
+    """A lock as one handle reaches it; each owner asks for it for an hour."""
+
+    handles: LockHandles
+    keeper: LockProvider
+    name: str
+
+    def open(self) -> NamedLock:
+        """Return the lock as another handle reaches it."""
+        return attrs.evolve(self, keeper=self.handles.open())
+
+    def advance(self, hours: float) -> None:
+        """It is that much later."""
+        self.handles.advance(hours * _TTL)
+
+    def acquire(self, owner: str) -> int | None:
+        """Return the token that the owner is given, None where it is not."""
+        return self.keeper.acquire_lock(self.name, owner, _TTL)
+
+    def acquired(self, owner: str) -> int:
+        """Return the token that the owner is given for sure."""
+        fence = self.acquire(owner)
+        assert fence is not None, f"{owner} did not get the lock"
+        return fence
+
+    def renew(self, owner: str, fence: int) -> bool:
+        """Tell whether the owner holds it for another hour."""
+        return self.keeper.renew_lock(self.name, owner, fence, _TTL)
+
+    def release(self, owner: str, fence: int) -> bool:
+        """Tell whether the owner gave it back."""
+        return self.keeper.release_lock(self.name, owner, fence)
+
+
 class LockDuty(Conformance):
     """What `acquire_lock`, `renew_lock` and `release_lock` promise."""
 
     verbs = "acquire_lock renew_lock release_lock"
 
     @pytest.fixture
-    def name(self) -> str:
-        """Return the name of a lock that nobody has held."""
-        return f"lock:{new_id()}"
+    def lock(self, locks: LockHandles) -> NamedLock:
+        """Return a lock that nobody has held."""
+        return NamedLock(locks, locks.first, f"lock:{new_id()}")
 
-    def test_a_free_lock_is_acquired(self, locks: LockHandles, name: str) -> None:
+    def test_a_free_lock_is_acquired(self, lock: NamedLock) -> None:
         """A lock nobody holds is given with a positive token.
 
         If this fails: nothing that needs a lock ever runs.
         """
-        fence = locks.first.acquire_lock(name, "ada", _TTL)
+        fence = lock.acquire("ada")
 
         assert fence is not None
         assert fence > 0
 
-    def test_a_held_lock_is_refused(self, locks: LockHandles, name: str) -> None:
+    def test_a_held_lock_is_refused(self, lock: NamedLock) -> None:
         """While one owner holds a lock, another gets None, through whatever handle.
 
         If this fails: two do at once what only one may do.
         """
-        locks.first.acquire_lock(name, "ada", _TTL)
+        lock.acquire("ada")
 
-        answers = [locks.first.acquire_lock(name, "bob", _TTL), locks.open().acquire_lock(name, "bob", _TTL)]
+        answers = [lock.acquire("bob"), lock.open().acquire("bob")]
 
         assert [None, None] == answers
 
-    def test_names_are_apart(self, locks: LockHandles, name: str) -> None:
+    def test_names_are_apart(self, lock: NamedLock) -> None:
         """Each name is a lock of its own.
 
         If this fails: unrelated work waits for each other.
         """
-        locks.first.acquire_lock(name, "ada", _TTL)
+        lock.acquire("ada")
 
-        assert locks.first.acquire_lock(name + "2", "bob", _TTL) is not None
+        assert attrs.evolve(lock, name=lock.name + "2").acquire("bob") is not None
 
-    def test_a_released_lock_is_free(self, locks: LockHandles, name: str) -> None:
-        """After its release a lock is given to another, with a larger token.
+    @pytest.mark.parametrize("frees", ["release", "expiry"])
+    def test_a_released_or_expired_lock_is_free(self, lock: NamedLock, frees: str) -> None:
+        """A lock that was released, or whose life ended, is given to another, with a larger token.
 
-        If this fails: locks are held for ever, or an old token passes for the present one.
+        If this fails: locks are held for ever, that of a process that died blocks everybody, or an old token
+        passes for the present one.
         """
-        first = _acquired(locks, name, "ada")
+        first = lock.acquired("ada")
 
-        released = locks.first.release_lock(name, "ada", first)
+        if frees == "release":
+            assert lock.release("ada", first)
+        else:
+            lock.advance(2)
 
-        assert released
-        assert _acquired(locks, name, "bob") > first
+        assert lock.acquired("bob") > first
 
-    def test_a_token_grows_after_a_release_by_the_same_owner(self, locks: LockHandles, name: str) -> None:
-        """The same owner that locks again gets a larger token.
+    def test_a_token_grows_by_the_same_owner(self, lock: NamedLock) -> None:
+        """An owner that locks again after a release, or after its lock expired, gets a larger token.
 
-        If this fails: work of the first time passes for work of the second.
+        If this fails: work of the first time passes for work of the second, or an owner that slept cannot be
+        told from one that held on.
         """
         fences = []
         for _ in range(4):
-            fences.append(_acquired(locks, name, "ada"))
-            locks.first.release_lock(name, "ada", fences[-1])
+            fences.append(lock.acquired("ada"))
+            lock.release("ada", fences[-1])
+        fences.append(lock.acquired("ada"))
+        lock.advance(2)
+        fences.append(lock.acquired("ada"))
 
         assert sorted(set(fences)) == fences
 
-    def test_an_expired_lock_is_free(self, locks: LockHandles, name: str) -> None:
-        """A lock whose life ended is given to another, with a larger token.
-
-        If this fails: the lock of a process that died blocks everybody.
-        """
-        first = _acquired(locks, name, "ada")
-        locks.advance(2 * _TTL)
-
-        second = locks.first.acquire_lock(name, "bob", _TTL)
-
-        assert second is not None
-        assert second > first
-
-    def test_a_token_grows_after_expiry_by_the_same_owner(self, locks: LockHandles, name: str) -> None:
-        """An owner whose lock expired gets a new token: somebody may have held it in between.
-
-        If this fails: an owner that slept cannot be told from one that held on.
-        """
-        first = _acquired(locks, name, "ada")
-        locks.advance(2 * _TTL)
-
-        assert _acquired(locks, name, "ada") > first
-
-    def test_the_holder_gets_its_own_token_again(self, locks: LockHandles, name: str) -> None:
+    def test_the_holder_gets_its_own_token_again(self, lock: NamedLock) -> None:
         """An owner that asks again while it holds the lock gets the same token and a new life.
 
         If this fails: an acquire that is sent again after a lost reply locks its sender out.
         """
-        first = _acquired(locks, name, "ada")
-        locks.advance(0.75 * _TTL)
+        first = lock.acquired("ada")
+        lock.advance(0.75)
 
-        second = _acquired(locks, name, "ada")
-        locks.advance(0.75 * _TTL)
+        second = lock.acquired("ada")
+        lock.advance(0.75)
 
         assert first == second
-        assert locks.first.acquire_lock(name, "bob", _TTL) is None
+        assert lock.acquire("bob") is None
 
-    def test_a_renewal_gives_a_life_from_now(self, locks: LockHandles, name: str) -> None:
+    def test_a_renewal_gives_a_life_from_now(self, lock: NamedLock) -> None:
         """A renewed lock lives for the given time from now.
 
         If this fails: a lock that is still held is given away.
         """
-        fence = _acquired(locks, name, "ada")
-        locks.advance(0.75 * _TTL)
+        fence = lock.acquired("ada")
+        lock.advance(0.75)
 
-        renewed = locks.first.renew_lock(name, "ada", fence, _TTL)
-        locks.advance(0.75 * _TTL)
+        renewed = lock.renew("ada", fence)
+        lock.advance(0.75)
 
         assert renewed
-        assert locks.first.acquire_lock(name, "bob", _TTL) is None
-        locks.advance(_TTL)
-        assert locks.first.acquire_lock(name, "bob", _TTL) is not None
+        assert lock.acquire("bob") is None
+        lock.advance(1)
+        assert lock.acquire("bob") is not None
 
-    def test_a_lost_lock_is_not_renewed(self, locks: LockHandles, name: str) -> None:
+    def test_a_lost_lock_is_not_renewed(self, lock: NamedLock) -> None:
         """A renewal after expiry answers False, whether or not another has the lock by now.
 
         If this fails: a holder that slept takes the lock back from its successor.
         """
-        fence = _acquired(locks, name, "ada")
-        locks.advance(2 * _TTL)
+        fence = lock.acquired("ada")
+        lock.advance(2)
 
-        before_the_successor = locks.first.renew_lock(name, "ada", fence, _TTL)
-        successor = _acquired(locks, name, "bob")
-        after_it = locks.first.renew_lock(name, "ada", fence, _TTL)
+        before_the_successor = lock.renew("ada", fence)
+        successor = lock.acquired("bob")
+        after_it = lock.renew("ada", fence)
 
         assert (False, False) == (before_the_successor, after_it)
-        assert locks.first.renew_lock(name, "bob", successor, _TTL)
+        assert lock.renew("bob", successor)
 
-    def test_a_stale_token_is_refused(self, locks: LockHandles, name: str) -> None:
-        """An owner with an old token neither renews nor releases its own later lock.
+    def test_only_its_token_in_its_owners_hands_counts(self, lock: NamedLock) -> None:
+        """An old or guessed token, or the right one in other hands, neither renews nor releases.
 
-        If this fails: a late release frees what somebody relies on.
+        If this fails: a late release frees what somebody relies on, or anybody who guesses a number does.
         """
-        stale = _acquired(locks, name, "ada")
-        locks.first.release_lock(name, "ada", stale)
-        fence = _acquired(locks, name, "ada")
+        stale = lock.acquired("ada")
+        lock.release("ada", stale)
+        fence = lock.acquired("ada")
 
         answers = [
-            locks.first.renew_lock(name, "ada", stale, _TTL),
-            locks.first.release_lock(name, "ada", stale),
-            locks.first.release_lock(name, "ada", fence + 1),
+            answer
+            for owner, token in (("ada", stale), ("ada", fence + 1), ("bob", fence))
+            for answer in (lock.renew(owner, token), lock.release(owner, token))
         ]
 
-        assert [False, False, False] == answers
-        assert locks.first.acquire_lock(name, "bob", _TTL) is None
+        assert [False] * 6 == answers
+        assert lock.acquire("bob") is None
 
-    def test_another_owner_is_refused(self, locks: LockHandles, name: str) -> None:
-        """The right token in other hands neither renews nor releases.
-
-        If this fails: anybody who guesses a number frees the lock.
-        """
-        fence = _acquired(locks, name, "ada")
-
-        answers = [
-            locks.first.renew_lock(name, "bob", fence, _TTL), locks.first.release_lock(name, "bob", fence),
-        ]  # fmt: skip
-
-        assert [False, False] == answers
-        assert locks.first.acquire_lock(name, "bob", _TTL) is None
-
-    def test_what_nobody_holds_is_neither_renewed_nor_released(self, locks: LockHandles, name: str) -> None:
+    def test_what_nobody_holds_is_neither_renewed_nor_released(self, lock: NamedLock) -> None:
         """Renewing or releasing a lock that is free, or was never held, answers False and leaves it free.
 
         If this fails: a second release, or a late renewal, locks everybody out.
         """
-        fence = _acquired(locks, name, "ada")
-        locks.first.release_lock(name, "ada", fence)
+        fence, never = lock.acquired("ada"), attrs.evolve(lock, name=lock.name + "never")
+        lock.release("ada", fence)
 
-        answers = [
-            locks.first.release_lock(name, "ada", fence),
-            locks.first.renew_lock(name, "ada", fence, _TTL),
-            locks.first.release_lock(name + "never", "ada", 1),
-            locks.first.renew_lock(name + "never", "ada", 1, _TTL),
-        ]
+        for one in (lock, never):
+            assert (False, False) == (one.release("ada", fence), one.renew("ada", fence))
+            assert one.acquire("bob") is not None
 
-        assert [False] * 4 == answers
-        assert locks.first.acquire_lock(name, "bob", _TTL) is not None
-        assert locks.first.acquire_lock(name + "never", "bob", _TTL) is not None
+    def test_one_of_eight_gets_the_lock(self, lock: NamedLock) -> None:
+        """Of eight that ask at once for a lock that expired, or is free, one gets it; tokens of rounds grow.
 
-    def test_one_of_eight_gets_the_lock(self, locks: LockHandles, name: str) -> None:
-        """Of eight that ask at once exactly one is answered with a token; tokens of the rounds grow.
-
-        If this fails: the lock does not exclude.
+        If this fails: the lock does not exclude, or the death of a holder makes two new ones.
         """
-        handles = [locks.open() for _ in range(8)]
-        tokens: list[int] = []
+        handles = [lock.open() for _ in range(8)]
+        tokens = [lock.acquired("ada")]
+        lock.advance(2)
 
         for _ in range(ROUNDS):
             answers = race(
-                [
-                    partial(handle.acquire_lock, name, f"owner {place}", _TTL)
-                    for place, handle in enumerate(handles)
-                ]
+                [partial(handle.acquire, f"owner {place}") for place, handle in enumerate(handles)]
             )
             ((winner, token),) = [(place, one) for place, one in enumerate(answers) if one is not None]
             tokens.append(token)
-            assert locks.first.release_lock(name, f"owner {winner}", token)
+            assert lock.release(f"owner {winner}", token)
 
         assert sorted(set(tokens)) == tokens
-
-    def test_one_of_eight_gets_what_expired(self, locks: LockHandles, name: str) -> None:
-        """Of eight that find an expired lock exactly one gets it.
-
-        If this fails: the death of a holder makes two new ones.
-        """
-        handles = [locks.open() for _ in range(8)]
-        first = _acquired(locks, name, "ada")
-        locks.advance(2 * _TTL)
-
-        answers = race(
-            [
-                partial(handle.acquire_lock, name, f"owner {place}", _TTL)
-                for place, handle in enumerate(handles)
-            ]
-        )
-
-        (token,) = [one for one in answers if one is not None]
-        assert token > first
-
-
-def _acquired(locks: LockHandles, name: str, owner: str) -> int:
-    fence = locks.first.acquire_lock(name, owner, _TTL)
-    assert fence is not None, f"{owner} did not get the lock"
-    return fence
 
 
 class _Providers:

@@ -9,8 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
-__all__ = ["ROUNDS", "race", "race_two", "until_none_is_left"]
-
 ROUNDS = 12
 """How often a race of two is run: each round is another chance to interleave."""
 

@@ -9,8 +9,6 @@ import pytest
 
 from firelock.testing.conformance.kit import NOT_OFFERED, REPORTED, Conformance, words_of
 
-__all__ = ["pytest_itemcollected", "pytest_load_initial_conftests", "pytest_terminal_summary", "urls"]
-
 _OPTION = "--storage"
 _OUTCOMES = ("passed", "failed", "error", "xfailed", "xpassed", "skipped")
 

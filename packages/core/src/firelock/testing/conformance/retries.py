@@ -10,12 +10,10 @@ import attrs
 import pytest
 
 from firelock.retry import DecisionKind, RetryDecision, RetryPolicy
-from firelock.testing.conformance.handles import BASE
 from firelock.testing.conformance.kit import REPORTED, Conformance
 from firelock.testing.conformance.race import race
+from firelock.testing.conformance.scene import BASE
 from firelock.values import ClaimedJob
-
-__all__ = ["RetryConformance"]
 
 _LONGEST = timedelta(days=365)
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 
 import attrs
 
+from firelock import lifecycle
+from firelock.clock import SECOND, micros
 from firelock.ids import derived_id
 from firelock.storage import (
     Applied,
     ClaimRequest,
     Exchange,
+    Feature,
     Held,
     JobFilter,
     NewSession,
@@ -20,7 +25,7 @@ from firelock.storage import (
     Storage,
     Taken,
 )
-from firelock.testing.conformance.handles import SECOND, STAMP, Handles
+from firelock.testing.movable_clock import movable
 from firelock.values import (
     Attempt,
     ClaimedJob,
@@ -35,7 +40,67 @@ from firelock.values import (
     Transition,
 )
 
-__all__ = ["LONG", "Running", "Scene", "error_info", "pages"]
+BASE = micros(datetime(2030, 1, 1, tzinfo=UTC))
+"""What a storage's clock says when a test begins."""
+
+STAMP = micros(datetime(2020, 1, 1, tzinfo=UTC))
+"""What callers' clocks say: ten years behind, so that a storage that judges by them is found out."""
+
+HOUR = 3_600 * SECOND
+DAY = 24 * HOUR
+
+
+def opener(url: str) -> Callable[[], Storage]:
+    """Return a function that opens one more handle of the storage at this URL, as an app would."""
+    from firelock.plugins import open_storage
+
+    return partial(open_storage, url)
+
+
+class Handles:
+    """Every handle a test opened; the first one emptied the store.
+
+    The storage's clock stands at `BASE` when the test begins and runs on by itself; `advance` moves it for
+    all handles. A test takes hours where it means "later", so a slow machine changes nothing.
+    """
+
+    def __init__(self, open_handle: Callable[[], Storage]) -> None:
+        self._open_handle = open_handle
+        self._opened: list[Storage] = []
+        self._offset = 0
+        self.first = self._open()
+        self.first.clear()
+        self._offset = BASE - self.first.clock()
+        movable(self.first).clock_offset = self._offset
+
+    def _open(self) -> Storage:
+        handle = self._open_handle()
+        movable(handle).clock_offset = self._offset
+        self._opened.append(handle)
+        return handle
+
+    def open(self) -> Storage:
+        """Return another handle of the same store; the first one again where the storage is not shared."""
+        return self._open() if Feature.SHARED in self.first.features else self.first
+
+    def reopen(self) -> Storage:
+        """Every handle is closed; return a new one of the same store."""
+        self.close()
+        self.first = self._open()
+        return self.first
+
+    def advance(self, seconds: float) -> None:
+        """It is that much later for every handle."""
+        self._offset += int(seconds * SECOND)
+        for handle in self._opened:
+            movable(handle).clock_offset = self._offset
+
+    def close(self) -> None:
+        """Every handle is closed."""
+        for handle in self._opened:
+            handle.close()
+        self._opened.clear()
+
 
 LONG = 10_000_000.0
 """A session's timeout, in seconds, that no test outlives by chance."""
@@ -265,3 +330,110 @@ class Scene:
         result = self.apply(transition)
         assert result.is_applied, f"{transition} was {result}"
         return transition.job_id
+
+
+_RUN = 2 * SECOND
+
+
+def _started(running: Running) -> int:
+    return running.job.claimed_at + SECOND
+
+
+def _ended(running: Running) -> int:
+    return running.job.claimed_at + _RUN
+
+
+def succeeds(
+    running: Running, result: str | None = "1", *, absent: str | None = None, expires_at: int | None = None
+) -> Transition:
+    """The task returned."""
+    return lifecycle.succeeded(
+        running.job, running.holder, at=_ended(running), started_at=_started(running),
+        result=result, result_absent=absent, expires_at=expires_at,
+    )  # fmt: skip
+
+
+def fails(running: Running, error: ErrorInfo | None = None, *, expires_at: int | None = None) -> Transition:
+    """The task raised for the last time."""
+    return lifecycle.failed(
+        running.job, running.holder, at=_ended(running), started_at=_started(running),
+        reason="no retries left", error=error or error_info(), expires_at=expires_at,
+    )  # fmt: skip
+
+
+def gives_up(running: Running, *, expires_at: int | None = None) -> Transition:
+    """The task raised for the last time and its policy deletes the job."""
+    return lifecycle.deleted_by_policy(
+        running.job, running.holder, at=_ended(running), started_at=_started(running),
+        reason="retries exhausted", error=error_info(), expires_at=expires_at,
+    )  # fmt: skip
+
+
+def retries(running: Running, *, due_at: int | None = None, error: ErrorInfo | None = None) -> Transition:
+    """The task raised and is tried again at that instant, at once where none is given."""
+    at = _ended(running)
+    return lifecycle.retried(
+        running.job, running.holder, at=at, started_at=_started(running),
+        wait=0 if due_at is None else due_at - at, reason="retry 1 of 10", error=error or error_info(),
+    )  # fmt: skip
+
+
+def snoozes(running: Running, *, due_at: int | None = None) -> Transition:
+    """The task asked to be run later, at that instant, at once where none is given."""
+    at = _ended(running)
+    wait = 0 if due_at is None else due_at - at
+    return lifecycle.snoozed(
+        running.job, running.holder, at=at, started_at=_started(running), wait=wait, reason="snoozed"
+    )
+
+
+def hands_back(running: Running, *, has_started: bool = False) -> Transition:
+    """The server gives the job back."""
+    started_at = _started(running) if has_started else None
+    return lifecycle.handed_back(
+        running.job, running.holder, at=_ended(running), started_at=started_at, reason="server stopped"
+    )
+
+
+def crashes(running: Running, *, expires_at: int | None = None) -> Transition:
+    """The job's own process died with it."""
+    return lifecycle.crashed_alone(
+        running.job, running.holder, at=_ended(running), started_at=_started(running),
+        reason="killed by signal 9", error=error_info("crash"), expires_at=expires_at,
+    )  # fmt: skip
+
+
+def deletes(job_id: str, *, at: int = STAMP, expires_at: int | None = None) -> Transition:
+    """An operator deletes the job."""
+    return lifecycle.delete(job_id, at=at, reason="deleted by ada", expires_at=expires_at)
+
+
+def requeues(job_id: str, *, at: int = STAMP) -> Transition:
+    """An operator runs the job again."""
+    return lifecycle.requeue(job_id, at=at, reason="requeued by ada")
+
+
+def reschedules(job_id: str, *, due_at: int, at: int = STAMP) -> Transition:
+    """An operator moves a scheduled job to another instant."""
+    return lifecycle.reschedule(job_id, at=at, due_at=due_at, reason="rescheduled by ada")
+
+
+def restores(
+    job_id: str, former: State, *, due_at: int | None = None, at: int = STAMP, expires_at: int | None = None
+) -> Transition:
+    """An operator takes a delete back."""
+    return lifecycle.restore(
+        job_id, lifecycle.Former(former, due_at), at=at, reason="restored by ada", expires_at=expires_at
+    )
+
+
+ENDS: dict[str, Callable[[Running], Transition]] = {
+    "succeeds": succeeds,
+    "fails": fails,
+    "retries later": lambda running: retries(running, due_at=BASE + HOUR),
+    "retries at once": retries,
+    "snoozes": lambda running: snoozes(running, due_at=BASE + HOUR),
+    "gives up": gives_up,
+    "hands back": hands_back,
+}
+"""Every way in which a holder ends its claim, by name."""

@@ -15,8 +15,6 @@ from firelock.serializer import MAX_DEPTH, JsonValue, Serializer
 from firelock.testing.conformance.kit import REPORTED, Conformance
 from firelock.testing.conformance.race import race
 
-__all__ = ["SerializerConformance"]
-
 _GOOD: dict[str, JsonValue] = {
     "null": None,
     "true": True,

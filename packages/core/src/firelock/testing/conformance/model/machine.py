@@ -1,24 +1,517 @@
-"""The state machine, what has to hold after each of its steps, and how it is run."""
+"""The state machine: its rules, what has to hold after each of its steps, and how it is run."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from itertools import chain, count, pairwise
+from typing import TypeVar
 
 import attrs
 from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, run_state_machine_as_test
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from firelock.lifecycle import ALLOWED, is_legal
+from firelock import lifecycle
+from firelock.clock import SECOND
+from firelock.ids import derived_id
+from firelock.lifecycle import ALLOWED, continuation_target, is_legal
 from firelock.memory import MemoryStorage
-from firelock.storage import Storage
-from firelock.testing.conformance.model.jobs import JobRules
-from firelock.testing.conformance.model.small import SmallRules
-from firelock.testing.conformance.model.twin import Twin
-from firelock.values import HistoryEntry, JobRecord, State
+from firelock.storage import (
+    DURATION_BUCKETS,
+    Applied,
+    ClaimRequest,
+    Held,
+    JobFilter,
+    NewSession,
+    RecordChange,
+    Renewal,
+    Rollup,
+    Storage,
+    Taken,
+)
+from firelock.testing.conformance import scene as ends
+from firelock.testing.conformance.model.twin import Pair, Twin
+from firelock.testing.conformance.scene import HOUR, STAMP, Running, pages
+from firelock.values import (
+    ClaimedJob,
+    Edge,
+    HistoryEntry,
+    Holder,
+    JobRecord,
+    LogLine,
+    NewJob,
+    On,
+    Progress,
+    State,
+    Transition,
+)
 
-__all__ = ["StorageMachine", "machine_for", "run_machine"]
+_Thing = TypeVar("_Thing")
+
+PICK = st.sampled_from((0, 0, 0, 1, 1, 2, 3, 5, 8))
+"""How far back the thing is that is chosen, of those made so far: mostly one of the newest."""
+
+SOME = st.lists(PICK, min_size=1, max_size=3)
+
+QUEUES = ("default", "mail")
+# Every job lies beside those of recurring jobs: with partitions the order of a queue holds within one.
+_BESIDE = derived_id("model")
+
+
+class Ground:
+    """The state of one run of the machine."""
+
+    twin: Twin
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jobs: dict[str, NewJob] = {}  # stored once and not pruned, in order
+        self.joins: set[str] = (
+            set()
+        )  # with several parents: whose end decided them last is the storage's choice
+        self.holders: list[Holder] = []
+        self.claims: list[Pair] = []
+        self.fences: dict[tuple[str, str], int] = {}  # newest of each job, by side
+        self.tokens: list[tuple[str, int, int]] = []  # owner of the lock, and its token in model and storage
+        self.records: dict[str, JobRecord] = {}  # of the step before
+        self._stamps = count(STAMP, SECOND)
+        self._made = count()
+
+    def stamp(self) -> int:
+        """Return the next instant of a caller's clock."""
+        return next(self._stamps)
+
+    def instant(self, hours: int) -> int:
+        """Return an instant some hours from now that no other job has: "longest due first" is never a tie."""
+        return self.twin.half_past(hours) + (self.stamp() - STAMP) // SECOND
+
+    @staticmethod
+    def pick(things: Sequence[_Thing], number: int) -> _Thing | None:
+        """Return one of the things, None where there are none."""
+        return things[-1 - number % len(things)] if things else None
+
+    def picked_ids(self, numbers: Sequence[int]) -> list[str]:
+        """Return ids of stored jobs, each once."""
+        ids = list(self.jobs)
+        return list(dict.fromkeys(one for number in numbers if (one := self.pick(ids, number))))
+
+    def new_job(self, queue: int = 0, **fields: object) -> NewJob:
+        """Return a job with a priority of its own, so that the order of a queue is never a tie."""
+        number = next(self._made)
+        parents = fields.get("parents", ())
+        assert isinstance(parents, tuple)
+        id = self.twin.real.new_ids(1, _BESIDE)[0]
+        if recurring_id := fields.get("recurring_id"):  # as a firing makes it
+            id = derived_id(str(recurring_id), id)
+        job = NewJob(
+            id, f"task{number % 3}", f"[{number}]",
+            "json", QUEUES[queue % len(QUEUES)], number * 37 % 201 - 100, State.ENQUEUED, self.stamp(),
+        )  # fmt: skip
+        for name, value in fields.items():
+            setattr(job, name, value)
+        return job
+
+    def store(self, jobs: list[NewJob]) -> None:
+        """The jobs are stored in both, or refused by both."""
+        if self.twin.ask("insert", jobs) is not None:
+            self.jobs.update({job.id: job for job in jobs})
+
+
+# Ended jobs may be pruned from the twentieth hour on, whenever they ended: callers' clocks hardly move.
+_KEPT = 3_653 * 24 * HOUR + 20 * HOUR + HOUR // 2
+_ENDS = sorted(ends.ENDS)
+_CHANGES = ("deletes", "requeues", "deletes for good", "requeues", "reschedules", "restores")
+_LIMIT = 1_000
+
+_Ends = list[tuple[int, str, bool]]  # which claim, how it ends, whether somebody else says so
+
+_ends = st.lists(st.tuples(PICK, st.sampled_from(_ENDS), st.sampled_from((False,) * 7 + (True,))), max_size=3)
+_changes = st.lists(st.tuples(PICK, st.sampled_from(_CHANGES)), max_size=2)
+_queues = st.sampled_from([["default"], ["mail"], ["mail", "default"], None])
+
+
+class JobRules(Ground):
+    """What clients, children, supervisors, operators and upkeep do."""
+
+    # ---- clients -----------------------------------------------------------------------------------------
+
+    @rule(queue=PICK, number=st.integers(1, 3))
+    def enqueue(self, queue: int, number: int) -> None:
+        """Some jobs are stored in one batch."""
+        self.store([self.new_job(queue) for _ in range(number)])
+
+    @rule(queue=PICK, hours=st.integers(-1, 6))
+    def schedule(self, queue: int, hours: int) -> None:
+        """A job is stored for a later instant, or for one that has passed."""
+        self.store([self.new_job(queue, state=State.SCHEDULED, due_at=self.instant(hours))])
+
+    @rule(parents=SOME, on=st.lists(st.sampled_from(On), min_size=3, max_size=3))
+    def continue_with(self, parents: list[int], on: list[On]) -> None:
+        """A job is stored that waits for others, mostly for some that run or have ended."""
+        ids = [*self.jobs, *(pair.id for pair in self.claims if pair.id in self.jobs)]
+        chosen = list(dict.fromkeys(one for number in parents if (one := self.pick(ids, number))))
+        edges = tuple(Edge(parent, how) for parent, how in zip(chosen, on, strict=False))
+        job = self.new_job(state=State.AWAITING, parents=edges)
+        if len(edges) > 1:
+            self.joins.add(job.id)
+        if edges:
+            self.store([job])
+
+    continue_again = continue_with
+
+    @rule(pick=PICK)
+    def insert_again(self, pick: int) -> None:
+        """A job is sent once more, beside a new one."""
+        job = self.pick(list(self.jobs.values()), pick)
+        if job is not None:
+            self.store([job, self.new_job()])
+
+    enqueue_again = enqueue
+
+    # ---- children ----------------------------------------------------------------------------------------
+
+    @rule(hours=st.integers(1, 40))
+    def begin_session(self, hours: int) -> None:
+        """A child begins its session."""
+        number = len(self.holders)
+        session = NewSession(
+            f"session-{number}", "server", f"host:{number}", "host", number, self.stamp(),
+            (hours + 0.5) * 3_600.0,
+        )  # fmt: skip
+        self.twin.ask("begin_session", session)
+        self.holders.append(Holder(session.id, session.server))
+
+    @rule(limit=st.integers(1, 3), settles=_ends, queues=_queues)
+    def work(self, limit: int, settles: _Ends, queues: list[str] | None) -> None:
+        """The newest child does its work: it ends claims, mostly its own, and takes new jobs."""
+        self._exchange(self.holders[-1], queues, limit, settles)
+
+    @rule(limit=st.integers(1, 3), name=st.sampled_from(_ENDS))
+    def work_on(self, limit: int, name: str) -> None:
+        """The newest child ends its newest claim and takes new jobs."""
+        self._exchange(self.holders[-1], ["mail", "default"], limit, [(0, name, False)])
+
+    @rule(pick=PICK, queues=_queues, limit=st.integers(0, 3), settles=_ends)
+    def exchange(self, pick: int, queues: list[str] | None, limit: int, settles: _Ends) -> None:
+        """Any child, alive or not, ends whatever claims were ever made, and takes new jobs."""
+        holder = self.pick(self.holders, pick)
+        if holder is not None:
+            self._exchange(holder, queues, limit, settles)
+
+    def _exchange(self, holder: Holder, queues: list[str] | None, limit: int, settles: _Ends) -> None:
+        # Which jobs of several queues a small claim takes is the storage's choice.
+        limit = limit if queues else _LIMIT
+        model_ends, real_ends = self._ends_of(settles)
+        now = self.stamp()
+        model, real = (
+            storage.exchange(transitions, ClaimRequest(queues, limit, holder.session, now))
+            for storage, transitions in ((self.twin.model, model_ends), (self.twin.real, real_ends))
+        )
+        self.twin.compare(model.results, real.results)
+        self._take(holder, model.claim.jobs, real.claim.jobs, is_ordered=queues is not None)
+        self.twin.compare(attrs.evolve(model.claim, jobs=[]), attrs.evolve(real.claim, jobs=[]))
+
+    def _take(
+        self, holder: Holder, model: list[ClaimedJob], real: list[ClaimedJob], *, is_ordered: bool
+    ) -> None:
+        if not is_ordered:
+            model, real = (sorted(jobs, key=lambda job: job.id) for jobs in (model, real))
+        self.twin.compare(model, real)
+        for one, other in zip(model, real, strict=True):
+            for side, job in (("model", one), ("real", other)):
+                assert job.fence > self.fences.get((side, job.id), 0), "a fence did not grow"
+                self.fences[side, job.id] = job.fence
+            self.claims.append(Pair(Running(one, holder), Running(other, holder)))
+
+    def _ends_of(self, settles: _Ends) -> tuple[list[Transition], list[Transition]]:
+        model: list[Transition] = []
+        real: list[Transition] = []
+        for pick, name, is_strange in settles:
+            pair = self.pick(self.claims, pick)
+            if pair is not None:
+                model.append(self._end(pair.model, name))
+                if is_strange:
+                    model[-1].session = self.holders[0].session
+                real.append(attrs.evolve(model[-1], fence=pair.real.job.fence))
+        return model, real
+
+    def _end(self, running: Running, name: str) -> Transition:
+        end = ends.ENDS[name](running)
+        end.at = self.stamp()
+        if end.due_at is not None:
+            end.due_at = self.instant(2)
+        if end.to in (State.SUCCEEDED, State.FAILED, State.DELETED):
+            end.expires_at = end.at + _KEPT
+        return end
+
+    # A rule that has several names is chosen that much more often: most of what happens is work.
+    work_again = work_longer = work
+    work_on_and_on = work_on_again = work_on_longer = work_on
+
+    @rule(pick=PICK, names=st.lists(st.sampled_from(_CHANGES), min_size=1, max_size=3))
+    def operate(self, pick: int, names: list[str]) -> None:
+        """An operator changes a job that was claimed of late, and changes it again."""
+        pair = self.pick(self.claims, pick)
+        if pair is not None:
+            changes = [self._change(pair.id, name) for name in names]
+            self.twin.ask("apply", changes)
+
+    operate_again = operate
+
+    @rule(settles=_ends, changes=_changes)
+    def apply(self, settles: _Ends, changes: list[tuple[int, str]]) -> None:
+        """Ends and operators' changes come in one batch, and a settler releases what waited for them."""
+        model, real = self._ends_of(settles)
+        for pick, name in changes:
+            for job_id in self.picked_ids([pick]):
+                change = self._change(job_id, name)
+                model.append(change)
+                real.append(change)
+        expected, actual = self.twin.model.apply(model), self.twin.real.apply(real)
+        assert expected == actual
+        if Applied.RELEASING in actual:
+            self.release()
+
+    def _change(self, job_id: str, name: str) -> Transition:
+        at = self.stamp()
+        if name == "requeues":
+            return ends.requeues(job_id, at=at)
+        if name == "restores":
+            return self._restore(job_id, at)
+        if name == "reschedules":
+            return ends.reschedules(job_id, at=at, due_at=self.instant(at // SECOND % 5 - 1))
+        return ends.deletes(job_id, at=at, expires_at=None if name == "deletes for good" else at + _KEPT)
+
+    def _restore(self, job_id: str, at: int) -> Transition:
+        """A delete is taken back as the history tells, where that can be; else it is tried for a queue."""
+        former = lifecycle.former(self.twin.model.history(job_id).entries)
+        if former is None or former.state not in lifecycle.RESTORABLE:
+            return ends.restores(job_id, State.ENQUEUED, at=at)
+        return ends.restores(job_id, former.state, due_at=former.due_at, at=at, expires_at=at + _KEPT)
+
+    @rule(pick=PICK, held=st.lists(st.tuples(PICK, st.booleans()), max_size=3))
+    def reconcile(self, pick: int, held: list[tuple[int, bool]]) -> None:
+        """A child compares what it believes to hold, rightly or not."""
+        holder = self.pick(self.holders, pick)
+        pairs = {
+            pair.id: (pair, starts) for number, starts in held if (pair := self.pick(self.claims, number))
+        }
+        if holder is None:
+            return
+        at = self.stamp()
+        sides = [
+            [Held(run.id, run.job.fence, at if starts else None) for run, starts in runs]
+            for runs in (
+                [(pair.model, starts) for pair, starts in pairs.values()],
+                [(pair.real, starts) for pair, starts in pairs.values()],
+            )
+        ]
+        model = self.twin.model.reconcile(holder.session, sides[0])
+        real = self.twin.real.reconcile(holder.session, sides[1])
+        for found in (model, real):
+            found.unknown.sort(key=lambda job: job.id)
+        self.twin.compare(model, real)
+
+    # ---- supervisors and upkeep --------------------------------------------------------------------------
+
+    @rule(picks=SOME)
+    def renew(self, picks: list[int]) -> None:
+        """A supervisor renews some sessions, dead ones among them."""
+        sessions = {holder.session for pick in picks if (holder := self.pick(self.holders, pick))}
+        renewals = [
+            Renewal(session, pick % 5, "quiet")
+            for session, pick in zip(sorted(sessions), picks, strict=False)
+        ]
+        self.twin.ask("renew", renewals)
+
+    @rule(pick=PICK, running=st.none() | st.lists(PICK, max_size=3))
+    def end_session(self, pick: int, running: list[int] | None) -> None:
+        """A supervisor ends a session, alive or not, and blames some jobs."""
+        holder = self.pick(self.holders, pick)
+        if holder is not None:
+            blamed = None if running is None else self.picked_ids(running)
+            self.twin.ask(
+                lambda storage: _sorted([storage.end_session(holder.session, blamed, reason="killed")])
+            )
+
+    @rule(limit=st.integers(1, 4))
+    def upkeep(self, limit: int) -> None:
+        """Upkeep takes what expired and enqueues what is due."""
+        self.twin.ask(lambda storage: _sorted(storage.orphans(_LIMIT)))
+        self.twin.ask("promote", limit)
+
+    @rule()
+    def release(self) -> None:
+        """A settler or upkeep releases what waits for ends, until nothing is left to look at."""
+        for storage in (self.twin.model, self.twin.real):
+            for _ in range(_LIMIT):
+                if not storage.release(_LIMIT):
+                    break
+        self.twin.ask("release", _LIMIT)
+        self._those_who_wait_have_a_reason()
+
+    def _those_who_wait_have_a_reason(self) -> None:
+        """Every awaiting job has a stored parent that has not ended as wanted."""
+        stored = {record.id: record for record in self.twin.real.get(list(self.jobs)) if record is not None}
+        for record in stored.values():
+            if record.state is State.AWAITING:
+                parents = [
+                    (edge, stored[edge.parent_id]) for edge in record.parents if edge.parent_id in stored
+                ]
+                assert any(continuation_target(edge.on, parent.state) is None for edge, parent in parents)
+
+    @rule()
+    def prune(self) -> None:
+        """Upkeep removes what had its time."""
+        self.twin.ask("prune", _LIMIT)
+        kept = self.twin.real.get(list(self.jobs))
+        self.jobs = {record.id: self.jobs[record.id] for record in kept if record is not None}
+
+    @rule(hours=st.sampled_from((1, 1, 2, 3, 6, 25)))
+    def advance(self, hours: int) -> None:
+        """It is some hours later."""
+        self.twin.advance(hours)
+
+
+def _sorted(taken: list[Taken]) -> list[Taken]:
+    return sorted(
+        (attrs.evolve(one, crashed=sorted(one.crashed), returned=sorted(one.returned)) for one in taken),
+        key=lambda one: one.session,
+    )
+
+
+_NAMES = st.sampled_from("ab")
+_MINUTE = 60 * SECOND
+_TTL = 1.5 * 3_600.0
+
+
+class SmallRules(Ground):
+    """What people and servers do with everything that is not a job's state."""
+
+    # ---- records -----------------------------------------------------------------------------------------
+
+    @rule(key=_NAMES, expected=st.none() | st.integers(0, 3), deletes=st.booleans())
+    def record(self, key: str, expected: int | None, deletes: bool) -> None:
+        """A record is put or deleted, whatever its version or at an expected one."""
+        if deletes:
+            self.twin.ask("delete_record", "kind", key, expected_version=expected)
+        else:
+            value = str(self.stamp())
+            self.twin.ask("put_record", "kind", key, value, expected_version=expected)
+        self.twin.ask("list_records", "kind", after="a", limit=1)
+
+    @rule(queue=st.sampled_from(QUEUES), is_paused=st.booleans())
+    def pause(self, queue: str, is_paused: bool) -> None:
+        """An operator pauses or resumes a queue."""
+        settings = '{"paused": true}' if is_paused else '{"note": "open"}'
+        self.twin.ask("put_record", "queue", queue, settings)
+
+    # ---- recurring ---------------------------------------------------------------------------------------
+
+    @rule(name=_NAMES, hours=st.none() | st.integers(-2, 3), deletes=st.booleans())
+    def define(self, name: str, hours: int | None, deletes: bool) -> None:
+        """A definition is stored, edited, paused or removed."""
+        if deletes and hours is None:
+            self.twin.ask("delete_record", "recurring", name)
+            return
+        due_at = None if hours is None else self.instant(hours)
+        value = str(self.stamp())
+        self.twin.ask("put_record", "recurring", name, value, due_at=due_at)
+
+    @rule(hours=st.none() | st.integers(1, 3), how=st.sampled_from(["as read", "late", "twice"]))
+    def fire(self, hours: int | None, how: str) -> None:
+        """A server looks for what is due and fires the first, as it read it, as it was before, or twice."""
+        due = self.twin.ask("due_records", "recurring", 2)
+        if not due:
+            return
+        first = due[0]
+        job = self.new_job(recurring_id=first.key, nominal_at=first.due_at)
+        moved = RecordChange(
+            "recurring", first.key, str(self.stamp()), first.version - (how == "late"),
+            None if hours is None else self.instant(hours),
+        )  # fmt: skip
+        answer = self.twin.ask("insert", [job], only_if=moved)
+        if how == "twice":
+            self.twin.ask("insert", [job], only_if=moved)
+        if answer is not None and answer.record is Applied.APPLIED:
+            self.jobs[job.id] = job
+
+    # ---- locks -------------------------------------------------------------------------------------------
+
+    @rule(owner=_NAMES, verb=st.sampled_from(["acquire", "renew", "release"]), is_stale=st.booleans())
+    def lock(self, owner: str, verb: str, is_stale: bool) -> None:
+        """An owner takes, renews or releases the lock with a token that it, or somebody, was given."""
+        if verb == "acquire":
+            self._acquire(owner)
+            return
+        tokens = self.tokens[:-1] if is_stale else self.tokens
+        holder, model, real = tokens[-1] if tokens else (owner, 0, 0)  # which nobody was given
+        who = owner if is_stale else holder
+        if verb == "renew":
+            self.twin.ask_each(
+                lambda storage: storage.renew_lock("lock", who, model, _TTL),
+                lambda storage: storage.renew_lock("lock", who, real, _TTL),
+            )
+        else:
+            self.twin.ask_each(
+                lambda storage: storage.release_lock("lock", who, model),
+                lambda storage: storage.release_lock("lock", who, real),
+            )
+
+    def _acquire(self, owner: str) -> None:
+        model = self.twin.model.acquire_lock("lock", owner, _TTL)
+        real = self.twin.real.acquire_lock("lock", owner, _TTL)
+        assert (model is None) == (real is None), f"the model gave {model}, the storage {real}"
+        if model is not None and real is not None:
+            holder, old_model, old_real = self.tokens[-1] if self.tokens else (owner, 0, 0)
+            assert (model > old_model) == (real > old_real), "one gave a new token, the other the old one"
+            assert real > old_real or (real == old_real and holder == owner), "a token fell, or passed on"
+            self.tokens.append((owner, model, real))
+
+    # ---- what people read --------------------------------------------------------------------------------
+
+    @rule(pick=PICK, number=st.integers(1, 3))
+    def report(self, pick: int, number: int) -> None:
+        """A child writes lines, progress and figures, also of a job that is gone."""
+        lines = [LogLine(0, self.stamp(), "INFO", f"line {one}", number) for one in range(number)]
+        for job_id in [*self.picked_ids([pick]), "gone"]:
+            self._log(job_id, lines, Progress(float(number), 10.0, self.stamp()))
+        histogram = tuple(int(place == number) for place in range(len(DURATION_BUCKETS) + 1))
+        rollup = Rollup(STAMP + number * _MINUTE, "task", "default", "succeeded", 1, SECOND, histogram)
+        self.twin.ask("record_metrics", [rollup, rollup])
+        self.twin.ask("timeline", STAMP + _MINUTE, STAMP + 3 * _MINUTE)
+
+    def _log(self, job_id: str, lines: list[LogLine], progress: Progress) -> None:
+        self.twin.ask("append_logs", {job_id: lines}, {job_id: progress})
+        self.twin.ask(lambda storage: [attrs.evolve(one, number=0) for one in storage.read_log(job_id)])
+        self.twin.ask(lambda storage: [one and one.progress for one in storage.get([job_id])])
+        numbers = [line.number for line in self.twin.real.read_log(job_id)]
+        assert sorted(set(numbers)) == numbers, "lines of a log are not in order of number"
+
+    @rule(
+        where=st.builds(
+            JobFilter, state=st.none() | st.sampled_from(State), queue=st.none() | st.sampled_from(QUEUES),
+            is_retrying=st.none() | st.booleans(), by_due=st.sampled_from([None, True]),
+        ),
+        limit=st.integers(1, 4), oldest_first=st.booleans(),
+    )  # fmt: skip
+    def find(self, where: JobFilter, limit: int, oldest_first: bool) -> None:
+        """Somebody walks a list: each storage in its own order of time, both with the same jobs."""
+        self.twin.ask(lambda storage: sorted(_walked(storage, where, limit, oldest_first=oldest_first)))
+        self.twin.ask(
+            lambda storage: [(one.fingerprint, one.count, one.newest_at) for one in storage.failure_groups(5)]
+        )
+
+
+def _walked(storage: Storage, where: JobFilter, limit: int, *, oldest_first: bool) -> list[str]:
+    """Return the ids of all pages; they are in order of time and id."""
+    jobs = list(chain.from_iterable(pages(storage, where, limit, oldest_first=oldest_first)))
+    name = "due_at" if where.by_due else "created_at" if where.state is None else "changed_at"
+    keys = [(getattr(job, name), job.id) for job in jobs]
+    assert sorted(keys, reverse=not oldest_first) == keys, "a list is not in order of time"
+    return [job.id for job in jobs]
+
 
 _STAGES = ((8, True), (30, False))  # steps of a run, whether they are short
 
@@ -66,10 +559,10 @@ class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):
             [self._free(one) for one in storage.get(ids)] for storage in (self.twin.model, self.twin.real)
         )
         self.twin.compare(model, real)
-        self.twin.ask(lambda storage: storage.counts())
-        self.twin.ask(lambda storage: storage.list_sessions())
-        self.twin.ask(lambda storage: storage.list_records("kind"))
-        self.twin.ask(lambda storage: storage.list_records("recurring"))
+        self.twin.ask("counts")
+        self.twin.ask("list_sessions")
+        self.twin.ask("list_records", "kind")
+        self.twin.ask("list_records", "recurring")
         records = {record.id: record for record in self.twin.real.get(ids) if record is not None}
         self._compare_pasts([one for one, record in records.items() if self.records.get(one) != record])
         self.records = records

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import TypeVar
+from operator import methodcaller
+from typing import Any, TypeVar
 
 import attrs
 
 from firelock.errors import FirelockError
 from firelock.storage import Storage
-from firelock.testing.conformance.handles import BASE, HOUR
-from firelock.testing.conformance.scene import Running
+from firelock.testing.conformance.scene import BASE, HOUR, Running
 from firelock.testing.movable_clock import movable
-
-__all__ = ["Pair", "Twin", "told"]
 
 _Answer = TypeVar("_Answer")
 
@@ -76,9 +74,10 @@ class Twin:
         """Return the half-hour that many hours from now, where neither clock stands by chance."""
         return BASE + (self.hours + hours) * HOUR + HOUR // 2
 
-    def ask(self, verb: Callable[[Storage], _Answer]) -> _Answer | None:
+    def ask(self, verb: str | Callable[[Storage], object], *arguments: object, **named: object) -> Any:  # noqa: ANN401 - the verb's answer
         """Return the storage's answer, which is the model's as well; None where both refused alike."""
-        expected, actual = (self._tried(verb, storage) for storage in (self.model, self.real))
+        asked = verb if callable(verb) else methodcaller(verb, *arguments, **named)
+        expected, actual = (self._tried(asked, storage) for storage in (self.model, self.real))
         if isinstance(expected, FirelockError) or isinstance(actual, FirelockError):
             assert type(expected) is type(actual), f"the model: {expected!r}; the storage: {actual!r}"
             return None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from firelock.testing.conformance.server.cancelling import CancellingDuty
-from firelock.testing.conformance.server.continuing import ContinuingDuty
-from firelock.testing.conformance.server.crashing import CrashingDuty
-from firelock.testing.conformance.server.ending import EndingDuty
-from firelock.testing.conformance.server.locking import LockingDuty
-from firelock.testing.conformance.server.ordering import OrderingDuty
-from firelock.testing.conformance.server.outages import OutageDuty
-from firelock.testing.conformance.server.stopping import StoppingDuty
-from firelock.testing.conformance.server.timing import TimingDuty
+from firelock.testing.conformance.server.duties import (
+    CancellingDuty,
+    ContinuingDuty,
+    CrashingDuty,
+    EndingDuty,
+    LockingDuty,
+    OrderingDuty,
+    OutageDuty,
+    StoppingDuty,
+    TimingDuty,
+)
 
 __all__ = ["ServerConformance"]
 

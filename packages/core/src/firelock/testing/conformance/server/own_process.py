@@ -9,8 +9,6 @@ from firelock.context import JobContext
 from firelock.server.supervisor import ServerOptions, Supervisor
 from firelock.testing.conformance.server.stage import pause
 
-__all__ = ["GATE", "HOLD", "RUNNING", "fire", "hold"]
-
 GATE, HOLD, RUNNING = "kit gate", "kit.hold", "running"
 
 # The children of a server find their app in a module; where its jobs live is told on the command line.

@@ -11,15 +11,15 @@ import pytest
 
 from firelock.app import Firelock
 from firelock.job import Job
+from firelock.retry import RetryPolicy
 from firelock.server.embedded import EmbeddedServer
 from firelock.settings import Settings
 from firelock.storage import Storage
+from firelock.task import TaskVerbs
 from firelock.testing.conformance.kit import REPORTED, required_feature
 from firelock.testing.conformance.storage.subject import StorageFixtures, offers_or_skips
 from firelock.testing.waiting import eventually
 from firelock.values import JobRecord, State
-
-__all__ = ["PATIENCE", "QUICK", "ServerFixtures", "Stage", "pause"]
 
 PATIENCE = 10.0
 """Seconds that a task of a test waits for its turn, so that a failed test ends."""
@@ -61,6 +61,11 @@ class Stage:
         for info in self.app.tasks():
             app.registry.register(info)
         return app
+
+    def task(self, function: Callable[..., Any], *, retry: RetryPolicy | None = None) -> TaskVerbs[..., Any]:
+        """Return the function as a task of the app."""
+        task: TaskVerbs[..., Any] = self.app.task(name=f"kit.{function.__name__}", retry=retry)(function)
+        return task
 
     def serve(
         self,

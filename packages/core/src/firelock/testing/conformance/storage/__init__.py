@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from firelock.testing.conformance.locks import LockDuty
 from firelock.testing.conformance.storage.claim import ClaimDuty
-from firelock.testing.conformance.storage.continuations import ContinuationDuty
-from firelock.testing.conformance.storage.crowds import CrowdDuty
-from firelock.testing.conformance.storage.exchange import ExchangeDuty
-from firelock.testing.conformance.storage.find import FindDuty
-from firelock.testing.conformance.storage.guards import GuardDuty
 from firelock.testing.conformance.storage.insert import InsertDuty
 from firelock.testing.conformance.storage.life import LifeDuty
 from firelock.testing.conformance.storage.model import ModelDuty
-from firelock.testing.conformance.storage.people import PeopleDuty
-from firelock.testing.conformance.storage.promote import PromoteDuty
-from firelock.testing.conformance.storage.prune import PruneDuty
-from firelock.testing.conformance.storage.races import RaceDuty
-from firelock.testing.conformance.storage.reconcile import ReconcileDuty
+from firelock.testing.conformance.storage.races import CrowdDuty, RaceDuty
+from firelock.testing.conformance.storage.reading import FindDuty, PeopleDuty
 from firelock.testing.conformance.storage.records import RecordDuty
 from firelock.testing.conformance.storage.recurring import RecurringDuty
-from firelock.testing.conformance.storage.sessions import SessionDuty
-from firelock.testing.conformance.storage.settle import SettleDuty
-from firelock.testing.conformance.storage.tails import TailDuty
+from firelock.testing.conformance.storage.sessions import ReconcileDuty, SessionDuty
+from firelock.testing.conformance.storage.settle import ExchangeDuty, GuardDuty, SettleDuty, TailDuty
 from firelock.testing.conformance.storage.text import TextDuty
+from firelock.testing.conformance.storage.upkeep import ContinuationDuty, PromoteDuty, PruneDuty
 
 __all__ = ["StorageConformance"]
 

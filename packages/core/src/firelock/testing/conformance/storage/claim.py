@@ -7,15 +7,21 @@ import json
 import attrs
 import pytest
 
+from firelock.clock import SECOND
 from firelock.storage import ClaimRequest
-from firelock.testing.conformance.ends import deletes, hands_back, requeues, succeeds
-from firelock.testing.conformance.handles import BASE, HOUR, SECOND, STAMP
-from firelock.testing.conformance.scene import Scene
+from firelock.testing.conformance.scene import (
+    BASE,
+    HOUR,
+    STAMP,
+    Scene,
+    deletes,
+    hands_back,
+    requeues,
+    succeeds,
+)
 from firelock.testing.conformance.storage.recurring import due_once
 from firelock.testing.conformance.storage.subject import StorageFixtures
 from firelock.values import ClaimedJob, Holder, State
-
-__all__ = ["ClaimDuty"]
 
 
 class ClaimDuty(StorageFixtures):

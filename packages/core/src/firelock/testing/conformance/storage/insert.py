@@ -7,14 +7,11 @@ from itertools import chain
 import attrs
 import pytest
 
+from firelock.clock import SECOND
 from firelock.errors import JobNotFound
-from firelock.testing.conformance.ends import succeeds
-from firelock.testing.conformance.handles import BASE, SECOND, STAMP
-from firelock.testing.conformance.scene import Scene
+from firelock.testing.conformance.scene import BASE, STAMP, Scene, succeeds
 from firelock.testing.conformance.storage.subject import StorageFixtures
 from firelock.values import Edge, HistoryEntry, JobRecord, State
-
-__all__ = ["InsertDuty"]
 
 
 class InsertDuty(StorageFixtures):

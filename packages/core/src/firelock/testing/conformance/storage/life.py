@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from urllib.parse import urlsplit
 
 import attrs
 import pytest
 
+from firelock.clock import SECOND
 from firelock.errors import SchemaMismatch, StorageError, StorageUnavailable, UnsupportedFeature
 from firelock.storage import (
     CONTRACT,
@@ -23,57 +25,67 @@ from firelock.storage import (
     Renewal,
     Storage,
 )
-from firelock.testing.conformance.ends import deletes, reschedules, restores, succeeds
-from firelock.testing.conformance.handles import BASE, DAY, HOUR, SECOND, STAMP, Handles
 from firelock.testing.conformance.kit import requires
-from firelock.testing.conformance.scene import Scene
+from firelock.testing.conformance.scene import (
+    BASE,
+    DAY,
+    HOUR,
+    STAMP,
+    Handles,
+    Scene,
+    deletes,
+    reschedules,
+    restores,
+    succeeds,
+)
 from firelock.testing.conformance.storage.recurring import due_once
 from firelock.testing.conformance.storage.subject import StorageFixtures
 from firelock.testing.movable_clock import movable
 from firelock.values import State
-
-__all__ = ["LifeDuty"]
 
 
 def _asked(storage: Storage, job: NewJob) -> list[tuple[str, Callable[[], object]]]:
     """Return verbs that have to look into the store, each with a call of it."""
     session = NewSession("session-z", "server-z", "host:z", "host", 7, STAMP, 60.0, 4, "*", "1")
     request = ClaimRequest(["default"], 1, session.id, STAMP)
+    verbs: dict[str, tuple[object, ...]] = {
+        "insert": ([job],),
+        "claim": (request,),
+        "apply": ([deletes(job.id)],),
+        "exchange": ([deletes(job.id)], request),
+        "begin_session": (session,),
+        "renew": ([Renewal("session-z", 0, "")],),
+        "reconcile": ("session-z", []),
+        "orphans": (1,),
+        "list_sessions": (),
+        "promote": (1,),
+        "release": (1,),
+        "prune": (1,),
+        "get": ([job.id],),
+        "history": (job.id,),
+        "counts": (),
+        "failure_groups": (1,),
+        "timeline": (STAMP, STAMP + HOUR),
+        "read_log": (job.id,),
+        "due_records": ("recurring", 1),
+        "acquire_lock": ("lock", "owner", 60.0),
+        "put_record": ("kind", "key", "value"),
+        "get_record": ("kind", "key"),
+        "list_records": ("kind",),
+        "delete_record": ("kind", "key"),
+    }
     return [
-        ("insert", lambda: storage.insert([job])),
-        ("claim", lambda: storage.claim(request)),
-        ("apply", lambda: storage.apply([deletes(job.id)])),
-        ("exchange", lambda: storage.exchange([deletes(job.id)], request)),
-        ("begin_session", lambda: storage.begin_session(session)),
-        ("renew", lambda: storage.renew([Renewal("session-z", 0, "")])),
-        ("reconcile", lambda: storage.reconcile("session-z", [])),
+        *[(verb, partial(getattr(storage, verb), *arguments)) for verb, arguments in verbs.items()],
         ("end_session", lambda: storage.end_session("session-z", None, reason="lost")),
-        ("orphans", lambda: storage.orphans(1)),
-        ("list_sessions", storage.list_sessions),
-        ("promote", lambda: storage.promote(1)),
-        ("release", lambda: storage.release(1)),
-        ("prune", lambda: storage.prune(1)),
-        ("get", lambda: storage.get([job.id])),
         ("find", lambda: storage.find(JobFilter(), limit=1)),
-        ("history", lambda: storage.history(job.id).entries),
-        ("errors", lambda: storage.history(job.id).errors),
-        ("counts", storage.counts),
-        ("failure_groups", lambda: storage.failure_groups(1)),
-        ("timeline", lambda: storage.timeline(STAMP, STAMP + HOUR)),
-        ("read_log", lambda: storage.read_log(job.id)),
-        ("due_records", lambda: storage.due_records("recurring", 1)),
-        ("acquire_lock", lambda: storage.acquire_lock("lock", "owner", 60.0)),
-        ("put_record", lambda: storage.put_record("kind", "key", "value")),
-        ("get_record", lambda: storage.get_record("kind", "key")),
-        ("list_records", lambda: storage.list_records("kind")),
-        ("delete_record", lambda: storage.delete_record("kind", "key")),
-    ]  # fmt: skip
+    ]
 
 
-def _never_answers(verb: str, ask: Callable[[], object]) -> None:
-    """The verb raises; what it answered else is told with its name."""
-    answer = ask()
-    pytest.fail(f"{verb} answered {answer!r}")
+def _refuses(verbs: Iterable[tuple[str, Callable[[], object]]], error: type[Exception]) -> None:
+    """Each verb raises the error; what it answered else is told with its name."""
+    for verb, ask in verbs:
+        with pytest.raises(error):
+            pytest.fail(f"{verb} answered {ask()!r}")
 
 
 class LifeDuty(StorageFixtures):
@@ -182,37 +194,17 @@ class LifeDuty(StorageFixtures):
         assert (0, 0) == (storage.release(10), storage.promote(10).promoted)
         assert storage.acquire_lock("lock", "another", 60.0) is not None
 
-    def test_a_closed_storage_refuses(self, scene: Scene) -> None:
-        """Closing twice is allowed; a verb of a closed handle raises `StorageError`.
+    def test_a_closed_handle_stays_closed(self, scene: Scene) -> None:
+        """After one `close`, or two, each verb raises `StorageError`, also when it is asked again.
 
-        If this fails: a driver's own exception leaks, or a closed handle opens itself again.
+        If this fails: a driver's own exception leaks, or a closed handle connects anew in silence, and nobody
+        closes that connection.
         """
-        storage, job = scene.storage, scene.new_job()
+        verbs = _asked(scene.storage, scene.new_job())
 
-        storage.close()
-        storage.close()
-
-        for verb in (
-            lambda: storage.insert([job]),
-            lambda: storage.get([job.id]),
-            lambda: storage.put_record("kind", "key", "value"),
-            lambda: storage.claim(ClaimRequest(None, 1, "session", 0)),
-            storage.counts,
-        ):
-            with pytest.raises(StorageError):
-                verb()
-
-    def test_a_handle_closed_once_stays_closed(self, scene: Scene) -> None:
-        """After one `close` each verb of the handle raises `StorageError`, also when it is asked again.
-
-        If this fails: a closed handle connects anew in silence, and nobody closes that connection.
-        """
-        job = scene.new_job()
-        scene.storage.close()
-
-        for verb, ask in (*_asked(scene.storage, job), *_asked(scene.storage, job)):
-            with pytest.raises(StorageError):
-                _never_answers(verb, ask)
+        for _ in range(2):
+            scene.storage.close()
+            _refuses([*verbs, *verbs], StorageError)
 
     def test_a_newer_schema_is_refused(
         self, scene: Scene, open_handle: Callable[[], Storage], make_newer_schema: Callable[[], None]
@@ -227,9 +219,7 @@ class LifeDuty(StorageFixtures):
         storage = open_handle()
 
         try:
-            for verb, ask in (("migrate", storage.migrate), *_asked(storage, job)):
-                with pytest.raises(SchemaMismatch):
-                    _never_answers(verb, ask)
+            _refuses([("migrate", storage.migrate), *_asked(storage, job)], SchemaMismatch)
         finally:
             storage.close()
 
@@ -242,9 +232,7 @@ class LifeDuty(StorageFixtures):
         job, storage = scene.new_job(), open_unreachable()
 
         try:
-            for verb, ask in (("migrate", storage.migrate), *_asked(storage, job)):
-                with pytest.raises(StorageUnavailable):
-                    _never_answers(verb, ask)
+            _refuses([("migrate", storage.migrate), *_asked(storage, job)], StorageUnavailable)
         finally:
             storage.close()
 
@@ -365,46 +353,30 @@ class LifeDuty(StorageFixtures):
         assert State.ENQUEUED in scene.by_state()
 
     @requires(Feature.NOTIFY)
-    def test_an_earlier_instant_ends_a_wait(self, scene: Scene) -> None:
+    @pytest.mark.parametrize("what", ["scheduled", "rescheduled", "restored"])
+    def test_an_earlier_instant_ends_a_wait(self, scene: Scene, what: str) -> None:
         """A wait answers True also where the next due instant became earlier than it was told.
 
-        If this fails: an idle server sleeps through a job that was scheduled meanwhile.
+        By a job that is scheduled, moved to an earlier instant, or scheduled again after its delete.
+
+        If this fails: an idle server sleeps through a job that somebody wants to run meanwhile, or now.
         """
-        self._ends_a_wait(
-            scene,
-            lambda number: scene.add(state=State.SCHEDULED, due_at=BASE + 900 * HOUR - number * SECOND),
-        )
+        fields = {"state": State.SCHEDULED, "due_at": BASE + 900 * HOUR}
+        job_id = scene.add(**fields)
+        deleted = scene.settle(deletes(scene.add(**fields)))
 
-    @requires(Feature.NOTIFY)
-    def test_a_job_rescheduled_to_sooner_ends_a_wait(self, scene: Scene) -> None:
-        """A wait answers True also where a scheduled job is moved to an earlier instant.
+        def step(number: int) -> None:
+            due_at = BASE + 800 * HOUR - number * SECOND
+            match what:
+                case "scheduled":
+                    scene.add(state=State.SCHEDULED, due_at=due_at)
+                case "rescheduled":
+                    scene.settle(reschedules(job_id, due_at=due_at))
+                case _:
+                    scene.apply(deletes(deleted))
+                    scene.settle(restores(deleted, State.SCHEDULED, due_at=due_at))
 
-        If this fails: an idle server sleeps through a job that somebody wants to run now.
-        """
-        job_id = scene.add(state=State.SCHEDULED, due_at=BASE + 900 * HOUR)
-
-        self._ends_a_wait(
-            scene,
-            lambda number: scene.settle(
-                reschedules(job_id, due_at=BASE + 900 * HOUR - (number + 1) * SECOND)
-            ),
-        )
-
-    @requires(Feature.NOTIFY)
-    def test_a_restored_scheduled_job_ends_a_wait(self, scene: Scene) -> None:
-        """A wait answers True also where a deleted job is scheduled again, before all that is known.
-
-        If this fails: an idle server sleeps through a job whose delete was taken back.
-        """
-        scene.add(state=State.SCHEDULED, due_at=BASE + 900 * HOUR)
-        job_id = scene.settle(deletes(scene.add(state=State.SCHEDULED, due_at=BASE + 800 * HOUR)))
-
-        def restore_again(number: int) -> None:
-            if number:
-                scene.settle(deletes(job_id))
-            scene.settle(restores(job_id, State.SCHEDULED, due_at=BASE + 800 * HOUR))
-
-        self._ends_a_wait(scene, restore_again)
+        self._ends_a_wait(scene, step)
 
     @requires(Feature.TRANSACTIONAL_ENQUEUE)
     @pytest.mark.parametrize("commits", [True, False], ids=["commit", "rollback"])

@@ -8,10 +8,8 @@ from typing import ClassVar
 import pytest
 
 from firelock.storage import Storage
-from firelock.testing.conformance.handles import Handles
+from firelock.testing.conformance.scene import Handles
 from firelock.testing.conformance.storage.subject import StorageFixtures
-
-__all__ = ["ModelDuty"]
 
 
 class ModelDuty(StorageFixtures):

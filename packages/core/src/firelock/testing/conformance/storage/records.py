@@ -6,8 +6,6 @@ from firelock.storage import Record
 from firelock.testing.conformance.scene import Scene
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
-__all__ = ["RecordDuty"]
-
 
 class RecordDuty(StorageFixtures):
     """What the verbs of records promise."""

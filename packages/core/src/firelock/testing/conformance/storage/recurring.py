@@ -9,12 +9,9 @@ import pytest
 
 from firelock.errors import JobNotFound
 from firelock.storage import Applied, Inserted, Record, RecordChange
-from firelock.testing.conformance.handles import BASE, HOUR
-from firelock.testing.conformance.scene import Scene
+from firelock.testing.conformance.scene import BASE, HOUR, Scene
 from firelock.testing.conformance.storage.subject import StorageFixtures
 from firelock.values import Edge, On, State
-
-__all__ = ["RecurringDuty", "due_once"]
 
 
 def due_once(scene: Scene, key: str = "nightly", *, due_at: int | None = BASE + HOUR) -> int:

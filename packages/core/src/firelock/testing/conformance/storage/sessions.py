@@ -5,15 +5,23 @@ from __future__ import annotations
 import attrs
 import pytest
 
+from firelock.clock import SECOND
 from firelock.lifecycle import Moved
-from firelock.storage import NewSession, Renewal
-from firelock.testing.conformance.ends import crashes, retries, succeeds
-from firelock.testing.conformance.handles import BASE, DAY, SECOND, STAMP
-from firelock.testing.conformance.scene import Scene
+from firelock.storage import Applied, Held, NewSession, Renewal
+from firelock.testing.conformance.scene import (
+    BASE,
+    DAY,
+    STAMP,
+    Running,
+    Scene,
+    crashes,
+    deletes,
+    hands_back,
+    retries,
+    succeeds,
+)
 from firelock.testing.conformance.storage.subject import StorageFixtures
 from firelock.values import JobRecord, State
-
-__all__ = ["SessionDuty"]
 
 HOURS = 3_600.0
 
@@ -39,31 +47,23 @@ class SessionDuty(StorageFixtures):
         assert BASE + 7_200 * SECOND <= stored.expires_at <= scene.now() + 7_200 * SECOND
         assert "s-1" == stored.renewal.session
 
-    def test_a_repeated_begin_changes_nothing(self, scene: Scene) -> None:
-        """A session that begins again keeps its fields and its end.
+    @pytest.mark.parametrize("is_dead", [False, True])
+    def test_a_repeated_begin_changes_nothing(self, scene: Scene, is_dead: bool) -> None:
+        """A session that begins again keeps its fields and its end, and its death, which is final.
 
-        If this fails: a begin that is sent again after a lost reply gives life to a session.
+        If this fails: a begin that comes late, or is sent again after a lost reply, gives life to a session
+        whose jobs were taken.
         """
-        scene.begin("a", HOURS)
+        holder = scene.begin("a", HOURS)
+        if is_dead:
+            scene.lose(holder)
         before = scene.storage.list_sessions()
         scene.advance(600)
 
         scene.begin("a", 5 * HOURS)
 
         assert before == scene.storage.list_sessions()
-
-    def test_a_dead_session_never_begins_again(self, scene: Scene) -> None:
-        """Death is final: a begin of a dead session's id leaves it dead.
-
-        If this fails: a begin that comes late revives a session whose jobs were taken.
-        """
-        holder = scene.begin("a")
-        scene.lose(holder)
-
-        scene.begin("a")
-
-        assert [False] == [record.is_alive for record in scene.storage.list_sessions()]
-        assert [False] == scene.storage.renew([Renewal(holder.session)])
+        assert [not is_dead] == scene.storage.renew([Renewal(holder.session)])
 
     def test_a_renewal_gives_a_timeout_from_now(self, scene: Scene) -> None:
         """A renewed session lives for its timeout from now and shows what its child reports.
@@ -134,33 +134,24 @@ class SessionDuty(StorageFixtures):
         }
 
     def test_a_session_is_orphaned_once(self, scene: Scene) -> None:
-        """Once taken, a session is dead: a second look finds nothing, and its renewal fails for ever.
+        """Once taken, a session is dead, also one that held nothing: it is told once, and lost for ever.
 
-        If this fails: a job that somebody else runs by now is taken again, or gets crash after crash.
+        If this fails: a job that somebody else runs by now is taken again, or gets crash after crash; the
+        list of servers never forgets, and the session may still claim.
         """
-        holder = scene.begin("a", HOURS)
+        holder, idle = scene.begin("a", HOURS), scene.begin("idle", HOURS)
         running = scene.run(holder)
         scene.advance(2 * HOURS)
-        scene.orphans()
 
-        again = scene.orphans()
+        taken, again = scene.orphans(), scene.orphans()
 
+        assert {(holder.session, running.id, 0), (idle.session, "", 0)} == {
+            (one.session, "".join(one.crashed), len(one.returned)) for one in taken
+        }
         assert [] == again
-        assert [False] == scene.storage.renew([Renewal(holder.session)])
+        assert [False, False] == scene.storage.renew([Renewal(holder.session), Renewal(idle.session)])
+        assert scene.storage.claim(scene.request(idle)).is_session_lost
         assert 1 == scene.record(running.id).crashes
-
-    def test_an_orphaned_session_without_jobs_is_dead(self, scene: Scene) -> None:
-        """A session that held nothing is ended as well, and told.
-
-        If this fails: the list of servers never forgets, and the session may still claim.
-        """
-        holder = scene.begin("idle", HOURS)
-        scene.advance(2 * HOURS)
-
-        taken = scene.orphans()
-
-        assert [(holder.session, [], [])] == [(one.session, one.crashed, one.returned) for one in taken]
-        assert scene.storage.claim(scene.request(holder, 1)).is_session_lost
 
     def test_orphans_are_taken_within_a_limit(self, scene: Scene) -> None:
         """At most so many sessions are ended by one call; the rest by the next.
@@ -362,3 +353,123 @@ class SessionDuty(StorageFixtures):
 def _place(record: JobRecord) -> JobRecord:
     """Return the record without what a crash may change."""
     return attrs.evolve(record, crashes=0, fence=0, reason=None, changed_at=0, claimed_at=None, server=None)
+
+
+def _held(running: Running, started_at: int | None = None) -> Held:
+    return Held(running.id, running.job.fence, started_at)
+
+
+class ReconcileDuty(StorageFixtures):
+    """What `reconcile` promises."""
+
+    verbs = "reconcile"
+
+    def test_agreement_is_silent(self, scene: Scene) -> None:
+        """What both sides know is neither lost nor unknown, and nobody's else is mentioned.
+
+        If this fails: servers stop jobs that are rightly theirs, or hand back what they, or others, run.
+        """
+        running = scene.run()
+        scene.run(scene.begin("b"))
+        scene.add()
+
+        found = scene.reconcile(running.holder, [_held(running)])
+
+        assert (False, [], []) == (found.is_session_lost, found.lost, found.unknown)
+
+    def test_what_the_child_does_not_name_is_unknown(self, scene: Scene) -> None:
+        """Jobs that the storage holds for a session and the child did not name come back whole, unmoved.
+
+        If this fails: the reply to a claim that was lost on its way leaves its jobs with nobody, for ever.
+        """
+        holder = scene.begin()
+        scene.add_many(3)
+        claimed = scene.claim(holder)
+        named = Running(claimed[1], holder)
+
+        found = scene.reconcile(holder, [_held(named)])
+
+        unknown = sorted(found.unknown, key=lambda job: job.id)
+        assert sorted([claimed[0], claimed[2]], key=lambda job: job.id) == unknown
+        assert [State.PROCESSING] * 3 == [scene.state(job.id) for job in claimed]
+
+    def test_the_unknown_can_be_handed_back(self, scene: Scene) -> None:
+        """What reconcile returns is enough to hand the job back.
+
+        If this fails: a fence or attempt in it is not the stored one, and the hand-back is refused.
+        """
+        holder = scene.begin()
+        lost_reply = scene.run(holder)
+        (job,) = scene.reconcile(holder, []).unknown
+
+        result = scene.apply(hands_back(Running(job, holder)))
+
+        assert (Applied.APPLIED, lost_reply.job) == (result, job)
+        assert (State.ENQUEUED, 0) == (scene.state(job.id), scene.record(job.id).attempt)
+
+    def test_what_is_no_longer_held_is_lost(self, scene: Scene) -> None:
+        """Jobs that ended, were deleted, are held by others or do not exist are lost, in the order given.
+
+        If this fails: a child goes on running what somebody else runs, or what an operator deleted.
+        """
+        holder, other = scene.begin("a"), scene.begin("b")
+        ended, deleted, kept = scene.run(holder), scene.run(holder), scene.run(holder)
+        scene.settle(succeeds(ended))
+        scene.settle(deletes(deleted.id))
+        strange = scene.run(other)
+        held = [_held(ended), _held(deleted), _held(kept), _held(strange), Held("unknown", 1)]
+
+        found = scene.reconcile(holder, held)
+
+        assert [held[0], held[1], held[3], held[4]] == found.lost
+
+    @pytest.mark.parametrize("heir", ["a", "b"])
+    def test_a_stale_fence_is_lost(self, scene: Scene, heir: str) -> None:
+        """Job and fence together name a claim: with the old fence the child has not named the new one.
+
+        Its session's own is unknown then, and no start is written to it.
+
+        If this fails: a job claimed anew, its reply lost, hides behind the child's memory of the old claim;
+        or a child that lost a job writes into the attempt of another.
+        """
+        holder = scene.begin("a")
+        stale = scene.run(holder)
+        scene.settle(hands_back(stale))
+        fresh = scene.run(scene.begin(heir), stale.id)
+        held = _held(stale, scene.stamp())
+
+        found = scene.reconcile(holder, [held])
+
+        assert ([held], [fresh.job] if heir == "a" else []) == (found.lost, found.unknown)
+        assert scene.record(fresh.id).started_at is None
+
+    def test_a_start_is_written(self, scene: Scene) -> None:
+        """`started_at` of a held job is written to it; without one nothing is.
+
+        If this fails: jobs that run for hours are shown as claimed and never started.
+        """
+        holder = scene.begin()
+        scene.add_many(2)
+        started, waiting = (Running(job, holder) for job in scene.claim(holder))
+        at = scene.stamp()
+
+        scene.reconcile(holder, [_held(started, at), _held(waiting)])
+        scene.reconcile(holder, [_held(started), _held(waiting)])
+
+        assert (at, None) == (scene.record(started.id).started_at, scene.record(waiting.id).started_at)
+        assert [1, 1] == [len(scene.history(run.id)) for run in (started, waiting)]
+
+    def test_a_dead_session_learns_of_its_death(self, scene: Scene) -> None:
+        """A dead or unknown session is told so, and holds nothing.
+
+        If this fails: a child that was given up never learns it.
+        """
+        holder = scene.begin()
+        running = scene.run(holder)
+        scene.lose(holder)
+
+        dead = scene.reconcile(holder, [_held(running)])
+        unknown = scene.storage.reconcile("never-begun", [])
+
+        assert (True, [_held(running)], []) == (dead.is_session_lost, dead.lost, dead.unknown)
+        assert (True, [], []) == (unknown.is_session_lost, unknown.lost, unknown.unknown)

@@ -1,16 +1,24 @@
-"""Apply, what is written: each end of an attempt leaves the job and the history that were promised."""
+"""Settle: each end of an attempt leaves what was promised, and nobody but its holder ends it."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import attrs
 import pytest
 
 from firelock import lifecycle
-from firelock.storage import Applied
-from firelock.testing.conformance.ends import (
+from firelock.clock import SECOND
+from firelock.storage import Applied, Held
+from firelock.testing.conformance.scene import (
+    BASE,
     ENDS,
+    HOUR,
+    Running,
+    Scene,
     crashes,
     deletes,
+    error_info,
     fails,
     gives_up,
     hands_back,
@@ -21,12 +29,41 @@ from firelock.testing.conformance.ends import (
     snoozes,
     succeeds,
 )
-from firelock.testing.conformance.handles import BASE, HOUR, SECOND
-from firelock.testing.conformance.scene import Scene, error_info
 from firelock.testing.conformance.storage.subject import StorageFixtures
-from firelock.values import Attempt, HistoryEntry, State
+from firelock.values import Attempt, HistoryEntry, Holder, State, Transition
 
-__all__ = ["SettleDuty"]
+# Ends by the rule that each proves: the end, what is the matter where it fails, and what is written.
+_WRITTEN: dict[str, tuple[Callable[[Running], Transition], str, dict[str, object]]] = {
+    "an absent result has its reason": (
+        lambda running: succeeds(running, None, absent="300 KiB is above the limit of 256 KiB"),
+        "a result that was too large looks like None",
+        {"result": None, "result_absent": "300 KiB is above the limit of 256 KiB"},
+    ),
+    "a retry waits in scheduled": (
+        lambda running: retries(running, due_at=BASE + HOUR),
+        "retries run at once, are not counted, or lose their queue",
+        {
+            "state": State.SCHEDULED, "due_at": BASE + HOUR, "retries": 1, "attempt": 1, "queue": "default",
+            "ended_at": None, "session": None, "is_retrying": True,
+        },
+    ),
+    "a snooze gives the attempt back": (
+        lambda running: snoozes(running, due_at=BASE + HOUR),
+        "a job that waits politely runs out of attempts",
+        {
+            "state": State.SCHEDULED, "due_at": BASE + HOUR, "attempt": 0, "retries": 0, "is_retrying": False,
+            "reason": "snoozed",
+        },
+    ),
+    "a policy may delete what failed": (
+        lambda running: gives_up(running, expires_at=BASE + HOUR),
+        "a job deleted by its own holder looks as if somebody still ran it",
+        {
+            "state": State.DELETED, "session": None, "is_stopping": False, "reason": "retries exhausted",
+            "error": error_info(traceback=None),
+        },
+    ),
+}  # fmt: skip
 
 
 class SettleDuty(StorageFixtures):
@@ -53,37 +90,28 @@ class SettleDuty(StorageFixtures):
         ) == scene.record(running.id)  # fmt: skip
         assert running.job.fence == before.fence
 
-    def test_the_end_of_an_attempt_is_one_history_entry(self, scene: Scene) -> None:
-        """The entry tells state, end, reason, and of the attempt its number, claim, start and server.
+    @pytest.mark.parametrize(("end", "why", "written"), _WRITTEN.values(), ids=_WRITTEN)
+    def test_an_end_writes_what_it_means(
+        self, scene: Scene, end: Callable[[Running], Transition], why: str, written: dict[str, object]
+    ) -> None:
+        """Each end leaves the fields of its row in the table, and its reason.
 
-        If this fails: people cannot see what happened when, and where.
-        """
-        running = scene.run()
-        end = fails(running)
-
-        scene.settle(end)
-
-        assert HistoryEntry(
-            State.FAILED, end.at, "no retries left", 1, running.job.claimed_at, end.started_at,
-            running.holder.server,
-        ) == scene.last_entry(running.id)  # fmt: skip
-        assert 2 == len(scene.history(running.id))
-
-    def test_an_absent_result_has_its_reason(self, scene: Scene) -> None:
-        """A success without a result says why there is none.
-
-        If this fails: a result that was too large looks like None.
+        If this fails: the row says what is the matter.
         """
         running = scene.run()
 
-        scene.settle(succeeds(running, None, absent="300 KiB is above the limit of 256 KiB"))
+        scene.settle(end(running))
 
-        scene.check(running.id, result=None, result_absent="300 KiB is above the limit of 256 KiB")
+        record = scene.record(running.id)
+        assert written == {name: getattr(record, name) for name in written}, why
 
     def test_a_failure_keeps_its_traceback_apart(self, scene: Scene) -> None:
         """A failed job carries its error without the traceback; `errors` has the traceback, by attempt.
 
-        If this fails: lists of jobs move megabytes of tracebacks, or the traceback is lost.
+        The end is one entry of the history: state, instant, reason; of the attempt number, claim, start.
+
+        If this fails: lists of jobs move megabytes of tracebacks, or the traceback is lost; or people cannot
+        see what happened when, and where.
         """
         running = scene.run()
         error = error_info("f1", traceback="→ app.py line 7")
@@ -92,35 +120,15 @@ class SettleDuty(StorageFixtures):
         scene.settle(end)
 
         scene.check(
-            running.id,
-            state=State.FAILED,
-            error=attrs.evolve(error, traceback=None),
-            ended_at=end.at,
+            running.id, state=State.FAILED, error=attrs.evolve(error, traceback=None), ended_at=end.at,
             expires_at=BASE + HOUR,
-        )
+        )  # fmt: skip
         assert [Attempt(1, end.at, error)] == scene.errors(running.id)
-
-    def test_a_retry_waits_in_scheduled(self, scene: Scene) -> None:
-        """A retried job is scheduled, counts the retry, keeps the attempt and queue, and has not ended.
-
-        If this fails: retries run at once, are not counted, or lose their queue.
-        """
-        running = scene.run()
-
-        scene.settle(retries(running, due_at=BASE + HOUR))
-
-        scene.check(
-            running.id,
-            state=State.SCHEDULED,
-            due_at=BASE + HOUR,
-            retries=1,
-            attempt=1,
-            queue="default",
-            ended_at=None,
-            session=None,
-            is_retrying=True,
-        )
-        assert [1] == [attempt.attempt for attempt in scene.errors(running.id)]
+        assert HistoryEntry(
+            State.FAILED, end.at, "no retries left", 1, running.job.claimed_at, end.started_at,
+            running.holder.server,
+        ) == scene.last_entry(running.id)  # fmt: skip
+        assert 2 == len(scene.history(running.id))
 
     def test_a_retry_without_wait_is_enqueued_behind_the_others(self, scene: Scene) -> None:
         """A retry at once gets a new place in its queue, by the storage's clock.
@@ -152,24 +160,6 @@ class SettleDuty(StorageFixtures):
 
         scene.check(job_id, started_at=None, error=error_info(traceback=None))
         assert (2, 1) == (second.job.attempt, second.job.retries)
-
-    def test_a_snooze_gives_the_attempt_back(self, scene: Scene) -> None:
-        """A snoozed job is scheduled with the attempt it had before, and counts no retry.
-
-        If this fails: a job that waits politely runs out of attempts.
-        """
-        running = scene.run()
-
-        scene.settle(snoozes(running, due_at=BASE + HOUR))
-
-        scene.check(
-            running.id, state=State.SCHEDULED, due_at=BASE + HOUR, attempt=0, retries=0, is_retrying=False
-        )
-        assert (State.SCHEDULED, "snoozed", 1) == (
-            scene.last_entry(running.id).state,
-            scene.last_entry(running.id).reason,
-            scene.last_entry(running.id).attempt,
-        )
 
     @pytest.mark.parametrize("has_started", [False, True])
     def test_a_job_handed_back_keeps_its_place(self, scene: Scene, has_started: bool) -> None:
@@ -227,20 +217,6 @@ class SettleDuty(StorageFixtures):
         assert wait.is_silent
         assert 1 == len(scene.history(running.id))
 
-    def test_a_crash_alone_is_counted_apart(self, scene: Scene) -> None:
-        """A job whose process died is enqueued, one crash more, attempt given back, the error kept.
-
-        If this fails: crashes use up the retries, or a poisonous job is never found.
-        """
-        holder = scene.begin()
-        running = scene.run(holder)
-
-        scene.settle(crashes(running))
-
-        scene.check(running.id, state=State.ENQUEUED, crashes=1, attempt=0, retries=0)
-        assert 1 == scene.run(holder, running.id).job.crashes
-        assert ["crash"] == [attempt.error.fingerprint for attempt in scene.errors(running.id)]
-
     def test_the_last_crash_fails_the_job(self, scene: Scene) -> None:
         """The third crash fails the job with its reason, the attempt counted.
 
@@ -260,24 +236,6 @@ class SettleDuty(StorageFixtures):
             attempt=1,
             reason="killed by signal 9",
             expires_at=BASE + HOUR,
-        )
-
-    def test_a_policy_may_delete_what_failed(self, scene: Scene) -> None:
-        """A job deleted by its policy has ended, keeps its error and leaves no tail.
-
-        If this fails: a job deleted by its own holder looks as if somebody still ran it.
-        """
-        running = scene.run()
-
-        scene.settle(gives_up(running, expires_at=BASE + HOUR))
-
-        scene.check(
-            running.id,
-            state=State.DELETED,
-            session=None,
-            is_stopping=False,
-            reason="retries exhausted",
-            error=error_info(traceback=None),
         )
 
     def test_an_operators_delete_ends_a_waiting_job(self, scene: Scene) -> None:
@@ -458,3 +416,474 @@ class SettleDuty(StorageFixtures):
 
         assert [Applied.REFUSED] * 5 == results
         assert before == [(scene.record(job_id), scene.history(job_id)) for job_id in ids]
+
+
+class GuardDuty(StorageFixtures):
+    """What `apply` does when a guard does not hold."""
+
+    verbs = "apply"
+
+    @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+    def test_a_stale_fence_never_settles(self, scene: Scene, end: Callable[[Running], Transition]) -> None:
+        """The end of an earlier claim is refused and writes nothing, also if the session holds the job anew.
+
+        If this fails: a holder that was thought dead finishes somebody else's attempt.
+        """
+        holder = scene.begin()
+        stale = scene.run(holder)
+        scene.settle(hands_back(stale))
+        scene.run(holder, stale.id)
+        before = scene.record(stale.id), scene.history(stale.id)
+
+        result = scene.apply(end(stale))
+
+        assert Applied.REFUSED == result
+        assert before == (scene.record(stale.id), scene.history(stale.id))
+        assert [] == scene.errors(stale.id)
+
+    def test_another_session_never_settles(self, scene: Scene) -> None:
+        """The right fence in the hands of another session is refused.
+
+        If this fails: sessions can end each other's jobs.
+        """
+        running = scene.run(scene.begin("a"))
+        stranger = scene.begin("b")
+        before = scene.record(running.id)
+
+        result = scene.apply(succeeds(Running(running.job, stranger)))
+
+        assert Applied.REFUSED == result
+        assert before == scene.record(running.id)
+
+    def test_a_settle_needs_its_states(self, scene: Scene) -> None:
+        """A transition from states the job is not in is refused, whoever asks.
+
+        If this fails: an operator's requeue makes a second copy of a job that runs.
+        """
+        holder = scene.begin()
+        running = scene.run(holder)
+        waiting = scene.add()
+        ended = scene.settle(deletes(scene.add()))
+        before = [scene.record(job_id) for job_id in (running.id, waiting, ended)]
+
+        results = scene.storage.apply([requeues(running.id), requeues(waiting), deletes(ended)])
+
+        assert [Applied.REFUSED] * 3 == results
+        assert before == [scene.record(job_id) for job_id in (running.id, waiting, ended)]
+
+    def test_an_unknown_job_is_missing(self, scene: Scene) -> None:
+        """A transition of an id that is not stored answers so and stores nothing.
+
+        If this fails: the end of a pruned job raises, or brings half a job back.
+        """
+        running = scene.run()
+        ghost = Running(attrs.evolve(running.job, id=scene.new_id()), running.holder)
+
+        results = scene.storage.apply([succeeds(ghost), deletes(ghost.id), requeues(ghost.id)])
+
+        assert [Applied.MISSING] * 3 == results
+        assert [None] == scene.storage.get([ghost.id])
+        assert [] == scene.history(ghost.id)
+
+    @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+    def test_a_repeat_is_already_applied(self, scene: Scene, end: Callable[[Running], Transition]) -> None:
+        """A settle that is sent again after it was applied answers so and writes nothing twice.
+
+        If this fails: after a lost reply a server takes its success for a lost job, or counts a retry twice.
+        """
+        running = scene.run()
+        first = scene.apply(end(running))
+        before = scene.record(running.id), scene.history(running.id)
+
+        second = scene.apply(end(running))
+
+        assert (Applied.APPLIED, Applied.ALREADY) == (first, second)
+        assert before == (scene.record(running.id), scene.history(running.id))
+        assert len(scene.errors(running.id)) <= 1
+
+    def test_a_repeat_after_the_next_claim_is_refused(self, scene: Scene) -> None:
+        """Once the job has moved on to another claim, the repeat is as stale as any other.
+
+        If this fails: a repeat arrives late and ends an attempt it knows nothing of.
+        """
+        holder = scene.begin()
+        first = scene.run(holder)
+        scene.settle(retries(first))
+        scene.run(holder, first.id)
+
+        result = scene.apply(retries(first))
+
+        assert Applied.REFUSED == result
+        assert (State.PROCESSING, 1) == (scene.state(first.id), scene.record(first.id).retries)
+
+    def test_another_end_of_the_same_claim_is_refused(self, scene: Scene) -> None:
+        """The first end of a claim stands; a different one with the same fence is no repeat.
+
+        If this fails: a job that succeeded is failed by a late time-out.
+        """
+        running = scene.run()
+        scene.settle(succeeds(running))
+
+        results = scene.storage.apply([fails(running), retries(running), gives_up(running)])
+
+        assert [Applied.REFUSED] * 3 == results
+        assert State.SUCCEEDED == scene.state(running.id)
+
+    def test_an_operators_repeat_is_refused(self, scene: Scene) -> None:
+        """A second delete finds nothing to delete: without a fence there is no telling a repeat.
+
+        If this fails: two people who delete one job are both told that they did it.
+        """
+        job_id = scene.add()
+
+        results = [scene.apply(deletes(job_id)), scene.apply(deletes(job_id))]
+
+        assert [Applied.APPLIED, Applied.REFUSED] == results
+        assert 2 == len(scene.history(job_id))
+
+    def test_one_refusal_hinders_no_other(self, scene: Scene) -> None:
+        """Results come in the order of the transitions, each stands for itself; counts move by what was done.
+
+        If this fails: one lost job makes a server lose the ends of a whole batch, or counters move with what
+        was asked instead of with what was done.
+        """
+        holder = scene.begin()
+        scene.add_many(4)
+        runs = [Running(job, holder) for job in scene.claim(holder)]
+        stranger = Holder("nobody", "nobody")
+
+        results = scene.storage.apply(
+            [
+                succeeds(runs[0]),
+                succeeds(Running(runs[1].job, stranger)),
+                deletes(scene.new_id()),
+                fails(runs[2]),
+                requeues(runs[1].id),
+                retries(runs[3], due_at=BASE + HOUR),
+            ]
+        )
+
+        assert [
+            Applied.APPLIED, Applied.REFUSED, Applied.MISSING, Applied.APPLIED, Applied.REFUSED,
+            Applied.APPLIED,
+        ] == results  # fmt: skip
+        states = [State.SUCCEEDED, State.PROCESSING, State.FAILED, State.SCHEDULED]
+        assert states == [scene.state(run.id) for run in runs]
+        assert dict.fromkeys(states, 1) == scene.by_state()
+
+    def test_transitions_of_one_job_are_applied_in_order(self, scene: Scene) -> None:
+        """Later transitions of a batch see what the earlier ones did, to other jobs in between as well.
+
+        If this fails: a batch is applied by job instead of by order, or only the last transition is kept.
+        """
+        running = scene.run()
+        other = scene.add()
+
+        results = scene.storage.apply(
+            [
+                succeeds(running),
+                deletes(other),
+                succeeds(running),
+                requeues(running.id),
+                deletes(running.id),
+                requeues(other),
+                succeeds(running),
+            ]
+        )
+
+        applied, already, refused = Applied.APPLIED, Applied.ALREADY, Applied.REFUSED
+        assert [applied, applied, already, applied, applied, applied, refused] == results
+        assert (State.DELETED, State.ENQUEUED) == (scene.state(running.id), scene.state(other))
+        assert [State.ENQUEUED, State.SUCCEEDED, State.ENQUEUED, State.DELETED] == [
+            entry.state for entry in scene.history(running.id)
+        ]
+
+    def test_a_batch_of_a_thousand_is_one_call(self, scene: Scene) -> None:
+        """A thousand jobs are stored by one call, a thousand ends applied by another, each with its result.
+
+        If this fails: a limit on the number of bound values of a statement or script is hit.
+        """
+        ids = scene.add_many(1_000, tags=("bulk", "night"))
+        holder = scene.begin()
+        runs = [Running(job, holder) for job in scene.claim(holder, 1_000)]
+
+        results = scene.storage.apply([succeeds(run, f'"{run.id}"') for run in runs])
+
+        assert [Applied.APPLIED] * 1_000 == results
+        assert [f'"{id}"' for id in ids] == [record.result for record in scene.storage.get(ids) if record]
+
+
+class ExchangeDuty(StorageFixtures):
+    """What `exchange` promises beside `apply` and `claim`."""
+
+    verbs = "exchange"
+
+    def test_an_exchange_settles_and_claims(self, scene: Scene) -> None:
+        """Ends are applied and told in order, whoever's they are, and new work is taken behind them.
+
+        If this fails: a server that works by exchange alone loses ends or starves; or an exchange ties its
+        transitions to the claiming session.
+        """
+        holder, other = scene.begin("a"), scene.begin("b")
+        scene.add_many(2)
+        runs = [Running(job, holder) for job in scene.claim(holder)]
+        strange = scene.run(other)
+        given_up, waiting = scene.add_many(2)
+        ends = [succeeds(runs[0]), fails(runs[1]), deletes(given_up), succeeds(strange)]
+
+        exchange = scene.exchange(holder, ends)
+
+        assert [Applied.APPLIED] * 4 == exchange.results
+        assert [waiting] == [job.id for job in exchange.claim.jobs]
+        assert [State.SUCCEEDED, State.FAILED] == [scene.state(run.id) for run in runs]
+
+    @pytest.mark.parametrize("queues", [["default"], None], ids=["named", "every queue"])
+    def test_what_an_exchange_gives_back_it_may_take(self, scene: Scene, queues: list[str] | None) -> None:
+        """The claim sees what the ends of the same exchange enqueued.
+
+        If this fails: a job handed back is claimed with its old fence, or waits one exchange for nothing.
+        """
+        holder = scene.begin()
+        first = scene.run(holder)
+
+        exchange = scene.exchange(holder, [hands_back(first)], 1, queues)
+
+        (job,) = exchange.claim.jobs
+        assert ([Applied.APPLIED], first.id, 1) == (exchange.results, job.id, job.attempt)
+        assert job.fence > first.job.fence
+        assert Applied.REFUSED == scene.apply(succeeds(first))
+
+    def test_a_batch_of_ends_moves_each_job_once(self, scene: Scene) -> None:
+        """The counts equal the jobs after ends of several kinds, one of a job with a child since its claim.
+
+        If this fails: what a batch writes is written again for a part of it, and counts stay wrong for ever;
+        or continuations wait for the next round of upkeep.
+        """
+        holder = scene.begin()
+        scene.add_many(3)
+        runs = [Running(job, holder) for job in scene.claim(holder)]
+        child = scene.continuation(runs[0].id)
+
+        exchange = scene.exchange(holder, [succeeds(runs[0]), fails(runs[1]), succeeds(runs[2])], 0)
+
+        assert [Applied.RELEASING, Applied.APPLIED, Applied.APPLIED] == exchange.results
+        assert {State.SUCCEEDED: 2, State.FAILED: 1, State.AWAITING: 1} == scene.by_state()
+        assert (1, State.ENQUEUED) == (scene.release(), scene.state(child))
+
+    def test_an_exchange_may_only_settle_or_only_claim(self, scene: Scene) -> None:
+        """No ends, or a limit of zero, are ordinary.
+
+        If this fails: a full server cannot settle, or an idle one cannot claim.
+        """
+        holder = scene.begin()
+        job_id = scene.add()
+        scene.add()
+
+        claims = scene.exchange(holder, [], 1)
+        (job,) = claims.claim.jobs
+        settles = scene.exchange(holder, [succeeds(Running(job, holder))], 0)
+
+        assert ([], job_id) == (claims.results, job.id)
+        assert ([Applied.APPLIED], [], False) == (
+            settles.results, settles.claim.jobs, settles.claim.is_session_lost,
+        )  # fmt: skip
+
+    def test_a_dead_session_settles_nothing_and_learns_of_its_death(self, scene: Scene) -> None:
+        """Ends of a dead session are refused, its claim takes nothing, and the exchange says that it is lost.
+
+        If this fails: a server that was given up goes on working.
+        """
+        holder = scene.begin("dead")
+        running = scene.run(holder)
+        scene.lose(holder)
+
+        exchange = scene.exchange(holder, [succeeds(running), retries(running)])
+
+        assert Applied.REFUSED == exchange.results[0]
+        assert ([], True) == (exchange.claim.jobs, exchange.claim.is_session_lost)
+        assert (State.ENQUEUED, 0) == (scene.state(running.id), scene.record(running.id).retries)
+
+
+def _deleted_while_running(scene: Scene, name: str = "a", timeout_seconds: float = 3_600.0) -> Running:
+    running = scene.run(scene.begin(name, timeout_seconds))
+    scene.settle(deletes(running.id))
+    return running
+
+
+def _is_claimable(scene: Scene, job_id: str) -> bool:
+    return [job_id] == scene.claim_ids(scene.begin("claims"))
+
+
+class TailDuty(StorageFixtures):
+    """What the storage promises between a delete of a running job and the end of its holder."""
+
+    verbs = "apply end_session"
+
+    def test_a_delete_while_running_leaves_a_tail(self, scene: Scene) -> None:
+        """The job is deleted at once; session and fence stay, and it is shown as stopping.
+
+        If this fails: nobody can tell that a deleted job still runs somewhere.
+        """
+        running = _deleted_while_running(scene)
+
+        record = scene.record(running.id)
+        assert (State.DELETED, running.holder.session, running.job.fence, True) == (
+            record.state, record.session, record.fence, record.is_stopping,
+        )  # fmt: skip
+        assert record.ended_at is not None
+
+    def test_a_delete_while_running_tells_of_the_run(self, scene: Scene) -> None:
+        """The entry of a delete of a running job has the attempt, its claim, its start and its server.
+
+        If this fails: nobody can see that a cancelled job ran, since when and where.
+        """
+        running = scene.run()
+        started_at = scene.stamp()
+        held = Held(running.id, running.job.fence, started_at)
+        scene.reconcile(running.holder, [held])
+        at = scene.stamp()
+
+        scene.settle(deletes(running.id, at=at))
+
+        assert HistoryEntry(
+            State.DELETED, at, "deleted by ada", 1, running.job.claimed_at, started_at, running.holder.server
+        ) == scene.last_entry(running.id)  # fmt: skip
+
+    def test_the_holder_learns_of_the_delete(self, scene: Scene) -> None:
+        """To its holder a deleted job is lost, named or not: then it is unknown and can be let go.
+
+        If this fails: a deleted job is never stopped, or its tail stays after a lost reply.
+        """
+        running = _deleted_while_running(scene)
+        session, held = running.holder.session, Held(running.id, running.job.fence)
+
+        named = scene.storage.reconcile(session, [held])
+        unnamed = scene.storage.reconcile(session, [])
+
+        assert ([held], []) == (named.lost, named.unknown)
+        assert ([], [running.id]) == (unnamed.lost, [job.id for job in unnamed.unknown])
+        scene.apply(hands_back(Running(unnamed.unknown[0], running.holder)))
+        assert not scene.record(running.id).is_stopping
+
+    @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+    def test_the_holders_end_is_refused_and_clears_the_tail(
+        self, scene: Scene, end: Callable[[Running], Transition]
+    ) -> None:
+        """Whatever end the holder reports is refused, writes nothing, and takes the tail away.
+
+        If this fails: a deleted job succeeds after all, or is shown as stopping for ever.
+        """
+        running = _deleted_while_running(scene)
+        history = scene.history(running.id)
+
+        result = scene.apply(end(running))
+
+        scene.check(
+            running.id,
+            state=State.DELETED,
+            session=None,
+            is_stopping=False,
+            result=None,
+            retries=0,
+            attempt=1,
+        )
+        assert Applied.REFUSED == result
+        assert history == scene.history(running.id)
+
+    def test_only_the_holder_clears_its_tail(self, scene: Scene) -> None:
+        """The end of an earlier claim, or of another session, leaves the tail.
+
+        If this fails: a job runs twice since a stale end was taken for the holder's.
+        """
+        holder = scene.begin()
+        stale = scene.run(holder)
+        scene.settle(hands_back(stale))
+        fresh = scene.run(holder, stale.id)
+        scene.settle(deletes(fresh.id))
+
+        results = scene.storage.apply([succeeds(stale), succeeds(Running(fresh.job, scene.begin("b")))])
+
+        assert [Applied.REFUSED, Applied.REFUSED] == results
+        assert scene.record(fresh.id).is_stopping
+
+    def test_a_requeue_under_a_tail_waits_for_it(self, scene: Scene) -> None:
+        """A job deleted and requeued while it still runs is enqueued, but nobody claims it.
+
+        If this fails: delete and requeue make two live runs.
+        """
+        running = _deleted_while_running(scene)
+
+        result = scene.apply(requeues(running.id))
+
+        scene.check(running.id, state=State.ENQUEUED, is_stopping=True)
+        assert Applied.APPLIED == result
+        assert not _is_claimable(scene, running.id)
+        assert [] == scene.claim(running.holder, queues=None)
+
+    @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+    def test_a_requeue_is_claimable_when_the_holder_lets_go(
+        self, scene: Scene, end: Callable[[Running], Transition]
+    ) -> None:
+        """The holder's end, whatever it is, is refused; from then on the job is claimable, with a new fence.
+
+        If this fails: a hand-back, whose target is `enqueued` as well, is taken for a repeat and the job
+        waits for ever; or the old end is written to the new life of the job.
+        """
+        running = _deleted_while_running(scene)
+        scene.settle(requeues(running.id))
+
+        result = scene.apply(end(running))
+
+        assert (Applied.REFUSED, State.ENQUEUED) == (result, scene.state(running.id))
+        (job,) = scene.claim(scene.begin("b"))
+        assert (running.id, 2) == (job.id, job.attempt)
+        assert job.fence > running.job.fence
+
+    @pytest.mark.parametrize("is_orphan", [False, True], ids=["ended", "expired"])
+    def test_the_end_of_a_session_clears_its_tails(self, scene: Scene, is_orphan: bool) -> None:
+        """A dead session's tails are gone, without a crash or a trace; what was requeued is claimable.
+
+        If this fails: a requeued job waits for a holder that is dead, or for a host that was lost.
+        """
+        deleted, requeued = _deleted_while_running(scene, "a"), _deleted_while_running(scene, "a")
+        scene.settle(requeues(requeued.id))
+        histories = [scene.history(run.id) for run in (deleted, requeued)]
+        scene.advance(7_200 * is_orphan)
+
+        (taken,) = scene.orphans() if is_orphan else [scene.lose(deleted.holder)]
+
+        assert ([], []) == (taken.crashed, taken.returned)
+        for run, state in ((deleted, State.DELETED), (requeued, State.ENQUEUED)):
+            scene.check(run.id, state=state, is_stopping=False, crashes=0)
+        assert histories == [scene.history(run.id) for run in (deleted, requeued)]
+        assert _is_claimable(scene, requeued.id)
+
+    def test_a_job_deleted_twice_under_a_tail_keeps_it(self, scene: Scene) -> None:
+        """Delete, requeue, delete: the tail of the first run stands until its holder lets go.
+
+        If this fails: the second delete forgets the run that is still under way.
+        """
+        running = _deleted_while_running(scene)
+        scene.settle(requeues(running.id))
+
+        scene.settle(deletes(running.id))
+        scene.settle(requeues(running.id))
+
+        assert scene.record(running.id).is_stopping
+        assert not _is_claimable(scene, running.id)
+        scene.apply(succeeds(running))
+        assert _is_claimable(scene, running.id)
+
+    def test_a_job_under_a_tail_counts_by_its_state(self, scene: Scene) -> None:
+        """Counts know the seven states; a tail is no state of its own.
+
+        If this fails: counts and lists differ while something stops.
+        """
+        deleted, requeued = _deleted_while_running(scene, "a"), _deleted_while_running(scene, "b")
+        scene.settle(requeues(requeued.id))
+
+        counts = scene.storage.counts()
+
+        expected = {State.DELETED: 1, State.ENQUEUED: 1}
+        assert expected == {state: number for state, number in counts.by_state.items() if number}
+        assert State.DELETED == scene.state(deleted.id)

@@ -9,12 +9,9 @@ from typing import ClassVar
 import pytest
 
 from firelock.storage import Feature, Storage
-from firelock.testing.conformance.handles import Handles, opener
 from firelock.testing.conformance.kit import NOT_OFFERED, REPORTED, Conformance, required_feature
 from firelock.testing.conformance.locks import LockHandles
-from firelock.testing.conformance.scene import Scene
-
-__all__ = ["StorageFixtures", "offers_or_skips"]
+from firelock.testing.conformance.scene import Handles, Scene, opener
 
 
 def offers_or_skips(storage: Storage, feature: Feature) -> None:

@@ -6,13 +6,9 @@ import pytest
 
 from firelock.clock import micros
 from firelock.storage import JobFilter, Record
-from firelock.testing.conformance.ends import fails, succeeds
-from firelock.testing.conformance.handles import BASE, STAMP
-from firelock.testing.conformance.scene import Scene
+from firelock.testing.conformance.scene import BASE, STAMP, Scene, fails, succeeds
 from firelock.testing.conformance.storage.subject import StorageFixtures
 from firelock.values import ErrorInfo, State
-
-__all__ = ["ODD_TEXTS", "TextDuty"]
 
 ODD_TEXTS = {
     "percent": "100% %s %(x)s {x} $1 :name ?",

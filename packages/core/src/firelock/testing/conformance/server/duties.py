@@ -1,0 +1,899 @@
+"""What a server promises: jobs end once and as told, whatever befalls it or its storage."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from firelock.context import JobContext, Snooze
+from firelock.cron import Every
+from firelock.errors import ResultUnavailable
+from firelock.job import Job
+from firelock.lifecycle import Moved
+from firelock.retry import Retry
+from firelock.storage import ClaimRequest, Feature
+from firelock.task import TaskVerbs
+from firelock.testing.conformance.kit import requires
+from firelock.testing.conformance.server.own_process import GATE, HOLD, RUNNING, hold
+from firelock.testing.conformance.server.stage import PATIENCE, ServerFixtures, Stage, pause
+from firelock.testing.faults import FaultyStorage
+from firelock.testing.movable_clock import movable
+from firelock.testing.waiting import eventually
+from firelock.values import NewJob, State
+
+
+def _stored(stage: Stage, task: str, arguments: str, serializer: str) -> str:
+    """Return the id of a job that somebody else's client stored."""
+    storage = stage.app.storage
+    job = NewJob(
+        storage.new_ids(1)[0], task, arguments, serializer, "default", 0, State.ENQUEUED, storage.clock()
+    )
+    storage.insert([job])
+    return job.id
+
+
+class EndingDuty(ServerFixtures):
+    """Success, failure, retry, snooze: each is written once, with all that belongs to it."""
+
+    @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
+    def test_retries_run_to_the_end_and_the_history_tells_each(self, stage: Stage, is_async: bool) -> None:
+        """Two retries make three runs; then the job is failed, with an entry and a traceback for each."""
+
+        def fails() -> None:
+            raise ValueError("boom")
+
+        async def afails() -> None:
+            raise ValueError("boom")
+
+        retry = Retry.fixed(0, attempts=2)
+        task = stage.task(afails if is_async else fails, retry=retry)
+        job = task.enqueue()
+
+        stage.serve()
+
+        assert State.FAILED == stage.ended(job).state
+        history = job.history()
+        assert [State.ENQUEUED, State.ENQUEUED, State.ENQUEUED, State.FAILED] == stage.states(job)
+        assert [None, 1, 2, 3] == [entry.attempt for entry in history]
+        assert "retry 2 of 2: ValueError: boom" == history[2].reason
+        assert all(entry.server and entry.started_at for entry in history[1:])
+        errors = job.errors()
+        assert [1, 2, 3] == [one.attempt for one in errors]
+        assert all("boom" in str(one.error.traceback) for one in errors)
+
+    def test_a_snoozed_job_runs_again_and_its_attempt_does_not_count(self, stage: Stage) -> None:
+        """A task that returns Snooze is scheduled; the run after that is the first attempt still."""
+        runs: list[int] = []
+
+        def waits(context: JobContext) -> Snooze | str:
+            runs.append(context.attempt)
+            return Snooze(timedelta(milliseconds=50), "not yet") if len(runs) == 1 else "done"
+
+        job = stage.task(waits).enqueue()
+
+        stage.serve()
+
+        record = stage.ended(job)
+        assert [1, 1] == runs
+        assert (State.SUCCEEDED, 1, 0) == (record.state, record.attempt, record.retries)
+        assert [State.ENQUEUED, State.SCHEDULED, State.ENQUEUED, State.SUCCEEDED] == stage.states(job)
+        assert "not yet" == job.history()[1].reason
+
+    def test_a_result_is_what_the_task_returned(self, stage: Stage) -> None:
+        """A value and None come back as they were returned."""
+
+        def returns(value: int | None) -> int | None:
+            return value
+
+        task = stage.task(returns)
+        some, none = task.enqueue(42), task.enqueue(None)
+
+        stage.serve()
+
+        assert 42 == some.result(timeout=10)
+        assert none.result(timeout=10) is None
+
+    def test_a_result_that_cannot_be_stored_leaves_its_reason(self, stage: Stage) -> None:
+        """The job has succeeded; there is no result, and the record says why."""
+
+        def returns() -> object:
+            return threading.Lock()
+
+        job = stage.task(returns).enqueue()
+
+        stage.serve()
+
+        record = stage.ended(job)
+        assert (State.SUCCEEDED, None) == (record.state, record.result)
+        assert "was not stored" in str(record.result_absent)
+        with pytest.raises(ResultUnavailable):
+            job.result(timeout=10)
+
+    def test_undecodable_arguments_fail_at_once_and_keep_their_text(self, stage: Stage) -> None:
+        """Nobody can run what cannot be read: no retry, no loss, and no harm to the next job."""
+
+        def reads(number: int) -> int:
+            return number
+
+        task = stage.task(reads)
+        broken = _stored(stage, task.name, '{"number": ', "json")
+        job = task.enqueue(7)
+
+        stage.serve()
+
+        assert 7 == job.result(timeout=10)
+        record = stage.ended(broken)
+        assert (State.FAILED, 0, '{"number": ') == (record.state, record.retries, record.arguments)
+        assert "arguments cannot be read" in str(record.reason)
+
+    def test_an_unknown_task_waits_for_a_server_that_knows_it(self, stage: Stage) -> None:
+        """It is neither failed nor counted as an attempt, and its reason names the task."""
+
+        def known() -> None: ...
+
+        def elsewhere() -> None: ...
+
+        stage.task(known)
+        client = stage.another_app()
+        job = client.task(name="kit.elsewhere")(elsewhere).enqueue()
+
+        stage.serve()
+
+        record = stage.when(job, lambda record: record.state is State.SCHEDULED)
+        assert (0, 0) == (record.attempt, record.retries)
+        assert "'kit.elsewhere' is not registered" in str(record.reason)
+        assert record.due_at is not None
+        assert record.due_at > stage.app.storage.clock()
+
+    def test_a_job_of_a_missing_serializer_waits_for_a_server_that_has_it(self, stage: Stage) -> None:
+        """It is neither failed nor counted as an attempt, its arguments stay, and its history says why."""
+
+        def reads(number: int) -> int:
+            return number
+
+        task = stage.task(reads)
+        sealed = _stored(stage, task.name, "sealed", "kit-sealing")
+
+        stage.serve()
+
+        record = stage.when(sealed, lambda record: record.state is State.SCHEDULED)
+        assert (0, 0, "sealed") == (record.attempt, record.retries, record.arguments)
+        assert "serializer 'kit-sealing' is not installed" in str(record.reason)
+        assert record.due_at is not None
+        assert record.due_at > stage.app.storage.clock()
+        assert [State.ENQUEUED, State.SCHEDULED] == stage.states(sealed)
+
+    def test_what_a_job_said_is_there_when_it_has_ended(self, stage: Stage) -> None:
+        """Whoever sees the job's end sees its log and its progress too."""
+
+        def speaks(context: JobContext) -> None:
+            context.log("half way")
+            context.progress(1, 2, "half")
+
+        job = stage.task(speaks).enqueue()
+
+        stage.serve()
+        stage.ended(job)
+
+        assert ["half way"] == [line.text for line in job.log()]
+        progress = job.progress()
+        assert progress is not None
+        assert (1, 2, "half") == (progress.done, progress.total, progress.message)
+
+    def test_tasks_of_both_kinds_run_side_by_side_once_each(self, stage: Stage) -> None:
+        """A mixed load of `def` and `async def` tasks is run once a job."""
+        runs: Counter[tuple[str, int]] = Counter()
+
+        def plain(number: int) -> None:
+            runs["plain", number] += 1
+
+        async def coroutine(number: int) -> None:
+            runs["coroutine", number] += 1
+
+        tasks = [stage.app.task(name=f"kit.{task.__name__}")(task) for task in (plain, coroutine)]
+        jobs = [task.enqueue(number) for number in range(25) for task in tasks]
+
+        stage.serve()
+
+        assert {State.SUCCEEDED} == {stage.ended(job).state for job in jobs}
+        assert {1} == set(runs.values())
+        assert 50 == len(runs)
+
+    def test_a_running_job_enqueues_others(self, stage: Stage) -> None:
+        """What a task enqueues runs as if anybody had enqueued it."""
+
+        def inner(number: int) -> int:
+            return number + 1
+
+        inner_task = stage.task(inner)
+
+        def outer(number: int) -> str:
+            return inner_task.enqueue(number).id
+
+        job = stage.task(outer).enqueue(1)
+
+        stage.serve()
+
+        assert 2 == stage.app.jobs.get(job.result(timeout=10)).result(timeout=10)
+
+
+_SUCCEEDED, _FAILED, _DELETED = State.SUCCEEDED, State.FAILED, State.DELETED
+
+
+class ContinuingDuty(ServerFixtures):
+    """A child runs after the end that it waits for, and is deleted after another."""
+
+    def _parent(self, stage: Stage, *, fails: bool) -> Job[None]:
+        def ends(fails: bool) -> None:
+            if fails:
+                raise ValueError("boom")
+
+        return stage.task(ends, retry=Retry.never()).enqueue(fails)
+
+    def _child(self, stage: Stage, parent: Job[None], on: str) -> Job[None]:
+        def follows() -> None: ...
+
+        return parent.then(stage.task(follows).using(on=on))  # type: ignore[arg-type]  # one of the four
+
+    @pytest.mark.parametrize(
+        ("on", "end", "expected"),
+        [
+            ("succeeded", _SUCCEEDED, _SUCCEEDED),
+            ("succeeded", _DELETED, _DELETED),
+            ("failed", _FAILED, _SUCCEEDED),
+            ("failed", _SUCCEEDED, _DELETED),
+            ("failed", _DELETED, _DELETED),
+            ("deleted", _DELETED, _SUCCEEDED),
+            ("deleted", _SUCCEEDED, _DELETED),
+            ("finished", _SUCCEEDED, _SUCCEEDED),
+            ("finished", _FAILED, _SUCCEEDED),
+            ("finished", _DELETED, _SUCCEEDED),
+        ],
+    )
+    def test_a_child_follows_its_parents_end(
+        self, stage: Stage, on: str, end: State, expected: State
+    ) -> None:
+        """A child that waits for this end runs, another one is deleted; both say which end it was."""
+        parent = self._parent(stage, fails=end is State.FAILED)
+        child = self._child(stage, parent, on)
+        if end is State.DELETED:
+            parent.delete()
+
+        stage.serve(stage.another_app(sweep=60))
+
+        assert end == stage.ended(parent).state
+        assert expected == stage.ended(child).state
+        assert f"parent {end}" == child.history()[1].reason
+        assert 3 - (expected is State.DELETED) == len(child.history())
+
+    @pytest.mark.parametrize("on", ["succeeded", "deleted"])
+    def test_a_child_of_a_failed_parent_waits_and_says_so(self, stage: Stage, on: str) -> None:
+        """A failed parent may be requeued, so the child goes on waiting, with the reason to be read."""
+        parent = self._parent(stage, fails=True)
+        child = self._child(stage, parent, on)
+
+        stage.serve(stage.another_app(sweep=60))
+        stage.ended(parent)
+
+        record = stage.when(child, lambda record: "parent failed" in str(record.reason))
+        assert State.AWAITING == record.state
+
+    def test_a_child_made_after_the_end_runs_at_once(self, stage: Stage) -> None:
+        """A continuation of a job that has ended already is not left waiting."""
+        parent = self._parent(stage, fails=False)
+        stage.serve()
+        stage.ended(parent)
+
+        child = self._child(stage, parent, "succeeded")
+
+        assert State.SUCCEEDED == stage.ended(child).state
+
+
+class _Resting:
+    """A task in both forms that runs until it is told to end; `started` and `ended` tell how far it is."""
+
+    def __init__(self) -> None:
+        self.started, self.ended = threading.Event(), threading.Event()
+
+    def in_thread(self) -> Callable[..., None]:
+        def rests(context: JobContext) -> None:
+            self.started.set()
+            try:
+                for _ in range(int(PATIENCE * 100)):
+                    context.raise_if_cancelled()
+                    pause()
+            finally:
+                self.ended.set()
+
+        return rests
+
+    def on_loop(self) -> Callable[..., Any]:
+        async def rests(_: JobContext) -> None:
+            self.started.set()
+            try:
+                await asyncio.wait_for(asyncio.get_running_loop().create_future(), PATIENCE)
+            finally:
+                self.ended.set()
+
+        return rests
+
+    def registered(self, stage: Stage, *, is_async: bool) -> TaskVerbs[..., Any]:
+        function = self.on_loop() if is_async else self.in_thread()
+        task: TaskVerbs[..., Any] = stage.task(function, retry=Retry.never())
+        return task
+
+
+class CancellingDuty(ServerFixtures):
+    """A thread is asked to end, a coroutine is cancelled; what they return then does not count."""
+
+    @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
+    def test_a_job_deleted_while_it_runs_is_told_to_end(self, stage: Stage, is_async: bool) -> None:
+        """It stays deleted whatever its task does, and its holder lets it go."""
+        resting = _Resting()
+        job = resting.registered(stage, is_async=is_async).enqueue()
+        stage.serve()
+        assert resting.started.wait(PATIENCE)
+
+        job.delete()
+
+        assert resting.ended.wait(PATIENCE)
+        eventually(lambda: not stage.record(job).is_stopping)
+        assert [State.ENQUEUED, State.DELETED] == stage.states(job)
+
+    @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
+    def test_a_job_above_its_timeout_is_told_to_end_and_fails(self, stage: Stage, is_async: bool) -> None:
+        """Its failure is a TimeoutError that names the seconds."""
+        resting = _Resting()
+        job = resting.registered(stage, is_async=is_async).using(timeout=0.2).enqueue()
+
+        stage.serve()
+
+        record = stage.ended(job)
+        assert State.FAILED == record.state
+        assert record.error is not None
+        assert ("TimeoutError", "timed out after 0.2 s") == (
+            record.error.type.rpartition(".")[2], record.error.message,
+        )  # fmt: skip
+
+    def test_a_thread_that_ignores_its_timeout_has_timed_out_all_the_same(self, stage: Stage) -> None:
+        """What it returns after its time does not count, and no retry ran beside it."""
+        overlaps: list[int] = []
+        running: list[int] = []
+
+        def ignores(context: JobContext) -> str:
+            overlaps.append(len(running))
+            running.append(1)
+            while not context.cancelled:
+                pause()
+            running.pop()
+            return "too late"
+
+        task = stage.task(ignores, retry=Retry.fixed(0, attempts=1))
+        job = task.using(timeout=0.2).enqueue()
+
+        stage.serve()
+
+        record = stage.ended(job)
+        assert (State.FAILED, None) == (record.state, record.result)
+        assert [State.ENQUEUED, State.ENQUEUED, State.FAILED] == stage.states(job)
+        assert [0, 0] == overlaps
+
+
+_MANY = 100
+
+
+class OrderingDuty(ServerFixtures):
+    """Priority within a queue, order or weights among queues, and queues that stand still."""
+
+    def _noted(self, stage: Stage) -> tuple[TaskVerbs[..., Any], list[str]]:
+        """Return a task and the list in which it notes the name it is called with."""
+        names: list[str] = []
+
+        def notes(name: str) -> None:
+            names.append(name)
+
+        return stage.task(notes), names
+
+    def test_higher_priority_runs_first_then_the_older_job(self, stage: Stage) -> None:
+        """Within a queue only priority passes by age."""
+        notes, names = self._noted(stage)
+        jobs = [
+            notes.using(priority=priority).enqueue(f"{priority} {place}")
+            for place in range(2)
+            for priority in (0, -5, 5)
+        ]
+
+        stage.serve(workers=1)
+        for job in jobs:
+            stage.ended(job)
+
+        assert ["5 0", "5 1", "0 0", "0 1", "-5 0", "-5 1"] == names
+
+    def test_a_later_queue_waits_until_the_former_is_empty(self, stage: Stage) -> None:
+        """Listed queues are a strict order, whatever the priority of a job."""
+        notes, names = self._noted(stage)
+        jobs = [notes.using(queue="second", priority=100).enqueue("second") for _ in range(5)]
+        jobs += [notes.using(queue="first").enqueue("first") for _ in range(5)]
+
+        stage.serve(queues=["first", "second"], workers=1)
+        for job in jobs:
+            stage.ended(job)
+
+        assert ["first"] * 5 + ["second"] * 5 == names
+
+    def test_weighted_queues_share_and_none_starves(self, stage: Stage) -> None:
+        """Of two full queues the heavier one is served more often, and the lighter one meanwhile."""
+        notes, names = self._noted(stage)
+        calls = [(queue,) for queue in ("light", "heavy")]
+        jobs = [
+            job for (queue,) in calls for job in notes.using(queue=queue).enqueue_many([(queue,)] * _MANY)
+        ]
+
+        stage.serve(queues="heavy:3,light:1", workers=1)
+        for job in jobs:
+            stage.ended(job)
+
+        first_half = names[:_MANY]
+        assert 0 < first_half.count("light") < first_half.count("heavy")
+
+    def test_a_queue_that_no_server_serves_stands_still(self, stage: Stage) -> None:
+        """A server takes nothing from a queue that it does not name."""
+        notes, names = self._noted(stage)
+        other = notes.using(queue="other").enqueue("other")
+        job = notes.enqueue("default")
+
+        stage.serve(queues=["default"])
+        stage.ended(job)
+
+        assert State.ENQUEUED == stage.record(other).state
+        assert ["default"] == names
+
+    def test_a_paused_queue_stands_still_until_it_is_resumed(self, stage: Stage) -> None:
+        """Its jobs wait while others run, and run when it is resumed."""
+        notes, names = self._noted(stage)
+        stage.app.queues.pause("slow", note="a test")
+        waiting = notes.using(queue="slow", priority=100).enqueue("slow")
+        stage.serve()
+        stage.ended(notes.enqueue("fast"))
+        assert State.ENQUEUED == stage.record(waiting).state
+
+        stage.app.queues.resume("slow")
+
+        assert State.SUCCEEDED == stage.ended(waiting).state
+        assert ["fast", "slow"] == names
+
+
+class TimingDuty(ServerFixtures):
+    """What is due at an instant runs then, once, however many servers look."""
+
+    def test_a_scheduled_job_starts_at_its_instant(self, stage: Stage) -> None:
+        """Never before it, and without waiting for the next sweep, which is a minute away here."""
+
+        def runs() -> None: ...
+
+        stage.task(runs)
+        app = stage.another_app(sweep=60)
+        task = app.task(name="kit.runs")(runs)
+        stage.serve(app)
+
+        job = task.schedule(0.5)
+
+        record = stage.ended(job)
+        assert record.nominal_at is not None
+        assert record.started_at is not None
+        assert record.nominal_at <= record.started_at
+        assert [State.SCHEDULED, State.ENQUEUED, State.SUCCEEDED] == stage.states(job)
+
+    def test_a_recurring_instant_makes_one_job_whoever_fires_it(self, stage: Stage) -> None:
+        """With two servers each instant has one job, and that runs once."""
+        instants: list[datetime] = []
+
+        def ticks(context: JobContext) -> None:
+            instants.append(context.due_at)
+
+        task = stage.task(ticks)
+        task.recur("tick", Every(timedelta(seconds=1)))
+
+        stage.serve(stage.another_app())
+        stage.serve(stage.another_app())
+        eventually(lambda: len(set(instants)) >= 3)
+        stage.app.recurring.remove("tick")
+
+        jobs = list(stage.app.jobs.iterate(recurring="tick"))
+        eventually(lambda: all(stage.record(job).state is State.SUCCEEDED for job in jobs))
+        assert len(set(instants)) == len(instants)
+        assert len(instants) == len(jobs)
+
+
+_MANY = 40
+
+
+class StoppingDuty(ServerFixtures):
+    """An orderly stop burns no attempt and repeats nothing that ends within the grace time."""
+
+    @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
+    def test_without_grace_a_running_job_is_handed_back(self, stage: Stage, is_async: bool) -> None:
+        """It is enqueued with its attempt given back, and runs to its end on the next server."""
+        started, runs = threading.Event(), list[int]()
+
+        def rests(context: JobContext) -> None:
+            runs.append(context.attempt)
+            started.set()
+            while len(runs) == 1:
+                context.raise_if_cancelled()
+                pause()
+
+        async def arests(context: JobContext) -> None:
+            runs.append(context.attempt)
+            started.set()
+            if len(runs) == 1:
+                await asyncio.get_running_loop().create_future()
+
+        job = stage.task(arests if is_async else rests).enqueue()
+        server = stage.serve()
+        assert started.wait(PATIENCE)
+
+        server.stop(grace=0)
+
+        record = stage.record(job)
+        assert (State.ENQUEUED, 0, 0, 0) == (record.state, record.attempt, record.retries, record.crashes)
+        assert "server stopping" == record.reason
+        stage.serve(stage.another_app())
+        assert (State.SUCCEEDED, 1) == ((ended := stage.ended(job)).state, ended.attempt)
+        assert [1, 1] == runs
+
+    def test_a_graceful_stop_repeats_nothing(self, stage: Stage) -> None:
+        """Each of many short jobs runs once, some before the stop and the others after it."""
+        runs: Counter[int] = Counter()
+
+        def notes(number: int) -> None:
+            runs[number] += 1
+            pause(0.005)
+
+        task = stage.task(notes)
+        jobs = task.enqueue_many([(number,) for number in range(_MANY)])
+        first = stage.serve(workers=2)
+        eventually(lambda: len(runs) >= _MANY // 8)
+
+        first.stop(grace=PATIENCE)
+        before = len(runs)
+        stage.serve(stage.another_app())
+
+        records = [stage.ended(job) for job in jobs]
+        assert before < _MANY
+        assert {State.SUCCEEDED} == {record.state for record in records}
+        assert {1} == {record.attempt for record in records}
+        assert ({1}, _MANY) == (set(runs.values()), len(runs))
+
+    def test_a_stopped_server_holds_nothing_and_is_seen_as_gone(self, stage: Stage) -> None:
+        """Its session is over, so nobody has to wait for a timeout."""
+
+        def runs() -> None: ...
+
+        job = stage.task(runs).enqueue()
+        server = stage.serve(name="short-lived")
+        stage.ended(job)
+        assert ["short-lived"] == [one.name for one in stage.app.servers.list() if one.is_alive]
+
+        server.stop()
+
+        assert [] == [one.name for one in stage.app.servers.list() if one.is_alive]
+
+
+_STARTING = 30.0  # seconds for interpreters to start on a busy machine
+
+
+class Start(Protocol):
+    """Starts a server process with these settings."""
+
+    def __call__(self, **settings: float) -> subprocess.Popen[bytes]:
+        """Return the supervisor's process."""
+        ...
+
+
+class CrashingDuty(ServerFixtures):
+    """A job outlives its server, and only one of its runs counts."""
+
+    def test_the_late_end_of_a_lost_run_is_refused(self, stage: Stage) -> None:
+        """A server whose session ended cannot finish what another one runs by then."""
+        gates, runs = {"first": threading.Event(), "second": threading.Event()}, list[str]()
+
+        def twice() -> str:
+            name = "second" if runs else "first"
+            runs.append(name)
+            gates[name].wait(PATIENCE)
+            return name
+
+        job = stage.task(twice).enqueue()
+        zombie = stage.serve(workers=1)
+        session = str(stage.when(job, lambda record: bool(runs) and record.session is not None).session)
+
+        taken = stage.app.storage.end_session(session, [job.id], reason="lost")
+        stage.serve(stage.another_app(), workers=1)
+        eventually(lambda: len(runs) == 2)
+        gates["first"].set()
+        zombie.stop(grace=PATIENCE)
+
+        assert [job.id] == taken.crashed
+        assert State.PROCESSING == stage.record(job).state
+        gates["second"].set()
+        record = stage.ended(job)
+        assert (State.SUCCEEDED, '"second"', 1) == (record.state, record.result, record.crashes)
+        assert [State.ENQUEUED, State.ENQUEUED, State.SUCCEEDED] == stage.states(job)
+
+    def test_a_server_whose_session_was_lost_goes_on_with_another(self, stage: Stage) -> None:
+        """It is told to stop what it ran, and claims again by a new session."""
+        started, told, runs = threading.Event(), list[bool](), list[int]()
+
+        def rests(context: JobContext) -> None:
+            runs.append(context.fence)
+            if len(runs) == 1:
+                started.set()
+                eventually(lambda: context.cancelled)
+                told.append(True)
+                context.raise_if_cancelled()
+
+        job = stage.task(rests).enqueue()
+        stage.serve(workers=2)
+        assert started.wait(PATIENCE)
+        session = str(stage.record(job).session)
+
+        stage.app.storage.end_session(session, [job.id], reason="lost")
+
+        assert State.SUCCEEDED == stage.ended(job).state
+        eventually(lambda: told)
+        assert runs == sorted(set(runs))
+        assert session != stage.record(job).session
+
+    def test_what_a_server_does_not_know_that_it_holds_is_handed_back(self, stage: Stage) -> None:
+        """A storage that failed over may give a job to a session that has long ended it: somebody asks.
+
+        If this fails: the job is processing for as long as the server lives, and nobody runs it.
+        """
+        job = stage.app.task(name="kit.elsewhere", queue="elsewhere")(lambda: None).enqueue()
+        stage.serve(workers=1, queues=["default"])
+        eventually(lambda: any(one.is_alive for one in stage.app.storage.list_sessions()))
+        (session,) = [one.session.id for one in stage.app.storage.list_sessions() if one.is_alive]
+
+        claimed = stage.app.storage.claim(ClaimRequest(["elsewhere"], 1, session, stage.app.storage.clock()))
+
+        assert [job.id] == [one.id for one in claimed.jobs]
+        record = stage.when(job, lambda record: record.state is State.ENQUEUED)
+        assert (0, 0) == (record.attempt, record.crashes)
+
+    # ---- processes ---------------------------------------------------------------------------------------
+
+    @pytest.fixture
+    def start_server(self, stage: Stage, tmp_path: Path) -> Iterator[Start]:
+        """Yield a function that starts a server in processes of its own; they end with the test."""
+        processes: list[subprocess.Popen[bytes]] = []
+
+        def start(**settings: float) -> subprocess.Popen[bytes]:
+            url = stage.app.storage.connect_url
+            with (tmp_path / f"server-{len(processes)}.log").open("wb") as log:
+                process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                    [sys.executable, "-m", "firelock.testing.conformance.server.own_process", url],
+                    env=_environment(settings), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                )  # fmt: skip
+            processes.append(process)
+            return process
+
+        yield start
+        for process in processes:
+            process.kill()
+            process.wait(PATIENCE)
+
+    def _held(self, stage: Stage, gate: str) -> Job[None]:
+        return stage.app.task(name=HOLD)(hold).enqueue(gate)
+
+    @requires(Feature.SHARED)
+    def test_jobs_of_a_killed_child_are_back_without_waiting_for_its_session(
+        self, stage: Stage, start_server: Start
+    ) -> None:
+        """Its supervisor sees it die; the job runs again, and its history says what killed the first run."""
+        job = self._held(stage, "child")
+        start_server(session_timeout=600, heartbeat=1, sweep=300, poll=0.2)
+        eventually(lambda: _times_started(job) == 1, within=_STARTING)
+        (server,) = [one for one in stage.app.servers.list() if one.is_alive]
+
+        os.kill(server.sessions[0].session.pid, signal.SIGKILL)
+
+        eventually(lambda: _times_started(job) == 2, within=_STARTING)
+        stage.app.storage.put_record(GATE, "child", "{}")
+        record = stage.ended(job)
+        assert (State.SUCCEEDED, 1, 1) == (record.state, record.attempt, record.crashes)
+        assert "SIGKILL" in str(job.history()[1].reason)
+
+    @requires(Feature.SHARED)
+    def test_jobs_of_a_killed_server_are_back_after_its_session(
+        self, stage: Stage, start_server: Start
+    ) -> None:
+        """Nobody is left to see it die; another server finds the session expired and takes its jobs."""
+        job = self._held(stage, "server")
+        settings = {"session_timeout": 3, "heartbeat": 0.5, "sweep": 0.2, "poll": 0.2}
+        doomed = start_server(**settings)
+        eventually(lambda: _times_started(job) == 1, within=_STARTING)
+
+        doomed.kill()
+        start_server(**settings)
+
+        eventually(lambda: _times_started(job) >= 2, within=_STARTING)
+        stage.app.storage.put_record(GATE, "server", "{}")
+        record = stage.ended(job)
+        assert State.SUCCEEDED == record.state
+        assert Moved.SESSION_LOST in [entry.reason for entry in job.history()]
+
+    @requires(Feature.SHARED)
+    def test_a_server_process_that_is_told_to_stop_lets_its_jobs_end(
+        self, stage: Stage, start_server: Start
+    ) -> None:
+        """SIGTERM: the running job ends, another one is not begun, and the exit code is 0."""
+        job = self._held(stage, "stop")
+        server = start_server(grace=60, heartbeat=0.5)
+        eventually(lambda: _times_started(job) == 1, within=_STARTING)
+
+        server.send_signal(signal.SIGTERM)
+        eventually(
+            lambda: [one.sessions[0].renewal.state for one in stage.app.servers.list()] == ["stopping"]
+        )
+        later = self._held(stage, "stop")
+        stage.app.storage.put_record(GATE, "stop", "{}")
+
+        assert 0 == server.wait(_STARTING)
+        record = stage.record(job)
+        assert (State.SUCCEEDED, 1, 0) == (record.state, record.attempt, record.crashes)
+        assert (State.ENQUEUED, 0) == ((waiting := stage.record(later)).state, waiting.attempt)
+
+
+def _environment(settings: Mapping[str, float]) -> dict[str, str]:
+    chosen = {f"FIRELOCK_{name.upper()}": str(value) for name, value in settings.items()}
+    return {**os.environ, **chosen}
+
+
+def _times_started(job: Job[None]) -> int:
+    return [line.text for line in job.log()].count(RUNNING)
+
+
+class OutageDuty(ServerFixtures):
+    """A lost reply is harmless, and an outage costs time alone."""
+
+    @pytest.fixture
+    def faulty(self, stage: Stage) -> FaultyStorage:
+        """Return a handle of the store that can be told to fail."""
+        return FaultyStorage.around(stage.open_handle())
+
+    def test_a_claim_whose_reply_was_lost_is_found_again(self, stage: Stage, faulty: FaultyStorage) -> None:
+        """The storage gave the job out and nobody got it: the server hands it back and runs it."""
+        runs: Counter[int] = Counter()
+
+        def notes(number: int) -> None:
+            runs[number] += 1
+
+        task = stage.task(notes)
+        jobs = task.enqueue_many([(number,) for number in range(5)])
+        faulty.fail_next("claim", after_effect=True)
+
+        stage.serve(stage.another_app(faulty))
+
+        records = [stage.ended(job) for job in jobs]
+        assert {(State.SUCCEEDED, 1, 0)} == {(one.state, one.attempt, one.crashes) for one in records}
+        assert {1} == set(runs.values())
+
+    def test_an_end_whose_reply_was_lost_is_not_written_twice(
+        self, stage: Stage, faulty: FaultyStorage
+    ) -> None:
+        """The server sends it again and learns that it is in the storage already."""
+        started, gate = threading.Event(), threading.Event()
+
+        def waits() -> None:
+            started.set()
+            gate.wait(PATIENCE)
+
+        task = stage.task(waits)
+        job = task.enqueue()
+        stage.serve(stage.another_app(faulty), workers=1)
+        assert started.wait(PATIENCE)
+
+        faulty.fail_next("exchange", after_effect=True)
+        faulty.fail_next("apply", after_effect=True)
+        gate.set()
+
+        assert State.SUCCEEDED == stage.ended(job).state
+        assert State.SUCCEEDED == stage.ended(task.enqueue()).state
+        assert [State.ENQUEUED, State.SUCCEEDED] == stage.states(job)
+
+    def test_what_ends_while_the_storage_is_away_is_written_when_it_is_back(
+        self, stage: Stage, faulty: FaultyStorage
+    ) -> None:
+        """The end is kept, the job is not run again, and the server goes on."""
+        started, gate, runs = threading.Event(), threading.Event(), list[str]()
+
+        def waits() -> str:
+            runs.append("run")
+            started.set()
+            gate.wait(PATIENCE)
+            return "kept"
+
+        task = stage.task(waits)
+        job = task.enqueue()
+        stage.serve(stage.another_app(faulty), workers=1)
+        assert started.wait(PATIENCE)
+
+        with faulty.away():
+            gate.set()
+            eventually(lambda: faulty.refusals >= 5)
+            assert State.PROCESSING == stage.record(job).state
+
+        assert "kept" == job.result(timeout=PATIENCE)
+        assert ["run"] == runs
+        assert "kept" == task.enqueue().result(timeout=PATIENCE)
+
+
+_LIFE = 1.5  # seconds of a lock without a renewal
+_MICROS = 1_000_000
+_HOUR = 3_600 * _MICROS
+
+
+class LockingDuty(ServerFixtures):
+    """A lock is renewed while it is held, and whoever lost it learns so."""
+
+    def test_a_lock_is_renewed_while_it_is_held(self, stage: Stage) -> None:
+        """A job may hold it for longer than it lives by itself."""
+        held, gate = threading.Event(), threading.Event()
+
+        def holds() -> bool:
+            with stage.app.lock("kit", ttl=_LIFE) as lock:
+                held.set()
+                gate.wait(PATIENCE)
+                return lock.lost
+
+        job = stage.task(holds, retry=Retry.never()).enqueue()
+        stage.serve()
+        assert held.wait(PATIENCE)
+        storage = stage.app.storage
+        passed = storage.clock() + int(1.5 * _LIFE * _MICROS)
+        eventually(lambda: storage.clock() > passed)
+
+        stolen = storage.acquire_lock("kit", "another", _LIFE)
+        gate.set()
+
+        assert stolen is None
+        assert job.result(timeout=PATIENCE) is False
+        assert storage.acquire_lock("kit", "another", _LIFE) is not None
+
+    def test_a_job_that_lost_its_lock_fails(self, stage: Stage) -> None:
+        """It learns of it, and leaving the lock raises LockLost; the thief's token is larger."""
+        held, fences = threading.Event(), list[int]()
+
+        def holds() -> None:
+            with stage.app.lock("kit", ttl=_LIFE) as lock:
+                fences.append(lock.fence)
+                held.set()
+                eventually(lambda: lock.lost)
+
+        job = stage.task(holds, retry=Retry.never()).enqueue()
+        stage.serve()
+        assert held.wait(PATIENCE)
+        later = stage.open_handle()
+        movable(later).clock_offset += _HOUR
+
+        stolen = later.acquire_lock("kit", "another", _LIFE)
+
+        record = stage.ended(job)
+        assert (State.FAILED, "LockLost") == (
+            record.state,
+            record.error and record.error.type.rpartition(".")[2],
+        )
+        assert stolen is not None
+        assert stolen > fences[0]

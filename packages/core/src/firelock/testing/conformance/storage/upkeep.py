@@ -1,0 +1,735 @@
+"""Upkeep: what is due runs, children follow their parents' ends, and what had its time is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import pytest
+
+from firelock.clock import SECOND
+from firelock.lifecycle import Moved, continuation_target, waiting_reason
+from firelock.storage import DURATION_BUCKETS, Applied, JobFilter, Promotion, Rollup
+from firelock.testing.conformance.race import until_none_is_left
+from firelock.testing.conformance.scene import (
+    BASE,
+    DAY,
+    HOUR,
+    Running,
+    Scene,
+    deletes,
+    fails,
+    requeues,
+    reschedules,
+    retries,
+    snoozes,
+    succeeds,
+)
+from firelock.testing.conformance.storage.recurring import due_once
+from firelock.testing.conformance.storage.subject import StorageFixtures
+from firelock.values import Edge, HistoryEntry, LogLine, On, Progress, State, Transition
+
+
+class PromoteDuty(StorageFixtures):
+    """What `promote` promises."""
+
+    verbs = "promote"
+
+    def test_what_is_due_is_enqueued(self, scene: Scene) -> None:
+        """A due job is enqueued, once, stamped by the storage's clock; its nominal instant stays.
+
+        The history tells that it was due, and when it was moved.
+
+        If this fails: delayed jobs never run, run again and again, or forget which instant they run for; or
+        people cannot see why a job waited.
+        """
+        job_id = scene.schedule(3_600)
+        nominal_at = scene.record(job_id).nominal_at
+        scene.advance(7_200)
+        before = scene.now()
+
+        promotion = scene.promote()
+
+        record = scene.record(job_id)
+        assert Promotion(1, None) == promotion
+        assert (State.ENQUEUED, None, nominal_at, Moved.DUE, None) == (
+            record.state, record.due_at, record.nominal_at, record.reason, record.ended_at,
+        )  # fmt: skip
+        assert record.enqueued_at is not None
+        assert before <= record.enqueued_at <= scene.now()
+        assert before <= record.changed_at <= scene.now()
+        creation, entry = scene.history(job_id)
+        assert State.SCHEDULED == creation.state
+        assert HistoryEntry(State.ENQUEUED, record.changed_at, Moved.DUE) == entry
+        assert [job_id] == scene.claim_ids()
+        assert Promotion(0, None) == scene.promote()
+        assert {State.PROCESSING: 1} == scene.by_state()
+
+    def test_what_is_not_due_stays(self, scene: Scene) -> None:
+        """A job that is due later is left alone, and its instant is told; where there is none, none is.
+
+        If this fails: delayed jobs run early, or idle servers oversleep them or wake for nothing.
+        """
+        scene.add()
+        assert Promotion(0, None) == scene.promote()
+        later = scene.add(state=State.SCHEDULED, due_at=BASE + 5 * HOUR)
+        scene.add(state=State.SCHEDULED, due_at=BASE + 9 * HOUR)
+        due = scene.add(state=State.SCHEDULED, due_at=BASE + 2 * HOUR)
+        scene.advance(3 * 3_600)
+
+        promotion = scene.promote()
+
+        assert Promotion(1, BASE + 5 * HOUR) == promotion
+        assert (State.SCHEDULED, State.ENQUEUED) == (scene.state(later), scene.state(due))
+
+    def test_the_longest_due_are_first(self, scene: Scene) -> None:
+        """Within the limit the oldest due instants are moved first; the rest is due at once.
+
+        If this fails: after a long pause new jobs overtake those that waited longest.
+        """
+        hours = (4, 1, 3, 2)
+        ids = {hour: scene.add(state=State.SCHEDULED, due_at=BASE + hour * HOUR) for hour in hours}
+        scene.advance(9 * 3_600)
+
+        first = scene.promote(2)
+        moved = {hour for hour in hours if scene.state(ids[hour]) is State.ENQUEUED}
+        rest = scene.promote()
+
+        assert (Promotion(2, BASE + 3 * HOUR), {1, 2}) == (first, moved)
+        assert Promotion(2, None) == rest
+
+    def test_jobs_promoted_earlier_run_earlier(self, scene: Scene) -> None:
+        """Jobs moved by one promotion stand behind those moved before, and before those enqueued afterwards.
+
+        If this fails: a job that was due long ago goes to the end of its queue again and again.
+        """
+        first = scene.schedule(3_600)
+        second = scene.schedule(2 * 3_600)
+        scene.advance(5_400)
+        scene.promote()
+        scene.advance(5_400)
+        scene.promote()
+        third = scene.add()
+
+        assert [first, second, third] == scene.claim_ids()
+
+    def test_what_left_scheduled_is_not_due(self, scene: Scene) -> None:
+        """A scheduled job that was deleted or requeued is forgotten by the clock.
+
+        If this fails: a deleted job runs at its instant, a requeued one twice.
+        """
+        deleted, requeued = scene.schedule(3_600), scene.schedule(3_600)
+        scene.storage.apply([deletes(deleted), requeues(requeued)])
+        scene.advance(7_200)
+
+        promotion = scene.promote()
+
+        assert Promotion(0, None) == promotion
+        assert (State.DELETED, State.ENQUEUED) == (scene.state(deleted), scene.state(requeued))
+        assert [requeued] == scene.claim_ids()
+
+    def test_a_rescheduled_job_is_due_at_its_new_instant(self, scene: Scene) -> None:
+        """Of a rescheduled job the due instant changes, and the history has one entry more.
+
+        If this fails: a job runs at the instant it was moved away from, or nobody can see that it was moved.
+        """
+        later = scene.add(state=State.SCHEDULED, due_at=BASE + HOUR, nominal_at=BASE + HOUR)
+        sooner = scene.add(state=State.SCHEDULED, due_at=BASE + 9 * HOUR)
+        move = reschedules(later, due_at=BASE + 5 * HOUR, at=scene.stamp())
+
+        results = scene.storage.apply([move, reschedules(sooner, due_at=BASE + 2 * HOUR)])
+
+        assert [Applied.APPLIED, Applied.APPLIED] == results
+        scene.check(
+            later,
+            state=State.SCHEDULED,
+            due_at=BASE + 5 * HOUR,
+            nominal_at=BASE + HOUR,
+            reason="rescheduled by ada",
+            changed_at=move.at,
+        )
+        assert [State.SCHEDULED] == [entry.state for entry in scene.history(later)[:-1]]
+        moved = HistoryEntry(State.SCHEDULED, move.at, "rescheduled by ada", due_at=BASE + HOUR)
+        assert moved == scene.last_entry(later)
+        assert 2 == scene.storage.counts().by_state[State.SCHEDULED]
+        scene.advance(3 * 3_600)
+        assert Promotion(1, BASE + 5 * HOUR) == scene.promote()
+        assert [sooner] == scene.claim_ids()
+
+    def test_a_job_rescheduled_into_the_past_is_due_at_once(self, scene: Scene) -> None:
+        """The next promotion takes it, and one that is moved twice counts once, at its last instant.
+
+        If this fails: "run it now" does nothing, or a job is due at instants it was moved away from.
+        """
+        past = scene.add(state=State.SCHEDULED, due_at=BASE + HOUR)
+        twice = scene.add(state=State.SCHEDULED, due_at=BASE + HOUR)
+
+        scene.storage.apply(
+            [
+                reschedules(past, due_at=0),
+                reschedules(twice, due_at=0),
+                reschedules(twice, due_at=BASE + 3 * HOUR),
+            ]
+        )
+
+        assert Promotion(1, BASE + 3 * HOUR) == scene.promote()
+        assert (State.ENQUEUED, State.SCHEDULED) == (scene.state(past), scene.state(twice))
+        assert 3 == len(scene.history(twice))
+
+    def test_a_rescheduled_retry_is_still_a_retry(self, scene: Scene) -> None:
+        """Its retries stay counted and its error stays.
+
+        If this fails: a job whose retry is moved begins to count anew, and is tried for ever.
+        """
+        job_id = scene.settle(retries(scene.run(), due_at=BASE + HOUR))
+        before = scene.record(job_id)
+
+        scene.settle(reschedules(job_id, due_at=BASE + 2 * HOUR))
+
+        scene.check(
+            job_id,
+            retries=1,
+            attempt=1,
+            is_retrying=True,
+            error=before.error,
+            fence=before.fence,
+            server=before.server,
+        )
+
+    def test_only_what_is_scheduled_is_rescheduled(self, scene: Scene) -> None:
+        """Jobs in other states are left alone, and told so.
+
+        If this fails: a job that runs, or has ended, is run again at some instant.
+        """
+        holder = scene.begin()
+        deleted = scene.settle(deletes(scene.add()))
+        running = scene.run(holder).id
+        ended = scene.settle(succeeds(scene.run(holder)))
+        enqueued, waiting = scene.add(), scene.continuation(running)
+        ids = [deleted, running, ended, enqueued, waiting]
+        before = scene.storage.get(ids)
+
+        results = scene.storage.apply([reschedules(id, due_at=BASE + HOUR) for id in [*ids, scene.new_id()]])
+
+        assert [Applied.REFUSED] * 5 + [Applied.MISSING] == results
+        assert before == scene.storage.get(ids)
+        assert Promotion(0, None) == scene.promote()
+
+    def test_retries_and_snoozes_are_promoted_too(self, scene: Scene) -> None:
+        """A job that waits for its retry, or was snoozed, comes back to its own queue.
+
+        If this fails: retries are lost, or lose their queue.
+        """
+        holder = scene.begin()
+        ids = []
+        for end in (retries, snoozes):
+            scene.add(queue="critical", priority=9)
+            (job,) = scene.claim(holder, queues=["critical"])
+            ids.append(scene.settle(end(Running(job, holder), due_at=BASE + HOUR)))
+        scene.advance(7_200)
+
+        promotion = scene.promote()
+
+        assert Promotion(2, None) == promotion
+        assert sorted(ids) == sorted(scene.claim_ids(holder, queues=["critical"]))
+
+    def test_a_recurring_instant_counts_as_the_next(self, scene: Scene) -> None:
+        """The next due instant is the earliest of scheduled and recurring jobs.
+
+        If this fails: idle servers sleep through a recurring job.
+        """
+        scene.storage.put_record("other", "nightly", "{}", due_at=BASE)
+        due_once(scene)
+        scene.add(state=State.SCHEDULED, due_at=BASE + 2 * HOUR)
+
+        assert Promotion(0, BASE + HOUR) == scene.promote()
+
+    def test_promotion_is_bounded_by_its_limit(self, scene: Scene) -> None:
+        """A thousand due jobs are moved in bounded steps, each job once.
+
+        If this fails: upkeep after a pause is one endless step.
+        """
+        scene.add_many(1_000, state=State.SCHEDULED, due_at=BASE + SECOND)
+        scene.advance(60)
+
+        moved = [scene.promote(400).promoted for _ in range(4)]
+
+        assert [400, 400, 200, 0] == moved
+        assert 1_000 == scene.storage.counts().by_state[State.ENQUEUED]
+
+
+_ENDS = (State.SUCCEEDED, State.FAILED, State.DELETED)
+_TABLE = [(on, end) for on in On for end in _ENDS]
+_table = pytest.mark.parametrize(("on", "end"), _TABLE, ids=[f"{on}-{end}" for on, end in _TABLE])
+
+
+def _ended(scene: Scene, end: State, job_id: str | None = None, expires_at: int | None = None) -> str:
+    """Bring a job, a new one unless given, to its end; return its id."""
+    running = scene.run(job_id=job_id)
+    match end:
+        case State.SUCCEEDED:
+            return scene.settle(succeeds(running, expires_at=expires_at))
+        case State.FAILED:
+            return scene.settle(fails(running, expires_at=expires_at))
+        case _:
+            scene.settle(deletes(running.id, at=scene.stamp(), expires_at=expires_at))
+            scene.apply(succeeds(running))
+            return running.id
+
+
+def _expected_reason(on: On, end: State, target: State | None) -> str:
+    return waiting_reason(on, end) if target is None else Moved.PARENT_ENDED.format(state=end)
+
+
+class ContinuationDuty(StorageFixtures):
+    """What `insert`, `apply` and `release` promise to jobs that wait for others."""
+
+    verbs = "release"
+
+    def test_a_child_waits_for_its_parent(self, scene: Scene) -> None:
+        """A child of a job that has not ended is awaiting, names its parents and is not claimable.
+
+        If this fails: continuations run before what they continue.
+        """
+        one, other = scene.schedule(3_600), scene.schedule(3_600)
+
+        child = scene.continuation(one, other, on=On.FINISHED)
+
+        scene.check(
+            child,
+            state=State.AWAITING,
+            parents=(Edge(one, On.FINISHED), Edge(other, On.FINISHED)),
+            enqueued_at=None,
+        )
+        assert [] == scene.claim(scene.begin(), queues=None)
+        assert 0 == scene.release()
+
+    @_table
+    def test_the_end_of_the_parent_decides_the_child(self, scene: Scene, on: On, end: State) -> None:
+        """Released children are enqueued, deleted or go on waiting as the table says, and say why.
+
+        If this fails: children run after the wrong end, or wait without a word.
+        """
+        parent = scene.add()
+        child = scene.continuation(parent, on=on)
+        _ended(scene, end, parent)
+
+        looked_at = scene.release()
+
+        target = continuation_target(on, end)
+        scene.check(child, state=target or State.AWAITING, reason=_expected_reason(on, end, target))
+        assert 1 == looked_at
+        assert 0 == scene.release()
+
+    @_table
+    def test_a_parent_that_has_ended_decides_at_once(self, scene: Scene, on: On, end: State) -> None:
+        """A child of a parent that has already ended gets its state when it is stored: one history entry.
+
+        If this fails: a child created a moment too late waits for ever.
+        """
+        parent = _ended(scene, end)
+
+        child = scene.continuation(parent, on=on)
+
+        target = continuation_target(on, end) or State.AWAITING
+        record = scene.record(child)
+        reason = _expected_reason(on, end, continuation_target(on, end))
+        assert (target, reason, target is State.DELETED) == (
+            record.state, record.reason, record.ended_at is not None,
+        )  # fmt: skip
+        assert [(target, record.created_at, reason)] == [
+            (entry.state, entry.at, entry.reason) for entry in scene.history(child)
+        ]
+        claimable = [child] if target is State.ENQUEUED else []
+        assert claimable == scene.claim_ids()
+
+    def test_the_end_of_a_parent_is_told(self, scene: Scene) -> None:
+        """The end of a job with waiting children answers `releasing`, its repeat `already`; so does a delete.
+
+        If this fails: children wait for upkeep, those of a deleted job for ever, or every settle pays for a
+        look that finds nothing.
+        """
+        holder = scene.begin()
+        parent = scene.run(holder)
+        scene.continuation(parent.id)
+        childless, scheduled = scene.run(holder), scene.schedule(3_600)
+        child = scene.continuation(scheduled, on=On.DELETED)
+        ends = (succeeds(parent), succeeds(parent), succeeds(childless), deletes(scheduled))
+
+        results = [scene.apply(end) for end in ends]
+        scene.release()
+
+        assert [Applied.RELEASING, Applied.ALREADY, Applied.APPLIED, Applied.RELEASING] == results
+        assert all(result.is_applied for result in results)
+        assert State.ENQUEUED == scene.state(child)
+
+    def test_a_child_is_released_once(self, scene: Scene) -> None:
+        """A second end of the parent changes nothing for children that were decided.
+
+        If this fails: a requeued parent runs its continuations again.
+        """
+        parent = scene.add()
+        child = scene.continuation(parent)
+        _ended(scene, State.SUCCEEDED, parent)
+        scene.release()
+        _ended(scene, State.SUCCEEDED, child)
+
+        scene.settle(requeues(parent))
+        _ended(scene, State.SUCCEEDED, parent)
+        scene.release()
+
+        assert State.SUCCEEDED == scene.state(child)
+        assert 3 == len(scene.history(child))
+
+    def test_the_last_parent_releases(self, scene: Scene) -> None:
+        """A child of several parents is enqueued with the last of them, whatever the order.
+
+        If this fails: a job that joins others runs before they have ended, or never.
+        """
+        parents = scene.add_many(3)
+        child = scene.continuation(*parents)
+        holder = scene.begin()
+        states = []
+
+        for job in reversed(scene.claim(holder)):
+            scene.settle(succeeds(Running(job, holder)))
+            scene.release()
+            states.append(scene.state(child))
+
+        assert [State.AWAITING, State.AWAITING, State.ENQUEUED] == states
+
+    def test_one_unwanted_end_deletes_the_child(self, scene: Scene) -> None:
+        """A child of several parents is deleted by the first that did not end as wanted, and stays so.
+
+        If this fails: a job runs although something it builds upon was given up.
+        """
+        first, second = scene.add_many(2)
+        child = scene.continuation(first, second)
+        scene.settle(deletes(first))
+        scene.release()
+        after_the_first = scene.state(child)
+
+        _ended(scene, State.SUCCEEDED, second)
+        scene.release()
+
+        assert (State.DELETED, State.DELETED) == (after_the_first, scene.state(child))
+        assert 2 == len(scene.history(child))
+
+    def test_a_parent_that_has_ended_counts_among_several(self, scene: Scene) -> None:
+        """Of several parents, those that ended before the child was stored are already counted.
+
+        If this fails: a child of one finished and one running job waits for ever, or runs at once.
+        """
+        ended = _ended(scene, State.SUCCEEDED)
+        running = scene.run()
+        child = scene.continuation(ended, running.id)
+        before = scene.state(child)
+
+        scene.settle(succeeds(running))
+        scene.release()
+
+        assert (State.AWAITING, State.ENQUEUED) == (before, scene.state(child))
+
+    @pytest.mark.parametrize("is_late", [False, True])
+    def test_a_failed_parent_may_still_succeed(self, scene: Scene, is_late: bool) -> None:
+        """A child that waits for success, made before or after its parent failed, runs when that succeeds.
+
+        If this fails: the operator who mends a failure has lost everything that was to follow; or the parent
+        is not marked since it had ended, and the child waits for ever.
+        """
+        parent = scene.add()
+        child = "" if is_late else scene.continuation(parent)
+        _ended(scene, State.FAILED, parent)
+        scene.release()
+        child = child or scene.continuation(parent)
+        waiting = scene.record(child)
+        scene.settle(requeues(parent))
+
+        result = scene.apply(succeeds(scene.run(job_id=parent)))
+        scene.release()
+
+        assert (State.AWAITING, waiting_reason(On.SUCCEEDED, State.FAILED)) == (waiting.state, waiting.reason)
+        assert (Applied.RELEASING, State.ENQUEUED) == (result, scene.state(child))
+
+    def test_a_child_that_is_gone_is_passed_over(self, scene: Scene) -> None:
+        """A child that was deleted and pruned before its turn keeps nobody else from theirs.
+
+        If this fails: one child too few stops the release of all that wait behind it.
+        """
+        parent = scene.add()
+        gone, left = scene.continuation(parent), scene.continuation(parent)
+        _ended(scene, State.SUCCEEDED, parent)
+        scene.settle(deletes(gone, expires_at=BASE - HOUR))
+        assert 1 == scene.prune()
+
+        until_none_is_left(lambda: scene.release(1))
+
+        assert ([None], State.ENQUEUED) == (scene.storage.get([gone]), scene.state(left))
+
+    def test_a_parent_requeued_before_its_turn_releases_nothing(self, scene: Scene) -> None:
+        """A parent that left its end before its children were looked at decides them by its next end.
+
+        If this fails: children are released by an end that no longer holds, while their parent runs again.
+        """
+        parent = scene.add()
+        child = scene.continuation(parent)
+        _ended(scene, State.SUCCEEDED, parent)
+        scene.settle(requeues(parent))
+
+        scene.release()
+        while_running = scene.state(child)
+        _ended(scene, State.DELETED, parent)
+        scene.release()
+
+        assert (State.AWAITING, State.DELETED) == (while_running, scene.state(child))
+
+    def test_a_deleted_child_decides_its_own_children(self, scene: Scene) -> None:
+        """A chain of continuations is deleted down to its end, each with its reason.
+
+        If this fails: grandchildren wait for ever.
+        """
+        parent = scene.add()
+        child = scene.continuation(parent)
+        grandchild = scene.continuation(child)
+        wanted = scene.continuation(child, on=On.DELETED)
+        scene.settle(deletes(parent))
+
+        rounds = [scene.release() for _ in range(5)]
+
+        assert (3, 0) == (sum(rounds), rounds[-1])
+        assert [State.DELETED, State.DELETED, State.ENQUEUED] == [
+            scene.state(job_id) for job_id in (child, grandchild, wanted)
+        ]
+        assert "parent deleted" == scene.record(grandchild).reason
+
+    def test_a_deleted_child_stays_as_long_as_its_parent(self, scene: Scene) -> None:
+        """A child deleted by the storage expires as long after its end as its parent after its own.
+
+        If this fails: children that were given up stay for ever, or are gone before anybody saw them.
+        """
+        kept, expiring = scene.add_many(2)
+        children = scene.continuation(kept), scene.continuation(expiring)
+        at = scene.stamp()
+
+        scene.storage.apply([deletes(kept), deletes(expiring, at=at, expires_at=at + 3 * HOUR)])
+        scene.release()
+
+        forever, bounded = (scene.record(child) for child in children)
+        assert (State.DELETED, None) == (forever.state, forever.expires_at)
+        assert bounded.ended_at is not None
+        assert (bounded.changed_at, bounded.ended_at + 3 * HOUR) == (bounded.ended_at, bounded.expires_at)
+
+    def test_children_are_released_in_bounded_steps(self, scene: Scene) -> None:
+        """At most so many children are looked at by one call; all are by enough of them, each once.
+
+        If this fails: the end of a job with 100,000 children stops everybody for a second.
+        """
+        parent = scene.add()
+        children = [scene.continuation(parent) for _ in range(7)]
+        _ended(scene, State.SUCCEEDED, parent)
+
+        steps = [scene.release(3) for _ in range(3)]
+
+        assert [3, 3, 1] == steps
+        assert 0 == scene.release(3)
+        assert [2] * 7 == [len(scene.history(child)) for child in children]
+        assert sorted(children) == sorted(scene.claim_ids())
+
+    @pytest.mark.parametrize("change", [deletes, requeues])
+    def test_a_child_that_left_is_not_released(
+        self, scene: Scene, change: Callable[[str], Transition]
+    ) -> None:
+        """A child that an operator deleted, or ran without waiting, is not moved by the end of its parent.
+
+        If this fails: a deleted child runs, or one that was started by hand runs twice.
+        """
+        parent = scene.schedule(3_600)
+        child = scene.continuation(parent)
+        scene.settle(change(child))
+        before = scene.record(child)
+
+        scene.storage.apply([deletes(parent)])
+        scene.release()
+
+        assert before == scene.record(child)
+
+    def test_continuations_are_found_by_parent(self, scene: Scene) -> None:
+        """The jobs that wait, or waited, for a job are found by its id.
+
+        If this fails: nobody sees what follows a job.
+        """
+        parent, other = scene.add_many(2)
+        children = {scene.continuation(parent), scene.continuation(other, parent)}
+        scene.continuation(other)
+        scene.settle(deletes(parent))
+        scene.release()
+
+        found = scene.found(JobFilter(parent_id=parent))
+
+        assert children == set(found)
+
+
+class PruneDuty(StorageFixtures):
+    """What `prune` promises."""
+
+    verbs = "prune"
+
+    def test_what_expired_is_gone_with_all_that_belongs_to_it(self, scene: Scene) -> None:
+        """A pruned job leaves no record, history, errors, log, progress, count or list entry; its id is free.
+
+        If this fails: a store fills up with what nobody can see, or it appears in another job.
+        """
+        job = scene.new_job(tags=("eu",))
+        scene.storage.insert([job])
+        running = scene.run(job_id=job.id)
+        progress = Progress(1.0, 2.0, scene.stamp())
+        scene.storage.append_logs({job.id: [LogLine(0, 1, "INFO", "hello")]}, {job.id: progress})
+        scene.settle(fails(running, expires_at=BASE + HOUR))
+        scene.advance(7_200)
+
+        pruned = scene.prune()
+
+        storage = scene.storage
+        assert (1, [None], {}) == (pruned, storage.get([job.id]), scene.by_state())
+        assert [] == storage.find(JobFilter(), limit=10).jobs
+        assert [] == scene.found(JobFilter(tag="eu"))
+        assert [] == storage.failure_groups(10)
+        assert ([], [], []) == (scene.history(job.id), scene.errors(job.id), storage.read_log(job.id))
+        assert [True] == storage.insert([attrs.evolve(job, arguments="[2]")]).is_new
+        scene.check(job.id, arguments="[2]", attempt=0, progress=None)
+        assert (1, [], []) == (
+            len(scene.history(job.id)), scene.errors(job.id), storage.read_log(job.id),
+        )  # fmt: skip
+
+    def test_what_has_not_expired_stays(self, scene: Scene) -> None:
+        """Jobs that expire later, never, were requeued before their expiry, or have not ended stay.
+
+        If this fails: results are gone before they were read, or jobs before they ran.
+        """
+        holder = scene.begin()
+        kept = [scene.settle(succeeds(scene.run(holder), expires_at=BASE + 5 * HOUR))]
+        kept += [scene.settle(succeeds(scene.run(holder))), scene.run(holder).id, scene.schedule(99 * 3_600)]
+        kept += [scene.continuation(kept[3]), scene.settle(deletes(scene.add(), expires_at=BASE + HOUR))]
+        scene.settle(requeues(kept[-1]))
+        scene.advance(7_200)
+
+        pruned = scene.prune()
+
+        assert 0 == pruned
+        assert None not in scene.storage.get(kept)
+        assert State.ENQUEUED == scene.state(kept[-1])
+
+    def test_the_storages_clock_decides_what_expired(self, scene: Scene) -> None:
+        """A job goes when its instant has passed, whatever stamps callers gave.
+
+        If this fails: a client whose clock is wrong deletes results, or keeps them for ever.
+        """
+        kept = scene.settle(deletes(scene.add(), at=BASE - 900 * DAY, expires_at=BASE + HOUR))
+        gone = scene.settle(deletes(scene.add(), at=BASE + 900 * DAY, expires_at=BASE - HOUR))
+
+        pruned = scene.prune()
+
+        assert (1, [gone]) == (pruned, [one for one in (kept, gone) if scene.storage.get([one]) == [None]])
+
+    def test_pruning_is_bounded(self, scene: Scene) -> None:
+        """At most so many jobs go with one call; the rest with the next.
+
+        If this fails: a day's jobs are removed in one endless step.
+        """
+        ids = scene.add_many(25)
+        scene.storage.apply([deletes(job_id, expires_at=BASE + HOUR) for job_id in ids])
+        scene.advance(7_200)
+
+        steps = [scene.prune() for _ in range(4)]
+
+        assert [10, 10, 5, 0] == steps
+        assert [None] * 25 == scene.storage.get(ids)
+
+    def test_children_that_still_wait_are_deleted_first(self, scene: Scene) -> None:
+        """Each child that waits for a pruned parent is deleted with the reason, and decides its own children.
+
+        It expires as long after its end as its parent after its own.
+
+        If this fails: children of a failed job, or all but one of them, wait for ever for one that is gone.
+        """
+        parent = scene.add()
+        children = [scene.continuation(parent, queue=queue) for queue in ("default", "mail", "default")]
+        grandchildren = [scene.continuation(child, on=On.DELETED) for child in children]
+        end = fails(scene.run(job_id=parent))
+        scene.settle(attrs.evolve(end, expires_at=end.at + 3 * HOUR))
+        scene.release()
+        assert [State.AWAITING] * 3 == [scene.state(child) for child in children]
+
+        pruned = scene.prune(1)
+        scene.release()
+
+        assert (1, [None]) == (pruned, scene.storage.get([parent]))
+        for child in children:
+            record, entry = scene.record(child), scene.last_entry(child)
+            assert [(State.DELETED, Moved.PARENT_GONE)] * 2 == [
+                (record.state, record.reason), (entry.state, entry.reason),
+            ]  # fmt: skip
+            assert record.ended_at is not None
+            assert record.ended_at + 3 * HOUR == record.expires_at
+        assert [State.ENQUEUED] * 3 == [scene.state(grandchild) for grandchild in grandchildren]
+
+    def test_a_parent_stays_until_its_children_were_released(self, scene: Scene) -> None:
+        """A parent that expired before its children were looked at is kept until they were; they outlive it.
+
+        If this fails: children of a successful parent are deleted since upkeep came late, or their rows go
+        with its own.
+        """
+        holder = scene.begin()
+        parent = scene.run(holder)
+        child = scene.continuation(parent.id)
+        scene.settle(succeeds(parent, expires_at=BASE + HOUR))
+        scene.advance(7_200)
+
+        too_early = scene.prune()
+        scene.release()
+        after_the_release = scene.prune()
+
+        assert (0, 1, State.ENQUEUED) == (too_early, after_the_release, scene.state(child))
+        assert State.SUCCEEDED == scene.state(scene.settle(succeeds(scene.run(holder, child))))
+
+    def test_locks_that_ended_are_forgotten_after_a_day(self, scene: Scene) -> None:
+        """Locks that were released, or ran out, a day ago leave no record; those that are held stay.
+
+        A name that was forgotten goes on with a larger token than any that it had.
+
+        If this fails: a lock for each order is kept for ever, or a late holder passes for the present one.
+        """
+        storage = scene.storage
+        names = [f"order:{number}" for number in range(12)]
+        tokens: dict[str, int] = {}
+        for _ in range(3):
+            tokens = {name: storage.acquire_lock(name, "ada", 60.0) or 0 for name in names}
+            for name in names[:6]:
+                storage.release_lock(name, "ada", tokens[name])
+        held = storage.acquire_lock("held", "ada", 9 * 86_400.0) or 0
+        scene.advance(4 * 3_600)
+        storage.prune(100)
+        scene.advance(86_400)
+
+        storage.prune(100)
+
+        assert {"held"} >= {record.key for record in storage.list_records("lock")}
+        assert storage.renew_lock("held", "ada", held, 60.0)
+        again = {name: storage.acquire_lock(name, "bob", 60.0) or 0 for name in names}
+        assert [] == [name for name in names if again[name] <= tokens[name]]
+        assert [False] * 12 == [storage.renew_lock(name, "ada", tokens[name], 60.0) for name in names]
+
+    def test_rollups_are_kept_for_thirty_days(self, scene: Scene) -> None:
+        """Rollups of minutes older than 30 days go, younger ones stay.
+
+        If this fails: the timeline grows for ever, or forgets last week.
+        """
+        histogram = (0,) * (len(DURATION_BUCKETS) + 1)
+        minutes = (BASE - 31 * DAY, BASE - 29 * DAY, BASE)
+        scene.storage.record_metrics(
+            [Rollup(minute, "tasks.run", "default", "succeeded", 1, SECOND, histogram) for minute in minutes]
+        )
+
+        scene.prune(100)
+
+        assert [BASE - 29 * DAY, BASE] == [rollup.minute for rollup in scene.storage.timeline(0, BASE + DAY)]
