@@ -7,9 +7,10 @@ from contextlib import closing
 
 import pytest
 
+from firelock.clock import SECOND
 from firelock.lifecycle import Moved
 from firelock.storage import ClaimRequest, NewSession, Renewal, State, StorageUnavailable
-from firelock.testing.conformance.scene import DAY, SECOND, Scene
+from firelock.testing.conformance.scene import DAY, Scene
 from firelock.values import ClaimedJob
 from firelock_redis.database import RedisDatabase
 from firelock_redis.storage import RedisStorage

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import attrs
 import pytest
 
+from firelock.clock import SECOND
 from firelock.lifecycle import Moved
 from firelock.storage import Held, Renewal, StorageUnavailable
 from firelock.testing.conformance.scene import (
     DAY,
     HOUR,
-    SECOND,
     Running,
     Scene,
     deletes,
