@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 
@@ -532,3 +533,13 @@ def test_imports_are_a_list_of_names(imports):
     """One name without its list would be taken apart."""
     with pytest.raises(ConfigurationError, match=r"imports=.* is no list of module names; write imports="):
         Firelock("memory://", imports=imports)
+
+
+def test_imports_register_their_tasks(tmp_path, monkeypatch):
+    """`load_imports()` imports them."""
+    (tmp_path / "tasks_of_a_test.py").write_text("IMPORTED = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with Firelock("memory://", imports=["tasks_of_a_test"]) as fire:
+        fire.load_imports()
+
+    assert "tasks_of_a_test" in sys.modules

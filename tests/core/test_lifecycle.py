@@ -109,6 +109,15 @@ def test_a_restore_leads_back_only_where_nothing_is_lost(state):
         lifecycle.restore("j1", lifecycle.Former(state), at=AT, reason="restored", expires_at=EXPIRES_AT)
 
 
+def test_only_a_last_delete_tells_what_a_job_was():
+    """A requeue after it takes its word away."""
+    steps = [
+        HistoryEntry(state, at) for at, state in enumerate((State.ENQUEUED, State.DELETED, State.ENQUEUED))
+    ]
+
+    assert (lifecycle.Former(State.ENQUEUED), None) == (lifecycle.former(steps[:2]), lifecycle.former(steps))
+
+
 # ---- tasks that nobody knows here ------------------------------------------------------------------------
 
 

@@ -142,6 +142,7 @@ def exact(value: object) -> str:
     ("annotation", "value"),
     [
         (Literal["a", 1, None], 1),
+        (Literal[Colour.RED], Colour.RED),
         (UserId, 5),
         (JsonValue, {"a": [1, None]}),
         (Order, Order(1, NOW)),
@@ -185,6 +186,7 @@ def test_a_value_comes_back_as_it_was(annotation, value):
         (Literal[1, "a"], True, "bool where Literal[1, 'a'] is annotated"),
         (float, 2**60 + 1, "integer of 61 bits that no float equals at $.x; annotate it as int"),
         (float, math.nan, "non-finite number nan"),
+        (float, True, "bool where float is annotated"),
         (str | int, 1.5, "float where str | int is annotated"),
         (list[int], (1,), "tuple where list[int] is annotated"),
         (list[int], [1, "2"], "str where int is annotated at $.x[1]; pass int"),

@@ -348,13 +348,25 @@ def test_a_crash_between_change_and_record_does_no_harm(watched):
 
     with pytest.raises(StorageUnavailable):
         watched.operations.run(operation.id, wait=crash)
-    assert [operation.id] == [one.id for one in watched.operations.resumable()]
     again = run(watched, operation)
 
     assert {State.DELETED: 1_200} == states(watched)
     assert (Status.DONE, 1_200, 700, 500) == (
         again.state, again.total_seen, again.changed, again.skipped
     )  # fmt: skip
+
+
+def test_an_outage_leaves_it_resumable(watched):
+    """It is nothing that trying again cannot help."""
+    fill(watched, 3)
+    operation = deleting(watched)
+    watched.storage.fail("find", StorageUnavailable("away"))
+
+    with pytest.raises(StorageUnavailable, match="away"):
+        run(watched, operation)
+
+    assert [operation.id] == [one.id for one in watched.operations.resumable()]
+    assert 3 == run(watched, operation).changed
 
 
 def test_what_trying_again_cannot_help_has_failed(watched):

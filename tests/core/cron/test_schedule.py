@@ -298,6 +298,7 @@ def test_a_damaged_stored_schedule_is_refused(text):
         (Cron("0 0 1,15 * mon"), "at 00:00 on days 1 and 15 of the month or on Monday, UTC"),
         (Cron("0 0 L * *"), "at 00:00 on the last day of the month, UTC"),
         (Cron("0 0 LW * *"), "at 00:00 on the last working day of the month, UTC"),
+        (Cron("0 0 L-3 * *"), "at 00:00 on the day 3 days before the last of the month, UTC"),
         (Cron("0 0 15W * *"), "at 00:00 on the working day nearest to day 15 of the month, UTC"),
         (Cron("0 0 * * 5L"), "at 00:00 on the last Friday of the month, UTC"),
         (Cron("0 0 * * 5#2"), "at 00:00 on the second Friday of the month, UTC"),

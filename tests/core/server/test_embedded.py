@@ -358,6 +358,16 @@ def test_a_loss_that_is_told_twice_begins_one_session(fire, our_threads):
         assert 2 == len(fire.servers.list()[0].sessions)
 
 
+def test_a_wait_for_work_that_fails_is_made_again(fire):
+    """By an outage; an error that nobody knows is in test_serving."""
+    fire.storage.fail("wait", *[StorageUnavailable("down")] * 2)
+
+    with fire.server(workers=1, async_workers=1):
+        assert "x" == fire.echo.enqueue("x").result(timeout=10)
+        until(lambda: len(fire.storage.called["wait"]) > 2)
+        assert "y" == fire.echo.enqueue("y").result(timeout=10)
+
+
 def test_a_stop_says_when_the_last_ends_cannot_be_written(make_app, caplog, monkeypatch, our_threads):
     """A storage that hangs is not waited for for ever."""
     monkeypatch.setattr("firelock.server.child._SETTLE_GRACE", 0.05)
