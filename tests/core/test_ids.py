@@ -8,13 +8,14 @@ import sys
 import threading
 import time
 import uuid
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from firelock import ids
-from firelock.ids import derived_id, is_id, is_newest_first_key, new_id, new_ids, newest_first_key
+from firelock.ids import derived_id, is_newest_first_key, new_id, new_ids, newest_first_key
 
 
 def test_an_id_is_a_uuid_of_version_7():
@@ -94,7 +95,7 @@ def test_the_same_parts_give_the_same_id(parts):
     made = derived_id(*parts)
 
     assert derived_id(*parts) == made
-    assert is_id(made)
+    assert str(UUID(made)) == made
 
 
 @pytest.mark.parametrize(
@@ -114,20 +115,6 @@ def test_a_derived_id_never_changes():
     assert "a9fa59a1-e5f3-594a-a3e6-14e4b9fe5280" == derived_id("nightly", "1764028800000000")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "", "nightly", "0190163d8694739ba3a4b2e1f4a5c6d7", "0190163D-8694-739B-A3A4-B2E1F4A5C6D7",
-        "0190163d-8694-739b-a3a4-b2e1f4a5c6d", "0190163d-8694-739b-a3a4-b2e1f4a5c6d7 ",
-        "0190163d-8694-739b-a3a4b-2e1f4a5c6d7", "0190163g-8694-739b-a3a4-b2e1f4a5c6d7",
-        "-190163d-8694-739b-a3a4-b2e1f4a5c6d7", "{190163d-8694-739b-a3a4-b2e1f4a5c6d}",
-    ],
-)  # fmt: skip
-def test_anything_else_is_no_id(text):
-    """Case, dashes, length and letters are those of an id, or it is none."""
-    assert not is_id(text)
-
-
 def test_many_ids_at_once_ascend_and_differ():
     """A batch of ids lies between the ids made before and after it."""
     before = new_id()
@@ -137,7 +124,7 @@ def test_many_ids_at_once_ascend_and_differ():
     every = [before, *many, new_id()]
     assert every == sorted(every)
     assert len(every) == len(set(every))
-    assert all(is_id(one) and one[14] == "7" and one[19] in "89ab" for one in many)
+    assert all(str(UUID(one)) == one and one[14] == "7" and one[19] in "89ab" for one in many)
 
 
 # ---- keys that list the newest first ---------------------------------------------------------------------

@@ -48,7 +48,6 @@ class HasClock(Protocol):
 
     def clock(self) -> int:
         """Return the storage's own time in micros."""
-        ...
 
 
 class StorageClock:

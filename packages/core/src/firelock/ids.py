@@ -10,8 +10,6 @@ import time
 import uuid
 
 _NAMESPACE = uuid.UUID("5b1f0d0e-6f3a-7c54-9d5e-f17e10c4a000")
-_HEX = frozenset("0123456789abcdef")
-_DASHES = (8, 13, 18, 23)
 _FORM = "%08x-%04x-7%03x-%04x-%012x"
 _LOW = (1 << 48) - 1
 _END = 253_402_300_800_000_000  # micros of the year 10000
@@ -80,10 +78,3 @@ def newest_first_key(at: int) -> str:
 def is_newest_first_key(text: object) -> bool:
     """Tell whether a text has the form of such a key."""
     return isinstance(text, str) and _NEWEST_FIRST.fullmatch(text) is not None
-
-
-def is_id(text: str) -> bool:
-    """Tell whether a text has the form of an id: 36 lower-case characters, dashes where UUIDs have them."""
-    if len(text) != 36:  # noqa: PLR2004 - the length of a UUID
-        return False
-    return all((char == "-") if place in _DASHES else (char in _HEX) for place, char in enumerate(text))

@@ -439,49 +439,38 @@ class Creator(Protocol):
 
     def create(self, call: Call) -> Job[Any]:
         """The call is stored as a job."""
-        ...
 
     async def acreate(self, call: Call) -> Job[Any]:
         """The call is stored as a job, without blocking the event loop."""
-        ...
 
     def create_alike(
         self, info: TaskInfo, options: CallOptions, calls: Iterable[Sequence[object]]
     ) -> list[Job[Any]]:
         """A job of one task is stored for each tuple of arguments."""
-        ...
 
     def create_child(self, parent_id: str, call: Call) -> Job[Any]:
         """The call is stored as a continuation."""
-        ...
 
     async def acreate_child(self, parent_id: str, call: Call) -> Job[Any]:
         """The call is stored as a continuation, without blocking the event loop."""
-        ...
 
     def wait_for_end(self, job_id: str) -> Future[Observation]:
         """Return a future of the read that sees the job ended, or gone."""
-        ...
 
     def forget_wait(self, job_id: str, future: Future[Observation]) -> None:
         """Nobody waits for this future any more."""
-        ...
 
     def decode_result(self, record: JobRecord) -> object:
         """Return the result of a succeeded job."""
-        ...
 
     def release_children_soon(self) -> None:
         """Continuations that a change set free are moved."""
-        ...
 
     def restoration(self, record: JobRecord, *, reason: str) -> Transition | str:
         """Return the change that takes the job's delete back, or why nothing can."""
-        ...
 
     def apply_unless_changed(self, changes: Sequence[Transition], seen: Sequence[JobRecord]) -> list[Applied]:
         """The changes are applied, but to a job that is no longer stored as it was seen."""
-        ...
 
 
 class Continuation(Protocol[P, R]):
@@ -490,15 +479,12 @@ class Continuation(Protocol[P, R]):
     @property
     def options(self) -> CallOptions:
         """Those of its calls."""
-        ...
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call:
         """Return the call."""
-        ...
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """A job is stored; here for the type of its result."""
-        ...
 
 
 # ---- what it shows of a life: the contract's values with aware datetimes in place of micros ---------------

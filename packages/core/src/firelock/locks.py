@@ -32,15 +32,12 @@ class LockProvider(Protocol):
 
     def acquire_lock(self, name: str, owner: str, ttl_seconds: float) -> int | None:
         """Return a fencing token, or None while another owner holds the lock."""
-        ...
 
     def renew_lock(self, name: str, owner: str, fence: int, ttl_seconds: float) -> bool:
         """The lock lives on; False where it is lost."""
-        ...
 
     def release_lock(self, name: str, owner: str, fence: int) -> bool:
         """The lock is free; False where it was lost."""
-        ...
 
 
 class Lock:

@@ -96,7 +96,6 @@ class RetryPolicy(Protocol):
         Called once a failed attempt, on the server, also when many retries were made: `job.retries` counts
         them. An exception fails the job.
         """
-        ...
 
 
 class HasRetries(Protocol):
@@ -105,7 +104,6 @@ class HasRetries(Protocol):
     @property
     def retries(self) -> int:
         """Retries made since creation or the last requeue."""
-        ...
 
 
 class RetryOptions(TypedDict, total=False):

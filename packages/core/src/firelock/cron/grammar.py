@@ -336,7 +336,6 @@ class DayRule(Protocol):
 
     def day(self, month: MonthShape) -> int | None:
         """Return the day; None where the month has none."""
-        ...
 
 
 @attrs.frozen
@@ -403,9 +402,7 @@ class NthWeekday:
         return day if day <= month.length else None
 
     def __str__(self) -> str:
-        return (
-            f"the {('first', 'second', 'third', 'fourth', 'fifth')[self.nth - 1]} {_WEEKDAYS[self.weekday]}"
-        )
+        return f"the {_ORDINALS[self.nth - 1]} {_WEEKDAYS[self.weekday]}"
 
 
 @attrs.frozen
