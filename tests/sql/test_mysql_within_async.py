@@ -91,7 +91,7 @@ def test_many_rows_follow_an_async_session(fire, opened):
         async with opened() as engine, AsyncSession(engine) as session:
             stored = await session.run_sync(lambda inner: fire.storage.insert(jobs, within=inner))
             await session.commit()
-            return stored
+            return stored.is_new
 
     assert [True] * 300 == asyncio.run(use())
     assert 300 == enqueued(fire)

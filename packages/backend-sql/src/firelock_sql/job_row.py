@@ -96,7 +96,9 @@ _in_order = attrgetter(*(field.name for field in attrs.fields(HistoryEntry)))
 def entry_line(entry: HistoryEntry) -> str:
     """Return one step of a job's life as one line."""
     state, *fields = _in_order(entry)
-    while len(fields) > 1 and fields[-1] in {None, 0}:
+    if not entry.elided and entry.due_at is None:
+        del fields[-2:]
+    while fields[-1] is None:
         fields.pop()
     return _encode([state.value, *fields]) + "\n"
 
