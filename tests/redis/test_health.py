@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import json
 import subprocess
 import sys
-from contextlib import redirect_stdout
 
 import pytest
 
 from firelock import Firelock, StorageError
-from firelock.cli import main
 from firelock.testing import eventually
 from firelock_redis import health
 from firelock_redis.database import SCHEMA, RedisDatabase
@@ -328,23 +324,3 @@ def test_jobs_that_were_set_aside_are_counted(server, partitions):
     assert {first.id, second.id} == listed
     assert all(finding.is_error for finding in findings)
     fire.close()
-
-
-def test_doctor_shows_all_of_it(server):
-    """As a person and as a monitoring system see it."""
-    server.empty()
-    with Firelock(server.url()) as fire:
-        fire.storage.migrate()
-    out = io.StringIO()
-
-    with redirect_stdout(out):
-        code = main(["doctor", "--storage", server.url(), "--json"])
-
-    said = json.loads(out.getvalue())
-    assert code == 0
-    assert said["is_well"] is True
-    assert said["about"]["durability"] == "none: a restart takes every job"
-    assert said["about"]["eviction"] == "noeviction, maxmemory not set"
-    assert "No append-only file and no snapshots: a restart loses every job." in [
-        finding["what"] for finding in said["findings"]
-    ]

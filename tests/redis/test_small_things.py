@@ -279,25 +279,6 @@ def texts(log: list[LogLine]) -> list[int]:
     return [int(line.text.split()[0]) for line in log]
 
 
-def test_logs_lie_beside_their_jobs(parted, server):
-    """Lines and progress are in the partition of the job, and read from there."""
-    ids = known(parted, 20)
-    unknown = "f" * 36
-    parted.append_logs(
-        {id: lines(place) for place, id in enumerate([*ids, unknown])},
-        {id: Progress(place, 1e300, BASE, None) for place, id in enumerate([*ids, unknown])},
-    )
-
-    assert [[place] for place in range(20)] == [texts(parted.read_log(id, after=0, limit=9)) for id in ids]
-    assert [*range(20), None, 3] == [
-        told and told.done for told in [one and one.progress for one in parted.get([*ids, unknown, ids[3]])]
-    ]
-    for id in ids:
-        base = parted.database.partitions.bases[parted.database.partitions.of(id)]
-        assert 2 == server.client().exists(f"{base}:g:{id}", f"{base}:o:{id}")
-    assert 0 == len([key for key in keys_of(server) if unknown in key])
-
-
 def test_a_log_of_any_length_keeps_its_newest_thousand(database):
     """Numbers have no gaps, and the newest thousand lines stay, however many come at once."""
     (id,) = known(database, 1)

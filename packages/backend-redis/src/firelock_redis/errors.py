@@ -60,11 +60,11 @@ def translated(error: Exception, url: RedisUrl) -> StorageError:
     code, where = _code(error), f"Redis at {url}"
     if code in _PASSING:
         return StorageUnavailable(f"{where}: {_PASSING[code]} ({code}).")
-    if code in _LASTING:
-        return StorageError(f"{where}: {_LASTING[code]} ({code}).")
     text = str(error).rstrip(".") or type(error).__name__
     if mistake := _mistaken(error, text, url):
         return StorageError(f"{where}: {mistake}.")
+    if code in _LASTING:
+        return StorageError(f"{where}: {_LASTING[code]} ({code}).")
     if isinstance(error, driver.TimeoutError):
         return StorageUnavailable(f"{where} did not answer in time ({text}).{_tls_hint(text, url)}")
     if isinstance(error, driver.ConnectionError | OSError | driver.RedisClusterException):
@@ -77,7 +77,7 @@ def translated(error: Exception, url: RedisUrl) -> StorageError:
 def _mistaken(error: Exception, text: str, url: RedisUrl) -> str:
     """Return what of the URL does not fit what listens there; nothing where that is not it."""
     if isinstance(error, driver.AuthenticationError):
-        return f"{_LASTING['WRONGPASS']} ({text})"
+        return f"{_LASTING['NOAUTH' if _code(error) == 'NOAUTH' else 'WRONGPASS']} ({text})"
     if any(words in text for words in _NOT_ALLOWED_IN_A_SCRIPT):
         return f"{_LASTING['NOPERM']} (NOPERM)"
     if isinstance(error, driver.InvalidResponse):
