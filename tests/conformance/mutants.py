@@ -23,7 +23,7 @@ import pytest
 
 from firelock import memory
 from firelock.ids import new_id
-from firelock.storage import Storage, derived, row_storage
+from firelock.storage import Storage, derived, row_storage, rules
 from firelock.testing import Handles, Scene, StorageConformance
 from firelock.testing.conformance.kit import required_feature
 from firelock.testing.conformance.locks import NamedLock
@@ -31,8 +31,7 @@ from firelock.testing.conformance.locks import NamedLock
 _TABLE = Path(__file__).with_name("mutations.txt")
 _THIRD_PARTY = Path(__file__).parents[1] / "end_to_end" / "third_party" / "firelock-files" / "src"
 _STRANGER = "firelock_files"
-_ORIGINAL = "firelock.memory"
-_RULES = "firelock.storage.rules"  # what the model shares with others
+_MODEL = {"rules", "derived", "memory"}  # what the model is made of
 _numbers = count()
 
 
@@ -74,11 +73,10 @@ def mutated(source, mutation):
 
 
 class _Mutator(MetaPathFinder, Loader):
-    """Imports a storage's package under another name, one module of it changed."""
+    """Imports the stranger's package under another name, one module of it changed."""
 
     def __init__(self, package, mutation):
         self._package, self._mutation = package, mutation
-        self._is_strange = mutation.module.startswith(_STRANGER)
 
     def find_spec(self, name, path, target=None):
         if name != self._package and not name.startswith(f"{self._package}."):
@@ -87,22 +85,11 @@ class _Mutator(MetaPathFinder, Loader):
 
     def exec_module(self, module):
         name = module.__name__.removeprefix(self._package).removeprefix(".")
-        path = self._path(name)
+        path = _THIRD_PARTY / _STRANGER / f"{name or '__init__'}.py"
         source = path.read_text("utf-8")
-        if (name or "memory") == self._mutation.module.removeprefix(f"{_STRANGER}."):
+        if name == self._mutation.module.removeprefix(f"{_STRANGER}."):
             source = mutated(source, self._mutation)
-        original = _STRANGER if self._is_strange else _ORIGINAL
-        exec(compile(source.replace(original, self._package), str(path), "exec"), vars(module))
-        if not self._is_strange and not name:
-            vars(module)["rules"] = importlib.import_module(f"{self._package}.rules")
-
-    def _path(self, name):
-        if self._is_strange:
-            return _THIRD_PARTY / _STRANGER / f"{name or '__init__'}.py"
-        spec = importlib.util.find_spec(_RULES if name else _ORIGINAL)
-        assert spec is not None
-        assert spec.origin is not None
-        return Path(spec.origin)
+        exec(compile(source.replace(_STRANGER, self._package), str(path), "exec"), vars(module))
 
 
 @attrs.frozen
@@ -118,18 +105,15 @@ class Subject:
 def subject_of(mutation):
     """Yield one store of the mutant; it is empty, and gone afterwards."""
     name = f"mutant_{next(_numbers)}"
-    if mutation.module == "derived":
-        with _kept(name, _derived_mutant(name, mutation)) as subject:
+    if mutation.module in _MODEL:
+        with _kept(name, _model_mutant(name, mutation)) as subject:
             yield subject
     elif mutation.module == "row_storage":
         with tempfile.TemporaryDirectory() as folder:
             yield _stranger(Path(folder), _row_mutant(name, mutation))
-    elif mutation.module.startswith(_STRANGER):
+    else:
         with tempfile.TemporaryDirectory() as folder, _imported(name, mutation) as package:
             yield _stranger(Path(folder), package.FileStorage)
-    else:
-        with _imported(name, mutation) as package, _kept(name, package.MemoryStorage) as subject:
-            yield subject
 
 
 @contextmanager
@@ -171,23 +155,26 @@ def _imported(package, mutation):
             del sys.modules[name]
 
 
-def _changed(name, original, mutation):
-    """Return the module with the mutation in it."""
-    module = ModuleType(name)
-    path = str(original.__file__)
-    sys.modules[name] = module  # where the annotations of its values are looked up
-    exec(compile(mutated(Path(path).read_text("utf-8"), mutation), path, "exec"), vars(module))
+def _changed(name, original, mutation, **renamed):
+    """Return a copy of a module with the mutation in it, if it is there, that takes others by these names."""
+    module = sys.modules[name] = ModuleType(name)  # where the annotations of its values are looked up
+    path = Path(original.__file__)
+    source = path.read_text("utf-8")
+    if path.stem == mutation.module:
+        source = mutated(source, mutation)
+    for former, new in renamed.items():
+        source = source.replace(f"from firelock.storage import {former}\n", f"import {new} as {former}\n")
+        source = source.replace(f"firelock.storage.{former} import", f"{new} import")
+    exec(compile(source, str(path), "exec"), vars(module))
     return module
 
 
-def _derived_mutant(name, mutation):
-    """Return the model, on mutated verbs."""
-    _changed(name, derived, mutation)
-    model = ModuleType(f"{name}_model")
-    sys.modules[model.__name__] = model  # where the annotations of its values are looked up
-    source = Path(memory.__file__).read_text("utf-8").replace("firelock.storage.derived", name)
-    exec(compile(source, memory.__file__, "exec"), vars(model))
-    return model.MemoryStorage
+def _model_mutant(name, mutation):
+    """Return the model: its rules, the verbs on them and its tables, one of them mutated."""
+    others = {former: f"{name}_{former}" for former in ("rules", "derived")}
+    _changed(others["rules"], rules, mutation)
+    _changed(others["derived"], derived, mutation, rules=others["rules"])
+    return _changed(name, memory, mutation, **others).MemoryStorage
 
 
 def _row_mutant(name, mutation):

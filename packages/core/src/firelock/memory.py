@@ -16,8 +16,10 @@ from typing import ClassVar, Self, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from firelock.errors import StorageError
-from firelock.storage import StoredJob, Waiting, rules
+from firelock.storage import rules
 from firelock.storage.derived import StoredSession, Tables, TableStorage
+from firelock.storage.rules import StoredJob
+from firelock.storage.waiting import Waiting
 from firelock.values import (
     Feature,
     JobFilter,
