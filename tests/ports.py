@@ -28,8 +28,7 @@ def free_port() -> int:
     for port in _PORTS:
         if port not in _taken and _is_reserved(port) and _is_free(port) and _is_free(port + _BUS):
             return port
-    message = f"No free port from {_PORTS.start} to {_PORTS.stop}."
-    raise RuntimeError(message)
+    raise RuntimeError(f"No free port from {_PORTS.start} to {_PORTS.stop}.")
 
 
 def _is_reserved(port: int) -> bool:

@@ -61,8 +61,9 @@ def running(test: str | None) -> None:
 def refuse_to_light_tests(program: str) -> None:
     """Raise where the test that runs is not heavy: what it asks for, not every contributor has."""
     if _light:
-        message = f"{_light[0]} starts {program}, not of a wheel: mark it @pytest.mark.heavy(reason)."
-        raise RuntimeError(message)
+        raise RuntimeError(
+            f"{_light[0]} starts {program}, not of a wheel: mark it @pytest.mark.heavy(reason)."
+        )
 
 
 class Process(ABC):
@@ -120,8 +121,7 @@ class Process(ABC):
 
     def _is_ready(self) -> bool:
         if not self.is_running:
-            message = f"{type(self).__name__} ended at its start: {self.said()[-2_000:]}"
-            raise RuntimeError(message)
+            raise RuntimeError(f"{type(self).__name__} ended at its start: {self.said()[-2_000:]}")
         return self._answers()
 
     def stop(self) -> None:

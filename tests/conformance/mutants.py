@@ -67,8 +67,9 @@ def mutations():
 def mutated(source, mutation):
     """Return the source with the mutation in it; it has to be there."""
     if mutation.old not in source:
-        message = f"Mutation {mutation.name!r} finds nothing to change in {mutation.module}: {mutation.old!r}"
-        raise LookupError(message)
+        raise LookupError(
+            f"Mutation {mutation.name!r} finds nothing to change in {mutation.module}: {mutation.old!r}"
+        )
     return source.replace(mutation.old, mutation.new)
 
 

@@ -215,8 +215,7 @@ def test_job_options_that_raise_stop_the_caller(make_app):
     """An exception goes to the caller, and nothing is stored."""
 
     def refuse():
-        message = "no tenant"
-        raise LookupError(message)
+        raise LookupError("no tenant")
 
     app = make_app(plugin(job_options=refuse))
 
@@ -325,8 +324,7 @@ def test_job_context_that_raises_fails_the_attempt(make_app):
     """An exception of the plugin's own is the attempt's."""
 
     def broken():
-        message = "tracer is away"
-        raise RuntimeError(message)
+        raise RuntimeError("tracer is away")
 
     app = make_app(plugin(job_context=broken))
 
@@ -478,8 +476,7 @@ def test_worker_process_stopped_and_others_that_raise_touch_no_job(make_app, cap
     """What is told or asked and raises is logged, and counts as no answer."""
 
     def broken():
-        message = "no idea"
-        raise RuntimeError(message)
+        raise RuntimeError("no idea")
 
     hooks = ["jobs_created", "elect_transition", "jobs_settled", "retry_decision", "worker_process_stopped"]
     told = []

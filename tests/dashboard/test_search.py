@@ -20,8 +20,7 @@ def shop(fire):
 
     @fire.task(name="shop.reports.build", queue="reports", tags=["city:{city}"], retry=Retry.never())
     def build(city: str, password: str = "") -> None:
-        message = f"no figures of {city}"
-        raise ValueError(message)
+        raise ValueError(f"no figures of {city}")
 
     build.enqueue("rome")
     Worker(fire).run()

@@ -182,7 +182,6 @@ def eventually(is_so, within, what):
     began = time.monotonic()
     while not is_so():
         if time.monotonic() - began > within:
-            message = f"{what}: not within {within:g} s"
-            raise AssertionError(message)
+            raise AssertionError(f"{what}: not within {within:g} s")
         time.sleep(0.02)
     return time.monotonic() - began

@@ -60,8 +60,9 @@ def opened(storage, folder, slack=0.0):
         found = [program for program in _programs() if str(program).startswith(storage)]
         if not found:
             known = ", ".join(map(str, _programs()))
-            message = f"No server {storage!r} on this machine; there are: {known or 'none'}. Or name a URL."
-            raise SystemExit(message)
+            raise SystemExit(
+                f"No server {storage!r} on this machine; there are: {known or 'none'}. Or name a URL."
+            )
         with place_on(found[0], folder, slack) as place:
             yield place
 

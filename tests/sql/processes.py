@@ -78,8 +78,7 @@ def account() -> Account:
     for name in ("postgres", "mysql", "nobody"):
         if entry := entries.get(name):
             return Account(name, entry.pw_uid, entry.pw_gid)
-    message = "Databases do not run as root, and there is no account postgres, mysql or nobody."
-    raise RuntimeError(message)
+    raise RuntimeError("Databases do not run as root, and there is no account postgres, mysql or nobody.")
 
 
 def new_folder() -> Path:
@@ -113,8 +112,7 @@ def run_to_its_end(command: Sequence[str | Path], folder: Path) -> None:
         **_identity(),
     )  # fmt: skip
     if ended.returncode:
-        message = f"{command[0]} failed: {(ended.stdout + ended.stderr)[-2_000:]}"
-        raise RuntimeError(message)
+        raise RuntimeError(f"{command[0]} failed: {(ended.stdout + ended.stderr)[-2_000:]}")
 
 
 def _identity() -> Mapping[str, object]:

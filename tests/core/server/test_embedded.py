@@ -444,8 +444,7 @@ def test_a_start_that_fails_leaves_nothing_behind(fire, monkeypatch, name):
 
     def refuse(thread):
         if thread.name == f"firelock-{name}":
-            message = "can't start new thread"
-            raise RuntimeError(message)
+            raise RuntimeError("can't start new thread")
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", refuse)

@@ -69,5 +69,4 @@ def _made_by_a_recurring_job(fire):
     for one in fire.recurring.list():
         for job in fire.jobs.find(recurring=one.id, limit=1):
             return job.id
-    message = "no recurring job has made a job yet"
-    raise AssertionError(message)
+    raise AssertionError("no recurring job has made a job yet")

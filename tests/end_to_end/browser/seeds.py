@@ -62,8 +62,7 @@ def small(storage):
 
     @fire.task(name="shop.orders.charge", queue="billing", retry=_QUICK)
     def charge(order: int) -> None:
-        message = f"order {order}: the bank said no"
-        raise ValueError(message)
+        raise ValueError(f"order {order}: the bank said no")
 
     @fire.task(name="shop.mail.send", queue="mail", retry=_QUICK)
     def send(address: str) -> None:

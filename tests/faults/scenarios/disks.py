@@ -199,15 +199,13 @@ def _small_disk(folder, mebibytes, *options):
         NotHere: this system or this user cannot do that.
     """
     if shutil.which("mount") is None:
-        message = "No disk can be mounted here: there is no program for it"
-        raise NotHere(message)
+        raise NotHere("No disk can be mounted here: there is no program for it")
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", ",".join([f"size={mebibytes}m", *options]), "tmpfs", str(folder)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if mounted.returncode:
-        message = f"No disk can be mounted here: {mounted.stderr.strip()}"
-        raise NotHere(message)
+        raise NotHere(f"No disk can be mounted here: {mounted.stderr.strip()}")
     try:
         yield
     finally:

@@ -84,8 +84,7 @@ def standby_takes_over(place, size):
         not isinstance(place.program, PostgresqlProgram)
         or not (place.program.folder / "pg_basebackup").exists()
     ):
-        message = "pg_basebackup is not here"
-        raise NotHere(message)
+        raise NotHere("pg_basebackup is not here")
     return [
         line
         for is_synchronous in (True, False)

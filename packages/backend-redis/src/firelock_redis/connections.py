@@ -20,8 +20,6 @@ from firelock.storage import StorageError, StorageUnavailable
 from firelock_redis.errors import is_leaving, translated
 from firelock_redis.url import RedisUrl
 
-__all__ = ["ClusterConnections", "RedisConnections", "Reply"]
-
 Reply: TypeAlias = Any
 """What a server answers: texts, whole numbers, None, and lists of these; a script's header says which."""
 
@@ -158,11 +156,10 @@ class RedisConnections:
         try:
             host, port = sentinel.discover_master(url.service)
         except MasterNotFoundError as error:
-            message = (
+            raise StorageUnavailable(
                 f"Redis at {url}: no Sentinel that answers knows a primary for {url.service!r} that is up. "
                 "Look at the name and at the Sentinels' addresses."
-            )
-            raise StorageUnavailable(message) from error
+            ) from error
         return str(host), int(port)
 
     def close(self) -> None:

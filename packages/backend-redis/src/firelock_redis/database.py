@@ -14,8 +14,6 @@ from firelock_redis.partitions import Partitions
 from firelock_redis.scripts import script
 from firelock_redis.url import RedisUrl
 
-__all__ = ["KEEPING", "SCHEMA", "RedisDatabase", "product_of"]
-
 SCHEMA = 1
 KEEPING = "noeviction"  # the maxmemory-policy that drops nothing
 
@@ -77,11 +75,10 @@ class RedisDatabase:
             name, partition, arguments, lambda *command: together(base, [command, wait])
         )
         if int(reached) < wanted:
-            message = (
+            raise StorageUnavailable(
                 f"Redis at {self.url}: {reached} of {wanted} replicas confirmed the write within "
                 f"{_WAIT_MILLISECONDS} ms; it is stored on the primary alone and a failover may lose it."
             )
-            raise StorageUnavailable(message)
         return reply
 
     def _run(
@@ -156,11 +153,10 @@ class RedisDatabase:
         if version != SCHEMA:
             raise self._mismatch(version)
         if partitions != self.url.partitions:
-            message = (
+            raise SchemaMismatch(
                 f"Redis at {self.url}: prefix {self.url.prefix!r} has {partitions} partitions, the URL "
                 f"says {self.url.partitions}. Write ?partitions={partitions}, or choose another ?prefix=."
             )
-            raise SchemaMismatch(message)
 
     def _mismatch(self, version: int) -> SchemaMismatch:
         side, mend = ("newer", "Upgrade Firelock") if version > SCHEMA else ("older", "Run firelock migrate")

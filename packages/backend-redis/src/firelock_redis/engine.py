@@ -42,8 +42,6 @@ from firelock_redis.layout import (
 from firelock_redis.upkeep import earliest_due_at
 from firelock_redis.verbs import RedisVerbs
 
-__all__ = ["EngineVerbs"]
-
 _MINUTE = 60_000_000
 _RESULTS = {
     "0": Applied.APPLIED,

@@ -9,8 +9,6 @@ from redis import exceptions as driver
 from firelock.storage import StorageError, StorageUnavailable
 from firelock_redis.url import RedisUrl
 
-__all__ = ["is_leaving", "translated"]
-
 # What a server answers while it changes its part, starts, or is full: trying again may help.
 _PASSING = {
     "READONLY": "it is a replica and takes no writes; name its primary, or use redis+sentinel://",

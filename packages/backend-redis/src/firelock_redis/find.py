@@ -45,8 +45,6 @@ from firelock_redis.layout import (
 )
 from firelock_redis.verbs import RedisVerbs
 
-__all__ = ["PAGE_COST", "RARE", "SCRIPT_COST", "FindVerbs"]
-
 RARE = 2_000
 """Lists of at most so many jobs, all partitions together, are read whole."""
 

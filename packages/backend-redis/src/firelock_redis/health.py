@@ -11,8 +11,6 @@ import attrs
 from firelock.storage import Finding, StorageError, StorageUnavailable
 from firelock_redis.database import KEEPING, RedisDatabase, product_of
 
-__all__ = ["describe", "diagnose"]
-
 _FULL = 0.9  # of maxmemory: from here on it is worth a word
 
 

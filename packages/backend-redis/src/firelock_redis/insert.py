@@ -35,8 +35,6 @@ from firelock_redis.layout import (
 )
 from firelock_redis.records import RecordVerbs, pausing
 
-__all__ = ["RULES", "InsertVerbs"]
-
 ON_LETTERS = {On.SUCCEEDED: "S", On.FAILED: "F", On.DELETED: "D", On.FINISHED: "X"}
 _PLAIN_LIMIT = 1_000  # jobs whose keys and values one command of a script can take
 
@@ -96,10 +94,9 @@ class InsertVerbs(RecordVerbs):
         require_parents_beside(self.database, jobs)
         for job in jobs:
             if self.database.partitions.of(job.id) != 0:
-                message = (
+                raise StorageError(
                     f"Job {job.id} does not lie beside record {change.key!r}; derive its id by derived_id."
                 )
-                raise StorageError(message)
         reply = self.database.run_replicated(
             "insert.jobs_if", 0, RULES, len(jobs), change.kind, change.key, change.value,
             change.expected_version, number_word(change.due_at),
@@ -119,8 +116,7 @@ def require_word(queue: str) -> None:
         StorageError: it cannot. Stored all the same, the job could be neither read nor claimed.
     """
     if queue.split() != [queue]:
-        message = f"Queue name {queue!r} holds white space or nothing; Redis cannot store its jobs."
-        raise StorageError(message)
+        raise StorageError(f"Queue name {queue!r} holds white space or nothing; Redis cannot store its jobs.")
 
 
 def require_parents_beside(database: RedisDatabase, jobs: Sequence[NewJob]) -> None:
@@ -132,11 +128,10 @@ def require_parents_beside(database: RedisDatabase, jobs: Sequence[NewJob]) -> N
     partition_of = database.partitions.of
     for id, parent in ((job.id, edge.parent_id) for job in jobs for edge in job.parents):
         if partition_of(parent) != partition_of(id):
-            message = (
+            raise JobNotFound(
                 f"Job {id} is to wait for {parent}, which lies in another partition; make its id "
                 "with new_id(parent), and its parents' ids beside one another. Nothing was stored."
             )
-            raise JobNotFound(message)
 
 
 def _insert(database: RedisDatabase, partition: int, jobs: Sequence[NewJob]) -> list[bool]:
@@ -189,5 +184,6 @@ def raise_missing(reply: object) -> None:
         JobNotFound: it is.
     """
     if isinstance(reply, list) and reply and isinstance(reply[0], str):
-        message = f"Job {reply[0]} is to wait for {reply[1]}, which is not stored. Nothing was stored."
-        raise JobNotFound(message)
+        raise JobNotFound(
+            f"Job {reply[0]} is to wait for {reply[1]}, which is not stored. Nothing was stored."
+        )

@@ -23,22 +23,6 @@ from firelock.storage import (
     bounded_history,
 )
 
-__all__ = [
-    "LETTERS",
-    "claimed_job",
-    "entry_line",
-    "error_line",
-    "lowest_place",
-    "payload_of",
-    "quoted",
-    "rare_of",
-    "read_history",
-    "record_of",
-    "state_of",
-    "task_head",
-    "text_of",
-]
-
 LETTERS = {
     State.AWAITING: "W",
     State.SCHEDULED: "C",

@@ -6,8 +6,6 @@ from typing_extensions import override
 
 from firelock_redis.verbs import RedisVerbs
 
-__all__ = ["LockVerbs"]
-
 _SECOND = 1_000_000
 _LONGEST = 1 << 51  # micros, seventy years: with the present instant still a number that Lua holds exactly
 

@@ -11,8 +11,6 @@ from typing_extensions import override
 from firelock.storage import LogLine, Progress
 from firelock_redis.verbs import RedisVerbs
 
-__all__ = ["LogVerbs"]
-
 _LOG_LIMIT = 1_000
 _PIECE = 50  # lines of a job that stay together
 _BATCH_WORDS, _BATCH_SIZE = 1_000, 250_000  # words and characters from which on a step is not filled further

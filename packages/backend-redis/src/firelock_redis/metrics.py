@@ -13,8 +13,6 @@ from firelock.storage import Rollup
 from firelock_redis.database import RedisDatabase
 from firelock_redis.verbs import RedisVerbs
 
-__all__ = ["MetricVerbs", "prune_metrics"]
-
 _BATCH = 100
 _order = attrgetter("minute", "task", "queue", "outcome")
 

@@ -21,8 +21,6 @@ from firelock_redis.partitions import EVERYWHERE
 if TYPE_CHECKING:
     from redis.connection import AbstractConnection
 
-__all__ = ["RedisWaiting"]
-
 log = logging.getLogger(__name__)
 
 _PING_SECONDS = 15.0

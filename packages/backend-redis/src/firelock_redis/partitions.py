@@ -16,14 +16,6 @@ from typing import TypeVar
 
 from firelock.storage import ANY_QUEUE, ClaimedJob, new_id, new_ids
 
-__all__ = [
-    "EVERYWHERE",
-    "FIRST",
-    "PartitionTurns",
-    "Partitions",
-    "tag_of",
-]
-
 T = TypeVar("T")
 
 SLOTS = 16_384

@@ -10,8 +10,6 @@ from firelock import hookimpl
 if TYPE_CHECKING:
     from firelock.storage import Storage
 
-__all__ = ["register_storages"]
-
 _SCHEMES = (
     "redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster",
 )  # fmt: skip

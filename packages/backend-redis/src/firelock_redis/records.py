@@ -14,8 +14,6 @@ from firelock_redis.layout import number_word
 from firelock_redis.partitions import EVERYWHERE, FIRST
 from firelock_redis.verbs import RedisVerbs
 
-__all__ = ["RecordVerbs", "pausing", "repair_pauses"]
-
 QUEUES, RECURRING = "queue", "recurring"
 _PAGE = 500
 

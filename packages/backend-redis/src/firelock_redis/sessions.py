@@ -29,8 +29,6 @@ from firelock_redis.layout import claimed_job, number_word, quoted, text_of
 from firelock_redis.partitions import EVERYWHERE
 from firelock_redis.verbs import RedisVerbs
 
-__all__ = ["SessionVerbs", "prune_sessions"]
-
 _SECOND = 1_000_000
 _JOBS_AT_ONCE = 400  # that one step of an end takes back
 _GIVEN_UP = 10 * _SECOND  # after which the maker of an unfinished end is taken for dead

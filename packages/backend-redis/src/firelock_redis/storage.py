@@ -18,8 +18,6 @@ from firelock_redis.partitions import EVERYWHERE
 from firelock_redis.sessions import SessionVerbs
 from firelock_redis.upkeep import UpkeepVerbs
 
-__all__ = ["RedisStorage"]
-
 
 class RedisStorage(
     InsertVerbs,

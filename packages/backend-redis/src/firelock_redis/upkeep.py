@@ -22,8 +22,6 @@ from firelock_redis.records import repair_pauses
 from firelock_redis.sessions import prune_sessions
 from firelock_redis.verbs import RedisVerbs
 
-__all__ = ["UpkeepVerbs", "earliest_due_at"]
-
 _PROMOTED_AT_ONCE = 250
 _RELEASED_AT_ONCE = 250
 _PRUNED_AT_ONCE = 250

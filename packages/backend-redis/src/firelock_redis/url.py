@@ -11,8 +11,6 @@ import attrs
 from firelock import ConfigurationError
 from firelock.storage import shown_url
 
-__all__ = ["RedisUrl", "parse_url"]
-
 MAX_PARTITIONS = 256
 _CLUSTER_PARTITIONS = 16
 _PORT, _SENTINEL_PORT = 6379, 26379

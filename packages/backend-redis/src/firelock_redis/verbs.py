@@ -7,8 +7,6 @@ from firelock_redis.database import RedisDatabase
 from firelock_redis.notify import RedisWaiting
 from firelock_redis.partitions import PartitionTurns
 
-__all__ = ["RedisVerbs"]
-
 
 class RedisVerbs(DerivedStorage):
     """One Redis, and what this process knows of the work in it."""

@@ -15,33 +15,6 @@ from firelock_sql.job_row import CLAIMED_COLUMNS, read_list
 from firelock_sql.settle import apply_transitions
 from firelock_sql.transaction import Text, Transaction
 
-__all__ = [
-    "DUE",
-    "FIRING",
-    "IS_READY",
-    "NEXT_WITH_WORK",
-    "PAUSED",
-    "PLACE_IS_PARENT",
-    "PLACE_SEQ",
-    "READY",
-    "SERVER",
-    "SERVING",
-    "ReadyRow",
-    "ReadyRows",
-    "TakenRows",
-    "Turns",
-    "has_ready",
-    "living_server",
-    "next_due_at",
-    "queues_along_the_ready",
-    "ready_of",
-    "ready_rows",
-    "rows_in_turn",
-    "serving",
-    "take_jobs",
-    "take_rows",
-]
-
 SERVER = Text("SELECT server FROM firelock_sessions WHERE id = :session AND died_at IS NULL")
 SERVING = Text("SELECT server FROM firelock_sessions WHERE id = :session AND died_at IS NULL FOR KEY SHARE")
 PAUSED = Text("SELECT key FROM firelock_records WHERE is_paused = 1")

@@ -16,8 +16,6 @@ from typing import Any
 from firelock_sql.database import Database
 from firelock_sql.transaction import Text, Transaction, insert_into
 
-__all__ = ["Folding", "add_deltas", "counted", "known_queues"]
-
 _FOLDED_AT_ONCE = 5_000
 _WORTH_FOLDING = 200
 _LONG_SECONDS = 0.05

@@ -21,8 +21,6 @@ from firelock_sql.notify import Wake
 from firelock_sql.transaction import Cursor, Text, Transaction
 from firelock_sql.within import Joined, TellLater, find_connection
 
-__all__ = ["Database", "SqlVerbs"]
-
 _T = TypeVar("_T")
 
 # Whatever columns there are: tables of development versions lack the last one.
@@ -155,11 +153,10 @@ class Database(ABC):
         if found == 0:
             self.migrate()
         elif found < schema.OLDEST:
-            message = (
+            raise SchemaMismatch(
                 f"{self.name} has schema {found}, this version of firelock-sql needs {schema.WANTED}. "
                 "Run firelock migrate."
             )
-            raise SchemaMismatch(message)
         elif works_with > schema.WANTED:
             raise self._is_newer(found)
         self._is_checked = True
@@ -180,11 +177,10 @@ class Database(ABC):
             case [version, _, works_with, *_]:
                 return int(version), int(works_with)
             case _:
-                message = (
+                raise SchemaMismatch(
                     f"{self.name} has tables that a Firelock made before its first release; no release reads "
                     "them. Remove them, on SQLite by removing the file, or name another database."
                 )
-                raise SchemaMismatch(message)
 
     def migrate(self) -> list[str]:
         """See `Storage.migrate`."""
@@ -286,11 +282,10 @@ class Database(ABC):
             return raw
         if (found := find_connection(within)) is not None:
             return self.connection_transaction(*found)
-        message = (
+        raise ConfigurationError(
             f"within= takes a Session, a Connection or {self.raw_kind}, not {type(within).__name__}. "
             "An AsyncSession or AsyncConnection is taken by aenqueue."
         )
-        raise ConfigurationError(message)
 
     def take_part(self, callers: Joined, work: Callable[[Transaction], _T]) -> _T:
         """The work is part of the transaction; of one that fails nothing is."""

@@ -28,8 +28,6 @@ from firelock_sql.database import SqlVerbs
 from firelock_sql.job_row import get_jobs, read_state
 from firelock_sql.transaction import Text, Transaction, Value
 
-__all__ = ["RARE", "SCANNED", "SqlReadingVerbs"]
-
 Part = tuple[str, str]
 """A queue and a task."""
 

@@ -24,8 +24,6 @@ from firelock_sql.job_row import edges_text, entry_line, list_text
 from firelock_sql.settle import kept_until
 from firelock_sql.transaction import Text, Transaction, Value, insert_into
 
-__all__ = ["insert_jobs", "insert_new"]
-
 _AS_GIVEN = (
     "id", "queue", "priority", "due_at", "task", "arguments", "serializer", "created_at", "nominal_at",
     "timeout_seconds", "retry", "recurring_id",
@@ -139,8 +137,9 @@ def _decide(job: NewJob, start: _Start, known: Mapping[str, _Start]) -> None:
     """The job begins as its parents leave it; what is not decided stays in `open_edges`."""
     for edge in job.parents:
         if edge.parent_id not in known:
-            message = f"Job {job.id} waits for {edge.parent_id}, which is not stored; nothing was stored."
-            raise JobNotFound(message)
+            raise JobNotFound(
+                f"Job {job.id} waits for {edge.parent_id}, which is not stored; nothing was stored."
+            )
     start.open_edges = list(job.parents)
     reason = job.reason
     for edge in job.parents:

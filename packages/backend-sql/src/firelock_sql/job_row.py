@@ -33,23 +33,6 @@ from firelock.storage import (
 )
 from firelock_sql.transaction import Text, Transaction
 
-__all__ = [
-    "CLAIMED_COLUMNS",
-    "COMPACT_FROM",
-    "JobRow",
-    "claimed_job",
-    "compact",
-    "edges_text",
-    "entry_line",
-    "get_history",
-    "get_jobs",
-    "list_text",
-    "load_rows",
-    "read_list",
-    "read_state",
-    "save_rows",
-]
-
 COMPACT_FROM = 2 * HISTORY_LIMIT
 """Lines of history from which on the text is rewritten without its middle; reading bounds it anyway."""
 

@@ -10,8 +10,6 @@ from typing_extensions import override
 from firelock_sql.database import SqlVerbs
 from firelock_sql.transaction import Text, Transaction, insert_into
 
-__all__ = ["SqlLockVerbs", "prune_locks"]
-
 _SECOND = 1_000_000
 _DAY = 86_400 * _SECOND
 

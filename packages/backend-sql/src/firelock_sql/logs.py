@@ -10,8 +10,6 @@ from firelock.storage import LogLine, Progress
 from firelock_sql.database import SqlVerbs
 from firelock_sql.transaction import Text, Transaction, insert_into
 
-__all__ = ["SqlLogVerbs"]
-
 _LOG_LIMIT = 1_000
 
 # The lock: a job that is pruned meanwhile would leave its log behind.

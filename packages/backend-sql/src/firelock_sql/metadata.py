@@ -17,8 +17,6 @@ from sqlalchemy.sql import quoted_name
 from firelock_sql.names import Names
 from firelock_sql.schema import METADATA, PREFIX, is_of
 
-__all__ = ["tables_of"]
-
 
 def tables_of(dialect: str, *, schema: str | None = None, prefix: str = PREFIX) -> MetaData:
     """Return the tables and indexes as a database has them, in a MetaData of its own.

@@ -13,8 +13,6 @@ from sqlalchemy.sql.compiler import IdentifierPreparer
 from firelock import ConfigurationError
 from firelock_sql.schema import PREFIX
 
-__all__ = ["Names", "index_name", "set_names", "table_name"]
-
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}\Z")
 
 _INDEX = "ix_"  # SQLAlchemy's own names of indexes begin so
@@ -30,10 +28,9 @@ class Names:
     def __attrs_post_init__(self) -> None:
         for option, value in (("schema", self.schema), ("prefix", self.prefix)):
             if value is not None and not _WORD.match(value):
-                message = (
+                raise ConfigurationError(
                     f"{option}={value!r} is no name; use up to 40 letters, digits and '_', no digit first."
                 )
-                raise ConfigurationError(message)
 
     def of(self, name: str) -> str:
         """Return the name that stands for one of ours."""

@@ -27,8 +27,6 @@ from typing_extensions import override
 
 from firelock.storage import ANY_QUEUE, Waiting
 
-__all__ = ["Mailbox", "SocketMailbox", "Wake"]
-
 _SIZE = 1_400  # bytes of a datagram; more names than that are "any queue"
 
 

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from firelock.storage import Storage
 
-__all__ = ["register_storages"]
-
 _POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2", "postgresql+asyncpg")
 _MYSQL = ("mysql", "mariadb", "mysql+pymysql", "mariadb+pymysql", "mysql+mysqldb", "mariadb+mysqldb")
 

@@ -18,8 +18,6 @@ from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
 from firelock.storage import StorageError, StorageUnavailable
 
-__all__ = ["EnginePool", "Lent"]
-
 _MET = "firelock: met"  # in what the pool keeps beside a connection
 
 _living: weakref.WeakSet[EnginePool] = weakref.WeakSet()
@@ -71,8 +69,7 @@ class EnginePool:
     def check_open(self) -> None:
         """The storage is open."""
         if self._is_closed:
-            message = f"The storage {self._name} is closed. Open another one."
-            raise StorageError(message)
+            raise StorageError(f"The storage {self._name} is closed. Open another one.")
 
     def leave_behind(self) -> None:
         """This is another process than the one that connected, whose connections stay its own."""
@@ -120,10 +117,9 @@ class EnginePool:
         try:
             return self.engine.raw_connection()
         except NoConnectionLeft as error:
-            message = (
+            raise StorageUnavailable(
                 f"{self._name}: every connection of the pool is in use; raise ?pool_size= or the engine's."
-            )
-            raise StorageUnavailable(message) from error
+            ) from error
 
     def _introduce(self, pooled: PoolProxiedConnection, lent: Lent) -> None:
         """The connection has been met; one that did not do is not used again."""

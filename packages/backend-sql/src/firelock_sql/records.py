@@ -18,8 +18,6 @@ from firelock_sql.insert import insert_jobs
 from firelock_sql.schema import RECURRING
 from firelock_sql.transaction import Text, Transaction, insert_into
 
-__all__ = ["SqlRecordVerbs", "insert_if"]
-
 _QUEUE = "queue"
 _FLOOR = ""  # the key of the row that stays
 _COLUMNS = ("kind", "key", "value", "version", "due_at")

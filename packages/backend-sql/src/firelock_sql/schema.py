@@ -33,22 +33,6 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import TypeEngine
 
-__all__ = [
-    "CHANGED_IN_PLACE",
-    "METADATA",
-    "MIGRATIONS",
-    "OLDEST",
-    "PREFIX",
-    "RECURRING",
-    "VACUUMED_AT_ONCE",
-    "VACUUMED_EARLY",
-    "WANTED",
-    "Migration",
-    "is_of",
-    "make_index",
-    "script",
-]
-
 VACUUMED_EARLY: Mapping[str, float] = {
     "autovacuum_vacuum_scale_factor": 0.02,
     "autovacuum_vacuum_threshold": 1_000,

@@ -31,15 +31,6 @@ if TYPE_CHECKING:
     from firelock_sql.pool import EnginePool, Lent
     from firelock_sql.transaction import Cursor
 
-__all__ = [
-    "STALE_LIMIT",
-    "Conflict",
-    "Failure",
-    "Meaning",
-    "ServerDatabase",
-]
-
-
 _T = TypeVar("_T")
 _PATIENCE_SECONDS = 15.0  # for others who are in the way; each try waits for a lock at most two seconds
 _LONGEST_PAUSE = 0.1
@@ -238,12 +229,14 @@ class ServerDatabase(Database):
         place = connection.engine.url.render_as_string(hide_password=True)
         dialect = self.dialect_for(connection.dialect)
         if dialect is None:
-            message = f"within= is a transaction on {place}, but jobs are stored in {self.name}."
-            raise ConfigurationError(message)
+            raise ConfigurationError(
+                f"within= is a transaction on {place}, but jobs are stored in {self.name}."
+            )
         driver: Any = connection.connection.dbapi_connection
         if self.is_in_autocommit(driver):
-            message = f"within= is a connection to {place} in autocommit mode; use one with transactions."
-            raise ConfigurationError(message)
+            raise ConfigurationError(
+                f"within= is a connection to {place} in autocommit mode; use one with transactions."
+            )
         if not connection.in_transaction():
             connection.begin()  # as its first statement would have
         return Joined(driver, dialect, place, lambda: self.cursor_of(driver), tell_later)
@@ -277,11 +270,10 @@ class ServerDatabase(Database):
         """The caller's transaction sees the very tables that our own connections see."""
         own = self.read(self.made_at)
         if not self.has_tables(tx) or self.made_at(tx) != own:
-            message = (
+            raise ConfigurationError(
                 f"within= is a transaction on {place}, which has not the tables of {self.name}. "
                 "Jobs can be part of transactions on their own database alone."
             )
-            raise ConfigurationError(message)
         if len(self._places) < _MOST_PLACES:
             self._places.add(place)
 
@@ -298,8 +290,9 @@ class ServerDatabase(Database):
         try:
             yield
         except (OverflowError, UnicodeError) as error:
-            message = f"{self.name} cannot hold a value of this call: {type(error).__name__}."
-            raise StorageError(message) from None
+            raise StorageError(
+                f"{self.name} cannot hold a value of this call: {type(error).__name__}."
+            ) from None
         except Exception as error:
             failure = self.read_failure(error)
             if failure is None:

@@ -22,8 +22,6 @@ from firelock_sql.job_row import CLAIMED_COLUMNS, claimed_job, load_rows, save_r
 from firelock_sql.settle import clear_tail, take_back
 from firelock_sql.transaction import Text, Transaction, insert_into
 
-__all__ = ["SqlSessionVerbs", "end_expired"]
-
 _SECOND = 1_000_000
 _LONGEST_WAIT = _SECOND // 4  # for the right to write, when nobody holds it for long
 

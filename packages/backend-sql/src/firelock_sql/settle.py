@@ -25,15 +25,6 @@ from firelock.storage import (
 from firelock_sql.job_row import JobRow, entry_line, load_rows, save_rows
 from firelock_sql.transaction import Text, Transaction, insert_into
 
-__all__ = [
-    "apply_transitions",
-    "clear_tail",
-    "delete_children",
-    "kept_until",
-    "release_children",
-    "take_back",
-]
-
 _ERRORS_LIMIT = 20
 _KEEP_ERROR = insert_into(
     "firelock_attempt_errors", "job_id", "attempt", "at", "type", "message", "fingerprint", "traceback"

@@ -53,8 +53,6 @@ from firelock_sql.settle import apply_transitions
 from firelock_sql.transaction import Text, Transaction, Value
 from firelock_sql.upkeep import SqlUpkeepVerbs
 
-__all__ = ["KIND", "LOCK", "SETTLE", "Held", "Parted", "SqlStorage", "kind", "settle_values"]
-
 KIND = ("queue", "priority", "task", "serializer")  # as a rule the same for every job of a batch
 kind = attrgetter(*KIND)
 

@@ -17,8 +17,6 @@ from sqlalchemy.engine import Dialect
 
 from firelock_sql.schema import METADATA, PREFIX
 
-__all__ = ["Cursor", "Parameter", "Text", "Transaction", "Value", "insert_into"]
-
 Value = str | int | float | bytes | None
 Parameter = Value | Sequence[str] | Sequence[int]
 Row = tuple[Value, ...]

@@ -18,8 +18,6 @@ from firelock_sql.job_row import COMPACT_FROM, compact, entry_line, load_rows, r
 from firelock_sql.settle import delete_children, release_children
 from firelock_sql.transaction import Text, Transaction, insert_into
 
-__all__ = ["SqlUpkeepVerbs"]
-
 _HOUR = 3_600_000_000
 _DAY = 24 * _HOUR
 _CHILDREN_AT_ONCE = 1_000

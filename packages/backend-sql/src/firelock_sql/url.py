@@ -14,13 +14,6 @@ from firelock import ConfigurationError
 from firelock_sql.names import Names
 from firelock_sql.schema import PREFIX
 
-__all__ = [
-    "ServerUrl",
-    "SqliteUrl",
-    "parse_server_url",
-    "parse_sqlite_url",
-]
-
 _OPTIONS = ("synchronous", "busy_timeout", "wake")
 _LONGEST_BUSY_TIMEOUT = 600.0
 
@@ -56,15 +49,16 @@ def parse_sqlite_url(url: str) -> SqliteUrl:
     """
     parts = urlsplit(url)
     if parts.netloc:
-        message = f"{url!r} names a host; an SQLite file is written sqlite:///jobs.db or sqlite:////var/lib/jobs.db."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"{url!r} names a host; an SQLite file is written sqlite:///jobs.db or sqlite:////var/lib/jobs.db."
+        )
     if parts.fragment:
-        message = f"{url!r} holds a #; write it as %23 where it belongs to the file's name."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"{url!r} holds a #; write it as %23 where it belongs to the file's name.")
     name = unquote(parts.path.removeprefix("/"))
     if name in {"", ":memory:"} or "\x00" in name or "mode=memory" in parts.query:
-        message = f"{url!r} names no file. For jobs that live in this process only use memory://."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"{url!r} names no file. For jobs that live in this process only use memory://."
+        )
     path = Path(name).expanduser() if name.startswith("~") else Path(name)
     options = _read_options(url, parts.query)
     return SqliteUrl(
@@ -79,16 +73,16 @@ def _read_options(url: str, query: str) -> Mapping[str, str]:
     pairs = parse_qsl(query, keep_blank_values=True)
     for name, _ in pairs:
         if name not in _OPTIONS:
-            message = f"{url!r} has an unknown option {name!r}; there are {', '.join(_OPTIONS)}."
-            raise ConfigurationError(message)
+            raise ConfigurationError(
+                f"{url!r} has an unknown option {name!r}; there are {', '.join(_OPTIONS)}."
+            )
     return dict(pairs)
 
 
 def _one_of(url: str, options: Mapping[str, str], name: str, *allowed: str) -> str:
     value = options.get(name, allowed[0]).lower()
     if value not in allowed:
-        message = f"{url!r} sets {name}={value!r}; it takes {' or '.join(allowed)}."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"{url!r} sets {name}={value!r}; it takes {' or '.join(allowed)}.")
     return value
 
 
@@ -98,8 +92,9 @@ def _seconds(url: str, text: str) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds <= _LONGEST_BUSY_TIMEOUT:
-        message = f"{url!r} sets busy_timeout={text!r}; it takes seconds from 0 to {_LONGEST_BUSY_TIMEOUT:g}."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"{url!r} sets busy_timeout={text!r}; it takes seconds from 0 to {_LONGEST_BUSY_TIMEOUT:g}."
+        )
     return seconds
 
 
@@ -153,18 +148,19 @@ def parse_server_url(
     try:
         url = make_url(text)
     except ArgumentError:
-        message = f"A {scheme} URL cannot be read; write {scheme}://user:password@host:port/database."
-        raise ConfigurationError(message) from None
+        raise ConfigurationError(
+            f"A {scheme} URL cannot be read; write {scheme}://user:password@host:port/database."
+        ) from None
     shown = url.set(query={}).render_as_string(hide_password=True)
     if not url.database:
-        message = f"{shown} names no database; write {scheme}://user:password@host/database."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"{shown} names no database; write {scheme}://user:password@host/database.")
     query = {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
     ours = ("schema", "prefix", "pool_size", *choices)
     for name in query:
         if name not in ours and name not in known:
-            message = f"{shown} has an unknown option {name!r}; of ours there are {', '.join(ours)}."
-            raise ConfigurationError(message)
+            raise ConfigurationError(
+                f"{shown} has an unknown option {name!r}; of ours there are {', '.join(ours)}."
+            )
     names = Names(query.get("schema"), query.get("prefix", PREFIX))
     options = {name: _chosen(shown, query, name, allowed) for name, allowed in choices.items()}
     rest = {name: value for name, value in url.query.items() if name not in ours}
@@ -174,8 +170,7 @@ def parse_server_url(
 def _chosen(shown: str, query: Mapping[str, str], name: str, allowed: Collection[str]) -> str:
     value = query.get(name, "auto").lower()
     if value not in allowed:
-        message = f"{shown} sets {name}={value!r}; it takes {', '.join(allowed)}."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"{shown} sets {name}={value!r}; it takes {', '.join(allowed)}.")
     return value
 
 
@@ -183,6 +178,7 @@ def _pool_size(shown: str, text: str | None) -> int:
     if text is None:
         return _DEFAULT_POOL
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _MOST_CONNECTIONS:
-        message = f"{shown} sets pool_size={text!r}; it takes a number from 1 to {_MOST_CONNECTIONS}."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"{shown} sets pool_size={text!r}; it takes a number from 1 to {_MOST_CONNECTIONS}."
+        )
     return int(text)

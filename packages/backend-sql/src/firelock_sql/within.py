@@ -20,8 +20,6 @@ from firelock_sql.transaction import Cursor
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-__all__ = ["Joined", "TellLater", "Teller", "find_connection", "tell_nobody"]
-
 
 class Teller(Protocol):
     """Who can tell waiting servers of queues with work."""

@@ -29,8 +29,6 @@ from firelock.values import (
     State,
 )
 
-__all__ = ["MemoryStorage"]
-
 _SPARE = 64  # dead entries of an order that are never worth sweeping out
 
 _T = TypeVar("_T")
@@ -86,8 +84,7 @@ class MemoryStorage(TableStorage):
 
     def _open(self) -> Store:
         if self._is_closed:
-            message = f"Storage {self.url} is closed; open a new handle."
-            raise StorageError(message)
+            raise StorageError(f"Storage {self.url} is closed; open a new handle.")
         return self._store
 
     def _step(self, body: Callable[[Tables], _T]) -> _T:

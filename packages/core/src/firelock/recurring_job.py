@@ -23,25 +23,6 @@ from firelock.storage import Storage
 from firelock.text import shown
 from firelock.values import NewJob, Record, State
 
-__all__ = [
-    "RECURRING",
-    "Origin",
-    "RecurringJob",
-    "RecurringRecord",
-    "Upcoming",
-    "awaiting_code",
-    "check_recurring_id",
-    "digest_of",
-    "get_recurring",
-    "is_declared_once",
-    "is_newer",
-    "job_of",
-    "newer_words",
-    "put_recurring",
-    "read_recurring",
-    "recurring_json",
-]
-
 RECURRING = "recurring"
 """The kind of the records that definitions are."""
 
@@ -209,8 +190,9 @@ def check_recurring_id(recurring_id: str) -> str:
     """Return the id; ConfigurationError unless it is 1 to 200 printable characters."""
     is_text = isinstance(recurring_id, str)
     if not is_text or not 0 < len(recurring_id) <= _ID_LIMIT or not recurring_id.isprintable():
-        message = f"Recurring id {shown(recurring_id)} is refused; use 1 to {_ID_LIMIT} printable characters."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"Recurring id {shown(recurring_id)} is refused; use 1 to {_ID_LIMIT} printable characters."
+        )
     return recurring_id
 
 

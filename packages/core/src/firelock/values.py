@@ -16,48 +16,6 @@ import attrs
 
 from firelock.errors import StorageError, StorageUnavailable
 
-__all__ = [
-    "DURATION_BUCKETS",
-    "FINAL_STATES",
-    "Applied",
-    "Attempt",
-    "Claim",
-    "ClaimedJob",
-    "Counts",
-    "Edge",
-    "ErrorInfo",
-    "Exchange",
-    "FailureGroup",
-    "Feature",
-    "Finding",
-    "FoundJobs",
-    "Held",
-    "HistoryEntry",
-    "Holder",
-    "Inserted",
-    "JobFilter",
-    "JobRecord",
-    "LogLine",
-    "NewJob",
-    "NewSession",
-    "On",
-    "PartlyApplied",
-    "PartlyUnavailable",
-    "Progress",
-    "Promotion",
-    "Reconciliation",
-    "Record",
-    "RecordChange",
-    "Renewal",
-    "Rollup",
-    "SchemaState",
-    "SessionRecord",
-    "Settled",
-    "State",
-    "Taken",
-    "Transition",
-]
-
 
 class State(StrEnum):
     """The seven states of a job; the text is what is stored."""

@@ -54,8 +54,7 @@ def __getattr__(name: str) -> object:
     """Load a public name when it is first asked for: an app loads the plugin and no framework."""
     home = _HOME_OF.get(name)
     if home is None:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{home}"), name)
 
 

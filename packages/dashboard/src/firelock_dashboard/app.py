@@ -125,8 +125,9 @@ class Dashboard(Site):
             StorageUnavailable: the storage cannot be reached.
         """
         if self.auth is not None:
-            message = "This dashboard has an auth=, which says who may come in; it takes no links."
-            raise ConfigurationError(message)
+            raise ConfigurationError(
+                "This dashboard has an auth=, which says who may come in; it takes no links."
+            )
         return self.links.make(at)
 
     @cached_property
@@ -258,8 +259,9 @@ class Dashboard(Site):
         if not methods:
             return NotHere(self.texts("shared.no_page", path=path))
         allowed = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
-        message = self.texts("refused.method", methods=allowed)
-        return RequestProblem(message, status=405, headers={"Allow": allowed})
+        return RequestProblem(
+            self.texts("refused.method", methods=allowed), status=405, headers={"Allow": allowed}
+        )
 
     # ---- what went wrong ---------------------------------------------------------------------------------
 
@@ -360,10 +362,9 @@ def _checked_back(address: str | None) -> str | None:
     except ValueError:
         is_page = False
     if not (is_path or is_page) or "\\" in address or " " in address or not address.isprintable():
-        message = (
+        raise ConfigurationError(
             f"back_url={address!r} leads nowhere; write a path such as '/', or 'https://shop.example.com'."
         )
-        raise ConfigurationError(message)
     return address
 
 

@@ -84,11 +84,10 @@ class Assets:
         found = dict(_walk(folder))
         missing = [name for name in _REQUIRED if name not in found]
         if missing:
-            message = (
+            raise ConfigurationError(
                 f"The dashboard lacks its front-end files {', '.join(missing)}. They are made when "
                 "the package is built: install firelock-dashboard again, or run `make setup` in a checkout."
             )
-            raise ConfigurationError(message)
         assets = [
             Asset(
                 name,
@@ -114,8 +113,9 @@ class Assets:
         """
         asset = self._by_name.get(name)
         if asset is None:
-            message = f"No static file {name!r}. There are: {', '.join(sorted(self._by_name))}."
-            raise ConfigurationError(message)
+            raise ConfigurationError(
+                f"No static file {name!r}. There are: {', '.join(sorted(self._by_name))}."
+            )
         return f"files/{asset.path}"
 
     def response(self, path: str, headers: Headers) -> Response:

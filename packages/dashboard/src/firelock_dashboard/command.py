@@ -33,12 +33,12 @@ def serve(options: argparse.Namespace) -> int:
         ConfigurationError: a port is none, or a name was given and no password.
     """
     if not 0 <= options.port <= _LAST_PORT:
-        message = f"--port {options.port} is no port; give 0 to {_LAST_PORT}."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"--port {options.port} is no port; give 0 to {_LAST_PORT}.")
     auth = _auth(options.user)
     if options.of:
-        message = f"There is no {options.of!r} beside {options.target!r}; leave it out, or begin with link."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"There is no {options.of!r} beside {options.target!r}; leave it out, or begin with link."
+        )
     _take_target(options, options.target)
     fire = options.open_app()
     try:
@@ -68,8 +68,7 @@ def _auth(user: str | None) -> Auth | None:
         return None
     password = os.environ.get(_PASSWORD, "")
     if not password:
-        message = f"--user {user} needs a password; set {_PASSWORD}."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"--user {user} needs a password; set {_PASSWORD}.")
     return basic_auth({user: password}, level="admin")
 
 
@@ -82,8 +81,9 @@ def _listening(host: str, port: int) -> socket.socket:
         listener.listen()  # whoever reads the address may come at once
     except OSError as error:
         listener.close()
-        message = f"Nothing can listen at {host}, port {port}: {error.strerror}. Give others."
-        raise ConfigurationError(message) from error
+        raise ConfigurationError(
+            f"Nothing can listen at {host}, port {port}: {error.strerror}. Give others."
+        ) from error
     return listener
 
 
@@ -97,11 +97,10 @@ def link(options: argparse.Namespace) -> int:
     fire = options.open_app()
     try:
         if Feature.SHARED not in fire.storage.features:
-            message = (
+            raise ConfigurationError(
                 f"{fire.storage.url} belongs to one process, so this one cannot make a link for it. Print "
                 "one where the dashboard is made: print(dashboard.link('http://127.0.0.1:8000/jobs'))."
             )
-            raise ConfigurationError(message)
         made = Links(fire).make(options.at)
     finally:
         fire.close()

@@ -42,8 +42,9 @@ class SentFields:
         try:
             pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_FIELDS, errors="strict")
         except (ValueError, UnicodeDecodeError) as error:
-            message = f"The fields cannot be read: {error}. Send at most {_FIELDS} fields, as UTF-8."
-            raise BadRequest(message) from error
+            raise BadRequest(
+                f"The fields cannot be read: {error}. Send at most {_FIELDS} fields, as UTF-8."
+            ) from error
         return cls(pairs)
 
     @classmethod
@@ -175,8 +176,9 @@ class SentFields:
         try:
             moment = datetime.fromisoformat(value)
         except ValueError as error:
-            message = f"{name}={value[:40]!r} is no instant; write 2026-11-25T14:30:00+03:00."
-            raise BadRequest(message) from error
+            raise BadRequest(
+                f"{name}={value[:40]!r} is no instant; write 2026-11-25T14:30:00+03:00."
+            ) from error
         if moment.tzinfo is None:
             raise BadRequest(f"{name}={value} has no zone; add Z or an offset as +03:00.")
         try:

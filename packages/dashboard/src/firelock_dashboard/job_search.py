@@ -63,10 +63,9 @@ class Age:
         """
         found = _AGE.fullmatch(text)
         if found is None:
-            message = (
+            raise BadRequest(
                 f"created={text[:40]!r} is no age; write <30m for younger, >2h for older (s, m, h, d, w)."
             )
-            raise BadRequest(message)
         return cls(text, found[1] == ">", timedelta(seconds=int(found[2]) * SPAN_UNITS[found[3]]))
 
 
@@ -434,8 +433,9 @@ def find_page(
     except StorageUnavailable:
         raise
     except StorageError as error:
-        message = "cursor belongs to no page of this filter; leave it out to start with the newest."
-        raise BadRequest(message) from error
+        raise BadRequest(
+            "cursor belongs to no page of this filter; leave it out to start with the newest."
+        ) from error
 
 
 def _no_cursor() -> BadRequest:

@@ -21,17 +21,6 @@ from firelock_sql.names import Names, set_names
 from firelock_sql.schema import is_of
 from firelock_sql.server_database import Failure, Meaning
 
-__all__ = [
-    "CLOCK",
-    "DRIVERS",
-    "Product",
-    "dialect_of",
-    "meet",
-    "read_failure",
-    "read_product",
-    "runs_several",
-]
-
 # SKIP LOCKED, without which two claims stand in each other's way.
 _OLDEST = {"MySQL": (8, 0, 1), "MariaDB": (10, 6, 0)}
 _SINCE = {"MySQL": "8.0.1", "MariaDB": "10.6"}
@@ -76,23 +65,22 @@ def read_product(version: str, comment: str) -> Product:
     said = f"{version} {comment}"
     for stranger in _STRANGERS:
         if stranger.lower() in said.lower():
-            message = f"The server is {stranger} ({version}); firelock-sql works with MySQL and MariaDB."
-            raise StorageError(message)
+            raise StorageError(
+                f"The server is {stranger} ({version}); firelock-sql works with MySQL and MariaDB."
+            )
     name = "MariaDB" if "mariadb" in said.lower() else "MySQL"
     # A MariaDB before 11 tells old clients that it is MySQL 5.5.5, and its own version behind that.
     found = _NUMBERS.search(version.removeprefix("5.5.5-") if name == "MariaDB" else version)
     if found is None:
-        message = (
+        raise StorageError(
             f"The server's version {version!r} cannot be read; firelock-sql works with MySQL and MariaDB."
         )
-        raise StorageError(message)
     numbers = tuple(int(number or 0) for number in found.groups())
     if numbers < _OLDEST[name]:
-        message = (
+        raise StorageError(
             f"{name} {found[0]} is too old: SKIP LOCKED came with {_SINCE[name]}. Upgrade the server, or use "
             "another storage."
         )
-        raise StorageError(message)
     return Product(name, numbers, found[0])
 
 
@@ -131,18 +119,16 @@ def meet(driver: Any, *, is_own: bool) -> Product:  # noqa: ANN401 - any driver'
 
 def _require(mode: str, charset: str) -> None:
     if "STRICT_TRANS_TABLES" not in mode and "STRICT_ALL_TABLES" not in mode:
-        message = (
+        raise StorageError(
             f"The engine's sessions have sql_mode={mode!r}, in which a text too long for its column is cut "
             "without an error. Add STRICT_TRANS_TABLES on the server or in the engine's connections, or pass "
             "a URL."
         )
-        raise StorageError(message)
     if charset != "utf8mb4":
-        message = (
+        raise StorageError(
             f"The engine's sessions use the character set {charset!r}; add ?charset=utf8mb4 to its URL, or "
             "pass the URL to firelock."
         )
-        raise StorageError(message)
 
 
 def runs_several(driver: Any) -> bool:  # noqa: ANN401 - any driver's connection

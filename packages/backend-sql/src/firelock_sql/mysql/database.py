@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from firelock_sql.server_database import Failure
     from firelock_sql.transaction import Cursor, Transaction
 
-__all__ = ["MysqlDatabase"]
-
 _NOW = f"SELECT {CLOCK}"
 # A caller's connection is left as it was: its level is set for the next transaction alone.
 _WRITE = "START TRANSACTION READ WRITE"
@@ -132,8 +130,9 @@ class MysqlDatabase(ServerDatabase):
         tx.cursor.execute(_LOCK, [self.names.schema, self.names.prefix, _MIGRATION_SECONDS])
         found: Any = tx.cursor.fetchone()
         if found[0] != 1:
-            message = f"{self.name}: another process has been migrating for {_MIGRATION_SECONDS} seconds."
-            raise StorageUnavailable(message)
+            raise StorageUnavailable(
+                f"{self.name}: another process has been migrating for {_MIGRATION_SECONDS} seconds."
+            )
         if self.names.schema is not None:
             name = tx.dialect.identifier_preparer.quote_schema(self.names.schema)
             tx.cursor.execute(f"CREATE DATABASE IF NOT EXISTS {name}")
@@ -153,8 +152,9 @@ class MysqlDatabase(ServerDatabase):
             return None
         place = _place_of(within)
         if self.is_in_autocommit(within):
-            message = f"within= is a connection to {place} in autocommit mode; use one with transactions."
-            raise ConfigurationError(message)
+            raise ConfigurationError(
+                f"within= is a connection to {place} in autocommit mode; use one with transactions."
+            )
         dialect = dialect_of(self.product.dialect, self.names)
         return Joined(within, dialect, place, lambda: self.cursor_of(within), tell_nobody)
 

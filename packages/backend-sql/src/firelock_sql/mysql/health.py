@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from firelock_sql.mysql.connect import Product
     from firelock_sql.transaction import Cursor
 
-__all__ = ["Observed", "describe", "diagnose", "read_history_length", "read_longest", "read_settings"]
-
 _TESTED = "MariaDB"
 _SETTINGS = (
     "innodb_flush_log_at_trx_commit", "innodb_doublewrite", "sync_binlog", "log_bin", "binlog_format",

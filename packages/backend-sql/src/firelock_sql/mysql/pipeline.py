@@ -16,13 +16,6 @@ import attrs
 if TYPE_CHECKING:
     from firelock_sql.transaction import Parameter, Value
 
-__all__ = [
-    "Answer",
-    "Courier",
-    "TogetherCursor",
-    "Written",
-]
-
 _MOST_WAITING = 512 * 1024  # that wait; a server takes 4 MB at the least
 
 Row = Sequence["Parameter"]

@@ -59,8 +59,6 @@ from firelock_sql.storage import LOCK, SETTLE, SqlStorage, settle_values
 from firelock_sql.transaction import Text, Transaction
 from firelock_sql.url import ServerUrl, parse_server_url
 
-__all__ = ["Claims", "MysqlStorage", "cursor_of", "open_engine", "open_url"]
-
 _MOST_GUESSED = 32  # queues; of more each one is asked for by itself
 _T = TypeVar("_T")
 _COMMIT: Written = ("COMMIT", ())
@@ -238,8 +236,9 @@ class MysqlStorage(SqlStorage):
         if not is_first:
             answers = insert_jobs(tx, batch)
             if tx.is_again and not all(answers):
-                message = f"{self._database.name}: the connection was lost; the jobs may have been stored."
-                raise StorageUnavailable(message)
+                raise StorageUnavailable(
+                    f"{self._database.name}: the connection was lost; the jobs may have been stored."
+                )
             return answers
         if all(job.is_plain for job in batch):
             self._insert_plain(tx, batch)
@@ -351,12 +350,11 @@ def open_engine(engine: Engine) -> SqlStorage:
         ConfigurationError: its driver is neither PyMySQL nor mysqlclient.
     """
     if engine.dialect.driver not in _MODULES:
-        message = (
+        raise ConfigurationError(
             f"The engine uses {engine.dialect.driver}; firelock-sql uses PyMySQL or mysqlclient. Make the "
             "engine from mysql+pymysql://…, or pass its URL; jobs can still be enqueued within transactions "
             "on it."
         )
-        raise ConfigurationError(message)
     shown = engine.url.set(query={}, drivername=engine.dialect.name).render_as_string(hide_password=True)
     connections = EnginePool(shown, lambda: engine, is_own=False)
     return MysqlStorage(shown, "", connections, Names())

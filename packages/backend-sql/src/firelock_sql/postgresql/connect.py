@@ -25,19 +25,6 @@ from firelock.storage import StorageError
 from firelock_sql.names import Names, set_names
 from firelock_sql.server_database import Failure, Meaning
 
-__all__ = [
-    "DRIVERS",
-    "OLDEST",
-    "PatientConnection",
-    "Way",
-    "dialect_of",
-    "number_array",
-    "patient_for",
-    "read_failure",
-    "require_usable",
-    "text_array",
-]
-
 # Serialization, deadlock, a lock not to be had in time, a unique key that somebody else was first to write.
 _CONFLICTS = frozenset({"40001", "40P01", "55P03", "23505"})
 _LOST_CLASSES = frozenset({"08"})
@@ -202,15 +189,15 @@ def require_usable(name: str, version: str, number: int) -> None:
     if stranger is None and not version.startswith("PostgreSQL "):
         stranger = version.partition(" ")[0] or "nothing known"
     if stranger is not None:
-        message = (
+        raise StorageError(
             f"{name}: it is {stranger}, which speaks PostgreSQL's protocol but locks rows by its own rules. "
             "Jobs would not be safe there; use PostgreSQL."
         )
-        raise StorageError(message)
     if number < OLDEST * _MAJOR:
         found = version.split(" ")[1].rstrip(",")
-        message = f"{name}: it is PostgreSQL {found}; Firelock needs {OLDEST} or newer. Upgrade the server."
-        raise StorageError(message)
+        raise StorageError(
+            f"{name}: it is PostgreSQL {found}; Firelock needs {OLDEST} or newer. Upgrade the server."
+        )
 
 
 class PatientConnection(psycopg.Connection[Any]):
@@ -235,8 +222,9 @@ class PatientConnection(psycopg.Connection[Any]):
                 ready = yield wanted
                 if not ready and time.monotonic() > deadline:
                     self.pgconn.finish()
-                    message = f"connection timeout: no answer within {self.most_seconds:g} s"
-                    raise psycopg.OperationalError(message)
+                    raise psycopg.OperationalError(
+                        f"connection timeout: no answer within {self.most_seconds:g} s"
+                    )
                 wanted = gen.send(ready)
         except StopIteration as end:
             return end.value

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from firelock_sql.server_database import Failure
     from firelock_sql.transaction import Cursor
 
-__all__ = ["PostgresqlDatabase"]
-
 _T = TypeVar("_T")
 
 _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
@@ -150,8 +148,9 @@ class PostgresqlDatabase(ServerDatabase):
         info = within.info
         place = f"{info.host}:{info.port}/{info.dbname}"
         if within.autocommit and info.transaction_status is TransactionStatus.IDLE:
-            message = f"within= is a connection to {place} in autocommit mode; begin a transaction first."
-            raise ConfigurationError(message)
+            raise ConfigurationError(
+                f"within= is a connection to {place} in autocommit mode; begin a transaction first."
+            )
         return Joined(within, self.dialect, place, lambda: self.cursor_of(within), tell_nobody)
 
     @override

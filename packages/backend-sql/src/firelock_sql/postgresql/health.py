@@ -16,8 +16,6 @@ from firelock_sql.schema import METADATA, is_of
 if TYPE_CHECKING:
     from firelock_sql.server_database import ServerDatabase
 
-__all__ = ["Limits", "describe", "diagnose", "durability"]
-
 
 @attrs.frozen
 class Limits:

@@ -21,8 +21,6 @@ import attrs
 from firelock.storage import ClaimRequest
 from firelock_sql.postgresql.connect import number_array, text_array
 
-__all__ = ["Lanes", "Look", "Probe"]
-
 _LONG = 10_000  # micros beyond which a look was a long one; each claimed job may take some more
 _MICROS_OF_A_JOB = 100
 _IN_A_ROW = 3  # long looks; the first along entries that nobody sees any more marks them, the next is short

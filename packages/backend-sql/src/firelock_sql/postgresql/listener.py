@@ -37,17 +37,6 @@ if TYPE_CHECKING:
     from firelock_sql.pool import EnginePool
     from firelock_sql.postgresql.connect import Way
 
-__all__ = [
-    "GAP_SECONDS",
-    "Channel",
-    "ChannelMailbox",
-    "Coalescing",
-    "Sender",
-    "channel_name",
-    "flush",
-    "written",
-]
-
 _LONGEST_NAME = 63  # bytes; the server cuts off what is longer
 _SCHEMA = (
     "SELECT coalesce((SELECT n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n"

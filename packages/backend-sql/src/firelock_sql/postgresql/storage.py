@@ -29,8 +29,6 @@ from firelock_sql.storage import KIND, LOCK, Held, Parted, SqlStorage, kind
 from firelock_sql.transaction import Text, Transaction
 from firelock_sql.url import ServerUrl, parse_server_url
 
-__all__ = ["CLAIM_BEHIND", "EXCHANGE", "INSERT", "PostgresqlStorage", "open_engine", "open_url"]
-
 # Stores plain jobs of one kind, none of which is known. The clock is read once, as it would be for each row
 # among a row's columns. That a job is known the unique key tells, by an error: to look for them first costs
 # the server 11.2 µs a job where this costs 9.4 (ON CONFLICT 12.3), and ids are new but for lost replies.
@@ -504,11 +502,10 @@ def open_engine(engine: Engine) -> SqlStorage:
         ConfigurationError: its driver is not psycopg 3.
     """
     if engine.dialect.driver not in {"psycopg", "psycopg_async"}:
-        message = (
+        raise ConfigurationError(
             f"The engine uses {engine.dialect.driver}; firelock-sql uses psycopg 3. Make the engine from "
             "postgresql+psycopg://…, or pass its URL; jobs can still be enqueued within transactions on it."
         )
-        raise ConfigurationError(message)
     shown = engine.url.set(query={}, drivername="postgresql").render_as_string(hide_password=True)
     connections = EnginePool(shown, lambda: engine, is_own=False)
     return PostgresqlStorage(shown, "", connections, Names(), "auto")

@@ -32,17 +32,6 @@ from firelock_sql.transaction import Cursor, Transaction
 from firelock_sql.url import SqliteUrl
 from firelock_sql.within import Joined, TellLater, tell_nobody
 
-__all__ = [
-    "FileConnections",
-    "SqliteDatabase",
-    "is_alone",
-    "is_busy",
-    "is_worn",
-    "is_written_here",
-    "no_work",
-    "translated",
-]
-
 _T = TypeVar("_T")
 _MOMENT_SECONDS = 0.2
 _COUNT = (
@@ -131,8 +120,9 @@ class SqliteDatabase(Database):
         self._check_same_file(cursor)
         if not callers.driver.in_transaction:
             if callers.driver.isolation_level is None:
-                message = "within= is a connection in autocommit mode without a transaction; begin one first."
-                raise ConfigurationError(message)
+                raise ConfigurationError(
+                    "within= is a connection in autocommit mode without a transaction; begin one first."
+                )
             cursor.execute("BEGIN IMMEDIATE")
         return super().take_part(callers, work)
 
@@ -157,11 +147,10 @@ class SqliteDatabase(Database):
         try:
             self._connections.write(no_work, _MOMENT_SECONDS)
         except StorageUnavailable as error:
-            message = (
+            raise StorageUnavailable(
                 f"{self.name} has no tables yet, and while a transaction writes to it none can be made. "
                 "Run firelock migrate, or call storage.migrate(), before jobs are enqueued within one."
-            )
-            raise StorageUnavailable(message) from error
+            ) from error
 
     # ---- the rest ----------------------------------------------------------------------------------------
 
@@ -308,12 +297,11 @@ class FileConnections:
         if not is_written_here(path):
             return
         if is_alone():
-            message = (
+            raise _untouched(
                 f"SQLite database {path}: this thread waits for its own transaction, which has written to "
                 "the file and is still open. Store the job in it, by task.using(within=session).enqueue(…), "
                 "or commit it first."
             )
-            raise _untouched(message)
         log.warning(
             "SQLite database %s: a transaction of this very process keeps a write waiting. If it is the "
             "caller's own, nothing ends it: pass within=session, or commit it first.", path,
@@ -429,8 +417,7 @@ class FileConnections:
             StorageError: it is.
         """
         if self._is_closed:
-            message = f"The storage {self._url} is closed; open another one."
-            raise StorageError(message)
+            raise StorageError(f"The storage {self._url} is closed; open another one.")
 
     def close(self) -> None:
         """Every connection is closed; those that read just now, when they have."""
@@ -504,11 +491,13 @@ def translated(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         code = _code(error)
         hint = _hint(code, path)
-        message = f"SQLite database {path}: {error}{'; ' if hint else ''}{hint}."
-        raise (StorageUnavailable if code in _PASSING else StorageError)(message) from error
+        raise (StorageUnavailable if code in _PASSING else StorageError)(
+            f"SQLite database {path}: {error}{'; ' if hint else ''}{hint}."
+        ) from error
     except (OverflowError, UnicodeError) as error:
-        message = f"SQLite database {path} cannot hold a value of this call: {type(error).__name__}."
-        raise StorageError(message) from None
+        raise StorageError(
+            f"SQLite database {path} cannot hold a value of this call: {type(error).__name__}."
+        ) from None
 
 
 def _hint(code: int, path: Path) -> str:

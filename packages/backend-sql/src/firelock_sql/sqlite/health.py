@@ -9,8 +9,6 @@ from pathlib import Path
 from firelock.storage import Finding
 from firelock_sql.url import SqliteUrl
 
-__all__ = ["describe", "diagnose", "file_system_of"]
-
 _SAFE_FROM = (3, 51, 3)
 _LARGE_LOG = 64 * 1024 * 1024
 _REMOTE = (

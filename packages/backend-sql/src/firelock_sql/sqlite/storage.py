@@ -25,8 +25,6 @@ from firelock_sql.storage import KIND, SETTLE, SqlStorage, kind, settle_values
 from firelock_sql.transaction import Text, Transaction
 from firelock_sql.url import parse_sqlite_url
 
-__all__ = ["SqliteStorage"]
-
 _PROCESSING, _SUCCEEDED, _ENQUEUED = State.PROCESSING.value, State.SUCCEEDED.value, State.ENQUEUED.value
 
 _OWN = ("id", "arguments", "created_at")

@@ -53,17 +53,6 @@ if TYPE_CHECKING:
     from firelock.options import TaskInfo
     from firelock.serializer import JsonValue
 
-__all__ = [
-    "Arguments",
-    "Edit",
-    "Recurring",
-    "created",
-    "edited",
-    "put_definition",
-    "stored_definitions",
-    "to_call",
-]
-
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -100,8 +89,9 @@ class Recurring:
         def declare(target: T) -> T:
             task = target if isinstance(target, TaskVerbs) else self._register(target)  # type: ignore[arg-type]
             if recurring_id in self._declared:
-                message = f"Recurring job {recurring_id!r} is declared twice in this app; rename one."
-                raise ConfigurationError(message)
+                raise ConfigurationError(
+                    f"Recurring job {recurring_id!r} is declared twice in this app; rename one."
+                )
             self._declared[recurring_id] = _Declaration(Call(task.info, task.options, args, kwargs), parsed)
             return task  # type: ignore[return-value]
 
@@ -195,11 +185,10 @@ class Recurring:
         while True:
             record = self._known(recurring_id)
             if expected_version not in (None, record.version):
-                message = (
+                raise JobConflict(
                     f"Recurring job {recurring_id!r} has version {record.version} by now, not "
                     f"{expected_version}: somebody changed it meanwhile. Look at it again."
                 )
-                raise JobConflict(message)
             changed = edited(self._client, record, edit)
             if changed is record:
                 return RecurringJob(record)
@@ -232,14 +221,16 @@ class Recurring:
         check_recurring_id(recurring_id)
         info = self._client.registry.get(task_name)
         if info is None:
-            message = f"Task {shown(task_name)} is not registered in this app; create it where the code is."
-            raise UnknownTask(message)
+            raise UnknownTask(
+                f"Task {shown(task_name)} is not registered in this app; create it where the code is."
+            )
         edit = Edit(schedule, arguments, queue, priority, tags)
         definition = created(self._client, recurring_id, info, edit, timeout)
         written = put_definition(self._client, definition, None)
         if written is None:
-            message = f"Recurring job {recurring_id!r} exists already; edit it, or choose another id."
-            raise JobConflict(message)
+            raise JobConflict(
+                f"Recurring job {recurring_id!r} exists already; edit it, or choose another id."
+            )
         log.info("Recurring job %r was created.", recurring_id, extra={"by": by})
         return RecurringJob(written)
 
@@ -264,8 +255,9 @@ class Recurring:
                 if job.origin is Origin.CODE and record.code_digest == definition.code_digest:
                     return job
             elif job.origin is Origin.CREATED:
-                message = f"Recurring job {recurring_id!r} never came from code; edit it, or remove it."
-                raise JobConflict(message)
+                raise JobConflict(
+                    f"Recurring job {recurring_id!r} never came from code; edit it, or remove it."
+                )
             elif job.origin is not Origin.EDITED or job.awaits_code:
                 return job
             else:
@@ -347,16 +339,14 @@ class Recurring:
     def _record(self, recurring_id: str) -> RecurringRecord:
         record = get_recurring(self._client.storage, recurring_id)
         if record is None:
-            message = f"No recurring job {recurring_id!r} is stored."
-            raise JobNotFound(message)
+            raise JobNotFound(f"No recurring job {recurring_id!r} is stored.")
         return record
 
     def _known(self, recurring_id: str) -> RecurringRecord:
         """Return the definition for who runs or changes it; JobConflict where a newer version wrote it."""
         record = self._record(recurring_id)
         if is_newer(record):
-            message = f"Recurring job {recurring_id!r} is left as it is. {newer_words(record)}"
-            raise JobConflict(message)
+            raise JobConflict(f"Recurring job {recurring_id!r} is left as it is. {newer_words(record)}")
         return record
 
     def trigger(self, recurring_id: str) -> Job[Any]:
@@ -461,11 +451,10 @@ def _with_arguments(client: Client, record: RecurringRecord, arguments: Argument
         stored = _stored_arguments(client, record)
         if isinstance(arguments, Mapping) and stored is not None and dict(arguments) == stored:
             return record
-        message = (
+        raise UnknownTask(
             f"Task {record.task!r} of recurring job {record.id!r} is not registered in this app, so that its "
             "arguments cannot be checked; leave them as they are, or edit it where the code is."
         )
-        raise UnknownTask(message)
     args, kwargs = to_call(client, info, arguments)
     text = client.registry.binder(info).encode_text(args, kwargs, client.serializer)
     return attrs.evolve(record, arguments=text, serializer=client.serializer.name)
@@ -483,10 +472,9 @@ def to_call(
     if isinstance(arguments, Mapping):
         return client.registry.binder(info).signature.named_call(arguments)
     if isinstance(arguments, str | bytes) or not isinstance(arguments, Sequence):
-        message = (
+        raise ArgumentError(
             f'arguments={shown(arguments)} are refused; pass them by name, {{"day": "mon"}}, or as a list.'
         )
-        raise ArgumentError(message)
     return tuple(arguments), {}
 
 
@@ -509,8 +497,9 @@ def _with_tags(
     others = [tag for tag in check_tags(before.tags if tags is None else tags) if tag not in former]
     every = tuple(dict.fromkeys((*_own_tags(client, after), *others)))
     if len(every) > MAX_TAGS:
-        message = f"{len(every)} tags; a job has at most {MAX_TAGS}, its task's and others together."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"{len(every)} tags; a job has at most {MAX_TAGS}, its task's and others together."
+        )
     return attrs.evolve(after, tags=every)
 
 

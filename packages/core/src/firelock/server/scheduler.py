@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from firelock.recurring_job import RecurringRecord
     from firelock.values import Record
 
-__all__ = ["fire_due"]
-
 log = logging.getLogger(__name__)
 
 _RETRY_AFTER = 60 * SECOND  # a definition that cannot be fired is tried again then

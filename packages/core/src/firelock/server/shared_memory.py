@@ -23,8 +23,6 @@ import attrs
 
 from firelock.errors import ConfigurationError
 
-__all__ = ["ChildMemory", "share_memory"]
-
 _WORD = struct.Struct("<q")
 _REPORT = struct.Struct("<qqqq")
 _RIGHT, _SESSION, _REPORTED = 0, 8, 16
@@ -46,8 +44,9 @@ def share_memory() -> int:
             return os.memfd_create("firelock-child", os.MFD_CLOEXEC)
         return _open_shared_memory()
     except (OSError, ImportError) as error:
-        message = f"The system gives no shared memory ({error}), without which a server has no child."
-        raise ConfigurationError(message) from error
+        raise ConfigurationError(
+            f"The system gives no shared memory ({error}), without which a server has no child."
+        ) from error
 
 
 def _open_shared_memory() -> int:

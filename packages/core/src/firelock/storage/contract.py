@@ -46,8 +46,6 @@ from firelock.values import (
     Transition,
 )
 
-__all__ = ["CONTRACT", "SqlSchema", "Storage", "shown_url"]
-
 CONTRACT = 1
 
 
@@ -393,8 +391,7 @@ def shown_url(url: str) -> str:
         parts = urlsplit(url)
         secret = parts.password
     except ValueError as error:
-        message = "The storage URL cannot be read; a bracket or port in it is wrong."
-        raise StorageError(message) from error
+        raise StorageError("The storage URL cannot be read; a bracket or port in it is wrong.") from error
     if secret is None:
         return url
     user, _, host = parts.netloc.rpartition("@")

@@ -50,17 +50,6 @@ from firelock.values import (
     Transition,
 )
 
-__all__ = [
-    "DerivedStorage",
-    "StoredSession",
-    "TableStorage",
-    "Tables",
-    "add_rollups",
-    "every_record",
-    "insert_surely",
-    "with_progress",
-]
-
 LOG_LIMIT = 1_000
 GROUPED_LIMIT = 10_000
 _PAGE = 500
@@ -112,11 +101,10 @@ class DerivedStorage(Storage):
             UnsupportedFeature: somebody does.
         """
         if within is not None:
-            message = (
+            raise UnsupportedFeature(
                 f"{self._named} has no transactions to join; enqueue without within=. Let a job end when its "
                 "task returns."
             )
-            raise UnsupportedFeature(message)
 
     def exchange(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
         """See `Storage.exchange`."""
@@ -181,8 +169,9 @@ class DerivedStorage(Storage):
             if page.cursor is None:
                 break
             if page.cursor == cursor:
-                message = f"{self._named} answered cursor {cursor!r} with the same again; find has to go on."
-                raise StorageError(message)
+                raise StorageError(
+                    f"{self._named} answered cursor {cursor!r} with the same again; find has to go on."
+                )
             seen, cursor = seen + len(page.jobs), page.cursor
         largest = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
         return [_failure_group(fingerprint, jobs) for fingerprint, jobs in largest[:limit]]
@@ -765,11 +754,10 @@ def every_record(storage: Storage, kind: str, *, after: str = "") -> Iterator[Re
     """
     while page := storage.list_records(kind, after=after, limit=_PAGE):
         if page[-1].key <= after:
-            message = (
+            raise StorageError(
                 f"{type(storage).__name__} listed {kind} {page[-1].key!r} where those above {after!r} were "
                 "asked for. Its list_records has to leave `after` out, and to keep to the order of keys."
             )
-            raise StorageError(message)
         yield from page
         if len(page) < _PAGE:
             return

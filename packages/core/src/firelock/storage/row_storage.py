@@ -33,8 +33,6 @@ from firelock.values import (
 if TYPE_CHECKING:
     import cattrs
 
-__all__ = ["RowStorage", "Rows"]
-
 _LAYOUT = 1
 _LAYOUT_KEY = "layout"
 _DAY = 86_400 * SECOND
@@ -133,8 +131,9 @@ def _lay_out(rows: Rows) -> bool:
         rows.put(_LAYOUT_KEY, str(_LAYOUT))
         return True
     if int(found) != _LAYOUT:
-        message = f"The rows have layout {found}, this Firelock knows {_LAYOUT}. Upgrade Firelock here."
-        raise SchemaMismatch(message)
+        raise SchemaMismatch(
+            f"The rows have layout {found}, this Firelock knows {_LAYOUT}. Upgrade Firelock here."
+        )
     return False
 
 
@@ -157,8 +156,9 @@ class _Tables(Tables):
     def _page(self, prefix: str, start: str | None, *, reverse: bool) -> list[tuple[str, str]]:
         page = self.rows.scan(prefix, start=start, reverse=reverse, limit=_PAGE)
         if page and page[-1][0] == start:
-            message = f"A scan of the rows behind {start!r} gave that one too; it has to leave it out."
-            raise StorageError(message)
+            raise StorageError(
+                f"A scan of the rows behind {start!r} gave that one too; it has to leave it out."
+            )
         return page
 
     # ---- jobs --------------------------------------------------------------------------------------------

@@ -42,35 +42,6 @@ from firelock.values import (
     Transition,
 )
 
-__all__ = [
-    "Place",
-    "StoredJob",
-    "applied",
-    "begun",
-    "checked",
-    "claimed_by",
-    "earliest",
-    "ended_with",
-    "entry_of",
-    "followed",
-    "is_holder",
-    "is_in_window",
-    "is_pausing",
-    "listed_at",
-    "matches",
-    "next_in_line",
-    "paged",
-    "parents_of",
-    "promoted",
-    "read_cursor",
-    "reconciled",
-    "renewed",
-    "stored",
-    "taken_back",
-    "write_cursor",
-    "written",
-]
-
 Place = tuple[int, str]
 """Where a job stands in a list: its instant and its id."""
 
@@ -131,10 +102,9 @@ def parents_of(job: NewJob, find: Callable[[str], StoredJob | None]) -> list[Job
     for edge in job.parents:
         parent = find(edge.parent_id)
         if parent is None:
-            message = (
+            raise JobNotFound(
                 f"Job {job.id} is to wait for {edge.parent_id}, which is not stored. Nothing was stored."
             )
-            raise JobNotFound(message)
         parents.append(parent.record)
     return parents
 
@@ -403,10 +373,9 @@ def read_cursor(cursor: str, where: JobFilter, *, oldest_first: bool) -> Place:
     owner, _, place = cursor.partition(".")
     time, _, id = place.partition(".")
     if owner != _seal(where, oldest_first) or not _INSTANT.fullmatch(time) or not id:
-        message = (
+        raise StorageError(
             f"Cursor {cursor!r} belongs to no page of this filter and direction. Start without a cursor."
         )
-        raise StorageError(message)
     return int(time), id
 
 

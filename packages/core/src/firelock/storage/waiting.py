@@ -12,8 +12,6 @@ import time
 import weakref
 from collections.abc import Collection, Sequence
 
-__all__ = ["ANY_QUEUE", "Waiting"]
-
 ANY_QUEUE = "*"  # what concerns every queue: an instant came nearer, a queue was resumed, nobody knows which
 _REMEMBERED = 1_000  # queues, and sets of queues, of which the last arrival is remembered apart
 

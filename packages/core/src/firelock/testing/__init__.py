@@ -65,8 +65,7 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     """Load the module of a name when the name is first used."""
     if name not in _HOMES:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name.endswith("Conformance"):
         _explain_assertions()
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -133,8 +133,7 @@ def find_task(app: Firelock, task: TaskVerbs[..., Any] | str) -> TaskInfo:
     info = app.registry.get(task)
     if info is None:
         known = ", ".join(sorted(one.name for one in app.tasks())) or "none"
-        message = f"Task {task!r} is not registered in this app. Registered: {known}."
-        raise UnknownTask(message)
+        raise UnknownTask(f"Task {task!r} is not registered in this app. Registered: {known}.")
     return info
 
 

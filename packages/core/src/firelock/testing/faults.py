@@ -105,8 +105,7 @@ class FaultyStorage(Storage):
         """
         if verb not in _VERBS or verb in _NEVER_FAIL:
             known = ", ".join(sorted(set(_VERBS) - _NEVER_FAIL))
-            message = f"No verb {verb!r} of a storage can fail; use one of {known}."
-            raise ConfigurationError(message)
+            raise ConfigurationError(f"No verb {verb!r} of a storage can fail; use one of {known}.")
         fault = _Fault(error or StorageUnavailable(f"{verb} was told to fail"), times, after_effect)
         with self._lock:
             self._faults.setdefault(verb, []).append(fault)
@@ -127,8 +126,7 @@ class FaultyStorage(Storage):
         if verb not in _NEVER_FAIL and self._is_away:
             with self._lock:
                 self.refusals += 1
-            message = f"{self.url} is away"
-            raise StorageUnavailable(message)
+            raise StorageUnavailable(f"{self.url} is away")
         fault = self._take(verb)
         if fault is not None and not fault.after_effect:
             raise fault.error

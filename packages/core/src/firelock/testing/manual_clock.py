@@ -109,8 +109,9 @@ class ManualClock:
         """Stand at each instant at which something is due, now first; at the end it is `until`."""
         target = micros(until)
         if target < self._storage.clock():
-            message = f"{until.isoformat()} has passed: it is {self.now.isoformat()}. Time goes forward only."
-            raise ConfigurationError(message)
+            raise ConfigurationError(
+                f"{until.isoformat()} has passed: it is {self.now.isoformat()}. Time goes forward only."
+            )
         if not self._server.running:
             for _ in range(_ENDLESS):
                 yield
@@ -119,11 +120,10 @@ class ManualClock:
                     break
                 self._set(max(due_at, self._storage.clock()))
             else:
-                message = (
+                raise AssertionError(
                     f"{_ENDLESS:,} instants were passed, the last one {self.now.isoformat()}, and more are "
                     "due. Advance by less, or jump."
                 )
-                raise AssertionError(message)
         self._set(target)
 
     def _set(self, instant: int) -> None:
@@ -135,6 +135,5 @@ def _span(span: timedelta | None, days: float, hours: float, minutes: float, sec
     units = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
     total = units if span is None else span + units
     if span_micros(total) < 0:
-        message = f"{total} is negative: time goes forward only."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"{total} is negative: time goes forward only.")
     return total

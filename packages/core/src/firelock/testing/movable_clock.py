@@ -19,9 +19,8 @@ def movable(store: object) -> MovableClock:
         TypeError: it has no `clock_offset`.
     """
     if not isinstance(store, MovableClock):
-        message = (
+        raise TypeError(
             f"{type(store).__name__} has no clock_offset: micros that are added to its clock, so that tests "
             "can move its time instead of sleeping."
         )
-        raise TypeError(message)
     return store

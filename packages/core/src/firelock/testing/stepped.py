@@ -138,11 +138,10 @@ class SteppedServer:
             ran += 1
             if limit is None and ran > _ENDLESS:
                 self.hand_back(job)
-                message = (
+                raise AssertionError(
                     f"{_ENDLESS:,} jobs were run and more are due, {job.task} next: does a job enqueue "
                     "itself again and again? Give a limit to run only so many."
                 )
-                raise AssertionError(message)
             yield job
 
     # ---- running -----------------------------------------------------------------------------------------
@@ -217,11 +216,10 @@ class SteppedServer:
         except RuntimeError:
             return asyncio.run(self._await(runner, run))
         self.hand_back(run.job)
-        message = (
+        raise ConfigurationError(
             f"{run.job.task} is an async task, and an event loop is running here already. Use the awaited "
             "form: await tester.adrain(), await tester.clock.aadvance(…), await task.aenqueue(…)."
         )
-        raise ConfigurationError(message)
 
     async def _await(self, runner: JobRunner, run: Run) -> EndedRun:
         import asyncio

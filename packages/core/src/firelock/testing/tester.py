@@ -52,8 +52,7 @@ class Tester:
 
     def __init__(self, *apps: Firelock, start: datetime = _START) -> None:
         if not apps:
-            message = "Tester() has no app to test; write Tester(fire)."
-            raise ConfigurationError(message)
+            raise ConfigurationError("Tester() has no app to test; write Tester(fire).")
         self._apps = apps
         self._start = micros(start)
         self._restore = ExitStack()
@@ -218,12 +217,12 @@ class Tester:
             ConfigurationError: called by a job that is running.
         """
         if self._server.running:
-            message = "A running job cannot lose the server it runs on; call lose_server() from the test."
-            raise ConfigurationError(message)
+            raise ConfigurationError(
+                "A running job cannot lose the server it runs on; call lose_server() from the test."
+            )
         job = self._server.next_job(queues)
         if job is None:
-            message = f"No job is due that a server could die with. {listed(self.enqueued())}"
-            raise AssertionError(message)
+            raise AssertionError(f"No job is due that a server could die with. {listed(self.enqueued())}")
         if after_running:
             self._server.run_unsettled(job)
         self._server.lose([job.id])
@@ -270,8 +269,7 @@ class Tester:
         if len(found) == count or (count is None and found):
             return found
         number = "at least 1 job" if count is None else f"{count} job{'' if count == 1 else 's'}"
-        message = f"Expected {number}, found {len(found)}:\n  {wanted}\n{listed(self.enqueued())}"
-        raise AssertionError(message)
+        raise AssertionError(f"Expected {number}, found {len(found)}:\n  {wanted}\n{listed(self.enqueued())}")
 
     def refute_enqueued(
         self,
@@ -297,8 +295,7 @@ class Tester:
                 task, args=args, kwargs=kwargs, queue=queue, due_at=due_at, priority=priority, tags=tags
             )
         if found:
-            message = f"Expected no job, found {len(found)}:\n  {wanted}\n{listed(found)}"
-            raise AssertionError(message)
+            raise AssertionError(f"Expected no job, found {len(found)}:\n  {wanted}\n{listed(found)}")
 
     def _matching(
         self, task: TaskVerbs[..., Any] | str, *, args: Sequence[object] | None,

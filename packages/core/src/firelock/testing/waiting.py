@@ -35,6 +35,5 @@ def eventually(condition: Callable[[], _T | None], *, within: float = 10) -> _T:
             return answer
         if time.monotonic() > deadline:
             said = f"raised {reason}" if reason else f"returned {answer!r}"
-            message = f"Not within {within:g} s: the condition still {said}."
-            raise AssertionError(message) from reason
+            raise AssertionError(f"Not within {within:g} s: the condition still {said}.") from reason
         pause.wait(_LOOK)

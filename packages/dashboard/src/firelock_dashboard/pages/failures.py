@@ -231,8 +231,11 @@ def start_on_cause(visit: Visit, verb: str) -> Response:
     if asked is not None:
         return asked
     operation = start_operation(visit, verb, _where(fingerprint), target=page.type, fingerprint=fingerprint)
-    message = visit.text(f"failures.started_{verb}", **numbers)
-    return visit.done(message, to="/failures", link=operation_address(visit, operation))
+    return visit.done(
+        visit.text(f"failures.started_{verb}", **numbers),
+        to="/failures",
+        link=operation_address(visit, operation),
+    )
 
 
 # ---- muting ----------------------------------------------------------------------------------------------

@@ -238,8 +238,11 @@ def delete_waiting(visit: Visit) -> Response:
     if not waiting:
         return visit.done(visit.text("queues.nothing_waits", queue=name), to=f"/queues/{name}", kind="note")
     operation = start_operation(visit, "delete", JobFilter(state=State.ENQUEUED, queue=name), target=name)
-    message = visit.text("queues.deleting", count=waiting, queue=name)
-    return visit.done(message, to=f"/queues/{name}", link=operation_address(visit, operation))
+    return visit.done(
+        visit.text("queues.deleting", count=waiting, queue=name),
+        to=f"/queues/{name}",
+        link=operation_address(visit, operation),
+    )
 
 
 def _named(visit: Visit) -> str:

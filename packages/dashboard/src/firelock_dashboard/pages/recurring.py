@@ -200,8 +200,9 @@ def trigger(visit: Visit) -> Response:
     with refusing(JobConflict):
         job = visit.fire.recurring.trigger(recurring_id)
     visit.audit("recurring.trigger", recurring_id, job=job.id)
-    message = visit.text("recurring.triggered", id=recurring_id)
-    return visit.done(message, to="/recurring", link=visit.url(f"/jobs/{job.id}"))
+    return visit.done(
+        visit.text("recurring.triggered", id=recurring_id), to="/recurring", link=visit.url(f"/jobs/{job.id}")
+    )
 
 
 def set_paused(visit: Visit, verb: str) -> Response:
@@ -622,8 +623,9 @@ def read_schedule(
         every = Every(interval, misfire=misfire, misfire_limit=limit, overlap=overlap)
         return attrs.evolve(every, anchor=before.anchor) if isinstance(before, Every) else every
     if len(text) > _CRON:
-        message = f"schedule has {len(text):,} characters; a cron expression has at most {_CRON:,}."
-        raise ScheduleError(message)
+        raise ScheduleError(
+            f"schedule has {len(text):,} characters; a cron expression has at most {_CRON:,}."
+        )
     return Cron(text, tz=zone or "UTC", misfire=misfire, misfire_limit=limit, overlap=overlap)
 
 

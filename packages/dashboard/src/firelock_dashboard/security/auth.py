@@ -189,11 +189,10 @@ def django_staff(request: Request) -> Access | None:
     """
     user = getattr(request.scope.get("django.request"), "user", None)
     if user is None:
-        message = (
+        raise ConfigurationError(
             "django_staff found no user. Mount by dashboard_urls(fire), and have SessionMiddleware and "
             "AuthenticationMiddleware in MIDDLEWARE."
         )
-        raise ConfigurationError(message)
     if not (user.is_authenticated and user.is_active):
         return None
     level = "admin" if user.is_superuser else "operate" if user.is_staff else "none"
@@ -213,8 +212,9 @@ def flask_login(level: Level | Callable[[Any], object] = "admin") -> Auth:
         from flask_login import current_user  # noqa: PLC0415
 
         if not has_request_context():
-            message = "flask_login is asked within a request of Flask: mount by Dashboard(…).init_app(app)."
-            raise ConfigurationError(message)
+            raise ConfigurationError(
+                "flask_login is asked within a request of Flask: mount by Dashboard(…).init_app(app)."
+            )
         if not getattr(current_user, "is_authenticated", False):
             return None
         return _named(to_access(level_of(current_user)), current_user.get_id())
@@ -255,15 +255,16 @@ def fastapi_dependency(
 
 def _check_dependency(dependency: object) -> None:
     if not callable(dependency):
-        message = f"fastapi_dependency got {dependency!r}; give a function that takes the request."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"fastapi_dependency got {dependency!r}; give a function that takes the request."
+        )
     name = getattr(dependency, "__qualname__", type(dependency).__qualname__)
     if type(dependency).__module__.startswith("fastapi.security"):
-        message = f"{name} reads what a visitor sends and checks nothing; give the dependency that checks it."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"{name} reads what a visitor sends and checks nothing; give the dependency that checks it."
+        )
     if inspect.isgeneratorfunction(dependency) or inspect.isasyncgenfunction(dependency):
-        message = f"{name} yields; give a dependency that returns."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"{name} yields; give a dependency that returns.")
     parameters = list(inspect.signature(dependency).parameters.values())
     needed = [each for each in parameters if each.default is each.empty or _is_resolved(each.default)]
     needed = [each for each in needed if each.kind not in {each.VAR_POSITIONAL, each.VAR_KEYWORD}]
@@ -273,11 +274,10 @@ def _check_dependency(dependency: object) -> None:
         or parameters[0] is not needed[0]
         or _is_resolved(needed[0].default)
     ):
-        message = (
+        raise ConfigurationError(
             f"{name}{inspect.signature(dependency)} is called with the request alone; write a function "
             "(request: Request) that calls what it needs."
         )
-        raise ConfigurationError(message)
 
 
 def _is_resolved(default: object) -> bool:

@@ -76,8 +76,9 @@ class Gate:
         prefix: str | None = None,
     ) -> None:
         if prefix is not None and _checked_root(prefix) is None:
-            message = f"prefix={prefix!r} is no path; write /jobs, and nothing or / for the root."
-            raise ConfigurationError(message)
+            raise ConfigurationError(
+                f"prefix={prefix!r} is no path; write /jobs, and nothing or / for the root."
+            )
         self._prefix = prefix
         self._is_open = is_open
         self._trusts_proxy = trusts_proxy
@@ -295,16 +296,16 @@ def _foreign(origin: str, own: str) -> Forbidden:
 
 def _listed(option: str, values: Sequence[str]) -> Sequence[str]:
     if isinstance(values, str):
-        message = f"{option}={values!r} is one text; write a list: [{values!r}]."
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"{option}={values!r} is one text; write a list: [{values!r}].")
     return values
 
 
 def _checked_origin(text: str) -> str:
     origin = _origin(text.rstrip("/"))
     if origin is None:
-        message = f"trusted_origins= holds {text!r}; write an origin such as 'https://ops.example.com'."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"trusted_origins= holds {text!r}; write an origin such as 'https://ops.example.com'."
+        )
     return origin
 
 
@@ -312,10 +313,9 @@ def _checked_host(text: str) -> str:
     host = text.lower()
     name = host.removeprefix("*.")
     if _origin(f"https://{name}") is None or "*" in name:
-        message = (
+        raise ConfigurationError(
             f"allowed_hosts= holds {text!r}; write jobs.example.com, jobs.example.com:8000 or *.example.com."
         )
-        raise ConfigurationError(message)
     return host
 
 

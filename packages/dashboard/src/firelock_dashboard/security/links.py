@@ -204,6 +204,7 @@ def _checked(at: str) -> str:
     except ValueError:
         is_address = False
     if not is_address or not at.isprintable() or " " in at:
-        message = f"{at!r} is no address of a dashboard; write one such as http://127.0.0.1:8000/jobs."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"{at!r} is no address of a dashboard; write one such as http://127.0.0.1:8000/jobs."
+        )
     return at.rstrip("/")

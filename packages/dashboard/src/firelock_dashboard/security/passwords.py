@@ -39,8 +39,7 @@ def hash_password(password: str, *, salt: bytes | None = None) -> str:
         ConfigurationError: the password is empty.
     """
     if not password:
-        message = "An empty password keeps nobody out; choose one."
-        raise ConfigurationError(message)
+        raise ConfigurationError("An empty password keeps nobody out; choose one.")
     salt = os.urandom(_SALT) if salt is None else salt
     digest = _scrypt(password, salt, _COST, _BLOCK, _LANES)
     texts = (base64.urlsafe_b64encode(part).decode().rstrip("=") for part in (salt, digest))
@@ -66,8 +65,7 @@ def basic_auth(
     """
     checks = {name: _check_of(name, password) for name, password in users.items()}
     if not checks:
-        message = "basic_auth() has no users; give names with passwords."
-        raise ConfigurationError(message)
+        raise ConfigurationError("basic_auth() has no users; give names with passwords.")
     by_name = isinstance(level, Mapping)
     grants = {name: to_access(level.get(name) if by_name else level) for name in checks}  # type: ignore[union-attr]
     nobody = _nobody(users)
@@ -96,8 +94,7 @@ def bearer_tokens(tokens: Mapping[str, Level | Access]) -> Auth:
     """
     grants = [(_digest(_checked_token(token)), _by_token(token, level)) for token, level in tokens.items()]
     if not grants:
-        message = "bearer_tokens() has no tokens; give some with their levels."
-        raise ConfigurationError(message)
+        raise ConfigurationError("bearer_tokens() has no tokens; give some with their levels.")
 
     def ask_for_token(request: Request) -> Access:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -107,8 +104,10 @@ def bearer_tokens(tokens: Mapping[str, Level | Access]) -> Auth:
             if hmac.compare_digest(digest, sent):
                 found = access
         if found is None:
-            message = "Send a token that this dashboard knows: Authorization: Bearer <token>."
-            raise Unauthorized(message, headers={"WWW-Authenticate": 'Bearer realm="Firelock"'})
+            raise Unauthorized(
+                "Send a token that this dashboard knows: Authorization: Bearer <token>.",
+                headers={"WWW-Authenticate": 'Bearer realm="Firelock"'},
+            )
         return found
 
     return ask_for_token
@@ -166,11 +165,13 @@ def _in_turn(work: Callable[[], bytes]) -> bytes:
 def _check_of(name: str, password: str) -> Callable[[str], bool]:
     """Return what tells whether a password is right."""
     if ":" in name:
-        message = f"The name {name!r} holds a colon, which ends it when a browser sends it; leave it out."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"The name {name!r} holds a colon, which ends it when a browser sends it; leave it out."
+        )
     if not isinstance(password, str) or not password:
-        message = f"The password of {name!r} is empty or no text; set one, or take the name out."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"The password of {name!r} is empty or no text; set one, or take the name out."
+        )
     if password.startswith(f"{_SCHEME}:"):
         return _hash_of(name, password)
     right = _digest(password)
@@ -185,8 +186,7 @@ def _hash_of(name: str, text: str) -> _Hash:
         if not (_is_bounded(*numbers) and len(found.digest) == _DIGEST):
             raise ValueError(text)
     except (ValueError, binascii.Error) as error:
-        message = f"The hash of {name!r} is damaged; make one by hash_password()."
-        raise ConfigurationError(message) from error
+        raise ConfigurationError(f"The hash of {name!r} is damaged; make one by hash_password().") from error
     return found
 
 
@@ -227,8 +227,9 @@ def _nobody(users: Mapping[str, str]) -> Callable[[str], bool]:
 
 def _quoted(text: str) -> str:
     if not (text.isascii() and text.isprintable()):
-        message = f"realm={text!r} holds more than printable ASCII, which a header cannot; write it plainly."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"realm={text!r} holds more than printable ASCII, which a header cannot; write it plainly."
+        )
     return text.replace("\\", "\\\\").replace('"', '\\"')
 
 
@@ -237,11 +238,10 @@ def _quoted(text: str) -> str:
 
 def _checked_token(token: str) -> str:
     if not isinstance(token, str) or len(token) < _SHORTEST_TOKEN or not token.isascii() or " " in token:
-        message = (
+        raise ConfigurationError(
             f"A token has less than {_SHORTEST_TOKEN} characters, or holds blanks or more than ASCII; "
             "make one by secrets.token_urlsafe()."
         )
-        raise ConfigurationError(message)
     return token
 
 

@@ -77,13 +77,13 @@ def to_access(answer: object) -> Access:
         try:
             given = frozenset(Permission(one) for one in answer)
         except ValueError as error:
-            message = f"auth= answered {error}; permissions are {', '.join(Permission)}."
-            raise ConfigurationError(message) from error
+            raise ConfigurationError(
+                f"auth= answered {error}; permissions are {', '.join(Permission)}."
+            ) from error
         return Access(given | {Permission.READ} if given else given)
     # By its type alone: a user that was answered for a level may hold a hash, and this goes into the log.
     said = str(answer) if isinstance(answer, bool) else f"a {type(answer).__name__!r}"
-    message = (
+    raise ConfigurationError(
         f"auth= answered {said}; answer one of {', '.join(LEVELS)}, a set of permissions "
         f"({', '.join(Permission)}), or an Access."
     )
-    raise ConfigurationError(message)

@@ -138,10 +138,12 @@ def _meaning(value: str) -> object:
 
 def _checked(fields: object) -> Sequence[str]:
     if isinstance(fields, str) or not isinstance(fields, Sequence | frozenset | set):
-        message = f"redact= got {fields!r} where a list of names belongs; write ['iban', 'diagnosis']."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"redact= got {fields!r} where a list of names belongs; write ['iban', 'diagnosis']."
+        )
     wrong = [field for field in fields if not isinstance(field, str) or not field.strip()]
     if wrong:
-        message = f"redact= names a field {wrong[0]!r}; give names of arguments or of keys within them."
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f"redact= names a field {wrong[0]!r}; give names of arguments or of keys within them."
+        )
     return list(fields)

@@ -149,11 +149,11 @@ class History:
             ConfigurationError: the span is unknown, or both a task and a queue are given.
         """
         if span not in SPANS:
-            message = f"span={span!r} is unknown; use one of {', '.join(SPANS)}."
-            raise ConfigurationError(message)
+            raise ConfigurationError(f"span={span!r} is unknown; use one of {', '.join(SPANS)}.")
         if task is not None and queue is not None:
-            message = "Hours are summed up by task and by queue, not by both; ask for one of them."
-            raise ConfigurationError(message)
+            raise ConfigurationError(
+                "Hours are summed up by task and by queue, not by both; ask for one of them."
+            )
         self._visit()
         kind, now = SPANS[span], self._now()
         step = kind.step if task is None and queue is None else kind.step_of_one

@@ -95,8 +95,7 @@ class Tally:
         """
         counts, duration, histogram, last = values
         if len(histogram) != _BUCKETS:
-            message = f"The histogram has {len(histogram)} buckets; {_BUCKETS} are known."
-            raise ValueError(message)
+            raise ValueError(f"The histogram has {len(histogram)} buckets; {_BUCKETS} are known.")
         counted = {str(name): int(count) for name, count in counts.items()}
         return cls(counted, int(duration), tuple(histogram), last)
 
@@ -177,11 +176,11 @@ class Hour:
                 for kind in ("tasks", "queues")
             )
         except (TypeError, KeyError, AttributeError) as error:
-            message = f"The summary of an hour cannot be read: {error!r}."
-            raise ValueError(message) from error
+            raise ValueError(f"The summary of an hour cannot be read: {error!r}.") from error
         if len(fives) != FIVES:
-            message = f"The summary of an hour has {len(fives)} spans of five minutes; {FIVES} are known."
-            raise ValueError(message)
+            raise ValueError(
+                f"The summary of an hour has {len(fives)} spans of five minutes; {FIVES} are known."
+            )
         return cls(at, Fold(total(fives), tasks, queues), fives)
 
 

@@ -46,11 +46,10 @@ class Conformance:
         for name in _tests_of(cls):
             owners = [base for base in cls.__mro__ if name in vars(base)]
             if len(owners) > 1 and not _is_expected_to_fail(vars(owners[0])[name]):
-                message = (
+                raise TypeError(
                     f"{owners[0].__name__}.{name} replaces the test of {owners[1].__name__}. "
                     f'Add a test of another name, or say what is missing: @pytest.mark.xfail(reason="…").'
                 )
-                raise TypeError(message)
 
 
 def words_of(kit: type[Conformance], test: str) -> set[str]:

@@ -290,8 +290,7 @@ class LockConformance(LockDuty):
     @pytest.fixture
     def lock_url(self) -> str:
         """Return the URL of the lock provider."""
-        message = f"{type(self).__name__} has to define the fixture lock_url."
-        raise NotImplementedError(message)
+        raise NotImplementedError(f"{type(self).__name__} has to define the fixture lock_url.")
 
     @pytest.fixture
     def open_provider(self, lock_url: str) -> Callable[[], LockProvider]:

@@ -59,5 +59,4 @@ def until_none_is_left(step: Callable[[], int]) -> int:
         if not number:
             return done
         done += number
-    message = f"after {_STEPS_LIMIT} steps and {done} done there is still something left to do"
-    raise AssertionError(message)
+    raise AssertionError(f"after {_STEPS_LIMIT} steps and {done} done there is still something left to do")

@@ -40,8 +40,7 @@ def urls(config: pytest.Config) -> list[str]:
     """
     given: list[str] = config.getoption(_OPTION, [])
     if not given:
-        message = f"Which storage? Give {_OPTION} URL: an EMPTY store, since the kit wipes it."
-        raise pytest.UsageError(message)
+        raise pytest.UsageError(f"Which storage? Give {_OPTION} URL: an EMPTY store, since the kit wipes it.")
     return given
 
 

@@ -22,8 +22,7 @@ class _Mute(Exception):
     """An error that cannot even be printed."""
 
     def __str__(self) -> str:
-        message = "no words"
-        raise RuntimeError(message)
+        raise RuntimeError("no words")
 
     __repr__ = __str__
 
@@ -80,8 +79,7 @@ class RetryConformance(Conformance):
     @pytest.fixture
     def policy(self) -> RetryPolicy:
         """Return the policy."""
-        message = f"{type(self).__name__} has to define the fixture policy."
-        raise NotImplementedError(message)
+        raise NotImplementedError(f"{type(self).__name__} has to define the fixture policy.")
 
     @pytest.fixture(autouse=True)
     def _is_reported(self, policy: RetryPolicy, request: pytest.FixtureRequest) -> None:

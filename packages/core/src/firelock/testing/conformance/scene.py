@@ -145,8 +145,9 @@ def pages(
         cursor = page.cursor
         if cursor is None:
             return found
-    message = f"after {_PAGES_LIMIT} pages of {limit} the list has not ended: the last cursor is {cursor!r}"
-    raise AssertionError(message)
+    raise AssertionError(
+        f"after {_PAGES_LIMIT} pages of {limit} the list has not ended: the last cursor is {cursor!r}"
+    )
 
 
 class Scene:

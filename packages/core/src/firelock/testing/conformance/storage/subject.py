@@ -29,8 +29,9 @@ class StorageFixtures(Conformance):
     @pytest.fixture
     def storage_url(self) -> str:
         """Return the URL of an empty store; every test may get the same one."""
-        message = f"{type(self).__name__} has to define storage_url: an EMPTY store that the kit may wipe."
-        raise NotImplementedError(message)
+        raise NotImplementedError(
+            f"{type(self).__name__} has to define storage_url: an EMPTY store that the kit may wipe."
+        )
 
     @pytest.fixture
     def open_handle(self, storage_url: str) -> Callable[[], Storage]:
