@@ -17,7 +17,7 @@ from firelock.storage import (
     Feature,
     NewSession,
 )
-from firelock.values import Edge, Holder, LogLine, NewJob, On, Progress, State
+from firelock.values import Edge, Holder, JobFilter, LogLine, NewJob, On, Progress, State
 
 DAY = 86_400 * SECOND
 HOLDER = Holder("session-a", "host:a")
@@ -159,17 +159,15 @@ def test_an_earlier_due_instant_ends_a_wait_once(storage):
 # ---- bounded work ----------------------------------------------------------------------------------------
 
 
-def containers(thing):
-    """The containers that an object of ours is made of, with what they hold."""
-    return {name: value for name, value in vars(thing).items() if hasattr(value, "__len__")}
-
-
 def test_pruned_jobs_leave_nothing_behind(storage):
     """When every job is pruned, no index, log or progress of any of them is left."""
-    parent = insert(storage, queue="a")
-    insert(storage, queue="b", state=State.AWAITING, parents=(Edge(parent, On.FINISHED),))
-    insert(storage, queue="c", state=State.AWAITING, parents=(Edge(parent, On.FAILED),))
-    insert(storage, queue="d", state=State.SCHEDULED, due_at=1)
+    parent = insert(storage, queue="a", tags=("red",))
+    ids = [
+        parent,
+        insert(storage, queue="b", state=State.AWAITING, parents=(Edge(parent, On.FINISHED),)),
+        insert(storage, queue="c", state=State.AWAITING, parents=(Edge(parent, On.FAILED),)),
+        insert(storage, queue="d", state=State.SCHEDULED, due_at=1),
+    ]
     storage.append_logs({parent: [LogLine(0, 1, "info", "hello")]}, {parent: Progress(1, 2, 3)})
     storage.promote(10)
     while jobs := claim(storage):
@@ -178,8 +176,9 @@ def test_pruned_jobs_leave_nothing_behind(storage):
 
     storage.prune(10)
 
-    store = vars(storage)["_store"]
-    table = containers(store.table)
-    states = table.pop("by_state")
-    assert dict.fromkeys(table, 0) == {name: len(value) for name, value in table.items()}
-    assert not any(states.values())
+    everywhere = [JobFilter(), *(JobFilter(state=state) for state in State), JobFilter(tag="red")]
+    assert [[]] * len(everywhere) == [storage.find(where, limit=10).jobs for where in everywhere]
+    assert not any(storage.counts().by_state.values())
+    assert [] == storage.read_log(parent)
+    assert [None] * 4 == storage.get(ids)
+    assert (0, []) == (storage.prune(10) + storage.release(10), claim(storage))
