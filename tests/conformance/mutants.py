@@ -24,7 +24,7 @@ import pytest
 from firelock import memory
 from firelock.ids import new_id
 from firelock.storage import Storage, derived, row_storage, rules
-from firelock.testing import Handles, Scene, StorageConformance
+from firelock.testing import Handles, RowStorageConformance, Scene, StorageConformance
 from firelock.testing.conformance.kit import required_feature
 from firelock.testing.conformance.locks import NamedLock
 
@@ -191,7 +191,7 @@ def _row_mutant(name, mutation):
 # ---- running the kit on it -------------------------------------------------------------------------------
 
 
-class _Hasty(StorageConformance):
+class _Hasty(RowStorageConformance):
     """The kit, quick to say that something hangs."""
 
     patience = 0.5
@@ -230,9 +230,9 @@ class Case:
             subject.clean_up()
 
 
-def cases(duty=None):
+def cases(duty=None, kit=StorageConformance):
     """Yield the kit's tests, of one duty where it is named; not the model test, which compares two models."""
-    for base in reversed(StorageConformance.__mro__):  # in the order in which pytest runs them
+    for base in reversed(kit.__mro__):  # in the order in which pytest runs them
         owner = base.__name__.removesuffix("Duty")
         if owner == "Model" or duty not in (None, owner):
             continue
@@ -263,8 +263,9 @@ def catcher(mutation, duty=None, *, rounds=_ROUNDS):
 
     A mutant that only a race can show may be spared by chance, and so gets more rounds.
     """
+    kit = StorageConformance if mutation.module in _MODEL else RowStorageConformance
     with subject_of(mutation) as subject:
-        tried = (case for _ in range(rounds) for case in cases(duty))
+        tried = (case for _ in range(rounds) for case in cases(duty, kit))
         return next((case for case in tried if _fails(case, subject)), None)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from firelock.memory import MemoryStorage
 from firelock.storage import Feature, Storage
-from firelock.testing import Handles, StorageConformance, requires
+from firelock.testing import Handles, RowStorageConformance, StorageConformance, requires
 from firelock.testing.conformance.kit import Conformance, required_feature, words_of
 from firelock.testing.conformance.race import race, race_two, until_none_is_left
 
@@ -90,7 +90,9 @@ def test_a_feature_is_marked_on_its_test():
 def test_every_test_of_the_kit_states_its_rule_and_its_failure():
     """Each docstring is a rule in one sentence, and says what its failure means."""
     tests = {
-        name: getattr(StorageConformance, name) for name in dir(StorageConformance) if name.startswith("test")
+        name: getattr(RowStorageConformance, name)
+        for name in dir(RowStorageConformance)
+        if name.startswith("test")
     }
 
     silent = [

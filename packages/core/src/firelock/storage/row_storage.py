@@ -60,7 +60,7 @@ class Rows(Protocol):
     def scan(
         self, prefix: str, *, start: str | None = None, reverse: bool = False, limit: int
     ) -> list[tuple[str, str]]:
-        """Return up to `limit` rows whose keys begin with the prefix, in order of code points.
+        """Return up to `limit` rows whose keys go on behind the prefix, in order of code points.
 
         Only those behind `start`, without it; with `reverse` the largest key comes first.
         """

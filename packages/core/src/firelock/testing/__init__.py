@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from firelock.testing.conformance.scene import Handles, Scene
     from firelock.testing.conformance.serializers import SerializerConformance
     from firelock.testing.conformance.server import ServerConformance
-    from firelock.testing.conformance.storage import StorageConformance
+    from firelock.testing.conformance.storage import RowStorageConformance, StorageConformance
     from firelock.testing.enqueued import Enqueued
     from firelock.testing.faults import FaultyStorage
     from firelock.testing.manual_clock import ManualClock
@@ -34,6 +34,7 @@ __all__ = [
     "ManualClock",
     "MovableClock",
     "RetryConformance",
+    "RowStorageConformance",
     "Scene",
     "SerializerConformance",
     "ServerConformance",
@@ -52,6 +53,7 @@ _HOMES = {
     "ManualClock": "manual_clock",
     "MovableClock": "movable_clock",
     "RetryConformance": "conformance.retries",
+    "RowStorageConformance": "conformance.storage",
     "Scene": "conformance.scene",
     "SerializerConformance": "conformance.serializers",
     "ServerConformance": "conformance.server",

@@ -8,11 +8,11 @@ from contextlib import closing
 import pytest
 from firelock_files import FileStorage
 
-from firelock.testing import LockConformance, ServerConformance, StorageConformance
+from firelock.testing import LockConformance, RowStorageConformance, ServerConformance
 
 
-class TestFileStorage(StorageConformance):
-    """Everything a storage promises."""
+class TestFileStorage(RowStorageConformance):
+    """Everything a storage promises, and the steps that it is made of."""
 
     @pytest.fixture
     def storage_url(self, tmp_path):

@@ -11,12 +11,13 @@ from firelock.testing.conformance.storage.races import CrowdDuty, RaceDuty
 from firelock.testing.conformance.storage.reading import FindDuty, PeopleDuty
 from firelock.testing.conformance.storage.records import RecordDuty
 from firelock.testing.conformance.storage.recurring import RecurringDuty
+from firelock.testing.conformance.storage.rows import RowDuty
 from firelock.testing.conformance.storage.sessions import ReconcileDuty, SessionDuty
 from firelock.testing.conformance.storage.settle import ExchangeDuty, GuardDuty, SettleDuty, TailDuty
 from firelock.testing.conformance.storage.text import TextDuty
 from firelock.testing.conformance.storage.upkeep import ContinuationDuty, PromoteDuty, PruneDuty
 
-__all__ = ["StorageConformance"]
+__all__ = ["RowStorageConformance", "StorageConformance"]
 
 
 # pytest runs the tests of the last base first: what names its rule comes before what compares everything.
@@ -40,3 +41,7 @@ class StorageConformance(
     A feature that is not in `Storage.features` is not tested but has to be refused. A known gap is said by
     overriding its test under `@pytest.mark.xfail(reason="…")`; an override without one is an error.
     """
+
+
+class RowStorageConformance(StorageConformance, RowDuty):
+    """Everything a storage promises, and first the steps that a `RowStorage` makes it of."""
