@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from tests.scenes import scene_at
 from tests.sql.fixtures import (
     admin,
     mariadb,
@@ -9,9 +12,24 @@ from tests.sql.fixtures import (
     pgbouncer,
     postgresql,
     postgresql_program,
+    server_database,
     sql_servers,
 )
 
 __all__ = [
-    "admin", "mariadb", "mysql_program", "pgbouncer", "postgresql", "postgresql_program", "sql_servers",
+    "admin", "mariadb", "mysql_program", "pgbouncer", "postgresql", "postgresql_program", "server_database",
+    "sql_servers",
 ]  # fmt: skip
+
+
+@pytest.fixture
+def path(tmp_path):
+    """The file of the jobs."""
+    return tmp_path / "jobs.db"
+
+
+@pytest.fixture
+def scene(path):
+    """A store in the file with jobs at hand; a writer waits for others no more than a moment."""
+    with scene_at(f"sqlite:///{path}?synchronous=normal&busy_timeout=0.2") as scene:
+        yield scene

@@ -9,7 +9,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 from tests.sql.mariadb import Mariadb
-from tests.sql.postgresql import Postgresql
+from tests.sql.postgresql import Postgresql, end_connections
 from tests.sql.processes import DatabaseServer
 
 __all__ = ["MysqlDatabase", "PostgresqlDatabase", "newer_schema"]
@@ -50,6 +50,11 @@ class PostgresqlDatabase:
         """Return the URL past a pooler; without one, the same as `url`."""
         return self.server.url(self.name, options)
 
+    def end_connections(self) -> None:
+        """Nobody whose tests use it is connected any more."""
+        with self.server.connect() as admin:
+            end_connections(admin)
+
     def socket_url(self) -> str:
         """Return the URL by the socket, as whoever runs the tests, without a password."""
         return self.server.socket_url(self.name)
@@ -58,9 +63,9 @@ class PostgresqlDatabase:
         """Return SQLAlchemy's URL of it, or of a proxy's port before it, by psycopg."""
         return self.door.url(self.name, scheme="postgresql+psycopg", port=port)
 
-    def async_engine_url(self) -> str:
-        """Return SQLAlchemy's URL of it, by asyncpg."""
-        return self.door.url(self.name, scheme="postgresql+asyncpg")
+    def async_engine_url(self, driver: str) -> str:
+        """Return SQLAlchemy's URL of it, by asyncpg or psycopg."""
+        return self.door.url(self.name, scheme=f"postgresql+{driver}")
 
 
 @attrs.frozen
@@ -81,3 +86,7 @@ class MysqlDatabase:
     def async_engine_url(self, driver: str) -> str:
         """Return SQLAlchemy's URL of it, by aiomysql or asyncmy."""
         return self.server.url(self.name, scheme=f"mysql+{driver}")
+
+    def end_connections(self) -> None:
+        """Nobody is connected to it any more."""
+        self.server.end_connections(self.name)

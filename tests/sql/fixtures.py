@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 import pytest
@@ -27,10 +27,11 @@ from tests.sql.programs import (
 
 __all__ = [
     "admin", "here", "mariadb", "mysql_program", "pgbouncer", "postgresql", "postgresql_program",
-    "sql_servers",
+    "server_database", "sql_servers",
 ]  # fmt: skip
 
 _S = TypeVar("_S", bound=Process)
+AnyDatabase = PostgresqlDatabase | MysqlDatabase
 
 
 class Running:
@@ -74,6 +75,14 @@ class Running:
             if server.is_running:
                 server.drop_database(name)
 
+    @contextmanager
+    def database_of(self, program: PostgresqlProgram | MysqlProgram) -> Iterator[Any]:
+        """Yield a new database of this program's server."""
+        is_postgresql = isinstance(program, PostgresqlProgram)
+        server: Any = self.postgresql(program) if is_postgresql else self.mariadb(program)
+        with self.database_on(server) as name:
+            yield PostgresqlDatabase(server, name, server) if is_postgresql else MysqlDatabase(server, name)
+
     def close(self) -> None:
         """None of them runs any more: poolers end before what is behind them."""
         while self._servers:
@@ -99,9 +108,15 @@ def postgresql_program(request: pytest.FixtureRequest) -> PostgresqlProgram:
 @pytest.fixture(scope="module")
 def postgresql(sql_servers: Running, postgresql_program: PostgresqlProgram) -> Iterator[PostgresqlDatabase]:
     """A database of PostgreSQL, the module's own."""
-    server = sql_servers.postgresql(postgresql_program)
-    with sql_servers.database_on(server) as name:
-        yield PostgresqlDatabase(server, name, server)
+    with sql_servers.database_of(postgresql_program) as database:
+        yield database
+
+
+@pytest.fixture(scope="module", params=[*chosen_postgresqls(), *chosen_mysqls()])
+def server_database(sql_servers: Running, request: pytest.FixtureRequest) -> Iterator[AnyDatabase]:
+    """A database of each server, the module's own."""
+    with sql_servers.database_of(here(request.param)) as database:
+        yield database
 
 
 @pytest.fixture
@@ -128,9 +143,8 @@ def mysql_program(request: pytest.FixtureRequest) -> MysqlProgram:
 @pytest.fixture(scope="module")
 def mariadb(sql_servers: Running, mysql_program: MysqlProgram) -> Iterator[MysqlDatabase]:
     """A database of MariaDB or MySQL, the module's own."""
-    server = sql_servers.mariadb(mysql_program)
-    with sql_servers.database_on(server) as name:
-        yield MysqlDatabase(server, name)
+    with sql_servers.database_of(mysql_program) as database:
+        yield database
 
 
 _T = TypeVar("_T")

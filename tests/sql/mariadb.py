@@ -110,12 +110,16 @@ class Mariadb(DatabaseServer):
 
     def drop_database(self, name: str) -> None:
         """The database is gone, and whoever was connected is sent away; no lock is waited for."""
+        self.end_connections(name)
+        self._run(f"DROP DATABASE `{name}`")
+
+    def end_connections(self, name: str) -> None:
+        """Nobody is connected to the database any more."""
         with self.connect() as connection, connection.cursor() as cursor:
             cursor.execute("SELECT id FROM information_schema.processlist WHERE db = %s", [name])
             for (number,) in cursor.fetchall():
                 with suppress(pymysql.OperationalError):  # it has gone by itself
                     cursor.execute("KILL %s", [number])
-            cursor.execute(f"DROP DATABASE `{name}`")
 
     def _run(self, statement: str) -> None:
         with self.connect() as connection, connection.cursor() as cursor:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import count
 
-import psycopg
 import pytest
 from sqlalchemy import create_engine
 
@@ -13,7 +12,6 @@ from firelock.storage import JobFilter, NewJob, State, StorageUnavailable
 from firelock_sql.mysql import storage as mysql_opening
 from firelock_sql.postgresql import storage as postgresql_opening
 from tests.faults.proxy import FaultProxy
-from tests.sql.postgresql import end_connections
 
 READS = {
     "get": lambda storage: storage.get(["nobody"]),
@@ -25,36 +23,24 @@ READS = {
 }
 
 
-@contextmanager
-def behind(proxy, database, opened, by):
-    """Yield the storage behind the proxy, by its URL or by an engine of the caller's; it has its tables."""
-    engine = create_engine(database.engine_url(port=proxy.port)) if by == "an engine" else None
-    storage = opened.open_url(database.url(port=proxy.port)) if engine is None else opened.open_engine(engine)
+@pytest.fixture
+def proxy(server_database):
+    """Before the server."""
+    with FaultProxy(server_database.server.address) as proxy:
+        yield proxy
+
+
+@pytest.fixture(params=["a URL", "an engine"])
+def storage(request, server_database, proxy):
+    """The storage behind the proxy, by its URL or by an engine of the caller's; it has its tables."""
+    opened = postgresql_opening if server_database.url().startswith("postgresql") else mysql_opening
+    engine = create_engine(server_database.engine_url(port=proxy.port))
+    by_url = request.param == "a URL"
+    storage = opened.open_url(server_database.url(port=proxy.port)) if by_url else opened.open_engine(engine)
     with closing(storage):
         storage.clear()
         yield storage
-    if engine is not None:
-        engine.dispose()
-
-
-@pytest.fixture(params=["a URL", "an engine"])
-def on_postgresql(request, postgresql):
-    """The proxy before the server, and the storage behind it."""
-    with (
-        FaultProxy(postgresql.server.address) as proxy,
-        behind(proxy, postgresql, postgresql_opening, request.param) as storage,
-    ):
-        yield proxy, storage
-
-
-@pytest.fixture(params=["a URL", "an engine"])
-def on_mysql(request, mariadb):
-    """As above."""
-    with (
-        FaultProxy(mariadb.server.address) as proxy,
-        behind(proxy, mariadb, mysql_opening, request.param) as storage,
-    ):
-        yield proxy, storage
+    engine.dispose()
 
 
 def lose(proxy, number):
@@ -76,18 +62,8 @@ def lost_answers(proxy, ask):
 
 
 @pytest.mark.parametrize("read", READS)
-def test_a_read_is_answered_whichever_answer_of_postgresql_is_lost(on_postgresql, read):
+def test_a_read_is_answered_whichever_answer_is_lost(proxy, storage, read):
     """To the beginning of its transaction, a statement or the end of it."""
-    proxy, storage = on_postgresql
-
-    assert lost_answers(proxy, lambda: READS[read](storage)) >= 2
-
-
-@pytest.mark.parametrize("read", READS)
-def test_a_read_is_answered_whichever_answer_of_mysql_is_lost(on_mysql, read):
-    """To the beginning of its transaction, a statement or the end of it."""
-    proxy, storage = on_mysql
-
     assert lost_answers(proxy, lambda: READS[read](storage)) >= 2
 
 
@@ -96,7 +72,7 @@ def new_job(storage):
     return NewJob(storage.new_ids(1)[0], "task", "{}", "json", "default", 0, State.ENQUEUED, storage.clock())
 
 
-def assert_a_write_is_done_once(proxy, storage):
+def test_a_write_is_not_done_again(proxy, storage):
     """Whichever answer to it is lost: where it is not told to be stored, nobody stores it a second time."""
     told = []
     for number in range(1, 5):
@@ -111,63 +87,26 @@ def assert_a_write_is_done_once(proxy, storage):
     assert [True] * 4 == told
 
 
-def test_a_write_is_not_done_again_on_postgresql(on_postgresql):
-    """Nobody knows whether it was done: the caller is told."""
-    assert_a_write_is_done_once(*on_postgresql)
+def test_a_second_loss_is_told(proxy, storage):
+    """A read is asked for twice, and no more, where every connection is lost before it answers."""
+    tries = []
 
-
-def test_a_write_is_not_done_again_on_mysql(on_mysql):
-    """As above."""
-    assert_a_write_is_done_once(*on_mysql)
-
-
-def test_a_second_loss_is_told_on_postgresql(on_postgresql):
-    """A read is asked for twice, and no more, where every answer is lost."""
-    proxy, storage = on_postgresql
-    proxy.lose_reply(lambda request: b"firelock_jobs" in request, times=None)
-
-    with pytest.raises(StorageUnavailable):
-        storage.get(["nobody"])
-
-    assert 2 == proxy.lost
-
-
-def test_a_second_loss_is_told_on_mysql(on_mysql, mariadb):
-    """As above, where a cipher hides what is asked: the connection is ended while it reads."""
-    _, storage = on_mysql
-    ended = []
-
-    def end_the_connection(tx):
-        tx.cursor.execute("SELECT CONNECTION_ID()")
-        ended.extend(tx.cursor.fetchone())
-        with mariadb.server.connect() as admin, admin.cursor() as cursor:
-            cursor.execute("KILL CONNECTION %s", ended[-1:])
+    def lose_all(tx):
+        tries.append(tx)
+        tx.cursor.execute("SELECT 1")
+        proxy.reset()
         tx.cursor.execute("SELECT 1")
 
     with pytest.raises(StorageUnavailable):
-        storage._database.read(end_the_connection)  # noqa: SLF001 - what befalls it within a read
+        storage._database.read(lose_all)  # noqa: SLF001 - what befalls it within a read
 
-    assert 2 == len(set(ended)) == len(ended)
+    assert 2 == len(tries)
 
 
-def test_a_pool_of_dead_connections_is_no_trouble_on_postgresql(on_postgresql, postgresql):
+def test_a_pool_of_dead_connections_is_no_trouble(server_database, storage):
     """After the server was restarted every one of them is."""
-    _, storage = on_postgresql
     use_several(storage)
-    with psycopg.connect(postgresql.socket_url(), autocommit=True) as admin:
-        end_connections(admin)
-
-    assert {} == dict(storage.counts().by_state)
-
-
-def test_a_pool_of_dead_connections_is_no_trouble_on_mysql(on_mysql, mariadb):
-    """As above."""
-    _, storage = on_mysql
-    use_several(storage)
-    with mariadb.server.connect() as admin, admin.cursor() as cursor:
-        cursor.execute("SELECT id FROM information_schema.processlist WHERE user = 'firelock'")
-        for (number,) in cursor.fetchall():
-            cursor.execute("KILL CONNECTION %s", [number])
+    server_database.end_connections()
 
     assert {} == dict(storage.counts().by_state)
 

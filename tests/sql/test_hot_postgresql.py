@@ -14,7 +14,6 @@ from firelock_sql.postgresql.storage import open_engine
 from tests.scenes import scene_at
 from tests.sql.postgresql import end_connections
 
-AWKWARD = ['"', "\\", '\\"', "{,}", "NULL", "", " ", "é\n"]
 WRITERS = "SELECT pg_current_xact_id()::text::bigint"
 
 
@@ -40,20 +39,6 @@ def exchange(scene, ends, limit=10):
 
 
 # ---- what is stored --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("text", AWKWARD)
-def test_any_text_is_stored_as_it_is(scene, text):
-    """The lists of a statement are written by us: nothing in them ends them, or is nothing."""
-    scene.add_many(2, arguments=text, task="task" + text)
-    holder = scene.begin()
-    jobs = scene.claim(holder)
-
-    results = exchange(scene, [succeeds(Running(job, holder), result=text) for job in jobs]).results
-
-    assert [Applied.APPLIED] * 2 == results
-    assert [(text, "task" + text)] * 2 == [(job.arguments, job.task) for job in jobs]
-    assert {text} == {scene.record(job.id).result for job in jobs}
 
 
 def test_a_batch_of_several_kinds_is_stored_and_counted(scene):
@@ -96,19 +81,6 @@ def test_an_end_that_is_not_plain_after_all_is_no_error_of_the_database(scene, p
     assert [Applied.APPLIED, odd, *[Applied.APPLIED] * 3] == answer.results
     assert [waiting] == [job.id for job in answer.claim.jobs]
     assert [] == [line for line in logged.splitlines() if "ERROR" in line]
-
-
-def test_plain_ends_and_others_are_settled_together(scene):
-    """In one transaction, each at its place; and a claim beside them."""
-    jobs = running(scene, 3)
-    waiting = scene.add()
-
-    answer = exchange(scene, [succeeds(jobs[2]), fails(jobs[0]), succeeds(jobs[1])])
-
-    assert [Applied.APPLIED] * 3 == answer.results
-    assert [waiting] == [job.id for job in answer.claim.jobs]
-    assert State.FAILED is scene.state(jobs[0].id)
-    assert {State.SUCCEEDED: 2, State.FAILED: 1, State.PROCESSING: 1} == scene.storage.counts().by_state
 
 
 # ---- claims ----------------------------------------------------------------------------------------------

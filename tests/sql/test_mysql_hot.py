@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-
 import attrs
 import pytest
 
-from firelock import Firelock, State
-from firelock.storage import (
-    Applied,
-    ClaimRequest,
-    ErrorInfo,
-    NewJob,
-    NewSession,
-    StorageUnavailable,
-    Transition,
-)
+from firelock import State
+from firelock.storage import Applied, StorageUnavailable
+from firelock.testing.conformance.scene import Running, deletes, succeeds
 from tests.faults.proxy import FaultProxy
+from tests.scenes import scene_at
 
-NOW = 1_700_000_000_000_000
-SESSION = NewSession(
-    id="s", server_id="one", server="one:1", host="here", pid=1, started_at=NOW, timeout_seconds=600.0,
-    workers=1, queues="mail", version="1",
-)  # fmt: skip
 MOST = 100
 
 
@@ -35,60 +22,30 @@ def proxy(mariadb):
 
 
 @pytest.fixture
-def storage(mariadb, proxy):
-    """An empty storage behind the proxy, in touch with it, and a session."""
-    with closing(Firelock(mariadb.url(port=proxy.port))) as fire:
-        fire.storage.clear()
-        fire.storage.begin_session(SESSION)
-        yield fire.storage
+def scene(mariadb, proxy):
+    """An empty storage behind the proxy, in touch with it."""
+    with scene_at(mariadb.url(port=proxy.port)) as scene:
+        yield scene
 
 
 @pytest.fixture
-def stranger(mariadb):
-    """The same storage in another process: it has claimed nothing."""
-    with closing(Firelock(mariadb.url())) as fire:
-        yield fire.storage
+def holder(scene):
+    """A session that takes jobs."""
+    return scene.begin()
 
 
-def job(id, **fields):
-    """A job of that id."""
-    return NewJob(
-        id=id, task="send", arguments="[]", serializer="json", queue="mail", priority=0, created_at=NOW,
-        state=State.ENQUEUED, **fields,
-    )  # fmt: skip
-
-
-def jobs(number):
-    """So many jobs."""
-    return [job(f"job-{place:03d}") for place in range(number)]
-
-
-def success(claimed, at=NOW + 5):
-    """The end of a claimed job whose task returned."""
-    return Transition(
-        claimed.id, frozenset({State.PROCESSING}), "s", claimed.fence, State.SUCCEEDED, at,
-        attempt=claimed.attempt, claimed_at=claimed.claimed_at, started_at=at - 1, server="one:1",
-        result='"done"', expires_at=at + 100,
-    )  # fmt: skip
-
-
-def failure(claimed):
-    """The end of a claimed job whose task raised."""
-    error = ErrorInfo("ValueError", "no", "print", "Traceback")
-    return attrs.evolve(success(claimed), to=State.FAILED, reason="no", result=None, error=error)
-
-
-def claim(storage, number=MOST):
-    """So many jobs, claimed."""
-    return storage.claim(ClaimRequest(["mail"], number, "s", NOW + 1)).jobs
+def ends(holder, claimed):
+    """The ends of claimed jobs whose tasks returned."""
+    return [succeeds(Running(job, holder)) for job in claimed]
 
 
 @pytest.mark.parametrize("number", [1, 500])
-def test_an_enqueue_is_one_round_trip(storage, proxy, number):
+def test_an_enqueue_is_one_round_trip(scene, proxy, number):
     """A transaction begins, stores the jobs, however many, counts them and commits."""
+    jobs = [scene.new_job() for _ in range(number)]
     before = proxy.traffic
 
-    storage.insert(jobs(number))
+    scene.storage.insert(jobs)
 
     assert (proxy.traffic - before).trips == 1
 
@@ -98,36 +55,32 @@ AWKWARD = ["'", '"', "\\", "%s", "%", ";", "", " ", "é\n", "\N{SKULL}", "@x", "
 
 @pytest.mark.parametrize("text", AWKWARD)
 @pytest.mark.parametrize("is_alike", [True, False], ids=["alike", "each its own"])
-def test_any_text_is_stored_as_it_is(storage, text, is_alike):
+def test_any_text_is_stored_as_it_is(scene, holder, text, is_alike):
     """Whether it is told once for the whole batch or for each job: nothing in it ends it, or is nothing."""
     batch = [
-        attrs.evolve(one, task=f"task{text}", arguments=f"{text}{place}", queue=f"mail{text}",
-                     priority=0 if is_alike else place)
-        for place, one in enumerate(jobs(3))
+        scene.new_job(task=f"task{text}", arguments=f"{text}{place}", queue=f"mail{text}",
+                      priority=0 if is_alike else place, created_at=1)
+        for place in range(3)
     ]  # fmt: skip
 
-    storage.insert(batch)
+    scene.storage.insert(batch)
 
-    claimed = sorted(
-        storage.claim(ClaimRequest([f"mail{text}"], MOST, "s", NOW + 1)).jobs, key=lambda one: one.id
-    )
+    claimed = sorted(scene.claim(holder, queues=[f"mail{text}"]), key=lambda one: one.id)
     assert [(one.id, one.task, one.arguments, one.priority) for one in claimed] == [
         (one.id, one.task, one.arguments, one.priority) for one in batch
     ]
-    assert storage.counts().by_queue == {f"mail{text}": {State.PROCESSING: 3}}
+    assert scene.storage.counts().by_queue == {f"mail{text}": {State.PROCESSING: 3}}
 
 
-@pytest.mark.parametrize("queues", [["mail"], None], ids=["one queue", "every queue"])
-def test_an_exchange_is_two_round_trips(storage, proxy, queues):
+@pytest.mark.parametrize("queues", [["default"], None], ids=["one queue", "every queue"])
+def test_an_exchange_is_two_round_trips(scene, holder, proxy, queues):
     """A hundred jobs are settled and the next hundred found; these are taken, and all is committed."""
-    storage.insert(jobs(3 * MOST))
-    claimed = claim(storage)
-    storage.exchange(
-        [success(claimed.pop())], ClaimRequest(queues, 1, "s", NOW + 9)
-    )  # which queues have work is learnt
+    scene.add_many(3 * MOST)
+    claimed = ends(holder, scene.claim(holder, MOST))
+    scene.exchange(holder, [claimed.pop()], 1, queues)  # which queues have work is learnt
     before = proxy.traffic
 
-    exchange = storage.exchange([success(one) for one in claimed], ClaimRequest(queues, MOST, "s", NOW + 9))
+    exchange = scene.exchange(holder, claimed, MOST, queues)
 
     assert set(exchange.results) == {Applied.APPLIED}
     assert len(exchange.claim.jobs) == MOST
@@ -135,129 +88,115 @@ def test_an_exchange_is_two_round_trips(storage, proxy, queues):
 
 
 @pytest.mark.parametrize("queues", [["mail"], ["mail", "other"], None], ids=str)
-def test_a_look_that_finds_nothing_is_one_round_trip(storage, proxy, queues):
+def test_a_look_that_finds_nothing_is_one_round_trip(scene, holder, proxy, queues):
     """An idle server asks no more than it has to."""
     before = proxy.traffic
 
-    assert storage.claim(ClaimRequest(queues, MOST, "s", NOW + 1)).jobs == []
+    assert scene.claim(holder, queues=queues) == []
 
     assert (proxy.traffic - before).trips == 1
 
 
 @pytest.mark.parametrize("queues", [["a", "b"], ["b", "a"], None], ids=str)
-def test_a_guess_of_the_queues_that_was_wrong_costs_nothing_but_time(storage, queues):
+def test_a_guess_of_the_queues_that_was_wrong_costs_nothing_but_time(scene, holder, queues):
     """Work is found in whichever queue it appears, but for those that were not asked for."""
     found = []
-    for number, queue in enumerate(["b", "a", "b", "c"]):
-        storage.insert([attrs.evolve(job(f"{queue}{number}"), queue=queue)])
-        found += [one.id for one in storage.claim(ClaimRequest(queues, MOST, "s", NOW + 1)).jobs]
+    for queue in "babc":
+        scene.add(queue=queue)
+        found += [one.queue for one in scene.claim(holder, queues=queues)]
 
-    assert found == ["b0", "a1", "b2", "c3"][: 3 if queues else 4]
+    assert found == list("babc")[: 3 if queues else 4]
 
 
-def test_more_queues_than_are_guessed_cost_no_questions_for_nothing(storage, proxy):
+def test_more_queues_than_are_guessed_cost_no_questions_for_nothing(scene, holder, proxy):
     """Each of very many is asked for by itself; none of them twice."""
-    storage.insert([attrs.evolve(one, queue=f"q{place:02}") for place, one in enumerate(jobs(40))])
-    first = storage.claim(ClaimRequest(None, 1, "s", NOW + 1)).jobs
+    scene.storage.insert([scene.new_job(queue=f"q{place:02}") for place in range(40)])
+    first = ends(holder, scene.claim(holder, 1, None))
     before = proxy.traffic
 
-    storage.exchange([success(first[0])], ClaimRequest(None, 1, "s", NOW + 2))
+    scene.exchange(holder, first, 1, None)
 
     assert (proxy.traffic - before).trips <= 1 + 40 + 1 + 1  # all else, each queue, its job, the end
     assert (proxy.traffic - before).sent < 18_000  # a question each, not two
 
 
-@pytest.mark.parametrize("queues", [["mail"], None], ids=str)
-def test_nothing_is_taken_that_was_not_asked_for(storage, queues):
+@pytest.mark.parametrize("queues", [["default"], None], ids=str)
+def test_nothing_is_taken_that_was_not_asked_for(scene, holder, queues):
     """No job beside ends where none is wanted, and none of a queue that was paused since its last claim."""
-    storage.insert(jobs(5))
-    first, second = (
-        claim(storage, 1),
-        storage.claim(ClaimRequest(None, 1, "s", NOW + 2)).jobs,
-    )  # its queue is known now
+    scene.add_many(5)
+    first, second = (ends(holder, scene.claim(holder, 1, of)) for of in (["default"], None))  # it is known
 
-    nothing = storage.exchange([success(first[0])], ClaimRequest(queues, 0, "s", NOW + 3))
-    storage.put_record("queue", "mail", '{"paused": true}')
-    paused = storage.exchange([success(second[0])], ClaimRequest(queues, 5, "s", NOW + 4))
+    nothing = scene.exchange(holder, first, 0, queues)
+    scene.storage.put_record("queue", "default", '{"paused": true}')
+    paused = scene.exchange(holder, second, 5, queues)
 
     assert (nothing.claim.jobs, paused.claim.jobs) == ([], [])
-    assert storage.counts().by_state == {State.SUCCEEDED: 2, State.ENQUEUED: 3}
+    assert scene.by_state() == {State.SUCCEEDED: 2, State.ENQUEUED: 3}
 
 
-def test_an_end_from_memory_is_the_one_that_reading_would_have_written(storage, stranger):
+def test_an_end_from_memory_is_the_one_that_reading_would_have_written(scene, holder):
     """One process settles what it claimed, another one what it has to read first; nobody can tell."""
-    storage.insert([job("a"), job("b")])
-    first, second = claim(storage)
+    scene.add_many(2, created_at=1)
+    first, second = ends(holder, scene.claim(holder))
+    second = attrs.evolve(second, at=first.at, started_at=first.started_at)
 
-    storage.apply([success(first)])
-    stranger.apply([success(second)])
+    scene.storage.apply([first])
+    scene.handles.open().apply([second])
 
-    one, other = storage.get(["a", "b"])
-    assert attrs.evolve(one, id="b") == other
-    assert storage.history("a").entries == storage.history("b").entries
-    assert one.state is State.SUCCEEDED
-    assert storage.counts().by_state == {State.SUCCEEDED: 2}
-
-
-def test_plain_ends_and_others_may_come_in_one_batch(storage):
-    """Results stand in the order of the transitions, whichever way each one went."""
-    storage.insert(jobs(4))
-    first, second, third, fourth = claim(storage)
-
-    results = storage.apply([failure(second), success(fourth), success(first), failure(third)])
-
-    assert results == [Applied.APPLIED] * 4
-    assert storage.counts().by_state == {State.SUCCEEDED: 2, State.FAILED: 2}
+    one, other = scene.storage.get([first.job_id, second.job_id])
+    assert attrs.evolve(one, id=other.id) == other
+    assert scene.history(one.id) == scene.history(other.id)
+    assert scene.by_state() == {State.SUCCEEDED: 2}
 
 
 # ---- lost connections ------------------------------------------------------------------------------------
 
 
-def test_an_enqueue_whose_answer_is_lost_is_told(storage, proxy):
+def test_an_enqueue_whose_answer_is_lost_is_told(scene, proxy):
     """It has been stored; whether it was new then, nobody can tell."""
+    jobs = [scene.new_job(), scene.new_job()]
     proxy.lose_reply()
 
     with pytest.raises(StorageUnavailable, match="the jobs may have been stored"):
-        storage.insert([job("a"), job("b")])
+        scene.storage.insert(jobs)
 
-    assert storage.counts().by_state == {State.ENQUEUED: 2}
-    assert storage.insert([job("a"), job("b")]).is_new == [False, False]
+    assert scene.by_state() == {State.ENQUEUED: 2}
+    assert scene.storage.insert(jobs).is_new == [False, False]
 
 
-def test_an_enqueue_that_is_lost_on_its_way_is_done_again(storage, proxy):
+def test_an_enqueue_that_is_lost_on_its_way_is_done_again(scene, proxy):
     """It was not stored: nobody has to know."""
+    jobs = [scene.new_job(), scene.new_job()]
     proxy.lose_request()
 
-    assert storage.insert([job("a"), job("b")]).is_new == [True, True]
+    assert scene.storage.insert(jobs).is_new == [True, True]
 
-    assert storage.counts().by_state == {State.ENQUEUED: 2}
+    assert scene.by_state() == {State.ENQUEUED: 2}
     assert proxy.lost == 1
 
 
 @pytest.mark.parametrize("lose", [FaultProxy.lose_request, FaultProxy.lose_reply], ids=["request", "answer"])
-def test_an_exchange_that_is_cut_off_before_its_end_is_done_again(storage, proxy, lose):
+def test_an_exchange_that_is_cut_off_before_its_end_is_done_again(scene, holder, proxy, lose):
     """What was settled in its first round trip was undone with the connection."""
-    storage.insert(jobs(4))
-    first = claim(storage, 2)
+    scene.add_many(4)
+    first = ends(holder, scene.claim(holder, 2))
     lose(proxy)
 
-    exchange = storage.exchange([success(one) for one in first], ClaimRequest(["mail"], 2, "s", NOW + 9))
+    exchange = scene.exchange(holder, first, 2)
 
     assert exchange.results == [Applied.APPLIED] * 2
     assert [one.attempt for one in exchange.claim.jobs] == [1, 1]
-    assert storage.counts().by_state == {State.SUCCEEDED: 2, State.PROCESSING: 2}
+    assert scene.by_state() == {State.SUCCEEDED: 2, State.PROCESSING: 2}
     assert proxy.lost == 1
 
 
-def test_a_change_whose_commit_is_lost_is_left_to_the_caller(storage, proxy):
+def test_a_change_whose_commit_is_lost_is_left_to_the_caller(scene, proxy):
     """It may have happened or not, and is not done twice behind anybody's back."""
-    storage.insert([job("a")])
+    job = scene.add()
     turns = iter([False, True])  # it is read, and then deleted; the line is encrypted, so turns are counted
     proxy.lose_reply(lambda _: next(turns, False))
 
     with pytest.raises(StorageUnavailable):
-        storage.apply(
-            [Transition("a", frozenset({State.ENQUEUED}), None, None, State.DELETED, NOW, "by hand")]
-        )
+        scene.storage.apply([deletes(job)])
 
-    assert storage.counts().by_state == {State.DELETED: 1}
+    assert scene.by_state() == {State.DELETED: 1}

@@ -5,43 +5,27 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
-import attrs
 import pymysql
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool, QueuePool
 
 from firelock import Firelock, State
-from firelock.storage import (
-    Applied,
-    ClaimRequest,
-    Edge,
-    NewJob,
-    NewSession,
-    On,
-    StorageError,
-    StorageUnavailable,
-    Transition,
-)
+from firelock.storage import Applied, Edge, On, StorageError, StorageUnavailable
+from firelock.testing.conformance.scene import deletes
 from firelock.testing.waiting import eventually
-
-NOW = 1_700_000_000_000_000
-SERVING = NewSession(
-    id="s", server_id="one", server="one:1", host="here", pid=1, started_at=NOW, timeout_seconds=600.0,
-    workers=1, queues="mail", version="1",
-)  # fmt: skip
+from tests.scenes import scene_at
 
 
 @pytest.fixture
-def storage(mariadb):
+def scene(mariadb):
     """An empty storage."""
-    with closing(Firelock(mariadb.url())) as fire:
-        fire.storage.clear()
-        yield fire.storage
+    with scene_at(mariadb.url()) as scene:
+        yield scene
 
 
 @pytest.fixture
-def rival(mariadb, storage):
+def rival(mariadb, scene):
     """A connection of somebody else, who is heavy: in a deadlock the others are undone."""
     with mariadb.server.connect() as connection, connection.cursor() as cursor:
         cursor.execute(f"USE {mariadb.name}")
@@ -61,17 +45,7 @@ def engine(mariadb):
     engine.dispose()
 
 
-def job(id, state=State.ENQUEUED, **fields):
-    """A job of that id."""
-    return NewJob(
-        id=id, task="send", arguments="[]", serializer="json", queue="mail", priority=0, created_at=NOW,
-        state=state, **fields,
-    )  # fmt: skip
-
-
-def deletion(id):
-    """What a person does to a job that waits in its queue."""
-    return Transition(id, frozenset({State.ENQUEUED}), None, None, State.DELETED, NOW, "by hand")
+LOCK = "SELECT 1 FROM firelock_jobs WHERE id = %s FOR UPDATE"
 
 
 def deadlocks(server):
@@ -96,59 +70,49 @@ def wait_for_a_waiter(server):
         eventually(is_waiting, within=60)
 
 
-def test_a_deadlock_is_not_seen(mariadb, storage, rival):
+def test_a_deadlock_is_not_seen(mariadb, scene, rival):
     """Two transactions cross; ours is undone by the server, done again, and says what it would have said."""
-    storage.insert([job("a"), job("b")])
-    rival.execute("SELECT 1 FROM firelock_jobs WHERE id = 'b' FOR UPDATE")
+    first, second = scene.add_many(2)
+    rival.execute(LOCK, [second])
     before = deadlocks(mariadb.server)
 
     with ThreadPoolExecutor() as pool:
-        applied = pool.submit(storage.apply, [deletion("a"), deletion("b")])
+        applied = pool.submit(scene.storage.apply, [deletes(first), deletes(second)])
         wait_for_a_waiter(mariadb.server)
-        rival.execute("SELECT 1 FROM firelock_jobs WHERE id = 'a' FOR UPDATE")
+        rival.execute(LOCK, [first])
         rival.execute("ROLLBACK")
         results = applied.result(30)
 
     assert results == [Applied.APPLIED, Applied.APPLIED]
     assert deadlocks(mariadb.server) == before + 1
-    assert storage.counts().by_state == {State.DELETED: 2}
+    assert scene.by_state() == {State.DELETED: 2}
 
 
-def test_a_deadlock_undoes_a_callers_whole_transaction_and_says_so(mariadb, storage, rival, engine):
+def test_a_deadlock_undoes_a_callers_whole_transaction_and_says_so(mariadb, scene, rival, engine):
     """MySQL undoes more than our part, so nothing of it is tried again behind the caller's back."""
-    storage.insert([job("parent")])
-    rival.execute("SELECT 1 FROM firelock_jobs WHERE id = 'parent' FOR UPDATE")
-    child = job("child", State.AWAITING, parents=(Edge("parent", On.SUCCEEDED),))
+    parent = scene.add()
+    rival.execute(LOCK, [parent])
+    child = scene.new_job(state=State.AWAITING, parents=(Edge(parent, On.SUCCEEDED),))
 
     with ThreadPoolExecutor() as pool, engine.connect() as connection:
         connection.execute(text("UPDATE weights SET value = 7 WHERE id = 0"))
-        inserted = pool.submit(storage.insert, [child], within=connection)
+        inserted = pool.submit(scene.storage.insert, [child], within=connection)
         wait_for_a_waiter(mariadb.server)
         rival.execute("SELECT 1 FROM weights WHERE id = 0 FOR UPDATE")
         with pytest.raises(StorageUnavailable, match="a deadlock has undone the caller's whole transaction"):
             inserted.result(30)
         connection.rollback()
 
-    assert storage.get(["child"]) == [None]
+    assert scene.storage.get([child.id]) == [None]
 
 
-def test_dead_connections_of_the_pool_are_not_seen(mariadb, storage):
+def test_dead_connections_of_the_pool_are_not_seen(mariadb, scene):
     """Whatever killed them, the next call takes another connection."""
-    storage.insert([job("a")])
-    kill_all(mariadb)
+    scene.add()
+    mariadb.end_connections()
 
-    inserted = storage.insert([job("b")]).is_new
-
-    assert inserted == [True]
-    assert storage.counts().by_state == {State.ENQUEUED: 2}
-
-
-def kill_all(database):
-    """Nobody is connected to the database any more."""
-    with database.server.connect() as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT id FROM information_schema.processlist WHERE db = %s", [database.name])
-        for (number,) in cursor.fetchall():
-            cursor.execute("KILL %s", [number])
+    assert scene.storage.insert([scene.new_job()]).is_new == [True]
+    assert scene.by_state() == {State.ENQUEUED: 2}
 
 
 # ---- callers' engines and connections --------------------------------------------------------------------
@@ -167,7 +131,7 @@ def test_a_callers_sessions_stay_as_they_are(mariadb):
 
     with closing(Firelock(engine)) as fire:
         fire.storage.clear()
-        fire.storage.insert([job("a")])
+        fire.task(name="send")(lambda: None).enqueue()
         counted = fire.storage.counts().by_state
     with engine.connect() as connection:
         after = connection.execute(SESSION).one()
@@ -207,12 +171,12 @@ def connect(database):
     )
 
 
-def test_a_connection_of_the_driver_in_autocommit_mode_is_refused(mariadb, storage):
+def test_a_connection_of_the_driver_in_autocommit_mode_is_refused(mariadb, scene):
     """Each statement would be stored by itself."""
     with connect(mariadb) as connection:
         connection.autocommit(True)
         with pytest.raises(ValueError, match="in autocommit mode"):
-            storage.insert([job("a")], within=connection)
+            scene.storage.insert([scene.new_job()], within=connection)
 
 
 def test_an_engine_of_another_driver_is_refused():
@@ -234,22 +198,20 @@ def lock_waits(server):
         return int(cursor.fetchone()[1])
 
 
-def test_a_transaction_that_stays_open_holds_up_neither_upkeep_nor_pruning(mariadb, storage, engine):
+def test_a_transaction_that_stays_open_holds_up_neither_upkeep_nor_pruning(mariadb, scene, engine):
     """What it has stored is passed over: no statement looks at rows beyond those that it changes."""
-    for number in range(210):
-        storage.insert([job(f"job-{number}")])
-    ids = [f"job-{number}" for number in range(100)]
-    storage.apply([attrs.evolve(deletion(id), expires_at=NOW + 1) for id in ids])
-    storage.begin_session(SERVING)
+    ids = [scene.add() for _ in range(210)]
+    scene.storage.apply([deletes(id, expires_at=1) for id in ids[:100]])
+    holder = scene.begin()
     before = lock_waits(mariadb.server)
 
     with engine.connect() as connection:
-        storage.insert([job("open", tags=("red",))], within=connection)
-        storage.promote(100)
-        claimed = storage.claim(ClaimRequest(["mail"], 50, "s", NOW + 2)).jobs
-        pruned = storage.prune(1_000)
+        scene.storage.insert([scene.new_job(tags=("red",))], within=connection)
+        scene.promote(100)
+        claimed = scene.claim(holder, 50)
+        pruned = scene.prune(1_000)
         connection.rollback()
 
     assert (pruned, len(claimed)) == (100, 50)
     assert lock_waits(mariadb.server) == before
-    assert storage.counts().by_state == {State.ENQUEUED: 60, State.PROCESSING: 50}
+    assert scene.by_state() == {State.ENQUEUED: 60, State.PROCESSING: 50}

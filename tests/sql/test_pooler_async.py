@@ -9,7 +9,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from firelock import Firelock, State
@@ -72,28 +72,12 @@ async def kept_by_another(database, pid):
         yield
 
 
-@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
-@pytest.mark.parametrize("is_committed", [True, False], ids=["commit", "rollback"])
-def test_jobs_follow_an_async_session(fire, task, pgbouncer, driver, is_committed):
-    """Job and continuation are there after its commit, or neither ever is."""
-    url = pgbouncer.async_engine_url().replace("asyncpg", driver)
-
-    async def use():
-        arguments = ADVISED if driver == "asyncpg" else {}
-        async with opened(url, **arguments) as engine, AsyncSession(engine) as session:
-            job = await task.using(within=session, tags=["eu"]).aenqueue(1)
-            await job.athen(task.using(within=session), 2)
-            await (session.commit() if is_committed else session.rollback())
-
-    asyncio.run(use())
-
-    by_state = fire.storage.counts().by_state
-    assert ({State.ENQUEUED: 1, State.AWAITING: 1} if is_committed else {}) == by_state
-
-
 async def enqueue_on_two(task, database, **arguments):
     """One connection of asyncpg's has enqueued twice, each time on another process of the server."""
-    async with opened(database.async_engine_url(), **arguments) as engine, engine.connect() as connection:
+    async with (
+        opened(database.async_engine_url("asyncpg"), **arguments) as engine,
+        engine.connect() as connection,
+    ):
         await task.using(within=connection).aenqueue(1)
         pid = (await connection.execute(text(WHO))).scalar()
         await connection.commit()

@@ -9,7 +9,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from firelock.testing import eventually
@@ -19,17 +18,6 @@ from tests.sql.mariadb import Mariadb
 from tests.sql.postgresql import Postgresql
 from tests.sql.processes import account
 from tests.sql.programs import Missing, PostgresqlProgram, chosen_mysqls, chosen_postgresqls
-
-
-def test_each_module_has_a_database_of_its_own(sql_servers, postgresql, pgbouncer):
-    """Two fixtures are two databases; a server is the same one for all."""
-    assert pgbouncer.server is sql_servers.postgresql(pgbouncer.server.program)
-    assert postgresql.name != pgbouncer.name
-    with sql_servers.database_on(postgresql.server) as name:
-        psycopg.connect(postgresql.server.url(name)).close()
-
-    with pytest.raises(psycopg.OperationalError, match="does not exist"):
-        psycopg.connect(postgresql.server.url(name))
 
 
 def test_servers_listen_on_loopback_alone(postgresql, pgbouncer, mariadb):

@@ -8,23 +8,7 @@ from contextlib import closing
 import pytest
 
 from firelock.storage import JobFilter, On, State
-from firelock.testing import Handles, Scene
 from firelock.testing.conformance.scene import requeues, succeeds
-from firelock_sql.sqlite.storage import SqliteStorage
-
-
-@pytest.fixture
-def path(tmp_path):
-    """The file of the jobs."""
-    return tmp_path / "jobs.db"
-
-
-@pytest.fixture
-def scene(path):
-    """A store with jobs at hand."""
-    handles = Handles(lambda: SqliteStorage(f"sqlite:///{path}?synchronous=normal"))
-    yield Scene(handles)
-    handles.close()
 
 
 def overwrite(path, job_id, column, garbage):

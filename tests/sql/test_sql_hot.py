@@ -9,24 +9,8 @@ import attrs
 import pytest
 
 from firelock.storage import Applied, ClaimRequest, State, bounded_history
-from firelock.testing import Handles, Scene
-from firelock.testing.conformance.scene import Running, deletes, fails, requeues, snoozes, succeeds
+from firelock.testing.conformance.scene import Running, deletes, requeues, snoozes, succeeds
 from firelock_sql.job_row import COMPACT_FROM
-from firelock_sql.sqlite.storage import SqliteStorage
-
-
-@pytest.fixture
-def path(tmp_path):
-    """The file of the jobs."""
-    return tmp_path / "jobs.db"
-
-
-@pytest.fixture
-def scene(path):
-    """A store with jobs at hand."""
-    handles = Handles(lambda: SqliteStorage(f"sqlite:///{path}?synchronous=normal"))
-    yield Scene(handles)
-    handles.close()
 
 
 @pytest.fixture
@@ -78,22 +62,6 @@ def test_what_follows_a_plain_end_keeps_it_in_the_history(scene):
     states = [entry.state for entry in scene.history(running.id)]
     assert [State.ENQUEUED, State.SUCCEEDED, State.ENQUEUED] == states
     assert end == scene.history(running.id)[1]
-
-
-def test_a_mixed_batch_is_answered_in_order(scene):
-    """Plain ends, failures, repeats and strangers in one batch each get their own answer."""
-    holder = scene.begin()
-    one, two, three = (scene.run(holder) for _ in range(3))
-    parent = scene.run(holder)
-    scene.continuation(parent.id)
-    scene.settle(succeeds(three))
-    stranger = attrs.evolve(succeeds(one), job_id="unknown")
-
-    batch = [fails(one), succeeds(two), succeeds(three), succeeds(parent), stranger]
-
-    expected = [Applied.APPLIED, Applied.APPLIED, Applied.ALREADY, Applied.RELEASING, Applied.MISSING]
-    assert expected == scene.storage.apply(batch)
-    assert {State.FAILED: 1, State.SUCCEEDED: 3, State.AWAITING: 1} == scene.storage.counts().by_state
 
 
 def test_a_number_that_is_given_out_again_settles_nobody_else(scene):

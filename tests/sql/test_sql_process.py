@@ -12,25 +12,9 @@ import pytest
 
 from firelock.storage import JobFilter, State, StorageError, StorageUnavailable
 from firelock.testing import Handles, Scene
-from firelock_sql.schema import jobs, sessions
 from firelock_sql.sqlite.database import translated
 from firelock_sql.sqlite.health import file_system_of
 from firelock_sql.sqlite.storage import SqliteStorage
-
-
-@pytest.fixture
-def path(tmp_path):
-    """The file of the jobs."""
-    return tmp_path / "jobs.db"
-
-
-@pytest.fixture
-def scene(path):
-    """A store with jobs at hand; a writer waits for no more than a moment."""
-    handles = Handles(lambda: SqliteStorage(f"sqlite:///{path}?busy_timeout=0.05"))
-    yield Scene(handles)
-    handles.close()
-
 
 # ---- forks -----------------------------------------------------------------------------------------------
 
@@ -147,12 +131,6 @@ def test_the_drivers_errors_say_whether_to_try_again(tmp_path, statements, expec
 
 
 # ---- tables ----------------------------------------------------------------------------------------------
-
-
-def test_one_table_looks_like_the_jobs_and_one_like_the_counts():
-    """Tools that copy finished jobs for measurements tell tables apart by their columns."""
-    assert "ended_at" in jobs.c
-    assert not {"state", "ended_at"} & set(sessions.c.keys())
 
 
 # ---- health ----------------------------------------------------------------------------------------------

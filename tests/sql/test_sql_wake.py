@@ -56,13 +56,6 @@ def sockets(path):
     return sorted(one.name for one in Path(f"{path}.wake").iterdir())
 
 
-def test_an_insert_wakes_another_handle(scene, server):
-    """A job that was stored through one handle ends the wait of another."""
-    scene.add()
-
-    assert server.wait(None, 10)
-
-
 @pytest.mark.parametrize("change", ["requeue", "hand back", "end of a session", "promote", "resume"])
 def test_everything_that_makes_work_is_told(scene, holder, server, change):
     """A job may become claimable in many ways; servers are told of each."""
@@ -86,23 +79,6 @@ def test_everything_that_makes_work_is_told(scene, holder, server, change):
             scene.storage.put_record("queue", "default", '{"paused": false}')
 
     assert server.wait(None, 10)
-
-
-def test_a_wait_under_way_is_ended_from_outside(scene, server):
-    """The listener of one handle and a second one that waits beside it both return."""
-    answers = []
-    threads = [
-        threading.Thread(target=lambda: answers.append(server.wait(None, 60)), daemon=True) for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-
-    while any(thread.is_alive() for thread in threads):
-        scene.add()
-        for thread in threads:
-            thread.join(0.05)
-
-    assert [True, True] == answers
 
 
 def test_a_full_socket_blocks_nobody(scene, server):

@@ -14,25 +14,10 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from firelock import ConfigurationError, Firelock, JobNotCommitted
-from firelock.storage import ClaimRequest, Edge, JobNotFound, NewJob, State, StorageUnavailable
-from firelock.testing import Handles, Scene
+from firelock import ConfigurationError, Firelock
+from firelock.storage import ClaimRequest, NewJob, State, StorageUnavailable
 from firelock_sql.sqlite.storage import SqliteStorage
 from tests.core.fakes import unmeasured
-
-
-@pytest.fixture
-def path(tmp_path):
-    """The file of the jobs and of the caller's own rows."""
-    return tmp_path / "shop.db"
-
-
-@pytest.fixture
-def scene(path):
-    """A store with jobs at hand."""
-    handles = Handles(lambda: SqliteStorage(f"sqlite:///{path}?busy_timeout=0.2"))
-    yield Scene(handles)
-    handles.close()
 
 
 @pytest.fixture
@@ -50,21 +35,6 @@ def stored(scene):
     return sum(scene.storage.counts().by_state.values())
 
 
-def test_a_handle_says_that_its_transaction_may_have_been_rolled_back(scene, engine):
-    """Whoever is sent to commit what was rolled back would look for a mistake that is none."""
-    with Firelock(scene.storage) as fire, Session(engine) as session:
-        task = fire.task(name="mail")(lambda: None)
-        gone = task.using(within=session).enqueue()
-        session.rollback()
-        kept = task.using(within=session).enqueue()
-        session.commit()
-
-        with pytest.raises(JobNotCommitted, match="has not committed, or was rolled back"):
-            gone.refresh()
-
-        assert State.ENQUEUED is kept.refresh().state
-
-
 def test_a_scoped_session_is_a_session(scene, engine):
     """What web frameworks hand out works as well."""
     sessions = scoped_session(sessionmaker(engine))
@@ -76,35 +46,6 @@ def test_a_scoped_session_is_a_session(scene, engine):
     assert 1 == stored(scene)
 
 
-def test_a_refused_batch_leaves_the_transaction_usable(scene, engine):
-    """An unknown parent refuses its batch; what the caller did before and after is committed."""
-    orphan = scene.new_job(state=State.AWAITING, parents=(Edge(scene.storage.new_ids(1)[0]),))
-
-    with Session(engine) as session:
-        session.execute(text("insert into orders values (1)"))
-        with pytest.raises(JobNotFound):
-            scene.storage.insert([scene.new_job(), orphan], within=session)
-        scene.storage.insert([scene.new_job()], within=session)
-        session.commit()
-
-    with engine.connect() as connection:
-        assert 1 == connection.execute(text("select count(*) from orders")).scalar_one()
-    assert 1 == stored(scene)
-
-
-def test_a_continuation_of_a_job_in_the_same_transaction(scene, engine):
-    """A parent that is not committed yet counts for what follows in its transaction."""
-    parent = scene.new_job()
-    child = scene.new_job(state=State.AWAITING, parents=(Edge(parent.id),))
-
-    with Session(engine) as session:
-        scene.storage.insert([parent], within=session)
-        scene.storage.insert([child], within=session)
-        session.commit()
-
-    assert State.AWAITING == scene.state(child.id)
-
-
 def test_another_database_is_refused(scene, tmp_path):
     """A transaction on another file cannot hold these jobs; both files are named."""
     other = create_engine(f"sqlite:///{tmp_path}/other.db")
@@ -113,13 +54,13 @@ def test_another_database_is_refused(scene, tmp_path):
         scene.storage.insert([scene.new_job()], within=session)
 
     assert "other.db" in str(refused.value)
-    assert "shop.db" in str(refused.value)
+    assert "jobs.db" in str(refused.value)
     other.dispose()
 
 
 def test_a_link_to_the_same_file_is_the_same_database(scene, engine, tmp_path):
     """Files are compared, not the names they were opened by."""
-    (tmp_path / "link.db").symlink_to(tmp_path / "shop.db")
+    (tmp_path / "link.db").symlink_to(tmp_path / "jobs.db")
     linked = create_engine(f"sqlite:///{tmp_path}/link.db")
 
     with Session(linked) as session:
@@ -363,6 +304,25 @@ def lazy_object(_engine):
     yield Lazy()
 
 
+@contextmanager
+def kept_by_another_thread(engine, until):
+    """Another thread has a transaction that writes, which it commits once the event is set."""
+    begun = threading.Event()
+
+    def keep():
+        with Session(engine) as session:
+            session.execute(ORDER)
+            begun.set()
+            until.wait(30)
+            session.commit()
+
+    keeper = threading.Thread(target=keep)
+    keeper.start()
+    begun.wait(30)
+    yield
+    keeper.join(30)
+
+
 @TELLS_LOCKS
 @pytest.mark.parametrize(
     "beside", [closed_connection, reading_connection, connection_of_other_rows, lazy_object]
@@ -372,15 +332,7 @@ def test_another_thread_s_transaction_is_waited_for_and_told_of(make_app, engine
 
     Whatever the caller holds meanwhile, also a transaction of its own that only reads.
     """
-    fire = make_app(600)
-    begun, told = threading.Event(), threading.Event()
-
-    def keep():
-        with Session(engine) as session:
-            session.execute(ORDER)
-            begun.set()
-            told.wait(30)
-            session.commit()
+    fire, told = make_app(600), threading.Event()
 
     class Telling(logging.Handler):
         def emit(self, record):
@@ -388,15 +340,11 @@ def test_another_thread_s_transaction_is_waited_for_and_told_of(make_app, engine
 
     handler = Telling()
     logging.getLogger("firelock_sql.sqlite.database").addHandler(handler)
-    keeper = threading.Thread(target=keep)
-    keeper.start()
-    begun.wait(30)
 
-    with beside(engine) as held:
+    with kept_by_another_thread(engine, told), beside(engine) as held:
         fire.ship.enqueue()
 
     assert held is not None
-    keeper.join(30)
     logging.getLogger("firelock_sql.sqlite.database").removeHandler(handler)
     assert 1 == caplog.text.count("a transaction of this very process keeps a write waiting")
     assert 2 == fire.jobs.counts().enqueued
@@ -405,23 +353,12 @@ def test_another_thread_s_transaction_is_waited_for_and_told_of(make_app, engine
 @pytest.mark.parametrize("seconds", [0, 0.2])
 def test_who_has_waited_for_long_enough_is_told_of_within(make_app, engine, seconds):
     """Whosever transaction it is; and the wait is not begun again."""
-    fire = make_app(seconds)
-    begun, done = threading.Event(), threading.Event()
+    fire, done = make_app(seconds), threading.Event()
 
-    def keep():
-        with Session(engine) as session:
-            session.execute(ORDER)
-            begun.set()
-            done.wait(30)
-
-    keeper = threading.Thread(target=keep)
-    keeper.start()
-    begun.wait(30)
-
-    with pytest.raises(StorageUnavailable) as caught:
-        fire.ship.enqueue()
-    done.set()
-    keeper.join(30)
+    with kept_by_another_thread(engine, done):
+        with pytest.raises(StorageUnavailable) as caught:
+            fire.ship.enqueue()
+        done.set()
 
     assert "database is locked, and was for " in str(caught.value)
     assert "store the job in it by task.using(within=session)." in str(caught.value)

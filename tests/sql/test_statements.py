@@ -147,20 +147,6 @@ def test_a_list_is_the_last_parameter_of_a_change(dialect):
     assert [text for text in changes if " IN %s" not in text or "%s" in text.partition(" IN %s")[2]] == []
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_text_has_a_place_for_every_parameter(dialect):
-    """Where a driver counts places, no percent sign stands for anything else."""
-    place = r"\?" if dialect == "sqlite" else r"%(?:\(\w+\))?s"
-
-    wrong = [
-        compiled.text
-        for one in statements_for(dialect)
-        if len(re.findall(place, (compiled := one.compiled(DIALECTS[dialect])).text)) != len(compiled.names)
-    ]
-
-    assert wrong == []
-
-
 def test_sqlite_takes_every_statement():
     """Each one is explained, whatever its parameters."""
     with closing(sqlite3.connect(":memory:")) as connection:

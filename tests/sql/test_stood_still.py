@@ -11,46 +11,35 @@ from tests.scenes import scene_at
 TOUCH = "UPDATE firelock_sessions SET busy = busy + 1"
 
 
-def assert_taken_over(scene, url):
-    """While one process stands still with the row of its session locked, another one ends the session."""
-    holder = scene.begin()
-    job = scene.run(holder)
-    stands_still, goes_on = threading.Event(), threading.Event()
-    said = []
-
-    def renew(tx):
-        tx.cursor.execute(TOUCH)
-        stands_still.set()
-        goes_on.wait(60)
-
-    def stand_still():
-        with closing(open_storage(url)) as storage:
-            try:
-                storage._database.write(renew)  # noqa: SLF001 - what it does between two statements
-            except Exception as error:  # noqa: BLE001 - looked at below
-                said.append(type(error).__name__)
-
-    standing = threading.Thread(target=stand_still)
-    standing.start()
-    try:
-        assert stands_still.wait(30)
-        taken = scene.storage.end_session(holder.session, None, reason="lost")
-    finally:
-        goes_on.set()
-        standing.join()
-
-    assert [job.id] == list(taken.crashed)
-    assert ["StorageUnavailable"] == said
-
-
-def test_jobs_are_taken_from_who_stands_still_on_postgresql(postgresql):
-    """The server ends a transaction in which nothing is asked for ten seconds."""
-    url = postgresql.url("listen=off")
+def test_jobs_are_taken_from_who_stands_still(server_database):
+    """The server ends a transaction in which nothing is asked for ten seconds: others end its session."""
+    url = server_database.url()
     with scene_at(url) as scene:
-        assert_taken_over(scene, url)
+        holder = scene.begin()
+        job = scene.run(holder)
+        stands_still, goes_on = threading.Event(), threading.Event()
+        said = []
 
+        def renew(tx):
+            tx.cursor.execute(TOUCH)
+            stands_still.set()
+            goes_on.wait(60)
 
-def test_jobs_are_taken_from_who_stands_still_on_mysql(mariadb):
-    """As above, on MariaDB."""
-    with scene_at(mariadb.url()) as scene:
-        assert_taken_over(scene, mariadb.url())
+        def stand_still():
+            with closing(open_storage(url)) as storage:
+                try:
+                    storage._database.write(renew)  # noqa: SLF001 - what it does between two statements
+                except Exception as error:  # noqa: BLE001 - looked at below
+                    said.append(type(error).__name__)
+
+        standing = threading.Thread(target=stand_still)
+        standing.start()
+        try:
+            assert stands_still.wait(30)
+            taken = scene.storage.end_session(holder.session, None, reason="lost")
+        finally:
+            goes_on.set()
+            standing.join()
+
+        assert [job.id] == list(taken.crashed)
+        assert ["StorageUnavailable"] == said

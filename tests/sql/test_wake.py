@@ -55,13 +55,6 @@ def listeners(admin):
 # ---- who is told -----------------------------------------------------------------------------------------
 
 
-def test_an_insert_wakes_another_handle(scene, server):
-    """A job that was stored through one handle ends the wait of another."""
-    scene.add()
-
-    assert server.wait(None, 30)
-
-
 def test_nobody_hears_himself(scene, postgresql, open_mailbox):
     """Who enqueues in a server has told its waits already: the message is for other processes."""
     scene.add()  # so that there are tables
@@ -347,12 +340,6 @@ def test_listening_can_be_turned_off(postgresql, admin):
     assert storage.describe()["wake"].startswith("off")
     assert [] == listeners(admin)
     storage.close()
-
-
-def test_a_server_says_that_it_listens(scene, server):
-    """As it is printed at a start, and by doctor."""
-    assert Feature.NOTIFY in server.features
-    assert "NOTIFY, one connection a process" == server.describe()["wake"]
 
 
 def test_a_mailbox_that_cannot_connect_says_so(open_mailbox, postgresql, admin):
