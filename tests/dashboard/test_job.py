@@ -416,7 +416,7 @@ def test_a_life_is_told_to_scale(fire, send):
 
     phases = phases_of(handle.record(), handle.history(), handle.created_at + timedelta(minutes=5))
 
-    assert "retrying" == phases[-1].segment.kind
+    assert "retrying" == phases[-1].kind
     assert 100 == pytest.approx(sum(phase.width for phase in phases))
     assert phases[0].x == 0
     assert steps[0].since is not None
@@ -434,8 +434,8 @@ def test_a_cancelled_job_keeps_its_run_in_the_bar(client, fire, send):
     phases = phases_of(handle.record(), handle.history(), handle.created_at + timedelta(hours=1))
     life = client.part(f"/jobs/{job.id}", "life").text
 
-    assert ["enqueued", "processing"] == [one.segment.kind for one in phases]
-    assert phases[-1].segment.seconds >= 59
+    assert ["enqueued", "processing"] == [one.kind for one in phases]
+    assert phases[-1].seconds >= 59
     assert "on web-1:42" in life
 
 
@@ -485,7 +485,7 @@ def test_what_lies_between_an_end_and_a_requeue_is_no_phase(fire, send):
     handle = fire.jobs.get(job.id)
     now = handle.created_at + timedelta(hours=1)
 
-    kinds = [one.segment.kind for one in phases_of(handle.record(), handle.history(), now)]
+    kinds = [one.kind for one in phases_of(handle.record(), handle.history(), now)]
 
     assert "enqueued" == kinds[-1]
     assert {"enqueued", "processing"} >= set(kinds)

@@ -15,7 +15,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 
-from firelock import ConfigurationError, Firelock, JobNotFound, StorageUnavailable
+from firelock import (
+    ConfigurationError,
+    Firelock,
+    JobConflict,
+    JobNotFound,
+    ScheduleError,
+    StorageUnavailable,
+)
 from firelock.storage import Feature
 from firelock_dashboard import api, pages
 from firelock_dashboard.extensions import PluginPages, plugin_pages, route_of
@@ -27,7 +34,7 @@ from firelock_dashboard.frameworks import (
     mount_in_django,
     mount_in_flask,
 )
-from firelock_dashboard.problems import Forbidden, NoSession, NotHere, NotLocal, RequestProblem
+from firelock_dashboard.problems import BadRequest, Forbidden, NoSession, NotHere, NotLocal, RequestProblem
 from firelock_dashboard.rendering import packed
 from firelock_dashboard.request import Visit, path_of, read_body
 from firelock_dashboard.routes import Route, Routes
@@ -246,6 +253,8 @@ class Dashboard(Site):
             return error
         if isinstance(error, JobNotFound):
             return NotHere(str(error))
+        if isinstance(error, JobConflict | ScheduleError):  # the visitor's mistake, in the core's words
+            return BadRequest(str(error))
         if not isinstance(error, StorageUnavailable):
             log.error("a page failed", exc_info=error, extra={"path": path})
             return RequestProblem(self.texts("refused.failed"), status=_BROKEN)

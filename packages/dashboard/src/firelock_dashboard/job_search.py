@@ -180,6 +180,12 @@ class SearchPlan:
         """Tell whether a job that the filter found is meant."""
         return all(test(job) for test in self.tests)
 
+    def time_of(self, job: JobRecord) -> int:
+        """Return when the job stands in the list's order, in micros."""
+        if self.where.by_due:
+            return job.due_at or 0
+        return job.created_at if self.where.state is None else job.changed_at
+
 
 def plan(
     chips: Chips, now: datetime, known: KnownTasks, arguments: Arguments, *, by_due: bool = False,
@@ -427,73 +433,63 @@ def find_page(
     """
     if cursor is not None and len(cursor) > _CURSOR_LIMIT:
         raise _no_cursor()
-    search = _Search(fire, plan, oldest_first=oldest_first)
     try:
-        return search.page(limit, cursor, monotonic() + seconds, monotonic)
+        return _page(
+            fire, plan, limit, cursor, monotonic() + seconds, oldest_first=oldest_first, monotonic=monotonic
+        )
     except StorageUnavailable:
         raise
     except StorageError as error:
-        raise BadRequest(
-            "cursor belongs to no page of this filter; leave it out to start with the newest."
-        ) from error
+        message = "cursor belongs to no page of this filter; leave it out to start with the newest."
+        raise BadRequest(message) from error
 
 
 def _no_cursor() -> BadRequest:
     return BadRequest("cursor is none that a page gave; leave it out to start with the newest.")
 
 
-class _Search:
-    """One walk along the storage's pages."""
+def _page(
+    fire: Firelock, plan: SearchPlan, limit: int, cursor: str | None, until: float, *, oldest_first: bool,
+    monotonic: Callable[[], float],
+) -> JobsFound:  # fmt: skip
+    """Return a page; a cursor of ours names a page of the storage and the last job seen of it."""
+    tests = bool(plan.tests)
+    at, behind = _read_cursor(cursor) if tests else (cursor, None)
+    found: list[JobRecord] = []
+    looked_at, last = 0, None
 
-    def __init__(self, fire: Firelock, plan: SearchPlan, *, oldest_first: bool) -> None:
-        self._fire = fire
-        self._plan = plan
-        self._oldest_first = oldest_first
+    def is_behind(record: JobRecord, place: tuple[int, str]) -> bool:
+        here = (plan.time_of(record), record.id)
+        return here > place if oldest_first else here < place
 
-    def page(self, limit: int, cursor: str | None, until: float, monotonic: Callable[[], float]) -> JobsFound:
-        """Return a page; a cursor of ours names a page of the storage and the last job seen of it."""
-        tests = bool(self._plan.tests)
-        at, behind = _read_cursor(cursor) if tests else (cursor, None)
-        found: list[JobRecord] = []
-        looked_at, last = 0, None
+    def told(cursor: str | None, *, is_cut: bool) -> JobsFound:
+        return JobsFound(found, cursor, looked_at, is_cut, None if last is None else plan.time_of(last))
 
-        def told(cursor: str | None, *, is_cut: bool) -> JobsFound:
-            return JobsFound(found, cursor, looked_at, is_cut, None if last is None else self._time(last))
-
-        while True:
-            began = monotonic()
-            # Where every job that is found is meant, what is missing is asked for and no more.
-            page = self._fire.jobs.page(
-                self._plan.where, limit=_CHUNK if tests else limit - len(found), cursor=at,
-                oldest_first=self._oldest_first,
-            )  # fmt: skip
-            for handle in page:
-                record = handle.record()
-                if behind is not None and not self._is_behind(record, behind):
-                    continue
-                looked_at, last = looked_at + 1, record
-                is_full = False
-                if self._plan.accepts(record):
-                    found.append(record)
-                    is_full = len(found) == limit
-                if tests and (is_full or (looked_at % _LOOK == 0 and monotonic() >= until)):
-                    return told(f"{at or ''}|{self._time(record)}|{record.id}", is_cut=not is_full)
-            # The former part may have ended at the page's last job.
-            is_rest_empty = behind is not None and looked_at == 0
-            at, behind = page.cursor, None
-            is_done = at is None or len(found) >= limit
-            is_late = looked_at >= ROWS or (_is_over(began, monotonic(), until) and not is_rest_empty)
-            if is_done or is_late:
-                return told(f"{at}|0|-" if at and tests else at, is_cut=not is_done)
-
-    def _time(self, record: JobRecord) -> int:
-        if self._plan.where.by_due:
-            return record.due_at or 0
-        return record.created_at if self._plan.where.state is None else record.changed_at
-
-    def _is_behind(self, record: JobRecord, place: tuple[int, str]) -> bool:
-        here = (self._time(record), record.id)
-        return here > place if self._oldest_first else here < place
+    while True:
+        began = monotonic()
+        # Where every job that is found is meant, what is missing is asked for and no more.
+        page = fire.jobs.page(
+            plan.where, limit=_CHUNK if tests else limit - len(found), cursor=at,
+            oldest_first=oldest_first,
+        )  # fmt: skip
+        for handle in page:
+            record = handle.record()
+            if behind is not None and not is_behind(record, behind):
+                continue
+            looked_at, last = looked_at + 1, record
+            is_full = False
+            if plan.accepts(record):
+                found.append(record)
+                is_full = len(found) == limit
+            if tests and (is_full or (looked_at % _LOOK == 0 and monotonic() >= until)):
+                return told(f"{at or ''}|{plan.time_of(record)}|{record.id}", is_cut=not is_full)
+        # The former part may have ended at the page's last job.
+        is_rest_empty = behind is not None and looked_at == 0
+        at, behind = page.cursor, None
+        is_done = at is None or len(found) >= limit
+        is_late = looked_at >= ROWS or (_is_over(began, monotonic(), until) and not is_rest_empty)
+        if is_done or is_late:
+            return told(f"{at}|0|-" if at and tests else at, is_cut=not is_done)
 
 
 def _is_over(began: float, now: float, until: float) -> bool:

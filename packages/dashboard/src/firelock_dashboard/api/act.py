@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from firelock import ArgumentError, ConfigurationError, JobConflict, ScheduleError, TaskError
+from firelock import ArgumentError, ConfigurationError, TaskError
 from firelock_dashboard.actions import cancel, change_jobs, refusing, set_pause, start_operation
 from firelock_dashboard.api import shapes
 from firelock_dashboard.api.read import FILTERS, filter_of
@@ -59,8 +59,7 @@ def reschedule_jobs(visit: Visit) -> Response:
     when: Any = visit.form.span("in") or visit.form.moment("at")
     if when is None:
         raise BadRequest("in and at are missing; give a span as 15m, or an instant.")
-    with refusing(ScheduleError):
-        results = visit.fire.jobs.reschedule(ids, when)
+    results = visit.fire.jobs.reschedule(ids, when)
     return _answer(visit, "reschedule", ids, results)
 
 
@@ -122,8 +121,7 @@ def _change_recurring(
 ) -> Route:
     def change(visit: Visit) -> Response:
         recurring_id = visit.form.required("id")
-        with refusing(JobConflict):
-            made = getattr(visit.fire.recurring, verb)(recurring_id)
+        made = getattr(visit.fire.recurring, verb)(recurring_id)
         visit.audit(f"recurring.{verb}", recurring_id)
         return visit.json({"id": recurring_id, **told(made)}, 201 if verb == "trigger" else 200)
 
@@ -145,7 +143,7 @@ def run_task(visit: Visit) -> Response:
     name = visit.form.required("task")
     if visit.fire.task_named(name) is None:
         raise NotHere(f"Task {name!r} is not registered in this process.")
-    with refusing(ArgumentError, ScheduleError, ConfigurationError, TaskError):
+    with refusing(ArgumentError, ConfigurationError, TaskError):
         return visit.json({"id": make_job(visit, name).id}, 201)
 
 

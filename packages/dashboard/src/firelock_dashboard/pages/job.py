@@ -246,7 +246,7 @@ class JobView:
         """How long it spent with what, in seconds."""
         sums = defaultdict[str, float](float)
         for phase in self.phases:
-            sums[phase.segment.kind] += phase.segment.seconds
+            sums[phase.kind] += phase.seconds
         return sums
 
     @cached_property
@@ -437,27 +437,20 @@ _WAITS = {
 _LEAST = 0.4  # per cent of the bar that a segment has at least, so that it is seen
 
 
-@attrs.frozen
-class Segment:
-    """One stretch of time."""
+@attrs.define
+class Phase:
+    """One stretch of time, on a bar that is 100 wide."""
 
     kind: str  # awaiting, scheduled, enqueued, processing or retrying
     start: datetime
     end: datetime
+    x: float = 0.0
+    width: float = 0.0
 
     @property
     def seconds(self) -> float:
         """How long it is."""
         return (self.end - self.start).total_seconds()
-
-
-@attrs.frozen
-class Phase:
-    """A segment on a bar that is 100 wide."""
-
-    segment: Segment
-    x: float
-    width: float
 
 
 @attrs.frozen
@@ -494,28 +487,31 @@ def phases_of(
 
     `started_at` is when a running one started, where its record does not say so yet.
     """
-    segments = _joined(_segments(job, history, now, instant(job.started_at) or started_at))
-    whole = sum(one.seconds for one in segments)
-    if whole <= 0:
-        return []
-    widths = [max(_LEAST, 100 * one.seconds / whole) for one in segments]
-    scale = 100 / sum(widths)
-    placed, x = list[Phase](), 0.0
-    for segment, width in zip(segments, widths, strict=True):
-        placed.append(Phase(segment, x, width * scale))
-        x += width * scale
-    return placed
+    phases = _phases(job, history, now, instant(job.started_at) or started_at)
+    whole = sum(one.seconds for one in phases)
+    widths = [max(_LEAST, 100 * one.seconds / whole) for one in phases]
+    scale, x = 100 / (sum(widths) or 1), 0.0
+    for phase, width in zip(phases, widths, strict=True):
+        phase.x, phase.width = x, width * scale
+        x += phase.width
+    return phases
 
 
-def _segments(
+def _phases(
     job: JobRecord, history: Sequence[JobStep], now: datetime, started_at: datetime | None
-) -> list[Segment]:
-    found: list[Segment] = []
+) -> list[Phase]:
+    found: list[Phase] = []
+
+    def add(kind: str, start: datetime, end: datetime) -> None:
+        if found and found[-1].kind == kind and found[-1].end == start:
+            found[-1].end = max(start, end)
+        elif end > start:
+            found.append(Phase(kind, start, end))
 
     def spent(former: JobStep, end: datetime, started: datetime | None) -> None:
-        found.append(Segment(_kind(former), former.at, started or end))
+        add(_kind(former), former.at, started or end)
         if started is not None:
-            found.append(Segment("processing", started, end))
+            add("processing", started, end)
 
     for former, entry in pairwise(history):
         if former.state not in FINAL_STATES:
@@ -523,7 +519,7 @@ def _segments(
             spent(former, entry.at, entry.started_at or entry.claimed_at or entry.at if has_run else None)
     if history and not job.is_final and history[-1].state not in FINAL_STATES:
         spent(history[-1], now, (started_at or now) if job.state is State.PROCESSING else None)
-    return [one for one in found if one.end > one.start]
+    return found
 
 
 def _kind(entry: JobStep) -> str:
@@ -531,13 +527,3 @@ def _kind(entry: JobStep) -> str:
     if entry.state is State.SCHEDULED and entry.attempt is not None:
         return "retrying"
     return _WAITS.get(entry.state, "enqueued")
-
-
-def _joined(segments: Sequence[Segment]) -> list[Segment]:
-    joined: list[Segment] = []
-    for one in segments:
-        if joined and joined[-1].kind == one.kind and joined[-1].end == one.start:
-            joined[-1] = attrs.evolve(joined[-1], end=one.end)
-        else:
-            joined.append(one)
-    return joined

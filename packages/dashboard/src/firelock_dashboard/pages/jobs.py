@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import attrs
 from starlette.responses import RedirectResponse, StreamingResponse
 
-from firelock import ConfigurationError, JobNotFound, Retry, ScheduleError
+from firelock import ConfigurationError, JobNotFound, Retry
 from firelock.storage import Applied, JobFilter, JobRecord, State
-from firelock_dashboard.actions import MANY, change_jobs, operation_address, refusing, start_operation
+from firelock_dashboard.actions import MANY, change_jobs, operation_address, start_operation
 from firelock_dashboard.fields import SentFields
 from firelock_dashboard.formatting import instant, iso
 from firelock_dashboard.job_search import (
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
 SIZES = (25, 50, 100, 200)
 _SIZE = 50
 _TYPED = 1_000
-_TAGS = 2
 _LINE = 240
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TABS = ("", "enqueued", "processing", "scheduled", "retrying", "awaiting", "succeeded", "failed", "deleted")
@@ -89,16 +88,6 @@ class _JobRow:
     call: str | None  # the arguments on one line; None where they may not be seen
     attempts: int | None  # how many it may have
     started_at: datetime | None = None  # of one that runs, as far as it shows
-
-    @property
-    def tags(self) -> tuple[str, ...]:
-        """The tags that have room."""
-        return self.record.tags[:_TAGS]
-
-    @property
-    def further_tags(self) -> tuple[str, ...]:
-        """The tags that have none."""
-        return self.record.tags[_TAGS:]
 
     @property
     def seconds(self) -> float | None:
@@ -449,8 +438,7 @@ def restore(visit: Visit) -> Response:
 def reschedule(visit: Visit) -> Response:
     """The jobs, each that is scheduled, become due at another time."""
     ids, when = _ids(visit), _when(visit.form)
-    with refusing(ScheduleError):
-        results = visit.fire.jobs.reschedule(ids, when, reason=f"rescheduled by {visit.who}")
+    results = visit.fire.jobs.reschedule(ids, when, reason=f"rescheduled by {visit.who}")
     return _answer(visit, "reschedule", ids, results, when=str(when))
 
 

@@ -21,7 +21,6 @@ from firelock import (
     Cron,
     Every,
     JobConflict,
-    JobNotFound,
     Misfire,
     Overlap,
     ScheduleError,
@@ -29,10 +28,10 @@ from firelock import (
     State,
     UnknownTask,
 )
-from firelock_dashboard.actions import ask_first, refusing
+from firelock_dashboard.actions import ask_first
 from firelock_dashboard.fields import SPAN_UNITS
 from firelock_dashboard.formatting import stamp
-from firelock_dashboard.problems import BadRequest, NotHere
+from firelock_dashboard.problems import BadRequest
 from firelock_dashboard.request import Undo
 from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
@@ -76,16 +75,8 @@ class RecurringRow:
 
 
 @attrs.frozen
-class _Tick:
-    id: str
-    state: str
-    at: datetime
-    took: float | None  # seconds
-
-
-@attrs.frozen
 class _Runs:
-    ticks: list[_Tick]  # oldest first
+    jobs: list[tuple[Job[Any], float | None]]  # oldest first, each with the seconds that it took
     typical: float | None  # seconds: the median of those that succeeded
 
 
@@ -153,10 +144,10 @@ def _holds(job: RecurringJob, wanted: str) -> bool:
 
 def _runs(visit: Visit, recurring_id: str) -> _Runs:
     """Return how the last runs of a definition ended: one read."""
-    jobs = visit.fire.recurring.runs(recurring_id, limit=_RUNS)
-    ticks = [_Tick(job.id, str(job.state), job.created_at, _took(job)) for job in reversed(jobs)]
-    spans = [one.took for one in ticks if one.took is not None and one.state == State.SUCCEEDED]
-    return _Runs(ticks, statistics.median(spans) if spans else None)
+    runs = visit.fire.recurring.runs(recurring_id, limit=_RUNS)
+    jobs = [(job, _took(job)) for job in reversed(runs)]
+    spans = [took for job, took in jobs if took is not None and job.state is State.SUCCEEDED]
+    return _Runs(jobs, statistics.median(spans) if spans else None)
 
 
 def _took(job: Job[Any]) -> float | None:
@@ -174,31 +165,14 @@ def id_in(fields: SentFields) -> str:
     Raises:
         BadRequest: it is missing, sent twice, or longer than an id.
     """
-    values = fields.every("id", limit=1)
-    if not values or not values[0]:
-        raise BadRequest("id is missing; give the id of a recurring job.")
-    if len(values[0]) > ID_LIMIT or "\0" in values[0]:
-        raise BadRequest(f"id has {len(values[0])} characters; an id has 1 to {ID_LIMIT} printable ones.")
-    return values[0]
-
-
-def known(visit: Visit, recurring_id: str) -> RecurringJob:
-    """Return the definition.
-
-    Raises:
-        NotHere: there is none of this id.
-    """
-    try:
-        return visit.fire.recurring.get(recurring_id)
-    except JobNotFound as error:
-        raise NotHere(visit.text("recurring.unknown", id=recurring_id)) from error
+    fields.required("id", limit=ID_LIMIT)
+    return fields.every("id")[0]
 
 
 def trigger(visit: Visit) -> Response:
     """A job of the definition is enqueued now."""
-    recurring_id = known(visit, id_in(visit.form)).id
-    with refusing(JobConflict):
-        job = visit.fire.recurring.trigger(recurring_id)
+    recurring_id = id_in(visit.form)
+    job = visit.fire.recurring.trigger(recurring_id)
     visit.audit("recurring.trigger", recurring_id, job=job.id)
     return visit.done(
         visit.text("recurring.triggered", id=recurring_id), to="/recurring", link=visit.url(f"/jobs/{job.id}")
@@ -207,9 +181,8 @@ def trigger(visit: Visit) -> Response:
 
 def set_paused(visit: Visit, verb: str) -> Response:
     """It does not run until it is resumed, or runs again from its next instant on."""
-    before = known(visit, id_in(visit.form))
-    with refusing(JobConflict):
-        getattr(visit.fire.recurring, verb)(before.id)
+    before = visit.fire.recurring.get(id_in(visit.form))
+    getattr(visit.fire.recurring, verb)(before.id)
     visit.audit(f"recurring.{verb}", before.id)
     undo = None
     if before.is_paused is (verb == "resume"):
@@ -220,9 +193,8 @@ def set_paused(visit: Visit, verb: str) -> Response:
 
 def reset(visit: Visit) -> Response:
     """An edit made here is given up for what the code says."""
-    recurring_id = known(visit, id_in(visit.form)).id
-    with refusing(JobConflict):
-        after = visit.fire.recurring.reset(recurring_id, by=visit.who)
+    recurring_id = id_in(visit.form)
+    after = visit.fire.recurring.reset(recurring_id, by=visit.who)
     visit.audit("recurring.reset", recurring_id, version=after.version)
     key = "recurring.awaits_code" if after.awaits_code else "recurring.was_reset"
     return visit.done(visit.text(key, id=recurring_id), to="/recurring")
@@ -230,7 +202,7 @@ def reset(visit: Visit) -> Response:
 
 def remove(visit: Visit) -> Response:
     """The definition is gone; the jobs it made stay."""
-    recurring_id = known(visit, id_in(visit.form)).id
+    recurring_id = visit.fire.recurring.get(id_in(visit.form)).id
     question = visit.text("recurring.confirm_remove", id=recurring_id)
     asked = ask_first(visit, question, visit.text("recurring.remove"), section="recurring")
     if asked is not None:
@@ -262,7 +234,7 @@ class _Instant:
 
 def show_one(visit: Visit) -> Response:
     """A definition, when it fires next, how it ran."""
-    job = known(visit, id_in(visit.query))
+    job = visit.fire.recurring.get(id_in(visit.query))
     row = row_of(job)
     return visit.page(
         "recurring_view.html", title=job.id, section="recurring", row=row, record=job.record,
@@ -299,7 +271,7 @@ def new_form(visit: Visit) -> Response:
 
 def edit_form(visit: Visit) -> Response:
     """The form with what the definition says now."""
-    job = known(visit, id_in(visit.query))
+    job = visit.fire.recurring.get(id_in(visit.query))
     return _form(visit, job, _values(job, visit.arguments(job.record)), {})
 
 
@@ -454,7 +426,7 @@ def edit(visit: Visit) -> Response:
     """The definition is as the form says, if nobody changed it since the form was made."""
     recurring_id = id_in(visit.form)
     version = visit.form.number("version", -1, least=-1, most=999_999_999)
-    job = known(visit, recurring_id)
+    job = visit.fire.recurring.get(recurring_id)
     if version < 0:
         raise BadRequest("version is missing; open the form again.")
     sent = _read(visit.form, _schedule_of(job))
@@ -465,9 +437,9 @@ def edit(visit: Visit) -> Response:
             recurring_id, schedule=sent.schedule, arguments=sent.arguments, priority=sent.priority,
             queue=sent.values["queue"] or None, by=visit.who, expected_version=version,
         )  # fmt: skip
-    except JobConflict as error:
+    except JobConflict:
         if job.record.newer is not None:
-            raise BadRequest(str(error)) from error
+            raise
         return _conflict(visit, recurring_id, sent)
     except _REFUSED as error:
         return _form(visit, job, sent.values, _error_of(error), status=400)
@@ -484,7 +456,7 @@ def _told(job: RecurringJob) -> str:
 
 def _conflict(visit: Visit, recurring_id: str, sent: _Sent) -> Response:
     """The form as it was sent, with who was quicker; sent again, it changes what they made."""
-    job = known(visit, recurring_id)
+    job = visit.fire.recurring.get(recurring_id)
     changes = (
         entry
         for entry in visit.fire.audit.list(limit=_ENTRIES)
@@ -525,7 +497,6 @@ _BUCKET = timedelta(minutes=10)
 _DAY = timedelta(hours=24)
 _INSTANTS = 1_000
 _OFTEN = 144  # who fires more often within a day is in every bucket, and is told apart
-_NAMED = 4
 
 
 @attrs.frozen
@@ -534,8 +505,7 @@ class Bucket:
 
     starts_at: datetime
     count: int  # how many jobs are made in it
-    ids: tuple[str, ...]  # of some of the definitions that fire in it
-    more: int  # further ones
+    ids: tuple[str, ...]  # of the definitions that fire in it
 
 
 @attrs.frozen
@@ -552,10 +522,9 @@ class Lane:
         """The largest number of jobs in a bucket."""
         return max((bucket.count for bucket in self.buckets), default=0)
 
-    def piles(self, limit: int = 5) -> list[Bucket]:
-        """Return the fullest buckets of two jobs or more, fullest first."""
-        piled = sorted((one for one in self.buckets if one.count > 1), key=lambda one: -one.count)
-        return piled[:limit]
+    def piles(self) -> list[Bucket]:
+        """Return the five fullest buckets of two jobs or more, fullest first."""
+        return sorted((one for one in self.buckets if one.count > 1), key=lambda one: -one.count)[:5]
 
 
 def lane_of(jobs: Iterable[RecurringJob], now: datetime) -> Lane:
@@ -573,11 +542,10 @@ def lane_of(jobs: Iterable[RecurringJob], now: datetime) -> Lane:
             instants += len(times)
             for at in times:
                 fired[(at - start) // _BUCKET].append(job.id)
-    buckets = []
-    for place, ids in enumerate(fired):
-        names = tuple(dict.fromkeys(ids))
-        more = max(len(names) - _NAMED, 0)
-        buckets.append(Bucket(start + place * _BUCKET, len(ids), names[:_NAMED], more))
+    buckets = (
+        Bucket(start + place * _BUCKET, len(ids), tuple(dict.fromkeys(ids)))
+        for place, ids in enumerate(fired)
+    )
     return Lane(tuple(buckets), instants, often, left_out)
 
 

@@ -58,10 +58,10 @@ def groups(visit: Visit, text: str) -> list[HitGroup]:
     """Return what is found for a text, by kind; nothing for an empty one."""
     if not text:
         return []
-    looks: tuple[Callable[[Visit, str], HitGroup | None], ...] = (
-        _jobs, _tasks, _queues, _recurring, _servers, _tag, _errors, _arguments,
+    found = (
+        _jobs(visit, text), *_called_so(visit, text), _tag(visit, text), _errors(visit, text),
+        _arguments(visit, text),
     )  # fmt: skip
-    found = (look(visit, text) for look in looks)
     return [group for group in found if group is not None and group.hits]
 
 
@@ -69,12 +69,7 @@ def groups(visit: Visit, text: str) -> list[HitGroup]:
 
 
 def _named(
-    kind: str,
-    text: str,
-    ones: Iterable[tuple[str, str, str]],
-    further: Callable[[], str],
-    *,
-    by_more: bool = True,
+    kind: str, text: str, ones: Iterable[tuple[str, str, str]], further: str, *, by_more: bool = True
 ) -> HitGroup:
     """Return those of (name, what is said beside it, address) whose words hold all words of the text."""
     words = text.casefold().split()
@@ -85,7 +80,7 @@ def _named(
     ]
     matches.sort(key=lambda one: _rank(one[0].casefold(), text.casefold()))
     hits = [Hit(*one) for one in matches[:_OF_A_KIND]]
-    return HitGroup(kind, hits, is_called_so=True, further=further() if len(matches) > _OF_A_KIND else None)
+    return HitGroup(kind, hits, is_called_so=True, further=further if len(matches) > _OF_A_KIND else None)
 
 
 def _rank(name: str, text: str) -> tuple[int, str]:
@@ -96,34 +91,21 @@ def _rank(name: str, text: str) -> tuple[int, str]:
     return (1 if name.startswith(text) or last.startswith(text) else 2), name
 
 
-def _tasks(visit: Visit, text: str) -> HitGroup:
-    names = ((name, "", visit.url("/tasks/view", name=name)) for name in task_names(visit))
-    return _named("task", text, names, lambda: visit.url("/tasks", q=text))
-
-
-def _queues(visit: Visit, text: str) -> HitGroup:
-    ones = (
-        (queue.name, visit.text("search.enqueued", count=queue.enqueued), visit.url(f"/queues/{queue.name}"))
-        for queue in visit.dashboard.watch.sight().queues
+def _called_so(visit: Visit, text: str) -> Iterator[HitGroup]:
+    """Yield the tasks, queues, recurring jobs and servers that are called so."""
+    url, sight = visit.url, visit.dashboard.watch.sight()
+    tasks = ((name, "", url("/tasks/view", name=name)) for name in task_names(visit))
+    yield _named("task", text, tasks, url("/tasks", q=text))
+    queues = (
+        (one.name, visit.text("search.enqueued", count=one.enqueued), url(f"/queues/{one.name}"))
+        for one in sight.queues
     )
     # Matched by the name alone: what is said beside it is a number.
-    return _named("queue", text, ones, lambda: visit.url("/queues"), by_more=False)
-
-
-def _recurring(visit: Visit, text: str) -> HitGroup:
-    ones = (
-        (one.id, one.task, visit.url("/recurring/view", id=one.id))
-        for one in visit.dashboard.watch.sight().recurring
-    )
-    return _named("recurring", text, ones, lambda: visit.url("/recurring", q=text))
-
-
-def _servers(visit: Visit, text: str) -> HitGroup:
-    ones = (
-        (one.name, one.host, f"{visit.url('/servers')}#server-{one.id}")
-        for one in visit.dashboard.watch.sight().servers
-    )
-    return _named("server", text, ones, lambda: visit.url("/servers"))
+    yield _named("queue", text, queues, url("/queues"), by_more=False)
+    recurring = ((one.id, one.task, url("/recurring/view", id=one.id)) for one in sight.recurring)
+    yield _named("recurring", text, recurring, url("/recurring", q=text))
+    servers = ((one.name, one.host, f"{url('/servers')}#server-{one.id}") for one in sight.servers)
+    yield _named("server", text, servers, url("/servers"))
 
 
 def _jobs(visit: Visit, text: str) -> HitGroup | None:
