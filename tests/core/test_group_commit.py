@@ -58,24 +58,27 @@ def stored(storage, jobs):
     return [record is not None for record in storage.get([one.id for one in jobs])]
 
 
+async def behind_one(storage, commit, jobs, act=lambda: None):
+    """How the awaits of these jobs end, all of which wait while the storage is asked for one before them."""
+    first = asyncio.create_task(commit.insert(job()))
+    await asyncio.to_thread(storage.began.wait, 10)
+    tasks = [first, *(asyncio.create_task(commit.insert(one)) for one in jobs)]
+    await asyncio.wait(tasks, timeout=0)
+    act()
+    storage.may_go.set()
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
 def test_a_batch_has_a_largest_size():
     """More than 500 awaits take several inserts, in order."""
     storage = SlowStorage()
     commit, jobs = GroupCommit(storage), [job() for _ in range(1_200)]
 
-    async def enqueue():
-        storage_is_asked = asyncio.to_thread(storage.began.wait, 10)
-        tasks = [asyncio.create_task(commit.insert(one)) for one in jobs]
-        await storage_is_asked
-        await asyncio.wait(tasks, timeout=0)
-        storage.may_go.set()
-        await asyncio.gather(*tasks)
-
-    asyncio.run(enqueue())
+    asyncio.run(behind_one(storage, commit, jobs))
     commit.close()
 
-    inserts = [batch[0] for batch in storage.called["insert"]]
-    assert 500 == max(len(batch) for batch in inserts)
+    _, *inserts = [batch[0] for batch in storage.called["insert"]]
+    assert [500, 500, 200] == [len(batch) for batch in inserts]
     assert jobs == [one for batch in inserts for one in batch]
 
 
@@ -85,15 +88,7 @@ def test_one_bad_job_does_not_refuse_its_neighbours():
     commit = GroupCommit(storage)
     jobs = [job(), job(state=State.AWAITING, parents=(Edge("nobody"),)), job()]
 
-    async def enqueue():
-        first = asyncio.create_task(commit.insert(job()))
-        await asyncio.to_thread(storage.began.wait, 10)
-        tasks = [asyncio.create_task(commit.insert(one)) for one in jobs]
-        await asyncio.wait(tasks, timeout=0)
-        storage.may_go.set()
-        return await asyncio.gather(first, *tasks, return_exceptions=True)
-
-    answers = asyncio.run(enqueue())
+    answers = asyncio.run(behind_one(storage, commit, jobs))
     commit.close()
 
     assert [None, None, JobNotFound, None] == [answer and type(answer) for answer in answers]
@@ -105,17 +100,10 @@ def test_an_outage_is_met_once_a_batch():
     storage = SlowStorage()
     commit, jobs = GroupCommit(storage), [job() for _ in range(20)]
 
-    async def enqueue():
-        first = asyncio.create_task(commit.insert(job()))
-        await asyncio.to_thread(storage.began.wait, 10)
-        tasks = [asyncio.create_task(commit.insert(one)) for one in jobs]
-        await asyncio.wait(tasks, timeout=0)
+    def goes_away():
         storage.fail_always("insert", StorageUnavailable("down"))
-        storage.may_go.set()
-        await asyncio.wait([first, *tasks])
-        return [task.exception() for task in tasks]
 
-    errors = asyncio.run(enqueue())
+    _, *errors = asyncio.run(behind_one(storage, commit, jobs, goes_away))
     commit.close()
 
     assert [(StorageUnavailable, "down")] * 20 == [(type(error), str(error)) for error in errors]

@@ -111,14 +111,6 @@ def test_dead_connections_of_the_pool_cost_nobody_anything(scene, admin):
     assert 1 == len(scene.add_many(1))
 
 
-def test_limits_hold_on_connections_of_our_own(scene):
-    """They are set once, when a connection is made; one in the hands of others keeps theirs."""
-    scene.add()
-
-    database = scene.storage._database  # noqa: SLF001 - only the connection itself knows its settings
-    assert ("2s",) == database.at_once(lambda cursor: cursor.execute("SHOW lock_timeout").fetchone())
-
-
 def test_a_callers_connection_keeps_its_settings(postgresql):
     """The same work is done within transactions that set their limits for themselves."""
     engine = create_engine(postgresql.engine_url())
@@ -175,14 +167,14 @@ def test_transactions_are_planned_as_the_server_likes(scene, admin):
     end_connections(admin)
     try:
         database = scene.storage._database  # noqa: SLF001 - only the connection itself knows its settings
-        names = ("plan_cache_mode", "enable_seqscan", "enable_bitmapscan", "enable_sort")
+        names = ("plan_cache_mode", "enable_seqscan", "enable_bitmapscan", "enable_sort", "lock_timeout")
         hot = [database.at_once(lambda cursor, name=name: show(cursor, name)) for name in names]
         usual = [database.read(lambda tx, name=name: show(tx.cursor, name)) for name in names]
     finally:
         admin.execute("ALTER ROLE firelock RESET enable_sort")
 
-    assert ["force_generic_plan", "off", "off", "off"] == hot
-    assert ["auto", "on", "on", "off"] == usual
+    assert ["force_generic_plan", "off", "off", "off", "2s"] == hot
+    assert ["auto", "on", "on", "off"] == usual[:-1]
 
 
 def show(cursor, name):

@@ -6,6 +6,7 @@ import pytest
 
 from firelock.storage import JobFilter, State
 from firelock.testing import Handles, Scene
+from firelock.testing.conformance.scene import pages as kit_pages
 from firelock_sql.find import RARE, SCANNED
 from firelock_sql.sqlite.storage import SqliteStorage
 
@@ -25,12 +26,9 @@ def crowd(tmp_path_factory):
     handles.close()
 
 
-def pages(scene, where, **options):
-    """Every page of a list, from the first to the last."""
-    found = [scene.storage.find(where, limit=10, **options)]
-    while found[-1].cursor is not None:
-        found.append(scene.storage.find(where, limit=10, cursor=found[-1].cursor, **options))
-    return found
+def pages(scene, where, limit=10, **options):
+    """The jobs of every page of a list, from the first to the last."""
+    return kit_pages(scene.storage, where, limit, **options)
 
 
 @pytest.mark.parametrize("where", [JobFilter(server="host:a"), JobFilter(State.ENQUEUED, server="host:a")])
@@ -39,7 +37,7 @@ def test_a_page_looks_at_so_many_jobs_and_no_more(crowd, where):
     found = pages(crowd, where, oldest_first=where.state is not None)
 
     assert 2 <= len(found) <= 4
-    assert [crowd.first] == [job.id for page in found for job in page.jobs]
+    assert [crowd.first] == [job.id for page in found for job in page]
 
 
 def test_a_rare_condition_is_found_at_once(crowd):
@@ -57,7 +55,7 @@ def test_a_rare_condition_is_found_at_once(crowd):
 
     for where in filters:
         (page,) = pages(crowd, where)
-        assert rare in {job.id for job in page.jobs}, where
+        assert rare in {job.id for job in page}, where
 
 
 def test_a_common_condition_walks_in_order(crowd):
@@ -76,14 +74,8 @@ def test_a_walk_meets_every_job_once(crowd):
     """Pages join without gap or repeat, also where a page ended because it had looked far enough."""
     where = JobFilter(State.ENQUEUED, task="tasks.run")
     number = crowd.storage.counts().by_queue["default"][State.ENQUEUED]
-    seen, cursor = [], None
 
-    while True:
-        page = crowd.storage.find(where, limit=5_000, cursor=cursor)
-        seen += [job.id for job in page.jobs]
-        cursor = page.cursor
-        if cursor is None:
-            break
+    seen = [job.id for page in pages(crowd, where, 5_000) for job in page]
 
     assert (number, number) == (len(seen), len(set(seen)))
 
@@ -109,7 +101,7 @@ def test_a_common_tag_is_walked_along_its_own_jobs(crowd, tagged):
 
     assert tagged[:10] == [job.id for job in oldest.jobs]
     assert [heavy, tagged[-1]] == [job.id for job in newest.jobs]
-    assert [heavy] == [job.id for job in tested.jobs]
+    assert [heavy] == [job.id for job in tested]
     assert [heavy, *tagged[:-10:-1]] == [job.id for job in of_state.jobs]
 
 
@@ -117,13 +109,5 @@ def test_pages_of_a_common_tag_join(crowd, tagged):
     """Without gap or repeat, within a window too."""
     first = crowd.storage.find(JobFilter(tag="eu"), limit=1, oldest_first=True).jobs[0]
     where = JobFilter(tag="eu", task="ship", since=first.created_at)
-    seen, cursor = [], None
 
-    while True:
-        page = crowd.storage.find(where, limit=2_000, cursor=cursor)
-        seen += [job.id for job in page.jobs]
-        cursor = page.cursor
-        if cursor is None:
-            break
-
-    assert tagged[::-1] == seen
+    assert tagged[::-1] == [job.id for page in pages(crowd, where, 2_000) for job in page]

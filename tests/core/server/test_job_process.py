@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 import threading
-from io import BytesIO
 
 import pytest
 
 from firelock import Firelock, JobContext, Retry
 from firelock.hookspecs import ServerInfo
-from firelock.server.attempt import CancelKind, EndedRun
+from firelock.server.attempt import CancelKind
 from firelock.server.job_process import JobProcess, JobProcessPool, JobProcessSpec
 from firelock.server.process_state import describe_exit
 from firelock.server.shared_memory import ChildMemory
@@ -407,29 +406,14 @@ def test_a_process_that_died_idle_is_not_used_again(bench):
     assert dead is not alive
 
 
-# ---- the process's own side, here ------------------------------------------------------------------------
+def test_a_task_that_is_not_there_is_answered(bench):
+    """The process says that it does not know it, and goes on."""
+    process = bench.process()
 
+    ends = [bench.end(process, name) for name in ("elsewhere", "pid")]
 
-def test_the_process_answers_each_line(bench):
-    """Its lines are read one by one; an order that cannot be run is answered as well."""
-    import json
-
-    import attrs
-
-    from firelock.server.job_process import _serve
-
-    bench.fire.task(name="answer")(lambda: 42)
-    job = attrs.asdict(bench.claim("atalk", "x"))
-    orders = [{**job, "task": "answer", "arguments": "{}"}, {**job, "task": "nobody"}]
-    holder = [bench.worker.holder.session, bench.worker.holder.server]
-    lines = "".join(json.dumps({"job": order, "holder": holder}) + "\n" for order in orders)
-    answers = []
-
-    _serve(bench.fire.runtime, BytesIO(lines.encode()), answers.append)
-
-    assert ["42", None] == [answer["transition"]["result"] for answer in answers]
-    assert "is not registered on server host:a" in answers[1]["transition"]["reason"]
-    assert isinstance(bench.run(bench.process(), bench.start("atalk", "x")), EndedRun)
+    assert "is not registered on server host:a" in ends[0].reason
+    assert State.SUCCEEDED is ends[1].to
 
 
 # ---- what is logged there --------------------------------------------------------------------------------

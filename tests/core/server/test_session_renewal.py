@@ -76,18 +76,6 @@ def scene():
         child.close()
 
 
-def test_a_session_that_could_not_begin_may_run_none(scene):
-    """The error passes; nothing is kept of it."""
-    scene.storage.fail("begin_session", StorageUnavailable("down"))
-
-    with pytest.raises(StorageUnavailable):
-        scene.begin()
-
-    assert not scene.children["a"].may_start()
-    scene.until_renewed()
-    assert 0 == scene.renewals()
-
-
 @pytest.mark.parametrize(
     ("timeout", "heartbeat", "margin"), [(30, 10, 1.0), (0.5, 0.1, 0.05), (600, 100, 12.0)]
 )
@@ -149,18 +137,6 @@ def test_a_child_that_reports_nothing_is_overdue(scene):
     until(lambda: scene.session().state == "running")
 
 
-def test_a_lost_session_is_told_once(scene):
-    """It may start nothing more, the others live on."""
-    lost, board = scene.begin("a"), scene.begin("b")
-    scene.storage.end_session(scene.ids["a"], None, reason="server lost")
-
-    until(lambda: scene.lost)
-    scene.until_renewed()
-
-    assert ([scene.ids["a"]], False, True) == (scene.lost, lost.may_start(), board.may_start())
-    assert [scene.ids["b"]] == [one.session for one in scene.storage.called["renew"][-1][0]]
-
-
 def test_a_session_forgotten_while_it_is_renewed_gets_no_right(scene):
     """It was found dead meanwhile, or its child has died: the sessions of the others are renewed as ever."""
     first, second = scene.begin("a"), scene.begin("b")
@@ -196,32 +172,7 @@ def test_a_renewal_that_fails_is_tried_again(scene, error, told, caplog):
     assert 1 == caplog.text.count("Sessions are renewed again")
 
 
-def test_after_an_outage_the_right_has_run_out():
-    """A child that cannot be renewed starts nothing, until it is."""
-    scene = Scene(Settings(heartbeat=0.1, session_timeout=0.5))
-    board = scene.begin()
-    scene.storage.fail_always("renew", StorageUnavailable("down"))
-    scene.renewal.start()
-
-    until(lambda: not board.may_start())
-    scene.storage.mend()
-
-    until(board.may_start)
-    scene.renewal.stop()
-    board.close()
-
-
 # ---- orders ----------------------------------------------------------------------------------------------
-
-
-def test_an_order_may_be_given_again(scene):
-    """Each time it is written it is heard."""
-    for _ in range(2):
-        before = len(scene.orders)
-        scene.storage.put_record("server_order", "server-a", '"quiet"')
-        until(lambda before=before: len(scene.orders) > before)
-
-    assert ["quiet", "quiet"] == scene.orders
 
 
 @pytest.mark.parametrize("value", ['"restart"', "null", "[]", "{}", "7", "not json"])
@@ -232,10 +183,11 @@ def test_what_is_no_order_is_passed_over(scene, value):
     scene.until_renewed()
     scene.until_renewed()
 
-    scene.storage.put_record("server_order", "server-a", '"quiet"')
+    for number in (1, 2):  # an order may be given again
+        scene.storage.put_record("server_order", "server-a", '"quiet"')
+        until(lambda number=number: len(scene.orders) == number)
 
-    until(lambda: scene.orders)
-    assert ["quiet"] == scene.orders
+    assert ["quiet"] * 2 == scene.orders
 
 
 def test_orders_that_cannot_be_read_cost_no_right_to_run(scene):

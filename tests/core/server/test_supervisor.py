@@ -148,12 +148,16 @@ def test_a_job_that_ends_its_process_with_code_0_is_a_crash(house):
     assert house.supervisor._stops_at == module._NEVER
 
 
-@pytest.mark.parametrize("code", ["input()", "input(); input()"], ids=["in order", "killed"])
-def test_a_server_that_stops_says_so_last(house, code):
-    """So it is not taken for lost, though a child had to be killed."""
+@pytest.mark.parametrize(
+    ("code", "exit_code"),
+    [("input()", 0), ("input(); input()", module.EXIT_FAILED)],
+    ids=["in order", "killed"],
+)
+def test_a_server_that_stops_says_so_last(house, code, exit_code):
+    """So it is not taken for lost, though a child had to be killed, which fails the stop."""
     child = house.with_session(code)
     house.supervisor._stop()
-    if code != "input()":
+    if exit_code:
         child.process.kill()
     child.process.wait()
 
@@ -161,6 +165,7 @@ def test_a_server_that_stops_says_so_last(house, code):
 
     (server,) = house.fire.servers.list()
     assert (False, False) == (server.is_alive, server.is_lost)
+    assert exit_code == house.supervisor._exit_code
 
 
 def test_a_session_ends_though_its_last_word_is_not_heard(house):
@@ -174,18 +179,6 @@ def test_a_session_ends_though_its_last_word_is_not_heard(house):
 
     (server,) = house.fire.servers.list()
     assert (False, True) == (server.is_alive, server.is_lost)
-
-
-def test_a_child_that_had_to_be_killed_fails_the_stop(house):
-    """The server did not end in order either, and says so by its exit code."""
-    child = house.with_session("input(); input()")
-    house.supervisor._stop()
-    child.process.kill()
-    child.process.wait()
-
-    house.supervisor._exited(child)
-
-    assert module.EXIT_FAILED == house.supervisor._exit_code
 
 
 def test_a_child_that_starts_in_an_outage_waits_for_its_session(house):
@@ -333,30 +326,19 @@ def test_a_first_child_that_ends_before_it_is_ready_ends_the_server(fresh, code,
 # ---- sessions that are lost ------------------------------------------------------------------------------
 
 
-def test_a_child_whose_session_was_lost_gets_another(house):
-    """It alone: who has a session keeps it."""
+def test_a_child_whose_session_was_lost_gets_one_other(house):
+    """It alone, once, though child and keeper both tell of it: who has a session keeps it."""
     hit, spared = house.with_session("input()"), house.with_session("input()")
     lost, kept = hit.session, spared.session
 
     house.supervisor._begin_anew(lost)
-
-    assert lost != hit.session
-    assert kept == spared.session
-    assert {lost, hit.session, kept} == {one.session.id for one in house.storage.list_sessions()}
-
-
-def test_a_session_is_lost_once(house):
-    """Child and keeper both tell of it; the second word costs the new session nothing."""
-    child = house.with_session("input()")
-    lost = child.session
-
+    new = hit.session
     house.supervisor._begin_anew(lost)
-    new = child.session
-    house.supervisor._begin_anew(lost)
-    house.supervisor._begin_when_possible(child, lost)
+    house.supervisor._begin_when_possible(hit, lost)
 
-    assert new == child.session
-    assert 2 == len(house.storage.list_sessions())
+    assert (new, kept) == (hit.session, spared.session)
+    assert {lost, new, kept} == {one.session.id for one in house.storage.list_sessions()}
+    assert lost != new
 
 
 def test_a_server_that_stops_begins_no_session(house):

@@ -18,7 +18,6 @@ from firelock import Firelock, JobContext, Settings
 from firelock.clock import SECOND
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.hookspecs import ServerInfo
-from firelock.recurring_job import get_recurring, put_recurring
 from firelock.server.attempt import CancelKind, Run
 from firelock.server.shared_memory import ChildMemory
 from firelock.server.upkeep import ChildUpkeep
@@ -193,41 +192,20 @@ def test_an_instant_that_moves_nothing_is_looked_at_more_and_more_seldom(seldom)
     assert 0.05 < time.monotonic() - began
 
 
-def test_a_recurring_job_that_fails_does_not_hinder_due_ones(scene):
-    """Each is met by itself."""
+@pytest.mark.parametrize("verb", ["due_records", "promote"])
+def test_what_is_due_is_met_by_itself(scene, verb):
+    """Jobs are enqueued where nothing can be fired, and the other way round; it is announced."""
     job = scene.task.schedule(timedelta(hours=1))
-    scene.task.recur("id", "0 * * * *")
-    record = get_recurring(scene.storage, "id")
-    put_recurring(scene.storage, attrs.evolve(record, schedule="null"), keep_progress=True)
-    scene.storage.clock_offset = 3_600 * SECOND
-
-    scene.upkeep.start()
-
-    until(lambda: job.refresh().state is State.ENQUEUED)
-    until(lambda: scene.fire.recurring.get("id").error)
-
-
-def test_due_jobs_are_enqueued_where_nothing_can_be_fired(scene):
-    """An error of the look for recurring jobs is theirs alone."""
-    job = scene.task.schedule(timedelta(hours=1))
-    scene.storage.clock_offset = 3_600 * SECOND
-    scene.storage.fail_always("due_records", StorageError("a definition of tomorrow"))
-
-    scene.upkeep.start()
-
-    until(lambda: job.refresh().state is State.ENQUEUED)
-    until(lambda: scene.inbox.came)
-
-
-def test_recurring_jobs_are_fired_and_announced_where_nothing_can_be_promoted(scene):
-    """And the other way round."""
     scene.task.recur("hourly", "0 * * * *")
     scene.storage.clock_offset = 3_600 * SECOND
-    scene.storage.fail_always("promote", StorageError("a job of tomorrow"))
+    scene.storage.fail_always(verb, StorageError("of tomorrow"))
 
     scene.upkeep.start()
 
-    until(lambda: scene.fire.jobs.find(recurring="hourly").jobs)
+    if verb == "promote":
+        until(lambda: scene.fire.jobs.find(recurring="hourly").jobs)
+    else:
+        until(lambda: job.refresh().state is State.ENQUEUED)
     until(lambda: scene.inbox.came)
 
 
