@@ -58,6 +58,7 @@ class Stage:
         self._offset = storage.clock_offset
         self._real = storage.clock() - self._offset
         self._began = time.monotonic()
+        self._there: int | None = None
         self.now = now if now is not None else self._real + self._offset
         self.servers = [
             _server("worker-1", 8_311, self.now - 3 * DAY, 20, busy=12, megabytes=214, cpu=38.5),
@@ -68,13 +69,19 @@ class Stage:
         ]
 
     def travel(self, at: int) -> None:
-        """The storage's clock says that it is this instant, or a little later: never before it."""
+        """The storage's clock says that it is this instant, or a little later: never before it.
+
+        At one instant it goes on: what a slow storage does there comes after what it did there before.
+        """
+        if at == self._there:
+            return
+        self._there = at
         elapsed = int((time.monotonic() - self._began) * SECOND)
         self.storage.clock_offset = at + _AHEAD - self._real - elapsed
 
     def come_back(self) -> None:
         """The storage's clock is right again."""
-        self.storage.clock_offset = self._offset
+        self.storage.clock_offset, self._there = self._offset, None
 
     # ---- servers -----------------------------------------------------------------------------------------
 

@@ -6,11 +6,12 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import closing
-from itertools import pairwise
+from itertools import count, pairwise
 
 import pytest
 
 from benchmarks.seed.shop import fire
+from benchmarks.seed.stage import Stage
 from benchmarks.seed.story import seed
 from firelock.lifecycle import is_legal
 from firelock.plugins import open_storage
@@ -110,3 +111,17 @@ def test_a_storage_is_seeded_from_the_command_line_once(tmp_path):
 
     assert (made.returncode, made.stdout[:10]) == (0, "1,000 jobs"), made.stderr
     assert (refused.returncode, "A server works on" in refused.stderr) == (1, True)
+
+
+def test_the_clock_of_a_slow_storage_goes_on_at_one_instant(monkeypatch):
+    """What it claims there is not claimed before it was enqueued."""
+    seconds = count()
+    monkeypatch.setattr("benchmarks.seed.stage.time.monotonic", lambda: next(seconds))
+    with closing(open_storage("memory://")) as storage:
+        stage = Stage(storage, NOW)
+        stage.promote(0, NOW - DAY)
+        promoted_at = storage.clock()
+
+        stage.insert([], NOW - DAY)
+
+        assert promoted_at <= storage.clock()
