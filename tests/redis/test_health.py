@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
 from firelock import Firelock, StorageError
+from firelock.plugins import open_storage
 from firelock.testing import eventually
-from firelock_redis import health
 from firelock_redis.database import SCHEMA, RedisDatabase
+from firelock_redis.storage import RedisStorage
 from firelock_redis.url import parse_url
 from tests.ports import HOST
 from tests.redis.servers import RedisServer
@@ -50,21 +52,18 @@ def database_of(*primaries, options="", settings=(("save", ""), ("appendfsync", 
 
 def found(*primaries, **more):
     """What is found, each as: whether it is an error, and what."""
-    return [(one.is_error, one.what) for one in health.diagnose(database_of(*primaries, **more))]
+    return [(one.is_error, one.what) for one in RedisStorage(database_of(*primaries, **more)).diagnose()]
 
 
 def durability(told, **more):
     """What is said of how safe jobs are."""
-    return health.describe(database_of(told, **more))["durability"]
+    return RedisStorage(database_of(told, **more)).describe()["durability"]
 
 
-@pytest.fixture
-def database(server):
-    """An empty one."""
-    server.empty()
-    database = RedisDatabase(parse_url(server.socket_url()))
-    yield database
-    database.close()
+def told_by(url):
+    """What a real server is described as, and what is found."""
+    with closing(open_storage(url)) as storage:
+        return storage.describe(), [finding.what for finding in storage.diagnose()]
 
 
 # ---- whether it can be used ------------------------------------------------------------------------------
@@ -106,9 +105,11 @@ def test_the_oldest_supported_and_newer_ones_are_used(told):
 # ---- what is said of it ----------------------------------------------------------------------------------
 
 
-def test_a_real_server_is_described(database, program):
+def test_a_real_server_is_described(server, program):
     """What it is, how safe jobs are, what happens when memory is full."""
-    said = health.describe(database)
+    server.empty()
+
+    said, _ = told_by(server.url())
 
     product = program.product.capitalize()
     assert said["server"] == f"{product} {'.'.join(map(str, program.version))}"
@@ -132,27 +133,22 @@ def test_a_real_server_is_described(database, program):
 def test_persistence_is_told_as_it_is_set(program, options, expected):
     """Snapshots are known of before the first one is made."""
     with RedisServer(program, options) as server:
-        database = RedisDatabase(parse_url(server.url()))
+        said, _ = told_by(server.url())
 
-        said = health.describe(database)["durability"]
-
-        assert expected in said
-        database.close()
+        assert expected in said["durability"]
 
 
 def test_who_may_not_ask_for_settings_reckons_with_the_worst(server):
     """A user without CONFIG, or a server that has none, is no error."""
     server.empty()
     server.ask("ACL", "SETUSER", "limited", "reset", "on", ">secret", "~*", "&*", "+@all", "-config")
-    database = RedisDatabase(parse_url(f"redis://limited:secret@{HOST}:{server.port}/0"))
 
-    said = health.describe(database)["durability"]
-    findings = [finding.what for finding in health.diagnose(database)]
+    said, findings = told_by(f"redis://limited:secret@{HOST}:{server.port}/0")
 
-    assert "CONFIG GET is not allowed" in said
-    assert "reckon with none" in said
+    assert (
+        "CONFIG GET is not allowed, so that nobody knows of snapshots: reckon with none" in said["durability"]
+    )
     assert "No append-only file: a restart may lose jobs, perhaps all." in findings
-    database.close()
 
 
 def test_an_append_only_file_of_unknown_sync_is_not_praised():
@@ -171,10 +167,8 @@ def test_primaries_that_differ_are_told_apart(cluster):
     """A text that holds for all of them stands once, with how many they are."""
     cluster.empty()
     cluster.nodes[0].ask("CONFIG", "SET", "save", "60 1")
-    database = RedisDatabase(parse_url(cluster.url()))
 
-    said = health.describe(database)
-    findings = [finding.what for finding in health.diagnose(database)]
+    said, findings = told_by(cluster.url())
 
     cluster.nodes[0].ask("CONFIG", "SET", "save", "")
     assert said["server"].endswith(" (3 of 3 primaries)")
@@ -188,7 +182,6 @@ def test_primaries_that_differ_are_told_apart(cluster):
     )
     (snapshots,) = [what for what in findings if "Snapshots alone" in what]
     assert snapshots.startswith(f"{HOST}:{cluster.nodes[0].port}: ")
-    database.close()
 
 
 APP = """
@@ -286,12 +279,10 @@ def test_a_snapshot_that_fails_on_a_real_server_is_found(program):
         (server.folder / "dump.rdb").mkdir()  # so that the snapshot cannot take its place
         server.ask("BGSAVE")
         eventually(lambda: server.info("persistence")["rdb_last_bgsave_status"] == "err")
-        database = RedisDatabase(parse_url(server.url()))
 
-        findings = health.diagnose(database)
+        _, findings = told_by(server.url())
 
-        assert "The server could not write its last snapshot." in [finding.what for finding in findings]
-        database.close()
+        assert "The server could not write its last snapshot." in findings
 
 
 def test_nodes_are_named_where_there_are_several():

@@ -19,7 +19,6 @@ from firelock.storage import (
     State,
     StorageError,
 )
-from firelock_redis.metrics import prune_metrics
 from firelock_redis.storage import RedisStorage
 from tests.redis.databases import keys_of, opened
 from tests.redis.servers import RedisServer
@@ -250,12 +249,14 @@ def test_old_rollups_are_pruned_in_bounds(database, server):
     old = [now - 30 * DAY - number * MINUTE for number in range(1, 6)]
     database.record_metrics([rollup(minute) for minute in [*old, now - 29 * DAY]])
 
-    pruned = [prune_metrics(database.database, 3) for _ in range(3)]
-    left = database.timeline(0, now + DAY)
+    left = []
+    for _ in range(3):
+        database.prune(3)
+        left.append(len(database.timeline(0, now + DAY)))
     database.database.clock_offset = 2 * DAY
-    prune_metrics(database.database, 3)
+    database.prune(3)
 
-    assert ([3, 2, 0], [now - 29 * DAY]) == (pruned, [one.minute for one in left])
+    assert ([3, 1, 1], []) == (left, database.timeline(0, now + DAY))
     assert {"layout", "kf:kind"} == keys_of(server)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,20 +28,6 @@ _MOVING_PAUSE = 0.02  # seconds between two tries while a slot moves
 _FAILURES = (driver.RedisError, driver.RedisClusterException, OSError)  # the second is none of the first
 
 
-class _Fork:
-    """The process that runs; asking the system for it at each call would be 0.5 µs of it."""
-
-    id = os.getpid()
-
-
-def _note_fork() -> None:
-    _Fork.id = os.getpid()
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
-    os.register_at_fork(after_in_child=_note_fork)
-
-
 class RedisConnections:
     """The connections to one server, or to the primary that Sentinels name: one for each call under way.
 
@@ -54,7 +39,6 @@ class RedisConnections:
         self._url = url
         self._idle: list[tuple[AbstractConnection, float]] = []
         self._number = 0  # of the generation: connections of a former one are not used again
-        self._process = _Fork.id
         self._is_closed = False
         self._sentinel = _sentinel(url) if url.is_sentinel else None
 
@@ -107,8 +91,6 @@ class RedisConnections:
     def _take(self) -> AbstractConnection:
         if self._is_closed:
             raise _closed(self._url)
-        if self._process != _Fork.id:  # a fork makes connections of its own
-            self._idle, self._process = [], _Fork.id
         try:
             connection, used_at = self._idle.pop()
         except IndexError:
@@ -162,6 +144,10 @@ class RedisConnections:
             ) from error
         return str(host), int(port)
 
+    def leave_behind(self) -> None:
+        """This is another process, after a fork: it makes connections of its own."""
+        self._idle = []
+
     def close(self) -> None:
         """Every connection is closed; a call under way ends first."""
         self._is_closed = True
@@ -180,7 +166,6 @@ class ClusterConnections:
         self._url = url
         self._lock = threading.Lock()
         self._client: RedisCluster | None = None
-        self._process = _Fork.id
         self._is_closed = False
 
     # ---- calls -------------------------------------------------------------------------------------------
@@ -261,12 +246,9 @@ class ClusterConnections:
         """Return the driver's client of this process."""
         if self._is_closed:
             raise _closed(self._url)
-        client = self._client
-        if client is not None and self._process == _Fork.id:
-            return client
         with self._lock:
-            if self._client is None or self._process != _Fork.id:
-                self._client, self._process = self._open(), _Fork.id
+            if self._client is None:
+                self._client = self._open()
             return self._client
 
     def _open(self) -> RedisCluster:
@@ -287,6 +269,10 @@ class ClusterConnections:
         """Nodes may have gone or changed their part: the next call asks anew who has which slot."""
         with self._lock:
             self._client = None  # not closed: other threads may be waiting for their replies
+
+    def leave_behind(self) -> None:
+        """See `RedisConnections.leave_behind`."""
+        self._client, self._lock = None, threading.Lock()
 
     def close(self) -> None:
         """Every connection is closed."""

@@ -8,9 +8,9 @@ from typing import Any
 
 from redis.exceptions import NoScriptError
 
-from firelock.storage import SchemaMismatch, SchemaState, StorageError, StorageUnavailable
+from firelock.storage import DerivedStorage, SchemaMismatch, StorageError, StorageUnavailable
 from firelock_redis.connections import ClusterConnections, RedisConnections, Reply
-from firelock_redis.partitions import Partitions
+from firelock_redis.partitions import Partitions, PartitionTurns
 from firelock_redis.scripts import script
 from firelock_redis.url import RedisUrl
 
@@ -117,21 +117,8 @@ class RedisDatabase:
                 return
             for information in self.information().values():
                 self._require_usable(information)
-            self._require_layout(*self._layout(is_written=True))
+            self._require_layout(*self.layout(is_written=True))
             self._is_ready = True
-
-    def schema(self) -> SchemaState:
-        """See `Storage.schema`; writes nothing."""
-        version, _ = self._layout(is_written=False)
-        return SchemaState(version, SCHEMA)
-
-    def migrate(self) -> list[str]:
-        """See `Storage.migrate`: there has been one layout so far, and it is written on first use."""
-        found = self.schema().found
-        if found > SCHEMA:
-            raise self._mismatch(found)
-        self.prepare()
-        return [] if found else [f"Layout {SCHEMA} is written below prefix {self.url.prefix!r}."]
 
     def clear(self) -> None:
         """Every key below the prefix is gone, but for the layout; partition by partition, in steps."""
@@ -144,26 +131,23 @@ class RedisDatabase:
         self._is_ready = False
         self.prepare()
 
-    def _layout(self, *, is_written: bool) -> tuple[int, int]:
+    def layout(self, *, is_written: bool) -> tuple[int, int]:
         """Return version and number of partitions as stored, 0 and 0 for none; it may be written first."""
         version, partitions = self._run("prefix.layout", 0, (SCHEMA, self.partitions.number, int(is_written)))
         return version, partitions
 
     def _require_layout(self, version: int, partitions: int) -> None:
+        where = f"Redis at {self.url}: prefix {self.url.prefix!r} has"
         if version != SCHEMA:
-            raise self._mismatch(version)
+            side, mend = (
+                ("newer", "Upgrade Firelock") if version > SCHEMA else ("older", "Run firelock migrate")
+            )
+            raise SchemaMismatch(f"{where} layout {version}, {side} than this code's {SCHEMA}. {mend}.")
         if partitions != self.url.partitions:
             raise SchemaMismatch(
-                f"Redis at {self.url}: prefix {self.url.prefix!r} has {partitions} partitions, the URL "
-                f"says {self.url.partitions}. Write ?partitions={partitions}, or choose another ?prefix=."
+                f"{where} {partitions} partitions, the URL says {self.url.partitions}. "
+                f"Write ?partitions={partitions}, or choose another ?prefix=."
             )
-
-    def _mismatch(self, version: int) -> SchemaMismatch:
-        side, mend = ("newer", "Upgrade Firelock") if version > SCHEMA else ("older", "Run firelock migrate")
-        return SchemaMismatch(
-            f"Redis at {self.url}: prefix {self.url.prefix!r} has layout {version}, {side} than this code's "
-            f"{SCHEMA}. {mend}."
-        )
 
     # ---- the server --------------------------------------------------------------------------------------
 
@@ -190,6 +174,25 @@ class RedisDatabase:
 
     def _unusable(self, why: str) -> StorageError:
         return StorageError(f"Redis at {self.url}: {why}")
+
+
+class RedisVerbs(DerivedStorage):
+    """What the groups of verbs have in common, each of which is a class and a file of its own."""
+
+    def __init__(self, database: RedisDatabase) -> None:
+        super().__init__()
+        self.database = database
+        self._run = database.run
+        self._partitions = database.partitions
+        self._turns = PartitionTurns(database.partitions.number)
+
+    def _run_on(self, name: str, partition: int) -> Reply:
+        """Return what a script tells that replies what it left out, for a further call, and the rest."""
+        left, told = self._run(name, partition)
+        while left:
+            left, more = self._run(name, partition, *left)
+            told += more
+        return told
 
 
 def product_of(information: Mapping[str, Any]) -> tuple[str, str]:

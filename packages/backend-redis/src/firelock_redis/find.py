@@ -33,7 +33,7 @@ from firelock.storage import (
     State,
     rules,
 )
-from firelock_redis.database import RedisDatabase
+from firelock_redis.database import RedisDatabase, RedisVerbs
 from firelock_redis.layout import (
     LETTERS,
     number_word,
@@ -43,7 +43,6 @@ from firelock_redis.layout import (
     task_head,
     text_word,
 )
-from firelock_redis.verbs import RedisVerbs
 
 RARE = 2_000
 """Lists of at most so many jobs, all partitions together, are read whole."""
@@ -276,15 +275,7 @@ Texts = tuple[str, str, str | None]
 
 _READ_AT_ONCE = 500
 _GROUPED_LIMIT = 10_000
-_COUNTED = (
-    State.AWAITING,
-    State.SCHEDULED,
-    State.ENQUEUED,
-    State.SUCCEEDED,
-    State.FAILED,
-    State.DELETED,
-    State.PROCESSING,
-)
+_COUNTED = tuple(map(state_of, "WCESFDP"))
 # What reading a text that nobody wrote may raise.
 _GARBAGE = (ValueError, LookupError, TypeError, RecursionError)
 
@@ -328,7 +319,7 @@ class FindVerbs(RedisVerbs):
     @override
     def history(self, job_id: str) -> JobHistory:
         """Two round trips: the tracebacks lie apart."""
-        lines = self.database.run("reading.errors", self.database.partitions.of(job_id), job_id)
+        lines = self._run("reading.errors", self._partitions.of(job_id), job_id)
         attempts = [attempt for line in lines if (attempt := _read_attempt(line)) is not None]
         texts = read_texts(self.database, [job_id]).get(job_id)
         if texts is None:
@@ -344,8 +335,8 @@ class FindVerbs(RedisVerbs):
         """One round trip for 400 queues of a partition."""
         by_state: dict[State, int] = {}
         by_queue: dict[str, dict[State, int]] = {}
-        for partition in range(self.database.partitions.number):
-            for queue, *numbers in _counted(self.database, partition):
+        for partition in range(self._partitions.number):
+            for queue, *numbers in self._run_on("reading.counts", partition):
                 for state, number in zip(_COUNTED, numbers, strict=True):
                     if number:
                         by_state[state] = by_state.get(state, 0) + number
@@ -427,14 +418,6 @@ def _read_attempt(line: str) -> Attempt | None:
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------
-
-
-def _counted(database: RedisDatabase, partition: int) -> Iterator[list[Any]]:
-    later, *counted = database.run("reading.counts", partition)
-    yield from counted
-    while later:
-        later, *counted = database.run("reading.counts", partition, *later)
-        yield from counted
 
 
 def _grouped(

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
+from typing_extensions import override
 
 from firelock.storage import Finding, StorageError, StorageUnavailable
-from firelock_redis.database import KEEPING, RedisDatabase, product_of
+from firelock_redis.database import KEEPING, RedisDatabase, RedisVerbs, product_of
 
 _FULL = 0.9  # of maxmemory: from here on it is worth a word
 
@@ -43,21 +44,41 @@ def _setting(database: RedisDatabase, name: str) -> Mapping[str, str]:
     return {where: str(reply[1]) for where, reply in replies.items() if len(reply) == 2}  # noqa: PLR2004
 
 
-def describe(database: RedisDatabase) -> Mapping[str, str]:
-    """Return what the server is and how safe jobs are in it."""
-    primaries = _primaries(database)
-    said = {
-        "storage": str(database.url),
-        "server": _together(" ".join(product_of(one.told)) for one in primaries),
-        "durability": _replicated(database) + _together(map(_durability, primaries)),
-        "eviction": _together(f"{one.told.get('maxmemory_policy', '?')}, {_limit(one)}" for one in primaries),
-        "memory": _size(sum(_number(one, "used_memory") for one in primaries)),
-        "replicas": str(sum(_number(one, "connected_slaves") for one in primaries)),
-        "wake": "published, one connection a process",
-    }
-    if database.partitions.number > 1:
-        said["partitions"] = str(database.partitions.number)
-    return said
+class HealthVerbs(RedisVerbs):
+    """The verbs that tell of the storage."""
+
+    @override
+    def describe(self) -> Mapping[str, str]:
+        """Return what the server is and how safe jobs are in it."""
+        primaries = _primaries(self.database)
+        said = {
+            "storage": str(self.database.url),
+            "server": _together(" ".join(product_of(one.told)) for one in primaries),
+            "durability": _replicated(self.database) + _together(map(_durability, primaries)),
+            "eviction": _together(map(_eviction, primaries)),
+            "memory": _size(sum(_number(one, "used_memory") for one in primaries)),
+            "replicas": str(sum(_number(one, "connected_slaves") for one in primaries)),
+            "wake": "published, one connection a process",
+        }
+        if self._partitions.number > 1:
+            said["partitions"] = str(self._partitions.number)
+        return said
+
+    @override
+    def diagnose(self) -> list[Finding]:
+        """Return what may go wrong, and how to mend it; of a cluster's nodes, each by itself."""
+        primaries = _primaries(self.database)
+        found: dict[str, tuple[Finding, list[str]]] = {}
+        for primary in primaries:
+            for finding in _findings(self.database, primary):
+                found.setdefault(finding.what, (finding, []))[1].append(primary.where)
+        findings = [
+            finding
+            if len(primaries) == 1
+            else attrs.evolve(finding, what=f"{', '.join(where)}: {finding.what}")
+            for finding, where in found.values()
+        ]
+        return [*findings, *_broken(self.database)]
 
 
 def _together(texts: Iterable[str]) -> str:
@@ -73,9 +94,10 @@ def _number(primary: _Primary, name: str) -> int:
     return int(primary.told.get(name, 0))
 
 
-def _limit(primary: _Primary) -> str:
+def _eviction(primary: _Primary) -> str:
     most = _number(primary, "maxmemory")
-    return f"maxmemory {_size(most)}" if most else "maxmemory not set"
+    limit = f"maxmemory {_size(most)}" if most else "maxmemory not set"
+    return f"{primary.told.get('maxmemory_policy', '?')}, {limit}"
 
 
 def _size(number: int) -> str:
@@ -111,20 +133,6 @@ _SYNCED: Mapping[str | None, str] = {
     "no": "appendfsync no: a power failure takes what the system had not written yet, some 30 seconds",
     None: "synced as CONFIG says, which may not be asked: a power failure may take the last seconds",
 }
-
-
-def diagnose(database: RedisDatabase) -> list[Finding]:
-    """Return what may go wrong with this Redis, and how to mend it; of a cluster's nodes, each by itself."""
-    primaries = _primaries(database)
-    found: dict[str, tuple[Finding, list[str]]] = {}
-    for primary in primaries:
-        for finding in _findings(database, primary):
-            found.setdefault(finding.what, (finding, []))[1].append(primary.where)
-    findings = [
-        finding if len(primaries) == 1 else attrs.evolve(finding, what=f"{', '.join(where)}: {finding.what}")
-        for finding, where in found.values()
-    ]
-    return [*findings, *_broken(database)]
 
 
 def _findings(database: RedisDatabase, primary: _Primary) -> Iterator[Finding]:

@@ -35,7 +35,7 @@ from firelock_redis.layout import (
 )
 from firelock_redis.records import RecordVerbs, pausing
 
-ON_LETTERS = {On.SUCCEEDED: "S", On.FAILED: "F", On.DELETED: "D", On.FINISHED: "X"}
+ON_LETTERS = dict(zip(On, "SFDX", strict=True))
 _PLAIN_LIMIT = 1_000  # jobs whose keys and values one command of a script can take
 
 
@@ -68,10 +68,10 @@ class InsertVerbs(RecordVerbs):
             require_word(queue)
         if only_if is not None:
             return self._insert_if(jobs, only_if)
-        if self.database.partitions.number == 1 and jobs:
+        if self._partitions.number == 1 and jobs:
             return Inserted(_insert(self.database, 0, jobs))
         require_parents_beside(self.database, jobs)
-        places = self.database.partitions.parted(range(len(jobs)), lambda place: jobs[place].id)
+        places = self._partitions.parted(range(len(jobs)), lambda place: jobs[place].id)
         results = [False] * len(jobs)
         # Those that wait first: they alone can be refused, and then nothing else has been stored yet.
         for partition in sorted(
@@ -81,7 +81,7 @@ class InsertVerbs(RecordVerbs):
             try:
                 stored = _insert(self.database, partition, here)
             except StorageUnavailable:
-                self.database.partitions.begin_anywhere()  # who tries again is not refused 500 times in a row
+                self._partitions.begin_anywhere()  # who tries again is not refused 500 times in a row
                 raise
             for place, is_new in zip(places[partition], stored, strict=True):
                 results[place] = is_new
@@ -93,7 +93,7 @@ class InsertVerbs(RecordVerbs):
         """One round trip, in the first partition, where all records are."""
         require_parents_beside(self.database, jobs)
         for job in jobs:
-            if self.database.partitions.of(job.id) != 0:
+            if self._partitions.of(job.id) != 0:
                 raise StorageError(
                     f"Job {job.id} does not lie beside record {change.key!r}; derive its id by derived_id."
                 )

@@ -23,15 +23,7 @@ from firelock.storage import (
     bounded_history,
 )
 
-LETTERS = {
-    State.AWAITING: "W",
-    State.SCHEDULED: "C",
-    State.ENQUEUED: "E",
-    State.PROCESSING: "P",
-    State.SUCCEEDED: "S",
-    State.FAILED: "F",
-    State.DELETED: "D",
-}
+LETTERS = dict(zip(State, "WCEPSFD", strict=True))
 _STATES = {letter: state for state, letter in LETTERS.items()}
 _NAMES = {state.value: state for state in State}
 _ON = {on.value: on for on in On}

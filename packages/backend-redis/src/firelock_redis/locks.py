@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing_extensions import override
 
-from firelock_redis.verbs import RedisVerbs
+from firelock_redis.database import RedisVerbs
 
 _SECOND = 1_000_000
 _LONGEST = 1 << 51  # micros, seventy years: with the present instant still a number that Lua holds exactly
@@ -15,17 +15,17 @@ class LockVerbs(RedisVerbs):
 
     @override
     def acquire_lock(self, name: str, owner: str, ttl_seconds: float) -> int | None:
-        fence = self.database.run("locks.acquire", 0, name, owner, _ttl(ttl_seconds))
+        fence = self._run("locks.acquire", 0, name, owner, _ttl(ttl_seconds))
         return None if fence is None else int(fence)
 
     @override
     def renew_lock(self, name: str, owner: str, fence: int, ttl_seconds: float) -> bool:
         ttl = _ttl(ttl_seconds)
-        return bool(self.database.run("locks.renew", 0, name, owner, fence, ttl))
+        return bool(self._run("locks.renew", 0, name, owner, fence, ttl))
 
     @override
     def release_lock(self, name: str, owner: str, fence: int) -> bool:
-        return bool(self.database.run("locks.release", 0, name, owner, fence))
+        return bool(self._run("locks.release", 0, name, owner, fence))
 
 
 def _ttl(seconds: float) -> int:

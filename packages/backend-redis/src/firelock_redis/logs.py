@@ -9,7 +9,7 @@ import attrs
 from typing_extensions import override
 
 from firelock.storage import LogLine, Progress
-from firelock_redis.verbs import RedisVerbs
+from firelock_redis.database import RedisVerbs
 
 _LOG_LIMIT = 1_000
 _PIECE = 50  # lines of a job that stay together
@@ -24,25 +24,25 @@ class LogVerbs(RedisVerbs):
     @override
     def append_logs(self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]) -> None:
         """One round trip a partition, more where there is much to write."""
-        for partition, ids in self.database.partitions.parted(sorted({*lines, *progress})).items():
+        for partition, ids in self._partitions.parted(sorted({*lines, *progress})).items():
             words: list[object] = []
             size = 0
             for piece in _pieces(ids, lines, progress):
                 words += piece
                 size += sum(len(str(word)) for word in piece)
                 if len(words) >= _BATCH_WORDS or size >= _BATCH_SIZE:
-                    self.database.run("logs.append", partition, *words)
+                    self._run("logs.append", partition, *words)
                     words, size = [], 0
             if words:
-                self.database.run("logs.append", partition, *words)
+                self._run("logs.append", partition, *words)
 
     @override
     def read_log(self, job_id: str, *, after: int = 0, limit: int = 100) -> list[LogLine]:
         """One round trip for 125 lines."""
-        partition = self.database.partitions.of(job_id)
+        partition = self._partitions.of(job_id)
         found: list[LogLine] = []
         while (asked := min(limit - len(found), _PAGE)) > 0:
-            page = [_read(text) for text in self.database.run("logs.read", partition, job_id, after, asked)]
+            page = [_read(text) for text in self._run("logs.read", partition, job_id, after, asked)]
             found += page
             if len(page) < asked:
                 break

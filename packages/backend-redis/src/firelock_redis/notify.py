@@ -46,8 +46,9 @@ class RedisWaiting(Waiting):
 
     @override
     def leave_behind(self) -> None:
-        """This is another process than the one that listened: it listens for itself."""
+        """This is another process than the one that listened: it connects and listens for itself."""
         super().leave_behind()
+        self._database.connections.leave_behind()
         is_over = self._is_over.is_set()
         self._is_over = threading.Event()  # a thread that is not here may hold the former one's lock
         if is_over:

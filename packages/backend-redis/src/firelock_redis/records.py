@@ -9,10 +9,9 @@ from typing import Any
 from typing_extensions import override
 
 from firelock.storage import Record, StorageError
-from firelock_redis.database import RedisDatabase
+from firelock_redis.database import RedisDatabase, RedisVerbs
 from firelock_redis.layout import number_word
 from firelock_redis.partitions import EVERYWHERE, FIRST
-from firelock_redis.verbs import RedisVerbs
 
 QUEUES, RECURRING = "queue", "recurring"
 _PAGE = 500
@@ -40,20 +39,20 @@ class RecordVerbs(RedisVerbs):
             number_word(due_at),
             pausing(kind, value),
         )
-        version = self.database.run("records.put", 0, *change)
+        version = self._run("records.put", 0, *change)
         self.note_record(kind, is_changed=version is not None)
         return None if version is None else int(version)
 
     @override
     def get_record(self, kind: str, key: str) -> Record | None:
-        found = self.database.run("records.get", 0, kind, key)
+        found = self._run("records.get", 0, kind, key)
         return None if found is None else _read(kind, key, found)
 
     @override
     def list_records(self, kind: str, *, after: str = "", limit: int = 100) -> list[Record]:
         def page(before: list[Record], asked: int) -> list[Any]:
             last = before[-1].key if before else after
-            return list(self.database.run("records.list", 0, kind, last, asked))
+            return list(self._run("records.list", 0, kind, last, asked))
 
         return _pages(kind, limit, page)
 
@@ -61,14 +60,14 @@ class RecordVerbs(RedisVerbs):
     def due_records(self, kind: str, limit: int) -> list[Record]:
         """One that moves between two round trips may be left out, to be found the next time."""
         found = _pages(
-            kind, limit, lambda before, asked: self.database.run("records.due", 0, kind, len(before), asked)
+            kind, limit, lambda before, asked: self._run("records.due", 0, kind, len(before), asked)
         )
         return list({record.key: record for record in found}.values())
 
     @override
     def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
         """Its version is not forgotten: any other goes on from it."""
-        deleted = self.database.run("records.delete", 0, kind, key, number_word(expected_version))
+        deleted = self._run("records.delete", 0, kind, key, number_word(expected_version))
         self.note_record(kind, is_changed=deleted is not None)
         return deleted is not None
 

@@ -24,10 +24,9 @@ from firelock.storage import (
     StorageUnavailable,
     Taken,
 )
-from firelock_redis.database import RedisDatabase
+from firelock_redis.database import RedisDatabase, RedisVerbs
 from firelock_redis.layout import claimed_job, number_word, quoted, text_of
 from firelock_redis.partitions import EVERYWHERE
-from firelock_redis.verbs import RedisVerbs
 
 _SECOND = 1_000_000
 _JOBS_AT_ONCE = 400  # that one step of an end takes back
@@ -48,7 +47,7 @@ class SessionVerbs(RedisVerbs):
         token = quoted(session.server)
         timeout = int(session.timeout_seconds * _SECOND)
         info = _json(attrs.astuple(session))
-        lives = self.database.run(
+        lives = self._run(
             "sessions.begin",
             0,
             session.id,
@@ -58,8 +57,8 @@ class SessionVerbs(RedisVerbs):
             timeout,
         )
         if lives:
-            for partition in range(1, self.database.partitions.number):
-                self.database.run("sessions.admit", partition, session.id, token)
+            for partition in range(1, self._partitions.number):
+                self._run("sessions.admit", partition, session.id, token)
 
     @override
     def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
@@ -68,17 +67,13 @@ class SessionVerbs(RedisVerbs):
         for renewal in renewals:
             said = [renewal.busy, renewal.state, renewal.rss_bytes, renewal.cpu_percent]
             arguments += (renewal.session, _json(said))
-        replies = self.database.run("sessions.renew", 0, *arguments) if renewals else []
+        replies = self._run("sessions.renew", 0, *arguments) if renewals else []
         return list(map(bool, replies))
 
     @override
     def list_sessions(self) -> list[SessionRecord]:
         """One round trip for 500 of them."""
-        left, told = self.database.run("sessions.list", 0)
-        while left:
-            left, more = self.database.run("sessions.list", 0, *left)
-            told += more
-        return [_record(*four) for four in told]
+        return [_record(*four) for four in self._run_on("sessions.list", 0)]
 
     @override
     def reconcile(self, session: str, held: Sequence[Held]) -> Reconciliation:
@@ -86,14 +81,14 @@ class SessionVerbs(RedisVerbs):
         is_lost = False
         lost: list[int] = []
         unknown: list[ClaimedJob] = []
-        parted = self.database.partitions.parted(range(len(held)), lambda place: held[place].job_id)
-        for partition in range(self.database.partitions.number):
+        parted = self._partitions.parted(range(len(held)), lambda place: held[place].job_id)
+        for partition in range(self._partitions.number):
             places = parted.get(partition, [])
             arguments: list[str | int] = []
             for place in places:
                 one = held[place]
                 arguments += (one.job_id, one.fence, number_word(one.started_at))
-            lives, not_held, others = self.database.run("sessions.reconcile", partition, session, *arguments)
+            lives, not_held, others = self._run("sessions.reconcile", partition, session, *arguments)
             is_lost = is_lost or not lives
             lost += [places[number] for number in not_held]
             unknown += (_unknown(*three) for three in others)
@@ -118,7 +113,7 @@ class SessionVerbs(RedisVerbs):
         A session that cannot be ended now does not hinder the others: it is dead from its first step on, and
         the next sweep finishes it.
         """
-        expired, ending = self.database.run("sessions.orphans", 0, limit, _GIVEN_UP)
+        expired, ending = self._run("sessions.orphans", 0, limit, _GIVEN_UP)
         found: list[Taken] = []
         failed: StorageUnavailable | None = None
         reason = Moved.SESSION_LOST.value

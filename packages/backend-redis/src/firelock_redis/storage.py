@@ -1,38 +1,85 @@
-"""`RedisStorage`: the contract, each verb one script in the partition that is concerned."""
+"""`RedisStorage`: the verbs that run for every job, one script each; the others are in groups, its bases.
+
+A job that simply succeeded is settled by two texts, both known here since its claim: the first line of its
+record, which nobody can have left unchanged and yet taken the job away, and the record as it is to be. The
+script compares and writes, and takes nothing apart. Whatever is out of the ordinary goes the long way, field
+by field, as does a plain end whose first line has changed: the script says so, and has written nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
+from typing import Any
 
+import attrs
 from typing_extensions import override
 
-from firelock.storage import Feature, Finding, SchemaState, Taken
-from firelock_redis import health
-from firelock_redis.engine import EngineVerbs
+from firelock.storage import (
+    Applied,
+    Claim,
+    ClaimedJob,
+    ClaimRequest,
+    ErrorInfo,
+    Exchange,
+    Feature,
+    SchemaState,
+    State,
+    StorageError,
+    StorageUnavailable,
+    Taken,
+    Transition,
+)
+from firelock_redis.database import SCHEMA, RedisDatabase
 from firelock_redis.find import FindVerbs
+from firelock_redis.health import HealthVerbs
 from firelock_redis.insert import InsertVerbs
+from firelock_redis.layout import (
+    LETTERS,
+    claimed_job,
+    entry_line,
+    error_line,
+    number_word,
+    quoted,
+    text_word,
+)
 from firelock_redis.locks import LockVerbs
 from firelock_redis.logs import LogVerbs
-from firelock_redis.metrics import MetricVerbs
+from firelock_redis.notify import RedisWaiting
 from firelock_redis.partitions import EVERYWHERE
 from firelock_redis.sessions import SessionVerbs
-from firelock_redis.upkeep import UpkeepVerbs
+from firelock_redis.upkeep import UpkeepVerbs, earliest_due_at
+
+_MINUTE = 60_000_000
+_RESULTS = dict(zip("01234", Applied, strict=True))
+_APPLIED, _LOOK_CLOSER = "0", "?"
+_FIELD_BY_FIELD = 200  # changes that one script makes of those that are not plain ends
+_kind = attrgetter("from_states", "session", "to")
 
 
-class RedisStorage(
-    InsertVerbs,
-    EngineVerbs,
-    SessionVerbs,
-    UpkeepVerbs,
-    FindVerbs,
-    LockVerbs,
-    LogVerbs,
-    MetricVerbs,
-):
+class RedisStorage(InsertVerbs, SessionVerbs, UpkeepVerbs, FindVerbs, LockVerbs, LogVerbs, HealthVerbs):
     """A storage in Redis or Valkey: one server, a primary with Sentinels, or a cluster."""
 
     contract = 1
     features = frozenset({Feature.NOTIFY, Feature.SHARED, Feature.DURABLE})
+
+    def __init__(self, database: RedisDatabase) -> None:
+        super().__init__(database)
+        self.url = str(database.url)
+        self.connect_url = database.url.text
+        self._waiting = self._polls = RedisWaiting(database, self._turns.note)
+        # By session and id what was claimed here: record less its last line, and job. A change takes it out,
+        # for if its reply is lost it is sent again field by field.
+        self._holdings: dict[str, dict[str, tuple[str, ClaimedJob]]] = {}
+
+    def forget_held(self, session: str | None = None) -> None:
+        """The session has ended, or all have: nothing of it is settled from memory any more."""
+        if session is None:
+            self._holdings.clear()
+        else:
+            self._holdings.pop(session, None)
 
     @property
     def clock_offset(self) -> int:
@@ -45,21 +92,24 @@ class RedisStorage(
 
     @override
     def clock(self) -> int:
-        return int(self.database.run("prefix.clock", 0))
+        return int(self._run("prefix.clock", 0))
 
     @override
     def new_ids(self, count: int, parent: str | None = None) -> list[str]:
-        return self.database.partitions.new_ids(count, parent)
+        return self._partitions.new_ids(count, parent)
 
     # ---- the layout --------------------------------------------------------------------------------------
 
     @override
     def migrate(self) -> list[str]:
-        return self.database.migrate()
+        found = self.schema().found
+        self.database.prepare()
+        return [] if found else [f"Layout {SCHEMA} is written below prefix {self.database.url.prefix!r}."]
 
     @override
     def schema(self) -> SchemaState:
-        return self.database.schema()
+        version, _ = self.database.layout(is_written=False)
+        return SchemaState(version, SCHEMA)
 
     @override
     def clear(self) -> None:
@@ -72,28 +122,241 @@ class RedisStorage(
         self._waiting.close()
         self.database.close()
 
-    # ---- what is told of it ------------------------------------------------------------------------------
-
-    @override
-    def describe(self) -> Mapping[str, str]:
-        return health.describe(self.database)
-
-    @override
-    def diagnose(self) -> list[Finding]:
-        return health.diagnose(self.database)
-
-    # ---- waiting for work --------------------------------------------------------------------------------
-
-    @override
-    def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
-        return self._waiting.wait(queues, timeout_seconds)
-
-    @override
-    def interrupt(self) -> None:
-        self._waiting.interrupt()
-
     @override
     def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
         taken = super().end_session(session, running, reason=reason)
         self.forget_held(session)
         return taken
+
+    # ---- jobs --------------------------------------------------------------------------------------------
+
+    @override
+    def claim(self, request: ClaimRequest) -> Claim:
+        """One round trip, with partitions one for each that may have work."""
+        return self.exchange([], request).claim
+
+    @override
+    def apply(self, transitions: Sequence[Transition], *, within: object | None = None) -> list[Applied]:
+        """One round trip a partition; one that cannot be reached does not hinder the others."""
+        self.refuse_within(within)
+        if self._partitions.number == 1:
+            return self._send(0, transitions, None)[0] if transitions else []
+        places = self._partitions.parted(range(len(transitions)), lambda at: transitions[at].job_id)
+        results = [Applied.REFUSED] * len(transitions)
+        failed: StorageError | None = None
+        for partition, here in places.items():
+            try:
+                found, _ = self._send(partition, [transitions[place] for place in here], None)
+            except StorageError as error:
+                failed = error if failed is None or isinstance(error, StorageUnavailable) else failed
+                continue
+            if any(transitions[place].to is not State.SUCCEEDED for place in here):
+                self._turns.note(partition)  # something may be enqueued now, or due earlier
+            for place, result in zip(here, found, strict=True):
+                results[place] = result
+        if failed is not None:
+            raise failed
+        return results
+
+    @override
+    def exchange(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
+        """One round trip, with partitions one for each that is concerned."""
+        self._waiting.mark(request.queues)
+        if self._partitions.number > 1:
+            return Exchange(self.apply(transitions), self._claim_in_turn(request))
+        return Exchange(*self._send(0, transitions, request))
+
+    def _claim_in_turn(self, asked: ClaimRequest) -> Claim:
+        jobs: list[ClaimedJob] = []
+        next_due_at = None
+        for partition in self._turns.order(asked.queues):
+            wanted = asked.limit - len(jobs)
+            try:
+                _, claim = self._send(partition, [], attrs.evolve(asked, limit=wanted))
+            except StorageError:
+                self._turns.note(partition)  # nobody has looked: what is there must not wait for its poll
+                if not jobs:
+                    raise
+                break  # who claims holds these already: they would wait until its session ends
+            next_due_at = claim.next_due_at
+            if claim.is_session_lost:
+                self._turns.note(partition)  # a lost session is told nothing of what is there
+                return Claim([], earliest_due_at(self.database), is_session_lost=True)
+            jobs += claim.jobs
+            self._turns.found(asked.queues, partition, claim.jobs, wanted)
+            if len(claim.jobs) == wanted:
+                break
+        if not asked.limit:  # who wants no job asks when there will be one
+            next_due_at = earliest_due_at(self.database)
+        return Claim(jobs, next_due_at)
+
+    # ---- one script --------------------------------------------------------------------------------------
+
+    def _send(
+        self, partition: int, transitions: Sequence[Transition], asked: ClaimRequest | None
+    ) -> tuple[list[Applied], Claim]:
+        arguments: list[Any] = ["", 0, -1, 0]
+        if asked is not None:
+            names = () if asked.queues is None else tuple(dict.fromkeys(asked.queues))
+            number = -1 if asked.queues is None else len(names)
+            arguments = [asked.session, asked.now, max(asked.limit, 0), number, *names]
+        order, before = self._lay(transitions, arguments)
+        results = [Applied.REFUSED] * len(transitions)
+        for first in range(0, len(before), _FIELD_BY_FIELD):  # lest one script holds the server for long
+            self._send_some(partition, transitions, before[first : first + _FIELD_BY_FIELD], results, None)
+        reply = self._run("exchange", partition, *arguments)
+        letters: str = reply[0]
+        closer = []
+        if letters.count(_APPLIED) == len(transitions):
+            results = [Applied.APPLIED] * len(transitions)
+        else:
+            for place, letter in zip(order, letters, strict=True):
+                if letter == _LOOK_CLOSER:
+                    closer.append(place)
+                else:
+                    results[place] = _RESULTS[letter]
+        if closer:  # no longer held as it was claimed: sent field by field, and claimed behind that
+            return results, self._send_some(partition, transitions, closer, results, asked)
+        return results, Claim([]) if asked is None else self._claimed(partition, reply, asked)
+
+    def _send_some(
+        self,
+        partition: int,
+        transitions: Sequence[Transition],
+        places: Sequence[int],
+        results: list[Applied],
+        asked: ClaimRequest | None,
+    ) -> Claim:
+        """The changes at these places are sent by themselves, and what became of them is in the results."""
+        found, claim = self._send(partition, [transitions[place] for place in places], asked)
+        for place, result in zip(places, found, strict=True):
+            results[place] = result
+        return claim
+
+    def _claimed(self, partition: int, reply: Sequence[Any], asked: ClaimRequest) -> Claim:
+        next_due_at = self._turns.due(partition, int(float(reply[1])) if reply[1] else None)
+        if reply[2]:
+            self.forget_held(asked.session)
+            return Claim([], next_due_at, is_session_lost=True)
+        jobs: list[ClaimedJob] = []
+        unreadable: list[Transition] = []
+        held = self._holdings.setdefault(asked.session, {}) if len(reply) > 3 else {}  # noqa: PLR2004
+        for place in range(3, len(reply), 3):
+            id, record, payload = reply[place : place + 3]
+            try:
+                job = claimed_job(id, record, payload, asked.now)
+            except (ValueError, TypeError):
+                unreadable.append(_quarantine(id, int(record.split(" ", 2)[1]), asked))
+                continue
+            held[id] = (record, job)
+            jobs.append(job)
+        if unreadable:
+            self._send(partition, unreadable, None)
+        return Claim(jobs, next_due_at)
+
+    # ---- changes as arguments ----------------------------------------------------------------------------
+
+    def _lay(self, transitions: Sequence[Transition], arguments: list[Any]) -> tuple[list[int], list[int]]:
+        """Lay the changes behind the arguments, in groups; return their places in the order they are laid.
+
+        Also the places of those that are to be sent before them, because they are too many for one script.
+        """
+        if not transitions:
+            return [], []
+        order: list[int] = []
+        plain: dict[tuple[str, str, int | str], tuple[list[Any], list[int]]] = {}
+        others: list[int] = []
+        is_each_once = len({transition.job_id for transition in transitions}) == len(transitions)
+        for place, transition in enumerate(transitions):
+            end = self._plain_end(transition)
+            if end is None or not is_each_once:
+                others.append(place)
+                continue
+            queue, words = end
+            expires = transition.expires_at
+            key = (transition.session or "", queue, "" if expires is None else expires // _MINUTE)
+            if key not in plain:
+                plain[key] = [], []
+            ends, here = plain[key]
+            ends += words
+            here.append(place)
+        for (session, queue, minute), (ends, here) in plain.items():
+            arguments += ("P", session, "S", minute, queue, len(here))
+            arguments += ends
+            order += here
+        before, others = others[:-_FIELD_BY_FIELD], others[-_FIELD_BY_FIELD:]
+        for group in _groups(transitions, others):
+            first = transitions[group[0]]
+            letters = "".join(LETTERS[state] for state in first.from_states)
+            arguments += (letters, first.session or "", LETTERS[first.to], "-", "", len(group))
+            for place in group:
+                arguments += _fields(transitions[place])
+            order += group
+        return order, before
+
+    def _plain_end(self, transition: Transition) -> tuple[str, tuple[str, str, int, str]] | None:
+        """Return a plain end: queue, and id, first line, instant, record as arguments; None for another."""
+        holding = self._holdings.get(transition.session or "")
+        held = holding.pop(transition.job_id, None) if holding is not None else None
+        if held is None or transition.started_at is None or not transition.is_plain_success:
+            return None
+        record, job = held
+        if (transition.fence, transition.attempt, transition.claimed_at) != (
+            job.fence, job.attempt, job.claimed_at
+        ):  # fmt: skip
+            return None
+        if record[1] == "+":
+            return None  # children wait for its end, which is announced on the long way
+        head, rest = record.split("\n", 1)
+        at, expires, server = transition.at, transition.expires_at, transition.server
+        result, absent = transition.result, transition.result_absent
+        fresh = (
+            f"S{head[1 : -len(transition.session or '')]}\n{rest}{at}\t{job.claimed_at}\t"
+            f"{transition.started_at}\t\t{'' if expires is None else expires}\t\t"
+            f"{'' if server is None else quoted(server)}\t\t"
+            f"{'' if result is None else quoted(result)}\t{'' if absent is None else quoted(absent)}"
+        )
+        return job.queue, (transition.job_id, head + "\n", at, fresh)
+
+
+def _quarantine(id: str, fence: int, asked: ClaimRequest) -> Transition:
+    """Return the end of a job whose payload cannot be read: failed, kept until a person deletes it."""
+    error = ErrorInfo("firelock.StorageError", "a key holds what nobody wrote there", "unreadable payload")
+    reason = f"the stored job cannot be read: {error.message}"
+    held = frozenset({State.PROCESSING})
+    return Transition(id, held, asked.session, fence, State.FAILED, asked.now, reason, error=error)
+
+
+def _groups(transitions: Sequence[Transition], places: Sequence[int]) -> Iterator[list[int]]:
+    """Yield runs of places that are alike in states and session, no job twice in one."""
+    for _, alike in groupby(places, lambda place: _kind(transitions[place])):
+        group: list[int] = []
+        seen: set[str] = set()
+        for place in alike:
+            if transitions[place].job_id in seen:
+                yield group
+                group, seen = [], set()
+            group.append(place)
+            seen.add(transitions[place].job_id)
+        yield group
+
+
+def _fields(transition: Transition) -> tuple[Any, ...]:
+    """Return a change as scripts/exchange.lua reads it, field by field."""
+    return (
+        transition.job_id, number_word(transition.fence), transition.at,
+        "" if transition.is_silent else entry_line(transition.entry()), text_word(transition.reason),
+        number_word(transition.retries), number_word(transition.crashes), number_word(transition.started_at),
+        text_word(transition.server), "1" if transition.gives_back else "", number_word(transition.due_at),
+        number_word(transition.expires_at), text_word(transition.result), text_word(transition.result_absent),
+        *_failure(transition.at, transition.error),
+        number_word(transition.attempt),
+    )  # fmt: skip
+
+
+def _failure(at: int, error: ErrorInfo | None) -> tuple[str, str]:
+    """Return an error as the record keeps it, and as the list of failed attempts does."""
+    if error is None:
+        return "", ""
+    fields = [at, error.type, error.message, error.fingerprint, error.traceback]
+    return error_line(error), json.dumps(fields, ensure_ascii=False, separators=(",", ":"))

@@ -6,25 +6,26 @@ moves so few jobs that nobody waits for it.
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
+from typing import Any
 
 from typing_extensions import override
 
-from firelock.storage import Moved, Promotion
-from firelock_redis.database import RedisDatabase
+from firelock.storage import Moved, Promotion, Rollup
+from firelock_redis.database import RedisDatabase, RedisVerbs
 from firelock_redis.insert import RULES
 from firelock_redis.layout import quoted
-from firelock_redis.metrics import prune_metrics
 from firelock_redis.partitions import EVERYWHERE
 from firelock_redis.records import repair_pauses
 from firelock_redis.sessions import prune_sessions
-from firelock_redis.verbs import RedisVerbs
 
-_PROMOTED_AT_ONCE = 250
-_RELEASED_AT_ONCE = 250
-_PRUNED_AT_ONCE = 250
+_AT_ONCE = 250  # jobs that one script moves
+_RECORDED_AT_ONCE = 100
+_order = attrgetter("minute", "task", "queue", "outcome")
 _DUE = quoted(Moved.DUE.value)
 _PARENT_GONE = quoted(Moved.PARENT_GONE.value)
 
@@ -47,7 +48,7 @@ class UpkeepVerbs(RedisVerbs):
 
         One that has other pauses than the rest missed a change of them, and is told what the first one has.
         """
-        if self.database.partitions.number == 1:
+        if self._partitions.number == 1:
             promoted, next_due = _promote(self.database, 0, limit)
             return Promotion(promoted, _instant(next_due))
         looks = self.database.run_everywhere("upkeep.due", limit)
@@ -64,7 +65,7 @@ class UpkeepVerbs(RedisVerbs):
 
     @override
     def release(self, limit: int) -> int:
-        looked_at, _ = _in_batches(self.database, "upkeep.release", limit, _RELEASED_AT_ONCE, before=[RULES])
+        looked_at, _ = _in_batches(self.database, "upkeep.release", limit, RULES)
         if looked_at:
             self._turns.note(EVERYWHERE)
         return looked_at
@@ -72,12 +73,40 @@ class UpkeepVerbs(RedisVerbs):
     @override
     def prune(self, limit: int) -> int:
         """An idle server's costs one round trip a partition, as nothing else is due."""
-        pruned, is_past = _in_batches(self.database, "prune", limit, _PRUNED_AT_ONCE, after=[_PARENT_GONE])
-        if is_past or self.database.partitions.number > 1:
+        pruned, is_past = _in_batches(self.database, "prune", limit, _PARENT_GONE)
+        if is_past or self._partitions.number > 1:
             prune_sessions(self.database, limit)
-        if is_past:
-            prune_metrics(self.database, limit)
         return pruned
+
+    # ---- rollups of what ended within each minute, in the first partition --------------------------------
+
+    @override
+    def record_metrics(self, rollups: Sequence[Rollup]) -> None:
+        """Each hundred is a step and a round trip."""
+        for first in range(0, len(rollups), _RECORDED_AT_ONCE):
+            arguments: list[object] = []
+            for one in rollups[first : first + _RECORDED_AT_ONCE]:
+                figures = " ".join(map(str, (one.count, one.duration, *one.histogram)))
+                arguments += (one.minute, _texts(one.task, one.queue, one.outcome), figures)
+            self._run("metrics.record", 0, *arguments)
+
+    @override
+    def timeline(
+        self, since: int, until: int, *, task: str | None = None, queue: str | None = None
+    ) -> list[Rollup]:
+        """One round trip for some five hundred rollups."""
+        begins = "" if task is None else _texts(task)[:-1] + ","
+        contains = "" if queue is None else "," + _texts(queue)[1:-1] + ","
+        found: list[Rollup] = []
+        following: object = since
+        while following != "":
+            following, *minutes = self._run("metrics.timeline", 0, following, until, begins, contains)
+            found += (
+                one
+                for one in sorted(_read(minutes), key=_order)
+                if task in {None, one.task} and queue in {None, one.queue}
+            )
+        return found
 
 
 def _shares(looks: Sequence[Sequence[str]], limit: int) -> Counter[int]:
@@ -90,7 +119,7 @@ def _promote(database: RedisDatabase, partition: int, limit: int) -> tuple[int, 
     """Return how many were enqueued, and the partition's next due instant as text."""
     promoted = 0
     while True:
-        asked = min(limit - promoted, _PROMOTED_AT_ONCE)
+        asked = min(limit - promoted, _AT_ONCE)
         moved, next_due = database.run("upkeep.promote", partition, asked, _DUE)
         promoted += moved
         if moved < asked or promoted >= limit:
@@ -109,32 +138,34 @@ def _instant(text: str) -> int | None:
 # ---- batches ---------------------------------------------------------------------------------------------
 
 
-def _in_batches(
-    database: RedisDatabase,
-    script: str,
-    limit: int,
-    at_once: int,
-    *,
-    before: Sequence[str] = (),
-    after: Sequence[str] = (),
-) -> tuple[int, bool]:
+def _in_batches(database: RedisDatabase, script: str, limit: int, said: str) -> tuple[int, bool]:
     """Return how many jobs the script moved, run until nothing is left to do or the limit is reached.
 
     Also whether a run said that there is something else to be done.
     """
-    done, is_more_due = 0, False
-    for partition in _from_anywhere(database.partitions.number):
+    done, is_more_due, number = 0, False, database.partitions.number
+    # Begins anywhere: where the limit is reached early, none is last for ever.
+    start = random.randrange(number)  # noqa: S311 - a turn, no secret
+    for step in range(number):
         more = 1
         while more and done < limit:
-            asked = min(limit - done, at_once)
-            reply = database.run(script, partition, *before, asked, *after)
-            moved, more, *others = reply
+            asked = min(limit - done, _AT_ONCE)
+            moved, more, *others = database.run(script, (start + step) % number, asked, said)
             done += moved
             is_more_due = is_more_due or any(others)
     return done, is_more_due
 
 
-def _from_anywhere(partitions: int) -> Iterator[int]:
-    """Yield every partition, beginning with any: where the limit is reached early, none is last for ever."""
-    start = random.randrange(partitions)  # noqa: S311 - a turn, no secret
-    return ((start + step) % partitions for step in range(partitions))
+# ---- rollups ---------------------------------------------------------------------------------------------
+
+
+def _texts(*texts: str) -> str:
+    return json.dumps(texts, ensure_ascii=False, separators=(",", ":"))
+
+
+def _read(minutes: Sequence[Any]) -> Iterator[Rollup]:
+    for minute, stored in zip(minutes[::2], minutes[1::2], strict=True):
+        for texts, figures in zip(stored[::2], stored[1::2], strict=True):
+            task, queue, outcome = json.loads(texts)
+            count, duration, *histogram = map(int, figures.split(" "))
+            yield Rollup(int(minute), task, queue, outcome, count, duration, tuple(histogram))

@@ -34,9 +34,7 @@ local function many(command, key, members)
 end
 
 local function unlink(keys)
-  for first = 1, #keys, CHUNK do
-    call('UNLINK', unpack(keys, first, math.min(first + CHUNK - 1, #keys)))
-  end
+  many('UNLINK', base .. 'none', keys)
 end
 
 -- What stands in ARGV from there on, as a list of its own.

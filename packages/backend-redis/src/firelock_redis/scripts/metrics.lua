@@ -55,15 +55,4 @@ function verbs.timeline(since, till, task, queue)
   return reply
 end
 
--- Up to `limit` minutes whose figures are older than thirty days are gone. Reply how many.
-function verbs.prune(limit)
-  local before = int(clock() - 30 * 86400 * 1000000)
-  local minutes = call('ZRANGEBYSCORE', base .. 'mz', '-inf', '(' .. before, 'LIMIT', 0, limit)
-  local keys = {}
-  for place, minute in ipairs(minutes) do keys[place] = base .. 'm:' .. minute end
-  unlink(keys)
-  many('ZREM', base .. 'mz', minutes)
-  return #minutes
-end
-
 return run(verbs)

@@ -1,5 +1,5 @@
--- Up to `limit` jobs that have expired are gone with all that belongs to them. Behind library.lua, jobs.lua and
--- children.lua.
+-- Up to `limit` jobs that have expired are gone with all that belongs to them, and as many minutes of figures that are
+-- older than thirty days. Behind library.lua, jobs.lua and children.lua.
 --
 -- x:<minute> says which jobs were to expire then; what the record says is what holds. A job of the minute that is
 -- running and has some seconds left waits in `soon`, so that nothing is looked at twice. A job on the releasing list is
@@ -7,10 +7,11 @@
 --
 -- KEYS  1 base; derived: those of jobs.lua and children.lua, e: g: o:<id>, sd mz; soon ZSET of jobs by their expiry
 -- ARGV  2 limit, 3 reason as JSON of children that still wait for such a job
--- Reply how many are gone, 1 where there is more to look at, and 1 where a session or a minute of figures may be past
---       its time, which sessions.prune and metrics.prune look for
+-- Reply how many are gone, 1 where there is more to look at, and 1 where a session may be past its time, which
+--       sessions.prune looks for
 
 local BATCH, LOOKS, BYTES, CHILDREN = 25, 500, 1048576, 250
+local DAY = 86400 * 1000000
 local HEADER = '^(%u)(%+?)%d+ %d+ %-?%d+ (%S+) (%S*)\n[^\n]*\n(.)'  -- and whether the next line, the last error, is empty
 local EXPIRES = '\n[^\t\n]*\t[^\t\n]*\t[^\t\n]*\t[^\t\n]*\t([^\t\n]*)\t'
 
@@ -135,9 +136,11 @@ many('HDEL', base .. 'jobs', forgotten)
 many('HDEL', base .. 'payloads', forgotten)
 forget_queues()
 
-local function is_before(list, days)
-  local at = first_score(list)
-  return at and tonumber(at) < now - days * 86400 * 1000000
-end
+local old = call('ZRANGEBYSCORE', base .. 'mz', '-inf', '(' .. int(now - 30 * DAY), 'LIMIT', 0, limit)
+local minutes = {}
+for place, at in ipairs(old) do minutes[place] = base .. 'm:' .. at end
+unlink(minutes)
+many('ZREM', base .. 'mz', old)
 
-return { pruned, #ids > 0 and 1 or 0, (is_before('sd', 1) or is_before('mz', 30)) and 1 or 0 }
+local died = first_score('sd')
+return { pruned, #ids > 0 and 1 or 0, died and tonumber(died) < now - DAY and 1 or 0 }

@@ -49,8 +49,7 @@ function verbs.counts(first)
       reply[#reply + 1] = numbers
     end
   end
-  table.insert(reply, 1, later)
-  return reply
+  return { later, reply }
 end
 
 -- Failed jobs, grouped by their last error's fingerprint; those without one are passed over. ARGV from 3: ids. Reply for

@@ -83,7 +83,7 @@ end
 -- A parent leaves the list when each of its ties was looked at once, be it that some of them are kept: their children go
 -- on waiting. Where the limit comes between, looked HASH parent -> "end tie" remembers for which end of the parent how far
 -- the look has come. Reply how many were looked at, and 1 where there is more to look at.
-function verbs.release(rules, limit)
+function verbs.release(limit, rules)
   despite_full_memory()
   read_rules(rules)
   local now, looked_at, parents = int(clock()), 0, 0
