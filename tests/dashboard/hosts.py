@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import types
 from http.cookies import SimpleCookie
-from urllib.parse import unquote_to_bytes, urlencode
+from urllib.parse import unquote, urlencode
 
 import attrs
+from werkzeug.test import Client
 
 from firelock_dashboard import Dashboard, dashboard_urls
-from tests.dashboard.asking import FORM, Browser
+from tests.dashboard.asking import FORM, Answer, Browser
 
 
 def everything(request):
@@ -127,67 +127,37 @@ class AsgiVisitor:
 
 
 class WsgiVisitor:
-    """The same for WSGI."""
+    """The same for WSGI, by Werkzeug's client."""
 
     def __init__(self, app, place):
-        self.app, self.place, self.cookies = app, place, {}
+        self.client, self.place = Client(app, use_cookies=False), place
+        self.cookies = SimpleCookie()
 
     def get(self, address, *, only_start=False):
-        return self._ask("GET", address, b"", {})
+        return self._ask("GET", address)
 
     def post(self, address, form, *, headers=None):
-        body = urlencode(form, doseq=True).encode()
-        own = {"CONTENT_TYPE": FORM, "HTTP_SEC_FETCH_SITE": "same-origin"}
-        more = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in (headers or {}).items()}
-        return self._ask("POST", address, body, {**own, **more})
+        own = {"Content-Type": FORM, "Sec-Fetch-Site": "same-origin", **(headers or {})}
+        return self._ask("POST", address, headers=own, data=urlencode(form, doseq=True))
 
     def close(self):
         pass
 
-    def _ask(self, method, address, body, more):
-        from tests.dashboard.asking import Answer
-
+    def _ask(self, method, address, **sent):
         assert address.startswith(self.place.outside), f"{address} leads out of {self.place.outside}"
         path, _, query = address[len(self.place.outside) :].partition("?")
-        environ = {
-            "REQUEST_METHOD": method,
-            "SCRIPT_NAME": "" if self.place.is_stripped else self.place.outside,
-            "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
-            "QUERY_STRING": query,
-            "SERVER_NAME": "localhost",
-            "SERVER_PORT": "80",
-            "SERVER_PROTOCOL": "HTTP/1.1",
-            "REMOTE_ADDR": "127.0.0.1",
-            "HTTP_HOST": "localhost",
-            "CONTENT_LENGTH": str(len(body)),
-            "wsgi.input": io.BytesIO(body),
-            "wsgi.errors": sys.stderr,
-            "wsgi.url_scheme": "http",
-            "wsgi.version": (1, 0),
-            "wsgi.multithread": True,
-            "wsgi.multiprocess": False,
-            "wsgi.run_once": False,
-            **more,
-        }
+        cookies = "; ".join(f"{name}={one.value}" for name, one in self.cookies.items())
+        environ = {"REMOTE_ADDR": "127.0.0.1", "HTTP_COOKIE": cookies}
         if self.place.is_stripped:
             environ["HTTP_X_FORWARDED_PREFIX"] = self.place.outside
-        if self.cookies:
-            environ["HTTP_COOKIE"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
-        started = {}
-
-        def start_response(status, headers, error=None):
-            started.update(status=int(status.split()[0]), headers=headers)
-
-        chunks = self.app(environ, start_response)
-        content = b"".join(chunks)
-        getattr(chunks, "close", lambda: None)()
-        answer = Answer(
-            started["status"], [(name.lower(), value) for name, value in started["headers"]], content
-        )
-        for line in answer.every("set-cookie"):
-            for name, morsel in SimpleCookie(line).items():
-                self.cookies[name] = morsel.value
-        return answer
+        answer = self.client.open(
+            unquote(path), method=method, query_string=query, environ_overrides=environ,
+            base_url=f"http://localhost{'' if self.place.is_stripped else self.place.outside}", **sent,
+        )  # fmt: skip
+        for line in answer.headers.getlist("Set-Cookie"):
+            self.cookies.load(line)
+        headers = [(name.lower(), value) for name, value in answer.headers]
+        return Answer(answer.status_code, headers, answer.data)
 
 
 # ---- the matrix ------------------------------------------------------------------------------------------
@@ -210,16 +180,20 @@ PLACES = [
 ]
 
 
-def visitor(framework, kind, fire, prefix, place, **options):
-    """Return who asks the application, mounted so."""
-    options = {"auth": everything, "trusts_proxy": place.is_stripped, **options}
+def mounted(framework, kind, fire, prefix, **options):
+    """Return the application, with a dashboard mounted so."""
     if framework == "bare":
         dashboard = Dashboard(fire, **options)
         assert not prefix
-        app = dashboard if kind == "asgi" else dashboard.wsgi
-    elif framework == "django":
-        app = django_app(fire, prefix, kind, **options)
-    else:
-        made = {"starlette": starlette_app, "fastapi": fastapi_app, "flask": flask_app}[framework]
-        app = made(fire, prefix, **options)
+        return dashboard if kind == "asgi" else dashboard.wsgi
+    if framework == "django":
+        return django_app(fire, prefix, kind, **options)
+    made = {"starlette": starlette_app, "fastapi": fastapi_app, "flask": flask_app}[framework]
+    return made(fire, prefix, **options)
+
+
+def visitor(framework, kind, fire, prefix, place, **options):
+    """Return who asks the application, mounted so."""
+    options = {"auth": everything, "trusts_proxy": place.is_stripped, **options}
+    app = mounted(framework, kind, fire, prefix, **options)
     return (AsgiVisitor if kind == "asgi" else WsgiVisitor)(app, place)

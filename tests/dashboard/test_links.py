@@ -15,11 +15,10 @@ from firelock_dashboard import Dashboard
 from firelock_dashboard.security.links import COOKIE, Links
 from tests.core.fakes import FailingStorage
 from tests.dashboard.asking import Browser
-from tests.dashboard.hosts import HOSTS, PLACES, django_app, fastapi_app, flask_app, starlette_app, visitor
+from tests.dashboard.hosts import HOSTS, PLACES, mounted, visitor
 from tests.dashboard.proxy import OUTSIDE, asked, served_by_asgi, served_by_wsgi, silent_proxy
 
 HERE = "http://localhost"
-MADE = {"starlette": starlette_app, "fastapi": fastapi_app, "flask": flask_app}
 
 
 def token_of(link):
@@ -53,13 +52,7 @@ def records(fire):
 def behind_the_proxy(fire, framework, kind):
     """A dashboard without auth, mounted so, behind that proxy: where it is asked, and the prefix."""
     prefix = "" if framework == "bare" else "/jobs"
-    if framework == "bare":
-        dashboard = Dashboard(fire)
-        app = dashboard if kind == "asgi" else dashboard.wsgi
-    elif framework == "django":
-        app = django_app(fire, prefix, kind, auth=None)
-    else:
-        app = MADE[framework](fire, prefix)
+    app = mounted(framework, kind, fire, prefix, auth=None)
     served = served_by_asgi if kind == "asgi" else served_by_wsgi
     with served(app) as upstream, silent_proxy(upstream) as port:
         yield port, prefix

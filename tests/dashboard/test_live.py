@@ -223,11 +223,14 @@ class Listening:
 
     def __init__(self):
         self.sent = []
-        self.hangs_up = asyncio.Event()
+        self._hangs_up, self._loop = asyncio.Event(), asyncio.get_running_loop()
         self._is_told = asyncio.Condition()
 
+    def hang_up(self):
+        self._loop.call_soon_threadsafe(self._hangs_up.set)
+
     async def receive(self):
-        await self.hangs_up.wait()
+        await self._hangs_up.wait()
         return {"type": "http.disconnect"}
 
     async def send(self, message):
@@ -244,31 +247,35 @@ class Listening:
             await self._is_told.wait_for(lambda: words in self.text)
 
 
-def scope(dashboard):
-    return Browser(dashboard)._scope("GET", "/live", {})  # noqa: SLF001
+def listened(dashboard, then=None):
+    """Ask for the stream, and do something at its first sample; return who listened once it has ended."""
+
+    async def listen():
+        one = Listening()
+        scope = Browser(dashboard)._scope("GET", "/live", {})  # noqa: SLF001
+        asked = asyncio.create_task(dashboard(scope, one.receive, one.send))
+        if then is not None:
+            await asyncio.wait_for(one.hears("event: sample\ndata: {"), 10)
+            await asyncio.to_thread(then, one)
+        await asyncio.wait_for(asked, 10)
+        assert set() == asyncio.all_tasks() - {asyncio.current_task()}
+        return one
+
+    one = asyncio.run(listen())
+    assert 0 == dashboard.live._listeners  # noqa: SLF001
+    dashboard.close()
+    return one
 
 
 def test_a_stream_tells_samples_until_the_visitor_leaves(our_threads, fire):
     """Headers keep proxies from buffering; no task and no listener is left behind."""
-    dashboard = Dashboard(fire)
-
-    async def listen():
-        one = Listening()
-        asked = asyncio.create_task(dashboard(scope(dashboard), one.receive, one.send))
-        await asyncio.wait_for(one.hears("event: sample\ndata: {"), 10)
-        one.hangs_up.set()
-        await asyncio.wait_for(asked, 10)
-        return one, asyncio.all_tasks() - {asyncio.current_task()}
-
-    one, left = asyncio.run(listen())
+    one = listened(Dashboard(fire), Listening.hang_up)
     headers = dict(one.sent[0]["headers"])
 
     assert b"text/event-stream; charset=utf-8" == headers[b"content-type"]
     assert (b"no-store", b"no") == (headers[b"cache-control"], headers[b"x-accel-buffering"])
     assert b"content-length" not in headers
     assert one.text.startswith("retry: 2000\n\n")
-    assert (set(), 0) == (left, dashboard.live._listeners)  # noqa: SLF001
-    dashboard.close()
     assert not our_threads("firelock-live")
 
 
@@ -276,15 +283,9 @@ def test_closing_the_dashboard_ends_its_streams(our_threads, fire):
     """A stream that is open when the dashboard closes ends as if all had been said."""
     dashboard = Dashboard(fire)
 
-    async def listen():
-        one = Listening()
-        asked = asyncio.create_task(dashboard(scope(dashboard), one.receive, one.send))
-        await asyncio.wait_for(one.hears("event: sample"), 10)
-        await asyncio.to_thread(dashboard.close)
-        await asyncio.wait_for(asked, 10)
-        return one.sent[-1]
+    one = listened(dashboard, lambda _: dashboard.close())
 
-    assert {"type": "http.response.body", "body": b"", "more_body": False} == asyncio.run(listen())
+    assert {"type": "http.response.body", "body": b"", "more_body": False} == one.sent[-1]
     assert not our_threads("firelock-live")
 
 
@@ -299,39 +300,25 @@ class Server:
 
 def test_a_server_that_wants_to_end_is_not_held_up(fire):
     """uvicorn waits for its streams when it is to end: they end by themselves."""
-    dashboard, server = Dashboard(fire), Server()
+    server = Server()
     former = signal.signal(signal.SIGTERM, server.handle_exit)
 
-    async def listen():
-        one = Listening()
-        asked = asyncio.create_task(dashboard(scope(dashboard), one.receive, one.send))
-        await asyncio.wait_for(one.hears("event: sample"), 10)
-        server.handle_exit(signal.SIGTERM, None)
-        await asyncio.wait_for(asked, 10)
-
     try:
-        asyncio.run(listen())
+        listened(Dashboard(fire), lambda _: server.handle_exit(signal.SIGTERM, None))
     finally:
         signal.signal(signal.SIGTERM, former)
-        dashboard.close()
 
 
-def test_a_listener_that_is_gone_by_its_socket_is_gone(fire):
+def test_a_listener_that_is_gone_by_its_socket_is_gone(fire, monkeypatch):
     """Servers may say by an error of sending that nobody listens; that is no error of the dashboard."""
-    dashboard = Dashboard(fire)
 
-    async def listen():
-        one = Listening()
+    async def send(self, message):
+        if b"event" in message.get("body", b""):
+            raise OSError("gone")
 
-        async def send(message):
-            if b"event" in message.get("body", b""):
-                raise OSError("gone")
+    monkeypatch.setattr(Listening, "send", send)
 
-        await asyncio.wait_for(dashboard(scope(dashboard), one.receive, send), 10)
-
-    asyncio.run(listen())
-    assert 0 == dashboard.live._listeners  # noqa: SLF001
-    dashboard.close()
+    listened(Dashboard(fire))
 
 
 def test_who_may_not_read_any_more_is_told_nothing_more(fire):
@@ -340,17 +327,10 @@ def test_who_may_not_read_any_more_is_told_nothing_more(fire):
     dashboard = Dashboard(fire, auth=lambda request: next(levels))
     dashboard.live.asks_every = 0.0
 
-    async def listen():
-        one = Listening()
-        await asyncio.wait_for(dashboard(scope(dashboard), one.receive, one.send), 10)
-        return one
-
-    one = asyncio.run(listen())
+    one = listened(dashboard)
 
     assert (200, False) == (one.sent[0]["status"], one.sent[-1]["more_body"])
     assert [] == list(levels)
-    assert 0 == dashboard.live._listeners  # noqa: SLF001
-    dashboard.close()
 
 
 def test_the_end_of_a_lifespan_closes_what_runs(our_threads, fire):

@@ -13,7 +13,7 @@ from firelock_dashboard.security.permissions import Permission
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from firelock import JsonValue, Operation
+    from firelock import JsonValue, Operation, ServerView
     from firelock.storage import Applied, JobFilter
     from firelock_dashboard.request import Visit
 
@@ -40,6 +40,8 @@ def ask_first(visit: Visit, question: str, verb: str, *, section: str) -> Respon
         fields=fields, back=visit.url.back(visit.form.maybe("back", limit=4_000)),
     )  # fmt: skip
 
+
+ORDERS = ("quiet", "resume", "stop")  # to a server
 
 MANY = 1_000
 """The number of jobs above which it is typed before anything is done to them."""
@@ -118,6 +120,28 @@ def change_jobs(visit: Visit, verb: str, ids: Sequence[str]) -> Sequence[Applied
     jobs = visit.fire.jobs
     change = {"requeue": jobs.requeue, "delete": jobs.delete, "restore": jobs.restore}[verb]
     return change(ids, reason=f"{verb}d by {visit.who}")
+
+
+def server_of(visit: Visit) -> ServerView:
+    """Return the server that a form names.
+
+    Raises:
+        NotHere: there is none of this id.
+        BadRequest: it is gone, and hears nothing.
+    """
+    server_id = visit.form.required("server")
+    server = next((one for one in visit.fire.servers.list() if one.id == server_id), None)
+    if server is None:
+        raise NotHere(visit.text("servers.unknown", server=server_id))
+    if server.state_at(visit.now_micros).is_gone:
+        raise BadRequest(visit.text("servers.is_lost", server=server.name))
+    return server
+
+
+def tell_server(visit: Visit, server: ServerView, order: str) -> None:
+    """The server hears at its next heartbeat that it is to be quiet, to go on, or to stop."""
+    visit.fire.servers.tell(server.id, order)
+    visit.audit(f"server.{order}", server.name, server_id=server.id)
 
 
 def set_pause(visit: Visit, queue: str, note: str | None, *, is_paused: bool) -> None:

@@ -183,10 +183,7 @@ def chart_of_samples(
     if kind == "depth":
         lines = [line("processing", "processing"), line("enqueued", "enqueued")]
     else:
-        lines = [
-            line("succeeded", "succeeded"), line("deleted", "deleted"), line("retried", "retrying"),
-            line("failed", "failed"),
-        ]  # fmt: skip
+        lines = [line(name, state) for name, _, state in _STACK]
         _fill(lines, starts, by_second, ended or {})
     unit = "count" if kind == "depth" else "rate"
     return Chart(kind, LIVE, 1, starts, lines, unit, [one is not None for one in found])

@@ -38,8 +38,7 @@ class Suggestion:
 def known_tasks(visit: Visit) -> KnownTasks:
     """Return what this process and, where servers said so, they know of tasks."""
     templates = {info.name: info.tags for info in visit.fire.tasks()}
-    catalogue = getattr(visit.fire, "catalogue", None)
-    for entry in catalogue.list() if catalogue is not None else ():
+    for entry in visit.fire.catalogue.list():
         templates.setdefault(entry.name, tuple(entry.tags))
     return KnownTasks(templates)
 

@@ -6,7 +6,16 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from firelock import ArgumentError, ConfigurationError, TaskError
-from firelock_dashboard.actions import cancel, change_jobs, refusing, set_pause, start_operation
+from firelock_dashboard.actions import (
+    ORDERS,
+    cancel,
+    change_jobs,
+    refusing,
+    server_of,
+    set_pause,
+    start_operation,
+    tell_server,
+)
 from firelock_dashboard.api import shapes
 from firelock_dashboard.api.read import FILTERS, filter_of
 from firelock_dashboard.pages.failures import mute_cause, unmute_cause
@@ -128,14 +137,10 @@ def _change_recurring(
     return _post(f"/recurring/{verb}", permission, change, summary, _RECURRING)
 
 
-def tell_server(visit: Visit) -> Response:
-    server_id = visit.form.required("server")
-    order = visit.form.one_of("order", ("quiet", "resume", "stop"), "")
-    if server_id not in {server.id for server in visit.fire.servers.list()}:
-        raise NotHere(f"There is no server {server_id[:100]!r}.")
-    visit.fire.servers.tell(server_id, order)
-    visit.audit(f"server.{order}", server_id)
-    return visit.json({"server": server_id, "order": order})
+def order_server(visit: Visit) -> Response:
+    order, server = visit.form.one_of("order", ORDERS, ""), server_of(visit)
+    tell_server(visit, server, order)
+    return visit.json({"server": server.id, "order": order})
 
 
 def run_task(visit: Visit) -> Response:
@@ -241,10 +246,10 @@ ROUTES = (
     _post(
         "/servers/tell",
         Permission.STOP_SERVER,
-        tell_server,
+        order_server,
         "Within a heartbeat the server does as told.",
         ApiParameter("server", "Its id.", is_required=True),
-        ApiParameter("order", "What to do.", choices=("quiet", "resume", "stop"), is_required=True),
+        ApiParameter("order", "What to do.", choices=ORDERS, is_required=True),
     ),
     _post(
         "/tasks/run",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -42,19 +41,6 @@ class _Tile:
     state: str = ""  # whose colour its sparkline has
     spark: str = ""
     look: str = ""  # is-bad, is-warn
-
-
-@attrs.frozen
-class _QueueLine:
-    view: QueueView
-    oldest_at: int | None
-    rates: Rates | None
-
-
-@attrs.frozen
-class _Task:
-    name: str
-    stats: TaskStats
 
 
 # ---- banners ---------------------------------------------------------------------------------------------
@@ -183,10 +169,6 @@ class _Seen:
         counts, seen = self._dashboard.counts(), self.sight
         return not (any(counts.by_state.values()) or seen.usually or seen.recurring)
 
-    @cached_property
-    def _rates(self) -> dict[str, Rates]:
-        return self._dashboard.history.queues()
-
     # ---- tiles -------------------------------------------------------------------------------------------
 
     def tiles(self) -> list[_Tile]:
@@ -266,20 +248,20 @@ class _Seen:
 
     # ---- tables ------------------------------------------------------------------------------------------
 
-    def queues(self) -> list[_QueueLine]:
-        """The queues with most to do."""
+    def queues(self) -> list[tuple[QueueView, int | None, Rates | None]]:
+        """The queues with most to do, each with since when its first job waits and how it moves."""
         seen = self.sight
         fullest = sorted(seen.queues, key=lambda one: (-one.enqueued, -one.processing, one.name))[:_QUEUES]
-        return [_QueueLine(one, seen.oldest.get(one.name), self._rates.get(one.name)) for one in fullest]
+        rates = self._dashboard.history.queues()
+        return [(one, seen.oldest.get(one.name), rates.get(one.name)) for one in fullest]
 
     def failures(self) -> Sequence[Cause]:
         """The causes of most failures, but for those that are muted."""
         return [one for one in self._dashboard.watch.causes() if one.mute is None][:_GROUPS]
 
-    def tasks(self) -> list[_Task]:
+    def tasks(self) -> list[tuple[str, TaskStats]]:
         """The tasks that ran most within a day."""
-        stats = self._dashboard.history.tasks()
-        return [_Task(name, stats[name]) for name in sorted(stats, key=lambda one: -stats[one].runs)[:_TASKS]]
+        return sorted(self._dashboard.history.tasks().items(), key=lambda one: -one[1].runs)[:_TASKS]
 
     def recurring(self) -> list[RecurringJob]:
         """The recurring jobs that run next."""

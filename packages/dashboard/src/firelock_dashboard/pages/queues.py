@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import datetime, timedelta
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -13,37 +12,24 @@ from firelock import State
 from firelock.control.doctor import Sight
 from firelock.storage import JobFilter
 from firelock_dashboard.actions import operation_address, set_pause, start_operation
+from firelock_dashboard.formatting import instant
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.request import Undo
 from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.stats.history import Rates
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from firelock import Job, QueueView, ServerView
+    from firelock import QueueView, ServerView
+    from firelock.storage import JobRecord
     from firelock_dashboard.request import Visit
-    from firelock_dashboard.stats.history import Rates
 
 _SHOWN = 25  # queues on a page: each is asked for the job that waits longest
-_LATE, _VERY_LATE = timedelta(minutes=5), timedelta(minutes=30)
 _HEAD = 20
 _LOOKED_AT = 200  # waiting jobs among which the next ones and the tasks are told
 _NAME, _NOTE = 64, 500
-
-
-class _Wait(StrEnum):
-    NONE = "none"
-    FINE = "fine"
-    LATE = "late"
-    VERY_LATE = "very_late"
-
-
-class _State(StrEnum):
-    PAUSED = "paused"
-    UNSERVED = "unserved"  # jobs wait and nobody takes any
-    SERVED = "served"
-    IDLE = "idle"
 
 
 @attrs.frozen
@@ -52,7 +38,6 @@ class QueueRow:
 
     view: QueueView
     oldest_at: datetime | None  # since when the first in line waits
-    wait: _Wait
     out_per_minute: float
     in_per_minute: float | None  # None until it is known
     listeners: list[ServerView]
@@ -73,13 +58,13 @@ class QueueRow:
         return sum(one.workers for one in self.listeners)
 
     @property
-    def state(self) -> _State:
-        """How it is, in a word."""
+    def state(self) -> str:
+        """How it is: unserved where jobs wait and nobody takes any."""
         if self.view.is_paused:
-            return _State.PAUSED
+            return "paused"
         if self.listeners:
-            return _State.SERVED
-        return _State.UNSERVED if self.view.enqueued else _State.IDLE
+            return "served"
+        return "unserved" if self.view.enqueued else "idle"
 
     @property
     def is_growing(self) -> bool:
@@ -128,52 +113,28 @@ def _jobs_in(view: QueueView) -> int:
 
 
 def _queue(visit: Visit, view: QueueView, sight: Sight, rates: dict[str, Rates]) -> QueueRow:
-    rate = rates.get(view.name)
-    oldest_at = _oldest_at(visit, view)
+    rate = rates.get(view.name, Rates(0.0, None))
     return QueueRow(
-        view, oldest_at, _wait(oldest_at, visit.now),
-        rate.out_per_minute if rate else 0.0, rate.in_per_minute if rate else None,
-        sight.listening(view.name),
-    )  # fmt: skip
+        view, _oldest_at(visit, view), rate.out_per_minute, rate.in_per_minute, sight.listening(view.name)
+    )
 
 
 def _oldest_at(visit: Visit, view: QueueView) -> datetime | None:
     if not view.enqueued:
         return None
     first = visit.fire.jobs.find(state=State.ENQUEUED, queue=view.name, limit=1, oldest_first=True)
-    return next((_waits_since(job) for job in first), None)
-
-
-def _waits_since(job: Job[Any]) -> datetime:
-    """Return when the job came into its queue: for a scheduled one that is when it was due."""
-    return datetime.fromtimestamp(job.record().changed_at / 1_000_000, job.created_at.tzinfo)
-
-
-def _wait(oldest_at: datetime | None, now: datetime) -> _Wait:
-    if oldest_at is None:
-        return _Wait.NONE
-    waited = now - oldest_at
-    if waited >= _VERY_LATE:
-        return _Wait.VERY_LATE
-    return _Wait.LATE if waited >= _LATE else _Wait.FINE
+    # It came into its queue when it changed last: for a scheduled one that is when it was due.
+    return next((instant(job.record().changed_at) for job in first), None)
 
 
 # ---- one queue -------------------------------------------------------------------------------------------
 
 
 @attrs.frozen
-class _Next:
-    id: str
-    task: str
-    priority: int
-    waits_since: datetime
-
-
-@attrs.frozen
 class _Head:
     """The jobs that are next, and the tasks among those that wait."""
 
-    next: list[_Next]
+    next: list[JobRecord]
     tasks: list[tuple[str, int]]  # most frequent first
     looked_at: int
     is_partial: bool  # more wait than were looked at
@@ -201,7 +162,7 @@ def _head(visit: Visit, view: QueueView) -> _Head:
     oldest = visit.fire.jobs.find(state=State.ENQUEUED, queue=view.name, limit=_LOOKED_AT, oldest_first=True)
     first = sorted(oldest.jobs, key=lambda job: -job.priority)[:_HEAD]
     return _Head(
-        [_Next(job.id, job.task, job.priority, _waits_since(job)) for job in first],
+        [job.record() for job in first],
         Counter(job.task for job in oldest).most_common(),
         len(oldest), oldest.cursor is not None,
     )  # fmt: skip

@@ -11,9 +11,8 @@ import attrs
 
 from firelock import State
 from firelock.control.servers import ServerState, heard_at
-from firelock_dashboard.actions import ask_first
+from firelock_dashboard.actions import ORDERS, ask_first, server_of, tell_server
 from firelock_dashboard.formatting import instant
-from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.suggestions import starts
@@ -29,7 +28,6 @@ _SLOTS = 200  # of a server that are drawn
 _AT_ONCE = 500  # running jobs that one look reads; where there are more, each server is asked about its own
 _DENSE = 24  # from so many running jobs on they are squares without words
 _LOST = 100
-_ORDERS = ("quiet", "resume", "stop")
 
 
 @attrs.frozen
@@ -183,20 +181,14 @@ def _server(
 
 def order_server(visit: Visit) -> Response:
     """The server hears at its next heartbeat that it is to be quiet, to go on, or to stop."""
-    server_id = visit.form.required("server")
-    order = visit.form.one_of("order", _ORDERS, "")
-    server = next((one for one in visit.fire.servers.list() if one.id == server_id), None)
-    if server is None:
-        raise NotHere(visit.text("servers.unknown", server=server_id))
-    if server.state_at(visit.now_micros).is_gone:
-        raise BadRequest(visit.text("servers.is_lost", server=server.name))
+    order = visit.form.one_of("order", ORDERS, "")
+    server = server_of(visit)
     if order == "stop":
         question = visit.text("servers.stop_confirm", server=server.name)
         asked = ask_first(visit, question, visit.text("servers.stop"), section="servers")
         if asked is not None:
             return asked
-    visit.fire.servers.tell(server_id, order)
-    visit.audit(f"server.{order}", server.name, server_id=server_id)
+    tell_server(visit, server, order)
     return visit.done(visit.text(f"servers.told_{order}", server=server.name), to="/servers")
 
 

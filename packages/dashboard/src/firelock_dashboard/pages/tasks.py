@@ -20,6 +20,7 @@ from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.security.redaction import MASK
+from firelock_dashboard.stats.history import SPANS
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 _HOURS = 24
 _RUNS = 20
-_SPANS = ("1h", "24h", "7d", "30d")
 _MOST_TASKS = 500
 
 
@@ -64,13 +64,13 @@ def _rows(visit: Visit, wanted: str) -> list[_TaskRow]:
 def show_task(visit: Visit) -> Response:
     """A task: how it does, what ran last, and what it is."""
     name = visit.query.required("name")
-    span = visit.query.one_of("span", _SPANS, "24h")
+    span = visit.query.one_of("span", tuple(SPANS), "24h")
     entry = _entry(visit, name)
     newest = _newest(visit, name)
     if entry is None and not newest:
         raise NotHere(visit.text("tasks.unknown", task=name))
     return visit.page(
-        "task.html", title=name, section="tasks", name=name, entry=entry, span=span, spans=_SPANS,
+        "task.html", title=name, section="tasks", name=name, entry=entry, span=span, spans=tuple(SPANS),
         jobs=lambda: newest, failed=lambda: _newest(visit, name, State.FAILED),
         stats=lambda: visit.dashboard.history.tasks(_HOURS).get(name), hours=_HOURS,
         series=lambda: visit.dashboard.history.series(span, task=name),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock import ConfigurationError, FirelockError
+from firelock import FirelockError
 from firelock.storage import State
 from firelock_dashboard.formatting import instant
 from firelock_dashboard.stats.rollups import HOUR, MINUTE, OUTCOMES, Fold, Hours, Tally, read_minutes, total
@@ -143,17 +143,7 @@ class History:
     # ---- what colleagues ask -------------------------------------------------------------------------------
 
     def series(self, span: str, *, task: str | None = None, queue: str | None = None) -> Series:
-        """Return what ended within 1h, 24h, 7d or 30d, of everything or of one task or one queue.
-
-        Raises:
-            ConfigurationError: the span is unknown, or both a task and a queue are given.
-        """
-        if span not in SPANS:
-            raise ConfigurationError(f"span={span!r} is unknown; use one of {', '.join(SPANS)}.")
-        if task is not None and queue is not None:
-            raise ConfigurationError(
-                "Hours are summed up by task and by queue, not by both; ask for one of them."
-            )
+        """Return what ended within one of `SPANS`, of everything or of one task or one queue."""
         self._visit()
         kind, now = SPANS[span], self._now()
         step = kind.step if task is None and queue is None else kind.step_of_one
