@@ -168,11 +168,6 @@ class _CausePage:
         """The queues within the sample, most frequent first."""
         return Counter(job.queue for job in self.sample).most_common(_LISTED)
 
-    @property
-    def listed(self) -> list[Job[Any]]:
-        """The newest of them."""
-        return self.sample[:_LISTED]
-
     @cached_property
     def report(self) -> str:
         """The cause as Markdown, for an issue."""

@@ -154,11 +154,6 @@ class Listing:
         return known_tasks(self.visit)
 
     @property
-    def is_by_due(self) -> bool:
-        """Tell whether the list is in order of when its jobs are due."""
-        return self.order.is_by_due
-
-    @property
     def is_oldest_first(self) -> bool:
         """Tell whether the list's time ascends."""
         return self.order in {ListOrder.OLDEST, ListOrder.SOONEST}
@@ -168,7 +163,9 @@ class Listing:
         """The address of the list in the other direction."""
         usual = _usual(self.chips)
         ways = (
-            (ListOrder.SOONEST, ListOrder.LATEST) if self.is_by_due else (ListOrder.NEWEST, ListOrder.OLDEST)
+            (ListOrder.SOONEST, ListOrder.LATEST)
+            if self.order.is_by_due
+            else (ListOrder.NEWEST, ListOrder.OLDEST)
         )
         other = ways[self.order is ways[0]]
         return self.link(order=None if other is usual else other)
@@ -177,7 +174,7 @@ class Listing:
     def plan(self) -> SearchPlan:
         """How the chips are answered."""
         return plan(
-            self.chips, self.at, self.known, self.visit.arguments_value, by_due=self.is_by_due,
+            self.chips, self.at, self.known, self.visit.arguments_value, by_due=self.order.is_by_due,
             masked=self.visit.redacted,
         )  # fmt: skip
 
@@ -247,18 +244,10 @@ class Listing:
         is_chosen = self.chips.state is not None or self.chips.is_retrying
         return self.plan.is_whole and (is_chosen or (verb == "delete" and not self.chips.is_bare))
 
-    def everything(self, verb: str) -> str:
-        """Return the address that asks what is to be done to every job of the list."""
-        return self.of_all("/jobs/all", verb=verb)
-
     def of_all(self, path: str, **more: object) -> str:
         """Return the address of something that is for every job of the list."""
         retrying = "1" if self.chips.is_retrying else None
         return self.visit.url.of(path, {**more, "retrying": retrying, **self.chips.query()})
-
-    def export(self, form: str) -> str:
-        """Return the address of the list as a file."""
-        return self.of_all("/jobs/export", format=form)
 
     # ---- what surrounds the rows ---------------------------------------------------------------------------
 
@@ -294,11 +283,6 @@ class Listing:
         return self._count("retrying" if self.chips.is_retrying else str(self.chips.state or ""))
 
     @property
-    def searched_back_to(self) -> datetime | None:
-        """Where in time the search ended that its bounds cut."""
-        return instant(self.found.last_at) if self.found.is_cut else None
-
-    @property
     def searched_of(self) -> int | None:
         """How many jobs the search has before it; None where nobody has counted them."""
         where = self.plan.where
@@ -306,13 +290,9 @@ class Listing:
             return None
         return self._counted(where.state, where.queue)
 
-    @property
-    def looked_for(self) -> str | None:
-        """The text that is looked for; None where the conditions are no texts of a person."""
-        return self._looked_for[1] if self._looked_for else None
-
     @cached_property
-    def _looked_for(self) -> tuple[str, str] | None:
+    def looked_for(self) -> tuple[str, str] | None:
+        """The kind and the text that is looked for; None where the conditions are no texts of a person."""
         chips = self.chips
         argument = next(iter(chips.arguments), None)
         if argument is not None and (path := ARGUMENT.fullmatch(argument)):
@@ -324,15 +304,10 @@ class Listing:
 
     def offers(self) -> list[search.Offer]:
         """Return where else the text may be found that this list did not find."""
-        if self._looked_for is None:
+        if self.looked_for is None:
             return []
-        kind, text = self._looked_for
+        kind, text = self.looked_for
         return search.offers(self.visit, text, besides=kind)
-
-    @property
-    def is_by_change(self) -> bool:
-        """Tell whether the list is in order of the last change, else of creation."""
-        return self.plan.where.state is not None
 
 
 def attempts_of(visit: Visit, job: JobRecord) -> int | None:

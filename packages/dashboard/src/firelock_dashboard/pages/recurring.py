@@ -63,16 +63,6 @@ class RecurringRow:
     written: str | None  # as cron, or as "every 5m"
     zone: str | None
 
-    @property
-    def id(self) -> str:
-        """Its id."""
-        return self.job.id
-
-    @property
-    def origin(self) -> str:
-        """The key of the text that says where it came from."""
-        return "gone" if self.job.is_gone else self.job.origin.name.lower()
-
 
 @attrs.frozen
 class _Runs:

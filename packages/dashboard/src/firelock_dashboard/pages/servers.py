@@ -62,24 +62,13 @@ class _Server:
     free_more: int
 
     @property
-    def version(self) -> str:
-        return self.view.sessions[-1].session.version
-
-    @property
     def heard_at(self) -> int:
         """When it was heard of last, by whichever of its sessions was heard of longest ago."""
         return min(one.heard_at for one in self.sessions)
 
     @property
-    def cpu_percent(self) -> float:
-        return sum(one.cpu_percent for one in self.sessions)
-
-    @property
-    def rss_bytes(self) -> int:
-        return sum(one.rss_bytes for one in self.sessions)
-
-    @property
     def is_dense(self) -> bool:
+        """Tell whether what it runs is drawn as squares without words."""
         return len(self.running) > _DENSE
 
 

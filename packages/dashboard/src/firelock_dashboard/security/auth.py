@@ -268,12 +268,7 @@ def _check_dependency(dependency: object) -> None:
     parameters = list(inspect.signature(dependency).parameters.values())
     needed = [each for each in parameters if each.default is each.empty or _is_resolved(each.default)]
     needed = [each for each in needed if each.kind not in {each.VAR_POSITIONAL, each.VAR_KEYWORD}]
-    if (
-        len(needed) != 1
-        or not parameters
-        or parameters[0] is not needed[0]
-        or _is_resolved(needed[0].default)
-    ):
+    if not needed or needed != parameters[:1] or _is_resolved(needed[0].default):
         raise ConfigurationError(
             f"{name}{inspect.signature(dependency)} is called with the request alone; write a function "
             "(request: Request) that calls what it needs."
