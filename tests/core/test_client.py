@@ -14,7 +14,6 @@ from firelock.clock import micros
 from firelock.errors import (
     ArgumentError,
     ConfigurationError,
-    JobNotFound,
     ScheduleError,
     SignatureMismatch,
     StorageError,
@@ -324,23 +323,6 @@ def test_a_transaction_goes_to_the_storage():
     assert [session] * 3 == storage.called["within"]
 
 
-def test_an_async_session_runs_it_in_its_own_greenlet():
-    """`run_sync` of a SQLAlchemy AsyncSession gives the session that the storage joins."""
-    storage = TakesTransactions()
-
-    class AsyncSession:
-        async def run_sync(self, function):
-            return function("the session inside")
-
-    async def enqueue(task):
-        return await task.using(within=AsyncSession()).aenqueue("a")
-
-    with Firelock(storage) as fire:
-        asyncio.run(enqueue(fire.task(name="plain")(send)))
-
-    assert ["the session inside"] == storage.called["within"]
-
-
 # ---- awaited ---------------------------------------------------------------------------------------------
 
 
@@ -368,21 +350,6 @@ def test_awaiting_never_blocks_the_loop(mail, storage):
     asyncio.run(mail.aenqueue("a"))
 
     assert {False} == set(seen)
-
-
-def test_an_awaited_error_is_its_caller_s(mail, fire):
-    """Also that of a continuation whose parent is gone, among other awaits."""
-    parent = mail.enqueue("a")
-    fire.storage.clear()
-
-    async def use():
-        return await asyncio.gather(
-            mail.aenqueue("b"), fire.client.acreate_child(parent.id, mail.call("c")), return_exceptions=True
-        )
-
-    stored, refused = asyncio.run(use())
-
-    assert (State.ENQUEUED, JobNotFound) == (record(stored).state, type(refused))
 
 
 # ---- continuations ---------------------------------------------------------------------------------------

@@ -320,19 +320,6 @@ def test_job_context_closes_what_the_job_has_opened_in_its_thread(make_app, is_a
     assert {} == connections
 
 
-def test_job_context_that_raises_fails_the_attempt(make_app):
-    """An exception of the plugin's own is the attempt's."""
-
-    def broken():
-        raise RuntimeError("tracer is away")
-
-    app = make_app(plugin(job_context=broken))
-
-    ended = run(app, add_work(app).using(retry=Retry.never()).enqueue(1))
-
-    assert (State.FAILED, "RuntimeError") == (ended.state, ended.error.type)
-
-
 def test_retry_decision_is_asked_also_when_no_retries_are_left(make_app):
     """A plugin may allow one more, and may end it."""
     asked = []

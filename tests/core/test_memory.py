@@ -66,43 +66,20 @@ def storage():
 
 
 def test_handles_of_one_name_share_a_store():
-    """What one handle stores another of the same name finds, of another name not."""
-    one, other, stranger = MemoryStorage("orders"), MemoryStorage("orders"), MemoryStorage("bills")
+    """For as long as one of them is open; of another name, or of none, they share nothing."""
+    one, other = MemoryStorage("orders"), MemoryStorage("orders")
+    nameless = MemoryStorage()
+    id, own = insert(one), insert(nameless)
 
-    id = insert(one)
-
-    assert [True, False] == [handle.get([id]) != [None] for handle in (other, stranger)]
-
-
-def test_a_handle_without_a_name_keeps_its_store_to_itself():
-    """Two handles without a name share nothing."""
-    one, other = MemoryStorage(), MemoryStorage()
-
-    id = insert(one)
-
-    assert [None] == other.get([id])
-
-
-def test_closing_one_handle_leaves_the_store_to_the_others():
-    """The store lives as long as one handle of its name is open."""
-    one, other = MemoryStorage("left"), MemoryStorage("left")
-    id = insert(one)
-
+    strangers = [MemoryStorage("bills").get([id]), MemoryStorage().get([own])]
     one.close()
-
-    assert [None] != other.get([id])
-    assert [None] != MemoryStorage("left").get([id])
-
-
-def test_the_store_goes_with_its_last_handle():
-    """A name whose handles are all closed begins empty; nothing is kept for it."""
-    one = MemoryStorage("gone")
-    id = insert(one)
-
-    one.close()
+    of_the_others = [other.get([id]), MemoryStorage("orders").get([id])]
+    other.close()
     gc.collect()
 
-    assert [None] == MemoryStorage("gone").get([id])
+    assert [[None]] * 2 == strangers
+    assert [None] not in of_the_others
+    assert [None] == MemoryStorage("orders").get([id])
 
 
 def test_a_handle_says_what_it_is():

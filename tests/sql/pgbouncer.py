@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from uuid import uuid4
 
 import psycopg
 
@@ -11,7 +12,14 @@ from tests.ports import HOST
 from tests.sql.postgresql import Postgresql
 from tests.sql.processes import DEADLINE, PASSWORD, USER, DatabaseServer, account
 
-__all__ = ["Pgbouncer"]
+__all__ = ["ADVISED", "Pgbouncer"]
+
+# What docs/sql.md says that asyncpg's engine behind a pooler needs.
+ADVISED: Mapping[str, object] = {
+    "statement_cache_size": 0,
+    "prepared_statement_cache_size": 0,
+    "prepared_statement_name_func": lambda: f"__asyncpg_{uuid4()}__",
+}
 
 # Without prepared statements: whoever relies on them meets poolers that know none.
 _DEFAULTS: Mapping[str, str] = {

@@ -89,20 +89,6 @@ def test_one_migrates_and_the_others_find_it_done(empty):
     assert sorted(map(len, done)) == [0] * 7 + [1]
 
 
-def test_the_lock_of_a_migration_is_let_go(empty):
-    """It is the session's, which lives on in the pool."""
-    with closing(Firelock(empty.url())) as fire:
-        fire.storage.migrate()
-
-        with empty.server.connect() as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT LEFT(CONCAT('firelock/', MD5(%s), '/', 'firelock_'), 64)", [empty.name])
-            [name] = cursor.fetchone()
-            cursor.execute("SELECT IS_FREE_LOCK(%s)", [name])
-            is_free = cursor.fetchone()
-
-    assert is_free == (1,)
-
-
 def test_tables_may_have_a_prefix_and_another_database(empty, sql_servers):
     """Every name is mapped but the database's own, which begins here as tables' names do."""
     with sql_servers.database_on(empty.server) as schema:

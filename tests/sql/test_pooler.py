@@ -24,53 +24,32 @@ def scene(pgbouncer):
         yield scene
 
 
-def met(url):
-    """What a connection by this URL tells of its way, and how it prepares statements afterwards."""
-    way = Way("here")
-    with psycopg.connect(url, autocommit=True) as driver:
-        way.meet(driver)
-        return way.is_pooled, driver.prepare_threshold
-
-
 def test_a_pooler_is_told_from_a_server(pgbouncer):
-    """By the process id that a connection is given at its start; then nothing is prepared."""
-    assert (True, None) == met(pgbouncer.url())
-    assert (False, 5) == met(pgbouncer.direct_url())
+    """By the process id that a connection is given at its start; behind one nothing is prepared."""
+    met = {}
+    for url in (pgbouncer.url(), pgbouncer.direct_url()):
+        way = Way("here")
+        with (
+            psycopg.connect(url, autocommit=True) as first,
+            psycopg.connect(url, autocommit=True) as second,
+        ):
+            way.meet(first)
+            way.meet(second)  # the first one finds out, the others are told
+            met[url] = way.is_pooled, first.prepare_threshold, second.prepare_threshold
+
+    assert [(True, None, None), (False, 5, 5)] == list(met.values())
 
 
-def test_every_connection_behind_a_pooler_prepares_nothing(pgbouncer):
-    """The first one finds out, the others are told."""
-    way = Way("here")
-    with (
-        psycopg.connect(pgbouncer.url(), autocommit=True) as first,
-        psycopg.connect(pgbouncer.url(), autocommit=True) as second,
-    ):
-        way.meet(first)
-        way.meet(second)
-
-        assert second.prepare_threshold is None
-
-
-def test_it_is_said_once(pgbouncer, caplog):
-    """One line of the log tells that work is found by polling."""
-    storage = open_url(pgbouncer.url())
-
-    with caplog.at_level(logging.INFO, logger="firelock_sql"):
+def test_what_a_pooler_takes_away_is_said_once(pgbouncer, caplog):
+    """One line of the log tells that work is found by polling; a server's start and doctor show it too."""
+    with closing(open_url(pgbouncer.url())) as storage, caplog.at_level(logging.INFO, logger="firelock_sql"):
         for _ in range(3):
             storage.counts()
-    storage.close()
+        said = storage.describe()
 
     (line,) = [record.getMessage() for record in caplog.records]
     assert "There is a pooler before postgresql://firelock:***@" in line
     assert "work is found by polling" in line
-
-
-def test_what_a_pooler_takes_away_is_told(scene):
-    """What a server says at its start, and what doctor shows; `features` is what the storage can do."""
-    storage = scene.storage
-    storage.counts()
-    said = storage.describe()
-
     assert "between here and the server" == said["pooler"]
     assert said["wake"].startswith("off behind a pooler")
 

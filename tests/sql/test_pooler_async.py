@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager, closing
-from uuid import uuid4
 
 import psycopg
 import pytest
@@ -15,15 +14,9 @@ from sqlalchemy.pool import NullPool
 from firelock import Firelock, State
 from firelock.storage import StorageError
 from firelock_sql.postgresql.connect import read_failure
+from tests.sql.pgbouncer import ADVISED
 
 WHO = "select pg_backend_pid()"
-
-# What docs/sql.md says that an engine behind a pooler needs.
-ADVISED = {
-    "statement_cache_size": 0,
-    "prepared_statement_cache_size": 0,
-    "prepared_statement_name_func": lambda: f"__asyncpg_{uuid4()}__",
-}
 
 
 class OfAsyncpg(Exception):

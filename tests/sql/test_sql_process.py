@@ -136,29 +136,22 @@ def test_the_drivers_errors_say_whether_to_try_again(tmp_path, statements, expec
 # ---- health ----------------------------------------------------------------------------------------------
 
 
-def test_the_description_says_what_a_power_failure_may_take(path):
-    """Durability above all: with full, what was acknowledged is on the disk; with normal it may not be."""
-    described = {}
-    for synchronous in ("full", "normal"):
-        storage = SqliteStorage(f"sqlite:///{path}?synchronous={synchronous}")
-        described[synchronous] = storage.describe()
-        storage.close()
+@pytest.mark.parametrize(
+    ("synchronous", "told", "is_found"),
+    [
+        ("full", "full: what was acknowledged is on the disk", False),
+        ("normal", "may take the last commits", True),
+    ],
+)
+def test_it_is_said_what_a_power_failure_may_take(path, synchronous, told, is_found):
+    """Durability above all; the doctor mentions less than full, with the way back, and not as an error."""
+    with closing(SqliteStorage(f"sqlite:///{path}?synchronous={synchronous}")) as storage:
+        said = storage.describe()
+        found = [one for one in storage.diagnose() if "synchronous" in one.what]
 
-    assert described["full"]["durability"].startswith("full: what was acknowledged is on the disk")
-    assert "may take the last commits" in described["normal"]["durability"]
-    assert ("wal", str(path)) == (described["full"]["journal"], described["full"]["file"])
-
-
-@pytest.mark.parametrize(("synchronous", "is_found"), [("full", False), ("normal", True)])
-def test_less_than_full_durability_is_found(path, synchronous, is_found):
-    """The doctor mentions it, with the way back, and not as an error."""
-    storage = SqliteStorage(f"sqlite:///{path}?synchronous={synchronous}")
-
-    found = [one for one in storage.diagnose() if "synchronous" in one.what]
-
-    assert is_found == bool(found)
-    assert not any(one.is_error for one in found)
-    storage.close()
+    assert told in said["durability"]
+    assert ("wal", str(path)) == (said["journal"], said["file"])
+    assert [False] * is_found == [one.is_error for one in found]
 
 
 def test_an_old_sqlite_is_found(scene):

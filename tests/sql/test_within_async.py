@@ -12,7 +12,7 @@ from sqlalchemy.pool import NullPool
 
 from firelock import ConfigurationError, Firelock, JobContext, JobNotCommitted, JobNotFound, State
 from firelock.storage import Edge, NewJob, On, StorageUnavailable
-from tests.sql.test_pooler_async import ADVISED
+from tests.sql.pgbouncer import ADVISED
 
 
 def new_job(id, state=State.ENQUEUED, **fields):

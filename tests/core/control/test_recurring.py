@@ -145,13 +145,6 @@ def test_a_change_is_written_and_keeps_what_is_not_its_own(reporting, fire, adva
     assert micros(START + MINUTE) == changed.updated_at
 
 
-def test_a_definition_that_never_fires_again_has_no_next_instant(reporting, advance):
-    """A schedule may end: then it waits for nothing."""
-    definition = reporting.recur("id", Cron("0 0 1 1 *"))
-
-    assert datetime(2031, 1, 1, tzinfo=UTC) == definition.next_at
-
-
 @pytest.mark.parametrize("recurring_id", ["", "x" * 201, "a\nb", "a\0", 7, None])
 def test_a_bad_id_is_refused(fire, reporting, recurring_id):
     """By call and by declaration; nothing is stored."""
@@ -289,15 +282,6 @@ def test_an_operator_s_pause_survives_deploys(storage):
     assert Cron("0 3 * * *") == changed.recurring.get("id").schedule
 
 
-def edit(storage, schedule):
-    """An operator gives the definition another schedule."""
-    from firelock.cron import schedule_to_json
-
-    record = get_recurring(storage, "id")
-    edited = attrs.evolve(record, schedule=schedule_to_json(schedule), origin="operator")
-    assert put_recurring(storage, edited, keep_progress=False)
-
-
 def test_an_operator_s_edit_survives_a_rolling_deploy(storage):
     """A server without the definition flags it, the next one with it unflags it: nothing else changes."""
     fire, _ = make_app(storage)
@@ -311,20 +295,6 @@ def test_an_operator_s_edit_survives_a_rolling_deploy(storage):
 
     record = get_recurring(storage, "id")
     assert ("edited", False) == (record.queue, record.is_gone)
-
-
-@pytest.mark.parametrize("new", ["*/7 * * * *", "0 2 * * *"])
-def test_a_due_run_is_never_lost_when_its_definition_changes(storage, advance, new):
-    """What was due before the change runs, for its own instant; then the new schedule holds."""
-    fire, task = make_app(storage)
-    task.recur("id", "* * * * *")
-    advance(minutes=1)
-
-    task.recur("id", new)
-    fired = fire_due(fire.client)
-
-    assert (1, [1]) == (fired, due_at(made(fire)))
-    assert Cron(new).next_after(from_micros(storage.clock())) == fire.recurring.get("id").next_at
 
 
 def test_a_run_that_is_not_due_follows_the_new_schedule(storage):

@@ -19,7 +19,6 @@ from firelock.errors import (
     UnknownTask,
 )
 from firelock.recurring_job import get_recurring, put_recurring
-from firelock.server.scheduler import fire_due
 from tests.core.fakes import FailingStorage
 
 START = datetime(2030, 1, 1, 0, 0, 30, tzinfo=UTC)
@@ -99,18 +98,6 @@ def test_another_schedule_moves_the_next_instant(declared):
     edited = declared.recurring.edit("nightly", schedule=Every(timedelta(minutes=5)))
 
     assert datetime(2030, 1, 1, 0, 5, tzinfo=UTC) == edited.next_at
-
-
-def test_a_run_that_is_due_is_never_lost_by_an_edit(declared, storage):
-    """The instant that passed is kept until a server has fired it."""
-    storage.clock_offset += timedelta(hours=2) // timedelta(microseconds=1)
-
-    edited = declared.recurring.edit("nightly", schedule="0 5 * * *")
-    fire_due(declared.client)
-
-    assert datetime(2030, 1, 1, 2, tzinfo=UTC) == edited.next_at
-    assert 1 == len(declared.recurring.runs("nightly"))
-    assert datetime(2030, 1, 1, 5, tzinfo=UTC) == declared.recurring.get("nightly").next_at
 
 
 def test_an_edit_survives_until_the_code_changes(declared, storage):

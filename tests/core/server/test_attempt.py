@@ -16,7 +16,7 @@ from firelock.context import JobCancelled
 from firelock.retry import DecisionKind, RetryDecision
 from firelock.server.attempt import CancelKind, Run
 from firelock.values import ClaimedJob, State
-from tests.core.fakes import Worker
+from tests.core.fakes import Worker, plugin
 
 HOUR = timedelta(hours=1)
 
@@ -140,12 +140,7 @@ def test_a_serializer_that_raises_anything_ends_no_loop(make_app):
         def loads(self, text):
             raise RuntimeError("a bug")
 
-    class Offers:
-        @hookimpl
-        def register_serializers(self):
-            return {"buggy": Buggy()}
-
-    fire, worker = make_app(Offers, serializer="buggy")
+    fire, worker = make_app(plugin(register_serializers=lambda: {"buggy": Buggy()}), serializer="buggy")
     fire.task(name="task")(lambda: None).enqueue()
     (job,) = worker.claim()
 
@@ -382,14 +377,12 @@ def test_a_run_is_cancelled_once():
 def deciding(answer, asked=None):
     """A plugin that decides about failures, and notes what it was asked."""
 
-    class Deciding:
-        @hookimpl
-        def retry_decision(self, job, task, error):
-            if asked is not None:
-                asked.append((job.args, job.kwargs, task.name, str(error)))
-            return answer
+    def decide(job, task, error):
+        if asked is not None:
+            asked.append((job.args, job.kwargs, task.name, str(error)))
+        return answer
 
-    return Deciding
+    return plugin(retry_decision=decide)
 
 
 def test_a_retry_decision_stands_where_the_stored_retry_cannot_be_read(make_app):
@@ -523,12 +516,7 @@ def wrapping(name, log, *, swallows=False, entering=None, leaving=None):
         if leaving is not None:
             raise leaving
 
-    class Wrapping:
-        @hookimpl
-        def job_context(self, job, task):
-            return context(job)
-
-    return type(f"Wrapping{name}", (Wrapping,), {})
+    return plugin(job_context=lambda job: context(job))  # noqa: PLW0108 - pluggy goes by the name
 
 
 def coroutine_of(function):
@@ -620,22 +608,11 @@ class AsyncOnly:
         return None
 
 
-def answering_context(make):
-    """A plugin that wraps each run in what this returns."""
-
-    class Answering:
-        @hookimpl
-        def job_context(self, job, task):
-            return make()
-
-    return Answering
-
-
 @pytest.mark.parametrize(("error", "kind"), [(None, None), (ValueError("boom"), ValueError)])
 def test_a_coroutine_s_contexts_are_awaited_where_they_can_be(make_app, error, kind):
     """A context manager of both kinds is entered and left by `await`, in the coroutine's own task."""
     log = []
-    fire, worker = make_app(answering_context(lambda: Noting(log)))
+    fire, worker = make_app(plugin(job_context=lambda: Noting(log)))
 
     async def work():
         log.append(("run", asyncio.current_task()))
@@ -654,7 +631,7 @@ def test_a_coroutine_s_contexts_are_awaited_where_they_can_be(make_app, error, k
 def test_a_coroutine_s_contexts_are_left_when_it_is_cancelled(make_app):
     """They may await while the cancellation passes."""
     log = []
-    fire, worker = make_app(answering_context(lambda: Noting(log)))
+    fire, worker = make_app(plugin(job_context=lambda: Noting(log)))
     started = []
 
     async def wait_for_ever():
@@ -681,7 +658,9 @@ def test_a_coroutine_s_contexts_are_left_when_it_is_cancelled(make_app):
 
 def test_a_context_for_coroutines_alone_fails_a_function(end_of):
     """The reason says what to return instead."""
-    transition = end_of(lambda: 42, retry=Retry.never(), plugins=[answering_context(AsyncOnly)])
+    transition = end_of(
+        lambda: 42, retry=Retry.never(), plugins=[plugin(job_context=lambda job: AsyncOnly())]
+    )
 
     assert State.FAILED is transition.to
     assert (
@@ -692,27 +671,16 @@ def test_a_context_for_coroutines_alone_fails_a_function(end_of):
 
 def test_what_is_no_context_manager_is_named(end_of):
     """With its kind, and what is wanted."""
-    transition = end_of(lambda: 42, retry=Retry.never(), plugins=[answering_context(lambda: 7)])
+    transition = end_of(lambda: 42, retry=Retry.never(), plugins=[plugin(job_context=lambda: 7)])
 
     assert "job_context answered a value of type int, which is no context manager" in transition.error.message
 
 
-def electing(elect):
-    """A plugin that replaces transitions."""
-
-    class Electing:
-        @hookimpl
-        def elect_transition(self, job, proposed):
-            return elect(job, proposed)
-
-    return Electing
-
-
 def test_an_end_that_takes_the_place_of_a_retry_is_due_at_no_instant(end_of):
     """What was due is not written for a job that waits for nothing."""
-    plugin = electing(lambda job, proposed: attrs.evolve(proposed, to=State.FAILED))
+    electing = plugin(elect_transition=lambda job, proposed: attrs.evolve(proposed, to=State.FAILED))
 
-    transition = end_of(raising(ValueError("boom")), plugins=[plugin])
+    transition = end_of(raising(ValueError("boom")), plugins=[electing])
 
     assert (State.FAILED, None) == (transition.to, transition.due_at)
 
@@ -732,7 +700,7 @@ def test_an_end_that_takes_the_place_of_a_retry_is_due_at_no_instant(end_of):
 )
 def test_a_transition_that_guards_something_else_is_passed_over(end_of, elect, caplog):
     """What could not be stored, or would end another's run, is logged; the proposed one is sent."""
-    transition = end_of(lambda: 42, plugins=[electing(elect)])
+    transition = end_of(lambda: 42, plugins=[plugin(elect_transition=elect)])
 
     assert (State.SUCCEEDED, "42") == (transition.to, transition.result)
     assert "An elect_transition hook answered" in caplog.text
@@ -741,7 +709,7 @@ def test_a_transition_that_guards_something_else_is_passed_over(end_of, elect, c
 def test_every_end_may_be_replaced(make_app):
     """A hand-back, a crash and a snooze are asked about as well."""
     seen = []
-    fire, worker = make_app(electing(lambda job, proposed: seen.append(proposed.to)))
+    fire, worker = make_app(plugin(elect_transition=lambda job, proposed: seen.append(proposed.to)))
     fire.task(name="task")(lambda: Snooze(HOUR)).enqueue()
     (job,) = worker.claim()
     run = worker.runner.prepare(job, worker.holder)
@@ -908,7 +876,9 @@ def test_an_elected_end_is_the_one_that_is_logged(logged):
     def elect(job, proposed):
         return attrs.evolve(proposed, to=State.DELETED)
 
-    (line,) = logged(raising(ValueError("boom")), retry=Retry.never(), plugins=[electing(elect)])
+    (line,) = logged(
+        raising(ValueError("boom")), retry=Retry.never(), plugins=[plugin(elect_transition=elect)]
+    )
 
     assert "failed in attempt 1 and is deleted: ValueError: boom" in line.getMessage()
     assert "deleted" == line.outcome

@@ -292,7 +292,6 @@ def test_the_first_child_that_is_ready_opens_the_storage(fresh, tmp_path):
     ("url", "code", "said"),
     [
         ("memory://alone", module.EXIT_UNREACHABLE, "lives in one process"),
-        ("sqlite:////no/such/folder/jobs.db", module.EXIT_UNREACHABLE, "no folder /no/such/folder"),
         ("mongo://there", module.EXIT_USAGE, "mongo"),
     ],
 )
