@@ -150,8 +150,7 @@ def test_all_but_one_server_look_a_moment_later():
 
     now = time.monotonic()
     for scene in (first, second):
-        for duty in scene.upkeep._duties:  # noqa: SLF001
-            duty.at = now + 1_000
+        scene.upkeep._due.at = now + 1_000  # noqa: SLF001
         scene.upkeep.next_due(scene.storage.clock())
 
     delays = [scene.upkeep._due.at - now for scene in (first, second)]  # noqa: SLF001

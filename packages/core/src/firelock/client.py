@@ -228,22 +228,14 @@ class Client:
         due_at = self._due_at(options, now)
         is_later = due_at is not None and due_at > now
         queue, priority = options.queue, options.priority
+        state = State.SCHEDULED if is_later else State.ENQUEUED
+        tags = self._tags(binder, call, options.tags or ()) if info.tags or options.tags else ()
+        retry = None if options.retry is None else options.retry.to_json()
         return NewJob(
-            self.storage.new_ids(1)[0],
-            info.name,
-            text,
-            self.serializer.name,
-            info.queue if queue is None else queue,
-            info.priority if priority is None else priority,
-            State.SCHEDULED if is_later else State.ENQUEUED,
-            now,
-            due_at if is_later else None,
-            due_at,
-            None,
-            self._tags(binder, call, options.tags or ()) if info.tags or options.tags else (),
-            options.timeout,
-            None if options.retry is None else options.retry.to_json(),
-        )
+            self.storage.new_ids(1)[0], info.name, text, self.serializer.name,
+            info.queue if queue is None else queue, info.priority if priority is None else priority,
+            state, now, due_at if is_later else None, due_at, None, tags, options.timeout, retry,
+        )  # fmt: skip
 
     def _new_child(self, parent_id: str, call: Call) -> NewJob:
         options = call.options
@@ -597,11 +589,9 @@ class Results:
     def forget(self, job_id: str, future: Future[Observation]) -> None:
         """Nobody waits for this future any more."""
         with self._condition:
-            futures = self._waiting.get(job_id, [])
-            if future in futures:
-                futures.remove(future)
-            if not futures:
-                self._waiting.pop(job_id, None)
+            others = [each for each in self._waiting.pop(job_id, ()) if each is not future]
+            if others:
+                self._waiting[job_id] = others
 
     def close(self) -> None:
         """The thread has ended; who still waits is told so by a `StorageError`."""

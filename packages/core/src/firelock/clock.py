@@ -11,6 +11,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+import attrs
+
 from firelock.errors import ScheduleError, StorageUnavailable
 
 SECOND = 1_000_000
@@ -50,18 +52,18 @@ class HasClock(Protocol):
         """Return the storage's own time in micros."""
 
 
+@attrs.define(eq=False)
 class StorageClock:
     """The storage's time, read once a minute at most; between readings the monotonic clock carries it on.
 
     Once it was read it goes on through an outage, so that a run can end while the storage is away.
     """
 
-    def __init__(self, storage: HasClock, *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._storage = storage
-        self._monotonic = monotonic
-        # Replaced as a whole: a thread that met half of another's reading would be a minute ahead.
-        self._reading: tuple[float, int, int] | None = None  # when, the storage's time, its offset
-        self._asks_again_at = float("-inf")  # after an outage was met; nobody waits for each look at the time
+    _storage: HasClock
+    _monotonic: Callable[[], float] = time.monotonic
+    # Replaced as a whole: a thread that met half of another's reading would be a minute ahead.
+    _reading: tuple[float, int, int] | None = None  # when, the storage's time, its offset
+    _asks_again_at: float = float("-inf")  # after an outage was met; nobody waits for each look at the time
 
     @property
     def is_fresh(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import datetime, timedelta
@@ -25,22 +25,20 @@ if TYPE_CHECKING:
 running_job: ContextVar[JobContext] = ContextVar("firelock_running_job")
 
 
+@attrs.define(eq=False, repr=False)
 class JobContext:
     """The job that is running: annotate a task's first parameter with it, or call `current_job()`.
 
     It is never serialized. Every method may be called from any thread.
     """
 
-    __slots__ = ("_cancelled", "_complete", "_console", "_job", "args", "cancel_reason", "kwargs")
-
-    def __init__(self, job: ClaimedJob, console: Console) -> None:
-        self._job = job
-        self._console = console
-        self._cancelled = False
-        self._complete: Callable[[object, object], None] | None = None
-        self.cancel_reason = ""
-        self.args: tuple[object, ...] = ()  # decoded, the context left out
-        self.kwargs: Mapping[str, object] = {}
+    _job: ClaimedJob
+    _console: Console
+    _cancelled: bool = False
+    _complete: Callable[[object, object], None] | None = None
+    cancel_reason: str = ""
+    args: tuple[object, ...] = ()  # decoded, the context left out
+    kwargs: Mapping[str, object] = attrs.Factory(dict)
 
     @classmethod
     def fake(
@@ -61,9 +59,7 @@ class JobContext:
         job = ClaimedJob(
             id, "fake", "{}", "json", queue, 0, attempt, retries, 0, 1, at, at, at, at, tags
         )  # fmt: skip
-        context = cls(job, Console(lambda: at))
-        context._cancelled = cancelled
-        return context
+        return cls(job, Console(lambda: at), cancelled)
 
     # ---- what it is --------------------------------------------------------------------------------------
 
@@ -209,6 +205,7 @@ _TEXT_LIMIT = 4_096
 _JOB_LIMIT = 1_000  # lines a job may have waiting here; a storage keeps no more of it either
 
 
+@attrs.define(eq=False)
 class Console:
     """Lines and progress of a child's jobs until the next flush; a flush is one storage call.
 
@@ -216,12 +213,11 @@ class Console:
     many were left out.
     """
 
-    def __init__(self, now: Callable[[], int]) -> None:
-        self._now = now
-        self._lock = threading.Lock()
-        self._lines: defaultdict[str, list[LogLine]] = defaultdict(list)
-        self._left_out: defaultdict[str, int] = defaultdict(int)
-        self._progress: dict[str, Progress] = {}
+    _now: Callable[[], int]
+    _lock: threading.Lock = attrs.Factory(threading.Lock)
+    _lines: dict[str, list[LogLine]] = attrs.Factory(lambda: defaultdict(list))
+    _left_out: Counter[str] = attrs.Factory(Counter)
+    _progress: dict[str, Progress] = attrs.Factory(dict)
 
     def log(self, job_id: str, attempt: int, level: str, text: str) -> None:
         """One line waits to be written; it is cut at 4,096 characters."""

@@ -12,7 +12,6 @@ import random
 import threading
 import time
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Protocol, Self
 
 from firelock.aio import in_thread
@@ -135,12 +134,7 @@ class Lock:
 
     # ---- leaving it --------------------------------------------------------------------------------------
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         """The lock is free for others."""
         self._keeper.remove(self)
         self._is_held = False  # first: a renewal that is under way says nothing about it any more
@@ -161,19 +155,14 @@ class Lock:
                 "have overlapped with another holder's."
             )
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: object, *_: object) -> None:
         """The lock is free for others."""
-        await in_thread(self.__exit__, kind, error, traceback)
+        await in_thread(self.__exit__, kind)
 
     def _give_back(self) -> None:
         """Leave a lock that nobody waits for any more."""
         try:
-            self.__exit__(None, None, None)
+            self.__exit__(None)
         except (StorageError, LockLost) as error:
             log.warning("Lock %r was not released; it ends by itself: %s", self.name, error)
 

@@ -528,7 +528,7 @@ class Finding:
     what: str
     mend: str
     code: str = "storage"  # which rule found it, for programs and for who words it otherwise
-    values: Mapping[str, object] = attrs.field(factory=dict)  # what the words are about: names and numbers
+    values: Mapping[str, object] = attrs.Factory(dict)  # what the words are about: names and numbers
     since: int | None = None  # micros
 
 

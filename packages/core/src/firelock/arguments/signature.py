@@ -35,7 +35,6 @@ import attrs
 from firelock.arguments.codec import (
     EXACT_TYPES,
     Codec,
-    Coder,
     describe,
     is_record,
     is_union,
@@ -351,16 +350,10 @@ class Signature:
     """`**name` of the parameter that takes further keyword arguments."""
     defaults: Mapping[str, object]
 
-    required: frozenset[str] = attrs.field(init=False)
-    order: tuple[str, ...] = attrs.field(init=False)
-    _by_name: tuple[str, ...] = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        names = (*self.positional, *self.keyword_only)
-        stars = tuple(name for name in (self.star, self.double_star) if name)
-        object.__setattr__(self, "required", frozenset(names) - self.defaults.keys())
-        object.__setattr__(self, "order", (*names, *stars))
-        object.__setattr__(self, "_by_name", names[self.positional_only :])
+    required: frozenset[str]
+    order: tuple[str, ...]
+    """The names that arguments are stored under."""
+    _by_name: tuple[str, ...]
 
     def bind(self, args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, object]:
         """Return the given arguments by name, in the signature's order, as `inspect.Signature.bind` would.
@@ -467,19 +460,24 @@ class Signature:
 def signature_of(name: str, parameters: Sequence[Parameter]) -> Signature:
     """Return the signature of a function of that name, its context parameter left out."""
 
-    def names(*kinds: object) -> tuple[str, ...]:
-        return tuple(each.name for each in parameters if each.kind in kinds)
+    def names(*kinds: object, mark: str = "") -> tuple[str, ...]:
+        return tuple(f"{mark}{each.name}" for each in parameters if each.kind in kinds)
 
-    star, double_star = names(Parameter.VAR_POSITIONAL), names(Parameter.VAR_KEYWORD)
+    positional, keyword_only = names(*_POSITIONAL), names(Parameter.KEYWORD_ONLY)
+    star, double_star = names(Parameter.VAR_POSITIONAL, mark="*"), names(Parameter.VAR_KEYWORD, mark="**")
+    defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
     return Signature(
         name=name,
         shown=f"{name}{inspect.Signature([_for_people(each) for each in parameters])}",
-        positional=names(*_POSITIONAL),
+        positional=positional,
         positional_only=len(names(Parameter.POSITIONAL_ONLY)),
-        keyword_only=names(Parameter.KEYWORD_ONLY),
-        star=f"*{star[0]}" if star else None,
-        double_star=f"**{double_star[0]}" if double_star else None,
-        defaults={each.name: each.default for each in parameters if each.default is not each.empty},
+        keyword_only=keyword_only,
+        star=next(iter(star), None),
+        double_star=next(iter(double_star), None),
+        defaults=defaults,
+        required=frozenset((*positional, *keyword_only)) - defaults.keys(),
+        order=(*positional, *keyword_only, *star, *double_star),
+        by_name=names(Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY),
     )
 
 
@@ -527,7 +525,6 @@ class Binder:
     result_limit: int
     _codecs: Mapping[str, Codec]
     _result: Codec
-    _encoders: Mapping[str, Coder] = attrs.field(init=False)
     _uncounted: int = attrs.field(init=False)
     _has_warned: bool = attrs.field(init=False, default=False)
     _defaults: dict[str, JsonValue] | None = attrs.field(init=False, default=None)
@@ -538,7 +535,6 @@ class Binder:
 
     def __attrs_post_init__(self) -> None:
         required, names = self.signature.required, self.signature.positional
-        self._encoders = {name: codec.encode for name, codec in self._codecs.items()}
         self._uncounted = min(self.limit, self.warn_at) // _WIDEST_CHARACTER
         self._names = names
         self._kinds = tuple(self._codecs[name].exact for name in names)
@@ -556,7 +552,7 @@ class Binder:
             self._defaults = {}
             for name, default in self.signature.defaults.items():
                 with contextlib.suppress(Misfit):
-                    self._defaults[name] = _checked(self._encoders[name](default))
+                    self._defaults[name] = _checked(self._codecs[name].encode(default))
         return self._defaults
 
     def encode(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> JsonValue:
@@ -598,11 +594,10 @@ class Binder:
             return dict(zip(self._names, args))  # type: ignore[arg-type]  # noqa: B905 - the keyword costs 5 %
         else:
             given = zip(self._names, args, strict=False)
-        encoders = self._encoders
         name, done = "", dict[str, object]()
         try:
             for name, value in given:
-                done[name] = encoders[name](value)
+                done[name] = self._codecs[name].encode(value)
         except Misfit as misfit:
             misfit.under(name)
             raise

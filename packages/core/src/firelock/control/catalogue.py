@@ -127,14 +127,13 @@ def tell_tasks(client: Client) -> None:
     """
     storage, now = client.storage, client.clock.now()
     stored = {record.key: record for record in every_record(storage, _KIND)}
-    runnable = client.registry.runnable()
-    for info in runnable:
+    runnable = {info.name: info for info in client.registry.runnable()}
+    for name, info in runnable.items():
         value = _value(client, info)
-        if not _is_told(stored.get(info.name), value, now):
-            storage.put_record(_KIND, info.name, json.dumps({**value, "seen_at": now}))
-    ours = {info.name for info in runnable}
+        if not _is_told(stored.get(name), value, now):
+            storage.put_record(_KIND, name, json.dumps({**value, "seen_at": now}))
     for name, record in stored.items():
-        if name not in ours and _seen_at(record) < now - _FORGOTTEN:
+        if name not in runnable and _seen_at(record) < now - _FORGOTTEN:
             storage.delete_record(_KIND, name, expected_version=record.version)
 
 

@@ -97,19 +97,19 @@ class Sight:
     queues: Sequence[QueueView] = ()
     servers: Sequence[ServerView] = ()
     recurring: Sequence[RecurringJob] = ()
-    by_state: Mapping[State, int] = attrs.field(factory=dict)
+    by_state: Mapping[State, int] = attrs.Factory(dict)
     is_shared: bool = True
     skew: int = 0  # by how much the storage's clock is ahead of this host's, in micros
     storage: Sequence[Finding] = ()  # what the storage found wrong with itself
-    unknown_here: Mapping[str, int] = attrs.field(factory=dict)  # enqueued jobs by task the app does not know
-    unregistered: Mapping[str, int] = attrs.field(factory=dict)  # jobs by task, put off by servers for it
-    unreadable: Mapping[str, int] = attrs.field(factory=dict)  # jobs by serializer, put off for it
-    unknown_tasks: Mapping[str, int] = attrs.field(factory=dict)  # enqueued jobs by task no server told of
+    unknown_here: Mapping[str, int] = attrs.Factory(dict)  # enqueued jobs by task the app does not know
+    unregistered: Mapping[str, int] = attrs.Factory(dict)  # jobs by task, put off by servers for it
+    unreadable: Mapping[str, int] = attrs.Factory(dict)  # jobs by serializer, put off for it
+    unknown_tasks: Mapping[str, int] = attrs.Factory(dict)  # enqueued jobs by task no server told of
     in_vain: int = 0  # continuations of failed parents
-    oldest: Mapping[str, int] = attrs.field(factory=dict)  # since when the first job of a queue waits
-    lately: Mapping[str, EndedRuns] = attrs.field(factory=dict)  # by task, of some minutes
-    usually: Mapping[str, EndedRuns] = attrs.field(factory=dict)  # of the day
-    muted: Mapping[str, float] = attrs.field(factory=dict)  # which part of a task's failures nobody asks for
+    oldest: Mapping[str, int] = attrs.Factory(dict)  # since when the first job of a queue waits
+    lately: Mapping[str, EndedRuns] = attrs.Factory(dict)  # by task, of some minutes
+    usually: Mapping[str, EndedRuns] = attrs.Factory(dict)  # of the day
+    muted: Mapping[str, float] = attrs.Factory(dict)  # which part of a task's failures nobody asks for
 
     @property
     def alive(self) -> list[ServerView]:

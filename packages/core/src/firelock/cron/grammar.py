@@ -108,8 +108,8 @@ class CronFields:
 class _Read:
     """What the items of one field came to."""
 
-    plain: list[str] = attrs.field(factory=list)
-    rules: list[DayRule] = attrs.field(factory=list)
+    plain: list[str] = attrs.Factory(list)
+    rules: list[DayRule] = attrs.Factory(list)
     is_any: bool = False
 
 

@@ -34,6 +34,14 @@ _JSON = "json"
 _REMEMBERED = 10_000  # jobs that were put off
 
 
+def _folder() -> str | None:
+    try:
+        return os.getcwd()  # noqa: PTH109 - a text, as processes take it
+    except OSError:  # it was removed
+        return None
+
+
+@attrs.define(eq=False)
 class ProcessState:
     """What a process was like before its first job.
 
@@ -41,12 +49,15 @@ class ProcessState:
     since other jobs run beside it.
     """
 
-    def __init__(self) -> None:
-        self._recursion = sys.getrecursionlimit()
-        self._pid = os.getpid()
-        self.folder = _folder()
-        self.environment = dict(os.environ)
-        self.path = [each or self.folder or "." for each in sys.path]  # where modules are found
+    _recursion: int = attrs.Factory(sys.getrecursionlimit)
+    _pid: int = attrs.Factory(os.getpid)
+    folder: str | None = attrs.Factory(_folder)
+    environment: dict[str, str] = attrs.Factory(lambda: dict(os.environ))
+    path: list[str] = attrs.field()  # where modules are found
+
+    @path.default
+    def _absolute_path(self) -> list[str]:
+        return [each or self.folder or "." for each in sys.path]
 
     def mend(self) -> None:
         """The recursion limit is no lower than before; a copy that a task forked and let return has ended."""
@@ -60,13 +71,6 @@ class ProcessState:
         self.mend()
         if self.folder is not None:
             os.chdir(self.folder)
-
-
-def _folder() -> str | None:
-    try:
-        return os.getcwd()  # noqa: PTH109 - a text, as processes take it
-    except OSError:  # it was removed
-        return None
 
 
 class CancelKind(StrEnum):
@@ -114,37 +118,30 @@ class EndedRun:
     tell: Callable[[], None] | None = None  # says in the log that it failed, where an end may be refused
 
 
+@attrs.define(eq=False)
 class JobRunner:
     """Turns claimed jobs into ended ones."""
 
-    def __init__(self, runtime: Runtime, console: Console) -> None:
-        self._storage = runtime.storage
-        self._registry = runtime.tasks
-        self._plugins = runtime.plugins
-        self._serializers = runtime.client.serializers
-        self._clock = runtime.clock
-        self._retention = runtime.client.retention
-        self._keep = self._retention.succeeded
-        self._logs_failures = runtime.settings.log_failures
-        self._console = console
-        self._nothing: dict[str, tuple[str | None, str | None]] = {}
-        self._waits: dict[str, tuple[int, int, int]] = {}  # what was put off here: attempt, retries, crashes
+    _runtime: Runtime
+    _console: Console
+    _nothing: dict[str, tuple[str | None, str | None]] = attrs.Factory(dict)
+    _waits: dict[str, tuple[int, int, int]] = attrs.Factory(dict)  # put off: attempt, retries, crashes
 
     # ---- before ------------------------------------------------------------------------------------------
 
     def prepare(self, job: ClaimedJob, holder: Holder) -> Run | EndedRun:
         """Return the run, ready to start, or its end where it cannot be."""
-        info, serializer = self._registry.get(job.task), self._serializers.get(job.serializer)
+        tasks, serializer = self._runtime.tasks, self._runtime.client.serializers.get(job.serializer)
+        info = tasks.get(job.task)
         if info is None or info.is_remote or serializer is None:
             is_known = info is not None and not info.is_remote
             wait = lifecycle.unknown_serializer if is_known else lifecycle.unknown_task
-            return self._put_off(job, wait(job, holder, at=self._clock.now()))
+            return self._put_off(job, wait(job, holder, at=self._runtime.clock.now()))
         try:
-            args, kwargs = self._registry.binder(info).decode_text(job.arguments, serializer)
+            args, kwargs = tasks.binder(info).decode_text(job.arguments, serializer)
         except Exception as error:  # noqa: BLE001 - a serializer of a plugin may raise anything; nothing may end the loop
             return self._unreadable(job, holder, error)
-        context = JobContext(job, self._console)
-        context.args, context.kwargs = args, kwargs
+        context = JobContext(job, self._console, args=args, kwargs=kwargs)
         timeout = info.timeout_seconds if job.timeout_seconds is None else job.timeout_seconds
         run = Run(
             job, holder, context, info, (context, *args) if info.takes_context else args, kwargs, timeout
@@ -165,8 +162,8 @@ class JobRunner:
         return EndedRun(job, transition)
 
     def _unreadable(self, job: ClaimedJob, holder: Holder, error: Exception) -> EndedRun:
-        at, told = self._clock.now(), describe_failure(error)
-        expires_at = self._retention.until(State.FAILED, at)
+        at, told = self._runtime.clock.now(), describe_failure(error)
+        expires_at = self._runtime.client.retention.until(State.FAILED, at)
         ended = EndedRun(job, lifecycle.undecodable(job, holder, at=at, error=told, expires_at=expires_at))
         # Without the error's words, which may hold arguments: a log is read by more people than the jobs are.
         self._report(ended, f"its arguments cannot be read ({told.type}); its history says why")
@@ -174,7 +171,7 @@ class JobRunner:
 
     def start(self, run: Run) -> None:
         """The run's clock is ticking."""
-        run.started_at = self._clock.now()
+        run.started_at = self._runtime.clock.now()
         run.started = time.monotonic()
 
     # ---- during ------------------------------------------------------------------------------------------
@@ -184,7 +181,7 @@ class JobRunner:
         self.start(run)
         token = running_job.set(run.context)
         try:
-            if self._plugins.has_job_context:
+            if self._runtime.plugins.has_job_context:
                 result = self._run_wrapped(run)
             else:
                 result = run.info.function(*run.args, **run.kwargs)
@@ -196,7 +193,7 @@ class JobRunner:
 
     def _run_wrapped(self, run: Run) -> object:
         with ExitStack() as contexts:
-            for context in self._plugins.job_contexts(run.context, run.info):
+            for context in self._runtime.plugins.job_contexts(run.context, run.info):
                 if not hasattr(type(context), "__enter__"):
                     raise _no_context(context, run.info)
                 contexts.enter_context(context)  # type: ignore[arg-type]  # as was just looked up
@@ -208,7 +205,7 @@ class JobRunner:
         self.start(run)
         token = running_job.set(run.context)
         try:
-            if self._plugins.has_job_context:
+            if self._runtime.plugins.has_job_context:
                 result = await self._arun_wrapped(run)
             else:
                 result = await run.info.function(*run.args, **run.kwargs)
@@ -221,7 +218,7 @@ class JobRunner:
     async def _arun_wrapped(self, run: Run) -> object:
         """Return what the coroutine returns; contexts that can be awaited are, in its own asyncio task."""
         async with AsyncExitStack() as contexts:
-            for context in self._plugins.job_contexts(run.context, run.info):
+            for context in self._runtime.plugins.job_contexts(run.context, run.info):
                 if hasattr(type(context), "__aenter__"):
                     await contexts.enter_async_context(context)  # type: ignore[arg-type]  # as was looked up
                 elif hasattr(type(context), "__enter__"):
@@ -237,28 +234,27 @@ class JobRunner:
         """Return the end of a run whose task returned."""
         if run.cancelled is CancelKind.TIMEOUT:  # it ignored the cancellation; the time is over all the same
             return self.raised(run, _timeout_error(run))
-        at = self._clock.now()
+        at = self._runtime.clock.now()
         if type(result) is not Snooze:
             return self._ended(run, self._succeeded(run, at, result))
-        wait, reason = span_micros(result.after), result.reason
-        return self._ended(
-            run,
-            lifecycle.snoozed(
-                run.job, run.holder, at=at, started_at=run.started_at, wait=wait, reason=reason
-            ),
+        wait = span_micros(result.after)
+        transition = lifecycle.snoozed(
+            run.job, run.holder, at=at, started_at=run.started_at, wait=wait, reason=result.reason
         )
+        return self._ended(run, transition)
 
     def _succeeded(self, run: Run, at: int, result: object) -> Transition:
         text, absent = self._nothing_of(run) if result is None else self._encode_result(run, result)
+        keep = self._runtime.client.retention.succeeded
         return lifecycle.succeeded(
             run.job, run.holder, at=at, started_at=run.started_at, result=text, result_absent=absent,
-            expires_at=None if self._keep is None else at + self._keep,
+            expires_at=None if keep is None else at + keep,
         )  # fmt: skip
 
     def _complete(self, run: Run, within: object, result: object) -> None:
         """The job succeeds with the task's own transaction; the end that is sent later is a repeat."""
-        transition = self._succeeded(run, self._clock.now(), result)
-        applied = self._storage.apply([transition], within=within)[0]
+        transition = self._succeeded(run, self._runtime.clock.now(), result)
+        applied = self._runtime.storage.apply([transition], within=within)[0]
         if not applied.is_applied:
             raise JobCancelled("the job is no longer this run's; nothing of its transaction may stay")
         run.frees_children = applied is Applied.RELEASING
@@ -274,8 +270,8 @@ class JobRunner:
 
     def _encode_result(self, run: Run, result: object) -> tuple[str | None, str | None]:
         try:
-            serializer = self._serializers[run.job.serializer]
-            return self._registry.binder(run.info).encode_result_text(result, serializer), None
+            serializer = self._runtime.client.serializers[run.job.serializer]
+            return self._runtime.tasks.binder(run.info).encode_result_text(result, serializer), None
         except BaseException as error:  # noqa: BLE001 - the job succeeded; what cannot be stored is only said
             return None, f"the result was not stored: {error}"
 
@@ -286,7 +282,7 @@ class JobRunner:
                 return self.hand_back(run, run.context.cancel_reason)
             case CancelKind.TIMEOUT:
                 error = _timeout_error(run, error)
-        at = self._clock.now()
+        at = self._runtime.clock.now()
         ended = self._ended(run, self._transition_of(run, error, self._decide(run, error), at))
         if run.cancelled is CancelKind.LOST:  # most likely it is refused, and the job did not fail
             ended.tell = lambda: self._report(ended, describe_error(error), error)
@@ -305,7 +301,7 @@ class JobRunner:
             return self.raised(run, error)
         except BaseException as broken:
             log.exception("What is decided about job %s makes no end; it is failed.", run.job.id)
-            at = self._clock.now()
+            at = self._runtime.clock.now()
             decision = RetryDecision.fail(f"no end could be made of it: {describe_error(broken)}")
             transition = self._transition_of(run, broken, decision, at)
             ended = EndedRun(run.job, transition, max(0, at - run.started_at))
@@ -315,24 +311,28 @@ class JobRunner:
     def passed_over(self, run: Run) -> EndedRun:
         """Return the end of a run that was void before it started; the refusal tells that nobody runs it."""
         transition = lifecycle.handed_back(
-            run.job, run.holder, at=self._clock.now(), started_at=None, reason="lost before it started"
+            run.job,
+            run.holder,
+            at=self._runtime.clock.now(),
+            started_at=None,
+            reason="lost before it started",
         )
         return EndedRun(run.job, transition)
 
     def hand_back(self, run: Run, reason: str) -> EndedRun:
         """Return the end of a run that is given back: for one that cannot be waited for any longer."""
         transition = lifecycle.handed_back(
-            run.job, run.holder, at=self._clock.now(), started_at=run.started_at, reason=reason
+            run.job, run.holder, at=self._runtime.clock.now(), started_at=run.started_at, reason=reason
         )
         return self._ended(run, transition)
 
     def crashed(self, run: Run, reason: str) -> EndedRun:
         """Return the end of a run whose own process died."""
-        at = self._clock.now()
+        at = self._runtime.clock.now()
         error = attrs.evolve(describe_failure(ProcessDied(reason)), traceback=None)
         transition = lifecycle.crashed_alone(
             run.job, run.holder, at=at, started_at=run.started_at, reason=reason, error=error,
-            expires_at=self._retention.until(State.FAILED, at),
+            expires_at=self._runtime.client.retention.until(State.FAILED, at),
         )  # fmt: skip
         ended = self._ended(run, transition)
         self._report(ended, reason)
@@ -342,8 +342,8 @@ class JobRunner:
 
     def _decide(self, run: Run, error: BaseException) -> RetryDecision:
         proposed = self._proposed(run, error)
-        if self._plugins.has_retry_decision:
-            decision = self._plugins.retry_decision(run.context, run.info, error, proposed)
+        if self._runtime.plugins.has_retry_decision:
+            decision = self._runtime.plugins.retry_decision(run.context, run.info, error, proposed)
             if isinstance(decision, RetryDecision):
                 return decision
             if decision is not None:
@@ -375,19 +375,19 @@ class JobRunner:
             return lifecycle.snoozed(job, holder, at=at, started_at=started_at, wait=wait, reason=told)
         is_deleted = decision.kind is DecisionKind.DELETE
         end = lifecycle.deleted_by_policy if is_deleted else lifecycle.failed
-        expires_at = self._retention.until(State.DELETED if is_deleted else State.FAILED, at)
+        expires_at = self._runtime.client.retention.until(State.DELETED if is_deleted else State.FAILED, at)
         return end(job, holder, at=at, started_at=started_at, reason=told, error=info, expires_at=expires_at)
 
     def _ended(self, run: Run, transition: Transition) -> EndedRun:
         duration = max(0, transition.at - run.started_at)
-        if self._plugins.has_elect_transition:
+        if self._runtime.plugins.has_elect_transition:
             transition = self._elect(run.job, transition)
         return EndedRun(run.job, transition, duration, run.frees_children)
 
     def _elect(self, job: ClaimedJob, proposed: Transition) -> Transition:
         """Return what a plugin puts in place of a transition, if it still is an end of this very run."""
         guards = _guards(proposed)
-        elected: object = self._plugins.elect_transition(job, attrs.evolve(proposed))
+        elected: object = self._runtime.plugins.elect_transition(job, attrs.evolve(proposed))
         if elected is None:
             return proposed
         if isinstance(elected, Transition) and _guards(elected) == guards and _is_possible(elected):
@@ -405,7 +405,7 @@ class JobRunner:
 
         No line holds an argument; what the task's own exception says is its author's.
         """
-        if not self._logs_failures:
+        if not self._runtime.settings.log_failures:
             return
         job, transition = ended.job, ended.transition
         verb = "failed" if transition.crashes is None else "crashed"

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any
 
+import attrs
+
 from firelock.context import Console
 from firelock.errors import ConfigurationError, FirelockError, StorageError
 from firelock.hookspecs import ServerInfo
@@ -25,7 +27,7 @@ from firelock.server.process_state import die_with_parent, enable_loggers, keep_
 from firelock.server.shared_memory import ChildMemory
 from firelock.server.supervisor import EXIT_FAILED, EXIT_OK, ChildOptions, exit_code_of, share
 from firelock.server.upkeep import ChildUpkeep
-from firelock.server.workers import DispatcherInbox, WorkerContext, Workers, thread_count
+from firelock.server.workers import DispatcherInbox, WorkerContext, Workers, have_ended, thread_count
 from firelock.values import Holder
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ _SETTLE_GRACE = 10.0  # for the last ends to be written
 _THREAD_GRACE = 0.5
 
 
+@attrs.define(eq=False, slots=False)
 class Child:
     """One set of workers.
 
@@ -54,34 +57,28 @@ class Child:
         on_session_lost: called from the dispatcher's thread with the id of a session found dead.
     """
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        memory: ChildMemory,
-        server: ServerInfo,
-        queues: QueueChoice,
-        *,
-        threads: int,
-        coroutines: int,
-        process_spec: JobProcessSpec | None,
-        on_session_lost: Callable[[str], None],
-    ) -> None:
-        self._storage = runtime.storage
-        self._poll = runtime.settings.poll
-        self._memory = memory
-        self._server = server
-        self._queues = queues
-        self._inbox = DispatcherInbox()
-        console = Console(runtime.clock.now)
-        context = WorkerContext(JobRunner(runtime, console), console, memory, self._inbox, process_spec)
-        self._workers = Workers(context, runtime.tasks, threads=threads, coroutines=coroutines)
-        self._upkeep = ChildUpkeep(runtime, server, context, self._workers)
+    _runtime: Runtime
+    _memory: ChildMemory
+    _server: ServerInfo
+    _queues: QueueChoice
+    _threads: int
+    _coroutines: int
+    _process_spec: JobProcessSpec | None
+    _on_session_lost: Callable[[str], None]
+    _inbox: DispatcherInbox = attrs.Factory(DispatcherInbox)
+    _is_hurried: threading.Event = attrs.Factory(threading.Event)
+    _is_over: threading.Event = attrs.Factory(threading.Event)
+
+    def __attrs_post_init__(self) -> None:
+        runtime, console = self._runtime, Console(self._runtime.clock.now)
+        runner = JobRunner(runtime, console)
+        context = WorkerContext(runner, console, self._memory, self._inbox, self._process_spec)
+        self._workers = Workers(context, runtime.tasks, threads=self._threads, coroutines=self._coroutines)
+        self._upkeep = ChildUpkeep(runtime, self._server, context, self._workers)
         self._dispatcher = Dispatcher(
-            runtime, context, self._workers, queues, self._upkeep, on_session_lost=on_session_lost
+            runtime, context, self._workers, self._queues, self._upkeep, self._on_session_lost
         )
         self._waker = threading.Thread(target=self._wait_for_work, name="firelock-waker", daemon=True)
-        self._is_hurried = threading.Event()
-        self._is_over = threading.Event()
 
     def start(self, session_id: str) -> None:
         """Jobs are claimed and run for this session; where that fails, `stop` ends what has started."""
@@ -102,17 +99,18 @@ class Child:
         self._dispatcher.quiet(is_quiet=is_quiet)
 
     def _wait_for_work(self) -> None:
+        poll = self._runtime.settings.poll
         while not self._is_over.is_set():
             try:
-                has_work = self._storage.wait(self._queues.names, self._poll)
+                has_work = self._runtime.storage.wait(self._queues.names, poll)
             except Exception as error:  # without this thread every job would wait for the poll
                 if not isinstance(error, StorageError):
                     log.exception("The wait for work met an error that it does not know; it goes on.")
-                self._is_over.wait(self._poll)
+                self._is_over.wait(poll)
                 continue
             if has_work:
                 self._inbox.work_came()
-                self._inbox.wait_until_dry(self._poll)  # while workers are busy, work that waits is no news
+                self._inbox.wait_until_dry(poll)  # while workers are busy, work that waits is no news
 
     # ---- stopping ----------------------------------------------------------------------------------------
 
@@ -142,13 +140,12 @@ class Child:
             dispatcher.abandon("server stopped while the job was running")
         _wait_for(lambda: dispatcher.holds_nothing, _SETTLE_GRACE)
         self._is_over.set()
-        self._storage.interrupt()
+        self._runtime.storage.interrupt()
         if not dispatcher.stop(_SETTLE_GRACE):
             log.error("The last ends could not be written: the storage does not answer.")
         self._upkeep.stop(_SETTLE_GRACE)
         self._workers.close(_THREAD_GRACE)
-        if self._waker.is_alive():
-            self._waker.join(_THREAD_GRACE)
+        have_ended([self._waker], _THREAD_GRACE)
         return stuck
 
     def _wait_until_idle(self, seconds: float) -> None:
@@ -157,9 +154,8 @@ class Child:
 
 def _wait_for(is_so: Callable[[], bool], seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    pause = threading.Event()
     while not is_so() and time.monotonic() < deadline:
-        pause.wait(0.01)
+        time.sleep(0.01)
 
 
 def check_runnable(runtime: Runtime, *, can_be_found: bool) -> None:

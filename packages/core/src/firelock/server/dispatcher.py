@@ -21,7 +21,14 @@ from firelock.errors import ConfigurationError, StorageError, StorageUnavailable
 from firelock.options import check_queue
 from firelock.server.attempt import CancelKind, EndedRun, Run
 from firelock.server.failure import describe_failure
-from firelock.server.workers import FLUSH_SIZE, FULL_PAUSE, ClaimedRun, WorkerContext, Workers
+from firelock.server.workers import (
+    FLUSH_SIZE,
+    FULL_PAUSE,
+    ClaimedRun,
+    WorkerContext,
+    Workers,
+    have_ended,
+)
 from firelock.storage import Applied, Claim, ClaimRequest, Exchange, Held
 from firelock.values import ClaimedJob, Holder, Settled, State, Transition
 
@@ -83,14 +90,12 @@ def parse_queues(queues: Sequence[str] | str | None) -> QueueChoice:
         raise ConfigurationError(f"queues={queues!r} names no queue; leave it out to serve every queue.")
     if len(set(names)) < len(names):
         raise ConfigurationError(f"queues={queues!r} names a queue twice.")
-    weighted = [bool(colon) for _, colon, _ in pairs]
-    if not any(weighted):
-        return QueueChoice(names)
-    if not all(weighted):
+    weights = [text for _, colon, text in pairs if colon]
+    if weights and len(weights) < len(names):
         raise ConfigurationError(
             f"queues={queues!r}: give every queue a weight (critical:3,default:1), or none."
         )
-    return QueueChoice(names, tuple(_weight(text, queues) for _, _, text in pairs))
+    return QueueChoice(names, tuple(_weight(text, queues) for text in weights) or None)
 
 
 def _parts(queues: Sequence[str] | str) -> list[str]:
@@ -120,6 +125,7 @@ class DispatcherState(StrEnum):
     STOPPED = "stopped"
 
 
+@attrs.define(eq=False, slots=False)
 class Dispatcher:
     """Owns what the child holds: claimed, running, ended and not yet settled.
 
@@ -132,33 +138,22 @@ class Dispatcher:
         on_session_lost: called in the dispatcher's thread with the id of a session found dead.
     """
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        context: WorkerContext,
-        workers: Workers,
-        queues: QueueChoice,
-        upkeep: ChildUpkeep,
-        *,
-        on_session_lost: Callable[[str], None],
-    ) -> None:
-        self._client = runtime.client
-        self._storage = runtime.storage
-        self._clock = runtime.clock
-        self._settings = runtime.settings
-        self._context = context
-        self._inbox = context.inbox
-        self._workers = workers
-        self._queues = queues
-        self._upkeep = upkeep
-        self._on_session_lost = on_session_lost
-        self._settler = _Settler(runtime, context, upkeep.metrics)
-        self._ahead = ClaimAhead(runtime.settings.claim_ahead)
-        self._state = DispatcherState.CLAIMING
-        self._holder: Holder | None = None  # None: no session
-        self._is_reachable = True
-        self._pause = _FIRST_PAUSE  # after the next error
-        self._reconciled_at = time.monotonic()
+    _runtime: Runtime
+    _context: WorkerContext
+    _workers: Workers
+    _queues: QueueChoice
+    _upkeep: ChildUpkeep
+    _on_session_lost: Callable[[str], None]
+    _state: DispatcherState = DispatcherState.CLAIMING
+    _holder: Holder | None = None  # None: no session
+    _is_reachable: bool = True
+    _pause: float = _FIRST_PAUSE  # after the next error
+    _reconciled_at: float = attrs.Factory(time.monotonic)
+
+    def __attrs_post_init__(self) -> None:
+        self._settler = _Settler(self._runtime, self._context, self._upkeep.metrics)
+        self._ahead = ClaimAhead(self._runtime.settings.claim_ahead)
+        self._inbox = self._context.inbox
         self._thread = threading.Thread(target=self._run, name="firelock-dispatcher", daemon=True)
 
     # ---- called from other threads -----------------------------------------------------------------------
@@ -226,9 +221,7 @@ class Dispatcher:
         """The loop has ended; False if it did not in time."""
         self._inbox.order(lambda: self._enter(DispatcherState.STOPPED))
         self._inbox.ran_dry()  # who waits for that ends too
-        if self._thread.is_alive():  # or its start has failed
-            self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return have_ended([self._thread], timeout)
 
     # ---- the loop ----------------------------------------------------------------------------------------
 
@@ -275,7 +268,7 @@ class Dispatcher:
         is_full = self._give_out(reply.claim, limit)
         if is_releasing:  # last: whatever this meets, what was claimed is at work
             self._inbox.look_again()
-            self._client.release_children()  # upkeep does what is left
+            self._runtime.client.release_children()  # upkeep does what is left
         self._wait(is_more_likely=is_full)
 
     def _limit(self) -> int:
@@ -289,21 +282,19 @@ class Dispatcher:
         transitions = self._settler.transitions()
         holder = self._holder
         if limit and holder is not None:
-            request = ClaimRequest(self._queues.order(), limit, holder.session, self._clock.now())
+            request = ClaimRequest(self._queues.order(), limit, holder.session, self._runtime.clock.now())
             if transitions:
                 return self._settler.exchange(transitions, request)
-            return Exchange([], self._storage.claim(request))
+            return Exchange([], self._runtime.storage.claim(request))
         return Exchange(self._settler.apply(transitions) if transitions else [], Claim([]))
 
     def _give_out(self, claim: Claim, limit: int) -> bool:
         """What was claimed waits for workers; return whether it was all that was asked for."""
         holder = self._holder
-        if holder is None:
+        if holder is None or not limit:  # nothing was claimed
             return False
         if claim.is_session_lost:
             self._lose_session(holder)
-            return False
-        if not limit:
             return False
         self._upkeep.next_due(claim.next_due_at)
         is_full = len(claim.jobs) >= limit
@@ -338,7 +329,7 @@ class Dispatcher:
         """Return how long to wait at most: the poll, or a moment while jobs wait here behind long ones."""
         if self._workers.has_waiting:
             return _FLUSH_WAIT
-        poll = self._settings.poll
+        poll = self._runtime.settings.poll
         return min(poll, FULL_PAUSE) if self._workers.is_loop_full else poll
 
     # ---- handing back ------------------------------------------------------------------------------------
@@ -372,7 +363,7 @@ class Dispatcher:
         if since < 1.0 or self._holder is None:
             return False
         # Also who holds nothing asks, only more seldom: a storage that failed over may have forgotten an end.
-        if since >= self._settings.heartbeat * (1 if self._settler.held else _IDLE_HEARTBEATS):
+        if since >= self._runtime.settings.heartbeat * (1 if self._settler.held else _IDLE_HEARTBEATS):
             return True
         return self._reconciled_at == 0.0 or any(
             run.started and now - run.started > _LONG_RUN for run in self._workers.runs()
@@ -384,7 +375,7 @@ class Dispatcher:
         if holder is None:
             return
         beliefs = self._settler.beliefs(self._workers.runs())
-        reply = self._storage.reconcile(holder.session, beliefs)
+        reply = self._runtime.storage.reconcile(holder.session, beliefs)
         self._reconciled_at = time.monotonic()
         self._settler.told(beliefs)
         if reply.is_session_lost:
@@ -429,29 +420,25 @@ class ClaimAhead:
         return False
 
 
+@attrs.define(eq=False)
 class _Settler:
     """Sends ends until the storage has answered for each; it may answer that the job is no longer ours.
 
     Used by the dispatcher's thread alone.
     """
 
-    def __init__(self, runtime: Runtime, context: WorkerContext, metrics: MinuteRollups) -> None:
-        self._storage = runtime.storage
-        self._clock = runtime.clock
-        self._plugins = runtime.plugins
-        self._retention = runtime.client.retention
-        self._console = context.console
-        self._inbox = context.inbox
-        self._metrics = metrics
-        self._unsent: list[EndedRun] = []
-        self._back: list[Transition] = []
-        self.held: dict[str, ClaimedRun] = {}
+    _runtime: Runtime
+    _context: WorkerContext
+    _metrics: MinuteRollups
+    _unsent: list[EndedRun] = attrs.Factory(list)
+    _back: list[Transition] = attrs.Factory(list)
+    held: dict[str, ClaimedRun] = attrs.Factory(dict)
 
     # ---- what is owed ------------------------------------------------------------------------------------
 
     def collect(self) -> None:
         """What workers have ended is owed now."""
-        ended = self._inbox.ended
+        ended = self._context.inbox.ended
         while ended:
             self._unsent.append(ended.popleft())
 
@@ -461,7 +448,7 @@ class _Settler:
 
     def hand_back(self, job: ClaimedJob, holder: Holder, reason: str) -> None:
         """A job that never started goes back to its place in the queue with the next exchange."""
-        at = self._clock.now()
+        at = self._runtime.clock.now()
         self._back.append(lifecycle.handed_back(job, holder, at=at, started_at=None, reason=reason))
 
     def drop_all(self) -> None:
@@ -474,7 +461,7 @@ class _Settler:
     @property
     def unended(self) -> int:
         """How many of the jobs held have not ended."""
-        return len(self.held) - len(self._unsent) - len(self._inbox.ended)
+        return len(self.held) - len(self._unsent) - len(self._context.inbox.ended)
 
     def unended_runs(self) -> list[ClaimedRun]:
         """Return the jobs held that have not ended, of what was collected."""
@@ -505,13 +492,13 @@ class _Settler:
     @property
     def holds_nothing(self) -> bool:
         """Tell whether everything claimed has been settled."""
-        return not (self.held or self._unsent or self._inbox.ended or self._back)
+        return not (self.held or self._unsent or self._context.inbox.ended or self._back)
 
     def transitions(self) -> list[Transition]:
         """Return what is owed, ends first, after what the jobs said is written."""
         transitions = [ended.transition for ended in self._unsent] + self._back
         if transitions:
-            self._console.flush(self._storage)
+            self._context.console.flush(self._runtime.storage)
         return transitions
 
     # ---- sending -----------------------------------------------------------------------------------------
@@ -519,18 +506,18 @@ class _Settler:
     def exchange(self, transitions: list[Transition], request: ClaimRequest) -> Exchange:
         """Settle and claim in one; where that is refused, settle alone, so that a bad claim loses no end."""
         try:
-            return self._storage.exchange(transitions, request)
+            return self._runtime.storage.exchange(transitions, request)
         except StorageUnavailable:
             raise
         except StorageError:
             log.exception("An exchange was refused; settling first, claiming in the next turn.")
-            self._inbox.look_again()
+            self._context.inbox.look_again()
             return Exchange(self.apply(transitions), Claim([]))
 
     def apply(self, transitions: list[Transition]) -> list[Applied]:
         """Settle; where a batch is refused, one by one, so that one bad end hinders no other."""
         try:
-            return self._storage.apply(transitions)
+            return self._runtime.storage.apply(transitions)
         except StorageUnavailable:
             raise
         except StorageError as error:
@@ -547,10 +534,10 @@ class _Settler:
         bare = attrs.evolve(
             transition, to=State.FAILED, reason=f"its end could not be stored: {info.message}", error=info,
             gives_back=False, retries=None, due_at=None, result=None, result_absent=None, is_silent=False,
-            expires_at=self._retention.until(State.FAILED, transition.at),
+            expires_at=self._runtime.client.retention.until(State.FAILED, transition.at),
         )  # fmt: skip
         try:
-            return self._storage.apply([bare])
+            return self._runtime.storage.apply([bare])
         except StorageUnavailable:
             raise
         except StorageError:
@@ -582,8 +569,9 @@ class _Settler:
             for end in accepted
             if (outcome := _outcome(end.transition)) is not None
         )
-        if accepted and self._plugins.has_jobs_settled:
-            self._plugins.jobs_settled([Settled(end.job, end.transition, end.duration) for end in accepted])
+        plugins = self._runtime.plugins
+        if accepted and plugins.has_jobs_settled:
+            plugins.jobs_settled([Settled(end.job, end.transition, end.duration) for end in accepted])
         return Applied.RELEASING in results or any(end.frees_children for end in accepted)
 
 

@@ -10,8 +10,10 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import TYPE_CHECKING, Self
+
+import attrs
 
 from firelock.aio import in_thread
 from firelock.errors import ConfigurationError, StorageError
@@ -76,9 +78,8 @@ class EmbeddedServer:
         self._app.load_imports()
         server = ServerInfo(new_id(), self.name, str(self._queues), self._threads, os.getpid())
         self._running = _RunningServer(
-            self._app, server, self._queues, threads=self._threads, coroutines=self._coroutines,
-            on_stop=self._stop_beside,
-        )  # fmt: skip
+            self._app, server, self._queues, self._threads, self._coroutines, self._stop_beside
+        )
         if self._stop_asked.is_set():  # while it started
             self.stop()
         return self
@@ -133,12 +134,7 @@ class EmbeddedServer:
         """Start."""
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop."""
         self.stop()
 
@@ -146,57 +142,49 @@ class EmbeddedServer:
         """Start without blocking the event loop."""
         return await in_thread(self.start)
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Stop without blocking the event loop."""
         await in_thread(self.stop)
 
 
+@attrs.define(eq=False, slots=False)
 class _RunningServer:
     """One life of a server, from its start to its end."""
 
-    def __init__(
-        self,
-        app: ServedApp,
-        server: ServerInfo,
-        queues: QueueChoice,
-        *,
-        threads: int,
-        coroutines: int,
-        on_stop: Callable[[], None],
-    ) -> None:
-        runtime, app_spec = app.runtime, locate_app(app)
+    _app: ServedApp
+    _server: ServerInfo
+    _queues: QueueChoice
+    _threads: int
+    _coroutines: int
+    _on_stop: Callable[[], None]
+    _renewing: threading.Lock = attrs.Factory(threading.Lock)
+    _ending: threading.Event = attrs.Factory(threading.Event)
+
+    def __attrs_post_init__(self) -> None:
+        app, server, runtime = self._app, self._server, self._app.runtime
+        app_spec = locate_app(app)
         check_runnable(runtime, can_be_found=app_spec is not None)
-        self._plugins = runtime.plugins
-        self._server = server
-        self._on_stop = on_stop
-        self._renewing = threading.Lock()
-        self._ending = threading.Event()
-        self._memory = ChildMemory.create(threads + coroutines)
+        self._memory = ChildMemory.create(self._threads + self._coroutines)
         self._sessions = SessionRenewal(
             runtime.storage, runtime.settings, server, on_lost=self._begin_anew, on_order=self._obey
         )
         with ExitStack() as undo:  # what has begun ends where something fails
             undo.callback(self._memory.close)
             app.recurring.sync()
-            self._plugins.worker_process_started(server)
+            self._app.runtime.plugins.worker_process_started(server)
             self._session = self._begin()
             undo.callback(self._end_session)
             spec = JobProcessSpec(app_spec, server, imports=locate_tasks(runtime.tasks)) if app_spec else None
             self._child = Child(
-                runtime, self._memory, server, queues, threads=threads, coroutines=coroutines,
-                process_spec=spec, on_session_lost=self._begin_anew,
+                runtime, self._memory, server, self._queues, self._threads, self._coroutines, spec,
+                self._begin_anew,
             )  # fmt: skip
             undo.callback(self._sessions.stop)
             self._sessions.start()
             undo.callback(self._child.stop, 0)
             self._child.start(self._session)
             undo.pop_all()
-        self._plugins.server_started(server)
+        self._app.runtime.plugins.server_started(server)
 
     def _begin(self) -> str:
         return self._sessions.begin(self._memory, pid=self._server.pid, workers=self._server.workers)
@@ -240,8 +228,8 @@ class _RunningServer:
         self._end_session()
         if not stuck:  # who still runs writes to it
             self._memory.close()
-        self._plugins.server_stopped(self._server)
-        self._plugins.worker_process_stopped(self._server)
+        self._app.runtime.plugins.server_stopped(self._server)
+        self._app.runtime.plugins.worker_process_stopped(self._server)
 
     def _end_session(self) -> None:
         try:

@@ -58,7 +58,7 @@ class JobProcessSpec:
     server: ServerInfo  # for hooks
     storage: str | None = None  # a URL that takes the place of the app's own
     imports: tuple[str, ...] = ()  # modules with more tasks
-    state: ProcessState = attrs.field(factory=ProcessState)  # that it starts with, whatever jobs made of it
+    state: ProcessState = attrs.Factory(ProcessState)  # that it starts with, whatever jobs made of it
 
 
 class JobProcess:

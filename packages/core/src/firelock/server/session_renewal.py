@@ -30,6 +30,7 @@ _QUICK_RETRY = 0.5
 _FIRST_WAITS = (1.5, 3.0)  # at its start a server soon says what it takes: CPU needs two reports
 
 
+@attrs.define(eq=False)
 class SessionRenewal:
     """Renews every session of a server. A child may start jobs until its last good renewal has run out.
 
@@ -37,36 +38,28 @@ class SessionRenewal:
     here before anybody else can see the session as dead.
     """
 
-    def __init__(
-        self,
-        storage: Storage,
-        settings: Settings,
-        server: ServerInfo,
-        *,
-        on_lost: Callable[[str], None],
-        on_order: Callable[[str], None],
-    ) -> None:
-        self._storage = storage
-        self._settings = settings
-        self._server = server
-        self._on_lost = on_lost
-        self._on_order = on_order
-        self._order_version: int | None = None
-        self._sessions: dict[str, _RenewedSession] = {}
-        self._state = "running"
-        self._lock = threading.Lock()
-        self._over = threading.Event()
-        self._is_failing = False
-        self._thread = threading.Thread(target=self._run, name="firelock-sessions", daemon=True)
+    _storage: Storage
+    _settings: Settings
+    _server: ServerInfo
+    _on_lost: Callable[[str], None]
+    _on_order: Callable[[str], None]
+    _order_version: int | None = None
+    _sessions: dict[str, _RenewedSession] = attrs.Factory(dict)
+    _state: str = "running"
+    _lock: threading.Lock = attrs.Factory(threading.Lock)
+    _over: threading.Event = attrs.Factory(threading.Event)
+    _is_failing: bool = False
+    _thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Sessions are renewed from now on."""
+        self._thread = threading.Thread(target=self._run, name="firelock-sessions", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Nothing is renewed any more."""
         self._over.set()
-        if self._thread.is_alive():
+        if self._thread is not None and self._thread.is_alive():
             self._thread.join(self._settings.heartbeat + 1)
 
     def begin(self, memory: ChildMemory, *, pid: int, workers: int) -> str:
@@ -157,11 +150,9 @@ class SessionRenewal:
         lost = []
         with self._lock:
             for session, is_alive in zip(sessions, alive, strict=True):
-                if session.id not in self._sessions:
-                    continue  # forgotten meanwhile: nobody may start jobs for it
-                if is_alive:
+                if session.id in self._sessions and is_alive:  # else forgotten: nobody may start jobs for it
                     session.memory.grant(self._right_from(asked_at))
-                else:
+                elif session.id in self._sessions:
                     lost.append(session.id)
         for session_id in lost:
             self.forget(session_id)

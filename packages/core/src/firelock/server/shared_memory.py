@@ -70,13 +70,13 @@ class Report:
     rss_bytes: int  # its memory; 0 where the system does not tell it
 
 
+@attrs.define(eq=False)
 class ChildMemory:
     """Shared memory of one child. Instants are of the monotonic clock, which a host's processes share."""
 
-    def __init__(self, memory: mmap.mmap, workers: int) -> None:
-        self.workers = workers
-        self._memory = memory
-        self._adopted = 0  # the session that this process starts jobs for
+    _memory: mmap.mmap
+    workers: int
+    _adopted: int = 0  # the session that this process starts jobs for
 
     @classmethod
     def create(cls, workers: int) -> ChildMemory:

@@ -84,7 +84,7 @@ class _KnownChild:
     descriptor: int  # of the memory
     orders: Any  # the pipe's writing end
     quick_deaths: int  # in a row, of those in its place
-    started_at: float = attrs.field(factory=time.monotonic)
+    started_at: float = attrs.Factory(time.monotonic)
     session: str | None = None
     memory: ChildMemory | None = None  # once it has imported the app and knows how many workers it has
     workers: int = 0

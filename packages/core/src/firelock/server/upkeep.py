@@ -15,6 +15,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
@@ -25,13 +26,13 @@ from firelock.errors import StorageError, StorageUnavailable
 from firelock.options import OnRisk
 from firelock.server.attempt import CancelKind
 from firelock.server.scheduler import fire_due
+from firelock.server.workers import WorkerContext, Workers, have_ended
 from firelock.storage import DURATION_BUCKETS, Rollup, Storage
 from firelock.values import ClaimedJob
 
 if TYPE_CHECKING:
     from firelock.hookspecs import ServerInfo
     from firelock.runtime import Runtime
-    from firelock.server.workers import WorkerContext, Workers
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,52 @@ _FIRST_LOOK = 0.01
 _LATER = (0.020, 0.080)  # seconds that all but one server wait behind a due instant, to look again
 
 
+_MINUTE = 60 * SECOND
+_BUCKETS = tuple(int(bound * SECOND) for bound in DURATION_BUCKETS)
+
+
+def _no_sums() -> defaultdict[tuple[int, str, str, str], list[int]]:
+    return defaultdict(lambda: [0] * (len(_BUCKETS) + 3))  # how many, how long, and the histogram
+
+
+@attrs.define(eq=False)
+class MinuteRollups:
+    """Counts, durations and histograms by minute, task, queue and outcome.
+
+    Statistics, not truth: what a killed child had not written yet is missing in them.
+    """
+
+    _lock: threading.Lock = attrs.Factory(threading.Lock)
+    _sums: dict[tuple[int, str, str, str], list[int]] = attrs.Factory(_no_sums)
+
+    def add(self, ends: Iterable[tuple[ClaimedJob, str, int, int]]) -> None:
+        """Ended attempts are counted: each its job, outcome, instant and duration in micros."""
+        with self._lock:
+            for job, outcome, at, duration in ends:
+                sums = self._sums[at // _MINUTE, job.task, job.queue, outcome]
+                sums[0] += 1
+                sums[1] += duration
+                sums[2 + bisect_left(_BUCKETS, duration)] += 1
+
+    def flush(self, storage: Storage) -> None:
+        """What was counted is in the storage; on its error it is counted still and the error passes."""
+        with self._lock:
+            sums, self._sums = self._sums, _no_sums()
+        if not sums:
+            return
+        rollups = [
+            Rollup(minute * _MINUTE, task, queue, outcome, count, duration, tuple(histogram))
+            for (minute, task, queue, outcome), (count, duration, *histogram) in sums.items()
+        ]
+        try:
+            storage.record_metrics(rollups)
+        except BaseException:
+            with self._lock:
+                for key, older in sums.items():
+                    self._sums[key] = [a + b for a, b in zip(older, self._sums[key], strict=True)]
+            raise
+
+
 @attrs.define(eq=False)
 class _Duty:
     name: str
@@ -53,6 +100,7 @@ class _Duty:
     at: float = 0.0  # monotonic
 
 
+@attrs.define(eq=False, slots=False)
 class ChildUpkeep:
     """Does each duty when it is time, and goes on whatever a duty meets.
 
@@ -60,46 +108,34 @@ class ChildUpkeep:
     hangs keeps no job beyond its time, nor beyond the right to run.
     """
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        server: ServerInfo,
-        context: WorkerContext,
-        workers: Workers,
-    ) -> None:
-        self._runtime = runtime
-        self._storage = runtime.storage
-        self._clock = runtime.clock
-        self._server = server
-        self._context = context
-        self._workers = workers
-        self.metrics = MinuteRollups()
-        self._condition = threading.Condition()
-        self._is_over = False
-        self._is_first = True  # of the living sessions: it takes due instants at once
-        self._trusts_clock_from = 0.0  # monotonic instant before which nobody is reaped
-        self._had_right = True
-        self._look_again = _FIRST_LOOK  # seconds, growing while what is due does not move
-        settings = runtime.settings
+    _runtime: Runtime
+    _server: ServerInfo
+    _context: WorkerContext
+    _workers: Workers
+    metrics: MinuteRollups = attrs.Factory(MinuteRollups)
+    _condition: threading.Condition = attrs.Factory(threading.Condition)
+    _is_over: bool = False
+    _is_first: bool = True  # of the living sessions: it takes due instants at once
+    _trusts_clock_from: float = 0.0  # monotonic instant before which nobody is reaped
+    _had_right: bool = True
+    _look_again: float = _FIRST_LOOK  # seconds, growing while what is due does not move
+
+    def __attrs_post_init__(self) -> None:
+        storage, sweep = self._runtime.storage, self._runtime.settings.sweep
         # Every claim tells the next due instant and every end of a parent calls `release`: looking for both
         # is a second net, and seldom, so that an idle server stays below two storage calls a second.
-        self._due = _Duty("due", _SELDOM * settings.sweep, self._promote_and_fire)
+        self._due = _Duty("due", _SELDOM * sweep, self._promote_and_fire)
         self._catalogue = _Duty("catalogue", _CATALOGUE, self._tell_tasks)
         self._flushes = [
-            _Duty("console", _CONSOLE, lambda: context.console.flush(runtime.storage)),
-            _Duty("metrics", _METRICS, lambda: self.metrics.flush(runtime.storage)),
+            _Duty("console", _CONSOLE, lambda: self._context.console.flush(storage)),
+            _Duty("metrics", _METRICS, lambda: self.metrics.flush(storage)),
         ]
-        self._duties = [
-            self._due,
-            _Duty("sweep", settings.sweep, self._sweep),
-            _Duty("tidy", _SELDOM * settings.sweep, self._tidy),
-            *self._flushes,
-            self._catalogue,
-        ]
+        sweeps = _Duty("sweep", sweep, self._sweep), _Duty("tidy", _SELDOM * sweep, self._tidy)
+        far = [self._due, *sweeps, *self._flushes, self._catalogue]
         near = [_Duty("report", _REPORT, self._report), _Duty("watch", _WATCH, self._watch)]
         self._threads = [
             threading.Thread(target=self._run, args=(duties,), name=name, daemon=True)
-            for name, duties in (("firelock-upkeep", self._duties), ("firelock-watch", near))
+            for name, duties in (("firelock-upkeep", far), ("firelock-watch", near))
         ]
 
     def start(self) -> None:
@@ -113,10 +149,7 @@ class ChildUpkeep:
         with self._condition:
             self._is_over = True
             self._condition.notify_all()
-        deadline = time.monotonic() + timeout
-        for thread in self._threads:
-            if thread.is_alive():  # or its start has failed
-                thread.join(max(0.0, deadline - time.monotonic()))
+        have_ended(self._threads, timeout)
         for flush in self._flushes:
             try:
                 flush.run()
@@ -160,7 +193,7 @@ class ChildUpkeep:
         """The storage said when the next job is due; the duty is done then, not at the next sweep."""
         if instant is None:
             return
-        seconds = max(0.0, (instant - self._clock.now()) / SECOND)
+        seconds = max(0.0, (instant - self._runtime.clock.now()) / SECOND)
         if not self._is_first:
             seconds += random.uniform(*_LATER)  # noqa: S311 - jitter
         at = time.monotonic() + seconds
@@ -175,12 +208,10 @@ class ChildUpkeep:
             fired = fire_due(self._runtime.client)
         except Exception as error:  # noqa: BLE001 - it is raised when due jobs have been enqueued
             refusal = error
-        if fired:
+        promotion = self._runtime.storage.promote(_BATCH)
+        if fired or promotion.promoted:
             self._context.inbox.work_came()
-        promotion = self._storage.promote(_BATCH)
-        if promotion.promoted:
-            self._context.inbox.work_came()
-        next_due_at, now = promotion.next_due_at, self._clock.now()
+        next_due_at, now = promotion.next_due_at, self._runtime.clock.now()
         if next_due_at is None or next_due_at > now or fired or promotion.promoted:
             self._look_again = _FIRST_LOOK
             self.next_due(next_due_at)  # of a full batch it is due: the duty goes on at once
@@ -193,12 +224,14 @@ class ChildUpkeep:
     # ---- the sweep ---------------------------------------------------------------------------------------
 
     def _sweep(self) -> None:
-        first = next((record.session for record in self._storage.list_sessions() if record.is_alive), None)
+        first = next(
+            (record.session for record in self._runtime.storage.list_sessions() if record.is_alive), None
+        )
         self._is_first = first is None or first.server_id == self._server.id
         self.contact(is_there=self._context.memory.may_start())  # who could not renew is no judge of others
         if time.monotonic() < self._trusts_clock_from:
             return
-        for taken in self._storage.orphans(100):
+        for taken in self._runtime.storage.orphans(100):
             log.warning(
                 "Server %s was lost; %d running jobs and %d waiting ones are back in their queues.",
                 taken.server, len(taken.crashed), len(taken.returned),
@@ -207,7 +240,7 @@ class ChildUpkeep:
             self._context.inbox.work_came()
 
     def _tidy(self) -> None:
-        for verb in (self._storage.release, self._storage.prune):
+        for verb in (self._runtime.storage.release, self._runtime.storage.prune):
             for _ in range(_BATCHES_A_SWEEP):
                 if verb(_BATCH) < _BATCH:
                     break
@@ -253,60 +286,11 @@ def _resident_bytes() -> int:
     """
     if sys.platform == "linux":
         # Without /proc, or without a descriptor for it: a report that is not made gets this child killed.
-        with (
-            suppress(OSError, ValueError, IndexError),
-            open("/proc/self/statm", "rb") as numbers,  # noqa: PTH123 - once a second: the shortest way
-        ):
-            return int(numbers.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        with suppress(OSError, ValueError, IndexError):
+            return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         return 0
     if sys.platform == "darwin":
         import resource  # noqa: PLC0415 - not on Windows
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return 0
-
-
-_MINUTE = 60 * SECOND
-_BUCKETS = tuple(int(bound * SECOND) for bound in DURATION_BUCKETS)
-
-
-class MinuteRollups:
-    """Counts, durations and histograms by minute, task, queue and outcome.
-
-    Statistics, not truth: what a killed child had not written yet is missing in them.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._sums = _no_sums()
-
-    def add(self, ends: Iterable[tuple[ClaimedJob, str, int, int]]) -> None:
-        """Ended attempts are counted: each its job, outcome, instant and duration in micros."""
-        with self._lock:
-            for job, outcome, at, duration in ends:
-                sums = self._sums[at // _MINUTE, job.task, job.queue, outcome]
-                sums[0] += 1
-                sums[1] += duration
-                sums[2 + bisect_left(_BUCKETS, duration)] += 1
-
-    def flush(self, storage: Storage) -> None:
-        """What was counted is in the storage; on its error it is counted still and the error passes."""
-        with self._lock:
-            sums, self._sums = self._sums, _no_sums()
-        if not sums:
-            return
-        rollups = [
-            Rollup(minute * _MINUTE, task, queue, outcome, count, duration, tuple(histogram))
-            for (minute, task, queue, outcome), (count, duration, *histogram) in sums.items()
-        ]
-        try:
-            storage.record_metrics(rollups)
-        except BaseException:
-            with self._lock:
-                for key, older in sums.items():
-                    self._sums[key] = [a + b for a, b in zip(older, self._sums[key], strict=True)]
-            raise
-
-
-def _no_sums() -> defaultdict[tuple[int, str, str, str], list[int]]:
-    return defaultdict(lambda: [0] * (len(_BUCKETS) + 3))  # how many, how long, and the histogram

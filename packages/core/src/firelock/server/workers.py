@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import attrs
@@ -42,15 +43,16 @@ _LAST_STEPS = 0.2  # seconds for coroutines to end that are cancelled when their
 _BLOCKED = 0.7  # seconds without an answer from the event loop that are worth a warning
 
 
+@attrs.define(eq=False)
 class DispatcherInbox:
     """What other threads tell the dispatcher: ends to settle, orders, and that there is work to claim."""
 
-    def __init__(self) -> None:
-        self.ended: deque[EndedRun] = deque()
-        self.orders: deque[Callable[[], None]] = deque()
-        self._flag = threading.Event()
-        self._dry = threading.Event()  # the last claim got less than it asked for
-        self._has_work = self._is_waiting = False
+    ended: deque[EndedRun] = attrs.Factory(deque)
+    orders: deque[Callable[[], None]] = attrs.Factory(deque)
+    _flag: threading.Event = attrs.Factory(threading.Event)
+    _dry: threading.Event = attrs.Factory(threading.Event)  # the last claim got less than it asked for
+    _has_work: bool = False
+    _is_waiting: bool = False
 
     def finish(self, ended: EndedRun, *, is_dry: bool) -> None:
         """The end waits to be settled; the dispatcher is woken when a batch is full or nothing else waits."""
@@ -127,7 +129,7 @@ class WorkerContext:
     memory: ChildMemory
     inbox: DispatcherInbox
     process_spec: JobProcessSpec | None  # None: no process of its own could find the app
-    state: ProcessState = attrs.field(factory=ProcessState)
+    state: ProcessState = attrs.Factory(ProcessState)
 
     def runs_apart(self, info: TaskInfo, crashes: int = 0) -> bool:
         """Tell whether a job with so many crashes runs in a process of its own, which a thread waits for."""
@@ -146,10 +148,9 @@ class Workers:
         self._has_sync = not on_loop or not all(on_loop)
         self._window = 1 if self._has_sync else coroutines  # claims for the loop, while threads claim as well
         self.threads = ThreadWorkers(context, threads)
-        self.coroutines = AsyncWorkers(context, coroutines, threads) if any(on_loop) else None
-        self._both: list[ThreadWorkers | AsyncWorkers] = (
-            [self.threads] if self.coroutines is None else [self.threads, self.coroutines]
-        )
+        places = [*range(threads, threads + coroutines)]
+        self.coroutines = AsyncWorkers(context, coroutines, places) if any(on_loop) else None
+        self._both = [each for each in (self.threads, self.coroutines) if each is not None]
 
     def start(self) -> None:
         """Threads wait for jobs."""
@@ -223,21 +224,33 @@ def thread_count(workers: int) -> int:
     return workers or 5 * (os.cpu_count() or 1)
 
 
+def have_ended(threads: Sequence[threading.Thread], timeout: float) -> bool:
+    """Return whether the threads have ended, those that were ever started, by then at the latest."""
+    deadline = time.monotonic() + timeout
+    for thread in threads:
+        if thread.is_alive():
+            thread.join(max(0.0, deadline - time.monotonic()))
+    return not any(thread.is_alive() for thread in threads)
+
+
+@attrs.define(eq=False, slots=False)
 class ThreadWorkers:
     """A fixed number of threads, each running one job at a time."""
 
-    def __init__(self, context: WorkerContext, count: int) -> None:
-        self.count = count
-        self.running: dict[int, Run] = {}
-        self._context = context
-        self._todo: queue.SimpleQueue[ClaimedRun | None] = queue.SimpleQueue()
-        self._pushed: deque[tuple[float, int]] = deque()  # when how many had been put, for the oldest wait
-        self._put_count = 0
-        self._is_closed = False
-        self._pool = None if context.process_spec is None else JobProcessPool(context.process_spec)
+    _context: WorkerContext
+    count: int
+    running: dict[int, Run] = attrs.Factory(dict)
+    _todo: queue.SimpleQueue[ClaimedRun | None] = attrs.Factory(queue.SimpleQueue)
+    _pushed: deque[tuple[float, int]] = attrs.Factory(deque)  # when how many had been put
+    _put_count: int = 0
+    _is_closed: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        spec = self._context.process_spec
+        self._pool = None if spec is None else JobProcessPool(spec)
         self._threads = [
             threading.Thread(target=self._work, args=(worker,), name=f"firelock-worker-{worker}", daemon=True)
-            for worker in range(count)
+            for worker in range(self.count)
         ]
 
     def start(self) -> None:
@@ -273,24 +286,18 @@ class ThreadWorkers:
 
     def take_back(self) -> list[ClaimedRun]:
         """Return the jobs that have not started; they will not."""
-        claimed: list[ClaimedRun] = []
-        while True:
-            try:
-                claimed_run = self._todo.get_nowait()
-            except queue.Empty:
-                return claimed
-            if claimed_run is not None:
-                claimed.append(claimed_run)
+        claimed: list[ClaimedRun | None] = []
+        with suppress(queue.Empty):
+            while True:
+                claimed.append(self._todo.get_nowait())
+        return list(filter(None, claimed))
 
     def close(self, timeout: float) -> None:
         """Idle workers have ended; busy ones end with their job."""
         self._is_closed = True
         for _ in self._threads:
             self._todo.put(None)
-        deadline = time.monotonic() + timeout
-        for thread in self._threads:
-            if thread.is_alive():  # or its start has failed
-                thread.join(max(0.0, deadline - time.monotonic()))
+        have_ended(self._threads, timeout)
         if self._pool is not None:
             self._pool.close()
 
@@ -316,9 +323,8 @@ class ThreadWorkers:
     def _attempt(self, worker: int, claimed_run: ClaimedRun) -> EndedRun:
         context = self._context
         run = context.runner.prepare(claimed_run.job, claimed_run.holder)
-        if type(run) is EndedRun:
+        if isinstance(run, EndedRun):
             return run
-        assert type(run) is Run  # noqa: S101 - prepare returns one of the two
         self.running[worker] = run
         try:
             if claimed_run.is_dropped:  # while it was prepared, when the dispatcher could not see it running
@@ -347,23 +353,23 @@ class ThreadWorkers:
             pool.give_back(process, is_used_up=is_suspect)
 
 
+@attrs.define(eq=False)
 class AsyncWorkers:
     """One event loop in a thread of its own, started with the first `async def` job."""
 
-    def __init__(self, context: WorkerContext, limit: int, first_worker: int) -> None:
-        self.limit = limit
-        self.running: dict[int, Run] = {}
-        self._context = context
-        self._free = list(
-            range(first_worker + limit - 1, first_worker - 1, -1)
-        )  # their places in the child's memory
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._todo: deque[tuple[float, ClaimedRun]] = deque()  # and since when it waits for its start
-        self._full_until = 0.0  # monotonic
-        self._is_polling = self._is_waking = self._is_closing = False
-        self._answered_at = 0.0
-        self._is_warned = False
+    _context: WorkerContext
+    limit: int
+    _free: list[int]  # places in the child's memory
+    running: dict[int, Run] = attrs.Factory(dict)
+    _loop: asyncio.AbstractEventLoop | None = None
+    _thread: threading.Thread | None = None
+    _todo: deque[tuple[float, ClaimedRun]] = attrs.Factory(deque)  # and since when it waits
+    _full_until: float = 0.0  # monotonic
+    _is_polling: bool = False
+    _is_waking: bool = False
+    _is_closing: bool = False
+    _answered_at: float = 0.0
+    _is_warned: bool = False
 
     def put(self, claimed: Sequence[ClaimedRun]) -> None:
         """The jobs start now; those above the limit as soon as others have ended, in this order."""
@@ -401,11 +407,10 @@ class AsyncWorkers:
     def take_back(self) -> list[ClaimedRun]:
         """Return the jobs that have not started; they will not."""
         claimed: list[ClaimedRun] = []
-        while True:
-            try:
+        with suppress(IndexError):
+            while True:
                 claimed.append(self._todo.popleft()[1])
-            except IndexError:
-                return claimed
+        return claimed
 
     def _open(self) -> asyncio.AbstractEventLoop:
         import asyncio  # noqa: PLC0415 - loaded when first used
