@@ -70,7 +70,7 @@ class Report:
     rss_bytes: int  # its memory; 0 where the system does not tell it
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, slots=False)
 class ChildMemory:
     """Shared memory of one child. Instants are of the monotonic clock, which a host's processes share."""
 

@@ -15,7 +15,6 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
@@ -208,8 +207,10 @@ class ChildUpkeep:
             fired = fire_due(self._runtime.client)
         except Exception as error:  # noqa: BLE001 - it is raised when due jobs have been enqueued
             refusal = error
+        if fired:
+            self._context.inbox.work_came()
         promotion = self._runtime.storage.promote(_BATCH)
-        if fired or promotion.promoted:
+        if promotion.promoted:
             self._context.inbox.work_came()
         next_due_at, now = promotion.next_due_at, self._runtime.clock.now()
         if next_due_at is None or next_due_at > now or fired or promotion.promoted:
@@ -286,8 +287,11 @@ def _resident_bytes() -> int:
     """
     if sys.platform == "linux":
         # Without /proc, or without a descriptor for it: a report that is not made gets this child killed.
-        with suppress(OSError, ValueError, IndexError):
-            return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        with (
+            suppress(OSError, ValueError, IndexError),
+            open("/proc/self/statm", "rb") as numbers,  # noqa: PTH123 - once a second: the shortest way
+        ):
+            return int(numbers.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         return 0
     if sys.platform == "darwin":
         import resource  # noqa: PLC0415 - not on Windows
