@@ -7,7 +7,7 @@ import pytest
 
 from firelock import State
 from firelock.storage import Applied, StorageUnavailable
-from firelock.testing.conformance.scene import Running, deletes, succeeds
+from firelock.testing.conformance.scene import Running, deletes, hands_back, succeeds
 from tests.faults.proxy import FaultProxy
 from tests.scenes import scene_at
 
@@ -84,6 +84,18 @@ def test_an_exchange_is_two_round_trips(scene, holder, proxy, queues):
 
     assert set(exchange.results) == {Applied.APPLIED}
     assert len(exchange.claim.jobs) == MOST
+    assert (proxy.traffic - before).trips == 2
+
+
+def test_to_hand_jobs_back_asks_for_no_clock(scene, holder, proxy):
+    """They keep their old places, so nothing has to be known of the time: the jobs are read, and written."""
+    scene.add_many(MOST)
+    back = [hands_back(Running(job, holder)) for job in scene.claim(holder, MOST)]
+    before = proxy.traffic
+
+    results = scene.storage.apply(back)
+
+    assert set(results) == {Applied.APPLIED}
     assert (proxy.traffic - before).trips == 2
 
 

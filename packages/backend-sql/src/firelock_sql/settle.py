@@ -67,7 +67,8 @@ def _apply(tx: Transaction, row: JobRow, transition: Transition) -> Applied:
     if _is_due_sooner(row, transition):
         tx.woken.add(ANY_QUEUE)  # who sleeps until the next due instant; see the kit's life.py
     entry = None if transition.is_silent else entry_line(rules.entry_of(transition, job))
-    is_timed = transition.to is State.ENQUEUED  # else the clock is not asked: it may be a round trip
+    # Where nothing comes into a queue the clock is not asked: it may be a round trip.
+    is_timed = transition.to is State.ENQUEUED and not transition.gives_back
     fields = rules.written(job, transition, tx.now if is_timed else 0)
     del fields["state"]
     if fields.pop("error", None) is not None:
