@@ -1,12 +1,14 @@
-"""A session that nobody could renew is not taken for dead."""
+"""A session that nobody could renew is not taken for dead; to end one costs no more than it has to."""
 
 from __future__ import annotations
 
+import tracemalloc
 from contextlib import closing
 
 import pytest
 
-from firelock.storage import NewSession
+from firelock import State
+from firelock.storage import ClaimRequest, NewJob, NewSession
 from firelock_sql.sessions import end_expired
 from firelock_sql.sqlite.database import SqliteDatabase
 from firelock_sql.sqlite.storage import SqliteStorage
@@ -34,3 +36,25 @@ def test_who_had_to_wait_for_the_file_reaps_nobody(database):
 
     assert waited is None
     assert at_once is not None
+
+
+def test_to_end_a_session_reads_no_arguments(tmp_path):
+    """A supervisor takes hundreds of jobs from a dead child: it needs their names and numbers alone."""
+    arguments = "x" * 100_000
+    new = [
+        NewJob(f"job-{place}", "send", arguments, "json", "default", 0, State.ENQUEUED, 1)
+        for place in range(200)
+    ]
+    with closing(SqliteStorage(f"sqlite:///{tmp_path}/jobs.db")) as storage:
+        now = storage.clock()
+        storage.begin_session(NewSession("session", "server", "host:7", "host", 7, now, 10.0))
+        storage.insert(new)
+        assert 200 == len(storage.claim(ClaimRequest(["default"], 200, "session", now)).jobs)
+
+        tracemalloc.start()
+        taken = storage.end_session("session", [], reason="killed")
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+
+    assert 200 == len(taken.returned)
+    assert peak < 20 * len(arguments)

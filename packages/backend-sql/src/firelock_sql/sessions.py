@@ -49,6 +49,9 @@ _LIST = Text(f"""
 SELECT {", ".join(_FIELDS)}, expires_at, died_at, busy, reported, rss_bytes, cpu_percent
 FROM firelock_sessions ORDER BY started_at, id
 """)  # noqa: S608 - names of columns
+_HELD_IDS = Text("""
+SELECT id FROM firelock_jobs INDEXED BY firelock_holder WHERE session = :session ORDER BY seq
+""")
 _HELD = Text(f"""
 SELECT {CLAIMED_COLUMNS}, state FROM firelock_jobs INDEXED BY firelock_holder
 WHERE session = :session ORDER BY seq
@@ -144,7 +147,7 @@ def _end(
     if found is None or (is_expired_only and found[1] > tx.now):
         return None
     tx.run(_DIE, session=session, at=tx.now)
-    ids = [row[0] for row in tx.all(_HELD, session=session)]
+    ids = [row[0] for row in tx.all(_HELD_IDS, session=session)]
     rows = load_rows(tx, ids)
     taken = Taken(session, str(found[0]), [], [])
     for id in ids:
