@@ -19,6 +19,7 @@ from firelock_sql.find import _CONDITIONS, _RARE_INDEXES, _count_up_to, _stateme
 from firelock_sql.mysql.connect import dialect_of as mysql_dialect
 from firelock_sql.names import Names
 from firelock_sql.postgresql.connect import dialect_of as postgresql_dialect
+from firelock_sql.records import _Statements
 from firelock_sql.schema import METADATA, PREFIX, is_of
 from firelock_sql.transaction import Text
 
@@ -45,12 +46,19 @@ def walks():
             yield _Walk(index, led_by, everything - led_by, time, is_oldest_first, True, True, True)
 
 
+def several(value):
+    """What a name stands for: itself, the items of a list, or what is asked of a table of records."""
+    if isinstance(value, _Statements):
+        return vars(value).values()
+    return value if isinstance(value, list) else [value]
+
+
 def every_statement():
     """Every `Text` of the package by where it is defined."""
     found = {}
     for module in pkgutil.walk_packages(firelock_sql.__path__, "firelock_sql."):
         for name, value in vars(importlib.import_module(module.name)).items():
-            for place, one in enumerate(value if isinstance(value, list) else [value]):
+            for place, one in enumerate(several(value)):
                 if isinstance(one, Text):
                     found[f"{module.name}.{name}.{place}"] = one
     for place, walk in enumerate(walks()):

@@ -200,12 +200,12 @@ class Database(ABC):
     def migration_sql(self) -> list[str]:
         """See `SqlSchema.migration_sql`; from the stored version or from nothing."""
 
-        def write(tx: Transaction) -> list[str]:
+        def compose(tx: Transaction) -> list[str]:
             return [
                 line for step in schema.script(tx.dialect, self._known_schema(tx), tx.now) for line in step
             ]
 
-        return self.read_unchecked(write)
+        return self.read_unchecked(compose)
 
     def _known_schema(self, tx: Transaction) -> int:
         found, _ = self._stored_schema(tx)

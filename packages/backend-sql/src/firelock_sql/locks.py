@@ -67,17 +67,6 @@ def _acquire(tx: Transaction, name: str, owner: str, ttl: int) -> int | None:
     return token
 
 
-def renew_lock(tx: Transaction, name: str, owner: str, fence: int, ttl_seconds: float) -> bool:
-    """See `Storage.renew_lock`."""
-    expires_at = tx.now + int(ttl_seconds * _SECOND)
-    return tx.run(_RENEW, name=name, owner=owner, fence=fence, now=tx.now, expires_at=expires_at) > 0
-
-
-def release_lock(tx: Transaction, name: str, owner: str, fence: int) -> bool:
-    """See `Storage.release_lock`."""
-    return tx.run(_RELEASE, name=name, owner=owner, fence=fence, now=tx.now) > 0
-
-
 def prune_locks(tx: Transaction, limit: int) -> int:
     """Up to `limit` locks that ended a day ago are gone, and the fences of their names will not fall."""
     floor = tx.one(_GET, name=_FLOOR)
