@@ -162,7 +162,7 @@ jobs = Table(
     Column("error_type", _TEXT),
     Column("error_message", _TEXT),
     Column("error_fingerprint", _NAME),
-    Column("history", _TEXT, nullable=False, server_default=_EMPTY),  # one JSON list a line: see `history`
+    Column("history", _TEXT, nullable=False, server_default=_EMPTY),  # one JSON list a line: see `job_row`
     _count("history_lines"),
     _count("is_plain_end"),  # 1: the last step is not in `history`, it is what the other columns say
     postgresql_with=VACUUMED_EARLY,
