@@ -32,7 +32,8 @@ class _Storm:
     """What is done to one storage from many threads, and what came of it."""
 
     fire: Firelock
-    until: float
+    seconds: float
+    until: float = 0.0
     done: Counter[str] = attrs.field(factory=Counter)
     conflicts: Counter[str] = attrs.field(factory=Counter)
     errors: list[BaseException] = attrs.field(factory=list)
@@ -42,13 +43,19 @@ class _Storm:
         """Return whoever takes part."""
         works = [self.claim] * _CLAIMERS + [self.operate] * _OPERATORS
         works += [self.insert, self.insert, self.prune, self.promote, self.release]
+        start = threading.Barrier(len(works), self._begin)
         return [
-            threading.Thread(target=self._run, args=(work, random.Random(number)))
+            threading.Thread(target=self._run, args=(work, random.Random(number), start))
             for number, work in enumerate(works)
         ]
 
-    def _run(self, work, chance):
+    def _begin(self):
+        self.until = time.monotonic() + self.seconds
+
+    def _run(self, work, chance, start):
         try:
+            self.fire.storage.promote(1)  # has connected: that took four seconds where the machine was busy
+            start.wait(60)
             while time.monotonic() < self.until:
                 work(chance)
         except BaseException as error:  # noqa: BLE001 - the scenario tells
@@ -87,6 +94,9 @@ class _Storm:
 
     def operate(self, chance):
         """An operator deletes or requeues a page of jobs, whatever they do."""
+        if not self.ids:  # who spins takes the interpreter from those who store them
+            time.sleep(0.02)
+            return
         page = chance.sample(self.ids, min(len(self.ids), 60))
         act = chance.choice([self.fire.jobs.delete, self.fire.jobs.requeue])
         self.done["actions"] += sum(result.is_applied for result in act(page))
@@ -113,15 +123,16 @@ def deadlock_storm(place, size):
     """
     with Firelock(f"{place.storage}?pool_size={_POOL}") as fire:
         fire.storage.migrate()
-        storm = _Storm(fire, time.monotonic() + size.rounds)
+        storm = _Storm(fire, size.rounds)
         _count_conflicts(fire, storm.conflicts)
         threads = storm.threads()
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(size.rounds + 60)
+            thread.join(size.rounds + 120)
         assert not any(thread.is_alive() for thread in threads), "somebody waits for ever"
         assert storm.errors == [], storm.errors[:3]
+        assert storm.done["ended"] > 0, storm.done
         counted = {state: count for state, count in fire.jobs.counts().by_state.items() if count}
         deadlocks = _deadlocks(place)
         stored = _stored(place.storage)
