@@ -141,9 +141,9 @@ DEEP = (
 # What each broken variant would let happen is refused by a storage, which a test of the kit sees; else it is
 # told who keeps the rule.
 REFUSALS = {
-    "guard without the fence": "test_a_stale_fence_never_settles",
-    "guard of the state alone": "test_another_session_never_settles test_what_was_taken_is_claimed_anew",
-    "attempt as the fence": "test_a_stale_fence_never_settles",
+    "guard without the fence": "test_only_the_holder_of_the_claim_settles",
+    "guard of the state alone": "test_only_the_holder_of_the_claim_settles test_what_was_taken_is_claimed_anew",
+    "attempt as the fence": "test_only_the_holder_of_the_claim_settles",
     "guard without the state": "test_the_holders_end_is_refused_and_clears_the_tail",
     "repeats told as refused": "test_a_repeat_is_already_applied",
     "a dead session revives": "test_renewals_are_answered_each test_a_session_is_orphaned_once",

@@ -173,6 +173,10 @@ class Scene:
         """It is that much later."""
         self.handles.advance(seconds)
 
+    def open(self, number: int = 2) -> list[Storage]:
+        """Return so many more handles of the store."""
+        return [self.handles.open() for _ in range(number)]
+
     # ---- jobs --------------------------------------------------------------------------------------------
 
     def new_id(self) -> str:
@@ -235,6 +239,10 @@ class Scene:
         """Return the job's state."""
         return self.record(job_id).state
 
+    def states(self, *job_ids: str) -> list[State]:
+        """Return the jobs' states; each of them has to be there."""
+        return [self.state(job_id) for job_id in job_ids]
+
     def last_entry(self, job_id: str) -> HistoryEntry:
         """Return the newest entry of the job's history."""
         return self.history(job_id)[-1]
@@ -246,6 +254,12 @@ class Scene:
     def errors(self, job_id: str) -> list[Attempt]:
         """Return the job's failed attempts."""
         return self.storage.history(job_id).errors
+
+    def kept(self, kind: str, key: str) -> tuple[str, int]:
+        """Return a record's value and version; it has to be there."""
+        record = self.storage.get_record(kind, key)
+        assert record is not None, f"no record {key} of kind {kind} is stored"
+        return record.value, record.version
 
     # ---- those who run them ------------------------------------------------------------------------------
 
@@ -333,75 +347,57 @@ class Scene:
         return transition.job_id
 
 
-_RUN = 2 * SECOND
-
-
-def _started(running: Running) -> int:
-    return running.job.claimed_at + SECOND
-
-
-def _ended(running: Running) -> int:
-    return running.job.claimed_at + _RUN
+def _end(end: Callable[..., Transition], running: Running, **fields: object) -> Transition:
+    """Return an end of the claim, a second after the start and two after the claim unless it says another."""
+    claimed_at = running.job.claimed_at
+    times = {"at": claimed_at + 2 * SECOND, "started_at": claimed_at + SECOND}
+    return end(running.job, running.holder, **{**times, **fields})
 
 
 def succeeds(
     running: Running, result: str | None = "1", *, absent: str | None = None, expires_at: int | None = None
 ) -> Transition:
     """The task returned."""
-    return lifecycle.succeeded(
-        running.job, running.holder, at=_ended(running), started_at=_started(running),
-        result=result, result_absent=absent, expires_at=expires_at,
-    )  # fmt: skip
+    return _end(lifecycle.succeeded, running, result=result, result_absent=absent, expires_at=expires_at)
 
 
 def fails(running: Running, error: ErrorInfo | None = None, *, expires_at: int | None = None) -> Transition:
     """The task raised for the last time."""
-    return lifecycle.failed(
-        running.job, running.holder, at=_ended(running), started_at=_started(running),
-        reason="no retries left", error=error or error_info(), expires_at=expires_at,
-    )  # fmt: skip
+    error = error or error_info()
+    return _end(lifecycle.failed, running, reason="no retries left", error=error, expires_at=expires_at)
 
 
 def gives_up(running: Running, *, expires_at: int | None = None) -> Transition:
     """The task raised for the last time and its policy deletes the job."""
-    return lifecycle.deleted_by_policy(
-        running.job, running.holder, at=_ended(running), started_at=_started(running),
-        reason="retries exhausted", error=error_info(), expires_at=expires_at,
-    )  # fmt: skip
+    error, why = error_info(), "retries exhausted"
+    return _end(lifecycle.deleted_by_policy, running, reason=why, error=error, expires_at=expires_at)
+
+
+def _wait(running: Running, due_at: int | None) -> int:
+    return 0 if due_at is None else due_at - running.job.claimed_at - 2 * SECOND
 
 
 def retries(running: Running, *, due_at: int | None = None, error: ErrorInfo | None = None) -> Transition:
     """The task raised and is tried again at that instant, at once where none is given."""
-    at = _ended(running)
-    return lifecycle.retried(
-        running.job, running.holder, at=at, started_at=_started(running),
-        wait=0 if due_at is None else due_at - at, reason="retry 1 of 10", error=error or error_info(),
-    )  # fmt: skip
+    wait, error = _wait(running, due_at), error or error_info()
+    return _end(lifecycle.retried, running, wait=wait, reason="retry 1 of 10", error=error)
 
 
 def snoozes(running: Running, *, due_at: int | None = None) -> Transition:
     """The task asked to be run later, at that instant, at once where none is given."""
-    at = _ended(running)
-    wait = 0 if due_at is None else due_at - at
-    return lifecycle.snoozed(
-        running.job, running.holder, at=at, started_at=_started(running), wait=wait, reason="snoozed"
-    )
+    return _end(lifecycle.snoozed, running, wait=_wait(running, due_at), reason="snoozed")
 
 
 def hands_back(running: Running, *, has_started: bool = False) -> Transition:
     """The server gives the job back."""
-    started_at = _started(running) if has_started else None
-    return lifecycle.handed_back(
-        running.job, running.holder, at=_ended(running), started_at=started_at, reason="server stopped"
-    )
+    started = {} if has_started else {"started_at": None}
+    return _end(lifecycle.handed_back, running, reason="server stopped", **started)
 
 
 def crashes(running: Running, *, expires_at: int | None = None) -> Transition:
     """The job's own process died with it."""
-    return lifecycle.crashed_alone(
-        running.job, running.holder, at=_ended(running), started_at=_started(running),
-        reason="killed by signal 9", error=error_info("crash"), expires_at=expires_at,
-    )  # fmt: skip
+    error, why = error_info("crash"), "killed by signal 9"
+    return _end(lifecycle.crashed_alone, running, reason=why, error=error, expires_at=expires_at)
 
 
 def deletes(job_id: str, *, at: int = STAMP, expires_at: int | None = None) -> Transition:

@@ -137,42 +137,33 @@ class EndingDuty(ServerFixtures):
         assert (State.FAILED, 0, '{"number": ') == (record.state, record.retries, record.arguments)
         assert "arguments cannot be read" in str(record.reason)
 
-    def test_an_unknown_task_waits_for_a_server_that_knows_it(self, stage: Stage) -> None:
-        """It is neither failed nor counted as an attempt, and its reason names the task."""
-
-        def known() -> None: ...
-
-        def elsewhere() -> None: ...
-
-        stage.task(known)
-        client = stage.another_app()
-        job = client.task(name="kit.elsewhere")(elsewhere).enqueue()
-
-        stage.serve()
-
-        record = stage.when(job, lambda record: record.state is State.SCHEDULED)
-        assert (0, 0) == (record.attempt, record.retries)
-        assert "'kit.elsewhere' is not registered" in str(record.reason)
-        assert record.due_at is not None
-        assert record.due_at > stage.app.storage.clock()
-
-    def test_a_job_of_a_missing_serializer_waits_for_a_server_that_has_it(self, stage: Stage) -> None:
-        """It is neither failed nor counted as an attempt, its arguments stay, and its history says why."""
+    @pytest.mark.parametrize(
+        ("task", "serializer", "why"),
+        [
+            ("kit.elsewhere", "json", "'kit.elsewhere' is not registered"),
+            ("kit.reads", "kit-sealing", "serializer 'kit-sealing' is not installed"),
+        ],
+        ids=["task", "serializer"],
+    )
+    def test_what_this_server_cannot_run_waits_for_another(
+        self, stage: Stage, task: str, serializer: str, why: str
+    ) -> None:
+        """Without its task or serializer a job neither fails nor counts an attempt; its history says why."""
 
         def reads(number: int) -> int:
             return number
 
-        task = stage.task(reads)
-        sealed = _stored(stage, task.name, "sealed", "kit-sealing")
+        stage.task(reads)
+        job = _stored(stage, task, "[7]", serializer)
 
         stage.serve()
 
-        record = stage.when(sealed, lambda record: record.state is State.SCHEDULED)
-        assert (0, 0, "sealed") == (record.attempt, record.retries, record.arguments)
-        assert "serializer 'kit-sealing' is not installed" in str(record.reason)
+        record = stage.when(job, lambda record: record.state is State.SCHEDULED)
+        assert (0, 0, "[7]") == (record.attempt, record.retries, record.arguments)
+        assert why in str(record.reason)
         assert record.due_at is not None
         assert record.due_at > stage.app.storage.clock()
-        assert [State.ENQUEUED, State.SCHEDULED] == stage.states(sealed)
+        assert [State.ENQUEUED, State.SCHEDULED] == stage.states(job)
 
     def test_what_a_job_said_is_there_when_it_has_ended(self, stage: Stage) -> None:
         """Whoever sees the job's end sees its log and its progress too."""

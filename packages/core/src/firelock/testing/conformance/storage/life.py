@@ -277,9 +277,7 @@ class LifeDuty(StorageFixtures):
 
         assert before == (reopened.get(ids), reopened.history(ended).entries, reopened.counts())
         assert recurring == reopened.get_record("recurring", "nightly")
-        record = reopened.get_record("kind", "key")
-        assert record is not None
-        assert "value" == record.value
+        assert ["value"] == [one.value for one in reopened.list_records("kind")]
         assert fence == reopened.acquire_lock("lock", "owner", 60.0)
         assert reopened.acquire_lock("lock", "another", 60.0) is None
         assert reopened.apply([succeeds(held)])[0].is_applied

@@ -66,7 +66,7 @@ class RaceDuty(StorageFixtures):
 
         If this fails: a client that hurries its repeat makes the job twice.
         """
-        handles = [scene.handles.open() for _ in range(8)]
+        handles = scene.open(8)
         ids = []
 
         for _ in range(ROUNDS):
@@ -85,7 +85,7 @@ class RaceDuty(StorageFixtures):
 
         If this fails: a settle that is sent again while the first is under way counts twice.
         """
-        one, other, holder = scene.handles.open(), scene.handles.open(), scene.begin()
+        (one, other), holder = scene.open(), scene.begin()
 
         for is_repeat in [True, False] * (ROUNDS // 2):
             running = scene.run(holder)
@@ -107,7 +107,7 @@ class RaceDuty(StorageFixtures):
 
         If this fails: a job that succeeded runs again with its success in the history, or is lost.
         """
-        one, other = scene.handles.open(), scene.handles.open()
+        one, other = scene.open()
 
         for number in range(ROUNDS):
             running = scene.run(scene.begin(str(number)))
@@ -131,7 +131,7 @@ class RaceDuty(StorageFixtures):
 
         If this fails: a deleted job comes back, or is shown as stopping for ever.
         """
-        one, other, holder = scene.handles.open(), scene.handles.open(), scene.begin()
+        (one, other), holder = scene.open(), scene.begin()
 
         for _ in range(ROUNDS):
             running = scene.run(holder)
@@ -152,7 +152,7 @@ class RaceDuty(StorageFixtures):
 
         If this fails: a deleted job runs and nobody knows.
         """
-        one, other, holder = scene.handles.open(), scene.handles.open(), scene.begin()
+        (one, other), holder = scene.open(), scene.begin()
 
         for _ in range(ROUNDS):
             job_id = scene.add()
@@ -170,7 +170,7 @@ class RaceDuty(StorageFixtures):
 
         If this fails: jobs are held by the dead and never run again.
         """
-        one, other = scene.handles.open(), scene.handles.open()
+        one, other = scene.open()
 
         for number in range(ROUNDS):
             ids = scene.add_many(5)
@@ -182,7 +182,7 @@ class RaceDuty(StorageFixtures):
 
             assert sorted(job.id for job in claim.jobs) == sorted(taken.crashed)
             assert claim.is_session_lost == (not claim.jobs)
-            assert [State.ENQUEUED] * 5 == [scene.state(job_id) for job_id in ids]
+            assert [State.ENQUEUED] * 5 == scene.states(*ids)
             scene.storage.apply([deletes(job_id) for job_id in ids])
 
     def test_a_session_is_ended_once(self, scene: Scene) -> None:
@@ -190,7 +190,7 @@ class RaceDuty(StorageFixtures):
 
         If this fails: one death counts as two.
         """
-        handles = [scene.handles.open() for _ in range(4)]
+        handles = scene.open(4)
 
         for number in range(ROUNDS):
             holder = scene.begin(str(number), 3_600.0)
@@ -209,7 +209,7 @@ class RaceDuty(StorageFixtures):
 
         If this fails: a server goes on with jobs that somebody else was given.
         """
-        one, other = scene.handles.open(), scene.handles.open()
+        one, other = scene.open()
 
         for number in range(ROUNDS):
             holder = scene.begin(str(number), 3_600.0)
@@ -230,7 +230,7 @@ class RaceDuty(StorageFixtures):
 
         If this fails: the continuation waits for ever, or runs twice.
         """
-        one, other, holder = scene.handles.open(), scene.handles.open(), scene.begin()
+        (one, other), holder = scene.open(), scene.begin()
 
         for _ in range(ROUNDS):
             running = scene.run(holder)
@@ -252,7 +252,7 @@ class RaceDuty(StorageFixtures):
 
         If this fails: each takes the other for not ended, and the child waits for ever.
         """
-        one, other, holder = scene.handles.open(), scene.handles.open(), scene.begin()
+        (one, other), holder = scene.open(), scene.begin()
 
         for _ in range(ROUNDS):
             scene.add_many(2)
@@ -292,7 +292,7 @@ class CrowdDuty(StorageFixtures):
             step = (lambda: handle.promote(7).promoted) if is_due else (lambda: handle.release(7))
             return until_none_is_left(step)
 
-        moved = race([partial(work, scene.handles.open()) for _ in range(4)])
+        moved = race([partial(work, handle) for handle in scene.open(4)])
 
         assert 60 == sum(moved) or not is_due
         assert 0 == scene.release()
@@ -305,7 +305,7 @@ class CrowdDuty(StorageFixtures):
         If this fails: a nightly report is sent eight times.
         """
         version = due_once(scene)
-        handles = [scene.handles.open() for _ in range(8)]
+        handles = scene.open(8)
 
         for hour in range(1, ROUNDS + 1):
             job = scene.new_job(recurring_id="nightly")
@@ -322,9 +322,7 @@ class CrowdDuty(StorageFixtures):
             version += 1
             winner = [one.record for one in fired].index(Applied.APPLIED)
             assert {Applied.APPLIED: 1, Applied.REFUSED: 7} == Counter(one.record for one in fired)
-            record = scene.storage.get_record("recurring", "nightly")
-            assert record is not None
-            assert (moved[winner].value, version) == (record.value, record.version)
+            assert (moved[winner].value, version) == scene.kept("recurring", "nightly")
             assert [job.id] == scene.claim_ids()
 
     def test_an_edit_races_a_firing(self, scene: Scene) -> None:
@@ -332,7 +330,7 @@ class CrowdDuty(StorageFixtures):
 
         If this fails: a deploy at two o'clock makes the nightly job run twice, or not at all.
         """
-        one, other = scene.handles.open(), scene.handles.open()
+        one, other = scene.open()
         version = due_once(scene)
 
         for hour in range(1, ROUNDS + 1):
@@ -345,9 +343,7 @@ class CrowdDuty(StorageFixtures):
 
             is_fired = fired.record is Applied.APPLIED
             version += 1
-            record = scene.storage.get_record("recurring", "nightly")
-            assert record is not None
-            assert ("fired" if is_fired else "edited", version) == (record.value, record.version)
+            assert ("fired" if is_fired else "edited", version) == scene.kept("recurring", "nightly")
             assert [is_fired, is_fired] == [edited is None, scene.storage.get([job.id]) != [None]]
 
     def test_figures_of_many_add_up(self, scene: Scene) -> None:
@@ -357,7 +353,7 @@ class CrowdDuty(StorageFixtures):
         """
         histogram = (1, *(0 for _ in DURATION_BUCKETS))
         rollup = Rollup(STAMP, "task", "default", "succeeded", 1, 1, histogram)
-        handles = [scene.handles.open() for _ in range(4)]
+        handles = scene.open(4)
 
         def add(handle: Storage) -> None:
             for _ in range(ROUNDS):
@@ -373,7 +369,7 @@ class CrowdDuty(StorageFixtures):
 
         If this fails: locks, recurring jobs and settings lose writes.
         """
-        handles = [scene.handles.open() for _ in range(6)]
+        handles = scene.open(6)
 
         def count(handle: Storage) -> int:
             record = handle.get_record("kind", "counter")
@@ -384,16 +380,14 @@ class CrowdDuty(StorageFixtures):
 
         race([partial(until_none_is_left, partial(count, handle)) for handle in handles])
 
-        record = scene.storage.get_record("kind", "counter")
-        assert record is not None
-        assert ("60", 60) == (record.value, record.version)
+        assert ("60", 60) == scene.kept("kind", "counter")
 
     def test_a_requeue_races_the_pruning(self, scene: Scene) -> None:
         """A job requeued while it is pruned is either gone, and the operator told, or lives on whole.
 
         If this fails: a requeued job is half there.
         """
-        one, other, holder = scene.handles.open(), scene.handles.open(), scene.begin()
+        (one, other), holder = scene.open(), scene.begin()
 
         for _ in range(ROUNDS):
             job_id = scene.settle(fails(scene.run(holder), expires_at=BASE - HOUR))

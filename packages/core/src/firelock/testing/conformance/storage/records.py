@@ -76,9 +76,7 @@ class RecordDuty(StorageFixtures):
         ]
 
         assert [None, 1, None] == answers
-        record = storage.get_record("kind", "key")
-        assert record is not None
-        assert "first" == record.value
+        assert ("first", 1) == scene.kept("kind", "key")
 
     def test_a_delete_may_expect_a_version(self, scene: Scene) -> None:
         """A delete that expects another version leaves the record; the right one removes it, once.

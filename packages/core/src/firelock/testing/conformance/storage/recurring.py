@@ -113,9 +113,8 @@ class RecurringDuty(StorageFixtures):
         assert Inserted([False], Applied.ALREADY) == again
         assert Applied.REFUSED is later.record
         scene.check(job.id, state=State.PROCESSING)
-        record = scene.storage.get_record("recurring", "nightly")
-        assert record is not None
-        assert (version + 1, BASE + 2 * HOUR) == (record.version, record.due_at)
+        (left,) = scene.storage.list_records("recurring")
+        assert (version + 1, BASE + 2 * HOUR) == (left.version, left.due_at)
 
     @pytest.mark.parametrize("how", ["changed", "deleted", "put anew", "never there"])
     def test_an_insert_needs_the_record_that_was_read(self, scene: Scene, how: str) -> None:
@@ -150,9 +149,7 @@ class RecurringDuty(StorageFixtures):
         answers = [scene.storage.insert([], only_if=_moved(0, value)) for value in ("a", "a", "b")]
 
         assert [Applied.APPLIED, Applied.ALREADY, Applied.REFUSED] == [one.record for one in answers]
-        record = scene.storage.get_record("recurring", "nightly")
-        assert record is not None
-        assert "a" == record.value
+        assert ("a", 1) == scene.kept("recurring", "nightly")
 
     def test_an_insert_may_store_no_job_or_one_that_is_there(self, scene: Scene) -> None:
         """The record is replaced where an instant is skipped, and where its job was stored before.
@@ -166,9 +163,8 @@ class RecurringDuty(StorageFixtures):
         skipped = scene.storage.insert([], only_if=_moved(version + 1, due_at=None))
 
         assert (Inserted([False]), Inserted([])) == (repeated, skipped)
-        record = scene.storage.get_record("recurring", "nightly")
-        assert record is not None
-        assert (version + 2, None) == (record.version, record.due_at)
+        (left,) = scene.storage.list_records("recurring")
+        assert (version + 2, None) == (left.version, left.due_at)
         assert [job.id] == scene.claim_ids()
 
     def test_jobs_that_are_refused_leave_the_record(self, scene: Scene) -> None:
@@ -185,9 +181,8 @@ class RecurringDuty(StorageFixtures):
             scene.storage.insert([lonely, child], only_if=_moved(version))
 
         assert [None, None] == scene.storage.get([lonely.id, child.id])
-        assert Record("recurring", "nightly", "{}", version, BASE + HOUR) == scene.storage.get_record(
-            "recurring", "nightly"
-        )
+        (left,) = scene.storage.list_records("recurring")
+        assert Record("recurring", "nightly", "{}", version, BASE + HOUR) == left
 
     def test_a_record_of_any_kind_may_be_asked_for(self, scene: Scene) -> None:
         """An insert may depend on another kind of record; where that pauses a queue, it pauses.

@@ -128,7 +128,7 @@ class SessionDuty(StorageFixtures):
         assert [(short.session, short.server, [lost.id], [])] == [
             (one.session, one.server, one.crashed, one.returned) for one in taken
         ]
-        assert (State.ENQUEUED, State.PROCESSING) == (scene.state(lost.id), scene.state(kept.id))
+        assert [State.ENQUEUED, State.PROCESSING] == scene.states(lost.id, kept.id)
         assert {short.session: False, long.session: True} == {
             record.session.id: record.is_alive for record in scene.storage.list_sessions()
         }
@@ -197,7 +197,7 @@ class SessionDuty(StorageFixtures):
         """
         holder = scene.begin()
         ids = scene.add_many(4)
-        before = [scene.record(job_id) for job_id in ids]
+        before = [_place(scene.record(job_id)) for job_id in ids]
         scene.claim(holder)
 
         taken = scene.lose(holder, running={ids[1]}, reason="killed by signal 9")
@@ -212,7 +212,7 @@ class SessionDuty(StorageFixtures):
         ]
         entry = scene.last_entry(ids[1])
         assert (State.ENQUEUED, "killed by signal 9", 1) == (entry.state, entry.reason, entry.attempt)
-        assert [_place(record) for record in before] == [_place(scene.record(job_id)) for job_id in ids]
+        assert before == [_place(scene.record(job_id)) for job_id in ids]
 
     def test_a_session_of_which_nothing_is_known_blames_all(self, scene: Scene) -> None:
         """`running=None` gives every job a crash, an empty collection none.
@@ -239,12 +239,12 @@ class SessionDuty(StorageFixtures):
         kept = scene.run(well)
         gone = scene.settle(succeeds(scene.run(dead)))
         waiting = scene.add()
-        before = [scene.record(job_id) for job_id in (kept.id, gone, waiting)]
+        before = scene.storage.get([kept.id, gone, waiting])
 
         taken = scene.lose(dead, running=[kept.id, gone, waiting, "unknown"], reason="killed")
 
         assert ([], []) == (taken.crashed, taken.returned)
-        assert before == [scene.record(job_id) for job_id in (kept.id, gone, waiting)]
+        assert before == scene.storage.get([kept.id, gone, waiting])
         assert scene.apply(succeeds(kept)).is_applied
 
     def test_what_was_taken_is_claimed_anew(self, scene: Scene) -> None:
@@ -391,7 +391,7 @@ class ReconcileDuty(StorageFixtures):
 
         unknown = sorted(found.unknown, key=lambda job: job.id)
         assert sorted([claimed[0], claimed[2]], key=lambda job: job.id) == unknown
-        assert [State.PROCESSING] * 3 == [scene.state(job.id) for job in claimed]
+        assert [State.PROCESSING] * 3 == scene.states(*(job.id for job in claimed))
 
     def test_the_unknown_can_be_handed_back(self, scene: Scene) -> None:
         """What reconcile returns is enough to hand the job back.

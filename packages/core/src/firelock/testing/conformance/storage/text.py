@@ -74,9 +74,7 @@ class TextDuty(StorageFixtures):
         records = storage.list_records("kind")
         assert sorted(names) == [record.key for record in records]
         for number, name in enumerate(names):
-            record = storage.get_record("kind", name)
-            assert record is not None
-            assert f"value {number} {name}" == record.value
+            assert (f"value {number} {name}", 1) == scene.kept("kind", name)
             assert Record("recurring", name, name, 1) == storage.get_record("recurring", name)
 
     @pytest.mark.parametrize("character", ["n", "\U0001f525"], ids=["one byte", "four bytes"])

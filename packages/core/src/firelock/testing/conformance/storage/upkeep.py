@@ -80,7 +80,7 @@ class PromoteDuty(StorageFixtures):
         promotion = scene.promote()
 
         assert Promotion(1, BASE + 5 * HOUR) == promotion
-        assert (State.SCHEDULED, State.ENQUEUED) == (scene.state(later), scene.state(due))
+        assert [State.SCHEDULED, State.ENQUEUED] == scene.states(later, due)
 
     def test_the_longest_due_are_first(self, scene: Scene) -> None:
         """Within the limit the oldest due instants are moved first; the rest is due at once.
@@ -125,7 +125,7 @@ class PromoteDuty(StorageFixtures):
         promotion = scene.promote()
 
         assert Promotion(0, None) == promotion
-        assert (State.DELETED, State.ENQUEUED) == (scene.state(deleted), scene.state(requeued))
+        assert [State.DELETED, State.ENQUEUED] == scene.states(deleted, requeued)
         assert [requeued] == scene.claim_ids()
 
     def test_a_rescheduled_job_is_due_at_its_new_instant(self, scene: Scene) -> None:
@@ -173,7 +173,7 @@ class PromoteDuty(StorageFixtures):
         )
 
         assert Promotion(1, BASE + 3 * HOUR) == scene.promote()
-        assert (State.ENQUEUED, State.SCHEDULED) == (scene.state(past), scene.state(twice))
+        assert [State.ENQUEUED, State.SCHEDULED] == scene.states(past, twice)
         assert 3 == len(scene.history(twice))
 
     def test_a_rescheduled_retry_is_still_a_retry(self, scene: Scene) -> None:
@@ -497,9 +497,7 @@ class ContinuationDuty(StorageFixtures):
         rounds = [scene.release() for _ in range(5)]
 
         assert (3, 0) == (sum(rounds), rounds[-1])
-        assert [State.DELETED, State.DELETED, State.ENQUEUED] == [
-            scene.state(job_id) for job_id in (child, grandchild, wanted)
-        ]
+        assert [State.DELETED, State.DELETED, State.ENQUEUED] == scene.states(child, grandchild, wanted)
         assert "parent deleted" == scene.record(grandchild).reason
 
     def test_a_deleted_child_stays_as_long_as_its_parent(self, scene: Scene) -> None:
@@ -658,7 +656,7 @@ class PruneDuty(StorageFixtures):
         end = fails(scene.run(job_id=parent))
         scene.settle(attrs.evolve(end, expires_at=end.at + 3 * HOUR))
         scene.release()
-        assert [State.AWAITING] * 3 == [scene.state(child) for child in children]
+        assert [State.AWAITING] * 3 == scene.states(*children)
 
         pruned = scene.prune(1)
         scene.release()
@@ -671,7 +669,7 @@ class PruneDuty(StorageFixtures):
             ]  # fmt: skip
             assert record.ended_at is not None
             assert record.ended_at + 3 * HOUR == record.expires_at
-        assert [State.ENQUEUED] * 3 == [scene.state(grandchild) for grandchild in grandchildren]
+        assert [State.ENQUEUED] * 3 == scene.states(*grandchildren)
 
     def test_a_parent_stays_until_its_children_were_released(self, scene: Scene) -> None:
         """A parent that expired before its children were looked at is kept until they were; they outlive it.
