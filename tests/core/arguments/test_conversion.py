@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from firelock.arguments.signature import Binder, compile_binder, make_converter
+from firelock.arguments.signature import compile_binder, make_converter
 from firelock.errors import ArgumentError, SignatureMismatch, TaskError
 from firelock.serializer import JsonSerializer, JsonValue
 
@@ -117,21 +117,21 @@ class Shelf:
     widget: Widget
 
 
-def binder_for(annotation: object, **options: Any) -> Binder:
+def binder_for(annotation, **options):
     def run(x): ...
 
     run.__annotations__ = {"x": annotation}
     return compile_binder(run, task="tests.run", **options)
 
 
-def sent(annotation: object, value: object) -> object:
+def sent(annotation, value):
     binder = binder_for(annotation)
     (back,), named = binder.decode_text(binder.encode_text((value,), {}, JSON), JSON)
     assert {} == named
     return back
 
 
-def exact(value: object) -> str:
+def exact(value):
     """Show a value so that a change of any type inside is seen; sets in an order of their own."""
     if isinstance(value, (set, frozenset)):
         return f"{type(value).__name__}{sorted(map(exact, value))}"
@@ -362,7 +362,7 @@ def test_a_union_inside_of_a_class_is_refused_at_the_first_value():
 
 def test_an_apps_converter_stores_the_apps_own_types():
     """What a hook taught the converter is used, and asked for no sooner than needed."""
-    asked: list[int] = []
+    asked = []
 
     def converter():
         asked.append(1)
@@ -382,13 +382,13 @@ def test_an_apps_converter_stores_the_apps_own_types():
 
 
 class Money:
-    def __init__(self, cents: int) -> None:
+    def __init__(self, cents):
         self.cents = cents
 
-    def __eq__(self, other: object) -> bool:
+    def __eq__(self, other):
         return isinstance(other, Money) and self.cents == other.cents
 
-    def __hash__(self) -> int:
+    def __hash__(self):
         return hash(self.cents)
 
 
@@ -421,7 +421,7 @@ clean_text = st.text(st.characters(exclude_characters="\0", exclude_categories=(
 integers = st.integers(-(2**63), 2**63 - 1)
 floats = st.floats(allow_nan=False, allow_infinity=False)
 offsets = st.integers(-86_399, 86_399).map(lambda seconds: timezone(timedelta(seconds=seconds)))
-leaves: dict[object, st.SearchStrategy[Any]] = {
+leaves = {
     int: integers,
     str: clean_text,
     float: floats,
@@ -444,12 +444,12 @@ leaves: dict[object, st.SearchStrategy[Any]] = {
 
 
 @st.composite
-def annotated(draw: st.DrawFn) -> tuple[Any, Any]:
+def annotated(draw):
     """Draw an annotation, a container of it or none, and a value that fits."""
     leaf = draw(st.sampled_from(list(leaves)))
     values = leaves[leaf]
     shape = draw(st.integers(0, 7))
-    containers: list[tuple[Any, st.SearchStrategy[Any]]] = [
+    containers = [
         (leaf, values),
         (list[leaf], st.lists(values, max_size=3)),
         (tuple[leaf, ...], st.lists(values, max_size=3).map(tuple)),
@@ -477,13 +477,13 @@ def test_every_value_of_every_supported_annotation_comes_back(case):
 class Hostile:
     """Raises from everything that Python might ask of it."""
 
-    def _refuse(self, *args: object) -> Any:
+    def _refuse(self, *args):
         raise RuntimeError("no")
 
-    __eq__ = __hash__ = __repr__ = __str__ = __len__ = __iter__ = __bool__ = __getattr__ = _refuse  # type: ignore[assignment]
+    __eq__ = __hash__ = __repr__ = __str__ = __len__ = __iter__ = __bool__ = __getattr__ = _refuse
 
 
-STRANGE: list[Any] = [
+STRANGE = [
     Widget(),
     10**5000,
     math.nan,

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import pytest
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Query, Session, mapped_column
 
-from firelock.arguments.signature import Binder, compile_binder
+from firelock.arguments.signature import compile_binder
 from firelock.errors import ArgumentError
 from firelock.serializer import JsonSerializer
 
@@ -64,11 +64,11 @@ def charge(order: int, user: Any, *, note: str = "") -> None: ...
 def invite(users: list[User]) -> None: ...
 
 
-def binder_of(function: Callable[..., object]) -> Binder:
+def binder_of(function):
     return compile_binder(function, task=f"tests.{function.__name__}")
 
 
-def refusal_of(function: Callable[..., object], *args: object, **kwargs: object) -> str:
+def refusal_of(function, *args, **kwargs):
     with pytest.raises(ArgumentError) as caught:
         binder_of(function).encode_text(args, kwargs, JsonSerializer())
     return str(caught.value)
@@ -123,7 +123,7 @@ def test_an_entity_inside_of_an_argument_is_found(function, value, place):
     assert f"(position 1), at {place}; pass its id and load it inside the task" in message
 
 
-def made_by(module: str, name: str, **attributes: object) -> object:
+def made_by(module, name, **attributes):
     """Make an instance of a class that a library, which need not be installed, would have."""
     return type(
         "Sub", (type(name, (), {"__module__": module, **attributes}),), {"__module__": "app.models"}

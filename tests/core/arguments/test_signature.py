@@ -5,16 +5,15 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firelock.arguments.signature import Binder, LargeArgumentsWarning, check_callable, compile_binder
+from firelock.arguments.signature import LargeArgumentsWarning, check_callable, compile_binder
 from firelock.errors import ArgumentError, ArgumentTooLarge, SignatureMismatch, TaskError
-from firelock.serializer import JsonSerializer, JsonValue, Serializer
+from firelock.serializer import JsonSerializer, Serializer
 
 if TYPE_CHECKING:
     from decimal import Decimal as OnlyForCheckers
@@ -31,7 +30,7 @@ class Snooze:
     pass
 
 
-def binder_of(function: Callable[..., object], **options: Any) -> Binder:
+def binder_of(function, **options):
     options.setdefault("context_type", JobContext)
     return compile_binder(function, task=f"tests.{function.__name__}", **options)
 
@@ -272,7 +271,7 @@ def test_a_value_that_would_not_come_back_equal_is_refused(value, words):
 
 
 def nested(depth: int) -> list[object]:
-    value: list[object] = []
+    value = []
     for _ in range(depth - 1):
         value = [value]
     return value
@@ -333,13 +332,13 @@ class Reversed(Serializer):
 
     name = "reversed"
 
-    def dumps(self, value: JsonValue) -> str:
+    def dumps(self, value):
         if value == {"day": "bad"}:
             raise ZeroDivisionError("oops")
         return JSON.dumps(value)[::-1] if value != {"day": "odd"} else "odd"
 
-    def loads(self, text: str) -> JsonValue:
-        return {"day": ("a",)} if text == "odd" else JSON.loads(text[::-1])  # type: ignore[dict-item]
+    def loads(self, text):
+        return {"day": ("a",)} if text == "odd" else JSON.loads(text[::-1])
 
 
 def test_another_serializers_errors_are_argument_errors():
@@ -353,7 +352,7 @@ def test_another_serializers_errors_are_argument_errors():
     with pytest.raises(ArgumentError, match="lone surrogate"):
         binder.encode_text(("\ud800",), {}, Reversed())
     with pytest.raises(ArgumentError, match="The serializer 'reversed' cannot read the text"):
-        binder.decode_text(5, Reversed())  # type: ignore[arg-type]
+        binder.decode_text(5, Reversed())
 
 
 # ---- results ---------------------------------------------------------------------------------------------
