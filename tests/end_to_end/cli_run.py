@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 
@@ -12,6 +13,13 @@ from firelock import lifecycle
 from firelock.cli import main
 from firelock.storage import ClaimRequest, NewSession
 from firelock.values import ErrorInfo, Holder
+
+
+class Terminal(io.StringIO):
+    """A stream that a person looks at."""
+
+    def isatty(self):
+        return True
 
 
 @attrs.frozen

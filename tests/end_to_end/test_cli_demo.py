@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pty
 import re
@@ -24,6 +23,7 @@ from firelock.cli.screen import Screen
 from firelock.plugins import open_storage
 from firelock.storage import JobFilter
 from firelock.values import JobRecord, Progress, State
+from tests.end_to_end.cli_run import Terminal
 
 DEMO = [sys.executable, "-m", "firelock", "demo"]
 DEADLINE = 90.0
@@ -31,13 +31,6 @@ STUBBORN = (
     "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
 )
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
-
-
-class Terminal(io.StringIO):
-    """Standard output that a person looks at."""
-
-    def isatty(self):
-        return True
 
 
 @pytest.fixture

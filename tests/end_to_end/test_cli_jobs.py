@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from datetime import timedelta
@@ -13,7 +12,7 @@ from firelock import Firelock, lifecycle
 from firelock.cli import main
 from firelock.storage import Held
 from firelock.values import ErrorInfo, LogLine, Progress
-from tests.end_to_end.cli_run import begin_session, claim, fail
+from tests.end_to_end.cli_run import Terminal, begin_session, claim, fail
 
 RIVALS = """
 from firelock import Firelock
@@ -56,13 +55,6 @@ class Leaving(MemoryStorage):
 fire = Firelock(Leaving())
 jobs = fire.task(name="add")(lambda number: None).enqueue_many([(number,) for number in range(501)])
 """
-
-
-class Terminal(io.StringIO):
-    """Standard error that a person looks at."""
-
-    def isatty(self):
-        return True
 
 
 @pytest.fixture

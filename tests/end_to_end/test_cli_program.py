@@ -250,30 +250,28 @@ def test_a_wrong_project_file_is_a_usage_error(run, tmp_path, text, said):
     assert said in ran.error
 
 
-def test_the_lines_of_a_broken_application_are_shown(run, tmp_path):
-    """An application that cannot be imported is shown its own lines, and the sentence comes last."""
-    (tmp_path / "broken_shop.py").write_text("1 / 0\n")
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("1 / 0\n", "odd_shop.py:1: ZeroDivisionError: division by zero"),
+        (
+            "def __getattr__(name):\n    if name == 'fire':\n        raise RuntimeError('no licence')\n"
+            "    raise AttributeError(name)\n",
+            "RuntimeError: no licence",
+        ),
+    ],
+    ids=["imported", "made on demand"],
+)
+def test_the_lines_of_a_broken_application_are_shown(run, tmp_path, source, said):
+    """What raises where the app is imported or asked for is shown its own lines; the sentence comes last."""
+    (tmp_path / "odd_shop.py").write_text(source)
 
-    ran = run("queues list --app broken_shop.py:fire")
-
-    assert ran.code == 2
-    assert "broken_shop.py" in ran.error
-    assert "loading.py" not in ran.error
-    assert "broken_shop.py:1: ZeroDivisionError: division by zero" in ran.error
-
-
-def test_an_app_that_is_made_on_demand_may_fail(run, tmp_path):
-    """What raises where the app is asked for is shown from the application's first line on."""
-    (tmp_path / "lazy_shop.py").write_text(
-        "def __getattr__(name):\n    if name == 'fire':\n        raise RuntimeError('no licence')\n"
-        "    raise AttributeError(name)\n"
-    )
-
-    ran = run("queues list --app lazy_shop.py:fire")
+    ran = run("queues list --app odd_shop.py:fire")
 
     assert ran.code == 2
-    assert "RuntimeError: no licence" in ran.error
+    assert "odd_shop.py" in ran.error
     assert "loading.py" not in ran.error
+    assert said in ran.error
 
 
 def test_a_file_that_is_no_database_cannot_be_reached(run, tmp_path):
@@ -419,32 +417,32 @@ def test_a_reader_that_stops_reading_is_no_error(unread, words):
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
-def test_a_long_answer_that_nobody_reads_is_no_error(capsys, monkeypatch, unread):
-    """The command ends quietly also where it writes more than is kept back."""
+@pytest.fixture
+def unread_app(monkeypatch, unread):
+    """Nobody reads standard output, and an app has jobs for it."""
     with (
         Firelock("memory://unread") as app,
         os.fdopen(os.dup(unread), "w") as out,
         monkeypatch.context() as patched,
     ):
-        app.task(name="shop.add")(lambda number: None).enqueue_many([(number,) for number in range(200)])
         patched.setattr("sys.stdout", out)
+        yield app
 
-        code = main(["jobs", "list", "--limit", "200", "--storage", "memory://unread"])
+
+def test_a_long_answer_that_nobody_reads_is_no_error(capsys, unread_app):
+    """The command ends quietly also where it writes more than is kept back."""
+    unread_app.task(name="shop.add")(lambda number: None).enqueue_many([(number,) for number in range(200)])
+
+    code = main(["jobs", "list", "--limit", "200", "--storage", "memory://unread"])
 
     assert (code, capsys.readouterr().err) == (0, "")
 
 
-def test_a_problem_is_said_though_nobody_reads_the_answer(capsys, monkeypatch, unread):
+def test_a_problem_is_said_though_nobody_reads_the_answer(capsys, unread_app):
     """What was done before is lost with its reader; what went wrong is told, with its exit code."""
-    with (
-        Firelock("memory://half_read") as app,
-        os.fdopen(os.dup(unread), "w") as out,
-        monkeypatch.context() as patched,
-    ):
-        app.task(name="shop.add")(lambda: None).recur("nightly", "0 2 * * *")
-        patched.setattr("sys.stdout", out)
+    unread_app.task(name="shop.add")(lambda: None).recur("nightly", "0 2 * * *")
 
-        code = main(["recurring", "pause", "nightly", "nothing", "--storage", "memory://half_read"])
+    code = main(["recurring", "pause", "nightly", "nothing", "--storage", "memory://unread"])
 
     assert code == 4
     assert capsys.readouterr().err == "firelock: No recurring job 'nothing' is stored.\n"
@@ -492,41 +490,24 @@ TAKER = """
 
 
 def test_a_plugins_command_runs(run, install):
-    """A plugin's command has its arguments, the common ones, and opens the app that these name."""
+    """It has its arguments, the common ones, opens the app that these name, and is in the help."""
     install("sweeper", SWEEPER)
 
     ran = run("--storage memory://swept sweep floor")
 
     assert ran.code == 7
     assert ran.out == "floor None memory://swept Firelock\n"
-
-
-def test_a_plugins_command_is_in_the_help(run, install):
-    """--help lists what plugins offer, a percent sign and all."""
-    install("sweeper", SWEEPER)
-
-    ran = run("--help")
-
-    assert "Sweep 100% of it." in ran.out
+    assert "Sweep 100% of it." in run("--help").out
 
 
 def test_a_plugin_cannot_take_a_command(run, install):
-    """A name that is taken is refused where the plugins' commands are looked at."""
+    """A name that is taken is refused where the plugins' commands are looked at; our own commands go on."""
     install("taker", TAKER)
 
-    ran = run("--help")
+    refused, ours = run("--help"), run("queues list --storage memory://")
 
-    assert ran.code == 2
-    assert "a command 'jobs', and that name is taken" in ran.error
-
-
-def test_an_own_command_asks_no_plugin_for_commands(run, install):
-    """Whatever plugins offer, the program's own commands go on."""
-    install("taker", TAKER)
-
-    ran = run("queues list --storage memory://")
-
-    assert ran.code == 0
+    assert (2, 0) == (refused.code, ours.code)
+    assert "a command 'jobs', and that name is taken" in refused.error
 
 
 def test_a_broken_plugin_is_named(run, install):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 
@@ -11,18 +10,11 @@ import pytest
 from firelock import Firelock
 from firelock.cli.screen import Cell, Column, Screen, state_cell, visible, visible_lines, width
 from firelock.text import age, clock_time, isoformat, shorten, span
-from tests.end_to_end.cli_run import fail
+from tests.end_to_end.cli_run import Terminal, fail
 
 SECOND = 1_000_000
 COLUMNS = (Column("ID", is_whole=True), Column("TASK"), Column("JOBS", is_number=True), Column("NOTE"))
 ROWS = [["a" * 30, "shop.add", 12, "x" * 200], ["b", "shop.remove_everything", 3, Cell("y", "red")]]
-
-
-class Terminal(io.StringIO):
-    """Standard output that a person looks at."""
-
-    def isatty(self):
-        return True
 
 
 @pytest.fixture

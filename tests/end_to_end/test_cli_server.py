@@ -8,11 +8,11 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from firelock import Firelock, JobFailed
+from firelock.testing import eventually
 
 SHOP = """
 from firelock import Firelock
@@ -57,13 +57,6 @@ def serve(folder):
         process.communicate()
 
 
-def wait_for(is_so):
-    deadline = time.monotonic() + DEADLINE
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def stop(process):
     process.send_signal(signal.SIGTERM)
     out, error = process.communicate(timeout=DEADLINE)
@@ -97,7 +90,7 @@ def test_the_projects_app_and_settings_reach_the_server(folder, serve, run):
         ran = run("servers list --json --storage sqlite:///jobs.db")
         return [one["sessions"][0] for one in ran.json["servers"]]
 
-    wait_for(sessions)
+    eventually(sessions, within=DEADLINE)
     timeout = sessions()[0]["session"]["timeout_seconds"]
     code, _, _ = stop(server)
 
@@ -152,23 +145,6 @@ def test_a_server_without_memory_for_its_workers_says_so_at_its_start(folder, ru
     assert "Traceback" not in server.stderr
 
 
-def test_verbose_reaches_the_processes(folder, serve):
-    """--verbose logs what is else left out, in the processes that run jobs as well."""
-    (folder / "cli_loud.py").write_text(
-        SHOP + "\nimport logging\nlogging.getLogger('shop').debug('quiet as a mouse')\n"
-        "@fire.task\ndef whisper() -> None:\n    logging.getLogger('shop').debug('a whisper')\n"
-    )
-    with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
-        whisper = app.task(name="cli_loud.whisper")(lambda: None)
-        server = serve("cli_loud:fire", "--verbose")
-
-        job = whisper.enqueue()
-        wait_for(lambda: str(job.refresh().state) == "succeeded")
-        _, _, error = stop(server)
-
-    assert "DEBUG shop: a whisper" in error
-
-
 # ---- migrate ---------------------------------------------------------------------------------------------
 
 
@@ -204,51 +180,59 @@ fire = Firelock("sqlite:///jobs.db")
 @fire.task(retry=Retry.fixed(0, attempts=1))
 def here(word: str) -> None:
     logging.getLogger("shop").info("at work here")
+    logging.getLogger("shop").debug("in detail here")
     raise ValueError("boom here")
 
 @fire.task(executor="process", retry=Retry.fixed(0, attempts=1))
 def apart(word: str) -> None:
     logging.getLogger("shop").info("at work apart")
-    logging.getLogger("shop").debug("in detail")
+    logging.getLogger("shop").debug("in detail apart")
     raise ValueError("boom apart")
 """
 
 
-@pytest.mark.parametrize("is_verbose", [False, True])
-def test_jobs_log_alike_in_the_server_and_in_processes_of_their_own(folder, serve, is_verbose):
-    """Lines of INFO arrive, all in one format, the level of `--verbose` included; failures among them."""
-    (folder / "cli_logging.py").write_text(LOGGING)
-    with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
-        server = serve("cli_logging:fire", "--workers", "1", *(["--verbose"] if is_verbose else []))
-        for name in ("here", "apart"):
-            job = app.task(name=f"cli_logging.{name}", remote=True)(lambda word: None).enqueue("topsecret")
-            with pytest.raises(JobFailed):
-                job.result(timeout=DEADLINE)
+@pytest.fixture
+def said_of_failures(folder, serve):
+    """Return a function: what a server says of jobs that fail, in it and in a process of their own."""
 
-        _, _, error = stop(server)
+    def said(*words):
+        (folder / "cli_logging.py").write_text(LOGGING)
+        with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
+            server = serve("cli_logging:fire", "--workers", "1", *words)
+            for name in ("here", "apart"):
+                job = app.task(name=f"cli_logging.{name}", remote=True)(lambda word: None).enqueue(
+                    "topsecret"
+                )
+                with pytest.raises(JobFailed):
+                    job.result(timeout=DEADLINE)
+            return stop(server)[2]
+
+    return said
+
+
+@pytest.mark.parametrize("is_verbose", [False, True])
+def test_jobs_log_alike_in_the_server_and_in_processes_of_their_own(said_of_failures, is_verbose):
+    """Lines of INFO arrive, all in one format, the level of `--verbose` included; failures among them."""
+    error = said_of_failures(*["--verbose"] * is_verbose)
 
     stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
     for place in ("here", "apart"):
-        assert 2 == len(re.findall(f"(?m)^{stamp} INFO shop: at work {place}$", error))
-        assert 1 == len(re.findall(f"(?m)^{stamp} WARNING firelock.jobs: .* boom {place}$", error))
-        assert 1 == len(re.findall(f"(?m)^{stamp} ERROR firelock.jobs: .* boom {place}$", error))
-        assert 1 == len(re.findall(f"(?m)^ValueError: boom {place}$", error))
-    assert (2 if is_verbose else 0) == len(re.findall(f"(?m)^{stamp} DEBUG shop: in detail$", error))
+        for times, line in (
+            (2, f"{stamp} INFO shop: at work {place}"),
+            (2 * is_verbose, f"{stamp} DEBUG shop: in detail {place}"),
+            (1, f"{stamp} WARNING firelock.jobs: .* boom {place}"),
+            (1, f"{stamp} ERROR firelock.jobs: .* boom {place}"),
+            (1, f"ValueError: boom {place}"),
+        ):
+            assert times == len(re.findall(f"(?m)^{line}$", error)), line
     assert "topsecret" not in error
 
 
-def test_lines_about_failed_jobs_are_turned_off_in_the_project_s_table(folder, serve):
+def test_lines_about_failed_jobs_are_turned_off_in_the_project_s_table(folder, said_of_failures):
     """In the server and in the processes of jobs; what a task logs itself is there."""
-    (folder / "cli_logging.py").write_text(LOGGING)
     (folder / "pyproject.toml").write_text("[tool.firelock]\nlog_failures = false\n")
-    with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
-        server = serve("cli_logging:fire", "--workers", "1")
-        for name in ("here", "apart"):
-            job = app.task(name=f"cli_logging.{name}", remote=True)(lambda word: None).enqueue("x")
-            with pytest.raises(JobFailed):
-                job.result(timeout=DEADLINE)
 
-        _, _, error = stop(server)
+    error = said_of_failures()
 
     assert "INFO shop: at work apart" in error
     assert "firelock.jobs" not in error

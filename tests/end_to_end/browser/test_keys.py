@@ -124,15 +124,25 @@ def test_rows_are_walked_selected_and_opened(page):
     page.wait_for_url(f"**/jobs/{job}")
 
 
-def test_e_requeues_the_row(page, stocked):
-    """Where nothing is selected."""
+@pytest.mark.parametrize(
+    ("key", "question", "told", "state"),
+    [
+        ("e", None, "Requeued 1", State.ENQUEUED),
+        ("#", "Delete this job?", "Deleted 1", State.DELETED),
+    ],
+)
+def test_a_key_requeues_or_deletes_the_row(page, stocked, key, question, told, state):
+    """Where nothing is selected; a delete when somebody is sure."""
     page.keyboard.press("j")
     job = page.locator("tr.is-current").get_attribute("id").removeprefix("job-")
 
-    page.keyboard.press("e")
+    page.keyboard.press(key)
+    if question:
+        expect(page.locator("dialog[open]")).to_contain_text(question)
+        page.keyboard.press("Enter")
 
-    expect(page.locator(".toast")).to_have_text("Requeued 1")
-    assert State.ENQUEUED == stocked.jobs.get(job).state
+    expect(page.locator(".toast")).to_contain_text(told)
+    assert state == stocked.jobs.get(job).state
 
 
 @pytest.mark.parametrize("key", ["Enter", " "])
@@ -152,19 +162,6 @@ def test_a_menu_is_opened_and_closed_by_keys(page, key):
     expect(menu).to_be_hidden()
     expect(opener).to_have_attribute("aria-expanded", "false")
     expect(opener).to_be_focused()
-
-
-def test_a_number_sign_deletes_the_row(page, stocked):
-    """Where nothing is selected; when somebody is sure."""
-    page.keyboard.press("j")
-    job = page.locator("tr.is-current").get_attribute("id").removeprefix("job-")
-
-    page.keyboard.press("#")
-    expect(page.locator("dialog[open]")).to_contain_text("Delete this job?")
-    page.keyboard.press("Enter")
-
-    expect(page.locator(".toast")).to_contain_text("Deleted 1")
-    assert State.DELETED == stocked.jobs.get(job).state
 
 
 def test_a_number_sign_deletes_what_is_selected(page, stocked):

@@ -129,34 +129,36 @@ def test_a_chart_goes_on_by_itself(stocked, tasks, served, open_page):
 # ---- what is left alone ----------------------------------------------------------------------------------
 
 
-def test_a_region_is_left_alone_while_somebody_types_in_it(page, mail):
-    """And catches up afterwards."""
-    page.evaluate("""() => {
-      const field = document.createElement("input");
-      field.id = "typed-in";
-      document.querySelector("#region-rows td").append(field);
-      field.focus();
-    }""")
-    page.keyboard.type("mine")
+TYPING = """() => {
+  const field = document.createElement("input");
+  field.id = "typed-in";
+  document.querySelector("#region-rows td").append(field);
+  field.focus();
+}"""
+
+
+@pytest.mark.parametrize(
+    ("begin", "is_so", "end"),
+    [
+        (TYPING, "document.activeElement.id === 'typed-in'", "document.activeElement.blur()"),
+        (
+            "() => getSelection().selectAllChildren(document.querySelector('tr#queue-mail td'))",
+            "getSelection().toString() !== ''",
+            "getSelection().removeAllRanges()",
+        ),
+    ],
+    ids=["typing", "selecting text"],
+)
+def test_a_region_is_left_alone_while_somebody_is_at_it(page, mail, begin, is_so, end):
+    """So that what is typed stays and text can be copied; it catches up afterwards."""
+    page.evaluate(begin)
 
     mail()
 
     expect(page.locator("#region-nav a", has_text="Enqueued")).to_contain_text("6")  # another region did move
     expect_waiting(page, 5)
-    expect(page.locator("#typed-in")).to_have_value("mine")
-    page.evaluate("() => document.getElementById('typed-in').blur()")
-    expect_waiting(page, 6)
-
-
-def test_a_region_is_left_alone_while_text_in_it_is_selected(page, mail):
-    """So that it can be copied; it catches up afterwards."""
-    page.evaluate("() => getSelection().selectAllChildren(document.querySelector('tr#queue-mail td'))")
-
-    mail()
-
-    expect(page.locator("#region-nav a", has_text="Enqueued")).to_contain_text("6")
-    expect_waiting(page, 5)
-    page.evaluate("() => getSelection().removeAllRanges()")
+    assert page.evaluate(is_so)
+    page.evaluate(end)
     expect_waiting(page, 6)
 
 
