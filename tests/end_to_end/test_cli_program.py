@@ -255,8 +255,7 @@ def test_a_wrong_project_file_is_a_usage_error(run, tmp_path, text, said):
     [
         ("1 / 0\n", "odd_shop.py:1: ZeroDivisionError: division by zero"),
         (
-            "def __getattr__(name):\n    if name == 'fire':\n        raise RuntimeError('no licence')\n"
-            "    raise AttributeError(name)\n",
+            "def __getattr__(name):\n    raise RuntimeError('no licence' if name == 'fire' else name)\n",
             "RuntimeError: no licence",
         ),
     ],

@@ -142,7 +142,8 @@ DEEP = (
 # told who keeps the rule.
 REFUSALS = {
     "guard without the fence": "test_only_the_holder_of_the_claim_settles",
-    "guard of the state alone": "test_only_the_holder_of_the_claim_settles test_what_was_taken_is_claimed_anew",
+    "guard of the state alone": "test_only_the_holder_of_the_claim_settles"
+    " test_what_was_taken_is_claimed_anew",
     "attempt as the fence": "test_only_the_holder_of_the_claim_settles",
     "guard without the state": "test_the_holders_end_is_refused_and_clears_the_tail",
     "repeats told as refused": "test_a_repeat_is_already_applied",

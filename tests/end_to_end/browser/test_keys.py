@@ -125,13 +125,13 @@ def test_rows_are_walked_selected_and_opened(page):
 
 
 @pytest.mark.parametrize(
-    ("key", "question", "told", "state"),
+    ("key", "question", "state"),
     [
-        ("e", None, "Requeued 1", State.ENQUEUED),
-        ("#", "Delete this job?", "Deleted 1", State.DELETED),
+        ("e", None, State.ENQUEUED),
+        ("#", "Delete this job?", State.DELETED),
     ],
 )
-def test_a_key_requeues_or_deletes_the_row(page, stocked, key, question, told, state):
+def test_a_key_requeues_or_deletes_the_row(page, stocked, key, question, state):
     """Where nothing is selected; a delete when somebody is sure."""
     page.keyboard.press("j")
     job = page.locator("tr.is-current").get_attribute("id").removeprefix("job-")
@@ -141,7 +141,7 @@ def test_a_key_requeues_or_deletes_the_row(page, stocked, key, question, told, s
         expect(page.locator("dialog[open]")).to_contain_text(question)
         page.keyboard.press("Enter")
 
-    expect(page.locator(".toast")).to_contain_text(told)
+    expect(page.locator(".toast")).to_contain_text("Deleted 1" if question else "Requeued 1")
     assert state == stocked.jobs.get(job).state
 
 
