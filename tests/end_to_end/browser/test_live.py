@@ -308,7 +308,7 @@ def test_a_menu_of_what_is_gone_says_so(stocked, served, open_page, guard):
     opener.click()
 
     expect(page.locator(".toast.bad")).to_have_text(
-        "Job gone is not stored: it has expired, or never existed."
+        "Job 'gone' is not stored: the id is wrong, or the job has been pruned."
     )
     expect(opener).to_have_attribute("aria-expanded", "false")
 
