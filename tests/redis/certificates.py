@@ -11,8 +11,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-__all__ = ["write_certificates"]
-
 _LIFE = timedelta(days=36_500)  # no clock of a test is outside of it
 _BEGIN = datetime(2000, 1, 1, tzinfo=UTC)
 

@@ -10,8 +10,6 @@ from tests.ports import HOST
 from tests.redis.programs import Program
 from tests.redis.servers import DEADLINE, RedisServer
 
-__all__ = ["ClusterServers"]
-
 _PRIMARIES = 3
 _SLOTS = 16_384
 _BATCH = 100

@@ -8,8 +8,6 @@ from typing import Self
 from tests.faults.proxy import FaultProxy, Traffic
 from tests.redis.servers import RedisServer
 
-__all__ = ["CommandReader", "CountingProxy"]
-
 _END = b"\r\n"
 
 

@@ -10,8 +10,6 @@ from firelock_redis.storage import RedisStorage
 from firelock_redis.url import parse_url
 from tests.redis.servers import RedisServer
 
-__all__ = ["keys_of", "opened"]
-
 
 @contextmanager
 def opened(server: RedisServer, options: str = "") -> Iterator[RedisStorage]:

@@ -11,8 +11,6 @@ from tests.redis.programs import Program, chosen_programs, programs_of_groups
 from tests.redis.sentinel import SentinelGroup
 from tests.redis.servers import RedisServer
 
-__all__ = ["cluster", "group", "member", "program", "server"]
-
 _PATIENCE = 30.0  # seconds until a server counts as lost: nothing is, however slow the machine
 
 

@@ -13,8 +13,6 @@ from functools import cache
 import attrs
 import pytest
 
-__all__ = ["Program", "chosen_programs", "programs", "programs_of_groups", "with_tls"]
-
 _WANTED = "FIRELOCK_TEST_REDIS"
 
 

@@ -9,8 +9,6 @@ from firelock_redis import scripts
 from firelock_redis.scripts import script
 from tests.redis.counting import CommandReader
 
-__all__ = ["is_claim", "is_enqueue", "is_listening", "is_settle"]
-
 _LIMIT, _QUEUES, _REST = 7, 8, 9  # words of an exchange: EVALSHA, digest, 1, base, offset, session, now, …
 
 

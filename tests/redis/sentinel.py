@@ -13,8 +13,6 @@ from tests.ports import HOST
 from tests.redis.programs import Program
 from tests.redis.servers import DEADLINE, RedisServer
 
-__all__ = ["SERVICE", "SentinelGroup"]
-
 SERVICE = "firelock"
 _SENTINELS = 3
 _QUORUM = 2

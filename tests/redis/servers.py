@@ -16,8 +16,6 @@ from tests.ports import HOST, free_port
 from tests.processes import Process, state_of
 from tests.redis.programs import Program
 
-__all__ = ["RedisServer"]
-
 DEADLINE = 60.0
 
 _DEFAULTS: Mapping[str, str] = {

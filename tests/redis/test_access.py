@@ -15,7 +15,6 @@ from firelock import ConfigurationError, Cron, Firelock, JobContext, Retry, Stor
 from firelock.testing import eventually
 from firelock_redis.url import parse_url
 from tests.ports import HOST
-from tests.redis.servers import RedisServer
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "redis.md").read_text("utf-8")
@@ -140,7 +139,7 @@ def test_the_page_lists_every_option():
 
 
 @cache
-def _user(*more: str) -> tuple[str, ...]:
+def _user(*more):
     return (*recipe(), *more)
 
 
@@ -154,18 +153,18 @@ def limited(server):
     server.ask("ACL", "DELUSER", "firelock")
 
 
-def url_of(server: RedisServer, path: str = "0", options: str = "") -> str:
+def url_of(server, path="0", options=""):
     """The page's user's URL."""
     return f"redis://firelock:{SECRET}@{HOST}:{server.port}/{path}?{options}"
 
 
-def refusals(server: RedisServer) -> set[str]:
+def refusals(server):
     """The commands that somebody was refused."""
     client = server.client()
     return {entry["object"].partition("|")[0].lower() for entry in client.acl_log()}
 
 
-def live(fire: Firelock) -> None:
+def live(fire):
     """Jobs of every kind come, run, fail, wait, recur and are looked at."""
 
     @fire.task(name="ship", tags=["order:{order}"])
@@ -208,7 +207,7 @@ def live(fire: Firelock) -> None:
     look(fire, job.id, failed.id)
 
 
-def look(fire: Firelock, succeeded: str, failed: str) -> None:
+def look(fire, succeeded, failed):
     """Everything is found that people look for, and what is past its time goes."""
     assert succeeded in [one.id for one in fire.jobs.find(tag="order:1")]
     assert succeeded in [one.id for one in fire.jobs.find(task="ship", limit=100)]
@@ -327,7 +326,7 @@ def test_sentinels_need_to_be_asked_for_primaries_alone(group):
         sentinel.ask("ACL", "DELUSER", "looker")
 
 
-def login(server: RedisServer) -> redis.Redis:
+def login(server):
     """A client of the page's user's."""
     return redis.Redis(HOST, server.port, username="firelock", password=SECRET, protocol=2)
 

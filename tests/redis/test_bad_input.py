@@ -18,7 +18,7 @@ def stored(fire):
     return sum(fire.jobs.counts().by_state.values())
 
 
-def assert_says(line: str, *words: str) -> None:
+def assert_says(line, *words):
     """All of these words are in the line."""
     assert [word for word in words if word not in line] == [], line
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from functools import partial
 
 import pytest
@@ -14,16 +13,14 @@ from firelock.storage import JobFilter, rules
 from firelock.testing.conformance.scene import (
     STAMP,
     Running,
-    Scene,
     deletes,
     error_info,
     fails,
     retries,
     succeeds,
 )
-from firelock.values import JobRecord, State
+from firelock.values import State
 from firelock_redis.find import PAGE_COST, RARE, SCRIPT_COST
-from tests.redis.programs import Program
 from tests.redis.servers import RedisServer
 from tests.scenes import scene_at
 
@@ -32,7 +29,7 @@ QUEUES = ["bulk", "default", "mail"]
 
 
 @pytest.fixture
-def scene(server: RedisServer, request: pytest.FixtureRequest) -> Iterator[Scene]:
+def scene(server, request):
     """An empty store of one partition, unless told otherwise."""
     server.empty()
     with scene_at(server.socket_url(getattr(request, "param", ""))) as scene:
@@ -42,7 +39,7 @@ def scene(server: RedisServer, request: pytest.FixtureRequest) -> Iterator[Scene
 alone_and_parted = pytest.mark.parametrize("scene", ["", PARTED], ids=["alone", "parted"], indirect=True)
 
 
-def walked(scene: Scene, where: JobFilter, limit: int, *, oldest_first: bool = False) -> list[JobRecord]:
+def walked(scene, where, limit, *, oldest_first=False):
     """Return the jobs of all pages."""
     page = scene.storage.find(where, limit=limit, oldest_first=oldest_first)
     jobs = page.jobs
@@ -53,12 +50,12 @@ def walked(scene: Scene, where: JobFilter, limit: int, *, oldest_first: bool = F
     return jobs
 
 
-def expected(jobs: Sequence[JobRecord], where: JobFilter, *, oldest_first: bool = False) -> list[JobRecord]:
+def expected(jobs, where, *, oldest_first=False):
     """Return the jobs of the list, in order, by the rules that every storage has in common."""
     return rules.paged(jobs, where, limit=len(jobs) + 1, cursor=None, oldest_first=oldest_first).jobs
 
 
-def ids(jobs: Sequence[JobRecord]) -> list[str]:
+def ids(jobs):
     """Return the jobs' ids."""
     return [job.id for job in jobs]
 
@@ -66,7 +63,7 @@ def ids(jobs: Sequence[JobRecord]) -> list[str]:
 # ---- order and content -------------------------------------------------------------------------------------
 
 
-def live(scene: Scene, chance: random.Random) -> list[str]:
+def live(scene, chance):
     """Jobs of every kind are stored, few instants among them; return their ids."""
     holders = [scene.begin("a"), scene.begin("b")]
     known: list[str] = []
@@ -87,7 +84,7 @@ def live(scene: Scene, chance: random.Random) -> list[str]:
     return known
 
 
-def drawn(chance: random.Random, jobs: Sequence[JobRecord]) -> JobFilter:
+def drawn(chance, jobs):
     """Return a filter that looks for a few things at once."""
     one = chance.choice(jobs)
     values = {
@@ -152,14 +149,14 @@ def test_jobs_of_many_queues_are_one_list(scene):
 
 
 @pytest.fixture(scope="module")
-def crowded(program: Program) -> Iterator[RedisServer]:
+def crowded(program):
     """A server of the crowd's own: no other test empties it."""
     with RedisServer(program) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def crowd(crowded: RedisServer) -> Iterator[Scene]:
+def crowd(crowded):
     """More jobs than one page may look at; the oldest one is special."""
     with scene_at(crowded.socket_url()) as scene:
         scene.first = scene.add(task="rare", tags=("odd",), recurring_id="nightly")
@@ -191,7 +188,7 @@ def test_no_script_of_a_page_is_long(crowd, crowded):
     assert PAGE_COST // SCRIPT_COST <= calls(crowded) - before <= PAGE_COST // SCRIPT_COST + 2
 
 
-def calls(server: RedisServer) -> int:
+def calls(server):
     """Return how many scripts the server has run."""
     return sum(
         int(line.partition("calls=")[2].partition(",")[0])
@@ -286,9 +283,7 @@ def test_many_large_jobs_are_read_whole(scene):
 # ---- what nobody wrote -------------------------------------------------------------------------------------
 
 
-def overwrite(
-    server: RedisServer, kind: str, id: str, change: tuple[str, str] | None, text: str = ""
-) -> None:
+def overwrite(server, kind, id, change, text=""):
     """A job's text is something else: a part of it replaced, or all of it."""
     key, client = f"firelock:{{0}}:{kind}", server.client()
     stored = str(client.hget(key, id) or "")

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 
 from firelock.storage import ClaimRequest, NewSession, State, StorageUnavailable
-from firelock.testing.conformance.scene import Scene
 from firelock_redis.partitions import Partitions
-from tests.redis.cluster import ClusterServers
 from tests.redis.servers import RedisServer
 from tests.scenes import scene_at
 
@@ -19,7 +16,7 @@ FIRST = 0
 
 
 @pytest.fixture
-def scene(cluster: ClusterServers, request: pytest.FixtureRequest) -> Iterator[Scene]:
+def scene(cluster, request):
     """An empty store of a few partitions, with the options that a test names."""
     cluster.empty()
     url = cluster.url(f"partitions={PARTITIONS}{getattr(request, 'param', '')}")
@@ -34,28 +31,28 @@ replicated = pytest.mark.parametrize("scene", ["&durability=replicated"], indire
 class Move:
     """The slot of the first partition on its way to another node."""
 
-    def __init__(self, cluster: ClusterServers) -> None:
+    def __init__(self, cluster):
         self._cluster = cluster
         self._slot = cluster.slot_of(Partitions("firelock", PARTITIONS).bases[FIRST])
         self._source: RedisServer = cluster.owner_of(self._slot)
         self._target = next(node for node in cluster.primaries() if node is not self._source)
 
-    def begin(self) -> None:
+    def begin(self):
         """No key has moved yet, but nodes point to each other."""
         self._cluster.begin_move(self._slot, self._target)
 
-    def move_some(self, limit: int) -> None:
+    def move_some(self, limit):
         """Some of its keys are at one node, the others at the other."""
         self._cluster.move_keys(self._slot, self._source, self._target, limit)
 
-    def end(self) -> None:
+    def end(self):
         """The slot is at the other node with all that it holds."""
         while self._cluster.move_keys(self._slot, self._source, self._target):
             pass
         self._cluster.end_move(self._slot, self._source, self._target)
 
 
-def jobs_in_the_first_partition(scene: Scene, number: int) -> list[str]:
+def jobs_in_the_first_partition(scene, number):
     """Store so many jobs where the slot is to move; return their ids."""
     jobs = [scene.new_job(id=f"{place:030x}-{FIRST:02x}") for place in range(1, number + 1)]
     scene.storage.insert(jobs)
@@ -64,9 +61,7 @@ def jobs_in_the_first_partition(scene: Scene, number: int) -> list[str]:
 
 @impatient
 @pytest.mark.parametrize("moved", [0, 3])
-def test_a_partition_on_its_way_is_neither_read_nor_written(
-    scene: Scene, cluster: ClusterServers, moved: int
-) -> None:
+def test_a_partition_on_its_way_is_neither_read_nor_written(scene, cluster, moved):
     """Between two nodes each of which has a part, whoever asks is told to come again; then all is there."""
     scene.storage.begin_session(NewSession("a", "server", "host:1", "host", 1, 5, 3_600.0))
     ids = jobs_in_the_first_partition(scene, 5)
@@ -87,7 +82,7 @@ def test_a_partition_on_its_way_is_neither_read_nor_written(
     assert {State.PROCESSING: 5} == scene.storage.counts().by_state
 
 
-def test_a_call_waits_for_a_partition_on_its_way(scene: Scene, cluster: ClusterServers) -> None:
+def test_a_call_waits_for_a_partition_on_its_way(scene, cluster):
     """Where the move ends within the time limit of a call, nobody notices it."""
     jobs_in_the_first_partition(scene, 5)
     job = scene.new_job(id=f"{9:030x}-{FIRST:02x}")
@@ -106,7 +101,7 @@ def test_a_call_waits_for_a_partition_on_its_way(scene: Scene, cluster: ClusterS
 
 
 @replicated
-def test_a_replicated_insert_finds_a_slot_that_has_moved(scene: Scene, cluster: ClusterServers) -> None:
+def test_a_replicated_insert_finds_a_slot_that_has_moved(scene, cluster):
     """It goes to the new owner, and what it says is what that one says: it has no replica here."""
     with pytest.raises(StorageUnavailable, match="0 of 1 replicas"):
         jobs_in_the_first_partition(scene, 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -11,34 +10,32 @@ import pytest
 from firelock.storage import StorageError, StorageUnavailable
 from firelock.testing.conformance.race import race
 from firelock_redis.records import repair_pauses
-from firelock_redis.storage import RedisStorage
-from tests.redis.databases import keys_of, opened
-from tests.redis.servers import RedisServer
+from tests.redis.databases import opened
 
 PARTITIONS = 3
 PAUSED, RESUMED = json.dumps({"paused": True}), json.dumps({"paused": False})
 
 
 @pytest.fixture
-def database(server: RedisServer) -> Iterator[RedisStorage]:
+def database(server):
     """An empty database of one partition."""
     with opened(server) as database:
         yield database
 
 
 @pytest.fixture
-def parted(server: RedisServer) -> Iterator[RedisStorage]:
+def parted(server):
     """An empty database of several partitions."""
     with opened(server, f"partitions={PARTITIONS}") as database:
         yield database
 
 
-def put(database: RedisStorage, key: str, value: str, kind: str = "queue") -> int | None:
+def put(database, key, value, kind="queue"):
     """The record is stored, whatever was there."""
     return database.put_record(kind, key, value, expected_version=None)
 
 
-def paused(storage: RedisStorage) -> list[set[str]]:
+def paused(storage):
     """Return the paused queues of each partition."""
     call, bases = storage.database.connections.call, storage.database.partitions.bases
     return [set(call("SMEMBERS", f"{base}:paused")) for base in bases]
@@ -56,20 +53,6 @@ def test_other_kinds_forget_nothing_of_one_another(database):
     assert (1, 3) == (put(database, "key", "a", "other"), put(database, "key", "c", "one"))
 
 
-def test_a_deleted_record_leaves_its_version_alone(database, server):
-    """Of what is deleted only the largest number stays."""
-    put(database, "key", "a", "kind")
-
-    database.delete_record("kind", "key", expected_version=1)
-    after_delete = keys_of(server)
-    put(database, "key", "b", "kind")
-
-    assert ({"kf:kind", "layout"}, {"k:kind", "kf:kind", "kz:kind", "layout"}) == (
-        after_delete,
-        keys_of(server),
-    )
-
-
 # ---- lists -----------------------------------------------------------------------------------------------
 
 
@@ -85,18 +68,6 @@ def test_a_long_list_is_read_in_pages(database):
     assert keys == [record.key for record in whole]
     assert keys[101:1_101] == [record.key for record in part]
     assert [] == database.list_records("kind", after="", limit=0)
-
-
-def test_a_list_of_large_records_is_read_half_a_megabyte_at_a_time(database):
-    """What one step replies is bounded by its size, and the list is whole all the same."""
-    for number in range(9):
-        put(database, str(number), str(number) * 200_000, "kind")
-
-    reply = database.database.run("records.list", 0, "kind", "", 9)
-    records = database.list_records("kind", after="", limit=9)
-
-    assert (1, 1 + 2 * 3) == (reply[0], len(reply))
-    assert [str(number) * 200_000 for number in range(9)] == [record.value for record in records]
 
 
 # ---- pauses ----------------------------------------------------------------------------------------------

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from firelock import Settings
 from firelock.server.scheduler import fire_due
 from firelock.storage import ClaimRequest, NewSession, Renewal
-from tests.apps import App, app_at
+from tests.apps import app_at
 from tests.redis.counting import CountingProxy
-from tests.redis.servers import RedisServer
 
 MANY, FEW = 10_000, 50
 WARM = 4  # jobs that have run before anything is counted
@@ -19,7 +16,7 @@ PING_SECONDS = 15
 
 
 @pytest.fixture
-def proxy(server: RedisServer) -> Iterator[CountingProxy]:
+def proxy(server):
     """A counting proxy before an empty server."""
     server.empty()
     with CountingProxy(server) as proxy:
@@ -27,7 +24,7 @@ def proxy(server: RedisServer) -> Iterator[CountingProxy]:
 
 
 @pytest.fixture
-def counted(proxy: CountingProxy) -> Iterator[App]:
+def counted(proxy):
     """The application behind the proxy, in touch with a storage that has its scripts."""
     with app_at(proxy.url()) as app:
         app.noop.enqueue(0)
@@ -39,7 +36,7 @@ def counted(proxy: CountingProxy) -> Iterator[App]:
 
 
 @pytest.fixture
-def onlooker(server: RedisServer, counted: App) -> Iterator[App]:
+def onlooker(server, counted):
     """The same beside the proxy: nobody counts what it asks."""
     with app_at(server.url()) as app:
         yield app

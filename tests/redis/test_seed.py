@@ -10,15 +10,13 @@ import pytest
 from benchmarks.seed.shop import fire
 from benchmarks.seed.story import seed
 from firelock.plugins import open_storage
-from firelock.storage import JobFilter, Storage
+from firelock.storage import JobFilter
 from firelock.values import JobRecord, State
-from tests.redis.cluster import ClusterServers
-from tests.redis.servers import RedisServer
 
 JOBS = 1_000
 
 
-def all_jobs(storage: Storage) -> list[JobRecord]:
+def all_jobs(storage):
     """Return every job."""
     found: list[JobRecord] = []
     cursor = None
@@ -30,7 +28,7 @@ def all_jobs(storage: Storage) -> list[JobRecord]:
             return found
 
 
-def assert_is_seeded(url: str) -> None:
+def assert_is_seeded(url):
     """The storage takes a seed, and has what it made."""
     with closing(open_storage(url)) as storage:
         storage.migrate()
@@ -49,14 +47,14 @@ def assert_is_seeded(url: str) -> None:
 
 
 @pytest.mark.parametrize("options", ["", "partitions=4"], ids=["alone", "parted"])
-def test_a_seed_fills_redis(server: RedisServer, options: str) -> None:
+def test_a_seed_fills_redis(server, options):
     """Counts equal the jobs, instants are in order, nothing is due to be pruned."""
     server.empty()
 
     assert_is_seeded(server.socket_url(options))
 
 
-def test_a_seed_fills_a_cluster(cluster: ClusterServers) -> None:
+def test_a_seed_fills_a_cluster(cluster):
     """Continuations lie beside their parents, and what several nodes have is claimed from all of them."""
     cluster.empty()
 

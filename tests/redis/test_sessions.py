@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
@@ -10,13 +9,11 @@ import pytest
 from firelock.clock import SECOND
 from firelock.lifecycle import Moved
 from firelock.storage import ClaimRequest, NewSession, Renewal, State, StorageUnavailable
-from firelock.testing.conformance.scene import DAY, Scene
-from firelock.values import ClaimedJob
+from firelock.testing.conformance.scene import DAY
 from firelock_redis.database import RedisDatabase
 from firelock_redis.storage import RedisStorage
 from firelock_redis.url import parse_url
 from tests.redis.databases import keys_of
-from tests.redis.servers import RedisServer
 from tests.scenes import scene_at
 
 PARTITIONS = 4
@@ -33,7 +30,7 @@ class Interrupted(RedisDatabase):
     first_away = PARTITIONS
     renewed_late: str | None = None
 
-    def run(self, name: str, partition: int, *arguments: object) -> object:
+    def run(self, name, partition, *arguments):
         """See `RedisDatabase.run`."""
         if name == "sessions.take" and partition >= self.first_away:
             raise StorageUnavailable("that node is away")
@@ -44,21 +41,21 @@ class Interrupted(RedisDatabase):
 
 
 @pytest.fixture
-def database(server: RedisServer) -> Interrupted:
+def database(server):
     """An empty database of several partitions."""
     server.empty()
     return Interrupted(parse_url(server.socket_url(OPTIONS)))
 
 
 @pytest.fixture
-def storage(database: Interrupted) -> Iterator[RedisStorage]:
+def storage(database):
     """The storage in it."""
     with closing(RedisStorage(database)) as storage:
         yield storage
 
 
 @pytest.fixture
-def scene(server: RedisServer, request: pytest.FixtureRequest) -> Iterator[Scene]:
+def scene(server, request):
     """An empty store, of several partitions unless told otherwise."""
     server.empty()
     with scene_at(server.socket_url(getattr(request, "param", OPTIONS))) as scene:
@@ -69,31 +66,31 @@ alone = pytest.mark.parametrize("scene", [""], indirect=True)
 alone_and_parted = pytest.mark.parametrize("scene", ["", OPTIONS], ids=["alone", "parted"], indirect=True)
 
 
-def session(name: str = "a", timeout_seconds: float = 3_600.0) -> NewSession:
+def session(name="a", timeout_seconds=3_600.0):
     """Return a session as it begins."""
     return NewSession(name, "server", "host:1", "host", 1, 5, timeout_seconds)
 
 
-def a_job_in_each_partition(scene: Scene, number: int = PARTITIONS) -> list[str]:
+def a_job_in_each_partition(scene, number=PARTITIONS):
     """Store a job in each partition; return their ids."""
     jobs = [scene.new_job(id=f"{place:030x}-{place:02x}") for place in range(number)]
     scene.storage.insert(jobs)
     return [job.id for job in jobs]
 
 
-def partition(id: str) -> str:
+def partition(id):
     """Return which partition the id says."""
     return id[-2:]
 
 
-def alive_in(database: RedisDatabase, name: str = "a") -> list[str | None]:
+def alive_in(database, name="a"):
     """Return what each partition knows of the session's life."""
     return [
         database.connections.call("HGET", f"{base}:s:{name}", "alive") for base in database.partitions.bases
     ]
 
 
-def all_claimed(scene: Scene) -> list[ClaimedJob]:
+def all_claimed(scene):
     """Return every job of the default queue in the order in which claims give them."""
     heir, jobs = scene.begin("heir"), []
     while some := scene.claim(heir, 500):
@@ -104,7 +101,7 @@ def all_claimed(scene: Scene) -> list[ClaimedJob]:
 # ---- begin and end in every partition ----------------------------------------------------------------------
 
 
-def test_an_end_reaches_a_partition_before_the_begin(database: Interrupted, storage: RedisStorage) -> None:
+def test_an_end_reaches_a_partition_before_the_begin(database, storage):
     """A begin that arrives in a partition after the end of the session there gives it no life."""
     storage.begin_session(session())
     storage.end_session("a", None, reason="killed")
@@ -115,7 +112,7 @@ def test_an_end_reaches_a_partition_before_the_begin(database: Interrupted, stor
     assert ["0"] * PARTITIONS == alive_in(database)
 
 
-def test_marks_of_the_dead_go_by_themselves(database: Interrupted, storage: RedisStorage) -> None:
+def test_marks_of_the_dead_go_by_themselves(database, storage):
     """What other partitions remember of a dead session expires, a day after the first one forgets it."""
     storage.begin_session(session())
 
@@ -129,9 +126,7 @@ def test_marks_of_the_dead_go_by_themselves(database: Interrupted, storage: Redi
 # ---- ends that are broken off ------------------------------------------------------------------------------
 
 
-def test_an_unfinished_end_is_finished_by_a_sweep(
-    database: Interrupted, scene: Scene, server: RedisServer, storage: RedisStorage
-) -> None:
+def test_an_unfinished_end_is_finished_by_a_sweep(database, scene, server, storage):
     """A maker that was broken off leaves the session dead; a later sweep takes the rest, with its reason."""
     ids = a_job_in_each_partition(scene)
     holder = scene.begin()
@@ -161,9 +156,7 @@ def test_an_unfinished_end_is_finished_by_a_sweep(
     assert {"running", "reason"}.isdisjoint(mark)
 
 
-def test_an_end_asked_for_again_goes_on_where_it_was_broken_off(
-    database: Interrupted, storage: RedisStorage
-) -> None:
+def test_an_end_asked_for_again_goes_on_where_it_was_broken_off(database, storage):
     """Who asks again finishes at once, whatever is blamed now; asked a third time there is nothing to do."""
     storage.begin_session(session())
     database.first_away = 1
@@ -178,9 +171,7 @@ def test_an_end_asked_for_again_goes_on_where_it_was_broken_off(
     assert ["0"] * PARTITIONS == alive_in(database)
 
 
-def test_a_session_that_cannot_be_ended_does_not_hinder_others(
-    database: Interrupted, storage: RedisStorage
-) -> None:
+def test_a_session_that_cannot_be_ended_does_not_hinder_others(database, storage):
     """A sweep ends whom it can; where it can end nobody it fails, and all are dead in any case."""
     for name in "ab":
         storage.begin_session(session(name))
@@ -197,7 +188,7 @@ def test_a_session_that_cannot_be_ended_does_not_hinder_others(
     assert [False, False] == [record.is_alive for record in storage.list_sessions()]
 
 
-def test_a_session_renewed_in_time_is_not_ended(database: Interrupted, storage: RedisStorage) -> None:
+def test_a_session_renewed_in_time_is_not_ended(database, storage):
     """A session that is renewed between a sweep's look and its end lives on."""
     storage.begin_session(session("a"))
     storage.begin_session(session("b"))
@@ -209,7 +200,7 @@ def test_a_session_renewed_in_time_is_not_ended(database: Interrupted, storage: 
     assert (["b"], ["1"] * PARTITIONS) == (swept, alive_in(database, "a"))
 
 
-def test_a_stray_session_is_ended_where_it_lives(scene: Scene, server: RedisServer) -> None:
+def test_a_stray_session_is_ended_where_it_lives(scene, server):
     """A session that the first partition has lost is ended in the others by the next pruning."""
     ids = a_job_in_each_partition(scene)
     holder = scene.begin()
@@ -224,7 +215,7 @@ def test_a_stray_session_is_ended_where_it_lives(scene: Scene, server: RedisServ
     assert Moved.SESSION_LOST == scene.record(ids[2]).reason
 
 
-def test_living_sessions_are_no_strays(database: Interrupted, storage: RedisStorage) -> None:
+def test_living_sessions_are_no_strays(database, storage):
     """Pruning leaves those that live in every partition, and those that somebody is about to end."""
     storage.begin_session(session("living"))
     storage.begin_session(session("ending"))
@@ -243,7 +234,7 @@ def test_living_sessions_are_no_strays(database: Interrupted, storage: RedisStor
 
 
 @alone_and_parted
-def test_a_session_that_holds_many_is_ended_in_steps(scene: Scene, server: RedisServer) -> None:
+def test_a_session_that_holds_many_is_ended_in_steps(scene, server):
     """More jobs than one step takes are all taken back by one call, and nothing is left to finish."""
     number = 2 * AT_ONCE + 50
     ids = scene.add_many(number)
@@ -262,7 +253,7 @@ def test_a_session_that_holds_many_is_ended_in_steps(scene: Scene, server: Redis
 
 
 @alone_and_parted
-def test_sessions_beyond_a_page_are_all_listed(scene: Scene) -> None:
+def test_sessions_beyond_a_page_are_all_listed(scene):
     """More sessions than one call tells of are listed, oldest first."""
     names = [f"{number:04}" for number in range(1_020)]
     for name in names:
@@ -274,7 +265,7 @@ def test_sessions_beyond_a_page_are_all_listed(scene: Scene) -> None:
 
 
 @alone
-def test_texts_of_any_kind_pass_through_a_session(scene: Scene) -> None:
+def test_texts_of_any_kind_pass_through_a_session(scene):
     """Ids, names and reasons with quotes, tabs and ends of lines come back as they were."""
     odd = 'a"\\\t\né'
     scene.storage.begin_session(NewSession("a", odd, odd, odd, 1, 5, 60.0, 1, odd, odd))

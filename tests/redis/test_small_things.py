@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import attrs
 import pytest
@@ -19,9 +18,7 @@ from firelock.storage import (
     State,
     StorageError,
 )
-from firelock_redis.storage import RedisStorage
 from tests.redis.databases import keys_of, opened
-from tests.redis.servers import RedisServer
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -31,14 +28,14 @@ BASE = 30_000_000 * MINUTE
 
 
 @pytest.fixture
-def database(server: RedisServer) -> Iterator[RedisStorage]:
+def database(server):
     """An empty database of one partition."""
     with opened(server) as database:
         yield database
 
 
 @pytest.fixture
-def parted(server: RedisServer) -> Iterator[RedisStorage]:
+def parted(server):
     """An empty database of several partitions."""
     with opened(server, "partitions=5") as database:
         yield database
@@ -176,9 +173,7 @@ def test_jobs_of_another_partition_are_refused_beside_a_record(parted):
 # ---- rollups ---------------------------------------------------------------------------------------------
 
 
-def rollup(
-    minute: int = BASE, task: str = "send", queue: str = "mail", outcome: str = "succeeded", count: int = 1
-) -> Rollup:
+def rollup(minute=BASE, task="send", queue="mail", outcome="succeeded", count=1):
     """Return figures of one minute."""
     return Rollup(minute, task, queue, outcome, count, 3 * count, (count,) * (len(DURATION_BUCKETS) + 1))
 
@@ -263,19 +258,19 @@ def test_old_rollups_are_pruned_in_bounds(database, server):
 # ---- logs ------------------------------------------------------------------------------------------------
 
 
-def known(database: RedisStorage, count: int) -> list[str]:
+def known(database, count):
     """Return ids of jobs that are stored, in every partition."""
     ids = [f"{number:036x}" for number in range(count)]
     database.insert([NewJob(id, "noop", "{}", "json", "default", 0, State.ENQUEUED, BASE) for id in ids])
     return ids
 
 
-def lines(*numbers: int) -> list[LogLine]:
+def lines(*numbers):
     """Return lines whose text is their number."""
     return [LogLine(0, BASE, "INFO", f"{number}\n\té", 1) for number in numbers]
 
 
-def texts(log: list[LogLine]) -> list[int]:
+def texts(log):
     """Return the numbers in lines' texts."""
     return [int(line.text.split()[0]) for line in log]
 

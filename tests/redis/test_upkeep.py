@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import attrs
 import pytest
 
@@ -14,7 +12,6 @@ from firelock.testing.conformance.scene import (
     DAY,
     HOUR,
     Running,
-    Scene,
     deletes,
     fails,
     requeues,
@@ -26,7 +23,6 @@ from firelock.values import Edge, LogLine, On, Progress, State
 from firelock_redis.database import RedisDatabase
 from firelock_redis.url import parse_url
 from tests.redis.databases import keys_of
-from tests.redis.servers import RedisServer
 from tests.scenes import scene_at
 
 PARTITIONS = 4
@@ -37,7 +33,7 @@ AT_ONCE = 250  # ties, due jobs or expired jobs of one script
 
 
 @pytest.fixture
-def scene(server: RedisServer, request: pytest.FixtureRequest) -> Iterator[Scene]:
+def scene(server, request):
     """An empty store of one partition, unless told otherwise."""
     server.empty()
     with scene_at(server.socket_url(getattr(request, "param", ""))) as scene:
@@ -47,12 +43,12 @@ def scene(server: RedisServer, request: pytest.FixtureRequest) -> Iterator[Scene
 alone_and_parted = pytest.mark.parametrize("scene", ["", OPTIONS], ids=["alone", "parted"], indirect=True)
 
 
-def in_partition(number: int, place: int) -> str:
+def in_partition(number, place):
     """Return the id of the job of this number, in this partition."""
     return f"{number:030x}-{place:02x}"
 
 
-def prune_all(scene: Scene) -> int:
+def prune_all(scene):
     """Return how many jobs went until nothing more did."""
     pruned = 0
     while gone := scene.storage.prune(1_000):
@@ -60,13 +56,13 @@ def prune_all(scene: Scene) -> int:
     return pruned
 
 
-def release_all(scene: Scene) -> None:
+def release_all(scene):
     """Nothing waits for the end of a job that has ended."""
     while scene.storage.release(1_000):
         pass
 
 
-def keys_without_end(server: RedisServer) -> set[str]:
+def keys_without_end(server):
     """Return the keys that do not go by themselves, what is before the partition's colon left out."""
     client = server.client()
     return {key.partition("}:")[2] for key in client.keys("*") if client.ttl(key) == -1}
@@ -75,7 +71,7 @@ def keys_without_end(server: RedisServer) -> set[str]:
 # ---- nothing stays -----------------------------------------------------------------------------------------
 
 
-def live_through_everything(scene: Scene) -> int:
+def live_through_everything(scene):
     """Let jobs of every kind come to an end that expires; return how many there were."""
     at = scene.now()
     holder, dying = scene.begin("a"), scene.begin("dying")
@@ -109,7 +105,7 @@ def live_through_everything(scene: Scene) -> int:
 
 
 @alone_and_parted
-def test_nothing_is_left_of_what_was_pruned(scene: Scene, server: RedisServer) -> None:
+def test_nothing_is_left_of_what_was_pruned(scene, server):
     """When every job was pruned, and every session, only numbers are left that must never be given twice."""
     number = live_through_everything(scene)
     scene.advance(100 * 365 * DAY / SECOND)  # children stay as long as parents that ended by callers' clocks
@@ -120,7 +116,7 @@ def test_nothing_is_left_of_what_was_pruned(scene: Scene, server: RedisServer) -
     assert set() == keys_without_end(server) - KEPT
 
 
-def test_a_queue_without_jobs_is_forgotten(scene: Scene, server: RedisServer) -> None:
+def test_a_queue_without_jobs_is_forgotten(scene, server):
     """A queue is no longer counted when its last job is gone, and is when one is left."""
     at = scene.now()
     gone, kept = scene.add(queue="mail"), [scene.add(queue="default") for _ in range(2)]
@@ -132,7 +128,7 @@ def test_a_queue_without_jobs_is_forgotten(scene: Scene, server: RedisServer) ->
     assert {"default"} == set(server.client().smembers("firelock:{0}:queues"))
 
 
-def test_a_tail_goes_with_its_job(scene: Scene, server: RedisServer) -> None:
+def test_a_tail_goes_with_its_job(scene, server):
     """A job that is pruned while its holder still runs it leaves no tail behind."""
     running = scene.run(scene.begin())
     scene.settle(deletes(running.id, expires_at=scene.now()))
@@ -146,7 +142,7 @@ def test_a_tail_goes_with_its_job(scene: Scene, server: RedisServer) -> None:
 # ---- lists may lie -----------------------------------------------------------------------------------------
 
 
-def test_an_expiry_that_moved_counts_alone(scene: Scene) -> None:
+def test_an_expiry_that_moved_counts_alone(scene):
     """A job that ended again expires when its last end says, not when an earlier one did."""
     at = scene.now()
     later = scene.settle(deletes(scene.add(), expires_at=at + HOUR))
@@ -163,7 +159,7 @@ def test_an_expiry_that_moved_counts_alone(scene: Scene) -> None:
     assert State.DELETED == scene.state(never)
 
 
-def test_a_job_that_ended_twice_is_pruned_once(scene: Scene) -> None:
+def test_a_job_that_ended_twice_is_pruned_once(scene):
     """Two entries of one job, in one minute and in two, are one job."""
     at = scene.now()
     ids = scene.add_many(2)
@@ -174,7 +170,7 @@ def test_a_job_that_ended_twice_is_pruned_once(scene: Scene) -> None:
     assert [2, 0] == [scene.storage.prune(10), scene.storage.prune(10)]
 
 
-def test_what_expires_later_this_minute_is_looked_at_once(scene: Scene, server: RedisServer) -> None:
+def test_what_expires_later_this_minute_is_looked_at_once(scene, server):
     """Jobs of the minute that is running wait apart until their instant, and are pruned right then."""
     now = scene.now()
     scene.advance((now // MINUTE * MINUTE + MINUTE - now) / SECOND)  # so that the minute begins now
@@ -191,7 +187,7 @@ def test_what_expires_later_this_minute_is_looked_at_once(scene: Scene, server: 
     assert ("soon" in apart, any(key.startswith("x:") for key in apart)) == (True, False)
 
 
-def test_a_job_requeued_within_its_minute_lives_on(scene: Scene) -> None:
+def test_a_job_requeued_within_its_minute_lives_on(scene):
     """A job that waits apart for its instant and is requeued before it is not pruned then."""
     job_id = scene.settle(deletes(scene.add(), expires_at=scene.now() + 2 * SECOND))
     scene.storage.prune(10)
@@ -204,7 +200,7 @@ def test_a_job_requeued_within_its_minute_lives_on(scene: Scene) -> None:
 # ---- ties --------------------------------------------------------------------------------------------------
 
 
-def test_children_that_go_on_waiting_are_passed(scene: Scene, server: RedisServer) -> None:
+def test_children_that_go_on_waiting_are_passed(scene, server):
     """A look one at a time comes past those who go on waiting to those who do not, and then it is over."""
     parent = scene.add()
     waiting = [scene.continuation(parent) for _ in range(3)]
@@ -218,7 +214,7 @@ def test_children_that_go_on_waiting_are_passed(scene: Scene, server: RedisServe
     assert {"looked", "releasing"}.isdisjoint(keys_of(server))
 
 
-def test_a_second_end_looks_at_all_ties_again(scene: Scene) -> None:
+def test_a_second_end_looks_at_all_ties_again(scene):
     """How far a look had come counts for one end of the parent; its next end begins anew."""
     parent = scene.add()
     first, second = scene.continuation(parent), scene.continuation(parent)
@@ -233,12 +229,12 @@ def test_a_second_end_looks_at_all_ties_again(scene: Scene) -> None:
     assert (2, [State.ENQUEUED] * 2) == (looked_at, [scene.state(first), scene.state(second)])
 
 
-def awaiting(scene: Scene, *edges: Edge) -> str:
+def awaiting(scene, *edges):
     """Store a job that waits for these ends; return its id."""
     return scene.add(state=State.AWAITING, parents=edges)
 
 
-def test_a_parent_named_twice_decides_once(scene: Scene, server: RedisServer) -> None:
+def test_a_parent_named_twice_decides_once(scene, server):
     """A child that names its parent twice, for one end or for two, is moved once, and no tie is left."""
     parent = scene.add()
     same = scene.continuation(parent, parent, on=On.DELETED)
@@ -254,7 +250,7 @@ def test_a_parent_named_twice_decides_once(scene: Scene, server: RedisServer) ->
     assert not {key for key in keys_of(server) if key.startswith(("pend:", "n:"))}
 
 
-def test_a_child_of_several_pruned_parents_is_deleted_once(scene: Scene, server: RedisServer) -> None:
+def test_a_child_of_several_pruned_parents_is_deleted_once(scene, server):
     """A child that waits for two parents, and for two ends of one, is deleted by the first that is pruned."""
     holder, at = scene.begin(), scene.now()
     parents = [scene.run(holder).id for _ in range(2)]
@@ -270,7 +266,7 @@ def test_a_child_of_several_pruned_parents_is_deleted_once(scene: Scene, server:
     assert not {key for key in keys_of(server) if key.startswith(("pend:", "n:"))}
 
 
-def test_a_tie_goes_with_who_waits_no_more(scene: Scene, server: RedisServer) -> None:
+def test_a_tie_goes_with_who_waits_no_more(scene, server):
     """A child that left, by hand or by another parent, is no child of anybody any more."""
     one, other = scene.schedule(3_600), scene.schedule(3_600)
     by_hand, by_other = scene.continuation(one), scene.continuation(one, other)
@@ -285,7 +281,7 @@ def test_a_tie_goes_with_who_waits_no_more(scene: Scene, server: RedisServer) ->
     assert not {key for key in keys_of(server) if key.startswith(("pend:", "n:"))}
 
 
-def test_a_parent_with_many_waiting_children_is_pruned_in_steps(scene: Scene, server: RedisServer) -> None:
+def test_a_parent_with_many_waiting_children_is_pruned_in_steps(scene, server):
     """More waiting children than one script deletes are all deleted before their parent goes."""
     parent = scene.add()
     number = 2 * AT_ONCE + 10
@@ -304,7 +300,7 @@ def test_a_parent_with_many_waiting_children_is_pruned_in_steps(scene: Scene, se
 # ---- partitions and bounds ---------------------------------------------------------------------------------
 
 
-def test_more_than_one_script_moves_is_moved_by_one_call(scene: Scene) -> None:
+def test_more_than_one_script_moves_is_moved_by_one_call(scene):
     """A call goes on until its limit, in scripts that are bounded."""
     at, number = scene.now(), 2 * AT_ONCE + 10
     ids = scene.add_many(number, state=State.SCHEDULED, due_at=at)
@@ -318,7 +314,7 @@ def test_more_than_one_script_moves_is_moved_by_one_call(scene: Scene) -> None:
     assert {State.ENQUEUED} == {scene.state(child) for child in children}
 
 
-def prune_once(scene: Scene, server: RedisServer) -> list[int]:
+def prune_once(scene, server):
     """Return how many jobs one script pruned of those it may, and whether there is more to look at."""
     database = RedisDatabase(parse_url(server.socket_url()))
     database.clock_offset = scene.storage.clock_offset
@@ -327,7 +323,7 @@ def prune_once(scene: Scene, server: RedisServer) -> list[int]:
     return [pruned, more]
 
 
-def test_one_script_deletes_some_children(scene: Scene, server: RedisServer) -> None:
+def test_one_script_deletes_some_children(scene, server):
     """The waiting children of a job that is pruned are deleted so many at a time."""
     parent = scene.add()
     scene.add_many(AT_ONCE + 1, state=State.AWAITING, parents=(Edge(parent),))
@@ -337,7 +333,7 @@ def test_one_script_deletes_some_children(scene: Scene, server: RedisServer) -> 
     assert [[0, 1], [1, 0]] == [prune_once(scene, server) for _ in range(2)]
 
 
-def test_one_script_looks_at_some_jobs(scene: Scene, server: RedisServer) -> None:
+def test_one_script_looks_at_some_jobs(scene, server):
     """Jobs that were requeued are passed so many at a time."""
     ids, at = scene.add_many(1_001), scene.now()
     scene.storage.apply([deletes(id, expires_at=at - HOUR) for id in ids])
@@ -346,7 +342,7 @@ def test_one_script_looks_at_some_jobs(scene: Scene, server: RedisServer) -> Non
     assert [[0, 1], [0, 1], [0, 0]] == [prune_once(scene, server) for _ in range(3)]
 
 
-def test_one_script_reads_some_bytes(scene: Scene, server: RedisServer) -> None:
+def test_one_script_reads_some_bytes(scene, server):
     """Jobs with large results or arguments are read so many at a time."""
     holder, at, large = scene.begin(), scene.now(), '"' + "x" * 30_000 + '"'
     for arguments, result in (("[]", large), (f"[{large}]", "1")):
@@ -361,7 +357,7 @@ def test_one_script_reads_some_bytes(scene: Scene, server: RedisServer) -> None:
 
 
 @alone_and_parted
-def test_upkeep_goes_on_when_memory_is_full(scene: Scene, server: RedisServer) -> None:
+def test_upkeep_goes_on_when_memory_is_full(scene, server):
     """Of a full server what drains it goes on: sessions live and end, due jobs move, expired ones go."""
     at = scene.now()
     holder, other = scene.begin("a"), scene.begin("b", 60.0)
