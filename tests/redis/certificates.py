@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -15,7 +14,7 @@ _LIFE = timedelta(days=36_500)  # no clock of a test is outside of it
 _BEGIN = datetime(2000, 1, 1, tzinfo=UTC)
 
 
-def write_certificates(folder: Path) -> Path:
+def write_certificates(folder):
     """Return the folder; it now holds ca.crt, server.crt and server.key, for 127.0.0.1 and localhost."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Self
 
 from firelock.testing import eventually
 from tests.ports import HOST
-from tests.redis.programs import Program
 from tests.redis.servers import DEADLINE, RedisServer
 
 _PRIMARIES = 3
@@ -25,7 +23,7 @@ class ClusterServers:
         node_timeout: seconds without an answer after which a node takes another one for lost.
     """
 
-    def __init__(self, program: Program, *, replicas: int = 0, node_timeout: float = 2) -> None:
+    def __init__(self, program, *, replicas=0, node_timeout=2):
         self._stack = ExitStack()
         own = {
             "cluster-enabled": "yes",
@@ -36,14 +34,14 @@ class ClusterServers:
         self.nodes = [RedisServer(program, own) for _ in range(_PRIMARIES * (1 + replicas))]
         self._node_timeout = str(int(node_timeout * 1_000))
 
-    def url(self, options: str = "") -> str:
+    def url(self, options=""):
         """Return Firelock's URL of the cluster."""
         hosts = ",".join(f"{HOST}:{node.port}" for node in self.nodes)
         return f"redis+cluster://{hosts}{'?' if options else ''}{options}"
 
     # ---- its life ----------------------------------------------------------------------------------------
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         """Every node runs, knows all others and every slot's owner; every replica follows."""
         with ExitStack() as stack:
             for node in self.nodes:
@@ -59,11 +57,11 @@ class ClusterServers:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         """Every node has ended."""
         self._stack.close()
 
-    def _introduce(self) -> None:
+    def _introduce(self):
         for epoch, node in enumerate(self.nodes, 1):
             node.ask("CLUSTER", "SET-CONFIG-EPOCH", epoch)
         for node in self.nodes[1:]:
@@ -72,27 +70,27 @@ class ClusterServers:
             lambda: all(len(_seen_by(node)) == len(self.nodes) for node in self.nodes), within=DEADLINE
         )
 
-    def _share_slots(self) -> None:
+    def _share_slots(self):
         for place, node in enumerate(self.nodes[:_PRIMARIES]):
             first, behind = _SLOTS * place // _PRIMARIES, _SLOTS * (place + 1) // _PRIMARIES
             node.ask("CLUSTER", "ADDSLOTS", *range(first, behind))
 
-    def _follow(self) -> None:
+    def _follow(self):
         for place, node in enumerate(self.nodes[_PRIMARIES:]):
             primary = self.nodes[place % _PRIMARIES]
             node.ask("CLUSTER", "REPLICATE", self.id_of(primary))
 
-    def await_agreement(self) -> None:
+    def await_agreement(self):
         """Every running node finds the cluster whole and names the same owners; every replica follows."""
         eventually(self._agrees, within=_FAILOVER)
 
-    def _agrees(self) -> bool:
+    def _agrees(self):
         running = [node for node in self.nodes if node.is_running]
         states = {_facts(node)["cluster_state"] for node in running}
         owners = {_owners(node) for node in running}
         return states == {"ok"} and len(owners) == 1 and all(map(_is_linked, running))
 
-    def empty(self) -> None:
+    def empty(self):
         """No node holds a key or a script."""
         for node in self.nodes:
             if node.is_running and node.info("replication")["role"] == "master":
@@ -100,32 +98,30 @@ class ClusterServers:
 
     # ---- who has what ------------------------------------------------------------------------------------
 
-    def id_of(self, node: RedisServer) -> str:
+    def id_of(self, node):
         """Return the name that the cluster has given to a node."""
         return str(node.ask("CLUSTER", "MYID"))
 
-    def primaries(self) -> list[RedisServer]:
+    def primaries(self):
         """Return the nodes that own slots, as a running node sees it."""
         ports = {port for _, port, _ in _owners(self._living())}
         return [node for node in self.nodes if node.port in ports]
 
-    def owner_of(self, slot: int) -> RedisServer:
+    def owner_of(self, slot):
         """Return the primary that has a slot."""
         port = next(port for first, port, last in _owners(self._living()) if first <= slot <= last)
         return next(node for node in self.nodes if node.port == port)
 
-    def slot_of(self, key: str) -> int:
+    def slot_of(self, key):
         """Return the slot of a key."""
-        slot = self._living().ask("CLUSTER", "KEYSLOT", key)
-        assert isinstance(slot, int)
-        return slot
+        return self._living().ask("CLUSTER", "KEYSLOT", key)
 
-    def _living(self) -> RedisServer:
+    def _living(self):
         return next(node for node in self.nodes if node.is_running)
 
     # ---- what is done to it ------------------------------------------------------------------------------
 
-    def move_slot(self, slot: int, to: RedisServer) -> None:
+    def move_slot(self, slot, to):
         """Another primary has the slot with its keys, and everyone knows."""
         source = self.owner_of(slot)
         self.begin_move(slot, to)
@@ -133,22 +129,21 @@ class ClusterServers:
             pass
         self.end_move(slot, source, to)
 
-    def begin_move(self, slot: int, to: RedisServer) -> None:
+    def begin_move(self, slot, to):
         """The slot is on its way: a key that its owner no longer has is asked for at the other node."""
         source = self.owner_of(slot)
         to.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", self.id_of(source))
         source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", self.id_of(to))
 
-    def move_keys(self, slot: int, source: RedisServer, to: RedisServer, limit: int = _BATCH) -> int:
+    def move_keys(self, slot, source, to, limit=_BATCH):
         """Some of the slot's keys have moved; return how many, 0 once none is left."""
         keys = source.ask("CLUSTER", "GETKEYSINSLOT", slot, limit)
-        assert isinstance(keys, list)
         if keys:
             timeout = int(DEADLINE * 1_000)
             source.ask("MIGRATE", HOST, to.port, "", 0, timeout, "REPLACE", "KEYS", *keys)
         return len(keys)
 
-    def end_move(self, slot: int, source: RedisServer, to: RedisServer) -> None:
+    def end_move(self, slot, source, to):
         """The slot belongs to the other node, and every node knows it."""
         name = self.id_of(to)
         others = [node for node in self.primaries() if node not in {source, to}]
@@ -156,29 +151,28 @@ class ClusterServers:
             node.ask("CLUSTER", "SETSLOT", slot, "NODE", name)
         self.await_agreement()
 
-    def await_failover(self, lost: RedisServer) -> None:
+    def await_failover(self, lost):
         """A replica has taken over from a primary that was killed."""
         eventually(lambda: lost not in self.primaries(), within=_FAILOVER)
         self.await_agreement()
 
 
-def _facts(node: RedisServer) -> dict[str, str]:
+def _facts(node):
     lines = str(node.ask("CLUSTER", "INFO")).splitlines()
     return dict(line.split(":", 1) for line in lines)
 
 
-def _seen_by(node: RedisServer) -> list[str]:
+def _seen_by(node):
     lines = str(node.ask("CLUSTER", "NODES")).splitlines()
     return [line for line in lines if "handshake" not in line]
 
 
-def _owners(node: RedisServer) -> frozenset[tuple[int, int, int]]:
+def _owners(node):
     """Return first slot, port of the owner, last slot of every range, as a node sees it."""
     reply = node.ask("CLUSTER", "SLOTS")
-    assert isinstance(reply, list)
     return frozenset((first, owner[1], last) for first, last, owner, *_ in reply)
 
 
-def _is_linked(node: RedisServer) -> bool:
+def _is_linked(node):
     link = node.info("replication")
     return link["role"] == "master" or link["master_link_status"] == "up"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import Self
 
 from tests.faults.proxy import FaultProxy, Traffic
-from tests.redis.servers import RedisServer
 
 _END = b"\r\n"
 
@@ -14,10 +12,10 @@ _END = b"\r\n"
 class CommandReader:
     """Finds the commands in a connection's bytes, however they are cut: arrays of texts, as clients send."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self._rest = b""
 
-    def read(self, piece: bytes) -> list[list[bytes]]:
+    def read(self, piece):
         """Return the commands that are complete with this piece, each with its arguments."""
         self._rest += piece
         commands: list[list[bytes]] = []
@@ -27,7 +25,7 @@ class CommandReader:
         return commands
 
 
-def _first_command(text: bytes) -> tuple[list[bytes], bytes] | None:
+def _first_command(text):
     """Return the first command and what follows it, None where it is not all there."""
     head, is_whole, rest = text.partition(_END)
     if not is_whole:
@@ -49,26 +47,26 @@ def _first_command(text: bytes) -> tuple[list[bytes], bytes] | None:
 class CountingProxy(FaultProxy):
     """A fault proxy before a server without TLS that reads which commands pass."""
 
-    def __init__(self, server: RedisServer) -> None:
+    def __init__(self, server):
         super().__init__(server.address, on_sent=self._read)
         self._redis = server
         self._readers: defaultdict[int, CommandReader] = defaultdict(CommandReader)
         self._commands: Counter[str] = Counter()
 
-    def url(self, options: str = "") -> str:
+    def url(self, options=""):
         """Return Firelock's URL of the server through this proxy."""
         return self._redis.url(port=self.port, options=options)
 
-    def _read(self, connection: int, piece: bytes) -> None:
+    def _read(self, connection, piece):
         for command, *_ in self._readers[connection].read(piece):
             self._commands[command.decode().upper()] += 1
 
     @property
-    def commands(self) -> Counter[str]:
+    def commands(self):
         """How many commands of each name have passed, those in a transaction or pipeline one by one."""
         return self._commands.copy()
 
-    def measure(self) -> Measure:
+    def measure(self):
         """Return what counts while it is a context: its `traffic` and `commands`."""
         return Measure(self)
 
@@ -76,17 +74,17 @@ class CountingProxy(FaultProxy):
 class Measure:
     """What has passed a proxy between the beginning of a `with` and its end."""
 
-    def __init__(self, proxy: CountingProxy) -> None:
+    def __init__(self, proxy):
         self._proxy = proxy
         self.traffic = Traffic()
         self.commands: Counter[str] = Counter()
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         """It counts from now on."""
         self._before = self._proxy.traffic, self._proxy.commands
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         """It has counted."""
         traffic, commands = self._before
         self.traffic = self._proxy.traffic - traffic

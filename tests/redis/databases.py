@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import contextmanager
 
 from firelock_redis.database import RedisDatabase
 from firelock_redis.storage import RedisStorage
 from firelock_redis.url import parse_url
-from tests.redis.servers import RedisServer
 
 
 @contextmanager
-def opened(server: RedisServer, options: str = "") -> Iterator[RedisStorage]:
+def opened(server, options=""):
     """Yield the empty storage of the server, with options such as `partitions=3`."""
     server.empty()
     storage = RedisStorage(RedisDatabase(parse_url(server.socket_url(options))))
@@ -22,6 +20,6 @@ def opened(server: RedisServer, options: str = "") -> Iterator[RedisStorage]:
         storage.close()
 
 
-def keys_of(server: RedisServer, pattern: str = "*") -> set[str]:
+def keys_of(server, pattern="*"):
     """Return the names of its keys, what is before the partition's colon left out."""
     return {key.partition("}:")[2] for key in server.client().keys(pattern)}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.redis.cluster import ClusterServers
-from tests.redis.programs import Program, chosen_programs, programs_of_groups
+from tests.redis.programs import chosen_programs, programs_of_groups
 from tests.redis.sentinel import SentinelGroup
 from tests.redis.servers import RedisServer
 
@@ -15,35 +13,33 @@ _PATIENCE = 30.0  # seconds until a server counts as lost: nothing is, however s
 
 
 @pytest.fixture(scope="module", params=chosen_programs())
-def program(request: pytest.FixtureRequest) -> Program:
+def program(request):
     """Every Redis and Valkey that tests of every promise run on."""
-    program: Program = request.param
-    return program
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def server(program: Program) -> Iterator[RedisServer]:
+def server(program):
     """One server; a test empties it first."""
     with RedisServer(program) as server:
         yield server
 
 
 @pytest.fixture(scope="module", params=programs_of_groups())
-def member(request: pytest.FixtureRequest) -> Program:
+def member(request):
     """The Redis that groups of servers are made of."""
-    program: Program = request.param
-    return program
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def group(member: Program) -> Iterator[SentinelGroup]:
+def group(member):
     """A primary and a replica under Sentinels; a test empties it first."""
     with SentinelGroup(member, down_after=_PATIENCE) as group:
         yield group
 
 
 @pytest.fixture(scope="module")
-def cluster(member: Program) -> Iterator[ClusterServers]:
+def cluster(member):
     """A Cluster of three primaries; a test empties it first."""
     with ClusterServers(member, node_timeout=_PATIENCE) as cluster:
         yield cluster

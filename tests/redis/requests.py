@@ -12,36 +12,36 @@ from tests.redis.counting import CommandReader
 _LIMIT, _QUEUES, _REST = 7, 8, 9  # words of an exchange: EVALSHA, digest, 1, base, offset, session, now, …
 
 
-def is_enqueue(request: bytes) -> bool:
+def is_enqueue(request):
     """Tell whether jobs are stored by it."""
     return any(digest in request[:200] for digest in _inserting())
 
 
 @cache
-def _inserting() -> list[bytes]:
+def _inserting():
     names = [file.name.removesuffix(".lua") for file in files(scripts).iterdir()]
     return [script(name).digest.encode() for name in names if name.startswith("insert")]
 
 
-def is_claim(request: bytes) -> bool:
+def is_claim(request):
     """Tell whether jobs are asked for, be it beside ends."""
     words = _exchange(request)
     return words is not None and int(words[_LIMIT]) > 0
 
 
-def is_settle(request: bytes) -> bool:
+def is_settle(request):
     """Tell whether ends are written, be it beside a claim."""
     words = _exchange(request)
     return words is not None and len(words) > _REST + max(0, int(words[_QUEUES]))
 
 
-def _exchange(request: bytes) -> list[bytes] | None:
+def _exchange(request):
     if script("exchange").digest.encode() not in request[:200]:
         return None
     commands = CommandReader().read(request)
     return commands[0] if commands else None
 
 
-def is_listening(request: bytes) -> bool:
+def is_listening(request):
     """Tell whether wake-ups are asked for."""
     return b"SUBSCRIBE" in request[:40]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Self
 
 import redis
 
 from firelock.testing import eventually
 from tests.ports import HOST
-from tests.redis.programs import Program
 from tests.redis.servers import DEADLINE, RedisServer
 
 SERVICE = "firelock"
@@ -32,12 +29,12 @@ class SentinelGroup:
 
     def __init__(
         self,
-        program: Program,
+        program,
         *,
-        replicas: int = 1,
-        options: Mapping[str, str | Sequence[str]] | None = None,
-        down_after: float = 1,
-    ) -> None:
+        replicas=1,
+        options=None,
+        down_after=1,
+    ):
         self._stack = ExitStack()
         first = RedisServer(program, options)
         following = {**(options or {}), "replicaof": f"{HOST} {first.port}"}
@@ -46,14 +43,14 @@ class SentinelGroup:
         watch = _watch(first, down_after)
         self.sentinels = [RedisServer(program, watch, arguments=["--sentinel"]) for _ in range(_SENTINELS)]
 
-    def url(self, options: str = "", *, service: str = SERVICE) -> str:
+    def url(self, options="", *, service=SERVICE):
         """Return Firelock's URL of the group."""
         hosts = ",".join(f"{HOST}:{sentinel.port}" for sentinel in self.sentinels)
         return f"redis+sentinel://{hosts}/{service}{'?' if options else ''}{options}"
 
     # ---- its life ----------------------------------------------------------------------------------------
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         """Every server runs, the replicas follow, and the Sentinels know of all and of each other."""
         with ExitStack() as stack:
             for server in (*self.servers, *self.sentinels):
@@ -67,11 +64,11 @@ class SentinelGroup:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         """Every server has ended."""
         self._stack.close()
 
-    def is_replicated(self) -> bool:
+    def is_replicated(self):
         """Tell whether every running replica follows the primary."""
         running = [server for server in self.servers if server.is_running]
         try:
@@ -81,7 +78,7 @@ class SentinelGroup:
         following = [link for link in links if link["role"] == "slave" and link["master_link_status"] == "up"]
         return len(following) == len(running) - 1
 
-    def _is_watched(self) -> bool:
+    def _is_watched(self):
         return all(
             (known := self._known(sentinel))
             and known["num-slaves"] == str(len(self.servers) - 1)
@@ -90,28 +87,27 @@ class SentinelGroup:
             for sentinel in self.sentinels
         )
 
-    def _known(self, sentinel: RedisServer) -> dict[str, str]:
+    def _known(self, sentinel):
         reply = sentinel.ask("SENTINEL", "MASTER", SERVICE)
-        assert isinstance(reply, list)
         return dict(zip(reply[::2], reply[1::2], strict=True))
 
     # ---- who leads ---------------------------------------------------------------------------------------
 
-    def primary(self) -> RedisServer:
+    def primary(self):
         """Return the server that the Sentinels send clients to."""
         return self._by_port(self._port_of_primary(self._living_sentinels()[0]))
 
-    def replicas(self) -> list[RedisServer]:
+    def replicas(self):
         """Return the other servers, those that are down among them."""
         primary = self.primary()
         return [server for server in self.servers if server is not primary]
 
-    def await_failover(self, before: RedisServer) -> RedisServer:
+    def await_failover(self, before):
         """Return the primary once it is another one than before, and every Sentinel says so."""
         eventually(lambda: self._has_replaced(before), within=_FAILOVER)
         return self.primary()
 
-    def _has_replaced(self, before: RedisServer) -> bool:
+    def _has_replaced(self, before):
         ports = {self._port_of_primary(sentinel) for sentinel in self._living_sentinels()}
         if len(ports) > 1 or before.port in ports:
             return False
@@ -120,23 +116,22 @@ class SentinelGroup:
         except redis.ConnectionError:
             return False
 
-    def _living_sentinels(self) -> list[RedisServer]:
+    def _living_sentinels(self):
         return [sentinel for sentinel in self.sentinels if sentinel.is_running]
 
-    def _port_of_primary(self, sentinel: RedisServer) -> int:
+    def _port_of_primary(self, sentinel):
         reply = sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
-        assert isinstance(reply, list)
         return int(reply[1])
 
-    def _by_port(self, port: int) -> RedisServer:
+    def _by_port(self, port):
         return next(server for server in self.servers if server.port == port)
 
-    def empty(self) -> None:
+    def empty(self):
         """The primary holds no key and no script, nor do those that follow it."""
         self.primary().empty()
 
 
-def _watch(primary: RedisServer, down_after: float) -> dict[str, str | list[str]]:
+def _watch(primary, down_after):
     lines = [
         f"monitor {SERVICE} {HOST} {primary.port} {_QUORUM}",
         f"down-after-milliseconds {SERVICE} {int(down_after * 1_000)}",

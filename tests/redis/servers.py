@@ -14,7 +14,6 @@ import redis
 from firelock.testing import eventually
 from tests.ports import HOST, free_port
 from tests.processes import Process, state_of
-from tests.redis.programs import Program
 
 DEADLINE = 60.0
 
@@ -44,12 +43,12 @@ class RedisServer(Process):
 
     def __init__(
         self,
-        program: Program,
-        options: Mapping[str, str | Sequence[str]] | None = None,
+        program,
+        options=None,
         *,
-        tls: Path | None = None,
-        arguments: Sequence[str] = (),
-    ) -> None:
+        tls=None,
+        arguments=(),
+    ):
         # A socket's whole path has room for some hundred bytes; pytest's folders would take most of them.
         super().__init__(Path(tempfile.mkdtemp(prefix="firelock-redis-")))
         self.program = program
@@ -67,20 +66,20 @@ class RedisServer(Process):
     # ---- where it is -------------------------------------------------------------------------------------
 
     @property
-    def address(self) -> tuple[str, int]:
+    def address(self):
         """Host and port."""
         return HOST, self.port
 
-    def url(self, *, port: int | None = None, options: str = "") -> str:
+    def url(self, *, port=None, options=""):
         """Return Firelock's URL of it, or of a proxy's port before it, with options such as `prefix=a`."""
         scheme = "rediss" if self._tls else "redis"
         return f"{scheme}://{HOST}:{port or self.port}/0{'?' if options else ''}{options}"
 
-    def socket_url(self, options: str = "") -> str:
+    def socket_url(self, options=""):
         """Return Firelock's URL of its socket."""
         return f"unix://{self.socket}{'?' if options else ''}{options}"
 
-    def client(self) -> redis.Redis:
+    def client(self):
         """Return a client of the test's own, by the socket; it is closed with the server.
 
         It never tries twice: a test that talks to a server that is away has to learn it.
@@ -89,13 +88,13 @@ class RedisServer(Process):
         self._clients.append(client)
         return client
 
-    def ask(self, *command: str | float) -> object:
+    def ask(self, *command):
         """Return its reply to a command as it came, on a connection of this call alone."""
         with self._connect() as client:
             client.response_callbacks.clear()
             return client.execute_command(*command)
 
-    def _connect(self) -> redis.Redis:
+    def _connect(self):
         return redis.Redis(
             unix_socket_path=str(self.socket), password=self.options.get("requirepass"),
             decode_responses=True, protocol=2, socket_timeout=DEADLINE, retry=None,
@@ -103,14 +102,14 @@ class RedisServer(Process):
 
     # ---- its life ----------------------------------------------------------------------------------------
 
-    def _command(self) -> Sequence[str | Path]:
+    def _command(self):
         configuration = self.folder / "redis.conf"
         if not configuration.exists():  # Sentinel writes what it has learnt into its own
             configuration.write_text(self._lines(), "utf-8")
         self.socket.unlink(missing_ok=True)
         return [self.program.path, configuration, *self._arguments]
 
-    def _lines(self) -> str:
+    def _lines(self):
         lines = [
             f"{name} {value}\n"
             for name, values in self.options.items()
@@ -118,22 +117,22 @@ class RedisServer(Process):
         ]
         return "".join(lines)
 
-    def _answers(self) -> bool:
+    def _answers(self):
         try:
             return self.ask("PING") == "PONG"
         except redis.RedisError as error:
             raise AssertionError(error) from error
 
-    def pause(self) -> None:
+    def pause(self):
         """It stands still: connections stay, new ones are accepted by the kernel, nothing is answered."""
         os.kill(self.pid, signal.SIGSTOP)
         eventually(lambda: _is_standing(self.pid), within=DEADLINE)
 
-    def resume(self) -> None:
+    def resume(self):
         """It goes on where it stood."""
         os.kill(self.pid, signal.SIGCONT)
 
-    def close(self) -> None:
+    def close(self):
         """It has ended, and its folder is gone."""
         for client in self._clients:
             client.close()
@@ -142,17 +141,17 @@ class RedisServer(Process):
 
     # ---- what is in it -----------------------------------------------------------------------------------
 
-    def empty(self) -> None:
+    def empty(self):
         """It holds no key and no script."""
         self.ask("FLUSHALL")
 
-    def info(self, section: str) -> dict[str, str]:
+    def info(self, section):
         """Return a section of INFO as it is written."""
         lines = str(self.ask("INFO", section)).splitlines()
         return dict(line.split(":", 1) for line in lines if ":" in line)
 
 
-def _listening(port: int, tls: Path | None) -> dict[str, str]:
+def _listening(port, tls):
     if tls is None:
         return {"port": str(port)}
     return {
@@ -161,5 +160,5 @@ def _listening(port: int, tls: Path | None) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _is_standing(pid: int) -> bool:
+def _is_standing(pid):
     return sys.platform != "linux" or state_of(pid) == "T"
