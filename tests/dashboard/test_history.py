@@ -60,7 +60,7 @@ def test_an_hour_shows_each_minute_and_the_present_one_last(history, storage):
     assert [4, 0, 4] == [series.by_outcome["succeeded"][place] for place in (0, 58, 59)]
     assert 1 == series.by_outcome["failed"][58]
     assert (8, 9) == (series.count("succeeded"), series.count())
-    assert not series.is_partial
+    assert 0 == series.missing
 
 
 def test_a_day_adds_up_quarters_of_hours_that_are_over_and_of_the_one_that_is_not(history, storage):
@@ -149,7 +149,6 @@ def test_hours_not_folded_yet_are_missing_and_no_zeros(history, storage):
 
     series = history.series("24h")
 
-    assert series.is_partial
     assert 0 < series.missing < 24
     assert [False, True] == [series.known[0], series.known[-1]]
 

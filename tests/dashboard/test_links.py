@@ -37,6 +37,18 @@ def stranger(dashboard):
         yield browser
 
 
+def session_of(dashboard):
+    """Come in by a link; return the session."""
+    return dashboard.links.exchange(token_of(dashboard.link(HERE)))
+
+
+def status_with(dashboard, session):
+    """What the dashboard answers to who shows this session."""
+    with closing(Browser(dashboard, is_in=False)) as browser:
+        browser.cookies[f"{COOKIE}_80"] = session
+        return browser.get("/queues").status
+
+
 def records(fire):
     return [
         record
@@ -89,7 +101,7 @@ def test_behind_a_proxy_that_tells_nothing_nobody_is_local(framework, kind):
 def test_behind_that_proxy_a_link_lets_in_who_has_one():
     """The page is seen by whoever shows a session, by any way; it is what counts."""
     with closing(Firelock("memory://")) as fire, closing(Dashboard(fire)) as dashboard:
-        session = dashboard.links.exchange(token_of(dashboard.link(HERE)))
+        session = session_of(dashboard)
         with served_by_asgi(dashboard) as upstream, silent_proxy(upstream) as port:
             answer = asked(port, "GET", "/queues", {"Cookie": f"{COOKIE}_80={session}"})
 
@@ -336,41 +348,34 @@ def test_every_process_on_the_storage_knows_links_and_sessions(tmp_path):
     url = f"sqlite:///{tmp_path / 'jobs.db'}"
     with closing(Firelock(url)) as one, closing(Firelock(url)) as two, closing(Firelock(url)) as three:
         session = Dashboard(two).links.exchange(token_of(Dashboard(one).link(HERE)))
-        with closing(Browser(Dashboard(three), is_in=False)) as browser:
-            browser.cookies[f"{COOKIE}_80"] = session
 
-            assert 200 == browser.get("/queues").status
+        assert 200 == status_with(Dashboard(three), session)
 
 
 def test_links_and_sessions_are_bounded(fire, dashboard):
     """Of more than a hundred the oldest are given up; what is too old goes with the next that is made."""
-    first = dashboard.links.exchange(token_of(dashboard.link(HERE)))
+    first = session_of(dashboard)
     for _ in range(120):
         fire.storage.clock_offset += 1_000_000
-        last = dashboard.links.exchange(token_of(dashboard.link(HERE)))
+        last = session_of(dashboard)
 
     counts = [len(fire.storage.list_records(f"dashboard_{kind}", limit=500)) for kind in ("link", "session")]
     assert [100, 100] == counts
-    for session, status in ((first, 401), (last, 200)):
-        with closing(Browser(dashboard, is_in=False)) as browser:
-            browser.cookies[f"{COOKIE}_80"] = session
-            assert status == browser.get("/queues").status
+    assert [401, 200] == [status_with(dashboard, session) for session in (first, last)]
 
     fire.storage.clock_offset += micros(timedelta(days=8))
-    dashboard.links.exchange(token_of(dashboard.link(HERE)))
+    session_of(dashboard)
     assert 2 == len(records(fire))
 
 
 def test_a_record_that_is_no_session_lets_nobody_in(fire, dashboard):
     """A damaged record is none."""
-    session = dashboard.links.exchange(token_of(dashboard.link(HERE)))
+    session = session_of(dashboard)
     [record] = fire.storage.list_records("dashboard_session")
     for value in ("", "[]", "null", '{"expires_at": "9"}', "{}"):
         fire.storage.put_record("dashboard_session", record.key, value)
-        with closing(Browser(Dashboard(fire), is_in=False)) as browser:
-            browser.cookies[f"{COOKIE}_80"] = session
 
-            assert 401 == browser.get("/queues").status, value
+        assert 401 == status_with(Dashboard(fire), session), value
 
 
 def test_an_outage_of_the_storage_sends_nobody_out():
@@ -410,7 +415,7 @@ def test_who_is_not_in_is_told_nothing_of_a_storage_that_is_away():
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_session_of_another_dashboard_hides_none(dashboard, port, order):
     """Two cookies of one name, as of `/` and of `/jobs`, or one of another port: browsers send both."""
-    own = dashboard.links.exchange(token_of(dashboard.link(HERE)))
+    own = session_of(dashboard)
     pair = [f"{COOKIE}_80={own}", f"{COOKIE}_{port}={'x' * 43}"]
     with closing(Browser(dashboard, root="/jobs", is_in=False)) as browser:
         assert 200 == browser.get("/queues", headers={"cookie": "; ".join(pair[::order])}).status

@@ -17,7 +17,6 @@ from a2wsgi import ASGIMiddleware
 from a2wsgi.asgi import build_scope
 from starlette.requests import Request
 
-from firelock_dashboard.problems import RequestProblem
 from firelock_dashboard.security.auth import refusal_of
 from firelock_dashboard.security.permissions import ASKED, to_access
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from flask import Flask
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from firelock_dashboard.security.permissions import Access, Auth
+    from firelock_dashboard.security.permissions import Auth
 
 NO_STREAM = "firelock.no_stream"  # in a scope's extensions: a stream cannot be kept open here
 
@@ -70,10 +69,16 @@ class WsgiDashboard:
         There the host's context (its session, its user, its database connection) is at hand. A refusal is
         kept for the dashboard to show. Where the answer has to be awaited, the dashboard asks.
         """
-        if self._auth is not None:
-            access = _access_in(environ, self._auth, more)
-            if access is not None:
-                environ[ASKED] = access
+        if self._auth is None or inspect.iscoroutinefunction(self._auth):
+            return
+        try:
+            answer = self._auth(Request({**build_scope(environ), **more}))  # type: ignore[arg-type]
+            if inspect.isawaitable(answer):
+                getattr(answer, "close", lambda: None)()
+            else:
+                environ[ASKED] = to_access(answer)
+        except Exception as error:  # noqa: BLE001 - nobody gets in by it
+            environ[ASKED] = refusal_of(error)
 
     def _application(self) -> Any:  # noqa: ANN401 - a2wsgi's types are its own
         with self._lock:
@@ -99,22 +104,6 @@ def _unreadable(environ: dict[str, Any]) -> str | None:
         environ["SERVER_PORT"] = "0"
     length = environ.get("CONTENT_LENGTH") or "0"
     return None if length.isdigit() else "Content-Length is no number."
-
-
-def _access_in(
-    environ: dict[str, Any], auth: Auth, more: Mapping[str, object]
-) -> Access | RequestProblem | None:
-    if inspect.iscoroutinefunction(auth):
-        return None
-    scope = {**build_scope(environ), **more}  # type: ignore[arg-type]
-    try:
-        answer = auth(Request(scope))
-        if inspect.isawaitable(answer):
-            getattr(answer, "close", lambda: None)()
-            return None
-        return to_access(answer)
-    except Exception as error:  # noqa: BLE001 - nobody gets in by it
-        return refusal_of(error)
 
 
 # ---- Flask -----------------------------------------------------------------------------------------------

@@ -68,11 +68,6 @@ class Series:
     known: list[bool]  # False: some hours of this bucket are not summed up yet
     missing: int  # how many hours are not
 
-    @property
-    def is_partial(self) -> bool:
-        """Tell whether there is more to come."""
-        return self.missing > 0
-
     def count(self, *outcomes: str) -> int:
         """Return how many attempts ended with one of these outcomes in the whole span; with any for none."""
         return sum(sum(self.by_outcome.get(name, ())) for name in outcomes or self.by_outcome)
