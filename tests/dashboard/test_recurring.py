@@ -288,18 +288,19 @@ def test_secrets_among_arguments_are_masked(fire, client, report):
     assert "write the value itself" in masked.text
 
 
-def test_an_id_may_hold_anything(fire, client, report):
+@pytest.mark.parametrize("odd", [ODD, " "])
+def test_an_id_may_hold_anything(fire, client, report, odd):
     """Slashes, spaces at its ends, signs of addresses and of markup: everything reaches it."""
-    report.recur(ODD, "0 3 * * *", "tue")
+    report.recur(odd, "0 3 * * *", "tue")
 
     listed = client.get("/recurring").text
-    assert f'href="/recurring/view?{urlencode({"id": ODD})}"' in listed
+    assert f'href="/recurring/view?{urlencode({"id": odd})}"' in listed
     for page in ("view", "edit"):
-        assert 200 == client.get(view(ODD, page)).status
+        assert 200 == client.get(view(odd, page)).status
     for verb in ("trigger", "pause", "resume"):
-        assert "good" == client.act(f"/recurring/{verb}", {"id": ODD}).json()["kind"]
-    assert 1 == len(fire.recurring.runs(ODD))
-    assert "good" == client.act("/recurring/remove", {"id": ODD}).json()["kind"]
+        assert "good" == client.act(f"/recurring/{verb}", {"id": odd}).json()["kind"]
+    assert 1 == len(fire.recurring.runs(odd))
+    assert "good" == client.act("/recurring/remove", {"id": odd}).json()["kind"]
     assert [] == fire.recurring.list()
 
 

@@ -155,8 +155,10 @@ def id_in(fields: SentFields) -> str:
     Raises:
         BadRequest: it is missing, sent twice, or longer than an id.
     """
-    fields.required("id", limit=ID_LIMIT)
-    return fields.every("id")[0]
+    fields.text("id", limit=ID_LIMIT)
+    if found := "".join(fields.every("id")):
+        return found
+    raise BadRequest("id is missing; give the id of a recurring job.")
 
 
 def trigger(visit: Visit) -> Response:
