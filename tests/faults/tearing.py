@@ -16,7 +16,6 @@ import sqlite3
 import struct
 import traceback
 from collections import Counter
-from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
@@ -38,6 +37,7 @@ _FOLDED_AT = 96  # of the index: how many frames are in the file as well
 _QUEUES = ["default", "other"]
 _HOUR = 3_600
 _HOLDER = Holder("writer", "writer")
+_NEXT = NewSession("next", "next", "next", "host", 1, 1, _HOUR)
 
 
 @attrs.frozen
@@ -137,6 +137,11 @@ class _Writer:
         assert len(states) == len(set(ids)), (what, ids)
         self.known.update(states)
         self.ledger.write(what, note=json.dumps([states, digest(self.plain)]))
+
+    def steps(self, number):
+        """So many commits more."""
+        for _ in range(number):
+            self.step()
 
     def step(self):
         """One commit more, of whatever kind is possible and comes up."""
@@ -245,15 +250,13 @@ def _kept(writer, path, commits):
     """A reader keeps the log from being folded into the file, so that it grows and grows."""
     _fill_file(writer)
     reader = _reader(path)
-    for _ in range(2 * commits):
-        writer.step()
+    writer.steps(2 * commits)
     assert reader.in_transaction
 
 
 def _fill_file(writer):
     """What was written is in the file, and the log is empty."""
-    for _ in range(10):
-        writer.step()
+    writer.steps(10)
     writer.plain.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
 
@@ -261,24 +264,21 @@ def _turned(writer, path, commits):
     """The log has been folded in and begun anew; behind its end are pages of its former life."""
     while _pages(path) < _FOLDED_PAGES:
         writer.step()
-    for _ in range(commits // 2):
-        writer.step()
+    writer.steps(commits // 2)
 
 
 def _folded(writer, path, commits):
     """The first half of the log is in the file as well, and a reader keeps the log from beginning anew."""
     _fill_file(writer)
-    for _ in range(commits // 2):
-        writer.step()
+    writer.steps(commits // 2)
     reader = _reader(path)
     writer.plain.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-    for _ in range(commits // 2):
-        writer.step()
+    writer.steps(commits // 2)
     assert reader.in_transaction
 
 
 def _reader(path):
-    connection = sqlite3.connect(path, isolation_level=None)
+    connection = _plain(path)
     connection.execute("BEGIN")
     connection.execute("SELECT count(*) FROM firelock_jobs").fetchone()
     return connection
@@ -312,7 +312,7 @@ def left_behind(kind, path, folder, commits, seed):
 
 def _write(kind, path, folder, commits, seed):
     fire = Firelock(f"sqlite:///{path}")
-    with closing(sqlite3.connect(path, isolation_level=None)) as plain:
+    with closing(_plain(path)) as plain:
         writer = _Writer(fire.storage, Ledger(folder), plain, random.Random(seed))
         writer.begin()
         KINDS[kind](writer, path, commits)
@@ -390,7 +390,6 @@ def _whole(content, _chance):
     return content
 
 
-_Damage = Callable[[bytes, random.Random], bytes | None]
 # What may befall a log, and how often; then the index, which says where in the log each page is.
 _LOG = {
     "cut": (_cut, 6),
@@ -565,7 +564,7 @@ def _assert_belongings(plain, records):
 def _work_on(storage):
     """Another process takes what waits, and stores more."""
     now, holder = storage.clock(), Holder("next", "next")
-    storage.begin_session(NewSession("next", "next", "next", "host", 1, now, 3_600))
+    storage.begin_session(_NEXT)
     ready = storage.counts().by_state.get(State.ENQUEUED, 0)
     claim = storage.claim(ClaimRequest(None, _MANY, "next", now))
     assert len(claim.jobs) == ready, (len(claim.jobs), ready)
@@ -662,12 +661,11 @@ def _use(copy, path):
     """Verbs of all kinds find what they find, or say what is wrong with the file."""
     with Firelock(f"sqlite:///{path}") as fire:
         storage, now = fire.storage, 1
-        session = NewSession("next", "next", "next", "host", 1, now, 3_600)
         job = NewJob("more", "work", "{}", "json", "default", 0, State.ENQUEUED, now)
         verbs = [
             storage.counts,
             lambda: storage.get(list(copy.left.states(_MANY))),
-            lambda: storage.begin_session(session),
+            lambda: storage.begin_session(_NEXT),
             lambda: storage.claim(ClaimRequest(None, 10, "next", now)),
             lambda: storage.insert([job]),
             lambda: storage.promote(10),
