@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 
-import pytest
-
 from firelock.client import GroupCommit
 from firelock.errors import JobNotFound, StorageUnavailable
 from firelock.values import Edge, NewJob, State
@@ -24,22 +22,6 @@ class SlowStorage(FailingStorage):
         self.began.set()
         self.may_go.wait(10)
         return super().insert(jobs, within=within)
-
-
-@pytest.fixture
-def storage():
-    """A storage that can be told to fail."""
-    storage = FailingStorage()
-    yield storage
-    storage.close()
-
-
-@pytest.fixture
-def commit(storage):
-    """A group commit of that storage, closed at the end."""
-    commit = GroupCommit(storage)
-    yield commit
-    commit.close()
 
 
 def job(**fields):
@@ -111,15 +93,17 @@ def test_an_outage_is_met_once_a_batch():
     assert 4 == len(storage.called["insert"])
 
 
-def test_several_loops_are_answered(storage, commit):
+def test_several_loops_are_answered():
     """Coroutines of two event loops in two threads enqueue through one app."""
-    jobs = [job(), job()]
+    storage = FailingStorage()
+    commit, jobs = GroupCommit(storage), [job(), job()]
     others = [threading.Thread(target=asyncio.run, args=(commit.insert(one),)) for one in jobs]
 
     for other in others:
         other.start()
     for other in others:
         other.join(10)
+    commit.close()
 
     assert [True, True] == stored(storage, jobs)
 

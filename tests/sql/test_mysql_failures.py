@@ -40,7 +40,6 @@ def test_a_number_has_one_meaning(number, meaning):
     """It decides whether a transaction is tried again, a connection is left, or the caller may try later."""
     failure = read_failure(pymysql.err.OperationalError(number, "said"))
 
-    assert failure is not None
     assert failure.meaning is meaning
 
 
@@ -48,7 +47,6 @@ def test_asyncmys_errors_mean_what_pymysqls_do():
     """They are of a tree of their own, with the server's numbers."""
     failure = read_failure(asyncmy.errors.OperationalError(1205, "Lock wait timeout exceeded"))
 
-    assert failure is not None
     assert (failure.meaning, failure.text) == (
         Meaning.CONFLICT, "Lock wait timeout exceeded (error 1205).",
     )  # fmt: skip
@@ -70,7 +68,6 @@ def test_a_failure_that_people_mend_says_how(number, said, told):
     """The server's own line stands before the hint."""
     failure = read_failure(pymysql.err.OperationalError(number, said))
 
-    assert failure is not None
     assert failure.text.startswith(f"{said} (error {number}); ")
     assert told in failure.text
 
@@ -88,7 +85,6 @@ def test_no_value_of_a_statement_is_shown(number, said):
     """What the server quotes may be an argument of a job."""
     failure = read_failure(pymysql.err.DataError(number, said))
 
-    assert failure is not None
     assert "hunter2" not in failure.text
 
 
@@ -96,7 +92,6 @@ def test_a_closed_connection_is_a_lost_one():
     """PyMySQL tells it without a number of the server's."""
     failure = read_failure(pymysql.err.InterfaceError(0, ""))
 
-    assert failure is not None
     assert (failure.meaning, failure.text) == (Meaning.LOST, "the connection is closed.")
 
 
@@ -106,7 +101,6 @@ def test_an_error_that_the_engine_wrapped_is_read_as_its_own():
 
     failure = read_failure(OperationalError("SELECT 1", {}, own))
 
-    assert failure is not None
     assert failure.meaning is Meaning.PASSING
 
 
@@ -114,7 +108,6 @@ def test_a_password_that_needs_another_package_says_which():
     """PyMySQL raises a RuntimeError of its own for it."""
     failure = read_failure(RuntimeError("'cryptography' package is required for sha256_password"))
 
-    assert failure is not None
     assert (failure.meaning, "pymysql[rsa]" in failure.text) == (Meaning.LASTING, True)
 
 

@@ -91,7 +91,6 @@ def test_what_a_pooler_breaks_leads_to_the_page(code):
     """A name that is not there, or that another process gave to a statement of its own."""
     failure = read_failure(OfAsyncpg(code))
 
-    assert failure is not None
     assert failure.text.startswith(f"error {code} of the caller's connection; behind a pooler ")
 
 

@@ -296,18 +296,17 @@ def test_one_connection_serves_all_who_wait(scene, server, admin):
     assert 1 == len(listeners(admin))
 
 
-def test_nothing_listens_after_the_end(scene, server, admin):
-    """The connection is closed with its handle."""
-    server.close()
-
-    eventually(lambda: not listeners(admin))
-
-
-def test_nobody_connects_before_he_waits(scene, admin):
+def test_one_listens_from_its_first_wait_to_its_end(scene, admin):
     """A client that only enqueues has no connection for what it would not hear."""
     scene.add()
+    before = listeners(admin)
+    server = listening(scene.handles.open())
+    meanwhile = listeners(admin)
 
-    assert [] == listeners(admin)
+    server.close()
+
+    assert (0, 1) == (len(before), len(meanwhile))
+    eventually(lambda: not listeners(admin))
 
 
 def test_the_child_of_a_fork_listens_for_itself(scene, server, admin):

@@ -6,7 +6,6 @@ import logging
 from contextlib import closing
 
 import pytest
-from psycopg import sql
 from sqlalchemy import create_engine
 
 from firelock_sql.names import Names
@@ -62,19 +61,3 @@ def test_a_message_goes_out_when_every_idle_connection_has_died(channel, admin, 
     assert 3 == len(lent_at_once)
     assert ["mail"] == messages
     assert [] == caplog.records
-
-
-def test_a_server_that_is_away_is_told_once(channel, admin, lent_at_once, caplog, postgresql):
-    """No new connection can be made either: that is worth a line."""
-    name = sql.Identifier(postgresql.name)
-    admin.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT 0").format(name))
-    end_connections(admin)
-    sender = Sender(channel.post)
-
-    with caplog.at_level(logging.WARNING):
-        sender.add(["mail"])
-        sender.close()
-    admin.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT -1").format(name))
-
-    (record,) = caplog.records
-    assert record.getMessage().startswith("Servers could not be told of work")

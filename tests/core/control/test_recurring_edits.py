@@ -93,13 +93,6 @@ def test_an_edit_without_a_change_writes_nothing(declared, storage):
     assert (Origin.CODE, written) == (same.origin, len(storage.called["put_record"]))
 
 
-def test_another_schedule_moves_the_next_instant(declared):
-    """It is worked out anew from now."""
-    edited = declared.recurring.edit("nightly", schedule=Every(timedelta(minutes=5)))
-
-    assert datetime(2030, 1, 1, 0, 5, tzinfo=UTC) == edited.next_at
-
-
 def test_an_edit_survives_until_the_code_changes(declared, storage):
     """A deploy with the same declaration leaves it; one with another takes its place."""
     declared.recurring.edit("nightly", schedule="0 5 * * *")

@@ -193,14 +193,6 @@ def test_a_snooze_is_a_span(after):
 # ---- failing ---------------------------------------------------------------------------------------------
 
 
-def test_a_policy_may_delete_what_is_exhausted(end_of):
-    """With the error and the time to be pruned of a deleted job."""
-    transition = end_of(raising(ValueError("boom")), retry=Retry.never(on_exceeded="delete"))
-
-    assert (State.DELETED, "boom") == (transition.to, transition.error.message)
-    assert 86_400 * SECOND == transition.expires_at - transition.at
-
-
 def test_a_call_s_retry_wins_over_the_task_s(make_app):
     """It is stored with the job."""
     fire, worker = make_app()
@@ -268,13 +260,6 @@ def test_a_decided_wait_is_taken_to_the_microsecond(end_of, decision):
     transition = end_of(raising(ValueError("boom")), retry=Policy(decision(after=after)))
 
     assert 249 == transition.due_at - transition.at
-
-
-def test_a_snoozed_failure_counts_no_retry(end_of):
-    """Its attempt is given back."""
-    transition = end_of(raising(ValueError("boom")), retry=Policy(RetryDecision.snooze(HOUR)))
-
-    assert (True, None) == (transition.gives_back, transition.retries)
 
 
 @pytest.mark.parametrize("answer", [None, "retry", 7])

@@ -129,6 +129,7 @@ def test_a_text_that_names_no_app_is_refused(spec):
         ),
         ("nowhere_of_test.jobs:fire", r"No module 'nowhere_of_test\.jobs' here"),
         ("nowhere/app.py:fire", r"No file 'nowhere/app\.py'"),
+        ("folder_of_test.py:fire", r"No file 'folder_of_test\.py'"),
         (
             "shop_of_test:nobody",
             r"^Module shop_of_test has no 'nobody'; its app is named 'fire': shop_of_test:fire\.$",
@@ -171,6 +172,7 @@ def test_what_is_not_there_is_said(write, spec, words):
         'from firelock import Firelock\nshop = Firelock("memory://a")\nmail = Firelock("memory://b")\n',
     )
     write("none_of_test.py", "app = None\napple = 1\n")
+    write("folder_of_test.py/x.txt")
 
     with pytest.raises(ConfigurationError, match=words):
         load_app(spec)
@@ -240,14 +242,6 @@ def test_a_configuration_error_of_an_app_is_told_as_it_is(write):
     for spec in ("broken_of_test:fire", "broken_of_test.py:fire"):
         with pytest.raises(ConfigurationError, match=r"^'nonsense' is not a storage URL"):
             load_app(spec)
-
-
-def test_a_file_that_is_no_program_is_refused(write):
-    """A folder named like a file is no file."""
-    write("folder_of_test.py/x.txt")
-
-    with pytest.raises(ConfigurationError, match=r"No file 'folder_of_test\.py'"):
-        load_app("folder_of_test.py:fire")
 
 
 def test_a_module_is_found_in_the_working_folder_once(write):

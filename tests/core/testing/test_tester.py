@@ -253,16 +253,6 @@ def test_hooks_are_asked_as_on_a_server():
     assert ["note", State.SUCCEEDED] == seen
 
 
-def test_an_async_task_is_drained_on_a_loop_of_its_own(shop, tester):
-    """Outside a loop `drain` runs `async def` tasks too."""
-    shop.anote.enqueue("a")
-
-    drained = tester.drain()
-
-    assert Drained(succeeded=1) == drained
-    assert ["a"] == shop.notes
-
-
 def test_inside_a_loop_an_async_task_asks_for_the_awaited_form(shop, tester):
     """`drain` cannot wait for a coroutine there; the job is left as it was and `adrain` runs it."""
 
