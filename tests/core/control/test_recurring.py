@@ -643,6 +643,8 @@ def test_a_definition_that_is_no_object_is_shown_and_can_be_removed(fire, report
     assert (1, 0) == (fired, promotion.promoted)
     broken, _ = fire.recurring.list()
     assert "cannot be read" in broken.error
+    with pytest.raises(JobConflict, match="'id' exists already"):
+        fire.recurring.create("report", "id", "0 6 * * *")
     assert text == fire.storage.get_record("recurring", "id").value
     fire.recurring.remove("id")
 

@@ -19,6 +19,7 @@ from firelock.errors import (
     UnknownTask,
 )
 from firelock.recurring_job import get_recurring, put_recurring
+from firelock.server.scheduler import fire_due
 from tests.core.fakes import FailingStorage
 
 START = datetime(2030, 1, 1, 0, 0, 30, tzinfo=UTC)
@@ -191,6 +192,67 @@ def test_two_edits_at_once_are_both_made(declared, storage):
     edited = declared.recurring.edit("nightly", queue="bulk")
 
     assert ("bulk", 9) == (edited.queue, edited.priority)
+
+
+def meanwhile(storage, verb, what):
+    """The next call of the storage's verb comes just behind this."""
+    former = getattr(storage, verb)
+
+    def call(*args, **kwargs):
+        setattr(storage, verb, former)
+        what()
+        return former(*args, **kwargs)
+
+    setattr(storage, verb, call)
+
+
+def test_a_firing_while_another_schedule_is_written_is_not_forgotten(declared, storage):
+    """Its job is the one that the next instant looks at, so that none overlaps it."""
+    declared.recurring.edit("nightly", schedule=Cron("0 2 * * *", overlap="skip"))
+    storage.clock_offset += (2 * 3_600 - 31) * 1_000_000  # a second before two
+
+    def fire_meanwhile():
+        storage.clock_offset += 2_000_000
+        fire_due(declared.client)
+
+    meanwhile(storage, "put_record", fire_meanwhile)
+    edited = declared.recurring.edit("nightly", schedule=Cron("30 * * * *", overlap="skip"))
+    storage.clock_offset += 3_600_000_000
+    fire_due(declared.client)
+
+    (job,) = declared.recurring.runs("nightly")
+    assert (job.id, datetime(2030, 1, 1, 2, tzinfo=UTC)) == (edited.record.last_job_id, edited.last_at)
+    assert datetime(2030, 1, 1, 2, 30, tzinfo=UTC) == edited.next_at
+    assert 1 == declared.recurring.get("nightly").record.dropped
+
+
+def test_an_edit_of_a_definition_that_was_removed_and_added_is_made_on_the_new_one(declared, storage):
+    """It has the former one's version, and nothing else of it."""
+
+    def add_anew():
+        declared.recurring.remove("nightly")
+        storage.clock_offset += 1
+        declared.recurring.create("report", "nightly", "0 3 * * *", {"day": "fri"})
+
+    meanwhile(storage, "put_record", add_anew)
+    edited = declared.recurring.edit("nightly", queue="bulk")
+
+    assert ("bulk", '{"day":"fri"}', Cron("0 3 * * *")) == (edited.queue, edited.arguments, edited.schedule)
+
+
+def test_of_two_who_resume_the_second_moves_no_instant(declared, storage):
+    """It is due by then, and runs."""
+    declared.recurring.pause("nightly")
+    storage.clock_offset += (2 * 3_600 - 31) * 1_000_000  # a second before two
+
+    def resume_meanwhile():
+        declared.recurring.resume("nightly")
+        storage.clock_offset += 2_000_000
+
+    meanwhile(storage, "put_record", resume_meanwhile)
+    resumed = declared.recurring.resume("nightly")
+
+    assert (datetime(2030, 1, 1, 2, tzinfo=UTC), 1) == (resumed.next_at, fire_due(declared.client))
 
 
 def test_a_definition_that_is_not_there_cannot_be_edited(fire):

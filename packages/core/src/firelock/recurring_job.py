@@ -236,17 +236,28 @@ _PROGRESS = ("next_at", "last_at", "last_job_id", "dropped", "error")
 
 
 def put_recurring(
-    storage: Storage, recurring: RecurringRecord, *, keep_progress: bool
+    storage: Storage, recurring: RecurringRecord, *, keep_progress: bool, read: RecurringRecord | None = None
 ) -> RecurringRecord | None:
     """The definition is stored with version + 1 if the stored version is still its own, 0 for none.
 
     With `keep_progress` the stored progress (`next_at` to `error`) stays whatever it is by then. Return what
-    is now stored, None where the version had moved on.
+    is now stored, None where the version had moved on, or a newer version of Firelock wrote what is there.
+
+    Args:
+        storage: where it is stored.
+        recurring: what is to be stored.
+        keep_progress: the change says nothing of what fired, and of what is to fire.
+        read: what the change was made of: None is returned also where that was removed and added again, or
+            where it has fired meanwhile, and the progress is not kept.
     """
     while True:
         record = storage.get_record(RECURRING, recurring.id)
         stored = read_recurring(record) if record else None
         if (stored.version if stored else 0) != recurring.version:
+            return None
+        if stored is not None and (
+            is_newer(stored) or not _is_as_read(stored, read, keep_progress=keep_progress)
+        ):
             return None
         wanted = attrs.evolve(recurring, version=recurring.version + 1)
         if keep_progress and stored is not None:
@@ -260,6 +271,11 @@ def put_recurring(
         )
         if written is not None:  # else it has fired meanwhile, or somebody changed it
             return wanted
+
+
+def _is_as_read(stored: RecurringRecord, read: RecurringRecord | None, *, keep_progress: bool) -> bool:
+    names = ("created_at",) if keep_progress else ("created_at", *_PROGRESS)
+    return read is None or all(getattr(stored, name) == getattr(read, name) for name in names)
 
 
 def get_recurring(storage: Storage, recurring_id: str) -> RecurringRecord | None:

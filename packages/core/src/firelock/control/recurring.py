@@ -114,7 +114,8 @@ class Recurring:
             )
             is_gone = is_ours and record.id not in self._declared
             if is_gone and not record.is_gone:
-                put_recurring(self._client.storage, attrs.evolve(record, is_gone=True), keep_progress=True)
+                gone = attrs.evolve(record, is_gone=True)
+                put_recurring(self._client.storage, gone, keep_progress=True, read=record)
         return written
 
     async_ = twin(sync)
@@ -135,7 +136,7 @@ class Recurring:
                 if not stored.is_gone:
                     return RecurringJob(stored)  # an operator's edit survives until the code changes
                 back = attrs.evolve(stored, is_gone=False)
-                written = put_recurring(self._client.storage, back, keep_progress=True)
+                written = put_recurring(self._client.storage, back, keep_progress=True, read=stored)
             else:
                 written = put_definition(self._client, definition, stored)
             if written:
@@ -379,12 +380,12 @@ class Recurring:
         """It runs again, from its next instant after now: what fell into the pause is not made up for."""
 
         def resumed(record: RecurringRecord) -> RecurringRecord:
+            if not record.is_paused:
+                return record  # its next instant may be due
             first = schedule_from_json(record.schedule).next_after(from_micros(self._client.clock.now()))
             next_at = None if first is None else micros(first)
             return attrs.evolve(record, is_paused=False, next_at=next_at)
 
-        if not self._known(recurring_id).is_paused:
-            return self.get(recurring_id)
         return self._change(recurring_id, resumed, keep=False)
 
     aresume = twin(resume)
@@ -393,8 +394,12 @@ class Recurring:
         self, recurring_id: str, change: Callable[[RecurringRecord], RecurringRecord], *, keep: bool
     ) -> RecurringJob:
         while True:
-            changed = attrs.evolve(change(self._known(recurring_id)), updated_at=self._client.clock.now())
-            if written := put_recurring(self._client.storage, changed, keep_progress=keep):
+            record = self._known(recurring_id)
+            changed = change(record)
+            if changed is record:
+                return RecurringJob(record)
+            changed = attrs.evolve(changed, updated_at=self._client.clock.now())
+            if written := put_recurring(self._client.storage, changed, keep_progress=keep, read=record):
                 return RecurringJob(written)
 
     def remove(self, recurring_id: str) -> None:
@@ -571,7 +576,7 @@ def put_definition(
     )
     is_due = stored.next_at is not None and stored.next_at <= now
     keeps = stored.schedule == definition.schedule or is_due
-    return put_recurring(client.storage, changed, keep_progress=keeps)
+    return put_recurring(client.storage, changed, keep_progress=keeps, read=stored)
 
 
 def _has_same_instants(stored: RecurringRecord, definition: RecurringRecord) -> bool:
