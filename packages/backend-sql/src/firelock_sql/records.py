@@ -1,6 +1,6 @@
 """Small versioned records; the definitions of recurring jobs, which change often, have a table of their own.
 
-Of those that are gone a row without a key stays, one a kind: no later version falls below its own.
+Of those that are gone a row stays, one a kind, which is its key: no later version falls below its own.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-import attrs
 from typing_extensions import override
 
 from firelock.storage import ANY_QUEUE, Applied, Inserted, NewJob, Record, RecordChange, rules
@@ -19,7 +18,7 @@ from firelock_sql.schema import RECURRING
 from firelock_sql.transaction import Text, Transaction, insert_into
 
 _QUEUE = "queue"
-_FLOOR = ""  # the key of the row that stays
+_GONE = ""  # the kind of the rows that stay
 _COLUMNS = ("kind", "key", "value", "version", "due_at")
 
 
@@ -91,9 +90,7 @@ class SqlRecordVerbs(SqlVerbs):
             if found is None or expected_version not in {None, found.version}:
                 return False
             tx.run(_of(kind).delete, kind=kind, key=key)
-            floor = _locked(tx, kind, _FLOOR)
-            if floor is None or floor.version < found.version:
-                _write(tx, Record(kind, _FLOOR, "", found.version), is_new=floor is None)
+            _raise_floor(tx, kind, found.version)
             if kind == _QUEUE:
                 tx.woken.add(ANY_QUEUE)
             return True
@@ -118,9 +115,9 @@ def _replace(tx: Transaction, found: Record | None, change: RecordChange) -> int
         first = next_due_at(tx)
         if first is None or due_at < first:
             tx.woken.add(ANY_QUEUE)
-    last = found or _get(tx, kind, _FLOOR)
-    version = 1 + (last.version if last else 0)
-    _write(tx, Record(kind, key, change.value, version, due_at), is_new=found is None)
+    version = 1 + (found.version if found else _floor(tx, _of(kind).get, kind))
+    statement = _of(kind).put if found is None else _of(kind).replace
+    tx.run(statement, kind=kind, key=key, value=change.value, version=version, due_at=due_at)
     if kind == _QUEUE:
         is_paused = _pauses(change.value)
         tx.run(_PAUSE, kind=kind, key=key, is_paused=int(is_paused))
@@ -129,9 +126,18 @@ def _replace(tx: Transaction, found: Record | None, change: RecordChange) -> int
     return version
 
 
-def _write(tx: Transaction, record: Record, *, is_new: bool) -> None:
-    statements = _of(record.kind)
-    tx.run(statements.put if is_new else statements.replace, **attrs.asdict(record))
+def _floor(tx: Transaction, look: Text, kind: str) -> int:
+    """Return the largest version of the records of a kind that are gone, 0 where none is."""
+    found = tx.one(look, kind=_GONE, key=kind)
+    return 0 if found is None else Record(*found).version
+
+
+def _raise_floor(tx: Transaction, kind: str, version: int) -> None:
+    statements = _of(kind)
+    floor = _floor(tx, statements.lock, kind)
+    if floor < version:
+        statement = statements.replace if floor else statements.put
+        tx.run(statement, kind=_GONE, key=kind, value="", version=version, due_at=None)
 
 
 def _pauses(value: str) -> bool:

@@ -311,8 +311,8 @@ def _records(name: str, *more: Column[Any]) -> Table:
     table = Table(
         PREFIX + name,
         METADATA,
-        Column("kind", _NAME, primary_key=True),
-        Column("key", _NAME, primary_key=True),  # nothing: the largest version of a kind's that are gone
+        Column("kind", _NAME, primary_key=True),  # nothing: the key is a kind, with the last version gone
+        Column("key", _NAME, primary_key=True),
         Column("value", _TEXT, nullable=False),
         Column("version", Integer, nullable=False),
         Column("due_at", BigInteger),

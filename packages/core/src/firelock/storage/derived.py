@@ -583,8 +583,15 @@ class TableStorage(DerivedStorage):
 
     def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
         """See `Storage.get`."""
-        found = self._step(lambda tables: [(tables.job(id), tables.record("progress", id)) for id in ids])
-        return [with_progress(row.record, said) if row else None for row, said in found]
+
+        def get(tables: Tables) -> list[JobRecord | None]:
+            rows = [tables.job(id) for id in ids]  # what is no id has no progress to ask for
+            return [
+                with_progress(row.record, tables.record("progress", row.record.id)) if row else None
+                for row in rows
+            ]
+
+        return self._step(get)
 
     def find(
         self, where: JobFilter, *, limit: int, cursor: str | None = None, oldest_first: bool = False

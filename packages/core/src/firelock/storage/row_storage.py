@@ -165,7 +165,7 @@ class _Tables(Tables):
 
     def job(self, id: str) -> StoredJob | None:
         """Return the job, None where unknown, as any text is that cannot be an id."""
-        text = self.rows.get(f"job/{id}") if id.isascii() and len(id) <= _LONGEST_ID else None
+        text = self.rows.get(f"job/{id}") if _may_be_id(id) else None
         return None if text is None else _read(text, StoredJob)
 
     def _jobs(self, ids: Iterable[str]) -> list[StoredJob]:
@@ -253,7 +253,7 @@ class _Tables(Tables):
 
     def children(self, parent: str) -> list[StoredJob]:
         """See `Tables.children`."""
-        return self._jobs([id for id, _ in self.scan(f"child/{parent}/")])
+        return self._jobs([id for id, _ in self.scan(f"child/{parent}/")]) if _may_be_id(parent) else []
 
     def is_releasing(self, id: str) -> bool:
         """See `Tables.is_releasing`."""
@@ -321,25 +321,25 @@ class _Tables(Tables):
 
     def record(self, kind: str, key: str) -> Record | None:
         """Return the record, None where there is none."""
-        text = self.rows.get(f"record/{kind}/{key}")
+        text = self.rows.get(_record_key(kind, key))
         return None if text is None else _record(kind, key, text)
 
     def records(self, kind: str, after: str, limit: int) -> list[Record]:
         """See `Tables.records`."""
-        prefix = f"record/{kind}/"
+        prefix = _record_key(kind, "")
         found = self.rows.scan(prefix, start=prefix + after, limit=limit)
         return [_record(kind, name.removeprefix(prefix), text) for name, text in found]
 
     def due_records(self, kind: str, now: int, limit: int) -> list[Record]:
         """See `Tables.due_records`."""
-        prefix = f"due-record/{kind}/"
+        prefix = f"due-{_record_key(kind, '')}"
         found = [key.removeprefix(prefix).partition("/") for key, _ in self.rows.scan(prefix, limit=limit)]
         records = [self.record(kind, key) for at, _, key in found if int(at, 16) <= now]
         return [record for record in records if record is not None]
 
     def remove_record(self, record: Record) -> None:
         """See `Tables.remove_record`."""
-        self.rows.delete(f"record/{record.kind}/{record.key}")
+        self.rows.delete(_record_key(record.kind, record.key))
         self._put_due(record, None)
         self.rows.put(f"gone/{record.kind}", str(max(record.version, self._last_gone(record.kind))))
 
@@ -348,7 +348,7 @@ class _Tables(Tables):
         kind, key, stored = change.kind, change.key, self.record(change.kind, change.key)
         version = 1 + (stored.version if stored else self._last_gone(kind))
         text = json.dumps([version, change.value, change.due_at], ensure_ascii=False)
-        self.rows.put(f"record/{kind}/{key}", text)
+        self.rows.put(_record_key(kind, key), text)
         self._put_due(stored, Record(kind, key, change.value, version, change.due_at))
         return version
 
@@ -356,11 +356,15 @@ class _Tables(Tables):
         """The record is found by its instant as it is after, and not as it was before."""
         for record, write in ((before, self.rows.delete), (after, lambda key: self.rows.put(key, ""))):
             if record is not None and record.due_at is not None:
-                write(f"due-record/{record.kind}/{record.due_at:016x}/{record.key}")
+                write(f"due-{_record_key(record.kind, '')}{record.due_at:016x}/{record.key}")
 
     def _last_gone(self, kind: str) -> int:
         """Return the largest version of the records of a kind that are gone; every other goes on from it."""
         return int(self.rows.get(f"gone/{kind}") or 0)
+
+
+def _may_be_id(text: str) -> bool:
+    return text.isascii() and len(text) <= _LONGEST_ID
 
 
 def _places(row: StoredJob | None) -> set[str]:
@@ -381,6 +385,11 @@ def _places(row: StoredJob | None) -> set[str]:
     places.update(f"child/{edge.parent_id}/{id}" for edge in job.parents)
     places.update(f"waiting/{edge.parent_id}/{id}" for edge in row.pending)
     return places
+
+
+def _record_key(kind: str, key: str) -> str:
+    """Return where the record lies; a slash in a kind does not look like the end of it."""
+    return f"record/{kind.replace('%', '%25').replace('/', '%2F')}/{key}"
 
 
 def _record(kind: str, key: str, text: str) -> Record:

@@ -118,14 +118,31 @@ class RecordDuty(StorageFixtures):
 
         If this fails: unrelated features overwrite each other.
         """
-        pairs = [("a", "b"), ("b", "a"), ("a:b", "c"), ("a", "b:c"), ("a", "B"), ("ab", "c"), ("a", "bc")]
+        pairs = [("a", "b"), ("b", "a"), ("a:b", "c"), ("a", "b:c"), ("a", "B"), ("ab", "c"), ("a", "bc"),
+                 ("a/b", "c"), ("a", "b/c"), ("a%2Fb", "c")]  # fmt: skip
         for place, (kind, key) in enumerate(pairs):
             scene.storage.put_record(kind, key, str(place))
 
         values = [scene.storage.get_record(kind, key) for kind, key in pairs]
 
-        assert ["0", "1", "2", "3", "4", "5", "6"] == [record and record.value for record in values]
-        assert ["B", "b", "b:c", "bc"] == [record.key for record in scene.storage.list_records("a")]
+        assert [str(place) for place in range(len(pairs))] == [record and record.value for record in values]
+        assert ["B", "b", "b/c", "b:c", "bc"] == [record.key for record in scene.storage.list_records("a")]
+
+    def test_the_empty_text_is_no_record_of_others(self, scene: Scene) -> None:
+        """What a store keeps of records that are gone is not a record itself; the empty key is one like any.
+
+        If this fails: a definition without a name is shown, and whoever removes it lets versions fall.
+        """
+        storage = scene.storage
+        storage.put_record("kind", "key", "a")
+        storage.delete_record("kind", "key")
+
+        assert (None, False) == (storage.get_record("kind", ""), storage.delete_record("kind", ""))
+        version = storage.put_record("kind", "", "b", expected_version=0)
+        assert version is not None
+        assert version > 1
+        assert Record("kind", "", "b", version) == storage.get_record("kind", "")
+        assert (True, None) == (storage.delete_record("kind", ""), storage.get_record("kind", ""))
 
     def test_records_are_listed_in_order_of_key(self, scene: Scene) -> None:
         """A list is in order of the keys' code points, from `after` on, up to the limit.

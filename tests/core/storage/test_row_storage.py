@@ -1,0 +1,67 @@
+"""What `RowStorage` asks of rows: keys within its stated limits, whatever text it is asked for."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from firelock.storage import JobFilter, JobHistory
+from firelock.storage.row_storage import RowStorage
+
+LONGEST = 1_400
+
+
+class NarrowRows(dict):
+    """Rows in memory that refuse longer keys, and text that UTF-8 does not hold."""
+
+    def get(self, key):
+        return super().get(checked(key))
+
+    def put(self, key, value):
+        self[checked(key)] = value
+
+    def delete(self, key):
+        self.pop(checked(key), None)
+
+    def scan(self, prefix, *, start=None, reverse=False, limit):
+        checked(prefix)
+        keys = sorted((key for key in self if key.startswith(prefix)), reverse=reverse)
+        behind = [key for key in keys if start is None or (key < start if reverse else key > start)]
+        return [(key, self[key]) for key in behind[:limit]]
+
+
+def checked(key):
+    """Return the key; it fits."""
+    assert len(key.encode()) <= LONGEST
+    return key
+
+
+class NarrowStorage(RowStorage):
+    """A storage on such rows."""
+
+    contract = 1
+
+    def __init__(self):
+        super().__init__()
+        self.rows = NarrowRows()
+
+    def step(self, body):
+        return body(self.rows)
+
+    def clock(self):
+        return time.time_ns() // 1_000
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("text", ["x" * 3_000, "\ud800", "a/b", ""], ids=["long", "lone", "slash", "empty"])
+def test_what_cannot_be_an_id_is_unknown(text):
+    """No key is made of it: people paste whatever they like into an address or a command."""
+    storage = NarrowStorage()
+
+    assert [None] == storage.get([text])
+    assert JobHistory([], []) == storage.history(text)
+    assert [] == storage.find(JobFilter(parent_id=text), limit=10).jobs
+    assert [] == storage.find(JobFilter(id_prefix=text or "none"), limit=10).jobs
