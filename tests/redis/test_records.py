@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 
 import pytest
 
-from firelock.storage import StorageError, StorageUnavailable
+from firelock.storage import Applied, RecordChange, StorageError, StorageUnavailable
 from firelock.testing.conformance.race import race
 from firelock_redis.records import repair_pauses
 from tests.redis.databases import opened
@@ -39,6 +40,23 @@ def paused(storage):
     """Return the paused queues of each partition."""
     call, bases = storage.database.connections.call, storage.database.partitions.bases
     return [set(call("SMEMBERS", f"{base}:paused")) for base in bases]
+
+
+# ---- inserts that depend on one --------------------------------------------------------------------------
+
+
+def test_a_repeat_is_a_write_of_its_own(database):
+    """A WAIT behind it vouches for what the first try wrote, whose reply was lost."""
+    change, call = RecordChange("kind", "key", "value", 0), database.database.connections.call
+
+    def written():
+        return int(re.search(r"rdb_changes_since_last_save:(\d+)", call("INFO", "persistence"))[1])
+
+    database.insert([], only_if=change)
+    before = written()
+
+    assert Applied.ALREADY is database.insert([], only_if=change).record
+    assert written() > before
 
 
 # ---- versions --------------------------------------------------------------------------------------------

@@ -120,7 +120,9 @@ end
 function verbs.jobs_if(rules, count, kind, key, value, expected, due_at, paused)
   local stored, version = stored_record(kind, key)
   if version ~= expected then
-    return { stored == int(expected + 1) .. ' ' .. due_at .. ' ' .. value and 1 or 2 }
+    if stored ~= int(expected + 1) .. ' ' .. due_at .. ' ' .. value then return { 2 } end
+    call('INCR', base .. 'seq')  -- as in `store`: who asks again is told of replicas that have the record
+    return { 1 }
   end
   read_rules(rules)
   local answers, missing = store(11, count)
