@@ -44,8 +44,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Refuse what was typed."""
         message = message.replace("the following arguments are required: COMMAND", "a command is missing")
-        hint = f"{self.prog} --help shows what it takes."
-        raise Problem(f"{self.prog}: {message}.", hint=hint)
+        raise Problem(f"{self.prog}: {message}.", hint=f"{self.prog} --help shows what it takes.")
 
 
 if TYPE_CHECKING:

@@ -328,9 +328,10 @@ def _check(options: argparse.Namespace, change: _Change) -> None:
             hint="Give one, as --state failed or --queue mail.",
         )
     if not options.is_all and not options.ids:
-        message = f"{what} needs to know which jobs."
-        hint = "Give ids, or --all and a filter, as --all --state failed."
-        raise Problem(message, hint=hint)
+        raise Problem(
+            f"{what} needs to know which jobs.",
+            hint="Give ids, or --all and a filter, as --all --state failed.",
+        )
     given = _has_filters(options) or options.dry_run or options.expect
     if not options.is_all and given:
         raise Problem(
@@ -453,13 +454,11 @@ def _check_number(app: Firelock, where: JobFilter, options: argparse.Namespace, 
 
 
 def _found(app: Firelock, where: JobFilter) -> Iterator[Sequence[JobRecord]]:
-    cursor = None
-    while True:
-        page = app.storage.find(where, limit=_PAGE, cursor=cursor)
+    page = app.storage.find(where, limit=_PAGE)
+    yield page.jobs
+    while page.cursor is not None:
+        page = app.storage.find(where, limit=_PAGE, cursor=page.cursor)
         yield page.jobs
-        cursor = page.cursor
-        if cursor is None:
-            return
 
 
 def _report(screen: Screen, change: _Change, counted: Counter[str], *, is_dry: bool) -> None:

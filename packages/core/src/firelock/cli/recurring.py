@@ -43,10 +43,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         group, "trigger", "Enqueue one run now; the schedule is not touched.", _trigger,
         examples=("firelock recurring trigger nightly-report",),
     )  # fmt: skip
-    pause = add_command(group, "pause", "Do not run until resumed; deploys do not resume it.", _pause)
-    resume = add_command(group, "resume", "Run again, from the next instant after now.", _resume)
-    remove = add_command(group, "remove", "Remove the definition; the jobs it made stay.", _remove)
-    for command in (trigger, pause, resume, remove):
+    trigger.add_argument("ids", metavar="ID", nargs="+")
+    for verb, done, summary in (
+        ("pause", "paused", "Do not run until resumed; deploys do not resume it."),
+        ("resume", "resumed", "Run again, from the next instant after now."),
+        ("remove", "removed", "Remove the definition; the jobs it made stay."),
+    ):
+        command = add_command(group, verb, summary, _change)
+        command.set_defaults(verb=verb, done=done)
         command.add_argument("ids", metavar="ID", nargs="+")
     upcoming = add_command(
         group, "next", "Show the next instants, of one recurring job or of all together.", _next,
@@ -119,19 +123,9 @@ def _trigger(options: argparse.Namespace, screen: Screen) -> None:
         screen.line(recurring_id, "  enqueued as job ", Cell(job.id, "green"))
 
 
-def _pause(options: argparse.Namespace, screen: Screen) -> None:
+def _change(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
-        screen.each(options.ids, "paused", app.recurring.pause)
-
-
-def _resume(options: argparse.Namespace, screen: Screen) -> None:
-    with connected(options) as app:
-        screen.each(options.ids, "resumed", app.recurring.resume)
-
-
-def _remove(options: argparse.Namespace, screen: Screen) -> None:
-    with connected(options) as app:
-        screen.each(options.ids, "removed", app.recurring.remove)
+        screen.each(options.ids, options.done, getattr(app.recurring, options.verb))
 
 
 # ---- next ------------------------------------------------------------------------------------------------

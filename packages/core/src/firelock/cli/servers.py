@@ -60,9 +60,10 @@ def _serve(options: argparse.Namespace, screen: Screen) -> int:
 
     spec = options.spec or app_spec(options)
     if spec is None:
-        message = "firelock server needs to know which app to run."
-        hint = 'Name it, as shop.jobs:fire, or write app = "shop.jobs:fire" below [tool.firelock].'
-        raise Problem(message, hint=hint)
+        raise Problem(
+            "firelock server needs to know which app to run.",
+            hint='Name it, as shop.jobs:fire, or write app = "shop.jobs:fire" below [tool.firelock].',
+        )
     parse_queues(options.queues)  # a wrong one is said here, before any process starts
     log_to_stderr(logging.DEBUG if options.verbose else logging.INFO)
     server = ServerOptions(
