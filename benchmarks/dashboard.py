@@ -27,7 +27,6 @@ from firelock import Firelock
 from firelock_dashboard import Dashboard
 
 GOAL_MS = 100.0
-GOAL_BYTES = 90 * 1024
 WARM = 3
 
 

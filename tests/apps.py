@@ -12,8 +12,6 @@ from firelock.task import Task
 from firelock.testing import eventually
 from firelock.values import State
 
-__all__ = ["App", "app_at"]
-
 # What is done by the clock is so seldom that it is not counted with the jobs.
 _SELDOM = Settings(poll=60, sweep=60, heartbeat=20, session_timeout=60)
 

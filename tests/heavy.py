@@ -7,8 +7,6 @@ import pytest
 from tests.redis.programs import Program
 from tests.sql.programs import Missing, MysqlProgram, PostgresqlProgram
 
-__all__ = ["FOLDERS", "is_heavy"]
-
 # Where every test is heavy, with the reason.
 FOLDERS = {
     "tests/faults/test_faults.py": "kills processes and servers, and waits until all is well again",

@@ -9,8 +9,6 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-__all__ = ["HOST", "free_port"]
-
 HOST = "127.0.0.1"
 
 # Below the ports that the kernel gives to whoever asks for any, so that a server finds its own again when it

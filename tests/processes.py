@@ -14,16 +14,6 @@ from typing import Self
 
 from firelock.testing import eventually
 
-__all__ = [
-    "Process",
-    "is_there",
-    "refuse_to_light_tests",
-    "running",
-    "said_before_killed",
-    "start_program",
-    "state_of",
-]
-
 _ROOT = Path(__file__).parents[1]
 
 # Python that becomes the program: the kernel kills it with its parent, and nothing is forked beside threads.

@@ -14,8 +14,6 @@ import pytest
 from firelock import Firelock, StorageError
 from tests.ports import HOST
 
-__all__ = ["SECRET", "refusal", "stranger"]
-
 SECRET = "geheim-4711"
 
 

@@ -9,8 +9,6 @@ from firelock.storage import ClaimRequest, Storage
 from firelock.testing import Handles, Scene
 from firelock.testing.conformance.scene import opener
 
-__all__ = ["listening", "scene_at"]
-
 
 @contextmanager
 def scene_at(url: str) -> Iterator[Scene]:

@@ -7,8 +7,6 @@ import re
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
-__all__ = ["Sharing", "together"]
-
 # Playwright keeps an event loop in its thread, and the browser is started once: one worker has all of these.
 _WHOLE = ("tests/end_to_end/browser/",)
 # Each of these tests brings all that it needs, and takes long: whoever is free takes the next.

@@ -17,8 +17,6 @@ from firelock_dashboard.stats.live import Live
 from tests.core.fakes import FailingStorage, until
 from tests.dashboard.asking import Browser
 
-SCOPE = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "method": "GET", "path": "/live"}
-
 
 @pytest.fixture
 def storage():

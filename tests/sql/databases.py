@@ -12,8 +12,6 @@ from tests.sql.mariadb import Mariadb
 from tests.sql.postgresql import Postgresql, end_connections
 from tests.sql.processes import DatabaseServer
 
-__all__ = ["MysqlDatabase", "PostgresqlDatabase", "newer_schema"]
-
 _AHEAD = 100  # versions that no code of now knows
 
 

@@ -25,11 +25,6 @@ from tests.sql.programs import (
     one_postgresql,
 )
 
-__all__ = [
-    "admin", "here", "mariadb", "mysql_program", "pgbouncer", "postgresql", "postgresql_program",
-    "server_database", "sql_servers",
-]  # fmt: skip
-
 _S = TypeVar("_S", bound=Process)
 AnyDatabase = PostgresqlDatabase | MysqlDatabase
 

@@ -24,8 +24,6 @@ from tests.sql.processes import (
 )
 from tests.sql.programs import MysqlProgram
 
-__all__ = ["Mariadb"]
-
 _DEFAULTS: Mapping[str, str] = {
     "bind-address": HOST,
     "innodb-flush-log-at-trx-commit": "2",  # only a power failure would lose a commit

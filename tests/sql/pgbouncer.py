@@ -12,8 +12,6 @@ from tests.ports import HOST
 from tests.sql.postgresql import Postgresql
 from tests.sql.processes import DEADLINE, PASSWORD, USER, DatabaseServer, account
 
-__all__ = ["ADVISED", "Pgbouncer"]
-
 # What docs/sql.md says that asyncpg's engine behind a pooler needs.
 ADVISED: Mapping[str, object] = {
     "statement_cache_size": 0,

@@ -26,8 +26,6 @@ from tests.sql.processes import (
 )
 from tests.sql.programs import PostgresqlProgram
 
-__all__ = ["Postgresql", "end_connections"]
-
 # Commits are as visible as ever; only a power failure would lose them. The rest keeps a server small.
 _DEFAULTS: Mapping[str, str] = {
     "listen_addresses": HOST,

@@ -20,19 +20,6 @@ from firelock.testing import eventually
 from tests.ports import HOST, free_port
 from tests.processes import Process, is_there, start_program
 
-__all__ = [
-    "DEADLINE",
-    "PASSWORD",
-    "USER",
-    "Account",
-    "DatabaseServer",
-    "account",
-    "copy_folder",
-    "new_folder",
-    "run_to_its_end",
-    "shared_folder",
-]
-
 DEADLINE = 30.0
 USER, PASSWORD = "firelock", "secret"
 

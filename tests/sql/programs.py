@@ -18,11 +18,6 @@ import pytest
 
 from tests.sql.processes import run_to_its_end, shared_folder
 
-__all__ = [
-    "Missing", "MysqlProgram", "PostgresqlProgram", "chosen_mysqls", "chosen_postgresqls", "mysqls",
-    "one_postgresql", "pgbouncer", "postgresqls",
-]  # fmt: skip
-
 _WANTED = "FIRELOCK_TEST_SQL"
 _PACKAGES = Path("/usr/lib/postgresql")
 

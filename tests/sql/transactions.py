@@ -9,8 +9,6 @@ from sqlalchemy import Connection, create_engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
-__all__ = ["WAYS", "OpenTransaction"]
-
 OpenTransaction = Callable[[bool], AbstractContextManager[object]]
 
 

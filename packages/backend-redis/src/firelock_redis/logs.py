@@ -15,7 +15,6 @@ _LOG_LIMIT = 1_000
 _PIECE = 50  # lines of a job that stay together
 _BATCH_WORDS, _BATCH_SIZE = 1_000, 250_000  # words and characters from which on a step is not filled further
 _PAGE = 125  # lines read at once
-_JOBS = 500
 
 
 class LogVerbs(RedisVerbs):

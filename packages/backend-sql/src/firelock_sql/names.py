@@ -62,11 +62,3 @@ def table_name(dialect: Dialect, table: Table) -> str:
     """Return a table's name as it stands in statements."""
     preparer: IdentifierPreparer = dialect.identifier_preparer
     return str(preparer.format_table(table))
-
-
-def index_name(dialect: Dialect, table: Table, name: str) -> str:
-    """Return the name of a table's index, without its prefix, as it stands in statements."""
-    preparer: IdentifierPreparer = dialect.identifier_preparer
-    schema = preparer.schema_for_object(table)
-    own = str(preparer.quote(PREFIX + name))
-    return f"{preparer.quote_schema(schema)}.{own}" if schema else own
