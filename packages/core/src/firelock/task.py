@@ -315,11 +315,16 @@ class Registry:
         if binder is None:
             settings = self._settings
             binder = compile_binder(
-                info.function, task=info.name, converter=self._converter_once,
-                limit=settings.argument_limit, warn_at=settings.argument_warning,
-                result_limit=settings.result_limit, flow_types=(Snooze,),
-                context_type=JobContext, was_given_context=info.takes_context,
-            )  # fmt: skip
+                info.function,
+                task=info.name,
+                converter=self._converter_once,
+                limit=settings.argument_limit,
+                warn_at=settings.argument_warning,
+                result_limit=settings.result_limit,
+                flow_types=(Snooze,),
+                context_type=JobContext,
+                was_given_context=info.takes_context,
+            )
             if info.tags:
                 check_tag_templates(info.tags, binder.parameters)
             self._binders[info.name] = binder

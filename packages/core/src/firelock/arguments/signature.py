@@ -107,10 +107,16 @@ def compile_binder(
         codecs[key] = _codec_of(annotation, converter, f"Task {task!r}: {owner}")
         annotations[key] = annotation
     return Binder(
-        task=task, takes_context=has_context, signature=signature_of(function.__name__, parameters),
-        annotations=annotations, codecs=codecs, result=_result_codec(resolver, flow_types, converter),
-        limit=limit, warn_at=warn_at, result_limit=result_limit,
-    )  # fmt: skip
+        task=task,
+        takes_context=has_context,
+        signature=signature_of(function.__name__, parameters),
+        annotations=annotations,
+        codecs=codecs,
+        result=_result_codec(resolver, flow_types, converter),
+        limit=limit,
+        warn_at=warn_at,
+        result_limit=result_limit,
+    )
 
 
 def _taken_otherwise(task: str, first: Parameter) -> TaskError:
