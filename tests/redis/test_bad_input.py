@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 
 from firelock import Firelock, StorageError, StorageUnavailable
+from firelock.plugins import open_storage
 from tests.faults.proxy import FaultProxy
 from tests.ports import HOST, free_port
 from tests.redis.certificates import write_certificates
@@ -98,6 +101,17 @@ def test_a_single_server_is_taken_for_nothing_else(server, url, kind, said):
     place = f"{HOST}:{server.port}"
 
     assert_says(refusal(url.format(place), kind), place, *said)
+
+
+def test_a_key_that_is_not_firelocks_is_said(server):
+    """Also where it is met in a script, which old servers say in other words."""
+    server.empty()
+    with closing(open_storage(server.url())) as storage:
+        storage.migrate()
+        server.client().set("firelock:{0}:k:kind", "mine")
+
+        with pytest.raises(StorageError, match="is not Firelock's; choose another"):
+            storage.put_record("kind", "key", "value")
 
 
 # ---- TLS -------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def _code(error: BaseException) -> str:
     return wrapped[1] if wrapped else getattr(error, "status_code", None) or text.partition(" ")[0]
 
 
-_IN_A_SCRIPT = re.compile(r"^Error running script .*?: -([A-Z]+) ")  # before Redis 7
+_IN_A_SCRIPT = re.compile(r"^Error running script .*?: -?([A-Z]{2,}) ")  # before Redis 7
 _NOT_ALLOWED_IN_A_SCRIPT = (
     "user executing the script can't",
     "ACL failure in script",
