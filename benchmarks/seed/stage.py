@@ -13,6 +13,7 @@ from benchmarks.seed.year import DAY, HOUR, MINUTE
 from firelock.clock import SECOND
 from firelock.ids import new_id
 from firelock.storage import ClaimRequest, NewSession, Renewal
+from firelock.testing.movable_clock import movable
 from firelock.values import Holder
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class Stage:
 
     def __init__(self, storage: Storage, now: int | None) -> None:
         self.storage = storage
-        self._offset = storage.clock_offset
+        self._clock = movable(storage)
+        self._offset = self._clock.clock_offset
         self._real = storage.clock() - self._offset
         self._began = time.monotonic()
         self._there: int | None = None
@@ -77,11 +79,11 @@ class Stage:
             return
         self._there = at
         elapsed = int((time.monotonic() - self._began) * SECOND)
-        self.storage.clock_offset = at + _AHEAD - self._real - elapsed
+        self._clock.clock_offset = at + _AHEAD - self._real - elapsed
 
     def come_back(self) -> None:
         """The storage's clock is right again."""
-        self.storage.clock_offset, self._there = self._offset, None
+        self._clock.clock_offset, self._there = self._offset, None
 
     # ---- servers -----------------------------------------------------------------------------------------
 
