@@ -40,15 +40,13 @@ from firelock.task import (
 from firelock.text import shown
 
 if TYPE_CHECKING:
-    from firelock.serializer import JsonValue
-
-if TYPE_CHECKING:
     from typing import final
 
     from firelock.arguments.signature import Binder
     from firelock.context import JobContext
     from firelock.control.doctor import Diagnosis
     from firelock.retry import RetryPolicy
+    from firelock.serializer import JsonValue
     from firelock.server.embedded import EmbeddedServer
 
     @final

@@ -548,9 +548,6 @@ _FIRST_LOOK, _LONGEST = 0.005, 0.25
 _IDS_A_CALL = 500
 
 
-"""Numbers for the looks at jobs in this process, taken before each is sent."""
-
-
 class Results:
     """Shared by every `result()` of an app. Reads come 5 ms after a wait began, then less and less often."""
 

@@ -420,6 +420,7 @@ def _without_result(record: JobRecord) -> FirelockError:
 
 
 reads = itertools.count(1)
+"""Numbers for the looks at jobs in this process, taken before each is sent."""
 
 
 @attrs.frozen

@@ -1,7 +1,7 @@
 """The storage that lives in this process: the reference model, and what tests and demos open.
 
-`MemoryStorage` has the verbs, over a `Store` that the handles of one name share: a `Table` of jobs with an
-`Order` for each way in which they are looked for, `Sessions` and `Records`.
+The verbs are `TableStorage`'s; here are the tables, in a `Store` that the handles of one name share: a
+`Table` of jobs with an `Order` for each way in which they are looked for, `Sessions` and `Records`.
 """
 
 from __future__ import annotations

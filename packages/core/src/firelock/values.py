@@ -1,9 +1,9 @@
-"""The frozen values that travel between client, storage and server; no behaviour, no I/O.
+"""The values that travel between client, storage and server; no behaviour, no I/O.
 
 In this order: the job, what the end of an attempt changes, the verbs' answers, sessions, queries, records.
 Instants are micros (see `clock`). Values built for every job (`NewJob`, `Inserted`, `ClaimedJob`,
-`Transition`) are plain slotted classes built by position, since a frozen one costs five times as much; nobody
-changes one once it is built.
+`Transition`) are plain slotted classes built by position, since a frozen one costs five times as much; only
+the client changes one, a `NewJob` before it is stored.
 """
 
 from __future__ import annotations

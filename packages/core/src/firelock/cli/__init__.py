@@ -1,7 +1,8 @@
 """The command line. One module a command group; nothing heavy is loaded before a command needs it.
 
 Read `program` first: it parses, finds the app (`source`) and runs a command. `screen` and `answers` are the
-two ways to say what came of it, to people and as JSON; the others are groups, named as in `control`.
+two ways to say what came of it, to people and as JSON; the others are groups of commands: `jobs`, `queues`,
+`recurring`, `servers` and `doctor` as in `control`, `migrate`, `about` and `demo`.
 """
 
 from __future__ import annotations

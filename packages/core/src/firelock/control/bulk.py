@@ -1,4 +1,4 @@
-"""An operation as a value, and as the JSON of its record."""
+"""`fire.operations`: changes of all jobs that match, stored first and then done in chunks."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def _folder() -> str | None:
 
 
 @attrs.define(eq=False)
-class ProcessState:
+class Surroundings:
     """What a process was like before its first job.
 
     Only what is broken for everybody is mended after each job. What may be somebody's intent is left alone,

@@ -1,7 +1,7 @@
 """The dispatcher of a child: one exchange settles what has ended and claims what there is room for.
 
-Everything that is sent to the storage about jobs is sent from this one thread, so a reconciliation never
-races a claim of its own.
+Claims, settlements and reconciliations are sent from this one thread, so that none races another; an end
+within the task's own transaction alone is sent where the task runs.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from firelock.context import Console, JobCancelled, check_level, check_progress
 from firelock.errors import ConfigurationError
 from firelock.hookspecs import ServerInfo
 from firelock.lifecycle import HELD
-from firelock.server.attempt import EndedRun, JobRunner, ProcessDied, ProcessState, Run
+from firelock.server.attempt import EndedRun, JobRunner, ProcessDied, Run, Surroundings
 from firelock.server.loading import load_in_job_process
 from firelock.server.process_state import (
     describe_exit,
@@ -58,7 +58,7 @@ class JobProcessSpec:
     server: ServerInfo  # for hooks
     storage: str | None = None  # a URL that takes the place of the app's own
     imports: tuple[str, ...] = ()  # modules with more tasks
-    state: ProcessState = attrs.Factory(ProcessState)  # that it starts with, whatever jobs made of it
+    state: Surroundings = attrs.Factory(Surroundings)  # that it starts with, whatever jobs made of it
 
 
 class JobProcess:
@@ -391,7 +391,7 @@ class _Orders:
 
 def _serve(runtime: Runtime, jobs: Iterable[bytes], say: Callable[[Mapping[str, Any]], None]) -> None:
     console = _PipeConsole(say)
-    runner, state = JobRunner(runtime, console), ProcessState()
+    runner, state = JobRunner(runtime, console), Surroundings()
     for line in jobs:
         order = json.loads(line)
         fields = order["job"]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock.options import Executor
-from firelock.server.attempt import EndedRun, JobRunner, ProcessState, Run
+from firelock.server.attempt import EndedRun, JobRunner, Run, Surroundings
 from firelock.server.job_process import JobProcessPool, JobProcessSpec
 from firelock.server.shared_memory import ChildMemory
 from firelock.values import ClaimedJob, Holder
@@ -129,7 +129,7 @@ class WorkerContext:
     memory: ChildMemory
     inbox: DispatcherInbox
     process_spec: JobProcessSpec | None  # None: no process of its own could find the app
-    state: ProcessState = attrs.Factory(ProcessState)
+    state: Surroundings = attrs.Factory(Surroundings)
 
     def runs_apart(self, info: TaskInfo, crashes: int = 0) -> bool:
         """Tell whether a job with so many crashes runs in a process of its own, which a thread waits for."""

@@ -1,6 +1,7 @@
 """The testers' door: what tests an app, and the kit that proves what an app is made of.
 
-Names are loaded when first used, so that the door opens without pytest and hypothesis.
+Names are loaded when first used, so that the door opens without pytest and hypothesis. Read `tester` first,
+then `stepped` and `enqueued`; `faults` is a storage that fails as told, `conformance` the kit.
 """
 
 from __future__ import annotations

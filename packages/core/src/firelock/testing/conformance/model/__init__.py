@@ -1,4 +1,7 @@
-"""The model test: random steps, done to any storage and to `MemoryStorage`, have to give the same answers."""
+"""The model test: random steps, done to any storage and to `MemoryStorage`, have to give the same answers.
+
+`machine` draws the steps; `twin` does each of them to both storages and compares.
+"""
 
 from __future__ import annotations
 

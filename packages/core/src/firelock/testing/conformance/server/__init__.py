@@ -1,4 +1,8 @@
-"""The server kit: real servers over a storage. Subclass `ServerConformance` and give it an empty store."""
+"""The server kit: real servers over a storage. Subclass `ServerConformance` and give it an empty store.
+
+`stage` is a server in this process and what its jobs do; `duties` are the rules, `own_process` is
+an app for servers in other processes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The storage kit: subclass `StorageConformance`, give it the URL of an empty store, and run pytest."""
+"""The storage kit: subclass `StorageConformance`, give it the URL of an empty store, and run pytest.
+
+Read `subject` (the fixtures), then the duties in the order of the class, from its end: `life` first.
+"""
 
 from __future__ import annotations
 
