@@ -117,6 +117,7 @@ class RowStorage(TableStorage):
         """See `Storage.clear`; one step, in which every row is read."""
 
         def clear(rows: Rows) -> None:
+            _lay_out(rows)  # one of a newer layout is not cleared
             for key, _ in list(_Tables(rows).scan("")):
                 if key != _LAYOUT_KEY:
                     rows.delete(key)
