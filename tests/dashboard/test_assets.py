@@ -11,7 +11,7 @@ import pytest
 from starlette.datastructures import Headers
 
 from firelock import ConfigurationError
-from firelock_dashboard.assets import Assets, takes_gzip
+from firelock_dashboard.assets import Assets, preferred_encoding
 
 PACKAGE = files("firelock_dashboard")
 VENDOR = ("vendor/htmx.min.js", "vendor/uPlot.iife.min.js", "vendor/uPlot.min.css")
@@ -27,6 +27,8 @@ def folder(tmp_path):
     for name in VENDOR:
         (static / name).write_bytes(b"/* theirs */" * 20)
     (static / "firelock.css").write_bytes(STYLE)
+    (static / "vendor" / "htmx.min.js.br").write_bytes(b"as Brotli")
+    (static / "vendor" / "htmx.min.js.gz").write_bytes(b"as gzip")
     (static / "vendor" / "htmx.min.js.map").write_bytes(b"{}")
     (static / "vendor" / ".made").write_bytes(b"stamp")
     (tmp_path / "secret.css").write_bytes(b"secret")
@@ -147,6 +149,23 @@ def test_own_files_are_compressed_once(folder):
     assert first.body is second.body
 
 
+@pytest.mark.parametrize(
+    ("accepted", "coding", "body"),
+    [
+        ("gzip, br", "br", b"as Brotli"),
+        ("gzip", "gzip", b"as gzip"),
+        ("br;q=0.5, gzip", "gzip", b"as gzip"),
+        ("", None, b"/* theirs */" * 20),
+    ],
+)
+def test_forms_that_the_build_made_are_sent_as_they_are(folder, accepted, coding, body):
+    """A .br and a .gz beside a file are its forms, and are no files of their own."""
+    answer = ask(Assets(folder), "vendor/htmx.min.js", accept_encoding=accepted)
+
+    assert coding == answer.headers.get("content-encoding")
+    assert body == answer.body
+
+
 def test_a_form_that_saves_nothing_is_not_sent(folder):
     """Of a very short file the compressed form is longer: the plain one is sent."""
     (folder / "dot.svg").write_bytes(b"<svg/>")
@@ -181,18 +200,34 @@ def test_each_form_has_its_own_tag(folder):
 @pytest.mark.parametrize(
     ("accepted", "expected"),
     [
-        (BROWSER, True), ("*", True), ("*;q=0.1, br;q=0.2", True), ("gzip;q=0, *", False),
-        ("gzip;q=0.001", True),
-        ("gzip; q=1.000 , br ; q=0.999", True), ("GZIP;Q=0.8", True), ("x-gzip", True), ("", False),
-        ("*;q=0", False),
-        ("gzip;q=2", False), ("gzip;q=-1", False), ("gzip;q=0.1234", False), ("gzip;q=nan", False),
-        ("gzip;q=1;q=0", False), ("gzip;level=9", False), (",;,;q=1,,", False), ("deflate, zstd", False),
-        ("brr, gzipp", False),
+        (BROWSER, "br"),
+        ("", "identity"),
+        ("*", "br"),
+        ("*;q=0.1, gzip;q=0.2", "gzip"),
+        ("br;q=0, *", "gzip"),
+        ("br;q=0, gzip;q=0", "identity"),
+        ("gzip;q=0.001", "gzip"),
+        ("gzip;q=0.5, identity", "identity"),
+        ("gzip; q=1.000 , br ; q=0.999", "gzip"),
+        ("GZIP;Q=0.8", "gzip"),
+        ("x-gzip", "gzip"),
+        ("identity;q=0", "identity"),
+        ("identity;q=0, gzip", "gzip"),
+        ("*;q=0", "identity"),
+        ("gzip;q=2", "identity"),
+        ("gzip;q=-1", "identity"),
+        ("gzip;q=0.1234", "identity"),
+        ("gzip;q=nan, br;q=inf", "identity"),
+        ("gzip;q=1;q=0", "identity"),
+        ("gzip;level=9", "identity"),
+        (",;,;q=1,,", "identity"),
+        ("deflate, zstd", "identity"),
+        ("brr, gzipp", "identity"),
     ],
-)  # fmt: skip
-def test_only_who_takes_it_is_sent_gzip(accepted, expected):
-    """What is refused, unknown or malformed is not taken."""
-    assert expected is takes_gzip(Headers({"accept-encoding": accepted}))
+)
+def test_the_best_liked_encoding_is_chosen(accepted, expected):
+    """Weights decide, then our order; what is refused, unknown or malformed is not chosen."""
+    assert expected == preferred_encoding(accepted, ["br", "gzip", "identity"])
 
 
 # ---- what is refused -------------------------------------------------------------------------------------
@@ -216,6 +251,7 @@ def test_only_who_takes_it_is_sent_gzip(accepted, expected):
         "vendor/htmx.min.js",
         "vendor/htmx.min.js.map",
         "vendor/htmx.min.js.gz",
+        "vendor/htmx.min.js.br",
         "..\\secret.css",
         "vendor\\htmx.min.js",
         "%2e%2e/secret.css",

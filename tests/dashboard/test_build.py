@@ -20,9 +20,15 @@ FOLDERS = (DASHBOARD, ROOT / "tests" / "dashboard")
 CARRIED = {
     "htmx.LICENSE.txt",
     "htmx.min.js",
+    "htmx.min.js.br",
+    "htmx.min.js.gz",
     "uPlot.LICENSE.txt",
     "uPlot.iife.min.js",
+    "uPlot.iife.min.js.br",
+    "uPlot.iife.min.js.gz",
     "uPlot.min.css",
+    "uPlot.min.css.br",
+    "uPlot.min.css.gz",
 }
 
 
@@ -71,7 +77,7 @@ def programs(tmp_path, monkeypatch):
 
 @pytest.fixture
 def modules(build, package, tmp_path, programs):
-    """What a stand-in for npm installs: the files that the checkout carries."""
+    """What a stand-in for npm installs: the files that the checkout carries. Its node copies them."""
     folder = tmp_path / "packages"
     for wanted in build.WANTED:
         target = folder / wanted.source
@@ -79,6 +85,7 @@ def modules(build, package, tmp_path, programs):
         shutil.copyfile(package / build.VENDOR / wanted.name, target)
     programs(
         npm=f"echo \"$@\" >>'{tmp_path}/calls'; test -f package-lock.json && cp -R '{folder}' node_modules",
+        node='cp "$3" "$4"',
     )
     return folder
 
@@ -154,13 +161,14 @@ def test_what_does_not_fit_is_made_anew(build, hook, modules, tmp_path, case):
 
 
 def test_without_npm_the_wheel_that_brings_it_is_used(build, monkeypatch, tmp_path):
-    """Where the path has no npm, it is that of the wheel beside the interpreter, and it runs."""
+    """Where the path has no npm, npm and node are those of the wheel beside the interpreter, and they run."""
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    command = build.find_npm()
+    tools = build.find_tools()
 
-    assert Path(sys.prefix) in Path(command[0]).parents
-    assert 0 == subprocess.run([*command, "--version"], check=False, stdout=subprocess.DEVNULL).returncode
+    for command in tools:
+        assert Path(sys.prefix) in Path(command[0]).parents
+        assert 0 == subprocess.run([*command, "--version"], check=False, stdout=subprocess.DEVNULL).returncode
 
 
 def test_without_npm_and_files_the_build_asks_for_the_wheel(build, hook, package, monkeypatch, tmp_path):
@@ -208,7 +216,18 @@ def test_half_a_folder_never_counts_as_whole(build, package):
     """A copy that was cut off has its stamp already and is made anew all the same."""
     assert build.is_in_place(package)
 
-    (package / build.VENDOR / "uPlot.min.css").unlink()
+    (package / build.VENDOR / "uPlot.min.css.br").unlink()
+
+    assert not build.is_in_place(package)
+
+
+def test_a_failing_compression_is_an_error(build, hook, package, modules, programs):
+    """A node that cannot compress leaves no package without its compressed forms."""
+    (package / build.VENDOR / build.STAMP).unlink()
+    programs(node="echo 'no zlib' >&2; exit 1")
+
+    with pytest.raises(SystemExit, match="no zlib"):
+        hook.initialize("standard", {})
 
     assert not build.is_in_place(package)
 

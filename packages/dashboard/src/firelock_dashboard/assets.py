@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -25,21 +25,24 @@ _TYPES = {
     ".png": "image/png",
     ".woff2": "font/woff2",
 }
+_PACKED_ALREADY = {".png", ".woff2"}
+_SUFFIX_OF = {"br": ".br", "gzip": ".gz"}
 _REQUIRED = ("vendor/htmx.min.js", "vendor/uPlot.iife.min.js", "vendor/uPlot.min.css")
 _FOR_EVER = "public, max-age=31536000, immutable"
 _VENDOR = "vendor/"
 _REMARKS = {".css": re.compile(rb"/\*.*?\*/", re.DOTALL), ".js": re.compile(rb"(?m)^[ \t]*//.*$")}
 _BLANKS = re.compile(rb"(?m)^[ \t\n]+")
-# RFC 9110, sections 12.4.2 and 12.5.3: a weight is from 0 to 1, of at most three decimals.
-_WEIGHED = re.compile(r"(?:x-)?(gzip|\*)\s*(?:;\s*q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?))?", re.IGNORECASE)
+# RFC 9110, section 12.4.2: from 0 to 1, at most three decimals.
+_WEIGHT = re.compile(r"q=(0(\.\d{0,3})?|1(\.0{0,3})?)", re.IGNORECASE)
 
 
 @attrs.define(eq=False)
 class Asset:
-    """One file, held in memory."""
+    """One file, held in memory: with the forms that the build has compressed, or one made at first use."""
 
     name: str
     plain: bytes
+    ready: Mapping[str, bytes]  # by content coding, as the build has made them
 
     @cached_property
     def digest(self) -> str:
@@ -52,10 +55,19 @@ class Asset:
         stem, _, suffix = self.name.rpartition(".")
         return f"{stem}.{self.digest[:8]}.{suffix}"
 
+    @property
+    def suffix(self) -> str:
+        """The end of the name, with its dot."""
+        return _suffix(self.name)
+
     @cached_property
-    def packed(self) -> bytes:
-        """The content compressed; as it is where that saves nothing."""
-        return min(self.plain, gzip.compress(self.plain, 9, mtime=0), key=len)
+    def forms(self) -> Mapping[str, bytes]:
+        """The content by content coding: `identity`, and each compressed form that is smaller, best first."""
+        packed = dict(self.ready)
+        if not packed and self.suffix not in _PACKED_ALREADY:
+            packed = {"gzip": gzip.compress(self.plain, 9, mtime=0)}
+        smaller = {coding: form for coding, form in packed.items() if len(form) < len(self.plain)}
+        return {**smaller, "identity": self.plain}
 
 
 class Assets:
@@ -77,7 +89,13 @@ class Assets:
                 "the package is built: install firelock-dashboard again, or run `make setup` in a checkout."
             )
         assets = [
-            Asset(name, _bare(name, content)) for name, content in found.items() if _suffix(name) in _TYPES
+            Asset(
+                name,
+                _bare(name, content),
+                {c: found[name + end] for c, end in _SUFFIX_OF.items() if name + end in found},
+            )
+            for name, content in found.items()
+            if _suffix(name) in _TYPES
         ]
         self._by_name = {asset.name: asset for asset in assets}
         self._by_path = {asset.path: asset for asset in assets}
@@ -101,15 +119,15 @@ class Assets:
         return f"files/{asset.path}"
 
     def response(self, path: str, headers: Headers) -> Response:
-        """Answer a request for a path below `files/`, compressed where its client takes that."""
+        """Answer a request for a path below `files/`, in the form that its client likes best."""
         asset = self._by_path.get(path)
         if asset is None:
             # It may be the address of another version, which another server of the same site still answers.
             refused = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
             return Response("There is no such file.", 404, refused, "text/plain")
-        content = asset.packed if takes_gzip(headers) else asset.plain
-        is_packed = content is not asset.plain
-        etag = f'"{asset.digest[:16]}{"-gzip" if is_packed else ""}"'
+        forms = asset.forms
+        coding = preferred_encoding(",".join(headers.getlist("accept-encoding")), list(forms))
+        etag = f'"{asset.digest[:16]}-{coding}"'
         answered = {
             "Cache-Control": _FOR_EVER,
             "ETag": etag,
@@ -118,21 +136,39 @@ class Assets:
         }
         if _matches(headers.getlist("if-none-match"), etag):
             return Response(status_code=304, headers=answered)
-        if is_packed:
-            answered["Content-Encoding"] = "gzip"
-        answered["Content-Type"] = _TYPES[_suffix(asset.name)]
-        return Response(content, headers=answered)
+        if coding != "identity":
+            answered["Content-Encoding"] = coding
+        answered["Content-Type"] = _TYPES[asset.suffix]
+        return Response(forms[coding], headers=answered)
 
 
-def takes_gzip(headers: Headers) -> bool:
-    """Tell whether an answer may be compressed; a part of the header that is not well-formed is absent."""
-    parts = ",".join(headers.getlist("accept-encoding")).split(",")
-    weights = {
-        found[1].lower(): float(found[2] or 1)
-        for found in map(_WEIGHED.fullmatch, map(str.strip, parts))
-        if found
-    }
-    return weights.get("gzip", weights.get("*", 0.0)) > 0
+def preferred_encoding(accepted: str, offered: list[str]) -> str:
+    """Return which of the offered content codings an Accept-Encoding header likes best; of equals the first.
+
+    `identity` is answered where nothing else fits, even if it is refused: better a file than none. A part
+    that is not well-formed counts as absent. RFC 9110, section 12.5.3.
+    """
+    weights = dict(_weights(accepted))
+    # What is not named is refused, but for identity, which is then the last choice.
+    unnamed = weights.get("*", 0.0)
+    liked = {coding: weights.get(coding, unnamed) for coding in offered if coding != "identity"}
+    liked["identity"] = weights.get("identity", unnamed or 0.0001)
+    best = max(liked, key=lambda coding: liked[coding])
+    return best if liked[best] > 0 else "identity"
+
+
+def _weights(accepted: str) -> Iterator[tuple[str, float]]:
+    for part in accepted.lower().split(","):
+        coding, *parameters = (word.strip() for word in part.split(";"))
+        matches = [_WEIGHT.fullmatch(parameter) for parameter in parameters]
+        if not coding or len(matches) > 1:
+            continue
+        weight = 1.0
+        if matches:
+            if matches[0] is None:
+                continue
+            weight = float(matches[0][1])
+        yield coding.removeprefix("x-") if coding == "x-gzip" else coding, weight
 
 
 def _matches(values: list[str], etag: str) -> bool:

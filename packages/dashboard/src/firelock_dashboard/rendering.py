@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import JSONResponse, Response
 
 from firelock_dashboard import formatting
-from firelock_dashboard.assets import takes_gzip
+from firelock_dashboard.assets import preferred_encoding
 from firelock_dashboard.icons import icon
 from firelock_dashboard.security.permissions import Permission
 
@@ -83,8 +83,9 @@ def packed(request: Request, response: Response, *, scheme: str) -> Response:
         return response
     response.headers.add_vary_header("Accept-Encoding")
     site = request.headers.get("sec-fetch-site", "")
+    accepted = ",".join(request.headers.getlist("accept-encoding"))
     is_own = scheme != "https" or site in {"same-origin", "none"}
-    if not is_own or not takes_gzip(request.headers):
+    if not is_own or preferred_encoding(accepted, ["gzip"]) != "gzip":
         return response
     response.body = _gzipped(plain)
     response.headers["Content-Encoding"] = "gzip"
