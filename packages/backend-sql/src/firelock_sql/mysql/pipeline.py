@@ -79,7 +79,7 @@ class Courier:
 
 _MOST_CHARACTERS = 256 * 1024  # of one statement's values; a server takes 4 MB at the least
 _MOST_ROWS = 500
-_LISTED = " IN %s"  # as `statements.among` is written
+_LISTED = " IN %s"  # as `Text` writes a list of values
 _VALUES = " VALUES "
 
 
