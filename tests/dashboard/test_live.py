@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -57,6 +59,28 @@ def look(live, tick, seconds=1.0):
 
 def last_sample(events):
     return next(json.loads(text) for name, text in reversed(events) if name == "sample")
+
+
+# ---- its thread ------------------------------------------------------------------------------------------
+
+
+def test_it_closes_while_a_listener_starts_the_thread(live, monkeypatch):
+    """The end comes between the making of the thread and its start: it is waited for, not joined too early."""
+
+    class ClosedMeanwhile(threading.Thread):
+        def start(self):
+            closings.append(pool.submit(live.close))
+            wait(closings, timeout=0.1)  # who does not wait for the start has gone wrong by then
+            super().start()
+
+    closings = []
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()  # its thread is there, and a plain one
+        monkeypatch.setattr(threading, "Thread", ClosedMeanwhile)
+        live.join()
+        monkeypatch.undo()
+        closings[0].result(timeout=10)
+    assert live.is_closed
 
 
 # ---- samples ---------------------------------------------------------------------------------------------

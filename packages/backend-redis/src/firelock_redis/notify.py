@@ -73,9 +73,10 @@ class RedisWaiting(Waiting):
 
     def close(self) -> None:
         """Nobody listens any more."""
-        self._is_over.set()
+        with self.changed:  # a thread that is being started now has been, so that it can be joined
+            self._is_over.set()
+            connection, thread = self._connection, self._thread
         self.interrupt()
-        connection, thread = self._connection, self._thread
         if connection is not None:
             connection.disconnect()
         if thread is not None and thread is not threading.current_thread():
@@ -87,7 +88,7 @@ class RedisWaiting(Waiting):
         if self._thread is not None or self._is_over.is_set():
             return
         with self.changed:
-            if self._thread is None:
+            if self._thread is None and not self._is_over.is_set():
                 self._thread = threading.Thread(target=self._run, name="firelock-redis-wake", daemon=True)
                 self._thread.start()
         self._is_subscribed.wait(_SUBSCRIBING_SECONDS)

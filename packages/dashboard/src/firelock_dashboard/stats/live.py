@@ -186,8 +186,10 @@ class Live:
 
     def close(self) -> None:
         """The thread has ended and every stream ends; nobody is told anything any more."""
-        self._ending.set()
-        if (thread := self._thread) is not None:
+        with self._lock:  # a thread that is being started now has been, so that it can be joined
+            self._ending.set()
+            thread = self._thread
+        if thread is not None:
             thread.join(5)
 
 
