@@ -65,7 +65,7 @@ def last_sample(events):
 
 
 def test_it_closes_while_a_listener_starts_the_thread(live, monkeypatch):
-    """The end comes between the making of the thread and its start: it is waited for, not joined too early."""
+    """The end comes between the making of the thread and its start: it is joined once it has been started."""
 
     class ClosedMeanwhile(threading.Thread):
         def start(self):
