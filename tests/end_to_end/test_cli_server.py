@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -216,10 +217,11 @@ def test_jobs_log_alike_in_the_server_and_in_processes_of_their_own(said_of_fail
     error = said_of_failures(*["--verbose"] * is_verbose)
 
     stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
+    job = r" \[job_id=\S+ task=\S+ queue=default attempt=[12]\]"
     for place in ("here", "apart"):
         for times, line in (
-            (2, f"{stamp} INFO shop: at work {place}"),
-            (2 * is_verbose, f"{stamp} DEBUG shop: in detail {place}"),
+            (2, f"{stamp} INFO shop: at work {place}{job}"),
+            (2 * is_verbose, f"{stamp} DEBUG shop: in detail {place}{job}"),
             (1, f"{stamp} WARNING firelock.jobs: .* boom {place}"),
             (1, f"{stamp} ERROR firelock.jobs: .* boom {place}"),
             (1, f"ValueError: boom {place}"),
@@ -236,3 +238,69 @@ def test_lines_about_failed_jobs_are_turned_off_in_the_project_s_table(folder, s
 
     assert "INFO shop: at work apart" in error
     assert "firelock.jobs" not in error
+
+
+LOUD = """
+import logging
+import threading
+import warnings
+
+from firelock import Firelock
+
+fire = Firelock("sqlite:///jobs.db")
+
+
+@fire.task(name="work", executor="process")
+def work(word: str) -> None:
+    warnings.warn("old", stacklevel=1)
+    logging.getLogger("shop").warning("at %s", word, extra={"order": 7})
+
+
+@fire.task(name="fall")
+def fall() -> None:
+    thread = threading.Thread(target=lambda: 1 / 0, name="aside")
+    thread.start()
+    thread.join()
+    logging.getLogger("shop").warning("here")
+"""
+
+
+def test_a_server_logs_json(folder, serve):
+    """Each line is an object: of the server, of jobs in threads and in processes, of what Python prints."""
+    (folder / "loud_shop.py").write_text(LOUD)
+    with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
+        work = app.task(name="work", executor="process")(lambda word: None)
+        fall = app.task(name="fall")(lambda: None)
+        server = serve("loud_shop:fire", "--log-format", "json", "--workers", "1")
+        apart, within = work.enqueue("once"), fall.enqueue()
+
+        apart.result(timeout=DEADLINE)
+        within.result(timeout=DEADLINE)
+        _, out, error = stop(server)
+
+    lines = [json.loads(line) for line in error.splitlines()]
+    (at,) = [line for line in lines if line["message"] == "at once"]
+    (here,) = [line for line in lines if line["message"] == "here"]
+    (uncaught,) = [line for line in lines if line["logger"] == "python"]
+    assert "" == out
+    assert {"time", "level", "logger", "message"} <= set.intersection(*map(set, lines))
+    assert ("shop", "WARNING", 7) == (at["logger"], at["level"], at["order"])
+    assert (apart.id, "work", "default", 1) == tuple(at[name] for name in FIELDS)
+    assert (within.id, "fall", "default", 1) == tuple(here[name] for name in FIELDS)
+    assert "ZeroDivisionError" == uncaught["exception"]["type"]
+    assert any(line["logger"] == "py.warnings" and line["job_id"] == apart.id for line in lines)
+    assert any(line["message"].startswith("Firelock server ") for line in lines)
+
+
+FIELDS = ("job_id", "task", "queue", "attempt")
+
+
+def test_a_server_that_cannot_start_says_so_in_json(folder, serve):
+    """Also the last word is an object."""
+    server = serve("nowhere:fire", "--log-format", "json")
+
+    out, error = server.communicate(timeout=DEADLINE)
+
+    (said,) = [json.loads(line) for line in error.splitlines()]
+    assert (2, "") == (server.returncode, out)
+    assert ("CRITICAL", "No module 'nowhere' here") == (said["level"], said["message"][:24])

@@ -464,7 +464,7 @@ def test_a_host_s_logging_is_left_alone_and_its_level_is_that_of_its_processes(t
     stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
     assert "True\n" == said.stdout
     assert 1 == len(re.findall(f"(?m)^{stamp} ERROR firelock.jobs: Job .* ValueError: boom$", said.stderr))
-    assert lines == len(re.findall(f"(?m)^{stamp} INFO shop: at work$", said.stderr))
+    assert lines == len(re.findall(f"(?m)^{stamp} INFO shop: at work .job_id=.*$", said.stderr))
 
 
 # ---- what it is blamed for, and whom a late kill must not hit ---------------------------------------------

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from firelock.hookspecs import Command, ServerInfo, TaskCall, hookimpl, hookspec
     from firelock.job import FailedAttempt, Job, JobLogLine, JobProgress, JobStep
     from firelock.locks import Lock, LockProvider
+    from firelock.logs import JobFields, job_fields
     from firelock.options import Call, TaskInfo
     from firelock.recurring_job import Origin, RecurringJob, Upcoming
     from firelock.retry import DecisionKind, Retry, RetryDecision, RetryPolicy
@@ -79,6 +80,7 @@ _HOMES = {
     "hookspecs": ("Command", "ServerInfo", "TaskCall", "hookimpl", "hookspec"),
     "job": ("FailedAttempt", "Job", "JobLogLine", "JobProgress", "JobStep"),
     "locks": ("Lock", "LockProvider"),
+    "logs": ("JobFields", "job_fields"),
     "options": ("Call", "TaskInfo"),
     "recurring_job": ("Origin", "RecurringJob", "Upcoming"),
     "retry": ("DecisionKind", "Retry", "RetryDecision", "RetryPolicy"),
@@ -116,6 +118,7 @@ __all__ = [
     "JobCounts",
     "JobDeleted",
     "JobFailed",
+    "JobFields",
     "JobLogLine",
     "JobNotCommitted",
     "JobNotFound",
@@ -168,6 +171,7 @@ __all__ = [
     "current_job",
     "hookimpl",
     "hookspec",
+    "job_fields",
 ]
 
 

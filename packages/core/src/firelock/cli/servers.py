@@ -49,13 +49,16 @@ def configure_server(parser: argparse.ArgumentParser) -> None:
         help="a module with more tasks",
     )
     parser.add_argument("--verbose", action="store_true", help="log everything")
+    parser.add_argument(
+        "--log-format", choices=("text", "json"), default="text", help="text, or a JSON object a line"
+    )
 
 
 def _serve(options: argparse.Namespace, screen: Screen) -> int:
     import logging  # noqa: PLC0415 - loaded where there is something to log
 
-    from firelock.server.dispatcher import parse_queues  # noqa: PLC0415 - other commands run no server
-    from firelock.server.process_state import log_to_stderr  # noqa: PLC0415
+    from firelock.logs import LogFormat, log_to_stderr  # noqa: PLC0415 - other commands run no server
+    from firelock.server.dispatcher import parse_queues  # noqa: PLC0415
     from firelock.server.supervisor import ServerOptions, Supervisor  # noqa: PLC0415
 
     spec = options.spec or app_spec(options)
@@ -65,14 +68,18 @@ def _serve(options: argparse.Namespace, screen: Screen) -> int:
             hint='Name it, as shop.jobs:fire, or write app = "shop.jobs:fire" below [tool.firelock].',
         )
     parse_queues(options.queues)  # a wrong one is said here, before any process starts
-    log_to_stderr(logging.DEBUG if options.verbose else logging.INFO)
+    style = LogFormat(options.log_format)
+    log_to_stderr(logging.DEBUG if options.verbose else logging.INFO, style)
     server = ServerOptions(
         spec, queues=options.queues, workers=options.workers, async_workers=options.async_workers,
         processes=options.processes, name=options.name, imports=tuple(options.imports),
-        storage=options.storage, is_verbose=options.verbose,
+        storage=options.storage, is_verbose=options.verbose, log_format=style,
     )  # fmt: skip
 
     def say(line: str) -> None:
+        if style is LogFormat.JSON:
+            logging.getLogger("firelock.server").info("%s", line.strip())
+            return
         screen.line(visible(line))
         screen.flush()
 

@@ -18,12 +18,13 @@ import attrs
 from firelock.context import Console
 from firelock.errors import ConfigurationError, FirelockError, StorageError
 from firelock.hookspecs import ServerInfo
+from firelock.logs import LogFormat, log_to_stderr, say_last
 from firelock.options import Executor
 from firelock.server.attempt import CancelKind, JobRunner
 from firelock.server.dispatcher import Dispatcher, QueueChoice, parse_queues
 from firelock.server.job_process import JobProcessSpec
 from firelock.server.loading import load_app, load_module
-from firelock.server.process_state import die_with_parent, enable_loggers, keep_streams_open, log_to_stderr
+from firelock.server.process_state import die_with_parent, enable_loggers, keep_streams_open
 from firelock.server.shared_memory import ChildMemory
 from firelock.server.supervisor import EXIT_FAILED, EXIT_OK, ChildOptions, exit_code_of, share
 from firelock.server.upkeep import ChildUpkeep
@@ -221,7 +222,9 @@ class ChildProcess:
         enable_loggers()  # a plugin may configure logging there
         child = Child(
             runtime, memory, server, queues, threads=threads, coroutines=coroutines,
-            process_spec=JobProcessSpec(options.app_spec, server, options.storage, tuple(options.imports)),
+            process_spec=JobProcessSpec(
+                options.app_spec, server, options.storage, tuple(options.imports), options.log_format
+            ),
             on_session_lost=lambda session: self._report({"session_lost": session}),
         )  # fmt: skip
         self._report({"ready": {
@@ -301,12 +304,12 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # the supervisor hears them and tells us
     keep_streams_open()
-    log_to_stderr(logging.DEBUG if options.is_verbose else logging.INFO)
+    log_to_stderr(logging.DEBUG if options.is_verbose else logging.INFO, LogFormat(options.log_format))
     process = ChildProcess(os.fdopen(int(orders)), os.fdopen(int(reports), "w"), int(memory), options)
     try:
         return process.run()
     except FirelockError as error:
-        sys.stderr.write(f"{_PROGRAM}: {error}\n")
+        say_last(str(error), LogFormat(options.log_format))
         return exit_code_of(error)
 
 

@@ -29,6 +29,7 @@ from firelock.context import Console, JobCancelled, check_level, check_progress
 from firelock.errors import ConfigurationError
 from firelock.hookspecs import ServerInfo
 from firelock.lifecycle import HELD
+from firelock.logs import LogFormat, log_to_stderr, say_last
 from firelock.server.attempt import EndedRun, JobRunner, ProcessDied, Run, Surroundings
 from firelock.server.loading import load_in_job_process
 from firelock.server.process_state import (
@@ -36,7 +37,6 @@ from firelock.server.process_state import (
     die_with_parent,
     enable_loggers,
     keep_streams_open,
-    log_to_stderr,
 )
 from firelock.task import MAIN_MODULES
 from firelock.values import ClaimedJob, ErrorInfo, Holder, State, Transition
@@ -58,6 +58,7 @@ class JobProcessSpec:
     server: ServerInfo  # for hooks
     storage: str | None = None  # a URL that takes the place of the app's own
     imports: tuple[str, ...] = ()  # modules with more tasks
+    log_format: str = LogFormat.TEXT  # as its server's
     state: Surroundings = attrs.Factory(Surroundings)  # that it starts with, whatever jobs made of it
 
 
@@ -161,7 +162,7 @@ class JobProcess:
             level = logging.getLogger().getEffectiveLevel()  # there it is as here, whoever chose it
             spec = self.spec
             words = {"storage": spec.storage, "imports": spec.imports, "path": spec.state.path}
-            _write(self._out, {**words, "log_level": level})
+            _write(self._out, {**words, "log_level": level, "log_format": spec.log_format})
             said = json.loads(self._back.readline() or "null")
             if said is None or "unready" in said:
                 return said
@@ -445,15 +446,16 @@ def main() -> int:
     if first is None:  # nobody needs it any more
         return 0
     words = json.loads(first)
+    style = LogFormat(words.pop("log_format"))
     try:
-        log_to_stderr(words.pop("log_level"))
+        log_to_stderr(words.pop("log_level"), style)
         sys.path[:] = words.pop("path")
         app = load_in_job_process(app_spec, **words)
         app.runtime.plugins.worker_process_started(server)
         enable_loggers()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the server has to know
         told = str(error) if isinstance(error, ConfigurationError) else f"{type(error).__name__}: {error}"
-        sys.stderr.write(f"firelock: {told}\n")
+        say_last(told, style)
         say({"unready": told})
         return 2
     say({"ready": True})

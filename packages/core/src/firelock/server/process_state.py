@@ -42,15 +42,6 @@ def keep_streams_open() -> None:
         setattr(sys, f"__{name}__", stream)
 
 
-def log_to_stderr(level: int) -> None:
-    """What is logged from this level on goes to stderr, a line each, alike in all processes of a server.
-
-    For processes that are Firelock's own; one that already has handlers keeps them. The app is imported
-    later, so its own `logging.config` wins.
-    """
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-
-
 def enable_loggers() -> None:
     """Firelock's loggers log again, at the levels that they have; call it after the app was imported.
 

@@ -26,6 +26,7 @@ import attrs
 from firelock.errors import ConfigurationError, FirelockError, StorageError, StorageUnavailable
 from firelock.hookspecs import ServerInfo
 from firelock.ids import new_id
+from firelock.logs import LogFormat
 from firelock.plugins import open_storage
 from firelock.server.process_state import describe_exit
 from firelock.server.session_renewal import SessionRenewal
@@ -56,6 +57,7 @@ class ServerOptions:
     imports: tuple[str, ...] = ()
     storage: str | None = None  # instead of the app's own
     is_verbose: bool = False  # its processes log everything
+    log_format: str = LogFormat.TEXT
 
 
 @attrs.frozen(kw_only=True)

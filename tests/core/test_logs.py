@@ -1,0 +1,211 @@
+"""What log records say of the job in which they were written, and the formats of a server's own log."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+import sys
+import threading
+from contextvars import copy_context
+from datetime import date
+
+import pytest
+
+from firelock import ConfigurationError, Firelock, JobFields, Retry, current_job, job_fields
+from firelock.logs import JobLines, JsonLines
+
+
+class Kept(logging.Handler):
+    """A handler of somebody's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.records = []
+        self.addFilter(JobFields())
+
+    def emit(self, record):
+        self.records.append(record)
+
+
+@pytest.fixture
+def kept():
+    """A handler with the filter, on a logger of the application."""
+    handler, logger = Kept(), logging.getLogger("shop")
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+
+
+@pytest.fixture
+def app():
+    """An app in memory."""
+    with Firelock("memory://") as app:
+        yield app
+
+
+def fields(record):
+    return (record.job_id, record.task, record.queue, record.attempt)
+
+
+def test_a_record_of_a_job_has_its_fields(app, kept):
+    """Whether a thread or an event loop runs the job, and in what it starts with a copy of its context."""
+
+    @app.task(name="sync", queue="mail")
+    def sync() -> None:
+        logging.getLogger("shop").warning("in a thread")
+        context = copy_context()
+        thread = threading.Thread(target=context.run, args=(logging.getLogger("shop").warning, "beside"))
+        thread.start()
+        thread.join()
+
+    @app.task(name="loop")
+    async def loop() -> None:
+        await asyncio.to_thread(logging.getLogger("shop").warning, "beside")
+        await asyncio.gather(asyncio.create_task(say()))
+
+    async def say() -> None:
+        logging.getLogger("shop").warning("in a coroutine")
+
+    with app.server(workers=1):
+        first, second = sync.enqueue(), loop.enqueue()
+        first.result(timeout=20)
+        second.result(timeout=20)
+
+    assert {
+        (first.id, "sync", "mail", 1, "in a thread"),
+        (first.id, "sync", "mail", 1, "beside"),
+        (second.id, "loop", "default", 1, "beside"),
+        (second.id, "loop", "default", 1, "in a coroutine"),
+    } == {(*fields(record), record.getMessage()) for record in kept.records}
+
+
+def test_a_record_outside_of_a_job_has_the_default(kept):
+    """So a format may name the fields; without a default a record stays as it is."""
+    logging.getLogger("shop").warning("here")
+    record = logging.makeLogRecord({})
+
+    assert JobFields(default=None).filter(record)
+
+    assert ("-", "-", "-", "-") == fields(kept.records[0])
+    assert not hasattr(record, "job_id")
+    assert {} == job_fields()
+
+
+def test_a_field_that_the_caller_gives_stays(app, kept):
+    """`extra=` is somebody's word, the filter only adds."""
+
+    @app.task(name="work")
+    def work() -> None:
+        logging.getLogger("shop").warning("of another", extra={"job_id": "other"})
+
+    with app.server(workers=1):
+        work.enqueue().result(timeout=20)
+
+    assert "other" == kept.records[0].job_id
+
+
+def test_each_attempt_is_told_apart(app):
+    """The fields of `job_fields()` are the running attempt's."""
+    seen = []
+
+    @app.task(name="work", retry=Retry.fixed(0, attempts=1))
+    def work() -> None:
+        seen.append((current_job().id, job_fields()))
+        if len(seen) == 1:
+            raise ValueError("once")
+
+    with app.server(workers=1):
+        work.enqueue().result(timeout=20)
+
+    assert [1, 2] == [each["attempt"] for _, each in seen]
+    assert all(job_id == each["job_id"] for job_id, each in seen)
+
+
+def written(formatter, **fields):
+    record = logging.makeLogRecord({"name": "shop", "levelname": "INFO", "created": 1.5, **fields})
+    return formatter.format(record)
+
+
+def test_a_line_for_people_ends_with_the_job():
+    """A line that names the job by itself gets nothing more, one outside of a job neither."""
+    job = {"job_id": "j1", "task": "mail", "queue": "default", "attempt": 2}
+
+    within = written(JobLines(), msg="sent", **job)
+    naming = written(JobLines(), msg="Job %s failed", args=("j1",), **job)
+    outside = written(JobLines(), msg="sent")
+
+    assert within.endswith("INFO shop: sent [job_id=j1 task=mail queue=default attempt=2]")
+    assert naming.endswith("INFO shop: Job j1 failed")
+    assert outside.endswith("INFO shop: sent")
+
+
+def test_a_line_of_json_has_what_the_record_has():
+    """Instant in UTC, level, logger, message, and what `extra=` and filters have set."""
+    line = written(JsonLines(), msg="sent %d", args=(3,), order=7, day=date(2026, 3, 1), level="mine")
+
+    assert {
+        "time": "1970-01-01T00:00:01.500+00:00", "level": "INFO", "logger": "shop", "message": "sent 3",
+        "order": 7, "day": "2026-03-01", "extra_level": "mine",
+    } == json.loads(line)  # fmt: skip
+
+
+def test_an_exception_is_an_object_of_one_line():
+    """However many lines its traceback has; its type is found by name."""
+    try:
+        raise ConfigurationError("odd\nvalue")
+    except ConfigurationError:
+        line = written(JsonLines(), msg="failed", exc_info=sys.exc_info())
+
+    exception = json.loads(line)["exception"]
+    assert "\n" not in line
+    assert ("firelock.errors.ConfigurationError", "odd\nvalue") == (exception["type"], exception["message"])
+    assert exception["traceback"].startswith("Traceback (most recent call last):\n")
+
+
+class Connection:
+    """What tells its password when asked for itself."""
+
+    def __repr__(self):
+        return "Connection(password='hunter2')"
+
+
+def test_of_a_strange_value_only_the_type_is_written():
+    """Its repr may hold a secret; a value that JSON has no form for costs itself alone."""
+    loop = []
+    loop.append(loop)
+
+    line = written(
+        JsonLines(), msg="%d", args=("no number",), a=Connection(), b=[Connection()], c=float("nan"), d=loop,
+        e={1: {2}}, f={(1,): 2}, g="\ud800",
+    )  # fmt: skip
+
+    said = json.loads(line)
+    assert "hunter2" not in line
+    assert "%d" == said["message"]
+    assert ["<Connection>", ["<Connection>"], "<float>", "<list>", {"1": [2]}, "<dict>", "\ud800"] == [
+        said[name] for name in "abcdefg"
+    ]
+
+
+def test_a_formatter_of_others_writes_the_fields(app):
+    """A handler of the standard library with the filter and a plain format needs nothing more."""
+    stream = io.StringIO()
+    handler, logger = logging.StreamHandler(stream), logging.getLogger("shop")
+    handler.addFilter(JobFields())
+    handler.setFormatter(logging.Formatter("%(task)s/%(attempt)s %(message)s"))
+    logger.addHandler(handler)
+
+    @app.task(name="work")
+    def work() -> None:
+        logger.warning("here")
+
+    try:
+        with app.server(workers=1):
+            work.enqueue().result(timeout=20)
+        logger.warning("there")
+    finally:
+        logger.removeHandler(handler)
+
+    assert "work/1 here\n-/- there\n" == stream.getvalue()
