@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from firelock import Firelock, Retry, TaskEntry, __version__
+from firelock import Firelock, ParameterOutline, Retry, TaskEntry, __version__
 from firelock.clock import StorageClock, from_micros
 from firelock.control.catalogue import tell_tasks
 from firelock.errors import UnknownTask
@@ -64,7 +64,10 @@ def test_an_app_without_the_code_lists_the_tasks_of_servers(server, storage):
         executor="process", is_async=False, aliases=("bill",), tags=("user:{user_id}",),
         signature=f"charge(user_id: int, note: str = '{'n' * 78}…)", summary="Charge a user.",
         place=f"{__name__}:{line}", version=__version__, seen_at=from_micros(storage.clock()),
-        is_registered_here=False,
+        is_registered_here=False, parameters=(
+            ParameterOutline("user_id", "int", (), True, False, False),
+            ParameterOutline("note", "str", (), False, False, False),
+        ),
     )  # fmt: skip
     assert entry == app(storage).catalogue.get("charge")
     assert "/" not in entry.place

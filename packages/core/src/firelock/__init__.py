@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     __version__: str  # which is installed; empty where none is, as in an archive or a frozen program
     from firelock.app import Firelock
     from firelock.arguments.forms import FieldKind, Parameter
+    from firelock.arguments.outline import ParameterOutline
     from firelock.context import JobCancelled, JobContext, Snooze, current_job
     from firelock.control.audit import AuditEntry
     from firelock.control.bulk import Operation, Outcome
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "app": ("Firelock",),
     "arguments.forms": ("FieldKind", "Parameter"),
+    "arguments.outline": ("ParameterOutline",),
     "context": ("JobCancelled", "JobContext", "Snooze", "current_job"),
     "control.audit": ("AuditEntry",),
     "control.bulk": ("Operation", "Outcome"),
@@ -137,6 +139,7 @@ __all__ = [
     "Outcome",
     "Overlap",
     "Parameter",
+    "ParameterOutline",
     "PartlyApplied",
     "PluginError",
     "QueueView",

@@ -64,7 +64,7 @@ def parameters_of(binder: Binder) -> list[Parameter]:
 
 
 def _parameter(binder: Binder, name: str, annotation: object) -> Parameter:
-    inner, is_optional = _without_none(annotation)
+    inner, is_optional = without_none(annotation)
     kind, choices = _kind_of(inner), _choices(inner)
     return Parameter(
         name,
@@ -110,7 +110,7 @@ def _stored_text(binder: Binder, parameter: Parameter, stored: JsonValue) -> str
             value = binder.decode_one(parameter.name, stored)
         except ArgumentError:  # the choice is none any more
             return None
-        return _choice_of(value, _choices(_without_none(binder.annotations[parameter.name])[0]))
+        return _choice_of(value, _choices(without_none(binder.annotations[parameter.name])[0]))
     if parameter.kind is FieldKind.JSON or not isinstance(stored, str):
         return json.dumps(stored, ensure_ascii=False)
     return stored
@@ -119,7 +119,7 @@ def _stored_text(binder: Binder, parameter: Parameter, stored: JsonValue) -> str
 # ---- annotations -----------------------------------------------------------------------------------------
 
 
-def _without_none(annotation: object) -> tuple[object, bool]:
+def without_none(annotation: object) -> tuple[object, bool]:
     """Return what an annotation takes beside None, and whether it takes None."""
     annotation = unwrap(annotation)
     if not is_union(annotation):
@@ -192,7 +192,7 @@ def typed_arguments(binder: Binder, values: Mapping[str, str]) -> dict[str, obje
 
 
 def _read(binder: Binder, parameter: Parameter, text: str) -> object:
-    inner, _ = _without_none(binder.annotations[parameter.name])
+    inner, _ = without_none(binder.annotations[parameter.name])
     if parameter.kind is FieldKind.ENUM:
         return _choices(inner)[text]
     if parameter.kind in (FieldKind.TEXT, FieldKind.JSON):

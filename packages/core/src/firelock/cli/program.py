@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _OWN = {
     "server": ("Run jobs until told to stop.", "servers.configure_server"),
     "demo": ("See it at work: all kinds of jobs, in ten seconds.", "demo.configure"),
+    "enqueue": ("Make a job of a task.", "enqueue.configure"),
     "jobs": ("Look at jobs, requeue, delete and restore them.", "jobs.configure"),
     "recurring": ("Look at recurring jobs, trigger and pause them.", "recurring.configure"),
     "queues": ("Look at queues, pause and resume them.", "queues.configure"),
@@ -195,7 +196,9 @@ def _problem_of(error: Exception) -> Problem | None:
             return Problem(str(error), hint=hint, code=Exit.UNREACHABLE)
         case errors.JobNotFound():
             return Problem(str(error), code=Exit.NOT_FOUND)
-        case errors.ConfigurationError() | errors.ScheduleError() | errors.TaskError():
+        case (
+            errors.ArgumentError() | errors.ConfigurationError() | errors.ScheduleError() | errors.TaskError()
+        ):
             return Problem(str(error))
         case errors.FirelockError():
             return Problem(str(error), code=Exit.FAILED)

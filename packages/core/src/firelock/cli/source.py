@@ -154,15 +154,15 @@ def _own_lines(error: Exception) -> TracebackType | None:
 
 
 @contextmanager
-def connected(options: argparse.Namespace) -> Iterator[Firelock]:
-    """The block works on an app whose storage answers; it is closed at the end.
+def connected(options: argparse.Namespace, *, is_imported: bool = False) -> Iterator[Firelock]:
+    """The block works on an app whose storage answers; it is closed at the end. See `open_app`.
 
     Raises:
         Problem: the storage cannot be reached.
     """
     from firelock.errors import StorageError, StorageUnavailable  # noqa: PLC0415 - loaded with an app only
 
-    app = open_app(options)
+    app = open_app(options, is_imported=is_imported)
     try:
         try:
             app.storage.schema()  # opens what is a file; its clock is the host's

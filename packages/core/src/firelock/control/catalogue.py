@@ -7,11 +7,12 @@ import json
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
 from firelock.aio import twin
+from firelock.arguments.outline import ParameterOutline, outline_of
 from firelock.clock import SECOND, from_micros
 from firelock.errors import UnknownTask
 from firelock.plugins import installed_version
@@ -53,6 +54,7 @@ class TaskEntry:
     version: str  # of Firelock, on that server
     seen_at: datetime | None  # when a server last told of it; None where none has
     is_registered_here: bool  # this app can enqueue it
+    parameters: tuple[ParameterOutline, ...] | None = None  # None: told by a server that did not know them
 
 
 class Catalogue:
@@ -106,8 +108,15 @@ def _entry(record: Record, *, is_registered_here: bool) -> TaskEntry:
         "aliases": tuple(value["aliases"]),
         "tags": tuple(value["tags"]),
         "seen_at": from_micros(value["seen_at"]),
+        "parameters": _outlines(value.get("parameters")),
     }
     return TaskEntry(name=record.key, is_registered_here=is_registered_here, **told)
+
+
+def _outlines(told: Sequence[dict[str, Any]] | None) -> tuple[ParameterOutline, ...] | None:
+    if told is None:
+        return None
+    return tuple(ParameterOutline(**{**each, "choices": tuple(each["choices"])}) for each in told)
 
 
 def _entry_here(client: Client, info: TaskInfo) -> TaskEntry:
@@ -154,6 +163,7 @@ def _seen_at(record: Record) -> int:
 
 def _value(client: Client, info: TaskInfo) -> Mapping[str, JsonValue]:
     function = inspect.unwrap(info.function)
+    binder = client.registry.binder(info)
     module = main_module_name() if function.__module__ == "__main__" else function.__module__
     code = getattr(function, "__code__", None)
     return {
@@ -165,7 +175,8 @@ def _value(client: Client, info: TaskInfo) -> Mapping[str, JsonValue]:
         "is_async": info.is_async,
         "aliases": list(info.aliases),
         "tags": list(info.tags),
-        "signature": client.registry.binder(info).signature.shown,
+        "signature": binder.signature.shown,
+        "parameters": [{**attrs.asdict(each), "choices": list(each.choices)} for each in outline_of(binder)],
         "summary": _summary(function),
         "place": f"{module}:{code.co_firstlineno}" if code else module,
         "version": installed_version(),

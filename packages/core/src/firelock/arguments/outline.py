@@ -1,0 +1,137 @@
+"""Calls whose arguments are JSON, for programs that hold no code of the task or speak no Python.
+
+Where the code is, its annotations read the values. Where it is not, an outline of them does, as a server
+told it: `ParameterOutline` is what it tells, `stub_of` makes a function of it whose binder checks the same.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum, Flag
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
+
+import attrs
+
+from firelock.arguments.codec import EXACT_TYPES, SCALARS
+from firelock.arguments.forms import without_none
+from firelock.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from firelock.arguments.signature import Binder
+    from firelock.serializer import JsonValue
+
+_ANY: Final = "any"
+_TYPES: Final[Mapping[str, object]] = {
+    **{kind.__name__: kind for kind in (str, int, float, bool, *SCALARS)},
+    "list": list[Any],
+    "dict": dict[str, Any],
+    _ANY: Any,
+}
+
+
+@attrs.frozen
+class ParameterOutline:
+    """What a parameter of a task takes, as far as it can be told in JSON."""
+
+    name: str  # as arguments are stored; `*name` and `**name` for the variable ones
+    type: str  # "str", "int", "date" … as they are written in JSON, "list", "dict" or "any"
+    choices: tuple[str | int | float | bool, ...]  # of an enum or a Literal: what is stored; else empty
+    is_required: bool  # it has no default
+    is_optional: bool  # null is a value
+    is_keyword_only: bool
+
+
+def outline_of(binder: Binder) -> list[ParameterOutline]:
+    """Return the outline of a task's parameters, in order, without its context."""
+    return [_outline(binder, name, annotation) for name, annotation in binder.annotations.items()]
+
+
+def _outline(binder: Binder, name: str, annotation: object) -> ParameterOutline:
+    inner, is_optional = without_none(annotation)
+    choices = _choices(inner)
+    signature = binder.signature
+    return ParameterOutline(
+        name,
+        _ANY if choices else _type_of(inner),
+        choices,
+        name in signature.required,
+        is_optional or None in get_args(inner) * (get_origin(inner) is Literal),
+        name in signature.keyword_only,
+    )
+
+
+def _choices(annotation: object) -> tuple[Any, ...]:
+    """Return what JSON may hold for an enum or a Literal; nothing where that is no plain value."""
+    if isinstance(annotation, type) and issubclass(annotation, Enum) and not issubclass(annotation, Flag):
+        values: Sequence[object] = [member.value for member in annotation]
+    elif get_origin(annotation) is Literal:
+        values = [value for value in get_args(annotation) if value is not None]
+    else:
+        return ()
+    return tuple(values) if EXACT_TYPES.issuperset(map(type, values)) else ()
+
+
+def _type_of(annotation: object) -> str:
+    kind = get_origin(annotation) or annotation
+    if not isinstance(kind, type):
+        return _ANY
+    if kind in EXACT_TYPES or kind in SCALARS:
+        return kind.__name__
+    if kind in (list, tuple, set, frozenset):
+        return "list"
+    return "dict" if kind is dict else _ANY  # how an object of a class is stored, its converter knows
+
+
+def stub_of(name: str, outlines: Sequence[ParameterOutline]) -> Callable[..., None]:
+    """Return a function that takes what the outlines say, and does nothing: for a task with `remote=True`."""
+
+    def stub(*_: object, **__: object) -> None:
+        """Stand for a task whose code is elsewhere."""
+
+    stub.__name__ = stub.__qualname__ = name
+    stub.__signature__ = inspect.Signature([_parameter(one) for one in outlines])  # type: ignore[attr-defined]
+    return stub
+
+
+def _parameter(outline: ParameterOutline) -> inspect.Parameter:
+    annotation = Literal[outline.choices] if outline.choices else _TYPES.get(outline.type, Any)
+    if outline.is_optional and annotation is not Any:
+        annotation = annotation | None  # type: ignore[operator]
+    kinds = inspect.Parameter
+    match outline.name.count("*"):
+        case 1:
+            return kinds(outline.name[1:], kinds.VAR_POSITIONAL)
+        case 2:
+            return kinds(outline.name[2:], kinds.VAR_KEYWORD)
+    kind = kinds.KEYWORD_ONLY if outline.is_keyword_only else kinds.POSITIONAL_OR_KEYWORD
+    default = kinds.empty if outline.is_required else ...  # which stands for what only the code knows
+    return kinds(outline.name, kind, annotation=annotation, default=default)
+
+
+def call_of_json(binder: Binder, arguments: JsonValue) -> tuple[tuple[object, ...], Mapping[str, object]]:
+    """Return the call that JSON describes: an object gives arguments by name, a list by position.
+
+    Raises:
+        SignatureMismatch: the call does not fit the signature.
+        ArgumentError: a value does not fit its annotation, or it is neither an object nor a list.
+    """
+    signature = binder.signature
+    match arguments:
+        case dict():
+            bound = signature.bind(*signature.named_call(arguments))
+        case list():
+            bound = signature.bind(arguments, {})
+        case _:
+            raise ArgumentError(
+                f"The arguments of {signature.shown} are {arguments!r}; write an object with their names, "
+                "or a list of them in order."
+            )
+    values: dict[str, object] = {}
+    for name, value in bound.items():
+        try:
+            values[name] = binder.decode_one(name, value)  # type: ignore[arg-type]  # all of it is JSON
+        except ArgumentError as error:
+            problem = str(error).removesuffix(" at $")
+            raise ArgumentError(f"Argument {name.lstrip('*')!r} of {signature.name}: {problem}") from error
+    return signature.unbind(values)

@@ -1,0 +1,156 @@
+"""`firelock enqueue`: a job of a task, its arguments as JSON, checked before anything is stored."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import re
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from firelock.cli.answers import job_answer
+from firelock.cli.commands import Exit, Problem, describe
+from firelock.cli.screen import Screen
+from firelock.cli.source import connected
+from firelock.text import clock_time, shown
+
+if TYPE_CHECKING:
+    from firelock.app import Firelock
+    from firelock.control.catalogue import TaskEntry
+    from firelock.serializer import JsonValue
+    from firelock.task import TaskVerbs
+
+_SPAN = re.compile(r"(\d{1,9})([smhd]?)\Z", re.ASCII)
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The parser takes a task, its arguments and the options of the call."""
+    describe(
+        parser, _enqueue,
+        more=(
+            "The arguments are checked against the task's signature: by its code where --app or\n"
+            "pyproject.toml name the app, else by what a server told of the task when it started.\n"
+            "Standard output has the job's id alone."
+        ),
+        examples=(
+            "firelock enqueue shop.jobs.create_report --args '{\"day\": \"2026-11-24\"}'",
+            "firelock enqueue shop.jobs.notify --args '[42]' --in 10m --queue bulk --priority 5",
+            "firelock enqueue shop.jobs.notify --args - < arguments.json",
+        ),
+    )  # fmt: skip
+    parser.add_argument("task", metavar="TASK", help="the name under which its jobs are stored")
+    parser.add_argument(
+        "--args", default="{}", metavar="JSON", help="an object by name, or a list by position; - reads stdin"
+    )
+    parser.add_argument("--queue", metavar="NAME", help="instead of the task's")
+    when = parser.add_mutually_exclusive_group()
+    when.add_argument("--in", type=_span, dest="delay", metavar="SPAN", help="later: 30s, 10m, 2h, 7d")
+    when.add_argument(
+        "--at", type=_instant, metavar="TIME", help="at an instant with its offset: 2026-11-25T14:30+03:00"
+    )
+    parser.add_argument("--priority", type=int, metavar="N", help="-100 to 100, higher first")
+    parser.add_argument(
+        "--tags", type=_texts, metavar="LIST", help="added to the task's own, with commas between them"
+    )
+
+
+def _span(text: str) -> timedelta:
+    if (found := _SPAN.match(text)) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no span; write 30s, 10m, 2h or 7d")
+    return timedelta(seconds=int(found[1]) * _SECONDS[found[2]])
+
+
+def _instant(text: str) -> datetime:
+    try:
+        instant: datetime | None = datetime.fromisoformat(text)
+    except ValueError:
+        instant = None
+    if instant is None or instant.tzinfo is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no instant with an offset; write 2026-11-25T14:30+03:00, or end it with Z for UTC"
+        )
+    return instant
+
+
+def _texts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _enqueue(options: argparse.Namespace, screen: Screen) -> int:
+    from firelock.arguments.outline import call_of_json  # noqa: PLC0415 - loaded when a job is made
+
+    given = _arguments(options.args)
+    with connected(options, is_imported=True) as app:
+        task = _task(app, options.task)
+        args, kwargs = call_of_json(app.registry.binder(task.info), given)
+        job = task.using(
+            queue=options.queue, priority=options.priority, delay=options.delay, at=options.at,
+            tags=options.tags,
+        ).enqueue(*args, **kwargs)  # fmt: skip
+        record = job.record()
+    if screen.is_json:
+        screen.json(job_answer(record))
+    else:
+        screen.line(record.id)
+        if screen.is_terminal:
+            due = f", due {clock_time(record.due_at)}" if record.due_at else ""
+            screen.note(f"A job of {record.task} is {record.state} in queue {record.queue}{due}.")
+    return Exit.DONE
+
+
+def _arguments(text: str) -> JsonValue:
+    try:
+        value: JsonValue = json.loads(sys.stdin.read() if text == "-" else text)
+    except (ValueError, RecursionError) as error:
+        raise Problem(
+            f"--args is no JSON: {error}.",
+            hint="""Quote it for the shell: --args '{"day": "2026-11-24"}', or --args - to read it.""",
+        ) from error
+    return value
+
+
+def _task(app: Firelock, name: str) -> TaskVerbs[Any, Any]:
+    """Return the task: as it is registered here, or as the catalogue outlines it.
+
+    Raises:
+        Problem: neither knows it, or a server of an older release told of it.
+    """
+    if (task := app.task_named(name)) is not None:
+        return task
+    entries = app.catalogue.list()
+    entry = next((one for one in entries if name in (one.name, *one.aliases)), None)
+    if entry is None:
+        raise _unknown(name, [one.name for one in entries])
+    if entry.parameters is None:
+        raise Problem(
+            f"What task {entry.name!r} takes is not known here: a server of an older release told of it.",
+            hint="Name the app, as --app shop.jobs:fire, or start a server of this release once.",
+        )
+    return _stub(app, entry)
+
+
+def _stub(app: Firelock, entry: TaskEntry) -> TaskVerbs[Any, Any]:
+    from firelock.arguments.outline import stub_of  # noqa: PLC0415 - loaded for a task of elsewhere
+
+    function = stub_of(entry.signature.partition("(")[0], entry.parameters or ())
+    stub: TaskVerbs[Any, Any] = app.task(
+        name=entry.name, queue=entry.queue, priority=entry.priority, tags=entry.tags, remote=True
+    )(function)
+    return stub
+
+
+def _unknown(name: str, known: Sequence[str]) -> Problem:
+    by_end = [one for one in known if one.rpartition(".")[2] == name]
+    near = by_end or difflib.get_close_matches(name, known, n=1)
+    guess = f"Did you mean {near[0]}? " if near else ""
+    there = (
+        f"Known: {', '.join(sorted(known)[:10])}." if known else "A server tells of its tasks as it starts."
+    )
+    return Problem(
+        f"Task {shown(name)} is unknown: no server told of it, and no app that was named has it.",
+        hint=f"{guess}{there}", code=Exit.NOT_FOUND,
+    )  # fmt: skip

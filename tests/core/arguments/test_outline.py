@@ -1,0 +1,156 @@
+"""Calls in JSON: read by a task's annotations, and elsewhere by an outline of them."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Sequence
+from datetime import date, timedelta
+from typing import Any, Literal
+from uuid import UUID
+
+import attrs
+import pytest
+
+from firelock import Firelock, ParameterOutline
+from firelock.arguments.outline import call_of_json, outline_of, stub_of
+from firelock.control.catalogue import tell_tasks
+from firelock.errors import ArgumentError, SignatureMismatch
+
+
+class Colour(enum.Enum):
+    """Stored by value."""
+
+    RED = "red"
+    BLUE = "blue"
+
+
+class Rights(enum.Flag):
+    """Two of them are one value, so that its members are not all that there is."""
+
+    READ = 1
+    WRITE = 2
+
+
+@attrs.frozen
+class Point:
+    """A value that JSON describes."""
+
+    x: int
+
+
+def anything(  # noqa: PLR0917 - one of each
+    day: date,
+    colour: Colour,
+    size: Literal[1, 2, None] = None,
+    point: Point | None = None,
+    rights: Rights = Rights.READ,
+    items: Sequence[int] = (),
+    pairs: tuple[int, ...] = (),
+    notes: dict[str, str] | None = None,
+    either: int | str = 1,
+    *more: float,
+    within: timedelta = timedelta(1),
+    plain=None,
+    **rest: bool,
+):
+    """Take one of each."""
+
+
+def small(a: int, b: str | None = None, *, c: UUID | None = None):
+    """Take little."""
+
+
+def binder_of(function):
+    """Return the binder of a function's task."""
+    with Firelock("memory://") as fire:
+        return fire.registry.binder(fire.task(name="t")(function).info)
+
+
+@pytest.fixture(params=["code", "outline"])
+def binder(request):
+    """The binder of `small`: of its code, or of its outline."""
+    own = binder_of(small)
+    return own if request.param == "code" else binder_of(stub_of("small", outline_of(own)))
+
+
+def test_an_outline_tells_what_json_may_hold():
+    """Types that are stored as text by name, enums and Literals by what is stored, classes not at all."""
+    outlines = {one.name: one for one in outline_of(binder_of(anything))}
+
+    assert {
+        "day": "date", "colour": "any", "size": "any", "point": "any", "rights": "any", "items": "any",
+        "pairs": "list", "notes": "dict", "either": "any", "within": "timedelta", "plain": "any",
+        "*more": "list", "**rest": "dict",
+    } == {name: one.type for name, one in outlines.items()}  # fmt: skip
+    assert {"colour": ("red", "blue"), "size": (1, 2)} == {
+        name: one.choices for name, one in outlines.items() if one.choices
+    }
+    assert {"day", "colour"} == {name for name, one in outlines.items() if one.is_required}
+    assert {"size", "point", "notes"} == {name for name, one in outlines.items() if one.is_optional}
+    assert {"within", "plain"} == {name for name, one in outlines.items() if one.is_keyword_only}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stored"),
+    [
+        ({"a": 1}, {"a": 1}),
+        ([1, "x"], {"a": 1, "b": "x"}),
+        ({"a": 1, "b": None, "c": "12345678-1234-5678-1234-567812345678"},
+         {"a": 1, "b": None, "c": "12345678-1234-5678-1234-567812345678"}),
+    ],
+)  # fmt: skip
+def test_values_are_stored_as_the_task_would_have(binder, arguments, stored):
+    """By name or by position; what is left out is left for the run to fill."""
+    args, kwargs = call_of_json(binder, arguments)
+
+    assert stored == binder.encode(args, kwargs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({}, SignatureMismatch, "was called without 'a'"),
+        ({"a": 1, "bb": "x"}, SignatureMismatch, "has no parameter 'bb'. Did you mean 'b'?"),
+        ([1, "x", "y"], SignatureMismatch, "takes 2 arguments by position, 3 were given"),
+        ({"a": "1"}, ArgumentError, "Argument 'a' of small: str where int is annotated"),
+        ({"a": True}, ArgumentError, "Argument 'a' of small: bool where int is annotated"),
+        ({"a": 1, "c": "x"}, ArgumentError, "Argument 'c' of small: .*badly formed"),
+        ("x", ArgumentError, "are 'x'; write an object with their names"),
+    ],
+)
+def test_what_does_not_fit_is_refused(binder, arguments, error, message):
+    """With the same words, whether the code is here or not."""
+    with pytest.raises(error, match=message):
+        call_of_json(binder, arguments)
+
+
+def test_a_stub_of_everything_checks_what_it_can():
+    """And leaves to the server what only the code can tell."""
+    stub = binder_of(stub_of("anything", outline_of(binder_of(anything))))
+    call: dict[str, Any] = {
+        "day": "2026-11-24", "colour": "red", "point": {"x": 1}, "notes": {"a": "b"}, "within": "PT5S",
+        "more_": 1,
+    }  # fmt: skip
+
+    args, kwargs = call_of_json(stub, call)
+
+    assert {**{name: value for name, value in call.items() if name != "more_"}, "**rest": {"more_": 1}} == (
+        stub.encode(args, kwargs)
+    )
+    with pytest.raises(ArgumentError, match=r"'colour'.*Literal\['red', 'blue'\]"):
+        call_of_json(stub, {**call, "colour": "green"})
+
+
+def test_outlines_are_told_with_the_catalogue():
+    """A server tells them; who does not hold the code reads them; an entry of an older release has none."""
+    url = "memory://outlines"
+    with Firelock(url) as fire, Firelock(url) as other:
+        fire.task(name="small")(small)
+        tell_tasks(fire.client)
+
+        entry = other.catalogue.get("small")
+
+        assert ParameterOutline("a", "int", (), True, False, False) == entry.parameters[0]
+        assert tuple(outline_of(binder_of(small))) == entry.parameters
+        assert entry == asyncio.run(other.catalogue.aget("small"))

@@ -1,0 +1,171 @@
+"""`firelock enqueue`: a job of JSON, by the task's code or by what a server told of it."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import textwrap
+from datetime import datetime
+
+import pytest
+
+from firelock import Firelock
+from firelock.control.catalogue import tell_tasks
+from firelock.storage import Record
+from tests.end_to_end.cli_run import Terminal
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def app(request):
+    """The app of a server that has told of its task."""
+    with Firelock(f"memory://{request.node.originalname}") as app:
+
+        @app.task(name="shop.notify", queue="mail", priority=3, tags=["user:{user_id}"], aliases=["notify"])
+        def notify(user_id: int, text: str = "hello"): ...
+
+        tell_tasks(app.client)
+        yield app
+
+
+@pytest.fixture
+def enqueue(run, app):
+    """Run the command without the code."""
+    return lambda *words: run("enqueue", *words, "--storage", app.storage.url)
+
+
+def test_a_job_is_made_without_the_code(enqueue, app):
+    """With the queue, the priority and the tags of its task; standard output holds the id alone."""
+    ran = enqueue("shop.notify", "--args", '{"user_id": 42}')
+
+    job = app.jobs.get(ran.out.strip()).record()
+    assert (0, "") == (ran.code, ran.error)
+    assert ("shop.notify", "mail", 3, ("user:42",), {"user_id": 42}) == (
+        job.task, job.queue, job.priority, job.tags, json.loads(job.arguments),
+    )  # fmt: skip
+
+
+def test_options_of_the_call_win(enqueue, app):
+    """Queue, priority, tags and instant."""
+    ran = enqueue(
+        "notify", "--args", '[42, "x"]', "--queue", "bulk", "--priority", "-5", "--tags", "eu, slow",
+        "--at", "2126-11-25T14:30+03:00", "--json",
+    )  # fmt: skip
+
+    job = ran.json
+    assert ("bulk", -5, "scheduled", "2126-11-25T11:30:00.000000Z", {"user_id": 42, "text": "x"}) == (
+        job["queue"], job["priority"], job["state"], job["due_at"], job["arguments"],
+    )  # fmt: skip
+    assert ["user:42", "eu", "slow"] == job["tags"]
+    assert "shop.notify" == job["task"] == app.jobs.get(job["id"]).record().task
+
+
+def test_a_span_is_counted_from_now(enqueue, app):
+    """By the storage's clock."""
+    before = app.storage.clock()
+
+    job = enqueue("shop.notify", "--args", "[1]", "--in", "10m", "--json").json
+
+    due = datetime.fromisoformat(job["due_at"]).timestamp() * 1_000_000
+    assert before + 600_000_000 <= due <= app.storage.clock() + 600_000_000
+
+
+def test_arguments_are_read_from_standard_input(enqueue, app, monkeypatch):
+    """So that a secret stands in no list of processes."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"user_id": 7}'))
+
+    ran = enqueue("shop.notify", "--args", "-")
+
+    assert {"user_id": 7} == json.loads(app.jobs.get(ran.out.strip()).record().arguments)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "error"),
+    [
+        (["--args", "{"], 2, "firelock: --args is no JSON: "),
+        (["--args", "{}"], 2, "firelock: notify(user_id: int, text: str = ...) was called without 'user_id'"),
+        (["--args", '["x"]'], 2, "firelock: Argument 'user_id' of notify: str where int is annotated"),
+        (["--args", "[1]", "--queue", "A B"], 2, "firelock: Queue name 'A B' is refused"),
+        (["--args", "[1]", "--priority", "101"], 2, "firelock: Priority 101 is refused"),
+        (["--in", "soon"], 2, "firelock enqueue: argument --in: 'soon' is no span; write 30s, 10m, "),
+        (["--at", "2026-11-25"], 2, "firelock enqueue: argument --at: '2026-11-25' is no instant with "),
+        (["--at", "2026-11-25T10:00Z", "--in", "5m"], 2, "firelock enqueue: argument --in: not allowed with"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused_before_anything_is_stored(enqueue, app, words, code, error):
+    """One sentence that says what is wrong, and exit code 2."""
+    ran = enqueue("shop.notify", *words)
+
+    assert (code, "") == (ran.code, ran.out)
+    assert ran.error.startswith(error), ran.error
+    assert 0 == sum(app.jobs.counts().values())
+
+
+def test_a_task_that_nobody_knows_has_a_hint(enqueue):
+    """The names that are near, and exit code 4."""
+    ran = enqueue("shop.notfy")
+
+    assert 4 == ran.code
+    assert "Task 'shop.notfy' is unknown" in ran.error
+    assert "Did you mean shop.notify? Known: shop.notify." in ran.error
+
+
+def test_a_task_that_an_older_release_told_of_is_refused(enqueue, app):
+    """Its parameters are unknown; nothing is stored on good faith."""
+    record = app.storage.get_record("task", "shop.notify")
+    assert isinstance(record, Record)
+    told = {name: value for name, value in json.loads(record.value).items() if name != "parameters"}
+    app.storage.put_record("task", "shop.notify", json.dumps(told))
+
+    ran = enqueue("shop.notify", "--args", "[1]")
+
+    assert 2 == ran.code
+    assert "a server of an older release told of it" in ran.error
+
+
+def test_the_code_is_asked_where_it_is(run, app, tmp_path, monkeypatch):
+    """It knows more than any outline, such as what a class takes."""
+    (tmp_path / "enqueue_shop.py").write_text(
+        textwrap.dedent(f"""
+        import attrs
+        from firelock import Firelock
+
+        fire = Firelock({app.storage.url!r})
+
+        @attrs.frozen
+        class Point:
+            x: int
+
+        @fire.task
+        def draw(point: Point): ...
+        """)
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def enqueue(task, arguments):
+        sys.modules.pop("enqueue_shop", None)  # each command is a process of its own
+        return run("enqueue --app enqueue_shop:fire", task, "--args", arguments)
+
+    drawn = enqueue("enqueue_shop.draw", '{"point": {"x": 1}}')
+    refused = enqueue("enqueue_shop.draw", '{"point": {"y": 1}}')
+    elsewhere = enqueue("shop.notify", "[1]")
+
+    assert (0, 2, 0) == (drawn.code, refused.code, elsewhere.code)
+    assert "Argument 'point' of draw: " in refused.error
+    assert "shop.notify" == app.jobs.get(elsewhere.out.strip()).record().task
+
+
+def test_a_person_is_told_what_was_made(enqueue, monkeypatch):
+    """On standard error, so that the id can still be taken from standard output."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+
+    ran = enqueue("shop.notify", "--args", "[1]")
+
+    assert "A job of shop.notify is enqueued in queue mail.\n" == ran.error
+    assert 36 == len(terminal.getvalue().strip())
