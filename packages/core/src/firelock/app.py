@@ -357,6 +357,8 @@ class Firelock(ServedApp):
         workers: int | None = None,
         async_workers: int | None = None,
         name: str | None = None,
+        probe_port: int | None = None,
+        probe_host: str = "127.0.0.1",
     ) -> EmbeddedServer:
         """Return a server inside this process: `with fire.server(): …`, or `.start()`, `.stop()`, `.run()`.
 
@@ -368,6 +370,8 @@ class Firelock(ServedApp):
             workers: threads for `def` tasks; five a core where left out.
             async_workers: `async def` jobs at once; 100 where left out.
             name: for people; host:pid where left out.
+            probe_port: where `/livez`, `/readyz` and `/metrics` are answered; nowhere where left out.
+            probe_host: the address that this port listens at.
 
         Raises:
             ConfigurationError: this process is one that a server started for a job, or a command of
@@ -377,7 +381,10 @@ class Firelock(ServedApp):
 
         if self.serves_not is not None:
             raise ConfigurationError(f"fire.server() is refused {self.serves_not}.")
-        return EmbeddedServer(self, queues=queues, workers=workers, async_workers=async_workers, name=name)
+        return EmbeddedServer(
+            self, queues=queues, workers=workers, async_workers=async_workers, name=name,
+            probe_port=probe_port, probe_host=probe_host,
+        )  # fmt: skip
 
     def diagnose(self, *, knows_tasks: bool | None = None) -> Diagnosis:
         """Return what is wrong with storage, servers, queues and recurring jobs: what `firelock doctor` says.

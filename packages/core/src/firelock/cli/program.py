@@ -28,6 +28,7 @@ _OWN = {
     "recurring": ("Look at recurring jobs, trigger and pause them.", "recurring.configure"),
     "queues": ("Look at queues, pause and resume them.", "queues.configure"),
     "servers": ("Look at servers.", "servers.configure"),
+    "health": ("Ask a running server whether it is well.", "health.configure"),
     "migrate": ("Bring the storage's schema up to date.", "migrate.configure"),
     "doctor": ("Find what is wrong, and how to mend it.", "doctor.configure"),
     "plugins": ("List the loaded plugins.", "about.configure_plugins"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from firelock.cli.answers import server_answer
 from firelock.cli.commands import Problem, add_command, add_group, describe, whole
+from firelock.cli.health import add_probe_options, probe_place
 from firelock.cli.screen import Cell, Column, Piece, Screen, visible
 from firelock.cli.source import app_spec, connected, project_table, table_in_environment
 from firelock.text import age
@@ -48,6 +49,7 @@ def configure_server(parser: argparse.ArgumentParser) -> None:
         metavar="MODULE",
         help="a module with more tasks",
     )
+    add_probe_options(parser)
     parser.add_argument("--verbose", action="store_true", help="log everything")
     parser.add_argument(
         "--log-format", choices=("text", "json"), default="text", help="text, or a JSON object a line"
@@ -68,12 +70,14 @@ def _serve(options: argparse.Namespace, screen: Screen) -> int:
             hint='Name it, as shop.jobs:fire, or write app = "shop.jobs:fire" below [tool.firelock].',
         )
     parse_queues(options.queues)  # a wrong one is said here, before any process starts
+    probe_host, probe_port = probe_place(options)
     style = LogFormat(options.log_format)
     log_to_stderr(logging.DEBUG if options.verbose else logging.INFO, style)
     server = ServerOptions(
         spec, queues=options.queues, workers=options.workers, async_workers=options.async_workers,
         processes=options.processes, name=options.name, imports=tuple(options.imports),
         storage=options.storage, is_verbose=options.verbose, log_format=style,
+        probe_port=probe_port, probe_host=probe_host,
     )  # fmt: skip
 
     def say(line: str) -> None:

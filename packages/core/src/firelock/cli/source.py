@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from firelock.app import Firelock
 
 _PROJECT = Path("pyproject.toml")
-_PLACES = ("storage", "app")
+_PLACES = ("storage", "app", "probe_host")
 _VARIABLE = "FIRELOCK_STORAGE"
 
 

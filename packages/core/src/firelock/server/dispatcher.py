@@ -253,6 +253,8 @@ class Dispatcher:
 
     def _take_turn(self) -> None:
         self._inbox.begin_turn()
+        if self._state is not DispatcherState.STOPPED:  # else the memory may be gone
+            self._context.memory.turn()
         self._settler.collect()
         self._hand_back_late()
         if self._is_time_to_reconcile():

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import ModuleType
@@ -22,6 +23,14 @@ from firelock.ids import new_id
 from firelock.server.child import Child, check_runnable
 from firelock.server.dispatcher import QueueChoice, parse_queues
 from firelock.server.job_process import JobProcessSpec, running_script
+from firelock.server.probes import (
+    LOOPBACK,
+    ChildStatus,
+    ProbeListener,
+    ServerStatus,
+    child_status,
+    probe_pages,
+)
 from firelock.server.session_renewal import SessionRenewal
 from firelock.server.shared_memory import ChildMemory
 from firelock.server.workers import thread_count
@@ -50,17 +59,20 @@ class EmbeddedServer:
         workers: int | None,
         async_workers: int | None,
         name: str | None,
+        probe_port: int | None = None,
+        probe_host: str = LOOPBACK,
     ) -> None:
         settings = app.runtime.settings
         self._app = app
         self._queues = parse_queues(queues)
-        self._threads = (
-            thread_count(settings.workers) if workers is None else _at_least_one("workers", workers)
-        )
+        self._threads = thread_count(settings.workers) if workers is None else _whole("workers", workers)
         self._coroutines = (
-            settings.async_workers if async_workers is None else _at_least_one("async_workers", async_workers)
+            settings.async_workers if async_workers is None else _whole("async_workers", async_workers)
         )
         self.name = name or f"{socket.gethostname()}:{os.getpid()}"
+        self._probe_port = 0 if probe_port is None else _whole("probe_port", probe_port, most=65_535)
+        self._probe_host = probe_host
+        self._probes: ProbeListener | None = None
         self._running: _RunningServer | None = None
         self._stopping = threading.Lock()
         self._stop_asked = threading.Event()
@@ -76,13 +88,40 @@ class EmbeddedServer:
             raise ConfigurationError(f"Server {self.name} runs already; stop it first, or make another.")
         self._stop_asked.clear()
         self._app.load_imports()
+        if self._probe_port:
+            self._probes = ProbeListener(self._probe_host, self._probe_port, probe_pages(self.status))
+        try:
+            self._begin()
+        except BaseException:
+            self._end_probes()
+            raise
+        if self._stop_asked.is_set():  # while it started
+            self.stop()
+        return self
+
+    def _begin(self) -> None:
         server = ServerInfo(new_id(), self.name, str(self._queues), self._threads, os.getpid())
         self._running = _RunningServer(
             self._app, server, self._queues, self._threads, self._coroutines, self._stop_beside
         )
-        if self._stop_asked.is_set():  # while it started
-            self.stop()
-        return self
+
+    def _end_probes(self) -> None:
+        if self._probes is not None:
+            self._probes.close()
+            self._probes = None
+
+    def status(self) -> ServerStatus:
+        """Return the server as it is now, from memory; any thread may ask."""
+        settings, running = self._app.runtime.settings, self._running
+        child, reached = (ChildStatus(place=0), None) if running is None else running.status()
+        return ServerStatus(
+            name=self.name,
+            mode="running" if running is None else running.mode,
+            children=(child,),
+            reached=reached,
+            patience=settings.child_silence,
+            heartbeat=settings.heartbeat,
+        )
 
     def _stop_beside(self) -> None:
         self._stop_asked.set()
@@ -95,6 +134,7 @@ class EmbeddedServer:
                 return
             self._running.end(self._app.runtime.settings.grace if grace is None else grace)
             self._running = None
+            self._end_probes()
         self._stop_asked.set()
 
     @property
@@ -159,6 +199,7 @@ class _RunningServer:
     _on_stop: Callable[[], None]
     _renewing: threading.Lock = attrs.Factory(threading.Lock)
     _ending: threading.Event = attrs.Factory(threading.Event)
+    _started_at: float = attrs.Factory(time.monotonic)
 
     def __attrs_post_init__(self) -> None:
         app, server, runtime = self._app, self._server, self._app.runtime
@@ -188,6 +229,23 @@ class _RunningServer:
 
     def _begin(self) -> str:
         return self._sessions.begin(self._memory, pid=self._server.pid, workers=self._server.workers)
+
+    @property
+    def mode(self) -> str:
+        """What it does: running, quiet or stopping."""
+        return self._sessions.state
+
+    def status(self) -> tuple[ChildStatus, float | None]:
+        """Return its child, and the seconds since the storage last answered; None before that."""
+        now, reached_at = time.monotonic(), self._sessions.reached_at
+        try:
+            child = child_status(
+                self._memory, place=0, pid=self._server.pid, age=now - self._started_at, has_session=True,
+                has_begun=True,
+            )  # fmt: skip
+        except ValueError:  # it has ended at this moment
+            child = ChildStatus(place=0, has_begun=True)
+        return child, None if reached_at is None else now - reached_at
 
     def _begin_anew(self, lost: str) -> None:
         """Begin another session in a thread of its own: who finds the loss must not wait for the storage."""
@@ -240,9 +298,9 @@ class _RunningServer:
             )
 
 
-def _at_least_one(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10_000:  # noqa: PLR2004
-        raise ConfigurationError(f"{name}={value!r} is refused; pass a whole number from 1 to 10000.")
+def _whole(name: str, value: int, *, most: int = 10_000) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise ConfigurationError(f"{name}={value!r} is refused; pass a whole number from 1 to {most}.")
     return value
 
 

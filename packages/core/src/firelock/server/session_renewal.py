@@ -49,6 +49,7 @@ class SessionRenewal:
     _lock: threading.Lock = attrs.Factory(threading.Lock)
     _over: threading.Event = attrs.Factory(threading.Event)
     _is_failing: bool = False
+    reached_at: float | None = None  # when the storage last answered, in monotonic seconds
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -75,6 +76,7 @@ class SessionRenewal:
         )  # fmt: skip
         asked_at = time.monotonic()
         self._storage.begin_session(session)
+        self.reached_at = time.monotonic()
         with self._lock:
             self._sessions[session.id] = _RenewedSession(session.id, memory, memory.last_report())
         memory.begin_session()  # before the grant, which is not for what was claimed for a former session
@@ -99,6 +101,11 @@ class SessionRenewal:
             with contextlib.suppress(StorageError):  # how it is listed; its end matters more
                 self._storage.renew([Renewal(session_id, state=self._state)])
         return self._storage.end_session(session_id, running, reason=reason)
+
+    @property
+    def state(self) -> str:
+        """What the sessions say of themselves."""
+        return self._state
 
     def mark(self, state: str) -> None:
         """The sessions say this of themselves from their next renewal on: running, quiet, stopping."""
@@ -133,6 +140,7 @@ class SessionRenewal:
             if self._is_failing:
                 log.info("Sessions are renewed again.")
             self._is_failing = False
+            self.reached_at = time.monotonic()
             return True
         self._is_failing = True
         return False

@@ -8,7 +8,8 @@ The memory belongs to no file: a full or read-only disk cannot take it away. A c
 gets the memory as a descriptor, and gives it its size once it knows how many workers it has.
 
 Layout, little-endian: right to run (monotonic ns) · number of the session · last report (monotonic ns) · busy
-workers · time on processors (ns) · memory (bytes), then 40 bytes a worker: the id of its job, or zeros.
+workers · time on processors (ns) · memory (bytes) · last turn of the dispatcher (monotonic ns), then 40 bytes
+a worker: the id of its job, or zeros.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from firelock.errors import ConfigurationError
 
 _WORD = struct.Struct("<q")
 _REPORT = struct.Struct("<qqqq")
-_RIGHT, _SESSION, _REPORTED = 0, 8, 16
-_HEAD = 48
+_RIGHT, _SESSION, _REPORTED, _TURNED = 0, 8, 16, 48
+_HEAD = 56
 _WIDTH = 40
 _ID = 36
 _EMPTY = bytes(_ID)
@@ -145,6 +146,10 @@ class ChildMemory:
         """Tell whether a job may be started now."""
         return time.monotonic_ns() < self._read(_RIGHT) and self._read(_SESSION) == self._adopted
 
+    def has_right(self) -> bool:
+        """Tell whether the child's right to run lasts, adopted or not: for who looks on."""
+        return time.monotonic_ns() < self._read(_RIGHT)
+
     # ---- being alive -------------------------------------------------------------------------------------
 
     def report(self, busy: int, *, cpu_seconds: float = 0.0, rss_bytes: int = 0) -> None:
@@ -162,6 +167,14 @@ class ChildMemory:
         """Return the seconds since the last report; 0 before the first."""
         at = self.last_report().at
         return time.monotonic() - at if at else 0.0
+
+    def turn(self) -> None:
+        """The dispatcher begins a turn."""
+        _WORD.pack_into(self._memory, _TURNED, time.monotonic_ns())
+
+    def last_turn(self) -> float:
+        """Return when the dispatcher last began a turn, in monotonic seconds; 0 before the first."""
+        return self._read(_TURNED) / _NANO
 
     # ---- who runs what -----------------------------------------------------------------------------------
 

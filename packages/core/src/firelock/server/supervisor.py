@@ -28,9 +28,19 @@ from firelock.hookspecs import ServerInfo
 from firelock.ids import new_id
 from firelock.logs import LogFormat
 from firelock.plugins import open_storage
+from firelock.server.probes import (
+    LOOPBACK,
+    ChildStatus,
+    ProbeListener,
+    ServerStatus,
+    child_status,
+    liveness,
+    probe_pages,
+)
 from firelock.server.process_state import describe_exit
 from firelock.server.session_renewal import SessionRenewal
 from firelock.server.shared_memory import ChildMemory, share_memory
+from firelock.server.systemd import SystemdNotifier
 from firelock.settings import Settings
 from firelock.storage import Feature, Storage
 
@@ -58,6 +68,8 @@ class ServerOptions:
     storage: str | None = None  # instead of the app's own
     is_verbose: bool = False  # its processes log everything
     log_format: str = LogFormat.TEXT
+    probe_port: int = 0  # 0: what the app's own settings say
+    probe_host: str = LOOPBACK
 
 
 @attrs.frozen(kw_only=True)
@@ -109,6 +121,10 @@ class Supervisor:
         self._state = ServerMode.RUNNING
         self._stops_at = _NEVER
         self._exit_code = EXIT_OK
+        self._probes: ProbeListener | None = None
+        self._begun: set[int] = set()  # places that had a session once
+        self._turned_at = time.monotonic()
+        self._manager = SystemdNotifier.of_environment()
 
     @property
     def _is_stopping(self) -> bool:
@@ -122,6 +138,11 @@ class Supervisor:
             signal.signal(number, lambda *_: self._events.put(self._stop))
         if hasattr(signal, "SIGUSR1"):
             signal.signal(signal.SIGUSR1, lambda *_: self._events.put(lambda: self._obey("quiet")))
+        try:
+            self._listen_for_probes(self._options.probe_port)
+        except ConfigurationError as error:
+            self._say(f"firelock: {error}")
+            return EXIT_USAGE
         try:
             for place in range(self._options.processes):
                 self._start_child(place, 0)
@@ -137,6 +158,8 @@ class Supervisor:
             self._sessions.stop()
         if self._storage is not None:
             self._storage.close()
+        if self._probes is not None:
+            self._probes.close()
         return self._exit_code
 
     @staticmethod
@@ -153,7 +176,9 @@ class Supervisor:
         timer.start()
 
     def _tick(self) -> None:
-        now = time.monotonic()
+        now = self._turned_at = time.monotonic()
+        if self._manager.is_due(now) and all(check.is_ok for check in liveness(self.status())):
+            self._manager.tell("WATCHDOG=1")
         for restart in [restart for restart in self._restarts if restart[0] <= now]:
             self._restarts.remove(restart)
             if not self._is_stopping:
@@ -232,8 +257,11 @@ class Supervisor:
             )
             if is_first:
                 self._open(ready)
+                self._listen_for_probes(self._settings.probe_port)
             for line in ready["about"]:  # the first child tells it, whichever is ready first
                 self._say(line)
+            if ready["about"] and self._probes is not None:
+                self._say(f"  probes: {self._probes.url} ({' '.join(self._probes.paths)})")
             if is_first:
                 self._begin(child)
         except FirelockError as error:
@@ -270,6 +298,9 @@ class Supervisor:
             return  # it has been told to stop
         child.session = self._sessions.begin(child.memory, pid=child.process.pid, workers=child.workers)
         self._tell(child, {"session": child.session})
+        self._begun.add(child.place)
+        if len(self._begun) == self._options.processes:
+            self._manager.tell("READY=1")
         if self._state is ServerMode.QUIET:
             self._tell(child, {"quiet": True})
 
@@ -348,6 +379,49 @@ class Supervisor:
         self._restarts.append((time.monotonic() + pause, child.place, deaths))
         self._events.put(lambda: None)
 
+    # ---- being watched -----------------------------------------------------------------------------------
+
+    def _listen_for_probes(self, port: int) -> None:
+        """Probes are answered at this port, unless they are already; at none if it is 0.
+
+        Raises:
+            ConfigurationError: nothing can listen there.
+        """
+        if port and self._probes is None:
+            self._probes = ProbeListener(self._options.probe_host, port, probe_pages(self.status))
+
+    def status(self) -> ServerStatus:
+        """Return the server as it is now, from memory; any thread may ask."""
+        now, sessions = time.monotonic(), self._sessions
+        children = {child.place: child for child in list(self._children.values())}
+        waiting = {place: at - now for at, place, _ in list(self._restarts)}
+        reached = None if sessions is None else sessions.reached_at
+        return ServerStatus(
+            name=self._name,
+            mode=str(self._state),
+            children=tuple(
+                self._status_of(place, children.get(place), waiting.get(place, 0.0))
+                for place in range(self._options.processes)
+            ),
+            turned=now - self._turned_at,
+            reached=None if reached is None else now - reached,
+            patience=self._settings.child_silence,
+            heartbeat=self._settings.heartbeat,
+        )
+
+    def _status_of(self, place: int, child: _KnownChild | None, starts_in: float) -> ChildStatus:
+        has_begun = place in self._begun
+        if child is None:
+            return ChildStatus(place=place, has_begun=has_begun, starts_in=max(0.0, starts_in))
+        age = time.monotonic() - child.started_at
+        try:
+            return child_status(
+                child.memory, place=place, pid=child.process.pid, age=age,
+                has_session=child.session is not None, has_begun=has_begun,
+            )  # fmt: skip
+        except ValueError:  # it has ended at this moment, and its memory is unmapped
+            return ChildStatus(place=place, has_begun=has_begun)
+
     # ---- orders ------------------------------------------------------------------------------------------
 
     def _tell(self, child: _KnownChild, order: dict[str, Any]) -> None:
@@ -359,6 +433,8 @@ class Supervisor:
 
     def _enter(self, state: ServerMode, order: dict[str, Any]) -> None:
         self._state = state
+        if self._is_stopping:
+            self._manager.tell("STOPPING=1")
         if self._sessions is not None and state is not ServerMode.HURRYING:
             self._sessions.mark(state)
         for child in self._children.values():

@@ -1,0 +1,309 @@
+"""What a server says of itself to whoever watches it: alive, ready, started; and the port where it says so.
+
+Everything is read from memory that the supervisor has: no hook and no call of the storage stands behind a
+probe, so that probing costs nothing and a storage that hangs delays no answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing, suppress
+
+import attrs
+
+from firelock.errors import ConfigurationError
+from firelock.server.shared_memory import ChildMemory
+
+log = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+_HTTP_OK, _BAD_REQUEST, _NOT_FOUND, _NOT_ALLOWED, _TOO_LARGE, _BROKEN, _UNAVAILABLE = (
+    200, 400, 404, 405, 431, 500, 503,
+)  # fmt: skip
+_REASONS = {
+    200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed",
+    431: "Request Header Fields Too Large", 500: "Internal Server Error", 503: "Service Unavailable",
+}  # fmt: skip
+_PLAIN = "text/plain; charset=utf-8"
+_PATIENCE = 2.0  # seconds for a whole request and its answer
+_AT_ONCE = 16  # connections; more wait their turn, at most as long as these have
+_LONGEST_HEAD = 8 * 1024
+_PAUSE = 0.1  # after a connection that the system could not give
+
+# ---- what is known ---------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class ChildStatus:
+    """A child's place in its server, as it is now. Spans are seconds."""
+
+    place: int  # from 0
+    pid: int | None = None  # None: nobody is there; it has ended, and another one starts
+    age: float = 0.0  # since its process began
+    workers: int = 0  # threads and coroutines; 0 until it has imported the app
+    busy: int = 0
+    silence: float | None = None  # since its last report; None before the first
+    turned: float | None = None  # since its dispatcher's last turn; None before the first
+    has_session: bool = False  # a living one: it may start jobs
+    has_begun: bool = False  # somebody in this place had a session once
+    cpu_seconds: float = 0.0
+    rss_bytes: int = 0
+    starts_in: float = 0.0  # until another one starts, where nobody is there
+
+
+def child_status(
+    memory: ChildMemory | None, *, place: int, pid: int, age: float, has_session: bool, has_begun: bool
+) -> ChildStatus:
+    """Return how a child is by what it shares; without memory it has not come to share any.
+
+    Raises:
+        ValueError: the memory is unmapped.
+    """
+    if memory is None:
+        return ChildStatus(place=place, pid=pid, age=age, has_begun=has_begun)
+    now, report, turned_at = time.monotonic(), memory.last_report(), memory.last_turn()
+    return ChildStatus(
+        place=place, pid=pid, age=age, workers=memory.workers, busy=report.busy,
+        silence=now - report.at if report.at else None,
+        turned=now - turned_at if turned_at else None,
+        has_session=has_session and memory.has_right(), has_begun=has_begun,
+        cpu_seconds=report.cpu_seconds, rss_bytes=report.rss_bytes,
+    )  # fmt: skip
+
+
+@attrs.frozen(kw_only=True)
+class ServerStatus:
+    """A server, as it is now. Spans are seconds."""
+
+    name: str
+    mode: str  # running, quiet, stopping or hurrying
+    children: tuple[ChildStatus, ...]  # one a place, in order
+    turned: float = 0.0  # since the supervisor's own last turn
+    reached: float | None = None  # since the storage last answered; None: not yet
+    patience: float  # the setting child_silence: whoever was silent for longer is not alive
+    heartbeat: float
+
+
+@attrs.frozen
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    is_ok: bool
+    text: str  # for people, one line
+
+    def __str__(self) -> str:
+        """Return it as a line of a page."""
+        return f"{'ok' if self.is_ok else 'failed'} {self.name}: {self.text}"
+
+
+def liveness(status: ServerStatus) -> list[Check]:
+    """Return whether every loop turns, or the server has to be started anew.
+
+    A child that is being replaced, one that imports its app and one that stops are alive. The storage is no
+    part of it: a new process would not reach it either.
+    """
+    loop = _turning("supervisor", status.turned, status.patience, "")
+    return [loop, *(_child_is_alive(child, status) for child in status.children)]
+
+
+def _child_is_alive(child: ChildStatus, status: ServerStatus) -> Check:
+    name, limit = f"child {child.place}", status.patience
+    if child.pid is None:
+        return Check(name, True, f"it has ended, another one starts in {child.starts_in:.0f} s")
+    if child.silence is None or child.turned is None:
+        return Check(name, child.age <= limit, f"it starts, for {child.age:.1f} s, of {limit:g} s at most")
+    if child.silence > limit:
+        return Check(name, False, f"it has reported nothing for {child.silence:.0f} s, {limit:g} s at most")
+    return _turning(name, child.turned, limit, f", {child.busy} of {child.workers} workers busy")
+
+
+def _turning(name: str, turned: float, limit: float, more: str) -> Check:
+    if turned <= limit:
+        return Check(name, True, f"its loop turned {turned:.1f} s ago{more}")
+    return Check(name, False, f"its loop has not turned for {turned:.0f} s, {limit:g} s at most{more}")
+
+
+def readiness(status: ServerStatus) -> list[Check]:
+    """Return whether the server claims jobs: storage reached lately, a session alive, not draining."""
+    mode = Check("mode", status.mode == "running", status.mode)
+    if status.mode == "quiet":
+        mode = Check("mode", False, "draining: it was told to be quiet, and claims nothing")
+    elif not mode.is_ok:
+        mode = Check("mode", False, "draining: it was told to stop")
+    alive = sum(child.has_session for child in status.children)
+    session = Check("session", alive > 0, f"{alive} of {len(status.children)} children may start jobs")
+    return [_storage(status), session, mode]
+
+
+def _storage(status: ServerStatus) -> Check:
+    limit = 2 * status.heartbeat
+    if status.reached is None:
+        return Check("storage", False, "it was not reached yet")
+    is_lately = status.reached <= limit
+    text = f"it answered {status.reached:.1f} s ago"
+    return Check("storage", is_lately, text if is_lately else f"{text}, {limit:g} s at most")
+
+
+def startup(status: ServerStatus) -> list[Check]:
+    """Return whether the server has started: every place had a child with a session once."""
+    return [
+        Check(
+            f"child {child.place}",
+            child.has_begun,
+            "it has started" if child.has_begun else "it has not begun to run jobs yet",
+        )
+        for child in status.children
+    ]
+
+
+def probe_pages(status: Callable[[], ServerStatus]) -> dict[str, Callable[[], ProbeAnswer]]:
+    """Return the pages of a server by path."""
+    return {
+        "/livez": lambda: ProbeAnswer.of(liveness(status())),
+        "/readyz": lambda: ProbeAnswer.of(readiness(status())),
+        "/startupz": lambda: ProbeAnswer.of(startup(status())),
+    }
+
+
+# ---- the port --------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class ProbeAnswer:
+    """What is sent for one path."""
+
+    status: int
+    text: str
+    content_type: str = _PLAIN
+
+    @classmethod
+    def of(cls, checks: Iterable[Check]) -> ProbeAnswer:
+        """Return the checks line by line: 200 if all are well, else 503."""
+        given = list(checks)
+        is_ok = all(check.is_ok for check in given)
+        return cls(_HTTP_OK if is_ok else _UNAVAILABLE, "".join(f"{check}\n" for check in given))
+
+
+class ProbeListener:
+    """Answers GET and HEAD for a few paths, by threads of its own; whatever it meets, nobody else does.
+
+    It listens once it is made. A connection has two seconds for everything and asks once.
+
+    Raises:
+        ConfigurationError: nothing can listen there.
+    """
+
+    def __init__(self, host: str, port: int, pages: Mapping[str, Callable[[], ProbeAnswer]]) -> None:
+        self._pages = pages
+        self._free = threading.BoundedSemaphore(_AT_ONCE)
+        self._is_over = False
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            self._socket = socket.create_server((host, port), family=family, backlog=64)
+        except (OSError, UnicodeError) as error:
+            number = error.errno if isinstance(error, OSError) else None
+            why = os.strerror(number) if number and number > 0 else error  # below are those of names
+            raise ConfigurationError(
+                f"Probes cannot be answered at {self.url}: {why}. Name another port by --probe-port, another "
+                "address by --probe-host, or end what listens there."
+            ) from error
+        threading.Thread(target=self._listen, name="firelock-probes", daemon=True).start()
+
+    @property
+    def paths(self) -> list[str]:
+        """What can be asked for."""
+        return list(self._pages)
+
+    def close(self) -> None:
+        """Nobody listens any more."""
+        self._is_over = True
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # who waits for a connection is woken
+        self._socket.close()
+
+    def _listen(self) -> None:
+        while not self._is_over:
+            self._free.acquire()
+            try:
+                connection, _ = self._socket.accept()
+                threading.Thread(
+                    target=self._serve, args=(connection,), name="firelock-probe", daemon=True
+                ).start()
+            except (OSError, RuntimeError):  # no descriptor, no thread, or it is over
+                self._free.release()
+                if not self._is_over:
+                    time.sleep(_PAUSE)
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            with closing(connection):
+                _send(connection, *self._answer(_head(connection)))
+        except OSError:
+            pass  # whoever asked has gone, or was too slow
+        except Exception:
+            log.exception("A probe could not be answered.")
+        finally:
+            self._free.release()
+
+    def _answer(self, head: bytes | None) -> tuple[ProbeAnswer, bool]:
+        """Return what to send, and whether with its text."""
+        if head is None:
+            return ProbeAnswer(_TOO_LARGE, "The request is too long.\n"), True
+        method, _, rest = head.partition(b"\r\n")[0].partition(b" ")
+        target, _, version = rest.partition(b" ")
+        if not version.startswith(b"HTTP/1.") or not target.startswith(b"/"):
+            return ProbeAnswer(_BAD_REQUEST, "This is no request of HTTP.\n"), True
+        if method not in {b"GET", b"HEAD"}:
+            return ProbeAnswer(_NOT_ALLOWED, "Only GET and HEAD are answered here.\n"), True
+        return self._page(target.partition(b"?")[0].decode("latin-1")), method == b"GET"
+
+    def _page(self, path: str) -> ProbeAnswer:
+        page = self._pages.get(path)
+        if page is None:
+            return ProbeAnswer(_NOT_FOUND, f"Here are {', '.join(self._pages)}.\n")
+        try:
+            return page()
+        except Exception:
+            log.exception("Probe %s failed.", path)
+            return ProbeAnswer(_BROKEN, "The probe itself failed; the server's log says how.\n")
+
+
+def _head(connection: socket.socket) -> bytes | None:
+    """Return a request up to its empty line; None where that does not come.
+
+    Raises:
+        OSError: whoever asks has gone, or takes too long.
+    """
+    deadline, head = time.monotonic() + _PATIENCE, b""
+    while b"\r\n\r\n" not in head:
+        if len(head) > _LONGEST_HEAD:
+            return None
+        connection.settimeout(max(0.001, deadline - time.monotonic()))
+        received = connection.recv(4096)
+        if not received:
+            raise ConnectionError("it has gone")
+        head += received
+    return head
+
+
+def _send(connection: socket.socket, answer: ProbeAnswer, with_text: bool) -> None:
+    body = answer.text.encode("utf-8", "backslashreplace")
+    lines = [
+        f"HTTP/1.1 {answer.status} {_REASONS[answer.status]}",
+        f"Content-Type: {answer.content_type}",
+        f"Content-Length: {len(body)}",
+        "Cache-Control: no-store",
+        "X-Content-Type-Options: nosniff",
+        "Connection: close",
+    ]
+    if answer.status == _NOT_ALLOWED:
+        lines.append("Allow: GET, HEAD")
+    connection.settimeout(_PATIENCE)
+    connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + (body if with_text else b""))

@@ -1,0 +1,330 @@
+"""What a server says of itself, and the port where it says so."""
+
+from __future__ import annotations
+
+import logging
+import socket
+
+import attrs
+import pytest
+
+from firelock import Firelock, Settings
+from firelock.errors import ConfigurationError
+from firelock.server import probes as module
+from firelock.server.probes import (
+    ChildStatus,
+    ProbeAnswer,
+    ProbeListener,
+    ServerStatus,
+    child_status,
+    liveness,
+    readiness,
+    startup,
+)
+from firelock.server.shared_memory import ChildMemory
+from tests.core.fakes import FailingStorage, until
+from tests.ports import HOST, free_port
+
+CHILD = ChildStatus(
+    place=0, pid=7, age=60, workers=20, busy=3, silence=0.5, turned=0.2, has_session=True, has_begun=True
+)
+SERVER = ServerStatus(
+    name="web:1", mode="running", children=(CHILD,), reached=1.0, patience=300.0, heartbeat=10.0
+)
+
+
+def server_with(**changes):
+    return attrs.evolve(SERVER, **changes)
+
+
+def child_with(**changes):
+    return server_with(children=(attrs.evolve(CHILD, **changes),))
+
+
+def lines(checks):
+    return [str(check) for check in checks]
+
+
+# ---- alive, ready, started -------------------------------------------------------------------------------
+
+
+def test_a_server_at_work_is_alive_ready_and_started():
+    """One line a check, each with its figures."""
+    assert lines(liveness(SERVER)) == [
+        "ok supervisor: its loop turned 0.0 s ago",
+        "ok child 0: its loop turned 0.2 s ago, 3 of 20 workers busy",
+    ]
+    assert lines(readiness(SERVER)) == [
+        "ok storage: it answered 1.0 s ago",
+        "ok session: 1 of 1 children may start jobs",
+        "ok mode: running",
+    ]
+    assert lines(startup(SERVER)) == ["ok child 0: it has started"]
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (child_with(turned=301), "child 0: its loop has not turned for 301 s, 300 s at most"),
+        (child_with(silence=301), "child 0: it has reported nothing for 301 s, 300 s at most"),
+        (child_with(silence=None, age=301), "child 0: it starts, for 301.0 s, of 300 s at most"),
+        (server_with(turned=301), "supervisor: its loop has not turned for 301 s"),
+    ],
+)
+def test_a_loop_that_does_not_turn_is_not_alive(status, said):
+    """Whether of the supervisor, of a dispatcher, or of what reports; the bound is child_silence."""
+    failed = [line for line in lines(liveness(status)) if line.startswith("failed")]
+
+    assert len(failed) == 1
+    assert said in failed[0]
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (child_with(pid=None, starts_in=4.0), "ok child 0: it has ended, another one starts in 4 s"),
+        (child_with(turned=None, age=3), "ok child 0: it starts, for 3.0 s, of 300 s at most"),
+    ],
+)
+def test_a_child_that_is_being_replaced_is_said_and_no_reason_to_start_anew(status, said):
+    """Who ended the whole server for it would end its other children."""
+    assert lines(liveness(status))[1] == said
+
+
+def test_a_storage_that_is_away_does_not_make_a_server_dead():
+    """A new process would not reach it either."""
+    assert all(check.is_ok for check in liveness(server_with(reached=None)))
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (server_with(reached=None), "failed storage: it was not reached yet"),
+        (server_with(reached=21.0), "failed storage: it answered 21.0 s ago, 20 s at most"),
+        (child_with(has_session=False), "failed session: 0 of 1 children may start jobs"),
+        (server_with(mode="quiet"), "failed mode: draining: it was told to be quiet, and claims nothing"),
+        (server_with(mode="stopping"), "failed mode: draining: it was told to stop"),
+        (server_with(mode="hurrying"), "failed mode: draining: it was told to stop"),
+    ],
+)
+def test_a_server_that_claims_nothing_is_not_ready_and_says_why(status, said):
+    """One reason, in one line."""
+    assert [line for line in lines(readiness(status)) if line.startswith("failed")] == [said]
+
+
+def test_one_child_with_a_session_is_enough_to_be_ready_and_all_are_needed_to_have_started():
+    """A child that is replaced costs neither."""
+    both = server_with(children=(CHILD, ChildStatus(place=1)))
+
+    assert all(check.is_ok for check in readiness(both))
+    assert lines(startup(both)) == [
+        "ok child 0: it has started",
+        "failed child 1: it has not begun to run jobs yet",
+    ]
+    assert all(check.is_ok for check in startup(child_with(has_session=False)))
+
+
+def test_a_child_is_read_from_its_memory():
+    """What it has not reported yet is left open; its right to run is its session's."""
+    memory = ChildMemory.create(2)
+    silent = child_status(memory, place=0, pid=7, age=1, has_session=True, has_begun=False)
+    memory.report(1, cpu_seconds=2.0, rss_bytes=4096)
+    memory.turn()
+    memory.grant(9e9)
+    child = child_status(memory, place=0, pid=7, age=1, has_session=True, has_begun=True)
+    memory.close()
+
+    assert (silent.silence, silent.turned, silent.has_session) == (None, None, False)
+    assert (child.workers, child.busy, child.cpu_seconds, child.rss_bytes) == (2, 1, 2.0, 4096)
+    assert child.has_session
+    assert child.silence is not None
+    assert child.turned is not None
+    with pytest.raises(ValueError, match="closed"):
+        child_status(memory, place=0, pid=7, age=1, has_session=True, has_begun=True)
+
+
+# ---- the port --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def listen():
+    """Listen at a free port, and ask there; closed at the end."""
+    listeners = []
+
+    def start(pages, port=None):
+        port = port or free_port()
+        listener = ProbeListener(HOST, port, pages)
+        listeners.append(listener)
+        return port
+
+    yield start
+    for listener in listeners:
+        listener.close()
+
+
+def ask(port, request):
+    """The whole reply to these bytes."""
+    with socket.create_connection((HOST, port), timeout=10) as connection:
+        connection.sendall(request)
+        reply = b""
+        while received := connection.recv(65536):
+            reply += received
+    return reply.decode()
+
+
+def get(port, path):
+    """Status and text of a page."""
+    head, _, text = ask(port, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()).partition("\r\n\r\n")
+    return int(head.split()[1]), text
+
+
+def well():
+    return ProbeAnswer(200, "wäll\n")
+
+
+def test_a_page_is_sent_whole_and_the_connection_ends(listen):
+    """With its length and its type, never kept by anybody; a query is ignored."""
+    port = listen({"/a": well})
+
+    reply = ask(port, b"GET /a?x=1 HTTP/1.1\r\n\r\n")
+
+    head, _, text = reply.partition("\r\n\r\n")
+    assert head.split("\r\n")[0] == "HTTP/1.1 200 OK"
+    assert {"Content-Length: 6", "Connection: close", "Cache-Control: no-store"} <= set(head.split("\r\n"))
+    assert text == "wäll\n"
+
+
+def test_head_is_sent_without_a_text(listen):
+    """But with its length."""
+    reply = ask(listen({"/a": well}), b"HEAD /a HTTP/1.0\r\n\r\n")
+
+    assert "Content-Length: 6" in reply
+    assert reply.endswith("\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "said"),
+    [
+        (b"POST /a HTTP/1.1\r\n\r\n", 405, "Allow: GET, HEAD"),
+        (b"GET /b HTTP/1.1\r\n\r\n", 404, "Here are /a."),
+        (b"GET /../a HTTP/1.1\r\n\r\n", 404, "Here are /a."),
+        (b"GET a HTTP/1.1\r\n\r\n", 400, "no request of HTTP"),
+        (b"\xff\x00\r\n\r\n", 400, "no request of HTTP"),
+        (b"GET /a HTTP/1.1\r\n" + b"x" * 9_000, 431, "too long"),
+    ],
+)
+def test_what_is_no_probe_is_refused(listen, request_, status, said):
+    """With its own status and a sentence."""
+    reply = ask(listen({"/a": well}), request_)
+
+    assert reply.startswith(f"HTTP/1.1 {status} ")
+    assert said in reply
+
+
+def test_a_page_that_raises_is_an_answer_and_a_line_in_the_log(listen, caplog):
+    """The next one is answered as well."""
+    port = listen({"/a": well, "/b": lambda: 1 // 0})
+
+    with caplog.at_level(logging.ERROR):
+        assert get(port, "/b")[0] == 500
+    assert "Probe /b failed." in caplog.text
+    assert get(port, "/a") == (200, "wäll\n")
+
+
+def test_who_says_nothing_keeps_nobody_waiting(listen):
+    """Others are answered beside a connection that is open and silent; one that goes away costs nothing."""
+    port = listen({"/a": well})
+
+    with socket.create_connection((HOST, port)):
+        socket.create_connection((HOST, port)).close()
+        assert get(port, "/a") == (200, "wäll\n")
+
+
+def test_who_is_too_slow_is_sent_away(listen, monkeypatch):
+    """A connection has its time for everything, however many bytes it sends."""
+    monkeypatch.setattr(module, "_PATIENCE", 0.05)
+    port = listen({"/a": well})
+
+    with socket.create_connection((HOST, port), timeout=10) as slow:
+        slow.sendall(b"GET /a")
+        assert slow.recv(100) == b""
+
+
+def test_a_port_that_is_taken_is_refused_at_once(listen):
+    """With what to do."""
+    port = listen({"/a": well})
+
+    with pytest.raises(ConfigurationError, match=rf"{HOST}:{port}: Address already in use\. Name another"):
+        ProbeListener(HOST, port, {})
+    with pytest.raises(ConfigurationError, match=r"Probes cannot be answered at http://no\.such"):
+        ProbeListener("no.such.host.invalid", port, {})
+
+
+def test_a_closed_port_is_free_again(listen):
+    """For whoever comes next."""
+    port = free_port()
+    ProbeListener(HOST, port, {"/a": well}).close()
+
+    assert get(listen({"/a": well}, port), "/a")[0] == 200
+
+
+# ---- a server inside this process ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fire():
+    """An app with a task, on a storage that fails as told."""
+    settings = Settings(heartbeat=0.1, session_timeout=2, sweep=0.1, poll=0.2, grace=5)
+    with Firelock(FailingStorage(), settings=settings) as app:
+        app.task(name="noop")(lambda: None)
+        yield app
+
+
+def test_an_embedded_server_answers_while_it_runs(fire):
+    """Alive, ready and started; draining where it is quiet; and nobody once it has stopped."""
+    port = free_port()
+    with fire.server(workers=1, probe_port=port, probe_host=HOST):
+        until(lambda: "its loop turned" in get(port, "/livez")[1].splitlines()[1])
+        assert [get(port, path)[0] for path in ("/livez", "/readyz", "/startupz")] == [200, 200, 200]
+
+        (server,) = fire.servers.list()
+        fire.servers.tell(server.id, "quiet")
+        until(lambda: get(port, "/readyz")[0] == 503)
+        assert "failed mode: draining" in get(port, "/readyz")[1]
+        assert get(port, "/livez")[0] == 200
+
+    with pytest.raises(ConnectionError):
+        get(port, "/livez")
+
+
+def test_a_storage_that_is_away_makes_a_server_unready_until_it_is_back(fire):
+    """The probe itself asks no storage: it is answered at once, from what the renewals met."""
+    from firelock.errors import StorageUnavailable
+
+    port = free_port()
+    with fire.server(workers=1, probe_port=port):
+        fire.storage.fail_always("renew", StorageUnavailable("gone"))
+        until(lambda: get(port, "/readyz")[0] == 503)
+        said = get(port, "/readyz")[1]
+        fire.storage.mend()
+        until(lambda: get(port, "/readyz")[0] == 200)
+
+    assert "failed storage: it answered" in said
+
+
+@pytest.mark.parametrize("port", [0, 70_000, "8081", True])
+def test_a_port_that_is_none_is_refused(fire, port):
+    """By its name, before anything starts."""
+    with pytest.raises(ConfigurationError, match="probe_port="):
+        fire.server(probe_port=port)
+
+
+def test_a_port_that_is_taken_stops_the_start(fire, listen):
+    """Nothing of the server is left, and it may be started elsewhere."""
+    port = listen({"/a": well})
+    server = fire.server(probe_port=port)
+
+    with pytest.raises(ConfigurationError, match="Address already in use"):
+        server.start()
+    assert not server.is_running
+    assert fire.servers.list() == []

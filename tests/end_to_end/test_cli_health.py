@@ -1,0 +1,186 @@
+"""A server that is watched: its probe port, `firelock health`, and what a service manager hears."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+
+import pytest
+
+from firelock.testing import eventually
+from tests.ports import HOST, free_port
+
+SHOP = """
+from firelock import Firelock
+
+fire = Firelock("sqlite:///jobs.db")
+
+@fire.task
+def add(left: int, right: int) -> int:
+    return left + right
+"""
+DEADLINE = 90.0
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with an application."""
+    (tmp_path / "health_shop.py").write_text(SHOP)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def serve(folder):
+    """Start a server in the folder; it is stopped at the end, whatever happens."""
+    started = []
+
+    def start(*words, **environment):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "firelock", "server", "health_shop:fire", "--workers", "2", *words],
+            cwd=folder, env={**os.environ, **environment},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def get(port, path):
+    """Status and text of a page; nothing while nobody listens."""
+    try:
+        with urllib.request.urlopen(f"http://{HOST}:{port}{path}", timeout=10) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+    except (OSError, urllib.error.URLError):
+        return 0, ""
+
+
+def test_a_server_is_watched_from_its_start_to_its_end(folder, serve, run):
+    """A killed child is replaced, and the server stays alive and ready; told to stop, it drains.
+
+    The service manager hears the same.
+    """
+    port = free_port()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(folder / "notify"))
+        manager.settimeout(DEADLINE)
+        server = serve(
+            "--processes", "2", "--probe-port", str(port),
+            NOTIFY_SOCKET=str(folder / "notify"), WATCHDOG_USEC="3000000",
+        )  # fmt: skip
+        heard = [manager.recv(100).decode()]
+        while heard[-1] != "READY=1":
+            heard.append(manager.recv(100).decode())
+        assert set(heard) <= {"WATCHDOG=1", "READY=1"}
+        assert manager.recv(100).decode() == "WATCHDOG=1"
+
+        eventually(lambda: get(port, "/readyz")[0] == 200, within=DEADLINE)
+        assert get(port, "/startupz") == (200, "ok child 0: it has started\nok child 1: it has started\n")
+        assert get(port, "/livez")[1].count(" workers busy") == 2
+        healthy = run("health --json --probe-port", port)
+        alive = run("health --live --probe-host 0.0.0.0 --probe-port", port)
+
+        children = [int(pid) for pid in re.findall(r"^\d+", ps_children(server.pid), re.MULTILINE)]
+        os.kill(children[0], signal.SIGKILL)
+        eventually(lambda: "starts" in get(port, "/livez")[1], within=DEADLINE)
+        assert get(port, "/livez")[0] == 200
+        assert get(port, "/readyz")[0] == 200  # the other child runs jobs
+        eventually(lambda: "2 of 2 children" in get(port, "/readyz")[1], within=DEADLINE)
+
+        server.send_signal(signal.SIGTERM)
+        while heard[-1] != "STOPPING=1":
+            heard.append(manager.recv(100).decode())
+        out, error = server.communicate(timeout=DEADLINE)
+
+    assert server.returncode == 0, error
+    assert f"probes: http://{HOST}:{port} (/livez /readyz" in out
+    assert (healthy.code, healthy.json["is_ok"]) == (0, True)
+    assert [check["name"] for check in healthy.json["checks"]] == ["storage", "session", "mode"]
+    assert (alive.code, "ok supervisor: its loop turned" in alive.out) == (0, True)
+
+
+def ps_children(pid):
+    """The children of a process, each in a line that begins with its id."""
+    return subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=True
+    ).stdout.replace(" ", "")
+
+
+def test_health_asks_where_the_environment_says(run, monkeypatch):
+    """Where nobody answers, the exit code says so; a server that is not ready fails, with its reasons."""
+    from firelock.server.probes import Check, ProbeAnswer, ProbeListener
+
+    port = free_port()
+    monkeypatch.setenv("FIRELOCK_PROBE_PORT", str(port))
+    nobody = run("health")
+    listener = ProbeListener(
+        HOST, port, {"/readyz": lambda: ProbeAnswer.of([Check("mode", False, "draining")])}
+    )
+    try:
+        unready, strange = run("health"), run("health --live")
+    finally:
+        listener.close()
+
+    assert (nobody.code, f"Nobody answers probes at {HOST}:{port}" in nobody.error) == (3, True)
+    assert (unready.code, unready.out) == (1, "failed mode: draining\n")
+    assert (strange.code, "knows no /livez: 404" in strange.error) == (3, True)
+
+
+def test_health_without_a_port_says_what_to_do(run, folder):
+    """No port by option, environment or project is a word about how the server is started."""
+    ran = run("health")
+
+    assert ran.code == 2
+    assert "No probe port is named" in ran.error
+    assert "--probe-port 8081 or FIRELOCK_PROBE_PORT=8081" in ran.error
+
+
+def test_the_project_names_the_port(run, folder):
+    """As [tool.firelock] may for the server."""
+    port = free_port()
+    (folder / "pyproject.toml").write_text(
+        f'[tool.firelock]\nprobe_port = {port}\nprobe_host = "127.0.0.1"\n'
+    )
+
+    assert f"at 127.0.0.1:{port}" in run("health").error
+
+
+def test_a_port_that_is_taken_ends_the_start(serve):
+    """In a sentence, before any process of the app is started."""
+    port = free_port()
+    with socket.create_server((HOST, port)):
+        server = serve("--probe-port", str(port))
+        out, error = server.communicate(timeout=DEADLINE)
+
+    assert server.returncode == 2
+    assert f"Probes cannot be answered at http://{HOST}:{port}: Address already in use" in out + error
+
+
+def test_settings_of_the_app_name_the_port_too(folder, serve):
+    """The supervisor learns it from the first child."""
+    port = free_port()
+    (folder / "health_shop.py").write_text(
+        SHOP.replace("from firelock import Firelock", "from firelock import Firelock, Settings").replace(
+            '"sqlite:///jobs.db"', f'"sqlite:///jobs.db", settings=Settings(probe_port={port})'
+        )
+    )
+    server = serve()
+
+    eventually(lambda: get(port, "/readyz")[0] == 200, within=DEADLINE)
+    server.send_signal(signal.SIGTERM)
+    server.communicate(timeout=DEADLINE)
+
+    assert server.returncode == 0
