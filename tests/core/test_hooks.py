@@ -248,15 +248,79 @@ def test_jobs_created_reports_a_batch_once(make_app):
     assert [1, 500, 1, 1, 1, 1, 1] == batches
 
 
-# ---- running ---------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def noting(name, steps):
     """Note entering and leaving."""
     steps.append(f"enter {name}")
     yield
     steps.append(f"leave {name}")
+
+
+def test_enqueue_context_is_entered_around_each_verb_that_stores_jobs(make_app):
+    """It knows the calls before anything else is asked; what a server or an operator makes has none."""
+    steps = []
+
+    def context(task, calls):
+        return noting(f"{task and task.name} {[call.args for call in calls]}", steps)
+
+    app = make_app(plugin(
+        enqueue_context=context,
+        job_options=lambda: steps.append("options"),
+        jobs_created=lambda jobs: steps.append(f"{len(jobs)} created"),
+    ))  # fmt: skip
+    work, other = add_work(app), app.task(name="other")(lambda: None)
+
+    def told(make):
+        steps.clear()
+        made = make()
+        return steps[0].removeprefix("enter "), steps[1:], made
+
+    one = ["options", "1 created"]
+    named, order, first = told(lambda: work.enqueue(1))
+    assert (named, [*one, f"leave {named}"]) == ("work [(1,)]", order)
+    for make in (
+        lambda: work.schedule(5, 1),
+        lambda: asyncio.run(work.aenqueue(1)),
+        lambda: first.then(work, 1),
+        lambda: asyncio.run(first.athen(work, 1)),
+        lambda: app.enqueue_many([work.call(1)])[0],
+    ):
+        named, order, _ = told(make)
+        assert ("work [(1,)]", [*one, f"leave {named}"]) == (named, order)
+    named, order, _ = told(lambda: work.enqueue_many([(1,), (2,)]))
+    assert ("work [(1,), (2,)]", ["options", "options", "2 created"]) == (named, order[:-1])
+    named, order, _ = told(lambda: app.enqueue_many([work.call(1), other.call()]))
+    assert ("None [(1,), ()]", ["options", "options", "2 created"]) == (named, order[:-1])
+    assert [] == work.enqueue_many([])
+    steps.clear()
+    work.recur("nightly", "0 2 * * *", 4)
+    app.jobs.copy(app.recurring.trigger("nightly").id)
+    assert ["options", "1 created", "1 created"] == steps
+
+
+def test_enqueue_context_is_left_with_what_stopped_the_caller(make_app):
+    """It may look at the error; to swallow it changes nothing, since there is no job to return."""
+    seen = []
+
+    @contextmanager
+    def context():
+        try:
+            yield
+        except TypeError as error:
+            seen.append(error)
+
+    app = make_app(plugin(enqueue_context=context))
+    work = add_work(app)
+
+    with pytest.raises(ArgumentError) as refused:
+        work.enqueue("no number")
+    with pytest.raises(PluginError, match="answered a value of type int"):
+        add_work(make_app(plugin(enqueue_context=lambda: 1))).enqueue(1)
+
+    assert [refused.value] == seen
+
+
+# ---- running ---------------------------------------------------------------------------------------------
 
 
 def test_job_context_is_entered_around_the_run(make_app):

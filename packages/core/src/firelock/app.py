@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, T
 
 from firelock.aio import in_thread, twin
 from firelock.arguments.forms import Parameter, parameters_of, texts_of, typed_arguments
-from firelock.client import Client, StorageAccess
+from firelock.client import Client, StorageAccess, WrappedClient
 from firelock.control.audit import Audit
 from firelock.control.bulk import Operations
 from firelock.control.catalogue import Catalogue
@@ -104,7 +104,8 @@ class Firelock(ServedApp):
         self.registry = Registry(self.settings, self.plugins.configure_converter)
         self._locks: LockProvider | None = self.plugins.open_locks(locks) if locks else None
         self._keeper = LockKeeper()
-        self._client = Client(opened, self.registry, self.plugins, serializer, self.settings.retention)
+        kind = WrappedClient if self.plugins.has_enqueue_context else Client
+        self._client = kind(opened, self.registry, self.plugins, serializer, self.settings.retention)
         self.jobs = Jobs(self._client)
         self.queues = Queues(self._client)
         self.servers = Servers(self._client)

@@ -6,8 +6,9 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet
@@ -365,6 +366,59 @@ class Client:
         if info is None or serializer is None:
             raise _unreadable_result(record, is_known=info is not None)
         return self.registry.binder(info).decode_result_text(record.result or "", serializer)
+
+
+class WrappedClient(Client):
+    """A client whose jobs are made within what `enqueue_context` returns; another one looks for nothing."""
+
+    def create(self, call: Call, reason: str | None = None) -> Job[Any]:
+        """The call is stored as a job, within the plugins' contexts."""
+        with self._contexts((call,)):
+            return super().create(call, reason)
+
+    async def acreate(self, call: Call) -> Job[Any]:
+        """The call is stored as a job, within the plugins' contexts."""
+        with self._contexts((call,)):
+            return await super().acreate(call)
+
+    def create_child(self, parent_id: str, call: Call) -> Job[Any]:
+        """The call is stored as a continuation, within the plugins' contexts."""
+        with self._contexts((call,)):
+            return super().create_child(parent_id, call)
+
+    async def acreate_child(self, parent_id: str, call: Call) -> Job[Any]:
+        """The call is stored as a continuation, within the plugins' contexts."""
+        with self._contexts((call,)):
+            return await super().acreate_child(parent_id, call)
+
+    def create_many(self, calls: Sequence[Call]) -> list[Job[Any]]:
+        """Every call is checked, then all are stored, within the plugins' contexts."""
+        if not calls:
+            return []
+        with self._contexts(calls):
+            return super().create_many(calls)
+
+    def create_alike(
+        self, info: TaskInfo, options: CallOptions, calls: Iterable[Sequence[object]]
+    ) -> list[Job[Any]]:
+        """As `create_many`, for one task and positional arguments."""
+        return self.create_many([Call(info, options, args, {}) for args in _each_positional(calls)])
+
+    @contextmanager
+    def _contexts(self, calls: Sequence[Call]) -> Iterator[None]:
+        task = calls[0].info if len({call.info.name for call in calls}) == 1 else None
+        told = [TaskCall(call.info.name, call.args, call.kwargs, call.options.given()) for call in calls]
+        refusal: BaseException | None = None
+        with ExitStack() as contexts:
+            for context in self.plugins.enqueue_contexts(task, told, {}):
+                contexts.enter_context(context)
+            try:
+                yield
+            except BaseException as error:
+                refusal = error
+                raise
+        if refusal is not None:  # a context has swallowed it, and there is no job to return
+            raise refusal
 
 
 def _unreadable_result(record: JobRecord, *, is_known: bool) -> FirelockError:

@@ -89,6 +89,21 @@ class JobContext:
         return self._job.fence
 
     @property
+    def created_at(self) -> datetime:
+        """When it was stored, by the clock of its client."""
+        return from_micros(self._job.created_at)
+
+    @property
+    def enqueued_at(self) -> datetime:
+        """When it last came into its queue, by the storage's clock."""
+        return from_micros(self._job.enqueued_at)
+
+    @property
+    def claimed_at(self) -> datetime:
+        """When its server took it for this run, by the storage's clock."""
+        return from_micros(self._job.claimed_at)
+
+    @property
     def due_at(self) -> datetime:
         """The instant the job was made for: nominal for a recurring or delayed one, else its creation."""
         job = self._job

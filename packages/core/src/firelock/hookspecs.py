@@ -173,6 +173,25 @@ def job_options(task: TaskInfo, call: TaskCall) -> Mapping[str, object] | None:
 
 
 @hookspec
+def enqueue_context(
+    task: TaskInfo | None, calls: Sequence[TaskCall], inherited: Mapping[str, str]
+) -> AbstractContextManager[object] | None:
+    """Wrap the creation of jobs, from before their options are chosen until they are stored or refused.
+
+    Called once a verb that stores jobs, in the client's process: one call, or all of an `enqueue_many`.
+    `task` is None where these are of several tasks; `inherited` is the meta of the job that they continue.
+    Returns a context manager or None; it is left with the error where nothing, or not all, was stored. For
+    an async verb it is entered in the asyncio task that awaits, and must not block. An exception of its own
+    goes to the caller. Recurring jobs are defined without it.
+
+    Example:
+        @hookimpl
+        def enqueue_context(calls):
+            return tracer.start_as_current_span(f"enqueue {calls[0].task}")
+    """
+
+
+@hookspec
 def jobs_created(jobs: Sequence[NewJob]) -> None:
     """Learn of jobs after they were stored.
 

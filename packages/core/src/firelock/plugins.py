@@ -73,6 +73,7 @@ class Plugins:
         self._storages = self._offers("register_storages", "storage scheme")
         self._lock_providers = self._offers("register_lock_providers", "lock scheme")
         self.has_job_options = self._is_used("job_options")
+        self.has_enqueue_context = self._is_used("enqueue_context")
         self.has_jobs_created = self._is_used("jobs_created")
         self.has_job_context = self._is_used("job_context")
         self.has_retry_decision = self._is_used("retry_decision")
@@ -279,6 +280,23 @@ class Plugins:
         for answer in self._manager.hook.job_options(task=task, call=call):
             options = {**answer, **options}
         return options
+
+    def enqueue_contexts(
+        self, task: TaskInfo | None, calls: Sequence[TaskCall], inherited: Mapping[str, str]
+    ) -> list[AbstractContextManager[object]]:
+        """Return the context managers to create jobs in, outermost first.
+
+        Raises:
+            PluginError: a plugin answered something else.
+        """
+        answers = self._manager.hook.enqueue_context(task=task, calls=calls, inherited=inherited)
+        for answer in answers:
+            if not hasattr(type(answer), "__enter__"):
+                raise PluginError(
+                    f"enqueue_context answered a value of type {type(answer).__name__}, which is no context "
+                    "manager; return one, or None."
+                )
+        return list(answers)
 
     def job_contexts(
         self, job: JobContext, task: TaskInfo
