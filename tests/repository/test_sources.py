@@ -22,6 +22,12 @@ ALLOWED = {
     ("packages/core/src/firelock/cli/program.py", "import_module"): (
         "the command line loads the one of its own modules whose command is asked for, by a table"
     ),
+    ("packages/core/src/firelock/integrations/django/__init__.py", "import_module"): (
+        "the door of the Django app does as the users' door"
+    ),
+    ("packages/core/src/firelock/integrations/django/project.py", "import_module"): (
+        "the block FIRELOCK of the project's own settings names plugins, and an app"
+    ),
     ("packages/core/src/firelock/server/loading.py", "import_module"): (
         "`firelock server app:fire` imports the app that its command line names"
     ),

@@ -218,8 +218,9 @@ def test_a_module_that_needs_django_set_up_is_told_with_how_it_is_done(write, te
     assert 2 == said.returncode
     assert "Importing 'broken_of_test' failed at " in said.stderr
     assert (
-        "Django is not set up here: set DJANGO_SETTINGS_MODULE, and call django.setup() before the first "
-        "import of models, such as at the top of 'broken_of_test'." in said.stderr
+        "Django is not set up here: set DJANGO_SETTINGS_MODULE, and firelock sets it up, as does python "
+        "manage.py firelock …; without such a module call django.setup() before models are imported."
+        in said.stderr
     )
 
 

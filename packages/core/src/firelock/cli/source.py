@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _PROJECT = Path("pyproject.toml")
 _PLACES = ("storage", "app", "probe_host")
 _VARIABLE = "FIRELOCK_STORAGE"
+_DJANGO = "DJANGO_SETTINGS_MODULE"
+DJANGO_APP = "firelock.integrations.django:fire"  # the app of whichever project that variable names
 
 
 # ---- pyproject.toml --------------------------------------------------------------------------------------
@@ -86,16 +88,24 @@ def table_in_environment(table: Mapping[str, object]) -> Iterator[None]:
 
 
 def app_spec(options: argparse.Namespace) -> str | None:
-    """Return where the app stands, as the command line or pyproject.toml say; None if neither does."""
-    spec = options.app or project_table().get("app")
+    """Return where the app stands, as the command line or pyproject.toml say, or a project of Django's.
+
+    None if none of them does.
+    """
+    spec = options.app or project_table().get("app") or django_app()
     return None if spec is None else str(spec)
+
+
+def django_app() -> str | None:
+    """Return where the app of the environment's Django project stands; None where it names none."""
+    return DJANGO_APP if os.environ.get(_DJANGO) else None
 
 
 def has_source(options: argparse.Namespace) -> bool:
     """Tell whether anything names a storage."""
     table = project_table()
     named = options.storage or options.app or os.environ.get(_VARIABLE)
-    return bool(named or table.get("storage") or table.get("app"))
+    return bool(named or table.get("storage") or table.get("app") or django_app())
 
 
 def open_app(options: argparse.Namespace, *, is_imported: bool = False) -> Firelock:
@@ -110,7 +120,7 @@ def open_app(options: argparse.Namespace, *, is_imported: bool = False) -> Firel
     """
     table = project_table()
     url = options.storage or (None if options.app else os.environ.get(_VARIABLE) or table.get("storage"))
-    spec = options.app or (table.get("app") if is_imported or not url else None)
+    spec = options.app or ((table.get("app") or django_app()) if is_imported or not url else None)
     if spec:
         return _load(str(spec), None if url is None else str(url), table)
     if not url:
@@ -118,7 +128,8 @@ def open_app(options: argparse.Namespace, *, is_imported: bool = False) -> Firel
             "No storage is named.",
             hint=(
                 "Give --storage sqlite:///jobs.db or --app shop.jobs:fire, set FIRELOCK_STORAGE, or write "
-                'storage = "…" below [tool.firelock] in pyproject.toml.'
+                'storage = "…" below [tool.firelock] in pyproject.toml. In a Django project run '
+                "python manage.py firelock …"
             ),
         )
     from firelock.app import Firelock  # noqa: PLC0415 - help and version need no app

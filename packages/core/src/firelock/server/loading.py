@@ -73,6 +73,7 @@ def load_app(spec: str, *, storage: str | None = None) -> ServedApp:
         raise ConfigurationError(
             f"{spec!r} names no app; write module:name, such as shop.jobs:fire, or file.py:name."
         )
+    set_django_up()
     app: object = (module := load_module(place))
     named = f"file {place}" if place.endswith(".py") else f"module {place}"
     reached: list[str] = []
@@ -91,6 +92,36 @@ def load_app(spec: str, *, storage: str | None = None) -> ServedApp:
     for name in app.imports:
         load_module(name)
     return app
+
+
+def set_django_up() -> None:
+    """Django's apps and models are loaded, where `DJANGO_SETTINGS_MODULE` says that this is a project of its.
+
+    Raises:
+        ConfigurationError: Django is not installed here, or its settings or an app of the project fail.
+    """
+    name = os.environ.get("DJANGO_SETTINGS_MODULE")
+    if not name or _is_django_ready():
+        return
+    _find_here()
+    try:
+        import django  # noqa: PLC0415 - who sets the variable has it
+
+        with _importing():
+            django.setup()
+    except Exception as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(
+            f"Django cannot be set up with DJANGO_SETTINGS_MODULE={name}{_line_of(error)}: "
+            f"{type(error).__name__}: {str(error).rstrip('.')}. Mend that, or unset the variable where the "
+            "app has nothing to do with Django."
+        ) from error
+
+
+def _is_django_ready() -> bool:
+    registry = sys.modules.get("django.apps")
+    return registry is not None and (registry.apps.ready or registry.apps.loading)
 
 
 def _instead(module: ModuleType, place: str, near: Sequence[str]) -> str:
@@ -112,9 +143,14 @@ def load_module(place: str) -> ModuleType:
         return _load_file(Path(place)) if place.endswith(".py") else _load_name(place)
 
 
-def _load_name(name: str) -> ModuleType:
+def _find_here() -> None:
+    """Modules of this folder can be imported."""
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+
+
+def _load_name(name: str) -> ModuleType:
+    _find_here()
     try:
         return importlib.import_module(name)
     except ConfigurationError:
@@ -129,18 +165,22 @@ def _load_name(name: str) -> ModuleType:
 
 def _failed(name: str, error: Exception) -> ConfigurationError:
     """Return what to say of a module that raised while it was imported: the line that raised, last."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(("<", _PACKAGE + os.sep))]
-    place = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
-    if isinstance(error, SyntaxError):
-        place = f" at {error.filename}:{error.lineno}"
-    told = f"Importing {name!r} failed{place}: {type(error).__name__}: {str(error).rstrip('.')}."
+    told = f"Importing {name!r} failed{_line_of(error)}: {type(error).__name__}: {str(error).rstrip('.')}."
     if type(error).__name__ in _OF_DJANGO and type(error).__module__.startswith("django."):
         told += (
-            " Django is not set up here: set DJANGO_SETTINGS_MODULE, and call django.setup() before the "
-            f"first import of models, such as at the top of {name!r}."
+            " Django is not set up here: set DJANGO_SETTINGS_MODULE, and firelock sets it up, as does python "
+            "manage.py firelock …; without such a module call django.setup() before models are imported."
         )
     return ConfigurationError(told)
+
+
+def _line_of(error: Exception) -> str:
+    """Return the line that raised, the last that is not ours, for a message."""
+    if isinstance(error, SyntaxError):
+        return f" at {error.filename}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(("<", _PACKAGE + os.sep))]
+    return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
 def _load_file(path: Path) -> ModuleType:

@@ -1,0 +1,44 @@
+"""Firelock in a Django project: this package in INSTALLED_APPS, and a block `FIRELOCK` in the settings.
+
+`fire` is the project's app, made from the block when it is first asked for, so that `tasks.py` of any Django
+app can say `from firelock.integrations.django import task`. Read `block`, `project`, then `plugin` with
+`connections`; the rest stands where Django looks for it: `apps`, `management`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from firelock.integrations.django.plugin import DjangoPlugin
+    from firelock.integrations.django.project import get_app
+
+    fire = get_app()
+    task = fire.task
+
+_HOMES = {"DjangoPlugin": "plugin", "get_app": "project"}
+
+__all__ = ["DjangoPlugin", "fire", "get_app", "task"]
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name when it is first asked for: Django imports this package before it is set up."""
+    if name == "fire":
+        from firelock.integrations.django.project import get_app  # noqa: PLC0415 - needs Django's settings
+
+        value: object = globals().setdefault("fire", get_app())
+        return value
+    if name == "task":
+        value = globals()["task"] = __getattr__("fire").task  # type: ignore[attr-defined]  # it is a Firelock
+        return value
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'firelock.integrations.django' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"firelock.integrations.django.{home}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return list(__all__)

@@ -1,0 +1,163 @@
+"""The block `FIRELOCK` of a project's settings: which keys it may have, and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import attrs
+
+from firelock.errors import ConfigurationError
+from firelock.settings import Settings
+
+_NUMBERS = frozenset(field.name for field in attrs.fields(Settings))
+_OF_AN_APP = ("storage", "database", "serializer", "locks", "plugins")  # how one is made
+_EXAMPLE = 'FIRELOCK = {"database": "default"}'
+
+
+@attrs.frozen
+class BlockMistake:
+    """One thing that is wrong with the block: for system checks, or for the error of who needs the app."""
+
+    code: str
+    sentence: str
+    hint: str
+
+    def __str__(self) -> str:
+        """Return both as one text."""
+        return f"{self.sentence} {self.hint}"
+
+
+@attrs.frozen(kw_only=True)
+class Block:
+    """What a project says of its jobs; None and empty where it says nothing."""
+
+    storage: str | None = None  # a storage's URL
+    database: str | None = None  # an alias of DATABASES: jobs live there, and take part in its transactions
+    app: str | None = None  # "shop.jobs:fire", an app that the project makes itself
+    plugins: tuple[object, ...] = ()  # objects, or dotted paths of them
+    serializer: str = "json"
+    locks: str | None = None
+    queues: str | None = None  # what `manage.py firelock server` serves, as `--queues` says it
+    autodiscover: tuple[str, ...] = ("tasks", "jobs")  # modules of installed apps that are imported at start
+    numbers: Mapping[str, object] = attrs.Factory(dict)  # fields of Settings
+
+
+def read_block(given: object, *, has_storage: bool = False) -> tuple[Block, list[BlockMistake]]:
+    """Return the block, and all that is wrong with it; what is wrong is left out of the block.
+
+    Args:
+        given: the setting's value; None where there is none.
+        has_storage: a storage is named elsewhere, by `FIRELOCK_STORAGE`.
+    """
+    if given is None:
+        given = {}
+    if not isinstance(given, Mapping):
+        return Block(), [
+            BlockMistake("E001", f"FIRELOCK is {type(given).__name__}, no mapping.", f"Write {_EXAMPLE}.")
+        ]
+    mistakes: list[BlockMistake] = []
+    values: dict[str, Any] = {}
+    numbers: dict[str, object] = {}
+    for key, value in given.items():
+        if key in _NUMBERS:
+            numbers[key] = value
+        elif (read := _READERS.get(key)) is None:
+            mistakes.append(_unknown(key))
+        elif (mistake := _wrong(key, value)) is not None:
+            mistakes.append(mistake)
+        elif value is not None:
+            values[key] = read[1](value)
+    block = Block(**values, numbers=numbers)
+    return block, [*mistakes, *_contradictions(block, given, has_storage=has_storage)]
+
+
+def _tuple(value: Sequence[object]) -> tuple[object, ...]:
+    return tuple(value)
+
+
+def _queues(value: str | Sequence[str]) -> str:
+    return value if isinstance(value, str) else ",".join(value)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _is_list_of_texts(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(map(_is_text, value))
+
+
+# Of each key but numbers: what its value has to be, how that is asked, and how the block keeps it.
+_TEXT = ("a text", str, _is_text)
+_READERS: Mapping[str, tuple[str, Any, Any]] = {
+    "storage": _TEXT,
+    "database": _TEXT,
+    "app": _TEXT,
+    "serializer": _TEXT,
+    "locks": _TEXT,
+    "plugins": ("a list", _tuple, _is_list),
+    "queues": (
+        "a text or a list of names",
+        _queues,
+        lambda value: _is_text(value) or _is_list_of_texts(value),
+    ),
+    "autodiscover": ("a list of names of modules", _tuple, _is_list_of_texts),
+}
+
+
+def _wrong(key: str, value: object) -> BlockMistake | None:
+    wanted, _, is_so = _READERS[key]
+    if value is None or is_so(value):
+        return None
+    return BlockMistake(
+        "E003", f"FIRELOCK[{key!r}] is {value!r}; it takes {wanted}.", "Change it, or leave it out."
+    )
+
+
+def _unknown(key: object) -> BlockMistake:
+    known = (*_READERS, *sorted(_NUMBERS))
+    near = get_close_matches(str(key), known, n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}."
+    return BlockMistake("E002", f"FIRELOCK has a key {key!r} that Firelock does not know.", hint)
+
+
+def _contradictions(block: Block, given: Mapping[object, object], *, has_storage: bool) -> list[BlockMistake]:
+    if block.app is not None:
+        return _beside_app(block.app, given)
+    found = []
+    if not (block.storage or block.database or has_storage or given.get("storage") or given.get("database")):
+        found.append(
+            BlockMistake(
+                "E004",
+                "FIRELOCK names no storage.",
+                f'Write {_EXAMPLE} for the tables of your database, or a URL: {{"storage": "redis://…"}}.',
+            )
+        )
+    try:
+        Settings(**block.numbers)  # type: ignore[arg-type]  # it checks them itself
+    except ConfigurationError as error:
+        found.append(BlockMistake("E005", str(error), "Change it in FIRELOCK, or leave it out."))
+    return found
+
+
+def _beside_app(app: str, given: Mapping[object, object]) -> list[BlockMistake]:
+    if ":" not in app and "." not in app:
+        return [
+            BlockMistake("E003", f"FIRELOCK['app'] is {app!r}.", "Write module:name, such as shop.jobs:fire.")
+        ]
+    own = [key for key in given if key in {*_OF_AN_APP, *_NUMBERS}]
+    if not own:
+        return []
+    return [
+        BlockMistake(
+            "E006",
+            f"FIRELOCK names an app, {app!r}, and {own[0]!r} as well, which that app says itself.",
+            f"Take {own[0]!r} out of FIRELOCK, and give it to Firelock(…) where the app is made.",
+        )
+    ]

@@ -1,0 +1,88 @@
+"""Which storage's URL leads into a database of Django's: jobs live in tables beside those of the models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from django.db import connections
+from django.utils.connection import ConnectionDoesNotExist
+
+from firelock.errors import ConfigurationError
+
+# What is not of the way to the server but of how Django uses its own connections.
+_DJANGOS_OWN = {
+    "postgresql": {
+        "pool", "isolation_level", "server_side_binding", "cursor_factory", "client_encoding",
+        "prepare_threshold", "context",
+    },
+    "mysql": {"charset", "isolation_level", "init_command", "sql_mode", "autocommit", "use_unicode", "conv"},
+}  # fmt: skip
+_GIVE_URL = 'Give the URL of the storage as well: FIRELOCK = {"database": …, "storage": "…"}.'
+
+
+def url_of_database(alias: str) -> str:
+    """Return the URL of a storage in the database that Django's alias leads to, its password included.
+
+    An SQLite database in memory, as Django's tests have one, belongs to one process: its URL is `memory://`.
+
+    Raises:
+        ConfigurationError: there is no such alias, or no storage in a database of its kind.
+    """
+    try:
+        connection = connections[alias]
+    except ConnectionDoesNotExist as error:
+        known = ", ".join(connections.settings)
+        raise ConfigurationError(
+            f"DATABASES has no {alias!r}, where jobs should live; it has {known}."
+        ) from error
+    settings: Mapping[str, Any] = connection.settings_dict
+    match connection.vendor:
+        case "sqlite":
+            return _sqlite_url(str(settings["NAME"]))
+        case "postgresql" | "mysql" as vendor:
+            return _server_url(vendor, alias, settings)
+        case vendor:
+            raise ConfigurationError(
+                f"Database {alias!r} is {vendor}, in which jobs cannot live; SQLite, PostgreSQL, MySQL and "
+                'MariaDB can hold them. Name another storage: FIRELOCK = {"storage": "redis://…"}.'
+            )
+
+
+def _sqlite_url(name: str) -> str:
+    if name == ":memory:" or "mode=memory" in name:
+        return "memory://"
+    return f"sqlite:///{quote(name)}"
+
+
+def _server_url(vendor: str, alias: str, settings: Mapping[str, Any]) -> str:
+    host, query = str(settings["HOST"] or ""), _options(vendor, alias, settings["OPTIONS"])
+    if not settings["NAME"] or "service" in query or "read_default_file" in query:
+        raise ConfigurationError(
+            f"Database {alias!r} is named in a file of the client's library, not in DATABASES. {_GIVE_URL}"
+        )
+    if host.startswith("/"):
+        query["host" if vendor == "postgresql" else "unix_socket"] = host
+        host = ""
+    user = quote(str(settings["USER"] or ""), safe="")
+    password = f":{quote(str(settings['PASSWORD']), safe='')}" if settings["PASSWORD"] else ""
+    who = f"{user}{password}@" if user or password else ""
+    where = f"[{host}]" if ":" in host else host
+    port = f":{settings['PORT']}" if settings["PORT"] else ""
+    name = quote(str(settings["NAME"]), safe="")
+    return f"{vendor}://{who}{where}{port}/{name}{'?' if query else ''}{urlencode(query)}"
+
+
+def _options(vendor: str, alias: str, options: Mapping[str, Any]) -> dict[str, str]:
+    found = {}
+    for name, value in options.items():
+        if name in _DJANGOS_OWN[vendor]:
+            continue
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise ConfigurationError(
+                f"OPTIONS[{name!r}] of database {alias!r} is {type(value).__name__}, which no URL can say. "
+                f"{_GIVE_URL}"
+            )
+        found[name] = str(value)
+    return found

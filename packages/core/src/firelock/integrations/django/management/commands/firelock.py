@@ -1,0 +1,74 @@
+"""`python manage.py firelock …`: the command line `firelock`, with the project's app."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import REMAINDER
+from collections.abc import Sequence
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from firelock.cli import main
+from firelock.integrations.django.project import PLACE, project_block
+
+_DJANGOS_OWN = ("--settings", "--pythonpath")  # Django has taken them before it came here
+
+
+class FirelockCommand(BaseCommand):  # type: ignore[misc]  # Django brings no types
+    """Every command of `firelock`: `server`, `jobs list`, `doctor`, `migrate`, `dashboard` and the others."""
+
+    help = "Run jobs, look at them and mend them: firelock's command line for this project."
+    requires_system_checks: Sequence[str] = ()  # a server is not kept from its jobs by somebody's warning
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Whatever follows is for firelock."""
+        parser.add_argument("words", nargs=REMAINDER, help="as behind firelock: server, jobs list, doctor, …")
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """All words are firelock's, `--help` among them; the process ends with its exit code."""
+        _be_found_by_children()
+        sys.exit(run(argv[2:]))
+
+    def print_help(self, _program: str, _subcommand: str) -> None:
+        """`manage.py help firelock` shows firelock's."""
+        main(["--help"])
+
+    def execute(self, *_: object, words: Sequence[str], **__: object) -> None:
+        """`call_command("firelock", "jobs", "list")`.
+
+        Raises:
+            CommandError: the command failed; it has said why, and `returncode` is its exit code.
+        """
+        code = run(words)
+        if code:
+            raise CommandError(f"firelock {' '.join(words)} failed.", returncode=code)
+
+
+Command = FirelockCommand  # the name that Django looks for
+
+
+def run(words: Sequence[str]) -> int:
+    """The words have been run with the project's app; return the exit code."""
+    given = _without_djangos_own(words)
+    if given[:1] == ["server"] and not any(word.split("=")[0] == "--queues" for word in given):
+        queues = project_block()[0].queues
+        given += ["--queues", queues] if queues else []
+    return main(["--app", f"{PLACE}:fire", *given] if given else ["--help"])
+
+
+def _without_djangos_own(words: Sequence[str]) -> list[str]:
+    left, rest = [], iter(words)
+    for word in rest:
+        if word in _DJANGOS_OWN:
+            next(rest, None)
+        elif not word.startswith(tuple(f"{name}=" for name in _DJANGOS_OWN)):
+            left.append(word)
+    return left
+
+
+def _be_found_by_children() -> None:
+    """What stands beside `manage.py` can be imported by a server's processes too, wherever that began."""
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if sys.path[0] and sys.path[0] not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], *filter(None, paths)])

@@ -1,0 +1,1 @@
+"""The shop has no tables but those of its models."""

@@ -1,0 +1,85 @@
+"""The block FIRELOCK of a Django project's settings."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from firelock.integrations.django.block import Block, read_block
+
+
+def mistakes(given, **more):
+    return [f"{each.code}: {each}" for each in read_block(given, **more)[1]]
+
+
+def test_a_block_says_what_an_app_is_made_of():
+    """Texts, lists and every number of the settings, under their own names."""
+    given = {
+        "database": "default", "plugins": ["shop.hooks.Tracing"], "queues": ["mail", "default"],
+        "autodiscover": ["jobs"], "keep_succeeded": timedelta(days=7), "workers": 4,
+    }  # fmt: skip
+
+    block, wrong = read_block(given)
+
+    assert wrong == []
+    assert block == Block(
+        database="default", plugins=("shop.hooks.Tracing",), queues="mail,default", autodiscover=("jobs",),
+        numbers={"keep_succeeded": timedelta(days=7), "workers": 4},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], 'E001: FIRELOCK is list, no mapping. Write FIRELOCK = {"database": "default"}.'),
+        (
+            {"storge": "memory://", "database": "default"},
+            "E002: FIRELOCK has a key 'storge' that Firelock does not know. Did you mean 'storage'?",
+        ),
+        ({"storage": 7}, "E003: FIRELOCK['storage'] is 7; it takes a text. Change it, or leave it out."),
+        (
+            {"storage": "memory://", "autodiscover": "jobs"},
+            (
+                "E003: FIRELOCK['autodiscover'] is 'jobs'; it takes a list of names of modules. "
+                "Change it, or leave it out."
+            ),
+        ),
+        (
+            {},
+            (
+                'E004: FIRELOCK names no storage. Write FIRELOCK = {"database": "default"} for the tables of '
+                'your database, or a URL: {"storage": "redis://…"}.'
+            ),
+        ),
+        (
+            {"storage": "memory://", "workers": -1},
+            (
+                "E005: Setting workers is -1; it takes a whole number from 0 to 10000. "
+                "Change it in FIRELOCK, or leave it out."
+            ),
+        ),
+        (
+            {"app": "shop.jobs:fire", "storage": "memory://"},
+            (
+                "E006: FIRELOCK names an app, 'shop.jobs:fire', and 'storage' as well, which that app says "
+                "itself. Take 'storage' out of FIRELOCK, and give it to Firelock(…) where the app is made."
+            ),
+        ),
+        ({"app": "shop"}, "E003: FIRELOCK['app'] is 'shop'. Write module:name, such as shop.jobs:fire."),
+    ],
+)
+def test_each_mistake_is_named_with_its_remedy(given, expected):
+    """By the words that system checks and errors show."""
+    assert [expected] == mistakes(given)
+
+
+def test_all_mistakes_are_named_at_once():
+    """Whoever mends one needs not come back for the next."""
+    assert ["E002", "E003", "E004"] == [each[:4] for each in mistakes({"storge": 1, "queues": 1})]
+
+
+def test_a_storage_may_be_named_by_the_environment():
+    """As for every other app; then a project needs no block."""
+    assert mistakes(None) != []
+    assert mistakes(None, has_storage=True) == []

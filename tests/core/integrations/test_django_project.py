@@ -1,0 +1,99 @@
+"""A Django project with Firelock in it, by the commands that its people type."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.core.integrations.projects import FOLDER, DjangoProject, sqlite_database
+
+RUN_ALL = """
+import json
+from firelock.integrations.django import fire
+from shop.models import Order
+from shop.tasks import asend_receipt, draw_catalogue, send_receipt
+
+order = Order.objects.create(buyer="ann")
+with fire.server(workers=1):
+    jobs = [send_receipt.enqueue(order.pk), asend_receipt.enqueue(order.pk), draw_catalogue.enqueue()]
+    print(json.dumps([job.result(timeout=60) for job in jobs]))
+fire.close()
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    """The project with everything in one SQLite file, its tables made."""
+    project = DjangoProject({"default": sqlite_database(tmp_path / "shop.db")}, {"database": "default"})
+    project("migrate", "-v", "0")
+    return project
+
+
+def test_the_tasks_of_installed_apps_are_registered_when_django_is_set_up(project):
+    """`tasks.py` and `jobs.py` of each app are imported, without anybody naming them."""
+    listed = project.shell(
+        "import json; from firelock.integrations.django import fire; "
+        "print(json.dumps([task.name for task in fire.tasks()]))"
+    )
+
+    assert {"shop.tasks.send_receipt", "shop.tasks.asend_receipt", "shop.tasks.draw_catalogue"} <= set(listed)
+
+
+@pytest.mark.heavy("a process of its own, and one for a job")
+def test_jobs_of_every_kind_use_models(project):
+    """In a thread, as a coroutine and in a process: models are ready there, the database is reached."""
+    assert ["ann", "ann", 1] == project.shell(RUN_ALL)
+
+
+@pytest.mark.heavy("a server's processes")
+@pytest.mark.parametrize("way", ["manage.py", "firelock"])
+def test_a_server_is_started_by_either_command(project, way):
+    """`manage.py firelock server`, or `firelock server` where DJANGO_SETTINGS_MODULE is set."""
+    order = project.shell("from shop.models import Order; print(Order.objects.create(buyer='bob').pk)")
+    words = [str(FOLDER / "manage.py"), "firelock"] if way == "manage.py" else ["-m", "firelock"]
+    settings = {} if way == "manage.py" else {"DJANGO_SETTINGS_MODULE": "mysite.settings"}
+    server = subprocess.Popen(
+        [sys.executable, *words, "server", "--workers", "1"], cwd=FOLDER,
+        env=project.all_environment(settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+    try:
+        result = project.shell(
+            "import json; from shop.tasks import send_receipt; "
+            f"print(json.dumps(send_receipt.enqueue({order}).result(timeout=60)))"
+        )
+        server.send_signal(signal.SIGTERM)
+        said, _ = server.communicate(timeout=60)
+    finally:
+        server.kill()
+
+    assert "bob" == result
+    assert 0 == server.returncode, said
+
+
+def test_commands_work_on_the_projects_app(project):
+    """`manage.py firelock jobs list` needs neither --app nor --storage, and passes on the exit code."""
+    assert [] == json.loads(project("firelock", "jobs", "list", "--json"))["jobs"]
+    assert "no command 'job'" in project("firelock", "job", code=2)
+    assert "firelock demo" in project("help", "firelock")
+
+
+def test_a_module_that_needs_django_gets_a_hint_where_it_is_not_set_up(project):
+    """AppRegistryNotReady and its like, at the command line."""
+    said = project.run(["-m", "firelock", "jobs", "list", "--app", "shop.tasks:task"], code=2)
+
+    assert "Django is not set up here: set DJANGO_SETTINGS_MODULE" in said
+
+
+def test_settings_that_cannot_be_imported_are_said_to_be_that(project):
+    """The variable may be left over from elsewhere."""
+    said = project.firelock(
+        "jobs", "list", "--app", "shop.tasks:task", code=2, DJANGO_SETTINGS_MODULE="gone.settings"
+    )
+
+    assert "Django cannot be set up with DJANGO_SETTINGS_MODULE=gone.settings" in said
+    assert "No module named 'gone'" in said
