@@ -8,10 +8,10 @@ unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 SOURCES := $(wildcard packages/*/src)
-TYPED := $(SOURCES) tests/repository/typing $(sort $(dir $(wildcard benchmarks/*.py examples/*.py)))
+TYPED := $(SOURCES) tests/repository/typing $(sort $(dir $(wildcard scripts/*/*.py benchmarks/*.py examples/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all cover check format lint types imports docs bench path sizes lock clean FORCE
+.PHONY: help setup demo test test-all cover check format lint types imports site docs bench path sizes lock clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -65,7 +65,10 @@ types: $(READY) ## do mypy and pyright agree with the types, also with the expec
 imports: $(READY) ## does every module import only what its layer may?
 	$(BIN)/lint-imports
 
-docs: $(READY) ## run the documentation's code, follow its links, look for a heading of each hook
+site: $(READY) ## build the site of the documentation, in build/documents/site, and check it
+	@$(BIN)/python -m scripts.site
+
+docs: site ## build the site, run the documentation's code, follow its links, look for a heading of each hook
 	$(BIN)/python -m pytest -q tests/repository/docs
 
 bench: $(READY) ## measure Firelock against its peers and the floor

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from functools import cache
-from itertools import pairwise
-from pathlib import Path
 
 import attrs
-from markdown_it import MarkdownIt
 
-ROOT = Path(__file__).parents[3]
+from scripts.site.markdown import ROOT, anchors, headings, links, tokens
+
+__all__ = ["ROOT", "Block", "all_pages", "anchors", "broken_links", "code_pages", "headings", "links",
+           "python_blocks", "tokens"]  # fmt: skip
 
 # <!-- not run: needs a mail server --> on the line above a block leaves it out, with its reason.
 _NOT_RUN = re.compile(r"<!--\s*not run:\s*(?P<reason>\S.*?)\s*-->\s*$")
-_HTML_ANCHOR = re.compile(r"""<a\s+(?:name|id)=["']([^"']+)["']""")
 
 
 @attrs.frozen
@@ -36,12 +34,6 @@ def all_pages():
     return sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("packages/*/*.md")])
 
 
-@cache
-def tokens(text):
-    """The page as a flat list of Markdown's tokens."""
-    return MarkdownIt("commonmark").enable("table").parse(text)
-
-
 def python_blocks(text):
     """Blocks marked python, in order; blocks inside lists and quotes are found too."""
     before = ""
@@ -52,33 +44,6 @@ def python_blocks(text):
             blocks.append(Block(token.map[0] + 2, token.content, reason["reason"] if reason else None))
         before = token.content if token.type == "html_block" else ""
     return blocks
-
-
-def anchors(text):
-    """What a link may name after the #: headings in lower case with hyphens, numbered when repeated."""
-    found = set()
-    for heading in headings(text):
-        slug = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-        number = 0
-        while (anchor := f"{slug}-{number}" if number else slug) in found:
-            number += 1
-        found.add(anchor)
-    return found | set(_HTML_ANCHOR.findall(text))
-
-
-def headings(text):
-    """The text of each heading, without its markup."""
-    page = tokens(text)
-    for opening, inline in pairwise(page):
-        if opening.type == "heading_open":
-            yield "".join(child.content for child in inline.children or [])
-
-
-def links(text):
-    """Where the page's links and images lead."""
-    inside = [child for token in tokens(text) for child in token.children or []]
-    targets = [str(child.attrs["href"]) for child in inside if child.type == "link_open"]
-    return targets + [str(child.attrs["src"]) for child in inside if child.type == "image"]
 
 
 def broken_links(page):

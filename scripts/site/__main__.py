@@ -1,0 +1,53 @@
+"""Build the site of the documentation into a folder and check it: `python -m scripts.site [FOLDER]`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from scripts.site import texts
+from scripts.site.checks import BuiltSite
+from scripts.site.markdown import ROOT
+from scripts.site.navigation import effective
+from scripts.site.staging import stage
+
+
+def build(folder: Path) -> BuiltSite:
+    """The site is in the folder's `site`; whatever the folder held is gone."""
+    shutil.rmtree(folder, ignore_errors=True)
+    staged = folder / "docs"
+    names = stage(staged)
+    configuration = effective((ROOT / "zensical.toml").read_text(encoding="utf-8"), names)
+    (folder / "zensical.toml").write_text(configuration, encoding="utf-8")
+    command = [sys.executable, "-m", "zensical", "build", "--strict"]
+    built = subprocess.run(  # noqa: S603 - our own words
+        command, cwd=folder, capture_output=True, text=True, check=False, env=os.environ | {"NO_COLOR": "1"}
+    )
+    if built.returncode:
+        raise SystemExit(f"{built.stdout}{built.stderr}\nZensical could not build the site; see above.")
+    texts.write(staged, folder / "site", configuration)
+    return BuiltSite(folder / "site")
+
+
+def main() -> None:
+    """Build, check and say what there is."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.site", description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", default=ROOT / "build" / "documents")
+    site = build(parser.parse_args().folder)
+    broken, foreign = list(site.broken_links()), list(site.foreign())
+    for problem in [*broken, *foreign]:
+        print(problem)
+    print(
+        f"{len(site.pages)} pages, {site.size() / 1e6:.1f} MB in {site.folder}; "
+        f"broken links: {len(broken)}, loaded from other hosts: {len(foreign)}"
+    )
+    if broken or foreign:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Pages of the repository become pages of the site: their links, headings and lists are adapted."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from scripts.site import reference
+from scripts.site.markdown import ROOT, heading_anchors, links, tokens
+
+# Pages outside of docs/, by their names on the site.
+_BESIDE_DOCS = {
+    "README.md": "why.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "DESIGN.md": "design.md",
+    "SECURITY.md": "security.md",
+    "benchmarks/README.md": "benchmarks.md",
+    "benchmarks/claims/README.md": "claims.md",
+}
+_SOURCES = "source"  # the folder of the site in which linked files of the repository are shown
+_SHOWN = {".py": "python", ".toml": "toml", ".txt": "text", ".lua": "lua", ".yml": "yaml", ".yaml": "yaml",
+          ".json": "json", ".service": "ini", ".sh": "bash", "": "text"}  # fmt: skip
+_UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n"
+
+
+def stage(folder: Path) -> list[str]:
+    """Every page of the site is in the folder, as Markdown; return their names."""
+    site = {page: page.relative_to(ROOT / "docs").as_posix() for page in sorted(ROOT.glob("docs/**/*.md"))}
+    site |= {ROOT / page: name for page, name in _BESIDE_DOCS.items() if (ROOT / page).exists()}
+    shown: dict[Path, str] = {}
+    for page, name in site.items():
+        _write(folder / name, adapted(page, name, site, shown))
+    for file in sorted(shown):
+        _write(folder / shown[file], _listing(file))
+    for name, text in reference.pages(sorted(ROOT.glob("packages/*/src"))).items():
+        _write(folder / "reference" / name, text)
+    for image in ROOT.glob("docs/**/*"):
+        if image.suffix in {".svg", ".png", ".webp", ".webm", ".css"}:
+            target = folder / image.relative_to(ROOT / "docs")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(image, target)
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.md"))
+
+
+def adapted(page: Path, name: str, site: Mapping[Path, str], shown: dict[Path, str]) -> str:
+    """Return the page's text for the site; files that it links to and that are to be shown are noted."""
+    text = page.read_text(encoding="utf-8")
+    lines = _with_wide_lists(_with_anchors(text))
+    text = "\n".join(lines)
+    for target in sorted(set(links(text)), key=len, reverse=True):
+        if not re.match(r"[a-z][a-z+.-]*:|#", target):
+            text = _relinked(text, target, _place(page, name, target, site, shown))
+    return text
+
+
+def _with_anchors(text: str) -> list[str]:
+    """Return the lines, each heading with the anchor by which pages link to it."""
+    lines = text.split("\n")
+    for line, anchor in heading_anchors(text):
+        if lines[line].startswith("#"):
+            lines[line] = f"{lines[line].rstrip()} {{#{anchor}}}"
+    return lines
+
+
+def _with_wide_lists(lines: list[str]) -> list[str]:
+    """Return the lines with the insides of lists four columns in a level, as Python-Markdown wants them."""
+    inside = [(token, token.map) for token in tokens("\n".join(lines)) if token.map]
+    shifts = dict.fromkeys(range(len(lines)), 0)
+    for token, (first, end) in inside:
+        if token.type == "list_item_open":
+            width = len(token.markup) + len(token.info) + 1
+            for line in range(first + 1, end):
+                shifts[line] += 4 - width
+    wide = [" " * shifts[number] + line if line.strip() else line for number, line in enumerate(lines)]
+    starts = {first for token, (first, _) in inside if token.type.endswith("_list_open")}
+    return [
+        part
+        for number, line in enumerate(wide)
+        for part in (("", line) if number in starts and number and wide[number - 1].strip() else (line,))
+    ]
+
+
+def _place(
+    page: Path, name: str, target: str, site: Mapping[Path, str], shown: dict[Path, str]
+) -> str | None:
+    """Return where a link of the page leads on the site, or None where the site has nothing to show."""
+    path, _, anchor = target.partition("#")
+    file = (page.parent / path).resolve()
+    here = PurePosixPath(name).parent
+    if file in site:
+        place = site[file]
+    elif file.is_relative_to(ROOT / "docs") and file.is_file():
+        place = file.relative_to(ROOT / "docs").as_posix()
+    elif file.is_file() and file.suffix in _SHOWN:
+        place = shown.setdefault(file, f"{_SOURCES}/{file.relative_to(ROOT).as_posix()}.md")
+    else:
+        return None
+    return os.path.relpath(place, here) + (f"#{anchor}" if anchor else "")
+
+
+def _relinked(text: str, target: str, place: str | None) -> str:
+    if place is not None:
+        return text.replace(f"]({target})", f"]({place})")
+    return re.sub(rf"\[([^\]\[]*)\]\({re.escape(target)}\)", r"\1", text)
+
+
+def _listing(file: Path) -> str:
+    """Return a page that shows a file of the repository."""
+    text = file.read_text(encoding="utf-8")
+    fence = "`" * max(3, *(1 + len(ticks) for ticks in re.findall(r"`+", text)), 3)
+    title = file.relative_to(ROOT).as_posix()
+    return f"{_UNSEARCHED}\n# `{title}`\n\n{fence}{_SHOWN[file.suffix]}\n{text.rstrip()}\n{fence}\n"
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")

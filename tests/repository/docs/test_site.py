@@ -1,0 +1,143 @@
+"""The site is built from the pages and the docstrings, whole, and asks no other host for anything."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from html.parser import HTMLParser
+from importlib import import_module
+
+import pytest
+from markdown_it import MarkdownIt
+
+from scripts.site.__main__ import build
+from scripts.site.checks import BuiltPage, BuiltSite
+from scripts.site.navigation import places
+from scripts.site.reference import DOORS, Reference
+from scripts.site.texts import lead
+from tests.repository.docs.pages import ROOT
+
+# What a reader counts on a page: nothing of it may be lost between the forge's Markdown and the site's.
+COUNTED = ("h1", "h2", "h3", "h4", "p", "ul", "ol", "li", "pre", "code", "table", "tr", "td", "em", "strong")
+CONTENTS = (ROOT / "zensical.toml").read_text(encoding="utf-8")
+
+
+class Counted(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags = Counter()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags[tag] += 1
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("site"))
+
+
+def test_every_link_of_the_site_leads_somewhere(site):
+    """Pages, anchors, images, styles and scripts."""
+    assert list(site.broken_links()) == []
+
+
+def test_the_site_loads_nothing_from_another_host(site):
+    """It works without a network, and tells nobody who reads it."""
+    assert list(site.foreign()) == []
+
+
+def test_the_site_shows_what_the_pages_say(site):
+    """Headings, lists, tables and code are as many as the forge shows of the same page."""
+    forge = MarkdownIt("commonmark").enable("table")
+    differing = {}
+    for page in sorted(ROOT.glob("docs/**/*.md")):
+        name = page.relative_to(ROOT / "docs").with_suffix(".html")
+        want, got = (
+            Counted(forge.render(page.read_text(encoding="utf-8"))).tags,
+            site.pages[site.folder / name],
+        )
+        for tag in COUNTED:
+            if want[tag] != got.counts.get(tag, 0):
+                differing[str(name), tag] = want[tag], got.counts.get(tag, 0)
+
+    assert differing == {}
+
+
+def test_every_page_has_its_place_in_the_contents(site):
+    """A page that nobody finds was written for nobody: give it a line in zensical.toml."""
+    placed = {place.page for place in places(CONTENTS)}
+
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in ROOT.glob("docs/**/*.md")}
+
+    assert pages - placed == set()
+
+
+def test_no_page_has_two_places():
+    """The contents name a page once."""
+    named = Counter(place.page for place in places(CONTENTS))
+
+    assert {page: times for page, times in named.items() if times > 1} == {}
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return Reference(sorted(ROOT.glob("packages/*/src")))
+
+
+@pytest.mark.parametrize("door", DOORS, ids=lambda door: door.module)
+def test_every_public_name_is_in_the_reference(door, reference):
+    """What a door offers when it is imported is what its page, made of the sources alone, tells of."""
+    module = import_module(door.module)
+    defined = [name for name, one in vars(module).items() if inspect.isclass(one) and name != "Mapping"]
+    offered = getattr(module, "__all__", None) or defined
+    modules = {name for name in offered if inspect.ismodule(getattr(module, name))}
+
+    told = {name for name in reference.names(door) if not name.startswith("fire.")}
+
+    assert set(offered) - modules == told
+
+
+def test_every_integration_is_in_the_reference(reference):
+    """Each module of `firelock.integrations` has a page of its own."""
+    folder = ROOT / "packages" / "core" / "src" / "firelock" / "integrations"
+    modules = [path for path in folder.iterdir() if not path.name.startswith("_")]
+    there = {path.stem for path in modules if path.suffix in {".py", ""}}
+
+    told = {door.module.rpartition(".")[2] for door in reference.doors() if ".integrations." in door.module}
+
+    assert there == told
+
+
+def test_programs_find_the_pages(site):
+    """`llms.txt` lists pages that lie beside it as plain text."""
+    listed = (site.folder / "llms.txt").read_text(encoding="utf-8")
+
+    assert "- [Tutorial](tutorial.md): Half an hour, one file, no service to start." in listed
+    assert (site.folder / "tutorial.md").read_text(encoding="utf-8").startswith("# Tutorial")
+
+
+def test_a_page_s_lead_is_its_first_sentence():
+    """Code, tables and quotes before it are passed over; links lose their targets."""
+    assert lead("# T\n\n```python\nx\n```\n\nSee [this](a.md) first. Then that.") == "See this first."
+
+
+def test_what_is_broken_or_foreign_is_seen(tmp_path):
+    """A missing page, a missing anchor, a script and a font of another host."""
+    (tmp_path / "a.html").write_text(
+        '<a href="b.html#x"></a><a href="gone.html"></a><a href="https://host.example/">y</a>'
+        '<script src="https://host.example/s.js"></script>'
+    )
+    (tmp_path / "b.html").write_text("<p id='y'></p>")
+    (tmp_path / "c.css").write_text("a { src: url(//host.example/font.woff2) }")
+    site = BuiltSite(tmp_path)
+
+    assert list(site.broken_links()) == ["a.html: b.html#x", "a.html: gone.html"]
+    assert list(site.foreign()) == ["a.html: https://host.example/s.js", "c.css: url(//"]
+
+
+def test_only_the_article_is_counted(tmp_path):
+    """Not the contents around it."""
+    (tmp_path / "a.html").write_text("<ul><li></li></ul><article><ul><li></li></ul></article><p></p>")
+
+    assert BuiltPage(tmp_path / "a.html").counts == {"article": 1, "ul": 1, "li": 1}
