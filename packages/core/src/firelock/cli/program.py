@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # What each command is for, and the function that declares it, whose module is loaded for this command alone.
 _OWN = {
     "server": ("Run jobs until told to stop.", "servers.configure_server"),
+    "dev": ("Server and dashboard in one terminal, anew after each change.", "dev.configure"),
     "demo": ("See it at work: all kinds of jobs, in ten seconds.", "demo.configure"),
     "enqueue": ("Make a job of a task.", "enqueue.configure"),
     "jobs": ("Look at jobs, requeue, delete and restore them.", "jobs.configure"),

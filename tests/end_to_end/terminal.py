@@ -1,0 +1,111 @@
+"""A program in a terminal of its own: what it shows there, and keys that somebody presses."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from firelock.testing import eventually
+
+# Becomes the program, in a session whose terminal is its standard input: so Ctrl-C there reaches it.
+_IN_TERMINAL = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+_ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|[()][A-Z0-9]|[=>78])")
+
+
+class PseudoTerminal:
+    """A program at work in a terminal, ended with the block.
+
+    Args:
+        command: its words.
+        folder: where it runs.
+        environment: beside the tests' own.
+        size: lines and columns.
+    """
+
+    deadline = 60.0  # seconds, for whatever is awaited: the machine may be busy
+
+    def __init__(
+        self, command: Sequence[str], *, folder: Path, environment: Mapping[str, str] | None = None,
+        size: tuple[int, int] = (40, 140),
+    ) -> None:  # fmt: skip
+        self._ours, theirs = os.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+        self.modes = termios.tcgetattr(theirs)
+        self._theirs = theirs  # kept open, so that what was shown last can still be read
+        self._shown = bytearray()
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _IN_TERMINAL, *command], cwd=folder, stdin=theirs,
+            stdout=theirs, stderr=theirs,
+            env={**os.environ, "TERM": "xterm-256color", "NO_COLOR": "1", **(environment or {})},
+        )  # fmt: skip
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):
+            while shown := os.read(self._ours, 65_536):
+                self._shown += shown
+
+    @property
+    def raw(self) -> str:
+        """All that was written to the terminal."""
+        return self._shown.decode(errors="replace")
+
+    @property
+    def text(self) -> str:
+        """The same without what moves the cursor and sets colours."""
+        return _ESCAPE.sub("", self.raw).replace("\r", "")
+
+    def awaits(self, text: str, *, since: int = 0) -> int:
+        """The text was shown; return how much was shown until then, to wait for what comes after."""
+
+        def place() -> int | None:
+            found = self.text.find(text, since)
+            assert found >= 0, f"{text!r} is not in: {self.text[since:][-3_000:]}"
+            return found + len(text)
+
+        return eventually(place, within=self.deadline)
+
+    def press(self, keys: str) -> None:
+        """Somebody presses these keys; "\\x03" is Ctrl-C."""
+        os.write(self._ours, keys.encode())
+
+    def left_modes(self) -> list[object]:
+        """Return how the terminal is set now."""
+        return termios.tcgetattr(self._theirs)
+
+    def ended(self) -> int:
+        """Return the exit code, once it has ended."""
+        return self.process.wait(self.deadline)
+
+    def __enter__(self) -> Self:
+        """Return it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """The program is gone, and whatever it started with it."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(30)
+            self.process.kill()
+            self.process.wait()
+        os.close(self._theirs)
+        self._reader.join(5)
+        os.close(self._ours)

@@ -1,0 +1,182 @@
+"""`firelock dev`: server and dashboard in one terminal, anew with each change of the code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from firelock import Firelock
+from firelock.testing import eventually
+from firelock.values import State
+from tests.end_to_end.terminal import PseudoTerminal
+from tests.ports import free_port
+
+SHOP = """
+import time
+from pathlib import Path
+from firelock import Firelock
+
+fire = Firelock("sqlite:///jobs.db")
+
+@fire.task
+def version() -> int:
+    return {version}
+
+@fire.task
+def hold() -> int:
+    while not Path("go").exists():
+        time.sleep(0.02)
+    return {version}
+"""
+FIRELOCK = [sys.executable, "-m", "firelock"]
+WITHOUT = "import sys; sys.modules[{module!r}] = None; from firelock.cli import main; sys.exit(main())"
+DEADLINE = 60.0
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A project's folder."""
+    (tmp_path / "dev_shop.py").write_text(SHOP.format(version=1))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def app(folder):
+    """An app on the project's storage."""
+    with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
+        for name in ("version", "hold"):
+            app.task(name=f"dev_shop.{name}", remote=True)(_version)
+        yield app
+
+
+def _version() -> int: ...
+
+
+def processes_in(folder):
+    """Return the processes whose folder it is, but for this one; where the system does not tell, none."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (entry / "cwd").readlink() == folder and int(entry.name) != os.getpid():
+                found.append(entry.name)
+    return found
+
+
+@pytest.mark.heavy("starts a server and a dashboard, three times each")
+def test_code_that_changed_runs_and_no_job_is_lost(folder, app):
+    """One terminal, one link; a broken change is told and replaces nothing; one Ctrl-C ends it all."""
+    port = free_port()
+    command = [*FIRELOCK, "dev", "dev_shop:fire", "--port", str(port), "--workers", "2"]
+    with PseudoTerminal(command, folder=folder) as terminal:
+        seen = terminal.awaits(f"Come in by http://127.0.0.1:{port}/enter#")
+        terminal.awaits("Jobs are run from now on.")
+        first = app.task_named("dev_shop.version").enqueue().result(timeout=DEADLINE)
+
+        (folder / "dev_shop.py").write_text(SHOP.format(version=2) + "\ndef (\n")
+        seen = terminal.awaits("This code cannot be imported; what ran goes on", since=seen)
+        broken = terminal.text
+        while_broken = app.task_named("dev_shop.version").enqueue().result(timeout=DEADLINE)
+
+        held = app.task_named("dev_shop.hold").enqueue()
+        eventually(lambda: held.refresh().state is State.PROCESSING, within=DEADLINE)
+        (folder / "dev_shop.py").write_text(SHOP.format(version=2))
+        terminal.awaits("Started anew", since=seen)
+        (folder / "go").touch()
+        handed_back = held.result(timeout=DEADLINE)
+        eventually(lambda: is_answering(port), within=DEADLINE)
+
+        terminal.press("\x03")
+        code = terminal.ended()
+
+    assert (1, 1, 2) == (first, while_broken, handed_back)
+    assert "dev_shop.py:18: SyntaxError" in broken
+    assert [0, 1] == [held.record().crashes, held.record().attempt]
+    assert 1 == terminal.text.count("Come in by")
+    assert 0 == code
+    eventually(lambda: not processes_in(folder))
+
+
+def is_answering(port):
+    """Whether the dashboard is there again."""
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/nothing").close()
+    except OSError as error:
+        return isinstance(error, urllib.error.HTTPError)
+    return True
+
+
+@pytest.mark.heavy("starts a server")
+def test_a_server_alone_ends_with_its_own_error(folder):
+    """Nothing is watched, so nothing can mend it."""
+    (folder / "dev_shop.py").write_text(
+        "from firelock import Firelock\nfire = Firelock('sqlite:///jobs.db')\n"
+    )
+
+    ran = subprocess.run(
+        [*FIRELOCK, "dev", "dev_shop:fire", "--no-dashboard", "--no-reload"], capture_output=True, text=True,
+        timeout=DEADLINE, check=False,
+    )  # fmt: skip
+
+    assert 1 == ran.returncode
+    assert "This server has no task to run." in ran.stdout + ran.stderr
+    assert "The server has ended (exit code 2); it is down." in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("watchfiles", "To reload, firelock dev needs watchfiles."),
+        ("firelock_dashboard", "No installed plugin offers a dashboard."),
+    ],
+)
+def test_what_is_not_installed_is_said_in_a_sentence(folder, module, message):
+    """And how to have it, or do without."""
+    environment = {**os.environ, "FIRELOCK_PLUGINS": "-dashboard" * (module == "firelock_dashboard")}
+
+    ran = subprocess.run(
+        [sys.executable, "-c", WITHOUT.format(module=module), "dev", "dev_shop:fire"], capture_output=True,
+        text=True, timeout=DEADLINE, check=False, env=environment,
+    )  # fmt: skip
+
+    assert 2 == ran.returncode
+    assert f'firelock: {message}\n  pip install "firelock[dev]" brings it; --no-' in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("dev", "firelock dev needs to know which app to run."),
+        ("dev dev_shop:fire --port 70000", "--port 70000 is no port; give 0 to 65535."),
+        ("dev dev_shop:fire --watch nowhere", "nowhere' is no folder."),
+    ],
+)
+def test_bad_input_is_refused_before_anything_starts(folder, run, words, message):
+    """One sentence and a hint."""
+    ran = run(words)
+
+    assert (2, "") == (ran.code, ran.out)
+    assert message in ran.error
+
+
+def test_a_port_that_is_taken_is_said(folder, run):
+    """Before a server starts that nobody would look at."""
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        ran = run(f"dev dev_shop:fire --port {port}")
+
+    assert 2 == ran.code
+    assert f"Nothing can listen at 127.0.0.1, port {port}: " in ran.error
