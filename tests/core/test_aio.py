@@ -18,7 +18,7 @@ from tests.core.fakes import Worker
 # What waits for nothing, or has an async form of another kind, by the name of its class.
 WAITS_FOR_NOTHING = {
     "Firelock": {
-        "arguments_from_text", "load_imports", "lock", "parameters", "server", "task",
+        "arguments_from_text", "load_imports", "lock", "resource", "parameters", "server", "task",
         "task_named", "tasks", "texts_from_arguments", "use_storage",
     },
     "EmbeddedServer": {"run", "start", "stop"},  # `async with`; `run` hears signals in the main thread

@@ -6,6 +6,7 @@ clean only while every misuse is caught. `make types` reads this file; it is nev
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 
 from firelock import Cron, Firelock, JobContext, Retry
@@ -104,3 +105,34 @@ def results_have_the_function_s_type() -> None:
     """A result is no Any."""
     report = create_report.enqueue("a").result()
     notify.enqueue(report)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+@fire.resource
+def pool() -> Iterator[dict[str, str]]:
+    """A resource is what it yields."""
+    yield {}
+
+
+@fire.resource  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue, reportUntypedFunctionDecorator]
+def no_resource() -> int:
+    """A function that yields nothing."""
+    return 1
+
+
+@fire.task
+def takes_it(key: str, pool: dict[str, str] = pool) -> str:
+    """The default has the type of what is opened."""
+    return pool[key]
+
+
+@fire.task
+def takes_another(key: str, pool: list[str] = pool) -> str:  # type: ignore[assignment]  # pyright: ignore[reportArgumentType]
+    """A worker has no list."""
+    return key
+
+
+def calls_with_resources_are_checked() -> None:
+    """As any other."""
+    takes_it.enqueue(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    takes_it.enqueue("a", ["b"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    takes_it.enqueue("a", pools={})  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 from firelock import Cron, Every, Firelock, Job, JobContext, JobLogLine, Retry, State, current_job
 from firelock.storage import JobFilter
+from firelock.testing import replaced
 
 fire = Firelock("sqlite:///firelock.db")
 from_environment = Firelock()
@@ -226,3 +228,60 @@ def locks_and_servers() -> None:
 @fire.task
 def clean_up() -> None:
     """A recurring job that is declared where its code is."""
+
+
+class Pool:
+    """What a worker keeps open."""
+
+    def count(self, table: str) -> int:
+        """Something to use it for."""
+        return len(table)
+
+
+@fire.resource
+def pool() -> Iterator[Pool]:
+    """A resource is what it yields."""
+    yield Pool()
+
+
+@fire.resource
+async def client(pool: Pool = pool) -> AsyncIterator[Pool]:
+    """One that is opened on the event loop, and takes another."""
+    yield pool
+
+
+@fire.resource
+@contextmanager
+def managed() -> Generator[Pool]:
+    """One of contextlib's."""
+    yield Pool()
+
+
+@fire.resource
+@asynccontextmanager
+async def amanaged() -> AsyncGenerator[Pool]:
+    """One of contextlib's, async."""
+    yield Pool()
+
+
+@fire.task
+def count(table: str, limit: int = 5, pool: Pool = pool, *, other: Pool = managed) -> int:
+    """A task that takes what its worker has open."""
+    return pool.count(table) + other.count(table) + current_job().resource(managed).count(table)
+
+
+@fire.task(queue="io")
+async def fetch(context: JobContext, url: str, http: Pool = client, *, other: Pool = amanaged) -> int:
+    """An asynchronous one that sees its job."""
+    assert_type(await context.aresource(client), Pool)
+    return http.count(url) + other.count(url)
+
+
+async def resources_are_no_arguments() -> None:
+    """Calls leave them out; whoever calls the function may give others, and a test replaces them."""
+    assert_type(count.enqueue("orders", 5).result(), int)
+    assert_type(await (await fetch.aenqueue("/")).aresult(), int)
+    assert_type(count("orders", pool=Pool(), other=Pool()), int)
+    assert_type(await fetch(JobContext.fake(), "/", Pool(), other=Pool()), int)
+    with replaced(pool, by=Pool()):
+        count("orders")

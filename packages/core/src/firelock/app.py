@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
 
@@ -24,6 +25,7 @@ from firelock.job import Job
 from firelock.locks import Lock, LockKeeper, LockProvider
 from firelock.options import Call, TaskInfo
 from firelock.plugins import Plugins, check_contract
+from firelock.resource import declare_resource
 from firelock.runtime import Runtime, ServedApp
 from firelock.settings import Settings
 from firelock.storage import Storage
@@ -40,6 +42,7 @@ from firelock.task import (
 from firelock.text import shown
 
 if TYPE_CHECKING:
+    import asyncio
     from typing import final
 
     from firelock.arguments.signature import Binder
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 # What `@fire.task(…)` takes beside the name, and the field of a TaskInfo that keeps it.
@@ -235,6 +239,34 @@ class Firelock(ServedApp):
         self.registry.register(info)
         return task_of(self._client, self.recurring, info)
 
+    @overload
+    def resource(self, function: Callable[..., AsyncIterator[T]], /) -> T: ...
+    @overload
+    def resource(self, function: Callable[..., Iterator[T]], /) -> T: ...
+    @overload
+    def resource(self, function: Callable[..., AbstractAsyncContextManager[T, bool | None]], /) -> T: ...
+    @overload
+    def resource(self, function: Callable[..., AbstractContextManager[T, bool | None]], /) -> T: ...
+    def resource(self, function: Callable[..., object], /) -> object:
+        """Declare what workers keep open for jobs: `@fire.resource` above a generator that yields it once.
+
+        Take it as a task's parameter, `async def fetch(url: str, http: Client = http_client)`, last or behind
+        a `*`; or ask for it inside a job, `current_job().resource(pool)`. No call gives it, and nothing of it
+        is stored. Each child of a server, and each process of `executor="process"`, opens it when a job first
+        needs it and closes it at its stop: an async generator on the event loop that runs its async jobs,
+        others in a thread. All jobs of the child share it. Where it cannot be opened the job fails with that
+        error, and the next job tries again. Its own parameters may be other resources.
+
+        Args:
+            function: a generator function, sync or async, or a function of `contextlib.contextmanager` or
+                `asynccontextmanager`. Type checkers see what it yields.
+
+        Raises:
+            ConfigurationError: it is no such function.
+            TaskError: a parameter of it has no default, or a `def` takes an async resource.
+        """
+        return declare_resource(function)
+
     def enqueue_many(self, calls: Iterable[Call]) -> list[Job[Any]]:
         """The calls of `task.call(…)` are stored in order: first all checked, then 500 at a time."""
         return self._client.create_many(_calls(calls))
@@ -360,6 +392,7 @@ class Firelock(ServedApp):
         name: str | None = None,
         probe_port: int | None = None,
         probe_host: str = "127.0.0.1",
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> EmbeddedServer:
         """Return a server inside this process: `with fire.server(): …`, or `.start()`, `.stop()`, `.run()`.
 
@@ -373,6 +406,9 @@ class Firelock(ServedApp):
             name: for people; host:pid where left out.
             probe_port: where `/livez`, `/readyz` and `/metrics` are answered; nowhere where left out.
             probe_host: the address that this port listens at.
+            loop: the event loop that runs `async def` jobs, such as the web application's own; it must run
+                until the server has stopped: `async with fire.server(loop=asyncio.get_running_loop())`.
+                Where left out they run on a loop of their own, in a thread.
 
         Raises:
             ConfigurationError: this process is one that a server started for a job, or a command of
@@ -384,7 +420,7 @@ class Firelock(ServedApp):
             raise ConfigurationError(f"fire.server() is refused {self.serves_not}.")
         return EmbeddedServer(
             self, queues=queues, workers=workers, async_workers=async_workers, name=name,
-            probe_port=probe_port, probe_host=probe_host,
+            probe_port=probe_port, probe_host=probe_host, loop=loop,
         )  # fmt: skip
 
     def diagnose(self, *, knows_tasks: bool | None = None) -> Diagnosis:

@@ -9,12 +9,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import attrs
 
 from firelock.clock import from_micros
 from firelock.errors import StorageUnavailable
+from firelock.resource import Resource, find_resource
 from firelock.storage import Storage
 from firelock.text import printable, shorten
 from firelock.values import ClaimedJob, LogLine, Progress
@@ -22,7 +23,19 @@ from firelock.values import ClaimedJob, LogLine, Progress
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+T = TypeVar("T")
+
 running_job: ContextVar[JobContext] = ContextVar("firelock_running_job")
+
+
+class Opener(Protocol):
+    """What a worker has open: its values by the resources that the app declares."""
+
+    def get(self, resource: Resource) -> Any:  # noqa: ANN401 - whatever it yields
+        """Return what is open, opened if this is its first use."""
+
+    async def aget(self, resource: Resource) -> Any:  # noqa: ANN401 - whatever it yields
+        """As `get`, on the event loop."""
 
 
 @attrs.define(eq=False, repr=False)
@@ -39,6 +52,7 @@ class JobContext:
     cancel_reason: str = ""
     args: tuple[object, ...] = ()  # decoded, the context left out
     kwargs: Mapping[str, object] = attrs.Factory(dict)
+    _resources: Opener | None = None
 
     @classmethod
     def fake(
@@ -187,6 +201,36 @@ class JobContext:
     def completes_by(self, complete: Callable[[object, object], None]) -> None:
         """That function ends the job within a session, with a result; called by the server."""
         self._complete = complete
+
+    # ---- what its worker keeps open ----------------------------------------------------------------------
+
+    def resource(self, resource: T, /) -> T:
+        """Return what the worker has open of an `@fire.resource`; it is opened now if this is its first use.
+
+        Of those that are opened on the event loop only where a test replaces them: see `aresource`.
+
+        Raises:
+            LookupError: no worker runs this job, or it is opened on the event loop.
+            ConfigurationError: it is no resource.
+            Exception: as it was opened.
+        """
+        found = find_resource(resource)
+        return cast("T", found.replacements[-1] if found.replacements else self._opener(found).get(found))
+
+    async def aresource(self, resource: T, /) -> T:
+        """`resource` for an async task, of either kind; what is not async is opened in a thread."""
+        found = find_resource(resource)
+        return cast(
+            "T", found.replacements[-1] if found.replacements else await self._opener(found).aget(found)
+        )
+
+    def _opener(self, resource: Resource) -> Opener:
+        if self._resources is None:
+            raise LookupError(
+                f"No worker runs this, so that {resource.name} is open nowhere. Pass it where you call the "
+                f"task's function yourself, or replace it in a test: with replaced({resource.name}, by=…)."
+            )
+        return self._resources
 
     # ---- saying something --------------------------------------------------------------------------------
 

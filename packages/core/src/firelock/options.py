@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import attrs
 
 from firelock.errors import ConfigurationError
+from firelock.resource import Resource
 from firelock.retry import Retry, RetryPolicy
 from firelock.text import shown
 from firelock.values import On
@@ -179,6 +180,9 @@ class TaskInfo:
     is_remote: bool = False  # a stub: it enqueues, it is never run here
     is_async: bool = False
     takes_context: bool = False
+    resources: Mapping[str, Resource] = attrs.field(
+        factory=dict, hash=False
+    )  # by parameter: what no call gives
 
     @property
     def place(self) -> str:

@@ -17,7 +17,7 @@ import attrs
 from firelock.aio import twin
 from firelock.arguments.signature import Binder, check_callable, compile_binder, make_converter, takes_context
 from firelock.arguments.tags import check_tag_templates
-from firelock.context import JobContext, Snooze
+from firelock.context import JobContext, Snooze, running_job
 from firelock.errors import DuplicateTask, TaskError
 from firelock.options import (
     NO_OPTIONS,
@@ -26,6 +26,7 @@ from firelock.options import (
     TaskInfo,
     to_aliases,
 )
+from firelock.resource import left_out, resources_in
 from firelock.retry import Retry
 
 if TYPE_CHECKING:
@@ -56,9 +57,11 @@ def task_info(function: Callable[..., Any], *, name: str | None, options: Mappin
             raise TaskError(
                 f"Task name {each!r} is refused; use 1 to 200 of letters, digits, '_', '.', ':', '-'."
             )
+    shown = name or function.__qualname__
     return TaskInfo(
         name or _default_name(function), function, is_async=is_async,
-        takes_context=takes_context(function, JobContext, task=name or function.__qualname__), **options,
+        takes_context=takes_context(function, JobContext, task=shown),
+        resources=resources_in(function, owner=f"Task {shown!r}", is_async=is_async), **options,
     )  # fmt: skip
 
 
@@ -217,7 +220,7 @@ class Task(TaskVerbs[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here and now."""
-        result: R = self.info.function(*args, **kwargs)
+        result: R = _run_here(self.info, args, kwargs)
         return result
 
 
@@ -226,7 +229,7 @@ class AsyncTask(TaskVerbs[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Return the function's coroutine."""
-        coroutine: Coroutine[Any, Any, R] = self.info.function(*args, **kwargs)
+        coroutine: Coroutine[Any, Any, R] = _run_here(self.info, args, kwargs)
         return coroutine
 
 
@@ -235,7 +238,7 @@ class ContextTask(TaskVerbs[P, R]):
 
     def __call__(self, context: JobContext, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here and now; `JobContext.fake()` makes a context."""
-        result: R = self.info.function(context, *args, **kwargs)
+        result: R = _run_here(self.info, (context, *args), kwargs)
         return result
 
 
@@ -244,8 +247,28 @@ class AsyncContextTask(TaskVerbs[P, R]):
 
     def __call__(self, context: JobContext, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Return the function's coroutine."""
-        coroutine: Coroutine[Any, Any, R] = self.info.function(context, *args, **kwargs)
+        coroutine: Coroutine[Any, Any, R] = _run_here(self.info, (context, *args), kwargs)
         return coroutine
+
+
+def _run_here(info: TaskInfo, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401 - the function's
+    """Return what the function returns; resources that the call leaves out are those of the job that calls.
+
+    Raises:
+        LookupError: no job runs here that has them.
+    """
+    if not info.resources:
+        return info.function(*args, **kwargs)
+    missing = left_out(info.resources, info.function, args, kwargs)
+    job = running_job.get(None) or JobContext.fake()
+    if not info.is_async:
+        return info.function(*args, **kwargs, **{name: job.resource(each) for name, each in missing.items()})
+
+    async def awaited() -> Any:  # noqa: ANN401 - the function's
+        resources = {name: await job.aresource(each) for name, each in missing.items()}
+        return await info.function(*args, **kwargs, **resources)
+
+    return awaited()
 
 
 _KINDS: dict[tuple[bool, bool], type[TaskVerbs[Any, Any]]] = {
@@ -324,6 +347,7 @@ class Registry:
                 flow_types=(Snooze,),
                 context_type=JobContext,
                 was_given_context=info.takes_context,
+                resources=info.resources,
             )
             if info.tags:
                 check_tag_templates(info.tags, binder.parameters)

@@ -168,7 +168,7 @@ def typed_arguments(binder: Binder, values: Mapping[str, str]) -> dict[str, obje
             `fields` say all that is wrong.
     """
     known = {parameter.name: parameter for parameter in parameters_of(binder)}
-    fields = {name: f"is no parameter of {binder.signature.shown}" for name in values if name not in known}
+    fields = {name: _unknown(binder, name) for name in values if name not in known}
     arguments: dict[str, object] = {}
     for name, parameter in known.items():
         text = values.get(name)
@@ -189,6 +189,12 @@ def typed_arguments(binder: Binder, values: Mapping[str, str]) -> dict[str, obje
         wrong = "; ".join(f"{name}: {problem}" for name, problem in fields.items())
         raise FormError(f"These are no arguments for {binder.task}. {wrong}.", fields)
     return arguments
+
+
+def _unknown(binder: Binder, name: str) -> str:
+    if name in binder.signature.resources:
+        return "is a resource, opened by the worker that runs the job; leave it out"
+    return f"is no parameter of {binder.signature.shown}"
 
 
 def _read(binder: Binder, parameter: Parameter, text: str) -> object:

@@ -14,7 +14,7 @@ import sys
 import types
 import typing
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from inspect import Parameter
 from typing import (
     TYPE_CHECKING,
@@ -71,13 +71,15 @@ def compile_binder(
     context_type: type | None = None,
     was_given_context: bool | None = None,
     flow_types: Sequence[type] = (),
+    resources: Collection[str] = (),
     namespace: Mapping[str, object] | None = None,
 ) -> Binder:
     """Return what turns calls of the function into stored text and back.
 
     `converter` is called when an annotation needs it, and no sooner. `was_given_context` is what
     `takes_context` said when the task was registered. `flow_types` are returned by the function but consumed
-    by the server, like Snooze, and are left out of the return annotation. `namespace` is where annotations
+    by the server, like Snooze, and are left out of the return annotation. `resources` are parameters that
+    the worker gives: no call does, and nothing of them is stored. `namespace` is where annotations
     written as text are looked up beside the function's own module and closure.
 
     Raises:
@@ -93,6 +95,7 @@ def compile_binder(
         if has_context < bool(was_given_context):
             raise _taken_otherwise(task, parameters[0])
         parameters = parameters[has_context:]
+    parameters = [each for each in parameters if each.name not in resources]
     converter = functools.cache(converter or make_converter)
     codecs: dict[str, Codec] = {}
     annotations: dict[str, object] = {}
@@ -109,7 +112,7 @@ def compile_binder(
     return Binder(
         task=task,
         takes_context=has_context,
-        signature=signature_of(function.__name__, parameters),
+        signature=signature_of(function.__name__, parameters, resources),
         annotations=annotations,
         codecs=codecs,
         result=_result_codec(resolver, flow_types, converter),
@@ -354,6 +357,8 @@ class Signature:
     order: tuple[str, ...]
     """The names that arguments are stored under."""
     _by_name: tuple[str, ...]
+    resources: frozenset[str] = frozenset()
+    """Further parameters of the function, which the worker gives."""
 
     def bind(self, args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, object]:
         """Return the given arguments by name, in the signature's order, as `inspect.Signature.bind` would.
@@ -366,7 +371,8 @@ class Signature:
         if len(args) > allowed:
             if self.star is None:
                 plural = "argument" if allowed == 1 else "arguments"
-                self._refuse(f"takes {allowed} {plural} by position, {len(args)} were given")
+                told = f"; {_of_workers(self.resources)}" if self.resources else ""
+                self._refuse(f"takes {allowed} {plural} by position, {len(args)} were given{told}")
             bound[self.star] = list(args[allowed:])
         if kwargs:
             bound = self._bind_keywords(bound, kwargs)
@@ -376,7 +382,9 @@ class Signature:
     def _bind_keywords(self, bound: dict[str, object], kwargs: Mapping[str, object]) -> dict[str, object]:
         further: dict[str, object] = {}
         for name, value in kwargs.items():
-            if name not in self._by_name:
+            if name in self.resources:
+                self._refuse(f"was given {name!r}; {_of_workers([name])}")
+            elif name not in self._by_name:
                 further[name] = value
             elif name in bound:
                 self._refuse(f"was given {name!r} twice, by position and by name")
@@ -400,7 +408,7 @@ class Signature:
         parts += [f"{_quoted(sorted(missing))} is missing"] if missing else []
         further = cast("list[object]", bound.get(self.star or "", []))
         extra = cast("dict[str, object]", bound.get(self.double_star or "", {}))
-        taken = sorted(set(self._by_name) & extra.keys())
+        taken = sorted({*self._by_name, *self.resources} & extra.keys())
         parts += [f"{_quoted(taken)} is a parameter now"] if taken and not parts else []
         if parts:
             self._refuse(f"no longer fits the stored arguments: {' and '.join(parts)}")
@@ -417,6 +425,8 @@ class Signature:
             SignatureMismatch: a name is unknown, or one that is needed is missing.
         """
         further = {name: value for name, value in arguments.items() if name not in self.order}
+        if given := self.resources & further.keys():
+            self._refuse(f"was given {_quoted(sorted(given))}; {_of_workers(given)}")
         if further and self.double_star is None:
             self._refuse_names(further)
         self._require_all(arguments)
@@ -457,8 +467,14 @@ class Signature:
         self._refuse(f"has no parameter {_quoted(unknown)}{hint}")
 
 
-def signature_of(name: str, parameters: Sequence[Parameter]) -> Signature:
-    """Return the signature of a function of that name, its context parameter left out."""
+def _of_workers(resources: Collection[str]) -> str:
+    are, them = ("is a resource", "it") if len(resources) == 1 else ("are resources", "them")
+    names = _quoted(sorted(resources))
+    return f"{names} {are}, opened by the worker that runs the job: leave {them} out"
+
+
+def signature_of(name: str, parameters: Sequence[Parameter], resources: Collection[str] = ()) -> Signature:
+    """Return the signature of a function of that name, its context and its resources left out."""
 
     def names(*kinds: object, mark: str = "") -> tuple[str, ...]:
         return tuple(f"{mark}{each.name}" for each in parameters if each.kind in kinds)
@@ -478,6 +494,7 @@ def signature_of(name: str, parameters: Sequence[Parameter]) -> Signature:
         required=frozenset((*positional, *keyword_only)) - defaults.keys(),
         order=(*positional, *keyword_only, *star, *double_star),
         by_name=names(Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY),
+        resources=frozenset(resources),
     )
 
 

@@ -19,6 +19,7 @@ from firelock.context import JobCancelled, JobContext, Snooze, running_job
 from firelock.errors import FirelockError, PluginError
 from firelock.retry import DecisionKind, Retry, RetryDecision, RetryPolicy, describe_error, retry_reason
 from firelock.server.failure import describe_failure
+from firelock.server.open_resources import OpenResources
 from firelock.storage import Applied
 from firelock.values import ClaimedJob, Holder, State, Transition
 
@@ -126,6 +127,7 @@ class JobRunner:
     _console: Console
     _nothing: dict[str, tuple[str | None, str | None]] = attrs.Factory(dict)
     _waits: dict[str, tuple[int, int, int]] = attrs.Factory(dict)  # put off: attempt, retries, crashes
+    resources: OpenResources = attrs.Factory(OpenResources)
 
     # ---- before ------------------------------------------------------------------------------------------
 
@@ -141,7 +143,7 @@ class JobRunner:
             args, kwargs = tasks.binder(info).decode_text(job.arguments, serializer)
         except Exception as error:  # noqa: BLE001 - a serializer of a plugin may raise anything; nothing may end the loop
             return self._unreadable(job, holder, error)
-        context = JobContext(job, self._console, args=args, kwargs=kwargs)
+        context = JobContext(job, self._console, args=args, kwargs=kwargs, resources=self.resources)
         timeout = info.timeout_seconds if job.timeout_seconds is None else job.timeout_seconds
         run = Run(
             job, holder, context, info, (context, *args) if info.takes_context else args, kwargs, timeout
@@ -181,7 +183,7 @@ class JobRunner:
         self.start(run)
         token = running_job.set(run.context)
         try:
-            if self._runtime.plugins.has_job_context:
+            if self._runtime.plugins.has_job_context or run.info.resources:
                 result = self._run_wrapped(run)
             else:
                 result = run.info.function(*run.args, **run.kwargs)
@@ -197,7 +199,8 @@ class JobRunner:
                 if not hasattr(type(context), "__enter__"):
                     raise _no_context(context, run.info)
                 contexts.enter_context(context)  # type: ignore[arg-type]  # as was just looked up
-            return run.info.function(*run.args, **run.kwargs)
+            resources = {name: self.resources.get(each) for name, each in run.info.resources.items()}
+            return run.info.function(*run.args, **run.kwargs, **resources)
         return None  # where a plugin's context swallows the task's exception
 
     async def arun(self, run: Run) -> EndedRun:
@@ -205,7 +208,7 @@ class JobRunner:
         self.start(run)
         token = running_job.set(run.context)
         try:
-            if self._runtime.plugins.has_job_context:
+            if self._runtime.plugins.has_job_context or run.info.resources:
                 result = await self._arun_wrapped(run)
             else:
                 result = await run.info.function(*run.args, **run.kwargs)
@@ -225,7 +228,8 @@ class JobRunner:
                     contexts.enter_context(context)  # type: ignore[arg-type]  # as was looked up
                 else:
                     raise _no_context(context, run.info)
-            return await run.info.function(*run.args, **run.kwargs)
+            resources = {name: await self.resources.aget(each) for name, each in run.info.resources.items()}
+            return await run.info.function(*run.args, **run.kwargs, **resources)
         return None  # where a plugin's context swallows the task's exception
 
     # ---- after: what becomes of it -----------------------------------------------------------------------

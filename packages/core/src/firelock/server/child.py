@@ -32,6 +32,8 @@ from firelock.server.workers import DispatcherInbox, WorkerContext, Workers, hav
 from firelock.values import Holder
 
 if TYPE_CHECKING:
+    import asyncio
+
     from firelock.runtime import Runtime
 
 log = logging.getLogger("firelock.server.child")  # also where this module is the program
@@ -56,6 +58,7 @@ class Child:
         coroutines: `async def` jobs at once.
         process_spec: how a process of its own is started for a job; None where it could not find the app.
         on_session_lost: called from the dispatcher's thread with the id of a session found dead.
+        loop: the host's, for `async def` jobs; None for one of its own.
     """
 
     _runtime: Runtime
@@ -66,6 +69,7 @@ class Child:
     _coroutines: int
     _process_spec: JobProcessSpec | None
     _on_session_lost: Callable[[str], None]
+    _loop: asyncio.AbstractEventLoop | None = None
     _inbox: DispatcherInbox = attrs.Factory(DispatcherInbox)
     _is_hurried: threading.Event = attrs.Factory(threading.Event)
     _is_over: threading.Event = attrs.Factory(threading.Event)
@@ -74,7 +78,9 @@ class Child:
         runtime, console = self._runtime, Console(self._runtime.clock.now)
         runner = JobRunner(runtime, console)
         context = WorkerContext(runner, console, self._memory, self._inbox, self._process_spec)
-        self._workers = Workers(context, runtime.tasks, threads=self._threads, coroutines=self._coroutines)
+        self._workers = Workers(
+            context, runtime.tasks, threads=self._threads, coroutines=self._coroutines, loop=self._loop
+        )
         self._upkeep = ChildUpkeep(runtime, self._server, context, self._workers)
         self._dispatcher = Dispatcher(
             runtime, context, self._workers, self._queues, self._upkeep, self._on_session_lost

@@ -37,6 +37,8 @@ from firelock.server.workers import thread_count
 from firelock.task import MAIN_MODULES
 
 if TYPE_CHECKING:
+    import asyncio
+
     from firelock.runtime import ServedApp
     from firelock.task import Registry
 
@@ -61,6 +63,7 @@ class EmbeddedServer:
         name: str | None,
         probe_port: int | None = None,
         probe_host: str = LOOPBACK,
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         settings = app.runtime.settings
         self._app = app
@@ -69,6 +72,7 @@ class EmbeddedServer:
         self._coroutines = (
             settings.async_workers if async_workers is None else _whole("async_workers", async_workers)
         )
+        self._loop = _open_loop(loop)
         self.name = name or f"{socket.gethostname()}:{os.getpid()}"
         self._probe_port = 0 if probe_port is None else _whole("probe_port", probe_port, most=65_535)
         self._probe_host = probe_host
@@ -102,7 +106,7 @@ class EmbeddedServer:
     def _begin(self) -> None:
         server = ServerInfo(new_id(), self.name, str(self._queues), self._threads, os.getpid())
         self._running = _RunningServer(
-            self._app, server, self._queues, self._threads, self._coroutines, self._stop_beside
+            self._app, server, self._queues, self._threads, self._coroutines, self._stop_beside, self._loop
         )
 
     def _end_probes(self) -> None:
@@ -128,7 +132,12 @@ class EmbeddedServer:
         threading.Thread(target=self.stop, name="firelock-stop").start()
 
     def stop(self, *, grace: float | None = None) -> None:
-        """Running jobs had the grace time to end, the rest is handed back; stopping twice is fine."""
+        """Running jobs had the grace time to end, the rest is handed back; stopping twice is fine.
+
+        Raises:
+            ConfigurationError: it runs jobs on the very event loop that would wait here.
+        """
+        self._refuse_on_loop()
         with self._stopping:
             if self._running is None:
                 return
@@ -136,6 +145,14 @@ class EmbeddedServer:
             self._running = None
             self._end_probes()
         self._stop_asked.set()
+
+    def _refuse_on_loop(self) -> None:
+        asyncio = sys.modules.get("asyncio")
+        if self._loop is not None and asyncio is not None and asyncio._get_running_loop() is self._loop:  # noqa: SLF001 - the public form raises where there is none
+            raise ConfigurationError(
+                f"Server {self.name} runs jobs on this event loop, which cannot wait for them and run them: "
+                "write `async with fire.server(loop=…)`, or stop it in a thread."
+            )
 
     @property
     def is_running(self) -> bool:
@@ -172,6 +189,7 @@ class EmbeddedServer:
 
     def __enter__(self) -> Self:
         """Start."""
+        self._refuse_on_loop()  # now: at the end of the block it would be left running
         return self.start()
 
     def __exit__(self, *_: object) -> None:
@@ -197,6 +215,7 @@ class _RunningServer:
     _threads: int
     _coroutines: int
     _on_stop: Callable[[], None]
+    _loop: asyncio.AbstractEventLoop | None = None
     _renewing: threading.Lock = attrs.Factory(threading.Lock)
     _ending: threading.Event = attrs.Factory(threading.Event)
     _started_at: float = attrs.Factory(time.monotonic)
@@ -218,7 +237,7 @@ class _RunningServer:
             spec = JobProcessSpec(app_spec, server, imports=locate_tasks(runtime.tasks)) if app_spec else None
             self._child = Child(
                 runtime, self._memory, server, self._queues, self._threads, self._coroutines, spec,
-                self._begin_anew,
+                self._begin_anew, self._loop,
             )  # fmt: skip
             undo.callback(self._sessions.stop)
             self._sessions.start()
@@ -302,6 +321,20 @@ def _whole(name: str, value: int, *, most: int = 10_000) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
         raise ConfigurationError(f"{name}={value!r} is refused; pass a whole number from 1 to {most}.")
     return value
+
+
+def _open_loop(loop: object) -> asyncio.AbstractEventLoop | None:
+    if loop is None:
+        return None
+    import asyncio  # noqa: PLC0415 - whoever passes a loop has loaded it
+
+    if not isinstance(loop, asyncio.AbstractEventLoop):
+        raise ConfigurationError(f"loop={loop!r} is no event loop; pass asyncio.get_running_loop().")
+    if loop.is_closed():
+        raise ConfigurationError(
+            f"loop={loop!r} is closed; pass the loop that runs: asyncio.get_running_loop()."
+        )
+    return loop
 
 
 # ---- naming the app, for the processes of jobs ------------------------------------------------------------

@@ -42,6 +42,7 @@ from firelock.task import MAIN_MODULES
 from firelock.values import ClaimedJob, ErrorInfo, Holder, State, Transition
 
 if TYPE_CHECKING:
+    import asyncio
     from concurrent.futures import ThreadPoolExecutor
 
     from firelock.options import TaskInfo
@@ -393,13 +394,14 @@ class _Orders:
 def _serve(runtime: Runtime, jobs: Iterable[bytes], say: Callable[[Mapping[str, Any]], None]) -> None:
     console = _PipeConsole(say)
     runner, state = JobRunner(runtime, console), Surroundings()
+    loop = _Loop(runner)
     for line in jobs:
         order = json.loads(line)
         fields = order["job"]
         job = ClaimedJob(**{**fields, "tags": tuple(fields["tags"])})
         prepared = runner.prepare(job, Holder(*order["holder"]))
         if isinstance(prepared, Run):
-            prepared = _run(runner, prepared)
+            prepared = loop.run(prepared) if prepared.info.is_async else runner.run(prepared)
             state.restore()
         say(
             {
@@ -409,16 +411,46 @@ def _serve(runtime: Runtime, jobs: Iterable[bytes], say: Callable[[Mapping[str, 
             }
         )
 
+    loop.close()
+    runner.resources.close()
 
-def _run(runner: JobRunner, run: Run) -> EndedRun:
-    if not run.info.is_async:
-        return runner.run(run)
-    import asyncio  # noqa: PLC0415 - loaded when first used
 
-    try:
-        return asyncio.run(runner.arun(run))
-    except BaseException as error:  # noqa: BLE001 - the job has stopped its event loop, say
-        return runner.interrupted(run, error)
+@attrs.define(eq=False)
+class _Loop:
+    """An event loop for each async job, as `asyncio.run` makes it; kept while a resource is open on it."""
+
+    _runner: JobRunner
+    _asyncio: asyncio.Runner | None = None
+
+    def run(self, run: Run) -> EndedRun:
+        """Return the end of an `async def` task's run; what it left running is cancelled."""
+        import asyncio  # noqa: PLC0415 - loaded when first used
+
+        kept = self._asyncio = self._asyncio or asyncio.Runner()
+        try:
+            return kept.run(self._arun(run))
+        except BaseException as error:  # noqa: BLE001 - the job has stopped its event loop, say
+            return self._runner.interrupted(run, error)
+        finally:
+            if not self._runner.resources.has_async or kept.get_loop().is_closed():
+                self._asyncio = None
+                kept.close()
+
+    async def _arun(self, run: Run) -> EndedRun:
+        import asyncio  # noqa: PLC0415 - loaded by now
+
+        ended = await self._runner.arun(run)
+        left = asyncio.all_tasks() - self._runner.resources.keepers - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        return ended
+
+    def close(self) -> None:
+        """What is open on the loop is closed, and the loop with it."""
+        if self._asyncio is not None:
+            self._asyncio.run(self._runner.resources.aclose())
+            self._asyncio.close()
 
 
 def main() -> int:

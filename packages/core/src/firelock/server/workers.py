@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from firelock.context import Console
     from firelock.options import TaskInfo
+    from firelock.server.open_resources import OpenResources
     from firelock.task import Registry
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ _MOST_AT_ONCE = 500  # jobs of one claim
 _RIGHT_POLL = 0.05
 _LONG_WAIT = 0.050  # seconds that a coroutine waits here for a place before it goes back to its queue
 _LAST_STEPS = 0.2  # seconds for coroutines to end that are cancelled when their loop stops
+_CLOSING_GRACE = 10.0  # seconds for what is open on the loop to be closed
 _BLOCKED = 0.7  # seconds without an answer from the event loop that are worth a warning
 
 
@@ -141,7 +143,15 @@ class WorkerContext:
 class Workers:
     """The threads and the event loop of a child, as its dispatcher sees them."""
 
-    def __init__(self, context: WorkerContext, tasks: Registry, *, threads: int, coroutines: int) -> None:
+    def __init__(
+        self,
+        context: WorkerContext,
+        tasks: Registry,
+        *,
+        threads: int,
+        coroutines: int,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
         self._context = context
         self._tasks = tasks
         on_loop = [info.is_async and not context.runs_apart(info) for info in tasks.runnable()]
@@ -149,7 +159,7 @@ class Workers:
         self._window = 1 if self._has_sync else coroutines  # claims for the loop, while threads claim as well
         self.threads = ThreadWorkers(context, threads)
         places = [*range(threads, threads + coroutines)]
-        self.coroutines = AsyncWorkers(context, coroutines, places) if any(on_loop) else None
+        self.coroutines = AsyncWorkers(context, coroutines, places, host=loop) if any(on_loop) else None
         self._both = [each for each in (self.threads, self.coroutines) if each is not None]
 
     def start(self) -> None:
@@ -214,9 +224,10 @@ class Workers:
         return [claimed for each in self._both for claimed in each.take_back()]
 
     def close(self, timeout: float) -> None:
-        """Idle workers and the loop have ended; busy ones end with their job."""
+        """Idle workers and the loop have ended, and resources are closed; busy ones end with their job."""
         for each in self._both:
             each.close(timeout)
+        self._context.runner.resources.close()
 
 
 def thread_count(workers: int) -> int:
@@ -355,11 +366,12 @@ class ThreadWorkers:
 
 @attrs.define(eq=False)
 class AsyncWorkers:
-    """One event loop in a thread of its own, started with the first `async def` job."""
+    """One event loop, the host's or in a thread of its own that is started with the first `async def` job."""
 
     _context: WorkerContext
     limit: int
     _free: list[int]  # places in the child's memory
+    _host: asyncio.AbstractEventLoop | None = None
     running: dict[int, Run] = attrs.Factory(dict)
     _loop: asyncio.AbstractEventLoop | None = None
     _thread: threading.Thread | None = None
@@ -376,7 +388,12 @@ class AsyncWorkers:
         loop = self._loop or self._open()
         now = time.monotonic()
         self._todo.extend((now, claimed_run) for claimed_run in claimed)
-        loop.call_soon_threadsafe(self._start_all, loop)
+        try:
+            loop.call_soon_threadsafe(self._start_all, loop)
+        except RuntimeError:  # the jobs are handed back: they have waited too long
+            if not self._is_warned:
+                self._is_warned = True
+                log.error("The host closed its event loop, on which async jobs run; stop the server before.")
 
     @property
     def waiting(self) -> int:
@@ -415,6 +432,9 @@ class AsyncWorkers:
     def _open(self) -> asyncio.AbstractEventLoop:
         import asyncio  # noqa: PLC0415 - loaded when first used
 
+        if self._host is not None:
+            self._loop = self._host
+            return self._host
         loop = self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, args=(loop,), name="firelock-loop", daemon=True)
         self._thread.start()
@@ -428,20 +448,34 @@ class AsyncWorkers:
                 loop.run_forever()
             except BaseException:
                 log.exception("A job's callback or task would have ended the event loop; it goes on.")
-        if pending := asyncio.all_tasks(loop):  # handed back while they ran: cancelled once more, then left
+        resources = self._context.runner.resources
+        if (
+            pending := asyncio.all_tasks(loop) - resources.keepers
+        ):  # handed back while they ran: cancelled once more, then left
             for task in pending:
                 task.cancel()
             loop.run_until_complete(asyncio.wait(pending, timeout=_LAST_STEPS))
+        if resources.has_async:
+            loop.run_until_complete(resources.aclose())
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
 
     def close(self, timeout: float) -> None:
-        """The loop has stopped, unless a job blocks it."""
-        if self._loop is None or self._thread is None or self._loop.is_closed():
+        """What is open on the loop is closed; it has stopped, unless it is the host's or a job blocks it."""
+        loop, resources = self._loop, self._context.runner.resources
+        if loop is None or loop.is_closed():
+            return
+        if resources.has_async:
+            timeout += _CLOSING_GRACE
+        if self._thread is None:
+            if resources.has_async:
+                _close_on_host(loop, resources, timeout)
             return
         self._is_closing = True
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        loop.call_soon_threadsafe(loop.stop)
         self._thread.join(timeout)
+        if resources.has_async:
+            log.warning("Resources on the event loop are left open: they were not closed in time.")
 
     # ---- on the loop -------------------------------------------------------------------------------------
 
@@ -535,3 +569,12 @@ class AsyncWorkers:
     def _answer(self) -> None:
         self._answered_at = time.monotonic()
         self._is_warned = False
+
+
+def _close_on_host(loop: asyncio.AbstractEventLoop, resources: OpenResources, timeout: float) -> None:
+    import asyncio  # noqa: PLC0415 - loaded by now
+
+    try:
+        asyncio.run_coroutine_threadsafe(resources.aclose(), loop).result(timeout)
+    except TimeoutError:
+        log.warning("Resources on the host's event loop are left open: they were not closed in time.")

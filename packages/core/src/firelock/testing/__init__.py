@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from firelock.resource import replaced
     from firelock.testing.conformance.kit import requires
     from firelock.testing.conformance.locks import LockConformance
     from firelock.testing.conformance.retries import RetryConformance
@@ -42,6 +43,7 @@ __all__ = [
     "StorageConformance",
     "Tester",
     "eventually",
+    "replaced",
     "requires",
 ]
 
@@ -61,6 +63,7 @@ _HOMES = {
     "StorageConformance": "conformance.storage",
     "Tester": "tester",
     "eventually": "waiting",
+    "replaced": ".resource",
     "requires": "conformance.kit",
 }
 
@@ -71,7 +74,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name.endswith("Conformance"):
         _explain_assertions()
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
 
 
 def _explain_assertions() -> None:

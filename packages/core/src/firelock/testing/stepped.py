@@ -181,6 +181,8 @@ class SteppedServer:
             ended = prepared
         elif prepared.info.is_async:
             ended = await self._await(runner, prepared)
+            if not self.running:  # a job around this one may use them as well
+                await runner.resources.aclose()
         else:
             ended = await in_thread(self._attempt, runner, prepared)
         return self._settle(runner, ended)
@@ -214,12 +216,24 @@ class SteppedServer:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return asyncio.run(self._await(runner, run))
+            return asyncio.run(self._await_alone(runner, run))
         self.hand_back(run.job)
         raise ConfigurationError(
             f"{run.job.task} is an async task, and an event loop is running here already. Use the awaited "
             "form: await tester.adrain(), await tester.clock.aadvance(…), await task.aenqueue(…)."
         )
+
+    async def _await_alone(self, runner: JobRunner, run: Run) -> EndedRun:
+        """Run it, and close what it opened on this event loop, which ends with it."""
+        try:
+            return await self._await(runner, run)
+        finally:
+            await runner.resources.aclose()
+
+    def close_resources(self) -> None:
+        """What jobs opened is closed; on an event loop it has been, with the job."""
+        for runner in self._runners:
+            runner.resources.close()
 
     async def _await(self, runner: JobRunner, run: Run) -> EndedRun:
         import asyncio

@@ -40,6 +40,7 @@ class Tester:
     for, continuations set free. What only a real server does: overlapping runs, processes of their own, and
     timeouts other than by the clock. `within=` is accepted, but the job is there at once and a
     rollback does not take it back. Declared recurring jobs exist after `fire.recurring.sync()`, as ever.
+    Resources are opened for real unless `replaced` has others: async ones for each job, the rest once.
 
     Args:
         apps: one or several that share their jobs; each runs the tasks it has. They have their own storages
@@ -93,6 +94,7 @@ class Tester:
 
     def __exit__(self, *_: object) -> None:
         """The apps have their own storages again."""
+        self._server.close_resources()
         self._restore.close()
         self._inside.close()
 

@@ -1,0 +1,351 @@
+"""Resources: how they are declared, taken by tasks, refused in calls, replaced in tests."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from contextlib import asynccontextmanager, contextmanager
+
+import pytest
+
+from firelock import (
+    ConfigurationError,
+    Firelock,
+    FormError,
+    JobContext,
+    SignatureMismatch,
+    State,
+    TaskError,
+    current_job,
+)
+from firelock.testing import Tester, replaced
+
+
+class Shop:
+    """An app with a sync and an async resource, tasks that take them, and what was opened and closed."""
+
+    def __init__(self):
+        self.fire = fire = Firelock("memory://")
+        self.notes = notes = []
+
+        @fire.resource
+        def pool():
+            notes.append("open pool")
+            yield "pool"
+            notes.append("close pool")
+
+        @fire.resource
+        async def client(pool=pool):
+            notes.append(f"open client of {pool}")
+            yield f"client of {pool}"
+            notes.append("close client")
+
+        self.pool, self.client = pool, client
+
+        @fire.task(name="count")
+        def count(table: str, limit: int = 5, pool: object = pool) -> str:
+            return f"{table} {limit} {pool}"
+
+        @fire.task(name="fetch")
+        async def fetch(url: str, *, http: object = client) -> str:
+            return f"{url} by {http}"
+
+        @fire.task(name="store")
+        def store(context: JobContext, key: str, *, pool: object = pool, **further: str) -> str:
+            return f"{key} {pool} {sorted(further)} {sorted(context.kwargs)}"
+
+        self.count, self.fetch, self.store = count, fetch, store
+
+
+@pytest.fixture
+def shop():
+    return Shop()
+
+
+# ---- declaring -------------------------------------------------------------------------------------------
+
+
+def refused(error, match, declare):
+    with pytest.raises(error, match=match):
+        declare()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda: "a value", dict, [].append, asyncio.sleep],
+    ids=["a function", "a class", "a method", "a coroutine function"],
+)
+def test_a_resource_is_a_generator(shop, function):
+    """Only a generator says what closes what it opened."""
+    with pytest.raises(ConfigurationError, match=r"it is no generator function\. Open it, yield it once"):
+        shop.fire.resource(function)
+
+
+def test_a_resource_has_defaults_alone(shop):
+    """Nobody gives a worker's resource an argument."""
+
+    def bucket(name):
+        yield name
+
+    with pytest.raises(TaskError, match="Resource 'bucket': nobody gives its parameter 'name' a value"):
+        shop.fire.resource(bucket)
+
+
+def test_what_is_async_is_for_what_is_async(shop):
+    """A thread cannot use what is opened on the event loop: neither a `def` task nor a `def` resource."""
+
+    def send(url, http=shop.client): ...
+
+    def session(http=shop.client):
+        yield http
+
+    with pytest.raises(TaskError, match="Task 'send' is a `def`, and its resource 'client' is opened on"):
+        shop.fire.task(name="send")(send)
+    with pytest.raises(TaskError, match="Resource 'session' is a `def`, and its resource 'client'"):
+        shop.fire.resource(session)
+
+
+def test_a_resource_stands_last(shop):
+    """Else an argument by position would mean another parameter than it seems to."""
+
+    def before(pool=shop.pool, limit=5): ...
+    def rest(pool=shop.pool, *names): ...
+    def only(pool=shop.pool, /): ...
+
+    with pytest.raises(TaskError, match="parameter 'limit' stands behind the resource 'pool'"):
+        shop.fire.task(name="before")(before)
+    with pytest.raises(TaskError, match="parameter 'names' stands behind the resource 'pool'"):
+        shop.fire.task(name="rest")(rest)
+    with pytest.raises(TaskError, match="resource 'pool' is given by name; put it behind the /"):
+        shop.fire.task(name="only")(only)
+
+
+def test_what_stands_in_the_module_is_not_open(shop):
+    """Whoever uses it outside of a job is told how to come by what is open."""
+    with pytest.raises(AttributeError, match=r"pool is a resource.*it has no 'execute'.*resource\(pool\)"):
+        shop.pool.execute("SELECT 1")
+
+    assert "<resource pool>" == repr(shop.pool)
+    assert shop.pool is inspect.unwrap(shop.pool)
+
+
+# ---- calls -----------------------------------------------------------------------------------------------
+
+
+def test_a_call_that_gives_a_resource_is_refused(shop):
+    """By name, by position, behind `**`, in many and in recurring ones."""
+    is_resource = "'pool' is a resource, opened by the worker that runs the job: leave it out"
+    refused(SignatureMismatch, f"was given 'pool'; {is_resource}", lambda: shop.count.enqueue("t", pool=1))
+    refused(
+        SignatureMismatch,
+        f"takes 2 arguments by position, 3 were given; {is_resource}",
+        lambda: shop.count.enqueue("t", 5, "pool"),
+    )
+    refused(SignatureMismatch, is_resource, lambda: shop.store.enqueue("key", pool="mine"))
+    refused(SignatureMismatch, is_resource, lambda: shop.count.enqueue_many([("t", 5, "pool")]))
+    refused(SignatureMismatch, is_resource, lambda: shop.count.recur("id", "@daily", "t", pool=1))
+    refused(
+        SignatureMismatch,
+        is_resource,
+        lambda: shop.fire.enqueue_many([shop.count.call("t", pool=shop.pool)]),
+    )
+
+
+def test_a_form_has_no_field_for_it(shop):
+    """The dashboard's form and a command line show and take the rest alone."""
+    asked = [parameter.name for parameter in shop.fire.parameters("count")]
+
+    with pytest.raises(FormError) as wrong:
+        shop.fire.enqueue_text("count", {"table": "t", "pool": "mine"})
+
+    assert ["table", "limit"] == asked
+    assert {
+        "pool": "is a resource, opened by the worker that runs the job; leave it out"
+    } == wrong.value.fields
+    assert "pool" not in shop.fire.catalogue.get("count").signature
+
+
+def test_nothing_of_it_is_stored(shop):
+    """A job's arguments are the call's own; one that was stored with such a name does not fit."""
+    job = shop.count.enqueue("t")
+    refused(
+        SignatureMismatch,
+        "'pool' is a resource",
+        lambda: shop.fire.recurring.add_or_update(shop.store.call("k", pool="x"), "id", "@daily"),
+    )
+
+    assert '{"table":"t"}' == shop.fire.storage.get([job.id])[0].arguments
+
+
+# ---- under the tester ------------------------------------------------------------------------------------
+
+
+def test_jobs_share_what_is_opened_once(shop):
+    """From its first use to the end of the block; one that takes another has it open before."""
+    with Tester(shop.fire) as tester:
+        jobs = [shop.count.enqueue("a"), shop.count.enqueue("b", 6), shop.store.enqueue("c", d="e")]
+        assert [] == shop.notes
+        tester.drain(raises=True)
+        assert ["open pool"] == shop.notes
+
+        assert ["a 5 pool", "b 6 pool", "c pool ['d'] ['d']"] == [job.result() for job in jobs]
+    assert ["open pool", "close pool"] == shop.notes
+
+
+def test_what_is_async_lives_as_long_as_its_loop(shop):
+    """The tester's loop is there for one job; on a running one it is closed when no job runs."""
+    with Tester(shop.fire) as tester:
+        job = shop.fetch.enqueue("/a")
+        tester.drain(raises=True)
+        assert "/a by client of pool" == job.result()
+        assert ["open pool", "open client of pool", "close client"] == shop.notes
+
+        async def main():
+            job = await shop.fetch.aenqueue("/b")
+            await tester.adrain(raises=True)
+            return await job.aresult()
+
+        assert "/b by client of pool" == asyncio.run(main())
+    assert "close client, close pool" == ", ".join(shop.notes[-2:])
+
+
+def test_a_replaced_resource_is_not_opened(shop):
+    """Jobs get what the test gives, also those that are asked for, and the inner of two."""
+
+    @shop.fire.task(name="ask")
+    async def ask() -> str:
+        job = current_job()
+        return f"{job.resource(shop.pool)} {await job.aresource(shop.client)}"
+
+    with Tester(shop.fire) as tester, replaced(shop.pool, by="fake"), replaced(shop.client, by="fake client"):
+        jobs = [shop.count.enqueue("a"), shop.fetch.enqueue("/b"), ask.enqueue()]
+        with replaced(shop.pool, by="inner"):
+            assert "t 5 inner" == shop.count("t")
+        tester.drain(raises=True)
+
+        assert ["a 5 fake", "/b by fake client", "fake fake client"] == [job.result() for job in jobs]
+    assert [] == shop.notes
+
+
+def test_only_a_resource_is_replaced_or_asked_for(shop):
+    """Anything else is a mistake, and named."""
+    with pytest.raises(ConfigurationError, match=r"'pool' is no resource; declare one: @fire\.resource"):  # noqa: SIM117 - one of them raises
+        with replaced("pool", by="fake"):
+            pass
+    with pytest.raises(ConfigurationError, match="None is no resource"):
+        JobContext.fake().resource(None)
+
+
+# ---- the function called by hand -------------------------------------------------------------------------
+
+
+def test_a_task_called_as_a_function_takes_what_it_is_given(shop):
+    """By name or by position; where it is given none it needs one that a job or a test has."""
+    assert "t 5 mine" == shop.count("t", pool="mine")
+    assert "t 6 mine" == shop.count("t", 6, "mine")
+    assert "k mine [] []" == shop.store(JobContext.fake(), "k", pool="mine")
+    assert "/ by mine" == asyncio.run(shop.fetch("/", http="mine"))
+
+    with pytest.raises(LookupError, match=r"No worker runs this, so that pool is open nowhere\. Pass it"):
+        shop.count("t")
+    with pytest.raises(LookupError, match="client is open nowhere"):
+        asyncio.run(shop.fetch("/"))
+
+
+def test_a_task_called_inside_a_job_has_the_job_s(shop):
+    """A task that calls another one as a function need not hand on what both take."""
+
+    @shop.fire.task(name="both")
+    async def both() -> str:
+        return f"{await shop.fetch('/')}, {shop.count('t')}"
+
+    with Tester(shop.fire) as tester:
+        job = both.enqueue()
+        tester.drain(raises=True)
+
+        assert "/ by client of pool, t 5 pool" == job.result()
+
+
+def test_what_is_opened_on_the_loop_is_awaited(shop):
+    """A thread that asks for it is told so."""
+
+    @shop.fire.task(name="thread")
+    def thread() -> None:
+        current_job().resource(shop.client)
+
+    with Tester(shop.fire) as tester:
+        thread.enqueue()
+        with pytest.raises(LookupError, match=r"await current_job\(\).aresource\(client\)"):
+            tester.drain(raises=True)
+
+
+# ---- opening and closing ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
+def test_what_cannot_be_opened_fails_the_job_and_is_tried_again(is_async):
+    """The job's error is that of the opening; its retry opens anew."""
+    fire, tries = Firelock("memory://"), []
+
+    def begin():
+        tries.append(len(tries))
+        if len(tries) < 2:
+            raise ConnectionError("database is away")
+
+    @fire.resource
+    def pool():
+        begin()
+        yield "pool"
+
+    @fire.resource
+    async def apool():
+        begin()
+        yield "pool"
+
+    @fire.task(name="work")
+    async def work(pool: object = apool if is_async else pool) -> object:
+        return pool
+
+    with Tester(fire) as tester:
+        job = work.enqueue()
+        drained = tester.drain()
+        assert (1, State.SCHEDULED) == (drained.retried, job.refresh().state)
+        assert "database is away" in job.refresh().reason
+        tester.clock.advance(hours=1)
+
+        assert "pool" == job.result()
+
+
+def test_what_cannot_be_closed_is_told(caplog):
+    """The end of a worker goes on; the others are closed."""
+    fire, notes = Firelock("memory://"), []
+
+    @fire.resource
+    def first():
+        yield 1
+        notes.append("first closed")
+
+    @fire.resource
+    @contextmanager
+    def second(first=first):
+        yield first + 1
+        raise OSError("cannot be closed")
+
+    @fire.resource
+    @asynccontextmanager
+    async def third(second=second):
+        yield second + 1
+        raise OSError("neither")
+
+    @fire.task(name="add")
+    async def add(number: int, third: int = third) -> int:
+        return number + third
+
+    with Tester(fire) as tester:
+        job = add.enqueue(1)
+        tester.drain(raises=True)
+        assert 4 == job.result()
+
+    told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert ["Resource third could not be closed.", "Resource second could not be closed."] == told
+    assert ["first closed"] == notes
