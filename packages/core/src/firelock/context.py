@@ -53,6 +53,7 @@ class JobContext:
     args: tuple[object, ...] = ()  # decoded, the context left out
     kwargs: Mapping[str, object] = attrs.Factory(dict)
     _resources: Opener | None = None
+    server: str = ""  # the name of the server that runs it
 
     @classmethod
     def fake(

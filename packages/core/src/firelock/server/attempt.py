@@ -143,7 +143,9 @@ class JobRunner:
             args, kwargs = tasks.binder(info).decode_text(job.arguments, serializer)
         except Exception as error:  # noqa: BLE001 - a serializer of a plugin may raise anything; nothing may end the loop
             return self._unreadable(job, holder, error)
-        context = JobContext(job, self._console, args=args, kwargs=kwargs, resources=self.resources)
+        context = JobContext(
+            job, self._console, args=args, kwargs=kwargs, resources=self.resources, server=holder.server
+        )
         timeout = info.timeout_seconds if job.timeout_seconds is None else job.timeout_seconds
         run = Run(
             job, holder, context, info, (context, *args) if info.takes_context else args, kwargs, timeout
