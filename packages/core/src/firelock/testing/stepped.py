@@ -213,9 +213,7 @@ class SteppedServer:
     def _run_coroutine(self, runner: JobRunner, run: Run) -> EndedRun:
         import asyncio
 
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
+        if not _loop_runs():  # asked apart: what a task raises has no error of ours as its context
             return asyncio.run(self._await_alone(runner, run))
         self.hand_back(run.job)
         raise ConfigurationError(
@@ -283,6 +281,16 @@ class SteppedServer:
         """The session ends as a dead server's does; a new one takes its place."""
         self._storage.end_session(self._holder.session, running, reason=Moved.SESSION_LOST.value)
         self._holder = self._begin_session()
+
+
+def _loop_runs() -> bool:
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _ends_the_job(error: BaseException) -> bool:
