@@ -12,6 +12,7 @@ from werkzeug.test import Client
 
 from firelock_dashboard import Dashboard, dashboard_urls
 from tests.dashboard.asking import FORM, Answer, Browser
+from tests.django_process import configure_django
 
 
 def everything(request):
@@ -46,20 +47,11 @@ def flask_app(fire, prefix, **options):
 
 
 def django_app(fire, prefix, kind, **options):
-    import django
-    from django.conf import settings
     from django.core.handlers.asgi import ASGIHandler
     from django.core.handlers.wsgi import WSGIHandler
     from django.urls import path
 
-    if not settings.configured:
-        settings.configure(
-            SECRET_KEY="s",
-            ALLOWED_HOSTS=["*"],
-            ROOT_URLCONF="tests.dashboard.no_urls",
-            MIDDLEWARE=["django.middleware.common.CommonMiddleware", "tests.dashboard.hosts.choose_urls"],
-        )
-        django.setup()
+    configure_django()
     urls = types.ModuleType(f"tests.dashboard.urls_{id(fire)}_{prefix.strip('/')}_{kind}")
     place = f"{prefix.strip('/')}/" if prefix else ""
     urls.urlpatterns = [path(place, dashboard_urls(fire, **options))]

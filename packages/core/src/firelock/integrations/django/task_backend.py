@@ -1,0 +1,322 @@
+"""Django's tasks on Firelock: the backend that enqueues them and reads their results.
+
+A task is registered with the app under its own path, such as `shop.tasks.send_receipt`, by the code that
+declares it. A server runs what its code has declared, found by autodiscovery: a path that only stands in the
+storage is never imported.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from django.apps import apps
+from django.core import checks
+from django.utils.module_loading import import_string
+
+from firelock import Firelock
+from firelock.aio import in_thread
+from firelock.errors import ConfigurationError, FirelockError, JobNotFound
+from firelock.integrations.django.task_api import (
+    BaseTaskBackend,
+    InvalidTask,
+    InvalidTaskBackend,
+    Task,
+    TaskResultDoesNotExist,
+    normalize_json,
+    task_backends,
+    task_enqueued,
+)
+from firelock.integrations.django.task_options import (
+    FIELDS,
+    BackendOptions,
+    Backoff,
+    TaskOptions,
+    check_paths,
+    read_options,
+)
+from firelock.integrations.django.task_results import (
+    STATUSES,
+    FirelockTaskResult,
+    aware_instant,
+    read_result,
+    shown_instant,
+)
+from firelock.integrations.django.task_runner import TaskRunner
+from firelock.options import check_queue
+from firelock.text import shown
+
+if TYPE_CHECKING:
+    from firelock.job import Job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirelockTask(Task):  # type: ignore[misc]  # Any: Django carries no types
+    """A Task with options of Firelock's: `@task(max_attempts=5, backoff=…)`; `using` cannot change them.
+
+    None leaves an option to `OPTIONS`: see `task_options`.
+    """
+
+    max_attempts: int | None = None  # runs in all, the first included
+    backoff: Backoff | timedelta | float | str | None = None
+    timeout: timedelta | float | None = None  # of an attempt
+
+    def __post_init__(self) -> None:
+        """It is valid, and known to the app that its backend names."""
+        Task.__post_init__(self)
+        _declare(self)
+
+
+class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django carries no types
+    """`TASKS = {"default": {"BACKEND": "firelock.integrations.django.TaskBackend", "QUEUES": […]}}`.
+
+    `OPTIONS` may hold `max_attempts`, `backoff` and `timeout` for all tasks, the same by queue in `queues`
+    and by path in `tasks`, and `app` where the project's own app is not meant.
+
+    Signals are sent by `send_robust`: what a receiver raises is logged and touches no job.
+    """
+
+    task_class = FirelockTask
+    supports_defer = True
+    supports_async_task = True
+    supports_get_result = True
+    supports_priority = True
+
+    def __init__(self, alias: str, params: Mapping[str, Any]) -> None:
+        super().__init__(alias, params)
+        self._read: BackendOptions = read_options(params)
+
+    @property
+    def app(self) -> Firelock:
+        """The app whose storage keeps the jobs.
+
+        Raises:
+            InvalidTaskBackend: the settings are wrong; it says how.
+        """
+        if self._read.mistakes:
+            raise InvalidTaskBackend(f"TASKS[{self.alias!r}]: {' '.join(self._read.mistakes)}")
+        try:
+            return _open_app(self._read.app)
+        except ConfigurationError as error:
+            raise InvalidTaskBackend(f"TASKS[{self.alias!r}]: {error}") from error
+
+    def check(self, **_: object) -> list[checks.CheckMessage]:
+        """Return what is wrong with the backend's settings, for `manage.py check`."""
+        hint = f"Change TASKS[{self.alias!r}]."
+        mistakes = (*self._read.mistakes, *check_paths(self._read))
+        found = [checks.Error(mistake, hint=hint, id="firelock.E101") for mistake in mistakes]
+        if not found:
+            try:
+                _open_app(self._read.app)
+            except FirelockError as error:
+                found.append(checks.Error(str(error), hint=hint, id="firelock.E102"))
+        return found
+
+    # ---- what a task is given ----------------------------------------------------------------------------
+
+    def options_of(self, task: Task, queue: str | None = None) -> TaskOptions:
+        """Return what holds for a task in its queue, or in another one.
+
+        Raises:
+            ConfigurationError: an option of the task itself is wrong.
+        """
+        own = TaskOptions(**{name: getattr(task, name, None) for name in FIELDS})
+        return self._read.of(task.module_path, queue or task.queue_name, own)
+
+    def validate_task(self, task: Task) -> None:
+        """The task can be run by Firelock.
+
+        Raises:
+            InvalidTask: it cannot; by Django's rules, or by those of names and options here.
+        """
+        super().validate_task(task)
+        try:
+            check_queue(task.queue_name)
+            self.options_of(task)
+        except ConfigurationError as error:
+            raise InvalidTask(f"{task.module_path}: {error}") from error
+
+    def runner_of(self, task: Task) -> TaskRunner:
+        """Return what runs the task; it is registered with the app if it was not.
+
+        Raises:
+            InvalidTask: no other process could find it, or it was declared before with other options.
+        """
+        app = self.app
+        known = app.registry.get(task.module_path)
+        runner = None if known is None else TaskRunner.behind(known.function)
+        if runner is not None and runner.task.func is task.func:
+            runner.check_alike(task)
+            return runner
+        runner = TaskRunner(app, task, self.alias, type(self), lambda queue: self.options_of(task, queue))
+        try:
+            runner.register()
+        except FirelockError as error:
+            raise InvalidTask(str(error)) from error
+        return runner
+
+    # ---- enqueuing ---------------------------------------------------------------------------------------
+
+    def enqueue(self, task: Task, args: Sequence[object], kwargs: Mapping[str, object]) -> FirelockTaskResult:
+        """A job is stored, and `task_enqueued` sent.
+
+        Raises:
+            InvalidTask: the task is not one that this backend takes.
+            TypeError: an argument is no JSON, or the call does not fit the function.
+            StorageError: nothing was stored.
+        """
+        call, args, kwargs = self._call(task, args, kwargs)
+        result = self._enqueued(task, call.enqueue(*args, **kwargs), args, kwargs)
+        task_enqueued.send_robust(type(self), task_result=result)
+        return result
+
+    async def aenqueue(
+        self, task: Task, args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> FirelockTaskResult:
+        """Enqueue without blocking the event loop; concurrent awaits share one round trip."""
+        call, args, kwargs = self._call(task, args, kwargs)
+        result = self._enqueued(task, await call.aenqueue(*args, **kwargs), args, kwargs)
+        await task_enqueued.asend_robust(type(self), task_result=result)
+        return result
+
+    def _call(self, task: Task, args: Sequence[object], kwargs: Mapping[str, object]) -> tuple[Any, Any, Any]:
+        self.validate_task(task)
+        args, kwargs = normalize_json(list(args)), normalize_json(dict(kwargs))
+        runner = self.runner_of(task)
+        timeout = self.options_of(task).timeout
+        call = runner.verbs.using(
+            queue=task.queue_name,
+            priority=int(task.priority),  # Django takes 3.0 as well
+            at=aware_instant(task.run_after),
+            timeout=None if timeout == runner.verbs.info.timeout_seconds else timeout,
+        )
+        return call, args, kwargs
+
+    def _enqueued(self, task: Task, job: Job[Any], args: Any, kwargs: Any) -> FirelockTaskResult:  # noqa: ANN401 - JSON
+        return FirelockTaskResult(
+            task=task,
+            id=job.id,
+            status=STATUSES[job.state],
+            enqueued_at=shown_instant(job.created_at),
+            started_at=None,
+            last_attempted_at=None,
+            finished_at=None,
+            args=args,
+            kwargs=kwargs,
+            backend=self.alias,
+            errors=[],
+            worker_ids=[],
+        )
+
+    # ---- results -----------------------------------------------------------------------------------------
+
+    def get_result(self, result_id: str) -> FirelockTaskResult:
+        """Return a job as it is now: one round trip, and a second where it has failed or was repeated.
+
+        Raises:
+            TaskResultDoesNotExist: no such job is stored, or none of a task that this process has declared.
+        """
+        app = self.app
+        _register_waiting()
+        try:
+            record = app.jobs.get(str(result_id)).record()
+        except JobNotFound as error:
+            raise TaskResultDoesNotExist(str(error)) from None
+        info = app.registry.get(record.task)
+        runner = None if info is None else TaskRunner.behind(info.function)
+        if runner is None:
+            raise TaskResultDoesNotExist(
+                f"Job {record.id} is of {record.task}, which is no Django task that this process has "
+                "declared. Import its module: nothing is imported because of a name in the storage."
+            )
+        return read_result(app, record, runner.task, self.alias)
+
+    async def aget_result(self, result_id: str) -> FirelockTaskResult:
+        """Get a result without blocking the event loop."""
+        return await in_thread(self.get_result, result_id)
+
+
+# ---- which tasks there are -------------------------------------------------------------------------------
+
+# Declared while Django was being set up, when the app's own module may not be complete yet.
+_waiting: list[FirelockTask] = []
+
+
+def _declare(task: FirelockTask) -> None:
+    if apps.ready:
+        _register(task)
+    else:
+        _waiting.append(task)
+
+
+def _register(task: FirelockTask) -> None:
+    backend = task.get_backend()
+    if isinstance(backend, TaskBackend):
+        backend.runner_of(task)
+
+
+def _register_waiting() -> None:
+    while _waiting:
+        task = _waiting.pop(0)
+        try:
+            _register(task)
+        except InvalidTaskBackend:  # the settings are wrong, which says nothing of the task
+            _waiting.insert(0, task)
+            raise
+
+
+def register_declared() -> None:
+    """Every task that stands in an imported module is known to the app of every backend that is Firelock's.
+
+    Called when Django is set up and has discovered the project's modules. A task that is declared for
+    another backend may come here by `using(backend=…)`, so a server has to know it as well. Wrong settings
+    are left to `manage.py check` and to the first enqueue.
+    """
+    ours = [backend for backend in map(_opened, task_backends.settings) if isinstance(backend, TaskBackend)]
+    try:
+        _register_waiting()
+    except InvalidTaskBackend:
+        return
+    if len(ours) == len(task_backends.settings) == 1:
+        return
+    modules = [module for module in sys.modules.values() if type(module) is ModuleType]
+    for module in modules:
+        # Asked of the type alone: a lazy object of Django's would be made by any other question.
+        for task in [value for value in vars(module).values() if issubclass(type(value), Task)]:
+            for backend in ours:
+                with suppress(InvalidTask, InvalidTaskBackend):
+                    backend.runner_of(task)
+
+
+def _opened(alias: str) -> BaseTaskBackend | None:
+    try:
+        return task_backends[alias]
+    except InvalidTaskBackend:  # another one's settings are wrong; that is not for here
+        return None
+
+
+def _open_app(place: object) -> Firelock:
+    """Return the app that `OPTIONS["app"]` means.
+
+    Raises:
+        ConfigurationError: there is none, or it is no app.
+    """
+    if place is None:
+        from firelock.integrations.django.project import get_app  # noqa: PLC0415 - needs Django's settings
+
+        return get_app()
+    if isinstance(place, str):
+        try:
+            place = import_string(place.replace(":", "."))
+        except ImportError as error:
+            raise ConfigurationError(f"OPTIONS['app'] cannot be imported: {error}") from error
+    if not isinstance(place, Firelock):
+        raise ConfigurationError(
+            f"OPTIONS['app'] is {shown(place)}, no Firelock; write the place of one: \"shop.jobs:fire\"."
+        )
+    return place

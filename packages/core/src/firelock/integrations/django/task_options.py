@@ -1,0 +1,185 @@
+"""What a Django task may be given beyond Django's own fields, and where that is looked for.
+
+First the task itself (`@task(max_attempts=5)`, where Django's decorator passes it on: 6.1 and the
+backport), then `OPTIONS["tasks"]` by its path, then `OPTIONS["queues"]` by its queue, then `OPTIONS`
+themselves. One more option is one more field of `TaskOptions` and of `FirelockTask`, and a line where it is
+used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from difflib import get_close_matches
+from typing import Any
+
+import attrs
+from django.utils.module_loading import import_string
+
+from firelock.errors import ConfigurationError
+from firelock.options import check_queue, to_timeout_seconds
+from firelock.retry import Retry
+from firelock.text import shown
+
+Backoff = Callable[[BaseException, Any], float | timedelta | None]
+"""Called with the exception and the TaskResult: the wait before the next attempt, None for no more."""
+
+_DEFAULT_ATTEMPTS = 1  # as Django's own backends: a task that was not written for it never runs again
+_MOST_ATTEMPTS = 1_001
+
+
+def _to_max_attempts(value: int | None) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST_ATTEMPTS:
+        raise ConfigurationError(
+            f"max_attempts={shown(value)} is refused; use a whole number from 1, the first attempt alone, "
+            f"to {_MOST_ATTEMPTS}."
+        )
+    return value
+
+
+def _to_backoff(value: object) -> Backoff | timedelta | str | None:
+    if value is None or callable(value):
+        return value
+    if isinstance(value, str) and "." in value:
+        return value  # imported when it is first needed: tasks may stand in the very module
+    try:
+        return Retry.fixed(value).waits[0]  # type: ignore[arg-type,return-value]  # it checks what it is given
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"backoff={shown(value)} is refused; pass a function of exception and task_result, its dotted "
+            "path, a timedelta, or seconds from 0 to a year."
+        ) from error
+
+
+@attrs.frozen
+class TaskOptions:
+    """What was said about a task in one place; None leaves it to the next."""
+
+    max_attempts: int | None = attrs.field(default=None, converter=_to_max_attempts)
+    backoff: Backoff | timedelta | str | None = attrs.field(default=None, converter=_to_backoff)
+    timeout: float | None = attrs.field(default=None, converter=to_timeout_seconds)  # seconds
+
+    def over(self, other: TaskOptions) -> TaskOptions:
+        """Return these options, each that is left open taken from the other."""
+        given = attrs.asdict(self, recurse=False).items()
+        return attrs.evolve(other, **{name: value for name, value in given if value is not None})
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts a job gets; with a backoff alone, as many as Firelock's own policy."""
+        if self.max_attempts is not None:
+            return self.max_attempts
+        return _DEFAULT_ATTEMPTS if self.backoff is None else Retry().attempts + 1
+
+    def backoff_function(self) -> Backoff | None:
+        """Return the function, imported where its path was given; None for a fixed wait, and for none.
+
+        Raises:
+            ConfigurationError: the path leads to no function.
+        """
+        function = self.backoff
+        if isinstance(function, str):
+            try:
+                function = import_string(function)
+            except ImportError as error:
+                raise ConfigurationError(f"backoff={shown(function)} cannot be imported: {error}") from error
+            if not callable(function):
+                raise ConfigurationError(f"backoff={shown(self.backoff)} is no function.")
+        return None if isinstance(function, timedelta) else function
+
+    @property
+    def retry(self) -> Retry:
+        """The policy without a backoff function."""
+        retries, wait = self.attempts - 1, self.backoff
+        return (
+            Retry.fixed(wait, attempts=retries, jitter=0) if isinstance(wait, timedelta) else Retry(retries)
+        )
+
+
+FIELDS = tuple(field.name for field in attrs.fields(TaskOptions))
+
+
+@attrs.frozen
+class BackendOptions:
+    """`OPTIONS` of a backend, read; what is wrong is in `mistakes`, and left out of the rest."""
+
+    app: object = None  # a Firelock or the place of one, "shop.jobs:fire"; None for the project's own
+    all_tasks: TaskOptions = TaskOptions()
+    queues: Mapping[str, TaskOptions] = attrs.Factory(dict)
+    tasks: Mapping[str, TaskOptions] = attrs.Factory(dict)
+    mistakes: tuple[str, ...] = ()
+
+    def of(self, path: str, queue: str, own: TaskOptions) -> TaskOptions:
+        """Return what holds for a task of that path in that queue, its own options first."""
+        found = own
+        for place in (self.tasks.get(path), self.queues.get(queue), self.all_tasks):
+            found = found if place is None else found.over(place)
+        return found
+
+
+def check_paths(options: BackendOptions) -> list[str]:
+    """Return what is wrong with the paths of functions, which only a check and a failure import."""
+    mistakes = []
+    for each in (options.all_tasks, *options.queues.values(), *options.tasks.values()):
+        try:
+            each.backoff_function()
+        except ConfigurationError as error:
+            mistakes.append(str(error))
+    return mistakes
+
+
+def read_options(params: Mapping[str, Any]) -> BackendOptions:
+    """Return what a backend's settings say, `OPTIONS` and the names of `QUEUES`."""
+    mistakes: list[str] = []
+    given = params.get("OPTIONS", {})
+    if not isinstance(given, Mapping):
+        return BackendOptions(mistakes=(f"OPTIONS is {shown(given)}, no mapping.",))
+    rest = {key: value for key, value in given.items() if key not in {"app", "queues", "tasks"}}
+    options = BackendOptions(
+        app=given.get("app"),
+        all_tasks=_read("OPTIONS", rest, mistakes, also=("app", "queues", "tasks")),
+        queues=_read_each("queues", given.get("queues"), mistakes),
+        tasks=_read_each("tasks", given.get("tasks"), mistakes),
+    )
+    for name in sorted({*map(str, params.get("QUEUES", ())), *options.queues}):
+        try:
+            check_queue(name)
+        except ConfigurationError as error:
+            mistakes.append(str(error))
+    return attrs.evolve(options, mistakes=tuple(mistakes))
+
+
+def _read_each(key: str, given: object, mistakes: list[str]) -> dict[str, TaskOptions]:
+    place = f"OPTIONS[{key!r}]"
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        mistakes.append(f"{place} is {shown(given)}; it takes a mapping of names to options.")
+        return {}
+    return {str(name): _read(f"{place}[{name!r}]", each, mistakes) for name, each in given.items()}
+
+
+def _read(place: str, given: object, mistakes: list[str], also: tuple[str, ...] = ()) -> TaskOptions:
+    if not isinstance(given, Mapping):
+        mistakes.append(f"{place} is {shown(given)}; it takes a mapping of options.")
+        return TaskOptions()
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        if key not in FIELDS:
+            mistakes.append(_unknown(place, key, (*FIELDS, *also)))
+            continue
+        try:
+            TaskOptions(**{key: value})
+        except ConfigurationError as error:
+            mistakes.append(f"{place}: {error}")
+        else:
+            values[key] = value
+    return TaskOptions(**values)
+
+
+def _unknown(place: str, key: object, known: tuple[str, ...]) -> str:
+    near = get_close_matches(str(key).lower(), known, n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}."
+    return f"{place} has a key {key!r} that Firelock does not know. {hint}"

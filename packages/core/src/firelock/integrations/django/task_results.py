@@ -1,0 +1,190 @@
+"""A job as Django's `TaskResult`: seven states become four, instants the project's, failures `TaskError`s."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import datetime
+from traceback import format_exception
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from django.conf import settings
+from django.utils import timezone
+
+from firelock.errors import FirelockError, JobDeleted, ResultUnavailable
+from firelock.integrations.django.task_api import AttemptError, Task, TaskResult, TaskResultStatus
+from firelock.job import as_datetime
+from firelock.values import ErrorInfo, HistoryEntry, JobHistory, JobRecord, State
+
+if TYPE_CHECKING:
+    from firelock import Firelock
+
+STATUSES = {
+    State.AWAITING: TaskResultStatus.READY,
+    State.SCHEDULED: TaskResultStatus.READY,  # due later, or waiting for a retry
+    State.ENQUEUED: TaskResultStatus.READY,
+    State.PROCESSING: TaskResultStatus.RUNNING,
+    State.SUCCEEDED: TaskResultStatus.SUCCESSFUL,
+    State.FAILED: TaskResultStatus.FAILED,
+    State.DELETED: TaskResultStatus.FAILED,
+}
+
+
+@attrs.frozen
+class AbsentResult:
+    """In place of what a task returned, where that was not stored: why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirelockTaskResult(TaskResult):  # type: ignore[misc]  # Any: Django carries no types
+    """A TaskResult that tells a result which was not stored from None."""
+
+    @property
+    def return_value(self) -> Any:  # noqa: ANN401 - as Django's
+        """What the task returned.
+
+        Raises:
+            ValueError: it has not succeeded.
+            ResultUnavailable: it has, but what it returned was not stored.
+        """
+        value = TaskResult.return_value.fget(self)
+        if isinstance(value, AbsentResult):
+            raise ResultUnavailable(f"Task {self.id} succeeded: {value.reason}")
+        return value
+
+
+# ---- instants --------------------------------------------------------------------------------------------
+
+
+def shown_instant(instant: datetime | None) -> datetime | None:
+    """Return an instant as Django would say it: aware in UTC, or naive in `TIME_ZONE` without `USE_TZ`."""
+    return instant if instant is None or settings.USE_TZ else timezone.make_naive(instant)
+
+
+def shown_micros(at: int | None) -> datetime | None:
+    """Return micros as Django would say them."""
+    return shown_instant(as_datetime(at))
+
+
+def aware_instant(run_after: datetime | None) -> datetime | None:
+    """Return what `run_after` means: without `USE_TZ` a naive one is in `TIME_ZONE`."""
+    if run_after is not None and timezone.is_naive(run_after):
+        run_after = timezone.make_aware(run_after)
+    return run_after
+
+
+# ---- tasks and failures ----------------------------------------------------------------------------------
+
+
+def task_as_enqueued(
+    task: Task, *, backend: str, queue_name: str, priority: int, run_after: datetime | None
+) -> Task:
+    """Return the task with a job's own options, as `using` would; nothing is validated.
+
+    What was stored may not be allowed any more: its queue may have left `QUEUES` meanwhile.
+    """
+    own = {"backend": backend, "queue_name": queue_name, "priority": priority, "run_after": run_after}
+    found = object.__new__(type(task))
+    for field in fields(task):
+        object.__setattr__(found, field.name, own.get(field.name, getattr(task, field.name)))
+    if run_after is None:
+        object.__setattr__(found, "run_after", None)
+    return found
+
+
+def error_of_exception(error: BaseException) -> AttemptError:
+    """Return a failure as Django's own backends keep it."""
+    kind = type(error)
+    return AttemptError(
+        exception_class_path=f"{kind.__module__}.{kind.__qualname__}",
+        traceback="".join(format_exception(error)),
+    )
+
+
+def _error_of_stored(error: ErrorInfo) -> AttemptError:
+    path = error.type if "." in error.type else f"builtins.{error.type}"
+    told = f"{error.type}: {error.message}" if error.traceback is None else error.traceback
+    lines = [f"  {line[2:]}" if line.startswith("→ ") else line for line in told.split("\n")]
+    return AttemptError(exception_class_path=path, traceback="\n".join((*lines, "")))
+
+
+def _errors(record: JobRecord, history: JobHistory | None) -> list[AttemptError]:
+    found = [_error_of_stored(attempt.error) for attempt in history.errors] if history else []
+    if record.error is not None and not found:
+        found = [_error_of_stored(record.error)]
+    if record.state is State.DELETED:
+        path = f"{JobDeleted.__module__}.{JobDeleted.__qualname__}"
+        found.append(AttemptError(exception_class_path=path, traceback=f"JobDeleted: {record.reason}\n"))
+    return found
+
+
+# ---- the whole -------------------------------------------------------------------------------------------
+
+
+def read_result(app: Firelock, record: JobRecord, task: Task, backend: str) -> FirelockTaskResult:
+    """Return a stored job as a TaskResult.
+
+    A second look at the storage is needed where the job has failed or has run more than once: tracebacks,
+    earlier workers and the first start stand in its history.
+    """
+    history = None
+    if record.attempt > 1 or record.error is not None:
+        history = app.storage.history(record.id)
+    attempts = {entry.attempt: entry for entry in history.entries if entry.attempt} if history else {}
+    last_start = record.claimed_at if record.started_at is None else record.started_at
+    has_run = record.attempt > 0
+    args, kwargs = _call_of(app, record)
+    result = FirelockTaskResult(
+        task=task_as_enqueued(
+            task,
+            backend=backend,
+            queue_name=record.queue,
+            priority=record.priority,
+            run_after=shown_micros(record.nominal_at),
+        ),
+        id=record.id,
+        status=STATUSES[record.state],
+        enqueued_at=shown_micros(record.created_at),
+        started_at=shown_micros(_start(attempts.get(1), last_start)) if has_run else None,
+        last_attempted_at=shown_micros(last_start) if has_run else None,
+        finished_at=shown_micros(record.ended_at) if record.is_final else None,
+        args=args,
+        kwargs=kwargs,
+        backend=backend,
+        errors=_errors(record, history),
+        worker_ids=[
+            (attempts[number].server if number in attempts else record.server) or ""
+            for number in range(1, record.attempt + 1)
+        ],
+    )
+    if record.state is State.SUCCEEDED:
+        object.__setattr__(result, "_return_value", _returned(app, record))
+    return result
+
+
+def _start(entry: HistoryEntry | None, otherwise: int | None) -> int | None:
+    if entry is None:
+        return otherwise
+    return entry.claimed_at if entry.started_at is None else entry.started_at
+
+
+def _call_of(app: Firelock, record: JobRecord) -> tuple[list[Any], dict[str, Any]]:
+    """Return the arguments; by name where the function takes others today, none where they are unreadable."""
+    serializer = app.client.serializers.get(record.serializer)
+    info = app.registry.get(record.task)
+    if serializer is None or info is None:
+        return [], {}
+    try:
+        args, kwargs = app.registry.binder(info).decode_text(record.arguments, serializer)
+    except FirelockError:
+        stored = serializer.loads(record.arguments)
+        return [], stored if isinstance(stored, dict) else {}
+    return list(args), dict(kwargs)
+
+
+def _returned(app: Firelock, record: JobRecord) -> object:
+    if record.result is None:
+        return AbsentResult(record.result_absent or "its result was not stored")
+    return app.client.decode_result(record)

@@ -1,0 +1,294 @@
+"""What a server runs for a Django task: its function between Django's signals, and what a failure means."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from asgiref.sync import sync_to_async
+
+from firelock.context import JobCancelled, JobContext, Snooze, current_job
+from firelock.errors import FirelockError
+from firelock.integrations.django.task_api import (
+    InvalidTask,
+    Task,
+    TaskContext,
+    TaskResultStatus,
+    normalize_json,
+    task_finished,
+    task_started,
+)
+from firelock.integrations.django.task_options import TaskOptions
+from firelock.integrations.django.task_results import (
+    FirelockTaskResult,
+    error_of_exception,
+    read_result,
+    shown_instant,
+    shown_micros,
+    task_as_enqueued,
+)
+from firelock.retry import DecisionKind, RetryDecision, retry_reason
+
+if TYPE_CHECKING:
+    from django.dispatch import Signal
+
+    from firelock import Firelock
+    from firelock.task import TaskVerbs
+    from firelock.values import ClaimedJob
+
+log = logging.getLogger(__name__)
+
+
+@attrs.define(eq=False)
+class AttemptUnderWay:
+    """One attempt as Django sees it, and what was decided when it failed."""
+
+    job: JobContext
+    result: FirelockTaskResult
+    error: BaseException | None = None
+    decision: RetryDecision | None = None
+
+
+_under_way: ContextVar[AttemptUnderWay] = ContextVar("firelock_django_attempt")
+
+
+@attrs.define(eq=False)
+class TaskRunner:
+    """Runs one Django task as a Firelock task; it is the task's retry policy as well."""
+
+    app: Firelock
+    task: Task
+    alias: str  # of the backend that declared it
+    sender: type  # that backend's class, for signals
+    options_in: Callable[[str], TaskOptions]  # of a queue
+    verbs: TaskVerbs[..., Any] = attrs.field(init=False)
+
+    @classmethod
+    def behind(cls, function: Callable[..., Any]) -> TaskRunner | None:
+        """Return the runner whose function this is; None for a function of another kind."""
+        runner = getattr(function, "firelock_runner", None)
+        return runner if isinstance(runner, cls) else None
+
+    def register(self) -> None:
+        """The app has a task of this path.
+
+        Raises:
+            FirelockError: no other process could find it, or the name is taken.
+        """
+        task = self.task
+        function = self._arun if inspect.iscoroutinefunction(task.func) else self._run
+        self.verbs = self.app.task(
+            name=task.module_path,
+            queue=task.queue_name,
+            priority=int(task.priority),
+            retry=self,
+            timeout=self.options_in(task.queue_name).timeout,
+        )(self._as_function(function))
+
+    def _as_function(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function with the task's parameters; arguments are JSON, whatever is annotated."""
+        if inspect.iscoroutinefunction(method):
+
+            async def function(*args: object, **kwargs: object) -> object:
+                return await method(args, kwargs)
+
+        else:
+
+            def function(*args: object, **kwargs: object) -> object:  # type: ignore[misc]  # either of two
+                return method(args, kwargs)
+
+        wrapped = functools.wraps(self.task.func)(function)
+        parameters = list(inspect.signature(self.task.func).parameters.values())[self.task.takes_context :]
+        wrapped.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [each.replace(annotation=each.empty) for each in parameters]
+        )
+        wrapped.__annotations__ = {}
+        wrapped.firelock_runner = self  # type: ignore[attr-defined]
+        return wrapped
+
+    def check_alike(self, task: Task) -> None:
+        """The task was declared with the same options as this one.
+
+        Raises:
+            InvalidTask: it was not, so that nobody could tell which of them a job would get.
+        """
+        for name in {field.name for field in attrs.fields(TaskOptions)}:
+            given, declared = getattr(task, name, None), getattr(self.task, name, None)
+            if given != declared and given is not None:
+                raise InvalidTask(
+                    f"{task.module_path} was declared with {name}={declared!r} and is now with {given!r}. A "
+                    "function is one task: write a second function for other options."
+                )
+
+    # ---- running -----------------------------------------------------------------------------------------
+
+    def _run(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
+        attempt = self._begin(current_job())
+        task_started.send_robust(self.sender, task_result=attempt.result)
+        try:
+            returned = self.task.func(*self._given(attempt, args), **kwargs)
+            if type(returned) is not Snooze:
+                returned = self._succeeded(attempt, returned)
+        except BaseException as error:
+            if _is_failure(error) and self._failed(attempt, error):
+                task_finished.send_robust(self.sender, task_result=attempt.result)
+            raise
+        if type(returned) is not Snooze:
+            task_finished.send_robust(self.sender, task_result=attempt.result)
+        return returned
+
+    async def _arun(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
+        job = current_job()
+        attempt = self._begin(job) if job.attempt == 1 else await asyncio.to_thread(self._begin, job)
+        _under_way.set(attempt)
+        await self._asend(task_started, attempt.result)
+        try:
+            returned = await self.task.func(*self._given(attempt, args), **kwargs)
+            if type(returned) is not Snooze:
+                returned = self._succeeded(attempt, returned)
+        except BaseException as error:
+            if _is_failure(error) and self._failed(attempt, error):
+                await self._asend(task_finished, attempt.result)
+            raise
+        if type(returned) is not Snooze:
+            await self._asend(task_finished, attempt.result)
+        return returned
+
+    async def _asend(self, signal: Signal, result: FirelockTaskResult) -> None:
+        """The signal is sent in Django's thread for what is no coroutine, the exception at hand there too."""
+        await sync_to_async(signal.send_robust)(self.sender, task_result=result)
+
+    def _given(self, attempt: AttemptUnderWay, args: tuple[object, ...]) -> tuple[object, ...]:
+        return (TaskContext(task_result=attempt.result), *args) if self.task.takes_context else args
+
+    def _begin(self, job: JobContext) -> AttemptUnderWay:
+        """Return the attempt, running: what earlier ones left is read where there were any."""
+        result = None
+        if job.attempt > 1:
+            try:
+                record = self.app.jobs.get(job.id).record()
+                result = read_result(self.app, record, self.task, self.alias)
+            except FirelockError as error:
+                log.warning("Job %s runs without word of its earlier attempts: %s", job.id, error)
+        if result is None:
+            result = self._first_result(job)
+        now = shown_micros(self.app.client.clock.now())
+        if result.started_at is None or job.attempt == 1:
+            object.__setattr__(result, "started_at", now)
+        object.__setattr__(result, "last_attempted_at", now)
+        object.__setattr__(result, "status", TaskResultStatus.RUNNING)
+        attempt = AttemptUnderWay(job, result)
+        _under_way.set(attempt)
+        return attempt
+
+    def _first_result(self, job: JobContext) -> FirelockTaskResult:
+        is_delayed = job.due_at != job.created_at
+        task = task_as_enqueued(
+            self.task,
+            backend=self.alias,
+            queue_name=job.queue,
+            priority=job.priority,
+            run_after=shown_instant(job.due_at) if is_delayed else None,
+        )
+        return FirelockTaskResult(
+            task=task,
+            id=job.id,
+            status=TaskResultStatus.RUNNING,
+            enqueued_at=shown_instant(job.created_at),
+            started_at=None,
+            last_attempted_at=None,
+            finished_at=None,
+            args=list(job.args),
+            kwargs=dict(job.kwargs),
+            backend=self.alias,
+            errors=[],
+            worker_ids=[job.server] * job.attempt,
+        )
+
+    # ---- ending ------------------------------------------------------------------------------------------
+
+    def _succeeded(self, attempt: AttemptUnderWay, returned: object) -> object:
+        """Return the value as JSON; one that is none fails the attempt for good, since its work is done."""
+        try:
+            value = normalize_json(returned)
+        except (TypeError, ValueError) as error:
+            attempt.error = error
+            attempt.decision = RetryDecision.fail("what it returned cannot be stored, so it is not run again")
+            raise
+        self._finish(attempt, TaskResultStatus.SUCCESSFUL)
+        object.__setattr__(attempt.result, "_return_value", value)
+        return value
+
+    def _finish(self, attempt: AttemptUnderWay, status: TaskResultStatus) -> None:
+        object.__setattr__(attempt.result, "status", status)
+        object.__setattr__(attempt.result, "finished_at", shown_micros(self.app.client.clock.now()))
+
+    def _failed(self, attempt: AttemptUnderWay, error: BaseException) -> bool:
+        """The result shows the failure, and what follows is decided; tell whether that is the end."""
+        attempt.result.errors.append(error_of_exception(error))
+        self._finish(attempt, TaskResultStatus.FAILED)
+        if attempt.error is not error or attempt.decision is None:
+            attempt.error, attempt.decision = error, self._decided(attempt, error)
+        if attempt.decision.kind in {DecisionKind.FAIL, DecisionKind.DELETE}:
+            return True
+        object.__setattr__(attempt.result, "status", TaskResultStatus.READY)
+        object.__setattr__(attempt.result, "finished_at", None)
+        return False
+
+    def _decided(self, attempt: AttemptUnderWay, error: BaseException) -> RetryDecision:
+        job, options = attempt.job, self.options_in(attempt.job.queue)
+        retries = options.attempts - 1
+        try:
+            backoff = options.backoff_function()
+            if backoff is None or job.retries >= retries:
+                return options.retry.decide(job, error)
+            wait = backoff(error, attempt.result)
+            if wait is None:
+                return RetryDecision.fail("its backoff says that it is not run again")
+            return RetryDecision.retry(wait, reason=retry_reason(job.retries + 1, retries, error))
+        except Exception as broken:
+            log.exception("The backoff of task %r raised; the job is failed.", self.task.module_path)
+            return RetryDecision.fail(f"its backoff raised {type(broken).__name__}")
+
+    # ---- as the task's retry policy ------------------------------------------------------------------------
+
+    @property
+    def attempts(self) -> int:
+        """How many retries follow the first attempt."""
+        return self.options_in(self.task.queue_name).attempts - 1
+
+    def decide(self, job: ClaimedJob, error: BaseException, /) -> RetryDecision:
+        """Return what the attempt decided; one that ended outside of it, as by its timeout, ends here."""
+        attempt = _under_way.get(None)
+        if attempt is None or (attempt.job.id, attempt.job.attempt) != (job.id, job.attempt):
+            attempt = self._begin(current_job())
+        is_new = attempt.error is not error or attempt.decision is None
+        if is_new and self._failed(attempt, error):
+            self._send_from_here(task_finished, attempt.result)
+        assert attempt.decision is not None  # noqa: S101 - _failed has decided
+        return attempt.decision
+
+    def _send_from_here(self, signal: Signal, result: FirelockTaskResult) -> None:
+        """The signal is sent; beside an event loop, where receivers may not use the database."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            signal.send_robust(self.sender, task_result=result)
+            return
+        send = threading.Thread(
+            target=signal.send_robust, args=(self.sender,), kwargs={"task_result": result}
+        )
+        send.start()
+        send.join()
+
+
+def _is_failure(error: BaseException) -> bool:
+    """Tell a task's own failure from its being told to stop, of which the server says what it means."""
+    return not isinstance(error, JobCancelled | asyncio.CancelledError | GeneratorExit)

@@ -1,0 +1,129 @@
+"""Django tasks as an app of a project declares them; imported once Django has TASKS."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+from firelock import Snooze, current_job
+from firelock.integrations.django.task_api import NAMESPACE
+
+if NAMESPACE == "django.tasks":
+    from django.tasks import task
+else:
+    from django_tasks import task
+
+seen = []  # what backoff functions were told
+
+
+@task
+def add(first, second=2):
+    return first + second
+
+
+@task
+async def aadd(first, second=2):
+    return first + second
+
+
+@task
+def anything(*args, **kwargs):
+    return [list(args), kwargs]
+
+
+@task(takes_context=True)
+def context_of(context, *names):
+    result = context.task_result
+    return [context.attempt, result.id, str(result.status), len(result.worker_ids), list(names)]
+
+
+@task(takes_context=True)
+async def acontext_of(context, *names):
+    return [context.attempt, context.task_result.id, list(names)]
+
+
+@task(queue_name="mail", priority=7)
+def send(to: Path, *, copies=1):
+    return to
+
+
+@task
+def fail(word="no"):
+    raise LookupError(word)
+
+
+@task
+async def afail(word="no"):
+    raise LookupError(word)
+
+
+@task
+def unprintable():
+    return object()
+
+
+@task
+def long_text(length):
+    return "x" * length
+
+
+@task
+def snooze_once():
+    return "awake" if current_job().queue == "mail" else Snooze(30)
+
+
+def told_backoff(error, task_result):
+    seen.append((str(error), str(task_result.status), task_result.attempts, len(task_result.errors)))
+    return 60
+
+
+def giving_up(error, task_result):
+    return None if "hopeless" in str(error) else timedelta(minutes=1)
+
+
+def broken_backoff(error, task_result):
+    raise RuntimeError("no idea")
+
+
+@task(max_attempts=3, backoff=told_backoff)
+def flaky(word):
+    raise LookupError(word)
+
+
+@task(max_attempts=3, backoff=told_backoff)
+async def aflaky(word):
+    raise LookupError(word)
+
+
+@task(max_attempts=3)
+def patient():
+    raise LookupError("soon")
+
+
+@task(backoff=giving_up)
+def reasonable(word):
+    raise LookupError(word)
+
+
+@task(max_attempts=2, backoff=broken_backoff)
+def badly_backed():
+    raise LookupError("no")
+
+
+@task(takes_context=True, max_attempts=2, backoff=10)
+def second_time(context):
+    result = context.task_result
+    if context.attempt == 1:
+        raise LookupError("first")
+    return [context.attempt, [error.exception_class.__name__ for error in result.errors], result.attempts]
+
+
+@task(timeout=timedelta(minutes=5))
+def bounded():
+    return current_job().attempt
+
+
+def plain():
+    """No task, and none that the storage could make one of."""
+    sys.modules[__name__].seen.append("run")
