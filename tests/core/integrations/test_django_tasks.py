@@ -34,7 +34,7 @@ from firelock.integrations.django.task_backend import (  # noqa: E402
     register_declared,
 )
 
-BACKEND = "firelock.integrations.django.task_backend.TaskBackend"
+BACKEND = "firelock.integrations.django.TaskBackend"
 PLACE = "tests.core.integrations.django_tasks_declared"
 READY, RUNNING, SUCCESSFUL, FAILED = (
     TaskResultStatus.READY,

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
+
 from django.apps import AppConfig
+from django.conf import settings
 from django.utils.module_loading import autodiscover_modules
 
 from firelock.integrations.django.project import project_block
+
+
+def register_django_tasks() -> None:
+    """Where TASKS names a backend of Firelock's, all that is declared by now can be run."""
+    place = f"{FirelockConfig.name}.task_backend"
+    backends = [each.get("BACKEND", "") for each in getattr(settings, "TASKS", {}).values()]
+    if place in sys.modules or any(each.startswith(FirelockConfig.name) for each in backends):
+        import_module(place).register_declared()
 
 
 class FirelockConfig(AppConfig):  # type: ignore[misc]  # Django brings no types
@@ -24,3 +36,4 @@ class FirelockConfig(AppConfig):  # type: ignore[misc]  # Django brings no types
         block, mistakes = project_block()
         if not mistakes:
             autodiscover_modules(*block.autodiscover)
+            register_django_tasks()

@@ -45,7 +45,7 @@ def _to_backoff(value: object) -> Backoff | timedelta | str | None:
     if isinstance(value, str) and "." in value:
         return value  # imported when it is first needed: tasks may stand in the very module
     try:
-        return Retry.fixed(value).waits[0]  # type: ignore[arg-type,return-value]  # it checks what it is given
+        return Retry.fixed(value).waits[0]  # type: ignore[arg-type]  # it checks what it is given
     except ConfigurationError as error:
         raise ConfigurationError(
             f"backoff={shown(value)} is refused; pass a function of exception and task_result, its dotted "
