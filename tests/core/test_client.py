@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 
 import pytest
 
-from firelock import Firelock, Retry
+from firelock import Firelock, Retry, current_job
 from firelock.clock import micros
 from firelock.errors import (
     ArgumentError,
@@ -407,6 +408,116 @@ def test_only_a_task_continues(mail, fire, what):
     assert {State.ENQUEUED: 1} == dict(fire.storage.counts().by_state)
 
 
+# ---- meta -----------------------------------------------------------------------------------------------
+
+
+def test_meta_travels_with_a_job(mail):
+    """It is stored as one short text, in an order of its own, and read back as it was given."""
+    job = mail.using(meta={"tenant": "acme", "W3C.trace-parent_1": "é"}).enqueue("a")
+
+    stored = record(job)
+    assert {"tenant": "acme", "W3C.trace-parent_1": "é"} == job.meta == stored.meta
+    assert '{"W3C.trace-parent_1":"é","tenant":"acme"}' == stored.meta_json
+    assert ({}, None) == (mail.enqueue("a").meta, record(mail.using(meta={}).enqueue("a")).meta_json)
+    with pytest.raises(TypeError):
+        job.meta["tenant"] = "other"
+
+
+def test_a_caller_s_mapping_is_copied(mail):
+    """What becomes of the mapping after `using` is nobody's business."""
+    given = {"tenant": "acme"}
+    task = mail.using(meta=given)
+    given["tenant"] = "other"
+
+    assert {"tenant": "acme"} == task.enqueue("a").meta
+
+
+@pytest.mark.parametrize(
+    ("meta", "words"),
+    [
+        ("tenant", "meta='tenant' is no mapping"),
+        ([("a", "b")], "is no mapping"),
+        ({7: "a"}, "Meta key 7 is refused"),
+        ({"": "a"}, "Meta key '' is refused"),
+        ({"2nd": "a"}, "Meta key '2nd' is refused; use 1 to 64 of a-z"),
+        ({"a b": "a"}, "Meta key 'a b' is refused"),
+        ({"a" * 65: "a"}, "is refused; use 1 to 64"),
+        ({"tenant": 42}, "Meta 'tenant' is 42; it takes a text: '42'"),
+        ({"tenant": None}, "Meta 'tenant' is None; it takes a text"),
+        ({"tenant": "a\nb"}, r"Meta 'tenant' holds characters that cannot be printed: 'a\\nb'"),
+        ({"tenant": "\ud800"}, "cannot be printed"),
+        (
+            {"tenant": "acme", "baggage": "é" * 1_100},
+            "Meta of 2,230 bytes; a job carries at most 2,048 as JSON, .* The largest is 'baggage'",
+        ),
+    ],
+)
+def test_meta_is_short_texts_by_name(mail, fire, meta, words):
+    """What is none is refused at the line that gives it, in words that name it."""
+    with pytest.raises(ConfigurationError, match=words):
+        mail.using(meta=meta)
+
+    assert {} == dict(fire.storage.counts().by_state)
+
+
+def test_meta_may_have_2048_bytes(mail):
+    """The bound is of what is stored, names and marks included."""
+    fits = {"a": "x" * (2_048 - len('{"a":""}'))}
+
+    assert fits == record(mail.using(meta=fits).enqueue("a")).meta
+    with pytest.raises(ConfigurationError, match=r"Meta of 2,049 bytes"):
+        mail.using(meta={"a": fits["a"] + "x"})
+
+
+def test_many_alike_carry_the_same_meta(fire, storage):
+    """A constant meta costs a batch nothing: what the jobs share is worked out once."""
+    task = fire.task(name="plain")(send)
+
+    jobs = task.using(meta={"tenant": "acme"}).enqueue_many([("a",), ("b",)])
+
+    assert [{"tenant": "acme"}] * 2 == [job.meta for job in jobs] == [record(job).meta for job in jobs]
+    assert {"tenant": "acme"} == jobs[1].then(task, "c").meta
+
+
+@pytest.mark.parametrize("look", ["handle", "fetched", "awaited"])
+def test_a_continuation_inherits_what_its_call_does_not_give(fire, mail, look):
+    """Name by name, for a handle just made and for one that was fetched; the parent keeps its own."""
+    parent = mail.using(meta={"tenant": "acme", "request": "1"}).enqueue("a")
+    handle = fire.jobs.get(parent.id) if look == "fetched" else parent
+    task = mail.using(meta={"request": "2", "by": "code"})
+
+    child = asyncio.run(handle.athen(task, "b")) if look == "awaited" else handle.then(task, "b")
+    grandchild = child.then(mail, "c")
+
+    wanted = {"tenant": "acme", "request": "2", "by": "code"}
+    assert wanted == record(child).meta == record(grandchild).meta
+    assert {"tenant": "acme", "request": "1"} == record(parent).meta
+
+
+def test_an_empty_text_inherits_nothing(mail):
+    """So a call can cut a name off that its parent has."""
+    parent = mail.using(meta={"tenant": "acme"}).enqueue("a")
+
+    assert {"tenant": ""} == record(parent.then(mail.using(meta={"tenant": ""}), "b")).meta
+
+
+def test_what_is_inherited_counts(mail, fire):
+    """Together they stay below the bound, or the continuation is refused."""
+    parent = mail.using(meta={"a": "x" * 1_500}).enqueue("a")
+
+    with pytest.raises(ConfigurationError, match="bytes; a job carries at most"):
+        parent.then(mail.using(meta={"b": "x" * 600}), "b")
+
+    assert 1 == fire.storage.counts().by_state[State.ENQUEUED]
+
+
+def test_a_copy_carries_its_original_s_meta(mail, fire):
+    """A copy is the same work for the same tenant."""
+    job = mail.using(meta={"tenant": "acme"}).enqueue("a")
+
+    assert {"tenant": "acme"} == record(fire.jobs.copy(job.id)).meta
+
+
 # ---- plugins ---------------------------------------------------------------------------------------------
 
 
@@ -418,6 +529,49 @@ def test_a_caller_s_instant_wins_over_a_plugin_s_delay():
 
     assert (LATER, State.SCHEDULED) == (jobs[0].due_at, jobs[2].state)
     assert jobs[1].due_at < jobs[2].due_at
+
+
+@pytest.mark.parametrize("names", [("ask", "tell"), ("tell", "ask")])
+def test_meta_is_the_call_s_then_the_first_plugin_s_then_the_parent_s(names):
+    """Name by name; plugins are asked in an order of their own, as for any option."""
+    answers = {"ask": {"a": "ask", "b": "ask", "c": "ask"}, "tell": {"b": "tell", "c": "tell", "d": "tell"}}
+    plugins = [plugin(job_options=lambda name=name: {"meta": answers[name]}) for name in names]
+    with Firelock("memory://", plugins=plugins) as fire:
+        task = fire.task(name="plain")(send)
+        parent = fire.jobs.get(task.using(meta={"d": "call", "e": "call"}).enqueue("a").id)
+        child = parent.then(task.using(meta={"a": "child"}), "b")
+
+    first = {"ask": "ask", "tell": "tell"}[parent.meta["b"]]
+    both = {"a": "ask", "b": first, "c": first}
+    assert {**both, "d": "call", "e": "call"} == parent.meta
+    assert {**both, "a": "child", "d": "tell", "e": "call"} == child.meta
+
+
+def test_a_plugin_s_bad_meta_is_refused():
+    """As a call's would be."""
+    with (
+        Firelock("memory://", plugins=[plugin(job_options=lambda: {"meta": {"tenant": 7}})]) as fire,
+        pytest.raises(ConfigurationError, match="Meta 'tenant' is 7"),
+    ):
+        fire.task(name="plain")(send).enqueue("a")
+
+
+@pytest.mark.parametrize("has_plugin", [False, True])
+def test_a_plugin_may_hand_a_running_job_s_meta_on(has_plugin):
+    """What a job enqueues while it runs inherits nothing by itself; a plugin says what does."""
+
+    def inherit():
+        with suppress(LookupError):
+            return {"meta": current_job().meta}
+        return None
+
+    with Firelock("memory://", plugins=[plugin(job_options=inherit)] if has_plugin else []) as fire:
+        task = fire.task(name="plain")(send)
+        parent = fire.task(name="parent")(lambda: task.enqueue("a").id)
+        with fire.server():
+            made = parent.using(meta={"tenant": "acme"}).enqueue().result(timeout=10)
+
+        assert ({"tenant": "acme"} if has_plugin else {}) == fire.jobs.get(made).meta
 
 
 # ---- the app ---------------------------------------------------------------------------------------------

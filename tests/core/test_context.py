@@ -11,7 +11,7 @@ import pytest
 
 from firelock import Firelock, JobContext, current_job
 from firelock.context import Console, JobCancelled
-from firelock.errors import ScheduleError, StorageError, StorageUnavailable
+from firelock.errors import ConfigurationError, ScheduleError, StorageError, StorageUnavailable
 from firelock.values import NewJob, State
 from tests.core.fakes import FailingStorage, Worker
 
@@ -24,7 +24,9 @@ def test_a_job_knows_itself():
         seen.append(job)
 
     with Firelock("memory://") as fire:
-        fire.task(name="note", queue="bulk", priority=7, tags=["x"])(note).recur("nightly", "0 2 * * *")
+        fire.task(name="note", queue="bulk", priority=7, tags=["x"])(note).using(
+            meta={"tenant": "acme"}
+        ).recur("nightly", "0 2 * * *")
         made = fire.recurring.trigger("nightly")
         Worker(fire).run()
 
@@ -33,6 +35,7 @@ def test_a_job_knows_itself():
         job.id, job.task, job.attempt, job.retries, job.fence, job.queue, job.priority, job.tags,
         job.recurring_id, job.due_at,
     )  # fmt: skip
+    assert {"tenant": "acme"} == job.meta
 
 
 def test_a_cancelled_job_is_told_once():
@@ -73,7 +76,7 @@ def test_a_fake_is_what_its_test_needs():
     """Each field can be given."""
     given = {
         "id": "x", "attempt": 2, "retries": 1, "due_at": datetime(2026, 11, 24, 12, tzinfo=UTC),
-        "queue": "bulk", "tags": ("t",), "cancelled": True,
+        "queue": "bulk", "tags": ("t",), "meta": {"tenant": "acme"}, "cancelled": True,
     }  # fmt: skip
 
     job = JobContext.fake(**given)
@@ -84,9 +87,11 @@ def test_a_fake_is_what_its_test_needs():
 
 
 def test_a_fake_takes_no_naive_instant():
-    """A naive datetime is refused here as everywhere."""
+    """A naive datetime is refused here as everywhere, and a meta that no job could have."""
     with pytest.raises(ScheduleError, match="no time zone"):
         JobContext.fake(due_at=datetime(2026, 1, 1))  # noqa: DTZ001 - that is the mistake
+    with pytest.raises(ConfigurationError, match="Meta 'tenant' is 7"):
+        JobContext.fake(meta={"tenant": 7})
 
 
 @pytest.fixture

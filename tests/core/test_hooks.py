@@ -320,6 +320,20 @@ def test_enqueue_context_is_left_with_what_stopped_the_caller(make_app):
     assert [refused.value] == seen
 
 
+@pytest.mark.parametrize("is_awaited", [False, True])
+def test_enqueue_context_knows_what_a_continuation_inherits(make_app, is_awaited):
+    """The meta of the job that it continues; a job of its own continues none."""
+    seen = []
+    app = make_app(plugin(enqueue_context=lambda inherited: seen.append(dict(inherited))))
+    work = add_work(app)
+
+    first = work.using(meta={"tenant": "acme"}).enqueue(1)
+    child = asyncio.run(first.athen(work, 1)) if is_awaited else first.then(work, 1)
+
+    assert [{}, {"tenant": "acme"}] == seen
+    assert {"tenant": "acme"} == app.jobs.get(child.id).meta
+
+
 # ---- running ---------------------------------------------------------------------------------------------
 
 

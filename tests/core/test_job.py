@@ -114,7 +114,7 @@ def test_a_fresh_handle_shows_what_was_enqueued(adding):
     shown = facts_of(job)
 
     assert {
-        "task": "add", "state": State.SCHEDULED, "queue": "sums", "priority": 5, "tags": ("a:1",),
+        "task": "add", "state": State.SCHEDULED, "queue": "sums", "priority": 5, "tags": ("a:1",), "meta": {},
         "reason": None, "created_at": job.created_at, "due_at": LATER, "next_due_at": LATER, "error": None,
         "attempt": 0, "retries": 0, "server": None, "started_at": None, "ended_at": None,
     } == shown  # fmt: skip

@@ -100,9 +100,10 @@ def made(fire, recurring_id="id"):
 
 def test_a_definition_is_stored_with_its_call(fire, reporting):
     """Task, arguments, options, schedule and the first instant after now."""
-    definition = reporting.using(queue="bulk", tags=["x"], timeout=5, retry=Retry(attempts=1)).recur(
-        "nightly", Cron.daily(2, tz="Europe/Istanbul"), day="sales"
+    task = reporting.using(
+        queue="bulk", tags=["x"], timeout=5, retry=Retry(attempts=1), meta={"tenant": "acme"}
     )
+    definition = task.recur("nightly", Cron.daily(2, tz="Europe/Istanbul"), day="sales")
 
     record = definition.record
     assert ("report", '{"day":"sales"}', "bulk", 2, ("x",), 5.0, "call", 1) == (
@@ -116,6 +117,7 @@ def test_a_definition_is_stored_with_its_call(fire, reporting):
     )  # fmt: skip
     assert datetime(2030, 1, 1, 23, tzinfo=UTC) == definition.next_at
     assert definition == fire.recurring.get("nightly")
+    assert {"tenant": "acme"} == definition.meta
 
 
 def test_the_same_definition_again_writes_nothing(reporting, storage):
@@ -330,7 +332,8 @@ def test_nothing_is_fired_before_its_instant(fire, reporting, advance):
 
 def test_a_due_instant_makes_its_job(fire, reporting, advance):
     """With the definition's call; its nominal instant is the schedule's, whenever it was fired."""
-    reporting.using(tags=["x"], timeout=5, retry=Retry(attempts=1)).recur("id", "* * * * *", "sales")
+    options = {"tags": ["x"], "timeout": 5, "retry": Retry(attempts=1), "meta": {"tenant": "acme"}}
+    reporting.using(**options).recur("id", "* * * * *", "sales")
     advance(seconds=75)
 
     fired = fire_due(fire.client)
@@ -342,6 +345,7 @@ def test_a_due_instant_makes_its_job(fire, reporting, advance):
         record.task, record.arguments, record.queue, record.priority, record.tags, record.timeout_seconds,
         record.state, record.recurring_id,
     )  # fmt: skip
+    assert {"tenant": "acme"} == record.meta
     assert "recurring id, due 2030-01-01T00:01:00+00:00" == record.reason
     definition = fire.recurring.get("id")
     assert (START.replace(minute=1, second=0), START.replace(minute=2, second=0)) == (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 from typing_extensions import override
@@ -18,6 +19,7 @@ from firelock.storage import (
     NewJob,
     On,
     RecordChange,
+    State,
     StorageError,
     StorageUnavailable,
     continuation_target,
@@ -36,6 +38,8 @@ from firelock_redis.layout import (
 from firelock_redis.records import RecordVerbs, pausing
 
 ON_LETTERS = dict(zip(On, "SFDX", strict=True))
+_kept_apart = attrgetter("state", "due_at", "reason", "tags", "recurring_id", "parents")
+_NOTHING_APART = (State.ENQUEUED, None, None, (), None, ())
 _PLAIN_LIMIT = 1_000  # jobs whose keys and values one command of a script can take
 
 
@@ -146,19 +150,23 @@ def _insert(database: RedisDatabase, partition: int, jobs: Sequence[NewJob]) -> 
 def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
     """Return jobs as scripts/insert_plain.lua reads them, in runs of one queue and priority.
 
-    None where something special is asked for one of them, or where they are too many.
+    None where something special is asked for one of them beside what the payload alone holds, or where they
+    are too many.
     """
     if len(jobs) > _PLAIN_LIMIT:
         return None
     arguments: list[Any] = []
     run, count = None, 0  # what the jobs of the present run have in common, and where their number stands
     for job in jobs:
+        rare = ""
         if not job.is_plain:
-            return None
+            if _kept_apart(job) != _NOTHING_APART:
+                return None
+            rare = rare_of(job)
         if (job.queue, job.priority) != run:
             run, count = (job.queue, job.priority), len(arguments) + 2
             arguments += (job.queue, lowest_place(job.priority), 0)
-        arguments += (job.id, payload_of(job))
+        arguments += (job.id, payload_of(job, rare))
         arguments[count] += 1
     return arguments
 

@@ -91,8 +91,16 @@ def payload_of(job: NewJob, rare: str = "") -> str:
 def rare_of(job: NewJob) -> str:
     """Return the fields that most jobs do without, as JSON without a line's end; nothing for none."""
     parents = [[edge.parent_id, edge.on.value] for edge in job.parents]
-    fields = [job.nominal_at, job.tags, job.timeout_seconds, job.retry, job.recurring_id, parents]
-    if fields == [None, (), None, None, None, []]:
+    fields = [
+        job.nominal_at,
+        job.tags,
+        job.timeout_seconds,
+        job.retry,
+        job.recurring_id,
+        parents,
+        job.meta_json,
+    ]
+    if fields == [None, (), None, None, None, [], None]:
         return ""
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
@@ -123,7 +131,9 @@ def claimed_job(id: str, record: str, payload: str, now: int) -> ClaimedJob:
         now,
     )
     if rare:
-        job.nominal_at, tags, job.timeout_seconds, job.retry, job.recurring_id, _ = json.loads(rare)
+        job.nominal_at, tags, job.timeout_seconds, job.retry, job.recurring_id, _, job.meta_json = json.loads(
+            rare
+        )
         job.tags = tuple(tags)
     return job
 
@@ -144,7 +154,7 @@ def record_of(id: str, record: str, payload: str) -> JobRecord:
     retries, crashes, enqueued, _ = second.split(" ")
     head, arguments = payload.split("\n", 1)
     task, serializer, created, rare = head.split("\t")
-    nominal, tags, timeout, retry, recurring, parents = json.loads(rare) if rare else _NOTHING_RARE
+    nominal, tags, timeout, retry, recurring, parents, meta = json.loads(rare) if rare else _NOTHING_RARE
     changed, claimed, started, ended, expires, due, server, reason, result, absent = fields.split("\t")
     if state is State.SUCCEEDED and not ended:
         ended = changed
@@ -153,12 +163,12 @@ def record_of(id: str, record: str, payload: str) -> JobRecord:
         -(int(place) >> _PLACE_BITS), int(created), tuple(tags), _int(due), nominal, text_of(reason),
         _int(enqueued), int(attempt), int(retries), int(crashes), int(fence), session or None,
         text_of(server), _int(claimed), _int(started), _int(ended), int(changed), _int(expires), timeout,
-        retry, recurring, _error(error), text_of(result), text_of(absent),
+        retry, recurring, meta, _error(error), text_of(result), text_of(absent),
         tuple(Edge(parent, _ON[on]) for parent, on in parents),
     )  # fmt: skip
 
 
-_NOTHING_RARE: Any = (None, (), None, None, None, ())
+_NOTHING_RARE: Any = (None, (), None, None, None, (), None)
 
 
 def _int(text: str) -> int | None:

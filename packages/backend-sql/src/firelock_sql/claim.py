@@ -152,7 +152,7 @@ def rows_in_turn(tx: Transaction, names: Sequence[str], limit: int, turns: Turns
     return rows
 
 
-PLACE_SEQ, PLACE_IS_PARENT = 18, 19
+PLACE_SEQ, PLACE_IS_PARENT = 19, 20
 _PROCESSING, _ENQUEUED = State.PROCESSING.value, State.ENQUEUED.value
 
 _TAKE = Text("""
@@ -227,10 +227,10 @@ def _quarantine(id: str, now: int) -> Transition:
 def _claimed(row: Sequence[Any], now: int) -> ClaimedJob:
     (
         id, task, arguments, serializer, queue, priority, attempt, retries, crashes, fence, created_at,
-        enqueued_at, _, nominal_at, tags, timeout_seconds, retry, recurring_id, *_,
+        enqueued_at, _, nominal_at, tags, timeout_seconds, retry, recurring_id, meta, *_,
     ) = row  # fmt: skip
     return ClaimedJob(
         id, task, arguments, serializer, queue, priority, attempt + 1, retries + 0, crashes + 0, fence + 1,
         created_at + 0, enqueued_at, now, nominal_at, () if tags is None else read_list(tags),
-        None if timeout_seconds is None else float(timeout_seconds), retry, recurring_id,
+        None if timeout_seconds is None else float(timeout_seconds), retry, recurring_id, meta,
     )  # fmt: skip  # a sum is the cheapest look at whether it is a number

@@ -26,7 +26,7 @@ from firelock_sql.transaction import Text, Transaction, Value, insert_into
 
 _AS_GIVEN = (
     "id", "queue", "priority", "due_at", "task", "arguments", "serializer", "created_at", "nominal_at",
-    "timeout_seconds", "retry", "recurring_id",
+    "timeout_seconds", "retry", "recurring_id", "meta_json",
 )  # fmt: skip
 _INSERT = insert_into(
     "firelock_jobs", *_AS_GIVEN, "state", "enqueued_at", "changed_at", "ended_at", "expires_at", "reason",

@@ -108,7 +108,7 @@ def _read_history(created_at: int, creation: str | None, lines: str) -> list[His
 
 # In the order of ClaimedJob's fields, `tags` still as text.
 CLAIMED_COLUMNS = ", ".join(field.name for field in attrs.fields(ClaimedJob))
-_ERROR = 27  # the place behind the columns that are fields of a JobRecord as they stand
+_ERROR = 28  # the place behind the columns that are fields of a JobRecord as they stand
 _RECORD_COLUMNS = (
     *(field.name for field in attrs.fields(JobRecord)[:_ERROR]),
     "error_type", "error_message", "error_fingerprint", "result", "result_absent", "parents",

@@ -152,6 +152,7 @@ jobs = Table(
     Column("timeout_seconds", Double),
     Column("retry", _TEXT),
     Column("recurring_id", _NAME),
+    Column("meta_json", _TEXT),
     Column("parents", _TEXT),  # JSON list of [parent, on]
     Column(
         "creation", _TEXT

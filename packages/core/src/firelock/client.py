@@ -32,6 +32,7 @@ from firelock.errors import (
 from firelock.hookspecs import TaskCall
 from firelock.job import Job, Observation, reads
 from firelock.lifecycle import awaiting_reason
+from firelock.meta import NO_META, check_meta, write_meta
 from firelock.options import Call, CallOptions, TaskInfo
 from firelock.storage import Applied, JobFilter, Storage
 from firelock.storage.derived import insert_surely
@@ -129,14 +130,14 @@ class Client:
         await self._read_clock()
         return await self._astore(self._new_job(call), call.options.within)
 
-    def create_child(self, parent_id: str, call: Call) -> Job[Any]:
-        """The call is stored as a continuation."""
-        return self._store(self._new_child(parent_id, call), call.options.within)
+    def create_child(self, parent_id: str, call: Call, meta: Mapping[str, str]) -> Job[Any]:
+        """The call is stored as a continuation of a job with this meta."""
+        return self._store(self._new_child(parent_id, call, meta), call.options.within)
 
-    async def acreate_child(self, parent_id: str, call: Call) -> Job[Any]:
+    async def acreate_child(self, parent_id: str, call: Call, meta: Mapping[str, str]) -> Job[Any]:
         """The call is stored as a continuation, without blocking the event loop."""
         await self._read_clock()
-        return await self._astore(self._new_child(parent_id, call), call.options.within)
+        return await self._astore(self._new_child(parent_id, call, meta), call.options.within)
 
     async def _read_clock(self) -> None:
         if not self.clock.is_fresh:
@@ -176,7 +177,7 @@ class Client:
         encode, serializer = self.registry.binder(info).encode_text, self.serializer
         shared = (
             first.serializer, first.queue, first.priority, first.state, first.created_at, first.due_at,
-            first.nominal_at, None, (), first.timeout_seconds, first.retry,
+            first.nominal_at, None, (), first.timeout_seconds, first.retry, None, first.meta_json,
         )  # fmt: skip
         # Every call is checked before the first is stored. Texts wait for that rather than jobs, and handles
         # share one job, since each object that lives on is one more for the garbage collector to look at.
@@ -215,7 +216,7 @@ class Client:
 
     # ---- building ----------------------------------------------------------------------------------------
 
-    def _new_job(self, call: Call) -> NewJob:
+    def _new_job(self, call: Call, inherited: Mapping[str, str] = NO_META) -> NewJob:
         info, options = call.info, call.options
         binder = self.registry.binder(info)
         if self.plugins.has_job_options:
@@ -232,19 +233,23 @@ class Client:
         state = State.SCHEDULED if is_later else State.ENQUEUED
         tags = self._tags(binder, call, options.tags or ()) if info.tags or options.tags else ()
         retry = None if options.retry is None else options.retry.to_json()
+        meta = options.meta
+        if inherited:
+            meta = {**inherited, **(meta or {})}
         return NewJob(
             self.storage.new_ids(1)[0], info.name, text, self.serializer.name,
             info.queue if queue is None else queue, info.priority if priority is None else priority,
-            state, now, due_at if is_later else None, due_at, None, tags, options.timeout, retry,
+            state, now, due_at if is_later else None, due_at, None, tags, options.timeout, retry, None,
+            None if meta is None else write_meta(meta),
         )  # fmt: skip
 
-    def _new_child(self, parent_id: str, call: Call) -> NewJob:
+    def _new_child(self, parent_id: str, call: Call, meta: Mapping[str, str]) -> NewJob:
         options = call.options
         if options.delay is not None or options.at is not None:
             raise ConfigurationError(
                 "A continuation runs when its parent has ended; delay and at cannot be given with then()."
             )
-        job = self._new_job(attrs.evolve(call, options=attrs.evolve(options, on=None)))
+        job = self._new_job(attrs.evolve(call, options=attrs.evolve(options, on=None)), meta)
         on = options.on or On.SUCCEEDED
         job.id = self.storage.new_ids(1, parent_id)[0]
         job.state, job.due_at, job.nominal_at = State.AWAITING, None, None
@@ -273,6 +278,8 @@ class Client:
             )
         if given.keys() & {"delay", "at"}:  # two ways to say one thing: the caller has said it
             chosen = {name: value for name, value in chosen.items() if name not in {"delay", "at"}}
+        if "meta" in given and chosen.get("meta") is not None:
+            given["meta"] = {**check_meta(chosen["meta"]), **given["meta"]}
         try:
             return CallOptions(**{**chosen, **given})
         except TypeError as error:
@@ -381,15 +388,15 @@ class WrappedClient(Client):
         with self._contexts((call,)):
             return await super().acreate(call)
 
-    def create_child(self, parent_id: str, call: Call) -> Job[Any]:
+    def create_child(self, parent_id: str, call: Call, meta: Mapping[str, str]) -> Job[Any]:
         """The call is stored as a continuation, within the plugins' contexts."""
-        with self._contexts((call,)):
-            return super().create_child(parent_id, call)
+        with self._contexts((call,), meta):
+            return super().create_child(parent_id, call, meta)
 
-    async def acreate_child(self, parent_id: str, call: Call) -> Job[Any]:
+    async def acreate_child(self, parent_id: str, call: Call, meta: Mapping[str, str]) -> Job[Any]:
         """The call is stored as a continuation, within the plugins' contexts."""
-        with self._contexts((call,)):
-            return await super().acreate_child(parent_id, call)
+        with self._contexts((call,), meta):
+            return await super().acreate_child(parent_id, call, meta)
 
     def create_many(self, calls: Sequence[Call]) -> list[Job[Any]]:
         """Every call is checked, then all are stored, within the plugins' contexts."""
@@ -405,12 +412,12 @@ class WrappedClient(Client):
         return self.create_many([Call(info, options, args, {}) for args in _each_positional(calls)])
 
     @contextmanager
-    def _contexts(self, calls: Sequence[Call]) -> Iterator[None]:
+    def _contexts(self, calls: Sequence[Call], inherited: Mapping[str, str] = NO_META) -> Iterator[None]:
         task = calls[0].info if len({call.info.name for call in calls}) == 1 else None
         told = [TaskCall(call.info.name, call.args, call.kwargs, call.options.given()) for call in calls]
         refusal: BaseException | None = None
         with ExitStack() as contexts:
-            for context in self.plugins.enqueue_contexts(task, told, {}):
+            for context in self.plugins.enqueue_contexts(task, told, inherited):
                 contexts.enter_context(context)
             try:
                 yield

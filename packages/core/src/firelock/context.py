@@ -15,6 +15,7 @@ import attrs
 
 from firelock.clock import from_micros
 from firelock.errors import StorageUnavailable
+from firelock.meta import NO_META, check_meta, write_meta
 from firelock.resource import Resource, find_resource
 from firelock.storage import Storage
 from firelock.text import printable, shorten
@@ -65,6 +66,7 @@ class JobContext:
         due_at: datetime | None = None,
         queue: str = "default",
         tags: tuple[str, ...] = (),
+        meta: Mapping[str, str] = NO_META,
         cancelled: bool = False,
     ) -> JobContext:
         """Return a context for a unit test of a task; what it logs goes nowhere."""
@@ -72,7 +74,8 @@ class JobContext:
 
         at = 0 if due_at is None else micros(due_at)
         job = ClaimedJob(
-            id, "fake", "{}", "json", queue, 0, attempt, retries, 0, 1, at, at, at, at, tags
+            id, "fake", "{}", "json", queue, 0, attempt, retries, 0, 1, at, at, at, at, tags,
+            meta_json=write_meta(check_meta(meta)),
         )  # fmt: skip
         return cls(job, Console(lambda: at), cancelled)
 
@@ -138,6 +141,11 @@ class JobContext:
     def tags(self) -> tuple[str, ...]:
         """Its tags."""
         return self._job.tags
+
+    @property
+    def meta(self) -> Mapping[str, str]:
+        """What travels with it, read only: as `using(meta=…)`, a plugin or its parent gave it."""
+        return self._job.meta
 
     @property
     def recurring_id(self) -> str | None:

@@ -163,7 +163,8 @@ def job_options(task: TaskInfo, call: TaskCall) -> Mapping[str, object] | None:
     """Choose options for a job that is about to be created: the client filter.
 
     Called once a call, before anything is stored. Returns options as `using(...)` takes them, or None.
-    What the caller gave wins, then the first plugin that answers. An exception goes to the caller.
+    What the caller gave wins, then the first plugin that answers; of `meta` that holds for each name in it.
+    An exception goes to the caller.
 
     Example:
         @hookimpl

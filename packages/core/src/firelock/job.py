@@ -34,7 +34,7 @@ from firelock.values import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from concurrent.futures import Future
 
     from firelock.clock import StorageClock
@@ -134,6 +134,11 @@ class Job(Generic[R]):
     def tags(self) -> tuple[str, ...]:
         """Its tags."""
         return self._record.tags
+
+    @property
+    def meta(self) -> Mapping[str, str]:
+        """What travels with it, read only; never changes."""
+        return self._record.meta
 
     @property
     def reason(self) -> str | None:
@@ -385,18 +390,20 @@ class Job(Generic[R]):
     def then(self, task: Continuation[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
         """A continuation is stored: it runs when this job has succeeded, or as `task.using(on=…)` says.
 
+        It has this job's `meta`, but for the names that its own call or a plugin gives.
+
         Raises:
             JobNotFound: this job is not stored.
             JobNotCommitted: its transaction has not committed, or was rolled back, and the continuation is
                 not within it.
         """
         self._require_visible(task)
-        return self._client.create_child(self.id, task.call(*args, **kwargs))
+        return self._client.create_child(self.id, task.call(*args, **kwargs), self.meta)
 
     async def athen(self, task: Continuation[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
         """Continue without blocking the event loop."""
         await in_thread(self._require_visible, task)
-        return await self._client.acreate_child(self.id, task.call(*args, **kwargs))
+        return await self._client.acreate_child(self.id, task.call(*args, **kwargs), self.meta)
 
     def _require_visible(self, task: Continuation[..., Any]) -> None:
         if not callable(getattr(task, "call", None)):
@@ -449,10 +456,10 @@ class Creator(Protocol):
     ) -> list[Job[Any]]:
         """A job of one task is stored for each tuple of arguments."""
 
-    def create_child(self, parent_id: str, call: Call) -> Job[Any]:
-        """The call is stored as a continuation."""
+    def create_child(self, parent_id: str, call: Call, meta: Mapping[str, str]) -> Job[Any]:
+        """The call is stored as a continuation of a job with this meta."""
 
-    async def acreate_child(self, parent_id: str, call: Call) -> Job[Any]:
+    async def acreate_child(self, parent_id: str, call: Call, meta: Mapping[str, str]) -> Job[Any]:
         """The call is stored as a continuation, without blocking the event loop."""
 
     def wait_for_end(self, job_id: str) -> Future[Observation]:

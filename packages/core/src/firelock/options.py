@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import attrs
 
 from firelock.errors import ConfigurationError
+from firelock.meta import check_meta
 from firelock.resource import Resource
 from firelock.retry import Retry, RetryPolicy
 from firelock.text import shown
@@ -120,6 +121,9 @@ class CallOptions:
     within: object | None = None
     timeout: float | None = attrs.field(default=None, converter=to_timeout_seconds)
     retry: Retry | None = attrs.field(default=None)
+    meta: Mapping[str, str] | None = attrs.field(
+        default=None, converter=attrs.converters.optional(check_meta)
+    )
 
     @retry.validator
     def _is_storable(self, _: object, value: object) -> None:

@@ -18,6 +18,7 @@ import pluggy
 from firelock import hookspecs
 from firelock.errors import ConfigurationError, PluginError, UnknownScheme
 from firelock.hookspecs import PROJECT, Command, ServerInfo, TaskCall
+from firelock.meta import check_meta
 from firelock.storage import CONTRACT, Storage
 
 if TYPE_CHECKING:
@@ -275,10 +276,16 @@ class Plugins:
         self._manager.hook.configure_converter(converter=converter)
 
     def job_options(self, task: TaskInfo, call: TaskCall) -> dict[str, object]:
-        """Return the options plugins choose for a call; the first that answers an option wins."""
+        """Return the options plugins choose for a call; the first answer wins, of meta for each name."""
         options: dict[str, object] = {}
         for answer in self._manager.hook.job_options(task=task, call=call):
-            options = {**answer, **options}
+            meta = {
+                key: value
+                for given in (answer, options)
+                if given.get("meta") is not None
+                for key, value in check_meta(given["meta"]).items()
+            }
+            options = {**answer, **options, **({"meta": meta} if meta else {})}
         return options
 
     def enqueue_contexts(

@@ -19,6 +19,7 @@ import attrs
 from firelock.clock import from_micros
 from firelock.cron import Cron, Every, schedule_from_json
 from firelock.errors import ConfigurationError
+from firelock.meta import read_meta
 from firelock.storage import Storage
 from firelock.text import shown
 from firelock.values import NewJob, Record, State
@@ -62,6 +63,7 @@ class RecurringRecord:
     tags: tuple[str, ...] = ()
     timeout_seconds: float | None = None
     retry: str | None = None
+    meta_json: str | None = None
     is_paused: bool = False
     origin: str = "call"  # call: by recur(); code: declared; operator: edited by hand
     code_digest: str | None = None  # of the definition in code, as last seen by a server
@@ -119,6 +121,11 @@ class RecurringJob:
     def tags(self) -> tuple[str, ...]:
         """The tags of its jobs."""
         return self.record.tags
+
+    @property
+    def meta(self) -> Mapping[str, str]:
+        """What travels with its jobs, read only; empty for nothing."""
+        return read_meta(self.record.meta_json)
 
     @property
     def arguments(self) -> str:
@@ -201,6 +208,7 @@ def digest_of(definition: RecurringRecord) -> str:
     fields: Sequence[object] = [
         definition.task, definition.arguments, definition.serializer, definition.schedule, definition.queue,
         definition.priority, definition.tags, definition.timeout_seconds, definition.retry,
+        definition.meta_json,
     ]  # fmt: skip
     digest = hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:32]
     return f"{_OF_CALLS}{digest}" if definition.origin == "call" else digest
@@ -225,7 +233,7 @@ def job_of(record: RecurringRecord, job_id: str, instant: int, now: int, reason:
     return NewJob(
         job_id, record.task, record.arguments, record.serializer, record.queue, record.priority,
         State.ENQUEUED, now, None, instant, reason, record.tags, record.timeout_seconds, record.retry,
-        record.id,
+        record.id, record.meta_json,
     )  # fmt: skip
 
 

@@ -134,6 +134,7 @@ class TaskVerbs(Generic[P, R]):
         within: object | None = None,
         timeout: timedelta | float | None = None,
         retry: Retry | None = None,
+        meta: Mapping[str, str] | None = None,
     ) -> TaskVerbs[P, R]:
         """Return the task with other options for the calls made through it; the same typed arguments.
 
@@ -147,11 +148,13 @@ class TaskVerbs(Generic[P, R]):
             within: a transaction of yours in the storage's own database; the job comes and goes with it.
             timeout: the longest an attempt may run.
             retry: stored with the job.
+            meta: short texts by name that travel with the job, 2 KiB in all: `JobContext.meta`. Each wins
+                over a plugin's, and over the parent's of a continuation, of the same name.
 
         Raises:
             ConfigurationError: a value is out of its bounds.
         """
-        given = CallOptions(queue, priority, delay, at, tags, on, within, timeout, retry)
+        given = CallOptions(queue, priority, delay, at, tags, on, within, timeout, retry, meta)
         options = attrs.evolve(self.options, **given.given())
         return TaskVerbs(self._creator, self._definitions, self.info, options)
 

@@ -15,6 +15,7 @@ from operator import attrgetter
 import attrs
 
 from firelock.errors import StorageError, StorageUnavailable
+from firelock.meta import read_meta
 
 
 class State(StrEnum):
@@ -68,7 +69,13 @@ class NewJob:
     timeout_seconds: float | None = None
     retry: str | None = None  # a `Retry` given for this call, as its JSON
     recurring_id: str | None = None
+    meta_json: str | None = None  # what travels with it, as `meta.write_meta` gives it; opaque to a storage
     parents: tuple[Edge, ...] = ()
+
+    @property
+    def meta(self) -> Mapping[str, str]:
+        """What travels with it, read only; empty for nothing."""
+        return read_meta(self.meta_json)
 
     @property
     def is_plain(self) -> bool:
@@ -77,9 +84,10 @@ class NewJob:
 
 
 _asked = attrgetter(
-    "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id", "parents"
-)
-_NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, ())
+    "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id",
+    "meta_json", "parents",
+)  # fmt: skip
+_NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, None, ())
 
 
 @attrs.define
@@ -104,6 +112,12 @@ class ClaimedJob:
     timeout_seconds: float | None = None
     retry: str | None = None
     recurring_id: str | None = None
+    meta_json: str | None = None
+
+    @property
+    def meta(self) -> Mapping[str, str]:
+        """What travels with it, read only; empty for nothing."""
+        return read_meta(self.meta_json)
 
 
 @attrs.frozen
@@ -200,11 +214,17 @@ class JobRecord:
     timeout_seconds: float | None = None
     retry: str | None = None
     recurring_id: str | None = None
+    meta_json: str | None = None
     error: ErrorInfo | None = None  # the last failure, without its traceback
     result: str | None = None  # serialized; None until succeeded
     result_absent: str | None = None  # why a succeeded job has no result
     parents: tuple[Edge, ...] = ()
     progress: Progress | None = None  # how far it last said it is; stored apart, so `find` may leave it out
+
+    @property
+    def meta(self) -> Mapping[str, str]:
+        """What travels with it, read only; empty for nothing."""
+        return read_meta(self.meta_json)
 
     @property
     def is_final(self) -> bool:

@@ -114,7 +114,7 @@ local function save(job)
   saved[#saved + 1] = job
 end
 
--- The rarer fields of a job's payload: nominal_at, tags, timeout, retry, recurring job, parents; nil where it has none.
+-- The rarer fields of a job's payload: nominal_at, tags, timeout, retry, recurring job, parents, meta; nil where it has none.
 -- And how many bytes were read for them.
 local function rare_fields(id)
   local payload = call('HGET', base .. 'payloads', id) or ''

@@ -119,7 +119,8 @@ WITH RECURSIVE turn AS (
         reason = NULL
     WHERE ctid = ANY (ARRAY (SELECT row FROM found))
     RETURNING id, task, arguments, serializer, queue, priority, attempt, retries, crashes, fence, created_at,
-        enqueued_at, claimed_at, nominal_at, tags, timeout_seconds, retry, recurring_id, seq, is_parent
+        enqueued_at, claimed_at, nominal_at, tags, timeout_seconds, retry, recurring_id, meta_json, seq,
+        is_parent
 ), counted AS (
     INSERT INTO firelock_count_deltas (state, queue, jobs)
     SELECT state, queue, sum(jobs) FROM (
@@ -202,7 +203,8 @@ WITH new AS MATERIALIZED (
         reason = NULL
     WHERE ctid = ANY (ARRAY (SELECT row FROM found))
     RETURNING id, task, arguments, serializer, queue, priority, attempt, retries, crashes, fence, created_at,
-        enqueued_at, claimed_at, nominal_at, tags, timeout_seconds, retry, recurring_id, seq, is_parent
+        enqueued_at, claimed_at, nominal_at, tags, timeout_seconds, retry, recurring_id, meta_json, seq,
+        is_parent
 ), counted AS (
     INSERT INTO firelock_count_deltas (state, queue, jobs)
     SELECT 'enqueued', queue, -count(*) FROM claimed GROUP BY queue
@@ -223,7 +225,7 @@ _T = TypeVar("_T")
 _MOST = 512  # that one statement claims
 # Places in its answer.
 _SERVER, _DUE, _OPEN, _SETTLED, _TOOK, _FIRST = 0, 1, 2, 3, 4, 5
-_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _IS_PARENT = 9, 10, 16, 23, 24
+_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _IS_PARENT = 9, 10, 16, 24, 25
 _IN_LANE = itemgetter(_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ)
 
 _Plain = Sequence[tuple[Transition, Held]]

@@ -366,8 +366,8 @@ class Jobs:
     def copy(self, job_id: str, *, reason: str | None = None) -> Job[Any]:
         """A new job like this one is enqueued; return its handle. The task need not be registered here.
 
-        It has the stored arguments, serializer, queue, priority, tags, timeout and retry; it belongs to no
-        recurring job and waits for no parent. The reason is "copied from ID" where none is given.
+        It has the stored arguments, serializer, queue, priority, tags, timeout, retry and meta; it belongs
+        to no recurring job and waits for no parent. The reason is "copied from ID" where none is given.
 
         Raises:
             JobNotFound: no such job is stored.
@@ -378,7 +378,7 @@ class Jobs:
             client.storage.new_ids(1)[0], record.task, record.arguments, record.serializer, record.queue,
             record.priority, State.ENQUEUED, client.clock.now(), tags=record.tags,
             reason=f"copied from {record.id}" if reason is None else reason,
-            timeout_seconds=record.timeout_seconds, retry=record.retry,
+            timeout_seconds=record.timeout_seconds, retry=record.retry, meta_json=record.meta_json,
         )  # fmt: skip
         insert_surely(client.storage, (job,))
         if client.plugins.has_jobs_created:

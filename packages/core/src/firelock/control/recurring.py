@@ -544,7 +544,7 @@ def definition_of(
     job = client.recurring_arguments(call)
     return RecurringRecord(
         recurring_id, job.task, job.arguments, job.serializer, schedule_to_json(parsed), job.queue,
-        job.priority, job.tags, job.timeout_seconds, job.retry, origin=origin,
+        job.priority, job.tags, job.timeout_seconds, job.retry, job.meta_json, origin=origin,
     )  # fmt: skip
 
 

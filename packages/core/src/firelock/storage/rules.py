@@ -77,7 +77,7 @@ class StoredJob:
             job.id, job.task, job.arguments, job.serializer, job.queue, job.priority, job.attempt,
             job.retries, job.crashes, job.fence, job.created_at, cast("int", job.enqueued_at),
             cast("int", job.claimed_at), job.nominal_at, job.tags, job.timeout_seconds, job.retry,
-            job.recurring_id,
+            job.recurring_id, job.meta_json,
         )  # fmt: skip
 
 
@@ -117,7 +117,7 @@ def stored(job: NewJob, parents: Iterable[JobRecord], *, sequence: int, now: int
             job.created_at, job.tags, job.due_at, job.nominal_at, job.reason,
             enqueued_at=now if job.state is State.ENQUEUED else None, changed_at=job.created_at,
             timeout_seconds=job.timeout_seconds, retry=job.retry, recurring_id=job.recurring_id,
-            parents=job.parents,
+            meta_json=job.meta_json, parents=job.parents,
         ),
         sequence,
         job.parents if job.state is State.AWAITING else (),

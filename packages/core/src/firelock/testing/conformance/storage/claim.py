@@ -37,6 +37,7 @@ class ClaimDuty(StorageFixtures):
         job_id = scene.add(
             task="reports.create", arguments="[7]", serializer="other", queue="critical", priority=-3,
             nominal_at=STAMP + 5, tags=("b", "a"), timeout_seconds=2.5, retry="{}", recurring_id="nightly",
+            meta_json='{"tenant":"acme"}',
         )  # fmt: skip
         stored = scene.record(job_id)
 
@@ -45,7 +46,7 @@ class ClaimDuty(StorageFixtures):
         expected = ClaimedJob(
             job_id, "reports.create", "[7]", "other", "critical", -3, 1, 0, 0, job.fence,
             stored.created_at, stored.enqueued_at or 0, STAMP + 77, STAMP + 5, ("b", "a"), 2.5, "{}",
-            "nightly",
+            "nightly", '{"tenant":"acme"}',
         )  # fmt: skip
         assert expected == job
         assert job.fence > 0

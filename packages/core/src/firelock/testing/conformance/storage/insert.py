@@ -9,7 +9,16 @@ import pytest
 
 from firelock.clock import SECOND
 from firelock.errors import JobNotFound
-from firelock.testing.conformance.scene import BASE, STAMP, Scene, succeeds
+from firelock.testing.conformance.scene import (
+    BASE,
+    STAMP,
+    Running,
+    Scene,
+    deletes,
+    fails,
+    requeues,
+    succeeds,
+)
 from firelock.testing.conformance.storage.subject import StorageFixtures
 from firelock.values import Edge, HistoryEntry, JobRecord, State
 
@@ -27,7 +36,7 @@ class InsertDuty(StorageFixtures):
         job = scene.new_job(
             task="reports.create", arguments='{"day": "monday"}', queue="critical", priority=7,
             nominal_at=STAMP + 3, reason="enqueued by a test", tags=("eu", "user:7"), timeout_seconds=12.5,
-            retry='{"attempts": 3}', recurring_id="nightly",
+            retry='{"attempts": 3}', recurring_id="nightly", meta_json='{"tenant":"acme"}',
         )  # fmt: skip
 
         scene.storage.insert([job])
@@ -37,8 +46,41 @@ class InsertDuty(StorageFixtures):
             job.id, "reports.create", '{"day": "monday"}', "json", State.ENQUEUED, "critical", 7,
             job.created_at, ("eu", "user:7"), None, STAMP + 3, "enqueued by a test", stored.enqueued_at,
             changed_at=job.created_at, timeout_seconds=12.5, retry='{"attempts": 3}', recurring_id="nightly",
+            meta_json='{"tenant":"acme"}',
         )  # fmt: skip
         assert expected == stored
+
+    def test_meta_goes_with_a_job_wherever_it_goes(self, scene: Scene) -> None:
+        """What travels with a job is there in each run, and in its record, whole; others have none.
+
+        If this fails: a trace, a request's id or a tenant is lost on a way that a job can take: a delay, a
+        wait for a parent, a retry, a delete taken back; or one job runs with those of another.
+        """
+        metas = [None, '{"tenant":"%s"}' % ("é" * 1_000), None, '{"traceparent":"00-1-2-01"}', "{}"]
+        jobs = [scene.new_job(meta_json=meta) for meta in metas]
+        wanted = {job.id: job.meta_json for job in jobs}
+        scene.storage.insert(jobs)
+        delayed = {scene.schedule(60, meta_json=metas[3]): metas[3]}
+        waiting = {scene.continuation(jobs[0].id, meta_json=metas[1]): metas[1]}
+
+        holder = scene.begin()
+        first, *others = claimed = scene.claim(holder)
+        held = scene.reconcile(holder, []).unknown
+        scene.settle(succeeds(Running(first, holder)))
+        for job in others:
+            scene.settle(requeues(scene.settle(fails(Running(job, holder)))))
+        scene.settle(requeues(scene.settle(deletes(jobs[1].id))))
+        scene.release()
+        scene.advance(61)
+        scene.promote()
+        again = scene.exchange(scene.begin("b"), [], limit=100).claim.jobs
+
+        assert wanted == {job.id: job.meta_json for job in claimed}
+        assert wanted == {job.id: job.meta_json for job in held}
+        assert first.id == jobs[0].id
+        del wanted[first.id]
+        assert {**wanted, **delayed, **waiting} == {job.id: job.meta_json for job in again}
+        assert [job.meta_json for job in again] == [scene.record(job.id).meta_json for job in again]
 
     def test_an_enqueued_job_is_stamped_by_the_storage(self, scene: Scene) -> None:
         """`enqueued_at` is the storage's clock; `created_at` and the first entry of the history the caller's.

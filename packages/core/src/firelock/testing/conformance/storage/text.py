@@ -28,18 +28,20 @@ class TextDuty(StorageFixtures):
 
     @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
     def test_odd_text_comes_back_from_a_job(self, scene: Scene, text: str) -> None:
-        """Task, arguments, tags, reasons, results and errors are plain text, whatever is in them.
+        """Task, arguments, tags, meta, reasons, results and errors are plain text, whatever is in them.
 
         If this fails: a value is interpolated into a statement, trimmed, folded or read as a pattern.
         """
-        job_id = scene.add(task=text, arguments=text, tags=(text, "plain"), reason=text, retry=text)
+        job_id = scene.add(
+            task=text, arguments=text, tags=(text, "plain"), reason=text, retry=text, meta_json=text
+        )
         running = scene.run(job_id=job_id)
         error = ErrorInfo(text, text, "fingerprint", text)
 
         scene.settle(fails(running, error))
 
-        scene.check(job_id, task=text, arguments=text, tags=(text, "plain"), retry=text)
-        assert (text, text) == (running.job.task, running.job.arguments)
+        scene.check(job_id, task=text, arguments=text, tags=(text, "plain"), retry=text, meta_json=text)
+        assert (text, text, text) == (running.job.task, running.job.arguments, running.job.meta_json)
         assert [error] == [attempt.error for attempt in scene.errors(job_id)]
         assert text == scene.history(job_id)[0].reason
 
