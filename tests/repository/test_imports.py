@@ -23,8 +23,10 @@ LOADED_WHEN_USED = {
     "cattrs",
     "croniter",
     "multiprocessing",
+    "opentelemetry",
     "redis",
     "rich",
+    "sentry_sdk",
     "sqlalchemy",
     "sqlite3",
 }

@@ -19,6 +19,7 @@ STATES = ["awaiting", "scheduled", "enqueued", "processing", "succeeded", "faile
 HOSTS = {
     "docs.python.org",
     "keepachangelog.com",
+    "opentelemetry.io",  # names the version of the conventions that spans follow
     "semver.org",
     "www.sqlite.org",
     "www.w3.org",  # the name of SVG's namespace

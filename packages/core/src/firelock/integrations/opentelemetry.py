@@ -1,0 +1,348 @@
+"""OpenTelemetry: a trace leads from a request to its jobs and theirs, and metrics say how many and how long.
+
+Needs `opentelemetry-api` alone (`pip install "firelock[otel]"`); spans and metrics go wherever the SDK of the
+process sends them, and nowhere where there is none. Names are those of the messaging conventions in version
+1.44 of OpenTelemetry's semantic conventions, where they are still called "Development", so they may change
+with a version of Firelock. What the conventions have no word for is under `firelock.`
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from datetime import timedelta
+from enum import StrEnum
+from time import perf_counter
+from types import TracebackType
+from typing import TYPE_CHECKING, Final
+
+import attrs
+from opentelemetry import metrics, propagate, trace
+from opentelemetry.context import Context, attach, detach, get_current
+from opentelemetry.trace import Link, SpanKind, Status, StatusCode
+
+from firelock import ConfigurationError, JobCancelled, JobContext, TaskCall, TaskInfo, hookimpl
+
+if TYPE_CHECKING:
+    from contextvars import Token
+
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import Span, TracerProvider
+
+    from firelock import Settled
+    from firelock.storage import NewJob
+
+CONVENTIONS: Final = "1.44.0"
+"""The version of OpenTelemetry's semantic conventions that names and attributes follow."""
+
+DURATION_BUCKETS: Final = (
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    30.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0,
+)  # fmt: skip
+"""Upper bounds of `messaging.process.duration`, in seconds; those of the conventions end at 10."""
+
+_SCHEMA = f"https://opentelemetry.io/schemas/{CONVENTIONS}"
+_SYSTEM = "firelock"
+_LONGEST_CHILD = timedelta(hours=1)  # since it was enqueued; a trace that is open for longer helps nobody
+_META_ROOM = 2_000  # bytes of JSON: what a job may carry, and a little less
+
+
+class Correlation(StrEnum):
+    """How the span of a run is tied to the span that made its job."""
+
+    AUTO = "auto"
+    PARENT = "parent"
+    LINK = "link"
+
+
+class OpenTelemetry:
+    """A plugin: `Firelock(url, plugins=[OpenTelemetry()])`.
+
+    The context of whoever enqueues travels in the job's `meta`, written and read by the process's own
+    propagator: `traceparent`, `tracestate` and, as far as there is room, `baggage`.
+
+    Args:
+        correlation: "parent" makes a run a child of the span that sent its job, "link" begins a trace of its
+            own that is linked to it. "auto" is "parent", and "link" for runs that start more than an hour
+            after their job was made, for retries and for jobs of recurring ones.
+        bulk_spans: each job of an `enqueue_many` has a span of its own; else all of them share one.
+        tracer_provider: the process's own where it is left out.
+        meter_provider: likewise.
+
+    Raises:
+        ConfigurationError: there is no such correlation.
+    """
+
+    def __init__(
+        self,
+        *,
+        correlation: Correlation | str = Correlation.AUTO,
+        bulk_spans: bool = False,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+    ) -> None:
+        try:
+            self._correlation = Correlation(correlation)
+        except ValueError:
+            known = ", ".join(f'"{each}"' for each in Correlation)
+            raise ConfigurationError(f"correlation={correlation!r} is unknown; use one of {known}.") from None
+        self._has_bulk_spans = bulk_spans
+        self._providers = (tracer_provider, meter_provider)
+        self._tracer = trace.get_tracer(__name__, CONVENTIONS, tracer_provider, _SCHEMA)
+        meter = metrics.get_meter(__name__, CONVENTIONS, meter_provider, _SCHEMA)
+        self._sent = meter.create_counter("messaging.client.sent.messages", "{message}", "Jobs stored.")
+        self._consumed = meter.create_counter(
+            "messaging.client.consumed.messages", "{message}", "Attempts that ended."
+        )
+        self._sending_seconds = meter.create_histogram(
+            "messaging.client.operation.duration", "s", "How long a verb took that stores jobs."
+        )
+        self._process_seconds = meter.create_histogram(
+            "messaging.process.duration", "s", "How long an attempt took.",
+            explicit_bucket_boundaries_advisory=DURATION_BUCKETS,
+        )  # fmt: skip
+
+    # ---- jobs that are made ------------------------------------------------------------------------------
+
+    @hookimpl
+    def enqueue_context(
+        self, task: TaskInfo | None, calls: Sequence[TaskCall], inherited: Mapping[str, str]
+    ) -> _Sending:
+        """Return the span of a call, `send QUEUE`."""
+        queue = calls[0].options.get("queue") or (task.queue if task is not None else None)
+        ambient = get_current()
+        if inherited and not trace.get_current_span(ambient).get_span_context().is_valid:
+            ambient = propagate.extract(inherited, ambient)  # a continuation belongs to its parent's trace
+        return _Sending(
+            self, self._tracer, self._sending_seconds, ambient, None if queue is None else str(queue),
+            len(calls), creates=self._has_bulk_spans and len(calls) > 1,
+        )  # fmt: skip
+
+    @hookimpl
+    def job_options(self, task: TaskInfo, call: TaskCall) -> Mapping[str, object] | None:
+        """Return the context that travels with the job; none for a recurring job, which nobody enqueues."""
+        sending = _sending.get(None)
+        if sending is None or sending.plugin is not self:
+            return None
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier, sending.context_for(task, call))
+        carrier = _fitting(carrier, call.options.get("meta"))
+        return {"meta": carrier} if carrier else None
+
+    @hookimpl
+    def jobs_created(self, jobs: Sequence[NewJob]) -> None:
+        """The jobs are counted, and known to their span."""
+        for (queue, task), count in Counter((job.queue, job.task) for job in jobs).items():
+            self._sent.add(count, {**_told("send", queue), "firelock.task": task})
+        sending = _sending.get(None)
+        if sending is not None and sending.plugin is self:
+            sending.stored(jobs)
+
+    # ---- jobs that run -----------------------------------------------------------------------------------
+
+    @hookimpl
+    def job_context(self, job: JobContext) -> _Processing:
+        """Return the span of an attempt, `process QUEUE`."""
+        created = propagate.extract(job.meta, Context())
+        creation = trace.get_current_span(created).get_span_context()
+        links = []
+        if creation.is_valid and not self._is_child(job):
+            created = trace.set_span_in_context(trace.INVALID_SPAN, created)  # what else travels stays
+            links = [Link(creation)]
+        return _Processing(self._tracer, job, created, links)
+
+    def _is_child(self, job: JobContext) -> bool:
+        if self._correlation is not Correlation.AUTO:
+            return self._correlation is Correlation.PARENT
+        if job.attempt > 1 or job.recurring_id is not None:
+            return False
+        return job.claimed_at - job.created_at <= _LONGEST_CHILD
+
+    @hookimpl
+    def jobs_settled(self, settled: Sequence[Settled]) -> None:
+        """The attempts are counted and their durations recorded."""
+        for end in settled:
+            if not end.transition.started_at:  # it went back without having run
+                continue
+            words = {**_told("process", end.job.queue), "firelock.task": end.job.task}
+            if end.transition.error is not None:
+                words["error.type"] = end.transition.error.type
+            self._consumed.add(1, words)
+            self._process_seconds.record(end.duration / 1_000_000, words)
+
+    @hookimpl
+    def worker_process_stopped(self) -> None:
+        """What this process has recorded is on its way."""
+        tracers, meters = self._providers
+        _flush(tracers or trace.get_tracer_provider())
+        _flush(meters or metrics.get_meter_provider())
+
+
+def _flush(provider: object) -> None:
+    flush = getattr(provider, "force_flush", None)  # the SDK has it, the API does not
+    if flush is not None:
+        flush()
+
+
+def _told(operation: str, queue: str | None) -> dict[str, str]:
+    """Return what every span and figure of an operation says."""
+    words = {
+        "messaging.system": _SYSTEM,
+        "messaging.operation.name": operation,
+        "messaging.operation.type": operation,
+    }
+    if queue is not None:
+        words["messaging.destination.name"] = queue
+    return words
+
+
+def _name(operation: str, queue: str | None) -> str:
+    return operation if queue is None else f"{operation} {queue}"
+
+
+def _fitting(carrier: dict[str, str], meta: object) -> dict[str, str]:
+    """Return of the carrier what fits beside the call's own meta: telemetry refuses no job."""
+    own = dict(meta) if isinstance(meta, Mapping) else {}
+    fitting: dict[str, str] = {}
+    for key in sorted(carrier, key=lambda each: len(carrier[each])):  # the context first, baggage is longer
+        if len(json.dumps({**fitting, **own, key: carrier[key]}).encode()) <= _META_ROOM:
+            fitting[key] = carrier[key]
+    return fitting
+
+
+def _record(span: Span, error: BaseException) -> str:
+    """The span says that it has failed, and by what; return the type of the error."""
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    span.record_exception(error)
+    span.set_attribute("error.type", name)
+    span.set_status(Status(StatusCode.ERROR, name))
+    return name
+
+
+_sending: ContextVar[_Sending] = ContextVar("firelock_opentelemetry_sending")
+
+
+@attrs.define(eq=False)
+class _Sending:
+    """A call that stores jobs, as a span: `with` begins and ends it, also where nothing is stored."""
+
+    plugin: OpenTelemetry  # whose it is: an app may have two, for two providers
+    _tracer: trace.Tracer
+    _seconds: metrics.Histogram
+    _ambient: Context
+    _queue: str | None  # as far as it is known; None where it is not, or there are several
+    _count: int
+    creates: bool  # each job has a span of its own
+    _span: Span = trace.INVALID_SPAN
+    _created: list[Span] = attrs.Factory(list)  # of spans of their own, those whose jobs are not stored yet
+    _begun: float = 0.0
+    _tokens: tuple[Token[Context], Token[_Sending]] | None = None
+
+    def __enter__(self) -> None:
+        words: dict[str, str | int] = {**_told("send", self._queue)}
+        if self._count > 1:
+            words["messaging.batch.message_count"] = self._count
+        # Where jobs have spans of their own, those are the producers, and this one is the call.
+        kind = SpanKind.CLIENT if self.creates else SpanKind.PRODUCER
+        self._span = self._tracer.start_span(
+            _name("send", self._queue), self._ambient, kind=kind, attributes=words
+        )
+        self._begun = perf_counter()
+        self._tokens = (attach(trace.set_span_in_context(self._span, self._ambient)), _sending.set(self))
+
+    def context_for(self, task: TaskInfo, call: TaskCall) -> Context:
+        """Return the context that travels with the job of this call."""
+        if not self.creates:
+            return get_current()
+        queue = str(call.options.get("queue") or task.queue)
+        span = self._tracer.start_span(
+            _name("create", queue), self._ambient, kind=SpanKind.PRODUCER,
+            attributes={**_told("create", queue), "firelock.task": call.task},
+        )  # fmt: skip
+        self._created.append(span)
+        self._span.add_link(span.get_span_context())
+        return trace.set_span_in_context(span, self._ambient)
+
+    def stored(self, jobs: Sequence[NewJob]) -> None:
+        """The span knows the jobs that are stored now, in the order of their calls."""
+        queues, tasks = {job.queue for job in jobs}, {job.task for job in jobs}
+        if len(queues) == 1 and self._queue not in queues:
+            (self._queue,) = queues
+            self._span.update_name(_name("send", self._queue))
+            self._span.set_attribute("messaging.destination.name", self._queue)
+        if len(tasks) == 1:
+            self._span.set_attribute("firelock.task", *tasks)
+        if self._count == 1:
+            self._span.set_attribute("messaging.message.id", jobs[0].id)
+        for job, span in zip(jobs, self._created, strict=False):
+            span.set_attribute("messaging.message.id", job.id)
+            span.end()
+        del self._created[: len(jobs)]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if self._tokens is not None:
+            attached, told = self._tokens
+            _sending.reset(told)
+            detach(attached)
+        words = _told("send", self._queue)
+        if error is not None:
+            words["error.type"] = _record(self._span, error)
+            for span in self._created:
+                span.set_status(Status(StatusCode.ERROR, words["error.type"]))
+                span.end()
+        self._span.end()
+        self._seconds.record(perf_counter() - self._begun, words)
+
+
+@attrs.define(eq=False)
+class _Processing:
+    """An attempt as a span: `with` begins and ends it, under the job's own context and no other."""
+
+    _tracer: trace.Tracer
+    _job: JobContext
+    _context: Context
+    _links: list[Link]
+    _span: Span = trace.INVALID_SPAN
+    _token: Token[Context] | None = None
+
+    def __enter__(self) -> None:
+        job = self._job
+        words: dict[str, str | int | float] = {
+            **_told("process", job.queue),
+            "messaging.message.id": job.id,
+            "firelock.task": job.task,
+            "firelock.attempt": job.attempt,
+            "firelock.queue_wait": max(0.0, (job.claimed_at - job.enqueued_at).total_seconds()),
+        }
+        if job.server:
+            words["messaging.client.id"] = job.server
+        if job.recurring_id is not None:
+            words["firelock.recurring_id"] = job.recurring_id
+        self._span = self._tracer.start_span(
+            _name("process", job.queue), self._context, SpanKind.CONSUMER, words, self._links
+        )
+        self._token = attach(trace.set_span_in_context(self._span, self._context))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if self._token is not None:
+            detach(self._token)
+        if error is not None:
+            self._record_end(error)
+        self._span.end()
+
+    def _record_end(self, error: BaseException) -> None:
+        reason = self._job.cancel_reason if self._job.cancelled else ""
+        if reason.startswith("timed out"):
+            self._span.set_attribute("error.type", "timeout")
+            self._span.set_status(Status(StatusCode.ERROR, reason))
+        elif reason and (isinstance(error, JobCancelled) or type(error).__name__ == "CancelledError"):
+            self._span.set_attribute("firelock.cancelled", reason)  # deleted, or its server stops: no failure
+        else:
+            _record(self._span, error)

@@ -1,0 +1,540 @@
+"""Spans and metrics of jobs, as the SDK's exporters in memory see them."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from contextlib import suppress
+from datetime import timedelta
+from itertools import pairwise
+
+import pytest
+from celery import Celery
+from celery.app.trace import build_tracer
+from opentelemetry import baggage, context, trace
+from opentelemetry.instrumentation.celery import CeleryInstrumentor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+from firelock import ArgumentError, ConfigurationError, Firelock, JobFailed, Retry, StorageError, current_job
+from firelock.integrations.opentelemetry import DURATION_BUCKETS, OpenTelemetry
+from firelock.testing import Tester
+from tests.core.fakes import unmeasured
+
+
+class Traced:
+    """An app with the plugin, and what its providers have recorded."""
+
+    def __init__(self, storage="memory://", **options):
+        self.exporter, self.reader = InMemorySpanExporter(), InMemoryMetricReader()
+        self.tracers = TracerProvider()
+        self.tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.meters = MeterProvider([self.reader])
+        plugin = OpenTelemetry(tracer_provider=self.tracers, meter_provider=self.meters, **options)
+        self.app = Firelock(storage, plugins=[plugin])
+        self.tracer = self.tracers.get_tracer("host")
+
+    def run(self, *jobs):
+        """The jobs have ended."""
+        with self.app.server(workers=2, async_workers=2):
+            for job in jobs:
+                with suppress(JobFailed):
+                    job.result(timeout=20)
+
+    def spans(self, name):
+        """The ended spans of a name, in the order of their ends."""
+        return [span for span in self.exporter.get_finished_spans() if span.name == name]
+
+    def span(self, name):
+        (found,) = self.spans(name)
+        return found
+
+    def points(self, name):
+        """The points of a metric, by the attributes that tell them apart."""
+        data = self.reader.get_metrics_data()
+        return [
+            point
+            for resource in data.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if metric.name == name
+            for point in metric.data.data_points
+        ]
+
+    def close(self):
+        self.app.close()
+        self.tracers.shutdown()
+        self.meters.shutdown()
+
+
+@pytest.fixture
+def make():
+    """A function that makes an app with the plugin; all are closed at the end."""
+    made = []
+
+    def make(*args, **options):
+        made.append(Traced(*args, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def traced(make):
+    """An app with the plugin as it is by default."""
+    return make()
+
+
+def is_child(span, parent):
+    """True where the span stands right below the other."""
+    return span.parent is not None and (span.parent.span_id, span.context.trace_id) == (
+        parent.context.span_id, parent.context.trace_id,
+    )  # fmt: skip
+
+
+def links_to(span):
+    return [link.context.span_id for link in span.links]
+
+
+# ---- one trace -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
+def test_a_trace_leads_from_a_request_to_its_job_and_the_job_s_own(traced, is_async):
+    """Each span stands below the one that caused it, and what the task itself traces below its run."""
+
+    @traced.app.task(name="child", queue="mail")
+    def child() -> None: ...
+
+    if is_async:
+
+        @traced.app.task(name="parent")
+        async def parent() -> None:
+            with traced.tracer.start_as_current_span("inside"):
+                await child.aenqueue()
+    else:
+
+        @traced.app.task(name="parent")
+        def parent() -> None:
+            with traced.tracer.start_as_current_span("inside"):
+                child.enqueue()
+
+    with traced.tracer.start_as_current_span("request"):
+        job = asyncio.run(parent.aenqueue()) if is_async else parent.enqueue()
+        then = job.then(child.using(queue="later"))
+    traced.run(job, then)
+    traced.run()
+
+    names = ["request", "send default", "process default", "inside", "send mail", "process mail"]
+    spans = [traced.span(name) for name in names]
+    assert all(is_child(span, former) for former, span in pairwise(spans))
+    assert is_child(traced.span("send later"), spans[0])
+    assert is_child(traced.span("process later"), traced.span("send later"))
+    assert 1 == len({span.context.trace_id for span in traced.exporter.get_finished_spans()})
+
+
+def test_a_continuation_made_outside_of_a_trace_joins_its_parent_s(traced):
+    """Nothing is current where it is made, and the parent's meta says where it belongs."""
+
+    @traced.app.task(name="work")
+    def work() -> None: ...
+
+    job = work.enqueue()
+    job.then(work.using(queue="later"))
+
+    first, second = traced.span("send default"), traced.span("send later")
+    assert first.parent is None
+    assert is_child(second, first)
+
+
+PROGRAM = """
+from apart import exporter, fire, leaf, tracer, work
+
+with tracer.start_as_current_span("request"):
+    job = work.enqueue()
+with fire.server(workers=1):
+    print(job.result(timeout=60), job.meta["traceparent"])
+"""
+APART = """
+from firelock import Firelock
+from firelock.integrations.opentelemetry import OpenTelemetry
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+exporter = InMemorySpanExporter()
+trace.set_tracer_provider(TracerProvider())
+trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(exporter))
+tracer = trace.get_tracer("host")
+fire = Firelock("sqlite:///jobs.db", plugins=[OpenTelemetry()])
+
+@fire.task(name="work", executor="process")
+def work() -> str:
+    inner = leaf.enqueue()
+    (sent,) = exporter.get_finished_spans()
+    current = trace.get_current_span()
+    assert sent.parent.span_id == current.get_span_context().span_id
+    return " ".join([
+        current.name, format(current.parent.span_id, "016x"), format(current.context.trace_id, "032x"),
+        inner.meta["traceparent"].split("-")[1],
+    ])
+
+@fire.task(name="leaf", queue="other")
+def leaf() -> None: ...
+"""
+
+
+def test_a_trace_leads_into_a_process_of_its_own_and_out_again(tmp_path):
+    """The context travels in the job: it needs no memory that both share."""
+    (tmp_path / "apart.py").write_text(APART)
+
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=tmp_path, env=unmeasured(), capture_output=True, text=True,
+        check=True, timeout=90,
+    )  # fmt: skip
+
+    *name, parent, trace_id, inner, traceparent = ran.stdout.split()
+    assert ["process", "default"] == name
+    assert [trace_id, parent] == traceparent.split("-")[1:3]
+    assert trace_id == inner
+
+
+def test_a_run_never_stands_under_what_is_current_where_it_runs(traced):
+    """A program that is traced itself may run jobs of everybody."""
+    seen = []
+
+    @traced.app.task(name="work")
+    def work() -> None:
+        seen.append(baggage.get_baggage("of"))
+
+    with Tester(traced.app) as tester:
+        work.enqueue()
+        token = context.attach(baggage.set_baggage("of", "host"))
+        with traced.tracer.start_as_current_span("host"):
+            tester.drain()
+        context.detach(token)
+
+    assert is_child(traced.span("process default"), traced.span("send default"))
+    assert traced.span("host").context.trace_id != traced.span("process default").context.trace_id
+    assert [None] == seen
+
+
+# ---- child or link ---------------------------------------------------------------------------------------
+
+
+def send_and_run(traced, *, wait=timedelta(0), fails=False, **options):
+    """The span that sent a job, and those of its runs after that wait."""
+    runs = []
+
+    @traced.app.task(name="work", retry=Retry.fixed(0, attempts=1))
+    def work() -> None:
+        runs.append(current_job().attempt)
+        if fails and len(runs) == 1:
+            raise ValueError("once")
+
+    job = work.using(**options).enqueue()
+    traced.app.storage.clock_offset += int(wait.total_seconds() * 1_000_000)
+    traced.run(job)
+    return traced.span("send default"), traced.spans("process default")
+
+
+def tie(sent, ran):
+    if is_child(ran, sent):
+        return "parent"
+    assert ran.parent is None
+    assert sent.context.trace_id != ran.context.trace_id
+    return "link" if links_to(ran) == [sent.context.span_id] else "none"
+
+
+@pytest.mark.parametrize(
+    ("correlation", "ties"),
+    [
+        ("auto", {"soon": "parent", "late": "link", "delayed": "link", "retry": "link"}),
+        ("parent", {"soon": "parent", "late": "parent", "delayed": "parent", "retry": "parent"}),
+        ("link", {"soon": "link", "late": "link", "delayed": "link", "retry": "link"}),
+    ],
+)
+def test_a_run_is_a_child_or_linked(make, correlation, ties):
+    """By default a child, unless it is a retry or more than an hour lies between."""
+    hour, more = timedelta(hours=1), timedelta(hours=1, seconds=1)
+    soon = send_and_run(make(correlation=correlation), wait=timedelta(minutes=50))
+    late = send_and_run(make(correlation=correlation), wait=more)
+    delayed = send_and_run(make(correlation=correlation), wait=more, delay=hour)
+    retried = send_and_run(make(correlation=correlation), fails=True)
+
+    found = {
+        "soon": tie(soon[0], *soon[1]), "late": tie(late[0], *late[1]),
+        "delayed": tie(delayed[0], *delayed[1]), "retry": tie(retried[0], retried[1][1]),
+    }  # fmt: skip
+    assert ties == found
+    assert [1, 2] == [span.attributes["firelock.attempt"] for span in retried[1]]
+
+
+def test_a_run_of_a_recurring_job_has_a_trace_of_its_own(traced):
+    """What was current when it was defined is long gone; a context that somebody gave it is linked."""
+
+    @traced.app.task(name="work")
+    def work() -> None: ...
+
+    with traced.tracer.start_as_current_span("start-up"):
+        work.recur("nightly", "0 2 * * *")
+    own = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    work.using(meta={"traceparent": own}).recur("weekly", "0 2 * * 1")
+    traced.run(traced.app.recurring.trigger("nightly"))
+    traced.run(traced.app.recurring.trigger("weekly"))
+
+    nightly, weekly = traced.spans("process default")
+    assert (None, []) == (nightly.parent, links_to(nightly))
+    assert (None, [0xB7AD6B7169203331]) == (weekly.parent, links_to(weekly))
+    assert "nightly" == nightly.attributes["firelock.recurring_id"]
+
+
+def test_an_unknown_correlation_is_refused():
+    """With what there is."""
+    with pytest.raises(ConfigurationError, match="correlation='child' is unknown; use one of \"auto\""):
+        OpenTelemetry(correlation="child")
+
+
+# ---- what spans say --------------------------------------------------------------------------------------
+
+
+def test_spans_have_the_names_and_attributes_of_the_conventions(traced):
+    """Kind, operation, destination, message; what the conventions have no word for is under firelock."""
+    sent, (ran,) = send_and_run(traced)
+
+    common = {"messaging.system": "firelock", "messaging.destination.name": "default"}
+    job_id = sent.attributes["messaging.message.id"]
+    assert (SpanKind.PRODUCER, SpanKind.CONSUMER) == (sent.kind, ran.kind)
+    assert {
+        **common, "messaging.operation.name": "send", "messaging.operation.type": "send",
+        "messaging.message.id": job_id, "firelock.task": "work",
+    } == dict(sent.attributes)  # fmt: skip
+    assert {
+        **common, "messaging.operation.name": "process", "messaging.operation.type": "process",
+        "messaging.message.id": job_id, "firelock.task": "work", "firelock.attempt": 1,
+        "firelock.queue_wait": ran.attributes["firelock.queue_wait"],
+        "messaging.client.id": ran.attributes["messaging.client.id"],
+    } == dict(ran.attributes)  # fmt: skip
+    assert 0 <= ran.attributes["firelock.queue_wait"] < 20
+    assert "https://opentelemetry.io/schemas/1.44.0" == sent.instrumentation_scope.schema_url
+
+
+def test_a_failed_attempt_is_an_error_with_its_exception(traced):
+    """The retry's span says nothing of the first one's error."""
+    _, (first, second) = send_and_run(traced, fails=True)
+
+    (event,) = first.events
+    assert ("ValueError", StatusCode.ERROR) == (first.attributes["error.type"], first.status.status_code)
+    assert ("exception", "once") == (event.name, event.attributes["exception.message"])
+    assert (StatusCode.UNSET, ()) == (second.status.status_code, second.events)
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
+def test_a_span_ends_also_where_nothing_is_stored(traced, is_async):
+    """A refused argument, a storage that is gone: an error that the span has, and the caller."""
+
+    @traced.app.task(name="work")
+    def work(number: int) -> None: ...
+
+    with pytest.raises(ArgumentError):
+        asyncio.run(work.aenqueue("one")) if is_async else work.enqueue("one")
+    traced.app.storage.close()
+    with pytest.raises(StorageError):
+        asyncio.run(work.aenqueue(1)) if is_async else work.enqueue(1)
+
+    refused, failed = traced.spans("send default")
+    assert "firelock.errors.ArgumentError" == refused.attributes["error.type"]
+    assert failed.attributes["error.type"].startswith("firelock.errors.Storage")
+    assert {StatusCode.ERROR} == {span.status.status_code for span in (refused, failed)}
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
+def test_many_jobs_share_a_span(traced):
+    """It says how many they are, and each run is its child."""
+
+    @traced.app.task(name="work")
+    def work(number: int) -> None: ...
+
+    jobs = work.enqueue_many([(1,), (2,)])
+    traced.run(*jobs)
+
+    sent, ran = traced.span("send default"), traced.spans("process default")
+    assert 2 == sent.attributes["messaging.batch.message_count"]
+    assert "messaging.message.id" not in sent.attributes
+    assert [True, True] == [is_child(span, sent) for span in ran]
+
+
+def test_many_jobs_have_spans_of_their_own_where_that_is_wanted(make):
+    """Each is the parent of its run; the call's is linked to all of them."""
+    traced = make(bulk_spans=True)
+    work = traced.app.task(name="work")(lambda number: None)
+    other = traced.app.task(name="other", queue="mail")(lambda: None)
+
+    with traced.tracer.start_as_current_span("request"):
+        jobs = traced.app.enqueue_many([work.call(1), other.call()])
+    traced.run(*jobs)
+
+    call, first, second = traced.span("send"), traced.span("create default"), traced.span("create mail")
+    assert (SpanKind.CLIENT, SpanKind.PRODUCER) == (call.kind, first.kind)
+    assert [first.context.span_id, second.context.span_id] == links_to(call)
+    assert [job.id for job in jobs] == [span.attributes["messaging.message.id"] for span in (first, second)]
+    assert all(is_child(span, traced.span("request")) for span in (call, first, second))
+    assert is_child(traced.span("process default"), first)
+    assert is_child(traced.span("process mail"), second)
+
+
+def test_spans_of_many_jobs_end_where_they_are_refused(make):
+    """Those whose arguments were accepted end with the one that was not."""
+    traced = make(bulk_spans=True)
+
+    @traced.app.task(name="work")
+    def work(number: int) -> None: ...
+
+    with pytest.raises(ArgumentError):
+        work.enqueue_many([(1,), ("two",)])
+
+    spans = [*traced.spans("create default"), traced.span("send default")]
+    assert 3 == len(spans)
+    assert {"ERROR"} == {span.status.status_code.name for span in spans}
+
+
+# ---- what travels ----------------------------------------------------------------------------------------
+
+
+def test_baggage_travels_beside_the_context(traced):
+    """The task reads what the caller set, also where the run is only linked."""
+    seen = []
+
+    @traced.app.task(name="work", retry=Retry.fixed(0, attempts=1))
+    def work() -> None:
+        seen.append(baggage.get_baggage("tenant"))
+        if len(seen) == 1:
+            raise ValueError
+
+    token = context.attach(baggage.set_baggage("tenant", "acme"))
+    try:
+        job = work.enqueue()
+    finally:
+        context.detach(token)
+    traced.run(job)
+
+    assert ["acme", "acme"] == seen
+
+
+def test_telemetry_refuses_no_job(traced):
+    """What has no room beside the caller's own meta stays behind, the longest first."""
+
+    @traced.app.task(name="work")
+    def work() -> None: ...
+
+    token = context.attach(baggage.set_baggage("long", "x" * 3_000))
+    try:
+        roomy = work.enqueue()
+        full = work.using(meta={"own": "y" * 1_990}).enqueue()
+    finally:
+        context.detach(token)
+
+    assert ["traceparent"] == list(roomy.meta)
+    assert ["own"] == list(full.meta)
+
+
+def test_what_the_caller_gives_wins(traced):
+    """A context of somebody's own is not replaced."""
+
+    @traced.app.task(name="work")
+    def work() -> None: ...
+
+    own = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    job = work.using(meta={"traceparent": own}).enqueue()
+
+    assert {"traceparent": own} == dict(job.meta)
+
+
+def test_without_an_sdk_nothing_travels():
+    """The API alone makes no context."""
+    with Firelock("memory://", plugins=[OpenTelemetry()]) as app:
+
+        @app.task(name="work")
+        def work() -> int:
+            return 1
+
+        job = work.enqueue()
+        with app.server(workers=1):
+            assert 1 == job.result(timeout=20)
+
+    assert {} == dict(job.meta)
+
+
+# ---- metrics ---------------------------------------------------------------------------------------------
+
+
+def test_metrics_count_what_is_sent_and_consumed(traced):
+    """By queue and task, failures by their type; no ids."""
+    send_and_run(traced, fails=True)
+
+    told = {"messaging.system": "firelock", "messaging.destination.name": "default", "firelock.task": "work"}
+    sending = {"messaging.operation.name": "send", "messaging.operation.type": "send"}
+    running = {"messaging.operation.name": "process", "messaging.operation.type": "process"}
+    sent, consumed = (traced.points(f"messaging.client.{name}.messages") for name in ("sent", "consumed"))
+    took, ran = (traced.points(f"messaging.{name}.duration") for name in ("client.operation", "process"))
+    del_task = {key: value for key, value in told.items() if key != "firelock.task"}
+    assert [(1, {**told, **sending})] == [(point.value, dict(point.attributes)) for point in sent]
+    assert [(1, {**del_task, **sending})] == [(point.count, dict(point.attributes)) for point in took]
+    for points, figure in ((consumed, "value"), (ran, "count")):
+        assert [
+            (1, {**told, **running, "error.type": "ValueError"}), (1, {**told, **running}),
+        ] == [(getattr(point, figure), dict(point.attributes)) for point in points]  # fmt: skip
+    assert {DURATION_BUCKETS} == {point.explicit_bounds for point in ran}
+
+
+# ---- beside Celery's -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def celery_spans():
+    """A function that runs a task of Celery's under its instrumentation; its spans, the sent one first."""
+    exporter, tracers = InMemorySpanExporter(), TracerProvider()
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    CeleryInstrumentor().instrument(tracer_provider=tracers)
+    app = Celery("shop", broker="memory://", backend="cache+memory://")
+
+    @app.task(name="shop.work")
+    def work():
+        raise ValueError("boom")
+
+    def spans():
+        work.apply_async()
+        with app.connection_for_read() as connection, connection.SimpleQueue("celery") as line:
+            headers = line.get(timeout=5).headers
+        task_id = headers["id"]
+        tracer = build_tracer(work.name, work, app=app)
+        tracer(task_id, (), {}, {"id": task_id, "traceparent": headers["traceparent"]})
+        return exporter.get_finished_spans()
+
+    yield spans
+    CeleryInstrumentor().uninstrument()
+    tracers.shutdown()
+
+
+def test_spans_are_tied_as_celery_s_are(traced, celery_spans):
+    """Kinds, parent, message and error are the same; names and the names of tasks are the page's table."""
+    sent, ran = celery_spans()
+    ours, (first, _) = send_and_run(traced, fails=True)
+
+    for send, run in ((sent, ran), (ours, first)):
+        assert (SpanKind.PRODUCER, SpanKind.CONSUMER) == (send.kind, run.kind)
+        assert is_child(run, send)
+        assert send.attributes["messaging.message.id"] == run.attributes["messaging.message.id"]
+        assert StatusCode.ERROR == run.status.status_code
+        assert ["exception"] == [event.name for event in run.events]
+    assert ("apply_async/shop.work", "run/shop.work") == (sent.name, ran.name)
+    assert ("send default", "process default") == (ours.name, first.name)
+    assert ("shop.work", "work") == (ran.attributes["celery.task_name"], first.attributes["firelock.task"])
