@@ -13,6 +13,7 @@ import sys
 import pytest
 
 from firelock import Firelock, JobFailed
+from firelock.storage import JobFilter
 from firelock.testing import eventually
 
 SHOP = """
@@ -23,6 +24,13 @@ fire = Firelock("sqlite:///jobs.db")
 @fire.task
 def add(left: int, right: int) -> int:
     return left + right
+"""
+PID = """
+import os
+
+@fire.task
+def process() -> int:
+    return os.getpid()
 """
 DEADLINE = 90.0
 
@@ -304,3 +312,20 @@ def test_a_server_that_cannot_start_says_so_in_json(folder, serve):
     (said,) = [json.loads(line) for line in error.splitlines()]
     assert (2, "") == (server.returncode, out)
     assert ("CRITICAL", "No module 'nowhere' here") == (said["level"], said["message"][:24])
+
+
+def test_a_server_replaces_a_child_after_so_many_jobs(folder, serve):
+    """No job is lost or run twice, nothing counts as a crash, and the work goes on in another process."""
+    (folder / "cli_shop.py").write_text(SHOP + PID)
+    with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
+        process = app.task(name="cli_shop.process")(lambda: None)
+        server = serve("cli_shop:fire", "--workers", "1", "--max-jobs-per-child", "5")
+
+        pids = [process.enqueue().result(timeout=DEADLINE) for _ in range(5)]
+        eventually(lambda: process.enqueue().result(timeout=DEADLINE) != pids[0], within=DEADLINE)
+        code, _, error = stop(server)
+        jobs = app.storage.find(JobFilter(), limit=500).jobs
+
+    assert (0, 1) == (code, len(set(pids)))
+    assert {("succeeded", 1, 0)} == {(str(job.state), job.attempt, job.crashes) for job in jobs}
+    assert "jobs; another takes its place" in error

@@ -176,6 +176,52 @@ def test_a_child_that_cannot_obey_ends(child):
     assert b"could not be obeyed" in child.process.stderr.read()
 
 
+def test_a_retired_child_ends_after_its_last_job(child, fire, tmp_path):
+    """It claims nothing more, hears no `quiet: false`, and is not the server's end."""
+    job = fire.task(name="noop")(lambda: None).enqueue()
+    child.grant()
+    child.tell(json.dumps({"session": session(fire)}))
+    job.result(timeout=20)
+
+    child.tell_all({"retire": True}, {"quiet": False})
+
+    assert EXIT_OK == child.process.wait(20)
+    assert not (tmp_path / "stopped").exists()
+
+
+def test_a_retired_child_that_waits_for_a_job_stops_with_its_server(child, fire):
+    """The grace time holds for it as well; what it ran is handed back."""
+    job = fire.task(name="stuck")(lambda: None).enqueue()
+    child.grant()
+    child.tell(json.dumps({"session": session(fire)}))
+    until(lambda: job.refresh().state is State.PROCESSING)
+
+    child.tell_all({"retire": True}, {"stop": 0})
+
+    assert EXIT_OK == child.process.wait(20)
+    assert State.ENQUEUED is job.refresh().state
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [({"max_jobs_per_child": 1}, "has run 1 jobs"), ({"max_memory_per_child": 1}, " MB")],
+    ids=["jobs", "memory"],
+)
+def test_a_child_says_once_that_it_has_reached_a_limit(start, fire, options, told):
+    """Not before its first job, however large it is; it goes on until it is told otherwise."""
+    child = start(**options)
+    assert "ready" in child.report()
+    noop = fire.task(name="noop")(lambda: None)
+    child.grant()
+    child.tell(json.dumps({"session": session(fire)}))
+    noop.enqueue().result(timeout=20)
+
+    assert told in child.report()["worn"]
+    noop.enqueue().result(timeout=20)
+    child.tell('{"stop": 0}')
+    assert EXIT_OK == child.process.wait(20)
+
+
 CONFIGURED = """
 import logging.config
 from firelock import Firelock, Retry, hookimpl

@@ -17,7 +17,7 @@ from firelock.server.attempt import CancelKind
 from firelock.server.job_process import JobProcess, JobProcessPool, JobProcessSpec
 from firelock.server.process_state import describe_exit
 from firelock.server.shared_memory import ChildMemory
-from firelock.server.workers import ClaimedRun, DispatcherInbox, WorkerContext, Workers
+from firelock.server.workers import ChildLimits, ClaimedRun, DispatcherInbox, WorkerContext, Workers
 from firelock.values import State
 from tests.core.fakes import Worker, unmeasured, until
 
@@ -352,6 +352,17 @@ def test_a_suspect_runs_alone(bench, office):
 
     assert [State.FAILED, State.SUCCEEDED] == [one.transition.to for one in ends]
     assert 3 == ends[0].transition.crashes
+
+
+def test_a_process_above_the_limit_of_memory_is_not_used_again(bench, office):
+    """Its job has ended as ever; the next one has another."""
+    desk, workers = office
+    desk.limits = ChildLimits(memory_bytes=1)
+
+    workers.put([ClaimedRun(bench.claim("talk", word), bench.worker.holder) for word in ("one", "two")])
+
+    first, second = (one.transition.result.split()[1] for one in ended(desk, 2))
+    assert first != second
 
 
 def test_no_more_processes_stay_idle_than_agreed(bench):

@@ -292,9 +292,7 @@ def test_a_loop_is_one_that_can_run(fire):
     loop = asyncio.new_event_loop()
     loop.close()
 
-    with pytest.raises(
-        ConfigurationError, match=r"loop=True is no event loop; pass asyncio.get_running_loop"
-    ):
+    with pytest.raises(ConfigurationError, match="loop=True is no event loop"):
         fire.server(loop=True)
     with pytest.raises(ConfigurationError, match="is closed"):
         fire.server(loop=loop)

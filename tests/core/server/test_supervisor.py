@@ -84,7 +84,7 @@ class House:
             self.supervisor._do(self.supervisor._events.get(timeout=10))
 
     def close(self):
-        for child in self.children:
+        for child in {*self.children, *self.supervisor._children.values()}:
             child.process.kill()
             child.process.wait()
             if child.process.stdout is not None:
@@ -252,6 +252,102 @@ def test_a_server_that_can_start_no_child_says_so(monkeypatch):
 
     assert module.EXIT_FAILED == code
     assert ["firelock: no process can be started: [Errno 2]"] == [line[:46] for line in said]
+
+
+# ---- a child that has reached a limit --------------------------------------------------------------------
+
+READS = "import sys; sys.stdin.read()"
+
+
+def replacement(house, old):
+    """The child that is to take the place of one."""
+    return next(child for child in house.supervisor._children.values() if child.replaces is old)
+
+
+def test_a_worn_child_drains_once_another_works(house):
+    """The other starts first; the worn one is told when that has its session, and hears no later `resume`."""
+    old = house.with_session(ECHO)
+    house.told(old)
+    house.supervisor._replace(old, "has run 1,000 jobs")
+    new = replacement(house, old)
+    assert (old.place, False) == (new.place, old.is_retired)
+
+    new.memory = old.memory  # as if it had imported the app
+    house.supervisor._begin(new)
+    new.memory = None
+
+    assert [{"retire": True}] == house.told(old)
+    assert (True, None) == (old.is_retired, new.replaces)
+
+
+def test_one_is_replaced_at_a_time(house):
+    """The others wait until the first successor works."""
+    first, second = house.with_session(READS), house.with_session(READS)
+    house.supervisor._replace(first, "has run 1 jobs")
+    house.supervisor._replace(second, "has run 1 jobs")
+    assert 3 == len(house.supervisor._children)
+
+    replacement(house, first).replaces = None
+    house.events()
+
+    assert replacement(house, second) is not None
+
+
+def test_a_drained_child_has_no_further_successor(house):
+    """It ended as it was told to; what it ran to the end is no crash."""
+    old = house.with_session("input(); input()")
+    house.supervisor._retire(old)
+    old.process.wait()
+
+    house.supervisor._exited(old)
+
+    assert [] == house.supervisor._restarts
+    assert [False] == [record.is_alive for record in house.storage.list_sessions()]
+
+
+def test_a_child_that_dies_before_its_successor_works_has_that_one(house):
+    """It is blamed as ever, and no third one starts."""
+    old = house.with_session("import os; input(); input(); os._exit(1)")
+    house.supervisor._replace(old, "has 900 MB")
+    house.supervisor._tell(old, {"any": 1})
+    old.process.wait()
+    new = replacement(house, old)
+
+    house.supervisor._exited(old)
+
+    assert (None, []) == (new.replaces, house.supervisor._restarts)
+
+
+def test_a_child_whose_successor_cannot_start_goes_on(house, monkeypatch, caplog):
+    """Code that no longer imports costs no worker: it is tried again."""
+    monkeypatch.setattr(module, "_LONGEST_PAUSE", 0.0)
+    old = house.with_session(READS)
+    house.supervisor._replace(old, "has 900 MB")
+    new = replacement(house, old)
+    new.process.kill()
+    new.process.wait()
+    house.supervisor._exited(new)
+    assert "the one that it was to replace goes on" in caplog.text
+    assert (None, False, []) == (old.process.poll(), old.is_retired, house.supervisor._restarts)
+
+    until(lambda: not house.supervisor._events.empty())
+    while not any(child.replaces is old for child in house.supervisor._children.values()):
+        house.events()
+
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    replacement(house, old).replaces = None
+    house.supervisor._replace(old, "has 900 MB")
+    assert "No process can be started" in caplog.text
+
+
+def test_a_server_that_stops_replaces_nobody(house):
+    """Its children end anyway."""
+    old = house.with_session(READS)
+    house.supervisor._stop()
+
+    house.supervisor._replace(old, "has 900 MB")
+
+    assert [old] == list(house.supervisor._children.values())
 
 
 # ---- the first child and its storage ---------------------------------------------------------------------

@@ -54,6 +54,15 @@ class Settings:
     async_workers: int = _number(100, least=1, most=100_000, doc="async jobs at once in a child")
     claim_ahead: int = _number(500, least=0, most=500, doc="jobs claimed ahead of free workers, at most")
     child_silence: float = _number(300, least=1, most=86_400, doc="a child that reports nothing is killed")
+    max_jobs_per_child: int = _number(
+        0,
+        least=0,
+        most=10**9,
+        doc="jobs after which a child is replaced; 0 means never",
+    )
+    max_memory_per_child: int = _number(
+        0, least=0, most=10**6, doc="MB from which a child is replaced; 0 means never"
+    )
     probe_port: int = _number(0, least=0, most=65_535, doc="of `firelock server`'s probes; 0 means none")
     keep_succeeded: float = _number(_DAY, least=0, most=3650 * _DAY, doc="succeeded jobs stay")
     keep_deleted: float = _number(_DAY, least=0, most=3650 * _DAY, doc="deleted jobs stay")

@@ -49,6 +49,14 @@ def configure_server(parser: argparse.ArgumentParser) -> None:
         metavar="MODULE",
         help="a module with more tasks",
     )
+    parser.add_argument(
+        "--max-jobs-per-child", type=whole(10**9), default=0, metavar="N",
+        help="a process is replaced after so many jobs",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-memory-per-child", type=whole(10**6), default=0, metavar="MB",
+        help="a process is replaced from so much memory on",
+    )  # fmt: skip
     add_probe_options(parser)
     parser.add_argument("--verbose", action="store_true", help="log everything")
     parser.add_argument(
@@ -77,6 +85,7 @@ def _serve(options: argparse.Namespace, screen: Screen) -> int:
         spec, queues=options.queues, workers=options.workers, async_workers=options.async_workers,
         processes=options.processes, name=options.name, imports=tuple(options.imports),
         storage=options.storage, is_verbose=options.verbose, log_format=style,
+        max_jobs_per_child=options.max_jobs_per_child, max_memory_per_child=options.max_memory_per_child,
         probe_port=probe_port, probe_host=probe_host,
     )  # fmt: skip
 

@@ -28,13 +28,22 @@ from firelock.server.process_state import die_with_parent, enable_loggers, keep_
 from firelock.server.shared_memory import ChildMemory
 from firelock.server.supervisor import EXIT_FAILED, EXIT_OK, ChildOptions, exit_code_of, share
 from firelock.server.upkeep import ChildUpkeep
-from firelock.server.workers import DispatcherInbox, WorkerContext, Workers, have_ended, thread_count
+from firelock.server.workers import (
+    NO_LIMITS,
+    ChildLimits,
+    DispatcherInbox,
+    WorkerContext,
+    Workers,
+    have_ended,
+    thread_count,
+)
 from firelock.values import Holder
 
 if TYPE_CHECKING:
     import asyncio
 
     from firelock.runtime import Runtime
+    from firelock.settings import Settings
 
 log = logging.getLogger("firelock.server.child")  # also where this module is the program
 
@@ -59,6 +68,8 @@ class Child:
         process_spec: how a process of its own is started for a job; None where it could not find the app.
         on_session_lost: called from the dispatcher's thread with the id of a session found dead.
         loop: the host's, for `async def` jobs; None for one of its own.
+        limits: what it may do and have before `on_worn` is told.
+        on_worn: called once, with a reason, when a limit is reached; it goes on until it is stopped.
     """
 
     _runtime: Runtime
@@ -70,6 +81,8 @@ class Child:
     _process_spec: JobProcessSpec | None
     _on_session_lost: Callable[[str], None]
     _loop: asyncio.AbstractEventLoop | None = None
+    _limits: ChildLimits = NO_LIMITS
+    _on_worn: Callable[[str], None] | None = None
     _inbox: DispatcherInbox = attrs.Factory(DispatcherInbox)
     _is_hurried: threading.Event = attrs.Factory(threading.Event)
     _is_over: threading.Event = attrs.Factory(threading.Event)
@@ -77,11 +90,13 @@ class Child:
     def __attrs_post_init__(self) -> None:
         runtime, console = self._runtime, Console(self._runtime.clock.now)
         runner = JobRunner(runtime, console)
-        context = WorkerContext(runner, console, self._memory, self._inbox, self._process_spec)
+        context = WorkerContext(
+            runner, console, self._memory, self._inbox, self._process_spec, limits=self._limits
+        )
         self._workers = Workers(
             context, runtime.tasks, threads=self._threads, coroutines=self._coroutines, loop=self._loop
         )
-        self._upkeep = ChildUpkeep(runtime, self._server, context, self._workers)
+        self._upkeep = ChildUpkeep(runtime, self._server, context, self._workers, self._on_worn)
         self._dispatcher = Dispatcher(
             runtime, context, self._workers, self._queues, self._upkeep, self._on_session_lost
         )
@@ -203,6 +218,7 @@ class ChildProcess:
         self._memory = memory  # the descriptor of what is shared with the supervisor
         self._options = options
         self._stopping: queue.SimpleQueue[float] = queue.SimpleQueue()
+        self._is_retired = False  # another child has taken its place
 
     def run(self) -> int:
         """Serve until told to stop; return the exit code."""
@@ -232,6 +248,8 @@ class ChildProcess:
                 options.app_spec, server, options.storage, tuple(options.imports), options.log_format
             ),
             on_session_lost=lambda session: self._report({"session_lost": session}),
+            limits=_limits(options, runtime.settings),
+            on_worn=lambda why: self._report({"worn": why}),
         )  # fmt: skip
         self._report({"ready": {
             "storage": runtime.storage.connect_url, "settings": runtime.settings.to_json(),
@@ -246,7 +264,7 @@ class ChildProcess:
             target=self._obey_all, args=(child, started), name="firelock-orders", daemon=True
         ).start()
         stuck = child.stop(self._stopping.get())
-        if options.place == 0:
+        if options.place == 0 and not self._is_retired:
             runtime.plugins.server_stopped(server)
         runtime.plugins.worker_process_stopped(server)
         app.close()
@@ -268,23 +286,43 @@ class ChildProcess:
         try:
             for line in self._orders:
                 order = json.loads(line)
-                if "session" in order and is_started:
-                    child.adopt(order["session"])
+                if is_started:
+                    self._obey(child, order)
                 elif "session" in order:
                     is_started = True
                     child.start(order["session"])
                     started()
-                elif "stop" in order and not is_started:
-                    os._exit(EXIT_OK)
                 elif "stop" in order:
-                    self._stopping.put(order["stop"])
-                elif "quiet" in order and is_started:
-                    child.quiet(is_quiet=order["quiet"])
-                elif "hurry" in order and is_started:
-                    child.hurry()
+                    os._exit(EXIT_OK)
         except Exception:
             log.exception("An order could not be obeyed; this child ends, and another takes its place.")
         os._exit(EXIT_FAILED)
+
+    def _obey(self, child: Child, order: dict[str, Any]) -> None:
+        if "session" in order:
+            child.adopt(order["session"])
+        elif "retire" in order:
+            self._is_retired = True
+            self._stopping.put(float("inf"))  # its last jobs have all the time they need
+        elif "stop" in order and self._is_retired:
+            _in_time(order["stop"], child.hurry)
+        elif "stop" in order:
+            self._stopping.put(order["stop"])
+        elif "hurry" in order:
+            child.hurry()
+        elif "quiet" in order and not self._is_retired:
+            child.quiet(is_quiet=order["quiet"])
+
+
+def _limits(options: ChildOptions, settings: Settings) -> ChildLimits:
+    megabytes = options.max_memory_per_child or settings.max_memory_per_child
+    return ChildLimits(options.max_jobs_per_child or settings.max_jobs_per_child, megabytes * 1_000_000)
+
+
+def _in_time(seconds: float, what: Callable[[], None]) -> None:
+    timer = threading.Timer(seconds, what)
+    timer.daemon = True
+    timer.start()
 
 
 def _about(runtime: Runtime, server: ServerInfo) -> list[str]:

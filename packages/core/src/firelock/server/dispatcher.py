@@ -34,7 +34,7 @@ from firelock.values import ClaimedJob, Holder, Settled, State, Transition
 
 if TYPE_CHECKING:
     from firelock.runtime import Runtime
-    from firelock.server.upkeep import ChildUpkeep, MinuteRollups
+    from firelock.server.upkeep import ChildUpkeep
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ class Dispatcher:
     _reconciled_at: float = attrs.Factory(time.monotonic)
 
     def __attrs_post_init__(self) -> None:
-        self._settler = _Settler(self._runtime, self._context, self._upkeep.metrics)
+        self._settler = _Settler(self._runtime, self._context, self._upkeep)
         self._ahead = ClaimAhead(self._runtime.settings.claim_ahead)
         self._inbox = self._context.inbox
         self._thread = threading.Thread(target=self._run, name="firelock-dispatcher", daemon=True)
@@ -431,7 +431,7 @@ class _Settler:
 
     _runtime: Runtime
     _context: WorkerContext
-    _metrics: MinuteRollups
+    _upkeep: ChildUpkeep
     _unsent: list[EndedRun] = attrs.Factory(list)
     _back: list[Transition] = attrs.Factory(list)
     held: dict[str, ClaimedRun] = attrs.Factory(dict)
@@ -566,7 +566,8 @@ class _Settler:
                     end.tell()
             else:
                 log.info("The end of job %s was refused: it is no longer ours.", end.job.id)
-        self._metrics.add(
+        self._upkeep.ended += len(accepted)
+        self._upkeep.metrics.add(
             (end.job, outcome, end.transition.at, end.duration)
             for end in accepted
             if (outcome := _outcome(end.transition)) is not None

@@ -37,6 +37,7 @@ from firelock.server.process_state import (
     die_with_parent,
     enable_loggers,
     keep_streams_open,
+    resident_bytes,
 )
 from firelock.task import MAIN_MODULES
 from firelock.values import ClaimedJob, ErrorInfo, Holder, State, Transition
@@ -91,6 +92,10 @@ class JobProcess:
     def is_alive(self) -> bool:
         """Tell whether the process runs and goes on running."""
         return not self._is_killed and self._process.poll() is None
+
+    def rss_bytes(self) -> int:
+        """Return how much memory it has; 0 where the system does not tell."""
+        return resident_bytes(self._process.pid)
 
     def let_go(self) -> None:
         """For a forked copy of the server: it holds no end of the pipe, which has to end with the server."""

@@ -68,6 +68,8 @@ class ServerOptions:
     storage: str | None = None  # instead of the app's own
     is_verbose: bool = False  # its processes log everything
     log_format: str = LogFormat.TEXT
+    max_jobs_per_child: int = 0  # 0: what the app's own settings say
+    max_memory_per_child: int = 0  # MB; 0: what the app's own settings say
     probe_port: int = 0  # 0: what the app's own settings say
     probe_host: str = LOOPBACK
 
@@ -102,6 +104,8 @@ class _KnownChild:
     session: str | None = None
     memory: ChildMemory | None = None  # once it has imported the app and knows how many workers it has
     workers: int = 0
+    replaces: _KnownChild | None = None  # until it works: who drains then
+    is_retired: bool = False  # another has taken its place; it drains
 
 
 class Supervisor:
@@ -170,8 +174,8 @@ class Supervisor:
         except Exception:
             log.exception("The supervisor met an error that it does not know; it goes on.")
 
-    def _later(self, event: Callable[[], None]) -> None:
-        timer = threading.Timer(_TRY_AGAIN, lambda: self._events.put(event))
+    def _later(self, event: Callable[[], None], seconds: float | None = None) -> None:
+        timer = threading.Timer(_TRY_AGAIN if seconds is None else seconds, lambda: self._events.put(event))
         timer.daemon = True
         timer.start()
 
@@ -203,7 +207,7 @@ class Supervisor:
             log.error("No process can be started, trying again in %.0f s: %s", _LONGEST_PAUSE, error)
             self._restarts.append((time.monotonic() + _LONGEST_PAUSE, place, quick_deaths))
 
-    def _start_child(self, place: int, quick_deaths: int) -> None:
+    def _start_child(self, place: int, quick_deaths: int, replaces: _KnownChild | None = None) -> None:
         """Start a process; it says which storage and settings it has, and gets its session then.
 
         Raises:
@@ -229,7 +233,9 @@ class Supervisor:
             undo.pop_all()
         os.close(orders_read)
         os.close(reports_write)
-        child = _KnownChild(place, process, descriptor, os.fdopen(orders_write, "w"), quick_deaths)
+        child = _KnownChild(
+            place, process, descriptor, os.fdopen(orders_write, "w"), quick_deaths, replaces=replaces
+        )
         self._children[process.pid] = child
         threading.Thread(target=self._listen, args=(child, reports_read), daemon=True).start()
         threading.Thread(target=self._await_exit, args=(child,), daemon=True).start()
@@ -242,6 +248,8 @@ class Supervisor:
                     self._events.put(lambda ready=report["ready"]: self._introduce(child, ready))  # type: ignore[misc]
                 elif "session_lost" in report:
                     self._events.put(lambda lost=report["session_lost"]: self._begin_anew(lost))  # type: ignore[misc]
+                elif "worn" in report:
+                    self._events.put(lambda why=report["worn"]: self._replace(child, why))  # type: ignore[misc]
 
     def _await_exit(self, child: _KnownChild) -> None:
         child.process.wait()
@@ -303,6 +311,9 @@ class Supervisor:
             self._manager.tell("READY=1")
         if self._state is ServerMode.QUIET:
             self._tell(child, {"quiet": True})
+        if child.replaces is not None:
+            self._retire(child.replaces)
+            child.replaces = None
 
     def _begin_when_possible(self, child: _KnownChild, former: str | None) -> None:
         """The child has a session in place of its former one; while the storage is away it is tried again."""
@@ -355,7 +366,8 @@ class Supervisor:
             child.orders.close()
         running = [] if child.memory is None else child.memory.running()
         # A job may end its process with exit code 0 as well; only who was told to stop ends in order.
-        self._end_session(child, () if self._is_stopping and code == EXIT_OK else running)
+        is_told = self._is_stopping or child.is_retired
+        self._end_session(child, () if is_told and code == EXIT_OK else running)
         if child.memory is not None:
             child.memory.close()
         os.close(child.descriptor)
@@ -363,10 +375,50 @@ class Supervisor:
             if code != EXIT_OK and self._exit_code == EXIT_OK:
                 self._exit_code = EXIT_FAILED  # it did not end in order, so the server did not either
         elif self._sessions is not None:
-            self._restart(child, code, was_running=bool(running))
+            self._make_up_for(child, code, was_running=bool(running))
         else:
             self._exit_code = code if code in {EXIT_USAGE, EXIT_UNREACHABLE} else EXIT_FAILED
             self._stop()
+
+    def _make_up_for(self, child: _KnownChild, code: int, *, was_running: bool) -> None:
+        """Another child starts, unless one has taken the place or is about to."""
+        successor = next((other for other in self._children.values() if other.replaces is child), None)
+        if successor is not None:
+            successor.replaces = None  # nobody is left to drain
+        elif child.replaces is not None:
+            old = child.replaces
+            log.warning(
+                "Child %d ended (%s); the one that it was to replace goes on.",
+                child.process.pid,
+                describe_exit(code),
+            )
+            self._later(lambda: self._replace(old, "is still to be replaced"), _LONGEST_PAUSE)
+        elif not child.is_retired:
+            self._restart(child, code, was_running=was_running)
+
+    # ---- replacing a child that has reached a limit ------------------------------------------------------
+
+    def _replace(self, child: _KnownChild, why: str) -> None:
+        """Another child starts, one at a time; the one it replaces drains once the other works.
+
+        In this order no worker is missing meanwhile, and a child goes on whose successor cannot start.
+        """
+        if self._is_stopping or child.process.poll() is not None:
+            return
+        if any(other.replaces is not None for other in self._children.values()):
+            self._later(lambda: self._replace(child, why))
+            return
+        log.info("Child %d %s; another takes its place.", child.process.pid, why)
+        try:
+            self._start_child(child.place, 0, replaces=child)
+        except (OSError, ConfigurationError) as error:
+            log.error("No process can be started, trying again in %.0f s: %s", _LONGEST_PAUSE, error)
+            self._later(lambda: self._replace(child, why), _LONGEST_PAUSE)
+
+    def _retire(self, child: _KnownChild) -> None:
+        """The child claims nothing more and ends after its last job, however long that takes."""
+        child.is_retired = True
+        self._tell(child, {"retire": True})
 
     def _restart(self, child: _KnownChild, code: int, *, was_running: bool) -> None:
         """Another child starts: at once where a job may have killed this one, since crashes bound that."""
@@ -393,7 +445,9 @@ class Supervisor:
     def status(self) -> ServerStatus:
         """Return the server as it is now, from memory; any thread may ask."""
         now, sessions = time.monotonic(), self._sessions
-        children = {child.place: child for child in list(self._children.values())}
+        known = list(self._children.values())  # of two in a place the one that claims comes last
+        known.sort(key=lambda child: child.session is not None and not child.is_retired)
+        children = {child.place: child for child in known}
         waiting = {place: at - now for at, place, _ in list(self._restarts)}
         reached = None if sessions is None else sessions.reached_at
         return ServerStatus(

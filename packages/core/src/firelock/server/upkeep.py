@@ -6,15 +6,12 @@ Every duty may run on every server at once; the storage makes each change once.
 from __future__ import annotations
 
 import logging
-import os
 import random
-import sys
 import threading
 import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import attrs
@@ -24,6 +21,7 @@ from firelock.control.catalogue import tell_tasks
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.options import OnRisk
 from firelock.server.attempt import CancelKind
+from firelock.server.process_state import resident_bytes
 from firelock.server.scheduler import fire_due
 from firelock.server.workers import WorkerContext, Workers, have_ended
 from firelock.storage import DURATION_BUCKETS, Rollup, Storage
@@ -111,6 +109,8 @@ class ChildUpkeep:
     _server: ServerInfo
     _context: WorkerContext
     _workers: Workers
+    _on_worn: Callable[[str], None] | None = None  # told once, and why, when a limit of the child is reached
+    ended: int = 0  # jobs of this child
     metrics: MinuteRollups = attrs.Factory(MinuteRollups)
     _condition: threading.Condition = attrs.Factory(threading.Condition)
     _is_over: bool = False
@@ -254,9 +254,13 @@ class ChildUpkeep:
     # ---- this child --------------------------------------------------------------------------------------
 
     def _report(self) -> None:
+        rss_bytes = resident_bytes()
         self._context.memory.report(
-            len(self._workers.runs()), cpu_seconds=time.process_time(), rss_bytes=_resident_bytes()
+            len(self._workers.runs()), cpu_seconds=time.process_time(), rss_bytes=rss_bytes
         )
+        if self._on_worn is not None and (why := self._context.limits.reached(self.ended, rss_bytes)):
+            on_worn, self._on_worn = self._on_worn, None
+            on_worn(why)
 
     def _watch(self) -> None:
         """Jobs whose time is over are told so; and jobs that must not overlap, when the right to run ends."""
@@ -278,23 +282,3 @@ class ChildUpkeep:
                 run.cancel(CancelKind.TIMEOUT, f"timed out after {run.timeout_seconds:g} s")
             elif not has_right and run.info.on_risk is OnRisk.CANCEL:
                 run.cancel(CancelKind.LOST, "the server cannot be sure that the job is still its own")
-
-
-def _resident_bytes() -> int:
-    """Return how much memory this process has; 0 where the system does not tell it, or not now.
-
-    macOS tells the most it ever had, which is more than it has now.
-    """
-    if sys.platform == "linux":
-        # Without /proc, or without a descriptor for it: a report that is not made gets this child killed.
-        with (
-            suppress(OSError, ValueError, IndexError),
-            open("/proc/self/statm", "rb") as numbers,  # noqa: PTH123 - once a second: the shortest way
-        ):
-            return int(numbers.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        return 0
-    if sys.platform == "darwin":
-        import resource  # noqa: PLC0415 - not on Windows
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return 0

@@ -20,7 +20,7 @@ import attrs
 
 from firelock.options import Executor
 from firelock.server.attempt import EndedRun, JobRunner, Run, Surroundings
-from firelock.server.job_process import JobProcessPool, JobProcessSpec
+from firelock.server.job_process import JobProcess, JobProcessPool, JobProcessSpec
 from firelock.server.shared_memory import ChildMemory
 from firelock.values import ClaimedJob, Holder
 
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 FLUSH_SIZE = 100  # ends that are worth a round trip of their own
 FULL_PAUSE = 0.25  # seconds until more is claimed after coroutines found no place, unless one becomes free
 SUSPECT_CRASHES = 2  # from so many crashes on a job runs alone
+_MEGABYTE = 1_000_000
 _MOST_AT_ONCE = 500  # jobs of one claim
 _RIGHT_POLL = 0.05
 _LONG_WAIT = 0.050  # seconds that a coroutine waits here for a place before it goes back to its queue
@@ -122,6 +123,32 @@ class ClaimedRun:
     is_start_told: bool = False  # the storage knows when it started
 
 
+@attrs.frozen
+class ChildLimits:
+    """What a child may do and have before another takes its place; 0 means without a limit."""
+
+    jobs: int = 0
+    memory_bytes: int = 0
+
+    def reached(self, ended: int, rss_bytes: int) -> str | None:
+        """Return which limit a child has reached that ended so many jobs, in words; None where none is.
+
+        One that has run no job has not reached its memory's: its successor would be as large at once.
+        """
+        if self.jobs and ended >= self.jobs:
+            return f"has run {ended:,} jobs"
+        if ended and self.is_too_large(rss_bytes):
+            return f"has {rss_bytes / _MEGABYTE:,.0f} MB"
+        return None
+
+    def is_too_large(self, rss_bytes: int) -> bool:
+        """Tell whether a process of this size has reached the limit."""
+        return 0 < self.memory_bytes <= rss_bytes
+
+
+NO_LIMITS = ChildLimits()
+
+
 @attrs.define(eq=False)
 class WorkerContext:
     """What the workers of a child need for a run."""
@@ -132,6 +159,7 @@ class WorkerContext:
     inbox: DispatcherInbox
     process_spec: JobProcessSpec | None  # None: no process of its own could find the app
     state: Surroundings = attrs.Factory(Surroundings)
+    limits: ChildLimits = NO_LIMITS
 
     def runs_apart(self, info: TaskInfo, crashes: int = 0) -> bool:
         """Tell whether a job with so many crashes runs in a process of its own, which a thread waits for."""
@@ -361,7 +389,11 @@ class ThreadWorkers:
             process.kill()  # nobody knows what it would answer next
             raise
         finally:
-            pool.give_back(process, is_used_up=is_suspect)
+            pool.give_back(process, is_used_up=is_suspect or self._is_worn(process))
+
+    def _is_worn(self, process: JobProcess) -> bool:
+        limits = self._context.limits
+        return bool(limits.memory_bytes) and limits.is_too_large(process.rss_bytes())
 
 
 @attrs.define(eq=False)
