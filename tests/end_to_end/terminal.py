@@ -28,6 +28,11 @@ os.execv(sys.argv[1], sys.argv[1:])
 _ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|[()][A-Z0-9]|[=>78])")
 
 
+def plain(text: str) -> str:
+    """Return what was written without what moves the cursor and sets colours."""
+    return _ESCAPE.sub("", text).replace("\r", "")
+
+
 class PseudoTerminal:
     """A program at work in a terminal, ended with the block.
 
@@ -70,7 +75,7 @@ class PseudoTerminal:
     @property
     def text(self) -> str:
         """The same without what moves the cursor and sets colours."""
-        return _ESCAPE.sub("", self.raw).replace("\r", "")
+        return plain(self.raw)
 
     def awaits(self, text: str, *, since: int = 0) -> int:
         """The text was shown; return how much was shown until then, to wait for what comes after."""
@@ -106,6 +111,7 @@ class PseudoTerminal:
                 self.process.wait(30)
             self.process.kill()
             self.process.wait()
+        self.last_modes = self.left_modes()
         os.close(self._theirs)
         self._reader.join(5)
         os.close(self._ours)

@@ -1,0 +1,116 @@
+"""Single keys of a terminal, without Enter; the terminal is as it was at the end, whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import termios
+import tty
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+_NAMES = {b"[A": "up", b"[B": "down", b"OA": "up", b"OB": "down", b"[Z": "tab"}
+_ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+Handler = Callable[[int, FrameType | None], None]
+
+
+class Leaving(BaseException):
+    """Somebody asked the program to end: from outside, or by Ctrl-C."""
+
+
+class Suspending(BaseException):
+    """Somebody pressed Ctrl-Z: the terminal belongs to the shell until the program is continued."""
+
+
+class Keyboard:
+    """What is pressed at the terminal, while `open` lasts; nothing where standard input is none."""
+
+    def __init__(self) -> None:
+        self._descriptor = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else None
+        self._woken = -1  # can be read once a signal came
+        self._has_left = False
+        self._is_suspending = False
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Within the block keys come one by one and are not shown.
+
+        Raises:
+            Leaving: a signal asks for it, once. It can come at any line, so that no slow call is waited for.
+        """
+        handlers: dict[signal.Signals, Handler] = dict.fromkeys(_ENDS, self._leave)
+        handlers |= {signal.SIGTSTP: self._suspend, signal.SIGWINCH: _wake, signal.SIGCONT: _wake}
+        modes = None if self._descriptor is None else termios.tcgetattr(self._descriptor)
+        former = {number: signal.getsignal(number) for number in handlers}
+        self._woken, waking = os.pipe()
+        for end in (self._woken, waking):
+            os.set_blocking(end, False)
+        wakes = signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
+        try:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            if self._descriptor is not None:
+                tty.setcbreak(self._descriptor, termios.TCSANOW)
+            yield
+        finally:
+            if self._descriptor is not None and modes is not None:
+                termios.tcsetattr(self._descriptor, termios.TCSANOW, modes)
+            signal.set_wakeup_fd(wakes)
+            for number, was in former.items():
+                signal.signal(number, was)
+            os.close(self._woken)
+            os.close(waking)
+
+    def keys(self, seconds: float) -> list[str]:
+        """Return what was pressed, after at most so many seconds; sooner where the size has changed.
+
+        Raises:
+            Suspending: Ctrl-Z was pressed.
+            Leaving: the terminal is gone.
+        """
+        sources = [self._woken] if self._descriptor is None else [self._woken, self._descriptor]
+        ready = select.select(sources, [], [], max(0.0, seconds))[0]
+        if self._woken in ready:
+            os.read(self._woken, 1_024)
+        if self._is_suspending:
+            self._is_suspending = False
+            raise Suspending
+        if self._descriptor is None or self._descriptor not in ready:
+            return []
+        if not (pressed := os.read(self._descriptor, 1_024)):
+            raise Leaving
+        return list(_names(pressed))
+
+    def _leave(self, _: int, __: FrameType | None) -> None:
+        if not self._has_left:  # while the terminal is put right nothing comes between
+            self._has_left = True
+            raise Leaving
+
+    def _suspend(self, _: int, __: FrameType | None) -> None:
+        self._is_suspending = True
+
+
+def _wake(_: int, __: FrameType | None) -> None:
+    """The descriptor has woken whoever waits."""
+
+
+def _names(pressed: bytes) -> Iterator[str]:
+    """Yield the names of keys: up, down, tab, escape, or the character."""
+    while pressed:
+        first, pressed = pressed[:1], pressed[1:]
+        if first == b"\x1b" and pressed[:2] in _NAMES:
+            yield _NAMES[pressed[:2]]
+            pressed = pressed[2:]
+        elif first == b"\x1b":
+            yield "escape"
+            return  # of a sequence that we do not know nothing is taken for keys
+        else:
+            yield {b"\t": "tab", b"\n": "enter", b"\r": "enter"}.get(first) or first.decode("latin-1")
+
+
+def suspend() -> None:
+    """The shell has the terminal until it continues this program."""
+    os.kill(os.getpid(), signal.SIGSTOP)

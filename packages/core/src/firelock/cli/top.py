@@ -1,0 +1,515 @@
+"""`firelock top`: queues, servers, running jobs and failures, live in a terminal.
+
+A `Snapshot` is read every few seconds; `sections` makes tables of it, alike for the terminal and for a pipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import attrs
+
+from firelock.cli.answers import answer_of, job_answer, server_answer
+from firelock.cli.commands import Exit, describe
+from firelock.cli.screen import STATE_STYLES, Cell, Column, Piece, Screen, width
+from firelock.cli.source import connected
+from firelock.clock import from_micros
+from firelock.errors import FirelockError
+from firelock.text import age, clock_time, isoformat, shorten, span
+from firelock.values import State
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+    from firelock.app import Firelock
+    from firelock.cli.keyboard import Keyboard
+    from firelock.control.queues import QueueView
+    from firelock.control.servers import ServerView
+    from firelock.values import JobRecord
+
+_FASTEST, _SLOWEST = 0.5, 3_600.0
+_JOBS = 100  # running ones and failures that are read
+_WAITS = 20  # queues whose oldest job is looked for
+_MINUTE = timedelta(minutes=1)
+_NOTE = 200
+_QUEUES, _SERVERS, _RUNNING, _FAILURES = "Queues", "Servers", "Running", "Failures"
+_FRAME = 2  # lines of a section beside its rows: titles, and an empty one
+_LEAST = 2  # rows of a section, where it has as many
+_STYLES = {"active": "green", "quiet": "yellow", "stopping": "yellow", "stale": "bold red"}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The parser takes what the command can be told."""
+    describe(
+        parser, _watch,
+        more=(
+            "Keys: Tab changes the list, arrows or j and k move in it, p pauses the chosen queue or resumes\n"
+            "it, r requeues the chosen failed job, space looks at once, q leaves. In a pipe, with --once or\n"
+            "with --json it looks once."
+        ),
+        examples=("firelock top", "firelock top --every 5 --read-only", "firelock top --json"),
+    )  # fmt: skip
+    parser.add_argument("--every", type=_seconds, default=2.0, metavar="SECONDS", help="between looks: 2")
+    parser.add_argument("--once", action="store_true", help="look once, and end")
+    parser.add_argument("--read-only", action="store_true", help="keys change nothing")
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not _FASTEST <= seconds <= _SLOWEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0.5 to 3600")
+    return seconds
+
+
+def _watch(options: argparse.Namespace, screen: Screen) -> int:
+    with connected(options) as app:
+        if screen.is_json:
+            screen.json(_answer(look(app)))
+        elif options.once or not screen.is_terminal:
+            _show(look(app), screen)
+        else:
+            from firelock.cli.keyboard import Keyboard  # noqa: PLC0415 - loaded for terminals only
+
+            Top(app, screen, Keyboard(), options.every, is_read_only=options.read_only).run()
+    return Exit.DONE
+
+
+# ---- a look ----------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Snapshot:
+    """What is to be seen of a storage at an instant."""
+
+    now: int  # the storage's time, in micros, as all of them
+    states: Mapping[State, int]
+    ended: Mapping[str, int]  # within the last full minute, by outcome
+    queues: Sequence[QueueView]
+    waits: Mapping[str, int]  # since when the oldest enqueued job of a queue waits
+    servers: Sequence[ServerView]  # those that are not gone
+    running: Sequence[JobRecord]  # the longest first
+    failed: Sequence[JobRecord]  # the newest first
+
+
+def look(app: Firelock) -> Snapshot:
+    """Return what there is now; seven round trips, and one for each of up to twenty queues with jobs."""
+    now = app.client.clock.now()
+    queues = app.queues.list()
+    waiting = sorted((one for one in queues if one.enqueued), key=lambda one: -one.enqueued)[:_WAITS]
+    oldest = {
+        one.name: app.jobs.find(queue=one.name, state=State.ENQUEUED, oldest_first=True, limit=1)
+        for one in waiting
+    }
+    minute = from_micros(now).replace(second=0, microsecond=0)
+    ended: dict[str, int] = {}
+    for rollup in app.jobs.timeline(minute - _MINUTE, minute):
+        ended[rollup.outcome] = ended.get(rollup.outcome, 0) + rollup.count
+    running = app.jobs.find(state=State.PROCESSING, oldest_first=True, limit=_JOBS)
+    failed = app.jobs.find(state=State.FAILED, limit=_JOBS)
+    return Snapshot(
+        now, dict(app.jobs.counts()), ended, queues,
+        {name: job.record().changed_at for name, page in oldest.items() for job in page},
+        [server for server in app.servers.list() if not server.state_at(now).is_gone],
+        [job.record() for job in running], [job.record() for job in failed],
+    )  # fmt: skip
+
+
+def _answer(seen: Snapshot) -> dict[str, object]:
+    return {
+        "at": isoformat(seen.now),
+        "states": {str(state): count for state, count in seen.states.items()},
+        "ended_in_the_last_minute": dict(seen.ended),
+        "queues": [
+            {**_fields(queue), "oldest_at": isoformat(seen.waits.get(queue.name))} for queue in seen.queues
+        ],
+        "servers": [server_answer(server, seen.now) for server in seen.servers],
+        "running": [job_answer(job) for job in seen.running],
+        "failed": [job_answer(job) for job in seen.failed],
+    }
+
+
+def _fields(queue: QueueView) -> dict[str, object]:
+    answer = answer_of(queue)
+    assert isinstance(answer, dict)  # noqa: S101 - an attrs value always is
+    return answer
+
+
+# ---- as tables -------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Section:
+    """A table of the screen; each row has a key by which it is known again."""
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Piece]]
+    keys: Sequence[str]
+    empty: str  # what is said where there is no row
+
+
+def sections(seen: Snapshot) -> list[Section]:
+    """Return what was seen as four tables."""
+    return [_queues(seen), _servers(seen), _running(seen), _failures(seen)]
+
+
+def _queues(seen: Snapshot) -> Section:
+    columns = (
+        Column("QUEUE", is_whole=True), Column("ENQUEUED", is_number=True), Column("OLDEST", is_whole=True),
+        Column("PROCESSING", is_number=True), Column("SCHEDULED", is_number=True),
+        Column("STATE", is_whole=True), Column("NOTE"),
+    )  # fmt: skip
+    rows: list[Sequence[Piece]] = [
+        [
+            queue.name, queue.enqueued, _waited(seen.waits.get(queue.name), seen.now), queue.processing,
+            queue.scheduled, Cell("paused", "bold yellow") if queue.is_paused else Cell("running", "green"),
+            _pause_note(queue),
+        ]
+        for queue in seen.queues
+    ]  # fmt: skip
+    return Section(_QUEUES, columns, rows, [queue.name for queue in seen.queues], "There is no queue yet.")
+
+
+def _pause_note(queue: QueueView) -> str:
+    if not queue.is_paused:
+        return ""
+    return " ".join(part for part in (queue.note, f"by {queue.paused_by}" if queue.paused_by else "") if part)
+
+
+def _waited(since: int | None, now: int) -> str:
+    return "" if since is None else span(max(0, now - since))
+
+
+def _servers(seen: Snapshot) -> Section:
+    columns = (
+        Column("SERVER", is_whole=True), Column("STATE", is_whole=True), Column("BUSY", is_number=True),
+        Column("WORKERS", is_number=True), Column("CHILDREN", is_number=True), Column("QUEUES"),
+        Column("STARTED", is_whole=True),
+    )  # fmt: skip
+    rows: list[Sequence[Piece]] = []
+    for server in seen.servers:
+        state = str(server.state_at(seen.now))
+        started = min(session.session.started_at for session in server.sessions)
+        rows.append([
+            server.name, Cell(state, _STYLES.get(state, "")), server.busy, server.workers,
+            len(server.living(seen.now)), server.queues, age(started, seen.now),
+        ])  # fmt: skip
+    empty = "No server runs; start one: firelock server app:fire"
+    return Section(_SERVERS, columns, rows, [server.id for server in seen.servers], empty)
+
+
+def _running(seen: Snapshot) -> Section:
+    columns = (
+        Column("JOB", is_whole=True), Column("TASK"), Column("QUEUE"), Column("SERVER"),
+        Column("ATTEMPT", is_number=True), Column("FOR", is_whole=True),
+    )  # fmt: skip
+    rows: list[Sequence[Piece]] = [
+        [
+            job.id, job.task, job.queue, job.server or "", job.attempt,
+            _waited(job.started_at, seen.now) or "claimed",
+        ]
+        for job in seen.running
+    ]  # fmt: skip
+    return Section(_RUNNING, columns, rows, [job.id for job in seen.running], "Nothing runs.")
+
+
+def _failures(seen: Snapshot) -> Section:
+    columns = (
+        Column("JOB", is_whole=True), Column("TASK"), Column("QUEUE"), Column("FAILED", is_whole=True),
+        Column("ATTEMPTS", is_number=True), Column("ERROR"),
+    )  # fmt: skip
+    rows: list[Sequence[Piece]] = [
+        [
+            job.id, job.task, job.queue, age(job.changed_at, seen.now), job.attempt,
+            Cell(shorten(_error(job), _NOTE), "red"),
+        ]
+        for job in seen.failed
+    ]  # fmt: skip
+    return Section(_FAILURES, columns, rows, [job.id for job in seen.failed], "Nothing has failed.")
+
+
+def _error(job: JobRecord) -> str:
+    if job.error is None:
+        return job.reason or ""
+    return f"{job.error.type.removeprefix('builtins.')}: {job.error.message}"
+
+
+def summary(seen: Snapshot) -> list[Piece]:
+    """Return one line: how many jobs are in each state, and what ended within the last full minute."""
+    pieces: list[Piece] = []
+    for state in (State.ENQUEUED, State.PROCESSING, State.SCHEDULED, State.AWAITING, State.FAILED):
+        count = seen.states.get(state, 0)
+        pieces += [f"{state} ", Cell(f"{count:,}", STATE_STYLES[state] if count else "bright_black"), "   "]
+    ended = sum(seen.ended.get(outcome, 0) for outcome in ("succeeded", "failed", "deleted"))
+    failed = seen.ended.get("failed", 0)
+    pieces += [f"last minute {ended:,} ended, ", Cell(f"{failed:,} failed", "bold red" if failed else "")]
+    return pieces
+
+
+def _show(seen: Snapshot, screen: Screen) -> None:
+    screen.line(clock_time(seen.now), "   ", *summary(seen))
+    for section in sections(seen):
+        screen.heading(section.title)
+        if section.rows:
+            screen.table(section.columns, section.rows)
+        else:
+            screen.line(section.empty)
+
+
+# ---- live ------------------------------------------------------------------------------------------------
+
+
+@attrs.define
+class Choice:
+    """Which row of a list is chosen: by its key, and by its place where the key is gone."""
+
+    key: str | None = None
+    place: int = 0
+
+    def among(self, keys: Sequence[str]) -> int | None:
+        """Return the place of the chosen row; None where there is none. The choice is settled by this."""
+        if not keys:
+            self.key = None
+            return None
+        self.place = keys.index(self.key) if self.key in keys else min(self.place, len(keys) - 1)
+        self.key = keys[self.place]
+        return self.place
+
+    def move(self, keys: Sequence[str], steps: int) -> None:
+        """The row so many places further is chosen, the last one at most."""
+        place = self.among(keys)
+        if place is not None:
+            self.key = keys[min(max(0, place + steps), len(keys) - 1)]
+
+
+class Top:
+    """The live view: `run` shows it until somebody leaves."""
+
+    def __init__(
+        self, app: Firelock, screen: Screen, keyboard: Keyboard, every: float, *, is_read_only: bool
+    ) -> None:
+        self._app = app
+        self._screen = screen
+        self._keyboard = keyboard
+        self._every = every
+        self._is_read_only = is_read_only
+        self._by = f"{_user()}, in firelock top"
+        self._choices = {_QUEUES: Choice(), _FAILURES: Choice()}
+        self._focus = _QUEUES
+        self._seen: Snapshot | None = None
+        self._said = Cell("")
+        self._is_leaving = False
+        self._acts: Mapping[str, Callable[[], None]] = {
+            "q": self._leave,
+            "p": self._pause_or_resume,
+            "r": self._requeue,
+            "tab": self._change_list,
+            **{key: lambda: self._move(-1) for key in ("up", "k")},
+            **{key: lambda: self._move(1) for key in ("down", "j")},
+        }
+
+    def run(self) -> None:
+        """Show it until somebody leaves; the terminal is then as it was before, whatever happens.
+
+        Raises:
+            FirelockError: the first look failed.
+        """
+        from firelock.cli.keyboard import Leaving, Suspending, suspend  # noqa: PLC0415 - a terminal's
+
+        self._seen = look(self._app)
+        while not self._is_leaving:
+            try:
+                self._show_until_left()
+            except Leaving:
+                self._is_leaving = True
+            except Suspending:
+                suspend()
+
+    def _show_until_left(self) -> None:
+        from rich.live import Live  # noqa: PLC0415 - loaded for terminals only
+
+        live = Live(
+            console=self._screen.console, screen=True, auto_refresh=False, redirect_stdout=False,
+            redirect_stderr=False, vertical_overflow="crop",
+        )  # fmt: skip
+        with self._keyboard.open(), live:
+            due = time.monotonic() + self._every
+            while not self._is_leaving:
+                live.update(self._picture(), refresh=True)
+                keys = self._keyboard.keys(due - time.monotonic())
+                for key in keys:
+                    self._press(key)
+                if time.monotonic() >= due or keys:
+                    self._look()
+                    due = time.monotonic() + self._every
+
+    def _look(self) -> None:
+        try:
+            self._seen = look(self._app)
+        except FirelockError as error:
+            self._said = Cell(f"No look was possible, trying again: {error}", "bold red")
+        else:
+            if self._said.style == "bold red":
+                self._said = Cell("")
+
+    # ---- keys --------------------------------------------------------------------------------------------
+
+    def _press(self, key: str) -> None:
+        act = self._acts.get(key)
+        if act is None:
+            return
+        try:
+            act()
+        except FirelockError as error:
+            self._said = Cell(f"That did not work: {error}", "bold red")
+
+    def _leave(self) -> None:
+        self._is_leaving = True
+
+    def _change_list(self) -> None:
+        self._focus = _FAILURES if self._focus == _QUEUES else _QUEUES
+
+    def _move(self, steps: int) -> None:
+        self._choices[self._focus].move(self._keys(self._focus), steps)
+
+    def _keys(self, title: str) -> Sequence[str]:
+        assert self._seen is not None  # noqa: S101 - run has looked
+        jobs = [job.id for job in self._seen.failed]
+        return jobs if title == _FAILURES else [queue.name for queue in self._seen.queues]
+
+    def _pause_or_resume(self) -> None:
+        place = self._choices[_QUEUES].among(self._keys(_QUEUES))
+        if self._may_change() and place is not None and self._seen is not None:
+            queue = self._seen.queues[place]
+            if queue.is_paused:
+                self._app.queues.resume(queue.name)
+                self._said = Cell(f"Queue {queue.name} is resumed.", "green")
+            else:
+                self._app.queues.pause(queue.name, by=self._by)
+                self._said = Cell(f"Queue {queue.name} is paused; p resumes it.", "yellow")
+
+    def _requeue(self) -> None:
+        place = self._choices[_FAILURES].among(self._keys(_FAILURES))
+        if self._may_change() and place is not None and self._seen is not None:
+            job = self._seen.failed[place]
+            (applied,) = self._app.jobs.requeue([job.id], reason=f"requeued by {self._by}")
+            done = applied.is_applied
+            said = "is enqueued again" if done else f"was not requeued: {applied}"
+            self._said = Cell(f"Job {job.id} of {job.task} {said}.", "green" if done else "yellow")
+
+    def _may_change(self) -> bool:
+        if self._is_read_only:
+            self._said = Cell("--read-only: nothing is changed.", "yellow")
+        return not self._is_read_only
+
+    # ---- the picture -------------------------------------------------------------------------------------
+
+    def _picture(self) -> RenderableType:
+        from rich.console import Group  # noqa: PLC0415 - loaded for terminals only
+
+        assert self._seen is not None  # noqa: S101 - run has looked
+        tables = sections(self._seen)
+        console = self._screen.console
+        room = console.height - 3 - sum(_FRAME + 1 for _ in tables)
+        heights = shares([max(1, len(table.rows)) for table in tables], room)
+        lines: list[RenderableType] = [
+            _line([Cell("firelock top  ", "bold"), f"{self._app.storage.url}  {clock_time(self._seen.now)}"]),
+            _line(summary(self._seen)),
+        ]
+        for section, height in zip(tables, heights, strict=True):
+            lines += [_line([""]), self._table(section, height, console.width)]
+        lines.append(_line([self._said if self._said.text else Cell(self._help(), "bright_black")]))
+        return Group(*lines)
+
+    def _help(self) -> str:
+        if self._is_read_only:
+            return "Tab list   ↑↓ row   space look now   q leave"
+        return "Tab list   ↑↓ row   p pause or resume queue   r requeue job   space look now   q leave"
+
+    def _table(self, section: Section, height: int, wide: int) -> Table:
+        from rich.table import Table  # noqa: PLC0415 - loaded for terminals only
+
+        choice = self._choices.get(section.title)
+        place = None if choice is None else choice.among(section.keys)
+        first = max(0, min((place or 0) - height // 2, len(section.rows) - height))
+        shown = section.rows[first : first + height]
+        hidden = len(section.rows) - len(shown)
+        which = f" ({first + 1}–{first + len(shown)} of {len(section.rows)})" if hidden else ""
+        table = Table(
+            box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black",
+            title=_text(Cell(section.title + which)), title_justify="left", width=wide,
+            title_style="bold underline" if section.title == self._focus else "bold",
+        )  # fmt: skip
+        if not section.rows:
+            table.add_column(_text(Cell(section.empty, "bright_black")))
+            return table
+        table.add_column(" ", width=1)
+        for column in section.columns:
+            table.add_column(
+                column.title, justify="right" if column.is_number else "left", no_wrap=True,
+                overflow="ellipsis", ratio=_ratio(column),
+                min_width=width(column.title),
+            )  # fmt: skip
+        for offset, row in enumerate(shown):
+            is_chosen = place == first + offset
+            style = "reverse" if is_chosen and section.title == self._focus else ""
+            table.add_row(">" if is_chosen else " ", *map(_text, map(_cell, row)), style=style)
+        return table
+
+
+def _ratio(column: Column) -> int | None:
+    """Return a column's share of the room; None where it takes what it needs."""
+    if column.is_whole or column.is_number:
+        return None
+    return 4 if column.title in {"ERROR", "NOTE"} else 2
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "somebody"
+
+
+def shares(wanted: Sequence[int], room: int) -> list[int]:
+    """Return how many rows each section has: what it wants, or an even share of what others leave."""
+    given = [min(each, _LEAST) for each in wanted]
+    for place in _in_turns(len(wanted), max(0, room - sum(given))):
+        hungry = [one for one in range(len(wanted)) if given[one] < wanted[one]]
+        if not hungry:
+            break
+        given[hungry[place % len(hungry)]] += 1
+    return given
+
+
+def _in_turns(places: int, times: int) -> Iterator[int]:
+    return (turn % places for turn in range(times))
+
+
+def _cell(piece: Piece) -> Cell:
+    return piece if isinstance(piece, Cell) else Cell(piece)
+
+
+def _text(cell: Cell) -> Text:
+    from rich.text import Text  # noqa: PLC0415 - loaded for terminals only
+
+    return Text(cell.text, cell.style)
+
+
+def _line(pieces: Sequence[Piece]) -> RenderableType:
+    from rich.text import Text  # noqa: PLC0415 - loaded for terminals only
+
+    line = Text(no_wrap=True, overflow="ellipsis")
+    for cell in map(_cell, pieces):
+        line.append(cell.text, cell.style)
+    return line

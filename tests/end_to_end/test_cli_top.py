@@ -1,0 +1,287 @@
+"""`firelock top`: what it shows, its keys, and the terminal that it leaves as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+
+import pytest
+
+from firelock import Firelock, StorageUnavailable
+from firelock.cli.screen import Screen
+from firelock.cli.top import Choice, Top, shares
+from firelock.testing import eventually
+from firelock.values import Holder, State
+from tests.core.fakes import FailingStorage
+from tests.end_to_end.cli_run import Terminal, claim, fail
+from tests.end_to_end.terminal import PseudoTerminal, plain
+
+TOP = [sys.executable, "-m", "firelock", "top", "--every", "0.5"]
+SHOWN, HIDDEN = "\x1b[?1049h", "\x1b[?1049l"  # the screen that a program has for itself
+
+
+def fill(app):
+    """One job waits in each of two queues, one runs on a server, one has failed."""
+    task = app.task(name="shop.notify", remote=True)(_notify)
+    failed = task.using(queue="mail").enqueue(1)
+    fail(app, message="no route")
+    running = task.using(queue="mail").enqueue(2)
+    claim(app, Holder("s1", "vm:1"))
+    task.using(queue="mail").enqueue(3)
+    task.using(queue="bulk").enqueue(4)
+    return failed, running
+
+
+def _notify(user_id: int): ...
+
+
+@pytest.fixture
+def app(request):
+    """An app in memory."""
+    with Firelock(f"memory://{request.node.originalname}") as app:
+        yield app
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """An app on a file that a process can open, and its failed job."""
+    with Firelock(f"sqlite:///{tmp_path / 'jobs.db'}") as app:
+        failed, _ = fill(app)
+        yield app, failed
+
+
+def terminal(app, folder, *words):
+    """Start it in a terminal, on the app's storage."""
+    return PseudoTerminal([*TOP, "--storage", app.storage.url, *words], folder=folder)
+
+
+def test_in_a_pipe_it_looks_once(run, app):
+    """Counts in a line, then queues, servers, what runs and what failed."""
+    failed, running = fill(app)
+
+    ran = run("top --storage", app.storage.url)
+
+    lines = ran.out.splitlines()
+    assert 0 == ran.code
+    assert "enqueued 2   processing 1   scheduled 0   awaiting 0   failed 1" in lines[0]
+    assert ["Queues", "Servers", "Running", "Failures"] == [line for line in lines if line.isalpha()]
+    assert ["bulk", "1"] == lines[lines.index("Queues") + 2].split()[:2]
+    assert any(line.startswith("vm:1") and " active " in line for line in lines)
+    assert any(line.startswith(running.id) and "vm:1" in line for line in lines)
+    assert any(line.startswith(failed.id) and line.endswith("ValueError: no route") for line in lines)
+    assert "\x1b" not in ran.out
+
+
+def test_where_nothing_is_a_sentence_stands(run, app):
+    """For each list, also what to do for want of a server."""
+    ran = run("top --once --storage", app.storage.url)
+
+    assert "There is no queue yet." in ran.out
+    assert "No server runs; start one: firelock server app:fire" in ran.out
+    assert "Nothing runs." in ran.out
+    assert "Nothing has failed." in ran.out
+
+
+def test_json_has_all_that_was_seen(run, app):
+    """Names as in the code, instants in ISO 8601."""
+    failed, running = fill(app)
+    app.queues.pause("bulk", note="later", by="ann")
+
+    seen = run("top --json --storage", app.storage.url).json
+
+    assert {"bulk", "mail"} == {queue["name"] for queue in seen["queues"]}
+    assert (True, "later", "ann") == tuple(
+        seen["queues"][0][name] for name in ("is_paused", "note", "paused_by")
+    )
+    assert seen["queues"][0]["oldest_at"].endswith("Z")
+    assert 1 == seen["states"]["failed"]
+    assert [running.id] == [job["id"] for job in seen["running"]]
+    assert [failed.id] == [job["id"] for job in seen["failed"]]
+    assert ["vm:1"] == [server["name"] for server in seen["servers"]]
+    assert {} == seen["ended_in_the_last_minute"]
+
+
+@pytest.mark.parametrize("every", ["0.1", "soon", "1e9", "nan"])
+def test_a_pause_between_looks_has_bounds(run, every):
+    """Half a second to an hour."""
+    ran = run(f"top --every {every}")
+
+    assert 2 == ran.code
+    assert f"{every!r} is no number of seconds from 0.5 to 3600" in ran.error
+
+
+def test_keys_pause_a_queue_and_requeue_a_job(shared, tmp_path):
+    """By name of who did it, in the queue's note and in the job's history."""
+    app, failed = shared
+    with terminal(app, tmp_path) as screen:
+        screen.awaits("Failures")
+        screen.press("\x1b[Bp")  # down, from bulk to mail
+        screen.awaits("Queue mail is paused; p resumes it.")
+        paused = {queue.name: queue.paused_by for queue in app.queues.list() if queue.is_paused}
+        screen.press("p")
+        screen.awaits("Queue mail is resumed.")
+        screen.press("r")
+        seen = screen.awaits(f"Job {failed.id} of shop.notify is enqueued again.")
+        screen.awaits("Nothing has failed.", since=seen)
+        screen.press("q")
+        code = screen.ended()
+
+    assert 0 == code
+    assert ["mail"] == list(paused)
+    assert paused["mail"].endswith(", in firelock top")
+    assert not any(queue.is_paused for queue in app.queues.list())
+    assert State.ENQUEUED is failed.refresh().state
+    assert failed.record().reason.endswith(", in firelock top")
+
+
+def test_what_changes_is_seen_without_a_key(shared, tmp_path):
+    """And a terminal that gets another size is filled anew."""
+    app, failed = shared
+    with terminal(app, tmp_path, "--read-only") as screen:
+        seen = screen.awaits("ValueError: no route")
+        screen.press("pr")
+        seen = screen.awaits("--read-only: nothing is changed.", since=seen)
+        app.jobs.delete([failed.id])
+        screen.awaits("Nothing has failed.", since=seen)
+        screen.press("q")
+        screen.ended()
+
+    assert [] == [queue.name for queue in app.queues.list() if queue.is_paused]
+
+
+@pytest.mark.parametrize("leave", ["q", "\x03", signal.SIGTERM, signal.SIGHUP])
+def test_the_terminal_is_left_as_it_was(shared, tmp_path, leave):
+    """Whichever way it ends: its own screen is gone, the cursor is there, keys are shown again."""
+    app, _ = shared
+    with terminal(app, tmp_path) as screen:
+        screen.awaits("Failures")
+        while_open = screen.left_modes()
+        if isinstance(leave, str):
+            screen.press(leave)
+        else:
+            screen.process.send_signal(leave)
+        code = screen.ended()
+
+    assert 0 == code
+    assert screen.modes != while_open
+    assert screen.modes == screen.last_modes
+    assert screen.raw.count(SHOWN) == screen.raw.count(HIDDEN) == 1
+    assert screen.raw.rindex("\x1b[?25l") < screen.raw.rindex("\x1b[?25h")
+
+
+def test_a_shell_has_the_terminal_while_it_is_suspended(shared, tmp_path):
+    """Ctrl-Z gives it back as it was; continued, the view is there again."""
+    app, _ = shared
+    with terminal(app, tmp_path) as screen:
+        screen.awaits("Failures")
+        screen.press("\x1a")
+        eventually(lambda: HIDDEN in screen.raw, within=screen.deadline)
+        eventually(lambda: is_stopped(screen.process.pid), within=screen.deadline)
+        suspended = screen.left_modes()
+        screen.process.send_signal(signal.SIGCONT)
+        eventually(lambda: screen.raw.count(SHOWN) == 2, within=screen.deadline)
+        screen.press("q")
+        code = screen.ended()
+
+    assert 0 == code
+    assert screen.modes == suspended
+
+
+def is_stopped(pid):
+    """Whether a signal has stopped the process."""
+    return os.waitpid(pid, os.WUNTRACED | os.WNOHANG)[0] == pid
+
+
+class ScriptedKeys:
+    """A keyboard at which each look is followed by a step: keys, or something that happens meanwhile."""
+
+    is_there = True
+
+    def __init__(self, *steps):
+        self._steps = iter(steps)
+
+    @contextlib.contextmanager
+    def open(self):
+        """Nothing is to be put right afterwards."""
+        yield
+
+    def keys(self, _):
+        """The keys of the next step; of one that only happens, the space that looks at once."""
+        step = next(self._steps, "q")
+        if callable(step):
+            step()
+            return [" "]
+        return list(step)
+
+
+@pytest.fixture
+def pictures(monkeypatch):
+    """Return what an app's view shows at the end of these steps, on a terminal of so many lines."""
+
+    def view(app, *steps, lines=30):
+        monkeypatch.setenv("COLUMNS", "120")
+        monkeypatch.setenv("LINES", str(lines))
+        out = Terminal()
+        Top(app, Screen(out=out), ScriptedKeys(*steps), 60.0, is_read_only=False).run()
+        return [shown for part in out.getvalue().split("\x1b[H") if "firelock top" in (shown := plain(part))]
+
+    return view
+
+
+def test_a_storage_that_goes_away_is_told_and_awaited(pictures):
+    """What was seen last stays, and the next look that succeeds takes its place."""
+    storage = FailingStorage()
+    with Firelock(storage) as app:
+        fill(app)
+
+        shown = pictures(
+            app, lambda: storage.fail_always("counts", StorageUnavailable("no answer")), storage.mend
+        )
+
+    assert ["no route" in picture for picture in shown] == [True] * 3
+    assert [False, True, False] == ["No look was possible, trying again: " in picture for picture in shown]
+
+
+def test_lists_longer_than_the_room_move_with_the_choice(pictures, app):
+    """Their titles say which part is shown."""
+    for number in range(30):
+        app.queues.pause(f"q{number:02}")
+
+    shown = pictures(app, ["down"] * 29, lines=24)
+
+    assert "Queues (1–" in shown[0]
+    assert "q00" in shown[0]
+    assert "of 30)" in shown[-1]
+    assert any(line.startswith(">  q29") for line in shown[-1].splitlines())
+    assert all(24 >= len(picture.splitlines()) for picture in shown)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "room", "given"),
+    [
+        ([1, 1, 1, 1], 20, [1, 1, 1, 1]),
+        ([50, 1, 1, 50], 20, [9, 1, 1, 9]),
+        ([5, 0, 0, 50], 20, [5, 0, 0, 15]),
+        ([50, 50, 50, 50], 3, [2, 2, 2, 2]),
+    ],
+)
+def test_lists_share_the_room(wanted, room, given):
+    """What one does not need, others have; each has two rows, whatever the room."""
+    assert given == shares(wanted, room)
+
+
+def test_a_choice_follows_its_row():
+    """Rows move; where the chosen one is gone, that in its place is taken."""
+    choice = Choice()
+
+    first = choice.among(["a", "b", "c"])
+    choice.move(["a", "b", "c"], 1)
+    moved = choice.among(["new", "a", "b", "c"])
+    gone = choice.among(["new", "a", "c"])
+    choice.move(["new", "a", "c"], 9)
+    last = choice.among(["new", "a", "c"])
+
+    assert [0, 2, 2, 2] == [first, moved, gone, last]
+    assert (None, None) == (choice.among([]), choice.key)
