@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -60,6 +63,41 @@ def test_a_warning_fails_a_page(tmp_path):
     outcome = run(page, tmp_path)
 
     assert outcome.returncode == 1
+
+
+LEFT_OUT = [
+    pytest.param(block.code, id=f"{page.relative_to(ROOT).as_posix()}:{block.line}")
+    for page in code_pages()
+    for block in python_blocks(page.read_text(encoding="utf-8"))
+    if block.not_run
+]
+
+
+@pytest.mark.parametrize("code", LEFT_OUT)
+def test_a_block_that_is_left_out_is_python(code):
+    """It compiles, and what it imports of a package that is installed here is there."""
+    tree = ast.parse(code)
+    compile(code, "block", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+    assert [name for name in imported(tree) if not exists(*name)] == []
+
+
+def imported(tree):
+    """Module and name of each `from module import name`; modules below the reader's own are left out."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and find_spec(node.module.partition(".")[0]):
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def exists(module, name):
+    return hasattr(import_module(module), name)
+
+
+def test_a_name_that_is_gone_is_seen():
+    """A renamed function of somebody else's makes its block wrong."""
+    tree = ast.parse("from celery import shared_task, shared_tusk\nfrom shop.jobs import fire")
+
+    assert [name for name in imported(tree) if not exists(*name)] == [("celery", "shared_tusk")]
 
 
 def test_a_block_is_left_out_only_with_a_reason():
