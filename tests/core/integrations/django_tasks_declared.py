@@ -6,6 +6,8 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+import django
+
 from firelock import Snooze, current_job
 from firelock.integrations.django.task_api import NAMESPACE
 
@@ -14,7 +16,14 @@ if NAMESPACE == "django.tasks":
 else:
     from django_tasks import task
 
+# Django's decorator takes options of a backend's own from 6.1 on, and the backport's does.
+TAKES_OPTIONS = django.VERSION[:2] != (6, 0)
 seen = []  # what backoff functions were told
+
+
+def given(**options):
+    """Options of the decorator; where it takes none, the settings of the test have them."""
+    return options if TAKES_OPTIONS else {}
 
 
 @task
@@ -86,32 +95,32 @@ def broken_backoff(error, task_result):
     raise RuntimeError("no idea")
 
 
-@task(max_attempts=3, backoff=told_backoff)
+@task(**given(max_attempts=3, backoff=told_backoff))
 def flaky(word):
     raise LookupError(word)
 
 
-@task(max_attempts=3, backoff=told_backoff)
+@task(**given(max_attempts=3, backoff=told_backoff))
 async def aflaky(word):
     raise LookupError(word)
 
 
-@task(max_attempts=3)
+@task(**given(max_attempts=3))
 def patient():
     raise LookupError("soon")
 
 
-@task(backoff=giving_up)
+@task(**given(backoff=giving_up))
 def reasonable(word):
     raise LookupError(word)
 
 
-@task(max_attempts=2, backoff=broken_backoff)
+@task(**given(max_attempts=2, backoff=broken_backoff))
 def badly_backed():
     raise LookupError("no")
 
 
-@task(takes_context=True, max_attempts=2, backoff=10)
+@task(takes_context=True, **given(max_attempts=2, backoff=10))
 def second_time(context):
     result = context.task_result
     if context.attempt == 1:
@@ -119,7 +128,7 @@ def second_time(context):
     return [context.attempt, [error.exception_class.__name__ for error in result.errors], result.attempts]
 
 
-@task(timeout=timedelta(minutes=5))
+@task(**given(timeout=timedelta(minutes=5)))
 def bounded():
     return current_job().attempt
 

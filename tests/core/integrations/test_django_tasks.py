@@ -6,6 +6,7 @@ import importlib
 import sys
 from datetime import UTC, datetime, timedelta
 
+import django
 import pytest
 
 from firelock import Firelock, ResultUnavailable, SignatureMismatch
@@ -44,7 +45,24 @@ READY, RUNNING, SUCCESSFUL, FAILED = (
 )
 
 
+# For the one Django whose decorator takes no options, these are in the settings.
+OPTIONS_BY_PATH = {
+    f"{PLACE}.{name}": options
+    for name, options in {
+        "flaky": {"max_attempts": 3, "backoff": f"{PLACE}.told_backoff"},
+        "aflaky": {"max_attempts": 3, "backoff": f"{PLACE}.told_backoff"},
+        "patient": {"max_attempts": 3},
+        "reasonable": {"backoff": f"{PLACE}.giving_up"},
+        "badly_backed": {"max_attempts": 2, "backoff": f"{PLACE}.broken_backoff"},
+        "second_time": {"max_attempts": 2, "backoff": 10},
+        "bounded": {"timeout": timedelta(minutes=5)},
+    }.items()
+    if django.VERSION[:2] == (6, 0)
+}
+
+
 def backend_settings(app, **options):
+    options["tasks"] = {**OPTIONS_BY_PATH, **options.get("tasks", {})}
     return {"BACKEND": BACKEND, "QUEUES": ["default", "mail"], "OPTIONS": {"app": app, **options}}
 
 
