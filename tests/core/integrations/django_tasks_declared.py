@@ -133,6 +133,11 @@ def bounded():
     return current_job().attempt
 
 
+@task(takes_context=True, **given(tags=["order:{order_id}"]))
+def tagged(context, order_id):
+    return context.task_result.kwargs
+
+
 def plain():
     """No task, and none that the storage could make one of."""
     sys.modules[__name__].seen.append("run")

@@ -1,8 +1,9 @@
 """Run Django's own tests of its tasks against Firelock's backend: `python django_tasks_own.py FOLDER`.
 
 FOLDER holds a copy of `tests/tasks` of Django's sources, and is the place where the programs run. What stands
-there for Django's two backends is replaced by two of ours: one keeps jobs and runs none, as the dummy does, one
-runs each job at once on a stepped server. The last line written is JSON: how many passed, and what did not.
+there for Django's two backends is replaced by two of ours: one keeps jobs and runs none, as the dummy does,
+the other runs each job at once on a stepped server. The last line written is JSON: how many passed, and what
+did not.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ OF_THE_BACKPORT = {
 OURS = {
     "django.tasks.backends.dummy.DummyBackend": "firelock_backends.Keeping",
     "django.tasks.backends.immediate.ImmediateBackend": "firelock_backends.Running",
-    "from django.tasks.backends.dummy import DummyBackend": "from firelock_backends import Keeping as DummyBackend",
+    "from django.tasks.backends.dummy import DummyBackend": (
+        "from firelock_backends import Keeping as DummyBackend"
+    ),
     "from django.tasks.backends.immediate import ImmediateBackend": (
         "from firelock_backends import Running as ImmediateBackend"
     ),
@@ -44,7 +47,7 @@ LEFT_OUT = {
     "test_cannot_get_result": _MISSES,
     "test_cannot_refresh_result": _MISSES,
     "test_cannot_pass_run_after": _MISSES,
-    "test_throws_keyboard_interrupt": "the immediate backend runs in the caller; Ctrl-C there is no job's error",
+    "test_throws_keyboard_interrupt": "it runs in its caller, whose Ctrl-C is no job's error",
     **({} if django.VERSION >= (6, 1) else {
         "test_pickle_task": _NO_PICKLE,
         "test_unpickle": _NO_PICKLE,

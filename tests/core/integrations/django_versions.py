@@ -41,7 +41,7 @@ class Djangos:
         return self._pythons[version]
 
     def own_tests(self, version):
-        """Return the folder of Django's own tests of its tasks; 5.2 has none, and takes those of 6.1. Or skip."""
+        """Return the folder of Django's own tests of its tasks, for 5.2 those of 6.1; or skip."""
         version = "6.1" if version == "5.2" else version
         if version not in self._sources:
             folder = self._folder(f"django-{version}-sources-")

@@ -55,6 +55,7 @@ OPTIONS_BY_PATH = {
         "reasonable": {"backoff": f"{PLACE}.giving_up"},
         "badly_backed": {"max_attempts": 2, "backoff": f"{PLACE}.broken_backoff"},
         "second_time": {"max_attempts": 2, "backoff": 10},
+        "tagged": {"tags": ["order:{order_id}"]},
         "bounded": {"timeout": timedelta(minutes=5)},
     }.items()
     if django.VERSION[:2] == (6, 0)
@@ -180,6 +181,17 @@ def test_jobs_run_by_priority(tester, tasks):
     tester.drain(limit=1)
 
     assert (READY, SUCCESSFUL) == (tasks.add.get_result(low.id).status, tasks.add.get_result(high.id).status)
+
+
+@pytest.mark.parametrize("call", [((1,), {"second": 5}), ((), {"first": 1}), ((1, 2), {}), ((1,), {})])
+def test_a_result_shows_the_call_as_it_was_made(tester, tasks, call):
+    """By position or by name, though a job's arguments are stored by name."""
+    args, kwargs = call
+    result = tasks.add.enqueue(*args, **kwargs)
+    found = tasks.add.get_result(result.id)
+
+    assert (list(args), kwargs) == (found.args, found.kwargs)
+    assert result == found
 
 
 @pytest.mark.parametrize("prepare", ["scheduled", "retried", "deleted", "failed"])
@@ -498,6 +510,8 @@ def test_a_wrong_option_is_refused_where_the_task_is_declared(tester, tasks):
         ({"backoff": "nowhere"}, "backoff='nowhere' is refused"),
         ({"backoff": -1}, "backoff=-1 is refused"),
         ({"timeout": "soon"}, "Timeout 'soon' is refused"),
+        ({"tags": "one"}, "tags='one' is one text"),
+        ({"executor": "gpu"}, "executor='gpu' is unknown"),
     ]:
         with pytest.raises(InvalidTask, match=word):
             FirelockTask(
@@ -508,6 +522,16 @@ def test_a_wrong_option_is_refused_where_the_task_is_declared(tester, tasks):
                 run_after=None,
                 **options,
             )
+
+
+def test_a_job_has_its_task_s_tags(tester, tasks, fire):
+    """They may name parameters, so that a page can show the jobs of an object."""
+    result = tasks.tagged.enqueue(order_id=7)
+    tester.drain()
+    result.refresh()
+
+    assert ("order:7",) == fire.jobs.get(result.id).tags
+    assert {"order_id": 7} == result.return_value
 
 
 def test_a_function_is_one_task(tester, tasks):

@@ -44,6 +44,7 @@ from firelock.integrations.django.task_results import (
     STATUSES,
     FirelockTaskResult,
     aware_instant,
+    meta_of_call,
     read_result,
     shown_instant,
 )
@@ -65,9 +66,13 @@ class FirelockTask(Task):  # type: ignore[misc]  # Any: Django carries no types
     max_attempts: int | None = None  # runs in all, the first included
     backoff: Backoff | timedelta | float | str | None = None
     timeout: timedelta | float | None = None  # of an attempt
+    tags: Sequence[str] | None = None  # which may name parameters: "order:{order_id}"
+    executor: str | None = None  # "process": in a process of its own
 
     def __post_init__(self) -> None:
         """It is valid, and known to the app that its backend names."""
+        if isinstance(self.tags, list):
+            object.__setattr__(self, "tags", tuple(self.tags))  # a frozen value has a hash
         Task.__post_init__(self)
         _declare(self)
 
@@ -75,8 +80,8 @@ class FirelockTask(Task):  # type: ignore[misc]  # Any: Django carries no types
 class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django carries no types
     """`TASKS = {"default": {"BACKEND": "firelock.integrations.django.TaskBackend", "QUEUES": […]}}`.
 
-    `OPTIONS` may hold `max_attempts`, `backoff` and `timeout` for all tasks, the same by queue in `queues`
-    and by path in `tasks`, and `app` where the project's own app is not meant.
+    `OPTIONS` may hold `max_attempts`, `backoff`, `timeout` and the like for all tasks, the same by queue in
+    `queues` and by path in `tasks`, and `app` where the project's own app is not meant.
 
     Signals are sent by `send_robust`: what a receiver raises is logged and touches no job.
     """
@@ -194,6 +199,7 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django carries
             priority=int(task.priority),  # Django takes 3.0 as well
             at=aware_instant(task.run_after),
             timeout=None if timeout == runner.verbs.info.timeout_seconds else timeout,
+            meta=meta_of_call(runner.positional, args, kwargs) if kwargs else None,
         )
         return call, args, kwargs
 

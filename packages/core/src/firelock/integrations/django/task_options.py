@@ -17,7 +17,7 @@ import attrs
 from django.utils.module_loading import import_string
 
 from firelock.errors import ConfigurationError
-from firelock.options import check_queue, to_timeout_seconds
+from firelock.options import Executor, check_queue, to_choice, to_tags, to_timeout_seconds
 from firelock.retry import Retry
 from firelock.text import shown
 
@@ -53,6 +53,11 @@ def _to_backoff(value: object) -> Backoff | timedelta | str | None:
         ) from error
 
 
+def to_executor(value: str) -> Executor:
+    """Return where a task's jobs run; ConfigurationError names the choices."""
+    return to_choice(Executor, "executor", value)
+
+
 @attrs.frozen
 class TaskOptions:
     """What was said about a task in one place; None leaves it to the next."""
@@ -60,6 +65,8 @@ class TaskOptions:
     max_attempts: int | None = attrs.field(default=None, converter=_to_max_attempts)
     backoff: Backoff | timedelta | str | None = attrs.field(default=None, converter=_to_backoff)
     timeout: float | None = attrs.field(default=None, converter=to_timeout_seconds)  # seconds
+    tags: tuple[str, ...] | None = attrs.field(default=None, converter=attrs.converters.optional(to_tags))
+    executor: Executor | None = attrs.field(default=None, converter=attrs.converters.optional(to_executor))
 
     def over(self, other: TaskOptions) -> TaskOptions:
         """Return these options, each that is left open taken from the other."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from traceback import format_exception
@@ -170,18 +171,45 @@ def _start(entry: HistoryEntry | None, otherwise: int | None) -> int | None:
     return entry.claimed_at if entry.started_at is None else entry.started_at
 
 
+POSITIONAL = (
+    "django.positional"  # in a job's meta: how many arguments were given by position, where it matters
+)
+
+
+def meta_of_call(
+    names: Sequence[str], args: Sequence[object], kwargs: Mapping[str, object]
+) -> dict[str, str] | None:
+    """Return what has to travel with a job to tell `f(1, b=2)` from `f(1, 2)`; None where nothing has to.
+
+    `names` are the parameters that can be given by position. A job's arguments are stored by name.
+    """
+    return None if kwargs.keys().isdisjoint(names) else {POSITIONAL: str(len(args))}
+
+
+def as_called(
+    names: Sequence[str], args: Sequence[object], kwargs: Mapping[str, object], meta: Mapping[str, str]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Return a job's arguments as its enqueue gave them, by position or by name."""
+    given = meta.get(POSITIONAL, "")
+    if not given.isdecimal() or not int(given) < len(args) <= len(names):
+        return list(args), dict(kwargs)
+    count = int(given)
+    return list(args[:count]), {**dict(zip(names[count:], args[count:], strict=False)), **kwargs}
+
+
 def _call_of(app: Firelock, record: JobRecord) -> tuple[list[Any], dict[str, Any]]:
     """Return the arguments; by name where the function takes others today, none where they are unreadable."""
     serializer = app.client.serializers.get(record.serializer)
     info = app.registry.get(record.task)
     if serializer is None or info is None:
         return [], {}
+    binder = app.registry.binder(info)
     try:
-        args, kwargs = app.registry.binder(info).decode_text(record.arguments, serializer)
+        args, kwargs = binder.decode_text(record.arguments, serializer)
     except FirelockError:
         stored = serializer.loads(record.arguments)
         return [], stored if isinstance(stored, dict) else {}
-    return list(args), dict(kwargs)
+    return as_called(binder.signature.positional, args, kwargs, record.meta)
 
 
 def _returned(app: Firelock, record: JobRecord) -> object:

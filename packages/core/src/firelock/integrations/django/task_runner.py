@@ -28,12 +28,14 @@ from firelock.integrations.django.task_api import (
 from firelock.integrations.django.task_options import TaskOptions
 from firelock.integrations.django.task_results import (
     FirelockTaskResult,
+    as_called,
     error_of_exception,
     read_result,
     shown_instant,
     shown_micros,
     task_as_enqueued,
 )
+from firelock.options import Executor
 from firelock.retry import DecisionKind, RetryDecision, retry_reason
 
 if TYPE_CHECKING:
@@ -82,15 +84,22 @@ class TaskRunner:
         Raises:
             FirelockError: no other process could find it, or the name is taken.
         """
-        task = self.task
+        task, options = self.task, self.options_in(self.task.queue_name)
         function = self._arun if inspect.iscoroutinefunction(task.func) else self._run
         self.verbs = self.app.task(
             name=task.module_path,
             queue=task.queue_name,
             priority=int(task.priority),
             retry=self,
-            timeout=self.options_in(task.queue_name).timeout,
+            timeout=options.timeout,
+            tags=options.tags or (),
+            executor=options.executor or Executor.AUTO,
         )(self._as_function(function))
+
+    @property
+    def positional(self) -> tuple[str, ...]:
+        """The parameters that an enqueue can give by position."""
+        return self.app.registry.binder(self.verbs.info).signature.positional
 
     def _as_function(self, method: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function with the task's parameters; arguments are JSON, whatever is annotated."""
@@ -197,6 +206,7 @@ class TaskRunner:
             priority=job.priority,
             run_after=shown_instant(job.due_at) if is_delayed else None,
         )
+        args, kwargs = as_called(self.positional, job.args, job.kwargs, job.meta)
         return FirelockTaskResult(
             task=task,
             id=job.id,
@@ -205,8 +215,8 @@ class TaskRunner:
             started_at=None,
             last_attempted_at=None,
             finished_at=None,
-            args=list(job.args),
-            kwargs=dict(job.kwargs),
+            args=args,
+            kwargs=kwargs,
             backend=self.alias,
             errors=[],
             worker_ids=[job.server] * job.attempt,
