@@ -12,18 +12,31 @@ import urllib.error
 import urllib.request
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from firelock import Firelock
 from firelock.testing import eventually
 from tests.ports import HOST, free_port
 
 SHOP = """
-from firelock import Firelock
+import os
 
-fire = Firelock("sqlite:///jobs.db")
+from firelock import Firelock
+from firelock.integrations.prometheus import Prometheus
+
+fire = Firelock("sqlite:///jobs.db", plugins=[Prometheus()])
 
 @fire.task
 def add(left: int, right: int) -> int:
     return left + right
+
+@fire.task
+def kill(once: str) -> None:
+    try:
+        os.close(os.open(once, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return
+    os.kill(os.getpid(), 9)
 """
 DEADLINE = 90.0
 
@@ -112,6 +125,48 @@ def test_a_server_is_watched_from_its_start_to_its_end(folder, serve, run):
     assert (alive.code, "ok supervisor: its loop turned" in alive.out) == (0, True)
 
 
+def test_counters_survive_the_children_that_counted(folder, serve):
+    """A job kills its child: what that had counted stays, its successor counts on, no counter goes back."""
+    port = free_port()
+    with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
+        add = app.task(name="health_shop.add")(lambda left, right: left + right)
+        kill = app.task(name="health_shop.kill")(lambda once: None)
+        server = serve("--probe-port", str(port))
+        for job in add.enqueue_many([(1, number) for number in range(20)]):
+            job.result(timeout=DEADLINE)
+        eventually(lambda: finished(port, "add") == 20.0, within=DEADLINE)
+        cpu = sample(port, "firelock_child_cpu_seconds_total", child="0")
+
+        kill.enqueue(str(folder / "killed")).result(timeout=DEADLINE)
+        add.enqueue(1, 2).result(timeout=DEADLINE)
+        eventually(lambda: (finished(port, "add"), finished(port, "kill")) == (21.0, 1.0), within=DEADLINE)
+
+        assert sample(port, "firelock_child_starts_total", child="0") == 2.0
+        assert sample(port, "firelock_child_crashed_jobs_total", child="0") == 1.0
+        assert sample(port, "firelock_child_cpu_seconds_total", child="0") >= cpu
+        assert sample(port, "firelock_server_ready") == 1.0
+        server.send_signal(signal.SIGTERM)
+        server.communicate(timeout=DEADLINE)
+
+    assert server.returncode == 0
+
+
+def sample(port, name, **labels):
+    """The value of a sample of /metrics."""
+    families = text_string_to_metric_families(get(port, "/metrics")[1])
+    return next(
+        (one.value for each in families for one in each.samples if (one.name, one.labels) == (name, labels)),
+        None,
+    )
+
+
+def finished(port, task):
+    """How many jobs of a task have succeeded, by /metrics."""
+    return sample(
+        port, "firelock_jobs_finished_total", queue="default", task=f"health_shop.{task}", outcome="succeeded"
+    )
+
+
 def ps_children(pid):
     """The children of a process, each in a line that begins with its id."""
     return subprocess.run(
@@ -173,7 +228,7 @@ def test_settings_of_the_app_name_the_port_too(folder, serve):
     """The supervisor learns it from the first child."""
     port = free_port()
     (folder / "health_shop.py").write_text(
-        SHOP.replace("from firelock import Firelock", "from firelock import Firelock, Settings").replace(
+        SHOP.replace("import Firelock\n", "import Firelock, Settings\n").replace(
             '"sqlite:///jobs.db"', f'"sqlite:///jobs.db", settings=Settings(probe_port={port})'
         )
     )

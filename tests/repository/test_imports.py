@@ -24,6 +24,7 @@ LOADED_WHEN_USED = {
     "croniter",
     "multiprocessing",
     "opentelemetry",
+    "prometheus_client",
     "redis",
     "rich",
     "sentry_sdk",

@@ -10,15 +10,17 @@ import pytest
 
 from firelock import Firelock, Settings
 from firelock.errors import ConfigurationError
+from firelock.metrics import metrics_text
 from firelock.server import probes as module
 from firelock.server.probes import (
     ChildStatus,
     ProbeAnswer,
     ProbeListener,
     ServerStatus,
-    child_status,
     liveness,
     readiness,
+    reported,
+    server_families,
     startup,
 )
 from firelock.server.shared_memory import ChildMemory
@@ -126,21 +128,38 @@ def test_one_child_with_a_session_is_enough_to_be_ready_and_all_are_needed_to_ha
 
 def test_a_child_is_read_from_its_memory():
     """What it has not reported yet is left open; its right to run is its session's."""
-    memory = ChildMemory.create(2)
-    silent = child_status(memory, place=0, pid=7, age=1, has_session=True, has_begun=False)
+    memory, status = ChildMemory.create(2), ChildStatus(place=0, pid=7, has_session=True, cpu_seconds=5.0)
+    silent = reported(status, memory)
     memory.report(1, cpu_seconds=2.0, rss_bytes=4096)
     memory.turn()
     memory.grant(9e9)
-    child = child_status(memory, place=0, pid=7, age=1, has_session=True, has_begun=True)
+    child = reported(status, memory)
     memory.close()
 
     assert (silent.silence, silent.turned, silent.has_session) == (None, None, False)
-    assert (child.workers, child.busy, child.cpu_seconds, child.rss_bytes) == (2, 1, 2.0, 4096)
+    assert (child.workers, child.busy, child.cpu_seconds, child.rss_bytes) == (2, 1, 7.0, 4096)
     assert child.has_session
     assert child.silence is not None
     assert child.turned is not None
     with pytest.raises(ValueError, match="closed"):
-        child_status(memory, place=0, pid=7, age=1, has_session=True, has_begun=True)
+        reported(status, memory)
+
+
+def test_a_server_in_numbers():
+    """Its mode, whether it is ready, and each child's slots, time and memory."""
+    text = metrics_text(server_families(attrs.evolve(SERVER, round_trips=(0,) * 13 + (2,), mode="quiet")))
+
+    assert {
+        "firelock_server_ready 0",
+        'firelock_server_mode{mode="quiet"} 1',
+        'firelock_server_mode{mode="running"} 0',
+        "firelock_storage_age_seconds 1",
+        "firelock_storage_roundtrip_seconds_count 2",
+        'firelock_child_up{child="0"} 1',
+        'firelock_child_starts_total{child="0"} 1',
+        'firelock_child_worker_slots{child="0",state="busy"} 3',
+        'firelock_child_worker_slots{child="0",state="idle"} 17',
+    } <= set(text.splitlines())
 
 
 # ---- the port --------------------------------------------------------------------------------------------

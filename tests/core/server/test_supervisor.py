@@ -56,7 +56,7 @@ class House:
         os.close(read)
         memory = share_memory()
         ChildMemory.allocate(memory, PLACES).close()
-        child = _KnownChild(0, process, memory, os.fdopen(write, "w"), 0)
+        child = _KnownChild(0, process, memory, -1, os.fdopen(write, "w"), 0)
         self.supervisor._children[process.pid] = child
         self.children.append(child)
         return child
@@ -235,11 +235,11 @@ def test_a_child_that_cannot_be_started_is_tried_again(house, monkeypatch):
     """The system gives no process for a while: the server waits for one, and nothing is left open."""
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     open_files = len(list(Path("/dev/fd").iterdir()))
-    house.supervisor._restarts.append((0.0, 3, 2))
+    house.supervisor._restarts.append((0.0, 0, 2))
 
     house.supervisor._tick()
 
-    assert [(3, 2)] == [(place, deaths) for _, place, deaths in house.supervisor._restarts]
+    assert [(0, 2)] == [(place, deaths) for _, place, deaths in house.supervisor._restarts]
     assert open_files == len(list(Path("/dev/fd").iterdir()))
 
 

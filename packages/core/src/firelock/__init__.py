@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from firelock.job import FailedAttempt, Job, JobLogLine, JobProgress, JobStep
     from firelock.locks import Lock, LockProvider
     from firelock.logs import JobFields, job_fields
+    from firelock.metrics import METRICS_TYPE, MetricFamily, MetricSample, metrics_text
     from firelock.options import Call, TaskInfo
     from firelock.recurring_job import Origin, RecurringJob, Upcoming
     from firelock.retry import DecisionKind, Retry, RetryDecision, RetryPolicy
@@ -83,6 +84,7 @@ _HOMES = {
     "job": ("FailedAttempt", "Job", "JobLogLine", "JobProgress", "JobStep"),
     "locks": ("Lock", "LockProvider"),
     "logs": ("JobFields", "job_fields"),
+    "metrics": ("METRICS_TYPE", "MetricFamily", "MetricSample", "metrics_text"),
     "options": ("Call", "TaskInfo"),
     "recurring_job": ("Origin", "RecurringJob", "Upcoming"),
     "retry": ("DecisionKind", "Retry", "RetryDecision", "RetryPolicy"),
@@ -95,6 +97,7 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "METRICS_TYPE",
     "Applied",
     "ArgumentError",
     "ArgumentTooLarge",
@@ -133,6 +136,8 @@ __all__ = [
     "LockLost",
     "LockProvider",
     "LockTimeout",
+    "MetricFamily",
+    "MetricSample",
     "Misfire",
     "Operation",
     "Origin",
@@ -175,6 +180,7 @@ __all__ = [
     "hookimpl",
     "hookspec",
     "job_fields",
+    "metrics_text",
 ]
 
 

@@ -22,6 +22,7 @@ from firelock.logs import LogFormat, log_to_stderr, say_last
 from firelock.options import Executor
 from firelock.server.attempt import CancelKind, JobRunner
 from firelock.server.dispatcher import Dispatcher, QueueChoice, parse_queues
+from firelock.server.job_counters import count_in
 from firelock.server.job_process import JobProcessSpec
 from firelock.server.loading import load_app, load_module
 from firelock.server.process_state import die_with_parent, enable_loggers, keep_streams_open
@@ -342,7 +343,8 @@ def _about(runtime: Runtime, server: ServerInfo) -> list[str]:
 
 def main() -> int:
     """Return the exit code of a child's process."""
-    parent, orders, reports, memory, given = sys.argv[1:]
+    parent, orders, reports, memory, counters, given = sys.argv[1:]
+    count_in(int(counters))
     options = ChildOptions(**json.loads(given))
     die_with_parent(int(parent))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):

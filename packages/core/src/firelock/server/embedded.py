@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, Self
 
@@ -22,14 +22,15 @@ from firelock.hookspecs import ServerInfo
 from firelock.ids import new_id
 from firelock.server.child import Child, check_runnable
 from firelock.server.dispatcher import QueueChoice, parse_queues
+from firelock.server.job_counters import counted_here
 from firelock.server.job_process import JobProcessSpec, running_script
 from firelock.server.probes import (
     LOOPBACK,
     ChildStatus,
     ProbeListener,
     ServerStatus,
-    child_status,
     probe_pages,
+    reported,
 )
 from firelock.server.session_renewal import SessionRenewal
 from firelock.server.shared_memory import ChildMemory
@@ -93,7 +94,9 @@ class EmbeddedServer:
         self._stop_asked.clear()
         self._app.load_imports()
         if self._probe_port:
-            self._probes = ProbeListener(self._probe_host, self._probe_port, probe_pages(self.status))
+            self._probes = ProbeListener(
+                self._probe_host, self._probe_port, probe_pages(self.status, counted_here)
+            )
         try:
             self._begin()
         except BaseException:
@@ -117,15 +120,11 @@ class EmbeddedServer:
     def status(self) -> ServerStatus:
         """Return the server as it is now, from memory; any thread may ask."""
         settings, running = self._app.runtime.settings, self._running
-        child, reached = (ChildStatus(place=0), None) if running is None else running.status()
-        return ServerStatus(
-            name=self.name,
-            mode="running" if running is None else running.mode,
-            children=(child,),
-            reached=reached,
-            patience=settings.child_silence,
-            heartbeat=settings.heartbeat,
-        )
+        status = ServerStatus(
+            name=self.name, mode="running", children=(ChildStatus(place=0),),
+            patience=settings.child_silence, heartbeat=settings.heartbeat,
+        )  # fmt: skip
+        return status if running is None else running.status(status)
 
     def _stop_beside(self) -> None:
         self._stop_asked.set()
@@ -249,22 +248,18 @@ class _RunningServer:
     def _begin(self) -> str:
         return self._sessions.begin(self._memory, pid=self._server.pid, workers=self._server.workers)
 
-    @property
-    def mode(self) -> str:
-        """What it does: running, quiet or stopping."""
-        return self._sessions.state
-
-    def status(self) -> tuple[ChildStatus, float | None]:
-        """Return its child, and the seconds since the storage last answered; None before that."""
-        now, reached_at = time.monotonic(), self._sessions.reached_at
-        try:
-            child = child_status(
-                self._memory, place=0, pid=self._server.pid, age=now - self._started_at, has_session=True,
-                has_begun=True,
-            )  # fmt: skip
-        except ValueError:  # it has ended at this moment
-            child = ChildStatus(place=0, has_begun=True)
-        return child, None if reached_at is None else now - reached_at
+    def status(self, status: ServerStatus) -> ServerStatus:
+        """Return the status with what is known while it runs."""
+        now, sessions = time.monotonic(), self._sessions
+        child = ChildStatus(place=0, has_begun=True)
+        with suppress(ValueError):  # it has ended at this moment
+            alive = attrs.evolve(child, pid=self._server.pid, age=now - self._started_at, has_session=True)
+            child = reported(alive, self._memory)
+        return attrs.evolve(
+            status, mode=sessions.state, children=(child,),
+            reached=None if sessions.reached_at is None else now - sessions.reached_at,
+            round_trips=tuple(sessions.round_trips), round_trip_seconds=sessions.round_trip_seconds,
+        )  # fmt: skip
 
     def _begin_anew(self, lost: str) -> None:
         """Begin another session in a thread of its own: who finds the loss must not wait for the storage."""

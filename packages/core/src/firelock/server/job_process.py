@@ -31,6 +31,7 @@ from firelock.hookspecs import ServerInfo
 from firelock.lifecycle import HELD
 from firelock.logs import LogFormat, log_to_stderr, say_last
 from firelock.server.attempt import EndedRun, JobRunner, ProcessDied, Run, Surroundings
+from firelock.server.job_counters import count_in
 from firelock.server.loading import load_in_job_process
 from firelock.server.process_state import (
     describe_exit,
@@ -461,6 +462,7 @@ class _Loop:
 def main() -> int:
     """Serve jobs until the pipe ends."""
     app_spec, parent, server_text = sys.argv[1:]
+    count_in(None)
     die_with_parent(int(parent))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when a job ends
     # What a task prints must not be taken for an answer, nor may it read orders: they keep the pipes, stdout

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 
 import attrs
 
 from firelock.errors import ConfigurationError
+from firelock.metrics import METRICS_TYPE, MetricFamily, metrics_text
+from firelock.plugins import installed_version
+from firelock.server.job_counters import Counted, job_families
+from firelock.server.session_renewal import ROUND_TRIPS
 from firelock.server.shared_memory import ChildMemory
 
 log = logging.getLogger(__name__)
@@ -51,29 +56,30 @@ class ChildStatus:
     turned: float | None = None  # since its dispatcher's last turn; None before the first
     has_session: bool = False  # a living one: it may start jobs
     has_begun: bool = False  # somebody in this place had a session once
-    cpu_seconds: float = 0.0
+    cpu_seconds: float = 0.0  # of all processes that were in this place
     rss_bytes: int = 0
     starts_in: float = 0.0  # until another one starts, where nobody is there
+    starts: int = 1  # of processes in this place
+    crashed_jobs: int = 0  # that ran in a child of this place when it died
 
 
-def child_status(
-    memory: ChildMemory | None, *, place: int, pid: int, age: float, has_session: bool, has_begun: bool
-) -> ChildStatus:
-    """Return how a child is by what it shares; without memory it has not come to share any.
+def reported(status: ChildStatus, memory: ChildMemory) -> ChildStatus:
+    """Return the status with what the child shares; its processor time is added.
 
     Raises:
         ValueError: the memory is unmapped.
     """
-    if memory is None:
-        return ChildStatus(place=place, pid=pid, age=age, has_begun=has_begun)
     now, report, turned_at = time.monotonic(), memory.last_report(), memory.last_turn()
-    return ChildStatus(
-        place=place, pid=pid, age=age, workers=memory.workers, busy=report.busy,
+    return attrs.evolve(
+        status,
+        workers=memory.workers,
+        busy=report.busy,
         silence=now - report.at if report.at else None,
         turned=now - turned_at if turned_at else None,
-        has_session=has_session and memory.has_right(), has_begun=has_begun,
-        cpu_seconds=report.cpu_seconds, rss_bytes=report.rss_bytes,
-    )  # fmt: skip
+        has_session=status.has_session and memory.has_right(),
+        cpu_seconds=status.cpu_seconds + report.cpu_seconds,
+        rss_bytes=report.rss_bytes,
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -85,6 +91,8 @@ class ServerStatus:
     children: tuple[ChildStatus, ...]  # one a place, in order
     turned: float = 0.0  # since the supervisor's own last turn
     reached: float | None = None  # since the storage last answered; None: not yet
+    round_trips: tuple[int, ...] = ()  # renewals, by bucket of ROUND_TRIPS
+    round_trip_seconds: float = 0.0  # of all of them
     patience: float  # the setting child_silence: whoever was silent for longer is not alive
     heartbeat: float
 
@@ -162,13 +170,82 @@ def startup(status: ServerStatus) -> list[Check]:
     ]
 
 
-def probe_pages(status: Callable[[], ServerStatus]) -> dict[str, Callable[[], ProbeAnswer]]:
-    """Return the pages of a server by path."""
+def probe_pages(
+    status: Callable[[], ServerStatus], counted: Callable[[], Counted]
+) -> dict[str, Callable[[], ProbeAnswer]]:
+    """Return the pages of a server by path.
+
+    Args:
+        status: how the server is now.
+        counted: what `Prometheus` plugins of its processes have counted.
+    """
+
+    def metrics() -> ProbeAnswer:
+        families = [*server_families(status()), *job_families(counted())]
+        return ProbeAnswer(_HTTP_OK, metrics_text(families), METRICS_TYPE)
+
     return {
         "/livez": lambda: ProbeAnswer.of(liveness(status())),
         "/readyz": lambda: ProbeAnswer.of(readiness(status())),
         "/startupz": lambda: ProbeAnswer.of(startup(status())),
+        "/metrics": metrics,
     }
+
+
+# ---- in numbers ------------------------------------------------------------------------------------------
+
+
+def server_families(status: ServerStatus) -> list[MetricFamily]:
+    """Return a server as metrics: what its supervisor knows of itself and its children."""
+    ready = all(check.is_ok for check in readiness(status))
+    mode = MetricFamily("firelock_server_mode", "gauge", "1 for what the server does.")
+    for name in ("running", "quiet", "stopping"):
+        mode.add(float(name == status.mode.replace("hurrying", "stopping")), mode=name)
+    families = [
+        MetricFamily("firelock_build_info", "gauge", "1, with the versions that run.").add(
+            1, version=installed_version(), python=platform.python_version()
+        ),
+        MetricFamily("firelock_server_ready", "gauge", "1 where /readyz is 200.").add(float(ready)),
+        mode,
+        MetricFamily(
+            "firelock_storage_roundtrip_seconds", "histogram", "Renewals of the sessions, one a heartbeat."
+        ).add_histogram(
+            ROUND_TRIPS, status.round_trips or (0,) * (len(ROUND_TRIPS) + 1), status.round_trip_seconds
+        ),
+    ]
+    if status.reached is not None:
+        families.append(
+            MetricFamily("firelock_storage_age_seconds", "gauge", "Since the storage last answered.").add(
+                round(status.reached, 3)
+            )
+        )
+    return [*families, *_child_families(status.children)]
+
+
+def _child_families(children: Sequence[ChildStatus]) -> list[MetricFamily]:
+    up = MetricFamily("firelock_child_up", "gauge", "1 where the child has a living session.")
+    starts = MetricFamily("firelock_child_starts_total", "counter", "Processes started in this place.")
+    crashed = MetricFamily(
+        "firelock_child_crashed_jobs_total", "counter", "Jobs that were running when their child died."
+    )
+    slots = MetricFamily("firelock_child_worker_slots", "gauge", "Threads and coroutines, by what they do.")
+    cpu = MetricFamily(
+        "firelock_child_cpu_seconds_total", "counter", "Time on processors, of all in this place."
+    )
+    memory = MetricFamily("firelock_child_resident_memory_bytes", "gauge", "Memory of the process.")
+    turned = MetricFamily("firelock_child_turn_age_seconds", "gauge", "Since the dispatcher's last turn.")
+    for child in children:
+        place = str(child.place)
+        up.add(float(child.has_session), child=place)
+        starts.add(child.starts, child=place)
+        crashed.add(child.crashed_jobs, child=place)
+        slots.add(child.busy, child=place, state="busy")
+        slots.add(max(0, child.workers - child.busy), child=place, state="idle")
+        cpu.add(round(child.cpu_seconds, 3), child=place)
+        memory.add(child.rss_bytes, child=place)
+        if child.turned is not None:
+            turned.add(round(child.turned, 3), child=place)
+    return [up, starts, crashed, slots, cpu, memory, turned]
 
 
 # ---- the port --------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import random
 import socket
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Collection
 from itertools import chain, repeat
 
@@ -28,6 +29,10 @@ log = logging.getLogger(__name__)
 _MARGIN_SECONDS, _MARGIN_SHARE = 1.0, 0.02
 _QUICK_RETRY = 0.5
 _FIRST_WAITS = (1.5, 3.0)  # at its start a server soon says what it takes: CPU needs two reports
+
+
+ROUND_TRIPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds, in seconds, of the buckets in which the storage's answers are counted."""
 
 
 @attrs.define(eq=False)
@@ -50,6 +55,8 @@ class SessionRenewal:
     _over: threading.Event = attrs.Factory(threading.Event)
     _is_failing: bool = False
     reached_at: float | None = None  # when the storage last answered, in monotonic seconds
+    round_trips: list[int] = attrs.Factory(lambda: [0] * (len(ROUND_TRIPS) + 1))  # renewals, by bucket
+    round_trip_seconds: float = 0.0  # of all of them
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -155,6 +162,8 @@ class SessionRenewal:
             ]
         asked_at = time.monotonic()
         alive = self._storage.renew(renewals) if renewals else []
+        if renewals:
+            self._count_round_trip(time.monotonic() - asked_at)
         lost = []
         with self._lock:
             for session, is_alive in zip(sessions, alive, strict=True):
@@ -165,6 +174,10 @@ class SessionRenewal:
         for session_id in lost:
             self.forget(session_id)
             self._on_lost(session_id)
+
+    def _count_round_trip(self, seconds: float) -> None:
+        self.round_trips[bisect_left(ROUND_TRIPS, seconds)] += 1
+        self.round_trip_seconds += seconds
 
     def _look_for_orders(self) -> None:
         record = self._storage.get_record("server_order", self._server.id)

@@ -9,7 +9,8 @@ gets the memory as a descriptor, and gives it its size once it knows how many wo
 
 Layout, little-endian: right to run (monotonic ns) · number of the session · last report (monotonic ns) · busy
 workers · time on processors (ns) · memory (bytes) · last turn of the dispatcher (monotonic ns), then 40 bytes
-a worker: the id of its job, or zeros.
+a worker: the id of its job, or zeros. Numbers are written by one assignment, which copies them whole:
+`pack_into` writes zeros first, which another process would read.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ class ChildMemory:
         return word
 
     def _write(self, place: int, word: float) -> None:
-        _WORD.pack_into(self._memory, place, int(word))
+        self._memory[place : place + _WORD.size] = _WORD.pack(int(word))
 
     # ---- the right to run --------------------------------------------------------------------------------
 
@@ -154,8 +155,8 @@ class ChildMemory:
 
     def report(self, busy: int, *, cpu_seconds: float = 0.0, rss_bytes: int = 0) -> None:
         """The child lives, so many of its workers are busy, and its process takes so much."""
-        _REPORT.pack_into(
-            self._memory, _REPORTED, time.monotonic_ns(), busy, int(cpu_seconds * _NANO), rss_bytes
+        self._memory[_REPORTED:_TURNED] = _REPORT.pack(
+            time.monotonic_ns(), busy, int(cpu_seconds * _NANO), rss_bytes
         )
 
     def last_report(self) -> Report:
@@ -170,7 +171,7 @@ class ChildMemory:
 
     def turn(self) -> None:
         """The dispatcher begins a turn."""
-        _WORD.pack_into(self._memory, _TURNED, time.monotonic_ns())
+        self._memory[_TURNED:_HEAD] = _WORD.pack(time.monotonic_ns())
 
     def last_turn(self) -> float:
         """Return when the dispatcher last began a turn, in monotonic seconds; 0 before the first."""

@@ -28,14 +28,15 @@ from firelock.hookspecs import ServerInfo
 from firelock.ids import new_id
 from firelock.logs import LogFormat
 from firelock.plugins import open_storage
+from firelock.server.job_counters import Counted, read_counters, summed
 from firelock.server.probes import (
     LOOPBACK,
     ChildStatus,
     ProbeListener,
     ServerStatus,
-    child_status,
     liveness,
     probe_pages,
+    reported,
 )
 from firelock.server.process_state import describe_exit
 from firelock.server.session_renewal import SessionRenewal
@@ -94,10 +95,21 @@ class ServerMode(StrEnum):
 
 
 @attrs.define(eq=False)
+class _Place:
+    """What is known of all children that were in one place, one after the other."""
+
+    has_begun: bool = False  # one of them had a session
+    starts: int = 0
+    cpu_seconds: float = 0.0  # of those that have ended
+    crashed_jobs: int = 0
+
+
+@attrs.define(eq=False)
 class _KnownChild:
     place: int
     process: subprocess.Popen[bytes]
     descriptor: int  # of the memory
+    counters: int  # the descriptor of the memory in which it counts jobs, alone as long as it lives
     orders: Any  # the pipe's writing end
     quick_deaths: int  # in a row, of those in its place
     started_at: float = attrs.Factory(time.monotonic)
@@ -126,7 +138,10 @@ class Supervisor:
         self._stops_at = _NEVER
         self._exit_code = EXIT_OK
         self._probes: ProbeListener | None = None
-        self._begun: set[int] = set()  # places that had a session once
+        self._counters: list[int] = []  # memories in which children have counted jobs
+        self._spare_counters: list[int] = []  # those in which nobody counts now: the next child goes on there
+        self._watched = threading.Lock()  # a child leaves the list and its time is added, in one step
+        self._places = [_Place() for _ in range(options.processes)]
         self._turned_at = time.monotonic()
         self._manager = SystemdNotifier.of_environment()
 
@@ -158,13 +173,18 @@ class Supervisor:
             with contextlib.suppress(queue.Empty):
                 self._do(self._events.get(timeout=_TICK))
             self._do(self._tick)
+        self._close()
+        return self._exit_code
+
+    def _close(self) -> None:
         if self._sessions is not None:
             self._sessions.stop()
         if self._storage is not None:
             self._storage.close()
         if self._probes is not None:
             self._probes.close()
-        return self._exit_code
+        for descriptor in self._counters:
+            os.close(descriptor)
 
     @staticmethod
     def _do(event: Callable[[], None]) -> None:
@@ -219,23 +239,29 @@ class Supervisor:
             is_first=place == 0 and self._sessions is None,
         )  # fmt: skip
         with contextlib.ExitStack() as undo:
-            descriptor = share_memory()
-            undo.callback(os.close, descriptor)
+            descriptor = _shared(undo)
+            counters = self._spare_counters[-1] if self._spare_counters else _shared(undo)
             orders_read, orders_write = _pipe(undo)
             reports_read, reports_write = _pipe(undo)
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [sys.executable, "-m", "firelock.server.child", str(os.getpid()), str(orders_read),
-                 str(reports_write), str(descriptor), json.dumps(attrs.asdict(options))],
-                pass_fds=(orders_read, reports_write, descriptor),
+                 str(reports_write), str(descriptor), str(counters), json.dumps(attrs.asdict(options))],
+                pass_fds=(orders_read, reports_write, descriptor, counters),
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # a terminal's interrupt comes to us alone; we tell the children
             )  # fmt: skip
             undo.pop_all()
+        if self._spare_counters:
+            self._spare_counters.pop()
+        else:
+            self._counters.append(counters)
         os.close(orders_read)
         os.close(reports_write)
         child = _KnownChild(
-            place, process, descriptor, os.fdopen(orders_write, "w"), quick_deaths, replaces=replaces
-        )
+            place, process, descriptor, counters, os.fdopen(orders_write, "w"), quick_deaths,
+            replaces=replaces,
+        )  # fmt: skip
+        self._places[place].starts += 1
         self._children[process.pid] = child
         threading.Thread(target=self._listen, args=(child, reports_read), daemon=True).start()
         threading.Thread(target=self._await_exit, args=(child,), daemon=True).start()
@@ -306,8 +332,8 @@ class Supervisor:
             return  # it has been told to stop
         child.session = self._sessions.begin(child.memory, pid=child.process.pid, workers=child.workers)
         self._tell(child, {"session": child.session})
-        self._begun.add(child.place)
-        if len(self._begun) == self._options.processes:
+        self._places[child.place].has_begun = True
+        if all(place.has_begun for place in self._places):
             self._manager.tell("READY=1")
         if self._state is ServerMode.QUIET:
             self._tell(child, {"quiet": True})
@@ -352,6 +378,7 @@ class Supervisor:
             log.warning("Session %s could not be ended, so its jobs wait for its timeout: %s", session, error)
             return
         if taken.crashed:
+            self._places[child.place].crashed_jobs += len(taken.crashed)
             log.warning(
                 "Child %d died (%s); it was running %s.", child.process.pid, reason, ", ".join(taken.crashed)
             )
@@ -361,7 +388,11 @@ class Supervisor:
     def _exited(self, child: _KnownChild) -> None:
         """A child has ended: what it held goes back now, blaming what it ran if it did not end in order."""
         code = child.process.returncode
-        del self._children[child.process.pid]
+        with self._watched:
+            del self._children[child.process.pid]
+            if child.memory is not None:
+                self._places[child.place].cpu_seconds += child.memory.last_report().cpu_seconds
+        self._spare_counters.append(child.counters)
         with contextlib.suppress(OSError):  # an order that it did not live to read is still in the buffer
             child.orders.close()
         running = [] if child.memory is None else child.memory.running()
@@ -440,41 +471,51 @@ class Supervisor:
             ConfigurationError: nothing can listen there.
         """
         if port and self._probes is None:
-            self._probes = ProbeListener(self._options.probe_host, port, probe_pages(self.status))
+            self._probes = ProbeListener(
+                self._options.probe_host, port, probe_pages(self.status, self._counted)
+            )
 
     def status(self) -> ServerStatus:
         """Return the server as it is now, from memory; any thread may ask."""
         now, sessions = time.monotonic(), self._sessions
-        known = list(self._children.values())  # of two in a place the one that claims comes last
-        known.sort(key=lambda child: child.session is not None and not child.is_retired)
-        children = {child.place: child for child in known}
         waiting = {place: at - now for at, place, _ in list(self._restarts)}
-        reached = None if sessions is None else sessions.reached_at
+        with self._watched:
+            children = tuple(
+                self._status_of(number, place, waiting.get(number, 0.0))
+                for number, place in enumerate(self._places)
+            )
         return ServerStatus(
             name=self._name,
             mode=str(self._state),
-            children=tuple(
-                self._status_of(place, children.get(place), waiting.get(place, 0.0))
-                for place in range(self._options.processes)
-            ),
+            children=children,
             turned=now - self._turned_at,
-            reached=None if reached is None else now - reached,
+            reached=None if sessions is None or sessions.reached_at is None else now - sessions.reached_at,
+            round_trips=() if sessions is None else tuple(sessions.round_trips),
+            round_trip_seconds=0.0 if sessions is None else sessions.round_trip_seconds,
             patience=self._settings.child_silence,
             heartbeat=self._settings.heartbeat,
         )
 
-    def _status_of(self, place: int, child: _KnownChild | None, starts_in: float) -> ChildStatus:
-        has_begun = place in self._begun
-        if child is None:
-            return ChildStatus(place=place, has_begun=has_begun, starts_in=max(0.0, starts_in))
-        age = time.monotonic() - child.started_at
-        try:
-            return child_status(
-                child.memory, place=place, pid=child.process.pid, age=age,
-                has_session=child.session is not None, has_begun=has_begun,
+    def _status_of(self, number: int, place: _Place, starts_in: float) -> ChildStatus:
+        status = ChildStatus(
+            place=number, has_begun=place.has_begun, starts_in=max(0.0, starts_in), starts=place.starts,
+            crashed_jobs=place.crashed_jobs, cpu_seconds=place.cpu_seconds,
+        )  # fmt: skip
+        here = [child for child in list(self._children.values()) if child.place == number]
+        here.sort(key=lambda child: child.session is not None and not child.is_retired)
+        for child in here:  # of two in a place the one that claims comes last, and the time is of both
+            status = attrs.evolve(
+                status, pid=child.process.pid, age=time.monotonic() - child.started_at,
+                has_session=child.session is not None, silence=None, turned=None,
+                workers=0, busy=0, rss_bytes=0,
             )  # fmt: skip
-        except ValueError:  # it has ended at this moment, and its memory is unmapped
-            return ChildStatus(place=place, has_begun=has_begun)
+            if child.memory is not None:
+                status = reported(status, child.memory)
+        return status
+
+    def _counted(self) -> Counted:
+        """Return what all children have counted, those that have ended too."""
+        return summed(map(read_counters, list(self._counters)))
 
     # ---- orders ------------------------------------------------------------------------------------------
 
@@ -515,6 +556,12 @@ class Supervisor:
         else:
             is_quiet = order == "quiet"
             self._enter(ServerMode.QUIET if is_quiet else ServerMode.RUNNING, {"quiet": is_quiet})
+
+
+def _shared(undo: contextlib.ExitStack) -> int:
+    descriptor = share_memory()
+    undo.callback(os.close, descriptor)
+    return descriptor
 
 
 def _pipe(undo: contextlib.ExitStack) -> tuple[int, int]:

@@ -1,0 +1,304 @@
+"""Counters of a process by queue and task, in memory that outlives it where its server gave it some.
+
+A child counts where its supervisor reads, and a later child counts on there: no counter goes back when a
+child dies. Only one process writes at a time, as a child has its memory alone; any number reads. A row is
+written as one copy of numbers that only grow, so that a reader, or a death in the middle, meets each
+number as it was before or after.
+
+prometheus-client's own way for several processes was rejected: it wants a folder that can be written, an
+environment variable before its first import, and keeps files of every process that ever was.
+
+Layout, little-endian: layout's number · bytes used · then the rows: length of the key · the key, queue and
+task with a zero byte between, filled up to eight bytes · the numbers as doubles.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import struct
+import threading
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Self, TypeAlias
+
+import attrs
+
+from firelock.metrics import MetricFamily
+from firelock.values import ClaimedJob, NewJob, Settled, State, Transition
+
+log = logging.getLogger(__name__)
+
+DURATIONS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0)
+"""Upper bounds of the buckets of `job_duration_seconds` and `job_wait_seconds`, in seconds."""
+TASK_LIMIT = 200
+"""Pairs of queue and task with labels of their own in a process; what comes later is counted as "other"."""
+OTHER = "other"
+
+_ENDS = (State.SUCCEEDED, State.FAILED, State.DELETED)
+_CREATED, _RETRIES, _CRASHES, _FINISHED = 0, 1, 2, 3
+_DURATION = _FINISHED + len(_ENDS)  # the buckets, the one above them, the sum
+_WAIT = _DURATION + len(DURATIONS) + 2
+_WIDTH = _WAIT + len(DURATIONS) + 2
+_ROW = struct.Struct(f"<{_WIDTH}d")
+_HEAD = struct.Struct("<QQ")
+_LENGTH = struct.Struct("<Q")
+_LAYOUT = 0x46_4C_00_01_00_00 + _WIDTH
+_LONGEST_KEY = 1_024
+_SIZE = _HEAD.size + (TASK_LIMIT + 65) * (_LENGTH.size + _LONGEST_KEY + _ROW.size)
+_MICROS = 1_000_000
+
+
+Counted: TypeAlias = Mapping[tuple[str, str], Sequence[float]]
+"""Numbers by queue and task; `job_families` knows which is which."""
+
+
+@attrs.define(eq=False)
+class _CounterRow:
+    place: int  # of its numbers
+    numbers: list[float]
+
+
+class JobCounters:
+    """Counts jobs. Thread-safe.
+
+    Args:
+        memory: all zeros, or what a former process of the same place has counted; it is written to.
+    """
+
+    def __init__(self, memory: mmap.mmap | bytearray) -> None:
+        self._memory = memory
+        self._lock = threading.Lock()
+        layout, used = _HEAD.unpack_from(memory)
+        if layout != _LAYOUT:  # new, or of another version of Firelock, whose rows nobody here can read
+            memory[:] = bytes(len(memory))
+            used = _HEAD.size
+            memory[: _HEAD.size] = _HEAD.pack(_LAYOUT, used)
+        self._used: int = used
+        self._rows = {key: _CounterRow(place, numbers) for key, place, numbers in _rows_in(memory)}
+
+    @classmethod
+    def private(cls) -> Self:
+        """Return counters that nobody else sees."""
+        return cls(bytearray(_SIZE))
+
+    @classmethod
+    def shared(cls, descriptor: int) -> Self:
+        """Return counters in the memory behind a descriptor, which has no size before somebody counts there.
+
+        Raises:
+            OSError: there is no memory for them.
+        """
+        if os.fstat(descriptor).st_size < _SIZE:
+            os.ftruncate(descriptor, _SIZE)
+            if hasattr(os, "posix_fallocate"):  # no later write is the first to miss it
+                os.posix_fallocate(descriptor, 0, _SIZE)
+        return cls(mmap.mmap(descriptor, _SIZE))
+
+    # ---- counting ----------------------------------------------------------------------------------------
+
+    def count_created(self, jobs: Iterable[NewJob]) -> None:
+        """The jobs were stored."""
+        with self._lock:
+            rows = []
+            for job in jobs:
+                row = self._row(job.queue, job.task)
+                row.numbers[_CREATED] += 1
+                rows.append(row)
+            self._write(rows)
+
+    def count_settled(self, settled: Iterable[Settled]) -> None:
+        """The attempts have ended. What was handed back or put off is not counted."""
+        with self._lock:
+            rows = []
+            for end in settled:
+                transition = end.transition
+                is_final = transition.to in _ENDS
+                if is_final or transition.retries is not None or transition.crashes is not None:
+                    row = self._row(end.job.queue, end.job.task)
+                    _count_end(row.numbers, end.job, transition, end.duration, is_final=is_final)
+                    rows.append(row)
+            self._write(rows)
+
+    def _row(self, queue: str, task: str) -> _CounterRow:
+        row = self._rows.get((queue, task))
+        if row is None:
+            key = self._key(queue, task)
+            row = self._rows.get(key) or self._new_row(key)
+        return row
+
+    def _key(self, queue: str, task: str) -> tuple[str, str]:
+        """Return under which labels to count: their own, or those of all others where there are too many."""
+        key = queue, task
+        if len(self._rows) >= TASK_LIMIT or len(_encoded(key)) > _LONGEST_KEY:
+            key = queue, OTHER
+            if key not in self._rows and len(self._rows) >= TASK_LIMIT + 64:
+                key = OTHER, OTHER
+        return key
+
+    def _new_row(self, key: tuple[str, str]) -> _CounterRow:
+        name = _encoded(key)
+        start = self._used + _LENGTH.size
+        self._memory[self._used : start] = _LENGTH.pack(len(name))
+        self._memory[start : start + len(name)] = name
+        place = start + _filled(len(name))
+        self._used = place + _ROW.size
+        self._memory[: _HEAD.size] = _HEAD.pack(_LAYOUT, self._used)  # last: from now on it is there
+        row = self._rows[key] = _CounterRow(place, [0.0] * _WIDTH)
+        return row
+
+    def _write(self, rows: Sequence[_CounterRow]) -> None:
+        for row in {id(row): row for row in rows}.values():
+            # One copy of them all: `pack_into` would write zeros first, which the supervisor would read.
+            self._memory[row.place : row.place + _ROW.size] = _ROW.pack(*row.numbers)
+
+    # ---- reading -----------------------------------------------------------------------------------------
+
+    def numbers(self) -> Counted:
+        """Return all numbers by queue and task, for `job_families`."""
+        with self._lock:
+            return {key: list(row.numbers) for key, row in self._rows.items()}
+
+
+def _count_end(
+    numbers: list[float], job: ClaimedJob, transition: Transition, duration: int, *, is_final: bool
+) -> None:
+    if is_final:
+        numbers[_FINISHED + _ENDS.index(transition.to)] += 1
+    elif transition.retries is not None:
+        numbers[_RETRIES] += 1
+    if transition.crashes is not None:
+        numbers[_CRASHES] += 1
+    _observe(numbers, _DURATION, duration / _MICROS)
+    started_at = transition.started_at or transition.at - duration
+    _observe(numbers, _WAIT, max(0, started_at - job.enqueued_at) / _MICROS)
+
+
+def _observe(numbers: list[float], place: int, seconds: float) -> None:
+    numbers[place + bisect_left(DURATIONS, seconds)] += 1
+    numbers[place + len(DURATIONS) + 1] += seconds
+
+
+def read_counters(descriptor: int) -> Counted:
+    """Return what was counted in the memory behind a descriptor; nothing where nobody counts there."""
+    if os.fstat(descriptor).st_size < _SIZE:
+        return {}
+    with mmap.mmap(descriptor, _SIZE, prot=mmap.PROT_READ) as memory:
+        if _HEAD.unpack_from(memory)[0] != _LAYOUT:
+            return {}
+        return {key: numbers for key, _, numbers in _rows_in(memory)}
+
+
+def _rows_in(memory: mmap.mmap | bytearray) -> Iterator[tuple[tuple[str, str], int, list[float]]]:
+    place, used = _HEAD.size, _HEAD.unpack_from(memory)[1]
+    while place < used:
+        length = _LENGTH.unpack_from(memory, place)[0]
+        start = place + _LENGTH.size
+        queue, _, task = bytes(memory[start : start + length]).decode().partition("\0")
+        place = start + _filled(length)
+        yield (queue, task), place, list(_ROW.unpack_from(memory, place))
+        place += _ROW.size
+
+
+def _encoded(key: tuple[str, str]) -> bytes:
+    return "\0".join(key).encode("utf-8", "backslashreplace")
+
+
+def _filled(length: int) -> int:
+    return -(-length // 8) * 8
+
+
+def summed(counted: Iterable[Counted]) -> Counted:
+    """Return the sum of what several processes counted."""
+    sums: dict[tuple[str, str], Sequence[float]] = {}
+    for counters in counted:
+        for key, numbers in counters.items():
+            former = sums.get(key)
+            sums[key] = (
+                list(numbers) if former is None else [a + b for a, b in zip(former, numbers, strict=True)]
+            )
+    return sums
+
+
+def job_families(counted: Counted) -> list[MetricFamily]:
+    """Return what was counted as metrics."""
+    created = MetricFamily(
+        "firelock_jobs_enqueued_total", "counter", "Jobs created here, delayed ones and continuations too."
+    )
+    finished = MetricFamily("firelock_jobs_finished_total", "counter", "Jobs that ended here, by outcome.")
+    retries = MetricFamily("firelock_job_retries_total", "counter", "Attempts that failed and are retried.")
+    crashes = MetricFamily(
+        "firelock_job_crashes_total", "counter", "Jobs whose own process died, those retried too."
+    )
+    duration = MetricFamily("firelock_job_duration_seconds", "histogram", "How long attempts ran.")
+    wait = MetricFamily(
+        "firelock_job_wait_seconds", "histogram", "From becoming enqueued to the start of the attempt."
+    )
+    for (queue, task), numbers in sorted(counted.items()):
+        created.add(numbers[_CREATED], queue=queue, task=task)
+        for place, state in enumerate(_ENDS, _FINISHED):
+            finished.add(numbers[place], queue=queue, task=task, outcome=str(state))
+        retries.add(numbers[_RETRIES], queue=queue, task=task)
+        crashes.add(numbers[_CRASHES], queue=queue, task=task)
+        for family, place in ((duration, _DURATION), (wait, _WAIT)):
+            end = place + len(DURATIONS) + 1
+            family.add_histogram(DURATIONS, numbers[place:end], numbers[end], queue=queue, task=task)
+    return [created, finished, retries, crashes, duration, wait]
+
+
+# ---- of this process -------------------------------------------------------------------------------------
+
+
+@attrs.define(eq=False)
+class _ProcessCounters:
+    """The counters of this process, made when somebody first wants to count."""
+
+    descriptor: int | None = None  # of the memory that a supervisor gave
+    is_read_by_others: bool = False  # no registry of this process need show them
+    counters: JobCounters | None = None
+    lock: threading.Lock = attrs.Factory(threading.Lock)
+
+    def get(self) -> JobCounters:
+        with self.lock:
+            if self.counters is None and self.descriptor is not None:
+                with suppress(OSError):
+                    self.counters = JobCounters.shared(self.descriptor)
+                if self.counters is None:
+                    log.warning("No memory to count jobs in; this process counts for itself alone.")
+            if self.counters is None:
+                self.counters = JobCounters.private()
+            return self.counters
+
+    def forget_parent(self) -> None:
+        """A copy of the process counts for itself: two writers would undo each other's numbers."""
+        self.descriptor, self.is_read_by_others, self.counters = None, False, None
+        self.lock = threading.Lock()
+
+
+_of_this_process = _ProcessCounters()
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
+    os.register_at_fork(after_in_child=_of_this_process.forget_parent)
+
+
+def process_counters() -> JobCounters:
+    """Return the counters of this process."""
+    return _of_this_process.get()
+
+
+def counted_here() -> Counted:
+    """Return what this process has counted; nothing where nobody has begun to."""
+    counters = _of_this_process.counters
+    return {} if counters is None else counters.numbers()
+
+
+def count_in(descriptor: int | None) -> None:
+    """This process, one of a server's, counts in the memory that its supervisor gave, or for nobody."""
+    _of_this_process.descriptor = descriptor
+    _of_this_process.is_read_by_others = True
+
+
+def is_read_by_others() -> bool:
+    """Tell whether this is a server's process, whose counters its supervisor shows."""
+    return _of_this_process.is_read_by_others

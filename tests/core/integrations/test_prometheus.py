@@ -1,0 +1,133 @@
+"""The plugin for Prometheus: in an application that enqueues, and in one that runs its own server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.parser import text_string_to_metric_families
+
+from firelock import ConfigurationError, Firelock
+from firelock.integrations.prometheus import Prometheus
+from firelock.server import job_counters
+from tests.core.fakes import until
+from tests.ports import free_port
+
+
+@pytest.fixture(autouse=True)
+def counts_anew(monkeypatch):
+    """This process has counted nothing yet."""
+    monkeypatch.setattr(job_counters, "_of_this_process", job_counters._ProcessCounters())  # noqa: SLF001
+
+
+@pytest.fixture
+def registry():
+    """An empty registry."""
+    return CollectorRegistry()
+
+
+def add(left: int, right: int) -> int:
+    return left + right
+
+
+def value(registry, name, **labels):
+    """The value of a sample; None where there is none."""
+    return registry.get_sample_value(name, labels)
+
+
+def test_an_application_that_enqueues_shows_it_beside_its_own_metrics(registry):
+    """By queue and task, and nothing of the job itself."""
+    Gauge("my_own", "Mine.", registry=registry).set(7)
+    with Firelock("memory://", plugins=[Prometheus(registry)]) as fire:
+        task = fire.task(name="shop.add", queue="mail", tags=["secret"])(add)
+        task.enqueue(1, 2)
+        task.enqueue_many([(1, 2), (3, 4)])
+
+    assert value(registry, "firelock_jobs_enqueued_total", queue="mail", task="shop.add") == 3.0
+    assert value(registry, "my_own") == 7.0
+    labels = {label for family in registry.collect() for sample in family.samples for label in sample.labels}
+    assert labels == {"queue", "task", "outcome", "le"}
+
+
+def test_a_server_inside_the_process_is_counted_in_both_places(registry):
+    """In the registry and at its own port; every outcome has its sample from the first job on."""
+    port = free_port()
+    with Firelock("memory://", plugins=[Prometheus(registry)]) as fire:
+        task = fire.task(name="shop.add")(add)
+        with fire.server(workers=1, probe_port=port):
+            task.enqueue(1, 2).result(timeout=10)
+            until(
+                lambda: value(
+                    registry, "firelock_job_duration_seconds_count", queue="default", task="shop.add"
+                )
+            )
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+                families = list(text_string_to_metric_families(reply.read().decode()))
+
+    samples = {(one.name, *one.labels.values()): one.value for each in families for one in each.samples}
+    assert samples["firelock_jobs_finished_total", "default", "shop.add", "succeeded"] == 1.0
+    assert samples["firelock_jobs_finished_total", "default", "shop.add", "failed"] == 0.0
+    assert samples["firelock_child_up", "0"] == 1.0
+    assert all(family.documentation for family in families)
+
+
+def test_two_apps_of_a_process_share_one_set_of_numbers(registry):
+    """A registry shows it once."""
+    for _ in range(2):
+        with Firelock("memory://", plugins=[Prometheus(registry)]) as fire:
+            fire.task(name="shop.add")(add).enqueue(1, 2)
+
+    assert value(registry, "firelock_jobs_enqueued_total", queue="default", task="shop.add") == 2.0
+
+
+def test_a_registry_with_these_names_is_refused(registry):
+    """With what to do."""
+    with Firelock("memory://", plugins=[Prometheus(CollectorRegistry())]) as fire:
+        fire.task(name="shop.add")(add).enqueue(1, 2)
+    Gauge("firelock_jobs_enqueued", "Somebody else's.", registry=registry)
+
+    with pytest.raises(ConfigurationError, match=r"names already.*Give Prometheus\(registry=…\) another one"):
+        Prometheus(registry)
+
+
+WITHOUT = """
+import sys
+sys.modules["prometheus_client"] = None
+from firelock import ConfigurationError
+from firelock.integrations.prometheus import Prometheus
+from firelock.server.job_counters import count_in
+try:
+    Prometheus()
+except ConfigurationError as error:
+    print(error)
+count_in(None)
+Prometheus()
+print("counts")
+"""
+
+
+def test_without_its_library_only_a_servers_processes_can_have_it():
+    """An application is told what to install."""
+    said = subprocess.run(
+        [sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+
+    assert said[0].endswith('pip install "firelock[prometheus]".')
+    assert said[1] == "counts"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+def test_a_fork_counts_for_itself():
+    """Of two that write to one memory each would undo the other's numbers."""
+    job_counters.count_in(None)
+    fork = job_counters._of_this_process  # noqa: SLF001 - what the fork's hook changes
+    before = job_counters.process_counters()
+
+    fork.forget_parent()
+
+    assert job_counters.process_counters() is not before
+    assert not job_counters.is_read_by_others()

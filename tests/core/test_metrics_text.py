@@ -1,0 +1,66 @@
+"""Metrics as the text that Prometheus reads, read back by its own client."""
+
+from __future__ import annotations
+
+import math
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from firelock import MetricFamily, metrics_text
+
+
+def read(text):
+    """Name, labels and value of every sample, and kind and help of every family."""
+    families = list(text_string_to_metric_families(text))
+    samples = {(one.name, tuple(one.labels.items())): one.value for each in families for one in each.samples}
+    return {family.name: (family.type, family.documentation) for family in families}, samples
+
+
+def test_a_counter_and_a_gauge_come_back_as_they_were():
+    """Names, kinds, words, labels, numbers; a family without samples is left out."""
+    families = [
+        MetricFamily("jobs_total", "counter", "Jobs.").add(3, queue="mail").add(0.25, queue="bulk"),
+        MetricFamily("up", "gauge", "Up.").add(1),
+        MetricFamily("empty", "gauge", "Nothing."),
+    ]
+
+    kinds, samples = read(metrics_text(families))
+
+    assert kinds == {"jobs": ("counter", "Jobs."), "up": ("gauge", "Up.")}
+    assert samples == {
+        ("jobs_total", (("queue", "mail"),)): 3.0,
+        ("jobs_total", (("queue", "bulk"),)): 0.25,
+        ("up", ()): 1.0,
+    }
+
+
+def test_what_would_break_a_line_is_escaped():
+    """In labels and in words for people."""
+    hostile = 'a"b\\c\nd} 1'
+
+    kinds, samples = read(metrics_text([MetricFamily("x", "gauge", "One\nline \\.").add(1, name=hostile)]))
+
+    assert kinds == {"x": ("gauge", "One\nline \\.")}
+    assert samples == {("x", (("name", hostile),)): 1.0}
+
+
+def test_a_histogram_adds_up():
+    """Each bucket holds those below; the last one is the count."""
+    family = MetricFamily("h", "histogram", "H.").add_histogram((0.5, 1.0), (2, 0, 3), 7.5, q="a")
+
+    _, samples = read(metrics_text([family]))
+
+    assert samples == {
+        ("h_bucket", (("q", "a"), ("le", "0.5"))): 2.0,
+        ("h_bucket", (("q", "a"), ("le", "1"))): 2.0,
+        ("h_bucket", (("q", "a"), ("le", "+Inf"))): 5.0,
+        ("h_sum", (("q", "a"),)): 7.5,
+        ("h_count", (("q", "a"),)): 5.0,
+    }
+
+
+def test_numbers_without_end_are_written_as_prometheus_does():
+    """And read back so."""
+    _, samples = read(metrics_text([MetricFamily("x", "gauge", "X.").add(math.inf).add(-math.inf, a="b")]))
+
+    assert list(samples.values()) == [math.inf, -math.inf]
