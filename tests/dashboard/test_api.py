@@ -12,6 +12,7 @@ from firelock import Retry, State
 from firelock_dashboard import Dashboard
 from firelock_dashboard.api import ROUTES
 from firelock_dashboard.app import TABLE
+from firelock_dashboard.security.redaction import MASK
 from tests.core.fakes import Worker
 from tests.dashboard.asking import Browser
 
@@ -42,11 +43,12 @@ def test_a_page_of_jobs_is_filtered_and_paged(client, fire, send):
 
 def test_a_job_is_told_whole(client, send):
     """One job comes with what only its own page shows; an unknown one is a 404 in JSON."""
-    job = send.enqueue(7, note="hello")
+    job = send.using(meta={"tenant": "acme", "api_key": "hunter2"}).enqueue(7, note="hello")
 
     told = client.get(f"/api/jobs/{job.id}").json()
 
     assert {"user_id": 7, "note": "hello"} == told["arguments"]
+    assert {"tenant": "acme", "api_key": MASK} == told["meta"]
     assert [["enqueued"], [], []] == [
         [step["state"] for step in client.get(f"/api/jobs/{job.id}/history").json()["history"]],
         client.get(f"/api/jobs/{job.id}/errors").json()["errors"],

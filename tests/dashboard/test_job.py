@@ -17,6 +17,7 @@ from firelock.storage import Held, NewJob, Progress, Rollup
 from firelock_dashboard import Dashboard
 from firelock_dashboard.pages.job import JobView, phases_of, steps_of
 from firelock_dashboard.payloads import call_of, literal, pieces, summary, tree
+from firelock_dashboard.security.redaction import MASK
 from firelock_dashboard.tracebacks import markdown, read_traceback
 from tests.dashboard.asking import Browser
 from tests.dashboard.hostile_texts import assert_literal
@@ -51,6 +52,22 @@ def test_a_job_is_shown_as_it_would_be_called(client, send):
     assert 'send.using(queue="slow", priority=3).enqueue(user_id=42, locale="tr")' in text
     assert job.id in text
     assert "user:42" in text
+
+
+def test_what_travels_with_a_job_is_shown_and_masked(client, fire, send):
+    """Its meta stands among the facts, telling names masked; who may not see arguments sees none of it."""
+    job = send.using(meta={"tenant": "acme", "session-token": "hunter2"}).enqueue(42)
+    dashboard = Dashboard(fire, auth=lambda request: {"read"})
+
+    text = seen(client.get(f"/jobs/{job.id}"))
+    with closing(dashboard), closing(Browser(dashboard)) as reader:
+        hidden = seen(reader.get(f"/jobs/{job.id}"))
+
+    assert [] == [word for word in ("Meta", "tenant acme", f"session-token {MASK}") if word not in text]
+    assert "Meta" in hidden
+    assert [] == [word for word in ("acme", "session-token", "hunter2") if word in hidden]
+    assert "hunter2" not in text
+    assert "Meta" not in seen(client.get(f"/jobs/{send.enqueue(42).id}"))
 
 
 @pytest.mark.parametrize(

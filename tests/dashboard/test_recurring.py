@@ -262,6 +262,17 @@ def test_a_page_of_one_shows_what_comes_and_the_rules(client, nightly):
     assert "&#34;day&#34;: &#34;mon&#34;" in page
 
 
+def test_what_travels_with_its_jobs_is_shown_and_masked(client, report):
+    """As on the page of a job."""
+    report.using(meta={"tenant": "acme", "api-key": "hunter2"}).recur("weekly", "0 2 * * 1", "mon")
+
+    page = client.get(view("weekly")).text
+
+    assert ">Meta<" in page
+    assert "acme" in page
+    assert "hunter2" not in page
+
+
 def test_a_change_of_clocks_is_told(client):
     """In the preview, as on the page of one."""
     query = urlencode({"schedule": "30 2 29 3 *", "zone": "Europe/Berlin"})

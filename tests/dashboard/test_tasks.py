@@ -110,7 +110,8 @@ def test_a_form_makes_a_job(client, fire, order):
 
 def test_a_job_is_run_again_with_changes(client, fire, order):
     """Its form holds its arguments and options; what is sent makes a new job that leads back to it."""
-    former = order.using(queue="rush", priority=5).enqueue(7, Size.LARGE, gift=True, notes=["ü"])
+    task = order.using(queue="rush", priority=5, meta={"tenant": "acme"})
+    former = task.enqueue(7, Size.LARGE, gift=True, notes=["ü"])
     leads = f"/tasks/run?name=shop.order&amp;from={former.id}"
     offered = client.get(f"/jobs/{former.id}").text
 
@@ -129,6 +130,7 @@ def test_a_job_is_run_again_with_changes(client, fire, order):
     assert '["ü"]' in html.unescape(form)
     expected = '{"number":8,"size":2,"gift":true,"notes":["ü"]}'
     assert (expected, "rush", 5) == (made.record().arguments, made.queue, made.priority)
+    assert {"tenant": "acme"} == made.meta
     assert f"run again with changes from {former.id} by local" == made.reason
     assert f'href="/jobs/{former.id}"' in page
     assert former.id == fire.audit.list().entries[0].detail["from"]

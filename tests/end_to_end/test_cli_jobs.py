@@ -139,7 +139,7 @@ def test_a_list_says_what_jobs_wait_for_and_who_runs_them(command, app):
 
 def test_a_list_in_json_gives_jobs_as_they_are_stored(command, app):
     """Arguments are values, instants ISO 8601 in UTC, what is absent is null."""
-    job = app.add.enqueue(1, "x")
+    job = app.add.using(meta={"tenant": "acme"}).enqueue(1, "x")
 
     ran = command("list --json")
 
@@ -148,6 +148,7 @@ def test_a_list_in_json_gives_jobs_as_they_are_stored(command, app):
     assert only["arguments"] == {"user": 1, "note": "x"}
     assert only["created_at"] == job.created_at.isoformat().replace("+00:00", "Z")
     assert only["tags"] == ["user:1"]
+    assert only["meta"] == {"tenant": "acme"}
     assert only["error"] is None
 
 
@@ -229,7 +230,7 @@ def test_counts_name_every_state(command, app):
 
 def test_show_tells_everything_of_a_job(command, app):
     """Arguments, error, traceback, history, log, progress and continuations are on the page."""
-    job = app.add.enqueue(1, "ş")
+    job = app.add.using(meta={"tenant": "acme", "trace": "00-1"}).enqueue(1, "ş")
     child = job.then(app.add, 2)
     fail(app, traceback="Traceback:\n→ File shop.py\n\tadd(1)")
     now = app.storage.clock()
@@ -240,7 +241,8 @@ def test_show_tells_everything_of_a_job(command, app):
     ran = command("show", job.id)
 
     for told in (
-        f"Job {job.id}  failed", '{"user":1,"note":"ş"}', "user:1", "builtins.ValueError: no such file",
+        f"Job {job.id}  failed", '{"user":1,"note":"ş"}', "user:1", "tenant=acme, trace=00-1",
+        "builtins.ValueError: no such file",
         "→ File shop.py", "    add(1)", "half way", "1 of 2: page 1", f"{child.id} (awaiting)", "History",
     ):  # fmt: skip
         assert told in ran.out

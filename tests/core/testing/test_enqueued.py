@@ -71,9 +71,17 @@ def test_what_was_not_enqueued_is_not_found(tester, pay, greet):
 
 def test_options_are_compared(tester, pay):
     """A job counts only if it has all that is asked for."""
-    pay.using(queue="critical", priority=7, tags=["a", "b", "c"], delay=3600).enqueue(1)
-    asked = {"queue": "critical", "priority": 7, "tags": ["a", "b"], "due_at": timedelta(hours=1)}
-    others = {"queue": "default", "priority": 0, "tags": ["a", "d"], "due_at": timedelta(hours=2)}
+    pay.using(
+        queue="critical", priority=7, tags=["a", "b", "c"], delay=3600, meta={"tenant": "acme", "x": "1"}
+    ).enqueue(1)
+    asked = {
+        "queue": "critical", "priority": 7, "tags": ["a", "b"], "due_at": timedelta(hours=1),
+        "meta": {"tenant": "acme"},
+    }  # fmt: skip
+    others = {
+        "queue": "default", "priority": 0, "tags": ["a", "d"], "due_at": timedelta(hours=2),
+        "meta": {"tenant": "other"},
+    }  # fmt: skip
 
     assert 1 == len(tester.assert_enqueued(pay, **asked))
     assert 1 == len(tester.assert_enqueued(pay, due_at=datetime(2030, 1, 1, 1, tzinfo=UTC)))
@@ -97,20 +105,28 @@ def test_a_count_is_exact(tester, pay):
 def test_a_failure_lists_what_was_enqueued_instead(tester, pay, greet):
     """Only what was asked for, and what was found, in the same words."""
     none = failure(tester.assert_enqueued, pay)
-    pay.using(queue="bulk", priority=-3, tags=["eu"]).schedule(60, 1, note="a")
+    pay.using(queue="bulk", priority=-3, tags=["eu"], meta={"tenant": "acme"}).schedule(60, 1, note="a")
     greet.enqueue("b")
 
     message = failure(
-        tester.assert_enqueued, pay, args=(2,), queue="critical", due_at=timedelta(0), priority=1, tags=["us"]
+        tester.assert_enqueued,
+        pay,
+        args=(2,),
+        queue="critical",
+        due_at=timedelta(0),
+        priority=1,
+        tags=["us"],
+        meta={"a": "b"},
     )
 
     assert "Expected at least 1 job, found 0:\n  pay(…)\nNothing was enqueued." == none
     assert message == (
         "Expected at least 1 job, found 0:\n"
-        "  pay(2)  queue=critical  due_at=2030-01-01T00:00:00+00:00  priority=1  tags=['us']\n"
+        "  pay(2)  queue=critical  due_at=2030-01-01T00:00:00+00:00  priority=1  tags=['us']"
+        "  meta={'a': 'b'}\n"
         "Enqueued were:\n"
         "  pay(1, note='a')  queue=bulk  state=scheduled  due_at=2030-01-01T00:01:00+00:00  priority=-3"
-        "  tags=['eu']\n"
+        "  tags=['eu']  meta={'tenant': 'acme'}\n"
         "  greet('b')  queue=default  state=enqueued"
     )
 

@@ -335,6 +335,7 @@ class Firelock(ServedApp):
         priority: int | None = None,
         delay: timedelta | float | None = None,
         tags: Sequence[str] | None = None,
+        meta: Mapping[str, str] | None = None,
         reason: str | None = None,
     ) -> Job[Any]:
         """A job of a registered task is stored, its arguments read from a form's texts.
@@ -351,7 +352,7 @@ class Firelock(ServedApp):
         info, binder = self._info(name), self._binder(name)
         args, kwargs = binder.signature.named_call(typed_arguments(binder, values))
         task = task_of(self._client, self.recurring, info).using(
-            queue=queue, priority=priority, delay=delay, tags=tags
+            queue=queue, priority=priority, delay=delay, tags=tags, meta=meta
         )
         return self._client.create(Call(info, task.options, args, kwargs), reason)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import Scope
 
-    from firelock import Firelock, JsonValue
+    from firelock import Firelock, JsonValue, RecurringJob
     from firelock.storage import JobRecord
     from firelock_dashboard.site import Site
     from firelock_dashboard.urls import Urls
@@ -217,6 +217,12 @@ class Visit:
         if not self.may(Permission.VIEW_ARGUMENTS):
             return None
         return self.dashboard.payloads.arguments(record)
+
+    def meta(self, record: JobRecord | RecurringJob) -> JsonValue:
+        """Return what travels with a job or with runs, redacted; None where it may not be seen."""
+        if not self.may(Permission.VIEW_ARGUMENTS):
+            return None
+        return self.dashboard.redactor.value(dict(record.meta), record.task)
 
     def result(self, record: JobRecord, *, limit: int | None = IN_DETAIL) -> Payload:
         """Return what a job returned, as `arguments` does; only where `record.result` is not None."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 import attrs
 
 from firelock.clock import micros
+from firelock.meta import read_meta
 from firelock.text import isoformat
 
 if TYPE_CHECKING:
@@ -64,13 +65,23 @@ def _refuse(name: str) -> NoReturn:
 def job_answer(record: JobRecord) -> dict[str, object]:
     """Return a job; arguments and result are values where its serializer is JSON."""
     payloads = {name: json_text(getattr(record, name), record.serializer) for name in ("arguments", "result")}
-    return {**_fields(record), **payloads}
+    return {**_fields_with_meta(record), **payloads}
 
 
 def recurring_answer(record: RecurringRecord) -> dict[str, object]:
     """Return a recurring definition, its schedule and arguments as values."""
     arguments = json_text(record.arguments, record.serializer)
-    return {**_fields(record), "schedule": json_text(record.schedule, "json"), "arguments": arguments}
+    return {
+        **_fields_with_meta(record),
+        "schedule": json_text(record.schedule, "json"),
+        "arguments": arguments,
+    }
+
+
+def _fields_with_meta(record: JobRecord | RecurringRecord) -> dict[str, object]:
+    fields = _fields(record)
+    del fields["meta_json"]
+    return {**fields, "meta": dict(read_meta(record.meta_json))}
 
 
 def server_answer(server: ServerView, now: int) -> dict[str, object]:

@@ -204,6 +204,7 @@ def _what(record: JobRecord) -> list[tuple[str, Piece]]:
         ("serializer", record.serializer if record.serializer != "json" else ""),
         ("queue", queue),
         ("tags", ", ".join(record.tags)),
+        ("meta", ", ".join(f"{name}={text}" for name, text in record.meta.items())),
         ("recurring", record.recurring_id or ""),
         ("timeout", f"{record.timeout_seconds:g} s" if record.timeout_seconds else ""),
         ("reason", record.reason or ""),

@@ -43,6 +43,8 @@ class Enqueued:
             parts.append(f"priority={record.priority}")
         if record.tags:
             parts.append(f"tags={list(record.tags)}")
+        if record.meta_json:
+            parts.append(f"meta={dict(record.meta)}")
         return "  ".join(parts)
 
 
@@ -56,6 +58,7 @@ class Expected:
     due_at: int | None
     priority: int | None
     tags: frozenset[str]
+    meta: Mapping[str, str]
 
     def fits(self, app: Firelock, record: JobRecord) -> bool:
         """Tell whether a job of the expected task is one that counts."""
@@ -64,6 +67,7 @@ class Expected:
             and self.priority in {None, record.priority}
             and self.due_at in {None, record.nominal_at}
             and self.tags <= set(record.tags)
+            and self.meta.items() <= record.meta.items()
             and (self.arguments is None or self.arguments == _stored_arguments(app, record))
         )
 
@@ -74,6 +78,7 @@ class Expected:
         parts += [f"due_at={from_micros(self.due_at).isoformat()}"] if self.due_at is not None else []
         parts += [f"priority={self.priority}"] if self.priority is not None else []
         parts += [f"tags={sorted(self.tags)}"] if self.tags else []
+        parts += [f"meta={dict(self.meta)}"] if self.meta else []
         return "  ".join(parts)
 
 
@@ -87,6 +92,7 @@ def expected(
     due_at: datetime | timedelta | None,
     priority: int | None,
     tags: Sequence[str],
+    meta: Mapping[str, str],
     now: int,
 ) -> Expected:
     """Return what a test says, in the form in which it is compared.
@@ -106,8 +112,9 @@ def expected(
     else:
         instant = None if due_at is None else micros(due_at)
     return Expected(
-        arguments=arguments, call=call, queue=queue, due_at=instant, priority=priority, tags=frozenset(tags)
-    )
+        arguments=arguments, call=call, queue=queue, due_at=instant, priority=priority, tags=frozenset(tags),
+        meta=meta,
+    )  # fmt: skip
 
 
 def _with_defaults(app: Firelock, info: TaskInfo, arguments: JsonValue) -> Mapping[str, JsonValue]:

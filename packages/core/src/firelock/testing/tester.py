@@ -12,6 +12,7 @@ from firelock.client import StorageAccess
 from firelock.clock import StorageClock, micros
 from firelock.errors import ConfigurationError
 from firelock.job import Job
+from firelock.meta import NO_META
 from firelock.storage import JobFilter
 from firelock.task import TaskVerbs
 from firelock.testing.enqueued import Enqueued, decoded, expected, find_task, listed
@@ -241,6 +242,7 @@ class Tester:
         due_at: datetime | timedelta | None = None,
         priority: int | None = None,
         tags: Sequence[str] = (),
+        meta: Mapping[str, str] = NO_META,
         count: int | None = None,
     ) -> list[Enqueued]:
         """A job of the task was made that is all that is given; return those that are.
@@ -253,6 +255,7 @@ class Tester:
             due_at: the instant it was scheduled for; a timedelta counts from now.
             priority: the job's priority.
             tags: all of these, perhaps others too.
+            meta: all of these, perhaps others too.
             count: exactly so many; at least one where left out.
 
         Raises:
@@ -260,7 +263,14 @@ class Tester:
         """
         __tracebackhide__ = True
         found, wanted = self._matching(
-            task, args=args, kwargs=kwargs, queue=queue, due_at=due_at, priority=priority, tags=tags
+            task,
+            args=args,
+            kwargs=kwargs,
+            queue=queue,
+            due_at=due_at,
+            priority=priority,
+            tags=tags,
+            meta=meta,
         )
         if len(found) == count or (count is None and found):
             return found
@@ -277,6 +287,7 @@ class Tester:
         due_at: datetime | timedelta | None = None,
         priority: int | None = None,
         tags: Sequence[str] = (),
+        meta: Mapping[str, str] = NO_META,
     ) -> None:
         """No job was made that is all that is given; without a task, none at all.
 
@@ -288,7 +299,14 @@ class Tester:
             found, wanted = self.enqueued(), "any job"
         else:
             found, wanted = self._matching(
-                task, args=args, kwargs=kwargs, queue=queue, due_at=due_at, priority=priority, tags=tags
+                task,
+                args=args,
+                kwargs=kwargs,
+                queue=queue,
+                due_at=due_at,
+                priority=priority,
+                tags=tags,
+                meta=meta,
             )
         if found:
             raise AssertionError(f"Expected no job, found {len(found)}:\n  {wanted}\n{listed(found)}")
@@ -296,13 +314,13 @@ class Tester:
     def _matching(
         self, task: TaskVerbs[..., Any] | str, *, args: Sequence[object] | None,
         kwargs: Mapping[str, object] | None, queue: str | None, due_at: datetime | timedelta | None,
-        priority: int | None, tags: Sequence[str],
+        priority: int | None, tags: Sequence[str], meta: Mapping[str, str],
     ) -> tuple[list[Enqueued], str]:  # fmt: skip
         app = self._app_of(task if isinstance(task, str) else task.name)
         info = find_task(app, task)
         wanted = expected(
             app, info, args=args, kwargs=kwargs, queue=queue, due_at=due_at, priority=priority, tags=tags,
-            now=self._inside.clock(),
+            meta=meta, now=self._inside.clock(),
         )  # fmt: skip
         found = [decoded(app, record) for record in self._records(info.name) if wanted.fits(app, record)]
         return found, str(wanted)

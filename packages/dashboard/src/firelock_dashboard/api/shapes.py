@@ -51,6 +51,7 @@ def job_json(visit: Visit, job: JobRecord, *, is_whole: bool = False) -> dict[st
             job, "crashes", "claimed_at", "nominal_at", "expires_at", "timeout_seconds", "serializer",
             "is_stopping",
         ) | {
+            "meta": visit.meta(job),
             "parents": [{"id": edge.parent_id, "on": edge.on} for edge in job.parents],
             "result": None if result is None else result.value,
             "result_absent": job.result_absent if result is None else result.reason,

@@ -177,6 +177,11 @@ class JobView:
         """Its arguments as this visitor may see them."""
         return self.visit.arguments(self.job)
 
+    @property
+    def meta(self) -> JsonValue:
+        """What travels with it as this visitor may see it."""
+        return self.visit.meta(self.job)
+
     @cached_property
     def call(self) -> ShownCall | None:
         """The call as it would be written; None where its arguments may not be seen, or cannot be read."""

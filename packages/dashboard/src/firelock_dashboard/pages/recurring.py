@@ -232,7 +232,7 @@ def show_one(visit: Visit) -> Response:
         "recurring_view.html", title=job.id, section="recurring", row=row, record=job.record,
         upcoming=lambda: _upcoming(visit, row), schedule=None if row.words is None else job.schedule,
         runs=lambda: visit.fire.recurring.runs(job.id, limit=_RUNS),
-        arguments=visit.arguments(job.record), redacted=visit.redacted,
+        arguments=visit.arguments(job.record), meta=visit.meta(job), redacted=visit.redacted,
     )  # fmt: skip
 
 

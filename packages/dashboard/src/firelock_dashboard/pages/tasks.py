@@ -157,7 +157,7 @@ def _form(
 def run_task(visit: Visit) -> Response:
     """A job of the task is enqueued with what the form holds."""
     name, former_id = visit.form.required("name"), visit.form.maybe("from")
-    former = None if former_id is None else _former(visit, name, former_id).id
+    former = None if former_id is None else _former(visit, name, former_id)
     try:
         job = make_job(visit, name, former)
     except (ArgumentError, ScheduleError, ConfigurationError, TaskError, BadRequest) as error:
@@ -170,7 +170,7 @@ def run_task(visit: Visit) -> Response:
     )
 
 
-def make_job(visit: Visit, name: str, former: str | None = None) -> Job[object]:
+def make_job(visit: Visit, name: str, former: JobRecord | None = None) -> Job[object]:
     """A job of the task is enqueued with what was sent, and the audit tells of it; return it.
 
     No value is copied from where a secret is masked: the sign would be stored in the secret's place. Where
@@ -179,7 +179,7 @@ def make_job(visit: Visit, name: str, former: str | None = None) -> Job[object]:
     Args:
         visit: the form, whose fields `args.NAME` are the arguments.
         name: the task.
-        former: the job that runs again with changes, if one does.
+        former: the job that runs again with changes, if one does; its meta goes with the new one.
     """
     form = visit.form
     values = {
@@ -193,10 +193,10 @@ def make_job(visit: Visit, name: str, former: str | None = None) -> Job[object]:
     priority = form.number("priority", 0, least=-100, most=100) if form.maybe("priority") else None
     job = visit.fire.enqueue_text(
         name, values, queue=form.maybe("queue"), delay=form.span("delay") or None,
-        priority=priority,
-        reason=None if former is None else f"run again with changes from {former} by {visit.who}",
+        priority=priority, meta=None if former is None else former.meta,
+        reason=None if former is None else f"run again with changes from {former.id} by {visit.who}",
     )  # fmt: skip
-    visit.audit("task.run", name, job=job.id, **({} if former is None else {"from": former}))
+    visit.audit("task.run", name, job=job.id, **({} if former is None else {"from": former.id}))
     return job
 
 
