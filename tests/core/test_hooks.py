@@ -28,6 +28,7 @@ from firelock import (
     Serializer,
     Snooze,
     State,
+    UnsupportedFeature,
     hookspec,
 )
 from firelock.memory import MemoryStorage
@@ -230,6 +231,39 @@ def test_job_options_that_do_not_exist_are_refused(make_app):
 
     with pytest.raises(ConfigurationError, match="job_options hook answered"):
         add_work(app).enqueue(1)
+
+
+def test_job_transaction_is_asked_once_a_verb_that_stores_jobs(make_app):
+    """With what the caller named; async verbs ask only where something was named. None leaves it at that."""
+    asked = []
+
+    def transaction(storage, within):
+        asked.append((storage.url, within))
+
+    app = make_app(plugin(job_transaction=transaction))
+    work = add_work(app)
+
+    work.enqueue(1).then(work, 2)
+    work.enqueue_many([(number,) for number in range(501)])
+    app.enqueue_many([work.call(1), work.call(2)])
+    asyncio.run(work.aenqueue(3))
+    with pytest.raises(UnsupportedFeature):
+        asyncio.run(work.using(within="mine").aenqueue(4))
+
+    assert [*[("memory://", None)] * 4, ("memory://", "mine")] == asked
+
+
+def test_job_transaction_that_raises_stops_the_caller(make_app):
+    """And nothing is stored."""
+
+    def transaction():
+        raise LookupError("no unit of work")
+
+    app = make_app(plugin(job_transaction=transaction))
+
+    with pytest.raises(LookupError, match="no unit of work"):
+        add_work(app).enqueue(1)
+    assert {} == dict(app.storage.counts().by_state)
 
 
 def test_jobs_created_reports_a_batch_once(make_app):

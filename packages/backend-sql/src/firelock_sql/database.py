@@ -11,17 +11,20 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
+import attrs
 from sqlalchemy import Connection
 from sqlalchemy.engine import Dialect
 
 from firelock import ConfigurationError
-from firelock.storage import DerivedStorage, Finding, SchemaMismatch, SchemaState
+from firelock.storage import DerivedStorage, Finding, OpenTransaction, SchemaMismatch, SchemaState
 from firelock_sql import schema
 from firelock_sql.notify import Wake
 from firelock_sql.transaction import Cursor, Text, Transaction
-from firelock_sql.within import Joined, TellLater, find_connection
+from firelock_sql.within import Joined, TellLater, find_connection, tell_on_commit
 
 _T = TypeVar("_T")
+_OF_ASYNC = "An AsyncSession or AsyncConnection is taken by aenqueue."
+_OF_DJANGO = "A connection or an alias of Django's is taken by an app with plugins=[DjangoPlugin()]."
 
 # Whatever columns there are: tables of development versions lack the last one.
 _VERSION = Text("SELECT * FROM firelock_schema ORDER BY version DESC LIMIT 1")
@@ -278,13 +281,16 @@ class Database(ABC):
         return result
 
     def _callers(self, within: object) -> Joined:
+        if isinstance(within, OpenTransaction):
+            return attrs.evolve(self._callers(within.connection), tell_later=tell_on_commit(within))
         if (raw := self.raw_transaction(within)) is not None:
             return raw
         if (found := find_connection(within)) is not None:
             return self.connection_transaction(*found)
+        is_djangos = type(within).__module__.startswith("django.") or isinstance(within, str)
         raise ConfigurationError(
             f"within= takes a Session, a Connection or {self.raw_kind}, not {type(within).__name__}. "
-            "An AsyncSession or AsyncConnection is taken by aenqueue."
+            f"{_OF_DJANGO if is_djangos else _OF_ASYNC}"
         )
 
     def take_part(self, callers: Joined, work: Callable[[Transaction], _T]) -> _T:

@@ -20,6 +20,8 @@ from firelock_sql.transaction import Cursor
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from firelock.storage import OpenTransaction
+
 
 class Teller(Protocol):
     """Who can tell waiting servers of queues with work."""
@@ -53,6 +55,15 @@ def find_connection(within: object) -> tuple[Connection, TellLater] | None:
     if isinstance(session, Session):
         return session.connection(), lambda teller, queues: _tell_after_end(session, teller, queues)
     return None
+
+
+def tell_on_commit(transaction: OpenTransaction) -> TellLater:
+    """Servers are told when whoever opened the transaction says that it has committed."""
+
+    def tell_later(teller: Teller, queues: set[str]) -> None:
+        transaction.on_commit(lambda: teller.tell(queues))
+
+    return tell_later
 
 
 def tell_nobody(_teller: Teller, _queues: set[str]) -> None:

@@ -143,7 +143,15 @@ class Client:
         if not self.clock.is_fresh:
             await in_thread(self.clock.now)
 
+    def transaction(self, within: object | None) -> object | None:
+        """Return the transaction that jobs become part of: the caller's, or what a plugin makes of it."""
+        if not self.plugins.has_job_transaction:
+            return within
+        chosen = self.plugins.job_transaction(self.storage, within)
+        return within if chosen is None else chosen
+
     def _store(self, job: NewJob, within: object | None) -> Job[Any]:
+        within = self.transaction(within)
         self._insert((job,), within)
         return Job(self, job, within is not None)
 
@@ -152,7 +160,7 @@ class Client:
         if within is None:
             await self.access.group_commit.insert(job)
         else:
-            await _insert_within(self.storage, job, within)
+            await _insert_within(self.storage, job, self.transaction(within))
         if self.plugins.has_jobs_created:
             self.plugins.jobs_created((job,))
         return Job(self, job, within is not None)
@@ -183,15 +191,15 @@ class Client:
         # share one job, since each object that lives on is one more for the garbage collector to look at.
         texts = [encode(args, _NO_KEYWORDS, serializer) for args in positional]
         ids = self.storage.new_ids(len(texts))
+        within = self.transaction(options.within)
         for start in range(0, len(texts), CHUNK):
             pairs = zip(ids[start : start + CHUNK], texts[start : start + CHUNK], strict=True)
-            self._insert(
-                [NewJob(job_id, first.task, text, *shared) for job_id, text in pairs], options.within
-            )
-        is_within = options.within is not None
+            self._insert([NewJob(job_id, first.task, text, *shared) for job_id, text in pairs], within)
+        is_within = within is not None
         return [Job(self, first, is_within, job_id) for job_id in ids]
 
     def _store_many(self, jobs: list[NewJob], within: object | None) -> list[Job[Any]]:
+        within = self.transaction(within)
         for start in range(0, len(jobs), CHUNK):
             self._insert(jobs[start : start + CHUNK], within)
         is_within = within is not None

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from firelock.retry import RetryDecision
     from firelock.serializer import Serializer
     from firelock.storage import Storage
-    from firelock.values import ClaimedJob, NewJob, Settled, Transition
+    from firelock.values import ClaimedJob, NewJob, OpenTransaction, Settled, Transition
 
 PROJECT = "firelock"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -189,6 +189,24 @@ def enqueue_context(
         @hookimpl
         def enqueue_context(calls):
             return tracer.start_as_current_span(f"enqueue {calls[0].task}")
+    """
+
+
+@hookspec(firstresult=True)
+def job_transaction(storage: Storage, within: object | None) -> OpenTransaction | None:
+    """Choose the transaction that new jobs become part of, or that a job ends in.
+
+    Called once a verb that stores jobs, and by `complete_within`, in the client's process, with what the
+    caller gave as `within`; None where that was nothing. Async verbs ask only where something was given.
+    Returns an `OpenTransaction`, or None for "not mine", which leaves it at what the caller gave. An
+    exception goes to the caller, and nothing is stored.
+    The first plugin that answers something other than None decides, and no other is asked.
+
+    Example:
+        @hookimpl
+        def job_transaction(within):
+            if within is None and (unit := unit_of_work.get()):
+                return OpenTransaction(unit.connection, unit.on_commit)
     """
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from firelock.options import TaskInfo
     from firelock.retry import RetryDecision
     from firelock.serializer import Serializer
-    from firelock.values import ClaimedJob, NewJob, Settled, Transition
+    from firelock.values import ClaimedJob, NewJob, OpenTransaction, Settled, Transition
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,7 @@ class Plugins:
         self._lock_providers = self._offers("register_lock_providers", "lock scheme")
         self.has_job_options = self._is_used("job_options")
         self.has_enqueue_context = self._is_used("enqueue_context")
+        self.has_job_transaction = self._is_used("job_transaction")
         self.has_jobs_created = self._is_used("jobs_created")
         self.has_job_context = self._is_used("job_context")
         self.has_retry_decision = self._is_used("retry_decision")
@@ -304,6 +305,11 @@ class Plugins:
                     "manager; return one, or None."
                 )
         return list(answers)
+
+    def job_transaction(self, storage: Storage, within: object | None) -> OpenTransaction | None:
+        """Return the transaction that new jobs become part of; None where no plugin knows one."""
+        chosen: OpenTransaction | None = self._manager.hook.job_transaction(storage=storage, within=within)
+        return chosen
 
     def job_contexts(
         self, job: JobContext, task: TaskInfo

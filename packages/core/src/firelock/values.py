@@ -8,7 +8,7 @@ the client changes one, a `NewJob` before it is stored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from operator import attrgetter
 
@@ -332,6 +332,14 @@ class Feature(StrEnum):
     TRANSACTIONAL_ENQUEUE = "transactional enqueue"  # `insert(within=…)` joins the caller's transaction
     SHARED = "shared"  # several processes may open it at once
     DURABLE = "durable"  # what was stored is there after everything was closed
+
+
+@attrs.frozen
+class OpenTransaction:
+    """A transaction of the caller's on a driver's own connection, of whose commit somebody knows."""
+
+    connection: object  # the driver's, as `within=` takes it; the transaction has begun or begins by itself
+    on_commit: Callable[[Callable[[], None]], object]  # calls what it is given, after the commit alone
 
 
 class Applied(StrEnum):

@@ -260,7 +260,8 @@ class JobRunner:
     def _complete(self, run: Run, within: object, result: object) -> None:
         """The job succeeds with the task's own transaction; the end that is sent later is a repeat."""
         transition = self._succeeded(run, self._runtime.clock.now(), result)
-        applied = self._runtime.storage.apply([transition], within=within)[0]
+        joined = self._runtime.client.transaction(within)
+        applied = self._runtime.storage.apply([transition], within=joined)[0]
         if not applied.is_applied:
             raise JobCancelled("the job is no longer this run's; nothing of its transaction may stay")
         run.frees_children = applied is Applied.RELEASING

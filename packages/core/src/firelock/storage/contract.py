@@ -111,7 +111,8 @@ class Storage(ABC):
         job got here, `created_at` and the reason. Servers that wait for work are told after the commit.
 
         `within` is a transaction of the caller's in the same database, which then commits or rolls back the
-        jobs; it needs `Feature.TRANSACTIONAL_ENQUEUE`.
+        jobs; it needs `Feature.TRANSACTIONAL_ENQUEUE`. Of an `OpenTransaction` it is that on its connection,
+        and servers are told by its `on_commit`.
 
         `only_if` replaces a record in the same step, also where there are no jobs: as `put_record` would, if
         it has the expected version. Else nothing is stored: ALREADY where it holds the new value and instant

@@ -47,3 +47,8 @@ STATIC_URL = "static/"
 DATABASES = json.loads(os.environ["SHOP_DATABASES"])
 FIRELOCK = json.loads(os.environ["SHOP_FIRELOCK"])
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+if os.environ.get("SHOP_PYMYSQL"):  # Django asks for mysqlclient, for which PyMySQL can stand
+    import pymysql
+
+    pymysql.install_as_MySQLdb()

@@ -2,8 +2,8 @@
 
 `fire` is the project's app, made from the block when it is first asked for, so that `tasks.py` of any Django
 app can say `from firelock.integrations.django import task`. Read `block`, `project`, then `plugin` with
-`connections`; the rest stands where Django looks for it: `apps`, `management`. `task_backend` is for Django's
-own `TASKS`.
+`connections` and `transactions`; the rest stands where Django looks for it: `apps`, `management`.
+`task_backend` is for Django's own `TASKS`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from firelock.integrations.django.on_commit import enqueue_on_commit
     from firelock.integrations.django.plugin import DjangoPlugin
     from firelock.integrations.django.project import get_app
     from firelock.integrations.django.task_backend import TaskBackend
@@ -19,9 +20,14 @@ if TYPE_CHECKING:
     fire = get_app()
     task = fire.task
 
-_HOMES = {"DjangoPlugin": "plugin", "TaskBackend": "task_backend", "get_app": "project"}
+_HOMES = {
+    "DjangoPlugin": "plugin",
+    "TaskBackend": "task_backend",
+    "enqueue_on_commit": "on_commit",
+    "get_app": "project",
+}
 
-__all__ = ["DjangoPlugin", "TaskBackend", "fire", "get_app", "task"]
+__all__ = ["DjangoPlugin", "TaskBackend", "enqueue_on_commit", "fire", "get_app", "task"]
 
 
 def __getattr__(name: str) -> object:

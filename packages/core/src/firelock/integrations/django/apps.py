@@ -7,9 +7,11 @@ from importlib import import_module
 
 from django.apps import AppConfig
 from django.conf import settings
+from django.core.signals import setting_changed
+from django.db.models.signals import post_migrate
 from django.utils.module_loading import autodiscover_modules
 
-from firelock.integrations.django.project import project_block
+from firelock.integrations.django.project import change_storage, get_app, is_testing, project_block
 
 
 def register_django_tasks() -> None:
@@ -33,7 +35,31 @@ class FirelockConfig(AppConfig):  # type: ignore[misc]  # Django brings no types
 
         A block with mistakes is left to the system checks, which name all of them: nothing is imported then.
         """
+        post_migrate.connect(_make_tables, sender=self)
+        setting_changed.connect(_follow_setting)
         block, mistakes = project_block()
         if not mistakes:
             autodiscover_modules(*block.autodiscover)
             register_django_tasks()
+
+
+def _make_tables(using: str, verbosity: int, **_: object) -> None:
+    """`manage.py migrate` makes the tables of the jobs as well, where they live in that database.
+
+    Django's tests migrate a database of their own: there the jobs move to the storage of tests.
+    """
+    block, mistakes = project_block()
+    if mistakes:
+        return
+    if is_testing():
+        change_storage()
+    elif using == block.database:
+        for step in get_app().storage.migrate():
+            if verbosity:
+                print(f"  Firelock: {step}")  # noqa: T201 - as `migrate` says its own steps
+
+
+def _follow_setting(setting: str, **_: object) -> None:
+    """A test that overrides the block has its jobs where that says."""
+    if setting == "FIRELOCK":
+        change_storage()

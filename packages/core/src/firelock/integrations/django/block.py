@@ -41,6 +41,7 @@ class Block:
     locks: str | None = None
     queues: str | None = None  # what `manage.py firelock server` serves, as `--queues` says it
     autodiscover: tuple[str, ...] = ("tasks", "jobs")  # modules of installed apps that are imported at start
+    test_storage: str = "memory://"  # where jobs live in Django's tests
     numbers: Mapping[str, object] = attrs.Factory(dict)  # fields of Settings
 
 
@@ -101,6 +102,7 @@ _READERS: Mapping[str, tuple[str, Any, Any]] = {
     "app": _TEXT,
     "serializer": _TEXT,
     "locks": _TEXT,
+    "test_storage": _TEXT,
     "plugins": ("a list", _tuple, _is_list),
     "queues": (
         "a text or a list of names",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Sequence
 from importlib import import_module
@@ -58,15 +59,39 @@ def get_app() -> Firelock:
         return _made[0]
 
 
+def is_testing() -> bool:
+    """Tell whether Django's tests run: they have set up an environment of their own, mail's outbox in it."""
+    return hasattr(sys.modules.get("django.core.mail"), "outbox")
+
+
+def change_storage() -> None:
+    """The app's jobs live where the block says by now; in tests that is a place of their own.
+
+    Called when settings have changed and when tests have made their database. An app that the project makes
+    itself keeps its storage otherwise.
+    """
+    with _making:
+        block, mistakes = project_block()
+        if mistakes or not _made:
+            return
+        if block.app is None or is_testing():
+            _made[0].use_storage(_storage_of(block))
+
+
+def _storage_of(block: Block) -> str:
+    if is_testing():
+        return block.test_storage
+    if block.storage is None and block.database is not None:
+        return url_of_database(block.database)
+    return block.storage or os.environ["FIRELOCK_STORAGE"]  # one of the two is there: there is no mistake
+
+
 def _make_app(block: Block) -> Firelock:
-    storage = block.storage
-    if storage is None and block.database is not None:
-        storage = url_of_database(block.database)
     app = Firelock(
-        storage,
+        _storage_of(block),
         serializer=block.serializer,
         locks=block.locks,
-        plugins=[DjangoPlugin(), *_plugins(block.plugins)],
+        plugins=[DjangoPlugin(block.database), *_plugins(block.plugins)],
         settings=Settings.from_environment(block.numbers),
     )
     app.module = PLACE
