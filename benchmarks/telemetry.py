@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from firelock import Firelock
 
@@ -52,11 +53,11 @@ def _with_sdk(*, is_sampled: bool) -> tuple[list[object], Callable[[], None]]:
     return [OpenTelemetry(tracer_provider=tracers, meter_provider=meters)], end
 
 
-KINDS = {
+KINDS: dict[str, Callable[[], tuple[list[object], Callable[[], None]]]] = {
     "off": untraced,
     "API alone": without_sdk,
-    "SDK, nothing sampled": lambda: _with_sdk(is_sampled=False),
-    "SDK, all sampled": lambda: _with_sdk(is_sampled=True),
+    "SDK, nothing sampled": partial(_with_sdk, is_sampled=False),
+    "SDK, all sampled": partial(_with_sdk, is_sampled=True),
 }
 
 

@@ -484,6 +484,60 @@ def test_elect_transition_replaces_the_end(make_app):
     assert (State.DELETED, "elected") == (ended.state, ended.reason)
 
 
+@pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
+def test_attempt_failed_knows_the_error_and_what_becomes_of_the_job(make_app, is_async):
+    """Each failed attempt is told once, the last one as the end that it is; what a hook raises is logged."""
+    told = []
+
+    def failed(job, error, transition):
+        told.append((job.attempt, str(error), str(transition.to)))
+        raise RuntimeError("the pager is off")
+
+    app = make_app(plugin(attempt_failed=failed))
+    error = ValueError("boom")
+    if is_async:
+
+        async def work() -> None:
+            raise error
+    else:
+
+        def work() -> None:
+            raise error
+
+    task = app.task(name="work", retry=Retry.fixed(0, attempts=1))(work)
+
+    assert State.FAILED is run(app, task.enqueue()).state
+    assert [(1, "boom", "enqueued"), (2, "boom", "failed")] == told
+
+
+def test_attempt_failed_is_told_of_what_no_task_raised(make_app):
+    """Arguments that cannot be read: in words that hold none of them."""
+    told = []
+    storage = MemoryStorage()
+    old = Firelock(storage)
+    job = old.task(name="work")(lambda secret: None).enqueue("hunter2")
+    app = make_app(plugin(attempt_failed=lambda error: told.append(str(error))), url=storage)
+    add_work(app)
+
+    with app.server(workers=1):
+        until(lambda: job.refresh().state is State.FAILED)
+
+    assert 1 == len(told)
+    assert "cannot be read" in told[0]
+    assert "hunter2" not in told[0]
+
+
+def test_configure_app_brings_tasks(make_app):
+    """They are the app's like any other; an error stops its start."""
+    brought = plugin(configure_app=lambda app: app.task(name="brought")(lambda: 7))
+
+    app = make_app(brought)
+
+    assert ["brought"] == [task.name for task in app.registry.runnable()]
+    with pytest.raises(ZeroDivisionError):
+        make_app(plugin(configure_app=lambda: 1 / 0))
+
+
 def test_jobs_settled_reports_ends_that_were_accepted(make_app):
     """Every end of an attempt, a snooze too."""
     ends, runs = [], []

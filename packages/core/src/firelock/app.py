@@ -117,6 +117,7 @@ class Firelock(ServedApp):
         self.catalogue = Catalogue(self._client)
         self.operations = Operations(self._client, self.lock)
         self.recurring: Recurring = Recurring(self._client, self._register)
+        self.plugins.configure_app(self)
 
     def _open_storage(self, storage: str | Storage | object | None) -> Storage:
         if storage is None:

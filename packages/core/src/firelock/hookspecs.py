@@ -141,6 +141,20 @@ def register_commands() -> Sequence[Command]:  # type: ignore[empty-body]
 
 
 @hookspec
+def configure_app(app: object) -> None:
+    """Add to the app what the plugin brings: a task, a recurring job; or keep the app for later.
+
+    Called once an app, a `Firelock`, when it has been made and before anybody has it. Nothing is connected
+    yet, so that no verb may be called that reads or stores. An exception stops the start of the app.
+
+    Example:
+        @hookimpl
+        def configure_app(self, app):
+            self.tidy = app.task(tidy, name="shop.tidy")
+    """
+
+
+@hookspec
 def configure_converter(converter: Converter) -> None:
     """Teach the app's cattrs converter more argument types.
 
@@ -279,6 +293,22 @@ def elect_transition(job: ClaimedJob, proposed: Transition) -> Transition | None
         def elect_transition(job, proposed):
             if proposed.to is State.FAILED and job.queue == "bulk":
                 return attrs.evolve(proposed, to=State.DELETED)
+    """
+
+
+@hookspec
+def attempt_failed(job: ClaimedJob, error: BaseException, transition: Transition) -> None:
+    """Learn of an attempt that failed, with the exception itself and what becomes of the job.
+
+    Called once a failed attempt, in the worker, when everything is decided and before it is sent to the
+    storage; `transition.to` is `failed` or `deleted` where the job is over, else it runs again. An exception
+    is logged and touches no job.
+
+    Example:
+        @hookimpl
+        def attempt_failed(job, error, transition):
+            if transition.to is State.FAILED:
+                page_somebody(job.task, error)
     """
 
 

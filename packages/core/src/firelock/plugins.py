@@ -80,6 +80,7 @@ class Plugins:
         self.has_job_context = self._is_used("job_context")
         self.has_retry_decision = self._is_used("retry_decision")
         self.has_elect_transition = self._is_used("elect_transition")
+        self.has_attempt_failed = self._is_used("attempt_failed")
         self.has_jobs_settled = self._is_used("jobs_settled")
 
     # ---- loading -----------------------------------------------------------------------------------------
@@ -272,6 +273,10 @@ class Plugins:
 
     # ---- asking ------------------------------------------------------------------------------------------
 
+    def configure_app(self, app: object) -> None:
+        """Every plugin has had its turn at the app."""
+        self._manager.hook.configure_app(app=app)
+
     def configure_converter(self, converter: Converter) -> None:
         """Every plugin has had its turn at the converter."""
         self._manager.hook.configure_converter(converter=converter)
@@ -348,6 +353,10 @@ class Plugins:
     def jobs_created(self, jobs: Sequence[NewJob]) -> None:
         """Observers know of the new jobs."""
         self._tell("jobs_created", jobs=jobs)
+
+    def attempt_failed(self, job: ClaimedJob, error: BaseException, transition: Transition) -> None:
+        """Observers know of the failed attempt."""
+        self._tell("attempt_failed", job=job, error=error, transition=transition)
 
     def jobs_settled(self, settled: Sequence[Settled]) -> None:
         """Observers know of the ended attempts."""

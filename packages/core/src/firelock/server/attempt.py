@@ -16,7 +16,7 @@ import attrs
 from firelock import lifecycle
 from firelock.clock import SECOND, span_micros
 from firelock.context import JobCancelled, JobContext, Snooze, running_job
-from firelock.errors import FirelockError, PluginError
+from firelock.errors import ArgumentError, FirelockError, PluginError
 from firelock.retry import DecisionKind, Retry, RetryDecision, RetryPolicy, describe_error, retry_reason
 from firelock.server.failure import describe_failure
 from firelock.server.open_resources import OpenResources
@@ -170,7 +170,8 @@ class JobRunner:
         expires_at = self._runtime.client.retention.until(State.FAILED, at)
         ended = EndedRun(job, lifecycle.undecodable(job, holder, at=at, error=told, expires_at=expires_at))
         # Without the error's words, which may hold arguments: a log is read by more people than the jobs are.
-        self._report(ended, f"its arguments cannot be read ({told.type}); its history says why")
+        what = f"its arguments cannot be read ({told.type}); its history says why"
+        self._report(ended, what, ArgumentError(what))
         return ended
 
     def start(self, run: Run) -> None:
@@ -336,13 +337,13 @@ class JobRunner:
     def crashed(self, run: Run, reason: str) -> EndedRun:
         """Return the end of a run whose own process died."""
         at = self._runtime.clock.now()
-        error = attrs.evolve(describe_failure(ProcessDied(reason)), traceback=None)
+        error = attrs.evolve(describe_failure(died := ProcessDied(reason)), traceback=None)
         transition = lifecycle.crashed_alone(
             run.job, run.holder, at=at, started_at=run.started_at, reason=reason, error=error,
             expires_at=self._runtime.client.retention.until(State.FAILED, at),
         )  # fmt: skip
         ended = self._ended(run, transition)
-        self._report(ended, reason)
+        self._report(ended, reason, died)
         return ended
 
     # ---- deciding about a failure ------------------------------------------------------------------------
@@ -407,13 +408,18 @@ class JobRunner:
 
     # ---- saying so in the log ----------------------------------------------------------------------------
 
-    def _report(self, ended: EndedRun, what: str, error: BaseException | None = None) -> None:
-        """A failed attempt has its line in the log: a warning if the job runs again, else an error.
+    def _report(self, ended: EndedRun, what: str, error: BaseException) -> None:
+        """Plugins know of a failed attempt, and it has its line in the log."""
+        if self._runtime.plugins.has_attempt_failed:
+            self._runtime.plugins.attempt_failed(ended.job, error, ended.transition)
+        if self._runtime.settings.log_failures:
+            self._log_failure(ended, what, error)
+
+    def _log_failure(self, ended: EndedRun, what: str, error: BaseException) -> None:
+        """There is a line: a warning if the job runs again, else an error.
 
         No line holds an argument; what the task's own exception says is its author's.
         """
-        if not self._runtime.settings.log_failures:
-            return
         job, transition = ended.job, ended.transition
         verb = "failed" if transition.crashes is None else "crashed"
         is_over = transition.to in {State.FAILED, State.DELETED}
@@ -423,7 +429,7 @@ class JobRunner:
         failures.log(
             logging.ERROR if is_over else logging.WARNING,
             "Job %s of task %r %s: %s", job.id, job.task, told, what,
-            exc_info=error if is_over else None,
+            exc_info=error if is_over and error.__traceback__ is not None else None,
             extra={
                 "event": f"job_{_EVENTS.get(transition.to, 'retried')}",
                 "job_id": job.id, "task": job.task, "queue": job.queue, "attempt": job.attempt,
