@@ -8,7 +8,6 @@ with a version of Firelock. What the conventions have no word for is under `fire
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
@@ -24,6 +23,7 @@ from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
 from firelock import ConfigurationError, JobCancelled, JobContext, TaskCall, TaskInfo, hookimpl
+from firelock.integrations.carrier import fitting
 
 if TYPE_CHECKING:
     from contextvars import Token
@@ -46,7 +46,6 @@ DURATION_BUCKETS: Final = (
 _SCHEMA = f"https://opentelemetry.io/schemas/{CONVENTIONS}"
 _SYSTEM = "firelock"
 _LONGEST_CHILD = timedelta(hours=1)  # since it was enqueued; a trace that is open for longer helps nobody
-_META_ROOM = 2_000  # bytes of JSON: what a job may carry, and a little less
 
 
 class Correlation(StrEnum):
@@ -109,13 +108,13 @@ class OpenTelemetry:
     @hookimpl
     def enqueue_context(
         self, task: TaskInfo | None, calls: Sequence[TaskCall], inherited: Mapping[str, str]
-    ) -> _Sending:
+    ) -> _SendSpan:
         """Return the span of a call, `send QUEUE`."""
         queue = calls[0].options.get("queue") or (task.queue if task is not None else None)
         ambient = get_current()
         if inherited and not trace.get_current_span(ambient).get_span_context().is_valid:
             ambient = propagate.extract(inherited, ambient)  # a continuation belongs to its parent's trace
-        return _Sending(
+        return _SendSpan(
             self, self._tracer, self._sending_seconds, ambient, None if queue is None else str(queue),
             len(calls), creates=self._has_bulk_spans and len(calls) > 1,
         )  # fmt: skip
@@ -128,8 +127,7 @@ class OpenTelemetry:
             return None
         carrier: dict[str, str] = {}
         propagate.inject(carrier, sending.context_for(task, call))
-        carrier = _fitting(carrier, call.options.get("meta"))
-        return {"meta": carrier} if carrier else None
+        return fitting(carrier, call)
 
     @hookimpl
     def jobs_created(self, jobs: Sequence[NewJob]) -> None:
@@ -143,7 +141,7 @@ class OpenTelemetry:
     # ---- jobs that run -----------------------------------------------------------------------------------
 
     @hookimpl
-    def job_context(self, job: JobContext) -> _Processing:
+    def job_context(self, job: JobContext) -> _ProcessSpan:
         """Return the span of an attempt, `process QUEUE`."""
         created = propagate.extract(job.meta, Context())
         creation = trace.get_current_span(created).get_span_context()
@@ -151,7 +149,7 @@ class OpenTelemetry:
         if creation.is_valid and not self._is_child(job):
             created = trace.set_span_in_context(trace.INVALID_SPAN, created)  # what else travels stays
             links = [Link(creation)]
-        return _Processing(self._tracer, job, created, links)
+        return _ProcessSpan(self._tracer, job, created, links)
 
     def _is_child(self, job: JobContext) -> bool:
         if self._correlation is not Correlation.AUTO:
@@ -202,16 +200,6 @@ def _name(operation: str, queue: str | None) -> str:
     return operation if queue is None else f"{operation} {queue}"
 
 
-def _fitting(carrier: dict[str, str], meta: object) -> dict[str, str]:
-    """Return of the carrier what fits beside the call's own meta: telemetry refuses no job."""
-    own = dict(meta) if isinstance(meta, Mapping) else {}
-    fitting: dict[str, str] = {}
-    for key in sorted(carrier, key=lambda each: len(carrier[each])):  # the context first, baggage is longer
-        if len(json.dumps({**fitting, **own, key: carrier[key]}).encode()) <= _META_ROOM:
-            fitting[key] = carrier[key]
-    return fitting
-
-
 def _record(span: Span, error: BaseException) -> str:
     """The span says that it has failed, and by what; return the type of the error."""
     kind = type(error)
@@ -222,11 +210,11 @@ def _record(span: Span, error: BaseException) -> str:
     return name
 
 
-_sending: ContextVar[_Sending] = ContextVar("firelock_opentelemetry_sending")
+_sending: ContextVar[_SendSpan] = ContextVar("firelock_opentelemetry_sending")
 
 
 @attrs.define(eq=False)
-class _Sending:
+class _SendSpan:
     """A call that stores jobs, as a span: `with` begins and ends it, also where nothing is stored."""
 
     plugin: OpenTelemetry  # whose it is: an app may have two, for two providers
@@ -239,7 +227,7 @@ class _Sending:
     _span: Span = trace.INVALID_SPAN
     _created: list[Span] = attrs.Factory(list)  # of spans of their own, those whose jobs are not stored yet
     _begun: float = 0.0
-    _tokens: tuple[Token[Context], Token[_Sending]] | None = None
+    _tokens: tuple[Token[Context], Token[_SendSpan]] | None = None
 
     def __enter__(self) -> None:
         words: dict[str, str | int] = {**_told("send", self._queue)}
@@ -300,7 +288,7 @@ class _Sending:
 
 
 @attrs.define(eq=False)
-class _Processing:
+class _ProcessSpan:
     """An attempt as a span: `with` begins and ends it, under the job's own context and no other."""
 
     _tracer: trace.Tracer

@@ -1,0 +1,355 @@
+"""Sentry: an error once, when its job is over; spans of queues; check-ins of recurring jobs.
+
+Needs `sentry-sdk` (`pip install "firelock[sentry]"`), which the program sets up itself by `sentry_sdk.init`;
+where it has not, this plugin does nothing. Nothing is patched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
+from contextvars import ContextVar
+from datetime import timedelta
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import sentry_sdk
+from sentry_sdk.crons import capture_checkin
+from sentry_sdk.integrations.logging import ignore_logger
+from sentry_sdk.scope import use_isolation_scope, use_scope
+from sentry_sdk.utils import event_from_exception
+
+from firelock import (
+    ConfigurationError,
+    Cron,
+    Every,
+    Firelock,
+    JobContext,
+    State,
+    TaskCall,
+    TaskInfo,
+    hookimpl,
+)
+from firelock.integrations.carrier import fitting
+
+if TYPE_CHECKING:
+    from sentry_sdk import Scope
+    from sentry_sdk._types import MonitorConfig
+    from sentry_sdk.tracing import Span
+
+    from firelock import RecurringJob, Settled
+    from firelock.storage import ClaimedJob, NewJob, Transition
+
+log = logging.getLogger(__name__)
+
+_ORIGIN: Final = "auto.queue.firelock"
+_LOST: Final = frozenset({State.FAILED, State.DELETED})
+_OVER: Final = _LOST | {State.SUCCEEDED}
+_KNOWN_FOR = 60.0  # seconds for which a definition is not read again
+_LONGEST_SLUG = 50
+_UNITS = (("week", 604_800), ("day", 86_400), ("hour", 3_600), ("minute", 60))
+
+
+class Sentry:
+    """A plugin: `Firelock(url, plugins=[Sentry()])`, beside `sentry_sdk.init(…)`.
+
+    Args:
+        every_attempt: an error is reported in each attempt; else once, when the job is over.
+        monitors: which recurring jobs have a monitor: True for all, their ids, or False for none. A monitor
+            is made by its first check-in, and Sentry may charge for it.
+        margin: so late may a run begin before Sentry calls it missed; whole minutes.
+        max_runtime: so long may a run take before Sentry calls it timed out, where its task has no timeout.
+
+    Raises:
+        ConfigurationError: a span is under a minute, or `monitors` is a text.
+    """
+
+    def __init__(
+        self,
+        *,
+        every_attempt: bool = False,
+        monitors: bool | Collection[str] = False,
+        margin: timedelta = timedelta(minutes=5),
+        max_runtime: timedelta = timedelta(minutes=30),
+    ) -> None:
+        if isinstance(monitors, str):
+            raise ConfigurationError(f"monitors={monitors!r} is a text; pass True, or ids: [{monitors!r}].")
+        self._is_for_every_attempt = every_attempt
+        self._monitors = monitors
+        self._margin, self._max_runtime = _minutes("margin", margin), _minutes("max_runtime", max_runtime)
+        self._app: Firelock | None = None
+        self._known: dict[str, tuple[float, RecurringJob | None]] = {}
+        ignore_logger("firelock.jobs")  # its lines of failures would each be a second event
+
+    @hookimpl
+    def configure_app(self, app: Firelock) -> None:
+        """The plugin knows where definitions are found."""
+        self._app = app
+
+    # ---- jobs that are made ------------------------------------------------------------------------------
+
+    @hookimpl
+    def enqueue_context(self, task: TaskInfo | None, calls: Sequence[TaskCall]) -> _PublishSpan | None:
+        """Return the span of a call, `queue.publish`."""
+        if not sentry_sdk.get_client().is_active():
+            return None
+        return _PublishSpan("enqueue_many" if task is None else calls[0].task)
+
+    @hookimpl
+    def job_options(self, call: TaskCall) -> Mapping[str, object] | None:
+        """Return the trace that travels with the job; none for a recurring job, which nobody enqueues."""
+        if _publishing.get(None) is None:
+            return None
+        headers = {"sentry-trace": sentry_sdk.get_traceparent(), "baggage": sentry_sdk.get_baggage()}
+        return fitting({name: value for name, value in headers.items() if value}, call)
+
+    @hookimpl
+    def jobs_created(self, jobs: Sequence[NewJob]) -> None:
+        """The span knows its jobs."""
+        span = _publishing.get(None)
+        if span is None:
+            return
+        queues = {job.queue for job in jobs}
+        if len(queues) == 1:
+            span.set_data("messaging.destination.name", *queues)
+        if len(jobs) == 1:
+            span.set_data("messaging.message.id", jobs[0].id)
+            span.set_data("messaging.message.body.size", len(jobs[0].arguments.encode()))
+        else:
+            span.set_data("messaging.batch.message_count", len(jobs))
+
+    # ---- jobs that run -----------------------------------------------------------------------------------
+
+    @hookimpl
+    def job_context(self, job: JobContext, task: TaskInfo) -> _ProcessScope | None:
+        """Return the scope and the transaction of an attempt, `queue.process`."""
+        if not sentry_sdk.get_client().is_active():
+            return None
+        is_watched = job.recurring_id is not None and job.attempt == 1 and self._watches(job.recurring_id)
+        return _ProcessScope(self, job, task, is_watched)
+
+    @hookimpl
+    def attempt_failed(self, job: ClaimedJob, error: BaseException, transition: Transition) -> None:
+        """The error is reported, in the scope of the run where it has just ended here."""
+        client = sentry_sdk.get_client()
+        if not client.is_active() or not (self._is_for_every_attempt or transition.to in _LOST):
+            return
+        event, hint = event_from_exception(
+            error, client_options=client.options, mechanism={"type": "firelock", "handled": False}
+        )
+        ended = _ended.get(None)
+        with ExitStack() as scopes:
+            if ended is not None and ended.run == (job.id, job.fence):
+                scopes.enter_context(use_isolation_scope(ended.isolation))
+                scopes.enter_context(use_scope(ended.current))
+            else:  # its process was killed, or it never got as far as a run
+                scope = scopes.enter_context(sentry_sdk.isolation_scope())
+                _describe(scope, job.id, job.task, job.queue, job.attempt)
+            sentry_sdk.capture_event(event, hint=hint)
+
+    @hookimpl
+    def jobs_settled(self, settled: Sequence[Settled]) -> None:
+        """Monitors know of the ends of recurring jobs."""
+        if not self._monitors:
+            return
+        for end in settled:
+            job, to = end.job, end.transition.to
+            if job.recurring_id is None or to not in _OVER or not self._watches(job.recurring_id):
+                continue
+            capture_checkin(
+                slug_of(job.recurring_id), _check_in_of(job.id), "ok" if to is State.SUCCEEDED else "error",
+                end.duration / 1_000_000,
+            )  # fmt: skip
+
+    @hookimpl
+    def worker_process_stopped(self) -> None:
+        """What this process has to report is sent, or given up after two seconds."""
+        sentry_sdk.flush(timeout=2.0)
+
+    # ---- monitors ----------------------------------------------------------------------------------------
+
+    def _watches(self, recurring_id: str) -> bool:
+        return self._monitors is True or (self._monitors is not False and recurring_id in self._monitors)
+
+    def check_in(self, job: JobContext, task: TaskInfo) -> None:
+        """The monitor of a recurring job knows that a run begins; it is made where there was none.
+
+        Reads the definition, at most once a minute.
+        """
+        if job.recurring_id is None:
+            return
+        try:
+            definition = self._definition(job.recurring_id)
+            config = None if definition is None else self._config(definition, task)
+        except Exception as error:  # noqa: BLE001 - a job does not fail for a report of it
+            log.warning("No check-in for recurring job %r: %s", job.recurring_id, error)
+            return
+        if config is not None:
+            capture_checkin(slug_of(job.recurring_id), _check_in_of(job.id), "in_progress", None, config)
+
+    def _definition(self, recurring_id: str) -> RecurringJob | None:
+        read_at, definition = self._known.get(recurring_id, (0.0, None))
+        if self._app is not None and (definition is None or monotonic() - read_at > _KNOWN_FOR):
+            definition = self._app.recurring.get(recurring_id)
+            self._known[recurring_id] = (monotonic(), definition)
+        return definition
+
+    def _config(self, definition: RecurringJob, task: TaskInfo) -> MonitorConfig | None:
+        schedule = definition.schedule
+        config: MonitorConfig = {"checkin_margin": self._margin, "max_runtime": self._max_runtime}
+        if task.timeout_seconds is not None:
+            config["max_runtime"] = max(1, round(task.timeout_seconds / 60))
+        if isinstance(schedule, Every):
+            value, unit = _interval(schedule.interval)
+            if unit is None:
+                return None
+            config["schedule"] = {"type": "interval", "value": value, "unit": unit}
+            config["timezone"] = "UTC"
+        elif isinstance(schedule, Cron) and len(schedule.expression.split()) != _FIELDS_WITH_SECONDS:
+            config["schedule"] = {"type": "crontab", "value": schedule.expression}
+            config["timezone"] = schedule.tz
+        else:
+            return None
+        return config
+
+
+_FIELDS_WITH_SECONDS = 6
+
+
+def slug_of(recurring_id: str) -> str:
+    """Return a monitor's name: the id itself, where Sentry takes it; else as near as may be, and a digest."""
+    slug = re.sub(r"[^a-z0-9_-]+", "-", recurring_id.lower()).strip("-")
+    if slug == recurring_id and len(slug) <= _LONGEST_SLUG:
+        return slug
+    digest = hashlib.sha256(recurring_id.encode()).hexdigest()[:8]
+    return f"{slug[: _LONGEST_SLUG - 9]}-{digest}".lstrip("-")
+
+
+def _check_in_of(job_id: str) -> str:
+    """Return the check-in's id: the same in whichever process, for all attempts of a job."""
+    return hashlib.sha256(job_id.encode()).hexdigest()[:32]
+
+
+def _minutes(name: str, span: timedelta) -> int:
+    if not isinstance(span, timedelta) or span < timedelta(minutes=1):
+        raise ConfigurationError(f"{name}={span!r} is refused; pass a timedelta of a minute or more.")
+    return round(span / timedelta(minutes=1))
+
+
+def _interval(span: timedelta) -> tuple[int, Any]:
+    """Return the span as Sentry takes it: a number of the largest unit that fits; no unit where none does."""
+    seconds = span.total_seconds()
+    for unit, size in _UNITS:
+        if seconds % size == 0:
+            return int(seconds // size), unit
+    return 0, None
+
+
+def _describe(scope: Scope, job_id: str, task: str, queue: str, attempt: int) -> None:
+    scope.clear_breadcrumbs()
+    scope.set_tag("task", task)
+    scope.set_tag("queue", queue)
+    scope.set_context("job", {"id": job_id, "attempt": attempt})
+    scope.set_transaction_name(task, source="task")
+
+
+_publishing: ContextVar[Span] = ContextVar("firelock_sentry_publishing")
+
+
+@attrs.define(eq=False)
+class _PublishSpan:
+    """A call that stores jobs, as a span: `with` begins and ends it."""
+
+    _name: str
+    _contexts: ExitStack = attrs.Factory(ExitStack)
+
+    def __enter__(self) -> None:
+        span = self._contexts.enter_context(
+            sentry_sdk.start_span(op="queue.publish", name=self._name, origin=_ORIGIN)
+        )
+        span.set_data("messaging.system", "firelock")
+        self._contexts.callback(_publishing.reset, _publishing.set(span))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._contexts.__exit__(kind, error, trace)
+
+
+@attrs.frozen
+class _EndedRun:
+    """The scopes of the run that has ended last in this thread or coroutine."""
+
+    run: tuple[str, int]
+    isolation: Scope
+    current: Scope
+
+
+_ended: ContextVar[_EndedRun] = ContextVar("firelock_sentry_ended")
+
+
+@attrs.define(eq=False)
+class _ProcessScope:
+    """An attempt with a scope of its own, as a transaction: `with` or `async with` begins and ends it."""
+
+    _plugin: Sentry
+    _job: JobContext
+    _task: TaskInfo
+    _is_watched: bool
+    _contexts: ExitStack = attrs.Factory(ExitStack)
+    _span: Span | None = None
+
+    def __enter__(self) -> None:
+        if self._is_watched:
+            self._plugin.check_in(self._job, self._task)
+        self._begin()
+
+    async def __aenter__(self) -> None:
+        if self._is_watched:
+            import asyncio  # noqa: PLC0415 - it is loaded where a coroutine runs
+
+            await asyncio.to_thread(self._plugin.check_in, self._job, self._task)
+        self._begin()
+
+    def _begin(self) -> None:
+        job = self._job
+        scope = self._contexts.enter_context(sentry_sdk.isolation_scope())
+        _describe(scope, job.id, job.task, job.queue, job.attempt)
+        transaction = sentry_sdk.continue_trace(
+            dict(job.meta), op="queue.process", name=job.task, source="task", origin=_ORIGIN
+        )
+        span = self._span = self._contexts.enter_context(
+            sentry_sdk.start_transaction(
+                transaction,
+                custom_sampling_context={"firelock_job": {"task": job.task, "queue": job.queue}},
+            )
+        )
+        latency = max(0.0, (job.claimed_at - job.enqueued_at).total_seconds())
+        for name, value in {
+            "messaging.system": "firelock",
+            "messaging.message.id": job.id,
+            "messaging.destination.name": job.queue,
+            "messaging.message.receive.latency": latency * 1_000,
+            "messaging.message.retry.count": job.retries,
+        }.items():
+            span.set_data(name, value)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._span is not None:
+            self._span.set_status("ok" if error is None else "internal_error")
+        isolation, current = sentry_sdk.get_isolation_scope(), sentry_sdk.get_current_scope().fork()
+        self._contexts.__exit__(kind, error, trace)
+        if error is not None:  # the scope is wanted once more, when it is decided what becomes of the job
+            _ended.set(_EndedRun((self._job.id, self._job.fence), isolation, current))
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)

@@ -1,0 +1,339 @@
+"""What reaches Sentry of jobs, as a transport that records sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from datetime import timedelta
+
+import pytest
+import sentry_sdk
+from sentry_sdk.integrations.dedupe import DedupeIntegration
+from sentry_sdk.integrations.logging import LoggingIntegration
+from sentry_sdk.transport import Transport
+
+from firelock import ConfigurationError, Cron, Every, Firelock, JobDeleted, JobFailed, Retry, hookimpl
+from firelock.integrations.sentry import Sentry, slug_of
+
+
+class Recording(Transport):
+    """Keeps what would be sent."""
+
+    def __init__(self):
+        super().__init__()
+        self.items = []
+
+    def capture_envelope(self, envelope):
+        self.items += [(item.headers["type"], item.payload.json) for item in envelope.items]
+
+    def of(self, kind):
+        """The payloads of a kind, in order."""
+        return [payload for found, payload in self.items if found == kind]
+
+
+@pytest.fixture
+def sent():
+    """The SDK is set up as a program does it; nothing leaves the process."""
+    transport = Recording()
+    sentry_sdk.init(
+        dsn="http://key@localhost/1", transport=transport, traces_sample_rate=1.0,
+        default_integrations=False, integrations=[LoggingIntegration(), DedupeIntegration()],
+    )  # fmt: skip
+    yield transport
+    sentry_sdk.get_client().close()
+    sentry_sdk.get_global_scope().set_client(None)
+
+
+@pytest.fixture
+def make():
+    """A function that makes an app with the plugin; all are closed at the end."""
+    apps = []
+
+    def make(*plugins, **options):
+        apps.append(Firelock("memory://", plugins=[Sentry(**options), *plugins]))
+        return apps[-1]
+
+    yield make
+    for app in apps:
+        app.close()
+
+
+def run(app, *jobs):
+    """The jobs have ended."""
+    with app.server(workers=2, async_workers=2):
+        for job in jobs:
+            with suppress(JobFailed, JobDeleted):
+                job.result(timeout=20)
+
+
+def failing(app, *, is_async=False, retry=None):
+    """A task that fails, with one retry."""
+    retry = retry or Retry.fixed(0, attempts=1)
+    if is_async:
+
+        async def work(secret: str) -> None:
+            raise ValueError("boom")
+    else:
+
+        def work(secret: str) -> None:
+            raise ValueError("boom")
+
+    return app.task(name="work", queue="mail", retry=retry)(work)
+
+
+# ---- errors ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
+def test_an_error_is_reported_once_when_the_job_is_over(sent, make, is_async):
+    """Of the last attempt alone, not again for the line in the log; with its task, queue and trace."""
+    app = make()
+    job = failing(app, is_async=is_async).enqueue("hunter2")
+
+    run(app, job)
+
+    (event,) = sent.of("event")
+    (exception,) = event["exception"]["values"]
+    process = sent.of("transaction")[-1]
+    assert ("ValueError", "boom") == (exception["type"], exception["value"])
+    assert {"type": "firelock", "handled": False} == exception["mechanism"]
+    assert {"task": "work", "queue": "mail"} == event["tags"]
+    assert {"id": job.id, "attempt": 2} == {
+        name: event["contexts"]["job"][name] for name in ("id", "attempt")
+    }
+    assert "work" == event["transaction"]
+    assert process["contexts"]["trace"]["span_id"] == event["contexts"]["trace"]["span_id"]
+
+
+def test_an_error_is_reported_in_each_attempt_where_that_is_wanted(sent, make):
+    """One event for each, told apart by the attempt."""
+    app = make(every_attempt=True)
+
+    run(app, failing(app).enqueue("x"))
+
+    assert [1, 2] == [event["contexts"]["job"]["attempt"] for event in sent.of("event")]
+
+
+def test_an_error_that_a_retry_mends_is_not_reported(sent, make):
+    """Nobody has to look at what has gone by."""
+    app = make()
+    runs = []
+
+    @app.task(name="work", retry=Retry.fixed(0, attempts=1))
+    def work() -> None:
+        runs.append(1)
+        if len(runs) == 1:
+            raise ValueError("once")
+
+    run(app, work.enqueue())
+
+    assert [] == sent.of("event")
+
+
+def test_what_another_plugin_decides_counts(sent, make):
+    """The job is over as the other plugin has it, whichever of the two is asked first."""
+    app = make(Deleting())
+
+    run(app, failing(app).enqueue("x"))
+
+    assert 1 == len(sent.of("event"))
+
+
+class Deleting:
+    """Whose answer no other plugin is asked after."""
+
+    @hookimpl
+    def elect_transition(self, proposed):
+        from attrs import evolve
+
+        from firelock import State
+
+        return evolve(proposed, to=State.DELETED, retries=None) if proposed.error else None
+
+
+def test_jobs_share_no_scope(sent, make):
+    """A tag or a breadcrumb of one job is in no other's event, nor in the program's."""
+    app = make()
+
+    @app.task(name="work", retry=Retry.never())
+    def work(number: int) -> None:
+        sentry_sdk.set_tag("own", str(number))
+        logging.getLogger("shop").warning("crumb of %d", number)
+        raise ValueError(number)
+
+    run(app, *work.enqueue_many([(1,), (2,), (3,)]))
+    sentry_sdk.capture_message("of the program")
+
+    *events, other = sent.of("event")
+    found = [
+        (event["exception"]["values"][0]["value"], event["tags"]["own"],
+         [crumb["message"] for crumb in event["breadcrumbs"]["values"]])
+        for event in events
+    ]  # fmt: skip
+    assert [(number, number, [f"crumb of {number}"]) for number in "123"] == sorted(found)
+    assert "tags" not in other
+
+
+def test_no_argument_is_reported_beside_local_variables(sent, make):
+    """Contexts and spans hold none; what the SDK reads of frames is its option."""
+    app = make()
+
+    run(app, failing(app).enqueue("hunter2"))
+
+    (event,) = sent.of("event")
+    del event["exception"]
+    assert "hunter2" not in repr((event, sent.of("transaction")))
+
+
+# ---- spans -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
+def test_a_trace_leads_from_the_request_to_the_job(sent, make, is_async):
+    """queue.publish in the request's transaction, queue.process below it, with the keys of Queues."""
+    app = make()
+
+    @app.task(name="work", queue="mail")
+    def work() -> None: ...
+
+    with sentry_sdk.start_transaction(op="http.server", name="POST /orders"):
+        job = asyncio.run(work.aenqueue()) if is_async else work.enqueue()
+    run(app, job)
+
+    request, process = sent.of("transaction")
+    (publish,) = request["spans"]
+    trace = process["contexts"]["trace"]
+    assert ("queue.publish", "work", "auto.queue.firelock") == (
+        publish["op"], publish["description"], publish["origin"],
+    )  # fmt: skip
+    assert {
+        "messaging.system": "firelock", "messaging.destination.name": "mail", "messaging.message.id": job.id,
+        "messaging.message.body.size": 2,
+    }.items() <= publish["data"].items()  # fmt: skip
+    assert ("queue.process", "work", "ok") == (trace["op"], process["transaction"], trace["status"])
+    assert (publish["trace_id"], publish["span_id"]) == (trace["trace_id"], trace["parent_span_id"])
+    assert {
+        "messaging.system": "firelock", "messaging.destination.name": "mail", "messaging.message.id": job.id,
+        "messaging.message.retry.count": 0,
+    }.items() <= trace["data"].items()  # fmt: skip
+    assert 0 <= trace["data"]["messaging.message.receive.latency"] < 20_000
+    assert {"sentry-trace", "baggage"} == set(job.meta)
+
+
+def test_a_job_of_a_job_belongs_to_its_trace(sent, make):
+    """What a task enqueues is published within its own transaction."""
+    app = make()
+    child = app.task(name="child")(lambda: None)
+    parent = app.task(name="parent")(lambda: child.enqueue() and None)
+
+    run(app, parent.enqueue())
+    run(app)
+
+    first, second = sent.of("transaction")
+    assert ["parent", "child"] == [first["transaction"], second["transaction"]]
+    assert first["spans"][0]["span_id"] == second["contexts"]["trace"]["parent_span_id"]
+
+
+def test_a_failed_attempt_has_a_failed_transaction(sent, make):
+    """Each attempt is one."""
+    app = make()
+
+    run(app, failing(app).enqueue("x"))
+
+    spans = [transaction["contexts"]["trace"] for transaction in sent.of("transaction")]
+    assert [("internal_error", 0), ("internal_error", 1)] == [
+        (trace["status"], trace["data"]["messaging.message.retry.count"]) for trace in spans
+    ]
+
+
+def test_without_init_nothing_is_done(make):
+    """The plugin may stand in the app of a program that has no DSN."""
+    app = make(monitors=True)
+
+    job = failing(app).enqueue("x")
+    run(app, job)
+
+    assert {} == dict(job.meta)
+
+
+# ---- monitors --------------------------------------------------------------------------------------------
+
+
+def check_ins(sent):
+    return [(each["monitor_slug"], each["status"]) for each in sent.of("check_in")]
+
+
+def test_a_recurring_job_checks_in_with_its_schedule(sent, make):
+    """At its beginning, which makes the monitor, and at its end, by the same id."""
+    app = make(monitors=True, margin=timedelta(minutes=3), max_runtime=timedelta(minutes=20))
+
+    @app.task(name="work")
+    def work() -> None: ...
+
+    work.recur("nightly", Cron("0 2 * * *", tz="Europe/Istanbul"))
+    run(app, app.recurring.trigger("nightly"))
+
+    begin, end = sent.of("check_in")
+    assert [("nightly", "in_progress"), ("nightly", "ok")] == check_ins(sent)
+    assert begin["check_in_id"] == end["check_in_id"]
+    assert end["duration"] >= 0
+    assert {
+        "schedule": {"type": "crontab", "value": "0 2 * * *"}, "timezone": "Europe/Istanbul",
+        "checkin_margin": 3, "max_runtime": 20,
+    } == begin["monitor_config"]  # fmt: skip
+
+
+def test_a_monitor_hears_of_the_last_attempt_alone(sent, make):
+    """A retry is within the run; only when the job is failed the run is."""
+    app = make(monitors=["nightly"])
+    task = failing(app)
+    task.recur("nightly", Every(timedelta(hours=2)), "x")
+    task.recur("unwatched", "@daily", "x")
+
+    run(app, app.recurring.trigger("nightly"), app.recurring.trigger("unwatched"))
+
+    assert [("nightly", "in_progress"), ("nightly", "error")] == check_ins(sent)
+    assert {"type": "interval", "value": 2, "unit": "hour"} == sent.of("check_in")[0]["monitor_config"][
+        "schedule"
+    ]
+
+
+def test_a_task_s_timeout_is_its_longest_run(sent, make):
+    """It will not take longer; a schedule with seconds has no monitor, since Sentry knows none."""
+    app = make(monitors=True)
+
+    @app.task(name="work", timeout=timedelta(minutes=7))
+    async def work() -> None: ...
+
+    work.recur("weekly", Cron.weekly())
+    work.recur("often", "*/10 * * * * *")
+    run(app, app.recurring.trigger("weekly"), app.recurring.trigger("often"))
+
+    (config,) = [each["monitor_config"] for each in sent.of("check_in") if "monitor_config" in each]
+    assert (7, "0 0 * * mon") == (config["max_runtime"], config["schedule"]["value"])
+
+
+def test_a_slug_is_the_id_where_sentry_takes_it():
+    """Else it is near to it, and no other id's."""
+    ids = ["nightly", "Nightly", "nightly report", "nightly-report", "x" * 80, "Ω"]
+
+    slugs = [slug_of(each) for each in ids]
+
+    assert ["nightly", "nightly-report"] == [slugs[0], slugs[3]]
+    assert 6 == len(set(slugs))
+    assert all(0 < len(slug) <= 50 and slug.replace("-", "").isalnum() and slug.isascii() for slug in slugs)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"margin": 5}, "margin=5 is refused"),
+        ({"max_runtime": timedelta(seconds=3)}, "max_runtime="),
+        ({"monitors": "nightly"}, r"pass True, or ids: \['nightly'\]"),
+    ],
+)
+def test_odd_options_are_refused(options, words):
+    """With what to pass."""
+    with pytest.raises(ConfigurationError, match=words):
+        Sentry(**options)
