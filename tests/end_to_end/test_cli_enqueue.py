@@ -54,7 +54,7 @@ def test_options_of_the_call_win(enqueue, app):
     """Queue, priority, tags and instant."""
     ran = enqueue(
         "notify", "--args", '[42, "x"]', "--queue", "bulk", "--priority", "-5", "--tags", "eu, slow",
-        "--at", "2126-11-25T14:30+03:00", "--json",
+        "--at", "2126-11-25T14:30+03:00", "--meta", "tenant=acme", "--meta", "note=a=b", "--json",
     )  # fmt: skip
 
     job = ran.json
@@ -62,6 +62,7 @@ def test_options_of_the_call_win(enqueue, app):
         job["queue"], job["priority"], job["state"], job["due_at"], job["arguments"],
     )  # fmt: skip
     assert ["user:42", "eu", "slow"] == job["tags"]
+    assert {"tenant": "acme", "note": "a=b"} == app.jobs.get(job["id"]).meta
     assert "shop.notify" == job["task"] == app.jobs.get(job["id"]).record().task
 
 
@@ -94,6 +95,7 @@ def test_arguments_are_read_from_standard_input(enqueue, app, monkeypatch):
         (["--args", "[1]", "--priority", "101"], 2, "firelock: Priority 101 is refused"),
         (["--in", "soon"], 2, "firelock enqueue: argument --in: 'soon' is no span; write 30s, 10m, "),
         (["--at", "2026-11-25"], 2, "firelock enqueue: argument --at: '2026-11-25' is no instant with "),
+        (["--meta", "acme"], 2, "firelock enqueue: argument --meta: 'acme' is no pair; write tenant=acme."),
         (["--at", "2026-11-25T10:00Z", "--in", "5m"], 2, "firelock enqueue: argument --in: not allowed with"),
     ],
 )  # fmt: skip

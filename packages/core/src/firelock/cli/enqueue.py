@@ -56,6 +56,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tags", type=_texts, metavar="LIST", help="added to the task's own, with commas between them"
     )
+    parser.add_argument(
+        "--meta", type=_pair, action="append", default=[], metavar="NAME=TEXT",
+        help="told to the job beside its arguments; may be given again",
+    )  # fmt: skip
 
 
 def _span(text: str) -> timedelta:
@@ -80,6 +84,13 @@ def _texts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def _pair(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is no pair; write tenant=acme")
+    return name, value
+
+
 def _enqueue(options: argparse.Namespace, screen: Screen) -> int:
     from firelock.arguments.outline import call_of_json  # noqa: PLC0415 - loaded when a job is made
 
@@ -89,7 +100,7 @@ def _enqueue(options: argparse.Namespace, screen: Screen) -> int:
         args, kwargs = call_of_json(app.registry.binder(task.info), given)
         job = task.using(
             queue=options.queue, priority=options.priority, delay=options.delay, at=options.at,
-            tags=options.tags,
+            tags=options.tags, meta=dict(options.meta) or None,
         ).enqueue(*args, **kwargs)  # fmt: skip
         record = job.record()
     if screen.is_json:

@@ -7,7 +7,7 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,7 @@ _OWN = {
     "migrate": ("Bring the storage's schema up to date.", "migrate.configure"),
     "doctor": ("Find what is wrong, and how to mend it.", "doctor.configure"),
     "plugins": ("List the loaded plugins.", "about.configure_plugins"),
+    "completion": ("Print what lets a shell complete commands.", "completion.configure"),
     "version": ("Say which versions are installed.", "about.configure_version"),
 }
 _DASHBOARD = {
@@ -100,6 +101,24 @@ def read_command(given: Sequence[str]) -> argparse.Namespace:
     own = _OWN if "dashboard" in offered else {**_OWN, **_DASHBOARD}
     if name is not None and name not in {**own, **offered}:
         raise _unknown(name, sorted({**own, **offered}))
+    return _parser(own, offered, configured={name}).parse_args(given)
+
+
+def whole_parser() -> Parser:
+    """Return the parser of every command, those of plugins too, each with all that it takes.
+
+    Raises:
+        PluginError: a plugin cannot be loaded, or offers a name that is taken.
+    """
+    offered = _offered()
+    own = _OWN if "dashboard" in offered else {**_OWN, **_DASHBOARD}
+    return _parser(own, offered, configured=own)
+
+
+def _parser(
+    own: Mapping[str, tuple[str, str]], offered: Mapping[str, Command], *, configured: Container[str | None]
+) -> Parser:
+    """Return a parser that knows all commands; of our own, only modules of the configured ones are loaded."""
     parser = Parser(
         prog="firelock", description="Persistent background jobs: run, look at and mend them.", epilog=_EPILOG
     )
@@ -107,12 +126,12 @@ def read_command(given: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", required=True)
     for command, (summary, place) in own.items():
         added = add_command(commands, command, summary)
-        if command == name:
+        if command in configured:
             module, _, configure = place.partition(".")
             getattr(importlib.import_module(f"firelock.cli.{module}"), configure)(added)
     for another in offered.values():
         _add_offered(commands, another)
-    return parser.parse_args(given)
+    return parser
 
 
 def _command_name(given: Sequence[str]) -> str | None:

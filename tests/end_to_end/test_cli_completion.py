@@ -1,0 +1,110 @@
+"""`firelock completion`: what shells suggest, asked of the shells that are here."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from firelock.cli.completion import nodes
+from firelock.cli.program import whole_parser
+
+# Asks bash what it would suggest for these words, the last of which is being typed.
+_ASK = """
+source {script}
+COMP_WORDS=({words})
+COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+_firelock
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+
+
+@pytest.fixture(scope="module")
+def every():
+    """Every command, as the parsers have it."""
+    return {node.path: node for node in nodes(whole_parser())}
+
+
+@pytest.fixture
+def bash(run, tmp_path):
+    """Return what bash suggests after these words."""
+    program = shutil.which("bash")
+    if program is None:
+        pytest.skip("there is no bash here")
+    script = tmp_path / "completion.bash"
+    script.write_text(run("completion bash").out)
+    (tmp_path / "folder").mkdir()
+
+    def ask(words):
+        asked = subprocess.run(
+            [program, "--norc", "--noprofile", "-uc", _ASK.format(script=script, words=words)],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (0, "") == (asked.returncode, asked.stderr)
+        return asked.stdout.split()
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("words", "suggested"),
+    [
+        ("firelock jo", ["jobs"]),
+        ("firelock jobs re", ["requeue", "restore"]),
+        ("firelock jobs list --sta", ["--state"]),
+        ("firelock jobs list --state fa", ["failed"]),
+        ("firelock jobs list --state '=' fa", ["failed"]),  # as bash parts --state=fa
+        ("firelock --app shop ':' fire queues pa", ["pause"]),  # as bash parts shop:fire
+        ("firelock --app jobs li", []),  # jobs is the value of --app, so no command is chosen yet
+        ("firelock --storage jobs do", ["doctor"]),
+        ("firelock jobs list --task fai", []),
+        ("firelock dev --watch fol", ["folder"]),
+        ("firelock completion z", ["zsh"]),
+        ("firelock dashboard --env", ["--environment"]),  # a plugin's command
+        ("firelock nothing at", []),
+    ],
+)
+def test_bash_suggests(bash, words, suggested):
+    """Commands, options, and values where there is a list of them."""
+    assert suggested == bash(words)
+
+
+def test_every_command_and_option_is_known(every):
+    """Those of plugins too, each with what it is for."""
+    assert {"server", "jobs", "top", "completion", "dashboard"} <= every["firelock"].commands.keys()
+    assert "List jobs, newest first." == every["firelock jobs"].commands["list"]
+    assert all(text for node in every.values() for text in node.commands.values())
+    assert {"--storage", "--app", "--json", "--help"} <= {
+        name for flag in every["firelock doctor"].flags for name in flag.names
+    }
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_script_names_everything(run, every, shell):
+    """And a shell that is here reads it."""
+    ran = run("completion", shell)
+
+    assert (0, "") == (ran.code, ran.error)
+    for node in every.values():
+        for name in node.commands:
+            assert re.search(rf"\b{re.escape(name)}\b", ran.out), (node.path, name)
+        for flag in node.flags:
+            assert flag.names[-1].lstrip("-") in ran.out
+    if (program := shutil.which(shell)) is not None:
+        read = subprocess.run([program, "-n"], input=ran.out, capture_output=True, text=True, check=False)
+        assert (0, "") == (read.returncode, read.stderr)
+
+
+def test_a_shell_that_is_not_known_is_refused(run):
+    """With those that are."""
+    ran = run("completion tcsh")
+
+    assert 2 == ran.code
+    assert "invalid choice: 'tcsh' (choose from" in ran.error
+
+
+def test_json_holds_the_script(run):
+    """As every answer."""
+    assert run("completion bash").out == run("completion bash --json").json["script"]
