@@ -22,7 +22,7 @@ class Size(enum.Enum):
 
 @pytest.fixture
 def order(fire):
-    @fire.task(name="shop.order", queue="orders", tags=["order:{number}"])
+    @fire.task(name="shop.order", queue="orders", tags=["order:{number}"], keep=90 * 86_400)
     def order(
         number: int, size: Size = Size.SMALL, gift: bool = False, notes: list[str] | None = None
     ) -> None:
@@ -60,6 +60,7 @@ def test_a_task_shows_its_runs_and_facts(client, order):
     assert "order:{number}" in page
     assert f"/jobs/{job.id}" in page
     assert "number: int" in page
+    assert "90 d once succeeded" in page
 
 
 def test_an_unknown_task_is_not_here(client):

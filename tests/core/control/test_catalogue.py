@@ -46,8 +46,8 @@ def server(storage):
     """An app whose server tells of the task `charge`."""
     fire = app(storage)
     fire.task(
-        name="charge", queue="money", priority=5, timeout=60, retry=Retry.never(), aliases=["bill"],
-        tags=["user:{user_id}"], executor="process",
+        name="charge", queue="money", priority=5, timeout=60, keep=timedelta(days=30), retry=Retry.never(),
+        aliases=["bill"], tags=["user:{user_id}"], executor="process",
     )(charge)  # fmt: skip
     return fire
 
@@ -64,7 +64,7 @@ def test_an_app_without_the_code_lists_the_tasks_of_servers(server, storage):
         executor="process", is_async=False, aliases=("bill",), tags=("user:{user_id}",),
         signature=f"charge(user_id: int, note: str = '{'n' * 78}…)", summary="Charge a user.",
         place=f"{__name__}:{line}", version=__version__, seen_at=from_micros(storage.clock()),
-        is_registered_here=False, parameters=(
+        is_registered_here=False, keep_seconds=30.0 * 86_400, parameters=(
             ParameterOutline("user_id", "int", (), True, False, False),
             ParameterOutline("note", "str", (), False, False, False),
         ),

@@ -14,7 +14,7 @@ from datetime import timedelta
 import attrs
 import pytest
 
-from firelock import Firelock, JobContext, Settings
+from firelock import Firelock, JobContext, Retry, Settings
 from firelock.clock import SECOND
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.hookspecs import ServerInfo
@@ -266,6 +266,27 @@ def test_continuations_and_expired_jobs_are_seen_to(scene):
 
     until(lambda: child.refresh().state is State.ENQUEUED)
     until(lambda: scene.storage.get([gone.id]) == [None])
+
+
+@pytest.mark.parametrize(("keep", "days"), [(None, 1), (timedelta(hours=1), 1 / 24), (3 * 86_400, 3), (0, 0)])
+def test_a_task_says_how_long_its_succeeded_jobs_stay(keep, days):
+    """Shorter or longer than the settings; what failed or was deleted stays as they say."""
+    storage = FailingStorage()
+    storage.clock = lambda: 10**15 + storage.clock_offset
+    with Firelock(storage, settings=Settings(keep_failed=2 * 86_400)) as fire:
+        task = fire.task(name="task", keep=keep, retry=Retry.never())(lambda fails: 1 / (not fails))
+        done, failed, deleted = task.enqueue(False), task.enqueue(True), task.enqueue(False)
+        deleted.delete()
+        Worker(fire).run()
+
+        kept = {job: job.refresh().record() for job in (done, failed, deleted)}
+        assert [days, 2, 1] == [(one.expires_at - one.ended_at) / (86_400 * SECOND) for one in kept.values()]
+        storage.clock_offset = kept[done].expires_at - storage.clock() - 1
+        storage.prune(10)
+        is_there = storage.get([done.id]) != [None]
+        storage.clock_offset += 1
+        storage.prune(10)
+        assert (True, [None]) == (is_there, storage.get([done.id]))
 
 
 def test_a_sweep_yields_after_so_many_batches(seldom):

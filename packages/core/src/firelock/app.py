@@ -66,6 +66,7 @@ T = TypeVar("T")
 _TASK_OPTIONS = {
     **{name: name for name in ("queue", "priority", "retry", "tags", "aliases", "executor", "on_risk")},
     "timeout": "timeout_seconds",
+    "keep": "keep_seconds",
     "remote": "is_remote",
 }
 
@@ -195,6 +196,7 @@ class Firelock(ServedApp):
         priority: int = 0,
         retry: RetryPolicy | None = None,
         timeout: timedelta | float | None = None,
+        keep: timedelta | float | None = None,
         tags: Sequence[str] = (),
         aliases: Sequence[str] = (),
         executor: str = "auto",
@@ -212,10 +214,11 @@ class Firelock(ServedApp):
         Args:
             function: a plain `def` or `async def`.
             options: `name` (as stored; `module.qualname` by default), `queue`, `priority` (-100 to 100),
-                `retry` (a Retry or an object with `decide`), `timeout` (of an attempt), `tags` (texts that
-                may name parameters: "user:{user_id}"), `aliases` (old names still stored with jobs),
-                `executor` ("auto" or "process"), `on_risk` ("continue" or "cancel"), `remote` (a stub for
-                code that lives elsewhere).
+                `retry` (a Retry or an object with `decide`), `timeout` (of an attempt), `keep` (how long a
+                succeeded job stays, with its result; by default as the settings say), `tags` (texts that may
+                name parameters: "user:{user_id}"), `aliases` (old names still stored with jobs), `executor`
+                ("auto" or "process"), `on_risk` ("continue" or "cancel"), `remote` (a stub for code that
+                lives elsewhere).
 
         Raises:
             TaskError: it is no plain function, or no other process could find it.

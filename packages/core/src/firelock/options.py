@@ -23,6 +23,7 @@ Choice = TypeVar("Choice", bound=StrEnum)
 _QUEUE = re.compile(r"[a-z0-9_.-]{1,64}\Z")
 _PRIORITY = 100
 _TIMEOUT_LIMIT = 366 * 86_400.0
+_KEEP_LIMIT = 3_650 * 86_400.0  # as of the settings
 
 
 def check_queue(name: str) -> str:
@@ -55,6 +56,18 @@ def to_timeout_seconds(value: timedelta | float | None) -> float | None:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= _TIMEOUT_LIMIT:
         raise ConfigurationError(
             f"Timeout {shown(value)} is refused; pass a timedelta or seconds, above zero and up to a year."
+        )
+    return float(seconds)
+
+
+def to_keep_seconds(value: timedelta | float | None) -> float | None:
+    """Return how long succeeded jobs stay, in seconds; ConfigurationError unless it is 0 to 3,650 days."""
+    if value is None:
+        return None
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= _KEEP_LIMIT:
+        raise ConfigurationError(
+            f"keep={shown(value)} is refused; pass a timedelta or seconds, from zero to 3,650 days."
         )
     return float(seconds)
 
@@ -177,6 +190,7 @@ class TaskInfo:
     priority: int = attrs.field(default=0, converter=check_priority)
     retry: RetryPolicy = attrs.field(factory=Retry, converter=check_retry)
     timeout_seconds: float | None = attrs.field(default=None, converter=to_timeout_seconds)
+    keep_seconds: float | None = attrs.field(default=None, converter=to_keep_seconds)  # once succeeded
     tags: tuple[str, ...] = attrs.field(default=(), converter=to_tags)  # may hold {parameter}
     aliases: tuple[str, ...] = attrs.field(default=(), converter=to_aliases)
     executor: Executor = attrs.field(default=Executor.AUTO, converter=_to_executor)

@@ -55,6 +55,7 @@ class TaskEntry:
     seen_at: datetime | None  # when a server last told of it; None where none has
     is_registered_here: bool  # this app can enqueue it
     parameters: tuple[ParameterOutline, ...] | None = None  # None: told by a server that did not know them
+    keep_seconds: float | None = None  # of succeeded jobs; None: as the settings say
 
 
 class Catalogue:
@@ -171,6 +172,7 @@ def _value(client: Client, info: TaskInfo) -> Mapping[str, JsonValue]:
         "priority": info.priority,
         "retry": _retry_facts(info.retry),
         "timeout_seconds": info.timeout_seconds,
+        "keep_seconds": info.keep_seconds,
         "executor": str(info.executor),
         "is_async": info.is_async,
         "aliases": list(info.aliases),

@@ -252,7 +252,9 @@ class JobRunner:
 
     def _succeeded(self, run: Run, at: int, result: object) -> Transition:
         text, absent = self._nothing_of(run) if result is None else self._encode_result(run, result)
-        keep = self._runtime.client.retention.succeeded
+        keep, own = self._runtime.client.retention.succeeded, run.info.keep_seconds
+        if own is not None:
+            keep = int(own * SECOND)
         return lifecycle.succeeded(
             run.job, run.holder, at=at, started_at=run.started_at, result=text, result_absent=absent,
             expires_at=None if keep is None else at + keep,
