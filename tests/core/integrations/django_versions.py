@@ -15,7 +15,10 @@ import pytest
 ROOT = Path(__file__).parents[3]
 VERSIONS = ("5.2", "6.0", "6.1")
 _PIP = ("-m", "pip", "--quiet", "--disable-pip-version-check")
-_NEEDED = ("attrs", "cattrs", "croniter", "pluggy", "rich", "tzdata", "pytest", "pytest-timeout", "anyio")
+_NEEDED = (
+    *(each for name in ("core", "backend-sql") for each in ("--editable", str(ROOT / "packages" / name))),
+    "pytest", "pytest-timeout", "anyio",
+)  # fmt: skip
 
 
 @attrs.define

@@ -6,11 +6,14 @@ import json
 import os
 import shutil
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
+import attrs
 import pytest
 
 from tests.core.integrations.django_versions import ROOT, VERSIONS, Djangos
+from tests.repository.docs.pages import python_blocks
 
 pytestmark = pytest.mark.heavy("installs Djangos into environments of their own")
 HERE = Path(__file__).parent
@@ -25,11 +28,10 @@ def djangos(tmp_path_factory):
 
 
 def run(python, *words):
-    found = os.pathsep.join((str(ROOT / "packages" / "core" / "src"), str(ROOT)))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [python, *words], cwd=ROOT, env={**os.environ, "PYTHONPATH": found}, capture_output=True, text=True,
-        timeout=300, check=False,
-    )  # fmt: skip
+        [python, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -53,3 +55,78 @@ def test_our_tests_pass_with_newer_djangos(djangos, version):
     done = run(djangos.python(version), *words, str(HERE / "test_django_tasks.py"))
 
     assert 0 == done.returncode, done.stdout[-4000:]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_reader_of_the_page_gets_a_result(djangos, version, tmp_path):
+    """From an empty folder, by Django's own commands and the page's files."""
+    project = PageProject(djangos.python(version), tmp_path, version)
+    project.make()
+
+    checked = project.manage("check")
+    result_id, status = project.manage("shell", said=project.enqueue).split()[-2:]
+    with project.server():
+        read = project.manage("shell", said=project.reading(result_id))
+
+    assert "no issues" in checked
+    assert "READY" == status
+    assert read.strip().endswith("SUCCESSFUL Good morning, ann!")
+
+
+@attrs.define
+class PageProject:
+    """The project that `docs/django-tasks.md` has its readers make."""
+
+    python: str
+    folder: Path
+    version: str
+
+    def make(self):
+        """The folder holds the project, its tables made."""
+        settings, tasks, *_ = self.blocks
+        self.run("-m", "django", "startproject", "mysite", ".")
+        self.manage("startapp", "shop")
+        with (self.folder / "mysite" / "settings.py").open("a", encoding="utf-8") as file:
+            file.write(settings)
+            if self.version == "5.2":
+                file.write('INSTALLED_APPS += ["django_tasks"]\n')
+        (self.folder / "shop" / "tasks.py").write_text(tasks, encoding="utf-8")
+        self.manage("migrate", "-v", "0")
+
+    @property
+    def blocks(self):
+        page = (ROOT / "docs" / "django-tasks.md").read_text(encoding="utf-8")
+        text = page.replace("django.tasks import", "django_tasks import") if self.version == "5.2" else page
+        return [block.code for block in python_blocks(text)[:4]]
+
+    @property
+    def enqueue(self):
+        return self.blocks[2]
+
+    def reading(self, result_id):
+        """Return the page's program for a result, which waits for it first."""
+        wait = "from firelock.integrations.django import fire; fire.jobs.get(result_id).result(timeout=60)"
+        return f"result_id = {result_id!r}\n{wait}\n{self.blocks[3]}"
+
+    def manage(self, *words, said=None):
+        return self.run("manage.py", *words, said=said)
+
+    def run(self, *words, said=None):
+        done = subprocess.run(
+            [self.python, *words], cwd=self.folder, input=said, capture_output=True, text=True, timeout=120,
+            check=False,
+        )  # fmt: skip
+        assert 0 == done.returncode, done.stdout + done.stderr
+        return done.stdout
+
+    @contextmanager
+    def server(self):
+        """Within the block the project's server runs."""
+        words = [self.python, "manage.py", "firelock", "server", "--workers", "1"]
+        with subprocess.Popen(
+            words, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as server:
+            try:
+                yield
+            finally:
+                server.terminate()
