@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from http.cookies import SimpleCookie
 from pathlib import Path
@@ -187,6 +188,24 @@ def test_an_app_brings_its_tasks(start, tmp_path):
 
     assert "shop.pack" in asked(address, "/tasks", session=session)[1]
     assert 'name="args.number"' in asked(address, "/tasks/run?name=shop.pack", session=session)[1]
+
+
+def test_a_scraper_has_a_token_beside_the_password(start, tmp_path):
+    """FIRELOCK_DASHBOARD_TOKEN reads figures; a page asks for the password still."""
+    words = ("--storage", f"sqlite:///{tmp_path / 'jobs.db'}", "--port", "0", "--user", "ops")
+    secrets = {
+        "FIRELOCK_DASHBOARD_PASSWORD": "a long one",
+        "FIRELOCK_DASHBOARD_TOKEN": "a-token-of-a-scraper",
+    }
+    address = address_of(start(*words, **secrets))
+
+    status, text = asked(address, "/metrics", Authorization="Bearer a-token-of-a-scraper")
+    with pytest.raises(urllib.error.HTTPError, match="401") as refused:
+        asked(address, "/metrics")
+    refused.value.close()
+
+    assert 200 == status
+    assert 'firelock_jobs{state="enqueued"} 0' in text
 
 
 def test_a_password_is_asked_for(start, tmp_path):

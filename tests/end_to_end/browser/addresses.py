@@ -9,7 +9,7 @@ from firelock import State
 # Routes whose answer is no page: fragments of one, files to keep, and JSON.
 NO_PAGES = {
     "/history.json", "/live.json", "/navigation", "/jobs/suggest", "/jobs/export", "/jobs/{id}/log",
-    "/jobs/{id}/arguments", "/jobs/{id}/result", "/recurring/preview", "/system/bundle",
+    "/jobs/{id}/arguments", "/jobs/{id}/result", "/recurring/preview", "/system/bundle", "/metrics",
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from starlette.responses import RedirectResponse, Response
 from firelock import (
     ConfigurationError,
     Firelock,
+    FirelockError,
     JobConflict,
     JobNotFound,
     ScheduleError,
@@ -25,6 +26,7 @@ from firelock import (
 )
 from firelock.storage import Feature
 from firelock_dashboard import api, pages
+from firelock_dashboard.api import metrics
 from firelock_dashboard.extensions import PluginPages, plugin_pages, route_of
 from firelock_dashboard.fields import SentFields
 from firelock_dashboard.frameworks import (
@@ -53,9 +55,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TABLE: tuple[Route, ...] = (*pages.ROUTES, *api.ROUTES)
+TABLE: tuple[Route, ...] = (*pages.ROUTES, *api.ROUTES, *metrics.ROUTES)
 
 _BROKEN = 500
+_READY = "/-/readyz"
+_PROBES = ("/-/livez", _READY)
 
 
 class Dashboard(Site):
@@ -175,6 +179,8 @@ class Dashboard(Site):
         try:
             self.gate.check_shape(request)
             urls = Urls(self.gate.root(request), self.assets)
+            if path in _PROBES and request.method != "POST":  # before anybody is asked who they are: no data
+                return await run_in_threadpool(self._probed, path)
             if path.startswith("/files/") and request.method != "POST":  # of the package: no data is in them
                 return self.assets.response(path.removeprefix("/files/"), request.headers)
             if path == ENTER and self.auth is None:
@@ -192,6 +198,15 @@ class Dashboard(Site):
         except Exception as error:  # noqa: BLE001 - `_problem_of` has it in the log
             visit = Visit(self, request, urls, access=access, places={}, body=b"")
             return await run_in_threadpool(self._refused, visit, self._problem_of(error, access, path))
+
+    def _probed(self, path: str) -> Response:
+        """Answer an orchestrator: this process answers, and, for /-/readyz, the storage did a second ago."""
+        try:
+            if path == _READY:
+                self.counts()
+        except FirelockError:
+            return Response("failed storage: it does not answer\n", 503, media_type="text/plain")
+        return Response("ok\n", media_type="text/plain")
 
     async def _entered(self, request: Request, urls: Urls) -> Response:
         """Show what asks for a link; a POST of the page's own form exchanges one, which no preview does."""

@@ -16,13 +16,16 @@ import uvicorn
 from firelock import ConfigurationError, StorageUnavailable
 from firelock.storage import Feature
 from firelock_dashboard.app import Dashboard
+from firelock_dashboard.security.auth import any_of
 from firelock_dashboard.security.links import LINK_SECONDS, Links
-from firelock_dashboard.security.passwords import basic_auth
+from firelock_dashboard.security.passwords import basic_auth, bearer_tokens
+from firelock_dashboard.security.permissions import Permission
 
 if TYPE_CHECKING:
     from firelock_dashboard.security.permissions import Auth
 
 _PASSWORD = "FIRELOCK_DASHBOARD_PASSWORD"  # noqa: S105 - the name of the variable
+_TOKEN = "FIRELOCK_DASHBOARD_TOKEN"  # noqa: S105 - likewise
 _LAST_PORT = 65_535
 
 
@@ -64,12 +67,16 @@ def serve(options: argparse.Namespace) -> int:
 
 
 def _auth(user: str | None) -> Auth | None:
+    """Return who may come in: the user of --user, and who sends the token that reads figures."""
+    token = os.environ.get(_TOKEN)
+    programs = [bearer_tokens({token: [Permission.READ]})] if token else []
     if user is None:
-        return None
+        return programs[0] if programs else None
     password = os.environ.get(_PASSWORD, "")
     if not password:
         raise ConfigurationError(f"--user {user} needs a password; set {_PASSWORD}.")
-    return basic_auth({user: password}, level="admin")
+    people = basic_auth({user: password}, level="admin")
+    return any_of(people, *programs) if programs else people
 
 
 def _listening(host: str, port: int) -> socket.socket:

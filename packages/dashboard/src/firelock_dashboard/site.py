@@ -12,8 +12,10 @@ from firelock_dashboard.payloads import PayloadReader
 from firelock_dashboard.rendering import Templates
 from firelock_dashboard.security.permissions import LEVELS, Access, Permission
 from firelock_dashboard.security.redaction import Redactions, Redactor
+from firelock_dashboard.stats.gauges import Gauges
 from firelock_dashboard.stats.history import History
 from firelock_dashboard.stats.live import Live
+from firelock_dashboard.stats.scale import Scale
 from firelock_dashboard.stats.watch import Watch
 from firelock_dashboard.texts import Texts
 
@@ -53,6 +55,8 @@ class Site:
         self.payloads = PayloadReader(fire.client.serializers, self.redactor)
         self.history = History(fire)
         self.watch = Watch(fire, self.history, is_read_only=is_read_only)
+        self.gauges = Gauges(fire, self.watch, self.counts)
+        self.scale = Scale(fire, self.watch)
         self.runner = OperationRunner(fire, self.payloads, is_allowed=not is_read_only, on_ended=self.forget)
         self.live = Live(fire, self._count, masked=self.redactor.text, on_changed=self.watch.forget)
         self._counted: tuple[float, Counts] | None = None

@@ -196,6 +196,16 @@ def show_system(visit: Visit) -> Response:
     )  # fmt: skip
 
 
+def show_scale(visit: Visit) -> Response:
+    demand = visit.dashboard.scale.demand(
+        visit.query.maybe("queue", limit=64),
+        within=visit.query.number("within", 60, least=0, most=86_400),
+        clear_within=visit.query.number("clear_within", 60, least=1, most=86_400),
+        most=visit.query.number("most", 100_000, least=1, most=100_000),
+    )
+    return visit.json(attrs.asdict(demand))
+
+
 def _get(
     path: str,
     view: Callable[[Visit], Response],
@@ -260,6 +270,15 @@ ROUTES = (
         "A page of recurring definitions in order of id.",
         _PAGE[0],
         ApiParameter("after", "The id behind which the page begins."),
+    ),
+    _get(
+        "/scale",
+        show_scale,
+        "How many workers a queue wants, or all of them, for an autoscaler; some five seconds old.",
+        ApiParameter("queue", "Of this queue; of all where left out."),
+        ApiParameter("within", "Seconds within which a scheduled job counts as waiting: 60.", "integer"),
+        ApiParameter("clear_within", "Seconds in which the backlog is to be done: 60.", "integer"),
+        ApiParameter("most", "Workers that are wanted at most.", "integer"),
     ),
     _get("/servers", list_servers, "The servers with their sessions."),
     _get(

@@ -1,5 +1,6 @@
 """Numbers about jobs, kept so that pages stay quick whatever the number of jobs.
 
 Read `rollups` first, which adds up what ended; `history` answers by hour, day, week and month out of it;
-`live` tells open pages what moves; `causes` remembers causes of failures; `watch` shares one look.
+`live` tells open pages what moves; `causes` remembers causes of failures; `watch` shares one look, of which
+`gauges` makes metrics and `scale` what an autoscaler asks for.
 """

@@ -1,0 +1,154 @@
+"""The whole cluster in numbers, for Prometheus: queues, servers, recurring jobs, and what is wrong."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from firelock import MetricFamily
+from firelock.control.doctor import check_running
+from firelock.control.servers import ServerState
+from firelock.storage import JobFilter, State
+
+if TYPE_CHECKING:
+    from firelock import Firelock, RecurringJob, ServerView
+    from firelock.control.doctor import Sight
+    from firelock.storage import Counts
+    from firelock_dashboard.stats.watch import Watch
+
+_MICROS = 1_000_000
+_AGE = 5.0  # seconds that a page of metrics counts as new
+_QUEUES = 200
+_SEARCHED = 50  # recurring jobs whose last success is searched for, in one look
+_WAITING = (State.AWAITING, State.SCHEDULED, State.ENQUEUED, State.PROCESSING)
+
+
+class Gauges:
+    """One page of metrics for all who ask within five seconds.
+
+    Every number is the cluster's, so that it is the same wherever it is read: take `max`, never `sum`, over
+    several dashboards.
+    """
+
+    def __init__(
+        self,
+        fire: Firelock,
+        watch: Watch,
+        counts: Callable[[], Counts],
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._fire = fire
+        self._watch = watch
+        self._counts = counts
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._read_at = float("-inf")
+        self._families: list[MetricFamily] = []
+        self._succeeded_at: dict[str, int] = {}  # of recurring jobs, in micros
+
+    def families(self) -> list[MetricFamily]:
+        """Return the metrics, at most five seconds old."""
+        with self._lock:
+            if self._monotonic() - self._read_at > _AGE:
+                sight = self._watch.sight()
+                self._families = [
+                    *_queue_families(sight, self._counts()),
+                    *_server_families(sight),
+                    *self._recurring_families(sight),
+                    _findings(sight),
+                ]
+                self._read_at = self._monotonic()
+            return self._families
+
+    # ---- recurring jobs ----------------------------------------------------------------------------------
+
+    def _recurring_families(self, sight: Sight) -> list[MetricFamily]:
+        success = MetricFamily(
+            "firelock_recurring_last_success_timestamp_seconds", "gauge", "When its last job succeeded."
+        )
+        next_ = MetricFamily(
+            "firelock_recurring_next_timestamp_seconds",
+            "gauge",
+            "When it fires next; not while it is paused.",
+        )
+        overdue = MetricFamily(
+            "firelock_recurring_overdue_seconds",
+            "gauge",
+            "Since it should have fired; 0 if not due.",
+        )
+        missed = MetricFamily("firelock_recurring_missed_total", "counter", "Instants that were given up.")
+        self._learn_successes(sight.recurring)
+        for one in sight.recurring:
+            record = one.record
+            if record.id in self._succeeded_at:
+                success.add(self._succeeded_at[record.id] / _MICROS, recurring=record.id)
+            if record.due_at is not None:
+                next_.add(record.due_at / _MICROS, recurring=record.id)
+            late = 0 if record.due_at is None else max(0, sight.now - record.due_at)
+            overdue.add(late / _MICROS, recurring=record.id)
+            missed.add(record.dropped, recurring=record.id)
+        return [success, next_, overdue, missed]
+
+    def _learn_successes(self, recurring: Sequence[RecurringJob]) -> None:
+        """The last success of each is known: of its last job, else searched for once and remembered."""
+        self._succeeded_at = {
+            one.id: self._succeeded_at[one.id] for one in recurring if one.id in self._succeeded_at
+        }
+        last = {one.record.last_job_id: one.id for one in recurring if one.record.last_job_id}
+        for job in self._fire.storage.get(list(last)):
+            if job is not None and job.state is State.SUCCEEDED and job.ended_at is not None:
+                self._succeeded_at[last[job.id]] = job.ended_at
+        unknown = [name for name in last.values() if name not in self._succeeded_at]
+        for name in unknown[:_SEARCHED]:
+            where = JobFilter(state=State.SUCCEEDED, recurring_id=name)
+            for found in self._fire.jobs.page(where, limit=1):
+                self._succeeded_at[name] = found.record().ended_at or found.record().changed_at
+
+
+def _queue_families(sight: Sight, counts: Counts) -> list[MetricFamily]:
+    jobs = MetricFamily("firelock_jobs", "gauge", "Jobs in each state.")
+    for state in State:
+        jobs.add(counts.by_state.get(state, 0), state=str(state))
+    depth = MetricFamily("firelock_queue_depth", "gauge", "Jobs of the queue that have not ended, by state.")
+    latency = MetricFamily(
+        "firelock_queue_latency_seconds", "gauge", "How long its first job has been enqueued; 0 for none."
+    )
+    paused = MetricFamily("firelock_queue_paused", "gauge", "1 where nobody may claim from it.")
+    listeners = MetricFamily("firelock_queue_listeners", "gauge", "Servers that claim from it.")
+    for queue in sorted(sight.queues, key=lambda each: -each.enqueued)[:_QUEUES]:
+        states, since = counts.by_queue.get(queue.name, {}), sight.oldest.get(queue.name, sight.now)
+        for state in _WAITING:
+            depth.add(states.get(state, 0), queue=queue.name, state=str(state))
+        latency.add(max(0, sight.now - since) / _MICROS, queue=queue.name)
+        paused.add(float(queue.is_paused), queue=queue.name)
+        listeners.add(len(sight.listening(queue.name)), queue=queue.name)
+    return [jobs, depth, latency, paused, listeners]
+
+
+def _server_families(sight: Sight) -> list[MetricFamily]:
+    states = Counter(server.state_at(sight.now) for server in sight.servers)
+    servers = MetricFamily("firelock_servers", "gauge", "Servers by state; who is gone stays for a day.")
+    for state in ServerState:
+        servers.add(states[state], state=str(state))
+    slots = MetricFamily("firelock_worker_slots", "gauge", "Workers of the living servers, by what they do.")
+    by_name: dict[str, list[ServerView]] = {}  # one that is started anew may have its forerunner's name
+    for server in sight.alive:
+        by_name.setdefault(server.name, []).append(server)
+    for name, alike in by_name.items():
+        busy, workers = sum(one.busy for one in alike), sum(one.workers for one in alike)
+        slots.add(busy, server=name, state="busy")
+        slots.add(max(0, workers - busy), server=name, state="idle")
+    return [servers, slots]
+
+
+def _findings(sight: Sight) -> MetricFamily:
+    """Return what is wrong at this moment, as the overview and `firelock doctor` say it in words."""
+    found = Counter((one.code, "error" if one.is_error else "warning") for one in check_running(sight))
+    family = MetricFamily("firelock_findings", "gauge", "What is wrong, by the doctor's code and severity.")
+    for (code, severity), count in sorted(found.items()):
+        family.add(count, code=code, severity=severity)
+    return family

@@ -1,0 +1,281 @@
+"""What programs ask: metrics, what an autoscaler wants to know, and whether the dashboard is well."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import timedelta
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from firelock import Cron, Firelock, StorageUnavailable
+from firelock.server.scheduler import fire_due
+from firelock.storage import NewSession, Renewal
+from firelock.testing.movable_clock import movable
+from firelock_dashboard import Dashboard, Permission, any_of, basic_auth, bearer_tokens, hash_password
+from firelock_dashboard.stats.scale import wanted_workers
+from tests.core.fakes import FailingStorage
+from tests.dashboard.asking import Browser
+from tests.dashboard.worker import Worker
+
+SECOND = 1_000_000
+DAY = 86_400 * SECOND
+
+
+@pytest.fixture
+def send(fire):
+    return fire.task(name="shop.send", queue="mail", tags=["user:{user_id}"])(send_mail)
+
+
+def send_mail(user_id: int) -> None:
+    """Send."""
+
+
+def samples(client):
+    """The value of every sample of /metrics, by its name and labels."""
+    answer = client.get("/metrics")
+    assert answer.status == 200
+    assert answer.header("content-type") == "text/plain; version=0.0.4; charset=utf-8"
+    families = list(text_string_to_metric_families(answer.text))
+    found = [(one.name, *sorted(one.labels.items())) for each in families for one in each.samples]
+    assert len(found) == len(set(found))
+    return {
+        (one.name.removeprefix("firelock_"), *one.labels.values()): one.value
+        for each in families
+        for one in each.samples
+    }
+
+
+def begin(fire, server, *, queues="*", workers=4, busy=0, server_id=None):
+    """A server lives and has told that so many of its workers are busy."""
+    server_id = server_id or f"id of {server}"
+    now = fire.storage.clock()
+    session = NewSession(f"s of {server_id}", server_id, server, "vm", 1, now, 30.0, workers, queues)
+    fire.storage.begin_session(session)
+    fire.storage.renew([Renewal(session.id, busy, "running")])
+
+
+# ---- metrics ---------------------------------------------------------------------------------------------
+
+
+def test_queues_in_numbers(client, fire, send):
+    """Depth by state, the age of the oldest, pauses, who listens."""
+    send.enqueue(1)
+    send.schedule(timedelta(hours=1), 2)
+    send.using(queue="bulk").enqueue(3)
+    fire.queues.pause("bulk")
+    begin(fire, "web:1", queues="mail")
+    movable(fire.storage).clock_offset += 20 * SECOND
+
+    found = samples(client)
+
+    assert found["queue_depth", "mail", "enqueued"] == 1.0
+    assert found["queue_depth", "mail", "scheduled"] == 1.0
+    assert found["queue_depth", "mail", "awaiting"] == 0.0
+    assert found["queue_latency_seconds", "mail"] >= 20.0
+    assert (found["queue_listeners", "mail"], found["queue_listeners", "bulk"]) == (1.0, 0.0)
+    assert (found["queue_paused", "mail"], found["queue_paused", "bulk"]) == (0.0, 1.0)
+    assert (found["jobs", "enqueued"], found["jobs", "failed"]) == (2.0, 0.0)
+
+
+def test_servers_in_numbers(client, fire):
+    """By state, and their workers; two of one name are one."""
+    begin(fire, "web:1", workers=4, busy=3)
+    begin(fire, "web:2", workers=10, busy=2)
+    begin(fire, "web:2", workers=10, busy=1, server_id="its successor")
+
+    found = samples(client)
+
+    assert (found["servers", "active"], found["servers", "lost"]) == (3.0, 0.0)
+    assert (found["worker_slots", "web:1", "busy"], found["worker_slots", "web:1", "idle"]) == (3.0, 1.0)
+    assert (found["worker_slots", "web:2", "busy"], found["worker_slots", "web:2", "idle"]) == (3.0, 17.0)
+
+
+def test_recurring_jobs_in_numbers(client, fire, send):
+    """When the last one succeeded, also if a later one has failed since; when the next one is due."""
+    send.recur("nightly", Cron("0 2 * * *"), 1)
+    send.recur("never-ran", Cron("0 2 * * *"), 1)
+    fire.recurring.pause("never-ran")
+    movable(fire.storage).clock_offset += DAY
+    fire_due(fire.client)
+    worker = Worker(fire)
+    job = worker.claim()
+    worker.succeed(job)
+    succeeded_at = fire.jobs.get(job.id).record().ended_at
+    movable(fire.storage).clock_offset += DAY
+    fire_due(fire.client)
+    worker = Worker(fire)
+    worker.fail(worker.claim())
+    movable(fire.storage).clock_offset += DAY
+
+    found = samples(client)
+
+    assert found["recurring_last_success_timestamp_seconds", "nightly"] == pytest.approx(
+        succeeded_at / SECOND
+    )
+    assert ("recurring_last_success_timestamp_seconds", "never-ran") not in found
+    assert found["recurring_next_timestamp_seconds", "nightly"] > succeeded_at / SECOND
+    assert ("recurring_next_timestamp_seconds", "never-ran") not in found
+    assert found["recurring_overdue_seconds", "nightly"] > 0.0
+    assert found["recurring_overdue_seconds", "never-ran"] == 0.0
+    assert found["recurring_missed_total", "nightly"] == 0.0
+
+
+def test_what_is_wrong_has_a_number(client, send):
+    """By the code that the doctor gives it."""
+    send.enqueue(1)
+
+    assert samples(client)["findings", "no_server", "error"] == 1.0
+
+
+def test_a_metric_holds_nothing_of_a_single_job(client, send):
+    """No id, tag or argument."""
+    job = send.enqueue(4711)
+
+    text = client.get("/metrics").text
+
+    assert job.id not in text
+    assert "4711" not in text
+
+
+def test_many_scrapes_cost_one_look(send, tick, monkeypatch):
+    """Within five seconds."""
+    from firelock_dashboard.stats.gauges import Gauges
+
+    looks = []
+
+    class Looking:
+        def sight(self):
+            from firelock.control.doctor import Sight
+
+            looks.append(tick.at)
+            return Sight(0)
+
+    gauges = Gauges(None, Looking(), lambda: None, monotonic=tick)
+    monkeypatch.setattr("firelock_dashboard.stats.gauges._queue_families", lambda *_: [])
+    monkeypatch.setattr(gauges, "_recurring_families", lambda _: [])
+    for _ in range(10):
+        gauges.families()
+    tick.at += 6
+    gauges.families()
+
+    assert len(looks) == 2
+
+
+# ---- scale -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("processing", "backlog", "mean", "most", "wanted"),
+    [
+        (0, 0, 1.0, 100, 0),
+        (0, 1, 0.001, 100, 1),  # never none where there is a job
+        (0, 600, 1.0, 100, 10),
+        (5, 600, 1.0, 100, 15),  # what runs keeps its workers
+        (0, 3, 3_600.0, 100, 3),  # none more than jobs
+        (0, 10_000, 10.0, 100, 100),
+        (7, 0, 1.0, 100, 7),
+    ],
+)
+def test_wanted_workers_follow_the_formula(processing, backlog, mean, most, wanted):
+    """What runs, and the backlog's work over the time that it may take."""
+    assert wanted == wanted_workers(
+        processing=processing, backlog=backlog, mean_seconds=mean, clear_within=60, most=most
+    )
+
+
+def test_a_queue_tells_what_it_wants(client, fire, send):
+    """What waits, what is due soon, retries and recurring jobs too; nobody else's."""
+    begin(fire, "web:1", queues="mail", workers=4)
+    send.enqueue_many([(number,) for number in range(3)])
+    send.schedule(timedelta(seconds=20), 1)
+    send.schedule(timedelta(hours=1), 1)
+    send.using(queue="bulk").enqueue(1)
+    send.recur("soon", Cron("* * * * *"), 1)
+
+    asked = client.get("/api/scale?queue=mail&within=60&clear_within=1").json()
+    other = client.get("/api/scale?queue=bulk").json()
+    every = client.get("/api/scale").json()
+
+    assert asked["oldest_wait_seconds"] >= 0
+    assert {name: asked[name] for name in asked if name != "oldest_wait_seconds"} == {
+        "queue": "mail", "backlog": 5, "enqueued": 3, "due_soon": 1, "recurring_soon": 1, "processing": 0,
+        "mean_seconds": 1.0, "workers": 4, "wanted_workers": 5, "is_paused": False,
+    }  # fmt: skip
+    assert (other["backlog"], other["workers"], other["wanted_workers"]) == (1, 0, 1)
+    assert (every["queue"], every["backlog"]) == (None, 6)
+
+
+def test_a_paused_queue_and_an_unknown_one_want_nobody(client, fire, send):
+    """As no worker could do anything there."""
+    send.enqueue(1)
+    fire.queues.pause("mail")
+
+    paused, unknown = (client.get(f"/api/scale?queue={name}").json() for name in ("mail", "never-heard-of"))
+
+    assert (paused["is_paused"], paused["backlog"], paused["wanted_workers"]) == (True, 0, 0)
+    assert (unknown["is_paused"], unknown["backlog"], unknown["wanted_workers"]) == (False, 0, 0)
+
+
+@pytest.mark.parametrize("query", ["within=-1", "clear_within=0", "most=many", "queues=mail"])
+def test_a_wrong_question_is_refused(client, query):
+    """By the name of the field."""
+    answer = client.get(f"/api/scale?{query}")
+
+    assert answer.status == 400
+    assert query.partition("=")[0] in answer.json()["error"]
+
+
+# ---- who may ---------------------------------------------------------------------------------------------
+
+
+def test_a_scraper_comes_in_by_a_token_that_opens_nothing_else(fire, send):
+    """Who has none is told how; the token reads figures, and neither changes anything nor sees arguments."""
+    job = send.enqueue(1)
+    people = basic_auth({"ada": hash_password("only-for-this-test")})
+    auth = any_of(people, bearer_tokens({"a-token-of-a-scraper": [Permission.READ]}))
+    scraper = {"authorization": "Bearer a-token-of-a-scraper"}
+    peer = ("10.0.0.7", 50_000)
+    with closing(Dashboard(fire, auth=auth)) as dashboard, closing(Browser(dashboard, peer=peer)) as browser:
+        for path in ("/metrics", "/api/scale?queue=mail"):
+            assert browser.get(path).status == 401
+            assert browser.get(path, headers=scraper).status == 200
+        told = browser.get(f"/api/jobs/{job.id}", headers=scraper).json()
+        refused = browser.post("/jobs/delete", {"id": job.id}, headers=scraper)
+
+    assert told["arguments"] is None
+    assert refused.status == 403
+
+
+def test_without_an_auth_only_this_machine_may_ask(fire):
+    """As for every page."""
+    with closing(Dashboard(fire)) as dashboard, closing(Browser(dashboard, peer=("10.0.0.7", 1))) as browser:
+        assert browser.get("/metrics").status == 403
+
+
+# ---- probes ----------------------------------------------------------------------------------------------
+
+
+def test_an_orchestrator_asks_whether_the_dashboard_is_well(fire):
+    """From wherever it comes, without saying who it is: it learns no more than that."""
+    with closing(Dashboard(fire)) as dashboard, closing(Browser(dashboard, peer=("10.0.0.7", 1))) as browser:
+        answers = [browser.get(path) for path in ("/-/livez", "/-/readyz")]
+
+    assert [(200, "ok\n"), (200, "ok\n")] == [(answer.status, answer.text) for answer in answers]
+
+
+def test_a_dashboard_whose_storage_is_away_is_alive_and_not_ready():
+    """It says so once it is back."""
+    with (
+        closing(Firelock(FailingStorage())) as fire,
+        closing(Dashboard(fire)) as dashboard,
+        closing(Browser(dashboard, is_in=False)) as browser,
+    ):
+        fire.storage.fail_always("counts", StorageUnavailable("no route to 10.0.0.9"))
+        away = browser.get("/-/readyz")
+        alive = browser.get("/-/livez")
+        fire.storage.mend()
+        back = browser.get("/-/readyz")
+
+    assert (away.status, away.text) == (503, "failed storage: it does not answer\n")
+    assert [alive.status, back.status] == [200, 200]
