@@ -11,7 +11,7 @@ SOURCES := $(wildcard packages/*/src)
 TYPED := $(SOURCES) tests/repository/typing $(sort $(dir $(wildcard scripts/*/*.py benchmarks/*.py examples/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all cover check format lint types imports site docs bench path sizes lock clean FORCE
+.PHONY: help setup demo test test-all cover check format lint types imports site docs wheels bench path sizes lock clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -70,6 +70,12 @@ site: $(READY) ## build the site of the documentation, in build/documents/site, 
 
 docs: site ## build the site, run the documentation's code, follow its links, look for a heading of each hook
 	$(BIN)/python -m pytest -q tests/repository/docs
+
+wheels: $(READY) ## build the four wheels into dist
+	@rm -f dist/firelock*.whl
+	@for package in packages/*/; do \
+	    ./scripts/uv.sh build --quiet --wheel --no-build-isolation --out-dir dist "$$package" || exit 1; done
+	@ls dist/*.whl
 
 bench: $(READY) ## measure Firelock against its peers and the floor
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-_LOADING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "link": "href"}
+_LOADING = {"script": "src", "img": "src", "iframe": "src", "video": "src", "link": "href"}
 _FOREIGN = re.compile(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//")
 
 
@@ -35,9 +35,10 @@ class BuiltPage(HTMLParser):
         if self._depth_of_article:
             self.counts[tag] = self.counts.get(tag, 0) + 1
         if tag in _LOADING and _LOADING[tag] in named:
-            (self.links if named.get("rel") in {"prev", "next", "canonical"} else self.loads).append(
-                named[_LOADING[tag]]
-            )
+            is_page = named.get("rel") in {"prev", "next", "canonical"}
+            (self.links if is_page else self.loads).append(named[_LOADING[tag]])
+        elif tag == "source" and "srcset" in named:
+            self.loads.append(named["srcset"])
         elif tag == "a" and "href" in named:
             self.links.append(named["href"])
 

@@ -13,6 +13,7 @@ from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[2]
 
+_HTML_LINK = re.compile(r"""\b(?:href|src|srcset)=["']([^"']+)["']""")
 _HTML_ANCHOR = re.compile(r"""<a\s+(?:name|id)=["']([^"']+)["']""")
 
 
@@ -46,10 +47,12 @@ def anchors(text: str) -> set[str]:
 
 
 def links(text: str) -> list[str]:
-    """Return where the page's links and images lead."""
-    inside = [child for token in tokens(text) for child in token.children or []]
+    """Return where the page's links and images lead, those written in HTML as well."""
+    inside = [child for token in tokens(text) for child in (token, *(token.children or []))]
     targets = [str(child.attrs["href"]) for child in inside if child.type == "link_open"]
-    return targets + [str(child.attrs["src"]) for child in inside if child.type == "image"]
+    targets += [str(child.attrs["src"]) for child in inside if child.type == "image"]
+    html = [child.content for child in inside if child.type in {"html_block", "html_inline"}]
+    return targets + [target for part in html for target in _HTML_LINK.findall(part)]
 
 
 def _headings_by_line(text: str) -> Iterator[tuple[int, str]]:

@@ -104,7 +104,7 @@ def _place(
 
 def _relinked(text: str, target: str, place: str | None) -> str:
     if place is not None:
-        return text.replace(f"]({target})", f"]({place})")
+        return text.replace(f"]({target})", f"]({place})").replace(f'="{target}"', f'="{place}"')
     return re.sub(rf"\[([^\]\[]*)\]\({re.escape(target)}\)", r"\1", text)
 
 

@@ -1,0 +1,239 @@
+"""Makes the pictures of README and documentation: `python -m tests.end_to_end.browser.pictures`.
+
+The dashboard of a seeded year, the job of docs/first-minute.md, half a minute of `firelock demo --dashboard`.
+All are written to docs/images as WebP, which Chromium itself encodes; frames are put together here, so no
+other program is needed.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack, closing, contextmanager
+from itertools import groupby
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+from benchmarks.seed.shop import fire as shop_app
+from firelock import Firelock, JobContext
+from tests.end_to_end.browser import seeds
+from tests.end_to_end.browser.chromium import launch
+from tests.end_to_end.browser.serving import Served
+
+IMAGES = Path(__file__).parents[3] / "docs" / "images"
+LOOKS = ("light", "dark")
+_WINDOW = {"width": 1280, "height": 960}
+_SETTLED = "() => document.fonts.ready.then(() => !document.querySelector('.htmx-request'))"
+_FRAME_MILLISECONDS = 500
+_SHRUNK = 0.7  # of the window, in the recording
+
+# A picture in WebP of one in PNG, at some share of its size.
+_ENCODE = """async ([png, share, quality]) => {
+  const image = new Image();
+  image.src = "data:image/png;base64," + png;
+  await image.decode();
+  const canvas = document.createElement("canvas");
+  canvas.width = Math.round(image.width * share);
+  canvas.height = Math.round(image.height * share);
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(image, 0, 0, canvas.width, canvas.height);
+  return canvas.toDataURL("image/webp", quality).split(",")[1];
+}"""
+
+
+class Camera:
+    """Takes what a page shows, as WebP."""
+
+    def __init__(self, browser):
+        self._darkroom = (
+            browser.new_page()
+        )  # no page of ours: their policy would refuse a picture made of data
+
+    def take(self, page, *, share=1.0, quality=0.82):
+        """Return the page's window as WebP."""
+        page.wait_for_function(_SETTLED)
+        png = base64.b64encode(page.screenshot()).decode()
+        return base64.b64decode(self._darkroom.evaluate(_ENCODE, [png, share, quality]))
+
+
+def main():
+    """Make every picture."""
+    IMAGES.mkdir(exist_ok=True)
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
+        browser = launch(playwright)
+        camera = Camera(browser)
+        for name, make in (("dashboard", seeded), ("first-minute", greeted)):
+            with make(Path(folder)) as (served, address):
+                for look in LOOKS:
+                    page = visitor(browser, served, color_scheme=look)
+                    page.goto(address)
+                    keep(f"{name}-{look}.webp", camera.take(page))
+                    page.context.close()
+        with demo(Path(folder)) as served:
+            keep("demo.webp", animated(recorded(browser, served, camera)))
+        browser.close()
+
+
+def visitor(browser, served, **options):
+    """Return a page of somebody who has come in."""
+    context = browser.new_context(
+        base_url=served.origin,
+        viewport=_WINDOW,
+        timezone_id="UTC",
+        locale="en-GB",
+        reduced_motion="reduce",
+        **options,
+    )
+    context.add_cookies(served.cookies())
+    return context.new_page()
+
+
+def keep(name, content):
+    """The picture is among the documentation's."""
+    (IMAGES / name).write_bytes(content)
+    sys.stdout.write(f"{name}: {len(content) / 1024:.0f} KiB\n")
+
+
+# ---- what is shown ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def shown(fire, address):
+    """A dashboard of the app, and what is looked at in it."""
+    served = Served(fire)
+    served.start()
+    try:
+        yield served, address
+    finally:
+        served.stop()
+
+
+@contextmanager
+def seeded(folder):
+    """A year of a shop."""
+    url = f"sqlite:///{folder / 'shop.db'}"
+    seeds.fill(url, 20_000)
+    with closing(Firelock(url)) as fire, shown(fire, "/") as place:
+        for info in shop_app.tasks():
+            fire.registry.register(info)
+        yield place
+
+
+@contextmanager
+def greeted(folder):
+    """The job that docs/first-minute.md makes."""
+    with closing(Firelock(f"sqlite:///{folder / 'hello.db'}")) as fire:
+
+        @fire.task(name="hello.greet")
+        def greet(job: JobContext, name: str) -> str:
+            job.log(f"greeting {name}")
+            return f"hello {name}"
+
+        job = greet.enqueue("Ann")
+        with fire.server(workers=2, name="dev on laptop"):
+            job.result(timeout=20)
+        with shown(fire, f"/jobs/{job.id}") as place:
+            yield place
+
+
+@contextmanager
+def demo(folder):
+    """The demo's shop at work, in a process of its own."""
+    with ExitStack() as stack:
+        command = [sys.executable, "-m", "firelock", "demo", "--dashboard", "--no-browser"]
+        shop = stack.enter_context(
+            subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder, bufsize=1)
+        )
+        stack.callback(shop.send_signal, signal.SIGINT)
+        said = next(line for line in shop.stdout if line.startswith("storage"))
+        next(line for line in shop.stdout if line.startswith("Dashboard at"))
+        fire = stack.enter_context(closing(Firelock(f"sqlite:///{said.split(maxsplit=1)[1].strip()}")))
+        served, _ = stack.enter_context(shown(fire, "/"))
+        yield served
+
+
+# ---- the recording ---------------------------------------------------------------------------------------
+
+
+def recorded(browser, served, camera):
+    """Return the frames: the shop by the second, what fails, everything requeued, and how it goes on."""
+    page = visitor(browser, served, color_scheme="light")
+    frames = []
+
+    def look_on(seconds):
+        for _ in range(int(seconds * 1000 / _FRAME_MILLISECONDS)):
+            frames.append(camera.take(page, share=_SHRUNK, quality=0.6))
+            page.wait_for_timeout(_FRAME_MILLISECONDS)
+
+    page.goto("/?span=live")
+    page.wait_for_timeout(5_000)  # for the graph to have something to show
+    look_on(6)
+    page.goto("/failures")
+    look_on(2.5)
+    page.get_by_role("link", name=re.compile("CardDeclined")).first.click()
+    page.wait_for_load_state()
+    look_on(2.5)
+    requeue = re.compile("requeue", re.IGNORECASE)
+    page.get_by_role("button", name=requeue).first.click()
+    look_on(1.5)
+    page.locator("dialog[open]").get_by_role("button", name=requeue).click()
+    page.wait_for_load_state()
+    look_on(3)
+    page.goto("/?span=live")
+    look_on(5)
+    page.context.close()
+    return frames
+
+
+def animated(frames):
+    """Return pictures of one size as an animated WebP; one that repeats the former lengthens it.
+
+    The container is that of Google's specification of WebP: RIFF, with VP8X, ANIM and an ANMF a frame.
+    """
+    parts = [(bitmap(frame), len(list(same)) * _FRAME_MILLISECONDS) for frame, same in groupby(frames)]
+    width, height = size(parts[0][0])
+    canvas = three(width - 1) + three(height - 1)
+    body = chunk(b"VP8X", bytes([0x02, 0, 0, 0]) + canvas) + chunk(b"ANIM", struct.pack("<IH", 0xFFFFFFFF, 0))
+    for picture, milliseconds in parts:
+        body += chunk(
+            b"ANMF", three(0) * 2 + canvas + three(milliseconds) + b"\x00" + chunk(b"VP8 ", picture)
+        )
+    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
+
+
+def bitmap(webp):
+    """Return the lossy picture within a WebP file."""
+    at = 12
+    while at < len(webp):
+        name, length = webp[at : at + 4], struct.unpack_from("<I", webp, at + 4)[0]
+        if name == b"VP8 ":
+            return webp[at + 8 : at + 8 + length]
+        at += 8 + length + length % 2
+    raise ValueError("this WebP holds no lossy picture")
+
+
+def size(picture):
+    """Return width and height of a lossy picture, from the head of its first frame (RFC 6386, 9.1)."""
+    width, height = struct.unpack_from("<HH", picture, 6)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def three(number):
+    """Return a number in three bytes."""
+    return number.to_bytes(3, "little")
+
+
+def chunk(name, content):
+    """Return a chunk of RIFF, filled up to an even length."""
+    return name + struct.pack("<I", len(content)) + content + b"\x00" * (len(content) % 2)
+
+
+if __name__ == "__main__":
+    main()
