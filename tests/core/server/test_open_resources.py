@@ -26,6 +26,13 @@ def fire():
     fire.close()
 
 
+async def one_turn():
+    """The loop has gone round once."""
+    future = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(future.set_result, None)
+    await future
+
+
 class Kept:
     """What a resource yields here: it notes where it was opened and closed."""
 
@@ -89,7 +96,7 @@ def test_async_jobs_have_theirs_from_their_loop(fire, takes):
 
     @fire.task(name="work")
     async def work(kept: object = resource) -> str:
-        await asyncio.sleep(0)
+        await one_turn()
         return f"{id(kept)} {threading.current_thread().name}"
 
     with fire.server(workers=1, async_workers=8):
@@ -193,8 +200,8 @@ def sync(pool: object = pool) -> object:
 
 @fire.task(name="asynchronous", executor="process")
 async def asynchronous(client: object = client) -> list[object]:
-    asyncio.create_task(asyncio.sleep(60))  # left behind: it ends with its job
-    await asyncio.sleep(0)
+    left = asyncio.create_task(asyncio.Event().wait())  # left behind: it ends with its job
+    await asyncio.wait([left], timeout=0.001)
     return [len(asyncio.all_tasks()), client is asyncio.get_running_loop(), os.getpid()]
 """
 
@@ -229,7 +236,7 @@ def test_async_jobs_run_on_the_host_s_own_loop(fire, our_threads):
 
     @fire.task(name="work")
     async def work(client: object = client) -> str:
-        await asyncio.sleep(0)
+        await one_turn()
         return threading.current_thread().name
 
     @fire.task(name="block")

@@ -105,7 +105,8 @@ class Firelock(ServedApp):
         self.plugins = Plugins(plugins)
         self.imports = _names(imports)
         opened = self._open_storage(storage)
-        self._owns_storage = not isinstance(storage, Storage)
+        self._given = storage
+        self._closed: StorageAccess | None = None  # by `close`, to be opened again
         self.registry = Registry(self.settings, self.plugins.configure_converter)
         self._locks: LockProvider | None = self.plugins.open_locks(locks) if locks else None
         self._keeper = LockKeeper()
@@ -141,10 +142,10 @@ class Firelock(ServedApp):
         """
         opened = self._open_storage(storage)
         self._client.access.close()  # what was awaited is stored where it was meant to be
-        if self._owns_storage:
+        if not isinstance(self._given, Storage):
             self.storage.close()
         self._client.use(StorageAccess.of(opened))
-        self._owns_storage = not isinstance(storage, Storage)
+        self._given = storage
 
     @property
     def storage(self) -> Storage:
@@ -445,23 +446,32 @@ class Firelock(ServedApp):
     # ---- life --------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Threads have ended and connections are closed; what was awaited is stored."""
+        """Threads have ended and connections are closed; what was awaited is stored.
+
+        A later `with` block opens them again, unless the storage was passed as a `Storage`.
+        """
+        self._closed = self._client.access
         self._client.access.close()
         self.storage.close()
 
     aclose = twin(close)
 
-    def __enter__(self) -> Self:
-        """Return the app, closed at the end of the block."""
+    def _open_again(self) -> Self:
+        if self._closed is self._client.access and not isinstance(self._given, Storage):
+            self._client.use(StorageAccess.of(self._open_storage(self._given)))
         return self
+
+    def __enter__(self) -> Self:
+        """Return the app, closed at the end of the block; one that was closed before is open again."""
+        return self._open_again()
 
     def __exit__(self, *_: object) -> None:
         """Close."""
         self.close()
 
     async def __aenter__(self) -> Self:
-        """Return the app, closed at the end of the block."""
-        return self
+        """Return the app, closed at the end of the block; one that was closed before is open again."""
+        return self._open_again()
 
     async def __aexit__(self, *_: object) -> None:
         """Close without blocking the event loop."""

@@ -1,0 +1,166 @@
+"""Flask: an application context around each job, the request in its jobs, and `flask firelock …`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import click
+from flask.cli import NoAppException, ScriptInfo
+
+from firelock import ConfigurationError, Firelock, hookimpl
+from firelock.cli import main
+from firelock.integrations.request_meta import HEADER, RequestMeta, request_id, to_request_id
+from firelock.server.embedded import locate_app
+
+if TYPE_CHECKING:
+    from flask import Flask
+    from flask.ctx import AppContext
+
+__all__ = ["FlaskJobs", "request_id"]
+
+log = logging.getLogger(__name__)
+
+_WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+class FlaskJobs(RequestMeta):
+    """An extension of Flask and a plugin of Firelock in one.
+
+    ::
+
+        flask_jobs = FlaskJobs("shop.web:create_app")
+        fire = Firelock("sqlite:///jobs.db", plugins=[flask_jobs])
+
+        def create_app():
+            app = Flask(__name__)
+            flask_jobs.init_app(app, fire)
+            return app
+
+    Jobs run within an application context, so that `current_app`, a session of Flask-SQLAlchemy and functions
+    of `teardown_appcontext` work as in a request; a context a job. Jobs that a request makes carry its id in
+    their `meta`: see `RequestMeta`.
+
+    Args:
+        application: where workers find the application, as `flask --app` takes it. Where it is left out it is
+            `FLASK_APP`, else `wsgi.py` or `app.py` in the current folder.
+        sources: of further meta, as `RequestMeta` takes them: `tenant=lambda: g.get("tenant")`.
+    """
+
+    def __init__(
+        self, application: str | None = None, **sources: ContextVar[Any] | Callable[[], object]
+    ) -> None:
+        super().__init__(**sources)
+        self._place = application
+        self._application: Flask | None = None
+        self._works_here = False  # this process runs jobs: its storage is chosen already
+
+    # ---- Flask's side ------------------------------------------------------------------------------------
+
+    def init_app(self, application: Flask, fire: Firelock) -> None:
+        """The application's jobs are those of `fire`, and `flask firelock …` is there.
+
+        Its configuration may hold `FIRELOCK_STORAGE`, a URL that takes the place of the app's own (call this
+        before any job is made), and `FIRELOCK_REQUEST_ID_HEADER`, "X-Request-ID" unless it says otherwise;
+        None takes and gives no id.
+        """
+        application.config.setdefault("FIRELOCK_REQUEST_ID_HEADER", HEADER)
+        application.extensions["firelock"] = fire
+        self._application = application
+        url = application.config.get("FIRELOCK_STORAGE")
+        if url is not None and not self._works_here:
+            fire.use_storage(url)
+        elif url is not None and url not in {fire.storage.url, fire.storage.connect_url}:
+            log.warning(
+                "FIRELOCK_STORAGE of the Flask configuration is another storage than this server's, %s. "
+                "Start servers by `flask firelock server`, which asks the configuration.",
+                fire.storage.url,
+            )
+        application.wsgi_app = _with_request_id(application, application.wsgi_app)  # type: ignore[method-assign]
+        application.cli.add_command(self._command(fire))
+
+    def _command(self, fire: Firelock) -> click.Command:
+        @click.command(
+            "firelock",
+            help="Run jobs, look at them and mend them: firelock's command line for this application.",
+            context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+            add_help_option=False,
+        )
+        @click.argument("words", nargs=-1, type=click.UNPROCESSED)
+        @click.pass_obj
+        def command(info: ScriptInfo, words: Sequence[str]) -> None:
+            self._be_found_by_children(info)
+            spec = locate_app(fire)
+            if spec is None:
+                raise click.UsageError("The Firelock app is no module's global variable; make it one.")
+            url = info.load_app().config.get("FIRELOCK_STORAGE")
+            before = ["--app", spec, *([] if url is None else ["--storage", url])]
+            sys.exit(main([*before, *words] if words else ["--help"]))
+
+        return command
+
+    def _be_found_by_children(self, info: ScriptInfo) -> None:
+        """A server's processes find the application, and its modules, as this one did."""
+        if info.app_import_path is not None:
+            os.environ["FLASK_APP"] = info.app_import_path
+        paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        if sys.path[0] and sys.path[0] not in paths:
+            os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], *filter(None, paths)])
+
+    # ---- Firelock's side ---------------------------------------------------------------------------------
+
+    @hookimpl
+    def worker_process_started(self) -> None:
+        """The application is there in every process that runs jobs.
+
+        Raises:
+            ConfigurationError: it cannot be found.
+        """
+        if self._application is not None:
+            return
+        self._works_here = True
+        place = self._place or os.environ.get("FLASK_APP")
+        try:
+            self._application = ScriptInfo(app_import_path=place).load_app()
+        except NoAppException as error:
+            raise ConfigurationError(
+                f"Jobs run within a Flask application, and none is found: {error.format_message()} Name it "
+                'as flask --app does: FlaskJobs("shop.web:create_app"), or set FLASK_APP.'
+            ) from error
+
+    @hookimpl
+    def job_context(self) -> AppContext:
+        """Return a context of the application, which each job has for itself.
+
+        Raises:
+            ConfigurationError: no application is there, as under a `Tester` without `init_app`.
+        """
+        if self._application is None:
+            raise ConfigurationError("Jobs run within a Flask application: call init_app(app, fire) first.")
+        return self._application.app_context()
+
+
+def _with_request_id(application: Flask, inner: _WSGI) -> Any:  # noqa: ANN401 - a method, for Flask
+    """Return the WSGI application with an id for each request, which its answer says."""
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        header = application.config["FIRELOCK_REQUEST_ID_HEADER"]
+        given = None if header is None else environ.get(f"HTTP_{header.upper().replace('-', '_')}")
+        id_ = to_request_id(given)
+
+        def start_with_id(status: str, headers: list[tuple[str, str]], *more: object) -> object:
+            if header is not None:
+                headers = [*(pair for pair in headers if pair[0].lower() != header.lower()), (header, id_)]
+            return start_response(status, headers, *more)
+
+        token = request_id.set(id_)
+        try:
+            return inner(environ, start_with_id)
+        finally:
+            request_id.reset(token)
+
+    return answer

@@ -1,0 +1,284 @@
+"""FastAPI, Starlette and Litestar: the app's life, a server in it, what a request leaves on its jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+
+import pytest
+from fastapi import Depends, FastAPI, Request, WebSocket
+from fastapi.testclient import TestClient
+from litestar import Litestar, get
+from litestar.di import NamedDependency, Provide
+from litestar.testing import TestClient as LitestarClient
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from firelock import ConfigurationError, Firelock, Settings, StorageError, current_job
+from firelock.integrations.fastapi import (
+    RequestIdMiddleware,
+    RequestMeta,
+    dependency,
+    lifespan,
+    request_id,
+)
+from firelock.testing import Tester
+from tests.core.fakes import unmeasured
+
+tenant = ContextVar("tenant", default=None)
+
+
+class Shop:
+    """An app with a task that tells where it runs and what travels with it."""
+
+    def __init__(self, url, *plugins):
+        self.fire = fire = Firelock(
+            url, plugins=list(plugins), settings=Settings(poll=0.05, grace=5, heartbeat=0.5)
+        )
+
+        @fire.task(name="tell")
+        async def tell() -> dict[str, str]:
+            return {"thread": threading.current_thread().name, **current_job().meta}
+
+        @fire.task(name="parent")
+        def parent() -> str:
+            return tell.enqueue().id
+
+        self.tell, self.parent = tell, parent
+
+
+@pytest.fixture
+def shop(tmp_path):
+    return Shop(f"sqlite:///{tmp_path}/jobs.db", RequestMeta(tenant=tenant))
+
+
+def web_of(shop, inner=None, **options):
+    """A FastAPI application whose one page runs a job and shows what came of it."""
+    web = FastAPI(lifespan=lifespan(shop.fire, inner, **options))
+    web.add_middleware(RequestIdMiddleware)
+    jobs = dependency(shop.fire)
+
+    @web.get("/")
+    async def home(app: Firelock = Depends(jobs)):  # noqa: B008 - as text it could not be resolved
+        job = await shop.tell.aenqueue()
+        return {"stored": app.jobs.get(job.id).meta, "id": request_id.get()}
+
+    @web.get("/ran")
+    async def ran():
+        return await (await shop.tell.aenqueue()).aresult(timeout=20)
+
+    @web.get("/state")
+    async def state(request: Request):
+        return {"is_app": request.state.firelock is shop.fire, "own": getattr(request.state, "own", None)}
+
+    return web
+
+
+# ---- its life --------------------------------------------------------------------------------------------
+
+
+def test_the_app_lives_with_the_application(shop):
+    """Closed at its stop; an application that starts again has it open again."""
+    web = web_of(shop)
+    for _ in range(2):
+        with TestClient(web) as client:
+            assert client.get("/").json()["stored"]
+            assert {"is_app": True, "own": None} == client.get("/state").json()
+
+    with pytest.raises(StorageError, match="closed"):
+        shop.tell.enqueue()
+    with shop.fire:
+        assert 2 == shop.fire.jobs.counts().enqueued
+
+
+def test_a_lifespan_of_one_s_own_goes_around_the_server(shop):
+    """Jobs may use what it opens: it begins before the server and ends after it, and its state is kept."""
+    notes = []
+
+    @asynccontextmanager
+    async def own(app):
+        notes.append(("own begins", len(shop.fire.servers.list())))
+        yield {"own": "state"}
+        notes.append(("own ends", [server.is_alive for server in shop.fire.servers.list()]))
+
+    with TestClient(web_of(shop, own, server=True, workers=1, async_workers=2)) as client:
+        assert "firelock-loop" == client.get("/ran").json()["thread"]
+        assert {"is_app": True, "own": "state"} == client.get("/state").json()
+
+    assert [("own begins", 0), ("own ends", [False])] == notes
+
+
+def test_jobs_run_on_the_application_s_loop_when_asked(shop):
+    """In the very thread that answers requests."""
+    web = web_of(shop, server=True, workers=1, async_workers=2, host_loop=True)
+
+    @web.get("/thread")
+    async def thread():
+        return threading.current_thread().name
+
+    with TestClient(web) as client:
+        assert client.get("/thread").json() == client.get("/ran").json()["thread"]
+
+
+def test_what_is_said_of_no_server_is_refused(shop):
+    """It was meant for one."""
+    with pytest.raises(ConfigurationError, match="has none; add server=True"):
+        lifespan(shop.fire, workers=2)
+    with pytest.raises(ConfigurationError, match="has none; add server=True"):
+        lifespan(shop.fire, host_loop=True)
+
+
+def test_a_test_injects_another_app(shop, tmp_path):
+    """By the framework's own overrides."""
+    jobs, other = dependency(shop.fire), Firelock("memory://")
+    web = FastAPI()
+
+    @web.get("/")
+    async def home(app: Firelock = Depends(jobs)):  # noqa: B008 - as text it could not be resolved
+        return str(app.storage.url)
+
+    web.dependency_overrides[jobs] = dependency(other)
+
+    assert "memory://" == TestClient(web).get("/").json()
+    assert str(tmp_path) in asyncio.run(jobs()).storage.url
+
+
+def test_under_a_tester_an_application_s_jobs_are_run_by_the_test(shop):
+    """Its end does not close the storage of the test's own block before the test has looked."""
+    web = web_of(shop)
+    for _ in range(2):
+        with Tester(shop.fire) as tester, TestClient(web) as client:
+            client.get("/")
+            assert 1 == tester.drain(raises=True).succeeded
+
+
+# ---- what a request leaves on its jobs -------------------------------------------------------------------
+
+
+def test_jobs_carry_the_request_s_id(shop):
+    """The one it came with, or a new one; the answer says it, and the jobs of jobs carry it too."""
+    with TestClient(web_of(shop)) as client:
+        given = client.get("/", headers={"X-Request-ID": "abc-1"})
+        made = client.get("/")
+        hostile = client.get("/", headers={"X-Request-ID": "a b/" * 50})
+
+    assert ({"request_id": "abc-1"}, "abc-1") == (given.json()["stored"], given.headers["x-request-id"])
+    for answer in (made, hostile):
+        id_ = answer.headers["x-request-id"]
+        assert (32, {"request_id": id_}, id_) == (len(id_), answer.json()["stored"], answer.json()["id"])
+    assert request_id.get() is None
+
+
+def test_jobs_of_jobs_carry_what_their_job_does(shop):
+    """A worker has no request: what it knows of one is the running job's meta; a call's own wins."""
+    with Tester(shop.fire) as tester:
+        token, id_ = tenant.set("acme"), request_id.set("abc-1")
+        parent = shop.parent.enqueue()
+        own = shop.tell.using(meta={"tenant": "other"}).enqueue()
+        tenant.reset(token)
+        request_id.reset(id_)
+        tester.drain(raises=True)
+
+        child = shop.fire.jobs.get(parent.result())
+        assert {"request_id": "abc-1", "tenant": "acme"} == dict(child.meta)
+        assert {"request_id": "abc-1", "tenant": "other"} == dict(own.meta)
+        assert {} == dict(shop.tell.enqueue().meta)
+
+
+def test_a_source_is_asked_at_the_enqueue():
+    """A function will do as well; what is neither is refused."""
+    fire = Firelock("memory://", plugins=[RequestMeta(shard=lambda: 7, nothing=lambda: None)])
+
+    job = fire.task(name="noop")(lambda: None).enqueue()
+
+    assert {"shard": "7"} == dict(job.meta)
+    with pytest.raises(ConfigurationError, match="pass a context variable, or"):
+        RequestMeta(tenant="acme")
+
+
+def test_a_header_may_have_another_name_or_none():
+    """Without one an id is made, and nobody is told."""
+    seen = []
+
+    async def page(request):
+        seen.append(request_id.get())
+        return PlainTextResponse("ok", headers={"x-trace": "the page's own"})
+
+    for header in ("X-Trace", None):
+        web = Starlette(routes=[Route("/", page)])
+        answer = TestClient(RequestIdMiddleware(web, header=header)).get("/", headers={"X-Trace": "abc-1"})
+        assert ("abc-1" if header else "the page's own") == answer.headers["x-trace"]
+
+    assert ("abc-1", 32) == (seen[0], len(seen[1]))
+
+
+def test_a_websocket_has_an_id_and_the_lifespan_has_none(shop):
+    """Whatever else ASGI brings is handed on."""
+    web = web_of(shop)
+
+    @web.websocket("/socket")
+    async def socket(connection: WebSocket):
+        await connection.accept()
+        await connection.send_text(request_id.get())
+        await connection.close()
+
+    with (
+        TestClient(web) as client,
+        client.websocket_connect("/socket", headers={"X-Request-ID": "a-1"}) as one,
+    ):
+        assert "a-1" == one.receive_text()
+
+
+# ---- Starlette and Litestar ------------------------------------------------------------------------------
+
+
+def test_starlette_has_the_same(shop):
+    """The lifespan's state and the middleware are plain ASGI."""
+
+    async def page(request):
+        await shop.tell.aenqueue()
+        return PlainTextResponse(str(request.state.firelock is shop.fire))
+
+    web = Starlette(routes=[Route("/", page)], lifespan=lifespan(shop.fire))
+    with TestClient(RequestIdMiddleware(web)) as client:
+        answer = client.get("/", headers={"X-Request-ID": "abc-1"})
+
+    assert ("True", "abc-1") == (answer.text, answer.headers["x-request-id"])
+
+
+@get("/")
+async def litestar_page(jobs: NamedDependency[Firelock]) -> dict[str, str]:
+    """What the injected app's newest job carries."""
+    job = await jobs.task_named("tell").aenqueue()
+    return {**job.meta, **await job.aresult(timeout=20)}
+
+
+def test_litestar_has_the_same(shop):
+    """A list of lifespans, a provided dependency, a middleware."""
+    web = Litestar(
+        [litestar_page],
+        lifespan=[lifespan(shop.fire, server=True, workers=1, async_workers=1)],
+        dependencies={"jobs": Provide(dependency(shop.fire))},
+        middleware=[RequestIdMiddleware],
+    )
+    with LitestarClient(web) as client:
+        answer = client.get("/", headers={"X-Request-ID": "abc-1"})
+
+    assert {"thread": "firelock-loop", "request_id": "abc-1"} == answer.json()
+    assert "abc-1" == answer.headers["x-request-id"]
+
+
+def test_none_of_the_frameworks_is_imported():
+    """Who has one of them needs no other."""
+    program = "import sys, firelock.integrations.fastapi; print(*sorted(sys.modules))"
+
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, env=unmeasured()
+    ).stdout
+
+    assert set() == set(loaded.split()) & {"fastapi", "starlette", "litestar", "flask"}

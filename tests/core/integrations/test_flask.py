@@ -1,0 +1,220 @@
+"""Flask: an application's context around each job, the request on its jobs, `flask firelock …`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from textwrap import dedent
+
+import pytest
+from flask import Flask, current_app, g
+
+from firelock import ConfigurationError, Firelock, Settings
+from firelock.integrations.flask import FlaskJobs, request_id
+from firelock.testing import Tester
+
+
+class Shop:
+    """A Flask application and a Firelock app, whose tasks need the one's context."""
+
+    def __init__(self, url="memory://", **sources):
+        self.flask_jobs = FlaskJobs(**sources)
+        self.fire = fire = Firelock(url, plugins=[self.flask_jobs], settings=Settings(poll=0.05, grace=5))
+        self.torn_down = []
+
+        @fire.task(name="greet")
+        def greet() -> str:
+            assert "seen" not in g
+            g.seen = True
+            return current_app.name
+
+        @fire.task(name="agreet")
+        async def agreet() -> str:
+            g.seen = True
+            return current_app.name
+
+        @fire.task(name="fail")
+        def fail() -> None:
+            raise ValueError(current_app.name)
+
+        self.greet, self.agreet, self.fail = greet, agreet, fail
+
+    def web(self, **config):
+        app = Flask("shop")
+        app.config.update(config)
+        self.flask_jobs.init_app(app, self.fire)
+        app.teardown_appcontext(lambda error: self.torn_down.append(type(error).__name__))
+
+        @app.get("/")
+        def home():
+            return {"meta": dict(self.greet.enqueue().meta), "id": request_id.get()}
+
+        return app
+
+
+@pytest.fixture
+def shop():
+    return Shop()
+
+
+# ---- around jobs -----------------------------------------------------------------------------------------
+
+
+def test_each_job_has_a_context_of_its_own(shop):
+    """Of the application, for `def` and `async def`, torn down with the job's error."""
+    shop.web()
+    with Tester(shop.fire) as tester:
+        jobs = [shop.greet.enqueue(), shop.greet.enqueue(), shop.agreet.enqueue()]
+        tester.drain(raises=True)
+        assert ["shop"] * 3 == [job.result() for job in jobs]
+
+        shop.fail.enqueue()
+        tester.drain()
+
+    assert ["NoneType", "NoneType", "NoneType", "ValueError"] == shop.torn_down
+    assert not current_app
+
+
+def test_jobs_of_a_server_in_the_application_s_process_have_it_too(shop):
+    """In threads and on the loop."""
+    shop.web()
+    with shop.fire, shop.fire.server(workers=2, async_workers=2):
+        jobs = [shop.greet.enqueue(), shop.agreet.enqueue()]
+        assert ["shop", "shop"] == [job.result(timeout=20) for job in jobs]
+
+
+def test_a_job_without_an_application_says_what_to_do(shop):
+    """As in a test that made none."""
+    with Tester(shop.fire) as tester:
+        shop.greet.enqueue()
+        with pytest.raises(ConfigurationError, match=r"call init_app\(app, fire\) first"):
+            tester.drain(raises=True)
+
+
+def test_the_configuration_names_the_storage(tmp_path):
+    """In place of the code's own, in the processes that make jobs; where requests come in without an id."""
+    shop = Shop()
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    app = shop.web(FIRELOCK_STORAGE=url, FIRELOCK_REQUEST_ID_HEADER=None)
+
+    answer = app.test_client().get("/", headers={"X-Request-ID": "abc-1"})
+
+    assert shop.fire is app.extensions["firelock"]
+    assert (tmp_path / "jobs.db").is_file()
+    assert "x-request-id" not in answer.headers
+    assert 32 == len(answer.json["id"])
+    shop.fire.close()
+
+
+# ---- a request on its jobs -------------------------------------------------------------------------------
+
+
+def test_jobs_carry_the_request_s_id_and_what_else_is_asked_for():
+    """The one it came with, or a new one; the answer says it."""
+    shop = Shop(tenant=lambda: g.get("tenant") if g else None)
+    app = shop.web()
+    app.before_request(lambda: setattr(g, "tenant", "acme"))
+
+    given = app.test_client().get("/", headers={"X-Request-ID": "abc-1"})
+    made = app.test_client().get("/", headers={"X-Request-ID": "a b"})
+
+    assert ({"request_id": "abc-1", "tenant": "acme"}, "abc-1") == (
+        given.json["meta"],
+        given.headers["x-request-id"],
+    )
+    assert made.json["id"] == made.headers["x-request-id"] == made.json["meta"]["request_id"]
+    assert "a b" != made.json["id"]
+    assert request_id.get() is None
+    assert {} == dict(shop.greet.enqueue().meta)
+
+
+# ---- workers and commands --------------------------------------------------------------------------------
+
+WEB = """
+    from flask import Flask, current_app
+    from firelock import Firelock
+    from firelock.integrations.flask import FlaskJobs
+
+    flask_jobs = FlaskJobs(PLACE)
+    fire = Firelock("sqlite:///own.db", plugins=[flask_jobs])
+
+    @fire.task
+    def greet() -> str:
+        return current_app.config["GREETING"]
+
+    @fire.task(executor="process")
+    def agreet() -> str:
+        return current_app.config["GREETING"]
+
+    def create_app():
+        app = Flask("shop")
+        app.config.update(GREETING="hello", FIRELOCK_STORAGE="sqlite:///configured.db")
+        flask_jobs.init_app(app, fire)
+        return app
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with a Flask project of one module."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delenv("FLASK_APP", raising=False)
+
+    def write(name, place):
+        (tmp_path / f"{name}.py").write_text(dedent(WEB).replace("PLACE", repr(place)))
+        __import__(name)
+        return sys.modules[name]
+
+    return write
+
+
+@pytest.mark.parametrize("is_named", [True, False], ids=["by the plugin", "by FLASK_APP"])
+def test_workers_find_the_application(project, monkeypatch, caplog, is_named):
+    """A process that runs jobs makes it; its storage is the server's, whatever the configuration says."""
+    name = f"flask_found_{is_named}".lower()
+    shop = project(name, f"{name}:create_app" if is_named else None)
+    if not is_named:
+        monkeypatch.setenv("FLASK_APP", f"{name}:create_app()")
+
+    with shop.fire, shop.fire.server(workers=1, async_workers=1):
+        assert "hello" == shop.greet.enqueue().result(timeout=20)
+
+    assert "is another storage than this server's" in caplog.text
+    assert "own.db" in shop.fire.storage.url
+
+
+def test_a_worker_that_finds_none_does_not_start(project):
+    """It says how to name it."""
+    shop = project("flask_missing", "flask_missing:make")
+
+    with pytest.raises(ConfigurationError, match=r"none is found: .*make.*FlaskJobs\(.shop.web:create_app"):
+        shop.fire.server(workers=1).start()
+    shop.fire.close()
+
+
+def test_the_command_line_works_on_the_configured_storage(project, capfd):
+    """Every command of firelock, its own help among them; its exit code is flask's."""
+    shop = project("flask_commands", "flask_commands:create_app")
+    runner = shop.create_app().test_cli_runner()
+    job = shop.greet.enqueue()
+
+    listed = runner.invoke(args=["firelock", "jobs", "list", "--json"])
+    unknown = runner.invoke(args=["firelock", "jobs", "show", "nothing"])
+    help_text = runner.invoke(args=["firelock"])
+
+    assert (0, 4, 0) == (listed.exit_code, unknown.exit_code, help_text.exit_code)
+    out = capfd.readouterr().out + listed.output + help_text.output
+    assert job.id in out
+    assert "Look at jobs" in out
+    shop.fire.close()
+
+
+def test_an_app_that_stands_in_no_module_is_told():
+    """A server's processes could not find it."""
+    shop = Shop()
+
+    ended = shop.web().test_cli_runner().invoke(args=["firelock", "server"])
+
+    assert "is no module's global variable" in ended.output
+    assert os.environ.get("FLASK_APP") is None
