@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.core.integrations.projects import FOLDER, DjangoProject, sqlite_database
+from tests.core.integrations.projects import FOLDER
 
 RUN_ALL = """
 import json
@@ -26,11 +26,9 @@ fire.close()
 
 
 @pytest.fixture
-def project(tmp_path):
+def project(django_project):
     """The project with everything in one SQLite file, its tables made."""
-    project = DjangoProject({"default": sqlite_database(tmp_path / "shop.db")}, {"database": "default"})
-    project("migrate", "-v", "0")
-    return project
+    return django_project
 
 
 def test_the_tasks_of_installed_apps_are_registered_when_django_is_set_up(project):
@@ -84,7 +82,7 @@ def test_commands_work_on_the_projects_app(project):
 
 def test_a_module_that_needs_django_gets_a_hint_where_it_is_not_set_up(project):
     """AppRegistryNotReady and its like, at the command line."""
-    said = project.run(["-m", "firelock", "jobs", "list", "--app", "shop.tasks:task"], code=2)
+    said = project.run(["-m", "firelock", "jobs", "list", "--app", "shop.models:Order"], code=2)
 
     assert "Django is not set up here: set DJANGO_SETTINGS_MODULE" in said
 

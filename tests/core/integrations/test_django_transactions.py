@@ -8,14 +8,9 @@ from tests.core.integrations.projects import TRANSACTIONS, TRANSACTIONS_SAID, Dj
 
 
 @pytest.fixture
-def databases(tmp_path):
-    """Two files, with the tables of the models."""
-    databases = {
-        "default": sqlite_database(tmp_path / "shop.db"),
-        "other": sqlite_database(tmp_path / "other.db"),
-    }
-    DjangoProject(databases, {"database": "default"})("migrate", "-v", "0")
-    return databases
+def databases(django_project, tmp_path):
+    """Two files, the first with the tables of the models and of the jobs."""
+    return {**django_project.databases, "other": sqlite_database(tmp_path / "other.db")}
 
 
 def test_jobs_come_and_go_with_the_transaction_of_their_database(databases):

@@ -15,13 +15,25 @@ if TYPE_CHECKING:
     from firelock_dashboard.app import Dashboard, dashboard_urls
     from firelock_dashboard.extensions import JobPanel, Page
     from firelock_dashboard.request import Visit
-    from firelock_dashboard.security.auth import any_of, django_staff, fastapi_dependency, flask_login
+    from firelock_dashboard.security.auth import (
+        any_of,
+        django_permissions,
+        django_staff,
+        fastapi_dependency,
+        flask_login,
+    )
     from firelock_dashboard.security.passwords import basic_auth, bearer_tokens, hash_password
     from firelock_dashboard.security.permissions import LEVELS, Access, Auth, Level, Permission
 
 _HOMES = {
     "security.permissions": ("LEVELS", "Access", "Auth", "Level", "Permission"),
-    "security.auth": ("any_of", "django_staff", "fastapi_dependency", "flask_login"),
+    "security.auth": (
+        "any_of",
+        "django_permissions",
+        "django_staff",
+        "fastapi_dependency",
+        "flask_login",
+    ),
     "security.passwords": ("basic_auth", "bearer_tokens", "hash_password"),
     "app": ("Dashboard", "dashboard_urls"),
     "extensions": ("JobPanel", "Page"),
@@ -43,6 +55,7 @@ __all__ = [
     "basic_auth",
     "bearer_tokens",
     "dashboard_urls",
+    "django_permissions",
     "django_staff",
     "fastapi_dependency",
     "flask_login",

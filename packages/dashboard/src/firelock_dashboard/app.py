@@ -40,7 +40,7 @@ from firelock_dashboard.problems import BadRequest, Forbidden, NoSession, NotHer
 from firelock_dashboard.rendering import packed
 from firelock_dashboard.request import Visit, path_of, read_body
 from firelock_dashboard.routes import Route, Routes
-from firelock_dashboard.security.auth import Entrance, django_staff
+from firelock_dashboard.security.auth import Entrance, django_permissions, django_staff
 from firelock_dashboard.security.csrf import Gate
 from firelock_dashboard.security.links import COOKIE, ENTER, SESSION_SECONDS, Links
 from firelock_dashboard.security.permissions import Access, Auth, Permission
@@ -338,17 +338,33 @@ class Dashboard(Site):
         )  # fmt: skip
 
 
-def dashboard_urls(fire: Firelock, **options: Any) -> Any:  # noqa: ANN401 - Dashboard's options; Django's include
+def dashboard_urls(
+    fire: Firelock | None = None,
+    *,
+    login_url: str | None = None,
+    **options: Any,  # noqa: ANN401 - Dashboard's options
+) -> Any:  # noqa: ANN401 - Django's include
     """Return what Django's `path(…)` includes: every page of the dashboard below it.
 
     Args:
-        fire: the app whose jobs are shown.
-        options: those of `Dashboard`; `auth` is `django_staff` where it is left out: staff may operate, and
-            superusers may do everything. It is asked in the view, with the user of Django's session.
+        fire: the app whose jobs are shown; the project's own where it is left out, which the Django app
+            `firelock.integrations.django` makes from its settings.
+        login_url: an address or the name of a view: where visitors go who are not logged in. Left out it is
+            `LOGIN_URL` if the settings have one, else the login of Django's admin.
+        options: those of `Dashboard`; `auth` is asked in the view, with the user of Django's session. Where
+            it is left out it is `django_permissions` in a project with that Django app, else `django_staff`.
     """
-    options.setdefault("auth", django_staff)
+    from django.apps import apps  # noqa: PLC0415 - who mounts this has it
+
+    if fire is None:
+        from firelock.integrations.django import get_app  # noqa: PLC0415
+
+        fire = get_app()
+    has_permissions = apps.is_installed("firelock.integrations.django")
+    auth = options.setdefault("auth", django_permissions if has_permissions else django_staff)
     options.setdefault("framework", "django")
-    return mount_in_django(Dashboard(fire, **options).wsgi)
+    asks_login = login_url is not None or auth in (django_permissions, django_staff)
+    return mount_in_django(Dashboard(fire, **options).wsgi, login_url, asks_login=asks_login)
 
 
 def _without_body(response: Response) -> Response:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 NO_STREAM = "firelock.no_stream"  # in a scope's extensions: a stream cannot be kept open here
 
+_FORBIDDEN = 403
 _Start = Callable[..., Any]
 
 
@@ -141,16 +142,44 @@ def mount_in_flask(dashboard: WsgiDashboard, app: Flask, prefix: str) -> None:
 # ---- Django ----------------------------------------------------------------------------------------------
 
 
-def mount_in_django(dashboard: WsgiDashboard) -> Any:  # noqa: ANN401 - Django's include
-    """Return what Django's `path(…)` includes: every page of the dashboard below it."""
+def mount_in_django(
+    dashboard: WsgiDashboard, login_url: str | None = None, *, asks_login: bool = False
+) -> Any:  # noqa: ANN401 - Django's include
+    """Return what Django's `path(…)` includes: every page of the dashboard below it.
+
+    With `asks_login` a visitor who is not logged in is sent to do that, and comes back to the page.
+    """
     from django.urls import include, re_path  # noqa: PLC0415 - who mounts this has it
     from django.views.decorators.csrf import csrf_exempt  # noqa: PLC0415
 
     def view(request: HttpRequest, path: str) -> HttpResponse:
-        return _answer_django(dashboard, request, path)
+        response = _answer_django(dashboard, request, path)
+        if asks_login and response.status_code == _FORBIDDEN and _wants_page(request):
+            return _to_login(request, login_url)
+        return response
 
     # Django's token check is left to the dashboard: it asks each unsafe request for evidence of its own.
     return include(([re_path(r"^(?P<path>(?s:.*))$", csrf_exempt(view), name="dashboard")], "firelock"))
+
+
+def _wants_page(request: HttpRequest) -> bool:
+    """Tell whether a person who is not logged in follows an address: no script, and no part of a page."""
+    is_known = getattr(getattr(request, "user", None), "is_authenticated", True)
+    is_part = "HX-Request" in request.headers
+    return request.method == "GET" and not is_known and not is_part and request.accepts("text/html")
+
+
+def _to_login(request: HttpRequest, login_url: str | None) -> HttpResponse:
+    from django.conf import global_settings, settings  # noqa: PLC0415
+    from django.contrib.auth.views import redirect_to_login  # noqa: PLC0415
+    from django.urls import NoReverseMatch, reverse  # noqa: PLC0415
+
+    if login_url is None and settings.LOGIN_URL == global_settings.LOGIN_URL:
+        try:
+            login_url = reverse("admin:login")
+        except NoReverseMatch:
+            login_url = None
+    return redirect_to_login(request.get_full_path(), login_url)
 
 
 def _answer_django(dashboard: WsgiDashboard, request: HttpRequest, path: str) -> HttpResponse:

@@ -187,16 +187,46 @@ def django_staff(request: Request) -> Access | None:
     Raises:
         ConfigurationError: the dashboard is not mounted by `dashboard_urls`, or Django has no users here.
     """
-    user = getattr(request.scope.get("django.request"), "user", None)
+    user = _django_user(request, "django_staff")
     if user is None:
-        raise ConfigurationError(
-            "django_staff found no user. Mount by dashboard_urls(fire), and have SessionMiddleware and "
-            "AuthenticationMiddleware in MIDDLEWARE."
-        )
-    if not (user.is_authenticated and user.is_active):
         return None
     level = "admin" if user.is_superuser else "operate" if user.is_staff else "none"
     return Access(LEVELS[level], str(user.get_username()))
+
+
+# The permissions of the Django app `firelock.integrations.django`, the strongest first.
+_OF_DJANGO = {
+    "firelock.administer_jobs": "admin",
+    "firelock.operate_jobs": "operate",
+    "firelock.view_jobs": "read",
+}
+
+
+def django_permissions(request: Request) -> Access | None:
+    """Users may do what Django's permissions say, superusers everything; for `dashboard_urls`.
+
+    `firelock.view_jobs` reads, `firelock.operate_jobs` operates, `firelock.administer_jobs` is everything.
+    They are given to users and groups like any other, once `firelock.integrations.django` is installed.
+
+    Raises:
+        ConfigurationError: the dashboard is not mounted by `dashboard_urls`, or Django has no users here.
+    """
+    user = _django_user(request, "django_permissions")
+    if user is None:
+        return None
+    level = next((level for name, level in _OF_DJANGO.items() if user.has_perm(name)), "none")
+    return Access(LEVELS[level], str(user.get_username()))
+
+
+def _django_user(request: Request, auth: str) -> Any:  # noqa: ANN401 - whichever model the project has
+    """Return who is logged in and active; None for others."""
+    user = getattr(request.scope.get("django.request"), "user", None)
+    if user is None:
+        raise ConfigurationError(
+            f"{auth} found no user. Mount by dashboard_urls(fire), and have SessionMiddleware and "
+            "AuthenticationMiddleware in MIDDLEWARE."
+        )
+    return user if user.is_authenticated and user.is_active else None
 
 
 def flask_login(level: Level | Callable[[Any], object] = "admin") -> Auth:

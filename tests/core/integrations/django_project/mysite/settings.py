@@ -8,7 +8,7 @@ import os
 SECRET_KEY = "only for tests"
 DEBUG = os.environ.get("DEBUG") == "1"
 ALLOWED_HOSTS = ["*"]
-ROOT_URLCONF = "mysite.urls"
+ROOT_URLCONF = os.environ.get("SHOP_URLS", "mysite.urls")
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = [

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from firelock.integrations.django.on_commit import enqueue_on_commit
+    from firelock.integrations.django.panel import JobsPanel
     from firelock.integrations.django.plugin import DjangoPlugin
     from firelock.integrations.django.project import get_app
     from firelock.integrations.django.task_backend import TaskBackend
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "DjangoPlugin": "plugin",
+    "JobsPanel": "panel",
     "TaskBackend": "task_backend",
     "enqueue_on_commit": "on_commit",
     "get_app": "project",
 }
 
-__all__ = ["DjangoPlugin", "TaskBackend", "enqueue_on_commit", "fire", "get_app", "task"]
+__all__ = ["DjangoPlugin", "JobsPanel", "TaskBackend", "enqueue_on_commit", "fire", "get_app", "task"]
 
 
 def __getattr__(name: str) -> object:

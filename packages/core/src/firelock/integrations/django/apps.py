@@ -7,10 +7,13 @@ from importlib import import_module
 
 from django.apps import AppConfig
 from django.conf import settings
+from django.core.checks import register
 from django.core.signals import setting_changed
 from django.db.models.signals import post_migrate
 from django.utils.module_loading import autodiscover_modules
 
+from firelock.errors import FirelockError
+from firelock.integrations.django.checks import check_deployment, check_project
 from firelock.integrations.django.project import change_storage, get_app, is_testing, project_block
 
 
@@ -33,14 +36,19 @@ class FirelockConfig(AppConfig):  # type: ignore[misc]  # Django brings no types
     def ready(self) -> None:
         """The tasks of every installed app are registered.
 
-        A block with mistakes is left to the system checks, which name all of them: nothing is imported then.
+        A block of which no app can be made is left to the system checks, which name every mistake: no task
+        is imported then, and whoever asks for the app is told.
         """
+        register(check_project, self.label)
+        register(check_deployment, self.label, deploy=True)
         post_migrate.connect(_make_tables, sender=self)
         setting_changed.connect(_follow_setting)
-        block, mistakes = project_block()
-        if not mistakes:
-            autodiscover_modules(*block.autodiscover)
-            register_django_tasks()
+        try:
+            get_app()
+        except FirelockError:
+            return
+        autodiscover_modules(*project_block()[0].autodiscover)
+        register_django_tasks()
 
 
 def _make_tables(using: str, verbosity: int, **_: object) -> None:
