@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 
@@ -549,7 +550,8 @@ def test_a_function_is_one_task(tester, tasks):
 @pytest.mark.parametrize(("settings", "word"), [
     ({"OPTIONS": {"max_attempt": 3}}, "Did you mean 'max_attempts'"),
     ({"OPTIONS": {"max_attempts": True}}, "max_attempts=True is refused"),
-    ({"OPTIONS": {"queues": {"mail": {"colour": 1}}}}, r"OPTIONS\['queues'\]\['mail'\] has a key 'colour'"),
+    ({"OPTIONS": {"queues": {"default": {"colour": 1}}}}, r"\['queues'\]\['default'\] has a key 'colour'"),
+    ({"OPTIONS": {"queues": {"mial": {"timeout": 1}}}}, "has 'mial', which is not in QUEUES"),
     ({"OPTIONS": {"tasks": ["a"]}}, r"OPTIONS\['tasks'\] is \['a'\]"),
     ({"OPTIONS": ["a"]}, "no mapping"),
     ({"QUEUES": ["Mail"]}, "Queue name 'Mail' is refused"),
@@ -583,9 +585,33 @@ def test_the_check_looks_at_functions_that_only_a_failure_needs(fire):
     assert [True, True] == ["cannot be imported" in told[0], "is no function" in told[1]]
 
 
-def test_right_settings_pass_the_check(tester):
+def test_right_settings_pass_the_check(tester, tasks):
     """Nothing is said."""
     assert [] == task_backends["default"].check()
+
+
+def test_the_check_warns_of_options_of_a_task_that_nobody_declares(fire):
+    """They would have no effect."""
+    options = {"app": fire, "tasks": {"shop.tasks.gone": {"timeout": 1}}}
+    with override_settings(TASKS={"default": {"BACKEND": BACKEND, "OPTIONS": options}}):
+        (told,) = task_backends["default"].check()
+
+    assert ("firelock.W102", True) == (told.id, "shop.tasks.gone" in told.msg)
+
+
+def test_the_check_warns_of_a_project_whose_tasks_no_server_would_find():
+    """Firelock's app for Django discovers them. In a process of its own, since it makes the project's app."""
+    program = f"""
+import django
+from django.conf import settings
+settings.configure(FIRELOCK={{"storage": "memory://"}}, TASKS={{"default": {{"BACKEND": {BACKEND!r}}}}})
+django.setup()
+from firelock.integrations.django.task_api import task_backends
+print([found.id for found in task_backends["default"].check()])
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+    assert "['firelock.W101']" == told.strip()
 
 
 # ---- which tasks a server knows --------------------------------------------------------------------------

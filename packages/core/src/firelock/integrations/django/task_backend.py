@@ -38,6 +38,7 @@ from firelock.integrations.django.task_options import (
     Backoff,
     TaskOptions,
     check_paths,
+    own_options,
     read_options,
 )
 from firelock.integrations.django.task_results import (
@@ -55,6 +56,8 @@ from firelock.text import shown
 if TYPE_CHECKING:
     from firelock.job import Job
 
+_PACKAGE = "firelock.integrations.django"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirelockTask(Task):  # type: ignore[misc]  # Any: Django carries no types
@@ -71,7 +74,7 @@ class FirelockTask(Task):  # type: ignore[misc]  # Any: Django carries no types
 
     def __post_init__(self) -> None:
         """It is valid, and known to the app that its backend names."""
-        if isinstance(self.tags, list):
+        if isinstance(self.tags, list | set | frozenset):
             object.__setattr__(self, "tags", tuple(self.tags))  # a frozen value has a hash
         Task.__post_init__(self)
         _declare(self)
@@ -95,6 +98,7 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django carries
     def __init__(self, alias: str, params: Mapping[str, Any]) -> None:
         super().__init__(alias, params)
         self._read: BackendOptions = read_options(params)
+        self._options: dict[object, TaskOptions] = {}  # worked out once
 
     @property
     def app(self) -> Firelock:
@@ -112,15 +116,28 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django carries
 
     def check(self, **_: object) -> list[checks.CheckMessage]:
         """Return what is wrong with the backend's settings, for `manage.py check`."""
-        hint = f"Change TASKS[{self.alias!r}]."
-        mistakes = (*self._read.mistakes, *check_paths(self._read))
-        found = [checks.Error(mistake, hint=hint, id="firelock.E101") for mistake in mistakes]
-        if not found:
-            try:
-                _open_app(self._read.app)
-            except FirelockError as error:
-                found.append(checks.Error(str(error), hint=hint, id="firelock.E102"))
-        return found
+        mistakes = [*self._read.mistakes, *check_paths(self._read)]
+        if mistakes:
+            return [self._error("E101", mistake) for mistake in mistakes]
+        try:
+            app = _open_app(self._read.app)
+        except FirelockError as error:
+            return [self._error("E102", str(error))]
+        known = {info.name for info in app.tasks()}
+        strange = sorted(self._read.tasks.keys() - known)
+        return [
+            *([] if self._read.app or apps.is_installed(_PACKAGE) else [checks.Warning(
+                f"{_PACKAGE} is not in INSTALLED_APPS, so that no server finds the tasks of your apps.",
+                hint=f'INSTALLED_APPS = [..., "{_PACKAGE}"]', id="firelock.W101",
+            )]),
+            *(checks.Warning(
+                f"OPTIONS['tasks'] of TASKS[{self.alias!r}] names {path!r}, and no such task is declared.",
+                hint="Write the path of the function, such as shop.tasks.charge.", id="firelock.W102",
+            ) for path in strange),
+        ]  # fmt: skip
+
+    def _error(self, code: str, mistake: str) -> checks.CheckMessage:
+        return checks.Error(mistake, hint=f"Change TASKS[{self.alias!r}].", id=f"firelock.{code}")
 
     # ---- what a task is given ----------------------------------------------------------------------------
 
@@ -130,8 +147,15 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django carries
         Raises:
             ConfigurationError: an option of the task itself is wrong.
         """
-        own = TaskOptions(**{name: getattr(task, name, None) for name in FIELDS})
-        return self._read.of(task.module_path, queue or task.queue_name, own)
+        path, queue, own = task.module_path, queue or task.queue_name, own_options(task)
+        try:
+            found = self._options.get((path, queue, own))
+        except TypeError:  # no right option is without a hash: what follows refuses it
+            found = None
+        if found is None:
+            found = self._read.of(path, queue, TaskOptions(**dict(zip(FIELDS, own, strict=True))))
+            self._options[path, queue, own] = found
+        return found
 
     def validate_task(self, task: Task) -> None:
         """The task can be run by Firelock.
@@ -193,14 +217,16 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django carries
         self.validate_task(task)
         args, kwargs = normalize_json(list(args)), normalize_json(dict(kwargs))
         runner = self.runner_of(task)
-        timeout = self.options_of(task).timeout
-        call = runner.verbs.using(
-            queue=task.queue_name,
-            priority=int(task.priority),  # Django takes 3.0 as well
-            at=aware_instant(task.run_after),
-            timeout=None if timeout == runner.verbs.info.timeout_seconds else timeout,
-            meta=meta_of_call(runner.positional, args, kwargs) if kwargs else None,
-        )
+        info, priority, timeout = runner.verbs.info, int(task.priority), self.options_of(task).timeout
+        chosen: dict[str, Any] = {  # what the task's registration does not say already
+            "queue": None if task.queue_name == info.queue else task.queue_name,
+            "priority": None if priority == info.priority else priority,  # Django takes 3.0 as well
+            "at": aware_instant(task.run_after),
+            "timeout": None if timeout == info.timeout_seconds else timeout,
+            "meta": meta_of_call(runner.positional, args, kwargs) if kwargs else None,
+        }
+        is_plain = all(value is None for value in chosen.values())
+        call = runner.verbs if is_plain else runner.verbs.using(**chosen)
         return call, args, kwargs
 
     def _enqueued(self, task: Task, job: Job[Any], args: Any, kwargs: Any) -> FirelockTaskResult:  # noqa: ANN401 - JSON

@@ -108,6 +108,11 @@ class TaskOptions:
 FIELDS = tuple(field.name for field in attrs.fields(TaskOptions))
 
 
+def own_options(task: object) -> tuple[Any, ...]:
+    """Return what a task says itself, in the order of `FIELDS`; a task of another backend's says nothing."""
+    return tuple(getattr(task, name, None) for name in FIELDS)
+
+
 @attrs.frozen
 class BackendOptions:
     """`OPTIONS` of a backend, read; what is wrong is in `mistakes`, and left out of the rest."""
@@ -150,7 +155,13 @@ def read_options(params: Mapping[str, Any]) -> BackendOptions:
         queues=_read_each("queues", given.get("queues"), mistakes),
         tasks=_read_each("tasks", given.get("tasks"), mistakes),
     )
-    for name in sorted({*map(str, params.get("QUEUES", ())), *options.queues}):
+    names = {str(name) for name in params.get("QUEUES", ("default",))}
+    mistakes += [
+        f"OPTIONS['queues'] has {name!r}, which is not in QUEUES."
+        for name in options.queues
+        if names and name not in names
+    ]
+    for name in sorted(names):
         try:
             check_queue(name)
         except ConfigurationError as error:

@@ -25,7 +25,7 @@ from firelock.integrations.django.task_api import (
     task_finished,
     task_started,
 )
-from firelock.integrations.django.task_options import TaskOptions
+from firelock.integrations.django.task_options import FIELDS, TaskOptions, own_options
 from firelock.integrations.django.task_results import (
     FirelockTaskResult,
     as_called,
@@ -128,11 +128,13 @@ class TaskRunner:
         Raises:
             InvalidTask: it was not, so that nobody could tell which of them a job would get.
         """
-        for name in {field.name for field in attrs.fields(TaskOptions)}:
-            given, declared = getattr(task, name, None), getattr(self.task, name, None)
-            if given != declared and given is not None:
+        given, declared = own_options(task), own_options(self.task)
+        if given == declared:
+            return
+        for name, now, before in zip(FIELDS, given, declared, strict=True):
+            if now not in (before, None):
                 raise InvalidTask(
-                    f"{task.module_path} was declared with {name}={declared!r} and is now with {given!r}. A "
+                    f"{task.module_path} was declared with {name}={before!r} and is now with {now!r}. A "
                     "function is one task: write a second function for other options."
                 )
 
