@@ -133,7 +133,7 @@ def bounded():
     return current_job().attempt
 
 
-@task(takes_context=True, **given(tags=["order:{order_id}"]))
+@task(takes_context=True, **given(tags=["order:{order_id}"], keep=timedelta(hours=2)))
 def tagged(context, order_id):
     return context.task_result.kwargs
 

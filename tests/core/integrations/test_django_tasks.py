@@ -56,7 +56,7 @@ OPTIONS_BY_PATH = {
         "reasonable": {"backoff": f"{PLACE}.giving_up"},
         "badly_backed": {"max_attempts": 2, "backoff": f"{PLACE}.broken_backoff"},
         "second_time": {"max_attempts": 2, "backoff": 10},
-        "tagged": {"tags": ["order:{order_id}"]},
+        "tagged": {"tags": ["order:{order_id}"], "keep": timedelta(hours=2)},
         "bounded": {"timeout": timedelta(minutes=5)},
     }.items()
     if django.VERSION[:2] == (6, 0)
@@ -512,6 +512,7 @@ def test_a_wrong_option_is_refused_where_the_task_is_declared(tester, tasks):
         ({"backoff": -1}, "backoff=-1 is refused"),
         ({"timeout": "soon"}, "Timeout 'soon' is refused"),
         ({"tags": "one"}, "tags='one' is one text"),
+        ({"keep": -1}, "keep=-1 is refused"),
         ({"executor": "gpu"}, "executor='gpu' is unknown"),
     ]:
         with pytest.raises(InvalidTask, match=word):
@@ -533,6 +534,15 @@ def test_a_job_has_its_task_s_tags(tester, tasks, fire):
 
     assert ("order:7",) == fire.jobs.get(result.id).tags
     assert {"order_id": 7} == result.return_value
+
+
+def test_a_task_says_how_long_its_results_stay(tester, tasks, fire):
+    """Beside what holds for all jobs."""
+    result = tasks.tagged.enqueue(1)
+    tester.drain()
+
+    record = fire.jobs.get(result.id).record()
+    assert timedelta(hours=2) == timedelta(microseconds=record.expires_at - record.ended_at)
 
 
 def test_a_function_is_one_task(tester, tasks):

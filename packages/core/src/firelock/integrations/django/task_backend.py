@@ -69,6 +69,7 @@ class FirelockTask(Task):  # type: ignore[misc]  # Any: Django carries no types
     max_attempts: int | None = None  # runs in all, the first included
     backoff: Backoff | timedelta | float | str | None = None
     timeout: timedelta | float | None = None  # of an attempt
+    keep: timedelta | float | None = None  # how long its succeeded jobs stay, and with them their results
     tags: Sequence[str] | None = None  # which may name parameters: "order:{order_id}"
     executor: str | None = None  # "process": in a process of its own
 

@@ -17,7 +17,7 @@ import attrs
 from django.utils.module_loading import import_string
 
 from firelock.errors import ConfigurationError
-from firelock.options import Executor, check_queue, to_choice, to_tags, to_timeout_seconds
+from firelock.options import Executor, check_queue, to_choice, to_keep_seconds, to_tags, to_timeout_seconds
 from firelock.retry import Retry
 from firelock.text import shown
 
@@ -65,6 +65,7 @@ class TaskOptions:
     max_attempts: int | None = attrs.field(default=None, converter=_to_max_attempts)
     backoff: Backoff | timedelta | str | None = attrs.field(default=None, converter=_to_backoff)
     timeout: float | None = attrs.field(default=None, converter=to_timeout_seconds)  # seconds
+    keep: float | None = attrs.field(default=None, converter=to_keep_seconds)  # seconds, once succeeded
     tags: tuple[str, ...] | None = attrs.field(default=None, converter=attrs.converters.optional(to_tags))
     executor: Executor | None = attrs.field(default=None, converter=attrs.converters.optional(to_executor))
 

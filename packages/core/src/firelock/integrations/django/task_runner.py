@@ -92,6 +92,7 @@ class TaskRunner:
             priority=int(task.priority),
             retry=self,
             timeout=options.timeout,
+            keep=options.keep,
             tags=options.tags or (),
             executor=options.executor or Executor.AUTO,
         )(self._as_function(function))
