@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -136,6 +137,17 @@ def bounded():
 @task(takes_context=True, **given(tags=["order:{order_id}"], keep=timedelta(hours=2)))
 def tagged(context, order_id):
     return context.task_result.kwargs
+
+
+@task(**given(timeout=0.1))
+def wait():
+    while True:
+        current_job().raise_if_cancelled()
+
+
+@task(**given(timeout=0.1))
+async def await_for_ever():
+    await asyncio.get_running_loop().create_future()
 
 
 def plain():

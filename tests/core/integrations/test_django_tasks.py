@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import django
 import pytest
 
-from firelock import Firelock, ResultUnavailable, SignatureMismatch
+from firelock import Firelock, JobFailed, ResultUnavailable, SignatureMismatch
 from firelock.testing import Tester
 from tests.django_process import configure_django
 
@@ -56,6 +56,8 @@ OPTIONS_BY_PATH = {
         "reasonable": {"backoff": f"{PLACE}.giving_up"},
         "badly_backed": {"max_attempts": 2, "backoff": f"{PLACE}.broken_backoff"},
         "second_time": {"max_attempts": 2, "backoff": 10},
+        "wait": {"timeout": 0.1},
+        "await_for_ever": {"timeout": 0.1},
         "tagged": {"tags": ["order:{order_id}"], "keep": timedelta(hours=2)},
         "bounded": {"timeout": timedelta(minutes=5)},
     }.items()
@@ -475,6 +477,44 @@ def test_what_a_receiver_raises_touches_no_job(tester, tasks, caplog):
 
     assert SUCCESSFUL == result.status
     assert 3 == caplog.text.count("RuntimeError: receiver")
+
+
+class TestOnAServer:
+    """With threads, an event loop and a clock that runs."""
+
+    @pytest.fixture
+    def served(self, fire, options):
+        """The module of tasks, and a server that runs them."""
+        with override_settings(TASKS={"default": backend_settings(fire, **options)}, USE_TZ=True):
+            sys.modules.pop(PLACE, None)
+            tasks = importlib.import_module(PLACE)
+            with fire.server(workers=1, async_workers=1):
+                yield tasks
+            del sys.modules[PLACE]
+
+    @pytest.mark.parametrize("name", ["wait", "await_for_ever"])
+    def test_a_timeout_is_a_failure_and_told_once(self, served, fire, heard, name):
+        """The task was told to stop, which is no failure of its own; the server says what it was."""
+        result = getattr(served, name).enqueue()
+        with pytest.raises(JobFailed):
+            fire.jobs.get(result.id).result(timeout=60)
+        result.refresh()
+
+        assert (FAILED, TimeoutError) == (result.status, result.errors[0].exception_class)
+        assert [("enqueued", 0), ("started", 0), ("finished", 1)] == [
+            (name, errors) for name, _, errors, _ in heard
+        ]
+
+    @pytest.mark.parametrize("name", ["aadd", "acontext_of"])
+    def test_coroutines_run_on_the_server_s_loop(self, served, fire, heard, name):
+        """With the signals of the others."""
+        result = getattr(served, name).enqueue("a") if name == "acontext_of" else served.aadd.enqueue(1)
+        fire.jobs.get(result.id).result(timeout=60)
+        result.refresh()
+
+        assert (SUCCESSFUL, 1) == (result.status, result.attempts)
+        assert ["enqueued", "started", "finished"] == [name for name, *_ in heard]
+        assert [None, None, None] == [error for *_, error in heard]
 
 
 def test_a_failure_that_the_task_never_saw_is_told_all_the_same(tester, tasks, heard):
