@@ -1,0 +1,11 @@
+"""Signed HTTP webhooks for what somebody has to know of: failures, waits, missed schedules, lost servers.
+
+Read `hooks.py` first, the plugin; `alerts.py` notices, `delivery.py` sends.
+"""
+
+from __future__ import annotations
+
+from firelock.integrations.webhooks.delivery import verify
+from firelock.integrations.webhooks.hooks import Webhook, Webhooks
+
+__all__ = ["Webhook", "Webhooks", "verify"]

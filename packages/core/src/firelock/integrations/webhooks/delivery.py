@@ -1,0 +1,234 @@
+"""One signed request: to the address that was checked, without redirects, within a time.
+
+A webhook's URL is a secret as its key is: neither is in what is raised here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import http.client
+import ipaddress
+import json
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, urlsplit
+
+from firelock import ConfigurationError, FirelockError
+
+if TYPE_CHECKING:
+    from firelock import JsonValue
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+TIMESTAMP, SIGNATURE = "Firelock-Timestamp", "Firelock-Signature"
+_SECONDS = 20.0  # for a request as a whole
+_CONNECT_SECONDS = 5.0  # for each address
+_VERSION = "v1="
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_TRY_AGAIN = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
+
+
+class DeliveryFailed(FirelockError):
+    """A webhook could not be delivered now; another try may do it."""
+
+
+class DeliveryRefused(FirelockError):
+    """A webhook was refused for good: its address may not be reached, or the receiver does not want it."""
+
+
+def sign(secret: str, timestamp: int, body: bytes) -> str:
+    """Return the signature of a body at an instant: HMAC-SHA256 of "TIMESTAMP.BODY", in hexadecimal."""
+    signed = hmac.new(secret.encode(), f"{timestamp}.".encode() + body, hashlib.sha256)
+    return f"{_VERSION}{signed.hexdigest()}"
+
+
+def verify(
+    headers: Mapping[str, str], body: bytes, secret: str, *, tolerance: float = 300, now: float | None = None
+) -> bool:
+    """Tell whether a request comes from who has the secret, and lately: for receivers in Python.
+
+    Args:
+        headers: of the request, in whatever case.
+        body: the bytes as they came, before anything parses them.
+        secret: the webhook's.
+        tolerance: seconds that the request may be old, or ahead of this host's clock.
+        now: seconds since 1970; this host's where left out.
+    """
+    given = {name.lower(): value for name, value in headers.items()}
+    timestamp, signature = given.get(TIMESTAMP.lower(), ""), given.get(SIGNATURE.lower(), "")
+    if not (timestamp.isascii() and timestamp.isdigit()) or len(timestamp) > len("9" * 15):
+        return False
+    if abs((time.time() if now is None else now) - int(timestamp)) > tolerance:
+        return False
+    return hmac.compare_digest(signature.encode(), sign(secret, int(timestamp), body).encode())
+
+
+def check_url(url: str, name: str) -> SplitResult:
+    """Return the parts of a webhook's URL.
+
+    Raises:
+        ConfigurationError: it is no https URL, nor one of http to this host itself; or it holds a password
+            or a fragment. The message does not hold it.
+    """
+    what = f"The URL of webhook {name!r}"
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except (ValueError, AttributeError, TypeError):
+        raise ConfigurationError(f"{what} cannot be read; look at its brackets and its port.") from None
+    if parts.scheme not in {"http", "https"} or not host:
+        raise ConfigurationError(f"{what} is none of https; write https://host/path.")
+    if parts.scheme == "http" and not is_this_host(host):
+        raise ConfigurationError(f"{what} is http; only https is sent to another host.")
+    if parts.username is not None or parts.password is not None or parts.fragment:
+        raise ConfigurationError(f"{what} holds a name, a password or a fragment; put a token into its path.")
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise ConfigurationError(f"{what} holds characters that a URL may not; encode them.")
+    return parts
+
+
+def is_this_host(host: str) -> bool:
+    """Tell whether a URL's host says by itself that it is this one, whatever a name server answers."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def may_be_reached(address: Address, host: str, networks: Sequence[Network]) -> bool:
+    """Tell whether a request may go to an address: a public one, or one of the networks that were allowed.
+
+    Loopback only where the URL itself says so. An IPv6 address that stands for one of IPv4 counts as that.
+    """
+    inner = _inner(address)
+    if any(one in network for network in networks for one in (address, inner)):
+        return True
+    if inner.is_loopback:
+        return is_this_host(host)
+    return inner.is_global and not inner.is_multicast
+
+
+def _inner(address: Address) -> Address:
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address.ipv4_mapped or address.sixtofour or (address.teredo or (None, address))[1]
+
+
+def deliver(
+    name: str,
+    url: str,
+    secret: str,
+    event: Mapping[str, JsonValue],
+    networks: Sequence[Network],
+    *,
+    chat_field: str | None = None,
+) -> int:
+    """The receiver has taken the event, or its text under that name; return the status of its answer.
+
+    Raises:
+        DeliveryFailed: it did not answer in time, or asks to try again.
+        DeliveryRefused: it answered anything else, a redirect among them, or may not be reached.
+    """
+    parts = check_url(url, name)
+    said = event if chat_field is None else {chat_field: _text_of(event)}
+    body = json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode()
+    timestamp = int(time.time())
+    headers = {
+        "Content-Type": "application/json",
+        "User-Agent": "Firelock-Webhook",
+        "Firelock-Event": str(event.get("event", "")),
+        "Firelock-Event-Id": str(event.get("id", "")),
+        TIMESTAMP: str(timestamp),
+        SIGNATURE: sign(secret, timestamp, body),
+    }
+    path = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
+    connection = _Connection(parts, networks, name)
+    timer = threading.Timer(_SECONDS, connection.give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        connection.request("POST", path, body, headers)
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        # Without the error's words, which may hold the host.
+        raise DeliveryFailed(f"Webhook {name!r} could not be delivered: {type(error).__name__}.") from None
+    finally:
+        timer.cancel()
+        connection.close()
+    if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+        return status
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _TRY_AGAIN:
+        raise DeliveryFailed(f"Webhook {name!r} was answered {status}.")
+    raise DeliveryRefused(f"Webhook {name!r} was answered {status}; redirects are not followed.")
+
+
+def _text_of(event: Mapping[str, JsonValue]) -> str:
+    source = event.get("source")
+    return f"{event.get('text', '')}" if source is None else f"{source}: {event.get('text', '')}"
+
+
+class _Connection(http.client.HTTPConnection):
+    """A connection to an address that was looked at: what is checked is what is connected to."""
+
+    def __init__(self, parts: SplitResult, networks: Sequence[Network], name: str) -> None:
+        self._is_secure = parts.scheme == "https"
+        self.default_port = 443 if self._is_secure else 80  # which the header Host leaves out
+        super().__init__(parts.hostname or "", parts.port or self.default_port, timeout=_CONNECT_SECONDS)
+        self._networks, self._name = networks, name
+        self._is_given_up = False
+
+    def connect(self) -> None:
+        """The socket is connected to the first address that may be reached and answers."""
+        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        allowed = [each for each in found if self._may_be_reached(str(each[4][0]))]
+        if not allowed:
+            raise DeliveryRefused(
+                f"Webhook {self._name!r} leads to an address that is not public; if that is meant, allow its "
+                'network: Webhook(…, networks=["10.1.0.0/16"]).'
+            )
+        failure = OSError()
+        for family, kind, protocol, _, address in allowed:
+            self.sock = socket.socket(family, kind, protocol)
+            self.sock.settimeout(_CONNECT_SECONDS)
+            try:
+                self.sock.connect(address)
+                if self._is_secure:
+                    self._secure(self.sock)
+            except OSError as error:
+                self.sock.close()
+                failure = error
+            else:
+                return
+            if self._is_given_up:
+                break
+        raise failure
+
+    def _may_be_reached(self, text: str) -> bool:
+        address = ipaddress.ip_address(text.partition("%")[0])  # of a link-local one, without its interface
+        return may_be_reached(address, self.host, self._networks)
+
+    def _secure(self, plain: socket.socket) -> None:
+        """The host has shown its certificate; `give_up` can end that as well."""
+        context = ssl.create_default_context()
+        secured = context.wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
+        self.sock = secured
+        secured.do_handshake()
+
+    def give_up(self) -> None:
+        """Whatever waits for the socket does so no longer."""
+        self._is_given_up = True
+        if (sock := self.sock) is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)

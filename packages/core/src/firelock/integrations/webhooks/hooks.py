@@ -1,0 +1,249 @@
+"""The plugin: who is told of what, and the thread that looks.
+
+One server at a time looks, since each look is a record's next version, and what it finds becomes jobs of a
+queue of their own. A job names the webhook; where that leads and its secret are in the settings alone.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import threading
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from firelock import ConfigurationError, Firelock, JsonValue, Retry, ServerInfo, StorageError, hookimpl
+from firelock.integrations.webhooks.alerts import Event, Memory, Thresholds, look
+from firelock.integrations.webhooks.delivery import DeliveryRefused, Network, check_url, deliver
+
+if TYPE_CHECKING:
+    from firelock import Task
+
+log = logging.getLogger(__name__)
+
+_TASK = "firelock.webhook"
+_RECORD = ("webhooks", "alerts")
+_SHORTEST_SECRET = 16
+_SHORTEST_INTERVAL = timedelta(seconds=1)
+_RETRY = Retry.exponential(
+    timedelta(seconds=10), attempts=12, longest=timedelta(hours=1), except_on=[DeliveryRefused]
+)
+_ENVIRONMENT = "FIRELOCK_WEBHOOKS"
+
+
+def _events(value: Collection[str]) -> frozenset[Event]:
+    if isinstance(value, str):
+        raise ConfigurationError(f"on={value!r} is a text; pass a list of events: on=[{value!r}].")
+    try:
+        return frozenset(Event(each) for each in value)
+    except ValueError as error:
+        known = ", ".join(Event)
+        raise ConfigurationError(f"on={sorted(value)!r}: {error}. Events: {known}.") from None
+
+
+def _networks(value: Iterable[str]) -> tuple[Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(each) for each in value)
+    except ValueError as error:
+        raise ConfigurationError(f"networks={value!r}: {error}; write them as 10.1.0.0/16.") from None
+
+
+@attrs.frozen
+class Webhook:
+    """Who is told, and of what. Neither URL nor secret is in its repr, in a job or in a log.
+
+    Args:
+        name: that jobs carry, for people.
+        url: https; http to this host itself alone.
+        secret: of the signature, 16 characters or more, known to the receiver.
+        on: which events; all of them where left out.
+        chat_field: for chats, whose bodies are not ours to choose: the event's text alone is sent, under this
+            name: "text" for Slack, Mattermost and Google Chat, "content" for Discord.
+        networks: addresses that are not public, private or link-local ones, and may be reached all the same.
+
+    Raises:
+        ConfigurationError: one of them is refused.
+    """
+
+    name: str
+    url: str = attrs.field(repr=False)
+    secret: str = attrs.field(repr=False)
+    on: frozenset[Event] = attrs.field(default=frozenset(Event), kw_only=True, converter=_events)
+    chat_field: str | None = attrs.field(default=None, kw_only=True)
+    networks: tuple[Network, ...] = attrs.field(default=(), kw_only=True, converter=_networks)
+
+    def __attrs_post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name or not self.name.isprintable():
+            raise ConfigurationError(f"{self.name!r} is no name of a webhook; pass a text.")
+        check_url(self.url, self.name)
+        if not isinstance(self.secret, str) or len(self.secret) < _SHORTEST_SECRET:
+            raise ConfigurationError(
+                f"The secret of webhook {self.name!r} has fewer than {_SHORTEST_SECRET} characters; make one "
+                'by: python -c "import secrets; print(secrets.token_urlsafe(32))"'
+            )
+
+
+class Webhooks:
+    """A plugin: `Firelock(url, plugins=[Webhooks([Webhook("ops", url, secret)])])`.
+
+    Args:
+        hooks: who is told.
+        latency: so long may the first job of a queue wait: for all queues, or by queue, "*" being the others.
+        margin: so late may a recurring job be fired.
+        quiet: failures of one task are told at once, and then, counted together, once in this time.
+        interval: between two looks; each is about five round trips, of one server of all.
+        queue: of the jobs that deliver. A server has to take it: `--queues default,webhooks`.
+        source: of which system the events are, for receivers that hear of several.
+
+    Raises:
+        ConfigurationError: two hooks have one name, there is none, or a span is negative or too short.
+    """
+
+    def __init__(
+        self,
+        hooks: Sequence[Webhook],
+        *,
+        latency: timedelta | Mapping[str, timedelta] = timedelta(minutes=10),
+        margin: timedelta = timedelta(minutes=5),
+        quiet: timedelta = timedelta(minutes=5),
+        interval: timedelta = timedelta(seconds=15),
+        queue: str = "webhooks",
+        source: str | None = None,
+    ) -> None:
+        self._hooks = _by_name(hooks)
+        spans = {"*": latency} if isinstance(latency, timedelta) else dict(latency)
+        for name, span in {"margin": margin, "quiet": quiet, **spans}.items():
+            if not isinstance(span, timedelta) or span < timedelta(0):
+                raise ConfigurationError(f"{name}={span!r} is refused; pass a timedelta of zero or more.")
+        if not isinstance(interval, timedelta) or interval < _SHORTEST_INTERVAL:
+            raise ConfigurationError(f"interval={interval!r} is refused; pass a second or more.")
+        self._limits = Thresholds(spans, margin, quiet, frozenset({queue}))
+        self._interval = interval
+        self._queue = queue
+        self._source = source
+        self._app: Firelock | None = None
+        self._deliver: Task[..., Any] | None = None
+        self._stopping = threading.Event()
+        self._looker: threading.Thread | None = None
+
+    @classmethod
+    def from_environment(cls, **options: Any) -> Webhooks:  # noqa: ANN401 - as `Webhooks` takes them
+        """Return the plugin with the hooks that the environment names.
+
+        `FIRELOCK_WEBHOOKS=ops,chat`, and for each `FIRELOCK_WEBHOOK_OPS_URL`, `…_SECRET`, and where wanted
+        `…_ON` and `…_NETWORKS`, lists with commas, and `…_CHAT_FIELD`.
+        """
+        names = [name.strip() for name in os.environ.get(_ENVIRONMENT, "").split(",") if name.strip()]
+        return cls([_hook_of_environment(name) for name in names], **options)
+
+    # ---- hooks of the app --------------------------------------------------------------------------------
+
+    @hookimpl
+    def configure_app(self, app: Firelock) -> None:
+        """The app has the task that delivers."""
+        if self._app is not None:
+            raise ConfigurationError("One Webhooks is given to two apps; make one for each.")
+
+        def webhook(hook: str, event: dict[str, JsonValue]) -> int:
+            return self._send(hook, event)
+
+        self._app = app
+        self._deliver = app.task(name=_TASK, queue=self._queue, retry=_RETRY)(webhook)
+
+    @hookimpl
+    def server_started(self, server: ServerInfo) -> None:
+        """This server takes its turns at looking."""
+        self._stopping.clear()
+        self._looker = threading.Thread(target=self._look_on, name="firelock-webhooks", daemon=True)
+        self._looker.start()
+        log.debug("Server %s looks for what webhooks are told of.", server.name)
+
+    @hookimpl
+    def server_stopped(self) -> None:
+        """It looks no more."""
+        self._stopping.set()
+        if self._looker is not None:
+            self._looker.join(timeout=5.0)
+            self._looker = None
+
+    def _look_on(self) -> None:
+        while not self._stopping.wait(self._interval.total_seconds()):
+            try:
+                self.look()
+            except StorageError as error:
+                log.warning("Nobody can look for what webhooks are told of: %s", error)
+            except Exception:
+                log.exception("What webhooks are told of could not be looked for; the next look may do.")
+
+    # ---- looking and sending -----------------------------------------------------------------------------
+
+    def look(self) -> list[dict[str, JsonValue]]:
+        """What is new becomes jobs, a job for each webhook that wants it; return the events.
+
+        Nothing where another server has looked within the last half interval. A server calls it by itself.
+        """
+        app, task = self._app, self._deliver
+        if app is None or task is None:
+            raise ConfigurationError("These Webhooks are given to no app: Firelock(…, plugins=[webhooks]).")
+        storage = app.storage
+        record, now = storage.get_record(*_RECORD), storage.clock()
+        memory = Memory.read(None if record is None else record.value)
+        if memory.looked_at and now - memory.looked_at < self._interval.total_seconds() * 1_000_000 / 2:
+            return []
+        is_first, memory.looked_at = not memory.looked_at, now
+        turn = storage.put_record(
+            *_RECORD, memory.write(), expected_version=0 if record is None else record.version
+        )
+        if turn is None:  # another server took it
+            return []
+        events = look(app, memory, now, self._limits, task=_TASK, is_first=is_first)
+        if self._source is not None:
+            events = [{**event, "source": self._source} for event in events]
+        calls = [
+            task.call(hook.name, event)
+            for event in events
+            for hook in self._hooks.values()
+            if event["event"] in hook.on
+        ]
+        if calls:  # before what is remembered: an event may come twice, and none gets lost
+            app.enqueue_many(calls)
+        storage.put_record(*_RECORD, memory.write(), expected_version=turn)
+        return events
+
+    def _send(self, name: str, event: Mapping[str, JsonValue]) -> int:
+        hook = self._hooks.get(name)
+        if hook is None:
+            raise DeliveryRefused(
+                f"Webhook {name!r} is not among this server's: {', '.join(sorted(self._hooks))}."
+            )
+        return deliver(hook.name, hook.url, hook.secret, event, hook.networks, chat_field=hook.chat_field)
+
+
+def _by_name(hooks: Sequence[Webhook]) -> dict[str, Webhook]:
+    if not isinstance(hooks, list | tuple) or not all(isinstance(each, Webhook) for each in hooks):
+        raise ConfigurationError("Webhooks takes a list: Webhooks([Webhook(name, url, secret)]).")
+    by_name = {hook.name: hook for hook in hooks}
+    if not by_name or len(by_name) != len(hooks):
+        names = [hook.name for hook in hooks]
+        raise ConfigurationError(f"Webhooks {names} are refused; give at least one, each its own name.")
+    return by_name
+
+
+def _hook_of_environment(name: str) -> Webhook:
+    prefix = f"FIRELOCK_WEBHOOK_{name.upper().replace('-', '_')}_"
+    missing = [prefix + each for each in ("URL", "SECRET") if not os.environ.get(prefix + each)]
+    if missing:
+        raise ConfigurationError(f"{_ENVIRONMENT} names {name!r}, and {' and '.join(missing)} is not set.")
+
+    def listed(variable: str) -> list[str]:
+        return [each.strip() for each in os.environ.get(prefix + variable, "").split(",") if each.strip()]
+
+    return Webhook(
+        name, os.environ[f"{prefix}URL"], os.environ[f"{prefix}SECRET"],
+        on=listed("ON") or list(Event), networks=listed("NETWORKS"),
+        chat_field=os.environ.get(f"{prefix}CHAT_FIELD") or None,
+    )  # fmt: skip

@@ -1,0 +1,480 @@
+"""Who is told of what, once for all servers, and where a request may go."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import socket
+import ssl
+import threading
+from contextlib import suppress
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from firelock import ConfigurationError, Firelock, JobFailed, Retry, State
+from firelock.integrations.webhooks import Webhook, Webhooks, verify
+from firelock.integrations.webhooks.delivery import DeliveryFailed, DeliveryRefused, deliver, may_be_reached
+from firelock.memory import MemoryStorage
+from firelock.storage import NewSession
+from tests.core.fakes import until
+from tests.redis.certificates import write_certificates
+
+SECRET = "a-secret-of-the-receiver"
+TEN = timedelta(minutes=10)
+
+
+class Receiver(HTTPServer):
+    """Takes requests on loopback, and answers each with the next status; the last one stays."""
+
+    def __init__(self, *statuses):
+        super().__init__(("127.0.0.1", 0), Answering)
+        self.statuses, self.requests = list(statuses or [204]), []
+        self.thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
+        self.thread.start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_address[1]}/hooks/token?to=ops"
+
+    @property
+    def events(self):
+        return [json.loads(body) for _, _, body in self.requests]
+
+    def close(self):
+        self.shutdown()
+        self.thread.join()
+        self.server_close()
+
+
+class Answering(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.requests.append((self.path, dict(self.headers), body))
+        statuses = self.server.statuses
+        status = statuses.pop(0) if len(statuses) > 1 else statuses[0]
+        self.send_response(status)
+        if 300 <= status < 400:
+            self.send_header("Location", "/elsewhere")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *words):
+        """Say nothing."""
+
+
+@pytest.fixture
+def receive():
+    """A function that starts a receiver; all of them end with the test."""
+    started = []
+
+    def receive(*statuses):
+        started.append(Receiver(*statuses))
+        return started[-1]
+
+    yield receive
+    for receiver in started:
+        receiver.close()
+
+
+@pytest.fixture
+def shop():
+    """A function that makes an app with webhooks, on one storage with the others; all end with the test."""
+    storage, apps = MemoryStorage(), []
+
+    def shop(url="http://localhost:9/", *, hook=(), **options):
+        app = Shop(storage, Webhook("ops", url, SECRET, **dict(hook)), options)
+        apps.append(app.fire)
+        return app
+
+    yield shop
+    for fire in apps:
+        fire.close()
+
+
+class Shop:
+    """An app with tasks, its webhooks, and a storage whose time can be moved."""
+
+    def __init__(self, storage, hook, options):
+        self.webhooks = Webhooks([hook], **options)
+        self.fire = Firelock(storage, plugins=[self.webhooks])
+        self.storage = storage
+        self.fails = True
+
+        @self.fire.task(name="charge", retry=Retry.never())
+        def charge(card: str) -> None:
+            if self.fails:
+                raise ValueError(f"card {card}")
+
+        self.charge = charge
+
+    def later(self, seconds=60):
+        self.storage.clock_offset += seconds * 1_000_000
+
+    def look(self, seconds=60):
+        """What is new after so many seconds: event and text."""
+        self.later(seconds)
+        return [(event["event"], event["text"]) for event in self.webhooks.look()]
+
+    def run(self, *jobs, queues="default"):
+        with self.fire.server(workers=1, queues=queues):
+            for job in jobs:
+                with suppress(JobFailed):
+                    job.result(timeout=20)
+
+
+# ---- what is told ----------------------------------------------------------------------------------------
+
+
+def test_a_failure_is_told_by_a_signed_request(shop, receive):
+    """Its body names task, jobs and kind of error, and holds no argument, message, traceback or meta."""
+    receiver = receive()
+    app = shop(receiver.url, source="shop")
+    app.webhooks.look()
+    job = app.charge.using(meta={"tenant": "acme"}).enqueue("4111")
+    app.run(job)
+    app.later()
+
+    (event,) = app.webhooks.look()
+    (delivery,) = app.fire.jobs.find(task="firelock.webhook").jobs
+    app.run(delivery, queues="webhooks")
+
+    ((path, headers, body),) = receiver.requests
+    assert "/hooks/token?to=ops" == path
+    assert event == json.loads(body)
+    assert {
+        "event": "failed", "task": "charge", "count": 1, "jobs": [job.id], "error_types": ["ValueError"],
+        "text": "A job of charge failed (ValueError).", "source": "shop",
+        "id": event["id"], "at": event["at"],
+    } == event  # fmt: skip
+    assert (event["id"], "failed") == (headers["Firelock-Event-Id"], headers["Firelock-Event"])
+    assert verify(headers, body, SECRET)
+    assert not verify(headers, body + b" ", SECRET)
+    assert not verify(headers, body, "another-secret-of-16")
+    assert not verify(headers, body, SECRET, now=int(headers["Firelock-Timestamp"]) + 301)
+    assert not verify({}, body, SECRET)
+    for secret in ("4111", "acme", "Traceback"):
+        assert secret not in body.decode()
+    told = repr([delivery.record(), app.fire.jobs.find().jobs, Webhook("a", receiver.url, SECRET)])
+    assert SECRET not in told
+    assert "token" not in told
+
+
+def test_failures_of_a_task_are_told_together_and_their_end_once(shop):
+    """At once, then once in the quiet time, however many; recovered when one of its jobs has succeeded."""
+    app = shop(quiet=TEN)
+    assert [] == app.look()
+    app.run(*app.charge.enqueue_many([("1",), ("2",)]))
+
+    assert [("failed", "2 jobs of charge failed (ValueError).")] == app.look()
+    app.run(app.charge.enqueue("3"))
+    assert [] == app.look()
+    assert [("failed", "A job of charge failed (ValueError).")] == app.look(600)
+    assert [] == app.look()
+    app.fails = False
+    app.run(app.charge.enqueue("4"))
+    assert [("recovered", "charge: a job of the task has succeeded since it failed.")] == app.look()
+    assert [] == app.look()
+
+
+def test_servers_look_in_turn_and_tell_once(shop):
+    """What one has told no other tells; a look right after another one's looks at nothing."""
+    first, second = shop(), shop()
+    first.look()
+    first.run(first.charge.enqueue("1"))
+
+    assert 1 == len(second.look())
+    assert [] == first.look(0)
+    assert [] == first.look()
+    assert 1 == first.fire.jobs.counts().by_queue["webhooks"][State.ENQUEUED]
+
+
+def test_a_webhook_s_own_failure_is_told_to_nobody(shop, receive):
+    """Else a receiver that is gone would be told of that by more and more jobs."""
+    app = shop(receive(410).url)
+    app.look()
+    app.run(app.charge.enqueue("1"))
+    assert 1 == len(app.look())
+    (delivery,) = app.fire.jobs.find(task="firelock.webhook").jobs
+    app.run(delivery, queues="webhooks")
+
+    assert State.FAILED is delivery.refresh().state
+    assert "Webhook 'ops' was answered 410; redirects are not followed." == delivery.error.message
+    assert [] == app.look()
+
+
+def test_a_queue_that_waits_too_long_is_told(shop):
+    """By its own limit or that of all others; not a paused one, nor the webhooks' own."""
+    app = shop(latency={"*": TEN, "slow": timedelta(hours=1)})
+    app.look()
+    for queue in ("default", "slow", "paused", "webhooks"):
+        app.charge.using(queue=queue).enqueue("1")
+    app.fire.queues.pause("paused")
+
+    assert [] == app.look(590)
+    assert [("queue_latency", "The first job of queue default waits for 0:11:30.")] == app.look(100)
+    assert [] == app.look()
+    app.fails = False
+    app.run(*app.fire.jobs.find(queue="default").jobs)
+    assert [("recovered", "default: the queue is fast enough again.")] == app.look()
+    assert ["queue_latency"] == [event for event, _ in app.look(3_600)]
+
+
+def test_a_recurring_job_that_nobody_fires_is_told(shop):
+    """Late by more than the margin; it is over when somebody has fired it."""
+    app = shop()
+    app.charge.recur("nightly", "0 2 * * *", "1")
+    app.charge.recur("paused", "* * * * *", "1")
+    app.fire.recurring.pause("paused")
+    app.look()
+
+    (missed,) = app.look(24 * 3_600 + 301)
+    with app.fire.server(workers=1):
+        until(lambda: app.fire.recurring.get("nightly").last_at is not None)
+        until(lambda: app.fire.jobs.counts().by_state.get(State.FAILED))
+    told = dict(app.look())
+
+    assert "recurring_missed" == missed[0]
+    assert missed[1].startswith("Recurring job nightly was due at ")
+    assert "nightly: the recurring job is fired again." == told["recovered"]
+
+
+def test_a_chat_gets_the_text_alone(shop, receive):
+    """Under the name that it reads; signed like any other."""
+    receiver = receive()
+    app = shop(receiver.url, hook={"chat_field": "content"}, source="shop")
+    app.look()
+    app.run(app.charge.enqueue("1"))
+    app.look()
+    app.run(*app.fire.jobs.find(task="firelock.webhook").jobs, queues="webhooks")
+
+    assert [{"content": "shop: A job of charge failed (ValueError)."}] == receiver.events
+    assert verify(receiver.requests[0][1], receiver.requests[0][2], SECRET)
+
+
+def begin_session(storage, name):
+    storage.begin_session(NewSession(f"s-{name}", f"id-{name}", name, "vm", 1, storage.clock(), 30.0, 4, "*"))
+
+
+def test_a_lost_server_is_told_once(shop):
+    """Not one that was lost before anybody looked, nor one that lives."""
+    app = shop()
+    begin_session(app.storage, "old")
+    app.later()
+    app.look(0)
+    begin_session(app.storage, "vm:1")
+
+    assert [] == app.look(20)
+    assert [("server_lost", "Server vm:1 is lost: it was killed, or is cut off.")] == app.look()
+    assert [] == app.look()
+
+
+def test_a_webhook_is_told_of_what_it_asks_for(shop):
+    """Of other events no job is made."""
+    app = shop(hook={"on": ["server_lost"]})
+    app.look()
+    app.run(app.charge.enqueue("1"))
+
+    assert 1 == len(app.look())
+    assert [] == app.fire.jobs.find(task="firelock.webhook").jobs
+
+
+def test_a_server_looks_by_itself(shop, receive):
+    """From its start to its end; what it finds it delivers."""
+    receiver = receive()
+    app = shop(receiver.url, interval=timedelta(seconds=1))
+    app.look()
+
+    with app.fire.server(workers=1):
+        with suppress(JobFailed):
+            app.charge.enqueue("1").result(timeout=20)
+        app.later(6)
+        until(lambda: receiver.requests)
+
+    assert ["failed"] == [event["event"] for event in receiver.events]
+    assert all(thread.name != "firelock-webhooks" for thread in threading.enumerate())
+
+
+# ---- where a request may go ------------------------------------------------------------------------------
+
+
+def send(url, *networks):
+    networks = [ipaddress.ip_network(each) for each in networks]
+    return deliver("ops", url, SECRET, {"id": "1", "event": "failed"}, networks)
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 503])
+def test_an_answer_that_may_change_is_asked_for_again(receive, status):
+    """The job fails and is retried, signed anew."""
+    receiver = receive(status, 200)
+
+    with pytest.raises(DeliveryFailed, match=f"was answered {status}"):
+        send(receiver.url)
+
+    assert 200 == send(receiver.url)
+
+
+@pytest.mark.parametrize("status", [301, 307, 400, 404])
+def test_a_redirect_is_not_followed(receive, status):
+    """Nor is what the receiver refuses sent again."""
+    receiver = receive(status)
+
+    with pytest.raises(DeliveryRefused, match=f"was answered {status}; redirects are not followed"):
+        send(receiver.url)
+
+    assert 1 == len(receiver.requests)
+
+
+def test_who_does_not_answer_is_tried_again(receive):
+    """Without a word that would hold the URL."""
+    receiver = receive()
+    url = receiver.url
+    receiver.server_close()
+    receiver.shutdown()
+
+    with pytest.raises(DeliveryFailed) as failed:
+        send(url)
+
+    assert "Webhook 'ops' could not be delivered: ConnectionRefusedError." == str(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "is_allowed"),
+    [
+        ("93.184.216.34", True),
+        ("2606:2800:220:1::1", True),
+        ("10.1.2.3", False),
+        ("172.16.0.1", False),
+        ("192.168.1.1", False),
+        ("100.64.0.1", False),
+        ("169.254.169.254", False),
+        ("127.0.0.1", False),
+        ("0.0.0.0", False),
+        ("224.0.0.1", False),
+        ("255.255.255.255", False),
+        ("::1", False),
+        ("::", False),
+        ("fe80::1", False),
+        ("fd00::1", False),
+        ("ff02::1", False),
+        ("::ffff:10.0.0.1", False),
+        ("::ffff:169.254.169.254", False),
+        ("2002:a00:1::", False),
+        ("64:ff9b::a9fe:a9fe", False),
+    ],
+)
+def test_only_public_addresses_are_reached(address, is_allowed):
+    """Whatever name leads there; an address that wraps another counts as that."""
+    assert is_allowed is may_be_reached(ipaddress.ip_address(address), "hooks.example.com", [])
+
+
+def test_a_network_is_allowed_by_name():
+    """That one, and no other private one."""
+    networks = [ipaddress.ip_network("10.1.0.0/16"), ipaddress.ip_network("fd00::/64")]
+
+    def may(address):
+        return may_be_reached(ipaddress.ip_address(address), "hooks.example.com", networks)
+
+    assert [True, False, True, True, False] == [
+        may(each) for each in ("10.1.9.9", "10.2.0.1", "::ffff:10.1.0.1", "fd00::7", "fd01::7")
+    ]
+
+
+def test_what_was_checked_is_what_is_connected_to(receive, monkeypatch):
+    """A name that leads to this host, or to a private one, is refused before a byte is sent."""
+    receiver = receive()
+    port = receiver.server_address[1]
+    monkeypatch.setattr(
+        socket, "getaddrinfo",
+        lambda *_, **__: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))],
+    )  # fmt: skip
+
+    with pytest.raises(DeliveryRefused, match="leads to an address that is not public"):
+        send(f"https://hooks.example.com:{port}/")
+
+    assert [] == receiver.requests
+
+
+def test_a_certificate_is_asked_for(receive, tmp_path, monkeypatch):
+    """One that is vouched for is taken, for the name in the URL; another one is not."""
+    write_certificates(tmp_path)
+    receiver = receive()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.crt", tmp_path / "server.key")
+    receiver.socket = context.wrap_socket(receiver.socket, server_side=True)
+    url = f"https://127.0.0.1:{receiver.server_address[1]}/"
+
+    with pytest.raises(DeliveryFailed, match="SSLCertVerificationError"):
+        send(url)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.crt"))
+    assert 204 == send(url)
+
+
+# ---- settings --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://hooks.example.com/token", "only https is sent to another host"),
+        ("ftp://hooks.example.com/token", "is none of https"),
+        ("hooks.example.com/token", "is none of https"),
+        ("https://ann:token@hooks.example.com/", "holds a name, a password or a fragment"),
+        ("https://hooks.example.com/#token", "holds a name, a password or a fragment"),
+        ("https://hooks.example.com/to ken", "characters that a URL may not"),
+        ("https://hooks.example.com:port/token", "cannot be read"),
+        (None, "none of https|cannot be read"),
+    ],
+)
+def test_an_odd_url_is_refused_without_being_shown(url, words):
+    """It may hold a token, as those of chats do."""
+    with pytest.raises(ConfigurationError, match=words) as refused:
+        Webhook("ops", url, SECRET)
+
+    assert "ann:" not in str(refused.value)
+    assert "example" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Webhook("", "https://hooks.example.com/", SECRET), "is no name of a webhook"),
+        (lambda: Webhook("ops", "https://hooks.example.com/", "short"), "fewer than 16 characters"),
+        (lambda: Webhook("ops", "https://hooks.example.com/", SECRET, on=["fail"]), "Events: failed, queue"),
+        (lambda: Webhook("ops", "https://hooks.example.com/", SECRET, on="failed"), "is a text"),
+        (lambda: Webhook("ops", "https://hooks.example.com/", SECRET, networks=["10.1/8"]), "10.1.0.0/16"),
+        (lambda: Webhooks([]), "give at least one"),
+        (lambda: Webhooks("https://hooks.example.com/"), "Webhooks takes a list"),
+        (lambda: Webhooks([hook(), hook()]), "each its own name"),
+        (lambda: Webhooks([hook()], margin=5), "margin=5 is refused"),
+        (lambda: Webhooks([hook()], latency={"slow": timedelta(-1)}), "slow="),
+        (lambda: Webhooks([hook()], interval=timedelta(0)), "interval="),
+        (lambda: Webhooks([hook()]).look(), "given to no app"),
+        (lambda: [Firelock("memory://", plugins=[both]) for both in [Webhooks([hook()])] * 2], "two apps"),
+    ],
+)
+def test_odd_settings_are_refused(make, words):
+    """With what was given, but for secrets, and what to do."""
+    with pytest.raises(ConfigurationError, match=words):
+        make()
+
+
+def hook():
+    return Webhook("ops", "https://hooks.example.com/", SECRET)
+
+
+def test_hooks_are_read_of_the_environment(monkeypatch):
+    """As a container is told of them; what is missing is named."""
+    monkeypatch.setenv("FIRELOCK_WEBHOOKS", "ops, on-call")
+    monkeypatch.setenv("FIRELOCK_WEBHOOK_OPS_URL", "https://hooks.example.com/a")
+    monkeypatch.setenv("FIRELOCK_WEBHOOK_OPS_SECRET", SECRET)
+    monkeypatch.setenv("FIRELOCK_WEBHOOK_ON_CALL_URL", "https://inside.example.net/b")
+
+    with pytest.raises(ConfigurationError, match="'on-call', and FIRELOCK_WEBHOOK_ON_CALL_SECRET is not set"):
+        Webhooks.from_environment()
+    monkeypatch.setenv("FIRELOCK_WEBHOOK_ON_CALL_SECRET", SECRET)
+    monkeypatch.setenv("FIRELOCK_WEBHOOK_ON_CALL_ON", "failed,server_lost")
+    monkeypatch.setenv("FIRELOCK_WEBHOOK_ON_CALL_NETWORKS", "10.1.0.0/16")
+    with Firelock("memory://", plugins=[Webhooks.from_environment(source="shop")]) as app:
+        assert ["firelock.webhook"] == [task.name for task in app.registry.runnable()]
