@@ -21,6 +21,8 @@ is_here my_print_defaults || missing="$missing mariadb-client-core"
 # A browser without a font draws boxes, and measures them.
 [ -n "$(find /usr/share/fonts /usr/local/share/fonts -name '*.[ot]tf' 2>/dev/null | head -n 1)" ] ||
     missing="$missing fonts-dejavu-core"
+# Its promtool reads the alerts of deploy/.
+is_here promtool || missing="$missing prometheus"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then

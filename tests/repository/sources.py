@@ -9,10 +9,13 @@ from pathlib import Path
 import attrs
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("packages", "tests", "benchmarks", "examples", "docs", "scripts", ".ci")
+FOLDERS = ("packages", "tests", "benchmarks", "examples", "docs", "deploy", "scripts", ".ci")
 OF_OTHERS = {"vendor", "node_modules"}  # set-up puts them there, git ignores them
 NAMES_WITHOUT_SUFFIX = {"Makefile", "LICENSE", "run", ".gitignore"}
-TEXT_SUFFIXES = {".py", ".md", ".toml", ".lock", ".sh", ".html", ".css", ".js", ".lua", ".sql", ".svg"}
+TEXT_SUFFIXES = {
+    ".py", ".md", ".toml", ".lock", ".sh", ".html", ".css", ".js", ".lua", ".sql", ".svg", ".yml", ".yaml",
+    ".service",
+}  # fmt: skip
 
 
 @attrs.frozen

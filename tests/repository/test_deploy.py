@@ -1,0 +1,178 @@
+"""What deploy/ offers: every metric that it names exists, and whoever reads such a file takes it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import urllib.request
+from contextlib import closing
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from firelock import Cron, Firelock
+from firelock.integrations.prometheus import Prometheus
+from firelock.server import job_counters
+from firelock.testing.movable_clock import movable
+from firelock_dashboard import Dashboard
+from tests.core.fakes import until
+from tests.dashboard.asking import Browser
+from tests.ports import HOST, free_port
+from tests.repository.sources import ROOT
+
+DEPLOY = ROOT / "deploy"
+ALERTS = DEPLOY / "prometheus" / "firelock-alerts.yml"
+BOARD = DEPLOY / "grafana" / "firelock.json"
+PAGE = ROOT / "docs" / "probes-and-metrics.md"
+METRIC = re.compile(r"\bfirelock_[a-z_]+\b")
+LABELLED = re.compile(r"\b(firelock_[a-z_]+)\{([^}]*)\}")
+GROUPED = re.compile(r"\bby \(([^)]*)\)")
+OF_PROMETHEUS = {"instance", "job", "alertname"}  # labels that it adds itself
+
+
+def add(left: int, right: int) -> int:
+    return left + right
+
+
+@pytest.fixture(scope="module")
+def pages():
+    """Labels by name of every sample that a server and a dashboard show after a run."""
+    former, port = job_counters._of_this_process, free_port()  # noqa: SLF001 - this process counts anew
+    job_counters._of_this_process = job_counters._ProcessCounters()  # noqa: SLF001
+    with (
+        Firelock("memory://", plugins=[Prometheus(CollectorRegistry())]) as fire,
+        closing(Dashboard(fire)) as dashboard,
+        closing(Browser(dashboard)) as browser,
+    ):
+        task = fire.task(name="shop.add")(add)
+        task.recur("nightly", Cron("0 2 * * *"), 1, 2)
+        task.using(queue="bulk").enqueue(1, 2)
+        movable(fire.storage).clock_offset += 86_400_000_000  # the recurring job is due
+        with fire.server(workers=1, queues=["default"], probe_port=port):
+            task.enqueue(1, 2).result(timeout=10)
+            until(lambda: fire.jobs.find(state="succeeded", recurring_id="nightly").jobs)
+            with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=10) as reply:
+                texts = [reply.read().decode(), browser.get("/metrics").text]
+    job_counters._of_this_process = former  # noqa: SLF001
+    found: dict[str, set[str]] = {}
+    for text in texts:
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                found.setdefault(sample.name, set()).update(sample.labels)
+    return found
+
+
+def alert_rules():
+    """Every rule of the alerts."""
+    return [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+
+
+def board_panels():
+    """Every panel of the board that is no row."""
+    return [panel for panel in json.loads(BOARD.read_text())["panels"] if panel["type"] != "row"]
+
+
+EXPRESSIONS = [
+    *[pytest.param(rule["expr"], id=rule["alert"]) for rule in alert_rules()],
+    *[
+        pytest.param(target["expr"], id=f"{panel['title']} {target['refId']}")
+        for panel in board_panels()
+        for target in panel["targets"]
+    ],
+]
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_an_expression_asks_for_what_there_is(pages, expression):
+    """Each metric that an alert or a panel names is on a page, with the labels that it is asked by."""
+    names = set(METRIC.findall(expression))
+
+    assert names - set(pages) == set()
+    for name, selected in LABELLED.findall(expression):
+        asked = {part.partition("=")[0].rstrip("!").strip() for part in selected.split('",') if part}
+        assert asked - OF_PROMETHEUS - pages[name] == set(), name
+    known = set().union(OF_PROMETHEUS, *(pages[name] for name in names))
+    for grouped in GROUPED.findall(expression):
+        assert {label.strip() for label in grouped.split(",")} - known == set()
+
+
+def test_the_page_names_every_metric_and_no_other(pages):
+    """Of a server and of the cluster alike, in its tables."""
+    named = set(re.findall(r"^\| `(firelock_[a-z_]+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
+    shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in pages}
+
+    assert named == shown
+
+
+def test_an_alert_says_what_is_wrong_and_what_to_do():
+    """And how bad it is; its name is its own."""
+    rules = alert_rules()
+
+    assert len(rules) == len({rule["alert"] for rule in rules})
+    for rule in rules:
+        assert rule["labels"]["severity"] in {"warning", "critical"}, rule["alert"]
+        assert set(rule["annotations"]) == {"summary", "description"}, rule["alert"]
+
+
+def test_the_board_is_laid_out():
+    """No panel lies upon another, each has an id and a data source that is chosen."""
+    panels = json.loads(BOARD.read_text())["panels"]
+    taken = set()
+    for panel in panels:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert place["x"] + place["w"] <= 24, panel["title"]
+        taken |= cells
+
+    assert len(panels) == len({panel["id"] for panel in panels})
+    for panel in board_panels():
+        assert panel["datasource"]["uid"] == "${datasource}", panel["title"]
+        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+
+
+@pytest.mark.heavy("promtool, of Debian's prometheus")
+class TestPromtool:
+    """What Prometheus' own tool says."""
+
+    @pytest.fixture(autouse=True)
+    def promtool(self):
+        if shutil.which("promtool") is None:
+            pytest.skip("promtool is not installed: it is in Debian's package prometheus")
+
+    @staticmethod
+    def run(*words, cwd):
+        ran = subprocess.run(["promtool", *words], cwd=cwd, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+
+    def test_the_alerts_are_rules(self):
+        """As Prometheus reads them."""
+        self.run("check", "rules", ALERTS.name, cwd=ALERTS.parent)
+
+    def test_each_alert_fires_for_what_is_wrong_and_not_for_the_rest(self):
+        """By the series of the file beside it, which holds every alert."""
+        tests = ALERTS.parent / "firelock-alerts-test.yml"
+
+        assert {rule["alert"] for rule in alert_rules()} <= set(
+            re.findall(r"\bFirelock\w+", tests.read_text())
+        )
+        self.run("test", "rules", tests.name, cwd=ALERTS.parent)
+
+    def test_the_boards_expressions_are_promql(self, tmp_path):
+        """With the variables that Grafana puts in."""
+        expressions = [target["expr"] for panel in board_panels() for target in panel["targets"]]
+        rules = [
+            {"record": f"panel{number}", "expr": re.sub(r"\$__rate_interval", "5m", expression)}
+            for number, expression in enumerate(expressions)
+        ]
+        (tmp_path / "board.yml").write_text(yaml.safe_dump({"groups": [{"name": "board", "rules": rules}]}))
+
+        self.run("check", "rules", "board.yml", cwd=tmp_path)
