@@ -54,7 +54,7 @@ def pages():
         movable(fire.storage).clock_offset += 86_400_000_000  # the recurring job is due
         with fire.server(workers=1, queues=["default"], probe_port=port):
             task.enqueue(1, 2).result(timeout=10)
-            until(lambda: fire.jobs.find(state="succeeded", recurring_id="nightly").jobs)
+            until(lambda: fire.jobs.find(state="succeeded", recurring="nightly").jobs)
             with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=10) as reply:
                 texts = [reply.read().decode(), browser.get("/metrics").text]
     job_counters._of_this_process = former  # noqa: SLF001
