@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import griffe
 _SIGNATURE_WIDTH = 88
 _CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _FOLDERS_OF_DOORS = ("integrations", "compat")
+_SHARED = ("carrier", "request_meta")  # what several integrations are made of: each shows what it takes of it
+_LITERAL = re.compile(r"^::\n\n(?P<code>(?:(?: {4}.*)?\n?)+)", re.MULTILINE)
 _NOTHING_TO_SHOW = ("__init__", "__call__", "__slots__", "__repr__")
 
 
@@ -60,7 +63,9 @@ class Reference:
 
     def __init__(self, sources: Sequence[Path]) -> None:
         self._loader = griffe.GriffeLoader(
-            search_paths=[str(source) for source in sources], docstring_parser="google"
+            search_paths=[str(source) for source in sources],
+            docstring_parser="google",
+            docstring_options={"warn_unknown_params": False, "warn_missing_types": False},
         )
         for package in dict.fromkeys(door.module.partition(".")[0] for door in DOORS):
             self._loader.load(package)
@@ -94,7 +99,7 @@ class Reference:
         for folder in _FOLDERS_OF_DOORS:
             package = self._loader.modules_collection["firelock"].modules.get(folder)
             for name, module in sorted(package.modules.items()) if package else ():
-                if _is_public(name):
+                if _is_public(name) and name not in _SHARED:
                     lead = module.docstring.value if module.docstring else ""
                     yield Door(f"firelock.{folder}.{name}", f"{folder}-{name}.md", lead)
 
@@ -195,7 +200,7 @@ class Reference:
         for section in target.docstring.parsed if target.docstring else ():
             match section:
                 case griffe.DocstringSectionText():
-                    yield self._linked(door, section.value)
+                    yield self._linked(door, _LITERAL.sub(_fenced, section.value))
                 case griffe.DocstringSectionParameters():
                     told = ((f"`{one.name}`", one.description) for one in section.value)
                     yield "\n".join(f"- {name}: {self._linked(door, _line(text))}" for name, text in told)
@@ -218,6 +223,10 @@ class Reference:
         def link(code: re.Match[str]) -> str:
             name = code[1].removesuffix("()")
             place = self._places.get(name)
+            if place and name.islower() and "." not in name and not place.startswith(f"{door.page}#"):
+                return code[
+                    0
+                ]  # `fire`, `task` and the like mean the reader's own, but where they are documented
             return f"[{code[0]}]({_from(door, place)})" if place else code[0]
 
         return _CODE.sub(link, text)
@@ -266,6 +275,11 @@ def _is_twin(one: griffe.Attribute) -> bool:
 
 def _line(text: str) -> str:
     return " ".join(text.split())
+
+
+def _fenced(literal: re.Match[str]) -> str:
+    """Return an indented block of code, which reStructuredText announces by two colons, as Markdown's."""
+    return f"{_block(textwrap.dedent(literal['code']))}\n\n"
 
 
 def _block(code: str) -> str:
