@@ -73,6 +73,38 @@ def test_a_reader_of_the_page_gets_a_result(djangos, version, tmp_path):
     assert read.strip().endswith("SUCCESSFUL Good morning, ann!")
 
 
+JOINED = """
+from django.contrib.auth import get_user_model
+from django.db import transaction
+from firelock.integrations.django import fire
+from shop.tasks import welcome
+
+try:
+    with transaction.atomic():
+        user = get_user_model().objects.create_user("bob")
+        gone = welcome.enqueue(user.pk)
+        raise InterruptedError
+except InterruptedError:
+    pass
+
+with transaction.atomic():
+    kept = welcome.enqueue(1)
+    before = fire.jobs.counts().total
+
+print([before, fire.jobs.counts().total, welcome.get_result(kept.id) == kept])
+"""
+
+
+def test_an_enqueue_belongs_to_the_transaction_that_it_is_made_in(djangos, tmp_path):
+    """Where jobs live in the project's database: a rollback takes it back, a commit lets others see it."""
+    project = PageProject(djangos.python("5.2"), tmp_path, "5.2")
+    project.make()
+
+    said = project.manage("shell", said=f"exec({JOINED!r})")
+
+    assert "[0, 1, True]" == said.splitlines()[-1]
+
+
 @attrs.define
 class PageProject:
     """The project that `docs/django-tasks.md` has its readers make."""
