@@ -106,6 +106,38 @@ def test_a_field_that_the_caller_gives_stays(app, kept):
     assert "other" == kept.records[0].job_id
 
 
+def test_what_travels_with_a_job_is_on_its_records_where_it_is_named(app, kept):
+    """A request's id, say; the default where a job has none, and outside."""
+    kept.addFilter(JobFields(meta=["request_id", "tenant"]))
+
+    @app.task(name="work")
+    def work() -> None:
+        logging.getLogger("shop").warning("here", extra={"tenant": "own"})
+
+    with app.server(workers=1):
+        work.using(meta={"request_id": "r-1", "tenant": "acme"}).enqueue().result(timeout=20)
+        work.enqueue().result(timeout=20)
+    logging.getLogger("shop").warning("there")
+
+    assert [("r-1", "own"), ("-", "own"), ("-", "-")] == [
+        (record.request_id, record.tenant) for record in kept.records
+    ]
+
+
+@pytest.mark.parametrize(
+    ("meta", "words"),
+    [
+        ("request_id", "is a text; pass a list"),
+        (["message", "id"], r"\['message'\] is refused"),
+        (["task"], "'task'"),
+    ],
+)
+def test_odd_names_of_meta_are_refused(meta, words):
+    """One that would replace what a record says of itself."""
+    with pytest.raises(ConfigurationError, match=words):
+        JobFields(meta=meta)
+
+
 def test_each_attempt_is_told_apart(app):
     """The fields of `job_fields()` are the running attempt's."""
     seen = []

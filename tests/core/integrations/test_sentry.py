@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 from contextlib import suppress
 from datetime import timedelta
 
@@ -15,6 +17,7 @@ from sentry_sdk.transport import Transport
 
 from firelock import ConfigurationError, Cron, Every, Firelock, JobDeleted, JobFailed, Retry, hookimpl
 from firelock.integrations.sentry import Sentry, slug_of
+from tests.core.fakes import unmeasured
 
 
 class Recording(Transport):
@@ -150,6 +153,58 @@ class Deleting:
         from firelock import State
 
         return evolve(proposed, to=State.DELETED, retries=None) if proposed.error else None
+
+
+APART = """
+import sentry_sdk
+from sentry_sdk.transport import Transport
+
+from firelock import Firelock, Retry
+from firelock.integrations.sentry import Sentry
+
+
+class File(Transport):
+    def capture_envelope(self, envelope):
+        with open("sent.txt", "a") as file:
+            for item in envelope.items:
+                words = item.payload.json
+                trace = words["contexts"]["trace"]
+                told = item.headers["type"], words["tags"]["task"], trace["trace_id"], trace["span_id"]
+                print(*told, file=file)
+
+
+sentry_sdk.init(dsn="http://key@localhost/1", traces_sample_rate=1.0, transport=File)
+fire = Firelock("sqlite:///jobs.db", plugins=[Sentry()])
+
+
+@fire.task(name="work", executor="process", retry=Retry.fixed(0, attempts=1))
+def work() -> None:
+    raise ValueError("boom")
+
+
+if __name__ == "__main__":
+    with fire.server(workers=1):
+        try:
+            work.enqueue().result(timeout=60)
+        except Exception as error:
+            print(type(error).__name__)
+"""
+
+
+@pytest.mark.heavy("starts two processes that import the SDK")
+def test_an_error_in_a_process_of_its_own_is_reported_from_there(tmp_path):
+    """Once, in the trace of its last attempt; the server's process, which has no exception, reports none."""
+    (tmp_path / "apart.py").write_text(APART)
+
+    ran = subprocess.run(
+        [sys.executable, "apart.py"], cwd=tmp_path, env=unmeasured(), capture_output=True, text=True,
+        check=True, timeout=90,
+    )  # fmt: skip
+
+    *transactions, event = (line.split() for line in (tmp_path / "sent.txt").read_text().splitlines())
+    assert "JobFailed\n" == ran.stdout
+    assert [["transaction", "work"]] * 2 == [each[:2] for each in transactions]
+    assert ["event", "work", *transactions[-1][2:]] == event
 
 
 def test_jobs_share_no_scope(sent, make):

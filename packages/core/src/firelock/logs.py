@@ -12,6 +12,7 @@ import logging
 import sys
 import threading
 import traceback
+from collections.abc import Collection
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -20,9 +21,11 @@ from typing import Final
 from uuid import UUID
 
 from firelock.context import running_job
+from firelock.errors import ConfigurationError
 from firelock.text import message_of
 
 _NAMES = ("job_id", "task", "queue", "attempt")
+_STANDARD: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
 
 
 class LogFormat(StrEnum):
@@ -46,29 +49,43 @@ def job_fields() -> dict[str, str | int]:
 class JobFields(logging.Filter):
     """A filter for handlers: each record says in which job it was written, and all of them pass.
 
-    Records get the attributes `job_id`, `task`, `queue` and `attempt`; one that `extra=` has set stays.
+    Records get the attributes `job_id`, `task`, `queue` and `attempt`, and of the job's meta what is named
+    here; one that `extra=` has set stays.
 
     Args:
-        default: what the four are outside of a job, for a format such as "%(job_id)s %(message)s"; None
-            leaves them off there, for formatters that write every attribute that they find.
+        default: what they are outside of a job, for a format such as "%(job_id)s %(message)s"; None leaves
+            them off there, for formatters that write every attribute that they find.
+        meta: names of what travels with jobs, such as "request_id"; the default where a job has none.
+
+    Raises:
+        ConfigurationError: a record has an attribute of that name already, or `meta` is a text.
     """
 
-    def __init__(self, default: str | None = "-") -> None:
+    def __init__(self, default: str | None = "-", *, meta: Collection[str] = ()) -> None:
         super().__init__()
+        if isinstance(meta, str):
+            raise ConfigurationError(f"meta={meta!r} is a text; pass a list of names: meta=[{meta!r}].")
+        if taken := sorted({*meta} & {*_STANDARD, *_NAMES}):
+            raise ConfigurationError(f"meta={taken!r} is refused: every log record has that of its own.")
         self._default = default
+        self._meta = tuple(meta)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """The record has its job's fields; it passes."""
-        job = running_job.get(None)
+        own, job = vars(record), running_job.get(None)
         if job is not None:
-            own = vars(record)
             own.setdefault("job_id", job.id)
             own.setdefault("task", job.task)
             own.setdefault("queue", job.queue)
             own.setdefault("attempt", job.attempt)
-        elif self._default is not None:
-            for name in _NAMES:
-                vars(record).setdefault(name, self._default)
+            if self._meta:
+                carried = job.meta
+                own.update(
+                    {name: carried[name] for name in self._meta if name in carried and name not in own}
+                )
+        if self._default is not None:
+            for name in (*_NAMES, *self._meta) if job is None else self._meta:
+                own.setdefault(name, self._default)
         return True
 
 
@@ -126,7 +143,6 @@ class JobLines(logging.Formatter):
         return f"{line} [{' '.join(told)}]"
 
 
-_STANDARD: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
 _RESERVED: Final = frozenset({"time", "level", "logger", "exception", "stack"})
 _WRITTEN: Final = (date, Decimal, PurePath, UUID)  # a datetime is a date
 

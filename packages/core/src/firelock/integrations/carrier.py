@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from firelock import TaskCall
 
 _ROOM = 2_000  # bytes of JSON: what a job may carry, and a little less
+_LONGEST_ESCAPE, _SIGNS = 6, 8  # bytes of a character at most; quotes and the like of an entry
 
 
 def fitting(carrier: Mapping[str, str], call: TaskCall) -> dict[str, dict[str, str]] | None:
@@ -19,9 +20,13 @@ def fitting(carrier: Mapping[str, str], call: TaskCall) -> dict[str, dict[str, s
     """
     given = call.options.get("meta")
     own = dict(given) if isinstance(given, Mapping) else {}
+    carrier = {key: text for key, text in carrier.items() if text.isprintable()}
+    every = {**own, **carrier}
+    if sum((len(key) + len(text)) * _LONGEST_ESCAPE + _SIGNS for key, text in every.items()) <= _ROOM:
+        return {"meta": carrier} if carrier else None
     kept: dict[str, str] = {}
     for key in sorted(carrier, key=lambda each: len(carrier[each])):
         value = carrier[key]
-        if value.isprintable() and len(json.dumps({**kept, **own, key: value}).encode()) <= _ROOM:
+        if len(json.dumps({**kept, **own, key: value}).encode()) <= _ROOM:
             kept[key] = value
     return {"meta": kept} if kept else None
