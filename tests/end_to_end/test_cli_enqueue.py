@@ -126,7 +126,7 @@ def test_a_task_that_an_older_release_told_of_is_refused(enqueue, app):
 
     ran = enqueue("shop.notify", "--args", "[1]")
 
-    assert 2 == ran.code
+    assert 4 == ran.code
     assert "a server of an older release told of it" in ran.error
 
 

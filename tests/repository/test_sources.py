@@ -19,6 +19,9 @@ ALLOWED = {
     ("packages/core/src/firelock/app.py", "import_module"): (
         "Firelock(imports=[…]) and --import name modules of the program itself; no name comes from storage"
     ),
+    ("packages/core/src/firelock/compat/celery.py", "import_module"): (
+        "config_from_object, as in Celery, names a module of the program itself"
+    ),
     ("packages/core/src/firelock/cli/program.py", "import_module"): (
         "the command line loads the one of its own modules whose command is asked for, by a table"
     ),

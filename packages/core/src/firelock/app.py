@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, T
 
 from firelock.aio import in_thread, twin
 from firelock.arguments.forms import Parameter, parameters_of, texts_of, typed_arguments
+from firelock.arguments.outline import stub_of
 from firelock.client import Client, StorageAccess, WrappedClient
 from firelock.control.audit import Audit
 from firelock.control.bulk import Operations
@@ -298,6 +299,30 @@ class Firelock(ServedApp):
         """Return the registered task of a stored name, an alias included; None where this app has none."""
         info = self.registry.get(name)
         return None if info is None else task_of(self._client, self.recurring, info)
+
+    def told_task(self, name: str) -> TaskVerbs[Any, Any]:
+        """Return the task of a stored name to enqueue by, also where its code is elsewhere.
+
+        What is not registered here is made of what a server told of it, so that its arguments are checked as
+        far as JSON shows their types; from then on it is registered as a remote task.
+
+        Raises:
+            UnknownTask: it is neither registered nor told of, or a server of an older release told of it.
+        """
+        if (task := self.task_named(name)) is not None:
+            return task
+        entry = next((one for one in self.catalogue.list() if name in (one.name, *one.aliases)), None)
+        if entry is None:
+            raise UnknownTask(f"Task {shown(name)} is unknown: no server told of it, and this app lacks it.")
+        if entry.parameters is None:
+            raise UnknownTask(
+                f"What task {entry.name!r} takes is unknown: a server of an older release told of it. Start "
+                "one of this release, or name the app that has its code."
+            )
+        stub = stub_of(entry.signature.partition("(")[0], entry.parameters)
+        return self._register(
+            stub, name=entry.name, queue=entry.queue, priority=entry.priority, tags=entry.tags, remote=True
+        )
 
     def parameters(self, name: str) -> list[Parameter]:
         """Return the parameters of a registered task as the fields of a form, in order.

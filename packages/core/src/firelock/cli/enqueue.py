@@ -15,11 +15,11 @@ from firelock.cli.answers import job_answer
 from firelock.cli.commands import Exit, Problem, describe
 from firelock.cli.screen import Screen
 from firelock.cli.source import connected
-from firelock.text import clock_time, shown
+from firelock.errors import UnknownTask
+from firelock.text import clock_time
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
-    from firelock.control.catalogue import TaskEntry
     from firelock.serializer import JsonValue
     from firelock.task import TaskVerbs
 
@@ -130,38 +130,16 @@ def _task(app: Firelock, name: str) -> TaskVerbs[Any, Any]:
     Raises:
         Problem: neither knows it, or a server of an older release told of it.
     """
-    if (task := app.task_named(name)) is not None:
-        return task
-    entries = app.catalogue.list()
-    entry = next((one for one in entries if name in (one.name, *one.aliases)), None)
-    if entry is None:
-        raise _unknown(name, [one.name for one in entries])
-    if entry.parameters is None:
-        raise Problem(
-            f"What task {entry.name!r} takes is not known here: a server of an older release told of it.",
-            hint="Name the app, as --app shop.jobs:fire, or start a server of this release once.",
-        )
-    return _stub(app, entry)
+    try:
+        return app.told_task(name)
+    except UnknownTask as error:
+        names = [entry.name for entry in app.catalogue.list()]
+        raise Problem(str(error), hint=_guess(name, names), code=Exit.NOT_FOUND) from error
 
 
-def _stub(app: Firelock, entry: TaskEntry) -> TaskVerbs[Any, Any]:
-    from firelock.arguments.outline import stub_of  # noqa: PLC0415 - loaded for a task of elsewhere
-
-    function = stub_of(entry.signature.partition("(")[0], entry.parameters or ())
-    stub: TaskVerbs[Any, Any] = app.task(
-        name=entry.name, queue=entry.queue, priority=entry.priority, tags=entry.tags, remote=True
-    )(function)
-    return stub
-
-
-def _unknown(name: str, known: Sequence[str]) -> Problem:
+def _guess(name: str, known: Sequence[str]) -> str:
     by_end = [one for one in known if one.rpartition(".")[2] == name]
     near = by_end or difflib.get_close_matches(name, known, n=1)
-    guess = f"Did you mean {near[0]}? " if near else ""
-    there = (
-        f"Known: {', '.join(sorted(known)[:10])}." if known else "A server tells of its tasks as it starts."
-    )
-    return Problem(
-        f"Task {shown(name)} is unknown: no server told of it, and no app that was named has it.",
-        hint=f"{guess}{there}", code=Exit.NOT_FOUND,
-    )  # fmt: skip
+    guess = f"Did you mean {near[0]}? " if near and near[0] != name else ""
+    listed = ", ".join(sorted(known)[:10])
+    return guess + (f"Known: {listed}." if known else "A server tells of its tasks as it starts.")

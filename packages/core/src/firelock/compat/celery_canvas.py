@@ -1,0 +1,185 @@
+"""Celery's calls as values, one after the other and side by side: `task.s(…)`, `chain`, `group`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, cast
+
+import attrs
+
+from firelock import ConfigurationError, Firelock
+from firelock.compat.celery_errors import NotMapped
+from firelock.compat.celery_results import AsyncResult, GroupResult
+
+if TYPE_CHECKING:
+    from firelock.task import TaskVerbs
+
+WITH_RESULT: Final = "celery.with_result"
+"""The task whose jobs run another one, with the result of their parent as its first argument."""
+EXPIRES: Final = "celery.expires"  # in a job's meta: an instant, or "+15" for seconds after it was due
+NEVER: Final = "never"
+CHORD: Final = "let the last of the jobs enqueue the next step, or wait for their results where you may block"
+
+
+class CanvasApp(Protocol):
+    """An app of Celery's kind, as signatures need it."""
+
+    @property
+    def fire(self) -> Firelock:
+        """The Firelock app behind it."""
+
+    def options_of(self, name: str, given: Mapping[str, object]) -> dict[str, Any]:
+        """Return what `using(…)` takes for a call of the task with these options."""
+
+
+class CanvasTask(Protocol):
+    """A task of Celery's kind, as signatures need it."""
+
+    name: str
+
+    def __call__(self, *args: object, **kwargs: object) -> Any:  # noqa: ANN401 - whatever it returns
+        """Run the function here and now."""
+
+    @property
+    def app(self) -> CanvasApp:
+        """The app that it belongs to."""
+
+    @property
+    def verbs(self) -> TaskVerbs[Any, Any]:
+        """The task as Firelock has it."""
+
+    def as_function(self) -> Callable[..., Any]:
+        """Return the function as jobs call it."""
+
+    def apply_async(
+        self,
+        args: Sequence[object] | None = None,
+        kwargs: Mapping[str, object] | None = None,
+        **options: Any,  # noqa: ANN401 - as of the task
+    ) -> AsyncResult:
+        """A job is stored."""
+
+
+@attrs.frozen
+class CelerySignature:
+    """A call as a value: `task.s(…)`."""
+
+    task: CanvasTask
+    args: tuple[object, ...]
+    kwargs: Mapping[str, object]
+    options: Mapping[str, object] = attrs.Factory(dict)
+    immutable: bool = False
+
+    def set(self, **options: object) -> CelerySignature:
+        """Return it with further options of `apply_async`."""
+        return attrs.evolve(self, options={**self.options, **options})
+
+    def clone(
+        self, args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None
+    ) -> CelerySignature:
+        """Return it with further arguments, those by position in front."""
+        return attrs.evolve(self, args=(*args, *self.args), kwargs={**self.kwargs, **(kwargs or {})})
+
+    def delay(self, *args: object, **kwargs: object) -> AsyncResult:
+        """A job is stored, of further arguments too."""
+        return self.apply_async(args, kwargs)
+
+    def apply_async(
+        self,
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+        **options: Any,  # noqa: ANN401 - as of the task
+    ) -> AsyncResult:
+        """A job is stored, of further arguments and options too."""
+        call = self if self.immutable else self.clone(args, kwargs)
+        return self.task.apply_async(call.args, call.kwargs, **{**self.options, **options})
+
+    def __call__(self, *args: object, **kwargs: object) -> Any:  # noqa: ANN401 - whatever it returns
+        """Run the function here and now."""
+        return self.task(*(*args, *self.args), **{**self.kwargs, **kwargs})
+
+    def __or__(self, other: CelerySignature | chain) -> chain:
+        """Return the chain of both."""
+        return chain(self, other)
+
+    def after(self, parent: AsyncResult, *, on: str = "succeeded") -> AsyncResult:
+        """A job is stored that runs when the parent has ended so; a mutable one gets the parent's result."""
+        app = self.task.app
+        options = app.options_of(self.task.name, self.options)
+        if {"delay", "at"} & options.keys():
+            raise NotMapped(
+                f"{self} has a countdown or an eta behind another task; let that task enqueue it."
+            )
+        options["meta"] = options.get("meta") or {EXPIRES: NEVER}  # or it had its parent's
+        verbs, args, kwargs = self.task.verbs, self.args, self.kwargs
+        if not self.immutable:
+            inspect.signature(self.task.as_function()).bind(None, *args, **kwargs)
+            arguments = (self.task.name, parent.id, list(args), dict(kwargs))
+            with_result = app.fire.task_named(WITH_RESULT)
+            assert with_result is not None  # noqa: S101 - every app registers it
+            options.setdefault("queue", verbs.info.queue)
+            verbs, args, kwargs = with_result, arguments, {}
+        job = parent.job.then(verbs.using(**options, on=cast("Any", on)), *args, **kwargs)
+        return AsyncResult.of(app, job, parent)
+
+
+class chain:  # noqa: N801 - Celery's name
+    """Tasks one after the other, each with the result of the one before it: continuations."""
+
+    def __init__(self, *tasks: CelerySignature | chain | Iterable[CelerySignature]) -> None:
+        self.tasks: list[CelerySignature] = []
+        for each in tasks:
+            if isinstance(each, group):
+                raise NotMapped(f"A group inside a chain is a chord: {CHORD}.")
+            if isinstance(each, CelerySignature):
+                self.tasks.append(each)
+            else:
+                self.tasks += each.tasks if isinstance(each, chain) else each
+        if not self.tasks:
+            raise ConfigurationError("The chain has no task.")
+
+    def apply_async(self, args: Sequence[object] = (), **options: Any) -> AsyncResult:  # noqa: ANN401
+        """A job is stored for each; return the result of the last. Options are those of the first."""
+        first, *rest = self.tasks
+        return functools.reduce(
+            lambda parent, each: each.after(parent), rest, first.apply_async(args, **options)
+        )
+
+    def delay(self, *args: object) -> AsyncResult:
+        """A job is stored for each; return the result of the last."""
+        return self.apply_async(args)
+
+    __call__ = delay
+
+    def __or__(self, other: CelerySignature | chain) -> chain:
+        """Return the longer chain."""
+        return chain(self, other)
+
+
+class group:  # noqa: N801 - Celery's name
+    """Tasks side by side: a job for each, and a result for all of them."""
+
+    def __init__(self, *tasks: CelerySignature | chain | Iterable[CelerySignature]) -> None:
+        self.tasks: list[CelerySignature | chain] = []
+        for each in tasks:
+            self.tasks += [each] if isinstance(each, CelerySignature | chain) else list(each)
+
+    def apply_async(self, args: Sequence[object] = (), **options: Any) -> GroupResult:  # noqa: ANN401
+        """A job is stored for each."""
+        return GroupResult([each.apply_async(args, **options) for each in self.tasks])
+
+    def delay(self, *args: object) -> GroupResult:
+        """A job is stored for each."""
+        return self.apply_async(args)
+
+    __call__ = delay
+
+    def __or__(self, other: object) -> NoReturn:
+        """Say how a chord is written.
+
+        Raises:
+            NotMapped: always.
+        """
+        raise NotMapped(f"A task behind a group is a chord: {CHORD}.")

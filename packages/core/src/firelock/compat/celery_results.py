@@ -1,0 +1,273 @@
+"""Celery's results: a job's end by its id, awaited, with the errors that the task raised."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import attrs
+
+from firelock import (
+    ConfigurationError,
+    Firelock,
+    Job,
+    JobConflict,
+    JobDeleted,
+    JobFailed,
+    JobNotFound,
+    State,
+)
+from firelock.compat.celery_errors import TaskRevokedError
+
+if TYPE_CHECKING:
+    from firelock.values import ErrorInfo
+
+_PENDING, _STARTED, _RETRY = "PENDING", "STARTED", "RETRY"
+_SUCCESS, _FAILURE, _REVOKED = "SUCCESS", "FAILURE", "REVOKED"
+_FINAL = {_SUCCESS, _FAILURE, _REVOKED}
+_STATES: Final = {
+    State.AWAITING: _PENDING,
+    State.SCHEDULED: _PENDING,  # RETRY where it waits for one
+    State.ENQUEUED: _PENDING,
+    State.PROCESSING: _STARTED,
+    State.SUCCEEDED: _SUCCESS,
+    State.FAILED: _FAILURE,
+    State.DELETED: _REVOKED,
+}
+
+
+class HasFire(Protocol):
+    """An app of Celery's kind, as a result needs it."""
+
+    @property
+    def fire(self) -> Firelock:
+        """The Firelock app behind it."""
+
+
+class CurrentApp:
+    """The app that was made last: what shared tasks and results without an app belong to."""
+
+    made: HasFire | None = None
+
+
+@attrs.frozen
+class TaskRequest:
+    """`self.request`: what a task knows of the run."""
+
+    id: str | None = None
+    task: str | None = None
+    args: tuple[object, ...] = ()
+    kwargs: Mapping[str, object] = attrs.Factory(dict)
+    retries: int = 0
+    delivery_info: Mapping[str, object] = attrs.Factory(dict)
+    headers: Mapping[str, str] = attrs.Factory(dict)
+    called_directly: bool = True
+    is_eager: bool = False
+
+    @property
+    def root_id(self) -> str | None:
+        """The id of the job."""
+        return self.id
+
+
+_NO_REQUEST: Final = TaskRequest()
+running: ContextVar[TaskRequest] = ContextVar("celery_request", default=_NO_REQUEST)
+
+
+class AsyncResult:
+    """The result of a job, by its id."""
+
+    def __init__(self, id: str, *, app: HasFire | None = None, parent: AsyncResult | None = None) -> None:
+        self.id = id
+        self.parent = parent
+        self._app = app or CurrentApp.made
+        self._job: Job[Any] | None = None
+
+    @classmethod
+    def of(cls, app: HasFire, job: Job[Any], parent: AsyncResult | None = None) -> AsyncResult:
+        """Return the result of a job that was stored just now."""
+        result = cls(job.id, app=app, parent=parent)
+        result._job = job
+        return result
+
+    def __repr__(self) -> str:
+        """Return the id."""
+        return f"<AsyncResult: {self.id}>"
+
+    def __str__(self) -> str:
+        """Return the id."""
+        return self.id
+
+    def __eq__(self, other: object) -> bool:
+        """Results of one job are equal."""
+        return isinstance(other, AsyncResult) and self.id == other.id
+
+    def __hash__(self) -> int:
+        """Return the hash of the id."""
+        return hash(self.id)
+
+    @property
+    def task_id(self) -> str:
+        """The id."""
+        return self.id
+
+    @property
+    def job(self) -> Job[Any]:
+        """The job as Firelock has it.
+
+        Raises:
+            JobNotFound: it is not stored.
+            ConfigurationError: no app was made.
+        """
+        if self._job is None:
+            if self._app is None:
+                raise ConfigurationError("AsyncResult needs an app: app.AsyncResult(id).")
+            self._job = self._app.fire.jobs.get(self.id)
+        return self._job
+
+    def _look(self) -> Job[Any] | None:
+        try:
+            return self.job.refresh()
+        except JobNotFound:
+            return None
+
+    @property
+    def state(self) -> str:
+        """PENDING, STARTED, RETRY, SUCCESS, FAILURE or REVOKED; of an id that nobody knows PENDING."""
+        job = self._look()
+        if job is None:
+            return _PENDING
+        if job.state is State.SCHEDULED and job.retries:
+            return _RETRY
+        if job.state is State.AWAITING and self._is_broken():
+            return _FAILURE
+        return _STATES[job.state]
+
+    status = state
+
+    def _is_broken(self) -> bool:
+        """Tell whether one before it in its chain has failed, so that it never runs; as Celery has it."""
+        parents = [AsyncResult(edge.parent_id, app=self._app) for edge in self.job.record().parents]
+        return any(parent.failed() for parent in parents)
+
+    def ready(self) -> bool:
+        """Tell whether it has ended."""
+        return self.state in _FINAL
+
+    def successful(self) -> bool:
+        """Tell whether it has succeeded."""
+        return self.state == _SUCCESS
+
+    def failed(self) -> bool:
+        """Tell whether it has failed."""
+        return self.state == _FAILURE
+
+    @property
+    def result(self) -> Any:  # noqa: ANN401 - whatever it returned
+        """What it returned, or the error that it failed with; None before."""
+        job = self._look()
+        if job is None or job.state not in {State.SUCCEEDED, State.FAILED}:
+            return None
+        return job.result(timeout=0) if job.state is State.SUCCEEDED else _error_of(job.error)
+
+    info = result
+
+    @property
+    def traceback(self) -> str | None:
+        """The traceback of its last failure."""
+        attempts = self.job.errors()
+        return attempts[-1].error.traceback if attempts else None
+
+    def get(
+        self,
+        timeout: float | None = None,
+        *,
+        propagate: bool = True,
+        disable_sync_subtasks: bool = True,
+        **_: object,
+    ) -> Any:  # noqa: ANN401 - whatever it returned
+        """Wait for the end; return what it returned.
+
+        Raises:
+            TimeoutError: it had not ended in time.
+            TaskRevokedError: it was revoked or has expired.
+            Exception: it failed, or one before it in its chain: the error itself where its class is loaded
+                here and takes a message, else JobFailed.
+            RuntimeError: a task waits for another one, which may wait for its worker.
+        """
+        if disable_sync_subtasks and not running.get().called_directly:
+            raise RuntimeError("A task that waits for another one may wait for ever; use a chain or link=.")
+        if self.parent is not None:
+            self.parent.get(timeout, disable_sync_subtasks=disable_sync_subtasks)
+        try:
+            return self.job.result(timeout)
+        except JobDeleted as error:
+            raise TaskRevokedError(str(error)) from error
+        except JobFailed as error:
+            failure = _error_of(self.job.error) or error
+            if propagate:
+                raise failure from error
+            return failure
+
+    wait = get
+
+    def revoke(self, **_: object) -> None:
+        """The job is deleted; if it runs, it is told to stop. One that has been is left alone."""
+        with contextlib.suppress(JobConflict, JobNotFound):
+            self.job.delete()
+
+    def forget(self) -> None:
+        """Nothing: a result goes with its job, as `keep=` or the retention say."""
+
+
+def _error_of(error: ErrorInfo | None) -> BaseException | None:
+    """Return the error that was stored, of a class that is loaded already: nothing is imported for it."""
+    if error is None:
+        return None
+    module, _, name = error.type.rpartition(".")
+    kind = getattr(sys.modules.get(module or "builtins"), name, None)
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        with contextlib.suppress(Exception):  # a class that wants more than a message
+            return kind(error.message)
+    return JobFailed(f"{error.type}: {error.message}")
+
+
+@attrs.frozen
+class GroupResult:
+    """The results of a group, in its order."""
+
+    results: Sequence[AsyncResult]
+
+    def __iter__(self) -> Iterator[AsyncResult]:
+        """Iterate over them."""
+        return iter(self.results)
+
+    def get(self, timeout: float | None = None, *, propagate: bool = True, **_: object) -> list[Any]:
+        """Wait for all; return what they returned."""
+        return [each.get(timeout, propagate=propagate) for each in self.results]
+
+    join = get
+
+    def ready(self) -> bool:
+        """Tell whether all have ended."""
+        return all(each.ready() for each in self.results)
+
+    def successful(self) -> bool:
+        """Tell whether all have succeeded."""
+        return all(each.successful() for each in self.results)
+
+    def failed(self) -> bool:
+        """Tell whether any has failed."""
+        return any(each.failed() for each in self.results)
+
+    def completed_count(self) -> int:
+        """Return how many have succeeded."""
+        return sum(each.successful() for each in self.results)
+
+    def revoke(self) -> None:
+        """All jobs are deleted."""
+        for each in self.results:
+            each.revoke()

@@ -1,0 +1,567 @@
+"""The Celery-shaped module beside Celery itself: the same tasks, called alike, end alike on both."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+import threading
+import types
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from firelock.compat import celery as ours
+from firelock.testing import eventually
+from tests.repository.sources import ROOT
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of Celery and kombu
+    pytest.mark.filterwarnings("ignore::firelock.compat.celery.RunsTwiceWarning"),
+]
+
+DEADLINE = 30.0
+IMPORTS = re.compile(r"from celery import .+\nfrom celery\.schedules import .+\nfrom celery\.utils\.log .+\n")
+MOVED = "from firelock.compat.celery import Celery, chain, crontab, get_task_logger, group, shared_task\n"
+
+
+class Broken(Exception):
+    """Something that tasks raise."""
+
+
+class Worse(Broken):
+    """Something that is not tried again."""
+
+
+# ---- the same tasks for both -----------------------------------------------------------------------------
+
+
+def define(app):  # noqa: C901 - a list of tasks
+    """Return the tasks of an app, by name; `ran` counts what ran."""
+    tasks = types.SimpleNamespace(app=app, api=None, ran={})
+
+    def task(**options):
+        def register(function):
+            made = app.task(name=f"t.{function.__name__}", acks_late=True, **options)(function)
+            setattr(tasks, function.__name__, made)
+            return made
+
+        return register
+
+    def count(name):
+        tasks.ran[name] = tasks.ran.get(name, 0) + 1
+        return tasks.ran[name]
+
+    @task()
+    def add(x, y=1):
+        return x + y
+
+    @task()
+    def fail(message):
+        raise Broken(message)
+
+    @task(bind=True, max_retries=3, default_retry_delay=0)
+    def again(self, key, times):
+        count(key)
+        if self.request.retries < times:
+            raise self.retry(exc=Broken(f"try {self.request.retries}"))
+        return [self.request.retries, self.name, self.request.called_directly]
+
+    @task(bind=True, max_retries=1, default_retry_delay=0)
+    def again_without_error(self, key):
+        count(key)
+        self.retry(countdown=0)
+
+    @task(bind=True, default_retry_delay=0)
+    def again_for_less(self, key):
+        count(key)
+        raise self.retry(exc=Broken("no"), max_retries=1)
+
+    @task(autoretry_for=(Broken,), retry_kwargs={"max_retries": 2, "countdown": 0})
+    def by_itself(key, times):
+        if count(key) <= times:
+            raise Broken(f"run {tasks.ran[key]}")
+        return tasks.ran[key]
+
+    @task(autoretry_for=(Broken,), dont_autoretry_for=(Worse,), retry_kwargs={"countdown": 0})
+    def not_worse(key):
+        count(key)
+        raise Worse("at once")
+
+    @task(autoretry_for=(Broken,), retry_kwargs={"countdown": 0})
+    def other(key):
+        count(key)
+        raise KeyError(key)
+
+    @task(ignore_result=True)
+    def forgetful():
+        return 1
+
+    @task(bind=True)
+    def arguments(self, *args, **kwargs):
+        return [list(self.request.args), dict(self.request.kwargs), list(args), kwargs]
+
+    @task(bind=True)
+    def delivered(self):
+        return self.request.delivery_info["routing_key"]
+
+    return tasks
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    """The tasks on Celery, with a worker in a thread."""
+    import celery
+    from celery.contrib.testing.worker import start_worker
+
+    app = celery.Celery("theirs", broker="memory://", backend="cache+memory://", set_as_current=False)
+    app.conf.update(broker_transport_options={"polling_interval": 0.01}, task_default_queue="default",
+                    worker_hijack_root_logger=False)  # fmt: skip
+    app.conf.task_routes = {"t.delivered": {"queue": "default"}}
+    api = types.SimpleNamespace(chain=celery.chain, group=celery.group, AsyncResult=app.AsyncResult)
+    tasks = define(app)
+    tasks.api = api
+    with start_worker(app, perform_ping_check=False, pool="solo", loglevel="CRITICAL", shutdown_timeout=30):
+        yield tasks
+        # A worker that stops waits for two seconds for more to do, unless something comes.
+        threading.Timer(0.1, lambda: tasks.add.delay(1)).start()
+
+
+@pytest.fixture(scope="module")
+def moved():
+    """The same tasks on Firelock, with a server in this process."""
+    app = ours.Celery("moved", broker="memory://celery-table", set_as_current=False)
+    tasks = define(app)
+    tasks.api = types.SimpleNamespace(chain=ours.chain, group=ours.group, AsyncResult=app.AsyncResult)
+    with app.fire as fire, fire.server(workers=4):
+        yield tasks
+
+
+def ended(result):
+    """How a result ended: its state, and what it returned or failed with."""
+    try:
+        value = result.get(timeout=DEADLINE, propagate=False, interval=0.01)
+    except Exception as error:  # noqa: BLE001 - both raise for what was revoked
+        value = error
+    return result.state, told(value)
+
+
+def told(value):
+    """A value as both have it: of an error class and message."""
+    return [type(value).__name__, *map(str, value.args)] if isinstance(value, BaseException) else value
+
+
+def raised(call):
+    """The class of what a call raises, and whether it is a TypeError."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - which one is the outcome
+        call()
+    return isinstance(caught.value, TypeError)
+
+
+def _raised_by(result):
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - which one is the outcome
+        result.get(timeout=DEADLINE, interval=0.01)
+    return told(caught.value)
+
+
+def _direct_retry(t):
+    with pytest.raises(Broken) as caught:
+        t.again("direct", 1)
+    return str(caught.value)
+
+
+def _broken_chain(t):
+    last = t.api.chain(t.fail.s("first"), t.add.s(1))()
+    return _raised_by(last), last.parent.state, last.state
+
+
+def _linked(t):
+    first = t.arguments.apply_async((1,), link=t.again.si("linked", 0))
+    first.get(timeout=DEADLINE, interval=0.01)
+    return eventually(lambda: t.ran.get("linked"), within=DEADLINE)
+
+
+def _flags(result):
+    ended(result)
+    return [result.ready(), result.successful(), result.failed()]
+
+
+CASES = {
+    "a result": lambda t: ended(t.add.delay(2, 3)),
+    "a default": lambda t: ended(t.add.delay(2)),
+    "by name": lambda t: ended(t.add.apply_async(kwargs={"x": 2, "y": 5})),
+    "a call that does not fit": lambda t: raised(t.add.delay),
+    "a name that does not exist": lambda t: raised(lambda: t.add.delay(1, z=2)),
+    "an error": lambda t: ended(t.fail.delay("no")),
+    "an error, raised": lambda t: _raised_by(t.fail.delay("no")),
+    "called directly": lambda t: t.add(2, 3),
+    "called directly, bound": lambda t: t.again("direct", 0),
+    "retry, then done": lambda t: (ended(t.again.delay("a", 2)), t.ran["a"]),
+    "retry, none left": lambda t: (ended(t.again.delay("b", 9)), t.ran["b"]),
+    "retry without an error": lambda t: (ended(t.again_without_error.delay("c"))[0], t.ran["c"]),
+    "retry without an error, class": lambda t: ended(t.again_without_error.delay("c2"))[1][0],
+    "retry with a limit of its own": lambda t: (ended(t.again_for_less.delay("d")), t.ran["d"]),
+    "retry outside of a job": _direct_retry,
+    "autoretry, then done": lambda t: ended(t.by_itself.delay("e", 2)),
+    "autoretry, none left": lambda t: (ended(t.by_itself.delay("f", 9)), t.ran["f"]),
+    "autoretry, not for this": lambda t: (ended(t.not_worse.delay("g")), t.ran["g"]),
+    "autoretry, for others": lambda t: (ended(t.other.delay("h"))[1][0], t.ran["h"]),
+    "a result that is ignored": lambda t: t.forgetful.delay().get(timeout=DEADLINE, interval=0.01),
+    "arguments of the request": lambda t: ended(t.arguments.delay(1, "x", key=[2])),
+    "the queue": lambda t: ended(t.delivered.delay()),
+    "a chain": lambda t: ended(t.api.chain(t.add.s(1, 1), t.add.s(5), t.add.s(y=7))()),
+    "a chain by bars": lambda t: ended((t.add.s(1, 1) | t.add.si(5, 5) | t.add.s(2)).apply_async()),
+    "a chain that breaks": _broken_chain,
+    "a group": lambda t: sorted(t.api.group(t.add.s(n, n) for n in range(3))().get(timeout=DEADLINE)),
+    "a link": _linked,
+    "a signature, called": lambda t: t.add.s(1)(2),
+    "a signature with more arguments": lambda t: ended(t.add.s(y=3).delay(4)),
+    "a signature's options": lambda t: ended(t.add.s(1, 2).set(countdown=0, queue="default").apply_async()),
+    "by the task's name": lambda t: ended(t.app.send_task("t.add", (1, 2))),
+    "by the result's id": lambda t: ended(t.api.AsyncResult(t.add.delay(3, 4).id)),
+    "an id that nobody knows": lambda t: (t.api.AsyncResult("nobody").state, t.api.AsyncResult("x").ready()),
+    "expired": lambda t: ended(t.add.apply_async((1,), expires=datetime.now(UTC) - timedelta(hours=1)))[0],
+    "not expired": lambda t: ended(t.add.apply_async((1,), expires=60)),
+    "an instant that has passed": lambda t: ended(
+        t.add.apply_async((1,), eta=datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=5))
+    ),
+    "ready, successful, failed": lambda t: _flags(t.add.delay(1)) + _flags(t.fail.delay("no")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_end_alike(theirs, moved, case):
+    """The same call of the same task has the same outcome."""
+    assert CASES[case](theirs) == CASES[case](moved)
+
+
+# ---- the program -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """Make the program a module that is loaded, as errors are looked for there."""
+
+    def load(*, moved):
+        module = compiled("celery_shop", moved=moved)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        return module
+
+    return load
+
+
+def compiled(name, *, moved):
+    """The shop of the examples as a module of this name: as it is, or with its imports changed."""
+    source = (ROOT / "examples" / "celery_shop.py").read_text(encoding="utf-8")
+    changed, count = IMPORTS.subn(MOVED, source)
+    assert 1 == count
+    module = types.ModuleType(name)
+    exec(compile(changed if moved else source, f"{name}.py", "exec"), module.__dict__)
+    return module
+
+
+def story(shop):
+    """What somebody sees who uses the shop."""
+    bought = shop.buy(1, "tea", "ann@example.com", fails=2)
+    first = bought.get(timeout=DEADLINE, interval=0.01)
+    again = shop.reserve.delay(1, "tea").get(timeout=DEADLINE, interval=0.01)
+    refused = ended(shop.buy_or_apologise(2, "gold"))
+    given_up = ended(shop.charge.delay(1, 9)) if not shop.ORDERS[1]["paid"] else "paid"
+    total = shop.total({"tea": 2, "cup": 1})
+    report = shop.report.delay("today").get(timeout=DEADLINE, interval=0.01)
+    imported = shop.import_prices.delay({"tea": 4.5, "cup": 9.0}).get(timeout=DEADLINE, interval=0.01)
+    eventually(lambda: len(shop.SENT) == 2, within=DEADLINE)
+    return first, again, refused, given_up, total, report, imported, shop.STOCK, sorted(shop.SENT)
+
+
+def test_a_program_runs_on_both(program):
+    """A shop of some 150 lines: only its imports are changed."""
+    from celery.contrib.testing.worker import start_worker
+
+    before = program(moved=False)
+    before.app.conf.update(
+        broker_transport_options={"polling_interval": 0.01}, worker_hijack_root_logger=False,
+        task_queues=None, task_default_queue="mail",
+    )  # fmt: skip
+    with start_worker(before.app, perform_ping_check=False, pool="solo", loglevel="CRITICAL"):
+        told_before = story(before)
+        threading.Timer(0.1, lambda: before.price.delay("tea", 1)).start()
+    after = program(moved=True)
+    with after.app.fire as fire, fire.server():
+        told_after = story(after)
+        entries = {one.id: (one.record.task, one.schedule.describe()) for one in fire.recurring.list()}
+        queues = {job.task: job.queue for job in fire.jobs.find(limit=100)}
+
+    assert told_before == told_after
+    assert "order 1 for ann@example.com" == told_after[0]
+    assert {"report every night", "clean carts"} == entries.keys()
+    assert ("celery_shop.report", "at 02:30 every day, Europe/Istanbul") == entries["report every night"]
+    assert "default" == queues["celery_shop.reserve"]
+
+
+# ---- settings, options and what is not mapped ------------------------------------------------------------
+
+
+@pytest.fixture
+def app(request):
+    """An app on a storage of its own."""
+    made = ours.Celery(broker=f"memory://{request.node.originalname}", set_as_current=False)
+    with made.fire:
+        yield made
+
+
+def function(x=1): ...
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda app: app.task(rate_limit="10/m")(function), "rate_limit='10/m'.*queue of its own"),
+        (lambda app: app.task(soft_time_limit=5)(function), "soft_time_limit=5.*raise_if_cancelled"),
+        (lambda app: app.task(base=object)(function), "base=.*a function that the tasks call"),
+        (lambda app: app.task(on_failure=print)(function), "on_failure=.*hook jobs_settled"),
+        (lambda app: app.task(serializer="pickle")(function), "serializer='pickle'.*nothing is pickled"),
+        (lambda app: app.task(function).apply(), "firelock.testing"),
+        (lambda app: app.task(function).apply_async(task_id="mine"), "task_id='mine'.*keep result.id"),
+        (lambda app: app.task(function).apply_async(headers={"a": "b"}), r"headers=.*using\(meta="),
+        (lambda app: app.task(function).apply_async(link_error=app.tasks[NAME].s()), r"would get the error"),
+        (lambda app: app.task(function).retry(args=(2,)), "another run of the same job"),
+        (lambda app: app.task(function).retry(throw=False), "throw=False"),
+        (lambda app: app.task(function).update_state(state="HALF", meta={"x": 1}), "only progress is kept"),
+        (lambda app: ours.chain(app.task(function).s(), ours.group([app.tasks[NAME].s()])), "is a chord"),
+        (lambda app: ours.group([app.task(function).s()]) | app.tasks[NAME].s(), "is a chord"),
+        (lambda app: (app.task(function).si() | app.tasks[NAME].si().set(countdown=5))(), "has a countdown"),
+        (lambda app: app.conf.update(task_always_eager=True), "task_always_eager=True.*docs/testing.md"),
+        (lambda app: app.conf.update(task_serializer="pickle"), "nothing is ever pickled"),
+        (lambda app: app.conf.update(enable_utc=False), "stored in UTC"),
+        (lambda app: app.control.inspect(), r"app\.control\.inspect.*firelock top"),
+        (lambda app: app.worker_main(["worker"]), "firelock server module:app.fire"),
+        (lambda app: ours.crontab(day_of_week=1, day_of_month=1).to_cron("UTC"), "restricts both days"),
+        (lambda app: ours.chord, "chord of Celery has no counterpart here: let the last"),
+        (lambda app: ours.task_prerun, "hook job_context"),
+    ],
+)
+def test_what_is_not_mapped_says_how_it_is_written(app, call, message):
+    """By an error that programs may catch as NotImplementedError."""
+    with pytest.raises(NotImplementedError, match=message):
+        call(app)
+
+
+NAME = f"{__name__}.function"
+AMQP = "amqp://me:secret@host//"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda app: app.task(max_retry=3)(function), "'max_retry' of Celery is not known here"),
+        (lambda app: app.task(function).apply_async(priority=11), "priority=11 is no whole number"),
+        (lambda app: app.task(function).apply_async(eta="now"), "eta='now' is no datetime"),
+        (lambda app: app.task(function).apply_async(expires="soon"), "expires='soon' is neither"),
+        (lambda app: app.conf.update(task_rout={}), "'task_rout' of Celery is not known here. Did you mean"),
+        (lambda app: ours.Celery(broker=AMQP, set_as_current=False).fire, "'amqp' is no.*FIRELOCK_STORAGE"),
+    ],
+)
+def test_what_is_wrong_is_refused(app, monkeypatch, call, message):
+    """With the value, and what to write; a broker's password stays where it is."""
+    monkeypatch.delenv("FIRELOCK_STORAGE", raising=False)
+
+    with pytest.raises(ours.ConfigurationError, match=message) as refused:
+        call(app)
+
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.filterwarnings("error::firelock.compat.celery.RunsTwiceWarning")
+def test_a_task_that_may_run_twice_is_warned_of(app):
+    """At its own line, unless it says that it may, or the settings say it of all."""
+    with pytest.warns(ours.RunsTwiceWarning, match=f"Task '{NAME}' may run twice here") as caught:
+        app.task(function)
+    app.task(name="late", acks_late=True)(function)
+    app.conf.task_acks_late = True
+    app.task(name="all.late")(function)
+
+    assert [(__file__, function.__code__.co_firstlineno)] == [(one.filename, one.lineno) for one in caught]
+
+
+@pytest.mark.parametrize(
+    ("broker", "priority", "stored"),
+    [
+        ("memory://p", 9, 9),
+        ("memory://p", 0, 0),
+        ("redis://localhost/0", 9, -9),
+        ("redis://localhost/0", 0, 0),
+    ],
+)
+def test_priorities_keep_their_order(broker, priority, stored):
+    """9 is Celery's highest; on Redis, 0 is."""
+    app = ours.Celery(broker=broker, set_as_current=False)
+
+    assert stored == app.options_of("any", {"priority": priority})["priority"]
+
+
+def test_options_come_from_the_call_the_task_the_routes_and_the_settings():
+    """In this order."""
+    app = ours.Celery(broker="memory://routes", set_as_current=False, task_default_queue="rest")
+    app.conf.task_routes = {"shop.mail.*": {"queue": "mail", "priority": 3}, "shop.bulk": "bulk"}
+    app.task(name="shop.mail.own", queue="own", acks_late=True)(function)
+
+    def queue(name, **given):
+        return app.options_of(name, given)["queue"]
+
+    assert ["mail", "bulk", "rest", "own", "now"] == [
+        queue("shop.mail.send"), queue("shop.bulk"), queue("other"), queue("shop.mail.own"),
+        queue("shop.mail.own", queue="now"),
+    ]  # fmt: skip
+    assert 3 == app.options_of("shop.mail.own", {})["priority"]
+
+
+def test_a_job_looks_as_a_native_one(app):
+    """So that the same task, declared with @fire.task, runs what is still waiting."""
+    task = app.task(bind=True, name="shop.add", acks_late=True)(lambda self, x, y=2: x + y)
+
+    job = task.apply_async((1,), {"y": 5}, countdown=60, queue="q").job.record()
+
+    assert ("shop.add", '{"x":1,"y":5}', "q", "scheduled") == (job.task, job.arguments, job.queue, job.state)
+
+
+def test_shared_tasks_belong_to_the_app_that_is_made(monkeypatch):
+    """Before or after them; calls go to the app that was made last."""
+    monkeypatch.setattr("firelock.compat.celery._Shared.tasks", [])
+    monkeypatch.setattr("firelock.compat.celery._Shared.current", None)
+    early = ours.shared_task(name="early", acks_late=True)(function)
+    with pytest.raises(ours.ConfigurationError, match="Shared task 'early' has no app"):
+        early.delay()
+
+    app = ours.Celery(broker="memory://shared")
+    late = ours.shared_task(name="late", acks_late=True)(function)
+
+    with app.fire as fire:
+        assert ["early", "late"] == [fire.jobs.get(one.delay().id).task for one in (early, late)]
+        assert [app] == list({early.app, late.app})
+
+
+def test_settings_come_from_modules_and_prefixes(tmp_path, monkeypatch):
+    """Of a module those that are settings; with a prefix all that has it."""
+    (tmp_path / "celeryconfig_t.py").write_text(
+        "import os\ntask_default_queue = 'a'\ntimezone = 'Asia/Tokyo'"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    app = ours.Celery(broker="memory://conf", set_as_current=False)
+    app.config_from_object("celeryconfig_t")
+    django = types.SimpleNamespace(CELERY_TASK_ACKS_LATE=True, CELERY_WORKER_CONCURRENCY=4, DEBUG=True)
+    app.config_from_object(django, namespace="CELERY")
+
+    assert ("a", "Asia/Tokyo", True, 4) == (
+        app.conf.task_default_queue, app.conf["timezone"], app.conf.task_acks_late,
+        app.conf.worker_concurrency,
+    )  # fmt: skip
+    with pytest.raises(ours.ConfigurationError, match="'nonsense'"):
+        app.config_from_object(types.SimpleNamespace(CELERY_NONSENSE=1), namespace="CELERY")
+
+
+def test_modules_with_tasks_are_imported_by_whoever_runs_them(tmp_path, monkeypatch):
+    """Those that are named, and `tasks` of each package that has one."""
+    for package in ("shop_with_t", "shop_without_t"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+    (tmp_path / "shop_with_t" / "tasks.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    app = ours.Celery(broker="memory://found", set_as_current=False, include=["json"])
+    app.autodiscover_tasks(["shop_with_t", "shop_without_t"])
+
+    with app.fire as fire:
+        assert ("json", "shop_with_t.tasks") == fire.imports
+
+
+def test_periodic_tasks_are_declared(app, caplog):
+    """By a signal, or when their task comes; a server tells of those whose task never came."""
+    caplog.set_level("WARNING", logger="firelock.compat.celery")
+    app = ours.Celery(broker="memory://periodic", set_as_current=False)
+    task = app.task(name="tick", acks_late=True)(function)
+    app.conf.beat_schedule = {
+        "late": {"task": "late", "schedule": 30.0, "kwargs": {"x": 2}, "options": {"queue": "slow"}},
+        "never": {"task": "gone", "schedule": ours.schedule(timedelta(hours=1))},
+    }
+
+    @app.on_after_configure.connect
+    def setup(sender, **_):
+        sender.add_periodic_task(ours.crontab(minute="*/5"), task.s(1), name="ticks")
+
+    with app.fire as fire:
+        app.task(name="late", acks_late=True)(function)
+        with fire.server():
+            pass
+        found = {
+            one.id: (one.record.task, one.record.queue, one.schedule.describe())
+            for one in fire.recurring.list()
+        }
+
+    assert {
+        "ticks": ("tick", "default", "every 5 minutes, UTC"), "late": ("late", "slow", "every 30 seconds"),
+    } == found  # fmt: skip
+    assert "Beat entry 'never' names task 'gone', which no module has registered." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("crontab", "cron"),
+    [
+        (ours.crontab(), "* * * * *"),
+        (ours.crontab(minute=0, hour="*/3"), "0 */3 * * *"),
+        (ours.crontab(minute=[0, 30], hour={8, 17}, day_of_week="mon-fri"), "0,30 8,17 * * mon-fri"),
+        (ours.crontab(0, 0, day_of_month="2-30/2", month_of_year=12), "0 0 2-30/2 12 *"),
+    ],
+)
+def test_crontabs_are_crons(crontab, cron):
+    """The same five fields."""
+    assert (cron, "Asia/Tokyo") == ((made := crontab.to_cron("Asia/Tokyo")).expression, made.tz)
+
+
+def test_work_that_came_too_late_is_not_run(moved):
+    """The job is deleted, with the reason; a recurring one counts from when it was due."""
+    late = moved.add.apply_async((1,), expires=-1)
+
+    with pytest.raises(ours.TaskRevokedError, match="was to run until"):
+        late.get(timeout=DEADLINE)
+
+    assert "REVOKED" == late.state
+
+
+def test_a_task_that_waits_for_another_is_refused(moved):
+    """It may wait for its own worker."""
+    other = moved.add.delay(1, 1)
+    task = moved.app.task(name="t.waits", acks_late=True)(lambda: other.get(timeout=1))
+
+    outcome = ended(task.delay())
+
+    assert ("FAILURE", "RuntimeError") == (outcome[0], outcome[1][0])
+
+
+def test_revoking_deletes(moved):
+    """Once; again, or of an id that nobody knows, nothing happens."""
+    result = moved.add.apply_async((1,), countdown=3_600)
+
+    moved.app.control.revoke(result.id)
+    result.revoke()
+    moved.app.control.revoke("nobody")
+
+    assert "REVOKED" == result.state
+    assert {"RETRY", "PENDING"} >= {moved.again.apply_async(("later", 0), countdown=60).state}
+
+
+def test_waits_grow_up_to_their_bound(moved):
+    """`retry_backoff` in seconds, doubled with each retry; without jitter exactly."""
+    task = moved.app.task(
+        name="t.grows", acks_late=True, autoretry_for=(Broken,), retry_backoff=2, retry_backoff_max=5,
+        retry_jitter=False,
+    )(lambda: _raise(Broken("x")))  # fmt: skip
+    result = task.delay()
+    eventually(lambda: result.state == "RETRY", within=DEADLINE)
+    record = result.job.refresh().record()
+
+    assert 2.0 == pytest.approx((record.due_at - record.changed_at) / 1_000_000, abs=0.5)
+
+
+def _raise(error):
+    raise error
