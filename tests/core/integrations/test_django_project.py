@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.core.integrations.projects import FOLDER
+from tests.core.integrations.projects import FOLDER, DjangoProject, sqlite_database
 
 RUN_ALL = """
 import json
@@ -95,3 +95,15 @@ def test_settings_that_cannot_be_imported_are_said_to_be_that(project):
 
     assert "Django cannot be set up with DJANGO_SETTINGS_MODULE=gone.settings" in said
     assert "No module named 'gone'" in said
+
+
+@pytest.mark.heavy("Django's own runner of tests")
+def test_the_tests_of_a_project_run_jobs_as_the_page_says(tmp_path):
+    """By a Tester in TestCases, sync and async; what no Tester takes stays in memory."""
+    project = DjangoProject({"default": sqlite_database(tmp_path / "shop.db")}, {"database": "default"})
+
+    said = project("test")
+
+    assert "Ran 7 tests" in said
+    assert "no issues" in said
+    assert not (tmp_path / "shop.db").exists()

@@ -95,8 +95,10 @@ def imported(tree):
 
 
 def exists(module, name):
-    """Names that are listed are not asked for: some are made when they are, of settings that are not here."""
-    return name in dir(found := import_module(module)) or hasattr(found, name)
+    """Names that are listed, and modules, are not asked for: some want settings that are not here."""
+    if name in dir(found := import_module(module)) or hasattr(found, name):
+        return True
+    return hasattr(found, "__path__") and find_spec(f"{module}.{name}") is not None
 
 
 def test_a_name_that_is_gone_is_seen():

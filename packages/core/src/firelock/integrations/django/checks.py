@@ -11,7 +11,7 @@ from firelock.app import Firelock
 from firelock.errors import FirelockError
 from firelock.integrations.django.block import Block
 from firelock.integrations.django.plugin import DjangoPlugin
-from firelock.integrations.django.project import get_app, project_block
+from firelock.integrations.django.project import get_app, is_testing, project_block
 from firelock.storage import Feature
 
 
@@ -24,7 +24,7 @@ def check_project(app_configs: object = None, **_: object) -> list[CheckMessage]
         app = get_app()
     except FirelockError as error:
         return [Error(str(error), hint="Change FIRELOCK in the settings.", id="firelock.E007")]
-    return [*_about_app(app, block), *_about_databases(block)]
+    return [] if is_testing() else [*_about_app(app, block), *_about_databases(block)]
 
 
 def _about_app(app: Firelock, block: Block) -> list[CheckMessage]:

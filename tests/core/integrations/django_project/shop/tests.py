@@ -1,0 +1,80 @@
+"""The shop's own tests, run by `manage.py test`: jobs in Django's TestCase."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from django.db import connection, transaction
+from django.test import TestCase, TransactionTestCase, override_settings
+
+from firelock.integrations.django import enqueue_on_commit, fire
+from firelock.testing import Tester
+from shop.models import Order
+from shop.tasks import asend_receipt, send_receipt
+
+
+class ReceiptTests(TestCase):
+    """Jobs run when the test says so, in the transaction of the test."""
+
+    def setUp(self):
+        self.order = Order.objects.create(buyer="ann")
+
+    def test_a_job_runs_in_the_transaction_of_the_test(self):
+        with Tester(fire) as tester:
+            send_receipt.enqueue(self.order.pk)
+            tester.assert_enqueued(send_receipt, args=(self.order.pk,), tags=[f"order:{self.order.pk}"])
+
+            assert tester.drain(raises=True).succeeded == 1
+
+        self.order.refresh_from_db()
+        assert self.order.receipts == 1
+        assert connection.in_atomic_block
+
+    def test_inline_jobs_run_at_once(self):
+        with Tester(fire) as tester, tester.inline():
+            send_receipt.enqueue(self.order.pk)
+
+        self.order.refresh_from_db()
+        assert self.order.receipts == 1
+
+    async def test_async_jobs_run_in_async_tests(self):
+        with Tester(fire) as tester:
+            await asend_receipt.aenqueue(self.order.pk)
+            assert (await tester.adrain(raises=True)).succeeded == 1
+
+        await self.order.arefresh_from_db()
+        assert self.order.receipts == 1
+
+    def test_a_job_that_waits_for_the_commit_waits_for_it(self):
+        with Tester(fire) as tester:
+            with self.captureOnCommitCallbacks(execute=True):
+                enqueue_on_commit(send_receipt, self.order.pk)
+                assert tester.enqueued() == []
+
+            tester.assert_enqueued(send_receipt, count=1)
+
+    def test_without_a_tester_jobs_stay_in_memory(self):
+        assert fire.storage.url == "memory://"
+
+        with transaction.atomic():
+            job = send_receipt.enqueue(self.order.pk)
+
+        assert job.refresh().state == "enqueued"
+
+    def test_an_overridden_block_has_its_own_storage(self):
+        with tempfile.TemporaryDirectory() as folder:
+            url = f"sqlite:///{Path(folder) / 'jobs.db'}"
+            with override_settings(FIRELOCK={"storage": "redis://unused", "test_storage": url}):
+                assert fire.storage.url == url
+            assert fire.storage.url == "memory://"
+
+
+class ServerTests(TransactionTestCase):
+    """A server in the test's process sees what was committed."""
+
+    def test_a_server_runs_jobs(self):
+        order = Order.objects.create(buyer="bob")
+
+        with fire.server(workers=1):
+            assert send_receipt.enqueue(order.pk).result(timeout=60) == "bob"
