@@ -72,7 +72,7 @@ class Walk:
         )  # fmt: skip
         try:
             yield process
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
             process.wait(DEADLINE)
         finally:
             process.kill()
