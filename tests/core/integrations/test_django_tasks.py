@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import django
 import pytest
 
-from firelock import Firelock, JobFailed, ResultUnavailable, SignatureMismatch
+from firelock import Every, Firelock, JobFailed, ResultUnavailable, SignatureMismatch
 from firelock.testing import Tester
 from tests.django_process import configure_django
 
@@ -342,6 +342,20 @@ def test_a_path_in_the_storage_is_never_imported(tester, fire):
     assert PLACE not in sys.modules
 
 
+def test_a_task_can_recur_and_continue_another(tester, tasks, fire):
+    """Under its path it is a task of Firelock's; its result is read as ever."""
+    add = fire.task_named(f"{PLACE}.add")
+    add.recur("hourly", Every(timedelta(hours=1)), 1, second=2)
+    first = tasks.add.enqueue(3)
+    child = fire.jobs.get(first.id).then(add, 4)
+    tester.clock.advance(hours=1)
+
+    (recurred,) = fire.jobs.find(recurring="hourly").jobs
+    found = [tasks.add.get_result(job.id).return_value for job in (child, recurred)]
+    assert [6, 3] == found
+    assert tasks.add.get_result(recurred.id).task.run_after == recurred.due_at
+
+
 # ---- retries ---------------------------------------------------------------------------------------------
 
 
@@ -553,6 +567,7 @@ def test_a_wrong_option_is_refused_where_the_task_is_declared(tester, tasks):
         ({"timeout": "soon"}, "Timeout 'soon' is refused"),
         ({"tags": "one"}, "tags='one' is one text"),
         ({"keep": -1}, "keep=-1 is refused"),
+        ({"tags": ["order:{order_id}"]}, "order_id"),
         ({"executor": "gpu"}, "executor='gpu' is unknown"),
     ]:
         with pytest.raises(InvalidTask, match=word):

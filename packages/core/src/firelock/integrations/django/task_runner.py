@@ -71,6 +71,7 @@ class TaskRunner:
     sender: type  # that backend's class, for signals
     options_in: Callable[[str], TaskOptions]  # of a queue
     verbs: TaskVerbs[..., Any] = attrs.field(init=False)
+    positional: tuple[str, ...] = attrs.field(init=False)  # the parameters that a call can give by position
 
     @classmethod
     def behind(cls, function: Callable[..., Any]) -> TaskRunner | None:
@@ -82,7 +83,7 @@ class TaskRunner:
         """The app has a task of this path.
 
         Raises:
-            FirelockError: no other process could find it, or the name is taken.
+            FirelockError: no other process could find it, its name is taken, or its tags name no parameter.
         """
         task, options = self.task, self.options_in(self.task.queue_name)
         function = self._arun if inspect.iscoroutinefunction(task.func) else self._run
@@ -96,11 +97,7 @@ class TaskRunner:
             tags=options.tags or (),
             executor=options.executor or Executor.AUTO,
         )(self._as_function(function))
-
-    @property
-    def positional(self) -> tuple[str, ...]:
-        """The parameters that an enqueue can give by position."""
-        return self.app.registry.binder(self.verbs.info).signature.positional
+        self.positional = self.app.registry.binder(self.verbs.info).signature.positional
 
     def _as_function(self, method: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function with the task's parameters; arguments are JSON, whatever is annotated."""
