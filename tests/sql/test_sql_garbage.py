@@ -48,8 +48,12 @@ def test_a_child_of_a_quarantined_job_is_decided(scene, path):
 
 @pytest.mark.parametrize(
     ("column", "garbage"),
-    [("tags", "[not json"), ("parents", "[[1]]"), ("history", "no line\n"), ("creation", "{"), ("tags", "7")],
-)
+    [
+        ("tags", "[not json"), ("parents", "[[1]]"), ("history", "no line\n"), ("creation", "{"),
+        ("tags", "7"),
+        ("meta_json", "[1"), ("meta_json", 7), ("meta_json", b"\xff"), ("meta_json", '"acme"'),
+    ],
+)  # fmt: skip
 def test_what_only_describes_a_job_keeps_it_from_nothing(scene, path, column, garbage):
     """A job runs and is shown, without what cannot be read of it."""
     job_id = scene.add(tags=("one",))
@@ -57,7 +61,8 @@ def test_what_only_describes_a_job_keeps_it_from_nothing(scene, path, column, ga
 
     (job,) = scene.claim(scene.begin())
 
-    assert job_id == job.id
+    assert (job_id, {}) == (job.id, job.meta)
+    assert {} == scene.record(job_id).meta
     assert [job_id] == [found.id for found in scene.storage.find(JobFilter(), limit=10).jobs]
     assert State.ENQUEUED is scene.history(job_id)[0].state
 

@@ -72,7 +72,7 @@ def talk(job: JobContext, word: str) -> str:
     os.write(1, b"nor is this\\n")
     job.log(word, level="warning")
     job.progress(1, 2, "half way")
-    return f"{word} {os.getpid()} {job.attempt} {','.join(job.tags)}"
+    return f"{word} {os.getpid()} {job.attempt} {','.join(job.tags)} {job.meta.get('tenant')}"
 
 @fire.task(name="atalk")
 async def atalk(word: str) -> str:
@@ -199,7 +199,8 @@ def bench(tmp_path, monkeypatch):
 def test_one_process_runs_job_after_job(bench, tmp_path):
     """What they say comes back, what they print does not; it ends in order when it is closed."""
     process = bench.process()
-    ends = [bench.run(process, bench.start("talk", word, tags=["t"])) for word in ("one", "two")]
+    options = {"tags": ["t"], "meta": {"tenant": "acme"}}
+    ends = [bench.run(process, bench.start("talk", word, **options)) for word in ("one", "two")]
     job_ids = [ended.job.id for ended in ends]
 
     bench.worker.console.flush(bench.fire.storage)
@@ -207,7 +208,7 @@ def test_one_process_runs_job_after_job(bench, tmp_path):
     alive = process.is_alive
     process.close()
 
-    assert [("one", "1", "t"), ("two", "1", "t")] == [(one[0], *one[2:]) for one in results]
+    assert [("one", "1", "t", "acme"), ("two", "1", "t", "acme")] == [(one[0], *one[2:]) for one in results]
     assert results[0][1] == results[1][1] != str(os.getpid())
     assert [["one"], ["two"]] == [[line.text for line in bench.fire.storage.read_log(one)] for one in job_ids]
     assert ["half way"] * 2 == [one.progress.message for one in bench.fire.storage.get(job_ids)]

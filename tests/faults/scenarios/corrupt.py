@@ -122,6 +122,7 @@ def _assert_quarantined(on, job_id, kind):
 _GARBAGE = {
     "state": "banana",
     "tags": "[not json",
+    "meta_json": b"\xff",
     "retry": "\udcff".encode("utf-8", "surrogateescape"),
     "history": "no line of ours\n",
     "creation": "{",

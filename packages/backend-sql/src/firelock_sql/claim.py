@@ -232,5 +232,6 @@ def _claimed(row: Sequence[Any], now: int) -> ClaimedJob:
     return ClaimedJob(
         id, task, arguments, serializer, queue, priority, attempt + 1, retries + 0, crashes + 0, fence + 1,
         created_at + 0, enqueued_at, now, nominal_at, () if tags is None else read_list(tags),
-        None if timeout_seconds is None else float(timeout_seconds), retry, recurring_id, meta,
+        None if timeout_seconds is None else float(timeout_seconds), retry, recurring_id,
+        None if meta is None else str(meta),
     )  # fmt: skip  # a sum is the cheapest look at whether it is a number

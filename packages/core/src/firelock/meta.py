@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Final
 
 from firelock.errors import ConfigurationError
-from firelock.text import shown
+from firelock.text import printable, shown
 
 META_LIMIT: Final = 2_048  # bytes of UTF-8, as stored
 NO_META: Final[Mapping[str, str]] = MappingProxyType({})
@@ -67,6 +67,7 @@ def read_meta(text: str | None) -> Mapping[str, str]:
     if text is None:
         return NO_META
     try:
-        return MappingProxyType({str(key): str(value) for key, value in json.loads(text).items()})
-    except (AttributeError, ValueError, RecursionError):
+        found = json.loads(text).items()
+    except (AttributeError, TypeError, ValueError, RecursionError):
         return NO_META
+    return MappingProxyType({printable(key): printable(value) for key, value in found})

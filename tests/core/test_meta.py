@@ -1,0 +1,32 @@
+"""What travels with a job, as a text that anybody may have written."""
+
+from __future__ import annotations
+
+import pytest
+
+from firelock.meta import check_meta, read_meta, write_meta
+
+
+@pytest.mark.parametrize(
+    "meta", [{}, {"a": ""}, {"b": '"', "a": "\\é\U0001f525"}, {"trace-state_1": "x" * 2_000}]
+)
+def test_what_was_written_is_read(meta):
+    """Equal texts by equal names; of none nothing is written."""
+    text = write_meta(check_meta(meta))
+
+    assert meta == read_meta(text)
+    assert (text is None) == (not meta)
+    assert text == write_meta(dict(reversed(meta.items())))
+
+
+@pytest.mark.parametrize("text", ["", "{", "7", "[1]", "null", '"a"', "[" * 100_000, 7, b"\xff"])
+def test_what_nobody_wrote_reads_as_nothing(text):
+    """A job is shown and runs whatever stands in its place."""
+    assert {} == read_meta(text)
+
+
+def test_what_is_no_text_is_read_as_one():
+    """So that a page, a log and a header can hold it."""
+    assert {"a": "7", "b": "None", "c": "{'d': 1}", "\\ud800": "\\udfff"} == read_meta(
+        '{"a":7,"b":null,"c":{"d":1},"\\ud800":"\\udfff"}'
+    )
