@@ -23,6 +23,7 @@ from firelock_dashboard import (  # fmt: skip
     any_of,
     basic_auth,
     bearer_tokens,
+    django_permissions,
     django_staff,
     fastapi_dependency,
     flask_login,
@@ -510,9 +511,32 @@ def test_django_s_staff_may_operate_and_superusers_everything(user, level):
 
 
 @pytest.mark.parametrize(
+    ("names", "level"),
+    [
+        ((), "none"), (("view",), "read"), (("view", "operate"), "operate"), (("operate",), "operate"),
+        (("administer",), "admin"), (("view", "administer"), "admin"),
+    ],
+)  # fmt: skip
+def test_django_s_permissions_say_what_a_user_may_do(names, level):
+    """The strongest counts; staff without one may nothing, and no more may who is not active."""
+    given = {f"firelock.{name}_jobs" for name in names}
+    known = user(is_staff=True, has_perm=given.__contains__)
+    gone = user(is_staff=True, is_active=False, has_perm=given.__contains__)
+
+    access, none = (
+        asked(django_permissions, request(**{"django.request": SimpleNamespace(user=each)}))
+        for each in (known, gone)
+    )
+
+    assert LEVELS[level] == access.permissions
+    assert LEVELS["none"] == none.permissions
+
+
+@pytest.mark.parametrize(
     ("auth", "scope", "told"),
     [
-        (django_staff, {}, "dashboard_urls"), (django_staff, {"django.request": object()}, "dashboard_urls"),
+        (django_permissions, {}, "dashboard_urls"), (django_staff, {}, "dashboard_urls"),
+        (django_staff, {"django.request": object()}, "dashboard_urls"),
         (flask_login("admin"), {}, "init_app"),
     ],
 )  # fmt: skip

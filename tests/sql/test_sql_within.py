@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from firelock import ConfigurationError, Firelock
-from firelock.storage import ClaimRequest, NewJob, OpenTransaction, State, StorageUnavailable
+from firelock.storage import ClaimRequest, NewJob, State, StorageUnavailable
 from firelock_sql.sqlite.storage import SqliteStorage
 from tests.core.fakes import unmeasured
 
@@ -363,20 +363,6 @@ def test_who_has_waited_for_long_enough_is_told_of_within(make_app, engine, seco
     assert "database is locked, and was for " in str(caught.value)
     assert "store the job in it by task.using(within=session)." in str(caught.value)
     assert caught.value.is_untouched
-
-
-def test_whoever_opened_a_transaction_is_asked_to_tell_of_its_commit(scene, path):
-    """Servers are told by what was handed over; a raw connection alone would tell nobody."""
-    handed_over = []
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("BEGIN")
-        transaction = OpenTransaction(connection, handed_over.append)
-        scene.storage.insert([scene.new_job()], within=transaction)
-        connection.execute("COMMIT")
-
-    assert 1 == stored(scene)
-    [tell] = handed_over
-    assert tell() is None
 
 
 def test_an_alias_of_djangos_is_refused_with_the_plugin_that_takes_it(scene):

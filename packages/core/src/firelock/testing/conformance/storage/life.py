@@ -22,6 +22,7 @@ from firelock.storage import (
     NewJob,
     NewSession,
     On,
+    OpenTransaction,
     Renewal,
     Storage,
 )
@@ -397,6 +398,27 @@ class LifeDuty(StorageFixtures):
         expected = [job.id] if commits else []
         assert expected == [record.id for record in other.get([job.id]) if record]
         assert expected == scene.claim_ids()
+
+    @requires(Feature.TRANSACTIONAL_ENQUEUE)
+    def test_whoever_opened_a_transaction_is_asked_to_tell_of_its_commit(
+        self, scene: Scene, open_transaction: object
+    ) -> None:
+        """An `OpenTransaction` is that on its connection; its `on_commit` gets what tells waiting servers.
+
+        If this fails: jobs within a framework's transaction are refused, or wait for a poll.
+        """
+        assert callable(open_transaction)
+        job, handed_over = scene.new_job(), list[Callable[[], None]]()
+
+        with open_transaction(True) as connection:
+            transaction = OpenTransaction(connection, handed_over.append)
+            answers = scene.storage.insert([job], within=transaction).is_new
+
+        assert [True] == answers
+        assert handed_over != [] or Feature.NOTIFY not in scene.storage.features
+        for tell in handed_over:
+            tell()
+        assert [job.id] == scene.claim_ids()
 
     @requires(Feature.TRANSACTIONAL_ENQUEUE)
     @pytest.mark.parametrize("commits", [True, False], ids=["commit", "rollback"])
