@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from celery import Celery  # type: ignore[import-not-found]
+from celery import Celery  # type: ignore[import-untyped]
 
 from benchmarks import stamps
 from benchmarks.peers import ends

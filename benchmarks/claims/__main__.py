@@ -1,0 +1,55 @@
+"""Checks claims about others: `python -m benchmarks.claims [NAME…]`; without names all but the slow ones."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.contenders import RESULTS, install
+from benchmarks.redis_server import running
+
+HERE = Path(__file__).parent
+PROGRAMS = {path.stem: path for path in sorted((HERE / "programs").glob("*.py"))}
+SLOW = ("killed_workers",)  # minutes
+
+
+def claim(program: Path) -> str:
+    """Return what a program claims: the first line of its docstring."""
+    return (ast.get_docstring(ast.parse(program.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+
+
+def check(python: Path, program: Path, redis_url: str) -> tuple[bool, str]:
+    """Return whether the claim holds, and what was seen."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "CLAIMS_REDIS": redis_url, "CLAIMS_DOCS": str(HERE.parents[1] / "docs")}
+        run = subprocess.run(
+            [python, program], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+    lines = (run.stdout if run.returncode == 0 else run.stderr).strip().splitlines()
+    return run.returncode == 0, "; ".join(lines) if run.returncode == 0 else lines[-1] if lines else "no word"
+
+
+def main() -> int:
+    """Check what the command line names; the exit code is 1 where a claim does not hold."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.claims", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[[], *PROGRAMS], metavar="NAME", help=", ".join(PROGRAMS))
+    names = parser.parse_args().names or [name for name in PROGRAMS if name not in SLOW]
+    python = install(HERE / "requirements.txt", RESULTS / ".claims", sys.executable)
+    wrong = 0
+    with tempfile.TemporaryDirectory(dir=RESULTS) as place, running(Path(place)) as redis:
+        for name in names:
+            redis.call("FLUSHALL")
+            holds, seen = check(python, PROGRAMS[name], redis.url)
+            wrong += not holds
+            verdict = "holds" if holds else "DOES NOT HOLD"
+            print(f"{verdict}  {name}: {claim(PROGRAMS[name])}\n    {seen}", flush=True)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
