@@ -369,7 +369,7 @@ def test_hostile_texts_are_shown_literally():
             printable = "".join(char for char in text if char.isprintable())[:60] or "x"
             value = json.dumps({text[:200]: text, "list": [text]})
             for _ in range(2):
-                send.using(tags=[printable]).enqueue(text[:4_000])
+                send.using(tags=[printable], meta={"a": printable}).enqueue(text[:4_000])
             failed, done = worker.claim(), worker.claim()
             worker.say(failed, text, level=printable[:10])
             trace = f'{TRACE}\n→ File "{printable}", line 1, in {printable}\n    {text}\n{text}'
@@ -383,7 +383,7 @@ def test_hostile_texts_are_shown_literally():
             fire.storage.renew([Renewal(f"s{place}", 1, text)])
             evil = attrs.evolve(
                 made, id=f"r{place}{text[:100]}", task=text, queue=text, tags=(text,), error=text,
-                arguments=text if place % 2 else value, version=0,
+                arguments=text if place % 2 else value, version=0, meta_json=json.dumps({text: text}),
             )  # fmt: skip
             put_recurring(fire.storage, evil, keep_progress=False)
             words, id_ = quote(text[:200]), quote(evil.id)

@@ -15,7 +15,7 @@ from tests.dashboard.worker import Worker
 FIELDS = (
     "task", "queue", "tag", "argument", "key", "message", "type", "trace", "file", "reason", "log", "level",
     "progress", "result", "server", "host", "version", "listens", "note", "paused-by", "recurring", "target",
-    "actor", "action", "detail", "operation-by", "operation-queue", "title",
+    "actor", "action", "detail", "operation-by", "operation-queue", "title", "meta", "meta-name",
 )  # fmt: skip
 
 
@@ -56,6 +56,7 @@ def _insert(fire):
     new = NewJob(
         storage.new_ids(1)[0], probe("task"), arguments, "json", "mail", 0, State.ENQUEUED, storage.clock(),
         reason=probe("reason"), tags=(probe("tag"),),
+        meta_json=json.dumps({probe("meta-name"): probe("meta")}),
     )  # fmt: skip
     kept = attrs.evolve(new, id=storage.new_ids(1)[0], queue=probe("queue"), recurring_id=probe("recurring"))
     due = attrs.evolve(new, id=storage.new_ids(1)[0], state=State.SCHEDULED, due_at=storage.clock() + 10**11)
