@@ -109,6 +109,27 @@ def test_a_form_makes_a_job(client, fire, order):
     assert "task.run" == fire.audit.list().entries[0].action
 
 
+def test_a_resource_is_no_field_of_the_form(client, fire):
+    """The worker gives it: nobody is asked for it, and a form that was made up is refused."""
+
+    @fire.resource
+    def pool():
+        yield "pool"
+
+    @fire.task(name="shop.count")
+    def count(table: str, pool: str = pool) -> int: ...
+
+    form = client.get("/tasks/run?name=shop.count").text
+    refused = client.post("/tasks/run", {"name": "shop.count", "args.table": "t", "args.pool": "mine"})
+    made = client.post("/tasks/run", {"name": "shop.count", "args.table": "t"})
+
+    assert 'name="args.table"' in form
+    assert "args.pool" not in form
+    assert 303 != refused.status
+    assert 303 == made.status
+    assert ['{"table":"t"}'] == [job.record().arguments for job in fire.jobs.find(task="shop.count")]
+
+
 def test_a_job_is_run_again_with_changes(client, fire, order):
     """Its form holds its arguments and options; what is sent makes a new job that leads back to it."""
     task = order.using(queue="rush", priority=5, meta={"tenant": "acme"})

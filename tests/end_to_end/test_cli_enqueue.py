@@ -108,6 +108,41 @@ def test_bad_input_is_refused_before_anything_is_stored(enqueue, app, words, cod
     assert 0 == sum(app.jobs.counts().values())
 
 
+def test_what_a_worker_opens_is_no_argument(run, app, tmp_path, monkeypatch):
+    """By the code and without it, by name and by position."""
+    (tmp_path / "enqueue_pool.py").write_text(
+        textwrap.dedent(f"""
+        from firelock import Firelock
+
+        fire = Firelock({app.storage.url!r})
+
+        @fire.resource
+        def pool():
+            yield "pool"
+
+        @fire.task
+        def count(table: str, pool: str = pool): ...
+        """)
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import enqueue_pool
+
+    tell_tasks(enqueue_pool.fire.client)
+
+    def enqueue(place, arguments):
+        sys.modules.pop("enqueue_pool", None)  # each command is a process of its own
+        return run(f"enqueue {place} enqueue_pool.count --args", arguments)
+
+    with_code = enqueue("--app enqueue_pool:fire", '{"table": "t", "pool": "x"}')
+    by_position = enqueue("--app enqueue_pool:fire", '["t", "x"]')
+    without = enqueue(f"--storage {app.storage.url}", '{"table": "t", "pool": "x"}')
+
+    assert (2, 2, 2) == (with_code.code, by_position.code, without.code)
+    assert "'pool' is a resource, opened by the worker that runs the job: leave it out" in with_code.error
+    assert "1 argument by position, 2 were given; 'pool' is a resource" in by_position.error
+    assert "count(table: str) has no parameter 'pool'" in without.error
+
+
 def test_a_task_that_nobody_knows_has_a_hint(enqueue):
     """The names that are near, and exit code 4."""
     ran = enqueue("shop.notfy")
