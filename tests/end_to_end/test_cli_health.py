@@ -151,6 +151,26 @@ def test_counters_survive_the_children_that_counted(folder, serve):
     assert server.returncode == 0
 
 
+def test_children_that_are_replaced_in_turn_lose_no_count(folder, serve):
+    """Two of one place count at a time while the worn one drains, each in memory of its own."""
+    port, jobs = free_port(), 60
+    with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
+        add = app.task(name="health_shop.add")(lambda left, right: left + right)
+        server = serve("--probe-port", str(port), "--max-jobs-per-child", "20")
+        seen = []
+        for number in range(jobs):
+            add.enqueue(1, number).result(timeout=DEADLINE)
+            seen.append(finished(port, "add") or 0.0)
+        eventually(lambda: finished(port, "add") == float(jobs), within=DEADLINE)
+
+        assert sample(port, "firelock_child_starts_total", child="0") >= 2.0
+        assert seen == sorted(seen)
+        server.send_signal(signal.SIGTERM)
+        server.communicate(timeout=DEADLINE)
+
+    assert server.returncode == 0
+
+
 def sample(port, name, **labels):
     """The value of a sample of /metrics."""
     families = text_string_to_metric_families(get(port, "/metrics")[1])

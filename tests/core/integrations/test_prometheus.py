@@ -131,3 +131,47 @@ def test_a_fork_counts_for_itself():
 
     assert job_counters.process_counters() is not before
     assert not job_counters.is_read_by_others()
+
+
+SEVERAL = """
+import os, sys
+
+from firelock import Firelock
+from firelock.integrations.prometheus import Prometheus
+
+fire = Firelock("memory://", plugins=[Prometheus()])
+task = fire.task(name="shop.add")(lambda left, right: left + right)
+task.enqueue(1, 2)
+if os.fork() == 0:
+    for number in range(2):
+        task.enqueue(1, number)
+    with fire.server(workers=1):
+        task.enqueue(1, 2).result(timeout=10)
+    os._exit(0)
+_, status = os.wait()
+assert status == 0
+
+from prometheus_client import CollectorRegistry, generate_latest, multiprocess
+
+registry = CollectorRegistry()
+multiprocess.MultiProcessCollector(registry)
+print(generate_latest(registry).decode())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+def test_processes_of_a_web_server_are_added_up(tmp_path):
+    """By prometheus-client's own way, where its folder is named."""
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    text = subprocess.run(
+        [sys.executable, "-c", SEVERAL], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+
+    samples = {
+        (one.name, *one.labels.values()): one.value
+        for family in text_string_to_metric_families(text)
+        for one in family.samples
+    }
+    assert samples["firelock_jobs_enqueued_total", "default", "shop.add"] == 4.0
+    assert samples["firelock_jobs_finished_total", "succeeded", "default", "shop.add"] >= 1.0
+    assert samples["firelock_job_duration_seconds_count", "default", "shop.add"] >= 1.0

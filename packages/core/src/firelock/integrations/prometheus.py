@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from firelock import ConfigurationError, Settled, hookimpl
 from firelock.server.job_counters import (
+    DURATIONS,
     Counted,
+    EndedAttempt,
+    JobCounters,
+    TaskLabels,
     counted_here,
     is_read_by_others,
     job_families,
@@ -20,6 +26,8 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Metric
 
     from firelock.storage import NewJob
+
+_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's own variable
 
 _lock = threading.Lock()
 _registered: WeakKeyDictionary[CollectorRegistry, object] = WeakKeyDictionary()
@@ -33,6 +41,9 @@ class Prometheus:
     web application that only enqueues, the numbers stand in a registry of prometheus-client, beside your own.
     However many apps have this plugin, a process has one set of numbers, and a registry shows it once.
 
+    Where `PROMETHEUS_MULTIPROC_DIR` is set, as for a web server of several processes, they are metrics of
+    prometheus-client itself, which adds the processes up.
+
     Args:
         registry: where they stand; prometheus-client's default registry where it is left out.
 
@@ -42,19 +53,24 @@ class Prometheus:
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        process_counters()  # made now, so that a server's supervisor shows that somebody counts
-        if registry is not None or not is_read_by_others():
+        self._counters: Callable[[], JobCounters | _LibraryCounters] = process_counters
+        if registry is None and is_read_by_others():
+            process_counters()  # made now, so that a server's supervisor shows that somebody counts
+        elif _FOLDER in os.environ:
+            library = _library_counters()
+            self._counters = lambda: library
+        else:
             _register(registry)
 
     @hookimpl
     def jobs_created(self, jobs: Sequence[NewJob]) -> None:
         """They are counted."""
-        process_counters().count_created(jobs)
+        self._counters().count_created(jobs)
 
     @hookimpl
     def jobs_settled(self, settled: Sequence[Settled]) -> None:
         """They are counted."""
-        process_counters().count_settled(settled)
+        self._counters().count_settled(settled)
 
 
 class JobCollector:
@@ -79,14 +95,73 @@ def _metrics(counted: Counted) -> Iterable[Metric]:
         yield metric
 
 
+class _LibraryCounters:
+    """Counts in metrics of prometheus-client, whose way for several processes adds them up."""
+
+    def __init__(self) -> None:
+        from prometheus_client import Counter, Histogram  # noqa: PLC0415 - loaded where it is used
+
+        words = {family.name: family.help for family in job_families({})}
+
+        def counter(name: str, *more: str) -> Counter:
+            return Counter(name, words[name], ("queue", "task", *more))
+
+        def histogram(name: str) -> Histogram:
+            return Histogram(name, words[name], ("queue", "task"), buckets=DURATIONS)
+
+        self._labels, self._lock = TaskLabels(), threading.Lock()
+        self._created = counter("firelock_jobs_enqueued_total")
+        self._finished = counter("firelock_jobs_finished_total", "outcome")
+        self._retries = counter("firelock_job_retries_total")
+        self._crashes = counter("firelock_job_crashes_total")
+        self._duration = histogram("firelock_job_duration_seconds")
+        self._wait = histogram("firelock_job_wait_seconds")
+
+    def _labels_of(self, queue: str, task: str) -> tuple[str, str]:
+        with self._lock:
+            return self._labels.of(queue, task)
+
+    def count_created(self, jobs: Iterable[NewJob]) -> None:
+        """The jobs were stored."""
+        for job in jobs:
+            self._created.labels(*self._labels_of(job.queue, job.task)).inc()
+
+    def count_settled(self, settled: Iterable[Settled]) -> None:
+        """The attempts have ended."""
+        for each in settled:
+            end = EndedAttempt.of(each)
+            if end is None:
+                continue
+            labels = self._labels_of(each.job.queue, each.job.task)
+            if end.outcome is not None:
+                self._finished.labels(*labels, str(end.outcome)).inc()
+            self._retries.labels(*labels).inc(end.is_retried)
+            self._crashes.labels(*labels).inc(end.is_crashed)
+            self._duration.labels(*labels).observe(end.seconds)
+            self._wait.labels(*labels).observe(end.waited)
+
+
+@cache
+def _library_counters() -> _LibraryCounters:
+    """Return the one set of them that a process can have."""
+    try:
+        return _LibraryCounters()
+    except ImportError as error:
+        raise _missing() from error
+
+
+def _missing() -> ConfigurationError:
+    return ConfigurationError(
+        "Prometheus() shows its numbers in a registry of prometheus-client, which is not installed. "
+        'pip install "firelock[prometheus]".'
+    )
+
+
 def _register(registry: CollectorRegistry | None) -> None:
     try:
         from prometheus_client import REGISTRY  # noqa: PLC0415 - a server's own processes need none
     except ImportError as error:
-        raise ConfigurationError(
-            "Prometheus() shows its numbers in a registry of prometheus-client, which is not installed. "
-            'pip install "firelock[prometheus]".'
-        ) from error
+        raise _missing() from error
     chosen = REGISTRY if registry is None else registry
     with _lock:
         if chosen in _registered:

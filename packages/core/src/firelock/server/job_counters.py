@@ -27,7 +27,7 @@ from typing import Self, TypeAlias
 import attrs
 
 from firelock.metrics import MetricFamily
-from firelock.values import ClaimedJob, NewJob, Settled, State, Transition
+from firelock.values import NewJob, Settled, State
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +46,52 @@ _ROW = struct.Struct(f"<{_WIDTH}d")
 _HEAD = struct.Struct("<QQ")
 _LENGTH = struct.Struct("<Q")
 _LAYOUT = 0x46_4C_00_01_00_00 + _WIDTH
-_LONGEST_KEY = 1_024
-_SIZE = _HEAD.size + (TASK_LIMIT + 65) * (_LENGTH.size + _LONGEST_KEY + _ROW.size)
+_LONGEST_KEY, _QUEUE_LIMIT = 1_024, 64
+_SIZE = _HEAD.size + (TASK_LIMIT + _QUEUE_LIMIT + 1) * (_LENGTH.size + _LONGEST_KEY + _ROW.size)
 _MICROS = 1_000_000
+
+
+@attrs.frozen
+class EndedAttempt:
+    """What of an attempt's end is counted."""
+
+    outcome: State | None  # where the job has ended; None where it runs again
+    is_retried: bool
+    is_crashed: bool  # its own process died
+    seconds: float  # that it ran
+    waited: float  # from becoming enqueued to its start
+
+    @classmethod
+    def of(cls, settled: Settled) -> Self | None:
+        """Return what is counted; None for what was handed back or put off, as if it had not been."""
+        job, transition = settled.job, settled.transition
+        outcome = transition.to if transition.to in _ENDS else None
+        is_retried = outcome is None and transition.retries is not None
+        is_crashed = transition.crashes is not None
+        if outcome is None and not is_retried and not is_crashed:
+            return None
+        started_at = transition.started_at or transition.at - settled.duration
+        waited = max(0, started_at - job.enqueued_at) / _MICROS
+        return cls(outcome, is_retried, is_crashed, settled.duration / _MICROS, waited)
+
+
+class TaskLabels:
+    """Which queue and task an attempt is counted under: its own, or those of all others past the limit."""
+
+    def __init__(self, known: Iterable[tuple[str, str]] = ()) -> None:
+        self._known = set(known)
+
+    def of(self, queue: str, task: str) -> tuple[str, str]:
+        """Return the labels."""
+        key = queue, task
+        if key in self._known:
+            return key
+        if len(self._known) >= TASK_LIMIT or len(_encoded(key)) > _LONGEST_KEY:
+            key = queue, OTHER
+            if key not in self._known and len(self._known) >= TASK_LIMIT + _QUEUE_LIMIT:
+                key = OTHER, OTHER
+        self._known.add(key)
+        return key
 
 
 Counted: TypeAlias = Mapping[tuple[str, str], Sequence[float]]
@@ -78,6 +121,7 @@ class JobCounters:
             memory[: _HEAD.size] = _HEAD.pack(_LAYOUT, used)
         self._used: int = used
         self._rows = {key: _CounterRow(place, numbers) for key, place, numbers in _rows_in(memory)}
+        self._labels = TaskLabels(self._rows)
 
     @classmethod
     def private(cls) -> Self:
@@ -113,30 +157,20 @@ class JobCounters:
         """The attempts have ended. What was handed back or put off is not counted."""
         with self._lock:
             rows = []
-            for end in settled:
-                transition = end.transition
-                is_final = transition.to in _ENDS
-                if is_final or transition.retries is not None or transition.crashes is not None:
-                    row = self._row(end.job.queue, end.job.task)
-                    _count_end(row.numbers, end.job, transition, end.duration, is_final=is_final)
+            for each in settled:
+                end = EndedAttempt.of(each)
+                if end is not None:
+                    row = self._row(each.job.queue, each.job.task)
+                    _add_end(row.numbers, end)
                     rows.append(row)
             self._write(rows)
 
     def _row(self, queue: str, task: str) -> _CounterRow:
         row = self._rows.get((queue, task))
         if row is None:
-            key = self._key(queue, task)
+            key = self._labels.of(queue, task)
             row = self._rows.get(key) or self._new_row(key)
         return row
-
-    def _key(self, queue: str, task: str) -> tuple[str, str]:
-        """Return under which labels to count: their own, or those of all others where there are too many."""
-        key = queue, task
-        if len(self._rows) >= TASK_LIMIT or len(_encoded(key)) > _LONGEST_KEY:
-            key = queue, OTHER
-            if key not in self._rows and len(self._rows) >= TASK_LIMIT + 64:
-                key = OTHER, OTHER
-        return key
 
     def _new_row(self, key: tuple[str, str]) -> _CounterRow:
         name = _encoded(key)
@@ -162,18 +196,13 @@ class JobCounters:
             return {key: list(row.numbers) for key, row in self._rows.items()}
 
 
-def _count_end(
-    numbers: list[float], job: ClaimedJob, transition: Transition, duration: int, *, is_final: bool
-) -> None:
-    if is_final:
-        numbers[_FINISHED + _ENDS.index(transition.to)] += 1
-    elif transition.retries is not None:
-        numbers[_RETRIES] += 1
-    if transition.crashes is not None:
-        numbers[_CRASHES] += 1
-    _observe(numbers, _DURATION, duration / _MICROS)
-    started_at = transition.started_at or transition.at - duration
-    _observe(numbers, _WAIT, max(0, started_at - job.enqueued_at) / _MICROS)
+def _add_end(numbers: list[float], end: EndedAttempt) -> None:
+    if end.outcome is not None:
+        numbers[_FINISHED + _ENDS.index(end.outcome)] += 1
+    numbers[_RETRIES] += end.is_retried
+    numbers[_CRASHES] += end.is_crashed
+    _observe(numbers, _DURATION, end.seconds)
+    _observe(numbers, _WAIT, end.waited)
 
 
 def _observe(numbers: list[float], place: int, seconds: float) -> None:
