@@ -88,15 +88,21 @@ def test_code_that_changed_runs_and_no_job_is_lost(folder, app):
         held = app.task_named("dev_shop.hold").enqueue()
         eventually(lambda: held.refresh().state is State.PROCESSING, within=DEADLINE)
         (folder / "dev_shop.py").write_text(SHOP.format(version=2))
-        terminal.awaits("Started anew", since=seen)
+        terminal.awaits("Reloading", since=seen)
+        eventually(
+            lambda: 2 == app.task_named("dev_shop.version").enqueue().result(timeout=DEADLINE),
+            within=DEADLINE,
+        )
         (folder / "go").touch()
-        handed_back = held.result(timeout=DEADLINE)
+        ended = held.result(timeout=DEADLINE)
         eventually(lambda: is_answering(port), within=DEADLINE)
+        servers = app.servers.list()
 
         terminal.press("\x03")
         code = terminal.ended()
 
-    assert (1, 1, 2) == (first, while_broken, handed_back)
+    assert (1, 1, 1) == (first, while_broken, ended)
+    assert 1 == len(servers)
     assert "dev_shop.py:18: SyntaxError" in broken
     assert [0, 1] == [held.record().crashes, held.record().attempt]
     assert 1 == terminal.text.count("Come in by")

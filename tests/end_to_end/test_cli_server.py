@@ -329,3 +329,23 @@ def test_a_server_replaces_a_child_after_so_many_jobs(folder, serve):
     assert (0, 1) == (code, len(set(pids)))
     assert {("succeeded", 1, 0)} == {(str(job.state), job.attempt, job.crashes) for job in jobs}
     assert "jobs; another takes its place" in error
+
+
+@pytest.mark.heavy("starts two processes of a server, one after the other")
+def test_a_server_reloads_its_code_on_sighup(folder, serve):
+    """The same server goes on: the next jobs run the new code, none is lost and none counts a crash."""
+    with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
+        add = app.task(name="cli_shop.add", remote=True)(lambda left, right: left + right)
+        server = serve("cli_shop:fire", "--workers", "2")
+        before = add.enqueue(2, 3).result(timeout=DEADLINE)
+        (folder / "cli_shop.py").write_text(SHOP.replace("left + right", "left * right"))
+
+        server.send_signal(signal.SIGHUP)
+        after = eventually(
+            lambda: (got := add.enqueue(2, 3).result(timeout=DEADLINE)) == 6 and got, within=DEADLINE
+        )
+        servers, crashes = app.servers.list(), [job.record().crashes for job in app.jobs.find(limit=500)]
+        code, _, error = stop(server)
+
+    assert (5, 6, 0, 1, {0}) == (before, after, code, len(servers), set(crashes))
+    assert "is told to reload; another takes its place." in error

@@ -425,6 +425,18 @@ def test_a_job_looks_as_a_native_one(app):
     assert ("shop.add", '{"x":1,"y":5}', "q", "scheduled") == (job.task, job.arguments, job.queue, job.state)
 
 
+def test_a_step_with_a_result_has_the_options_of_its_task(app):
+    """Its job is of one task for all steps, and is found by its tag."""
+    first = app.task(name="first", acks_late=True)(function)
+    step = app.task(name="step", queue="slow", priority=7, time_limit=9, acks_late=True)(function)
+
+    job = (first.si() | step.s()).apply_async().job.record()
+
+    assert ("celery.with_result", "slow", 7, 9.0, ("task:step",), "awaiting") == (
+        job.task, job.queue, job.priority, job.timeout_seconds, job.tags, job.state,
+    )  # fmt: skip
+
+
 def test_shared_tasks_belong_to_the_app_that_is_made(monkeypatch):
     """Before or after them; calls go to the app that was made last."""
     monkeypatch.setattr("firelock.compat.celery._Shared.tasks", [])

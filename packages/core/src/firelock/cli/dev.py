@@ -1,4 +1,4 @@
-"""`firelock dev`: a server and the dashboard in one terminal, both anew after each change of the code.
+"""`firelock dev`: a server and the dashboard in one terminal, both on the code as it is after each change.
 
 They are processes of the commands `firelock server` and `firelock dashboard`, so that nothing here knows a
 dashboard, and a change is imported by a fresh interpreter. Code that cannot be imported replaces nothing.
@@ -31,10 +31,12 @@ _SERVER_PATIENCE, _DASHBOARD_PATIENCE = 3.0, 0.5  # seconds for a stop in order,
 _STOP_LIMIT = 20.0
 _SHOWN = 3
 
-# A process of ours that the kernel kills with the one that started it, and that runs one command.
+# A process of ours that the kernel kills with the one that started it, and that runs one command. Told to
+# reload before it listens, it does not end: it has not imported anything yet.
 _BOUND = """
-import sys
+import signal, sys
 from firelock.server.process_state import die_with_parent
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
 die_with_parent(int(sys.argv.pop(1)))
 from firelock.cli import main
 sys.exit(main())
@@ -46,9 +48,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     describe(
         parser, _develop,
         more=(
-            "A server runs the app's jobs, the dashboard shows them, and both start anew when a Python file\n"
-            "of the project changes. Jobs that run then have three seconds to end and are handed back after\n"
-            "that: none is lost. Code that cannot be imported is said, and what ran goes on. Ctrl-C stops."
+            "A server runs the app's jobs, the dashboard shows them, and both take up each change of a\n"
+            "Python file of the project. Jobs that run then end on the code that they began with: none is\n"
+            "lost, none runs twice. Code that cannot be imported is said, and what ran goes on."
         ),
         examples=(
             "firelock dev shop.jobs:fire",
@@ -155,6 +157,7 @@ class Program:
     name: str
     words: Sequence[str]
     patience: float  # seconds from the order to stop until it is hurried
+    is_reloadable: bool  # SIGHUP makes it run the code as it is now, and loses nothing by it
     is_told: bool = False  # what it says at its start stands on the screen already
     process: subprocess.Popen[bytes] | None = None
 
@@ -162,6 +165,16 @@ class Program:
         """The command runs; what it says at its start is shown once, its errors always."""
         words = [one for one in self.words if not (self.is_told and one == "--open")]
         self.process = _started(words, is_heard=not self.is_told)
+
+    @property
+    def is_alive(self) -> bool:
+        """Tell whether the process runs."""
+        return self.process is not None and self.process.poll() is None
+
+    def signal(self, number: int) -> None:
+        """The process gets the signal, if it runs."""
+        if self.process is not None:
+            self.process.send_signal(number)
 
     def ended(self) -> int | None:
         """Return the exit code of a process that has ended by itself; it is forgotten then."""
@@ -187,10 +200,10 @@ def _programs(spec: str, port: int | None, options: argparse.Namespace) -> list[
     words += ["--queues", options.queues] * (options.queues is not None)
     words += ["--workers", str(options.workers)] * (options.workers is not None)
     words += [word for module in options.imports for word in ("--import", module)]
-    programs = [Program("server", words + ["--verbose"] * options.verbose, _SERVER_PATIENCE)]
+    programs = [Program("server", words + ["--verbose"] * options.verbose, _SERVER_PATIENCE, True)]
     if port is not None:
         words = ["dashboard", spec, "--port", str(port), "--environment", "development", *storage]
-        programs.append(Program("dashboard", words + ["--open"] * options.open, _DASHBOARD_PATIENCE))
+        programs.append(Program("dashboard", words + ["--open"] * options.open, _DASHBOARD_PATIENCE, False))
     return programs
 
 
@@ -232,7 +245,7 @@ class Workbench:
                 elif not self._folders and not any(program.process for program in self._programs):
                     return Exit.FAILED  # nothing runs, and no change can mend it
         finally:
-            self._stop()
+            self._stop(self._programs)
             for number, handler in former.items():
                 signal.signal(number, handler)
         return Exit.DONE
@@ -275,21 +288,23 @@ class Workbench:
 
     def _start(self) -> None:
         """The programs run the code as it is now, where it can be imported."""
+        runs = any(program.process for program in self._programs)
         if not self._can_be_imported():
             if self._is_over.is_set():
                 return
-            runs = any(program.process for program in self._programs)
             kept = "what ran goes on with the former code" if runs else "nothing runs"
             self._say(f"This code cannot be imported; {kept}, until the next change.", "bold red")
             return
-        began = time.monotonic()
-        runs = self._stop()
-        if self._is_over.is_set():
-            return
         for program in self._programs:
-            program.start()
+            if program.is_reloadable and program.process is not None:
+                program.signal(signal.SIGHUP)
+            else:
+                self._stop([program])
+                if self._is_over.is_set():
+                    return
+                program.start()
         if runs:
-            self._say(f"Started anew; the stop took {time.monotonic() - began:.1f} s.", "green")
+            self._say("Reloading: the next jobs run the new code, those that run end on theirs.", "green")
 
     def _can_be_imported(self) -> bool:
         process = _started(self._check, is_heard=False)
@@ -307,25 +322,25 @@ class Workbench:
 
     # ---- stopping ----------------------------------------------------------------------------------------
 
-    def _stop(self) -> bool:
-        """No program runs any more; return whether any did. Each order to stop meanwhile hurries them."""
-        running = [program for program in self._programs if program.process is not None]
+    def _stop(self, programs: Sequence[Program]) -> None:
+        """None of these runs any more. Whoever does not end soon, or each order to stop, hurries them."""
+        running = [program for program in programs if program.is_alive]
         for program in running:
-            program.is_told = program.is_told or program.name != "dashboard" or self._is_listening()
-            _signal(program, signal.SIGTERM)
+            program.is_told = program.is_told or program.is_reloadable or self._is_listening()
+            program.signal(signal.SIGTERM)
         began, orders, hurried = time.monotonic(), self._orders, set[str]()
-        while remaining := [program for program in running if program.process and _is_alive(program)]:
+        while remaining := [program for program in running if program.is_alive]:
             waited = time.monotonic() - began
             for program in remaining:
-                if waited > _STOP_LIMIT or (program.name == "dashboard" and waited > program.patience):
-                    _signal(program, signal.SIGKILL)
-                elif program.name not in hurried and (waited > program.patience or self._orders > orders):
+                is_late = waited > program.patience
+                if waited > _STOP_LIMIT or (is_late and not program.is_reloadable):
+                    program.signal(signal.SIGKILL)
+                elif program.name not in hurried and (is_late or self._orders > orders):
                     hurried.add(program.name)
-                    _signal(program, signal.SIGTERM)
+                    program.signal(signal.SIGTERM)
             time.sleep(0.02)
-        for program in running:
+        for program in programs:
             program.process = None
-        return bool(running)
 
     def _is_listening(self) -> bool:
         try:
@@ -336,12 +351,3 @@ class Workbench:
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last where the terminal is closed
-
-
-def _signal(program: Program, number: int) -> None:
-    if program.process is not None:
-        program.process.send_signal(number)
-
-
-def _is_alive(program: Program) -> bool:
-    return program.process is not None and program.process.poll() is None

@@ -119,7 +119,9 @@ class CelerySignature:
             arguments = (self.task.name, parent.id, list(args), dict(kwargs))
             with_result = app.fire.task_named(WITH_RESULT)
             assert with_result is not None  # noqa: S101 - every app registers it
-            options.setdefault("queue", verbs.info.queue)
+            info = verbs.info
+            own = {"queue": info.queue, "priority": info.priority, "timeout": info.timeout_seconds}
+            options = {**own, **options, "tags": [f"task:{self.task.name}"]}
             verbs, args, kwargs = with_result, arguments, {}
         job = parent.job.then(verbs.using(**options, on=cast("Any", on)), *args, **kwargs)
         return AsyncResult.of(app, job, parent)

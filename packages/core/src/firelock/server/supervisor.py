@@ -157,6 +157,9 @@ class Supervisor:
             signal.signal(number, lambda *_: self._events.put(self._stop))
         if hasattr(signal, "SIGUSR1"):
             signal.signal(signal.SIGUSR1, lambda *_: self._events.put(lambda: self._obey("quiet")))
+        if hasattr(signal, "SIGHUP"):  # a terminal that is closed sends it as well
+            hang_up = self._stop if _is_in_terminal() else self._reload
+            signal.signal(signal.SIGHUP, lambda *_: self._events.put(hang_up))
         try:
             self._listen_for_probes(self._options.probe_port)
         except ConfigurationError as error:
@@ -427,16 +430,25 @@ class Supervisor:
         elif not child.is_retired:
             self._restart(child, code, was_running=was_running)
 
-    # ---- replacing a child that has reached a limit ------------------------------------------------------
+    # ---- replacing a child: it has reached a limit, or its code is an old one ----------------------------
+
+    def _reload(self) -> None:
+        """Every child is replaced by one that imports the app as it is now; who cannot start is tried now."""
+        if self._sessions is None:  # the first child speaks for the server, so nothing may come between
+            self._later(self._reload)
+            return
+        for child in list(self._children.values()):
+            self._replace(child, "is told to reload")
+        self._restarts = [(0.0, place, 0) for _, place, _ in self._restarts]
 
     def _replace(self, child: _KnownChild, why: str) -> None:
         """Another child starts, one at a time; the one it replaces drains once the other works.
 
         In this order no worker is missing meanwhile, and a child goes on whose successor cannot start.
         """
-        if self._is_stopping or child.process.poll() is not None:
+        if self._is_stopping or child.is_retired or child.process.poll() is not None:
             return
-        if any(other.replaces is not None for other in self._children.values()):
+        if child.session is None or any(other.replaces for other in self._children.values()):
             self._later(lambda: self._replace(child, why))
             return
         log.info("Child %d %s; another takes its place.", child.process.pid, why)
@@ -556,6 +568,10 @@ class Supervisor:
         else:
             is_quiet = order == "quiet"
             self._enter(ServerMode.QUIET if is_quiet else ServerMode.RUNNING, {"quiet": is_quiet})
+
+
+def _is_in_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def _shared(undo: contextlib.ExitStack) -> int:
