@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
+from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from django.test import TestCase, TransactionTestCase, override_settings
 
@@ -60,6 +63,21 @@ class ReceiptTests(TestCase):
         with transaction.atomic():
             job = send_receipt.enqueue(self.order.pk)
 
+        assert job.refresh().state == "enqueued"
+
+    def test_commands_are_called_from_programs(self):
+        job, out = send_receipt.enqueue(self.order.pk), StringIO()
+
+        with redirect_stdout(out):
+            call_command("firelock", "jobs", "show", job.id)
+        with redirect_stderr(StringIO()):
+            try:
+                call_command("firelock", "jobs", "show", "gone")
+            except CommandError as error:
+                code = error.returncode
+
+        assert "shop.tasks.send_receipt" in out.getvalue()
+        assert code == 4
         assert job.refresh().state == "enqueued"
 
     def test_an_overridden_block_has_its_own_storage(self):

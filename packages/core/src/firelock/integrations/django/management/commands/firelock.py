@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from argparse import REMAINDER
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from firelock.app import Firelock
 from firelock.cli import main
-from firelock.integrations.django.project import PLACE, project_block
+from firelock.integrations.django.project import PLACE, get_app, project_block
 
 _DJANGOS_OWN = ("--settings", "--pythonpath")  # Django has taken them before it came here
 
@@ -40,7 +42,8 @@ class FirelockCommand(BaseCommand):  # type: ignore[misc]  # Django brings no ty
         Raises:
             CommandError: the command failed; it has said why, and `returncode` is its exit code.
         """
-        code = run(words)
+        with _kept_open(get_app()):
+            code = run(words)
         if code:
             raise CommandError(f"firelock {' '.join(words)} failed.", returncode=code)
 
@@ -55,6 +58,16 @@ def run(words: Sequence[str]) -> int:
         queues = project_block()[0].queues
         given += ["--queues", queues] if queues else []
     return main(["--app", f"{PLACE}:fire", *given] if given else ["--help"])
+
+
+@contextmanager
+def _kept_open(app: Firelock) -> Iterator[None]:
+    """Within the block nobody closes the app: a command does at its end, and this process goes on."""
+    app.close = lambda: None  # type: ignore[method-assign]  # on this one alone, and for so long
+    try:
+        yield
+    finally:
+        del app.close
 
 
 def _without_djangos_own(words: Sequence[str]) -> list[str]:

@@ -1,0 +1,54 @@
+"""Django's connections round each job, on SQLite; tests/sql/test_django.py has a server drop them."""
+
+from __future__ import annotations
+
+# A connection that is dead when the job has ended, without Django's knowledge; what follows it, in both ways.
+CUT_OFF = """
+import json
+from asgiref.sync import sync_to_async
+from django.db import connection
+from firelock import Firelock, JobFailed, Retry
+from firelock.integrations.django import DjangoPlugin
+from shop.models import Order
+
+def break_connection():
+    connection.ensure_connection()
+    connection.connection.close()
+
+def ends(*plugins):
+    fire = Firelock("memory://", plugins=plugins)
+
+    @fire.task(name="cut", retry=Retry.never())
+    def cut() -> None:
+        break_connection()
+
+    @fire.task(name="acut", retry=Retry.never())
+    async def acut() -> None:
+        await sync_to_async(break_connection)()
+
+    @fire.task(name="ask", retry=Retry.never())
+    def ask() -> int:
+        return Order.objects.count()
+
+    @fire.task(name="aask", retry=Retry.never())
+    async def aask() -> int:
+        return await Order.objects.acount()
+
+    found = []
+    with fire.server(workers=1, async_workers=1):
+        for broken, following in ((cut, ask), (acut, aask)):
+            broken.enqueue().result(timeout=60)
+            try:
+                found.append(following.enqueue().result(timeout=60))
+            except JobFailed:
+                found.append("failed")
+    fire.close()
+    return found
+
+print(json.dumps([ends(DjangoPlugin()), ends()]))
+"""
+
+
+def test_a_dead_connection_costs_the_next_job_nothing(django_project):
+    """In a worker's thread and for a coroutine; without the plugin both would fail."""
+    assert [[0, 0], ["failed", "failed"]] == django_project.shell(CUT_OFF)
