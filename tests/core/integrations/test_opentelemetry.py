@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from datetime import timedelta
 from itertools import pairwise
@@ -24,7 +25,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from firelock import ArgumentError, ConfigurationError, Firelock, JobFailed, Retry, StorageError, current_job
 from firelock.integrations.opentelemetry import DURATION_BUCKETS, OpenTelemetry
 from firelock.testing import Tester
-from tests.core.fakes import unmeasured
+from tests.core.fakes import unmeasured, until
 
 
 class Traced:
@@ -335,6 +336,34 @@ def test_a_failed_attempt_is_an_error_with_its_exception(traced):
     assert ("ValueError", StatusCode.ERROR) == (first.attributes["error.type"], first.status.status_code)
     assert ("exception", "once") == (event.name, event.attributes["exception.message"])
     assert (StatusCode.UNSET, ()) == (second.status.status_code, second.events)
+
+
+def test_an_attempt_that_is_told_to_end_says_why(traced):
+    """Out of time is a failure; of a job that was deleted it is none."""
+    begun = threading.Event()
+
+    @traced.app.task(name="slow", queue="slow", timeout=timedelta(milliseconds=50), retry=Retry.never())
+    async def slow() -> None:
+        await asyncio.sleep(60)
+
+    @traced.app.task(name="long")
+    async def long() -> None:
+        begun.set()
+        await asyncio.sleep(60)
+
+    with traced.app.server(workers=1, async_workers=2):
+        late, unwanted = slow.enqueue(), long.enqueue()
+        assert begun.wait(20)
+        unwanted.delete()
+        with pytest.raises(JobFailed):
+            late.result(timeout=20)
+        until(lambda: traced.spans("process default"))
+
+    timed_out, deleted = traced.span("process slow"), traced.span("process default")
+    assert ("timeout", StatusCode.ERROR) == (timed_out.attributes["error.type"], timed_out.status.status_code)
+    assert "error.type" not in deleted.attributes
+    assert StatusCode.UNSET == deleted.status.status_code
+    assert "firelock.cancelled" in deleted.attributes
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
