@@ -81,6 +81,7 @@ def get(port, path):
         return 0, ""
 
 
+@pytest.mark.heavy("real servers, whose children are killed or replaced")
 def test_a_server_is_watched_from_its_start_to_its_end(folder, serve, run):
     """A killed child is replaced, and the server stays alive and ready; told to stop, it drains.
 
@@ -125,6 +126,7 @@ def test_a_server_is_watched_from_its_start_to_its_end(folder, serve, run):
     assert (alive.code, "ok supervisor: its loop turned" in alive.out) == (0, True)
 
 
+@pytest.mark.heavy("real servers, whose children are killed or replaced")
 def test_counters_survive_the_children_that_counted(folder, serve):
     """A job kills its child: what that had counted stays, its successor counts on, no counter goes back."""
     port = free_port()
@@ -151,6 +153,7 @@ def test_counters_survive_the_children_that_counted(folder, serve):
     assert server.returncode == 0
 
 
+@pytest.mark.heavy("real servers, whose children are killed or replaced")
 def test_children_that_are_replaced_in_turn_lose_no_count(folder, serve):
     """Two of one place count at a time while the worn one drains, each in memory of its own."""
     port, jobs = free_port(), 60

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 
 import attrs
 import pytest
@@ -347,3 +348,34 @@ def test_a_port_that_is_taken_stops_the_start(fire, listen):
         server.start()
     assert not server.is_running
     assert fire.servers.list() == []
+
+
+class WatchedStorage(FailingStorage):
+    """Remembers which threads have called it."""
+
+    def __init__(self):
+        super().__init__()
+        self.callers = set()
+
+    def call(self, verb, args, kwargs):
+        self.callers.add(threading.current_thread().name)
+        return super().call(verb, args, kwargs)
+
+
+def test_a_probe_asks_no_storage_and_waits_for_none():
+    """Not for its answers, and not for a renewal that hangs."""
+    port, goes_on = free_port(), threading.Event()
+    with Firelock(WatchedStorage(), settings=Settings(heartbeat=0.1, session_timeout=2)) as fire:
+        fire.task(name="noop")(lambda: None)
+        with fire.server(workers=1, probe_port=port):
+            until(lambda: get(port, "/readyz")[0] == 200)
+            renew = fire.storage.renew
+            fire.storage.renew = lambda *args: goes_on.wait(10) and renew(*args)
+            until(lambda: get(port, "/readyz")[0] == 503)
+            answers = [get(port, path)[0] for path in ("/livez", "/readyz", "/startupz", "/metrics")]
+            goes_on.set()
+        callers = fire.storage.callers
+
+    assert answers == [200, 503, 200, 200]
+    assert callers
+    assert not [name for name in callers if name.startswith("firelock-probe")]
