@@ -18,11 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["RequestIdMiddleware", "RequestMeta", "dependency", "lifespan", "request_id"]
 
-Scope: TypeAlias = MutableMapping[str, Any]
+ASGIApp: TypeAlias = Callable[..., Awaitable[None]]
+"""Each framework has types of its own for a scope and its messages, which fit no other's."""
 Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 
@@ -102,7 +100,7 @@ class RequestIdMiddleware:
         self._app = app
         self._header = None if header is None else header.lower().encode("latin-1")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - see ASGIApp
         """Answer one request, or one connection's messages."""
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
@@ -121,7 +119,7 @@ class RequestIdMiddleware:
         finally:
             request_id.reset(token)
 
-    def _given(self, scope: Scope) -> str | None:
+    def _given(self, scope: Mapping[str, Any]) -> str | None:
         found = (
             value for name, value in scope["headers"] if self._header is not None and name == self._header
         )
