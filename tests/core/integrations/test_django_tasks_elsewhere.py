@@ -105,6 +105,36 @@ def test_an_enqueue_belongs_to_the_transaction_that_it_is_made_in(djangos, tmp_p
     assert "[0, 1, True]" == said.splitlines()[-1]
 
 
+APART = """
+import os
+from django.contrib.auth import get_user_model
+
+@task(executor="process")
+def apart():
+    return [os.getpid(), get_user_model().objects.count()]
+"""
+RUN_APART = """
+import os
+from firelock.integrations.django import fire
+from shop.tasks import apart
+
+with fire.server(workers=1):
+    pid, users = fire.jobs.get(apart.enqueue().id).result(timeout=60)
+
+print([pid == os.getpid(), users])
+"""
+
+
+def test_a_task_runs_in_a_process_of_its_own(djangos, tmp_path):
+    """Which has Django set up, and knows the tasks of the apps."""
+    project = PageProject(djangos.python("5.2"), tmp_path, "5.2")
+    project.make(tasks=APART)
+
+    said = project.manage("shell", said=f"exec({RUN_APART!r})")
+
+    assert "[False, 0]" == said.splitlines()[-1]
+
+
 @attrs.define
 class PageProject:
     """The project that `docs/django-tasks.md` has its readers make."""
@@ -113,16 +143,16 @@ class PageProject:
     folder: Path
     version: str
 
-    def make(self):
-        """The folder holds the project, its tables made."""
-        settings, tasks, *_ = self.blocks
+    def make(self, tasks=""):
+        """The folder holds the project, further tasks behind the page's, its tables made."""
+        settings, shown, *_ = self.blocks
         self.run("-m", "django", "startproject", "mysite", ".")
         self.manage("startapp", "shop")
         with (self.folder / "mysite" / "settings.py").open("a", encoding="utf-8") as file:
             file.write(settings)
             if self.version == "5.2":
                 file.write('INSTALLED_APPS += ["django_tasks"]\n')
-        (self.folder / "shop" / "tasks.py").write_text(tasks, encoding="utf-8")
+        (self.folder / "shop" / "tasks.py").write_text(shown + tasks, encoding="utf-8")
         self.manage("migrate", "-v", "0")
 
     @property
