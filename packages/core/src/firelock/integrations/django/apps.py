@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 
 from django.apps import AppConfig
 from django.conf import settings
@@ -22,7 +21,11 @@ def register_django_tasks() -> None:
     place = f"{FirelockConfig.name}.task_backend"
     backends = [each.get("BACKEND", "") for each in getattr(settings, "TASKS", {}).values()]
     if place in sys.modules or any(each.startswith(FirelockConfig.name) for each in backends):
-        import_module(place).register_declared()
+        from firelock.integrations.django.task_backend import (  # noqa: PLC0415 - Django 5.2 has it by a backport
+            register_declared,
+        )
+
+        register_declared()
 
 
 class FirelockConfig(AppConfig):  # type: ignore[misc]  # Django brings no types
