@@ -30,8 +30,10 @@ def check(python: Path, program: Path, redis_url: str) -> tuple[bool, str]:
         run = subprocess.run(
             [python, program], cwd=folder, env=environment, capture_output=True, text=True, check=False
         )
-    lines = (run.stdout if run.returncode == 0 else run.stderr).strip().splitlines()
-    return run.returncode == 0, "; ".join(lines) if run.returncode == 0 else lines[-1] if lines else "no word"
+    seen = run.stdout.strip().splitlines()
+    if run.returncode:
+        seen += run.stderr.strip().splitlines()[-1:]
+    return run.returncode == 0, "; ".join(seen)
 
 
 def main() -> int:

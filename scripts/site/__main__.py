@@ -12,7 +12,6 @@ from pathlib import Path
 from scripts.site import texts
 from scripts.site.checks import BuiltSite
 from scripts.site.markdown import ROOT
-from scripts.site.navigation import effective
 from scripts.site.staging import stage
 
 
@@ -20,8 +19,8 @@ def build(folder: Path) -> BuiltSite:
     """The site is in the folder's `site`; whatever the folder held is gone."""
     shutil.rmtree(folder, ignore_errors=True)
     staged = folder / "docs"
-    names = stage(staged)
-    configuration = effective((ROOT / "zensical.toml").read_text(encoding="utf-8"), names)
+    stage(staged)
+    configuration = (ROOT / "zensical.toml").read_text(encoding="utf-8")
     (folder / "zensical.toml").write_text(configuration, encoding="utf-8")
     command = [sys.executable, "-m", "zensical", "build", "--strict"]
     built = subprocess.run(  # noqa: S603 - our own words

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 import attrs
-
-_PAGE = re.compile(r'^ *\{ "[^"]*" = "(?P<page>[^"]*)" \},\n', re.MULTILINE)
-_EMPTY = re.compile(r'^ *\{ "[^"]*" = \[\n *\] \},\n', re.MULTILINE)
 
 
 @attrs.frozen
@@ -19,12 +15,6 @@ class Place:
     section: str
     title: str
     page: str
-
-
-def effective(configuration: str, names: Collection[str]) -> str:
-    """Return the configuration without places of pages that are not there."""
-    left = _PAGE.sub(lambda line: line[0] if line["page"] in names else "", configuration)
-    return _EMPTY.sub("", left)
 
 
 def places(configuration: str) -> Iterator[Place]:

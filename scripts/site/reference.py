@@ -98,8 +98,10 @@ class Reference:
         """Yield a door for each integration and each shim; its lead is the module's own docstring."""
         for folder in _FOLDERS_OF_DOORS:
             package = self._loader.modules_collection["firelock"].modules.get(folder)
-            for name, module in sorted(package.modules.items()) if package else ():
-                if _is_public(name) and name not in _SHARED:
+            modules = package.modules if package else {}
+            for name, module in sorted(modules.items()):
+                is_part = name.rpartition("_")[0] in modules or name in _SHARED
+                if _is_public(name) and not is_part:
                     lead = module.docstring.value if module.docstring else ""
                     yield Door(f"firelock.{folder}.{name}", f"{folder}-{name}.md", lead)
 

@@ -27,8 +27,8 @@ _SHOWN = {".py": "python", ".toml": "toml", ".txt": "text", ".lua": "lua", ".yml
 _UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n"
 
 
-def stage(folder: Path) -> list[str]:
-    """Every page of the site is in the folder, as Markdown; return their names."""
+def stage(folder: Path) -> None:
+    """Every page of the site is in the folder, as Markdown, with its pictures."""
     site = {page: page.relative_to(ROOT / "docs").as_posix() for page in sorted(ROOT.glob("docs/**/*.md"))}
     site |= {ROOT / page: name for page, name in _BESIDE_DOCS.items() if (ROOT / page).exists()}
     shown: dict[Path, str] = {}
@@ -43,7 +43,6 @@ def stage(folder: Path) -> list[str]:
             target = folder / image.relative_to(ROOT / "docs")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(image, target)
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.md"))
 
 
 def adapted(page: Path, name: str, site: Mapping[Path, str], shown: dict[Path, str]) -> str:
