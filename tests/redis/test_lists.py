@@ -302,7 +302,7 @@ def overwrite(server, kind, id, change, text=""):
         ("payloads", ("\t", " ")),
         ("payloads", ('["one"]', '["one"')),
         ("payloads", ('["one"]', "[" * 100_000)),
-        ("payloads", (",[]]", ",[[7]]]")),
+        ("payloads", (",[],", ",[[7]],")),
     ],
 )
 def test_a_job_that_cannot_be_read_is_shown_and_hinders_no_other(scene, server, kind, change):
