@@ -11,6 +11,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 from firelock import Cron, Every, Firelock, Job, JobContext, JobLogLine, Retry, State, current_job
+from firelock.integrations.django import enqueue_on_commit
+from firelock.integrations.django import fire as django_fire
+from firelock.integrations.django import task as django_task
 from firelock.storage import JobFilter
 from firelock.testing import replaced
 
@@ -285,3 +288,24 @@ async def resources_are_no_arguments() -> None:
     assert_type(await fetch(JobContext.fake(), "/", Pool(), other=Pool()), int)
     with replaced(pool, by=Pool()):
         count("orders")
+
+
+@django_task(queue="mail")
+def send_receipt(order_id: int, *, copy: bool = False) -> str:
+    """A task of a Django project."""
+    return str(order_id)
+
+
+@django_task
+async def asend_receipt(order_id: int) -> str:
+    """Another one, async."""
+    return str(order_id)
+
+
+def django() -> None:
+    """The project's app is one like any other; calls are checked also where they wait for a commit."""
+    assert_type(django_fire, Firelock)
+    assert_type(send_receipt.enqueue(7, copy=True), Job[str])
+    assert_type(asend_receipt.using(within="default").enqueue(7), Job[str])
+    enqueue_on_commit(send_receipt, 7, copy=True)
+    enqueue_on_commit(asend_receipt.using(queue="mail"), 7)

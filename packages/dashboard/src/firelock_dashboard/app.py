@@ -360,7 +360,7 @@ def dashboard_urls(
         from firelock.integrations.django import get_app  # noqa: PLC0415
 
         fire = get_app()
-    has_permissions = apps.is_installed("firelock.integrations.django")
+    has_permissions = apps.apps_ready and apps.is_installed("firelock.integrations.django")
     auth = options.setdefault("auth", django_permissions if has_permissions else django_staff)
     options.setdefault("framework", "django")
     asks_login = login_url is not None or auth in (django_permissions, django_staff)

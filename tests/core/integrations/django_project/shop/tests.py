@@ -34,6 +34,10 @@ class ReceiptTests(TestCase):
         assert self.order.receipts == 1
         assert connection.in_atomic_block
 
+    def test_queries_of_inline_jobs_are_counted(self):
+        with Tester(fire) as tester, tester.inline(), self.assertNumQueries(2):
+            send_receipt.enqueue(self.order.pk)
+
     def test_inline_jobs_run_at_once(self):
         with Tester(fire) as tester, tester.inline():
             send_receipt.enqueue(self.order.pk)

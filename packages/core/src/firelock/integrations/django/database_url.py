@@ -40,7 +40,7 @@ def url_of_database(alias: str) -> str:
     settings: Mapping[str, Any] = connection.settings_dict
     match connection.vendor:
         case "sqlite":
-            return _sqlite_url(str(settings["NAME"]))
+            return _sqlite_url(alias, str(settings["NAME"]))
         case "postgresql" | "mysql" as vendor:
             return _server_url(vendor, alias, settings)
         case vendor:
@@ -50,9 +50,13 @@ def url_of_database(alias: str) -> str:
             )
 
 
-def _sqlite_url(name: str) -> str:
+def _sqlite_url(alias: str, name: str) -> str:
     if name == ":memory:" or "mode=memory" in name:
         return "memory://"
+    if name.startswith("file:"):
+        raise ConfigurationError(
+            f"Database {alias!r} is named by a URI, {name!r}, not by a path. {_GIVE_URL}"
+        )
     return f"sqlite:///{quote(name)}"
 
 
