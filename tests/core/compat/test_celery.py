@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import subprocess
 import sys
 import threading
 import types
@@ -11,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from firelock import ConfigurationError
 from firelock.compat import celery as ours
 from firelock.testing import eventually
 from tests.repository.sources import ROOT
@@ -366,7 +368,7 @@ def test_what_is_wrong_is_refused(app, monkeypatch, call, message):
     """With the value, and what to write; a broker's password stays where it is."""
     monkeypatch.delenv("FIRELOCK_STORAGE", raising=False)
 
-    with pytest.raises(ours.ConfigurationError, match=message) as refused:
+    with pytest.raises(ConfigurationError, match=message) as refused:
         call(app)
 
     assert "secret" not in str(refused.value)
@@ -437,20 +439,31 @@ def test_a_step_with_a_result_has_the_options_of_its_task(app):
     )  # fmt: skip
 
 
-def test_shared_tasks_belong_to_the_app_that_is_made(monkeypatch):
-    """Before or after them; calls go to the app that was made last."""
-    monkeypatch.setattr("firelock.compat.celery._Shared.tasks", [])
-    monkeypatch.setattr("firelock.compat.celery._Shared.current", None)
-    early = ours.shared_task(name="early", acks_late=True)(function)
-    with pytest.raises(ours.ConfigurationError, match="Shared task 'early' has no app"):
-        early.delay()
+SHARED = """
+from firelock import ConfigurationError
+from firelock.compat.celery import Celery, shared_task
 
-    app = ours.Celery(broker="memory://shared")
-    late = ours.shared_task(name="late", acks_late=True)(function)
+early = shared_task(name="early", acks_late=True)(lambda: None)
+try:
+    early.delay()
+except ConfigurationError as error:
+    print(error)
+app = Celery(broker="memory://")
+late = shared_task(name="late", acks_late=True)(lambda: None)
+with app.fire as fire:
+    print(*[fire.jobs.get(one.delay().id).task for one in (early, late)])
+print(early.app is late.app is app)
+"""
 
-    with app.fire as fire:
-        assert ["early", "late"] == [fire.jobs.get(one.delay().id).task for one in (early, late)]
-        assert [app] == list({early.app, late.app})
+
+def test_shared_tasks_belong_to_the_app_that_is_made():
+    """Before or after them; without one they say so. In a process of its own, as the app is the process's."""
+    ran = subprocess.run([sys.executable, "-c", SHARED], capture_output=True, text=True, check=False)
+
+    assert "" == ran.stderr
+    assert [
+        "Shared task 'early' has no app: import the module with Celery(…).", "early late", "True",
+    ] == ran.stdout.splitlines()  # fmt: skip
 
 
 def test_settings_come_from_modules_and_prefixes(tmp_path, monkeypatch):
@@ -468,7 +481,7 @@ def test_settings_come_from_modules_and_prefixes(tmp_path, monkeypatch):
         app.conf.task_default_queue, app.conf["timezone"], app.conf.task_acks_late,
         app.conf.worker_concurrency,
     )  # fmt: skip
-    with pytest.raises(ours.ConfigurationError, match="'nonsense'"):
+    with pytest.raises(ConfigurationError, match="'nonsense'"):
         app.config_from_object(types.SimpleNamespace(CELERY_NONSENSE=1), namespace="CELERY")
 
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import attrs
 
-from firelock.compat.celery_errors import NotMapped
+from firelock.compat.celery.celery_errors import NotMapped
 from firelock.cron import Cron, Every
 from firelock.text import shown
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, cast
 import attrs
 
 from firelock import ConfigurationError, Firelock
-from firelock.compat.celery_errors import NotMapped
-from firelock.compat.celery_results import AsyncResult, GroupResult
+from firelock.compat.celery.async_result import AsyncResult, GroupResult
+from firelock.compat.celery.celery_errors import NotMapped
 
 if TYPE_CHECKING:
     from firelock.task import TaskVerbs

@@ -1,11 +1,4 @@
-"""Celery's way of writing tasks, on Firelock: for a program that moves, one import at a time. Experimental.
-
-    from firelock.compat.celery import Celery, chain, crontab, get_task_logger, shared_task
-
-`app.fire` is the Firelock app behind it: `firelock server shop.tasks:app.fire` takes the place of the worker
-and of beat. What Celery has and this has not raises `NotMapped`, which says how it is written here. Its pages
-are docs/coming-from-celery.md.
-"""
+"""The app and its tasks, written as Celery has them: jobs of Firelock."""
 
 from __future__ import annotations
 
@@ -34,22 +27,18 @@ from firelock import (
     current_job,
     hookimpl,
 )
-from firelock.compat.celery_canvas import CHORD, EXPIRES, NEVER, WITH_RESULT, CelerySignature, chain, group
-from firelock.compat.celery_config import CeleryConfig
-from firelock.compat.celery_errors import (
-    CeleryError,
+from firelock.compat.celery.async_result import AsyncResult, CurrentApp, TaskRequest, running
+from firelock.compat.celery.beat import to_schedule
+from firelock.compat.celery.canvas import EXPIRES, NEVER, WITH_RESULT, CelerySignature
+from firelock.compat.celery.celery_config import CeleryConfig
+from firelock.compat.celery.celery_errors import (
     Ignore,
     MaxRetriesExceededError,
     NotMapped,
-    Retry,
     RetryAsked,
     RunsTwiceWarning,
     TaskExpired,
-    TaskRevokedError,
-    TimeoutError,  # noqa: A004 - Celery's name
 )
-from firelock.compat.celery_results import AsyncResult, CurrentApp, TaskRequest, running
-from firelock.compat.celery_schedules import crontab, schedule, to_schedule
 from firelock.retry import describe_error, retry_reason
 from firelock.task import MAIN_MODULES, main_module_name
 from firelock.text import shown
@@ -60,12 +49,6 @@ if TYPE_CHECKING:
     from firelock.task import TaskVerbs
     from firelock.values import ClaimedJob
 
-__all__ = [
-    "AsyncResult", "Celery", "CeleryError", "CeleryTask", "Ignore", "MaxRetriesExceededError", "NotMapped",
-    "Retry", "RunsTwiceWarning", "TaskRevokedError", "TimeoutError", "chain", "crontab", "get_task_logger",
-    "group", "schedule", "shared_task",
-]  # fmt: skip
-
 log = logging.getLogger(__name__)
 
 _ASKED = "__celery_retry__"
@@ -75,9 +58,9 @@ _SILENT_OPTIONS: Final = {
     "acks_on_failure_or_timeout", "ignore_result", "reject_on_worker_lost", "send_events",
     "store_eager_result", "store_errors_even_if_ignored", "throws", "track_started", "trail",
 }  # fmt: skip
-_BY_HOOK = "implement the hook jobs_settled or retry_decision in a plugin, see docs/plugins.md"
-_REFUSED_OPTIONS: Final = {
-    "after_return": _BY_HOOK,
+BY_HOOK = "implement the hook jobs_settled or retry_decision in a plugin, see docs/plugins.md"
+REFUSED_OPTIONS: Final = {
+    "after_return": BY_HOOK,
     "base": "write a function that the tasks call, or a plugin; see docs/plugins.md",
     "before_start": "implement the hook job_context in a plugin, see docs/plugins.md",
     "chord": "enqueue the last task where the results are gathered",
@@ -85,9 +68,9 @@ _REFUSED_OPTIONS: Final = {
     "exchange": "give queue=",
     "group_id": "give tags=, and find jobs by them: fire.jobs.find(tag=…)",
     "headers": "texts travel with a native job: task.using(meta={…})",
-    "on_failure": _BY_HOOK,
-    "on_retry": _BY_HOOK,
-    "on_success": _BY_HOOK,
+    "on_failure": BY_HOOK,
+    "on_retry": BY_HOOK,
+    "on_success": BY_HOOK,
     "producer": "a job joins your own transaction by task.using(within=session)",
     "pydantic": "annotate dataclasses or attrs classes; they come back as they were",
     "rate_limit": "give the task a queue of its own and its server as many workers as may run",
@@ -97,43 +80,6 @@ _REFUSED_OPTIONS: Final = {
     "task_id": "ids are made by the storage; keep result.id",
     "typing": "arguments are always checked against the signature",
 }
-_REFUSED_NAMES: Final = {
-    "Reject": "raise an error, and the job fails; or return snooze, see docs/retries.md",
-    "SoftTimeLimitExceeded": _REFUSED_OPTIONS["soft_time_limit"],
-    "Task": _REFUSED_OPTIONS["base"],
-    "chord": CHORD,
-    "chunks": "cut the list, and enqueue a job for each part: task.enqueue_many([(part,), …])",
-    "current_app": "import the module that makes the app",
-    "current_task": "bind=True gives the task as self; firelock.current_job() gives its job",
-    "signature": "make it of the task: task.s(…)",
-    "solar": "compute the instants, and give each job eta=",
-    "subtask": "make it of the task: task.s(…)",
-    "task_failure": _BY_HOOK,
-    "task_postrun": "implement the hook job_context in a plugin, see docs/plugins.md",
-    "task_prerun": "implement the hook job_context in a plugin, see docs/plugins.md",
-    "task_retry": _BY_HOOK,
-    "task_success": _BY_HOOK,
-    "worker_process_init": "implement the hook worker_process_started in a plugin, see docs/plugins.md",
-    "xmap": "enqueue a job for each: task.enqueue_many([(one,), …])",
-    "xstarmap": "enqueue a job for each: task.enqueue_many([…])",
-}
-
-
-def __getattr__(name: str) -> NoReturn:
-    """Say how what is not here is written.
-
-    Raises:
-        NotMapped: Celery has it.
-        AttributeError: nobody has.
-    """
-    if name in _REFUSED_NAMES:
-        raise NotMapped(f"{name} of Celery has no counterpart here: {_REFUSED_NAMES[name]}.")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def get_task_logger(name: str) -> logging.Logger:
-    """Return the logger of a name; a job's records carry its id by themselves."""
-    return logging.getLogger(name)
 
 
 # ---- the app ---------------------------------------------------------------------------------------------
@@ -432,8 +378,8 @@ def _packages(named: Iterable[str] | None) -> Iterable[str]:
 
 
 def _refuse_option(option: str, value: object) -> None:
-    if option in _REFUSED_OPTIONS:
-        raise NotMapped(f"The option {option}={shown(value)} has no counterpart: {_REFUSED_OPTIONS[option]}.")
+    if option in REFUSED_OPTIONS:
+        raise NotMapped(f"The option {option}={shown(value)} has no counterpart: {REFUSED_OPTIONS[option]}.")
     if option == "serializer" and value != "json":
         raise NotMapped(f"serializer={shown(value)} is refused: arguments are JSON, nothing is pickled.")
     if option not in _SILENT_OPTIONS and option not in {"serializer", "retry", "retry_policy", "acks_late"}:

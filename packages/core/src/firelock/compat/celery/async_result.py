@@ -20,7 +20,7 @@ from firelock import (
     JobNotFound,
     State,
 )
-from firelock.compat.celery_errors import TaskRevokedError
+from firelock.compat.celery.celery_errors import TaskRevokedError
 
 if TYPE_CHECKING:
     from firelock.values import ErrorInfo

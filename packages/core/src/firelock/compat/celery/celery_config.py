@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from difflib import get_close_matches
 from typing import Any, Final
 
-from firelock.compat.celery_errors import NotMapped
+from firelock.compat.celery.celery_errors import NotMapped
 from firelock.errors import ConfigurationError
 from firelock.text import shown
 

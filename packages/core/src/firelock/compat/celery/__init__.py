@@ -1,0 +1,74 @@
+"""Celery's way of writing tasks, on Firelock: for a program that moves, one import at a time. Experimental.
+
+    from firelock.compat.celery import Celery, chain, crontab, get_task_logger, shared_task
+
+`app.fire` is the Firelock app behind it: `firelock server shop.tasks:app.fire` takes the place of the worker
+and of beat. What Celery has and this has not raises `NotMapped`, which says how it is written here. Its page
+is docs/coming-from-celery.md.
+
+Read `celery_app` first: the app and its tasks; `canvas` has calls as values, `async_result` their ends.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final, NoReturn
+
+from firelock.compat.celery.async_result import AsyncResult, GroupResult
+from firelock.compat.celery.beat import crontab, schedule
+from firelock.compat.celery.canvas import CHORD, chain, group
+from firelock.compat.celery.celery_app import BY_HOOK, REFUSED_OPTIONS, Celery, CeleryTask, shared_task
+from firelock.compat.celery.celery_errors import (
+    CeleryError,
+    Ignore,
+    MaxRetriesExceededError,
+    NotMapped,
+    Retry,
+    RunsTwiceWarning,
+    TaskRevokedError,
+    TimeoutError,  # noqa: A004 - Celery's name
+)
+
+__all__ = [
+    "AsyncResult", "Celery", "CeleryError", "CeleryTask", "GroupResult", "Ignore", "MaxRetriesExceededError",
+    "NotMapped", "Retry", "RunsTwiceWarning", "TaskRevokedError", "TimeoutError", "chain", "crontab",
+    "get_task_logger", "group", "schedule", "shared_task",
+]  # fmt: skip
+
+_REFUSED_NAMES: Final = {
+    "Reject": "raise an error, and the job fails; or return snooze, see docs/retries.md",
+    "SoftTimeLimitExceeded": REFUSED_OPTIONS["soft_time_limit"],
+    "Task": REFUSED_OPTIONS["base"],
+    "chord": CHORD,
+    "chunks": "cut the list, and enqueue a job for each part: task.enqueue_many([(part,), …])",
+    "current_app": "import the module that makes the app",
+    "current_task": "bind=True gives the task as self; firelock.current_job() gives its job",
+    "signature": "make it of the task: task.s(…)",
+    "solar": "compute the instants, and give each job eta=",
+    "subtask": "make it of the task: task.s(…)",
+    "task_failure": BY_HOOK,
+    "task_postrun": "implement the hook job_context in a plugin, see docs/plugins.md",
+    "task_prerun": "implement the hook job_context in a plugin, see docs/plugins.md",
+    "task_retry": BY_HOOK,
+    "task_success": BY_HOOK,
+    "worker_process_init": "implement the hook worker_process_started in a plugin, see docs/plugins.md",
+    "xmap": "enqueue a job for each: task.enqueue_many([(one,), …])",
+    "xstarmap": "enqueue a job for each: task.enqueue_many([…])",
+}
+
+
+def __getattr__(name: str) -> NoReturn:
+    """Say how what is not here is written.
+
+    Raises:
+        NotMapped: Celery has it.
+        AttributeError: nobody has.
+    """
+    if name in _REFUSED_NAMES:
+        raise NotMapped(f"{name} of Celery has no counterpart here: {_REFUSED_NAMES[name]}.")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def get_task_logger(name: str) -> logging.Logger:
+    """Return the logger of a name; a job's records carry its id by themselves."""
+    return logging.getLogger(name)
