@@ -291,11 +291,14 @@ def _block(code: str) -> str:
 
 def _signature(target: griffe.Function) -> str:
     marks = "".join(f"@{mark}\n" for mark in ("classmethod", "staticmethod") if mark in target.labels)
-    lines = [
+    written = [
         f"{marks}{'async ' if 'async' in one.labels else ''}def {_signature_text(one, target.name)}: ..."
         for one in target.overloads or [target]
     ]
-    return _block("\n".join(lines))
+    told = [
+        one for one in written if not re.search(r"\b_[A-Z]", one)
+    ]  # the others are for type checkers alone
+    return _block("\n".join(told or written))
 
 
 def _signature_text(target: griffe.Function, name: str) -> str:
