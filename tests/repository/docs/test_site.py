@@ -110,6 +110,27 @@ def test_every_integration_is_in_the_reference(reference):
     assert there == told
 
 
+def test_the_reference_tells_signature_errors_and_twin(reference):
+    """As the source has them, with links to where what they name is documented."""
+    page = reference.page(DOORS[0])
+
+    _, _, told = page.partition("### `Job.requeue` {#Job.requeue}")
+    told, _, _ = told.partition("\n### ")
+
+    assert "def requeue() -> Job[R]: ..." in told
+    assert "- [`JobConflict`](errors.md#JobConflict): " in told
+    assert "`arequeue` is its async twin." in told
+    assert "## `fire.queues` {#fire.queues}" in page
+    assert "_Anything" not in page
+
+
+def test_a_task_s_options_are_told_one_a_line(reference):
+    """A signature that is too long for a line has a line for each parameter, and the star before keywords."""
+    _, _, told = reference.page(DOORS[0]).partition("### `Task.using` {#Task.using}")
+
+    assert "def using(\n    *,\n    queue: str | None = None,\n" in told
+
+
 def test_programs_find_the_pages(site):
     """`llms.txt` lists pages that lie beside it as plain text."""
     listed = (site.folder / "llms.txt").read_text(encoding="utf-8")
