@@ -15,7 +15,7 @@ import pytest
 from firelock import Firelock, ParameterOutline
 from firelock.arguments.outline import call_of_json, outline_of, stub_of
 from firelock.control.catalogue import tell_tasks
-from firelock.errors import ArgumentError, SignatureMismatch
+from firelock.errors import ArgumentError, SignatureMismatch, UnknownTask
 
 
 class Colour(enum.Enum):
@@ -154,3 +154,21 @@ def test_outlines_are_told_with_the_catalogue():
         assert ParameterOutline("a", "int", (), True, False, False) == entry.parameters[0]
         assert tuple(outline_of(binder_of(small))) == entry.parameters
         assert entry == asyncio.run(other.catalogue.aget("small"))
+
+
+def test_a_task_of_elsewhere_can_be_enqueued():
+    """By what was told of it; what fits no parameter is refused here, and an unknown name as well."""
+    url = "memory://told"
+    with Firelock(url) as fire, Firelock(url) as other:
+        fire.task(name="small", queue="q", priority=4, aliases=["little"])(small)
+        tell_tasks(fire.client)
+
+        job = other.told_task("little").enqueue(1, c=None).record()
+        again = asyncio.run(other.atold_task("small"))
+
+        assert ("small", "q", 4, '{"a":1,"c":null}') == (job.task, job.queue, job.priority, job.arguments)
+        assert again.info is other.registry.get("small")
+        with pytest.raises(SignatureMismatch):
+            again.enqueue(b="x")
+        with pytest.raises(UnknownTask, match="Task 'large' is unknown"):
+            other.told_task("large")

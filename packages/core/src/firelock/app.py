@@ -324,6 +324,8 @@ class Firelock(ServedApp):
             stub, name=entry.name, queue=entry.queue, priority=entry.priority, tags=entry.tags, remote=True
         )
 
+    atold_task = twin(told_task)
+
     def parameters(self, name: str) -> list[Parameter]:
         """Return the parameters of a registered task as the fields of a form, in order.
 
