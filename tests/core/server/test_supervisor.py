@@ -280,6 +280,22 @@ def test_a_worn_child_drains_once_another_works(house):
     assert (True, None) == (old.is_retired, new.replaces)
 
 
+def test_of_two_children_in_a_place_the_one_that_claims_is_seen(house):
+    """A successor that still starts makes no server unready, nor does one that drains."""
+    old = house.with_session(READS)
+    house.supervisor._replace(old, "has 900 MB")
+    new = replacement(house, old)
+    (while_it_starts,) = house.supervisor.status().children
+
+    new.memory = old.memory
+    house.supervisor._begin(new)
+    (while_the_old_one_drains,) = house.supervisor.status().children
+    new.memory = None
+
+    assert (old.process.pid, True) == (while_it_starts.pid, while_it_starts.has_session)
+    assert (new.process.pid, True) == (while_the_old_one_drains.pid, while_the_old_one_drains.has_session)
+
+
 def test_one_is_replaced_at_a_time(house):
     """The others wait until the first successor works."""
     first, second = house.with_session(READS), house.with_session(READS)
