@@ -54,10 +54,11 @@ class PseudoTerminal:
         self.modes = termios.tcgetattr(theirs)
         self._theirs = theirs  # kept open, so that what was shown last can still be read
         self._shown = bytearray()
+        own = {name: text for name, text in os.environ.items() if name not in {"COLUMNS", "LINES"}}
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _IN_TERMINAL, *command], cwd=folder, stdin=theirs,
             stdout=theirs, stderr=theirs,
-            env={**os.environ, "TERM": "xterm-256color", "NO_COLOR": "1", **(environment or {})},
+            env={**own, "TERM": "xterm-256color", "NO_COLOR": "1", **(environment or {})},
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
