@@ -41,8 +41,8 @@ class Prometheus:
     web application that only enqueues, the numbers stand in a registry of prometheus-client, beside your own.
     However many apps have this plugin, a process has one set of numbers, and a registry shows it once.
 
-    Where `PROMETHEUS_MULTIPROC_DIR` is set, as for a web server of several processes, they are metrics of
-    prometheus-client itself, which adds the processes up.
+    Where `PROMETHEUS_MULTIPROC_DIR` is set and no registry is given, as for a web server of several
+    processes, they are metrics of prometheus-client itself, which adds the processes up.
 
     Args:
         registry: where they stand; prometheus-client's default registry where it is left out.
@@ -56,7 +56,7 @@ class Prometheus:
         self._counters: Callable[[], JobCounters | _LibraryCounters] = process_counters
         if registry is None and is_read_by_others():
             process_counters()  # made now, so that a server's supervisor shows that somebody counts
-        elif _FOLDER in os.environ:
+        elif registry is None and _FOLDER in os.environ:
             library = _library_counters()
             self._counters = lambda: library
         else:
