@@ -56,7 +56,7 @@ class Process:
     def __init__(self, folder, *, source=APP, is_first=False, **options):
         (folder / "pipe_app.py").write_text(source)
         (folder / "pipe_more.py").write_text(MORE)
-        self.memory, self._board = share_memory(), None
+        self.memory, self.counters, self._board = share_memory(), share_memory(), None
         orders, self.orders = os.pipe()
         self.reports, reports = os.pipe()
         options = {
@@ -65,8 +65,8 @@ class Process:
         }  # fmt: skip
         self.process = subprocess.Popen(
             [sys.executable, "-m", "firelock.server.child", str(os.getpid()), str(orders),
-             str(reports), str(self.memory), json.dumps(options)],
-            pass_fds=(orders, reports, self.memory), cwd=folder, stderr=subprocess.PIPE,
+             str(reports), str(self.memory), str(self.counters), json.dumps(options)],
+            pass_fds=(orders, reports, self.memory, self.counters), cwd=folder, stderr=subprocess.PIPE,
         )  # fmt: skip
         os.close(orders)
         os.close(reports)
@@ -75,7 +75,9 @@ class Process:
         """The next line it says."""
         line = b""
         while not line.endswith(b"\n"):
-            line += os.read(self.reports, 1)
+            read = os.read(self.reports, 1)
+            assert read != b"", f"it has ended: {self.process.stderr.read().decode()}"
+            line += read
         return json.loads(line)
 
     def tell(self, line):
@@ -121,6 +123,7 @@ class Process:
         self.process.stderr.close()
         os.close(self.reports)
         os.close(self.memory)
+        os.close(self.counters)
         if self._board is not None:
             self._board.close()
 
