@@ -95,4 +95,4 @@ lock: $(READY) ## remake requirements.lock from the packages' dependencies
 	    --output-file requirements.lock
 
 clean: ## remove .venv and what the tools have left behind
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
