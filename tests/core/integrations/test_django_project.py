@@ -50,10 +50,15 @@ def test_jobs_of_every_kind_use_models(project):
 @pytest.mark.heavy("a server's processes")
 @pytest.mark.parametrize("way", ["manage.py", "firelock"])
 def test_a_server_is_started_by_either_command(project, way):
-    """`manage.py firelock server`, or `firelock server` where DJANGO_SETTINGS_MODULE is set."""
+    """`manage.py firelock server`, or `firelock server` where DJANGO_SETTINGS_MODULE is set.
+
+    With DEBUG Django has a handler of its own, yet each line is in the server's log once, and in its form.
+    """
     order = project.shell("from shop.models import Order; print(Order.objects.create(buyer='bob').pk)")
     words = [str(FOLDER / "manage.py"), "firelock"] if way == "manage.py" else ["-m", "firelock"]
-    settings = {} if way == "manage.py" else {"DJANGO_SETTINGS_MODULE": "mysite.settings"}
+    settings = {"DEBUG": "1"}
+    if way == "firelock":
+        settings["DJANGO_SETTINGS_MODULE"] = "mysite.settings"
     server = subprocess.Popen(
         [sys.executable, *words, "server", "--workers", "1"], cwd=FOLDER,
         env=project.all_environment(settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -71,6 +76,8 @@ def test_a_server_is_started_by_either_command(project, way):
 
     assert "bob" == result
     assert 0 == server.returncode, said
+    (line,) = [line for line in said.splitlines() if "A receipt leaves the shop." in line]
+    assert "INFO django.shop: A receipt leaves the shop. [job_id=" in line
 
 
 def test_commands_work_on_the_projects_app(project):

@@ -103,6 +103,11 @@ def log_to_stderr(level: int, style: LogFormat = LogFormat.TEXT) -> None:
         _log_what_python_prints()
 
 
+def has_server_log() -> bool:
+    """Tell whether what reaches the root logger is written by `log_to_stderr`."""
+    return any(isinstance(each.formatter, JobLines | JsonLines) for each in logging.getLogger().handlers)
+
+
 def say_last(text: str, style: LogFormat) -> None:
     """Why this process ends is on stderr, in the form of its log."""
     if style is LogFormat.JSON:

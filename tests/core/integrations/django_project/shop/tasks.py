@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from asgiref.sync import sync_to_async
 from django.db import connection
 from django.db.models import F
@@ -14,6 +16,7 @@ from shop.models import Order
 @task(queue="mail", retry=Retry.never(), tags=["order:{order_id}"])
 def send_receipt(order_id: int) -> str:
     """Send the receipt of an order to its buyer."""
+    logging.getLogger("django.shop").info("A receipt leaves the shop.")
     Order.objects.filter(pk=order_id).update(receipts=F("receipts") + 1)
     return Order.objects.get(pk=order_id).buyer
 

@@ -62,6 +62,9 @@ def _sqlite_url(alias: str, name: str) -> str:
 
 def _server_url(vendor: str, alias: str, settings: Mapping[str, Any]) -> str:
     host, query = str(settings["HOST"] or ""), _options(vendor, alias, settings["OPTIONS"])
+    if vendor == "postgresql" and (role := query.pop("assume_role", "")):  # Django's name for SET ROLE
+        role = role.replace("\\", r"\\").replace(" ", r"\ ")
+        query["options"] = f"{query.get('options', '')} -c role={role}".lstrip()
     if not settings["NAME"] or "service" in query or "read_default_file" in query:
         raise ConfigurationError(
             f"Database {alias!r} is named in a file of the client's library, not in DATABASES. {_GIVE_URL}"
@@ -75,7 +78,7 @@ def _server_url(vendor: str, alias: str, settings: Mapping[str, Any]) -> str:
     where = f"[{host}]" if ":" in host else host
     port = f":{settings['PORT']}" if settings["PORT"] else ""
     name = quote(str(settings["NAME"]), safe="")
-    return f"{vendor}://{who}{where}{port}/{name}{'?' if query else ''}{urlencode(query)}"
+    return f"{vendor}://{who}{where}{port}/{name}{'?' if query else ''}{urlencode(query, quote_via=quote)}"
 
 
 def _options(vendor: str, alias: str, options: Mapping[str, Any]) -> dict[str, str]:

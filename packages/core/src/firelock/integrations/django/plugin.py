@@ -7,6 +7,7 @@ from django.apps import apps
 
 from firelock.hookspecs import hookimpl
 from firelock.integrations.django.connections import FreshConnections
+from firelock.integrations.django.console import leave_console_to_server
 from firelock.integrations.django.transactions import named_transaction, surrounding_transaction
 from firelock.storage import OpenTransaction, Storage
 
@@ -36,6 +37,7 @@ class DjangoPlugin:
         """Models can be used in every process that runs jobs; `DJANGO_SETTINGS_MODULE` names the settings."""
         if not apps.ready:
             django.setup()
+        leave_console_to_server()
 
     @hookimpl
     def job_context(self) -> FreshConnections:
