@@ -14,7 +14,7 @@ import pytest
 
 from firelock import ConfigurationError
 from firelock.compat import celery as ours
-from firelock.testing import eventually
+from firelock.testing import Tester, eventually
 from tests.repository.sources import ROOT
 
 pytestmark = [
@@ -341,12 +341,37 @@ def function(x=1): ...
         (lambda app: ours.crontab(day_of_week=1, day_of_month=1).to_cron("UTC"), "restricts both days"),
         (lambda app: ours.chord, "chord of Celery has no counterpart here: let the last"),
         (lambda app: ours.task_prerun, "hook job_context"),
+        (lambda app: ours.worker_ready, "hook server_started"),
+        (lambda app: ours.states, "compare result.state with a text"),
+        (lambda app: type("Mine", (app.Task,), {}), "'Task' of Celery .*a function that the tasks call"),
+        (lambda app: app.signature("t"), r"'signature' of Celery .*app\.tasks\[name\]\.s"),
+        (lambda app: app.task(function).chunks([(1,)], 2), r"'chunks' of .*task\.verbs\.enqueue_many"),
+        (lambda app: app.task(function).request.hostname, "'hostname' of TaskRequest .*current_job"),
+        (lambda app: app.AsyncResult("x").children, "'children' of AsyncResult .*result.job"),
+        (lambda app: app.task(function).s().on_error(app.tasks[NAME].si()), r"'on_error' of .*link_error="),
+        (
+            lambda app: ours.chain(app.task(function).s()).link(app.tasks[NAME].si()),
+            "'link' of chain .*link=",
+        ),
     ],
 )
 def test_what_is_not_mapped_says_how_it_is_written(app, call, message):
     """By an error that programs may catch as NotImplementedError."""
     with pytest.raises(NotImplementedError, match=message):
         call(app)
+
+
+def test_what_is_not_mapped_is_not_there(app):
+    """Programs that ask by `hasattr` are told so, and an error within a property stays what it is."""
+    task = app.task(function)
+    other = ours.Celery(broker="memory://", set_as_current=False)
+    other.on_after_configure.connect(lambda made: made.no_such_name)
+
+    assert not hasattr(task, "chunks")
+    assert getattr(task, "map", None) is None
+    assert not hasattr(task, "chunk")
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = other.fire
 
 
 NAME = f"{__name__}.function"
@@ -362,6 +387,16 @@ AMQP = "amqp://me:secret@host//"
         (lambda app: app.task(function).apply_async(expires="soon"), "expires='soon' is neither"),
         (lambda app: app.conf.update(task_rout={}), "'task_rout' of Celery is not known here. Did you mean"),
         (lambda app: ours.Celery(broker=AMQP, set_as_current=False).fire, "'amqp' is no.*FIRELOCK_STORAGE"),
+        (
+            lambda app: ours.Celery(broker="filesystem://", set_as_current=False).fire,
+            "'filesystem' is no.*FIRE",
+        ),
+        (
+            lambda app: ours.Celery(broker=f"{AMQP};{AMQP}", set_as_current=False).fire,
+            "of several.*FIRELOCK_",
+        ),
+        (lambda app: app.conf.update(CELERY_TASK_SERIALIZER="json"), "Did you mean task_serializer"),
+        (lambda app: app.config_from_object({"CELERYBEAT_SCHEDULE": {}}), "Did you mean beat_schedule"),
     ],
 )
 def test_what_is_wrong_is_refused(app, monkeypatch, call, message):
@@ -573,6 +608,88 @@ def test_revoking_deletes(moved):
 
     assert "REVOKED" == result.state
     assert {"RETRY", "PENDING"} >= {moved.again.apply_async(("later", 0), countdown=60).state}
+
+
+@pytest.mark.parametrize("canvas", ["chain", "group"])
+def test_a_timeout_is_for_all_of_it(app, monkeypatch, canvas):
+    """A step that took long leaves less for those behind it, as in Celery."""
+    task = app.task(function)
+    waited = getattr(ours, canvas)(task.si(1), task.si(2))()
+    now, given = [0.0], []
+    clock = types.SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr("firelock.compat.celery.async_result.time", clock)
+
+    def wait(job, timeout=None):
+        given.append(timeout)
+        now[0] += 7
+
+    monkeypatch.setattr("firelock.job.Job.result", wait)
+    waited.get(timeout=10)
+
+    assert given == [10, 3]
+
+
+def test_results_of_a_group_are_a_sequence(app):
+    """By place and number, and waiting until the last has ended."""
+    task = app.task(function)
+    many = ours.group(task.si(n) for n in range(2))()
+
+    assert len(many) == 2
+    many[0].revoke()
+    assert many.waiting()
+    many[1].revoke()
+    assert not many.waiting()
+
+
+def test_a_chain_that_breaks_ends_without_raising(moved):
+    """Where the caller asks for that: with the error of the step that broke it."""
+    last = ours.chain(moved.fail.s("first"), moved.add.s(1))()
+
+    assert told(last.get(timeout=DEADLINE, propagate=False)) == ["Broken", "first"]
+
+
+def test_ignore_is_not_tried_again():
+    """Whatever `autoretry_for` names: it ends the task, as in Celery."""
+    app = ours.Celery(broker="memory://ignore", set_as_current=False)
+
+    @app.task(name="i.ignored", autoretry_for=(Exception,), acks_late=True)
+    def ignored():
+        raise ours.Ignore
+
+    with Tester(app.fire) as tester:
+        result = ignored.delay()
+
+        assert tester.drain().deleted == 1
+        assert result.state == "REVOKED"
+
+
+def test_a_step_whose_task_is_elsewhere_waits():
+    """A server of yesterday's code leaves the chain of today's to another one."""
+    app = ours.Celery(broker="memory://elsewhere", set_as_current=False)
+    task = app.task(name="s.task", acks_late=True)(function)
+    step = app.task(name="s.new", acks_late=True)(function)
+
+    with Tester(app.fire) as tester:
+        last = ours.chain(task.s(1), step.s())()
+        del app.tasks["s.new"]
+        tester.drain()
+        assert last.state == "PENDING"
+        assert "'s.new' is not registered on this server" in last.job.refresh().reason
+        app.tasks["s.new"] = step
+        tester.clock.advance(seconds=20)
+        assert last.state == "SUCCESS"
+
+
+def test_testers_know_the_tasks(app):
+    """By the task itself, as they know native ones."""
+    task = app.task(function)
+
+    with Tester(app.fire) as tester:
+        task.delay(5)
+
+        tester.assert_enqueued(task, args=(5,), count=1)
+        tester.fail_next(task, Broken("once"))
+        assert tester.drain().failed == 1
 
 
 def test_waits_grow_up_to_their_bound(moved):

@@ -137,7 +137,7 @@ def find_task(app: Firelock, task: TaskVerbs[..., Any] | str) -> TaskInfo:
     """
     if isinstance(task, TaskVerbs):
         return task.info
-    info = app.registry.get(task)
+    info = app.registry.get(getattr(task, "name", task))  # a task of the module for Celery has its name
     if info is None:
         known = ", ".join(sorted(one.name for one in app.tasks())) or "none"
         raise UnknownTask(f"Task {task!r} is not registered in this app. Registered: {known}.")

@@ -12,12 +12,12 @@ Read `celery_app` first: the app and its tasks; `canvas` has calls as values, `a
 from __future__ import annotations
 
 import logging
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from firelock.compat.celery.async_result import AsyncResult, GroupResult
 from firelock.compat.celery.beat import crontab, schedule
-from firelock.compat.celery.canvas import CHORD, chain, group
-from firelock.compat.celery.celery_app import BY_HOOK, REFUSED_OPTIONS, Celery, CeleryTask, shared_task
+from firelock.compat.celery.canvas import chain, group
+from firelock.compat.celery.celery_app import Celery, CeleryTask, shared_task
 from firelock.compat.celery.celery_errors import (
     CeleryError,
     Ignore,
@@ -28,33 +28,13 @@ from firelock.compat.celery.celery_errors import (
     TaskRevokedError,
     TimeoutError,  # noqa: A004 - Celery's name
 )
+from firelock.compat.celery.celery_refused import REFUSED_NAMES
 
 __all__ = [
     "AsyncResult", "Celery", "CeleryError", "CeleryTask", "GroupResult", "Ignore", "MaxRetriesExceededError",
     "NotMapped", "Retry", "RunsTwiceWarning", "TaskRevokedError", "TimeoutError", "chain", "crontab",
     "get_task_logger", "group", "schedule", "shared_task",
 ]  # fmt: skip
-
-_REFUSED_NAMES: Final = {
-    "Reject": "raise an error, and the job fails; or return snooze, see docs/retries.md",
-    "SoftTimeLimitExceeded": REFUSED_OPTIONS["soft_time_limit"],
-    "Task": REFUSED_OPTIONS["base"],
-    "chord": CHORD,
-    "chunks": "cut the list, and enqueue a job for each part: task.enqueue_many([(part,), …])",
-    "current_app": "import the module that makes the app",
-    "current_task": "bind=True gives the task as self; firelock.current_job() gives its job",
-    "signature": "make it of the task: task.s(…)",
-    "solar": "compute the instants, and give each job eta=",
-    "subtask": "make it of the task: task.s(…)",
-    "task_failure": BY_HOOK,
-    "task_postrun": "implement the hook job_context in a plugin, see docs/plugins.md",
-    "task_prerun": "implement the hook job_context in a plugin, see docs/plugins.md",
-    "task_retry": BY_HOOK,
-    "task_success": BY_HOOK,
-    "worker_process_init": "implement the hook worker_process_started in a plugin, see docs/plugins.md",
-    "xmap": "enqueue a job for each: task.enqueue_many([(one,), …])",
-    "xstarmap": "enqueue a job for each: task.enqueue_many([…])",
-}
 
 
 def __getattr__(name: str) -> NoReturn:
@@ -64,8 +44,8 @@ def __getattr__(name: str) -> NoReturn:
         NotMapped: Celery has it.
         AttributeError: nobody has.
     """
-    if name in _REFUSED_NAMES:
-        raise NotMapped(f"{name} of Celery has no counterpart here: {_REFUSED_NAMES[name]}.")
+    if name in REFUSED_NAMES:
+        raise NotMapped(f"{name} of Celery has no counterpart here: {REFUSED_NAMES[name]}.")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

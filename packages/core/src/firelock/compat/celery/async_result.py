@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -21,6 +22,7 @@ from firelock import (
     State,
 )
 from firelock.compat.celery.celery_errors import TaskRevokedError
+from firelock.compat.celery.celery_refused import Refusing
 
 if TYPE_CHECKING:
     from firelock.values import ErrorInfo
@@ -54,7 +56,7 @@ class CurrentApp:
 
 
 @attrs.frozen
-class TaskRequest:
+class TaskRequest(Refusing):
     """`self.request`: what a task knows of the run."""
 
     id: str | None = None
@@ -77,7 +79,7 @@ _NO_REQUEST: Final = TaskRequest()
 running: ContextVar[TaskRequest] = ContextVar("celery_request", default=_NO_REQUEST)
 
 
-class AsyncResult:
+class AsyncResult(Refusing):
     """The result of a job, by its id."""
 
     def __init__(self, id: str, *, app: HasFire | None = None, parent: AsyncResult | None = None) -> None:
@@ -200,10 +202,13 @@ class AsyncResult:
         """
         if disable_sync_subtasks and not running.get().called_directly:
             raise RuntimeError("A task that waits for another one may wait for ever; use a chain or link=.")
+        left = _left(timeout)
         if self.parent is not None:
-            self.parent.get(timeout, disable_sync_subtasks=disable_sync_subtasks)
+            end = self.parent.get(left(), propagate=propagate, disable_sync_subtasks=disable_sync_subtasks)
+            if not propagate and self.parent.failed():
+                return end  # and this one never runs
         try:
-            return self.job.result(timeout)
+            return self.job.result(left())
         except JobDeleted as error:
             raise TaskRevokedError(str(error)) from error
         except JobFailed as error:
@@ -223,6 +228,14 @@ class AsyncResult:
         """Nothing: a result goes with its job, as `keep=` or the retention say."""
 
 
+def _left(timeout: float | None) -> Callable[[], float | None]:
+    """Return what tells how much is left of a timeout that begins now."""
+    if timeout is None:
+        return lambda: None
+    until = time.monotonic() + timeout
+    return lambda: max(0.0, until - time.monotonic())
+
+
 def _error_of(error: ErrorInfo | None) -> BaseException | None:
     """Return the error that was stored, of a class that is loaded already: nothing is imported for it."""
     if error is None:
@@ -236,7 +249,7 @@ def _error_of(error: ErrorInfo | None) -> BaseException | None:
 
 
 @attrs.frozen
-class GroupResult:
+class GroupResult(Refusing):
     """The results of a group, in its order."""
 
     results: Sequence[AsyncResult]
@@ -245,15 +258,28 @@ class GroupResult:
         """Iterate over them."""
         return iter(self.results)
 
+    def __len__(self) -> int:
+        """Return how many they are."""
+        return len(self.results)
+
+    def __getitem__(self, index: int) -> AsyncResult:
+        """Return the one at a place."""
+        return self.results[index]
+
     def get(self, timeout: float | None = None, *, propagate: bool = True, **_: object) -> list[Any]:
         """Wait for all; return what they returned."""
-        return [each.get(timeout, propagate=propagate) for each in self.results]
+        left = _left(timeout)
+        return [each.get(left(), propagate=propagate) for each in self.results]
 
     join = get
 
     def ready(self) -> bool:
         """Tell whether all have ended."""
         return all(each.ready() for each in self.results)
+
+    def waiting(self) -> bool:
+        """Tell whether any has not ended."""
+        return not self.ready()
 
     def successful(self) -> bool:
         """Tell whether all have succeeded."""

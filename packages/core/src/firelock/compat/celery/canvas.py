@@ -12,6 +12,7 @@ import attrs
 from firelock import ConfigurationError, Firelock
 from firelock.compat.celery.async_result import AsyncResult, GroupResult
 from firelock.compat.celery.celery_errors import NotMapped
+from firelock.compat.celery.celery_refused import CHORD, Refusing
 
 if TYPE_CHECKING:
     from firelock.task import TaskVerbs
@@ -20,7 +21,6 @@ WITH_RESULT: Final = "celery.with_result"
 """The task whose jobs run another one, with the result of their parent as its first argument."""
 EXPIRES: Final = "celery.expires"  # in a job's meta: an instant, or "+15" for seconds after it was due
 NEVER: Final = "never"
-CHORD: Final = "let the last of the jobs enqueue the next step, or wait for their results where you may block"
 
 
 class CanvasApp(Protocol):
@@ -63,7 +63,7 @@ class CanvasTask(Protocol):
 
 
 @attrs.frozen
-class CelerySignature:
+class CelerySignature(Refusing):
     """A call as a value: `task.s(…)`."""
 
     task: CanvasTask
@@ -127,7 +127,7 @@ class CelerySignature:
         return AsyncResult.of(app, job, parent)
 
 
-class chain:  # noqa: N801 - Celery's name
+class chain(Refusing):  # noqa: N801 - Celery's name
     """Tasks one after the other, each with the result of the one before it: continuations."""
 
     def __init__(self, *tasks: CelerySignature | chain | Iterable[CelerySignature]) -> None:
@@ -160,7 +160,7 @@ class chain:  # noqa: N801 - Celery's name
         return chain(self, other)
 
 
-class group:  # noqa: N801 - Celery's name
+class group(Refusing):  # noqa: N801 - Celery's name
     """Tasks side by side: a job for each, and a result for all of them."""
 
     def __init__(self, *tasks: CelerySignature | chain | Iterable[CelerySignature]) -> None:

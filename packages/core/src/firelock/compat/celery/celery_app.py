@@ -24,6 +24,8 @@ from firelock import (
     ConfigurationError,
     Firelock,
     RetryDecision,
+    Snooze,
+    UnknownScheme,
     current_job,
     hookimpl,
 )
@@ -39,6 +41,7 @@ from firelock.compat.celery.celery_errors import (
     RunsTwiceWarning,
     TaskExpired,
 )
+from firelock.compat.celery.celery_refused import REFUSED_OPTIONS, Refusing
 from firelock.retry import describe_error, retry_reason
 from firelock.task import MAIN_MODULES, main_module_name
 from firelock.text import shown
@@ -53,39 +56,21 @@ log = logging.getLogger(__name__)
 
 _ASKED = "__celery_retry__"
 _LOWEST, _HIGHEST = 0, 9
+_NAME_ONE: Final = (
+    "Set FIRELOCK_STORAGE, such as postgresql://app@db/app, sqlite:///jobs.db or redis://cache:6379/1."
+)
+_UNKNOWN_WAIT: Final = 15.0  # seconds
 # What a decorator may be given without any effect: Firelock does so anyway, or has no such thing.
 _SILENT_OPTIONS: Final = {
     "acks_on_failure_or_timeout", "ignore_result", "reject_on_worker_lost", "send_events",
     "store_eager_result", "store_errors_even_if_ignored", "throws", "track_started", "trail",
 }  # fmt: skip
-BY_HOOK = "implement the hook jobs_settled or retry_decision in a plugin, see docs/plugins.md"
-REFUSED_OPTIONS: Final = {
-    "after_return": BY_HOOK,
-    "base": "write a function that the tasks call, or a plugin; see docs/plugins.md",
-    "before_start": "implement the hook job_context in a plugin, see docs/plugins.md",
-    "chord": "enqueue the last task where the results are gathered",
-    "compression": "pass a reference to what is large",
-    "exchange": "give queue=",
-    "group_id": "give tags=, and find jobs by them: fire.jobs.find(tag=…)",
-    "headers": "texts travel with a native job: task.using(meta={…})",
-    "on_failure": BY_HOOK,
-    "on_retry": BY_HOOK,
-    "on_success": BY_HOOK,
-    "producer": "a job joins your own transaction by task.using(within=session)",
-    "pydantic": "annotate dataclasses or attrs classes; they come back as they were",
-    "rate_limit": "give the task a queue of its own and its server as many workers as may run",
-    "routing_key": "give queue=",
-    "shadow": "give the task a name: name=",
-    "soft_time_limit": "give time_limit=, and call current_job().raise_if_cancelled() in long tasks",
-    "task_id": "ids are made by the storage; keep result.id",
-    "typing": "arguments are always checked against the signature",
-}
 
 
 # ---- the app ---------------------------------------------------------------------------------------------
 
 
-class Celery:
+class Celery(Refusing):
     """Celery's app: settings, tasks and beat entries; `fire` is the Firelock app that it makes of them.
 
     Its storage is FIRELOCK_STORAGE, or the broker's URL where Firelock has a storage of that scheme.
@@ -210,7 +195,7 @@ class Celery:
             if self._fire is None:
                 for callback in self.on_after_configure:
                     callback(self)
-                fire = Firelock(self._storage(), imports=self._imports(), plugins=[BeatCheck(self)])
+                fire = self._make_fire()
                 self._beat.update(self.conf.beat_schedule)
                 fire.task(name=WITH_RESULT, retry=ObeyTask())(self._with_result())
                 for task in self.tasks.values():
@@ -220,17 +205,25 @@ class Celery:
                     callback(self)
             return self._fire
 
+    def _make_fire(self) -> Firelock:
+        storage = self._storage()
+        try:
+            return Firelock(storage, imports=self._imports(), plugins=[BeatCheck(self)])
+        except UnknownScheme as error:
+            scheme, _, rest = (storage or "").partition(":")
+            if not rest or "pip install" in str(error):
+                raise  # one that was chosen for Firelock, or that it has
+            raise ConfigurationError(
+                f"The broker's scheme {scheme!r} is no storage of Firelock. {_NAME_ONE}"
+            ) from error
+
     def _storage(self) -> str | None:
         broker = self.conf.broker_url
         if os.environ.get("FIRELOCK_STORAGE") or not broker:
             return None  # Firelock reads the variable, or says that it wants one
-        scheme = str(broker).partition(":")[0]
-        if scheme in {"amqp", "amqps", "pyamqp", "sqs", "sqla", "confluentkafka", "gcpubsub", "zookeeper"}:
-            raise ConfigurationError(
-                f"The broker's scheme {scheme!r} is no storage of Firelock. Set FIRELOCK_STORAGE, such as "
-                "postgresql://app@db/app, sqlite:///jobs.db or redis://cache:6379/1."
-            )
-        return str(broker)
+        if not isinstance(broker, str) or ";" in broker:
+            raise ConfigurationError(f"The broker is a list of several. {_NAME_ONE}")
+        return broker
 
     def _imports(self) -> list[str]:
         found = [
@@ -254,6 +247,8 @@ class Celery:
     def _with_result(self) -> Callable[..., Any]:
         def with_result(task: str, parent: str, args: list[Any], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
             """Run a task of a chain with the result of the one before it as its first argument."""
+            if task not in self.tasks:  # as a server waits that does not know the task of a job
+                return Snooze(_UNKNOWN_WAIT, f"task {task!r} is not registered on this server")
             result = self.fire.jobs.get(parent).result(timeout=60)
             return self.tasks[task].run_job(current_job(), (result, *args), kwargs)
 
@@ -463,7 +458,7 @@ def shared_task(function: Callable[..., Any] | None = None, /, **options: object
 # ---- tasks -----------------------------------------------------------------------------------------------
 
 
-class CeleryTask:
+class CeleryTask(Refusing):
     """A task as Celery has it: `delay`, `apply_async`, `s`; as `self` of a bound one `retry`, `request`."""
 
     MaxRetriesExceededError = MaxRetriesExceededError
@@ -628,7 +623,7 @@ class CeleryTask:
                 raise _marked(asked) from None
         finally:
             running.reset(token)
-        return None if self.ignore_result else result
+        return None if self.ignore_result and not isinstance(result, Snooze) else result
 
     def retry(
         self,
@@ -739,7 +734,7 @@ class _AutoRetry:
     def of(cls, given: dict[str, object]) -> _AutoRetry:
         return cls(
             tuple(cast("Iterable[type[BaseException]]", given.pop("autoretry_for", ()))),
-            tuple(cast("Iterable[type[BaseException]]", given.pop("dont_autoretry_for", ()))),
+            (Ignore, *cast("Iterable[type[BaseException]]", given.pop("dont_autoretry_for", ()))),
             cast("Mapping[str, Any]", given.pop("retry_kwargs", {})),
             float(cast("float", given.pop("retry_backoff", False))),
             float(cast("float", given.pop("retry_backoff_max", 600))),

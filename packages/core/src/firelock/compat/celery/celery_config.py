@@ -96,6 +96,8 @@ class CeleryConfig(MutableMapping[str, Any]):
             setting = name.removeprefix(prefix).lower()
             if name.startswith(prefix) and (prefix or _is_known(setting)):
                 self[setting] = value
+            elif not prefix and name.startswith("CELERY"):
+                self._check(name, value)  # or a route of an old spelling were lost without a word
 
     @staticmethod
     def _check(name: str, value: object) -> None:
@@ -109,9 +111,16 @@ class CeleryConfig(MutableMapping[str, Any]):
         if name == "enable_utc" and not value:
             raise NotMapped("The setting enable_utc=False is refused: instants are stored in UTC.")
         if not _is_known(name):
-            near = get_close_matches(name, [*_MEANT, *_REFUSED], n=1)
+            near = get_close_matches(_to_new_spelling(name), [*_MEANT, *_REFUSED], n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise ConfigurationError(f"The setting {name!r} of Celery is not known here.{hint}")
+
+
+def _to_new_spelling(name: str) -> str:
+    """Return a setting of before Celery 4, such as CELERY_TASK_SERIALIZER, as it is written now."""
+    old, new = name.lower(), {"celerybeat_": "beat_", "celeryd_": "worker_", "celery_": ""}
+    prefix = next((each for each in new if old.startswith(each)), "")
+    return new.get(prefix, "") + old.removeprefix(prefix)
 
 
 def _is_known(name: str) -> bool:

@@ -9,6 +9,10 @@ class NotMapped(FirelockError, NotImplementedError):
     """Celery has it and this module does not; the message says how it is written with Firelock."""
 
 
+class NotMappedAttribute(NotMapped, AttributeError):
+    """The same of an attribute, so that `hasattr` and `getattr` with a default find none."""
+
+
 class RunsTwiceWarning(UserWarning):
     """A task that Celery runs at most once may run twice here, once its server has died."""
 
