@@ -21,7 +21,8 @@ WAITS_FOR_NOTHING = {
         "arguments_from_text", "load_imports", "lock", "resource", "parameters", "server", "task",
         "task_named", "tasks", "texts_from_arguments", "use_storage",
     },
-    "EmbeddedServer": {"run", "start", "stop"},  # `async with`; `run` hears signals in the main thread
+    # `async with`; `run` hears signals in the main thread; `status` is in memory
+    "EmbeddedServer": {"run", "start", "status", "stop"},
     "JobContext": {"cancel", "completes_by", "fake", "log", "progress", "raise_if_cancelled"},
     "Lock": {"renew"},  # called by the keeper's thread; leaving it is `async with`
     "TaskVerbs": {"call", "using"},

@@ -344,12 +344,12 @@ def test_an_attempt_that_is_told_to_end_says_why(traced):
 
     @traced.app.task(name="slow", queue="slow", timeout=timedelta(milliseconds=50), retry=Retry.never())
     async def slow() -> None:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
     @traced.app.task(name="long")
     async def long() -> None:
         begun.set()
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
     with traced.app.server(workers=1, async_workers=2):
         late, unwanted = slow.enqueue(), long.enqueue()
