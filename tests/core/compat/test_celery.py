@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from firelock import ConfigurationError
+from firelock import ArgumentError, ConfigurationError
 from firelock.compat import celery as ours
 from firelock.testing import Tester, eventually
 from tests.repository.sources import ROOT
@@ -608,6 +608,63 @@ def test_revoking_deletes(moved):
 
     assert "REVOKED" == result.state
     assert {"RETRY", "PENDING"} >= {moved.again.apply_async(("later", 0), countdown=60).state}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda task: task.apply_async((1,), link_error=task.s()),
+        lambda task: task.apply_async((1,), link=task.si().set(countdown=5)),
+        lambda task: task.apply_async((1,), link=task.si(object())),
+        lambda task: ours.chain(task.s(1), task.s(), task.si(2).set(countdown=5))(),
+        lambda task: ours.chain(task.s(1), task.s(x=object()))(),
+        lambda task: ours.chain(task.si(1), task.si(2)).apply_async(link_error=task.s()),
+        lambda task: ours.group(task.s(1), task.s(object()))(),
+    ],
+)
+def test_what_is_refused_has_stored_nothing(app, call):
+    """So that a caller who tries again makes no second job."""
+    task = app.task(function)
+
+    with pytest.raises((NotImplementedError, ConfigurationError, TypeError, ArgumentError)):
+        call(task)
+
+    assert app.fire.jobs.counts().total == 0
+
+
+def test_whatever_step_fails_its_error_is_linked():
+    """A chain's `link_error` is behind each step, and its `link` behind the last."""
+    app = ours.Celery(broker="memory://linked", set_as_current=False)
+    ran = []
+
+    @app.task(name="l.note", acks_late=True)
+    def note(text):
+        ran.append(text)
+
+    @app.task(name="l.fail", acks_late=True)
+    def fail():
+        raise Broken
+
+    with Tester(app.fire) as tester:
+        chained = {"link": note.si("done"), "link_error": note.si("sorry")}
+        ours.chain(note.si(1), note.si(2)).apply_async(**chained)
+        tester.drain()
+        assert ran == [1, 2, "done"]
+        ours.chain(note.si(3), fail.si()).apply_async(**chained)
+        tester.drain()
+        assert ran == [1, 2, "done", 3, "sorry"]
+
+
+def test_results_are_ignored_as_the_settings_say():
+    """Unless the task says otherwise."""
+    app = ours.Celery(broker="memory://ignored", set_as_current=False, task_ignore_result=True)
+    ignored = app.task(name="r.ignored", acks_late=True)(lambda: 1)
+    kept = app.task(name="r.kept", acks_late=True, ignore_result=False)(lambda: 1)
+
+    with Tester(app.fire) as tester:
+        results = ours.group(ignored.s(), kept.s())()
+        tester.drain()
+        assert results.get() == [None, 1]
 
 
 @pytest.mark.parametrize("canvas", ["chain", "group"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, cast
@@ -15,6 +14,7 @@ from firelock.compat.celery.celery_errors import NotMapped
 from firelock.compat.celery.celery_refused import CHORD, Refusing
 
 if TYPE_CHECKING:
+    from firelock.options import Call
     from firelock.task import TaskVerbs
 
 WITH_RESULT: Final = "celery.with_result"
@@ -104,8 +104,17 @@ class CelerySignature(Refusing):
         """Return the chain of both."""
         return chain(self, other)
 
-    def after(self, parent: AsyncResult, *, on: str = "succeeded") -> AsyncResult:
-        """A job is stored that runs when the parent has ended so; a mutable one gets the parent's result."""
+    def to_call(self, args: Sequence[object], options: Mapping[str, object]) -> Call:
+        """Return the call, of further arguments and options too, to be stored with others."""
+        call = self if self.immutable else self.clone(args)
+        given = self.task.app.options_of(self.task.name, {**self.options, **options})
+        return self.task.verbs.using(**given).call(*call.args, **call.kwargs)
+
+    def behind(self, on: str = "succeeded") -> Callable[[AsyncResult], AsyncResult]:
+        """Return what stores a job that runs when another has ended so; a mutable one gets its result.
+
+        All that can be refused is refused here, before the other job is stored.
+        """
         app = self.task.app
         options = app.options_of(self.task.name, self.options)
         if {"delay", "at"} & options.keys():
@@ -113,18 +122,52 @@ class CelerySignature(Refusing):
                 f"{self} has a countdown or an eta behind another task; let that task enqueue it."
             )
         options["meta"] = options.get("meta") or {EXPIRES: NEVER}  # or it had its parent's
-        verbs, args, kwargs = self.task.verbs, self.args, self.kwargs
+        verbs = self.task.verbs
         if not self.immutable:
-            inspect.signature(self.task.as_function()).bind(None, *args, **kwargs)
-            arguments = (self.task.name, parent.id, list(args), dict(kwargs))
+            inspect.signature(self.task.as_function()).bind(None, *self.args, **self.kwargs)
             with_result = app.fire.task_named(WITH_RESULT)
             assert with_result is not None  # noqa: S101 - every app registers it
             info = verbs.info
             own = {"queue": info.queue, "priority": info.priority, "timeout": info.timeout_seconds}
             options = {**own, **options, "tags": [f"task:{self.task.name}"]}
-            verbs, args, kwargs = with_result, arguments, {}
-        job = parent.job.then(verbs.using(**options, on=cast("Any", on)), *args, **kwargs)
-        return AsyncResult.of(app, job, parent)
+            verbs = with_result
+        verbs = verbs.using(**options, on=cast("Any", on))
+        binder = app.fire.registry.binder(verbs.info)
+        binder.encode_text(*self._arguments("unknown yet"), app.fire.client.serializer)
+
+        def store(parent: AsyncResult) -> AsyncResult:
+            args, kwargs = self._arguments(parent.id)
+            return AsyncResult.of(app, parent.job.then(verbs, *args, **kwargs), parent)
+
+        return store
+
+    def _arguments(self, parent_id: str) -> tuple[tuple[object, ...], Mapping[str, object]]:
+        """Return what its job behind another one is stored with."""
+        if self.immutable:
+            return self.args, self.kwargs
+        return (self.task.name, parent_id, list(self.args), dict(self.kwargs)), {}
+
+
+def links(
+    given: CelerySignature | Iterable[CelerySignature] | None, on: str = "succeeded"
+) -> list[Callable[[AsyncResult], AsyncResult]]:
+    """Return what stores the jobs of `link=` or `link_error=`.
+
+    Raises:
+        NotMapped: one would get the error as an argument.
+    """
+    signatures = [given] if isinstance(given, CelerySignature) else list(given or ())
+    for each in signatures:
+        if on == "failed" and not each.immutable:
+            raise NotMapped(
+                f"link_error={each} would get the error as an argument; write {each.task.name}"
+                ".si(…) with what it needs, or the hook jobs_settled."
+            )
+    return [each.behind(on) for each in signatures]
+
+
+def _links_of(signature: CelerySignature) -> bool:
+    return bool({"link", "link_error"} & signature.options.keys())
 
 
 class chain(Refusing):  # noqa: N801 - Celery's name
@@ -142,12 +185,29 @@ class chain(Refusing):  # noqa: N801 - Celery's name
         if not self.tasks:
             raise ConfigurationError("The chain has no task.")
 
-    def apply_async(self, args: Sequence[object] = (), **options: Any) -> AsyncResult:  # noqa: ANN401
-        """A job is stored for each; return the result of the last. Options are those of the first."""
+    def apply_async(
+        self,
+        args: Sequence[object] = (),
+        *,
+        link: CelerySignature | Iterable[CelerySignature] | None = None,
+        link_error: CelerySignature | Iterable[CelerySignature] | None = None,
+        **options: Any,  # noqa: ANN401 - as of a task
+    ) -> AsyncResult:
+        """A job is stored for each; return the result of the last.
+
+        Other options are those of the first; `link` is behind the last, `link_error` behind each.
+        """
         first, *rest = self.tasks
-        return functools.reduce(
-            lambda parent, each: each.after(parent), rest, first.apply_async(args, **options)
-        )
+        steps, after, failed = [each.behind() for each in rest], links(link), links(link_error, "failed")
+        results = [first.apply_async(args, **options)]
+        for step in steps:
+            results.append(step(results[-1]))
+        for result in results:
+            for store in failed:
+                store(result)
+        for store in after:
+            store(results[-1])
+        return results[-1]
 
     def delay(self, *args: object) -> AsyncResult:
         """A job is stored for each; return the result of the last."""
@@ -169,8 +229,13 @@ class group(Refusing):  # noqa: N801 - Celery's name
             self.tasks += [each] if isinstance(each, CelerySignature | chain) else list(each)
 
     def apply_async(self, args: Sequence[object] = (), **options: Any) -> GroupResult:  # noqa: ANN401
-        """A job is stored for each."""
-        return GroupResult([each.apply_async(args, **options) for each in self.tasks])
+        """A job is stored for each: in one go, where none has others behind it."""
+        plain = [each for each in self.tasks if isinstance(each, CelerySignature) and not _links_of(each)]
+        if not plain or len(plain) < len(self.tasks) or {"link", "link_error"} & options.keys():
+            return GroupResult([each.apply_async(args, **options) for each in self.tasks])
+        app = plain[0].task.app
+        jobs = app.fire.enqueue_many([each.to_call(args, options) for each in plain])
+        return GroupResult([AsyncResult.of(app, job) for job in jobs])
 
     def delay(self, *args: object) -> GroupResult:
         """A job is stored for each."""

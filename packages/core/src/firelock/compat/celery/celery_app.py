@@ -12,7 +12,7 @@ import os
 import random
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
@@ -31,7 +31,7 @@ from firelock import (
 )
 from firelock.compat.celery.async_result import AsyncResult, CurrentApp, TaskRequest, running
 from firelock.compat.celery.beat import to_schedule
-from firelock.compat.celery.canvas import EXPIRES, NEVER, WITH_RESULT, CelerySignature
+from firelock.compat.celery.canvas import EXPIRES, NEVER, WITH_RESULT, CelerySignature, links
 from firelock.compat.celery.celery_config import CeleryConfig
 from firelock.compat.celery.celery_errors import (
     Ignore,
@@ -475,7 +475,7 @@ class CeleryTask(Refusing):
         self.max_retries = cast("int | None", given.pop("max_retries", 3))
         self.default_retry_delay = cast("float", given.pop("default_retry_delay", 180))
         self.acks_late = bool(given.get("acks_late"))
-        self.ignore_result = bool(given.get("ignore_result"))
+        self.ignore_result = cast("bool | None", given.get("ignore_result"))
         self._again = _AutoRetry.of(given)
         self.call_options: Mapping[str, object] = {
             key: given.pop(key) for key in ("queue", "priority", "expires", "time_limit") if key in given
@@ -518,8 +518,8 @@ class CeleryTask(Refusing):
         args: Sequence[object] | None = None,
         kwargs: Mapping[str, object] | None = None,
         *,
-        link: CelerySignature | Sequence[CelerySignature] | None = None,
-        link_error: CelerySignature | Sequence[CelerySignature] | None = None,
+        link: CelerySignature | Iterable[CelerySignature] | None = None,
+        link_error: CelerySignature | Iterable[CelerySignature] | None = None,
         **options: object,
     ) -> AsyncResult:
         """A job is stored.
@@ -537,16 +537,10 @@ class CeleryTask(Refusing):
             NotMapped, ConfigurationError: an option is refused.
         """
         verbs = self.verbs.using(**self.app.options_of(self.name, options))
+        behind = [*links(link), *links(link_error, "failed")]  # what is refused is so before a job is stored
         result = AsyncResult.of(self.app, verbs.enqueue(*(args or ()), **(kwargs or {})))
-        for signature in _each(link):
-            signature.after(result)
-        for signature in _each(link_error):
-            if not signature.immutable:
-                raise NotMapped(
-                    f"link_error={signature} would get the error as an argument; write {signature.task.name}"
-                    ".si(…) with what it needs, or the hook jobs_settled."
-                )
-            signature.after(result, on="failed")
+        for store in behind:
+            store(result)
         return result
 
     def apply(self, *_: object, **__: object) -> NoReturn:
@@ -623,7 +617,8 @@ class CeleryTask(Refusing):
                 raise _marked(asked) from None
         finally:
             running.reset(token)
-        return None if self.ignore_result and not isinstance(result, Snooze) else result
+        is_ignored = self.app.conf.task_ignore_result if self.ignore_result is None else self.ignore_result
+        return None if is_ignored and not isinstance(result, Snooze) else result
 
     def retry(
         self,
@@ -688,11 +683,6 @@ def _name_of(function: Callable[..., Any], app: Celery | None) -> str:
     if module in MAIN_MODULES:
         module = (app and app.main) or main_module_name()
     return f"{module}.{function.__name__}"
-
-
-def _each(given: CelerySignature | Sequence[CelerySignature] | None) -> Iterator[CelerySignature]:
-    if given is not None:
-        yield from [given] if isinstance(given, CelerySignature) else given
 
 
 def _warn_of_second_runs(task: CeleryTask, *, is_late: bool) -> None:
