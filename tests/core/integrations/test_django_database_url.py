@@ -36,7 +36,7 @@ def test_a_url_says_what_an_entry_of_databases_says(tmp_path):
         "test": sqlite_database("file:memorydb_default?mode=memory&cache=shared"),
         "postgresql": {**POSTGRESQL, "HOST": "db", "PORT": 5433, "OPTIONS": {"sslmode": "require", **OWN}},
         "role": {**POSTGRESQL, "PASSWORD": "", "HOST": "db", "OPTIONS": {"assume_role": "shop owner", **OWN}},
-        "ipv6": {**POSTGRESQL, "PASSWORD": "", "HOST": "::1"},
+        "ipv6": {**POSTGRESQL, "PASSWORD": "", "HOST": "::1", "OPTIONS": {"sslmode": None}},
         "socket": {**POSTGRESQL, "HOST": "/run/postgresql"},
         "mysql": {**MYSQL, "HOST": "/run/mysqld.sock", "OPTIONS": {"charset": "utf8mb4"}},
     }

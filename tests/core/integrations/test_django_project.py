@@ -49,18 +49,21 @@ def test_jobs_of_every_kind_use_models(project):
 
 @pytest.mark.heavy("a server's processes")
 @pytest.mark.parametrize("way", ["manage.py", "firelock"])
-def test_a_server_is_started_by_either_command(project, way):
+def test_a_server_is_started_by_either_command(project, way, tmp_path):
     """`manage.py firelock server`, or `firelock server` where DJANGO_SETTINGS_MODULE is set.
 
-    With DEBUG Django has a handler of its own, yet each line is in the server's log once, and in its form.
+    The first does it from any folder, with --pythonpath too. With DEBUG Django has a handler of its own, yet
+    each line is in the server's log once, and in its form.
     """
     order = project.shell("from shop.models import Order; print(Order.objects.create(buyer='bob').pk)")
     words = [str(FOLDER / "manage.py"), "firelock"] if way == "manage.py" else ["-m", "firelock"]
     settings = {"DEBUG": "1"}
+    folder, more = tmp_path, ["--pythonpath", str(tmp_path)]
     if way == "firelock":
+        folder, more = FOLDER, []
         settings["DJANGO_SETTINGS_MODULE"] = "mysite.settings"
     server = subprocess.Popen(
-        [sys.executable, *words, "server", "--workers", "1"], cwd=FOLDER,
+        [sys.executable, *words, "server", "--workers", "1", *more], cwd=folder,
         env=project.all_environment(settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 

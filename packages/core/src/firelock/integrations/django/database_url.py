@@ -84,7 +84,7 @@ def _server_url(vendor: str, alias: str, settings: Mapping[str, Any]) -> str:
 def _options(vendor: str, alias: str, options: Mapping[str, Any]) -> dict[str, str]:
     found = {}
     for name, value in options.items():
-        if name in _DJANGOS_OWN[vendor]:
+        if name in _DJANGOS_OWN[vendor] or value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise ConfigurationError(

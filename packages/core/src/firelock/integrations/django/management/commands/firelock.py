@@ -29,7 +29,7 @@ class FirelockCommand(BaseCommand):  # type: ignore[misc]  # Django brings no ty
 
     def run_from_argv(self, argv: list[str]) -> None:
         """All words are firelock's, `--help` among them; the process ends with its exit code."""
-        _be_found_by_children()
+        _be_found_by_children(argv)
         sys.exit(run(argv[2:]))
 
     def print_help(self, _program: str, _subcommand: str) -> None:
@@ -80,8 +80,12 @@ def _without_djangos_own(words: Sequence[str]) -> list[str]:
     return left
 
 
-def _be_found_by_children() -> None:
-    """What stands beside `manage.py` can be imported by a server's processes too, wherever that began."""
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if sys.path[0] and sys.path[0] not in paths:
-        os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], *filter(None, paths)])
+def _be_found_by_children(argv: Sequence[str]) -> None:
+    """What stands beside `manage.py` can be imported by a server's processes too, wherever that began.
+
+    So can what `--pythonpath` names, which Django has put before it.
+    """
+    is_more = any(word.split("=")[0] == "--pythonpath" for word in argv)
+    own = [os.path.abspath(each) for each in sys.path[: 1 + is_more] if each]  # noqa: PTH100 - links are kept
+    paths = list(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
+    os.environ["PYTHONPATH"] = os.pathsep.join([*(each for each in own if each not in paths), *paths])
