@@ -705,6 +705,21 @@ def test_a_chain_that_breaks_ends_without_raising(moved):
     assert told(last.get(timeout=DEADLINE, propagate=False)) == ["Broken", "first"]
 
 
+def test_a_chain_that_breaks_is_known_by_its_last_id(moved):
+    """A web request that has only the id does not wait for what never runs."""
+    last = ours.chain(moved.fail.s("first"), moved.add.s(1), moved.add.s(2))()
+    with pytest.raises(Broken):
+        last.get(timeout=DEADLINE)
+
+    found = moved.app.AsyncResult(last.id)
+
+    assert found.ready()
+    assert told(found.result) == ["Broken", "first"]
+    with pytest.raises(Broken, match="first"):
+        found.get(timeout=DEADLINE)
+    assert moved.app.AsyncResult("nobody").traceback is None
+
+
 def test_ignore_is_not_tried_again():
     """Whatever `autoretry_for` names: it ends the task, as in Celery."""
     app = ours.Celery(broker="memory://ignore", set_as_current=False)

@@ -23,6 +23,7 @@ from firelock import (
 )
 from firelock.compat.celery.celery_errors import TaskRevokedError
 from firelock.compat.celery.celery_refused import Refusing
+from firelock.values import On
 
 if TYPE_CHECKING:
     from firelock.values import ErrorInfo
@@ -144,16 +145,23 @@ class AsyncResult(Refusing):
             return _PENDING
         if job.state is State.SCHEDULED and job.retries:
             return _RETRY
-        if job.state is State.AWAITING and self._is_broken():
+        if job.state is State.AWAITING and self._broken_by() is not None:
             return _FAILURE
         return _STATES[job.state]
 
     status = state
 
-    def _is_broken(self) -> bool:
-        """Tell whether one before it in its chain has failed, so that it never runs; as Celery has it."""
-        parents = [AsyncResult(edge.parent_id, app=self._app) for edge in self.job.record().parents]
-        return any(parent.failed() for parent in parents)
+    def _before(self) -> AsyncResult | None:
+        """Return the one before it in its chain, also of a result that was made of an id; else None."""
+        if self.parent is None and self.job.state is State.AWAITING:
+            waits = [edge for edge in self.job.record().parents if edge.on == On.SUCCEEDED]
+            return AsyncResult(waits[0].parent_id, app=self._app) if waits else None
+        return self.parent
+
+    def _broken_by(self) -> AsyncResult | None:
+        """Return the one before it if that has failed, so that this one never runs; as Celery has it."""
+        before = self._before()
+        return before if before is not None and before.failed() else None
 
     def ready(self) -> bool:
         """Tell whether it has ended."""
@@ -171,6 +179,8 @@ class AsyncResult(Refusing):
     def result(self) -> Any:  # noqa: ANN401 - whatever it returned
         """What it returned, or the error that it failed with; None before."""
         job = self._look()
+        if job is not None and job.state is State.AWAITING and (broken := self._broken_by()) is not None:
+            return broken.result
         if job is None or job.state not in {State.SUCCEEDED, State.FAILED}:
             return None
         return job.result(timeout=0) if job.state is State.SUCCEEDED else _error_of(job.error)
@@ -180,7 +190,8 @@ class AsyncResult(Refusing):
     @property
     def traceback(self) -> str | None:
         """The traceback of its last failure."""
-        attempts = self.job.errors()
+        job = self._look()
+        attempts = [] if job is None else job.errors()
         return attempts[-1].error.traceback if attempts else None
 
     def get(
@@ -203,9 +214,10 @@ class AsyncResult(Refusing):
         if disable_sync_subtasks and not running.get().called_directly:
             raise RuntimeError("A task that waits for another one may wait for ever; use a chain or link=.")
         left = _left(timeout)
-        if self.parent is not None:
-            end = self.parent.get(left(), propagate=propagate, disable_sync_subtasks=disable_sync_subtasks)
-            if not propagate and self.parent.failed():
+        before = self._before()
+        if before is not None:
+            end = before.get(left(), propagate=propagate, disable_sync_subtasks=disable_sync_subtasks)
+            if not propagate and before.failed():
                 return end  # and this one never runs
         try:
             return self.job.result(left())
