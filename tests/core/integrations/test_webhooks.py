@@ -296,6 +296,24 @@ def test_a_server_looks_by_itself(shop, receive):
     assert all(thread.name != "firelock-webhooks" for thread in threading.enumerate())
 
 
+def test_the_first_look_is_that_of_the_server_s_start(shop):
+    """So that a failure soon after it is told, by the first server that a storage ever had."""
+    app = shop(interval=timedelta(hours=1))
+
+    with app.fire.server(workers=1, queues="default"):
+        until(lambda: app.storage.get_record("webhooks", "alerts") is not None)
+
+
+def test_a_server_that_stops_leaves_the_other_one_looking(shop):
+    """Two servers of one process have one plugin."""
+    app = shop(interval=timedelta(seconds=1))
+    first = app.fire.server(workers=1, queues="default").start()
+    with app.fire.server(workers=1, queues="default"):
+        first.stop()
+        assert 1 == sum(each.name == "firelock-webhooks" for each in threading.enumerate())
+    assert all(each.name != "firelock-webhooks" for each in threading.enumerate())
+
+
 # ---- where a request may go ------------------------------------------------------------------------------
 
 

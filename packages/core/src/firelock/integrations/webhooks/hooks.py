@@ -127,8 +127,7 @@ class Webhooks:
         self._source = source
         self._app: Firelock | None = None
         self._deliver: Task[..., Any] | None = None
-        self._stopping = threading.Event()
-        self._looker: threading.Thread | None = None
+        self._lookers: list[tuple[threading.Thread, threading.Event]] = []  # one for each server here
 
     @classmethod
     def from_environment(cls, **options: Any) -> Webhooks:  # noqa: ANN401 - as `Webhooks` takes them
@@ -157,27 +156,32 @@ class Webhooks:
     @hookimpl
     def server_started(self, server: ServerInfo) -> None:
         """This server takes its turns at looking."""
-        self._stopping.clear()
-        self._looker = threading.Thread(target=self._look_on, name="firelock-webhooks", daemon=True)
-        self._looker.start()
+        stopping = threading.Event()
+        looker = threading.Thread(
+            target=self._look_on, args=[stopping], name="firelock-webhooks", daemon=True
+        )
+        self._lookers.append((looker, stopping))
+        looker.start()
         log.debug("Server %s looks for what webhooks are told of.", server.name)
 
     @hookimpl
     def server_stopped(self) -> None:
-        """It looks no more."""
-        self._stopping.set()
-        if self._looker is not None:
-            self._looker.join(timeout=5.0)
-            self._looker = None
+        """It looks no more; another one of this process goes on."""
+        if self._lookers:
+            looker, stopping = self._lookers.pop()
+            stopping.set()
+            looker.join(timeout=5.0)
 
-    def _look_on(self) -> None:
-        while not self._stopping.wait(self._interval.total_seconds()):
+    def _look_on(self, stopping: threading.Event) -> None:
+        """Look at once, since what failed before the first look of all is not told, and then every interval."""
+        while not stopping.is_set():
             try:
                 self.look()
             except StorageError as error:
                 log.warning("Nobody can look for what webhooks are told of: %s", error)
             except Exception:
                 log.exception("What webhooks are told of could not be looked for; the next look may do.")
+            stopping.wait(self._interval.total_seconds())
 
     # ---- looking and sending -----------------------------------------------------------------------------
 
