@@ -120,7 +120,7 @@ def test_a_link_is_printed_to_a_terminal_only(start, tmp_path):
 
         assert 200 == asked(link[0].partition("/enter")[0], "/queues", session=session_by(link[0]))[0]
         assert "#" not in log
-        assert f"firelock dashboard link --at {address}/" in log
+        assert f"firelock dashboard link --storage URL --at {address}/" in log
         for process in (logged, shown):
             process.kill()
             process.wait()
@@ -182,7 +182,9 @@ def test_an_app_brings_its_tasks(start, tmp_path):
         "def pack(number: int) -> None: ...\n"
     )
 
-    address = address_of(start("shop:fire", "--port", "0"))
+    server = start("shop:fire", "--port", "0")
+    address = address_of(server)
+    assert f"firelock dashboard link shop:fire --at {address}/" in server.stdout.readline()
     link = firelock(tmp_path, "dashboard", "link", "shop:fire", "--at", address)
     session = session_by(link.stdout.strip())
 

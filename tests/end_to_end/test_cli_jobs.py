@@ -113,7 +113,7 @@ def test_a_list_says_what_jobs_wait_for_and_who_runs_them(command, app):
     now = app.storage.clock()
     error = ErrorInfo("builtins.ValueError", "no ink", "f1", None)
     app.add.enqueue(1)
-    fail(app, message="no paper")
+    fail(app, message="no paper\nin tray 1")
     app.add.schedule(timedelta(hours=2), 2)
     app.add.enqueue(3)
     holder = begin_session(app)
@@ -129,7 +129,7 @@ def test_a_list_says_what_jobs_wait_for_and_who_runs_them(command, app):
 
     title, *lines = ran.out.splitlines()
     assert [line[title.index("NOTE") :] for line in lines] == [
-        "builtins.ValueError: no paper",
+        "builtins.ValueError: no paper in tray 1",
         "due in 2 h",
         "retry 1, due in 2 h",
         "on vm:1, attempt 1",

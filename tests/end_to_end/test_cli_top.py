@@ -26,7 +26,7 @@ def fill(app):
     """One job waits in each of two queues, one runs on a server, one has failed."""
     task = app.task(name="shop.notify", remote=True)(_notify)
     failed = task.using(queue="mail").enqueue(1)
-    fail(app, message="no route")
+    fail(app, message="no route\nto the host")
     running = task.using(queue="mail").enqueue(2)
     claim(app, Holder("s1", "vm:1"))
     task.using(queue="mail").enqueue(3)
@@ -70,7 +70,9 @@ def test_in_a_pipe_it_looks_once(run, app):
     assert ["bulk", "1"] == lines[lines.index("Queues") + 2].split()[:2]
     assert any(line.startswith("vm:1") and " active " in line for line in lines)
     assert any(line.startswith(running.id) and "vm:1" in line for line in lines)
-    assert any(line.startswith(failed.id) and line.endswith("ValueError: no route") for line in lines)
+    assert any(
+        line.startswith(failed.id) and line.endswith("ValueError: no route to the host") for line in lines
+    )
     assert "\x1b" not in ran.out
 
 
@@ -140,7 +142,7 @@ def test_what_changes_is_seen_without_a_key(shared, tmp_path):
     """And a terminal that gets another size is filled anew."""
     app, failed = shared
     with terminal(app, tmp_path, "--read-only") as screen:
-        seen = screen.awaits("ValueError: no route")
+        seen = screen.awaits("ValueError: no route to the host")
         screen.press("pr")
         seen = screen.awaits("--read-only: nothing is changed.", since=seen)
         app.jobs.delete([failed.id])

@@ -141,7 +141,7 @@ def _row(record: JobRecord, now: int) -> list[Piece]:
 
 def _note(record: JobRecord, now: int) -> str:
     if record.state == "failed" and record.error is not None:
-        return f"{record.error.type}: {record.error.message}"
+        return f"{record.error.type}: {' '.join(record.error.message.split())}"
     if record.state == "scheduled":
         which = f"retry {record.retries}, " if record.is_retrying else ""
         return f"{which}due {age(record.due_at, now)}"

@@ -241,7 +241,7 @@ def _failures(seen: Snapshot) -> Section:
 def _error(job: JobRecord) -> str:
     if job.error is None:
         return job.reason or ""
-    return f"{job.error.type.removeprefix('builtins.')}: {job.error.message}"
+    return f"{job.error.type.removeprefix('builtins.')}: {' '.join(job.error.message.split())}"
 
 
 def summary(seen: Snapshot) -> list[Piece]:
