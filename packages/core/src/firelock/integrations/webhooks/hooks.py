@@ -173,7 +173,7 @@ class Webhooks:
             looker.join(timeout=5.0)
 
     def _look_on(self, stopping: threading.Event) -> None:
-        """Look at once, since what failed before the first look of all is not told, and then every interval."""
+        """Look at once, since what failed before the first look of all is not told; then every interval."""
         while not stopping.is_set():
             try:
                 self.look()
