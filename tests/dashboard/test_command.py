@@ -210,6 +210,17 @@ def test_a_scraper_has_a_token_beside_the_password(start, tmp_path):
     assert 'firelock_jobs{state="enqueued"} 0' in text
 
 
+def test_a_token_that_is_too_short_is_named(start, tmp_path):
+    """By its variable: whoever reads the message has written no token anywhere else."""
+    ran = start("--storage", f"sqlite:///{tmp_path / 'jobs.db'}", FIRELOCK_DASHBOARD_TOKEN="short")
+
+    _, error = ran.communicate(timeout=30)
+
+    assert 2 == ran.returncode
+    assert "FIRELOCK_DASHBOARD_TOKEN: A token has less than 16 characters" in error
+    assert "short" not in error
+
+
 def test_a_password_is_asked_for(start, tmp_path):
     """--user takes the password from the environment, never from the command line."""
     words = ("--storage", f"sqlite:///{tmp_path / 'jobs.db'}", "--port", "0", "--user", "ada")

@@ -86,6 +86,8 @@ def test_a_server_runs_jobs_until_told_to_stop(folder, serve):
     assert "Firelock server s1: 2 workers, queues default:2,mail:1, 1 tasks" in out
     assert "jobs.db" in out
     assert "Traceback" not in error
+    assert "Stopping: no job is claimed any more, what runs has 25 s to end." in error
+    assert error.rstrip().endswith("Stopped, with exit code 0.")
 
 
 def test_the_projects_app_and_settings_reach_the_server(folder, serve, run):

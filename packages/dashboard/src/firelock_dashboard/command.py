@@ -69,7 +69,10 @@ def serve(options: argparse.Namespace) -> int:
 def _auth(user: str | None) -> Auth | None:
     """Return who may come in: the user of --user, and who sends the token that reads figures."""
     token = os.environ.get(_TOKEN)
-    programs = [bearer_tokens({token: [Permission.READ]})] if token else []
+    try:
+        programs = [bearer_tokens({token: [Permission.READ]})] if token else []
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{_TOKEN}: {error}") from None
     if user is None:
         return programs[0] if programs else None
     password = os.environ.get(_PASSWORD, "")

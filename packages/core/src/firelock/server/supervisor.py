@@ -177,6 +177,8 @@ class Supervisor:
                 self._do(self._events.get(timeout=_TICK))
             self._do(self._tick)
         self._close()
+        if self._sessions is not None:
+            log.info("Stopped, with exit code %d.", self._exit_code)
         return self._exit_code
 
     def _close(self) -> None:
@@ -551,11 +553,17 @@ class Supervisor:
         """First: children stop in order. Again: they hand back at once. A third time: they are killed."""
         if not self._is_stopping:
             self._stops_at = time.monotonic() + self._settings.grace + _STOP_MARGIN
+            if self._sessions is not None:
+                log.info(
+                    "Stopping: no job is claimed any more, what runs has %g s to end.", self._settings.grace
+                )
             self._enter(ServerMode.STOPPING, {"stop": self._settings.grace})
         elif self._state is ServerMode.STOPPING:
             self._stops_at = time.monotonic() + _STOP_MARGIN
+            log.info("Told to stop again: what runs is handed back at once.")
             self._enter(ServerMode.HURRYING, {"hurry": True})
         else:
+            log.warning("Told to stop a third time: every process is killed.")
             for child in self._children.values():
                 child.process.kill()
 
@@ -567,6 +575,9 @@ class Supervisor:
             self._stop()
         else:
             is_quiet = order == "quiet"
+            log.info(
+                "Quiet: no job is claimed until told otherwise." if is_quiet else "Jobs are claimed again."
+            )
             self._enter(ServerMode.QUIET if is_quiet else ServerMode.RUNNING, {"quiet": is_quiet})
 
 
