@@ -173,6 +173,16 @@ def test_a_line_for_people_ends_with_the_job():
     assert outside.endswith("INFO shop: sent")
 
 
+def test_a_line_for_people_has_the_meta_that_was_asked_for():
+    """Behind the job's fields, and also in a line that names the job by itself."""
+    job = {"job_id": "j1", "task": "mail", "queue": "default", "attempt": 2, "request_id": "r1"}
+    lines = JobLines(["request_id", "tenant"])
+
+    assert written(lines, msg="sent", **job).endswith("attempt=2 request_id=r1]")
+    assert written(lines, msg="Job j1 failed", **job).endswith("Job j1 failed [request_id=r1]")
+    assert written(lines, msg="sent", tenant="acme").endswith("INFO shop: sent")
+
+
 def test_a_line_of_json_has_what_the_record_has():
     """Instant in UTC, level, logger, message, and what `extra=` and filters have set."""
     line = written(JsonLines(), msg="sent %d", args=(3,), order=7, day=date(2026, 3, 1), level="mine")

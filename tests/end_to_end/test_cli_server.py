@@ -281,8 +281,10 @@ def test_a_server_logs_json(folder, serve):
     with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
         work = app.task(name="work", executor="process")(lambda word: None)
         fall = app.task(name="fall")(lambda: None)
-        server = serve("loud_shop:fire", "--log-format", "json", "--workers", "1")
-        apart, within = work.enqueue("once"), fall.enqueue()
+        words = ("--log-format", "json", "--log-meta", "request_id, tenant", "--workers", "1")
+        server = serve("loud_shop:fire", *words)
+        meta = {"request_id": "r1", "traceparent": "t"}
+        apart, within = work.using(meta=meta).enqueue("once"), fall.using(meta=meta).enqueue()
 
         apart.result(timeout=DEADLINE)
         within.result(timeout=DEADLINE)
@@ -297,6 +299,8 @@ def test_a_server_logs_json(folder, serve):
     assert ("shop", "WARNING", 7) == (at["logger"], at["level"], at["order"])
     assert (apart.id, "work", "default", 1) == tuple(at[name] for name in FIELDS)
     assert (within.id, "fall", "default", 1) == tuple(here[name] for name in FIELDS)
+    assert ["r1", "r1"] == [at["request_id"], here["request_id"]]
+    assert not {"traceparent", "tenant"} & {*at, *here}
     assert "ZeroDivisionError" == uncaught["exception"]["type"]
     assert any(line["logger"] == "py.warnings" and line["job_id"] == apart.id for line in lines)
     assert any(line["message"].startswith("Firelock server ") for line in lines)

@@ -89,15 +89,17 @@ class JobFields(logging.Filter):
         return True
 
 
-def log_to_stderr(level: int, style: LogFormat = LogFormat.TEXT) -> None:
+def log_to_stderr(level: int, style: LogFormat = LogFormat.TEXT, meta: Collection[str] = ()) -> None:
     """What is logged from this level on goes to stderr, alike in all processes of a server.
+
+    Records written in a job say of its meta what is named here.
 
     For processes that are Firelock's own; one that already has handlers keeps them. The app is imported
     later, so its own `logging.config` wins.
     """
     handler = logging.StreamHandler()
-    handler.addFilter(JobFields(default=None))
-    handler.setFormatter(JsonLines() if style is LogFormat.JSON else JobLines())
+    handler.addFilter(JobFields(default=None, meta=meta))
+    handler.setFormatter(JsonLines() if style is LogFormat.JSON else JobLines(meta))
     logging.basicConfig(level=level, handlers=[handler])
     if style is LogFormat.JSON:
         _log_what_python_prints()
@@ -133,19 +135,21 @@ def _log_what_python_prints() -> None:
 
 
 class JobLines(logging.Formatter):
-    """A line a record, for people; those written in a job end with its id, task, queue and attempt."""
+    """A line a record, for people; those written in a job end with its id, task, queue, attempt and meta."""
 
-    def __init__(self) -> None:
+    def __init__(self, meta: Collection[str] = ()) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self._meta = tuple(meta)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """Return the line; one that names the job by itself gets nothing more."""
+        """Return the line; one that names the job by itself gets its meta alone."""
         line = super().formatMessage(record)
         job_id: object = getattr(record, "job_id", None)
-        if job_id is None or str(job_id) in record.message:
+        if job_id is None:
             return line
-        told = [f"{name}={value}" for name in _NAMES if (value := getattr(record, name, None)) is not None]
-        return f"{line} [{' '.join(told)}]"
+        names = self._meta if str(job_id) in record.message else (*_NAMES, *self._meta)
+        told = [f"{name}={value}" for name in names if (value := getattr(record, name, None)) is not None]
+        return f"{line} [{' '.join(told)}]" if told else line
 
 
 _RESERVED: Final = frozenset({"time", "level", "logger", "exception", "stack"})

@@ -62,6 +62,14 @@ def configure_server(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log-format", choices=("text", "json"), default="text", help="text, or a JSON object a line"
     )
+    parser.add_argument(
+        "--log-meta", type=_names, default=(), metavar="NAMES",
+        help="of jobs' meta, in their log records: request_id,tenant",
+    )  # fmt: skip
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _serve(options: argparse.Namespace, screen: Screen) -> int:
@@ -80,11 +88,11 @@ def _serve(options: argparse.Namespace, screen: Screen) -> int:
     parse_queues(options.queues)  # a wrong one is said here, before any process starts
     probe_host, probe_port = probe_place(options)
     style = LogFormat(options.log_format)
-    log_to_stderr(logging.DEBUG if options.verbose else logging.INFO, style)
+    log_to_stderr(logging.DEBUG if options.verbose else logging.INFO, style, options.log_meta)
     server = ServerOptions(
         spec, queues=options.queues, workers=options.workers, async_workers=options.async_workers,
         processes=options.processes, name=options.name, imports=tuple(options.imports),
-        storage=options.storage, is_verbose=options.verbose, log_format=style,
+        storage=options.storage, is_verbose=options.verbose, log_format=style, log_meta=options.log_meta,
         max_jobs_per_child=options.max_jobs_per_child, max_memory_per_child=options.max_memory_per_child,
         probe_port=probe_port, probe_host=probe_host,
     )  # fmt: skip

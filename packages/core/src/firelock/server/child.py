@@ -246,7 +246,8 @@ class ChildProcess:
         child = Child(
             runtime, memory, server, queues, threads=threads, coroutines=coroutines,
             process_spec=JobProcessSpec(
-                options.app_spec, server, options.storage, tuple(options.imports), options.log_format
+                options.app_spec, server, options.storage, tuple(options.imports), options.log_format,
+                tuple(options.log_meta),
             ),
             on_session_lost=lambda session: self._report({"session_lost": session}),
             limits=_limits(options, runtime.settings),
@@ -350,7 +351,8 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # the supervisor hears them and tells us
     keep_streams_open()
-    log_to_stderr(logging.DEBUG if options.is_verbose else logging.INFO, LogFormat(options.log_format))
+    level = logging.DEBUG if options.is_verbose else logging.INFO
+    log_to_stderr(level, LogFormat(options.log_format), options.log_meta)
     process = ChildProcess(os.fdopen(int(orders)), os.fdopen(int(reports), "w"), int(memory), options)
     try:
         return process.run()

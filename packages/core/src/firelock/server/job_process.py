@@ -62,6 +62,7 @@ class JobProcessSpec:
     storage: str | None = None  # a URL that takes the place of the app's own
     imports: tuple[str, ...] = ()  # modules with more tasks
     log_format: str = LogFormat.TEXT  # as its server's
+    log_meta: tuple[str, ...] = ()  # likewise
     state: Surroundings = attrs.Factory(Surroundings)  # that it starts with, whatever jobs made of it
 
 
@@ -169,7 +170,8 @@ class JobProcess:
             level = logging.getLogger().getEffectiveLevel()  # there it is as here, whoever chose it
             spec = self.spec
             words = {"storage": spec.storage, "imports": spec.imports, "path": spec.state.path}
-            _write(self._out, {**words, "log_level": level, "log_format": spec.log_format})
+            logs = {"log_level": level, "log_format": spec.log_format, "log_meta": spec.log_meta}
+            _write(self._out, {**words, **logs})
             said = json.loads(self._back.readline() or "null")
             if said is None or "unready" in said:
                 return said
@@ -487,7 +489,7 @@ def main() -> int:
     words = json.loads(first)
     style = LogFormat(words.pop("log_format"))
     try:
-        log_to_stderr(words.pop("log_level"), style)
+        log_to_stderr(words.pop("log_level"), style, words.pop("log_meta"))
         sys.path[:] = words.pop("path")
         app = load_in_job_process(app_spec, **words)
         app.runtime.plugins.worker_process_started(server)

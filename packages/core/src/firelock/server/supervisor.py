@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -69,6 +69,7 @@ class ServerOptions:
     storage: str | None = None  # instead of the app's own
     is_verbose: bool = False  # its processes log everything
     log_format: str = LogFormat.TEXT
+    log_meta: Sequence[str] = ()  # of a job's meta: what its log records say
     max_jobs_per_child: int = 0  # 0: what the app's own settings say
     max_memory_per_child: int = 0  # MB; 0: what the app's own settings say
     probe_port: int = 0  # 0: what the app's own settings say
