@@ -306,7 +306,7 @@ def test_the_flask_example_lets_in_who_is_logged_in(example):
 
 
 def test_the_django_example_is_for_staff(start):
-    """In a process of its own, as Django is configured once: nobody is logged in, so nobody may look."""
+    """In a process of its own, as Django is configured once: who is not logged in is sent to do that."""
     program = (
         "import importlib.util, io\n"
         f"spec = importlib.util.spec_from_file_location('shop', {str(EXAMPLES / 'dashboard_django.py')!r})\n"
@@ -337,4 +337,4 @@ def test_the_django_example_is_for_staff(start):
         env={"PATH": "/usr/bin:/bin", "FIRELOCK_STORAGE": "memory://"},
     )
 
-    assert ["403", "200 True", "403", "303", "403"] == ran.stdout.splitlines(), ran.stderr
+    assert ["302", "200 True", "403", "303", "403"] == ran.stdout.splitlines(), ran.stderr
