@@ -8,6 +8,7 @@ storage is never imported.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -278,6 +279,7 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django carries
 
 # Declared while Django was being set up, when the app's own module may not be complete yet.
 _waiting: list[FirelockTask] = []
+_registering = threading.RLock()
 
 
 def _declare(task: FirelockTask) -> None:
@@ -294,13 +296,14 @@ def _register(task: FirelockTask) -> None:
 
 
 def _register_waiting() -> None:
-    while _waiting:
-        task = _waiting.pop(0)
-        try:
-            _register(task)
-        except InvalidTaskBackend:  # the settings are wrong, which says nothing of the task
-            _waiting.insert(0, task)
-            raise
+    with _registering:  # who comes meanwhile finds them registered, not merely gone from the list
+        while _waiting:
+            task = _waiting.pop(0)
+            try:
+                _register(task)
+            except InvalidTaskBackend:  # the settings are wrong, which says nothing of the task
+                _waiting.insert(0, task)
+                raise
 
 
 def register_declared() -> None:
