@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import types
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -110,20 +111,35 @@ def define(app):  # noqa: C901 - a list of tasks
     return tasks
 
 
+@contextmanager
+def celery_worker(app):
+    """A worker of Celery in a thread, which leaves this process's logging as it is."""
+    from celery import signals
+    from celery.contrib.testing.worker import start_worker
+
+    def leave_logging(**_):
+        """Who takes this signal sets logging up, and Celery does not."""
+
+    signals.setup_logging.connect(leave_logging)
+    try:
+        with start_worker(app, perform_ping_check=False, pool="solo", shutdown_timeout=30):
+            yield
+    finally:
+        signals.setup_logging.disconnect(leave_logging)
+
+
 @pytest.fixture(scope="module")
 def theirs():
     """The tasks on Celery, with a worker in a thread."""
     import celery
-    from celery.contrib.testing.worker import start_worker
 
     app = celery.Celery("theirs", broker="memory://", backend="cache+memory://", set_as_current=False)
-    app.conf.update(broker_transport_options={"polling_interval": 0.01}, task_default_queue="default",
-                    worker_hijack_root_logger=False)  # fmt: skip
+    app.conf.update(broker_transport_options={"polling_interval": 0.01}, task_default_queue="default")
     app.conf.task_routes = {"t.delivered": {"queue": "default"}}
     api = types.SimpleNamespace(chain=celery.chain, group=celery.group, AsyncResult=app.AsyncResult)
     tasks = define(app)
     tasks.api = api
-    with start_worker(app, perform_ping_check=False, pool="solo", loglevel="CRITICAL", shutdown_timeout=30):
+    with celery_worker(app):
         yield tasks
         # A worker that stops waits for two seconds for more to do, unless something comes.
         threading.Timer(0.1, lambda: tasks.add.delay(1)).start()
@@ -278,14 +294,11 @@ def story(shop):
 
 def test_a_program_runs_on_both(program):
     """A shop of some 150 lines: only its imports are changed."""
-    from celery.contrib.testing.worker import start_worker
-
     before = program(moved=False)
     before.app.conf.update(
-        broker_transport_options={"polling_interval": 0.01}, worker_hijack_root_logger=False,
-        task_queues=None, task_default_queue="mail",
-    )  # fmt: skip
-    with start_worker(before.app, perform_ping_check=False, pool="solo", loglevel="CRITICAL"):
+        broker_transport_options={"polling_interval": 0.01}, task_queues=None, task_default_queue="mail"
+    )
+    with celery_worker(before.app):
         told_before = story(before)
         threading.Timer(0.1, lambda: before.price.delay("tea", 1)).start()
     after = program(moved=True)
