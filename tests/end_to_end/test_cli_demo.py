@@ -154,6 +154,14 @@ def test_a_scene_keeps_its_height_and_no_text_of_a_job_moves_the_cursor(terminal
 # ---- in a browser ----------------------------------------------------------------------------------------
 
 
+def read(terminal):
+    """Return what came to a terminal; nothing once no program has it open."""
+    try:
+        return os.read(terminal, 65_536).decode()
+    except OSError:
+        return ""
+
+
 @pytest.mark.usefixtures("interruptible")
 def test_the_shop_is_at_work_beside_its_dashboard_until_ctrl_c(folder):
     """On a terminal the link is printed, no browser is opened; the end is clean."""
@@ -164,7 +172,9 @@ def test_the_shop_is_at_work_beside_its_dashboard_until_ctrl_c(folder):
     os.close(its)
     told = ""
     while "Come in by" not in told:
-        told += os.read(ours, 65_536).decode()
+        more = read(ours)
+        assert more, told
+        told += more
     told = COLOURS.sub("", told)
     address = re.search(r"Dashboard at (http://127\.0\.0\.1:\d+/)", told)[1]
     with pytest.raises(HTTPError) as refused:  # whoever has not come in yet

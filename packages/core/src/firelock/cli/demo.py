@@ -273,6 +273,7 @@ def _of_dashboard(
         words.append("--open")
     wanted = parser.parse_args(words)
     wanted.is_json = False
+    wanted.app, wanted.storage = None, place.url
     wanted.open_app = lambda: _second_app(place)
     return wanted
 
