@@ -53,6 +53,7 @@ def serve(folder):
             [sys.executable, "-m", "firelock", "server", *words],
             cwd=folder,
             env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -339,12 +340,15 @@ def test_a_server_replaces_a_child_after_so_many_jobs(folder, serve):
 
 @pytest.mark.heavy("starts two processes of a server, one after the other")
 def test_a_server_reloads_its_code_on_sighup(folder, serve):
-    """The same server goes on: the next jobs run the new code, none is lost and none counts a crash."""
+    """The same server goes on: the next jobs run the new code, none is lost and none counts a crash.
+
+    It is longer: Python takes a compiled file for current whose source has the same size and second.
+    """
     with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
         add = app.task(name="cli_shop.add", remote=True)(lambda left, right: left + right)
         server = serve("cli_shop:fire", "--workers", "2")
         before = add.enqueue(2, 3).result(timeout=DEADLINE)
-        (folder / "cli_shop.py").write_text(SHOP.replace("left + right", "left * right"))
+        (folder / "cli_shop.py").write_text(SHOP.replace("left + right", "left * right * 1"))
 
         server.send_signal(signal.SIGHUP)
         after = eventually(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import threading
@@ -267,7 +268,8 @@ def test_who_is_too_slow_is_sent_away(listen, monkeypatch):
 
     with socket.create_connection((HOST, port), timeout=10) as slow:
         slow.sendall(b"GET /a")
-        assert slow.recv(100) == b""
+        with contextlib.suppress(ConnectionError):  # it was away before the bytes came
+            assert slow.recv(100) == b""
 
 
 def test_a_port_that_is_taken_is_refused_at_once(listen):
@@ -305,7 +307,7 @@ def test_an_embedded_server_answers_while_it_runs(fire):
     port = free_port()
     with fire.server(workers=1, probe_port=port, probe_host=HOST):
         until(lambda: "its loop turned" in get(port, "/livez")[1].splitlines()[1])
-        assert [get(port, path)[0] for path in ("/livez", "/readyz", "/startupz")] == [200, 200, 200]
+        until(lambda: [get(port, path)[0] for path in ("/livez", "/readyz", "/startupz")] == [200, 200, 200])
 
         (server,) = fire.servers.list()
         fire.servers.tell(server.id, "quiet")
