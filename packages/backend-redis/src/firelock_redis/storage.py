@@ -95,8 +95,8 @@ class RedisStorage(InsertVerbs, SessionVerbs, UpkeepVerbs, FindVerbs, LockVerbs,
         return int(self._run("prefix.clock", 0))
 
     @override
-    def new_ids(self, count: int, parent: str | None = None) -> list[str]:
-        return self._partitions.new_ids(count, parent)
+    def new_ids(self, count: int, beside: str | None = None) -> list[str]:
+        return self._partitions.new_ids(count, beside)
 
     # ---- the layout --------------------------------------------------------------------------------------
 

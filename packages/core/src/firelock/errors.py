@@ -74,6 +74,19 @@ class JobConflict(FirelockError):
     """The job's state does not allow what was asked."""
 
 
+class DuplicateJob(JobConflict):
+    """Another job has the unique key of this call, which was to be refused then; nothing was stored.
+
+    Args:
+        message: what happened.
+        job_id: of the job that has the key.
+    """
+
+    def __init__(self, message: str, job_id: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
 class JobFailed(FirelockError):
     """The awaited job ended failed; the message carries its last error."""
 

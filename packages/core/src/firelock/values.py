@@ -1,4 +1,4 @@
-"""The values that travel between client, storage and server; no behaviour, no I/O.
+"""The values that travel between client, storage and server, and the text of what one asks; no I/O.
 
 In this order: the job, what the end of an attempt changes, the verbs' answers, sessions, queries, records.
 Instants are micros (see `clock`). Values built for every job (`NewJob`, `Inserted`, `ClaimedJob`,
@@ -8,8 +8,10 @@ the client changes one, a `NewJob` before it is stored.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from functools import lru_cache
 from operator import attrgetter
 
 import attrs
@@ -50,6 +52,50 @@ class Edge:
     on: On = On.SUCCEEDED
 
 
+# ---- what lets a job start -------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class LimitUse:
+    """A key that a job holds while a server has it, and what its start costs there."""
+
+    key: str
+    cost: int = 1  # units of the key's rate, at least 0
+    is_strict: bool = False  # it keeps the key from its first start to its end, retries included
+
+
+class Until(StrEnum):
+    """How long a job keeps its unique key; the text is what is stored."""
+
+    STARTED = "started"  # until it is claimed
+    ENDED = "ended"  # until it has succeeded, failed or was deleted, and nothing runs it any more
+    SUCCEEDED = "succeeded"  # as above, but a failed job keeps it
+    DUE = "due"  # while it is scheduled and was never claimed: a debounced one
+
+
+@attrs.frozen
+class UniqueUse:
+    """A key that one job has at a time, and what becomes of a call while another has it."""
+
+    key: str  # as stored: the task's lasting name, a blank, the key
+    until: Until = Until.ENDED
+    at_least: int = 0  # micros from when it was taken
+    keeps_last: bool = False  # the call's arguments, tags, priority and limits replace those of the job
+    raises: bool = False  # the call is refused; else it is answered by the job
+    wait: int | None = None  # micros that a call puts the job off: it is debounced
+    max_wait: int | None = None  # micros from the first call at which it is due at the latest
+
+
+@attrs.frozen
+class Admission:
+    """What a job asks before it is stored, or before it starts; most ask nothing."""
+
+    limits: tuple[LimitUse, ...] = ()  # its lane, in this order
+    unique: UniqueUse | None = None
+    start_before: int | None = None  # an instant; a job not claimed by then is deleted unrun
+    start_within: int | None = None  # micros from when it first became enqueued, likewise
+
+
 @attrs.define
 class NewJob:
     """What a client asks a storage to store; `insert` turns its state where the parent has already ended."""
@@ -70,12 +116,18 @@ class NewJob:
     retry: str | None = None  # a `Retry` given for this call, as its JSON
     recurring_id: str | None = None
     meta_json: str | None = None  # what travels with it, as `meta.write_meta` gives it; opaque to a storage
+    admission_json: str | None = None  # as `write_admission` gives it; None for most jobs
     parents: tuple[Edge, ...] = ()
 
     @property
     def meta(self) -> Mapping[str, str]:
         """What travels with it, read only; empty for nothing."""
         return read_meta(self.meta_json)
+
+    @property
+    def admission(self) -> Admission | None:
+        """What it asks before it starts; None for nothing."""
+        return None if self.admission_json is None else read_admission(self.admission_json)
 
     @property
     def is_plain(self) -> bool:
@@ -85,9 +137,9 @@ class NewJob:
 
 _asked = attrgetter(
     "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id",
-    "meta_json", "parents",
+    "meta_json", "admission_json", "parents",
 )  # fmt: skip
-_NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, None, ())
+_NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, None, None, ())
 
 
 @attrs.define
@@ -113,11 +165,17 @@ class ClaimedJob:
     retry: str | None = None
     recurring_id: str | None = None
     meta_json: str | None = None
+    admission_json: str | None = None
 
     @property
     def meta(self) -> Mapping[str, str]:
         """What travels with it, read only; empty for nothing."""
         return read_meta(self.meta_json)
+
+    @property
+    def admission(self) -> Admission | None:
+        """What it asks before it starts; None for nothing."""
+        return None if self.admission_json is None else read_admission(self.admission_json)
 
 
 @attrs.frozen
@@ -220,11 +278,17 @@ class JobRecord:
     result_absent: str | None = None  # why a succeeded job has no result
     parents: tuple[Edge, ...] = ()
     progress: Progress | None = None  # how far it last said it is; stored apart, so `find` may leave it out
+    admission_json: str | None = None
 
     @property
     def meta(self) -> Mapping[str, str]:
         """What travels with it, read only; empty for nothing."""
         return read_meta(self.meta_json)
+
+    @property
+    def admission(self) -> Admission | None:
+        """What it asks before it starts; None for nothing."""
+        return None if self.admission_json is None else read_admission(self.admission_json)
 
     @property
     def is_final(self) -> bool:
@@ -326,12 +390,14 @@ DURATION_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 10
 
 
 class Feature(StrEnum):
-    """The four things a storage need not offer; what is not offered is refused with `UnsupportedFeature`."""
+    """The six things a storage need not offer; what is not offered is refused with `UnsupportedFeature`."""
 
     NOTIFY = "notify"  # `wait` returns as soon as there is work; others let it time out
     TRANSACTIONAL_ENQUEUE = "transactional enqueue"  # `insert(within=…)` joins the caller's transaction
     SHARED = "shared"  # several processes may open it at once
     DURABLE = "durable"  # what was stored is there after everything was closed
+    LIMITS = "limits"  # jobs with limits: how many at once, how often, whose turn
+    UNIQUE = "unique"  # jobs with a unique key, debounced ones too
 
 
 @attrs.frozen
@@ -350,6 +416,7 @@ class Applied(StrEnum):
     ALREADY = "already"  # the job is in the target state with this very fence: a repeat of what was applied
     REFUSED = "refused"  # a guard no longer holds; nothing was written
     MISSING = "missing"  # no job of that id
+    TAKEN = "taken"  # another job has its unique key now; nothing was written
 
     @property
     def is_applied(self) -> bool:
@@ -398,6 +465,7 @@ class Claim:
         None  # earliest instant of a scheduled or recurring job; None where none is known
     )
     is_session_lost: bool = False  # the session is dead: nothing was taken, nothing ever will be
+    look_again_at: int | None = None  # when a rate opens for what waits; now where more lanes are to be seen
 
 
 @attrs.frozen
@@ -568,6 +636,65 @@ class SchemaState:
     wanted: int
 
 
+@attrs.frozen
+class KeyState:
+    """Who holds a limit's key, and who waits for it."""
+
+    key: str
+    holders: tuple[str, ...]  # ids of jobs, 100 at most, oldest first
+    running: int  # how many hold it, strict ones between two attempts too
+    waiting: int  # enqueued jobs that ask for it, 10,000 at most
+    free_at: int  # up to which its rate has been used, or it was shut; see `LimitNumbers.opens_at`
+
+
+@attrs.frozen
+class UniqueState:
+    """Which job a unique key points at; whether it has it still, the job says."""
+
+    key: str
+    job_id: str
+    free_at: int  # before it is taken whatever became of the job; 0 where it was taken for no time
+
+
+# ---- admission as text -----------------------------------------------------------------------------------
+
+
+def write_admission(admission: Admission) -> str | None:
+    """Return what is stored of it, None where it asks nothing."""
+    if admission == _NO_ADMISSION:
+        return None
+    unique = admission.unique
+    said = [
+        [[use.key, use.cost, int(use.is_strict)] for use in admission.limits],
+        None if unique is None else list(attrs.astuple(unique)),
+        admission.start_before,
+        admission.start_within,
+    ]
+    return json.dumps(said, ensure_ascii=False, separators=(",", ":"))
+
+
+@lru_cache(maxsize=4_096)
+def read_admission(text: str) -> Admission:
+    """Return what `write_admission` wrote.
+
+    Raises:
+        StorageError: it is something else.
+    """
+    try:
+        limits, unique, before, within = json.loads(text)
+        return Admission(
+            tuple(LimitUse(key, cost, bool(is_strict)) for key, cost, is_strict in limits),
+            None if unique is None else UniqueUse(unique[0], Until(unique[1]), *unique[2:]),
+            before,
+            within,
+        )
+    except (TypeError, ValueError, IndexError) as error:
+        raise StorageError(f"What a job asks before it starts cannot be read: {text[:200]!r}.") from error
+
+
+_NO_ADMISSION = Admission()
+
+
 # ---- small things ----------------------------------------------------------------------------------------
 
 
@@ -593,9 +720,20 @@ class RecordChange:
     due_at: int | None = None
 
 
+@attrs.frozen
+class Duplicate:
+    """The answer for a job that was not stored, as another one has its unique key: false, it is not new."""
+
+    job_id: str  # of that one
+
+    def __bool__(self) -> bool:
+        """Return False."""
+        return False
+
+
 @attrs.define
 class Inserted:
     """What became of an insert: of each job, and of the record that it depended on."""
 
-    is_new: list[bool]  # per job; False: it was there before, or nothing was stored
+    is_new: Sequence[bool | Duplicate]  # per job; False: it was there before, or nothing was stored
     record: Applied = Applied.APPLIED  # ALREADY: it holds the new value at the next version. Or REFUSED

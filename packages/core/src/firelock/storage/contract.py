@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar, Protocol, runtime_checkable
 from urllib.parse import urlsplit, urlunsplit
 
-from firelock.errors import StorageError
+from firelock.errors import StorageError, UnsupportedFeature
 from firelock.values import (
     Applied,
     Claim,
@@ -30,6 +30,7 @@ from firelock.values import (
     JobFilter,
     JobHistory,
     JobRecord,
+    KeyState,
     LogLine,
     NewJob,
     NewSession,
@@ -44,6 +45,7 @@ from firelock.values import (
     SessionRecord,
     Taken,
     Transition,
+    UniqueState,
 )
 
 CONTRACT = 1
@@ -84,8 +86,13 @@ class Storage(ABC):
         """Return the storage's own time in micros; tests move it: see `firelock.testing.MovableClock`."""
 
     @abstractmethod
-    def new_ids(self, count: int, parent: str | None = None) -> list[str]:
-        """Return ids for new jobs in ascending order; those that must lie beside their parent name it."""
+    def new_ids(self, count: int, beside: str | None = None) -> list[str]:
+        """Return ids for new jobs in ascending order; they lie where what they must lie beside does.
+
+        Args:
+            count: how many.
+            beside: the id of a parent, or a limit's key or a unique key of the jobs; None for anywhere.
+        """
 
     @abstractmethod
     def describe(self) -> Mapping[str, str]:
@@ -114,6 +121,11 @@ class Storage(ABC):
         jobs; it needs `Feature.TRANSACTIONAL_ENQUEUE`. Of an `OpenTransaction` it is that on its connection,
         and servers are told by its `on_commit`.
 
+        A job whose unique key another one has is not stored, its answer is `Duplicate` with that one's id,
+        and where the key says so the call changes that one: see `admission.judged`. The batch counts as one
+        call after another; of one that was stored by a `Duplicate`'s id in the same batch too. Whoever asks
+        for a key waits for a transaction under way that asked for it before.
+
         `only_if` replaces a record in the same step, also where there are no jobs: as `put_record` would, if
         it has the expected version. Else nothing is stored: ALREADY where it holds the new value and instant
         at the next version, so that a lost reply is harmless, REFUSED otherwise. With partitions each job
@@ -121,6 +133,9 @@ class Storage(ABC):
 
         Raises:
             JobNotFound: a parent is not stored; nothing was.
+            DuplicateJob: another job has the unique key of one whose call is refused then, or was deleted
+                and still runs; nothing was stored.
+            ConfigurationError: with partitions, the keys of a job lie apart; nothing was stored.
             StorageError: a job does not lie beside the record; nothing was stored.
             UnsupportedFeature: `within` is given and not offered.
         """
@@ -138,6 +153,11 @@ class Storage(ABC):
         is dead only when `orphans` or `end_session` has marked it. Without a list, a claim of at least as
         many jobs as there are queues with work takes from each of them; smaller ones take turns, so that no
         queue starves.
+
+        Jobs with limits wait in lanes, one for each set of keys, and start as `admission.KeyedClaim` says:
+        all keys of a job admit it, by the numbers of the records of the kind `limit`, or none is touched.
+        Where a queue has work of both kinds, each gets half of what is claimed; what one does not need goes
+        to the other. `look_again_at` says when a rate opens, and now where lanes were not looked at.
         """
 
     @abstractmethod
@@ -157,7 +177,9 @@ class Storage(ABC):
         A settle (`session` set) clears session and keeps fence. An operator's change (`session` empty) that
         takes a job out of processing leaves session and fence as a tail; the holder's refused settle clears
         it, as does the end of the session. A job requeued under a tail is enqueued but not claimable until
-        the tail is gone. The end of a job with children puts it on the releasing list in the same step.
+        the tail is gone. A requeue out of a final state takes the job's unique key again; where another job
+        has it, the answer is TAKEN. The end of a job with children puts it on the releasing list in the same
+        step.
         `ALREADY` answers a settle alone, and never one of a job with a tail.
 
         Several transitions of one job are applied in order. One refused never hinders another. `within` as in
@@ -185,6 +207,36 @@ class Storage(ABC):
     @abstractmethod
     def interrupt(self) -> None:
         """Every `wait` under way in this process returns soon."""
+
+    # ---- limits and unique keys --------------------------------------------------------------------------
+
+    def spend(self, key: str, *, cost: int = 0, until: int | None = None) -> int:
+        """The key's rate has been used by this cost, and the key is shut until this instant.
+
+        Return the instant from which a start of cost 1 is admitted, now or earlier where it is open. A
+        negative cost gives back, down to unused. Of a key without a rate only `until` counts.
+        """
+        del cost, until
+        raise self._without(Feature.LIMITS, key)
+
+    def find_keys(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[KeyState]:
+        """Return the limit keys that begin so, above `after`, in order of key, by code points.
+
+        Those that a job holds or waits for, and those whose rate has been used and is not free yet.
+        """
+        del after, limit
+        raise self._without(Feature.LIMITS, prefix)
+
+    def find_unique(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[UniqueState]:
+        """Return the unique keys that begin so, above `after`, in order of key, by code points."""
+        del after, limit
+        raise self._without(Feature.UNIQUE, prefix)
+
+    def _without(self, feature: Feature, about: str) -> UnsupportedFeature:
+        return UnsupportedFeature(
+            f"Storage {self.url or type(self).__name__} does not offer {feature}, asked for {about!r}. "
+            "Use one that does, or leave limits= and unique= out."
+        )
 
     # ---- sessions ----------------------------------------------------------------------------------------
 

@@ -75,9 +75,9 @@ class DerivedStorage(Storage):
         """See `Storage.schema`."""
         return SchemaState(CONTRACT, CONTRACT)
 
-    def new_ids(self, count: int, parent: str | None = None) -> list[str]:
+    def new_ids(self, count: int, beside: str | None = None) -> list[str]:
         """See `Storage.new_ids`; nothing lies beside anything."""
-        del parent
+        del beside
         return [new_id()] if count == 1 else new_ids(count)
 
     def describe(self) -> Mapping[str, str]:
