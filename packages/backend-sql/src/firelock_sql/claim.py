@@ -20,7 +20,7 @@ SERVING = Text("SELECT server FROM firelock_sessions WHERE id = :session AND die
 PAUSED = Text("SELECT key FROM firelock_records WHERE is_paused = 1")
 NEXT_WITH_WORK = Text("""
 SELECT queue FROM firelock_jobs INDEXED BY firelock_ready
-WHERE state = 'enqueued' AND session IS NULL AND queue > :former ORDER BY queue LIMIT 1
+WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue > :former ORDER BY queue LIMIT 1
 """)
 _WITH_WORK = Text("SELECT queue FROM firelock_counts WHERE state = 'enqueued' AND jobs > 0")
 DUE = Text("""
@@ -33,12 +33,12 @@ WHERE kind = 'recurring' AND due_at IS NOT NULL ORDER BY due_at LIMIT 1
 """)
 READY = Text(f"""
 SELECT {CLAIMED_COLUMNS}, seq, is_parent FROM firelock_jobs INDEXED BY firelock_ready
-WHERE state = 'enqueued' AND session IS NULL AND queue = :queue
+WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = :queue
 ORDER BY priority DESC, enqueued_at, seq LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
 """)  # noqa: S608 - names of columns
 IS_READY = Text("""
 SELECT 1 FROM firelock_jobs INDEXED BY firelock_ready
-WHERE state = 'enqueued' AND session IS NULL AND queue = :queue LIMIT 1
+WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = :queue LIMIT 1
 """)
 
 ReadyRow = tuple[Any, ...]
@@ -152,7 +152,7 @@ def rows_in_turn(tx: Transaction, names: Sequence[str], limit: int, turns: Turns
     return rows
 
 
-PLACE_SEQ, PLACE_IS_PARENT = 19, 20
+PLACE_SEQ, PLACE_IS_PARENT = 20, 21
 _PROCESSING, _ENQUEUED = State.PROCESSING.value, State.ENQUEUED.value
 
 _TAKE = Text("""
@@ -227,11 +227,11 @@ def _quarantine(id: str, now: int) -> Transition:
 def _claimed(row: Sequence[Any], now: int) -> ClaimedJob:
     (
         id, task, arguments, serializer, queue, priority, attempt, retries, crashes, fence, created_at,
-        enqueued_at, _, nominal_at, tags, timeout_seconds, retry, recurring_id, meta, *_,
+        enqueued_at, _, nominal_at, tags, timeout_seconds, retry, recurring_id, meta, admission, *_,
     ) = row  # fmt: skip
     return ClaimedJob(
         id, task, arguments, serializer, queue, priority, attempt + 1, retries + 0, crashes + 0, fence + 1,
         created_at + 0, enqueued_at, now, nominal_at, () if tags is None else read_list(tags),
         None if timeout_seconds is None else float(timeout_seconds), retry, recurring_id,
-        None if meta is None else str(meta),
+        None if meta is None else str(meta), None if admission is None else str(admission),
     )  # fmt: skip  # a sum is the cheapest look at whether it is a number

@@ -10,6 +10,7 @@ import attrs
 from firelock.storage import (
     ANY_QUEUE,
     FINAL_STATES,
+    Admission,
     Edge,
     HistoryEntry,
     JobNotFound,
@@ -26,11 +27,11 @@ from firelock_sql.transaction import Text, Transaction, Value, insert_into
 
 _AS_GIVEN = (
     "id", "queue", "priority", "due_at", "task", "arguments", "serializer", "created_at", "nominal_at",
-    "timeout_seconds", "retry", "recurring_id", "meta_json",
+    "timeout_seconds", "retry", "recurring_id", "meta_json", "admission_json",
 )  # fmt: skip
 _INSERT = insert_into(
-    "firelock_jobs", *_AS_GIVEN, "state", "enqueued_at", "changed_at", "ended_at", "expires_at", "reason",
-    "tags", "parents", "creation",
+    "firelock_jobs", *_AS_GIVEN, "held_by", "state", "enqueued_at", "changed_at", "ended_at", "expires_at",
+    "reason", "tags", "parents", "creation",
 )  # fmt: skip
 _TAG = insert_into("firelock_job_tags", "tag", "created_at", "job_id")
 _EDGE = insert_into("firelock_edges", "parent_id", "child_id", "awaited", "is_decided")
@@ -90,6 +91,7 @@ def _values(job: NewJob, start: _Start, now: int) -> dict[str, Value]:
     creation = None if is_plain else entry_line(HistoryEntry(start.state, job.created_at, start.reason))
     return {
         **{name: getattr(job, name) for name in _AS_GIVEN},
+        "held_by": lane_of(job.admission),
         "state": start.state.value,
         "enqueued_at": now if start.state is State.ENQUEUED else None,
         "changed_at": job.created_at,
@@ -100,6 +102,11 @@ def _values(job: NewJob, start: _Start, now: int) -> dict[str, Value]:
         "parents": edges_text(job.parents),
         "creation": creation,
     }
+
+
+def lane_of(admission: Admission | None) -> str | None:
+    """Return the keys of a job's limits as its column holds them."""
+    return "\n".join(use.key for use in admission.limits) or None if admission is not None else None
 
 
 def _tell_of_due(tx: Transaction, new: Sequence[NewJob]) -> None:

@@ -112,6 +112,7 @@ _ERROR = 28  # the place behind the columns that are fields of a JobRecord as th
 _RECORD_COLUMNS = (
     *(field.name for field in attrs.fields(JobRecord)[:_ERROR]),
     "error_type", "error_message", "error_fingerprint", "result", "result_absent", "parents",
+    "admission_json",
 )  # fmt: skip
 _STATE, _TAGS = 4, 8
 
@@ -143,12 +144,12 @@ def get_jobs(tx: Transaction, ids: Sequence[str]) -> list[JobRecord | None]:
 
 
 def _read_record(row: Sequence[Any]) -> JobRecord:
-    type_, message, fingerprint, result, absent, parents, done, *said = row[_ERROR:]
+    type_, message, fingerprint, result, absent, parents, admission, done, *said = row[_ERROR:]
     fields: list[Any] = list(row[:_ERROR])
     fields[_STATE], fields[_TAGS] = read_state(fields[_STATE]), read_list(fields[_TAGS])
     error = None if type_ is None else ErrorInfo(type_, message, fingerprint)
     told = None if done is None else Progress(done, *said)
-    fields += [error, result, absent, _read_edges(parents), told]
+    fields += [error, result, absent, _read_edges(parents), told, admission]
     return JobRecord(*fields)
 
 

@@ -64,7 +64,8 @@ def make_index(
 
     Args:
         where: the rows that are in it, where a database has partial ones; every row for None.
-        whole: MySQL's, which has none, and sorts only by all that an index ends with.
+        whole: MySQL's, which has none, and sorts only by all that an index ends with; it has no such index
+            where this is empty.
         ordered: PostgreSQL's, where rows have no number that ends every index.
     """
     partial = [Index(PREFIX + name, *columns, sqlite_where=where, postgresql_where=where)]
@@ -75,7 +76,7 @@ def make_index(
         partial.append(own)
     elif whole is not None:
         partial[0].info[_FOR] = frozenset({"sqlite", "postgresql"})
-    if whole is not None:
+    if whole:
         partial.append(Index(PREFIX + name, *whole, info={_FOR: _MYSQL}))
     for index in partial:
         if _FOR in index.info:
@@ -107,11 +108,14 @@ def _exactly(lengthy: type[mysql.VARCHAR | mysql.MEDIUMTEXT], *length: int) -> T
     return kind
 
 
-_WORD, _NAME, _TEXT = (
+_WORD, _NAME, _KEY, _TEXT = (
     _exactly(mysql.VARCHAR, 32),
     _exactly(mysql.VARCHAR, _NAME_LENGTH),
+    _exactly(mysql.VARCHAR, 512),
     _exactly(mysql.MEDIUMTEXT),
 )
+# With these `ready` stays below the 3,072 bytes that an index of MySQL may have, four for each character.
+_STATE, _QUEUE = _exactly(mysql.VARCHAR, 16), _exactly(mysql.VARCHAR, 200)
 _EMPTY = text("('')")
 
 
@@ -124,8 +128,8 @@ jobs = Table(
     METADATA,
     Column("seq", _NUMBER, primary_key=True),  # order of insertion
     Column("id", _NAME, nullable=False, unique=True),
-    Column("state", _WORD, nullable=False),
-    Column("queue", _NAME, nullable=False),
+    Column("state", _STATE, nullable=False),
+    Column("queue", _QUEUE, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("enqueued_at", BigInteger),
     Column("changed_at", BigInteger, nullable=False),
@@ -142,7 +146,8 @@ jobs = Table(
     Column("expires_at", BigInteger),
     Column("reason", _TEXT),
     _count("is_parent"),  # 1: edges of children that nothing was decided for may exist
-    # written once
+    # written once, but for what a later call of a unique job replaces
+    Column("held_by", _KEY),  # its lane: the limits' keys that it asks for, a line each
     Column("task", _NAME, nullable=False),
     Column("arguments", _TEXT, nullable=False),
     Column("serializer", _NAME, nullable=False),
@@ -153,6 +158,7 @@ jobs = Table(
     Column("retry", _TEXT),
     Column("recurring_id", _NAME),
     Column("meta_json", _TEXT),
+    Column("admission_json", _TEXT),  # all that it asks before it starts
     Column("parents", _TEXT),  # JSON list of [parent, on]
     Column(
         "creation", _TEXT
@@ -169,20 +175,33 @@ jobs = Table(
     postgresql_with=VACUUMED_EARLY,
 )
 
-is_ready = (jobs.c.state == literal_column("'enqueued'")) & jobs.c.session.is_(None)
+is_waiting = (jobs.c.state == literal_column("'enqueued'")) & jobs.c.session.is_(None)
+is_ready = is_waiting & jobs.c.held_by.is_(None)
+is_in_lane = is_waiting & jobs.c.held_by.is_not(None)
 is_scheduled = jobs.c.state == literal_column("'scheduled'")
 is_retrying = is_scheduled & (jobs.c.retries > ZERO)
 
 
-# serves claim
+# serves claims; MySQL's that of lanes too
 make_index(
     "ready",
     jobs.c.queue,
     jobs.c.priority.desc(),
     jobs.c.enqueued_at,
     where=is_ready,
-    whole=(jobs.c.state, jobs.c.queue, jobs.c.session, jobs.c.priority.desc(), jobs.c.enqueued_at),
+    whole=(jobs.c.state, jobs.c.queue, jobs.c.held_by, jobs.c.priority.desc(), jobs.c.enqueued_at),
     ordered=(jobs.c.queue, jobs.c.priority.desc(), jobs.c.enqueued_at, jobs.c.seq),
+)
+# serves claims of jobs with limits, which are in none of the other's entries
+make_index(
+    "lanes",
+    jobs.c.queue,
+    jobs.c.held_by,
+    jobs.c.priority.desc(),
+    jobs.c.enqueued_at,
+    where=is_in_lane,
+    whole=(),
+    ordered=(jobs.c.queue, jobs.c.held_by, jobs.c.priority.desc(), jobs.c.enqueued_at, jobs.c.seq),
 )
 # serves promote, the next due instant and lists by due; scheduled jobs alone have one
 make_index("due", jobs.c.due_at, jobs.c.id, where=is_scheduled)
@@ -341,6 +360,29 @@ locks = Table(
     Column("expires_at", BigInteger, nullable=False),
     sqlite_with_rowid=False,
     postgresql_with=CHANGED_IN_PLACE,
+)
+
+# Who has a limit's key. A list of claims: whether one of them holds it still, its job says.
+limit_keys = Table(
+    PREFIX + "limit_keys",
+    METADATA,
+    Column("key", _KEY, primary_key=True),
+    Column("holders", _TEXT),  # numbers of jobs, "!" behind strict ones; NULL: nobody is listed
+    Column("free_at", BigInteger, nullable=False, server_default="0"),  # up to which its rate has been used
+    sqlite_with_rowid=False,
+    postgresql_with=CHANGED_IN_PLACE,
+)
+
+# The job that took a unique key last; whether it has it still, the job says.
+unique_keys = Table(
+    PREFIX + "unique_keys",
+    METADATA,
+    Column("key", _KEY, primary_key=True),
+    Column("job_id", _NAME, nullable=False),
+    Column("mark", Integer, nullable=False),  # its starts when it took the key
+    Column("free_at", BigInteger, nullable=False),  # before it is taken, whatever became of the job
+    sqlite_with_rowid=False,
+    postgresql_with=VACUUMED_AT_ONCE,
 )
 
 rollups = Table(

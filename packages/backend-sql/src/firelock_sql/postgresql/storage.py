@@ -57,12 +57,12 @@ INSERT INTO firelock_count_deltas (state, queue, jobs) VALUES ('enqueued', :queu
 EXCHANGE = Text("""
 WITH RECURSIVE turn AS (
     SELECT CASE WHEN :every THEN (
-        SELECT min(queue) FROM firelock_jobs WHERE state = 'enqueued' AND session IS NULL
+        SELECT min(queue) FROM firelock_jobs WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL
     ) END AS name
     UNION ALL
     SELECT (
         SELECT min(queue) FROM firelock_jobs
-        WHERE state = 'enqueued' AND session IS NULL AND queue > turn.name
+        WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue > turn.name
     ) FROM turn WHERE turn.name IS NOT NULL
 ), open AS MATERIALIZED (
     SELECT name, place FROM (
@@ -75,7 +75,7 @@ WITH RECURSIVE turn AS (
     SELECT CASE WHEN cardinality(:seqs::bigint[]) > 0 THEN true ELSE EXISTS (
         SELECT FROM open, LATERAL (
             SELECT FROM firelock_jobs
-            WHERE state = 'enqueued' AND session IS NULL AND queue = open.name
+            WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = open.name
             ORDER BY priority DESC, enqueued_at, seq LIMIT 1
         ) AS job
     ) END AS is_there
@@ -105,7 +105,7 @@ WITH RECURSIVE turn AS (
     FROM (SELECT name FROM open ORDER BY place) AS queue, LATERAL (
         SELECT ctid FROM (
             SELECT ctid FROM firelock_jobs
-            WHERE state = 'enqueued' AND session IS NULL AND queue = queue.name
+            WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = queue.name
                 AND (SELECT count(*) FROM holder) = 1
             ORDER BY priority DESC, enqueued_at, seq LIMIT 512 FOR NO KEY UPDATE SKIP LOCKED
         ) AS near
@@ -119,8 +119,8 @@ WITH RECURSIVE turn AS (
         reason = NULL
     WHERE ctid = ANY (ARRAY (SELECT row FROM found))
     RETURNING id, task, arguments, serializer, queue, priority, attempt, retries, crashes, fence, created_at,
-        enqueued_at, claimed_at, nominal_at, tags, timeout_seconds, retry, recurring_id, meta_json, seq,
-        is_parent
+        enqueued_at, claimed_at, nominal_at, tags, timeout_seconds, retry, recurring_id, meta_json,
+        admission_json, seq, is_parent
 ), counted AS (
     INSERT INTO firelock_count_deltas (state, queue, jobs)
     SELECT state, queue, sum(jobs) FROM (
@@ -150,12 +150,13 @@ CLAIM_BEHIND = Text("""
 WITH new AS MATERIALIZED (
     SELECT (
         SELECT min(queue) FROM firelock_jobs
-        WHERE state = 'enqueued' AND session IS NULL AND queue > gap.low AND queue < gap.high
+        WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL
+            AND queue > gap.low AND queue < gap.high
     ) AS name
     FROM unnest(:gap_lows::text[], :gap_highs::text[]) AS gap (low, high)
     UNION ALL
     SELECT min(queue) FROM firelock_jobs
-    WHERE state = 'enqueued' AND session IS NULL AND queue > :last_known
+    WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue > :last_known
 ), probe AS MATERIALIZED (
     SELECT * FROM unnest(
         :probe_queues::text[], :lows::bigint[], :highs::bigint[], :ats::bigint[], :afters::bigint[]
@@ -179,7 +180,7 @@ WITH new AS MATERIALIZED (
         CROSS JOIN LATERAL (
             SELECT ctid FROM (
                 SELECT ctid FROM firelock_jobs
-                WHERE state = 'enqueued' AND session IS NULL AND queue = queue.name
+                WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = queue.name
                     AND (SELECT count(*) FROM holder) = 1
                     AND probe.low = probe.high AND priority = probe.low
                     AND (enqueued_at, seq) > (probe.at, probe.after)
@@ -187,7 +188,7 @@ WITH new AS MATERIALIZED (
             ) AS lane
             UNION ALL SELECT ctid FROM (
                 SELECT ctid FROM firelock_jobs
-                WHERE state = 'enqueued' AND session IS NULL AND queue = queue.name
+                WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = queue.name
                     AND (SELECT count(*) FROM holder) = 1
                     AND probe.low < probe.high AND priority > probe.low AND priority < probe.high
                 ORDER BY priority DESC, enqueued_at, seq LIMIT 512 FOR NO KEY UPDATE SKIP LOCKED
@@ -203,8 +204,8 @@ WITH new AS MATERIALIZED (
         reason = NULL
     WHERE ctid = ANY (ARRAY (SELECT row FROM found))
     RETURNING id, task, arguments, serializer, queue, priority, attempt, retries, crashes, fence, created_at,
-        enqueued_at, claimed_at, nominal_at, tags, timeout_seconds, retry, recurring_id, meta_json, seq,
-        is_parent
+        enqueued_at, claimed_at, nominal_at, tags, timeout_seconds, retry, recurring_id, meta_json,
+        admission_json, seq, is_parent
 ), counted AS (
     INSERT INTO firelock_count_deltas (state, queue, jobs)
     SELECT 'enqueued', queue, -count(*) FROM claimed GROUP BY queue
@@ -225,7 +226,7 @@ _T = TypeVar("_T")
 _MOST = 512  # that one statement claims
 # Places in its answer.
 _SERVER, _DUE, _OPEN, _SETTLED, _TOOK, _FIRST = 0, 1, 2, 3, 4, 5
-_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _IS_PARENT = 9, 10, 16, 24, 25
+_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _IS_PARENT = 9, 10, 16, 25, 26
 _IN_LANE = itemgetter(_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ)
 
 _Plain = Sequence[tuple[Transition, Held]]
