@@ -1,0 +1,799 @@
+"""The rule of limits and unique keys: which jobs may start, and which calls are stored.
+
+A limit's key points at jobs, and the jobs are the truth: its row lists those that were claimed under it,
+and who still holds it is asked of them. So nothing is ever given back, and nothing can leak. Pure functions
+first, then `KeyedClaim`, the whole choice of a claim, which reads and writes by the `KeyedLanes` of a storage
+alone. Every storage in Python runs this; that of Redis says it once more in Lua.
+
+Rates are kept by the generic cell rate algorithm (ITU-T I.371): one instant a key, up to which it was used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import chain, zip_longest
+from typing import Generic, Protocol, TypeVar
+
+import attrs
+
+from firelock.clock import SECOND
+from firelock.errors import DuplicateJob, StorageError
+from firelock.values import (
+    FINAL_STATES,
+    Admission,
+    NewJob,
+    State,
+    UniqueUse,
+    Until,
+    read_admission,
+    write_admission,
+)
+
+__all__ = [
+    "Head",
+    "HolderFacts",
+    "JobFacts",
+    "KeyRow",
+    "KeyedClaim",
+    "KeyedLanes",
+    "LaneCursors",
+    "LaneLook",
+    "LimitNumbers",
+    "UniqueRow",
+    "debounced_due",
+    "is_late",
+    "keyed_room",
+    "keys_of",
+    "lane_of",
+    "name_of",
+    "numbers_for",
+    "read_admission",
+    "read_numbers",
+    "refuse_duplicate",
+    "replaces",
+    "shared_out",
+    "spent",
+    "starts_of",
+    "taken_by",
+    "unique_is_taken",
+    "write_admission",
+]  # fmt: skip
+
+WINDOW = 256  # lanes that one claim looks at
+_STEP = 8  # lanes that are read at once at least
+_DOUBTFUL = 64  # holders listed from which the jobs are asked, so that no list grows
+_PATIENT = 32  # looks that wait for keys in other hands, after one that found all of them so
+_PASSES = 8  # walks of one claim, where costs have closed lanes that the former one took for open
+_QUEUES = 1_000  # whose place in the walk is remembered
+_BETWEEN = "\n"
+_STRICT = "!"
+
+T = TypeVar("T")
+
+
+# ---- keys, lanes, numbers --------------------------------------------------------------------------------
+
+
+def keys_of(lane: str) -> list[str]:
+    """Return the keys of a lane."""
+    return lane.split(_BETWEEN)
+
+
+def lane_of(admission: Admission | None) -> str | None:
+    """Return the lane of a job: all its keys; those of a lane are admitted or refused alike, costs apart."""
+    if admission is None or not admission.limits:
+        return None
+    return _BETWEEN.join(use.key for use in admission.limits)
+
+
+def name_of(key: str) -> str:
+    """Return whose numbers a key has where it has none of its own: `tenant:7/openai` → `tenant/openai`."""
+    return "/".join(part.partition(":")[0] for part in key.split("/"))
+
+
+@attrs.frozen
+class LimitNumbers:
+    """How many jobs hold a key at once, and how often one may start."""
+
+    concurrent: int | None = None  # None: any number
+    rate: int | None = None  # units of cost in every `per`; None: any number
+    per: int = SECOND  # micros
+    burst: int | None = None  # units that may start at once; None: a second's worth, at least 1
+    is_paused: bool = False
+
+    @property
+    def has_any(self) -> bool:
+        """Tell whether there is a number."""
+        return self.concurrent is not None or self.rate is not None
+
+    @property
+    def interval(self) -> float:
+        """Micros that a unit takes up; 0 without a rate, and for a rate of 0, which never admits."""
+        return self.per / self.rate if self.rate else 0.0
+
+    @property
+    def units(self) -> float:
+        """Units that may start at once."""
+        if self.burst is not None:
+            return float(max(1, self.burst))
+        return max(1.0, SECOND / self.interval if self.interval else 1.0)
+
+    def opens_at(self, free_at: float, cost: int = 1) -> float:
+        """Return the instant from which a start of this cost is admitted, of a key used up to `free_at`.
+
+        What costs more than may start at once waits until the key is wholly free and then goes into debt: it
+        is late, it never starves.
+        """
+        return free_at - max(0.0, self.units - cost) * self.interval
+
+    def charged(self, free_at: float, cost: float, now: int) -> float:
+        """Return up to when the key is used after a start of this cost."""
+        return max(free_at, now) + cost * self.interval if self.interval and cost else free_at
+
+
+UNLIMITED = LimitNumbers()
+
+
+def read_numbers(value: str) -> LimitNumbers:
+    """Return what the value of a record of the kind `limit` says.
+
+    Raises:
+        StorageError: it is no such value.
+    """
+    try:
+        said = json.loads(value)
+        return LimitNumbers(
+            said.get("concurrent"), said.get("rate"), said.get("per") or SECOND, said.get("burst"),
+            bool(said.get("paused")),
+        )  # fmt: skip
+    except (AttributeError, TypeError, ValueError) as error:
+        raise StorageError(f"The numbers of a limit cannot be read: {value[:200]!r}.") from error
+
+
+def numbers_for(key: str, known: Mapping[str, LimitNumbers]) -> LimitNumbers:
+    """Return the numbers of a key: its own, else its name's, else none; paused where either is."""
+    own, named = known.get(key, UNLIMITED), known.get(name_of(key), UNLIMITED)
+    numbers = own if own.has_any else named
+    is_paused = own.is_paused or named.is_paused
+    return numbers if numbers.is_paused == is_paused else attrs.evolve(numbers, is_paused=is_paused)
+
+
+def spent(numbers: LimitNumbers, free_at: int, *, cost: int, until: int | None, now: int) -> int:
+    """Return up to when a key is used after `Storage.spend`."""
+    used = numbers.charged(free_at, cost, now) if cost > 0 else free_at + cost * numbers.interval
+    if until is not None:
+        used = max(used, until + (numbers.units - 1) * numbers.interval)
+    return max(0, round(used))
+
+
+# ---- late jobs -------------------------------------------------------------------------------------------
+
+
+def is_late(admission: Admission | None, *, enqueued_at: int, attempt: int, crashes: int, now: int) -> bool:
+    """Tell whether a job that was never started is past the instant at which it is to start at the latest."""
+    if admission is None or attempt or crashes:
+        return False
+    before, within = admission.start_before, admission.start_within
+    return (before is not None and now > before) or (within is not None and now > enqueued_at + within)
+
+
+# ---- unique keys -----------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class UniqueRow:
+    """What is stored of a unique key."""
+
+    job_id: str
+    mark: int  # `starts_of` the job when it took the key
+    free_at: int = 0  # before it is taken whatever became of the job
+
+
+@attrs.frozen
+class JobFacts:
+    """What the job that a unique key points at says."""
+
+    state: State
+    attempt: int
+    crashes: int
+    is_held: bool  # a session has it, running or as a tail
+    enqueued_at: int | None
+    admission: Admission
+
+
+def starts_of(attempt: int, crashes: int) -> int:
+    """Return how often a job was started: a hand-back takes a start back, a crash and a retry do not."""
+    return attempt + crashes
+
+
+def unique_is_taken(row: UniqueRow, job: JobFacts | None, now: int) -> bool:
+    """Tell whether the job that the key points at has it still; None for one that is gone."""
+    if now < row.free_at:
+        return True
+    if job is None or job.admission.unique is None:
+        return False
+    is_unstarted = starts_of(job.attempt, job.crashes) == row.mark
+    if is_unstarted and job.state is not State.PROCESSING and job.enqueued_at is not None:
+        at, first = job.enqueued_at, starts_of(job.attempt, job.crashes)
+        if is_late(job.admission, enqueued_at=at, attempt=first, crashes=0, now=now):
+            return False
+    match job.admission.unique.until:
+        case Until.DUE:
+            return job.state is State.SCHEDULED and is_unstarted
+        case Until.STARTED:
+            return job.state not in (*FINAL_STATES, State.PROCESSING) and is_unstarted
+        case Until.SUCCEEDED:
+            return job.state not in (State.SUCCEEDED, State.DELETED) or job.is_held
+        case _:
+            return job.state not in FINAL_STATES or job.is_held
+
+
+def refuse_duplicate(use: UniqueUse, row: UniqueRow, job: JobFacts | None) -> None:
+    """The call, whose key is taken, is answered by the job that has it.
+
+    Raises:
+        DuplicateJob: it asked to be refused then, or the job was deleted and still runs: nothing would run
+            for the call.
+    """
+    shown = use.key.partition(" ")[2]
+    if job is not None and job.state is State.DELETED and job.is_held:
+        raise DuplicateJob(
+            f"Job {row.job_id} has the unique key {shown!r}; it was deleted and still runs. Nothing was "
+            "stored; call again when it has stopped.",
+            row.job_id,
+        )
+    if use.raises:
+        raise DuplicateJob(f"Job {row.job_id} has the unique key {shown!r}; nothing was stored.", row.job_id)
+
+
+def replaces(use: UniqueUse, row: UniqueRow, job: JobFacts | None) -> bool:
+    """Tell whether the call's arguments, tags, priority and limits replace those of the key's job."""
+    return use.keeps_last and job is not None and _is_changeable(row, job)
+
+
+def debounced_due(
+    use: UniqueUse, row: UniqueRow, job: JobFacts | None, *, created_at: int, now: int
+) -> int | None:
+    """Return when the job that has the key is due after this call; None where that stays."""
+    if use.wait is None or job is None or job.state is not State.SCHEDULED or not _is_changeable(row, job):
+        return None
+    due_at = now + use.wait
+    return due_at if use.max_wait is None else min(due_at, created_at + use.max_wait)
+
+
+def _is_changeable(row: UniqueRow, job: JobFacts) -> bool:
+    is_waiting = job.state in (State.AWAITING, State.SCHEDULED, State.ENQUEUED)
+    return is_waiting and not job.is_held and starts_of(job.attempt, job.crashes) == row.mark
+
+
+def taken_by(job: NewJob, now: int) -> UniqueRow:
+    """Return what is stored of the unique key of a new job."""
+    use = job.admission.unique if job.admission is not None else None
+    return UniqueRow(job.id, 0, now + use.at_least if use is not None and use.at_least else 0)
+
+
+# ---- the choice of a claim -------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class KeyRow:
+    """What is stored of a limit's key."""
+
+    holders: tuple[str, ...] | None = (
+        None  # jobs claimed under it, as the storage names them; None: not listed
+    )
+    free_at: int = 0  # up to when its rate is used, or it is shut
+
+
+@attrs.frozen
+class HolderFacts:
+    """What a job that was claimed under a key says."""
+
+    is_held: bool  # a session has it, running or as a tail
+    is_final: bool
+    ready_in: tuple[str, str] | None = None  # queue and lane, where it waits to be claimed again
+
+
+@attrs.frozen
+class LaneLook:
+    """KeyedLanes of a queue that have work, and what is stored of their keys."""
+
+    lanes: Sequence[str]
+    numbers: Mapping[str, LimitNumbers]  # by key or name, those that have a record
+    rows: Mapping[str, KeyRow]  # by key: those stored; this claim alone may write them
+    busy: Collection[str] = ()  # keys in other hands
+
+
+@attrs.define
+class Head(Generic[T]):
+    """A job at the head of its lane, as the storage gives it out."""
+
+    ref: str  # how lists of holders name it
+    admission_json: str
+    enqueued_at: int
+    attempt: int
+    crashes: int
+    row: T  # whatever the storage needs to claim it
+    is_late: bool = False
+
+
+class KeyedLanes(Protocol[T]):
+    """What a claim reads and writes, in one step of its storage."""
+
+    def look(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneLook:
+        """Return up to `limit` lanes behind `after`, up to and with `until` ("": all), in a fixed order.
+
+        Keys are locked, in order, those in other hands left out; a patient look waits for them instead. What
+        is locked stays so until the step ends. A key that has numbers and no row gets one.
+        """
+        ...
+
+    def look_at(self, queue: str, lanes: Sequence[str]) -> LaneLook:
+        """Return those of these lanes that have work."""
+        ...
+
+    def holders(self, refs: Sequence[str]) -> Mapping[str, HolderFacts]:
+        """Return what these jobs say now, with all that was committed before their key was locked."""
+        ...
+
+    def present(self, key: str) -> Sequence[str]:
+        """Return the jobs that a session has whose lane has the key, tails too."""
+        ...
+
+    def heads(self, queue: str, wanted: Mapping[str, tuple[int, int]]) -> Mapping[str, Sequence[Head[T]]]:
+        """Return jobs of each lane in order: behind so many that were given out already, at most so many."""
+        ...
+
+    def head(self, ref: str) -> Head[T] | None:
+        """Return this job, which waits to be claimed; None where another claim has it."""
+        ...
+
+    def leave(self, heads: Sequence[Head[T]]) -> None:
+        """These were given out and stay where they are, at the head of their lane."""
+        ...
+
+    def keep(self, rows: Mapping[str, KeyRow]) -> None:
+        """These rows are stored."""
+        ...
+
+
+@attrs.define
+class LaneCursor:
+    """Where the walk of a queue's lanes goes on."""
+
+    at: str = ""  # behind this lane
+    rounds: int = 0  # how often walks that found nothing and were cut have come round
+
+
+class LaneCursors:
+    """What a handle remembers from claim to claim: whose turn it is."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, LaneCursor] = {}
+        self.patience = 0  # looks that are to wait for keys
+        self.is_odd = False  # whether the odd one of a claim goes to jobs without limits this time
+
+    def of(self, queue: str) -> LaneCursor:
+        """Return the queue's."""
+        if len(self._of) > _QUEUES:
+            self._of.clear()
+        return self._of.setdefault(queue, LaneCursor())
+
+
+@attrs.define
+class OpenKey:
+    """A key as a claim sees it, with what the claim has planned of it."""
+
+    numbers: LimitNumbers
+    listed: list[str]  # who holds it
+    running: int
+    free_at: float
+    returning: str | None = None  # the strict holder, which waits to be claimed again
+    returning_in: tuple[str, str] | None = None
+    taken: list[str] = attrs.Factory(list)
+    is_changed: bool = False
+    sure_running: int = 0  # without what is only planned
+    sure_free_at: float = 0.0
+
+    def __attrs_post_init__(self) -> None:
+        self.confirm()
+
+    def has_room(self) -> bool:
+        """Tell whether fewer hold it than may."""
+        return self.numbers.concurrent is None or self.running < self.numbers.concurrent
+
+    def is_open(self, now: int, cost: int) -> bool:
+        """Tell whether its rate admits a start."""
+        return self.numbers.rate != 0 and self.numbers.opens_at(self.free_at, cost) <= now
+
+    def most(self, now: int, limit: int) -> int:
+        """Return how many starts of cost 1 it admits."""
+        numbers = self.numbers
+        count = limit if numbers.concurrent is None else min(limit, numbers.concurrent - self.running)
+        if numbers.is_paused or not self.is_open(now, 1):
+            return 0
+        if numbers.interval:
+            left = numbers.units * numbers.interval - max(self.free_at - now, 0)
+            count = min(count, int(left / numbers.interval + 1e-9))
+        return max(count, 0)
+
+    def plan(self, now: int, cost: int, number: int = 1, *, holds: bool = True) -> None:
+        """So many more start, all of this cost."""
+        self.running += number if holds else 0
+        self.free_at = self.numbers.charged(self.free_at, cost * number, now)
+
+    def confirm(self) -> None:
+        """What was planned is sure."""
+        self.sure_running, self.sure_free_at = self.running, self.free_at
+
+    def forget(self) -> None:
+        """What was planned and is not sure is not so."""
+        self.running, self.free_at = self.sure_running, self.sure_free_at
+
+
+class KeyedClaim(Generic[T]):
+    """One claim among the lanes of its queues; made anew for each, within the storage's step.
+
+    Args:
+        lanes: of the storage.
+        cursors: of the handle.
+        now: the storage's clock.
+        ended: jobs that ended in this very step, as lists of holders name them: they hold nothing.
+        freed: the lanes of those, by queue.
+    """
+
+    def __init__(
+        self,
+        lanes: KeyedLanes[T],
+        cursors: LaneCursors,
+        now: int,
+        *,
+        ended: Collection[str] = (),
+        freed: Mapping[str, Collection[str]] | None = None,
+    ) -> None:
+        self._lanes, self._cursors, self._now = lanes, cursors, now
+        self._ended, self._freed = frozenset(ended), freed or {}
+        self._keys: dict[str, OpenKey | None] = {}  # None: nothing limits it
+        self._busy: set[str] = set()
+        self._numbers: dict[str, LimitNumbers] = {}
+        self._given: Counter[tuple[str, str]] = Counter()  # by queue and lane
+        self._costly: set[tuple[str, str]] = set()  # queue and lane: closed by what their head costs
+        self._is_patient = cursors.patience > 0
+        self.look_again_at: int | None = None
+
+    # ---- for the storage ---------------------------------------------------------------------------------
+
+    def take(self, queue: str, room: int) -> list[Head[T]]:
+        """Return up to `room` jobs to claim, among them late ones that are to end unrun."""
+        heads: list[Head[T]] = []
+        for _ in range(_PASSES):
+            known = len(self._costly)
+            heads += self._pass(queue, room - len(heads))
+            if len(heads) >= room or len(self._costly) == known:
+                return heads
+        self._look_again(self._now)
+        return heads
+
+    def finish(self) -> None:
+        """What was taken is listed and charged."""
+        rows = {}
+        for key, state in self._keys.items():
+            if state is not None and state.is_changed:
+                holders = tuple(dict.fromkeys([*state.listed, *state.taken]))
+                is_listed = state.numbers.concurrent is not None
+                rows[key] = KeyRow(holders if is_listed else None, round(state.free_at))
+        if rows:
+            self._lanes.keep(dict(sorted(rows.items())))
+
+    # ---- one walk ----------------------------------------------------------------------------------------
+
+    def _pass(self, queue: str, room: int) -> list[Head[T]]:
+        wanted = self._walk(queue, room)
+        hungry = list(wanted)
+        heads: list[Head[T]] = []
+        while hungry and len(heads) < room:
+            left = room - len(heads) - sum(wanted.values())
+            for lane, number in self._choose(queue, hungry, wanted, left).items():
+                wanted[lane] = wanted.get(lane, 0) + number
+            if not wanted:
+                break
+            got = self._draw(queue, wanted)
+            heads += _in_rounds(got.values())
+            hungry = [lane for lane in hungry if len(got.get(lane, ())) == wanted.get(lane, 0)]
+            wanted = {}
+        return heads
+
+    def _walk(self, queue: str, room: int) -> dict[str, int]:
+        """Return the lanes that admit a start, each with one planned, from behind the lane looked at last."""
+        cursor = self._cursors.of(queue)
+        start = at = cursor.at
+        shares: dict[str, int] = {}
+        looked, met, until, is_all = 0, 0, "", False
+        while looked < WINDOW and len(shares) < room:
+            ask = min(WINDOW - looked, max(room - len(shares), _STEP))
+            look = self._lanes.look(queue, at, until, ask, is_patient=self._is_patient)
+            self._read(look, room)
+            seen, passed_over = self._first_round(queue, look.lanes, shares, room)
+            looked, met = looked + seen, met + passed_over
+            if seen:
+                at = look.lanes[seen - 1]
+            if seen < len(look.lanes):
+                break
+            if len(look.lanes) < ask:
+                if until or not start:
+                    is_all = True
+                    break
+                at, until = "", start
+        cursor.at = at
+        if met:
+            self._look_again(self._now)
+            if met == looked:  # all in others' hands: the next looks wait, one behind another
+                self._cursors.patience = _PATIENT + 1
+        self._cursors.patience = max(0, self._cursors.patience - 1)
+        if len(shares) < room and not is_all:
+            self._add_freed(queue, shares, room)
+            self._note_cut(cursor, has_found=bool(shares), is_round=bool(until))
+        else:
+            cursor.rounds = 0
+        return shares
+
+    def _note_cut(self, cursor: LaneCursor, *, has_found: bool, is_round: bool) -> None:
+        """A walk ended before it had seen all: look again at once, unless all were seen to no avail."""
+        cursor.rounds = 0 if has_found else cursor.rounds + is_round
+        if cursor.rounds > 1:
+            cursor.rounds = 0
+        else:
+            self._look_again(self._now)
+
+    def _add_freed(self, queue: str, shares: dict[str, int], room: int) -> None:
+        """Lanes in which this process has just ended jobs come last: first they would starve the others."""
+        freed = [lane for lane in dict.fromkeys(self._freed.get(queue, ())) if lane not in shares]
+        if freed:
+            look = self._lanes.look_at(queue, freed)
+            self._read(look, room)
+            self._first_round(queue, look.lanes, shares, room)
+
+    def _first_round(
+        self, queue: str, lanes: Sequence[str], shares: dict[str, int], room: int
+    ) -> tuple[int, int]:
+        """Plan one start of each lane that admits it, at once, so that a later one sees what is left.
+
+        Return how many lanes were looked at, and how many of them were passed over for keys in other hands.
+        """
+        met = 0
+        for looked, lane in enumerate(lanes):
+            if len(shares) >= room:
+                return looked, met
+            if lane in shares or (queue, lane) in self._costly:
+                continue
+            keys = keys_of(lane)
+            if not self._busy.isdisjoint(keys):
+                met += 1
+            elif self._admits(queue, lane):
+                self._plan(queue, lane)
+                shares[lane] = 1
+        return len(lanes), met
+
+    # ---- keys --------------------------------------------------------------------------------------------
+
+    def _read(self, look: LaneLook, room: int) -> None:
+        """The keys of these lanes are known; jobs are asked where the list of holders would refuse."""
+        self._numbers.update(look.numbers)
+        self._busy.update(look.busy)
+        doubtful: dict[str, OpenKey] = {}
+        for key in dict.fromkeys(key for lane in look.lanes for key in keys_of(lane)):
+            if key in self._keys or key in self._busy:
+                continue
+            numbers, row = numbers_for(key, self._numbers), look.rows.get(key)
+            if row is None and not numbers.has_any and not numbers.is_paused:
+                self._keys[key] = None
+                continue
+            row = row or KeyRow()
+            listed: Sequence[str] = row.holders or ()
+            if numbers.concurrent is not None and row.holders is None:
+                listed = self._lanes.present(key)
+            listed = [ref for ref in listed if ref not in self._ended]
+            state = self._keys[key] = OpenKey(numbers, listed, len(listed), row.free_at)
+            is_full = numbers.concurrent is not None and len(listed) + room > numbers.concurrent
+            if is_full or len(listed) > _DOUBTFUL or any(ref.endswith(_STRICT) for ref in listed):
+                doubtful[key] = state
+        if doubtful:
+            refs = dict.fromkeys(ref.rstrip(_STRICT) for state in doubtful.values() for ref in state.listed)
+            self._ask(doubtful.values(), self._lanes.holders(list(refs)) if refs else {})
+
+    def _ask(self, states: Iterable[OpenKey], facts: Mapping[str, HolderFacts]) -> None:
+        for state in states:
+            alive = []
+            for listed in state.listed:
+                one = facts.get(listed.rstrip(_STRICT))
+                is_strict = listed.endswith(_STRICT)
+                if one is None or not (one.is_held or (is_strict and not one.is_final)):
+                    continue
+                alive.append(listed)
+                if is_strict and one.ready_in is not None:
+                    state.returning, state.returning_in = listed.rstrip(_STRICT), one.ready_in
+            state.listed, state.running = alive, len(alive)
+            state.confirm()
+
+    def _states(self, lane: str) -> list[OpenKey]:
+        return [state for key in keys_of(lane) if (state := self._keys[key]) is not None]
+
+    def _returning(self, queue: str, lane: str) -> str | None:
+        """Return the strict holder that alone may start in this lane, if there is one."""
+        found = (state.returning for state in self._states(lane) if state.returning_in == (queue, lane))
+        return next(found, None)
+
+    def _admits(self, queue: str, lane: str, costs: Mapping[str, int] | None = None) -> bool:
+        """Tell whether every key of the lane admits a start; one that only time opens is looked at again."""
+        returning, opens_at = self._returning(queue, lane), 0.0
+        for key in keys_of(lane):
+            state = self._keys[key]
+            if state is None:
+                continue
+            holds = returning is not None and state.returning == returning
+            if state.numbers.is_paused or state.numbers.rate == 0 or not (holds or state.has_room()):
+                return False
+            opens_at = max(opens_at, state.numbers.opens_at(state.free_at, (costs or {}).get(key, 1)))
+        if opens_at <= self._now:
+            return True
+        self._look_again(round(opens_at + 0.5))
+        return False
+
+    def _plan(self, queue: str, lane: str, number: int = 1, costs: Mapping[str, int] | None = None) -> None:
+        returning = self._returning(queue, lane)
+        for key in keys_of(lane):
+            state = self._keys[key]
+            if state is not None:
+                holds = returning is None or state.returning != returning
+                state.plan(self._now, (costs or {}).get(key, 1), number, holds=holds)
+
+    def _look_again(self, at: int) -> None:
+        if self.look_again_at is None or at < self.look_again_at:
+            self.look_again_at = at
+
+    # ---- rounds ------------------------------------------------------------------------------------------
+
+    def _choose(
+        self, queue: str, lanes: Sequence[str], planned: Mapping[str, int], room: int
+    ) -> dict[str, int]:
+        """Return how many more of each lane start: one in turn, again and again, whoever got least first."""
+        hungry = [lane for lane in lanes if self._returning(queue, lane) is None]
+        total = {lane: self._given[queue, lane] + planned.get(lane, 0) for lane in hungry}
+        shares: Counter[str] = Counter()
+        used = [key for lane in hungry for key in keys_of(lane) if self._keys[key] is not None]
+        is_apart = len(used) == len(set(used)) and len(set(total.values())) < 2  # noqa: PLR2004 - all alike
+        if is_apart:  # no key in two lanes: whole rounds at once
+            left = {
+                lane: min((state.most(self._now, room) for state in self._states(lane)), default=room)
+                for lane in hungry
+            }
+            while room > 0 and (hungry := [lane for lane in hungry if left[lane] > 0]):
+                each = max(1, room // len(hungry))
+                for lane in hungry:
+                    number = min(each, left[lane], room)
+                    shares[lane] += number
+                    left[lane] -= number
+                    room -= number
+            for lane, number in shares.items():
+                if number:
+                    self._plan(queue, lane, number)
+            return {lane: number for lane, number in shares.items() if number}
+        while room > 0 and hungry:
+            least = min(total[lane] for lane in hungry)
+            for lane in [lane for lane in hungry if total[lane] == least]:
+                if room > 0 and self._admits(queue, lane):
+                    self._plan(queue, lane)
+                    shares[lane] += 1
+                    total[lane] += 1
+                    room -= 1
+                else:
+                    hungry.remove(lane)
+        return dict(shares)
+
+    def _draw(self, queue: str, wanted: Mapping[str, int]) -> dict[str, list[Head[T]]]:
+        """Return the jobs of these shares that start, in order, and charge what they cost."""
+        returning = {lane: ref for lane in wanted if (ref := self._returning(queue, lane)) is not None}
+        asked = {lane: (self._given[queue, lane], n) for lane, n in wanted.items() if lane not in returning}
+        got = {lane: list(heads) for lane, heads in self._lanes.heads(queue, asked).items()} if asked else {}
+        for lane, ref in returning.items():
+            head = self._lanes.head(ref)
+            got[lane] = [] if head is None else [head]
+        is_as_planned = True
+        for lane, number in wanted.items():
+            heads = got.setdefault(lane, [])
+            is_as_planned &= len(heads) == number
+            for head in heads:
+                asks = read_admission(head.admission_json)
+                head.is_late = is_late(
+                    asks, enqueued_at=head.enqueued_at, attempt=head.attempt, crashes=head.crashes,
+                    now=self._now,
+                )  # fmt: skip
+                is_as_planned &= not head.is_late and all(use.cost == 1 for use in asks.limits)
+        if not is_as_planned:
+            got = self._replay(queue, got)
+        for lane, heads in got.items():
+            self._given[queue, lane] += len(heads)
+            self._list(lane, heads, returning.get(lane))
+        for state in self._keys.values():
+            if state is not None:
+                state.confirm()
+        return got
+
+    def _replay(self, queue: str, got: Mapping[str, list[Head[T]]]) -> dict[str, list[Head[T]]]:
+        """Return what starts once each job is charged for what it is, round after round."""
+        for state in self._keys.values():
+            if state is not None:
+                state.forget()
+        kept: dict[str, list[Head[T]]] = {lane: [] for lane in got}
+        closed: set[str] = set()
+        left: list[Head[T]] = []
+        for lane, head in _in_rounds([(lane, head) for head in heads] for lane, heads in got.items()):
+            costs = {use.key: use.cost for use in read_admission(head.admission_json).limits}
+            if lane in closed:
+                left.append(head)
+            elif head.is_late:
+                kept[lane].append(head)
+            elif self._admits(queue, lane, costs):
+                self._plan(queue, lane, 1, costs)
+                kept[lane].append(head)
+            else:
+                closed.add(lane)
+                self._costly.add((queue, lane))
+                left.append(head)
+        if left:
+            self._lanes.leave(left)
+        return kept
+
+    def _list(self, lane: str, heads: Sequence[Head[T]], returning: str | None) -> None:
+        for head in heads:
+            if head.is_late:
+                continue
+            strict = {use.key for use in read_admission(head.admission_json).limits if use.is_strict}
+            for key in keys_of(lane):
+                state = self._keys[key]
+                if state is not None:
+                    state.is_changed = state.numbers.has_any
+                    state.taken.append(head.ref + _STRICT if key in strict else head.ref)
+                    if returning is not None and state.returning == returning:
+                        state.returning = state.returning_in = None
+
+
+def _in_rounds(lists: Iterable[Sequence[T]]) -> list[T]:
+    """Return the first of each, then the second of each, and so on."""
+    rounds = chain.from_iterable(zip_longest(*lists, fillvalue=_NOBODY))
+    return [one for one in rounds if one is not _NOBODY]  # type: ignore[misc]  # nobody is left out
+
+
+_NOBODY = object()
+
+
+def keyed_room(cursors: LaneCursors, room: int, plain: int) -> int:
+    """Return how much of a claim's room is for jobs with limits, beside so many without that could start.
+
+    Each kind gets half; of an odd room the one job more goes to each in turn.
+    """
+    half = room // 2
+    if room % 2 and plain > half:
+        cursors.is_odd = not cursors.is_odd
+        half += cursors.is_odd
+    return room - min(plain, half)
+
+
+def shared_out(queues: Sequence[str], room: int, take: Callable[[str, int], Sequence[T]]) -> list[T]:
+    """Return what `take` gives of queues, each its equal share; what one does not need goes to the others."""
+    taken: dict[str, list[T]] = {queue: [] for queue in queues}
+    hungry = list(queues)
+    while hungry and room > 0:
+        share = max(1, room // len(hungry))
+        for queue in list(hungry):
+            wanted = min(share, room)
+            if not wanted:
+                break
+            new = take(queue, wanted)
+            taken[queue] += new
+            room -= len(new)
+            if len(new) < wanted:
+                hungry.remove(queue)
+    return _in_rounds(taken.values())
