@@ -57,7 +57,7 @@ def bash(run, tmp_path):
         ("firelock jobs list --state fa", ["failed"]),
         ("firelock jobs list --state '=' fa", ["failed"]),  # as bash parts --state=fa
         ("firelock --app shop ':' fire queues pa", ["pause"]),  # as bash parts shop:fire
-        ("firelock --app jobs li", []),  # jobs is the value of --app, so no command is chosen yet
+        ("firelock --app jobs cou", []),  # jobs is the value of --app, so no command is chosen yet
         ("firelock --storage jobs do", ["doctor"]),
         ("firelock jobs list --task fai", []),
         ("firelock dev --watch fol", ["folder"]),

@@ -44,7 +44,9 @@ def found(storage, word):
 def found_at_once(url, word, **limits):
     """What is found with this word in it by somebody less patient."""
     with closing(EnginePool("here", lambda: create_engine(url), is_own=True)) as connections:
-        findings = health.diagnose(PostgresqlDatabase("here", connections, Names()), health.Limits(**limits))
+        findings = health.diagnose(
+            PostgresqlDatabase("here", connections, Names()), health.HealthBounds(**limits)
+        )
     return [(one.is_error, one.what, one.mend) for one in findings if word in one.what]
 
 

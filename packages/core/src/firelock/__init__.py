@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from firelock.control.catalogue import TaskEntry
     from firelock.control.doctor import Diagnosis
     from firelock.control.jobs import JobCounts, JobPage
+    from firelock.control.limits import LimitName, LimitView, NumberSource
     from firelock.control.queues import QueueView
     from firelock.control.servers import ServerView
     from firelock.cron import Cron, Every, Misfire, Overlap
@@ -70,6 +71,7 @@ _HOMES = {
     "control.catalogue": ("TaskEntry",),
     "control.doctor": ("Diagnosis",),
     "control.jobs": ("JobCounts", "JobPage"),
+    "control.limits": ("LimitName", "LimitView", "NumberSource"),
     "control.queues": ("QueueView",),
     "control.servers": ("ServerView",),
     "cron": ("Cron", "Every", "Misfire", "Overlap"),
@@ -132,6 +134,8 @@ __all__ = [
     "JobStep",
     "JsonSerializer",
     "JsonValue",
+    "LimitName",
+    "LimitView",
     "Lock",
     "LockLost",
     "LockProvider",
@@ -139,6 +143,7 @@ __all__ = [
     "MetricFamily",
     "MetricSample",
     "Misfire",
+    "NumberSource",
     "Operation",
     "Origin",
     "Outcome",

@@ -18,6 +18,7 @@ from firelock.control.audit import Audit
 from firelock.control.bulk import Operations
 from firelock.control.catalogue import Catalogue
 from firelock.control.jobs import Jobs
+from firelock.control.limits import Limits, declared_limits
 from firelock.control.queues import Queues
 from firelock.control.recurring import Recurring
 from firelock.control.servers import Servers
@@ -119,6 +120,7 @@ class Firelock(ServedApp):
         self.audit = Audit(self._client)
         self.catalogue = Catalogue(self._client)
         self.operations = Operations(self._client, self.lock)
+        self.limits: Limits = Limits(self._client, lambda: declared_limits(self.registry))
         self.recurring: Recurring = Recurring(self._client, self._register)
         self.plugins.configure_app(self)
 

@@ -29,7 +29,7 @@ class Runtime:
 
 
 class Declarations(Protocol):
-    """The recurring jobs that an app's code declares."""
+    """What an app's code declares of recurring jobs, or of limits."""
 
     def sync(self) -> object:
         """What is declared is in the storage."""
@@ -44,6 +44,7 @@ class ServedApp(abc.ABC):
     module: str | None
     imports: Sequence[str]
     recurring: Declarations
+    limits: Declarations
 
     @property
     @abc.abstractmethod

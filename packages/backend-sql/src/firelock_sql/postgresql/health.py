@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen
-class Limits:
+class HealthBounds:
     """From where on something is worth a word."""
 
     old_seconds: int = 300  # of a transaction: upkeep's own are done in a few
@@ -128,7 +128,7 @@ def durability(settings: Mapping[str, str]) -> str:
 # ---- what may go wrong -----------------------------------------------------------------------------------
 
 
-def diagnose(database: ServerDatabase, limits: Limits = Limits()) -> list[Finding]:
+def diagnose(database: ServerDatabase, limits: HealthBounds = HealthBounds()) -> list[Finding]:
     """Return what may go wrong with this server, and how to mend it; what may not be seen is one of them."""
     findings: list[Finding] = []
     for what, check in _CHECKS.items():
@@ -143,7 +143,7 @@ def diagnose(database: ServerDatabase, limits: Limits = Limits()) -> list[Findin
     return findings
 
 
-def _about_the_role(database: ServerDatabase, _: Limits) -> Iterator[Finding]:
+def _about_the_role(database: ServerDatabase, _: HealthBounds) -> Iterator[Finding]:
     ((role, sees_all, is_standby),) = _ask(database, _ROLE)
     if is_standby:
         yield Finding(
@@ -157,7 +157,7 @@ def _about_the_role(database: ServerDatabase, _: Limits) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _about_durability(database: ServerDatabase, _: Limits) -> Iterator[Finding]:
+def _about_durability(database: ServerDatabase, _: HealthBounds) -> Iterator[Finding]:
     settings = _settings(database)
     losses = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
     for name, value in losses.items():
@@ -173,7 +173,7 @@ def _about_durability(database: ServerDatabase, _: Limits) -> Iterator[Finding]:
         yield Finding(True, "autovacuum is off: tables grow, and claims slow down.", "Set autovacuum on.")
 
 
-def _about_dead_rows(database: ServerDatabase, limits: Limits) -> Iterator[Finding]:
+def _about_dead_rows(database: ServerDatabase, limits: HealthBounds) -> Iterator[Finding]:
     for name, live, dead, seconds in _ask(database, _DEAD, _names(database)):
         if dead > max(limits.dead_rows, live * limits.dead_share):
             last = "it was never vacuumed" if seconds is None else f"the last vacuum was {_span(seconds)} ago"
@@ -184,7 +184,7 @@ def _about_dead_rows(database: ServerDatabase, limits: Limits) -> Iterator[Findi
             )  # fmt: skip
 
 
-def _about_snapshots(database: ServerDatabase, limits: Limits) -> Iterator[Finding]:
+def _about_snapshots(database: ServerDatabase, limits: HealthBounds) -> Iterator[Finding]:
     for pid, application, role, seconds in _ask(database, _SNAPSHOTS):
         if seconds is not None and seconds >= limits.old_seconds:
             yield Finding(
@@ -200,7 +200,7 @@ def _about_snapshots(database: ServerDatabase, limits: Limits) -> Iterator[Findi
         )  # fmt: skip
 
 
-def _about_idle_transactions(database: ServerDatabase, limits: Limits) -> Iterator[Finding]:
+def _about_idle_transactions(database: ServerDatabase, limits: HealthBounds) -> Iterator[Finding]:
     idle = [row for row in _ask(database, _IDLE) if row[3] is not None and row[3] >= limits.idle_seconds]
     if idle:
         pid, application, role, seconds = idle[0]
@@ -213,7 +213,7 @@ def _about_idle_transactions(database: ServerDatabase, limits: Limits) -> Iterat
         )
 
 
-def _about_prepared(database: ServerDatabase, limits: Limits) -> Iterator[Finding]:
+def _about_prepared(database: ServerDatabase, limits: HealthBounds) -> Iterator[Finding]:
     for gid, seconds in _ask(database, _PREPARED):
         if seconds >= limits.old_seconds:
             yield Finding(
@@ -222,7 +222,7 @@ def _about_prepared(database: ServerDatabase, limits: Limits) -> Iterator[Findin
             )  # fmt: skip
 
 
-def _about_indexes(database: ServerDatabase, _: Limits) -> Iterator[Finding]:
+def _about_indexes(database: ServerDatabase, _: HealthBounds) -> Iterator[Finding]:
     found = {str(name): bool(is_valid) for name, is_valid in _ask(database, _INDEXES, _names(database))}
     for table in METADATA.sorted_tables:
         yield from _broken_indexes(database, table, found)
@@ -240,7 +240,7 @@ def _broken_indexes(database: ServerDatabase, table: Table, found: Mapping[str, 
             yield Finding(True, f"Index {name} is missing: jobs are looked for one by one.", f"{make};")
 
 
-def _about_connections(database: ServerDatabase, limits: Limits) -> Iterator[Finding]:
+def _about_connections(database: ServerDatabase, limits: HealthBounds) -> Iterator[Finding]:
     settings = _settings(database)
     most = int(settings["max_connections"]) - int(settings["superuser_reserved_connections"])
     ((number,),) = _ask(database, _CONNECTIONS)
@@ -251,7 +251,7 @@ def _about_connections(database: ServerDatabase, limits: Limits) -> Iterator[Fin
         )  # fmt: skip
 
 
-def _about_notifications(database: ServerDatabase, limits: Limits) -> Iterator[Finding]:
+def _about_notifications(database: ServerDatabase, limits: HealthBounds) -> Iterator[Finding]:
     ((usage,),) = _ask(database, _NOTIFICATIONS)
     if usage >= limits.full_queue:
         yield Finding(
@@ -260,7 +260,7 @@ def _about_notifications(database: ServerDatabase, limits: Limits) -> Iterator[F
         )  # fmt: skip
 
 
-_Check = Callable[["ServerDatabase", Limits], "Iterator[Finding]"]
+_Check = Callable[["ServerDatabase", HealthBounds], "Iterator[Finding]"]
 _CHECKS: Mapping[str, _Check] = {
     "who it is": _about_the_role,
     "settings": _about_durability,

@@ -28,6 +28,7 @@ _OWN = {
     "jobs": ("Look at jobs, requeue, delete and restore them.", "jobs.configure"),
     "recurring": ("Look at recurring jobs, trigger and pause them.", "recurring.configure"),
     "queues": ("Look at queues, pause and resume them.", "queues.configure"),
+    "limits": ("Look at limits, set, pause and resume them.", "limits.configure"),
     "top": ("See queues, servers, running jobs and failures live.", "top.configure"),
     "servers": ("Look at servers.", "servers.configure"),
     "health": ("Ask a running server whether it is well.", "health.configure"),

@@ -241,6 +241,7 @@ class ChildProcess:
         if options.is_first:
             runtime.storage.clock()  # connects: an unreachable storage is said here, in one line
             app.recurring.sync()
+            app.limits.sync()
         runtime.plugins.worker_process_started(server)
         enable_loggers()  # a plugin may configure logging there
         child = Child(

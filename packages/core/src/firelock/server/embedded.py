@@ -230,6 +230,7 @@ class _RunningServer:
         with ExitStack() as undo:  # what has begun ends where something fails
             undo.callback(self._memory.close)
             app.recurring.sync()
+            app.limits.sync()
             self._app.runtime.plugins.worker_process_started(server)
             self._session = self._begin()
             undo.callback(self._end_session)

@@ -1,0 +1,293 @@
+"""`firelock limits`: who holds each limit's key and who waits; set, reset, pause and resume."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from firelock.cli.commands import Exit, Problem, add_command, add_group, whole
+from firelock.cli.screen import Cell, Column, Piece, Screen
+from firelock.cli.source import connected
+from firelock.clock import micros
+from firelock.text import age, clock_time, isoformat
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from firelock.cli.commands import Commands
+    from firelock.control.limits import LimitName, LimitView
+    from firelock.storage.admission import LimitNumbers
+
+_COLUMNS = (
+    Column("KEY", is_whole=True),
+    Column("RUNNING", is_number=True),
+    Column("WAITING", is_number=True),
+    Column("LIMIT"),
+    Column("WHOSE", is_whole=True),
+    Column("STATE", is_whole=True),
+    Column("NOTE"),
+)
+_PAGE_LIMIT = 500
+_SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|[smhd]?)\Z", re.ASCII)
+_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+_ORIGIN = "cli"
+_MANY = 10_000  # waiting jobs are counted up to here
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The parser has the group's commands."""
+    group = add_group(parser)
+    listing = add_command(
+        group, "list", "List the limits' keys with who holds them and who waits.", _list,
+        more="Names that have no key yet come last, with the numbers that their keys will have.",
+        examples=("firelock limits list", "firelock limits list tenant: --limit 20 --json"),
+    )  # fmt: skip
+    listing.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help="keys that begin so")
+    listing.add_argument(
+        "--limit", type=whole(_PAGE_LIMIT), default=100, metavar="N", help="of a page: 100, at most 500"
+    )
+    listing.add_argument("--after", default="", metavar="KEY", help="the next page: keys above this one")
+    show = add_command(
+        group, "show", "Show one key or name: its numbers, the jobs that hold it.", _show,
+        examples=("firelock limits show tenant:7",),
+    )  # fmt: skip
+    _add_changes(group)
+    show.add_argument("name", metavar="NAME_OR_KEY")
+
+
+def _add_changes(group: Commands) -> None:
+    setting = add_command(
+        group, "set", "Give a name, or one key, other numbers; they hold until reset.", _set,
+        more=(
+            "A name's numbers are those of all its keys; a key's own win over its name's. What is left out\n"
+            "stays as it is. The word none takes a number away."
+        ),
+        examples=(
+            "firelock limits set tenant --concurrent 8",
+            "firelock limits set tenant:7/openai --rate 500 --per 1m --burst 50",
+            "firelock limits set smtp --concurrent none",
+        ),
+    )  # fmt: skip
+    setting.add_argument("name", metavar="NAME_OR_KEY")
+    setting.add_argument("--concurrent", type=_number, metavar="N", help="jobs at once, 0 to 1,000; or none")
+    setting.add_argument("--rate", type=_number, metavar="N", help="how much may start in a period; or none")
+    setting.add_argument("--per", type=_seconds, metavar="SPAN", help="the period: 500ms, 1s, 1m, 1h")
+    setting.add_argument(
+        "--burst", type=_number, metavar="N", help="how much may start at once after a rest; or none"
+    )
+    reset = add_command(
+        group, "reset", "Give up what was set: the numbers of the code hold again.", _reset,
+        examples=("firelock limits reset tenant:7",),
+    )  # fmt: skip
+    pause = add_command(
+        group, "pause", "Start no job that asks for it any more, on any server; running ones go on.", _pause,
+        examples=('firelock limits pause tenant:7/openai --note "their quota is used up"',),
+    )  # fmt: skip
+    pause.add_argument("--note", default="", metavar="TEXT", help="why, for whoever looks")
+    resume = add_command(group, "resume", "Start jobs that ask for it again.", _resume)
+    for command in (reset, pause, resume):
+        command.add_argument("names", metavar="NAME_OR_KEY", nargs="+")
+
+
+_NONE = "none"
+
+
+def _number(text: str) -> int | str:
+    if text == _NONE:
+        return _NONE
+    if not (text.isascii() and text.isdigit() and len(text) < 10):  # noqa: PLR2004 - as the greatest rate
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, and not none")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    if (found := _SPAN.match(text)) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no span; write 500ms, 1s, 1m or 1h")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # no name for this user's number
+        return "command line"
+
+
+# ---- list ------------------------------------------------------------------------------------------------
+
+
+def _list(options: argparse.Namespace, screen: Screen) -> None:
+    with connected(options) as app:
+        keys = app.limits.list(options.prefix, options.after, options.limit)
+        is_last = len(keys) < options.limit
+        named = app.limits.names() if is_last else []
+        now = app.client.clock.now()
+    seen = {view.name for view in keys} | {view.key for view in keys}
+    alone = [one for one in named if one.name not in seen and one.name.startswith(options.prefix)]
+    alone = [one for one in alone if one.name > options.after]
+    cursor = None if is_last else keys[-1].key
+    screen.listing(
+        "limits", map(_answer, keys), _COLUMNS,
+        [*(_row(view, now) for view in keys), *map(_name_row, alone)],
+        empty="No limit is declared or set, and no job asks for one.",
+        names=list(map(_name_answer, alone)), cursor=cursor,
+    )  # fmt: skip
+    if cursor is not None and not screen.is_json:
+        screen.note(f"There may be more; the same command with --after {cursor!r} shows them.")
+
+
+def _row(view: LimitView, now: int) -> list[Piece]:
+    of = "" if view.concurrent is None else f"/{view.concurrent:,}"
+    whose = f"{view.whose}, own" if view.is_own and view.key != view.name else str(view.whose)
+    return [
+        view.key, f"{view.running:,}{of}", _waiting(view), view.words, whose, _state(view, now), view.note,
+    ]  # fmt: skip
+
+
+def _name_row(one: LimitName) -> list[Piece]:
+    state = Cell("paused", "yellow") if one.is_paused else Cell("no key yet", "bright_black")
+    return [one.template or one.name, "", "", one.words, str(one.whose), state, one.note]
+
+
+def _waiting(view: LimitView) -> str:
+    return f"{view.waiting:,}{'+' if view.waiting >= _MANY else ''}"
+
+
+def _state(view: LimitView, now: int) -> Cell:
+    if view.is_paused:
+        return Cell("paused", "yellow")
+    if view.opens_at is not None:
+        return Cell(f"opens {age(micros(view.opens_at), now)}", "cyan")
+    if view.concurrent == 0 or view.rate == 0:
+        return Cell("shut by a 0", "yellow")
+    return Cell("full", "blue") if view.is_full else Cell("open", "green")
+
+
+def _numbers(numbers: LimitNumbers | None) -> dict[str, object] | None:
+    if numbers is None:
+        return None
+    per = None if numbers.rate is None else numbers.per / 1_000_000
+    return {
+        "concurrent": numbers.concurrent, "rate": numbers.rate, "per_seconds": per, "burst": numbers.burst,
+    }  # fmt: skip
+
+
+def _name_answer(one: LimitName) -> dict[str, object]:
+    return {
+        "name": one.name, "template": one.template, "numbers": _numbers(one.numbers),
+        "code": _numbers(one.code), "whose": str(one.whose), "is_paused": one.is_paused, "note": one.note,
+        "paused_by": one.paused_by, "paused_at": _iso(one.paused_at),
+    }  # fmt: skip
+
+
+def _answer(view: LimitView) -> dict[str, object]:
+    return {
+        "key": view.key, **_name_answer(view), "is_own": view.is_own, "running": view.running,
+        "holders": list(view.holders), "waiting": view.waiting, "opens_at": _iso(view.opens_at),
+    }  # fmt: skip
+
+
+def _iso(at: datetime | None) -> str | None:
+    return None if at is None else isoformat(micros(at))
+
+
+# ---- show ------------------------------------------------------------------------------------------------
+
+
+def _show(options: argparse.Namespace, screen: Screen) -> None:
+    with connected(options) as app:
+        view = app.limits.get(options.name)
+        is_known = view.running or view.waiting or view.opens_at or view.is_paused or view.code is not None
+        if not is_known and view.whose == _NONE:
+            raise Problem(
+                f"No limit {options.name!r}: no job asks for it, and it has no numbers.",
+                hint="firelock limits list shows what there is.", code=Exit.NOT_FOUND,
+            )  # fmt: skip
+        now = app.client.clock.now()
+    if screen.is_json:
+        screen.json(_answer(view))
+        return
+    screen.line(Cell(f"Limit {view.key}", "bold"), "  ", _state(view, now))
+    screen.facts(_facts(view, now), indent=2)
+    if view.holders:
+        screen.heading("Held by")
+        for job_id in view.holders:
+            screen.line(f"  {job_id}")
+        if view.running > len(view.holders):
+            screen.line(f"  … and {view.running - len(view.holders):,} more")
+
+
+def _facts(view: LimitView, now: int) -> list[tuple[str, Piece]]:
+    code = "" if view.code is None else _words_of(view.code)
+    of = "" if view.concurrent is None else f" of {view.concurrent:,}"
+    by = f"{f', {view.paused_by}' if view.paused_by else ''}"
+    since = "" if view.paused_at is None else f"{clock_time(micros(view.paused_at))}{by}"
+    opens = "" if view.opens_at is None else age(micros(view.opens_at), now)
+    return [
+        ("name", view.name if view.name != view.key else ""),
+        ("limit", view.words),
+        ("set by", f"{view.whose}{', for this key alone' if view.is_own and view.key != view.name else ''}"),
+        ("in code", code if view.whose != "code" else ""),
+        ("running", f"{view.running:,}{of}"),
+        ("waiting", _waiting(view)),
+        ("opens", opens),
+        ("paused", since or ("yes" if view.is_paused else "")),
+        ("note", view.note),
+    ]
+
+
+def _words_of(numbers: LimitNumbers) -> str:
+    from firelock.control.limits import numbers_words  # noqa: PLC0415 - it has been loaded with the app
+
+    return numbers_words(numbers)
+
+
+# ---- change ----------------------------------------------------------------------------------------------
+
+
+def _set(options: argparse.Namespace, screen: Screen) -> None:
+    given: dict[str, Any] = {name: getattr(options, name) for name in ("concurrent", "rate", "per", "burst")}
+    changes: dict[str, Any] = {
+        name: None if value == _NONE else value for name, value in given.items() if value is not None
+    }
+    if not changes:
+        raise Problem(
+            "Nothing is to be set.", hint="Give --concurrent N, or --rate N --per 1m; none takes one away."
+        )
+    with connected(options) as app:
+        view = app.limits.set(options.name, **changes, by=_who(), origin=_ORIGIN)
+    if screen.is_json:
+        screen.json(_answer(view))
+    else:
+        screen.line(options.name, "  ", Cell(view.words, "green"))
+
+
+def _reset(options: argparse.Namespace, screen: Screen) -> None:
+    with connected(options) as app:
+        _each(options.names, screen, lambda key: app.limits.reset(key, by=_who(), origin=_ORIGIN), "reset")
+
+
+def _pause(options: argparse.Namespace, screen: Screen) -> None:
+    with connected(options) as app:
+        screen.each(
+            options.names, "paused",
+            lambda key: app.limits.pause(key, options.note, by=_who(), origin=_ORIGIN),
+        )  # fmt: skip
+
+
+def _resume(options: argparse.Namespace, screen: Screen) -> None:
+    with connected(options) as app:
+        screen.each(options.names, "resumed", lambda key: app.limits.resume(key, by=_who(), origin=_ORIGIN))
+
+
+def _each(names: Sequence[str], screen: Screen, act: Callable[[str], LimitView], done: str) -> None:
+    """Each is told with the numbers that it has then."""
+    views = {name: act(name) for name in names}
+    if screen.is_json:
+        screen.json({done: names})
+    else:
+        for name, view in views.items():
+            screen.line(name, "  ", Cell(view.words, "green"))

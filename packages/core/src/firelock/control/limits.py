@@ -1,0 +1,534 @@
+"""`fire.limits`: who holds the keys of limits and who waits for them; numbers of code and of operators."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+from enum import StrEnum
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from firelock.aio import twin
+from firelock.clock import SECOND, from_micros
+from firelock.control.audit import Audit
+from firelock.control.pages import check_limit
+from firelock.errors import ConfigurationError, UnsupportedFeature
+from firelock.job import as_datetime
+from firelock.storage import Feature
+from firelock.storage.admission import LimitNumbers, name_of, read_numbers
+from firelock.storage.derived import every_record
+from firelock.text import shown
+from firelock.values import KeyState
+
+if TYPE_CHECKING:
+    from firelock.client import Client
+    from firelock.options import TaskInfo
+    from firelock.serializer import JsonValue
+
+log = logging.getLogger(__name__)
+
+_KIND = "limit"
+_KEY_LIMIT, _NOTE_LIMIT = 200, 500
+_MOST_AT_ONCE, _HIGHEST_RATE, _LONGEST_PERIOD = 1_000, 1_000_000_000, 366 * 86_400 * SECOND
+_NUMBERS = ("concurrent", "rate", "per", "burst")
+
+
+class NumberSource(StrEnum):
+    """Whose number a limit has."""
+
+    CODE = "code"
+    OPERATOR = "operator"
+    NONE = "none"  # it has none: its jobs take turns
+
+
+@attrs.frozen(kw_only=True)
+class LimitName:
+    """A name of limits, or one key that has a record of its own, with its numbers as they are now."""
+
+    name: str  # as "tenant/openai" of "tenant:{tenant_id}/openai"
+    template: str | None  # as the code says it; None where no server has told
+    numbers: LimitNumbers  # in micros; the properties below have them for people
+    code: LimitNumbers | None  # what the code last said; None where it never did
+    whose: NumberSource
+    is_paused: bool
+    note: str  # why it is paused; empty where nobody said
+    paused_by: str | None
+    paused_at: datetime | None
+
+    @property
+    def concurrent(self) -> int | None:
+        """How many jobs may hold a key at once; None for any number."""
+        return self.numbers.concurrent
+
+    @property
+    def rate(self) -> int | None:
+        """How much may start `per`; None for any number."""
+        return self.numbers.rate
+
+    @property
+    def per(self) -> timedelta:
+        """The period of the rate."""
+        return timedelta(microseconds=self.numbers.per)
+
+    @property
+    def burst(self) -> int | None:
+        """How much may start at once after a rest; None for a second's worth."""
+        return self.numbers.burst
+
+    @property
+    def words(self) -> str:
+        """The numbers for people: "4 at once, 90 per 60 s"."""
+        return numbers_words(self.numbers)
+
+
+@attrs.frozen(kw_only=True)
+class LimitView(LimitName):
+    """A limit's key as it is now; `name` is that whose numbers it has where it has none of its own."""
+
+    key: str
+    running: int  # how many jobs hold it
+    holders: tuple[str, ...]  # their ids, 100 at most
+    waiting: int  # enqueued jobs that ask for it, 10,000 at most
+    opens_at: datetime | None  # when its rate admits one more start, or it is open again; None: it is open
+    is_own: bool  # the numbers are those of this key alone
+
+    @property
+    def is_full(self) -> bool:
+        """Tell whether as many jobs hold it as may."""
+        return self.concurrent is not None and self.running >= self.concurrent
+
+
+@attrs.frozen
+class DeclaredLimit:
+    """What code says of the limits of a name."""
+
+    name: str
+    template: str
+    numbers: LimitNumbers  # without any: its keys take turns
+
+
+def declared_limits(tasks: Iterable[TaskInfo]) -> dict[str, DeclaredLimit]:
+    """Return what the code says of limits by name, of all tasks together."""
+    return {
+        limit.name: DeclaredLimit(limit.name, limit.key, limit.numbers)
+        for info in tasks
+        for limit in getattr(info, "limits", None) or ()
+    }
+
+
+class Limits:
+    """`fire.limits`: look at keys, set and reset their numbers, pause and resume them, spend of a rate."""
+
+    def __init__(self, client: Client, declared: Callable[[], Mapping[str, DeclaredLimit]]) -> None:
+        self._client = client
+        self._declared = declared
+        self._audit = Audit(client)
+
+    # ---- what code says ----------------------------------------------------------------------------------
+
+    def sync(self) -> list[str]:
+        """The numbers of the code are stored; return the names that were written. A server does it at start.
+
+        What an operator has set stays until the code says something else than before, and a pause stays.
+        """
+        written = [one.name for one in self._declared().values() if self._write_code(one)]
+        if written:
+            log.info("Numbers of limits were written as the code says: %s.", ", ".join(written))
+        return written
+
+    async_ = twin(sync)
+
+    def _write_code(self, said: DeclaredLimit) -> bool:
+        if Feature.LIMITS not in self._client.storage.features:
+            return False  # no job that has limits can be stored either
+        code = {"template": said.template, **_numbers_json(said.numbers)}
+
+        def change(stored: _Stored) -> _Stored:
+            if stored.code == code or (not stored.value and not said.numbers.has_any):
+                return stored
+            return stored.with_(**_numbers_json(said.numbers), code=code, by=NumberSource.CODE)
+
+        return self._change(said.name, change)
+
+    # ---- looking -----------------------------------------------------------------------------------------
+
+    def names(self) -> list[LimitName]:
+        """Return every name that code or an operator gave numbers, or paused, those without a key yet too."""
+        return [_name(key, record, [record]) for key, record in sorted(self._records().items())]
+
+    anames = twin(names)
+
+    def list(self, prefix: str = "", after: str = "", limit: int = 100) -> list[LimitView]:
+        """Return a page of keys in order, those above `after` that begin so.
+
+        Those that jobs hold or wait for, those whose rate is in use, and those with numbers or a pause of
+        their own. A name such as `tenant` of the keys `tenant:7` stands in `names`.
+
+        Raises:
+            ConfigurationError: the limit is not 1 to 500.
+            UnsupportedFeature: the storage has no limits.
+        """
+        check_limit(limit, "keys")
+        storage, records = self._client.storage, self._records()
+        states = storage.find_keys(prefix, after=after, limit=limit)
+        alone = (
+            _idle(key)
+            for key in sorted(records)
+            if key.startswith(prefix) and key > after and records[key].is_key
+        )
+        views = {
+            state.key: state
+            for state in heapq.merge(alone, states, key=lambda state: state.key)  # one that works wins
+        }
+        now = self._client.clock.now()
+        return [_view(views[key], records, now) for key in sorted(views)[:limit]]
+
+    alist = twin(list)  # noqa: A003 - the verb above
+
+    def get(self, key: str) -> LimitView:
+        """Return a key as it is now; of one that no job ever asked for, its numbers.
+
+        Raises:
+            ConfigurationError: it can be no key.
+            UnsupportedFeature: the storage has no limits.
+        """
+        found = self._client.storage.find_keys(_check_key(key), limit=1)
+        state = found[0] if found and found[0].key == key else _idle(key)
+        records = {one: self._stored(one) for one in (key, name_of(key))}
+        return _view(state, records, self._client.clock.now())
+
+    aget = twin(get)
+
+    def _records(self) -> dict[str, _Stored]:
+        records = every_record(self._client.storage, _KIND)
+        return {record.key: _Stored.read(record.key, record.value) for record in records}
+
+    def _stored(self, key: str) -> _Stored:
+        record = self._client.storage.get_record(_KIND, key)
+        return _Stored.read(key, record.value if record else "{}")
+
+    # ---- changing ----------------------------------------------------------------------------------------
+
+    def set(
+        self,
+        name_or_key: str,
+        *,
+        concurrent: int | EllipsisType | None = ...,
+        rate: int | EllipsisType | None = ...,
+        per: timedelta | float | EllipsisType = ...,
+        burst: int | EllipsisType | None = ...,
+        by: str = "operator",
+        origin: str = "code",
+    ) -> LimitView:
+        """The numbers are these from now on, on every server; what is left out stays as it is.
+
+        A name's are those of all its keys; a key's own win over its name's. They stay until `reset`, or until
+        the code says something else than now. No running job is stopped.
+
+        Args:
+            name_or_key: as "tenant", or "tenant:7" for one alone.
+            concurrent: how many jobs at once, 0 to 1,000; None takes the number away.
+            rate: how much may start in a period; None takes it away.
+            per: the period of the rate; a timedelta or seconds.
+            burst: how much may start at once after a rest; None for a second's worth.
+            by: who, for the audit.
+            origin: where it was done, for the audit.
+
+        Raises:
+            ConfigurationError: a number is out of its bounds, or there is no rate for `per` and `burst`.
+            UnsupportedFeature: the storage has no limits.
+        """
+        given = {"concurrent": concurrent, "rate": rate, "per": per, "burst": burst}
+        changes = {name: value for name, value in given.items() if value is not ...}
+        if not changes:
+            raise ConfigurationError(
+                f"Nothing is set of limit {shown(name_or_key)}; pass concurrent=, or rate= and per=."
+            )
+        key = self._known_key(name_or_key)
+        name = self._stored(name_of(key))
+        told: dict[str, JsonValue] = {}
+
+        def change(stored: _Stored) -> _Stored:
+            base = stored if stored.numbers.has_any or stored.code is not None else name
+            former = _numbers_given(base.numbers)
+            if rate is None:  # the period and the burst go with it
+                former |= {"per": None, "burst": None}
+            numbers = checked_numbers(key, {**former, **changes})
+            if not numbers.has_any and key != name_of(key):
+                raise ConfigurationError(
+                    f"Key {key!r} without a number of its own has that of {name_of(key)!r}. Reset it, "
+                    "or set a number as high as it may go."
+                )
+            told.update(_numbers_json(numbers))
+            return stored.with_(**_numbers_json(numbers), by=NumberSource.OPERATOR)
+
+        self._change(key, change)
+        self._record("limit.set", key, by, origin, told)
+        return self.get(key)
+
+    aset = twin(set)  # noqa: A003 - the verb above
+
+    def reset(self, name_or_key: str, *, by: str = "operator", origin: str = "code") -> LimitView:
+        """The numbers are what the code last said; one that the code never named has none of its own.
+
+        Raises:
+            ConfigurationError: it can be no key.
+            UnsupportedFeature: the storage has no limits.
+        """
+        key = self._known_key(name_or_key)
+
+        def change(stored: _Stored) -> _Stored:
+            numbers = LimitNumbers() if stored.code is None else _numbers_of(stored.code)
+            return stored.with_(**_numbers_json(numbers), by=NumberSource.CODE)
+
+        if self._change(key, change):
+            self._record("limit.reset", key, by, origin)
+        return self.get(key)
+
+    areset = twin(reset)
+
+    def pause(
+        self, name_or_key: str, note: str = "", *, by: str = "operator", origin: str = "code"
+    ) -> LimitView:
+        """No job that asks for the key, or for any key of the name, starts any more; running ones go on.
+
+        Args:
+            name_or_key: as in `set`.
+            note: why, for people; 500 characters.
+            by: who, for people and the audit.
+            origin: where it was done, for the audit.
+
+        Raises:
+            ConfigurationError: it can be no key, or the note is no text.
+            UnsupportedFeature: the storage has no limits.
+        """
+        if not isinstance(note, str) or len(note) > _NOTE_LIMIT:
+            raise ConfigurationError(f"note={shown(note)} is refused; pass up to {_NOTE_LIMIT} characters.")
+        key, at = self._known_key(name_or_key), self._client.clock.now()
+        self._change(key, lambda stored: stored.with_(paused=True, note=note, paused_by=by, paused_at=at))
+        self._record("limit.pause", key, by, origin, {"note": note} if note else None)
+        return self.get(key)
+
+    apause = twin(pause)
+
+    def resume(self, name_or_key: str, *, by: str = "operator", origin: str = "code") -> LimitView:
+        """Jobs that ask for the key start again, unless it is its name that is paused.
+
+        Raises:
+            ConfigurationError: it can be no key.
+            UnsupportedFeature: the storage has no limits.
+        """
+        key = self._known_key(name_or_key)
+        if self._change(
+            key, lambda stored: stored.with_(paused=False, note="", paused_by=None, paused_at=None)
+        ):
+            self._record("limit.resume", key, by, origin)
+        return self.get(key)
+
+    aresume = twin(resume)
+
+    def spend(self, key: str, cost: int) -> float:
+        """The key's rate has been used by this cost; return the seconds until it admits one more start.
+
+        For what a job learns only as it runs, such as the tokens of an answer: of an estimate that was too
+        high a negative cost gives back. Of a key without a rate nothing is used.
+
+        Raises:
+            ConfigurationError: it can be no key, or the cost is no whole number.
+            UnsupportedFeature: the storage has no limits.
+        """
+        if isinstance(cost, bool) or not isinstance(cost, int) or abs(cost) > _HIGHEST_RATE:
+            raise ConfigurationError(
+                f"cost={shown(cost)} is refused; pass a whole number up to {_HIGHEST_RATE:,}, below zero to "
+                "give back."
+            )
+        opens_at = self._client.storage.spend(_check_key(key), cost=cost)
+        return max(0, opens_at - self._client.clock.now()) / SECOND
+
+    aspend = twin(spend)
+
+    # ---- records -----------------------------------------------------------------------------------------
+
+    def _known_key(self, name_or_key: str) -> str:
+        storage = self._client.storage
+        if Feature.LIMITS not in storage.features:
+            raise UnsupportedFeature(
+                f"Storage {storage.url} has no limits, asked for {shown(name_or_key)}; use one that has."
+            )
+        return _check_key(name_or_key)
+
+    def _change(self, key: str, change: Callable[[_Stored], _Stored]) -> bool:
+        """The record is what the change makes of it, gone where that says nothing; return if it differs."""
+        storage = self._client.storage
+        while True:
+            record = storage.get_record(_KIND, key)
+            stored = _Stored.read(key, record.value if record else "{}")
+            changed = change(stored)
+            if changed == stored or (record is None and changed.says_nothing):
+                return False
+            version = record.version if record else 0
+            if changed.says_nothing:
+                if storage.delete_record(_KIND, key, expected_version=version):
+                    return True
+            elif storage.put_record(_KIND, key, changed.written(), expected_version=version) is not None:
+                return True
+
+    def _record(
+        self, action: str, key: str, by: str, origin: str, detail: Mapping[str, JsonValue] | None = None
+    ) -> None:
+        self._audit.record(action, key, by=by, origin=origin, detail=detail)
+
+
+@attrs.frozen
+class _Stored:
+    """The record of a name or a key; without a value there is none."""
+
+    key: str
+    value: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, key: str, text: str) -> _Stored:
+        return cls(key, json.loads(text))
+
+    def with_(self, **changes: object) -> _Stored:
+        return _Stored(self.key, {**self.value, **changes})
+
+    def written(self) -> str:
+        return json.dumps(self.value, ensure_ascii=False)
+
+    @property
+    def numbers(self) -> LimitNumbers:
+        return read_numbers(self.written())
+
+    @property
+    def code(self) -> Mapping[str, Any] | None:
+        return self.value.get("code")
+
+    @property
+    def is_paused(self) -> bool:
+        return bool(self.value.get("paused"))
+
+    @property
+    def says_nothing(self) -> bool:
+        return self.code is None and not self.is_paused and not self.numbers.has_any
+
+    @property
+    def is_key(self) -> bool:
+        """Whether it is that of a key, not of a name that many keys have."""
+        template = (self.code or {}).get("template")
+        return self.key != name_of(self.key) if template is None else template == self.key
+
+
+def _idle(key: str) -> KeyState:
+    return KeyState(key, (), 0, 0, 0)
+
+
+def _view(state: KeyState, records: Mapping[str, _Stored], now: int) -> LimitView:
+    nothing = _Stored(state.key, {})
+    own, name = records.get(state.key, nothing), records.get(name_of(state.key), nothing)
+    chosen = own if own.numbers.has_any else name
+    known = _name(name_of(state.key), chosen, [own, name])
+    opens_at = math.ceil(known.numbers.opens_at(state.free_at))
+    return LimitView(
+        **attrs.asdict(known, recurse=False), key=state.key, running=state.running, holders=state.holders,
+        waiting=state.waiting, opens_at=from_micros(opens_at) if opens_at > now else None,
+        is_own=own.numbers.has_any,
+    )  # fmt: skip
+
+
+def _name(name: str, chosen: _Stored, all_of_it: Iterable[_Stored]) -> LimitName:
+    """Return what is chosen of a key's record and its name's; it is paused where one of them is."""
+    paused = next((stored.value for stored in all_of_it if stored.is_paused), None)
+    numbers, code = chosen.numbers, chosen.code
+    whose = NumberSource(chosen.value.get("by", "operator")) if numbers.has_any else NumberSource.NONE
+    return LimitName(
+        name=name, template=(code or {}).get("template"), numbers=numbers,
+        code=None if code is None else _numbers_of(code), whose=whose, is_paused=paused is not None,
+        note=(paused or {}).get("note") or "", paused_by=(paused or {}).get("paused_by"),
+        paused_at=as_datetime((paused or {}).get("paused_at")),
+    )  # fmt: skip
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------
+
+
+def numbers_words(numbers: LimitNumbers) -> str:
+    """Return the numbers of a limit for people: "4 at once, 90 per 60 s"; "turns" where it has none."""
+    return ", ".join(_words(numbers)) or "turns"
+
+
+def _words(numbers: LimitNumbers) -> Iterator[str]:
+    if numbers.concurrent is not None:
+        yield f"{numbers.concurrent:,} at once"
+    if numbers.rate is not None:
+        yield f"{numbers.rate:,} per {numbers.per / SECOND:,g} s"
+        if numbers.burst is not None:
+            yield f"{numbers.burst:,} in a burst"
+
+
+def checked_numbers(key: str, given: Mapping[str, Any]) -> LimitNumbers:
+    """Return the numbers of a limit; `per` may be a timedelta or seconds.
+
+    Raises:
+        ConfigurationError: one is out of its bounds, or there is no rate for `per` and `burst`.
+    """
+    rate, per, burst = given["rate"], given["per"], given["burst"]
+    micros = _micros(key, per)
+    for name, value, least, most in (
+        ("concurrent", given["concurrent"], 0, _MOST_AT_ONCE),
+        ("rate", rate, 0, _HIGHEST_RATE),
+        ("burst", burst, 1, _HIGHEST_RATE),
+    ):
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not (is_number and least <= value <= most):
+            raise ConfigurationError(
+                f"Limit {key!r}: {name}={shown(value)} is refused; pass a whole number from {least} to "
+                f"{most:,}."
+            )
+    if rate is None and (burst is not None or per is not None):
+        which = "per" if burst is None else "burst"
+        raise ConfigurationError(f"Limit {key!r} has {which}= and no rate; pass rate= as well.")
+    return LimitNumbers(given["concurrent"], rate, SECOND if micros is None else micros, burst)
+
+
+def _micros(key: str, per: object) -> int | None:
+    if per is None:
+        return None
+    seconds: Any = per.total_seconds() if isinstance(per, timedelta) else per
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not is_number or not 0 < seconds * SECOND <= _LONGEST_PERIOD or round(seconds * SECOND) < 1:
+        raise ConfigurationError(
+            f"Limit {key!r}: per={shown(per)} is refused; pass a timedelta or seconds, above zero and up to "
+            "a year."
+        )
+    return int(seconds * SECOND + 0.5)
+
+
+def _numbers_given(numbers: LimitNumbers) -> dict[str, Any]:
+    """Return the numbers as `set` takes them; without a rate there is no period either."""
+    per = None if numbers.rate is None else timedelta(microseconds=numbers.per)
+    return {"concurrent": numbers.concurrent, "rate": numbers.rate, "per": per, "burst": numbers.burst}
+
+
+def _numbers_json(numbers: LimitNumbers) -> dict[str, JsonValue]:
+    return {name: getattr(numbers, name) for name in _NUMBERS}
+
+
+def _numbers_of(said: Mapping[str, Any]) -> LimitNumbers:
+    return LimitNumbers(
+        said.get("concurrent"), said.get("rate"), said.get("per") or SECOND, said.get("burst")
+    )
+
+
+def _check_key(key: object) -> str:
+    if not isinstance(key, str) or not 0 < len(key) <= _KEY_LIMIT or not key.isprintable():
+        raise ConfigurationError(
+            f"Limit key {shown(key)} is refused; use 1 to {_KEY_LIMIT} printable characters, as 'tenant:7'."
+        )
+    return key

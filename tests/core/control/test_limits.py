@@ -1,0 +1,324 @@
+"""`fire.limits`: keys with who holds them and who waits; numbers of code, operators' numbers, pauses."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+
+import pytest
+
+from firelock import ConfigurationError, Firelock, UnsupportedFeature
+from firelock.control.limits import DeclaredLimit, Limits
+from firelock.memory import MemoryStorage
+from firelock.storage import Feature, KeyState
+from firelock.storage.admission import LimitNumbers
+
+MINUTE = 60_000_000
+
+
+class KeyedStorage(MemoryStorage):
+    """The storage in memory, whose keys are as a test says."""
+
+    def __init__(self):
+        super().__init__("")
+        self.features = {*self.features, Feature.LIMITS, Feature.UNIQUE}
+        self.keys = []
+        self.spent = []
+
+    def hold(self, key, *holders, waiting=0, free_at=0):
+        """A key is held by these jobs."""
+        self.keys.append(KeyState(key, holders, len(holders), waiting, free_at))
+
+    def find_keys(self, prefix="", *, after="", limit=100):
+        found = sorted(self.keys, key=lambda state: state.key)
+        return [one for one in found if one.key.startswith(prefix) and one.key > after][:limit]
+
+    def spend(self, key, *, cost=0, until=None):
+        self.spent.append((key, cost, until))
+        return self.clock() + 2_500_000
+
+
+@pytest.fixture
+def fire():
+    """An app on such a storage."""
+    with Firelock(KeyedStorage()) as fire:
+        yield fire
+
+
+def declaring(fire, **numbers):
+    """What an app sees whose code says these numbers, each under its own name."""
+    said = {
+        name: DeclaredLimit(name, f"{name}:{{id}}", LimitNumbers(**given)) for name, given in numbers.items()
+    }
+    return Limits(fire.client, lambda: said)
+
+
+def audited(fire):
+    """What the audit says, oldest first."""
+    return [(one.action, one.target, one.by, one.origin) for one in reversed(list(fire.audit.list()))]
+
+
+# ---- looking ---------------------------------------------------------------------------------------------
+
+
+def test_a_key_shows_who_holds_it_and_whose_number_it_has(fire):
+    """Holders, waiting jobs, the number of its name, and when its rate opens."""
+    now = fire.storage.clock()
+    fire.storage.hold("tenant:7", "a", "b", waiting=5, free_at=now + MINUTE)
+    limits = declaring(fire, tenant={"concurrent": 2, "rate": 60, "per": MINUTE})
+    limits.sync()
+
+    (view,) = limits.list()
+
+    assert ("tenant:7", "tenant", 2, ("a", "b"), 5) == (
+        view.key, view.name, view.running, view.holders, view.waiting,
+    )  # fmt: skip
+    assert (2, 60, timedelta(seconds=60), None) == (view.concurrent, view.rate, view.per, view.burst)
+    assert ("code", False, True) == (view.whose, view.is_own, view.is_full)
+    assert "2 at once, 60 per 60 s" == view.words
+    assert view.opens_at is not None
+    assert view == limits.get("tenant:7")
+
+
+def test_a_key_without_numbers_takes_turns(fire):
+    """It belongs to nobody, and nothing closes it."""
+    fire.storage.hold("shop:1", "a")
+
+    (view,) = fire.limits.list()
+
+    assert ("none", "turns", False, None) == (view.whose, view.words, view.is_full, view.opens_at)
+
+
+def test_keys_come_in_pages_with_those_that_have_only_numbers(fire):
+    """In order of key, each once: held ones and those with numbers or a pause of their own; names are not."""
+    for key in ("tenant:1", "tenant:3", "tenant:5"):
+        fire.storage.hold(key)
+    fire.limits.set("tenant:2", concurrent=1)
+    fire.limits.set("tenant:3", concurrent=1)
+    fire.limits.pause("tenant:4")
+    fire.limits.set("other:1", concurrent=1)
+    declaring(fire, tenant={"concurrent": 9}).sync()
+
+    first = fire.limits.list("tenant:", limit=2)
+    second = fire.limits.list("tenant:", after=first[-1].key, limit=2)
+    third = asyncio.run(fire.limits.alist("tenant:", second[-1].key, 2))
+
+    assert ["tenant:1", "tenant:2"] == [view.key for view in first]
+    assert ["tenant:3", "tenant:4"] == [view.key for view in second]
+    assert ["tenant:5"] == [view.key for view in third]
+
+
+def test_names_are_shown_before_they_have_a_key(fire):
+    """What the code declares is there with its template from the first server's start on."""
+    declaring(fire, tenant={"concurrent": 4}, api={"rate": 90, "per": MINUTE, "burst": 5}).sync()
+
+    api, tenant = fire.limits.names()
+
+    assert ("api", "api:{id}", "90 per 60 s, 5 in a burst") == (api.name, api.template, api.words)
+    assert ("tenant", "4 at once", "code") == (tenant.name, tenant.words, tenant.whose)
+
+
+def test_a_key_nobody_asked_for_shows_the_numbers_it_would_have(fire):
+    """Nothing holds it and nothing waits."""
+    fire.limits.set("tenant", concurrent=3)
+
+    view = asyncio.run(fire.limits.aget("tenant:42"))
+
+    assert (0, 0, (), 3) == (view.running, view.waiting, view.holders, view.concurrent)
+    assert "operator" == view.whose
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------
+
+
+def test_an_operators_number_survives_until_the_code_changes(fire):
+    """A server that starts writes the code's number only where the code says something new."""
+    declaring(fire, tenant={"concurrent": 4}).sync()
+    fire.limits.set("tenant", concurrent=9)
+
+    again = declaring(fire, tenant={"concurrent": 4}).sync()
+    kept = fire.limits.get("tenant")
+    changed = declaring(fire, tenant={"concurrent": 5}).sync()
+
+    assert ([], 9, 4) == (again, kept.concurrent, kept.code.concurrent)
+    assert (["tenant"], 5, "code") == (
+        changed, fire.limits.get("tenant").concurrent, fire.limits.get("tenant").whose,
+    )  # fmt: skip
+
+
+def test_a_server_says_once_which_numbers_it_wrote(fire, caplog):
+    """One line with all names; nothing where all is as before."""
+    caplog.set_level(logging.INFO, "firelock.control.limits")
+
+    declaring(fire, a={"concurrent": 1}, b={"concurrent": 2}).sync()
+    declaring(fire, a={"concurrent": 1}, b={"concurrent": 2}).sync()
+
+    assert ["Numbers of limits were written as the code says: a, b."] == caplog.messages
+
+
+def test_turns_write_nothing_until_a_number_is_to_go(fire):
+    """A limit that code declares without numbers has no record, and takes away what the code said before."""
+    turns = declaring(fire, tenant={})
+    before = (turns.sync(), fire.limits.names())
+    declaring(fire, tenant={"concurrent": 4}).sync()
+
+    after = turns.sync()
+
+    assert ([], []) == before
+    assert (["tenant"], "none", "turns") == (
+        after, fire.limits.get("tenant").whose, fire.limits.get("tenant").words,
+    )  # fmt: skip
+
+
+def test_what_is_left_out_of_set_stays_as_it_is(fire):
+    """A key begins with the numbers of its name; None takes one away."""
+    declaring(fire, tenant={"concurrent": 4, "rate": 10, "per": MINUTE, "burst": 3}).sync()
+
+    own = fire.limits.set("tenant:7", rate=20)
+    less = fire.limits.set("tenant:7", concurrent=None, burst=None, per=timedelta(seconds=1.5))
+
+    assert (True, "4 at once, 20 per 60 s, 3 in a burst") == (own.is_own, own.words)
+    assert "20 per 1.5 s" == less.words
+    assert "4 at once, 10 per 60 s, 3 in a burst" == fire.limits.get("tenant:8").words
+
+
+def test_a_reset_gives_back_what_the_code_says(fire):
+    """A key's own record goes, a name has the code's numbers; a pause stays."""
+    declaring(fire, tenant={"concurrent": 4}).sync()
+    fire.limits.set("tenant", concurrent=9)
+    fire.limits.set("tenant:7", concurrent=1)
+    fire.limits.pause("tenant", "moving")
+
+    key, name = fire.limits.reset("tenant:7"), fire.limits.reset("tenant")
+
+    assert (False, 9) == (key.is_own, key.concurrent)
+    assert (4, "code", True, "moving") == (name.concurrent, name.whose, name.is_paused, name.note)
+    assert ["tenant"] == [record.key for record in fire.storage.list_records("limit")]
+
+
+def test_a_pause_says_why_and_by_whom_and_is_of_all_keys_of_a_name(fire):
+    """It is seen on each key, and ends where it began."""
+    fire.limits.pause("tenant", "provider is down", by="ada")
+
+    paused = fire.limits.get("tenant:7")
+    fire.limits.resume("tenant:7")
+    still = fire.limits.get("tenant:7")
+    fire.limits.resume("tenant")
+
+    assert (True, "provider is down", "ada") == (paused.is_paused, paused.note, paused.paused_by)
+    assert paused.paused_at is not None
+    assert (True, False) == (still.is_paused, fire.limits.get("tenant:7").is_paused)
+    assert [] == fire.storage.list_records("limit")
+
+
+def test_every_change_is_in_the_audit_and_what_changed_nothing_is_not(fire):
+    """Who, where, and the numbers that hold from then on."""
+    fire.limits.set("tenant", concurrent=2, by="ada", origin="dashboard")
+    fire.limits.pause("tenant", "why", by="bob", origin="cli")
+    fire.limits.resume("tenant")
+    fire.limits.resume("tenant")
+    fire.limits.reset("tenant")
+    fire.limits.reset("tenant")
+
+    assert [
+        ("limit.set", "tenant", "ada", "dashboard"), ("limit.pause", "tenant", "bob", "cli"),
+        ("limit.resume", "tenant", "operator", "code"), ("limit.reset", "tenant", "operator", "code"),
+    ] == audited(fire)  # fmt: skip
+    first = list(fire.audit.list())[-1]
+    assert {"concurrent": 2, "rate": None, "per": 1_000_000, "burst": None} == first.detail
+
+
+def test_spend_charges_the_keys_rate_and_says_how_long_it_is_shut(fire):
+    """A negative cost gives back; the answer is in seconds, never below zero."""
+    seconds = fire.limits.spend("api:7", 350)
+    asyncio.run(fire.limits.aspend("api:7", -20))
+
+    assert [("api:7", 350, None), ("api:7", -20, None)] == fire.storage.spent
+    assert 0 <= seconds <= 2.5
+
+
+# ---- bad input -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"concurrent": -1}, "concurrent=-1 is refused"),
+        ({"concurrent": 1_001}, "a whole number from 0 to 1,000"),
+        ({"concurrent": True}, "concurrent=True"),
+        ({"concurrent": 1.5}, "concurrent=1.5"),
+        ({"rate": -1, "per": 1}, "rate=-1"),
+        ({"rate": 5, "per": 0}, "per=0 is refused"),
+        ({"rate": 5, "per": timedelta(-1)}, "above zero"),
+        ({"rate": 5, "per": "1m"}, "per='1m'"),
+        ({"rate": 5, "burst": 0}, "burst=0"),
+        ({"per": 60}, "has per= and no rate"),
+        ({"burst": 5}, "has burst= and no rate"),
+        ({}, "Nothing is set"),
+    ],
+    ids=str,
+)
+def test_a_wrong_number_is_one_error_and_nothing_is_stored(fire, given, said):
+    """What happened, the value, what to do."""
+    with pytest.raises(ConfigurationError, match=said):
+        fire.limits.set("tenant", **given)
+
+    assert ([], []) == (fire.storage.list_records("limit"), audited(fire))
+
+
+@pytest.mark.parametrize("key", ["", "a\nb", 7, "x" * 201, None], ids=repr)
+def test_what_can_be_no_key_is_refused_by_every_verb(fire, key):
+    """One error each, and nothing stored."""
+    limits = fire.limits
+    for verb in (
+        limits.get, limits.reset, limits.pause, limits.resume, lambda key: limits.set(key, concurrent=1),
+        lambda key: limits.spend(key, 1),
+    ):  # fmt: skip
+        with pytest.raises(ConfigurationError, match="Limit key"):
+            verb(key)
+    assert [] == fire.storage.list_records("limit")
+
+
+def test_a_key_cannot_have_less_than_its_name_says(fire):
+    """Without a number of its own it would have its name's: the error says what to do."""
+    fire.limits.set("tenant", concurrent=2)
+
+    with pytest.raises(ConfigurationError, match="Reset it"):
+        fire.limits.set("tenant:7", concurrent=None)
+
+
+@pytest.mark.parametrize("cost", [1.5, True, "3", 10**10], ids=repr)
+def test_a_cost_is_a_whole_number(fire, cost):
+    """Anything else is refused before anything is spent."""
+    with pytest.raises(ConfigurationError, match="cost="):
+        fire.limits.spend("api:7", cost)
+
+    assert [] == fire.storage.spent
+
+
+@pytest.mark.parametrize("note", [None, 3, "x" * 501], ids=["none", "number", "long"])
+def test_a_note_is_a_short_text(fire, note):
+    """Anything else is refused."""
+    with pytest.raises(ConfigurationError, match="note="):
+        fire.limits.pause("tenant", note)
+
+
+@pytest.mark.parametrize("limit", [0, 501, True])
+def test_a_page_has_one_to_five_hundred_keys(fire, limit):
+    """Another number is refused."""
+    with pytest.raises(ConfigurationError, match="keys"):
+        fire.limits.list(limit=limit)
+
+
+def test_a_storage_without_limits_says_so():
+    """Nothing is written, also not by a server's start."""
+    storage = KeyedStorage()
+    storage.features = storage.features - {Feature.LIMITS}
+    with Firelock(storage) as fire:
+        for verb in (fire.limits.pause, fire.limits.resume, fire.limits.reset):
+            with pytest.raises(UnsupportedFeature, match="has no limits"):
+                verb("tenant")
+
+        assert [] == declaring(fire, tenant={"concurrent": 1}).sync()
+        assert [] == storage.list_records("limit")
