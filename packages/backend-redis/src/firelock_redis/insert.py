@@ -41,6 +41,7 @@ ON_LETTERS = dict(zip(On, "SFDX", strict=True))
 _kept_apart = attrgetter("state", "due_at", "reason", "tags", "recurring_id", "parents")
 _NOTHING_APART = (State.ENQUEUED, None, None, (), None, ())
 _PLAIN_LIMIT = 1_000  # jobs whose keys and values one command of a script can take
+_KEYED_LIMIT = 500  # those of jobs with limits
 
 
 def _rules() -> str:
@@ -142,6 +143,9 @@ def _insert(database: RedisDatabase, partition: int, jobs: Sequence[NewJob]) -> 
     plain = _plain_arguments(jobs)
     if plain is not None and database.run_replicated("insert_plain", partition, *plain):
         return [True] * len(jobs)
+    keyed = _keyed_arguments(jobs) if plain is None else None
+    if keyed is not None and database.run_replicated("insert_keyed", partition, *keyed):
+        return [True] * len(jobs)
     reply = database.run_replicated("insert.jobs", partition, RULES, len(jobs), *stored_arguments(jobs))
     raise_missing(reply)
     return [bool(is_new) for is_new in reply]
@@ -160,13 +164,31 @@ def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
     for job in jobs:
         rare = ""
         if not job.is_plain:
-            if _kept_apart(job) != _NOTHING_APART:
+            if job.admission_json is not None or _kept_apart(job) != _NOTHING_APART:
                 return None
             rare = rare_of(job)
         if (job.queue, job.priority) != run:
             run, count = (job.queue, job.priority), len(arguments) + 2
             arguments += (job.queue, lowest_place(job.priority), 0)
         arguments += (job.id, payload_of(job, rare))
+        arguments[count] += 1
+    return arguments
+
+
+def _keyed_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
+    """Return jobs as scripts/insert_keyed.lua reads them; None where one is none of those it stores."""
+    if len(jobs) > _KEYED_LIMIT:
+        return None
+    arguments: list[Any] = []
+    run, count = None, 0  # as in `_plain_arguments`
+    for job in jobs:
+        asks = job.admission
+        if asks is None or asks.unique is not None or _kept_apart(job) != _NOTHING_APART:
+            return None
+        if (job.queue, job.priority) != run:
+            run, count = (job.queue, job.priority), len(arguments) + 2
+            arguments += (job.queue, lowest_place(job.priority), 0)
+        arguments += (job.id, payload_of(job, rare_of(job)), job.admission_json)
         arguments[count] += 1
     return arguments
 
@@ -178,6 +200,7 @@ def stored_arguments(jobs: Sequence[NewJob]) -> list[Any]:
         arguments += (
             job.id, payload_of(job, rare_of(job)), LETTERS[job.state], job.queue, lowest_place(job.priority),
             job.created_at, number_word(job.due_at), text_word(job.reason), job.recurring_id or "",
+            job.admission_json or "",
             len(job.tags), *job.tags, len(job.parents),
         )  # fmt: skip
         for edge in job.parents:

@@ -29,6 +29,8 @@ _NAMES = {state.value: state for state in State}
 _ON = {on.value: on for on in On}
 _PLACE_BITS = 45  # of a place in a queue: the order of coming; the priority is above them
 _FIELDS = 10
+_WORDS = 9  # of the first two lines of a record; then what the job asks before it starts, if it does
+_ASKS = "[["  # how that begins, as nothing else does that may stand there
 
 quoted = json.encoder.encode_basestring  # a text as JSON, other languages' letters as they are
 
@@ -112,7 +114,8 @@ def claimed_job(id: str, record: str, payload: str, now: int) -> ClaimedJob:
         ValueError: record or payload are not what was written.
     """
     # No word of the first two lines is empty or holds white space, so one split takes both apart.
-    letter, fence, place, queue, _, retries, crashes, enqueued, _ = record.split(None, 9)[:9]
+    words = record.split(None, 9)
+    letter, fence, place, queue, _, retries, crashes, enqueued, _ = words[:9]
     task, serializer, created, rest = payload.split("\t", 3)
     rare, arguments = rest.split("\n", 1)
     job = ClaimedJob(
@@ -135,6 +138,8 @@ def claimed_job(id: str, record: str, payload: str, now: int) -> ClaimedJob:
             rare
         )
         job.tags = tuple(tags)
+    if len(words) > _WORDS and words[_WORDS].startswith(_ASKS):
+        job.admission_json = words[_WORDS].split("\n", 1)[0]
     return job
 
 
@@ -151,7 +156,7 @@ def record_of(id: str, record: str, payload: str) -> JobRecord:
     *_, fields = rest.rsplit("\n", 1)
     state = _STATES[first[0]]
     attempt, fence, place, queue, session = first[2 if first[1] == "+" else 1 :].split(" ")
-    retries, crashes, enqueued, _ = second.split(" ")
+    retries, crashes, enqueued, _, *asks = second.split(" ", 4)
     head, arguments = payload.split("\n", 1)
     task, serializer, created, rare = head.split("\t")
     nominal, tags, timeout, retry, recurring, parents, meta = json.loads(rare) if rare else _NOTHING_RARE
@@ -165,6 +170,7 @@ def record_of(id: str, record: str, payload: str) -> JobRecord:
         text_of(server), _int(claimed), _int(started), _int(ended), int(changed), _int(expires), timeout,
         retry, recurring, meta, _error(error), text_of(result), text_of(absent),
         tuple(Edge(parent, _ON[on]) for parent, on in parents),
+        admission_json=asks[0] if asks else None,
     )  # fmt: skip
 
 
@@ -213,7 +219,7 @@ def read_history(record: str, created_at: int) -> list[HistoryEntry]:
     """
     first, second, _, rest = record.split("\n", 3)
     *lines, fields = rest.split("\n")
-    origin = second[-1]
+    origin = second.split(" ", 4)[3]
     entries = [] if origin == "-" else [HistoryEntry(_STATES[origin], created_at)]
     for line in lines:
         if (entry := _read_entry(line)) is not None:

@@ -8,6 +8,7 @@ their definitions.
 from __future__ import annotations
 
 import threading
+import time
 from binascii import crc_hqx
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
@@ -102,6 +103,7 @@ class PartitionTurns:
         self._hope: dict[str | None, set[int]] = {}  # by queue, None for claims from every queue
         self._looked: set[str | None] = set()  # those for which the last look everywhere found nothing
         self._due: dict[int, int | None] = {}
+        self._again: dict[int, tuple[int, float]] = {}
 
     # ---- what is heard and done --------------------------------------------------------------------------
 
@@ -139,6 +141,23 @@ class PartitionTurns:
             self._due[partition] = next_due_at
             return min((at for at in self._due.values() if at is not None), default=None)
 
+    @property
+    def is_looking_again(self) -> bool:
+        """Tell whether lanes of some partition are to be looked at again."""
+        return bool(self._again)
+
+    def look_again(self, partition: int, at: int | None = None, wait: int = 0) -> int | None:
+        """The partition's lanes are to be looked at again at this instant, so many micros from now, or not.
+
+        Return the earliest of all that are known.
+        """
+        with self._lock:
+            if at is None:
+                self._again.pop(partition, None)
+            else:
+                self._again[partition] = at, time.monotonic() + wait / 1_000_000
+            return min((at for at, _ in self._again.values()), default=None)
+
     # ---- where to look -----------------------------------------------------------------------------------
 
     def order(self, queues: Sequence[str] | None) -> Iterator[int]:
@@ -152,6 +171,9 @@ class PartitionTurns:
                 self._hope.clear()
             turn = [(self._next + step) % self._number for step in range(self._number)]
             hopes = [self._hope.setdefault(name, set(turn)) for name in names]
+            if self._again:
+                now = time.monotonic()
+                hopes[0].update(one for one, (_, at) in self._again.items() if at <= now)
             wanted = list(dict.fromkeys(one for hope in hopes for one in turn if one in hope))
             if not wanted:
                 wanted = self._without_hope(names, turn)

@@ -9,7 +9,7 @@ by field, as does a plain end whose first line has changed: the script says so, 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -31,6 +31,7 @@ from firelock.storage import (
     StorageUnavailable,
     Taken,
     Transition,
+    admission,
 )
 from firelock_redis.database import SCHEMA, RedisDatabase
 from firelock_redis.find import FindVerbs
@@ -53,8 +54,9 @@ from firelock_redis.sessions import SessionVerbs
 from firelock_redis.upkeep import UpkeepVerbs, earliest_due_at
 
 _MINUTE = 60_000_000
-_RESULTS = dict(zip("01234", Applied, strict=True))
+_RESULTS = dict(zip("012345", Applied, strict=True))
 _APPLIED, _LOOK_CLOSER = "0", "?"
+_LOST = "1"
 _FIELD_BY_FIELD = 200  # changes that one script makes of those that are not plain ends
 _kind = attrgetter("from_states", "session", "to")
 
@@ -141,16 +143,25 @@ class RedisStorage(InsertVerbs, SessionVerbs, UpkeepVerbs, FindVerbs, LockVerbs,
         self.refuse_within(within)
         if self._partitions.number == 1:
             return self._send(0, transitions, None)[0] if transitions else []
+        return self._apply_apart(transitions, {})
+
+    def _apply_apart(
+        self, transitions: Sequence[Transition], freed: dict[int, list[tuple[str, str]]]
+    ) -> list[Applied]:
+        """The changes are sent to their partitions, and the lanes where jobs with limits ended are noted."""
         places = self._partitions.parted(range(len(transitions)), lambda at: transitions[at].job_id)
         results = [Applied.REFUSED] * len(transitions)
         failed: StorageError | None = None
         for partition, here in places.items():
+            lanes: list[tuple[str, str]] = []
             try:
-                found, _ = self._send(partition, [transitions[place] for place in here], None)
+                found, _ = self._send(partition, [transitions[place] for place in here], None, lanes)
             except StorageError as error:
                 failed = error if failed is None or isinstance(error, StorageUnavailable) else failed
                 continue
-            if any(transitions[place].to is not State.SUCCEEDED for place in here):
+            if lanes:
+                freed[partition] = lanes
+            if lanes or any(transitions[place].to is not State.SUCCEEDED for place in here):
                 self._turns.note(partition)  # something may be enqueued now, or due earlier
             for place, result in zip(here, found, strict=True):
                 results[place] = result
@@ -163,22 +174,23 @@ class RedisStorage(InsertVerbs, SessionVerbs, UpkeepVerbs, FindVerbs, LockVerbs,
         """One round trip, with partitions one for each that is concerned."""
         self._waiting.mark(request.queues)
         if self._partitions.number > 1:
-            return Exchange(self.apply(transitions), self._claim_in_turn(request))
+            freed: dict[int, list[tuple[str, str]]] = {}
+            return Exchange(self._apply_apart(transitions, freed), self._claim_in_turn(request, freed))
         return Exchange(*self._send(0, transitions, request))
 
-    def _claim_in_turn(self, asked: ClaimRequest) -> Claim:
+    def _claim_in_turn(self, asked: ClaimRequest, freed: Mapping[int, list[tuple[str, str]]]) -> Claim:
         jobs: list[ClaimedJob] = []
-        next_due_at = None
+        next_due_at = look_again_at = None
         for partition in self._turns.order(asked.queues):
             wanted = asked.limit - len(jobs)
             try:
-                _, claim = self._send(partition, [], attrs.evolve(asked, limit=wanted))
+                _, claim = self._send(partition, [], attrs.evolve(asked, limit=wanted), freed.get(partition))
             except StorageError:
                 self._turns.note(partition)  # nobody has looked: what is there must not wait for its poll
                 if not jobs:
                     raise
                 break  # who claims holds these already: they would wait until its session ends
-            next_due_at = claim.next_due_at
+            next_due_at, look_again_at = claim.next_due_at, claim.look_again_at
             if claim.is_session_lost:
                 self._turns.note(partition)  # a lost session is told nothing of what is there
                 return Claim([], earliest_due_at(self.database), is_session_lost=True)
@@ -188,19 +200,30 @@ class RedisStorage(InsertVerbs, SessionVerbs, UpkeepVerbs, FindVerbs, LockVerbs,
                 break
         if not asked.limit:  # who wants no job asks when there will be one
             next_due_at = earliest_due_at(self.database)
-        return Claim(jobs, next_due_at)
+        return Claim(jobs, next_due_at, look_again_at=look_again_at)
 
     # ---- one script --------------------------------------------------------------------------------------
 
     def _send(
-        self, partition: int, transitions: Sequence[Transition], asked: ClaimRequest | None
+        self,
+        partition: int,
+        transitions: Sequence[Transition],
+        asked: ClaimRequest | None,
+        freed: list[tuple[str, str]] | None = None,
     ) -> tuple[list[Applied], Claim]:
+        """Changes and a claim are sent; `freed` are lanes of earlier ones, and gets those of these."""
         arguments: list[Any] = ["", 0, -1, 0]
         if asked is not None:
             names = () if asked.queues is None else tuple(dict.fromkeys(asked.queues))
             number = -1 if asked.queues is None else len(names)
             arguments = [asked.session, asked.now, max(asked.limit, 0), number, *names]
-        order, before = self._lay(transitions, arguments)
+        freed = [] if freed is None else freed
+        order, before = self._lay(transitions, arguments, freed)
+        if freed:
+            lanes = dict.fromkeys(freed)
+            arguments += ("", "", "", "", "", len(lanes))
+            for lane in lanes:
+                arguments += lane
         results = [Applied.REFUSED] * len(transitions)
         for first in range(0, len(before), _FIELD_BY_FIELD):  # lest one script holds the server for long
             self._send_some(partition, transitions, before[first : first + _FIELD_BY_FIELD], results, None)
@@ -235,9 +258,12 @@ class RedisStorage(InsertVerbs, SessionVerbs, UpkeepVerbs, FindVerbs, LockVerbs,
 
     def _claimed(self, partition: int, reply: Sequence[Any], asked: ClaimRequest) -> Claim:
         next_due_at = self._turns.due(partition, int(float(reply[1])) if reply[1] else None)
-        if reply[2]:
+        look_again_at = None
+        if reply[2] == _LOST:
             self.forget_held(asked.session)
             return Claim([], next_due_at, is_session_lost=True)
+        if reply[2] or self._turns.is_looking_again:
+            look_again_at = self._turns.look_again(partition, *map(int, reply[2].split()))
         jobs: list[ClaimedJob] = []
         unreadable: list[Transition] = []
         held = self._holdings.setdefault(asked.session, {}) if len(reply) > 3 else {}  # noqa: PLR2004
@@ -252,12 +278,16 @@ class RedisStorage(InsertVerbs, SessionVerbs, UpkeepVerbs, FindVerbs, LockVerbs,
             jobs.append(job)
         if unreadable:
             self._send(partition, unreadable, None)
-        return Claim(jobs, next_due_at)
+        return Claim(jobs, next_due_at, look_again_at=look_again_at)
 
     # ---- changes as arguments ----------------------------------------------------------------------------
 
-    def _lay(self, transitions: Sequence[Transition], arguments: list[Any]) -> tuple[list[int], list[int]]:
+    def _lay(
+        self, transitions: Sequence[Transition], arguments: list[Any], freed: list[tuple[str, str]]
+    ) -> tuple[list[int], list[int]]:
         """Lay the changes behind the arguments, in groups; return their places in the order they are laid.
+
+        The lanes of those that end a claim are noted, with their queues.
 
         Also the places of those that are to be sent before them, because they are too many for one script.
         """
@@ -268,7 +298,7 @@ class RedisStorage(InsertVerbs, SessionVerbs, UpkeepVerbs, FindVerbs, LockVerbs,
         others: list[int] = []
         is_each_once = len({transition.job_id for transition in transitions}) == len(transitions)
         for place, transition in enumerate(transitions):
-            end = self._plain_end(transition)
+            end = self._plain_end(transition, freed)
             if end is None or not is_each_once:
                 others.append(place)
                 continue
@@ -294,10 +324,16 @@ class RedisStorage(InsertVerbs, SessionVerbs, UpkeepVerbs, FindVerbs, LockVerbs,
             order += group
         return order, before
 
-    def _plain_end(self, transition: Transition) -> tuple[str, tuple[str, str, int, str]] | None:
+    def _plain_end(
+        self, transition: Transition, freed: list[tuple[str, str]]
+    ) -> tuple[str, tuple[str, str, int, str]] | None:
         """Return a plain end: queue, and id, first line, instant, record as arguments; None for another."""
         holding = self._holdings.get(transition.session or "")
         held = holding.pop(transition.job_id, None) if holding is not None else None
+        if held is not None and held[1].admission_json is not None:
+            lane = admission.lane_of(held[1].admission)
+            if lane is not None:
+                freed.append((held[1].queue, lane))
         if held is None or transition.started_at is None or not transition.is_plain_success:
             return None
         record, job = held

@@ -15,7 +15,8 @@ import attrs
 __all__ = ["RedisScript", "script"]
 
 _BEHIND = {
-    "exchange": ("jobs",),
+    "exchange": ("jobs", "limits"),
+    "insert_keyed": ("jobs",),
     "insert": ("jobs", "children", "record"),
     "prune": ("jobs", "children"),
     "records": ("record",),

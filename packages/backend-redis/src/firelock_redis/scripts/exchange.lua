@@ -1,16 +1,18 @@
--- `apply`, then `claim`, or one of them. Behind library.lua and jobs.lua.
+-- `apply`, then `claim`, or one of them. Behind library.lua, jobs.lua, unique.lua and limits.lua.
 --
 -- KEYS  1 base; derived: those of jobs.lua, s:<session> paused served due:recurring
 -- ARGV  2 session that claims, 3 now of the caller, 4 limit, -1 for no claim,
 --       5 number of queues, -1 for all of them, then their names; then groups of changes, each:
 --         from (letters of states), session or nothing, to (a letter), minute of expiry or -, queue, number of jobs
+--         from is nothing: number is one of lanes in which jobs with limits end here; for each queue, and lane;
 --         plain where from is P, to is S and the minute is not -; for each job id, first line, at, new record;
 --         else for each job id, fence, and fifteen fields, nothing where they do not matter: at, line of history,
 --         reason, retries, crashes, started_at, server, 1 where the attempt is given back, due_at, expires_at,
 --         result, absence, error, body of the failed attempt, its number
 -- Reply results, one character a change: 0 applied, 1 releasing, 2 already, 3 refused, 4 missing, ? look closer, and
 --       then nothing was claimed;
---       the next due instant or nothing; 1 where the session is lost; then id, record, payload of each claimed job
+--       the next due instant or nothing; 1 where the session is lost, else the instant at which lanes are worth another
+--       look and how many micros that is from now, or nothing; then id, record, payload of each claimed job
 
 -- ---- changes -------------------------------------------------------------------------------------------------------
 
@@ -146,9 +148,16 @@ local function shares(names, limit, in_turn)
   return taking
 end
 
--- Every queue with work, beginning behind the one that was served last.
-local function queues_in_turn()
-  local names, served = call('SMEMBERS', base .. 'work'), call('GET', base .. 'served') or ''
+-- Every queue of these sets, beginning behind the one that was served last.
+local function queues_in_turn(set, other)
+  local names, served = call('SMEMBERS', base .. set), call('GET', base .. 'served') or ''
+  if other then
+    local known = {}
+    for _, name in ipairs(names) do known[name] = true end
+    for _, name in ipairs(call('SMEMBERS', base .. other)) do
+      if not known[name] then names[#names + 1] = name end
+    end
+  end
   table.sort(names, function(one, other)
     if (one > served) ~= (other > served) then return one > served end
     return one < other
@@ -215,13 +224,24 @@ local function claimed(text, session)
     .. session .. sub(text, line, last)
 end
 
--- Take up to `limit` jobs for the session; lay id, record without its last line and payload of each into `reply`.
+local freed_lanes = {}  -- lists by queue, in which jobs with limits end here
+
+-- Take up to `limit` jobs for the session; lay id, record without its last line and payload of each into `reply`. Return how
+-- many were taken.
 local function claim(reply, names, limit, session, server, now)
-  local in_turn = not names
-  names = names or queues_in_turn()
-  local ids, lines = popped(names, shares(names, limit, in_turn), in_turn)
+  local in_turn, ids, lines = not names, nil, nil
+  names = names or queues_in_turn('work')
+  local limited = call('EXISTS', base .. (#names == 1 and not in_turn and 'ring:' .. names[1] or 'laned')) == 1 and limits()
+  if limited then
+    if in_turn then names = queues_in_turn('work', 'laned') end
+    ids, lines = limited.claim(names, limit, in_turn, freed_lanes, instant())
+    local at = limited.finish()
+    if at then reply[3] = int(at) .. ' ' .. int(at - instant()) end
+  else
+    ids, lines = popped(names, shares(names, limit, in_turn), in_turn)
+  end
   local count = #ids
-  if count == 0 then return end
+  if count == 0 then return 0 end
   local fresh, held, broken = {}, {}, {}
   local fields = now .. '\t' .. now .. '\t\t\t\t\t' .. server .. '\t\t\t'
   local size = #reply
@@ -253,6 +273,7 @@ local function claim(reply, names, limit, session, server, now)
     fresh, held = {}, {}
   end
   if #broken > 0 then set_aside(broken, names, lines) end
+  return count
 end
 
 -- ---- one after the other -------------------------------------------------------------------------------------------
@@ -269,7 +290,13 @@ while arg < #ARGV do
   local from, session, to, minute, queue = unpack(ARGV, arg, arg + 4)
   local count = tonumber(ARGV[arg + 5])
   arg = arg + 6
-  if minute ~= '-' then
+  if from == '' then
+    for place = arg, arg + 2 * count - 1, 2 do
+      put(freed_lanes, ARGV[place], ARGV[place + 1])
+      freed[ARGV[place + 1]] = true
+    end
+    arg = arg + 2 * count
+  elseif minute ~= '-' then
     local some = {}
     end_plainly(arg, count, session, queue, minute, some)
     for number = 1, count do
@@ -297,13 +324,25 @@ while arg < #ARGV do
 end
 
 local reply = { table.concat(results), '', '' }
-if limit < 0 or needs_a_look then return reply end
+if limit < 0 or needs_a_look then
+  tell_freed()
+  return reply
+end
 
+local has_room = false
 local alive = call('HMGET', base .. 's:' .. ARGV[2], 'alive', 'token')
 if alive[1] ~= '1' then
   reply[3] = '1'
 elseif limit > 0 then
-  claim(reply, queues, limit, ARGV[2], alive[2], ARGV[3])
+  has_room = claim(reply, queues, limit, ARGV[2], alive[2], ARGV[3]) < limit
+end
+if next(freed) then
+  tell_freed(has_room and function(queue)
+    if not queues then return true end
+    for _, name in ipairs(queues) do
+      if name == queue then return true end
+    end
+  end)
 end
 reply[2] = next_due()
 return reply

@@ -2,18 +2,19 @@
 --
 -- KEYS  those of jobs.lua and children.lua; publishes on wake
 -- ARGV  behind the verb's own parameters: for each job id, payload, state, queue, place of its priority, created_at, due_at
---       or nothing, reason as JSON or nothing, recurring job or nothing, number of tags, tags, number of parents, and for
---       each parent: on and id
+--       or nothing, reason as JSON or nothing, recurring job or nothing, what it asks before it starts or nothing, number of
+--       tags, tags, number of parents, and for each parent: on and id
 
 local verbs = {}
 
 -- Read one job out of the arguments; return it and where the next one begins.
 local function argued(at)
-  local id, payload, state, queue, place, created, due, reason, recurring = unpack(ARGV, at, at + 8)
-  local job = read(id, state .. '0 0 ' .. place .. ' ' .. queue .. ' \n0 0 0 -\n\n' .. created .. '\t\t\t\t\t' .. due
+  local id, payload, state, queue, place, created, due, reason, recurring, asks = unpack(ARGV, at, at + 9)
+  if asks ~= '' then asks = ' ' .. asks end
+  local job = read(id, state .. '0 0 ' .. place .. ' ' .. queue .. ' \n0 0 0 -' .. asks .. '\n\n' .. created .. '\t\t\t\t\t' .. due
     .. '\t\t' .. reason .. '\t\t')
   job.payload, job.created, job.recurring, job.tags, job.parents = payload, created, recurring, {}, {}
-  at = at + 9
+  at = at + 10
   for number = 1, tonumber(ARGV[at]) do job.tags[number] = ARGV[at + number] end
   at = at + #job.tags + 1
   for number = 1, tonumber(ARGV[at]) do

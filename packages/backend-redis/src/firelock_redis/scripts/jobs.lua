@@ -4,6 +4,7 @@
 -- A job is a field of two hashes: of payloads, written once, and of jobs, its record, rewritten at each step:
 --   state, flag, attempt, fence, place, queue, session        P1 1 42 default 0193…       flag +: has children
 --   retries, crashes, enqueued_at, origin                     0 0 1764045000000000 E
+--     and of the few that ask for something before they start what `write_admission` gives, behind a blank
 --   the last error                                            often empty
 --   a line of history for each step, mostly none
 --   changed, claimed, started, ended, expires, due, server, reason, result, absent        between tabs
@@ -16,8 +17,14 @@
 -- processing; due ZSET those scheduled; x:<minute> LIST those that expire then and xs ZSET the minutes;
 -- tails:<session> SET; e:<id> LIST failed attempts, where the record has a last error; t:<tag>, rj:<recurring job> ZSET
 -- jobs by their creation; seq the number of the last place. Those of continuations are in children.lua.
+--
+-- Jobs with limits stand apart from r:, in lanes, one for each set of keys, which are joined by line ends:
+-- lane:<queue> <keys> ZSET those that can be claimed in order of place, with a line end behind the id of one that a claim has
+-- to look at closely, as `is_odd` says; ring:<queue> ZSET the lanes that have jobs by their turn; laned SET the queues with a
+-- ring; turn the number of the last turn; lanes ZSET, in order of name, "key, line end, queue, blank, keys" of each lane by
+-- each of its keys, and "key, line end" of each key until it is pruned. Those of claims are in limits.lua.
 
-local RECORD = '^(%u)(%+?)(%d+) (%d+) (%-?%d+) (%S+) (%S*)\n(%d+) (%d+) (%d+) (.)\n([^\n]*)\n(.*)$'
+local RECORD = '^(%u)(%+?)(%d+) (%d+) (%-?%d+) (%S+) (%S*)\n(%d+) (%d+) (%d+) (.)([^\n]*)\n([^\n]*)\n(.*)$'
 local FIELDS = '^' .. string.rep('([^\t]*)\t', 9) .. '([^\t]*)$'
 local NAMES = {
   W = 'awaiting', C = 'scheduled', E = 'enqueued', P = 'processing', S = 'succeeded', F = 'failed', D = 'deleted',
@@ -44,7 +51,7 @@ local function read(id, text)
   local job = { id = id }
   local rest
   job.state, job.flag, job.attempt, job.fence, job.place, job.queue, job.session, job.retries, job.crashes,
-    job.enqueued, job.origin, job.error, rest = match(text, RECORD)
+    job.enqueued, job.origin, job.asks, job.error, rest = match(text, RECORD)
   local history, fields = match(rest, '^(.*\n)([^\n]*)$')
   job.history = history or ''
   job.changed, job.claimed, job.started, job.ended, job.expires, job.due, job.server, job.reason, job.result,
@@ -59,7 +66,7 @@ end
 local function written(job)
   return job.state .. job.flag .. job.attempt .. ' ' .. job.fence .. ' ' .. job.place .. ' ' .. job.queue
     .. ' ' .. job.session .. '\n' .. job.retries .. ' ' .. job.crashes .. ' ' .. job.enqueued .. ' ' .. job.origin
-    .. '\n' .. job.error .. '\n' .. job.history
+    .. job.asks .. '\n' .. job.error .. '\n' .. job.history
     .. table.concat({
       job.changed, job.claimed, job.started, job.ended, job.expires, job.due, job.server, job.reason,
       job.result, job.absent,
@@ -83,12 +90,38 @@ local function shortened(job)
     .. table.concat(lines, '', #lines - HISTORY_TAIL + 1, #lines)
 end
 
+-- ---- what a job asks before it starts -------------------------------------------------------------------------
+
+local asked = {}  -- by what stands in the record
+
+-- What the job asks: its lane, nothing for none; uses of limits, each a key, a cost and 1 where it is strict; is_odd where a
+-- claim has to look at more than the lane, as the cost is not 1, or the job keeps its key or can be late; unique use; before
+-- and within as `Admission` says.
+local function asks_of(text)
+  local asks = asked[text]
+  if not asks then
+    local uses, unique, before, within = unpack(cjson.decode(text))
+    local keys, null = {}, cjson.null
+    asks = { uses = uses, is_odd = before ~= null or within ~= null }
+    for number, use in ipairs(uses) do
+      keys[number] = use[1]
+      asks.is_odd = asks.is_odd or use[2] ~= 1 or use[3] ~= 0
+    end
+    asks.lane = table.concat(keys, '\n')
+    if unique ~= null then asks.unique = unique end
+    if before ~= null then asks.before = before end
+    if within ~= null then asks.within = within end
+    asked[text] = asks
+  end
+  return asks
+end
+
 -- ---- a batch of moves: each job at most once, written by flush ------------------------------------------------
 
-local saved, behind, ready, adds, removes, running, buckets, tails, cut, gone
+local saved, behind, ready, adds, removes, running, buckets, tails, cut, gone, lanes
 
 local function begin_batch()
-  saved, behind, ready, adds, removes, running, buckets, tails, cut, gone = {}, {}, {}, {}, {}, {}, {}, {}, {}, {}
+  saved, behind, ready, adds, removes, running, buckets, tails, cut, gone, lanes = {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}
 end
 
 begin_batch()
@@ -136,15 +169,27 @@ local function withdraw(id)
   call('HDEL', base .. 'looked', id)
 end
 
+-- The list of a job that can be claimed, and how it stands in it.
+local function standing(job)
+  local asks = job.asks ~= '' and asks_of(job.asks)
+  if not asks or asks.lane == '' then return 'r:' .. job.queue, job.id end
+  local name = 'lane:' .. job.queue .. ' ' .. asks.lane
+  lanes[name] = job.queue
+  return name, asks.is_odd and job.id .. '\n' or job.id
+end
+
+local freed = {}  -- lanes of jobs that hold their keys no more, or may do so
+
 local function leave(job)
   local state, queue, id = job.state, job.queue, job.id
   if state == 'P' then
     put(removes, 'held:' .. job.session, id)
     running[queue] = (running[queue] or 0) - 1
+    if job.asks ~= '' then freed[asks_of(job.asks).lane] = true end
     return
   end
   put(removes, 'l:' .. state .. ':' .. queue, id)
-  if state == 'E' and job.session == '' then put(removes, 'r:' .. queue, id) end
+  if state == 'E' and job.session == '' then put(removes, standing(job)) end
   if state == 'C' then put(removes, 'due', id) end
   if state == 'W' then
     gone[#gone + 1] = base .. 'n:' .. id
@@ -162,7 +207,10 @@ local function enter(job)
   add('l:' .. state .. ':' .. queue, job.changed, id)
   if state == 'E' and job.session == '' then ready[#ready + 1] = job end
   if state == 'C' then add('due', job.due, id) end
-  if FINAL[state] then expires(job.expires, id) end
+  if FINAL[state] then
+    expires(job.expires, id)
+    if job.asks ~= '' then freed[asks_of(job.asks).lane] = true end
+  end
 end
 
 -- The job gets a place behind all others of its queue, among those of this batch in the order of their ids.
@@ -203,6 +251,67 @@ local function number_places()
   end
 end
 
+-- Those who wait are told where a claim was refused for a key that jobs hold no more; not where this step's own claim, which
+-- had room left, has asked for the queue: `is_seen` says that, nil for no queue.
+local function tell_freed(is_seen)
+  local keys, told = {}, {}
+  for lane in pairs(freed) do
+    for key in string.gmatch(lane, '[^\n]+') do keys[#keys + 1] = key end
+  end
+  freed = {}
+  if #keys == 0 then return end
+  for number, queue in ipairs(call('HMGET', base .. 'short', unpack(keys))) do
+    if queue and not (is_seen and is_seen(queue)) then told[#told + 1] = keys[number] end
+  end
+  if #told == 0 then return end
+  many('HDEL', base .. 'short', told)
+  wake('*')
+end
+
+-- These lanes of the queue have jobs: they stand in the ring, behind all others those that are new. Return whether one is.
+local function open_lanes(queue, names)
+  local turn, turns, added, entries = call('GET', base .. 'turn') or 0, {}, 0, {}
+  for number, lane in ipairs(names) do turns[2 * number - 1], turns[2 * number] = turn, lane end
+  for first = 1, #turns, CHUNK do
+    added = added + call('ZADD', base .. 'ring:' .. queue, 'NX', unpack(turns, first, math.min(first + CHUNK - 1, #turns)))
+  end
+  if added == 0 then return false end
+  for _, lane in ipairs(names) do
+    for key in string.gmatch(lane, '[^\n]+') do
+      local four = #entries
+      entries[four + 1], entries[four + 2] = 0, key .. '\n'
+      entries[four + 3], entries[four + 4] = 0, key .. '\n' .. queue .. ' ' .. lane
+    end
+  end
+  many('ZADD', base .. 'lanes', entries)
+  call('SADD', base .. 'laned', queue)
+  return true
+end
+
+-- These lanes of the queue have no jobs left.
+local function close_lanes(queue, closed)
+  if #closed == 0 then return end
+  local ring, names = base .. 'ring:' .. queue, {}
+  for _, lane in ipairs(closed) do
+    for key in string.gmatch(lane, '[^\n]+') do names[#names + 1] = key .. '\n' .. queue .. ' ' .. lane end
+  end
+  many('ZREM', ring, closed)
+  many('ZREM', base .. 'lanes', names)
+  if call('EXISTS', ring) == 0 then call('SREM', base .. 'laned', queue) end
+end
+
+-- The lanes that jobs have come to or left are in the ring or not.
+local function follow_lanes()
+  local opened, closed = {}, {}
+  for name, queue in pairs(lanes) do
+    put(call('EXISTS', base .. name) == 1 and opened or closed, queue, sub(name, #queue + 7))
+  end
+  for queue, some in pairs(closed) do close_lanes(queue, some) end
+  for queue, some in pairs(opened) do
+    if open_lanes(queue, some) then wake(queue) end
+  end
+end
+
 local function save_all()
   local texts = {}
   for number, job in ipairs(saved) do
@@ -214,9 +323,13 @@ end
 local function flush()
   number_places()
   save_all()
-  for _, job in ipairs(ready) do add('r:' .. job.queue, job.place, job.id) end
+  for _, job in ipairs(ready) do
+    local name, member = standing(job)
+    add(name, job.place, member)
+  end
   for key, ids in pairs(removes) do many('ZREM', base .. key, ids) end
   for key, members in pairs(adds) do add_all(key, members) end
+  if next(lanes) then follow_lanes() end
   for minute, ids in pairs(buckets) do
     expire(minute, ids)
   end
@@ -257,6 +370,7 @@ end
 
 local function clear_tail(job)
   put(cut, job.session, job.id)
+  if job.asks ~= '' then freed[asks_of(job.asks).lane] = true end
   job.session = ''
   if job.state == 'E' then ready[#ready + 1] = job end
   save(job)

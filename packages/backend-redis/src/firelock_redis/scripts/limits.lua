@@ -1,0 +1,413 @@
+-- Limits: who may start, and who holds a key. Behind library.lua and jobs.lua. It says in Lua what firelock/storage/admission.py
+-- says for every other storage; all in one function, as whoever claims jobs without limits needs none of the others.
+--
+-- A limit's key points at jobs and the jobs are the truth: nothing is given back where one ends. slots:<key> SET the jobs that
+-- were claimed under a key while it had a number of jobs at once, ! behind one that keeps it between its attempts; who holds
+-- it no more is forgotten here, once the list refuses. free HASH key -> instant up to which its rate is used, or it is shut;
+-- limits HASH key or name of keys -> "concurrent rate per burst paused", - for none, a copy of the records of the kind limit;
+-- short HASH key -> the queue of jobs that claims have refused as too many hold the key, * for several; cut HASH queue -> how many
+-- lanes claims have looked at one after another that were not all there are, and found nothing; odd how many odd claims were
+-- shared by jobs with limits and jobs without.
+
+local function limits()
+  local WINDOW, STEP = 256, 8  -- lanes that one claim looks at, and that are read at once at least
+  local floor, max, min = math.floor, math.max, math.min
+  local NONE = { interval = 0, units = 1 }
+  local parsed, states = {}, {}
+  local look_again_at
+  local now
+
+  -- ---- keys ----------------------------------------------------------------------------------------------------
+
+  -- Whose numbers a key has where it has none of its own: tenant:7/openai -> tenant/openai.
+  local function name_of(key)
+    return (string.gsub(key, ':[^/]*', ''))
+  end
+
+  local function read_numbers(text)
+    if not text then return NONE end
+    local numbers = parsed[text]
+    if not numbers then
+      local concurrent, rate, per, burst, paused = match(text, '^(%S+) (%S+) (%S+) (%S+) (%S+)$')
+      rate, burst = tonumber(rate), tonumber(burst)
+      numbers = { concurrent = tonumber(concurrent), rate = rate, is_paused = paused == '1' }
+      numbers.interval = rate and rate > 0 and per / rate or 0
+      numbers.units = max(1, burst or (numbers.interval > 0 and 1000000 / numbers.interval or 1))
+      numbers.has_any = numbers.concurrent or rate
+      parsed[text] = numbers
+    end
+    return numbers
+  end
+
+  -- Read what is stored of these keys, those that are known already left out. A state is false where nothing limits the key;
+  -- else numbers, free_at, running, how many hold it at most, and taken, those that this script lists at its end.
+  local function know(keys)
+    local asked, fresh = {}, {}
+    for _, key in ipairs(keys) do
+      if states[key] == nil then
+        states[key] = false
+        fresh[#fresh + 1] = key
+        asked[#asked + 1] = key
+        asked[#asked + 1] = name_of(key)
+      end
+    end
+    if #fresh == 0 then return end
+    local texts, used = call('HMGET', base .. 'limits', unpack(asked)), call('HMGET', base .. 'free', unpack(fresh))
+    for number, key in ipairs(fresh) do
+      local own, named = read_numbers(texts[2 * number - 1]), read_numbers(texts[2 * number])
+      local numbers = own.has_any and own or named
+      local is_paused = own.is_paused or named.is_paused
+      if numbers.has_any or is_paused or used[number] then
+        states[key] = {
+          key = key, numbers = numbers, is_paused = is_paused, free_at = tonumber(used[number] or 0), taken = {},
+          running = numbers.concurrent and call('SCARD', base .. 'slots:' .. key) or 0,
+        }
+      end
+    end
+  end
+
+  local function opens_at(state, cost)
+    local numbers = state.numbers
+    return state.free_at - max(0, numbers.units - cost) * numbers.interval
+  end
+
+  local function charge(state, cost)
+    local interval = state.numbers.interval
+    if interval > 0 and cost > 0 then
+      state.free_at = max(state.free_at, now) + cost * interval
+      state.is_charged = true
+    end
+  end
+
+  -- The jobs listed under the key that hold it; the others are forgotten. Return the members of the list that stay, and set
+  -- the state's strict holder that waits to be claimed again: its id, queue and lane.
+  local function living(state)
+    local list = base .. 'slots:' .. state.key
+    local members, ids, gone, alive = call('SMEMBERS', list), {}, {}, {}
+    for number, member in ipairs(members) do ids[number] = match(member, '^(.-)!?$') end
+    local texts = records(ids)
+    state.returning = nil
+    for number, member in ipairs(members) do
+      local text, id = texts[number], ids[number]
+      local letter, queue, session, asks = match(text or '', '^(%u)%S+ %d+ %-?%d+ (%S+) (%S*)\n%d+ %d+ %d+ .([^\n]*)\n')
+      local keeps = letter and #member > #id and not FINAL[letter]
+      if letter and (session ~= '' or keeps) then
+        alive[#alive + 1] = member
+        if keeps and letter == 'E' and session == '' then
+          state.returning, state.returning_in = id, queue .. ' ' .. asks_of(asks).lane
+        end
+      else
+        gone[#gone + 1] = member
+      end
+    end
+    many('SREM', list, gone)
+    return alive
+  end
+
+  -- Whether fewer hold the key than may. The list is an upper bound: only where it refuses are the jobs asked, once.
+  local function has_room(state)
+    local most = state.numbers.concurrent
+    if not most or state.running < most then return true end
+    if state.is_sure then return false end
+    state.running, state.is_sure = #living(state) + #state.taken, true
+    return state.running < most
+  end
+
+  -- ---- the choice ----------------------------------------------------------------------------------------------
+
+  local function look_again(at)
+    if not look_again_at or at < look_again_at then look_again_at = at end
+  end
+
+  -- A lane of the queue, with the states of its keys.
+  local function lane_at(queue, name)
+    local lane = { name = name, key = 'lane:' .. queue .. ' ' .. name, queue = queue, states = {}, members = {}, read = 0, given = 0 }
+    for key in string.gmatch(name, '[^\n]+') do
+      local state = states[key]
+      if state then lane.states[#lane.states + 1] = state end
+    end
+    return lane
+  end
+
+  -- The strict holder that alone may start in the lane, if there is one.
+  local function returning(lane)
+    for _, state in ipairs(lane.states) do
+      if state.returning and state.returning_in == lane.queue .. ' ' .. lane.name then return state.returning end
+    end
+  end
+
+  -- Whether every key of the lane admits a start of these costs, 1 where nothing is said.
+  local function admits(lane, costs)
+    local at = 0
+    for _, state in ipairs(lane.states) do
+      local numbers = state.numbers
+      if state.is_paused or numbers.rate == 0 then return false end
+      if not has_room(state) then
+        local comes_back = returning(lane)
+        if not comes_back or comes_back ~= state.returning then
+          state.short = (not state.short or state.short == lane.queue) and lane.queue or '*'
+          return false
+        end
+      end
+      at = max(at, opens_at(state, costs and costs[state.key] or 1))
+    end
+    if at <= now then return true end
+    look_again(math.ceil(at))
+    return false
+  end
+
+  -- The member at the head of the lane behind those given out, nil where there is none.
+  local function head_of(lane, room)
+    if lane.given == #lane.members and not lane.is_all then
+      local some = lane.read == 0 and 2 or min(room + 1, CHUNK)
+      local more = call('ZRANGE', base .. lane.key, lane.read, lane.read + some - 1)
+      for _, member in ipairs(more) do lane.members[#lane.members + 1] = member end
+      lane.read = lane.read + #more
+      lane.is_all = #more < some
+    end
+    return lane.members[lane.given + 1]
+  end
+
+  -- What a job asks whose member says that it is odd: id, costs by key, strict keys, whether it is too late to start it.
+  local function closely(member)
+    local id = sub(member, 1, -2)
+    local text = call('HGET', base .. 'jobs', id)
+    local attempt, crashes, enqueued, asks =
+      match(text or '', '^%u%+?(%d+) [^\n]*\n%d+ (%d+) (%d+) .([^\n]*)\n')
+    if not asks then return id, nil, {}, false end
+    asks = asks_of(asks)
+    if not asks.costs then
+      asks.costs, asks.strict = {}, {}
+      for _, use in ipairs(asks.uses) do
+        asks.costs[use[1]], asks.strict[use[1]] = use[2], use[3] ~= 0 or nil
+      end
+    end
+    local is_late = attempt == '0' and crashes == '0'
+      and ((asks.before and now > asks.before) or (asks.within and now > enqueued + asks.within)) and true or false
+    return id, asks.costs, asks.strict, is_late
+  end
+
+  -- The job starts: its keys are charged, and it is listed where that counts.
+  local function start(lane, id, costs, strict, comes_back)
+    for _, state in ipairs(lane.states) do
+      charge(state, costs and costs[state.key] or 1)
+      if comes_back and state.returning == comes_back then
+        state.returning = nil
+      else
+        state.running = state.running + 1
+      end
+      if state.numbers.concurrent then
+        state.taken[#state.taken + 1] = strict[state.key] and id .. '!' or id
+      end
+    end
+  end
+
+  -- One more job of the lane is given out, if its keys admit it. Return whether.
+  local NOTHING = {}
+  local function give(lane, room, given)
+    if not admits(lane) then return false end
+    local member
+    local comes_back = returning(lane)
+    if comes_back then
+      member = comes_back .. '\n'
+      if lane.came_back or not call('ZSCORE', base .. lane.key, member) then return false end
+      lane.came_back = member
+    else
+      member = head_of(lane, room)
+      if not member then return false end
+    end
+    local id, costs, strict, is_late = member, nil, NOTHING, false
+    if sub(member, -1) == '\n' then id, costs, strict, is_late = closely(member) end
+    if not is_late then
+      if costs and not admits(lane, costs) then return false end
+      start(lane, id, costs, strict, comes_back)
+    end
+    if not comes_back then lane.given = lane.given + 1 end
+    given[#given + 1] = id
+    return true
+  end
+
+  local function keys_of(names)
+    local keys = {}
+    for _, name in ipairs(names) do
+      for key in string.gmatch(name, '[^\n]+') do keys[#keys + 1] = key end
+    end
+    return keys
+  end
+
+  -- The walk was cut before it had seen all lanes: look again at once, unless claims have seen all of them to no avail.
+  local function note_cut(queue, looked, has_found)
+    if has_found then
+      call('HDEL', base .. 'cut', queue)
+    elseif call('HINCRBY', base .. 'cut', queue, looked) > 2 * call('ZCARD', base .. 'ring:' .. queue) then
+      call('HDEL', base .. 'cut', queue)
+      return
+    end
+    look_again(now)
+  end
+
+  -- Up to `room` jobs of the queue's lanes: one of each that admits one, in turn; then one more of each, and so on. Lanes in
+  -- which jobs have just ended come last: first they would starve the others.
+  local function take(queue, room, freed_lanes)
+    local ring = base .. 'ring:' .. queue
+    local open, given, looked, seen, is_all = {}, {}, {}, {}, false
+    local function first_round(names)
+      know(keys_of(names))
+      for number, name in ipairs(names) do
+        if #given >= room then return number - 1 end
+        if not seen[name] then
+          seen[name] = true
+          local lane = lane_at(queue, name)
+          if give(lane, room, given) then open[#open + 1] = lane end
+        end
+      end
+      return #names
+    end
+    while #looked < WINDOW and #given < room and not is_all do
+      local ask = min(WINDOW - #looked, max(room - #given, STEP))
+      local names = call('ZRANGE', ring, #looked, #looked + ask - 1)
+      for number = 1, first_round(names) do looked[#looked + 1] = names[number] end
+      is_all = #names < ask
+    end
+    if #given < room and not is_all then
+      local some = {}
+      for _, name in ipairs(freed_lanes or {}) do
+        if call('ZSCORE', ring, name) then some[#some + 1] = name end
+      end
+      first_round(some)
+      note_cut(queue, #looked, #given > 0)
+    end
+    local hungry = open
+    while #given < room and #hungry > 0 do
+      local still = {}
+      for _, lane in ipairs(hungry) do
+        if #given >= room then break end
+        if give(lane, room - #given, given) then still[#still + 1] = lane end
+      end
+      hungry = still
+    end
+    -- What was given out leaves its lane, and those looked at go behind the others.
+    local empty, is_empty = {}, {}
+    for _, lane in ipairs(open) do
+      local members = {}
+      for number = 1, lane.given do members[number] = lane.members[number] end
+      if lane.came_back then members[#members + 1] = lane.came_back end
+      many('ZREM', base .. lane.key, members)
+      local is_perhaps_over = lane.given == #lane.members or lane.came_back
+      if is_perhaps_over and call('EXISTS', base .. lane.key) == 0 then
+        empty[#empty + 1] = lane.name
+        is_empty[lane.name] = true
+      end
+    end
+    close_lanes(queue, empty)
+    local turns = {}
+    local turn = #looked > 0 and call('INCR', base .. 'turn')
+    for _, name in ipairs(looked) do
+      if not is_empty[name] then
+        turns[#turns + 1] = turn
+        turns[#turns + 1] = name
+      end
+    end
+    many('ZADD', ring, turns)
+    return given
+  end
+
+  -- ---- claims --------------------------------------------------------------------------------------------------
+
+  local function pop_plain(queue, count, line)
+    if count <= 0 then return end
+    local key = base .. 'r:' .. queue
+    local members = call('ZPOPMIN', key, count)
+    for pair = 1, #members, 2 do line[#line + 1] = members[pair] end
+    if call('EXISTS', key) == 0 then call('SREM', base .. 'work', queue) end
+  end
+
+  -- Up to `room` more jobs of a queue, into its line: where it has both kinds, half of each, and of an odd room one more of
+  -- each kind in turn; what one does not need goes to the other.
+  local function take_both(entry, room)
+    local half, before = floor(room / 2), #entry.line
+    if room % 2 == 1 and entry.plain > half and entry.has_lanes then half = half + call('INCR', base .. 'odd') % 2 end
+    if entry.has_lanes then
+      local given = take(entry.queue, room - min(entry.plain, half), entry.freed)
+      for _, id in ipairs(given) do entry.line[#entry.line + 1] = id end
+    end
+    local count = min(entry.plain, room - (#entry.line - before))
+    pop_plain(entry.queue, count, entry.line)
+    entry.plain = entry.plain - count
+    return #entry.line - before
+  end
+
+  -- Take up to `limit` jobs of the queues, in order or each its share in turn; freed are the lanes, by queue, in which jobs
+  -- have just ended. Return ids, and lines of ids by queue.
+  local function claim(names, limit, in_turn, freed_by_queue, at)
+    now = tonumber(at)
+    local entries, lines, left = {}, {}, limit
+    for number, queue in ipairs(names) do
+      local entry = { queue = queue, line = {}, plain = 0, has_lanes = false, freed = freed_by_queue[queue] }
+      if call('SISMEMBER', base .. 'paused', queue) == 0 then
+        entry.plain = call('ZCARD', base .. 'r:' .. queue)
+        entry.has_lanes = call('EXISTS', base .. 'ring:' .. queue) == 1
+      end
+      entries[number], lines[number] = entry, entry.line
+    end
+    local hungry = entries
+    while left > 0 and #hungry > 0 do
+      local each, still = in_turn and max(1, floor(left / #hungry)) or left, {}
+      for _, entry in ipairs(hungry) do
+        local wanted = min(each, left)
+        if wanted == 0 then break end
+        local got = (entry.plain > 0 or entry.has_lanes) and take_both(entry, wanted) or 0
+        left = left - got
+        if got == wanted then still[#still + 1] = entry end
+      end
+      hungry = still
+    end
+    local ids, most, last = {}, 0, nil
+    for _, line in ipairs(lines) do most = max(most, #line) end
+    if in_turn then
+      for round = 1, most do
+        for number, line in ipairs(lines) do
+          if line[round] then
+            ids[#ids + 1] = line[round]
+            last = names[number]
+          end
+        end
+      end
+      if last and #names > 1 then call('SET', base .. 'served', last) end
+    else
+      for _, line in ipairs(lines) do
+        for _, id in ipairs(line) do ids[#ids + 1] = id end
+      end
+    end
+    for number, line in ipairs(lines) do
+      many('ZREM', base .. 'l:E:' .. names[number], line)
+      if #line > 0 then call('HINCRBY', base .. 'running', names[number], #line) end
+    end
+    return ids, lines
+  end
+
+  -- What was taken is listed and charged, and which keys have refused a job. Return when to look again, nil for no instant.
+  local function finish()
+    local short = {}
+    for key, state in pairs(states) do
+      if state then
+        many('SADD', base .. 'slots:' .. key, state.taken)
+        if state.is_charged then call('HSET', base .. 'free', key, int(state.free_at)) end
+        if state.short then short[#short + 1] = key end
+      end
+    end
+    if #short > 0 then
+      for number, queue in ipairs(call('HMGET', base .. 'short', unpack(short))) do
+        local key = short[number]
+        local all = (not queue or queue == states[key].short) and states[key].short or '*'
+        if all ~= queue then call('HSET', base .. 'short', key, all) end
+      end
+    end
+    return look_again_at
+  end
+
+  return {
+    claim = claim, finish = finish, know = know, states = states, living = living, opens_at = opens_at,
+    read_numbers = read_numbers,
+  }
+end
