@@ -6,9 +6,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +29,7 @@ from firelock.settings import Settings
 from firelock.storage import ClaimRequest
 from firelock.values import State
 from tests.core.fakes import FailingStorage, until
+from tests.processes import state_of
 
 PLACES = 5
 ECHO = "import sys\nfor line in sys.stdin: sys.stdout.write(line); sys.stdout.flush()"
@@ -252,6 +256,63 @@ def test_a_server_that_can_start_no_child_says_so(monkeypatch):
 
     assert module.EXIT_FAILED == code
     assert ["firelock: no process can be started: [Errno 2]"] == [line[:46] for line in said]
+
+
+def test_children_that_end_at_once_are_followed_by_others_ever_later(house, monkeypatch, caplog):
+    """None is left for the system to hold, and the log tells each end and the pause."""
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    pids = []
+    house.supervisor._restarts.append((0.0, 0, 0))
+    for further in [0] * 6 + [2_000, 0]:
+        house.supervisor._tick()
+        pids += house.supervisor._children
+        house.events()
+        ((_, place, deaths),) = house.supervisor._restarts
+        house.supervisor._restarts[:] = [(0.0, place, deaths + further)]
+        house.events()  # told to look at what is to be started
+    pauses = [int(said) for said in re.findall(r"another starts in (\d+) s", caplog.text)]
+
+    assert [0, 1, 2, 4, 8, 16, 30, 30] == pauses
+    assert [""] * 8 == [state_of(pid) for pid in pids]
+    assert f"Child {pids[0]} ended before it could run a job (exit code 1); another" in caplog.text
+
+
+@pytest.mark.parametrize(("worked", "deaths"), [(None, 4), (1.0, 4), (60.0, 0)])
+def test_what_counts_is_how_long_a_child_could_run_jobs(house, worked, deaths):
+    """An app that is imported for a minute, and fails then, is not imported anew without a pause."""
+    child = house.with_session("pass") if worked else house.child("pass")
+    child.quick_deaths, child.started_at = 3, time.monotonic() - 90
+    child.process.wait()
+    child.began_at = worked and time.monotonic() - worked
+
+    house.supervisor._exited(child)
+
+    assert [deaths] == [deaths for _, _, deaths in house.supervisor._restarts]
+
+
+@pytest.mark.parametrize("lacking", [1, 2], ids=["for its end", "for what it says"])
+def test_a_child_that_no_thread_can_watch_ends_and_is_tried_again(house, monkeypatch, caplog, lacking):
+    """The system gives no more threads: nothing is left of the child, and its place is not lost."""
+    start, starts = threading.Thread.start, iter(range(1, 100))
+
+    def refuses(thread):
+        if next(starts) == lacking:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    open_files = len(list(Path("/dev/fd").iterdir()))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuses)
+        house.supervisor._start_child(0, 0)
+    (pid,) = house.supervisor._children
+    house.events()
+
+    assert ("", [(0, 1)]) == (
+        state_of(pid),
+        [(place, deaths) for _, place, deaths in house.supervisor._restarts],
+    )
+    assert f"Child {pid} is killed, since nothing can watch it: can't start new thread" in caplog.text
+    assert open_files + 1 == len(list(Path("/dev/fd").iterdir()))  # its counters are the next child's
 
 
 # ---- a child that has reached a limit --------------------------------------------------------------------

@@ -51,6 +51,7 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE = 0, 1, 2, 3
 _TICK = 1.0
 _STOP_MARGIN = 20.0  # beyond the grace time: a child that has not ended by then is killed
 _SHORT_LIFE, _LONGEST_PAUSE = 5.0, 30.0
+_DOUBLINGS = 10  # of a pause: more than its longest has, and no more than a float
 _TRY_AGAIN = 1.0
 _NEVER = float("inf")
 
@@ -114,6 +115,7 @@ class _KnownChild:
     orders: Any  # the pipe's writing end
     quick_deaths: int  # in a row, of those in its place
     started_at: float = attrs.Factory(time.monotonic)
+    began_at: float | None = None  # when it had its first session
     session: str | None = None
     memory: ChildMemory | None = None  # once it has imported the app and knows how many workers it has
     workers: int = 0
@@ -269,8 +271,20 @@ class Supervisor:
         )  # fmt: skip
         self._places[place].starts += 1
         self._children[process.pid] = child
-        threading.Thread(target=self._listen, args=(child, reports_read), daemon=True).start()
-        threading.Thread(target=self._await_exit, args=(child,), daemon=True).start()
+        self._watch(child, reports_read)
+
+    def _watch(self, child: _KnownChild, reports: int) -> None:
+        """Threads hear what a child says and that it has ended; where the system gives none, it ends now."""
+        exits = threading.Thread(target=self._await_exit, args=(child,), daemon=True)
+        try:
+            exits.start()
+            threading.Thread(target=self._listen, args=(child, reports), daemon=True).start()
+        except RuntimeError as error:
+            log.error("Child %d is killed, since nothing can watch it: %s", child.process.pid, error)
+            os.close(reports)
+            child.process.kill()
+            if exits.ident is None:
+                self._await_exit(child)
 
     def _listen(self, child: _KnownChild, reports: int) -> None:
         with os.fdopen(reports) as lines:
@@ -338,6 +352,7 @@ class Supervisor:
             return  # it has been told to stop
         child.session = self._sessions.begin(child.memory, pid=child.process.pid, workers=child.workers)
         self._tell(child, {"session": child.session})
+        child.began_at = child.began_at or time.monotonic()
         self._places[child.place].has_begun = True
         if all(place.has_begun for place in self._places):
             self._manager.tell("READY=1")
@@ -467,13 +482,19 @@ class Supervisor:
         self._tell(child, {"retire": True})
 
     def _restart(self, child: _KnownChild, code: int, *, was_running: bool) -> None:
-        """Another child starts: at once where a job may have killed this one, since crashes bound that."""
-        lived = time.monotonic() - child.started_at
-        deaths = child.quick_deaths + 1 if lived < _SHORT_LIFE and not was_running else 0
-        pause = 0.0 if deaths <= 1 else min(_LONGEST_PAUSE, 2.0 ** (deaths - 2))
+        """Another child starts: at once where a job may have killed this one, since crashes bound that.
+
+        Those that end soon after they could run jobs, or before, however long their start took, are followed
+        by the next after a growing pause.
+        """
+        worked = 0.0 if child.began_at is None else time.monotonic() - child.began_at
+        deaths = child.quick_deaths + 1 if worked < _SHORT_LIFE and not was_running else 0
+        pause = 0.0 if deaths <= 1 else min(_LONGEST_PAUSE, 2.0 ** min(deaths - 2, _DOUBLINGS))
+        early = "before it could run a job " if child.began_at is None else ""
         log.warning(
-            "Child %d ended (%s); another starts in %.0f s.", child.process.pid, describe_exit(code), pause
-        )
+            "Child %d ended %s(%s); another starts in %.0f s.",
+            child.process.pid, early, describe_exit(code), pause,
+        )  # fmt: skip
         self._restarts.append((time.monotonic() + pause, child.place, deaths))
         self._events.put(lambda: None)
 
