@@ -87,7 +87,7 @@ def test_a_handle_says_what_it_is():
     storage = MemoryStorage("orders")
 
     assert ("memory://orders", "memory://") == (storage.url, MemoryStorage().url)
-    assert {Feature.NOTIFY} == storage.features
+    assert {Feature.NOTIFY, Feature.LIMITS, Feature.UNIQUE} == storage.features
     assert "none: jobs are gone when this process ends" == storage.describe()["durability"]
     assert [] == storage.migrate()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from firelock_sql.claim import ReadyRow, Turns, ready_rows
+from firelock_sql.claim import QueueTurns, ReadyRow, ready_rows
 
 MOST_ASKED = 20
 
@@ -39,7 +39,7 @@ def row_of(id: str, queue: str) -> ReadyRow:
 
 def test_a_job_that_comes_free_before_those_taken_is_taken_next():
     """It moves the others on by one: they are known, and are not asked for time after time."""
-    turns = Turns()
+    turns = QueueTurns()
     turns.served("b")
 
     rows = ready_rows(Looking(), None, 4, turns)  # type: ignore[arg-type]  # all that it asks of one
@@ -49,7 +49,7 @@ def test_a_job_that_comes_free_before_those_taken_is_taken_next():
 
 def test_no_more_is_taken_than_was_asked_for():
     """What is looked at again to find the next one is not taken twice."""
-    turns = Turns()
+    turns = QueueTurns()
     turns.served("b")
 
     rows = ready_rows(Looking(), None, 3, turns)  # type: ignore[arg-type]

@@ -44,7 +44,7 @@ WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = :qu
 ReadyRow = tuple[Any, ...]
 
 
-class Turns:
+class QueueTurns:
     """Which queue comes first where a claim names none; each process begins somewhere else."""
 
     def __init__(self) -> None:
@@ -87,7 +87,9 @@ def has_ready(tx: Transaction, queues: Sequence[str] | None) -> bool:
     return any(tx.one(IS_READY, queue=queue) for queue in _open_queues(tx, queues))
 
 
-def ready_rows(tx: Transaction, queues: Sequence[str] | None, limit: int, turns: Turns) -> list[ReadyRow]:
+def ready_rows(
+    tx: Transaction, queues: Sequence[str] | None, limit: int, turns: QueueTurns
+) -> list[ReadyRow]:
     """Return the rows to claim, in the order to run them."""
     names = _open_queues(tx, queues)
     if queues is None and len(names) > 1:
@@ -128,7 +130,7 @@ def ready_of(tx: Transaction, queue: str, limit: int) -> list[ReadyRow]:
     return tx.all(READY, queue=queue, most=limit)
 
 
-def rows_in_turn(tx: Transaction, names: Sequence[str], limit: int, turns: Turns) -> list[ReadyRow]:
+def rows_in_turn(tx: Transaction, names: Sequence[str], limit: int, turns: QueueTurns) -> list[ReadyRow]:
     """Return an equal share of each queue; what one does not need is shared among the others."""
     taken: dict[str, list[ReadyRow]] = {name: [] for name in names}
     hungry, left = list(names), limit
@@ -181,7 +183,7 @@ class TakenRows:
     server: str
 
 
-def take_jobs(tx: Transaction, request: ClaimRequest, turns: Turns) -> TakenRows:
+def take_jobs(tx: Transaction, request: ClaimRequest, turns: QueueTurns) -> TakenRows:
     """See `Storage.claim`."""
     server = serving(tx, request.session)
     is_claiming = server is not None and request.limit > 0

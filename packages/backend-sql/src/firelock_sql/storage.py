@@ -34,8 +34,8 @@ from firelock.storage import (
 from firelock_sql.claim import (
     PLACE_IS_PARENT,
     PLACE_SEQ,
+    QueueTurns,
     TakenRows,
-    Turns,
     has_ready,
     living_server,
     next_due_at,
@@ -162,7 +162,7 @@ class SqlStorage(SqlSessionVerbs, SqlUpkeepVerbs, SqlReadingVerbs, SqlLogVerbs, 
     def __init__(self, database: Database, *, is_notified: bool) -> None:
         self._database = database
         self._holdings = Holdings()
-        self._turns = Turns()
+        self._turns = QueueTurns()
         self.features = frozenset({Feature.SHARED, Feature.DURABLE, Feature.TRANSACTIONAL_ENQUEUE}) | (
             {Feature.NOTIFY} if is_notified else set()
         )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ArgumentError,
         ArgumentTooLarge,
         ConfigurationError,
+        DuplicateJob,
         DuplicateTask,
         FirelockError,
         FormError,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     )
     from firelock.hookspecs import Command, ServerInfo, TaskCall, hookimpl, hookspec
     from firelock.job import FailedAttempt, Job, JobLogLine, JobProgress, JobStep
+    from firelock.limit import Limit, Turns
     from firelock.locks import Lock, LockProvider
     from firelock.logs import JobFields, job_fields
     from firelock.metrics import METRICS_TYPE, MetricFamily, MetricSample, metrics_text
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from firelock.settings import Settings
     from firelock.storage import Applied, Finding, PartlyApplied
     from firelock.task import Task
+    from firelock.unique import Debounce, Unique
     from firelock.values import Settled, State
 
 _HOMES = {
@@ -76,14 +79,15 @@ _HOMES = {
     "control.servers": ("ServerView",),
     "cron": ("Cron", "Every", "Misfire", "Overlap"),
     "errors": (
-        "ArgumentError", "ArgumentTooLarge", "ConfigurationError", "DuplicateTask", "FirelockError",
-        "FormError", "JobConflict", "JobDeleted", "JobFailed", "JobNotCommitted", "JobNotFound", "LockLost",
-        "LockTimeout", "PluginError", "ResultTimeout", "ResultUnavailable", "ScheduleError", "SchemaMismatch",
-        "SignatureMismatch", "StorageError", "StorageUnavailable", "TaskError", "UnknownScheme",
-        "UnknownTask", "UnsupportedFeature",
+        "ArgumentError", "ArgumentTooLarge", "ConfigurationError", "DuplicateJob", "DuplicateTask",
+        "FirelockError", "FormError", "JobConflict", "JobDeleted", "JobFailed", "JobNotCommitted",
+        "JobNotFound", "LockLost", "LockTimeout", "PluginError", "ResultTimeout", "ResultUnavailable",
+        "ScheduleError", "SchemaMismatch", "SignatureMismatch", "StorageError", "StorageUnavailable",
+        "TaskError", "UnknownScheme", "UnknownTask", "UnsupportedFeature",
     ),
     "hookspecs": ("Command", "ServerInfo", "TaskCall", "hookimpl", "hookspec"),
     "job": ("FailedAttempt", "Job", "JobLogLine", "JobProgress", "JobStep"),
+    "limit": ("Limit", "Turns"),
     "locks": ("Lock", "LockProvider"),
     "logs": ("JobFields", "job_fields"),
     "metrics": ("METRICS_TYPE", "MetricFamily", "MetricSample", "metrics_text"),
@@ -94,6 +98,7 @@ _HOMES = {
     "settings": ("Settings",),
     "storage": ("Applied", "Finding", "PartlyApplied"),
     "task": ("Task",),
+    "unique": ("Debounce", "Unique"),
     "values": ("Settled", "State"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -108,8 +113,10 @@ __all__ = [
     "Command",
     "ConfigurationError",
     "Cron",
+    "Debounce",
     "DecisionKind",
     "Diagnosis",
+    "DuplicateJob",
     "DuplicateTask",
     "Every",
     "FailedAttempt",
@@ -134,6 +141,7 @@ __all__ = [
     "JobStep",
     "JsonSerializer",
     "JsonValue",
+    "Limit",
     "LimitName",
     "LimitView",
     "Lock",
@@ -176,6 +184,8 @@ __all__ = [
     "TaskEntry",
     "TaskError",
     "TaskInfo",
+    "Turns",
+    "Unique",
     "UnknownScheme",
     "UnknownTask",
     "UnsupportedFeature",

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
 
 from firelock.aio import in_thread, twin
@@ -50,9 +50,11 @@ if TYPE_CHECKING:
     from firelock.arguments.signature import Binder
     from firelock.context import JobContext
     from firelock.control.doctor import Diagnosis
+    from firelock.limit import Limit, Turns
     from firelock.retry import RetryPolicy
     from firelock.serializer import JsonValue
     from firelock.server.embedded import EmbeddedServer
+    from firelock.unique import Debounce, Unique
 
     @final
     class _Anything:
@@ -66,7 +68,21 @@ T = TypeVar("T")
 
 # What `@fire.task(…)` takes beside the name, and the field of a TaskInfo that keeps it.
 _TASK_OPTIONS = {
-    **{name: name for name in ("queue", "priority", "retry", "tags", "aliases", "executor", "on_risk")},
+    **{
+        name: name
+        for name in (
+            "queue",
+            "priority",
+            "retry",
+            "tags",
+            "aliases",
+            "executor",
+            "on_risk",
+            "limits",
+            "unique",
+            "start_before",
+        )
+    },
     "timeout": "timeout_seconds",
     "keep": "keep_seconds",
     "remote": "is_remote",
@@ -206,6 +222,9 @@ class Firelock(ServedApp):
         executor: str = "auto",
         on_risk: str = "continue",
         remote: bool = False,
+        limits: Sequence[Limit | Turns] = (),
+        unique: Unique | Debounce | None = None,
+        start_before: timedelta | datetime | None = None,
     ) -> TaskDecorator: ...
     def task(  # type: ignore[misc]  # mypy does not match keyword-only parameters with these
         self,
@@ -222,12 +241,15 @@ class Firelock(ServedApp):
                 succeeded job stays, with its result; by default as the settings say), `tags` (texts that may
                 name parameters: "user:{user_id}"), `aliases` (old names still stored with jobs), `executor`
                 ("auto" or "process"), `on_risk` ("continue" or "cancel"), `remote` (a stub for code that
-                lives elsewhere).
+                lives elsewhere), `limits` (of Limit and Turns, 4 at most), `unique` (a Unique or Debounce),
+                `start_before` (a timedelta from when the job becomes enqueued, or an aware datetime, after
+                which it is deleted unrun).
 
         Raises:
-            TaskError: it is no plain function, or no other process could find it.
+            TaskError: it is no plain function, no other process could find it, or a limit or unique key names
+                what is no parameter.
             DuplicateTask: another function has the name.
-            ConfigurationError: an option is wrong.
+            ConfigurationError: an option is wrong, or a limit's name has other numbers elsewhere in the app.
         """
         if function is not None:
             return self._register(function, **options)
@@ -290,6 +312,10 @@ class Firelock(ServedApp):
         """
         for name in self.imports:
             importlib.import_module(name)
+
+    def declared_limits(self) -> Mapping[str, Limit]:
+        """Return the limits that the registered tasks declare, by the name that their numbers belong to."""
+        return self.registry.declared_limits()
 
     def tasks(self) -> list[TaskInfo]:
         """Return the registered tasks."""

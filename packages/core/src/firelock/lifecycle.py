@@ -7,6 +7,7 @@ reasons of `Moved`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
@@ -52,6 +53,7 @@ class Moved(StrEnum):
     PARENT_GONE = "parent removed before it ended as wanted"
     SESSION_LOST = "server lost while the job was running"
     NOT_STARTED = "server lost before the job started"
+    DUPLICATES = "{count} duplicate calls"
 
 
 @attrs.frozen
@@ -349,6 +351,16 @@ def waiting_reason(on: On, parent: State) -> str:
 def is_legal(before: State, after: State) -> bool:
     """Tell whether a job may go from one state to the other."""
     return after in ALLOWED[before]
+
+
+def add_duplicate(entries: Sequence[HistoryEntry], state: State, at: int) -> list[HistoryEntry]:
+    """Return the history with one call more that changed the waiting job; such calls share an entry."""
+    last = entries[-1] if entries else None
+    count = re.fullmatch(r"([0-9]+) duplicate calls?", (last.reason or "") if last is not None else "")
+    number = int(count[1]) + 1 if count else 1
+    reason = Moved.DUPLICATES.format(count=number) if number > 1 else "1 duplicate call"
+    entry = HistoryEntry(state, at, reason)
+    return [*entries[:-1], entry] if count else bounded_history(entries, entry)
 
 
 def bounded_history(entries: Sequence[HistoryEntry], entry: HistoryEntry) -> list[HistoryEntry]:

@@ -11,16 +11,21 @@ import time
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from heapq import nsmallest
 from itertools import islice, takewhile
 from typing import ClassVar, Self, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from firelock.errors import StorageError
 from firelock.storage import rules
-from firelock.storage.derived import StoredSession, Tables, TableStorage
+from firelock.storage.admission import KeyRow, UniqueRow
+from firelock.storage.derived import TableStorage
 from firelock.storage.rules import StoredJob
+from firelock.storage.tables import StoredSession, Tables
 from firelock.storage.waiting import Waiting
 from firelock.values import (
+    Claim,
+    ClaimRequest,
     Feature,
     JobFilter,
     JobRecord,
@@ -44,7 +49,7 @@ class MemoryStorage(TableStorage):
     """
 
     contract = 1
-    features = frozenset({Feature.NOTIFY})
+    features = frozenset({Feature.NOTIFY, Feature.LIMITS, Feature.UNIQUE})
 
     def __init__(self, name: str = "") -> None:
         super().__init__()
@@ -53,6 +58,7 @@ class MemoryStorage(TableStorage):
         self._is_closed = False
         self.clock_offset = 0  # micros, moved by tests
         self._waiters = _Waiters(self._store.changed, self._may_work)
+        self._lane_news = 0  # what the last claim has seen of it
 
     # ---- life --------------------------------------------------------------------------------------------
 
@@ -96,6 +102,13 @@ class MemoryStorage(TableStorage):
                     store.table.has_news = False
                     store.changed.notify_all()
 
+    def claim(self, request: ClaimRequest) -> Claim:
+        """See `Storage.claim`."""
+        with self._open() as store:
+            answer = super().claim(request)
+            self._lane_news = store.table.lane_news
+        return answer
+
     # ---- waiting for work --------------------------------------------------------------------------------
 
     def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
@@ -116,7 +129,7 @@ class MemoryStorage(TableStorage):
         if self._is_closed:
             return False
         table = self._store.table
-        if table.has_ready(queues):
+        if table.has_ready(queues) or table.lane_news != self._lane_news:
             return True
         due_at, told = table.next_due_at(), self._told_due_at
         return due_at is not None and (told is None or due_at < told)
@@ -177,7 +190,12 @@ class Table(Tables):
         self.rows: dict[str, StoredJob] = {}
         self.by_time = Order()  # created_at
         self.by_state: dict[State, Order] = {state: Order() for state in State}  # changed_at
-        self._ready: dict[str, Order] = {}  # by queue: its place there
+        self._ready: dict[str, Order] = {}  # by queue: its place there, of those in no lane
+        self._lanes: dict[str, dict[str, Order]] = {}  # by queue and lane: its place there
+        self._lane_names: dict[str, list[str]] = {}  # by queue, sorted
+        self._key_rows: dict[str, KeyRow] = {}
+        self._unique_rows: dict[str, UniqueRow] = {}
+        self.lane_news = 0  # grows whenever a job in a lane may have become able to start
         self._due = Order()  # due_at of scheduled jobs
         self._expiring = Order()  # expires_at
         self._held: defaultdict[str, dict[str, None]] = defaultdict(dict)  # by session: its jobs and tails
@@ -214,6 +232,9 @@ class Table(Tables):
                     _discard(self._waiting, edge.parent_id, id)
         self.rows[id] = row
         self._index(row)
+        if before is not None and before.record.session and not record.session and before.lane is not None:
+            self.lane_news += 1
+            self.has_news = True
         if before is not None and before.record.state is not record.state:
             self._follow_state(record)
 
@@ -243,7 +264,59 @@ class Table(Tables):
 
     def queues(self) -> Iterable[str]:
         """See `Tables.queues`."""
-        return self._ready
+        return dict.fromkeys([*self._ready, *self._lanes]) if self._lanes else self._ready
+
+    def has_lanes(self, queue: str) -> bool:
+        """See `Tables.has_lanes`."""
+        return queue in self._lanes
+
+    def lanes(self, queue: str, after: str, until: str, limit: int) -> list[str]:
+        """See `Tables.lanes`."""
+        names = self._lane_names.get(queue, [])
+        begin = bisect_right(names, after)
+        end = bisect_right(names, until) if until else len(names)
+        return names[begin : min(end, begin + limit)]
+
+    def in_lane(self, queue: str, lane: str, behind: int, limit: int) -> list[StoredJob]:
+        """See `Tables.in_lane`."""
+        order = self._lanes.get(queue, {}).get(lane)
+        found = () if order is None else islice(order.after(), behind, behind + limit)
+        return self._jobs(id for _, id in found)
+
+    def lane_counts(self) -> Iterable[tuple[str, int]]:
+        """See `Tables.lane_counts`."""
+        return ((lane, len(order)) for lanes in self._lanes.values() for lane, order in lanes.items())
+
+    def key_row(self, key: str) -> KeyRow | None:
+        """See `Tables.key_row`."""
+        return self._key_rows.get(key)
+
+    def put_key_row(self, key: str, row: KeyRow | None) -> None:
+        """See `Tables.put_key_row`."""
+        if row is None:
+            del self._key_rows[key]
+        else:
+            self._key_rows[key] = row
+
+    def key_rows(self, prefix: str) -> Iterable[tuple[str, KeyRow]]:
+        """See `Tables.key_rows`."""
+        return ((key, self._key_rows[key]) for key in sorted(self._key_rows) if key.startswith(prefix))
+
+    def unique_row(self, key: str) -> UniqueRow | None:
+        """See `Tables.unique_row`."""
+        return self._unique_rows.get(key)
+
+    def put_unique_row(self, key: str, row: UniqueRow | None) -> None:
+        """See `Tables.put_unique_row`."""
+        if row is None:
+            del self._unique_rows[key]
+        else:
+            self._unique_rows[key] = row
+
+    def unique_rows(self, prefix: str, after: str, limit: int) -> list[tuple[str, UniqueRow]]:
+        """See `Tables.unique_rows`."""
+        wanted = (key for key in self._unique_rows if key.startswith(prefix) and key > after)
+        return [(key, self._unique_rows[key]) for key in nsmallest(limit, wanted)]
 
     def has_ready(self, queues: Sequence[str] | None) -> bool:
         """Tell whether a claim of these queues would take something."""
@@ -359,8 +432,13 @@ class Table(Tables):
         of.due.drop(key)
         if change.due_at is not None:
             of.due.put(key, change.due_at)
-        self.has_news |= change.due_at is not None or change.kind == "queue"
+        self._note_record(change.kind)
+        self.has_news |= change.due_at is not None
         return version
+
+    def _note_record(self, kind: str) -> None:
+        self.has_news |= kind in ("queue", "limit")
+        self.lane_news += kind == "limit" or (kind == "queue" and bool(self._lanes))
 
     def remove_record(self, record: Record) -> None:
         """See `Tables.remove_record`."""
@@ -368,14 +446,14 @@ class Table(Tables):
         del of.records[key], of.keys[bisect_left(of.keys, key)]
         of.due.drop(key)
         of.floor = max(of.floor, record.version)
-        self.has_news |= record.kind == "queue"
+        self._note_record(record.kind)
 
     def _index(self, row: StoredJob) -> None:
         job = row.record
         self._counts.setdefault(job.queue, Counter())[job.state] += 1
         self.by_state[job.state].put(job.id, job.changed_at)
         if row.is_ready:
-            self._ready.setdefault(job.queue, Order()).put(job.id, *row.place)
+            self._line(row).put(job.id, *row.place)
             self.has_news = True
         if job.state is State.SCHEDULED:
             self._due.put(job.id, cast("int", job.due_at))
@@ -395,16 +473,40 @@ class Table(Tables):
             del self._counts[job.queue]
         self.by_state[job.state].drop(job.id)
         if row.is_ready:
-            ready = self._ready[job.queue]
-            ready.drop(job.id)
-            if not ready:
-                del self._ready[job.queue]
+            self._leave_line(row)
         if job.state is State.SCHEDULED:
             self._due.drop(job.id)
         if job.expires_at is not None:
             self._expiring.drop(job.id)
         if job.session is not None:
             _discard(self._held, job.session, job.id)
+
+    def _line(self, row: StoredJob) -> Order:
+        """Return where the ready job waits."""
+        queue, lane = row.record.queue, row.lane
+        if lane is None:
+            return self._ready.setdefault(queue, Order())
+        self.lane_news += 1
+        lanes = self._lanes.setdefault(queue, {})
+        if lane not in lanes:
+            lanes[lane] = Order()
+            insort(self._lane_names.setdefault(queue, []), lane)
+        return lanes[lane]
+
+    def _leave_line(self, row: StoredJob) -> None:
+        """The job, which was ready, waits there no more; an empty line is gone."""
+        queue, lane = row.record.queue, row.lane
+        line = self._ready[queue] if lane is None else self._lanes[queue][lane]
+        line.drop(row.record.id)
+        if line:
+            return
+        if lane is None:
+            del self._ready[queue]
+            return
+        names = self._lane_names[queue]
+        del self._lanes[queue][lane], names[bisect_left(names, lane)]
+        if not names:
+            del self._lanes[queue], self._lane_names[queue]
 
 
 def _discard(groups: dict[str, dict[str, None]], name: str, id: str) -> None:

@@ -7,15 +7,20 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, TypeVar
+from functools import lru_cache
+from operator import attrgetter
+from typing import Any, Literal, TypeVar
 
 import attrs
 
 from firelock.errors import ConfigurationError
+from firelock.keys import KeyMaker, key_maker, to_limits, to_start_before, to_unique
+from firelock.limit import Limit, Turns
 from firelock.meta import check_meta
 from firelock.resource import Resource
 from firelock.retry import Retry, RetryPolicy
 from firelock.text import shown
+from firelock.unique import Debounce, Unique
 from firelock.values import On
 
 Choice = TypeVar("Choice", bound=StrEnum)
@@ -137,6 +142,11 @@ class CallOptions:
     meta: Mapping[str, str] | None = attrs.field(
         default=None, converter=attrs.converters.optional(check_meta)
     )
+    limits: tuple[Limit | Turns, ...] | None = attrs.field(
+        default=None, converter=attrs.converters.optional(to_limits)
+    )
+    unique: Unique | Debounce | Literal[False] | None = attrs.field(default=None, converter=to_unique)
+    start_before: timedelta | datetime | None = attrs.field(default=None, converter=to_start_before)
 
     @retry.validator
     def _is_storable(self, _: object, value: object) -> None:
@@ -150,10 +160,18 @@ class CallOptions:
         if self.delay is not None and self.at is not None:
             raise ConfigurationError(f"using(delay={self.delay!r}, at={self.at!r}): give one of the two.")
 
+    @property
+    def has_admission(self) -> bool:
+        """Tell whether it says something of limits, the unique key or the deadline."""
+        return _said(self) != _NOTHING_SAID
+
     def given(self) -> dict[str, Any]:
         """Return the options that were given."""
         return {name: value for name, value in attrs.asdict(self, recurse=False).items() if value is not None}
 
+
+_said = attrgetter("limits", "unique", "start_before")
+_NOTHING_SAID = (None, None, None)
 
 NO_OPTIONS = CallOptions()
 
@@ -176,8 +194,21 @@ def _to_executor(value: Executor | str) -> Executor:
     return to_choice(Executor, "executor", value)
 
 
+def _to_task_unique(value: Unique | Debounce | Literal[False] | None) -> Unique | Debounce | None:
+    return to_unique(value) or None
+
+
 def _to_on_risk(value: OnRisk | str) -> OnRisk:
     return to_choice(OnRisk, "on_risk", value)
+
+
+@lru_cache(maxsize=1024)
+def _named(function: Callable[..., Any], takes_context: bool, resources: tuple[str, ...]) -> tuple[str, ...]:
+    parameters = list(inspect.signature(function).parameters.values())[takes_context:]
+    left_over = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return tuple(
+        each.name for each in parameters if each.name not in resources and each.kind not in left_over
+    )
 
 
 @attrs.frozen
@@ -201,6 +232,34 @@ class TaskInfo:
     resources: Mapping[str, Resource] = attrs.field(
         factory=dict, hash=False
     )  # by parameter: what no call gives
+    limits: tuple[Limit | Turns, ...] = attrs.field(default=(), converter=to_limits)
+    unique: Unique | Debounce | None = attrs.field(default=None, converter=_to_task_unique)
+    start_before: timedelta | datetime | None = attrs.field(default=None, converter=to_start_before)
+
+    @property
+    def has_admission(self) -> bool:
+        """Tell whether its jobs have limits, a unique key or a deadline."""
+        return bool(self.limits) or self.unique is not None or self.start_before is not None
+
+    @property
+    def owner(self) -> str:
+        """The name that its unique keys belong to, which stays when the task is renamed."""
+        return self.aliases[0] if self.aliases else self.name
+
+    def keys(self, options: CallOptions = NO_OPTIONS) -> KeyMaker:
+        """Return what makes the keys of its calls with these options.
+
+        Raises:
+            TaskError: a template names what is no parameter.
+        """
+        limits = self.limits if options.limits is None else options.limits
+        unique = self.unique if options.unique is None else options.unique
+        return key_maker(self.owner, limits, unique or None, self.named)
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The parameters that a key may name: no context, no resources, none that takes what is left."""
+        return _named(self.function, self.takes_context, tuple(self.resources))
 
     @property
     def place(self) -> str:

@@ -19,6 +19,7 @@ from firelock.arguments.signature import Binder, check_callable, compile_binder,
 from firelock.arguments.tags import check_tag_templates
 from firelock.context import JobContext, Snooze, running_job
 from firelock.errors import DuplicateTask, TaskError
+from firelock.keys import check_declared
 from firelock.options import (
     NO_OPTIONS,
     Call,
@@ -34,8 +35,10 @@ if TYPE_CHECKING:
 
     from firelock.cron import Cron, Every
     from firelock.job import Creator, Job
+    from firelock.limit import Limit, Turns
     from firelock.recurring_job import RecurringJob
     from firelock.settings import Settings
+    from firelock.unique import Debounce, Unique
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
@@ -58,11 +61,14 @@ def task_info(function: Callable[..., Any], *, name: str | None, options: Mappin
                 f"Task name {each!r} is refused; use 1 to 200 of letters, digits, '_', '.', ':', '-'."
             )
     shown = name or function.__qualname__
-    return TaskInfo(
+    info = TaskInfo(
         name or _default_name(function), function, is_async=is_async,
         takes_context=takes_context(function, JobContext, task=shown),
         resources=resources_in(function, owner=f"Task {shown!r}", is_async=is_async), **options,
     )  # fmt: skip
+    if info.limits or info.unique is not None:
+        info.keys()
+    return info
 
 
 def _default_name(function: Callable[..., Any]) -> str:
@@ -135,6 +141,9 @@ class TaskVerbs(Generic[P, R]):
         timeout: timedelta | float | None = None,
         retry: Retry | None = None,
         meta: Mapping[str, str] | None = None,
+        limits: Sequence[Limit | Turns] | None = None,
+        unique: Unique | Debounce | Literal[False] | None = None,
+        start_before: timedelta | datetime | None = None,
     ) -> TaskVerbs[P, R]:
         """Return the task with other options for the calls made through it; the same typed arguments.
 
@@ -150,12 +159,21 @@ class TaskVerbs(Generic[P, R]):
             retry: stored with the job.
             meta: short texts by name that travel with the job, 2 KiB in all: `JobContext.meta`. Each wins
                 over a plugin's, and over the parent's of a continuation, of the same name.
+            limits: in place of the task's, [] for none. Their numbers are those that a task declares.
+            unique: in place of the task's; False takes it away.
+            start_before: a timedelta from when the job becomes enqueued, or an aware datetime; a job that no
+                server took by then is deleted unrun.
 
         Raises:
             ConfigurationError: a value is out of its bounds.
+            TaskError: a key names what is no parameter of the task.
         """
-        given = CallOptions(queue, priority, delay, at, tags, on, within, timeout, retry, meta)
+        given = CallOptions(
+            queue, priority, delay, at, tags, on, within, timeout, retry, meta, limits, unique, start_before
+        )
         options = attrs.evolve(self.options, **given.given())
+        if given.has_admission:
+            self.info.keys(options)
         return TaskVerbs(self._creator, self._definitions, self.info, options)
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call:
@@ -298,6 +316,7 @@ class Registry:
         self._by_name: dict[str, TaskInfo] = {}
         self._aliases: dict[str, TaskInfo] = {}
         self._binders: dict[str, Binder] = {}
+        self._limits: Mapping[str, Limit] = {}
         self._converter: Converter | None = None
         self._lock = threading.Lock()
 
@@ -306,6 +325,7 @@ class Registry:
 
         Raises:
             DuplicateTask: another function has one of the names.
+            ConfigurationError: it gives a limit's name other numbers than another task does.
         """
         with self._lock:
             for name in (info.name, *info.aliases):
@@ -315,9 +335,21 @@ class Registry:
                         f"Task name {name!r} is taken: by {other.place} and now by {info.place}. Rename one, "
                         'or pin a name: @fire.task(name="…").'
                     )
+            if info.limits or info.name in self._by_name:
+                self._limits = self._limits_with(info)
             self._by_name[info.name] = info
             self._aliases.update(dict.fromkeys(info.aliases, info))
             self._binders.pop(info.name, None)
+
+    def _limits_with(self, info: TaskInfo) -> Mapping[str, Limit]:
+        limits: dict[str, Limit] = {}
+        for each in (*(other for other in self._by_name.values() if other.name != info.name), info):
+            limits = check_declared(each.limits, limits)
+        return limits
+
+    def declared_limits(self) -> Mapping[str, Limit]:
+        """Return a limit of each name that the registered tasks give numbers to."""
+        return self._limits
 
     def get(self, name: str) -> TaskInfo | None:
         """Return the task of a stored name, an alias included; None where unknown."""

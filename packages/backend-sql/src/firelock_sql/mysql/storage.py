@@ -39,10 +39,10 @@ from firelock_sql.claim import (
     READY,
     SERVER,
     SERVING,
+    QueueTurns,
     ReadyRow,
     ReadyRows,
     TakenRows,
-    Turns,
     queues_along_the_ready,
     ready_of,
     rows_in_turn,
@@ -85,7 +85,7 @@ class Claims:
     """Looks for work and takes it."""
 
     def __init__(self) -> None:
-        self._turns = Turns()
+        self._turns = QueueTurns()
         self._guess: list[str] = []  # the queues that had work, in order
 
     def look(self, tx: Transaction, request: ClaimRequest) -> Claim | None:

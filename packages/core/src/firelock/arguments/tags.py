@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import string
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
+from firelock.arguments.templates import check_names, pieces, text_of
 from firelock.errors import ArgumentError, TaskError
 from firelock.serializer import JsonValue
 
@@ -27,13 +26,8 @@ def check_tag_templates(templates: Sequence[str], parameter_names: Collection[st
     for template in templates:
         if not isinstance(template, str):
             raise TaskError(f"A tag is text, not {type(template).__name__}")
-        literals, names = zip(*_pieces(template), strict=True) if template else ((), ())
-        unknown = [name for name in names if name is not None and name not in parameter_names]
-        if unknown:
-            known = ", ".join(parameter_names) or "none"
-            raise TaskError(
-                f"Tag {template!r} names {unknown[0]!r}. Parameters that can be named plainly: {known}"
-            )
+        check_names("Tag", template, parameter_names)
+        literals, names = zip(*pieces("Tag", template), strict=True) if template else ((), ())
         fixed = "".join(literals)
         problem = _problem_with(fixed) if fixed or not any(names) else None
         if problem:
@@ -58,50 +52,13 @@ def format_tags(
 
 def _format(template: str, values: Mapping[str, JsonValue]) -> str:
     tag = "".join(
-        literal if name is None else literal + _text_of(template, name, values)
-        for literal, name in _pieces(template)
+        literal if name is None else literal + text_of("Tag", template, name, values)
+        for literal, name in pieces("Tag", template)
     )
     problem = _problem_with(tag)
     if problem:
         raise ArgumentError(f"Tag {template!r} {problem}, with these arguments")
     return tag
-
-
-def _text_of(template: str, name: str, values: Mapping[str, JsonValue]) -> str:
-    made = f"Tag {template!r} is made from {name!r}, which is"
-    if name not in values:
-        raise ArgumentError(f"{made} omitted; its default cannot be stored")
-    match values[name]:
-        case str(text):
-            return text
-        case True:
-            return "true"
-        case False:
-            return "false"
-        case None:
-            return "null"
-        case int() | float() as number:
-            return str(number)
-        case other:
-            kind = type(other).__name__
-            raise ArgumentError(f"{made} stored as {kind}; only text and numbers can")
-
-
-@functools.lru_cache(maxsize=1024)
-def _pieces(template: str) -> list[tuple[str, str | None]]:
-    """Split a template into literal text and the plain name that follows it."""
-    try:
-        parsed = list(string.Formatter().parse(template))
-    except ValueError as error:
-        raise TaskError(
-            f"Tag {template!r} is no template: {error}. Write a brace twice to mean itself"
-        ) from error
-    for _, name, spec, conversion in parsed:
-        if name is not None and (spec or conversion or not name.isidentifier()):
-            raise TaskError(
-                f"Tag {template!r} holds more than plain names: use {{name}} and nothing else in braces"
-            )
-    return [(literal, name) for literal, name, _, _ in parsed]
 
 
 def _problem_with(tag: str) -> str | None:

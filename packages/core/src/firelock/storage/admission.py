@@ -43,6 +43,7 @@ __all__ = [
     "LimitNumbers",
     "UniqueRow",
     "debounced_due",
+    "is_free",
     "is_late",
     "keyed_room",
     "keys_of",
@@ -294,6 +295,11 @@ class HolderFacts:
     is_held: bool  # a session has it, running or as a tail
     is_final: bool
     ready_in: tuple[str, str] | None = None  # queue and lane, where it waits to be claimed again
+
+
+def is_free(job: HolderFacts, *, is_strict: bool) -> bool:
+    """Tell whether the job, which was claimed under a key, holds it no more."""
+    return not job.is_held and (job.is_final or not is_strict)
 
 
 @attrs.frozen
@@ -609,7 +615,7 @@ class KeyedClaim(Generic[T]):
             for listed in state.listed:
                 one = facts.get(listed.rstrip(_STRICT))
                 is_strict = listed.endswith(_STRICT)
-                if one is None or not (one.is_held or (is_strict and not one.is_final)):
+                if one is None or is_free(one, is_strict=is_strict):
                     continue
                 alive.append(listed)
                 if is_strict and one.ready_in is not None:

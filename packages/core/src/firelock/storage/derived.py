@@ -6,8 +6,8 @@ Locks, metrics, logs and progress live in versioned records, changed by compare-
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import attrs
@@ -16,14 +16,28 @@ from firelock.errors import StorageError, StorageUnavailable, UnsupportedFeature
 from firelock.ids import new_id, new_ids
 from firelock.lifecycle import Moved
 from firelock.storage import rules
+from firelock.storage.admission import LaneCursors
 from firelock.storage.contract import CONTRACT, Storage
+from firelock.storage.keyed_tables import (
+    UniqueKeys,
+    find_keys,
+    forget_idle,
+    forget_unique,
+    is_taken,
+    spend,
+    take_again,
+    take_keyed,
+)
 from firelock.storage.rules import StoredJob
+from firelock.storage.tables import StoredSession, Tables
 from firelock.storage.waiting import Waiting
 from firelock.values import (
+    FINAL_STATES,
     Applied,
     Claim,
     ClaimRequest,
     Counts,
+    Duplicate,
     Exchange,
     FailureGroup,
     Finding,
@@ -33,6 +47,7 @@ from firelock.values import (
     JobFilter,
     JobHistory,
     JobRecord,
+    KeyState,
     LogLine,
     NewJob,
     NewSession,
@@ -48,6 +63,7 @@ from firelock.values import (
     State,
     Taken,
     Transition,
+    UniqueState,
 )
 
 LOG_LIMIT = 1_000
@@ -58,6 +74,7 @@ _SECOND = 1_000_000
 _HOUR = 3_600 * _SECOND
 _DAY = 24 * _HOUR
 _ROLLUPS_STAY = 30 * _DAY
+_FREED_QUEUES = 1_000
 
 _T = TypeVar("_T")
 
@@ -267,129 +284,6 @@ class DerivedStorage(Storage):
         return self._change_record("lock", name, release)
 
 
-@attrs.frozen
-class StoredSession:
-    """A session, and since when it is dead."""
-
-    record: SessionRecord
-    ended_at: int | None = None
-
-
-class Tables(ABC):
-    """Jobs, sessions, records and counts as one step finds and leaves them."""
-
-    @abstractmethod
-    def job(self, id: str) -> StoredJob | None:
-        """Return the job, None where unknown."""
-
-    @abstractmethod
-    def put(self, row: StoredJob) -> None:
-        """The job is stored; one that has just ended is on the releasing list if any wait for it."""
-
-    @abstractmethod
-    def remove(self, row: StoredJob) -> None:
-        """The job is not stored any more."""
-
-    @abstractmethod
-    def next_sequence(self) -> int:
-        """Return the number of the next job in the order of insertion."""
-
-    @abstractmethod
-    def ready(self, queue: str, limit: int) -> Iterable[StoredJob]:
-        """Return the first of those who wait in the queue."""
-
-    @abstractmethod
-    def queues(self) -> Iterable[str]:
-        """Return the queues with enqueued jobs."""
-
-    @abstractmethod
-    def due(self, now: int, limit: int) -> list[StoredJob]:
-        """Return the scheduled jobs that are due, longest due first."""
-
-    @abstractmethod
-    def next_due_at(self) -> int | None:
-        """Return the instant of what is due first, a scheduled job or a recurring one."""
-
-    @abstractmethod
-    def expired(self, now: int, limit: int) -> list[StoredJob]:
-        """Return the jobs that have expired and are not on the releasing list."""
-
-    @abstractmethod
-    def held(self, session: str) -> list[StoredJob]:
-        """Return what the session holds, with its tails."""
-
-    @abstractmethod
-    def waiting(self, parent: str) -> list[StoredJob]:
-        """Return those whose tie to this parent is not decided."""
-
-    @abstractmethod
-    def children(self, parent: str) -> list[StoredJob]:
-        """Return the parent's continuations, ended ones too."""
-
-    @abstractmethod
-    def is_releasing(self, id: str) -> bool:
-        """Tell whether the job is on the releasing list."""
-
-    @abstractmethod
-    def next_releasing(self, limit: int) -> tuple[JobRecord, list[StoredJob]] | None:
-        """Return an ended parent and some who wait for it; they are not given out for this end again."""
-
-    @abstractmethod
-    def find(
-        self, where: JobFilter, place: rules.Place | None, limit: int, *, oldest_first: bool
-    ) -> list[JobRecord]:
-        """Return up to `limit` jobs behind the place, in order of time; the filter names no parent."""
-
-    @abstractmethod
-    def counts(self) -> Iterable[tuple[str, State, int]]:
-        """Return how many jobs are in each queue and state."""
-
-    @abstractmethod
-    def session(self, id: str) -> StoredSession | None:
-        """Return the session, None where unknown."""
-
-    @abstractmethod
-    def put_session(self, session: StoredSession) -> None:
-        """The session is stored."""
-
-    @abstractmethod
-    def remove_session(self, id: str) -> None:
-        """The session is not stored any more."""
-
-    @abstractmethod
-    def sessions(self) -> Iterable[StoredSession]:
-        """Return all, dead ones too."""
-
-    def living(self, id: str) -> SessionRecord | None:
-        """Return the session, None where it is dead or unknown."""
-        session = self.session(id)
-        return session.record if session and session.record.is_alive else None
-
-    @abstractmethod
-    def record(self, kind: str, key: str) -> Record | None:
-        """Return the record, None where there is none."""
-
-    @abstractmethod
-    def records(self, kind: str, after: str, limit: int) -> list[Record]:
-        """Return those of a kind above `after`, in order of key."""
-
-    @abstractmethod
-    def due_records(self, kind: str, now: int, limit: int) -> list[Record]:
-        """Return those of a kind that are due, longest due first."""
-
-    @abstractmethod
-    def put_record(self, change: RecordChange) -> int:
-        """The record, which has the expected version, is replaced; return its new version."""
-
-    @abstractmethod
-    def remove_record(self, record: Record) -> None:
-        """The record is gone, its version is not: those that are put anew go on from it."""
-
-    def is_paused(self, queue: str) -> bool:
-        """Tell whether claims pass over the queue."""
-        return rules.is_pausing(self.record("queue", queue))
-
-
 class TableStorage(DerivedStorage):
     """Every verb on tables, each a step."""
 
@@ -397,6 +291,9 @@ class TableStorage(DerivedStorage):
         super().__init__()
         self._served = ""  # the queue whose turn it was last
         self._told_due_at: int | None = None  # the next due instant as `claim` or `promote` said last
+        self._cursors = LaneCursors()
+        self._freed: dict[str, dict[str, None]] = {}  # by queue: lanes in which this handle has ended jobs
+        self._idle_after = self._unique_after = ""  # behind which keys upkeep goes on
 
     @abstractmethod
     def _step(self, body: Callable[[Tables], _T]) -> _T:
@@ -416,15 +313,21 @@ class TableStorage(DerivedStorage):
                 answer = rules.checked(tables.record(only_if.kind, only_if.key), only_if)
                 if answer is not Applied.APPLIED:
                     return Inserted([False] * len(jobs), answer)
-            is_new: list[bool] = []
+            is_new: list[bool | Duplicate] = []
             new: dict[str, StoredJob] = {}
+            keys = UniqueKeys(tables, now)
             for job in jobs:
-                is_new.append(job.id not in new and tables.job(job.id) is None)
-                if is_new[-1]:
+                if job.id in new or tables.job(job.id) is not None:
+                    is_new.append(False)
+                    continue
+                duplicate = keys.answer(job, new)
+                is_new.append(True if duplicate is None else duplicate)
+                if duplicate is None:
                     parents = rules.parents_of(job, lambda id: new.get(id) or tables.job(id))
                     new[job.id] = rules.stored(job, parents, sequence=tables.next_sequence(), now=now)
             for row in new.values():
                 tables.put(row)
+            keys.store()
             if only_if is not None:
                 tables.put_record(only_if)
             return Inserted(is_new)
@@ -434,25 +337,31 @@ class TableStorage(DerivedStorage):
     def claim(self, request: ClaimRequest) -> Claim:
         """See `Storage.claim`."""
         served = self._served
+        freed, self._freed = {queue: list(lanes) for queue, lanes in self._freed.items()}, {}
 
         def claim(tables: Tables) -> Claim:
             living = tables.living(request.session)
             next_due_at = self._told_due_at = tables.next_due_at()
             if living is None:
                 return Claim([], next_due_at, is_session_lost=True)
-            names = tables.queues() if request.queues is None else request.queues
-            lines = {
-                name: tables.ready(name, request.limit)
-                for name in dict.fromkeys(names)
-                if not tables.is_paused(name)
-            }
+            known = tables.queues() if request.queues is None else request.queues
+            names = [name for name in dict.fromkeys(known) if not tables.is_paused(name)]
+            look_again_at = None
+            if any(map(tables.has_lanes, names)):
+                if request.queues is None:
+                    names.sort(key=lambda name: (name <= served, name))
+                rows, look_again_at = take_keyed(
+                    tables, request, names, self._cursors, now=self.clock(), freed=freed
+                )
+            else:
+                lines = {name: tables.ready(name, request.limit) for name in names}
+                rows = rules.next_in_line(lines, request.queues, request.limit, served=served)
             claimed = [
-                rules.claimed_by(row, request.session, living.session.server, now=request.now)
-                for row in rules.next_in_line(lines, request.queues, request.limit, served=served)
+                rules.claimed_by(row, request.session, living.session.server, now=request.now) for row in rows
             ]
             for row in claimed:
                 tables.put(row)
-            return Claim([row.claimed() for row in claimed], next_due_at)
+            return Claim([row.claimed() for row in claimed], next_due_at, look_again_at=look_again_at)
 
         answer = self._step(claim)
         if answer.jobs:
@@ -463,7 +372,44 @@ class TableStorage(DerivedStorage):
         """See `Storage.apply`."""
         self.refuse_within(within)
         now = self.clock()
-        return self._step(lambda tables: [_apply(tables, one, now) for one in transitions])
+        return self._step(lambda tables: [self._apply(tables, one, now) for one in transitions])
+
+    def _apply(self, tables: Tables, transition: Transition, now: int) -> Applied:
+        row = tables.job(transition.job_id)
+        if row is None:
+            return Applied.MISSING
+        is_reviving = transition.session is None and row.record.is_final
+        is_reviving = is_reviving and row.record.admission_json is not None
+        if is_reviving and transition.to not in FINAL_STATES and is_taken(tables, row.record, now):
+            return Applied.TAKEN if row.record.state in transition.from_states else Applied.REFUSED
+        after, result = rules.applied(row, transition, now=now)
+        if after is not row:
+            tables.put(after)
+        if is_reviving and result is Applied.APPLIED and not after.record.is_final:
+            take_again(tables, after.record)
+        if row.record.session is not None and after.record.session is None and row.lane is not None:
+            if len(self._freed) > _FREED_QUEUES:
+                self._freed.clear()
+            self._freed.setdefault(row.record.queue, {})[row.lane] = None
+        is_releasing = result is Applied.APPLIED and tables.is_releasing(row.record.id)
+        return Applied.RELEASING if is_releasing else result
+
+    # ---- limits and unique keys --------------------------------------------------------------------------
+
+    def spend(self, key: str, *, cost: int = 0, until: int | None = None) -> int:
+        """See `Storage.spend`."""
+        now = self.clock()
+        return self._step(lambda tables: spend(tables, key, cost=cost, until=until, now=now))
+
+    def find_keys(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[KeyState]:
+        """See `Storage.find_keys`."""
+        now = self.clock()
+        return self._step(lambda tables: find_keys(tables, prefix, after, limit, now=now))
+
+    def find_unique(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[UniqueState]:
+        """See `Storage.find_unique`."""
+        found = self._step(lambda tables: tables.unique_rows(prefix, after, limit))
+        return [UniqueState(key, row.job_id, row.free_at) for key, row in found]
 
     # ---- sessions ----------------------------------------------------------------------------------------
 
@@ -573,6 +519,8 @@ class TableStorage(DerivedStorage):
             for session in list(tables.sessions()):
                 if session.ended_at is not None and session.ended_at < now - _DAY:
                     tables.remove_session(session.record.session.id)
+            self._idle_after = forget_idle(tables, self._idle_after, limit, now=now)
+            self._unique_after = forget_unique(tables, self._unique_after, limit, now=now)
             return [row.record.id for row in expired]
 
         pruned = self._step(prune)
@@ -675,17 +623,6 @@ class TableStorage(DerivedStorage):
             return True
 
         return self._step(delete)
-
-
-def _apply(tables: Tables, transition: Transition, now: int) -> Applied:
-    row = tables.job(transition.job_id)
-    if row is None:
-        return Applied.MISSING
-    after, result = rules.applied(row, transition, now=now)
-    if after is not row:
-        tables.put(after)
-    is_releasing = result is Applied.APPLIED and tables.is_releasing(row.record.id)
-    return Applied.RELEASING if is_releasing else result
 
 
 def _end_session(tables: Tables, id: str, running: Collection[str] | None, *, reason: str, now: int) -> Taken:

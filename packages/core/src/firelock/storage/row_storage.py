@@ -14,14 +14,18 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from firelock.clock import SECOND
 from firelock.errors import SchemaMismatch, StorageError
 from firelock.storage import rules
-from firelock.storage.derived import StoredSession, Tables, TableStorage
+from firelock.storage.admission import KeyRow, UniqueRow
+from firelock.storage.derived import TableStorage
 from firelock.storage.rules import StoredJob
+from firelock.storage.tables import StoredSession, Tables
 from firelock.values import (
+    Feature,
     JobFilter,
     JobRecord,
     Record,
@@ -68,11 +72,13 @@ class Rows(Protocol):
 
 
 class RowStorage(TableStorage):
-    """Every verb, out of `step`, `clock` and `close`.
+    """Every verb, out of `step`, `clock` and `close`; limits and unique keys too.
 
     It polls: `wait` lets its time run out. A storage that can tell of new work overrides it, as it does any
     verb that it can do faster.
     """
+
+    features = frozenset({Feature.LIMITS, Feature.UNIQUE})
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,7 +198,8 @@ class _Tables(Tables):
         for key in old - new:
             self.rows.delete(key)
         for key in new - old:
-            self.rows.put(key, "")
+            is_of_lane = after is not None and key.startswith("laned/")
+            self.rows.put(key, (after.lane or "") if after is not None and is_of_lane else "")
         for row, number in ((before, -1), (after, 1)):
             if row is not None:
                 key = f"count/{row.record.queue}/{row.record.state}"
@@ -208,6 +215,70 @@ class _Tables(Tables):
         """Return the first of those who wait in the queue."""
         found = self.rows.scan(f"ready/{queue}/", limit=max(0, limit))
         return self._jobs(key.rpartition("/")[2] for key, _ in found)
+
+    # ---- lanes and keys ------------------------------------------------------------------------------------
+
+    def has_lanes(self, queue: str) -> bool:
+        """See `Tables.has_lanes`."""
+        return bool(self.rows.scan(f"laned/{queue}/", limit=1))
+
+    def lanes(self, queue: str, after: str, until: str, limit: int) -> list[str]:
+        """See `Tables.lanes`; they are in order of their digests."""
+        prefix = f"laned/{queue}/"
+        start = f"{prefix}{_digest(after)}0" if after else None  # "0" comes behind "/"
+        last, found = _digest(until) if until else "", list[str]()
+        while len(found) < limit and (page := self.rows.scan(prefix, start=start, limit=1)):
+            digest = page[0][0].removeprefix(prefix).partition("/")[0]
+            if last and digest > last:
+                break
+            found.append(page[0][1])
+            start = f"{prefix}{digest}0"
+        return found
+
+    def in_lane(self, queue: str, lane: str, behind: int, limit: int) -> list[StoredJob]:
+        """See `Tables.in_lane`."""
+        found = self.rows.scan(f"laned/{queue}/{_digest(lane)}/", limit=behind + max(0, limit))
+        return self._jobs(key.rpartition("/")[2] for key, _ in found[behind:])
+
+    def lane_counts(self) -> Iterator[tuple[str, int]]:
+        """See `Tables.lane_counts`."""
+        return ((lane, 1) for _, lane in self.scan("laned/"))
+
+    def key_row(self, key: str) -> KeyRow | None:
+        """See `Tables.key_row`."""
+        text = self.rows.get(f"limit-key/{key}")
+        return None if text is None else _read(text, KeyRow)
+
+    def put_key_row(self, key: str, row: KeyRow | None) -> None:
+        """See `Tables.put_key_row`."""
+        if row is None:
+            self.rows.delete(f"limit-key/{key}")
+        else:
+            self.rows.put(f"limit-key/{key}", _text(row))
+
+    def key_rows(self, prefix: str) -> Iterator[tuple[str, KeyRow]]:
+        """See `Tables.key_rows`."""
+        return ((prefix + rest, _read(text, KeyRow)) for rest, text in self.scan(f"limit-key/{prefix}"))
+
+    def unique_row(self, key: str) -> UniqueRow | None:
+        """See `Tables.unique_row`."""
+        text = self.rows.get(f"unique/{key}")
+        return None if text is None else _read(text, UniqueRow)
+
+    def put_unique_row(self, key: str, row: UniqueRow | None) -> None:
+        """See `Tables.put_unique_row`."""
+        if row is None:
+            self.rows.delete(f"unique/{key}")
+        else:
+            self.rows.put(f"unique/{key}", _text(row))
+
+    def unique_rows(self, prefix: str, after: str, limit: int) -> list[tuple[str, UniqueRow]]:
+        """See `Tables.unique_rows`."""
+        start = f"unique/{after}" if after >= prefix and after else None
+        found = self.rows.scan(f"unique/{prefix}", start=start, limit=limit)
+        return [(key.removeprefix("unique/"), _read(text, UniqueRow)) for key, text in found]
+
+    # ---- orders --------------------------------------------------------------------------------------------
 
     def queues(self) -> list[str]:
         """Return the queues with enqueued jobs."""
@@ -376,7 +447,8 @@ def _places(row: StoredJob | None) -> set[str]:
     places = {f"time/{job.created_at:016x}/{id}", f"state/{job.state}/{job.changed_at:016x}/{id}"}
     if row.is_ready:
         priority, enqueued_at, sequence = row.place
-        places.add(f"ready/{job.queue}/{1_000 + priority:04d}/{enqueued_at:016x}/{sequence:016x}/{id}")
+        line = f"ready/{job.queue}" if row.lane is None else f"laned/{job.queue}/{_digest(row.lane)}"
+        places.add(f"{line}/{1_000 + priority:04d}/{enqueued_at:016x}/{sequence:016x}/{id}")
     if job.state is State.SCHEDULED and job.due_at is not None:
         places.add(f"due/{job.due_at:016x}/{id}")
     if job.expires_at is not None:
@@ -386,6 +458,11 @@ def _places(row: StoredJob | None) -> set[str]:
     places.update(f"child/{edge.parent_id}/{id}" for edge in job.parents)
     places.update(f"waiting/{edge.parent_id}/{id}" for edge in row.pending)
     return places
+
+
+def _digest(lane: str) -> str:
+    """Return how a lane is called in a key, which it may be too long for."""
+    return sha256(lane.encode()).hexdigest()[:32]
 
 
 def _record_key(kind: str, key: str) -> str:

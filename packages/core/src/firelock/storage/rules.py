@@ -20,6 +20,7 @@ import attrs
 from firelock.clock import SECOND
 from firelock.errors import JobNotFound, StorageError
 from firelock.lifecycle import Moved, bounded_history, continuation_target, waiting_reason
+from firelock.storage.admission import lane_of
 from firelock.values import (
     FINAL_STATES,
     Applied,
@@ -70,6 +71,11 @@ class StoredJob:
         """Return its place in its queue, the smallest first."""
         return -self.record.priority, cast("int", self.record.enqueued_at), self.sequence
 
+    @property
+    def lane(self) -> str | None:
+        """Return the lane in which it waits; None for the queue itself."""
+        return None if self.record.admission_json is None else lane_of(self.record.admission)
+
     def claimed(self) -> ClaimedJob:
         """Return what its session receives; it has been claimed."""
         job = self.record
@@ -77,7 +83,7 @@ class StoredJob:
             job.id, job.task, job.arguments, job.serializer, job.queue, job.priority, job.attempt,
             job.retries, job.crashes, job.fence, job.created_at, cast("int", job.enqueued_at),
             cast("int", job.claimed_at), job.nominal_at, job.tags, job.timeout_seconds, job.retry,
-            job.recurring_id, job.meta_json,
+            job.recurring_id, job.meta_json, job.admission_json,
         )  # fmt: skip
 
 
@@ -117,7 +123,7 @@ def stored(job: NewJob, parents: Iterable[JobRecord], *, sequence: int, now: int
             job.created_at, job.tags, job.due_at, job.nominal_at, job.reason,
             enqueued_at=now if job.state is State.ENQUEUED else None, changed_at=job.created_at,
             timeout_seconds=job.timeout_seconds, retry=job.retry, recurring_id=job.recurring_id,
-            meta_json=job.meta_json, parents=job.parents,
+            meta_json=job.meta_json, admission_json=job.admission_json, parents=job.parents,
         ),
         sequence,
         job.parents if job.state is State.AWAITING else (),

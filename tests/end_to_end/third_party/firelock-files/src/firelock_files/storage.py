@@ -21,7 +21,7 @@ class FileStorage(RowStorage):
     """Jobs in a file: `files:///path/to/file`; `?sync=off` gives up durability for speed."""
 
     contract = 1
-    features = frozenset({Feature.SHARED, Feature.DURABLE})
+    features = RowStorage.features | {Feature.SHARED, Feature.DURABLE}
 
     def __init__(self, url: str) -> None:
         super().__init__()

@@ -1,0 +1,300 @@
+"""What a call asks before its job is stored, or starts: keys made of its arguments, as its task says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Literal
+
+import attrs
+
+from firelock.arguments.templates import Pieces, check_names, pieces, text_of
+from firelock.clock import micros, span_micros
+from firelock.errors import ArgumentError, ConfigurationError
+from firelock.limit import DIGEST_LENGTH, MAX_KEY_LENGTH, Limit, Turns, to_span
+from firelock.serializer import JsonValue
+from firelock.text import shown
+from firelock.unique import Debounce, Unique
+from firelock.values import Admission, LimitUse, UniqueUse, Until
+
+MAX_LIMITS = 4
+_MAX_TOGETHER = 512  # characters of a job's limit keys
+_MAX_COST = 1_000_000_000
+
+
+def to_limits(limits: Iterable[Limit | Turns] | None) -> tuple[Limit | Turns, ...]:
+    """Return limits as a tuple, those without a placeholder first: the order in which a job asks for them.
+
+    Raises:
+        ConfigurationError: it is no list of them, too long, or has two of one key.
+    """
+    if limits is None:
+        return ()
+    if isinstance(limits, Limit | Turns):
+        raise ConfigurationError(f"limits={limits!r} is one limit; pass a list: limits=[{limits!r}].")
+    if isinstance(limits, str) or not isinstance(limits, Iterable):
+        raise ConfigurationError(f"limits={shown(limits)} is no list of Limit and Turns.")
+    given = tuple(limits)
+    for each in given:
+        if not isinstance(each, Limit | Turns):
+            raise ConfigurationError(
+                f"limits={shown(list(given))}: {shown(each)} is neither a Limit nor a Turns; write "
+                'Limit("tenant:{tenant_id}", concurrent=4).'
+            )
+    if len(given) > MAX_LIMITS:
+        raise ConfigurationError(f"{len(given)} limits; a job has at most {MAX_LIMITS}.")
+    if len({each.key for each in given}) < len(given):
+        raise ConfigurationError(f"limits={shown(list(given))} has a key twice; write one Limit of it.")
+    return tuple(sorted(given, key=lambda each: _has_names(each.key)))
+
+
+def to_unique(unique: Unique | Debounce | Literal[False] | None) -> Unique | Debounce | Literal[False] | None:
+    """Return what makes a job unique; False takes it away. ConfigurationError for anything else."""
+    if unique is None or unique is False or isinstance(unique, Unique | Debounce):
+        return unique
+    raise ConfigurationError(
+        f"unique={shown(unique)} is refused; pass Unique(), Unique(key), Debounce(key, wait=5) or False."
+    )
+
+
+def to_start_before(value: timedelta | datetime | None) -> timedelta | datetime | None:
+    """Return a deadline: a span from when the job becomes enqueued, or an aware datetime.
+
+    Raises:
+        ConfigurationError: it is neither, or the span is not above zero.
+    """
+    if value is None:
+        return None
+    if isinstance(value, timedelta):
+        return to_span("start_before", value)
+    if isinstance(value, datetime) and value.utcoffset() is not None:
+        return value
+    raise ConfigurationError(
+        f"start_before={shown(value)} is refused; pass a timedelta from when the job becomes enqueued, or an "
+        "aware datetime."
+    )
+
+
+def _has_names(template: str) -> bool:
+    return any(name is not None for _, name in pieces("Limit key", template))
+
+
+# ---- keys of a call --------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Asked:
+    """What one call asks, and what its job has to lie beside where a storage has partitions."""
+
+    admission: Admission
+    beside: str | None  # a key, without its task's name
+
+
+@attrs.frozen
+class KeyMaker:
+    """Makes the keys of a task's calls; made once for the limits and unique key that it has."""
+
+    owner: str  # the name that the task's unique keys belong to
+    limits: tuple[Limit | Turns, ...]
+    unique: Unique | Debounce | None
+
+    def asked(
+        self,
+        arguments: Mapping[str, JsonValue],
+        defaults: Mapping[str, JsonValue],
+        start_before: timedelta | datetime | None,
+    ) -> Asked:
+        """Return what a call asks.
+
+        Args:
+            arguments: in their stored form by name, as `Binder.encode` gives them.
+            defaults: of those that were omitted, likewise.
+            start_before: as `to_start_before` gives it.
+
+        Raises:
+            ArgumentError: a value makes no key, or a cost is no whole number from 0.
+        """
+        values = {**defaults, **arguments}
+        uses = self._uses(values)
+        key, unique = self._unique(values)
+        is_span = isinstance(start_before, timedelta)
+        admission = Admission(
+            uses,
+            unique,
+            micros(start_before) if isinstance(start_before, datetime) else None,
+            span_micros(start_before) if is_span else None,  # type: ignore[arg-type]
+        )
+        return Asked(admission, key or (uses[0].key if uses else None))
+
+    def _uses(self, values: Mapping[str, JsonValue]) -> tuple[LimitUse, ...]:
+        uses: dict[str, LimitUse] = {}
+        for limit in self.limits:
+            key = _limit_key(limit.key, values)
+            is_strict = isinstance(limit, Limit) and limit.strict
+            use = LimitUse(key, _cost(limit, values), is_strict)
+            if (other := uses.get(key)) is not None:  # two templates met: it is used once, for both
+                use = LimitUse(key, use.cost + other.cost, is_strict or other.is_strict)
+            uses[key] = use
+        if sum(map(len, uses)) > _MAX_TOGETHER:
+            raise ArgumentError(
+                f"The limits' keys have {sum(map(len, uses))} characters together, with these arguments; at "
+                f"most {_MAX_TOGETHER} are allowed: {shown(list(uses))}"
+            )
+        return tuple(uses.values())
+
+    def _unique(self, values: Mapping[str, JsonValue]) -> tuple[str | None, UniqueUse | None]:
+        unique = self.unique
+        if unique is None:
+            return None, None
+        key = _digest(values) if unique.key is None else _unique_key(unique.key, values)
+        stored = f"{self.owner} {key}"
+        if isinstance(unique, Debounce):
+            return key, UniqueUse(
+                stored,
+                Until.DUE,
+                keeps_last=unique.keep == "last",
+                wait=span_micros(unique.wait),
+                max_wait=span_micros(unique.longest),
+            )
+        return key, UniqueUse(
+            stored,
+            Until(unique.until),
+            0 if unique.at_least is None else span_micros(unique.at_least),
+            unique.keep == "last",
+            unique.conflict == "raise",
+        )
+
+
+@lru_cache(maxsize=1024)
+def key_maker(
+    owner: str,
+    limits: tuple[Limit | Turns, ...],
+    unique: Unique | Debounce | None,
+    parameters: tuple[str, ...],
+) -> KeyMaker:
+    """Return the maker of a task's keys; its templates name parameters of the task alone.
+
+    Raises:
+        TaskError: one names something else.
+    """
+    for limit in limits:
+        check_names("Limit key", limit.key, parameters)
+        if isinstance(limit, Limit) and isinstance(limit.cost, str):
+            check_names("Cost", limit.cost, parameters)
+    if unique is not None and unique.key is not None:
+        check_names("Unique key", unique.key, parameters)
+    return KeyMaker(owner, limits, unique)
+
+
+def check_declared(limits: Iterable[Limit | Turns], others: Mapping[str, Limit]) -> dict[str, Limit]:
+    """Return the limits by the name that their numbers belong to, the others' among them.
+
+    Raises:
+        ConfigurationError: a name has two numbers.
+    """
+    known = dict(others)
+    for limit in limits:
+        if isinstance(limit, Turns):
+            continue
+        other = known.setdefault(limit.name, limit)
+        if other.numbers != limit.numbers:
+            raise ConfigurationError(
+                f"Limit {limit.name!r} has two numbers in code: {other!r} and {limit!r}. Give both the same, "
+                "or one of them another name."
+            )
+    return known
+
+
+def check_known(limits: Iterable[Limit | Turns], declared: Mapping[str, Limit]) -> None:
+    """Prove that numbers given for one call are those that a task declares.
+
+    Raises:
+        ConfigurationError: a task declares others, or none of that name.
+    """
+    for limit in limits:
+        if isinstance(limit, Turns):
+            continue
+        other = declared.get(limit.name)
+        if other is None:
+            raise ConfigurationError(
+                f"using(limits=…): the numbers of {limit!r} are declared by no task, so that no server would "
+                f"know them. Declare them, @fire.task(limits=[…]), or write Turns({limit.key!r}) and set "
+                f"them: fire.limits.set({limit.name!r}, …)."
+            )
+        if other.numbers != limit.numbers:
+            raise ConfigurationError(
+                f"using(limits=…): {limit!r} has other numbers than its name in code: {other!r}. One call "
+                "cannot change them; fire.limits.set can, for all."
+            )
+
+
+# ---- texts -----------------------------------------------------------------------------------------------
+
+
+def _filled(noun: str, template: str, values: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
+    """Return literals with the value behind each; in a value "/" is %2F, as it ends no part of the key."""
+    taken_apart: Pieces = pieces(noun, template)
+    filled = []
+    for literal, name in taken_apart:
+        text = "" if name is None else text_of(noun, template, name, values)
+        if "%" in text or "/" in text:
+            text = text.replace("%", "%25").replace("/", "%2F")
+        filled.append((literal, text))
+    return filled
+
+
+def _limit_key(template: str, values: Mapping[str, JsonValue]) -> str:
+    filled = _filled("Limit key", template, values)
+    key = "".join(literal + text for literal, text in filled)
+    if not key.isprintable():
+        raise ArgumentError(
+            f"Limit key {template!r} holds characters that cannot be printed, with these arguments"
+        )
+    excess = len(key) - MAX_KEY_LENGTH
+    if excess <= 0:
+        return key
+    for place in reversed(range(len(filled))):  # the key's name and its beginning stay as long as they can
+        literal, text = filled[place]
+        if excess > 0 and len(text) > DIGEST_LENGTH:
+            cut = f"{text[: max(0, len(text) - excess - DIGEST_LENGTH)]}{_tail(text)}"
+            excess -= len(text) - len(cut)
+            filled[place] = literal, cut
+    return "".join(literal + text for literal, text in filled)
+
+
+def _unique_key(template: str, values: Mapping[str, JsonValue]) -> str:
+    key = "".join(literal + text for literal, text in _filled("Unique key", template, values))
+    if not key or not key.isprintable():
+        what = "holds characters that cannot be printed" if key else "is empty"
+        raise ArgumentError(f"Unique key {template!r} {what}, with these arguments")
+    return key if len(key) <= MAX_KEY_LENGTH else f"{key[: MAX_KEY_LENGTH - DIGEST_LENGTH]}{_tail(key)}"
+
+
+def _tail(text: str) -> str:
+    """Return what stands for the rest of a text that is too long."""
+    return f"~{hashlib.sha256(text.encode()).hexdigest()[: DIGEST_LENGTH - 1]}"
+
+
+def _digest(values: Mapping[str, JsonValue]) -> str:
+    """Return the key of all arguments, whatever their order and whether defaults were given or left out."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _cost(limit: Limit | Turns, values: Mapping[str, JsonValue]) -> int:
+    if isinstance(limit, Turns):
+        return 1
+    cost = limit.cost
+    if isinstance(cost, int):
+        return cost
+    name = pieces("Cost", cost)[0][1] or ""
+    value = values.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_COST:
+        raise ArgumentError(
+            f"Limit {limit.key!r} costs {cost}, which is {shown(value)}; pass a whole number from 0 to "
+            f"{_MAX_COST:,}"
+        )
+    return value

@@ -1,0 +1,351 @@
+"""Limits and unique keys on `Tables`: what `TableStorage` does for them in a claim, an insert, a requeue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from firelock.lifecycle import add_duplicate
+from firelock.storage.admission import (
+    Head,
+    HolderFacts,
+    JobFacts,
+    KeyedClaim,
+    KeyRow,
+    LaneCursors,
+    LaneLook,
+    LimitNumbers,
+    UniqueRow,
+    debounced_due,
+    is_free,
+    keyed_room,
+    keys_of,
+    name_of,
+    numbers_for,
+    read_numbers,
+    refuse_duplicate,
+    replaces,
+    shared_out,
+    spent,
+    starts_of,
+    unique_is_taken,
+)
+from firelock.storage.rules import StoredJob
+from firelock.values import (
+    Admission,
+    ClaimRequest,
+    Duplicate,
+    JobRecord,
+    KeyState,
+    NewJob,
+    UniqueUse,
+    write_admission,
+)
+
+if TYPE_CHECKING:
+    from firelock.storage.tables import Tables
+
+SHOWN_HOLDERS, COUNTED = 100, 10_000
+
+
+# ---- claims ----------------------------------------------------------------------------------------------
+
+
+def take_keyed(
+    tables: Tables,
+    request: ClaimRequest,
+    names: Sequence[str],
+    cursors: LaneCursors,
+    *,
+    now: int,
+    freed: Mapping[str, Sequence[str]],
+) -> tuple[list[StoredJob], int | None]:
+    """Return the jobs to claim of these queues, some of which have lanes, and when to look again.
+
+    The names are in the order in which they are served, one after another or each with its share.
+    """
+    claim = KeyedClaim(_TableLanes(tables), cursors, now, freed=freed)
+    given: dict[str, int] = {}
+
+    def take(queue: str, room: int) -> list[StoredJob]:
+        behind = given.get(queue, 0)
+        plain = list(tables.ready(queue, behind + room))[behind:]
+        keyed = [head.row for head in claim.take(queue, keyed_room(cursors, room, len(plain)))]
+        plain = plain[: room - len(keyed)]
+        given[queue] = behind + len(plain)
+        return sorted([*keyed, *plain], key=lambda row: -row.record.priority)
+
+    rows: list[StoredJob] = []
+    if request.queues is None:
+        rows = shared_out(names, request.limit, take)
+    else:
+        for name in names:
+            rows += take(name, request.limit - len(rows))
+    claim.finish()
+    return rows, claim.look_again_at
+
+
+class _TableLanes:
+    """See `KeyedLanes`; a job is named by its id, and a step is alone."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+
+    def look(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneLook:
+        """See `KeyedLanes.look`."""
+        del is_patient
+        return self._seen(self._tables.lanes(queue, after, until, limit))
+
+    def look_at(self, queue: str, lanes: Sequence[str]) -> LaneLook:
+        """See `KeyedLanes.look_at`."""
+        return self._seen([lane for lane in lanes if self._tables.in_lane(queue, lane, 0, 1)])
+
+    def _seen(self, lanes: Sequence[str]) -> LaneLook:
+        keys = dict.fromkeys(key for lane in lanes for key in keys_of(lane))
+        rows = {key: row for key in keys if (row := self._tables.key_row(key)) is not None}
+        return LaneLook(lanes, numbers_of(self._tables, keys), rows)
+
+    def holders(self, refs: Sequence[str]) -> Mapping[str, HolderFacts]:
+        """See `KeyedLanes.holders`."""
+        found = {ref: row for ref in refs if (row := self._tables.job(ref)) is not None}
+        return {
+            ref: HolderFacts(
+                row.record.session is not None,
+                row.record.is_final,
+                (row.record.queue, row.lane) if row.is_ready and row.lane is not None else None,
+            )
+            for ref, row in found.items()
+        }
+
+    def present(self, key: str) -> Sequence[str]:
+        """See `KeyedLanes.present`."""
+        return [row.record.id for row in present(self._tables) if key in keys_of(row.lane or "")]
+
+    def heads(
+        self, queue: str, wanted: Mapping[str, tuple[int, int]]
+    ) -> Mapping[str, Sequence[Head[StoredJob]]]:
+        """See `KeyedLanes.heads`."""
+        return {
+            lane: [_head(row) for row in self._tables.in_lane(queue, lane, behind, limit)]
+            for lane, (behind, limit) in wanted.items()
+        }
+
+    def head(self, ref: str) -> Head[StoredJob] | None:
+        """See `KeyedLanes.head`."""
+        row = self._tables.job(ref)
+        return None if row is None or not row.is_ready else _head(row)
+
+    def leave(self, heads: Sequence[Head[StoredJob]]) -> None:
+        """See `KeyedLanes.leave`: what is not claimed is where it was."""
+
+    def keep(self, rows: Mapping[str, KeyRow]) -> None:
+        """See `KeyedLanes.keep`."""
+        for key, row in rows.items():
+            self._tables.put_key_row(key, row)
+
+
+def _head(row: StoredJob) -> Head[StoredJob]:
+    job = row.record
+    return Head(job.id, job.admission_json or "", job.enqueued_at or 0, job.attempt, job.crashes, row)
+
+
+def present(tables: Tables) -> Iterable[StoredJob]:
+    """Yield the jobs with limits that a session has, running or as tails."""
+    for session in tables.sessions():
+        yield from (row for row in tables.held(session.record.session.id) if row.lane is not None)
+
+
+def numbers_of(tables: Tables, keys: Iterable[str]) -> dict[str, LimitNumbers]:
+    """Return the numbers that are stored for these keys and their names."""
+    wanted = dict.fromkeys(one for key in keys for one in (key, name_of(key)))
+    found = {one: record for one in wanted if (record := tables.record("limit", one)) is not None}
+    return {one: read_numbers(record.value) for one, record in found.items()}
+
+
+# ---- keys --------------------------------------------------------------------------------------------------
+
+
+def spend(tables: Tables, key: str, *, cost: int, until: int | None, now: int) -> int:
+    """See `Storage.spend`."""
+    numbers = numbers_for(key, numbers_of(tables, [key]))
+    row = tables.key_row(key) or KeyRow()
+    free_at = spent(numbers, row.free_at, cost=cost, until=until, now=now)
+    if free_at != row.free_at:
+        tables.put_key_row(key, KeyRow(row.holders, free_at))
+    return max(0, round(numbers.opens_at(free_at)))
+
+
+def find_keys(tables: Tables, prefix: str, after: str, limit: int, *, now: int) -> list[KeyState]:
+    """See `Storage.find_keys`; looks at every lane and every job that a session has."""
+    waiting: dict[str, int] = {}
+    for lane, number in tables.lane_counts():
+        for key in keys_of(lane):
+            waiting[key] = min(COUNTED, waiting.get(key, 0) + number)
+    running: dict[str, list[JobRecord]] = {}
+    for row in present(tables):
+        for key in keys_of(row.lane or ""):
+            running.setdefault(key, []).append(row.record)
+    rows = dict(tables.key_rows(prefix))
+    for key, stored in rows.items():
+        known = {job.id for job in running.get(key, ())}
+        for job in _strict_holders(tables, stored):
+            if job.id not in known:
+                running.setdefault(key, []).append(job)
+    used = {key for key, row in rows.items() if row.free_at > now}
+    found = sorted(key for key in {*waiting, *running, *used} if key.startswith(prefix) and key > after)
+    return [
+        KeyState(
+            key,
+            tuple(job.id for job in sorted(running.get(key, ()), key=_claimed_at)[:SHOWN_HOLDERS]),
+            len(running.get(key, ())),
+            waiting.get(key, 0),
+            rows.get(key, KeyRow()).free_at,
+        )
+        for key in found[:limit]
+    ]
+
+
+def _claimed_at(job: JobRecord) -> int:
+    return job.claimed_at or 0
+
+
+def _strict_holders(tables: Tables, row: KeyRow) -> Iterable[JobRecord]:
+    for ref in row.holders or ():
+        if ref.endswith("!"):
+            stored = tables.job(ref.rstrip("!"))
+            if stored is not None and not is_free(holder_facts(stored.record), is_strict=True):
+                yield stored.record
+
+
+def holder_facts(job: JobRecord) -> HolderFacts:
+    """Return what the job says of a key that it was claimed under; where it waits is left out."""
+    return HolderFacts(job.session is not None, job.is_final)
+
+
+def forget_idle(tables: Tables, after: str, limit: int, *, now: int) -> str:
+    """Rows of keys that nobody holds and whose rate is free are gone, of a few behind `after`.
+
+    Return behind which key to go on, "" at the end.
+    """
+    last, looked = "", 0
+    for key, row in list(tables.key_rows("")):
+        if key <= after:
+            continue
+        if looked == limit:
+            return last
+        last, looked = key, looked + 1
+        holders = [tables.job(ref.rstrip("!")) for ref in row.holders or ()]
+        is_held = any(
+            job is not None and not is_free(holder_facts(job.record), is_strict=ref.endswith("!"))
+            for job, ref in zip(holders, row.holders or (), strict=True)
+        )
+        if not is_held and row.free_at <= now:
+            tables.put_key_row(key, None)
+    return ""
+
+
+# ---- unique keys -----------------------------------------------------------------------------------------
+
+
+def unique_use(job: JobRecord | NewJob) -> UniqueUse | None:
+    """Return how the job has a unique key, None where it has none."""
+    return None if job.admission_json is None or job.admission is None else job.admission.unique
+
+
+class UniqueKeys:
+    """The unique keys and the jobs that have them, as an insert sees and leaves them; `store` writes it."""
+
+    def __init__(self, tables: Tables, now: int) -> None:
+        self._tables, self._now = tables, now
+        self._rows: dict[str, UniqueRow] = {}
+        self.changed: dict[str, StoredJob] = {}
+
+    def answer(self, job: NewJob, find: Mapping[str, StoredJob]) -> Duplicate | None:
+        """Return the duplicate of a new job; None where it has the key now, or asks for none.
+
+        Args:
+            job: the new job.
+            find: those of the same batch that are new.
+
+        Raises:
+            DuplicateJob: see `refuse_duplicate`.
+        """
+        use = unique_use(job)
+        if use is None:
+            return None
+        row = self._rows.get(use.key) or self._tables.unique_row(use.key)
+        if row is not None:
+            holder = self.changed.get(row.job_id) or find.get(row.job_id) or self._tables.job(row.job_id)
+            facts = None if holder is None else facts_of(holder.record)
+            if unique_is_taken(row, facts, self._now):
+                refuse_duplicate(use, row, facts)
+                if holder is not None:
+                    self._change(job, use, row, holder)
+                return Duplicate(row.job_id)
+        at_least = self._now + use.at_least if use.at_least else 0
+        self._rows[use.key] = UniqueRow(job.id, 0, at_least)
+        return None
+
+    def _change(self, job: NewJob, use: UniqueUse, row: UniqueRow, holder: StoredJob) -> None:
+        record, facts = holder.record, facts_of(holder.record)
+        due_at = debounced_due(use, row, facts, created_at=record.created_at, now=self._now)
+        fields: dict[str, object] = {} if due_at is None else {"due_at": due_at}
+        if replaces(use, row, facts):
+            limits = job.admission.limits if job.admission is not None else ()
+            admission = attrs.evolve(record.admission or Admission(), limits=limits)
+            fields |= {
+                "arguments": job.arguments, "serializer": job.serializer, "tags": job.tags,
+                "priority": job.priority, "admission_json": write_admission(admission),
+            }  # fmt: skip
+        if fields:
+            self.changed[record.id] = attrs.evolve(
+                holder,
+                record=attrs.evolve(record, **fields),  # type: ignore[arg-type]  # its own fields
+                history=tuple(add_duplicate(holder.history, record.state, self._now)),
+            )
+
+    def store(self) -> None:
+        """The keys, and the jobs that the calls have changed, are stored."""
+        for key, row in self._rows.items():
+            self._tables.put_unique_row(key, row)
+        for holder in self.changed.values():
+            self._tables.put(holder)
+
+
+def facts_of(job: JobRecord) -> JobFacts:
+    """Return what a job says of its unique key."""
+    return JobFacts(
+        job.state, job.attempt, job.crashes, job.session is not None, job.enqueued_at,
+        job.admission or Admission(),
+    )  # fmt: skip
+
+
+def is_taken(tables: Tables, job: JobRecord, now: int) -> bool:
+    """Tell whether another job has the unique key of this one, which is to live again."""
+    use = unique_use(job)
+    row = None if use is None else tables.unique_row(use.key)
+    if row is None or row.job_id == job.id:
+        return False
+    holder = tables.job(row.job_id)
+    free = attrs.evolve(row, free_at=0)
+    return unique_is_taken(free, None if holder is None else facts_of(holder.record), now)
+
+
+def take_again(tables: Tables, job: JobRecord) -> None:
+    """The job, which lives again, has its unique key."""
+    use = unique_use(job)
+    if use is not None:
+        row = tables.unique_row(use.key)
+        free_at = 0 if row is None else row.free_at
+        tables.put_unique_row(use.key, UniqueRow(job.id, starts_of(job.attempt, job.crashes), free_at))
+
+
+def forget_unique(tables: Tables, after: str, limit: int, *, now: int) -> str:
+    """Free unique keys whose job is gone are gone, of a few behind `after`; see `forget_idle`."""
+    found = tables.unique_rows("", after, limit)
+    for key, row in found:
+        if tables.job(row.job_id) is None and row.free_at <= now:
+            tables.put_unique_row(key, None)
+    return found[-1][0] if len(found) == limit else ""

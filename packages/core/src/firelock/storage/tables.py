@@ -1,0 +1,176 @@
+"""Jobs, sessions, records and keys as tables: what a storage offers to get every verb by `TableStorage`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+import attrs
+
+from firelock.storage import rules
+from firelock.storage.admission import KeyRow, UniqueRow
+from firelock.storage.rules import StoredJob
+from firelock.values import JobFilter, JobRecord, Record, RecordChange, SessionRecord, State
+
+
+@attrs.frozen
+class StoredSession:
+    """A session, and since when it is dead."""
+
+    record: SessionRecord
+    ended_at: int | None = None
+
+
+class Tables(ABC):
+    """Jobs, sessions, records and counts as one step finds and leaves them."""
+
+    @abstractmethod
+    def job(self, id: str) -> StoredJob | None:
+        """Return the job, None where unknown."""
+
+    @abstractmethod
+    def put(self, row: StoredJob) -> None:
+        """The job is stored; one that has just ended is on the releasing list if any wait for it."""
+
+    @abstractmethod
+    def remove(self, row: StoredJob) -> None:
+        """The job is not stored any more."""
+
+    @abstractmethod
+    def next_sequence(self) -> int:
+        """Return the number of the next job in the order of insertion."""
+
+    @abstractmethod
+    def ready(self, queue: str, limit: int) -> Iterable[StoredJob]:
+        """Return the first of those who wait in the queue itself, in no lane."""
+
+    @abstractmethod
+    def queues(self) -> Iterable[str]:
+        """Return the queues with enqueued jobs."""
+
+    @abstractmethod
+    def has_lanes(self, queue: str) -> bool:
+        """Tell whether jobs with limits wait in the queue."""
+
+    @abstractmethod
+    def lanes(self, queue: str, after: str, until: str, limit: int) -> list[str]:
+        """Return lanes with ready jobs, in a fixed order: see `KeyedLanes.look`."""
+
+    @abstractmethod
+    def in_lane(self, queue: str, lane: str, behind: int, limit: int) -> list[StoredJob]:
+        """Return the first of those who wait in the lane, without so many that are in front."""
+
+    @abstractmethod
+    def lane_counts(self) -> Iterable[tuple[str, int]]:
+        """Return how many wait in each lane of each queue."""
+
+    @abstractmethod
+    def key_row(self, key: str) -> KeyRow | None:
+        """Return what is stored of a limit's key."""
+
+    @abstractmethod
+    def put_key_row(self, key: str, row: KeyRow | None) -> None:
+        """This is stored of the key; None for nothing."""
+
+    @abstractmethod
+    def key_rows(self, prefix: str) -> Iterable[tuple[str, KeyRow]]:
+        """Return the rows of the keys that begin so, in order of key."""
+
+    @abstractmethod
+    def unique_row(self, key: str) -> UniqueRow | None:
+        """Return what is stored of a unique key."""
+
+    @abstractmethod
+    def put_unique_row(self, key: str, row: UniqueRow | None) -> None:
+        """This is stored of the key; None for nothing."""
+
+    @abstractmethod
+    def unique_rows(self, prefix: str, after: str, limit: int) -> list[tuple[str, UniqueRow]]:
+        """Return the rows of the keys that begin so, above `after`, in order of key."""
+
+    @abstractmethod
+    def due(self, now: int, limit: int) -> list[StoredJob]:
+        """Return the scheduled jobs that are due, longest due first."""
+
+    @abstractmethod
+    def next_due_at(self) -> int | None:
+        """Return the instant of what is due first, a scheduled job or a recurring one."""
+
+    @abstractmethod
+    def expired(self, now: int, limit: int) -> list[StoredJob]:
+        """Return the jobs that have expired and are not on the releasing list."""
+
+    @abstractmethod
+    def held(self, session: str) -> list[StoredJob]:
+        """Return what the session holds, with its tails."""
+
+    @abstractmethod
+    def waiting(self, parent: str) -> list[StoredJob]:
+        """Return those whose tie to this parent is not decided."""
+
+    @abstractmethod
+    def children(self, parent: str) -> list[StoredJob]:
+        """Return the parent's continuations, ended ones too."""
+
+    @abstractmethod
+    def is_releasing(self, id: str) -> bool:
+        """Tell whether the job is on the releasing list."""
+
+    @abstractmethod
+    def next_releasing(self, limit: int) -> tuple[JobRecord, list[StoredJob]] | None:
+        """Return an ended parent and some who wait for it; they are not given out for this end again."""
+
+    @abstractmethod
+    def find(
+        self, where: JobFilter, place: rules.Place | None, limit: int, *, oldest_first: bool
+    ) -> list[JobRecord]:
+        """Return up to `limit` jobs behind the place, in order of time; the filter names no parent."""
+
+    @abstractmethod
+    def counts(self) -> Iterable[tuple[str, State, int]]:
+        """Return how many jobs are in each queue and state."""
+
+    @abstractmethod
+    def session(self, id: str) -> StoredSession | None:
+        """Return the session, None where unknown."""
+
+    @abstractmethod
+    def put_session(self, session: StoredSession) -> None:
+        """The session is stored."""
+
+    @abstractmethod
+    def remove_session(self, id: str) -> None:
+        """The session is not stored any more."""
+
+    @abstractmethod
+    def sessions(self) -> Iterable[StoredSession]:
+        """Return all, dead ones too."""
+
+    def living(self, id: str) -> SessionRecord | None:
+        """Return the session, None where it is dead or unknown."""
+        session = self.session(id)
+        return session.record if session and session.record.is_alive else None
+
+    @abstractmethod
+    def record(self, kind: str, key: str) -> Record | None:
+        """Return the record, None where there is none."""
+
+    @abstractmethod
+    def records(self, kind: str, after: str, limit: int) -> list[Record]:
+        """Return those of a kind above `after`, in order of key."""
+
+    @abstractmethod
+    def due_records(self, kind: str, now: int, limit: int) -> list[Record]:
+        """Return those of a kind that are due, longest due first."""
+
+    @abstractmethod
+    def put_record(self, change: RecordChange) -> int:
+        """The record, which has the expected version, is replaced; return its new version."""
+
+    @abstractmethod
+    def remove_record(self, record: Record) -> None:
+        """The record is gone, its version is not: those that are put anew go on from it."""
+
+    def is_paused(self, queue: str) -> bool:
+        """Tell whether claims pass over the queue."""
+        return rules.is_pausing(self.record("queue", queue))

@@ -1,0 +1,262 @@
+"""Keys of calls: templates are checked where a task is declared, and filled with stored arguments."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firelock import (
+    ArgumentError,
+    ConfigurationError,
+    Debounce,
+    Firelock,
+    JobContext,
+    Limit,
+    TaskError,
+    Turns,
+    Unique,
+)
+from firelock.keys import key_maker, to_limits
+from firelock.storage import Admission, LimitUse, UniqueUse, Until
+
+
+def asked(arguments, *, limits=(), unique=None, defaults=None, start_before=None):
+    names = tuple({**arguments, **(defaults or {})})
+    return key_maker("shop.run", to_limits(limits), unique, names).asked(
+        arguments, defaults or {}, start_before
+    )
+
+
+def limit_key(template, **arguments):
+    return asked(arguments, limits=[Turns(template)]).admission.limits[0].key
+
+
+def unique_key(template, **arguments):
+    unique = asked(arguments, unique=Unique(template)).admission.unique
+    owner, _, key = unique.key.partition(" ")
+    assert "shop.run" == owner
+    return key
+
+
+# ---- where a task is declared ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"limits": [Turns("k:{other}")]},
+        {"limits": [Limit("k", rate=1, cost="{other}")]},
+        {"unique": Unique("{other}")},
+        {"unique": Debounce("{other}", wait=1)},
+        {"limits": [Turns("k:{context}")]},
+        {"limits": [Turns("k:{further}")]},
+        {"unique": Unique("{pool}")},
+    ],
+)
+def test_a_placeholder_that_is_no_parameter_is_refused(options):
+    """Where the task is declared and by `using`; a context and a resource are no parameters."""
+    fire = Firelock("memory://")
+
+    @fire.resource
+    def a_pool():
+        yield 1
+
+    def run(context: JobContext, x: int, *further: int, pool: object = a_pool) -> None: ...
+
+    with pytest.raises(TaskError, match="Parameters that can be named plainly: x"):
+        fire.task(name="t", **options)(run)
+    task = fire.task(name="t")(run)
+    with pytest.raises(TaskError, match="Parameters that can be named plainly: x"):
+        task.using(**options)
+
+
+# ---- what is made of arguments ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        (7, "k:7"),
+        ("ann lee", "k:ann lee"),
+        (True, "k:true"),
+        (None, "k:null"),
+        (1.5, "k:1.5"),
+        ("a/b%c", "k:a%2Fb%25c"),
+        ("", "k:"),
+        ("{x}", "k:{x}"),
+        ("c:d", "k:c:d"),
+    ],
+)
+def test_a_key_is_its_template_with_stored_values(value, key):
+    """A slash in a value makes no part of the key."""
+    assert key == limit_key("k:{x}", x=value) == unique_key("k:{x}", x=value)
+
+
+def test_an_omitted_argument_is_its_default():
+    """As of tags."""
+    limits = [Turns("k:{x}")]
+
+    assert "k:5" == asked({}, limits=limits, defaults={"x": 5}).admission.limits[0].key
+    with pytest.raises(ArgumentError, match="omitted; its default cannot be stored"):
+        key_maker("t", to_limits(limits), None, ("x",)).asked({}, {}, None)
+
+
+@pytest.mark.parametrize("value", ["a\nb", "a\tb", "\x00", "\u2028", [1], {"a": 1}])
+def test_a_value_that_makes_no_key_is_refused(value):
+    """A line end would forge a lane."""
+    with pytest.raises(ArgumentError):
+        limit_key("k:{x}", x=value)
+    with pytest.raises(ArgumentError):
+        unique_key("k:{x}", x=value)
+
+
+def test_a_unique_key_is_not_empty():
+    """An empty argument alone makes none."""
+    with pytest.raises(ArgumentError, match="is empty, with these arguments"):
+        unique_key("{x}", x="")
+
+
+def test_a_long_unique_key_is_cut_and_ends_in_a_digest():
+    """80 characters, and what tells the rest from another rest."""
+    first, second = unique_key("k:{x}", x="y" * 200), unique_key("k:{x}", x="y" * 201)
+
+    assert first != second
+    assert f"k:{'y' * 78}~" == first[:81] == second[:81]
+    assert {100} == {len(first), len(second)}
+    assert f"k:{'y' * 98}" == unique_key("k:{x}", x="y" * 98)
+
+
+@given(st.text(max_size=150), st.text(max_size=150))
+def test_a_long_limit_key_keeps_its_name_and_its_bounds(one, two):
+    """However long the values are, its numbers are those of its name."""
+    try:
+        key = limit_key("tenant:{a}/user:{b}/openai", a=one, b=two)
+    except ArgumentError:
+        return
+
+    assert len(key) <= 100
+    assert ["tenant", "user", "openai"] == [part.partition(":")[0] for part in key.split("/")]
+
+
+def test_the_beginning_of_a_long_limit_key_stays():
+    """With partitions, keys that begin alike lie together: the last value is cut first."""
+    assert limit_key("tenant:{a}/user:{b}", a="x" * 50, b="y" * 90).startswith(f"tenant:{'x' * 50}/user:y")
+
+
+def test_limits_without_parameters_come_first():
+    """The order in which a job asks for them, and its lane; otherwise as declared."""
+    limits = [Turns("b:{x}"), Turns("z"), Turns("a:{x}"), Turns("y")]
+
+    assert ["z", "y", "b:1", "a:1"] == [use.key for use in asked({"x": 1}, limits=limits).admission.limits]
+
+
+def test_two_templates_that_meet_are_one_use():
+    """It costs what both cost."""
+    limits = [Limit("k:{x}", rate=1, cost=2), Limit("k:{y}", rate=1, cost="{z}")]
+
+    assert (LimitUse("k:1", 5),) == asked({"x": 1, "y": 1, "z": 3}, limits=limits).admission.limits
+
+
+def test_keys_that_are_too_long_together_are_refused():
+    """Four of the longest keys are fine."""
+    limits = [Turns(f"k{n}:{{x}}") for n in range(4)]
+
+    assert 400 == sum(len(use.key) for use in asked({"x": "y" * 300}, limits=limits).admission.limits)
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, True, "7", None, 10**10])
+def test_a_cost_is_a_whole_number(value):
+    """At the call; nothing is stored."""
+    with pytest.raises(ArgumentError, match=r"Limit 'k' costs \{x\}, which is .*whole number from 0"):
+        asked({"x": value}, limits=[Limit("k", rate=1, cost="{x}")])
+
+
+def test_a_strict_use_says_so():
+    """Beside its cost."""
+    limits = [Limit("k", concurrent=1, strict=True), Limit("r", rate=1, cost="{x}")]
+
+    assert (LimitUse("k", 1, True), LimitUse("r", 0)) == asked({"x": 0}, limits=limits).admission.limits
+
+
+def test_unique_says_all_that_it_was_given():
+    """In micros."""
+    unique = Unique("k", until="succeeded", at_least=60, conflict="raise")
+
+    assert (
+        UniqueUse("shop.run k", Until.SUCCEEDED, 60_000_000, False, True)
+        == asked({}, unique=unique).admission.unique
+    )
+
+
+def test_debounce_says_how_long_it_waits():
+    """And at most; in micros."""
+    use = asked({}, unique=Debounce("k", wait=timedelta(milliseconds=500), keep="first")).admission.unique
+
+    assert UniqueUse("shop.run k", Until.DUE, wait=500_000, max_wait=5_000_000) == use
+    assert asked({}, unique=Debounce("k", wait=1)).admission.unique.keeps_last
+
+
+def test_without_a_key_all_arguments_are_it():
+    """In whatever order; a default that is given is as one left out."""
+    unique = Unique()
+    both = asked({"a": 1, "b": [2]}, unique=unique).admission
+
+    assert both == asked({"b": [2], "a": 1}, unique=unique).admission
+    assert both == asked({"a": 1}, unique=unique, defaults={"b": [2], "a": 5}).admission
+    assert both != asked({"a": 1, "b": [3]}, unique=unique).admission
+    assert both != asked({"a": "1", "b": [2]}, unique=unique).admission
+
+
+def test_a_deadline_is_an_instant_or_a_span():
+    """In micros."""
+    assert Admission(start_within=60_000_000) == asked({}, start_before=timedelta(minutes=1)).admission
+    assert (
+        Admission(start_before=1_000_000)
+        == asked({}, start_before=datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)).admission
+    )
+
+
+def test_a_job_lies_beside_its_unique_key_or_its_first_limit():
+    """Without the name of the task, so that both can agree."""
+    limits = [Turns("k:{x}"), Turns("z")]
+
+    assert "u:1" == asked({"x": 1}, limits=limits, unique=Unique("u:{x}")).beside
+    assert "z" == asked({"x": 1}, limits=limits).beside
+    assert asked({"x": 1}, start_before=timedelta(1)).beside is None
+
+
+def test_a_date_stands_in_its_stored_form():
+    """Keys are made of what is stored, not of Python's objects."""
+    fire = Firelock("memory://")
+
+    @fire.task(name="t", limits=[Turns("day:{day}")])
+    def run(day: date) -> None: ...
+
+    binder = fire.registry.binder(run.info)
+    arguments = binder.encode((date(2026, 1, 2),), {})
+
+    assert "day:2026-01-02" == run.info.keys().asked(arguments, binder.defaults, None).beside
+
+
+def test_a_unique_key_belongs_to_the_first_name_of_its_task():
+    """So that a task that was renamed shares its keys with its former name."""
+    fire = Firelock("memory://")
+
+    @fire.task(name="new", aliases=["old", "older"], unique=Unique("k"))
+    def run() -> None: ...
+
+    assert "old k" == run.info.keys().asked({}, {}, None).admission.unique.key
+
+
+# ---- numbers in using ------------------------------------------------------------------------------------
+
+
+def test_unknown_option_errors_are_configuration_errors():
+    """A misspelled option of a task names those there are."""
+    fire = Firelock("memory://")
+
+    with pytest.raises(ConfigurationError, match="limits, unique, start_before"):
+        fire.task(name="t", limit=[])(lambda: None)

@@ -1,0 +1,89 @@
+"""`Unique` and `Debounce`: what is refused where they are written."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from firelock import ConfigurationError, Debounce, Firelock, TaskError, Unique
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"until": "finished"}, "until='finished' is unknown; use one of started, ended, succeeded"),
+        ({"keep": "newest"}, "keep='newest' is unknown; use one of first, last"),
+        ({"conflict": "ignore"}, "conflict='ignore' is unknown; use one of return, raise"),
+        ({"until": ["ended"]}, "is unknown"),
+        ({"at_least": 0}, "at_least=0 is refused"),
+        ({"at_least": -1}, "at_least=-1 is refused"),
+        ({"at_least": timedelta(days=400)}, "up to 366 days"),
+        ({"keep": "last"}, 'keep="last" .* needs until="started" and no at_least'),
+        ({"keep": "last", "until": "started", "at_least": 5}, "no at_least"),
+        ({"keep": "last", "until": "started", "conflict": "raise"}, "give one of the two"),
+    ],
+)
+def test_wrong_options_of_unique_are_refused(options, words):
+    """One clear error where it is written."""
+    with pytest.raises(ConfigurationError, match=words):
+        Unique("x", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"wait": 0}, "wait=0 is refused"),
+        ({"wait": "5"}, "wait='5' is refused"),
+        ({"wait": 5, "max_wait": 4}, "max_wait=4 is shorter than wait=5"),
+        ({"wait": 5, "max_wait": -1}, "max_wait=-1 is refused"),
+        ({"wait": 5, "keep": "all"}, "keep='all' is unknown"),
+    ],
+)
+def test_wrong_options_of_debounce_are_refused(options, words):
+    """One clear error where it is written."""
+    with pytest.raises(ConfigurationError, match=words):
+        Debounce("x", **options)
+
+
+@pytest.mark.parametrize("key", ["", 7, "a\nb", "x" * 101, "{x.y}", "{", "{}"])
+def test_a_key_that_is_no_template_is_refused(key):
+    """Of both."""
+    with pytest.raises(TaskError):
+        Unique(key)
+    with pytest.raises(TaskError):
+        Debounce(key, wait=1)
+
+
+def test_a_debounced_job_waits_ten_times_at_most():
+    """Unless told otherwise."""
+    assert timedelta(seconds=50) == Debounce(wait=5).longest
+    assert timedelta(seconds=5) == Debounce(wait=5, max_wait=5).longest
+
+
+@pytest.mark.parametrize("unique", [True, "x", Unique, 7])
+def test_what_makes_nothing_unique_is_refused(unique):
+    """Of a task and of a call."""
+    fire = Firelock("memory://")
+
+    def run(x: int) -> None: ...
+
+    with pytest.raises(ConfigurationError, match=r"unique=.* is refused; pass Unique"):
+        fire.task(name="t", unique=unique)(run)
+    task = fire.task(name="t")(run)
+    with pytest.raises(ConfigurationError, match=r"unique=.* is refused; pass Unique"):
+        task.using(unique=unique)
+
+
+@pytest.mark.parametrize("value", [0, 5, timedelta(0), timedelta(seconds=-1), "12:00"])
+def test_a_deadline_is_a_span_or_an_aware_datetime(value):
+    """Of a task and of a call."""
+    fire = Firelock("memory://")
+
+    def run(x: int) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="start_before"):
+        fire.task(name="t", start_before=value)(run)
+    task = fire.task(name="t")(run)
+    with pytest.raises(ConfigurationError, match="start_before"):
+        task.using(start_before=value)
