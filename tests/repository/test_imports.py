@@ -8,7 +8,10 @@ import sys
 from tests.core.fakes import unmeasured
 from tests.repository.sources import ROOT, calls, imports, loads, package_sources
 
-DOORS = ("firelock", "firelock.storage", "firelock.testing", "firelock.integrations.django")
+DOORS = (
+    "firelock", "firelock.storage", "firelock.storage.admission", "firelock.testing",
+    "firelock.integrations.django",
+)  # fmt: skip
 
 # Rules that stand once in the core and are words and links in the dashboard, of the same house: what is wrong
 # with who runs jobs. No user has a use for them, so they stand in no door.

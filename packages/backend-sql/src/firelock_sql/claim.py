@@ -6,22 +6,33 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain, zip_longest
+from operator import itemgetter
 from typing import Any
 
 import attrs
 
 from firelock.storage import Claim, ClaimedJob, ClaimRequest, ErrorInfo, State, Transition
+from firelock.storage.admission import KeyedClaim, LaneCursors, keyed_room, shared_out
 from firelock_sql.job_row import CLAIMED_COLUMNS, read_list
+from firelock_sql.limits import IN_LANE, SqlLanes
 from firelock_sql.settle import apply_transitions
 from firelock_sql.transaction import Text, Transaction
 
+_HAS_LANES = f"EXISTS (SELECT 1 FROM firelock_jobs INDEXED BY firelock_lanes WHERE {IN_LANE})"  # noqa: S608
+_LIVING = "FROM firelock_sessions WHERE id = :session AND died_at IS NULL"
 SERVER = Text("SELECT server FROM firelock_sessions WHERE id = :session AND died_at IS NULL")
 SERVING = Text("SELECT server FROM firelock_sessions WHERE id = :session AND died_at IS NULL FOR KEY SHARE")
+_SERVER_AND_LANES = Text(f"SELECT server, {_HAS_LANES} {_LIVING}")
+_SERVING_AND_LANES = Text(f"SELECT server, {_HAS_LANES} {_LIVING} FOR KEY SHARE")
 PAUSED = Text("SELECT key FROM firelock_records WHERE is_paused = 1")
 NEXT_WITH_WORK = Text("""
 SELECT queue FROM firelock_jobs INDEXED BY firelock_ready
 WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue > :former ORDER BY queue LIMIT 1
 """)
+_NEXT_WITH_LANES = Text(f"""
+SELECT queue FROM firelock_jobs INDEXED BY firelock_lanes
+WHERE {IN_LANE} AND queue > :former ORDER BY queue LIMIT 1
+""")  # noqa: S608 - a condition of ours
 _WITH_WORK = Text("SELECT queue FROM firelock_counts WHERE state = 'enqueued' AND jobs > 0")
 DUE = Text("""
 SELECT due_at FROM firelock_jobs INDEXED BY firelock_due
@@ -40,8 +51,11 @@ IS_READY = Text("""
 SELECT 1 FROM firelock_jobs INDEXED BY firelock_ready
 WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = :queue LIMIT 1
 """)
+_IS_IN_LANES = Text(f"""
+SELECT 1 FROM firelock_jobs INDEXED BY firelock_lanes WHERE {IN_LANE} AND queue = :queue LIMIT 1
+""")  # noqa: S608 - a condition of ours
 
-ReadyRow = tuple[Any, ...]
+ReadyRow = Sequence[Any]
 
 
 class QueueTurns:
@@ -65,10 +79,16 @@ class QueueTurns:
         self._served = name
 
 
-def living_server(tx: Transaction, session: str) -> str | None:
-    """Return the name of the session's server; None where the session is dead or unknown."""
-    found = tx.one(SERVER, session=session)
-    return None if found is None else str(found[0])
+def living_server(tx: Transaction, session: str) -> tuple[str | None, bool]:
+    """Return the name of the session's server, and whether jobs wait in lanes.
+
+    The name is None where the session is dead or unknown.
+    """
+    return _with_lanes(tx.one(_SERVER_AND_LANES, session=session))
+
+
+def _with_lanes(found: Sequence[Any] | None) -> tuple[str | None, bool]:
+    return (None, False) if found is None else (str(found[0]), bool(found[1]))
 
 
 def serving(tx: Transaction, session: str) -> str | None:
@@ -82,16 +102,19 @@ def next_due_at(tx: Transaction) -> int | None:
     return min((row[0] for row in (tx.one(DUE), tx.one(FIRING)) if row is not None), default=None)
 
 
-def has_ready(tx: Transaction, queues: Sequence[str] | None) -> bool:
-    """Tell whether a claim would take anything."""
-    return any(tx.one(IS_READY, queue=queue) for queue in _open_queues(tx, queues))
+def has_ready(tx: Transaction, queues: Sequence[str] | None, *, has_lanes: bool) -> bool:
+    """Tell whether a claim may take anything; keys are not asked."""
+    names = _open_queues(tx, queues, has_lanes=has_lanes)
+    return any(
+        tx.one(IS_READY, queue=queue) or (has_lanes and tx.one(_IS_IN_LANES, queue=queue)) for queue in names
+    )
 
 
 def ready_rows(
     tx: Transaction, queues: Sequence[str] | None, limit: int, turns: QueueTurns
 ) -> list[ReadyRow]:
-    """Return the rows to claim, in the order to run them."""
-    names = _open_queues(tx, queues)
+    """Return the rows to claim where none waits in a lane, in the order to run them."""
+    names = _open_queues(tx, queues, has_lanes=False)
     if queues is None and len(names) > 1:
         return rows_in_turn(tx, turns.of(names), limit, turns)
     rows: list[ReadyRow] = []
@@ -102,16 +125,17 @@ def ready_rows(
     return rows
 
 
-def _open_queues(tx: Transaction, queues: Sequence[str] | None) -> list[str]:
+def _open_queues(tx: Transaction, queues: Sequence[str] | None, *, has_lanes: bool) -> list[str]:
     paused = {row[0] for row in tx.all(PAUSED)}
-    names = dict.fromkeys(queues) if queues is not None else _queues_with_work(tx)
+    names = dict.fromkeys(queues) if queues is not None else _queues_with_work(tx, has_lanes=has_lanes)
     return [name for name in names if name not in paused]
 
 
-def _queues_with_work(tx: Transaction) -> list[str]:
+def _queues_with_work(tx: Transaction, *, has_lanes: bool) -> list[str]:
     """Return every queue with enqueued jobs, those of this transaction too, whose counts are written last."""
     if tx.adds_deltas:
-        return queues_along_the_ready(tx)
+        names = queues_along_the_ready(tx)
+        return sorted({*names, *_steps(tx, _NEXT_WITH_LANES)}) if has_lanes else names
     stored = {str(row[0]) for row in tx.all(_WITH_WORK)}
     added = {queue for (state, queue), number in tx.deltas.items() if number > 0 and state == State.ENQUEUED}
     return sorted(stored | added)
@@ -119,8 +143,12 @@ def _queues_with_work(tx: Transaction) -> list[str]:
 
 def queues_along_the_ready(tx: Transaction) -> list[str]:
     """Return every queue with ready jobs, by one short step along their index for each."""
+    return _steps(tx, NEXT_WITH_WORK)
+
+
+def _steps(tx: Transaction, step: Text) -> list[str]:
     names: list[str] = []
-    while found := tx.one(NEXT_WITH_WORK, former=names[-1] if names else ""):
+    while found := tx.one(step, former=names[-1] if names else ""):
         names.append(str(found[0]))
     return names
 
@@ -154,7 +182,52 @@ def rows_in_turn(tx: Transaction, names: Sequence[str], limit: int, turns: Queue
     return rows
 
 
-PLACE_SEQ, PLACE_IS_PARENT = 20, 21
+class MixedClaim:
+    """One claim where jobs wait in lanes: of each queue they get half, and those without limits the rest."""
+
+    def __init__(self, tx: Transaction, lanes: SqlLanes, cursors: LaneCursors) -> None:
+        self._tx, self._lanes, self._cursors = tx, lanes, cursors
+        freed: dict[str, list[str]] = {}
+        for _, queue, lane in tx.let_go:
+            freed.setdefault(queue, []).append(lane)
+        ended = [str(seq) for seq, _, _ in tx.let_go]
+        self._keyed = KeyedClaim(lanes, cursors, tx.now, ended=ended, freed=freed)
+        self._given: dict[str, set[str]] = {}  # by queue: jobs without limits
+
+    @property
+    def look_again_at(self) -> int | None:
+        """When a rate opens, or now where lanes were not looked at."""
+        return self._keyed.look_again_at
+
+    def rows(self, queues: Sequence[str] | None, limit: int, turns: QueueTurns) -> list[ReadyRow]:
+        """Return the rows to claim, in the order to run them; their keys are written."""
+        names = _open_queues(self._tx, queues, has_lanes=True)
+        rows: list[ReadyRow] = []
+        if queues is None and len(names) > 1:
+            rows = shared_out(turns.of(names), limit, self._take)
+            if rows:
+                turns.served(rows[-1][4])
+        else:
+            for name in names:
+                if len(rows) < limit:
+                    rows += self._take(name, limit - len(rows))
+        self._keyed.finish()
+        if self._lanes.unreadable:
+            apply_transitions(self._tx, [_quarantine(id, self._tx.now) for id in self._lanes.unreadable])
+        return rows
+
+    def _take(self, queue: str, room: int) -> list[ReadyRow]:
+        given = self._given.setdefault(queue, set())
+        # Others may have let go of some before those that were given out.
+        plain = [row for row in ready_of(self._tx, queue, len(given) + room) if row[0] not in given][:room]
+        wanted = keyed_room(self._cursors, room, len(plain))
+        keyed = [head.row for head in self._keyed.take(queue, wanted)] if wanted else []
+        del plain[room - len(keyed) :]
+        given.update(row[0] for row in plain)
+        return sorted([*keyed, *plain], key=itemgetter(_PRIORITY), reverse=True)
+
+
+PLACE_SEQ, PLACE_IS_PARENT, _PRIORITY = 20, 21, 5
 _PROCESSING, _ENQUEUED = State.PROCESSING.value, State.ENQUEUED.value
 
 _TAKE = Text("""
@@ -172,6 +245,7 @@ class ReadyRows:
     server: str | None  # the session's; None where that is dead or unknown
     rows: Sequence[Any]
     next_due_at: int | None
+    look_again_at: int | None = None
 
 
 @attrs.frozen
@@ -183,12 +257,21 @@ class TakenRows:
     server: str
 
 
-def take_jobs(tx: Transaction, request: ClaimRequest, turns: QueueTurns) -> TakenRows:
+def take_jobs(
+    tx: Transaction, request: ClaimRequest, turns: QueueTurns, lanes: SqlLanes, cursors: LaneCursors
+) -> TakenRows:
     """See `Storage.claim`."""
-    server = serving(tx, request.session)
-    is_claiming = server is not None and request.limit > 0
-    rows = ready_rows(tx, request.queues, request.limit, turns) if is_claiming else []
-    return take_rows(tx, request, ReadyRows(server, rows, next_due_at(tx)))
+    server, has_lanes = _with_lanes(tx.one(_SERVING_AND_LANES, session=request.session))
+    rows: Sequence[ReadyRow] = []
+    look_again_at = None
+    if server is not None and request.limit > 0:
+        if has_lanes:
+            mixed = MixedClaim(tx, lanes, cursors)
+            rows = mixed.rows(request.queues, request.limit, turns)
+            look_again_at = mixed.look_again_at
+        else:
+            rows = ready_rows(tx, request.queues, request.limit, turns)
+    return take_rows(tx, request, ReadyRows(server, rows, next_due_at(tx), look_again_at))
 
 
 def take_rows(tx: Transaction, request: ClaimRequest, found: ReadyRows) -> TakenRows:
@@ -205,7 +288,8 @@ def take_rows(tx: Transaction, request: ClaimRequest, found: ReadyRows) -> Taken
         tx.run_many(_TAKE, [{"session": request.session, "server": found.server, "now": now, "seqs": seqs}])
         for queue, number in Counter(row[4] for row in rows).items():
             tx.moved(queue, _ENQUEUED, _PROCESSING, number)
-    return TakenRows(Claim(claimed, found.next_due_at), rows, found.server)
+    claim = Claim(claimed, found.next_due_at, look_again_at=found.look_again_at)
+    return TakenRows(claim, rows, found.server)
 
 
 def _claimed_of(rows: Sequence[Any], now: int) -> tuple[list[ClaimedJob], list[str]]:

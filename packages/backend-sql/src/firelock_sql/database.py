@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from sqlalchemy.engine import Dialect
 
 from firelock import ConfigurationError
-from firelock.storage import DerivedStorage, Finding, OpenTransaction, SchemaMismatch, SchemaState
+from firelock.storage import ANY_QUEUE, DerivedStorage, Finding, OpenTransaction, SchemaMismatch, SchemaState
 from firelock_sql import schema
 from firelock_sql.notify import Wake
 from firelock_sql.transaction import Cursor, Text, Transaction
@@ -130,6 +130,8 @@ class Database(ABC):
     def _counted(self, tx: Transaction, work: Callable[[Transaction], _T]) -> tuple[_T, set[str]]:
         """Return what the work returns, and the queues to tell of."""
         result = work(tx)
+        if tx.let_go:
+            tx.woken.add(ANY_QUEUE)  # other queues' jobs may wait for the keys
         self.write_counts(tx)
         return result, tx.woken
 

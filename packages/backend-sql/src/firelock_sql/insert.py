@@ -10,7 +10,6 @@ import attrs
 from firelock.storage import (
     ANY_QUEUE,
     FINAL_STATES,
-    Admission,
     Edge,
     HistoryEntry,
     JobNotFound,
@@ -20,6 +19,7 @@ from firelock.storage import (
     continuation_target,
     waiting_reason,
 )
+from firelock.storage.admission import lane_of
 from firelock_sql.claim import DUE
 from firelock_sql.job_row import edges_text, entry_line, list_text
 from firelock_sql.settle import kept_until
@@ -91,7 +91,7 @@ def _values(job: NewJob, start: _Start, now: int) -> dict[str, Value]:
     creation = None if is_plain else entry_line(HistoryEntry(start.state, job.created_at, start.reason))
     return {
         **{name: getattr(job, name) for name in _AS_GIVEN},
-        "held_by": lane_of(job.admission),
+        "held_by": None if job.admission_json is None else lane_of(job.admission),
         "state": start.state.value,
         "enqueued_at": now if start.state is State.ENQUEUED else None,
         "changed_at": job.created_at,
@@ -102,11 +102,6 @@ def _values(job: NewJob, start: _Start, now: int) -> dict[str, Value]:
         "parents": edges_text(job.parents),
         "creation": creation,
     }
-
-
-def lane_of(admission: Admission | None) -> str | None:
-    """Return the keys of a job's limits as its column holds them."""
-    return "\n".join(use.key for use in admission.limits) or None if admission is not None else None
 
 
 def _tell_of_due(tx: Transaction, new: Sequence[NewJob]) -> None:

@@ -180,6 +180,8 @@ class JobRow:
     is_parent: int
     history_lines: int
     is_plain_end: int
+    held_by: str | None
+    admission_json: str | None
     state: State
     reason: str | None
     changed_at: int

@@ -16,7 +16,7 @@ from firelock.storage import (
     State,
     Taken,
 )
-from firelock_sql.claim import living_server
+from firelock_sql.claim import SERVER
 from firelock_sql.database import SqlVerbs
 from firelock_sql.job_row import CLAIMED_COLUMNS, claimed_job, load_rows, save_rows
 from firelock_sql.settle import clear_tail, take_back
@@ -122,7 +122,7 @@ def _renew(tx: Transaction, renewal: Renewal) -> bool:
 
 def _reconcile(tx: Transaction, session: str, held: Sequence[Held]) -> Reconciliation:
     """See `Storage.reconcile`; writes only where a start is given."""
-    is_lost = living_server(tx, session) is None
+    is_lost = tx.one(SERVER, session=session) is None
     left = {(row[0], row[9]): row for row in tx.all(_HELD, session=session)}  # by id and fence
     lost = []
     for one in held:

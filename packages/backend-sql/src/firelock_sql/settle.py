@@ -69,6 +69,7 @@ def _apply(tx: Transaction, row: JobRow, transition: Transition) -> Applied:
     entry = None if transition.is_silent else entry_line(rules.entry_of(transition, job))
     # Where nothing comes into a queue the clock is not asked: it may be a round trip.
     is_timed = transition.to is State.ENQUEUED and not transition.gives_back
+    was_held = row.session is not None
     fields = rules.written(job, transition, tx.now if is_timed else 0)
     del fields["state"]
     if fields.pop("error", None) is not None:
@@ -78,7 +79,15 @@ def _apply(tx: Transaction, row: JobRow, transition: Transition) -> Applied:
     if entry is not None:
         row.added.append(entry)
     _tell_if_claimable(tx, row)
+    if was_held or transition.to in FINAL_STATES:
+        _tell_of_keys(tx, row)
     return Applied.APPLIED
+
+
+def _tell_of_keys(tx: Transaction, row: JobRow) -> None:
+    """Jobs that wait for the same keys may start, if this one holds them no more."""
+    if row.held_by is not None and row.session is None:
+        tx.let_go.append((row.seq, row.queue, row.held_by))
 
 
 def _keep_error(tx: Transaction, row: JobRow, transition: Transition) -> dict[str, object]:
@@ -120,6 +129,7 @@ def clear_tail(tx: Transaction, row: JobRow) -> None:
     """The job's former holder is gone; a requeued job is claimable."""
     row.change({"session": None})
     _tell_if_claimable(tx, row)
+    _tell_of_keys(tx, row)
 
 
 def take_back(tx: Transaction, row: JobRow, *, crash: str | None) -> None:
@@ -131,6 +141,7 @@ def take_back(tx: Transaction, row: JobRow, *, crash: str | None) -> None:
         attempt=row.attempt - 1, crashes=row.crashes + (crash is not None),
     )  # fmt: skip
     _tell_if_claimable(tx, row)
+    _tell_of_keys(tx, row)
 
 
 def kept_until(at: int, ended_at: int | None, expires_at: int | None) -> int | None:

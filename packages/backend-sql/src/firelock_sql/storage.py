@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import attrgetter
+from typing import ClassVar
 
 import attrs
 from typing_extensions import override
@@ -18,6 +19,7 @@ from typing_extensions import override
 from firelock.storage import (
     Applied,
     Claim,
+    ClaimedJob,
     ClaimRequest,
     Exchange,
     Feature,
@@ -31,6 +33,7 @@ from firelock.storage import (
     Taken,
     Transition,
 )
+from firelock.storage.admission import LaneCursors, lane_of
 from firelock_sql.claim import (
     PLACE_IS_PARENT,
     PLACE_SEQ,
@@ -45,12 +48,13 @@ from firelock_sql.database import Database
 from firelock_sql.find import SqlReadingVerbs
 from firelock_sql.insert import insert_jobs
 from firelock_sql.job_row import get_history, get_jobs
+from firelock_sql.limits import SqlLanes
 from firelock_sql.locks import SqlLockVerbs
 from firelock_sql.logs import SqlLogVerbs
 from firelock_sql.records import SqlRecordVerbs, insert_if
 from firelock_sql.sessions import SqlSessionVerbs
 from firelock_sql.settle import apply_transitions
-from firelock_sql.transaction import Text, Transaction, Value
+from firelock_sql.transaction import LetGo, Text, Transaction, Value
 from firelock_sql.upkeep import SqlUpkeepVerbs
 
 KIND = ("queue", "priority", "task", "serializer")  # as a rule the same for every job of a batch
@@ -79,8 +83,19 @@ def settle_values(end: Transition, held: Held) -> tuple[Value, ...]:
 # Locks what is about to be settled, in one order, as everywhere.
 LOCK = Text("SELECT 1 FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE")
 
-Held = tuple[int, str, int, int]
-"""Of a claimed job: seq, queue, attempt, claimed_at."""
+Held = tuple[int, str, int, int, str | None]
+"""Of a claimed job: seq, queue, attempt, claimed_at, lane."""
+
+
+def held_of(job: ClaimedJob, seq: int) -> Held:
+    """Return what is remembered of a claimed job."""
+    lane = None if job.admission_json is None else lane_of(job.admission)
+    return seq, job.queue, job.attempt, job.claimed_at, lane
+
+
+def freed_by(plain: Sequence[tuple[Transition, Held]]) -> list[LetGo]:
+    """Return what these plain ends leave for jobs that wait for the same keys."""
+    return [(held[0], held[1], held[4]) for _, held in plain if held[4] is not None]
 
 
 @attrs.define
@@ -158,14 +173,17 @@ class SqlStorage(SqlSessionVerbs, SqlUpkeepVerbs, SqlReadingVerbs, SqlLogVerbs, 
     """A storage in an SQL database."""
 
     contract = 1
+    admits: ClassVar[frozenset[Feature]] = frozenset()
+    """What this dialect offers of limits and unique keys."""
 
     def __init__(self, database: Database, *, is_notified: bool) -> None:
         self._database = database
         self._holdings = Holdings()
         self._turns = QueueTurns()
-        self.features = frozenset({Feature.SHARED, Feature.DURABLE, Feature.TRANSACTIONAL_ENQUEUE}) | (
-            {Feature.NOTIFY} if is_notified else set()
-        )
+        self._cursors = LaneCursors()
+        self.features = self.admits | {Feature.SHARED, Feature.DURABLE, Feature.TRANSACTIONAL_ENQUEUE}
+        if is_notified:
+            self.features |= {Feature.NOTIFY}
         self.url = database.name
         self.connect_url = database.connect_url
 
@@ -263,15 +281,25 @@ class SqlStorage(SqlSessionVerbs, SqlUpkeepVerbs, SqlReadingVerbs, SqlLogVerbs, 
 
     def _look(self, tx: Transaction, request: ClaimRequest) -> Claim | None:
         """Return the claim where it takes nothing, None where there may be work."""
-        if living_server(tx, request.session) is None:
+        server, has_lanes = living_server(tx, request.session)
+        if server is None:
             return Claim([], next_due_at(tx), is_session_lost=True)
-        if request.limit > 0 and has_ready(tx, request.queues):
+        if request.limit > 0 and has_ready(tx, request.queues, has_lanes=has_lanes):
             return None
         return Claim([], next_due_at(tx))
 
     def _take(self, tx: Transaction, request: ClaimRequest) -> TakenRows:
         """Return what the session has claimed."""
-        return take_jobs(tx, request, self._turns)
+        return take_jobs(tx, request, self._turns, self._lanes_in(tx), self._cursors)
+
+    def _lanes_in(self, tx: Transaction) -> SqlLanes:
+        """Return the lanes as this transaction sees them."""
+        return SqlLanes(tx)
+
+    def _take_freed(self, tx: Transaction, request: ClaimRequest, claim: Claim) -> None:
+        """Nobody else is told of the keys that the transitions have let go, where this claim took all."""
+        if request.queues is None and len(claim.jobs) < request.limit:
+            tx.let_go.clear()
 
     @override
     def apply(self, transitions: Sequence[Transition], *, within: object | None = None) -> list[Applied]:
@@ -317,7 +345,7 @@ class SqlStorage(SqlSessionVerbs, SqlUpkeepVerbs, SqlReadingVerbs, SqlLogVerbs, 
         if taken.claim.is_session_lost:
             self._holdings.forget(request.session)
         held = (
-            (job.id, (row[PLACE_SEQ], job.queue, job.attempt, job.claimed_at))
+            (job.id, held_of(job, row[PLACE_SEQ]))
             for row, job in zip(taken.rows, taken.claim.jobs, strict=True)
             if not row[PLACE_IS_PARENT]
         )

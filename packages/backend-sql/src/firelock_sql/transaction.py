@@ -20,6 +20,8 @@ from firelock_sql.schema import METADATA, PREFIX
 Value = str | int | float | bytes | None
 Parameter = Value | Sequence[str] | Sequence[int]
 Row = tuple[Value, ...]
+LetGo = tuple[int, str, str]
+"""A job that holds its keys no more: seq, queue, lane."""
 
 
 class Cursor(Protocol):
@@ -74,8 +76,8 @@ class Text:
 
     Its parameters are written `:name`; `IN :ids` takes a list (of numbers, where it is named `:seqs`). Locks
     are PostgreSQL's, of which SQLite has none. `INDEXED BY` is told to SQLite and MySQL, and of the unique
-    `id` to MySQL alone, where rows would be locked in another order else. A schema and a prefix of the user's
-    choice replace those of its tables.
+    `id` and `seq` to MySQL alone, where rows would be locked in another order else. A schema and a prefix of
+    the user's choice replace those of its tables.
     """
 
     def __init__(self, text: str) -> None:
@@ -118,6 +120,11 @@ def _spread(values: list[Any]) -> tuple[Any, ...]:
 _NAMED = re.compile(r"(?<!:):([a-z_]+)")
 _OURS = re.compile(rf"\b{PREFIX}\w+")
 _MYSQL = (
+    (r" INDEXED BY seq\b", " FORCE INDEX (PRIMARY)"),
+    (r" INDEXED BY firelock_lanes\b", " FORCE INDEX (firelock_ready)"),
+    (r"^INSERT INTO (.*) ON CONFLICT \(\w+\) DO NOTHING$", r"INSERT IGNORE INTO \1"),
+    (r" ON CONFLICT \(\w+\) DO UPDATE SET", " ON DUPLICATE KEY UPDATE"),
+    (r"\bexcluded\.(\w+)", r"VALUES(\1)"),
     (r" INDEXED BY (\w+)", r" FORCE INDEX (\1)"),
     (r"FOR NO KEY UPDATE", "FOR UPDATE"),
     (r"FOR KEY SHARE", "LOCK IN SHARE MODE"),
@@ -127,7 +134,7 @@ _MYSQL = (
 _WRITTEN = {
     "sqlite": (
         (r" FOR (NO KEY UPDATE|UPDATE|KEY SHARE)( SKIP LOCKED)?", ""),
-        (r" INDEXED BY id\b", ""),
+        (r" INDEXED BY (id|seq)\b", ""),
         (r"\bIN (:\w+)", r"IN (SELECT value FROM json_each(\1))"),
     ),
     "postgresql": (
@@ -155,6 +162,7 @@ class Transaction:
     _began: int | Callable[[], int]  # the storage's clock when it began, or who asks for it
     deltas: Counter[tuple[str, str]] = attrs.field(factory=Counter)  # (state, queue): jobs more or fewer
     woken: set[str] = attrs.field(factory=set)  # queues with new work, told after the commit
+    let_go: list[LetGo] = attrs.field(factory=list)  # what ended or went back, and held keys of limits
     adds_deltas: bool = False  # counts are the sum of what transactions added
     is_ended: bool = False  # committed by the work itself, which has only read
     may_repeat: bool = False  # done twice it does no harm: its only round trip may be its commit

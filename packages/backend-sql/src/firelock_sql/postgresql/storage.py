@@ -25,7 +25,7 @@ from firelock_sql.postgresql.connect import number_array, patient_for, text_arra
 from firelock_sql.postgresql.database import PostgresqlDatabase
 from firelock_sql.postgresql.lanes import Lanes, Look
 from firelock_sql.settle import apply_transitions
-from firelock_sql.storage import KIND, LOCK, Held, Parted, SqlStorage, kind
+from firelock_sql.storage import KIND, LOCK, Held, Parted, SqlStorage, held_of, kind
 from firelock_sql.transaction import Text, Transaction
 from firelock_sql.url import ServerUrl, parse_server_url
 
@@ -343,7 +343,7 @@ class PostgresqlStorage(SqlStorage):
             request.session,
             server,
             (
-                (job.id, (row[_SEQ], job.queue, job.attempt, job.claimed_at))
+                (job.id, held_of(job, row[_SEQ]))
                 for row, job in zip(rows, claimed, strict=True)
                 if not row[_IS_PARENT]
             ),

@@ -19,9 +19,10 @@ from operator import attrgetter
 from typing_extensions import override
 
 from firelock.storage import Applied, ClaimRequest, Exchange, NewJob, State, Transition
+from firelock_sql.claim import TakenRows
 from firelock_sql.settle import apply_transitions
 from firelock_sql.sqlite.database import SqliteDatabase
-from firelock_sql.storage import KIND, SETTLE, SqlStorage, kind, settle_values
+from firelock_sql.storage import KIND, SETTLE, SqlStorage, freed_by, kind, settle_values
 from firelock_sql.transaction import Text, Transaction
 from firelock_sql.url import parse_sqlite_url
 
@@ -94,13 +95,18 @@ class SqliteStorage(SqlStorage):
             tx.cursor.execute("RELEASE plain")
             for queue, number in Counter(held[1] for _, held in batch.plain).items():
                 tx.moved(queue, _PROCESSING, _SUCCEEDED, number)
+            tx.let_go += freed_by(batch.plain)
         return self._apply_rest(tx, transitions, batch.others)
 
     @override
     def _settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
-        results, taken = self._database.write(
-            lambda tx: (self._settle_in(tx, transitions), self._take(tx, request))
-        )
+        def both(tx: Transaction) -> tuple[list[Applied], TakenRows]:
+            results, taken = self._settle_in(tx, transitions), self._take(tx, request)
+            if tx.let_go:
+                self._take_freed(tx, request, taken.claim)
+            return results, taken
+
+        results, taken = self._database.write(both)
         self._holdings.let_go(transitions)
         return Exchange(results, self._remembered(request, taken))
 

@@ -1,0 +1,261 @@
+"""Limits: the lanes in which jobs wait for their keys, and the rows of the keys themselves.
+
+A key's row lists the numbers of jobs that were claimed under it. SQLite gives a number out again once the
+last row was pruned: a listed job counts only as long as its lane has the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import attrs
+from typing_extensions import override
+
+from firelock.storage import FINAL_STATES, State, StorageError
+from firelock.storage.admission import (
+    Head,
+    HolderFacts,
+    KeyedLanes,
+    KeyRow,
+    LaneLook,
+    LimitNumbers,
+    keys_of,
+    name_of,
+    numbers_for,
+    read_admission,
+    read_numbers,
+)
+from firelock_sql.job_row import CLAIMED_COLUMNS, read_state
+from firelock_sql.transaction import Text, Transaction
+
+LIMIT = "limit"
+"""The kind of records that hold numbers."""
+
+IN_LANE = "state = 'enqueued' AND session IS NULL AND held_by IS NOT NULL"
+_INDEXED = "FROM firelock_jobs INDEXED BY firelock_lanes WHERE " + IN_LANE
+_NEXT_LANE = f"SELECT held_by {_INDEXED} AND queue = :queue AND held_by >"
+_BY_NAME = "ORDER BY held_by LIMIT 1"
+# An index step a lane, however many jobs wait in each.
+WALK = Text(f"""
+WITH RECURSIVE walk (lane, number) AS (
+    SELECT ({_NEXT_LANE} :after {_BY_NAME}), 1
+    UNION ALL SELECT ({_NEXT_LANE} walk.lane {_BY_NAME}), number + 1 FROM walk
+    WHERE lane IS NOT NULL AND number < :most
+) SELECT lane FROM walk WHERE lane IS NOT NULL
+""")  # noqa: S608 - conditions of ours
+_IS_IN_LANE = Text(f"SELECT 1 {_INDEXED} AND queue = :queue AND held_by = :lane LIMIT 1")
+_NUMBERS = Text("SELECT key, value FROM firelock_records WHERE kind = 'limit' AND key IN :ids")
+_KEYS = "SELECT key, holders, free_at FROM firelock_limit_keys WHERE key IN :ids ORDER BY key"
+READ_KEYS = Text(_KEYS)
+_LOCK_KEYS, _LOCK_FREE_KEYS = Text(f"{_KEYS} FOR UPDATE"), Text(f"{_KEYS} FOR UPDATE SKIP LOCKED")
+_MAKE_KEY = Text("""
+INSERT INTO firelock_limit_keys (key, holders, free_at) VALUES (:key, NULL, 0) ON CONFLICT (key) DO NOTHING
+""")
+KEEP_KEY = Text("""
+INSERT INTO firelock_limit_keys (key, holders, free_at) VALUES (:key, :holders, :free_at)
+ON CONFLICT (key) DO UPDATE SET holders = excluded.holders, free_at = excluded.free_at
+""")
+_HOLDERS = Text(
+    "SELECT seq, state, session, queue, held_by FROM firelock_jobs WHERE seq IN :seqs AND held_by IS NOT NULL"
+)
+_PRESENT = Text("""
+SELECT seq, held_by, admission_json FROM firelock_jobs INDEXED BY firelock_holder
+WHERE session IS NOT NULL AND held_by IS NOT NULL ORDER BY seq
+""")
+HEAD_COLUMNS = f"{CLAIMED_COLUMNS}, seq, is_parent, held_by"
+_HEADS = Text(f"""
+SELECT {HEAD_COLUMNS} {_INDEXED} AND queue = :queue AND held_by = :lane
+ORDER BY priority DESC, enqueued_at, seq LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
+""")
+_HEAD = Text(f"""
+SELECT {HEAD_COLUMNS} FROM firelock_jobs INDEXED BY seq WHERE seq IN :seqs AND {IN_LANE}
+FOR NO KEY UPDATE SKIP LOCKED
+""")  # noqa: S608 - names of columns
+# Places in what is read of a head.
+_ID, _ATTEMPT, _CRASHES, _ENQUEUED_AT, _ADMISSION, _SEQ, _LANE = 0, 6, 8, 11, 19, 20, 22
+
+STRICT = "!"
+Row = Sequence[Any]
+
+
+class SqlLanes(KeyedLanes[Row]):
+    """The lanes of a database, within one transaction, by statements that every one of them understands.
+
+    What cannot be read is left out: `unreadable` has the ids of jobs whose rows are none.
+    """
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx = tx
+        self._listed: dict[str, set[str]] = {}  # by number of a job: keys that list it
+        self._given: dict[tuple[str, str], set[str]] = {}  # by queue and lane: numbers of jobs given out
+        self.unreadable: list[str] = []
+
+    @override
+    def look(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneLook:
+        lanes = self.walk(queue, after, limit)
+        if until:
+            lanes = [lane for lane in lanes if lane <= until]
+        return self._look_of(lanes, is_patient=is_patient)
+
+    @override
+    def look_at(self, queue: str, lanes: Sequence[str]) -> LaneLook:
+        return self._look_of([lane for lane in lanes if self._has_work(queue, lane)], is_patient=False)
+
+    @override
+    def holders(self, refs: Sequence[str]) -> Mapping[str, HolderFacts]:
+        facts = {}
+        for seq, state, session, queue, lane in self._tx.all(_HOLDERS, seqs=[int(ref) for ref in refs]):
+            ref = str(seq)
+            if self._listed.get(ref, set()).isdisjoint(keys_of(lane)):
+                continue
+            is_waiting = state == State.ENQUEUED and session is None
+            is_final = read_state(state) in FINAL_STATES
+            facts[ref] = HolderFacts(session is not None, is_final, (queue, lane) if is_waiting else None)
+        return facts
+
+    @override
+    def present(self, key: str) -> Sequence[str]:
+        found = [_listed_as(row, key) for row in self._tx.all(_PRESENT) if key in keys_of(row[1])]
+        self._note(key, found)
+        return found
+
+    @override
+    def heads(self, queue: str, wanted: Mapping[str, tuple[int, int]]) -> Mapping[str, Sequence[Head[Row]]]:
+        return {
+            lane: self._new_of(queue, lane, self.rows_of(queue, lane, given + number), number)
+            for lane, (given, number) in wanted.items()
+        }
+
+    @override
+    def head(self, ref: str) -> Head[Row] | None:
+        found = self._tx.one(_HEAD, seqs=[int(ref)])
+        head = None if found is None else self._read(found)
+        if head is not None:
+            self._given.setdefault((found[4], found[_LANE]), set()).add(ref)
+        return head
+
+    @override
+    def leave(self, heads: Sequence[Head[Row]]) -> None:
+        for head in heads:  # what is left stays locked, and is at the head of its lane again
+            self._given[head.row[4], head.row[_LANE]].discard(head.ref)
+
+    @override
+    def keep(self, rows: Mapping[str, KeyRow]) -> None:
+        self._tx.run_many(KEEP_KEY, [key_values(key, row) for key, row in rows.items()])
+
+    # ---- what a database may do in its own way -----------------------------------------------------------
+
+    def walk(self, queue: str, after: str, limit: int) -> list[str]:
+        """Return the names of up to `limit` lanes with work, in order, behind `after`."""
+        return [str(row[0]) for row in self._tx.all(WALK, queue=queue, after=after, most=limit)]
+
+    def lock(self, keys: Sequence[str], limited: Collection[str], *, is_patient: bool) -> LockedKeys:
+        """Return the rows of these keys, locked; of those that are limited and have none, new ones."""
+        tx = self._tx
+        locked = LockedKeys(read_keys(tx.all(_LOCK_KEYS if is_patient else _LOCK_FREE_KEYS, ids=list(keys))))
+        if missing := sorted(set(limited) - locked.rows.keys()):
+            busy = {str(row[0]) for row in tx.all(READ_KEYS, ids=missing)}
+            for key in missing:
+                if key not in busy and tx.run(_MAKE_KEY, key=key):
+                    locked.rows[key] = KeyRow()
+                else:
+                    locked.busy.append(key)
+        return locked
+
+    def rows_of(self, queue: str, lane: str, most: int) -> list[Row]:
+        """Return the first rows of a lane, which nobody else can claim now."""
+        return self._tx.all(_HEADS, queue=queue, lane=lane, most=most)
+
+    # ---- both --------------------------------------------------------------------------------------------
+
+    def _look_of(self, lanes: Sequence[str], *, is_patient: bool) -> LaneLook:
+        if not lanes:
+            return LaneLook([], {}, {})
+        keys = sorted({key for lane in lanes for key in keys_of(lane)})
+        numbers = numbers_of(self._tx, keys)
+        limited = [key for key in keys if _is_limited(key, numbers)]
+        locked = self.lock(keys, limited, is_patient=is_patient)
+        for key, row in locked.rows.items():
+            self._note(key, row.holders or ())
+        return LaneLook(lanes, numbers, locked.rows, locked.busy)
+
+    def _note(self, key: str, refs: Iterable[str]) -> None:
+        for ref in refs:
+            self._listed.setdefault(ref.rstrip(STRICT), set()).add(key)
+
+    def _has_work(self, queue: str, lane: str) -> bool:
+        return self._tx.one(_IS_IN_LANE, queue=queue, lane=lane) is not None
+
+    def _new_of(self, queue: str, lane: str, rows: Sequence[Row], number: int) -> list[Head[Row]]:
+        """Return those of a lane's rows that were not given out before; now they are."""
+        given = self._given.setdefault((queue, lane), set())
+        new = (head for row in rows if str(row[_SEQ]) not in given and (head := self._read(row)) is not None)
+        heads = [head for head, _ in zip(new, range(number), strict=False)]
+        given.update(head.ref for head in heads)
+        return heads
+
+    def _read(self, row: Row) -> Head[Row] | None:
+        """Return the row as a head; None where it cannot be read."""
+        try:
+            read_admission(row[_ADMISSION])
+            return Head(
+                str(row[_SEQ]), row[_ADMISSION], row[_ENQUEUED_AT] + 0, row[_ATTEMPT] + 0, row[_CRASHES] + 0,
+                row,
+            )  # fmt: skip
+        except (StorageError, TypeError):
+            self.unreadable.append(row[_ID])
+            return None
+
+
+@attrs.define
+class LockedKeys:
+    """Rows of keys that this transaction alone may write, and keys in other hands."""
+
+    rows: dict[str, KeyRow]
+    busy: list[str] = attrs.field(factory=list)
+
+
+def read_keys(rows: Iterable[Row]) -> dict[str, KeyRow]:
+    """Return rows of keys by key."""
+    return {key: KeyRow(_read_holders(holders), free_at) for key, holders, free_at in rows}
+
+
+def _read_holders(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(text.split())
+
+
+def key_values(key: str, row: KeyRow) -> dict[str, object]:
+    """Return the parameters of `KEEP_KEY`."""
+    holders = None if row.holders is None else " ".join(row.holders)
+    return {"key": key, "holders": holders, "free_at": row.free_at}
+
+
+def numbers_of(tx: Transaction, keys: Iterable[str]) -> dict[str, LimitNumbers]:
+    """Return the numbers that are stored of these keys, and of their names."""
+    wanted = sorted({name for key in keys for name in (key, name_of(key))})
+    return {key: _numbers_in(value) for key, value in tx.all(_NUMBERS, ids=wanted)}
+
+
+@lru_cache(maxsize=1_024)
+def _numbers_in(value: str) -> LimitNumbers:
+    """Return what a record says; what somebody wrote by hand and cannot be read is no limit."""
+    try:
+        return read_numbers(value)
+    except StorageError:
+        return LimitNumbers()
+
+
+def _is_limited(key: str, numbers: Mapping[str, LimitNumbers]) -> bool:
+    found = numbers_for(key, numbers)
+    return found.has_any or found.is_paused
+
+
+def _listed_as(row: Row, key: str) -> str:
+    """Return how a key lists the job that holds it."""
+    try:
+        is_strict = any(use.is_strict and use.key == key for use in read_admission(row[2]).limits)
+    except (StorageError, TypeError):
+        is_strict = False
+    return f"{row[0]}{STRICT}" if is_strict else str(row[0])
