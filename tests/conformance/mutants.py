@@ -25,7 +25,7 @@ from firelock import memory
 from firelock.ids import new_id
 from firelock.storage import Storage, derived, row_storage, rules
 from firelock.testing import Handles, RowStorageConformance, Scene, StorageConformance
-from firelock.testing.conformance.kit import required_feature
+from firelock.testing.conformance.kit import required_features
 from firelock.testing.conformance.locks import NamedLock
 
 _TABLE = Path(__file__).with_name("mutations.txt")
@@ -214,9 +214,8 @@ class Case:
         if _OPTIONAL & signature(test).parameters.keys() - subject.fixtures.keys():
             return
         handles = Handles(subject.open_handle)
-        feature = required_feature(test)
         try:
-            if feature is None or feature in handles.first.features:
+            if handles.first.features.issuperset(required_features(test)):
                 known = {
                     "handles": handles, "scene": Scene(handles), "storage": handles.first, "locks": handles,
                     "open_handle": subject.open_handle,

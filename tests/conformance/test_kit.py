@@ -10,7 +10,7 @@ import pytest
 from firelock.memory import MemoryStorage
 from firelock.storage import Feature, Storage
 from firelock.testing import Handles, RowStorageConformance, StorageConformance, requires
-from firelock.testing.conformance.kit import Conformance, required_feature, words_of
+from firelock.testing.conformance.kit import Conformance, required_features, words_of
 from firelock.testing.conformance.race import race, race_two, until_none_is_left
 
 pytest_plugins = ["pytester"]
@@ -78,13 +78,15 @@ def test_tests_of_ones_own_are_welcome():
 
 
 def test_a_feature_is_marked_on_its_test():
-    """`requires` says which feature a test needs; without it a test needs none."""
+    """`requires` says which features a test needs, `needs` that of a whole part; without it none."""
 
     @requires(Feature.NOTIFY)
     def needs_it() -> None: ...
 
-    assert Feature.NOTIFY == required_feature(needs_it)
-    assert required_feature(_Part.test_a_rule) is None
+    part = type("_Other", (Conformance,), {"needs": Feature.LIMITS, "test_of_a_part": needs_it})
+
+    assert (Feature.NOTIFY, Feature.LIMITS) == required_features(vars(part)["test_of_a_part"])
+    assert () == required_features(_Part.test_a_rule)
 
 
 def test_every_test_of_the_kit_states_its_rule_and_its_failure():

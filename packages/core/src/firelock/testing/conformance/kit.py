@@ -10,25 +10,28 @@ if TYPE_CHECKING:  # every pytest that finds Firelock installed loads this modul
 
 NOT_OFFERED = "not offered: "
 REPORTED = "firelock conformance"  # the property of a report that names the storage it is about
-_FEATURE = "firelock_requires"
+_FEATURES = "firelock_requires"
 
 _Test = TypeVar("_Test", bound=Callable[..., object])
 
 
 def requires(feature: Feature) -> Callable[[_Test], _Test]:
-    """The test is skipped, and counted as not offered, where the storage does not declare the feature."""
+    """The test is skipped, and counted as not offered, where the storage does not declare the feature.
+
+    A test may be marked more than once. All tests of a part of the kit have what it says as `needs`.
+    """
 
     def mark(test: _Test) -> _Test:
-        setattr(test, _FEATURE, feature)
+        setattr(test, _FEATURES, (*required_features(test), feature))
         return test
 
     return mark
 
 
-def required_feature(test: object) -> Feature | None:
-    """Return the feature a test needs, None where it needs none."""
-    feature: Feature | None = getattr(test, _FEATURE, None)
-    return feature
+def required_features(test: object) -> tuple[Feature, ...]:
+    """Return the features a test needs; most need none."""
+    features: tuple[Feature, ...] = getattr(test, _FEATURES, ())
+    return features
 
 
 class Conformance:
@@ -41,8 +44,15 @@ class Conformance:
     verbs: ClassVar[str] = ""
     """The verbs that a part of the kit is about, parted by blanks: `pytest -k VERB` selects its tests."""
 
+    needs: ClassVar[Feature | None] = None
+    """The feature that all tests of a part of the kit need."""
+
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        if (feature := vars(cls).get("needs")) is not None:
+            for name, test in vars(cls).items():
+                if name.startswith("test"):
+                    requires(feature)(test)
         for name in _tests_of(cls):
             owners = [base for base in cls.__mro__ if name in vars(base)]
             if len(owners) > 1 and not _is_expected_to_fail(vars(owners[0])[name]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -27,6 +28,7 @@ from firelock.storage import (
 )
 from firelock.testing.movable_clock import movable
 from firelock.values import (
+    Admission,
     Attempt,
     ClaimedJob,
     Edge,
@@ -34,10 +36,13 @@ from firelock.values import (
     HistoryEntry,
     Holder,
     JobRecord,
+    LimitUse,
     NewJob,
     On,
     State,
     Transition,
+    UniqueUse,
+    write_admission,
 )
 
 BASE = micros(datetime(2030, 1, 1, tzinfo=UTC))
@@ -184,10 +189,18 @@ class Scene:
         return self.storage.new_ids(1)[0]
 
     def new_job(self, **fields: object) -> NewJob:
-        """Return an enqueued job of the default queue, with these fields changed."""
-        parents = fields.get("parents")
-        parent = parents[0].parent_id if isinstance(parents, tuple) and parents else None
-        id = self.storage.new_ids(1, parent)[0]
+        """Return an enqueued job of the default queue, with these fields changed.
+
+        It lies beside its parents, beside the keys of its `admission`, or beside the key given as `beside`.
+        """
+        parents, beside = fields.get("parents"), fields.pop("beside", None)
+        if isinstance(parents, tuple) and parents:
+            beside = parents[0].parent_id
+        admission = fields.pop("admission", None)
+        if isinstance(admission, Admission):
+            beside = beside or _key_of(admission)
+            fields["admission_json"] = write_admission(admission)
+        id = self.storage.new_ids(1, beside if isinstance(beside, str) else None)[0]
         if recurring_id := fields.get("recurring_id"):  # as a firing makes it
             id = derived_id(str(recurring_id), id)
         job = NewJob(id, "tasks.run", "[]", "json", "default", 0, State.ENQUEUED, self.stamp())
@@ -260,6 +273,26 @@ class Scene:
         record = self.storage.get_record(kind, key)
         assert record is not None, f"no record {key} of kind {kind} is stored"
         return record.value, record.version
+
+    # ---- what lets jobs start ----------------------------------------------------------------------------
+
+    def put_numbers(self, name: str, **numbers: int | None) -> None:
+        """These are the numbers of a key, or of the keys of that name; `per` in micros, `paused` 0 or 1."""
+        said: dict[str, object] = {"concurrent": None, "rate": None, "per": SECOND, "burst": None, **numbers}
+        said |= {"paused": bool(said.get("paused")), "note": "by a test", "by": "operator"}
+        self.storage.put_record("limit", name, json.dumps(said))
+
+    def add_limited(self, number: int, *uses: str | LimitUse, **fields: object) -> list[str]:
+        """Store so many jobs that hold these keys while they run; return their ids in order."""
+        late = {name: fields.pop(name, None) for name in ("start_before", "start_within")}
+        admission = asks(*uses, **late)  # type: ignore[arg-type]  # instants
+        return self.add_many(number, admission=admission, **fields)
+
+    def take(
+        self, holder: Holder, limit: int = 100, queues: Sequence[str] | None = ("default",)
+    ) -> list[Running]:
+        """Return what the holder's session could claim, as it holds it."""
+        return [Running(job, holder) for job in self.claim(holder, limit, queues)]
 
     # ---- those who run them ------------------------------------------------------------------------------
 
@@ -345,6 +378,20 @@ class Scene:
         result = self.apply(transition)
         assert result.is_applied, f"{transition} was {result}"
         return transition.job_id
+
+
+def asks(
+    *uses: str | LimitUse, unique: UniqueUse | None = None,
+    start_before: int | None = None, start_within: int | None = None,
+) -> Admission:  # fmt: skip
+    """Return what a job asks that holds these keys while it runs."""
+    limits = tuple(LimitUse(use) if isinstance(use, str) else use for use in uses)
+    return Admission(limits, unique, start_before, start_within)
+
+
+def _key_of(admission: Admission) -> str | None:
+    unique = admission.unique
+    return admission.limits[0].key if admission.limits else unique.key if unique else None
 
 
 def _end(end: Callable[..., Transition], running: Running, **fields: object) -> Transition:

@@ -16,7 +16,7 @@ from firelock.server.embedded import EmbeddedServer
 from firelock.settings import Settings
 from firelock.storage import Storage
 from firelock.task import TaskVerbs
-from firelock.testing.conformance.kit import REPORTED, required_feature
+from firelock.testing.conformance.kit import REPORTED, required_features
 from firelock.testing.conformance.storage.subject import StorageFixtures, offers_or_skips
 from firelock.testing.waiting import eventually
 from firelock.values import JobRecord, State
@@ -118,7 +118,7 @@ class ServerFixtures(StorageFixtures):
         try:
             name = stage.app.storage.url.partition(":")[0]
             request.node.user_properties.append((REPORTED, f"{name} server"))
-            if feature := required_feature(request.function):
+            for feature in required_features(request.function):
                 offers_or_skips(stage.app.storage, feature)
             yield stage
         finally:

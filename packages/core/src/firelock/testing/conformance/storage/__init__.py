@@ -9,6 +9,7 @@ from firelock.testing.conformance.locks import LockDuty
 from firelock.testing.conformance.storage.claim import ClaimDuty
 from firelock.testing.conformance.storage.insert import InsertDuty
 from firelock.testing.conformance.storage.life import LifeDuty
+from firelock.testing.conformance.storage.limits import KeyDuty, LimitDuty, RateDuty, TurnDuty
 from firelock.testing.conformance.storage.model import ModelDuty
 from firelock.testing.conformance.storage.races import CrowdDuty, RaceDuty
 from firelock.testing.conformance.storage.reading import FindDuty, PeopleDuty
@@ -18,6 +19,7 @@ from firelock.testing.conformance.storage.rows import RowDuty
 from firelock.testing.conformance.storage.sessions import ReconcileDuty, SessionDuty
 from firelock.testing.conformance.storage.settle import ExchangeDuty, GuardDuty, SettleDuty, TailDuty
 from firelock.testing.conformance.storage.text import TextDuty
+from firelock.testing.conformance.storage.unique import UniqueDuty
 from firelock.testing.conformance.storage.upkeep import ContinuationDuty, PromoteDuty, PruneDuty
 
 __all__ = ["RowStorageConformance", "StorageConformance"]
@@ -25,9 +27,9 @@ __all__ = ["RowStorageConformance", "StorageConformance"]
 
 # pytest runs the tests of the last base first: what names its rule comes before what compares everything.
 class StorageConformance(
-    ModelDuty, CrowdDuty, RaceDuty, LockDuty, RecordDuty, RecurringDuty, PeopleDuty, FindDuty, PruneDuty,
-    ContinuationDuty, PromoteDuty, TailDuty, ReconcileDuty, SessionDuty, ExchangeDuty, GuardDuty,
-    SettleDuty, ClaimDuty, TextDuty, InsertDuty, LifeDuty,
+    ModelDuty, CrowdDuty, RaceDuty, LockDuty, RecordDuty, RecurringDuty, PeopleDuty, FindDuty, UniqueDuty,
+    KeyDuty, RateDuty, TurnDuty, LimitDuty, PruneDuty, ContinuationDuty, PromoteDuty, TailDuty, ReconcileDuty,
+    SessionDuty, ExchangeDuty, GuardDuty, SettleDuty, ClaimDuty, TextDuty, InsertDuty, LifeDuty,
 ):  # fmt: skip
     """Everything a storage promises.
 

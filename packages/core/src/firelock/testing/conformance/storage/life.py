@@ -75,6 +75,10 @@ def _asked(storage: Storage, job: NewJob) -> list[tuple[str, Callable[[], object
         "list_records": ("kind",),
         "delete_record": ("kind", "key"),
     }
+    if Feature.LIMITS in storage.features:
+        verbs |= {"spend": ("kit/a",), "find_keys": ()}
+    if Feature.UNIQUE in storage.features:
+        verbs["find_unique"] = ()
     return [
         *[(verb, partial(getattr(storage, verb), *arguments)) for verb, arguments in verbs.items()],
         ("end_session", lambda: storage.end_session("session-z", None, reason="lost")),
@@ -299,6 +303,20 @@ class LifeDuty(StorageFixtures):
         if Feature.TRANSACTIONAL_ENQUEUE not in scene.storage.features:
             assert isinstance(caught.value, UnsupportedFeature)
         assert [None] == scene.storage.get([job.id])
+
+    @pytest.mark.parametrize("verb", ["spend", "find_keys", "find_unique"])
+    def test_verbs_of_keys_are_offered_or_refused(self, scene: Scene, verb: str) -> None:
+        """Where limits or unique keys are not offered, their verbs raise `UnsupportedFeature`.
+
+        If this fails: a page shows that nothing is limited where nobody can tell.
+        """
+        offered = Feature.UNIQUE if verb == "find_unique" else Feature.LIMITS
+
+        if offered in scene.storage.features:
+            getattr(scene.storage, verb)("kit/never")
+        else:
+            with pytest.raises(UnsupportedFeature):
+                getattr(scene.storage, verb)("kit/never")
 
     def test_a_wait_ends_by_itself(self, storage: Storage) -> None:
         """Without work a wait answers False when its time is over.

@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 
 from firelock.storage import Feature, Storage
-from firelock.testing.conformance.kit import NOT_OFFERED, REPORTED, Conformance, required_feature
+from firelock.testing.conformance.kit import NOT_OFFERED, REPORTED, Conformance, required_features
 from firelock.testing.conformance.locks import LockHandles
 from firelock.testing.conformance.scene import Handles, Scene, opener
 
@@ -71,7 +71,7 @@ class StorageFixtures(Conformance):
         try:
             name = handles.first.url.partition(":")[0] or type(handles.first).__name__
             request.node.user_properties.append((REPORTED, name))
-            if feature := required_feature(request.function):
+            for feature in required_features(request.function):
                 offers_or_skips(handles.first, feature)
             yield handles
         finally:
