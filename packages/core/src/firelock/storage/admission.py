@@ -465,7 +465,8 @@ class KeyedClaim(Generic[T]):
         self._busy: set[str] = set()
         self._numbers: dict[str, LimitNumbers] = {}
         self._given: Counter[tuple[str, str]] = Counter()  # by queue and lane
-        self._costly: set[tuple[str, str]] = set()  # queue and lane: closed by what their head costs
+        self._closed: set[tuple[str, str]] = set()  # queue and lane: without more jobs, or refused at last
+        self._refused = 0  # heads that cost more than their lane was taken to admit
         self._is_patient = cursors.patience > 0
         self.look_again_at: int | None = None
 
@@ -474,10 +475,13 @@ class KeyedClaim(Generic[T]):
     def take(self, queue: str, room: int) -> list[Head[T]]:
         """Return up to `room` jobs to claim, among them late ones that are to end unrun."""
         heads: list[Head[T]] = []
+        open_lanes: list[str] = []
         for _ in range(_PASSES):
-            known = len(self._costly)
-            heads += self._pass(queue, room - len(heads))
-            if len(heads) >= room or len(self._costly) == known:
+            refused = self._refused
+            planned = self._walk(queue, room - len(heads), open_lanes)
+            has_more = len(planned) >= room - len(heads)  # lanes that were not looked at, perhaps
+            heads += self._give_out(queue, room - len(heads), open_lanes, planned)
+            if len(heads) >= room or not (has_more or self._refused > refused):
                 return heads
         self._look_again(self._now)
         return heads
@@ -495,33 +499,45 @@ class KeyedClaim(Generic[T]):
 
     # ---- one walk ----------------------------------------------------------------------------------------
 
-    def _pass(self, queue: str, room: int) -> list[Head[T]]:
-        wanted = self._walk(queue, room)
-        hungry = list(wanted)
+    def _give_out(
+        self, queue: str, room: int, open_lanes: list[str], planned: Mapping[str, int]
+    ) -> list[Head[T]]:
+        """Return jobs of the lanes found open, those with a start planned among them, as room allows.
+
+        Stops where the cost of a head has closed its lane: lanes that were not looked at come before the
+        others get more. What has no more jobs is not among the open lanes any more.
+        """
+        open_lanes += planned
         heads: list[Head[T]] = []
-        while hungry and len(heads) < room:
+        wanted, refused = dict(planned), self._refused
+        while open_lanes and len(heads) < room and self._refused == refused:
             left = room - len(heads) - sum(wanted.values())
-            for lane, number in self._choose(queue, hungry, wanted, left).items():
+            for lane, number in self._choose(queue, open_lanes, wanted, left).items():
                 wanted[lane] = wanted.get(lane, 0) + number
             if not wanted:
                 break
             got = self._draw(queue, wanted)
             heads += _in_rounds(got.values())
-            hungry = [lane for lane in hungry if len(got.get(lane, ())) == wanted.get(lane, 0)]
+            short = {lane for lane, number in wanted.items() if len(got.get(lane, ())) < number}
+            self._closed.update((queue, lane) for lane in short)
+            open_lanes[:] = [lane for lane in open_lanes if lane not in short]
             wanted = {}
+        for lane in open_lanes:  # it may have more: where that waits for time alone, it is known until when
+            self._admits(queue, lane)
         return heads
 
-    def _walk(self, queue: str, room: int) -> dict[str, int]:
-        """Return the lanes that admit a start, each with one planned, from behind the lane looked at last."""
+    def _walk(self, queue: str, room: int, known: Sequence[str]) -> dict[str, int]:
+        """Return more lanes that admit a start, each with one planned, from behind the one seen last."""
         cursor = self._cursors.of(queue)
         start = at = cursor.at
         shares: dict[str, int] = {}
+        passing = set(known)
         looked, met, until, is_all = 0, 0, "", False
         while looked < WINDOW and len(shares) < room:
             ask = min(WINDOW - looked, max(room - len(shares), _STEP))
             look = self._lanes.look(queue, at, until, ask, is_patient=self._is_patient)
             self._read(look, room)
-            seen, passed_over = self._first_round(queue, look.lanes, shares, room)
+            seen, passed_over = self._first_round(queue, look.lanes, shares, room, passing)
             looked, met = looked + seen, met + passed_over
             if seen:
                 at = look.lanes[seen - 1]
@@ -539,7 +555,7 @@ class KeyedClaim(Generic[T]):
                 self._cursors.patience = _PATIENT + 1
         self._cursors.patience = max(0, self._cursors.patience - 1)
         if len(shares) < room and not is_all:
-            self._add_freed(queue, shares, room)
+            self._add_freed(queue, shares, room, passing)
             self._note_cut(cursor, has_found=bool(shares), is_round=bool(until))
         else:
             cursor.rounds = 0
@@ -553,16 +569,21 @@ class KeyedClaim(Generic[T]):
         else:
             self._look_again(self._now)
 
-    def _add_freed(self, queue: str, shares: dict[str, int], room: int) -> None:
+    def _add_freed(self, queue: str, shares: dict[str, int], room: int, passing: Collection[str]) -> None:
         """Lanes in which this process has just ended jobs come last: first they would starve the others."""
         freed = [lane for lane in dict.fromkeys(self._freed.get(queue, ())) if lane not in shares]
         if freed:
             look = self._lanes.look_at(queue, freed)
             self._read(look, room)
-            self._first_round(queue, look.lanes, shares, room)
+            self._first_round(queue, look.lanes, shares, room, passing)
 
     def _first_round(
-        self, queue: str, lanes: Sequence[str], shares: dict[str, int], room: int
+        self,
+        queue: str,
+        lanes: Sequence[str],
+        shares: dict[str, int],
+        room: int,
+        passing: Collection[str],
     ) -> tuple[int, int]:
         """Plan one start of each lane that admits it, at once, so that a later one sees what is left.
 
@@ -572,7 +593,7 @@ class KeyedClaim(Generic[T]):
         for looked, lane in enumerate(lanes):
             if len(shares) >= room:
                 return looked, met
-            if lane in shares or (queue, lane) in self._costly:
+            if lane in shares or lane in passing or (queue, lane) in self._closed:
                 continue
             keys = keys_of(lane)
             if not self._busy.isdisjoint(keys):
@@ -746,7 +767,7 @@ class KeyedClaim(Generic[T]):
                 kept[lane].append(head)
             else:
                 closed.add(lane)
-                self._costly.add((queue, lane))
+                self._refused += 1
                 left.append(head)
         if left:
             self._lanes.leave(left)
