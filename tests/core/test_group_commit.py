@@ -73,7 +73,7 @@ def test_one_bad_job_does_not_refuse_its_neighbours():
     answers = asyncio.run(behind_one(storage, commit, jobs))
     commit.close()
 
-    assert [None, None, JobNotFound, None] == [answer and type(answer) for answer in answers]
+    assert [True, True, JobNotFound, True] == [answer is True or type(answer) for answer in answers]
     assert [True, False, True] == stored(storage, jobs)
 
 

@@ -23,7 +23,7 @@ from firelock.errors import (
 )
 from firelock.memory import MemoryStorage
 from firelock.serializer import JsonSerializer
-from firelock.values import State
+from firelock.values import Inserted, State
 from tests.core.fakes import FailingStorage, Worker, plugin
 
 LATER = datetime(2090, 11, 24, 12, tzinfo=UTC)
@@ -36,7 +36,7 @@ class Fallible(FailingStorage):
         if within is None:
             return super().insert(jobs)
         within.extend(jobs)
-        return [True] * len(jobs)
+        return Inserted([True] * len(jobs))
 
 
 @pytest.fixture
@@ -116,7 +116,8 @@ def test_a_fresh_handle_shows_what_was_enqueued(adding):
     assert {
         "task": "add", "state": State.SCHEDULED, "queue": "sums", "priority": 5, "tags": ("a:1",), "meta": {},
         "reason": None, "created_at": job.created_at, "due_at": LATER, "next_due_at": LATER, "error": None,
-        "attempt": 0, "retries": 0, "server": None, "started_at": None, "ended_at": None,
+        "attempt": 0, "retries": 0, "server": None, "started_at": None, "ended_at": None, "limits": (),
+        "unique_key": None, "start_before": None, "waits_for": None,
     } == shown  # fmt: skip
     assert UTC is job.created_at.tzinfo
 

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from firelock.task import Task
     from firelock.unique import Debounce, Unique
     from firelock.values import Settled, State
+    from firelock.waits import KeyWait
 
 _HOMES = {
     "app": ("Firelock",),
@@ -100,6 +101,7 @@ _HOMES = {
     "task": ("Task",),
     "unique": ("Debounce", "Unique"),
     "values": ("Settled", "State"),
+    "waits": ("KeyWait",),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -141,6 +143,7 @@ __all__ = [
     "JobStep",
     "JsonSerializer",
     "JsonValue",
+    "KeyWait",
     "Limit",
     "LimitName",
     "LimitView",

@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet
@@ -21,6 +21,7 @@ from firelock.arguments.tags import MAX_TAGS, format_tags
 from firelock.clock import SECOND, StorageClock, micros, span_micros
 from firelock.errors import (
     ConfigurationError,
+    DuplicateJob,
     FirelockError,
     ResultUnavailable,
     ScheduleError,
@@ -28,26 +29,35 @@ from firelock.errors import (
     StorageUnavailable,
     TaskError,
     UnknownTask,
+    UnsupportedFeature,
 )
 from firelock.hookspecs import TaskCall
 from firelock.job import Job, Observation, reads
+from firelock.keys import check_known
 from firelock.lifecycle import awaiting_reason
 from firelock.meta import NO_META, check_meta, write_meta
 from firelock.options import Call, CallOptions, TaskInfo
 from firelock.storage import Applied, JobFilter, Storage
 from firelock.storage.derived import insert_surely
 from firelock.text import shown
-from firelock.values import Edge, JobRecord, NewJob, On, State
+from firelock.unique import Debounce
+from firelock.values import Duplicate, Edge, Feature, JobRecord, NewJob, On, State, write_admission
 
 if TYPE_CHECKING:
     import asyncio
+    from typing import TypeAlias
 
     from firelock.arguments.signature import Binder
+    from firelock.keys import Asked, KeyMaker
     from firelock.lifecycle import Retention
     from firelock.plugins import Plugins
-    from firelock.serializer import Serializer
+    from firelock.serializer import JsonValue, Serializer
     from firelock.task import Registry
-    from firelock.values import JobRecord, Transition
+    from firelock.values import Inserted, JobRecord, Transition
+
+    _Answer: TypeAlias = bool | Duplicate | Exception
+    _Waiting: TypeAlias = tuple[NewJob, asyncio.Future[bool | Duplicate]]
+    _Answered: TypeAlias = tuple[asyncio.Future[bool | Duplicate], _Answer]
 
 log = logging.getLogger(__name__)
 
@@ -122,8 +132,9 @@ class Client:
     def create(self, call: Call, reason: str | None = None) -> Job[Any]:
         """The call is stored as a job; `reason` is what its history says of its creation."""
         job = self._new_job(call)
-        job.reason = reason
-        return self._store(job, call.options.within)
+        if reason is not None:
+            job.reason = reason
+        return self.store(job, self.transaction(call.options.within))
 
     async def acreate(self, call: Call) -> Job[Any]:
         """The call is stored as a job, together with those of other coroutines that await at this moment."""
@@ -132,7 +143,8 @@ class Client:
 
     def create_child(self, parent_id: str, call: Call, meta: Mapping[str, str]) -> Job[Any]:
         """The call is stored as a continuation of a job with this meta."""
-        return self._store(self._new_child(parent_id, call, meta), call.options.within)
+        job = self._new_child(parent_id, call, meta)
+        return self.store(job, self.transaction(call.options.within))
 
     async def acreate_child(self, parent_id: str, call: Call, meta: Mapping[str, str]) -> Job[Any]:
         """The call is stored as a continuation, without blocking the event loop."""
@@ -150,17 +162,30 @@ class Client:
         chosen = self.plugins.job_transaction(self.storage, within)
         return within if chosen is None else chosen
 
-    def _store(self, job: NewJob, within: object | None) -> Job[Any]:
-        within = self.transaction(within)
-        self._insert((job,), within)
+    def store(self, job: NewJob, within: object | None = None) -> Job[Any]:
+        """The job is stored as it is; return the handle of it, or of the job that has its unique key.
+
+        Raises:
+            DuplicateJob: another job has its unique key, and it is refused then.
+            StorageError: nothing was stored.
+        """
+        answer = self._insert((job,), within)[0]
+        if isinstance(answer, Duplicate):
+            return Job(self, job, within is not None, answer.job_id, False)
         return Job(self, job, within is not None)
 
     async def _astore(self, job: NewJob, within: object | None) -> Job[Any]:
         self.check_makes_jobs()
-        if within is None:
-            await self.access.group_commit.insert(job)
-        else:
-            await _insert_within(self.storage, job, self.transaction(within))
+        try:
+            if within is None:
+                answer = await self.access.group_commit.insert(job)
+            else:
+                answer = await _insert_within(self.storage, job, self.transaction(within))
+        except DuplicateJob as error:
+            self._name_holder(error, (job,))
+            raise
+        if isinstance(answer, Duplicate):
+            return Job(self, job, within is not None, answer.job_id, False)
         if self.plugins.has_jobs_created:
             self.plugins.jobs_created((job,))
         return Job(self, job, within is not None)
@@ -177,7 +202,8 @@ class Client:
     ) -> list[Job[Any]]:
         """As `create_many` for one task and positional arguments: what the jobs share is worked out once."""
         positional = _each_positional(calls)
-        if self.plugins.has_job_options or info.tags or options.tags:
+        is_keyed = info.has_admission or options.has_admission
+        if is_keyed or self.plugins.has_job_options or info.tags or options.tags:
             return self.create_many([Call(info, options, args, {}) for args in positional])
         if not positional:
             return []
@@ -200,19 +226,44 @@ class Client:
 
     def _store_many(self, jobs: list[NewJob], within: object | None) -> list[Job[Any]]:
         within = self.transaction(within)
-        for start in range(0, len(jobs), CHUNK):
-            self._insert(jobs[start : start + CHUNK], within)
         is_within = within is not None
-        return [Job(self, job, is_within) for job in jobs]
+        handles: list[Job[Any]] = []
+        for start in range(0, len(jobs), CHUNK):
+            chunk = jobs[start : start + CHUNK]
+            for job, answer in zip(chunk, self._insert(chunk, within), strict=True):
+                holder = answer.job_id if isinstance(answer, Duplicate) else None
+                handles.append(Job(self, job, is_within, holder, holder is None))
+        return handles
 
-    def _insert(self, jobs: Sequence[NewJob], within: object | None) -> None:
+    def _insert(self, jobs: Sequence[NewJob], within: object | None) -> Sequence[bool | Duplicate]:
         self.check_makes_jobs()
-        if within is None:
-            insert_surely(self.storage, jobs)
-        else:
-            self.storage.insert(jobs, within=within)
-        if self.plugins.has_jobs_created:
-            self.plugins.jobs_created(jobs)
+        try:
+            inserted = (
+                insert_surely(self.storage, jobs)
+                if within is None
+                else self.storage.insert(jobs, within=within)
+            )
+        except DuplicateJob as error:
+            self._name_holder(error, jobs)
+            raise
+        self.tell_created(jobs, inserted.is_new)
+        return inserted.is_new
+
+    def tell_created(self, jobs: Sequence[NewJob], answers: Sequence[bool | Duplicate]) -> None:
+        """Plugins are told of the jobs, but of those that were not stored, as another one has their key."""
+        if not self.plugins.has_jobs_created:
+            return
+        stored = [job for job, answer in zip(jobs, answers, strict=True) if not isinstance(answer, Duplicate)]
+        if stored:
+            self.plugins.jobs_created(stored)
+
+    def _name_holder(self, error: DuplicateJob, jobs: Sequence[NewJob]) -> None:
+        """The error has the handle of the job that has the key; of a single call it shows that call."""
+        shows: NewJob | JobRecord | None = jobs[0]
+        if len(jobs) > 1:
+            with suppress(StorageError):
+                shows = self.storage.get((error.job_id,))[0]
+        error.job = Job(self, shows or jobs[0], job_id=error.job_id, is_new=False)
 
     def _common_within(self, calls: Iterable[Call]) -> object | None:
         found = {id(call.options.within): call.options.within for call in calls}
@@ -224,7 +275,9 @@ class Client:
 
     # ---- building ----------------------------------------------------------------------------------------
 
-    def _new_job(self, call: Call, inherited: Mapping[str, str] = NO_META) -> NewJob:
+    def _new_job(
+        self, call: Call, inherited: Mapping[str, str] = NO_META, parent_id: str | None = None
+    ) -> NewJob:
         info, options = call.info, call.options
         binder = self.registry.binder(info)
         if self.plugins.has_job_options:
@@ -233,23 +286,73 @@ class Client:
             raise ConfigurationError(
                 f"on={str(options.on)!r} says what a continuation waits for; use it with job.then(…)."
             )
-        text = binder.encode_text(call.args, call.kwargs, self.serializer)
+        arguments, text = binder.encode_both(call.args, call.kwargs, self.serializer)
         now = self.clock.now()
-        due_at = self._due_at(options, now)
+        due_at = nominal_at = self._due_at(options, now)
         is_later = due_at is not None and due_at > now
         queue, priority = options.queue, options.priority
         state = State.SCHEDULED if is_later else State.ENQUEUED
-        tags = self._tags(binder, call, options.tags or ()) if info.tags or options.tags else ()
+        tags = self._tags(binder, info, arguments, options.tags or ()) if info.tags or options.tags else ()
         retry = None if options.retry is None else options.retry.to_json()
         meta = options.meta
         if inherited:
             meta = {**inherited, **(meta or {})}
+        beside, admission = parent_id, None
+        if info.has_admission or options.has_admission:
+            asked = self._asked(binder, info, options, arguments, is_child=parent_id is not None)
+            beside, admission = parent_id or asked.beside, write_admission(asked.admission)
+            wait = asked.first_wait
+            if wait is not None:
+                state, is_later, due_at = State.SCHEDULED, True, now + wait
         return NewJob(
-            self.storage.new_ids(1)[0], info.name, text, self.serializer.name,
+            self.storage.new_ids(1, beside)[0], info.name, text, self.serializer.name,
             info.queue if queue is None else queue, info.priority if priority is None else priority,
-            state, now, due_at if is_later else None, due_at, None, tags, options.timeout, retry, None,
-            None if meta is None else write_meta(meta),
+            state, now, due_at if is_later else None, nominal_at, None, tags, options.timeout, retry, None,
+            None if meta is None else write_meta(meta), admission,
         )  # fmt: skip
+
+    def _asked(
+        self,
+        binder: Binder,
+        info: TaskInfo,
+        options: CallOptions,
+        arguments: Mapping[str, JsonValue],
+        *,
+        is_child: bool,
+    ) -> Asked:
+        """Return what the call asks before its job is stored, or starts.
+
+        Raises:
+            UnsupportedFeature: the storage does not offer it.
+            ConfigurationError: numbers that no task declares, or a debounced call that says when it runs.
+            ArgumentError: the arguments make no key, or no cost.
+        """
+        keys = info.keys(options)
+        if options.limits:
+            check_known(options.limits, self.registry.declared_limits())
+        start_before = info.start_before if options.start_before is None else options.start_before
+        self._check_offered(keys, start_before)
+        if isinstance(keys.unique, Debounce) and (
+            is_child or options.delay is not None or options.at is not None
+        ):
+            other = "waits for a parent" if is_child else "has a delay or an instant of its own"
+            raise ConfigurationError(
+                f"{keys.unique!r} says when a job runs, so it cannot be one that {other}. Leave that out, or "
+                "call it through using(unique=False)."
+            )
+        return keys.asked(arguments, binder.defaults, start_before)
+
+    def _check_offered(self, keys: KeyMaker, start_before: object) -> None:
+        wanted = {Feature.LIMITS} if keys.limits else set()
+        wanted |= {Feature.UNIQUE} if keys.unique is not None else set()
+        offered = self.storage.features
+        if start_before is not None and not wanted and not offered & {Feature.LIMITS, Feature.UNIQUE}:
+            wanted = {Feature.LIMITS}
+        if missing := sorted(wanted - offered):
+            raise UnsupportedFeature(
+                f"The storage {self.storage.url} does not offer {missing[0]}. Leave limits, unique and "
+                "start_before out, or use a storage that has them."
+            )
 
     def _new_child(self, parent_id: str, call: Call, meta: Mapping[str, str]) -> NewJob:
         options = call.options
@@ -257,9 +360,9 @@ class Client:
             raise ConfigurationError(
                 "A continuation runs when its parent has ended; delay and at cannot be given with then()."
             )
-        job = self._new_job(attrs.evolve(call, options=attrs.evolve(options, on=None)), meta)
+        call = attrs.evolve(call, options=attrs.evolve(options, on=None))
+        job = self._new_job(call, meta, parent_id)
         on = options.on or On.SUCCEEDED
-        job.id = self.storage.new_ids(1, parent_id)[0]
         job.state, job.due_at, job.nominal_at = State.AWAITING, None, None
         job.reason = awaiting_reason(on, parent_id)
         job.parents = (Edge(parent_id, on),)
@@ -274,6 +377,18 @@ class Client:
         if meaningless := sorted(call.options.given().keys() & {"delay", "at", "on", "within"}):
             raise ConfigurationError(
                 f"A recurring job takes no {meaningless[0]}; its schedule says when it runs."
+            )
+        unique = call.info.keys(call.options).unique if call.info.unique or call.options.unique else None
+        if isinstance(unique, Debounce):
+            raise ConfigurationError(
+                f"A recurring job takes no {unique!r}; its schedule says when it runs. Declare it with "
+                "using(unique=False), or a Unique."
+            )
+        before = call.info.start_before if call.options.start_before is None else call.options.start_before
+        if isinstance(before, datetime):
+            raise ConfigurationError(
+                f"A recurring job takes no start_before={before.isoformat()}, which passes once for all of "
+                "its runs; give a timedelta."
             )
         return self._new_job(call)
 
@@ -302,9 +417,10 @@ class Client:
             return now + _delay(options.delay, now)
         return None
 
-    def _tags(self, binder: Binder, call: Call, given: Sequence[str]) -> tuple[str, ...]:
-        bound = binder.encode(call.args, call.kwargs)
-        own = format_tags(call.info.tags, bound, defaults=binder.defaults)
+    def _tags(
+        self, binder: Binder, info: TaskInfo, arguments: Mapping[str, JsonValue], given: Sequence[str]
+    ) -> tuple[str, ...]:
+        own = format_tags(info.tags, arguments, defaults=binder.defaults)
         tags = tuple(dict.fromkeys((*own, *check_tags(given))))
         if len(tags) > MAX_TAGS:
             raise ConfigurationError(
@@ -342,6 +458,19 @@ class Client:
         now = self.clock.now()
         expires_at = self.retention.until(former.state, now)
         return lifecycle.restore(record.id, former, at=now, reason=reason, expires_at=expires_at)
+
+    def taken_words(self, record: JobRecord) -> str:
+        """Return which job has the unique key of one that cannot be run again therefore, and what to do."""
+        admission = record.admission
+        use = None if admission is None else admission.unique
+        if use is None:  # it has been replaced since
+            return f"Job {record.id} cannot be run again: another job has its unique key."
+        found = self.storage.find_unique(use.key, limit=1)
+        holder = found[0].job_id if found and found[0].key == use.key else "another"
+        return (
+            f"Job {holder} holds key {use.key.partition(' ')[2]!r} of {record.task}, so that job {record.id} "
+            "cannot be run again now. Wait until that one has ended, or delete it."
+        )
 
     def apply_unless_changed(self, changes: Sequence[Transition], seen: Sequence[JobRecord]) -> list[Applied]:
         """`Storage.apply`, but a job that is no longer stored as it was seen is left alone: REFUSED.
@@ -487,13 +616,18 @@ def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
     return format_tags([tag.replace("{", "{{").replace("}", "}}") for tag in tags], {}, defaults={})
 
 
-async def _insert_within(storage: Storage, job: NewJob, within: object) -> None:
+async def _insert_within(storage: Storage, job: NewJob, within: object) -> bool | Duplicate:
     """Store within a caller's transaction: an AsyncSession runs it in its own greenlet, others at once."""
     run_sync = getattr(within, "run_sync", None)
     if run_sync is None:
-        storage.insert((job,), within=within)
-    else:
-        await run_sync(lambda session: storage.insert((job,), within=session))
+        return storage.insert((job,), within=within).is_new[0]
+    inserted: Inserted = await run_sync(lambda session: storage.insert((job,), within=session))
+    return inserted.is_new[0]
+
+
+def _is_unique(job: NewJob) -> bool:
+    admission = job.admission
+    return admission is not None and admission.unique is not None
 
 
 _LARGEST = 500
@@ -508,17 +642,18 @@ class GroupCommit:
 
     def _reset(self) -> None:
         self._pid = os.getpid()
-        self._waiting: list[tuple[NewJob, asyncio.Future[None]]] = []
+        self._waiting: list[_Waiting] = []
         self._condition = threading.Condition()
         self._thread: threading.Thread | None = None
         self._is_closed = False
         self._telling: WeakSet[asyncio.AbstractEventLoop] = WeakSet()  # loops that will tell the thread
         self._is_ready = False  # the thread has been told
 
-    async def insert(self, job: NewJob) -> None:
-        """The job is stored. A cancelled await may have stored it or not; its id tells.
+    async def insert(self, job: NewJob) -> bool | Duplicate:
+        """The job is stored; return what became of it. A cancelled await may have stored it; its id tells.
 
         Raises:
+            DuplicateJob: another job has its unique key, and it is refused then.
             StorageError: it is not stored.
         """
         import asyncio  # noqa: PLC0415 - loaded when first used
@@ -526,7 +661,7 @@ class GroupCommit:
         if self._pid != os.getpid():  # the thread of before a fork is the parent's
             self._reset()
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
+        future: asyncio.Future[bool | Duplicate] = loop.create_future()
         with self._condition:
             if self._is_closed:
                 raise StorageError("This Firelock is closed; make a new one.")
@@ -537,7 +672,7 @@ class GroupCommit:
             if loop not in self._telling:  # at the end of its turn: who awaits in the same turn is in it
                 self._telling.add(loop)
                 loop.call_soon(self._tell, loop)
-        await future
+        return await future
 
     def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._condition:
@@ -570,9 +705,11 @@ class GroupCommit:
                 continue
             self._answer(batch, self._store(batch))
 
-    def _store(self, batch: list[tuple[NewJob, asyncio.Future[None]]]) -> list[Exception | None]:
+    def _store(self, batch: list[_Waiting]) -> list[_Answer]:
         try:
-            insert_surely(self._storage, [job for job, _ in batch])
+            return list(insert_surely(self._storage, [job for job, _ in batch]).is_new)
+        except DuplicateJob as error:
+            return [error] if len(batch) == 1 else self._store_apart(batch)
         except StorageUnavailable as error:  # one by one they would meet the same outage, each for its time
             return [_another(error) for _ in batch]
         except Exception as error:  # noqa: BLE001 - it goes to whoever awaits
@@ -580,17 +717,20 @@ class GroupCommit:
                 return [error]
             # One bad job, such as a continuation of an unknown parent, must not refuse its neighbours.
             return [answer for entry in batch for answer in self._store([entry])]
-        return [None] * len(batch)
 
-    def _answer(
-        self, batch: list[tuple[NewJob, asyncio.Future[None]]], errors: list[Exception | None]
-    ) -> None:
-        loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[None], Exception | None]]] = {}
-        for (_, future), error in zip(batch, errors, strict=True):
-            loops.setdefault(future.get_loop(), []).append((future, error))
-        for loop, answers in loops.items():
+    def _store_apart(self, batch: list[_Waiting]) -> list[_Answer]:
+        """Those with a unique key are stored one by one, as one of them was refused; the others together."""
+        others = [entry for entry in batch if not _is_unique(entry[0])]
+        answers = iter(self._store(others) if others else ())
+        return [self._store([entry])[0] if _is_unique(entry[0]) else next(answers) for entry in batch]
+
+    def _answer(self, batch: list[_Waiting], answers: list[_Answer]) -> None:
+        loops: dict[asyncio.AbstractEventLoop, list[_Answered]] = {}
+        for (_, future), answer in zip(batch, answers, strict=True):
+            loops.setdefault(future.get_loop(), []).append((future, answer))
+        for loop, answered in loops.items():
             try:
-                loop.call_soon_threadsafe(_resolve, answers)
+                loop.call_soon_threadsafe(_resolve, answered)
             except RuntimeError:  # the loop was closed meanwhile; nobody awaits any more
                 continue
 
@@ -603,14 +743,14 @@ def _another(error: StorageUnavailable) -> StorageUnavailable:
     return other
 
 
-def _resolve(answers: list[tuple[asyncio.Future[None], Exception | None]]) -> None:
-    for future, error in answers:
+def _resolve(answered: list[_Answered]) -> None:
+    for future, answer in answered:
         if future.done():
             continue
-        if error is None:
-            future.set_result(None)
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
         else:
-            future.set_exception(error)
+            future.set_result(answer)
 
 
 _FIRST_LOOK, _LONGEST = 0.005, 0.25

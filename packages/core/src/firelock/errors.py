@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from firelock.job import Job
 
 
 class FirelockError(Exception):
@@ -85,6 +89,9 @@ class DuplicateJob(JobConflict):
     def __init__(self, message: str, job_id: str) -> None:
         super().__init__(message)
         self.job_id = job_id
+
+    job: Job[Any] | None = None
+    """The handle of that job; the client sets it."""
 
 
 class JobFailed(FirelockError):

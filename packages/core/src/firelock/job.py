@@ -32,6 +32,7 @@ from firelock.values import (
     NewJob,
     State,
 )
+from firelock.waits import key_waits, waits_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -72,12 +73,18 @@ class Job(Generic[R]):
     Threads may share a handle. Each property shows one whole look; of two looks at a time the one that began
     last stays. `record()` gives everything of one look.
 
+    A handle of a duplicate call, `is_new` is False, shows that call until it is refreshed.
+
     `job_id` is given where the record is that of a job created alike: but for id and arguments it holds.
     """
 
-    __slots__ = ("_client", "_looked", "_record", "id")
+    __slots__ = ("_client", "_looked", "_record", "_waits", "id", "is_new")
 
     id: str
+
+    is_new: bool
+    """Whether the call that returned the handle made the job: False where another job had its unique key,
+    which then is the job of the handle, and for a handle that comes from no call."""
 
     def __init__(
         self,
@@ -85,11 +92,13 @@ class Job(Generic[R]):
         record: NewJob | JobRecord,
         is_uncommitted: bool = False,
         job_id: str | None = None,
+        is_new: bool | None = None,
     ) -> None:
         self._client = client
         self._record = record
         self._looked = _UNCOMMITTED if is_uncommitted else 0  # the number of the look that is shown
         self.id = record.id if job_id is None else job_id
+        self.is_new = isinstance(record, NewJob) if is_new is None else is_new
 
     def __repr__(self) -> str:
         """Return id, task and state."""
@@ -144,6 +153,45 @@ class Job(Generic[R]):
     def reason(self) -> str | None:
         """Why it is in its state, for people, as last seen."""
         return self._record.reason
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """The keys that it holds while it runs, as "tenant:7"; empty for none."""
+        admission = self._record.admission
+        return () if admission is None else tuple(use.key for use in admission.limits)
+
+    @property
+    def unique_key(self) -> str | None:
+        """The key that no other job of its task has while it has it; None for none."""
+        admission = self._record.admission
+        if admission is None or admission.unique is None:
+            return None
+        return admission.unique.key.partition(" ")[2]
+
+    @property
+    def start_before(self) -> datetime | None:
+        """When it is deleted unrun, if no server took it before; None for never, and once it has started.
+
+        Of a span from when it becomes enqueued that is known where it is, as last seen.
+        """
+        admission, record = self._record.admission, self._record
+        if admission is None or self.attempt + self.retries + getattr(record, "crashes", 0) > 1:
+            return None
+        if admission.start_within is None:
+            return as_datetime(admission.start_before)
+        enqueued_at = getattr(record, "enqueued_at", None)
+        if enqueued_at is None and record.state is State.ENQUEUED:
+            enqueued_at = record.created_at
+        return None if enqueued_at is None else as_datetime(enqueued_at + admission.start_within)
+
+    @property
+    def waits_for(self) -> str | None:
+        """Which limits held it back at the last `refresh()`: "limit tenant:7 (4 of 4 running)".
+
+        None where none did: an enqueued job then waits for a worker.
+        """
+        seen, words = getattr(self, "_waits", (None, None))
+        return words if seen is self._record else None
 
     @property
     def created_at(self) -> datetime:
@@ -227,11 +275,16 @@ class Job(Generic[R]):
     def refresh(self) -> Job[R]:
         """The handle shows the job as it is now; return the handle.
 
+        Of an enqueued job with limits three reads a key more tell what it `waits_for`.
+
         Raises:
             JobNotFound: the job is not stored any more.
             JobNotCommitted: its transaction has not committed, or was rolled back.
         """
-        self._look()
+        record = self._look()
+        if record.state is State.ENQUEUED and record.admission_json is not None:
+            waits = key_waits(self._client.storage, [record], self._client.clock.now())[0]
+            self._waits = (record, waits_words(waits))
         return self
 
     arefresh = twin(refresh)
@@ -327,7 +380,7 @@ class Job(Generic[R]):
         """The job is enqueued with its retries given back, and the handle shows it; return the handle.
 
         Raises:
-            JobConflict: it is enqueued or processing.
+            JobConflict: it is enqueued or processing, or another job has its unique key by now.
             JobNotFound: it is not stored.
         """
         self._require_committed()
@@ -361,7 +414,7 @@ class Job(Generic[R]):
 
         Raises:
             JobConflict: it is not deleted; or it was running, had succeeded, waited for another job, or had
-                continuations, of which a delete loses something.
+                continuations, of which a delete loses something; or another job has its unique key.
             JobNotFound: it is not stored.
         """
         self._require_committed()
@@ -383,6 +436,8 @@ class Job(Generic[R]):
         if applied is Applied.RELEASING:
             self._client.release_children_soon()
         record = self._look()
+        if applied is Applied.TAKEN:
+            raise JobConflict(self._client.taken_words(record))
         if not applied.is_applied or applied is Applied.ALREADY:
             raise JobConflict(f"Job {self.id} is {record.state}; it cannot be {done}.")
         return self
@@ -470,6 +525,9 @@ class Creator(Protocol):
 
     def decode_result(self, record: JobRecord) -> object:
         """Return the result of a succeeded job."""
+
+    def taken_words(self, record: JobRecord) -> str:
+        """Return which job has the unique key of one that cannot be run again therefore."""
 
     def release_children_soon(self) -> None:
         """Continuations that a change set free are moved."""

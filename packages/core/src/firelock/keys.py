@@ -82,6 +82,13 @@ def _has_names(template: str) -> bool:
     return any(name is not None for _, name in pieces("Limit key", template))
 
 
+def beside_of(admission: Admission) -> str | None:
+    """Return the key that a job lies beside where a storage has partitions: without its task's name."""
+    if admission.unique is not None:
+        return admission.unique.key.partition(" ")[2]
+    return admission.limits[0].key if admission.limits else None
+
+
 # ---- keys of a call --------------------------------------------------------------------------------------
 
 
@@ -90,7 +97,19 @@ class Asked:
     """What one call asks, and what its job has to lie beside where a storage has partitions."""
 
     admission: Admission
-    beside: str | None  # a key, without its task's name
+
+    @property
+    def beside(self) -> str | None:
+        """The key that its job lies beside; see `beside_of`."""
+        return beside_of(self.admission)
+
+    @property
+    def first_wait(self) -> int | None:
+        """For how long the call puts a debounced job off, in micros; None for any other."""
+        unique = self.admission.unique
+        if unique is None or unique.wait is None or unique.max_wait is None:
+            return None
+        return min(unique.wait, unique.max_wait)
 
 
 @attrs.frozen
@@ -118,16 +137,14 @@ class KeyMaker:
             ArgumentError: a value makes no key, or a cost is no whole number from 0.
         """
         values = {**defaults, **arguments}
-        uses = self._uses(values)
-        key, unique = self._unique(values)
         is_span = isinstance(start_before, timedelta)
         admission = Admission(
-            uses,
-            unique,
+            self._uses(values),
+            self._unique(values),
             micros(start_before) if isinstance(start_before, datetime) else None,
             span_micros(start_before) if is_span else None,  # type: ignore[arg-type]
         )
-        return Asked(admission, key or (uses[0].key if uses else None))
+        return Asked(admission)
 
     def _uses(self, values: Mapping[str, JsonValue]) -> tuple[LimitUse, ...]:
         uses: dict[str, LimitUse] = {}
@@ -145,21 +162,21 @@ class KeyMaker:
             )
         return tuple(uses.values())
 
-    def _unique(self, values: Mapping[str, JsonValue]) -> tuple[str | None, UniqueUse | None]:
+    def _unique(self, values: Mapping[str, JsonValue]) -> UniqueUse | None:
         unique = self.unique
         if unique is None:
-            return None, None
+            return None
         key = _digest(values) if unique.key is None else _unique_key(unique.key, values)
         stored = f"{self.owner} {key}"
         if isinstance(unique, Debounce):
-            return key, UniqueUse(
+            return UniqueUse(
                 stored,
                 Until.DUE,
                 keeps_last=unique.keep == "last",
                 wait=span_micros(unique.wait),
                 max_wait=span_micros(unique.longest),
             )
-        return key, UniqueUse(
+        return UniqueUse(
             stored,
             Until(unique.until),
             0 if unique.at_least is None else span_micros(unique.at_least),

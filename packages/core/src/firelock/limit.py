@@ -175,7 +175,6 @@ class Limit:
         return name_of(self.key)
 
     @property
-    def numbers(self) -> tuple[int | None, int | None, int | None, int | None]:
+    def numbers(self) -> tuple[int | None, int | None, int, int | None]:
         """Its concurrent, rate, micros of its `per` and burst; None for what is not limited."""
-        per = None if self.rate is None else span_micros(self.per)
-        return self.concurrent, self.rate, per, self.burst
+        return self.concurrent, self.rate, span_micros(self.per), self.burst

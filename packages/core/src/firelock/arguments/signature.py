@@ -594,6 +594,12 @@ class Binder:
             ArgumentTooLarge: the text is larger than the limit.
             ArgumentError: a value does not fit its annotation, or would not come back equal.
         """
+        return self.encode_both(args, kwargs, serializer)[1]
+
+    def encode_both(
+        self, args: tuple[object, ...], kwargs: Mapping[str, object], serializer: Serializer
+    ) -> tuple[Mapping[str, JsonValue], str]:
+        """Return what `encode` and `encode_text` return, for whoever needs both, and raise as they do."""
         try:
             value = self._encode(args, kwargs)
             text = _dumps(serializer, value)
@@ -601,7 +607,7 @@ class Binder:
             raise self._explained(misfit, args, kwargs) from misfit
         if len(text) > self._uncounted:
             self._check_size(text, value)
-        return text
+        return value, text
 
     def _encode(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, JsonValue]:
         given: Iterable[tuple[str, object]]

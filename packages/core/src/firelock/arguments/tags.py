@@ -35,7 +35,10 @@ def check_tag_templates(templates: Sequence[str], parameter_names: Collection[st
 
 
 def format_tags(
-    templates: Sequence[str], bound: JsonValue, *, defaults: Mapping[str, JsonValue] | None = None
+    templates: Sequence[str],
+    bound: JsonValue | Mapping[str, JsonValue],
+    *,
+    defaults: Mapping[str, JsonValue] | None = None,
 ) -> tuple[str, ...]:
     """Return the tags for arguments in their stored form, as `Binder.encode` gives them: in order, each once.
 
@@ -46,7 +49,7 @@ def format_tags(
     """
     if not templates:
         return ()
-    values = {**(defaults or {}), **(bound if isinstance(bound, dict) else {})}
+    values = {**(defaults or {}), **(bound if isinstance(bound, Mapping) else {})}
     return tuple(dict.fromkeys(_format(template, values) for template in templates))
 
 

@@ -20,6 +20,7 @@ from firelock.errors import (
     StorageUnavailable,
 )
 from firelock.job import Job, JobProgress
+from firelock.keys import beside_of
 from firelock.options import to_choice
 from firelock.storage import (
     Applied,
@@ -31,9 +32,9 @@ from firelock.storage import (
     PartlyUnavailable,
     Rollup,
 )
-from firelock.storage.derived import insert_surely
 from firelock.text import shown
-from firelock.values import JobRecord, NewJob, State, Transition
+from firelock.values import Admission, JobRecord, NewJob, State, Transition, write_admission
+from firelock.waits import KeyWait, key_waits
 
 if TYPE_CHECKING:
     from firelock.client import Client
@@ -243,6 +244,15 @@ class Jobs:
 
     acounts = twin(counts)
 
+    def held_by(self, ids: Sequence[str]) -> list[list[KeyWait]]:
+        """Return which limits hold each job back now, one list an id; empty where none does.
+
+        Three reads a key. `str()` of a KeyWait is "limit tenant:7 (4 of 4 running)".
+        """
+        return key_waits(self._client.storage, self._records(ids), self._client.clock.now())
+
+    aheld_by = twin(held_by)
+
     def failure_groups(self, limit: int = 100) -> list[FailureGroup]:
         """Return failed jobs grouped by fingerprint, largest group first; looks at the newest 10,000."""
         return self._client.storage.failure_groups(limit)
@@ -366,24 +376,29 @@ class Jobs:
     def copy(self, job_id: str, *, reason: str | None = None) -> Job[Any]:
         """A new job like this one is enqueued; return its handle. The task need not be registered here.
 
-        It has the stored arguments, serializer, queue, priority, tags, timeout, retry and meta; it belongs
-        to no recurring job and waits for no parent. The reason is "copied from ID" where none is given.
+        It has the stored arguments, serializer, queue, priority, tags, timeout, retry, meta, limits and
+        unique key; it belongs to no recurring job and waits for no parent. Where another job has the unique
+        key, the handle is of that job, which stays as it is, and `is_new` is False. The copy of a debounced
+        job runs at once, and one of a job whose `start_before` has passed has none. The reason is "copied
+        from ID" where none is given.
 
         Raises:
             JobNotFound: no such job is stored.
+            DuplicateJob: another job has the unique key, and a call is refused then.
         """
         client, record = self._client, self._record(job_id)
         client.check_makes_jobs()
+        now = client.clock.now()
+        admission = _copied(record.admission or Admission(), now)
         job = NewJob(
-            client.storage.new_ids(1)[0], record.task, record.arguments, record.serializer, record.queue,
-            record.priority, State.ENQUEUED, client.clock.now(), tags=record.tags,
+            client.storage.new_ids(1, beside_of(admission))[0], record.task, record.arguments,
+            record.serializer, record.queue,
+            record.priority, State.ENQUEUED, now, tags=record.tags,
             reason=f"copied from {record.id}" if reason is None else reason,
             timeout_seconds=record.timeout_seconds, retry=record.retry, meta_json=record.meta_json,
+            admission_json=write_admission(admission),
         )  # fmt: skip
-        insert_surely(client.storage, (job,))
-        if client.plugins.has_jobs_created:
-            client.plugins.jobs_created((job,))
-        return Job(client, job)
+        return client.store(job)
 
     acopy = twin(copy)
 
@@ -415,6 +430,16 @@ class Jobs:
         if Applied.RELEASING in known.values():
             self._client.release_children_soon()
         return [known[place] for place in range(len(changes))]
+
+
+def _copied(admission: Admission, now: int) -> Admission:
+    """Return what the copy of a job asks: it changes no other job, and is not late from the beginning."""
+    unique, before = admission.unique, admission.start_before
+    if unique is not None:
+        unique = None if unique.wait is not None else attrs.evolve(unique, keeps_last=False)
+    return attrs.evolve(
+        admission, unique=unique, start_before=None if before is not None and before <= now else before
+    )
 
 
 def _partly(known: Mapping[int, Applied], count: int, error: StorageError) -> PartlyApplied:

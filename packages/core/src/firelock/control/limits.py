@@ -20,6 +20,7 @@ from firelock.control.audit import Audit
 from firelock.control.pages import check_limit
 from firelock.errors import ConfigurationError, UnsupportedFeature
 from firelock.job import as_datetime
+from firelock.limit import Limit
 from firelock.storage import Feature
 from firelock.storage.admission import LimitNumbers, name_of, read_numbers
 from firelock.storage.derived import every_record
@@ -114,12 +115,14 @@ class DeclaredLimit:
 
 
 def declared_limits(tasks: Iterable[TaskInfo]) -> dict[str, DeclaredLimit]:
-    """Return what the code says of limits by name, of all tasks together."""
-    return {
-        limit.name: DeclaredLimit(limit.name, limit.key, limit.numbers)
-        for info in tasks
-        for limit in getattr(info, "limits", None) or ()
-    }
+    """Return what the code says of limits by name, of all tasks together; numbers win over turns alone."""
+    said: dict[str, DeclaredLimit] = {}
+    for limit in (limit for info in tasks for limit in info.limits):
+        if isinstance(limit, Limit):
+            said[limit.name] = DeclaredLimit(limit.name, limit.key, LimitNumbers(*limit.numbers))
+        else:
+            said.setdefault(limit.name, DeclaredLimit(limit.name, limit.key, LimitNumbers()))
+    return said
 
 
 class Limits:

@@ -44,7 +44,7 @@ from firelock.recurring_job import (
     read_recurring,
 )
 from firelock.storage import JobFilter, Storage
-from firelock.storage.derived import every_record, insert_surely
+from firelock.storage.derived import every_record
 from firelock.task import TaskVerbs
 from firelock.text import shown
 
@@ -353,6 +353,8 @@ class Recurring:
     def trigger(self, recurring_id: str) -> Job[Any]:
         """A job of the definition is enqueued now; its schedule is not touched.
 
+        Where another job has its unique key, the handle is of that one, and `is_new` is False.
+
         Raises:
             JobNotFound: there is none of this id.
             JobConflict: a newer version wrote it; so too `pause`, `resume`, `edit` and `reset`.
@@ -362,11 +364,7 @@ class Recurring:
         now = self._client.clock.now()
         # Derived like those of its instants: with partitions they lie together, and one may wait for another.
         job_id = derived_id("by hand", record.id, self._client.storage.new_ids(1)[0])
-        job = job_of(record, job_id, now, now, "triggered by hand")
-        insert_surely(self._client.storage, (job,))
-        if self._client.plugins.has_jobs_created:
-            self._client.plugins.jobs_created((job,))
-        return Job(self._client, job)
+        return self._client.store(job_of(record, job_id, now, now, "triggered by hand"))
 
     atrigger = twin(trigger)
 

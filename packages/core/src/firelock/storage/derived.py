@@ -708,7 +708,7 @@ def every_record(storage: Storage, kind: str, *, after: str = "") -> Iterator[Re
         after = page[-1].key
 
 
-def insert_surely(storage: Storage, jobs: Sequence[NewJob]) -> None:
+def insert_surely(storage: Storage, jobs: Sequence[NewJob]) -> Inserted:
     """The jobs are stored, also where the reply to the first try was lost: `insert` is idempotent by id.
 
     Raises:
@@ -716,8 +716,8 @@ def insert_surely(storage: Storage, jobs: Sequence[NewJob]) -> None:
             failed as well, and the jobs may be stored all the same.
     """
     try:
-        storage.insert(jobs)
+        return storage.insert(jobs)
     except StorageUnavailable as error:
         if error.is_untouched:  # it has had its patience; another wait of that length is nobody's wish
             raise
-        storage.insert(jobs)
+        return storage.insert(jobs)

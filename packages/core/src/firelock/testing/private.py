@@ -11,7 +11,7 @@ from firelock.job import Observation, reads
 from firelock.memory import MemoryStorage
 from firelock.storage import Applied, Feature, rules
 from firelock.testing.faults import FaultyStorage
-from firelock.values import ClaimedJob, Inserted, NewJob, RecordChange, Transition
+from firelock.values import ClaimedJob, Duplicate, Inserted, NewJob, RecordChange, Transition
 
 
 class StillStorage(MemoryStorage):
@@ -119,10 +119,11 @@ class DirectCommit(GroupCommit):
         self._private = storage
         self._on_insert = on_insert
 
-    async def insert(self, job: NewJob) -> None:
-        """The job is stored."""
-        self._private.store((job,))
+    async def insert(self, job: NewJob) -> bool | Duplicate:
+        """The job is stored; return what became of it."""
+        answer = self._private.store((job,)).is_new[0]
         await self._on_insert((job,))
+        return answer
 
 
 class DirectResults(Results):
