@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from firelock.job import Job
+from typing import Any
 
 
 class FirelockError(Exception):
@@ -90,8 +87,8 @@ class DuplicateJob(JobConflict):
         super().__init__(message)
         self.job_id = job_id
 
-    job: Job[Any] | None = None
-    """The handle of that job; the client sets it."""
+    job: Any = None
+    """The handle of that job, a `Job`; the client sets it."""
 
 
 class JobFailed(FirelockError):
