@@ -163,7 +163,10 @@ def numbers_for(key: str, known: Mapping[str, LimitNumbers]) -> LimitNumbers:
 
 def spent(numbers: LimitNumbers, free_at: int, *, cost: int, until: int | None, now: int) -> int:
     """Return up to when a key is used after `Storage.spend`."""
-    used = numbers.charged(free_at, cost, now) if cost > 0 else free_at + cost * numbers.interval
+    if cost >= 0:
+        used = numbers.charged(free_at, cost, now)
+    else:  # without a rate nothing is used
+        used = free_at + cost * numbers.interval if numbers.interval else 0
     if until is not None:
         used = max(used, until + (numbers.units - 1) * numbers.interval)
     return max(0, round(used))
@@ -400,6 +403,7 @@ class OpenKey:
     returning_in: tuple[str, str] | None = None
     taken: list[str] = attrs.Factory(list)
     is_changed: bool = False
+    is_exact: bool = False  # the jobs were asked; else some listed may hold it no more
     sure_running: int = 0  # without what is only planned
     sure_free_at: float = 0.0
 
@@ -409,6 +413,14 @@ class OpenKey:
     def has_room(self) -> bool:
         """Tell whether fewer hold it than may."""
         return self.numbers.concurrent is None or self.running < self.numbers.concurrent
+
+    def is_doubtful(self, room: int) -> bool:
+        """Tell whether the jobs listed are to be asked before so many starts."""
+        if self.is_exact or not self.listed:
+            return False
+        limit = self.numbers.concurrent
+        is_short = limit is not None and self.running + room > limit
+        return is_short or len(self.listed) > _DOUBTFUL or any(ref.endswith(_STRICT) for ref in self.listed)
 
     def is_open(self, now: int, cost: int) -> bool:
         """Tell whether its rate admits a start."""
@@ -609,7 +621,7 @@ class KeyedClaim(Generic[T]):
         """The keys of these lanes are known; jobs are asked where the list of holders would refuse."""
         self._numbers.update(look.numbers)
         self._busy.update(look.busy)
-        doubtful: dict[str, OpenKey] = {}
+        new: list[OpenKey] = []
         for key in dict.fromkeys(key for lane in look.lanes for key in keys_of(lane)):
             if key in self._keys or key in self._busy:
                 continue
@@ -623,15 +635,15 @@ class KeyedClaim(Generic[T]):
                 listed = self._lanes.present(key)
             listed = [ref for ref in listed if ref not in self._ended]
             state = self._keys[key] = OpenKey(numbers, listed, len(listed), row.free_at)
-            is_full = numbers.concurrent is not None and len(listed) + room > numbers.concurrent
-            if is_full or len(listed) > _DOUBTFUL or any(ref.endswith(_STRICT) for ref in listed):
-                doubtful[key] = state
-        if doubtful:
-            refs = dict.fromkeys(ref.rstrip(_STRICT) for state in doubtful.values() for ref in state.listed)
-            self._ask(doubtful.values(), self._lanes.holders(list(refs)) if refs else {})
+            new.append(state)
+        self._ask(new, room)
 
-    def _ask(self, states: Iterable[OpenKey], facts: Mapping[str, HolderFacts]) -> None:
-        for state in states:
+    def _ask(self, states: Iterable[OpenKey], room: int) -> None:
+        """Where the list of holders would refuse one of so many starts, the jobs have been asked."""
+        doubtful = [state for state in states if state.is_doubtful(room)]
+        refs = dict.fromkeys(ref.rstrip(_STRICT) for state in doubtful for ref in state.listed)
+        facts = self._lanes.holders(list(refs)) if refs else {}
+        for state in doubtful:
             alive = []
             for listed in state.listed:
                 one = facts.get(listed.rstrip(_STRICT))
@@ -641,8 +653,10 @@ class KeyedClaim(Generic[T]):
                 alive.append(listed)
                 if is_strict and one.ready_in is not None:
                     state.returning, state.returning_in = listed.rstrip(_STRICT), one.ready_in
-            state.listed, state.running = alive, len(alive)
-            state.confirm()
+            gone = len(state.listed) - len(alive)
+            state.listed, state.is_exact = alive, True
+            state.running -= gone
+            state.sure_running -= gone
 
     def _states(self, lane: str) -> list[OpenKey]:
         return [state for key in keys_of(lane) if (state := self._keys[key]) is not None]
@@ -654,6 +668,7 @@ class KeyedClaim(Generic[T]):
 
     def _admits(self, queue: str, lane: str, costs: Mapping[str, int] | None = None) -> bool:
         """Tell whether every key of the lane admits a start; one that only time opens is looked at again."""
+        self._ask(self._states(lane), 1)
         returning, opens_at = self._returning(queue, lane), 0.0
         for key in keys_of(lane):
             state = self._keys[key]
@@ -687,6 +702,7 @@ class KeyedClaim(Generic[T]):
     ) -> dict[str, int]:
         """Return how many more of each lane start: one in turn, again and again, whoever got least first."""
         hungry = [lane for lane in lanes if self._returning(queue, lane) is None]
+        self._ask((state for lane in hungry for state in self._states(lane)), room)
         total = {lane: self._given[queue, lane] + planned.get(lane, 0) for lane in hungry}
         shares: Counter[str] = Counter()
         used = [key for lane in hungry for key in keys_of(lane) if self._keys[key] is not None]
@@ -760,7 +776,8 @@ class KeyedClaim(Generic[T]):
             costs = {use.key: use.cost for use in read_admission(head.admission_json).limits}
             if lane in closed:
                 left.append(head)
-            elif head.is_late:
+            elif head.is_late:  # what was planned for it is there for lanes that it has closed
+                self._refused += 1
                 kept[lane].append(head)
             elif self._admits(queue, lane, costs):
                 self._plan(queue, lane, 1, costs)
