@@ -220,10 +220,10 @@ def test_a_deadline_is_an_instant_or_a_span():
 
 
 def test_a_job_lies_beside_its_unique_key_or_its_first_limit():
-    """Without the name of the task, so that both can agree."""
+    """As it is stored; a storage leaves the task's name out, so that both can agree."""
     limits = [Turns("k:{x}"), Turns("z")]
 
-    assert "u:1" == asked({"x": 1}, limits=limits, unique=Unique("u:{x}")).beside
+    assert "shop.run u:1" == asked({"x": 1}, limits=limits, unique=Unique("u:{x}")).beside
     assert "z" == asked({"x": 1}, limits=limits).beside
     assert asked({"x": 1}, start_before=timedelta(1)).beside is None
 

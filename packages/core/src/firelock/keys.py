@@ -83,9 +83,9 @@ def _has_names(template: str) -> bool:
 
 
 def beside_of(admission: Admission) -> str | None:
-    """Return the key that a job lies beside where a storage has partitions: without its task's name."""
+    """Return the key that a job lies beside where a storage has partitions, as it is stored."""
     if admission.unique is not None:
-        return admission.unique.key.partition(" ")[2]
+        return admission.unique.key
     return admission.limits[0].key if admission.limits else None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cache
 from typing import Any, get_type_hints
@@ -22,7 +22,7 @@ from firelock.errors import ConfigurationError
 from firelock.meta import read_meta
 from firelock.storage import Storage
 from firelock.text import shown
-from firelock.values import NewJob, Record, State
+from firelock.values import Admission, NewJob, Record, State, read_admission
 
 RECURRING = "recurring"
 """The kind of the records that definitions are."""
@@ -78,6 +78,9 @@ class RecurringRecord:
     last_job_id: str | None = None
     dropped: int = 0  # missed instants given up, in all
     error: str | None = None  # why the last firing failed
+    # written where they say something alone: a former version fires what it knows
+    admission_json: str | None = None  # of its jobs
+    skipped: str | None = None  # why the last instant made no job; progress
     newer: str | None = None  # the value as stored, where something in it is not known here
 
     @property
@@ -170,6 +173,36 @@ class RecurringJob:
         return None if self.record.last_at is None else from_micros(self.record.last_at)
 
     @property
+    def limits(self) -> tuple[str, ...]:
+        """The keys that its jobs hold while they run, as "tenant:7"; empty for none."""
+        admission = self._admission
+        return () if admission is None else tuple(use.key for use in admission.limits)
+
+    @property
+    def unique_key(self) -> str | None:
+        """The key that no other job of its task has while one of its jobs has it; None for none."""
+        admission = self._admission
+        unique = None if admission is None else admission.unique
+        return None if unique is None else unique.key.partition(" ")[2]
+
+    @property
+    def start_within(self) -> timedelta | None:
+        """How long each of its jobs may wait in its queue before it is deleted unrun; None for ever."""
+        admission = self._admission
+        within = None if admission is None else admission.start_within
+        return None if within is None else timedelta(microseconds=within)
+
+    @property
+    def _admission(self) -> Admission | None:
+        text = self.record.admission_json
+        return None if text is None else read_admission(text)
+
+    @property
+    def skipped(self) -> str | None:
+        """Why its last instant made no job: another job had its unique key; None where it made one."""
+        return self.record.skipped
+
+    @property
     def error(self) -> str | None:
         """Why the last firing failed, or why this process fires it never: a newer version wrote it."""
         return newer_words(self.record) if is_newer(self.record) else self.record.error
@@ -210,6 +243,8 @@ def digest_of(definition: RecurringRecord) -> str:
         definition.priority, definition.tags, definition.timeout_seconds, definition.retry,
         definition.meta_json,
     ]  # fmt: skip
+    if definition.admission_json is not None:
+        fields = [*fields, definition.admission_json]
     digest = hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:32]
     return f"{_OF_CALLS}{digest}" if definition.origin == "call" else digest
 
@@ -233,14 +268,15 @@ def job_of(record: RecurringRecord, job_id: str, instant: int, now: int, reason:
     return NewJob(
         job_id, record.task, record.arguments, record.serializer, record.queue, record.priority,
         State.ENQUEUED, now, None, instant, reason, record.tags, record.timeout_seconds, record.retry,
-        record.id, record.meta_json,
+        record.id, record.meta_json, record.admission_json,
     )  # fmt: skip
 
 
 # ---- as a record -----------------------------------------------------------------------------------------
 
 _NEEDED = {"task", "arguments", "serializer", "schedule", "queue"}
-_PROGRESS = ("next_at", "last_at", "last_job_id", "dropped", "error")
+_PROGRESS = ("next_at", "last_at", "last_job_id", "dropped", "error", "skipped")
+_LATER = ("admission_json", "skipped")  # what a former version does not know
 
 
 def put_recurring(
@@ -296,6 +332,9 @@ def recurring_json(recurring: RecurringRecord) -> str:
     """Return the value of the definition's record."""
     fields = attrs.asdict(recurring)
     del fields["newer"]
+    for name in _LATER:
+        if fields[name] is None:
+            del fields[name]
     return json.dumps(fields, ensure_ascii=False)
 
 

@@ -47,6 +47,7 @@ from firelock.storage import JobFilter, Storage
 from firelock.storage.derived import every_record
 from firelock.task import TaskVerbs
 from firelock.text import shown
+from firelock.values import Admission, write_admission
 
 if TYPE_CHECKING:
     from firelock.client import Client
@@ -460,7 +461,34 @@ def _with_arguments(client: Client, record: RecurringRecord, arguments: Argument
         )
     args, kwargs = to_call(client, info, arguments)
     text = client.registry.binder(info).encode_text(args, kwargs, client.serializer)
-    return attrs.evolve(record, arguments=text, serializer=client.serializer.name)
+    changed = attrs.evolve(record, arguments=text, serializer=client.serializer.name)
+    asked = _asked(client, info, changed)
+    try:
+        former = _asked(client, info, record)
+    except ArgumentError:  # the task has changed since those were stored
+        former = None
+    # Keys that were given for the call stay: only its author knows what they are made of.
+    return attrs.evolve(changed, admission_json=asked) if record.admission_json == former else changed
+
+
+def _asked(client: Client, info: TaskInfo, record: RecurringRecord) -> str | None:
+    """Return what the task says that the definition's jobs ask; None for nothing.
+
+    Raises:
+        ArgumentError: its arguments make no key.
+    """
+    stored = _stored_arguments(client, record)
+    if not info.has_admission or not isinstance(stored, dict):
+        return None
+    asked = info.keys().asked(stored, client.registry.binder(info).defaults, info.start_before)
+    return _unattended(asked.admission)
+
+
+def _unattended(admission: Admission) -> str | None:
+    """Return what jobs ask that no caller waits for: nobody is there to be refused, so a run is skipped."""
+    if admission.unique is not None:
+        admission = attrs.evolve(admission, unique=attrs.evolve(admission.unique, raises=False))
+    return write_admission(admission)
 
 
 def to_call(
@@ -543,6 +571,7 @@ def definition_of(
     return RecurringRecord(
         recurring_id, job.task, job.arguments, job.serializer, schedule_to_json(parsed), job.queue,
         job.priority, job.tags, job.timeout_seconds, job.retry, job.meta_json, origin=origin,
+        admission_json=None if job.admission is None else _unattended(job.admission),
     )  # fmt: skip
 
 
@@ -571,6 +600,7 @@ def put_definition(
         last_at=stored.last_at,
         last_job_id=stored.last_job_id,
         dropped=stored.dropped,
+        skipped=stored.skipped,
     )
     is_due = stored.next_at is not None and stored.next_at <= now
     keeps = stored.schedule == definition.schedule or is_due

@@ -10,16 +10,16 @@ import attrs
 
 from firelock.clock import SECOND, from_micros, micros
 from firelock.cron import Overlap, due_instants, schedule_from_json
-from firelock.errors import StorageError, StorageUnavailable
+from firelock.errors import DuplicateJob, StorageError, StorageUnavailable
 from firelock.ids import derived_id
 from firelock.recurring_job import RECURRING, is_newer, job_of, newer_words, read_recurring, recurring_json
 from firelock.retry import describe_error
-from firelock.values import Applied, Edge, JobRecord, NewJob, On, RecordChange, State
+from firelock.values import Applied, Duplicate, Edge, JobRecord, NewJob, On, RecordChange, State
 
 if TYPE_CHECKING:
     from firelock.client import Client
     from firelock.recurring_job import RecurringRecord
-    from firelock.values import Record
+    from firelock.values import Inserted, Record
 
 log = logging.getLogger(__name__)
 
@@ -71,26 +71,62 @@ def _fire_or_postpone(client: Client, record: Record) -> bool:
 def _fire(client: Client, record: Record, definition: RecurringRecord) -> bool:
     """The jobs are stored and the definition moves on, if it is still what it was: one step, once."""
     progress, jobs = _firing(client, definition, max(client.clock.now(), record.due_at or 0))
-    if not _replace(client, record, recurring_json(progress), progress.due_at, jobs):
+    try:
+        inserted = _insert(client, record, progress, jobs)
+    except DuplicateJob as error:  # the job that has the key was deleted and still runs: nothing was stored
+        inserted = _insert(client, record, _skipping(definition, progress, [], [error.job_id]), [])
+        jobs = []
+    if inserted.record is not Applied.APPLIED:
         return False
-    if jobs and client.plugins.has_jobs_created:
-        client.plugins.jobs_created(jobs)
+    holders = [answer.job_id for answer in inserted.is_new if isinstance(answer, Duplicate)]
+    if holders:
+        stored = [
+            one for one, new in zip(jobs, inserted.is_new, strict=True) if not isinstance(new, Duplicate)
+        ]
+        _tell(client, record, _skipping(definition, progress, stored, holders))
+    if jobs:
+        client.tell_created(jobs, inserted.is_new)
     return True
+
+
+def _skipping(
+    before: RecurringRecord, progress: RecurringRecord, stored: Sequence[NewJob], holders: Sequence[str]
+) -> RecurringRecord:
+    """Return the progress of a firing that did not store a job for each instant, as others have the key."""
+    return attrs.evolve(
+        progress,
+        last_job_id=stored[-1].id if stored else before.last_job_id,
+        dropped=progress.dropped + len(holders),
+        skipped=f"skipped: job {holders[-1]} has its unique key",
+    )
+
+
+def _tell(client: Client, record: Record, progress: RecurringRecord) -> None:
+    """The definition that has fired says what became of it, unless somebody has changed it since."""
+    client.storage.put_record(
+        RECURRING,
+        record.key,
+        recurring_json(progress),
+        expected_version=record.version + 1,
+        due_at=progress.due_at,
+    )
 
 
 def _postpone(client: Client, record: Record, value: str, after: int) -> None:
     """The definition is due again in a while, for the same instant."""
     try:
-        _replace(client, record, value, client.clock.now() + after, [])
+        due_at = client.clock.now() + after
+        change = RecordChange(RECURRING, record.key, value, record.version, due_at)
+        client.storage.insert([], only_if=change)
     except StorageUnavailable:
         raise
     except StorageError:
         log.exception("Recurring job %r cannot be put off.", record.key)
 
 
-def _replace(client: Client, record: Record, value: str, due_at: int | None, jobs: Sequence[NewJob]) -> bool:
-    change = RecordChange(RECURRING, record.key, value, record.version, due_at)
-    return client.storage.insert(jobs, only_if=change).record is Applied.APPLIED
+def _insert(client: Client, record: Record, progress: RecurringRecord, jobs: Sequence[NewJob]) -> Inserted:
+    change = RecordChange(RECURRING, record.key, recurring_json(progress), record.version, progress.due_at)
+    return client.storage.insert(jobs, only_if=change)
 
 
 def _firing(client: Client, record: RecurringRecord, now: int) -> tuple[RecurringRecord, list[NewJob]]:
@@ -112,6 +148,7 @@ def _firing(client: Client, record: RecurringRecord, now: int) -> tuple[Recurrin
         last_job_id=jobs[-1].id if jobs else record.last_job_id,
         dropped=record.dropped + firing.dropped + len(instants) - len(kept),
         error=None,
+        skipped=None,
     )
     return progress, jobs
 

@@ -1,0 +1,172 @@
+"""Recurring jobs with limits and unique keys: of their arguments, and skipped where a key is taken."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from firelock import ConfigurationError, Cron, Firelock, Limit, Turns, Unique
+from firelock.clock import StorageClock, micros
+from firelock.memory import MemoryStorage
+from firelock.recurring_job import get_recurring
+from firelock.server.scheduler import fire_due
+from firelock.storage import ClaimRequest, NewSession
+from firelock.values import State
+
+START = datetime(2030, 1, 1, 0, 0, 30, tzinfo=UTC)
+MINUTES = "* * * * *"
+
+
+class Still(MemoryStorage):
+    """A storage whose clock stands until the test moves it."""
+
+    def clock(self):
+        return micros(START) + self.clock_offset
+
+
+@pytest.fixture
+def storage():
+    """A storage in whose time it is half past midnight's minute, 2030."""
+    return Still()
+
+
+@pytest.fixture
+def fire(storage):
+    """An app over the storage."""
+    with Firelock(storage) as fire:
+        fire.client.clock = StorageClock(storage, monotonic=lambda: 0.0)
+        yield fire
+
+
+@pytest.fixture
+def report(fire):
+    """A task with a limit and a unique key."""
+
+    @fire.task(
+        name="report",
+        limits=[Limit("day:{day}", concurrent=1)],
+        unique=Unique("{day}", conflict="raise"),
+        start_before=timedelta(hours=1),
+    )
+    def report(day: str = "mon") -> str:
+        return day
+
+    return report
+
+
+def pass_minutes(storage, minutes):
+    storage.clock_offset += minutes * 60_000_000
+
+
+def test_each_run_has_the_keys_of_its_arguments(fire, report, storage):
+    """The definition shows them."""
+    definition = report.recur("id", MINUTES, "tue")
+    pass_minutes(storage, 1)
+    fire_due(fire.client)
+
+    (job,) = fire.recurring.runs("id")
+    assert (("day:tue",), "tue") == (job.limits, job.unique_key)
+    assert START + timedelta(minutes=61) == job.start_before
+    for shown in (definition, fire.recurring.get("id")):
+        assert (("day:tue",), "tue", timedelta(hours=1), None) == (
+            shown.limits, shown.unique_key, shown.start_within, shown.skipped,
+        )  # fmt: skip
+
+
+def test_a_run_whose_key_is_taken_is_skipped(fire, report, storage):
+    """It says by whom, until a run makes a job again; the job that was made last stays the last."""
+    report.recur("id", MINUTES)
+    pass_minutes(storage, 1)
+    fire_due(fire.client)
+    (first,) = fire.recurring.runs("id")
+    pass_minutes(storage, 1)
+
+    assert 1 == fire_due(fire.client)
+    definition = fire.recurring.get("id")
+    assert [first] == fire.recurring.runs("id")
+    assert (f"skipped: job {first.id} has its unique key", first.id, 1, None) == (
+        definition.skipped, definition.record.last_job_id, definition.record.dropped, definition.error,
+    )  # fmt: skip
+    assert datetime(2030, 1, 1, 0, 2, tzinfo=UTC) == definition.last_at
+    assert datetime(2030, 1, 1, 0, 3, tzinfo=UTC) == definition.next_at
+
+    first.delete()
+    pass_minutes(storage, 1)
+    fire_due(fire.client)
+    assert fire.recurring.get("id").skipped is None
+    assert [State.ENQUEUED, State.DELETED] == [job.state for job in fire.recurring.runs("id")]
+
+
+def test_of_runs_made_up_for_the_first_is_made(fire, report, storage):
+    """As one call after another."""
+    report.recur("id", Cron(MINUTES, misfire="all"))
+    pass_minutes(storage, 3)
+
+    assert 1 == fire_due(fire.client)
+    (job,) = fire.recurring.runs("id")
+    definition = fire.recurring.get("id")
+    assert (job.id, 2) == (definition.record.last_job_id, definition.record.dropped)
+    assert f"skipped: job {job.id} has its unique key" == definition.skipped
+
+
+def test_a_run_behind_one_that_was_deleted_and_still_runs_is_skipped(fire, report, storage):
+    """Its key is held until it has stopped."""
+    report.recur("id", MINUTES)
+    pass_minutes(storage, 1)
+    fire_due(fire.client)
+    (job,) = fire.recurring.runs("id")
+    storage.begin_session(NewSession("s", "s", "s", "h", 1, 0, 9_999))
+    storage.claim(ClaimRequest(None, 1, "s", storage.clock()))
+    job.delete()
+    pass_minutes(storage, 1)
+
+    assert 1 == fire_due(fire.client)
+    assert [job] == fire.recurring.runs("id")
+    assert f"skipped: job {job.id} has its unique key" == fire.recurring.get("id").skipped
+
+
+def test_a_trigger_by_hand_returns_the_job_that_has_the_key(fire, report):
+    """It is not refused, whatever the task says of a call."""
+    report.recur("id", MINUTES)
+
+    first, second = fire.recurring.trigger("id"), fire.recurring.trigger("id")
+
+    assert (True, False, first) == (first.is_new, second.is_new, second)
+
+
+def test_other_arguments_make_other_keys(fire, report):
+    """As of tags; keys that the call gave stay."""
+    report.recur("own", MINUTES, "tue")
+    report.using(limits=[Turns("k:{day}")]).recur("given", MINUTES, "tue")
+
+    own = fire.recurring.edit("own", arguments={"day": "wed"})
+    given = fire.recurring.edit("given", arguments={"day": "wed"})
+
+    assert (("day:wed",), "wed") == (own.limits, own.unique_key)
+    assert (("k:tue",), "tue") == (given.limits, given.unique_key)
+
+
+def test_an_operator_s_own_has_them_too(fire, report):
+    """Of a task that has them."""
+    assert ("day:x",) == fire.recurring.create("report", "id", MINUTES, ["x"]).limits
+
+
+def test_a_deadline_that_passes_once_is_refused(fire, report):
+    """A span is meant."""
+    with pytest.raises(ConfigurationError, match="passes once for all of its runs; give a timedelta"):
+        report.using(start_before=START).recur("id", MINUTES)
+
+
+def test_a_plain_definition_is_written_as_ever(fire, storage):
+    """A server of a former version fires it; the digest of its code is the same."""
+
+    @fire.task(name="plain")
+    def plain() -> None: ...
+
+    plain.recur("id", MINUTES)
+
+    value = json.loads(storage.get_record("recurring", "id").value)
+    assert set() == {"admission_json", "skipped"} & value.keys()
+    assert get_recurring(storage, "id").admission_json is None
