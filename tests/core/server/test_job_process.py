@@ -25,7 +25,7 @@ SERVER = ServerInfo("server-a", "host:a", "*", 1, 7)
 
 APP = """
 import asyncio, os, signal, sys, threading, time
-from firelock import Firelock, JobContext, Retry, RetryDecision, Snooze, hookimpl
+from firelock import Firelock, JobContext, RateLimited, Retry, RetryDecision, Snooze, hookimpl
 
 class Deciding:
     @hookimpl
@@ -78,6 +78,10 @@ def talk(job: JobContext, word: str) -> str:
 async def atalk(word: str) -> str:
     return f"{word}!"
 
+@fire.task(name="limited")
+def limited():
+    raise RateLimited(20, key="smtp")
+
 @fire.task(name="fail", retry=Retry(attempts=3))
 def fail(word: str):
     raise ValueError(word)
@@ -127,7 +131,7 @@ from bench_app import fire
 def elsewhere() -> str:
     return "found"
 """
-PLAIN = ("pid", "url", "dies", "says", "reports", "stops", "reads", "elsewhere")
+PLAIN = ("pid", "url", "dies", "says", "reports", "stops", "reads", "elsewhere", "limited")
 
 
 def talk(job: JobContext, word: str) -> str: ...
@@ -216,13 +220,16 @@ def test_one_process_runs_job_after_job(bench, tmp_path):
 
 
 def test_every_kind_of_end_comes_back(bench):
-    """With its guards: a coroutine's result, a failure with its traceback, a plugin's decision made there."""
+    """With its guards: a result, a failure with its traceback, a plugin's decision, a key that is shut."""
     process = bench.process()
     coroutine = bench.run(process, bench.start("atalk", "hello")).transition
     failure = bench.run(process, bench.start("fail", "boom")).transition
     decided = bench.run(process, bench.start("fail", "plugin")).transition
 
+    limited = bench.run(process, bench.start("limited"))
+
     assert (State.SUCCEEDED, '"hello!"') == (coroutine.to, coroutine.result)
+    assert (State.SCHEDULED, ("smtp", limited.transition.due_at)) == (limited.transition.to, limited.shuts)
     assert (State.SCHEDULED, 1, "ValueError", bench.worker.holder.session) == (
         failure.to, failure.retries, failure.error.type, failure.session
     )  # fmt: skip

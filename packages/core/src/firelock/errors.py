@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -89,6 +91,47 @@ class DuplicateJob(JobConflict):
 
     job: Any = None
     """The handle of that job, a `Job`; the client sets it."""
+
+
+class RateLimited(FirelockError):
+    """Raised by a task that was told to wait: it runs again then, and the attempt does not count.
+
+    Args:
+        retry_after: when; a timedelta or seconds, up to a year.
+        key: of a limit, which admits no job until then, on any server; without it this job alone waits.
+        reason: for people.
+
+    Raises:
+        ValueError: the span is negative, above a year or none, or the key is none.
+    """
+
+    def __init__(
+        self, retry_after: datetime.timedelta | float, key: str | None = None, reason: str = ""
+    ) -> None:
+        super().__init__(retry_after, key, reason)
+        seconds = retry_after.total_seconds() if isinstance(retry_after, datetime.timedelta) else retry_after
+        is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if not is_number or not math.isfinite(seconds) or not 0 <= seconds <= _YEAR:
+            raise ValueError(
+                f"RateLimited(retry_after={retry_after!r}): pass a timedelta, or seconds, from 0 to 365 days."
+            )
+        if key is not None and not (isinstance(key, str) and 0 < len(key) <= _LONGEST_KEY):
+            raise ValueError(
+                f"RateLimited(key={key!r}): pass the key of a limit, such as 'tenant:7/openai', or none."
+            )
+        self.retry_after = datetime.timedelta(seconds=seconds)
+        self.key = key
+        self.reason = str(reason)
+
+    def __str__(self) -> str:
+        """Return what waits, how long and why."""
+        what = "rate limited" if self.key is None else f"rate limited by {self.key}"
+        told = f": {self.reason}" if self.reason else ""
+        return f"{what} for {self.retry_after.total_seconds():g} s{told}"
+
+
+_YEAR = 365 * 86_400
+_LONGEST_KEY = 512
 
 
 class JobFailed(FirelockError):

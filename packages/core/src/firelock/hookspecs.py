@@ -274,7 +274,7 @@ def retry_decision(
     Example:
         @hookimpl
         def retry_decision(error, proposed):
-            if isinstance(error, RateLimited) and proposed.kind is DecisionKind.RETRY:
+            if isinstance(error, TooManyRequests) and proposed.kind is DecisionKind.RETRY:
                 return RetryDecision.snooze(error.retry_after)
     """
 

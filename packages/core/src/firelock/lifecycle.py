@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 
+from firelock.text import clock_time
 from firelock.values import ClaimedJob, ErrorInfo, HistoryEntry, Holder, On, State, Transition
 
 CRASH_LIMIT = 3
@@ -166,6 +167,14 @@ def handed_back(
     return _end(
         job, holder, State.ENQUEUED, at, started_at, reason=reason, gives_back=True, is_silent=is_silent
     )
+
+
+def not_started(
+    job: ClaimedJob, holder: Holder, *, at: int, before: int, expires_at: int | None
+) -> Transition:
+    """The instant is over before which the job was to start: it is deleted, and was never run."""
+    reason = f"not started before {clock_time(before)}"
+    return _end(job, holder, State.DELETED, at, None, reason=reason, expires_at=expires_at)
 
 
 def unknown_task(job: ClaimedJob, holder: Holder, *, at: int) -> Transition:

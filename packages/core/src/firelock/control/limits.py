@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from firelock.aio import twin
-from firelock.clock import SECOND, from_micros
+from firelock.clock import SECOND, from_micros, span_micros
 from firelock.control.audit import Audit
 from firelock.control.pages import check_limit
 from firelock.errors import ConfigurationError, UnsupportedFeature
 from firelock.job import as_datetime
-from firelock.limit import Limit
+from firelock.limit import MAX_CONCURRENT, Limit, to_span
 from firelock.storage import Feature
 from firelock.storage.admission import LimitNumbers, name_of, read_numbers
 from firelock.storage.derived import every_record
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 _KIND = "limit"
 _KEY_LIMIT, _NOTE_LIMIT = 200, 500
-_MOST_AT_ONCE, _HIGHEST_RATE, _LONGEST_PERIOD = 1_000, 1_000_000_000, 366 * 86_400 * SECOND
+_HIGHEST_RATE = 1_000_000_000
 _NUMBERS = ("concurrent", "rate", "per", "burst")
 
 
@@ -482,9 +482,9 @@ def checked_numbers(key: str, given: Mapping[str, Any]) -> LimitNumbers:
         ConfigurationError: one is out of its bounds, or there is no rate for `per` and `burst`.
     """
     rate, per, burst = given["rate"], given["per"], given["burst"]
-    micros = _micros(key, per)
+    micros = SECOND if per is None else span_micros(to_span(f"Limit {key!r}: per", per))
     for name, value, least, most in (
-        ("concurrent", given["concurrent"], 0, _MOST_AT_ONCE),
+        ("concurrent", given["concurrent"], 0, MAX_CONCURRENT),
         ("rate", rate, 0, _HIGHEST_RATE),
         ("burst", burst, 1, _HIGHEST_RATE),
     ):
@@ -497,20 +497,7 @@ def checked_numbers(key: str, given: Mapping[str, Any]) -> LimitNumbers:
     if rate is None and (burst is not None or per is not None):
         which = "per" if burst is None else "burst"
         raise ConfigurationError(f"Limit {key!r} has {which}= and no rate; pass rate= as well.")
-    return LimitNumbers(given["concurrent"], rate, SECOND if micros is None else micros, burst)
-
-
-def _micros(key: str, per: object) -> int | None:
-    if per is None:
-        return None
-    seconds: Any = per.total_seconds() if isinstance(per, timedelta) else per
-    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    if not is_number or not 0 < seconds * SECOND <= _LONGEST_PERIOD or round(seconds * SECOND) < 1:
-        raise ConfigurationError(
-            f"Limit {key!r}: per={shown(per)} is refused; pass a timedelta or seconds, above zero and up to "
-            "a year."
-        )
-    return int(seconds * SECOND + 0.5)
+    return LimitNumbers(given["concurrent"], rate, micros, burst)
 
 
 def _numbers_given(numbers: LimitNumbers) -> dict[str, Any]:

@@ -22,7 +22,15 @@ from opentelemetry import metrics, propagate, trace
 from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
-from firelock import ConfigurationError, JobCancelled, JobContext, TaskCall, TaskInfo, hookimpl
+from firelock import (
+    ConfigurationError,
+    JobCancelled,
+    JobContext,
+    RateLimited,
+    TaskCall,
+    TaskInfo,
+    hookimpl,
+)
 from firelock.integrations.carrier import fitting
 
 if TYPE_CHECKING:
@@ -332,5 +340,7 @@ class _ProcessSpan:
             self._span.set_status(Status(StatusCode.ERROR, reason))
         elif reason and (isinstance(error, JobCancelled) or type(error).__name__ == "CancelledError"):
             self._span.set_attribute("firelock.cancelled", reason)  # deleted, or its server stops: no failure
+        elif isinstance(error, RateLimited):
+            self._span.set_attribute("firelock.rate_limited", str(error))  # it waits: no failure
         else:
             _record(self._span, error)

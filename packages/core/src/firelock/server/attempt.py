@@ -16,11 +16,13 @@ import attrs
 from firelock import lifecycle
 from firelock.clock import SECOND, span_micros
 from firelock.context import JobCancelled, JobContext, Snooze, running_job
-from firelock.errors import ArgumentError, FirelockError, PluginError
+from firelock.errors import ArgumentError, FirelockError, PluginError, RateLimited, StorageError
 from firelock.retry import DecisionKind, Retry, RetryDecision, RetryPolicy, describe_error, retry_reason
 from firelock.server.failure import describe_failure
 from firelock.server.open_resources import OpenResources
 from firelock.storage import Applied
+from firelock.storage.admission import latest_start
+from firelock.text import message_of
 from firelock.values import ClaimedJob, Holder, State, Transition
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ failures = logging.getLogger("firelock.jobs")  # a name of its own, so that peop
 
 _JSON = "json"
 _REMEMBERED = 10_000  # jobs that were put off
+_UNSURE = 5 * SECOND  # by so much our reading of the storage's clock may be behind
 
 
 def _folder() -> str | None:
@@ -117,6 +120,7 @@ class EndedRun:
     duration: int = 0  # micros of the run
     frees_children: bool = False  # its end was written within the task's own transaction, and children wait
     tell: Callable[[], None] | None = None  # says in the log that it failed, where an end may be refused
+    shuts: tuple[str, int] | None = None  # a limit's key, and the instant until which it admits no job
 
 
 @attrs.define(eq=False)
@@ -133,6 +137,8 @@ class JobRunner:
 
     def prepare(self, job: ClaimedJob, holder: Holder) -> Run | EndedRun:
         """Return the run, ready to start, or its end where it cannot be."""
+        if job.admission_json is not None and (ended := self._late(job, holder)) is not None:
+            return ended
         tasks, serializer = self._runtime.tasks, self._runtime.client.serializers.get(job.serializer)
         info = tasks.get(job.task)
         if info is None or info.is_remote or serializer is None:
@@ -152,6 +158,32 @@ class JobRunner:
         )
         context.completes_by(lambda within, result: self._complete(run, within, result))
         return run
+
+    def _late(self, job: ClaimedJob, holder: Holder) -> EndedRun | None:
+        """Return the end of a job that was to start before now; None for one that may start.
+
+        What the storage gave out as late holds no limit and must not run. It judged by its own clock, so
+        that is asked where ours is near the instant.
+        """
+        asks = job.admission
+        if asks is None or job.attempt != 1 or job.crashes:
+            return None
+        before = latest_start(asks, job.enqueued_at)
+        now = self._runtime.clock.now()
+        if before is None or now + _UNSURE <= before:
+            return None
+        if now <= before:
+            try:
+                now = self._runtime.storage.clock()
+            except StorageError:
+                why = "the storage's clock could not be read before its first start"
+                return EndedRun(job, lifecycle.handed_back(job, holder, at=now, started_at=None, reason=why))
+        if now <= before:
+            return None
+        expires_at = self._runtime.client.retention.until(State.DELETED, now)
+        ended = lifecycle.not_started(job, holder, at=now, before=before, expires_at=expires_at)
+        log.info("Job %s is deleted unrun: %s.", job.id, ended.reason, extra={"job_id": job.id})
+        return EndedRun(job, ended)
 
     def _put_off(self, job: ClaimedJob, transition: Transition) -> EndedRun:
         """Return the end of a job that waits for another server; the first of its waits is told."""
@@ -292,12 +324,26 @@ class JobRunner:
                 return self.hand_back(run, run.context.cancel_reason)
             case CancelKind.TIMEOUT:
                 error = _timeout_error(run, error)
+        if isinstance(error, RateLimited):
+            return self._rate_limited(run, error)
         at = self._runtime.clock.now()
         ended = self._ended(run, self._transition_of(run, error, self._decide(run, error), at))
         if run.cancelled is CancelKind.LOST:  # most likely it is refused, and the job did not fail
             ended.tell = lambda: self._report(ended, describe_error(error), error)
         else:
             self._report(ended, describe_error(error), error)
+        return ended
+
+    def _rate_limited(self, run: Run, error: RateLimited) -> EndedRun:
+        """Return the end of a run that was told to wait: it is snoozed, and shuts the key that it names."""
+        at, wait = self._runtime.clock.now(), span_micros(error.retry_after)
+        transition = lifecycle.snoozed(
+            run.job, run.holder, at=at, started_at=run.started_at, wait=wait, reason=message_of(error)
+        )
+        ended = self._ended(run, transition)
+        if error.key is not None and wait:
+            ended.shuts = (error.key, at + wait)
+        log.info("Job %s is %s.", run.job.id, transition.reason, extra={"job_id": run.job.id})
         return ended
 
     def interrupted(self, run: Run, error: BaseException) -> EndedRun:

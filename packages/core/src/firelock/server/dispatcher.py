@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock import lifecycle
+from firelock.clock import SECOND
 from firelock.errors import ConfigurationError, StorageError, StorageUnavailable
 from firelock.options import check_queue
 from firelock.server.attempt import CancelKind, EndedRun, Run
@@ -45,6 +46,8 @@ _IDLE_HEARTBEATS = 3
 _HEAVIEST = 1_000  # weight of a queue
 _SHOWN_AS_STARTED = 1.0  # seconds from which `started_at` is written while the job still runs
 _LONG_WAIT, _TOO_LONG_WAIT = 0.020, 0.050
+_CLOCK_SLACK = 0.0005  # seconds behind the instant, so that the storage's clock has come to it as well
+_LOOKS_AT_ONCE, _LOOK_PAUSE = 100, 0.020  # some 25,000 lanes; then locks of others are in the way
 _IN_STORAGE = frozenset(result for result in Applied if result.is_applied)
 
 
@@ -149,6 +152,8 @@ class Dispatcher:
     _is_reachable: bool = True
     _pause: float = _FIRST_PAUSE  # after the next error
     _reconciled_at: float = attrs.Factory(time.monotonic)
+    _look_again_at: int | None = None  # when a claim may find what the last one could not; storage's clock
+    _looks: int = 0  # in a row that were to look again at once and found nothing
 
     def __attrs_post_init__(self) -> None:
         self._settler = _Settler(self._runtime, self._context, self._upkeep)
@@ -293,6 +298,7 @@ class Dispatcher:
     def _give_out(self, claim: Claim, limit: int) -> bool:
         """What was claimed waits for workers; return whether it was all that was asked for."""
         holder = self._holder
+        self._look_again_at = claim.look_again_at
         if holder is None or not limit:  # nothing was claimed
             return False
         if claim.is_session_lost:
@@ -300,6 +306,7 @@ class Dispatcher:
             return False
         self._upkeep.next_due(claim.next_due_at)
         is_full = len(claim.jobs) >= limit
+        self._looks = 0 if claim.jobs else self._looks + 1
         if not is_full:
             self._inbox.ran_dry()
         if claim.jobs:
@@ -332,7 +339,16 @@ class Dispatcher:
         if self._workers.has_waiting:
             return _FLUSH_WAIT
         poll = self._runtime.settings.poll
-        return min(poll, FULL_PAUSE) if self._workers.is_loop_full else poll
+        if self._workers.is_loop_full:
+            return min(poll, FULL_PAUSE)
+        return poll if self._look_again_at is None else min(poll, self._time_until(self._look_again_at))
+
+    def _time_until(self, look_again_at: int) -> float:
+        """Return the seconds until the storage is to be asked again; at once only while that is no circle."""
+        seconds = (look_again_at - self._runtime.clock.now()) / SECOND
+        if seconds > 0:
+            return seconds + _CLOCK_SLACK
+        return 0.0 if self._looks <= _LOOKS_AT_ONCE else _LOOK_PAUSE
 
     # ---- handing back ------------------------------------------------------------------------------------
 
@@ -435,6 +451,7 @@ class _Settler:
     _unsent: list[EndedRun] = attrs.Factory(list)
     _back: list[Transition] = attrs.Factory(list)
     held: dict[str, ClaimedRun] = attrs.Factory(dict)
+    _shuts: dict[str, int] = attrs.Factory(dict)  # keys of limits by the instant until which they are shut
 
     # ---- what is owed ------------------------------------------------------------------------------------
 
@@ -442,11 +459,14 @@ class _Settler:
         """What workers have ended is owed now."""
         ended = self._context.inbox.ended
         while ended:
-            self._unsent.append(ended.popleft())
+            self.owe(ended.popleft())
 
     def owe(self, ended: EndedRun) -> None:
-        """An end that no worker gave is owed."""
+        """An end is owed, and that the key is shut which it names."""
         self._unsent.append(ended)
+        if ended.shuts is not None:
+            key, until = ended.shuts
+            self._shuts[key] = max(until, self._shuts.get(key, 0))
 
     def hand_back(self, job: ClaimedJob, holder: Holder, reason: str) -> None:
         """A job that never started goes back to its place in the queue with the next exchange."""
@@ -497,11 +517,24 @@ class _Settler:
         return not (self.held or self._unsent or self._context.inbox.ended or self._back)
 
     def transitions(self) -> list[Transition]:
-        """Return what is owed, ends first, after what the jobs said is written."""
+        """Return what is owed, ends first, after what the jobs said is written, and keys are shut."""
+        if self._shuts:
+            self._shut_keys()
         transitions = [ended.transition for ended in self._unsent] + self._back
         if transitions:
             self._context.console.flush(self._runtime.storage)
         return transitions
+
+    def _shut_keys(self) -> None:
+        """The keys are shut: before the ends are written, which let the next job start."""
+        for key, until in list(self._shuts.items()):
+            try:
+                self._runtime.storage.spend(key, until=until)
+            except StorageUnavailable:
+                raise
+            except StorageError as error:
+                log.warning("Limit %r could not be shut: %s", key, error)
+            del self._shuts[key]
 
     # ---- sending -----------------------------------------------------------------------------------------
 

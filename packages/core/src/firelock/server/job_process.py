@@ -155,7 +155,11 @@ class JobProcess:
         run.stop = None
         if answer is not None and "transition" in answer:
             transition = _read_transition(answer["transition"])
-            return EndedRun(run.job, transition, int(answer["duration"]), bool(answer["frees_children"]))
+            shuts = answer["shuts"]
+            return EndedRun(
+                run.job, transition, int(answer["duration"]), bool(answer["frees_children"]),
+                shuts=None if shuts is None else (shuts[0], shuts[1]),
+            )  # fmt: skip
         self.close()
         if run.cancelled is not None:
             return runner.raised(run, JobCancelled(run.context.cancel_reason))
@@ -416,6 +420,7 @@ def _serve(runtime: Runtime, jobs: Iterable[bytes], say: Callable[[Mapping[str, 
                 "transition": _write_transition(prepared.transition),
                 "duration": prepared.duration,
                 "frees_children": prepared.frees_children,
+                "shuts": prepared.shuts,
             }
         )
 

@@ -48,6 +48,7 @@ __all__ = [
     "keyed_room",
     "keys_of",
     "lane_of",
+    "latest_start",
     "name_of",
     "numbers_for",
     "read_admission",
@@ -179,8 +180,16 @@ def is_late(admission: Admission | None, *, enqueued_at: int, attempt: int, cras
     """Tell whether a job that was never started is past the instant at which it is to start at the latest."""
     if admission is None or attempt or crashes:
         return False
+    latest = latest_start(admission, enqueued_at)
+    return latest is not None and now > latest
+
+
+def latest_start(admission: Admission, enqueued_at: int) -> int | None:
+    """Return the instant until which a job is to start that became enqueued then; None for any."""
     before, within = admission.start_before, admission.start_within
-    return (before is not None and now > before) or (within is not None and now > enqueued_at + within)
+    if within is None:
+        return before
+    return enqueued_at + within if before is None else min(before, enqueued_at + within)
 
 
 # ---- unique keys -----------------------------------------------------------------------------------------

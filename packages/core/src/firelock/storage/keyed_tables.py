@@ -87,6 +87,14 @@ def take_keyed(
     return rows, claim.look_again_at
 
 
+def take_one(tables: Tables, row: StoredJob, *, now: int) -> StoredJob | None:
+    """Return this enqueued job out of its turn, if its keys admit it; it is listed and charged then."""
+    claim = KeyedClaim(_JobLanes(tables, row), LaneCursors(), now, freed={})
+    heads = claim.take(row.record.queue, 1)
+    claim.finish()
+    return heads[0].row if heads else None
+
+
 class _TableLanes:
     """See `KeyedLanes`; a job is named by its id, and a step is alone."""
 
@@ -144,6 +152,27 @@ class _TableLanes:
         """See `KeyedLanes.keep`."""
         for key, row in rows.items():
             self._tables.put_key_row(key, row)
+
+
+class _JobLanes(_TableLanes):
+    """A queue in which this job alone waits."""
+
+    def __init__(self, tables: Tables, row: StoredJob) -> None:
+        super().__init__(tables)
+        self._row, self._lane = row, row.lane or ""
+
+    def look(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneLook:
+        """See `KeyedLanes.look`."""
+        del queue, limit, is_patient
+        is_there = after < self._lane and (not until or self._lane <= until)
+        return self._seen([self._lane] if is_there else [])
+
+    def heads(
+        self, queue: str, wanted: Mapping[str, tuple[int, int]]
+    ) -> Mapping[str, Sequence[Head[StoredJob]]]:
+        """See `KeyedLanes.heads`."""
+        del queue
+        return {lane: [] if behind else [_head(self._row)] for lane, (behind, _) in wanted.items()}
 
 
 def _head(row: StoredJob) -> Head[StoredJob]:

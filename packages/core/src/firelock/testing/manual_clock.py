@@ -115,7 +115,8 @@ class ManualClock:
         if not self._server.running:
             for _ in range(_ENDLESS):
                 yield
-                due_at = self._server.bring_due()
+                instants = (self._server.bring_due(), self._server.opens_at)
+                due_at = min((each for each in instants if each is not None), default=None)
                 if due_at is None or due_at > target:
                     break
                 self._set(max(due_at, self._storage.clock()))

@@ -10,6 +10,7 @@ from firelock.client import GroupCommit, Results
 from firelock.job import Observation, reads
 from firelock.memory import MemoryStorage
 from firelock.storage import Applied, Feature, rules
+from firelock.storage.keyed_tables import take_one
 from firelock.testing.faults import FaultyStorage
 from firelock.values import ClaimedJob, Duplicate, Inserted, NewJob, RecordChange, Transition
 
@@ -69,6 +70,8 @@ class StillStorage(MemoryStorage):
             is_paused = store.table.is_paused(row.record.queue)
             if living is None or not row.is_ready or is_paused:
                 return None
+            if row.lane is not None and take_one(store.table, row, now=self.clock()) is None:
+                return None  # it waits for its limits
             name = living.session.server
             claimed = rules.claimed_by(row, session, name, now=now)
             store.table.put(claimed)

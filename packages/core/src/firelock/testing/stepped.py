@@ -11,7 +11,7 @@ import attrs
 from firelock.app import Firelock
 from firelock.clock import SECOND
 from firelock.context import Console, JobCancelled
-from firelock.errors import ConfigurationError, JobFailed
+from firelock.errors import ConfigurationError, JobFailed, RateLimited
 from firelock.ids import new_id
 from firelock.lifecycle import Moved, handed_back
 from firelock.server.attempt import CancelKind, EndedRun, JobRunner, Run
@@ -34,7 +34,7 @@ class Drained:
     failed: int = 0  # for good: no retry left
     retried: int = 0  # failed, and run again later or already
     snoozed: int = 0
-    deleted: int = 0  # by their policy
+    deleted: int = 0  # by their policy, or not started in time
     unknown: int = 0  # no app here has the task: it waits for a server that knows it
     refused: int = 0  # deleted or requeued while it ran: its end does not count
 
@@ -77,7 +77,8 @@ class _WatchedRunner(JobRunner):
         return run
 
     def raised(self, run: Run, error: BaseException) -> EndedRun:
-        self.errors[run.job.id] = error
+        if not isinstance(error, RateLimited):  # a wait, no failure
+            self.errors[run.job.id] = error
         return super().raised(run, error)
 
 
@@ -102,6 +103,7 @@ class SteppedServer:
         self.planned = _PlannedErrors()
         self._runners = [_WatchedRunner(app, self._console, self.planned) for app in apps]
         self.running: list[Run] = []
+        self.opens_at: int | None = None  # when a rate opens for what the last claim could not take
         self._holder = self._begin_session()
 
     def _begin_session(self) -> Holder:
@@ -114,8 +116,14 @@ class SteppedServer:
     def next_job(self, queues: Sequence[str] | None) -> ClaimedJob | None:
         """Return the job that a server would take next; it is claimed. None when nothing is due."""
         self.bring_due()
-        claim = self._storage.claim(ClaimRequest(queues, 1, self._holder.session, self._clock.now()))
-        return claim.jobs[0] if claim.jobs else None
+        while True:
+            now = self._clock.now()
+            claim = self._storage.claim(ClaimRequest(queues, 1, self._holder.session, now))
+            if claim.jobs:
+                return claim.jobs[0]
+            self.opens_at = claim.look_again_at
+            if self.opens_at is None or self.opens_at > now:
+                return None
 
     def claim_only(self, job_id: str) -> ClaimedJob | None:
         """Return this job, claimed; None unless it is enqueued."""
@@ -264,6 +272,9 @@ class SteppedServer:
 
     def _settle(self, runner: _WatchedRunner, ended: EndedRun) -> tuple[Drained, BaseException | None]:
         self._console.flush(self._storage)
+        if ended.shuts is not None:
+            key, until = ended.shuts
+            self._storage.spend(key, until=until)
         (applied,) = self._storage.apply([ended.transition])
         while applied is Applied.RELEASING and self._storage.release(_BATCH):
             continue

@@ -1,0 +1,439 @@
+"""Jobs with limits on a server: a rate that opens, a task told to wait, a start that comes too late."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import threading
+from datetime import timedelta
+from itertools import pairwise
+
+import pytest
+
+from firelock import Firelock, JobContext, Limit, RateLimited, Settings, State, Turns
+from firelock.clock import SECOND
+from firelock.errors import StorageError, StorageUnavailable
+from firelock.ids import new_id
+from firelock.server.attempt import CancelKind, EndedRun, Run
+from firelock.storage import Admission, LimitUse, NewJob, write_admission
+from firelock.testing import Tester
+from tests.core.fakes import FailingStorage, Worker, plugin, until
+
+PATIENT = Settings(poll=60, heartbeat=1, session_timeout=30, sweep=60)  # what needs a poll fails by its time
+HOUR = 3_600 * SECOND
+
+
+def ask(fire, task, *, arguments="{}", **asks):
+    """A job of the task is stored that asks this before it starts; its id."""
+    now = fire.storage.clock()
+    job = NewJob(
+        new_id(), task.name, arguments, "json", "default", 0, State.ENQUEUED, now,
+        admission_json=write_admission(Admission(**asks)),
+    )  # fmt: skip
+    fire.storage.insert([job])
+    return job.id
+
+
+def on(*keys, cost=1):
+    """The limits of these keys."""
+    return tuple(LimitUse(key, cost) for key in keys)
+
+
+@pytest.fixture
+def fire():
+    """An app on a storage that fails as it is told."""
+    with Firelock(FailingStorage(), settings=PATIENT) as fire:
+        yield fire
+
+
+@pytest.fixture
+def serve(fire):
+    """Starts servers of the app, stopped at the end."""
+    servers = []
+
+    def start(**options):
+        servers.append(fire.server(workers=2, **options))
+        servers[-1].start()
+
+    yield start
+    for server in servers:
+        server.stop(grace=5)
+
+
+# ---- looking again ---------------------------------------------------------------------------------------
+
+
+def test_a_server_sleeps_until_the_rate_opens(fire, serve):
+    """Nothing wakes it but the instant that the claim told, and it asks no more often than it has to."""
+    task = fire.task(name="task")(lambda: None)
+    fire.limits.set("api", rate=20, burst=1)
+    ids = [ask(fire, task, limits=on("api")) for _ in range(4)]
+
+    serve()
+    until(lambda: fire.jobs.counts().by_state.get(State.SUCCEEDED) == 4)
+
+    claimed = sorted(job.claimed_at for job in fire.storage.get(ids))
+    asked = len(fire.storage.called["claim"]) + len(fire.storage.called["exchange"])
+    assert all(45_000 < later - former for former, later in pairwise(claimed))
+    assert asked < 40
+
+
+def test_a_new_number_starts_what_waits(fire, serve):
+    """A limit that a zero had shut is opened on a server that sleeps; so is a paused one."""
+    task = fire.task(name="task")(lambda: None)
+    fire.limits.set("api", concurrent=0)
+    fire.limits.pause("smtp")
+    jobs = [ask(fire, task, limits=on(key)) for key in ("api", "smtp")]
+    free = ask(fire, task)
+
+    serve()
+    until(lambda: fire.jobs.get(free).state is State.SUCCEEDED)
+    waiting = [fire.jobs.get(job).state for job in jobs]
+    fire.limits.set("api", concurrent=1)
+    fire.limits.resume("smtp")
+    until(lambda: all(fire.jobs.get(job).state is State.SUCCEEDED for job in jobs))
+
+    assert [State.ENQUEUED] * 2 == waiting
+
+
+def test_more_lanes_than_one_look_sees_are_seen_at_once(fire, serve):
+    """The only open key of many full ones is reached without a poll."""
+    task = fire.task(name="task")(lambda: None)
+    fire.limits.set("full", concurrent=0)
+    for number in range(600):
+        ask(fire, task, limits=on(f"full:{number:03}"))
+    last = ask(fire, task, limits=on("open:1"))
+
+    serve()
+
+    until(lambda: fire.jobs.get(last).state is State.SUCCEEDED)
+
+
+def test_a_limit_is_kept_by_servers_together(fire, serve):
+    """As many jobs of a key as its number says run at once, whoever has them; each end starts the next."""
+    running, most, lock = 0, 0, threading.Lock()
+
+    @fire.task(name="task")
+    def task():
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        threading.Event().wait(0.002)
+        with lock:
+            running -= 1
+
+    fire.limits.set("api", concurrent=2)
+    for _ in range(30):
+        ask(fire, task, limits=on("api"))
+
+    serve(name="a")
+    serve(name="b")
+    until(lambda: fire.jobs.counts().by_state.get(State.SUCCEEDED) == 30)
+
+    assert 2 == most
+
+
+def test_a_server_writes_the_numbers_of_its_code(fire, serve):
+    """When it starts, for whoever looks."""
+
+    @fire.task(name="report", limits=[Limit("tenant:{tenant}", concurrent=3), Turns("region:{region}")])
+    def report(tenant: int, region: str): ...
+
+    serve()
+
+    (name,) = fire.limits.names()
+    assert ("tenant", "tenant:{tenant}", 3, "code") == (name.name, name.template, name.concurrent, name.whose)
+
+
+# ---- being told to wait ----------------------------------------------------------------------------------
+
+
+def limited(*args, **kwargs):
+    """A function that raises RateLimited."""
+
+    def work():
+        raise RateLimited(*args, **kwargs)
+
+    return work
+
+
+def end_of(fire, function, **options):
+    """How the first run of the function as a task ended."""
+    worker = Worker(fire)
+    fire.task(name="task", **options)(function).enqueue()
+    (job,) = worker.claim()
+    return worker.attempt(job)
+
+
+def test_who_is_told_to_wait_is_snoozed_and_nothing_is_counted(fire):
+    """The attempt is given back, no retry is taken, and the reason says how long and why."""
+    ended = end_of(fire, limited(20, reason="429 of smtp.example"))
+
+    transition = ended.transition
+    assert (State.SCHEDULED, True, None, None) == (
+        transition.to, transition.gives_back, transition.retries, transition.error,
+    )  # fmt: skip
+    assert 20 * SECOND == transition.due_at - transition.at
+    assert "rate limited for 20 s: 429 of smtp.example" == transition.reason
+    assert ended.shuts is None
+
+
+def test_it_is_no_failure_for_hooks_policies_and_logs(caplog):
+    """No hook of failures is asked, and no line says that it failed."""
+    asked = []
+    watching = plugin(
+        attempt_failed=lambda job, error, transition: asked.append("failed"),
+        retry_decision=lambda job, task, error, proposed: asked.append("decide"),
+    )
+    with Firelock("memory://", plugins=[watching]) as fire:
+        end_of(fire, limited(5, "smtp"))
+
+    assert [] == asked
+    assert [] == [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_time_that_has_run_out_wins(fire):
+    """A task that timed out and then says that it is limited has timed out."""
+    worker = Worker(fire)
+    fire.task(name="task", timeout=5)(limited(20)).enqueue()
+    (job,) = worker.claim()
+    run = worker.runner.prepare(job, worker.holder)
+    run.cancel(CancelKind.TIMEOUT, "timed out after 5 s")
+
+    assert "TimeoutError" == worker.runner.run(run).transition.error.type
+
+
+def test_the_key_is_shut_for_all(fire, serve):
+    """Others with that key wait as long, those with other keys go on."""
+    limited_once = fire.task(name="limited")(limited(3_600, key="tenant:7/openai"))
+    plain = fire.task(name="plain")(lambda: None)
+    fire.limits.set("tenant/openai", rate=1_000_000, burst=1_000_000)
+    first = ask(fire, limited_once, limits=on("tenant:7/openai"))
+
+    serve()
+    until(lambda: fire.jobs.get(first).state is State.SCHEDULED)
+    second = ask(fire, plain, limits=on("tenant:7/openai"))
+    third = ask(fire, plain, limits=on("tenant:8/openai"))
+    until(lambda: fire.jobs.get(third).state is State.SUCCEEDED)
+
+    view = fire.limits.get("tenant:7/openai")
+    assert State.ENQUEUED is fire.jobs.get(second).state
+    assert timedelta(minutes=59) < view.opens_at - fire.jobs.get(first).created_at
+    assert (0, "rate limited by tenant:7/openai for 3600 s") == (
+        fire.jobs.get(first).record().attempt, fire.jobs.get(first).reason,
+    )  # fmt: skip
+
+
+def test_a_key_is_shut_before_its_next_job_can_start(fire, serve):
+    """Also where the storage was away at first; the end waits for it."""
+    storage = fire.storage
+    task = fire.task(name="limited")(limited(3_600, key="smtp"))
+    storage.fail("spend", StorageUnavailable("away"))
+    first = ask(fire, task, limits=on("smtp"))
+
+    serve()
+    until(lambda: fire.jobs.get(first).state is State.SCHEDULED)
+
+    assert fire.limits.get("smtp").opens_at is not None
+    assert 2 == len(storage.called["spend"])
+
+
+def test_a_key_that_cannot_be_shut_loses_no_end(fire, serve, caplog):
+    """The job waits alone, and the log says why."""
+    storage = fire.storage
+    task = fire.task(name="limited")(limited(3_600, key="smtp"))
+    storage.fail("spend", StorageError("no such key"))
+    first = ask(fire, task)
+
+    serve()
+    until(lambda: fire.jobs.get(first).state is State.SCHEDULED)
+
+    assert "Limit 'smtp' could not be shut: no such key" in caplog.messages
+
+
+@pytest.mark.parametrize(
+    "given", [{"retry_after": -1}, {"retry_after": "20"}, {"retry_after": float("nan")},
+              {"retry_after": timedelta(days=366)}, {"retry_after": True},
+              {"retry_after": 1, "key": ""}, {"retry_after": 1, "key": 7}], ids=str,
+)  # fmt: skip
+def test_a_wrong_wait_is_said_where_it_is_written(given):
+    """The task fails with that error, as with any other."""
+    with pytest.raises(ValueError, match="RateLimited"):
+        RateLimited(**given)
+
+
+def test_it_can_be_pickled():
+    """It crosses what carries errors from one process to another."""
+    error = pickle.loads(pickle.dumps(RateLimited(timedelta(seconds=2), "smtp", "busy")))
+
+    assert (timedelta(seconds=2), "smtp", "rate limited by smtp for 2 s: busy") == (
+        error.retry_after, error.key, str(error),
+    )  # fmt: skip
+
+
+# ---- starting in time ------------------------------------------------------------------------------------
+
+
+def prepared(fire, **asks):
+    """What a worker makes of a claimed job, and what follows it."""
+    worker = Worker(fire)
+    task = fire.task(name="task")(lambda: None)
+    job_id = ask(fire, task, **asks)
+    (job,) = worker.claim()
+    assert job.id == job_id
+    return worker.runner.prepare(job, worker.holder)
+
+
+@pytest.mark.parametrize("limits", [(), on("api")], ids=["plain", "limited"])
+def test_a_job_that_is_not_started_in_time_is_deleted_unrun(fire, limits):
+    """The history says until when it was to start; it holds no limit and is charged nothing."""
+    fire.limits.set("api", concurrent=1, rate=1, per=60, burst=1)
+    before = fire.storage.clock() - 1
+
+    ended = prepared(fire, limits=limits, start_before=before)
+    fire.storage.apply([ended.transition])
+
+    assert isinstance(ended, EndedRun)
+    (record,) = fire.storage.get([ended.job.id])
+    assert (State.DELETED, None) == (record.state, record.started_at)
+    assert record.reason.startswith("not started before 20")
+    assert record.expires_at is not None
+    assert (0, None) == (fire.limits.get("api").running, fire.limits.get("api").opens_at)
+
+
+def test_a_span_counts_from_when_it_became_enqueued(fire):
+    """Before its end the job runs, behind it it does not."""
+    fire.storage.clock_offset += 10 * HOUR
+    in_time = prepared(fire, start_within=HOUR)
+
+    worker = Worker(fire, "host:b")
+    task = fire.task(name="other")(lambda: None)
+    ask(fire, task, start_within=HOUR)
+    fire.storage.clock_offset += HOUR + SECOND
+    (job,) = worker.claim()
+
+    assert isinstance(in_time, Run)
+    assert State.DELETED is worker.runner.prepare(job, worker.holder).transition.to
+
+
+def test_near_the_instant_the_storages_clock_decides(fire):
+    """A server whose reading is behind runs nothing that the storage gave out as late."""
+    worker = Worker(fire)
+    task = fire.task(name="task")(lambda: None)
+    fire.client.clock.now()
+    ask(fire, task, start_before=fire.storage.clock() + SECOND)
+    (job,) = worker.claim()
+    real = fire.storage.clock
+    fire.storage.clock = lambda: real() + 2 * SECOND
+
+    ended = worker.runner.prepare(job, worker.holder)
+
+    assert State.DELETED is ended.transition.to
+
+
+def test_a_clock_that_does_not_answer_hands_the_job_back(fire):
+    """Nobody knows whether it may run; it keeps its place."""
+    worker = Worker(fire)
+    task = fire.task(name="task")(lambda: None)
+    fire.client.clock.now()
+    ask(fire, task, start_before=fire.storage.clock() + SECOND)
+    (job,) = worker.claim()
+    fire.storage.fail("clock", StorageUnavailable("away"))
+
+    transition = worker.runner.prepare(job, worker.holder).transition
+
+    assert (State.ENQUEUED, True) == (transition.to, transition.gives_back)
+
+
+def test_what_has_started_once_may_start_again_later(fire):
+    """A retry and a crash are no first start."""
+    worker = Worker(fire)
+    task = fire.task(name="task")(lambda: None)
+    ask(fire, task, start_before=fire.storage.clock() - 1)
+    (job,) = worker.claim()
+    job.attempt = 2
+
+    assert isinstance(worker.runner.prepare(job, worker.holder), Run)
+
+
+def test_late_jobs_are_counted_and_what_waits_for_their_success_goes_with_them(fire, serve):
+    """The child's own end, as any other delete."""
+    task = fire.task(name="task")(lambda: None)
+    job_id = ask(fire, task, start_before=fire.storage.clock() - 1)
+    child = fire.jobs.get(job_id).then(task)
+
+    serve()
+    until(lambda: child.refresh().state is State.DELETED)
+
+    assert State.DELETED is fire.jobs.get(job_id).state
+
+
+# ---- in tests --------------------------------------------------------------------------------------------
+
+
+def test_the_testers_clock_opens_rates_and_ends_deadlines():
+    """What is limited starts when its rate opens; what is late by then is deleted unrun."""
+    with Firelock("memory://") as fire:
+        ran = []
+
+        @fire.task(name="task")
+        def task(job: JobContext):
+            ran.append(job.claimed_at)
+
+        with Tester(fire) as tester:
+            fire.limits.set("api", rate=1, per=60, burst=1)
+            fire.limits.pause("other")
+            for _ in range(3):
+                ask(fire, task, limits=on("api"))
+            ask(fire, task, limits=on("other"), start_within=30 * SECOND)
+
+            first = tester.drain()
+            second = tester.clock.advance(minutes=5)
+            fire.limits.resume("other")
+            third = tester.drain()
+
+    assert (1, 2, 1) == (first.succeeded, second.succeeded, third.deleted)
+    assert [60, 60] == [round((later - former).total_seconds()) for former, later in pairwise(ran)]
+
+
+def test_inline_jobs_wait_for_their_limits_too():
+    """One whose key is held by the job around it, or whose rate is used, waits for the drain."""
+    with Firelock("memory://") as fire:
+        leaf = fire.task(name="leaf")(lambda: None)
+
+        @fire.task(name="outer")
+        def outer():
+            inner.append(ask(fire, leaf, limits=on("api")))
+
+        inner = []
+        with Tester(fire) as tester:
+            fire.limits.set("api", concurrent=1)
+            with tester.inline():
+                first = ask(fire, outer, limits=on("api"))
+            states = [job.state for job in fire.storage.get([first, *inner])]
+
+            assert [State.SUCCEEDED, State.ENQUEUED] == states
+            assert 1 == tester.drain().succeeded
+
+
+def test_a_tester_shuts_the_key_of_a_task_that_was_told_to_wait():
+    """It is snoozed, `raises` raises nothing, and the clock runs it again."""
+    with Firelock("memory://") as fire:
+        calls = []
+
+        @fire.task(name="task")
+        def task():
+            calls.append(1)
+            if len(calls) == 1:
+                raise RateLimited(20, key="smtp")
+
+        with Tester(fire) as tester:
+            ask(fire, task, limits=on("smtp"))
+            ask(fire, task, limits=on("smtp"))
+
+            first = tester.drain(raises=True)
+            second = tester.clock.advance(seconds=21)
+
+            assert (1, 0) == (first.snoozed, first.succeeded)
+            assert 2 == second.succeeded

@@ -1,0 +1,148 @@
+"""`firelock limits`: what is shown of keys and names, and what is changed."""
+
+from __future__ import annotations
+
+import pytest
+
+from firelock import Firelock
+from firelock.control.limits import DeclaredLimit, Limits
+from firelock.storage.admission import LimitNumbers
+
+MINUTE = 60_000_000
+
+
+@pytest.fixture
+def app(request):
+    """An app whose code declares two limits, on a storage that the commands reach by its name."""
+    said = {
+        "tenant": DeclaredLimit("tenant", "tenant:{tenant_id}", LimitNumbers(4)),
+        "smtp": DeclaredLimit("smtp", "smtp", LimitNumbers(None, 90, MINUTE, 5)),
+    }
+    with Firelock(f"memory://{request.node.originalname}") as app:
+        Limits(app.client, lambda: said).sync()
+        yield app
+
+
+@pytest.fixture
+def command(run, app):
+    """Run a command on the app's storage."""
+    return lambda *words: run(*words, "--storage", app.storage.url)
+
+
+def test_limits_are_listed_with_numbers_and_names_without_a_key_last(command, app):
+    """A key shows its state; a name shows its template and that no job asked for it yet."""
+    app.limits.pause("smtp", "provider is down")
+
+    lines = command("limits list").out.splitlines()
+
+    assert ["KEY", "RUNNING", "WAITING", "LIMIT", "WHOSE", "STATE", "NOTE"] == lines[0].split()
+    assert "smtp" == lines[1].split()[0]
+    assert "90 per 60 s, 5 in a burst" in lines[1]
+    assert lines[1].endswith("paused   provider is down") or lines[1].endswith("provider is down")
+    assert ["tenant:{tenant_id}", "4", "at", "once", "code", "no", "key", "yet"] == lines[2].split()
+
+
+def test_limits_in_json_have_every_field(command, app):
+    """Numbers in seconds and units, whose they are, and the cursor of the next page."""
+    listed = command("limits list --json").json
+
+    (smtp,) = listed["limits"]
+    assert {
+        "key": "smtp", "name": "smtp", "template": "smtp", "whose": "code", "is_own": True, "running": 0,
+        "holders": [], "waiting": 0, "opens_at": None, "is_paused": False, "note": "", "paused_by": None,
+        "paused_at": None,
+        "numbers": {"concurrent": None, "rate": 90, "per_seconds": 60.0, "burst": 5},
+        "code": {"concurrent": None, "rate": 90, "per_seconds": 60.0, "burst": 5},
+    } == smtp  # fmt: skip
+    assert ["tenant"] == [one["name"] for one in listed["names"]]
+    assert listed["cursor"] is None
+
+
+def test_pages_follow_each_other(command, app):
+    """A full page names the last key, from which the next one goes on; a prefix chooses."""
+    for number in range(3):
+        app.limits.set(f"tenant:{number}", concurrent=1)
+
+    first = command("limits list tenant: --limit 2")
+    second = command("limits list tenant: --limit 2 --after tenant:1")
+
+    assert ["tenant:0", "tenant:1"] == [line.split()[0] for line in first.out.splitlines()[1:]]
+    assert "--after 'tenant:1'" in first.error
+    assert ["tenant:2"] == [line.split()[0] for line in second.out.splitlines()[1:]]
+    assert "" == second.error
+
+
+def test_show_says_whose_the_number_is_and_what_the_code_says(command, app):
+    """An operator's number stands beside that of the code."""
+    app.limits.set("tenant", concurrent=8)
+
+    shown = command("limits show tenant:7")
+
+    assert "Limit tenant:7  open" == shown.out.splitlines()[0]
+    facts = {line.split("  ")[1]: line.split("  ")[-1].strip() for line in shown.out.splitlines()[1:]}
+    assert ("8 at once", "operator", "4 at once", "0 of 8") == (
+        facts["limit"], facts["set by"], facts["in code"], facts["running"],
+    )  # fmt: skip
+
+
+def test_showing_an_unknown_limit_is_not_found(command):
+    """The exit code is 4, and the error says what to look at."""
+    shown = command("limits show nobody:7")
+
+    assert (4, "") == (shown.code, shown.out)
+    assert "No limit 'nobody:7'" in shown.error
+
+
+def test_set_changes_what_is_given_and_reset_gives_it_back(command, app):
+    """The answer is the numbers that hold from then on; the audit has user and place."""
+    raised = command("limits set tenant:7 --concurrent 8 --rate 500 --per 1m --burst 50")
+    less = command("limits set tenant:7 --rate none --json")
+    reset = command("limits reset tenant:7")
+
+    assert "tenant:7  8 at once, 500 per 60 s, 50 in a burst\n" == raised.out
+    assert (8, None) == (less.json["numbers"]["concurrent"], less.json["numbers"]["rate"])
+    assert "tenant:7  4 at once\n" == reset.out
+    assert ["cli"] * 3 == [entry.origin for entry in app.audit.list()]
+
+
+def test_pause_and_resume_hold_for_all_that_are_named(command, app):
+    """Each is told; the note is kept."""
+    paused = command("limits pause tenant smtp --note 'moving house'")
+    notes = [app.limits.get(key).note for key in ("tenant:1", "smtp")]
+    resumed = command("limits resume tenant smtp --json")
+
+    assert ("tenant  paused\nsmtp  paused\n", ["moving house"] * 2) == (paused.out, notes)
+    assert {"resumed": ["tenant", "smtp"]} == resumed.json
+    assert not app.limits.get("smtp").is_paused
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("limits set tenant", "Nothing is to be set"),
+        ("limits set tenant --concurrent many", "no whole number"),
+        ("limits set tenant --concurrent 1001", "from 0 to 1,000"),
+        ("limits set tenant --rate 5 --per often", "no span"),
+        ("limits set tenant --burst 5", "no rate"),
+        ("limits list --limit 501", "501"),
+        ("limits pause ''", "Limit key '' is refused"),
+    ],
+)
+def test_what_is_typed_wrongly_is_one_sentence(command, app, words, said):
+    """The exit code is 2, and nothing is changed."""
+    before = app.storage.list_records("limit")
+
+    ran = command(words)
+
+    assert (2, "") == (ran.code, ran.out)
+    assert said in ran.error
+    assert before == app.storage.list_records("limit")
+
+
+def test_without_limits_the_list_says_so(run):
+    """Nothing is written to standard output, and the exit code is 0."""
+    listed = run("limits list --storage memory://")
+
+    assert (0, "", "No limit is declared or set, and no job asks for one.\n") == (
+        listed.code, listed.out, listed.error,
+    )  # fmt: skip
