@@ -201,7 +201,7 @@ class MixedClaim:
 
     def rows(self, queues: Sequence[str] | None, limit: int, turns: QueueTurns) -> list[ReadyRow]:
         """Return the rows to claim, in the order to run them; their keys are written."""
-        names = _open_queues(self._tx, queues, has_lanes=True)
+        names = self.open_queues(queues)
         rows: list[ReadyRow] = []
         if queues is None and len(names) > 1:
             rows = shared_out(turns.of(names), limit, self._take)
@@ -219,12 +219,25 @@ class MixedClaim:
     def _take(self, queue: str, room: int) -> list[ReadyRow]:
         given = self._given.setdefault(queue, set())
         # Others may have let go of some before those that were given out.
-        plain = [row for row in ready_of(self._tx, queue, len(given) + room) if row[0] not in given][:room]
-        wanted = keyed_room(self._cursors, room, len(plain))
-        keyed = [head.row for head in self._keyed.take(queue, wanted)] if wanted else []
+        plain = [row for row in self.plain_rows(queue, len(given) + room) if row[0] not in given][:room]
+        keyed = self.keyed_rows(queue, keyed_room(self._cursors, room, len(plain)))
         del plain[room - len(keyed) :]
         given.update(row[0] for row in plain)
         return sorted([*keyed, *plain], key=itemgetter(_PRIORITY), reverse=True)
+
+    # ---- what a database may know before -----------------------------------------------------------------
+
+    def open_queues(self, queues: Sequence[str] | None) -> list[str]:
+        """Return the queues to look at."""
+        return _open_queues(self._tx, queues, has_lanes=True)
+
+    def plain_rows(self, queue: str, number: int) -> list[ReadyRow]:
+        """Return the first rows of a queue that wait in no lane."""
+        return ready_of(self._tx, queue, number)
+
+    def keyed_rows(self, queue: str, room: int) -> list[ReadyRow]:
+        """Return up to so many rows from a queue's lanes."""
+        return [head.row for head in self._keyed.take(queue, room)] if room > 0 else []
 
 
 PLACE_SEQ, PLACE_IS_PARENT, _PRIORITY = 20, 21, 5
@@ -295,7 +308,7 @@ def take_rows(tx: Transaction, request: ClaimRequest, found: ReadyRows) -> Taken
 def _claimed_of(rows: Sequence[Any], now: int) -> tuple[list[ClaimedJob], list[str]]:
     """Return the rows as jobs, and the ids of those that are none: the columns of SQLite hold anything."""
     try:
-        return [_claimed(row, now) for row in rows], []
+        return [started_job(row, now) for row in rows], []
     except (TypeError, ValueError):
         if len(rows) == 1:
             return [], [rows[0][0]]
@@ -310,7 +323,8 @@ def _quarantine(id: str, now: int) -> Transition:
     return Transition(id, frozenset({State.ENQUEUED}), None, None, State.FAILED, now, reason, error=error)
 
 
-def _claimed(row: Sequence[Any], now: int) -> ClaimedJob:
+def started_job(row: Sequence[Any], now: int) -> ClaimedJob:
+    """Return a row that waits as its session sees it once it was claimed."""
     (
         id, task, arguments, serializer, queue, priority, attempt, retries, crashes, fence, created_at,
         enqueued_at, _, nominal_at, tags, timeout_seconds, retry, recurring_id, meta, admission, *_,

@@ -235,11 +235,11 @@ def key_values(key: str, row: KeyRow) -> dict[str, object]:
 def numbers_of(tx: Transaction, keys: Iterable[str]) -> dict[str, LimitNumbers]:
     """Return the numbers that are stored of these keys, and of their names."""
     wanted = sorted({name for key in keys for name in (key, name_of(key))})
-    return {key: _numbers_in(value) for key, value in tx.all(_NUMBERS, ids=wanted)}
+    return {key: numbers_in(value) for key, value in tx.all(_NUMBERS, ids=wanted)}
 
 
 @lru_cache(maxsize=1_024)
-def _numbers_in(value: str) -> LimitNumbers:
+def numbers_in(value: str) -> LimitNumbers:
     """Return what a record says; what somebody wrote by hand and cannot be read is no limit."""
     try:
         return read_numbers(value)

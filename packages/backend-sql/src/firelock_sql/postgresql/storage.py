@@ -16,16 +16,18 @@ from sqlalchemy.pool import QueuePool
 from typing_extensions import override
 
 from firelock import ConfigurationError
-from firelock.storage import Applied, Claim, ClaimRequest, Exchange, NewJob, Transition
-from firelock_sql.claim import TakenRows, serving
+from firelock.storage import ANY_QUEUE, Applied, Claim, ClaimRequest, Exchange, Feature, NewJob, Transition
+from firelock_sql.claim import PLACE_SEQ, TakenRows, serving, started_job
 from firelock_sql.job_row import claimed_job
+from firelock_sql.limits import IN_LANE
 from firelock_sql.names import Names
 from firelock_sql.pool import EnginePool
 from firelock_sql.postgresql.connect import number_array, patient_for, text_array
 from firelock_sql.postgresql.database import PostgresqlDatabase
+from firelock_sql.postgresql.keyed import MAKE_KEYS, TAKE, ClaimBeside, PostgresqlLanes
 from firelock_sql.postgresql.lanes import Lanes, Look
 from firelock_sql.settle import apply_transitions
-from firelock_sql.storage import KIND, LOCK, Held, Parted, SqlStorage, held_of, kind
+from firelock_sql.storage import KIND, LOCK, Held, Parted, SqlStorage, freed_by, held_of, kind
 from firelock_sql.transaction import Text, Transaction
 from firelock_sql.url import ServerUrl, parse_server_url
 
@@ -45,7 +47,24 @@ WITH stored AS (
 INSERT INTO firelock_count_deltas (state, queue, jobs) VALUES ('enqueued', :queue, cardinality(:ids::text[]))
 """)
 
-# Settles plain ends, and claims what there is room for; either may be asked for alone.
+# Queues that are looked at and have jobs with limits.
+_LANED = f"""
+lane_turn AS (
+    SELECT CASE WHEN :every THEN (SELECT min(queue) FROM firelock_jobs WHERE {IN_LANE}) END AS name
+    UNION ALL
+    SELECT (SELECT min(queue) FROM firelock_jobs WHERE {IN_LANE} AND queue > lane_turn.name)
+    FROM lane_turn WHERE lane_turn.name IS NOT NULL
+), laned AS MATERIALIZED (
+    SELECT name FROM (
+        SELECT name FROM unnest(:queues::text[]) AS named (name)
+        WHERE EXISTS (SELECT FROM firelock_jobs WHERE {IN_LANE} AND queue = named.name)
+        UNION ALL SELECT name FROM lane_turn WHERE name IS NOT NULL
+    ) AS asked
+    WHERE NOT EXISTS (SELECT FROM firelock_records AS paused WHERE is_paused = 1 AND paused.key = asked.name)
+)"""  # noqa: S608 - a condition of ours
+
+# Settles plain ends, and claims what there is room for; either may be asked for alone. Where a queue has jobs
+# with limits it claims nothing: they are claimed beside the others, by the statements of `keyed`.
 #
 # It locks the session first, so that it cannot end before this does, then jobs in the order of their ids,
 # in which the lists are sorted. A claim that finds nothing locks nothing. Each end is found by its number:
@@ -53,8 +72,10 @@ INSERT INTO firelock_count_deltas (state, queue, jobs) VALUES ('enqueued', :queu
 # 512 and of the look are for the planner as well: it knows nothing of the limits around them.
 #
 # A row is: the living session's server, the next due instant, the number of open queues, the numbers of the
-# jobs that were settled where not all were, the micros that it took, and a claimed job or NULLs.
-EXCHANGE = Text("""
+# jobs that were settled where not all were, the queues with lanes; beside a claim of those the queues with
+# other work; the time, the micros that it took, and a claimed job or NULLs.
+EXCHANGE = Text(
+    """
 WITH RECURSIVE turn AS (
     SELECT CASE WHEN :every THEN (
         SELECT min(queue) FROM firelock_jobs WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL
@@ -64,7 +85,7 @@ WITH RECURSIVE turn AS (
         SELECT min(queue) FROM firelock_jobs
         WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue > turn.name
     ) FROM turn WHERE turn.name IS NOT NULL
-), open AS MATERIALIZED (
+), LANES, open AS MATERIALIZED (
     SELECT name, place FROM (
         SELECT name, place FROM unnest(:queues::text[]) WITH ORDINALITY AS named (name, place)
         UNION ALL
@@ -72,7 +93,7 @@ WITH RECURSIVE turn AS (
     ) AS asked
     WHERE NOT EXISTS (SELECT FROM firelock_records AS paused WHERE is_paused = 1 AND paused.key = asked.name)
 ), work AS MATERIALIZED (
-    SELECT CASE WHEN cardinality(:seqs::bigint[]) > 0 THEN true ELSE EXISTS (
+    SELECT CASE WHEN :beside OR cardinality(:seqs::bigint[]) > 0 THEN true ELSE EXISTS (
         SELECT FROM open, LATERAL (
             SELECT FROM firelock_jobs
             WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = open.name
@@ -111,7 +132,7 @@ WITH RECURSIVE turn AS (
         ) AS near
         LIMIT CASE WHEN :every THEN ceil(:limit / (SELECT count(*)::float FROM open)) ELSE :limit END
     ) AS job
-    LIMIT :limit
+    LIMIT CASE WHEN EXISTS (SELECT FROM laned) THEN 0 ELSE :limit END
 ), claimed AS (
     UPDATE firelock_jobs
     SET state = 'processing', attempt = attempt + 1, fence = fence + 1, session = :session,
@@ -141,13 +162,23 @@ FROM (
         ),
         (SELECT count(*) FROM open),
         CASE WHEN (SELECT count(*) FROM settled) < cardinality(:seqs::bigint[])
-            THEN ARRAY(SELECT seq FROM settled) END
+            THEN ARRAY(SELECT seq FROM settled) END,
+        (SELECT array_agg(name) FROM laned),
+        CASE WHEN :beside THEN ARRAY (
+            SELECT name FROM open WHERE :every OR EXISTS (
+                SELECT FROM firelock_jobs
+                WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = open.name
+            )
+        ) END,
+        (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
 ) AS said LEFT JOIN claimed ON true
-""")
+""".replace("LANES", _LANED)
+)
 
 # Claims by probes: see `lanes`. Its answer is the one of EXCHANGE, with the open queues for their number.
-CLAIM_BEHIND = Text("""
-WITH new AS MATERIALIZED (
+CLAIM_BEHIND = Text(
+    """
+WITH RECURSIVE LANES, new AS MATERIALIZED (
     SELECT (
         SELECT min(queue) FROM firelock_jobs
         WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL
@@ -196,7 +227,7 @@ WITH new AS MATERIALIZED (
         ) AS near
         LIMIT :limit
     ) AS job
-    LIMIT :limit
+    LIMIT CASE WHEN EXISTS (SELECT FROM laned) THEN 0 ELSE :limit END
 ), claimed AS (
     UPDATE firelock_jobs
     SET state = 'processing', attempt = attempt + 1, fence = fence + 1, session = :session,
@@ -211,22 +242,23 @@ WITH new AS MATERIALIZED (
     SELECT 'enqueued', queue, -count(*) FROM claimed GROUP BY queue
     UNION ALL SELECT 'processing', queue, count(*) FROM claimed GROUP BY queue
 )
-SELECT said.*, NULL, NULL, claimed.*
+SELECT said.*, NULL, claimed.*
 FROM (
     SELECT (SELECT server FROM holder),
         least(
             (SELECT due_at FROM firelock_jobs WHERE state = 'scheduled' ORDER BY due_at LIMIT 1),
             (SELECT min(due_at) FROM firelock_recurring WHERE kind = 'recurring' AND due_at IS NOT NULL)
         ),
-        (SELECT array_agg(name) FROM open)
+        (SELECT array_agg(name) FROM open), NULL, (SELECT array_agg(name) FROM laned), NULL, NULL
 ) AS said LEFT JOIN claimed ON true
-""")
+""".replace("LANES", _LANED)
+)
 
 _T = TypeVar("_T")
 _MOST = 512  # that one statement claims
 # Places in its answer.
-_SERVER, _DUE, _OPEN, _SETTLED, _TOOK, _FIRST = 0, 1, 2, 3, 4, 5
-_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _IS_PARENT = 9, 10, 16, 25, 26
+_SERVER, _DUE, _OPEN, _SETTLED, _LANES, _PLAIN, _NOW, _TOOK, _FIRST = range(9)
+_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _IS_PARENT = 12, 13, 19, 28, 29
 _IN_LANE = itemgetter(_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ)
 
 _Plain = Sequence[tuple[Transition, Held]]
@@ -239,6 +271,7 @@ class _KnownJob(Exception):
 class PostgresqlStorage(SqlStorage):
     """Jobs in one database of a PostgreSQL server."""
 
+    admits = frozenset({Feature.LIMITS})
     _database: PostgresqlDatabase
 
     def __init__(
@@ -249,6 +282,7 @@ class PostgresqlStorage(SqlStorage):
         # What a pooler makes of it is known when it is met: `describe` says it then.
         super().__init__(database, is_notified=database.wake.has_mailbox)
         self._lanes = Lanes()
+        self._laned: set[tuple[str, ...] | None] = set()  # queues of whose last claim some had lanes
 
     def _run(self, work: Callable[[Any], _T]) -> _T:
         """The work, one statement run by a cursor, is committed as one transaction."""
@@ -257,10 +291,13 @@ class PostgresqlStorage(SqlStorage):
         return self._database.write(lambda tx: work(tx.cursor))
 
     def _rows(self, cursor: Any, statement: Text, values: Mapping[str, object]) -> list[Any]:  # noqa: ANN401 - psycopg's
-        text = statement.compiled(self._database.dialect).text
-        cursor.execute(text, values, prepare=self._database.is_direct)
+        self._execute(cursor, statement, values)
         rows: list[Any] = cursor.fetchall()
         return rows
+
+    def _execute(self, cursor: Any, statement: Text, values: Mapping[str, object]) -> None:  # noqa: ANN401 - psycopg's
+        text = statement.compiled(self._database.dialect).text
+        cursor.execute(text, values, prepare=self._database.is_direct)
 
     # ---- insert ------------------------------------------------------------------------------------------
 
@@ -307,19 +344,37 @@ class PostgresqlStorage(SqlStorage):
     @override
     def claim(self, request: ClaimRequest) -> Claim:
         self._database.wake.mark(request.queues)
+        if self._has_lanes(request):
+            rows, taken = self._beside(request, ())
+            return self._topped_up(self._remembered(request, taken), rows, Look(request))
         return self._claim(self._lanes.look(request))
 
     def _claim(self, look: Look) -> Claim:
         rows = self._run(lambda cursor: self._ask(cursor, look))
-        return self._topped_up(self._kept(look, rows), rows, look)
+        return self._answered(look, rows)
 
-    def _ask(self, cursor: Any, look: Look, plain: _Plain = ()) -> list[Any]:  # noqa: ANN401 - psycopg's
+    def _answered(self, look: Look, rows: list[Any]) -> Claim:
+        """Return the claim of a hot statement, which has left everything alone where a queue has lanes."""
+        request = look.request
+        if not rows[0][_LANES] or request.limit <= 0:
+            return self._topped_up(self._kept(look, rows), rows, look)
+        self._laned.add(_queues_of(request))
+        return self._remembered(request, self._beside(request, ())[1])
+
+    def _ask(
+        self,
+        cursor: Any,  # noqa: ANN401 - psycopg's
+        look: Look,
+        plain: _Plain = (),
+        *,
+        is_beside: bool = False,
+    ) -> list[Any]:
         """Return the answer to a claim, beside the settling of plain ends where it looks everywhere."""
         request = look.request
         values: dict[str, object] = {
             "session": request.session, "limit": max(request.limit, 0), "now": request.now,
             "queues": text_array(list(dict.fromkeys(request.queues or ()))), "every": request.queues is None,
-            "served": self._turns.last,
+            "served": self._turns.last, "beside": is_beside,
         }  # fmt: skip
         if look.probes is not None:
             return self._rows(cursor, CLAIM_BEHIND, values | look.values)
@@ -327,7 +382,7 @@ class PostgresqlStorage(SqlStorage):
 
     def _kept(self, look: Look, rows: list[Any]) -> Claim:
         """Return the answer as a claim; what was claimed for sure is remembered."""
-        server, next_due_at, opened, _, took = rows[0][:_FIRST]
+        server, next_due_at, opened, *_, took = rows[0][:_FIRST]
         request = look.request
         if server is None:
             self._holdings.forget(request.session)
@@ -371,7 +426,7 @@ class PostgresqlStorage(SqlStorage):
         """Return the claim with what queues have beyond their share, or beyond what a statement takes."""
         request, most = look.request, _MOST
         left = request.limit - len(claim.jobs)
-        if not claim.jobs or left <= 0:
+        if not claim.jobs or left <= 0 or rows[0][_LANES]:
             return claim
         if request.queues is None and look.probes is None:
             most = min(most, -(-request.limit // rows[0][_OPEN]))
@@ -383,6 +438,58 @@ class PostgresqlStorage(SqlStorage):
         rest = self._remembered(more, self._database.write(lambda tx: self._take(tx, more)))
         return Claim([*claim.jobs, *rest.jobs], claim.next_due_at)
 
+    # ---- beside lanes ------------------------------------------------------------------------------------
+
+    def _has_lanes(self, request: ClaimRequest) -> bool:
+        """Tell whether the last claim of these queues found jobs with limits."""
+        return bool(self._laned) and request.limit > 0 and _queues_of(request) in self._laned
+
+    def _beside(self, request: ClaimRequest, plain: _Plain) -> tuple[list[Any], TakenRows]:
+        """Plain ends are settled, jobs with limits and others claimed; return the answer, and what was."""
+        missing: set[str] = set()
+
+        def work(tx: Transaction) -> tuple[list[Any], TakenRows]:
+            missing.clear()
+            return self._keyed(tx, request, plain, missing)
+
+        database = self._database
+        found = database.write_planned(work) if database.is_direct else database.write(work)
+        if missing:
+            keys = text_array(sorted(missing))
+            self._run(lambda cursor: self._rows(cursor, MAKE_KEYS, {"keys": keys}))
+        return found
+
+    def _keyed(
+        self, tx: Transaction, request: ClaimRequest, plain: _Plain, missing: set[str]
+    ) -> tuple[list[Any], TakenRows]:
+        rows = self._ask(tx.cursor, Look(request), plain, is_beside=True)
+        server, next_due_at, _, settled, laned, others, now, *_ = rows[0]
+        if server is None:
+            return rows, TakenRows(Claim([], next_due_at, is_session_lost=True), [], "")
+        tx.let_go += freed_by([one for one in plain if settled is None or one[1][0] in settled])
+        if laned:
+            timed = attrs.evolve(tx, began=now + self._database.clock_offset)
+            lanes = PostgresqlLanes(timed)
+            claim = ClaimBeside(timed, lanes, self._cursors, others, laned)
+            found = claim.rows(request.queues, request.limit, self._turns)
+            jobs = [started_job(row, request.now) for row in found]
+            if found:
+                values = {"session": request.session, "server": server, "now": request.now}
+                seqs = number_array([row[PLACE_SEQ] for row in found])
+                self._execute(tx.cursor, TAKE, {**values, **lanes.values, "seqs": seqs})
+            elif not (plain or lanes.has_written or lanes.unreadable):
+                tx.is_given_up = True
+            missing |= lanes.missing
+            taken = TakenRows(Claim(jobs, next_due_at, look_again_at=claim.look_again_at), found, server)
+        else:
+            self._laned.discard(_queues_of(request))
+            rows_in_order = [] if rows[0][_FIRST] is None else self._in_order(request, rows)
+            jobs = [claimed_job(row[_FIRST:_SEQ]) for row in rows_in_order]
+            taken = TakenRows(Claim(jobs, next_due_at), [row[_FIRST:] for row in rows_in_order], server)
+        if tx.let_go:
+            self._take_freed(tx, request, taken.claim)
+        return rows, taken
+
     # ---- apply -------------------------------------------------------------------------------------------
 
     @override
@@ -391,7 +498,13 @@ class PostgresqlStorage(SqlStorage):
         if batch.others:
             return self._database.write(lambda tx: self._settle_mixed(tx, transitions, batch))
         rows = self._run(lambda cursor: self._end(cursor, batch.plain))
+        self._tell_of_keys(batch.plain)
         return self._settle_rest(transitions, batch, rows)
+
+    def _tell_of_keys(self, plain: _Plain) -> None:
+        """Jobs that wait for the same keys as these may start."""
+        if freed_by(plain):
+            self._database.wake.tell({ANY_QUEUE})
 
     def _end(self, cursor: Any, plain: _Plain) -> list[Any]:  # noqa: ANN401 - psycopg's
         """Return the answer to the settling of plain ends alone."""
@@ -407,6 +520,7 @@ class PostgresqlStorage(SqlStorage):
         serving(tx, str(batch.plain[0][0].session))
         tx.all(LOCK, ids=[one.job_id for one in transitions])
         left = _unsettled(transitions, batch, self._end(tx.cursor, batch.plain))
+        tx.let_go += freed_by(batch.plain)
         return self._apply_rest(tx, transitions, left)
 
     def _settle_rest(
@@ -428,18 +542,38 @@ class PostgresqlStorage(SqlStorage):
             results, taken = self._database.write(lambda tx: self._both(tx, transitions, batch, request))
             self._holdings.let_go(transitions)
             return Exchange(results, self._remembered(request, taken))
+        if self._has_lanes(request):
+            rows, taken = self._beside(request, batch.plain)
+            results = self._settle_rest(transitions, batch, rows)
+            self._holdings.let_go(transitions)
+            claim = self._remembered(request, taken)
+            return Exchange(results, self._topped_up(claim, rows, Look(request)))
         if look.probes is not None:
             return Exchange(self.apply(transitions), self._claim(look))
         rows = self._run(lambda cursor: self._ask(cursor, look, batch.plain))
         results = self._settle_rest(transitions, batch, rows)
         self._holdings.let_go(transitions)
-        return Exchange(results, self._topped_up(self._kept(look, rows), rows, look))
+        claim = self._answered(look, rows)
+        if request.queues is not None or len(claim.jobs) >= request.limit:
+            self._tell_of_keys(batch.plain)
+        return Exchange(results, claim)
 
     def _both(
         self, tx: Transaction, transitions: Sequence[Transition], batch: Parted, request: ClaimRequest
     ) -> tuple[list[Applied], TakenRows]:
         serving(tx, request.session)
-        return self._settle_mixed(tx, transitions, batch), self._take(tx, request)
+        results = self._settle_mixed(tx, transitions, batch)
+        if not self._has_lanes(request):
+            taken = self._take(tx, request)
+        else:
+            taken = self._keyed(tx, request, (), set())[1]
+        if tx.let_go:
+            self._take_freed(tx, request, taken.claim)
+        return results, taken
+
+
+def _queues_of(request: ClaimRequest) -> tuple[str, ...] | None:
+    return None if request.queues is None else tuple(request.queues)
 
 
 def _unsettled(transitions: Sequence[Transition], batch: Parted, rows: list[Any]) -> list[int]:
