@@ -85,6 +85,21 @@ def test_installed_plugins_load_by_entry_point(install):
     assert ["tenants"] == names(plugins)
 
 
+def test_a_plugin_that_is_installed_later_is_found(tmp_path, monkeypatch):
+    """By an app that is made after it, although a look is kept for as long as nothing has changed."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "late_plugin.py").write_text(
+        "from firelock import hookimpl\nclass Late:\n    @hookimpl\n    def jobs_created(self, jobs): ...\n"
+    )
+    before = names(Plugins())
+    info = tmp_path / "late-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: late\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[firelock]\nlate = late_plugin:Late\n")
+
+    assert {"late"} == {*names(Plugins())} - {*before}
+
+
 @pytest.mark.parametrize(
     ("selection", "loaded"),
     [

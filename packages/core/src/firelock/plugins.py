@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from functools import cache
-from importlib.metadata import PackageNotFoundError, distributions, version
+from functools import cache, lru_cache
+from importlib.metadata import Distribution, PackageNotFoundError, distributions, version
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -133,11 +134,9 @@ class Plugins:
 
     def _load_entry_points(self) -> None:
         wanted = _selection(os.environ.get(_SELECTION, ""))
-        for distribution in distributions():
-            for entry_point in distribution.entry_points:
-                if entry_point.group == PROJECT and wanted(entry_point.name):
-                    source = distribution.metadata["Name"]
-                    self._load(entry_point.name, entry_point.load, source, distribution.version)
+        for name, load, source, its_version in _installed(distributions, tuple(map(_changed, sys.path))):
+            if wanted(name):
+                self._load(name, load, source, its_version)
 
     def _load(self, name: str, load: Callable[[], object], source: str, version: str) -> None:
         if name in self._sources:
@@ -432,6 +431,32 @@ def _raised(hook: str, implementation: pluggy.HookImpl, error: Exception) -> Plu
 def open_storage(url: str, plugins: Sequence[object] = ()) -> Storage:
     """Return the storage of a URL, found as an app would find it; no I/O yet."""
     return Plugins(plugins).open_storage(url)
+
+
+@lru_cache(maxsize=1)
+def _installed(
+    found: Callable[[], Iterable[Distribution]],
+    path: tuple[object, ...],  # noqa: ARG001 - another path, or a changed one, has others
+) -> list[tuple[str, Callable[[], object], str, str]]:
+    """Return the plugins that are installed, by name, with their distribution and version.
+
+    They are looked for once, as each look reads a file of every distribution there is.
+    """
+    return [
+        (entry_point.name, entry_point.load, distribution.metadata["Name"], distribution.version)
+        for distribution in found()
+        for entry_point in distribution.entry_points
+        if entry_point.group == PROJECT
+    ]
+
+
+def _changed(place: str) -> tuple[str, int]:
+    """Return a place of the path with the time of its last change: an installation changes it."""
+    place = os.path.abspath(place)  # noqa: PTH100 - resolved anew for each app, and what is linked is the same
+    try:
+        return place, os.stat(place).st_mtime_ns  # noqa: PTH116 - likewise
+    except OSError:
+        return place, 0
 
 
 @cache
