@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from asyncio.base_events import _run_until_complete_cb
 from http.cookies import SimpleCookie
 from urllib.parse import unquote_to_bytes, urlencode
 
@@ -66,9 +67,21 @@ class Browser:
         self.headers = {"host": "localhost", **(headers or {})}
         self.cookies = come_in(app) if is_in and isinstance(app, Dashboard) else {}
         self._runner = asyncio.Runner()
+        self._visit = None
 
     def close(self):
+        if self._visit is not None:
+            self._visit.cancel()
+            self._runner.get_loop().run_forever()
         self._runner.close()
+
+    def _open_loop(self):
+        """The loop of all requests; anyio's threads last as long as the task that a loop is run for."""
+        loop = self._runner.get_loop()
+        if self._visit is None:
+            self._visit = loop.create_task(asyncio.Event().wait())
+            self._visit.add_done_callback(_run_until_complete_cb)
+        return loop
 
     def get(self, target, **options):
         return self.ask("GET", target, **options)
@@ -94,7 +107,12 @@ class Browser:
         begins: for streams that have no end. Further words replace parts of the scope.
         """
         exchange = _Exchange([body] if isinstance(body, bytes) else body, only_start)
-        return self._runner.run(self._ask(self._scope(method, target, headers or {}) | scope, exchange))
+        scope = self._scope(method, target, headers or {}) | scope
+        loop = self._open_loop()
+        asked = loop.create_task(self._ask(scope, exchange))
+        asked.add_done_callback(lambda _: loop.stop())
+        loop.run_forever()
+        return asked.result()
 
     async def _ask(self, scope, exchange):
         await asyncio.wait_for(self.app(scope, exchange.receive, exchange.send), 60)

@@ -65,10 +65,9 @@ def address(path):
     return path
 
 
-def routes_at(path):
+def routes_at(dashboard, path):
     """The routes that answer this address, by method: one with a place may take another's path."""
     found = {}
-    dashboard = Dashboard(Firelock("memory://"))
     for method in ("GET", "POST"):
         route = dashboard.routes.find(method, address(path))
         if isinstance(route, tuple):
@@ -118,7 +117,7 @@ def ask_cell(browser, path, cell, more=()):
 @pytest.mark.parametrize("path", PATHS)
 def test_every_cell_of_the_matrix_is_as_the_table_says(opened, path):
     """Bad input 108: method × visitor × origin, from the table; a route added later is walked by itself."""
-    routes = routes_at(path)
+    routes = routes_at(opened.app, path)
     wrong = {
         cell: status
         for cell in cells()
@@ -131,7 +130,7 @@ def test_every_cell_of_the_matrix_is_as_the_table_says(opened, path):
 @pytest.mark.parametrize("path", PATHS)
 def test_a_method_that_is_merely_claimed_changes_no_cell(opened, path):
     """Override headers make nothing of a GET or a POST."""
-    routes = routes_at(path)
+    routes = routes_at(opened.app, path)
     wrong = {
         (header, method, who): status
         for header, claimed in OVERRIDES.items()
@@ -281,15 +280,21 @@ def read_all(fire, permissions, *, asked=(), **options):
         return {target: browser.get(target) for target in [*targets(fire), *asked]}
 
 
+@pytest.fixture(scope="module")
+def seen_by_all_permissions(seeded):
+    """Everything that who may do everything can read, by address."""
+    return read_all(seeded, Permission)
+
+
 def holding(answers, *marks):
     return sorted(
         {target for target, answer in answers.items() for mark in marks if mark.encode() in answer.body}
     )
 
 
-def test_no_page_fails(seeded):
+def test_no_page_fails(seen_by_all_permissions):
     """Whatever is asked for with fields of all kinds, no answer is a failure of the dashboard."""
-    answers = read_all(seeded, Permission)
+    answers = seen_by_all_permissions
 
     assert {} == {target: answer.status for target, answer in answers.items() if answer.status >= 500}
     assert holding(answers, ARGUMENT), "the marks are shown to who may see them"
@@ -298,9 +303,9 @@ def test_no_page_fails(seeded):
     assert holding(answers, TRACED)
 
 
-def test_no_page_shows_a_secret(seeded):
+def test_no_page_shows_a_secret(seen_by_all_permissions):
     """Arguments, results, messages, tracebacks, log lines, in pages, in the API, in downloads."""
-    assert [] == holding(read_all(seeded, Permission), SECRET)
+    assert [] == holding(seen_by_all_permissions, SECRET)
 
 
 def test_arguments_are_for_who_may_see_them(seeded):
