@@ -14,7 +14,7 @@ import attrs
 from firelock.storage import Claim, ClaimedJob, ClaimRequest, ErrorInfo, State, Transition
 from firelock.storage.admission import KeyedClaim, LaneCursors, keyed_room, shared_out
 from firelock_sql.job_row import CLAIMED_COLUMNS, read_list
-from firelock_sql.limits import IN_LANE, SqlLanes
+from firelock_sql.limits import IN_LANE, SqlLanes, queues_with_lanes
 from firelock_sql.settle import apply_transitions
 from firelock_sql.transaction import Text, Transaction
 
@@ -29,10 +29,6 @@ NEXT_WITH_WORK = Text("""
 SELECT queue FROM firelock_jobs INDEXED BY firelock_ready
 WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue > :former ORDER BY queue LIMIT 1
 """)
-_NEXT_WITH_LANES = Text(f"""
-SELECT queue FROM firelock_jobs INDEXED BY firelock_lanes
-WHERE {IN_LANE} AND queue > :former ORDER BY queue LIMIT 1
-""")  # noqa: S608 - a condition of ours
 _WITH_WORK = Text("SELECT queue FROM firelock_counts WHERE state = 'enqueued' AND jobs > 0")
 DUE = Text("""
 SELECT due_at FROM firelock_jobs INDEXED BY firelock_due
@@ -135,7 +131,7 @@ def _queues_with_work(tx: Transaction, *, has_lanes: bool) -> list[str]:
     """Return every queue with enqueued jobs, those of this transaction too, whose counts are written last."""
     if tx.adds_deltas:
         names = queues_along_the_ready(tx)
-        return sorted({*names, *_steps(tx, _NEXT_WITH_LANES)}) if has_lanes else names
+        return sorted({*names, *queues_with_lanes(tx)}) if has_lanes else names
     stored = {str(row[0]) for row in tx.all(_WITH_WORK)}
     added = {queue for (state, queue), number in tx.deltas.items() if number > 0 and state == State.ENQUEUED}
     return sorted(stored | added)
@@ -143,12 +139,8 @@ def _queues_with_work(tx: Transaction, *, has_lanes: bool) -> list[str]:
 
 def queues_along_the_ready(tx: Transaction) -> list[str]:
     """Return every queue with ready jobs, by one short step along their index for each."""
-    return _steps(tx, NEXT_WITH_WORK)
-
-
-def _steps(tx: Transaction, step: Text) -> list[str]:
     names: list[str] = []
-    while found := tx.one(step, former=names[-1] if names else ""):
+    while found := tx.one(NEXT_WITH_WORK, former=names[-1] if names else ""):
         names.append(str(found[0]))
     return names
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import ChainMap, Counter
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import attrs
@@ -10,6 +10,7 @@ import attrs
 from firelock.storage import (
     ANY_QUEUE,
     FINAL_STATES,
+    Duplicate,
     Edge,
     HistoryEntry,
     JobNotFound,
@@ -24,6 +25,7 @@ from firelock_sql.claim import DUE
 from firelock_sql.job_row import edges_text, entry_line, list_text
 from firelock_sql.settle import kept_until
 from firelock_sql.transaction import Text, Transaction, Value, insert_into
+from firelock_sql.unique import UniqueCalls, unique_use
 
 _AS_GIVEN = (
     "id", "queue", "priority", "due_at", "task", "arguments", "serializer", "created_at", "nominal_at",
@@ -54,24 +56,54 @@ class _Start:
     open_edges: list[Edge] = attrs.field(factory=list)
 
 
-def insert_jobs(tx: Transaction, batch: Sequence[NewJob]) -> list[bool]:
+def insert_jobs(tx: Transaction, batch: Sequence[NewJob]) -> list[bool | Duplicate]:
     """See `Storage.insert`."""
     known = {row[0] for row in tx.all(_KNOWN, ids=[job.id for job in batch])}
-    answers: list[bool] = []
+    answers: list[bool | Duplicate] = []
     new: list[NewJob] = []
     for job in batch:
         answers.append(job.id not in known)
         if job.id not in known:
             known.add(job.id)
             new.append(job)
+    if any(unique_use(job) is not None for job in new):
+        given = iter(_insert_unique(tx, new))
+        return [next(given) if is_new else False for is_new in answers]
     if new:
         insert_new(tx, new)
     return answers
 
 
+def _insert_unique(tx: Transaction, calls: Sequence[NewJob]) -> list[bool | Duplicate]:
+    """Return what becomes of each of the jobs, none of which is stored: one call after another."""
+    new: list[tuple[NewJob, _Start]] = []
+
+    def flush() -> None:
+        _store(tx, [job for job, _ in new], [start for _, start in new])
+        new.clear()
+
+    unique = UniqueCalls(tx, calls, flush)  # keys are locked before parents
+    known = _known_parents(tx, calls)
+    answers: list[bool | Duplicate] = []
+    for job in calls:
+        duplicate = unique.answer(job)
+        answers.append(True if duplicate is None else duplicate)
+        if duplicate is None:
+            start = _start_of(job, known)
+            unique.began(job, start.state)
+            new.append((job, start))
+    flush()
+    unique.store()
+    return answers
+
+
 def insert_new(tx: Transaction, new: Sequence[NewJob]) -> None:
-    """The jobs, none of which is stored yet, are stored."""
-    starts = _decide_starts(tx, new)
+    """The jobs, none of which is stored yet and which have no unique keys, are stored."""
+    known = _known_parents(tx, new)
+    _store(tx, new, [_start_of(job, known) for job in new])
+
+
+def _store(tx: Transaction, new: Sequence[NewJob], starts: Sequence[_Start]) -> None:
     if any(job.state is State.SCHEDULED for job in new):
         _tell_of_due(tx, new)
     tx.run_many(_INSERT, [_values(job, start, tx.now) for job, start in zip(new, starts, strict=True)])
@@ -115,18 +147,18 @@ def _tell_of_due(tx: Transaction, new: Sequence[NewJob]) -> None:
 # ---- parents ---------------------------------------------------------------------------------------------
 
 
-def _decide_starts(tx: Transaction, new: Sequence[NewJob]) -> list[_Start]:
-    starts: list[_Start] = []
-    in_batch: dict[str, _Start] = {}
-    stored = _load_parents(tx, new) if any(job.parents for job in new) else {}
-    known = ChainMap(in_batch, stored)
-    for job in new:
-        start = _Start(job.state, job.reason)
-        if job.state is State.AWAITING and job.parents:
-            _decide(job, start, known)
-        starts.append(start)
-        in_batch[job.id] = start
-    return starts
+def _known_parents(tx: Transaction, new: Sequence[NewJob]) -> dict[str, _Start]:
+    """Return the parents of new jobs that are stored, to which `_start_of` adds those of the batch."""
+    return _load_parents(tx, new) if any(job.parents for job in new) else {}
+
+
+def _start_of(job: NewJob, known: dict[str, _Start]) -> _Start:
+    """Return how the job begins, by what is known of its parents; it is known then, too."""
+    start = _Start(job.state, job.reason)
+    if job.state is State.AWAITING and job.parents:
+        _decide(job, start, known)
+    known[job.id] = start
+    return start
 
 
 def _load_parents(tx: Transaction, new: Sequence[NewJob]) -> dict[str, _Start]:

@@ -29,6 +29,7 @@ from firelock.storage import (
     On,
     Progress,
     State,
+    add_duplicate,
     bounded_history,
 )
 from firelock_sql.transaction import Text, Transaction
@@ -266,6 +267,16 @@ def _saved(row: JobRow) -> dict[str, Any]:
     values["state"] = row.state.value
     values["lines"], values["number"], values["seq"] = "".join(row.added), len(row.added), row.seq
     return values
+
+
+def add_duplicates(tx: Transaction, row: JobRow, number: int, at: int) -> None:
+    """The history of a job that waits counts so many calls more that have changed it."""
+    creation, lines = tx.one(_TEXT, seq=row.seq)
+    history = _read_history(row.created_at, creation, lines)
+    for _ in range(number):
+        history = add_duplicate(history, row.state, at)
+    row.history_lines = len(history) - 1
+    tx.run(_REWRITE, seq=row.seq, history="".join(map(entry_line, history[1:])), number=row.history_lines)
 
 
 def compact(tx: Transaction, row: JobRow) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 from typing_extensions import override
 
-from firelock.storage import FINAL_STATES, State, StorageError
+from firelock.storage import ANY_QUEUE, FINAL_STATES, Feature, KeyState, State, StorageError
 from firelock.storage.admission import (
     Head,
     HolderFacts,
@@ -21,12 +21,15 @@ from firelock.storage.admission import (
     KeyRow,
     LaneLook,
     LimitNumbers,
+    is_free,
     keys_of,
     name_of,
     numbers_for,
     read_admission,
     read_numbers,
+    spent,
 )
+from firelock_sql.database import SqlVerbs
 from firelock_sql.job_row import CLAIMED_COLUMNS, read_state
 from firelock_sql.transaction import Text, Transaction
 
@@ -259,3 +262,196 @@ def _listed_as(row: Row, key: str) -> str:
     except (StorageError, TypeError):
         is_strict = False
     return f"{row[0]}{STRICT}" if is_strict else str(row[0])
+
+
+# ---- what people read and ask for ------------------------------------------------------------------------
+
+SHOWN_HOLDERS, COUNTED = 100, 10_000
+_NEXT_QUEUE = Text(f"SELECT queue {_INDEXED} AND queue > :former ORDER BY queue LIMIT 1")
+_COUNT = Text(f"""
+SELECT count(*) FROM (SELECT 1 {_INDEXED} AND queue = :queue AND held_by = :lane LIMIT :most) AS few
+""")  # noqa: S608 - conditions of ours
+_CLAIMED = Text("""
+SELECT id, held_by, claimed_at FROM firelock_jobs INDEXED BY firelock_holder
+WHERE session IS NOT NULL AND held_by IS NOT NULL ORDER BY claimed_at, seq
+""")
+_STRICT_KEYS = Text("""
+SELECT key, holders, free_at FROM firelock_limit_keys
+WHERE key > :after AND key >= :prefix AND substr(key, 1, :length) = :prefix
+    AND (free_at > :now OR replace(holders, '!', '') <> holders)
+ORDER BY key
+""")
+_LISTED = Text("SELECT seq, id, state, session, held_by FROM firelock_jobs WHERE seq IN :seqs")
+_SOME_KEYS = "SELECT key, holders, free_at FROM firelock_limit_keys"
+_SOME = Text(f"{_SOME_KEYS} WHERE key > :after ORDER BY key LIMIT :most")
+_LOCK_SOME = Text(f"{_SOME_KEYS} WHERE key IN :ids ORDER BY key FOR UPDATE SKIP LOCKED")
+_FORGET = Text("DELETE FROM firelock_limit_keys WHERE key IN :ids")
+
+
+def queues_with_lanes(tx: Transaction) -> list[str]:
+    """Return every queue in which jobs wait in lanes, by one short step along their index for each."""
+    names: list[str] = []
+    while found := tx.one(_NEXT_QUEUE, former=names[-1] if names else ""):
+        names.append(str(found[0]))
+    return names
+
+
+class SqlLimitVerbs(SqlVerbs):
+    """Keys of limits, one by one."""
+
+    @override
+    def spend(self, key: str, *, cost: int = 0, until: int | None = None) -> int:
+        self._offers_limits(key)
+        return self._database.write(lambda tx: self._spend(tx, key, cost, until))
+
+    def _offers_limits(self, about: str) -> None:
+        if Feature.LIMITS not in self.features:
+            raise self._without(Feature.LIMITS, about)
+
+    def _spend(self, tx: Transaction, key: str, cost: int, until: int | None) -> int:
+        numbers = numbers_for(key, numbers_of(tx, [key]))
+        tx.run(_MAKE_KEY, key=key)
+        row = read_keys(tx.all(_LOCK_KEYS, ids=[key]))[key]
+        free_at = spent(numbers, row.free_at, cost=cost, until=until, now=tx.now)
+        if free_at != row.free_at:
+            tx.run_many(KEEP_KEY, [key_values(key, KeyRow(row.holders, free_at))])
+        if free_at < row.free_at:
+            tx.woken.add(ANY_QUEUE)  # who sleeps until it opens
+        return max(0, round(numbers.opens_at(free_at)))
+
+    @override
+    def find_keys(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[KeyState]:
+        """See `Storage.find_keys`; every lane is looked at, an index step each."""
+        self._offers_limits(prefix)
+        return self._database.read(
+            lambda tx: _KeyStates(tx, prefix, after, limit, self._lanes_in(tx)).found()
+        )
+
+    def _lanes_in(self, tx: Transaction) -> SqlLanes:
+        """Return the lanes as this transaction sees them."""
+        return SqlLanes(tx)
+
+
+class _KeyStates:
+    """Who holds keys, and who waits for them."""
+
+    def __init__(self, tx: Transaction, prefix: str, after: str, limit: int, lanes: SqlLanes) -> None:
+        self._tx, self._prefix, self._after, self._limit = tx, prefix, after, limit
+        self._lanes = lanes
+
+    def found(self) -> list[KeyState]:
+        running: dict[str, dict[str, None]] = {}  # by key: ids of jobs, those claimed first first
+        for id, lane, _ in self._tx.all(_CLAIMED):
+            for key in self._wanted(lane):
+                running.setdefault(key, {})[id] = None
+        free_at = self._used(running)
+        waiting: dict[str, list[tuple[str, str]]] = {}
+        for queue, lane in self._every_lane():
+            for key in self._wanted(lane):
+                waiting.setdefault(key, []).append((queue, lane))
+        keys = sorted({*running, *waiting, *(key for key, at in free_at.items() if at > self._tx.now)})
+        shown = keys[: self._limit]
+        missing = [key for key in shown if key not in free_at]
+        free_at |= {key: row.free_at for key, row in read_keys(self._tx.all(READ_KEYS, ids=missing)).items()}
+        return [
+            KeyState(
+                key,
+                tuple(list(running.get(key, ()))[:SHOWN_HOLDERS]),
+                len(running.get(key, ())),
+                self._count(waiting.get(key, ())),
+                free_at.get(key, 0),
+            )
+            for key in shown
+        ]
+
+    def _wanted(self, lane: str) -> list[str]:
+        return [key for key in keys_of(lane) if key.startswith(self._prefix) and key > self._after]
+
+    def _used(self, running: dict[str, dict[str, None]]) -> dict[str, int]:
+        """Return up to when rates are used; strict holders between two attempts are added to the others."""
+        found: dict[str, int] = {}
+        asked = {"prefix": self._prefix, "length": len(self._prefix), "after": self._after}
+        strict: list[tuple[str, str]] = []
+        for key, row in read_keys(self._tx.all(_STRICT_KEYS, **asked, now=self._tx.now)).items():
+            found[key] = row.free_at
+            strict += [(key, ref.rstrip(STRICT)) for ref in row.holders or () if ref.endswith(STRICT)]
+        listed = self._listed({ref for _, ref in strict})
+        for key, ref in strict:
+            job = listed.get(ref)
+            if job is not None and not is_free(job.facts, is_strict=True) and key in keys_of(job.lane):
+                running.setdefault(key, {})[job.id] = None
+        return found
+
+    def _listed(self, refs: Collection[str]) -> dict[str, _Listed]:
+        return listed_jobs(self._tx, refs) if refs else {}
+
+    def _every_lane(self) -> Iterable[tuple[str, str]]:
+        for queue in queues_with_lanes(self._tx):
+            after = ""
+            while lanes := self._lanes.walk(queue, after, _LANES_AT_ONCE):
+                yield from ((queue, lane) for lane in lanes)
+                after = lanes[-1]
+
+    def _count(self, lanes: Iterable[tuple[str, str]]) -> int:
+        number = 0
+        for queue, lane in lanes:
+            if number < COUNTED:
+                number += int(self._tx.one(_COUNT, queue=queue, lane=lane, most=COUNTED - number)[0])
+        return number
+
+
+_LANES_AT_ONCE = 1_000
+
+
+@attrs.frozen
+class _Listed:
+    """A job that a key lists."""
+
+    id: str
+    lane: str
+    facts: HolderFacts
+
+
+def listed_jobs(tx: Transaction, refs: Collection[str]) -> dict[str, _Listed]:
+    """Return what the jobs say that keys list, by number."""
+    rows = tx.all(_LISTED, seqs=sorted(map(int, refs)))
+    return {
+        str(seq): _Listed(id, lane or "", HolderFacts(session is not None, read_state(state) in FINAL_STATES))
+        for seq, id, state, session, lane in rows
+    }
+
+
+# ---- upkeep ----------------------------------------------------------------------------------------------
+
+
+def idle_limits(tx: Transaction, after: str, limit: int) -> tuple[list[str], str]:
+    """Return keys of a few behind `after` that nobody holds and no rate shuts, and where to go on.
+
+    That is "" at the end.
+    """
+    rows = read_keys(tx.all(_SOME, after=after, most=limit))
+    return _idle(tx, rows), max(rows) if len(rows) == limit else ""
+
+
+def forget_limits(tx: Transaction, keys: Sequence[str]) -> None:
+    """Those of the keys that are idle still, and that nobody has just locked, are gone."""
+    gone = _idle(tx, read_keys(tx.all(_LOCK_SOME, ids=list(keys))))
+    if gone:
+        tx.run(_FORGET, ids=gone)
+
+
+def _idle(tx: Transaction, rows: Mapping[str, KeyRow]) -> list[str]:
+    refs = {ref.rstrip(STRICT) for row in rows.values() for ref in row.holders or ()}
+    listed = listed_jobs(tx, refs) if refs else {}
+
+    def is_held(key: str, ref: str) -> bool:
+        job = listed.get(ref.rstrip(STRICT))
+        if job is None or key not in keys_of(job.lane):
+            return False
+        return not is_free(job.facts, is_strict=ref.endswith(STRICT))
+
+    return [
+        key
+        for key, row in rows.items()
+        if row.free_at <= tx.now and not any(is_held(key, ref) for ref in row.holders or ())
+    ]

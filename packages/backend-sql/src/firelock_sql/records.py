@@ -14,6 +14,7 @@ from firelock.storage import ANY_QUEUE, Applied, Inserted, NewJob, Record, Recor
 from firelock_sql.claim import next_due_at
 from firelock_sql.database import SqlVerbs
 from firelock_sql.insert import insert_jobs
+from firelock_sql.limits import LIMIT
 from firelock_sql.schema import RECURRING
 from firelock_sql.transaction import Text, Transaction, insert_into
 
@@ -91,7 +92,7 @@ class SqlRecordVerbs(SqlVerbs):
                 return False
             tx.run(_of(kind).delete, kind=kind, key=key)
             _raise_floor(tx, kind, found.version)
-            if kind == _QUEUE:
+            if kind in {_QUEUE, LIMIT}:
                 tx.woken.add(ANY_QUEUE)
             return True
 
@@ -123,6 +124,8 @@ def _replace(tx: Transaction, found: Record | None, change: RecordChange) -> int
         tx.run(_PAUSE, kind=kind, key=key, is_paused=int(is_paused))
         if not is_paused:
             tx.woken.add(key)
+    if kind == LIMIT:
+        tx.woken.add(ANY_QUEUE)
     return version
 
 

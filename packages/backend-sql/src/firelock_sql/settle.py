@@ -24,6 +24,7 @@ from firelock.storage import (
 )
 from firelock_sql.job_row import JobRow, entry_line, load_rows, save_rows
 from firelock_sql.transaction import Text, Transaction, insert_into
+from firelock_sql.unique import is_taken_from, lock_again, revived_key, take_again
 
 _ERRORS_LIMIT = 20
 _KEEP_ERROR = insert_into(
@@ -37,6 +38,8 @@ _DROP_OLD_ERRORS = Text("DELETE FROM firelock_attempt_errors WHERE job_id = :id 
 
 def apply_transitions(tx: Transaction, transitions: Sequence[Transition]) -> list[Applied]:
     """See `Storage.apply`."""
+    if lock_again(tx, transitions) and len(transitions) > 1:  # each finds the keys as the former left them
+        return [apply_transitions(tx, [transition])[0] for transition in transitions]
     rows = load_rows(tx, {transition.job_id for transition in transitions})
     was_awaiting = [id for id, row in rows.items() if row.state == State.AWAITING]
     is_entangled = was_awaiting or len(rows) < len(transitions)
@@ -64,6 +67,9 @@ def _apply(tx: Transaction, row: JobRow, transition: Transition) -> Applied:
     job = cast("JobRecord", row)  # in all that the rules look at
     if row.state not in transition.from_states or not rules.is_holder(job, transition):
         return _refused(tx, row, transition)
+    key = revived_key(row, transition)
+    if key is not None and is_taken_from(tx, row, key):
+        return Applied.TAKEN
     if _is_due_sooner(row, transition):
         tx.woken.add(ANY_QUEUE)  # who sleeps until the next due instant; see the kit's life.py
     entry = None if transition.is_silent else entry_line(rules.entry_of(transition, job))
@@ -81,6 +87,8 @@ def _apply(tx: Transaction, row: JobRow, transition: Transition) -> Applied:
     _tell_if_claimable(tx, row)
     if was_held or transition.to in FINAL_STATES:
         _tell_of_keys(tx, row)
+    if key is not None:
+        take_again(tx, row, key)
     return Applied.APPLIED
 
 

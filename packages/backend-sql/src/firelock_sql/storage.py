@@ -21,6 +21,7 @@ from firelock.storage import (
     Claim,
     ClaimedJob,
     ClaimRequest,
+    Duplicate,
     Exchange,
     Feature,
     Finding,
@@ -48,13 +49,14 @@ from firelock_sql.database import Database
 from firelock_sql.find import SqlReadingVerbs
 from firelock_sql.insert import insert_jobs
 from firelock_sql.job_row import get_history, get_jobs
-from firelock_sql.limits import SqlLanes
+from firelock_sql.limits import SqlLanes, SqlLimitVerbs
 from firelock_sql.locks import SqlLockVerbs
 from firelock_sql.logs import SqlLogVerbs
 from firelock_sql.records import SqlRecordVerbs, insert_if
 from firelock_sql.sessions import SqlSessionVerbs
 from firelock_sql.settle import apply_transitions
 from firelock_sql.transaction import LetGo, Text, Transaction, Value
+from firelock_sql.unique import SqlUniqueVerbs
 from firelock_sql.upkeep import SqlUpkeepVerbs
 
 KIND = ("queue", "priority", "task", "serializer")  # as a rule the same for every job of a batch
@@ -169,7 +171,10 @@ class Holdings:
                 holding.jobs.pop(transition.job_id, None)
 
 
-class SqlStorage(SqlSessionVerbs, SqlUpkeepVerbs, SqlReadingVerbs, SqlLogVerbs, SqlRecordVerbs, SqlLockVerbs):
+class SqlStorage(
+    SqlSessionVerbs, SqlUpkeepVerbs, SqlReadingVerbs, SqlLogVerbs, SqlRecordVerbs, SqlLockVerbs,
+    SqlLimitVerbs, SqlUniqueVerbs,
+):  # fmt: skip
     """A storage in an SQL database."""
 
     contract = 1
@@ -263,10 +268,10 @@ class SqlStorage(SqlSessionVerbs, SqlUpkeepVerbs, SqlReadingVerbs, SqlLogVerbs, 
         return self._database.write(insert) if within is None else self._database.join(within, insert)
 
     @abstractmethod
-    def _insert(self, batch: Sequence[NewJob]) -> list[bool]:
+    def _insert(self, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
         """Return which of some jobs are new, in a transaction of their own."""
 
-    def _insert_any(self, batch: Sequence[NewJob]) -> list[bool]:
+    def _insert_any(self, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
         """Return which of the jobs are new, whatever jobs they are."""
         return self._database.write(lambda tx: insert_jobs(tx, batch))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -15,8 +16,10 @@ from firelock_sql import locks
 from firelock_sql.claim import next_due_at
 from firelock_sql.database import SqlVerbs
 from firelock_sql.job_row import COMPACT_FROM, compact, entry_line, load_rows, read_list
+from firelock_sql.limits import forget_limits, idle_limits
 from firelock_sql.settle import delete_children, release_children
 from firelock_sql.transaction import Text, Transaction, insert_into
+from firelock_sql.unique import forget_unique, idle_unique
 
 _HOUR = 3_600_000_000
 _DAY = 24 * _HOUR
@@ -83,7 +86,7 @@ _SINCE = Text(f"{_ROLLUP} minute >= :since AND minute < :until ORDER BY minute, 
 class SqlUpkeepVerbs(SqlVerbs):
     """What servers do for all."""
 
-    _locks_looked_at: int | None = None
+    _hourly_looked_at: int | None = None
 
     @override
     def promote(self, limit: int) -> Promotion:
@@ -104,11 +107,14 @@ class SqlUpkeepVerbs(SqlVerbs):
     @override
     def prune(self, limit: int) -> int:
         """Up to `limit` expired jobs are gone, some hundreds in a transaction."""
-        has_news, has_locks = self._database.read(self._has_old)
+        has_news, is_hourly, has_locks = self._database.read(self._has_old)
         if has_news:
             self._database.write(_prune_old_news)
         if has_locks:
             self._prune_locks()
+        if is_hourly:
+            self._prune_keys(idle_limits, forget_limits)
+            self._prune_keys(idle_unique, forget_unique)
         pruned = 0
         while pruned < limit:
             wanted = min(limit - pruned, _PRUNED_AT_ONCE)
@@ -118,22 +124,31 @@ class SqlUpkeepVerbs(SqlVerbs):
                 break
         return pruned
 
-    def _has_old(self, tx: Transaction) -> tuple[bool, bool]:
-        """Tell whether there is old news, and whether there are old locks.
+    def _has_old(self, tx: Transaction) -> tuple[bool, bool, bool]:
+        """Tell whether there is old news, whether an hour has passed, and whether there are old locks.
 
-        Those are looked for once an hour: no index leads to them, since every renewal would change it.
+        Those and idle keys are looked for once an hour: no index leads to them, since every renewal and every
+        claim would change it.
         """
         news = tx.one(_HAS_OLD_NEWS, dead_before=tx.now - _DAY, before=tx.now - 30 * _DAY) is not None
-        last = self._locks_looked_at
+        last = self._hourly_looked_at
         if last is not None and 0 <= tx.now - last < _HOUR:
-            return news, False
-        self._locks_looked_at = tx.now
-        return news, tx.one(_HAS_OLD_LOCKS, before=tx.now - _DAY) is not None
+            return news, False, False
+        self._hourly_looked_at = tx.now
+        return news, True, tx.one(_HAS_OLD_LOCKS, before=tx.now - _DAY) is not None
 
     def _prune_locks(self) -> None:
         pruned = _PRUNED_AT_ONCE
         while pruned == _PRUNED_AT_ONCE:
             pruned = self._database.write(lambda tx: locks.prune_locks(tx, _PRUNED_AT_ONCE))
+
+    def _prune_keys(self, find: _Find, forget: _Forget) -> None:
+        """Keys that nobody has are gone; a few at once are looked at, and only those that are idle locked."""
+        after: str | None = None
+        while after != "":
+            idle, after = self._database.read(partial(_looked, find, after or ""))
+            if idle:
+                self._database.write(partial(_forgotten, forget, idle))
 
     def _prune_some(self, limit: int) -> int:
         def expired(tx: Transaction) -> list[Any]:
@@ -160,6 +175,18 @@ class SqlUpkeepVerbs(SqlVerbs):
     ) -> list[Rollup]:
         rows = self._database.read(lambda tx: tx.all(_SINCE, since=since, until=until))
         return [one for one in map(_read, rows) if task in {None, one.task} and queue in {None, one.queue}]
+
+
+_Find = Callable[[Transaction, str, int], tuple[list[str], str]]
+_Forget = Callable[[Transaction, Sequence[str]], None]
+
+
+def _looked(find: _Find, after: str, tx: Transaction) -> tuple[list[str], str]:
+    return find(tx, after, _PRUNED_AT_ONCE)
+
+
+def _forgotten(forget: _Forget, keys: Sequence[str], tx: Transaction) -> None:
+    forget(tx, keys)
 
 
 def _promote(tx: Transaction, limit: int) -> Promotion:

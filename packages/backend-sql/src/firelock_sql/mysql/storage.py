@@ -24,6 +24,7 @@ from firelock.storage import (
     Applied,
     Claim,
     ClaimRequest,
+    Duplicate,
     Exchange,
     NewJob,
     State,
@@ -220,14 +221,16 @@ class MysqlStorage(SqlStorage):
     # ---- insert ------------------------------------------------------------------------------------------
 
     @override
-    def _insert(self, batch: Sequence[NewJob]) -> list[bool]:
+    def _insert(self, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
         """One round trip where the jobs are plain and none is known, which the unique key tells."""
-        if any(job.parents for job in batch):
+        if any(job.parents or job.admission_json is not None for job in batch):
             return self._insert_any(batch)
         tries = count()
         return self._database.write(lambda tx: self._insert_in(tx, batch, is_first=next(tries) == 0))
 
-    def _insert_in(self, tx: Transaction, batch: Sequence[NewJob], *, is_first: bool) -> list[bool]:
+    def _insert_in(
+        self, tx: Transaction, batch: Sequence[NewJob], *, is_first: bool
+    ) -> Sequence[bool | Duplicate]:
         """Return which are new.
 
         Raises:

@@ -16,7 +16,17 @@ from sqlalchemy.pool import QueuePool
 from typing_extensions import override
 
 from firelock import ConfigurationError
-from firelock.storage import ANY_QUEUE, Applied, Claim, ClaimRequest, Exchange, Feature, NewJob, Transition
+from firelock.storage import (
+    ANY_QUEUE,
+    Applied,
+    Claim,
+    ClaimRequest,
+    Duplicate,
+    Exchange,
+    Feature,
+    NewJob,
+    Transition,
+)
 from firelock_sql.claim import PLACE_SEQ, TakenRows, serving, started_job
 from firelock_sql.job_row import claimed_job
 from firelock_sql.limits import IN_LANE
@@ -302,7 +312,7 @@ class PostgresqlStorage(SqlStorage):
     # ---- insert ------------------------------------------------------------------------------------------
 
     @override
-    def _insert(self, batch: Sequence[NewJob]) -> list[bool]:
+    def _insert(self, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
         if not all(job.is_plain for job in batch):
             return self._insert_any(batch)
         orders = _orders(batch)

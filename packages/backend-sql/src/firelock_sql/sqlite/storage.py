@@ -18,7 +18,7 @@ from operator import attrgetter
 
 from typing_extensions import override
 
-from firelock.storage import Applied, ClaimRequest, Exchange, NewJob, State, Transition
+from firelock.storage import Applied, ClaimRequest, Duplicate, Exchange, Feature, NewJob, State, Transition
 from firelock_sql.claim import TakenRows
 from firelock_sql.settle import apply_transitions
 from firelock_sql.sqlite.database import SqliteDatabase
@@ -37,6 +37,8 @@ _NEWEST = Text("SELECT id FROM firelock_jobs ORDER BY seq DESC LIMIT :most")
 class SqliteStorage(SqlStorage):
     """Jobs in one file; nothing is opened before the first verb."""
 
+    admits = frozenset({Feature.LIMITS, Feature.UNIQUE})
+
     def __init__(self, url: str) -> None:
         database = SqliteDatabase(parse_sqlite_url(url))
         super().__init__(database, is_notified=database.wake.has_mailbox)
@@ -44,7 +46,7 @@ class SqliteStorage(SqlStorage):
     # ---- insert ------------------------------------------------------------------------------------------
 
     @override
-    def _insert(self, batch: Sequence[NewJob]) -> list[bool]:
+    def _insert(self, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
         if not all(job.is_plain for job in batch):
             return self._insert_any(batch)
         return self._database.write(lambda tx: self._insert_plain(tx, batch))

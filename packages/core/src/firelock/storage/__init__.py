@@ -16,7 +16,14 @@ from firelock.errors import (
     UnsupportedFeature,
 )
 from firelock.ids import new_id, new_ids
-from firelock.lifecycle import HISTORY_LIMIT, Moved, bounded_history, continuation_target, waiting_reason
+from firelock.lifecycle import (
+    HISTORY_LIMIT,
+    Moved,
+    add_duplicate,
+    bounded_history,
+    continuation_target,
+    waiting_reason,
+)
 from firelock.storage import rules
 from firelock.storage.contract import CONTRACT, SqlSchema, Storage, shown_url
 from firelock.storage.derived import (
@@ -144,6 +151,7 @@ __all__ = [
     "UnsupportedFeature",
     "Until",
     "Waiting",
+    "add_duplicate",
     "add_rollups",
     "bounded_history",
     "continuation_target",

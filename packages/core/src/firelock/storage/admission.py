@@ -731,6 +731,7 @@ class KeyedClaim(Generic[T]):
             for lane, number in shares.items():
                 if number:
                     self._plan(queue, lane, number)
+            self._note_closed(queue, left if room > 0 else ())
             return {lane: number for lane, number in shares.items() if number}
         while room > 0 and hungry:
             least = min(total[lane] for lane in hungry)
@@ -743,6 +744,11 @@ class KeyedClaim(Generic[T]):
                 else:
                     hungry.remove(lane)
         return dict(shares)
+
+    def _note_closed(self, queue: str, lanes: Iterable[str]) -> None:
+        """Of these lanes, those that a rate has closed by now are looked at again when it opens."""
+        for lane in lanes:
+            self._admits(queue, lane)
 
     def _draw(self, queue: str, wanted: Mapping[str, int]) -> dict[str, list[Head[T]]]:
         """Return the jobs of these shares that start, in order, and charge what they cost."""
