@@ -69,10 +69,10 @@ def keeper():
 
 @pytest.fixture
 def make(locks, keeper):
-    """Returns a new lock of the name "invoice:7"."""
+    """Returns a new lock of the name "invoice:7", or of another."""
 
-    def make(timeout=0, ttl=1_000.0, name="invoice:7"):
-        return Lock(locks, keeper, name, timeout=timeout, ttl=ttl)
+    def make(name="invoice:7", timeout=0, ttl=1_000.0, slots=None):
+        return Lock(locks, keeper, name, timeout=timeout, ttl=ttl, slots=slots)
 
     return make
 
@@ -91,7 +91,11 @@ def test_a_lock_is_held_within_its_block(locks, make):
 
 def test_a_taken_lock_times_out(make):
     """Who does not get it in time is told so, by name and span."""
-    with make(), pytest.raises(LockTimeout, match=r"'invoice:7' was not free within 0\.02 s"), make(0.02):
+    with (
+        make(),
+        pytest.raises(LockTimeout, match=r"'invoice:7' was not free within 0\.02 s"),
+        make(timeout=0.02),
+    ):
         raise AssertionError
 
 
@@ -387,6 +391,109 @@ def test_a_lock_that_came_just_before_the_cancellation_is_given_back(locks, make
     until(lambda: locks.releases)
 
     assert (True, {}) == (was_cancelled, locks.held)
+
+
+# ---- of an app -------------------------------------------------------------------------------------------
+
+
+# ---- slots -----------------------------------------------------------------------------------------------
+
+
+def test_as_many_hold_it_as_it_has_slots(locks, make):
+    """Each in a slot of its own, numbered from 0; the next one waits for whichever is left first."""
+    first, second, third = (make("gpu", slots=2, timeout=0) for _ in range(3))
+
+    with first, second:
+        slots = {first.slot, second.slot}
+        with pytest.raises(LockTimeout, match="None of the 2 slots of lock 'gpu' was free within 0 s"), third:
+            pass
+        held = set(locks.held)
+        left = first.slot
+        first.__exit__(None)
+        with third:
+            assert left == third.slot
+        first.__enter__()
+
+    assert ({0, 1}, {"gpu#0", "gpu#1"}, {}) == (slots, held, locks.held)
+
+
+def test_a_slot_is_renewed_and_lost_as_a_lock(locks, make):
+    """By the name of its own; the other slots know nothing of it."""
+    lock = make("gpu", slots=1, ttl=0.03)
+
+    lock.__enter__()
+    until(lambda: locks.renewals)
+    locks.held["gpu#0"] = ("another", 99)
+    until(lambda: lock.lost)
+    with pytest.raises(LockLost, match="Lock 'gpu'"):
+        lock.__exit__(None)
+
+    assert "gpu#0" == locks.renewals[0][0]
+
+
+def test_one_slot_is_another_lock_than_none(locks, make):
+    """Numbered from 0 always, so that a number can grow."""
+    with make("gpu", slots=1) as lock:
+        assert (["gpu#0"], 0) == (list(locks.held), lock.slot)
+
+
+def test_a_waiting_one_looks_at_every_slot_in_the_end(locks, make):
+    """However many there are, one look costs few round trips, and each slot gets its turn."""
+    holders = [make("gpu", slots=30).__enter__() for _ in range(30)]
+    waiting, got = make("gpu", slots=30, timeout=20), []
+    thread = threading.Thread(target=lambda: got.append(waiting.__enter__().slot))
+    thread.start()
+
+    holders[17].__exit__(None)
+    thread.join(20)
+
+    assert [holders[17].slot] == got
+
+
+def test_coroutines_share_slots():
+    """As threads do."""
+
+    async def run():
+        running, most = 0, 0
+
+        async def work():
+            nonlocal running, most
+            async with fire.alock("gpu", slots=3, timeout=20):
+                running += 1
+                most = max(most, running)
+                await asyncio.sleep(0)
+                running -= 1
+
+        await asyncio.gather(*(work() for _ in range(12)))
+        return most
+
+    with Firelock("memory://") as fire:
+        assert 3 >= asyncio.run(run())
+
+
+@pytest.mark.parametrize("slots", [0, -1, 1_001, True, 1.5, "2"], ids=repr)
+def test_bad_slots_are_refused(make, slots):
+    """With the value and what would do."""
+    with pytest.raises(ConfigurationError, match="from 1 to 1,000"):
+        make("gpu", slots=slots)
+
+
+def test_a_name_that_leaves_no_room_for_a_slot_is_refused(make):
+    """Its locks would have names that are too long."""
+    with pytest.raises(ConfigurationError, match="too long to have slots"):
+        make("x" * 199, slots=2)
+
+
+@pytest.mark.parametrize(("other", "words"), [(3, "with slots=3"), (None, "without slots")])
+def test_a_name_has_one_number_of_slots_in_an_app(other, words):
+    """Two numbers would let in more than either says."""
+    with Firelock("memory://") as fire:
+        fire.lock("gpu", slots=2)
+        fire.lock("gpu", slots=2)
+
+        with pytest.raises(ConfigurationError, match=words):
+            fire.lock("gpu", slots=other)
+        fire.lock("other", slots=3)
 
 
 # ---- of an app -------------------------------------------------------------------------------------------

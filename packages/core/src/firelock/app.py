@@ -430,19 +430,26 @@ class Firelock(ServedApp):
 
     # ---- locks and servers -------------------------------------------------------------------------------
 
-    def lock(self, name: str, *, timeout: float = 5, ttl: float = 30) -> Lock:
+    def lock(self, name: str, *, timeout: float = 5, ttl: float = 30, slots: int | None = None) -> Lock:
         """Return a distributed lock: `with fire.lock("invoice:7", timeout=5) as lock: …`.
 
         Args:
             name: 1 to 200 printable characters.
             timeout: seconds to wait for it.
             ttl: seconds it lives without a renewal; it is renewed while held.
-        """
-        return Lock(self._locks or self.storage, self._keeper, name, timeout=timeout, ttl=ttl)
+            slots: so many hold it at once, 1 to 1,000, each in a slot of its own, `lock.slot`. Every
+                process has to say the same number.
 
-    def alock(self, name: str, *, timeout: float = 5, ttl: float = 30) -> Lock:
+        Raises:
+            ConfigurationError: an argument is out of its bounds, or the name has another number of slots.
+        """
+        return Lock(
+            self._locks or self.storage, self._keeper, name, timeout=timeout, ttl=ttl, slots=slots
+        )  # fmt: skip
+
+    def alock(self, name: str, *, timeout: float = 5, ttl: float = 30, slots: int | None = None) -> Lock:
         """Return a distributed lock for `async with`."""
-        return self.lock(name, timeout=timeout, ttl=ttl)
+        return self.lock(name, timeout=timeout, ttl=ttl, slots=slots)
 
     def server(
         self,

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 _NAME_LIMIT = 200
 _FIRST_WAIT, _LONGEST_WAIT = 0.01, 0.25
 _SHORTEST_LIFE, _LONGEST_LIFE = 0.001, 366 * 86_400.0
+_MOST_SLOTS, _TRIED_AT_ONCE = 1_000, 8
+_NAMES_KEPT = 10_000
 
 
 class LockProvider(Protocol):
@@ -44,15 +46,31 @@ class Lock:
 
     Waits up to `timeout` seconds, then `LockTimeout`. While held it is renewed at a third of its `ttl`.
     Leaving it after it was lost raises `LockLost`, unless an exception is already on its way.
+
+    With slots as many may hold it at once: it is one of the locks `name#0`, `name#1` and so on, whichever is
+    free. Fences of different slots do not compare.
     """
 
     def __init__(
-        self, provider: LockProvider, keeper: LockKeeper, name: str, *, timeout: float, ttl: float
+        self,
+        provider: LockProvider,
+        keeper: LockKeeper,
+        name: str,
+        *,
+        timeout: float,
+        ttl: float,
+        slots: int | None = None,
     ) -> None:
         _check_name(name)
         _check_spans(timeout, ttl)
+        self._names = _slot_names(name, slots)
+        keeper.agree(name, slots)
         self.name = name
+        self.slot: int | None = None  # the number of the slot, from 0, while held; None without slots
         self.fence = 0  # the token, while held
+        self._is_first_try = True
+        self._next = random.randrange(len(self._names))  # where to look first  # noqa: S311 - so that all are
+        self._held_name = name
         self._provider = provider
         self._keeper = keeper
         self._timeout = timeout
@@ -75,7 +93,7 @@ class Lock:
         Raises:
             LockTimeout: it was not free in time.
         """
-        deadline, waits = time.monotonic() + self._timeout, _waits()
+        deadline, waits = self._begin(), _waits()
         while not self._try():
             self._keeper.pause(min(self._left(deadline), next(waits)))
         return self
@@ -84,24 +102,41 @@ class Lock:
         """The lock is held. No thread is kept while it waits, so those who leave find one."""
         import asyncio  # noqa: PLC0415 - loaded when first used
 
-        deadline, waits = time.monotonic() + self._timeout, _waits()
+        deadline, waits = self._begin(), _waits()
         while not await self._atry():
             await asyncio.sleep(min(self._left(deadline), next(waits)))
         return self
 
+    def _begin(self) -> float:
+        """Return until when to wait; the first look is at all slots."""
+        self._is_first_try = True
+        return time.monotonic() + self._timeout
+
     def _left(self, deadline: float) -> float:
         left = deadline - time.monotonic()
         if left <= 0:
-            raise LockTimeout(f"Lock {self.name!r} was not free within {self._timeout:g} s.")
+            which = f"None of the {len(self._names)} slots of lock" if len(self._names) > 1 else "Lock"
+            verb = "was" if len(self._names) > 1 else "was not"
+            raise LockTimeout(f"{which} {self.name!r} {verb} free within {self._timeout:g} s.")
         return left
 
     def _try(self) -> bool:
         if self._is_held:
             raise ConfigurationError(f"Lock {self.name!r} is held through this very object; make one a use.")
-        asked_at = time.monotonic()
-        fence = self._provider.acquire_lock(self.name, self._owner, self._ttl)
-        if fence is None:
+        count = len(self._names)
+        looks = count if self._is_first_try else min(count, _TRIED_AT_ONCE)
+        self._is_first_try = False
+        for _ in range(looks):
+            slot = self._next
+            self._next = (slot + 1) % count  # in turn, so that each wait looks at all of them
+            asked_at = time.monotonic()
+            fence = self._provider.acquire_lock(self._names[slot], self._owner, self._ttl)
+            if fence is not None:
+                break
+        else:
             return False
+        self._held_name = self._names[slot]
+        self.slot = slot if self._held_name != self.name else None
         self.fence, self._ends_at = fence, asked_at + self._ttl
         self._is_lost, self._is_held = False, True
         self._keeper.add(self)
@@ -142,7 +177,7 @@ class Lock:
             self._ends_at = float("inf")  # no longer held, and so no longer to be lost
         try:
             # The provider's word decides: with this token it was ours until now, or it was lost.
-            released = self._provider.release_lock(self.name, self._owner, self.fence)
+            released = self._provider.release_lock(self._held_name, self._owner, self.fence)
         except StorageError:
             if kind is None:
                 raise
@@ -177,7 +212,7 @@ class Lock:
         """The lock lives on for its ttl; False once it is lost. Called by the keeper."""
         asked_at = time.monotonic()
         try:
-            is_ours = self._provider.renew_lock(self.name, self._owner, self.fence, self._ttl)
+            is_ours = self._provider.renew_lock(self._held_name, self._owner, self.fence, self._ttl)
         except Exception:
             log.warning("Lock %r could not be renewed; trying again until it ends.", self.name, exc_info=True)
             is_ours = asked_at < self._ends_at
@@ -194,6 +229,22 @@ def _check_name(name: object) -> None:
         raise ConfigurationError(
             f"Lock name {shown(name)} is refused; use 1 to {_NAME_LIMIT} printable characters."
         )
+
+
+def _slot_names(name: str, slots: object) -> tuple[str, ...]:
+    """Return the names of the locks of which one is to be held."""
+    if slots is None:
+        return (name,)
+    if not isinstance(slots, int) or isinstance(slots, bool) or not 1 <= slots <= _MOST_SLOTS:
+        raise ConfigurationError(
+            f"Lock {name!r}: slots={shown(slots)} is refused; pass a whole number from 1 to {_MOST_SLOTS:,}."
+        )
+    names = tuple(f"{name}#{slot}" for slot in range(slots))
+    if len(names[-1]) > _NAME_LIMIT:
+        raise ConfigurationError(
+            f"Lock name {shown(name)} is too long to have slots; use up to {_NAME_LIMIT - 4} characters."
+        )
+    return names
 
 
 def _check_spans(timeout: object, ttl: object) -> None:
@@ -219,7 +270,26 @@ class LockKeeper:
     """Renews an app's held locks from one thread, which lives while any is held."""
 
     def __init__(self) -> None:
+        self._slots: dict[str, int] = {}  # how many each name has, of those that were asked for with slots
         self._reset()
+
+    def agree(self, name: str, slots: int | None) -> None:
+        """The name has as many slots as ever in this app.
+
+        Raises:
+            ConfigurationError: it had another number, or has slots and is asked for without.
+        """
+        former = self._slots.get(name)
+        if former is not None and former != slots:
+            given = "without slots" if slots is None else f"with slots={slots}"
+            raise ConfigurationError(
+                f"Lock {name!r} has slots={former} in this app, and now is asked for {given}: more could "
+                "hold it than either says. Give it one number."
+            )
+        if slots is not None and former is None:
+            if len(self._slots) >= _NAMES_KEPT:
+                self._slots.clear()
+            self._slots[name] = slots
 
     def _reset(self) -> None:
         self._pid = os.getpid()
