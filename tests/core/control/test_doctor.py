@@ -8,14 +8,16 @@ from datetime import UTC, datetime, timedelta
 import attrs
 import pytest
 
-from firelock import Diagnosis, Firelock, RecurringJob
-from firelock.control.doctor import Sight, check_running
+from firelock import Diagnosis, Firelock, Limit, NumberSource, RecurringJob, Retry, Unique
+from firelock.control.doctor import Sight, check_all, check_running
+from firelock.control.limits import LimitName, LimitView
 from firelock.control.queues import QueueView
 from firelock.control.servers import ServerView
 from firelock.errors import SchemaMismatch, StorageUnavailable
 from firelock.recurring_job import RecurringRecord
 from firelock.storage import Finding, NewSession, Renewal, SessionRecord
-from tests.core.fakes import FailingStorage
+from firelock.storage.admission import LimitNumbers
+from tests.core.fakes import FailingStorage, Worker
 
 NOW = datetime(2030, 1, 1, 12, 0, tzinfo=UTC)
 MICROS = 1_000_000
@@ -275,3 +277,126 @@ def test_the_advice_fits_what_stops_the_look(storage, error, advice):
 
     assert (True, str(error)) == (finding.is_error, finding.what)
     assert finding.mend.startswith(advice)
+
+
+# ---- limits and unique keys ------------------------------------------------------------------------------
+
+
+def named(
+    name="tenant", *, is_paused=False, note="", paused_at=None, kind=LimitName, is_own=False, **numbers
+):
+    """A limit's name, or a key of it."""
+    key = {} if kind is LimitName else {
+        "key": name, "running": 0, "holders": (), "waiting": numbers.pop("waiting", 0), "opens_at": None,
+        "is_own": is_own,
+    }  # fmt: skip
+    return kind(
+        name=name.partition(":")[0], template=None, numbers=LimitNumbers(**numbers), code=None,
+        whose=NumberSource.CODE, is_paused=is_paused, note=note, paused_by=None, paused_at=paused_at, **key,
+    )  # fmt: skip
+
+
+def a_key(key="tenant:7", **fields):
+    """A key as the doctor sees it."""
+    return named(key, kind=LimitView, **fields)
+
+
+def all_of(code, **seen):
+    """What is told of one code."""
+    return [finding for finding in check_all(Sight(at(), **seen)) if finding.code == code]
+
+
+def test_a_number_of_zero_is_told_with_how_many_wait():
+    """A name's is told once for all its keys, a key's own by itself."""
+    names = [named(concurrent=0)]
+    keys = [
+        a_key(concurrent=0, waiting=3),
+        a_key("tenant:8", concurrent=0, waiting=4),
+        a_key("api:1", rate=0),
+    ]
+
+    told = all_of("limit_zero", limit_names=names, limits=[*keys, a_key("tenant:9", concurrent=1, waiting=5)])
+
+    assert [("tenant", 7), ("api:1", 0)] == [(one.values["limit"], one.values["count"]) for one in told]
+    assert "firelock limits set tenant" in told[0].mend
+
+
+def test_a_paused_limit_is_told_with_its_note_and_since_when():
+    """Whoever watches learns of it where many wait, or some for an hour."""
+    paused = {"is_paused": True, "note": "moving", "paused_at": NOW - timedelta(hours=2)}
+    lately = {**paused, "paused_at": NOW - timedelta(minutes=5)}
+
+    (told,) = all_of("limit_paused", limit_names=[named(**paused)], limits=[a_key(**paused, waiting=2)])
+
+    assert "Limit tenant is paused: moving; 2 jobs are waiting." == told.what
+    assert ("firelock limits resume tenant", at(hours=-2)) == (told.mend, told.since)
+    assert ["limit_paused"] == kinds(limits=[a_key(**paused, is_own=True, waiting=2)])
+    assert [] == kinds(limits=[a_key(**lately, waiting=2)])
+    assert ["limit_paused"] == kinds(limits=[a_key(**lately, waiting=100)])
+    assert [] == kinds(limits=[a_key(**paused)])
+
+
+def test_limits_whose_jobs_nobody_serves_are_told():
+    """Where every queue of a key's jobs is one that no living server listens to."""
+    waits_at = {"tenant:7": frozenset({"slow"}), "tenant:8": frozenset({"slow", "mail"})}
+    seen = {"waits_at": waits_at, "servers": [server(queues="mail")]}
+
+    (told,) = all_of("limit_unserved", **seen)
+
+    assert ("tenant:7", 1, "slow") == (told.values["limit"], told.values["count"], told.values["queue"])
+    assert [] == all_of("limit_unserved", **seen, queues=[queue("slow", is_paused=True)])
+    assert [] == all_of("limit_unserved", waits_at=waits_at)  # no server at all is said already
+
+
+def fails():
+    """What a task of a test does."""
+    raise ValueError
+
+
+def test_the_doctor_looks_at_limits_of_jobs(storage):
+    """A cost that never fits, jobs without their task's limits, keys that are held in vain."""
+    stub = Firelock(storage)
+    with Firelock(storage) as fire:
+        parent = fire.task(name="parent", retry=Retry(attempts=0))(fails).enqueue()
+        child = parent.then(fire.task(name="child", unique=Unique("day"))(lambda: None))
+        Worker(fire).run()
+        fire.task(name="report", limits=[Limit("tenant", concurrent=1)])(lambda: None)
+
+        @fire.task(name="ask", limits=[Limit("api", rate=10, per=60, burst=5, cost="{tokens}")])
+        def ask(tokens: int): ...
+
+        stub.task(name="report", remote=True)(lambda: None).enqueue()
+        ask.enqueue(9)
+        fire.limits.sync()
+
+        told = {finding.code: finding for finding in fire.diagnose().findings}
+
+    assert ("api", 9) == (told["limit_cost"].values["limit"], told["limit_cost"].values["count"])
+    assert "It is late, never lost" in told["limit_cost"].what
+    assert ("report", 1) == (told["unlimited"].values["task"], told["unlimited"].values["count"])
+    assert ("day", "child", child.id) == tuple(
+        told["unique_in_vain"].values[name] for name in ("key", "task", "job")
+    )
+
+
+def test_unique_keys_held_by_children_of_failed_parents_are_told():
+    """Nothing of the key is stored until somebody acts: the first is named, with its job."""
+    (told,) = all_of(
+        "unique_in_vain", keys_in_vain=[("shop.report day:1", "j1"), ("shop.report day:2", "j2")]
+    )
+
+    words = (
+        "Unique key day:1 of task shop.report is held by job j1, whose parent has failed; so are 1 more keys."
+    )
+    assert words == told.what
+    assert told.mend.endswith("firelock jobs delete j1")
+
+
+def test_keys_that_lie_apart_are_told_with_what_to_write():
+    """On a storage with partitions alone."""
+    apart = [("send", "smtp", "tenant:{tenant}"), ("ask", "region:{region}", "tenant:{tenant}")]
+
+    first, second = all_of("limit_apart", apart=apart)
+
+    assert "Write smtp/tenant:{tenant} in place of tenant:{tenant}" in first.mend
+    assert "Give them one beginning" in second.mend

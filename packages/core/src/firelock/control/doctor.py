@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 
 from firelock import lifecycle
+from firelock.clock import micros
+from firelock.control.limits import LimitName, Limits, LimitView
 from firelock.control.queues import Queues, QueueView
 from firelock.control.recurring import stored_definitions
 from firelock.control.servers import Servers, ServerState, ServerView, heard_at
@@ -28,6 +30,8 @@ LONG_WAIT = 600 * _MICROS  # of the first job of a queue
 _LOST_LATELY = 3_600 * _MICROS
 _LATE_FIRING = 120 * _MICROS
 _MANY_PAUSED = 100  # jobs
+_FORGOTTEN = 3_600 * _MICROS  # since a limit was paused
+_KEYS = 500  # of limits that are looked at
 _FEWEST_RUNS = 10  # below which a rate says nothing
 _HIGH_RATE, _TIMES_USUAL, _VERY_HIGH_RATE = 0.1, 3.0, 0.5
 
@@ -110,6 +114,13 @@ class Sight:
     lately: Mapping[str, EndedRuns] = attrs.Factory(dict)  # by task, of some minutes
     usually: Mapping[str, EndedRuns] = attrs.Factory(dict)  # of the day
     muted: Mapping[str, float] = attrs.Factory(dict)  # which part of a task's failures nobody asks for
+    limits: Sequence[LimitView] = ()  # the first 500 keys
+    limit_names: Sequence[LimitName] = ()
+    unlimited: Mapping[str, int] = attrs.Factory(dict)  # enqueued jobs without limits, by task that has some
+    waits_at: Mapping[str, frozenset[str]] = attrs.Factory(dict)  # queues of enqueued jobs by limit's key
+    too_costly: Mapping[str, int] = attrs.Factory(dict)  # the greatest cost by key that allows less at once
+    keys_in_vain: Sequence[tuple[str, str]] = ()  # unique keys of continuations of failed parents: key, job
+    apart: Sequence[tuple[str, str, str]] = ()  # task and two keys that cannot lie in one partition
 
     @property
     def alive(self) -> list[ServerView]:
@@ -156,10 +167,14 @@ def look(runtime: Runtime, *, knows_tasks: bool) -> Sight:
     """Return what there is to see; a handful of round trips, samples of at most 2,000 jobs a state."""
     storage, now = runtime.storage, runtime.storage.clock()
     unknown: Counter[str] = Counter()
-    if knows_tasks:
-        unknown.update(
-            job.task for job in _sample(runtime, State.ENQUEUED) if runtime.tasks.get(job.task) is None
-        )
+    keyed = _Keyed(runtime, knows_tasks=knows_tasks)
+    if knows_tasks or keyed.is_offered:
+        for job in _sample(runtime, State.ENQUEUED):
+            unknown[job.task] += knows_tasks and runtime.tasks.get(job.task) is None
+            keyed.see(job)
+    in_vain = [
+        job for job in _sample(runtime, State.AWAITING) if (job.reason or "").startswith(_WAITS_IN_VAIN)
+    ]
     unregistered: Counter[str] = Counter()
     unreadable: Counter[str] = Counter()
     for job in _sample(runtime, State.SCHEDULED):
@@ -172,13 +187,63 @@ def look(runtime: Runtime, *, knows_tasks: bool) -> Sight:
         recurring=list(map(RecurringJob, stored_definitions(storage))),
         by_state=storage.counts().by_state,
         is_shared=Feature.SHARED in storage.features,
-        unknown_here=unknown,
+        unknown_here=+unknown,
         unregistered=+unregistered,
         unreadable=+unreadable,
-        in_vain=sum(
-            (job.reason or "").startswith(_WAITS_IN_VAIN) for job in _sample(runtime, State.AWAITING)
-        ),
+        in_vain=len(in_vain),
+        limits=keyed.limits,
+        limit_names=keyed.names,
+        unlimited=keyed.unlimited,
+        waits_at={key: frozenset(queues) for key, queues in keyed.queues.items()},
+        too_costly=keyed.too_costly(),
+        keys_in_vain=[
+            (job.admission.unique.key, job.id)
+            for job in in_vain
+            if job.admission is not None and job.admission.unique is not None
+        ],
+        apart=list(_apart(runtime)),
     )
+
+
+class _Keyed:
+    """What enqueued jobs say of limits."""
+
+    def __init__(self, runtime: Runtime, *, knows_tasks: bool) -> None:
+        self.is_offered = Feature.LIMITS in runtime.storage.features
+        self._limited = {info.name for info in runtime.tasks if info.limits} if knows_tasks else set()
+        limits = Limits(runtime.client, dict)
+        self.limits = limits.list(limit=_KEYS) if self.is_offered else []
+        self.names = limits.names() if self.is_offered else []
+        self.unlimited: Counter[str] = Counter()
+        self.queues: dict[str, set[str]] = {}
+        self._costs: Counter[str] = Counter()
+
+    def see(self, job: JobRecord) -> None:
+        uses = job.admission.limits if job.admission is not None else ()
+        self.unlimited[job.task] += not uses and job.task in self._limited
+        self.unlimited = +self.unlimited
+        for use in uses:
+            self.queues.setdefault(use.key, set()).add(job.queue)
+            self._costs[use.key] = max(self._costs[use.key], use.cost)
+
+    def too_costly(self) -> dict[str, int]:
+        """Return the cost of jobs that are never within what may start at once."""
+        numbers = {view.key: view.numbers for view in self.limits}
+        return {
+            key: cost
+            for key, cost in sorted(self._costs.items())
+            if key in numbers and numbers[key].rate and cost > numbers[key].units
+        }
+
+
+def _apart(runtime: Runtime) -> Iterator[tuple[str, str, str]]:
+    """Yield tasks whose jobs a storage with partitions refuses, as their keys do not begin alike."""
+    if runtime.storage.describe().get("partitions", "1") == "1":
+        return
+    for info in runtime.tasks:
+        keys = sorted({limit.key.partition("/")[0]: limit.key for limit in info.limits}.values())
+        if len(keys) > 1:
+            yield info.name, keys[0], keys[1]
 
 
 def _sample(runtime: Runtime, state: State) -> Iterator[JobRecord]:
@@ -233,13 +298,14 @@ def check_clock(sight: Sight) -> Iterator[Finding]:
 
 
 def check_all(sight: Sight) -> list[Finding]:
-    """Return every finding: servers, queues, tasks, recurring jobs, continuations, in this order."""
+    """Return every finding: servers, queues, tasks, recurring jobs, continuations, limits, in this order."""
     return [
         finding
         for check in (
             _check_sharing, _check_no_server, _check_silence, _check_missing, _check_paused,
             _check_listeners, _check_unregistered, _check_unreadable, _check_unknown_here,
-            _check_recurring, _check_gone, _check_continuations,
+            _check_recurring, _check_gone, _check_continuations, _check_limit_zeros, _check_limit_pauses,
+            _check_unserved_limits, _check_costs, _check_unlimited, _check_keys_in_vain, _check_apart,
         )
         for finding in check(sight)
     ]  # fmt: skip
@@ -251,7 +317,8 @@ def check_running(sight: Sight) -> list[Finding]:
         finding
         for check in (
             _check_no_server, _storage_errors, _check_listeners, _check_unknown_tasks, _check_lost,
-            _check_failing, _check_unpaused, _check_late, _check_long_waits, _check_full_pauses, check_clock,
+            _check_failing, _check_unpaused, _check_late, _check_long_waits, _check_full_pauses,
+            _check_forgotten_limits, check_clock,
         )
         for finding in check(sight)
     ]  # fmt: skip
@@ -483,6 +550,116 @@ def _check_continuations(sight: Sight) -> Iterator[Finding]:
             "Requeue the parents (firelock jobs list --state failed), or delete them and what waits goes too."
         )
         yield Finding(False, what, mend, "in_vain", {"count": sight.in_vain})
+
+
+# ---- limits and unique keys --------------------------------------------------------------------------------
+
+
+def _check_limit_zeros(sight: Sight) -> Iterator[Finding]:
+    for name, waiting in _of_names(sight, lambda one: one.concurrent == 0 or one.rate == 0):
+        what = f"Limit {name} has a number of zero: none of its jobs starts; {_jobs(waiting)} waiting."
+        mend = f"If that was meant, firelock limits pause {name} says why; else firelock limits set {name}"
+        yield Finding(False, what, mend, "limit_zero", {"limit": name, "count": waiting})
+
+
+def _check_limit_pauses(sight: Sight) -> Iterator[Finding]:
+    for name, waiting in _of_names(sight, lambda one: one.is_paused):
+        one = next(one for one in (*sight.limits, *sight.limit_names) if _called(one, name) and one.is_paused)
+        note = f": {one.note}" if one.note else ""
+        since = None if one.paused_at is None else micros(one.paused_at)
+        what = f"Limit {name} is paused{note}; {_jobs(waiting)} waiting."
+        yield Finding(
+            False, what, f"firelock limits resume {name}", "limit_paused",
+            {"limit": name, "count": waiting, "note": one.note}, since,
+        )  # fmt: skip
+
+
+def _check_forgotten_limits(sight: Sight) -> Iterator[Finding]:
+    for finding in _check_limit_pauses(sight):
+        count = finding.values["count"]
+        is_old = finding.since is not None and sight.now - finding.since >= _FORGOTTEN
+        if isinstance(count, int) and (count >= _MANY_PAUSED or (count and is_old)):
+            yield finding
+
+
+def _of_names(sight: Sight, is_so: Callable[[LimitName], bool]) -> list[tuple[str, int]]:
+    """Return names and keys that are so, keys whose name is so counted there, with how many jobs wait."""
+    waiting: Counter[str] = Counter()
+    for name in sight.limit_names:
+        if is_so(name):
+            waiting[name.name] += 0
+    for view in sight.limits:
+        if is_so(view):
+            waiting[view.name if view.name in waiting and not view.is_own else view.key] += view.waiting
+    return sorted(waiting.items(), key=lambda one: (-one[1], one[0]))
+
+
+def _called(one: LimitName, name: str) -> bool:
+    return name == (one.key if isinstance(one, LimitView) else one.name)
+
+
+def _check_unserved_limits(sight: Sight) -> Iterator[Finding]:
+    if not sight.alive:
+        return  # said already
+    paused = {queue.name for queue in sight.queues if queue.is_paused}
+    unserved = [
+        (key, queues)
+        for key, queues in sorted(sight.waits_at.items())
+        if not any(queue in paused or sight.listening(queue) for queue in queues)
+    ]
+    if unserved:
+        key, queues = unserved[0]
+        others = f", and of {len(unserved) - 1:,} more limits," if len(unserved) > 1 else ""
+        where = ", ".join(sorted(queues))
+        what = f"Jobs of limit {key}{others} wait in queues that no server listens to: {where}."
+        mend = f"Start a server that does: firelock server app:fire --queues {min(queues)}"
+        values = {"limit": key, "count": len(unserved), "queue": min(queues)}
+        yield Finding(True, what, mend, "limit_unserved", values)
+
+
+def _check_costs(sight: Sight) -> Iterator[Finding]:
+    for view in sight.limits:
+        if cost := sight.too_costly.get(view.key):
+            what = (
+                f"A job of limit {view.key} costs {cost:,}, and {view.numbers.units:,.0f} may be used at "
+                "once. It is late, never lost: it waits until the key is wholly free, and others behind it."
+            )
+            mend = f"Allow more at once: firelock limits set {view.name} --burst {cost}"
+            yield Finding(False, what, mend, "limit_cost", {"limit": view.key, "count": cost})
+
+
+_check_unlimited = _counted(
+    "unlimited", "unlimited", "task",
+    "enqueued without limits for task {}, whose code has some.",
+    "Where they were enqueued its stub (remote=True) or older code declares none: declare the same there. "
+    "Nothing to do if the call said limits=[].",
+    of=State.ENQUEUED, is_error=False,
+)  # fmt: skip
+
+
+def _check_keys_in_vain(sight: Sight) -> Iterator[Finding]:
+    if sight.keys_in_vain:
+        stored, job_id = sight.keys_in_vain[0]
+        task, _, key = stored.partition(" ")
+        count = len(sight.keys_in_vain)
+        others = f"; so are {count - 1:,} more keys" if count > 1 else ""
+        what = f"Unique key {key} of task {task} is held by job {job_id}, whose parent has failed{others}."
+        mend = f"Until then its calls are duplicates. Requeue the parent, or firelock jobs delete {job_id}"
+        values = {"key": key, "task": task, "job": job_id, "count": count}
+        yield Finding(False, what, mend, "unique_in_vain", values)
+
+
+def _check_apart(sight: Sight) -> Iterator[Finding]:
+    for task, first, second in sight.apart:
+        what = (
+            f"Task {task} has limits {first} and {second}: this storage has partitions, and refuses a job "
+            "whose keys do not begin alike up to their first '/'."
+        )
+        of_one, of_all = (first, second) if "{" in first else (second, first)
+        mend = "Give them one beginning, as tenant:{tenant_id} and tenant:{tenant_id}/api."
+        if "{" not in of_all:
+            mend = f"Write {of_all}/{of_one} in place of {of_one}: all jobs of {of_all} lie together then."
+        yield Finding(True, what, mend, "limit_apart", {"task": task, "limit": first})
 
 
 # ---- words -----------------------------------------------------------------------------------------------
