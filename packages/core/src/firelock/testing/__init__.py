@@ -81,7 +81,7 @@ def _explain_assertions() -> None:
     """Pytest shows the values of the kit's failed assertions, as it does for a user's own tests."""
     import pytest
 
-    parts = ("locks", "model", "retries", "scene", "serializers", "server", "storage")
+    parts = ("locks", "model", "retries", "scene", "serializers", "server", "steps", "storage")
     kit = (f"{__name__}.conformance.{part}" for part in parts)
     pytest.register_assert_rewrite(*(module for module in kit if module not in sys.modules))
 

@@ -7,8 +7,12 @@ from typing import ClassVar
 
 import pytest
 
-from firelock.storage import Storage
+from firelock.storage import Feature, Storage
+from firelock.testing.conformance.kit import requires
 from firelock.testing.conformance.scene import Handles
+from firelock.testing.conformance.steps.limit_steps import LimitSteps
+from firelock.testing.conformance.steps.seeded import SeededSteps
+from firelock.testing.conformance.steps.unique_steps import UniqueSteps
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
 
@@ -30,3 +34,27 @@ class ModelDuty(StorageFixtures):
 
         handles.first.clear()
         run_machine(machine_for(open_handle), runs=self.model_runs)
+
+    @requires(Feature.LIMITS)
+    def test_random_claims_are_just(self, open_handle: Callable[[], Storage]) -> None:
+        """Whatever jobs with limits come, run and end, each claim is as the rule says, and nothing leaks.
+
+        If this fails: the message has the steps; read the last one against `steps.judge`.
+        """
+        self._run(LimitSteps, open_handle, 60)
+
+    @requires(Feature.UNIQUE)
+    def test_random_calls_are_answered_rightly(self, open_handle: Callable[[], Storage]) -> None:
+        """Whatever becomes of jobs with unique keys, each call is stored, answered or refused as they say.
+
+        If this fails: the message has the steps; read the last one against `steps.unique_steps`.
+        """
+        self._run(UniqueSteps, open_handle, 80)
+
+    def _run(self, kind: type[SeededSteps], open_handle: Callable[[], Storage], steps: int) -> None:
+        for seed in range(max(5, self.model_runs // 4)):
+            run = kind(open_handle, seed)
+            try:
+                run.run(steps)
+            finally:
+                run.close()

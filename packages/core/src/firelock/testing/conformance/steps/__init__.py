@@ -1,0 +1,5 @@
+"""Random steps of which a seed is the whole story, on limits and on unique keys.
+
+Where many answers are right, as with whose turn it is, there is no model to compare with: `judge` says
+whether one was just. `seeded` is what the runs share.
+"""

@@ -1,0 +1,239 @@
+"""Whether a claim was just: the rule of limits in words of its own, as a pure function of what was stored.
+
+Which lane comes first is the storage's choice, so a claim is not compared with another one but judged.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+
+import attrs
+
+from firelock.clock import SECOND
+from firelock.values import LimitUse
+
+Keys = tuple[str, ...]
+"""The keys of a lane's jobs; empty for jobs without any."""
+
+Place = tuple[str, Keys]
+"""A queue, and one of its lanes."""
+
+_SLACK = 60 * SECOND  # so exactly nobody knows when a storage looked at its clock
+
+
+@attrs.frozen
+class Numbers:
+    """What is allowed of a key; rates in units of cost each of which takes up so many micros."""
+
+    concurrent: int | None = None
+    interval: int = 0  # 0: no rate
+    burst: int = 1
+    is_shut: bool = False  # it is paused, or its rate is zero
+
+
+@attrs.frozen
+class Waiting:
+    """A job that could be claimed."""
+
+    id: str
+    uses: tuple[LimitUse, ...] = ()
+    is_late: bool = False  # it is to be ended unrun
+    keeps: frozenset[str] = frozenset()  # the strict keys that it holds while it waits
+
+    @property
+    def lane(self) -> Keys:
+        """Its keys."""
+        return tuple(use.key for use in self.uses)
+
+
+@attrs.frozen
+class Before:
+    """What was stored, and asked for, when a claim was made."""
+
+    since: int  # the storage's clock before the claim
+    until: int  # and after it
+    room: int
+    queues: Sequence[str]  # those asked for that are not paused
+    is_ordered: bool  # they are taken one after another
+    waiting: Mapping[str, Mapping[Keys, Sequence[Waiting]]]  # by queue and lane, in order
+    running: Mapping[str, int]  # by key: how many jobs hold it
+    free_at: Mapping[str, int]  # by key: up to when its rate is used, or it is shut
+    numbers: Mapping[str, Numbers]  # by key
+
+
+@attrs.frozen
+class Given:
+    """What the claim answered."""
+
+    ids: Sequence[str]
+    looks_again: bool = False  # it told to look again at once
+
+
+@attrs.frozen
+class After:
+    """What follows from a claim that was just."""
+
+    free_at: dict[str, int]  # by key: up to when its rate is used
+    left: frozenset[Place]  # lanes that admit more, and got nothing
+
+
+class Unjust(AssertionError):
+    """The claim broke the rule."""
+
+
+def judge(before: Before, claim: Given) -> After:
+    """Return what follows from the claim, which was just.
+
+    Raises:
+        Unjust: it was not.
+    """
+    places = {
+        job.id: (queue, lane)
+        for queue in before.queues
+        for lane, jobs in before.waiting.get(queue, {}).items()
+        for job in jobs
+    }
+    _say(len(claim.ids) <= before.room, "more jobs than were asked for")
+    _say(len(set(claim.ids)) == len(claim.ids), "a job twice")
+    _say(places.keys() >= set(claim.ids), "a job that did not wait there")
+    got = Counter(places[id] for id in claim.ids)
+    taken = {
+        place: [job for job in before.waiting[place[0]][place[1]] if job.id in set(claim.ids)]
+        for place in got
+    }
+    for place, jobs in taken.items():
+        _judge_order(before.waiting[place[0]][place[1]], jobs)
+    started = [job for jobs in taken.values() for job in jobs]
+    after = _Keys(before, started)
+    after.judge()
+    open_left = {
+        (queue, lane)
+        for queue in before.queues
+        for lane, jobs in before.waiting.get(queue, {}).items()
+        if len(jobs) > got[queue, lane] and after.admits(_rest(jobs, taken.get((queue, lane), [])))
+    }
+    if len(claim.ids) < before.room and not claim.looks_again:
+        _say(not open_left, f"{sorted(open_left)} were left though they admit")
+    if not any(job.is_late or 0 in [use.cost for use in job.uses] for job in started):
+        _judge_turns(before, got, open_left)  # else what they did not use is there for lanes behind them
+    if before.is_ordered:
+        _judge_queues(before.queues, got, open_left, looks_again=claim.looks_again)
+    if len(before.queues) == 1 and len(claim.ids) == before.room:
+        _judge_halves(before.room, got, open_left)
+    return After(after.free_at, frozenset(open_left - got.keys()))
+
+
+def _say(is_just: bool, what: str) -> None:
+    if not is_just:
+        raise Unjust(what)
+
+
+def _rest(jobs: Sequence[Waiting], taken: Sequence[Waiting]) -> list[Waiting]:
+    ids = {job.id for job in taken}
+    return [job for job in jobs if job.id not in ids]
+
+
+def _judge_order(jobs: Sequence[Waiting], taken: Sequence[Waiting]) -> None:
+    """Of a lane the first ones start; one that keeps a strict key, wherever it stands."""
+    usual = [job for job in jobs if not job.keeps]
+    first = [job for job in taken if not job.keeps]
+    _say(usual[: len(first)] == first, f"not the first of {jobs[0].lane}")
+
+
+class _Keys:
+    """The keys after a claim: who holds them, and up to when they are used."""
+
+    def __init__(self, before: Before, started: Sequence[Waiting]) -> None:
+        self._before = before
+        self._started = [job for job in started if not job.is_late]
+        self.running = Counter(before.running)
+        self.free_at = dict(before.free_at)
+        for job in self._started:
+            self.running.update(use.key for use in job.uses if use.key not in job.keeps)
+        self._costs: dict[str, list[int]] = {}
+        for job in self._started:
+            for use in job.uses:
+                self._costs.setdefault(use.key, []).append(use.cost)
+        for key, costs in self._costs.items():
+            if interval := self._of(key).interval:
+                used = max(self.free_at.get(key, 0), before.since)
+                self.free_at[key] = used + sum(costs) * interval if sum(costs) else self.free_at.get(key, 0)
+
+    def _of(self, key: str) -> Numbers:
+        return self._before.numbers.get(key, Numbers())
+
+    def judge(self) -> None:
+        """No key is held by more than may, nor used faster, and none started that is shut."""
+        for key, costs in self._costs.items():
+            numbers = self._of(key)
+            _say(not numbers.is_shut, f"{key} is shut")
+            _say(
+                numbers.concurrent is None or self.running[key] <= numbers.concurrent or self._only_kept(key),
+                f"{key}: {self.running[key]} of {numbers.concurrent}",
+            )
+            self._judge_rate(key, numbers, costs)
+
+    def _only_kept(self, key: str) -> bool:
+        """Tell whether who started under the key held it before: it may be held by too many since then."""
+        return all(key in job.keeps for job in self._started if key in job.lane)
+
+    def _judge_rate(self, key: str, numbers: Numbers, costs: Sequence[int]) -> None:
+        free_at, now = self._before.free_at.get(key, 0), self._before.until + _SLACK
+        if not numbers.interval:
+            _say(free_at <= now, f"{key} is shut until {free_at}")
+            return
+        used = max(free_at, self._before.since)
+        if max(costs) > numbers.burst:
+            _say(free_at <= now, f"{key} lets a large job start before it is free")
+            _say(sum(costs) == max(costs), f"{key} lets others start beside one that goes into debt")
+        else:
+            end = now + numbers.burst * numbers.interval
+            _say(used + sum(costs) * numbers.interval <= end, f"{key} is used faster than its rate")
+
+    def admits(self, left: Sequence[Waiting]) -> bool:
+        """Tell whether the next job of a lane would surely be admitted."""
+        head = next((job for job in left if job.keeps), left[0])
+        return all(self._is_open(use, is_kept=use.key in head.keeps) for use in head.uses)
+
+    def _is_open(self, use: LimitUse, *, is_kept: bool) -> bool:
+        numbers, free_at = self._of(use.key), self.free_at.get(use.key, 0)
+        if numbers.is_shut:
+            return False
+        if numbers.concurrent is not None and self.running[use.key] >= numbers.concurrent and not is_kept:
+            return False
+        spare = max(0, min(numbers.burst - cost for cost in (1, use.cost))) * numbers.interval
+        return free_at - spare + _SLACK <= self._before.since or free_at == 0
+
+
+def _judge_turns(before: Before, got: Mapping[Place, int], open_left: Collection[Place]) -> None:
+    """No lane gets two more than one of its queue that admits more."""
+    for queue in before.queues:
+        most = max((number for (of, lane), number in got.items() if of == queue and lane), default=0)
+        for of, lane in open_left:
+            if of == queue and lane:
+                behind = got.get((of, lane), 0)
+                _say(most <= behind + 1, f"{lane} got {behind}, another lane {most}")
+
+
+def _judge_queues(
+    queues: Sequence[str],
+    got: Mapping[Place, int],
+    open_left: Collection[Place],
+    *,
+    looks_again: bool,
+) -> None:
+    """A later queue gives only where a former one has nothing that may start."""
+    served = {queue for queue, _ in got}
+    left = {queue for queue, _ in open_left}
+    for number, queue in enumerate(queues):
+        if queue in left and not looks_again:
+            _say(served.isdisjoint(queues[number + 1 :]), f"a queue was served before {queue} was empty")
+
+
+def _judge_halves(room: int, got: Mapping[Place, int], open_left: Collection[Place]) -> None:
+    """Jobs with keys and those without get half each, as long as both could have more."""
+    plain = sum(number for (_, lane), number in got.items() if not lane)
+    for lacks, number, kind in ((False, plain, "without"), (True, room - plain, "with")):
+        if any(bool(lane) is lacks for _, lane in open_left):
+            _say(number >= room // 2, f"jobs {kind} keys got {number} of {room}")

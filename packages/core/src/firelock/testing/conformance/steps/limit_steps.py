@@ -1,0 +1,379 @@
+"""Random steps on limits: jobs come, run and end, numbers change, and each claim is judged."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import attrs
+
+from firelock.clock import SECOND
+from firelock.storage import Applied, Storage
+from firelock.testing.conformance import scene as ends
+from firelock.testing.conformance.scene import BASE, DAY, HOUR, Running, asks
+from firelock.testing.conformance.steps.judge import (
+    After,
+    Before,
+    Given,
+    Keys,
+    Numbers,
+    Place,
+    Unjust,
+    Waiting,
+    judge,
+)
+from firelock.testing.conformance.steps.seeded import SeededSteps
+from firelock.values import Admission, Holder, JobRecord, LimitUse, NewJob, State, Transition
+
+_MINUTE = 60 * SECOND
+
+_LANES: list[tuple[str, ...]] = [
+    (), (), ("a", "x"), ("a", "y"), ("b",), ("b", "x"), ("t:1",), ("t:2",), ("r",), ("r", "y"), ("s",),
+    ("f:1",), ("f:2",), ("f:3",),
+]  # fmt: skip
+_FIRST = {
+    "a": Numbers(3), "x": Numbers(2), "b": Numbers(2), "t": Numbers(1), "t:2": Numbers(3),
+    "r": Numbers(None, 10 * _MINUTE, 4), "s": Numbers(1),
+}  # fmt: skip
+_QUEUES = ("default", "mail")
+
+
+def _key(name: str) -> str:
+    return f"kit/{name}"
+
+
+@attrs.define
+class _Known:
+    """What a run knows of a job beside its record."""
+
+    number: int  # in the order of insertion
+    keeps: set[str] = attrs.Factory(set)  # strict keys it holds until it has ended
+
+
+class LimitSteps(SeededSteps):
+    """Jobs with limits come, run and end; numbers change; each claim is judged."""
+
+    late = 0.1  # of the jobs have to start within half an hour
+
+    def __init__(self, open_handle: Callable[[], Storage], seed: int) -> None:
+        super().__init__(open_handle, seed)
+        self.known: dict[str, _Known] = {}
+        self.living: dict[str, None] = {}  # not known to have ended
+        self.numbers: dict[str, Numbers] = {}
+        self.free_at: dict[str, int] = {}
+        self.paused: set[str] = set()
+        self.passed_over: Counter[Place] = Counter()
+        self.begun = 0
+        self.held: list[Running] = []
+        self.children = [self._begin(), self._begin()]
+        for name, numbers in _FIRST.items():
+            self._put(name, numbers)
+
+    def _begin(self) -> Holder:
+        self.begun += 1
+        return self.scene.begin(str(self.begun))
+
+    # ---- steps -------------------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """One step is done, mostly a claim."""
+        self.scene.advance(self.random.choice((0, 0, 0, 60, 300, 1_020, 3_000, 7_800)))
+        number = self.random.random()
+        for limit, step in self._steps:
+            if number < limit:
+                step(self)
+                return
+
+    def insert(self) -> None:
+        """Some jobs are stored in one batch."""
+        jobs = [self._new_job() for _ in range(self.random.randrange(1, 9))]
+        self.tell(f"insert {[(job.id[-4:], self._lane(job.admission), job.queue) for job in jobs]}")
+        self.scene.storage.insert(jobs)
+
+    def _new_job(self) -> NewJob:
+        random = self.random
+        lane = random.choice(_LANES)
+        uses = [LimitUse(_key(name), self._cost(name), is_strict=name == "s") for name in lane]
+        before = self.scene.now() + HOUR // 2 if lane and random.random() < self.late else None
+        fields: dict[str, object] = {
+            "queue": random.choice((*_QUEUES, "default")), "priority": random.choice((0, 0, 5)),
+            "beside": _key("a"),
+        }  # fmt: skip
+        if uses:
+            fields["admission"] = asks(*uses, start_before=before)
+        if random.random() < 0.1:
+            fields |= {"state": State.SCHEDULED, "due_at": self.scene.now() + HOUR}
+        job = self.scene.new_job(**fields)
+        self.known[job.id] = _Known(len(self.known))
+        self.living[job.id] = None
+        return job
+
+    def _cost(self, name: str) -> int:
+        return self.random.choice((1, 1, 1, 2, 0, 6)) if name == "r" else 1
+
+    @staticmethod
+    def _lane(admission: Admission | None) -> Keys:
+        return () if admission is None else tuple(use.key for use in admission.limits)
+
+    def exchange(self) -> None:
+        """A child ends some of its jobs and takes new ones."""
+        random = self.random
+        number = random.randrange(len(self.children))
+        child, storage = self.children[number], self.storages[number]
+        mine = [running for running in self.held if running.holder == child]
+        ending = [running for running in mine if random.random() < 0.6]
+        queues = random.choice((["default"], ["default"], ["default"], ["mail"], ["default", "mail"], None))
+        room = random.choice((1, 2, 4, 7, 20))
+        transitions = [self._end(running) for running in ending]
+        self.tell(f"exchange of {len(ending)} ends for {room} of {queues} by {number}")
+        self._claim(storage, child, transitions, room, queues)
+
+    def _end(self, running: Running) -> Transition:
+        self.held.remove(running)
+        how = self.random.choice((ends.succeeds, ends.succeeds, ends.fails))
+        return how(running, expires_at=self.random.choice((None, BASE - DAY)))
+
+    def come_back(self) -> None:
+        """A job is tried again at once or later, or is handed back."""
+        running = self.some(self.held)
+        if running is None:
+            return
+        self.held.remove(running)
+        how = self.random.choice(("retries", "retries", "snoozes", "hands back"))
+        self.tell(f"{how} {running.id[-4:]}")
+        match how:
+            case "retries":
+                change = ends.retries(running)
+            case "snoozes":
+                change = ends.snoozes(running, due_at=self.scene.now() + HOUR)
+            case _:
+                change = ends.hands_back(running)
+        self.scene.apply(change)  # refused where the job was deleted: then its tail has ended
+
+    def delete(self) -> None:
+        """A job is deleted: it ran, and leaves a tail, or it waited."""
+        job_id = self.some([running.id for running in self.held] + list(self.living))
+        if job_id is not None:
+            self.tell(f"delete {job_id[-4:]}")
+            self.scene.apply(ends.deletes(job_id))
+
+    def clear_tail(self) -> None:
+        """Who ran a job that was deleted learns of it."""
+        states = self.scene.storage.get([running.id for running in self.held])
+        tails = [one for one, job in zip(self.held, states, strict=True) if job and job.is_stopping]
+        tail = self.some(tails)
+        if tail is not None:
+            self.held.remove(tail)
+            self.tell(f"tail of {tail.id[-4:]} ends")
+            assert self.scene.apply(ends.succeeds(tail)) is Applied.REFUSED
+
+    def requeue(self) -> None:
+        """A job that ended lives again."""
+        known = self.scene.storage.get([one for one in self.known if one not in self.living])
+        ended = [job for job in known if job and job.is_final and not self._is_strict(job)]
+        job = self.some(ended)
+        if job is not None:
+            self.tell(f"requeue {job.id[-4:]}")
+            self.scene.settle(ends.requeues(job.id))
+            self.living[job.id] = None
+
+    @staticmethod
+    def _is_strict(job: JobRecord) -> bool:
+        return job.admission is not None and any(use.is_strict for use in job.admission.limits)
+
+    def lose(self) -> None:
+        """A session ends, with or without a crash of what it ran."""
+        number = self.random.randrange(len(self.children))
+        child = self.children[number]
+        has_crashed = self.random.random() < 0.5
+        self.tell(f"session {number} ends{' by a crash' if has_crashed else ''}")
+        self.scene.lose(child, running=None if has_crashed else [])
+        self.held = [one for one in self.held if one.holder != child]
+        self.children[number] = self._begin()
+
+    def change(self) -> None:
+        """A number is set, lowered, raised, removed, or paused."""
+        name = self.random.choice(("a", "x", "y", "b", "t", "t:2", "f", "f:1", "r"))
+        if name == "r":
+            numbers = Numbers(None, 10 * _MINUTE, 4, is_shut=self.random.random() < 0.3)
+        else:
+            numbers = Numbers(self.random.choice((None, 0, 1, 2, 3, 5)), is_shut=self.random.random() < 0.1)
+        self._put(name, numbers)
+
+    def _put(self, name: str, numbers: Numbers) -> None:
+        self.tell(f"numbers of {name}: {numbers}")
+        self.numbers[_key(name)] = numbers
+        rate = {"rate": 6, "per": HOUR, "burst": numbers.burst} if numbers.interval else {}
+        self.scene.put_numbers(_key(name), concurrent=numbers.concurrent, paused=int(numbers.is_shut), **rate)
+
+    def remove(self) -> None:
+        """A number is gone."""
+        name = self.random.choice(("a", "b", "t:2", "f:1"))
+        self.tell(f"no numbers of {name}")
+        self.numbers.pop(_key(name), None)
+        self.scene.storage.delete_record("limit", _key(name))
+
+    def spend(self) -> None:
+        """A rate is used, given back, or its key shut."""
+        cost, until = self.random.choice((1, 3, -2, 0)), None
+        if cost == 0:
+            until = self.scene.now() + self.random.choice((10, 40)) * _MINUTE
+        self.tell(f"spend {cost} until {until}")
+        before = self.scene.now()
+        self.scene.storage.spend(_key("r"), cost=cost, until=until)
+        used, interval = self.free_at.get(_key("r"), 0), 10 * _MINUTE
+        used = max(used, before) + cost * interval if cost > 0 else max(0, used + cost * interval)
+        if until is not None:
+            used = max(used, until + 3 * interval)
+        self.free_at[_key("r")] = used
+
+    def pause(self) -> None:
+        """A queue is paused, or resumed."""
+        queue = self.random.choice(_QUEUES)
+        if queue in self.paused:
+            self.paused.remove(queue)
+            self.scene.storage.delete_record("queue", queue)
+        else:
+            self.paused.add(queue)
+            self.scene.storage.put_record("queue", queue, '{"paused": true}')
+        self.tell(f"paused are {self.paused}")
+
+    def upkeep(self) -> None:
+        """What is due is enqueued, what nobody needs is forgotten; what the keys tell is so."""
+        self.tell("upkeep")
+        self.scene.promote(100)
+        self.scene.prune(20)
+        self._judge_keys()
+
+    _steps: tuple[tuple[float, Callable[[LimitSteps], None]], ...] = (
+        (0.20, insert), (0.64, exchange), (0.71, come_back), (0.76, delete), (0.79, clear_tail), (0.82, lose),
+        (0.88, change), (0.90, remove), (0.92, spend), (0.94, pause), (0.96, requeue), (1.01, upkeep),
+    )  # fmt: skip
+
+    # ---- claims ------------------------------------------------------------------------------------------
+
+    def _claim(
+        self,
+        storage: Storage,
+        child: Holder,
+        transitions: list[Transition],
+        room: int,
+        queues: list[str] | None,
+    ) -> None:
+        before = self._before({one.job_id for one in transitions}, room, queues)
+        answer = storage.exchange(transitions, self.scene.request(child, room, queues))
+        assert all(result.is_applied or result is Applied.REFUSED for result in answer.results)
+        claim = answer.claim
+        now = self.scene.now()
+        looks_again = claim.look_again_at is not None and claim.look_again_at <= now
+        given = Given([job.id for job in claim.jobs], looks_again)
+        self.tell(f"  given {[id[-4:] for id in given.ids]}, look again {looks_again}")
+        after = judge(attrs.evolve(before, until=now), given)
+        self.free_at = after.free_at
+        jobs = {
+            job.id: job
+            for queue in before.queues
+            for lane in before.waiting.get(queue, {}).values()
+            for job in lane
+        }
+        for running in (Running(job, child) for job in claim.jobs):
+            job = jobs[running.id]
+            if job.is_late:
+                self.scene.settle(ends.gives_up(running))  # as its child does, which does not run it
+            else:
+                self.known[job.id].keeps |= {use.key for use in job.uses if use.is_strict}
+                self.held.append(running)
+        self._judge_waits(before, after)
+
+    def _before(self, ending: set[str], room: int, queues: list[str] | None) -> Before:
+        now = self.scene.now()
+        waiting: dict[str, dict[Keys, list[tuple[tuple[int, int, int], Waiting]]]] = {}
+        running: Counter[str] = Counter()
+        for job in self._records():
+            known, uses = self.known[job.id], job.admission.limits if job.admission else ()
+            is_held = job.session is not None and job.id not in ending
+            if job.is_final or job.id in ending:
+                known.keeps = known.keeps if is_held else set()
+            running.update({use.key for use in uses} if is_held else known.keeps)
+            if job.state is State.ENQUEUED and job.session is None:
+                late = job.admission is not None and not job.attempt and not job.crashes
+                before = job.admission.start_before if job.admission else None
+                one = Waiting(
+                    job.id, uses, late and before is not None and before < now, frozenset(known.keeps)
+                )
+                place = (-job.priority, job.enqueued_at or 0, known.number)
+                waiting.setdefault(job.queue, {}).setdefault(one.lane, []).append((place, one))
+        asked = [queue for queue in queues or _QUEUES if queue not in self.paused]
+        for lane in (lane for of in waiting.values() for lane in of.values()):
+            lane.sort(key=lambda entry: entry[0])
+        return Before(
+            now, now, room, asked, queues is not None,
+            {
+                queue: {lane: [one for _, one in jobs] for lane, jobs in of.items()}
+                for queue, of in waiting.items()
+            },
+            running, self.free_at, self._all_numbers(),
+        )  # fmt: skip
+
+    def _records(self) -> list[JobRecord]:
+        records = [job for job in self.scene.storage.get(list(self.living)) if job is not None]
+        self.living = {job.id: None for job in records if not job.is_final or job.session is not None}
+        for job in records:
+            if job.id not in self.living:
+                self.known[job.id].keeps.clear()
+        return records
+
+    def _all_numbers(self) -> dict[str, Numbers]:
+        """Return the numbers of each key: its own, else those of what stands before the colon."""
+        found = {}
+        for name in {name for lane in _LANES for name in lane}:
+            own = self.numbers.get(_key(name), Numbers())
+            named = self.numbers.get(_key(name.partition(":")[0]), Numbers())
+            has_any = own.concurrent is not None or own.interval
+            found[_key(name)] = attrs.evolve(own if has_any else named, is_shut=own.is_shut or named.is_shut)
+        return found
+
+    def _judge_waits(self, before: Before, after: After) -> None:
+        """A lane that admits is served within as many claims as there are lanes, for each handle."""
+        asked = [(queue, lane) for queue in before.queues for lane in before.waiting.get(queue, {})]
+        for place in asked:
+            self.passed_over[place] = self.passed_over[place] + 1 if place in after.left else 0
+            if self.passed_over[place] > 3 * len(_LANES):
+                raise Unjust(f"{place} starves")
+
+    def _judge_keys(self) -> None:
+        """What `find_keys` tells is what the jobs tell."""
+        before = self._before(set(), 0, None)
+        waits = Counter(
+            use.key
+            for of in before.waiting.values()
+            for jobs in of.values()
+            for job in jobs
+            for use in job.uses
+        )
+        told = {state.key: state for state in self.scene.storage.find_keys("kit/")}
+        for key in {*told, *waits, *before.running}:
+            running, waiting = (told[key].running, told[key].waiting) if key in told else (0, 0)
+            told_of, there_is = (running, waiting), (before.running[key], waits[key])
+            assert there_is == told_of, f"{key} is told to run and wait {told_of}, it is {there_is}"
+
+    def end(self) -> None:
+        """Once nothing is limited any more all that waits runs: nothing holds what it no longer has."""
+        self.tell("the end")
+        for child in self.children:
+            self.scene.lose(child, running=[])
+        self.held, self.children = [], [self._begin(), self._begin()]
+        for queue in self.paused:
+            self.scene.storage.delete_record("queue", queue)
+        self.paused.clear()
+        for name in ("a", "x", "y", "b", "t", "t:2", "f", "f:1", "r", "s"):
+            self._put(name, Numbers(1, 10 * _MINUTE, 4) if name == "r" else Numbers(1))
+        for _ in range(200):
+            self.scene.advance(7_800)
+            self.scene.promote(100)
+            ending, self.held = [ends.succeeds(one) for one in self.held], []
+            self._claim(self.storages[0], self.children[0], ending, 20, None)
+            if not self.held and not self.scene.by_state().get(State.ENQUEUED):
+                break
+        else:
+            raise Unjust("jobs wait for ever")
