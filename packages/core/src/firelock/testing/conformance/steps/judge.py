@@ -33,7 +33,7 @@ class Numbers:
 
 
 @attrs.frozen
-class Waiting:
+class ReadyJob:
     """A job that could be claimed."""
 
     id: str
@@ -56,14 +56,14 @@ class Before:
     room: int
     queues: Sequence[str]  # those asked for that are not paused
     is_ordered: bool  # they are taken one after another
-    waiting: Mapping[str, Mapping[Keys, Sequence[Waiting]]]  # by queue and lane, in order
+    waiting: Mapping[str, Mapping[Keys, Sequence[ReadyJob]]]  # by queue and lane, in order
     running: Mapping[str, int]  # by key: how many jobs hold it
     free_at: Mapping[str, int]  # by key: up to when its rate is used, or it is shut
     numbers: Mapping[str, Numbers]  # by key
 
 
 @attrs.frozen
-class Given:
+class ClaimAnswer:
     """What the claim answered."""
 
     ids: Sequence[str]
@@ -82,7 +82,7 @@ class Unjust(AssertionError):
     """The claim broke the rule."""
 
 
-def judge(before: Before, claim: Given) -> After:
+def judge(before: Before, claim: ClaimAnswer) -> After:
     """Return what follows from the claim, which was just.
 
     Raises:
@@ -129,12 +129,12 @@ def _say(is_just: bool, what: str) -> None:
         raise Unjust(what)
 
 
-def _rest(jobs: Sequence[Waiting], taken: Sequence[Waiting]) -> list[Waiting]:
+def _rest(jobs: Sequence[ReadyJob], taken: Sequence[ReadyJob]) -> list[ReadyJob]:
     ids = {job.id for job in taken}
     return [job for job in jobs if job.id not in ids]
 
 
-def _judge_order(jobs: Sequence[Waiting], taken: Sequence[Waiting]) -> None:
+def _judge_order(jobs: Sequence[ReadyJob], taken: Sequence[ReadyJob]) -> None:
     """Of a lane the first ones start; one that keeps a strict key, wherever it stands."""
     usual = [job for job in jobs if not job.keeps]
     first = [job for job in taken if not job.keeps]
@@ -144,7 +144,7 @@ def _judge_order(jobs: Sequence[Waiting], taken: Sequence[Waiting]) -> None:
 class _Keys:
     """The keys after a claim: who holds them, and up to when they are used."""
 
-    def __init__(self, before: Before, started: Sequence[Waiting]) -> None:
+    def __init__(self, before: Before, started: Sequence[ReadyJob]) -> None:
         self._before = before
         self._started = [job for job in started if not job.is_late]
         self.running = Counter(before.running)
@@ -191,7 +191,7 @@ class _Keys:
             end = now + numbers.burst * numbers.interval
             _say(used + sum(costs) * numbers.interval <= end, f"{key} is used faster than its rate")
 
-    def admits(self, left: Sequence[Waiting]) -> bool:
+    def admits(self, left: Sequence[ReadyJob]) -> bool:
         """Tell whether the next job of a lane would surely be admitted."""
         head = next((job for job in left if job.keeps), left[0])
         return all(self._is_open(use, is_kept=use.key in head.keeps) for use in head.uses)

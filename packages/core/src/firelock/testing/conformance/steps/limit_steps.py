@@ -14,12 +14,12 @@ from firelock.testing.conformance.scene import BASE, DAY, HOUR, Running, asks
 from firelock.testing.conformance.steps.judge import (
     After,
     Before,
-    Given,
+    ClaimAnswer,
     Keys,
     Numbers,
     Place,
+    ReadyJob,
     Unjust,
-    Waiting,
     judge,
 )
 from firelock.testing.conformance.steps.seeded import SeededSteps
@@ -266,7 +266,7 @@ class LimitSteps(SeededSteps):
         claim = answer.claim
         now = self.scene.now()
         looks_again = claim.look_again_at is not None and claim.look_again_at <= now
-        given = Given([job.id for job in claim.jobs], looks_again)
+        given = ClaimAnswer([job.id for job in claim.jobs], looks_again)
         self.tell(f"  given {[id[-4:] for id in given.ids]}, look again {looks_again}")
         after = judge(attrs.evolve(before, until=now), given)
         self.free_at = after.free_at
@@ -287,7 +287,7 @@ class LimitSteps(SeededSteps):
 
     def _before(self, ending: set[str], room: int, queues: list[str] | None) -> Before:
         now = self.scene.now()
-        waiting: dict[str, dict[Keys, list[tuple[tuple[int, int, int], Waiting]]]] = {}
+        waiting: dict[str, dict[Keys, list[tuple[tuple[int, int, int], ReadyJob]]]] = {}
         running: Counter[str] = Counter()
         for job in self._records():
             known, uses = self.known[job.id], job.admission.limits if job.admission else ()
@@ -298,7 +298,7 @@ class LimitSteps(SeededSteps):
             if job.state is State.ENQUEUED and job.session is None:
                 late = job.admission is not None and not job.attempt and not job.crashes
                 before = job.admission.start_before if job.admission else None
-                one = Waiting(
+                one = ReadyJob(
                     job.id, uses, late and before is not None and before < now, frozenset(known.keeps)
                 )
                 place = (-job.priority, job.enqueued_at or 0, known.number)

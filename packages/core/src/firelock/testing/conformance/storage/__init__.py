@@ -8,6 +8,7 @@ from __future__ import annotations
 from firelock.testing.conformance.locks import LockDuty
 from firelock.testing.conformance.storage.claim import ClaimDuty
 from firelock.testing.conformance.storage.insert import InsertDuty
+from firelock.testing.conformance.storage.key_races import LimitRaceDuty, UniqueRaceDuty
 from firelock.testing.conformance.storage.life import LifeDuty
 from firelock.testing.conformance.storage.limits import KeyDuty, LimitDuty, RateDuty, TurnDuty
 from firelock.testing.conformance.storage.model import ModelDuty
@@ -27,9 +28,10 @@ __all__ = ["RowStorageConformance", "StorageConformance"]
 
 # pytest runs the tests of the last base first: what names its rule comes before what compares everything.
 class StorageConformance(
-    ModelDuty, CrowdDuty, RaceDuty, LockDuty, RecordDuty, RecurringDuty, PeopleDuty, FindDuty, UniqueDuty,
-    KeyDuty, RateDuty, TurnDuty, LimitDuty, PruneDuty, ContinuationDuty, PromoteDuty, TailDuty, ReconcileDuty,
-    SessionDuty, ExchangeDuty, GuardDuty, SettleDuty, ClaimDuty, TextDuty, InsertDuty, LifeDuty,
+    ModelDuty, UniqueRaceDuty, LimitRaceDuty, CrowdDuty, RaceDuty, LockDuty, RecordDuty, RecurringDuty,
+    PeopleDuty, FindDuty, UniqueDuty, KeyDuty, RateDuty, TurnDuty, LimitDuty, PruneDuty, ContinuationDuty,
+    PromoteDuty, TailDuty, ReconcileDuty, SessionDuty, ExchangeDuty, GuardDuty, SettleDuty, ClaimDuty,
+    TextDuty, InsertDuty, LifeDuty,
 ):  # fmt: skip
     """Everything a storage promises.
 

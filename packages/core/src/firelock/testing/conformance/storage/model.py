@@ -41,7 +41,7 @@ class ModelDuty(StorageFixtures):
 
         If this fails: the message has the steps; read the last one against `steps.judge`.
         """
-        self._run(LimitSteps, open_handle, 60)
+        self._random_steps(LimitSteps, open_handle, 60)
 
     @requires(Feature.UNIQUE)
     def test_random_calls_are_answered_rightly(self, open_handle: Callable[[], Storage]) -> None:
@@ -49,9 +49,9 @@ class ModelDuty(StorageFixtures):
 
         If this fails: the message has the steps; read the last one against `steps.unique_steps`.
         """
-        self._run(UniqueSteps, open_handle, 80)
+        self._random_steps(UniqueSteps, open_handle, 80)
 
-    def _run(self, kind: type[SeededSteps], open_handle: Callable[[], Storage], steps: int) -> None:
+    def _random_steps(self, kind: type[SeededSteps], open_handle: Callable[[], Storage], steps: int) -> None:
         for seed in range(max(5, self.model_runs // 4)):
             run = kind(open_handle, seed)
             try:
