@@ -10,7 +10,7 @@ import struct
 import zlib
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import BytecodeCache, Environment, PackageLoader, StrictUndefined
 from starlette.responses import JSONResponse, Response
 
 from firelock_dashboard import formatting
@@ -19,6 +19,9 @@ from firelock_dashboard.icons import icon
 from firelock_dashboard.security.permissions import Permission
 
 if TYPE_CHECKING:
+    from types import CodeType
+
+    from jinja2.bccache import Bucket
     from starlette.requests import Request
 
     from firelock_dashboard.texts import Texts
@@ -34,6 +37,23 @@ _TURNS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _READ = re.compile(r""">[^<]+|\b(?:title|aria-label|placeholder|alt|label|data-confirm|data-text)="[^"]*\"""")
 
 
+class _Compiled(BytecodeCache):
+    """What templates were compiled to: once a process, for all dashboards, as all compile alike."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], CodeType] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        bucket.code = self._kept.get((bucket.key, bucket.checksum))
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        if bucket.code is not None:
+            self._kept[bucket.key, bucket.checksum] = bucket.code
+
+
+_compiled = _Compiled()
+
+
 class Templates:
     """The templates, compiled at their first use."""
 
@@ -44,6 +64,7 @@ class Templates:
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
+            bytecode_cache=_compiled,
             auto_reload=False,  # a page has some twenty templates: each would be a look at the disk
         )
         self._environment.globals.update(
