@@ -25,6 +25,7 @@ class Permission(StrEnum):
     REQUEUE = "requeue"  # requeue, run now, reschedule, copy
     DELETE = "delete"
     PAUSE_QUEUE = "pause_queue"
+    CHANGE_LIMIT = "change_limit"  # numbers of limits, and their pauses
     TRIGGER = "trigger"  # run a recurring job now, pause and resume it
     EDIT_RECURRING = "edit_recurring"  # create, edit, reset and remove recurring jobs
     STOP_SERVER = "stop_server"
@@ -34,7 +35,13 @@ class Permission(StrEnum):
 Level: TypeAlias = str | Collection[Permission]
 
 _READ = frozenset({Permission.READ, Permission.VIEW_ARGUMENTS, Permission.VIEW_LOGS})
-_OPERATE = _READ | {Permission.REQUEUE, Permission.DELETE, Permission.PAUSE_QUEUE, Permission.TRIGGER}
+_OPERATE = _READ | {
+    Permission.REQUEUE,
+    Permission.DELETE,
+    Permission.PAUSE_QUEUE,
+    Permission.CHANGE_LIMIT,
+    Permission.TRIGGER,
+}
 
 LEVELS = {
     "none": frozenset[Permission](),

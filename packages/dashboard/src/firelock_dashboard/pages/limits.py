@@ -1,0 +1,190 @@
+"""Limits: who holds their keys, who waits, when a rate opens; their numbers and pauses; unique keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from firelock import ConfigurationError, UnsupportedFeature
+from firelock.control.limits import LimitName, LimitView
+from firelock.storage import Feature, JobRecord
+from firelock_dashboard.actions import refusing
+from firelock_dashboard.formatting import instant
+from firelock_dashboard.problems import BadRequest
+from firelock_dashboard.request import Undo
+from firelock_dashboard.routes import Route
+from firelock_dashboard.security.permissions import Permission
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+    from firelock_dashboard.request import Visit
+
+_SHOWN = 50  # keys on a page
+_KEY, _NOTE, _NUMBER = 200, 500, 12
+
+
+@attrs.frozen
+class _KeysPage:
+    keys: Sequence[LimitView]
+    names: Sequence[LimitName]  # those with numbers or a pause
+    is_offered: bool
+    after: str | None  # the key behind which the next page begins
+
+
+@attrs.frozen
+class _UniqueKey:
+    key: str
+    task: str
+    job: JobRecord | None  # None where it is not stored any more
+    job_id: str
+    free_at: datetime | None  # until when it is taken whatever became of the job; None where it is not so
+
+
+@attrs.frozen
+class _UniquePage:
+    keys: Sequence[_UniqueKey]
+    is_offered: bool
+    after: str | None
+
+
+# ---- keys ------------------------------------------------------------------------------------------------
+
+
+def show_limits(visit: Visit) -> Response:
+    """Every key that a job holds or waits for, and the names with numbers."""
+    after, prefix = visit.query.text("after"), visit.query.text("prefix", limit=_KEY)
+    return visit.page(
+        "limits.html", section="limits", after=after, prefix=prefix,
+        page=lambda: _keys(visit, prefix, after),
+    )  # fmt: skip
+
+
+def _keys(visit: Visit, prefix: str, after: str) -> _KeysPage:
+    if Feature.LIMITS not in visit.fire.storage.features:
+        return _KeysPage((), (), is_offered=False, after=None)
+    keys = visit.fire.limits.list(prefix, after, _SHOWN + 1)
+    names = [] if prefix or after else visit.fire.limits.names()
+    following = keys[_SHOWN - 1].key if len(keys) > _SHOWN else None
+    return _KeysPage(keys[:_SHOWN], names, is_offered=True, after=following)
+
+
+def show_limit(visit: Visit) -> Response:
+    """One key or name: its numbers, who holds it, and what can be done about it."""
+    key = visit.query.text("key", limit=_KEY)
+    with refusing(ConfigurationError, UnsupportedFeature, field="key"):
+        visit.fire.limits.get(key)
+    return visit.page(
+        "limit.html", title=visit.text("limits.title", key=key), section="limits", key=key,
+        limit=lambda: visit.fire.limits.get(key), holders=lambda view: _holders(visit, view),
+    )  # fmt: skip
+
+
+def _holders(visit: Visit, view: LimitView) -> list[JobRecord]:
+    found = visit.fire.storage.get(list(view.holders))
+    return [job for job in found if job is not None]
+
+
+# ---- unique keys -------------------------------------------------------------------------------------------
+
+
+def show_unique(visit: Visit) -> Response:
+    """Every unique key with the job that it points at."""
+    after, prefix = visit.query.text("after", limit=2 * _KEY), visit.query.text("prefix", limit=_KEY)
+    return visit.page(
+        "unique.html", title=visit.text("limits.unique_title"), section="limits", after=after, prefix=prefix,
+        page=lambda: _unique(visit, prefix, after),
+    )  # fmt: skip
+
+
+def _unique(visit: Visit, prefix: str, after: str) -> _UniquePage:
+    storage = visit.fire.storage
+    if Feature.UNIQUE not in storage.features:
+        return _UniquePage((), is_offered=False, after=None)
+    found = storage.find_unique(prefix, after=after, limit=_SHOWN + 1)
+    shown = found[:_SHOWN]
+    jobs = storage.get([one.job_id for one in shown])
+    keys = [
+        _UniqueKey(
+            state.key.partition(" ")[2], state.key.partition(" ")[0], job, state.job_id,
+            instant(state.free_at) if state.free_at > visit.now_micros else None,
+        )
+        for state, job in zip(shown, jobs, strict=True)
+    ]  # fmt: skip
+    return _UniquePage(keys, is_offered=True, after=shown[-1].key if len(found) > _SHOWN else None)
+
+
+# ---- what is done to them --------------------------------------------------------------------------------
+
+
+def pause_limit(visit: Visit) -> Response:
+    """No job that asks for the key starts any more."""
+    key, note = visit.form.required("key", limit=_KEY), visit.form.maybe("note", limit=_NOTE) or ""
+    with refusing(ConfigurationError, UnsupportedFeature, field="key"):
+        visit.fire.limits.pause(key, note, by=visit.who, origin="dashboard")
+    undo = Undo("/limits/resume", {"key": [key]})
+    return visit.done(visit.text("limits.paused", key=key), to="/limits", undo=undo)
+
+
+def resume_limit(visit: Visit) -> Response:
+    """Jobs that ask for the key start again."""
+    key = visit.form.required("key", limit=_KEY)
+    with refusing(ConfigurationError, UnsupportedFeature, field="key"):
+        before = visit.fire.limits.get(key)
+        visit.fire.limits.resume(key, by=visit.who, origin="dashboard")
+    undo = Undo("/limits/pause", {"key": [key], "note": [before.note]}) if before.is_paused else None
+    return visit.done(visit.text("limits.resumed", key=key), to="/limits", undo=undo)
+
+
+def set_limit(visit: Visit) -> Response:
+    """The key or name has other numbers from now on."""
+    key = visit.form.required("key", limit=_KEY)
+    rate = _number(visit, "rate")
+    given: dict[str, Any] = {"concurrent": _number(visit, "concurrent"), "rate": rate}
+    if rate is not None:
+        given |= {"per": _seconds(visit), "burst": _number(visit, "burst")}
+    with refusing(ConfigurationError, UnsupportedFeature):
+        view = visit.fire.limits.set(key, **given, by=visit.who, origin="dashboard")
+    return visit.done(visit.text("limits.set", key=key, numbers=view.words), to="/limits")
+
+
+def reset_limit(visit: Visit) -> Response:
+    """The key or name has the numbers of the code again."""
+    key = visit.form.required("key", limit=_KEY)
+    with refusing(ConfigurationError, UnsupportedFeature, field="key"):
+        view = visit.fire.limits.reset(key, by=visit.who, origin="dashboard")
+    return visit.done(visit.text("limits.was_reset", key=key, numbers=view.words), to="/limits")
+
+
+def _number(visit: Visit, name: str) -> int | None:
+    text = visit.form.text(name, limit=_NUMBER).strip()
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise BadRequest(visit.text("limits.no_number", field=name, value=text))
+    return int(text)
+
+
+def _seconds(visit: Visit) -> float:
+    text = visit.form.text("per", limit=_NUMBER).strip()
+    try:
+        return float(text or 1)
+    except ValueError as error:
+        raise BadRequest(visit.text("limits.no_number", field="per", value=text)) from error
+
+
+ROUTES = (
+    Route("GET", "/limits", Permission.READ, show_limits, ("after", "prefix")),
+    Route("GET", "/limits/key", Permission.READ, show_limit, ("key",)),
+    Route("GET", "/limits/unique", Permission.READ, show_unique, ("after", "prefix")),
+    Route("POST", "/limits/pause", Permission.CHANGE_LIMIT, pause_limit, form=("key", "note")),
+    Route("POST", "/limits/resume", Permission.CHANGE_LIMIT, resume_limit, form=("key",)),
+    Route(
+        "POST", "/limits/set", Permission.CHANGE_LIMIT, set_limit,
+        form=("key", "concurrent", "rate", "per", "burst"),
+    ),
+    Route("POST", "/limits/reset", Permission.CHANGE_LIMIT, reset_limit, form=("key",)),
+)  # fmt: skip
