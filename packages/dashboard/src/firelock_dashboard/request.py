@@ -45,9 +45,14 @@ _FLASH = "firelock_flash"
 _FLASH_LIMIT = 3_000  # characters of a cookie, which browsers take up to 4,096 of
 _UNDOES = frozenset(
     {
-        "/jobs/restore", "/limits/pause", "/limits/resume", "/queues/pause", "/queues/resume",
-        "/recurring/pause", "/recurring/resume",
-    }  # fmt: skip
+        "/jobs/restore",
+        "/limits/pause",
+        "/limits/resume",
+        "/queues/pause",
+        "/queues/resume",
+        "/recurring/pause",
+        "/recurring/resume",
+    }
 )
 _YEAR = 365 * 86_400  # seconds
 _FORM, _JSON = "application/x-www-form-urlencoded", "application/json"

@@ -11,6 +11,7 @@ import attrs
 
 from firelock.control.doctor import Sight, lacks_serializer
 from firelock.storage import JobRecord, State
+from firelock.waits import KeyWait
 from firelock_dashboard.formatting import instant, micros, span
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class JobWait:
     is_ahead_cut: bool = False  # there are at least so many
     per_minute: float | None = None  # how many jobs of its queue ended in a minute of late
     parents: tuple[Parent, ...] = ()
+    waits: Sequence[KeyWait] = ()  # keys of limits that hold it back
     is_registered: bool | None = None  # whether any living server knows the task; None where nobody can tell
 
     @property
@@ -77,7 +79,7 @@ def explain(at: JobWait) -> list[Reason]:
         case State.SCHEDULED:
             reasons = [*_of_schedule(at), *_of_queue(at)]
         case State.ENQUEUED:
-            reasons = [*_of_task(at), *_of_queue(at), *_of_line(at)]
+            reasons = [*_of_task(at), *_of_queue(at), *(_of_limits(at) if at.waits else _of_line(at))]
         case _:
             return []
     if at.job.is_stopping:
@@ -143,6 +145,12 @@ def _of_queue(at: JobWait) -> Iterator[Reason]:
     elif not at.sight.listening(queue):
         names = ", ".join(one.name for one in listening[:5])
         yield Reason("why_quiet", Weight.BAD, {"servers": names, "queue": queue}, "/servers")
+
+
+def _of_limits(at: JobWait) -> Iterator[Reason]:
+    for wait in at.waits:
+        weight = Weight.BAD if wait.is_paused else Weight.NOTE
+        yield Reason("why_limit", weight, {"limit": str(wait)}, "/limits/key", {"key": wait.key})
 
 
 def _of_line(at: JobWait) -> Iterator[Reason]:

@@ -18,6 +18,7 @@ from firelock import JobNotFound, PluginError
 from firelock.control.doctor import lacks_task
 from firelock.control.servers import is_stale
 from firelock.storage import FINAL_STATES, JobFilter, JobRecord, State
+from firelock.waits import key_waits
 from firelock_dashboard.extensions import JobPanel, rendered
 from firelock_dashboard.formatting import instant, iso, short_id, stamp, task_name
 from firelock_dashboard.job_search import pages_of
@@ -386,6 +387,7 @@ class JobView:
             job, visit.now, is_paused=is_paused, note=queue.note if queue and is_paused else None,
             servers=self._servers, ahead=ahead, is_ahead_cut=is_cut,
             per_minute=per_minute, parents=tuple(self.parents),
+            waits=key_waits(visit.fire.storage, [job], visit.now_micros)[0],
             is_registered=is_known or (False if lacks_task(job) else None),
         )  # fmt: skip
 

@@ -78,7 +78,7 @@ def show_limit(visit: Visit) -> Response:
     with refusing(ConfigurationError, UnsupportedFeature, field="key"):
         visit.fire.limits.get(key)
     return visit.page(
-        "limit.html", title=visit.text("limits.title", key=key), section="limits", key=key,
+        "limit.html", title=visit.text("limits.title", name=key), section="limits", key=key,
         limit=lambda: visit.fire.limits.get(key), holders=lambda view: _holders(visit, view),
     )  # fmt: skip
 
@@ -126,7 +126,7 @@ def pause_limit(visit: Visit) -> Response:
     with refusing(ConfigurationError, UnsupportedFeature, field="key"):
         visit.fire.limits.pause(key, note, by=visit.who, origin="dashboard")
     undo = Undo("/limits/resume", {"key": [key]})
-    return visit.done(visit.text("limits.paused", key=key), to="/limits", undo=undo)
+    return visit.done(visit.text("limits.paused", name=key), to="/limits", undo=undo)
 
 
 def resume_limit(visit: Visit) -> Response:
@@ -136,7 +136,7 @@ def resume_limit(visit: Visit) -> Response:
         before = visit.fire.limits.get(key)
         visit.fire.limits.resume(key, by=visit.who, origin="dashboard")
     undo = Undo("/limits/pause", {"key": [key], "note": [before.note]}) if before.is_paused else None
-    return visit.done(visit.text("limits.resumed", key=key), to="/limits", undo=undo)
+    return visit.done(visit.text("limits.resumed", name=key), to="/limits", undo=undo)
 
 
 def set_limit(visit: Visit) -> Response:
@@ -148,7 +148,7 @@ def set_limit(visit: Visit) -> Response:
         given |= {"per": _seconds(visit), "burst": _number(visit, "burst")}
     with refusing(ConfigurationError, UnsupportedFeature):
         view = visit.fire.limits.set(key, **given, by=visit.who, origin="dashboard")
-    return visit.done(visit.text("limits.set", key=key, numbers=view.words), to="/limits")
+    return visit.done(visit.text("limits.set", name=key, numbers=view.words), to="/limits")
 
 
 def reset_limit(visit: Visit) -> Response:
@@ -156,7 +156,7 @@ def reset_limit(visit: Visit) -> Response:
     key = visit.form.required("key", limit=_KEY)
     with refusing(ConfigurationError, UnsupportedFeature, field="key"):
         view = visit.fire.limits.reset(key, by=visit.who, origin="dashboard")
-    return visit.done(visit.text("limits.was_reset", key=key, numbers=view.words), to="/limits")
+    return visit.done(visit.text("limits.was_reset", name=key, numbers=view.words), to="/limits")
 
 
 def _number(visit: Visit, name: str) -> int | None:
