@@ -15,7 +15,14 @@ DOORS = (
 
 # Rules that stand once in the core and are words and links in the dashboard, of the same house: what is wrong
 # with who runs jobs. No user has a use for them, so they stand in no door.
-ROOMS = {"firelock_dashboard": ("firelock.control.doctor", "firelock.control.servers")}
+ROOMS = {
+    "firelock_dashboard": (
+        "firelock.control.doctor",
+        "firelock.control.limits",
+        "firelock.control.servers",
+        "firelock.waits",
+    )
+}
 
 PURE = ("lifecycle", "retry", "cron", "values")
 CLOCK_READS = (".now", ".utcnow", ".today", ".fromtimestamp", "time.time", "time.monotonic", "open")

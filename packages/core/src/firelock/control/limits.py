@@ -38,6 +38,7 @@ _KIND = "limit"
 _KEY_LIMIT, _NOTE_LIMIT = 200, 500
 _HIGHEST_RATE = 1_000_000_000
 _NUMBERS = ("concurrent", "rate", "per", "burst")
+_PAGE, _ALL = 500, 10**12
 
 
 class NumberSource(StrEnum):
@@ -377,10 +378,24 @@ class Limits:
                 return False
             version = record.version if record else 0
             if changed.says_nothing:
-                if storage.delete_record(_KIND, key, expected_version=version):
-                    return True
-            elif storage.put_record(_KIND, key, changed.written(), expected_version=version) is not None:
+                is_changed = storage.delete_record(_KIND, key, expected_version=version)
+            else:
+                written = changed.written()
+                is_changed = storage.put_record(_KIND, key, written, expected_version=version) is not None
+            if is_changed:
+                if attrs.evolve(changed.numbers, is_paused=stored.is_paused) != stored.numbers:
+                    self._give_back(key)
                 return True
+
+    def _give_back(self, key: str) -> None:
+        """What a former rate has used up of the key, or of each of the name's, shuts it no more."""
+        storage, after = self._client.storage, ""
+        begin = key.partition("/")[0]
+        while page := storage.find_keys(begin, after=after, limit=_PAGE):
+            for state in page:
+                if state.free_at and key in (state.key, name_of(state.key)):
+                    storage.spend(state.key, cost=-_ALL)
+            after = page[-1].key
 
     def _record(
         self, action: str, key: str, by: str, origin: str, detail: Mapping[str, JsonValue] | None = None

@@ -1,0 +1,35 @@
+"""A changed rate holds at once, whatever the former one has used up."""
+
+from __future__ import annotations
+
+import pytest
+
+from firelock import Firelock, Limit
+from firelock.storage import ClaimRequest, NewSession
+
+DAY = 86_400
+
+
+def claimed(fire):
+    """How many jobs a session may start now."""
+    storage = fire.storage
+    storage.begin_session(NewSession("one", "one", "web-1", "host", 7, 0, 3_600.0, 10))
+    return len(storage.claim(ClaimRequest(None, 10, "one", storage.clock())).jobs)
+
+
+@pytest.mark.parametrize("numbers", [{"rate": 1_000, "per": 1.0}, {"rate": None, "concurrent": 100}])
+@pytest.mark.parametrize("of", ["mail/out", "mail:7/out"])
+def test_a_changed_rate_opens_the_keys_that_the_former_one_had_shut(numbers, of):
+    """Of the name and of one key, raised and taken away."""
+    with Firelock("memory://") as fire:
+
+        @fire.task(name="shop.send", limits=[Limit("mail:{user_id}/out", rate=1, per=DAY)])
+        def send(user_id: int) -> None: ...
+
+        fire.limits.sync()
+        send.enqueue_many([(7,), (7,), (7,)])
+        before = claimed(fire), claimed(fire)
+        fire.limits.set(of, **numbers)
+
+        assert (1, 0) == before
+        assert 2 == claimed(fire)
