@@ -19,11 +19,11 @@ from firelock_sql.settle import apply_transitions
 from firelock_sql.transaction import Text, Transaction
 
 _HAS_LANES = f"EXISTS (SELECT 1 FROM firelock_jobs INDEXED BY firelock_lanes WHERE {IN_LANE})"  # noqa: S608
-_LIVING = "FROM firelock_sessions WHERE id = :session AND died_at IS NULL"
+LIVING = "FROM firelock_sessions WHERE id = :session AND died_at IS NULL"
 SERVER = Text("SELECT server FROM firelock_sessions WHERE id = :session AND died_at IS NULL")
 SERVING = Text("SELECT server FROM firelock_sessions WHERE id = :session AND died_at IS NULL FOR KEY SHARE")
-_SERVER_AND_LANES = Text(f"SELECT server, {_HAS_LANES} {_LIVING}")
-_SERVING_AND_LANES = Text(f"SELECT server, {_HAS_LANES} {_LIVING} FOR KEY SHARE")
+_SERVER_AND_LANES = Text(f"SELECT server, {_HAS_LANES} {LIVING}")
+_SERVING_AND_LANES = Text(f"SELECT server, {_HAS_LANES} {LIVING} FOR KEY SHARE")
 PAUSED = Text("SELECT key FROM firelock_records WHERE is_paused = 1")
 NEXT_WITH_WORK = Text("""
 SELECT queue FROM firelock_jobs INDEXED BY firelock_ready

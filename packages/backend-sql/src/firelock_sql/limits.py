@@ -49,11 +49,11 @@ WITH RECURSIVE walk (lane, number) AS (
 ) SELECT lane FROM walk WHERE lane IS NOT NULL
 """)  # noqa: S608 - conditions of ours
 _IS_IN_LANE = Text(f"SELECT 1 {_INDEXED} AND queue = :queue AND held_by = :lane LIMIT 1")
-_NUMBERS = Text("SELECT key, value FROM firelock_records WHERE kind = 'limit' AND key IN :ids")
+NUMBERS = Text("SELECT key, value FROM firelock_records WHERE kind = 'limit' AND key IN :ids")
 _KEYS = "SELECT key, holders, free_at FROM firelock_limit_keys WHERE key IN :ids ORDER BY key"
 READ_KEYS = Text(_KEYS)
-_LOCK_KEYS, _LOCK_FREE_KEYS = Text(f"{_KEYS} FOR UPDATE"), Text(f"{_KEYS} FOR UPDATE SKIP LOCKED")
-_MAKE_KEY = Text("""
+LOCK_KEYS, LOCK_FREE_KEYS = Text(f"{_KEYS} FOR UPDATE"), Text(f"{_KEYS} FOR UPDATE SKIP LOCKED")
+MAKE_KEY = Text("""
 INSERT INTO firelock_limit_keys (key, holders, free_at) VALUES (:key, NULL, 0) ON CONFLICT (key) DO NOTHING
 """)
 KEEP_KEY = Text("""
@@ -68,7 +68,7 @@ SELECT seq, held_by, admission_json FROM firelock_jobs INDEXED BY firelock_holde
 WHERE session IS NOT NULL AND held_by IS NOT NULL ORDER BY seq
 """)
 HEAD_COLUMNS = f"{CLAIMED_COLUMNS}, seq, is_parent, held_by"
-_HEADS = Text(f"""
+HEADS = Text(f"""
 SELECT {HEAD_COLUMNS} {_INDEXED} AND queue = :queue AND held_by = :lane
 ORDER BY priority DESC, enqueued_at, seq LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
 """)
@@ -157,11 +157,11 @@ class SqlLanes(KeyedLanes[Row]):
     def lock(self, keys: Sequence[str], limited: Collection[str], *, is_patient: bool) -> LockedKeys:
         """Return the rows of these keys, locked; of those that are limited and have none, new ones."""
         tx = self._tx
-        locked = LockedKeys(read_keys(tx.all(_LOCK_KEYS if is_patient else _LOCK_FREE_KEYS, ids=list(keys))))
+        locked = LockedKeys(read_keys(tx.all(LOCK_KEYS if is_patient else LOCK_FREE_KEYS, ids=list(keys))))
         if missing := sorted(set(limited) - locked.rows.keys()):
             busy = {str(row[0]) for row in tx.all(READ_KEYS, ids=missing)}
             for key in missing:
-                if key not in busy and tx.run(_MAKE_KEY, key=key):
+                if key not in busy and tx.run(MAKE_KEY, key=key):
                     locked.rows[key] = KeyRow()
                 else:
                     locked.busy.append(key)
@@ -169,7 +169,7 @@ class SqlLanes(KeyedLanes[Row]):
 
     def rows_of(self, queue: str, lane: str, most: int) -> list[Row]:
         """Return the first rows of a lane, which nobody else can claim now."""
-        return self._tx.all(_HEADS, queue=queue, lane=lane, most=most)
+        return self._tx.all(HEADS, queue=queue, lane=lane, most=most)
 
     # ---- both --------------------------------------------------------------------------------------------
 
@@ -178,7 +178,7 @@ class SqlLanes(KeyedLanes[Row]):
             return LaneLook([], {}, {})
         keys = sorted({key for lane in lanes for key in keys_of(lane)})
         numbers = numbers_of(self._tx, keys)
-        limited = [key for key in keys if _is_limited(key, numbers)]
+        limited = [key for key in keys if is_limited(key, numbers)]
         locked = self.lock(keys, limited, is_patient=is_patient)
         for key, row in locked.rows.items():
             self._note(key, row.holders or ())
@@ -238,7 +238,7 @@ def key_values(key: str, row: KeyRow) -> dict[str, object]:
 def numbers_of(tx: Transaction, keys: Iterable[str]) -> dict[str, LimitNumbers]:
     """Return the numbers that are stored of these keys, and of their names."""
     wanted = sorted({name for key in keys for name in (key, name_of(key))})
-    return {key: numbers_in(value) for key, value in tx.all(_NUMBERS, ids=wanted)}
+    return {key: numbers_in(value) for key, value in tx.all(NUMBERS, ids=wanted)}
 
 
 @lru_cache(maxsize=1_024)
@@ -250,7 +250,8 @@ def numbers_in(value: str) -> LimitNumbers:
         return LimitNumbers()
 
 
-def _is_limited(key: str, numbers: Mapping[str, LimitNumbers]) -> bool:
+def is_limited(key: str, numbers: Mapping[str, LimitNumbers]) -> bool:
+    """Tell whether a key has numbers, or is paused."""
     found = numbers_for(key, numbers)
     return found.has_any or found.is_paused
 
@@ -310,8 +311,8 @@ class SqlLimitVerbs(SqlVerbs):
 
     def _spend(self, tx: Transaction, key: str, cost: int, until: int | None) -> int:
         numbers = numbers_for(key, numbers_of(tx, [key]))
-        tx.run(_MAKE_KEY, key=key)
-        row = read_keys(tx.all(_LOCK_KEYS, ids=[key]))[key]
+        tx.run(MAKE_KEY, key=key)
+        row = read_keys(tx.all(LOCK_KEYS, ids=[key]))[key]
         free_at = spent(numbers, row.free_at, cost=cost, until=until, now=tx.now)
         if free_at != row.free_at:
             tx.run_many(KEEP_KEY, [key_values(key, KeyRow(row.holders, free_at))])

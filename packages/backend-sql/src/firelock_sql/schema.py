@@ -114,6 +114,7 @@ _WORD, _NAME, _KEY, _TEXT = (
     _exactly(mysql.VARCHAR, 512),
     _exactly(mysql.MEDIUMTEXT),
 )
+_LANE = _exactly(mysql.VARCHAR, 520)  # four keys, 512 characters together, and what is between them
 # With these `ready` stays below the 3,072 bytes that an index of MySQL may have, four for each character.
 _STATE, _QUEUE = _exactly(mysql.VARCHAR, 16), _exactly(mysql.VARCHAR, 200)
 _EMPTY = text("('')")
@@ -147,7 +148,7 @@ jobs = Table(
     Column("reason", _TEXT),
     _count("is_parent"),  # 1: edges of children that nothing was decided for may exist
     # written once, but for what a later call of a unique job replaces
-    Column("held_by", _KEY),  # its lane: the limits' keys that it asks for, a line each
+    Column("held_by", _LANE),  # its lane: the limits' keys that it asks for, a line each
     Column("task", _NAME, nullable=False),
     Column("arguments", _TEXT, nullable=False),
     Column("serializer", _NAME, nullable=False),

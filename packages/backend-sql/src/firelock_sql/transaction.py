@@ -176,6 +176,10 @@ class Transaction:
             self._began = self._began()
         return self._began
 
+    def know_now(self, instant: int) -> None:
+        """Another question has brought the storage's clock along."""
+        self._began = instant
+
     def run(self, statement: Text, **parameters: object) -> int:
         """The statement has run; return how many rows it changed."""
         self._execute(statement, parameters)

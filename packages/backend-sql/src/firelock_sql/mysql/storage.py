@@ -26,39 +26,57 @@ from firelock.storage import (
     ClaimRequest,
     Duplicate,
     Exchange,
+    Feature,
     NewJob,
     State,
     StorageUnavailable,
     Transition,
 )
+from firelock.storage.admission import LaneCursors
 from firelock_sql.claim import (
     DUE,
     FIRING,
-    IS_READY,
-    NEXT_WITH_WORK,
+    LIVING,
     PAUSED,
     READY,
     SERVER,
     SERVING,
+    MixedClaim,
     QueueTurns,
     ReadyRow,
     ReadyRows,
     TakenRows,
-    queues_along_the_ready,
     ready_of,
     rows_in_turn,
     take_rows,
 )
 from firelock_sql.insert import insert_jobs, insert_new
+from firelock_sql.limits import SqlLanes
 from firelock_sql.mysql.connect import CLOCK
 from firelock_sql.mysql.database import MysqlDatabase
+from firelock_sql.mysql.lane_walk import LaneMemory, MysqlLanes
 from firelock_sql.mysql.pipeline import TogetherCursor, Written
 from firelock_sql.names import Names
 from firelock_sql.pool import EnginePool
 from firelock_sql.settle import apply_transitions
-from firelock_sql.storage import LOCK, SETTLE, SqlStorage, settle_values
+from firelock_sql.storage import LOCK, SETTLE, SqlStorage, freed_by, settle_values
 from firelock_sql.transaction import Text, Transaction
 from firelock_sql.url import ServerUrl, parse_server_url
+
+# Beside what a claim asks anyway: whether jobs wait in lanes, which come behind all others in the index.
+_IN_LANES = "FROM firelock_jobs INDEXED BY firelock_ready WHERE state = 'enqueued' AND held_by > ''"
+_LANES = f"EXISTS (SELECT 1 {_IN_LANES}"
+_SERVER_TIMED = Text(f"SELECT server, {_LANES} AND queue IN :ids), {CLOCK} + :offset {LIVING} FOR KEY SHARE")
+NEXT_WITH_WORK = Text(f"""
+SELECT (
+    SELECT queue FROM firelock_jobs INDEXED BY firelock_ready
+    WHERE state = 'enqueued' AND session IS NULL AND queue > :former ORDER BY queue LIMIT 1
+), {_LANES} AND queue = :former)
+""")  # noqa: S608 - conditions of ours
+IS_WAITING = Text("""
+SELECT 1 FROM firelock_jobs INDEXED BY firelock_ready
+WHERE state = 'enqueued' AND session IS NULL AND queue = :queue LIMIT 1
+""")
 
 _MOST_GUESSED = 32  # queues; of more each one is asked for by itself
 _T = TypeVar("_T")
@@ -77,25 +95,38 @@ class _Answers:
     """What a claim knows by its first round trip."""
 
     server: str | None
+    has_lanes: bool
     paused: frozenset[str]
     next_due_at: int | None
     others: Sequence[Sequence[Any]]  # the rows of what was asked besides
 
 
 class Claims:
-    """Looks for work and takes it."""
+    """Looks for work and takes it.
 
-    def __init__(self) -> None:
+    Args:
+        database: the storage's.
+        cursors: whose turn it is among lanes.
+    """
+
+    def __init__(self, database: MysqlDatabase, cursors: LaneCursors) -> None:
+        self._database, self._cursors = database, cursors
+        self._memory = LaneMemory()
         self._turns = QueueTurns()
         self._guess: list[str] = []  # the queues that had work, in order
+
+    def lanes_in(self, tx: Transaction) -> MysqlLanes:
+        """Return the lanes as this transaction sees them."""
+        return MysqlLanes(tx, cursor_of(tx), self._memory)
 
     def look(self, tx: Transaction, request: ClaimRequest) -> Claim | None:
         """Return the claim where it takes nothing, None where there may be work; end the transaction."""
         names = _once_each(request.queues)
         questions: list[_Question] = [(NEXT_WITH_WORK, {"former": ""})]
         if names is not None:
-            questions = [(IS_READY, {"queue": name}) for name in names]
-        known = _ask(tx, SERVER, request, questions, is_last=True)
+            questions = [(IS_WAITING, {"queue": name}) for name in names]
+        serving: _Question = (SERVER, {"session": request.session})
+        known = _ask(tx, serving, questions, is_last=True)
         if known.server is None:
             return Claim([], known.next_due_at, is_session_lost=True)
         if request.limit > 0 and _may_have_work(names, known):
@@ -106,69 +137,123 @@ class Claims:
         """Return what the session may take, locked."""
         names = _once_each(request.queues)
         if names is None:
-            known, rows = self._ready_of_all(tx, request)
-        else:
-            known, rows = _ready_of_some(tx, request, names)
-        return ReadyRows(known.server, rows, known.next_due_at)
+            return self._ready_of_all(tx, request)
+        return self._ready_of_some(tx, request, names)
 
-    def _ready_of_all(self, tx: Transaction, request: ClaimRequest) -> tuple[_Answers, Sequence[ReadyRow]]:
+    def _ready_of_all(self, tx: Transaction, request: ClaimRequest) -> ReadyRows:
         guess = self._guess
         questions: list[_Question] = [(NEXT_WITH_WORK, {"former": name}) for name in ["", *guess]]
         if len(guess) == 1:
             questions.append((READY, {"queue": guess[0], "most": request.limit}))
-        known = _ask(tx, SERVING, request, questions if request.limit > 0 else [])
+        known = self._known(tx, request, [], questions)
         if known.server is None or request.limit <= 0:
-            return known, []
-        found = [str(rows[0][0]) if rows else None for rows in known.others[: len(guess) + 1]]
-        is_right = found == [*guess, None]
-        names = guess if is_right else queues_along_the_ready(tx)
+            return ReadyRows(known.server, [], known.next_due_at)
+        steps = [rows[0] for rows in known.others[: len(guess) + 1]]
+        is_right = [step[0] for step in steps] == [*guess, None]
+        if not is_right:
+            steps = _steps(tx)
+        names = [str(step[0]) for step in steps[:-1]]
         self._guess = names if len(names) <= _MOST_GUESSED else []
         opened = [name for name in names if name not in known.paused]
-        if is_right and opened == guess and len(guess) == 1:
-            return known, known.others[-1]
-        return known, rows_in_turn(tx, self._turns.of(opened), request.limit, self._turns)
+        is_guessed = is_right and opened == guess and len(guess) == 1
+        first = {guess[0]: known.others[-1]} if is_guessed else {}
+        if any(step[1] for step in steps):
+            return self._mixed(tx, request, known, opened, first)
+        if is_guessed:
+            return ReadyRows(known.server, known.others[-1], known.next_due_at)
+        rows = rows_in_turn(tx, self._turns.of(opened), request.limit, self._turns)
+        return ReadyRows(known.server, rows, known.next_due_at)
 
-
-def _ready_of_some(
-    tx: Transaction, request: ClaimRequest, names: Sequence[str]
-) -> tuple[_Answers, Sequence[ReadyRow]]:
-    """Return the rows of the queues in their order; those of the first are asked for with all else."""
-    questions: list[_Question] = [(READY, {"queue": name, "most": request.limit}) for name in names[:1]]
-    known = _ask(tx, SERVING, request, questions if request.limit > 0 else [])
-    rows: list[ReadyRow] = []
-    if known.server is None or request.limit <= 0:
-        return known, rows
-    for name in names:
-        if len(rows) >= request.limit:
-            break
-        if name not in known.paused:
+    def _ready_of_some(self, tx: Transaction, request: ClaimRequest, names: Sequence[str]) -> ReadyRows:
+        """Return the rows of the queues in their order; those of the first are asked for with all else."""
+        questions: list[_Question] = [(READY, {"queue": name, "most": request.limit}) for name in names[:1]]
+        known = self._known(tx, request, names, questions)
+        rows: list[ReadyRow] = []
+        if known.server is None or request.limit <= 0:
+            return ReadyRows(known.server, rows, known.next_due_at)
+        opened = [name for name in names if name not in known.paused]
+        if known.has_lanes:
+            return self._mixed(tx, request, known, opened, {names[0]: known.others[0]})
+        for name in opened:
+            if len(rows) >= request.limit:
+                break
             rows += known.others[0] if name == names[0] else ready_of(tx, name, request.limit - len(rows))
-    return known, rows
+        return ReadyRows(known.server, rows, known.next_due_at)
+
+    def _known(
+        self, tx: Transaction, request: ClaimRequest, names: Sequence[str], questions: Sequence[_Question]
+    ) -> _Answers:
+        values = {"session": request.session, "ids": list(names), "offset": self._database.clock_offset}
+        return _ask(tx, (_SERVER_TIMED, values), questions if request.limit > 0 else [])
+
+    def _mixed(
+        self,
+        tx: Transaction,
+        request: ClaimRequest,
+        known: _Answers,
+        opened: Sequence[str],
+        first: Mapping[str, Sequence[ReadyRow]],
+    ) -> ReadyRows:
+        """Return the rows where jobs wait in lanes, of the open queues; of some the first ones are known."""
+        mixed = _ClaimBeside(tx, self.lanes_in(tx), self._cursors, opened, first)
+        rows = mixed.rows(request.queues, request.limit, self._turns)
+        return ReadyRows(known.server, rows, known.next_due_at, mixed.look_again_at)
+
+
+class _ClaimBeside(MixedClaim):
+    """A claim that knows already what its first round trip has told."""
+
+    def __init__(
+        self,
+        tx: Transaction,
+        lanes: MysqlLanes,
+        cursors: LaneCursors,
+        opened: Sequence[str],
+        first: Mapping[str, Sequence[ReadyRow]],
+    ) -> None:
+        super().__init__(tx, lanes, cursors)
+        self._opened, self._first = opened, dict(first)
+
+    @override
+    def open_queues(self, queues: Sequence[str] | None) -> list[str]:
+        return list(self._opened)
+
+    @override
+    def plain_rows(self, queue: str, number: int) -> list[ReadyRow]:
+        first = self._first.pop(queue, None)
+        return super().plain_rows(queue, number) if first is None else list(first)
+
+
+def _steps(tx: Transaction) -> list[Sequence[Any]]:
+    """Return a row for each queue with work, and one behind: its name, whether the one before has lanes."""
+    steps = [tx.one(NEXT_WITH_WORK, former="")]
+    while steps[-1][0] is not None:
+        steps.append(tx.one(NEXT_WITH_WORK, former=steps[-1][0]))
+    return steps
 
 
 def _may_have_work(names: Sequence[str] | None, known: _Answers) -> bool:
     if names is None:  # the first queue may be a paused one: a claim looks at the others as well
-        return any(known.others)
+        return known.others[0][0][0] is not None
     return any(rows and name not in known.paused for name, rows in zip(names, known.others, strict=True))
 
 
 def _ask(
-    tx: Transaction,
-    server: Text,
-    request: ClaimRequest,
-    questions: Sequence[_Question],
-    *,
-    is_last: bool = False,
+    tx: Transaction, serving: _Question, questions: Sequence[_Question], *, is_last: bool = False
 ) -> _Answers:
     """Return what a claim has to know, and the answers to the questions, all in one round trip."""
-    every: list[_Question] = [(server, {"session": request.session}), (PAUSED, {}), (DUE, {}), (FIRING, {})]
+    every: list[_Question] = [serving, (PAUSED, {}), (DUE, {}), (FIRING, {})]
     written = [_written(tx, *question) for question in [*every, *questions]]
     found: list[Sequence[Any]] = cursor_of(tx).each([*written, _COMMIT] if is_last else written)
     tx.is_ended = is_last
     living, paused, due, firing, *others = found
     instants = [row[0] for row in (*due, *firing)]
+    server, *more = living[0] if living else (None,)
+    if more:
+        tx.know_now(int(more[1]))
     return _Answers(
-        str(living[0][0]) if living else None,
+        None if server is None else str(server),
+        bool(more and more[0]),
         frozenset(row[0] for row in paused),
         min(instants, default=None),
         others[: len(questions)],
@@ -212,11 +297,13 @@ VALUES (:id, :arguments, @queue, @priority, @task, @serializer, @created_at, @cr
 class MysqlStorage(SqlStorage):
     """Jobs in one database of a MySQL or MariaDB server."""
 
+    admits = frozenset({Feature.LIMITS, Feature.UNIQUE})
+
     def __init__(self, shown: str, connect_url: str, connections: EnginePool, names: Names) -> None:
         database = MysqlDatabase(shown, connections, names)
         database.connect_url = connect_url
         super().__init__(database, is_notified=False)
-        self._claims = Claims()
+        self._claims = Claims(database, self._cursors)
 
     # ---- insert ------------------------------------------------------------------------------------------
 
@@ -271,6 +358,10 @@ class MysqlStorage(SqlStorage):
     def _take(self, tx: Transaction, request: ClaimRequest) -> TakenRows:
         return take_rows(tx, request, self._claims.find(tx, request))
 
+    @override
+    def _lanes_in(self, tx: Transaction) -> SqlLanes:
+        return self._claims.lanes_in(tx)
+
     # ---- apply -------------------------------------------------------------------------------------------
 
     @override
@@ -295,14 +386,16 @@ class MysqlStorage(SqlStorage):
         plain = sorted(batch.plain, key=lambda one: one[0].job_id)
         rows = [settle_values(end, held) for end, held in plain]
         answers = cursor.executemany(SETTLE.compiled(tx.dialect).text, rows)
-        deltas = dict(tx.deltas)
+        deltas, let_go = dict(tx.deltas), list(tx.let_go)
         results = self._apply_rest(tx, transitions, batch.others)
+        tx.let_go += freed_by(batch.plain)
         found = ask()
         cursor.send()
         if sum(answer.rowcount for answer in answers) != len(rows):
             cursor.put("ROLLBACK TO SAVEPOINT plain")
             tx.deltas.clear()
             tx.deltas.update(deltas)
+            tx.let_go[:] = let_go
             return apply_transitions(tx, transitions), ask()
         for queue, number in Counter(held[1] for _, held in batch.plain).items():
             tx.moved(queue, _PROCESSING, _SUCCEEDED, number)
@@ -316,7 +409,10 @@ class MysqlStorage(SqlStorage):
             # The session is locked before the jobs are, as by who ends a session.
             cursor_of(tx).put(*_written(tx, SERVING, {"session": request.session}))
             results, found = self._settle_in(tx, transitions, lambda: self._claims.find(tx, request))
-            return results, take_rows(tx, request, found)
+            taken = take_rows(tx, request, found)
+            if tx.let_go:
+                self._take_freed(tx, request, taken.claim)
+            return results, taken
 
         results, taken = self._database.write(both)
         self._holdings.let_go(transitions)

@@ -1,0 +1,217 @@
+"""Lanes on MySQL and MariaDB, in few round trips.
+
+Neither steps from lane to lane within one statement: a query that begins behind a value of its own reads the
+whole queue. So the lanes that this process has seen before are asked for together, with the first job of
+each, and beside them whether there is any other. Only strangers are walked to, a statement a step.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from typing_extensions import override
+
+from firelock.storage.admission import Head, KeyRow, LaneLook, keys_of, name_of
+from firelock_sql.limits import (
+    HEAD_COLUMNS,
+    HEADS,
+    IN_LANE,
+    LOCK_FREE_KEYS,
+    LOCK_KEYS,
+    MAKE_KEY,
+    NUMBERS,
+    READ_KEYS,
+    Row,
+    SqlLanes,
+    is_limited,
+    key_values,
+    numbers_in,
+    read_keys,
+)
+from firelock_sql.mysql.pipeline import TogetherCursor, Written
+from firelock_sql.transaction import Text, Transaction
+
+_IN_QUEUE = f"FROM firelock_jobs INDEXED BY firelock_lanes WHERE {IN_LANE} AND queue = :queue"
+_ONE_LANE = "(SELECT :lane AS lane)"
+_FIRSTS = Text(f"""
+SELECT named.lane, (
+    SELECT seq {_IN_QUEUE} AND held_by = named.lane ORDER BY priority DESC, enqueued_at, seq LIMIT 1
+) FROM {_ONE_LANE} AS named
+""")  # noqa: S608 - conditions of ours
+_BEHIND = f"SELECT held_by {_IN_QUEUE} AND held_by > :after"
+_BY_NAME = "ORDER BY held_by LIMIT 1"
+# A list that is left out makes as many short ranges between its values, and jobs in them are not read.
+_STRANGER = Text(f"{_BEHIND} AND held_by NOT IN :ids {_BY_NAME}")
+_STRANGER_TO = Text(f"{_BEHIND} AND held_by <= :until AND held_by NOT IN :ids {_BY_NAME}")
+_STEP = Text(f"SELECT ({_BEHIND} {_BY_NAME}) INTO @lane")
+_STEP_ON = Text(f"SELECT (SELECT held_by {_IN_QUEUE} AND held_by > @lane {_BY_NAME}) INTO @lane")
+_STEPPED: Written = ("SELECT @lane", ())
+_BY_NUMBER = Text(f"""
+SELECT {HEAD_COLUMNS} FROM firelock_jobs INDEXED BY seq WHERE seq IN :seqs AND {IN_LANE}
+FOR NO KEY UPDATE SKIP LOCKED
+""")  # noqa: S608 - names of columns
+_KEEP = Text("UPDATE firelock_limit_keys SET holders = :holders, free_at = :free_at WHERE key = :key")
+_LANE = 22  # its place in a row of `HEAD_COLUMNS`
+
+_KNOWN_AT_ONCE = 256
+_FEWEST_STEPS, _MOST_STEPS = 4, 64
+_REMEMBERED = 20_000  # lanes of all queues
+
+
+class LaneMemory:
+    """The lanes of each queue that a handle has seen, in order."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, list[str]] = {}
+
+    def behind(self, queue: str, after: str, limit: int) -> list[str]:
+        """Return up to `limit` lanes behind `after`."""
+        known = self._of.get(queue, [])
+        start = bisect_right(known, after)
+        return known[start : start + limit]
+
+    def learn(self, queue: str, lanes: Iterable[str]) -> None:
+        """These have work."""
+        if sum(map(len, self._of.values())) > _REMEMBERED:
+            self._of = {}
+        known = list(self._of.get(queue, ()))
+        for lane in lanes:
+            insort(known, lane)
+        self._of[queue] = known  # never changed: another thread may be reading it
+
+    def forget(self, queue: str, lanes: Collection[str]) -> None:
+        """These have none."""
+        gone = set(lanes)
+        self._of[queue] = [lane for lane in self._of.get(queue, ()) if lane not in gone]
+
+
+class MysqlLanes(SqlLanes):
+    """The lanes of a MySQL or MariaDB database, within one transaction."""
+
+    def __init__(self, tx: Transaction, cursor: TogetherCursor, memory: LaneMemory) -> None:
+        super().__init__(tx)
+        self._cursor, self._memory = cursor, memory
+        self._firsts: dict[tuple[str, str], int] = {}  # by queue and lane: the number of its first job
+
+    # ---- the walk ----------------------------------------------------------------------------------------
+
+    @override
+    def walk(self, queue: str, after: str, limit: int) -> list[str]:
+        lanes: list[str] = []
+        steps = _FEWEST_STEPS
+        while len(lanes) < limit:
+            asked = min(limit - len(lanes), _KNOWN_AT_ONCE)
+            known = self._memory.behind(queue, after, asked)
+            until = known[-1] if len(known) == asked else None
+            with_work, stranger = self._known_with_work(queue, after, known, until)
+            if stranger is None:
+                lanes += with_work
+                if until is None:
+                    break
+                after = until
+                continue
+            new = self._steps(queue, stranger, min(steps, limit - len(lanes)))
+            steps = min(2 * steps, _MOST_STEPS)
+            known_before = [lane for lane in with_work if lane < stranger]
+            lanes += [*known_before, *new]
+            after = lanes[-1]
+        return lanes[:limit]
+
+    def _known_with_work(
+        self, queue: str, after: str, known: Sequence[str], until: str | None
+    ) -> tuple[list[str], str | None]:
+        """Return those of the known lanes that have work, and the first other one up to `until`."""
+        strangers = self._written(_STRANGER, queue=queue, after=after, ids=[*known, ""])
+        if until is not None:
+            strangers = self._written(_STRANGER_TO, queue=queue, after=after, until=until, ids=list(known))
+        asked = [strangers, self._written_firsts(queue, known)] if known else [strangers]
+        found, *firsts = self._cursor.each(asked)
+        with_work = [str(lane) for lane, seq in (firsts[0] if firsts else ()) if seq is not None]
+        for lane, seq in firsts[0] if firsts else ():
+            if seq is not None:
+                self._firsts[queue, str(lane)] = int(seq)
+        if len(with_work) < len(known):
+            self._memory.forget(queue, {*known} - {*with_work})
+        return sorted(with_work), str(found[0][0]) if found else None
+
+    def _written_firsts(self, queue: str, lanes: Sequence[str]) -> Written:
+        text, values = self._written(_FIRSTS, queue=queue, lane=lanes[0])
+        more = " UNION ALL SELECT %s" * (len(lanes) - 1)
+        return text.replace("(SELECT %s AS lane)", f"(SELECT %s AS lane{more})"), [*values, *lanes[1:]]
+
+    def _steps(self, queue: str, first: str, limit: int) -> list[str]:
+        """Return up to `limit` lanes with work from a stranger on, those known before among them."""
+        steps = [self._written(_STEP, queue=queue, after=first)]
+        steps += [self._written(_STEP_ON, queue=queue)] * (limit - 2)
+        asked = [one for step in steps[: limit - 1] for one in (step, _STEPPED)]
+        found = [rows[0][0] for rows in self._cursor.each(asked)[1::2]] if asked else []
+        lanes = [first, *(str(lane) for lane in found if lane is not None)]
+        known = set(self._memory.behind(queue, "", _REMEMBERED))
+        self._memory.learn(queue, [lane for lane in lanes if lane not in known])
+        return lanes
+
+    # ---- keys --------------------------------------------------------------------------------------------
+
+    @override
+    def _look_of(self, lanes: Sequence[str], *, is_patient: bool) -> LaneLook:
+        if not lanes:
+            return LaneLook([], {}, {})
+        keys = sorted({key for lane in lanes for key in keys_of(lane)})
+        names = sorted({name for key in keys for name in (key, name_of(key))})
+        locks = self._written(LOCK_KEYS if is_patient else LOCK_FREE_KEYS, ids=keys)
+        said, locked = self._cursor.each([self._written(NUMBERS, ids=names), locks])
+        numbers = {str(key): numbers_in(str(value)) for key, value in said}
+        rows = read_keys(locked)
+        busy: list[str] = []
+        limited = [key for key in keys if is_limited(key, numbers)]
+        if missing := [key for key in limited if key not in rows]:
+            made = self._make(missing)
+            rows |= dict.fromkeys(made, KeyRow())
+            busy = [key for key in missing if key not in made]
+        for key, row in rows.items():
+            self._note(key, row.holders or ())
+        return LaneLook(lanes, numbers, rows, busy)
+
+    def _make(self, missing: Sequence[str]) -> set[str]:
+        """Return those of the keys that had no row; they have one now, and it is ours."""
+        stored = {str(row[0]) for row in self._tx.all(READ_KEYS, ids=list(missing))}
+        return {key for key in missing if key not in stored and self._tx.run(MAKE_KEY, key=key)}
+
+    @override
+    def keep(self, rows: Mapping[str, KeyRow]) -> None:
+        self._tx.run_many(_KEEP, [key_values(key, row) for key, row in rows.items()])
+
+    # ---- jobs --------------------------------------------------------------------------------------------
+
+    @override
+    def heads(self, queue: str, wanted: Mapping[str, tuple[int, int]]) -> Mapping[str, Sequence[Head[Row]]]:
+        """Single first jobs by their numbers, at once; where somebody else was faster, as all others."""
+        firsts = {
+            lane: first
+            for lane, (given, number) in wanted.items()
+            if (given, number) == (0, 1) and (first := self._firsts.pop((queue, lane), None)) is not None
+        }
+        if len(firsts) == 1:
+            firsts = {}
+        others = [lane for lane in wanted if lane not in firsts]
+        found = self._rows_of_each(queue, {lane: sum(wanted[lane]) for lane in others}, list(firsts.values()))
+        if late := [lane for lane in firsts if not found.get(lane)]:
+            found |= self._rows_of_each(queue, {lane: sum(wanted[lane]) for lane in late}, [])
+        return {
+            lane: self._new_of(queue, lane, found.get(lane, ()), number)
+            for lane, (_, number) in wanted.items()
+        }
+
+    def _rows_of_each(self, queue: str, most: Mapping[str, int], seqs: list[int]) -> dict[str, list[Row]]:
+        asked = [self._written(HEADS, queue=queue, lane=lane, most=number) for lane, number in most.items()]
+        if seqs:
+            asked.append(self._written(_BY_NUMBER, seqs=seqs))
+        rows: dict[str, list[Row]] = {}
+        for row in (row for some in self._cursor.each(asked) for row in some):
+            rows.setdefault(str(row[_LANE]), []).append(row)
+        return rows
+
+    def _written(self, statement: Text, **parameters: object) -> Written:
+        compiled = statement.compiled(self._tx.dialect)
+        return compiled.text, compiled.bind(parameters)
