@@ -13,6 +13,7 @@ from typing_extensions import override
 from firelock.storage import (
     FINAL_STATES,
     Applied,
+    Duplicate,
     Inserted,
     JobNotFound,
     Moved,
@@ -22,10 +23,12 @@ from firelock.storage import (
     State,
     StorageError,
     StorageUnavailable,
+    admission,
     continuation_target,
     waiting_reason,
 )
 from firelock_redis.database import RedisDatabase
+from firelock_redis.keys import require_keys_beside
 from firelock_redis.layout import (
     LETTERS,
     lowest_place,
@@ -35,7 +38,7 @@ from firelock_redis.layout import (
     rare_of,
     text_word,
 )
-from firelock_redis.records import RecordVerbs, pausing
+from firelock_redis.records import RecordVerbs, copied
 
 ON_LETTERS = dict(zip(On, "SFDX", strict=True))
 _kept_apart = attrgetter("state", "due_at", "reason", "tags", "recurring_id", "parents")
@@ -71,17 +74,22 @@ class InsertVerbs(RecordVerbs):
         self.refuse_within(within)
         for queue in {job.queue for job in jobs}:
             require_word(queue)
+        require_keys_beside(self._partitions, jobs)
         if only_if is not None:
             return self._insert_if(jobs, only_if)
         if self._partitions.number == 1 and jobs:
             return Inserted(_insert(self.database, 0, jobs))
         require_parents_beside(self.database, jobs)
         places = self._partitions.parted(range(len(jobs)), lambda place: jobs[place].id)
-        results = [False] * len(jobs)
-        # Those that wait first: they alone can be refused, and then nothing else has been stored yet.
-        for partition in sorted(
-            places, key=lambda one: all(not jobs[place].parents for place in places[one])
-        ):
+        results: list[bool | Duplicate] = [False] * len(jobs)
+        # Those that can be refused first; where there are several, each is asked before anything is stored.
+        refusable = [
+            partition for partition, here in places.items() if any(_is_refusable(jobs[at]) for at in here)
+        ]
+        for partition in refusable if len(refusable) > 1 else ():
+            here = [jobs[place] for place in places[partition]]
+            answered(here, self._run("insert.judged", partition, len(here), *stored_arguments(here)))
+        for partition in sorted(places, key=lambda one: one not in refusable):
             here = [jobs[place] for place in places[partition]]
             try:
                 stored = _insert(self.database, partition, here)
@@ -105,12 +113,17 @@ class InsertVerbs(RecordVerbs):
         reply = self.database.run_replicated(
             "insert.jobs_if", 0, RULES, len(jobs), change.kind, change.key, change.value,
             change.expected_version, number_word(change.due_at),
-            pausing(change.kind, change.value), *stored_arguments(jobs),
+            copied(change.kind, change.value), *stored_arguments(jobs),
         )  # fmt: skip
-        raise_missing(reply)
+        is_stored = isinstance(reply[0], int)
+        is_new = answered(jobs, reply[1:] if is_stored else reply) or [False] * len(jobs)
         answer = (Applied.APPLIED, Applied.ALREADY, Applied.REFUSED)[reply[0]]
         self.note_record(change.kind, is_changed=answer is Applied.APPLIED)
-        return Inserted([bool(one) for one in reply[1:]] or [False] * len(jobs), answer)
+        return Inserted(is_new, answer)
+
+
+def _is_refusable(job: NewJob) -> bool:
+    return bool(job.parents) or (job.admission is not None and job.admission.unique is not None)
 
 
 @lru_cache(1_000)
@@ -139,16 +152,16 @@ def require_parents_beside(database: RedisDatabase, jobs: Sequence[NewJob]) -> N
             )
 
 
-def _insert(database: RedisDatabase, partition: int, jobs: Sequence[NewJob]) -> list[bool]:
+def _insert(database: RedisDatabase, partition: int, jobs: Sequence[NewJob]) -> list[bool | Duplicate]:
     plain = _plain_arguments(jobs)
     if plain is not None and database.run_replicated("insert_plain", partition, *plain):
         return [True] * len(jobs)
     keyed = _keyed_arguments(jobs) if plain is None else None
     if keyed is not None and database.run_replicated("insert_keyed", partition, *keyed):
         return [True] * len(jobs)
-    reply = database.run_replicated("insert.jobs", partition, RULES, len(jobs), *stored_arguments(jobs))
-    raise_missing(reply)
-    return [bool(is_new) for is_new in reply]
+    return answered(
+        jobs, database.run_replicated("insert.jobs", partition, RULES, len(jobs), *stored_arguments(jobs))
+    )
 
 
 def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
@@ -208,13 +221,26 @@ def stored_arguments(jobs: Sequence[NewJob]) -> list[Any]:
     return arguments
 
 
-def raise_missing(reply: object) -> None:
-    """Raise where a script's answer is a job and its unknown parent.
+def answered(jobs: Sequence[NewJob], reply: Sequence[Any]) -> list[bool | Duplicate]:
+    """Return what a script answers for each job.
 
     Raises:
-        JobNotFound: it is.
+        JobNotFound: it says that a parent is not stored.
+        DuplicateJob: it says that another job has the unique key of one.
     """
-    if isinstance(reply, list) and reply and isinstance(reply[0], str):
-        raise JobNotFound(
-            f"Job {reply[0]} is to wait for {reply[1]}, which is not stored. Nothing was stored."
-        )
+    if reply and isinstance(reply[0], list):
+        why, id, *others = reply[0]
+        if why == "missing":
+            raise JobNotFound(
+                f"Job {id} is to wait for {others[0]}, which is not stored. Nothing was stored."
+            )
+        _raise_duplicate(next(job for job in jobs if job.id == id), *others)
+    return [Duplicate(one) if isinstance(one, str) else bool(one) for one in reply]
+
+
+def _raise_duplicate(job: NewJob, holder: str, why: str) -> None:
+    asks = job.admission
+    if asks is not None and asks.unique is not None:
+        state = State.DELETED if why == "deleted" else State.ENQUEUED
+        facts = admission.JobFacts(state, 0, 0, why == "deleted", None, asks)
+        admission.refuse_duplicate(asks.unique, admission.UniqueRow(holder, 0), facts)

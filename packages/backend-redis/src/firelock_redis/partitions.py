@@ -7,6 +7,7 @@ their definitions.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from binascii import crc_hqx
@@ -56,6 +57,14 @@ class Partitions:
         except ValueError:
             return crc_hqx(id.encode(errors="surrogatepass"), 0) % self.number
 
+    def of_key(self, key: str) -> int:
+        """Return the partition of a limit's or unique key: keys that are alike up to their first / share it.
+
+        What stands before the last blank of that is left out, as a unique key has its task there.
+        """
+        place = key.partition("/")[0].rpartition(" ")[2]
+        return crc_hqx(place.encode(errors="surrogatepass"), 0) % self.number
+
     def parted(self, things: Iterable[T], id_of: Callable[[T], str] = str) -> dict[int, list[T]]:
         """Return the things by the partition of the job that each is about."""
         found: dict[int, list[T]] = {}
@@ -63,13 +72,14 @@ class Partitions:
             found.setdefault(self.of(id_of(thing)), []).append(thing)
         return found
 
-    def new_ids(self, count: int, parent: str | None) -> list[str]:
-        """Return so many new ids in ascending order: beside their parent, else by turns of whole batches."""
+    def new_ids(self, count: int, beside: str | None) -> list[str]:
+        """Return so many new ids in ascending order: beside a parent or a key, or in turn by batches."""
         ids = [new_id()] if count == 1 else new_ids(count)
         if self.number == 1:
             return ids
-        if parent is not None:
-            return [self._placed(id, self.of(parent)) for id in ids]
+        if beside is not None:
+            partition = self.of(beside) if _is_id(beside) else self.of_key(beside)
+            return [self._placed(id, partition) for id in ids]
         if count == 1:
             return [self._placed(ids[0], self._next(1))]
         return [
@@ -87,6 +97,13 @@ class Partitions:
     def _placed(self, id: str, partition: int) -> str:
         return f"{id[:-2]}{partition:02x}"
 
+
+def _is_id(text: str) -> bool:
+    """Tell an id from a limit's or unique key."""
+    return _ID.fullmatch(text) is not None
+
+
+_ID = re.compile(r"[0-9a-f-]{30,}")
 
 EVERYWHERE, FIRST = -1, 0  # partitions: all of them; the one of recurring jobs, locks and records
 

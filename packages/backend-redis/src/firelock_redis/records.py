@@ -1,4 +1,4 @@
-"""Small versioned records; those of queues pause them."""
+"""Small versioned records; those of queues pause them, those of limits are their numbers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from typing_extensions import override
 
-from firelock.storage import Record, StorageError
+from firelock.storage import Record, StorageError, admission
 from firelock_redis.database import RedisDatabase, RedisVerbs
 from firelock_redis.layout import number_word
 from firelock_redis.partitions import EVERYWHERE, FIRST
 
-QUEUES, RECURRING = "queue", "recurring"
+QUEUES, RECURRING, LIMITS = "queue", "recurring", "limit"
 _PAGE = 500
 
 
@@ -30,14 +30,14 @@ class RecordVerbs(RedisVerbs):
         expected_version: int | None = None,
         due_at: int | None = None,
     ) -> int | None:
-        """The other partitions hear of a pause right after."""
+        """The other partitions hear of a pause, and of a limit's numbers, right after."""
         change = (
             kind,
             key,
             value,
             number_word(expected_version),
             number_word(due_at),
-            pausing(kind, value),
+            copied(kind, value),
         )
         version = self._run("records.put", 0, *change)
         self.note_record(kind, is_changed=version is not None)
@@ -73,7 +73,7 @@ class RecordVerbs(RedisVerbs):
 
     def note_record(self, kind: str, *, is_changed: bool) -> None:
         """What this process knows of the work follows a record that was written."""
-        if kind == QUEUES:
+        if kind in {QUEUES, LIMITS}:
             if is_changed:
                 repair_pauses(self.database)
             self._turns.note(EVERYWHERE)
@@ -93,9 +93,21 @@ def _pages(kind: str, limit: int, page: Callable[[list[Record], int], list[Any]]
     return found
 
 
-def pausing(kind: str, value: str) -> int | str:
-    """Return 1 where a queue's record pauses it, else 0; nothing for another kind of record."""
-    return int(_pauses(value)) if kind == QUEUES else ""
+def copied(kind: str, value: str) -> int | str:
+    """Return what every partition has of a record; nothing for most kinds.
+
+    Of a queue 1 where it is paused, else 0; of a limit its numbers as scripts/limits.lua reads them.
+
+    Raises:
+        StorageError: the numbers of a limit cannot be read; nothing was stored.
+    """
+    if kind == QUEUES:
+        return int(_pauses(value))
+    if kind != LIMITS:
+        return ""
+    numbers = admission.read_numbers(value)
+    said = (numbers.concurrent, numbers.rate, numbers.per, numbers.burst, int(numbers.is_paused))
+    return " ".join("-" if one is None else f"{one:d}" for one in said)
 
 
 def _pauses(value: str) -> bool:
@@ -111,11 +123,11 @@ def _read(kind: str, key: str, text: str) -> Record:
     return Record(kind, key, value, int(version), int(due_at) if due_at else None)
 
 
-# ---- pauses in other partitions ----------------------------------------------------------------------------
+# ---- pauses and numbers in other partitions ----------------------------------------------------------------
 
 
 def repair_pauses(database: RedisDatabase) -> None:
-    """In every partition those queues are paused that are in the first one; nothing to do where it is alone.
+    """Every partition has the pauses and numbers of the first one; nothing to do where it is alone.
 
     Raises:
         StorageError: some partition could not be told; every other one was.

@@ -37,6 +37,7 @@ from firelock_redis.database import SCHEMA, RedisDatabase
 from firelock_redis.find import FindVerbs
 from firelock_redis.health import HealthVerbs
 from firelock_redis.insert import InsertVerbs
+from firelock_redis.keys import KeyVerbs
 from firelock_redis.layout import (
     LETTERS,
     claimed_job,
@@ -61,11 +62,13 @@ _FIELD_BY_FIELD = 200  # changes that one script makes of those that are not pla
 _kind = attrgetter("from_states", "session", "to")
 
 
-class RedisStorage(InsertVerbs, SessionVerbs, UpkeepVerbs, FindVerbs, LockVerbs, LogVerbs, HealthVerbs):
+class RedisStorage(
+    InsertVerbs, SessionVerbs, UpkeepVerbs, FindVerbs, KeyVerbs, LockVerbs, LogVerbs, HealthVerbs
+):
     """A storage in Redis or Valkey: one server, a primary with Sentinels, or a cluster."""
 
     contract = 1
-    features = frozenset({Feature.NOTIFY, Feature.SHARED, Feature.DURABLE})
+    features = frozenset({Feature.NOTIFY, Feature.SHARED, Feature.DURABLE, Feature.LIMITS, Feature.UNIQUE})
 
     def __init__(self, database: RedisDatabase) -> None:
         super().__init__(database)

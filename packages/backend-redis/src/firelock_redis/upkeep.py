@@ -25,6 +25,7 @@ from firelock_redis.sessions import prune_sessions
 
 _AT_ONCE = 250  # jobs that one script moves
 _RECORDED_AT_ONCE = 100
+_KEYS_AT_ONCE = 250  # that one script looks at
 _order = attrgetter("minute", "task", "queue", "outcome")
 _DUE = quoted(Moved.DUE.value)
 _PARENT_GONE = quoted(Moved.PARENT_GONE.value)
@@ -65,7 +66,7 @@ class UpkeepVerbs(RedisVerbs):
 
     @override
     def release(self, limit: int) -> int:
-        looked_at, _ = _in_batches(self.database, "upkeep.release", limit, RULES)
+        looked_at, *_ = _in_batches(self.database, "upkeep.release", limit, RULES)
         if looked_at:
             self._turns.note(EVERYWHERE)
         return looked_at
@@ -73,7 +74,9 @@ class UpkeepVerbs(RedisVerbs):
     @override
     def prune(self, limit: int) -> int:
         """An idle server's costs one round trip a partition, as nothing else is due."""
-        pruned, is_past = _in_batches(self.database, "prune", limit, _PARENT_GONE)
+        pruned, is_past, has_keys = _in_batches(self.database, "prune", limit, _PARENT_GONE)
+        if has_keys:
+            self.database.run_everywhere("keys.forget", min(limit, _KEYS_AT_ONCE))
         if is_past or self._partitions.number > 1:
             prune_sessions(self.database, limit)
         return pruned
@@ -138,12 +141,12 @@ def _instant(text: str) -> int | None:
 # ---- batches ---------------------------------------------------------------------------------------------
 
 
-def _in_batches(database: RedisDatabase, script: str, limit: int, said: str) -> tuple[int, bool]:
+def _in_batches(database: RedisDatabase, script: str, limit: int, said: str) -> tuple[int, bool, bool]:
     """Return how many jobs the script moved, run until nothing is left to do or the limit is reached.
 
-    Also whether a run said that there is something else to be done.
+    Also whether a run said that there is something else to be done, of two kinds.
     """
-    done, is_more_due, number = 0, False, database.partitions.number
+    done, is_past, has_keys, number = 0, False, False, database.partitions.number
     # Begins anywhere: where the limit is reached early, none is last for ever.
     start = random.randrange(number)  # noqa: S311 - a turn, no secret
     for step in range(number):
@@ -152,8 +155,9 @@ def _in_batches(database: RedisDatabase, script: str, limit: int, said: str) -> 
             asked = min(limit - done, _AT_ONCE)
             moved, more, *others = database.run(script, (start + step) % number, asked, said)
             done += moved
-            is_more_due = is_more_due or any(others)
-    return done, is_more_due
+            if others:
+                is_past, has_keys = is_past or others[0] == 1, has_keys or others[1] == 1
+    return done, is_past, has_keys
 
 
 # ---- rollups ---------------------------------------------------------------------------------------------

@@ -15,11 +15,12 @@ import attrs
 __all__ = ["RedisScript", "script"]
 
 _BEHIND = {
-    "exchange": ("jobs", "limits"),
+    "exchange": ("jobs", "unique", "limits"),
     "insert_keyed": ("jobs",),
-    "insert": ("jobs", "children", "record"),
+    "keys": ("jobs", "record", "limits"),
+    "insert": ("jobs", "children", "record", "unique", "duplicates"),
     "prune": ("jobs", "children"),
-    "records": ("record",),
+    "records": ("jobs", "record"),
     "sessions": ("jobs",),
     "upkeep": ("jobs", "children"),
 }

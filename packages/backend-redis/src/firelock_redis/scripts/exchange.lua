@@ -9,15 +9,15 @@
 --         else for each job id, fence, and fifteen fields, nothing where they do not matter: at, line of history,
 --         reason, retries, crashes, started_at, server, 1 where the attempt is given back, due_at, expires_at,
 --         result, absence, error, body of the failed attempt, its number
--- Reply results, one character a change: 0 applied, 1 releasing, 2 already, 3 refused, 4 missing, ? look closer, and
+-- Reply results, one character a change: 0 applied, 1 releasing, 2 already, 3 refused, 4 missing, 5 taken, ? look closer, and
 --       then nothing was claimed;
 --       the next due instant or nothing; 1 where the session is lost, else the instant at which lanes are worth another
 --       look and how many micros that is from now, or nothing; then id, record, payload of each claimed job
 
 -- ---- changes -------------------------------------------------------------------------------------------------------
 
--- What became of a change: applied, applied with children to release, a repeat, refused, no such job.
-local APPLIED, RELEASING, ALREADY, REFUSED, MISSING = '0', '1', '2', '3', '4'
+-- What became of a change: applied, applied with children to release, a repeat, refused, no such job, another has its key.
+local APPLIED, RELEASING, ALREADY, REFUSED, MISSING, TAKEN = '0', '1', '2', '3', '4', '5'
 
 -- Plain ends: the task returned. Each is five arguments less two: id, the record's first line as it was claimed,
 -- the instant, and the whole new record. Whoever has the first line unchanged holds the job, and nobody can have
@@ -83,12 +83,23 @@ local function taken_away(job, to, at, reason)
   return step(to, at, reason)
 end
 
+-- Unique keys as they are now: what the batch has changed so far is written.
+local function keys_at_hand()
+  flush()
+  return unique_keys(tonumber(instant()), function(id)
+    local text = call('HGET', base .. 'jobs', id)
+    return text and read(id, text)
+  end)
+end
+
 -- Change one job as the fields say; empty ones leave what is there.
 local function change(job, from, session, fence, to, fields)
   local at, entry, reason, retries, crashes, started, server, gives_back, due, expiry, result, absent = unpack(fields)
   if not find(from, job.state, 1, true) or (session ~= '' and (job.session ~= session or job.fence ~= fence)) then
     return refused(job, session, fence, to)
   end
+  local lives_again = session == '' and job.asks ~= '' and FINAL[job.state] and not FINAL[to] and keys_at_hand()
+  if lives_again and lives_again.is_taken_by_other(job) then return TAKEN end
   if session == '' and entry ~= '' then entry = taken_away(job, to, at, reason) end
   leave(job)
   if session ~= '' then
@@ -115,6 +126,10 @@ local function change(job, from, session, fence, to, fields)
   end
   save(job)
   enter(job)
+  if lives_again then
+    lives_again.take_again(job)
+    lives_again.store()
+  end
   return announce(job) and RELEASING or APPLIED
 end
 

@@ -1,4 +1,5 @@
--- Storing jobs of any kind, all of them or none. Behind library.lua, jobs.lua and children.lua.
+-- Storing jobs of any kind, all of them or none. Behind library.lua, jobs.lua, children.lua, record.lua, unique.lua and
+-- duplicates.lua.
 --
 -- KEYS  those of jobs.lua and children.lua; publishes on wake
 -- ARGV  behind the verb's own parameters: for each job id, payload, state, queue, place of its priority, created_at, due_at
@@ -55,51 +56,122 @@ local function tie(job, parents, now)
   if ties > 1 then call('SET', base .. 'n:' .. job.id, ties) end
 end
 
--- The parents that the jobs name, by id: of this batch, or as stored. Return nil and the job and parent where one is not.
-local function parents_of(jobs)
-  local known = {}
-  for _, job in ipairs(jobs) do
-    for _, edge in ipairs(job.parents) do
-      if not known[edge.id] then
-        local text = call('HGET', base .. 'jobs', edge.id)
-        if not text then return nil, { job.id, edge.id } end
-        known[edge.id] = read(edge.id, text)
-      end
-    end
-    job.is_new = true
-    known[job.id] = job
+local known = {}  -- by id: jobs of this batch, and stored ones as this script leaves them
+
+-- The job of that id, false for none.
+local function job_at(id)
+  if known[id] == nil then
+    local text = call('HGET', base .. 'jobs', id)
+    known[id] = text and read(id, text)
   end
-  return known
+  return known[id]
 end
 
--- Store jobs from the arguments; return for each whether it is new, or nil, a job and its unknown parent.
-local function store(first, count)
+-- The parents that the jobs name are known. Return a job and its parent where one is not stored.
+local function find_parents(jobs)
+  for _, job in ipairs(jobs) do
+    known[job.id] = nil
+  end
+  for _, job in ipairs(jobs) do
+    for _, edge in ipairs(job.parents) do
+      if not job_at(edge.id) then return { 'missing', job.id, edge.id } end
+    end
+    known[job.id] = job
+  end
+end
+
+local changed = {}  -- by id: stored jobs that calls have changed, each with how it stood before
+
+-- The call, which is answered by the job that has its key, puts that off, or replaces what it does.
+local function change_holder(holder, row, job, use, keys, now)
+  if not keys.is_changeable(row, holder) then return end
+  local payload = holder.payload or call('HGET', base .. 'payloads', holder.id)
+  if not payload then return end
+  local due = keys.debounced_due(use, holder, match(payload, '^[^\t]*\t[^\t]*\t(%-?%d+)'))
+  if not due and not use[4] then return end
+  if not holder.is_new and not changed[holder.id] then
+    local list, member
+    if holder.state == 'E' then list, member = standing(holder) end
+    changed[holder.id] = { job = holder, list = list, member = member }
+  end
+  if due then holder.due = due end
+  if use[4] then
+    if not holder.tags then
+      local fields = rare_fields(holder.id)
+      holder.tags, holder.created = fields and fields[2] or {}, match(payload, '^[^\t]*\t[^\t]*\t(%-?%d+)')
+      changed[holder.id].tags = holder.tags
+    end
+    holder.payload, holder.tags = replaced_payload(payload, job.payload), job.tags
+    holder.asks = replaced_asks(holder.asks, job.asks)
+    holder.place = int(job.place + holder.place % 2 ^ 45)
+  end
+  if holder.history == '' and holder.is_new then holder.history = step(holder.state, holder.created, holder.reason) end
+  add_duplicate(holder, now)
+end
+
+-- What calls have changed of stored jobs is written with the batch.
+local function keep_changes(payloads)
+  for id, before in pairs(changed) do
+    local job = before.job
+    if before.list then
+      put(removes, before.list, before.member)
+      ready[#ready + 1] = job
+    end
+    if job.state == 'C' then add('due', job.due, id) end
+    for _, tag in ipairs(before.tags or {}) do put(removes, 't:' .. tag, id) end
+    for _, tag in ipairs(job.tags or {}) do add('t:' .. tag, job.created, id) end
+    if job.payload then payloads[#payloads + 1], payloads[#payloads + 2] = id, job.payload end
+    save(job)
+  end
+end
+
+-- Store jobs from the arguments; return for each 1 where it is new, 0 where it was there, the id of the job that has its unique
+-- key; or nil, and why nothing was stored. Where they are only judged, nothing is stored in any case.
+local function store(first, count, is_judged_only)
   local now = int(clock())
-  local jobs, seen, answers = {}, {}, {}
+  local jobs, answers, keys = {}, {}, nil
   local at = first
   for number = 1, tonumber(count) do
     local job
     job, at = argued(at)
-    local is_new = not seen[job.id] and call('HEXISTS', base .. 'jobs', job.id) == 0
-    seen[job.id] = true
+    local is_new = not (known[job.id] and known[job.id].is_new) and call('HEXISTS', base .. 'jobs', job.id) == 0
     answers[number] = is_new and 1 or 0
-    if is_new then jobs[#jobs + 1] = job end
+    local use = is_new and job.asks ~= '' and asks_of(job.asks).unique
+    if use then
+      keys = keys or unique_keys(tonumber(now), job_at)
+      local id, holder, row, why = keys.ask(job, use)
+      if id then
+        if why ~= '' then return nil, { 'duplicate', job.id, id, why } end
+        if holder then change_holder(holder, row, job, use, keys, now) end
+        answers[number], is_new = id, false
+      end
+    end
+    if is_new then
+      job.is_new = true
+      known[job.id] = job
+      if job.state == 'E' then job.enqueued = now end
+      jobs[#jobs + 1] = job
+    end
   end
-  local parents, missing = parents_of(jobs)
-  if not parents then return nil, missing end
+  local missing = find_parents(jobs)
+  if missing then return nil, missing end
+  if is_judged_only then return answers end
   -- Also where none is new: a WAIT behind a script that has written nothing would vouch for nothing.
   local last = call('INCRBY', base .. 'seq', math.max(#jobs, 1))
   local payloads, queues = {}, {}
   for number, job in ipairs(jobs) do
     job.place = int(job.place + last - #jobs + number)
-    if job.state == 'E' then job.enqueued = now end
-    if #job.parents > 0 and job.state == 'W' then tie(job, parents, now) end
+    if #job.parents > 0 and job.state == 'W' then tie(job, known, now) end
     if job.history == '' then job.history = step(job.state, job.created, job.reason) end
     payloads[2 * number - 1], payloads[2 * number] = job.id, job.payload
     queues[job.queue] = true
     index(job)
     save(job)
     enter(job)
+  end
+  if keys then
+    keep_changes(payloads)
+    keys.store()
   end
   many('HSET', base .. 'payloads', payloads)
   for queue in pairs(queues) do call('SADD', base .. 'queues', queue) end
@@ -108,17 +180,24 @@ local function store(first, count)
   return answers
 end
 
--- Rules say what follows from a parent's end (see children.lua), count is the number of jobs. Reply for each job 1 where
--- it is new, 0 where it was there; or nothing but a job's id and that of its unknown parent.
+-- Rules say what follows from a parent's end (see children.lua), count is the number of jobs. Reply for each job what `store`
+-- says; or nothing but one list: missing, a job's id and that of its unknown parent; or duplicate, a job's id, that of the job
+-- that has its unique key, and raises or deleted.
 function verbs.jobs(rules, count)
   read_rules(rules)
-  local answers, missing = store(5, count)
-  return answers or missing
+  local answers, why = store(5, count)
+  return answers or { why }
+end
+
+-- Reply as `jobs`, and store nothing.
+function verbs.judged(count)
+  local answers, why = store(4, count, true)
+  return answers or { why }
 end
 
 -- The jobs are stored if a record has the expected version, and it is replaced. Reply as `jobs` does, behind a 0; or but 1
 -- where the record holds the new value and instant at the next version, else 2.
-function verbs.jobs_if(rules, count, kind, key, value, expected, due_at, paused)
+function verbs.jobs_if(rules, count, kind, key, value, expected, due_at, copied)
   local stored, version = stored_record(kind, key)
   if version ~= expected then
     if stored ~= int(expected + 1) .. ' ' .. due_at .. ' ' .. value then return { 2 } end
@@ -126,9 +205,9 @@ function verbs.jobs_if(rules, count, kind, key, value, expected, due_at, paused)
     return { 1 }
   end
   read_rules(rules)
-  local answers, missing = store(11, count)
-  if not answers then return missing end
-  put_record(stored, version, kind, key, value, due_at, paused)
+  local answers, why = store(11, count)
+  if not answers then return { why } end
+  put_record(stored, version, kind, key, value, due_at, copied)
   table.insert(answers, 1, 0)
   return answers
 end

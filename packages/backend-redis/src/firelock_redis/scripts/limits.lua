@@ -156,14 +156,40 @@ local function limits()
     return false
   end
 
+  -- Levels of jobs whose priority is not 0, the higher the lower, by id.
+  local levels, has_levels = {}, false
+  local function note_level(id, place)
+    local level = floor(place / 2 ^ 45)
+    if level ~= 0 then levels[id], has_levels = level, true end
+  end
+
+  -- Those of a line from some place on stand in the order of priority, equals as they stood.
+  local function put_in_order(line, first)
+    if not has_levels then return end
+    local some, places = {}, {}
+    for number = first, #line do
+      some[#some + 1] = line[number]
+      places[line[number]] = number
+    end
+    table.sort(some, function(one, other)
+      local mine, its = levels[one] or 0, levels[other] or 0
+      if mine ~= its then return mine < its end
+      return places[one] < places[other]
+    end)
+    for number, id in ipairs(some) do line[first + number - 1] = id end
+  end
+
   -- The member at the head of the lane behind those given out, nil where there is none.
   local function head_of(lane, room)
     if lane.given == #lane.members and not lane.is_all then
       local some = lane.read == 0 and 2 or min(room + 1, CHUNK)
-      local more = call('ZRANGE', base .. lane.key, lane.read, lane.read + some - 1)
-      for _, member in ipairs(more) do lane.members[#lane.members + 1] = member end
-      lane.read = lane.read + #more
-      lane.is_all = #more < some
+      local more = call('ZRANGE', base .. lane.key, lane.read, lane.read + some - 1, 'WITHSCORES')
+      for two = 1, #more, 2 do
+        lane.members[#lane.members + 1] = more[two]
+        note_level(match(more[two], '^[^\n]*'), more[two + 1])
+      end
+      lane.read = lane.read + #more / 2
+      lane.is_all = #more < 2 * some
     end
     return lane.members[lane.given + 1]
   end
@@ -210,7 +236,9 @@ local function limits()
     local comes_back = returning(lane)
     if comes_back then
       member = comes_back .. '\n'
-      if lane.came_back or not call('ZSCORE', base .. lane.key, member) then return false end
+      local place = not lane.came_back and call('ZSCORE', base .. lane.key, member)
+      if not place then return false end
+      note_level(comes_back, place)
       lane.came_back = member
     else
       member = head_of(lane, room)
@@ -318,7 +346,10 @@ local function limits()
     if count <= 0 then return end
     local key = base .. 'r:' .. queue
     local members = call('ZPOPMIN', key, count)
-    for pair = 1, #members, 2 do line[#line + 1] = members[pair] end
+    for pair = 1, #members, 2 do
+      line[#line + 1] = members[pair]
+      note_level(members[pair], members[pair + 1])
+    end
     if call('EXISTS', key) == 0 then call('SREM', base .. 'work', queue) end
   end
 
@@ -334,6 +365,7 @@ local function limits()
     local count = min(entry.plain, room - (#entry.line - before))
     pop_plain(entry.queue, count, entry.line)
     entry.plain = entry.plain - count
+    put_in_order(entry.line, before + 1)
     return #entry.line - before
   end
 
@@ -406,8 +438,11 @@ local function limits()
     return look_again_at
   end
 
-  return {
-    claim = claim, finish = finish, know = know, states = states, living = living, opens_at = opens_at,
-    read_numbers = read_numbers,
-  }
+  -- The state of a key that something limits or nothing.
+  local function state_of(key)
+    know({ key })
+    return states[key] or { key = key, numbers = NONE, free_at = 0, taken = {}, running = 0 }
+  end
+
+  return { claim = claim, finish = finish, state_of = state_of, living = living, opens_at = opens_at }
 end

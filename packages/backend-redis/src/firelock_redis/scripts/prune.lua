@@ -8,7 +8,7 @@
 -- KEYS  1 base; derived: those of jobs.lua and children.lua, e: g: o:<id>, sd mz; soon ZSET of jobs by their expiry
 -- ARGV  2 limit, 3 reason as JSON of children that still wait for such a job
 -- Reply how many are gone, 1 where there is more to look at, and 1 where a session may be past its time, which
---       sessions.prune looks for
+--       sessions.prune looks for, and 1 where there are keys, which keys.forget looks at
 
 local BATCH, LOOKS, BYTES, CHILDREN = 25, 500, 1048576, 250
 local DAY = 86400 * 1000000
@@ -80,7 +80,18 @@ local function forget_rare(id)
   for _, edge in ipairs(parents) do put(removes, 'c:' .. edge[1], id) end
 end
 
-local function doom(id, state, queue, session, has_failed)
+-- The unique key that points at the job is no longer known, unless it is to be taken for longer.
+local function forget_unique(id, text)
+  local asks = match(text, '^[^\n]*\n%d+ %d+ %d+ .( [^\n]*)\n')
+  local use = asks and asks_of(asks).unique
+  local free_at, holder = match(use and call('HGET', base .. 'unique', use[1]) or '', '^%d+ (%d+) (.*)$')
+  if holder == id and tonumber(free_at) <= now then
+    call('HDEL', base .. 'unique', use[1])
+    put(removes, 'uz', use[1])
+  end
+end
+
+local function doom(id, text, state, queue, session, has_failed)
   local size = #doomed
   doomed[size + 1], doomed[size + 2] = LOG_KEY .. id, PROGRESS_KEY .. id
   if has_failed then doomed[size + 3] = base .. 'e:' .. id end
@@ -90,6 +101,7 @@ local function doom(id, state, queue, session, has_failed)
   put(removes, 'l:' .. state .. ':' .. queue, id)
   if session ~= '' then put(cut, session, id) end
   forget_rare(id)
+  forget_unique(id, text)
   queues[queue] = true
   pruned = pruned + 1
 end
@@ -101,7 +113,7 @@ local function look(id, text)
   if at > now then
     if math.floor(at / MINUTE) == minute then add('soon', int(at), id) end
   elseif flag == '' or is_childless(id, text) then
-    doom(id, state, queue, session, error_mark ~= '\n')
+    doom(id, text, state, queue, session, error_mark ~= '\n')
   end
 end
 
@@ -143,4 +155,7 @@ unlink(minutes)
 many('ZREM', base .. 'mz', old)
 
 local died = first_score('sd')
-return { pruned, #ids > 0 and 1 or 0, died and tonumber(died) < now - DAY and 1 or 0 }
+return {
+  pruned, #ids > 0 and 1 or 0, died and tonumber(died) < now - DAY and 1 or 0,
+  call('EXISTS', base .. 'lanes', base .. 'uz') > 0 and 1 or 0,
+}

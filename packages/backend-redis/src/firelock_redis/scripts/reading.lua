@@ -114,8 +114,13 @@ end
 
 -- Whether there is something to claim. ARGV from 3: the queues, none for every one.
 function verbs.ready(first)
-  for _, queue in ipairs(first and words_from(3) or call('SMEMBERS', base .. 'work')) do
-    if call('EXISTS', base .. 'r:' .. queue) == 1 and call('SISMEMBER', base .. 'paused', queue) == 0 then return 1 end
+  local names = first and words_from(3) or call('SMEMBERS', base .. 'work')
+  if not first then
+    for _, queue in ipairs(call('SMEMBERS', base .. 'laned')) do names[#names + 1] = queue end
+  end
+  for _, queue in ipairs(names) do
+    if call('EXISTS', base .. 'r:' .. queue, base .. 'ring:' .. queue) > 0
+      and call('SISMEMBER', base .. 'paused', queue) == 0 then return 1 end
   end
   return 0
 end

@@ -154,6 +154,7 @@ local function take(session, running, reason, not_started, limit)
   local taken = #ids
   if taken < tonumber(limit) then taken = taken + take_tails(session, limit - taken) end
   flush()
+  tell_freed()
   return taken >= tonumber(limit) and 1 or 0, crashed, returned
 end
 
@@ -193,9 +194,10 @@ function verbs.take(session, running, reason, not_started, limit, milliseconds)
   if milliseconds ~= '0' then
     call('HSET', base .. 's:' .. session, 'alive', '0')
     call('PEXPIRE', base .. 's:' .. session, milliseconds)
-    call('SREM', base .. 'living', session)
   end
-  return { take(session, running, reason, not_started, limit) }
+  local more, crashed, returned = take(session, running, reason, not_started, limit)
+  if more == 0 then call('SREM', base .. 'living', session) end
+  return { more, crashed, returned }
 end
 
 -- A dead session holds nothing any more, in no partition.

@@ -110,6 +110,7 @@ function verbs.release(limit, rules)
     end
   end
   flush()
+  tell_freed()
   return { looked_at, first[1] and 1 or 0 }
 end
 

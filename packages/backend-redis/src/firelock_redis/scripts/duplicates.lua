@@ -1,0 +1,54 @@
+-- What a call does to the job that has its unique key, as functions. Behind jobs.lua and unique.lua, in front of insert.lua.
+
+-- Where the array ends that begins at this place of a text of JSON.
+local function array_end(text, at)
+  local depth = 0
+  while true do
+    local place = find(text, '[%[%]"]', at)
+    local char = sub(text, place, place)
+    at = place + 1
+    if char == '"' then
+      local stop = find(text, '["\\]', at)
+      while sub(text, stop, stop) ~= '"' do stop = find(text, '["\\]', stop + 2) end
+      at = stop + 1
+    else
+      depth = depth + (char == '[' and 1 or -1)
+      if depth == 0 then return place end
+    end
+  end
+end
+
+local HEAD = '^([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\n]*)\n(.*)$'  -- task, serializer, created, rarer fields, arguments
+
+-- Where the tags stand among the rarer fields: the places of their brackets.
+local function tags_in(rare)
+  local first = match(rare, '^%[[^,]*,()')
+  return first, array_end(rare, first)
+end
+
+-- The payload of the job with arguments, serializer and tags of the call's.
+local function replaced_payload(stored, given)
+  local task, _, created, rare = match(stored, HEAD)
+  local _, serializer, _, given_rare, arguments = match(given, HEAD)
+  local tags = '[]'
+  if given_rare ~= '' then tags = sub(given_rare, tags_in(given_rare)) end
+  if rare == '' and tags ~= '[]' then rare = '[null,[],null,null,null,[],null]' end
+  if rare ~= '' then
+    local first, last = tags_in(rare)
+    rare = sub(rare, 1, first - 1) .. tags .. sub(rare, last + 1)
+  end
+  return task .. '\t' .. serializer .. '\t' .. created .. '\t' .. rare .. '\n' .. arguments
+end
+
+-- What the job asks before it starts, with the limits of the call's.
+local function replaced_asks(stored, given)
+  return ' [' .. sub(given, 3, array_end(given, 3)) .. sub(stored, array_end(stored, 3) + 1)
+end
+
+-- The history with one call more that changed the waiting job; such calls share a line.
+local function add_duplicate(job, at)
+  local before, last = match('\n' .. job.history, '^(.*\n)([^\n]+\n)$')
+  local count = last and match(last, '^%["%a+",%-?%d+,"(%d+) duplicate calls?"%]\n$')
+  local said = count and int(count + 1) .. ' duplicate calls' or '1 duplicate call'
+  job.history = (count and sub(before, 2) or job.history) .. step(job.state, at, '"' .. said .. '"')
+end

@@ -1,0 +1,188 @@
+-- Limit keys and unique keys, as people look at them, and upkeep of them. Behind library.lua, jobs.lua, record.lua, limits.lua.
+--
+-- KEYS  those of limits.lua and jobs.lua, of unique keys: unique uz; swept HASH limits, unique -> the key behind which upkeep
+--       goes on
+
+local verbs = {}
+
+local SHOWN, COUNTED, LOOKS = 100, 10000, 20000
+
+-- The key's rate has been used by this cost, and it is shut until an instant, nothing for none. Reply the instant from which a
+-- start of cost 1 is admitted.
+function verbs.spend(key, cost, till)
+  despite_full_memory()
+  local limited, now = limits(), clock()
+  local state = limited.state_of(key)
+  local numbers, used = state.numbers, state.free_at
+  cost = tonumber(cost)
+  if cost < 0 then
+    used = used + cost * numbers.interval
+  elseif cost > 0 and numbers.interval > 0 then
+    used = math.max(used, now) + cost * numbers.interval
+  end
+  if till ~= '' then used = math.max(used, till + (numbers.units - 1) * numbers.interval) end
+  local before = state.free_at
+  state.free_at = tonumber(int(math.max(0, used)))
+  if state.free_at ~= before then
+    call('HSET', base .. 'free', key, int(state.free_at))
+    call('ZADD', base .. 'lanes', 0, key .. '\n')
+    if state.free_at < before then wake('*') end
+  end
+  return int(math.max(0, limited.opens_at(state, 1)))
+end
+
+-- ---- pages ---------------------------------------------------------------------------------------------------------
+
+local looks = 0
+
+-- How many jobs wait for the key, COUNTED at most.
+local function waiting(key)
+  local first, last, count = '(' .. key .. '\n', '(' .. key .. '\v', 0
+  repeat
+    local entries = call('ZRANGEBYLEX', base .. 'lanes', first, last, 'LIMIT', 0, 100)
+    for _, entry in ipairs(entries) do
+      looks = looks + 1
+      count = count + call('ZCARD', base .. 'lane:' .. sub(entry, #key + 2))
+      if count >= COUNTED then return COUNTED end
+    end
+    first = '(' .. (entries[#entries] or '')
+  until #entries < 100
+  return count
+end
+
+-- Those that hold keys by what they say, as lists of id and instant of claim by key.
+local function holders_now()
+  local found = {}
+  each_present(function(id, asks, text)
+    local one = { id = id, at = tonumber(match(text, '^.*\n[^\t\n]*\t(%d*)\t')) or 0 }
+    for _, use in ipairs(asks.uses) do put(found, use[1], one) end
+  end)
+  return found
+end
+
+-- Who holds the key, among them strict ones between two attempts, oldest first.
+local function holders(key, present)
+  local all, seen = {}, {}
+  for _, one in ipairs(present[key] or {}) do
+    all[#all + 1] = one
+    seen[one.id] = true
+  end
+  local strict = {}
+  for _, member in ipairs(call('SMEMBERS', base .. 'slots:' .. key)) do
+    if sub(member, -1) == '!' and not seen[sub(member, 1, -2)] then strict[#strict + 1] = sub(member, 1, -2) end
+  end
+  for number, text in ipairs(records(strict)) do
+    if text and not FINAL[sub(text, 1, 1)] then
+      all[#all + 1] = { id = strict[number], at = tonumber(match(text, '^.*\n[^\t\n]*\t(%d*)\t')) or 0 }
+    end
+  end
+  table.sort(all, function(one, other)
+    if one.at ~= other.at then return one.at < other.at end
+    return one.id < other.id
+  end)
+  return all
+end
+
+-- The first key of the partition's lanes that comes behind this place, nil for none.
+local function following(place)
+  local entry = call('ZRANGEBYLEX', base .. 'lanes', place, '+', 'LIMIT', 0, 1)[1]
+  return entry and match(entry, '^[^\n]*')
+end
+
+-- Keys that begin so, behind another, in order of name: those that a job holds or waits for, or whose rate is used. Reply 1
+-- where some were left out, else 0, and behind which key; then for each: key, how many hold it, how many wait, up to when it is
+-- used, and the first holders.
+function verbs.list(prefix, after, limit)
+  despite_full_memory()
+  local reply, now, present = { 0, after }, clock(), holders_now()
+  local held = {}
+  for key in pairs(present) do
+    if sub(key, 1, #prefix) == prefix and key > after then held[#held + 1] = key end
+  end
+  table.sort(held)
+  local place, next_held = after >= prefix and '[' .. after .. '\v' or '[' .. prefix, 1
+  if after == '' and prefix == '' then place = '-' end
+  while #reply < 2 + limit do
+    local key, other = following(place), held[next_held]
+    if key and sub(key, 1, #prefix) ~= prefix then key = nil end
+    if other and (not key or other <= key) then
+      if other == key then place = '[' .. key .. '\v' end
+      key, next_held = other, next_held + 1
+    elseif key then
+      place = '[' .. key .. '\v'
+    else
+      break
+    end
+    if looks > LOOKS then
+      reply[1] = 1
+      break
+    end
+    looks = looks + 5
+    local count, all = waiting(key), holders(key, present)
+    local used = call('HGET', base .. 'free', key) or '0'
+    if count > 0 or #all > 0 or tonumber(used) > now then
+      local one = { key, #all, count, used }
+      for number = 1, math.min(#all, SHOWN) do one[4 + number] = all[number].id end
+      reply[#reply + 1] = one
+    end
+    reply[2] = key
+  end
+  return reply
+end
+
+-- Unique keys that begin so, behind another, in order of name. Reply for each: key, and as it is stored.
+function verbs.unique(prefix, after, limit)
+  local first, reply = after >= prefix and '(' .. after or '[' .. prefix, {}
+  if after == '' and prefix == '' then first = '-' end
+  local keys = call('ZRANGEBYLEX', base .. 'uz', first, '+', 'LIMIT', 0, limit)
+  for _, key in ipairs(keys) do
+    if sub(key, 1, #prefix) ~= prefix then break end
+    reply[#reply + 1] = key
+    reply[#reply + 1] = call('HGET', base .. 'unique', key)
+  end
+  return reply
+end
+
+-- ---- upkeep --------------------------------------------------------------------------------------------------------
+
+-- Of up to `limit` keys from where the last look came to, those are forgotten that nobody holds or waits for and whose rate is
+-- free; and of as many unique keys those whose job is gone and that are taken for no longer time.
+function verbs.forget(limit)
+  despite_full_memory()
+  local limited, now = limits(), clock()
+  local after = call('HGET', base .. 'swept', 'limits') or ''
+  limit = tonumber(limit)
+  local key
+  for _ = 1, limit do
+    key = following(after == '' and '-' or '[' .. after .. '\v')
+    if not key then break end
+    after = key
+    local entries = call('ZRANGEBYLEX', base .. 'lanes', '[' .. key .. '\n', '(' .. key .. '\v', 'LIMIT', 0, 2)
+    if #entries == 1 and entries[1] == key .. '\n' then
+      local state = limited.state_of(key)
+      if state.free_at <= now and #limited.living(state) == 0 then
+        call('ZREM', base .. 'lanes', key .. '\n')
+        call('HDEL', base .. 'free', key)
+        call('HDEL', base .. 'short', key)
+      end
+    end
+  end
+  if key then call('HSET', base .. 'swept', 'limits', key) else call('HDEL', base .. 'swept', 'limits') end
+
+  local last = call('HGET', base .. 'swept', 'unique')
+  local keys = call('ZRANGEBYLEX', base .. 'uz', last and '(' .. last or '-', '+', 'LIMIT', 0, limit)
+  for _, one in ipairs(keys) do
+    local free_at, id = match(call('HGET', base .. 'unique', one) or '', '^%d+ (%d+) (.*)$')
+    if not id or (tonumber(free_at) <= now and call('HEXISTS', base .. 'jobs', id) == 0) then
+      call('HDEL', base .. 'unique', one)
+      call('ZREM', base .. 'uz', one)
+    end
+  end
+  if #keys == limit then
+    call('HSET', base .. 'swept', 'unique', keys[#keys])
+  else
+    call('HDEL', base .. 'swept', 'unique')
+  end
+end
+
+return run(verbs)

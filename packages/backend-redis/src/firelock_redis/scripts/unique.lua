@@ -1,0 +1,112 @@
+-- Unique keys. Behind library.lua and jobs.lua. As limits.lua, it says what firelock/storage/admission.py says, in one function.
+--
+-- A key points at a job, and the job says whether it has the key still. unique HASH key -> "mark free_at job", mark how often
+-- the job had been started when it took the key, free_at the instant before which it is taken whatever became of the job; uz
+-- ZSET the keys in order of name.
+
+-- The rows of keys as a script sees and leaves them. `job_at` gives the job of an id, false for none.
+local function unique_keys(now, job_at)
+  local rows, news = {}, {}
+  local null = cjson.null
+
+  local function row_of(key)
+    local row = rows[key]
+    if row == nil then
+      local mark, free_at, id = match(call('HGET', base .. 'unique', key) or '', '^(%d+) (%d+) (.*)$')
+      row = id and { mark = tonumber(mark), free_at = tonumber(free_at), id = id } or false
+      rows[key] = row
+    end
+    return row
+  end
+
+  local function set(key, id, mark, free_at)
+    rows[key] = { mark = mark, free_at = free_at, id = id }
+    news[key] = int(mark) .. ' ' .. int(free_at) .. ' ' .. id
+  end
+
+  local function store()
+    local fields, members = {}, {}
+    for key, text in pairs(news) do
+      local two = #fields
+      fields[two + 1], fields[two + 2] = key, text
+      members[two + 1], members[two + 2] = 0, key
+    end
+    many('HSET', base .. 'unique', fields)
+    many('ZADD', base .. 'uz', members)
+    news = {}
+  end
+
+  local function starts_of(job)
+    return job.attempt + job.crashes
+  end
+
+  local function is_late(asks, job)
+    if job.enqueued == '0' then return false end
+    return (asks.before and now > asks.before) or (asks.within and now > job.enqueued + asks.within)
+  end
+
+  -- Whether the job that the key points at has it still, false for one that is gone.
+  local function is_taken(row, job)
+    if now < row.free_at then return true end
+    local asks = job and job.asks ~= '' and asks_of(job.asks)
+    if not asks or not asks.unique then return false end
+    local state, starts = job.state, starts_of(job)
+    local is_unstarted = starts == row.mark
+    if is_unstarted and state ~= 'P' and starts == 0 and is_late(asks, job) then return false end
+    local kept_until, is_held = asks.unique[2], job.session ~= ''
+    if kept_until == 'due' then return state == 'C' and is_unstarted end
+    if kept_until == 'started' then return not FINAL[state] and state ~= 'P' and is_unstarted end
+    if kept_until == 'succeeded' then return (state ~= 'S' and state ~= 'D') or is_held end
+    return not FINAL[state] or is_held
+  end
+
+  -- A new job asks for its key. Return nil where it has it now; else the id of the job that has it, that job, its row, and why the
+  -- call is refused, nothing for not.
+  local function ask(job, use)
+    local row = row_of(use[1])
+    if row then
+      local holder = job_at(row.id)
+      if is_taken(row, holder) then
+        local why = ''
+        if holder and holder.state == 'D' and holder.session ~= '' then
+          why = 'deleted'
+        elseif use[5] then
+          why = 'raises'
+        end
+        return row.id, holder, row, why
+      end
+    end
+    set(use[1], job.id, 0, use[3] ~= 0 and now + use[3] or 0)
+  end
+
+  -- Whether a call may change the job that has its key.
+  local function is_changeable(row, job)
+    return find('WCE', job.state, 1, true) and job.session == '' and starts_of(job) == row.mark
+  end
+
+  -- When the job is due after a call that puts it off, nil where that stays as it is.
+  local function debounced_due(use, job, created)
+    if use[6] == null or job.state ~= 'C' then return nil end
+    local due = now + use[6]
+    return int(use[7] == null and due or math.min(due, created + use[7]))
+  end
+
+  -- A job that has ended is to live again: whether another one has its key.
+  local function is_taken_by_other(job)
+    local use = asks_of(job.asks).unique
+    local row = use and row_of(use[1])
+    if not row or row.id == job.id then return false end
+    return is_taken({ mark = row.mark, free_at = 0, id = row.id }, job_at(row.id))
+  end
+
+  -- It lives again, and has its key.
+  local function take_again(job)
+    local use = asks_of(job.asks).unique
+    if use then set(use[1], job.id, starts_of(job), (row_of(use[1]) or { free_at = 0 }).free_at) end
+  end
+
+  return {
+    ask = ask, store = store, is_changeable = is_changeable, debounced_due = debounced_due,
+    is_taken_by_other = is_taken_by_other, take_again = take_again,
+  }
+end
