@@ -74,12 +74,13 @@ class InsertVerbs(RecordVerbs):
         self.refuse_within(within)
         for queue in {job.queue for job in jobs}:
             require_word(queue)
-        require_keys_beside(self._partitions, jobs)
+        if self._partitions.number > 1:
+            require_parents_beside(self.database, jobs)
+            require_keys_beside(self._partitions, jobs)
         if only_if is not None:
             return self._insert_if(jobs, only_if)
         if self._partitions.number == 1 and jobs:
             return Inserted(_insert(self.database, 0, jobs))
-        require_parents_beside(self.database, jobs)
         places = self._partitions.parted(range(len(jobs)), lambda place: jobs[place].id)
         results: list[bool | Duplicate] = [False] * len(jobs)
         # Those that can be refused first; where there are several, each is asked before anything is stored.
@@ -104,7 +105,6 @@ class InsertVerbs(RecordVerbs):
 
     def _insert_if(self, jobs: Sequence[NewJob], change: RecordChange) -> Inserted:
         """One round trip, in the first partition, where all records are."""
-        require_parents_beside(self.database, jobs)
         for job in jobs:
             if self._partitions.of(job.id) != 0:
                 raise StorageError(

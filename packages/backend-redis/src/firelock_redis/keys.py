@@ -7,7 +7,7 @@ from operator import attrgetter
 
 from typing_extensions import override
 
-from firelock.errors import ConfigurationError
+from firelock import ConfigurationError
 from firelock.storage import Admission, KeyState, NewJob, UniqueState
 from firelock_redis.database import RedisVerbs
 from firelock_redis.layout import number_word
@@ -65,8 +65,6 @@ def require_keys_beside(partitions: Partitions, jobs: Sequence[NewJob]) -> None:
     Raises:
         ConfigurationError: one does not; nothing was stored.
     """
-    if partitions.number == 1:
-        return
     for job in jobs:
         asks = job.admission
         if asks is None:

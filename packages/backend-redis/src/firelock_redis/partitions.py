@@ -120,7 +120,7 @@ class PartitionTurns:
         self._hope: dict[str | None, set[int]] = {}  # by queue, None for claims from every queue
         self._looked: set[str | None] = set()  # those for which the last look everywhere found nothing
         self._due: dict[int, int | None] = {}
-        self._again: dict[int, tuple[int, float]] = {}
+        self._again: dict[int, tuple[int, float]] = {}  # by partition: the instant, and when that is here
 
     # ---- what is heard and done --------------------------------------------------------------------------
 
@@ -163,21 +163,21 @@ class PartitionTurns:
         """Tell whether lanes of some partition are to be looked at again."""
         return bool(self._again)
 
-    def look_again(self, partition: int, at: int | None = None, wait: int = 0) -> int | None:
+    def look_again(self, partition: int, offset: int, at: int | None = None, wait: int = 0) -> int | None:
         """The partition's lanes are to be looked at again at this instant, so many micros from now, or not.
 
-        Return the earliest of all that are known.
+        Return the earliest of all that are known. The offset is what tests add to the clock.
         """
         with self._lock:
             if at is None:
                 self._again.pop(partition, None)
             else:
-                self._again[partition] = at, time.monotonic() + wait / 1_000_000
+                self._again[partition] = at, _local_micros() + offset + wait
             return min((at for at, _ in self._again.values()), default=None)
 
     # ---- where to look -----------------------------------------------------------------------------------
 
-    def order(self, queues: Sequence[str] | None) -> Iterator[int]:
+    def order(self, queues: Sequence[str] | None, offset: int = 0) -> Iterator[int]:
         """Yield the partitions to claim in: by the first queue that each has hope for, and then in turn.
 
         A partition loses its hope when it is yielded; `found` gives it back.
@@ -189,7 +189,7 @@ class PartitionTurns:
             turn = [(self._next + step) % self._number for step in range(self._number)]
             hopes = [self._hope.setdefault(name, set(turn)) for name in names]
             if self._again:
-                now = time.monotonic()
+                now = _local_micros() + offset
                 hopes[0].update(one for one, (_, at) in self._again.items() if at <= now)
             wanted = list(dict.fromkeys(one for hope in hopes for one in turn if one in hope))
             if not wanted:
@@ -206,6 +206,10 @@ class PartitionTurns:
             return turn[:1]
         self._looked.update(names)
         return turn
+
+
+def _local_micros() -> int:
+    return time.monotonic_ns() // 1_000
 
 
 def _names(queues: Sequence[str] | None) -> list[str | None]:

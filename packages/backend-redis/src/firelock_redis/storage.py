@@ -184,7 +184,7 @@ class RedisStorage(
     def _claim_in_turn(self, asked: ClaimRequest, freed: Mapping[int, list[tuple[str, str]]]) -> Claim:
         jobs: list[ClaimedJob] = []
         next_due_at = look_again_at = None
-        for partition in self._turns.order(asked.queues):
+        for partition in self._turns.order(asked.queues, self.database.clock_offset):
             wanted = asked.limit - len(jobs)
             try:
                 _, claim = self._send(partition, [], attrs.evolve(asked, limit=wanted), freed.get(partition))
@@ -266,7 +266,9 @@ class RedisStorage(
             self.forget_held(asked.session)
             return Claim([], next_due_at, is_session_lost=True)
         if reply[2] or self._turns.is_looking_again:
-            look_again_at = self._turns.look_again(partition, *map(int, reply[2].split()))
+            look_again_at = self._turns.look_again(
+                partition, self.database.clock_offset, *map(int, reply[2].split())
+            )
         jobs: list[ClaimedJob] = []
         unreadable: list[Transition] = []
         held = self._holdings.setdefault(asked.session, {}) if len(reply) > 3 else {}  # noqa: PLR2004
