@@ -653,7 +653,7 @@ class UniqueDuty(StorageFixtures):
 
         If this fails: a key is taken by a job that never was.
         """
-        parent = scene.new_id()
+        parent = scene.new_job(beside=K).id
         job = _job(scene, state=State.AWAITING, parents=(Edge(parent),))
 
         with pytest.raises(JobNotFound):
