@@ -19,6 +19,7 @@ import attrs
 
 from firelock.storage import (
     HISTORY_LIMIT,
+    Admission,
     Attempt,
     ClaimedJob,
     Edge,
@@ -29,8 +30,10 @@ from firelock.storage import (
     On,
     Progress,
     State,
+    StorageError,
     add_duplicate,
     bounded_history,
+    read_admission,
 )
 from firelock_sql.transaction import Text, Transaction
 
@@ -51,6 +54,17 @@ def read_list(text: str | None) -> tuple[str, ...]:
         return tuple(map(str, json.loads(text))) if text else ()
     except (TypeError, ValueError):
         return ()
+
+
+_NOTHING = Admission()
+
+
+def admission_in(text: str | None) -> Admission:
+    """Return what a job asks before it starts; nothing where that cannot be read."""
+    try:
+        return _NOTHING if text is None else read_admission(text)
+    except (StorageError, TypeError):
+        return _NOTHING
 
 
 def edges_text(parents: Sequence[Edge]) -> str | None:

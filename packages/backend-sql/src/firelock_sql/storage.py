@@ -48,7 +48,7 @@ from firelock_sql.claim import (
 from firelock_sql.database import Database
 from firelock_sql.find import SqlReadingVerbs
 from firelock_sql.insert import insert_jobs
-from firelock_sql.job_row import get_history, get_jobs
+from firelock_sql.job_row import admission_in, get_history, get_jobs
 from firelock_sql.limits import SqlLanes, SqlLimitVerbs
 from firelock_sql.locks import SqlLockVerbs
 from firelock_sql.logs import SqlLogVerbs
@@ -86,18 +86,20 @@ def settle_values(end: Transition, held: Held) -> tuple[Value, ...]:
 LOCK = Text("SELECT 1 FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE")
 
 Held = tuple[int, str, int, int, str | None]
-"""Of a claimed job: seq, queue, attempt, claimed_at, lane."""
+"""Of a claimed job: seq, queue, attempt, claimed_at, admission_json."""
 
 
 def held_of(job: ClaimedJob, seq: int) -> Held:
     """Return what is remembered of a claimed job."""
-    lane = None if job.admission_json is None else lane_of(job.admission)
-    return seq, job.queue, job.attempt, job.claimed_at, lane
+    return seq, job.queue, job.attempt, job.claimed_at, job.admission_json
 
 
 def freed_by(plain: Sequence[tuple[Transition, Held]]) -> list[LetGo]:
     """Return what these plain ends leave for jobs that wait for the same keys."""
-    return [(held[0], held[1], held[4]) for _, held in plain if held[4] is not None]
+    keyed = [held for _, held in plain if held[4] is not None]
+    return [
+        (held[0], held[1], lane) for held in keyed if (lane := lane_of(admission_in(held[4]))) is not None
+    ]
 
 
 @attrs.define
@@ -350,7 +352,7 @@ class SqlStorage(
         if taken.claim.is_session_lost:
             self._holdings.forget(request.session)
         held = (
-            (job.id, held_of(job, row[PLACE_SEQ]))
+            (job.id, (row[PLACE_SEQ], job.queue, job.attempt, job.claimed_at, job.admission_json))
             for row, job in zip(taken.rows, taken.claim.jobs, strict=True)
             if not row[PLACE_IS_PARENT]
         )

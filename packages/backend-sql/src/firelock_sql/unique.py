@@ -15,12 +15,10 @@ from typing_extensions import override
 from firelock.storage import (
     ANY_QUEUE,
     FINAL_STATES,
-    Admission,
     Duplicate,
     Feature,
     NewJob,
     State,
-    StorageError,
     Transition,
     UniqueState,
     UniqueUse,
@@ -31,7 +29,6 @@ from firelock.storage.admission import (
     UniqueRow,
     debounced_due,
     lane_of,
-    read_admission,
     refuse_duplicate,
     replaces,
     starts_of,
@@ -39,7 +36,15 @@ from firelock.storage.admission import (
     unique_is_taken,
 )
 from firelock_sql.database import SqlVerbs
-from firelock_sql.job_row import JobRow, add_duplicates, list_text, load_rows, read_list, read_state
+from firelock_sql.job_row import (
+    JobRow,
+    add_duplicates,
+    admission_in,
+    list_text,
+    load_rows,
+    read_list,
+    read_state,
+)
 from firelock_sql.transaction import Text, Transaction, insert_into
 
 _LOCK = Text("""
@@ -83,16 +88,6 @@ _LOCK_IDLE = Text(
     "SELECT key, job_id, free_at FROM firelock_unique_keys WHERE key IN :ids ORDER BY key"
     " FOR UPDATE SKIP LOCKED"
 )
-
-_NOTHING = Admission()
-
-
-def admission_in(text: str | None) -> Admission:
-    """Return what a job asks; nothing where that cannot be read."""
-    try:
-        return _NOTHING if text is None else read_admission(text)
-    except (StorageError, TypeError):
-        return _NOTHING
 
 
 def unique_use(job: NewJob) -> UniqueUse | None:
