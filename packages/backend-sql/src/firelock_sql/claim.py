@@ -11,7 +11,16 @@ from typing import Any
 
 import attrs
 
-from firelock.storage import Claim, ClaimedJob, ClaimRequest, ErrorInfo, State, Transition
+from firelock.storage import (
+    Claim,
+    ClaimedJob,
+    ClaimRequest,
+    ErrorInfo,
+    State,
+    StorageError,
+    Transition,
+    read_admission,
+)
 from firelock.storage.admission import KeyedClaim, LaneCursors, keyed_room, shared_out
 from firelock_sql.job_row import CLAIMED_COLUMNS, read_list
 from firelock_sql.limits import IN_LANE, SqlLanes, queues_with_lanes
@@ -301,11 +310,21 @@ def _claimed_of(rows: Sequence[Any], now: int) -> tuple[list[ClaimedJob], list[s
     """Return the rows as jobs, and the ids of those that are none: the columns of SQLite hold anything."""
     try:
         return [started_job(row, now) for row in rows], []
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, StorageError):
         if len(rows) == 1:
             return [], [rows[0][0]]
     parts = [_claimed_of([row], now) for row in rows]
     return [job for jobs, _ in parts for job in jobs], [id for _, ids in parts for id in ids]
+
+
+def _readable(admission: str) -> str:
+    """Return what a job asks.
+
+    Raises:
+        StorageError: nobody can read it; what it would be started without may be a limit.
+    """
+    read_admission(admission)
+    return admission
 
 
 def _quarantine(id: str, now: int) -> Transition:
@@ -325,5 +344,5 @@ def started_job(row: Sequence[Any], now: int) -> ClaimedJob:
         id, task, arguments, serializer, queue, priority, attempt + 1, retries + 0, crashes + 0, fence + 1,
         created_at + 0, enqueued_at, now, nominal_at, () if tags is None else read_list(tags),
         None if timeout_seconds is None else float(timeout_seconds), retry, recurring_id,
-        None if meta is None else str(meta), None if admission is None else str(admission),
+        None if meta is None else str(meta), None if admission is None else _readable(admission),
     )  # fmt: skip  # a sum is the cheapest look at whether it is a number

@@ -1,0 +1,171 @@
+"""Limits and unique keys in an SQLite file: what is stored of them, and what somebody wrote there by hand."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from firelock.storage import Duplicate, LimitUse, State, UniqueUse
+from firelock.testing.conformance.scene import asks, deletes, retries, succeeds
+
+HOUR = 3_600
+
+
+def read(path, statement, *values):
+    """What a person with a prompt reads from the file."""
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(statement, values).fetchall()
+
+
+def write(path, statement, *values):
+    """What somebody changes behind the storage's back."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(statement, values)
+
+
+def keys_in(path):
+    """The limits' keys that have a row."""
+    return [key for (key,) in read(path, "SELECT key FROM firelock_limit_keys ORDER BY key")]
+
+
+def test_a_job_says_in_its_row_what_it_waits_for(scene, path):
+    """Its lane is a column; jobs without limits have none, and stand in the index of ready jobs alone."""
+    scene.add()
+    scene.add_limited(1, "smtp", "tenant:7")
+
+    lanes = read(path, "SELECT held_by FROM firelock_jobs ORDER BY seq")
+
+    assert [(None,), ("smtp\ntenant:7",)] == lanes
+
+
+def test_a_number_that_is_given_out_again_holds_no_key(scene, path):
+    """A strict job that waits for a retry is pruned; the one that gets its number then is another."""
+    holder = scene.begin()
+    scene.put_numbers("gpu", concurrent=1)
+    scene.add_limited(1, LimitUse("gpu", is_strict=True))
+    (running,) = scene.take(holder)
+    scene.settle(retries(running, due_at=scene.now() + 10**12))
+    number = read(path, "SELECT seq FROM firelock_jobs")
+    scene.settle(deletes(running.id, at=scene.stamp(), expires_at=1))
+    scene.storage.prune(10)
+    scene.schedule(HOUR)
+    same = read(path, "SELECT seq FROM firelock_jobs")
+    waiting = scene.add_limited(1, "gpu")
+
+    claimed = scene.claim_ids(holder)
+
+    assert number == same
+    assert waiting == claimed
+    assert {State.SCHEDULED: 1, State.PROCESSING: 1} == scene.by_state()
+
+
+def test_numbers_that_nobody_can_read_are_no_limit(scene, path):
+    """A record that was written by hand keeps no job from starting."""
+    scene.put_numbers("gpu", concurrent=1)
+    write(path, "UPDATE firelock_records SET value = '[not json' WHERE kind = 'limit'")
+    ids = scene.add_limited(3, "gpu")
+
+    assert ids == scene.claim_ids(scene.begin())
+
+
+@pytest.mark.parametrize("garbage", ["[1", "7", "[[[1]]]", 7, b"\xff"])
+@pytest.mark.parametrize("lane", [None, "gpu"])
+def test_a_job_that_asks_what_nobody_can_read_is_quarantined(scene, path, garbage, lane):
+    """It fails with the reason, as it might be started against a limit; its neighbours are claimed."""
+    bad = scene.add()
+    ids = [scene.add(), *scene.add_limited(2, "gpu")]
+    statement = "UPDATE firelock_jobs SET admission_json = ?, held_by = ? WHERE id = ?"
+    write(path, statement, garbage, lane, bad)
+    holder = scene.begin()
+
+    claimed = scene.claim_ids(holder) + scene.claim_ids(holder)
+
+    assert sorted(ids) == sorted(claimed)
+    assert read(path, "SELECT state FROM firelock_jobs WHERE id = ?", bad) == [("failed",)]
+
+
+def test_rows_of_idle_keys_are_forgotten(scene, path):
+    """What holds no job and whose rate is free has no row within an hour; what is in use keeps its own."""
+    scene.put_numbers("used", concurrent=1)
+    scene.put_numbers("idle", concurrent=1)
+    scene.put_numbers("debt", rate=1, per=10 * HOUR * 1_000_000, burst=1)
+    holder = scene.begin()
+    for key in ("used", "idle", "debt"):
+        scene.add_limited(1, key)
+    running = {use.job.admission.limits[0].key: use for use in scene.take(holder)}
+    for key in ("idle", "debt"):
+        scene.settle(succeeds(running[key]))
+    stored = keys_in(path)
+
+    scene.storage.prune(10)
+
+    assert ["debt", "idle", "used"] == stored
+    assert ["debt", "used"] == keys_in(path)
+    assert [] == scene.claim_ids(holder)
+    scene.add_limited(1, "used")
+    assert [] == scene.claim_ids(holder)
+
+
+def test_a_key_whose_row_is_forgotten_counts_as_before(scene, path):
+    """Holders are asked of the jobs where no row lists them."""
+    scene.put_numbers("gpu", concurrent=2)
+    holder = scene.begin()
+    scene.add_limited(5, "gpu")
+    scene.claim(holder, 1)
+    write(path, "DELETE FROM firelock_limit_keys")
+
+    assert 1 == len(scene.claim(holder, 5))
+    assert [] == scene.claim(holder, 5)
+
+
+def test_a_unique_key_keeps_its_row_as_long_as_its_job_is_stored(scene, path):
+    """Upkeep forgets the key of a pruned job; one that may be requeued keeps it."""
+    first, second = (scene.add(admission=asks(unique=UniqueUse(f"shop.send {key}"))) for key in ("1", "2"))
+    for job_id, expires_at in ((first, 1), (second, None)):
+        scene.settle(deletes(job_id, at=scene.stamp(), expires_at=expires_at))
+
+    scene.storage.prune(10)
+    scene.advance(2 * HOUR)
+    scene.storage.prune(10)
+
+    assert [("shop.send 2",)] == read(path, "SELECT key FROM firelock_unique_keys")
+
+
+def test_a_key_of_an_open_transaction_is_waited_for(scene, path):
+    """A caller's transaction that stored a job with a key, and was rolled back, leaves the key free."""
+    asked = asks(unique=UniqueUse("shop.send 7"))
+    other = scene.new_job(admission_json=None)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        mine = scene.new_job(admission=asked)
+        again = scene.new_job(admission=asked)
+        inserted = scene.storage.insert([mine, again, other], within=connection)
+        connection.execute("ROLLBACK")
+
+    assert [True, Duplicate(mine.id), True] == list(inserted.is_new)
+    assert [True] == list(scene.storage.insert([again]).is_new)
+
+
+def test_the_last_call_moves_a_job_to_its_own_lane(scene, path):
+    """Arguments and limits of the last call are in the row, and its tags in the list by tag."""
+    use = UniqueUse("shop.index 7", keeps_last=True)
+    job_id = scene.add(admission=asks("gpu", unique=use), tags=("old", "both"))
+
+    scene.storage.insert([scene.new_job(admission=asks("cpu", unique=use), tags=("both", "new"))])
+
+    assert [("cpu",)] == read(path, "SELECT held_by FROM firelock_jobs")
+    tags = read(path, "SELECT tag FROM firelock_job_tags WHERE job_id = ? ORDER BY tag", job_id)
+    assert [("both",), ("new",)] == tags
+    assert ["cpu"] == [state.key for state in scene.storage.find_keys()]
+
+
+def test_numbers_are_said_in_json(scene, path):
+    """A person reads a limit's numbers with a prompt."""
+    scene.put_numbers("gpu", concurrent=3)
+
+    ((value,),) = read(path, "SELECT value FROM firelock_records WHERE kind = 'limit'")
+
+    assert 3 == json.loads(value)["concurrent"]
