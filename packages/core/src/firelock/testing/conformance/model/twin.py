@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum
+from functools import cache
 from operator import methodcaller
 from typing import Any, TypeVar
 
@@ -25,8 +26,10 @@ def told(value: object) -> object:
     never fall on two sides of an hour.
     """
     kind = type(value)
-    if attrs.has(kind):
-        names = [one.name for one in attrs.fields(kind) if one.name != "fence"]
+    if kind in _TOLD_AS_THEY_ARE:
+        return value
+    names = _told_names(kind)  # type: ignore[arg-type]  # a class can be hashed, whatever its values can
+    if names is not None:
         return kind.__name__, {name: told(getattr(value, name)) for name in names}
     match value:
         case bool() | Enum() | str():
@@ -34,11 +37,22 @@ def told(value: object) -> object:
         case int() if value >= BASE:
             return f"hour {(value - BASE) // HOUR}"
         case Mapping():
-            return {key: told(one) for key, one in value.items() if told(one)}
+            return {key: said for key, one in value.items() if (said := told(one))}
         case list() | tuple():
             return [told(one) for one in value]
         case _:
             return value
+
+
+_TOLD_AS_THEY_ARE = {str, bool, float, type(None)}  # most of all values: they are asked for nothing else
+
+
+@cache
+def _told_names(kind: type) -> tuple[str, ...] | None:
+    """Return the fields of a class of attrs that are compared; None for another one."""
+    if not attrs.has(kind):
+        return None
+    return tuple(one.name for one in attrs.fields(kind) if one.name != "fence")
 
 
 @attrs.frozen
