@@ -27,6 +27,7 @@ class Reference:
         self.second = parts[0] if len(parts) == 6 else "0"
         self.parts = parts[-5:]
         self.zone = ZoneInfo(zone)
+        self.answers, self.dates = {}, {}  # what is asked again with each hour or minute
         self.is_interval = any(sign in " ".join([self.second, *self.parts[:2]]) for sign in "*-/")
 
     def fires(self, after, until, *, overlap):
@@ -54,7 +55,7 @@ class Reference:
         return now.astimezone(self.zone).replace(tzinfo=None, fold=0)
 
     def matches(self, wall):
-        minute, hour, day, month, weekday = self.parts
+        minute, hour, _, month, _ = self.parts
         if not (
             self.numbers(self.second, wall.second, 0)
             and self.numbers(minute, wall.minute, 0)
@@ -62,6 +63,13 @@ class Reference:
             and self.numbers(month, wall.month, 3)
         ):
             return False
+        date = wall.date()
+        if date not in self.dates:
+            self.dates[date] = self.matches_date(wall)
+        return self.dates[date]
+
+    def matches_date(self, wall):
+        _, _, day, _, weekday = self.parts
         by_day = any(self.day(item, wall) for item in day.split(","))
         by_weekday = any(self.weekday(item, wall) for item in weekday.split(","))
         if day in {"*", "?"} or weekday in {"*", "?"}:
@@ -69,7 +77,10 @@ class Reference:
         return by_day or by_weekday
 
     def numbers(self, text, value, field):
-        return any(self.number(item, value, field) for item in text.split(","))
+        asked = text, value, field
+        if asked not in self.answers:
+            self.answers[asked] = any(self.number(item, value, field) for item in text.split(","))
+        return self.answers[asked]
 
     def number(self, item, value, field):
         low, size = self.BOUNDS[field]
