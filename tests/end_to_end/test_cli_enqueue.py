@@ -76,6 +76,39 @@ def test_a_span_is_counted_from_now(enqueue, app):
     assert before + 600_000_000 <= due <= app.storage.clock() + 600_000_000
 
 
+@pytest.mark.parametrize(
+    ("text", "before"), [("2h", {"start_within_seconds": 7200.0}),
+                         ("2126-11-25T14:30Z", {"start_before": "2126-11-25T14:30:00.000000Z"})],
+)  # fmt: skip
+def test_a_start_may_be_limited_to_a_span_or_an_instant(enqueue, app, text, before):
+    """After it the job is deleted unrun."""
+    ran = enqueue("notify", "--args", "[42]", "--start-before", text, "--json")
+
+    assert (0, True) == (ran.code, ran.json["is_new"])
+    assert before.items() <= ran.json["admission"].items()
+
+
+def test_a_duplicate_is_told(run, app, tmp_path, monkeypatch):
+    """Standard output has the id of the job that has the key; a note says that no other was made."""
+    code = """
+    from firelock import Firelock, Unique
+    fire = Firelock("memory://")
+    fire.task(name="day", unique=Unique("day"))(lambda: None)
+    """
+    (tmp_path / "unique_app.py").write_text(textwrap.dedent(code))
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ("enqueue day --app unique_app:fire --storage", app.storage.url)
+
+    first, second = run(*words), run(*words)
+    answer = run(*words, "--json").json
+
+    assert first.out == second.out
+    assert ("", f"Job {first.out.strip()} has unique key day already; no other one was made.\n") == (
+        first.error, second.error,
+    )  # fmt: skip
+    assert not answer["is_new"]
+
+
 def test_arguments_are_read_from_standard_input(enqueue, app, monkeypatch):
     """So that a secret stands in no list of processes."""
     monkeypatch.setattr(sys, "stdin", io.StringIO('{"user_id": 7}'))

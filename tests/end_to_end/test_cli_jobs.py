@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from firelock import Firelock, lifecycle
+from firelock import Firelock, Limit, Unique, lifecycle
 from firelock.cli import main
 from firelock.storage import Held
 from firelock.values import ErrorInfo, LogLine, Progress
@@ -246,6 +246,43 @@ def test_show_tells_everything_of_a_job(command, app):
         "→ File shop.py", "    add(1)", "half way", "1 of 2: page 1", f"{child.id} (awaiting)", "History",
     ):  # fmt: skip
         assert told in ran.out
+
+
+def test_show_says_what_a_job_asks_and_what_it_waits_for(command, app):
+    """Its limits with their costs, its unique key, until when it may start, and which limit holds it back."""
+    limits = [Limit("tenant:{user}", concurrent=0), Limit("api", rate=9, cost=3)]
+    options = {"limits": limits, "unique": Unique("day"), "start_before": timedelta(hours=1)}
+    job = app.task(name="shop.limited", **options)(app.add.info.function).enqueue(7)
+    app.limits.sync()
+
+    shown = command(f"show {job.id}").out
+    answer = command(f"show {job.id} --json").json
+
+    assert "limits        api (cost 3), tenant:7" in shown
+    assert "unique key    day" in shown
+    assert "start before  " in shown
+    assert "waits for     limit tenant:7" in shown
+    assert answer["waits_for"].startswith("limit tenant:7")
+    assert "admission_json" not in answer
+    asked = answer["admission"]
+    assert [("api", 3), ("tenant:7", 1)] == [(use["key"], use["cost"]) for use in asked["limits"]]
+    assert ("day", "ended", 0.0) == tuple(
+        asked["unique"][name] for name in ("key", "until", "at_least_seconds")
+    )
+    assert (None, 3600.0) == (asked["start_before"], asked["start_within_seconds"])
+
+
+def test_a_requeue_whose_key_is_taken_says_so(command, app):
+    """The exit code is that of a refusal, and the other job goes on."""
+    task = app.task(name="shop.unique", unique=Unique("day"))(lambda: None)
+    first = task.enqueue()
+    first.delete()
+    second = task.enqueue()
+
+    ran = command(f"requeue {first.id}")
+
+    assert (1, f"{first.id}  not requeued: another job has its unique key\n") == (ran.code, ran.out)
+    assert ["deleted", "enqueued"] == states([first, second])
 
 
 def test_a_page_has_only_what_there_is(command, app):

@@ -147,6 +147,16 @@ def test_an_operators_number_survives_until_the_code_changes(fire):
     )  # fmt: skip
 
 
+def test_what_was_set_before_any_code_named_it_survives_the_first_code(fire):
+    """An operator may be there first; a reset gives the code's number."""
+    fire.limits.set("tenant", concurrent=9)
+
+    declaring(fire, tenant={"concurrent": 4}).sync()
+
+    assert (9, "operator") == (fire.limits.get("tenant").concurrent, fire.limits.get("tenant").whose)
+    assert 4 == fire.limits.reset("tenant").concurrent
+
+
 def test_a_server_says_once_which_numbers_it_wrote(fire, caplog):
     """One line with all names; nothing where all is as before."""
     caplog.set_level(logging.INFO, "firelock.control.limits")

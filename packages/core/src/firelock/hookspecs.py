@@ -229,7 +229,8 @@ def jobs_created(jobs: Sequence[NewJob]) -> None:
     """Learn of jobs after they were stored.
 
     Called once a stored batch, in the client's process; inside a caller's transaction the commit may still
-    fail. An exception is logged and touches no job.
+    fail. A duplicate, whose unique key another job has, was not stored and is none of them. An exception is
+    logged and touches no job.
 
     Example:
         @hookimpl
@@ -301,8 +302,8 @@ def attempt_failed(job: ClaimedJob, error: BaseException, transition: Transition
     """Learn of an attempt that failed, with the exception itself and what becomes of the job.
 
     Called once a failed attempt, in the worker, when everything is decided and before it is sent to the
-    storage; `transition.to` is `failed` or `deleted` where the job is over, else it runs again. An exception
-    is logged and touches no job.
+    storage; `transition.to` is `failed` or `deleted` where the job is over, else it runs again. A task that
+    raises `RateLimited`, or did not start in time, has not failed. An exception is logged and touches no job.
 
     Example:
         @hookimpl
@@ -316,7 +317,8 @@ def attempt_failed(job: ClaimedJob, error: BaseException, transition: Transition
 def jobs_settled(settled: Sequence[Settled]) -> None:
     """Learn of attempts whose end was accepted.
 
-    Called once a settled batch, in the child. An exception is logged and touches no job.
+    Called once a settled batch, in the child. Snoozes, `RateLimited` and jobs that did not start in time are
+    among them: `transition.reason` says so. An exception is logged and touches no job.
 
     Example:
         @hookimpl

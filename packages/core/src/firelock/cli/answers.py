@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, NoReturn
 
 import attrs
 
-from firelock.clock import micros
+from firelock.clock import SECOND, micros
 from firelock.meta import read_meta
 from firelock.text import isoformat
+from firelock.values import read_admission
 
 if TYPE_CHECKING:
     from firelock.control.servers import ServerView
     from firelock.recurring_job import RecurringRecord
-    from firelock.values import JobRecord
+    from firelock.values import Admission, JobRecord
 
 
 def answer_of(value: object) -> object:
@@ -80,8 +81,28 @@ def recurring_answer(record: RecurringRecord) -> dict[str, object]:
 
 def _fields_with_meta(record: JobRecord | RecurringRecord) -> dict[str, object]:
     fields = _fields(record)
-    del fields["meta_json"]
-    return {**fields, "meta": dict(read_meta(record.meta_json))}
+    del fields["meta_json"], fields["admission_json"]
+    asked = None if record.admission_json is None else read_admission(record.admission_json)
+    return {**fields, "meta": dict(read_meta(record.meta_json)), "admission": _admission_answer(asked)}
+
+
+def _admission_answer(asked: Admission | None) -> dict[str, object] | None:
+    """Return what a job asks before it starts: spans in seconds, the unique key without its task's name."""
+    if asked is None:
+        return None
+    unique = None if asked.unique is None else dict(_fields(asked.unique))
+    if unique is not None:
+        unique["key"] = str(unique["key"]).partition(" ")[2]
+        for name in ("at_least", "wait", "max_wait"):
+            unique[f"{name}_seconds"] = _seconds(unique.pop(name))
+    return {
+        "limits": answer_of(asked.limits), "unique": unique, "start_before": isoformat(asked.start_before),
+        "start_within_seconds": _seconds(asked.start_within),
+    }  # fmt: skip
+
+
+def _seconds(span: object) -> float | None:
+    return span / SECOND if isinstance(span, int) else None
 
 
 def server_answer(server: ServerView, now: int) -> dict[str, object]:

@@ -52,6 +52,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     when.add_argument(
         "--at", type=_instant, metavar="TIME", help="at an instant with its offset: 2026-11-25T14:30+03:00"
     )
+    parser.add_argument(
+        "--start-before", type=_limit_of_start, metavar="SPAN|TIME",
+        help="deleted unrun if no server took it by then: 1h after it became enqueued, or an instant",
+    )  # fmt: skip
     parser.add_argument("--priority", type=int, metavar="N", help="-100 to 100, higher first")
     parser.add_argument(
         "--tags", type=_texts, metavar="LIST", help="added to the task's own, with commas between them"
@@ -80,6 +84,10 @@ def _instant(text: str) -> datetime:
     return instant
 
 
+def _limit_of_start(text: str) -> timedelta | datetime:
+    return _span(text) if _SPAN.match(text) else _instant(text)
+
+
 def _texts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
@@ -100,14 +108,16 @@ def _enqueue(options: argparse.Namespace, screen: Screen) -> int:
         args, kwargs = call_of_json(app.registry.binder(task.info), given)
         job = task.using(
             queue=options.queue, priority=options.priority, delay=options.delay, at=options.at,
-            tags=options.tags, meta=dict(options.meta) or None,
+            tags=options.tags, meta=dict(options.meta) or None, start_before=options.start_before,
         ).enqueue(*args, **kwargs)  # fmt: skip
         record = job.record()
     if screen.is_json:
-        screen.json(job_answer(record))
+        screen.json({**job_answer(record), "is_new": job.is_new})
     else:
         screen.line(record.id)
-        if screen.is_terminal:
+        if not job.is_new:
+            screen.note(f"Job {record.id} has unique key {job.unique_key} already; no other one was made.")
+        elif screen.is_terminal:
             due = f", due {clock_time(record.due_at)}" if record.due_at else ""
             screen.note(f"A job of {record.task} is {record.state} in queue {record.queue}{due}.")
     return Exit.DONE

@@ -15,6 +15,7 @@ from firelock.cli.answers import answer_of, job_answer
 from firelock.cli.commands import Exit, Problem, add_command, add_group, whole
 from firelock.cli.screen import Cell, Column, Piece, Screen, state_cell, visible_lines
 from firelock.cli.source import connected
+from firelock.clock import micros
 from firelock.errors import StorageError
 from firelock.storage import Applied, JobFilter, PartlyApplied
 from firelock.text import age, clock_time, shorten, span
@@ -176,6 +177,8 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
     """The job is shown; its newest traceback in full, former failures by a line."""
     with connected(options) as app:
         job = app.jobs.get(options.id)
+        if job.limits:
+            job.refresh()  # so that it says what it waits for
         now = app.client.clock.now()
         children = list(app.jobs.page(JobFilter(parent_id=job.id), limit=_CHILDREN, oldest_first=True))
         storage = app.storage
@@ -186,11 +189,13 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
             **job_answer(job.record()),
             "history": answer_of(history.entries), "errors": answer_of(history.errors), "log": answer_of(log),
             "progress": answer_of(progress), "continuations": [child.id for child in children],
+            "waits_for": job.waits_for,
         })  # fmt: skip
         return
     record = job.record()
     screen.line(Cell(f"Job {record.id}", "bold"), "  ", state_cell(record.state))
-    screen.facts([*_what(record), *_when(record, now), *_end(record, progress, children)], indent=2)
+    facts = [*_what(record), *_asked(job, now), *_when(record, now), *_end(record, progress, children)]
+    screen.facts(facts, indent=2)
     _show_history(screen, history.entries)
     _show_errors(screen, history.errors)
     _show_log(screen, log)
@@ -208,6 +213,22 @@ def _what(record: JobRecord) -> list[tuple[str, Piece]]:
         ("recurring", record.recurring_id or ""),
         ("timeout", f"{record.timeout_seconds:g} s" if record.timeout_seconds else ""),
         ("reason", record.reason or ""),
+    ]
+
+
+def _asked(job: Job[object], now: int) -> list[tuple[str, Piece]]:
+    """Return what it asks before it starts, and what it waits for."""
+    admission = job.record().admission
+    costs = [] if admission is None else [
+        use.key + (f" (cost {use.cost:,})" if use.cost != 1 else "") + (" strict" if use.is_strict else "")
+        for use in admission.limits
+    ]  # fmt: skip
+    before = None if job.start_before is None else micros(job.start_before)
+    return [
+        ("waits for", Cell(job.waits_for or "", "yellow")),
+        ("limits", ", ".join(costs)),
+        ("unique key", job.unique_key or ""),
+        ("start before", f"{clock_time(before)}, {age(before, now)}" if before is not None else ""),
     ]
 
 
@@ -357,6 +378,8 @@ def _change_some(app: Firelock, ids: Sequence[str], screen: Screen, change: _Cha
     if not screen.is_json:
         stored = {record.id: record for record in app.storage.get(left) if record is not None}
         whys = {job_id: f"it is {record.state}" for job_id, record in stored.items()} | whys
+    taken = [job_id for job_id, result in zip(ids, results, strict=True) if result is Applied.TAKEN]
+    whys |= dict.fromkeys(taken, "another job has its unique key")
     _tell(screen, change, ids, results, whys)
     if Applied.MISSING in results:
         return Exit.NOT_FOUND

@@ -139,7 +139,8 @@ class Limits:
     def sync(self) -> list[str]:
         """The numbers of the code are stored; return the names that were written. A server does it at start.
 
-        What an operator has set stays until the code says something else than before, and a pause stays.
+        What an operator has set stays until the code says something else than before, and a pause stays. So
+        does what an operator set of a name before any code named it.
         """
         written = [one.name for one in self._declared().values() if self._write_code(one)]
         if written:
@@ -156,6 +157,8 @@ class Limits:
         def change(stored: _Stored) -> _Stored:
             if stored.code == code or (not stored.value and not said.numbers.has_any):
                 return stored
+            if stored.code is None and stored.numbers.has_any:
+                return stored.with_(code=code)  # an operator was here first
             return stored.with_(**_numbers_json(said.numbers), code=code, by=NumberSource.CODE)
 
         return self._change(said.name, change)

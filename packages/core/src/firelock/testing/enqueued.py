@@ -45,6 +45,10 @@ class Enqueued:
             parts.append(f"tags={list(record.tags)}")
         if record.meta_json:
             parts.append(f"meta={dict(record.meta)}")
+        if self.job.limits:
+            parts.append(f"limits={list(self.job.limits)}")
+        if self.job.unique_key is not None:
+            parts.append(f"unique_key={self.job.unique_key!r}")
         return "  ".join(parts)
 
 

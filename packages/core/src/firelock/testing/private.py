@@ -66,9 +66,10 @@ class StillStorage(MemoryStorage):
     def claim_only(self, job_id: str, session: str, now: int) -> ClaimedJob | None:
         """The job is processing for this session, out of its turn; None where no claim would take it."""
         with self._open() as store:
-            living, row = store.table.living(session), store.table.rows[job_id]
-            is_paused = store.table.is_paused(row.record.queue)
-            if living is None or not row.is_ready or is_paused:
+            living, row = store.table.living(session), store.table.rows.get(job_id)
+            if row is None or living is None or not row.is_ready:  # none: a duplicate, which was not stored
+                return None
+            if store.table.is_paused(row.record.queue):
                 return None
             if row.lane is not None and take_one(store.table, row, now=self.clock()) is None:
                 return None  # it waits for its limits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import attrs
@@ -14,6 +14,7 @@ from firelock.context import Console, JobCancelled
 from firelock.errors import ConfigurationError, JobFailed, RateLimited
 from firelock.ids import new_id
 from firelock.lifecycle import Moved, handed_back
+from firelock.limit import Limit
 from firelock.server.attempt import CancelKind, EndedRun, JobRunner, Run
 from firelock.server.scheduler import fire_due
 from firelock.storage import Applied, ClaimRequest, NewSession
@@ -103,6 +104,7 @@ class SteppedServer:
         self.planned = _PlannedErrors()
         self._runners = [_WatchedRunner(app, self._console, self.planned) for app in apps]
         self.running: list[Run] = []
+        self._declared: dict[int, Mapping[str, Limit]] = {}  # what was written of each app's limits
         self.opens_at: int | None = None  # when a rate opens for what the last claim could not take
         self._holder = self._begin_session()
 
@@ -116,6 +118,7 @@ class SteppedServer:
     def next_job(self, queues: Sequence[str] | None) -> ClaimedJob | None:
         """Return the job that a server would take next; it is claimed. None when nothing is due."""
         self.bring_due()
+        self._write_numbers()
         while True:
             now = self._clock.now()
             claim = self._storage.claim(ClaimRequest(queues, 1, self._holder.session, now))
@@ -126,8 +129,17 @@ class SteppedServer:
                 return None
 
     def claim_only(self, job_id: str) -> ClaimedJob | None:
-        """Return this job, claimed; None unless it is enqueued."""
+        """Return this job, claimed; None unless it is enqueued, and its limits admit it."""
+        self._write_numbers()
         return self._storage.claim_only(job_id, self._holder.session, self._clock.now())
+
+    def _write_numbers(self) -> None:
+        """The numbers of the apps' limits are stored, as a server writes them at its start."""
+        for place, app in enumerate(self._apps):
+            declared = app.registry.declared_limits()
+            if declared is not self._declared.get(place):
+                self._declared[place] = declared
+                app.limits.sync()
 
     def bring_due(self) -> int | None:
         """What is due by now is enqueued; return the next instant at which something will be."""

@@ -40,7 +40,8 @@ class Tester:
     Jobs run as on a server, one at a time: arguments are encoded and decoded, hooks are asked, retries waited
     for, continuations set free. What only a real server does: overlapping runs, processes of their own, and
     timeouts other than by the clock. `within=` is accepted, but the job is there at once and a
-    rollback does not take it back. Declared recurring jobs exist after `fire.recurring.sync()`, as ever.
+    rollback does not take it back. Declared recurring jobs exist after `fire.recurring.sync()`, as ever; the
+    numbers of declared limits hold from the first run on, and the clock opens rates as it is moved.
     Resources are opened for real unless `replaced` has others: async ones for each job, the rest once.
 
     Args:

@@ -49,7 +49,7 @@ _OF_A_KIND = 3
 _PAGES = {  # of each kind of trouble: the page that its button leads to
     "no_server": "servers", "server_lost": "servers", "storage": "system", "skew": "system",
     "no_listener": "queue", "long_wait": "queue", "unknown_task": "jobs", "failing": "failures",
-    "recurring_error": "recurring", "recurring_late": "recurring",
+    "recurring_error": "recurring", "recurring_late": "recurring", "limit_paused": "limits",
 }  # fmt: skip
 
 
@@ -99,6 +99,8 @@ def _banner(finding: Finding) -> _Banner:
             fields = {"state": "enqueued", "task": values["task"]}
         elif finding.code == "failing":
             fields = {"task": values["task"]}
+        elif finding.code == "limit_paused":
+            fields = {"q": values["limit"]}
         elif finding.code.startswith("recurring") and not values.get("others"):
             fields = {"q": values["recurring"]}
         action = _Action(f"to_{page}", path, fields)
