@@ -1,0 +1,158 @@
+"""F54: limits, rates and unique keys under fire, held against a ledger that no storage writes."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import defaultdict
+from itertools import pairwise
+
+import attrs
+
+from firelock import Firelock, Limit, Unique
+from tests.faults.scenarios.base import Size, scenario, stage
+from tests.faults.scenarios.kills import kill_whole
+
+_TENANTS, _DOCS = 8, 12
+_NUMBERS = {"shop": 5} | {f"shop/tenant:{tenant}": 2 for tenant in range(_TENANTS)}
+_RATE, _BURST = 200, 20
+_STAMPED = 0.1  # seconds by which a claim may be stamped before its storage has made it
+
+
+@attrs.frozen
+class Asked:
+    """A call for a unique job: its document, the job that answered, and when it was asked."""
+
+    doc: int
+    job: str
+    is_new: bool
+    at: float
+
+
+def _stubs(fire: Firelock):
+    """Return stubs of the tasks, which ask for what the tasks do."""
+
+    def limited(tenant: int, seconds: float) -> None: ...
+
+    def rated() -> None: ...
+
+    def once(doc: int, seconds: float) -> None: ...
+
+    limits = [Limit("shop", concurrent=5), Limit("shop/tenant:{tenant}", concurrent=2)]
+    rate = Limit("api", rate=_RATE, per=1, burst=_BURST)
+    return (
+        fire.task(name="limited", remote=True, limits=limits)(limited),
+        fire.task(name="rated", remote=True, limits=[rate])(rated),
+        fire.task(name="once", remote=True, unique=Unique("doc:{doc}"))(once),
+    )
+
+
+@scenario("kill-limited", "F54", full=Size(20_000, 200), short=Size(300, 2))
+def kill_limited(place, size):
+    """`kill -9` of servers, three at work, under limited, rated and unique jobs: no number is exceeded.
+
+    Two fifths of the jobs hold two keys, two fifths have a rate, one fifth are calls for unique jobs.
+    """
+    chance = random.Random(5)
+    with stage(place) as on:
+        limited, rated, once = _stubs(on.fire)
+        asked: list[Asked] = []
+
+        def call(number):
+            for _ in range(number):
+                at, doc = time.monotonic(), chance.randrange(_DOCS)
+                job = once.enqueue(doc, 0.005)
+                on.acknowledged.add(job.id)
+                asked.append(Asked(doc, job.id, job.is_new, at))
+
+        held = limited.enqueue_many([(chance.randrange(_TENANTS), 0.004) for _ in range(size.jobs * 2 // 5)])
+        metered = rated.enqueue_many([() for _ in range(size.jobs * 2 // 5)])
+        on.acknowledged.update(job.id for job in (*held, *metered))
+        servers = [on.server(app="limited", workers=6) for _ in range(3)]
+        calls = size.jobs // 5
+        for round_ in range(size.rounds):
+            on.up()
+            began = time.monotonic()
+            call(calls // size.rounds)
+            time.sleep(max(0.0, began + chance.uniform(0.0, 1.0) - time.monotonic()))
+            victim = round_ % 3
+            kill_whole(on, servers[victim])
+            servers[victim] = on.replace(servers[victim], app="limited", workers=6)
+        report = on.finish(600)
+        left = [view for view in on.fire.limits.list(limit=500) if view.running or view.waiting]
+        events = on.events()
+    spans = list(_held(events))
+    most = {key: _most(spans, key) for key in _NUMBERS}
+    excess = _excess(events)
+    twins = list(_twins(asked, events))
+    over = {key: number for key, number in most.items() if number > _NUMBERS[key]}
+    lines = [
+        *report.lines(),
+        f"held at once: shop {most.pop('shop')} of 5, tenants {max(most.values())} of 2; over {len(over)}",
+        f"rate: {excess:.1f} units above what {_RATE}/s with a burst of {_BURST} admits, by claims' stamps",
+        f"unique: {len(asked)} calls, {sum(one.is_new for one in asked)} jobs, two alive {len(twins)}",
+        f"keys still held or waited for at the end: {len(left)}",
+    ]
+    assert not over, lines
+    assert excess <= _RATE * _STAMPED, lines
+    assert not twins, lines
+    assert not left, lines
+    return lines
+
+
+def _held(events):
+    """Yield each key of each run, with when it began to hold it and when it ended, or was killed."""
+    killed = {}
+    for event in events:
+        if event.what == "kill":
+            killed |= {int(pid): event.at for pid in event.note.split(",")}
+    ended = {(event.job, event.pid, event.fence): event.at for event in events if event.what == "end"}
+    for event in events:
+        if event.what == "start":
+            until = ended.get((event.job, event.pid, event.fence), killed.get(event.pid))
+            assert until is not None, event
+            for key in event.note.split()[1:]:
+                yield key, event.at, until
+
+
+def _most(spans, key):
+    """Return how many held the key at once at most."""
+    changes = sorted(
+        change for one, since, until in spans if one == key for change in ((since, 1), (until, -1))
+    )
+    held = most = 0
+    for _, change in changes:
+        held += change
+        most = max(most, held)
+    return most
+
+
+def _excess(events):
+    """Return by how many units the claims of rated jobs were ahead of the rate, at most."""
+    claims = sorted(
+        int(event.note.split()[0])
+        for event in events
+        if event.what == "start" and event.note.endswith(" api")
+    )
+    interval = 1_000_000 / _RATE
+    free_at, excess = 0.0, 0.0
+    for at in claims:
+        excess = max(excess, (free_at - at) / interval - (_BURST - 1))
+        free_at = max(free_at, at) + interval
+    return excess
+
+
+def _twins(asked, events):
+    """Yield the unique jobs that were stored while the one before of their document was still to run."""
+    starts, ends = defaultdict(list), defaultdict(list)
+    for event in events:
+        (starts if event.what == "start" else ends)[event.job].append(event.at)
+    by_doc = defaultdict(list)
+    for one in asked:
+        if one.is_new:
+            by_doc[one.doc].append(one)
+    for jobs in by_doc.values():
+        for before, after in pairwise(jobs):
+            has_ended = any(at <= after.at + _STAMPED for at in ends[before.job])
+            if not has_ended or any(at > after.at + _STAMPED for at in starts[before.job]):
+                yield after
