@@ -202,11 +202,12 @@ class Client:
     ) -> list[Job[Any]]:
         """As `create_many` for one task and positional arguments: what the jobs share is worked out once."""
         positional = _each_positional(calls)
-        is_keyed = info.has_admission or options.has_admission
-        if is_keyed or self.plugins.has_job_options or info.tags or options.tags:
+        if self.plugins.has_job_options or info.tags or options.tags:
             return self.create_many([Call(info, options, args, {}) for args in positional])
         if not positional:
             return []
+        if info.has_admission or options.has_admission:
+            return self._create_keyed(info, options, positional)
         first = self._new_job(Call(info, options, positional[0], _NO_KEYWORDS))
         encode, serializer = self.registry.binder(info).encode_text, self.serializer
         shared = (
@@ -223,6 +224,26 @@ class Client:
             self._insert([NewJob(job_id, first.task, text, *shared) for job_id, text in pairs], within)
         is_within = within is not None
         return [Job(self, first, is_within, job_id) for job_id in ids]
+
+    def _create_keyed(
+        self, info: TaskInfo, options: CallOptions, positional: Sequence[tuple[object, ...]]
+    ) -> list[Job[Any]]:
+        """As `create_alike`, of jobs whose keys are their own, and so their handles."""
+        first = self._new_job(Call(info, options, positional[0], _NO_KEYWORDS))
+        binder, keys, serializer = self.registry.binder(info), info.keys(options), self.serializer
+        start_before = info.start_before if options.start_before is None else options.start_before
+        new_ids, defaults = self.storage.new_ids, binder.defaults
+        shared = (
+            first.serializer, first.queue, first.priority, first.state, first.created_at, first.due_at,
+            first.nominal_at, None, (), first.timeout_seconds, first.retry, None, first.meta_json,
+        )  # fmt: skip
+        jobs = []
+        for args in positional:
+            arguments, text = binder.encode_both(args, _NO_KEYWORDS, serializer)
+            asked = keys.asked(arguments, defaults, start_before)
+            job_id = new_ids(1, asked.beside)[0]
+            jobs.append(NewJob(job_id, first.task, text, *shared, write_admission(asked.admission)))
+        return self._store_many(jobs, options.within)
 
     def _store_many(self, jobs: list[NewJob], within: object | None) -> list[Job[Any]]:
         within = self.transaction(within)
@@ -343,12 +364,13 @@ class Client:
         return keys.asked(arguments, binder.defaults, start_before)
 
     def _check_offered(self, keys: KeyMaker, start_before: object) -> None:
-        wanted = {Feature.LIMITS} if keys.limits else set()
-        wanted |= {Feature.UNIQUE} if keys.unique is not None else set()
         offered = self.storage.features
-        if start_before is not None and not wanted and not offered & {Feature.LIMITS, Feature.UNIQUE}:
-            wanted = {Feature.LIMITS}
-        if missing := sorted(wanted - offered):
+        if Feature.LIMITS in offered and Feature.UNIQUE in offered:
+            return
+        wanted = [Feature.LIMITS] * bool(keys.limits) + [Feature.UNIQUE] * (keys.unique is not None)
+        if start_before is not None and not offered & {Feature.LIMITS, Feature.UNIQUE}:
+            wanted.append(Feature.LIMITS)  # a deadline needs one that keeps what a job asks
+        if missing := [feature for feature in wanted if feature not in offered]:
             raise UnsupportedFeature(
                 f"The storage {self.storage.url} does not offer {missing[0]}. Leave limits, unique and "
                 "start_before out, or use a storage that has them."

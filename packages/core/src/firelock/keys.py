@@ -136,7 +136,7 @@ class KeyMaker:
         Raises:
             ArgumentError: a value makes no key, or a cost is no whole number from 0.
         """
-        values = {**defaults, **arguments}
+        values = {**defaults, **arguments} if defaults else arguments
         is_span = isinstance(start_before, timedelta)
         admission = Admission(
             self._uses(values),
@@ -265,7 +265,7 @@ def _filled(noun: str, template: str, values: Mapping[str, JsonValue]) -> list[t
 
 def _limit_key(template: str, values: Mapping[str, JsonValue]) -> str:
     filled = _filled("Limit key", template, values)
-    key = "".join(literal + text for literal, text in filled)
+    key = "".join([literal + text for literal, text in filled])
     if not key.isprintable():
         raise ArgumentError(
             f"Limit key {template!r} holds characters that cannot be printed, with these arguments"

@@ -666,11 +666,15 @@ def write_admission(admission: Admission) -> str | None:
     unique = admission.unique
     said = [
         [[use.key, use.cost, int(use.is_strict)] for use in admission.limits],
-        None if unique is None else list(attrs.astuple(unique)),
+        None if unique is None else _unique_fields(unique),
         admission.start_before,
         admission.start_within,
     ]
-    return json.dumps(said, ensure_ascii=False, separators=(",", ":"))
+    return _encode(said)
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_unique_fields = attrgetter(*(field.name for field in attrs.fields(UniqueUse)))
 
 
 @lru_cache(maxsize=4_096)
