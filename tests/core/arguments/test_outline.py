@@ -12,7 +12,7 @@ from uuid import UUID
 import attrs
 import pytest
 
-from firelock import Firelock, ParameterOutline
+from firelock import Firelock, Limit, ParameterOutline, Turns, Unique
 from firelock.arguments.outline import call_of_json, outline_of, stub_of
 from firelock.control.catalogue import tell_tasks
 from firelock.errors import ArgumentError, SignatureMismatch, UnknownTask
@@ -154,6 +154,33 @@ def test_outlines_are_told_with_the_catalogue():
         assert ParameterOutline("a", "int", (), True, False, False) == entry.parameters[0]
         assert tuple(outline_of(binder_of(small))) == entry.parameters
         assert entry == asyncio.run(other.catalogue.aget("small"))
+
+
+def test_a_task_of_elsewhere_keeps_its_limits():
+    """What its jobs ask is told, with the defaults that keys are made of; its numbers stay the server's."""
+
+    def report(tenant: int, day: date = date(2026, 1, 2), kind: str = "all") -> None: ...
+
+    url = "memory://told_limits"
+    with Firelock(url) as fire, Firelock(url) as other:
+        limits = [Limit("tenant:{tenant}/day:{day}", rate=5, per=60, cost="{tenant}"), Turns("kind:{kind}")]
+        task = fire.task(
+            name="new", aliases=["old"], limits=limits, unique=Unique(until="started", at_least=5),
+            start_before=timedelta(hours=1),
+        )(report)  # fmt: skip
+        tell_tasks(fire.client)
+
+        entry = other.catalogue.get("new")
+        told = other.told_task("new")
+        job = told.enqueue(7)
+
+        assert (tuple(limits), task.info.unique, timedelta(hours=1)) == (
+            entry.limits, entry.unique, entry.start_before,
+        )  # fmt: skip
+        assert ("tenant:7/day:2026-01-02", "kind:all") == job.limits
+        assert job == task.enqueue(7)
+        assert {} == other.declared_limits()
+        assert told.info.is_told
 
 
 def test_a_task_of_elsewhere_can_be_enqueued():

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from firelock import ArgumentError, ConfigurationError
+from firelock import ArgumentError, ConfigurationError, Limit, Unique
 from firelock.compat import celery as ours
 from firelock.testing import Tester, eventually
 from tests.repository.sources import ROOT
@@ -331,7 +331,7 @@ def function(x=1): ...
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda app: app.task(rate_limit="10/m")(function), "rate_limit='10/m'.*queue of its own"),
+        (lambda app: app.task(rate_limit="10/m")(function), "rate_limit='10/m'.*firelock.Limit"),
         (lambda app: app.task(soft_time_limit=5)(function), "soft_time_limit=5.*raise_if_cancelled"),
         (lambda app: app.task(base=object)(function), "base=.*a function that the tasks call"),
         (lambda app: app.task(on_failure=print)(function), "on_failure=.*hook jobs_settled"),
@@ -473,6 +473,19 @@ def test_a_job_looks_as_a_native_one(app):
     job = task.apply_async((1,), {"y": 5}, countdown=60, queue="q").job.record()
 
     assert ("shop.add", '{"x":1,"y":5}', "q", "scheduled") == (job.task, job.arguments, job.queue, job.state)
+
+
+def test_limits_and_unique_keys_are_options_as_of_a_native_task(app):
+    """Of the task, and of a call."""
+    task = app.task(
+        name="shop.sync", acks_late=True, limits=[Limit("shop:{x}", concurrent=1)], unique=Unique("{x}")
+    )(function)
+
+    first, second = task.apply_async((3,)), task.delay(3)
+    free = task.apply_async((3,), unique=False, limits=[])
+
+    assert (("shop:3",), "3", first.id) == (first.job.limits, first.job.unique_key, second.id)
+    assert ((), None) == (free.job.limits, free.job.unique_key)
 
 
 def test_a_step_with_a_result_has_the_options_of_its_task(app):

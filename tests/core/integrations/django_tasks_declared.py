@@ -9,7 +9,7 @@ from pathlib import Path
 
 import django
 
-from firelock import Snooze, current_job
+from firelock import Snooze, Turns, Unique, current_job
 from firelock.integrations.django.task_api import NAMESPACE
 
 if NAMESPACE == "django.tasks":
@@ -137,6 +137,13 @@ def bounded():
 @task(takes_context=True, **given(tags=["order:{order_id}"], keep=timedelta(hours=2)))
 def tagged(context, order_id):
     return context.task_result.kwargs
+
+
+@task(
+    **given(limits=[Turns("order:{order_id}")], unique=Unique("{order_id}"), start_before=timedelta(hours=1))
+)
+def limited(order_id):
+    return order_id
 
 
 @task(**given(timeout=0.1))

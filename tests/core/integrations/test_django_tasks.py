@@ -10,7 +10,15 @@ from datetime import UTC, datetime, timedelta
 import django
 import pytest
 
-from firelock import Every, Firelock, JobFailed, ResultUnavailable, SignatureMismatch
+from firelock import (
+    Every,
+    Firelock,
+    JobFailed,
+    ResultUnavailable,
+    SignatureMismatch,
+    Turns,
+    Unique,
+)
 from firelock.testing import Tester
 from tests.django_process import configure_django
 
@@ -60,6 +68,11 @@ OPTIONS_BY_PATH = {
         "await_for_ever": {"timeout": 0.1},
         "tagged": {"tags": ["order:{order_id}"], "keep": timedelta(hours=2)},
         "bounded": {"timeout": timedelta(minutes=5)},
+        "limited": {
+            "limits": [Turns("order:{order_id}")],
+            "unique": Unique("{order_id}"),
+            "start_before": timedelta(hours=1),
+        },
     }.items()
     if django.VERSION[:2] == (6, 0)
 }
@@ -569,6 +582,9 @@ def test_a_wrong_option_is_refused_where_the_task_is_declared(tester, tasks):
         ({"keep": -1}, "keep=-1 is refused"),
         ({"tags": ["order:{order_id}"]}, "order_id"),
         ({"executor": "gpu"}, "executor='gpu' is unknown"),
+        ({"limits": Turns("order")}, "is one limit; pass a list"),
+        ({"unique": "order"}, "unique='order' is refused"),
+        ({"start_before": 5}, "start_before=5 is refused"),
     ]:
         with pytest.raises(InvalidTask, match=word):
             FirelockTask(
@@ -589,6 +605,17 @@ def test_a_job_has_its_task_s_tags(tester, tasks, fire):
 
     assert ("order:7",) == fire.jobs.get(result.id).tags
     assert {"order_id": 7} == result.return_value
+
+
+def test_a_job_has_its_task_s_limits_and_key(tester, tasks, fire, heard):
+    """The result of a call that another job answers is that job's, of which Django was told once."""
+    first = tasks.limited.enqueue(7)
+    second = tasks.limited.enqueue(order_id=7)
+
+    job = fire.jobs.get(first.id)
+    assert (("order:7",), "7", True) == (job.limits, job.unique_key, job.start_before is not None)
+    assert first.id == second.id
+    assert ["enqueued"] == [name for name, *_ in heard]
 
 
 def test_a_task_says_how_long_its_results_stay(tester, tasks, fire):

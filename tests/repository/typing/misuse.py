@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
-from firelock import Cron, Firelock, JobContext, Retry
+from firelock import Cron, Debounce, Firelock, JobContext, Limit, Retry, Unique
 
 fire = Firelock("memory://")
 
@@ -79,6 +79,20 @@ def options_never_mix_with_arguments() -> None:
     notify.using(on="whenever")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     notify.using("bulk")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Retry(attempts="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def limits_and_keys_say_what_they_take() -> None:
+    """An unknown word, a number of a wrong type, a missing wait and one limit that is no list are errors."""
+    Limit("tenant", concurrent="4")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Limit("tenant", 4)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Limit("tenant", rate=1, period=60)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Unique("day", until="finished")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Unique("day", keep="newest")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Debounce("day")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    notify.using(limits=Limit("x", rate=1))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    notify.using(unique=True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    notify.using(unique="user:{user_id}")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    notify.using(start_before=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def arguments_stay_typed_behind_options() -> None:

@@ -10,7 +10,23 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
-from firelock import Cron, Every, Firelock, Job, JobContext, JobLogLine, Retry, State, current_job
+from firelock import (
+    Cron,
+    Debounce,
+    DuplicateJob,
+    Every,
+    Firelock,
+    Job,
+    JobContext,
+    JobLogLine,
+    KeyWait,
+    Limit,
+    Retry,
+    State,
+    Turns,
+    Unique,
+    current_job,
+)
 from firelock.integrations.django import enqueue_on_commit
 from firelock.integrations.django import fire as django_fire
 from firelock.integrations.django import task as django_task
@@ -59,6 +75,53 @@ def charge(invoice: str, cents: int) -> None: ...
 def crunch(numbers: list[int]) -> list[int]:
     """A task that runs in a process of its own."""
     return numbers
+
+
+openai = Limit("tenant:{tenant_id}/openai", rate=90_000, per=60, burst=500, cost="{tokens}")
+tenant = Limit("tenant:{tenant_id}", concurrent=4)
+in_order = Limit("ledger", concurrent=1, strict=True)
+by_hours = Limit("mail", rate=100, per=timedelta(hours=1))
+
+
+@fire.task(
+    limits=[openai, tenant, Turns("tenant:{tenant_id}/fair")],
+    unique=Unique(
+        "tenant:{tenant_id}/{day}", until="started", at_least=timedelta(minutes=1), conflict="raise"
+    ),
+    start_before=timedelta(hours=1),
+)
+def digest(tenant_id: int, tokens: int, day: str) -> int:
+    """A task with limits, a unique key and a deadline."""
+    return tokens
+
+
+@fire.task(
+    limits=(in_order,), unique=Debounce("doc:{doc}", wait=5, max_wait=timedelta(minutes=1), keep="first")
+)
+async def save(doc: int) -> None:
+    """An asynchronous task that waits until calls have stopped."""
+
+
+def limits_and_keys_are_options_as_others_are() -> None:
+    """Of a task and of a call; a handle tells what its job asks."""
+    job = digest.enqueue(7, 350, "mon")
+    assert_type(job, Job[int])
+    assert_type(job.is_new, bool)
+    assert_type(job.limits, tuple[str, ...])
+    assert_type(job.unique_key, str | None)
+    assert_type(job.start_before, datetime | None)
+    assert_type(job.refresh().waits_for, str | None)
+    assert_type(fire.jobs.held_by([job.id]), list[list[KeyWait]])
+    digest.using(limits=[], unique=False, start_before=datetime(2026, 11, 26, tzinfo=UTC)).enqueue(
+        7, 1, "tue"
+    )
+    digest.using(limits=[tenant], unique=Unique()).enqueue(7, 1, day="tue")
+    save.using(unique=Debounce(wait=0.5)).enqueue(3)
+    assert_type(fire.declared_limits()["tenant"], Limit)
+    try:
+        digest.enqueue(7, 350, "mon")
+    except DuplicateJob as error:
+        assert_type(error.job_id, str)
 
 
 def a_task_is_still_a_function() -> None:

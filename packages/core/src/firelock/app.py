@@ -347,10 +347,17 @@ class Firelock(ServedApp):
                 f"What task {entry.name!r} takes is unknown: a server of an older release told of it. Start "
                 "one of this release, or name the app that has its code."
             )
-        stub = stub_of(entry.signature.partition("(")[0], entry.parameters)
-        return self._register(
-            stub, name=entry.name, queue=entry.queue, priority=entry.priority, tags=entry.tags, remote=True
-        )
+        stub = stub_of(entry.signature.partition("(")[0], entry.parameters, entry.defaults)
+        aliases = [one for one in entry.aliases if self.registry.get(one) is None]
+        info = task_info(
+            stub, name=entry.name, options={
+                "queue": entry.queue, "priority": entry.priority, "tags": entry.tags, "is_remote": True,
+                "aliases": aliases, "limits": entry.limits, "unique": entry.unique,
+                "start_before": entry.start_before, "is_told": True,
+            },
+        )  # fmt: skip
+        self.registry.register(info)
+        return task_of(self._client, self.recurring, info)
 
     atold_task = twin(told_task)
 

@@ -7,13 +7,13 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
 from firelock.arguments.templates import Pieces, check_names, pieces, text_of
 from firelock.clock import micros, span_micros
-from firelock.errors import ArgumentError, ConfigurationError
+from firelock.errors import ArgumentError, ConfigurationError, FirelockError
 from firelock.limit import DIGEST_LENGTH, MAX_KEY_LENGTH, Limit, Turns, to_span
 from firelock.serializer import JsonValue
 from firelock.text import shown
@@ -246,6 +246,40 @@ def check_known(limits: Iterable[Limit | Turns], declared: Mapping[str, Limit]) 
                 f"using(limits=…): {limit!r} has other numbers than its name in code: {other!r}. One call "
                 "cannot change them; fire.limits.set can, for all."
             )
+
+
+# ---- told to those who do not hold the code --------------------------------------------------------------
+
+_KINDS: Mapping[str, type[Limit | Turns | Unique | Debounce]] = {
+    kind.__name__: kind for kind in (Limit, Turns, Unique, Debounce)
+}
+_MICRO = timedelta(microseconds=1)
+
+
+def facts_of(declared: Limit | Turns | Unique | Debounce) -> dict[str, JsonValue]:
+    """Return what was declared, as JSON."""
+    fields = attrs.asdict(declared).items()
+    facts = {name: value // _MICRO if isinstance(value, timedelta) else value for name, value in fields}
+    return {**facts, "kind": type(declared).__name__}
+
+
+def declared_of(facts: Mapping[str, Any]) -> Limit | Turns | Unique | Debounce | None:
+    """Return what `facts_of` told; None where a newer version told what is unknown here."""
+    kind = _KINDS.get(facts["kind"])
+    if kind is None:
+        return None
+    given: dict[str, Any] = {
+        name: timedelta(microseconds=value) if name in _SPANS and value is not None else value
+        for name, value in facts.items()
+        if name != "kind"
+    }
+    try:
+        return kind(**given)
+    except (TypeError, FirelockError):
+        return None
+
+
+_SPANS = {"per", "at_least", "wait", "max_wait"}
 
 
 # ---- texts -----------------------------------------------------------------------------------------------

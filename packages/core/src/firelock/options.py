@@ -235,6 +235,7 @@ class TaskInfo:
     limits: tuple[Limit | Turns, ...] = attrs.field(default=(), converter=to_limits)
     unique: Unique | Debounce | None = attrs.field(default=None, converter=_to_task_unique)
     start_before: timedelta | datetime | None = attrs.field(default=None, converter=to_start_before)
+    is_told: bool = False  # a stub made of what a server told: the numbers of its limits are that server's
 
     @property
     def has_admission(self) -> bool:

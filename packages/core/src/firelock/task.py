@@ -344,7 +344,8 @@ class Registry:
     def _limits_with(self, info: TaskInfo) -> Mapping[str, Limit]:
         limits: dict[str, Limit] = {}
         for each in (*(other for other in self._by_name.values() if other.name != info.name), info):
-            limits = check_declared(each.limits, limits)
+            if not each.is_told:
+                limits = check_declared(each.limits, limits)
         return limits
 
     def declared_limits(self) -> Mapping[str, Limit]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from firelock.serializer import JsonValue
 
 _ANY: Final = "any"
+_UNKNOWN: Final = ...  # a default that only the code knows
 _TYPES: Final[Mapping[str, object]] = {
     **{kind.__name__: kind for kind in (str, int, float, bool, *SCALARS)},
     "list": list[Any],
@@ -83,18 +84,25 @@ def _type_of(annotation: object) -> str:
     return "dict" if kind is dict else _ANY  # how an object of a class is stored, its converter knows
 
 
-def stub_of(name: str, outlines: Sequence[ParameterOutline]) -> Callable[..., None]:
-    """Return a function that takes what the outlines say, and does nothing: for a task with `remote=True`."""
+def stub_of(
+    name: str, outlines: Sequence[ParameterOutline], defaults: Mapping[str, JsonValue] | None = None
+) -> Callable[..., None]:
+    """Return a function that takes what the outlines say, and does nothing: for a task with `remote=True`.
+
+    `defaults` are those that were told, in their stored form.
+    """
 
     def stub(*_: object, **__: object) -> None:
         """Stand for a task whose code is elsewhere."""
 
     stub.__name__ = stub.__qualname__ = name
-    stub.__signature__ = inspect.Signature([_parameter(one) for one in outlines])  # type: ignore[attr-defined]
+    told = defaults or {}
+    parameters = [_parameter(one, told.get(one.name, _UNKNOWN)) for one in outlines]
+    stub.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return stub
 
 
-def _parameter(outline: ParameterOutline) -> inspect.Parameter:
+def _parameter(outline: ParameterOutline, default: object) -> inspect.Parameter:
     annotation = Literal[outline.choices] if outline.choices else _TYPES.get(outline.type, Any)
     if outline.is_optional and annotation is not Any:
         annotation = annotation | None  # type: ignore[operator]
@@ -105,7 +113,10 @@ def _parameter(outline: ParameterOutline) -> inspect.Parameter:
         case 2:
             return kinds(outline.name[2:], kinds.VAR_KEYWORD)
     kind = kinds.KEYWORD_ONLY if outline.is_keyword_only else kinds.POSITIONAL_OR_KEYWORD
-    default = kinds.empty if outline.is_required else ...  # which stands for what only the code knows
+    if outline.is_required:
+        default = kinds.empty
+    elif isinstance(default, str) and (codec := SCALARS.get(_TYPES.get(outline.type))) is not None:  # type: ignore[call-overload]
+        default = codec.decode(default)
     return kinds(outline.name, kind, annotation=annotation, default=default)
 
 

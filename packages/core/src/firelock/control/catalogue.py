@@ -13,16 +13,20 @@ import attrs
 
 from firelock.aio import twin
 from firelock.arguments.outline import ParameterOutline, outline_of
-from firelock.clock import SECOND, from_micros
+from firelock.clock import SECOND, from_micros, micros
 from firelock.errors import UnknownTask
+from firelock.keys import declared_of, facts_of
+from firelock.limit import Limit, Turns
 from firelock.plugins import installed_version
 from firelock.retry import OnExceeded, Retry, RetryPolicy
 from firelock.storage import Record
 from firelock.storage.derived import every_record
 from firelock.task import main_module_name
 from firelock.text import shown, span
+from firelock.unique import Debounce, Unique
 
 if TYPE_CHECKING:
+    from firelock.arguments.signature import Binder
     from firelock.client import Client
     from firelock.options import TaskInfo
     from firelock.serializer import JsonValue
@@ -56,6 +60,10 @@ class TaskEntry:
     is_registered_here: bool  # this app can enqueue it
     parameters: tuple[ParameterOutline, ...] | None = None  # None: told by a server that did not know them
     keep_seconds: float | None = None  # of succeeded jobs; None: as the settings say
+    limits: tuple[Limit | Turns, ...] = ()
+    unique: Unique | Debounce | None = None
+    start_before: timedelta | datetime | None = None
+    defaults: Mapping[str, JsonValue] = attrs.Factory(dict)  # as stored, where keys may be made of them
 
 
 class Catalogue:
@@ -110,8 +118,22 @@ def _entry(record: Record, *, is_registered_here: bool) -> TaskEntry:
         "tags": tuple(value["tags"]),
         "seen_at": from_micros(value["seen_at"]),
         "parameters": _outlines(value.get("parameters")),
+        **_asked(value.get("admission")),
     }
     return TaskEntry(name=record.key, is_registered_here=is_registered_here, **told)
+
+
+def _asked(told: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the fields of what a task's jobs ask; what a newer version told alone is left out."""
+    if told is None:
+        return {}
+    unique, within, before = told["unique"], told["within"], told["before"]
+    return {
+        "limits": tuple(one for one in map(declared_of, told["limits"]) if isinstance(one, Limit | Turns)),
+        "unique": None if unique is None else declared_of(unique),
+        "start_before": timedelta(microseconds=within) if within else before and from_micros(before),
+        "defaults": told["defaults"],
+    }
 
 
 def _outlines(told: Sequence[dict[str, Any]] | None) -> tuple[ParameterOutline, ...] | None:
@@ -182,6 +204,18 @@ def _value(client: Client, info: TaskInfo) -> Mapping[str, JsonValue]:
         "summary": _summary(function),
         "place": f"{module}:{code.co_firstlineno}" if code else module,
         "version": installed_version(),
+        **({"admission": _admission_facts(info, binder)} if info.has_admission else {}),
+    }
+
+
+def _admission_facts(info: TaskInfo, binder: Binder) -> JsonValue:
+    deadline = info.start_before
+    return {
+        "limits": [facts_of(one) for one in info.limits],
+        "unique": None if info.unique is None else facts_of(info.unique),
+        "within": deadline // _MICRO if isinstance(deadline, timedelta) else None,
+        "before": micros(deadline) if isinstance(deadline, datetime) else None,
+        "defaults": dict(binder.defaults),
     }
 
 

@@ -118,7 +118,7 @@ class DeclaredLimit:
 def declared_limits(tasks: Iterable[TaskInfo]) -> dict[str, DeclaredLimit]:
     """Return what the code says of limits by name, of all tasks together; numbers win over turns alone."""
     said: dict[str, DeclaredLimit] = {}
-    for limit in (limit for info in tasks for limit in info.limits):
+    for limit in (limit for info in tasks if not info.is_told for limit in info.limits):
         if isinstance(limit, Limit):
             said[limit.name] = DeclaredLimit(limit.name, limit.key, LimitNumbers(*limit.numbers))
         else:

@@ -60,6 +60,7 @@ _NAME_ONE: Final = (
     "Set FIRELOCK_STORAGE, such as postgresql://app@db/app, sqlite:///jobs.db or redis://cache:6379/1."
 )
 _UNKNOWN_WAIT: Final = 15.0  # seconds
+_OURS: Final = ("limits", "unique", "start_before")  # options that Celery has not, as of `@fire.task`
 # What a decorator may be given without any effect: Firelock does so anyway, or has no such thing.
 _SILENT_OPTIONS: Final = {
     "acks_on_failure_or_timeout", "ignore_result", "reject_on_worker_lost", "send_events",
@@ -238,7 +239,8 @@ class Celery(Refusing):
         options = self.options_of(task.name, {})
         verbs: TaskVerbs[Any, Any] = fire.task(
             name=task.name, queue=options.get("queue", "default"), priority=options.get("priority", 0),
-            timeout=options.get("timeout"), retry=ObeyTask(),
+            timeout=options.get("timeout"), retry=ObeyTask(), limits=options.get("limits", ()),
+            unique=options.get("unique") or None, start_before=options.get("start_before"),
         )(task.as_function())  # fmt: skip
         for name, entry in list(self._beat.items()):
             if entry.get("task") == task.name:
@@ -318,6 +320,8 @@ class Celery(Refusing):
         expires = options.pop("expires", None)
         if expires is not None:
             found["meta"] = {EXPIRES: self._until(expires).isoformat()}
+        for option in _OURS:
+            found[option] = options.pop(option, None)
         for option, value in options.items():
             _refuse_option(option, value)
         return {key: value for key, value in found.items() if value is not None}
@@ -478,7 +482,9 @@ class CeleryTask(Refusing):
         self.ignore_result = cast("bool | None", given.get("ignore_result"))
         self._again = _AutoRetry.of(given)
         self.call_options: Mapping[str, object] = {
-            key: given.pop(key) for key in ("queue", "priority", "expires", "time_limit") if key in given
+            key: given.pop(key)
+            for key in ("queue", "priority", "expires", "time_limit", *_OURS)
+            if key in given
         }
         for option, value in given.items():
             _refuse_option(option, value)

@@ -40,7 +40,7 @@ _REFUSED: Final = {
     "task_eager_propagates": "run jobs in tests with firelock.testing, see docs/testing.md",
     "task_annotations": "give each task its options where it is declared",
     "task_cls": "write a plugin, see docs/plugins.md",
-    "task_default_rate_limit": "give the tasks a queue of their own, and its server so many workers",
+    "task_default_rate_limit": "give the tasks limits=[firelock.Limit('NAME', rate=10, per=60)]",
     "task_queues": "name queues at tasks or in task_routes; firelock server --queues says which it takes",
     "task_soft_time_limit": "use task_time_limit, and call current_job().raise_if_cancelled() in long tasks",
 }

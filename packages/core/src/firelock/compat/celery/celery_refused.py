@@ -23,7 +23,7 @@ REFUSED_OPTIONS: Final = {
     "on_success": BY_HOOK,
     "producer": "a job joins your own transaction by task.verbs.using(within=session)",
     "pydantic": "annotate dataclasses or attrs classes; they come back as they were",
-    "rate_limit": "give the task a queue of its own and its server as many workers as may run",
+    "rate_limit": "give limits=[firelock.Limit('NAME', rate=10, per=60)], which counts over all workers",
     "routing_key": "give queue=",
     "shadow": "give the task a name: name=",
     "soft_time_limit": "give time_limit=, and call current_job().raise_if_cancelled() in long tasks",

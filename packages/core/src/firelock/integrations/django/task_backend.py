@@ -12,9 +12,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from django.apps import apps
 from django.core import checks
@@ -56,6 +56,8 @@ from firelock.text import shown
 
 if TYPE_CHECKING:
     from firelock.job import Job
+    from firelock.limit import Limit, Turns
+    from firelock.unique import Debounce, Unique
 
 _PACKAGE = "firelock.integrations.django"
 
@@ -73,11 +75,15 @@ class FirelockTask(Task):  # type: ignore[misc]  # Any: Django carries no types
     keep: timedelta | float | None = None  # how long its succeeded jobs stay, and with them their results
     tags: Sequence[str] | None = None  # which may name parameters: "order:{order_id}"
     executor: str | None = None  # "process": in a process of its own
+    limits: Sequence[Limit | Turns] | None = None
+    unique: Unique | Debounce | Literal[False] | None = None
+    start_before: timedelta | datetime | None = None
 
     def __post_init__(self) -> None:
         """It is valid, and known to the app that its backend names."""
-        if isinstance(self.tags, list | set | frozenset):
-            object.__setattr__(self, "tags", tuple(self.tags))  # a frozen value has a hash
+        for name in ("tags", "limits"):
+            if isinstance(value := getattr(self, name), list | set | frozenset):
+                object.__setattr__(self, name, tuple(value))  # a frozen value has a hash
         Task.__post_init__(self)
         _declare(self)
 
@@ -194,7 +200,7 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django carries
     # ---- enqueuing ---------------------------------------------------------------------------------------
 
     def enqueue(self, task: Task, args: Sequence[object], kwargs: Mapping[str, object]) -> FirelockTaskResult:
-        """A job is stored, and `task_enqueued` sent.
+        """A job is stored, and `task_enqueued` sent; of a duplicate the result is that of the job there is.
 
         Raises:
             InvalidTask: the task is not one that this backend takes.
@@ -202,8 +208,10 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django carries
             StorageError: nothing was stored.
         """
         call, args, kwargs = self._call(task, args, kwargs)
-        result = self._enqueued(task, call.enqueue(*args, **kwargs), args, kwargs)
-        task_enqueued.send_robust(type(self), task_result=result)
+        job = call.enqueue(*args, **kwargs)
+        result = self._enqueued(task, job, args, kwargs)
+        if job.is_new:
+            task_enqueued.send_robust(type(self), task_result=result)
         return result
 
     async def aenqueue(
@@ -211,8 +219,10 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django carries
     ) -> FirelockTaskResult:
         """Enqueue without blocking the event loop; concurrent awaits share one round trip."""
         call, args, kwargs = self._call(task, args, kwargs)
-        result = self._enqueued(task, await call.aenqueue(*args, **kwargs), args, kwargs)
-        await task_enqueued.asend_robust(type(self), task_result=result)
+        job = await call.aenqueue(*args, **kwargs)
+        result = self._enqueued(task, job, args, kwargs)
+        if job.is_new:
+            await task_enqueued.asend_robust(type(self), task_result=result)
         return result
 
     def _call(self, task: Task, args: Sequence[object], kwargs: Mapping[str, object]) -> tuple[Any, Any, Any]:

@@ -9,17 +9,20 @@ used.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 from django.utils.module_loading import import_string
 
 from firelock.errors import ConfigurationError
+from firelock.keys import to_limits, to_start_before, to_unique
+from firelock.limit import Limit, Turns
 from firelock.options import Executor, check_queue, to_choice, to_keep_seconds, to_tags, to_timeout_seconds
 from firelock.retry import Retry
 from firelock.text import shown
+from firelock.unique import Debounce, Unique
 
 Backoff = Callable[[BaseException, Any], float | timedelta | None]
 """Called with the exception and the TaskResult: the wait before the next attempt, None for no more."""
@@ -68,6 +71,11 @@ class TaskOptions:
     keep: float | None = attrs.field(default=None, converter=to_keep_seconds)  # seconds, once succeeded
     tags: tuple[str, ...] | None = attrs.field(default=None, converter=attrs.converters.optional(to_tags))
     executor: Executor | None = attrs.field(default=None, converter=attrs.converters.optional(to_executor))
+    limits: tuple[Limit | Turns, ...] | None = attrs.field(
+        default=None, converter=attrs.converters.optional(to_limits)
+    )
+    unique: Unique | Debounce | Literal[False] | None = attrs.field(default=None, converter=to_unique)
+    start_before: timedelta | datetime | None = attrs.field(default=None, converter=to_start_before)
 
     def over(self, other: TaskOptions) -> TaskOptions:
         """Return these options, each that is left open taken from the other."""

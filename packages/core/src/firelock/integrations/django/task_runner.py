@@ -96,6 +96,9 @@ class TaskRunner:
             keep=options.keep,
             tags=options.tags or (),
             executor=options.executor or Executor.AUTO,
+            limits=options.limits or (),
+            unique=options.unique or None,
+            start_before=options.start_before,
         )(self._as_function(function))
         self.positional = self.app.registry.binder(self.verbs.info).signature.positional
 
