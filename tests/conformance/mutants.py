@@ -23,7 +23,7 @@ import pytest
 
 from firelock import memory
 from firelock.ids import new_id
-from firelock.storage import Storage, derived, row_storage, rules
+from firelock.storage import Storage, admission, derived, keyed_tables, row_storage, rules, tables
 from firelock.testing import Handles, RowStorageConformance, Scene, StorageConformance
 from firelock.testing.conformance.kit import required_features
 from firelock.testing.conformance.locks import NamedLock
@@ -31,7 +31,8 @@ from firelock.testing.conformance.locks import NamedLock
 _TABLE = Path(__file__).with_name("mutations.txt")
 _THIRD_PARTY = Path(__file__).parents[1] / "end_to_end" / "third_party" / "firelock-files" / "src"
 _STRANGER = "firelock_files"
-_MODEL = {"rules", "derived", "memory"}  # what the model is made of
+_PARTS = (admission, rules, tables, keyed_tables, derived)  # what the model is made of, each of those before it
+_MODEL = {"memory", *(part.__name__.rpartition(".")[2] for part in _PARTS)}
 _numbers = count()
 
 
@@ -172,9 +173,11 @@ def _changed(name, original, mutation, **renamed):
 
 def _model_mutant(name, mutation):
     """Return the model: its rules, the verbs on them and its tables, one of them mutated."""
-    others = {former: f"{name}_{former}" for former in ("rules", "derived")}
-    _changed(others["rules"], rules, mutation)
-    _changed(others["derived"], derived, mutation, rules=others["rules"])
+    others: dict[str, str] = {}
+    for part in _PARTS:
+        former = part.__name__.rpartition(".")[2]
+        _changed(f"{name}_{former}", part, mutation, **others)
+        others[former] = f"{name}_{former}"
     return _changed(name, memory, mutation, **others).MemoryStorage
 
 
