@@ -31,7 +31,13 @@ from firelock.testing.conformance.locks import NamedLock
 _TABLE = Path(__file__).with_name("mutations.txt")
 _THIRD_PARTY = Path(__file__).parents[1] / "end_to_end" / "third_party" / "firelock-files" / "src"
 _STRANGER = "firelock_files"
-_PARTS = (admission, rules, tables, keyed_tables, derived)  # what the model is made of, each of those before it
+_PARTS = (
+    admission,
+    rules,
+    tables,
+    keyed_tables,
+    derived,
+)  # what the model is made of, each of those before it
 _MODEL = {"memory", *(part.__name__.rpartition(".")[2] for part in _PARTS)}
 _numbers = count()
 
@@ -233,13 +239,13 @@ class Case:
 
 
 def cases(duty=None, kit=StorageConformance):
-    """Yield the kit's tests, of one duty where it is named; not the model test, which compares two models."""
+    """Yield the kit's tests, of one duty where it is named; not the one that compares with the model."""
     for base in reversed(kit.__mro__):  # in the order in which pytest runs them
         owner = base.__name__.removesuffix("Duty")
-        if owner == "Model" or duty not in (None, owner):
+        if duty not in (None, owner):
             continue
         for name, test in vars(base).items():
-            if name.startswith("test"):
+            if name.startswith("test") and name != "test_random_steps_agree_with_the_model":
                 yield from (Case(owner, name, parameters) for parameters in _parametrized(test))
 
 
