@@ -149,7 +149,7 @@ def plans_of(database):
 
     def explain(cursor):
         kept = "SELECT name, cardinality(parameter_types) FROM pg_prepared_statements WHERE statement LIKE %s"
-        names = cursor.execute(kept, ["WITH RECURSIVE%"]).fetchall()
+        names = cursor.execute(kept, ["WITH open%"]).fetchall()
         return ["\n".join(line for (line,) in explained(cursor, *one)) for one in names]
 
     return database.at_once(explain)

@@ -383,7 +383,7 @@ unique_keys = Table(
     Column("mark", Integer, nullable=False),  # its starts when it took the key
     Column("free_at", BigInteger, nullable=False),  # before it is taken, whatever became of the job
     sqlite_with_rowid=False,
-    postgresql_with=VACUUMED_AT_ONCE,
+    postgresql_with=CHANGED_IN_PLACE,
 )
 
 rollups = Table(

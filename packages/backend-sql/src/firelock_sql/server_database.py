@@ -184,7 +184,7 @@ class ServerDatabase(Database):
             if is_writing and not tx.may_repeat and not self.has_begun(cursor):
                 tx.now  # noqa: B018 - whether a commit was lost with a dead connection, nobody could tell
             if not tx.is_ended:
-                cursor.execute("ROLLBACK" if tx.is_given_up else "COMMIT")
+                cursor.execute("COMMIT")
         except BaseException as error:
             is_stale = not (lent.is_new or lent.is_last or self.has_begun(cursor))
             self._undo(lent, cursor)

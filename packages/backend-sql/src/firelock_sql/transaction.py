@@ -165,7 +165,7 @@ class Transaction:
     let_go: list[LetGo] = attrs.field(factory=list)  # what ended or went back, and held keys of limits
     adds_deltas: bool = False  # counts are the sum of what transactions added
     is_ended: bool = False  # committed by the work itself, which has only read
-    is_given_up: bool = False  # nothing was written: its locks go without a commit that waits for the disk
+    has_written: bool = True  # False: only locks, whose end need not wait for the disk
     may_repeat: bool = False  # done twice it does no harm: its only round trip may be its commit
     is_again: bool = False  # the connection was lost at the first try, nobody knows before what
 

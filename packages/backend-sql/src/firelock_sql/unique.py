@@ -104,8 +104,17 @@ def _facts_of(row: JobRow) -> JobFacts:
 
 def lock_keys(tx: Transaction, keys: Iterable[str]) -> None:
     """Nobody else judges these keys before this transaction has ended; one who does now is waited for."""
-    if tx.dialect.name != "sqlite":  # there the transaction holds the file
-        tx.run_many(_LOCK, [{"key": key} for key in sorted(keys)])
+    ordered = sorted(keys)
+    if ordered and tx.dialect.name != "sqlite":  # there the transaction holds the file
+        LOCKERS.get(tx.dialect.name, _lock_each)(tx, ordered)
+
+
+def _lock_each(tx: Transaction, keys: Sequence[str]) -> None:
+    tx.run_many(_LOCK, [{"key": key} for key in keys])
+
+
+LOCKERS: dict[str, Callable[[Transaction, Sequence[str]], None]] = {}
+"""How keys, in their order, are locked on a database of this name, where one statement a key is not it."""
 
 
 @attrs.frozen

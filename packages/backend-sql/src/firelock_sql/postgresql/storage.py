@@ -25,253 +25,54 @@ from firelock.storage import (
     Exchange,
     Feature,
     NewJob,
+    State,
     Transition,
 )
+from firelock.storage.admission import lane_of
 from firelock_sql.claim import PLACE_SEQ, TakenRows, serving, started_job
 from firelock_sql.job_row import claimed_job
-from firelock_sql.limits import IN_LANE
 from firelock_sql.names import Names
 from firelock_sql.pool import EnginePool
 from firelock_sql.postgresql.connect import number_array, patient_for, text_array
 from firelock_sql.postgresql.database import PostgresqlDatabase
+from firelock_sql.postgresql.exchange import (
+    BESIDE,
+    BESIDE_OF_EVERY,
+    CLAIM_BEHIND,
+    EXCHANGE,
+    EXCHANGE_OF_EVERY,
+    INSERT,
+    INSERT_LIMITED,
+)
 from firelock_sql.postgresql.keyed import MAKE_KEYS, TAKE, ClaimBeside, PostgresqlLanes
 from firelock_sql.postgresql.lanes import Lanes, Look
+from firelock_sql.postgresql.unique_lock import lock_keys
 from firelock_sql.settle import apply_transitions
 from firelock_sql.storage import KIND, LOCK, Held, Parted, SqlStorage, freed_by, held_of, kind
 from firelock_sql.transaction import Text, Transaction
+from firelock_sql.unique import LOCKERS
 from firelock_sql.url import ServerUrl, parse_server_url
 
-# Stores plain jobs of one kind, none of which is known. The clock is read once, as it would be for each row
-# among a row's columns. That a job is known the unique key tells, by an error: to look for them first costs
-# the server 11.2 µs a job where this costs 9.4 (ON CONFLICT 12.3), and ids are new but for lost replies.
-INSERT = Text("""
-WITH stored AS (
-    INSERT INTO firelock_jobs
-        (state, enqueued_at, queue, priority, task, serializer, id, arguments, created_at, changed_at)
-    SELECT 'enqueued', clock.now, :queue, :priority::integer, :task, :serializer, job.id, job.arguments,
-        job.at, job.at
-    FROM (
-        SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + :offset AS now OFFSET 0
-    ) AS clock, unnest(:ids::text[], :arguments::text[], :ats::bigint[]) AS job (id, arguments, at)
-)
-INSERT INTO firelock_count_deltas (state, queue, jobs) VALUES ('enqueued', :queue, cardinality(:ids::text[]))
-""")
-
-# Queues that are looked at and have jobs with limits.
-_LANED = f"""
-lane_turn AS (
-    SELECT CASE WHEN :every THEN (SELECT min(queue) FROM firelock_jobs WHERE {IN_LANE}) END AS name
-    UNION ALL
-    SELECT (SELECT min(queue) FROM firelock_jobs WHERE {IN_LANE} AND queue > lane_turn.name)
-    FROM lane_turn WHERE lane_turn.name IS NOT NULL
-), laned AS MATERIALIZED (
-    SELECT name FROM (
-        SELECT name FROM unnest(:queues::text[]) AS named (name)
-        WHERE EXISTS (SELECT FROM firelock_jobs WHERE {IN_LANE} AND queue = named.name)
-        UNION ALL SELECT name FROM lane_turn WHERE name IS NOT NULL
-    ) AS asked
-    WHERE NOT EXISTS (SELECT FROM firelock_records AS paused WHERE is_paused = 1 AND paused.key = asked.name)
-)"""  # noqa: S608 - a condition of ours
-
-# Settles plain ends, and claims what there is room for; either may be asked for alone. Where a queue has jobs
-# with limits it claims nothing: they are claimed beside the others, by the statements of `keyed`.
-#
-# It locks the session first, so that it cannot end before this does, then jobs in the order of their ids,
-# in which the lists are sorted. A claim that finds nothing locks nothing. Each end is found by its number:
-# what a session holds is so little in the planner's eyes that it would read all of it for each. The limits of
-# 512 and of the look are for the planner as well: it knows nothing of the limits around them.
-#
-# A row is: the living session's server, the next due instant, the number of open queues, the numbers of the
-# jobs that were settled where not all were, the queues with lanes; beside a claim of those the queues with
-# other work; the time, the micros that it took, and a claimed job or NULLs.
-EXCHANGE = Text(
-    """
-WITH RECURSIVE turn AS (
-    SELECT CASE WHEN :every THEN (
-        SELECT min(queue) FROM firelock_jobs WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL
-    ) END AS name
-    UNION ALL
-    SELECT (
-        SELECT min(queue) FROM firelock_jobs
-        WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue > turn.name
-    ) FROM turn WHERE turn.name IS NOT NULL
-), LANES, open AS MATERIALIZED (
-    SELECT name, place FROM (
-        SELECT name, place FROM unnest(:queues::text[]) WITH ORDINALITY AS named (name, place)
-        UNION ALL
-        SELECT name, row_number() OVER (ORDER BY name <= :served, name) FROM turn WHERE name IS NOT NULL
-    ) AS asked
-    WHERE NOT EXISTS (SELECT FROM firelock_records AS paused WHERE is_paused = 1 AND paused.key = asked.name)
-), work AS MATERIALIZED (
-    SELECT CASE WHEN :beside OR cardinality(:seqs::bigint[]) > 0 THEN true ELSE EXISTS (
-        SELECT FROM open, LATERAL (
-            SELECT FROM firelock_jobs
-            WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = open.name
-            ORDER BY priority DESC, enqueued_at, seq LIMIT 1
-        ) AS job
-    ) END AS is_there
-), holder AS MATERIALIZED (
-    SELECT server FROM firelock_sessions
-    WHERE id = :session AND died_at IS NULL AND (SELECT is_there FROM work) FOR KEY SHARE
-), ended AS MATERIALIZED (
-    SELECT job.*, stored.ctid AS row
-    FROM unnest(
-        :seqs::bigint[], :ids::text[], :fences::integer[], :ats::bigint[], :starts::bigint[],
-        :expiries::bigint[], :results::text[], :absent::text[]
-    ) AS job (seq, id, fence, at, started_at, expires_at, result, result_absent), LATERAL (
-        SELECT ctid FROM firelock_jobs
-        WHERE seq = job.seq AND id = job.id AND coalesce(session, '') = :session AND fence = job.fence
-            AND state = 'processing' AND is_parent = 0 AND (SELECT count(*) FROM holder) = 1
-        FOR NO KEY UPDATE
-    ) AS stored
-), settled AS (
-    UPDATE firelock_jobs AS job
-    SET state = 'succeeded', changed_at = ended.at, ended_at = ended.at, started_at = ended.started_at,
-        expires_at = ended.expires_at, result = ended.result, result_absent = ended.result_absent,
-        is_plain_end = 1, session = NULL, reason = NULL, due_at = NULL
-    FROM ended WHERE job.ctid = ended.row
-    RETURNING job.queue, job.seq
-), found AS MATERIALIZED (
-    SELECT job.ctid AS row
-    FROM (SELECT name FROM open ORDER BY place) AS queue, LATERAL (
-        SELECT ctid FROM (
-            SELECT ctid FROM firelock_jobs
-            WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = queue.name
-                AND (SELECT count(*) FROM holder) = 1
-            ORDER BY priority DESC, enqueued_at, seq LIMIT 512 FOR NO KEY UPDATE SKIP LOCKED
-        ) AS near
-        LIMIT CASE WHEN :every THEN ceil(:limit / (SELECT count(*)::float FROM open)) ELSE :limit END
-    ) AS job
-    LIMIT CASE WHEN EXISTS (SELECT FROM laned) THEN 0 ELSE :limit END
-), claimed AS (
-    UPDATE firelock_jobs
-    SET state = 'processing', attempt = attempt + 1, fence = fence + 1, session = :session,
-        server = (SELECT server FROM holder), claimed_at = :now, changed_at = :now, started_at = NULL,
-        reason = NULL
-    WHERE ctid = ANY (ARRAY (SELECT row FROM found))
-    RETURNING id, task, arguments, serializer, queue, priority, attempt, retries, crashes, fence, created_at,
-        enqueued_at, claimed_at, nominal_at, tags, timeout_seconds, retry, recurring_id, meta_json,
-        admission_json, seq, is_parent
-), counted AS (
-    INSERT INTO firelock_count_deltas (state, queue, jobs)
-    SELECT state, queue, sum(jobs) FROM (
-        SELECT 'processing', queue, -1 FROM settled
-        UNION ALL SELECT 'succeeded', queue, 1 FROM settled
-        UNION ALL SELECT 'enqueued', queue, -1 FROM claimed
-        UNION ALL SELECT 'processing', queue, 1 FROM claimed
-    ) AS moved (state, queue, jobs)
-    GROUP BY state, queue HAVING sum(jobs) <> 0
-)
-SELECT said.*, (extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000000)::bigint, claimed.*
-FROM (
-    SELECT CASE WHEN (SELECT is_there FROM work) THEN (SELECT server FROM holder)
-            ELSE (SELECT server FROM firelock_sessions WHERE id = :session AND died_at IS NULL) END,
-        least(
-            (SELECT due_at FROM firelock_jobs WHERE state = 'scheduled' ORDER BY due_at LIMIT 1),
-            (SELECT min(due_at) FROM firelock_recurring WHERE kind = 'recurring' AND due_at IS NOT NULL)
-        ),
-        (SELECT count(*) FROM open),
-        CASE WHEN (SELECT count(*) FROM settled) < cardinality(:seqs::bigint[])
-            THEN ARRAY(SELECT seq FROM settled) END,
-        (SELECT array_agg(name) FROM laned),
-        CASE WHEN :beside THEN ARRAY (
-            SELECT name FROM open WHERE :every OR EXISTS (
-                SELECT FROM firelock_jobs
-                WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = open.name
-            )
-        ) END,
-        (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
-) AS said LEFT JOIN claimed ON true
-""".replace("LANES", _LANED)
-)
-
-# Claims by probes: see `lanes`. Its answer is the one of EXCHANGE, with the open queues for their number.
-CLAIM_BEHIND = Text(
-    """
-WITH RECURSIVE LANES, new AS MATERIALIZED (
-    SELECT (
-        SELECT min(queue) FROM firelock_jobs
-        WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL
-            AND queue > gap.low AND queue < gap.high
-    ) AS name
-    FROM unnest(:gap_lows::text[], :gap_highs::text[]) AS gap (low, high)
-    UNION ALL
-    SELECT min(queue) FROM firelock_jobs
-    WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue > :last_known
-), probe AS MATERIALIZED (
-    SELECT * FROM unnest(
-        :probe_queues::text[], :lows::bigint[], :highs::bigint[], :ats::bigint[], :afters::bigint[]
-    ) WITH ORDINALITY AS probe (queue, low, high, at, after, place)
-    UNION ALL SELECT name, -2147483649, 2147483648, -1, -1, 0 FROM new WHERE name IS NOT NULL
-), open AS MATERIALIZED (
-    SELECT name, place FROM (
-        SELECT name, place FROM unnest(:queues::text[]) WITH ORDINALITY AS named (name, place)
-        UNION ALL
-        SELECT queue, row_number() OVER (ORDER BY queue <= :served, queue)
-        FROM (SELECT DISTINCT queue FROM probe) AS known WHERE :every
-    ) AS asked
-    WHERE NOT EXISTS (SELECT FROM firelock_records AS paused WHERE is_paused = 1 AND paused.key = asked.name)
-), holder AS MATERIALIZED (
-    SELECT server FROM firelock_sessions WHERE id = :session AND died_at IS NULL FOR KEY SHARE
-), found AS MATERIALIZED (
-    SELECT job.ctid AS row
-    FROM (SELECT name FROM open ORDER BY place) AS queue CROSS JOIN LATERAL (
-        SELECT near.ctid
-        FROM (SELECT * FROM probe WHERE probe.queue = queue.name ORDER BY probe.place) AS probe
-        CROSS JOIN LATERAL (
-            SELECT ctid FROM (
-                SELECT ctid FROM firelock_jobs
-                WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = queue.name
-                    AND (SELECT count(*) FROM holder) = 1
-                    AND probe.low = probe.high AND priority = probe.low
-                    AND (enqueued_at, seq) > (probe.at, probe.after)
-                ORDER BY enqueued_at, seq LIMIT 512 FOR NO KEY UPDATE SKIP LOCKED
-            ) AS lane
-            UNION ALL SELECT ctid FROM (
-                SELECT ctid FROM firelock_jobs
-                WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = queue.name
-                    AND (SELECT count(*) FROM holder) = 1
-                    AND probe.low < probe.high AND priority > probe.low AND priority < probe.high
-                ORDER BY priority DESC, enqueued_at, seq LIMIT 512 FOR NO KEY UPDATE SKIP LOCKED
-            ) AS between
-        ) AS near
-        LIMIT :limit
-    ) AS job
-    LIMIT CASE WHEN EXISTS (SELECT FROM laned) THEN 0 ELSE :limit END
-), claimed AS (
-    UPDATE firelock_jobs
-    SET state = 'processing', attempt = attempt + 1, fence = fence + 1, session = :session,
-        server = (SELECT server FROM holder), claimed_at = :now, changed_at = :now, started_at = NULL,
-        reason = NULL
-    WHERE ctid = ANY (ARRAY (SELECT row FROM found))
-    RETURNING id, task, arguments, serializer, queue, priority, attempt, retries, crashes, fence, created_at,
-        enqueued_at, claimed_at, nominal_at, tags, timeout_seconds, retry, recurring_id, meta_json,
-        admission_json, seq, is_parent
-), counted AS (
-    INSERT INTO firelock_count_deltas (state, queue, jobs)
-    SELECT 'enqueued', queue, -count(*) FROM claimed GROUP BY queue
-    UNION ALL SELECT 'processing', queue, count(*) FROM claimed GROUP BY queue
-)
-SELECT said.*, NULL, claimed.*
-FROM (
-    SELECT (SELECT server FROM holder),
-        least(
-            (SELECT due_at FROM firelock_jobs WHERE state = 'scheduled' ORDER BY due_at LIMIT 1),
-            (SELECT min(due_at) FROM firelock_recurring WHERE kind = 'recurring' AND due_at IS NOT NULL)
-        ),
-        (SELECT array_agg(name) FROM open), NULL, (SELECT array_agg(name) FROM laned), NULL, NULL
-) AS said LEFT JOIN claimed ON true
-""".replace("LANES", _LANED)
-)
+LOCKERS["postgresql"] = lock_keys
 
 _T = TypeVar("_T")
 _MOST = 512  # that one statement claims
 # Places in its answer.
-_SERVER, _DUE, _OPEN, _SETTLED, _LANES, _PLAIN, _NOW, _TOOK, _FIRST = range(9)
-_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _IS_PARENT = 12, 13, 19, 28, 29
+_PLACE_OPEN, _PLACE_SETTLED, _PLACE_LANES, _FIRST = 2, 3, 4, 6
+_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _IS_PARENT = 10, 11, 17, 26, 27
 _IN_LANE = itemgetter(_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ)
 
 _Plain = Sequence[tuple[Transition, Held]]
+
+
+@attrs.frozen
+class _Beside:
+    """What a claim beside lanes has done."""
+
+    settled: Sequence[int] | None  # numbers of the jobs that have ended, where these are not all
+    taken: TakenRows
+    rows: list[Any] | None = None  # the answer of `EXCHANGE`, where no lane was open to it
+    has_written: bool = True  # but for ends
 
 
 class _KnownJob(Exception):
@@ -281,7 +82,7 @@ class _KnownJob(Exception):
 class PostgresqlStorage(SqlStorage):
     """Jobs in one database of a PostgreSQL server."""
 
-    admits = frozenset({Feature.LIMITS})
+    admits = frozenset({Feature.LIMITS, Feature.UNIQUE})
     _database: PostgresqlDatabase
 
     def __init__(
@@ -313,7 +114,7 @@ class PostgresqlStorage(SqlStorage):
 
     @override
     def _insert(self, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        if not all(job.is_plain for job in batch):
+        if not all(job.is_plain for job in batch) and not all(map(_is_limited_alone, batch)):
             return self._insert_any(batch)
         orders = _orders(batch)
         kinds = set(map(kind, batch))
@@ -344,8 +145,13 @@ class PostgresqlStorage(SqlStorage):
             "offset": self._database.clock_offset,
             **dict(zip(KIND, kind(batch[0]), strict=True)),
         }
+        statement = INSERT
+        if not all(job.admission_json is None for job in batch):
+            statement = INSERT_LIMITED
+            values["lanes"] = text_array([lane_of(job.admission) for job in batch])
+            values["admissions"] = text_array([job.admission_json for job in batch])
         try:
-            cursor.execute(INSERT.compiled(self._database.dialect).text, values)
+            cursor.execute(statement.compiled(self._database.dialect).text, values)
         except UniqueViolation as error:
             raise _KnownJob from error
 
@@ -355,8 +161,7 @@ class PostgresqlStorage(SqlStorage):
     def claim(self, request: ClaimRequest) -> Claim:
         self._database.wake.mark(request.queues)
         if self._has_lanes(request):
-            rows, taken = self._beside(request, ())
-            return self._topped_up(self._remembered(request, taken), rows, Look(request))
+            return self._claimed_beside(request, self._beside(request, ()))
         return self._claim(self._lanes.look(request))
 
     def _claim(self, look: Look) -> Claim:
@@ -366,29 +171,27 @@ class PostgresqlStorage(SqlStorage):
     def _answered(self, look: Look, rows: list[Any]) -> Claim:
         """Return the claim of a hot statement, which has left everything alone where a queue has lanes."""
         request = look.request
-        if not rows[0][_LANES] or request.limit <= 0:
+        if not rows[0][_PLACE_LANES] or request.limit <= 0:
             return self._topped_up(self._kept(look, rows), rows, look)
         self._laned.add(_queues_of(request))
-        return self._remembered(request, self._beside(request, ())[1])
+        return self._claimed_beside(request, self._beside(request, ()))
 
-    def _ask(
-        self,
-        cursor: Any,  # noqa: ANN401 - psycopg's
-        look: Look,
-        plain: _Plain = (),
-        *,
-        is_beside: bool = False,
-    ) -> list[Any]:
+    def _ask(self, cursor: Any, look: Look, plain: _Plain = ()) -> list[Any]:  # noqa: ANN401 - psycopg's
         """Return the answer to a claim, beside the settling of plain ends where it looks everywhere."""
-        request = look.request
-        values: dict[str, object] = {
-            "session": request.session, "limit": max(request.limit, 0), "now": request.now,
-            "queues": text_array(list(dict.fromkeys(request.queues or ()))), "every": request.queues is None,
-            "served": self._turns.last, "beside": is_beside,
-        }  # fmt: skip
+        values = self._values(look.request)
         if look.probes is not None:
             return self._rows(cursor, CLAIM_BEHIND, values | look.values)
-        return self._rows(cursor, EXCHANGE, values | _ended(plain))
+        return self._rows(cursor, self._exchange_for(look.request), values | _ended(plain))
+
+    def _exchange_for(self, request: ClaimRequest) -> Text:
+        return EXCHANGE_OF_EVERY if request.queues is None else EXCHANGE
+
+    def _values(self, request: ClaimRequest) -> dict[str, object]:
+        return {
+            "session": request.session, "limit": max(request.limit, 0), "now": request.now,
+            "queues": text_array(list(dict.fromkeys(request.queues or ()))), "every": request.queues is None,
+            "served": self._turns.last, "beside": False,
+        }  # fmt: skip
 
     def _kept(self, look: Look, rows: list[Any]) -> Claim:
         """Return the answer as a claim; what was claimed for sure is remembered."""
@@ -436,11 +239,11 @@ class PostgresqlStorage(SqlStorage):
         """Return the claim with what queues have beyond their share, or beyond what a statement takes."""
         request, most = look.request, _MOST
         left = request.limit - len(claim.jobs)
-        if not claim.jobs or left <= 0 or rows[0][_LANES]:
+        if not claim.jobs or left <= 0:
             return claim
         if request.queues is None and look.probes is None:
-            most = min(most, -(-request.limit // rows[0][_OPEN]))
-            if rows[0][_OPEN] == 1:
+            most = min(most, -(-request.limit // rows[0][_PLACE_OPEN]))
+            if rows[0][_PLACE_OPEN] == 1:
                 most = _MOST
         if max(Counter(job.queue for job in claim.jobs).values()) < most:
             return claim
@@ -450,17 +253,23 @@ class PostgresqlStorage(SqlStorage):
 
     # ---- beside lanes ------------------------------------------------------------------------------------
 
+    def _claimed_beside(self, request: ClaimRequest, answer: _Beside) -> Claim:
+        claim = self._remembered(request, answer.taken)
+        return claim if answer.rows is None else self._topped_up(claim, answer.rows, Look(request))
+
     def _has_lanes(self, request: ClaimRequest) -> bool:
         """Tell whether the last claim of these queues found jobs with limits."""
         return bool(self._laned) and request.limit > 0 and _queues_of(request) in self._laned
 
-    def _beside(self, request: ClaimRequest, plain: _Plain) -> tuple[list[Any], TakenRows]:
-        """Plain ends are settled, jobs with limits and others claimed; return the answer, and what was."""
+    def _beside(self, request: ClaimRequest, plain: _Plain) -> _Beside:
+        """Plain ends are settled, jobs with limits and others are claimed."""
         missing: set[str] = set()
 
-        def work(tx: Transaction) -> tuple[list[Any], TakenRows]:
+        def work(tx: Transaction) -> _Beside:
             missing.clear()
-            return self._keyed(tx, request, plain, missing)
+            answer = self._keyed(tx, request, plain, missing)
+            tx.has_written = bool(plain or answer.has_written)
+            return answer
 
         database = self._database
         found = database.write_planned(work) if database.is_direct else database.write(work)
@@ -469,36 +278,40 @@ class PostgresqlStorage(SqlStorage):
             self._run(lambda cursor: self._rows(cursor, MAKE_KEYS, {"keys": keys}))
         return found
 
-    def _keyed(
-        self, tx: Transaction, request: ClaimRequest, plain: _Plain, missing: set[str]
-    ) -> tuple[list[Any], TakenRows]:
-        rows = self._ask(tx.cursor, Look(request), plain, is_beside=True)
-        server, next_due_at, _, settled, laned, others, now, *_ = rows[0]
+    def _keyed(self, tx: Transaction, request: ClaimRequest, plain: _Plain, missing: set[str]) -> _Beside:
+        of = _queues_of(request)
+        statement = BESIDE if request.queues is not None else BESIDE_OF_EVERY
+        values = self._values(request)
+        ((server, next_due_at, settled, has_lanes, laned, others, now),) = self._rows(
+            tx.cursor, statement, values | _ended(plain)
+        )
         if server is None:
-            return rows, TakenRows(Claim([], next_due_at, is_session_lost=True), [], "")
+            return _Beside(settled, TakenRows(Claim([], next_due_at, is_session_lost=True), [], ""))
         tx.let_go += freed_by([one for one in plain if settled is None or one[1][0] in settled])
-        if laned:
+        if not has_lanes:
+            self._laned.discard(of)
+        if not laned:
+            rows = self._rows(tx.cursor, self._exchange_for(request), values | _NO_ENDS | {"beside": True})
+            found = [] if rows[0][_FIRST] is None else self._in_order(request, rows)
+            jobs = [claimed_job(row[_FIRST:_SEQ]) for row in found]
+            taken = TakenRows(Claim(jobs, next_due_at), [row[_FIRST:] for row in found], server)
+            answer = _Beside(settled, taken, rows)
+        else:
             timed = attrs.evolve(tx, began=now + self._database.clock_offset)
             lanes = PostgresqlLanes(timed)
             claim = ClaimBeside(timed, lanes, self._cursors, others, laned)
             found = claim.rows(request.queues, request.limit, self._turns)
-            jobs = [started_job(row, request.now) for row in found]
             if found:
-                values = {"session": request.session, "server": server, "now": request.now}
                 seqs = number_array([row[PLACE_SEQ] for row in found])
-                self._execute(tx.cursor, TAKE, {**values, **lanes.values, "seqs": seqs})
-            elif not (plain or lanes.has_written or lanes.unreadable):
-                tx.is_given_up = True
+                self._execute(tx.cursor, TAKE, {**values, **lanes.values, "server": server, "seqs": seqs})
             missing |= lanes.missing
+            jobs = [started_job(row, request.now) for row in found]
             taken = TakenRows(Claim(jobs, next_due_at, look_again_at=claim.look_again_at), found, server)
-        else:
-            self._laned.discard(_queues_of(request))
-            rows_in_order = [] if rows[0][_FIRST] is None else self._in_order(request, rows)
-            jobs = [claimed_job(row[_FIRST:_SEQ]) for row in rows_in_order]
-            taken = TakenRows(Claim(jobs, next_due_at), [row[_FIRST:] for row in rows_in_order], server)
+            has_written = bool(found or lanes.has_written or lanes.unreadable)
+            answer = _Beside(settled, taken, has_written=has_written)
         if tx.let_go:
             self._take_freed(tx, request, taken.claim)
-        return rows, taken
+        return answer
 
     # ---- apply -------------------------------------------------------------------------------------------
 
@@ -509,7 +322,7 @@ class PostgresqlStorage(SqlStorage):
             return self._database.write(lambda tx: self._settle_mixed(tx, transitions, batch))
         rows = self._run(lambda cursor: self._end(cursor, batch.plain))
         self._tell_of_keys(batch.plain)
-        return self._settle_rest(transitions, batch, rows)
+        return self._settle_rest(transitions, batch, rows[0][_PLACE_SETTLED])
 
     def _tell_of_keys(self, plain: _Plain) -> None:
         """Jobs that wait for the same keys as these may start."""
@@ -529,15 +342,15 @@ class PostgresqlStorage(SqlStorage):
             return apply_transitions(tx, transitions)
         serving(tx, str(batch.plain[0][0].session))
         tx.all(LOCK, ids=[one.job_id for one in transitions])
-        left = _unsettled(transitions, batch, self._end(tx.cursor, batch.plain))
+        left = _unsettled(transitions, batch, self._end(tx.cursor, batch.plain)[0][_PLACE_SETTLED])
         tx.let_go += freed_by(batch.plain)
         return self._apply_rest(tx, transitions, left)
 
     def _settle_rest(
-        self, transitions: Sequence[Transition], batch: Parted, rows: list[Any]
+        self, transitions: Sequence[Transition], batch: Parted, settled: Sequence[int] | None
     ) -> list[Applied]:
         """Return the results; an end that turned out not to be plain, as a parent's, is applied now."""
-        left = _unsettled(transitions, batch, rows)
+        left = _unsettled(transitions, batch, settled)
         if not left:
             return [Applied.APPLIED] * len(transitions)
         return self._database.write(lambda tx: self._apply_rest(tx, transitions, left))
@@ -553,15 +366,14 @@ class PostgresqlStorage(SqlStorage):
             self._holdings.let_go(transitions)
             return Exchange(results, self._remembered(request, taken))
         if self._has_lanes(request):
-            rows, taken = self._beside(request, batch.plain)
-            results = self._settle_rest(transitions, batch, rows)
+            answer = self._beside(request, batch.plain)
+            results = self._settle_rest(transitions, batch, answer.settled)
             self._holdings.let_go(transitions)
-            claim = self._remembered(request, taken)
-            return Exchange(results, self._topped_up(claim, rows, Look(request)))
+            return Exchange(results, self._claimed_beside(request, answer))
         if look.probes is not None:
             return Exchange(self.apply(transitions), self._claim(look))
         rows = self._run(lambda cursor: self._ask(cursor, look, batch.plain))
-        results = self._settle_rest(transitions, batch, rows)
+        results = self._settle_rest(transitions, batch, rows[0][_PLACE_SETTLED])
         self._holdings.let_go(transitions)
         claim = self._answered(look, rows)
         if request.queues is not None or len(claim.jobs) >= request.limit:
@@ -576,21 +388,33 @@ class PostgresqlStorage(SqlStorage):
         if not self._has_lanes(request):
             taken = self._take(tx, request)
         else:
-            taken = self._keyed(tx, request, (), set())[1]
+            taken = self._keyed(tx, request, (), set()).taken
         if tx.let_go:
             self._take_freed(tx, request, taken.claim)
         return results, taken
+
+
+_asks_beside = attrgetter(
+    "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id",
+    "meta_json", "parents",
+)  # fmt: skip
+_NOTHING_BESIDE = (State.ENQUEUED, None, None, None, (), None, None, None, None, ())
+
+
+def _is_limited_alone(job: NewJob) -> bool:
+    """Tell whether it asks for nothing but what a claim looks at."""
+    return _asks_beside(job) == _NOTHING_BESIDE and (job.admission is None or job.admission.unique is None)
 
 
 def _queues_of(request: ClaimRequest) -> tuple[str, ...] | None:
     return None if request.queues is None else tuple(request.queues)
 
 
-def _unsettled(transitions: Sequence[Transition], batch: Parted, rows: list[Any]) -> list[int]:
-    """Return the places of what the statement has left alone."""
-    if rows[0][_SETTLED] is None:
+def _unsettled(transitions: Sequence[Transition], batch: Parted, settled: Sequence[int] | None) -> list[int]:
+    """Return the places of what the statement has left alone; None: nothing."""
+    if settled is None:
         return batch.others
-    found = frozenset(rows[0][_SETTLED])
+    found = frozenset(settled)
     left = {end.job_id for end, held in batch.plain if held[0] not in found}
     return sorted([*batch.others, *(n for n, one in enumerate(transitions) if one.job_id in left)])
 

@@ -1,0 +1,49 @@
+"""How unique keys are locked on PostgreSQL: all at once, in their order, with some patience."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from firelock.storage import StorageUnavailable
+from firelock_sql.transaction import Text, Transaction
+
+PATIENCE = "5s"
+# Keys that nobody ever had get a row. Others' patience with locks is whatever their transaction says; ours is
+# set by the statement that waits, before it does.
+_LOCK = Text("""
+WITH patience AS MATERIALIZED (
+    SELECT current_setting('lock_timeout') AS before, set_config('lock_timeout', :patience, true) AS now
+)
+INSERT INTO firelock_unique_keys (key, job_id, mark, free_at)
+SELECT named.key, '', 0, 0 FROM patience, unnest(:keys::text[]) AS named (key) WHERE patience.now <> ''
+ORDER BY named.key COLLATE "C"
+ON CONFLICT (key) DO UPDATE SET key = excluded.key
+RETURNING (SELECT before FROM patience)
+""")
+_GIVE_BACK = Text("SELECT set_config('lock_timeout', :before, true) FROM firelock_unique_keys LIMIT 1")
+_NOT_IN_TIME = "55P03"
+_SHOWN = 3
+
+
+def lock_keys(tx: Transaction, keys: Sequence[str]) -> None:
+    """Nobody else judges these keys, which are sorted, before the transaction has ended.
+
+    Raises:
+        StorageUnavailable: another transaction that has stored a job with one of them goes on and on.
+    """
+    try:
+        found = tx.all(_LOCK, keys=list(keys), patience=PATIENCE)
+    except Exception as error:
+        code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+        if code != _NOT_IN_TIME:
+            raise
+        shown = ", ".join(repr(key.partition(" ")[2]) for key in keys[:_SHOWN])
+        more = f" or {len(keys) - _SHOWN} others" if len(keys) > _SHOWN else ""
+        unavailable = StorageUnavailable(
+            f"Another transaction, not committed for {PATIENCE}, has stored a job with the unique key "
+            f"{shown}{more}. Nothing was stored; try again when it has ended, and keep transactions short."
+        )
+        unavailable.is_untouched = True
+        raise unavailable from error
+    if found and found[0][0] != PATIENCE:
+        tx.all(_GIVE_BACK, before=found[0][0])

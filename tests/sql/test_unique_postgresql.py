@@ -1,0 +1,88 @@
+"""Unique keys on PostgreSQL: who waits for whose transaction, for how long, and what is left of it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from firelock.storage import StorageUnavailable
+from firelock.testing import eventually
+from firelock.testing.conformance.scene import asks
+from firelock.values import Duplicate, UniqueUse, Until
+from firelock_sql.postgresql import unique_lock
+from tests.scenes import scene_at
+
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'firelock'"
+
+
+@pytest.fixture
+def scene(postgresql):
+    """A store with jobs at hand."""
+    with scene_at(postgresql.url("listen=off")) as scene:
+        yield scene
+
+
+@pytest.fixture
+def callers(postgresql):
+    """A caller's connection, within a transaction."""
+    with psycopg.connect(postgresql.url().replace("?listen=off", "")) as connection:
+        yield connection
+        connection.rollback()
+
+
+def call(scene, key="t k", **fields):
+    """A new job with this unique key."""
+    return scene.new_job(admission=asks(unique=UniqueUse(key, until=Until.ENDED)), **fields)
+
+
+def test_a_call_waits_for_a_transaction_that_has_its_key(scene, admin, callers):
+    """And is a duplicate of what that has stored, once it is committed."""
+    first, second = call(scene), call(scene)
+    scene.storage.insert([first], within=callers)
+
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(scene.storage.insert, [second])
+        eventually(lambda: admin.execute(WAITING).fetchone() == (1,))
+        callers.commit()
+
+        assert [Duplicate(first.id)] == list(answer.result(30).is_new)
+
+
+def test_a_call_gives_up_on_a_transaction_that_does_not_end(scene, callers, monkeypatch):
+    """It says why, and which key; other keys are free."""
+    monkeypatch.setattr(unique_lock, "PATIENCE", "50ms")
+    scene.storage.insert([call(scene)], within=callers)
+
+    with pytest.raises(StorageUnavailable, match=r"Another transaction.*'k'") as refused:
+        scene.storage.insert([call(scene)])
+
+    assert refused.value.is_untouched
+    assert [True] == list(scene.storage.insert([call(scene, "t other")]).is_new)
+
+
+@pytest.mark.parametrize("patience", ["0", "7s"])
+def test_a_callers_transaction_keeps_its_own_patience(scene, callers, patience):
+    """What was set to wait for a key holds for nothing else."""
+    callers.execute("SELECT set_config('lock_timeout', %s, true)", [patience])
+
+    scene.storage.insert([call(scene)], within=callers)
+
+    assert (patience,) == callers.execute("SHOW lock_timeout").fetchone()
+
+
+def test_batches_with_the_same_keys_never_stand_in_each_others_way(scene):
+    """However they are ordered: keys are locked in one order."""
+    keys = [f"t {letter}" for letter in "aBcDeFgH"]
+    batches = [keys, keys[::-1], keys[3:] + keys[:3], keys[1::2] + keys[::2]]
+    handles = scene.open(len(batches))
+
+    def stored(number):
+        handle, batch = handles[number], batches[number]
+        return [list(handle.insert([call(scene, key) for key in batch]).is_new) for _ in range(10)]
+
+    with ThreadPoolExecutor(len(batches)) as pool:
+        answers = [row for rows in pool.map(stored, range(len(batches))) for row in rows]
+
+    assert len(keys) == sum(answer is True for row in answers for answer in row)
