@@ -267,7 +267,8 @@ class Client:
         except DuplicateJob as error:
             self._name_holder(error, jobs)
             raise
-        self.tell_created(jobs, inserted.is_new)
+        if self.plugins.has_jobs_created:
+            self.tell_created(jobs, inserted.is_new)
         return inserted.is_new
 
     def tell_created(self, jobs: Sequence[NewJob], answers: Sequence[bool | Duplicate]) -> None:

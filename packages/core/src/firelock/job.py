@@ -170,7 +170,7 @@ class Job(Generic[R]):
 
     @property
     def start_before(self) -> datetime | None:
-        """When it is deleted unrun, if no server took it before; None for never, and once it has started.
+        """When it is deleted unrun, if no server took it before; None for never, and once it runs again.
 
         Of a span from when it becomes enqueued that is known where it is, as last seen.
         """

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
-from operator import attrgetter
 from typing import Any, Literal, TypeVar
 
 import attrs
@@ -147,6 +146,11 @@ class CallOptions:
     )
     unique: Unique | Debounce | Literal[False] | None = attrs.field(default=None, converter=to_unique)
     start_before: timedelta | datetime | None = attrs.field(default=None, converter=to_start_before)
+    has_admission: bool = attrs.field(init=False, eq=False, repr=False)  # it says something of these three
+
+    @has_admission.default
+    def _asks(self) -> bool:
+        return (self.limits, self.unique, self.start_before) != (None, None, None)
 
     @retry.validator
     def _is_storable(self, _: object, value: object) -> None:
@@ -160,18 +164,12 @@ class CallOptions:
         if self.delay is not None and self.at is not None:
             raise ConfigurationError(f"using(delay={self.delay!r}, at={self.at!r}): give one of the two.")
 
-    @property
-    def has_admission(self) -> bool:
-        """Tell whether it says something of limits, the unique key or the deadline."""
-        return _said(self) != _NOTHING_SAID
-
     def given(self) -> dict[str, Any]:
         """Return the options that were given."""
-        return {name: value for name, value in attrs.asdict(self, recurse=False).items() if value is not None}
+        options = attrs.asdict(self, recurse=False)
+        del options["has_admission"]
+        return {name: value for name, value in options.items() if value is not None}
 
-
-_said = attrgetter("limits", "unique", "start_before")
-_NOTHING_SAID = (None, None, None)
 
 NO_OPTIONS = CallOptions()
 
@@ -236,10 +234,10 @@ class TaskInfo:
     unique: Unique | Debounce | None = attrs.field(default=None, converter=_to_task_unique)
     start_before: timedelta | datetime | None = attrs.field(default=None, converter=to_start_before)
     is_told: bool = False  # a stub made of what a server told: the numbers of its limits are that server's
+    has_admission: bool = attrs.field(init=False, eq=False, repr=False)  # its jobs ask for one of these three
 
-    @property
-    def has_admission(self) -> bool:
-        """Tell whether its jobs have limits, a unique key or a deadline."""
+    @has_admission.default
+    def _asks(self) -> bool:
         return bool(self.limits) or self.unique is not None or self.start_before is not None
 
     @property
