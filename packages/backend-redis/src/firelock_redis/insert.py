@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from firelock.storage import (
     FINAL_STATES,
+    Admission,
     Applied,
     Duplicate,
     Inserted,
@@ -201,9 +202,18 @@ def _keyed_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
         if (job.queue, job.priority) != run:
             run, count = (job.queue, job.priority), len(arguments) + 2
             arguments += (job.queue, lowest_place(job.priority), 0)
-        arguments += (job.id, payload_of(job, rare_of(job)), job.admission_json)
+        arguments += (job.id, payload_of(job, rare_of(job)), job.admission_json, *_standing(asks))
         arguments[count] += 1
     return arguments
+
+
+@lru_cache(1_000)
+def _standing(asks: Admission) -> tuple[str, str]:
+    """Return the lane of a job, nothing for none, and a line end where a claim has to look at it closely."""
+    lane = admission.lane_of(asks)
+    is_late = asks.start_before is not None or asks.start_within is not None
+    is_odd = is_late or any(use.cost != 1 or use.is_strict for use in asks.limits)
+    return (lane or "", "\n" if lane and is_odd else "")
 
 
 def stored_arguments(jobs: Sequence[NewJob]) -> list[Any]:

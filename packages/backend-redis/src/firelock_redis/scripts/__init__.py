@@ -16,7 +16,6 @@ __all__ = ["RedisScript", "script"]
 
 _BEHIND = {
     "exchange": ("jobs", "unique", "limits"),
-    "insert_keyed": ("jobs",),
     "keys": ("jobs", "record", "limits"),
     "insert": ("jobs", "children", "record", "unique", "duplicates"),
     "prune": ("jobs", "children"),
@@ -24,7 +23,7 @@ _BEHIND = {
     "sessions": ("jobs",),
     "upkeep": ("jobs", "children"),
 }
-_ALONE = frozenset({"insert_plain"})
+_ALONE = frozenset({"insert_plain", "insert_keyed"})
 
 
 @attrs.frozen

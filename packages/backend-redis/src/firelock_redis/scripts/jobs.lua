@@ -259,9 +259,11 @@ local function tell_freed(is_seen)
     for key in string.gmatch(lane, '[^\n]+') do keys[#keys + 1] = key end
   end
   freed = {}
-  if #keys == 0 then return end
-  for number, queue in ipairs(call('HMGET', base .. 'short', unpack(keys))) do
-    if queue and not (is_seen and is_seen(queue)) then told[#told + 1] = keys[number] end
+  for first = 1, #keys, CHUNK do
+    local some = { unpack(keys, first, math.min(first + CHUNK - 1, #keys)) }
+    for number, queue in ipairs(call('HMGET', base .. 'short', unpack(some))) do
+      if queue and not (is_seen and is_seen(queue)) then told[#told + 1] = some[number] end
+    end
   end
   if #told == 0 then return end
   many('HDEL', base .. 'short', told)

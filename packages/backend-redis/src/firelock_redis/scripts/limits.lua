@@ -89,15 +89,22 @@ local function limits()
     state.returning = nil
     for number, member in ipairs(members) do
       local text, id = texts[number], ids[number]
-      local letter, queue, session, asks = match(text or '', '^(%u)%S+ %d+ %-?%d+ (%S+) (%S*)\n%d+ %d+ %d+ .([^\n]*)\n')
-      local keeps = letter and #member > #id and not FINAL[letter]
-      if letter and (session ~= '' or keeps) then
+      local letter = text and sub(text, 1, 1) or 'S'
+      if letter == 'P' then
         alive[#alive + 1] = member
-        if keeps and letter == 'E' and session == '' then
-          state.returning, state.returning_in = id, queue .. ' ' .. asks_of(asks).lane
-        end
-      else
+      elseif letter == 'S' then
         gone[#gone + 1] = member
+      else
+        local queue, session, asks = match(text, '^%S+ %d+ %-?%d+ (%S+) (%S*)\n%d+ %d+ %d+ .([^\n]*)\n')
+        local keeps = #member > #id and not FINAL[letter]
+        if session ~= '' or keeps then
+          alive[#alive + 1] = member
+          if letter == 'E' and session == '' then
+            state.returning, state.returning_in = id, queue .. ' ' .. asks_of(asks).lane
+          end
+        else
+          gone[#gone + 1] = member
+        end
       end
     end
     many('SREM', list, gone)
@@ -159,6 +166,7 @@ local function limits()
   -- Levels of jobs whose priority is not 0, the higher the lower, by id.
   local levels, has_levels = {}, false
   local function note_level(id, place)
+    if #place < 14 then return end  -- below 2 ^ 45
     local level = floor(place / 2 ^ 45)
     if level ~= 0 then levels[id], has_levels = level, true end
   end
@@ -186,7 +194,7 @@ local function limits()
       local more = call('ZRANGE', base .. lane.key, lane.read, lane.read + some - 1, 'WITHSCORES')
       for two = 1, #more, 2 do
         lane.members[#lane.members + 1] = more[two]
-        note_level(match(more[two], '^[^\n]*'), more[two + 1])
+        if #more[two + 1] > 13 then note_level(match(more[two], '^[^\n]*'), more[two + 1]) end
       end
       lane.read = lane.read + #more / 2
       lane.is_all = #more < 2 * some
@@ -255,6 +263,40 @@ local function limits()
     return true
   end
 
+  -- How many jobs of cost 1 the keys of the lane admit, and no more than that. It admits one.
+  local function most(lane, room)
+    for _, state in ipairs(lane.states) do
+      local numbers = state.numbers
+      if numbers.concurrent then room = min(room, numbers.concurrent - state.running) end
+      if numbers.interval > 0 then
+        local left = numbers.units * numbers.interval - max(state.free_at - now, 0)
+        room = min(room, floor(left / numbers.interval + 1e-9))
+      end
+    end
+    return room
+  end
+
+  -- The lane that alone is left gives out what it may of the jobs at its head, up to one that is odd. Return whether it gave any.
+  local function give_many(lane, room, given)
+    if not admits(lane) or returning(lane) then return give(lane, room, given) end
+    local count = 0
+    for _ = 1, most(lane, room) do
+      local member = head_of(lane, room)
+      if not member or sub(member, -1) == '\n' then break end
+      lane.given, count = lane.given + 1, count + 1
+      given[#given + 1] = member
+    end
+    if count == 0 then return give(lane, room, given) end
+    for _, state in ipairs(lane.states) do
+      charge(state, count)
+      state.running = state.running + count
+      if state.numbers.concurrent then
+        for number = #given - count + 1, #given do state.taken[#state.taken + 1] = given[number] end
+      end
+    end
+    return true
+  end
+
   local function keys_of(names)
     local keys = {}
     for _, name in ipairs(names) do
@@ -310,7 +352,8 @@ local function limits()
       local still = {}
       for _, lane in ipairs(hungry) do
         if #given >= room then break end
-        if give(lane, room - #given, given) then still[#still + 1] = lane end
+        local gives = #hungry == 1 and give_many or give
+        if gives(lane, room - #given, given) then still[#still + 1] = lane end
       end
       hungry = still
     end
