@@ -1,0 +1,417 @@
+"""Limits in Redis: nothing stays of lanes and keys, numbers lie everywhere, each look is bounded."""
+
+from __future__ import annotations
+
+import pytest
+
+from firelock import ConfigurationError
+from firelock.clock import SECOND
+from firelock.lifecycle import Moved
+from firelock.storage import StorageError
+from firelock.testing.conformance.scene import DAY, HOUR, asks, deletes, retries, succeeds
+from firelock.values import ClaimRequest, Edge, LimitUse, State, UniqueUse
+from firelock_redis.partitions import tag_of
+from tests.redis.counting import CountingProxy
+from tests.redis.databases import keys_of
+from tests.scenes import scene_at
+
+PARTITIONS = 4
+OPTIONS = f"partitions={PARTITIONS}"
+WINDOW = 256  # lanes that one claim looks at
+OF_LANES = ("lane:", "ring:", "laned", "lanes", "slots:", "free", "short", "cut", "swept", "unique", "uz")
+
+
+@pytest.fixture
+def scene(server, request):
+    """An empty store of one partition, unless told otherwise."""
+    server.empty()
+    with scene_at(server.socket_url(getattr(request, "param", ""))) as scene:
+        yield scene
+
+
+alone_and_parted = pytest.mark.parametrize("scene", ["", OPTIONS], ids=["alone", "parted"], indirect=True)
+parted = pytest.mark.parametrize("scene", [OPTIONS], ids=["parted"], indirect=True)
+
+
+def take_all(scene, holder):
+    """Return all that the holder may start now, in whatever partition it lies."""
+    found = []
+    while some := scene.take(holder):
+        found += some
+    return found
+
+
+def of_lanes(server):
+    """Return the keys that are about lanes, limits and unique keys."""
+    return {key for key in keys_of(server) if key.startswith(OF_LANES)}
+
+
+def store_keys(scene):
+    """Store jobs with limits and unique keys of every kind; return how many may start."""
+    scene.put_numbers("t", concurrent=5, rate=1_000)
+    for number in range(8):
+        scene.add_limited(2, f"t:{number}", f"t:{number}/x")
+        scene.add_limited(1, LimitUse(f"t:{number}", 3, is_strict=True))
+        scene.add_limited(1, f"turns:{number}", start_within=HOUR)
+        scene.add(admission=unique(f"t:{number}", at_least=HOUR))
+    return 40
+
+
+def unique(key, **fields):
+    """Return what a job asks that has this unique key."""
+    return asks(unique=UniqueUse(f"tasks.run {key}", **fields))
+
+
+# ---- nothing stays -----------------------------------------------------------------------------------------
+
+
+@alone_and_parted
+def test_an_empty_lane_leaves_no_key(scene, server):
+    """Lanes and rings go with their last job, whether it is claimed or taken out."""
+    scene.add_limited(3, "a", "a/b")
+    (gone,) = scene.add_limited(1, "c")
+    scene.settle(deletes(gone))
+
+    take_all(scene, scene.begin())
+
+    assert {"lanes"} == of_lanes(server)
+
+
+@alone_and_parted
+def test_nothing_is_left_of_keys_that_are_idle(scene, server):
+    """When nobody holds or waits for a key, and its rate is free, upkeep forgets it."""
+    holder = scene.begin()
+    number = store_keys(scene)
+    running = take_all(scene, holder)
+    at = scene.now()
+    for one in running:
+        scene.settle(succeeds(one, expires_at=at))
+
+    before = of_lanes(server)
+    scene.advance(2 * DAY / SECOND)
+    pruned = [scene.prune(1_000) for _ in range(2)]
+
+    assert (number, [number, 0]) == (len(running), pruned)
+    assert {"lanes", "free", "unique", "uz"} < before
+    assert set() == of_lanes(server)
+    assert ([], []) == (scene.storage.find_keys(), scene.storage.find_unique())
+
+
+def test_a_key_that_is_held_is_kept(scene, server):
+    """Upkeep forgets no list of a job that runs, nor of one that keeps its key between two attempts."""
+    scene.put_numbers("a", concurrent=1)
+    scene.put_numbers("b", concurrent=1)
+    scene.add_limited(2, "a")
+    scene.add_limited(2, LimitUse("b", 1, is_strict=True))
+    holder = scene.begin()
+    first, second = scene.take(holder)
+    scene.settle(retries(second, due_at=scene.now() + HOUR))
+
+    scene.prune(1_000)
+
+    assert [] == scene.claim(holder)
+    assert {first.id: "a", second.id: "b"} == {
+        one: state.key for state in scene.storage.find_keys() for one in state.holders
+    }
+
+
+def test_ended_jobs_stay_in_no_list(scene, server):
+    """A list grows to its key's number and is looked through then: it never holds more."""
+    scene.put_numbers("a", concurrent=3)
+    holder = scene.begin()
+
+    for _ in range(10):
+        scene.add_limited(1, "a")
+        (one,) = scene.take(holder)
+        scene.settle(succeeds(one))
+
+    assert server.client().scard("firelock:{0}:slots:a") <= 3
+
+
+# ---- bounds ------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_looks_at_some_lanes(scene, server):
+    """What lies behind lanes that are full is found by further claims, which are asked for at once."""
+    scene.put_numbers("full", concurrent=0)
+    jobs = [scene.new_job(admission=asks(f"full:{number}")) for number in range(2 * WINDOW)]
+    scene.storage.insert(jobs)
+    open_id = scene.add_limited(1, "open")
+    holder = scene.begin()
+
+    claims = [scene.storage.claim(scene.request(holder)) for _ in range(3)]
+
+    assert [[], [], open_id] == [[job.id for job in claim.jobs] for claim in claims]
+    assert all(claim.look_again_at is not None for claim in claims[:2])
+
+
+def test_looks_at_full_lanes_come_to_an_end(scene):
+    """When claims have seen all lanes to no avail, nobody is sent to look again until something changes."""
+    scene.put_numbers("full", concurrent=0)
+    jobs = [scene.new_job(admission=asks(f"full:{number}")) for number in range(2 * WINDOW)]
+    scene.storage.insert(jobs)
+    holder = scene.begin()
+
+    claims = [scene.storage.claim(scene.request(holder)) for _ in range(8)]
+
+    assert None in [claim.look_again_at for claim in claims]
+
+
+def test_a_batch_may_have_a_lane_for_each_job(scene):
+    """Five hundred jobs, each with four keys of its own, are one script's work."""
+    holder = scene.begin()
+    jobs = [scene.new_job(admission=asks(*(f"k{key}:{number}" for key in range(4)))) for number in range(500)]
+
+    scene.storage.insert(jobs)
+
+    claimed = [id for _ in range(2) for id in scene.claim_ids(holder, 1_000)]
+    assert [job.id for job in jobs] == sorted(claimed)
+
+
+@pytest.mark.parametrize("number", [1, 500])
+def test_jobs_with_limits_are_one_round_trip(server, number):
+    """To store them, and to end and claim them."""
+    server.empty()
+    with CountingProxy(server) as proxy, scene_at(proxy.url()) as scene:
+        holder = scene.begin()
+        for warm in (asks("warm"), None):
+            scene.settle(succeeds(scene.run(holder, scene.add(admission=warm))))
+        jobs = [scene.new_job(admission=asks(f"k:{one % 7}")) for one in range(number)]
+        with proxy.measure() as storing:
+            scene.storage.insert(jobs)
+        with proxy.measure() as claiming:
+            running = scene.take(holder, number)
+        with proxy.measure() as ending:
+            scene.storage.exchange([succeeds(one) for one in running], scene.request(holder))
+
+    assert number == len(running)
+    assert [1, 1, 1] == [one.traffic.trips for one in (storing, claiming, ending)]
+
+
+# ---- whom an end concerns ----------------------------------------------------------------------------------
+
+
+def test_an_end_tells_who_was_refused(scene):
+    """Who found a key full is woken by an end of another's; an end that concerns nobody wakes nobody."""
+    scene.put_numbers("a", concurrent=1)
+    one, other = scene.open()
+    scene.add_limited(2, "a")
+    scene.add_limited(1, "b")
+    holder, waiter = scene.begin("a"), scene.begin("b")
+    running = {job.job.admission.limits[0].key: job for job in scene.take(holder, 2)}
+    other.claim(scene.request(waiter))
+
+    one.apply([succeeds(running["b"])])
+    is_told_for_nothing = other.wait(["default"], 0)
+    one.apply([succeeds(running["a"])])
+
+    assert not is_told_for_nothing
+    assert other.wait(["default"], 30)
+
+
+def test_who_takes_what_it_frees_tells_nobody(scene):
+    """An end beside a claim that asks for the queue and has room left wakes nobody else."""
+    scene.put_numbers("a", concurrent=1)
+    one, other = scene.open()
+    scene.add_limited(3, "a")
+    holder, waiter = scene.begin("a"), scene.begin("b")
+    (first,) = scene.take(holder)
+    other.claim(scene.request(waiter))
+
+    claimed = one.exchange([succeeds(first)], scene.request(holder)).claim.jobs
+
+    assert 1 == len(claimed)
+    assert not other.wait(["default"], 0)
+
+
+# ---- partitions --------------------------------------------------------------------------------------------
+
+
+@parted
+def test_numbers_count_in_every_partition(scene):
+    """A number that is put, changed or taken away is so for keys wherever they lie."""
+    holder = scene.begin()
+    for number in range(20):
+        scene.add_limited(3, f"t:{number}")
+
+    scene.put_numbers("t", concurrent=1)
+    first = take_all(scene, holder)
+    scene.put_numbers("t", concurrent=2)
+    second = take_all(scene, holder)
+    scene.storage.delete_record("limit", "t")
+    third = take_all(scene, holder)
+
+    assert [20, 20, 20] == list(map(len, (first, second, third)))
+
+
+@parted
+def test_a_number_set_late_counts_who_runs(scene):
+    """Jobs that were claimed while a key had no number hold it from the number on, in every partition."""
+    holder = scene.begin()
+    for number in range(20):
+        scene.add_limited(3, f"t:{number}")
+    running = take_all(scene, scene.begin("b"))
+    for number in range(20):
+        scene.add_limited(1, f"t:{number}")
+
+    scene.put_numbers("t", concurrent=3)
+    refused = take_all(scene, holder)
+    for one in running[:5]:
+        scene.settle(succeeds(one))
+
+    assert (60, []) == (len(running), refused)
+    assert 1 <= len(take_all(scene, holder)) <= 5
+
+
+@parted
+def test_a_partition_that_missed_numbers_is_told(scene, server):
+    """Upkeep finds a partition with other numbers than the first one, and copies them."""
+    client, holder = server.client(), scene.begin()
+    scene.put_numbers("t", concurrent=0)
+    for key in client.keys("*:pausing"):
+        if f"{{{tag_of(0, PARTITIONS)}}}" not in key:
+            client.delete(key, key.replace("pausing", "limits"))
+    for number in range(20):
+        scene.add_limited(1, f"t:{number}")
+
+    scene.promote()
+
+    assert [] == take_all(scene, holder)
+
+
+@parted
+@pytest.mark.parametrize(
+    ("fields", "mend"),
+    [
+        ({"keys": ("smtp", "tenant:1")}, "let them begin alike"),
+        ({"keys": ("tenant:1",), "unique": "other"}, "let them begin alike"),
+        ({"keys": ("tenant:1",), "beside": "elsewhere"}, "beside=key"),
+        ({"keys": ("tenant:1",), "has_parent": True}, "beside its parent"),
+    ],
+    ids=["two limits", "limit and unique key", "another id", "a parent"],
+)
+def test_a_job_whose_keys_lie_apart_is_refused(scene, fields, mend):
+    """One line says which keys they are and what to write; nothing is stored."""
+    parent = scene.add(beside=elsewhere(scene, "tenant:1"))
+    parents = (Edge(parent),) if fields.get("has_parent") else ()
+    asked = both(fields["keys"], fields.get("unique"))
+    beside = elsewhere(scene, "tenant:1") if fields.get("beside") else None
+    job = scene.new_job(admission=asked, parents=parents, beside=beside, state=state_of(parents))
+
+    with pytest.raises(ConfigurationError, match=mend) as caught:
+        scene.storage.insert([job])
+
+    assert all(repr(key) in str(caught.value) for key in fields["keys"])
+    assert [None] == scene.storage.get([job.id])
+
+
+def both(keys, unique_key):
+    """Return what a job asks that holds these keys and has that unique key."""
+    return asks(*keys, unique=None if unique_key is None else UniqueUse(f"tasks.run {unique_key}"))
+
+
+def state_of(parents):
+    """Return the state of a new job with these parents."""
+    return State.AWAITING if parents else State.ENQUEUED
+
+
+def elsewhere(scene, key):
+    """Return a key that lies in another partition."""
+    place = place_of(scene, key)
+    return next(other for other in (f"o:{number}" for number in range(99)) if place_of(scene, other) != place)
+
+
+def place_of(scene, key):
+    """Return what the ids of the partition of this key end with."""
+    return scene.storage.new_ids(1, key)[0][-2:]
+
+
+@parted
+def test_keys_that_begin_alike_lie_together(scene):
+    """What stands before the first slash says where, of a limit's key as of a unique one's."""
+    names = ["tenant:7", "tenant:7/openai", "tasks.run tenant:7/2026", "tasks.run tenant:7"]
+
+    places = {id[-2:] for name in names for id in scene.storage.new_ids(3, name)}
+
+    assert 1 == len(places)
+
+
+@parted
+def test_a_rate_is_looked_at_when_it_opens(scene):
+    """A claim of another partition's work still says when a closed rate opens, and goes there then."""
+    scene.put_numbers("t", rate=1, per=HOUR, burst=1)
+    holder = scene.begin()
+    ids = scene.add_limited(2, "t:1")
+    first = take_all(scene, holder)
+    claim = scene.storage.claim(scene.request(holder))
+
+    scene.advance(HOUR / SECOND)
+    second = scene.take(holder)
+
+    assert (ids[:1], ids[1:]) == ([one.id for one in first], [one.id for one in second])
+    assert HOUR - 60 * SECOND < claim.look_again_at - scene.now() + HOUR <= HOUR + SECOND
+
+
+# ---- odds and ends -----------------------------------------------------------------------------------------
+
+
+def test_numbers_that_cannot_be_read_are_refused(scene):
+    """Garbage in a record of the kind is told to whoever puts it, and not to those who claim."""
+    with pytest.raises(StorageError, match="numbers of a limit"):
+        scene.storage.put_record("limit", "a", "none")
+
+    assert scene.storage.get_record("limit", "a") is None
+
+
+def test_a_wait_counts_lanes_as_work(scene):
+    """Who waits without having looked before is told of jobs in lanes."""
+    scene.add_limited(1, "a")
+
+    assert all(scene.storage.wait(queues, 30) for queues in (None, ["default"]))
+
+
+def test_priorities_order_what_a_claim_gives(scene):
+    """Among lanes and jobs without limits those of a higher priority stand in front."""
+    low = scene.add_limited(1, "a", priority=-1)
+    plain = scene.add_many(2)
+    high = scene.add_limited(1, "b", priority=9)
+    middle = scene.add_many(1, priority=3)
+
+    assert [*high, *middle, *plain, *low] == scene.claim_ids()
+
+
+def test_both_kinds_are_served_one_by_one(scene):
+    """Claims of one job each go to jobs with limits and jobs without in turn."""
+    limited, plain = scene.add_limited(4, "a"), scene.add_many(4)
+    holder = scene.begin()
+
+    claimed = [scene.claim_ids(holder, 1)[0] for _ in range(4)]
+
+    assert (2, 2) == (len(set(claimed) & set(limited)), len(set(claimed) & set(plain)))
+
+
+def test_a_lane_is_named_in_words(scene, server):
+    """What redis-cli shows of a waiting job: its lane, its turn, its keys; see docs/redis.md."""
+    scene.add_limited(1, "a", "b:7")
+    client = server.client()
+
+    assert ["a\nb:7"] == client.zrange("firelock:{0}:ring:default", 0, -1)
+    assert 1 == client.zcard("firelock:{0}:lane:default a\nb:7")
+    assert {"a\n", "a\ndefault a\nb:7", "b:7\n", "b:7\ndefault a\nb:7"} == set(
+        client.zrange("firelock:{0}:lanes", 0, -1)
+    )
+
+
+def test_a_dead_session_of_many_jobs_is_told(scene):
+    """Its end frees all its keys at once, and tells who was refused for them."""
+    scene.put_numbers("a", concurrent=2)
+    one, other = scene.open()
+    scene.add_limited(4, "a")
+    dead, waiter = scene.begin("dead"), scene.begin("b")
+    scene.take(dead)
+    other.claim(ClaimRequest(None, 10, waiter.session, scene.stamp()))
+
+    one.end_session(dead.session, None, reason=Moved.SESSION_LOST.value)
+
+    assert other.wait(None, 30)
+    assert 2 == len(scene.claim(waiter))

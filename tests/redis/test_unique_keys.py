@@ -1,0 +1,199 @@
+"""Unique keys in Redis: what a later call replaces is whole, and nothing stays of a key that is over."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from firelock.clock import SECOND
+from firelock.storage import Applied, Duplicate, DuplicateJob
+from firelock.testing.conformance.scene import DAY, HOUR, asks, deletes, requeues, succeeds
+from firelock.values import Edge, JobFilter, LimitUse, On, State, UniqueUse, Until
+from tests.redis.counting import CountingProxy
+from tests.redis.databases import keys_of
+from tests.scenes import scene_at
+
+PARTITIONS = 4
+OPTIONS = f"partitions={PARTITIONS}"
+KEY = "tasks.run k"
+LAST = UniqueUse(KEY, Until.STARTED, keeps_last=True)
+AWKWARD = ('a "quoted" one', "brackets ] [ and ,", "back\\slash\\", "ünï\tcode\n", "")
+
+
+@pytest.fixture
+def scene(server, request):
+    """An empty store of one partition, unless told otherwise."""
+    server.empty()
+    with scene_at(server.socket_url(getattr(request, "param", ""))) as scene:
+        yield scene
+
+
+alone_and_parted = pytest.mark.parametrize("scene", ["", OPTIONS], ids=["alone", "parted"], indirect=True)
+parted = pytest.mark.parametrize("scene", [OPTIONS], ids=["parted"], indirect=True)
+
+
+def call(scene, use=LAST, *limits, **fields):
+    """Return what becomes of a call that asks for the key."""
+    (answer,) = scene.storage.insert([scene.new_job(admission=asks(*limits, unique=use), **fields)]).is_new
+    return answer
+
+
+# ---- what is replaced --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", [(), ("x",), AWKWARD], ids=["no tag", "a tag", "awkward tags"])
+@pytest.mark.parametrize("after", [(), ("y",), AWKWARD[::-1]], ids=["to none", "to one", "to awkward ones"])
+def test_whatever_its_tags_are_the_rest_of_a_job_stays(scene, before, after):
+    """The rarer fields lie in one text with the tags: those of the call come into it, and nothing else."""
+    kept = {
+        "timeout_seconds": 7.25, "retry": '{"limit": [1, "]"]}', "nominal_at": 1_764_045_000_123_457,
+        "meta_json": '{"t": "]["}',
+    }  # fmt: skip
+    job_id = scene.add(admission=asks(unique=LAST), tags=before, arguments='["old"]', **kept)
+
+    answer = call(scene, LAST, tags=after, arguments='["new\\n]"]', serializer="pickle", meta_json="{}")
+
+    record = scene.record(job_id)
+    assert Duplicate(job_id) == answer
+    assert (after, '["new\\n]"]', "pickle") == (record.tags, record.arguments, record.serializer)
+    assert kept == {name: getattr(record, name) for name in kept}
+    assert {tag: [job_id] for tag in after if tag} == {
+        tag: scene.found(JobFilter(tag=tag)) for tag in {*before, *after} if tag and tag in after
+    }
+    assert [] == [id for tag in set(before) - set(after) if tag for id in scene.found(JobFilter(tag=tag))]
+
+
+def test_a_job_changes_its_lane_and_place(scene, server):
+    """Limits and priority of the last call are those by which it is claimed; its old lane is gone."""
+    job_id = scene.add(admission=asks("a", LimitUse("b", 2), unique=LAST))
+    other = scene.add(priority=1)
+    scene.put_numbers("a", concurrent=0)
+
+    call(scene, LAST, "c", priority=2)
+
+    assert ["lane:default c"] == [key for key in keys_of(server) if key.startswith("lane:")]
+    assert [job_id, other] == scene.claim_ids()
+    assert asks("c", unique=LAST) == scene.record(job_id).admission
+
+
+def test_calls_of_one_batch_replace_one_another(scene):
+    """The last of a batch counts, be the job stored before or in the batch itself."""
+    stored = scene.add(admission=asks(unique=LAST))
+    other = attrs.evolve(LAST, key="tasks.run other")
+    jobs = [
+        scene.new_job(
+            admission=asks(f"k:{number}", unique=use), arguments=f"[{number}]", tags=(f"t{number}",)
+        )
+        for number in range(3)
+        for use in (LAST, other)
+    ]
+
+    answers = scene.storage.insert(jobs).is_new
+
+    fresh = jobs[1].id
+    assert [Duplicate(stored), True, *[Duplicate(stored), Duplicate(fresh)] * 2] == list(answers)
+    for one, said in ((stored, ["3 duplicate calls"]), (fresh, ["2 duplicate calls"])):
+        assert ("[2]", ("t2",)) == (scene.record(one).arguments, scene.record(one).tags)
+        assert said == [entry.reason for entry in scene.history(one)][1:]
+        assert [one] == scene.found(JobFilter(tag="t2", id_prefix=one))
+    assert [] == scene.found(JobFilter(tag="t1"))
+
+
+def test_an_awaiting_job_is_replaced_and_released(scene):
+    """A job that waits for its parent goes on to wait for it with the last arguments."""
+    parent = scene.add(beside=KEY)
+    job_id = scene.add(
+        admission=asks(unique=LAST), state=State.AWAITING, parents=(Edge(parent, On.FINISHED),)
+    )
+
+    call(scene, LAST, "lane", arguments="[2]")
+    scene.settle(succeeds(scene.run(scene.begin(), parent)))
+    scene.release()
+
+    assert (State.ENQUEUED, "[2]") == (scene.state(job_id), scene.record(job_id).arguments)
+    assert [job_id] == scene.claim_ids()
+
+
+# ---- nothing stays -----------------------------------------------------------------------------------------
+
+
+@alone_and_parted
+def test_a_key_goes_with_its_job(scene, server):
+    """A pruned job's key is forgotten with it; one that is taken for longer when that is over."""
+    for number in range(20):
+        scene.add(admission=asks(unique=UniqueUse(f"tasks.run {number}")))
+        scene.add(admission=asks(unique=UniqueUse(f"tasks.run long {number}", at_least=30 * DAY)))
+    at, holder = scene.now(), scene.begin()
+    for running in [one for _ in range(PARTITIONS + 1) for one in scene.take(holder)]:
+        scene.settle(succeeds(running, expires_at=at))
+
+    scene.advance(DAY / SECOND)
+    first, left = scene.prune(1_000), scene.storage.find_unique()
+    scene.advance(30 * DAY / SECOND)
+    scene.prune(1_000)
+
+    assert (40, 20) == (first, len(left))
+    assert set() == {"unique", "uz", "swept"} & keys_of(server)
+
+
+@parted
+def test_a_refused_call_of_a_batch_stores_nothing_anywhere(scene):
+    """The keys of a batch may lie in several partitions: one that is refused refuses all."""
+    scene.add(admission=asks(unique=UniqueUse("tasks.run 7")))
+    jobs = [
+        scene.new_job(admission=asks(unique=UniqueUse(f"tasks.run {number}", raises=True)))
+        for number in range(12)
+    ]
+
+    with pytest.raises(DuplicateJob, match="'7'"):
+        scene.storage.insert(jobs)
+
+    assert [None] * 12 == scene.storage.get([job.id for job in jobs])
+    assert 1 == len(scene.storage.find_unique())
+
+
+def test_a_unique_call_is_one_round_trip(server):
+    """Whether it is stored or answered."""
+    server.empty()
+    with CountingProxy(server) as proxy, scene_at(proxy.url()) as scene:
+        scene.add(admission=asks(unique=UniqueUse("tasks.run warm")))
+        calls = [scene.new_job(admission=asks(unique=UniqueUse(KEY))) for _ in range(2)]
+        with proxy.measure() as measure:
+            answers = [scene.storage.insert([job]).is_new[0] for job in calls]
+
+    assert [True, Duplicate(calls[0].id)] == answers
+    assert 2 == measure.traffic.trips
+
+
+def test_a_page_of_keys_is_in_order(scene):
+    """By the beginning of a key and behind another, as long as asked for."""
+    for number in range(5):
+        scene.add(admission=asks(unique=UniqueUse(f"tasks.run {number}")))
+    scene.add(admission=asks(unique=UniqueUse("other 1")))
+
+    pages = [scene.storage.find_unique("tasks.", after=after, limit=3) for after in ("", "tasks.run 2")]
+
+    assert [["0", "1", "2"], ["3", "4"]] == [[one.key.split()[1] for one in page] for page in pages]
+
+
+def test_what_is_stored_is_legible(scene, server):
+    """What redis-cli shows of a key: starts of its job, until when it is taken at least, the job."""
+    job_id = scene.add(admission=asks(unique=UniqueUse(KEY, at_least=HOUR)))
+
+    mark, free_at, holder = server.client().hget("firelock:{0}:unique", KEY).split(" ")
+
+    assert ("0", job_id) == (mark, holder)
+    assert HOUR - 60 * SECOND < int(free_at) - scene.now() <= HOUR
+
+
+def test_of_two_jobs_of_a_key_one_lives_again(scene):
+    """What asks in one call for two of a key to live again gets one, and is told of the other."""
+    first = scene.add(admission=asks(unique=UniqueUse(KEY)))
+    scene.settle(deletes(first))
+    second = scene.add(admission=asks(unique=UniqueUse(KEY)))
+    scene.settle(deletes(second))
+
+    results = scene.storage.apply([requeues(first), requeues(second)])
+
+    assert [Applied.APPLIED, Applied.TAKEN] == results
+    assert [State.ENQUEUED, State.DELETED] == scene.states(first, second)
