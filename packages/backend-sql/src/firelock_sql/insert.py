@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 
 import attrs
 
@@ -35,6 +36,11 @@ _INSERT = insert_into(
     "firelock_jobs", *_AS_GIVEN, "held_by", "state", "enqueued_at", "changed_at", "ended_at", "expires_at",
     "reason", "tags", "parents", "creation",
 )  # fmt: skip
+_asked = attrgetter(
+    "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id",
+    "meta_json", "parents",
+)  # fmt: skip
+_NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, None, ())
 _TAG = insert_into("firelock_job_tags", "tag", "created_at", "job_id")
 _EDGE = insert_into("firelock_edges", "parent_id", "child_id", "awaited", "is_decided")
 _KNOWN = Text("SELECT id FROM firelock_jobs WHERE id IN :ids")
@@ -54,6 +60,11 @@ class _Start:
     ended_at: int | None = None
     expires_at: int | None = None
     open_edges: list[Edge] = attrs.field(factory=list)
+
+
+def asks_only_limits(job: NewJob) -> bool:
+    """Tell whether the job asks for nothing but a queue, a priority and limits, or an instant to start by."""
+    return _asked(job) == _NOTHING_ASKED and unique_use(job) is None
 
 
 def insert_jobs(tx: Transaction, batch: Sequence[NewJob]) -> list[bool | Duplicate]:

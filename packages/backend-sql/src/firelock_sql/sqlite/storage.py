@@ -11,17 +11,22 @@ What is out of the ordinary is done by `insert_jobs` and `apply_transitions`; bo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import chain, compress
 from operator import attrgetter
+from typing import Any
 
 from typing_extensions import override
 
 from firelock.storage import Applied, ClaimRequest, Duplicate, Exchange, Feature, NewJob, State, Transition
+from firelock.storage.admission import lane_of
 from firelock_sql.claim import TakenRows
+from firelock_sql.insert import asks_only_limits
+from firelock_sql.limits import SqlLanes
 from firelock_sql.settle import apply_transitions
 from firelock_sql.sqlite.database import SqliteDatabase
+from firelock_sql.sqlite.file_lanes import FileLanes
 from firelock_sql.storage import KIND, SETTLE, SqlStorage, freed_by, kind, settle_values
 from firelock_sql.transaction import Text, Transaction
 from firelock_sql.url import parse_sqlite_url
@@ -30,6 +35,7 @@ _PROCESSING, _SUCCEEDED, _ENQUEUED = State.PROCESSING.value, State.SUCCEEDED.val
 
 _OWN = ("id", "arguments", "created_at")
 _own, _kind_and_own = attrgetter(*_OWN), attrgetter(*KIND, *_OWN)
+_WITH_LANE = ("held_by", "admission_json", *_OWN)
 _SIZES = (100, 10, 1)  # rows in one VALUES
 _NEWEST = Text("SELECT id FROM firelock_jobs ORDER BY seq DESC LIMIT :most")
 
@@ -47,19 +53,25 @@ class SqliteStorage(SqlStorage):
 
     @override
     def _insert(self, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        if not all(job.is_plain for job in batch):
-            return self._insert_any(batch)
-        return self._database.write(lambda tx: self._insert_plain(tx, batch))
+        if all(job.is_plain for job in batch):
+            return self._database.write(lambda tx: self._insert_plain(tx, batch))
+        if all(map(asks_only_limits, batch)):
+            return self._database.write(lambda tx: self._insert_plain(tx, batch, has_lanes=True))
+        return self._insert_any(batch)
 
-    def _insert_plain(self, tx: Transaction, batch: Sequence[NewJob]) -> list[bool]:
+    def _insert_plain(
+        self, tx: Transaction, batch: Sequence[NewJob], *, has_lanes: bool = False
+    ) -> list[bool]:
         """Return which of the plain jobs are new: those that are stored now have the highest numbers."""
         kinds = Counter(map(kind, batch))
         is_uniform = len(kinds) == 1
         common = [tx.now, *(kind(batch[0]) if is_uniform else ())]
-        values = _own if is_uniform else _kind_and_own
+        values: Callable[[NewJob], Iterable[Any]] = _own if is_uniform else _kind_and_own
+        if has_lanes:
+            values = _own_with_lane if is_uniform else _kind_and_own_with_lane
         done = stored = 0
         for size in _SIZES:
-            text = _many_rows(size, is_uniform=is_uniform)
+            text = _many_rows(size, is_uniform=is_uniform, has_lanes=has_lanes)
             while len(batch) - done >= size:
                 rows = map(values, batch[done : done + size])
                 tx.cursor.execute(text, [*common, *chain.from_iterable(rows)])
@@ -76,6 +88,12 @@ class SqliteStorage(SqlStorage):
             tx.moved(queue, None, _ENQUEUED, number)
             tx.woken.add(queue)
         return answers
+
+    # ---- claim -------------------------------------------------------------------------------------------
+
+    @override
+    def _lanes_in(self, tx: Transaction) -> SqlLanes:
+        return FileLanes(tx)
 
     # ---- apply -------------------------------------------------------------------------------------------
 
@@ -113,18 +131,28 @@ class SqliteStorage(SqlStorage):
         return Exchange(results, self._remembered(request, taken))
 
 
+def _own_with_lane(job: NewJob) -> tuple[Any, ...]:
+    lane = None if job.admission_json is None else lane_of(job.admission)
+    return lane, job.admission_json, *_own(job)
+
+
+def _kind_and_own_with_lane(job: NewJob) -> tuple[Any, ...]:
+    return *kind(job), *_own_with_lane(job)
+
+
 @cache
-def _many_rows(size: int, *, is_uniform: bool) -> str:
+def _many_rows(size: int, *, is_uniform: bool, has_lanes: bool) -> str:
     """Return the statement that stores so many plain jobs.
 
     Its first parameters are `enqueued_at` of all and, where they are uniform, what is common to all.
     """
     common = ["?1", *(f"?{2 + place}" for place in range(len(KIND)))] if is_uniform else ["?1"]
-    own = _OWN if is_uniform else (*KIND, *_OWN)
+    of_job = _WITH_LANE if has_lanes else _OWN
+    own = of_job if is_uniform else (*KIND, *of_job)
     rows = []
     for first in range(len(common) + 1, len(common) + 1 + size * len(own), len(own)):
         numbers = [f"?{first + place}" for place in range(len(own))]
         # The last of a row, created_at, is bound once and written twice.
         rows.append(f"('{_ENQUEUED}', {', '.join((*common, *numbers, numbers[-1]))})")
-    columns = ", ".join(("state", "enqueued_at", *KIND, *_OWN, "changed_at"))
+    columns = ", ".join(("state", "enqueued_at", *KIND, *of_job, "changed_at"))
     return f"INSERT INTO firelock_jobs ({columns}) VALUES {', '.join(rows)} ON CONFLICT DO NOTHING"  # noqa: S608 - names

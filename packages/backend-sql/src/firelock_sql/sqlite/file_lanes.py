@@ -1,0 +1,57 @@
+"""Lanes in a file: whoever writes to it is alone, so nothing is locked and no row is made to be locked."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
+
+from typing_extensions import override
+
+from firelock.storage.admission import Head
+from firelock_sql.limits import HEAD_COLUMNS, IN_LANE, READ_KEYS, LockedKeys, Row, SqlLanes, read_keys
+from firelock_sql.transaction import Text
+
+_FEW = 8  # jobs of a lane that are looked for by their places: one statement for many lanes
+
+
+@cache
+def _first_of(most: int) -> Text:
+    """Return the statement that reads the first jobs of many lanes."""
+    numbers = " UNION ALL ".join(
+        f"""
+        SELECT (
+            SELECT seq FROM firelock_jobs INDEXED BY firelock_lanes
+            WHERE {IN_LANE} AND queue = :queue AND held_by = lane.value
+            ORDER BY priority DESC, enqueued_at, seq LIMIT 1 OFFSET {place}
+        ) FROM json_each(:ids) AS lane
+        """  # noqa: S608 - conditions of ours
+        for place in range(most)
+    )
+    return Text(
+        f"SELECT {HEAD_COLUMNS} FROM firelock_jobs WHERE seq IN ({numbers})"  # noqa: S608 - names of columns
+        " ORDER BY priority DESC, enqueued_at, seq"
+    )
+
+
+class FileLanes(SqlLanes):
+    """The lanes of a file."""
+
+    @override
+    def lock(self, keys: Sequence[str], limited: Collection[str], *, is_patient: bool) -> LockedKeys:
+        return LockedKeys(read_keys(self._tx.all(READ_KEYS, ids=list(keys))))
+
+    @override
+    def heads(self, queue: str, wanted: Mapping[str, tuple[int, int]]) -> Mapping[str, Sequence[Head[Row]]]:
+        by_number: dict[int, list[str]] = {}
+        for lane, (given, number) in wanted.items():
+            by_number.setdefault(given + number, []).append(lane)
+        heads: dict[str, Sequence[Head[Row]]] = {}
+        for most, lanes in by_number.items():
+            if len(lanes) == 1 or most > _FEW:
+                heads.update(super().heads(queue, {lane: wanted[lane] for lane in lanes}))
+                continue
+            rows: dict[str, list[Row]] = {lane: [] for lane in lanes}
+            for row in self._tx.all(_first_of(most), queue=queue, ids=lanes):
+                rows[row[-1]].append(row)
+            heads |= {lane: self._new_of(queue, lane, rows[lane], wanted[lane][1]) for lane in lanes}
+        return heads
