@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import chain, zip_longest
 from typing import Generic, Protocol, TypeVar
 
@@ -90,6 +91,7 @@ def lane_of(admission: Admission | None) -> str | None:
     return _BETWEEN.join(use.key for use in admission.limits)
 
 
+@lru_cache(maxsize=4_096)
 def name_of(key: str) -> str:
     """Return whose numbers a key has where it has none of its own: `tenant:7/openai` → `tenant/openai`."""
     return "/".join(part.partition(":")[0] for part in key.split("/"))
@@ -488,6 +490,7 @@ class KeyedClaim(Generic[T]):
         self._given: Counter[tuple[str, str]] = Counter()  # by queue and lane
         self._closed: set[tuple[str, str]] = set()  # queue and lane: without more jobs, or refused at last
         self._refused = 0  # heads that cost more than their lane was taken to admit
+        self._has_returning = False
         self._is_patient = cursors.patience > 0
         self.look_again_at: int | None = None
 
@@ -662,6 +665,7 @@ class KeyedClaim(Generic[T]):
                 alive.append(listed)
                 if is_strict and one.ready_in is not None:
                     state.returning, state.returning_in = listed.rstrip(_STRICT), one.ready_in
+                    self._has_returning = True
             gone = len(state.listed) - len(alive)
             state.listed, state.is_exact = alive, True
             state.running -= gone
@@ -672,6 +676,8 @@ class KeyedClaim(Generic[T]):
 
     def _returning(self, queue: str, lane: str) -> str | None:
         """Return the strict holder that alone may start in this lane, if there is one."""
+        if not self._has_returning:
+            return None
         found = (state.returning for state in self._states(lane) if state.returning_in == (queue, lane))
         return next(found, None)
 
