@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import threading
+import time
 from datetime import timedelta
 from itertools import pairwise
 
@@ -15,7 +16,7 @@ from firelock.clock import SECOND
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.ids import new_id
 from firelock.server.attempt import CancelKind, EndedRun, Run
-from firelock.storage import Admission, LimitUse, NewJob, write_admission
+from firelock.storage import Admission, Claim, LimitUse, NewJob, write_admission
 from firelock.testing import Tester
 from tests.core.fakes import FailingStorage, Worker, plugin, until
 
@@ -107,6 +108,26 @@ def test_more_lanes_than_one_look_sees_are_seen_at_once(fire, serve):
     serve()
 
     until(lambda: fire.jobs.get(last).state is State.SUCCEEDED)
+
+
+def test_looks_that_find_nothing_are_no_circle():
+    """Where each claim asks for another look at once and brings no job, looks soon have a pause between."""
+    looked_at, is_over = [], threading.Event()
+
+    class Locked(FailingStorage):
+        def claim(self, request):
+            looked_at.append(time.monotonic())
+            if len(looked_at) > 110:
+                is_over.set()
+                return Claim([])
+            return Claim([], look_again_at=self.clock() - 1)
+
+    with Firelock(Locked(), settings=PATIENT) as fire:
+        fire.task(name="task")(lambda: None)
+        with fire.server(workers=1):
+            assert is_over.wait(20)
+
+    assert 0.08 < looked_at[109] - looked_at[104]
 
 
 def test_a_limit_is_kept_by_servers_together(fire, serve):

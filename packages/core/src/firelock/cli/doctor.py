@@ -20,8 +20,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     describe(
         parser, _examine,
         more=(
-            "It looks at storage, clocks, servers, queues, tasks, recurring jobs and continuations. With\n"
-            "--app it also compares waiting jobs with the app's tasks. Exit code 1 if anything is wrong."
+            "It looks at storage, clocks, servers, queues, tasks, recurring jobs, continuations, limits and\n"
+            "unique keys. With --app it also compares waiting jobs with the app's tasks. Exit code 1 if\n"
+            "anything is wrong."
         ),
         examples=(
             "firelock doctor --storage sqlite:///jobs.db",

@@ -348,7 +348,9 @@ class Dispatcher:
         seconds = (look_again_at - self._runtime.clock.now()) / SECOND
         if seconds > 0:
             return seconds + _CLOCK_SLACK
-        return 0.0 if self._looks <= _LOOKS_AT_ONCE else _LOOK_PAUSE
+        if not self._looks:
+            return 0.0
+        return _CLOCK_SLACK if self._looks <= _LOOKS_AT_ONCE else _LOOK_PAUSE
 
     # ---- handing back ------------------------------------------------------------------------------------
 
