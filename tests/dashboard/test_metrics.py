@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from firelock import Cron, Firelock, StorageUnavailable
+from firelock import Cron, Firelock, Limit, StorageUnavailable
 from firelock.server.scheduler import fire_due
 from firelock.storage import NewSession, Renewal
 from firelock.testing.movable_clock import movable
@@ -126,6 +126,24 @@ def test_what_is_wrong_has_a_number(client, send):
     send.enqueue(1)
 
     assert samples(client)["findings", "no_server", "error"] == 1.0
+
+
+def test_limits_are_summed_by_name(client, fire):
+    """A key may name a customer: it is no label. A name that nobody asks for is there as well."""
+    limit = Limit("tenant:{user_id}", concurrent=1)
+    task = fire.task(name="limited", limits=[limit])(send_mail)
+    fire.limits.sync()
+    fire.limits.pause("api")
+    task.enqueue_many([(4711,), (4711,), (8,)])
+    Worker(fire).claim()
+
+    found, text = samples(client), client.get("/metrics").text
+
+    assert (1.0, 2.0) == (found["limit_running", "tenant"], found["limit_waiting", "tenant"])
+    assert (1.0, 0.0, 1.0) == (
+        found["limit_full_keys", "tenant"], found["limit_paused", "tenant"], found["limit_paused", "api"],
+    )  # fmt: skip
+    assert "4711" not in text
 
 
 def test_a_metric_holds_nothing_of_a_single_job(client, send):

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from firelock import Limit
 from firelock.clock import SECOND
 from firelock.storage import DURATION_BUCKETS, NewSession, Renewal, Rollup
 from firelock_dashboard.charts import Chart, Line, chart_of_samples, round_up, spark
@@ -167,6 +168,19 @@ def test_a_paused_queue_can_be_resumed_from_its_banner(client, fire, task):
     assert "until 15:00" in text
     assert 303 == client.post("/queues/resume", {"queue": "mail", "back": "/"}).status
     assert "mail is paused" not in client.part("/", "health").text
+
+
+def test_a_paused_limit_with_many_jobs_is_told(client, fire):
+    """With how many wait; its button leads to the limits."""
+    task = fire.task(name="shop.limited", limits=[Limit("tenant:{n}", concurrent=4)])(send)
+    task.enqueue_many([(7,) for _ in range(120)])
+    serve(fire)
+    fire.limits.pause("tenant", "until 15:00")
+
+    text = client.part("/", "health").text
+
+    assert "Limit tenant:7 is paused and 120 jobs wait for it." in text
+    assert 'href="/limits?prefix=tenant' in text
 
 
 def test_a_task_that_no_server_knows_is_told(client, fire, task):

@@ -96,8 +96,8 @@ def test_a_debounced_job_runs_once_after_the_last_call(fire):
         fire.save.enqueue(1, "a")
         tester.clock.advance(seconds=4)
         fire.save.enqueue(1, "b")
-        early = tester.clock.advance(seconds=4).succeeded
-        late = tester.clock.advance(seconds=2).succeeded
+        early = tester.clock.advance(seconds=4.999999).succeeded
+        late = tester.clock.advance(seconds=0.000001).succeeded
 
         tester.assert_enqueued(fire.save, args=(1, "b"), count=1)
 

@@ -6,13 +6,15 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 
+import attrs
+
 from firelock.client import GroupCommit, Results
 from firelock.job import Observation, reads
 from firelock.memory import MemoryStorage
 from firelock.storage import Applied, Feature, rules
 from firelock.storage.keyed_tables import take_one
 from firelock.testing.faults import FaultyStorage
-from firelock.values import ClaimedJob, Duplicate, Inserted, NewJob, RecordChange, Transition
+from firelock.values import ClaimedJob, Duplicate, Inserted, NewJob, RecordChange, Transition, UniqueUse
 
 
 class StillStorage(MemoryStorage):
@@ -50,7 +52,20 @@ class StillStorage(MemoryStorage):
         """See `Storage.insert`; a transaction is accepted and does not matter: the jobs are there at once."""
         del within
         with self._tick():
-            return super().insert(jobs, only_if=only_if)
+            inserted = super().insert(jobs, only_if=only_if)
+            for job, answer in zip(jobs, inserted.is_new, strict=True):
+                if isinstance(answer, Duplicate) and job.admission is not None:
+                    self._put_off(answer.job_id, job.admission.unique)
+            return inserted
+
+    def _put_off(self, job_id: str, use: UniqueUse | None) -> None:
+        """A debounced job that a call has put off is due to the microsecond: no tick counts in it."""
+        with self._open() as store:
+            row = store.table.rows.get(job_id)
+            wait = None if use is None else use.wait
+            if row is not None and wait is not None and row.record.due_at == self.clock() + wait:
+                due_at = row.record.due_at - self._shown_ticks
+                store.table.put(attrs.evolve(row, record=attrs.evolve(row.record, due_at=due_at)))
 
     def apply(self, transitions: Sequence[Transition], *, within: object | None = None) -> list[Applied]:
         """See `Storage.apply`; as with `insert`, it is applied at once."""

@@ -100,7 +100,7 @@ def _banner(finding: Finding) -> _Banner:
         elif finding.code == "failing":
             fields = {"task": values["task"]}
         elif finding.code == "limit_paused":
-            fields = {"q": values["limit"]}
+            fields = {"prefix": values["limit"]}
         elif finding.code.startswith("recurring") and not values.get("others"):
             fields = {"q": values["recurring"]}
         action = _Action(f"to_{page}", path, fields)

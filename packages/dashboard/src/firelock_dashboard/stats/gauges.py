@@ -5,16 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from firelock import MetricFamily
 from firelock.control.doctor import check_running
 from firelock.control.servers import ServerState
-from firelock.storage import JobFilter, State
+from firelock.storage import Feature, JobFilter, State
+from firelock.storage.admission import name_of
 
 if TYPE_CHECKING:
-    from firelock import Firelock, RecurringJob, ServerView
+    from firelock import Firelock, LimitView, RecurringJob, ServerView
     from firelock.control.doctor import Sight
     from firelock.storage import Counts
     from firelock_dashboard.stats.watch import Watch
@@ -23,6 +24,7 @@ _MICROS = 1_000_000
 _AGE = 5.0  # seconds that a page of metrics counts as new
 _QUEUES = 200
 _SEARCHED = 50  # recurring jobs whose last success is searched for, in one look
+_LIMITS, _KEY_PAGES, _KEY_PAGE = 200, 4, 500
 _WAITING = (State.AWAITING, State.SCHEDULED, State.ENQUEUED, State.PROCESSING)
 
 
@@ -59,10 +61,43 @@ class Gauges:
                     *_queue_families(sight, self._counts()),
                     *_server_families(sight),
                     *self._recurring_families(sight),
+                    *self._limit_families(),
                     _findings(sight),
                 ]
                 self._read_at = self._monotonic()
             return self._families
+
+    # ---- limits ------------------------------------------------------------------------------------------
+
+    def _limit_families(self) -> list[MetricFamily]:
+        """Return the sums over the keys of a name; a key itself, which names a customer, is no label."""
+        running = MetricFamily("firelock_limit_running", "gauge", "Jobs that hold a key of the limit.")
+        waiting = MetricFamily("firelock_limit_waiting", "gauge", "Enqueued jobs that ask for one.")
+        full = MetricFamily("firelock_limit_full_keys", "gauge", "Keys that as many jobs hold as may.")
+        paused = MetricFamily("firelock_limit_paused", "gauge", "1 where none of its jobs starts.")
+        families = [running, waiting, full, paused]
+        if self._fire is None or Feature.LIMITS not in self._fire.storage.features:
+            return families
+        named = {one.name: one for one in self._fire.limits.names() if one.name == name_of(one.name)}
+        sums = {name: Counter[str]() for name in named}
+        for view in self._keys():
+            counted = sums.setdefault(view.name, Counter())
+            counted.update(running=view.running, waiting=view.waiting, full=int(view.is_full))
+        for name in sorted(sums)[:_LIMITS]:
+            running.add(sums[name]["running"], limit=name)
+            waiting.add(sums[name]["waiting"], limit=name)
+            full.add(sums[name]["full"], limit=name)
+            paused.add(float(name in named and named[name].is_paused), limit=name)
+        return families
+
+    def _keys(self) -> Iterator[LimitView]:
+        after = ""
+        for _ in range(_KEY_PAGES):
+            page = self._fire.limits.list(after=after, limit=_KEY_PAGE)
+            yield from page
+            if len(page) < _KEY_PAGE:
+                return
+            after = page[-1].key
 
     # ---- recurring jobs ----------------------------------------------------------------------------------
 

@@ -14,12 +14,12 @@ import attrs
 
 from firelock import FirelockError
 from firelock.control.doctor import Sight
-from firelock.storage import State
+from firelock.storage import Feature, State
 from firelock_dashboard.formatting import instant
 from firelock_dashboard.stats.causes import Cause, Causes, muted_share, strips
 
 if TYPE_CHECKING:
-    from firelock import Diagnosis, Firelock, Operation, Outcome, QueueView
+    from firelock import Diagnosis, Firelock, LimitView, Operation, Outcome, QueueView
     from firelock.storage import FailureGroup, Finding
     from firelock_dashboard.stats.history import History
 
@@ -30,6 +30,7 @@ T = TypeVar("T")
 _QUEUES = 50  # whose first job is looked at
 _FIRST_JOBS = 200  # those that have waited longest
 _RECURRING = 500
+_PAUSED, _KEYS = 20, 500  # limits that are paused, and keys of each
 _CAUSES = 100
 _LATELY = timedelta(minutes=15)  # as `history.lately`
 
@@ -170,7 +171,21 @@ class Watch:
             storage=self._findings(), unknown_tasks=unknown, oldest=oldest, lately=lately,
             usually=history.tasks(),
             muted=self._keep("muted shares", _GROUPS, lambda: self._muted_shares(failing)),
+            limits=self._keep("limits", _WAITS, self._paused_limits),
         )  # fmt: skip
+
+    def _paused_limits(self) -> Sequence[LimitView]:
+        """Return the keys whose jobs somebody has paused, the first ones of the first names."""
+        fire = self._fire
+        if Feature.LIMITS not in fire.storage.features:
+            return ()
+        paused = [one.name for one in fire.limits.names() if one.is_paused][:_PAUSED]
+        return [
+            view
+            for name in paused
+            for view in fire.limits.list(name.partition("/")[0], limit=_KEYS)
+            if view.is_paused and name in (view.name, view.key)
+        ]
 
     def _waits(self, queues: Sequence[QueueView]) -> tuple[dict[str, int], dict[str, int]]:
         """Return since when the first job of each queue has been there, and tasks that no server knows.
