@@ -62,6 +62,8 @@ class SqlRecordVerbs(SqlVerbs):
         due_at: int | None = None,
     ) -> int | None:
         def put(tx: Transaction) -> int | None:
+            if kind == LIMIT:
+                self._hold_claims(tx)
             found = _locked(tx, kind, key)
             version = found.version if found else 0
             if expected_version not in {None, version}:
@@ -69,6 +71,12 @@ class SqlRecordVerbs(SqlVerbs):
             return _replace(tx, found, RecordChange(kind, key, value, version, due_at))
 
         return self._database.write(put)
+
+    def _hold_claims(self, tx: Transaction) -> None:
+        """Claims under way have ended, and others begin when the numbers of a limit are stored.
+
+        Else one that has read no number, and so lists nobody, could commit behind one that has read it.
+        """
 
     @override
     def get_record(self, kind: str, key: str) -> Record | None:
@@ -87,6 +95,8 @@ class SqlRecordVerbs(SqlVerbs):
     @override
     def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
         def delete(tx: Transaction) -> bool:
+            if kind == LIMIT:
+                self._hold_claims(tx)
             found = _locked(tx, kind, key)
             if found is None or expected_version not in {None, found.version}:
                 return False

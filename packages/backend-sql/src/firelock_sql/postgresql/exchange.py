@@ -148,12 +148,18 @@ EXCHANGE_OF_EVERY = Text(
     )
 )
 
+# Claims beside lanes hold it together, who changes the numbers of a limit alone: see `HOLD_CLAIMS`.
+_GATE = "(1179210860::bigint << 32) | 'firelock_limit_keys'::regclass::oid::bigint"
+HOLD_CLAIMS = Text(f"SELECT pg_advisory_xact_lock({_GATE})")
+CLAIM_BY_NUMBERS = Text(f"SELECT pg_advisory_xact_lock_shared({_GATE})")
+
 # Begins a claim beside lanes: settles plain ends, and locks the session in any case. A row is: its server,
 # the next due instant, the jobs that were settled where not all were, whether there may be lanes, the queues
 # that have some, those that have other work, none of them paused, and the time.
 _BESIDE = f"""
-, holder AS MATERIALIZED (
-    SELECT server FROM firelock_sessions WHERE id = :session AND died_at IS NULL FOR KEY SHARE
+, gate AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared({_GATE})), holder AS MATERIALIZED (
+    SELECT server FROM firelock_sessions
+    WHERE id = :session AND died_at IS NULL AND (SELECT count(*) FROM gate) = 1 FOR KEY SHARE
 ), {_SETTLED}, counted AS (
     INSERT INTO firelock_count_deltas (state, queue, jobs)
     SELECT 'processing', queue, -count(*) FROM settled GROUP BY queue

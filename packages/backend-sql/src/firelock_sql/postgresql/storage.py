@@ -39,8 +39,10 @@ from firelock_sql.postgresql.exchange import (
     BESIDE,
     BESIDE_OF_EVERY,
     CLAIM_BEHIND,
+    CLAIM_BY_NUMBERS,
     EXCHANGE,
     EXCHANGE_OF_EVERY,
+    HOLD_CLAIMS,
     INSERT,
     INSERT_LIMITED,
 )
@@ -312,6 +314,15 @@ class PostgresqlStorage(SqlStorage):
         if tx.let_go:
             self._take_freed(tx, request, taken.claim)
         return answer
+
+    @override
+    def _hold_claims(self, tx: Transaction) -> None:
+        tx.one(HOLD_CLAIMS)
+
+    @override
+    def _take(self, tx: Transaction, request: ClaimRequest) -> TakenRows:
+        tx.one(CLAIM_BY_NUMBERS)
+        return super()._take(tx, request)
 
     # ---- apply -------------------------------------------------------------------------------------------
 
