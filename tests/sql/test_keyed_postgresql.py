@@ -116,3 +116,17 @@ def plans_of(database):
         return ["\n".join(line for (line,) in explained(cursor, *one)) for one in names]
 
     return database.at_once(explain)
+
+
+def test_a_number_set_again_counts_who_started_while_there_was_none(scene):
+    """A list that nobody kept meanwhile is made anew."""
+    scene.put_numbers("smtp", concurrent=2)
+    scene.add_limited(9, "smtp")
+    holder = scene.begin()
+    assert 1 == len(scene.claim(holder, 1))
+    scene.storage.delete_record("limit", "smtp")
+    assert 2 == len(scene.claim(holder, 2))
+
+    scene.put_numbers("smtp", concurrent=2)
+
+    assert [] == scene.claim(holder, 5)

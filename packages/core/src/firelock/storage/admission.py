@@ -413,6 +413,7 @@ class OpenKey:
     returning: str | None = None  # the strict holder, which waits to be claimed again
     returning_in: tuple[str, str] | None = None
     taken: list[str] = attrs.Factory(list)
+    was_listed: bool = False  # its row lists holders
     is_changed: bool = False
     is_exact: bool = False  # the jobs were asked; else some listed may hold it no more
     sure_running: int = 0  # without what is only planned
@@ -647,6 +648,7 @@ class KeyedClaim(Generic[T]):
                 listed = self._lanes.present(key)
             listed = [ref for ref in listed if ref not in self._ended]
             state = self._keys[key] = OpenKey(numbers, listed, len(listed), row.free_at)
+            state.was_listed = row.holders is not None
             new.append(state)
         self._ask(new, room)
 
@@ -819,7 +821,8 @@ class KeyedClaim(Generic[T]):
             for key in keys_of(lane):
                 state = self._keys[key]
                 if state is not None:
-                    state.is_changed = state.numbers.has_any
+                    # A list that is kept no longer is none: a number set later has to find all who hold it.
+                    state.is_changed = state.numbers.has_any or state.was_listed
                     state.taken.append(head.ref + _STRICT if key in strict else head.ref)
                     if returning is not None and state.returning == returning:
                         state.returning = state.returning_in = None
