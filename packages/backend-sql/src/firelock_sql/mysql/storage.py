@@ -32,7 +32,7 @@ from firelock.storage import (
     StorageUnavailable,
     Transition,
 )
-from firelock.storage.admission import LaneCursors
+from firelock.storage.admission import LaneCursors, lane_of
 from firelock_sql.claim import (
     DUE,
     FIRING,
@@ -61,6 +61,7 @@ from firelock_sql.pool import EnginePool
 from firelock_sql.settle import apply_transitions
 from firelock_sql.storage import LOCK, SETTLE, SqlStorage, freed_by, settle_values
 from firelock_sql.transaction import Text, Transaction
+from firelock_sql.unique import unique_use
 from firelock_sql.url import ServerUrl, parse_server_url
 
 # Beside what a claim asks anyway: whether jobs wait in lanes, which come behind all others in the index.
@@ -280,18 +281,37 @@ _OWN = ("id", "arguments")
 # What all jobs of a batch have alike is told once: to write nine values a job is half of the client's time.
 _ALIKE = ("queue", "priority", "task", "serializer", "created_at")
 _own, _alike = attrgetter(*_OWN), attrgetter(*_ALIKE)
-_COLUMNS = ", ".join((*_OWN, *_ALIKE, "changed_at", "enqueued_at", "state"))
-_INSERT = Text(f"""
-INSERT INTO firelock_jobs ({_COLUMNS}) VALUES (
-    :id, :arguments, :queue, :priority, :task, :serializer, :created_at, :created_at, {CLOCK} + :offset,
-    'enqueued'
-)
-""")  # noqa: S608 - names of columns
 _TELL_ALIKE = f"SET {', '.join(f'@{name} = %s' for name in _ALIKE)}, @now = {CLOCK} + %s"
-_INSERT_ALIKE = Text(f"""
-INSERT INTO firelock_jobs ({_COLUMNS})
-VALUES (:id, :arguments, @queue, @priority, @task, @serializer, @created_at, @created_at, @now, 'enqueued')
-""")  # noqa: S608 - names of columns
+
+
+@attrs.frozen
+class _Inserts:
+    """How jobs are stored that ask for nothing but a queue, a priority and, with more columns, keys."""
+
+    each: Text
+    alike: Text
+
+
+def _inserts(*more: str) -> _Inserts:
+    columns = ", ".join((*_OWN, *more, *_ALIKE, "changed_at", "enqueued_at", "state"))
+    own = "".join(f":{name}, " for name in (*_OWN, *more))
+    into = f"INSERT INTO firelock_jobs ({columns}) VALUES ({own}"  # noqa: S608 - names of columns
+    each = f":queue, :priority, :task, :serializer, :created_at, :created_at, {CLOCK} + :offset, 'enqueued')"
+    alike = "@queue, @priority, @task, @serializer, @created_at, @created_at, @now, 'enqueued')"
+    return _Inserts(Text(into + each), Text(into + alike))
+
+
+_PLAIN, _LIMITED = _inserts(), _inserts("held_by", "admission_json")
+_besides_limits = attrgetter(
+    "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id",
+    "meta_json", "parents",
+)  # fmt: skip
+_NOTHING_BESIDES = (State.ENQUEUED, None, None, None, (), None, None, None, None, ())
+
+
+def _limited(job: NewJob) -> tuple[Any, ...]:
+    """Return what a job with limits has of its own."""
+    return (*_own(job), lane_of(job.admission), job.admission_json)
 
 
 class MysqlStorage(SqlStorage):
@@ -310,7 +330,7 @@ class MysqlStorage(SqlStorage):
     @override
     def _insert(self, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
         """One round trip where the jobs are plain and none is known, which the unique key tells."""
-        if any(job.parents or job.admission_json is not None for job in batch):
+        if any(job.parents or unique_use(job) is not None for job in batch):
             return self._insert_any(batch)
         tries = count()
         return self._database.write(lambda tx: self._insert_in(tx, batch, is_first=next(tries) == 0))
@@ -331,19 +351,27 @@ class MysqlStorage(SqlStorage):
                 )
             return answers
         if all(job.is_plain for job in batch):
-            self._insert_plain(tx, batch)
+            self._insert_alike(tx, batch, _PLAIN, _own)
+        elif all(_besides_limits(job) == _NOTHING_BESIDES for job in batch):
+            self._insert_alike(tx, batch, _LIMITED, _limited)
         else:
             insert_new(tx, batch)
         return [True] * len(batch)
 
-    def _insert_plain(self, tx: Transaction, batch: Sequence[NewJob]) -> None:
+    def _insert_alike(
+        self,
+        tx: Transaction,
+        batch: Sequence[NewJob],
+        inserts: _Inserts,
+        own: Callable[[NewJob], tuple[Any, ...]],
+    ) -> None:
         tx.may_repeat = True  # a job that is stored already is known then
         if len(batch) > 1 and len(set(map(_alike, batch))) == 1:
             cursor_of(tx).put(_TELL_ALIKE, [*_alike(batch[0]), self._database.clock_offset])
-            tx.cursor.executemany(_INSERT_ALIKE.compiled(tx.dialect).text, list(map(_own, batch)))
+            tx.cursor.executemany(inserts.alike.compiled(tx.dialect).text, list(map(own, batch)))
         else:
-            rows = [(*_own(job), *_alike(job), job.created_at, self._database.clock_offset) for job in batch]
-            tx.cursor.executemany(_INSERT.compiled(tx.dialect).text, rows)
+            rows = [(*own(job), *_alike(job), job.created_at, self._database.clock_offset) for job in batch]
+            tx.cursor.executemany(inserts.each.compiled(tx.dialect).text, rows)
         for queue, number in Counter(job.queue for job in batch).items():
             tx.moved(queue, None, _ENQUEUED, number)
             tx.woken.add(queue)
