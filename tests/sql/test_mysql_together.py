@@ -49,6 +49,18 @@ def test_no_statement_grows_without_bound():
     assert max(len(values) for _, values in driver.executed) <= 1_500
 
 
+def test_what_becomes_of_known_rows_is_said_once_behind_all_rows():
+    """Rows are listed behind VALUES; what is to be done where one is there already follows the last."""
+    driver = Recorder()
+    cursor = cursor_on(driver)
+
+    cursor.executemany(f"{INSERT} ON DUPLICATE KEY UPDATE id = VALUES(id)", [("a",), ("b",)])
+
+    assert driver.executed == [
+        ("INSERT INTO jobs (id) VALUES (%s), (%s) ON DUPLICATE KEY UPDATE id = VALUES(id)", ["a", "b"])
+    ]
+
+
 # ---- several in one round trip ---------------------------------------------------------------------------
 
 

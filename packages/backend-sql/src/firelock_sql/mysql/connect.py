@@ -138,7 +138,8 @@ def runs_several(driver: Any) -> bool:  # noqa: ANN401 - any driver's connection
 
 # A deadlock, a lock not to be had in time, a key that somebody else was first to write, a row or a table that
 # has changed since the snapshot. Galera tells conflicts of a commit as deadlocks too.
-_CONFLICTS = frozenset({1213, 1205, 1062, 1020, 1412, 3572})
+_LOCK_TIMEOUT = 1205
+_CONFLICTS = frozenset({1213, _LOCK_TIMEOUT, 1062, 1020, 1412, 3572})
 _LOST = frozenset({0, 1053, 1158, 1159, 1160, 1161, 1927, 2006, 2013, 2014, 2055, 3169, 4031})
 # Too many connections, out of resources, read only while another server takes over, stopped by a limit.
 _PASSING = frozenset(
@@ -186,6 +187,11 @@ def read_failure(error: BaseException) -> Failure | None:
         return None
     number, said = _parts(error)
     return Failure(_meaning(error, number), _text(number, said))
+
+
+def is_lock_timeout(error: BaseException) -> bool:
+    """Tell whether a lock was not to be had in time."""
+    return _is_of_driver(error) and _parts(error)[0] == _LOCK_TIMEOUT
 
 
 def _is_of_driver(error: BaseException) -> bool:

@@ -80,7 +80,7 @@ class Courier:
 _MOST_CHARACTERS = 256 * 1024  # of one statement's values; a server takes 4 MB at the least
 _MOST_ROWS = 500
 _LISTED = " IN %s"  # as `Text` writes a list of values
-_VALUES = " VALUES "
+_VALUES, _ELSE = " VALUES ", " ON DUPLICATE KEY UPDATE "
 
 
 class TogetherCursor:
@@ -234,8 +234,9 @@ def _many(sql: str) -> _Many:
     """Return how an INSERT, UPDATE or DELETE of one row is written for many."""
     verb, _, rest = sql.partition(" ")
     if verb == "INSERT":
-        before, values, row = sql.rpartition(_VALUES)
-        return _Many(before + values, row, f", {row}", "")
+        before, values, rest = sql.rpartition(_VALUES)
+        row, else_, change = rest.partition(_ELSE)
+        return _Many(before + values, row, f", {row}", else_ + change)
     texts = rest.split("%s")
     named = "".join(f"{text}new.p{place}" for place, text in enumerate(texts[:-1])) + texts[-1]
     return _joined(verb, named, len(texts) - 1)

@@ -8,6 +8,7 @@ one's successor with it, and where these answers are the very same queues, nothi
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
@@ -52,7 +53,7 @@ from firelock_sql.claim import (
 )
 from firelock_sql.insert import insert_jobs, insert_new
 from firelock_sql.limits import SqlLanes
-from firelock_sql.mysql.connect import CLOCK
+from firelock_sql.mysql.connect import CLOCK, is_lock_timeout
 from firelock_sql.mysql.database import MysqlDatabase
 from firelock_sql.mysql.lane_walk import LaneMemory, MysqlLanes
 from firelock_sql.mysql.pipeline import TogetherCursor, Written
@@ -79,6 +80,7 @@ SELECT 1 FROM firelock_jobs INDEXED BY firelock_ready
 WHERE state = 'enqueued' AND session IS NULL AND queue = :queue LIMIT 1
 """)
 
+_KEY_SECONDS = 5.0  # that a call waits for a unique key in other hands
 _MOST_GUESSED = 32  # queues; of more each one is asked for by itself
 _T = TypeVar("_T")
 _COMMIT: Written = ("COMMIT", ())
@@ -330,10 +332,35 @@ class MysqlStorage(SqlStorage):
     @override
     def _insert(self, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
         """One round trip where the jobs are plain and none is known, which the unique key tells."""
-        if any(job.parents or unique_use(job) is not None for job in batch):
+        if any(unique_use(job) is not None for job in batch):
+            return self._insert_unique(batch)
+        if any(job.parents for job in batch):
             return self._insert_any(batch)
         tries = count()
         return self._database.write(lambda tx: self._insert_in(tx, batch, is_first=next(tries) == 0))
+
+    def _insert_unique(self, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
+        """Return what `_insert_any` does.
+
+        Raises:
+            StorageUnavailable: another transaction has held one of the keys all the while.
+        """
+        deadline = time.monotonic() + _KEY_SECONDS
+
+        def insert(tx: Transaction) -> Sequence[bool | Duplicate]:
+            try:
+                return insert_jobs(tx, batch)
+            except Exception as error:
+                if not is_lock_timeout(error) or time.monotonic() < deadline:
+                    raise
+                busy = StorageUnavailable(
+                    f"{self._database.name}: another transaction has held a unique key of this call for "
+                    f"{_KEY_SECONDS:.0f} seconds; nothing was stored. Commit it, or call again later."
+                )
+                busy.is_untouched = True
+                raise busy from error
+
+        return self._database.write(insert)
 
     def _insert_in(
         self, tx: Transaction, batch: Sequence[NewJob], *, is_first: bool

@@ -1,0 +1,217 @@
+"""Limits and unique keys on MariaDB: few round trips, no row read in vain, and no lane overlooked."""
+
+from __future__ import annotations
+
+import pytest
+
+from firelock import State
+from firelock.storage import Applied, StorageUnavailable
+from firelock.testing.conformance.scene import Running, asks, succeeds
+from firelock.values import UniqueUse
+from firelock_sql.mysql import lane_walk, storage
+from tests.faults.proxy import FaultProxy
+from tests.scenes import scene_at
+
+MOST = 100
+READ = (
+    "SELECT rows_read FROM information_schema.table_statistics"
+    " WHERE table_schema = %s AND table_name = 'firelock_jobs'"
+)
+
+
+@pytest.fixture
+def proxy(mariadb):
+    """A proxy that counts, before the server."""
+    with FaultProxy(mariadb.server.address) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def scene(mariadb, proxy):
+    """An empty storage behind the proxy, in touch with it."""
+    with scene_at(mariadb.url(port=proxy.port)) as scene:
+        yield scene
+
+
+@pytest.fixture
+def holder(scene):
+    """A session that takes jobs."""
+    return scene.begin()
+
+
+def lanes_of(jobs):
+    """The lane of each job."""
+    return ["\n".join(use.key for use in job.admission.limits) for job in jobs]
+
+
+def ends(holder, claimed):
+    """The ends of claimed jobs whose tasks returned."""
+    return [succeeds(Running(job, holder)) for job in claimed]
+
+
+# ---- round trips -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [1, 500])
+def test_jobs_with_limits_are_stored_in_one_round_trip(scene, holder, proxy, number):
+    """Each with its own keys."""
+    jobs = [
+        scene.new_job(admission=asks("smtp", f"tenant:{place % 100}"), created_at=1)
+        for place in range(number)
+    ]
+    before = proxy.traffic
+
+    scene.storage.insert(jobs)
+
+    assert (proxy.traffic - before).trips == 1
+    assert sorted(job.id for job in jobs) == sorted(scene.claim_ids(holder, number))
+    assert [job.admission for job in jobs] == [
+        one.admission for one in scene.storage.get([j.id for j in jobs])
+    ]
+
+
+@pytest.mark.parametrize("queues", [["default"], None], ids=str)
+def test_an_exchange_beside_a_limit_is_few_round_trips(scene, holder, proxy, queues):
+    """Settle and look; the lane; its key; its jobs; take them."""
+    scene.put_numbers("big", concurrent=1_000)
+    scene.add_limited(3 * MOST, "big")
+    claimed = ends(holder, scene.claim(holder, MOST))
+    scene.exchange(holder, [claimed.pop()], 1, queues)
+    before = proxy.traffic
+
+    exchange = scene.exchange(holder, claimed, MOST, queues)
+
+    assert set(exchange.results) == {Applied.APPLIED}
+    assert len(exchange.claim.jobs) == MOST
+    assert (proxy.traffic - before).trips <= TRIPS
+
+
+TRIPS = 7
+
+
+@pytest.mark.parametrize("queues", [["default"], None], ids=str)
+def test_a_turn_of_many_lanes_costs_no_more_round_trips_than_one(scene, holder, proxy, queues):
+    """The lanes known from before are looked at together, and their first jobs taken together."""
+    keys = [f"tenant:{place:02}" for place in range(50)]
+    scene.put_numbers("tenant", concurrent=10)
+    for _ in range(3):
+        scene.storage.insert([scene.new_job(admission=asks(key)) for key in keys])
+    claimed = ends(holder, scene.claim(holder, 50, queues))
+    before = proxy.traffic
+
+    exchange = scene.exchange(holder, claimed, 50, queues)
+
+    assert keys == sorted(lanes_of(exchange.claim.jobs))
+    assert (proxy.traffic - before).trips <= TRIPS
+
+
+def test_jobs_without_limits_beside_lanes_of_other_queues_cost_what_they_did(scene, holder, proxy):
+    """Whether a queue has lanes is asked of that queue alone, with what is asked anyway."""
+    scene.add_limited(3, "big", queue="other")
+    scene.add_many(3 * MOST)
+    claimed = ends(holder, scene.claim(holder, MOST))
+    before = proxy.traffic
+
+    exchange = scene.exchange(holder, claimed, MOST)
+
+    assert len(exchange.claim.jobs) == MOST
+    assert (proxy.traffic - before).trips == 2
+
+
+# ---- lanes -----------------------------------------------------------------------------------------------
+
+
+def test_lanes_are_found_before_between_and_behind_those_known(scene, holder):
+    """A process remembers lanes, and overlooks none that came since."""
+    found = []
+    for lane in ["m", "c", "x", "a", "p", "z", "m", "d"]:
+        scene.add_limited(1, lane)
+        found += lanes_of(scene.claim(holder))
+
+    assert found == ["m", "c", "x", "a", "p", "z", "m", "d"]
+
+
+@pytest.mark.parametrize("is_known", [False, True], ids=["strangers", "known"])
+def test_more_lanes_than_are_asked_for_at_once_have_their_turns(scene, holder, monkeypatch, is_known):
+    """However many are asked for together, one job of each is taken before a second one of any."""
+    monkeypatch.setattr(lane_walk, "_KNOWN_AT_ONCE", 7)
+    lanes = [f"t:{place:03}" for place in range(40)]
+    for _ in range(3):
+        scene.storage.insert([scene.new_job(admission=asks(lane)) for lane in lanes])
+    if is_known:
+        assert lanes == sorted(lanes_of(scene.claim(holder, 40)))
+    scene.add_limited(1, "t:0195")
+
+    first, second = (lanes_of(scene.claim(holder, 30)) for _ in range(2))
+
+    assert (len(set(first)), len(set(second))) == (30, 30)
+    assert {*lanes, "t:0195"} == {*first, *second}
+
+
+def test_what_a_process_remembers_is_bounded(scene, holder, monkeypatch):
+    """Keys of one job each come and go; nothing is overlooked when all is forgotten."""
+    monkeypatch.setattr(lane_walk, "_REMEMBERED", 5)
+    for turn in range(4):
+        lanes = [f"order:{turn}{place}" for place in range(4)]
+        scene.storage.insert([scene.new_job(admission=asks(lane)) for lane in lanes])
+
+        assert lanes == sorted(lanes_of(scene.claim(holder)))
+
+
+def test_a_claim_reads_no_job_that_waits_for_a_full_key(mariadb, scene, holder):
+    """Neither of the full lane that comes first by name, nor behind the jobs it takes."""
+    scene.put_numbers("a", concurrent=1)
+    scene.add_limited(1_000, "a")
+    scene.add_limited(1_000, "b")
+    scene.claim(holder, 2)
+    with mariadb.server.connect() as connection, connection.cursor() as cursor:
+
+        def count():
+            cursor.execute(READ, [mariadb.name])
+            return cursor.fetchone()[0]
+
+        cursor.execute("SET GLOBAL userstat = 1")
+        scene.claim(holder, 1)
+        before = count()
+        taken = scene.claim(holder, 5)
+        read = count() - before
+        cursor.execute("SET GLOBAL userstat = 0")
+
+    assert ["b"] * 5 == lanes_of(taken)
+    assert read < 80
+
+
+# ---- unique keys -----------------------------------------------------------------------------------------
+
+
+def test_several_unique_keys_are_stored_at_once(scene):
+    """New ones and known ones in one call, and the call once more."""
+    jobs = [scene.new_job(admission=unique(f"k{place}")) for place in range(3)]
+    more = [scene.new_job(admission=unique(f"k{place}")) for place in range(5)]
+
+    assert scene.storage.insert(jobs).is_new == [True, True, True]
+    assert list(map(bool, scene.storage.insert(more).is_new)) == [False, False, False, True, True]
+
+    assert scene.by_state() == {State.ENQUEUED: 5}
+
+
+def unique(key):
+    """What a job asks that has this unique key."""
+    return asks(unique=UniqueUse(f"task {key}"))
+
+
+def test_a_call_waits_for_a_unique_key_in_other_hands_only_so_long(mariadb, scene, monkeypatch):
+    """A transaction of somebody's that stays open holds up calls of its key alone, and those not for ever."""
+    monkeypatch.setattr(storage, "_KEY_SECONDS", 0.5)
+    other = scene.handles.open()
+    with mariadb.server.connect() as theirs, theirs.cursor() as cursor:
+        cursor.execute(f"USE `{mariadb.name}`")
+        cursor.execute("START TRANSACTION")
+        cursor.execute("INSERT INTO firelock_unique_keys VALUES ('task held', 'somebody', 0, 0)")
+
+        with pytest.raises(StorageUnavailable, match="held a unique key of this call for 0"):
+            other.insert([scene.new_job(admission=unique("held"))])
+        assert other.insert([scene.new_job(admission=unique("free"))]).is_new == [True]
+        cursor.execute("ROLLBACK")
+
+    assert scene.storage.insert([scene.new_job(admission=unique("held"))]).is_new == [True]
