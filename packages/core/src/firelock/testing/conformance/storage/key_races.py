@@ -231,6 +231,8 @@ class UniqueRaceDuty(StorageFixtures):
                 ended += len(jobs)
                 if is_over and not jobs:
                     return ended
+                if not jobs:
+                    storage.wait(["default"], 0.01)  # as a server does
             raise AssertionError("jobs run for ever")
 
         clients = [partial(call, scene.handles.open(), place) for place in range(8)]
@@ -386,6 +388,8 @@ class UniqueRaceDuty(StorageFixtures):
                     storage.apply([succeeds(Running(job, holder))])
                 if is_over and not jobs and not storage.counts().by_state.get(State.SCHEDULED):
                     return
+                if not jobs:
+                    storage.wait(["default"], 0.01)
             raise AssertionError("debounced jobs wait for ever")
 
         clients = [partial(call, scene.handles.open(), place) for place in range(4)]
