@@ -54,10 +54,10 @@ class Mutation:
     legal: str = ""  # why the contract allows it, where it does: no test may notice then
 
 
-def mutations():
-    """Return the mutations of the table, in order."""
+def mutations(table=_TABLE):
+    """Return the mutations of a table, in order."""
     module, found = "", []
-    for block in _TABLE.read_text("utf-8").split("\n\n"):
+    for block in table.read_text("utf-8").split("\n\n"):
         title, *lines = block.strip("\n").split("\n")
         if title.startswith("===="):
             module = title.strip("= ")
@@ -274,10 +274,11 @@ def catcher(mutation, duty=None, *, rounds=_ROUNDS):
     kit = StorageConformance if mutation.module in _MODEL else RowStorageConformance
     with subject_of(mutation) as subject:
         tried = (case for _ in range(rounds) for case in cases(duty, kit))
-        return next((case for case in tried if _fails(case, subject)), None)
+        return next((case for case in tried if fails(case, subject)), None)
 
 
-def _fails(case, subject):
+def fails(case, subject):
+    """Tell whether the test fails on the mutant."""
     try:
         case.run(subject)
     except (Exception, pytest.fail.Exception):  # noqa: BLE001 - whatever a mutant raises, it was caught

@@ -1,0 +1,88 @@
+"""Mutants of the Lua of Redis, and which test catches each: `python -m tests.conformance.lua_mutants`.
+
+Each is run on a server of its own kind, by whose scripts the storage's verbs are done.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+
+import attrs
+
+import firelock_redis.scripts as home
+from firelock.plugins import open_storage
+from firelock.testing import StorageConformance
+from tests.conformance.mutants import Subject, cases, fails, mutated, mutations
+from tests.redis.programs import chosen_programs
+from tests.redis.servers import RedisServer
+
+_TABLE = Path(__file__).with_name("lua_mutations.txt")
+
+
+@attrs.frozen
+class _Folder:
+    """The folder of the scripts, one of them changed."""
+
+    mutation: object
+
+    def __truediv__(self, name):
+        return _Script(files(home) / name, self.mutation if name == f"{self.mutation.module}.lua" else None)
+
+
+@attrs.frozen
+class _Script:
+    path: object
+    mutation: object
+
+    def read_text(self, encoding):
+        source = self.path.read_text(encoding)
+        return source if self.mutation is None else mutated(source, self.mutation)
+
+
+@contextmanager
+def _changed(mutation):
+    """The scripts are sent with the mutation in one of them."""
+    former = home.files
+    home.files = lambda _: _Folder(mutation)
+    home.script.cache_clear()
+    try:
+        yield
+    finally:
+        home.files = former
+        home.script.cache_clear()
+
+
+def lua_mutations():
+    """Return the mutations of the table, in order."""
+    return mutations(_TABLE)
+
+
+def lua_catcher(mutation, url, *, rounds=1):
+    """Return the first test of the mutant's duty that fails on it, None where all pass."""
+    subject = Subject(lambda: open_storage(url))
+    with _changed(mutation):
+        tried = (case for _ in range(rounds) for case in cases(mutation.duty, StorageConformance))
+        return next((case for case in tried if fails(case, subject)), None)
+
+
+def main(arguments):
+    """Print each mutant with the test that catches it; a word chooses those whose name has it."""
+    wrong = 0
+    tried = [one for one in lua_mutations() if all(word in one.name for word in arguments)]
+    with RedisServer(chosen_programs()[0].values[0]) as server:
+        for mutation in tried:
+            server.empty()
+            case = lua_catcher(mutation, server.url())
+            wrong += case is None
+            told = f"{case.duty}: {case.name}" if case else "NOBODY"
+            sys.stdout.write(f"{mutation.module}: {mutation.name}  ←  {told}\n")
+            sys.stdout.flush()
+    sys.stdout.write(f"{len(tried) - wrong} of {len(tried)} caught\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,20 @@
+"""The kit sees what is broken in the Lua of Redis, which says the rules of keys once more."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conformance.lua_mutants import lua_catcher, lua_mutations
+from tests.conformance.test_mutants import named
+
+pytestmark = pytest.mark.heavy("each of many faults runs tests of the kit on a server")
+
+
+@pytest.mark.parametrize("mutation", lua_mutations(), ids=named)
+def test_every_mutant_of_the_scripts_is_caught(mutation, server):
+    """A script with one fault fails a test of the part of the kit that is about it."""
+    server.empty()
+
+    assert lua_catcher(mutation, server.url(), rounds=3) is not None, (
+        f"no test of {mutation.duty}Duty notices: {mutation.name}"
+    )
