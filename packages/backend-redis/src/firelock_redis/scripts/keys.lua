@@ -16,7 +16,7 @@ function verbs.spend(key, cost, till)
   local numbers, used = state.numbers, state.free_at
   cost = tonumber(cost)
   if cost < 0 then
-    used = used + cost * numbers.interval
+    used = numbers.interval > 0 and used + cost * numbers.interval or 0  -- without a rate nothing is used
   elseif cost > 0 and numbers.interval > 0 then
     used = math.max(used, now) + cost * numbers.interval
   end
