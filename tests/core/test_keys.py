@@ -19,8 +19,8 @@ from firelock import (
     Turns,
     Unique,
 )
-from firelock.keys import key_maker, to_limits
-from firelock.storage import Admission, LimitUse, UniqueUse, Until
+from firelock.keys import beside_of, key_maker, to_limits
+from firelock.storage import Admission, LimitUse, UniqueUse, Until, write_admission
 
 
 def asked(arguments, *, limits=(), unique=None, defaults=None, start_before=None):
@@ -226,6 +226,33 @@ def test_a_job_lies_beside_its_unique_key_or_its_first_limit():
     assert "shop.run u:1" == asked({"x": 1}, limits=limits, unique=Unique("u:{x}")).beside
     assert "z" == asked({"x": 1}, limits=limits).beside
     assert asked({"x": 1}, start_before=timedelta(1)).beside is None
+
+
+UNIQUE = (
+    None,
+    Unique("{a}"),
+    Unique(until="started", at_least=2),
+    Debounce("k:{a}", wait=1, keep="first"),
+)
+DEADLINES = (None, timedelta(1), datetime(2030, 1, 1, tzinfo=UTC))
+
+
+@given(st.text(max_size=120), st.sampled_from(UNIQUE), st.sampled_from(DEADLINES))
+def test_what_is_written_is_what_a_storage_writes(value, unique, start_before):
+    """The text of a call is that of its value, so that it is read from one cache and compared as text."""
+    limits = [Turns("fixed"), Limit("k:{a}", concurrent=1, strict=True), Limit("r:{b}", rate=1, cost="{b}")]
+    try:
+        call = asked({"a": value, "b": 3}, limits=limits, unique=unique, start_before=start_before)
+    except ArgumentError:
+        return
+
+    assert call.text == write_admission(call.admission)
+    assert call.beside == beside_of(call.admission)
+
+
+def test_nothing_is_written_of_nothing():
+    """As a job that asks nothing."""
+    assert (None, None) == (asked({"a": 1}).text, asked({"a": 1}).beside)
 
 
 def test_a_date_stands_in_its_stored_form():

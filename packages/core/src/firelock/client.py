@@ -41,7 +41,7 @@ from firelock.storage import Applied, JobFilter, Storage
 from firelock.storage.derived import insert_surely
 from firelock.text import shown
 from firelock.unique import Debounce
-from firelock.values import Duplicate, Edge, Feature, JobRecord, NewJob, On, State, write_admission
+from firelock.values import Duplicate, Edge, Feature, JobRecord, NewJob, On, State
 
 if TYPE_CHECKING:
     import asyncio
@@ -242,7 +242,7 @@ class Client:
             arguments, text = binder.encode_both(args, _NO_KEYWORDS, serializer)
             asked = keys.asked(arguments, defaults, start_before)
             job_id = new_ids(1, asked.beside)[0]
-            jobs.append(NewJob(job_id, first.task, text, *shared, write_admission(asked.admission)))
+            jobs.append(NewJob(job_id, first.task, text, *shared, asked.text))
         return self._store_many(jobs, options.within)
 
     def _store_many(self, jobs: list[NewJob], within: object | None) -> list[Job[Any]]:
@@ -322,7 +322,7 @@ class Client:
         beside, admission = parent_id, None
         if info.has_admission or options.has_admission:
             asked = self._asked(binder, info, options, arguments, is_child=parent_id is not None)
-            beside, admission = parent_id or asked.beside, write_admission(asked.admission)
+            beside, admission = parent_id or asked.beside, asked.text
             wait = asked.first_wait
             if wait is not None:
                 state, is_later, due_at = State.SCHEDULED, True, now + wait

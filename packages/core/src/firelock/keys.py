@@ -18,7 +18,7 @@ from firelock.limit import DIGEST_LENGTH, MAX_KEY_LENGTH, Limit, Turns, to_span
 from firelock.serializer import JsonValue
 from firelock.text import shown
 from firelock.unique import Debounce, Unique
-from firelock.values import Admission, LimitUse, UniqueUse, Until
+from firelock.values import Admission, UniqueUse, Until, read_admission, write_admission
 
 MAX_LIMITS = 4
 _MAX_TOGETHER = 512  # characters of a job's limit keys
@@ -94,31 +94,44 @@ def beside_of(admission: Admission) -> str | None:
 
 @attrs.frozen
 class Asked:
-    """What one call asks, and what its job has to lie beside where a storage has partitions."""
+    """What one call asks."""
 
-    admission: Admission
-
-    @property
-    def beside(self) -> str | None:
-        """The key that its job lies beside; see `beside_of`."""
-        return beside_of(self.admission)
+    text: str | None  # as `write_admission` gives it; None for nothing
+    beside: str | None  # the key that its job lies beside where a storage has partitions; see `beside_of`
+    first_wait: int | None = None  # for how long it puts a debounced job off, in micros; None for others
 
     @property
-    def first_wait(self) -> int | None:
-        """For how long the call puts a debounced job off, in micros; None for any other."""
-        unique = self.admission.unique
-        if unique is None or unique.wait is None or unique.max_wait is None:
-            return None
-        return min(unique.wait, unique.max_wait)
+    def admission(self) -> Admission:
+        """The same as a value."""
+        return Admission() if self.text is None else read_admission(self.text)
 
 
 @attrs.frozen
 class KeyMaker:
-    """Makes the keys of a task's calls; made once for the limits and unique key that it has."""
+    """Makes the keys of a task's calls; made once for the limits and unique key that it has.
+
+    It writes the text that is stored, and no value first, since bulk enqueues are held up by each object.
+    """
 
     owner: str  # the name that the task's unique keys belong to
     limits: tuple[Limit | Turns, ...]
     unique: Unique | Debounce | None
+    _first_wait: int | None = attrs.field(init=False)
+    _tail: str = attrs.field(init=False)  # of the text, behind the unique key
+
+    @_first_wait.default
+    def _wait(self) -> int | None:
+        unique = self.unique
+        if not isinstance(unique, Debounce):
+            return None
+        return min(span_micros(unique.wait), span_micros(unique.longest))
+
+    @_tail.default
+    def _written(self) -> str:
+        if self.unique is None:
+            return "null"
+        text = write_admission(Admission(unique=_use_of(self.unique)))
+        return (text or "").removeprefix('[[],[""').removesuffix(",null,null]")
 
     def asked(
         self,
@@ -137,52 +150,55 @@ class KeyMaker:
             ArgumentError: a value makes no key, or a cost is no whole number from 0.
         """
         values = {**defaults, **arguments} if defaults else arguments
-        is_span = isinstance(start_before, timedelta)
-        admission = Admission(
-            self._uses(values),
-            self._unique(values),
-            micros(start_before) if isinstance(start_before, datetime) else None,
-            span_micros(start_before) if is_span else None,  # type: ignore[arg-type]
-        )
-        return Asked(admission)
+        before = within = "null"
+        if isinstance(start_before, timedelta):
+            within = str(span_micros(start_before))
+        elif start_before is not None:
+            before = str(micros(start_before))
+        beside, uses = self._uses(values) if self.limits else (None, "")
+        unique = self._tail
+        if self.unique is not None:
+            template = self.unique.key
+            key = _digest(values) if template is None else _unique_key(template, values)
+            beside = f"{self.owner} {key}"
+            unique = f"[{_quoted(beside)}{unique}"
+        elif start_before is None and beside is None:
+            return Asked(None, None)
+        return Asked(f"[[{uses}],{unique},{before},{within}]", beside, self._first_wait)
 
-    def _uses(self, values: Mapping[str, JsonValue]) -> tuple[LimitUse, ...]:
-        uses: dict[str, LimitUse] = {}
+    def _uses(self, values: Mapping[str, JsonValue]) -> tuple[str, str]:
+        """Return the first key, and what is stored of all of them."""
+        uses: dict[str, tuple[int, bool]] = {}
         for limit in self.limits:
             key = _limit_key(limit.key, values)
-            is_strict = isinstance(limit, Limit) and limit.strict
-            use = LimitUse(key, _cost(limit, values), is_strict)
-            if (other := uses.get(key)) is not None:  # two templates met: it is used once, for both
-                use = LimitUse(key, use.cost + other.cost, is_strict or other.is_strict)
-            uses[key] = use
+            cost, is_strict = _cost(limit, values), isinstance(limit, Limit) and limit.strict
+            if key in uses:  # two templates met: it is used once, for both
+                cost, is_strict = cost + uses[key][0], is_strict or uses[key][1]
+            uses[key] = cost, is_strict
         if sum(map(len, uses)) > _MAX_TOGETHER:
             raise ArgumentError(
                 f"The limits' keys have {sum(map(len, uses))} characters together, with these arguments; at "
                 f"most {_MAX_TOGETHER} are allowed: {shown(list(uses))}"
             )
-        return tuple(uses.values())
+        written = [f"[{_quoted(key)},{cost},{is_strict:d}]" for key, (cost, is_strict) in uses.items()]
+        return next(iter(uses)), ",".join(written)
 
-    def _unique(self, values: Mapping[str, JsonValue]) -> UniqueUse | None:
-        unique = self.unique
-        if unique is None:
-            return None
-        key = _digest(values) if unique.key is None else _unique_key(unique.key, values)
-        stored = f"{self.owner} {key}"
-        if isinstance(unique, Debounce):
-            return UniqueUse(
-                stored,
-                Until.DUE,
-                keeps_last=unique.keep == "last",
-                wait=span_micros(unique.wait),
-                max_wait=span_micros(unique.longest),
-            )
+
+_quoted = json.encoder.encode_basestring  # a text in JSON, as `write_admission` writes it
+
+
+def _use_of(unique: Unique | Debounce) -> UniqueUse:
+    """Return what is stored of it, without a key."""
+    if isinstance(unique, Debounce):
         return UniqueUse(
-            stored,
-            Until(unique.until),
-            0 if unique.at_least is None else span_micros(unique.at_least),
-            unique.keep == "last",
-            unique.conflict == "raise",
+            "",
+            Until.DUE,
+            keeps_last=unique.keep == "last",
+            wait=span_micros(unique.wait),
+            max_wait=span_micros(unique.longest),
         )
+    at_least = 0 if unique.at_least is None else span_micros(unique.at_least)
+    return UniqueUse("", Until(unique.until), at_least, unique.keep == "last", unique.conflict == "raise")
 
 
 @lru_cache(maxsize=1024)
