@@ -29,6 +29,7 @@ from firelock.storage.admission import (
     read_numbers,
     spent,
 )
+from firelock_sql.counting import known_queues
 from firelock_sql.database import SqlVerbs
 from firelock_sql.job_row import CLAIMED_COLUMNS, read_state
 from firelock_sql.transaction import Text, Transaction
@@ -387,7 +388,7 @@ class _KeyStates:
         return listed_jobs(self._tx, refs) if refs else {}
 
     def _every_lane(self) -> Iterable[tuple[str, str]]:
-        for queue in queues_with_lanes(self._tx):
+        for queue in known_queues(self._tx):
             after = ""
             while lanes := self._lanes.walk(queue, after, _LANES_AT_ONCE):
                 yield from ((queue, lane) for lane in lanes)
