@@ -28,3 +28,17 @@ def test_a_database_is_filled_behind_firelock_s_back():
         [sys.executable, "-m", "benchmarks", *scenario], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.heavy
+def test_limits_are_measured_beside_jobs_without():
+    parts = ["statements", "behind", "bulk", "unique"]
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.limits", *parts, "--quick"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "a unique call, duplicate" in run.stdout

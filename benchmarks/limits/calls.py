@@ -1,0 +1,121 @@
+"""Calls that enqueue: with limits in bulk beside without, and with unique keys beside without."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from benchmarks.limits import places, tasks
+from benchmarks.limits.pairs import Row, ratio
+from benchmarks.limits.plan import Plan
+from firelock import Firelock
+
+BULK, SINGLES = 5_000, 100
+CLIENTS, DOCUMENTS, CALLS = 16, 20, 25
+
+
+def rate_of(action: Callable[[], object], number: int) -> float:
+    """Return how many a second."""
+    begun = time.perf_counter()
+    action()
+    return number / (time.perf_counter() - begun)
+
+
+def in_bulk(plan: Plan) -> Iterator[Row]:
+    """Yield the rates of `enqueue_many` with limits beside without."""
+    number = plan.scaled(BULK)
+    kinds = {"keyless": 1, "never": 1, "keys": tasks.KEYS, "many keys": 10_000, "turns": tasks.KEYS}
+    rates: dict[str, list[float]] = defaultdict(list)
+    with places.opened(plan.storage, plan.folder / "bulk") as place, places.client(place.url) as fire:
+        known = tasks.declare(fire)
+        for turn in range(plan.pairs + 1):
+            for kind in list(kinds)[:: 1 if turn % 2 else -1]:
+                name = "keys" if kind == "many keys" else kind
+                arguments = tasks.calls(name, number, keys=kinds[kind])
+                call: Any = known[name].enqueue_many
+                speed = rate_of(lambda call=call, arguments=arguments: call(arguments), number)  # type: ignore[misc]
+                if turn:  # the first warms up
+                    rates[kind].append(speed)
+    for kind, keys in kinds.items():
+        if kind != "keyless":
+            what = f"bulk insert, {'turns' if kind == 'turns' else 'a number'}, {keys:,} keys: jobs/s"
+            yield ratio(what, rates[kind], rates["keyless"])
+
+
+def unique_alone(plan: Plan) -> Iterator[Row]:
+    """Yield what a call for a unique job, new or a duplicate, costs one client beside a plain one."""
+    number = plan.scaled(SINGLES)
+    speed: dict[str, list[float]] = defaultdict(list)
+    with places.opened(plan.storage, plan.folder / "unique") as place, places.client(place.url) as fire:
+        known, fresh = tasks.declare(fire), iter(range(10**9))
+        known["unique"].enqueue(0, -1)
+        kinds: dict[str, Callable[[], object]] = {
+            "plain": lambda: [known["keyless"].enqueue(0) for _ in range(number)],
+            "new": lambda: [known["unique"].enqueue(0, next(fresh)) for _ in range(number)],
+            "duplicate": lambda: [known["unique"].enqueue(0, -1) for _ in range(number)],
+        }
+        for turn in range(plan.pairs + 1):
+            for kind in list(kinds)[:: 1 if turn % 2 else -1]:
+                rate = rate_of(kinds[kind], number)
+                if turn:
+                    speed[kind].append(1e6 / rate)
+    for kind in ("new", "duplicate"):
+        yield ratio(f"a unique call, {kind}, beside a plain one: µs", speed[kind], speed["plain"])
+
+
+def unique_contended(plan: Plan) -> Iterator[Row]:
+    """Yield what 16 clients reach with 20 unique keys beside plain calls, while a server runs the jobs."""
+    calls = max(2, int(CALLS * min(1.0, plan.scale)))
+    speed: dict[str, list[float]] = defaultdict(list)
+    news = 0
+    with (
+        places.opened(plan.storage, plan.folder / "contended") as place,
+        places.client(place.url) as fire,
+        places.serving(place) as group,
+    ):
+        places.wait_for_servers(group[0], fire, 1)
+        clients = [Firelock(place.url) for _ in range(CLIENTS)]
+        known = [tasks.declare(client) for client in clients]
+        done = 0
+        for turn in range(plan.pairs + 1):
+            for kind in ("keyless", "unique")[:: 1 if turn % 2 else -1]:
+                rate, new = _race(known, kind, calls)
+                done += new
+                places.wait_for(group[0], fire, done)
+                if turn:
+                    speed[kind].append(rate)
+                    news += new if kind == "unique" else 0
+        for client in clients:
+            client.close()
+    row = ratio(f"{CLIENTS} clients, {DOCUMENTS} unique keys, calls/s", speed["unique"], speed["keyless"])
+    yield {**row, "stored": news / (plan.pairs * CLIENTS * calls)}
+
+
+def _race(known: Sequence[dict[str, Any]], kind: str, calls: int) -> tuple[float, int]:
+    """Return how many calls a second all clients made together, and how many jobs were new."""
+    start = threading.Barrier(len(known) + 1)
+    new: list[int] = []
+
+    def run(task: Any, seed: int) -> None:  # noqa: ANN401 - a task
+        start.wait()
+        if kind == "keyless":
+            new.append(len([task.enqueue(number) for number in range(calls)]))
+        else:
+            keys = [(seed * 7 + number * 3) % DOCUMENTS for number in range(calls)]
+            new.append(sum(task.enqueue(0, key).is_new for key in keys))
+
+    threads = [threading.Thread(target=run, args=(one[kind], seed)) for seed, one in enumerate(known)]
+    for thread in threads:
+        thread.start()
+    start.wait()
+    begun = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    taken = time.perf_counter() - begun
+    if len(new) != len(known):
+        message = f"{len(known) - len(new)} of {len(known)} clients failed"
+        raise RuntimeError(message)
+    return len(known) * calls / taken, sum(new)

@@ -1,0 +1,91 @@
+"""Storages of a run's own, and servers of Firelock beside them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import attrs
+
+from benchmarks import mariadb_server, ours, postgresql_server, redis_server, servers
+from benchmarks.limits import tasks
+from benchmarks.servers import Server
+from benchmarks.startup import COMMAND
+from benchmarks.storage_server import Running, StorageServer
+from firelock import Firelock
+
+SERVED: Mapping[str, Running] = {
+    "postgresql": postgresql_server.running,
+    "mariadb": mariadb_server.running,
+    "redis": redis_server.running,
+}
+STORAGES = ("sqlite", *SERVED)
+
+
+@attrs.frozen
+class Place:
+    """An empty storage."""
+
+    url: str
+    folder: Path
+    server: StorageServer | None  # none for SQLite
+
+    def cpu_seconds(self) -> float:
+        """Return what the storage's server has used of the processors."""
+        return self.server.cpu_seconds() if self.server else 0.0
+
+
+@contextmanager
+def opened(storage: str, folder: Path) -> Iterator[Place]:
+    """Run an empty storage in a folder that is made for it, for as long as the block lasts."""
+    folder.mkdir(parents=True)
+    if storage == "sqlite":
+        yield Place(f"sqlite:///{folder / 'jobs.db'}", folder, None)
+    else:
+        with SERVED[storage](folder) as server:
+            yield Place(server.url, folder, server)
+
+
+@contextmanager
+def client(url: str) -> Iterator[Firelock]:
+    """Open a client of a storage whose tables are made."""
+    fire = Firelock(url)
+    fire.storage.migrate()
+    try:
+        yield fire
+    finally:
+        fire.close()
+
+
+@contextmanager
+def serving(place: Place, *, number: int = 1, processes: int = 1) -> Iterator[list[Server]]:
+    """Run so many servers of ten workers a process beside the block."""
+    options = ("--workers", str(ours.WORKERS), "--processes", str(processes))
+    command = [COMMAND, "server", "benchmarks.limits.app:fire", *options]
+    environment = {"FIRELOCK_STORAGE": place.url, tasks.VARIABLE: str(place.folder / "starts")}
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                servers.running(command, environment=environment, log=place.folder / f"server{index}.log")
+            )
+            for index in range(number)
+        ]
+
+
+def wait_for(server: Server, fire: Firelock, succeeded: int) -> None:
+    """Return once so many jobs have succeeded."""
+    server.wait_until(lambda: ours.count_succeeded(fire) >= succeeded, what=f"{succeeded} jobs had ended")
+
+
+def wait_for_servers(server: Server, fire: Firelock, number: int) -> None:
+    """Return once so many servers have begun."""
+    is_there: Callable[[], bool] = lambda: len(fire.servers.list()) >= number  # noqa: E731 - waits for it
+    server.wait_until(is_there, what=f"{number} servers had begun")
+
+
+def pin(core: int | None) -> None:
+    """Leave this process and all that it starts one core, where one is named."""
+    if core is not None:
+        os.sched_setaffinity(0, {core})

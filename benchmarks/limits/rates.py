@@ -1,0 +1,67 @@
+"""Real servers: jobs a second beside those of the former Firelock, and beside jobs that use no limit."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+
+from benchmarks.limits import stage
+from benchmarks.limits.pairs import Row, ratio
+from benchmarks.limits.plan import Plan
+from benchmarks.limits.stage import Stage
+
+JOBS = {"sqlite": 20_000, "postgresql": 15_000, "mariadb": 8_000, "redis": 40_000}
+# What runs: its task and how many servers. `former` is keyless too, in the former checkout.
+STAGES = {
+    "former": ("keyless", 1),
+    "keyless": ("keyless", 1),
+    "never": ("never", 1),
+    "turns": ("turns", 1),
+    "keys": ("keys", 1),
+    "keyless of 4": ("keyless", 4),
+    "never of 4": ("never", 4),
+}
+COMPARED = {
+    ("keyless", "former"): "keyless jobs beside the former Firelock",
+    ("never", "keyless"): "a limit that is never reached, one server",
+    ("never of 4", "keyless of 4"): "a limit that is never reached, four servers on one key",
+    ("turns", "keyless"): "100 keys without a number, a job each in turn",
+    ("keys", "keyless"): "100 keys with a number never reached, a job each in turn",
+}
+ROUNDS = 5
+"""Before storages and servers are made anew, so that no process's luck is in all pairs."""
+
+
+def measure(plan: Plan) -> Iterator[Row]:
+    """Yield the rows of a storage, all taken in the same rounds, whose order turns."""
+    names = [name for name in STAGES if plan.former or name != "former"]
+    speed: dict[str, list[float]] = defaultdict(list)
+    cost: dict[str, list[float]] = defaultdict(list)
+    done = 0
+    while done < plan.pairs:
+        with ExitStack() as stack:
+            stages = {name: stack.enter_context(_standing(plan, name, f"{done}-{name}")) for name in names}
+            for one in stages.values():
+                one.run(plan.scaled(2_000))
+            for _ in range(min(ROUNDS, plan.pairs - done)):
+                for name in names if done % 2 else reversed(names):
+                    figures = stages[name].run(plan.scaled(JOBS[plan.storage]))
+                    speed[name].append(figures["jobs_per_s"])
+                    cost[name].append(figures["cpu_us_per_job"])
+                done += 1
+                plan.progress(
+                    f"round {done}: " + ", ".join(f"{name} {speed[name][-1]:,.0f}" for name in names)
+                )
+    for (ours, base), what in COMPARED.items():
+        if base in speed:
+            yield ratio(f"{what}: jobs/s", speed[ours], speed[base])
+            yield ratio(f"{what}: µs of processor a job", cost[ours], cost[base])
+
+
+def _standing(plan: Plan, name: str, folder: str) -> AbstractContextManager[Stage]:
+    task, number = STAGES[name]
+    python = str(Path(plan.former) / ".venv/bin/python") if name == "former" else sys.executable
+    return stage.standing(python, plan.storage, task, plan.folder / folder.replace(" ", "-"), number=number)

@@ -1,0 +1,133 @@
+"""How many statements and round trips jobs without limits take, in this checkout and in the former one.
+
+`python -m benchmarks.limits.statements STORAGE FOLDER` counts in the checkout whose Python runs it: on SQLite
+by the driver's trace, on PostgreSQL by the server's log, without the wake-ups, which come by chance, on
+MariaDB by its count of questions, on Redis by that of commands, those inside scripts included. Somebody in
+between counts the round trips, on PostgreSQL with the wake-ups.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks import counting, mariadb_server, postgresql_server, redis_server
+from benchmarks.harness import run_to_end
+from benchmarks.limits import places
+from benchmarks.limits.claims import Claimer
+from benchmarks.limits.pairs import Row
+from benchmarks.limits.plan import Plan
+
+Meters = Callable[[], Mapping[str, int]]
+Counts = dict[str, dict[str, int]]
+
+
+def measure(plan: Plan) -> Iterator[Row]:
+    """Yield the counts of each step, beside those of the former checkout where there is one."""
+    ours = _counted(sys.executable, plan, "ours")
+    former = _counted(f"{plan.former}/.venv/bin/python", plan, "former") if plan.former else {}
+    for step, counts in ours.items():
+        row: Row = {"what": step, **counts}
+        if former:
+            row |= {f"former_{name}": value for name, value in former[step].items()}
+            row["is_same"] = counts["statements"] == former[step]["statements"]
+        yield row
+
+
+def _counted(python: str, plan: Plan, folder: str) -> Counts:
+    command = [python, "-m", "benchmarks.limits.statements", plan.storage, str(plan.folder / folder)]
+    counts: Counts = json.loads(run_to_end(command, {}).splitlines()[-1])
+    return counts
+
+
+@contextmanager
+def _metered(storage: str, folder: Path) -> Iterator[tuple[str, Meters]]:
+    """Run an empty storage; yield its URL and what counts the statements and round trips until now."""
+    folder.mkdir(parents=True)
+    with ExitStack() as stack:
+        match storage:
+            case "sqlite":
+                yield f"sqlite:///{folder / 'jobs.db'}", _trace_sqlite()
+                return
+            case "postgresql":
+                logged = stack.enter_context(postgresql_server.running(folder, {"log_statement": "all"}))
+                server: Any = logged
+                log = folder / "postgresql" / "log"
+
+                def count() -> int:
+                    lines = log.read_bytes().splitlines()
+                    asked = [
+                        line for line in lines if b"LOG:  statement: " in line or b"LOG:  execute " in line
+                    ]
+                    return sum(b"pg_notify" not in line for line in asked)
+            case "mariadb":
+                server = asked = stack.enter_context(mariadb_server.running(folder))
+                seen = [0]
+
+                def count() -> int:
+                    seen[0] += 1  # asks by a client of its own: its statements are told below
+                    said = asked.ask("show global status like 'Questions'")
+                    return int(said.split()[-1]) - seen[0] * each
+
+                each = 0
+                each = -count() + count()
+            case _:
+                server = stored = stack.enter_context(redis_server.running(folder))
+
+                def count() -> int:
+                    return stored.meters()["commands"]
+
+        wire = stack.enter_context(counting.counting(server.port))
+        yield server.url_at(wire.port), lambda: {"statements": count(), "trips": wire.meters()["trips"]}
+
+
+def _trace_sqlite() -> Meters:
+    """Count every statement that a connection opened from now on runs."""
+    connect, seen = sqlite3.connect, [0]
+
+    def note(_: str) -> None:
+        seen[0] += 1
+
+    def traced(*arguments: Any, **options: Any) -> sqlite3.Connection:  # noqa: ANN401 - the driver's
+        connection: sqlite3.Connection = connect(*arguments, **options)
+        connection.set_trace_callback(note)
+        return connection
+
+    sqlite3.connect = sqlite3.dbapi2.connect = traced  # type: ignore[assignment]
+    return lambda: {"statements": seen[0]}
+
+
+def count_here(storage: str, folder: Path) -> Counts:
+    """Return what each step costs: the least of three times, after one in which things are learnt once."""
+    counts: Counts = {}
+    with _metered(storage, folder) as (url, meters), places.client(url) as fire:
+        claimer = Claimer(fire)
+        task = claimer.tasks["keyless"]
+        steps: dict[str, Callable[[], object]] = {
+            "ten jobs enqueued one by one": lambda: [task.enqueue(0) for _ in range(10)],
+            "500 enqueued in one call": lambda: task.enqueue_many([(0,)] * 500),
+            "100 claimed": lambda: claimer.claim(100),
+            "100 ended and 100 claimed, three times": lambda: [claimer.claim(100) for _ in range(3)],
+            "100 ended and one claimed": lambda: claimer.claim(1),
+            "one ended and one claimed, ten times": lambda: [claimer.claim(1) for _ in range(10)],
+            "one ended": lambda: claimer.claim(0),
+        }
+        for turn in range(4):
+            for step, action in steps.items():
+                before = meters()
+                action()
+                after = meters()
+                cost = {name: after[name] - before[name] for name in before}
+                if turn:
+                    known = counts.get(step, cost)
+                    counts[step] = {name: min(cost[name], known[name]) for name in cost}
+    return counts
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(count_here(sys.argv[1], Path(sys.argv[2]))) + "\n")

@@ -1,0 +1,71 @@
+"""The tasks that are measured; also a Firelock of before limits knows those that use none."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from firelock import Firelock
+
+VARIABLE = "FIRELOCK_BENCH_STARTS"
+"""Of the environment: the file in which tasks write their starts down."""
+KEYS = 100
+RATE, BURST = 500, 50
+
+_files: dict[str, int] = {}
+
+
+def write_start(note: str) -> None:
+    """Write a line down; lines of several threads and processes never mix."""
+    if VARIABLE not in _files:
+        _files[VARIABLE] = os.open(os.environ[VARIABLE], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(_files[VARIABLE], note.encode() + b"\n")
+
+
+def read_starts(path: Path) -> list[str]:
+    """Return what was written down, in order."""
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def declare(fire: Firelock) -> dict[str, Any]:
+    """Give an application the tasks; return them by name."""
+
+    def do_nothing(number: int) -> None: ...
+
+    tasks = {"keyless": fire.task(name="keyless")(do_nothing)}
+    try:
+        from firelock import JobContext, Limit, Turns, Unique
+    except ImportError:  # from before there were limits
+        return tasks
+
+    def of_key(number: int) -> None: ...
+
+    def with_key(number: int, key: int) -> None: ...
+
+    def of_tenant(tenant: int) -> None:
+        write_start(str(tenant))
+
+    def rated(job: JobContext) -> None:
+        assert job.claimed_at is not None
+        write_start(f"{job.claimed_at.timestamp():.6f}")
+
+    def declared(name: str, function: Any, **options: Any) -> None:  # noqa: ANN401 - a task's
+        tasks[name] = fire.task(name=name, **options)(function)
+
+    declared("never", of_key, limits=[Limit("never", concurrent=1_000)])
+    declared("full", of_key, limits=[Limit("full", concurrent=4)])
+    declared("others", of_key, limits=[Limit("others", concurrent=1_000)])
+    declared("turns", with_key, limits=[Turns("turns:{key}")])
+    declared("keys", with_key, limits=[Limit("keys:{key}", concurrent=1_000)])
+    declared("tenants", of_tenant, limits=[Turns("tenant:{tenant}")])
+    declared("rated", rated, limits=[Limit("api", rate=RATE, per=1, burst=BURST)])
+    declared("unique", with_key, unique=Unique("{key}"))
+    return tasks
+
+
+def calls(name: str, jobs: int, *, keys: int = KEYS) -> list[tuple[int, ...]]:
+    """Return the arguments of so many jobs of a task; those with keys have each in turn."""
+    if name in {"turns", "keys", "unique"}:
+        return [(number, number % keys) for number in range(jobs)]
+    return [(number,) for number in range(jobs)]
