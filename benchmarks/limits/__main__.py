@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks import machine
 from benchmarks.contenders import RESULTS
 from benchmarks.entry import exit_when_told
-from benchmarks.limits import calls, claims, fairness, places, rates, statements
+from benchmarks.limits import calls, claims, fairness, peers, places, rates, statements
 from benchmarks.limits.pairs import Row, told
 from benchmarks.limits.plan import Plan
 
@@ -34,13 +34,14 @@ PARTS: Mapping[str, Callable[[Plan], Iterator[Row]]] = {
     "contended": calls.unique_contended,
     "tenants": fairness.tenants,
     "rate": fairness.rates,
+    "peers": peers.measure,
 }
 
 
 def main() -> int:
     """Measure what the command line asks for, print a line a figure, write all to a file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.limits", description=__doc__)
-    parser.add_argument("part", nargs="*", help=f"default all: {', '.join(PARTS)}")
+    parser.add_argument("part", nargs="*", help=f"default all but peers: {', '.join(PARTS)}")
     parser.add_argument(
         "--storage", action="append", choices=places.STORAGES, help="default sqlite; may repeat"
     )
@@ -58,7 +59,7 @@ def main() -> int:
     rows: dict[str, dict[str, list[Row]]] = {}
     for storage in options.storage or ["sqlite"]:
         rows[storage] = {}
-        for name in options.part or PARTS:
+        for name in options.part or [name for name in PARTS if name != "peers"]:
             rows[storage][name] = _measured(name, storage, options)
     path = RESULTS / f"limits-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
     content = {"machine": about | {"load_average_after": os.getloadavg()[0]}, "rows": rows}

@@ -1,0 +1,40 @@
+"""Dramatiq on Redis with its rate limiters: its worker and its client."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import dramatiq  # type: ignore[import-not-found]
+from dramatiq.brokers.redis import RedisBroker  # type: ignore[import-not-found]
+from dramatiq.rate_limits import ConcurrentRateLimiter, WindowRateLimiter  # type: ignore[import-not-found]
+from dramatiq.rate_limits.backends import RedisBackend  # type: ignore[import-not-found]
+
+from benchmarks.peers import spans
+
+COMMAND = [str(Path(sys.executable).with_name("dramatiq")), "benchmarks.peers.limited_dramatiq"]
+COMMAND += ["--processes", "1", "--threads", "10"]
+
+dramatiq.set_broker(RedisBroker(url=spans.url()))
+_backend = RedisBackend(url=spans.url())
+_held = ConcurrentRateLimiter(_backend, "work", limit=max(1, spans.limit()), ttl=60_000)
+_rate = WindowRateLimiter(_backend, "api", limit=max(1, spans.rate()), window=1)
+
+
+def run(number: int) -> None:
+    """Run inside its limits; where they refuse, it fails and is tried again, as its documents show."""
+    with ExitStack() as stack:
+        if spans.limit():
+            stack.enter_context(_held.acquire())
+        if spans.rate():
+            stack.enter_context(_rate.acquire())
+        spans.run(number)
+
+
+# Its own waits are 15 s to 7 days; these are the least that make it try at once and for as long as it takes.
+work = dramatiq.actor(run, actor_name="work", max_retries=None, min_backoff=50, max_backoff=500)
+
+if __name__ == "__main__":
+    for number in range(int(sys.argv[1])):
+        work.send(number)

@@ -1,0 +1,28 @@
+"""Firelock with a limit, as the peers beside it: its worker and its client."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from benchmarks.peers import spans
+from firelock import Firelock, Limit
+
+COMMAND = [
+    str(Path(sys.executable).with_name("firelock")),
+    "server",
+    "benchmarks.peers.limited_firelock:fire",
+]
+COMMAND += ["--workers", "10", "--processes", "1"]
+
+fire = Firelock(os.environ.get(spans.URL))
+_limits = [Limit("work", concurrent=spans.limit())] if spans.limit() else []
+_limits += [Limit("api", rate=spans.rate(), per=1)] if spans.rate() else []
+work = fire.task(name="work", limits=_limits)(spans.run)
+
+
+if __name__ == "__main__":
+    fire.storage.migrate()
+    work.enqueue_many([(number,) for number in range(int(sys.argv[1]))])
+    fire.close()
