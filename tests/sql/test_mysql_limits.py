@@ -86,7 +86,7 @@ def test_an_exchange_beside_a_limit_is_few_round_trips(scene, holder, proxy, que
     assert (proxy.traffic - before).trips <= TRIPS
 
 
-TRIPS = 7
+TRIPS = 5
 
 
 @pytest.mark.parametrize("queues", [["default"], None], ids=str)

@@ -10,9 +10,10 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+import attrs
 from typing_extensions import override
 
-from firelock.storage.admission import Head, KeyRow, LaneLook, keys_of, name_of
+from firelock.storage.admission import Head, KeyRow, LaneLook, LimitNumbers, keys_of, name_of
 from firelock_sql.limits import (
     HEAD_COLUMNS,
     HEADS,
@@ -59,6 +60,10 @@ _FEWEST_STEPS, _MOST_STEPS = 4, 64
 _REMEMBERED = 20_000  # lanes of all queues
 
 
+def _read_numbers(rows: Sequence[Row]) -> dict[str, LimitNumbers]:
+    return {str(key): numbers_in(str(value)) for key, value in rows}
+
+
 class LaneMemory:
     """The lanes of each queue that a handle has seen, in order."""
 
@@ -86,6 +91,22 @@ class LaneMemory:
         self._of[queue] = [lane for lane in self._of.get(queue, ()) if lane not in gone]
 
 
+@attrs.define
+class _Glance:
+    """What is asked of the lanes behind one, in one round trip with others, and what was answered."""
+
+    queue: str
+    after: str
+    known: Sequence[str]  # those that the process has seen before
+    until: str | None  # strangers up to this lane are asked for; None: all
+    goes_on: bool  # the walk goes on behind `until`
+    with_work: list[str] = attrs.field(factory=list)  # of those known
+    stranger: str | None = None  # the first other one that has work
+    keys: Collection[str] = ()  # that were asked for as well
+    numbers: dict[str, LimitNumbers] = attrs.field(factory=dict)
+    rows: dict[str, KeyRow] = attrs.field(factory=dict)  # locked
+
+
 class MysqlLanes(SqlLanes):
     """The lanes of a MySQL or MariaDB database, within one transaction."""
 
@@ -93,47 +114,96 @@ class MysqlLanes(SqlLanes):
         super().__init__(tx)
         self._cursor, self._memory = cursor, memory
         self._firsts: dict[tuple[str, str], int] = {}  # by queue and lane: the number of its first job
+        self._ahead: dict[str, _Glance] = {}  # by queue: from its first lane on
 
     # ---- the walk ----------------------------------------------------------------------------------------
 
     @override
+    def look(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneLook:
+        """Where the walk may go round, what comes then is asked for at once."""
+        glance = None if after else self._ahead.pop(queue, None)
+        if glance is None:
+            glance = self._glance_at(queue, after, limit)
+            glances = [glance]
+            if after and not glance.goes_on:
+                self._ahead[queue] = self._glance_at(queue, "", limit, end=after)
+                glances.append(self._ahead[queue])
+            with_keys = glances[-1] if not glance.known else glance
+            self._see(glances, with_keys, is_patient=is_patient)
+        lanes = [lane for lane in self._walked(glance, limit) if not until or lane <= until]
+        return self._look_of(lanes, is_patient=is_patient, glance=glance)
+
+    @override
+    def look_at(self, queue: str, lanes: Sequence[str]) -> LaneLook:
+        [firsts] = self._cursor.each([self._written_firsts(queue, list(lanes))])
+        with_work = [str(lane) for lane, seq in firsts if seq is not None]
+        return self._look_of(with_work, is_patient=False)
+
+    @override
     def walk(self, queue: str, after: str, limit: int) -> list[str]:
+        glance = self._glance_at(queue, after, limit)
+        self._see([glance])
+        return self._walked(glance, limit)
+
+    def _walked(self, glance: _Glance, limit: int) -> list[str]:
         lanes: list[str] = []
         steps = _FEWEST_STEPS
-        while len(lanes) < limit:
-            asked = min(limit - len(lanes), _KNOWN_AT_ONCE)
-            known = self._memory.behind(queue, after, asked)
-            until = known[-1] if len(known) == asked else None
-            with_work, stranger = self._known_with_work(queue, after, known, until)
-            if stranger is None:
-                lanes += with_work
-                if until is None:
-                    break
-                after = until
-                continue
-            new = self._steps(queue, stranger, min(steps, limit - len(lanes)))
-            steps = min(2 * steps, _MOST_STEPS)
-            known_before = [lane for lane in with_work if lane < stranger]
-            lanes += [*known_before, *new]
-            after = lanes[-1]
-        return lanes[:limit]
+        while True:
+            if glance.stranger is None:
+                lanes += glance.with_work
+                after = glance.until or ""
+                if not glance.goes_on or len(lanes) >= limit:
+                    return lanes[:limit]
+            else:
+                lanes += [lane for lane in glance.with_work if lane < glance.stranger]
+                lanes += self._steps(glance.queue, glance.stranger, min(steps, limit))
+                steps = min(2 * steps, _MOST_STEPS)
+                after = lanes[-1]
+                if len(lanes) >= limit:
+                    return lanes[:limit]
+            glance = self._glance_at(glance.queue, after, limit - len(lanes))
+            self._see([glance])
 
-    def _known_with_work(
-        self, queue: str, after: str, known: Sequence[str], until: str | None
-    ) -> tuple[list[str], str | None]:
-        """Return those of the known lanes that have work, and the first other one up to `until`."""
-        strangers = self._written(_STRANGER, queue=queue, after=after, ids=[*known, ""])
-        if until is not None:
-            strangers = self._written(_STRANGER_TO, queue=queue, after=after, until=until, ids=list(known))
-        asked = [strangers, self._written_firsts(queue, known)] if known else [strangers]
-        found, *firsts = self._cursor.each(asked)
-        with_work = [str(lane) for lane, seq in (firsts[0] if firsts else ()) if seq is not None]
-        for lane, seq in firsts[0] if firsts else ():
+    def _glance_at(self, queue: str, after: str, limit: int, end: str = "") -> _Glance:
+        """Return what is to be asked of up to `limit` lanes behind `after`, up to `end` ("": all)."""
+        asked = min(limit, _KNOWN_AT_ONCE)
+        known = [lane for lane in self._memory.behind(queue, after, asked) if not end or lane <= end]
+        goes_on = len(known) == asked
+        return _Glance(queue, after, known, known[-1] if goes_on else end or None, goes_on)
+
+    def _see(
+        self, glances: Sequence[_Glance], with_keys: _Glance | None = None, *, is_patient: bool = False
+    ) -> None:
+        """All is answered, in one round trip; the keys of the known lanes of one are locked as well."""
+        asked = [written for glance in glances for written in self._questions(glance)]
+        if with_keys is not None and with_keys.known:
+            with_keys.keys = sorted({key for lane in with_keys.known for key in keys_of(lane)})
+            asked += self._key_questions(with_keys.keys, is_patient=is_patient)
+        answers = iter(self._cursor.each(asked))
+        for glance in glances:
+            found = next(answers)
+            glance.stranger = str(found[0][0]) if found else None
+            if glance.known:
+                self._note_firsts(glance, next(answers))
+        if with_keys is not None and with_keys.keys:
+            with_keys.numbers, with_keys.rows = _read_numbers(next(answers)), read_keys(next(answers))
+
+    def _questions(self, glance: _Glance) -> list[Written]:
+        of = {"queue": glance.queue, "after": glance.after}
+        if glance.until is None:
+            strangers = self._written(_STRANGER, **of, ids=[*glance.known, ""])
+        else:
+            strangers = self._written(_STRANGER_TO, **of, until=glance.until, ids=[*glance.known, ""])
+        return [strangers, self._written_firsts(glance.queue, glance.known)] if glance.known else [strangers]
+
+    def _note_firsts(self, glance: _Glance, firsts: Sequence[Row]) -> None:
+        for lane, seq in firsts:
             if seq is not None:
-                self._firsts[queue, str(lane)] = int(seq)
-        if len(with_work) < len(known):
-            self._memory.forget(queue, {*known} - {*with_work})
-        return sorted(with_work), str(found[0][0]) if found else None
+                glance.with_work.append(str(lane))
+                self._firsts[glance.queue, str(lane)] = int(seq)
+        glance.with_work.sort()
+        if len(glance.with_work) < len(glance.known):
+            self._memory.forget(glance.queue, {*glance.known} - {*glance.with_work})
 
     def _written_firsts(self, queue: str, lanes: Sequence[str]) -> Written:
         text, values = self._written(_FIRSTS, queue=queue, lane=lanes[0])
@@ -154,24 +224,27 @@ class MysqlLanes(SqlLanes):
     # ---- keys --------------------------------------------------------------------------------------------
 
     @override
-    def _look_of(self, lanes: Sequence[str], *, is_patient: bool) -> LaneLook:
-        if not lanes:
-            return LaneLook([], {}, {})
+    def _look_of(self, lanes: Sequence[str], *, is_patient: bool, glance: _Glance | None = None) -> LaneLook:
         keys = sorted({key for lane in lanes for key in keys_of(lane)})
-        names = sorted({name for key in keys for name in (key, name_of(key))})
-        locks = self._written(LOCK_KEYS if is_patient else LOCK_FREE_KEYS, ids=keys)
-        said, locked = self._cursor.each([self._written(NUMBERS, ids=names), locks])
-        numbers = {str(key): numbers_in(str(value)) for key, value in said}
-        rows = read_keys(locked)
+        numbers = {} if glance is None else dict(glance.numbers)
+        rows = {} if glance is None else dict(glance.rows)
+        if asked := [key for key in keys if glance is None or key not in glance.keys]:
+            said, locked = self._cursor.each(self._key_questions(asked, is_patient=is_patient))
+            numbers |= _read_numbers(said)
+            rows |= read_keys(locked)
         busy: list[str] = []
-        limited = [key for key in keys if is_limited(key, numbers)]
-        if missing := [key for key in limited if key not in rows]:
+        if missing := [key for key in keys if key not in rows and is_limited(key, numbers)]:
             made = self._make(missing)
             rows |= dict.fromkeys(made, KeyRow())
             busy = [key for key in missing if key not in made]
         for key, row in rows.items():
             self._note(key, row.holders or ())
         return LaneLook(lanes, numbers, rows, busy)
+
+    def _key_questions(self, keys: Sequence[str], *, is_patient: bool) -> list[Written]:
+        names = sorted({name for key in keys for name in (key, name_of(key))})
+        locks = self._written(LOCK_KEYS if is_patient else LOCK_FREE_KEYS, ids=list(keys))
+        return [self._written(NUMBERS, ids=names), locks]
 
     def _make(self, missing: Sequence[str]) -> set[str]:
         """Return those of the keys that had no row; they have one now, and it is ours."""

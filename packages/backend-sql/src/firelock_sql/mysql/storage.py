@@ -445,7 +445,8 @@ class MysqlStorage(SqlStorage):
         results = self._apply_rest(tx, transitions, batch.others)
         tx.let_go += freed_by(batch.plain)
         found = ask()
-        cursor.send()
+        if any(answer.rowcount < 0 for answer in answers):
+            cursor.send()
         if sum(answer.rowcount for answer in answers) != len(rows):
             cursor.put("ROLLBACK TO SAVEPOINT plain")
             tx.deltas.clear()
