@@ -400,3 +400,19 @@ def test_keys_that_lie_apart_are_told_with_what_to_write():
 
     assert "Write smtp/tenant:{tenant} in place of tenant:{tenant}" in first.mend
     assert "Give them one beginning" in second.mend
+
+
+def test_tasks_are_looked_at_where_the_storage_has_partitions(storage):
+    """Their limits and unique keys, as the code has them; of a storage in one piece nothing is told."""
+    with Firelock(storage) as fire:
+        apart = [Limit("smtp", concurrent=9), Limit("tenant:{n}", concurrent=1)]
+        fire.task(name="apart", limits=apart)(lambda n: None)
+        fire.task(name="unique", limits=apart[1:], unique=Unique())(lambda n: None)
+        fire.task(name="alike", limits=[apart[1]], unique=Unique("tenant:{n}/day"))(lambda n: None)
+        before = [one for one in fire.diagnose().findings if one.code == "limit_apart"]
+        storage.describe = lambda: {"partitions": "16"}
+
+        told = [one for one in fire.diagnose().findings if one.code == "limit_apart"]
+
+    assert ([], ["apart", "unique"]) == (before, [one.values["task"] for one in told])
+    assert "(all arguments, as unique key)" in told[1].what

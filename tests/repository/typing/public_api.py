@@ -21,6 +21,9 @@ from firelock import (
     JobLogLine,
     KeyWait,
     Limit,
+    LimitName,
+    LimitView,
+    RateLimited,
     Retry,
     State,
     Turns,
@@ -118,6 +121,15 @@ def limits_and_keys_are_options_as_others_are() -> None:
     digest.using(limits=[tenant], unique=Unique()).enqueue(7, 1, day="tue")
     save.using(unique=Debounce(wait=0.5)).enqueue(3)
     assert_type(fire.declared_limits()["tenant"], Limit)
+    assert_type(fire.limits.list("tenant:", limit=10), list[LimitView])
+    assert_type(fire.limits.names(), list[LimitName])
+    view = fire.limits.set("tenant:7", concurrent=8, rate=None, per=timedelta(minutes=1), burst=5)
+    assert_type(view, LimitView)
+    assert_type((view.concurrent, view.per, view.opens_at), tuple[int | None, timedelta, datetime | None])
+    assert_type(fire.limits.spend("tenant:7/openai", -20), float)
+    with fire.lock("gpu", slots=2, timeout=0) as lock:
+        assert_type(lock.slot, int | None)
+    assert_type(RateLimited(timedelta(seconds=20), key="tenant:7").retry_after, timedelta)
     try:
         digest.enqueue(7, 350, "mon")
     except DuplicateJob as error:

@@ -241,9 +241,13 @@ def _apart(runtime: Runtime) -> Iterator[tuple[str, str, str]]:
     if runtime.storage.describe().get("partitions", "1") == "1":
         return
     for info in runtime.tasks:
-        keys = sorted({limit.key.partition("/")[0]: limit.key for limit in info.limits}.values())
-        if len(keys) > 1:
-            yield info.name, keys[0], keys[1]
+        templates = [limit.key for limit in info.limits]
+        if templates and info.unique is not None:
+            templates.append(info.unique.key or "(all arguments, as unique key)")
+        by_beginning = {template.partition("/")[0]: template for template in templates}
+        if len(by_beginning) > 1:
+            first, second, *_ = by_beginning.values()
+            yield info.name, first, second
 
 
 def _sample(runtime: Runtime, state: State) -> Iterator[JobRecord]:
@@ -652,12 +656,12 @@ def _check_keys_in_vain(sight: Sight) -> Iterator[Finding]:
 def _check_apart(sight: Sight) -> Iterator[Finding]:
     for task, first, second in sight.apart:
         what = (
-            f"Task {task} has limits {first} and {second}: this storage has partitions, and refuses a job "
+            f"Task {task} has keys {first} and {second}: this storage has partitions, and refuses a job "
             "whose keys do not begin alike up to their first '/'."
         )
         of_one, of_all = (first, second) if "{" in first else (second, first)
         mend = "Give them one beginning, as tenant:{tenant_id} and tenant:{tenant_id}/api."
-        if "{" not in of_all:
+        if "{" in of_one and "{" not in of_all and "(" not in of_all:
             mend = f"Write {of_all}/{of_one} in place of {of_one}: all jobs of {of_all} lie together then."
         yield Finding(True, what, mend, "limit_apart", {"task": task, "limit": first})
 
