@@ -363,6 +363,27 @@ def test_numbers_that_cannot_be_read_are_refused(scene):
     assert scene.storage.get_record("limit", "a") is None
 
 
+@pytest.mark.parametrize("garbage", ["[[{", "[[[1]],2,3,4]", "[[7,8],null,null,null]"])
+def test_what_somebody_wrote_into_a_job_is_its_own_trouble(scene, server, garbage):
+    """A job whose limits cannot be read fails with the reason; others of its key and queue go on."""
+    scene.put_numbers("a", concurrent=3)
+    broken, strict = scene.add_limited(1, "a"), scene.add_limited(1, LimitUse("a", 1, is_strict=True))
+    good = scene.add_limited(1, "a")
+    client, holder = server.client(), scene.begin()
+    for job_id in (*broken, *strict):
+        stored = client.hget("firelock:{0}:jobs", job_id)
+        head, _, rest = stored.partition(" [[")
+        client.hset("firelock:{0}:jobs", job_id, f"{head} {garbage}\n{rest.partition(chr(10))[2]}")
+
+    claimed = scene.claim_ids(holder)
+
+    assert good == claimed
+    assert [State.FAILED] * 2 == scene.states(*broken, *strict)
+    assert 3 == len(scene.add_limited(3, "a"))
+    assert 2 == len(scene.claim(holder))
+    assert ["a"] == [state.key for state in scene.storage.find_keys()]
+
+
 def test_a_wait_counts_lanes_as_work(scene):
     """Who waits without having looked before is told of jobs in lanes."""
     scene.add_limited(1, "a")

@@ -62,6 +62,7 @@ class HealthVerbs(RedisVerbs):
         }
         if self._partitions.number > 1:
             said["partitions"] = str(self._partitions.number)
+            said["keys"] = "all of a job begin alike up to their first /, as smtp and smtp/tenant:7 do"
         return said
 
     @override

@@ -163,15 +163,17 @@ class PartitionTurns:
         """Tell whether lanes of some partition are to be looked at again."""
         return bool(self._again)
 
-    def look_again(self, partition: int, offset: int, at: int | None = None, wait: int = 0) -> int | None:
+    def look_again(
+        self, partition: int, offset: int, at: int | None = None, wait: int = 0, *, has_looked: bool = True
+    ) -> int | None:
         """The partition's lanes are to be looked at again at this instant, so many micros from now, or not.
 
         Return the earliest of all that are known. The offset is what tests add to the clock.
         """
         with self._lock:
-            if at is None:
+            if at is None and has_looked:
                 self._again.pop(partition, None)
-            else:
+            elif at is not None:
                 self._again[partition] = at, _local_micros() + offset + wait
             return min((at for at, _ in self._again.values()), default=None)
 

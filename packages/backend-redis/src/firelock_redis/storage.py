@@ -32,6 +32,7 @@ from firelock.storage import (
     Taken,
     Transition,
     admission,
+    read_admission,
 )
 from firelock_redis.database import SCHEMA, RedisDatabase
 from firelock_redis.find import FindVerbs
@@ -267,7 +268,7 @@ class RedisStorage(
             return Claim([], next_due_at, is_session_lost=True)
         if reply[2] or self._turns.is_looking_again:
             look_again_at = self._turns.look_again(
-                partition, self.database.clock_offset, *map(int, reply[2].split())
+                partition, self.database.clock_offset, *map(int, reply[2].split()), has_looked=asked.limit > 0
             )
         jobs: list[ClaimedJob] = []
         unreadable: list[Transition] = []
@@ -276,7 +277,9 @@ class RedisStorage(
             id, record, payload = reply[place : place + 3]
             try:
                 job = claimed_job(id, record, payload, asked.now)
-            except (ValueError, TypeError):
+                if job.admission_json is not None:
+                    read_admission(job.admission_json)
+            except (ValueError, TypeError, StorageError):
                 unreadable.append(_quarantine(id, int(record.split(" ", 2)[1]), asked))
                 continue
             held[id] = (record, job)

@@ -94,23 +94,29 @@ end
 
 local asked = {}  -- by what stands in the record
 
--- What the job asks: its lane, nothing for none; uses of limits, each a key, a cost and 1 where it is strict; is_odd where a
--- claim has to look at more than the lane, as the cost is not 1, or the job keeps its key or can be late; unique use; before
--- and within as `Admission` says.
+local function parse_asks(text)
+  local uses, unique, before, within = unpack(cjson.decode(text))
+  local keys, null = {}, cjson.null
+  local asks = { uses = uses, is_odd = before ~= null or within ~= null }
+  for number, use in ipairs(uses) do
+    keys[number] = use[1]
+    asks.is_odd = asks.is_odd or use[2] ~= 1 or use[3] ~= 0
+  end
+  asks.lane = table.concat(keys, '\n')
+  if unique ~= null then asks.unique = unique end
+  if before ~= null then asks.before = before end
+  if within ~= null then asks.within = within end
+  return asks
+end
+
+-- What the job asks, nothing where that cannot be read: its lane, nothing for none; uses of limits, each a key, a cost and 1
+-- where it is strict; is_odd where a claim has to look at more than the lane, as the cost is not 1, or the job keeps its key or
+-- can be late; unique use; before and within as `Admission` says.
 local function asks_of(text)
   local asks = asked[text]
   if not asks then
-    local uses, unique, before, within = unpack(cjson.decode(text))
-    local keys, null = {}, cjson.null
-    asks = { uses = uses, is_odd = before ~= null or within ~= null }
-    for number, use in ipairs(uses) do
-      keys[number] = use[1]
-      asks.is_odd = asks.is_odd or use[2] ~= 1 or use[3] ~= 0
-    end
-    asks.lane = table.concat(keys, '\n')
-    if unique ~= null then asks.unique = unique end
-    if before ~= null then asks.before = before end
-    if within ~= null then asks.within = within end
+    local is_read, found = pcall(parse_asks, text)
+    asks = is_read and found or { uses = {}, lane = '' }
     asked[text] = asks
   end
   return asks

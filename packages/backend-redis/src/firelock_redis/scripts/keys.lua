@@ -35,6 +35,15 @@ end
 
 local looks = 0
 
+-- Whether a key comes before another, byte by byte as members of a list stand; `<` follows the server's locale.
+local function precedes(one, other)
+  for place = 1, math.min(#one, #other) do
+    local mine, its = string.byte(one, place), string.byte(other, place)
+    if mine ~= its then return mine < its end
+  end
+  return #one < #other
+end
+
 -- How many jobs wait for the key, COUNTED at most.
 local function waiting(key)
   local first, last, count = '(' .. key .. '\n', '(' .. key .. '\v', 0
@@ -97,15 +106,15 @@ function verbs.list(prefix, after, limit)
   local reply, now, present = { 0, after }, clock(), holders_now()
   local held = {}
   for key in pairs(present) do
-    if sub(key, 1, #prefix) == prefix and key > after then held[#held + 1] = key end
+    if sub(key, 1, #prefix) == prefix and precedes(after, key) then held[#held + 1] = key end
   end
-  table.sort(held)
-  local place, next_held = after >= prefix and '[' .. after .. '\v' or '[' .. prefix, 1
+  table.sort(held, precedes)
+  local place, next_held = precedes(after, prefix) and '[' .. prefix or '[' .. after .. '\v', 1
   if after == '' and prefix == '' then place = '-' end
   while #reply < 2 + limit do
     local key, other = following(place), held[next_held]
     if key and sub(key, 1, #prefix) ~= prefix then key = nil end
-    if other and (not key or other <= key) then
+    if other and (not key or not precedes(key, other)) then
       if other == key then place = '[' .. key .. '\v' end
       key, next_held = other, next_held + 1
     elseif key then
@@ -132,7 +141,7 @@ end
 
 -- Unique keys that begin so, behind another, in order of name. Reply for each: key, and as it is stored.
 function verbs.unique(prefix, after, limit)
-  local first, reply = after >= prefix and '(' .. after or '[' .. prefix, {}
+  local first, reply = precedes(after, prefix) and '[' .. prefix or '(' .. after, {}
   if after == '' and prefix == '' then first = '-' end
   local keys = call('ZRANGEBYLEX', base .. 'uz', first, '+', 'LIMIT', 0, limit)
   for _, key in ipairs(keys) do

@@ -97,7 +97,7 @@ local function limits()
       else
         local queue, session, asks = match(text, '^%S+ %d+ %-?%d+ (%S+) (%S*)\n%d+ %d+ %d+ .([^\n]*)\n')
         local keeps = #member > #id and not FINAL[letter]
-        if session ~= '' or keeps then
+        if session and (session ~= '' or keeps) then
           alive[#alive + 1] = member
           if letter == 'E' and session == '' then
             state.returning, state.returning_in = id, queue .. ' ' .. asks_of(asks).lane
