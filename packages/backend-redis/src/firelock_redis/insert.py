@@ -158,8 +158,8 @@ def _insert(database: RedisDatabase, partition: int, jobs: Sequence[NewJob]) -> 
     if plain is not None and database.run_replicated("insert_plain", partition, *plain):
         return [True] * len(jobs)
     keyed = _keyed_arguments(jobs) if plain is None else None
-    if keyed is not None and database.run_replicated("insert_keyed", partition, *keyed):
-        return [True] * len(jobs)
+    if keyed is not None and (told := database.run_replicated("insert_keyed", partition, *keyed)) != 0:
+        return [Duplicate(one) if one else True for one in told] or [True] * len(jobs)
     return answered(
         jobs, database.run_replicated("insert.jobs", partition, RULES, len(jobs), *stored_arguments(jobs))
     )
@@ -197,23 +197,34 @@ def _keyed_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
     run, count = None, 0  # as in `_plain_arguments`
     for job in jobs:
         asks = job.admission
-        if asks is None or asks.unique is not None or _kept_apart(job) != _NOTHING_APART:
+        if asks is None or _kept_apart(job) != _NOTHING_APART:
+            return None
+        standing = _standing(asks)
+        if standing is None:
             return None
         if (job.queue, job.priority) != run:
             run, count = (job.queue, job.priority), len(arguments) + 2
             arguments += (job.queue, lowest_place(job.priority), 0)
-        arguments += (job.id, payload_of(job, rare_of(job)), job.admission_json, *_standing(asks))
+        arguments += (job.id, payload_of(job, rare_of(job)), job.admission_json, *standing)
         arguments[count] += 1
     return arguments
 
 
 @lru_cache(1_000)
-def _standing(asks: Admission) -> tuple[str, str]:
-    """Return the lane of a job, nothing for none, and a line end where a claim has to look at it closely."""
-    lane = admission.lane_of(asks)
+def _standing(asks: Admission) -> tuple[str, str] | None:
+    """Return the lane of a job, nothing for none, and what scripts/insert_keyed.lua is told besides.
+
+    None where a call may change the job that has its unique key, or is refused then.
+    """
+    lane, use = admission.lane_of(asks), asks.unique
     is_late = asks.start_before is not None or asks.start_within is not None
-    is_odd = is_late or any(use.cost != 1 or use.is_strict for use in asks.limits)
-    return (lane or "", "\n" if lane and is_odd else "")
+    is_odd = is_late or any(one.cost != 1 or one.is_strict for one in asks.limits)
+    said = "\n" if lane and is_odd else ""
+    if use is not None:
+        if use.keeps_last or use.raises or use.wait is not None:
+            return None
+        said += f" {use.at_least} {use.key}"
+    return lane or "", said
 
 
 def stored_arguments(jobs: Sequence[NewJob]) -> list[Any]:

@@ -1,79 +1,133 @@
--- Jobs with limits, or that are to start before some instant, and ask for nothing else beside what the payload holds, are
--- stored enqueued, all of them or none. On its own, as insert_plain.lua is: see there, and jobs.lua for lanes.
+-- Jobs with limits or plain unique keys, or that are to start before some instant, and ask for nothing else beside what the
+-- payload holds, are stored enqueued, all of them or none. On its own, as insert_plain.lua is: see there, jobs.lua for lanes, and
+-- unique.lua for unique keys.
 --
 -- KEYS  1 base; derived: jobs payloads all l:E:<queue> r:<queue> seq work queues, lane:<queue> <keys> ring:<queue> turn lanes
---       laned; publishes on wake
+--       laned, unique uz; publishes on wake
 -- ARGV  1 what tests add to the clock; runs of at most 500 jobs together that have these in common: queue, place of the run's
---       priority, number of jobs, and for each of them: id, payload, what it asks, lane or nothing, a line end where it is odd
--- Reply 0 where one of the ids is there already and nothing was stored, else 1
+--       priority, number of jobs, and for each of them: id, payload, what it asks, lane or nothing, a line end where it is odd and
+--       behind it, where it has a unique key, a blank, for how many micros that is taken at least, a blank, and the key
+-- Reply 0 where nothing was stored, as one of the ids is there already or insert.lua has to judge; else nothing where all are new,
+--       or for each job nothing, or the id of the job that has its unique key
 
-local call, base, format, last = redis.call, KEYS[1] .. ':', string.format, #ARGV
+local call, base, format, match, last = redis.call, KEYS[1] .. ':', string.format, string.match, #ARGV
+local time = call('TIME')
+local instant = time[1] * 1000000 + time[2] + ARGV[1]
+local now = format('%.0f', instant)
+
+-- Whether the job of a stored key has it still; nil where insert.lua has to say.
+local function is_taken(mark, free_at, text)
+  if not text then return instant < tonumber(free_at) end
+  local state, attempt, session, crashes, enqueued, asks =
+    match(text, '^(%u)%+?(%d+) %d+ %-?%d+ %S+ (%S*)\n%d+ (%d+) (%d+) .([^\n]*)\n')
+  if not state or state == 'F' or (state == 'D' and session ~= '') then return nil end
+  if instant < tonumber(free_at) then return true end
+  if state == 'S' or state == 'D' then return false end
+  local is_read, _, use, before, within = pcall(function() return unpack(cjson.decode(asks)) end)
+  if not is_read or type(use) ~= 'table' or before ~= cjson.null or within ~= cjson.null then return nil end
+  local kept_until = use[2]
+  if kept_until == 'ended' or kept_until == 'succeeded' then return true end
+  local is_unstarted = attempt + crashes == tonumber(mark)
+  if kept_until == 'started' then return state ~= 'P' and is_unstarted end
+  return state == 'C' and is_unstarted
+end
 
 local places, two, at = {}, 0, 2  -- created_at and id of each job
+local answers, taken, is_asked = {}, {}, false  -- by place in ARGV who has the key of one; by key the job that takes it
+local keys, members = {}, {}
 while at < last do
   local behind = at + 3 + 5 * ARGV[at + 2]
   for arg = at + 3, behind - 1, 5 do
-    places[two + 1], places[two + 2] = string.match(ARGV[arg + 1], '^[^\t]*\t[^\t]*\t(%d+)'), ARGV[arg]
-    two = two + 2
+    local id, holder = ARGV[arg], nil
+    local at_least, key = match(ARGV[arg + 4], '^\n? (%d+) (.*)$')
+    if key then
+      holder = taken[key]
+      local mark, free_at, owner = match(not holder and call('HGET', base .. 'unique', key) or '', '^(%d+) (%d+) (.*)$')
+      if owner then
+        local is = owner ~= id and is_taken(mark, free_at, call('HGET', base .. 'jobs', owner))
+        if is == nil or owner == id then return 0 end
+        if is then holder = owner end
+      end
+      if holder then
+        if holder == id or call('HEXISTS', base .. 'jobs', id) == 1 then return 0 end
+        answers[arg], is_asked = holder, true
+      else
+        taken[key] = id
+        local size = #keys
+        keys[size + 1], keys[size + 2] = key, '0 ' .. (at_least == '0' and '0' or format('%.0f', instant + at_least)) .. ' ' .. id
+        members[size + 1], members[size + 2] = 0, key
+      end
+    end
+    if not holder then
+      places[two + 1], places[two + 2] = match(ARGV[arg + 1], '^[^\t]*\t[^\t]*\t(%d+)'), id
+      two = two + 2
+    end
   end
   at = behind
 end
 
 -- What was added for nothing is taken back: it stands in no other place yet.
 local count = two / 2
-if call('ZADD', base .. 'all', 'NX', unpack(places)) < count then
+if count > 0 and call('ZADD', base .. 'all', 'NX', unpack(places)) < count then
   for id = 2, two, 2 do
     if call('HEXISTS', base .. 'jobs', places[id]) == 0 then call('ZREM', base .. 'all', places[id]) end
   end
   return 0
 end
+if keys[1] then
+  call('HSET', base .. 'unique', unpack(keys))
+  call('ZADD', base .. 'uz', unpack(members))
+end
 
-local time, place = call('TIME'), call('INCRBY', base .. 'seq', count) - count
-local now = format('%.0f', time[1] * 1000000 + time[2] + ARGV[1])
+-- Also where none is new: a WAIT behind a script that has written nothing would vouch for nothing.
+local place = call('INCRBY', base .. 'seq', count > 0 and count or 1) - count
 local jobs, payloads = {}, {}
-local queues = {}  -- by queue: created_at and id of each job, and by lane place and member
+local queues = {}  -- by queue: created_at and id of each job, and by lane place and member of each
 two, at = 0, 2
 while at < last do
   local queue, lowest, behind = ARGV[at], ARGV[at + 1], at + 3 + 5 * ARGV[at + 2]
   local middle, found = ' ' .. queue .. ' \n0 0 ' .. now .. ' E ', queues[queue]
-  if not found then
-    found = { listed = {}, lanes = {} }
-    queues[queue] = found
-  end
-  local listed, lanes = found.listed, found.lanes
   for arg = at + 3, behind - 1, 5 do
-    place = place + 1
-    local id, created, size = ARGV[arg], places[two + 1], #listed
-    local spot, lane = format('%.0f', lowest + place), lanes[ARGV[arg + 3]]
-    jobs[two + 1], jobs[two + 2] = id, 'E0 0 ' .. spot .. middle .. ARGV[arg + 2] .. '\n\n' .. created .. '\t\t\t\t\t\t\t\t\t'
-    payloads[two + 1], payloads[two + 2] = id, ARGV[arg + 1]
-    listed[size + 1], listed[size + 2] = created, id
-    if not lane then
-      lane = {}
-      lanes[ARGV[arg + 3]] = lane
+    if not answers[arg] then
+      if not found then
+        found = { listed = {}, lanes = {} }
+        queues[queue] = found
+      end
+      place = place + 1
+      local id, created, listed = ARGV[arg], places[two + 1], found.listed
+      local spot, lane, size = format('%.0f', lowest + place), found.lanes[ARGV[arg + 3]], #listed
+      jobs[two + 1], jobs[two + 2] = id, 'E0 0 ' .. spot .. middle .. ARGV[arg + 2] .. '\n\n' .. created .. '\t\t\t\t\t\t\t\t\t'
+      payloads[two + 1], payloads[two + 2] = id, ARGV[arg + 1]
+      listed[size + 1], listed[size + 2] = created, id
+      if not lane then
+        lane = {}
+        found.lanes[ARGV[arg + 3]] = lane
+      end
+      size = #lane
+      lane[size + 1], lane[size + 2] = spot, string.byte(ARGV[arg + 4]) == 10 and id .. '\n' or id
+      two = two + 2
     end
-    size = #lane
-    lane[size + 1], lane[size + 2] = spot, id .. ARGV[arg + 4]
-    two = two + 2
   end
   at = behind
 end
-call('HSET', base .. 'payloads', unpack(payloads))
-call('HSET', base .. 'jobs', unpack(jobs))
+if count > 0 then
+  call('HSET', base .. 'payloads', unpack(payloads))
+  call('HSET', base .. 'jobs', unpack(jobs))
+end
 for queue, found in pairs(queues) do
   call('ZADD', base .. 'l:E:' .. queue, unpack(found.listed))
   call('SADD', base .. 'queues', queue)
   local turn, turns, entries, is_first = call('GET', base .. 'turn') or 0, {}, {}, false
-  for lane, members in pairs(found.lanes) do
+  for lane, standing in pairs(found.lanes) do
     if lane == '' then
       local line = base .. 'r:' .. queue
       if call('EXISTS', line) == 0 then
         call('SADD', base .. 'work', queue)
         is_first = true
       end
-      call('ZADD', line, unpack(members))
+      call('ZADD', line, unpack(standing))
     else
-      call('ZADD', base .. 'lane:' .. queue .. ' ' .. lane, unpack(members))
+      call('ZADD', base .. 'lane:' .. queue .. ' ' .. lane, unpack(standing))
       local size = #turns
       turns[size + 1], turns[size + 2] = turn, lane
     end
@@ -95,4 +149,12 @@ for queue, found in pairs(queues) do
   end
   if is_first then call('PUBLISH', base .. 'wake', queue) end
 end
-return 1
+if not is_asked then return {} end
+local reply = {}
+at = 2
+while at < last do
+  local behind = at + 3 + 5 * ARGV[at + 2]
+  for arg = at + 3, behind - 1, 5 do reply[#reply + 1] = answers[arg] or '' end
+  at = behind
+end
+return reply
