@@ -10,7 +10,8 @@ from markupsafe import Markup
 
 from benchmarks.seed.shop import fire as shop_app
 from benchmarks.seed.story import seed
-from firelock import Firelock, JobContext, Retry, Settings, State, hookimpl
+from firelock import Firelock, JobContext, Limit, Retry, Settings, State, Unique, hookimpl
+from firelock.storage import ClaimRequest, NewSession
 from firelock.testing import eventually
 from firelock_dashboard import JobPanel, Page
 
@@ -44,7 +45,30 @@ def fill(storage, jobs=SEEDED):
     fire.storage.migrate()
     for _ in seed(fire.storage, fire.tasks(), jobs):
         pass
+    _hold_keys(fire)
     fire.close()
+
+
+def _hold_keys(fire):
+    """Jobs of three tenants hold a limit's keys and wait for them; one has a unique key."""
+
+    @fire.task(
+        name="shop.reports.tenant_report",
+        queue="reports",
+        limits=[Limit("tenant:{tenant_id}", concurrent=2)],
+        unique=Unique("tenant:{tenant_id}/{day}"),
+    )
+    def tenant_report(tenant_id: int, day: str) -> None: ...
+
+    fire.limits.sync()
+    for tenant_id in (7, 8, 9):
+        for day in range(1, tenant_id - 4):
+            tenant_report.enqueue(tenant_id, f"2026-11-{day:02}")
+    now = fire.storage.clock()
+    session = NewSession("of-limits", "limits", "web-2:400", "web-2", 400, now, 86_400, 10, "reports")
+    fire.storage.begin_session(session)
+    fire.storage.claim(ClaimRequest(["reports"], 5, session.id, now))
+    fire.limits.pause("tenant:9", note="their mailbox is full", by="mia")
 
 
 # ---- by hand ---------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import attrs
 from firelock import ConfigurationError, UnsupportedFeature
 from firelock.control.limits import LimitName, LimitView
 from firelock.storage import Feature, JobRecord
+from firelock.storage.admission import name_of
 from firelock_dashboard.actions import refusing
 from firelock_dashboard.formatting import instant
 from firelock_dashboard.problems import BadRequest
@@ -67,9 +68,14 @@ def _keys(visit: Visit, prefix: str, after: str) -> _KeysPage:
     if Feature.LIMITS not in visit.fire.storage.features:
         return _KeysPage((), (), is_offered=False, after=None)
     keys = visit.fire.limits.list(prefix, after, _SHOWN + 1)
-    names = [] if prefix or after else visit.fire.limits.names()
+    names = [] if prefix or after else [one for one in visit.fire.limits.names() if not _is_key(one)]
     following = keys[_SHOWN - 1].key if len(keys) > _SHOWN else None
     return _KeysPage(keys[:_SHOWN], names, is_offered=True, after=following)
+
+
+def _is_key(one: LimitName) -> bool:
+    """Tell whether the record is that of one key, which is among the keys."""
+    return name_of(one.name) != one.name
 
 
 def show_limit(visit: Visit) -> Response:
