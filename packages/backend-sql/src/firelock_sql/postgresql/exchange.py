@@ -168,22 +168,25 @@ _BESIDE = f"""
 SELECT (SELECT server FROM holder), {_DUE}, {_UNSETTLED}, HAS_LANES, ARRAY (LANED), ARRAY (PLAIN),
     (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
 """  # noqa: S608 - conditions of ours
+# Queues that are known to have lanes are not looked at: see `keyed.LaneFloors`.
+_KNOWN, _IS_KNOWN = "name = ANY (:known::text[])", "(cardinality(:known::text[]) > 0)"
+_LANE_OF_OPEN = f"{_OF_JOBS} {IN_LANE} AND queue = open.name"
 BESIDE = Text(
     _NAMED
-    + _BESIDE.replace("HAS_LANES", _HAS_LANES % _OF_NAMED)
-    .replace("LANED", f"SELECT name FROM open WHERE EXISTS ({_OF_JOBS} {IN_LANE} AND queue = open.name)")  # noqa: S608 - conditions of ours
+    + _BESIDE.replace("HAS_LANES", f"{_IS_KNOWN} OR {_HAS_LANES % _OF_NAMED}")
+    .replace("LANED", f"SELECT name FROM open WHERE {_KNOWN} OR EXISTS ({_LANE_OF_OPEN})")  # noqa: S608 - conditions of ours
     .replace("PLAIN", f"SELECT name FROM open WHERE EXISTS ({_OF_JOBS} {_READY} AND queue = open.name)")  # noqa: S608 - conditions of ours
 )
 BESIDE_OF_EVERY = Text(
     _EVERY  # noqa: S608 - conditions of ours
     + f""", lane_turn AS (
-    SELECT (SELECT min(queue) FROM firelock_jobs WHERE {IN_LANE}) AS name
+    SELECT CASE WHEN NOT {_IS_KNOWN} THEN (SELECT min(queue) FROM firelock_jobs WHERE {IN_LANE}) END AS name
     UNION ALL
     SELECT (SELECT min(queue) FROM firelock_jobs WHERE {IN_LANE} AND queue > lane_turn.name)
     FROM lane_turn WHERE lane_turn.name IS NOT NULL
-)"""  # noqa: S608 - conditions of ours
-    + _BESIDE.replace("HAS_LANES", _HAS_LANES % _OF_EVERY)
-    .replace("LANED", f"SELECT name FROM lane_turn AS asked WHERE name IS NOT NULL AND {_OPEN}")  # noqa: S608 - conditions of ours
+), laned AS (SELECT name FROM lane_turn UNION ALL SELECT name FROM unnest(:known::text[]) AS name)"""  # noqa: S608 - conditions of ours
+    + _BESIDE.replace("HAS_LANES", f"{_IS_KNOWN} OR {_HAS_LANES % _OF_EVERY}")
+    .replace("LANED", f"SELECT name FROM laned AS asked WHERE name IS NOT NULL AND {_OPEN}")  # noqa: S608 - conditions of ours
     .replace("PLAIN", "SELECT name FROM open")
 )
 

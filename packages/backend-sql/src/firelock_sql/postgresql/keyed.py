@@ -10,8 +10,10 @@ lock, and would not show what others committed while they had it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+import attrs
 from typing_extensions import override
 
 from firelock.storage.admission import Head, KeyRow, LaneCursors, LaneLook, keys_of, numbers_for
@@ -21,13 +23,26 @@ from firelock_sql.limits import IN_LANE, Row, SqlLanes, numbers_in, read_keys
 from firelock_sql.postgresql.connect import number_array, text_array
 from firelock_sql.transaction import Text, Transaction
 
-_NEXT = f"SELECT held_by FROM firelock_jobs WHERE {IN_LANE} AND queue = :queue AND held_by >"  # noqa: S608
-# An index step a lane. A row is a lane, a key's row that is locked now, a key that has a row, or numbers.
+_OF_QUEUE = f"FROM firelock_jobs WHERE {IN_LANE} AND queue = :queue"
+_IN_ORDER = "ORDER BY held_by LIMIT 1"
+# The lane behind another one: an index step, but for what a snapshot that is held open keeps of the deep one.
+_NEXT = f"SELECT held_by {_OF_QUEUE} AND held_by > AFTER {_IN_ORDER}"
+_OF_DEEP = f"SELECT {_OF_QUEUE} AND held_by = :deep AND priority"
+_NEXT_BEHIND = f"""
+SELECT coalesce(
+    (SELECT held_by {_OF_QUEUE} AND held_by > AFTER AND held_by < :deep {_IN_ORDER}),
+    (SELECT :deep::text WHERE AFTER < :deep AND (
+        EXISTS ({_OF_DEEP} > :deep_priority) OR EXISTS ({_OF_DEEP} < :deep_priority)
+        OR EXISTS ({_OF_DEEP} = :deep_priority AND (enqueued_at, seq) > (:deep_at, :deep_seq))
+    )),
+    (SELECT held_by {_OF_QUEUE} AND held_by > greatest(AFTER, :deep) {_IN_ORDER})
+)"""
+# A row is a lane, a key's row that is locked now, a key that has a row, numbers, or the micros that it took.
 _LOOK = f"""
 WITH RECURSIVE walk (lane, place) AS (
-    SELECT ({_NEXT} :after ORDER BY held_by LIMIT 1), 1::bigint WHERE :most > 0
+    SELECT (FIRST), 1::bigint WHERE :most > 0
     UNION ALL
-    SELECT ({_NEXT} walk.lane ORDER BY held_by LIMIT 1), place + 1 FROM walk
+    SELECT (NEXT), place + 1 FROM walk
     WHERE walk.lane IS NOT NULL AND place < :most AND (:until = '' OR walk.lane < :until)
 ), seen AS MATERIALIZED (
     SELECT lane, place FROM walk WHERE lane IS NOT NULL AND (:until = '' OR lane <= :until)
@@ -38,7 +53,7 @@ WITH RECURSIVE walk (lane, place) AS (
     SELECT DISTINCT key FROM seen, LATERAL unnest(string_to_array(lane, chr(10))) AS key
 ), locked AS MATERIALIZED (
     SELECT key, holders, free_at FROM firelock_limit_keys
-    WHERE key = ANY (ARRAY (SELECT key FROM wanted)) ORDER BY key FOR NO KEY UPDATE
+    WHERE key = ANY (ARRAY (SELECT key FROM wanted)) ORDER BY key FOR NO KEY UPDATE SKIP LOCKED
 )
 SELECT 'lane', lane, NULL, place FROM seen
 UNION ALL SELECT 'row', key, holders, free_at FROM locked
@@ -48,19 +63,51 @@ UNION ALL SELECT 'numbers', key, value, NULL FROM firelock_records
 WHERE kind = 'limit' AND key = ANY (ARRAY (
     SELECT key FROM wanted UNION ALL SELECT regexp_replace(key, ':[^/]*', '', 'g') FROM wanted
 ))
+UNION ALL
+SELECT 'took', NULL, NULL, (extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000000)::bigint
 """  # noqa: S608 - conditions of ours
-LOOK, LOOK_PATIENTLY = Text(_LOOK.replace("NO KEY UPDATE", "NO KEY UPDATE SKIP LOCKED")), Text(_LOOK)
+
+
+def _look(step: str) -> str:
+    first = step.replace("AFTER", ':after::text COLLATE "C"')
+    return _LOOK.replace("FIRST", first).replace("NEXT", step.replace("AFTER", "walk.lane"))
+
+
+LOOK, LOOK_BEHIND = Text(_look(_NEXT)), Text(_look(_NEXT_BEHIND))
+LOOK_PATIENTLY = Text(_look(_NEXT).replace(" SKIP LOCKED", ""))
 MAKE_KEYS = Text("""
 INSERT INTO firelock_limit_keys (key, holders, free_at) SELECT key, NULL, 0 FROM unnest(:keys::text[]) AS key
 ON CONFLICT (key) DO NOTHING RETURNING key
 """)
-# The limit of 1,000 is for the planner: it knows nothing of the one around it.
+_HEAD = f"{CLAIMED_COLUMNS}, seq, is_parent, held_by"
+# The limits of 1,000 are for the planner: it knows nothing of the one around them.
 HEADS = Text(f"""
 SELECT job.* FROM unnest(:lanes::text[], :shares::integer[]) AS asked (lane, share), LATERAL (
     SELECT * FROM (
-        SELECT {CLAIMED_COLUMNS}, seq, is_parent, held_by FROM firelock_jobs
-        WHERE {IN_LANE} AND queue = :queue AND held_by = asked.lane
+        SELECT {_HEAD} {_OF_QUEUE} AND held_by = asked.lane
         ORDER BY priority DESC, enqueued_at, seq LIMIT 1000 FOR NO KEY UPDATE SKIP LOCKED
+    ) AS near
+    LIMIT asked.share
+) AS job
+""")  # noqa: S608 - names of columns
+HEADS_BEHIND = Text(f"""
+SELECT job.* FROM unnest(
+    :lanes::text[], :shares::integer[], :priorities::bigint[], :ats::bigint[], :afters::bigint[]
+) AS asked (lane, share, priority, at, after), LATERAL (
+    SELECT * FROM (
+        SELECT * FROM (
+            SELECT {_HEAD} {_OF_QUEUE} AND held_by = asked.lane AND priority > asked.priority
+            ORDER BY priority DESC, enqueued_at, seq LIMIT 1000 FOR NO KEY UPDATE SKIP LOCKED
+        ) AS above
+        UNION ALL SELECT * FROM (
+            SELECT {_HEAD} {_OF_QUEUE} AND held_by = asked.lane AND priority = asked.priority
+                AND (enqueued_at, seq) > (asked.at, asked.after)
+            ORDER BY enqueued_at, seq LIMIT 1000 FOR NO KEY UPDATE SKIP LOCKED
+        ) AS behind
+        UNION ALL SELECT * FROM (
+            SELECT {_HEAD} {_OF_QUEUE} AND held_by = asked.lane AND priority < asked.priority
+            ORDER BY priority DESC, enqueued_at, seq LIMIT 1000 FOR NO KEY UPDATE SKIP LOCKED
+        ) AS below
     ) AS near
     LIMIT asked.share
 ) AS job
@@ -80,7 +127,84 @@ INSERT INTO firelock_count_deltas (state, queue, jobs)
 SELECT 'enqueued', queue, -count(*) FROM claimed GROUP BY queue
 UNION ALL SELECT 'processing', queue, count(*) FROM claimed GROUP BY queue
 """)
-_LANE = 22  # its place in a head
+# Places in a head.
+_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _LANE = 4, 5, 11, 20, 22
+
+_LONG = 1_500  # micros beyond which a look was a long one; each lane may take some more
+_MICROS_OF_A_LANE = 20
+_DEEP = 1_000  # jobs claimed of a lane from which it may be the reason
+_IN_A_ROW = 3  # as for plain jobs: see `lanes`
+_REST = 20  # times as long as a long look took
+_MOST_LANES = 1_000
+_BEFORE_ALL = (-(1 << 31) - 1, -1, -1)
+
+
+@attrs.define
+class _Floor:
+    place: tuple[int, int, int]  # priority, instant, number: nothing of that priority waits before it
+    claimed: int = 0
+
+
+class LaneFloors:
+    """How far claims have come in each lane, for looks behind what a snapshot held open keeps in the index.
+
+    It is to jobs with limits what `lanes` is to others: once looks were long, the next begin in each lane
+    behind what was claimed last, and step over the deepest lane; now and then one is whole again, and finds
+    what came late. Threads may share it.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._floors: dict[tuple[str, str], _Floor] = {}
+        self._whole_at = clock()
+        self._long_looks = 0
+
+    @property
+    def is_behind(self) -> bool:
+        """Tell whether the next look begins behind the floors."""
+        return self._clock() < self._whole_at
+
+    @property
+    def queues(self) -> list[str]:
+        """Return those in which lanes are known."""
+        return sorted({queue for queue, _ in self._floors.copy()})
+
+    def of(self, queue: str, lane: str) -> tuple[int, int, int]:
+        """Return the place behind which a look at the lane begins."""
+        floor = self._floors.get((queue, lane))
+        return _BEFORE_ALL if floor is None else floor.place
+
+    def deepest(self, queue: str) -> str:
+        """Return the lane of which most was claimed, "" where nothing was."""
+        found = [
+            (floor.claimed, lane) for (name, lane), floor in self._floors.copy().items() if name == queue
+        ]
+        return max(found, default=(0, ""))[1]
+
+    def looked(self, micros: int, lanes: int) -> None:
+        """A whole look took so long, and saw so many lanes."""
+        deepest = max((floor.claimed for floor in self._floors.copy().values()), default=0)
+        if micros <= _LONG + _MICROS_OF_A_LANE * lanes or deepest < _DEEP:
+            self._long_looks = 0
+            return
+        self._long_looks += 1
+        if self._long_looks >= _IN_A_ROW:
+            self._whole_at = self._clock() + micros * _REST / 1_000_000
+
+    def claimed(self, heads: Iterable[Row]) -> None:
+        """These were claimed from their lanes."""
+        if len(self._floors) > _MOST_LANES:
+            self._floors.clear()
+        for row in heads:
+            if len(row) <= _LANE:  # one without limits
+                continue
+            floor = self._floors.setdefault((row[_QUEUE], row[_LANE]), _Floor(_BEFORE_ALL))
+            place = (row[_PRIORITY], row[_ENQUEUED_AT], row[_SEQ])
+            if place[0] != floor.place[0]:
+                if floor.claimed >= _DEEP:
+                    continue
+                floor.place = place
+            floor.place, floor.claimed = max(floor.place, place), floor.claimed + 1
 
 
 class ClaimBeside(MixedClaim):
@@ -118,8 +242,10 @@ class ClaimBeside(MixedClaim):
 class PostgresqlLanes(SqlLanes):
     """The lanes within one transaction; what a claim keeps is written by `TAKE`."""
 
-    def __init__(self, tx: Transaction) -> None:
+    def __init__(self, tx: Transaction, floors: LaneFloors | None = None) -> None:
         super().__init__(tx)
+        self._floors = floors  # None: looks are whole
+        self.longest = (0, 0)  # of the looks: micros, lanes
         self.kept: dict[str, KeyRow] = {}
         self.missing: set[str] = set()  # keys without a row, which a transaction of its own has to make
         self.has_written = False
@@ -129,6 +255,11 @@ class PostgresqlLanes(SqlLanes):
     def look(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneLook:
         look = LOOK_PATIENTLY if is_patient and not self._has_locked else LOOK
         values = {"queue": queue, "after": after, "until": until, "most": limit, "lanes": "{}"}
+        if self._floors is not None and look is LOOK:
+            deep = self._floors.deepest(queue)
+            priority, at, seq = self._floors.of(queue, deep)
+            behind = {"deep": deep, "deep_priority": priority, "deep_at": at, "deep_seq": seq}
+            return self._looked(self._tx.all(LOOK_BEHIND, **values, **behind))
         return self._looked(self._tx.all(look, **values))
 
     @override
@@ -137,10 +268,11 @@ class PostgresqlLanes(SqlLanes):
         return self._looked(self._tx.all(LOOK, **values))
 
     def _looked(self, found: Sequence[Row]) -> LaneLook:
-        of: dict[str, list[Row]] = {"lane": [], "row": [], "known": [], "numbers": []}
+        of: dict[str, list[Row]] = {"lane": [], "row": [], "known": [], "numbers": [], "took": []}
         for kind, *row in found:
             of[kind].append(row)
         lanes = [lane for lane, _, _ in sorted(of["lane"], key=lambda row: row[2])]
+        self.longest = max(self.longest, (of["took"][0][2], len(lanes)))
         rows, numbers = read_keys(of["row"]), {key: numbers_in(value) for key, value, _ in of["numbers"]}
         busy = {key for key, _, _ in of["known"]}.difference(rows)
         limited = {key for lane in lanes for key in keys_of(lane) if numbers_for(key, numbers).has_any}
@@ -164,8 +296,14 @@ class PostgresqlLanes(SqlLanes):
     @override
     def heads(self, queue: str, wanted: Mapping[str, tuple[int, int]]) -> Mapping[str, Sequence[Head[Row]]]:
         shares = number_array([given + number for given, number in wanted.values()])
+        values: dict[str, object] = {"queue": queue, "lanes": text_array(list(wanted)), "shares": shares}
+        heads = HEADS
+        if self._floors is not None:
+            heads, places = HEADS_BEHIND, [self._floors.of(queue, lane) for lane in wanted]
+            for place, name in enumerate(("priorities", "ats", "afters")):
+                values[name] = number_array([one[place] for one in places])
         rows: dict[str, list[Row]] = {lane: [] for lane in wanted}
-        for row in self._tx.all(HEADS, queue=queue, lanes=text_array(list(wanted)), shares=shares):
+        for row in self._tx.all(heads, **values):
             rows[row[_LANE]].append(row)
         return {lane: self._new_of(queue, lane, rows[lane], number) for lane, (_, number) in wanted.items()}
 

@@ -46,7 +46,7 @@ from firelock_sql.postgresql.exchange import (
     INSERT,
     INSERT_LIMITED,
 )
-from firelock_sql.postgresql.keyed import MAKE_KEYS, TAKE, ClaimBeside, PostgresqlLanes
+from firelock_sql.postgresql.keyed import MAKE_KEYS, TAKE, ClaimBeside, LaneFloors, PostgresqlLanes
 from firelock_sql.postgresql.lanes import Lanes, Look
 from firelock_sql.postgresql.unique_lock import lock_keys
 from firelock_sql.settle import apply_transitions
@@ -95,6 +95,7 @@ class PostgresqlStorage(SqlStorage):
         # What a pooler makes of it is known when it is met: `describe` says it then.
         super().__init__(database, is_notified=database.wake.has_mailbox)
         self._lanes = Lanes()
+        self._floors = LaneFloors()
         self._laned: set[tuple[str, ...] | None] = set()  # queues of whose last claim some had lanes
 
     def _run(self, work: Callable[[Any], _T]) -> _T:
@@ -283,7 +284,9 @@ class PostgresqlStorage(SqlStorage):
     def _keyed(self, tx: Transaction, request: ClaimRequest, plain: _Plain, missing: set[str]) -> _Beside:
         of = _queues_of(request)
         statement = BESIDE if request.queues is not None else BESIDE_OF_EVERY
-        values = self._values(request)
+        floors = self._floors if self._floors.is_behind else None
+        known = [] if floors is None else floors.queues
+        values = self._values(request) | {"known": text_array(known)}
         ((server, next_due_at, settled, has_lanes, laned, others, now),) = self._rows(
             tx.cursor, statement, values | _ended(plain)
         )
@@ -300,13 +303,16 @@ class PostgresqlStorage(SqlStorage):
             answer = _Beside(settled, taken, rows)
         else:
             timed = attrs.evolve(tx, began=now + self._database.clock_offset)
-            lanes = PostgresqlLanes(timed)
+            lanes = PostgresqlLanes(timed, floors)
             claim = ClaimBeside(timed, lanes, self._cursors, others, laned)
             found = claim.rows(request.queues, request.limit, self._turns)
             if found:
                 seqs = number_array([row[PLACE_SEQ] for row in found])
                 self._execute(tx.cursor, TAKE, {**values, **lanes.values, "server": server, "seqs": seqs})
             missing |= lanes.missing
+            if floors is None:
+                self._floors.looked(*lanes.longest)
+            self._floors.claimed(found)
             jobs = [started_job(row, request.now) for row in found]
             taken = TakenRows(Claim(jobs, next_due_at, look_again_at=claim.look_again_at), found, server)
             has_written = bool(found or lanes.has_written or lanes.unreadable)

@@ -1,0 +1,64 @@
+"""Claims among lanes on PostgreSQL while somebody holds a snapshot open: nothing is lost, all is in order."""
+
+from __future__ import annotations
+
+import pytest
+
+from firelock.testing.conformance.scene import hands_back
+from firelock_sql.postgresql import keyed
+from tests.scenes import scene_at
+
+
+@pytest.fixture
+def scene(postgresql):
+    """A store with jobs at hand."""
+    with scene_at(postgresql.url("listen=off")) as scene:
+        yield scene
+
+
+@pytest.fixture
+def behind(scene, monkeypatch):
+    """A session whose looks begin behind what it has claimed of the lane "m"."""
+    monkeypatch.setattr(keyed, "_LONG", -1)
+    monkeypatch.setattr(keyed, "_MICROS_OF_A_LANE", 0)
+    monkeypatch.setattr(keyed, "_DEEP", 1)
+    monkeypatch.setattr(keyed, "_IN_A_ROW", 1)
+    monkeypatch.setattr(keyed, "_REST", 1e9)
+    holder = scene.begin()
+    for queues in (["default"], None):
+        scene.add_limited(2, "m", priority=5)
+        assert 2 == len(scene.claim(holder, 2, queues=queues))
+    assert scene.storage._floors.is_behind  # noqa: SLF001 - what is tested
+    return holder
+
+
+@pytest.mark.parametrize("queues", [["default"], None])
+def test_a_lane_is_claimed_by_priority_and_age(scene, behind, queues):
+    """Above, behind and below what was claimed of it."""
+    wanted = [scene.add_limited(1, "m", priority=priority)[0] for priority in (9, 5, 5, 3, 0, -4)]
+
+    assert wanted[:2] == scene.claim_ids(behind, 2, queues=queues)
+    assert wanted[2:] == scene.claim_ids(behind, 10, queues=queues)
+    assert [] == scene.claim(behind, 10, queues=queues)
+
+
+@pytest.mark.parametrize("queues", [["default"], None])
+def test_other_lanes_are_found_before_and_behind(scene, behind, queues):
+    """Also where the deep one is empty."""
+    wanted = {job for key in ("a", "m", "z") for job in scene.add_limited(1, key)}
+    assert wanted == set(scene.claim_ids(behind, 10, queues=queues))
+
+    wanted = {job for key in ("b", "z") for job in scene.add_limited(1, key)}
+    assert wanted == set(scene.claim_ids(behind, 10, queues=queues))
+
+
+def test_what_was_handed_back_waits_for_a_whole_look(scene, behind):
+    """Its place was passed."""
+    scene.add_limited(1, "m", priority=5)
+    (job,) = scene.take(behind, 1)
+    scene.apply(hands_back(job))
+    assert [] == scene.claim(behind, 5)
+
+    scene.storage._floors._whole_at = 0  # noqa: SLF001 - time has passed
+
+    assert [job.id] == scene.claim_ids(behind, 5)
