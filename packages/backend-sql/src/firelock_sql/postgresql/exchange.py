@@ -49,8 +49,17 @@ WITH RECURSIVE turn AS (
     SELECT name, row_number() OVER (ORDER BY name <= :served, name) AS place FROM turn AS asked
     WHERE name IS NOT NULL AND {_OPEN}
 )"""  # noqa: S608 - conditions of ours
-_HAS_LANES = f"EXISTS ({_OF_JOBS} {IN_LANE}%s)"
-_OF_NAMED, _OF_EVERY = " AND queue = ANY (:queues::text[])", ""
+# Each is in an order that one index alone has: the planner would take another for an empty table's.
+_FIRST_PLAIN = f"{_OF_JOBS} {_READY} AND queue = QUEUE ORDER BY priority DESC, enqueued_at, seq LIMIT 1"
+_FIRST_IN_LANE = (
+    f"{_OF_JOBS} {IN_LANE} AND queue = QUEUE ORDER BY held_by, priority DESC, enqueued_at, seq LIMIT 1"
+)
+_OF_NAMED = f"""EXISTS (
+    SELECT FROM unnest(:queues::text[]) AS name, LATERAL ({_FIRST_IN_LANE.replace("QUEUE", "name")}) AS job
+)"""  # noqa: RUF100, S608
+_OF_EVERY = f"""EXISTS (
+    SELECT FROM ({_OF_JOBS} {IN_LANE} ORDER BY queue, held_by LIMIT 1) AS job
+)"""  # noqa: RUF100, S608
 _DUE = """
 least(
     (SELECT due_at FROM firelock_jobs WHERE state = 'scheduled' ORDER BY due_at LIMIT 1),
@@ -138,12 +147,10 @@ FROM (
         {_DUE}, (SELECT count(*) FROM open), {_UNSETTLED}, (SELECT has_lanes FROM work)
 ) AS said LEFT JOIN claimed ON true
 """  # noqa: S608 - conditions of ours
-EXCHANGE = Text(
-    _NAMED + _EXCHANGE.replace("HAS_LANES", _HAS_LANES % _OF_NAMED).replace("PER_QUEUE", ":limit", 1)
-)
+EXCHANGE = Text(_NAMED + _EXCHANGE.replace("HAS_LANES", _OF_NAMED).replace("PER_QUEUE", ":limit", 1))
 EXCHANGE_OF_EVERY = Text(
     _EVERY
-    + _EXCHANGE.replace("HAS_LANES", _HAS_LANES % _OF_EVERY).replace(
+    + _EXCHANGE.replace("HAS_LANES", _OF_EVERY).replace(
         "PER_QUEUE", "ceil(:limit / (SELECT count(*)::float FROM open))", 1
     )
 )
@@ -170,22 +177,28 @@ SELECT (SELECT server FROM holder), {_DUE}, {_UNSETTLED}, HAS_LANES, ARRAY (LANE
 """  # noqa: S608 - conditions of ours
 # Queues that are known to have lanes are not looked at: see `keyed.LaneFloors`.
 _KNOWN, _IS_KNOWN = "name = ANY (:known::text[])", "(cardinality(:known::text[]) > 0)"
-_LANE_OF_OPEN = f"{_OF_JOBS} {IN_LANE} AND queue = open.name"
+_LANE_OF_OPEN = f"SELECT FROM ({_FIRST_IN_LANE.replace('QUEUE', 'open.name')}) AS job"  # noqa: RUF100, S608
+_PLAIN_OF_OPEN = f"SELECT FROM ({_FIRST_PLAIN.replace('QUEUE', 'open.name')}) AS job"  # noqa: RUF100, S608
 BESIDE = Text(
     _NAMED
-    + _BESIDE.replace("HAS_LANES", f"{_IS_KNOWN} OR {_HAS_LANES % _OF_NAMED}")
+    + _BESIDE.replace("HAS_LANES", f"{_IS_KNOWN} OR {_OF_NAMED}")
     .replace("LANED", f"SELECT name FROM open WHERE {_KNOWN} OR EXISTS ({_LANE_OF_OPEN})")  # noqa: S608 - conditions of ours
-    .replace("PLAIN", f"SELECT name FROM open WHERE EXISTS ({_OF_JOBS} {_READY} AND queue = open.name)")  # noqa: S608 - conditions of ours
+    .replace("PLAIN", f"SELECT name FROM open WHERE EXISTS ({_PLAIN_OF_OPEN})")  # noqa: S608 - conditions of ours
 )
 BESIDE_OF_EVERY = Text(
     _EVERY  # noqa: S608 - conditions of ours
     + f""", lane_turn AS (
-    SELECT CASE WHEN NOT {_IS_KNOWN} THEN (SELECT min(queue) FROM firelock_jobs WHERE {IN_LANE}) END AS name
+    SELECT CASE WHEN NOT {_IS_KNOWN} THEN (
+        SELECT queue FROM firelock_jobs WHERE {IN_LANE} ORDER BY queue, held_by LIMIT 1
+    ) END AS name
     UNION ALL
-    SELECT (SELECT min(queue) FROM firelock_jobs WHERE {IN_LANE} AND queue > lane_turn.name)
+    SELECT (
+        SELECT queue FROM firelock_jobs WHERE {IN_LANE} AND queue > lane_turn.name
+        ORDER BY queue, held_by LIMIT 1
+    )
     FROM lane_turn WHERE lane_turn.name IS NOT NULL
 ), laned AS (SELECT name FROM lane_turn UNION ALL SELECT name FROM unnest(:known::text[]) AS name)"""  # noqa: S608 - conditions of ours
-    + _BESIDE.replace("HAS_LANES", f"{_IS_KNOWN} OR {_HAS_LANES % _OF_EVERY}")
+    + _BESIDE.replace("HAS_LANES", f"{_IS_KNOWN} OR {_OF_EVERY}")
     .replace("LANED", f"SELECT name FROM laned AS asked WHERE name IS NOT NULL AND {_OPEN}")  # noqa: S608 - conditions of ours
     .replace("PLAIN", "SELECT name FROM open")
 )
@@ -268,6 +281,6 @@ FROM (
 ) AS said LEFT JOIN claimed ON true
 """.replace(
         "HAS_LANES",
-        f"CASE WHEN :every THEN {_HAS_LANES % _OF_EVERY} ELSE {_HAS_LANES % _OF_NAMED} END",
+        f"CASE WHEN :every THEN {_OF_EVERY} ELSE {_OF_NAMED} END",
     )
 )
