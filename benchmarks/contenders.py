@@ -168,7 +168,8 @@ def install_bullmq() -> dict[str, str]:
     """Install BullMQ as its lock says, where it is not yet; return the versions."""
     BULLMQ.mkdir(parents=True, exist_ok=True)
     lock = ADAPTERS / "bullmq" / "package-lock.json"
-    if not (copy := BULLMQ / lock.name).exists() or copy.read_bytes() != lock.read_bytes():
+    is_whole = (BULLMQ / "node_modules" / ".package-lock.json").exists()  # npm writes it last
+    if not is_whole or (BULLMQ / lock.name).read_bytes() != lock.read_bytes():
         shutil.copy(ADAPTERS / "bullmq" / "package.json", BULLMQ)
         shutil.copy(lock, BULLMQ)
         quiet = ("--ignore-scripts", "--no-audit", "--no-fund", "--silent")

@@ -47,6 +47,7 @@ def main() -> int:
     )
     parser.add_argument("--former", default="", help="folder of a former checkout with its .venv")
     parser.add_argument("--pairs", type=int, help="default 20, quick 2")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the jobs (default 1)")
     parser.add_argument("--core", type=int, help="the core that everything shares (default: every core)")
     parser.add_argument("--quick", action="store_true", help="small loads: shows that it runs, not how fast")
     options = parser.parse_args()
@@ -73,7 +74,7 @@ def _measured(name: str, storage: str, options: argparse.Namespace) -> list[Row]
     folder = Path(tempfile.mkdtemp(prefix=f"limits-{name}-", dir=RESULTS))
     folder.chmod(0o755)  # servers of databases run as somebody else
     pairs = options.pairs or (2 if options.quick else 20)
-    plan = Plan(storage, pairs, 0.02 if options.quick else 1.0, options.former, folder)
+    plan = Plan(storage, pairs, 0.02 if options.quick else options.scale, options.former, folder)
     rows = []
     try:
         for row in PARTS[name](plan):

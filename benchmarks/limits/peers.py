@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -64,7 +65,7 @@ def _contestants(storage: str) -> Iterator[Contestant]:
         },
         "postgresql": {"pgqueuer": (5_000, True, False)},
     }
-    known = {**ON_REDIS, **ON_POSTGRESQL}
+    known = ON_REDIS if storage == "redis" else ON_POSTGRESQL
     for name, (number, has_number, has_rate) in others.get(storage, {}).items():
         readied = contenders.ready(known[name])
         if readied is None:
@@ -129,6 +130,8 @@ def _run(
                         last, seen = time.monotonic(), done
                     if kills and not killed_at and done >= jobs // 3:
                         killed = set(servers.Server(workers[0], folder / "workers.log").pids())
+                        if not killed & set(_open(found)):
+                            continue  # it has none in hand at the moment
                         killed_at = time.time()
                         os.killpg(workers[0].pid, signal.SIGKILL)
                         for pid in killed:
@@ -142,6 +145,14 @@ def _run(
                     servers.end(worker, grace=5)
 
 
+def _open(found: Spans) -> Counter[int]:
+    """Return how many jobs each process has begun and not ended."""
+    counts = Counter[int]()
+    for what, _, pid, _ in found:
+        counts[pid] += 1 if what == "start" else -1
+    return +counts
+
+
 def _rate(found: Spans) -> float:
     ends = sorted(at for what, _, _, at in found if what == "end")
     return (len(ends) - 1) / (ends[-1] - ends[0])
@@ -149,7 +160,7 @@ def _rate(found: Spans) -> float:
 
 def _killed(plan: Plan, one: Contestant) -> Row:
     """Return what became of a limit of 8 when one of two workers was killed, a third of the jobs done."""
-    jobs = max(90, int(900 * min(1.0, plan.scale * 10)))
+    jobs = max(200, int(2_000 * plan.scale))
     found, killed_at, killed = _run(plan, one, jobs, limit=LIMIT, seconds=JOB_SECONDS, kills=True)
     ends = {(number, pid): at for what, number, pid, at in found if what == "end"}
     starts = [(number, pid, at) for what, number, pid, at in found if what == "start"]
@@ -167,6 +178,7 @@ def _killed(plan: Plan, one: Contestant) -> Row:
     return {
         "what": f"{one.name}, {jobs} jobs of {JOB_SECONDS:g} s, limit {LIMIT}, a worker killed",
         "most_at_once": most,
+        "killed_runs": sum(pid in killed and (number, pid) not in ends for number, pid, _ in starts),
         "lost": jobs - len(done),
         "started_twice": len(starts) - len({number for number, *_ in starts}),
         "all_slots_again_s": "never" if full_again is None else full_again,

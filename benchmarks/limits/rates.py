@@ -13,7 +13,7 @@ from benchmarks.limits.pairs import Row, ratio
 from benchmarks.limits.plan import Plan
 from benchmarks.limits.stage import Stage
 
-JOBS = {"sqlite": 20_000, "postgresql": 15_000, "mariadb": 8_000, "redis": 40_000}
+JOBS = {"sqlite": 20_000, "postgresql": 12_000, "mariadb": 6_000, "redis": 40_000}
 # What runs: its task and how many servers. `former` is keyless too, in the former checkout.
 STAGES = {
     "former": ("keyless", 1),
