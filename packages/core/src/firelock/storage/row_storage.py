@@ -258,7 +258,10 @@ class _Tables(Tables):
 
     def key_rows(self, prefix: str) -> Iterator[tuple[str, KeyRow]]:
         """See `Tables.key_rows`."""
-        return ((prefix + rest, _read(text, KeyRow)) for rest, text in self.scan(f"limit-key/{prefix}"))
+        if prefix and (row := self.key_row(prefix)) is not None:  # a scan tells of what goes on behind it
+            yield prefix, row
+        for rest, text in self.scan(f"limit-key/{prefix}"):
+            yield prefix + rest, _read(text, KeyRow)
 
     def unique_row(self, key: str) -> UniqueRow | None:
         """See `Tables.unique_row`."""
@@ -275,8 +278,10 @@ class _Tables(Tables):
     def unique_rows(self, prefix: str, after: str, limit: int) -> list[tuple[str, UniqueRow]]:
         """See `Tables.unique_rows`."""
         start = f"unique/{after}" if after >= prefix and after else None
-        found = self.rows.scan(f"unique/{prefix}", start=start, limit=limit)
-        return [(key.removeprefix("unique/"), _read(text, UniqueRow)) for key, text in found]
+        own = self.unique_row(prefix) if prefix and after < prefix else None
+        rows = self.rows.scan(f"unique/{prefix}", start=start, limit=limit)
+        found = [(key.removeprefix("unique/"), _read(text, UniqueRow)) for key, text in rows]
+        return (found if own is None else [(prefix, own), *found])[:limit]
 
     # ---- orders --------------------------------------------------------------------------------------------
 

@@ -1505,6 +1505,7 @@ class KeyDuty(StorageFixtures):
 
         assert keys == found()
         assert ["kit/a_b"] == found("kit/a_")
+        assert ["kit/a_b"] == found("kit/a_b")
         assert ["kit/a%b"] == found("kit/a%")
         assert [] == found("kit/a", limit=0)
         assert ["t:1", "t:10"] == found("t:1")

@@ -802,6 +802,8 @@ class UniqueDuty(StorageFixtures):
         assert held == {state.key: state.job_id for state in found}
         assert [False, True, *[False] * 5] == [state.free_at > before for state in found]
         assert ["a kit/a_b"] == [state.key for state in scene.storage.find_unique("a kit/a_")]
+        assert ["a kit/a_b"] == [state.key for state in scene.storage.find_unique("a kit/a_b")]
+        assert [] == scene.storage.find_unique("a kit/a_b", after="a kit/a_b")
         assert keys[2:4] == [state.key for state in scene.storage.find_unique("a ", after=keys[1], limit=2)]
         assert keys[5:] == [state.key for state in scene.storage.find_unique(after=keys[4])]
         assert [] == scene.storage.find_unique("c")
