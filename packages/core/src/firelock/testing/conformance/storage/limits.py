@@ -421,7 +421,8 @@ class LimitDuty(StorageFixtures):
         assert [0, 1, 1] == started
         assert State.PROCESSING is scene.state(third.id)
 
-    def test_a_number_that_comes_and_goes_counts_all(self, scene: Scene) -> None:
+    @pytest.mark.parametrize("gone", ["by a rate", "by none", "deleted"])
+    def test_a_number_that_comes_and_goes_counts_all(self, scene: Scene, gone: str) -> None:
         """Jobs that started while a key had no number count when it has one again.
 
         If this fails: who removes a limit for an hour cannot trust it afterwards.
@@ -430,7 +431,13 @@ class LimitDuty(StorageFixtures):
         scene.add_limited(6, A)
         holder = scene.begin()
         scene.claim(holder)
-        scene.put_numbers(A, rate=1_000, per=HOUR, burst=100)
+        match gone:
+            case "by a rate":
+                scene.put_numbers(A, rate=1_000, per=HOUR, burst=100)
+            case "by none":
+                scene.put_numbers(A)
+            case _:
+                scene.storage.delete_record("limit", A)
         without = scene.take(holder, 2)
         scene.advance(60)
 

@@ -52,7 +52,7 @@ class ModelDuty(StorageFixtures):
         self._random_steps(UniqueSteps, open_handle, 80)
 
     def _random_steps(self, kind: type[SeededSteps], open_handle: Callable[[], Storage], steps: int) -> None:
-        for seed in range(max(5, self.model_runs // 4)):
+        for seed in range(max(4, self.model_runs // 10)):
             run = kind(open_handle, seed)
             try:
                 run.run(steps)
