@@ -62,6 +62,7 @@ def lua_mutations():
 
 def lua_catcher(mutation, url, *, rounds=1):
     """Return the first test of the mutant's duty that fails on it, None where all pass."""
+    mutated((files(home) / f"{mutation.module}.lua").read_text("utf-8"), mutation)  # it has to be there
     subject = Subject(lambda: open_storage(url))
     with _changed(mutation):
         tried = (case for _ in range(rounds) for case in cases(mutation.duty, StorageConformance))
