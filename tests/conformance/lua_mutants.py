@@ -60,9 +60,14 @@ def lua_mutations():
     return mutations(_TABLE)
 
 
+def script_of(mutation):
+    """Return the file that the mutation changes."""
+    return files(home) / f"{mutation.module}.lua"
+
+
 def lua_catcher(mutation, url, *, rounds=1):
     """Return the first test of the mutant's duty that fails on it, None where all pass."""
-    mutated((files(home) / f"{mutation.module}.lua").read_text("utf-8"), mutation)  # it has to be there
+    mutated(script_of(mutation).read_text("utf-8"), mutation)  # it has to be there
     subject = Subject(lambda: open_storage(url))
     with _changed(mutation):
         tried = (case for _ in range(rounds) for case in cases(mutation.duty, StorageConformance))

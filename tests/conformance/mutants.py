@@ -68,6 +68,14 @@ def mutations(table=_TABLE):
     return found
 
 
+def path_of(mutation):
+    """Return the file that the mutation changes."""
+    if mutation.module.startswith(_STRANGER):
+        return _THIRD_PARTY / f"{mutation.module.replace('.', '/')}.py"
+    parts = {part.__name__.rpartition(".")[2]: part for part in (*_PARTS, memory, row_storage)}
+    return Path(parts[mutation.module].__file__)
+
+
 # ---- making a mutant -------------------------------------------------------------------------------------
 
 

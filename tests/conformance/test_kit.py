@@ -12,6 +12,8 @@ from firelock.storage import Feature, Storage
 from firelock.testing import Handles, RowStorageConformance, StorageConformance, requires
 from firelock.testing.conformance.kit import Conformance, required_features, words_of
 from firelock.testing.conformance.race import race, race_two, until_none_is_left
+from tests.conformance.lua_mutants import lua_mutations, script_of
+from tests.conformance.mutants import mutations, path_of
 
 pytest_plugins = ["pytester"]
 
@@ -145,6 +147,21 @@ def test_a_verb_selects_the_tests_of_its_duty(pytester, word):
     selected = {re.split(r"::|\[", line)[2] for line in run.outlines if "TestMine::" in line}
     assert {name for name in vars(part) if name.startswith("test")} <= selected
     assert 3 * len(selected) < len([name for name in dir(StorageConformance) if name.startswith("test")])
+
+
+def test_every_mutation_finds_what_it_changes():
+    """What the heavy tests break one at a time is where their tables say."""
+    tables = [(mutations(), path_of), (lua_mutations(), script_of)]
+
+    lost = [
+        mutation.name
+        for table, source in tables
+        for mutation in table
+        if mutation.old not in source(mutation).read_text("utf-8")
+    ]
+
+    assert [] == lost
+    assert [True, True] == [len(table) > 60 for table, _ in tables]
 
 
 def test_handles_move_together():
