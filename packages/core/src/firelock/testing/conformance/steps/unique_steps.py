@@ -145,7 +145,7 @@ class UniqueSteps(SeededSteps):
         fields: dict[str, object] = {"arguments": f"[{len(self.ids)}]", "created_at": now}
         if self.use.wait is not None:
             fields |= {"state": State.SCHEDULED, "due_at": now + self.use.wait}
-        elif self.random.random() < 0.2:
+        elif self.random.random() < 0.4:
             fields |= {"state": State.SCHEDULED, "due_at": now + HOUR}
         return self.scene.new_job(admission=asks(unique=unique, start_before=late), **fields)
 

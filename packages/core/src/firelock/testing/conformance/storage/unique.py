@@ -8,7 +8,6 @@ from collections.abc import Callable
 import attrs
 import pytest
 
-from firelock.clock import SECOND
 from firelock.errors import DuplicateJob, JobNotFound
 from firelock.storage import Applied, Feature
 from firelock.testing.conformance.kit import requires
@@ -36,7 +35,7 @@ from firelock.values import Duplicate, Edge, JobRecord, LimitUse, NewJob, State,
 K, L = "tasks.run kit/k", "tasks.run kit/l"
 
 _ENDED, _STARTED, _SUCCEEDED, _DUE = Until.ENDED, Until.STARTED, Until.SUCCEEDED, Until.DUE
-_MINUTE = 60 * SECOND
+_DELAYED = {"state": State.SCHEDULED, "due_at": BASE + 99 * HOUR}  # storages store these by another way
 
 
 def _job(scene: Scene, use: UniqueUse | str = K, *limits: str | LimitUse, **fields: object) -> NewJob:
@@ -176,8 +175,9 @@ class UniqueDuty(StorageFixtures):
 
         assert _call(scene, use) is None
 
+    @pytest.mark.parametrize("is_delayed", [False, True])
     @pytest.mark.parametrize("how", ["pruned", "cleared"])
-    def test_what_is_gone_has_no_key(self, scene: Scene, how: str) -> None:
+    def test_what_is_gone_has_no_key(self, scene: Scene, how: str, is_delayed: bool) -> None:
         """A job that was pruned, or whose store was cleared, has no key, not even one it kept by failing.
 
         If this fails: a key is taken by a job that nobody can find.
@@ -192,7 +192,7 @@ class UniqueDuty(StorageFixtures):
         else:
             scene.storage.clear()
 
-        assert _call(scene, use) is None
+        assert _call(scene, use, **(_DELAYED if is_delayed else {})) is None
 
     # ---- until it started --------------------------------------------------------------------------------
 
@@ -213,10 +213,13 @@ class UniqueDuty(StorageFixtures):
         scene.settle(deletes(second))
         assert _call(scene, use) is None
 
+    @pytest.mark.parametrize("is_delayed", [False, True])
     @pytest.mark.parametrize(
         ("how", "is_free"), [("hand-back", False), ("not started", False), ("crash", True), ("retry", True)]
     )
-    def test_only_a_real_start_frees_the_key(self, scene: Scene, how: str, is_free: bool) -> None:
+    def test_only_a_real_start_frees_the_key(
+        self, scene: Scene, how: str, is_free: bool, is_delayed: bool
+    ) -> None:
         """A job that was claimed and never started has its key again; one that started and crashed has not.
 
         If this fails: a server that stops makes a second job of one, or a crash loses what came meanwhile.
@@ -235,7 +238,7 @@ class UniqueDuty(StorageFixtures):
             case _:
                 scene.settle(retries(running))
 
-        assert (None if is_free else job_id) == _call(scene, use)
+        assert (None if is_free else job_id) == _call(scene, use, **(_DELAYED if is_delayed else {}))
 
     def test_a_job_handed_back_leaves_a_key_that_another_took(self, scene: Scene) -> None:
         """Where another job took the key meanwhile, one that is handed back does not get it again.
