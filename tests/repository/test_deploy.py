@@ -53,6 +53,7 @@ def pages():
         task.using(queue="bulk").enqueue(1, 2)
         movable(fire.storage).clock_offset += 86_400_000_000  # the recurring job is due
         with fire.server(workers=1, queues=["default"], probe_port=port):
+            fire.limits.set("tenant", concurrent=4)
             task.enqueue(1, 2).result(timeout=10)
             until(lambda: fire.jobs.find(state="succeeded", recurring="nightly").jobs)
             with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=10) as reply:
