@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -32,7 +33,7 @@ from benchmarks.servers import ROOT
 
 LIMIT, RATE, NEVER = 8, 200, 1_000
 JOB_SECONDS = 0.02
-QUIET_SECONDS = 90.0
+QUIET_SECONDS = 150.0
 Spans = Sequence[tuple[str, int, int, float]]
 
 
@@ -120,29 +121,42 @@ def _run(
             workers = [start(), start()]
             killed_at, killed = 0.0, set[int]()
             try:
-                last, seen = time.monotonic(), 0
-                while True:
-                    found = spans.read(path)
-                    done = len({number for what, number, *_ in found if what == "end"})
-                    if done >= jobs or time.monotonic() - last > QUIET_SECONDS:
-                        return found, killed_at, killed
-                    if done > seen:
-                        last, seen = time.monotonic(), done
+                for done in _progress(path, jobs):
                     if kills and not killed_at and done >= jobs // 3:
-                        killed = set(servers.Server(workers[0], folder / "workers.log").pids())
-                        if not killed & set(_open(found)):
-                            continue  # it has none in hand at the moment
-                        killed_at = time.time()
-                        os.killpg(workers[0].pid, signal.SIGKILL)
-                        for pid in killed:
-                            with suppress(ProcessLookupError):
-                                os.kill(pid, signal.SIGKILL)
-                        workers[0].wait()
-                        workers[0] = start()
-                    time.sleep(0.05)
+                        victims = set(servers.Server(workers[0], folder / "workers.log").pids())
+                        if victims & set(_open(spans.read(path))):  # it has some in hand at the moment
+                            killed_at, killed = time.time(), victims
+                            _kill(workers[0], victims)
+                            workers[0] = start()
+                return spans.read(path), killed_at, killed
             finally:
                 for worker in workers:
                     servers.end(worker, grace=5)
+
+
+def _progress(path: Path, jobs: int) -> Iterator[int]:
+    """Yield about how many jobs have ended, every 50 ms, until all have, or none has for long."""
+    last, seen = time.monotonic(), 0
+    while time.monotonic() - last < QUIET_SECONDS:
+        lines = path.read_bytes().count(b"\n") if path.exists() else 0
+        if lines > seen:
+            last, seen = time.monotonic(), lines
+        if (
+            lines >= 2 * jobs
+            and len({number for what, number, *_ in spans.read(path) if what == "end"}) >= jobs
+        ):
+            return
+        yield lines // 2
+        time.sleep(0.05)
+
+
+def _kill(worker: subprocess.Popen[bytes], pids: set[int]) -> None:
+    """Kill a worker with all its processes."""
+    os.killpg(worker.pid, signal.SIGKILL)
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    worker.wait()
 
 
 def _open(found: Spans) -> Counter[int]:
