@@ -18,8 +18,8 @@ from tests.core.fakes import Worker
 # What waits for nothing, or has an async form of another kind, by the name of its class.
 WAITS_FOR_NOTHING = {
     "Firelock": {
-        "arguments_from_text", "load_imports", "lock", "resource", "parameters", "server", "task",
-        "task_named", "tasks", "texts_from_arguments", "use_storage",
+        "arguments_from_text", "declared_limits", "load_imports", "lock", "resource", "parameters", "server",
+        "task", "task_named", "tasks", "texts_from_arguments", "use_storage",
     },
     # `async with`; `run` hears signals in the main thread; `status` is in memory
     "EmbeddedServer": {"run", "start", "status", "stop"},
