@@ -317,6 +317,40 @@ def test_a_queue_is_paused_with_a_note_and_resumed(visitor, stocked):
     assert not queue(stocked, "mail").is_paused
 
 
+@acts("/limits/set", "/limits/reset")
+def test_the_numbers_of_a_limit_are_set_and_reset(visitor, stocked):
+    """On the page of its name, which says what they are now."""
+    page = visitor.go("/limits/key?key=tenant").page
+
+    page.get_by_label("At once", exact=True).fill("3")
+    visitor.press("Set").is_told("Limit tenant is now: 3 at once.")
+    assert 3 == stocked.limits.get("tenant").concurrent
+
+    visitor.go("/limits/key?key=tenant").press("As the code says").is_told("Limit tenant is as the code says")
+    assert stocked.limits.get("tenant").concurrent is None
+    assert ("limit.reset", "local") == last_act(stocked)
+
+
+@acts("/limits/pause", "/limits/resume")
+def test_a_limit_is_paused_with_a_note_and_resumed(visitor, stocked):
+    """The note is shown wherever the limit is."""
+    page = visitor.go("/limits/key?key=tenant:7").page
+
+    page.get_by_label("Note").fill("their mailbox is full")
+    visitor.press("Pause").is_told("Limit tenant:7 is paused")
+
+    assert (True, "their mailbox is full") == (
+        stocked.limits.get("tenant:7").is_paused,
+        stocked.limits.get("tenant:7").note,
+    )
+    visitor.go("/limits")
+    row = page.get_by_role("row").filter(has_text="tenant:7")
+    expect(row).to_contain_text("their mailbox is full")
+
+    visitor.press("Resume", row).is_told("Limit tenant:7 is resumed")
+    assert not stocked.limits.get("tenant:7").is_paused
+
+
 @acts("/queues/delete")
 def test_a_queue_is_emptied_when_its_name_was_typed(visitor, stocked):
     """An operation deletes what waits in it."""
