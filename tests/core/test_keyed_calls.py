@@ -281,7 +281,9 @@ def test_a_refused_call_names_the_job(report):
     refusing = report.using(unique=Unique("{tenant_id}/{day}", conflict="raise"))
     first = report.enqueue(7)
 
-    with pytest.raises(DuplicateJob, match=r"has the unique key '7/mon'.*nothing was stored") as caught:
+    with pytest.raises(
+        DuplicateJob, match=r"has the unique key '7/mon' of task '.*'; nothing was stored"
+    ) as caught:
         refusing.enqueue(7)
 
     assert (first.id, first, False) == (caught.value.job_id, caught.value.job, caught.value.job.is_new)

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from firelock import ConfigurationError, Firelock, Limit, TaskError, Turns
+from firelock import ConfigurationError, Debounce, Firelock, Limit, TaskError, Turns, Unique
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_cost_is_a_number_or_one_parameter(cost):
         ("a\nb", "cannot be printed"),
         ("{x}", r"\{x\} has no ':' before it in its part.*Write x:\{x\}"),
         ("tenant:{x}/{y}", r"\{y\} has no ':' before it"),
-        ("tenant{x}:1", r"\{x\} has no ':' before it"),
+        ("tenant{x}:1", r"\{x\} has no ':' before it.*Write tenant:\{x\}"),
         ("tenant:{x.y}", "more than plain names"),
         ("tenant:{}", "more than plain names"),
         ("tenant:{x", "is no template"),
@@ -169,3 +169,23 @@ def test_what_is_no_list_of_limits_is_refused(limits, words):
     task = fire.task(name="t")(run)
     with pytest.raises(ConfigurationError, match=words):
         task.using(limits=limits)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "Limit('smtp', concurrent=4)",
+        "Limit('t:{t}', rate=500, per=60, burst=5, cost='{n}')",
+        "Limit('ledger', concurrent=1, strict=True)",
+        "Turns('t:{t}')",
+        "Unique()",
+        "Unique('{t}', until='started', at_least=0.5, conflict='raise')",
+        "Debounce(wait=5)",
+        "Debounce('doc:{t}', wait=2, max_wait=10, keep='first')",
+    ],
+)
+def test_messages_show_what_was_written(written):
+    """What was left out is not shown, and a span stands in seconds."""
+    value = eval(written, {"Debounce": Debounce, "Limit": Limit, "Turns": Turns, "Unique": Unique})
+
+    assert written == repr(value)

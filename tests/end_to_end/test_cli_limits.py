@@ -121,7 +121,9 @@ def test_pause_and_resume_hold_for_all_that_are_named(command, app):
     [
         ("limits set tenant", "Nothing is to be set"),
         ("limits set tenant --concurrent many", "no whole number"),
+        ("limits set tenant --concurrent -2", "no whole number from 0 on"),
         ("limits set tenant --concurrent 1001", "from 0 to 1,000"),
+        ("limits pause tenant:{tenant_id}", "pass 'tenant' for all of them"),
         ("limits set tenant --rate 5 --per often", "no span"),
         ("limits set tenant --burst 5", "no rate"),
         ("limits list --limit 501", "501"),
@@ -137,6 +139,25 @@ def test_what_is_typed_wrongly_is_one_sentence(command, app, words, said):
     assert (2, "") == (ran.code, ran.out)
     assert said in ran.error
     assert before == app.storage.list_records("limit")
+
+
+def test_a_name_shows_how_its_keys_are_made_and_no_holders(command, app):
+    """No job asks for the name itself: its keys are held, one by one."""
+    shown = command("limits show tenant")
+
+    assert ("Limit tenant", True) == (shown.out.splitlines()[0], "tenant:{tenant_id}" in shown.out)
+    assert "running" not in shown.out
+    assert "limits list tenant:" in shown.error
+
+
+def test_a_slip_of_the_pen_is_asked_about(command, app):
+    """It is done all the same: the code that names it may come later."""
+    slips = [command("limits set tenat --concurrent 2"), command("limits pause smpt:7")]
+    known = [command("limits set tenant:7 --concurrent 2"), command("limits pause smtp")]
+
+    assert all("is it written so?" in ran.error for ran in slips)
+    assert ["", ""] == [ran.error for ran in known]
+    assert 2 == app.limits.get("tenat").concurrent
 
 
 def test_without_limits_the_list_says_so(run):

@@ -332,3 +332,24 @@ def test_a_storage_without_limits_says_so():
 
         assert [] == declaring(fire, tenant={"concurrent": 1}).sync()
         assert [] == storage.list_records("limit")
+
+
+@pytest.mark.parametrize("verb", ["get", "set", "reset", "pause", "resume", "spend"])
+def test_a_template_is_no_key_and_the_message_says_which_are(fire, verb):
+    """Copied from the code, or an f forgotten: it would be a key that no job ever asks for."""
+    more = {"set": {"concurrent": 1}, "spend": {"cost": 1}}.get(verb, {})
+
+    with pytest.raises(ConfigurationError, match=r"pass 'tenant/api' for all of them, or .* 'tenant:7/api'"):
+        getattr(fire.limits, verb)("tenant:{tenant_id}/api", **more)
+
+    assert [] == fire.storage.list_records("limit")
+
+
+def test_a_key_with_numbers_of_its_own_tells_the_template_of_its_name(fire):
+    """It belongs to what the code declared all the same."""
+    limits = declaring(fire, tenant={"concurrent": 4})
+    limits.sync()
+    limits.set("tenant:7", concurrent=1)
+
+    assert "tenant:{id}" == limits.get("tenant:7").template
+    assert (True, False) == (limits.get("tenant").is_name, limits.get("tenant:7").is_name)

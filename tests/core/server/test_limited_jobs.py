@@ -274,6 +274,33 @@ def test_a_key_that_cannot_be_shut_loses_no_end(fire, serve, caplog):
 
 
 @pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("tenant", "shuts limit 'tenant', which is none of its own (tenant:7): jobs like it go on"),
+        ("tenant:{tenant}", "shuts limit 'tenant:{tenant}', which is none of its own"),
+        ("tenant:7", ""),
+    ],
+)
+def test_a_key_that_is_none_of_the_jobs_own_is_warned_of(fire, caplog, key, said):
+    """A name in the place of a key, or a forgotten f, shuts what nobody asks for: calls would go on."""
+    limits = [Limit("tenant:{tenant}", concurrent=4)]
+
+    @fire.task(name="work", limits=limits)
+    def work(tenant: int) -> None:
+        raise RateLimited(20, key)
+
+    work.enqueue(7)
+    worker = Worker(fire)
+    (job,) = worker.claim()
+    ended = worker.attempt(job)
+
+    assert key == ended.shuts[0]
+    warned = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert bool(said) == bool(warned)
+    assert said in "".join(warned)
+
+
+@pytest.mark.parametrize(
     "given", [{"retry_after": -1}, {"retry_after": "20"}, {"retry_after": float("nan")},
               {"retry_after": timedelta(days=366)}, {"retry_after": True},
               {"retry_after": 1, "key": ""}, {"retry_after": 1, "key": 7}], ids=str,

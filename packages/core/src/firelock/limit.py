@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -10,6 +11,9 @@ from firelock.arguments.templates import pieces
 from firelock.clock import span_micros
 from firelock.errors import ConfigurationError, TaskError
 from firelock.text import shown
+
+if TYPE_CHECKING:
+    from firelock.unique import Debounce, Unique
 
 MAX_CONCURRENT = 1_000
 MAX_KEY_LENGTH = 100
@@ -37,6 +41,17 @@ def to_span(option: str, value: object, *, most: timedelta = _LONGEST) -> timede
     return span
 
 
+def as_written(value: Limit | Turns | Unique | Debounce) -> str:
+    """Return the call that makes it, without what may be left out: `Limit('openai', rate=500, per=60)`."""
+    given = []
+    for field in attrs.fields(type(value)):
+        held = getattr(value, field.name)
+        if held != field.default:
+            text = f"{held.total_seconds():g}" if isinstance(held, timedelta) else repr(held)
+            given.append(text if field.name == "key" else f"{field.name}={text}")
+    return f"{type(value).__name__}({', '.join(given)})"
+
+
 def name_of(template: str) -> str:
     """Return the name of the keys of a template, which their numbers are known by.
 
@@ -57,11 +72,12 @@ def _check_key(key: object) -> str:
     before = ""
     for literal, name in taken_apart:
         before += literal
-        if name is not None and ":" not in before.rpartition("/")[2]:
+        part = before.rpartition("/")[2]
+        if name is not None and ":" not in part:
             raise TaskError(
                 f"Limit key {key!r}: {{{name}}} has no ':' before it in its part, so that each value would "
-                f"have numbers of its own. Write {name}:{{{name}}}; what stands before the ':' is the name "
-                "that the numbers belong to."
+                f"have numbers of its own. Write {part or name}:{{{name}}}; what stands before the ':' is "
+                "the name that the numbers belong to."
             )
     if not all(name_of(key).split("/")):
         raise TaskError(f"Limit key {key!r} has a part without a name; write 'tenant:{{tenant_id}}/openai'.")
@@ -99,6 +115,9 @@ class Turns:
     """
 
     key: str = attrs.field(converter=_check_key)
+
+    def __repr__(self) -> str:
+        return as_written(self)
 
     @property
     def name(self) -> str:
@@ -168,6 +187,9 @@ class Limit:
                 f"{mine}: strict=True keeps jobs in the order in which they end, one by one: it needs "
                 f"concurrent=1, not {self.concurrent}."
             )
+
+    def __repr__(self) -> str:
+        return as_written(self)
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ import attrs
 
 from firelock.arguments.templates import pieces
 from firelock.errors import ConfigurationError, TaskError
-from firelock.limit import MAX_KEY_LENGTH, to_span
+from firelock.limit import MAX_KEY_LENGTH, as_written, to_span
 from firelock.text import shown
 
 UntilText = Literal["started", "ended", "succeeded"]
@@ -94,6 +94,9 @@ class Unique:
                 "give one of the two."
             )
 
+    def __repr__(self) -> str:
+        return as_written(self)
+
 
 @attrs.frozen(cache_hash=True)
 class Debounce:
@@ -126,6 +129,9 @@ class Debounce:
                 f"max_wait={self.max_wait.total_seconds():g} is shorter than "
                 f"wait={self.wait.total_seconds():g}, so that the job would run before its wait is over."
             )
+
+    def __repr__(self) -> str:
+        return as_written(self)
 
     @property
     def longest(self) -> timedelta:

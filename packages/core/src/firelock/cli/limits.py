@@ -17,6 +17,7 @@ from firelock.text import age, clock_time, isoformat
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from firelock.app import Firelock
     from firelock.cli.commands import Commands
     from firelock.control.limits import LimitName, LimitView
     from firelock.storage.admission import LimitNumbers
@@ -99,7 +100,7 @@ def _number(text: str) -> int | str:
     if text == _NONE:
         return _NONE
     if not (text.isascii() and text.isdigit() and len(text) < 10):  # noqa: PLR2004 - as the greatest rate
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, and not none")
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on; none takes the number away")
     return int(text)
 
 
@@ -210,8 +211,12 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
     if screen.is_json:
         screen.json(_answer(view))
         return
-    screen.line(Cell(f"Limit {view.key}", "bold"), "  ", _state(view, now))
+    of_keys = view.is_name and not view.is_paused  # whose keys are open or full, one by one
+    state = "" if of_keys else _state(view, now)
+    screen.line(Cell(f"Limit {view.key}", "bold"), *(("  ", state) if state else ()))
     screen.facts(_facts(view, now), indent=2)
+    if view.is_name:
+        screen.note(f"firelock limits list {view.name.partition('/')[0]}: shows the keys that jobs ask for.")
     if view.holders:
         screen.heading("Held by")
         for job_id in view.holders:
@@ -228,11 +233,12 @@ def _facts(view: LimitView, now: int) -> list[tuple[str, Piece]]:
     opens = "" if view.opens_at is None else age(micros(view.opens_at), now)
     return [
         ("name", view.name if view.name != view.key else ""),
+        ("keys", view.template or "" if view.is_name else ""),
         ("limit", view.words),
         ("set by", f"{view.whose}{', for this key alone' if view.is_own and view.key != view.name else ''}"),
         ("in code", code if view.whose != "code" else ""),
-        ("running", f"{view.running:,}{of}"),
-        ("waiting", _waiting(view)),
+        ("running", "" if view.is_name else f"{view.running:,}{of}"),
+        ("waiting", "" if view.is_name else _waiting(view)),
         ("opens", opens),
         ("paused", since or ("yes" if view.is_paused else "")),
         ("note", view.note),
@@ -259,10 +265,20 @@ def _set(options: argparse.Namespace, screen: Screen) -> None:
         )
     with connected(options) as app:
         view = app.limits.set(options.name, **changes, by=_who(), origin=_ORIGIN)
+        _ask_about(app, [view], screen)
     if screen.is_json:
         screen.json(_answer(view))
     else:
         screen.line(options.name, "  ", Cell(view.words, "green"))
+
+
+def _ask_about(app: Firelock, views: Sequence[LimitView], screen: Screen) -> None:
+    """Of what neither a server nor a job ever named a note asks whether it is written so."""
+    for view in views:
+        if view.template is None:
+            alike = app.limits.list(view.name.partition("/")[0], limit=_PAGE_LIMIT)
+            if not any(one.name == view.name and (one.running or one.waiting) for one in alike):
+                screen.note(f"No server has told of {view.name!r} and no job asks for it: is it written so?")
 
 
 def _reset(options: argparse.Namespace, screen: Screen) -> None:
@@ -272,10 +288,12 @@ def _reset(options: argparse.Namespace, screen: Screen) -> None:
 
 def _pause(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
+        views: list[LimitView] = []
         screen.each(
             options.names, "paused",
-            lambda key: app.limits.pause(key, options.note, by=_who(), origin=_ORIGIN),
+            lambda key: views.append(app.limits.pause(key, options.note, by=_who(), origin=_ORIGIN)),
         )  # fmt: skip
+        _ask_about(app, views, screen)
 
 
 def _resume(options: argparse.Namespace, screen: Screen) -> None:

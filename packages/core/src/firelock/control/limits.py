@@ -6,7 +6,8 @@ import heapq
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from types import EllipsisType
@@ -39,6 +40,7 @@ _KEY_LIMIT, _NOTE_LIMIT = 200, 500
 _HIGHEST_RATE = 1_000_000_000
 _NUMBERS = ("concurrent", "rate", "per", "burst")
 _PAGE, _ALL = 500, 10**12
+_PLACEHOLDER = re.compile(r"\{[^\W\d]\w*\}")
 
 
 class NumberSource(StrEnum):
@@ -99,6 +101,12 @@ class LimitView(LimitName):
     waiting: int  # enqueued jobs that ask for it, 10,000 at most
     opens_at: datetime | None  # when its rate admits one more start, or it is open again; None: it is open
     is_own: bool  # the numbers are those of this key alone
+
+    @property
+    def is_name(self) -> bool:
+        """Tell whether it is a name that other keys have their numbers of, and no key that jobs ask for."""
+        is_made = self.template is not None and self.template != self.name
+        return self.key == self.name and is_made and not (self.running or self.waiting)
 
     @property
     def is_full(self) -> bool:
@@ -463,13 +471,16 @@ def _view(state: KeyState, records: Mapping[str, _Stored], now: int) -> LimitVie
     )  # fmt: skip
 
 
-def _name(name: str, chosen: _Stored, all_of_it: Iterable[_Stored]) -> LimitName:
+def _name(name: str, chosen: _Stored, all_of_it: Sequence[_Stored]) -> LimitName:
     """Return what is chosen of a key's record and its name's; it is paused where one of them is."""
     paused = next((stored.value for stored in all_of_it if stored.is_paused), None)
     numbers, code = chosen.numbers, chosen.code
+    template = next(
+        (told["template"] for stored in all_of_it if (told := stored.code) and "template" in told), None
+    )
     whose = NumberSource(chosen.value.get("by", "operator")) if numbers.has_any else NumberSource.NONE
     return LimitName(
-        name=name, template=(code or {}).get("template"), numbers=numbers,
+        name=name, template=template, numbers=numbers,
         code=None if code is None else _numbers_of(code), whose=whose, is_paused=paused is not None,
         note=(paused or {}).get("note") or "", paused_by=(paused or {}).get("paused_by"),
         paused_at=as_datetime((paused or {}).get("paused_at")),
@@ -538,5 +549,10 @@ def _check_key(key: object) -> str:
     if not isinstance(key, str) or not 0 < len(key) <= _KEY_LIMIT or not key.isprintable():
         raise ConfigurationError(
             f"Limit key {shown(key)} is refused; use 1 to {_KEY_LIMIT} printable characters, as 'tenant:7'."
+        )
+    if _PLACEHOLDER.search(key):
+        raise ConfigurationError(
+            f"Limit key {key!r} is the template of many; pass {name_of(key)!r} for all of them, or one such "
+            f"as {_PLACEHOLDER.sub('7', key)!r}."
         )
     return key

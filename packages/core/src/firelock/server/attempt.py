@@ -343,6 +343,13 @@ class JobRunner:
         ended = self._ended(run, transition)
         if error.key is not None and wait:
             ended.shuts = (error.key, at + wait)
+            own = [use.key for use in run.job.admission.limits] if run.job.admission else []
+            if own and error.key not in own:
+                log.warning(
+                    "Job %s of task %r shuts limit %r, which is none of its own (%s): jobs like it go on.",
+                    run.job.id, run.job.task, error.key, ", ".join(own),
+                    extra={"job_id": run.job.id},
+                )  # fmt: skip
         log.info("Job %s is %s.", run.job.id, transition.reason, extra={"job_id": run.job.id})
         return ended
 

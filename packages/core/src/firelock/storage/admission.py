@@ -252,15 +252,16 @@ def refuse_duplicate(use: UniqueUse, row: UniqueRow, job: JobFacts | None) -> No
         DuplicateJob: it asked to be refused then, or the job was deleted and still runs: nothing would run
             for the call.
     """
-    shown = use.key.partition(" ")[2]
+    owner, _, key = use.key.partition(" ")
+    shown = f"unique key {key!r} of task {owner!r}"
     if job is not None and job.state is State.DELETED and job.is_held:
         raise DuplicateJob(
-            f"Job {row.job_id} has the unique key {shown!r}; it was deleted and still runs. Nothing was "
+            f"Job {row.job_id} has the {shown}; it was deleted and still runs. Nothing was "
             "stored; call again when it has stopped.",
             row.job_id,
         )
     if use.raises:
-        raise DuplicateJob(f"Job {row.job_id} has the unique key {shown!r}; nothing was stored.", row.job_id)
+        raise DuplicateJob(f"Job {row.job_id} has the {shown}; nothing was stored.", row.job_id)
 
 
 def replaces(use: UniqueUse, row: UniqueRow, job: JobFacts | None) -> bool:
