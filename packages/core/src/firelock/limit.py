@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import attrs
 
@@ -11,9 +10,6 @@ from firelock.arguments.templates import pieces
 from firelock.clock import span_micros
 from firelock.errors import ConfigurationError, TaskError
 from firelock.text import shown
-
-if TYPE_CHECKING:
-    from firelock.unique import Debounce, Unique
 
 MAX_CONCURRENT = 1_000
 MAX_KEY_LENGTH = 100
@@ -41,7 +37,7 @@ def to_span(option: str, value: object, *, most: timedelta = _LONGEST) -> timede
     return span
 
 
-def as_written(value: Limit | Turns | Unique | Debounce) -> str:
+def as_written(value: attrs.AttrsInstance) -> str:
     """Return the call that makes it, without what may be left out: `Limit('openai', rate=500, per=60)`."""
     given = []
     for field in attrs.fields(type(value)):
