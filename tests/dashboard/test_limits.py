@@ -53,6 +53,17 @@ def test_a_key_is_shown_with_holders_and_those_who_wait(fire, client, report):
     assert all(f"/jobs/{job.id}" in one for job in jobs)
 
 
+def test_a_names_page_has_its_numbers_and_no_count_of_holders(fire, client, report):
+    """No job asks for the name: what runs and waits stands at its keys."""
+    report.enqueue(7, 1)
+    claim(fire)
+
+    name, key = client.get("/limits/key?key=tenant").text, client.get("/limits/key?key=tenant:7").text
+
+    assert ("tenant:{tenant_id}" in name, "2 at once" in name) == (True, True)
+    assert ("1 of 2" in key, "0 of 2" in name) == (True, False)
+
+
 def test_a_waiting_job_says_which_limit_it_waits_for(fire, client, report):
     """With a link to the key's page."""
     jobs = report.enqueue_many([(7, number) for number in range(3)])

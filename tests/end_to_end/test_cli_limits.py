@@ -147,7 +147,17 @@ def test_a_name_shows_how_its_keys_are_made_and_no_holders(command, app):
 
     assert ("Limit tenant", True) == (shown.out.splitlines()[0], "tenant:{tenant_id}" in shown.out)
     assert "running" not in shown.out
-    assert "limits list tenant:" in shown.error
+    assert "firelock limits list tenant: shows" in shown.error
+
+
+def test_a_name_of_two_parts_says_how_its_keys_begin(command, app):
+    """As far as the template has no parameter."""
+    said = {"smtp/tenant": DeclaredLimit("smtp/tenant", "smtp/tenant:{tenant_id}", LimitNumbers(4))}
+    Limits(app.client, lambda: said).sync()
+
+    shown = command("limits show smtp/tenant")
+
+    assert "firelock limits list smtp/tenant: shows" in shown.error
 
 
 def test_a_slip_of_the_pen_is_asked_about(command, app):

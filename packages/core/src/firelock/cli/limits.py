@@ -215,8 +215,10 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
     state = "" if of_keys else _state(view, now)
     screen.line(Cell(f"Limit {view.key}", "bold"), *(("  ", state) if state else ()))
     screen.facts(_facts(view, now), indent=2)
-    if view.is_name:
-        screen.note(f"firelock limits list {view.name.partition('/')[0]}: shows the keys that jobs ask for.")
+    if view.is_name and view.template:
+        screen.note(
+            f"firelock limits list {view.template.partition('{')[0]} shows the keys that jobs ask for."
+        )
     if view.holders:
         screen.heading("Held by")
         for job_id in view.holders:
