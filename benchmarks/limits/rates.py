@@ -31,7 +31,7 @@ COMPARED = {
     ("turns", "keyless"): "100 keys without a number, a job each in turn",
     ("keys", "keyless"): "100 keys with a number never reached, a job each in turn",
 }
-ROUNDS = 5
+ROUNDS = 10
 """Before storages and servers are made anew, so that no process's luck is in all pairs."""
 
 
