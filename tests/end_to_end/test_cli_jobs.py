@@ -258,6 +258,7 @@ def test_show_says_what_a_job_asks_and_what_it_waits_for(command, app):
     shown = command(f"show {job.id}").out
     answer = command(f"show {job.id} --json").json
 
+    assert "asks for api, tenant:7" in command("list --state enqueued").out
     assert "limits        api (cost 3), tenant:7" in shown
     assert "unique key    day" in shown
     assert "start before  " in shown

@@ -148,6 +148,9 @@ def _note(record: JobRecord, now: int) -> str:
         return f"{which}due {age(record.due_at, now)}"
     if record.state == "processing":
         return f"{'on' if record.started_at else 'claimed by'} {record.server}, attempt {record.attempt}"
+    if record.state == "enqueued" and not record.reason and record.admission is not None:
+        keys = [use.key for use in record.admission.limits]
+        return f"asks for {', '.join(keys)}" if keys else ""
     return record.reason or ""
 
 
