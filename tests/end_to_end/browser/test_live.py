@@ -112,6 +112,8 @@ def test_what_had_nothing_to_say_is_heard_when_it_has(tmp_path, serve, open_page
 
         expect(overview.locator("#region-health")).to_contain_text("No server is running")
         expect(page.locator("#region-now")).to_contain_text("the provider is down")
+        for opened in (overview, page):  # before the app is: they go on asking it
+            opened.close()
 
 
 def test_a_chart_goes_on_by_itself(stocked, tasks, served, open_page):

@@ -40,6 +40,7 @@ def test_probes_are_shown_literally(any_storage, serve, open_page, guard):
         page.locator("#filter").press_sequentially("task:")
         expect(page.locator("#suggestions [role=option]").filter(has_text=probe("task"))).to_have_count(1)
         shown_by(page)
+        page.close()  # before the app is: it goes on asking it
 
         assert set(FIELDS) == seen
 
