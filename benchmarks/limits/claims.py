@@ -14,8 +14,8 @@ from benchmarks.limits import places, tasks
 from benchmarks.limits.pairs import Row, ratio
 from benchmarks.limits.plan import Plan
 from firelock import Firelock
-from firelock.lifecycle import succeeded
-from firelock.values import ClaimedJob, ClaimRequest, Holder, NewSession
+from firelock.lifecycle import failed, succeeded
+from firelock.values import ClaimedJob, ClaimRequest, ErrorInfo, Holder, NewSession
 
 IN_FRONT = 200_000
 LANE = 40_000
@@ -30,26 +30,27 @@ class Claimer:
     def __init__(self, fire: Firelock) -> None:
         self.storage, self.tasks = fire.storage, tasks.declare(fire)
         self.held: list[ClaimedJob] = []
-        now, name = self.storage.clock(), f"bench-{next(_sessions)}"
-        self._session = self.storage.new_ids(1)[0]
+        self._server = name = f"bench-{next(_sessions)}"
+        self._session, now = self.storage.new_ids(1)[0], self.storage.clock()
         self.storage.begin_session(NewSession(self._session, name, name, "bench", 1, now, 3_600.0))
 
     def store(self, name: str, jobs: int) -> None:
         """Store so many jobs of a task."""
         self.tasks[name].enqueue_many(tasks.calls(name, jobs))
 
-    def claim(self, limit: int) -> list[ClaimedJob]:
-        """End what is held, and hold more."""
-        ends: list[Any] = []
-        now = self.storage.clock()
-        for job in self.held:
-            holder = Holder(self._session, "bench")
-            ends.append(
-                succeeded(
-                    job, holder, at=now, started_at=now, result=None, result_absent=None,
-                    expires_at=now + 86_400_000_000,
-                )
-            )  # fmt: skip
+    def claim(self, limit: int, *, fails: bool = False) -> list[ClaimedJob]:
+        """End what is held, succeeded or failed, and hold more."""
+        now, holder = self.storage.clock(), Holder(self._session, self._server)
+        times: dict[str, Any] = {"at": now, "started_at": now, "expires_at": now + 86_400_000_000}
+        if fails:
+            told: dict[str, Any] = {
+                "reason": "it failed",
+                "error": ErrorInfo("builtins.ValueError", "no", ""),
+            }
+            ends = [failed(job, holder, **times, **told) for job in self.held]
+        else:
+            told = {"result": None, "result_absent": None}
+            ends = [succeeded(job, holder, **times, **told) for job in self.held]
         request = ClaimRequest(("default",), limit, self._session, now)
         self.held = self.storage.exchange(ends, request).claim.jobs
         return self.held

@@ -115,6 +115,9 @@ def count_here(storage: str, folder: Path) -> Counts:
             "100 ended and 100 claimed, three times": lambda: [claimer.claim(100) for _ in range(3)],
             "100 ended and one claimed": lambda: claimer.claim(1),
             "one ended and one claimed, ten times": lambda: [claimer.claim(1) for _ in range(10)],
+            "one failed and one claimed, ten times": lambda: [
+                claimer.claim(1, fails=True) for _ in range(10)
+            ],
             "one ended": lambda: claimer.claim(0),
         }
         for turn in range(4):
