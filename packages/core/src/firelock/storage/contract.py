@@ -121,10 +121,10 @@ class Storage(ABC):
         jobs; it needs `Feature.TRANSACTIONAL_ENQUEUE`. Of an `OpenTransaction` it is that on its connection,
         and servers are told by its `on_commit`.
 
-        A job whose unique key another one has is not stored, its answer is `Duplicate` with that one's id,
-        and where the key says so the call changes that one: see `admission.judged`. The batch counts as one
-        call after another; of one that was stored by a `Duplicate`'s id in the same batch too. Whoever asks
-        for a key waits for a transaction under way that asked for it before.
+        A job whose unique key another one has is not stored, its answer is `Duplicate` with that one's id;
+        the call changes that one as `admission.replaces` and `admission.debounced_due` say. A batch counts as
+        one call after another, so a job may be the duplicate of one before it. Whoever asks for a key waits
+        for a transaction under way that asked for it before.
 
         `only_if` replaces a record in the same step, also where there are no jobs: as `put_record` would, if
         it has the expected version. Else nothing is stored: ALREADY where it holds the new value and instant
@@ -214,7 +214,8 @@ class Storage(ABC):
         """The key's rate has been used by this cost, and the key is shut until this instant.
 
         Return the instant from which a start of cost 1 is admitted, now or earlier where it is open. A
-        negative cost gives back, down to unused. Of a key without a rate only `until` counts.
+        negative cost gives back, down to unused. Of a key without a rate a cost uses nothing, and a negative
+        one opens it.
         """
         del cost, until
         raise self._without(Feature.LIMITS, key)
