@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from firelock.testing import eventually
-from firelock.testing.conformance.scene import succeeds
+from firelock.testing.conformance.scene import Running, fails, succeeds
 from firelock_sql.postgresql.database import PostgresqlDatabase
+from tests.faults.proxy import FaultProxy
 from tests.scenes import scene_at
 from tests.sql.postgresql import end_connections
 from tests.sql.test_hot_postgresql import explained, running
 
+WARM = 9  # jobs that have run before anything is counted
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'firelock'"
 
 
@@ -130,3 +132,19 @@ def test_a_number_set_again_counts_who_started_while_there_was_none(scene):
     scene.put_numbers("smtp", concurrent=2)
 
     assert [] == scene.claim(holder, 5)
+
+
+def test_a_job_that_fails_costs_no_look_at_numbers_where_none_has_limits(postgresql):
+    """Its end is no plain one; the claim beside it asks for what it asked before there were limits."""
+    with FaultProxy(postgresql.server.address) as proxy, scene_at(postgresql.url(port=proxy.port)) as scene:
+        holder = scene.begin()
+        scene.add_many(3 * WARM)
+        [job] = scene.claim(holder, 1)
+        for _ in range(WARM):
+            [job] = scene.exchange(holder, [fails(Running(job, holder))], 1).claim.jobs
+        before = proxy.traffic
+
+        exchange = scene.exchange(holder, [fails(Running(job, holder))], 1)
+
+        assert 1 == len(exchange.claim.jobs)
+        assert (proxy.traffic - before).trips <= 14  # one more would be the look

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from firelock import State
@@ -10,6 +13,7 @@ from firelock.testing.conformance.scene import Running, asks, succeeds
 from firelock.values import UniqueUse
 from firelock_sql.mysql import lane_walk, storage
 from tests.faults.proxy import FaultProxy
+from tests.faults.servers import eventually
 from tests.scenes import scene_at
 
 MOST = 100
@@ -42,6 +46,13 @@ def holder(scene):
 def lanes_of(jobs):
     """The lane of each job."""
     return ["\n".join(use.key for use in job.admission.limits) for job in jobs]
+
+
+def waiting(mariadb):
+    """How many statements wait for a lock that another transaction has."""
+    with mariadb.server.connect() as driver, driver.cursor() as cursor:
+        cursor.execute("SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_current_waits'")
+        return int(cursor.fetchone()[1])
 
 
 def ends(holder, claimed):
@@ -215,3 +226,32 @@ def test_a_call_waits_for_a_unique_key_in_other_hands_only_so_long(mariadb, scen
         cursor.execute("ROLLBACK")
 
     assert scene.storage.insert([scene.new_job(admission=unique("held"))]).is_new == [True]
+
+
+def test_a_number_is_set_behind_the_claims_under_way(mariadb, scene, holder):
+    """A claim that has read no number lists nobody: one that reads it later must find all that it took.
+
+    The claim stands still where it would take its job: somebody locks the gaps between sessions.
+    """
+    other, third = scene.handles.open(), scene.begin()
+    scene.add_limited(1, "late", queue="first")
+    scene.add_limited(1, "late", queue="second")
+    with mariadb.server.connect() as theirs, ThreadPoolExecutor(2) as threads:
+        theirs.cursor().execute(f"USE `{mariadb.name}`")
+        with theirs.cursor() as cursor:
+            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            cursor.execute("START TRANSACTION")
+            cursor.execute(
+                "SELECT count(*) FROM firelock_jobs FORCE INDEX (firelock_holder)"
+                " WHERE session IS NOT NULL FOR UPDATE"
+            )
+            claim = threads.submit(scene.claim, holder, 1, ["first"])
+            eventually(lambda: waiting(mariadb) == 1, 20, "the claim waits")
+            put = threads.submit(other.put_record, "limit", "late", json.dumps({"concurrent": 1}))
+            eventually(lambda: put.done() or waiting(mariadb) == 2, 20, "the number waits")
+            assert not put.done()
+            cursor.execute("ROLLBACK")
+        put.result()
+        assert len(claim.result()) == 1
+
+    assert scene.claim(third, 1, ["second"]) == []

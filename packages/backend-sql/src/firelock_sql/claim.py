@@ -280,6 +280,7 @@ def take_jobs(
     look_again_at = None
     if server is not None and request.limit > 0:
         if has_lanes:
+            lanes.hold_numbers()
             mixed = MixedClaim(tx, lanes, cursors)
             rows = mixed.rows(request.queues, request.limit, turns)
             look_again_at = mixed.look_again_at

@@ -151,6 +151,9 @@ class SqlLanes(KeyedLanes[Row]):
 
     # ---- what a database may do in its own way -----------------------------------------------------------
 
+    def hold_numbers(self) -> None:
+        """No number of a limit is set until this transaction ends: see `SqlRecordVerbs._hold_claims`."""
+
     def walk(self, queue: str, after: str, limit: int) -> list[str]:
         """Return the names of up to `limit` lanes with work, in order, behind `after`."""
         return [str(row[0]) for row in self._tx.all(WALK, queue=queue, after=after, most=limit)]

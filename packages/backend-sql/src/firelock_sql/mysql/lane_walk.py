@@ -52,6 +52,9 @@ _BY_NUMBER = Text(f"""
 SELECT {HEAD_COLUMNS} FROM firelock_jobs INDEXED BY seq WHERE seq IN :seqs AND {IN_LANE}
 FOR NO KEY UPDATE SKIP LOCKED
 """)  # noqa: S608 - names of columns
+# Who looks among lanes holds the first row of the schema together, who sets a number alone: see `_hold_claims`.
+_GATE = "SELECT 1 FROM firelock_schema ORDER BY version LIMIT 1"
+HOLD_CLAIMS, _CLAIM_BY_NUMBERS = Text(f"{_GATE} FOR UPDATE"), Text(f"{_GATE} FOR KEY SHARE")
 _KEEP = Text("UPDATE firelock_limit_keys SET holders = :holders, free_at = :free_at WHERE key = :key")
 _LANE = 22  # its place in a row of `HEAD_COLUMNS`
 
@@ -115,6 +118,7 @@ class MysqlLanes(SqlLanes):
         self._cursor, self._memory = cursor, memory
         self._firsts: dict[tuple[str, str], int] = {}  # by queue and lane: the number of its first job
         self._ahead: dict[str, _Glance] = {}  # by queue: from its first lane on
+        self._holds_numbers = False
 
     # ---- the walk ----------------------------------------------------------------------------------------
 
@@ -242,6 +246,9 @@ class MysqlLanes(SqlLanes):
         return LaneLook(lanes, numbers, rows, busy)
 
     def _key_questions(self, keys: Sequence[str], *, is_patient: bool) -> list[Written]:
+        if not self._holds_numbers:
+            self._holds_numbers = True
+            self._cursor.put(*self._written(_CLAIM_BY_NUMBERS))
         names = sorted({name for key in keys for name in (key, name_of(key))})
         locks = self._written(LOCK_KEYS if is_patient else LOCK_FREE_KEYS, ids=list(keys))
         return [self._written(NUMBERS, ids=names), locks]

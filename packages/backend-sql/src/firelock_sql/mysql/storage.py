@@ -55,7 +55,7 @@ from firelock_sql.insert import insert_jobs, insert_new
 from firelock_sql.limits import SqlLanes
 from firelock_sql.mysql.connect import CLOCK, is_lock_timeout
 from firelock_sql.mysql.database import MysqlDatabase
-from firelock_sql.mysql.lane_walk import LaneMemory, MysqlLanes
+from firelock_sql.mysql.lane_walk import HOLD_CLAIMS, LaneMemory, MysqlLanes
 from firelock_sql.mysql.pipeline import TogetherCursor, Written
 from firelock_sql.names import Names
 from firelock_sql.pool import EnginePool
@@ -416,6 +416,10 @@ class MysqlStorage(SqlStorage):
     @override
     def _lanes_in(self, tx: Transaction) -> SqlLanes:
         return self._claims.lanes_in(tx)
+
+    @override
+    def _hold_claims(self, tx: Transaction) -> None:
+        tx.one(HOLD_CLAIMS)
 
     # ---- apply -------------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from firelock.storage import (
 from firelock.storage.admission import lane_of
 from firelock_sql.claim import PLACE_SEQ, TakenRows, serving, started_job
 from firelock_sql.job_row import claimed_job
+from firelock_sql.limits import SqlLanes
 from firelock_sql.names import Names
 from firelock_sql.pool import EnginePool
 from firelock_sql.postgresql.connect import number_array, patient_for, text_array
@@ -326,9 +327,8 @@ class PostgresqlStorage(SqlStorage):
         tx.one(HOLD_CLAIMS)
 
     @override
-    def _take(self, tx: Transaction, request: ClaimRequest) -> TakenRows:
-        tx.one(CLAIM_BY_NUMBERS)
-        return super()._take(tx, request)
+    def _lanes_in(self, tx: Transaction) -> SqlLanes:
+        return _HeldLanes(tx)
 
     # ---- apply -------------------------------------------------------------------------------------------
 
@@ -409,6 +409,14 @@ class PostgresqlStorage(SqlStorage):
         if tx.let_go:
             self._take_freed(tx, request, taken.claim)
         return results, taken
+
+
+class _HeldLanes(SqlLanes):
+    """Lanes that are met where none were known of."""
+
+    @override
+    def hold_numbers(self) -> None:
+        self._tx.one(CLAIM_BY_NUMBERS)
 
 
 _asks_beside = attrgetter(
