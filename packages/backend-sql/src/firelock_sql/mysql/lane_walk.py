@@ -52,7 +52,7 @@ _BY_NUMBER = Text(f"""
 SELECT {HEAD_COLUMNS} FROM firelock_jobs INDEXED BY seq WHERE seq IN :seqs AND {IN_LANE}
 FOR NO KEY UPDATE SKIP LOCKED
 """)  # noqa: S608 - names of columns
-# Who looks among lanes shares the first row of the schema, who sets a number has it alone: see `_hold_claims`.
+# Who looks among lanes shares the first row of the schema, who sets a number locks it: see `_hold_claims`.
 _GATE = "SELECT 1 FROM firelock_schema ORDER BY version LIMIT 1"
 HOLD_CLAIMS, _CLAIM_BY_NUMBERS = Text(f"{_GATE} FOR UPDATE"), Text(f"{_GATE} FOR KEY SHARE")
 _KEEP = Text("UPDATE firelock_limit_keys SET holders = :holders, free_at = :free_at WHERE key = :key")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -406,6 +407,15 @@ def succeeds(
 ) -> Transition:
     """The task returned."""
     return _end(lifecycle.succeeded, running, result=result, result_absent=absent, expires_at=expires_at)
+
+
+def keys_held(jobs: Sequence[ClaimedJob]) -> Counter[str]:
+    """Return how many of the jobs hold each key; those without one count under an empty name."""
+    return Counter(
+        key
+        for job in jobs
+        for key in ([use.key for use in job.admission.limits] if job.admission is not None else [""])
+    )
 
 
 def fails(running: Running, error: ErrorInfo | None = None, *, expires_at: int | None = None) -> Transition:

@@ -10,9 +10,10 @@ from firelock.testing.conformance.storage.claim import ClaimDuty
 from firelock.testing.conformance.storage.insert import InsertDuty
 from firelock.testing.conformance.storage.key_races import LimitRaceDuty, UniqueRaceDuty
 from firelock.testing.conformance.storage.life import LifeDuty
-from firelock.testing.conformance.storage.limits import KeyDuty, LimitDuty, RateDuty, TurnDuty
+from firelock.testing.conformance.storage.limits import KeyDuty, LimitDuty
 from firelock.testing.conformance.storage.model import ModelDuty
 from firelock.testing.conformance.storage.races import CrowdDuty, RaceDuty
+from firelock.testing.conformance.storage.rates import RateDuty
 from firelock.testing.conformance.storage.reading import FindDuty, PeopleDuty
 from firelock.testing.conformance.storage.records import RecordDuty
 from firelock.testing.conformance.storage.recurring import RecurringDuty
@@ -20,6 +21,7 @@ from firelock.testing.conformance.storage.rows import RowDuty
 from firelock.testing.conformance.storage.sessions import ReconcileDuty, SessionDuty
 from firelock.testing.conformance.storage.settle import ExchangeDuty, GuardDuty, SettleDuty, TailDuty
 from firelock.testing.conformance.storage.text import TextDuty
+from firelock.testing.conformance.storage.turns import TurnDuty
 from firelock.testing.conformance.storage.unique import UniqueDuty
 from firelock.testing.conformance.storage.upkeep import ContinuationDuty, PromoteDuty, PruneDuty
 

@@ -1,17 +1,14 @@
-"""Limits: how many jobs hold a key at once, whose turn it is, how often one may start."""
+"""Limits: how many jobs hold a key at once, and what people are told of it."""
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable
-from itertools import chain, combinations
-from random import Random
+from itertools import chain
 
 import attrs
 import pytest
 
-from firelock.clock import SECOND
 from firelock.errors import ConfigurationError
 from firelock.storage import Applied, Feature, Storage
 from firelock.testing.conformance.kit import requires
@@ -27,28 +24,17 @@ from firelock.testing.conformance.scene import (
     deletes,
     fails,
     hands_back,
+    keys_held,
     requeues,
     retries,
     snoozes,
     succeeds,
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
-from firelock.values import ClaimedJob, LimitUse, State
+from firelock.values import LimitUse, State
 
 # Every key begins so: with partitions the jobs of a test lie together, as turns hold within one.
 A, B, X, Y = "kit/a", "kit/b", "kit/x", "kit/y"
-
-_MINUTE = 60 * SECOND
-_WALK = 256  # lanes that one claim looks at
-
-
-def _keys(jobs: list[ClaimedJob]) -> Counter[str]:
-    """Return how many of the jobs hold each key; those without one count under an empty name."""
-    return Counter(
-        key
-        for job in jobs
-        for key in ([use.key for use in job.admission.limits] if job.admission is not None else [""])
-    )
 
 
 class LimitDuty(StorageFixtures):
@@ -192,7 +178,7 @@ class LimitDuty(StorageFixtures):
 
         claimed = scene.claim(holder) + scene.claim(holder)
 
-        assert {A: 1, X: 2} == _keys(claimed)
+        assert {A: 1, X: 2} == keys_held(claimed)
         assert alone[:1] == [job.id for job in claimed if job.id in alone]
 
     @pytest.mark.parametrize(("lanes", "number"), [(4, 3), (2, 5), (4, 9)])
@@ -211,7 +197,7 @@ class LimitDuty(StorageFixtures):
 
         claimed = [job for limit in limits for job in scene.claim(holder, limit)]
 
-        assert number == _keys(claimed)[A]
+        assert number == keys_held(claimed)[A]
 
     def test_an_exchange_gives_what_its_ends_free(self, scene: Scene) -> None:
         """What ends in an exchange is free for its claim; what is refused there is not.
@@ -276,7 +262,7 @@ class LimitDuty(StorageFixtures):
         claimed = scene.claim(holder, 20)
 
         expected = set(chain.from_iterable(others))
-        assert (10, 1) == (len(claimed), _keys(claimed)[A])
+        assert (10, 1) == (len(claimed), keys_held(claimed)[A])
         assert expected <= {job.id for job in claimed}
 
     def test_a_number_counts_over_queues_and_tasks(self, scene: Scene) -> None:
@@ -308,7 +294,7 @@ class LimitDuty(StorageFixtures):
 
         claimed = [job for _ in range(6) for job in scene.claim(holder, 3, None)]
 
-        keys = _keys(claimed)
+        keys = keys_held(claimed)
         assert [1, 1, 1] == [keys[f"kit/tenant:{tenant}"] for tenant in range(3)]
         assert 2 == sum(job.queue == "plain" for job in claimed)
 
@@ -460,15 +446,15 @@ class LimitDuty(StorageFixtures):
         scene.add_limited(2, "kit/tenants:9")
         holder = scene.begin()
 
-        first = _keys(scene.claim(holder))
+        first = keys_held(scene.claim(holder))
         scene.put_numbers("kit/tenant:8", concurrent=2)
         scene.put_numbers("kit/tenant", concurrent=4)
-        second = _keys(scene.claim(holder))
+        second = keys_held(scene.claim(holder))
         scene.storage.delete_record("limit", "kit/tenant:7")
 
         assert {"kit/tenant:7": 3, "kit/tenant:8": 1, "kit/tenant:9": 1, "kit/tenants:9": 2} == first
         assert {"kit/tenant:8": 1, "kit/tenant:9": 3} == second
-        assert {"kit/tenant:7": 1} == _keys(scene.claim(holder))
+        assert {"kit/tenant:7": 1} == keys_held(scene.claim(holder))
 
     def test_a_name_is_what_stands_before_the_colons(self, scene: Scene) -> None:
         """Each part of a key between slashes is cut at its first colon; so `a:1/b:2:3` has the name `a/b`.
@@ -486,7 +472,7 @@ class LimitDuty(StorageFixtures):
         scene.add_limited(3, "kit/tenant:7/openais")
         holder = scene.begin()
 
-        claimed = _keys(scene.claim(holder))
+        claimed = keys_held(scene.claim(holder))
 
         assert {
             "kit/tenant:7/openai": 1, "kit/tenant:7/openai:eu:1": 1, "kit/tenant/openai": 1,
@@ -504,14 +490,14 @@ class LimitDuty(StorageFixtures):
         holder = scene.begin()
 
         scene.put_numbers("kit/tenant:7", paused=True)
-        own = _keys(scene.claim(holder))
+        own = keys_held(scene.claim(holder))
         scene.put_numbers("kit/tenant", concurrent=3, paused=True)
         scene.put_numbers("kit/tenant:7", paused=False)
         named = scene.claim(holder)
         scene.put_numbers("kit/tenant", concurrent=3)
 
         assert ({"kit/tenant:8": 2}, []) == (own, named)
-        assert {"kit/tenant:7": 3, "kit/tenant:8": 1} == _keys(scene.claim(holder))
+        assert {"kit/tenant:7": 3, "kit/tenant:8": 1} == keys_held(scene.claim(holder))
 
     @pytest.mark.parametrize(
         "keys",
@@ -535,7 +521,7 @@ class LimitDuty(StorageFixtures):
 
         claimed = scene.claim(holder) + scene.claim(holder)
 
-        assert dict.fromkeys(keys, 1) == _keys(claimed)
+        assert dict.fromkeys(keys, 1) == keys_held(claimed)
 
     def test_a_job_may_have_four_long_keys(self, scene: Scene) -> None:
         """Four keys of 512 characters together are held like one.
@@ -549,7 +535,7 @@ class LimitDuty(StorageFixtures):
         scene.add_limited(1, *keys[:3], keys[3] + "u")
         holder = scene.begin()
 
-        got = _keys(scene.claim(holder))
+        got = keys_held(scene.claim(holder))
 
         assert [2, 2, 2] == [got[key] for key in keys[:3]]
         assert 2 == got[keys[3]] + got[keys[3] + "u"]
@@ -745,673 +731,6 @@ class LimitDuty(StorageFixtures):
         scene.advance(later)
 
         assert [job_id, other][:started] == scene.claim_ids()
-
-
-class TurnDuty(StorageFixtures):
-    """What lanes promise: order in each, turns between them, halves for jobs without keys."""
-
-    verbs = "turns"
-    needs = Feature.LIMITS
-
-    def test_a_lane_is_in_order_of_priority_then_age(self, scene: Scene) -> None:
-        """Within a lane a higher priority comes first, equals in the order they were enqueued.
-
-        If this fails: limits undo priorities, or the order among equals.
-        """
-        ids = [
-            job_id
-            for priority in (0, -5, 100, 0, -100, 7, 100)
-            for job_id in scene.add_limited(1, A, priority=priority)
-        ]
-        holder = scene.begin()
-
-        claimed = [job_id for _ in range(7) for job_id in scene.claim_ids(holder, 1)]
-
-        assert [ids[place] for place in (2, 6, 5, 0, 3, 1, 4)] == claimed
-
-    @pytest.mark.parametrize("end", ["retries", "snoozes"])
-    def test_a_job_that_is_tried_again_goes_to_the_end(self, scene: Scene, end: str) -> None:
-        """A job that is enqueued again, by a retry or out of its sleep, stands behind those of its priority.
-
-        If this fails: a job that fails again and again stands in front of all others of its key.
-        """
-        scene.put_numbers(A, concurrent=1)
-        ids = scene.add_limited(3, A)
-        holder = scene.begin()
-
-        claimed = []
-        for _ in range(6):
-            (running,) = scene.take(holder)
-            claimed.append(running.id)
-            if end == "retries":
-                scene.settle(retries(running))
-            else:
-                scene.settle(snoozes(running, due_at=scene.now()))
-                scene.advance(1)
-                scene.promote()
-
-        assert ids * 2 == claimed
-
-    @pytest.mark.parametrize("how", ["hand-back", "crash", "end of its session"])
-    def test_a_job_that_comes_back_keeps_its_place(self, scene: Scene, how: str) -> None:
-        """A job handed back, or taken back from the dead, stands where it stood.
-
-        If this fails: every restart of a server sends the oldest jobs to the end.
-        """
-        ids = scene.add_limited(3, A)
-        holder = scene.begin()
-        (running,) = scene.take(holder, 1)
-        match how:
-            case "hand-back":
-                scene.settle(hands_back(running))
-            case "crash":
-                scene.lose(holder)
-            case _:
-                scene.lose(holder, running=[])
-
-        assert ids == scene.claim_ids(scene.begin("b"))
-
-    @pytest.mark.parametrize(("limit", "times"), [(1, 20), (2, 10), (4, 5), (7, 3), (20, 1)])
-    def test_lanes_take_turns(self, scene: Scene, limit: int, times: int) -> None:
-        """Lanes of one queue are served in turn, a job each, whatever priorities and however many they have.
-
-        If this fails: one tenant's hundred thousand jobs stand before another's ten.
-        """
-        scene.add_limited(60, "kit/t:big", priority=100)
-        for tenant in range(4):
-            scene.add_limited(4, f"kit/t:{tenant}", priority=-tenant)
-        holder = scene.begin()
-
-        claims = [_keys(scene.claim(holder, limit)) for _ in range(times)]
-
-        total = sum(claims, Counter[str]())
-        assert limit * times == total.total()
-        assert all(max(one.values()) - min(one.values(), default=0) <= 1 for one in claims if limit <= 5)
-        assert [4] * 4 == [total[f"kit/t:{tenant}"] for tenant in range(4)] or limit * times > 20
-
-    def test_no_open_lane_is_two_behind_in_a_claim(self, scene: Scene) -> None:
-        """In one claim the lanes with work get the same number, but for one; what a short one leaves goes on.
-
-        If this fails: a large claim is one tenant's.
-        """
-        for tenant, number in enumerate((30, 1, 30, 2, 30)):
-            scene.add_limited(number, f"kit/t:{tenant}")
-
-        got = _keys(scene.claim(scene.begin(), 20))
-
-        assert (20, 1, 2) == (got.total(), got["kit/t:1"], got["kit/t:3"])
-        assert {5, 6} == {got[f"kit/t:{tenant}"] for tenant in (0, 2, 4)}
-
-    def test_lanes_that_share_a_key_take_turns_in_a_claim(self, scene: Scene) -> None:
-        """Where lanes share a key as well, in one claim none that is open gets two less than another.
-
-        If this fails: turns hold only where every job has one key.
-        """
-        scene.put_numbers(A, concurrent=9)
-        scene.put_numbers(X, concurrent=2)
-        for lane in ((A, X), (A, Y), (A,), (B, Y)):
-            scene.add_limited(20, *lane)
-
-        claimed = scene.claim(scene.begin(), 14)
-
-        lanes = Counter("+".join(_keys([job])) for job in claimed)
-        assert 14 == len(claimed)
-        assert (2, 5) == (lanes[f"{A}+{X}"], lanes[f"{B}+{Y}"])
-        assert {3, 4} == {lanes[f"{A}+{Y}"], lanes[A]}
-
-    @pytest.mark.parametrize("lanes", [5, 300])
-    def test_every_lane_gets_its_turn(self, scene: Scene, lanes: int) -> None:
-        """However many lanes there are, and however small the claims, each is served once before any twice.
-
-        If this fails: keys late in the alphabet never run.
-        """
-        jobs = [scene.new_job(admission=asks(f"kit/t:{place % lanes:03}")) for place in range(2 * lanes)]
-        scene.storage.insert(jobs)
-        holder = scene.begin()
-        size = 1 if lanes < 9 else 37
-
-        claimed = [job for _ in range(-(-lanes // size)) for job in scene.claim(holder, size)]
-        while len(claimed) < lanes and (more := scene.claim(holder, lanes - len(claimed))):
-            claimed += more
-
-        assert {1} <= set(_keys(claimed[:lanes]).values()) <= {1, 2}
-        assert lanes - len(_keys(claimed)) <= lanes // 8
-
-    def test_a_lane_that_came_late_gets_its_turn(self, scene: Scene) -> None:
-        """A new lane is served within one round, wherever it stands among the others.
-
-        If this fails: a walk that never comes round starves who came behind it.
-        """
-        holder = scene.begin()
-        for name in "fgh":
-            scene.add_limited(20, f"kit/{name}")
-        scene.claim(holder, 2)
-
-        for name in "az":
-            (new,) = scene.add_limited(1, f"kit/{name}")
-            claimed = [job_id for _ in range(6) for job_id in scene.claim_ids(holder, 1)]
-            assert new in claimed
-
-    def test_an_open_lane_is_found_behind_many_that_are_shut(self, scene: Scene) -> None:
-        """A lane that admits is reached in a claim for each 256 lanes and one more, and a cut walk says so.
-
-        If this fails: one open key among thousands of full ones waits for ever, or for polls.
-        """
-        scene.put_numbers("kit/full", concurrent=0)
-        jobs = [scene.new_job(admission=asks(f"kit/full:{number:03}")) for number in range(600)]
-        scene.storage.insert(jobs)
-        holder = scene.begin()
-
-        for name in ("kit/a", "kit/full:299/x", "kit/z"):
-            (wanted,) = scene.add_limited(1, name)
-            claims = [scene.storage.claim(scene.request(holder, 5)) for _ in range(600 // _WALK + 2)]
-            assert [wanted] == [job.id for claim in claims for job in claim.jobs]
-            told = [claim.look_again_at for claim in claims]
-            assert all(at is None or at <= scene.now() for at in told)
-            assert any(at is not None for at in told)
-
-        told = [scene.storage.claim(scene.request(holder, 5)).look_again_at for _ in range(600 // _WALK + 2)]
-        assert None in told, "a server that has looked at all lanes in vain goes on looking"
-
-    def test_who_ends_jobs_of_a_lane_gets_no_more_turns(self, scene: Scene) -> None:
-        """A server that ends a job of a lane takes the next of another, whose turn it is.
-
-        If this fails: a busy key keeps a worker to itself, and the others starve.
-        """
-        for name in (A, B, X):
-            scene.put_numbers(name, concurrent=1)
-            scene.add_limited(9, name)
-        holder = scene.begin()
-        running = scene.take(holder, 1)
-
-        served: list[str] = []
-        for _ in range(9):
-            claim = scene.exchange(holder, [succeeds(running[0])], 1).claim
-            running = [Running(job, holder) for job in claim.jobs]
-            served += _keys(claim.jobs)
-
-        assert {A: 3, B: 3, X: 3} == Counter(served)
-
-    @pytest.mark.parametrize(
-        ("stored", "expected"), [((20, 20), (5, 5)), ((3, 20), (3, 7)), ((20, 2), (8, 2)), ((0, 20), (0, 10))]
-    )
-    def test_jobs_without_keys_get_half_of_a_claim(
-        self, scene: Scene, stored: tuple[int, int], expected: tuple[int, int]
-    ) -> None:
-        """Where a queue has jobs with keys and without, each kind gets half; the other gets what it lacks.
-
-        If this fails: limits starve plain jobs, or plain jobs those with limits.
-        """
-        plain, keyed = stored
-        scene.add_many(plain, beside=A, priority=100)
-        for number in range(keyed):
-            scene.add_limited(1, f"kit/t:{number % 3}")
-
-        got = _keys(scene.claim(scene.begin(), 10))
-
-        assert expected == (got[""], got.total() - got[""])
-
-    def test_claims_of_one_serve_both_kinds(self, scene: Scene) -> None:
-        """A server with one worker runs jobs of both kinds.
-
-        If this fails: on a small server one kind starves the other.
-        """
-        scene.add_many(20, beside=A)
-        scene.add_limited(20, A)
-        holder = scene.begin()
-
-        got = _keys([job for _ in range(12) for job in scene.claim(holder, 1)])
-
-        assert (12, True) == (got.total(), min(got[""], got[A]) >= 3)
-
-    def test_shut_lanes_leave_all_to_jobs_without_keys(self, scene: Scene) -> None:
-        """What lanes that are shut cannot take is given to jobs without keys, in the same claim.
-
-        If this fails: servers stay half empty while a key is full.
-        """
-        scene.put_numbers(A, concurrent=1)
-        scene.add_limited(20, A)
-        scene.add_many(20, beside=A)
-        holder = scene.begin()
-
-        got = [_keys(scene.claim(holder, 8)) for _ in range(2)]
-
-        assert [{"": 7, A: 1}, {"": 8}] == got
-
-    def test_a_short_lane_is_charged_for_what_it_gave(self, scene: Scene) -> None:
-        """A lane with fewer jobs than it might start takes only their slots, and units of their rate.
-
-        If this fails: room that nobody uses counts as used, and a limit shrinks.
-        """
-        scene.put_numbers(A, concurrent=5, rate=1, per=DAY, burst=5)
-        scene.put_numbers(X, concurrent=6)
-        scene.add_limited(1, A, X)
-        scene.add_limited(9, X)
-        holder = scene.begin()
-
-        first = _keys(scene.claim(holder))
-        scene.add_limited(9, A)
-
-        assert {A: 1, X: 6} == first
-        assert {A: 4} == _keys(scene.claim(holder))
-
-    def test_queues_are_served_in_their_order_lanes_too(self, scene: Scene) -> None:
-        """Lanes of a later queue are touched only when a former one has nothing that may start.
-
-        If this fails: strict priority among queues does not hold for jobs with limits.
-        """
-        scene.put_numbers(A, concurrent=2)
-        low = scene.add_limited(3, B, queue="bulk", priority=100)
-        high = scene.add_limited(3, A, queue="urgent")
-        holder = scene.begin()
-
-        first = scene.claim_ids(holder, 2, ["urgent", "bulk"])
-        second = scene.claim_ids(holder, 2, ["urgent", "bulk"])
-
-        assert (high[:2], low[:2]) == (first, second)
-
-
-class RateDuty(StorageFixtures):
-    """What a number of starts in a time promises; what `spend` does to it."""
-
-    verbs = "rates spend"
-    needs = Feature.LIMITS
-
-    def test_a_burst_may_start_at_once(self, scene: Scene) -> None:
-        """An unused key lets as many start at once as its burst says, and then waits.
-
-        If this fails: a rate is not obeyed, or lets nothing through.
-        """
-        scene.put_numbers(A, rate=1, per=HOUR, burst=5)
-        ids = scene.add_limited(9, A)
-        holder = scene.begin()
-
-        claimed = [scene.claim_ids(holder, limit) for limit in (2, 9, 9)]
-
-        assert [ids[:2], ids[2:5], []] == claimed
-
-    def test_a_rate_does_not_save_up(self, scene: Scene) -> None:
-        """However long nothing started, no more than the burst starts at once.
-
-        If this fails: a night without jobs is followed by a flood.
-        """
-        scene.put_numbers(A, rate=60, per=HOUR, burst=5)
-        scene.add_limited(60, A)
-        holder = scene.begin()
-
-        started = []
-        for seconds in (3_600, 86_400, 150, 3_600, 60):
-            scene.advance(seconds + 2)
-            started.append(len(scene.claim(holder)))
-
-        assert [5, 5, 2, 5, 1] == started
-
-    @pytest.mark.parametrize(
-        ("rate", "per", "burst", "expected"), [(100, SECOND, None, 100), (1, DAY, None, 1), (7, HOUR, 3, 3)]
-    )
-    def test_a_burst_is_a_seconds_worth_unless_it_is_said(
-        self, scene: Scene, rate: int, per: int, burst: int | None, expected: int
-    ) -> None:
-        """Without a burst as many start at once as a second allows, and one at least.
-
-        If this fails: a slow rate lets nothing through, or a fast one a whole hour at once.
-        """
-        scene.put_numbers(A, rate=rate, per=per, burst=burst)
-        scene.add_limited(2 * expected + 5, A)
-        began = scene.now()
-        started = len(scene.claim(scene.begin(), 1_000))
-
-        most = expected + (scene.now() - began) * rate // per
-        assert expected <= started <= most
-
-    @pytest.mark.parametrize("seed", range(3))
-    def test_no_window_has_more_starts_than_burst_and_rate(self, scene: Scene, seed: int) -> None:
-        """Whatever comes when, in any time W no more than burst + W · rate start; with work, no less is used.
-
-        If this fails: an API's quota is exceeded, or left unused while jobs wait.
-        """
-        random = Random(seed)  # noqa: S311 - nobody has to be kept from guessing it
-        scene.put_numbers(A, rate=60, per=HOUR, burst=5)
-        scene.add_limited(300, A)
-        holders = [scene.begin(name) for name in "ab"]
-
-        claims = []
-        for _ in range(25):
-            scene.advance(random.choice((0, 7, 61, 130, 400, 900)))
-            before = scene.now()
-            started = len(scene.claim(random.choice(holders), random.choice((1, 2, 4, 50))))
-            claims.append((before, scene.now(), started))
-
-        for (first, (since, _, _)), (last, (_, until, _)) in combinations(enumerate(claims), 2):
-            starts = sum(number for _, _, number in claims[first : last + 1])
-            assert starts <= 5 + (until - since) / _MINUTE
-        scene.claim(holders[0])
-        scene.advance(120)
-        assert 2 == len(scene.claim(holders[0]))
-
-    def test_lanes_that_share_a_rate_are_charged_together(self, scene: Scene) -> None:
-        """In one claim as in several, a rate that stands in many lanes is charged for each start.
-
-        If this fails: each lane has the whole rate to itself.
-        """
-        scene.put_numbers(A, rate=1, per=DAY, burst=3)
-        for other in (X, Y, "kit/z", "kit/w"):
-            scene.add_limited(3, A, other)
-        holder = scene.begin()
-
-        claimed = scene.claim(holder, 2) + scene.claim(holder) + scene.claim(holder)
-
-        assert 3 == _keys(claimed)[A]
-
-    def test_a_refused_job_is_charged_nothing(self, scene: Scene) -> None:
-        """A job that another key refuses uses nothing of its rates.
-
-        If this fails: jobs that wait for a slot use up the calls of those that could run.
-        """
-        scene.put_numbers(A, concurrent=1)
-        scene.put_numbers(X, rate=1, per=DAY, burst=2)
-        scene.add_limited(5, A, X)
-        holder = scene.begin()
-        (running,) = scene.take(holder)
-
-        for _ in range(3):
-            assert [] == scene.claim(holder)
-        scene.settle(succeeds(running))
-
-        assert 1 == len(scene.claim(holder))
-
-    def test_each_start_is_charged(self, scene: Scene) -> None:
-        """A retry pays again; a job handed back unstarted has paid, and pays again: above the rate is never.
-
-        If this fails: retries exceed an API's quota.
-        """
-        scene.put_numbers(A, rate=1, per=DAY, burst=3)
-        scene.add_limited(1, A)
-        holder = scene.begin()
-
-        scene.settle(retries(scene.take(holder)[0]))
-        scene.settle(hands_back(scene.take(holder)[0]))
-        third = scene.take(holder)
-        scene.settle(retries(third[0]))
-
-        assert [] == scene.claim(holder)
-
-    def test_a_closed_rate_says_when_it_opens(self, scene: Scene) -> None:
-        """A claim that left jobs to a rate tells when it opens; where none waits for one it tells nothing.
-
-        If this fails: servers sleep through the instant, or poll all the while.
-        """
-        scene.put_numbers(A, rate=1, per=HOUR, burst=1)
-        scene.put_numbers(B, concurrent=0)
-        scene.add_limited(1, B)
-        holder = scene.begin()
-
-        def look_again_at() -> int | None:
-            return scene.storage.claim(scene.request(holder)).look_again_at
-
-        nothing = look_again_at()
-        before = scene.now()
-        scene.add_limited(1, A)
-        alone = look_again_at()
-        scene.add_limited(2, A)
-        closed = [look_again_at(), look_again_at()]
-        after = scene.now()
-
-        assert nothing is None
-        assert alone is None or alone >= before + HOUR
-        assert all(at is not None and before + HOUR <= at <= after + HOUR for at in closed)
-        scene.advance((closed[0] or 0) / SECOND - after / SECOND + 1)
-        assert 1 == len(scene.claim(holder))
-
-    def test_the_earliest_of_closed_rates_is_told(self, scene: Scene) -> None:
-        """Of several rates that are closed the one that opens first is told; of a job's own the last.
-
-        If this fails: servers oversleep, or look for nothing.
-        """
-        for key, hours in ((A, 3), (B, 2), (X, 9)):
-            scene.put_numbers(key, rate=1, per=hours * HOUR, burst=1)
-        scene.add_limited(2, A)
-        scene.add_limited(2, B, X)
-        scene.add_limited(1, B)
-        holder = scene.begin()
-        before = scene.now()
-
-        scene.claim(holder)
-        told = scene.storage.claim(scene.request(holder)).look_again_at
-
-        assert told is not None
-        assert before + 2 * HOUR <= told <= scene.now() + 3 * HOUR
-
-    # ---- costs -------------------------------------------------------------------------------------------
-
-    def test_a_start_uses_as_many_units_as_it_costs(self, scene: Scene) -> None:
-        """A start uses its cost of the rate; the head of a lane waits until its own cost fits.
-
-        If this fails: a job of many tokens counts as one call.
-        """
-        scene.put_numbers(A, rate=10, per=HOUR, burst=10)
-        costs = (3, 4, 4, 1)
-        ids = [job_id for cost in costs for job_id in scene.add_limited(1, LimitUse(A, cost))]
-        holder = scene.begin()
-
-        first = scene.claim_ids(holder)
-        scene.advance(360 - 60)
-        early = scene.claim_ids(holder)
-        scene.advance(120)
-
-        assert (ids[:2], []) == (first, early)
-        assert ids[2:3] == scene.claim_ids(holder)
-
-    def test_what_costs_more_than_the_burst_is_late_and_goes_into_debt(self, scene: Scene) -> None:
-        """A start that costs more than the burst waits until the key is unused, and then is paid for by time.
-
-        If this fails: a large job waits for ever, or is free.
-        """
-        scene.put_numbers(A, rate=10, per=HOUR, burst=10)
-        (first,) = scene.add_limited(1, A)
-        (large,) = scene.add_limited(1, LimitUse(A, 25))
-        scene.add_limited(30, A)
-        holder = scene.begin()
-
-        at_once = scene.claim_ids(holder)
-        scene.advance(360 + 5)
-        then = scene.claim_ids(holder)
-        scene.advance(5_400)  # 2 h 30 are to pay, of which 54 minutes may be owed
-        in_debt = scene.claim_ids(holder)
-        scene.advance(360 + 5)
-
-        assert ([first], [large], []) == (at_once, then, in_debt)
-        assert 1 == len(scene.claim(holder))
-
-    def test_a_start_may_cost_nothing(self, scene: Scene) -> None:
-        """A start of cost 0 uses nothing of the rate of its key.
-
-        If this fails: jobs that turn out to call nobody use up the calls of others.
-        """
-        scene.put_numbers(A, rate=1, per=HOUR, burst=2)
-        free = scene.add_limited(5, LimitUse(A, 0), X)
-        holder = scene.begin()
-
-        claimed = [scene.claim_ids(holder), scene.claim_ids(holder)]
-        paid = scene.add_limited(3, A)
-        claimed += [scene.claim_ids(holder), scene.claim_ids(holder)]
-
-        assert [free, [], paid[:2], []] == claimed
-
-    def test_a_late_job_uses_no_rate(self, scene: Scene) -> None:
-        """A job that is given out because it is late uses nothing of the rate of its key.
-
-        If this fails: jobs that nobody runs use up an API's quota.
-        """
-        scene.put_numbers(A, rate=1, per=DAY, burst=2)
-        late = scene.add_limited(4, A, start_before=BASE - HOUR)
-        others = scene.add_limited(4, A)
-        holder = scene.begin()
-
-        claimed = scene.claim_ids(holder) + scene.claim_ids(holder)
-
-        assert {*late, *others[:2]} == set(claimed)
-
-    # ---- numbers -----------------------------------------------------------------------------------------
-
-    @pytest.mark.parametrize("how", ["set late", "raised", "zero", "paused"])
-    def test_a_new_rate_holds_at_once(self, scene: Scene, how: str) -> None:
-        """A rate that is set, raised, set to zero or paused is so for the next claim.
-
-        If this fails: a changed rate takes a restart.
-        """
-        if how != "set late":
-            scene.put_numbers(A, rate=1, per=DAY, burst=1)
-        scene.add_limited(9, A)
-        holder = scene.begin()
-        first = len(scene.claim(holder, 2))
-        match how:
-            case "set late":
-                scene.put_numbers(A, rate=1, per=DAY, burst=3)
-            case "raised":
-                scene.put_numbers(A, rate=24, per=DAY, burst=30)
-            case "zero":
-                scene.put_numbers(A, rate=0, per=DAY, burst=1)
-            case _:
-                scene.put_numbers(A, rate=24_000, per=DAY, burst=30_000, paused=True)
-
-        second = len(scene.claim(holder))
-
-        assert {
-            "set late": (2, 3), "raised": (1, 6), "zero": (1, 0), "paused": (1, 0)
-        }[how] == (first, second)  # fmt: skip
-
-    def test_a_rate_of_zero_lets_none_start(self, scene: Scene) -> None:
-        """A key whose rate is zero admits nothing, used or not, until it has another.
-
-        If this fails: who shuts a key by its rate opens it.
-        """
-        scene.put_numbers(A, rate=0, per=DAY, burst=3)
-        scene.add_limited(9, A)
-        holder = scene.begin()
-
-        shut = scene.claim(holder)
-        scene.put_numbers(A, rate=24, per=DAY, burst=3)
-
-        assert [] == shut
-        assert 3 == len(scene.claim(holder))
-
-    @pytest.mark.parametrize("how", ["raised", "removed"])
-    def test_a_use_that_was_given_back_opens_a_changed_key(self, scene: Scene, how: str) -> None:
-        """What a former rate has used up is given back by a negative cost, whatever the number is by then.
-
-        If this fails: a rate that was raised or removed keeps its key shut for as long as the old one would.
-        """
-        scene.put_numbers(A, rate=1, per=DAY, burst=1)
-        scene.add_limited(9, A)
-        holder = scene.begin()
-        scene.claim(holder)
-        if how == "raised":
-            scene.put_numbers(A, rate=100, per=HOUR, burst=4)
-        else:
-            scene.storage.delete_record("limit", A)
-
-        told = scene.storage.spend(A, cost=-(10**12))
-
-        assert told <= scene.now()
-        assert (4 if how == "raised" else 8) == len(scene.claim(holder))
-
-    # ---- spend -------------------------------------------------------------------------------------------
-
-    def test_what_is_spent_counts_as_started(self, scene: Scene) -> None:
-        """Units that a job spends are used, and the answer says from when a start is admitted again.
-
-        If this fails: a job that made more calls than it said exceeds the quota.
-        """
-        scene.put_numbers(A, rate=10, per=HOUR, burst=10)
-        scene.add_limited(30, A)
-        holder = scene.begin()
-        before = scene.now()
-
-        some = scene.storage.spend(A, cost=4)
-        started = len(scene.claim(holder, 100))
-        more = scene.storage.spend(A, cost=10)
-        after = scene.now()
-
-        assert some <= after
-        assert 6 == started
-        assert before + HOUR + 6 * _MINUTE <= more <= after + HOUR + 6 * _MINUTE
-        scene.advance((more - after) / SECOND - 30)
-        assert [] == scene.claim(holder)
-        scene.advance(40)
-        assert 1 == len(scene.claim(holder))
-
-    def test_what_is_given_back_may_be_used_again(self, scene: Scene) -> None:
-        """A negative cost corrects an estimate: those units may start again, and no more than the burst.
-
-        If this fails: every estimate that was too high is lost, or a correction saves up.
-        """
-        scene.put_numbers(A, rate=1, per=DAY, burst=4)
-        scene.add_limited(30, A)
-        holder = scene.begin()
-        used = len(scene.claim(holder))
-
-        back = scene.storage.spend(A, cost=-2)
-        again = len(scene.claim(holder))
-        scene.storage.spend(A, cost=-500)
-
-        assert (4, 2) == (used, again)
-        assert back <= scene.now()
-        assert 4 == len(scene.claim(holder))
-
-    @pytest.mark.parametrize("numbers", [{}, {"concurrent": 9}, {"rate": 10, "per": HOUR, "burst": 4}])
-    def test_a_key_is_shut_until_an_instant(self, scene: Scene, numbers: dict[str, int]) -> None:
-        """Whatever numbers a key has, none of its jobs starts before the instant until which it was shut.
-
-        If this fails: an API that says "retry after" is called on by everybody else.
-        """
-        if numbers:
-            scene.put_numbers(A, **numbers)
-        scene.add_limited(9, A)
-        others = scene.add_limited(1, B)
-        holder = scene.begin()
-        until = scene.now() + HOUR
-
-        told = scene.storage.spend(A, until=until)
-        claim = scene.storage.claim(scene.request(holder))
-        sooner = scene.storage.spend(A, until=until - HOUR // 2)
-        scene.advance(3_540)
-        early = scene.claim(holder)
-        scene.advance(70)
-
-        assert (until, until) == (told, sooner)
-        assert others == [job.id for job in claim.jobs]
-        assert until <= (claim.look_again_at or 0) <= until + SECOND
-        assert [] == early
-        assert scene.claim(holder)
-
-    def test_a_key_without_a_rate_spends_nothing(self, scene: Scene) -> None:
-        """A cost of a key without a rate, or that nobody knows, changes nothing.
-
-        If this fails: a call that says what it used shuts a key for ever.
-        """
-        scene.put_numbers(B, concurrent=3)
-        for key in (A, B):
-            scene.add_limited(2, key)
-
-        answers = [scene.storage.spend(key, cost=cost) for key in (A, B, "kit/never") for cost in (0, 7, -7)]
-
-        assert all(at <= scene.now() for at in answers)
-        assert 4 == len(scene.claim(scene.begin()))
-
-    def test_what_was_spent_is_gone_when_it_was_cleared(self, scene: Scene) -> None:
-        """A store that was cleared remembers no rate and no key.
-
-        If this fails: one test's jobs wait for another's.
-        """
-        scene.put_numbers(A, rate=1, per=DAY, burst=1)
-        scene.storage.spend(A, cost=5, until=scene.now() + DAY)
-
-        scene.storage.clear()
-        scene.put_numbers(A, rate=1, per=DAY, burst=1)
-        scene.add_limited(2, A)
-
-        assert 1 == len(scene.claim(scene.begin()))
 
 
 class KeyDuty(StorageFixtures):

@@ -1,0 +1,431 @@
+"""Rates: how often jobs of a key may start."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from random import Random
+
+import pytest
+
+from firelock.clock import SECOND
+from firelock.storage import Feature
+from firelock.testing.conformance.scene import (
+    BASE,
+    DAY,
+    HOUR,
+    Scene,
+    hands_back,
+    keys_held,
+    retries,
+    succeeds,
+)
+from firelock.testing.conformance.storage.subject import StorageFixtures
+from firelock.values import LimitUse
+
+# Every key begins so: with partitions the jobs of a test lie together, as turns hold within one.
+A, B, X, Y = "kit/a", "kit/b", "kit/x", "kit/y"
+
+_MINUTE = 60 * SECOND
+
+
+class RateDuty(StorageFixtures):
+    """What a number of starts in a time promises; what `spend` does to it."""
+
+    verbs = "rates spend"
+    needs = Feature.LIMITS
+
+    def test_a_burst_may_start_at_once(self, scene: Scene) -> None:
+        """An unused key lets as many start at once as its burst says, and then waits.
+
+        If this fails: a rate is not obeyed, or lets nothing through.
+        """
+        scene.put_numbers(A, rate=1, per=HOUR, burst=5)
+        ids = scene.add_limited(9, A)
+        holder = scene.begin()
+
+        claimed = [scene.claim_ids(holder, limit) for limit in (2, 9, 9)]
+
+        assert [ids[:2], ids[2:5], []] == claimed
+
+    def test_a_rate_does_not_save_up(self, scene: Scene) -> None:
+        """However long nothing started, no more than the burst starts at once.
+
+        If this fails: a night without jobs is followed by a flood.
+        """
+        scene.put_numbers(A, rate=60, per=HOUR, burst=5)
+        scene.add_limited(60, A)
+        holder = scene.begin()
+
+        started = []
+        for seconds in (3_600, 86_400, 150, 3_600, 60):
+            scene.advance(seconds + 2)
+            started.append(len(scene.claim(holder)))
+
+        assert [5, 5, 2, 5, 1] == started
+
+    @pytest.mark.parametrize(
+        ("rate", "per", "burst", "expected"), [(100, SECOND, None, 100), (1, DAY, None, 1), (7, HOUR, 3, 3)]
+    )
+    def test_a_burst_is_a_seconds_worth_unless_it_is_said(
+        self, scene: Scene, rate: int, per: int, burst: int | None, expected: int
+    ) -> None:
+        """Without a burst as many start at once as a second allows, and one at least.
+
+        If this fails: a slow rate lets nothing through, or a fast one a whole hour at once.
+        """
+        scene.put_numbers(A, rate=rate, per=per, burst=burst)
+        scene.add_limited(2 * expected + 5, A)
+        began = scene.now()
+        started = len(scene.claim(scene.begin(), 1_000))
+
+        most = expected + (scene.now() - began) * rate // per
+        assert expected <= started <= most
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_no_window_has_more_starts_than_burst_and_rate(self, scene: Scene, seed: int) -> None:
+        """Whatever comes when, in any time W no more than burst + W · rate start; with work, no less is used.
+
+        If this fails: an API's quota is exceeded, or left unused while jobs wait.
+        """
+        random = Random(seed)  # noqa: S311 - nobody has to be kept from guessing it
+        scene.put_numbers(A, rate=60, per=HOUR, burst=5)
+        scene.add_limited(300, A)
+        holders = [scene.begin(name) for name in "ab"]
+
+        claims = []
+        for _ in range(25):
+            scene.advance(random.choice((0, 7, 61, 130, 400, 900)))
+            before = scene.now()
+            started = len(scene.claim(random.choice(holders), random.choice((1, 2, 4, 50))))
+            claims.append((before, scene.now(), started))
+
+        for (first, (since, _, _)), (last, (_, until, _)) in combinations(enumerate(claims), 2):
+            starts = sum(number for _, _, number in claims[first : last + 1])
+            assert starts <= 5 + (until - since) / _MINUTE
+        scene.claim(holders[0])
+        scene.advance(120)
+        assert 2 == len(scene.claim(holders[0]))
+
+    def test_lanes_that_share_a_rate_are_charged_together(self, scene: Scene) -> None:
+        """In one claim as in several, a rate that stands in many lanes is charged for each start.
+
+        If this fails: each lane has the whole rate to itself.
+        """
+        scene.put_numbers(A, rate=1, per=DAY, burst=3)
+        for other in (X, Y, "kit/z", "kit/w"):
+            scene.add_limited(3, A, other)
+        holder = scene.begin()
+
+        claimed = scene.claim(holder, 2) + scene.claim(holder) + scene.claim(holder)
+
+        assert 3 == keys_held(claimed)[A]
+
+    def test_a_refused_job_is_charged_nothing(self, scene: Scene) -> None:
+        """A job that another key refuses uses nothing of its rates.
+
+        If this fails: jobs that wait for a slot use up the calls of those that could run.
+        """
+        scene.put_numbers(A, concurrent=1)
+        scene.put_numbers(X, rate=1, per=DAY, burst=2)
+        scene.add_limited(5, A, X)
+        holder = scene.begin()
+        (running,) = scene.take(holder)
+
+        for _ in range(3):
+            assert [] == scene.claim(holder)
+        scene.settle(succeeds(running))
+
+        assert 1 == len(scene.claim(holder))
+
+    def test_each_start_is_charged(self, scene: Scene) -> None:
+        """A retry pays again; a job handed back unstarted has paid, and pays again: above the rate is never.
+
+        If this fails: retries exceed an API's quota.
+        """
+        scene.put_numbers(A, rate=1, per=DAY, burst=3)
+        scene.add_limited(1, A)
+        holder = scene.begin()
+
+        scene.settle(retries(scene.take(holder)[0]))
+        scene.settle(hands_back(scene.take(holder)[0]))
+        third = scene.take(holder)
+        scene.settle(retries(third[0]))
+
+        assert [] == scene.claim(holder)
+
+    def test_a_closed_rate_says_when_it_opens(self, scene: Scene) -> None:
+        """A claim that left jobs to a rate tells when it opens; where none waits for one it tells nothing.
+
+        If this fails: servers sleep through the instant, or poll all the while.
+        """
+        scene.put_numbers(A, rate=1, per=HOUR, burst=1)
+        scene.put_numbers(B, concurrent=0)
+        scene.add_limited(1, B)
+        holder = scene.begin()
+
+        def look_again_at() -> int | None:
+            return scene.storage.claim(scene.request(holder)).look_again_at
+
+        nothing = look_again_at()
+        before = scene.now()
+        scene.add_limited(1, A)
+        alone = look_again_at()
+        scene.add_limited(2, A)
+        closed = [look_again_at(), look_again_at()]
+        after = scene.now()
+
+        assert nothing is None
+        assert alone is None or alone >= before + HOUR
+        assert all(at is not None and before + HOUR <= at <= after + HOUR for at in closed)
+        scene.advance((closed[0] or 0) / SECOND - after / SECOND + 1)
+        assert 1 == len(scene.claim(holder))
+
+    def test_the_earliest_of_closed_rates_is_told(self, scene: Scene) -> None:
+        """Of several rates that are closed the one that opens first is told; of a job's own the last.
+
+        If this fails: servers oversleep, or look for nothing.
+        """
+        for key, hours in ((A, 3), (B, 2), (X, 9)):
+            scene.put_numbers(key, rate=1, per=hours * HOUR, burst=1)
+        scene.add_limited(2, A)
+        scene.add_limited(2, B, X)
+        scene.add_limited(1, B)
+        holder = scene.begin()
+        before = scene.now()
+
+        scene.claim(holder)
+        told = scene.storage.claim(scene.request(holder)).look_again_at
+
+        assert told is not None
+        assert before + 2 * HOUR <= told <= scene.now() + 3 * HOUR
+
+    # ---- costs -------------------------------------------------------------------------------------------
+
+    def test_a_start_uses_as_many_units_as_it_costs(self, scene: Scene) -> None:
+        """A start uses its cost of the rate; the head of a lane waits until its own cost fits.
+
+        If this fails: a job of many tokens counts as one call.
+        """
+        scene.put_numbers(A, rate=10, per=HOUR, burst=10)
+        costs = (3, 4, 4, 1)
+        ids = [job_id for cost in costs for job_id in scene.add_limited(1, LimitUse(A, cost))]
+        holder = scene.begin()
+
+        first = scene.claim_ids(holder)
+        scene.advance(360 - 60)
+        early = scene.claim_ids(holder)
+        scene.advance(120)
+
+        assert (ids[:2], []) == (first, early)
+        assert ids[2:3] == scene.claim_ids(holder)
+
+    def test_what_costs_more_than_the_burst_is_late_and_goes_into_debt(self, scene: Scene) -> None:
+        """A start that costs more than the burst waits until the key is unused, and then is paid for by time.
+
+        If this fails: a large job waits for ever, or is free.
+        """
+        scene.put_numbers(A, rate=10, per=HOUR, burst=10)
+        (first,) = scene.add_limited(1, A)
+        (large,) = scene.add_limited(1, LimitUse(A, 25))
+        scene.add_limited(30, A)
+        holder = scene.begin()
+
+        at_once = scene.claim_ids(holder)
+        scene.advance(360 + 5)
+        then = scene.claim_ids(holder)
+        scene.advance(5_400)  # 2 h 30 are to pay, of which 54 minutes may be owed
+        in_debt = scene.claim_ids(holder)
+        scene.advance(360 + 5)
+
+        assert ([first], [large], []) == (at_once, then, in_debt)
+        assert 1 == len(scene.claim(holder))
+
+    def test_a_start_may_cost_nothing(self, scene: Scene) -> None:
+        """A start of cost 0 uses nothing of the rate of its key.
+
+        If this fails: jobs that turn out to call nobody use up the calls of others.
+        """
+        scene.put_numbers(A, rate=1, per=HOUR, burst=2)
+        free = scene.add_limited(5, LimitUse(A, 0), X)
+        holder = scene.begin()
+
+        claimed = [scene.claim_ids(holder), scene.claim_ids(holder)]
+        paid = scene.add_limited(3, A)
+        claimed += [scene.claim_ids(holder), scene.claim_ids(holder)]
+
+        assert [free, [], paid[:2], []] == claimed
+
+    def test_a_late_job_uses_no_rate(self, scene: Scene) -> None:
+        """A job that is given out because it is late uses nothing of the rate of its key.
+
+        If this fails: jobs that nobody runs use up an API's quota.
+        """
+        scene.put_numbers(A, rate=1, per=DAY, burst=2)
+        late = scene.add_limited(4, A, start_before=BASE - HOUR)
+        others = scene.add_limited(4, A)
+        holder = scene.begin()
+
+        claimed = scene.claim_ids(holder) + scene.claim_ids(holder)
+
+        assert {*late, *others[:2]} == set(claimed)
+
+    # ---- numbers -----------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("how", ["set late", "raised", "zero", "paused"])
+    def test_a_new_rate_holds_at_once(self, scene: Scene, how: str) -> None:
+        """A rate that is set, raised, set to zero or paused is so for the next claim.
+
+        If this fails: a changed rate takes a restart.
+        """
+        if how != "set late":
+            scene.put_numbers(A, rate=1, per=DAY, burst=1)
+        scene.add_limited(9, A)
+        holder = scene.begin()
+        first = len(scene.claim(holder, 2))
+        match how:
+            case "set late":
+                scene.put_numbers(A, rate=1, per=DAY, burst=3)
+            case "raised":
+                scene.put_numbers(A, rate=24, per=DAY, burst=30)
+            case "zero":
+                scene.put_numbers(A, rate=0, per=DAY, burst=1)
+            case _:
+                scene.put_numbers(A, rate=24_000, per=DAY, burst=30_000, paused=True)
+
+        second = len(scene.claim(holder))
+
+        assert {
+            "set late": (2, 3), "raised": (1, 6), "zero": (1, 0), "paused": (1, 0)
+        }[how] == (first, second)  # fmt: skip
+
+    def test_a_rate_of_zero_lets_none_start(self, scene: Scene) -> None:
+        """A key whose rate is zero admits nothing, used or not, until it has another.
+
+        If this fails: who shuts a key by its rate opens it.
+        """
+        scene.put_numbers(A, rate=0, per=DAY, burst=3)
+        scene.add_limited(9, A)
+        holder = scene.begin()
+
+        shut = scene.claim(holder)
+        scene.put_numbers(A, rate=24, per=DAY, burst=3)
+
+        assert [] == shut
+        assert 3 == len(scene.claim(holder))
+
+    @pytest.mark.parametrize("how", ["raised", "removed"])
+    def test_a_use_that_was_given_back_opens_a_changed_key(self, scene: Scene, how: str) -> None:
+        """What a former rate has used up is given back by a negative cost, whatever the number is by then.
+
+        If this fails: a rate that was raised or removed keeps its key shut for as long as the old one would.
+        """
+        scene.put_numbers(A, rate=1, per=DAY, burst=1)
+        scene.add_limited(9, A)
+        holder = scene.begin()
+        scene.claim(holder)
+        if how == "raised":
+            scene.put_numbers(A, rate=100, per=HOUR, burst=4)
+        else:
+            scene.storage.delete_record("limit", A)
+
+        told = scene.storage.spend(A, cost=-(10**12))
+
+        assert told <= scene.now()
+        assert (4 if how == "raised" else 8) == len(scene.claim(holder))
+
+    # ---- spend -------------------------------------------------------------------------------------------
+
+    def test_what_is_spent_counts_as_started(self, scene: Scene) -> None:
+        """Units that a job spends are used, and the answer says from when a start is admitted again.
+
+        If this fails: a job that made more calls than it said exceeds the quota.
+        """
+        scene.put_numbers(A, rate=10, per=HOUR, burst=10)
+        scene.add_limited(30, A)
+        holder = scene.begin()
+        before = scene.now()
+
+        some = scene.storage.spend(A, cost=4)
+        started = len(scene.claim(holder, 100))
+        more = scene.storage.spend(A, cost=10)
+        after = scene.now()
+
+        assert some <= after
+        assert 6 == started
+        assert before + HOUR + 6 * _MINUTE <= more <= after + HOUR + 6 * _MINUTE
+        scene.advance((more - after) / SECOND - 30)
+        assert [] == scene.claim(holder)
+        scene.advance(40)
+        assert 1 == len(scene.claim(holder))
+
+    def test_what_is_given_back_may_be_used_again(self, scene: Scene) -> None:
+        """A negative cost corrects an estimate: those units may start again, and no more than the burst.
+
+        If this fails: every estimate that was too high is lost, or a correction saves up.
+        """
+        scene.put_numbers(A, rate=1, per=DAY, burst=4)
+        scene.add_limited(30, A)
+        holder = scene.begin()
+        used = len(scene.claim(holder))
+
+        back = scene.storage.spend(A, cost=-2)
+        again = len(scene.claim(holder))
+        scene.storage.spend(A, cost=-500)
+
+        assert (4, 2) == (used, again)
+        assert back <= scene.now()
+        assert 4 == len(scene.claim(holder))
+
+    @pytest.mark.parametrize("numbers", [{}, {"concurrent": 9}, {"rate": 10, "per": HOUR, "burst": 4}])
+    def test_a_key_is_shut_until_an_instant(self, scene: Scene, numbers: dict[str, int]) -> None:
+        """Whatever numbers a key has, none of its jobs starts before the instant until which it was shut.
+
+        If this fails: an API that says "retry after" is called on by everybody else.
+        """
+        if numbers:
+            scene.put_numbers(A, **numbers)
+        scene.add_limited(9, A)
+        others = scene.add_limited(1, B)
+        holder = scene.begin()
+        until = scene.now() + HOUR
+
+        told = scene.storage.spend(A, until=until)
+        claim = scene.storage.claim(scene.request(holder))
+        sooner = scene.storage.spend(A, until=until - HOUR // 2)
+        scene.advance(3_540)
+        early = scene.claim(holder)
+        scene.advance(70)
+
+        assert (until, until) == (told, sooner)
+        assert others == [job.id for job in claim.jobs]
+        assert until <= (claim.look_again_at or 0) <= until + SECOND
+        assert [] == early
+        assert scene.claim(holder)
+
+    def test_a_key_without_a_rate_spends_nothing(self, scene: Scene) -> None:
+        """A cost of a key without a rate, or that nobody knows, changes nothing.
+
+        If this fails: a call that says what it used shuts a key for ever.
+        """
+        scene.put_numbers(B, concurrent=3)
+        for key in (A, B):
+            scene.add_limited(2, key)
+
+        answers = [scene.storage.spend(key, cost=cost) for key in (A, B, "kit/never") for cost in (0, 7, -7)]
+
+        assert all(at <= scene.now() for at in answers)
+        assert 4 == len(scene.claim(scene.begin()))
+
+    def test_what_was_spent_is_gone_when_it_was_cleared(self, scene: Scene) -> None:
+        """A store that was cleared remembers no rate and no key.
+
+        If this fails: one test's jobs wait for another's.
+        """
+        scene.put_numbers(A, rate=1, per=DAY, burst=1)
+        scene.storage.spend(A, cost=5, until=scene.now() + DAY)
+
+        scene.storage.clear()
+        scene.put_numbers(A, rate=1, per=DAY, burst=1)
+        scene.add_limited(2, A)
+
+        assert 1 == len(scene.claim(scene.begin()))

@@ -1,0 +1,290 @@
+"""Turns: whose job is next, where jobs wait for keys."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from firelock.storage import Feature
+from firelock.testing.conformance.scene import (
+    DAY,
+    Running,
+    Scene,
+    asks,
+    hands_back,
+    keys_held,
+    retries,
+    snoozes,
+    succeeds,
+)
+from firelock.testing.conformance.storage.subject import StorageFixtures
+
+# Every key begins so: with partitions the jobs of a test lie together, as turns hold within one.
+A, B, X, Y = "kit/a", "kit/b", "kit/x", "kit/y"
+
+_WALK = 256  # lanes that one claim looks at
+
+
+class TurnDuty(StorageFixtures):
+    """What lanes promise: order in each, turns between them, halves for jobs without keys."""
+
+    verbs = "turns"
+    needs = Feature.LIMITS
+
+    def test_a_lane_is_in_order_of_priority_then_age(self, scene: Scene) -> None:
+        """Within a lane a higher priority comes first, equals in the order they were enqueued.
+
+        If this fails: limits undo priorities, or the order among equals.
+        """
+        ids = [
+            job_id
+            for priority in (0, -5, 100, 0, -100, 7, 100)
+            for job_id in scene.add_limited(1, A, priority=priority)
+        ]
+        holder = scene.begin()
+
+        claimed = [job_id for _ in range(7) for job_id in scene.claim_ids(holder, 1)]
+
+        assert [ids[place] for place in (2, 6, 5, 0, 3, 1, 4)] == claimed
+
+    @pytest.mark.parametrize("end", ["retries", "snoozes"])
+    def test_a_job_that_is_tried_again_goes_to_the_end(self, scene: Scene, end: str) -> None:
+        """A job that is enqueued again, by a retry or out of its sleep, stands behind those of its priority.
+
+        If this fails: a job that fails again and again stands in front of all others of its key.
+        """
+        scene.put_numbers(A, concurrent=1)
+        ids = scene.add_limited(3, A)
+        holder = scene.begin()
+
+        claimed = []
+        for _ in range(6):
+            (running,) = scene.take(holder)
+            claimed.append(running.id)
+            if end == "retries":
+                scene.settle(retries(running))
+            else:
+                scene.settle(snoozes(running, due_at=scene.now()))
+                scene.advance(1)
+                scene.promote()
+
+        assert ids * 2 == claimed
+
+    @pytest.mark.parametrize("how", ["hand-back", "crash", "end of its session"])
+    def test_a_job_that_comes_back_keeps_its_place(self, scene: Scene, how: str) -> None:
+        """A job handed back, or taken back from the dead, stands where it stood.
+
+        If this fails: every restart of a server sends the oldest jobs to the end.
+        """
+        ids = scene.add_limited(3, A)
+        holder = scene.begin()
+        (running,) = scene.take(holder, 1)
+        match how:
+            case "hand-back":
+                scene.settle(hands_back(running))
+            case "crash":
+                scene.lose(holder)
+            case _:
+                scene.lose(holder, running=[])
+
+        assert ids == scene.claim_ids(scene.begin("b"))
+
+    @pytest.mark.parametrize(("limit", "times"), [(1, 20), (2, 10), (4, 5), (7, 3), (20, 1)])
+    def test_lanes_take_turns(self, scene: Scene, limit: int, times: int) -> None:
+        """Lanes of one queue are served in turn, a job each, whatever priorities and however many they have.
+
+        If this fails: one tenant's hundred thousand jobs stand before another's ten.
+        """
+        scene.add_limited(60, "kit/t:big", priority=100)
+        for tenant in range(4):
+            scene.add_limited(4, f"kit/t:{tenant}", priority=-tenant)
+        holder = scene.begin()
+
+        claims = [keys_held(scene.claim(holder, limit)) for _ in range(times)]
+
+        total = sum(claims, Counter[str]())
+        assert limit * times == total.total()
+        assert all(max(one.values()) - min(one.values(), default=0) <= 1 for one in claims if limit <= 5)
+        assert [4] * 4 == [total[f"kit/t:{tenant}"] for tenant in range(4)] or limit * times > 20
+
+    def test_no_open_lane_is_two_behind_in_a_claim(self, scene: Scene) -> None:
+        """In one claim the lanes with work get the same number, but for one; what a short one leaves goes on.
+
+        If this fails: a large claim is one tenant's.
+        """
+        for tenant, number in enumerate((30, 1, 30, 2, 30)):
+            scene.add_limited(number, f"kit/t:{tenant}")
+
+        got = keys_held(scene.claim(scene.begin(), 20))
+
+        assert (20, 1, 2) == (got.total(), got["kit/t:1"], got["kit/t:3"])
+        assert {5, 6} == {got[f"kit/t:{tenant}"] for tenant in (0, 2, 4)}
+
+    def test_lanes_that_share_a_key_take_turns_in_a_claim(self, scene: Scene) -> None:
+        """Where lanes share a key as well, in one claim none that is open gets two less than another.
+
+        If this fails: turns hold only where every job has one key.
+        """
+        scene.put_numbers(A, concurrent=9)
+        scene.put_numbers(X, concurrent=2)
+        for lane in ((A, X), (A, Y), (A,), (B, Y)):
+            scene.add_limited(20, *lane)
+
+        claimed = scene.claim(scene.begin(), 14)
+
+        lanes = Counter("+".join(keys_held([job])) for job in claimed)
+        assert 14 == len(claimed)
+        assert (2, 5) == (lanes[f"{A}+{X}"], lanes[f"{B}+{Y}"])
+        assert {3, 4} == {lanes[f"{A}+{Y}"], lanes[A]}
+
+    @pytest.mark.parametrize("lanes", [5, 300])
+    def test_every_lane_gets_its_turn(self, scene: Scene, lanes: int) -> None:
+        """However many lanes there are, and however small the claims, each is served once before any twice.
+
+        If this fails: keys late in the alphabet never run.
+        """
+        jobs = [scene.new_job(admission=asks(f"kit/t:{place % lanes:03}")) for place in range(2 * lanes)]
+        scene.storage.insert(jobs)
+        holder = scene.begin()
+        size = 1 if lanes < 9 else 37
+
+        claimed = [job for _ in range(-(-lanes // size)) for job in scene.claim(holder, size)]
+        while len(claimed) < lanes and (more := scene.claim(holder, lanes - len(claimed))):
+            claimed += more
+
+        assert {1} <= set(keys_held(claimed[:lanes]).values()) <= {1, 2}
+        assert lanes - len(keys_held(claimed)) <= lanes // 8
+
+    def test_a_lane_that_came_late_gets_its_turn(self, scene: Scene) -> None:
+        """A new lane is served within one round, wherever it stands among the others.
+
+        If this fails: a walk that never comes round starves who came behind it.
+        """
+        holder = scene.begin()
+        for name in "fgh":
+            scene.add_limited(20, f"kit/{name}")
+        scene.claim(holder, 2)
+
+        for name in "az":
+            (new,) = scene.add_limited(1, f"kit/{name}")
+            claimed = [job_id for _ in range(6) for job_id in scene.claim_ids(holder, 1)]
+            assert new in claimed
+
+    def test_an_open_lane_is_found_behind_many_that_are_shut(self, scene: Scene) -> None:
+        """A lane that admits is reached in a claim for each 256 lanes and one more, and a cut walk says so.
+
+        If this fails: one open key among thousands of full ones waits for ever, or for polls.
+        """
+        scene.put_numbers("kit/full", concurrent=0)
+        jobs = [scene.new_job(admission=asks(f"kit/full:{number:03}")) for number in range(600)]
+        scene.storage.insert(jobs)
+        holder = scene.begin()
+
+        for name in ("kit/a", "kit/full:299/x", "kit/z"):
+            (wanted,) = scene.add_limited(1, name)
+            claims = [scene.storage.claim(scene.request(holder, 5)) for _ in range(600 // _WALK + 2)]
+            assert [wanted] == [job.id for claim in claims for job in claim.jobs]
+            told = [claim.look_again_at for claim in claims]
+            assert all(at is None or at <= scene.now() for at in told)
+            assert any(at is not None for at in told)
+
+        told = [scene.storage.claim(scene.request(holder, 5)).look_again_at for _ in range(600 // _WALK + 2)]
+        assert None in told, "a server that has looked at all lanes in vain goes on looking"
+
+    def test_who_ends_jobs_of_a_lane_gets_no_more_turns(self, scene: Scene) -> None:
+        """A server that ends a job of a lane takes the next of another, whose turn it is.
+
+        If this fails: a busy key keeps a worker to itself, and the others starve.
+        """
+        for name in (A, B, X):
+            scene.put_numbers(name, concurrent=1)
+            scene.add_limited(9, name)
+        holder = scene.begin()
+        running = scene.take(holder, 1)
+
+        served: list[str] = []
+        for _ in range(9):
+            claim = scene.exchange(holder, [succeeds(running[0])], 1).claim
+            running = [Running(job, holder) for job in claim.jobs]
+            served += keys_held(claim.jobs)
+
+        assert {A: 3, B: 3, X: 3} == Counter(served)
+
+    @pytest.mark.parametrize(
+        ("stored", "expected"), [((20, 20), (5, 5)), ((3, 20), (3, 7)), ((20, 2), (8, 2)), ((0, 20), (0, 10))]
+    )
+    def test_jobs_without_keys_get_half_of_a_claim(
+        self, scene: Scene, stored: tuple[int, int], expected: tuple[int, int]
+    ) -> None:
+        """Where a queue has jobs with keys and without, each kind gets half; the other gets what it lacks.
+
+        If this fails: limits starve plain jobs, or plain jobs those with limits.
+        """
+        plain, keyed = stored
+        scene.add_many(plain, beside=A, priority=100)
+        for number in range(keyed):
+            scene.add_limited(1, f"kit/t:{number % 3}")
+
+        got = keys_held(scene.claim(scene.begin(), 10))
+
+        assert expected == (got[""], got.total() - got[""])
+
+    def test_claims_of_one_serve_both_kinds(self, scene: Scene) -> None:
+        """A server with one worker runs jobs of both kinds.
+
+        If this fails: on a small server one kind starves the other.
+        """
+        scene.add_many(20, beside=A)
+        scene.add_limited(20, A)
+        holder = scene.begin()
+
+        got = keys_held([job for _ in range(12) for job in scene.claim(holder, 1)])
+
+        assert (12, True) == (got.total(), min(got[""], got[A]) >= 3)
+
+    def test_shut_lanes_leave_all_to_jobs_without_keys(self, scene: Scene) -> None:
+        """What lanes that are shut cannot take is given to jobs without keys, in the same claim.
+
+        If this fails: servers stay half empty while a key is full.
+        """
+        scene.put_numbers(A, concurrent=1)
+        scene.add_limited(20, A)
+        scene.add_many(20, beside=A)
+        holder = scene.begin()
+
+        got = [keys_held(scene.claim(holder, 8)) for _ in range(2)]
+
+        assert [{"": 7, A: 1}, {"": 8}] == got
+
+    def test_a_short_lane_is_charged_for_what_it_gave(self, scene: Scene) -> None:
+        """A lane with fewer jobs than it might start takes only their slots, and units of their rate.
+
+        If this fails: room that nobody uses counts as used, and a limit shrinks.
+        """
+        scene.put_numbers(A, concurrent=5, rate=1, per=DAY, burst=5)
+        scene.put_numbers(X, concurrent=6)
+        scene.add_limited(1, A, X)
+        scene.add_limited(9, X)
+        holder = scene.begin()
+
+        first = keys_held(scene.claim(holder))
+        scene.add_limited(9, A)
+
+        assert {A: 1, X: 6} == first
+        assert {A: 4} == keys_held(scene.claim(holder))
+
+    def test_queues_are_served_in_their_order_lanes_too(self, scene: Scene) -> None:
+        """Lanes of a later queue are touched only when a former one has nothing that may start.
+
+        If this fails: strict priority among queues does not hold for jobs with limits.
+        """
+        scene.put_numbers(A, concurrent=2)
+        low = scene.add_limited(3, B, queue="bulk", priority=100)
+        high = scene.add_limited(3, A, queue="urgent")
+        holder = scene.begin()
+
+        first = scene.claim_ids(holder, 2, ["urgent", "bulk"])
+        second = scene.claim_ids(holder, 2, ["urgent", "bulk"])
+
+        assert (high[:2], low[:2]) == (first, second)
