@@ -95,6 +95,24 @@ def test_a_key_is_its_template_with_stored_values(value, key):
     assert key == limit_key("k:{x}", x=value) == unique_key("k:{x}", x=value)
 
 
+def test_values_that_are_equal_have_keys_of_their_own():
+    """1, True and 1.0 are one key of a dictionary; what is remembered of calls tells them apart."""
+    limits = [Turns("k:{x}")]
+    values = [1, True, 1.0, "1", False, 0]
+
+    keys = [asked({"x": x}, limits=limits).admission.limits[0].key for x in (*values, *reversed(values))]
+
+    assert ["k:1", "k:true", "k:1.0", "k:1", "k:false", "k:0"] == keys[:6] == keys[:5:-1]
+
+
+def test_what_is_remembered_of_calls_is_bounded_and_right():
+    """More tenants than are remembered, twice: each has its own key."""
+    limits = [Limit("k:{x}", rate=1, cost="{y}")]
+    for number in [*range(1_100), *range(1_100)]:
+        [use] = asked({"x": number, "y": number % 7}, limits=limits).admission.limits
+        assert (f"k:{number}", number % 7) == (use.key, use.cost)
+
+
 def test_an_omitted_argument_is_its_default():
     """As of tags."""
     limits = [Turns("k:{x}")]

@@ -337,6 +337,19 @@ def test_keys_that_begin_alike_lie_together(scene):
 
 
 @parted
+def test_ids_of_a_batch_lie_each_beside_its_own_key(scene):
+    """One call makes the ids of jobs of several keys, in order; where there is no key, anywhere."""
+    keys = ["a:1", None, "b:2", "a:1/x", "c:3"]
+
+    ids = scene.storage.new_ids(len(keys), keys)
+
+    assert sorted(ids) == ids
+    assert [place_of(scene, key) for key in keys if key] == [
+        id[-2:] for id, key in zip(ids, keys, strict=True) if key
+    ]
+
+
+@parted
 def test_a_rate_is_looked_at_when_it_opens(scene):
     """A claim of another partition's work still says when a closed rate opens, and goes there then."""
     scene.put_numbers("t", rate=1, per=HOUR, burst=1)

@@ -72,14 +72,19 @@ class Partitions:
             found.setdefault(self.of(id_of(thing)), []).append(thing)
         return found
 
-    def new_ids(self, count: int, beside: str | None) -> list[str]:
+    def new_ids(self, count: int, beside: str | Sequence[str | None] | None) -> list[str]:
         """Return so many new ids in ascending order: beside a parent or a key, or in turn by batches."""
         ids = [new_id()] if count == 1 else new_ids(count)
         if self.number == 1:
             return ids
-        if beside is not None:
-            partition = self.of(beside) if _is_id(beside) else self.of_key(beside)
+        if isinstance(beside, str):
+            partition = self._of_either(beside)
             return [self._placed(id, partition) for id in ids]
+        if beside is not None:
+            return [
+                self._placed(id, self._next(1) if one is None else self._of_either(one))
+                for id, one in zip(ids, beside, strict=True)
+            ]
         if count == 1:
             return [self._placed(ids[0], self._next(1))]
         return [
@@ -88,6 +93,9 @@ class Partitions:
             for partition in [self._next(_TOGETHER)]
             for id in ids[start : start + _TOGETHER]
         ]
+
+    def _of_either(self, beside: str) -> int:
+        return self.of(beside) if _is_id(beside) else self.of_key(beside)
 
     def _next(self, count: int) -> int:
         with self._lock:

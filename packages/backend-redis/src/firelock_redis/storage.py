@@ -101,7 +101,7 @@ class RedisStorage(
         return int(self._run("prefix.clock", 0))
 
     @override
-    def new_ids(self, count: int, beside: str | None = None) -> list[str]:
+    def new_ids(self, count: int, beside: str | Sequence[str | None] | None = None) -> list[str]:
         return self._partitions.new_ids(count, beside)
 
     # ---- the layout --------------------------------------------------------------------------------------

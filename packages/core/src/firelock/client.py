@@ -232,18 +232,32 @@ class Client:
         first = self._new_job(Call(info, options, positional[0], _NO_KEYWORDS))
         binder, keys, serializer = self.registry.binder(info), info.keys(options), self.serializer
         start_before = info.start_before if options.start_before is None else options.start_before
-        new_ids, defaults = self.storage.new_ids, binder.defaults
+        defaults = binder.defaults
         shared = (
             first.serializer, first.queue, first.priority, first.state, first.created_at, first.due_at,
             first.nominal_at, None, (), first.timeout_seconds, first.retry, None, first.meta_json,
         )  # fmt: skip
-        jobs = []
+        texts, asks = list[str](), list["Asked"]()
         for args in positional:
             arguments, text = binder.encode_both(args, _NO_KEYWORDS, serializer)
-            asked = keys.asked(arguments, defaults, start_before)
-            job_id = new_ids(1, asked.beside)[0]
-            jobs.append(NewJob(job_id, first.task, text, *shared, asked.text))
-        return self._store_many(jobs, options.within)
+            texts.append(text)
+            asks.append(keys.asked(arguments, defaults, start_before))
+        ids = self.storage.new_ids(len(texts), [asked.beside for asked in asks])
+        within = self.transaction(options.within)
+        is_within = within is not None
+        handles: list[Job[Any]] = []
+        alike: dict[str | None, NewJob] = {}  # handles share one of those that ask the same
+        for start in range(0, len(texts), CHUNK):
+            part = slice(start, start + CHUNK)
+            jobs = [
+                NewJob(job_id, first.task, text, *shared, asked.text)
+                for job_id, text, asked in zip(ids[part], texts[part], asks[part], strict=True)
+            ]
+            for job, answer in zip(jobs, self._insert(jobs, within), strict=True):
+                shows = alike.setdefault(job.admission_json, job)
+                holder = answer.job_id if isinstance(answer, Duplicate) else None
+                handles.append(Job(self, shows, is_within, holder or job.id, holder is None))
+        return handles
 
     def _store_many(self, jobs: list[NewJob], within: object | None) -> list[Job[Any]]:
         within = self.transaction(within)

@@ -23,6 +23,7 @@ from firelock.values import Admission, UniqueUse, Until, read_admission, write_a
 MAX_LIMITS = 4
 _MAX_TOGETHER = 512  # characters of a job's limit keys
 _MAX_COST = 1_000_000_000
+_REMEMBERED = 1_000  # combinations of arguments, of each task
 
 
 def to_limits(limits: Iterable[Limit | Turns] | None) -> tuple[Limit | Turns, ...]:
@@ -118,6 +119,8 @@ class KeyMaker:
     unique: Unique | Debounce | None
     _first_wait: int | None = attrs.field(init=False)
     _tail: str = attrs.field(init=False)  # of the text, behind the unique key
+    _names: tuple[str, ...] = attrs.field(init=False)  # of the arguments that limits are made of
+    _known: dict[tuple[JsonValue, ...], tuple[str, str]] = attrs.field(init=False, factory=dict, eq=False)
 
     @_first_wait.default
     def _wait(self) -> int | None:
@@ -132,6 +135,13 @@ class KeyMaker:
             return "null"
         text = write_admission(Admission(unique=_use_of(self.unique)))
         return (text or "").removeprefix('[[],[""').removesuffix(",null,null]")
+
+    @_names.default
+    def _named(self) -> tuple[str, ...]:
+        templates = [limit.key for limit in self.limits]
+        templates += [cost for limit in self.limits if isinstance(cost := getattr(limit, "cost", None), str)]
+        names = (name for template in templates for _, name in pieces("Limit key", template))
+        return tuple(dict.fromkeys(name for name in names if name is not None))
 
     def asked(
         self,
@@ -167,7 +177,20 @@ class KeyMaker:
         return Asked(f"[[{uses}],{unique},{before},{within}]", beside, self._first_wait)
 
     def _uses(self, values: Mapping[str, JsonValue]) -> tuple[str, str]:
-        """Return the first key, and what is stored of all of them."""
+        """Return the first key, and what is stored of all of them; texts and integers are remembered."""
+        given = tuple([values.get(name) for name in self._names])
+        for value in given:  # 1, 1.0 and True are one key of a dictionary, and several of ours
+            if not (type(value) is int or (type(value) is str and len(value) <= MAX_KEY_LENGTH)):
+                return self._made_uses(values)
+        uses = self._known.get(given)
+        if uses is None:
+            uses = self._made_uses(values)
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[given] = uses
+        return uses
+
+    def _made_uses(self, values: Mapping[str, JsonValue]) -> tuple[str, str]:
         uses: dict[str, tuple[int, bool]] = {}
         for limit in self.limits:
             key = _limit_key(limit.key, values)

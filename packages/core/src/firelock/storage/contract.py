@@ -86,12 +86,13 @@ class Storage(ABC):
         """Return the storage's own time in micros; tests move it: see `firelock.testing.MovableClock`."""
 
     @abstractmethod
-    def new_ids(self, count: int, beside: str | None = None) -> list[str]:
+    def new_ids(self, count: int, beside: str | Sequence[str | None] | None = None) -> list[str]:
         """Return ids for new jobs in ascending order; they lie where what they must lie beside does.
 
         Args:
             count: how many.
-            beside: the id of a parent, or a limit's key or a unique key of the jobs; None for anywhere.
+            beside: the id of a parent, or a limit's key or a unique key of the jobs; None for anywhere. A
+                list says it of each.
         """
 
     @abstractmethod

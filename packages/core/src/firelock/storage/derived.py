@@ -92,7 +92,7 @@ class DerivedStorage(Storage):
         """See `Storage.schema`."""
         return SchemaState(CONTRACT, CONTRACT)
 
-    def new_ids(self, count: int, beside: str | None = None) -> list[str]:
+    def new_ids(self, count: int, beside: str | Sequence[str | None] | None = None) -> list[str]:
         """See `Storage.new_ids`; nothing lies beside anything."""
         del beside
         return [new_id()] if count == 1 else new_ids(count)
