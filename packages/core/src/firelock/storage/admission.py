@@ -106,23 +106,25 @@ class LimitNumbers:
     per: int = SECOND  # micros
     burst: int | None = None  # units that may start at once; None: a second's worth, at least 1
     is_paused: bool = False
+    interval: float = attrs.field(init=False, eq=False, repr=False)
+    """Micros that a unit takes up; 0 without a rate, and for a rate of 0, which never admits."""
+    units: float = attrs.field(init=False, eq=False, repr=False)
+    """Units that may start at once."""
+
+    @interval.default
+    def _interval(self) -> float:
+        return self.per / self.rate if self.rate else 0.0
+
+    @units.default
+    def _units(self) -> float:
+        if self.burst is not None:
+            return float(max(1, self.burst))
+        return max(1.0, SECOND / self.interval if self.interval else 1.0)
 
     @property
     def has_any(self) -> bool:
         """Tell whether there is a number."""
         return self.concurrent is not None or self.rate is not None
-
-    @property
-    def interval(self) -> float:
-        """Micros that a unit takes up; 0 without a rate, and for a rate of 0, which never admits."""
-        return self.per / self.rate if self.rate else 0.0
-
-    @property
-    def units(self) -> float:
-        """Units that may start at once."""
-        if self.burst is not None:
-            return float(max(1, self.burst))
-        return max(1.0, SECOND / self.interval if self.interval else 1.0)
 
     def opens_at(self, free_at: float, cost: int = 1) -> float:
         """Return the instant from which a start of this cost is admitted, of a key used up to `free_at`.
@@ -419,8 +421,10 @@ class OpenKey:
     is_exact: bool = False  # the jobs were asked; else some listed may hold it no more
     sure_running: int = 0  # without what is only planned
     sure_free_at: float = 0.0
+    has_strict: bool = False  # a strict job is listed
 
     def __attrs_post_init__(self) -> None:
+        self.has_strict = _STRICT in "".join(self.listed)
         self.confirm()
 
     def has_room(self) -> bool:
@@ -433,7 +437,7 @@ class OpenKey:
             return False
         limit = self.numbers.concurrent
         is_short = limit is not None and self.running + room > limit
-        return is_short or len(self.listed) > _DOUBTFUL or any(ref.endswith(_STRICT) for ref in self.listed)
+        return is_short or len(self.listed) > _DOUBTFUL or self.has_strict
 
     def is_open(self, now: int, cost: int) -> bool:
         """Tell whether its rate admits a start."""
@@ -487,6 +491,8 @@ class KeyedClaim(Generic[T]):
         self._lanes, self._cursors, self._now = lanes, cursors, now
         self._ended, self._freed = frozenset(ended), freed or {}
         self._keys: dict[str, OpenKey | None] = {}  # None: nothing limits it
+        self._states_of: dict[str, dict[str, OpenKey]] = {}  # by lane and key: those that something limits
+        self._has_clocks = False  # time alone may open one of them
         self._busy: set[str] = set()
         self._numbers: dict[str, LimitNumbers] = {}
         self._given: Counter[tuple[str, str]] = Counter()  # by queue and lane
@@ -548,8 +554,7 @@ class KeyedClaim(Generic[T]):
             self._closed.update((queue, lane) for lane in short)
             open_lanes[:] = [lane for lane in open_lanes if lane not in short]
             wanted = {}
-        for lane in open_lanes:  # it may have more: where that waits for time alone, it is known until when
-            self._admits(queue, lane)
+        self._note_closed(queue, open_lanes)  # they may have more
         return heads
 
     def _walk(self, queue: str, room: int, known: Sequence[str]) -> dict[str, int]:
@@ -650,12 +655,15 @@ class KeyedClaim(Generic[T]):
             listed = [ref for ref in listed if ref not in self._ended]
             state = self._keys[key] = OpenKey(numbers, listed, len(listed), row.free_at)
             state.was_listed = row.holders is not None
+            self._has_clocks |= numbers.rate is not None or row.free_at > 0
             new.append(state)
         self._ask(new, room)
 
     def _ask(self, states: Iterable[OpenKey], room: int) -> None:
         """Where the list of holders would refuse one of so many starts, the jobs have been asked."""
         doubtful = [state for state in states if state.is_doubtful(room)]
+        if not doubtful:
+            return
         refs = dict.fromkeys(ref.rstrip(_STRICT) for state in doubtful for ref in state.listed)
         facts = self._lanes.holders(list(refs)) if refs else {}
         for state in doubtful:
@@ -674,24 +682,28 @@ class KeyedClaim(Generic[T]):
             state.running -= gone
             state.sure_running -= gone
 
-    def _states(self, lane: str) -> list[OpenKey]:
-        return [state for key in keys_of(lane) if (state := self._keys[key]) is not None]
+    def _states(self, lane: str) -> dict[str, OpenKey]:
+        states = self._states_of.get(lane)
+        if states is None:
+            found = {key: self._keys[key] for key in keys_of(lane)}
+            states = {key: state for key, state in found.items() if state is not None}
+            self._states_of[lane] = states
+        return states
 
     def _returning(self, queue: str, lane: str) -> str | None:
         """Return the strict holder that alone may start in this lane, if there is one."""
         if not self._has_returning:
             return None
-        found = (state.returning for state in self._states(lane) if state.returning_in == (queue, lane))
+        states = self._states(lane).values()
+        found = (state.returning for state in states if state.returning_in == (queue, lane))
         return next(found, None)
 
     def _admits(self, queue: str, lane: str, costs: Mapping[str, int] | None = None) -> bool:
         """Tell whether every key of the lane admits a start; one that only time opens is looked at again."""
-        self._ask(self._states(lane), 1)
+        states = self._states(lane)
+        self._ask(states.values(), 1)
         returning, opens_at = self._returning(queue, lane), 0.0
-        for key in keys_of(lane):
-            state = self._keys[key]
-            if state is None:
-                continue
+        for key, state in states.items():
             holds = returning is not None and state.returning == returning
             if state.numbers.is_paused or state.numbers.rate == 0 or not (holds or state.has_room()):
                 return False
@@ -703,11 +715,9 @@ class KeyedClaim(Generic[T]):
 
     def _plan(self, queue: str, lane: str, number: int = 1, costs: Mapping[str, int] | None = None) -> None:
         returning = self._returning(queue, lane)
-        for key in keys_of(lane):
-            state = self._keys[key]
-            if state is not None:
-                holds = returning is None or state.returning != returning
-                state.plan(self._now, (costs or {}).get(key, 1), number, holds=holds)
+        for key, state in self._states(lane).items():
+            holds = returning is None or state.returning != returning
+            state.plan(self._now, (costs or {}).get(key, 1), number, holds=holds)
 
     def _look_again(self, at: int) -> None:
         if self.look_again_at is None or at < self.look_again_at:
@@ -719,15 +729,17 @@ class KeyedClaim(Generic[T]):
         self, queue: str, lanes: Sequence[str], planned: Mapping[str, int], room: int
     ) -> dict[str, int]:
         """Return how many more of each lane start: one in turn, again and again, whoever got least first."""
+        if room <= 0:
+            return {}
         hungry = [lane for lane in lanes if self._returning(queue, lane) is None]
-        self._ask((state for lane in hungry for state in self._states(lane)), room)
+        self._ask((state for lane in hungry for state in self._states(lane).values()), room)
         total = {lane: self._given[queue, lane] + planned.get(lane, 0) for lane in hungry}
         shares: Counter[str] = Counter()
-        used = [key for lane in hungry for key in keys_of(lane) if self._keys[key] is not None]
+        used = [key for lane in hungry for key in self._states(lane)]
         is_apart = len(used) == len(set(used)) and len(set(total.values())) < 2  # noqa: PLR2004 - all alike
         if is_apart:  # no key in two lanes: whole rounds at once
             left = {
-                lane: min((state.most(self._now, room) for state in self._states(lane)), default=room)
+                lane: min((state.most(self._now, room) for state in self._states(lane).values()), default=room)
                 for lane in hungry
             }
             while room > 0 and (hungry := [lane for lane in hungry if left[lane] > 0]):
@@ -756,7 +768,7 @@ class KeyedClaim(Generic[T]):
 
     def _note_closed(self, queue: str, lanes: Iterable[str]) -> None:
         """Of these lanes, those that a rate has closed by now are looked at again when it opens."""
-        for lane in lanes:
+        for lane in lanes if self._has_clocks else ():
             self._admits(queue, lane)
 
     def _draw(self, queue: str, wanted: Mapping[str, int]) -> dict[str, list[Head[T]]]:
@@ -819,14 +831,12 @@ class KeyedClaim(Generic[T]):
             if head.is_late:
                 continue
             strict = {use.key for use in read_admission(head.admission_json).limits if use.is_strict}
-            for key in keys_of(lane):
-                state = self._keys[key]
-                if state is not None:
-                    # A list that is kept no longer is none: a number set later has to find all who hold it.
-                    state.is_changed = state.numbers.has_any or state.was_listed
-                    state.taken.append(head.ref + _STRICT if key in strict else head.ref)
-                    if returning is not None and state.returning == returning:
-                        state.returning = state.returning_in = None
+            for key, state in self._states(lane).items():
+                # A list that is kept no longer is none: a number set later has to find all who hold it.
+                state.is_changed = state.numbers.has_any or state.was_listed
+                state.taken.append(head.ref + _STRICT if key in strict else head.ref)
+                if returning is not None and state.returning == returning:
+                    state.returning = state.returning_in = None
 
 
 def _in_rounds(lists: Iterable[Sequence[T]]) -> list[T]:
