@@ -739,7 +739,9 @@ class KeyedClaim(Generic[T]):
         is_apart = len(used) == len(set(used)) and len(set(total.values())) < 2  # noqa: PLR2004 - all alike
         if is_apart:  # no key in two lanes: whole rounds at once
             left = {
-                lane: min((state.most(self._now, room) for state in self._states(lane).values()), default=room)
+                lane: min(
+                    (state.most(self._now, room) for state in self._states(lane).values()), default=room
+                )
                 for lane in hungry
             }
             while room > 0 and (hungry := [lane for lane in hungry if left[lane] > 0]):
