@@ -213,6 +213,7 @@ class MixedClaim:
                 if len(rows) < limit:
                     rows += self._take(name, limit - len(rows))
         self._keyed.finish()
+        self._tx.let_go[:] = [one for one in self._tx.let_go if self._keyed.is_awaited(one[2])]
         if self._lanes.unreadable:
             apply_transitions(self._tx, [_quarantine(id, self._tx.now) for id in self._lanes.unreadable])
         return rows

@@ -61,9 +61,10 @@ KEEP_KEY = Text("""
 INSERT INTO firelock_limit_keys (key, holders, free_at) VALUES (:key, :holders, :free_at)
 ON CONFLICT (key) DO UPDATE SET holders = excluded.holders, free_at = excluded.free_at
 """)
-_HOLDERS = Text(
-    "SELECT seq, state, session, queue, held_by FROM firelock_jobs WHERE seq IN :seqs AND held_by IS NOT NULL"
-)
+_HOLDERS = Text("""
+SELECT state, session IS NOT NULL, queue, held_by, seq FROM firelock_jobs
+WHERE seq IN :seqs AND held_by IS NOT NULL
+""")
 _PRESENT = Text("""
 SELECT seq, held_by, admission_json FROM firelock_jobs INDEXED BY firelock_holder
 WHERE session IS NOT NULL AND held_by IS NOT NULL ORDER BY seq
@@ -81,6 +82,7 @@ FOR NO KEY UPDATE SKIP LOCKED
 _ID, _ATTEMPT, _CRASHES, _ENQUEUED_AT, _ADMISSION, _SEQ, _LANE = 0, 6, 8, 11, 19, 20, 22
 
 STRICT = "!"
+_NO_KEYS: frozenset[str] = frozenset()
 Row = Sequence[Any]
 
 
@@ -109,14 +111,13 @@ class SqlLanes(KeyedLanes[Row]):
 
     @override
     def holders(self, refs: Sequence[str]) -> Mapping[str, HolderFacts]:
-        facts = {}
-        for seq, state, session, queue, lane in self._tx.all(_HOLDERS, seqs=[int(ref) for ref in refs]):
-            ref = str(seq)
-            if self._listed.get(ref, set()).isdisjoint(keys_of(lane)):
-                continue
-            is_waiting = state == State.ENQUEUED and session is None
+        facts: dict[str, HolderFacts] = {}
+        for state, is_held, queue, lane, seqs in self.listed_by_fate([int(ref) for ref in refs]):
+            keys = keys_of(lane)
             is_final = read_state(state) in FINAL_STATES
-            facts[ref] = HolderFacts(session is not None, is_final, (queue, lane) if is_waiting else None)
+            is_waiting = state == State.ENQUEUED and not is_held
+            fate = HolderFacts(bool(is_held), is_final, (queue, lane) if is_waiting else None)
+            facts |= {ref: fate for ref in seqs if not self._listed.get(ref, _NO_KEYS).isdisjoint(keys)}
         return facts
 
     @override
@@ -170,6 +171,14 @@ class SqlLanes(KeyedLanes[Row]):
                 else:
                     locked.busy.append(key)
         return locked
+
+    def listed_by_fate(self, seqs: Sequence[int]) -> Iterable[tuple[str, Any, str, str, Iterable[str]]]:
+        """Yield state, whether a session has them, queue, lane and numbers of jobs alike in all that."""
+        fates: dict[tuple[Any, ...], list[str]] = {}
+        for *fate, seq in self._tx.all(_HOLDERS, seqs=seqs):
+            fates.setdefault(tuple(fate), []).append(str(seq))
+        for (state, is_held, queue, lane), alike in fates.items():
+            yield state, is_held, queue, lane, alike
 
     def rows_of(self, queue: str, lane: str, most: int) -> list[Row]:
         """Return the first rows of a lane, which nobody else can claim now."""

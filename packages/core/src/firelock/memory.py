@@ -37,6 +37,7 @@ from firelock.values import (
 _SPARE = 64  # dead entries of an order that are never worth sweeping out
 
 _T = TypeVar("_T")
+_QUEUE_LISTS = 1_000  # of which is remembered what their last claim has seen
 Key = tuple[int, ...]
 Entry = tuple[Key, str]
 
@@ -58,7 +59,7 @@ class MemoryStorage(TableStorage):
         self._is_closed = False
         self.clock_offset = 0  # micros, moved by tests
         self._waiters = _Waiters(self._store.changed, self._may_work)
-        self._lane_news = 0  # what the last claim has seen of it
+        self._lane_news: dict[Sequence[str] | None, int] = {}  # by queues: what the last claim has seen of it
 
     # ---- life --------------------------------------------------------------------------------------------
 
@@ -106,7 +107,9 @@ class MemoryStorage(TableStorage):
         """See `Storage.claim`."""
         with self._open() as store:
             answer = super().claim(request)
-            self._lane_news = store.table.lane_news
+            if len(self._lane_news) > _QUEUE_LISTS:
+                self._lane_news.clear()
+            self._lane_news[_as_key(request.queues)] = store.table.lane_news
         return answer
 
     # ---- waiting for work --------------------------------------------------------------------------------
@@ -129,10 +132,14 @@ class MemoryStorage(TableStorage):
         if self._is_closed:
             return False
         table = self._store.table
-        if table.has_ready(queues) or table.lane_news != self._lane_news:
+        if table.has_ready(queues) or table.lane_news != self._lane_news.get(_as_key(queues), 0):
             return True
         due_at, told = table.next_due_at(), self._told_due_at
         return due_at is not None and (told is None or due_at < told)
+
+
+def _as_key(queues: Sequence[str] | None) -> Sequence[str] | None:
+    return None if queues is None else tuple(queues)
 
 
 class _Waiters(Waiting):

@@ -66,7 +66,8 @@ __all__ = [
 
 WINDOW = 256  # lanes that one claim looks at
 _STEP = 8  # lanes that are read at once at least
-_DOUBTFUL = 64  # holders listed from which the jobs are asked, so that no list grows
+_DOUBTFUL = 64  # holders listed from which the jobs are asked, or twice as many as were found the last time
+_COUNTED = 10_000  # keys of which that is remembered
 _PATIENT = 32  # looks that wait for keys in other hands, after one that found all of them so
 _PASSES = 8  # walks of one claim, where costs have closed lanes that the former one took for open
 _QUEUES = 1_000  # whose place in the walk is remembered
@@ -397,6 +398,7 @@ class LaneCursors:
         self._of: dict[str, LaneCursor] = {}
         self.patience = 0  # looks that are to wait for keys
         self.is_odd = False  # whether the odd one of a claim goes to jobs without limits this time
+        self._counted: dict[str, int] = {}  # by key: how many held it when jobs were last asked
 
     def of(self, queue: str) -> LaneCursor:
         """Return the queue's."""
@@ -404,15 +406,27 @@ class LaneCursors:
             self._of.clear()
         return self._of.setdefault(queue, LaneCursor())
 
+    def doubtful_from(self, key: str) -> int:
+        """Return from how many holders that are listed under the key the jobs are asked."""
+        return max(_DOUBTFUL, 2 * self._counted.get(key, 0))
+
+    def count(self, key: str, holders: int) -> None:
+        """So many jobs hold the key: they were asked."""
+        if len(self._counted) >= _COUNTED:
+            self._counted.clear()
+        self._counted[key] = holders
+
 
 @attrs.define
 class OpenKey:
     """A key as a claim sees it, with what the claim has planned of it."""
 
+    key: str
     numbers: LimitNumbers
     listed: list[str]  # who holds it
     running: int
     free_at: float
+    doubtful_from: int  # so many listed are too many to believe in
     returning: str | None = None  # the strict holder, which waits to be claimed again
     returning_in: tuple[str, str] | None = None
     taken: list[str] = attrs.Factory(list)
@@ -437,7 +451,7 @@ class OpenKey:
             return False
         limit = self.numbers.concurrent
         is_short = limit is not None and self.running + room > limit
-        return is_short or len(self.listed) > _DOUBTFUL or self.has_strict
+        return is_short or len(self.listed) > self.doubtful_from or self.has_strict
 
     def is_open(self, now: int, cost: int) -> bool:
         """Tell whether its rate admits a start."""
@@ -493,6 +507,7 @@ class KeyedClaim(Generic[T]):
         self._keys: dict[str, OpenKey | None] = {}  # None: nothing limits it
         self._states_of: dict[str, dict[str, OpenKey]] = {}  # by lane and key: those that something limits
         self._has_clocks = False  # time alone may open one of them
+        self._uncrowded: set[str] = set()  # keys that fewer jobs held before this step than may
         self._busy: set[str] = set()
         self._numbers: dict[str, LimitNumbers] = {}
         self._given: Counter[tuple[str, str]] = Counter()  # by queue and lane
@@ -528,6 +543,14 @@ class KeyedClaim(Generic[T]):
                 rows[key] = KeyRow(holders if is_listed else None, round(state.free_at))
         if rows:
             self._lanes.keep(dict(sorted(rows.items())))
+
+    def is_awaited(self, lane: str) -> bool:
+        """Tell whether somebody may have been refused for a key of the lane, which a job of it has let go.
+
+        A refusal, under the key's lock, finds it full; so whoever is first to end a job of it then finds it
+        full before that.
+        """
+        return not self._uncrowded.issuperset(keys_of(lane))
 
     # ---- one walk ----------------------------------------------------------------------------------------
 
@@ -565,7 +588,7 @@ class KeyedClaim(Generic[T]):
         passing = set(known)
         looked, met, until, is_all = 0, 0, "", False
         while looked < WINDOW and len(shares) < room:
-            ask = min(WINDOW - looked, max(room - len(shares), _STEP))
+            ask = min(WINDOW - looked, max(room - len(shares), _STEP)) + 1  # one more tells that there is one
             look = self._lanes.look(queue, at, until, ask, is_patient=self._is_patient)
             self._read(look, room)
             seen, passed_over = self._first_round(queue, look.lanes, shares, room, passing)
@@ -579,7 +602,7 @@ class KeyedClaim(Generic[T]):
                     is_all = True
                     break
                 at, until = "", start
-        cursor.at = at
+        cursor.at = "" if is_all else at
         if met:
             self._look_again(self._now)
             if met == looked:  # all in others' hands: the next looks wait, one behind another
@@ -647,13 +670,17 @@ class KeyedClaim(Generic[T]):
             numbers, row = numbers_for(key, self._numbers), look.rows.get(key)
             if row is None and not numbers.has_any and not numbers.is_paused:
                 self._keys[key] = None
+                self._uncrowded.add(key)
                 continue
             row = row or KeyRow()
             listed: Sequence[str] = row.holders or ()
             if numbers.concurrent is not None and row.holders is None:
                 listed = self._lanes.present(key)
+            if numbers.concurrent is None or (row.holders is not None and len(listed) < numbers.concurrent):
+                self._uncrowded.add(key)
             listed = [ref for ref in listed if ref not in self._ended]
-            state = self._keys[key] = OpenKey(numbers, listed, len(listed), row.free_at)
+            doubtful_from = self._cursors.doubtful_from(key)
+            state = self._keys[key] = OpenKey(key, numbers, listed, len(listed), row.free_at, doubtful_from)
             state.was_listed = row.holders is not None
             self._has_clocks |= numbers.rate is not None or row.free_at > 0
             new.append(state)
@@ -679,6 +706,7 @@ class KeyedClaim(Generic[T]):
                     self._has_returning = True
             gone = len(state.listed) - len(alive)
             state.listed, state.is_exact = alive, True
+            self._cursors.count(state.key, len(alive))
             state.running -= gone
             state.sure_running -= gone
 

@@ -910,6 +910,29 @@ class KeyDuty(StorageFixtures):
         self._wakes(scene, step, ["default"])
 
     @requires(Feature.NOTIFY)
+    def test_who_frees_a_key_and_cannot_take_it_wakes_others(self, scene: Scene) -> None:
+        """A claim that finds a key free by its own ends alone, and another of the job's full, leaves it.
+
+        If this fails: a key is taken for one that nobody waits for, as it is free by now.
+        """
+        scene.put_numbers(A, concurrent=1)
+        scene.put_numbers(X, concurrent=0)
+        scene.add_limited(800, A, queue="mail")
+        scene.add_limited(1, A, X)
+        holder = scene.begin()
+        running = scene.take(holder, 1, ["mail"])
+        assert [] == scene.claim(holder, 1, ["mail"])
+        assert self._is_quiet(scene.storage, ["mail"])
+
+        def step(_: Storage) -> None:
+            ends = [succeeds(one) for one in running or scene.take(holder, 1, ["mail"])]
+            running.clear()
+            scene.claim(holder, 1, ["mail"])
+            assert [] == scene.exchange(holder, ends, 5).claim.jobs
+
+        self._wakes(scene, step, ["mail"])
+
+    @requires(Feature.NOTIFY)
     @pytest.mark.parametrize("how", ["put", "delete", "of a name"])
     def test_a_new_number_wakes_every_queue(self, scene: Scene, how: str) -> None:
         """Who sets or deletes a number wakes servers of whatever queue.
