@@ -23,15 +23,17 @@ STAGES = {
     "keys": ("keys", 1),
     "keyless of 4": ("keyless", 4),
     "never of 4": ("never", 4),
+    "open of 4": ("open", 4),
 }
 COMPARED = {
     ("keyless", "former"): "keyless jobs beside the former Firelock",
     ("never", "keyless"): "a limit that is never reached, one server",
-    ("never of 4", "keyless of 4"): "a limit that is never reached, four servers on one key",
+    ("open of 4", "keyless of 4"): "a limit that is never reached, four servers on one key",
+    ("never of 4", "keyless of 4"): "1,000 at once, which four servers reach by what they claim ahead",
     ("turns", "keyless"): "100 keys without a number, a job each in turn",
     ("keys", "keyless"): "100 keys with a number never reached, a job each in turn",
 }
-ROUNDS = 10
+ROUNDS = 5
 """Before storages and servers are made anew, so that no process's luck is in all pairs."""
 
 

@@ -54,6 +54,7 @@ def declare(fire: Firelock) -> dict[str, Any]:
         tasks[name] = fire.task(name=name, **options)(function)
 
     declared("never", of_key, limits=[Limit("never", concurrent=1_000)])
+    declared("open", of_key, limits=[Limit("open", rate=1_000_000_000)])
     declared("full", of_key, limits=[Limit("full", concurrent=4)])
     declared("others", of_key, limits=[Limit("others", concurrent=1_000)])
     declared("turns", with_key, limits=[Turns("turns:{key}")])
