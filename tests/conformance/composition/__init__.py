@@ -1,0 +1,5 @@
+"""Models of what jobs will be composed of, explored state by state before any of it is written.
+
+`worlds` explores; `batch_rules` says what a batch does, each rule with a switch; `batch_moves` plays it;
+`batch_variants` are the worlds and the broken forms; `test_batch_model` runs them.
+"""

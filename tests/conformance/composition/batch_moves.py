@@ -1,0 +1,552 @@
+"""Plays a batch: every transaction of the storage is one step, but a fold and an add from outside are two.
+
+Each change of a member appends one delta, in its own transaction; nobody locks a batch to end a job. A fold
+locks the batch, takes its deltas, and decides. Who changes the row of a batch waits for a fold that holds it.
+"""
+
+from __future__ import annotations
+
+from .batch_rules import (
+    ABSENT,
+    DELETED,
+    ENDED,
+    ENQUEUED,
+    FAILED,
+    FILLED,
+    OPEN,
+    PROCESSING,
+    SHUT_OUT,
+    SUCCEEDED,
+    WAITING,
+    Batch,
+    Delta,
+    Fold,
+    Member,
+    Rules,
+    World,
+    batch_end,
+    batch_is_active,
+    batch_is_waiting,
+    is_active,
+    is_waiting,
+)
+
+DELETED_BADLY = 'on="deleted" is told while a member still runs'
+
+
+class BatchModel:
+    """One scene by one set of rules.
+
+    Args:
+        looks_at_counts: whether the counts have to be right at every instant, or behaviour alone is judged.
+    """
+
+    def __init__(self, scene, rules=Rules(), *, looks_at_counts=True):  # noqa: B008 - frozen
+        self.scene, self.rules, self._looks_at_counts = scene, rules, looks_at_counts
+
+    # ---- the first world ---------------------------------------------------------------------------------
+
+    @property
+    def first(self):
+        """Nothing is stored yet, or, without chunks, all but what is added later."""
+        scene = self.scene
+        members = (Member(),) * len(scene.batch_of)
+        batches = (Batch(),) * (1 + len(scene.outer_of))
+        world = World(members, batches, (), (None,) * self.rules.folders, False, 0, True, scene.budget)
+        if scene.chunks:
+            return world
+        late = set(scene.adds.values())
+        world = world._replace(
+            members=tuple(
+                member if place in late else Member(self._first_state(place))
+                for place, member in enumerate(members)
+            ),
+            batches=tuple(Batch(OPEN, is_shut=place in scene.after) for place in range(len(batches))),
+            next_chunk=FILLED,
+        )
+        for place in reversed(range(len(batches))):
+            active, waiting, _ = self._counted(world, place)
+            world = self._with_row(
+                world, place, world.batches[place]._replace(active=active, waiting=waiting)
+            )
+        return world
+
+    def _first_state(self, member):
+        if member in self.scene.parent_of:
+            return WAITING
+        return SHUT_OUT if self.scene.batch_of[member] in self.scene.after else ENQUEUED
+
+    # ---- what is counted ---------------------------------------------------------------------------------
+
+    def _members_of(self, world, batch):
+        return [
+            member
+            for place, member in enumerate(world.members)
+            if member.state != ABSENT and self.scene.batch_of[place] == batch
+        ]
+
+    def _inner_of(self, world, batch):
+        return [world.batches[one] for one in self.scene.inner(batch) if world.batches[one].state != ABSENT]
+
+    def _counted(self, world, batch):
+        """Return active, waiting and failed, from the members alone."""
+        members, inner = self._members_of(world, batch), self._inner_of(world, batch)
+        return (
+            sum(is_active(one, self.rules) for one in members) + sum(map(batch_is_active, inner)),
+            sum(is_waiting(one, self.rules) for one in members) + sum(map(batch_is_waiting, inner)),
+            sum(one.state == FAILED for one in members) + sum(one.state == FAILED for one in inner),
+        )
+
+    def _can_move(self, world, batch):
+        """Return how many members really can still move, whatever the rules count."""
+        members = self._members_of(world, batch)
+        moving = sum(
+            one.state in (ENQUEUED, PROCESSING, SHUT_OUT) or one.is_tail or one.is_releasing
+            for one in members
+        )
+        return moving + sum(map(batch_is_active, self._inner_of(world, batch)))
+
+    # ---- changes -----------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _told(world, delta):
+        return world._replace(deltas=tuple(sorted((*world.deltas, delta))))
+
+    def _with_member(self, world, place, member, *, is_told=True):
+        """Return the world in which the member is so, and its batch has been told by the same step."""
+        before, batch = world.members[place], self.scene.batch_of[place]
+        members = list(world.members)
+        members[place] = member
+        world = world._replace(members=tuple(members))
+        if member.state == FAILED != before.state:
+            world = self._unwanted(world, batch)
+        delta = Delta(
+            batch,
+            is_active(member, self.rules) - is_active(before, self.rules),
+            is_waiting(member, self.rules) - is_waiting(before, self.rules),
+            (member.state == FAILED) - (before.state == FAILED),
+            int(member.state == FAILED != before.state),
+        )
+        return self._told(world, delta) if is_told and any(delta[1:]) else world
+
+    def _unwanted(self, world, batch):
+        """Return the world in which no requeue of a member is later than what has failed."""
+        return world._replace(
+            members=tuple(
+                member._replace(is_wanted=False) if self.scene.batch_of[place] == batch else member
+                for place, member in enumerate(world.members)
+            )
+        )
+
+    @staticmethod
+    def _with_row(world, place, batch):
+        batches = list(world.batches)
+        batches[place] = batch
+        return world._replace(batches=tuple(batches))
+
+    def _with_batch(self, world, place, batch):
+        """Return the world in which the batch is so, and the one around it has been told."""
+        before = world.batches[place]
+        world = self._with_row(world, place, batch)
+        outer = self.scene.outer_of.get(place)
+        if outer is None:
+            return world
+        active = batch_is_active(batch) - (before.state != ABSENT and batch_is_active(before))
+        reopens = active > 0 and before.state in (SUCCEEDED, FAILED)
+        if reopens and not self.rules.reopening_is_told:
+            return world
+        if batch.state == FAILED != before.state:
+            world = self._unwanted(world, outer)
+        delta = Delta(
+            outer,
+            active,
+            batch_is_waiting(batch) - (before.state != ABSENT and batch_is_waiting(before)),
+            (batch.state == FAILED) - (before.state == FAILED),
+            int(batch.state == FAILED != before.state),
+        )
+        return self._told(world, delta) if any(delta[1:]) else world
+
+    def _ended(self, world, place, state):
+        """Return the member ended; it stays on the releasing list while somebody waits for it."""
+        child = self.scene.child_of(place)
+        has_child = child is not None and world.members[child].state == WAITING
+        member = world.members[place]
+        return member._replace(
+            state=state, is_releasing=has_child or bool(self._ties(world, place)), is_wanted=False
+        )
+
+    def _ties(self, world, place):
+        """Return what waits for the member as a batch is after it; in a variant its members do as well."""
+        ties = []
+        for batch, source in self.scene.after.items():
+            if source != place:
+                continue
+            ties += [("batch", batch)] * world.batches[batch].is_shut
+            if not self.rules.batch_alone_waits:
+                ties += [
+                    ("member", other)
+                    for other, member in enumerate(world.members)
+                    if member.state == SHUT_OUT and self.scene.batch_of[other] == batch
+                ]
+        return ties
+
+    def _is_locked(self, world, batch):
+        return any(fold is not None and fold.batch == batch for fold in world.folds)
+
+    def _may_change(self, world, batch):
+        return not (self.rules.row_waits_for_fold and self._is_locked(world, batch))
+
+    # ---- moves -------------------------------------------------------------------------------------------
+
+    def moves(self, world):
+        """Yield every step: its name, whether nothing goes wrong by it, the world behind it."""
+        yield from self._creator(world)
+        for place, member in enumerate(world.members):
+            yield from self._runs(world, place, member)
+            yield from self._releases(world, place, member)
+            yield from self._people(world, place, member)
+        yield from self._outsider(world)
+        yield from self._sweeper(world)
+        for place, batch in enumerate(world.batches):
+            yield from self._cancels(world, place, batch)
+            if batch.is_releasing:
+                yield self._fires(world, place, batch)
+        for place, fold in enumerate(world.folds):
+            yield from self._takes(world, place) if fold is None else self._decides(world, place, fold)
+
+    def _creator(self, world):
+        """It stores the batch with its first chunk, further chunks, and closes it; or it dies."""
+        rules, chunks, batch = self.rules, self.scene.chunks, world.batches[0]
+        if world.has_creator and world.next_chunk <= len(chunks) and self._may_change(world, 0):
+            yield self._stores(world, batch)
+            if world.next_chunk and world.budget.crash:
+                yield "creator dies", False, self._spent(world, "crash")._replace(has_creator=False)
+        if batch.is_held and rules.hold_expires and self._may_change(world, 0):
+            over = self._with_batch(world, 0, batch._replace(is_held=False, is_cancelled=True))
+            yield "hold expires", not world.has_creator, self._told(over, Delta(0))
+
+    def _stores(self, world, batch):
+        rules, chunks, chunk = self.rules, self.scene.chunks, world.next_chunk
+        if chunk == 0:
+            world = self._with_batch(world, 0, batch._replace(state=OPEN, is_held=rules.is_held))
+        elif batch.state != OPEN or (rules.is_held and not batch.is_held):
+            early = "" if batch.is_cancelled else "the batch ended before it was filled"
+            return "creator refused", True, world._replace(next_chunk=FILLED, broken=world.broken or early)
+        if chunk == len(chunks):
+            closed = self._with_batch(world, 0, world.batches[0]._replace(is_held=False))
+            return "close", True, self._told(closed, Delta(0))._replace(next_chunk=FILLED)
+        for place in chunks[chunk]:
+            world = self._with_member(world, place, Member(self._first_state(place)))
+        if len(chunks) > 1:
+            return f"store {chunk}", True, world._replace(next_chunk=chunk + 1)
+        world = self._with_batch(world, 0, world.batches[0]._replace(is_held=False))
+        return "store all", True, world._replace(next_chunk=FILLED)
+
+    @staticmethod
+    def _spent(world, what):
+        return world._replace(budget=world.budget.spent(what))
+
+    def _runs(self, world, place, member):
+        batch, budget, rules = self.scene.batch_of[place], world.budget, self.rules
+        if member.state == ENQUEUED and not member.is_tail:
+            yield (
+                f"claim {place}",
+                True,
+                self._with_member(world, place, member._replace(state=PROCESSING)),
+            )
+        if member.state == PROCESSING:
+            good = self._with_member(world, place, self._ended(world, place, SUCCEEDED))
+            yield f"succeed {place}", True, good
+            if budget.fail:
+                bad = self._with_member(world, place, self._ended(world, place, FAILED))
+                yield f"fail {place}", False, self._spent(bad, "fail")
+            if budget.crash:
+                lost = self._with_member(world, place, member._replace(state=ENQUEUED, has_old_run=True))
+                lost = lost if rules.crash_is_no_end else self._told(lost, Delta(batch, -1))
+                yield f"lose {place}", False, self._spent(lost, "crash")
+        added = self.scene.adds.get(place)
+        if added is not None and budget.add_inside and (member.state == PROCESSING or member.has_old_run):
+            into = self.scene.batch_of[added]
+            is_free = world.batches[into].state == OPEN and not self._is_locked(world, into)
+            if is_free and world.members[added].state == ABSENT:
+                more = self._with_member(world, added, Member(ENQUEUED))
+                yield f"add {added}", False, self._spent(more, "add_inside")
+        if member.has_old_run:
+            late = self._with_member(world, place, member._replace(has_old_run=False))
+            yield (
+                f"late end {place} refused",
+                True,
+                late if rules.ends_are_guarded else self._told(late, Delta(batch, -1)),
+            )
+        if member.is_tail:
+            yield f"tail {place} over", True, self._with_member(world, place, member._replace(is_tail=False))
+
+    def _releases(self, world, place, member):
+        """What waits for an ended member is decided, a tie at a time, and then it leaves the list."""
+        batch = world.batches[self.scene.batch_of[place]]
+        is_let_in = member.state == SHUT_OUT and self.rules.batch_alone_waits
+        if is_let_in and not batch.is_shut and not batch.is_cancelled:
+            yield f"let in {place}", True, self._with_member(world, place, member._replace(state=ENQUEUED))
+        if not member.is_releasing:
+            return
+        ties = self._ties(world, place) if member.state in (SUCCEEDED, DELETED) else []
+        for kind, other in ties:
+            if kind == "member":
+                yield f"release {place} to {other}", True, self._decided(world, other, member.state)
+            elif self._may_change(world, other):
+                inner = world.batches[other]
+                is_cancelled = inner.is_cancelled or member.state == DELETED
+                inner = inner._replace(is_shut=False, is_cancelled=is_cancelled)
+                opened = self._with_batch(world, other, inner)
+                yield f"release {place} to batch {other}", True, self._told(opened, Delta(other))
+        if not ties:
+            child = self.scene.child_of(place)
+            decides = child is not None and world.members[child].state == WAITING
+            after = world
+            if decides and member.state in (SUCCEEDED, DELETED):
+                after = self._decided(world, child, member.state)
+            yield (
+                f"release {place}",
+                True,
+                self._with_member(after, place, member._replace(is_releasing=False)),
+            )
+
+    def _decided(self, world, child, parent_state):
+        if parent_state == DELETED:
+            return self._with_member(world, child, self._ended(world, child, DELETED))
+        return self._with_member(world, child, world.members[child]._replace(state=ENQUEUED))
+
+    def _people(self, world, place, member):
+        batch, budget = self.scene.batch_of[place], world.budget
+        row = world.batches[batch]
+        if (
+            budget.requeue
+            and member.state in (*ENDED, WAITING, SHUT_OUT)
+            and not member.is_tail
+            and self._may_calm(world, batch)
+        ):
+            calm = self._calmed(world, batch)
+            again = Member(ENQUEUED, has_old_run=member.has_old_run, is_wanted=True)
+            back = self._with_member(calm, place, again, is_told=self.rules.requeue_writes_opposite)
+            yield f"requeue {place}", False, self._spent(back, "requeue")
+        if budget.delete and member.state in (WAITING, SHUT_OUT, ENQUEUED, PROCESSING, SUCCEEDED, FAILED):
+            gone = self._swept(world, place)
+            yield f"delete {place}", False, self._spent(gone, "delete")
+        is_swept = row.is_cancelled and (row.state == OPEN or not self.rules.cancel_waits)
+        if is_swept or (self.rules.stop_sweeps_locked and self._is_to_stop(world, batch)):
+            yield from self._sweeps(world, place, member)
+        if world.sweeper == batch:
+            for name, is_good, after in self._sweeps(world, place, member):
+                yield name, is_good, after._replace(sweeper=None)
+
+    def _sweeps(self, world, place, member):
+        if member.state in (WAITING, SHUT_OUT, ENQUEUED, PROCESSING):
+            yield f"sweep {place}", True, self._swept(self._blamed(world, place, member), place)
+
+    def _swept(self, world, place):
+        gone = self._ended(world, place, DELETED)
+        return self._with_member(
+            world, place, gone._replace(is_tail=world.members[place].state == PROCESSING)
+        )
+
+    def _blamed(self, world, place, member):
+        """Return the world, broken where somebody wants the member and nothing has failed since."""
+        row = world.batches[self.scene.batch_of[place]]
+        if member.is_wanted and not row.is_cancelled:
+            return world._replace(broken=world.broken or "a requeued member is stopped by what failed before")
+        return world
+
+    # ---- stopping ----------------------------------------------------------------------------------------
+
+    def _is_to_stop(self, world, batch):
+        row = world.batches[batch]
+        return row.is_stopping and row.state == OPEN and self._may_change(world, batch)
+
+    def _sweeper(self, world):
+        """In a variant somebody looks whether a batch is to stop, and sweeps by a later step."""
+        if self.rules.stop_sweeps_locked:
+            return
+        for place in range(len(world.batches)):
+            if world.sweeper is None and self._is_to_stop(world, place):
+                yield f"look to sweep {place}", True, world._replace(sweeper=place)
+        if world.sweeper is not None:
+            yield "nothing to sweep", True, world._replace(sweeper=None)
+
+    def _stopped_around(self, batch):
+        return [one for one in self.scene.around(batch) if one in self.scene.fails_fast]
+
+    def _may_calm(self, world, batch):
+        return not self.rules.requeue_calms or all(
+            self._may_change(world, one) for one in self._stopped_around(batch)
+        )
+
+    def _calmed(self, world, batch):
+        """Return the world in which what failed so far stops nothing any more, and is folded."""
+        if not self.rules.requeue_calms:
+            return world
+        for one in self._stopped_around(batch):
+            taken = [delta for delta in world.deltas if delta.batch == one]
+            row = world.batches[one]
+            row = row._replace(
+                active=row.active + sum(delta.active for delta in taken),
+                waiting=row.waiting + sum(delta.waiting for delta in taken),
+                failed=row.failed + sum(delta.failed for delta in taken),
+                is_stopping=False,
+            )
+            rest = tuple(delta for delta in world.deltas if delta.batch != one)
+            world = self._told(self._with_row(world._replace(deltas=rest), one, row), Delta(one))
+        return world
+
+    # ---- from outside ------------------------------------------------------------------------------------
+
+    def _outsider(self, world):
+        """Somebody looks at the batch under a shared lock of it, and stores a job by a later step."""
+        added = self.scene.added_outside
+        if added is None:
+            return
+        can_begin = world.budget.add_outside and not world.adder and world.next_chunk == FILLED
+        is_kept_out = self.rules.outside_add_locks and self._is_locked(world, 0)
+        if can_begin and world.batches[0].state == OPEN and not is_kept_out:
+            yield "look to add", False, self._spent(world, "add_outside")._replace(adder=True)
+        if world.adder:
+            more = self._with_member(world, added, Member(ENQUEUED))._replace(adder=False)
+            if world.batches[0].state != OPEN:
+                more = more._replace(broken=world.broken or "a job was added to a batch that has ended")
+            yield "add from outside", True, more
+
+    def _cancels(self, world, place, batch):
+        outer = self.scene.outer_of.get(place)
+        row = None if outer is None else world.batches[outer]
+        is_swept = row is not None and row.state == OPEN and row.is_cancelled
+        is_swept |= row is not None and row.state == OPEN and row.is_stopping
+        if not (world.budget.cancel or is_swept) or batch.state != OPEN or batch.is_cancelled:
+            return
+        if not self._may_change(world, place):
+            return
+        gone = batch._replace(is_cancelled=True, is_held=False)
+        if not self.rules.cancel_waits:
+            gone = gone._replace(state=DELETED, is_releasing=True)
+        after = self._told(self._with_batch(world, place, gone), Delta(place))
+        yield f"cancel {place}", is_swept, after if is_swept else self._spent(after, "cancel")
+
+    @staticmethod
+    def _first_time(fired, state):
+        wanted = ((SUCCEEDED,), ENDED, (DELETED,))
+        return tuple(
+            count + (state in states and not count) for count, states in zip(fired, wanted, strict=True)
+        )
+
+    def _fires(self, world, place, batch):
+        """The batch's own continuations are decided, each the first time that its end asks for it."""
+        broken = world.broken
+        is_first = batch.state == DELETED and not batch.fired[2]
+        nobody_requeued = world.budget.requeue == self.scene.budget.requeue
+        if is_first and nobody_requeued and self._can_move(world, place):
+            broken = broken or DELETED_BADLY
+        told = batch._replace(is_releasing=False, fired=self._first_time(batch.fired, batch.state))
+        return f"continue {place}", True, self._with_batch(world._replace(broken=broken), place, told)
+
+    # ---- folds -------------------------------------------------------------------------------------------
+
+    def _takes(self, world, folder):
+        """A fold locks a batch whose deltas there are, and takes them; locked ones are passed over."""
+        for batch in sorted({delta.batch for delta in world.deltas}):
+            if self.rules.lock_before_take:
+                adds = batch == 0 and world.adder and self.rules.outside_add_locks
+                if self._is_locked(world, batch) or adds:
+                    continue
+                shares = [tuple(delta for delta in world.deltas if delta.batch == batch)]
+            else:  # some of them, another fold has the rest
+                shares = [(delta,) for delta in dict.fromkeys(world.deltas) if delta.batch == batch]
+            for share in shares:
+                rest = list(world.deltas)
+                for delta in share:
+                    rest.remove(delta)
+                taken = Delta(batch, *(sum(delta[field] for delta in share) for field in range(1, 5)))
+                folds = list(world.folds)
+                folds[folder] = Fold(batch, taken, self._can_move(world, batch))
+                yield f"take {batch}", True, world._replace(folds=tuple(folds), deltas=tuple(rest))
+
+    def _decides(self, world, folder, fold):
+        """The batch is what the counts say."""
+        folds = list(world.folds)
+        folds[folder] = None
+        world, place, taken = world._replace(folds=tuple(folds)), fold.batch, fold.taken
+        before, rules = world.batches[place], self.rules
+        row = before._replace(
+            active=before.active + taken.active,
+            waiting=before.waiting + taken.waiting,
+            failed=before.failed + taken.failed,
+        )
+        if place in self.scene.fails_fast:
+            has_failed = taken.failures > 0 if rules.stop_is_an_event else row.failed > 0
+            row = row._replace(is_stopping=row.is_stopping or has_failed)
+        is_open = before.state in (OPEN, SUCCEEDED, FAILED) and not before.is_held
+        if is_open and (not before.is_shut or before.is_cancelled):
+            state = batch_end(row, rules)
+            if state != before.state:
+                world = world._replace(broken=world.broken or self._misjudged(world, place, row, state, fold))
+                row = row._replace(state=state, is_releasing=state != OPEN)
+                row = row if state == OPEN else row._replace(is_stopping=False)
+        yield f"decide {place}", True, self._with_batch(world, place, row)
+
+    def _misjudged(self, world, place, row, state, fold):
+        could_move = fold.could_move if self.rules.lock_before_take else self._can_move(world, place)
+        if state != OPEN and could_move:
+            return f"batch {place} ended ({state}) while a member of it could still move"
+        waits = any(is_waiting(one, self.rules) for one in self._members_of(world, place))
+        if state == FAILED and row.is_stopping and waits:
+            return f"batch {place} was stopped and ended while a member of it still waits"
+        if state == FAILED and row.failed == 0:
+            return "something waits although nothing has failed"
+        return ""
+
+    # ---- what holds --------------------------------------------------------------------------------------
+
+    def broken(self, world):
+        """Return what does not hold in this world, in words."""
+        if world.broken or not self._looks_at_counts:
+            return world.broken
+        for place, batch in enumerate(world.batches):
+            if batch.state == ABSENT:
+                continue
+            told = [delta for delta in world.deltas if delta.batch == place]
+            told += [fold.taken for fold in world.folds if fold is not None and fold.batch == place]
+            counts = (
+                batch.active + sum(delta.active for delta in told),
+                batch.waiting + sum(delta.waiting for delta in told),
+                batch.failed + sum(delta.failed for delta in told),
+            )
+            if counts != self._counted(world, place):
+                return f"counts of batch {place} are {counts}, its members say {self._counted(world, place)}"
+            if max(batch.fired) > 1:
+                return "a continuation fired twice"
+        return ""
+
+    def is_done(self, world):
+        """Tell whether every batch has ended as it should and has told so."""
+        if world.deltas or any(world.folds) or world.adder or world.sweeper is not None:
+            return False
+        if world.next_chunk != FILLED and world.has_creator:
+            return False
+        if world.next_chunk == 0:
+            return True  # it died before anything was stored
+        if any(
+            one.is_releasing or one.is_tail or one.state in (ENQUEUED, PROCESSING) for one in world.members
+        ):
+            return False
+        return all(self._is_over(world, place) for place in range(len(world.batches)))
+
+    def _is_over(self, world, place):
+        batch = world.batches[place]
+        outer = self.scene.outer_of.get(place)
+        if batch.is_shut and batch.state == OPEN and outer is not None:
+            return world.batches[outer].state == FAILED  # what it is after has failed: it waits, that is told
+        if batch.state not in ENDED or batch.is_releasing or not batch.fired[1]:
+            return False
+        if (batch.state == SUCCEEDED and not batch.fired[0]) or (
+            batch.state == DELETED and not batch.fired[2]
+        ):
+            return False
+        waits = any(is_waiting(one, self.rules) for one in self._members_of(world, place))
+        return not waits or batch.state == FAILED

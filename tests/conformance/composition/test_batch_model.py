@@ -1,0 +1,57 @@
+"""The rules of batches, explored to the last state: safe as designed, and not without any one of them."""
+
+from __future__ import annotations
+
+from random import Random
+
+import attrs
+import pytest
+
+from .batch_moves import BatchModel
+from .batch_rules import Rules
+from .batch_variants import DEEP_SCENE, SCENES, VARIANTS
+from .worlds import Verdict, explore, wander
+
+pytestmark = pytest.mark.heavy("explores batches to their last state")
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_a_batch_ends_once_and_only_when_nothing_in_it_can_move(name):
+    """Its counts are those of its members at every instant, and from every world it can end."""
+    finding = explore(BatchModel(SCENES[name]))
+
+    print(name, finding)  # noqa: T201 - who reads the run wants the number
+    assert (Verdict.SAFE, ()) == (finding.verdict, finding.trail), str(finding)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+def test_no_rule_can_be_left_out(variant):
+    """Each broken form does wrong, or gets stuck."""
+    finding = explore(
+        BatchModel(SCENES[variant.scene], variant.rules, looks_at_counts=variant.looks_at_counts)
+    )
+
+    print(variant.name, finding)  # noqa: T201 - the way there is what a reader wants
+    assert variant.verdict == finding.verdict
+
+
+def test_every_rule_is_left_out_by_a_variant():
+    """No rule stands untried."""
+    rules = {field.name for field in attrs.fields(Rules)} - {"folders"}
+
+    changed = {
+        name
+        for name in rules
+        for variant in VARIANTS
+        if getattr(variant.rules, name) != getattr(Rules(), name)
+    }
+
+    assert rules == changed
+
+
+def test_batches_within_batches_end_as_well():
+    """Random walks through a world that is too large to explore."""
+    finding = wander(BatchModel(DEEP_SCENE), Random(1), 2_000)
+
+    print(finding)  # noqa: T201 - who reads the run wants the number
+    assert finding.verdict is Verdict.SAFE, str(finding)
