@@ -49,6 +49,7 @@ class TestSentinel(StorageConformance):
 @pytest.mark.timeout(600)  # random steps look at sixteen partitions behind each of them
 class TestCluster(StorageConformance):
     model_runs = 20  # each step is several round trips
+    model_handles = 1
 
     @pytest.fixture
     def storage_url(self, cluster):

@@ -12,7 +12,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 from typing_extensions import override
@@ -61,6 +61,10 @@ _APPLIED, _LOOK_CLOSER = "0", "?"
 _LOST = "1"
 _FIELD_BY_FIELD = 200  # changes that one script makes of those that are not plain ends
 _kind = attrgetter("from_states", "session", "to")
+
+
+_Freed: TypeAlias = dict[tuple[str, str], list[str]]
+"""Ids of jobs that have ended, by queue and lane."""
 
 
 class RedisStorage(
@@ -149,22 +153,20 @@ class RedisStorage(
             return self._send(0, transitions, None)[0] if transitions else []
         return self._apply_apart(transitions, {})
 
-    def _apply_apart(
-        self, transitions: Sequence[Transition], freed: dict[int, list[tuple[str, str]]]
-    ) -> list[Applied]:
+    def _apply_apart(self, transitions: Sequence[Transition], freed: dict[int, _Freed]) -> list[Applied]:
         """The changes are sent to their partitions, and the lanes where jobs with limits ended are noted."""
         places = self._partitions.parted(range(len(transitions)), lambda at: transitions[at].job_id)
         results = [Applied.REFUSED] * len(transitions)
         failed: StorageError | None = None
         for partition, here in places.items():
-            lanes: list[tuple[str, str]] = []
+            lanes: _Freed = {}
             try:
                 found, _ = self._send(partition, [transitions[place] for place in here], None, lanes)
             except StorageError as error:
                 failed = error if failed is None or isinstance(error, StorageUnavailable) else failed
                 continue
             if lanes:
-                freed[partition] = lanes
+                freed[partition] = {lane: [] for lane in lanes}
             if lanes or any(transitions[place].to is not State.SUCCEEDED for place in here):
                 self._turns.note(partition)  # something may be enqueued now, or due earlier
             for place, result in zip(here, found, strict=True):
@@ -178,11 +180,11 @@ class RedisStorage(
         """One round trip, with partitions one for each that is concerned."""
         self._waiting.mark(request.queues)
         if self._partitions.number > 1:
-            freed: dict[int, list[tuple[str, str]]] = {}
+            freed: dict[int, _Freed] = {}
             return Exchange(self._apply_apart(transitions, freed), self._claim_in_turn(request, freed))
         return Exchange(*self._send(0, transitions, request))
 
-    def _claim_in_turn(self, asked: ClaimRequest, freed: Mapping[int, list[tuple[str, str]]]) -> Claim:
+    def _claim_in_turn(self, asked: ClaimRequest, freed: Mapping[int, _Freed]) -> Claim:
         jobs: list[ClaimedJob] = []
         next_due_at = look_again_at = None
         for partition in self._turns.order(asked.queues, self.database.clock_offset):
@@ -213,7 +215,7 @@ class RedisStorage(
         partition: int,
         transitions: Sequence[Transition],
         asked: ClaimRequest | None,
-        freed: list[tuple[str, str]] | None = None,
+        freed: _Freed | None = None,
     ) -> tuple[list[Applied], Claim]:
         """Changes and a claim are sent; `freed` are lanes of earlier ones, and gets those of these."""
         arguments: list[Any] = ["", 0, -1, 0]
@@ -221,13 +223,14 @@ class RedisStorage(
             names = () if asked.queues is None else tuple(dict.fromkeys(asked.queues))
             number = -1 if asked.queues is None else len(names)
             arguments = [asked.session, asked.now, max(asked.limit, 0), number, *names]
-        freed = [] if freed is None else freed
-        order, before = self._lay(transitions, arguments, freed)
-        if freed:
-            lanes = dict.fromkeys(freed)
-            arguments += ("", "", "", "", "", len(lanes))
-            for lane in lanes:
-                arguments += lane
+        freed = {} if freed is None else freed
+        changes: list[Any] = []
+        order, before = self._lay(transitions, changes, freed)
+        if freed:  # first, so that ends know their lanes
+            arguments += ("", "", "", "", "", len(freed))
+            for (queue, lane), ids in freed.items():
+                arguments += (queue, lane, len(ids), *ids)
+        arguments += changes
         results = [Applied.REFUSED] * len(transitions)
         for first in range(0, len(before), _FIELD_BY_FIELD):  # lest one script holds the server for long
             self._send_some(partition, transitions, before[first : first + _FIELD_BY_FIELD], results, None)
@@ -291,11 +294,11 @@ class RedisStorage(
     # ---- changes as arguments ----------------------------------------------------------------------------
 
     def _lay(
-        self, transitions: Sequence[Transition], arguments: list[Any], freed: list[tuple[str, str]]
+        self, transitions: Sequence[Transition], arguments: list[Any], freed: _Freed
     ) -> tuple[list[int], list[int]]:
         """Lay the changes behind the arguments, in groups; return their places in the order they are laid.
 
-        The lanes of those that end a claim are noted, with their queues.
+        The lanes of those that end a claim are noted, with their queues and ids.
 
         Also the places of those that are to be sent before them, because they are too many for one script.
         """
@@ -333,7 +336,7 @@ class RedisStorage(
         return order, before
 
     def _plain_end(
-        self, transition: Transition, freed: list[tuple[str, str]]
+        self, transition: Transition, freed: _Freed
     ) -> tuple[str, tuple[str, str, int, str]] | None:
         """Return a plain end: queue, and id, first line, instant, record as arguments; None for another."""
         holding = self._holdings.get(transition.session or "")
@@ -341,7 +344,7 @@ class RedisStorage(
         if held is not None and held[1].admission_json is not None:
             lane = admission.lane_of(held[1].admission)
             if lane is not None:
-                freed.append((held[1].queue, lane))
+                freed.setdefault((held[1].queue, lane), []).append(transition.job_id)
         if held is None or transition.started_at is None or not transition.is_plain_success:
             return None
         record, job = held

@@ -4,7 +4,7 @@
 -- ARGV  2 session that claims, 3 now of the caller, 4 limit, -1 for no claim,
 --       5 number of queues, -1 for all of them, then their names; then groups of changes, each:
 --         from (letters of states), session or nothing, to (a letter), minute of expiry or -, queue, number of jobs
---         from is nothing: number is one of lanes in which jobs with limits end here; for each queue, and lane;
+--         from is nothing: number is one of lanes in which jobs with limits end here; for each queue, lane, number, and ids;
 --         plain where from is P, to is S and the minute is not -; for each job id, first line, at, new record;
 --         else for each job id, fence, and fifteen fields, nothing where they do not matter: at, line of history,
 --         reason, retries, crashes, started_at, server, 1 where the attempt is given back, due_at, expires_at,
@@ -22,8 +22,10 @@ local APPLIED, RELEASING, ALREADY, REFUSED, MISSING, TAKEN = '0', '1', '2', '3',
 -- Plain ends: the task returned. Each is five arguments less two: id, the record's first line as it was claimed,
 -- the instant, and the whole new record. Whoever has the first line unchanged holds the job, and nobody can have
 -- changed what is behind it. Return the results, and the numbers of those that need a closer look.
+local lane_of_end = {}  -- by id, of jobs with limits that end here
+
 local function end_plainly(first, count, session, queue, minute, results)
-  local ids = {}
+  local ids, lanes = {}, {}
   for number = 1, count do ids[number] = ARGV[first + 4 * number - 4] end
   local stored, fresh, gone, ended = records(ids), {}, {}, {}
   local arg, done = first, 0
@@ -39,6 +41,7 @@ local function end_plainly(first, count, session, queue, minute, results)
       ended[2 * done - 1] = ARGV[arg + 2]
       ended[2 * done] = id
       results[number] = APPLIED
+      if lane_of_end[id] then put(lanes, lane_of_end[id], id) end
     else
       results[number] = text and '?' or MISSING
     end
@@ -50,6 +53,10 @@ local function end_plainly(first, count, session, queue, minute, results)
   many('ZADD', base .. 'l:S:' .. queue, ended)
   count_running(queue, -done)
   if minute ~= '' then expire(minute, gone) end
+  -- No list needs those any more; one that keeps them is no worse for it, as the jobs are asked where it refuses.
+  for lane, some in pairs(lanes) do
+    for key in string.gmatch(lane, '[^\n]+') do many('SREM', base .. 'slots:' .. key, some) end
+  end
 end
 
 -- The guards do not hold: tell a repeat from a stranger; the holder's late end takes its tail away.
@@ -306,11 +313,13 @@ while arg < #ARGV do
   local count = tonumber(ARGV[arg + 5])
   arg = arg + 6
   if from == '' then
-    for place = arg, arg + 2 * count - 1, 2 do
-      put(freed_lanes, ARGV[place], ARGV[place + 1])
-      freed[ARGV[place + 1]] = true
+    for _ = 1, count do
+      local name, lane, number = ARGV[arg], ARGV[arg + 1], tonumber(ARGV[arg + 2])
+      put(freed_lanes, name, lane)
+      freed[lane] = true
+      for place = arg + 3, arg + 2 + number do lane_of_end[ARGV[place]] = lane end
+      arg = arg + 3 + number
     end
-    arg = arg + 2 * count
   elseif minute ~= '-' then
     local some = {}
     end_plainly(arg, count, session, queue, minute, some)

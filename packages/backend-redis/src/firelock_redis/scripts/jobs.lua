@@ -261,6 +261,7 @@ end
 -- had room left, has asked for the queue: `is_seen` says that, nil for no queue.
 local function tell_freed(is_seen)
   local keys, told = {}, {}
+  if call('EXISTS', base .. 'short') == 0 then freed = {} end
   for lane in pairs(freed) do
     for key in string.gmatch(lane, '[^\n]+') do keys[#keys + 1] = key end
   end

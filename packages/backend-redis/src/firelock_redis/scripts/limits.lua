@@ -11,6 +11,7 @@
 
 local function limits()
   local WINDOW, STEP = 256, 8  -- lanes that one claim looks at, and that are read at once at least
+  local FEW = 64  -- numbers that are read all at once, whichever are asked for
   local floor, max, min = math.floor, math.max, math.min
   local NONE = { interval = 0, units = 1 }
   local parsed, states = {}, {}
@@ -21,7 +22,17 @@ local function limits()
 
   -- Whose numbers a key has where it has none of its own: tenant:7/openai -> tenant/openai.
   local function name_of(key)
+    if not find(key, ':', 1, true) then return key end
     return (string.gsub(key, ':[^/]*', ''))
+  end
+
+  -- Lay the keys of a lane behind others.
+  local function add_keys(keys, name)
+    if not find(name, '\n', 1, true) then
+      keys[#keys + 1] = name
+      return
+    end
+    for key in string.gmatch(name, '[^\n]+') do keys[#keys + 1] = key end
   end
 
   local function read_numbers(text)
@@ -41,20 +52,31 @@ local function limits()
 
   -- Read what is stored of these keys, those that are known already left out. A state is false where nothing limits the key;
   -- else numbers, free_at, running, how many hold it at most, and taken, those that this script lists at its end.
+  local stored  -- numbers by key and name, where there are few, else false
   local function know(keys)
-    local asked, fresh = {}, {}
+    local fresh = {}
     for _, key in ipairs(keys) do
       if states[key] == nil then
         states[key] = false
         fresh[#fresh + 1] = key
-        asked[#asked + 1] = key
-        asked[#asked + 1] = name_of(key)
       end
     end
     if #fresh == 0 then return end
-    local texts, used = call('HMGET', base .. 'limits', unpack(asked)), call('HMGET', base .. 'free', unpack(fresh))
+    if stored == nil then
+      stored = call('HLEN', base .. 'limits') <= FEW and {}
+      local pairs_of = stored and call('HGETALL', base .. 'limits') or {}
+      for two = 1, #pairs_of, 2 do stored[pairs_of[two]] = pairs_of[two + 1] end
+    end
+    local texts = stored
+    if not texts then
+      local asked = {}
+      texts = {}
+      for number, key in ipairs(fresh) do asked[2 * number - 1], asked[2 * number] = key, name_of(key) end
+      for number, text in ipairs(call('HMGET', base .. 'limits', unpack(asked))) do texts[asked[number]] = text end
+    end
+    local used = call('HMGET', base .. 'free', unpack(fresh))
     for number, key in ipairs(fresh) do
-      local own, named = read_numbers(texts[2 * number - 1]), read_numbers(texts[2 * number])
+      local own, named = read_numbers(texts[key]), read_numbers(texts[name_of(key)])
       local numbers = own.has_any and own or named
       local is_paused = own.is_paused or named.is_paused
       if numbers.has_any or is_paused or used[number] then
@@ -127,9 +149,14 @@ local function limits()
   end
 
   -- A lane of the queue, with the states of its keys.
+  local FREE = {}
   local function lane_at(queue, name)
-    local lane = { name = name, key = 'lane:' .. queue .. ' ' .. name, queue = queue, states = {}, members = {}, read = 0, given = 0 }
-    for key in string.gmatch(name, '[^\n]+') do
+    local lane = { name = name, key = 'lane:' .. queue .. ' ' .. name, queue = queue, states = FREE, members = {}, read = 0, given = 0 }
+    if states[name] == false then return lane end
+    local keys = {}
+    add_keys(keys, name)
+    lane.states = {}
+    for _, key in ipairs(keys) do
       local state = states[key]
       if state then lane.states[#lane.states + 1] = state end
     end
@@ -187,10 +214,12 @@ local function limits()
     for number, id in ipairs(some) do line[first + number - 1] = id end
   end
 
-  -- The member at the head of the lane behind those given out, nil where there is none.
+  -- The member at the head of the lane behind those given out, nil where there is none. What is read is what the lane will
+  -- give where all are open, and one more, which tells that it is not over.
+  local sharers = 1  -- lanes among which the room is shared
   local function head_of(lane, room)
     if lane.given == #lane.members and not lane.is_all then
-      local some = lane.read == 0 and 2 or min(room + 1, CHUNK)
+      local some = min(floor((room - 1) / sharers) + 2, CHUNK)
       local more = call('ZRANGE', base .. lane.key, lane.read, lane.read + some - 1, 'WITHSCORES')
       for two = 1, #more, 2 do
         lane.members[#lane.members + 1] = more[two]
@@ -299,9 +328,7 @@ local function limits()
 
   local function keys_of(names)
     local keys = {}
-    for _, name in ipairs(names) do
-      for key in string.gmatch(name, '[^\n]+') do keys[#keys + 1] = key end
-    end
+    for _, name in ipairs(names) do add_keys(keys, name) end
     return keys
   end
 
@@ -333,6 +360,7 @@ local function limits()
       end
       return #names
     end
+    sharers = max(1, min(room, WINDOW, call('ZCARD', ring)))
     while #looked < WINDOW and #given < room and not is_all do
       local ask = min(WINDOW - #looked, max(room - #given, STEP))
       local names = call('ZRANGE', ring, #looked, #looked + ask - 1)
@@ -350,6 +378,7 @@ local function limits()
     local hungry = open
     while #given < room and #hungry > 0 do
       local still = {}
+      sharers = #hungry
       for _, lane in ipairs(hungry) do
         if #given >= room then break end
         local gives = #hungry == 1 and give_many or give
@@ -360,10 +389,14 @@ local function limits()
     -- What was given out leaves its lane, and those looked at go behind the others.
     local empty, is_empty = {}, {}
     for _, lane in ipairs(open) do
-      local members = {}
-      for number = 1, lane.given do members[number] = lane.members[number] end
-      if lane.came_back then members[#members + 1] = lane.came_back end
-      many('ZREM', base .. lane.key, members)
+      if lane.given == 1 and not lane.came_back then
+        call('ZREM', base .. lane.key, lane.members[1])
+      else
+        local members = {}
+        for number = 1, lane.given do members[number] = lane.members[number] end
+        if lane.came_back then members[#members + 1] = lane.came_back end
+        many('ZREM', base .. lane.key, members)
+      end
       local is_perhaps_over = lane.given == #lane.members or lane.came_back
       if is_perhaps_over and call('EXISTS', base .. lane.key) == 0 then
         empty[#empty + 1] = lane.name

@@ -814,6 +814,8 @@ class KeyedClaim(Generic[T]):
             heads = got.setdefault(lane, [])
             is_as_planned &= len(heads) == number
             for head in heads:
+                if _is_simple(head.admission_json):
+                    continue
                 asks = read_admission(head.admission_json)
                 head.is_late = is_late(
                     asks, enqueued_at=head.enqueued_at, attempt=head.attempt, crashes=head.crashes,
@@ -857,16 +859,31 @@ class KeyedClaim(Generic[T]):
         return kept
 
     def _list(self, lane: str, heads: Sequence[Head[T]], returning: str | None) -> None:
-        for head in heads:
-            if head.is_late:
-                continue
-            strict = {use.key for use in read_admission(head.admission_json).limits if use.is_strict}
-            for key, state in self._states(lane).items():
-                # A list that is kept no longer is none: a number set later has to find all who hold it.
-                state.is_changed = state.numbers.has_any or state.was_listed
-                state.taken.append(head.ref + _STRICT if key in strict else head.ref)
-                if returning is not None and state.returning == returning:
-                    state.returning = state.returning_in = None
+        heads = [head for head in heads if not head.is_late]
+        if not heads:
+            return
+        for key, state in self._states(lane).items():
+            # A list that is kept no longer is none: a number set later has to find all who hold it.
+            state.is_changed = state.numbers.has_any or state.was_listed
+            state.taken += [
+                head.ref + _STRICT if _is_strict(head.admission_json, key) else head.ref for head in heads
+            ]
+            if returning is not None and state.returning == returning:
+                state.returning = state.returning_in = None
+
+
+@lru_cache(maxsize=4_096)
+def _is_simple(admission_json: str) -> bool:
+    """Tell whether a job asks for no more than its lane says: one unit of each key, at any time."""
+    asks = read_admission(admission_json)
+    is_at_any_time = asks.start_before is None and asks.start_within is None
+    return is_at_any_time and all(use.cost == 1 and not use.is_strict for use in asks.limits)
+
+
+def _is_strict(admission_json: str, key: str) -> bool:
+    if _is_simple(admission_json):
+        return False
+    return any(use.is_strict and use.key == key for use in read_admission(admission_json).limits)
 
 
 def _in_rounds(lists: Iterable[Sequence[T]]) -> list[T]:

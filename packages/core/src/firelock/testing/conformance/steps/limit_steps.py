@@ -55,8 +55,8 @@ class LimitSteps(SeededSteps):
 
     late = 0.1  # of the jobs have to start within half an hour
 
-    def __init__(self, open_handle: Callable[[], Storage], seed: int) -> None:
-        super().__init__(open_handle, seed)
+    def __init__(self, open_handle: Callable[[], Storage], seed: int, handles: int = 2) -> None:
+        super().__init__(open_handle, seed, handles)
         self.known: dict[str, _Known] = {}
         self.living: dict[str, None] = {}  # not known to have ended
         self.numbers: dict[str, Numbers] = {}

@@ -13,13 +13,14 @@ _T = TypeVar("_T")
 
 
 class SeededSteps:
-    """A run of random steps on one store."""
+    """A run of random steps on one store, done by so many handles."""
 
-    def __init__(self, open_handle: Callable[[], Storage], seed: int) -> None:
+    def __init__(self, open_handle: Callable[[], Storage], seed: int, handles: int = 2) -> None:
         self.random = Random(seed)  # noqa: S311 - the same each time
         self.handles = Handles(open_handle)
         self.scene = Scene(self.handles)
-        self.storages = [self.scene.storage, self.handles.open()]
+        others = [self.handles.open() for _ in range(handles - 1)]
+        self.storages = [self.scene.storage, *(others or [self.scene.storage])]
         self.seed = seed
         self.told: list[str] = []
 

@@ -53,8 +53,8 @@ def has_key(job: JobRecord, use: UniqueUse, starts: int, now: int) -> bool:
 class UniqueSteps(SeededSteps):
     """Jobs with one of two keys come, run, end and live again; each run has its own kind of key."""
 
-    def __init__(self, open_handle: Callable[[], Storage], seed: int) -> None:
-        super().__init__(open_handle, seed)
+    def __init__(self, open_handle: Callable[[], Storage], seed: int, handles: int = 2) -> None:
+        super().__init__(open_handle, seed, handles)
         random = self.random
         until = random.choice(list(Until))
         is_debounced = until is Until.DUE

@@ -22,6 +22,10 @@ class ModelDuty(StorageFixtures):
     model_runs: ClassVar[int] = 100
     """How many short runs the model test takes, and how many of thirty steps; a far storage takes fewer."""
 
+    model_handles: ClassVar[int] = 2
+    """How many handles take the random steps of keys. One where a handle learns by and by what another has
+    stored, as with partitions: whether a claim finds that would depend on the moment."""
+
     def test_random_steps_agree_with_the_model(
         self, handles: Handles, open_handle: Callable[[], Storage]
     ) -> None:
@@ -53,7 +57,7 @@ class ModelDuty(StorageFixtures):
 
     def _random_steps(self, kind: type[SeededSteps], open_handle: Callable[[], Storage], steps: int) -> None:
         for seed in range(max(4, self.model_runs // 10)):
-            run = kind(open_handle, seed)
+            run = kind(open_handle, seed, self.model_handles)
             try:
                 run.run(steps)
             finally:
