@@ -6,14 +6,17 @@ import sys
 
 from .batch_moves import BatchModel
 from .batch_variants import LARGE_SCENES, SCENES, VARIANTS
+from .call_moves import CallModel
+from .step_moves import StepModel
 from .worlds import Verdict, explore
 
 
 def main():
     """Print a line a scene and a variant; return 1 where one is not as it has to be."""
     are_right = []
-    for name, scene in {**SCENES, **LARGE_SCENES}.items():
-        finding = explore(BatchModel(scene))
+    models = {name: BatchModel(scene) for name, scene in {**SCENES, **LARGE_SCENES}.items()}
+    for name, model in {**models, "steps": StepModel(), "calls": CallModel()}.items():
+        finding = explore(model)
         are_right.append(finding.verdict is Verdict.SAFE)
         print(f"{name}: {finding}", flush=True)  # noqa: T201 - what it is for
     for variant in VARIANTS:

@@ -55,8 +55,7 @@ def _play_dead(on, zombie, other, jobs):
         on.note("freeze", *pids)
         if _is_answering(on):
             break
-        # It stood still within a write, and SQLite has one writer: nobody could renew a session meanwhile, and
-        # how long that is depends on the machine.
+        # It stood still within a write, and SQLite has one writer: meanwhile nobody could renew a session.
         zombie.freeze(frozen=False)
         on.note("freeze", *other.family())
     else:

@@ -1,0 +1,239 @@
+"""A job that calls another one and waits for it: `job.run("c", child)`.
+
+The child's name and the attempt that it is called for are kept first, then it is stored by an id that follows
+from them, then the caller waits for it by an edge, then its result is kept. A failed child is told to the
+attempt that called it; a later one calls anew. A crash and a suspension do not: they give the attempt back.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import attrs
+
+ENQUEUED, PROCESSING, AWAITING, SUCCEEDED, FAILED = "E", "P", "W", "S", "F"
+NAMED, PRUNED = "-", "x"  # a child whose name is kept and that is not stored; one that is gone
+MOST_CLAIMS, MOST_CHILDREN = 7, 4
+
+
+class Budget(NamedTuple):
+    """How often each ill luck, or person, may come."""
+
+    kill: int = 2
+    lose: int = 1
+    fail: int = 1
+    requeue: int = 1
+
+
+class Run(NamedTuple):
+    """The run that a worker has."""
+
+    fence: int
+    attempt: int
+    at: str = "look"
+    child: int | None = None
+
+
+class World(NamedTuple):
+    """All there is at one instant; children are numbered as they were named."""
+
+    state: str
+    fence: int
+    attempt: int
+    awaited: int | None
+    memo: tuple[str, int, int] | None  # begun or done, the child, the attempt it was called for
+    children: tuple[str, ...]
+    called_for: tuple[int, ...]
+    runs: tuple[Run | None, ...]
+    went_on_with: frozenset[int]
+    budget: Budget
+    releasing: frozenset[int]  # children that have ended, and whose caller is not told
+    raised: int  # failures that a run was told of
+    broken: str = ""
+
+
+@attrs.frozen
+class Rules:
+    """What holds; each variant leaves one of it out."""
+
+    name_comes_first: bool = True
+    suspension_looks: bool = True  # whether the child has ended, in its own step
+    later_attempts_call_anew: bool = True  # and only those
+    result_is_kept: bool = True  # a child that its caller has not read is not pruned
+    attempt_is_given_back: bool = True
+
+
+class CallModel:
+    """The call by one set of rules."""
+
+    def __init__(self, rules=Rules()):
+        self.rules = rules
+        nobody = (None, None)
+        self.first = World(ENQUEUED, 0, 0, None, None, (), (), nobody, frozenset(), Budget(), frozenset(), 0)
+
+    @staticmethod
+    def _with_run(world, worker, run):
+        runs = list(world.runs)
+        runs[worker] = run
+        return world._replace(runs=tuple(runs))
+
+    @staticmethod
+    def _with_child(world, child, state):
+        children = list(world.children)
+        children[child] = state
+        return world._replace(children=tuple(children))
+
+    @staticmethod
+    def _spent(world, what):
+        return world._replace(budget=world.budget._replace(**{what: getattr(world.budget, what) - 1}))
+
+    def moves(self, world):
+        """Yield every step: its name, whether nothing goes wrong by it, the world behind it."""
+        yield from self._children(world)
+        if world.state == FAILED and world.budget.requeue:
+            yield "requeue", False, self._spent(world._replace(state=ENQUEUED), "requeue")
+        for worker, run in enumerate(world.runs):
+            if run is not None:
+                yield from self._goes_wrong(world, worker, run)
+                yield from self._works(world, worker, run)
+            elif world.state == ENQUEUED and world.fence < MOST_CLAIMS:
+                fresh = Run(world.fence + 1, world.attempt + 1)
+                claimed = world._replace(state=PROCESSING, fence=fresh.fence, attempt=fresh.attempt)
+                yield f"claim {worker}", True, self._with_run(claimed, worker, fresh)
+
+    def _children(self, world):
+        for child, state in enumerate(world.children):
+            if state == ENQUEUED:
+                told = world._replace(releasing=world.releasing | {child})
+                yield f"child {child} succeeds", True, self._with_child(told, child, SUCCEEDED)
+                if world.budget.fail:
+                    failed = self._spent(self._with_child(told, child, FAILED), "fail")
+                    yield f"child {child} fails", False, failed
+            may_go = world.state in (SUCCEEDED, FAILED) or not self.rules.result_is_kept
+            if state == SUCCEEDED and may_go and child not in world.releasing:
+                yield f"prune {child}", False, self._with_child(world, child, PRUNED)
+        for child in world.releasing:
+            told = world._replace(releasing=world.releasing - {child})
+            if world.state == AWAITING and world.awaited == child:
+                told = told._replace(state=ENQUEUED, awaited=None)
+            yield f"release {child}", True, told
+
+    def _goes_wrong(self, world, worker, run):
+        back = world
+        is_mine = world.state == PROCESSING and world.fence == run.fence
+        if is_mine:
+            back = world._replace(state=ENQUEUED, attempt=self._given_back(run))
+        if world.budget.kill:
+            yield f"kill {worker}", False, self._spent(self._with_run(back, worker, None), "kill")
+        if world.budget.lose and is_mine:
+            yield f"lose {worker}", False, self._spent(back, "lose")
+
+    def _given_back(self, run):
+        return run.attempt - 1 if self.rules.attempt_is_given_back else run.attempt
+
+    def _works(self, world, worker, run):
+        is_mine = world.state == PROCESSING and world.fence == run.fence
+        gone = self._with_run(world, worker, None)
+        match run.at:
+            case "look":
+                yield from self._looks(world, worker, run, is_mine=is_mine)
+            case "name":  # a variant has made the child before
+                named = self._with_run(world, worker, run._replace(at="make"))
+                memo = ("begun", run.child, run.attempt)
+                yield f"name {worker}", True, named._replace(memo=memo) if is_mine else gone
+            case "make":  # by its id: again is harmless, whoever does it
+                made = self._with_run(world, worker, run._replace(at="read"))
+                is_there = world.children[run.child] != NAMED
+                yield (
+                    f"make {worker}",
+                    True,
+                    made if is_there else self._with_child(made, run.child, ENQUEUED),
+                )
+            case "read":
+                yield self._reads(world, worker, run, is_mine=is_mine)
+            case "suspend" if not is_mine:
+                yield f"suspend {worker} refused", True, gone
+            case "suspend":
+                back = gone._replace(attempt=self._given_back(run))
+                is_over = world.children[run.child] in (SUCCEEDED, FAILED, PRUNED)
+                if self.rules.suspension_looks and is_over:
+                    yield f"suspend {worker}, it is over", True, back._replace(state=ENQUEUED)
+                else:
+                    yield f"suspend {worker}", True, back._replace(state=AWAITING, awaited=run.child)
+            case _:
+                ended = gone._replace(state=SUCCEEDED) if is_mine else gone
+                went_on = world.went_on_with | {run.child}
+                yield f"end {worker}", True, ended._replace(went_on_with=went_on)
+
+    def _looks(self, world, worker, run, *, is_mine):
+        if world.memo is not None and world.memo[0] == "done":
+            yield (
+                f"{worker} has it",
+                True,
+                self._with_run(world, worker, run._replace(at="end", child=world.memo[1])),
+            )
+            return
+        if not is_mine:
+            yield f"{worker} lost", True, self._with_run(world, worker, None)
+            return
+        if world.memo is not None and not self._is_to_call_anew(world, run):
+            knows = run._replace(at="make", child=world.memo[1])
+            yield f"{worker} knows it", True, self._with_run(world, worker, knows)
+            return
+        child = len(world.children)
+        if child >= MOST_CHILDREN:
+            return
+        called = world._replace(called_for=(*world.called_for, run.attempt))
+        if self.rules.name_comes_first:
+            named = called._replace(memo=("begun", child, run.attempt), children=(*world.children, NAMED))
+            yield f"name {worker}", True, self._with_run(named, worker, run._replace(at="make", child=child))
+        else:
+            made = called._replace(children=(*world.children, ENQUEUED))
+            yield (
+                f"make {worker} first",
+                True,
+                self._with_run(made, worker, run._replace(at="name", child=child)),
+            )
+
+    def _is_to_call_anew(self, world, run):
+        _, child, attempt = world.memo
+        is_later = attempt < run.attempt or not self.rules.later_attempts_call_anew
+        return world.children[child] == FAILED and is_later
+
+    def _reads(self, world, worker, run, *, is_mine):
+        gone = self._with_run(world, worker, None)
+        match world.children[run.child]:
+            case "S" if is_mine:
+                kept = self._with_run(world, worker, run._replace(at="end"))
+                return f"keep {worker}", True, kept._replace(memo=("done", run.child, run.attempt))
+            case "S":
+                return f"{worker} lost", True, gone
+            case "x":
+                lost = "the result was pruned before its caller had it"
+                return f"{worker} finds nothing", True, world._replace(broken=lost) if is_mine else gone
+            case "F":
+                failed = gone._replace(state=FAILED, raised=world.raised + 1)
+                return f"{worker} is told of the failure", True, failed if is_mine else gone
+            case _:
+                return f"{worker} waits", True, self._with_run(world, worker, run._replace(at="suspend"))
+
+    def broken(self, world):
+        """Return what does not hold in this world, in words."""
+        if world.broken:
+            return world.broken
+        if len(world.went_on_with) > 1:
+            return "two runs went on with results of different children"
+        made = [
+            attempt for attempt, state in zip(world.called_for, world.children, strict=True) if state != NAMED
+        ]
+        if len(set(made)) < len(made):
+            return "two children were made for one attempt"
+        if len(made) > world.raised + 1:
+            return "a child was called anew although nobody was told of the failure"
+        return ""
+
+    def is_done(self, world):
+        """Tell whether the caller has ended and nobody runs it; or nobody may claim it any more."""
+        if world.fence >= MOST_CLAIMS or len(world.children) >= MOST_CHILDREN:
+            return True
+        return world.state in (SUCCEEDED, FAILED) and not any(world.runs)

@@ -1,0 +1,318 @@
+"""A job that waits for a signal and then does a step, both remembered by name: memos.
+
+The task is `answer = job.receive(signal, timeout=…)`, then `job.step("b", …)`. Two workers may have a run,
+one of them an old one; two people send; one operates. A call of the storage is a step and its reply another,
+so that a worker may be killed, or lose its session, between them. A signal is a memo that somebody else
+writes, and so is the time-out: the first of them stands.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import attrs
+
+ENQUEUED, PROCESSING, AWAITING, SUCCEEDED, DELETED = "E", "P", "W", "S", "D"
+ENDED = (SUCCEEDED, DELETED)
+TIMED_OUT, BEGUN = "time-out", "begun"
+NO, YES = "no", "yes"
+MOST_CLAIMS = 6
+
+
+class Job(NamedTuple):
+    """The job as it is stored."""
+
+    state: str = ENQUEUED
+    fence: int = 0
+    waits: bool = False  # for the signal
+    is_due: bool = False  # at its deadline, of which the storage's clock decides
+    has_tail: bool = False
+
+
+class Run(NamedTuple):
+    """What a worker knows of the run that it has."""
+
+    fence: int
+    generation: int  # grows where somebody asks for "again from here"
+    at: str
+    answer: str | None = None
+    value: tuple[int, int] | None = None
+    reply: object = None  # on its way
+
+
+class Budget(NamedTuple):
+    """How often each ill luck, or person, may come."""
+
+    kill: int = 1
+    lose: int = 1
+    requeue: int = 0
+    again: int = 1
+    delete: int = 1
+
+
+class World(NamedTuple):
+    """All there is at one instant."""
+
+    job: Job
+    answer: str | None  # the memo of the signal: nothing, begun, or who was first
+    value: tuple[int, int] | None  # the memo of the step
+    runs: tuple[Run | None, ...]
+    is_late: bool  # the deadline has passed
+    told: tuple[str, ...]  # what each sender was told, or has looked at
+    generation: int
+    answers: frozenset[tuple[int, str]]  # that runs went on with, by generation
+    values: frozenset[tuple[int, tuple[int, int]]]
+    forgets: bool  # in a variant: forgetting is still to be done
+    budget: Budget
+    broken: str = ""
+
+
+@attrs.frozen
+class Rules:
+    """What holds; each variant leaves one of it out."""
+
+    suspension_looks: bool = True  # whether the answer is there, in its own step
+    sender_is_one_step: bool = True  # looks at the memo and wakes the job under its lock
+    mail_is_kept: bool = True  # though nobody waits yet
+    time_out_is_kept: bool = True  # as a memo
+    woken_looks: bool = True  # at the memo, whatever it was woken by
+    first_stands: bool = True
+    suspension_is_fenced: bool = True
+    memo_is_fenced: bool = True
+    recall_is_fenced: bool = True
+    memo_is_once: bool = True
+    requeue_forgets: bool = True  # in its own step
+    has_time_out: bool = True
+
+
+class StepModel:
+    """The job by one set of rules."""
+
+    def __init__(self, rules=Rules(), budget=Budget()):  # noqa: B008 - frozen
+        self.rules = rules
+        self.first = World(
+            Job(), None, None, (None, None), False, ("", ""), 0, frozenset(), frozenset(), False, budget
+        )
+
+    # ---- changes -----------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _woken(world):
+        return world._replace(job=world.job._replace(state=ENQUEUED, waits=False, is_due=False))
+
+    @staticmethod
+    def _spent(world, what):
+        left = world.budget._replace(**{what: getattr(world.budget, what) - 1})
+        return world._replace(budget=left)
+
+    @staticmethod
+    def _with_run(world, worker, run):
+        runs = list(world.runs)
+        runs[worker] = run
+        return world._replace(runs=tuple(runs))
+
+    @staticmethod
+    def _is_mine(world, run):
+        return world.job.state == PROCESSING and world.job.fence == run.fence
+
+    @staticmethod
+    def _is_open(answer):
+        return answer in (None, BEGUN)
+
+    # ---- moves -------------------------------------------------------------------------------------------
+
+    def moves(self, world):
+        """Yield every step: its name, whether nothing goes wrong by it, the world behind it."""
+        job = world.job
+        if self.rules.has_time_out and not world.is_late:
+            yield "it is late", True, world._replace(is_late=True)
+        if job.state == AWAITING and job.is_due and world.is_late:
+            yield "promote", True, self._woken(world)
+        for sender in range(len(world.told)):
+            yield from self._sends(world, sender)
+        yield from self._operates(world)
+        for worker, run in enumerate(world.runs):
+            if run is not None:
+                yield from self._goes_wrong(world, worker, run)
+                yield from self._works(world, worker, run)
+            elif job.state == ENQUEUED and not job.has_tail and job.fence < MOST_CLAIMS:
+                claimed = world._replace(job=job._replace(state=PROCESSING, fence=job.fence + 1))
+                fresh = Run(job.fence + 1, world.generation, "recall")
+                yield f"claim {worker}", True, self._with_run(claimed, worker, fresh)
+
+    def _told(self, world, sender, words):
+        told = list(world.told)
+        told[sender] = words
+        return world._replace(told=tuple(told))
+
+    def _sends(self, world, sender):
+        job, told, me = world.job, world.told[sender], f"signal {sender}"
+        if not self.rules.sender_is_one_step:
+            if not told:
+                looked = "saw it waiting" if job.waits else "saw it busy"
+                yield f"{me} looks", True, self._told(world, sender, looked)
+            elif told.startswith("saw"):
+                if not self._is_open(world.answer):
+                    yield f"{me} refused", True, self._told(world, sender, NO)
+                    return
+                sent = self._told(world._replace(answer=me), sender, YES)
+                wakes = told == "saw it waiting" and job.state == AWAITING
+                yield f"{me} writes", True, self._woken(sent) if wakes else sent
+        elif not told:
+            if job.state in ENDED or (not self._is_open(world.answer) and self.rules.first_stands):
+                yield f"{me} refused", True, self._told(world, sender, NO)
+                return
+            sent = self._told(world, sender, YES)
+            if self.rules.mail_is_kept or job.waits:
+                sent = sent._replace(answer=me)
+            yield me, True, self._woken(sent) if job.state == AWAITING and job.waits else sent
+
+    def _operates(self, world):
+        job, budget = world.job, world.budget
+        if budget.requeue and job.state in (AWAITING, *ENDED):
+            again = self._spent(self._woken(world), "requeue")
+            # Who was told that the job is over may send again.
+            told = tuple("" if one == NO and self._is_open(world.answer) else one for one in again.told)
+            yield "requeue", False, again._replace(told=told)
+        if budget.again and job.state in (AWAITING, *ENDED) and not world.forgets:
+            again = self._spent(self._woken(world), "again")._replace(generation=world.generation + 1)
+            if self.rules.requeue_forgets:
+                again = again._replace(answer=None, value=None)
+            else:
+                again = again._replace(forgets=True)
+            yield "again from here", False, again._replace(told=("", ""))  # said of another generation
+        if world.forgets:
+            yield "forget", True, world._replace(answer=None, value=None, forgets=False)
+        if budget.delete and job.state in (ENQUEUED, PROCESSING, AWAITING):
+            gone = job._replace(state=DELETED, waits=False, is_due=False, has_tail=job.state == PROCESSING)
+            yield "delete", False, self._spent(world._replace(job=gone), "delete")
+        if job.has_tail and not any(run is not None and run.fence == job.fence for run in world.runs):
+            yield "tail over", True, world._replace(job=job._replace(has_tail=False))
+
+    def _goes_wrong(self, world, worker, run):
+        is_mine = self._is_mine(world, run)
+        back = world._replace(job=world.job._replace(state=ENQUEUED)) if is_mine else world
+        if world.budget.kill:
+            yield f"kill {worker}", False, self._spent(self._with_run(back, worker, None), "kill")
+        if world.budget.lose and is_mine:
+            yield f"lose {worker}", False, self._spent(back, "lose")
+
+    def _works(self, world, worker, run):
+        gone, is_mine = self._with_run(world, worker, None), self._is_mine(world, run)
+        if run.at in ("receive", "late"):
+            yield from self._receives(world, worker, run)
+        elif run.at in ("step", "kept"):
+            yield self._steps(world, worker, run)
+        elif run.at == "asked":
+            yield from self._is_answered(world, worker, run)
+        elif run.at == "suspend":
+            yield self._suspends(world, worker, run)
+        elif run.at == "end":
+            ended = gone._replace(job=world.job._replace(state=SUCCEEDED)) if is_mine else gone
+            yield f"end {worker}" + ("" if is_mine else " refused"), True, ended
+        elif is_mine or not self.rules.recall_is_fenced:
+            knows = run._replace(at="receive", answer=world.answer, value=world.value)
+            yield f"recall {worker}", True, self._with_run(world, worker, knows)
+        else:
+            yield f"recall {worker} refused", True, gone
+
+    def _may_write(self, world, run):
+        return self._is_mine(world, run) or not self.rules.memo_is_fenced
+
+    def _receives(self, world, worker, run):
+        """The wait begins, or the time-out is written: whoever is first stands, and is the reply."""
+        if run.at == "receive" and not self._is_open(run.answer):
+            yield f"{worker} has it", True, self._received(world, worker, run, run.answer)
+        elif run.at == "late" and not self.rules.time_out_is_kept:
+            yield f"time-out {worker}", True, self._received(world, worker, run, TIMED_OUT)
+        elif not self._may_write(world, run):
+            yield f"{worker} lost", True, self._with_run(world, worker, None)
+        else:
+            written = world
+            if run.at == "late" and self._is_open(world.answer):
+                written = world._replace(answer=TIMED_OUT)
+            elif world.answer is None:
+                written = world._replace(answer=BEGUN)
+            asked = run._replace(at="asked", reply=written.answer)
+            name = "begin" if run.at == "receive" else "time-out"
+            yield f"{name} {worker}", True, self._with_run(written, worker, asked)
+
+    def _steps(self, world, worker, run):
+        if run.at == "kept":
+            return f"{worker} did it", True, self._stepped(world, worker, run, run.reply)
+        if run.value is not None:
+            return f"{worker} skips", True, self._stepped(world, worker, run, run.value)
+        if not self._may_write(world, run):
+            return f"{worker} lost", True, self._with_run(world, worker, None)
+        mine = (run.fence, run.generation)
+        is_first = world.value is None or not self.rules.memo_is_once
+        kept = world._replace(value=mine) if is_first else world
+        reply = kept.value if self.rules.memo_is_once else mine
+        done = run._replace(at="kept", reply=reply)
+        return f"remember {worker}", True, self._with_run(kept, worker, done)
+
+    def _is_answered(self, world, worker, run):
+        if run.reply != BEGUN:
+            yield f"{worker} is told", True, self._received(world, worker, run, run.reply)
+        elif world.is_late and self.rules.has_time_out:
+            yield (
+                f"{worker} sees that it is late",
+                True,
+                self._with_run(world, worker, run._replace(at="late")),
+            )
+        else:
+            yield f"{worker} gives up", True, self._with_run(world, worker, run._replace(at="suspend"))
+        is_woken_late = world.is_late and self.rules.has_time_out and world.job.fence > 1
+        if is_woken_late and not self.rules.woken_looks:
+            yield f"{worker} takes it for the time-out", True, self._received(world, worker, run, TIMED_OUT)
+
+    def _suspends(self, world, worker, run):
+        gone, is_mine = self._with_run(world, worker, None), self._is_mine(world, run)
+        if not is_mine and (self.rules.suspension_is_fenced or world.job.state != PROCESSING):
+            return f"suspend {worker} refused", True, gone
+        if not is_mine:
+            gone = gone._replace(broken="an old run suspended the job under the new one")
+        if self.rules.suspension_looks and not self._is_open(world.answer):
+            return f"suspend {worker}, it is there", True, self._woken(gone)
+        waits = world.job._replace(state=AWAITING, waits=True, is_due=self.rules.has_time_out)
+        return f"suspend {worker}", True, gone._replace(job=waits)
+
+    def _received(self, world, worker, run, answer):
+        broken, is_mine = world.broken, self._is_mine(world, run)
+        if answer == TIMED_OUT and run.generation == world.generation and YES in world.told:
+            broken = broken or "timed out although a signal was accepted"
+        if is_mine and run.generation != world.generation:
+            broken = broken or "a current run of an old generation"
+        went_on = (world.generation if is_mine else run.generation, answer)
+        after = self._with_run(world, worker, run._replace(at="step", reply=None))
+        return after._replace(answers=world.answers | {went_on}, broken=broken)
+
+    def _stepped(self, world, worker, run, value):
+        broken, is_mine = world.broken, self._is_mine(world, run)
+        if is_mine and value[1] != world.generation:
+            broken = broken or "what was to be forgotten came back"
+        went_on = (world.generation if is_mine else run.generation, value)
+        after = self._with_run(world, worker, run._replace(at="end", reply=None))
+        return after._replace(values=world.values | {went_on}, broken=broken)
+
+    # ---- what holds --------------------------------------------------------------------------------------
+
+    def broken(self, world):
+        """Return what does not hold in this world, in words."""
+        if world.broken:
+            return world.broken
+        for went_on, what in ((world.answers, "answers"), (world.values, "values of the step")):
+            if len({generation for generation, _ in went_on}) < len(went_on):
+                return f"runs of one generation went on with different {what}"
+        if world.told.count(YES) > 1:
+            return "two signals were both accepted"
+        used = [answer for generation, answer in world.answers if generation == world.generation]
+        if any(answer.startswith("signal") and world.told[int(answer[-1])] == NO for answer in used):
+            return "a refused signal was used"
+        return ""
+
+    def is_done(self, world):
+        """Tell whether the job has ended and nobody runs it; or nobody may claim it any more."""
+        if world.job.fence >= MOST_CLAIMS:
+            return True
+        return world.job.state in ENDED and not any(world.runs) and not world.forgets

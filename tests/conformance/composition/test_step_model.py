@@ -1,0 +1,85 @@
+"""The rules of steps, signals and called jobs, explored to the last state, and without each of them."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from . import call_moves, step_moves
+from .call_moves import CallModel
+from .step_moves import StepModel
+from .worlds import Verdict, explore
+
+pytestmark = pytest.mark.heavy("explores steps to their last state")
+
+CALM = step_moves.Budget(kill=1, lose=1, again=0, delete=0)
+STEPS, CALLS = step_moves.Rules, call_moves.Rules
+WITHOUT = {  # by what is left out: rules, and what comes of it
+    "a suspension that does not look": (STEPS(suspension_looks=False, has_time_out=False), Verdict.STUCK),
+    "a sender in two steps": (STEPS(sender_is_one_step=False, has_time_out=False), Verdict.STUCK),
+    "mail that is kept for who waits alone": (STEPS(mail_is_kept=False), Verdict.UNSAFE),
+    "a time-out that nobody keeps": (STEPS(time_out_is_kept=False), Verdict.UNSAFE),
+    "who is woken late takes it for the time-out": (STEPS(woken_looks=False), Verdict.UNSAFE),
+    "the last signal stands": (STEPS(first_stands=False), Verdict.UNSAFE),
+    "a suspension without the fence": (STEPS(suspension_is_fenced=False), Verdict.UNSAFE),
+    "a memo without the fence": (STEPS(memo_is_fenced=False), Verdict.UNSAFE),
+    "a memo without the fence, the last stands": (
+        STEPS(memo_is_fenced=False, memo_is_once=False),
+        Verdict.UNSAFE,
+    ),
+    "an old run recalls": (STEPS(recall_is_fenced=False), Verdict.UNSAFE),
+    "forgetting behind the requeue": (STEPS(requeue_forgets=False), Verdict.UNSAFE),
+    "the child before its name": (CALLS(name_comes_first=False), Verdict.UNSAFE),
+    "a suspension that does not look at the child": (CALLS(suspension_looks=False), Verdict.STUCK),
+    "any later run calls anew": (CALLS(later_attempts_call_anew=False), Verdict.UNSAFE),
+    "a suspension counts as an attempt": (CALLS(attempt_is_given_back=False), Verdict.UNSAFE),
+    "a child pruned unread": (CALLS(result_is_kept=False), Verdict.UNSAFE),
+}
+
+
+def model_of(rules, budget=step_moves.Budget()):  # noqa: B008 - frozen
+    """The model that has these rules."""
+    return CallModel(rules) if isinstance(rules, CALLS) else StepModel(rules, budget)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        StepModel(budget=step_moves.Budget(again=0)),
+        StepModel(budget=step_moves.Budget(kill=0)),
+        StepModel(STEPS(has_time_out=False), step_moves.Budget(lose=0)),
+        CallModel(),
+    ],
+    ids=["steps, kills and losses", "steps, again from here", "steps without a time-out", "calls"],
+)
+def test_runs_agree_and_nothing_is_lost(model):
+    """All runs see one value of a name, an accepted signal is used, and whoever waits goes on."""
+    finding = explore(model)
+
+    print(finding)  # noqa: T201 - who reads the run wants the number
+    assert (Verdict.SAFE, ()) == (finding.verdict, finding.trail), str(finding)
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_no_rule_can_be_left_out(name):
+    """Each broken form does wrong, or leaves a job waiting for ever."""
+    rules, verdict = WITHOUT[name]
+    budget = CALM if verdict is Verdict.STUCK else step_moves.Budget()
+
+    finding = explore(model_of(rules, budget))
+
+    print(name, finding)  # noqa: T201 - the way there is what a reader wants
+    assert verdict == finding.verdict
+
+
+@pytest.mark.parametrize("kind", [STEPS, CALLS])
+def test_every_rule_is_left_out_by_a_variant(kind):
+    """No rule stands untried, but that a wait need not have a time-out."""
+    changed = {
+        field.name
+        for field in attrs.fields(kind)
+        for rules, _ in WITHOUT.values()
+        if isinstance(rules, kind) and getattr(rules, field.name) != getattr(kind(), field.name)
+    }
+
+    assert {field.name for field in attrs.fields(kind)} == changed
