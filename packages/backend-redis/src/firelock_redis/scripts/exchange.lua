@@ -19,11 +19,11 @@
 -- What became of a change: applied, applied with children to release, a repeat, refused, no such job, another has its key.
 local APPLIED, RELEASING, ALREADY, REFUSED, MISSING, TAKEN = '0', '1', '2', '3', '4', '5'
 
+local lane_of_end = {}  -- by id, of jobs with limits that end here
+
 -- Plain ends: the task returned. Each is five arguments less two: id, the record's first line as it was claimed,
 -- the instant, and the whole new record. Whoever has the first line unchanged holds the job, and nobody can have
 -- changed what is behind it. Return the results, and the numbers of those that need a closer look.
-local lane_of_end = {}  -- by id, of jobs with limits that end here
-
 local function end_plainly(first, count, session, queue, minute, results)
   local ids, lanes = {}, {}
   for number = 1, count do ids[number] = ARGV[first + 4 * number - 4] end

@@ -50,9 +50,10 @@ local function limits()
     return numbers
   end
 
+  local stored  -- numbers by key and name, where there are few, else false; nil before they are read
+
   -- Read what is stored of these keys, those that are known already left out. A state is false where nothing limits the key;
   -- else numbers, free_at, running, how many hold it at most, and taken, those that this script lists at its end.
-  local stored  -- numbers by key and name, where there are few, else false
   local function know(keys)
     local fresh = {}
     for _, key in ipairs(keys) do
