@@ -93,6 +93,14 @@ class DuplicateJob(JobConflict):
     """The handle of that job, a `Job`; the client sets it."""
 
 
+class BatchFinished(JobConflict):
+    """The batch has ended or was cancelled, so that nothing can be added to it; nothing was stored."""
+
+
+class StepError(FirelockError):
+    """A step, a wait or what it remembers is used wrongly; the message says what to do instead."""
+
+
 class RateLimited(FirelockError):
     """Raised by a task that was told to wait: it runs again then, and the attempt does not count.
 

@@ -15,7 +15,17 @@ from typing import Any
 import attrs
 
 from firelock.text import clock_time
-from firelock.values import ClaimedJob, ErrorInfo, HistoryEntry, Holder, On, State, Transition
+from firelock.values import (
+    ClaimedJob,
+    Edge,
+    ErrorInfo,
+    HistoryEntry,
+    Holder,
+    MemoKind,
+    On,
+    State,
+    Transition,
+)
 
 CRASH_LIMIT = 3
 HISTORY_LIMIT = 100
@@ -23,16 +33,25 @@ _HISTORY_HEAD = HISTORY_LIMIT // 2
 _SECOND = 1_000_000
 _UNKNOWN_FIRST, _UNKNOWN_LONGEST = 15 * _SECOND, 300 * _SECOND
 
+_OF_A_BATCH = (State.AWAITING, State.SUCCEEDED, State.FAILED)  # its hold is moved on; it ends
+
 # Where each state may go, as an undirected check on everything below and on every storage's history.
 ALLOWED: dict[State, frozenset[State]] = {
     before: frozenset(after)
     for before, after in {
-        State.AWAITING: (State.ENQUEUED, State.DELETED),
+        State.AWAITING: (State.ENQUEUED, State.DELETED, State.SCHEDULED, *_OF_A_BATCH),
         State.SCHEDULED: (State.SCHEDULED, State.ENQUEUED, State.DELETED),
         State.ENQUEUED: (State.PROCESSING, State.DELETED),
-        State.PROCESSING: (State.SUCCEEDED, State.FAILED, State.DELETED, State.SCHEDULED, State.ENQUEUED),
-        State.SUCCEEDED: (State.ENQUEUED, State.DELETED),
-        State.FAILED: (State.ENQUEUED, State.DELETED),
+        State.PROCESSING: (
+            State.SUCCEEDED,
+            State.FAILED,
+            State.DELETED,
+            State.SCHEDULED,
+            State.ENQUEUED,
+            State.AWAITING,
+        ),
+        State.SUCCEEDED: (State.ENQUEUED, State.DELETED, State.AWAITING),  # the last: a batch is open again
+        State.FAILED: (State.ENQUEUED, State.DELETED, State.AWAITING),
         State.DELETED: (State.ENQUEUED, State.SCHEDULED, State.FAILED),
     }.items()
 }
@@ -55,6 +74,14 @@ class Moved(StrEnum):
     SESSION_LOST = "server lost while the job was running"
     NOT_STARTED = "server lost before the job started"
     DUPLICATES = "{count} duplicate calls"
+    SIGNALLED = "signal {name}"
+    LET_IN = "its batch has opened"
+    SHUT_OUT = "runs when its batch opens"
+    SWEPT = "its batch was cancelled"
+    STOPPED = "another member of its batch failed"
+    REOPENED = "a member runs again"
+    HOLD_OVER = "whoever filled it was gone"
+    BATCH_ENDED = "{failed} of {total} members failed, {waiting} wait for them"
 
 
 @attrs.frozen
@@ -154,6 +181,42 @@ def snoozed(
     return _end(
         job, holder, State.SCHEDULED, at, started_at, reason=reason, gives_back=True, due_at=at + wait
     )
+
+
+def suspended(
+    job: ClaimedJob,
+    holder: Holder,
+    *,
+    at: int,
+    started_at: int,
+    waits_for: str,
+    reason: str,
+    parents: tuple[Edge, ...] = (),
+    due_at: int | None = None,
+) -> Transition:
+    """The task waits without a worker for a signal or for other jobs; the attempt is given back.
+
+    `due_at` is when it goes on all the same. Where what it waits for is there, it is enqueued at once.
+    """
+    return _end(
+        job, holder, State.AWAITING, at, started_at, reason=reason, gives_back=True, due_at=due_at,
+        waits_for=waits_for, parents=parents,
+    )  # fmt: skip
+
+
+def slept(
+    job: ClaimedJob, holder: Holder, *, at: int, started_at: int, waits_for: str, reason: str, due_at: int
+) -> Transition:
+    """The task sleeps without a worker until an instant; the attempt is given back."""
+    return _end(
+        job, holder, State.SCHEDULED, at, started_at, reason=reason, gives_back=True, due_at=due_at,
+        waits_for=waits_for,
+    )  # fmt: skip
+
+
+def stopped(job: ClaimedJob, holder: Holder, *, at: int, reason: str, expires_at: int | None) -> Transition:
+    """The job's batch was cancelled, or its caller has ended: it is deleted, and was never run."""
+    return _end(job, holder, State.DELETED, at, None, reason=reason, expires_at=expires_at)
 
 
 def handed_back(
@@ -259,9 +322,25 @@ def delete(job_id: str, *, at: int, reason: str, expires_at: int | None) -> Tran
     return Transition(job_id, _DELETABLE, None, None, State.DELETED, at, reason, expires_at=expires_at)
 
 
-def requeue(job_id: str, *, at: int, reason: str) -> Transition:
-    """An operator runs the job again: it is enqueued with its retries and crashes given back."""
-    return Transition(job_id, _REQUEUABLE, None, None, State.ENQUEUED, at, reason, retries=0, crashes=0)
+def requeue(
+    job_id: str, *, at: int, reason: str, forget_from: tuple[MemoKind, str] | None = None
+) -> Transition:
+    """An operator runs the job again: it is enqueued with its retries and crashes given back.
+
+    What it remembers stays, but for this memo and all that were recorded since.
+    """
+    return Transition(
+        job_id, _REQUEUABLE, None, None, State.ENQUEUED, at, reason, retries=0, crashes=0,
+        forget_from=forget_from,
+    )  # fmt: skip
+
+
+_AWAITING = frozenset({State.AWAITING})
+
+
+def hold(batch_id: str, *, at: int, until: int | None) -> Transition:
+    """Whoever fills the batch holds it until then, when it is cancelled; for None it holds it no more."""
+    return Transition(batch_id, _AWAITING, None, None, State.AWAITING, at, due_at=until, is_silent=True)
 
 
 def reschedule(job_id: str, *, at: int, due_at: int, reason: str) -> Transition:
@@ -345,6 +424,28 @@ def continuation_target(on: On, parent: State) -> State | None:
     A failed parent may be requeued, so a child that waits for another end than failure goes on waiting.
     """
     return _TARGETS.get((on, parent))
+
+
+def batch_end(
+    *, active: int, waiting: int, failed: int, is_cancelled: bool, is_stopping: bool
+) -> State | None:
+    """Return the state in which a batch ends by its counts; None while it is open.
+
+    Not asked of a batch that is held, nor of one whose `after` is not met unless it is cancelled.
+
+    Args:
+        active: members that may still move by themselves.
+        waiting: members that wait for another member.
+        failed: members that have failed.
+        is_cancelled: somebody has deleted it, or what it is after was deleted.
+        is_stopping: a member has failed since, and that stops the rest; over when the batch ends or a member
+            is requeued.
+    """
+    if active > 0 or (waiting > 0 and (is_cancelled or is_stopping)):
+        return None
+    if is_cancelled:
+        return State.DELETED
+    return State.FAILED if failed or waiting else State.SUCCEEDED
 
 
 def awaiting_reason(on: On, parent_id: str) -> str:

@@ -50,6 +50,76 @@ class Edge:
 
     parent_id: str
     on: On = On.SUCCEEDED
+    carries: bool = False  # the parent's result is among its arguments: see `Ties.inputs`
+
+
+# ---- what ties jobs together -----------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Input:
+    """A place in a job's arguments that the result of another one fills; null stands there in the text."""
+
+    job_id: str
+    path: tuple[str | int, ...]  # the parameter's name, then keys and places within its JSON value
+
+
+@attrs.frozen
+class BatchRules:
+    """What makes a job a batch: it has no task, is never run, and ends when no member of it can go on."""
+
+    name: str  # for people
+    fails_fast: bool = False  # the first failure stops the rest
+    keeps: tuple[int | None, int | None, int | None] = (None, None, None)
+    """How long it stays in micros, once it has succeeded, failed or is deleted; None for ever."""
+
+    def expiry(self, state: State, at: int) -> int | None:
+        """Return when it may be pruned if it ends so at this instant."""
+        keep = self.keeps[_ENDS.index(state)]
+        return None if keep is None else at + keep
+
+
+_ENDS = (State.SUCCEEDED, State.FAILED, State.DELETED)
+
+
+@attrs.frozen
+class Ties:
+    """What a job is to others beside waiting for them; most are nothing."""
+
+    batch_id: str | None = None  # of which it is a member; fixed
+    caller_id: str | None = None  # the job that made it within a step and waits for its result
+    inputs: tuple[Input, ...] = ()  # from parents whose edges carry
+    batch: BatchRules | None = None  # set for a batch itself
+
+
+BATCH_TASK = "firelock:batch"
+"""What stands where a batch, which has no task, would have its name."""
+
+
+@attrs.frozen
+class Tally:
+    """How far a batch is, all of one instant."""
+
+    total: int = 0  # members; an inner batch is one
+    active: int = 0  # that may still move by themselves, or that run although they were deleted
+    waiting: int = 0  # that wait for another member
+    succeeded: int = 0
+    failed: int = 0
+    deleted: int = 0
+    is_held: bool = False  # while it is filled
+    is_shut: bool = False  # what it is after has not ended
+    is_cancelled: bool = False  # for good
+    is_stopping: bool = False  # a member has failed, and the rest is stopped therefore
+
+    @property
+    def ended(self) -> int:
+        """How many members have succeeded, failed or were deleted."""
+        return self.succeeded + self.failed + self.deleted
+
+    @property
+    def progress(self) -> float:
+        """How much of it has ended, from 0 to 1; falls by adding and by requeue alone."""
+        return self.ended / self.total if self.total else 1.0
 
 
 # ---- what lets a job start -------------------------------------------------------------------------------
@@ -118,6 +188,7 @@ class NewJob:
     meta_json: str | None = None  # what travels with it, as `meta.write_meta` gives it; opaque to a storage
     admission_json: str | None = None  # as `write_admission` gives it; None for most jobs
     parents: tuple[Edge, ...] = ()
+    ties_json: str | None = None  # as `write_ties` gives it; None for most jobs
 
     @property
     def meta(self) -> Mapping[str, str]:
@@ -130,6 +201,11 @@ class NewJob:
         return None if self.admission_json is None else read_admission(self.admission_json)
 
     @property
+    def ties(self) -> Ties | None:
+        """What it is to other jobs; None for nothing."""
+        return None if self.ties_json is None else read_ties(self.ties_json)
+
+    @property
     def is_plain(self) -> bool:
         """Tell whether it asks for nothing but a queue and a priority, as most jobs do."""
         return _asked(self) == _NOTHING_ASKED
@@ -137,9 +213,9 @@ class NewJob:
 
 _asked = attrgetter(
     "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id",
-    "meta_json", "admission_json", "parents",
+    "meta_json", "admission_json", "parents", "ties_json",
 )  # fmt: skip
-_NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, None, None, ())
+_NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, None, None, (), None)
 
 
 @attrs.define
@@ -166,6 +242,8 @@ class ClaimedJob:
     recurring_id: str | None = None
     meta_json: str | None = None
     admission_json: str | None = None
+    ties_json: str | None = None
+    has_memos: bool = False  # something is remembered of it: see `Storage.recall`
 
     @property
     def meta(self) -> Mapping[str, str]:
@@ -176,6 +254,11 @@ class ClaimedJob:
     def admission(self) -> Admission | None:
         """What it asks before it starts; None for nothing."""
         return None if self.admission_json is None else read_admission(self.admission_json)
+
+    @property
+    def ties(self) -> Ties | None:
+        """What it is to other jobs; None for nothing."""
+        return None if self.ties_json is None else read_ties(self.ties_json)
 
 
 @attrs.frozen
@@ -254,7 +337,7 @@ class JobRecord:
     priority: int
     created_at: int
     tags: tuple[str, ...] = ()
-    due_at: int | None = None  # set while scheduled
+    due_at: int | None = None  # set while scheduled; while awaiting: a wait's time-out, or a batch's hold
     nominal_at: int | None = None
     reason: str | None = None  # why it is in this state, for people
     enqueued_at: int | None = None
@@ -279,6 +362,8 @@ class JobRecord:
     parents: tuple[Edge, ...] = ()
     progress: Progress | None = None  # how far it last said it is; stored apart, so `find` may leave it out
     admission_json: str | None = None
+    ties_json: str | None = None
+    waits_for: str | None = None  # the memo that a suspended job waits for, kind and name; see `memo_words`
 
     @property
     def meta(self) -> Mapping[str, str]:
@@ -289,6 +374,16 @@ class JobRecord:
     def admission(self) -> Admission | None:
         """What it asks before it starts; None for nothing."""
         return None if self.admission_json is None else read_admission(self.admission_json)
+
+    @property
+    def ties(self) -> Ties | None:
+        """What it is to other jobs; None for nothing."""
+        return None if self.ties_json is None else read_ties(self.ties_json)
+
+    @property
+    def is_batch(self) -> bool:
+        """Tell whether it is a batch, which has no task."""
+        return self.ties_json is not None and read_ties(self.ties_json).batch is not None
 
     @property
     def is_final(self) -> bool:
@@ -302,8 +397,8 @@ class JobRecord:
 
     @property
     def is_retrying(self) -> bool:
-        """Tell whether the job waits for a retry."""
-        return self.state is State.SCHEDULED and self.retries > 0
+        """Tell whether the job waits for a retry; one that sleeps after a retry does not."""
+        return self.state is State.SCHEDULED and self.retries > 0 and self.waits_for is None
 
 
 # ---- how an attempt ends ---------------------------------------------------------------------------------
@@ -324,6 +419,9 @@ class Transition:
     Guards: the job is in one of `from_states`; and, where `session` is set, that session holds it with
     exactly this `fence`. Without a session the change is an operator's: if it takes a job out of
     `processing`, session and fence stay as its tail.
+
+    A suspension has a session and the target `awaiting`, or `scheduled` for a sleep: it gives the attempt
+    back and says in `waits_for` which memo the job waits for, and by `parents` which jobs.
     """
 
     job_id: str
@@ -348,6 +446,9 @@ class Transition:
     is_silent: bool = (
         False  # writes no history entry: a hand-back of a job that never started, a repeated wait
     )
+    waits_for: str | None = None  # see `memo_words`; what a job waited for before is written over
+    parents: tuple[Edge, ...] = ()  # that a suspended job waits for until all have ended
+    forget_from: tuple[MemoKind, str] | None = None  # this memo and all recorded since are forgotten
 
     @property
     def is_plain_success(self) -> bool:
@@ -568,6 +669,7 @@ class JobFilter:
     recurring_id: str | None = None
     id_prefix: str | None = None
     parent_id: str | None = None  # the continuations of a job
+    batch_id: str | None = None  # the members of a batch
     since: int | None = None  # inclusive, by the order of the list: see `Storage.find`
     until: int | None = None  # exclusive
     is_retrying: bool | None = None
@@ -654,6 +756,130 @@ class UniqueState:
     key: str
     job_id: str
     free_at: int  # before it is taken whatever became of the job; 0 where it was taken for no time
+
+
+# ---- what is remembered ----------------------------------------------------------------------------------
+
+
+class MemoKind(StrEnum):
+    """What a memo is of; the text is what is stored."""
+
+    STEP = "step"
+    SIGNAL = "signal"  # written by whoever sends it, or by the job for its time-out
+    SLEEP = "sleep"
+    CALL = "call"  # of another job
+
+
+MEMOS_LIMIT = 1_000  # of one job
+MEMO_BYTES = 256 * 1_024  # of one value, in UTF-8
+MEMOS_BYTES = 4 * 1_024 * 1_024  # of one job's values
+CHUNK_BYTES = 16 * 1_024  # of one chunk of a stream
+STREAM_BYTES = 4 * 1_024 * 1_024  # of one stream
+
+_FENCE_STEP = 1 << 32
+
+
+@attrs.frozen
+class Memo:
+    """What a job remembers under one name of one kind."""
+
+    kind: MemoKind
+    name: str  # 1 to 200 characters
+    value: str | None  # text: of a done one its value; of one that is begun whatever its writer noted
+    is_done: bool  # a done one stands for ever, unless it is forgotten
+    at: int  # when it was written
+    started_at: int | None = None  # when its function began
+    attempt: int = 0  # that wrote it; 0 for one from outside
+    author: str = ""  # who wrote it from outside, for people
+    place: int = 0  # ascends in the order in which names were first recorded; given by the storage
+
+
+@attrs.frozen
+class NewMemo:
+    """What somebody asks to be remembered; it is put where nothing is, or over one that is begun.
+
+    Guard: with `session` that holds the job with exactly this fence, and runs it. Without, it comes from
+    outside: the job must neither have succeeded nor be deleted.
+    """
+
+    job_id: str
+    memo: Memo  # its place is not read
+    session: str | None = None
+    fence: int | None = None
+    replaces: bool = True  # one that is begun; else that stands as a done one does
+
+
+@attrs.frozen
+class Remembered:
+    """What became of a new memo, and what stands under its name now."""
+
+    answer: Applied
+    """APPLIED: it was put. ALREADY: it stands as it was given, but for its place. TAKEN: another one stands.
+    REFUSED: the guard does not hold, or the job remembers as much as it may. MISSING: no such job."""
+    memo: Memo | None = None  # None where nothing stands
+
+
+@attrs.frozen
+class Chunk:
+    """A piece of a stream that a job emits."""
+
+    stream: str
+    offset: int  # ascends within the stream: the run's fence times 2³², and the number of the chunk in it
+    data: str
+
+    @property
+    def run(self) -> int:
+        """The fence of the run that emitted it: a higher one began anew, but for what it remembered."""
+        return self.offset // _FENCE_STEP
+
+
+def chunk_offset(fence: int, number: int) -> int:
+    """Return the offset of a run's chunk, numbered from 0."""
+    return fence * _FENCE_STEP + number
+
+
+def memo_words(kind: MemoKind, name: str) -> str:
+    """Return what stands in `waits_for`: "signal approval"."""
+    return f"{kind} {name}"
+
+
+# ---- ties as text ----------------------------------------------------------------------------------------
+
+
+def write_ties(ties: Ties) -> str | None:
+    """Return what is stored of them, None for nothing."""
+    if ties == _NO_TIES:
+        return None
+    batch = ties.batch
+    said = [
+        ties.batch_id,
+        ties.caller_id,
+        [[one.job_id, *one.path] for one in ties.inputs],
+        None if batch is None else [batch.name, int(batch.fails_fast), *batch.keeps],
+    ]
+    return _encode(said)
+
+
+@lru_cache(maxsize=4_096)
+def read_ties(text: str) -> Ties:
+    """Return what `write_ties` wrote.
+
+    Raises:
+        StorageError: it is something else.
+    """
+    try:
+        batch_id, caller_id, inputs, batch = json.loads(text)
+        return Ties(
+            batch_id,
+            caller_id,
+            tuple(Input(job_id, tuple(path)) for job_id, *path in inputs),
+            None if batch is None else BatchRules(batch[0], bool(batch[1]), tuple(batch[2:5])),
+        )
+    except (TypeError, ValueError, IndexError) as error:
+        raise StorageError(f"What ties a job to others cannot be read: {text[:200]!r}.") from error
+
+
+_NO_TIES = Ties()
 
 
 # ---- admission as text -----------------------------------------------------------------------------------

@@ -501,8 +501,10 @@ def _guards(transition: Transition) -> tuple[object, ...]:
 
 def _is_possible(transition: Transition) -> bool:
     to = transition.to
-    return lifecycle.is_legal(State.PROCESSING, to) and (
-        to is not State.SCHEDULED or transition.due_at is not None
+    return (
+        lifecycle.is_legal(State.PROCESSING, to)
+        and (to is not State.SCHEDULED or transition.due_at is not None)
+        and (to is not State.AWAITING or transition.waits_for is not None)
     )
 
 

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 from firelock.errors import StorageError, UnsupportedFeature
 from firelock.values import (
     Applied,
+    Chunk,
     Claim,
     ClaimRequest,
     Counts,
@@ -32,18 +33,22 @@ from firelock.values import (
     JobRecord,
     KeyState,
     LogLine,
+    Memo,
     NewJob,
+    NewMemo,
     NewSession,
     Progress,
     Promotion,
     Reconciliation,
     Record,
     RecordChange,
+    Remembered,
     Renewal,
     Rollup,
     SchemaState,
     SessionRecord,
     Taken,
+    Tally,
     Transition,
     UniqueState,
 )
@@ -127,13 +132,20 @@ class Storage(ABC):
         one call after another, so a job may be the duplicate of one before it. Whoever asks for a key waits
         for a transaction under way that asked for it before.
 
+        A member of a batch (`Ties.batch_id`; the batch may be one earlier in this call) counts in its tally
+        from this step on. Where the batch waits for what it is after, its members without parents wait for
+        its opening: awaiting, with the reason `Moved.SHUT_OUT`. A batch itself (`Ties.batch`) is awaiting;
+        its `due_at` is the end of its hold, its parents are what it is after. Whoever adds to a batch that is
+        stored locks it against `release`, shared with others who add.
+
         `only_if` replaces a record in the same step, also where there are no jobs: as `put_record` would, if
         it has the expected version. Else nothing is stored: ALREADY where it holds the new value and instant
         at the next version, so that a lost reply is harmless, REFUSED otherwise. With partitions each job
         has to lie beside the record, as those with ids of `derived_id` do.
 
         Raises:
-            JobNotFound: a parent is not stored; nothing was.
+            JobNotFound: a parent or a batch is not stored; nothing was.
+            BatchFinished: a batch has ended or is cancelled; nothing was stored.
             DuplicateJob: another job has the unique key of one whose call is refused then, or was deleted
                 and still runs; nothing was stored.
             ConfigurationError: with partitions, the keys of a job lie apart; nothing was stored.
@@ -183,6 +195,19 @@ class Storage(ABC):
         step.
         `ALREADY` answers a settle alone, and never one of a job with a tail.
 
+        A suspension to `awaiting` looks in the same step for what it waits for: a done signal of that name,
+        or the end of all its `parents`, which are no continuations' ties: neither `JobRecord.parents` nor
+        `find` shows them. It is enqueued where that is there. Every change writes `waits_for` and `due_at` as
+        given. With `forget_from` that memo and all with a place from it on
+        are gone with the change; REFUSED where there is none, or while the job is processing.
+
+        A change of a member is in the tally of its batch with the same step; its answer may be RELEASING
+        without children. A batch is never enqueued: REFUSED. Deleting one that is not deleted cancels it: it
+        is awaiting again if it had ended, held no more, and `release` does the rest. From awaiting to
+        awaiting its `due_at` alone is written, with the batch's lock. REFUSED is a requeue of a member of a
+        cancelled batch, and of an awaiting job that misses an input. A requeue of a member locks each batch
+        around it that fails fast, from the inside, folds what is known of it, and clears `is_stopping`.
+
         Several transitions of one job are applied in order. One refused never hinders another. `within` as in
         `insert`.
 
@@ -208,6 +233,56 @@ class Storage(ABC):
     @abstractmethod
     def interrupt(self) -> None:
         """Every `wait` under way in this process returns soon."""
+
+    # ---- what is remembered, batches, streams --------------------------------------------------------------
+
+    def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
+        """Each memo is put where nothing stands under its kind and name, or over what is begun: `NewMemo`.
+
+        Return per memo what became of it and what stands there now, in order. A done signal enqueues a job
+        that is awaiting it (`waits_for`), in the same step, with the reason `Moved.SIGNALLED`. A job keeps at
+        most MEMOS_LIMIT memos and MEMOS_BYTES of values: what is more is REFUSED. `within` as in `insert`:
+        the job's row is locked until that transaction ends.
+
+        Raises:
+            UnsupportedFeature: `within` is given and not offered.
+        """
+        del within
+        raise self._without_memos(memos)
+
+    def recall(
+        self, job_id: str, *, session: str | None = None, fence: int | None = None
+    ) -> list[Memo] | None:
+        """Return all that the job remembers, in order of place.
+
+        None where the job is unknown; or, with a session, where it is not processing for that session with
+        this fence: an old run must not go on with what a newer one has been told to forget.
+        """
+        del session, fence
+        raise self._without_memos(job_id)
+
+    def tally(self, ids: Sequence[str]) -> list[Tally | None]:
+        """Return how far each batch is, each of one instant, same order; None for what is no batch."""
+        raise self._without_memos(ids)
+
+    def append_stream(self, job_id: str, chunks: Sequence[Chunk], *, session: str, fence: int) -> int | None:
+        """The chunks are stored, those that already are left as they are.
+
+        Return how many bytes of data are stored of the streams named, the largest of them; None where the job
+        is not processing for this session with this fence: nothing was stored.
+        """
+        del chunks, session, fence
+        raise self._without_memos(job_id)
+
+    def read_stream(self, job_id: str, stream: str, *, after: int = -1, limit: int = 100) -> list[Chunk]:
+        """Return chunks with an offset above `after`, in order."""
+        del stream, after, limit
+        raise self._without_memos(job_id)
+
+    def _without_memos(self, about: object) -> UnsupportedFeature:
+        return UnsupportedFeature(
+            f"Storage {self.url or type(self).__name__} keeps no batches and no steps, asked for {about!r}."
+        )
 
     # ---- limits and unique keys --------------------------------------------------------------------------
 
@@ -294,6 +369,8 @@ class Storage(ABC):
         """Up to `limit` scheduled jobs that are due by the storage's clock are enqueued, oldest due first.
 
         `enqueued_at` is the storage's clock; one history entry with the reason `Moved.DUE`, `due_at` empty.
+        Likewise awaiting jobs that are due: their wait has timed out, and they wait for nothing any more. A
+        batch that is due is cancelled, with the reason `Moved.HOLD_OVER`: whoever filled it is gone.
         """
 
     @abstractmethod
@@ -307,11 +384,28 @@ class Storage(ABC):
         own (`expires_at` − `ended_at`; for ever where the parent does). A released child gets one history
         entry with the reason of `Moved.PARENT_ENDED`. A parent that was requeued before its turn leaves the
         list; its next end puts it back.
+
+        Then batches whose tally has changed are decided: the batch locked (one that is locked is passed
+        over), what is known of it folded by a later statement, and it is as `batches.end_of` says: open while
+        it is held or shut, if not cancelled. One that ends gets `ended_at` = the storage's clock, a history
+        entry, and the `expires_at` of its `BatchRules.keeps`; one that had ended and is open
+        again is awaiting with `Moved.REOPENED`. Of one that `fails_fast`, a failure since the last fold sets
+        `is_stopping`, its end clears it. A child that is a batch is opened by its last edge instead of
+        enqueued, and cancelled where it would be deleted.
+
+        Then members are moved, under the batch's lock, as far as the limit goes: of a cancelled or stopping
+        batch all that have not ended are deleted, those that run leaving a tail, inner batches cancelled,
+        with the reason `Moved.SWEPT` or `Moved.STOPPED`; of one that has opened those that were shut out are
+        enqueued, or scheduled where their `nominal_at` is to come, with `Moved.LET_IN`.
         """
 
     @abstractmethod
     def prune(self, limit: int) -> int:
         """Up to `limit` jobs whose `expires_at` has passed are gone with all that belongs to them.
+
+        But a member stays with its batch, a result with a job that has not ended and misses it as an input,
+        a called job with its caller until that has ended: such a job's `expires_at` is moved on, to that of
+        its batch or by an hour. Of a batch the waiting members are deleted first, as waiting children are.
 
         Return how many. A job on the releasing list stays until its children were released; those that
         still wait for it then are deleted first, with the reason of `Moved.PARENT_GONE` and the expiry that

@@ -1,0 +1,85 @@
+"""How a batch is counted: what each member adds to its tally, and what the sum says.
+
+A storage writes one `Share` with each change of a member, after less before, in the step of that change, and
+adds them up when it folds: nobody locks a batch to end a job.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import attrs
+
+from firelock.lifecycle import batch_end
+from firelock.values import JobRecord, State, Tally
+
+
+class Share(NamedTuple):
+    """What a member adds to the tally of its batch, or by how much that changes."""
+
+    total: int = 0
+    active: int = 0
+    waiting: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    deleted: int = 0
+    failures: int = 0  # members that have failed by this change; a requeue takes none back
+
+    def less(self, before: Share) -> Share:
+        """Return the change from the other one to this one."""
+        return Share(*(one - other for one, other in zip(self[:6], before[:6], strict=True)), self.failures)
+
+    def plus(self, other: Share) -> Share:
+        """Return both together."""
+        return Share(*(one + another for one, another in zip(self, other, strict=True)))
+
+
+NOTHING = Share()
+
+
+def share_of(job: JobRecord, *, is_tied: bool, is_releasing: bool, is_cancelled: bool = False) -> Share:
+    """Return what the member adds as it is now.
+
+    Args:
+        job: the member.
+        is_tied: a tie to a parent is not decided.
+        is_releasing: it has ended, and what waits for it is not decided yet.
+        is_cancelled: it is a batch, and cancelled.
+    """
+    state = job.state
+    waits = state is State.AWAITING and is_tied and job.waits_for is None and not is_cancelled
+    is_active = (not job.is_final and not waits) or is_releasing or job.is_stopping
+    return Share(
+        1, int(is_active), int(waits), int(state is State.SUCCEEDED), int(state is State.FAILED),
+        int(state is State.DELETED),
+    )  # fmt: skip
+
+
+def changed(before: Share, after: Share) -> Share:
+    """Return what a change of a member is written as; a failure that is new stops those that fail fast."""
+    return after.less(before)._replace(failures=int(after.failed > before.failed))
+
+
+def folded(tally: Tally, known: Share, *, fails_fast: bool) -> Tally:
+    """Return the tally with the sum of what has become known."""
+    return attrs.evolve(
+        tally,
+        total=tally.total + known.total,
+        active=tally.active + known.active,
+        waiting=tally.waiting + known.waiting,
+        succeeded=tally.succeeded + known.succeeded,
+        failed=tally.failed + known.failed,
+        deleted=tally.deleted + known.deleted,
+        is_stopping=tally.is_stopping or (fails_fast and known.failures > 0),
+    )
+
+
+def end_of(tally: Tally) -> State:
+    """Return the state of a batch with this tally: awaiting while it is open."""
+    if tally.is_cancelled or not (tally.is_held or tally.is_shut):
+        ended = batch_end(
+            active=tally.active, waiting=tally.waiting, failed=tally.failed,
+            is_cancelled=tally.is_cancelled, is_stopping=tally.is_stopping,
+        )  # fmt: skip
+        return State.AWAITING if ended is None else ended
+    return State.AWAITING
