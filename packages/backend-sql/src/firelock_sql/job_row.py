@@ -122,7 +122,7 @@ def _read_history(created_at: int, creation: str | None, lines: str) -> list[His
 # ---- as it is read ---------------------------------------------------------------------------------------
 
 # In the order of ClaimedJob's fields, `tags` still as text.
-CLAIMED_COLUMNS = ", ".join(field.name for field in attrs.fields(ClaimedJob))
+CLAIMED_COLUMNS = ", ".join(field.name for field in attrs.fields(ClaimedJob)[:-2])
 _ERROR = 28  # the place behind the columns that are fields of a JobRecord as they stand
 _RECORD_COLUMNS = (
     *(field.name for field in attrs.fields(JobRecord)[:_ERROR]),

@@ -669,11 +669,11 @@ class JobFilter:
     recurring_id: str | None = None
     id_prefix: str | None = None
     parent_id: str | None = None  # the continuations of a job
-    batch_id: str | None = None  # the members of a batch
     since: int | None = None  # inclusive, by the order of the list: see `Storage.find`
     until: int | None = None  # exclusive
     is_retrying: bool | None = None
     by_due: bool | None = None  # True: scheduled jobs alone, and `due_at` is the time they are in order of
+    batch_id: str | None = None  # the members of a batch
 
 
 @attrs.frozen

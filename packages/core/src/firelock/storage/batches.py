@@ -27,7 +27,7 @@ class Share(NamedTuple):
 
     def less(self, before: Share) -> Share:
         """Return the change from the other one to this one."""
-        return Share(*(one - other for one, other in zip(self[:6], before[:6], strict=True)), self.failures)
+        return Share(*(one - other for one, other in zip(self, before, strict=True)))
 
     def plus(self, other: Share) -> Share:
         """Return both together."""
