@@ -11,7 +11,7 @@ from firelock.clock import SECOND, StorageClock
 from firelock.errors import StorageError
 from firelock.storage import DURATION_BUCKETS, Rollup
 from firelock_dashboard.stats.history import History
-from firelock_dashboard.stats.rollups import HOUR, MINUTE, Hour, Tally
+from firelock_dashboard.stats.rollups import HOUR, MINUTE, Hour, RunSum
 from tests.core.fakes import FailingStorage
 
 NOON = 1_893_499_200 * SECOND  # 2030-01-01 12:00 UTC
@@ -256,9 +256,9 @@ def test_the_thread_ends_when_nobody_looks(history, tick):
 
 def test_a_percentile_lies_within_its_bucket():
     """Percentiles are interpolated on a logarithmic scale; none where nothing ended."""
-    tally = Tally()
-    tally.merge(Tally.of(rollup(0, count=100, seconds=0.5)))
+    tally = RunSum()
+    tally.merge(RunSum.of(rollup(0, count=100, seconds=0.5)))
 
     assert pytest.approx(0.3 * (1 / 0.3) ** 0.5) == tally.quantile(0.5)
     assert pytest.approx(1.0) == tally.quantile(1.0)
-    assert Tally().quantile(0.5) is None
+    assert RunSum().quantile(0.5) is None

@@ -9,14 +9,15 @@ from tests.core.fakes import unmeasured
 from tests.repository.sources import ROOT, calls, imports, loads, package_sources
 
 DOORS = (
-    "firelock", "firelock.storage", "firelock.storage.admission", "firelock.testing",
-    "firelock.integrations.django",
+    "firelock", "firelock.storage", "firelock.storage.admission", "firelock.storage.batches",
+    "firelock.testing", "firelock.integrations.django",
 )  # fmt: skip
 
 # Rules that stand once in the core and are words and links in the dashboard, of the same house: what is wrong
-# with who runs jobs. No user has a use for them, so they stand in no door.
+# with who runs jobs, what a link asks. No user has a use for them, so they stand in no door.
 ROOMS = {
     "firelock_dashboard": (
+        "firelock.approval",
         "firelock.control.doctor",
         "firelock.control.limits",
         "firelock.control.servers",

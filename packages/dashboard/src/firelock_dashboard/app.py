@@ -36,6 +36,7 @@ from firelock_dashboard.frameworks import (
     mount_in_django,
     mount_in_flask,
 )
+from firelock_dashboard.pages import approvals
 from firelock_dashboard.problems import BadRequest, Forbidden, NoSession, NotHere, NotLocal, RequestProblem
 from firelock_dashboard.rendering import packed
 from firelock_dashboard.request import Visit, path_of, read_body
@@ -185,6 +186,8 @@ class Dashboard(Site):
                 return self.assets.response(path.removeprefix("/files/"), request.headers)
             if path == ENTER and self.auth is None:
                 return await self._entered(request, urls)
+            if path.startswith(approvals.PREFIX) and request.method in ("GET", "HEAD", "POST"):
+                return await self._answered_for(request, urls, path)
             access = await self._entrance.admit(request)
             if not self.may(access, Permission.READ):
                 raise Forbidden(self.texts("refused.nobody"))
@@ -220,6 +223,23 @@ class Dashboard(Site):
         visit = Visit(self, request, urls, access=Access(), places={}, body=body)
         visit.check_fields((), ("token", "back"))
         return await run_in_threadpool(self._exchanged, visit)
+
+    async def _answered_for(self, request: Request, urls: Urls, path: str) -> Response:
+        """Answer who has an approval link: the link lets them in, to this page alone."""
+        self.gate.check_visitor(request)
+        is_own = self.gate.check_origin(request)
+        try:
+            access = Access(name=(await self._entrance.admit(request)).name)
+        except RequestProblem:
+            access = Access()  # the link is enough; who else the visitor is only the audit would like to know
+        is_decision = request.method == "POST"
+        if is_decision and not is_own:
+            raise Forbidden(self.texts("approval.not_own"))
+        body = await read_body(request) if is_decision else b""
+        places = {"token": path.removeprefix(approvals.PREFIX)}
+        visit = Visit(self, request, urls, access=access, places=places, body=body)
+        visit.check_fields((), ("choice",))
+        return await run_in_threadpool(approvals.decide if is_decision else approvals.ask, visit)
 
     def _exchanged(self, visit: Visit) -> Response:
         """Answer with a session: a cookie that neither a script nor a request of another site has."""

@@ -16,11 +16,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import attrs
 
-from firelock import ConfigurationError
+from firelock.approval import dashboard_address
 from firelock_dashboard.problems import Forbidden, NoSession
 from firelock_dashboard.security.permissions import LEVELS, Access
 
@@ -76,7 +75,7 @@ class Links:
             ConfigurationError: `at` is no such address.
             StorageUnavailable: the storage cannot be reached.
         """
-        address = _checked(at)
+        address = dashboard_address(at)
         token = self._stored(_LINK, LINK_SECONDS)
         return f"{address}{ENTER}#{'open=' if opens else ''}{token}"
 
@@ -194,17 +193,3 @@ def _read(text: str) -> dict[str, object]:
 def _number(value: dict[str, object], name: str) -> int:
     found = value.get(name)
     return found if isinstance(found, int) else 0
-
-
-def _checked(at: str) -> str:
-    try:
-        parts = urlsplit(at)
-        is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        is_address = is_address and not (parts.query or parts.fragment)
-    except ValueError:
-        is_address = False
-    if not is_address or not at.isprintable() or " " in at:
-        raise ConfigurationError(
-            f"{at!r} is no address of a dashboard; write one such as http://127.0.0.1:8000/jobs."
-        )
-    return at.rstrip("/")

@@ -19,7 +19,16 @@ import attrs
 from firelock import FirelockError
 from firelock.storage import State
 from firelock_dashboard.formatting import instant
-from firelock_dashboard.stats.rollups import HOUR, MINUTE, OUTCOMES, Fold, Hours, Tally, read_minutes, total
+from firelock_dashboard.stats.rollups import (
+    HOUR,
+    MINUTE,
+    OUTCOMES,
+    Fold,
+    Hours,
+    RunSum,
+    read_minutes,
+    total,
+)
 
 if TYPE_CHECKING:
     from firelock import Firelock
@@ -232,9 +241,9 @@ class History:
 
     # ---- putting sums together -----------------------------------------------------------------------------
 
-    def _bucket(self, start: int, step: int, task: str | None, queue: str | None) -> tuple[Tally, list[int]]:
+    def _bucket(self, start: int, step: int, task: str | None, queue: str | None) -> tuple[RunSum, list[int]]:
         """Return the sum of a bucket and the hours of it that are missing."""
-        tallies: list[Tally | None] = []
+        tallies: list[RunSum | None] = []
         missing: list[int] = []
         for at in range(start // HOUR * HOUR, start + step, HOUR):
             low, high = max(at, start), min(at + HOUR, start + step)
@@ -373,7 +382,7 @@ def _closed_until(now: int) -> int:
     return (now - _LATE * MINUTE) // HOUR * HOUR
 
 
-def _stats(tally: Tally) -> TaskStats:
+def _stats(tally: RunSum) -> TaskStats:
     counts = tally.counts
     return TaskStats(
         tally.runs, counts.get("succeeded", 0), counts.get("failed", 0),

@@ -36,7 +36,7 @@ _NOTHING = (0,) * _BUCKETS
 
 
 @attrs.define
-class Tally:
+class RunSum:
     """What ended: how often with which outcome, how long it took in all, and how the durations lie."""
 
     counts: dict[str, int] = attrs.field(factory=dict)
@@ -45,11 +45,11 @@ class Tally:
     last: int = 0  # the newest minute in which anything ended, in micros; 0 for never
 
     @classmethod
-    def of(cls, rollup: Rollup) -> Tally:
+    def of(cls, rollup: Rollup) -> RunSum:
         """Return a rollup as a sum."""
         return cls({rollup.outcome: rollup.count}, rollup.duration, tuple(rollup.histogram), rollup.minute)
 
-    def merge(self, other: Tally) -> None:
+    def merge(self, other: RunSum) -> None:
         """Another sum is part of this one."""
         for outcome, count in other.counts.items():
             self.counts[outcome] = self.counts.get(outcome, 0) + count
@@ -87,7 +87,7 @@ class Tally:
         return [self.counts, self.duration, self.histogram, self.last]
 
     @classmethod
-    def load(cls, values: Any) -> Tally:  # noqa: ANN401 - what json.loads returns
+    def load(cls, values: Any) -> RunSum:  # noqa: ANN401 - what json.loads returns
         """Return the sum that `dump` returned.
 
         Raises:
@@ -100,9 +100,9 @@ class Tally:
         return cls(counted, int(duration), tuple(histogram), last)
 
 
-def total(tallies: Iterable[Tally]) -> Tally:
+def total(tallies: Iterable[RunSum]) -> RunSum:
     """Return the sum of sums."""
-    found = Tally()
+    found = RunSum()
     for tally in tallies:
         found.merge(tally)
     return found
@@ -112,25 +112,25 @@ def total(tallies: Iterable[Tally]) -> Tally:
 class Fold:
     """What ended within a while: in all, and by task and by queue."""
 
-    all: Tally = attrs.field(factory=Tally)
-    tasks: dict[str, Tally] = attrs.field(factory=dict)
-    queues: dict[str, Tally] = attrs.field(factory=dict)
+    all: RunSum = attrs.field(factory=RunSum)
+    tasks: dict[str, RunSum] = attrs.field(factory=dict)
+    queues: dict[str, RunSum] = attrs.field(factory=dict)
 
     def add(self, rollup: Rollup) -> None:
         """A rollup is part of the sums."""
-        tally = Tally.of(rollup)
+        tally = RunSum.of(rollup)
         self.all.merge(tally)
-        self.tasks.setdefault(rollup.task, Tally()).merge(tally)
-        self.queues.setdefault(rollup.queue, Tally()).merge(tally)
+        self.tasks.setdefault(rollup.task, RunSum()).merge(tally)
+        self.queues.setdefault(rollup.queue, RunSum()).merge(tally)
 
     def merge(self, other: Fold) -> None:
         """Other sums are part of these."""
         self.all.merge(other.all)
         for mine, theirs in ((self.tasks, other.tasks), (self.queues, other.queues)):
             for name, tally in theirs.items():
-                mine.setdefault(name, Tally()).merge(tally)
+                mine.setdefault(name, RunSum()).merge(tally)
 
-    def of(self, task: str | None, queue: str | None) -> Tally | None:
+    def of(self, task: str | None, queue: str | None) -> RunSum | None:
         """Return the sum of a task, of a queue or of all; None where nothing of it ended."""
         if task is not None:
             return self.tasks.get(task)
@@ -143,12 +143,12 @@ class Hour:
 
     at: int  # micros of its start
     fold: Fold
-    fives: list[Tally]
+    fives: list[RunSum]
 
     @classmethod
     def of(cls, at: int, minutes: Mapping[int, Fold]) -> Hour:
         """Return the hour that these minutes make up, each under the micros of its start."""
-        hour = cls(at, Fold(), [Tally() for _ in range(FIVES)])
+        hour = cls(at, Fold(), [RunSum() for _ in range(FIVES)])
         for minute, fold in minutes.items():
             hour.fold.merge(fold)
             hour.fives[(minute - at) // (5 * MINUTE)].merge(fold.all)
@@ -170,9 +170,9 @@ class Hour:
         """
         try:
             fields = json.loads(text)
-            fives = list(map(Tally.load, fields["fives"]))
+            fives = list(map(RunSum.load, fields["fives"]))
             tasks, queues = (
-                {str(name): Tally.load(values) for name, values in fields[kind].items()}
+                {str(name): RunSum.load(values) for name, values in fields[kind].items()}
                 for kind in ("tasks", "queues")
             )
         except (TypeError, KeyError, AttributeError) as error:

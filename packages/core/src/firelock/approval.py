@@ -1,0 +1,117 @@
+"""Links by which a person answers a signal: bound to one job, one wait, its choices and an expiry.
+
+The storage holds a hash of the token beside what the link may send: whoever reads a backup can answer by
+none, there is no key to keep, and a link is revoked by deleting its record. Whoever has the link may answer
+once, since the first answer to a signal stands; it opens no other page.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import attrs
+
+from firelock.errors import ConfigurationError, StepError
+
+if TYPE_CHECKING:
+    from firelock.storage import Storage
+
+APPROVAL = "approval"  # the kind of the records, and the first part of the page's path
+CHOICES_LIMIT = 20
+TEXT_LIMIT = 500  # characters of what is asked, of a choice's label, of a name
+_VALUE_LIMIT = 16 * 1_024  # characters of all that one link may send
+_PRUNED = 100  # expired links that each new one takes away at most
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}\Z")
+
+
+@attrs.frozen
+class ApprovalLink:
+    """What a link asks, and what it may send."""
+
+    job_id: str
+    signal: str
+    choices: Mapping[str, str]  # the JSON of what each label sends
+    expires_at: int
+    question: str = ""  # for whoever decides
+    name: str = ""  # whom the link was made for
+
+
+def make_link(storage: Storage, approval: ApprovalLink, *, at: str) -> str:
+    """Return the address of a page that asks, good until the approval expires.
+
+    Args:
+        storage: the job's.
+        approval: what is asked.
+        at: where the dashboard is for a browser, such as "https://ops.example.com/jobs".
+
+    Raises:
+        ConfigurationError: `at` is no such address; or there is no choice, more than 20, a label or a text
+            above 500 characters, or more than 16 KiB of values.
+        StorageUnavailable: the storage cannot be reached.
+    """
+    address = dashboard_address(at)
+    _check(approval)
+    for record in storage.due_records(APPROVAL, _PRUNED):
+        storage.delete_record(APPROVAL, record.key)
+    token = secrets.token_urlsafe(32)
+    value = json.dumps(attrs.asdict(approval), ensure_ascii=False)
+    storage.put_record(APPROVAL, _hash(token), value, expected_version=0, due_at=approval.expires_at)
+    return f"{address}/{APPROVAL}/{token}"
+
+
+def find_approval(storage: Storage, token: str) -> ApprovalLink | None:
+    """Return what the link with this token asks; None where there is none, or it has expired."""
+    record = storage.get_record(APPROVAL, _hash(token)) if _TOKEN.match(token) else None
+    if record is None:
+        return None
+    try:
+        found = ApprovalLink(**json.loads(record.value))
+    except (TypeError, ValueError) as error:
+        raise StepError("What a link asks cannot be read: another release wrote it.") from error
+    return None if found.expires_at <= storage.clock() else found
+
+
+def _check(approval: ApprovalLink) -> None:
+    labels = list(approval.choices)
+    if not 1 <= len(labels) <= CHOICES_LIMIT:
+        raise ConfigurationError(f"A link offers {len(labels)} choices; give it 1 to {CHOICES_LIMIT}.")
+    for text in (*labels, approval.question, approval.name):
+        if not isinstance(text, str) or len(text) > TEXT_LIMIT or not text.isprintable():
+            raise ConfigurationError(
+                f"{text!r} is no text for a link; write up to {TEXT_LIMIT} printable characters."
+            )
+    if not all(label.strip() for label in labels):
+        raise ConfigurationError("A choice of a link has no label; write what its button says.")
+    if sum(map(len, approval.choices.values())) > _VALUE_LIMIT:
+        raise ConfigurationError(
+            f"The choices of a link send more than {_VALUE_LIMIT // 1_024} KiB; send an id instead."
+        )
+
+
+def dashboard_address(at: str) -> str:
+    """Return where a dashboard is for a browser, without a slash at its end.
+
+    Raises:
+        ConfigurationError: it is no such address.
+    """
+    try:
+        parts = urlsplit(at)
+        is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        is_address = is_address and not (parts.query or parts.fragment or parts.username)
+    except ValueError:
+        is_address = False
+    if not is_address or not at.isprintable() or " " in at:
+        raise ConfigurationError(
+            f"{at!r} is no address of a dashboard; write one such as http://127.0.0.1:8000/jobs."
+        )
+    return at.rstrip("/")
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
