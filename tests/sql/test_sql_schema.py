@@ -105,7 +105,7 @@ def test_a_version_too_far_is_refused(open_storage, path, version, works_with, h
 def test_servers_of_the_release_before_work_on_a_new_schema(open_storage, path):
     """What the next release adds says from which code on it can be worked with."""
     open_storage().counts()
-    write(path, f"insert into firelock_schema values ({schema.WANTED + 1}, 0, {schema.WANTED})")
+    write(path, f"insert into firelock_schema values ({schema.WANTED + 1}, 0, {schema.WANTED}, '')")
 
     storage = open_storage()
 
@@ -155,11 +155,12 @@ def test_a_newer_schema_is_not_migrated(open_storage, path):
         open_storage().migrate()
 
 
+@pytest.mark.parametrize("lacking", ["made_by", "works_with"])
 @pytest.mark.parametrize("use", ["counts", "schema", "migrate", "migration_sql"])
-def test_tables_from_before_the_first_release_are_told(open_storage, path, use):
+def test_tables_from_before_the_first_release_are_told(open_storage, path, use, lacking):
     """Whatever is asked of them, the answer is what they are and what to do; they stay as they are."""
     open_storage().counts()
-    write(path, "alter table firelock_schema drop column works_with")
+    write(path, f"alter table firelock_schema drop column {lacking}")
 
     with pytest.raises(SchemaMismatch, match=r"before its first release.*Remove them.*or name another"):
         getattr(open_storage(), use)()

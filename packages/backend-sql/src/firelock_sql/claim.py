@@ -24,6 +24,7 @@ from firelock.storage import (
 from firelock.storage.admission import KeyedClaim, LaneCursors, keyed_room, shared_out
 from firelock_sql.job_row import CLAIMED_COLUMNS, read_list
 from firelock_sql.limits import IN_LANE, SqlLanes, queues_with_lanes
+from firelock_sql.schema import HAS_MEMOS
 from firelock_sql.settle import apply_transitions
 from firelock_sql.transaction import Text, Transaction
 
@@ -41,14 +42,14 @@ WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue > :fo
 _WITH_WORK = Text("SELECT queue FROM firelock_counts WHERE state = 'enqueued' AND jobs > 0")
 DUE = Text("""
 SELECT due_at FROM firelock_jobs INDEXED BY firelock_due
-WHERE state = 'scheduled' AND due_at IS NOT NULL ORDER BY due_at LIMIT 1
+WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1
 """)
 FIRING = Text("""
 SELECT due_at FROM firelock_recurring
 WHERE kind = 'recurring' AND due_at IS NOT NULL ORDER BY due_at LIMIT 1
 """)
 READY = Text(f"""
-SELECT {CLAIMED_COLUMNS}, seq, is_parent FROM firelock_jobs INDEXED BY firelock_ready
+SELECT {CLAIMED_COLUMNS}, seq, marks FROM firelock_jobs INDEXED BY firelock_ready
 WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = :queue
 ORDER BY priority DESC, enqueued_at, seq LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
 """)  # noqa: S608 - names of columns
@@ -242,7 +243,7 @@ class MixedClaim:
         return [head.row for head in self._keyed.take(queue, room)] if room > 0 else []
 
 
-PLACE_SEQ, PLACE_IS_PARENT, _PRIORITY = 20, 21, 5
+PLACE_SEQ, PLACE_MARKS, _PRIORITY = 21, 22, 5
 _PROCESSING, _ENQUEUED = State.PROCESSING.value, State.ENQUEUED.value
 
 _TAKE = Text("""
@@ -340,11 +341,13 @@ def started_job(row: Sequence[Any], now: int) -> ClaimedJob:
     """Return a row that waits as its session sees it once it was claimed."""
     (
         id, task, arguments, serializer, queue, priority, attempt, retries, crashes, fence, created_at,
-        enqueued_at, _, nominal_at, tags, timeout_seconds, retry, recurring_id, meta, admission, *_,
+        enqueued_at, _, nominal_at, tags, timeout_seconds, retry, recurring_id, meta, admission, ties,
+        _, marks, *_,
     ) = row  # fmt: skip
     return ClaimedJob(
         id, task, arguments, serializer, queue, priority, attempt + 1, retries + 0, crashes + 0, fence + 1,
         created_at + 0, enqueued_at, now, nominal_at, () if tags is None else read_list(tags),
         None if timeout_seconds is None else float(timeout_seconds), retry, recurring_id,
         None if meta is None else str(meta), None if admission is None else _readable(admission),
+        None if ties is None else str(ties), bool(marks & HAS_MEMOS),
     )  # fmt: skip  # a sum is the cheapest look at whether it is a number

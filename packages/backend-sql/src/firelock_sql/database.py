@@ -179,7 +179,7 @@ class Database(ABC):
         match tx.one(_VERSION) if self.has_tables(tx) else None:
             case None:
                 return 0, 0
-            case [version, _, works_with, *_]:
+            case [version, _, works_with, _, *_]:
                 return int(version), int(works_with)
             case _:
                 raise SchemaMismatch(

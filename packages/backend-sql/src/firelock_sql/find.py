@@ -78,7 +78,7 @@ RARE = 5_000
 _CHUNK = 2_000
 _SMALLEST_CHUNK = 8
 _HOPEFUL = 8  # so many rows a wanted one are looked at first, where each has to be tested
-_RETRYING = "state = 'scheduled' AND retries > 0"
+_RETRYING = "state = 'scheduled' AND retries > 0 AND waits_for IS NULL"
 _LAST_CHARACTER = "\U0010ffff"
 
 _Found = tuple[int, str, int]
@@ -94,7 +94,7 @@ _CONDITIONS = {
     "recurring_id": "recurring_id IS NOT NULL AND recurring_id = :recurring_id",
     "id_prefix": "id >= :id_prefix AND id < :id_end AND substr(id, 1, :id_length) = :id_prefix",
     "tag": "id IN (SELECT job_id FROM firelock_job_tags WHERE tag = :tag)",
-    "parent_id": "id IN (SELECT child_id FROM firelock_edges WHERE parent_id = :parent_id)",
+    "parent_id": "id IN (SELECT child_id FROM firelock_edges WHERE parent_id = :parent_id AND is_wait = 0)",
     "retrying": f"{_RETRYING} AND due_at IS NOT NULL",  # always so; some indexes know no state
     "not_retrying": f"NOT ({_RETRYING})",
 }
@@ -290,7 +290,7 @@ def _count_up_to(name: str, index: str | None) -> Text:
     hint = f" INDEXED BY firelock_{index}" if index else ""
     source = {
         "tag": "firelock_job_tags WHERE tag = :tag",
-        "parent_id": "firelock_edges WHERE parent_id = :parent_id",
+        "parent_id": "firelock_edges WHERE parent_id = :parent_id AND is_wait = 0",
     }.get(name, f"firelock_jobs{hint} WHERE {_CONDITIONS[name]}")
     return Text(f"SELECT count(*) FROM (SELECT 1 FROM {source} LIMIT :rare) AS few")  # noqa: S608 - ours
 

@@ -29,26 +29,27 @@ from firelock_sql.transaction import Text, Transaction, Value, insert_into
 from firelock_sql.unique import UniqueCalls, unique_use
 
 _AS_GIVEN = (
-    "id", "queue", "priority", "due_at", "task", "arguments", "serializer", "created_at", "nominal_at",
-    "timeout_seconds", "retry", "recurring_id", "meta_json", "admission_json",
+    "id", "queue", "priority", "task", "arguments", "serializer", "created_at", "nominal_at",
+    "timeout_seconds", "retry", "recurring_id", "meta_json", "admission_json", "ties_json",
 )  # fmt: skip
 _INSERT = insert_into(
-    "firelock_jobs", *_AS_GIVEN, "held_by", "state", "enqueued_at", "changed_at", "ended_at", "expires_at",
-    "reason", "tags", "parents", "creation",
+    "firelock_jobs", *_AS_GIVEN, "due_at", "held_by", "state", "enqueued_at", "changed_at", "ended_at",
+    "expires_at", "reason", "tags", "parents", "creation",
 )  # fmt: skip
 _asked = attrgetter(
     "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id",
-    "meta_json", "parents",
+    "meta_json", "parents", "ties_json",
 )  # fmt: skip
-_NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, None, ())
+_NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, None, (), None)
+_TIMED = frozenset({State.AWAITING, State.SCHEDULED})
 _TAG = insert_into("firelock_job_tags", "tag", "created_at", "job_id")
-_EDGE = insert_into("firelock_edges", "parent_id", "child_id", "awaited", "is_decided")
+_EDGE = insert_into("firelock_edges", "parent_id", "child_id", "awaited", "is_decided", "carries")
 _KNOWN = Text("SELECT id FROM firelock_jobs WHERE id IN :ids")
 _PARENTS = Text("""
 SELECT id, state, ended_at, expires_at FROM firelock_jobs INDEXED BY id
 WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE
 """)
-_MARK_PARENTS = Text("UPDATE firelock_jobs SET is_parent = 1 WHERE id IN :ids")
+_MARK_PARENTS = Text("UPDATE firelock_jobs SET marks = marks | 1 WHERE id IN :ids")
 
 
 @attrs.define
@@ -134,6 +135,7 @@ def _values(job: NewJob, start: _Start, now: int) -> dict[str, Value]:
     creation = None if is_plain else entry_line(HistoryEntry(start.state, job.created_at, start.reason))
     return {
         **{name: getattr(job, name) for name in _AS_GIVEN},
+        "due_at": job.due_at if start.state in _TIMED else None,
         "held_by": None if job.admission_json is None else lane_of(job.admission),
         "state": start.state.value,
         "enqueued_at": now if start.state is State.ENQUEUED else None,
@@ -218,6 +220,7 @@ def _tie(tx: Transaction, new: Sequence[NewJob], starts: Sequence[_Start]) -> No
                 "child_id": job.id,
                 "awaited": edge.on.value,
                 "is_decided": int(not is_open),
+                "carries": int(edge.carries),
             }
             for job, edge, is_open in ties
         ],

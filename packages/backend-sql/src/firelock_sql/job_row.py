@@ -35,6 +35,7 @@ from firelock.storage import (
     bounded_history,
     read_admission,
 )
+from firelock_sql.schema import HAS_CHILDREN, HAS_MEMOS
 from firelock_sql.transaction import Text, Transaction
 
 COMPACT_FROM = 2 * HISTORY_LIMIT
@@ -69,12 +70,14 @@ def admission_in(text: str | None) -> Admission:
 
 def edges_text(parents: Sequence[Edge]) -> str | None:
     """Return a job's ties to its parents as a column holds them."""
-    return json.dumps([[edge.parent_id, edge.on.value] for edge in parents]) if parents else None
+    ties = [[edge.parent_id, edge.on.value, *([1] if edge.carries else [])] for edge in parents]
+    return json.dumps(ties) if ties else None
 
 
 def _read_edges(text: str | None) -> tuple[Edge, ...]:
     try:
-        return tuple(Edge(parent_id, On(on)) for parent_id, on in json.loads(text)) if text else ()
+        ties = json.loads(text) if text else ()
+        return tuple(Edge(parent_id, On(on), bool(carries)) for parent_id, on, *carries in ties)
     except (TypeError, ValueError):
         return ()
 
@@ -121,15 +124,16 @@ def _read_history(created_at: int, creation: str | None, lines: str) -> list[His
 
 # ---- as it is read ---------------------------------------------------------------------------------------
 
-# In the order of ClaimedJob's fields, `tags` still as text.
-CLAIMED_COLUMNS = ", ".join(field.name for field in attrs.fields(ClaimedJob)[:-2])
+# In the order of ClaimedJob's fields, `tags` still as text, without the last, which is one of `marks`.
+CLAIMED_COLUMNS = ", ".join(field.name for field in attrs.fields(ClaimedJob)[:-1])
 _ERROR = 28  # the place behind the columns that are fields of a JobRecord as they stand
 _RECORD_COLUMNS = (
     *(field.name for field in attrs.fields(JobRecord)[:_ERROR]),
     "error_type", "error_message", "error_fingerprint", "result", "result_absent", "parents",
-    "admission_json",
+    "admission_json", "ties_json", "waits_for",
 )  # fmt: skip
 _STATE, _TAGS = 4, 8
+_SUSPENDED = frozenset({State.AWAITING, State.SCHEDULED})
 
 _GET = Text(
     f"SELECT {', '.join(f'job.{name}' for name in _RECORD_COLUMNS)}, done, total, at, message"  # noqa: S608
@@ -145,10 +149,10 @@ WHERE job_id = :id ORDER BY seq DESC LIMIT 20
 """)
 
 
-def claimed_job(row: Sequence[Any]) -> ClaimedJob:
+def claimed_job(row: Sequence[Any], marks: int) -> ClaimedJob:
     """Return a row of `CLAIMED_COLUMNS` as its session sees it."""
     job = ClaimedJob(*row)
-    job.tags = read_list(row[14])
+    job.tags, job.has_memos = read_list(row[14]), bool(marks & HAS_MEMOS)
     return job
 
 
@@ -159,12 +163,15 @@ def get_jobs(tx: Transaction, ids: Sequence[str]) -> list[JobRecord | None]:
 
 
 def _read_record(row: Sequence[Any]) -> JobRecord:
-    type_, message, fingerprint, result, absent, parents, admission, done, *said = row[_ERROR:]
+    type_, message, fingerprint, result, absent, parents, admission, ties, waits_for, done, *said = row[
+        _ERROR:
+    ]
     fields: list[Any] = list(row[:_ERROR])
     fields[_STATE], fields[_TAGS] = read_state(fields[_STATE]), read_list(fields[_TAGS])
     error = None if type_ is None else ErrorInfo(type_, message, fingerprint)
     told = None if done is None else Progress(done, *said)
-    fields += [error, result, absent, _read_edges(parents), told, admission]
+    fields += [error, result, absent, _read_edges(parents), told, admission, ties]
+    fields.append(waits_for if fields[_STATE] in _SUSPENDED else None)
     return JobRecord(*fields)
 
 
@@ -192,11 +199,12 @@ class JobRow:
     id: str
     queue: str
     created_at: int
-    is_parent: int
+    marks: int
     history_lines: int
     is_plain_end: int
     held_by: str | None
     admission_json: str | None
+    ties_json: str | None
     state: State
     reason: str | None
     changed_at: int
@@ -214,6 +222,7 @@ class JobRow:
     expires_at: int | None
     result: str | None
     result_absent: str | None
+    waits_for: str | None
     error_type: str | None
     error_message: str | None
     error_fingerprint: str | None
@@ -224,6 +233,11 @@ class JobRow:
         self.state = read_state(self.state)
         if self.is_plain_end:  # what the columns say now is history with the next change
             self.note(self.state, self.changed_at, None, of_attempt=True)
+
+    @property
+    def has_children(self) -> bool:
+        """Tell whether edges of children that nothing was decided for may exist."""
+        return bool(self.marks & HAS_CHILDREN)
 
     def move(self, tx: Transaction, to: State, **fields: object) -> None:
         """The job is in that state, with these fields, and the counts will say so."""

@@ -69,7 +69,7 @@ _PRESENT = Text("""
 SELECT seq, held_by, admission_json FROM firelock_jobs INDEXED BY firelock_holder
 WHERE session IS NOT NULL AND held_by IS NOT NULL ORDER BY seq
 """)
-HEAD_COLUMNS = f"{CLAIMED_COLUMNS}, seq, is_parent, held_by"
+HEAD_COLUMNS = f"{CLAIMED_COLUMNS}, seq, marks, held_by"
 HEADS = Text(f"""
 SELECT {HEAD_COLUMNS} {_INDEXED} AND queue = :queue AND held_by = :lane
 ORDER BY priority DESC, enqueued_at, seq LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
@@ -79,7 +79,7 @@ SELECT {HEAD_COLUMNS} FROM firelock_jobs INDEXED BY seq WHERE seq IN :seqs AND {
 FOR NO KEY UPDATE SKIP LOCKED
 """)  # noqa: S608 - names of columns
 # Places in what is read of a head.
-_ID, _ATTEMPT, _CRASHES, _ENQUEUED_AT, _ADMISSION, _SEQ, _LANE = 0, 6, 8, 11, 19, 20, 22
+_ID, _ATTEMPT, _CRASHES, _ENQUEUED_AT, _ADMISSION, _SEQ, _LANE = 0, 6, 8, 11, 19, 21, 23
 
 STRICT = "!"
 _NO_KEYS: frozenset[str] = frozenset()

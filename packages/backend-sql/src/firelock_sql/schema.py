@@ -33,6 +33,8 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import TypeEngine
 
+from firelock import __version__
+
 VACUUMED_EARLY: Mapping[str, float] = {
     "autovacuum_vacuum_scale_factor": 0.02,
     "autovacuum_vacuum_threshold": 1_000,
@@ -146,7 +148,8 @@ jobs = Table(
     Column("ended_at", BigInteger),
     Column("expires_at", BigInteger),
     Column("reason", _TEXT),
-    _count("is_parent"),  # 1: edges of children that nothing was decided for may exist
+    _count("marks"),  # what must be looked at when it ends: see `HAS_CHILDREN` and those beside it
+    Column("waits_for", _NAME),  # the memo that it waits for; read only while it is awaiting or scheduled
     # written once, but for what a later call of a unique job replaces
     Column("held_by", _LANE),  # its lane: the limits' keys that it asks for, a line each
     Column("task", _NAME, nullable=False),
@@ -160,7 +163,8 @@ jobs = Table(
     Column("recurring_id", _NAME),
     Column("meta_json", _TEXT),
     Column("admission_json", _TEXT),  # all that it asks before it starts
-    Column("parents", _TEXT),  # JSON list of [parent, on]
+    Column("ties_json", _TEXT),  # its batch, its caller, where its inputs come from; of a batch its rules
+    Column("parents", _TEXT),  # JSON list of [parent, on], or [parent, on, 1] where it carries
     Column(
         "creation", _TEXT
     ),  # the first line of history, where it is not plainly "enqueued, without a reason"
@@ -175,6 +179,12 @@ jobs = Table(
     _count("is_plain_end"),  # 1: the last step is not in `history`, it is what the other columns say
     postgresql_with=VACUUMED_EARLY,
 )
+
+HAS_CHILDREN, IS_MEMBER, HAS_MEMOS = 1, 2, 4
+"""The bits of a job's `marks`: edges that nothing was decided for may exist, it is in a batch, it remembers.
+
+Of most jobs there are none: a plain end is written only where `marks` is 0.
+"""
 
 is_waiting = (jobs.c.state == literal_column("'enqueued'")) & jobs.c.session.is_(None)
 is_ready = is_waiting & jobs.c.held_by.is_(None)
@@ -204,8 +214,8 @@ make_index(
     whole=(),
     ordered=(jobs.c.queue, jobs.c.held_by, jobs.c.priority.desc(), jobs.c.enqueued_at, jobs.c.seq),
 )
-# serves promote, the next due instant and lists by due; scheduled jobs alone have one
-make_index("due", jobs.c.due_at, jobs.c.id, where=is_scheduled)
+# serves promote, the next due instant and lists by due; scheduled jobs have one, waits and batches may
+make_index("due", jobs.c.due_at, jobs.c.id, where=jobs.c.due_at.is_not(None))
 # serves reconcile, the end of a session, and lists of processing jobs, which are never many
 make_index("holder", jobs.c.session, where=jobs.c.session.is_not(None))
 # serves lists of every other state; to leave processing out saves 0.5 µs of a job's 9
@@ -252,6 +262,8 @@ edges = Table(
     Column("child_id", _NAME, nullable=False),
     Column("awaited", _WORD, nullable=False),  # the end of the parent that the child waits for
     _count("is_decided"),
+    _count("carries"),  # 1: the parent's result is among the child's arguments
+    _count("is_wait"),  # 1: of a suspension, and no continuation: the child was there before, and ran
 )
 Index(PREFIX + "edges_of_parent", edges.c.parent_id, edges.c.is_decided, edges.c.seq)  # release, lists
 Index(PREFIX + "edges_of_child", edges.c.child_id)  # what a child still waits for, prune
@@ -264,6 +276,88 @@ releasing = Table(
     Column("after", BigInteger, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
     postgresql_with=VACUUMED_AT_ONCE,
+)
+
+# How far a batch is. On SQLite changed in place, elsewhere the sum of what was folded: see `batch_deltas`.
+batches = Table(
+    PREFIX + "batches",
+    METADATA,
+    Column("id", _NAME, primary_key=True),  # of its job
+    _count("total"),
+    _count("active"),
+    _count("waiting"),
+    _count("succeeded"),
+    _count("failed"),
+    _count("deleted"),
+    _count("is_shut"),
+    _count("is_cancelled"),
+    _count("is_stopping"),
+    _count("is_changed"),  # 1: `release` has to look at it
+    Column("walk", _WORD),  # what `release` does to its members one after another: sweep or admit
+    Column("walked_at", BigInteger, nullable=False, server_default="0"),  # the last member it came to:
+    Column("walked_id", _NAME, nullable=False, server_default=""),  # its created_at and id
+    sqlite_with_rowid=False,
+    postgresql_with=CHANGED_IN_PLACE,
+)
+make_index(
+    "changed_batches",
+    batches.c.id,
+    where=batches.c.is_changed == ONE,
+    whole=(batches.c.is_changed, batches.c.id),
+)  # serves release; nearly empty as a rule
+
+# What ends and others have changed of a batch whose row they do not lock; `release` folds them into it.
+batch_deltas = Table(
+    PREFIX + "batch_deltas",
+    METADATA,
+    Column("seq", _NUMBER, primary_key=True),
+    Column("batch_id", _NAME, nullable=False, index=True),
+    _count("total"),
+    _count("active"),
+    _count("waiting"),
+    _count("succeeded"),
+    _count("failed"),
+    _count("deleted"),
+    _count("failures"),  # that were new: see `batches.Share`
+    postgresql_with=VACUUMED_AT_ONCE,
+)
+
+# The members of a batch, in their order.
+members = Table(
+    PREFIX + "members",
+    METADATA,
+    Column("batch_id", _NAME, primary_key=True),
+    Column("created_at", BigInteger, primary_key=True),
+    Column("job_id", _NAME, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+# What a job remembers: see `Memo`.
+memos = Table(
+    PREFIX + "memos",
+    METADATA,
+    Column("job_id", _NAME, primary_key=True),
+    Column("kind", _WORD, primary_key=True),
+    Column("name", _NAME, primary_key=True),
+    Column("place", Integer, nullable=False),
+    Column("value", _TEXT),
+    Column("is_done", Integer, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("started_at", BigInteger),
+    Column("attempt", Integer, nullable=False),
+    Column("author", _TEXT, nullable=False),
+    Column("bytes", Integer, nullable=False),  # of the value, in UTF-8
+)
+
+# What a job emits: see `Chunk`.
+stream_chunks = Table(
+    PREFIX + "stream_chunks",
+    METADATA,
+    Column("job_id", _NAME, primary_key=True),
+    Column("stream", _NAME, primary_key=True),
+    Column("place", BigInteger, primary_key=True),  # its offset
+    Column("data", _TEXT, nullable=False),
+    Column("bytes", Integer, nullable=False),  # of the data, in UTF-8
 )
 
 attempt_errors = Table(
@@ -428,6 +522,7 @@ schema_version = Table(
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("at", BigInteger, nullable=False),
     Column("works_with", Integer, nullable=False),  # the schema that the oldest code knows which works on it
+    Column("made_by", _WORD, nullable=False),  # the release that made it
 )
 
 
@@ -460,6 +555,8 @@ OLDEST = 1
 def script(dialect: Dialect, found: int, now: int) -> Iterator[list[str]]:
     """Yield the statements of each migration that comes after a version, the row that records it last."""
     for version, migration in enumerate(MIGRATIONS[found:], start=found + 1):
-        row = insert(schema_version).values(version=version, at=now, works_with=migration.works_with)
+        row = insert(schema_version).values(
+            version=version, at=now, works_with=migration.works_with, made_by=__version__
+        )
         recorded = row.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
         yield [*migration.statements(dialect), str(recorded)]

@@ -53,7 +53,7 @@ _HELD_IDS = Text("""
 SELECT id FROM firelock_jobs INDEXED BY firelock_holder WHERE session = :session ORDER BY seq
 """)
 _HELD = Text(f"""
-SELECT {CLAIMED_COLUMNS}, state FROM firelock_jobs INDEXED BY firelock_holder
+SELECT {CLAIMED_COLUMNS}, marks, state FROM firelock_jobs INDEXED BY firelock_holder
 WHERE session = :session ORDER BY seq
 """)  # noqa: S608 - names of columns
 _START = Text("""
@@ -131,7 +131,7 @@ def _reconcile(tx: Transaction, session: str, held: Sequence[Held]) -> Reconcili
             lost.append(one)
         elif one.started_at is not None:
             tx.run(_START, id=one.job_id, session=session, fence=one.fence, started_at=one.started_at)
-    return Reconciliation(is_lost, lost, [claimed_job(row[:-1]) for row in left.values()])
+    return Reconciliation(is_lost, lost, [claimed_job(row[:-2], row[-2]) for row in left.values()])
 
 
 def _end(

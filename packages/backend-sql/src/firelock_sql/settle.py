@@ -43,14 +43,14 @@ def apply_transitions(tx: Transaction, transitions: Sequence[Transition]) -> lis
     rows = load_rows(tx, {transition.job_id for transition in transitions})
     was_awaiting = [id for id, row in rows.items() if row.state == State.AWAITING]
     is_entangled = was_awaiting or len(rows) < len(transitions)
-    if is_entangled and len(transitions) > 1 and any(row.is_parent for row in rows.values()):
+    if is_entangled and len(transitions) > 1 and any(row.has_children for row in rows.values()):
         return [apply_transitions(tx, [transition])[0] for transition in transitions]
     results: list[Applied] = []
     parents: dict[int, JobRow] = {}  # by place of the result
     for place, transition in enumerate(transitions):
         row = rows.get(transition.job_id)
         results.append(Applied.MISSING if row is None else _apply(tx, row, transition))
-        if row is not None and row.is_parent and results[-1] is Applied.APPLIED:
+        if row is not None and row.has_children and results[-1] is Applied.APPLIED:
             parents[place] = row
     save_rows(tx, rows.values())
     if left := [id for id in was_awaiting if rows[id].state != State.AWAITING]:
@@ -176,7 +176,7 @@ _STILL_WAITING = Text(
     "SELECT DISTINCT child_id FROM firelock_edges WHERE child_id IN :ids AND is_decided = 0"
 )
 _UNMARK = Text("""
-UPDATE firelock_jobs SET is_parent = 0 WHERE id = :parent
+UPDATE firelock_jobs SET marks = marks - 1 WHERE id = :parent AND (marks & 1) = 1
     AND NOT EXISTS (SELECT 1 FROM firelock_edges WHERE parent_id = :parent AND is_decided = 0)
 """)
 
@@ -263,7 +263,7 @@ def _move_children(
         row.note(State.ENQUEUED, tx.now, reason)
         _tell_if_claimable(tx, row)
     save_rows(tx, children.values())
-    _follow_parents(tx, [row for row in gone if row.is_parent])
+    _follow_parents(tx, [row for row in gone if row.has_children])
 
 
 def delete_children(tx: Transaction, parent_id: str, limit: int) -> int:

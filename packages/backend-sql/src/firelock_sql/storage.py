@@ -36,7 +36,7 @@ from firelock.storage import (
 )
 from firelock.storage.admission import LaneCursors, lane_of
 from firelock_sql.claim import (
-    PLACE_IS_PARENT,
+    PLACE_MARKS,
     PLACE_SEQ,
     QueueTurns,
     TakenRows,
@@ -70,7 +70,7 @@ SET state = 'succeeded', changed_at = :at, ended_at = :at, started_at = :started
     expires_at = :expires_at, result = :result, result_absent = :result_absent, is_plain_end = 1,
     session = NULL, reason = NULL, due_at = NULL
 WHERE seq = :seq AND id = :id AND session = :holder AND fence = :token AND state = 'processing'
-    AND is_parent = 0
+    AND marks = 0
 """)
 
 
@@ -354,7 +354,7 @@ class SqlStorage(
         held = (
             (job.id, (row[PLACE_SEQ], job.queue, job.attempt, job.claimed_at, job.admission_json))
             for row, job in zip(taken.rows, taken.claim.jobs, strict=True)
-            if not row[PLACE_IS_PARENT]
+            if not row[PLACE_MARKS]
         )
         if taken.claim.jobs:
             self._holdings.remember(request.session, taken.server, held)

@@ -17,6 +17,7 @@ from firelock_sql.claim import next_due_at
 from firelock_sql.database import SqlVerbs
 from firelock_sql.job_row import COMPACT_FROM, compact, entry_line, load_rows, read_list
 from firelock_sql.limits import forget_limits, idle_limits
+from firelock_sql.schema import HAS_CHILDREN
 from firelock_sql.settle import delete_children, release_children
 from firelock_sql.transaction import Text, Transaction, insert_into
 from firelock_sql.unique import forget_unique, idle_unique
@@ -39,7 +40,7 @@ WHERE seq IN :seqs
 """)
 _IS_RELEASING = Text("SELECT 1 FROM firelock_releasing LIMIT 1")
 _EXPIRED = Text("""
-SELECT id, is_parent FROM firelock_jobs INDEXED BY firelock_expires
+SELECT id, marks FROM firelock_jobs INDEXED BY firelock_expires
 WHERE expires_at IS NOT NULL AND expires_at <= :now
     AND NOT EXISTS (SELECT 1 FROM firelock_releasing WHERE parent_id = firelock_jobs.id)
 ORDER BY expires_at LIMIT :most
@@ -155,8 +156,8 @@ class SqlUpkeepVerbs(SqlVerbs):
             return tx.all(_EXPIRED, now=tx.now, most=limit)
 
         found = self._database.read(expired)
-        for job_id, is_parent in found:
-            while is_parent and self._delete_children(job_id):
+        for job_id, marks in found:
+            while marks & HAS_CHILDREN and self._delete_children(job_id):
                 continue
         ids = [job_id for job_id, _ in found]
         return self._database.write(lambda tx: _prune_jobs(tx, ids)) if ids else 0

@@ -56,7 +56,7 @@ FOR NO KEY UPDATE SKIP LOCKED
 _GATE = "SELECT 1 FROM firelock_schema ORDER BY version LIMIT 1"
 HOLD_CLAIMS, _CLAIM_BY_NUMBERS = Text(f"{_GATE} FOR UPDATE"), Text(f"{_GATE} FOR KEY SHARE")
 _KEEP = Text("UPDATE firelock_limit_keys SET holders = :holders, free_at = :free_at WHERE key = :key")
-_LANE = 22  # its place in a row of `HEAD_COLUMNS`
+_LANE = 23  # its place in a row of `HEAD_COLUMNS`
 
 _KNOWN_AT_ONCE = 256
 _FEWEST_STEPS, _MOST_STEPS = 4, 64

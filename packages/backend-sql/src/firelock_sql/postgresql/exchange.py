@@ -62,7 +62,7 @@ _OF_EVERY = f"""EXISTS (
 )"""  # noqa: RUF100, S608
 _DUE = """
 least(
-    (SELECT due_at FROM firelock_jobs WHERE state = 'scheduled' ORDER BY due_at LIMIT 1),
+    (SELECT due_at FROM firelock_jobs WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1),
     (SELECT min(due_at) FROM firelock_recurring WHERE kind = 'recurring' AND due_at IS NOT NULL)
 )"""
 _SETTLED = """
@@ -74,7 +74,7 @@ ended AS MATERIALIZED (
     ) AS job (seq, id, fence, at, started_at, expires_at, result, result_absent), LATERAL (
         SELECT ctid FROM firelock_jobs
         WHERE seq = job.seq AND id = job.id AND coalesce(session, '') = :session AND fence = job.fence
-            AND state = 'processing' AND is_parent = 0 AND (SELECT count(*) FROM holder) = 1
+            AND state = 'processing' AND marks = 0 AND (SELECT count(*) FROM holder) = 1
         FOR NO KEY UPDATE
     ) AS stored
 ), settled AS (
@@ -129,7 +129,7 @@ _EXCHANGE = f"""
         server = (SELECT server FROM holder), claimed_at = :now, changed_at = :now, started_at = NULL,
         reason = NULL
     WHERE ctid = ANY (ARRAY (SELECT row FROM found))
-    RETURNING {CLAIMED_COLUMNS}, seq, is_parent
+    RETURNING {CLAIMED_COLUMNS}, seq, marks
 ), counted AS (
     INSERT INTO firelock_count_deltas (state, queue, jobs)
     SELECT state, queue, sum(jobs) FROM (
@@ -264,7 +264,7 @@ WITH new AS MATERIALIZED (
     WHERE ctid = ANY (ARRAY (SELECT row FROM found))
     RETURNING id, task, arguments, serializer, queue, priority, attempt, retries, crashes, fence, created_at,
         enqueued_at, claimed_at, nominal_at, tags, timeout_seconds, retry, recurring_id, meta_json,
-        admission_json, seq, is_parent
+        admission_json, ties_json, seq, marks
 ), counted AS (
     INSERT INTO firelock_count_deltas (state, queue, jobs)
     SELECT 'enqueued', queue, -count(*) FROM claimed GROUP BY queue
@@ -274,7 +274,7 @@ SELECT said.*, NULL, claimed.*
 FROM (
     SELECT (SELECT server FROM holder),
         least(
-            (SELECT due_at FROM firelock_jobs WHERE state = 'scheduled' ORDER BY due_at LIMIT 1),
+            (SELECT due_at FROM firelock_jobs WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1),
             (SELECT min(due_at) FROM firelock_recurring WHERE kind = 'recurring' AND due_at IS NOT NULL)
         ),
         (SELECT array_agg(name) FROM open), NULL, HAS_LANES

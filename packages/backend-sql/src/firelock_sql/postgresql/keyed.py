@@ -80,7 +80,7 @@ MAKE_KEYS = Text("""
 INSERT INTO firelock_limit_keys (key, holders, free_at) SELECT key, NULL, 0 FROM unnest(:keys::text[]) AS key
 ON CONFLICT (key) DO NOTHING RETURNING key
 """)
-_HEAD = f"{CLAIMED_COLUMNS}, seq, is_parent, held_by"
+_HEAD = f"{CLAIMED_COLUMNS}, seq, marks, held_by"
 # The limits of 1,000 are for the planner: it knows nothing of the one around them.
 HEADS = Text(f"""
 SELECT job.* FROM unnest(:lanes::text[], :shares::integer[]) AS asked (lane, share), LATERAL (
@@ -133,7 +133,7 @@ SELECT state, session IS NOT NULL, queue, held_by, string_agg(seq::text, ' ') FR
 WHERE seq IN :seqs AND held_by IS NOT NULL GROUP BY 1, 2, 3, 4
 """)
 # Places in a head.
-_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _LANE = 4, 5, 11, 20, 22
+_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _LANE = 4, 5, 11, 21, 23
 
 _LONG = 1_500  # micros beyond which a look was a long one; each lane may take some more
 _MICROS_OF_A_LANE = 20

@@ -62,7 +62,7 @@ _T = TypeVar("_T")
 _MOST = 512  # that one statement claims
 # Places in its answer.
 _PLACE_OPEN, _PLACE_SETTLED, _PLACE_LANES, _FIRST = 2, 3, 4, 6
-_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _IS_PARENT = 10, 11, 17, 26, 27
+_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _MARKS = 10, 11, 17, 27, 28
 _IN_LANE = itemgetter(_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ)
 
 _Plain = Sequence[tuple[Transition, Held]]
@@ -210,14 +210,14 @@ class PostgresqlStorage(SqlStorage):
         if not rows:
             return Claim([], next_due_at)
         rows = self._in_order(request, rows)
-        claimed = [claimed_job(row[_FIRST:_SEQ]) for row in rows]
+        claimed = [claimed_job(row[_FIRST:_SEQ], row[_MARKS]) for row in rows]
         self._holdings.remember(
             request.session,
             server,
             (
                 (job.id, held_of(job, row[_SEQ]))
                 for row, job in zip(rows, claimed, strict=True)
-                if not row[_IS_PARENT]
+                if not row[_MARKS]
             ),
         )
         return Claim(claimed, next_due_at)
@@ -299,7 +299,7 @@ class PostgresqlStorage(SqlStorage):
         if not laned:
             rows = self._rows(tx.cursor, self._exchange_for(request), values | _NO_ENDS | {"beside": True})
             found = [] if rows[0][_FIRST] is None else self._in_order(request, rows)
-            jobs = [claimed_job(row[_FIRST:_SEQ]) for row in found]
+            jobs = [claimed_job(row[_FIRST:_SEQ], row[_MARKS]) for row in found]
             taken = TakenRows(Claim(jobs, next_due_at), [row[_FIRST:] for row in found], server)
             answer = _Beside(settled, taken, rows)
         else:
