@@ -33,6 +33,7 @@ from firelock.storage import (
     SchemaState,
     Taken,
     Transition,
+    read_ties,
 )
 from firelock.storage.admission import LaneCursors, lane_of
 from firelock_sql.claim import (
@@ -85,13 +86,14 @@ def settle_values(end: Transition, held: Held) -> tuple[Value, ...]:
 # Locks what is about to be settled, in one order, as everywhere.
 LOCK = Text("SELECT 1 FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE")
 
-Held = tuple[int, str, int, int, str | None]
-"""Of a claimed job: seq, queue, attempt, claimed_at, admission_json."""
+Held = tuple[int, str, int, int, str | None, str | None]
+"""Of a claimed job: seq, queue, attempt, claimed_at, admission_json, batch_id."""
 
 
 def held_of(job: ClaimedJob, seq: int) -> Held:
     """Return what is remembered of a claimed job."""
-    return seq, job.queue, job.attempt, job.claimed_at, job.admission_json
+    batch_id = None if job.ties_json is None else read_ties(job.ties_json).batch_id
+    return seq, job.queue, job.attempt, job.claimed_at, job.admission_json, batch_id
 
 
 def freed_by(plain: Sequence[tuple[Transition, Held]]) -> list[LetGo]:
@@ -182,6 +184,8 @@ class SqlStorage(
     contract = 1
     admits: ClassVar[frozenset[Feature]] = frozenset()
     """What this dialect offers of limits and unique keys."""
+    hot_marks: ClassVar[Collection[int]] = (0,)
+    """The marks of jobs whose plain ends it writes without reading: 0, and `IS_MEMBER` where it can."""
 
     def __init__(self, database: Database, *, is_notified: bool) -> None:
         self._database = database
@@ -352,9 +356,9 @@ class SqlStorage(
         if taken.claim.is_session_lost:
             self._holdings.forget(request.session)
         held = (
-            (job.id, (row[PLACE_SEQ], job.queue, job.attempt, job.claimed_at, job.admission_json))
+            (job.id, held_of(job, row[PLACE_SEQ]))
             for row, job in zip(taken.rows, taken.claim.jobs, strict=True)
-            if not row[PLACE_MARKS]
+            if row[PLACE_MARKS] in self.hot_marks
         )
         if taken.claim.jobs:
             self._holdings.remember(request.session, taken.server, held)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import attrs
+
 from firelock_sql.job_row import CLAIMED_COLUMNS
 from firelock_sql.limits import IN_LANE
 from firelock_sql.transaction import Text
@@ -23,13 +25,42 @@ WITH stored AS (
 )
 INSERT INTO firelock_count_deltas (state, queue, jobs) VALUES ('enqueued', :queue, cardinality(:ids::text[]))
 """
+_LIMITED = {
+    "columns": ", held_by, admission_json", "values": ", job.held_by, job.admission_json",
+    "arrays": ", :lanes::text[], :admissions::text[]",
+}  # fmt: skip
 INSERT = Text(_INSERT.format(columns="", values="", arrays=""))
-INSERT_LIMITED = Text(
-    _INSERT.format(
-        columns=", held_by, admission_json", values=", job.held_by, job.admission_json",
-        arrays=", :lanes::text[], :admissions::text[]",
-    )
-)  # fmt: skip
+INSERT_LIMITED = Text(_INSERT.format(**_LIMITED))
+
+# Members of one batch, likewise, behind a statement that has locked it: only then does this one see whether
+# it is still open. A row is the number of jobs, 0 where it is not.
+KEEP_OPEN = Text("SELECT is_shut, is_cancelled FROM firelock_batches WHERE id = :batch FOR SHARE")
+_INSERT_MEMBERS = """
+WITH stored AS (
+    INSERT INTO firelock_jobs
+        (state, enqueued_at, queue, priority, task, serializer, id, arguments, created_at,
+            changed_at, ties_json, marks{columns})
+    SELECT 'enqueued', clock.now, :queue, :priority::integer, :task, :serializer, job.id, job.arguments,
+        job.at, job.at, :ties, 2{values}
+    FROM (
+        SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + :offset AS now
+        FROM firelock_jobs WHERE id = :batch AND state = 'awaiting' OFFSET 0
+    ) AS clock, unnest(:ids::text[], :arguments::text[], :ats::bigint[]{arrays})
+        AS job (id, arguments, at{columns})
+    RETURNING id, created_at
+), listed AS (
+    INSERT INTO firelock_members (batch_id, created_at, job_id) SELECT :batch, created_at, id FROM stored
+), told AS (
+    INSERT INTO firelock_batch_deltas (batch_id, total, active)
+    SELECT :batch, count(*), count(*) FROM stored HAVING count(*) > 0
+), counted AS (
+    INSERT INTO firelock_count_deltas (state, queue, jobs)
+    SELECT 'enqueued', :queue, count(*) FROM stored HAVING count(*) > 0
+)
+SELECT count(*) FROM stored
+"""
+INSERT_MEMBERS = Text(_INSERT_MEMBERS.format(columns="", values="", arrays=""))
+INSERT_LIMITED_MEMBERS = Text(_INSERT_MEMBERS.format(**_LIMITED))
 
 _OF_JOBS = "SELECT FROM firelock_jobs WHERE"
 _READY = "state = 'enqueued' AND session IS NULL AND held_by IS NULL"
@@ -90,6 +121,39 @@ CASE WHEN (SELECT count(*) FROM settled) < cardinality(:seqs::bigint[])
     THEN ARRAY (SELECT seq FROM settled) END
 """
 
+# What makes of such a statement one for ends of which some are members' of a batch: `:batches` names it, or
+# is NULL. What they change of its tally is one row a batch; nobody locks it.
+_FOR_MEMBERS = (
+    (":absent::text[]", ":absent::text[], :batches::text[]"),
+    ("result, result_absent), LATERAL", "result, result_absent, batch_id), LATERAL"),
+    ("marks = 0", "marks = CASE WHEN job.batch_id IS NULL THEN 0 ELSE 2 END"),
+    (
+        "RETURNING job.queue, job.seq\n)",
+        """RETURNING job.queue, job.seq, ended.batch_id
+), told AS (
+    INSERT INTO firelock_batch_deltas (batch_id, active, succeeded)
+    SELECT batch_id, -count(*), count(*) FROM settled WHERE batch_id IS NOT NULL GROUP BY batch_id
+)""",
+    ),
+)
+
+
+@attrs.frozen
+class Settling:
+    """A statement that settles plain ends, besides whatever else it does."""
+
+    alone: Text
+    with_members: Text  # takes `batches` too
+
+
+def _settling(statement: str) -> Settling:
+    of_members = statement
+    for plain, written in _FOR_MEMBERS:
+        assert plain in of_members  # noqa: S101 - it is ours
+        of_members = of_members.replace(plain, written)
+    return Settling(Text(statement), Text(of_members))
+
+
 # Settles plain ends, and claims what there is room for; either may be asked for alone. Where a queue may have
 # jobs with limits it claims nothing, unless it is told to: `keyed` claims them, and the others beside them.
 #
@@ -147,8 +211,8 @@ FROM (
         {_DUE}, (SELECT count(*) FROM open), {_UNSETTLED}, (SELECT has_lanes FROM work)
 ) AS said LEFT JOIN claimed ON true
 """  # noqa: S608 - conditions of ours
-EXCHANGE = Text(_NAMED + _EXCHANGE.replace("HAS_LANES", _OF_NAMED).replace("PER_QUEUE", ":limit", 1))
-EXCHANGE_OF_EVERY = Text(
+EXCHANGE = _settling(_NAMED + _EXCHANGE.replace("HAS_LANES", _OF_NAMED).replace("PER_QUEUE", ":limit", 1))
+EXCHANGE_OF_EVERY = _settling(
     _EVERY
     + _EXCHANGE.replace("HAS_LANES", _OF_EVERY).replace(
         "PER_QUEUE", "ceil(:limit / (SELECT count(*)::float FROM open))", 1
@@ -179,13 +243,13 @@ SELECT (SELECT server FROM holder), {_DUE}, {_UNSETTLED}, HAS_LANES, ARRAY (LANE
 _KNOWN, _IS_KNOWN = "name = ANY (:known::text[])", "(cardinality(:known::text[]) > 0)"
 _LANE_OF_OPEN = f"SELECT FROM ({_FIRST_IN_LANE.replace('QUEUE', 'open.name')}) AS job"  # noqa: RUF100, S608
 _PLAIN_OF_OPEN = f"SELECT FROM ({_FIRST_PLAIN.replace('QUEUE', 'open.name')}) AS job"  # noqa: RUF100, S608
-BESIDE = Text(
+BESIDE = _settling(
     _NAMED
     + _BESIDE.replace("HAS_LANES", f"{_IS_KNOWN} OR {_OF_NAMED}")
     .replace("LANED", f"SELECT name FROM open WHERE {_KNOWN} OR EXISTS ({_LANE_OF_OPEN})")  # noqa: S608 - conditions of ours
     .replace("PLAIN", f"SELECT name FROM open WHERE EXISTS ({_PLAIN_OF_OPEN})")  # noqa: S608 - conditions of ours
 )
-BESIDE_OF_EVERY = Text(
+BESIDE_OF_EVERY = _settling(
     _EVERY  # noqa: S608 - conditions of ours
     + f""", lane_turn AS (
     SELECT CASE WHEN NOT {_IS_KNOWN} THEN (
@@ -262,9 +326,7 @@ WITH new AS MATERIALIZED (
         server = (SELECT server FROM holder), claimed_at = :now, changed_at = :now, started_at = NULL,
         reason = NULL
     WHERE ctid = ANY (ARRAY (SELECT row FROM found))
-    RETURNING id, task, arguments, serializer, queue, priority, attempt, retries, crashes, fence, created_at,
-        enqueued_at, claimed_at, nominal_at, tags, timeout_seconds, retry, recurring_id, meta_json,
-        admission_json, ties_json, seq, marks
+    RETURNING CLAIMED_COLUMNS, seq, marks
 ), counted AS (
     INSERT INTO firelock_count_deltas (state, queue, jobs)
     SELECT 'enqueued', queue, -count(*) FROM claimed GROUP BY queue
@@ -279,8 +341,7 @@ FROM (
         ),
         (SELECT array_agg(name) FROM open), NULL, HAS_LANES
 ) AS said LEFT JOIN claimed ON true
-""".replace(
-        "HAS_LANES",
-        f"CASE WHEN :every THEN {_OF_EVERY} ELSE {_OF_NAMED} END",
+""".replace("HAS_LANES", f"CASE WHEN :every THEN {_OF_EVERY} ELSE {_OF_NAMED} END").replace(
+        "CLAIMED_COLUMNS", CLAIMED_COLUMNS
     )
 )

@@ -26,7 +26,9 @@ from firelock.storage import (
     Feature,
     NewJob,
     State,
+    Ties,
     Transition,
+    read_ties,
 )
 from firelock.storage.admission import lane_of
 from firelock_sql.claim import PLACE_SEQ, TakenRows, serving, started_job
@@ -46,10 +48,15 @@ from firelock_sql.postgresql.exchange import (
     HOLD_CLAIMS,
     INSERT,
     INSERT_LIMITED,
+    INSERT_LIMITED_MEMBERS,
+    INSERT_MEMBERS,
+    KEEP_OPEN,
+    Settling,
 )
 from firelock_sql.postgresql.keyed import MAKE_KEYS, TAKE, ClaimBeside, LaneFloors, PostgresqlLanes
 from firelock_sql.postgresql.lanes import Lanes, Look
 from firelock_sql.postgresql.unique_lock import lock_keys
+from firelock_sql.schema import IS_MEMBER
 from firelock_sql.settle import apply_transitions
 from firelock_sql.storage import KIND, LOCK, Held, Parted, SqlStorage, freed_by, held_of, kind
 from firelock_sql.transaction import Text, Transaction
@@ -78,14 +85,15 @@ class _Beside:
     has_written: bool = True  # but for ends
 
 
-class _KnownJob(Exception):
-    """A job of the batch was stored before."""
+class _NotSo(Exception):
+    """A job of the batch was stored before, or the batch that they are members of is not open."""
 
 
 class PostgresqlStorage(SqlStorage):
     """Jobs in one database of a PostgreSQL server."""
 
     admits = frozenset({Feature.LIMITS, Feature.UNIQUE})
+    hot_marks = (0, IS_MEMBER)
     _database: PostgresqlDatabase
 
     def __init__(
@@ -118,16 +126,18 @@ class PostgresqlStorage(SqlStorage):
 
     @override
     def _insert(self, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        if not all(job.is_plain for job in batch) and not all(map(_is_limited_alone, batch)):
+        if not all(job.is_plain for job in batch) and not _are_alike(batch):
             return self._insert_any(batch)
         orders = _orders(batch)
         kinds = set(map(kind, batch))
         try:
-            if len(kinds) == 1:
+            if batch[0].ties_json is not None:
+                self._database.write(lambda tx: self._store_members(tx.cursor, next(orders)))
+            elif len(kinds) == 1:
                 self._run(lambda cursor: self._store(cursor, next(orders)))
             else:
                 self._database.write(lambda tx: self._store_kinds(tx.cursor, next(orders)))
-        except _KnownJob:
+        except _NotSo:
             return self._insert_any(batch)
         self._database.wake.tell({queue for queue, *_ in kinds})
         return [True] * len(batch)
@@ -136,11 +146,23 @@ class PostgresqlStorage(SqlStorage):
         for one in dict.fromkeys(map(kind, batch)):
             self._store(cursor, [job for job in batch if kind(job) == one])
 
+    def _store_members(self, cursor: Any, jobs: Sequence[NewJob]) -> None:  # noqa: ANN401 - psycopg's
+        """The members of one batch are stored, which others that add to it may be at as well.
+
+        Raises:
+            _NotSo: see there; the transaction is of no use any more.
+        """
+        ties = str(jobs[0].ties_json)
+        found = self._rows(cursor, KEEP_OPEN, {"batch": read_ties(ties).batch_id})
+        if found != [(0, 0)]:
+            raise _NotSo
+        self._store_kinds(cursor, jobs)
+
     def _store(self, cursor: Any, batch: Sequence[NewJob]) -> None:  # noqa: ANN401 - psycopg's
         """The jobs of one kind are stored.
 
         Raises:
-            _KnownJob: one of them was stored before; the transaction is of no use any more.
+            _NotSo: one of them was stored before; the transaction is of no use any more.
         """
         values = {
             "ids": text_array([job.id for job in batch]),
@@ -149,15 +171,22 @@ class PostgresqlStorage(SqlStorage):
             "offset": self._database.clock_offset,
             **dict(zip(KIND, kind(batch[0]), strict=True)),
         }
-        statement = INSERT
+        ties = batch[0].ties_json
+        statement, limited = (
+            (INSERT, INSERT_LIMITED) if ties is None else (INSERT_MEMBERS, INSERT_LIMITED_MEMBERS)
+        )
+        if ties is not None:
+            values |= {"ties": ties, "batch": read_ties(ties).batch_id}
         if not all(job.admission_json is None for job in batch):
-            statement = INSERT_LIMITED
+            statement = limited
             values["lanes"] = text_array([lane_of(job.admission) for job in batch])
             values["admissions"] = text_array([job.admission_json for job in batch])
         try:
             cursor.execute(statement.compiled(self._database.dialect).text, values)
         except UniqueViolation as error:
-            raise _KnownJob from error
+            raise _NotSo from error
+        if ties is not None and cursor.fetchone()[0] != len(batch):
+            raise _NotSo
 
     # ---- claim -------------------------------------------------------------------------------------------
 
@@ -185,10 +214,19 @@ class PostgresqlStorage(SqlStorage):
         values = self._values(look.request)
         if look.probes is not None:
             return self._rows(cursor, CLAIM_BEHIND, values | look.values)
-        return self._rows(cursor, self._exchange_for(look.request), values | _ended(plain))
+        return self._rows_beside(cursor, _exchange_for(look.request), values, plain)
 
-    def _exchange_for(self, request: ClaimRequest) -> Text:
-        return EXCHANGE_OF_EVERY if request.queues is None else EXCHANGE
+    def _rows_beside(
+        self,
+        cursor: Any,  # noqa: ANN401 - psycopg's
+        statement: Settling,
+        values: Mapping[str, object],
+        plain: _Plain,
+    ) -> list[Any]:
+        """Return the rows of a statement that settles plain ends, of members too where there are any."""
+        ends = _ended(plain)
+        text = statement.with_members if "batches" in ends else statement.alone
+        return self._rows(cursor, text, {**values, **ends})
 
     def _values(self, request: ClaimRequest) -> dict[str, object]:
         return {
@@ -217,7 +255,7 @@ class PostgresqlStorage(SqlStorage):
             (
                 (job.id, held_of(job, row[_SEQ]))
                 for row, job in zip(rows, claimed, strict=True)
-                if not row[_MARKS]
+                if row[_MARKS] in self.hot_marks
             ),
         )
         return Claim(claimed, next_due_at)
@@ -288,8 +326,8 @@ class PostgresqlStorage(SqlStorage):
         floors = self._floors if self._floors.is_behind else None
         known = [] if floors is None else floors.queues
         values = self._values(request) | {"known": text_array(known)}
-        ((server, next_due_at, settled, has_lanes, laned, others, now),) = self._rows(
-            tx.cursor, statement, values | _ended(plain)
+        ((server, next_due_at, settled, has_lanes, laned, others, now),) = self._rows_beside(
+            tx.cursor, statement, values, plain
         )
         if server is None:
             return _Beside(settled, TakenRows(Claim([], next_due_at, is_session_lost=True), [], ""))
@@ -297,7 +335,7 @@ class PostgresqlStorage(SqlStorage):
         if not has_lanes:
             self._laned.discard(of)
         if not laned:
-            rows = self._rows(tx.cursor, self._exchange_for(request), values | _NO_ENDS | {"beside": True})
+            rows = self._rows_beside(tx.cursor, _exchange_for(request), values | {"beside": True}, ())
             found = [] if rows[0][_FIRST] is None else self._in_order(request, rows)
             jobs = [claimed_job(row[_FIRST:_SEQ], row[_MARKS]) for row in found]
             taken = TakenRows(Claim(jobs, next_due_at), [row[_FIRST:] for row in found], server)
@@ -361,7 +399,7 @@ class PostgresqlStorage(SqlStorage):
         tx.all(LOCK, ids=[one.job_id for one in transitions])
         left = _unsettled(transitions, batch, self._end(tx.cursor, batch.plain)[0][_PLACE_SETTLED])
         tx.let_go += freed_by(batch.plain)
-        return self._apply_rest(tx, transitions, left)
+        return _answers(transitions, batch, self._apply_rest(tx, transitions, left))
 
     def _settle_rest(
         self, transitions: Sequence[Transition], batch: Parted, settled: Sequence[int] | None
@@ -369,8 +407,9 @@ class PostgresqlStorage(SqlStorage):
         """Return the results; an end that turned out not to be plain, as a parent's, is applied now."""
         left = _unsettled(transitions, batch, settled)
         if not left:
-            return [Applied.APPLIED] * len(transitions)
-        return self._database.write(lambda tx: self._apply_rest(tx, transitions, left))
+            return _answers(transitions, batch, [Applied.APPLIED] * len(transitions))
+        results = self._database.write(lambda tx: self._apply_rest(tx, transitions, left))
+        return _answers(transitions, batch, results)
 
     # ---- exchange ----------------------------------------------------------------------------------------
 
@@ -426,9 +465,21 @@ _asks_beside = attrgetter(
 _NOTHING_BESIDE = (State.ENQUEUED, None, None, None, (), None, None, None, None, ())
 
 
+def _are_alike(batch: Sequence[NewJob]) -> bool:
+    """Tell whether the jobs ask for what a claim looks at alone, and are members of one batch, if any."""
+    ties = batch[0].ties_json
+    return all(_is_limited_alone(job) and job.ties_json == ties for job in batch) and (
+        ties is None or read_ties(ties) == Ties(read_ties(ties).batch_id)
+    )
+
+
 def _is_limited_alone(job: NewJob) -> bool:
-    """Tell whether it asks for nothing but what a claim looks at."""
+    """Tell whether it asks for nothing but what a claim looks at, its ties aside."""
     return _asks_beside(job) == _NOTHING_BESIDE and (job.admission is None or job.admission.unique is None)
+
+
+def _exchange_for(request: ClaimRequest) -> Settling:
+    return EXCHANGE_OF_EVERY if request.queues is None else EXCHANGE
 
 
 def _queues_of(request: ClaimRequest) -> tuple[str, ...] | None:
@@ -444,6 +495,17 @@ def _unsettled(transitions: Sequence[Transition], batch: Parted, settled: Sequen
     return sorted([*batch.others, *(n for n, one in enumerate(transitions) if one.job_id in left)])
 
 
+def _answers(transitions: Sequence[Transition], batch: Parted, results: list[Applied]) -> list[Applied]:
+    """Return the results; with a plain end of a member its batch may have ended."""
+    members = {end.job_id for end, held in batch.plain if held[5] is not None}
+    if not members:
+        return results
+    return [
+        Applied.RELEASING if result is Applied.APPLIED and one.job_id in members else result
+        for one, result in zip(transitions, results, strict=True)
+    ]
+
+
 def _orders(batch: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
     """Yield the jobs as they are given; from then on, as others store some too, in everybody's order."""
     yield batch
@@ -456,7 +518,9 @@ def _ended(plain: _Plain) -> dict[str, object]:
         return _NO_ENDS
     plain = sorted(plain, key=lambda one: one[0].job_id)
     ends = [transition for transition, _ in plain]
-    return {
+    batches = [held[5] for _, held in plain]
+    of_members: dict[str, object] = {"batches": text_array(batches)} if any(batches) else {}
+    return of_members | {
         "seqs": number_array([held[0] for _, held in plain]),
         "ids": text_array([end.job_id for end in ends]),
         "fences": number_array([end.fence for end in ends]),
