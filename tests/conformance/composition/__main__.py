@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 
+from tests.conformance.explorer import Verdict, explore
+
 from .batch_moves import BatchModel
 from .batch_variants import LARGE_SCENES, SCENES, VARIANTS
 from .call_moves import CallModel
 from .step_moves import StepModel
-from .worlds import Verdict, explore
 
 
 def main():

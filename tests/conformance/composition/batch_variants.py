@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import attrs
 
+from tests.conformance.explorer import Verdict
+
 from .batch_rules import Budget, Rules, Scene
-from .worlds import Verdict
 
 SCENES = {
     "chunks": Scene((0, 0), Budget(1, 1, 1, 0, 0, 0, 1), chunks=((0,), (1,))),

@@ -7,10 +7,11 @@ from random import Random
 import attrs
 import pytest
 
+from tests.conformance.explorer import Verdict, explore, wander
+
 from .batch_moves import BatchModel
 from .batch_rules import Rules
 from .batch_variants import DEEP_SCENE, SCENES, VARIANTS
-from .worlds import Verdict, explore, wander
 
 pytestmark = pytest.mark.heavy("explores batches to their last state")
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import attrs
 import pytest
 
+from tests.conformance.explorer import Verdict, explore
+
 from . import call_moves, step_moves
 from .call_moves import CallModel
 from .step_moves import StepModel
-from .worlds import Verdict, explore
 
 pytestmark = pytest.mark.heavy("explores steps to their last state")
 

@@ -5,7 +5,8 @@ from random import Random
 import attrs
 import pytest
 
-from .checker import Verdict
+from tests.conformance.explorer import Verdict
+
 from .moves import first_world, moves
 from .rules import Bounds, Rules
 from .session_model import check, told

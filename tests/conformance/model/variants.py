@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import attrs
 
-from .checker import ALL_PROMISES, Promise, Verdict
+from tests.conformance.explorer import Verdict
+
+from .checker import ALL_PROMISES, Promise
 from .rules import AtExit, Bounds, Reconciler, Rules, Token
 
 CALM = Bounds(kills=False, outages=False, lapses=False, losses=False, returns=False, operator=False)

@@ -1,4 +1,9 @@
-"""Explores every world that steps lead to, and says whether all are safe and can end."""
+"""Explores every world that the steps of a model lead to, and says whether all are safe and can end.
+
+A model has `first`, `moves(world)`, which yields name, whether nothing goes wrong by it, and the world behind
+it, `broken(world)`, which says what does not hold, and `is_done(world)`. One whose worlds differ by names
+alone has `known(world)`, the form in which such are equal.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +21,7 @@ class Verdict(StrEnum):
 
 @attrs.frozen
 class Finding:
-    """What exploring has shown; `trail` is the shortest way to what is wrong."""
+    """What exploring has shown; `trail` is the shortest way to what is wrong, step by step."""
 
     verdict: Verdict
     states: int
@@ -30,29 +35,33 @@ class Finding:
 
 
 def explore(model):
-    """Return what all worlds of a model show, breadth first.
+    """Return what all worlds of a model show, or those up to the first that is broken, breadth first.
 
-    The model has `first`, `moves(world)`, which yields name, whether nothing goes wrong by it, and the
-    world behind it, `broken(world)`, which says what does not hold, and `is_done(world)`. Safe means that
-    nothing is broken anywhere, and that from every world good moves alone lead to one that is done.
+    Safe means that nothing is broken anywhere, and that from every world good moves alone lead to one that
+    is done.
     """
-    worlds, came_from, number = [model.first], [None], {model.first: 0}
+    known = getattr(model, "known", _as_it_is)
+    worlds, came_from = [known(model.first)], [0]
+    number = {worlds[0]: 0}
     led_by_good: list[list[int]] = [[]]
     for here, world in enumerate(worlds):
-        if reason := model.broken(world):
-            return Finding(Verdict.UNSAFE, len(worlds), reason, _trail(came_from, here))
-        for name, is_good, after in model.moves(world):
-            there = number.setdefault(after, len(worlds))
+        if model.broken(world):
+            trail, last = _trail(model, known, worlds, came_from, here)
+            return Finding(Verdict.UNSAFE, len(worlds), model.broken(last), trail)
+        for _, is_good, after in model.moves(world):
+            same = known(after)
+            there = number.setdefault(same, len(worlds))
             if there == len(worlds):
-                worlds.append(after)
-                came_from.append((here, name))
+                worlds.append(same)
+                came_from.append(here)
                 led_by_good.append([])
             if is_good:
                 led_by_good[there].append(here)
     stuck = _first_stuck(model, worlds, led_by_good)
     if stuck is None:
         return Finding(Verdict.SAFE, len(worlds))
-    return Finding(Verdict.STUCK, len(worlds), "nothing good leads to an end", _trail(came_from, stuck))
+    trail, _ = _trail(model, known, worlds, came_from, stuck)
+    return Finding(Verdict.STUCK, len(worlds), "nothing good leads to an end any more", trail)
 
 
 def wander(model, chance, walks, steps=400):
@@ -76,12 +85,22 @@ def wander(model, chance, walks, steps=400):
     return Finding(Verdict.SAFE, met)
 
 
-def _trail(came_from, here):
-    names = []
-    while came_from[here] is not None:
-        here, name = came_from[here]
-        names.append(name)
-    return tuple(reversed(names))
+def _as_it_is(world):
+    return world
+
+
+def _trail(model, known, worlds, came_from, last):
+    """Walk the shortest way again, so that steps and what is wrong are told by the names they have on it."""
+    way = [last]
+    while way[-1]:
+        way.append(came_from[way[-1]])
+    world, words = model.first, []
+    for there in reversed(way[:-1]):
+        step, world = next(
+            (step, after) for step, _, after in model.moves(world) if known(after) == worlds[there]
+        )
+        words.append(step)
+    return tuple(words), world
 
 
 def _first_stuck(model, worlds, led_by_good):
