@@ -25,6 +25,7 @@ from firelock import memory
 from firelock.ids import new_id
 from firelock.storage import Storage, admission, derived, keyed_tables, row_storage, rules, tables
 from firelock.testing import Handles, RowStorageConformance, Scene, StorageConformance
+from firelock.testing.conformance.flow_scene import FlowScene
 from firelock.testing.conformance.kit import required_features
 from firelock.testing.conformance.locks import NamedLock
 
@@ -234,7 +235,8 @@ class Case:
         try:
             if handles.first.features.issuperset(required_features(test)):
                 known = {
-                    "handles": handles, "scene": Scene(handles), "storage": handles.first, "locks": handles,
+                    "handles": handles, "scene": Scene(handles), "flow": FlowScene(handles),
+                    "storage": handles.first, "locks": handles,
                     "open_handle": subject.open_handle,
                     "lock": NamedLock(handles, handles.first, f"lock:{new_id()}"),
                     **subject.fixtures,

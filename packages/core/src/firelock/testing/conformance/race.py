@@ -40,6 +40,11 @@ def race_two(one: Callable[[], _Answer], other: Callable[[], _Other]) -> tuple[_
     return answers[0], others[0]
 
 
+def race_all(*calls: Callable[[], object]) -> None:
+    """Calls of any kind have begun together and returned; the first error among them is raised."""
+    race(calls)
+
+
 @contextmanager
 def _hasty_switches() -> Iterator[None]:
     """The interpreter switches threads as often as it can, so that short calls interleave as well."""

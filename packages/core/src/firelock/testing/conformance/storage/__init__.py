@@ -6,11 +6,15 @@ Read `subject` (the fixtures), then the duties in the order of the class, from i
 from __future__ import annotations
 
 from firelock.testing.conformance.locks import LockDuty
+from firelock.testing.conformance.storage.batches import TallyDuty
+from firelock.testing.conformance.storage.calls import CallDuty
 from firelock.testing.conformance.storage.claim import ClaimDuty
+from firelock.testing.conformance.storage.flow_races import FlowRaceDuty
 from firelock.testing.conformance.storage.insert import InsertDuty
 from firelock.testing.conformance.storage.key_races import LimitRaceDuty, UniqueRaceDuty
 from firelock.testing.conformance.storage.life import LifeDuty
 from firelock.testing.conformance.storage.limits import KeyDuty, LimitDuty
+from firelock.testing.conformance.storage.memos import MemoDuty
 from firelock.testing.conformance.storage.model import ModelDuty
 from firelock.testing.conformance.storage.races import CrowdDuty, RaceDuty
 from firelock.testing.conformance.storage.rates import RateDuty
@@ -20,6 +24,7 @@ from firelock.testing.conformance.storage.recurring import RecurringDuty
 from firelock.testing.conformance.storage.rows import RowDuty
 from firelock.testing.conformance.storage.sessions import ReconcileDuty, SessionDuty
 from firelock.testing.conformance.storage.settle import ExchangeDuty, GuardDuty, SettleDuty, TailDuty
+from firelock.testing.conformance.storage.streams import StreamDuty
 from firelock.testing.conformance.storage.text import TextDuty
 from firelock.testing.conformance.storage.turns import TurnDuty
 from firelock.testing.conformance.storage.unique import UniqueDuty
@@ -30,10 +35,10 @@ __all__ = ["RowStorageConformance", "StorageConformance"]
 
 # pytest runs the tests of the last base first: what names its rule comes before what compares everything.
 class StorageConformance(
-    ModelDuty, UniqueRaceDuty, LimitRaceDuty, CrowdDuty, RaceDuty, LockDuty, RecordDuty, RecurringDuty,
-    PeopleDuty, FindDuty, UniqueDuty, KeyDuty, RateDuty, TurnDuty, LimitDuty, PruneDuty, ContinuationDuty,
-    PromoteDuty, TailDuty, ReconcileDuty, SessionDuty, ExchangeDuty, GuardDuty, SettleDuty, ClaimDuty,
-    TextDuty, InsertDuty, LifeDuty,
+    ModelDuty, FlowRaceDuty, UniqueRaceDuty, LimitRaceDuty, CrowdDuty, RaceDuty, LockDuty, RecordDuty,
+    RecurringDuty, StreamDuty, CallDuty, MemoDuty, TallyDuty, PeopleDuty, FindDuty, UniqueDuty, KeyDuty,
+    RateDuty, TurnDuty, LimitDuty, PruneDuty, ContinuationDuty, PromoteDuty, TailDuty, ReconcileDuty,
+    SessionDuty, ExchangeDuty, GuardDuty, SettleDuty, ClaimDuty, TextDuty, InsertDuty, LifeDuty,
 ):  # fmt: skip
     """Everything a storage promises.
 

@@ -26,6 +26,7 @@ from firelock.storage import (
     Renewal,
     Storage,
 )
+from firelock.testing.conformance.flow_scene import composes, signal
 from firelock.testing.conformance.kit import requires
 from firelock.testing.conformance.scene import (
     BASE,
@@ -79,6 +80,10 @@ def _asked(storage: Storage, job: NewJob) -> list[tuple[str, Callable[[], object
         verbs |= {"spend": ("kit/a",), "find_keys": ()}
     if Feature.UNIQUE in storage.features:
         verbs["find_unique"] = ()
+    if composes(storage):
+        memo = signal(job.id, "approval")
+        verbs |= {"remember": ([memo],), "recall": (job.id,), "tally": ([job.id],)}
+        verbs["read_stream"] = (job.id, "out")
     return [
         *[(verb, partial(getattr(storage, verb), *arguments)) for verb, arguments in verbs.items()],
         ("end_session", lambda: storage.end_session("session-z", None, reason="lost")),

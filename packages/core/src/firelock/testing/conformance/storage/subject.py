@@ -9,6 +9,7 @@ from typing import ClassVar
 import pytest
 
 from firelock.storage import Feature, Storage
+from firelock.testing.conformance.flow_scene import FlowScene, composes
 from firelock.testing.conformance.kit import NOT_OFFERED, REPORTED, Conformance, required_features
 from firelock.testing.conformance.locks import LockHandles
 from firelock.testing.conformance.scene import Handles, Scene, opener
@@ -81,6 +82,13 @@ class StorageFixtures(Conformance):
     def scene(self, handles: Handles) -> Scene:
         """Return the store with jobs and sessions at hand."""
         return Scene(handles)
+
+    @pytest.fixture
+    def flow(self, handles: Handles) -> FlowScene:
+        """Return the store with batches and memos at hand."""
+        if not composes(handles.first):
+            pytest.skip(f"{NOT_OFFERED}batches and memos")
+        return FlowScene(handles)
 
     @pytest.fixture
     def storage(self, handles: Handles) -> Storage:

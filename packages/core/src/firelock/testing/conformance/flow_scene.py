@@ -1,0 +1,244 @@
+"""A storage with batches, members and memos at hand, and what an honest recount says of a batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+
+import attrs
+
+from firelock import lifecycle
+from firelock.clock import SECOND
+from firelock.storage import Applied, Storage
+from firelock.testing.conformance.race import until_none_is_left
+from firelock.testing.conformance.scene import STAMP, Running, Scene
+from firelock.values import (
+    BATCH_TASK,
+    BatchRules,
+    Chunk,
+    Edge,
+    Holder,
+    JobRecord,
+    Memo,
+    MemoKind,
+    NewJob,
+    NewMemo,
+    On,
+    Remembered,
+    State,
+    Tally,
+    Ties,
+    Transition,
+    chunk_offset,
+    memo_words,
+    write_ties,
+)
+
+
+def composes(storage: Storage) -> bool:
+    """Tell whether the storage has batches and memos."""
+    return type(storage).remember is not Storage.remember
+
+
+class FlowScene(Scene):
+    """A scene with batches, members and memos."""
+
+    # ---- batches -----------------------------------------------------------------------------------------
+
+    def new_batch(
+        self, name: str = "nightly", *, within: str | None = None, after: Iterable[str] = (),
+        on: On = On.SUCCEEDED, fails_fast: bool = False,
+        keeps: tuple[int | None, int | None, int | None] = (None, None, None), **fields: object,
+    ) -> NewJob:  # fmt: skip
+        """Return a batch that is not held, with these fields changed; within another one, or after jobs."""
+        ties = Ties(within, batch=BatchRules(name, fails_fast, keeps))
+        parents = tuple(Edge(one, on) for one in after)
+        said = {"task": BATCH_TASK, "arguments": "{}", "state": State.AWAITING, "parents": parents}
+        return self.new_tied(ties, {**said, **fields})
+
+    def new_tied(self, ties: Ties, fields: Mapping[str, object] | None = None) -> NewJob:
+        """Return a job with these ties, and with these fields changed."""
+        beside = ties.batch_id or ties.caller_id
+        return self.new_job(**{"beside": beside, "ties_json": write_ties(ties), **(fields or {})})
+
+    def new_member(self, batch: str, *parents: str, on: On = On.SUCCEEDED, **fields: object) -> NewJob:
+        """Return a member of the batch, which waits for the parents where there are some."""
+        edges = tuple(Edge(one, on) for one in parents)
+        waits = {"state": State.AWAITING, "parents": edges} if parents else {}
+        return self.new_tied(Ties(batch), {**waits, **fields})
+
+    def batch(self, name: str = "nightly", **fields: object) -> str:
+        """Store a batch; return its id."""
+        job = self.new_batch(name, **fields)  # type: ignore[arg-type]  # as there
+        self.storage.insert([job])
+        return job.id
+
+    def member(self, batch: str, *parents: str, on: On = On.SUCCEEDED, **fields: object) -> str:
+        """Store a member of the batch; return its id."""
+        job = self.new_member(batch, *parents, on=on, **fields)
+        self.storage.insert([job])
+        return job.id
+
+    def batch_of(self, number: int, **fields: object) -> tuple[str, list[str]]:
+        """Store a batch and so many members by one call; return its id and theirs."""
+        batch = self.new_batch(**fields)  # type: ignore[arg-type]  # as there
+        members = [self.new_member(batch.id) for _ in range(number)]
+        self.storage.insert([batch, *members])
+        return batch.id, [one.id for one in members]
+
+    def hold(self, batch: str, until: int | None) -> Applied:
+        """The batch is held until then, or no more; return what became of it."""
+        return self.apply(lifecycle.hold(batch, at=self.stamp(), until=until))
+
+    def tally(self, batch: str) -> Tally:
+        """Return how far the batch is; it has to be one."""
+        (tally,) = self.storage.tally([batch])
+        assert tally is not None, f"{batch} is no batch"
+        return tally
+
+    def counts(self, batch: str) -> tuple[int, int, int, int, int, int]:
+        """Return total, active, waiting, succeeded, failed and deleted."""
+        one = self.tally(batch)
+        return one.total, one.active, one.waiting, one.succeeded, one.failed, one.deleted
+
+    def settle_all(self, limit: int = 100) -> int:
+        """Whatever is to be released, folded and swept is; return how much that was."""
+        return until_none_is_left(lambda: self.storage.release(limit))
+
+    def running(self, holder: Holder, *job_ids: str) -> list[Running]:
+        """Return what the holder has claimed, in this order; it has to be these jobs."""
+        taken = {one.id: one for one in self.take(holder)}
+        assert sorted(job_ids) == sorted(taken), f"claimed were {sorted(taken)}, not {sorted(job_ids)}"
+        return [taken[one] for one in job_ids]
+
+    # ---- memos -------------------------------------------------------------------------------------------
+
+    def keep(
+        self, running: Running, name: str, value: str | None = '"kept"', *, kind: MemoKind = MemoKind.STEP,
+        is_done: bool = True, replaces: bool = True,
+    ) -> Remembered:  # fmt: skip
+        """The run asks for this to be remembered; return what became of it."""
+        memo = Memo(kind, name, value, is_done, self.stamp(), STAMP, running.job.attempt)
+        return self.remember(
+            NewMemo(running.id, memo, running.holder.session, running.job.fence, replaces=replaces)
+        )
+
+    def begin_wait(self, running: Running, name: str, until: int | None = None) -> Remembered:
+        """The run notes that it waits for a signal."""
+        value = None if until is None else str(until)
+        return self.keep(running, name, value, kind=MemoKind.SIGNAL, is_done=False)
+
+    def time_out(self, running: Running, name: str) -> Remembered:
+        """The run writes that its wait for a signal has timed out."""
+        memo = Memo(MemoKind.SIGNAL, name, None, True, self.stamp(), None, running.job.attempt, "timeout")
+        return self.remember(NewMemo(running.id, memo, running.holder.session, running.job.fence))
+
+    def send(self, job_id: str, name: str, value: str = '"yes"', author: str = "ada") -> Applied:
+        """Somebody sends the job a signal; return what became of it."""
+        return self.remember(signal(job_id, name, value, author)).answer
+
+    def remember(self, memo: NewMemo) -> Remembered:
+        """Return what became of this one memo."""
+        (result,) = self.storage.remember([memo])
+        return result
+
+    def recalled(self, job_id: str) -> dict[tuple[MemoKind, str], str | None]:
+        """Return the values of what the job remembers, in order of place."""
+        memos = self.storage.recall(job_id)
+        assert memos is not None, f"job {job_id} is not stored"
+        places = [memo.place for memo in memos]
+        assert sorted(set(places)) == places, f"places do not ascend: {places}"
+        return {(memo.kind, memo.name): memo.value for memo in memos}
+
+    def recall_of(self, running: Running) -> list[Memo] | None:
+        """Return what the run recalls."""
+        return self.storage.recall(running.id, session=running.holder.session, fence=running.job.fence)
+
+    def append(self, running: Running, stream: str, *pieces: str, first: int = 0) -> int | None:
+        """The run emits these pieces, numbered from `first`; return what the storage said."""
+        chunks = [
+            Chunk(stream, chunk_offset(running.job.fence, number), piece)
+            for number, piece in enumerate(pieces, first)
+        ]
+        return self.storage.append_stream(
+            running.id, chunks, session=running.holder.session, fence=running.job.fence
+        )
+
+
+# ---- memos and waits -------------------------------------------------------------------------------------
+
+
+def signal(job_id: str, name: str, value: str = '"yes"', author: str = "ada", at: int = STAMP) -> NewMemo:
+    """Return a signal from outside."""
+    return NewMemo(job_id, Memo(MemoKind.SIGNAL, name, value, True, at, author=author))
+
+
+def suspends(
+    running: Running, name: str = "approval", *, kind: MemoKind = MemoKind.SIGNAL,
+    children: Iterable[str] = (), due_at: int | None = None,
+) -> Transition:  # fmt: skip
+    """The run waits for that, without a worker."""
+    claimed_at = running.job.claimed_at
+    return lifecycle.suspended(
+        running.job, running.holder, at=claimed_at + 2 * SECOND, started_at=claimed_at + SECOND,
+        waits_for=memo_words(kind, name), reason=f"waits for {name}", due_at=due_at,
+        parents=tuple(Edge(child, On.FINISHED) for child in children),
+    )  # fmt: skip
+
+
+def sleeps(running: Running, name: str, *, due_at: int) -> Transition:
+    """The run sleeps until then, without a worker."""
+    claimed_at = running.job.claimed_at
+    return lifecycle.slept(
+        running.job, running.holder, at=claimed_at + 2 * SECOND, started_at=claimed_at + SECOND,
+        waits_for=memo_words(MemoKind.SLEEP, name), reason=f"sleeps {name}", due_at=due_at,
+    )  # fmt: skip
+
+
+def forgets(job_id: str, kind: MemoKind, name: str, *, at: int = STAMP) -> Transition:
+    """An operator runs the job again from a memo on."""
+    return lifecycle.requeue(job_id, at=at, reason="again by ada", forget_from=(kind, name))
+
+
+def call_memo(running: Running, name: str, *children: str) -> NewMemo:
+    """Return what a run notes before it calls these jobs."""
+    value = json.dumps({"ids": list(children), "attempt": running.job.attempt})
+    memo = Memo(MemoKind.CALL, name, value, False, STAMP, STAMP, running.job.attempt)
+    return NewMemo(running.id, memo, running.holder.session, running.job.fence)
+
+
+# ---- recounts --------------------------------------------------------------------------------------------
+
+
+def recount(storage: Storage, batch_id: str, records: Iterable[JobRecord]) -> Tally:
+    """Return the tally of a batch as the records of all jobs say, where no end is left to be released.
+
+    In words of its own: nobody counts by what is counted.
+    """
+    jobs = {job.id: job for job in records}
+    members = [job for job in jobs.values() if job.ties is not None and job.ties.batch_id == batch_id]
+    (told,) = storage.tally([batch_id])
+    assert told is not None, f"{batch_id} is no batch"
+    inner = {job.id: tally for job in members if job.is_batch for tally in storage.tally([job.id])}
+    waiting = [job.id for job in members if _waits(job, inner)]
+    ended = {state: [job for job in members if job.state is state] for state in _ENDS}
+    active = [job for job in members if (not job.is_final and job.id not in waiting) or job.is_stopping]
+    return attrs.evolve(
+        told, total=len(members), active=len(active), waiting=len(waiting),
+        succeeded=len(ended[State.SUCCEEDED]), failed=len(ended[State.FAILED]),
+        deleted=len(ended[State.DELETED]),
+    )  # fmt: skip
+
+
+_ENDS = (State.SUCCEEDED, State.FAILED, State.DELETED)
+
+
+def _waits(job: JobRecord, inner: dict[str, Tally | None]) -> bool:
+    """Tell whether the member waits for a fellow, and for nothing else."""
+    if job.state is not State.AWAITING or job.waits_for is not None:
+        return False
+    if job.is_batch:
+        tally = inner[job.id]
+        assert tally is not None
+        return tally.is_shut and not tally.is_cancelled
+    return bool(job.parents)

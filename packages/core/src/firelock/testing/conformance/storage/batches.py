@@ -1,0 +1,920 @@
+"""Batches: what is counted, when they end, what opens them again, and what stops them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+
+from firelock.errors import BatchFinished, JobNotFound
+from firelock.lifecycle import Moved
+from firelock.storage import Applied, Feature, JobFilter
+from firelock.testing.conformance.flow_scene import FlowScene
+from firelock.testing.conformance.kit import requires
+from firelock.testing.conformance.scene import (
+    BASE,
+    DAY,
+    HOUR,
+    Running,
+    asks,
+    deletes,
+    fails,
+    gives_up,
+    requeues,
+    restores,
+    retries,
+    snoozes,
+    succeeds,
+)
+from firelock.testing.conformance.storage.subject import StorageFixtures
+from firelock.values import Duplicate, On, State, Tally, Ties, Transition, UniqueUse
+
+_OPEN, _DONE, _BAD, _GONE = State.AWAITING, State.SUCCEEDED, State.FAILED, State.DELETED
+
+
+class TallyDuty(StorageFixtures):
+    """What `tally` promises, and by what a batch ends."""
+
+    verbs = "tally"
+
+    # ---- what is counted ---------------------------------------------------------------------------------
+
+    def test_members_are_counted_as_they_move(self, flow: FlowScene) -> None:
+        """From the step that stores a batch on, its tally is that of its members at that instant.
+
+        Scheduled, enqueued and running ones are active, retries and snoozes too.
+
+        If this fails: people see progress that was never made, and batches end too early or never.
+        """
+        batch, (a, b, c, d) = flow.batch_of(4)
+        seen = [flow.counts(batch)]
+        one, two, three, four = flow.running(flow.begin(), a, b, c, d)
+        seen.append(flow.counts(batch))
+
+        flow.settle(succeeds(one))
+        seen.append(flow.counts(batch))
+        flow.settle(fails(two))
+        seen.append(flow.counts(batch))
+        flow.settle(retries(three, due_at=BASE + HOUR))
+        flow.settle(snoozes(four, due_at=BASE + HOUR))
+        seen.append(flow.counts(batch))
+        flow.settle(deletes(c))
+        seen.append(flow.counts(batch))
+
+        assert [
+            (4, 4, 0, 0, 0, 0), (4, 4, 0, 0, 0, 0), (4, 3, 0, 1, 0, 0), (4, 2, 0, 1, 1, 0),
+            (4, 2, 0, 1, 1, 0), (4, 1, 0, 1, 1, 1),
+        ] == seen  # fmt: skip
+        assert 0.75 == flow.tally(batch).progress
+        flow.settle_all()
+        assert seen[-1] == flow.counts(batch)
+        assert _OPEN is flow.state(batch)
+
+    def test_tallies_are_told_in_order(self, flow: FlowScene) -> None:
+        """One tally an id, in the order of the ids; None for a job that is no batch, and for what is unknown.
+
+        If this fails: a page shows the progress of one batch beside the name of another.
+        """
+        one, (member,) = flow.batch_of(1)
+        two = flow.batch()
+
+        tallies = flow.storage.tally([two, member, flow.new_id(), one, two])
+
+        assert [Tally(), None, None, Tally(total=1, active=1), Tally()] == tallies
+        assert [] == flow.storage.tally([])
+
+    def test_a_member_is_counted_once_however_often_it_is_stored(self, flow: FlowScene) -> None:
+        """A repeat of an insert changes no tally, nor does one with a new member count the others again.
+
+        If this fails: after a lost reply a batch waits for ever for members that do not exist.
+        """
+        batch = flow.new_batch()
+        jobs = [batch, *(flow.new_member(batch.id) for _ in range(2))]
+        flow.storage.insert(jobs)
+        flow.settle_all()
+
+        flow.storage.insert(jobs)
+        flow.storage.insert([*jobs, flow.new_member(batch.id)])
+
+        flow.settle_all()
+        assert (3, 3, 0, 0, 0, 0) == flow.counts(batch.id)
+
+    def test_a_crash_is_no_end(self, flow: FlowScene) -> None:
+        """A member whose server is lost is active as before; what that one says of it later changes nothing.
+
+        If this fails: a batch ends while a member of it is about to run again.
+        """
+        batch, (a,) = flow.batch_of(1)
+        lost = flow.running(flow.begin("lost"), a)[0]
+
+        flow.lose(lost.holder)
+        late = flow.apply(succeeds(lost))
+
+        flow.settle_all()
+        assert (Applied.REFUSED, (1, 1, 0, 0, 0, 0), _OPEN) == (late, flow.counts(batch), flow.state(batch))
+        flow.settle(succeeds(flow.run(flow.begin("next"), a)))
+        flow.settle_all()
+        assert ((1, 0, 0, 1, 0, 0), _DONE) == (flow.counts(batch), flow.state(batch))
+
+    def test_a_repeated_end_is_counted_once(self, flow: FlowScene) -> None:
+        """An end that is sent again, as after a lost reply, changes no tally.
+
+        If this fails: progress passes one hundred per cent, or a batch ends too early.
+        """
+        batch, (a, _) = flow.batch_of(2)
+        one = flow.take(flow.begin())[0]
+
+        flow.settle(succeeds(one))
+        again = flow.apply(succeeds(one))
+
+        assert one.id == a
+        assert Applied.ALREADY is again
+        flow.settle_all()
+        assert (2, 1, 0, 1, 0, 0) == flow.counts(batch)
+
+    def test_a_parent_is_active_until_its_children_are_decided(self, flow: FlowScene) -> None:
+        """A member that has ended, and for which others wait, is active until `release` has decided them.
+
+        So the batch does not end between the end of a member and the start of the next.
+
+        If this fails: callbacks of a flow run after its first step.
+        """
+        batch, (a,) = flow.batch_of(1)
+        b = flow.member(batch, a)
+        before = flow.counts(batch)
+        one = flow.run(flow.begin(), a)
+
+        result = flow.apply(succeeds(one))
+        between = flow.counts(batch)
+        flow.settle_all()
+
+        assert Applied.RELEASING is result
+        assert [(2, 1, 1, 0, 0, 0), (2, 1, 1, 1, 0, 0)] == [before, between]
+        assert ((2, 1, 0, 1, 0, 0), _OPEN) == (flow.counts(batch), flow.state(batch))
+        flow.settle(succeeds(flow.run(flow.begin("b"), b)))
+        flow.settle_all()
+        assert ((2, 0, 0, 2, 0, 0), _DONE) == (flow.counts(batch), flow.state(batch))
+
+    @requires(Feature.UNIQUE)
+    def test_a_duplicate_is_no_member(self, flow: FlowScene) -> None:
+        """A call that is answered by another job is not counted; a requeue that is TAKEN neither.
+
+        If this fails: a batch waits for a job that is not in it.
+        """
+        unique = asks(unique=UniqueUse("tasks.run kit/batch", raises=False))
+        batch = flow.batch(beside="tasks.run kit/batch")
+        first = flow.member(batch, admission=unique)
+        (answer,) = flow.storage.insert([flow.new_member(batch, admission=unique)]).is_new
+        flow.settle(succeeds(flow.run(flow.begin(), first)))
+        other = flow.add(admission=unique)
+
+        taken = flow.apply(requeues(first))
+
+        flow.settle_all()
+        assert (Duplicate(first), Applied.TAKEN, State.ENQUEUED) == (answer, taken, flow.state(other))
+        assert ((1, 0, 0, 1, 0, 0), _DONE) == (flow.counts(batch), flow.state(batch))
+
+    # ---- how it ends -------------------------------------------------------------------------------------
+
+    def test_a_batch_is_never_run(self, flow: FlowScene) -> None:
+        """A batch is awaiting while it is open; no claim takes it, and no requeue enqueues it.
+
+        If this fails: a server fails to find a task that was never there.
+        """
+        batch, members = flow.batch_of(2)
+        member = flow.record(members[0])
+
+        assert sorted(members) == sorted(flow.claim_ids(queues=None))
+        flow.check(batch, state=_OPEN, is_batch=True, due_at=None, attempt=0)
+        assert Ties(batch) == member.ties
+        assert Applied.REFUSED is flow.apply(requeues(batch))
+        assert {State.AWAITING: 1, State.PROCESSING: 2} == flow.by_state()
+
+    def test_an_empty_batch_succeeds(self, flow: FlowScene) -> None:
+        """A batch without members ends as soon as somebody looks, and its callbacks follow.
+
+        If this fails: a flow stops where there was nothing to do.
+        """
+        batch = flow.batch()
+        then = flow.continuation(batch)
+
+        flow.settle_all()
+
+        assert [_DONE, State.ENQUEUED] == flow.states(batch, then)
+
+    @pytest.mark.parametrize(
+        ("how", "end"),
+        [("succeeds", _DONE), ("fails", _BAD), ("gives up", _DONE), ("deleted", _DONE)],
+    )
+    def test_the_last_member_ends_the_batch(self, flow: FlowScene, how: str, end: State) -> None:
+        """It has failed if a member has, else it has succeeded: what was deleted does not matter.
+
+        Its end is stamped by the storage's clock, told in its history, and its retention counts from there.
+
+        If this fails: a batch says that all went well when it did not, or stands open when all is done.
+        """
+        batch, (a, b) = flow.batch_of(2, keeps=(DAY, 2 * DAY, 3 * DAY))
+        one, two = flow.running(flow.begin(), a, b)
+        flow.settle(succeeds(one))
+        flow.settle_all()
+        assert _OPEN is flow.state(batch)
+        before = flow.now()
+
+        ends: dict[str, Callable[[Running], Transition]]
+        ends = {"succeeds": succeeds, "fails": fails, "gives up": gives_up}
+        flow.settle(ends[how](two) if how in ends else deletes(b))
+        if how == "deleted":  # it runs until its holder is told
+            flow.settle_all()
+            assert _OPEN is flow.state(batch)
+            flow.apply(succeeds(two))
+        flow.settle_all()
+
+        record = flow.record(batch)
+        assert end is record.state
+        assert record.ended_at is not None
+        assert before <= record.ended_at <= flow.now()
+        assert record.ended_at + {_DONE: DAY, _BAD: 2 * DAY}[end] == record.expires_at
+        assert [_OPEN, end] == [entry.state for entry in flow.history(batch)]
+        assert record.ended_at == flow.last_entry(batch).at
+        if end is _BAD:
+            assert Moved.BATCH_ENDED.format(failed=1, total=2, waiting=0) == record.reason
+
+    def test_what_a_failure_stops_waits_and_the_batch_ends(self, flow: FlowScene) -> None:
+        """Members that wait for one that failed go on waiting; the batch ends failed, since nothing can move.
+
+        If this fails: a batch hangs behind its first failure.
+        """
+        batch, (a, b) = flow.batch_of(2)
+        c = flow.member(batch, a)
+        d = flow.member(batch, c)
+        one, two = flow.running(flow.begin(), a, b)
+
+        flow.settle(fails(one))
+        flow.settle_all()
+        assert ((4, 1, 2, 0, 1, 0), _OPEN) == (flow.counts(batch), flow.state(batch))
+        flow.settle(succeeds(two))
+        flow.settle_all()
+
+        assert ((4, 0, 2, 1, 1, 0), _BAD) == (flow.counts(batch), flow.state(batch))
+        assert [State.AWAITING] * 2 == flow.states(c, d)
+        assert Moved.BATCH_ENDED.format(failed=1, total=4, waiting=2) == flow.record(batch).reason
+
+    def test_a_requeue_opens_the_batch_and_the_flow_goes_on(self, flow: FlowScene) -> None:
+        """A member that runs again takes back its end, and the batch is open until it has ended anew.
+
+        If this fails: a mended flow never tells that it has succeeded, or tells it too early.
+        """
+        batch, (a,) = flow.batch_of(1, keeps=(None, DAY, None))
+        b = flow.member(batch, a)
+        flow.settle(fails(flow.run(flow.begin(), a)))
+        flow.settle_all()
+
+        flow.settle(requeues(a, at=flow.stamp()))
+        told = flow.counts(batch)
+        flow.settle_all()
+
+        assert [(2, 1, 1, 0, 0, 0)] * 2 == [told, flow.counts(batch)]
+        flow.check(batch, state=_OPEN, reason=Moved.REOPENED, ended_at=None, expires_at=None)
+        flow.settle(succeeds(flow.run(flow.begin("b"), a)))
+        flow.settle_all()
+        assert _OPEN is flow.state(batch)
+        flow.settle(succeeds(flow.run(flow.begin("c"), b)))
+        flow.settle_all()
+        assert ((2, 0, 0, 2, 0, 0), _DONE) == (flow.counts(batch), flow.state(batch))
+        assert [_OPEN, _BAD, _OPEN, _DONE] == [entry.state for entry in flow.history(batch)]
+
+    def test_a_requeue_before_the_fold_is_as_if_nothing_had_ended(self, flow: FlowScene) -> None:
+        """A member that ends and runs again before anybody has looked leaves the batch open.
+
+        If this fails: a callback fires while a member runs.
+        """
+        batch, (a,) = flow.batch_of(1)
+        then = flow.continuation(batch, on=On.FINISHED)
+        flow.settle(fails(flow.run(flow.begin(), a)))
+
+        flow.settle(requeues(a))
+        flow.settle_all()
+
+        assert [_OPEN, State.AWAITING] == flow.states(batch, then)
+        assert (1, 1, 0, 0, 0, 0) == flow.counts(batch)
+        assert [_OPEN] == [entry.state for entry in flow.history(batch)]
+
+    def test_a_restored_member_opens_the_batch(self, flow: FlowScene) -> None:
+        """A delete that is taken back is counted as any other change.
+
+        If this fails: what somebody deleted by mistake runs outside of its batch.
+        """
+        batch, (a,) = flow.batch_of(1)
+        flow.settle(deletes(a))
+        flow.settle_all()
+        ended = flow.counts(batch), flow.state(batch)
+
+        flow.settle(restores(a, State.ENQUEUED))
+        flow.settle_all()
+
+        assert ((1, 0, 0, 0, 0, 1), _DONE) == ended
+        assert ((1, 1, 0, 0, 0, 0), _OPEN) == (flow.counts(batch), flow.state(batch))
+
+    def test_each_callback_comes_once(self, flow: FlowScene) -> None:
+        """Continuations of a batch are decided by its ends, each of them once, however often it ends.
+
+        If this fails: after a mended failure customers are written to twice, or never.
+        """
+        batch, (a,) = flow.batch_of(1)
+        finished, succeeded, deleted = (
+            flow.continuation(batch, on=on) for on in (On.FINISHED, On.SUCCEEDED, On.DELETED)
+        )
+        flow.settle(fails(flow.run(flow.begin(), a)))
+        flow.settle_all()
+        assert [State.ENQUEUED, State.AWAITING, State.AWAITING] == flow.states(finished, succeeded, deleted)
+        flow.settle(succeeds(flow.run(flow.begin("b"), finished)))
+
+        flow.settle(requeues(a))
+        flow.settle_all()
+        assert [_DONE, State.AWAITING, State.AWAITING] == flow.states(finished, succeeded, deleted)
+        flow.settle(succeeds(flow.run(flow.begin("c"), a)))
+        flow.settle_all()
+
+        assert [_DONE, State.ENQUEUED, _GONE] == flow.states(finished, succeeded, deleted)
+        flow.settle(succeeds(flow.run(flow.begin("d"), succeeded)))
+        flow.settle(requeues(a))
+        flow.settle(succeeds(flow.run(flow.begin("e"), a)))
+        flow.settle_all()
+        assert [_DONE, _DONE, _GONE] == flow.states(finished, succeeded, deleted)
+        assert [] == flow.claim_ids(flow.begin("f"))
+
+    # ---- batches within batches --------------------------------------------------------------------------
+
+    def test_a_batch_in_a_batch_is_one_member(self, flow: FlowScene) -> None:
+        """The outer one is open while the inner one is, counts it as one, and is told how it ends.
+
+        If this fails: a tree of batches ends from the top.
+        """
+        outer = flow.batch("outer")
+        inner = flow.batch("inner", within=outer)
+        a, b = flow.member(inner), flow.member(inner)
+        one, two = flow.running(flow.begin(), a, b)
+        flow.settle_all()
+        before = flow.counts(outer)
+
+        flow.settle(succeeds(one))
+        flow.settle_all()
+        between = flow.counts(outer)
+        flow.settle(fails(two))
+        flow.settle_all()
+
+        assert [(1, 1, 0, 0, 0, 0)] * 2 == [before, between]
+        assert [(1, 0, 0, 0, 1, 0), (2, 0, 0, 1, 1, 0)] == [flow.counts(outer), flow.counts(inner)]
+        assert [_BAD, _BAD] == flow.states(outer, inner)
+
+    def test_reopening_is_told_outwards(self, flow: FlowScene) -> None:
+        """A member three batches deep that runs again opens each of them, and its end ends each of them.
+
+        If this fails: a mended tree stays failed at its top, or fires from the top too early.
+        """
+        top = flow.batch("top")
+        middle = flow.batch("middle", within=top)
+        bottom = flow.batch("bottom", within=middle)
+        a = flow.member(bottom)
+        flow.settle(fails(flow.run(flow.begin(), a)))
+        flow.settle_all()
+        failed = flow.states(top, middle, bottom)
+
+        flow.settle(requeues(a))
+        flow.settle_all()
+        reopened = flow.states(top, middle, bottom)
+        flow.settle(succeeds(flow.run(flow.begin("b"), a)))
+        flow.settle_all()
+
+        assert ([_BAD] * 3, [_OPEN] * 3, [_DONE] * 3) == (
+            failed, reopened, flow.states(top, middle, bottom),
+        )  # fmt: skip
+        assert [(1, 0, 0, 1, 0, 0)] * 3 == [flow.counts(one) for one in (top, middle, bottom)]
+
+    # ---- what it is after --------------------------------------------------------------------------------
+
+    def test_members_are_shut_out_until_their_batch_opens(self, flow: FlowScene) -> None:
+        """While a batch waits for what it is after, its members wait for its opening; then they are let in.
+
+        Those for which it is not time yet become scheduled; those that wait for a fellow go on waiting.
+
+        If this fails: the second stage of a pipeline starts with the first.
+        """
+        source = flow.add()
+        batch = flow.batch(after=[source])
+        a = flow.member(batch)
+        b = flow.member(batch, a)
+        later = flow.member(batch, state=State.SCHEDULED, due_at=BASE + 5 * HOUR, nominal_at=BASE + 5 * HOUR)
+        shut, reasons = flow.tally(batch), [flow.record(one).reason for one in (a, later)]
+        assert [State.AWAITING] * 3 == flow.states(a, b, later)
+        flow.settle_all()
+        assert [_OPEN, State.AWAITING] == flow.states(batch, a)
+
+        flow.settle(succeeds(flow.run(flow.begin(), source)))
+        flow.settle_all()
+
+        assert Tally(total=3, active=2, waiting=1, is_shut=True) == shut
+        assert [Moved.SHUT_OUT] * 2 == reasons
+        assert [State.ENQUEUED, State.AWAITING, State.SCHEDULED] == flow.states(a, b, later)
+        assert (Moved.LET_IN, BASE + 5 * HOUR) == (flow.record(a).reason, flow.record(later).due_at)
+        assert Tally(total=3, active=2, waiting=1) == flow.tally(batch)
+        assert [a] == flow.claim_ids(flow.begin("b"))
+
+    def test_a_batch_behind_what_has_ended_is_open_at_once(self, flow: FlowScene) -> None:
+        """Where what a batch is after has ended as wanted, its members are enqueued from the start.
+
+        If this fails: a batch that is made late never starts.
+        """
+        source = flow.add()
+        flow.settle(succeeds(flow.run(flow.begin(), source)))
+
+        batch = flow.batch(after=[source])
+        a = flow.member(batch)
+
+        assert (Tally(total=1, active=1), State.ENQUEUED) == (flow.tally(batch), flow.state(a))
+
+    def test_a_batch_is_opened_by_the_last_it_is_after(self, flow: FlowScene) -> None:
+        """A batch after several jobs, one of them a batch, opens when all have ended as wanted.
+
+        If this fails: a fan-in starts with its first.
+        """
+        source = flow.batch("source")
+        member, other = flow.member(source), flow.add(beside=source)
+        batch = flow.batch(after=[source, other])
+        a = flow.member(batch)
+        one, two = flow.running(flow.begin(), member, other)
+
+        flow.settle(succeeds(two))
+        flow.settle_all()
+        between = flow.state(a)
+        flow.settle(succeeds(one))
+        flow.settle_all()
+
+        assert [State.AWAITING, State.ENQUEUED] == [between, flow.state(a)]
+        assert not flow.tally(batch).is_shut
+
+    def test_a_batch_behind_a_failure_waits_and_behind_a_delete_is_cancelled(self, flow: FlowScene) -> None:
+        """What a batch is after and does not end as wanted keeps it shut, or cancels it, as with a job.
+
+        If this fails: what was to follow a success runs after a failure.
+        """
+        failed, deleted = flow.add(), flow.add()
+        waits, gone = flow.batch(after=[failed]), flow.batch(after=[deleted])
+        a, b = flow.member(waits), flow.member(gone)
+        one, two = flow.running(flow.begin(), failed, deleted)
+
+        flow.settle(fails(one))
+        flow.settle(gives_up(two))
+        flow.settle_all()
+
+        assert [_OPEN, State.AWAITING, _GONE, _GONE] == flow.states(waits, a, gone, b)
+        assert [True, False] == [flow.tally(one).is_shut for one in (waits, gone)] or flow.tally(gone).is_shut
+        assert flow.tally(gone).is_cancelled
+        assert Moved.SWEPT == flow.record(b).reason
+
+    def test_a_batch_that_waits_for_a_fellow_is_waiting(self, flow: FlowScene) -> None:
+        """An inner batch after a fellow member waits as a job would, and holds up no end of the outer one.
+
+        If this fails: a tree of batches hangs behind a failure.
+        """
+        outer = flow.batch("outer")
+        source = flow.member(outer)
+        inner = flow.batch("inner", within=outer, after=[source])
+        a = flow.member(inner)
+        before = flow.counts(outer)
+
+        flow.settle(fails(flow.run(flow.begin(), source)))
+        flow.settle_all()
+        failed = flow.counts(outer), flow.states(outer, inner, a)
+        flow.settle(requeues(source))
+        flow.settle(succeeds(flow.run(flow.begin("b"), source)))
+        flow.settle_all()
+
+        assert (2, 1, 1, 0, 0, 0) == before
+        assert ((2, 0, 1, 0, 1, 0), [_BAD, _OPEN, State.AWAITING]) == failed
+        assert ((2, 1, 0, 1, 0, 0), [_OPEN, _OPEN, State.ENQUEUED]) == (
+            flow.counts(outer), flow.states(outer, inner, a),
+        )  # fmt: skip
+        flow.settle(succeeds(flow.run(flow.begin("c"), a)))
+        flow.settle_all()
+        assert [_DONE, _DONE] == flow.states(outer, inner)
+
+    # ---- members that are added --------------------------------------------------------------------------
+
+    def test_what_is_added_counts_at_once(self, flow: FlowScene) -> None:
+        """A member that is added to an open batch keeps it open, also beside one that has just ended.
+
+        If this fails: what a running member adds is left out of its batch.
+        """
+        batch, (a,) = flow.batch_of(1)
+        one = flow.run(flow.begin(), a)
+        b = flow.member(batch)
+        flow.settle(succeeds(one))
+
+        flow.settle_all()
+
+        assert ((2, 1, 0, 1, 0, 0), _OPEN) == (flow.counts(batch), flow.state(batch))
+        flow.settle(succeeds(flow.run(flow.begin("b"), b)))
+        flow.settle_all()
+        assert _DONE is flow.state(batch)
+
+    @pytest.mark.parametrize("how", ["ended", "failed", "cancelled"])
+    def test_a_batch_that_is_over_takes_no_more(self, flow: FlowScene, how: str) -> None:
+        """Adding to a batch that has ended or is cancelled is `BatchFinished`; nothing of the call is stored.
+
+        If this fails: a job is added behind the callback that sums up, and counted by nobody.
+        """
+        batch, (a,) = flow.batch_of(1)
+        one = flow.run(flow.begin(), a)
+        if how == "cancelled":
+            flow.settle(deletes(batch))
+        else:
+            flow.settle(succeeds(one) if how == "ended" else fails(one))
+            flow.settle_all()
+        before = flow.counts(batch)
+
+        with pytest.raises(BatchFinished):
+            flow.storage.insert([flow.new_job(beside=batch), flow.new_member(batch)])
+
+        assert before == flow.counts(batch)
+        assert [] == flow.claim_ids(flow.begin("b"))
+
+    def test_an_unknown_batch_is_refused(self, flow: FlowScene) -> None:
+        """A member of a batch that is not stored is `JobNotFound`, and nothing of the call is stored.
+
+        If this fails: a job is counted by nobody.
+        """
+        with pytest.raises(JobNotFound):
+            flow.storage.insert([flow.new_job(), flow.new_member(flow.new_id())])
+
+        assert {} == flow.by_state()
+
+    def test_members_are_found_by_their_batch(self, flow: FlowScene) -> None:
+        """`JobFilter.batch_id` finds a batch's members, inner batches among them, and those in a state.
+
+        If this fails: a page of a batch shows jobs of another one.
+        """
+        batch, (a, b) = flow.batch_of(2)
+        inner = flow.batch("inner", within=batch)
+        flow.batch_of(2)
+        flow.member(inner)
+        flow.settle(deletes(b))
+
+        assert {a, b, inner} == set(flow.found(JobFilter(batch_id=batch)))
+        assert [b] == flow.found(JobFilter(batch_id=batch, state=_GONE))
+        assert [] == flow.found(JobFilter(batch_id=flow.new_id()))
+
+    def test_a_thousand_members_are_paged(self, flow: FlowScene) -> None:
+        """1,001 members come in by chunks under a hold, are found by pages each once, and end their batch.
+
+        If this fails: large batches lose members between chunks or pages.
+        """
+        batch = flow.batch(due_at=BASE + HOUR)
+        ids: list[str] = []
+        for number in (500, 500, 1):
+            members = [flow.new_member(batch) for _ in range(number)]
+            flow.storage.insert(members)
+            ids += [one.id for one in members]
+        assert Tally(total=1_001, active=1_001, is_held=True) == flow.tally(batch)
+        flow.hold(batch, None)
+
+        holder = flow.begin()
+        for _ in range(11):
+            taken = flow.take(holder)
+            flow.storage.apply([succeeds(one) for one in taken])
+        flow.settle_all(500)
+
+        assert sorted(ids) == sorted(flow.found(JobFilter(batch_id=batch), limit=250))
+        assert (Tally(total=1_001, succeeded=1_001), _DONE) == (flow.tally(batch), flow.state(batch))
+
+    # ---- holds -------------------------------------------------------------------------------------------
+
+    def test_a_held_batch_does_not_end(self, flow: FlowScene) -> None:
+        """While its creator fills a batch, members run and end, and the batch ends once it is held no more.
+
+        If this fails: a batch that is made in chunks ends after the first of them.
+        """
+        batch, (a,) = flow.batch_of(1, due_at=BASE + HOUR)
+        flow.settle(succeeds(flow.run(flow.begin(), a)))
+        flow.settle_all()
+        held = flow.tally(batch), flow.state(batch), flow.record(batch).due_at
+
+        result = flow.hold(batch, None)
+        flow.settle_all()
+
+        assert (Tally(total=1, succeeded=1, is_held=True), _OPEN, BASE + HOUR) == held
+        assert result.is_applied
+        assert (_DONE, None) == (flow.state(batch), flow.record(batch).due_at)
+        assert [_OPEN, _DONE] == [entry.state for entry in flow.history(batch)]
+        assert Applied.REFUSED is flow.hold(batch, BASE + 2 * HOUR)
+
+    def test_a_hold_that_is_over_cancels(self, flow: FlowScene) -> None:
+        """A batch whose creator is gone is cancelled when its hold is due; each chunk moves that instant on.
+
+        If this fails: half of a batch passes for the whole, or stands open for ever.
+        """
+        batch, (a,) = flow.batch_of(1, due_at=BASE + HOUR)
+        flow.hold(batch, BASE + 5 * HOUR)
+        flow.advance(2 * 3_600)
+        early = flow.promote()
+        flow.settle_all()
+        assert (0, BASE + 5 * HOUR) == (early.promoted, early.next_due_at or BASE + 5 * HOUR)
+        assert [_OPEN, State.ENQUEUED] == flow.states(batch, a)
+        flow.advance(4 * 3_600)
+
+        late = flow.promote()
+        reason = flow.record(batch).reason
+        flow.settle_all()
+
+        assert (1, Moved.HOLD_OVER) == (late.promoted, reason)
+        assert [_GONE, _GONE] == flow.states(batch, a)
+        assert flow.tally(batch).is_cancelled
+        assert not flow.tally(batch).is_held
+        with pytest.raises(BatchFinished):
+            flow.member(batch)
+
+    # ---- cancelling --------------------------------------------------------------------------------------
+
+    def test_a_delete_cancels_the_batch(self, flow: FlowScene) -> None:
+        """All members that have not ended are deleted, those that run are told, and it ends when none runs.
+
+        If this fails: a cancelled batch goes on, or cleans up while members still work.
+        """
+        batch, (a, b) = flow.batch_of(2, keeps=(None, None, DAY))
+        waits = flow.member(batch, a)
+        later = flow.member(batch, state=State.SCHEDULED, due_at=BASE + HOUR)
+        then = flow.continuation(batch, on=On.DELETED)
+        one, other = flow.take(flow.begin(), 2)
+        flow.settle(succeeds(other))
+        assert [a, b] == [one.id, other.id]
+
+        result = flow.apply(deletes(batch, at=flow.stamp(), expires_at=BASE + 9 * DAY))
+        at_once = flow.state(batch), flow.tally(batch).is_cancelled
+        flow.settle_all()
+        assert (True, _OPEN, True) == (result.is_applied, *at_once)
+        assert [_GONE, _DONE, _GONE, _GONE] == flow.states(a, b, waits, later)
+        assert {Moved.SWEPT} == {flow.record(member).reason for member in (a, waits, later)}
+        assert (True, (4, 1, 0, 1, 0, 3)) == (flow.record(a).is_stopping, flow.counts(batch))
+        assert [_OPEN, State.AWAITING] == flow.states(batch, then)
+
+        late = flow.apply(succeeds(one))
+        flow.settle_all()
+
+        assert Applied.REFUSED is late
+        assert [_GONE, State.ENQUEUED] == flow.states(batch, then)
+        record = flow.record(batch)
+        assert record.ended_at is not None
+        assert record.ended_at + DAY == record.expires_at
+        assert [then] == flow.claim_ids(flow.begin("b"))
+
+    def test_a_cancel_goes_down_the_tree(self, flow: FlowScene) -> None:
+        """Batches within a cancelled one are cancelled, those too that wait for what they are after.
+
+        If this fails: a cancelled tree goes on in its branches.
+        """
+        outer, (source,) = flow.batch_of(1)
+        inner = flow.batch("inner", within=outer)
+        shut = flow.batch("shut", within=outer, after=[source])
+        a, b = flow.member(inner), flow.member(shut)
+
+        flow.settle(deletes(outer))
+        flow.settle_all()
+
+        assert [_GONE] * 6 == flow.states(outer, source, inner, shut, a, b)
+        assert {Moved.SWEPT} == {flow.record(one).reason for one in (source, a, b)}
+        assert [True] * 3 == [flow.tally(one).is_cancelled for one in (outer, inner, shut)]
+        assert [(3, 0, 0, 0, 0, 3), (1, 0, 0, 0, 0, 1)] == [flow.counts(outer), flow.counts(inner)]
+
+    def test_a_sweep_is_bounded(self, flow: FlowScene) -> None:
+        """`release` moves no more members than its limit allows, in a cancel as in an opening.
+
+        If this fails: a cancel of a large batch is one step that holds up everything.
+        """
+        source = flow.add()
+        gone, many = flow.batch_of(10)
+        opened = flow.batch(after=[source])
+        shut = [flow.member(opened) for _ in range(10)]
+        flow.settle(deletes(gone))
+        steps = [self._left(flow, many, _GONE)]
+        while steps[-1]:
+            flow.release(3)
+            steps.append(self._left(flow, many, _GONE))
+        flow.settle(succeeds(flow.run(flow.begin(), source)))
+        steps.append(10)
+
+        while steps[-1]:
+            flow.release(3)
+            steps.append(self._left(flow, shut, State.ENQUEUED))
+            assert len(steps) < 50, "members are not let in"
+
+        assert all(before - after <= 3 for before, after in pairwise(steps))
+        flow.settle_all(3)
+        assert [_GONE, _OPEN] == flow.states(gone, opened)
+
+    @staticmethod
+    def _left(flow: FlowScene, ids: list[str], wanted: State) -> int:
+        return sum(state is not wanted for state in flow.states(*ids))
+
+    def test_a_batch_that_has_ended_can_be_cancelled(self, flow: FlowScene) -> None:
+        """A delete of an ended batch cancels it like an open one; of a deleted one it is refused.
+
+        If this fails: a failed batch can never be put away, or what waits in it stays for ever.
+        """
+        batch, (a,) = flow.batch_of(1)
+        b = flow.member(batch, a)
+        flow.settle(fails(flow.run(flow.begin(), a)))
+        flow.settle_all()
+
+        result = flow.apply(deletes(batch))
+        flow.settle_all()
+
+        assert result.is_applied
+        assert [_GONE, _BAD, _GONE] == flow.states(batch, a, b)
+        assert Applied.REFUSED is flow.apply(deletes(batch))
+
+    def test_a_cancelled_batch_stays_so(self, flow: FlowScene) -> None:
+        """Members of a cancelled batch cannot run again, whether it has ended or not.
+
+        If this fails: half of a cancelled batch comes back to life.
+        """
+        batch, (a, b) = flow.batch_of(2)
+        one = flow.take(flow.begin(), 1)[0]
+        flow.settle(deletes(b))
+        flow.settle(deletes(batch))
+
+        early = flow.apply(requeues(b))
+        flow.settle_all()
+        flow.apply(succeeds(one))
+        flow.settle_all()
+        late = flow.apply(requeues(a))
+
+        assert ([Applied.REFUSED] * 2, _GONE) == ([early, late], flow.state(batch))
+        assert [_GONE, _GONE] == flow.states(a, b)
+
+    # ---- the first failure that cancels the rest ---------------------------------------------------------
+
+    def test_the_first_failure_stops_the_rest(self, flow: FlowScene) -> None:
+        """In a batch that fails fast a failure deletes what has not ended; it ends failed when none runs.
+
+        If this fails: a batch goes on with work that nobody wants any more, or counts as cancelled.
+        """
+        batch, (a, b, c) = flow.batch_of(3, fails_fast=True)
+        waits = flow.member(batch, c)
+        one, two = flow.take(flow.begin(), 2)
+        assert [a, b] == [one.id, two.id]
+
+        flow.settle(fails(one))
+        flow.settle_all()
+        stopping = flow.tally(batch)
+        flow.apply(succeeds(two))
+        flow.settle_all()
+
+        assert Tally(total=4, active=1, failed=1, deleted=3, is_stopping=True) == stopping
+        assert [_BAD, _GONE, _GONE, _GONE] == flow.states(a, b, c, waits)
+        assert {Moved.STOPPED} == {flow.record(one).reason for one in (b, c, waits)}
+        assert (Tally(total=4, failed=1, deleted=3), _BAD) == (flow.tally(batch), flow.state(batch))
+
+    def test_a_requeue_opens_a_batch_that_was_stopped(self, flow: FlowScene) -> None:
+        """The member that failed runs again; what was stopped stays deleted; a later failure stops again.
+
+        If this fails: a mended member is deleted for what failed before it.
+        """
+        batch, (a, b) = flow.batch_of(2, fails_fast=True)
+        one, two = flow.running(flow.begin(), a, b)
+        flow.settle(succeeds(two))
+        flow.settle(fails(one))
+        flow.settle_all()
+        assert _BAD is flow.state(batch)
+
+        flow.settle(requeues(a))
+        flow.settle_all()
+        opened = flow.tally(batch), flow.states(batch, a)
+        c = flow.member(batch)
+        one, _ = flow.running(flow.begin("b"), a, c)
+        flow.settle(fails(one))
+        flow.settle_all()
+
+        assert (Tally(total=2, active=1, succeeded=1), [_OPEN, State.ENQUEUED]) == opened
+        assert flow.tally(batch).is_stopping
+        assert [_BAD, _GONE] == flow.states(a, c)
+
+    def test_a_requeue_before_the_sweep_calms_the_batch(self, flow: FlowScene) -> None:
+        """What failed and runs again before anybody looked stops nothing, itself least of all.
+
+        If this fails: somebody who mends at once sees the mended job deleted.
+        """
+        batch, (a, b) = flow.batch_of(2, fails_fast=True)
+        one = flow.take(flow.begin(), 1)[0]
+        flow.settle(fails(one))
+
+        flow.settle(requeues(a))
+        flow.settle_all()
+
+        assert [_OPEN, State.ENQUEUED, State.ENQUEUED] == flow.states(batch, a, b)
+        assert Tally(total=2, active=2) == flow.tally(batch)
+
+    def test_a_failed_inner_batch_stops_the_outer_one(self, flow: FlowScene) -> None:
+        """For a batch that fails fast a batch within it that ends failed is a member that failed.
+
+        If this fails: a tree of batches goes on behind a failure that was to stop it.
+        """
+        outer = flow.batch("outer", fails_fast=True)
+        inner = flow.batch("inner", within=outer)
+        a, b = flow.member(inner), flow.member(outer)
+        one = flow.take(flow.begin(), 1)[0]
+        assert a == one.id
+
+        flow.settle(fails(one))
+        flow.settle_all()
+
+        assert [_BAD, _BAD, _GONE] == flow.states(outer, inner, b)
+        flow.settle(requeues(a))
+        flow.settle_all()
+        assert [_OPEN, _OPEN, _GONE, State.ENQUEUED] == flow.states(outer, inner, b, a)
+
+    # ---- what goes with it -------------------------------------------------------------------------------
+
+    def test_a_member_stays_with_its_batch(self, flow: FlowScene) -> None:
+        """A member that could be pruned stays while its batch is open, and as long as its batch does.
+
+        If this fails: the results of a batch's first members are gone before its callback reads them.
+        """
+        batch, (a, b) = flow.batch_of(2, keeps=(2 * DAY, None, None))
+        one, two = flow.running(flow.begin(), a, b)
+        flow.settle(succeeds(one, expires_at=BASE - DAY))
+        open_ = flow.prune()
+        flow.settle(succeeds(two, expires_at=BASE - DAY))
+        flow.settle_all()
+        flow.advance(26 * 3_600)
+
+        ended = flow.prune()
+        kept = [record is not None for record in flow.storage.get([batch, a, b])]
+        flow.advance(48 * 3_600)
+        pruned = flow.prune() + flow.prune() + flow.prune()
+
+        assert (0, 0, [True] * 3) == (open_, ended, kept)
+        assert 3 == pruned
+        assert [None] * 3 == flow.storage.get([batch, a, b])
+        assert [None] == flow.storage.tally([batch])
+
+    def test_what_waits_in_a_failed_batch_goes_with_it(self, flow: FlowScene) -> None:
+        """Pruning a batch deletes the members that still wait in it, and decides its own continuations.
+
+        If this fails: jobs wait for ever in a batch that nobody can find.
+        """
+        batch, (a,) = flow.batch_of(1, keeps=(None, HOUR, None))
+        b = flow.member(batch, a)
+        then = flow.continuation(batch)
+        flow.settle(fails(flow.run(flow.begin(), a)))
+        flow.settle_all()
+        flow.advance(2 * 3_600)
+
+        flow.prune()
+
+        gone = [flow.storage.get([one])[0] for one in (b, then)]
+        assert all(one is None or one.state is _GONE for one in gone)
+        assert [Moved.PARENT_GONE] * len([one for one in gone if one]) == [one.reason for one in gone if one]
+        flow.settle_all()
+        assert [] == flow.claim_ids(flow.begin("b"))
+
+    @requires(Feature.LIMITS)
+    def test_a_batch_of_limited_members_ends(self, flow: FlowScene) -> None:
+        """Members that hold a limit's key run one after another, and their batch ends with the last.
+
+        If this fails: limits and batches do not go together.
+        """
+        flow.put_numbers("kit-batch", concurrent=1)
+        batch = flow.new_batch(beside="kit-batch")
+        members = [flow.new_member(batch.id, admission=asks("kit-batch")) for _ in range(3)]
+        flow.storage.insert([batch, *members])
+        holder, seen = flow.begin(), []
+
+        for _ in members:
+            (one,) = flow.take(holder)
+            seen.append(flow.counts(batch.id)[:2])
+            flow.settle(succeeds(one))
+            flow.settle_all()
+
+        assert [(3, 3), (3, 2), (3, 1)] == seen
+        assert _DONE is flow.state(batch.id)
+
+    @requires(Feature.TRANSACTIONAL_ENQUEUE)
+    @pytest.mark.parametrize("commits", [True, False])
+    def test_a_batch_is_stored_with_the_transaction(
+        self, flow: FlowScene, open_transaction: object, commits: bool
+    ) -> None:
+        """A batch and its members of a transaction are there and counted after its commit, or not at all.
+
+        If this fails: a batch that was rolled back goes on without its members, or the other way round.
+        """
+        assert callable(open_transaction)
+        batch = flow.new_batch()
+        members = [flow.new_member(batch.id) for _ in range(2)]
+
+        with open_transaction(commits) as within:
+            flow.storage.insert([batch, *members], within=within)
+
+        flow.settle_all()
+        assert ([Tally(total=2, active=2)] if commits else [None]) == flow.storage.tally([batch.id])
+        assert (2 if commits else 0) == len(flow.claim_ids())

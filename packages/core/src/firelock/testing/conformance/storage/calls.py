@@ -1,0 +1,330 @@
+"""Called jobs: a run that waits for others, results that are still to be read, and what is kept for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from firelock.lifecycle import Moved
+from firelock.storage import Applied, JobFilter
+from firelock.testing.conformance.flow_scene import FlowScene, call_memo, suspends
+from firelock.testing.conformance.scene import (
+    BASE,
+    DAY,
+    HOUR,
+    Running,
+    deletes,
+    fails,
+    gives_up,
+    requeues,
+    succeeds,
+)
+from firelock.testing.conformance.storage.subject import StorageFixtures
+from firelock.values import Edge, Input, MemoKind, On, State, Tally, Ties, Transition, write_ties
+
+
+def _waits(running: Running, *children: str, due_at: int | None = None) -> Transition:
+    return suspends(running, "child", kind=MemoKind.CALL, children=children, due_at=due_at)
+
+
+class CallDuty(StorageFixtures):
+    """What `apply`, `release` and `prune` promise of jobs that wait for jobs that they called."""
+
+    # ---- waiting -----------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("end", ["succeeds", "fails", "gives up", "deleted"])
+    def test_the_end_of_the_child_wakes_its_caller(self, flow: FlowScene, end: str) -> None:
+        """A run that waits for a child goes on when that has ended, however it has; nobody waits for it then.
+
+        If this fails: a caller waits for ever for a child that failed.
+        """
+        caller = flow.run()
+        child = self._called(flow, caller)
+        assert Applied.APPLIED is flow.apply(_waits(caller, child))
+        record = flow.record(caller.id)
+        assert (State.AWAITING, "call child", 0, None) == (
+            record.state, record.waits_for, record.attempt, record.session,
+        )  # fmt: skip
+        flow.settle_all()
+        running = flow.run(flow.begin("child"), child)
+
+        ends: dict[str, Callable[[Running], Transition]]
+        ends = {"succeeds": succeeds, "fails": fails, "gives up": gives_up}
+        result = flow.apply(ends[end](running) if end in ends else deletes(child))
+        between = flow.state(caller.id)
+        flow.settle_all()
+
+        assert (Applied.RELEASING, State.AWAITING) == (result, between)
+        flow.check(caller.id, state=State.ENQUEUED, waits_for=None)
+        wanted = {"succeeds": State.SUCCEEDED, "fails": State.FAILED}.get(end, State.DELETED)
+        assert Moved.PARENT_ENDED.format(state=wanted) == flow.record(caller.id).reason
+        again = flow.run(flow.begin("b"), caller.id)
+        assert 1 == again.job.attempt
+
+    @staticmethod
+    def _called(flow: FlowScene, caller: Running, **fields: object) -> str:
+        """Return a child that the run has noted and stored."""
+        job = flow.new_tied(Ties(caller_id=caller.id), fields)
+        assert Applied.APPLIED is flow.remember(call_memo(caller, "child", job.id)).answer
+        flow.storage.insert([job])
+        return job.id
+
+    def test_a_suspension_looks_whether_the_child_has_ended(self, flow: FlowScene) -> None:
+        """Where the child has ended before its caller comes to wait, the caller is enqueued at once.
+
+        If this fails: a caller whose child was fast waits for ever.
+        """
+        caller = flow.run()
+        child = self._called(flow, caller)
+        flow.settle(fails(flow.run(flow.begin("child"), child)))
+        flow.settle_all()
+
+        result = flow.apply(_waits(caller, child))
+
+        assert result.is_applied
+        flow.check(caller.id, state=State.ENQUEUED, waits_for=None)
+        flow.settle_all()
+        assert [caller.id] == flow.claim_ids(flow.begin("b"))
+
+    def test_the_last_of_several_children_wakes(self, flow: FlowScene) -> None:
+        """A run that waits for several goes on when all have ended, those included that had before.
+
+        If this fails: `gather` returns with results missing.
+        """
+        caller = flow.run()
+        jobs = [flow.new_tied(Ties(caller_id=caller.id)) for _ in range(3)]
+        flow.remember(call_memo(caller, "child", *(job.id for job in jobs)))
+        flow.storage.insert(jobs)
+        one, two, three = flow.running(flow.begin("child"), *(job.id for job in jobs))
+        flow.settle(succeeds(one))
+
+        flow.settle(_waits(caller, *(job.id for job in jobs)))
+        states = [flow.state(caller.id)]
+        for running in (three, two):
+            flow.settle(fails(running) if running is three else succeeds(running))
+            flow.settle_all()
+            states.append(flow.state(caller.id))
+
+        assert [State.AWAITING, State.AWAITING, State.ENQUEUED] == states
+
+    def test_a_wait_is_no_continuation(self, flow: FlowScene) -> None:
+        """Whom a run waits for are no parents of its job: neither its record nor `find` by parent shows them.
+
+        If this fails: a page draws a caller as the child of what it called.
+        """
+        caller = flow.run()
+        child = self._called(flow, caller)
+        then = flow.continuation(child)
+
+        flow.settle(_waits(caller, child))
+
+        assert () == flow.record(caller.id).parents
+        assert [then] == flow.found(JobFilter(parent_id=child))
+        assert Ties(caller_id=caller.id) == flow.record(child).ties
+
+    def test_a_continuation_that_waits_keeps_its_parents(self, flow: FlowScene) -> None:
+        """A job that was a continuation itself still shows its parents, and their ends move it no more.
+
+        If this fails: a wait rewrites what a job is.
+        """
+        parent = flow.add()
+        job_id = flow.continuation(parent)
+        flow.settle(succeeds(flow.run(flow.begin(), parent)))
+        flow.settle_all()
+        caller = flow.run(flow.begin("b"), job_id)
+        child = self._called(flow, caller)
+        flow.settle(_waits(caller, child))
+
+        flow.settle(requeues(parent))
+        taken = {running.id: running for running in flow.take(flow.begin("c"))}
+        flow.settle(succeeds(taken[parent]))
+        flow.settle_all()
+
+        assert (Edge(parent),) == flow.record(job_id).parents
+        assert [job_id] == flow.found(JobFilter(parent_id=parent))
+        flow.check(job_id, state=State.AWAITING, waits_for="call child")
+
+    def test_who_was_woken_otherwise_is_let_be(self, flow: FlowScene) -> None:
+        """A caller that was requeued, and waits for another child now, is not woken by the former one.
+
+        If this fails: a job goes on without the result that it waits for.
+        """
+        caller = flow.run()
+        first = self._called(flow, caller)
+        flow.settle(_waits(caller, first))
+        flow.settle(requeues(caller.id))
+        taken = {running.id: running for running in flow.take(flow.begin("b"))}
+        again = taken[caller.id]
+        second = flow.new_tied(Ties(caller_id=caller.id))
+        flow.storage.insert([second])
+        flow.settle(_waits(again, second.id))
+
+        flow.settle(succeeds(taken[first]))
+        flow.settle_all()
+        between = flow.state(caller.id)
+        flow.settle(succeeds(flow.run(flow.begin("c"), second.id)))
+        flow.settle_all()
+
+        assert [State.AWAITING, State.ENQUEUED] == [between, flow.state(caller.id)]
+
+    def test_a_wait_for_a_child_can_be_due(self, flow: FlowScene) -> None:
+        """A wait for a child with an instant is over when that comes; the child's end moves nobody then.
+
+        If this fails: a wait with a time-out waits for ever, or starts its job twice.
+        """
+        caller = flow.run()
+        child = self._called(flow, caller, state=State.SCHEDULED, due_at=BASE + 30 * DAY)
+        flow.settle(_waits(caller, child, due_at=BASE + HOUR))
+        flow.advance(7_200)
+
+        assert 1 == flow.promote().promoted
+        flow.settle(succeeds(flow.run(flow.begin("b"), caller.id)))
+        flow.settle(deletes(child))
+        flow.settle_all()
+
+        assert [State.SUCCEEDED, State.DELETED] == flow.states(caller.id, child)
+
+    def test_a_caller_that_waits_is_active_in_its_batch(self, flow: FlowScene) -> None:
+        """A member that waits for its child, or for a signal, counts as active: its batch does not end.
+
+        If this fails: a batch ends while an approval in it is asked for.
+        """
+        batch, (a, b) = flow.batch_of(2)
+        one, two = flow.running(flow.begin(), a, b)
+        child = flow.new_tied(Ties(caller_id=a))
+        flow.storage.insert([child])
+
+        flow.settle(_waits(one, child.id))
+        flow.settle(suspends(two))
+        flow.settle_all()
+        waiting = flow.tally(batch), flow.state(batch)
+        flow.send(b, "approval")
+        flow.settle(succeeds(flow.take(flow.begin("b"), 1)[0]))
+        flow.settle_all()
+
+        assert (Tally(total=2, active=2), State.AWAITING) == waiting
+        assert Tally(total=2, active=2) == flow.tally(batch)
+        for name in ("c", "d", "e"):
+            flow.storage.apply([succeeds(running) for running in flow.take(flow.begin(name))])
+            flow.settle_all()
+        assert (Tally(total=2, succeeded=2), State.SUCCEEDED) == (flow.tally(batch), flow.state(batch))
+
+    def test_a_batch_can_be_waited_for(self, flow: FlowScene) -> None:
+        """A run waits for a batch as for any job, and goes on when the batch has ended.
+
+        If this fails: `join` of a batch never returns.
+        """
+        caller = flow.run()
+        made = flow.new_batch(beside=caller.id)
+        batch, member = made.id, flow.new_member(made.id)
+        flow.storage.insert([made, member])
+
+        flow.settle(_waits(caller, batch))
+        flow.settle_all()
+        between = flow.state(caller.id)
+        flow.settle(fails(flow.run(flow.begin("b"), member.id)))
+        flow.settle_all()
+
+        assert [State.AWAITING, State.ENQUEUED] == [between, flow.state(caller.id)]
+
+    # ---- results that are still to be read ---------------------------------------------------------------
+
+    def test_inputs_are_kept_as_they_were_given(self, flow: FlowScene) -> None:
+        """Where results of others belong in a job's arguments is stored with it and told to who claims it.
+
+        If this fails: a job is run without what it was to be given.
+        """
+        source = flow.add()
+        ties = Ties(inputs=(Input(source, ("text",)), Input(source, ("rows", 0, "é"))))
+        job_id = flow.add(
+            state=State.AWAITING, parents=(Edge(source, carries=True),), ties_json=write_ties(ties),
+            arguments='{"text": null, "rows": [{"é": null}]}',
+        )  # fmt: skip
+        flow.settle(succeeds(flow.run(flow.begin(), source), '"result"'))
+        flow.settle_all()
+
+        running = flow.run(flow.begin("b"), job_id)
+
+        assert ties == flow.record(job_id).ties == running.job.ties
+        assert (Edge(source, On.SUCCEEDED, carries=True),) == flow.record(job_id).parents
+        assert '{"text": null, "rows": [{"é": null}]}' == running.job.arguments
+        assert '"result"' == flow.record(source).result
+
+    def test_a_job_that_misses_an_input_cannot_be_requeued(self, flow: FlowScene) -> None:
+        """While a source has not succeeded, a job that waits for its result is not run by hand.
+
+        If this fails: a job is run with a hole in its arguments.
+        """
+        source = flow.add()
+        ties = write_ties(Ties(inputs=(Input(source, ("text",)),)))
+        job_id = flow.add(state=State.AWAITING, parents=(Edge(source, carries=True),), ties_json=ties)
+        waits_alone = flow.continuation(source)
+        flow.settle(fails(flow.run(flow.begin(), source)))
+        flow.settle_all()
+
+        results = [flow.apply(requeues(one)) for one in (job_id, waits_alone)]
+
+        assert [Applied.REFUSED, Applied.APPLIED] == results
+        assert [State.AWAITING, State.ENQUEUED] == flow.states(job_id, waits_alone)
+
+    def test_a_result_stays_as_long_as_it_is_missed(self, flow: FlowScene) -> None:
+        """A source that has expired stays while a job that is to be given its result has not ended.
+
+        If this fails: the last stage of a flow fails because its first was tidied up.
+        """
+        source = flow.add()
+        ties = write_ties(Ties(inputs=(Input(source, ("text",)),)))
+        job_id = flow.add(state=State.AWAITING, parents=(Edge(source, carries=True),), ties_json=ties)
+        flow.settle(succeeds(flow.run(flow.begin(), source), expires_at=BASE - DAY))
+        flow.settle_all()
+
+        early = [flow.prune(), flow.prune()]
+        moved_on = flow.record(source).expires_at
+        flow.settle(succeeds(flow.run(flow.begin("b"), job_id)))
+        flow.advance(DAY // 1_000_000)
+
+        assert ([0, 0], True) == (early, moved_on is not None and moved_on > flow.now() - DAY)
+        assert 1 == flow.prune()
+        assert [None] == flow.storage.get([source])
+
+    @pytest.mark.parametrize("state", ["running", "waiting", "failed"])
+    def test_a_called_job_stays_until_its_caller_has_ended(self, flow: FlowScene, state: str) -> None:
+        """A child that has expired stays while its caller has not ended, and so may still read its result.
+
+        If this fails: a caller finds nothing where its child's result was, and calls it again.
+        """
+        caller = flow.run()
+        child = self._called(flow, caller)
+        flow.settle(succeeds(flow.run(flow.begin("child"), child), expires_at=BASE - DAY))
+        if state == "waiting":
+            flow.settle(suspends(caller))
+        if state == "failed":
+            flow.settle(fails(caller))
+        flow.settle_all()
+
+        early = flow.prune()
+        kept = flow.storage.get([child])[0] is not None
+        if state != "failed":
+            flow.settle(deletes(caller.id))
+        flow.advance(7_200)
+        flow.prune()
+
+        assert (1, False) == (early, kept) if state == "failed" else (0, True)
+        assert [None] == flow.storage.get([child])
+
+    def test_a_childs_caller_may_be_gone(self, flow: FlowScene) -> None:
+        """A called job outlives its caller where it runs longer; its end is as any other.
+
+        If this fails: a job that was called by one long pruned never ends, or never goes.
+        """
+        caller = flow.run()
+        child = self._called(flow, caller)
+        flow.settle(succeeds(caller, expires_at=BASE - DAY))
+        assert 1 == flow.prune()
+
+        flow.settle(succeeds(flow.run(flow.begin("child"), child), expires_at=BASE - DAY))
+        flow.settle_all()
+
+        assert [1, 0] == [flow.prune(), flow.prune()]
+        assert [None] == flow.storage.get([child])

@@ -1,0 +1,680 @@
+"""What is remembered: guards of memos, signals, waits without a worker, sleeps, and what is forgotten."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from firelock.lifecycle import Moved
+from firelock.storage import Applied, Feature
+from firelock.testing.conformance.flow_scene import FlowScene, forgets, signal, sleeps, suspends
+from firelock.testing.conformance.kit import requires
+from firelock.testing.conformance.scene import (
+    BASE,
+    DAY,
+    HOUR,
+    STAMP,
+    Running,
+    asks,
+    deletes,
+    fails,
+    requeues,
+    reschedules,
+    retries,
+    succeeds,
+)
+from firelock.testing.conformance.storage.subject import StorageFixtures
+from firelock.values import (
+    MEMO_BYTES,
+    MEMOS_BYTES,
+    MEMOS_LIMIT,
+    Memo,
+    MemoKind,
+    NewMemo,
+    Remembered,
+    State,
+    UniqueUse,
+)
+
+_STEP, _SIGNAL, _SLEEP, _CALL = MemoKind.STEP, MemoKind.SIGNAL, MemoKind.SLEEP, MemoKind.CALL
+
+
+def _step(running: Running, name: str, value: str | None = "1") -> NewMemo:
+    memo = Memo(_STEP, name, value, True, STAMP, STAMP, running.job.attempt)
+    return NewMemo(running.id, memo, running.holder.session, running.job.fence)
+
+
+class MemoDuty(StorageFixtures):
+    """What `remember` and `recall` promise."""
+
+    verbs = "remember recall"
+
+    # ---- what stands -------------------------------------------------------------------------------------
+
+    def test_what_is_remembered_is_recalled(self, flow: FlowScene) -> None:
+        """A later run recalls every memo as it was given, in the order in which their names were recorded.
+
+        A first run is told by its claim that there is nothing to recall, a later one that there is.
+
+        If this fails: a step is done again after each retry.
+        """
+        running = flow.run()
+        given = [
+            Memo(_STEP, "charge", '{"id": "ch_1"}', True, STAMP + 5, STAMP + 3, 1),
+            Memo(_SLEEP, "charge", "123", True, STAMP + 6, None, 1),
+            Memo(_STEP, "nothing", None, True, STAMP + 7, STAMP + 7, 1),
+        ]
+        session, fence = running.holder.session, running.job.fence
+        answers = flow.storage.remember([NewMemo(running.id, memo, session, fence) for memo in given])
+        flow.settle(retries(running))
+
+        later = flow.run(flow.begin("b"), running.id)
+
+        assert [Applied.APPLIED] * 3 == [one.answer for one in answers]
+        assert given == [attrs.evolve(one.memo, place=0) for one in answers if one.memo is not None]
+        assert (False, True) == (running.job.has_memos, later.job.has_memos)
+        found = flow.recall_of(later)
+        assert found is not None
+        assert given == [attrs.evolve(memo, place=0) for memo in found]
+        assert found == flow.storage.recall(running.id)
+        assert [one.memo for one in answers] == found
+        places = [memo.place for memo in found]
+        assert sorted(set(places)) == places
+
+    def test_the_first_value_stands(self, flow: FlowScene) -> None:
+        """A name that is done keeps its value for ever; whoever comes later is told what stands.
+
+        A repeat of the same memo, as after a lost reply, is told that it stands.
+
+        If this fails: two runs of a job go on with two results of one step.
+        """
+        running = flow.run()
+        memo = _step(running, "charge", '"first"')
+        first = flow.remember(memo)
+
+        again = flow.remember(memo)
+        other = flow.keep(running, "charge", '"second"')
+        begun = flow.keep(running, "charge", None, is_done=False)
+
+        assert [Applied.APPLIED, Applied.ALREADY, Applied.TAKEN, Applied.TAKEN] == [
+            one.answer for one in (first, again, other, begun)
+        ]
+        assert {first.memo} == {one.memo for one in (first, again, other, begun)}
+        assert {(_STEP, "charge"): '"first"'} == flow.recalled(running.id)
+
+    def test_what_is_begun_is_written_over(self, flow: FlowScene) -> None:
+        """A memo that is begun gives way to the next, at its place; unless that one leaves begun ones alone.
+
+        If this fails: a call is forgotten when its result comes, or a second child is made for it.
+        """
+        running = flow.run()
+        flow.keep(running, "child", '{"ids": ["a"]}', kind=_CALL, is_done=False)
+        flow.keep(running, "after", "1")
+
+        kept = flow.keep(running, "child", '{"ids": ["b"]}', kind=_CALL, is_done=False, replaces=False)
+        anew = flow.keep(running, "child", '{"ids": ["c"]}', kind=_CALL, is_done=False)
+        done = flow.keep(running, "child", '"result"', kind=_CALL)
+
+        assert [Applied.TAKEN, Applied.APPLIED, Applied.APPLIED] == [one.answer for one in (kept, anew, done)]
+        assert kept.memo is not None
+        assert ('{"ids": ["a"]}', False) == (kept.memo.value, kept.memo.is_done)
+        assert [(_CALL, "child"), (_STEP, "after")] == list(flow.recalled(running.id))
+        assert '"result"' == flow.recalled(running.id)[_CALL, "child"]
+
+    def test_kinds_and_jobs_never_answer_for_each_other(self, flow: FlowScene) -> None:
+        """One name of four kinds is four memos, and another job's are its own.
+
+        If this fails: a step called "approve" answers the wait for the signal "approve".
+        """
+        holder = flow.begin()
+        one, other = flow.running(holder, *flow.add_many(2))
+
+        for kind in MemoKind:
+            assert Applied.APPLIED is flow.keep(one, "name", f'"{kind}"', kind=kind).answer
+        flow.keep(other, "name", '"other"')
+
+        assert {(kind, "name"): f'"{kind}"' for kind in MemoKind} == flow.recalled(one.id)
+        assert {(_STEP, "name"): '"other"'} == flow.recalled(other.id)
+
+    def test_memos_of_one_call_come_one_after_another(self, flow: FlowScene) -> None:
+        """Each memo of a call sees those before it, of whatever job, and is answered for itself, in order.
+
+        If this fails: concurrent steps overwrite each other, or one refusal loses the others.
+        """
+        one, other = flow.running(flow.begin(), *flow.add_many(2))
+        stale = attrs.evolve(_step(one, "stale"), fence=one.job.fence + 7)
+
+        answers = flow.storage.remember(
+            [_step(one, "a"), stale, _step(other, "b"), _step(one, "a", "2"), signal(flow.new_id(), "x")]
+        )
+
+        assert [Applied.APPLIED, Applied.REFUSED, Applied.APPLIED, Applied.TAKEN, Applied.MISSING] == [
+            answer.answer for answer in answers
+        ]
+        assert Remembered(Applied.MISSING) == answers[-1]
+        assert [{(_STEP, "a"): "1"}, {(_STEP, "b"): "1"}] == [flow.recalled(one.id), flow.recalled(other.id)]
+        assert [] == flow.storage.remember([])
+
+    @pytest.mark.parametrize("text", ["x" * 200, "é" * 200, "page:1 'é' \"☃\" %s {} \\n", "a\tb", " ", "名"])
+    def test_names_and_values_are_any_text(self, flow: FlowScene, text: str) -> None:
+        """A name of up to 200 characters, a value and an author come back as they were given.
+
+        If this fails: a job remembers another step than it did.
+        """
+        running = flow.run()
+        flow.keep(running, text, text)
+        flow.keep(running, f"{text[:198]}2", text)
+        assert Applied.APPLIED is flow.send(running.id, text, text, author=text)
+
+        found = flow.storage.recall(running.id)
+
+        assert found is not None
+        assert [
+            (_STEP, text, text, ""),
+            (_STEP, f"{text[:198]}2", text, ""),
+            (_SIGNAL, text, text, text),
+        ] == [(memo.kind, memo.name, memo.value, memo.author) for memo in found]
+
+    # ---- guards ------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("how", ["stale", "stranger", "ended", "deleted", "crashed", "suspended"])
+    def test_only_the_present_run_remembers_and_recalls(self, flow: FlowScene, how: str) -> None:
+        """A run that no longer holds its job writes nothing and is told nothing of what a newer one knows.
+
+        If this fails: an old run overtakes the new one, and a step's two results are both used.
+        """
+        running = flow.run()
+        flow.keep(running, "a")
+        old = running
+        match how:
+            case "stale":
+                flow.settle(retries(running))
+                flow.run(running.holder, running.id)
+            case "stranger":
+                old = attrs.evolve(running, holder=flow.begin("stranger"))
+            case "ended":
+                flow.settle(succeeds(running))
+            case "deleted":
+                flow.settle(deletes(running.id))
+            case "crashed":
+                flow.lose(running.holder)
+            case "suspended":
+                flow.settle(suspends(running))
+
+        answer = flow.keep(old, "b")
+
+        assert (Applied.REFUSED, None) == (answer.answer, flow.recall_of(old))
+        assert {(_STEP, "a"): '"kept"'} == flow.recalled(running.id)
+
+    def test_an_unknown_job_remembers_nothing(self, flow: FlowScene) -> None:
+        """For an unknown job the answers are MISSING and None.
+
+        If this fails: memos pile up that belong to nobody.
+        """
+        unknown = flow.new_id()
+
+        assert Applied.MISSING is flow.send(unknown, "x")
+        assert None is flow.storage.recall(unknown)
+        assert None is flow.storage.recall(unknown, session="session-a", fence=1)
+        assert [] == flow.storage.recall(flow.add())
+
+    @pytest.mark.parametrize("bound", ["number", "bytes"])
+    def test_a_job_remembers_so_much(self, flow: FlowScene, bound: str) -> None:
+        """Beyond MEMOS_LIMIT memos, or MEMOS_BYTES of values, a new one is refused, and nothing else changes.
+
+        If this fails: one job that loops fills the storage.
+        """
+        running = flow.run()
+        value, number = ("1", MEMOS_LIMIT) if bound == "number" else ("é" * (MEMO_BYTES // 2), _FULL)
+        full = [_step(running, f"step {place}", value) for place in range(number)]
+        assert {Applied.APPLIED} == {one.answer for one in flow.storage.remember(full)}
+
+        refused = [flow.remember(_step(running, "one more")), flow.send(running.id, "approval")]
+
+        assert [Remembered(Applied.REFUSED), Applied.REFUSED] == refused
+        assert Applied.ALREADY is flow.remember(full[-1]).answer
+        assert number == len(flow.recalled(running.id))
+
+    # ---- signals -----------------------------------------------------------------------------------------
+
+    def test_a_signal_wakes_who_waits_for_it(self, flow: FlowScene) -> None:
+        """A suspended job holds no worker and no attempt; the signal that it waits for enqueues it, once.
+
+        If this fails: an approval never comes through, or starts its job twice.
+        """
+        running = flow.run()
+        flow.begin_wait(running, "approval")
+        assert Applied.APPLIED is flow.apply(suspends(running))
+        record = flow.record(running.id)
+        assert (State.AWAITING, "signal approval", 0, None, None) == (
+            record.state, record.waits_for, record.attempt, record.session, record.ended_at,
+        )  # fmt: skip
+        assert [] == flow.claim_ids(running.holder)
+        before = flow.now()
+
+        answer = flow.send(running.id, "approval")
+
+        record = flow.record(running.id)
+        assert (Applied.APPLIED, State.ENQUEUED, None) == (answer, record.state, record.waits_for)
+        assert Moved.SIGNALLED.format(name="approval") == record.reason == flow.last_entry(running.id).reason
+        assert record.enqueued_at is not None
+        assert before <= record.enqueued_at <= flow.now()
+        states = [entry.state for entry in flow.history(running.id)]
+        assert [State.ENQUEUED, State.AWAITING, State.ENQUEUED] == states
+        later = flow.run(flow.begin("b"), running.id)
+        assert (1, True) == (later.job.attempt, later.job.has_memos)
+        assert {(_SIGNAL, "approval"): '"yes"'} == flow.recalled(running.id)
+
+    def test_other_memos_wake_nobody(self, flow: FlowScene) -> None:
+        """Another signal, or one whose name is longer, leaves a job waiting; it is kept all the same.
+
+        If this fails: a job goes on without what it waits for.
+        """
+        running = flow.run()
+        flow.settle(suspends(running))
+
+        answers = [flow.send(running.id, name) for name in ("approval:2", "approv", "APPROVAL", "refusal")]
+
+        assert [Applied.APPLIED] * 4 == answers
+        assert (State.AWAITING, 4) == (flow.state(running.id), len(flow.recalled(running.id)))
+        assert "signal approval" == flow.record(running.id).waits_for
+
+    @pytest.mark.parametrize("when", ["enqueued", "running", "begun", "scheduled"])
+    def test_a_signal_is_kept_before_anybody_waits(self, flow: FlowScene, when: str) -> None:
+        """A signal that comes early is there when the job comes to wait, whose suspension looks for it.
+
+        If this fails: who answers faster than the job asks is never heard.
+        """
+        job_id = flow.schedule(3_600) if when == "scheduled" else flow.add()
+        if when in ("enqueued", "scheduled"):
+            assert Applied.APPLIED is flow.send(job_id, "approval")
+            flow.advance(7_200)
+            flow.promote()
+        running = flow.run(flow.begin(), job_id)
+        if when == "begun":
+            flow.begin_wait(running, "approval")
+        if when in ("running", "begun"):
+            assert Applied.APPLIED is flow.send(job_id, "approval")
+            assert State.PROCESSING is flow.state(job_id)
+
+        result = flow.apply(suspends(running, due_at=BASE + 9 * HOUR))
+
+        record = flow.record(job_id)
+        assert (True, State.ENQUEUED, None, None) == (
+            result.is_applied, record.state, record.waits_for, record.due_at,
+        )  # fmt: skip
+        assert '"yes"' == flow.recalled(job_id)[_SIGNAL, "approval"]
+        assert [job_id] == flow.claim_ids(flow.begin("b"))
+
+    def test_what_is_begun_is_no_answer(self, flow: FlowScene) -> None:
+        """A suspension that finds its own wait begun, and no signal, waits.
+
+        If this fails: a job that waits runs in a circle.
+        """
+        running = flow.run()
+        flow.begin_wait(running, "approval", BASE + HOUR)
+
+        flow.settle(suspends(running, due_at=BASE + HOUR))
+
+        flow.check(running.id, state=State.AWAITING, due_at=BASE + HOUR, waits_for="signal approval")
+
+    def test_the_first_answer_wins(self, flow: FlowScene) -> None:
+        """Of two signals of one name the first stands; its repeat by the same sender is told so.
+
+        If this fails: an approval is overruled after the job went on with it.
+        """
+        job_id = flow.add()
+        memo = signal(job_id, "approval", '"yes"', "ada")
+
+        answers = [
+            flow.remember(memo).answer, flow.send(job_id, "approval", '"no"', "bob"),
+            flow.remember(memo).answer, flow.send(job_id, "approval", '"yes"', "bob"),
+        ]  # fmt: skip
+
+        assert [Applied.APPLIED, Applied.TAKEN, Applied.ALREADY, Applied.TAKEN] == answers
+        memos = flow.storage.recall(job_id)
+        assert memos is not None
+        assert [('"yes"', "ada")] == [(one.value, one.author) for one in memos]
+
+    def test_a_signal_to_who_has_ended(self, flow: FlowScene) -> None:
+        """One that failed keeps a signal for its requeue; one that succeeded or was deleted refuses it.
+
+        If this fails: senders hear that they were in time when nobody will ever look.
+        """
+        one, two, three = flow.running(flow.begin(), *flow.add_many(3))
+        flow.settle(succeeds(one))
+        flow.settle(fails(two))
+        flow.settle(deletes(three.id))
+
+        answers = [flow.send(running.id, "approval") for running in (one, two, three)]
+
+        assert [Applied.REFUSED, Applied.APPLIED, Applied.REFUSED] == answers
+        assert [0, 1, 0] == [len(flow.recalled(running.id)) for running in (one, two, three)]
+        assert [State.SUCCEEDED, State.FAILED, State.DELETED] == flow.states(one.id, two.id, three.id)
+        flow.settle(requeues(two.id))
+        again = flow.run(flow.begin("b"), two.id)
+        flow.settle(suspends(again))
+        assert State.ENQUEUED is flow.state(two.id)
+
+    # ---- time-outs ---------------------------------------------------------------------------------------
+
+    def test_a_wait_times_out(self, flow: FlowScene) -> None:
+        """A job that waits until an instant is enqueued when it is due, waits for nothing, and counts as due.
+
+        If this fails: a wait with a time-out is a wait for ever.
+        """
+        running = flow.run()
+        flow.begin_wait(running, "approval", BASE + 2 * HOUR)
+        flow.settle(suspends(running, due_at=BASE + 2 * HOUR))
+        flow.schedule(9 * 3_600)
+        early = flow.promote()
+        flow.advance(3 * 3_600)
+
+        late = flow.promote()
+
+        assert (0, BASE + 2 * HOUR) == (early.promoted, early.next_due_at)
+        assert 1 == late.promoted
+        record = flow.record(running.id)
+        assert (State.ENQUEUED, None, None, 0) == (
+            record.state, record.due_at, record.waits_for, record.attempt,
+        )  # fmt: skip
+        assert 0 == flow.promote().promoted
+        assert [running.id] == flow.claim_ids(flow.begin("b"))
+
+    def test_the_time_out_is_an_answer_like_another(self, flow: FlowScene) -> None:
+        """Who timed out writes it down; a signal behind it is too late. Behind a signal the time-out is.
+
+        If this fails: a job goes on as if nobody had answered, and the sender was told that it was heard.
+        """
+        holder = flow.begin()
+        one, other = flow.running(holder, *flow.add_many(2))
+
+        timed_out = flow.time_out(one, "approval")
+        late = flow.send(one.id, "approval")
+        early = flow.send(other.id, "approval")
+        too_late = flow.time_out(other, "approval")
+
+        assert [Applied.APPLIED, Applied.TAKEN, Applied.APPLIED, Applied.TAKEN] == [
+            timed_out.answer, late, early, too_late.answer,
+        ]  # fmt: skip
+        assert too_late.memo is not None
+        assert ('"yes"', "ada") == (too_late.memo.value, too_late.memo.author)
+        assert {(_SIGNAL, "approval"): None} == flow.recalled(one.id)
+
+    def test_an_answer_ends_the_time_out(self, flow: FlowScene) -> None:
+        """A job that was woken by its signal is not due any more, whatever becomes of it afterwards.
+
+        If this fails: a time-out that nobody waits for starts a job in the middle of its next wait.
+        """
+        running = flow.run()
+        flow.settle(suspends(running, due_at=BASE + HOUR))
+        flow.send(running.id, "approval")
+        again = flow.run(flow.begin("b"), running.id)
+        flow.settle(suspends(again, "second"))
+        flow.advance(5 * 3_600)
+
+        promotion = flow.promote()
+
+        assert (0, None) == (promotion.promoted, promotion.next_due_at)
+        flow.check(running.id, state=State.AWAITING, due_at=None, waits_for="signal second")
+
+    # ---- suspending --------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("how", ["stale", "stranger", "deleted"])
+    def test_only_the_holder_suspends(self, flow: FlowScene, how: str) -> None:
+        """A suspension is an end as any other: of a run that lost its job it is refused.
+
+        If this fails: an old run puts to sleep what a new one is doing.
+        """
+        running = flow.run()
+        late = suspends(running)
+        match how:
+            case "stale":
+                flow.settle(retries(running))
+                flow.run(running.holder, running.id)
+            case "stranger":
+                late.session = flow.begin("stranger").session
+            case "deleted":
+                flow.settle(deletes(running.id))
+
+        assert Applied.REFUSED is flow.apply(late)
+        assert (State.DELETED if how == "deleted" else State.PROCESSING) is flow.state(running.id)
+        assert None is flow.record(running.id).waits_for
+
+    @pytest.mark.parametrize("how", ["requeued", "deleted"])
+    def test_people_move_who_waits(self, flow: FlowScene, how: str) -> None:
+        """A job that waits can be requeued, and runs from its top, or deleted; no signal moves it then.
+
+        If this fails: a wait cannot be ended by hand, or its late answer starts a deleted job.
+        """
+        running = flow.run()
+        flow.keep(running, "a")
+        flow.settle(suspends(running, due_at=BASE + HOUR))
+
+        change = requeues(running.id) if how == "requeued" else deletes(running.id)
+        assert flow.apply(change).is_applied
+        answer = flow.send(running.id, "approval")
+        flow.advance(7_200)
+        flow.promote()
+
+        moved = (Applied.APPLIED, State.ENQUEUED) if how == "requeued" else (Applied.REFUSED, State.DELETED)
+        assert moved == (answer, flow.state(running.id))
+        flow.check(running.id, waits_for=None, due_at=None)
+        assert (1 if how == "requeued" else 0) == len(flow.claim_ids(flow.begin("b")))
+
+    def test_a_suspension_is_taken_up_by_an_exchange(self, flow: FlowScene) -> None:
+        """A worker that suspends a job takes the next one with the same call.
+
+        If this fails: waits hold a worker after all.
+        """
+        a, b = flow.add_many(2)
+        holder = flow.begin()
+        one = flow.take(holder, 1)[0]
+
+        exchange = flow.exchange(holder, [suspends(one)], 1)
+
+        assert ([a, b], True) == ([one.id, exchange.claim.jobs[0].id], exchange.results[0].is_applied)
+        assert State.AWAITING is flow.state(a)
+
+    def test_a_sleep_waits_for_its_instant(self, flow: FlowScene) -> None:
+        """A job that sleeps is scheduled, says what it waits for, and counts as no retry; then it runs on.
+
+        If this fails: a sleep is shown as a failure, or holds a worker.
+        """
+        running = flow.run()
+        flow.settle(retries(running))
+        running = flow.run(flow.begin("b"), running.id)
+        flow.keep(running, "night", str(BASE + 2 * HOUR), kind=_SLEEP)
+
+        flow.settle(sleeps(running, "night", due_at=BASE + 2 * HOUR))
+
+        record = flow.record(running.id)
+        assert (State.SCHEDULED, BASE + 2 * HOUR, "sleep night", 1, False, 1) == (
+            record.state, record.due_at, record.waits_for, record.retries, record.is_retrying, record.attempt,
+        )  # fmt: skip
+        flow.advance(3 * 3_600)
+        assert 1 == flow.promote().promoted
+        flow.check(running.id, state=State.ENQUEUED, waits_for=None)
+        again = flow.run(flow.begin("c"), running.id)
+        assert 2 == again.job.attempt
+        flow.settle(retries(again, due_at=flow.now() + HOUR))
+        assert flow.record(running.id).is_retrying
+
+    def test_a_sleep_can_be_moved(self, flow: FlowScene) -> None:
+        """An operator may move a job that sleeps to another instant, as every scheduled one.
+
+        If this fails: what sleeps for a month cannot be woken.
+        """
+        running = flow.run()
+        flow.settle(sleeps(running, "month", due_at=BASE + 30 * DAY))
+
+        assert flow.apply(reschedules(running.id, due_at=BASE + HOUR)).is_applied
+        flow.advance(7_200)
+
+        assert (1, State.ENQUEUED) == (flow.promote().promoted, flow.state(running.id))
+
+    @requires(Feature.LIMITS)
+    def test_a_suspension_frees_the_limit(self, flow: FlowScene) -> None:
+        """A job that waits holds no slot of its limit's key; it takes one again when it goes on.
+
+        If this fails: two approvals that nobody answers stop all jobs of a tenant.
+        """
+        flow.put_numbers("kit-wait", concurrent=1)
+        first, second = flow.add_limited(2, "kit-wait")
+        holder = flow.begin()
+        (one,) = flow.take(holder)
+
+        flow.settle(suspends(one))
+        (two,) = flow.take(holder)
+        flow.send(first, "approval")
+
+        assert ([first, second], []) == ([one.id, two.id], flow.take(holder))
+        flow.settle(succeeds(two))
+        assert [first] == [running.id for running in flow.take(holder)]
+        assert ["kit-wait"] == [key.key for key in flow.storage.find_keys("kit-wait") if key.running == 1]
+
+    # ---- forgetting --------------------------------------------------------------------------------------
+
+    def test_a_requeue_forgets_from_a_memo_on(self, flow: FlowScene) -> None:
+        """The memo named and all recorded since are gone with the requeue; those before it stay.
+
+        A place is that of the first record of a name, not that of its end.
+
+        If this fails: "run again from here" does again what was done before, or goes on with what came after.
+        """
+        running = flow.run()
+        flow.keep(running, "a")
+        flow.keep(running, "b", None, kind=_CALL, is_done=False)
+        flow.keep(running, "c")
+        flow.keep(running, "b", '"late"', kind=_CALL)
+        flow.send(running.id, "b")
+        flow.settle(fails(running))
+
+        assert flow.apply(forgets(running.id, _CALL, "b")).is_applied
+
+        assert (State.ENQUEUED, [(_STEP, "a")]) == (flow.state(running.id), list(flow.recalled(running.id)))
+        again = flow.run(flow.begin("b"), running.id)
+        assert Applied.APPLIED is flow.keep(again, "c", '"new"').answer
+        assert {(_STEP, "a"): '"kept"', (_STEP, "c"): '"new"'} == flow.recalled(running.id)
+
+    def test_forgetting_goes_with_the_requeue_or_not_at_all(self, flow: FlowScene) -> None:
+        """Where there is no such memo, or the job runs, the requeue is refused and nothing is forgotten.
+
+        If this fails: a running job loses its memory under its feet.
+        """
+        running = flow.run()
+        flow.keep(running, "a")
+        while_running = flow.apply(forgets(running.id, _STEP, "a"))
+        flow.settle(fails(running))
+
+        wrong = [
+            flow.apply(forgets(running.id, _STEP, "b")),
+            flow.apply(forgets(running.id, _CALL, "a")),
+        ]
+
+        assert [Applied.REFUSED] * 3 == [while_running, *wrong]
+        assert (State.FAILED, {(_STEP, "a"): '"kept"'}) == (
+            flow.state(running.id), flow.recalled(running.id),
+        )  # fmt: skip
+        assert flow.apply(forgets(running.id, _STEP, "a")).is_applied
+        assert {} == flow.recalled(running.id)
+
+    def test_a_signal_can_be_asked_for_anew(self, flow: FlowScene) -> None:
+        """A wait that was forgotten is open again: the job waits, and another answer is accepted.
+
+        If this fails: a wrong approval can never be taken back.
+        """
+        running = flow.run()
+        flow.send(running.id, "approval", '"no"')
+        flow.settle(succeeds(running))
+        flow.settle(forgets(running.id, _SIGNAL, "approval"))
+        again = flow.run(flow.begin("b"), running.id)
+
+        flow.settle(suspends(again))
+        answer = flow.send(running.id, "approval", '"yes"')
+
+        assert (Applied.APPLIED, State.ENQUEUED) == (answer, flow.state(running.id))
+        assert {(_SIGNAL, "approval"): '"yes"'} == flow.recalled(running.id)
+
+    def test_a_requeue_alone_forgets_nothing(self, flow: FlowScene) -> None:
+        """Retries, crashes, ends and requeues leave all memos as they are.
+
+        If this fails: a job that is mended pays twice.
+        """
+        running = flow.run()
+        flow.keep(running, "a")
+        flow.lose(running.holder)
+        running = flow.run(flow.begin("b"), running.id)
+        flow.keep(running, "b")
+        flow.settle(fails(running))
+
+        flow.settle(requeues(running.id))
+
+        assert [(_STEP, "a"), (_STEP, "b")] == list(flow.recalled(running.id))
+
+    def test_memos_go_with_their_job(self, flow: FlowScene) -> None:
+        """When a job is pruned, nothing is recalled of it.
+
+        If this fails: memos of jobs that are long gone fill the storage.
+        """
+        running = flow.run()
+        flow.keep(running, "a")
+        flow.settle(succeeds(running, expires_at=BASE - DAY))
+
+        assert 1 == flow.prune()
+
+        assert None is flow.storage.recall(running.id)
+        assert Applied.MISSING is flow.send(running.id, "x")
+
+    @requires(Feature.TRANSACTIONAL_ENQUEUE)
+    @pytest.mark.parametrize("commits", [True, False])
+    def test_a_memo_is_kept_with_the_transaction(
+        self, flow: FlowScene, open_transaction: object, commits: bool
+    ) -> None:
+        """A memo of a transaction is there after its commit, or not at all: the step's effect and it are one.
+
+        If this fails: a step is done twice, or is skipped though its effect was rolled back.
+        """
+        assert callable(open_transaction)
+        running = flow.run()
+
+        with open_transaction(commits) as within:
+            (answer,) = flow.storage.remember([_step(running, "a")], within=within)
+
+        assert Applied.APPLIED is answer.answer
+        assert ({(_STEP, "a"): "1"} if commits else {}) == flow.recalled(running.id)
+
+    @requires(Feature.TRANSACTIONAL_ENQUEUE)
+    def test_a_memo_of_an_old_run_is_refused_within_a_transaction(
+        self, flow: FlowScene, open_transaction: object
+    ) -> None:
+        """The guard holds within a transaction too.
+
+        If this fails: two runs of a job do a step that is to be done once.
+        """
+        assert callable(open_transaction)
+        running = flow.run()
+        flow.lose(running.holder)
+
+        with open_transaction(True) as within:
+            (answer,) = flow.storage.remember([_step(running, "a")], within=within)
+
+        assert (Applied.REFUSED, {}) == (answer.answer, flow.recalled(running.id))
+
+    @requires(Feature.UNIQUE)
+    def test_a_unique_job_keeps_its_key_while_it_waits(self, flow: FlowScene) -> None:
+        """A suspension is no end: the job has its unique key as long as it has not ended.
+
+        If this fails: a second approval of one order is asked for while the first waits.
+        """
+        unique = asks(unique=UniqueUse("tasks.run kit/wait"))
+        job_id = flow.add(admission=unique)
+        flow.settle(suspends(flow.run(flow.begin(), job_id)))
+
+        (answer,) = flow.storage.insert([flow.new_job(admission=unique)]).is_new
+
+        assert not answer
+        assert State.AWAITING is flow.state(job_id)
+
+
+_FULL = MEMOS_BYTES // MEMO_BYTES

@@ -1,0 +1,144 @@
+"""Streams: what a job emits while it runs, piece by piece, read again by offset."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from firelock.testing.conformance.flow_scene import FlowScene
+from firelock.testing.conformance.scene import BASE, DAY, Running, deletes, retries, succeeds
+from firelock.testing.conformance.storage.subject import StorageFixtures
+from firelock.values import Chunk, chunk_offset
+
+
+class StreamDuty(StorageFixtures):
+    """What `append_stream` and `read_stream` promise."""
+
+    verbs = "append_stream read_stream"
+
+    def test_a_stream_is_read_as_it_was_emitted(self, flow: FlowScene) -> None:
+        """Chunks come back in order of offset, from above the one given on, at most so many.
+
+        If this fails: a page that reads on after a reload misses words, or shows them twice.
+        """
+        running = flow.run()
+        fence = running.job.fence
+        pieces = [f"word {number} é☃\n" for number in range(12)]
+        flow.append(running, "out", *pieces[:5])
+        flow.append(running, "out", *pieces[5:], first=5)
+
+        read = flow.storage.read_stream
+
+        expected = [Chunk("out", chunk_offset(fence, number), piece) for number, piece in enumerate(pieces)]
+        assert expected == read(running.id, "out")
+        assert expected[:3] == read(running.id, "out", limit=3)
+        assert expected[3:8] == read(running.id, "out", after=expected[2].offset, limit=5)
+        assert [] == read(running.id, "out", after=expected[-1].offset)
+        assert {fence} == {chunk.run for chunk in expected}
+
+    def test_streams_are_apart(self, flow: FlowScene) -> None:
+        """Two streams of a job, and those of two jobs, know nothing of each other.
+
+        If this fails: one user reads what a model says to another.
+        """
+        one, other = flow.running(flow.begin(), *flow.add_many(2))
+        session, fence = one.holder.session, one.job.fence
+        mixed = [
+            Chunk(name, chunk_offset(fence, number), f"{name} {number}")
+            for number, name in enumerate(["out", "out:2", "OUT", "out", "é"])
+        ]
+        flow.storage.append_stream(one.id, mixed, session=session, fence=fence)
+        flow.append(other, "out", "other")
+
+        for name in ("out", "out:2", "OUT", "é"):
+            assert [chunk for chunk in mixed if chunk.stream == name] == flow.storage.read_stream(
+                one.id, name
+            )
+        assert ["other"] == [chunk.data for chunk in flow.storage.read_stream(other.id, "out")]
+        assert [] == flow.storage.read_stream(one.id, "unknown")
+        assert [] == flow.storage.read_stream(flow.new_id(), "out")
+
+    def test_a_repeat_is_stored_once(self, flow: FlowScene) -> None:
+        """Chunks that are sent again, as after a lost reply, leave those stored as they are.
+
+        If this fails: a reader sees a sentence twice, or changed.
+        """
+        running = flow.run()
+        flow.append(running, "out", "a", "b")
+
+        size = flow.append(running, "out", "changed", "c", first=1)
+
+        assert ["a", "b", "c"] == [chunk.data for chunk in flow.storage.read_stream(running.id, "out")]
+        assert 3 == size
+
+    def test_the_size_of_the_largest_stream_is_told(self, flow: FlowScene) -> None:
+        """The answer is how many bytes, as UTF-8, are stored of the streams named: of the largest of them.
+
+        If this fails: a job writes without an end, or is stopped too early.
+        """
+        running = flow.run()
+        session, fence = running.holder.session, running.job.fence
+
+        first = flow.append(running, "out", "é" * 100, "ab")
+        small = flow.append(running, "small", "a")
+        chunks = [
+            Chunk(name, chunk_offset(fence, 10), data) for name, data in (("out", "☃"), ("small", "bc"))
+        ]
+        both = flow.storage.append_stream(running.id, chunks, session=session, fence=fence)
+
+        assert (202, 1, 205) == (first, small, both)
+
+    @pytest.mark.parametrize("how", ["stale", "stranger", "ended", "deleted", "unknown"])
+    def test_only_the_present_run_emits(self, flow: FlowScene, how: str) -> None:
+        """A run that no longer holds its job writes nothing; the answer is None.
+
+        If this fails: two runs write into one stream, and a reader sees both at once.
+        """
+        running = flow.run()
+        flow.append(running, "out", "a")
+        old = running
+        match how:
+            case "stale":
+                flow.settle(retries(running))
+                flow.run(running.holder, running.id)
+            case "stranger":
+                old = attrs.evolve(running, holder=flow.begin("stranger"))
+            case "ended":
+                flow.settle(succeeds(running))
+            case "deleted":
+                flow.settle(deletes(running.id))
+            case "unknown":
+                old = Running(attrs.evolve(running.job, id=flow.new_id()), running.holder)
+
+        assert None is flow.append(old, "out", "b", first=1)
+        assert ["a"] == [chunk.data for chunk in flow.storage.read_stream(running.id, "out")]
+
+    def test_a_later_run_begins_anew(self, flow: FlowScene) -> None:
+        """What a later run emits stands behind all that the former ones did, and tells its run.
+
+        If this fails: a reader cannot tell a repeated beginning from a continuation.
+        """
+        running = flow.run()
+        flow.append(running, "out", "a", "b")
+        flow.settle(retries(running))
+        again = flow.run(flow.begin("b"), running.id)
+
+        flow.append(again, "out", "A")
+
+        chunks = flow.storage.read_stream(running.id, "out")
+        assert ["a", "b", "A"] == [chunk.data for chunk in chunks]
+        assert [running.job.fence] * 2 + [again.job.fence] == [chunk.run for chunk in chunks]
+
+    def test_a_stream_outlives_the_run_and_goes_with_the_job(self, flow: FlowScene) -> None:
+        """A stream can be read when its job has ended, until that is pruned.
+
+        If this fails: an answer is gone when it is complete, or kept for ever.
+        """
+        running = flow.run()
+        flow.append(running, "out", "a")
+        flow.settle(succeeds(running, expires_at=BASE - DAY))
+        assert ["a"] == [chunk.data for chunk in flow.storage.read_stream(running.id, "out")]
+
+        assert 1 == flow.prune()
+
+        assert [] == flow.storage.read_stream(running.id, "out")
