@@ -63,20 +63,26 @@ every_end = pytest.mark.parametrize("end", ENDS)
 
 
 def test_the_table_names_every_state():
-    """Each state has its way out; only a scheduled job stays in its state, none waits for a parent again."""
+    """Each state has its way out; only a scheduled job and an open batch stay in their state."""
     ways = {(before, after) for before in State for after in ALLOWED[before]}
 
     assert set(State) == set(ALLOWED)
-    assert {State.SCHEDULED} == {before for before, after in ways if before is after}
-    assert State.AWAITING not in {after for _, after in ways}
+    assert {State.SCHEDULED, State.AWAITING} == {before for before, after in ways if before is after}
 
 
-def test_only_a_run_leads_to_success_or_failure():
+def test_what_waits_again_has_run_or_is_a_batch():
+    """A run is suspended; a batch that had ended is open again."""
+    before = {state for state in State if State.AWAITING in ALLOWED[state]}
+
+    assert {State.AWAITING, State.PROCESSING, State.SUCCEEDED, State.FAILED} == before
+
+
+def test_only_a_run_and_a_batch_lead_to_success_or_failure():
     """A failure may come back by a restore; nothing else is told to have succeeded or failed."""
     ways = {after: {before for before in State if after in ALLOWED[before]} for after in State}
 
-    assert {State.PROCESSING} == ways[State.SUCCEEDED]
-    assert {State.PROCESSING, State.DELETED} == ways[State.FAILED]
+    assert {State.PROCESSING, State.AWAITING} == ways[State.SUCCEEDED]
+    assert {State.PROCESSING, State.AWAITING, State.DELETED} == ways[State.FAILED]
     assert {State.ENQUEUED} == ways[State.PROCESSING]
 
 

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import nsmallest
 from itertools import islice, takewhile
-from typing import ClassVar, Self, TypeVar, cast
+from typing import ClassVar, Self, TypeVar
 from weakref import WeakValueDictionary
 
 from firelock.errors import StorageError
@@ -21,7 +21,7 @@ from firelock.storage import rules
 from firelock.storage.admission import KeyRow, UniqueRow
 from firelock.storage.derived import TableStorage
 from firelock.storage.rules import StoredJob
-from firelock.storage.tables import StoredSession, Tables
+from firelock.storage.tables import MemoSum, StoredSession, Tables
 from firelock.storage.waiting import Waiting
 from firelock.values import (
     Claim,
@@ -29,11 +29,15 @@ from firelock.values import (
     Feature,
     JobFilter,
     JobRecord,
+    Memo,
+    MemoKind,
     Record,
     RecordChange,
     State,
+    Tally,
 )
 
+_WAITS_FOR_TIME = (State.SCHEDULED, State.AWAITING)
 _SPARE = 64  # dead entries of an order that are never worth sweeping out
 
 _T = TypeVar("_T")
@@ -203,12 +207,17 @@ class Table(Tables):
         self._key_rows: dict[str, KeyRow] = {}
         self._unique_rows: dict[str, UniqueRow] = {}
         self.lane_news = 0  # grows whenever a job in a lane may have become able to start
-        self._due = Order()  # due_at of scheduled jobs
+        self._due = Order()  # due_at of scheduled and awaiting jobs
         self._expiring = Order()  # expires_at
         self._held: defaultdict[str, dict[str, None]] = defaultdict(dict)  # by session: its jobs and tails
         self._children: defaultdict[str, dict[str, None]] = defaultdict(dict)  # by parent, ended ones too
         self._waiting: defaultdict[str, dict[str, None]] = defaultdict(dict)  # by parent: edges not decided
         self._releasing: dict[str, list[str]] = {}  # by ended parent: children to look at, the last one first
+        self._members: defaultdict[str, Members] = defaultdict(Members)  # by batch
+        self._tallies: dict[str, Tally] = {}  # by batch
+        self._changed: dict[str, None] = {}  # batches to look at
+        self._memos: dict[str, dict[tuple[MemoKind, str], Memo]] = {}  # by job
+        self._memo_sums: dict[str, MemoSum] = {}
         self._inserted = 0  # how many ever were: the sequence of the next one
         self._counts: dict[str, Counter[State]] = {}
         self._sessions: dict[str, StoredSession] = {}
@@ -230,13 +239,13 @@ class Table(Tables):
             self.by_time.put(id, record.created_at)
             for edge in record.parents:
                 self._children[edge.parent_id][id] = None
-            for edge in row.pending:
-                self._waiting[edge.parent_id][id] = None
         else:
             self._unindex(before)
             for edge in before.pending:
                 if edge.parent_id not in {other.parent_id for other in row.pending}:
                     _discard(self._waiting, edge.parent_id, id)
+        for edge in row.pending:
+            self._waiting[edge.parent_id][id] = None
         self.rows[id] = row
         self._index(row)
         if before is not None and before.record.session and not record.session and before.lane is not None:
@@ -257,6 +266,8 @@ class Table(Tables):
         self.by_time.drop(id)
         for edge in row.record.parents:
             _discard(self._children, edge.parent_id, id)
+        for edge in row.pending:
+            _discard(self._waiting, edge.parent_id, id)
         del self.rows[id]
 
     def next_sequence(self) -> int:
@@ -325,6 +336,75 @@ class Table(Tables):
         wanted = (key for key in self._unique_rows if key.startswith(prefix) and key > after)
         return [(key, self._unique_rows[key]) for key in nsmallest(limit, wanted)]
 
+    # ---- batches and memos ---------------------------------------------------------------------------------
+
+    def tally(self, batch: str) -> Tally | None:
+        """See `Tables.tally`."""
+        return self._tallies.get(batch)
+
+    def put_tally(self, batch: str, tally: Tally | None) -> None:
+        """See `Tables.put_tally`."""
+        if tally is None:
+            self._tallies.pop(batch, None)
+            self._changed.pop(batch, None)
+        else:
+            self._tallies[batch] = tally
+
+    def note_changed(self, batch: str) -> None:
+        """See `Tables.note_changed`."""
+        self._changed[batch] = None
+
+    def is_changed(self, batch: str) -> bool:
+        """See `Tables.is_changed`."""
+        return batch in self._changed
+
+    def next_changed(self) -> str | None:
+        """See `Tables.next_changed`."""
+        batch = next(iter(self._changed), None)
+        if batch is not None:
+            del self._changed[batch]
+        return batch
+
+    def unswept(self, batch: str, limit: int) -> list[StoredJob]:
+        """See `Tables.unswept`."""
+        members = self._members.get(batch)
+        return [] if members is None else self._jobs(islice(members.unswept, limit))
+
+    def shut_out(self, batch: str, limit: int) -> list[StoredJob]:
+        """See `Tables.shut_out`."""
+        members = self._members.get(batch)
+        return [] if members is None else self._jobs(islice(members.shut_out, limit))
+
+    def memos(self, job: str) -> list[Memo]:
+        """See `Tables.memos`."""
+        return sorted(self._memos.get(job, {}).values(), key=lambda memo: memo.place)
+
+    def memo(self, job: str, kind: MemoKind, name: str) -> Memo | None:
+        """See `Tables.memo`."""
+        return self._memos.get(job, {}).get((kind, name))
+
+    def put_memo(self, job: str, memo: Memo) -> None:
+        """See `Tables.put_memo`."""
+        self._memos.setdefault(job, {})[memo.kind, memo.name] = memo
+
+    def remove_memo(self, job: str, memo: Memo) -> None:
+        """See `Tables.remove_memo`."""
+        del self._memos[job][memo.kind, memo.name]
+
+    def memo_sum(self, job: str) -> MemoSum:
+        """See `Tables.memo_sum`."""
+        return self._memo_sums.get(job, MemoSum())
+
+    def put_memo_sum(self, job: str, total: MemoSum | None) -> None:
+        """See `Tables.put_memo_sum`."""
+        if total is None:
+            del self._memo_sums[job]
+            self._memos.pop(job, None)
+        else:
+            self._memo_sums[job] = total
+
+    # ---- orders --------------------------------------------------------------------------------------------
+
     def has_ready(self, queues: Sequence[str] | None) -> bool:
         """Tell whether a claim of these queues would take something."""
         wanted = self._ready if queues is None else queues
@@ -382,7 +462,8 @@ class Table(Tables):
     def _in_order(self, where: JobFilter, start: Entry | None, *, oldest_first: bool) -> Iterator[Entry]:
         """Yield the entries of the filter's time window behind `start`; its other fields are not read."""
         since, until = where.since, where.until
-        order = self.by_time if where.state is None else self.by_state[where.state]
+        of = self if where.batch_id is None else self._members.get(where.batch_id) or Members()
+        order = of.by_time if where.state is None else of.by_state[where.state]
         if where.by_due:
             order = self._due
         if oldest_first:
@@ -462,13 +543,15 @@ class Table(Tables):
         if row.is_ready:
             self._line(row).put(job.id, *row.place)
             self.has_news = True
-        if job.state is State.SCHEDULED:
-            self._due.put(job.id, cast("int", job.due_at))
+        if job.due_at is not None and job.state in _WAITS_FOR_TIME:
+            self._due.put(job.id, job.due_at)
             self.has_news = True
         if job.expires_at is not None:
             self._expiring.put(job.id, job.expires_at)
         if job.session is not None:
             self._held[job.session][job.id] = None
+        if job.ties_json is not None and (batch := row.batch_id) is not None:
+            self._members[batch].put(row)
 
     def _unindex(self, row: StoredJob) -> None:
         job = row.record
@@ -481,12 +564,16 @@ class Table(Tables):
         self.by_state[job.state].drop(job.id)
         if row.is_ready:
             self._leave_line(row)
-        if job.state is State.SCHEDULED:
+        if job.due_at is not None:
             self._due.drop(job.id)
         if job.expires_at is not None:
             self._expiring.drop(job.id)
         if job.session is not None:
             _discard(self._held, job.session, job.id)
+        if job.ties_json is not None and (batch := row.batch_id) is not None:
+            self._members[batch].drop(row)
+            if not self._members[batch].by_time:
+                del self._members[batch]
 
     def _line(self, row: StoredJob) -> Order:
         """Return where the ready job waits."""
@@ -594,6 +681,34 @@ class Order:
 
     def _is_living(self, entry: Entry) -> bool:
         return self._living.get(entry[1]) is entry
+
+
+class Members:
+    """The members of one batch, in the orders that the verbs need."""
+
+    def __init__(self) -> None:
+        self.by_time = Order()
+        self.by_state: defaultdict[State, Order] = defaultdict(Order)
+        self.unswept: dict[str, None] = {}
+        self.shut_out: dict[str, None] = {}
+
+    def put(self, row: StoredJob) -> None:
+        """The member is found as it is now."""
+        job = row.record
+        self.by_time.put(job.id, job.created_at)
+        self.by_state[job.state].put(job.id, job.changed_at)
+        if not job.is_final and not row.is_cancelled:
+            self.unswept[job.id] = None
+        if row.is_shut_out:
+            self.shut_out[job.id] = None
+
+    def drop(self, row: StoredJob) -> None:
+        """The member is not found as it was."""
+        job = row.record
+        self.by_time.drop(job.id)
+        self.by_state[job.state].drop(job.id)
+        self.unswept.pop(job.id, None)
+        self.shut_out.pop(job.id, None)
 
 
 class RecordKind:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import islice, takewhile
 from typing import TypeVar
 
 import attrs
@@ -15,7 +16,7 @@ import attrs
 from firelock.errors import StorageError, StorageUnavailable, UnsupportedFeature
 from firelock.ids import new_id, new_ids
 from firelock.lifecycle import Moved
-from firelock.storage import rules
+from firelock.storage import rules, tied_tables
 from firelock.storage.admission import LaneCursors
 from firelock.storage.contract import CONTRACT, Storage
 from firelock.storage.keyed_tables import (
@@ -34,6 +35,7 @@ from firelock.storage.waiting import Waiting
 from firelock.values import (
     FINAL_STATES,
     Applied,
+    Chunk,
     Claim,
     ClaimRequest,
     Counts,
@@ -49,19 +51,23 @@ from firelock.values import (
     JobRecord,
     KeyState,
     LogLine,
+    Memo,
     NewJob,
+    NewMemo,
     NewSession,
     Progress,
     Promotion,
     Reconciliation,
     Record,
     RecordChange,
+    Remembered,
     Renewal,
     Rollup,
     SchemaState,
     SessionRecord,
     State,
     Taken,
+    Tally,
     Transition,
     UniqueState,
 )
@@ -160,6 +166,9 @@ class DerivedStorage(Storage):
         for job_id in pruned:
             self.delete_record("log", job_id)
             self.delete_record("progress", job_id)
+            if self.delete_record("stream", job_id):
+                for chunk in list(self._chunks(f"{job_id} ")):
+                    self.delete_record("chunk", chunk.key)
         for record in self.list_records("rollup", limit=limit):
             if _read_rollup(record).minute >= now - _ROLLUPS_STAY:
                 break
@@ -240,6 +249,52 @@ class DerivedStorage(Storage):
         if record is None:
             return []
         return [LogLine(*line) for line in json.loads(record.value) if line[0] > after][:limit]
+
+    # ---- streams -----------------------------------------------------------------------------------------
+
+    def append_stream(self, job_id: str, chunks: Sequence[Chunk], *, session: str, fence: int) -> int | None:
+        """See `Storage.append_stream`; a chunk is a record, and so is how much there is of each stream.
+
+        The holder is asked for once, before: a run that loses its job meanwhile adds chunks of its own fence.
+        """
+        (job,) = self.get([job_id])
+        is_held = job is not None and (job.state, job.session, job.fence) == (
+            State.PROCESSING, session, fence,
+        )  # fmt: skip
+        if not is_held:
+            return None
+        known = self.get_record("stream", job_id)
+        if known is None:
+            self.put_record(
+                "stream", job_id, "{}", expected_version=0
+            )  # before the first, so that prune sees it
+        added: dict[str, int] = {chunk.stream: 0 for chunk in chunks}
+        for chunk in chunks:
+            key = f"{job_id} {chunk.stream} {chunk.offset:020d}"
+            if self.put_record("chunk", key, chunk.data, expected_version=0) is not None:
+                added[chunk.stream] += len(chunk.data.encode(errors="surrogatepass"))
+
+        def add(record: Record | None) -> tuple[str, int]:
+            sizes: dict[str, int] = json.loads(record.value) if record else {}
+            for stream, size in added.items():
+                sizes[stream] = sizes.get(stream, 0) + size
+            return json.dumps(sizes), max((sizes[stream] for stream in added), default=0)
+
+        return self._change_record("stream", job_id, add)
+
+    def read_stream(self, job_id: str, stream: str, *, after: int = -1, limit: int = 100) -> list[Chunk]:
+        """See `Storage.read_stream`."""
+        prefix = f"{job_id} {stream} "
+        found = self._chunks(prefix, after=f"{prefix}{after:020d}" if after >= 0 else prefix)
+        return [
+            Chunk(stream, int(record.key.removeprefix(prefix)), record.value)
+            for record in islice(found, limit)
+        ]
+
+    def _chunks(self, prefix: str, *, after: str | None = None) -> Iterator[Record]:
+        """Yield the records of chunks whose key begins so, in order."""
+        found = every_record(self, "chunk", after=prefix if after is None else after)
+        return takewhile(lambda record: record.key.startswith(prefix), found)
 
     # ---- locks -------------------------------------------------------------------------------------------
 
@@ -323,10 +378,14 @@ class TableStorage(DerivedStorage):
                 duplicate = keys.answer(job, new)
                 is_new.append(True if duplicate is None else duplicate)
                 if duplicate is None:
-                    parents = rules.parents_of(job, lambda id: new.get(id) or tables.job(id))
-                    new[job.id] = rules.stored(job, parents, sequence=tables.next_sequence(), now=now)
+                    new[job.id] = tied_tables.stored(
+                        job,
+                        lambda id: new.get(id) or tables.job(id),
+                        sequence=tables.next_sequence(),
+                        now=now,
+                    )
             for row in new.values():
-                tables.put(row)
+                tied_tables.put(tables, row)
             keys.store()
             if only_if is not None:
                 tables.put_record(only_if)
@@ -378,21 +437,46 @@ class TableStorage(DerivedStorage):
         row = tables.job(transition.job_id)
         if row is None:
             return Applied.MISSING
+        if row.record.ties_json is not None and row.record.is_batch:
+            return tied_tables.change_batch(tables, row, transition)
         is_reviving = transition.session is None and row.record.is_final
         is_reviving = is_reviving and row.record.admission_json is not None
         if is_reviving and transition.to not in FINAL_STATES and is_taken(tables, row.record, now):
             return Applied.TAKEN if row.record.state in transition.from_states else Applied.REFUSED
-        after, result = rules.applied(row, transition, now=now)
+        after, result = tied_tables.changed(tables, row, transition, now=now)
         if after is not row:
-            tables.put(after)
+            tied_tables.put(tables, after)
         if is_reviving and result is Applied.APPLIED and not after.record.is_final:
             take_again(tables, after.record)
-        if row.record.session is not None and after.record.session is None and row.lane is not None:
-            if len(self._freed) > _FREED_QUEUES:
-                self._freed.clear()
-            self._freed.setdefault(row.record.queue, {})[row.lane] = None
-        is_releasing = result is Applied.APPLIED and tables.is_releasing(row.record.id)
+        self._note_freed(row, after)
+        is_releasing = result is Applied.APPLIED and tied_tables.is_to_release(tables, after)
         return Applied.RELEASING if is_releasing else result
+
+    def _note_freed(self, before: StoredJob, after: StoredJob) -> None:
+        """The lane of a job that a session had is looked at first by the next claim."""
+        if before.record.session is None or after.record.session is not None or before.lane is None:
+            return
+        if len(self._freed) > _FREED_QUEUES:
+            self._freed.clear()
+        self._freed.setdefault(before.record.queue, {})[before.lane] = None
+
+    # ---- what is remembered, batches -----------------------------------------------------------------------
+
+    def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
+        """See `Storage.remember`."""
+        self.refuse_within(within)
+        now = self.clock()
+        return self._step(lambda tables: [tied_tables.remember(tables, one, now=now) for one in memos])
+
+    def recall(
+        self, job_id: str, *, session: str | None = None, fence: int | None = None
+    ) -> list[Memo] | None:
+        """See `Storage.recall`."""
+        return self._step(lambda tables: tied_tables.recall(tables, job_id, session, fence))
+
+    def tally(self, ids: Sequence[str]) -> list[Tally | None]:
+        """See `Storage.tally`."""
+        return self._step(lambda tables: [tied_tables.find_tally(tables, id) for id in ids])
 
     # ---- limits and unique keys --------------------------------------------------------------------------
 
@@ -484,7 +568,7 @@ class TableStorage(DerivedStorage):
         def promote(tables: Tables) -> Promotion:
             due = tables.due(now, limit)
             for row in due:
-                tables.put(rules.promoted(row, now=now))
+                tied_tables.put(tables, rules.promoted(row, now=now))
             self._told_due_at = tables.next_due_at()
             return Promotion(len(due), self._told_due_at)
 
@@ -493,29 +577,14 @@ class TableStorage(DerivedStorage):
     def release(self, limit: int) -> int:
         """See `Storage.release`."""
         now = self.clock()
-
-        def release(tables: Tables) -> int:
-            looked_at = 0
-            while looked_at < limit and (found := tables.next_releasing(limit - looked_at)) is not None:
-                parent, children = found
-                for child in children:
-                    tables.put(rules.followed(child, parent, at=now, now=now))
-                looked_at += len(children)
-            return looked_at
-
-        return self._step(release)
+        return self._step(lambda tables: tied_tables.release(tables, limit, now=now))
 
     def prune(self, limit: int) -> int:
         """See `Storage.prune`."""
         now = self.clock()
 
         def prune(tables: Tables) -> list[str]:
-            expired = tables.expired(now, limit)
-            for row in expired:
-                for child in tables.waiting(row.record.id):
-                    reason = Moved.PARENT_GONE.value
-                    tables.put(rules.ended_with(child, row.record, reason=reason, at=now))
-                tables.remove(row)
+            expired = [row for row in tables.expired(now, limit) if tied_tables.prune(tables, row, now=now)]
             for session in list(tables.sessions()):
                 if session.ended_at is not None and session.ended_at < now - _DAY:
                     tables.remove_session(session.record.session.id)
@@ -633,7 +702,7 @@ def _end_session(tables: Tables, id: str, running: Collection[str] | None, *, re
     taken = Taken(id, living.session.server, [], [])
     for row in tables.held(id):
         has_crashed = running is None or row.record.id in running
-        tables.put(rules.taken_back(row, crash=reason if has_crashed else None, now=now))
+        tied_tables.put(tables, rules.taken_back(row, crash=reason if has_crashed else None, now=now))
         if row.record.state is State.PROCESSING:
             (taken.crashed if has_crashed else taken.returned).append(row.record.id)
     return taken

@@ -23,15 +23,18 @@ from firelock.storage import rules
 from firelock.storage.admission import KeyRow, UniqueRow
 from firelock.storage.derived import TableStorage
 from firelock.storage.rules import StoredJob
-from firelock.storage.tables import StoredSession, Tables
+from firelock.storage.tables import MemoSum, StoredSession, Tables
 from firelock.values import (
     Feature,
     JobFilter,
     JobRecord,
+    Memo,
+    MemoKind,
     Record,
     RecordChange,
     SchemaState,
     State,
+    Tally,
 )
 
 if TYPE_CHECKING:
@@ -41,6 +44,7 @@ _LAYOUT = 1
 _LAYOUT_KEY = "layout"
 _DAY = 86_400 * SECOND
 _LONGEST_ID = 64
+_WAITS_FOR_TIME = (State.SCHEDULED, State.AWAITING)
 _PAGE = 200  # rows that are read at once where nobody knows how many will be wanted
 
 _T = TypeVar("_T")
@@ -283,6 +287,79 @@ class _Tables(Tables):
         found = [(key.removeprefix("unique/"), _read(text, UniqueRow)) for key, text in rows]
         return (found if own is None else [(prefix, own), *found])[:limit]
 
+    # ---- batches and memos ---------------------------------------------------------------------------------
+
+    def tally(self, batch: str) -> Tally | None:
+        """See `Tables.tally`."""
+        text = self.rows.get(f"tally/{batch}")
+        return None if text is None else _read(text, Tally)
+
+    def put_tally(self, batch: str, tally: Tally | None) -> None:
+        """See `Tables.put_tally`."""
+        if tally is None:
+            self.rows.delete(f"tally/{batch}")
+            self.rows.delete(f"changed/{batch}")
+        else:
+            self.rows.put(f"tally/{batch}", _text(tally))
+
+    def note_changed(self, batch: str) -> None:
+        """See `Tables.note_changed`."""
+        self.rows.put(f"changed/{batch}", "")
+
+    def is_changed(self, batch: str) -> bool:
+        """See `Tables.is_changed`."""
+        return self.rows.get(f"changed/{batch}") is not None
+
+    def next_changed(self) -> str | None:
+        """See `Tables.next_changed`."""
+        found = self.rows.scan("changed/", limit=1)
+        if not found:
+            return None
+        self.rows.delete(found[0][0])
+        return found[0][0].removeprefix("changed/")
+
+    def unswept(self, batch: str, limit: int) -> list[StoredJob]:
+        """See `Tables.unswept`."""
+        found = self.rows.scan(f"unswept/{batch}/", limit=limit)
+        return self._jobs(key.rpartition("/")[2] for key, _ in found)
+
+    def shut_out(self, batch: str, limit: int) -> list[StoredJob]:
+        """See `Tables.shut_out`."""
+        found = self.rows.scan(f"shut-out/{batch}/", limit=limit)
+        return self._jobs(key.rpartition("/")[2] for key, _ in found)
+
+    def memos(self, job: str) -> list[Memo]:
+        """See `Tables.memos`."""
+        found = [_read(text, Memo) for _, text in self.scan(f"memo/{job}/")]
+        return sorted(found, key=lambda memo: memo.place)
+
+    def memo(self, job: str, kind: MemoKind, name: str) -> Memo | None:
+        """See `Tables.memo`."""
+        text = self.rows.get(_memo_key(job, kind, name))
+        return None if text is None else _read(text, Memo)
+
+    def put_memo(self, job: str, memo: Memo) -> None:
+        """See `Tables.put_memo`."""
+        self.rows.put(_memo_key(job, memo.kind, memo.name), _text(memo))
+
+    def remove_memo(self, job: str, memo: Memo) -> None:
+        """See `Tables.remove_memo`."""
+        self.rows.delete(_memo_key(job, memo.kind, memo.name))
+
+    def memo_sum(self, job: str) -> MemoSum:
+        """See `Tables.memo_sum`."""
+        text = self.rows.get(f"memo-sum/{job}")
+        return MemoSum() if text is None else _read(text, MemoSum)
+
+    def put_memo_sum(self, job: str, total: MemoSum | None) -> None:
+        """See `Tables.put_memo_sum`."""
+        if total is not None:
+            self.rows.put(f"memo-sum/{job}", _text(total))
+            return
+        self.rows.delete(f"memo-sum/{job}")
+        for key, _ in list(self.scan(f"memo/{job}/")):
+            self.rows.delete(f"memo/{job}/{key}")
+
     # ---- orders --------------------------------------------------------------------------------------------
 
     def queues(self) -> list[str]:
@@ -355,7 +432,12 @@ class _Tables(Tables):
         self, where: JobFilter, place: rules.Place | None, limit: int, *, oldest_first: bool
     ) -> list[JobRecord]:
         """Return up to `limit` jobs behind the place, in order of time."""
-        prefix = "due/" if where.by_due else "time/" if where.state is None else f"state/{where.state}/"
+        of = "" if where.batch_id is None else f"member/{where.batch_id}/"
+        prefix = f"{of}time/" if where.state is None else f"{of}state/{where.state}/"
+        if where.by_due:
+            prefix = "due/"
+        if not _may_be_id(where.batch_id or ""):
+            return []
         near, far = (where.since, where.until) if oldest_first else (where.until, where.since)
         start = f"{prefix}{place[0]:016x}/{place[1]}" if place else None
         if start is None and near is not None:
@@ -454,7 +536,7 @@ def _places(row: StoredJob | None) -> set[str]:
         priority, enqueued_at, sequence = row.place
         line = f"ready/{job.queue}" if row.lane is None else f"laned/{job.queue}/{_digest(row.lane)}"
         places.add(f"{line}/{1_000 + priority:04d}/{enqueued_at:016x}/{sequence:016x}/{id}")
-    if job.state is State.SCHEDULED and job.due_at is not None:
+    if job.state in _WAITS_FOR_TIME and job.due_at is not None:
         places.add(f"due/{job.due_at:016x}/{id}")
     if job.expires_at is not None:
         places.add(f"expires/{job.expires_at:016x}/{id}")
@@ -462,7 +544,24 @@ def _places(row: StoredJob | None) -> set[str]:
         places.add(f"held/{job.session}/{id}")
     places.update(f"child/{edge.parent_id}/{id}" for edge in job.parents)
     places.update(f"waiting/{edge.parent_id}/{id}" for edge in row.pending)
+    if (batch := row.batch_id) is not None:
+        places |= _places_in(batch, row)
     return places
+
+
+def _places_in(batch: str, row: StoredJob) -> set[str]:
+    """Return the keys by which a member is found in its batch."""
+    job, id, of = row.record, row.record.id, f"member/{batch}"
+    places = {f"{of}/time/{job.created_at:016x}/{id}", f"{of}/state/{job.state}/{job.changed_at:016x}/{id}"}
+    if not job.is_final and not row.is_cancelled:
+        places.add(f"unswept/{batch}/{id}")
+    if row.is_shut_out:
+        places.add(f"shut-out/{batch}/{id}")
+    return places
+
+
+def _memo_key(job: str, kind: MemoKind, name: str) -> str:
+    return f"memo/{job}/{kind}/{name}"
 
 
 def _digest(lane: str) -> str:

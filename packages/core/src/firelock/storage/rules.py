@@ -25,6 +25,7 @@ from firelock.values import (
     FINAL_STATES,
     Applied,
     Attempt,
+    BatchRules,
     ClaimedJob,
     Edge,
     FoundJobs,
@@ -40,7 +41,10 @@ from firelock.values import (
     Renewal,
     SessionRecord,
     State,
+    Tally,
+    Ties,
     Transition,
+    read_ties,
 )
 
 Place = tuple[int, str]
@@ -60,6 +64,19 @@ class StoredJob:
     pending: tuple[Edge, ...] = ()  # ties to parents that nothing has been decided for yet
     history: tuple[HistoryEntry, ...] = ()
     attempts: tuple[Attempt, ...] = ()  # the failed ones, with their tracebacks
+    has_memos: bool = False
+    is_shut_out: bool = False  # it waits for nothing but the opening of its batch
+    is_cancelled: bool = False  # it is a batch, and that for good
+
+    @property
+    def batch_id(self) -> str | None:
+        """Return of which batch it is a member."""
+        return None if self.record.ties_json is None else read_ties(self.record.ties_json).batch_id
+
+    @property
+    def is_shut(self) -> bool:
+        """Tell of a batch whether its members wait for its opening."""
+        return self.is_shut_out or (self.record.state is State.AWAITING and bool(self.pending))
 
     @property
     def is_ready(self) -> bool:
@@ -83,16 +100,19 @@ class StoredJob:
             job.id, job.task, job.arguments, job.serializer, job.queue, job.priority, job.attempt,
             job.retries, job.crashes, job.fence, job.created_at, cast("int", job.enqueued_at),
             cast("int", job.claimed_at), job.nominal_at, job.tags, job.timeout_seconds, job.retry,
-            job.recurring_id, job.meta_json, job.admission_json,
+            job.recurring_id, job.meta_json, job.admission_json, job.ties_json, self.has_memos,
         )  # fmt: skip
 
 
 def _changed(row: StoredJob, entry: HistoryEntry | None = None, **fields: object) -> StoredJob:
     """Return the job with these fields and one history entry more; only one that waits has pending ties."""
     job = attrs.evolve(row.record, **fields)  # type: ignore[arg-type]  # fields are this module's care
-    pending = row.pending if job.state is State.AWAITING else ()
+    is_awaiting = job.state is State.AWAITING
     history = row.history if entry is None else tuple(bounded_history(row.history, entry))
-    return StoredJob(job, row.sequence, pending, history, row.attempts)
+    return StoredJob(
+        job, row.sequence, row.pending if is_awaiting else (), history, row.attempts, row.has_memos,
+        row.is_shut_out and is_awaiting, row.is_cancelled,
+    )  # fmt: skip
 
 
 # ---- beginning, and waiting for others -------------------------------------------------------------------
@@ -124,6 +144,7 @@ def stored(job: NewJob, parents: Iterable[JobRecord], *, sequence: int, now: int
             enqueued_at=now if job.state is State.ENQUEUED else None, changed_at=job.created_at,
             timeout_seconds=job.timeout_seconds, retry=job.retry, recurring_id=job.recurring_id,
             meta_json=job.meta_json, admission_json=job.admission_json, parents=job.parents,
+            ties_json=job.ties_json,
         ),
         sequence,
         job.parents if job.state is State.AWAITING else (),
@@ -139,7 +160,7 @@ def followed(child: StoredJob, parent: JobRecord, *, at: int, now: int) -> Store
     """Return the child after a look at this parent; `at` stamps what the parent's end does to it.
 
     It is enqueued with its last tie, deleted with the first that asks for it, goes on waiting and says why,
-    or is as it was where the parent has not ended.
+    or is as it was where the parent has not ended. A batch is opened or cancelled instead.
     """
     for edge in [edge for edge in child.pending if edge.parent_id == parent.id]:
         target = continuation_target(edge.on, parent.state)
@@ -158,12 +179,25 @@ def _decided(child: StoredJob, edge: Edge, parent: JobRecord, *, at: int, now: i
     if pending:
         return attrs.evolve(child, pending=pending)
     reason = _parent_ended(parent)
+    if child.record.is_batch:
+        child = attrs.evolve(child, pending=())
+        return _changed(child, HistoryEntry(State.AWAITING, at, reason), reason=reason, changed_at=at)
+    return resumed(child, reason, at=at, now=now)
+
+
+def resumed(row: StoredJob, reason: str, *, at: int, now: int) -> StoredJob:
+    """Return the job, which waited for something, enqueued."""
     entry = HistoryEntry(State.ENQUEUED, at, reason)
-    return _changed(child, entry, state=State.ENQUEUED, reason=reason, changed_at=at, enqueued_at=now)
+    return _changed(
+        row, entry, state=State.ENQUEUED, reason=reason, changed_at=at, due_at=None, waits_for=None,
+        enqueued_at=now,
+    )  # fmt: skip
 
 
 def ended_with(child: StoredJob, parent: JobRecord, *, reason: str, at: int) -> StoredJob:
     """Return the waiting child deleted, and kept as long after its end as the parent after its own."""
+    if child.record.is_batch:
+        return cancelled(child, reason, at=at)
     expires_at = None
     if parent.expires_at is not None and parent.ended_at is not None:
         expires_at = at + parent.expires_at - parent.ended_at
@@ -178,12 +212,72 @@ def _parent_ended(parent: JobRecord) -> str:
 
 
 def promoted(row: StoredJob, *, now: int) -> StoredJob:
-    """Return the due job enqueued."""
-    reason = Moved.DUE.value
-    entry = HistoryEntry(State.ENQUEUED, now, reason)
+    """Return the due job enqueued; a batch that is held no more is cancelled."""
+    if row.record.is_batch:
+        return cancelled(row, Moved.HOLD_OVER.value, at=now)
+    return resumed(row, Moved.DUE.value, at=now, now=now)
+
+
+# ---- batches ---------------------------------------------------------------------------------------------
+
+
+def cancelled(row: StoredJob, reason: str | None, *, at: int) -> StoredJob:
+    """Return the batch cancelled: open until nobody in it runs or waits, and held no more."""
+    gone = _changed(
+        row, HistoryEntry(State.AWAITING, at, reason), state=State.AWAITING, reason=reason, changed_at=at,
+        due_at=None, ended_at=None, expires_at=None,
+    )  # fmt: skip
+    return attrs.evolve(gone, is_cancelled=True, is_shut_out=False)
+
+
+def held(row: StoredJob, until: int | None) -> StoredJob:
+    """Return the batch held until then, or no more."""
+    return _changed(row, due_at=until)
+
+
+def batch_ended(row: StoredJob, tally: Tally, state: State, *, now: int) -> StoredJob:
+    """Return the batch as its tally says; one that ends otherwise than before was open in between."""
+    if row.record.is_final:
+        row = _changed(
+            row, HistoryEntry(State.AWAITING, now, Moved.REOPENED.value), state=State.AWAITING,
+            reason=Moved.REOPENED.value, changed_at=now, ended_at=None, expires_at=None,
+        )  # fmt: skip
+    if state is State.AWAITING:
+        return row
+    of = cast("BatchRules", cast("Ties", row.record.ties).batch)
+    reason = row.record.reason if state is State.DELETED else None
+    if state is State.FAILED:
+        reason = Moved.BATCH_ENDED.format(failed=tally.failed, total=tally.total, waiting=tally.waiting)
     return _changed(
-        row, entry, state=State.ENQUEUED, reason=reason, changed_at=now, due_at=None, enqueued_at=now
+        row, HistoryEntry(state, now, reason), state=state, reason=reason, changed_at=now, ended_at=now,
+        due_at=None, expires_at=of.expiry(state, now),
+    )  # fmt: skip
+
+
+def shut_out(row: StoredJob) -> StoredJob:
+    """Return the member, which waits for no fellow, waiting for its batch to open; its last step is that."""
+    job, reason = row.record, Moved.SHUT_OUT.value
+    entry = HistoryEntry(State.AWAITING, row.history[-1].at, reason)
+    job = attrs.evolve(
+        job,
+        state=State.AWAITING,
+        reason=reason,
+        enqueued_at=None,
+        due_at=job.due_at if job.is_batch else None,
     )
+    return attrs.evolve(row, record=job, history=(*row.history[:-1], entry), is_shut_out=True)
+
+
+def let_in(row: StoredJob, *, now: int) -> StoredJob:
+    """Return the member that was shut out as the opening of its batch leaves it."""
+    job, reason = row.record, Moved.LET_IN.value
+    fields: dict[str, object] = {"state": State.ENQUEUED, "enqueued_at": now}
+    if job.is_batch:
+        fields = {"state": State.AWAITING}
+    elif job.nominal_at is not None and job.nominal_at > now:
+        fields = {"state": State.SCHEDULED, "due_at": job.nominal_at}
+    entry = HistoryEntry(cast("State", fields["state"]), now, reason)
+    return attrs.evolve(_changed(row, entry, reason=reason, changed_at=now, **fields), is_shut_out=False)
 
 
 # ---- attempts --------------------------------------------------------------------------------------------
@@ -210,7 +304,8 @@ def applied(row: StoredJob, transition: Transition, *, now: int) -> tuple[Stored
         failure = Attempt(transition.attempt or job.attempt, transition.at, transition.error)
         row = attrs.evolve(row, attempts=(*row.attempts, failure)[-_ERRORS_LIMIT:])
     entry = None if transition.is_silent else entry_of(transition, job)
-    return _changed(row, entry, **written(job, transition, now)), Applied.APPLIED
+    fields = written(job, transition, now)
+    return _changed(row, entry, waits_for=transition.waits_for, **fields), Applied.APPLIED
 
 
 def entry_of(transition: Transition, job: JobRecord) -> HistoryEntry:
@@ -349,6 +444,7 @@ def matches(job: JobRecord, where: JobFilter) -> bool:
         and (where.parent_id is None or any(where.parent_id == edge.parent_id for edge in job.parents))
         and where.is_retrying in (None, job.is_retrying)
         and (not where.by_due or job.state is State.SCHEDULED)
+        and (where.batch_id is None or where.batch_id == (job.ties and job.ties.batch_id))
     )
 
 

@@ -10,7 +10,17 @@ import attrs
 from firelock.storage import rules
 from firelock.storage.admission import KeyRow, UniqueRow
 from firelock.storage.rules import StoredJob
-from firelock.values import JobFilter, JobRecord, Record, RecordChange, SessionRecord, State
+from firelock.values import (
+    JobFilter,
+    JobRecord,
+    Memo,
+    MemoKind,
+    Record,
+    RecordChange,
+    SessionRecord,
+    State,
+    Tally,
+)
 
 
 @attrs.frozen
@@ -19,6 +29,15 @@ class StoredSession:
 
     record: SessionRecord
     ended_at: int | None = None
+
+
+@attrs.frozen
+class MemoSum:
+    """How much a job remembers."""
+
+    count: int = 0
+    size: int = 0  # of the values, in bytes of UTF-8
+    next_place: int = 0  # also after what was forgotten
 
 
 class Tables(ABC):
@@ -89,12 +108,64 @@ class Tables(ABC):
         """Return the rows of the keys that begin so, above `after`, in order of key."""
 
     @abstractmethod
+    def tally(self, batch: str) -> Tally | None:
+        """Return what is counted of the batch, its flags aside but `is_stopping`; None for what is none."""
+
+    @abstractmethod
+    def put_tally(self, batch: str, tally: Tally | None) -> None:
+        """This is counted of the batch; None for one that is gone."""
+
+    @abstractmethod
+    def note_changed(self, batch: str) -> None:
+        """The batch is on the list of those to look at; it may have been before."""
+
+    @abstractmethod
+    def is_changed(self, batch: str) -> bool:
+        """Tell whether the batch is on that list."""
+
+    @abstractmethod
+    def next_changed(self) -> str | None:
+        """Return a batch of the list, on which it is no more."""
+
+    @abstractmethod
+    def unswept(self, batch: str, limit: int) -> list[StoredJob]:
+        """Return members that have not ended, without batches that are cancelled."""
+
+    @abstractmethod
+    def shut_out(self, batch: str, limit: int) -> list[StoredJob]:
+        """Return members that wait for the opening of the batch."""
+
+    @abstractmethod
+    def memos(self, job: str) -> list[Memo]:
+        """Return what the job remembers, in order of place."""
+
+    @abstractmethod
+    def memo(self, job: str, kind: MemoKind, name: str) -> Memo | None:
+        """Return what the job remembers under this name."""
+
+    @abstractmethod
+    def put_memo(self, job: str, memo: Memo) -> None:
+        """The job remembers this, over what stood under its name."""
+
+    @abstractmethod
+    def remove_memo(self, job: str, memo: Memo) -> None:
+        """The job does not remember this any more."""
+
+    @abstractmethod
+    def memo_sum(self, job: str) -> MemoSum:
+        """Return how much the job remembers."""
+
+    @abstractmethod
+    def put_memo_sum(self, job: str, total: MemoSum | None) -> None:
+        """The job remembers so much; None where it is gone."""
+
+    @abstractmethod
     def due(self, now: int, limit: int) -> list[StoredJob]:
-        """Return the scheduled jobs that are due, longest due first."""
+        """Return the scheduled and awaiting jobs that are due, longest due first."""
 
     @abstractmethod
     def next_due_at(self) -> int | None:
-        """Return the instant of what is due first, a scheduled job or a recurring one."""
+        """Return the instant of what is due first, a scheduled or awaiting job or a recurring one."""
 
     @abstractmethod
     def expired(self, now: int, limit: int) -> list[StoredJob]:

@@ -1,0 +1,441 @@
+"""Batches, their members and memos on `Tables`: what `TableStorage` does for them in each of its steps.
+
+A batch is counted in place, by the step that changes a member; what follows from its counts is for `release`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, cast
+
+import attrs
+
+from firelock import lifecycle
+from firelock.clock import SECOND
+from firelock.errors import BatchFinished, JobNotFound
+from firelock.lifecycle import Moved
+from firelock.storage import batches, rules
+from firelock.storage.batches import NOTHING, Share
+from firelock.storage.rules import StoredJob
+from firelock.values import (
+    FINAL_STATES,
+    MEMOS_BYTES,
+    MEMOS_LIMIT,
+    Applied,
+    BatchRules,
+    JobRecord,
+    Memo,
+    MemoKind,
+    NewJob,
+    NewMemo,
+    Remembered,
+    State,
+    Tally,
+    Ties,
+    Transition,
+    memo_words,
+)
+
+if TYPE_CHECKING:
+    from firelock.storage.tables import Tables
+
+_HOUR = 3_600 * SECOND
+_APPLIED = Applied.APPLIED
+_ENDED_UNWATCHED = (State.SUCCEEDED, State.DELETED)  # nobody outside tells such a job anything
+
+
+# ---- counting --------------------------------------------------------------------------------------------
+
+
+def put(tables: Tables, row: StoredJob) -> None:
+    """The job is stored, and its batch has been told."""
+    if row.record.ties_json is None:
+        tables.put(row)
+        return
+    before = tables.job(row.record.id)
+    share = NOTHING if before is None else _share(tables, before)
+    tables.put(row)
+    _tell(tables, row, share)
+    if row.record.is_batch:
+        if before is None:
+            tables.put_tally(row.record.id, Tally())
+        elif before.is_shut and not row.is_shut:
+            tables.note_changed(row.record.id)
+        _note(tables, row)
+
+
+def _share(tables: Tables, row: StoredJob) -> Share:
+    """Return what the member adds to the tally of its batch."""
+    return batches.share_of(
+        row.record,
+        is_tied=bool(row.pending),
+        is_releasing=tables.is_releasing(row.record.id),
+        is_cancelled=row.is_cancelled,
+    )
+
+
+def _tell(tables: Tables, row: StoredJob, before: Share) -> None:
+    """The batch counts the member as it is now, instead of as it was before."""
+    batch = None if row.batch_id is None else tables.job(row.batch_id)
+    tally = None if batch is None else tables.tally(batch.record.id)
+    change = batches.changed(before, _share(tables, row))
+    if batch is None or tally is None or change == NOTHING:
+        return
+    tally = batches.folded(tally, change, fails_fast=_rules(batch).fails_fast)
+    tables.put_tally(batch.record.id, tally)
+    _note(tables, batch)
+
+
+def _note(tables: Tables, batch: StoredJob) -> None:
+    """The batch is on the list of those to look at, if there may be something to do."""
+    tally = tally_of(tables, batch)
+    if tally.is_cancelled or tally.is_stopping or batches.end_of(tally) is not batch.record.state:
+        tables.note_changed(batch.record.id)
+
+
+def _rules(batch: StoredJob) -> BatchRules:
+    return cast("BatchRules", cast("Ties", batch.record.ties).batch)
+
+
+def tally_of(tables: Tables, batch: StoredJob) -> Tally:
+    """Return how far the batch is."""
+    counted = tables.tally(batch.record.id) or Tally()
+    is_held = batch.record.state is State.AWAITING and batch.record.due_at is not None
+    return attrs.evolve(counted, is_held=is_held, is_shut=batch.is_shut, is_cancelled=batch.is_cancelled)
+
+
+def find_tally(tables: Tables, id: str) -> Tally | None:
+    """Return how far the batch is, None for what is no batch."""
+    row = tables.job(id)
+    return None if row is None or not row.record.is_batch else tally_of(tables, row)
+
+
+def _around(tables: Tables, row: StoredJob) -> Iterator[StoredJob]:
+    """Yield the batches around the job, from the inside."""
+    while row.batch_id is not None and (batch := tables.job(row.batch_id)) is not None:
+        yield batch
+        row = batch
+
+
+# ---- inserts ---------------------------------------------------------------------------------------------
+
+
+def stored(job: NewJob, find: Callable[[str], StoredJob | None], *, sequence: int, now: int) -> StoredJob:
+    """Return a new job as its parents and its batch leave it.
+
+    Raises:
+        JobNotFound: one of them is not stored.
+        BatchFinished: the batch takes no more members.
+    """
+    parents = rules.parents_of(job, find)
+    if job.ties_json is None:
+        return rules.stored(job, parents, sequence=sequence, now=now)
+    batch_id = job.ties.batch_id if job.ties is not None else None
+    batch = None if batch_id is None else find(batch_id)
+    if batch_id is not None and (batch is None or not batch.record.is_batch):
+        raise JobNotFound(
+            f"Job {job.id} is to be in batch {batch_id}, which is not stored. Nothing was stored."
+        )
+    if batch is not None and (batch.is_cancelled or batch.record.is_final):
+        how = "is cancelled" if batch.is_cancelled else f"has ended ({batch.record.state})"
+        raise BatchFinished(f"Job {job.id} is to be in batch {batch_id}, which {how}. Nothing was stored.")
+    return _kept_out(rules.stored(job, parents, sequence=sequence, now=now), batch)
+
+
+def _kept_out(row: StoredJob, batch: StoredJob | None) -> StoredJob:
+    """Return the member waiting for its batch to open, if it is shut and the member waits for no fellow."""
+    is_free = not row.record.is_final and not row.pending and not row.is_cancelled
+    return rules.shut_out(row) if batch is not None and batch.is_shut and is_free else row
+
+
+# ---- transitions -----------------------------------------------------------------------------------------
+
+
+def changed(tables: Tables, row: StoredJob, transition: Transition, *, now: int) -> tuple[StoredJob, Applied]:
+    """Return what `rules.applied` does, with what other rows have to say of it."""
+    if transition.session is not None:
+        if transition.to is not State.AWAITING:
+            return rules.applied(row, transition, now=now)
+        transition = _looked(tables, row, transition)
+        after, result = rules.applied(row, transition, now=now)
+        return (_suspended(tables, after, transition, now=now) if result is _APPLIED else after), result
+    if _is_refused(tables, row, transition):
+        return row, Applied.REFUSED
+    after, result = rules.applied(row, transition, now=now)
+    if result is _APPLIED:
+        if _is_requeue(row, transition):
+            _calm(tables, row)
+        if transition.forget_from is not None:
+            after = _forget(tables, after, transition.forget_from)
+    return after, result
+
+
+def _is_refused(tables: Tables, row: StoredJob, transition: Transition) -> bool:
+    """Tell whether something that the job's own row does not say forbids an operator's change of it."""
+    job = row.record
+    if transition.to is State.AWAITING:
+        return True  # a hold of what is no batch
+    if transition.forget_from is not None and (
+        job.state is State.PROCESSING or tables.memo(job.id, *transition.forget_from) is None
+    ):
+        return True
+    if not _is_requeue(row, transition):
+        return False
+    return any(batch.is_cancelled for batch in _around(tables, row)) or _misses_input(tables, row)
+
+
+def _is_requeue(row: StoredJob, transition: Transition) -> bool:
+    """Tell whether an operator lets a job with ties run that had ended or waited."""
+    if row.record.ties_json is None:
+        return False
+    return transition.to is State.ENQUEUED or (transition.to is State.SCHEDULED and row.record.is_final)
+
+
+def _misses_input(tables: Tables, row: StoredJob) -> bool:
+    if row.record.state is not State.AWAITING or row.record.ties is None:
+        return False
+    found = [tables.job(one.job_id) for one in row.record.ties.inputs]
+    return any(one is None or one.record.state is not State.SUCCEEDED for one in found)
+
+
+def _calm(tables: Tables, member: StoredJob) -> None:
+    """What has failed so far stops nothing any more around the member."""
+    for batch in _around(tables, member):
+        tally = tables.tally(batch.record.id)
+        if tally is not None and tally.is_stopping:
+            tables.put_tally(batch.record.id, attrs.evolve(tally, is_stopping=False))
+            tables.note_changed(batch.record.id)
+
+
+def change_batch(tables: Tables, row: StoredJob, transition: Transition) -> Applied:
+    """The batch is held or cancelled."""
+    job = row.record
+    if transition.session is not None or job.state not in transition.from_states:
+        return Applied.REFUSED
+    if transition.to is State.DELETED:
+        after = row if row.is_cancelled else rules.cancelled(row, transition.reason, at=transition.at)
+    elif transition.to is State.AWAITING and job.state is State.AWAITING and not row.is_cancelled:
+        after = rules.held(row, transition.due_at)
+    else:
+        return Applied.REFUSED
+    put(tables, after)
+    return Applied.RELEASING if tables.is_changed(job.id) else Applied.APPLIED
+
+
+def is_to_release(tables: Tables, row: StoredJob) -> bool:
+    """Tell whether `release` has something to do since the job has changed."""
+    if tables.is_releasing(row.record.id):
+        return True
+    batch_id = row.batch_id
+    return batch_id is not None and tables.is_changed(batch_id)
+
+
+def _looked(tables: Tables, row: StoredJob, transition: Transition) -> Transition:
+    """Return the suspension, or what becomes of it where what the job is to wait for is there."""
+    reason = None
+    ended = [tables.job(edge.parent_id) for edge in transition.parents]
+    if ended and all(one is None or one.record.is_final for one in ended):
+        last = ended[-1]
+        reason = Moved.PARENT_GONE if last is None else Moved.PARENT_ENDED.format(state=last.record.state)
+    kind, _, name = (transition.waits_for or "").partition(" ")
+    if kind == MemoKind.SIGNAL:
+        memo = tables.memo(row.record.id, MemoKind.SIGNAL, name)
+        if memo is not None and memo.is_done:
+            reason = Moved.SIGNALLED.format(name=name)
+    if reason is None:
+        return transition
+    return attrs.evolve(transition, to=State.ENQUEUED, reason=reason, due_at=None, waits_for=None)
+
+
+def _suspended(tables: Tables, row: StoredJob, transition: Transition, *, now: int) -> StoredJob:
+    """Return the job that this suspension was applied to with what it waits for, or behind its queue."""
+    if row.record.state is State.ENQUEUED:
+        return attrs.evolve(row, record=attrs.evolve(row.record, enqueued_at=now))
+    pending = tuple(
+        edge
+        for edge in transition.parents
+        if (parent := tables.job(edge.parent_id)) is not None and not parent.record.is_final
+    )
+    return attrs.evolve(row, pending=pending)
+
+
+# ---- release ---------------------------------------------------------------------------------------------
+
+
+def release(tables: Tables, limit: int, *, now: int) -> int:
+    """See `Storage.release`."""
+    looked_at = 0
+    while looked_at < limit:
+        if (found := tables.next_releasing(limit - looked_at)) is not None:
+            looked_at += _decide_children(tables, *found, now=now)
+        elif (batch := tables.next_changed()) is not None:
+            looked_at += _look_at(tables, batch, limit - looked_at, now=now)
+        else:
+            break
+    return looked_at
+
+
+def _decide_children(tables: Tables, parent: JobRecord, children: list[StoredJob], *, now: int) -> int:
+    for child in children:
+        after = rules.followed(child, parent, at=now, now=now)
+        if after.record.state is not State.AWAITING or (after.record.is_batch and not after.pending):
+            batch = None if after.batch_id is None else tables.job(after.batch_id)
+            after = _kept_out(after, batch)
+        put(tables, after)
+    row = tables.job(parent.id) if parent.ties_json is not None else None
+    if row is not None and not tables.is_releasing(parent.id):
+        _tell(tables, row, _share(tables, row)._replace(active=1))
+    return len(children)
+
+
+def _look_at(tables: Tables, id: str, room: int, *, now: int) -> int:
+    """The batch is as its counts say, and some of its members are where it has them; return how many."""
+    batch = tables.job(id)
+    if batch is None or batch.record.state is State.DELETED:
+        return 1
+    tally = tally_of(tables, batch)
+    state = batches.end_of(tally)
+    if state is not batch.record.state:
+        batch = rules.batch_ended(batch, tally, state, now=now)
+        put(tables, batch)
+    if state in FINAL_STATES:
+        tables.put_tally(id, attrs.evolve(cast("Tally", tables.tally(id)), is_stopping=False))
+        return 1
+    moved = _move_members(tables, batch, tally, room, now=now)
+    if moved == room:
+        tables.note_changed(id)
+    return max(1, moved)
+
+
+def _move_members(tables: Tables, batch: StoredJob, tally: Tally, room: int, *, now: int) -> int:
+    """Members of an open batch are swept, or let in; return how many."""
+    id, of = batch.record.id, _rules(batch)
+    if tally.is_cancelled or tally.is_stopping:
+        reason = Moved.SWEPT.value if tally.is_cancelled else Moved.STOPPED.value
+        moved = [_swept(row, reason, of, now=now) for row in tables.unswept(id, room)]
+    else:
+        shut_out = [] if tally.is_shut else tables.shut_out(id, room)
+        moved = [rules.let_in(row, now=now) for row in shut_out]
+    for row in moved:
+        put(tables, row)
+    return len(moved)
+
+
+def _swept(row: StoredJob, reason: str, of: BatchRules, *, now: int) -> StoredJob:
+    if row.record.is_batch:
+        return rules.cancelled(row, reason, at=now)
+    expires_at = of.expiry(State.DELETED, now)
+    gone = lifecycle.delete(row.record.id, at=now, reason=reason, expires_at=expires_at)
+    return rules.applied(row, gone, now=now)[0]
+
+
+# ---- what is remembered ----------------------------------------------------------------------------------
+
+
+def remember(tables: Tables, new: NewMemo, *, now: int) -> Remembered:
+    """See `Storage.remember`."""
+    row, memo = tables.job(new.job_id), new.memo
+    if row is None:
+        return Remembered(Applied.MISSING)
+    stands = tables.memo(new.job_id, memo.kind, memo.name)
+    is_there = stands is not None and attrs.evolve(stands, place=memo.place) == memo
+    if not _may_remember(row.record, new) and not (new.session is None and is_there):
+        return Remembered(Applied.REFUSED, stands)
+    if stands is not None and (is_there or stands.is_done or not new.replaces):
+        return Remembered(Applied.ALREADY if is_there else Applied.TAKEN, stands)
+    total = tables.memo_sum(new.job_id)
+    count, size = total.count + (stands is None), total.size + _size(memo) - _size(stands)
+    if count > MEMOS_LIMIT or size > MEMOS_BYTES:
+        return Remembered(Applied.REFUSED, stands)
+    placed = attrs.evolve(memo, place=total.next_place if stands is None else stands.place)
+    tables.put_memo(new.job_id, placed)
+    next_place = total.next_place + (stands is None)
+    tables.put_memo_sum(new.job_id, attrs.evolve(total, count=count, size=size, next_place=next_place))
+    after = row if row.has_memos else attrs.evolve(row, has_memos=True)
+    if memo.is_done and memo.kind is MemoKind.SIGNAL and _awaits(row.record, memo):
+        after = rules.resumed(after, Moved.SIGNALLED.format(name=memo.name), at=now, now=now)
+    if after is not row:
+        put(tables, after)
+    return Remembered(Applied.APPLIED, placed)
+
+
+def _may_remember(job: JobRecord, new: NewMemo) -> bool:
+    if new.session is None:
+        return job.state not in _ENDED_UNWATCHED
+    return is_held_by(job, new.session, new.fence)
+
+
+def is_held_by(job: JobRecord, session: str, fence: int | None) -> bool:
+    """Tell whether the session runs the job, by this fence."""
+    return job.state is State.PROCESSING and (job.session, job.fence) == (session, fence)
+
+
+def _awaits(job: JobRecord, memo: Memo) -> bool:
+    return job.state is State.AWAITING and job.waits_for == memo_words(memo.kind, memo.name)
+
+
+def _size(memo: Memo | None) -> int:
+    return 0 if memo is None or memo.value is None else len(memo.value.encode(errors="surrogatepass"))
+
+
+def recall(tables: Tables, id: str, session: str | None, fence: int | None) -> list[Memo] | None:
+    """See `Storage.recall`."""
+    row = tables.job(id)
+    if row is None or (session is not None and not is_held_by(row.record, session, fence)):
+        return None
+    return tables.memos(id) if row.has_memos else []
+
+
+def _forget(tables: Tables, row: StoredJob, since: tuple[MemoKind, str]) -> StoredJob:
+    """This memo and all behind it are gone; return the job without them."""
+    id, total = row.record.id, tables.memo_sum(row.record.id)
+    first = cast("Memo", tables.memo(id, *since))
+    gone = [memo for memo in tables.memos(id) if memo.place >= first.place]
+    for memo in gone:
+        tables.remove_memo(id, memo)
+    count, size = total.count - len(gone), total.size - sum(map(_size, gone))
+    tables.put_memo_sum(id, attrs.evolve(total, count=count, size=size))
+    return attrs.evolve(row, has_memos=count > 0)
+
+
+# ---- prune -----------------------------------------------------------------------------------------------
+
+
+def stays_until(tables: Tables, row: StoredJob, *, now: int) -> int:
+    """Return until when the job, which has expired, is kept with what it belongs to; now for no longer."""
+    id, until = row.record.id, now
+    ties = row.record.ties
+    batch = None if row.batch_id is None else tables.job(row.batch_id)
+    if batch is not None:
+        is_open = not batch.record.is_final or tables.is_releasing(batch.record.id)
+        until = max(until, (not is_open and batch.record.expires_at) or now + _HOUR)
+    caller = None if ties is None or ties.caller_id is None else tables.job(ties.caller_id)
+    if caller is not None and not caller.record.is_final:
+        until = max(until, now + _HOUR)
+    if any(_refers_to(child, id) and not child.record.is_final for child in tables.children(id)):
+        until = max(until, now + _HOUR)
+    return until
+
+
+def _refers_to(child: StoredJob, id: str) -> bool:
+    ties = child.record.ties
+    return ties is not None and any(one.job_id == id for one in ties.inputs)
+
+
+def prune(tables: Tables, row: StoredJob, *, now: int) -> bool:
+    """The expired job is gone with all that belongs to it; False where it is kept on, which is stored."""
+    until = stays_until(tables, row, now=now)
+    if until > now:
+        tables.put(attrs.evolve(row, record=attrs.evolve(row.record, expires_at=until)))
+        return False
+    id = row.record.id
+    waiting = tables.waiting(id)
+    if row.record.is_batch:
+        waiting += tables.unswept(id, (tables.tally(id) or Tally()).total)
+        tables.put_tally(id, None)
+    for child in waiting:
+        put(tables, rules.ended_with(child, row.record, reason=Moved.PARENT_GONE.value, at=now))
+    if row.has_memos:
+        tables.put_memo_sum(id, None)
+    tables.remove(row)
+    return True

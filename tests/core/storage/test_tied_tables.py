@@ -1,0 +1,310 @@
+"""Batches, waits and memos on tables, in memory and on rows: what the kit does not ask of every storage.
+
+What every storage promises of them is proven by the kit.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from firelock.errors import BatchFinished, JobNotFound
+from firelock.memory import MemoryStorage
+from firelock.values import Applied, MemoKind, State
+
+from .ties import SESSION, DictStorage, Yard
+
+
+@pytest.fixture(params=[MemoryStorage, DictStorage], ids=["memory", "rows"])
+def yard(request):
+    """A storage of each kind."""
+    return Yard(request.param())
+
+
+# ---- batches ---------------------------------------------------------------------------------------------
+
+
+def test_a_batch_ends_with_its_last_member(yard):
+    """It succeeds by the release after that, and is told so by the answer."""
+    batch = yard.batch()
+    yard.put(batch, yard.job(batch=batch.id), yard.job(batch=batch.id))
+    yard.settle()
+    one, other = yard.claim().values()
+
+    answers = [yard.succeed(one), yard.settle(), yard.state(batch.id), yard.succeed(other)]
+
+    assert [Applied.APPLIED, 0, State.AWAITING, Applied.RELEASING] == answers
+    assert (1, State.SUCCEEDED) == (yard.settle(), yard.state(batch.id))
+    assert (2, 2, 0) == (
+        yard.tally(batch.id).total,
+        yard.tally(batch.id).succeeded,
+        yard.tally(batch.id).active,
+    )
+
+
+def test_what_waits_for_a_failure_lets_the_batch_end_failed(yard):
+    """Its requeue opens it again, and what waited runs then."""
+    batch = yard.batch()
+    first = yard.job(batch=batch.id)
+    second = yard.job(batch=batch.id, after=[first.id])
+    yard.put(batch, first, second)
+    yard.fail(yard.claim()[first.id])
+    yard.settle()
+    failed = yard.record(batch.id)
+    assert (State.FAILED, "1 of 2 members failed, 1 wait for them") == (failed.state, failed.reason)
+
+    yard.requeue(first.id)
+    yard.settle()
+    assert State.AWAITING is yard.state(batch.id)
+    yard.succeed(yard.claim()[first.id])
+    yard.settle()
+    yard.succeed(yard.claim()[second.id])
+    yard.settle()
+
+    assert State.SUCCEEDED is yard.state(batch.id)
+
+
+def test_a_batch_that_ends_otherwise_unseen_was_open_in_between(yard):
+    """Nobody released while the member was requeued and ran: its history goes where jobs may go."""
+    batch = yard.batch()
+    member = yard.job(batch=batch.id)
+    yard.put(batch, member)
+    yard.fail(yard.claim()[member.id])
+    yard.settle()
+
+    yard.requeue(member.id)
+    yard.succeed(yard.claim()[member.id])
+    yard.settle()
+
+    states = [entry.state for entry in yard.storage.history(batch.id).entries]
+    assert [State.AWAITING, State.FAILED, State.AWAITING, State.SUCCEEDED] == states
+
+
+@pytest.mark.parametrize("limit", [1, 2, 100])
+def test_a_cancelled_batch_is_deleted_when_nobody_runs(yard, limit):
+    """Members go in steps as small as they are asked for; a running one keeps it open."""
+    batch = yard.batch()
+    inner = yard.batch(batch=batch.id)
+    members = [yard.job(batch=batch.id), yard.job(batch=batch.id), yard.job(batch=inner.id)]
+    members += [yard.job(batch=batch.id, after=[inner.id])]
+    yard.put(batch, inner, *members)
+    (running,) = yard.claim(1).values()
+
+    assert Applied.RELEASING is yard.delete(batch.id)
+    yard.settle(limit)
+    assert (State.AWAITING, State.DELETED) == (yard.state(batch.id), yard.state(inner.id))
+    assert {State.DELETED} == {yard.state(member.id) for member in members}
+    assert Applied.REFUSED is yard.succeed(running)
+    yard.settle(limit)
+
+    assert (State.DELETED, "deleted by ann") == (yard.state(batch.id), yard.record(batch.id).reason)
+    assert Applied.REFUSED is yard.requeue(members[1].id)
+
+
+@pytest.mark.parametrize("limit", [1, 100])
+def test_members_of_a_batch_behind_something_wait_for_it(yard, limit):
+    """Also those of batches within it; a delayed one until its instant."""
+    source = yard.job()
+    batch = yard.batch(after=[source.id])
+    inner = yard.batch(batch=batch.id)
+    later = yard.storage.clock() + 10**9
+    own, deep, delayed = (
+        yard.job(batch=batch.id),
+        yard.job(batch=inner.id),
+        yard.job(batch=batch.id, at=later),
+    )
+    yard.put(source, batch, inner, own, deep, delayed)
+
+    assert (3, True) == (yard.tally(batch.id).active, yard.tally(batch.id).is_shut)
+    assert {"runs when its batch opens"} == {yard.record(one.id).reason for one in (own, deep, delayed)}
+    yard.succeed(yard.claim()[source.id])
+    yard.settle(limit)
+
+    assert {own.id, deep.id} == set(yard.claim())
+    assert (State.SCHEDULED, later) == (yard.state(delayed.id), yard.record(delayed.id).due_at)
+
+
+def test_a_failure_stops_the_rest_where_that_is_wanted(yard):
+    """The running one is told, those that wait are gone; whoever is requeued is not stopped again."""
+    batch = yard.batch(fails_fast=True)
+    members = [yard.job(batch=batch.id), yard.job(batch=batch.id)]
+    members += [yard.job(batch=batch.id, after=[members[0].id])]
+    yard.put(batch, *members)
+    first, second = yard.claim().values()
+    yard.fail(first)
+    assert yard.tally(batch.id).is_stopping
+    yard.settle()
+    assert ["another member of its batch failed"] * 2 == [yard.record(one.id).reason for one in members[1:]]
+    yard.succeed(second)
+    yard.settle()
+    assert (State.FAILED, False) == (yard.state(batch.id), yard.tally(batch.id).is_stopping)
+
+    yard.requeue(first.id)
+    yard.settle()
+    yard.succeed(yard.claim()[first.id])
+    yard.settle()
+
+    assert State.SUCCEEDED is yard.state(batch.id)
+
+
+def test_a_requeue_comes_before_the_sweep_that_would_have_stopped_it(yard):
+    """What has failed until then stops nothing any more."""
+    batch = yard.batch(fails_fast=True)
+    failing, other = yard.job(batch=batch.id), yard.job(batch=batch.id)
+    yard.put(batch, failing, other)
+    yard.fail(yard.claim()[failing.id])
+
+    yard.requeue(failing.id)
+    yard.settle()
+
+    assert [State.ENQUEUED, State.PROCESSING] == [yard.state(failing.id), yard.state(other.id)]
+
+
+def test_whoever_fills_a_batch_holds_it(yard):
+    """It stays open though nobody in it can move; when the hold is over without a word it is cancelled."""
+    now = yard.storage.clock()
+    kept, lost = yard.batch(hold=now + 10**9), yard.batch(hold=now + 10**9)
+    yard.put(kept, lost)
+    assert 0 == yard.settle()
+    assert yard.tally(kept.id).is_held
+
+    assert Applied.APPLIED is yard.hold(kept.id, now + 2 * 10**9)
+    assert Applied.RELEASING is yard.hold(kept.id, None)
+    yard.storage.clock_offset = 10**9 + 10**6
+    yard.storage.promote(100)
+    yard.settle()
+
+    assert (State.SUCCEEDED, State.DELETED) == (yard.state(kept.id), yard.state(lost.id))
+    assert "whoever filled it was gone" == yard.record(lost.id).reason
+    assert Applied.REFUSED is yard.hold(lost.id, None)
+
+
+def test_nothing_is_added_to_what_has_ended(yard):
+    """Neither to a cancelled batch, nor to one that is no batch; all or nothing is stored."""
+    plain, batch, other = yard.job(), yard.batch(), yard.batch()
+    yard.put(plain, batch, other, yard.job(batch=other.id))
+    yard.settle()
+    yard.delete(other.id)
+    stray = yard.job()
+
+    for into, error in ((batch.id, BatchFinished), (other.id, BatchFinished), (plain.id, JobNotFound)):
+        with pytest.raises(error, match="Nothing was stored"):
+            yard.storage.insert([stray, yard.job(batch=into)])
+
+    assert yard.record(stray.id) is None
+
+
+def test_an_inner_batch_is_a_member_like_any_other(yard):
+    """What waits for it waits for all in it, and it opens those around it again."""
+    outer = yard.batch()
+    inner = yard.batch(batch=outer.id)
+    deep, then = yard.job(batch=inner.id), yard.job(batch=outer.id, after=[inner.id])
+    yard.put(outer, inner, deep, then)
+    assert (1, 1) == (yard.tally(outer.id).active, yard.tally(outer.id).waiting)
+    yard.fail(yard.claim()[deep.id])
+    yard.settle()
+    assert [State.FAILED, State.FAILED] == [yard.state(inner.id), yard.state(outer.id)]
+
+    yard.requeue(deep.id)
+    yard.settle()
+    assert [State.AWAITING, State.AWAITING] == [yard.state(inner.id), yard.state(outer.id)]
+    yard.succeed(yard.claim()[deep.id])
+    yard.settle()
+    yard.succeed(yard.claim()[then.id])
+    yard.settle()
+
+    assert [State.SUCCEEDED, State.SUCCEEDED] == [yard.state(inner.id), yard.state(outer.id)]
+
+
+# ---- waits -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+def test_a_signal_wakes_who_waits_for_it(yard, is_early):
+    """Early or late: it is kept, and the suspension looks."""
+    job = yard.job()
+    yard.put(job)
+    run = yard.claim()[job.id]
+    if is_early:
+        assert Applied.APPLIED is yard.signal(job.id).answer
+    assert Applied.APPLIED is yard.suspend(run, due_at=10**18)
+    if not is_early:
+        assert (State.AWAITING, "signal approval") == (yard.state(job.id), yard.record(job.id).waits_for)
+        assert Applied.APPLIED is yard.signal(job.id).answer
+
+    record = yard.record(job.id)
+    assert (State.ENQUEUED, "signal approval", None, 0) == (
+        record.state, record.reason, record.due_at, record.attempt,
+    )  # fmt: skip
+    assert Applied.TAKEN is yard.signal(job.id, value='"no"').answer
+    assert [('"yes"', "ann")] == [(memo.value, memo.author) for memo in yard.storage.recall(job.id)]
+
+
+def test_a_called_job_wakes_its_caller(yard):
+    """When the last of them has ended; one that had ended before is not waited for."""
+    caller, *children = yard.job(), yard.job(), yard.job(), yard.job()
+    yard.put(caller, *children)
+    runs = yard.claim()
+    yard.fail(runs[children[0].id])
+    yard.suspend(runs[caller.id], "call pages", [child.id for child in children])
+
+    for child in children[1:]:
+        assert State.AWAITING is yard.state(caller.id)
+        assert Applied.RELEASING is yard.succeed(runs[child.id])
+        yard.settle()
+
+    assert State.ENQUEUED is yard.state(caller.id)
+    assert () == yard.record(caller.id).parents
+
+
+def test_a_wait_times_out(yard):
+    """The job goes on when it is due, and waits for nothing any more."""
+    job = yard.job()
+    yard.put(job)
+    due_at = yard.storage.clock() + 1_000
+    yard.suspend(yard.claim()[job.id], due_at=due_at)
+    assert due_at == yard.storage.promote(100).next_due_at
+
+    yard.storage.clock_offset = 10**6
+    assert 1 == yard.storage.promote(100).promoted
+
+    assert (State.ENQUEUED, None) == (yard.state(job.id), yard.record(job.id).waits_for)
+
+
+# ---- memos -----------------------------------------------------------------------------------------------
+
+
+def test_memos_stand_in_order_and_are_forgotten_from_one_on(yard):
+    """A begun one keeps its place when it is done; what was forgotten makes room, its places stay taken."""
+    job = yard.job()
+    yard.put(job)
+    run = yard.claim()[job.id]
+    assert not run.has_memos
+    yard.step(run, "b", None, is_done=False)
+    yard.step(run, "a")
+    yard.step(run, "b", "2")
+    yard.step(run, "a", "3", kind=MemoKind.SLEEP)
+    assert Applied.REFUSED is yard.requeue(job.id, (MemoKind.STEP, "a"))
+    yard.fail(run)
+
+    kept = [("b", "2", 0), ("a", "1", 1), ("a", "3", 2)]
+    assert kept == [(memo.name, memo.value, memo.place) for memo in yard.storage.recall(job.id)]
+    assert Applied.REFUSED is yard.requeue(job.id, (MemoKind.STEP, "c"))
+    assert Applied.APPLIED is yard.requeue(job.id, (MemoKind.STEP, "a"))
+    assert kept[:1] == [(memo.name, memo.value, memo.place) for memo in yard.storage.recall(job.id)]
+    again = yard.claim()[job.id]
+    assert again.has_memos
+    assert 3 == yard.step(again, "a").memo.place
+
+
+def test_an_old_run_neither_remembers_nor_recalls(yard):
+    """It is refused by its fence."""
+    job = yard.job()
+    yard.put(job)
+    old = yard.claim()[job.id]
+    yard.fail(old)
+    yard.requeue(job.id)
+    new = yard.claim()[job.id]
+
+    assert Applied.REFUSED is yard.step(old, "a").answer
+    assert yard.storage.recall(job.id, session=SESSION, fence=old.fence) is None
+    assert [] == yard.storage.recall(job.id, session=SESSION, fence=new.fence)

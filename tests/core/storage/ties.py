@@ -1,0 +1,166 @@
+"""A storage with batches, members and suspended jobs in it, as the tests of this folder begin."""
+
+from __future__ import annotations
+
+import time
+
+from firelock import lifecycle
+from firelock.storage.row_storage import RowStorage
+from firelock.values import (
+    BATCH_TASK,
+    BatchRules,
+    ClaimRequest,
+    Edge,
+    ErrorInfo,
+    Holder,
+    Memo,
+    MemoKind,
+    NewJob,
+    NewMemo,
+    NewSession,
+    On,
+    State,
+    Ties,
+    write_ties,
+)
+
+SESSION = "session-a"
+HOLDER = Holder(SESSION, "host:a")
+ERROR = ErrorInfo("Boom", "boom", "fingerprint")
+DAY = 86_400_000_000
+
+
+class DictRows(dict):
+    """Rows in memory."""
+
+    put = dict.__setitem__
+
+    def delete(self, key):
+        self.pop(key, None)
+
+    def scan(self, prefix, *, start=None, reverse=False, limit):
+        keys = sorted((key for key in self if key.startswith(prefix)), reverse=reverse)
+        behind = [key for key in keys if start is None or (key < start if reverse else key > start)]
+        return [(key, self[key]) for key in behind[:limit]]
+
+
+class DictStorage(RowStorage):
+    """A storage on such rows."""
+
+    contract = 1
+
+    def __init__(self):
+        super().__init__()
+        self.rows, self.clock_offset = DictRows(), 0
+
+    def step(self, body):
+        return body(self.rows)
+
+    def clock(self):
+        return time.time_ns() // 1_000 + self.clock_offset
+
+    def close(self):
+        pass
+
+
+class Yard:
+    """A storage in which one session takes what there is to do."""
+
+    def __init__(self, storage):
+        self.storage = storage
+        storage.begin_session(NewSession(SESSION, "server-a", "host:a", "host", 7, 0, 1e9))
+
+    # ---- what is stored ----------------------------------------------------------------------------------
+
+    def job(self, *, batch=None, after=(), on=On.SUCCEEDED, at=None, **ties):
+        """A job that is not stored yet: of this batch, behind these jobs."""
+        edges = tuple(Edge(parent, on) for parent in after)
+        state = State.AWAITING if edges else State.ENQUEUED if at is None else State.SCHEDULED
+        return NewJob(
+            self.storage.new_ids(1)[0], "tasks.run", "[]", "json", "default", 0, state, 1_000, due_at=at,
+            nominal_at=at, parents=edges, ties_json=write_ties(Ties(batch, **ties)),
+        )  # fmt: skip
+
+    def batch(self, *, batch=None, after=(), on=On.SUCCEEDED, hold=None, fails_fast=False, keeps=(None,) * 3):
+        """A batch that is not stored yet."""
+        rules = BatchRules("a batch", fails_fast, keeps)
+        return NewJob(
+            self.storage.new_ids(1)[0], BATCH_TASK, "{}", "json", "default", 0, State.AWAITING, 1_000,
+            due_at=hold, parents=tuple(Edge(parent, on) for parent in after),
+            ties_json=write_ties(Ties(batch, batch=rules)),
+        )  # fmt: skip
+
+    def put(self, *jobs):
+        """The jobs are stored; return their ids, or the only one."""
+        self.storage.insert(jobs)
+        ids = [job.id for job in jobs]
+        return ids if len(ids) > 1 else ids[0]
+
+    # ---- what happens ------------------------------------------------------------------------------------
+
+    def claim(self, limit=1_000):
+        """What the session has taken, by id."""
+        return {job.id: job for job in self.storage.claim(ClaimRequest(None, limit, SESSION, 2_000)).jobs}
+
+    def apply(self, transition):
+        return self.storage.apply([transition])[0]
+
+    def succeed(self, job):
+        return self.apply(
+            lifecycle.succeeded(
+                job, HOLDER, at=3_000, started_at=2_500, result="1", result_absent=None, expires_at=None
+            )
+        )
+
+    def fail(self, job):
+        return self.apply(
+            lifecycle.failed(
+                job, HOLDER, at=3_000, started_at=2_500, reason="boom", error=ERROR, expires_at=None
+            )
+        )
+
+    def suspend(self, job, waits_for="signal approval", parents=(), due_at=None):
+        edges = tuple(Edge(parent, On.FINISHED) for parent in parents)
+        return self.apply(
+            lifecycle.suspended(
+                job, HOLDER, at=3_000, started_at=2_500, waits_for=waits_for, reason=f"waits for {waits_for}",
+                parents=edges, due_at=due_at,
+            )
+        )  # fmt: skip
+
+    def delete(self, id):
+        return self.apply(lifecycle.delete(id, at=4_000, reason="deleted by ann", expires_at=None))
+
+    def requeue(self, id, forget_from=None):
+        return self.apply(lifecycle.requeue(id, at=4_000, reason="by ann", forget_from=forget_from))
+
+    def hold(self, id, until):
+        return self.apply(lifecycle.hold(id, at=4_000, until=until))
+
+    def settle(self, limit=100):
+        """All that follows has happened; return how much was looked at."""
+        looked_at = 0
+        while looked := self.storage.release(limit):
+            looked_at += looked
+        return looked_at
+
+    # ---- what is remembered --------------------------------------------------------------------------------
+
+    def signal(self, id, name="approval", value='"yes"', author="ann"):
+        memo = Memo(MemoKind.SIGNAL, name, value, True, 5_000, author=author)
+        return self.storage.remember([NewMemo(id, memo)])[0]
+
+    def step(self, job, name, value="1", *, is_done=True, kind=MemoKind.STEP, replaces=True):
+        memo = Memo(kind, name, value, is_done, 5_000, attempt=job.attempt)
+        return self.storage.remember([NewMemo(job.id, memo, SESSION, job.fence, replaces)])[0]
+
+    # ---- what there is -----------------------------------------------------------------------------------
+
+    def record(self, id):
+        return self.storage.get([id])[0]
+
+    def state(self, id):
+        return self.record(id).state
+
+    def tally(self, id):
+        return self.storage.tally([id])[0]
