@@ -54,6 +54,7 @@ from firelock_sql.limits import SqlLanes, SqlLimitVerbs
 from firelock_sql.locks import SqlLockVerbs
 from firelock_sql.logs import SqlLogVerbs
 from firelock_sql.records import SqlRecordVerbs, insert_if
+from firelock_sql.schema import IS_MEMBER
 from firelock_sql.sessions import SqlSessionVerbs
 from firelock_sql.settle import apply_transitions
 from firelock_sql.transaction import LetGo, Text, Transaction, Value
@@ -65,18 +66,19 @@ kind = attrgetter(*KIND)
 
 # Settles one plain end, guarded by all that its claim knew; run once an end, by drivers that take many. The
 # id is asked for too: a number is given out again after the last row was pruned.
-SETTLE = Text("""
+_SETTLE = """
 UPDATE firelock_jobs
 SET state = 'succeeded', changed_at = :at, ended_at = :at, started_at = :started_at,
     expires_at = :expires_at, result = :result, result_absent = :result_absent, is_plain_end = 1,
     session = NULL, reason = NULL, due_at = NULL
 WHERE seq = :seq AND id = :id AND session = :holder AND fence = :token AND state = 'processing'
-    AND marks = 0
-""")
+    AND marks = {marks}
+"""
+SETTLE, SETTLE_MEMBERS = (Text(_SETTLE.format(marks=marks)) for marks in (0, IS_MEMBER))
 
 
 def settle_values(end: Transition, held: Held) -> tuple[Value, ...]:
-    """Return the parameters of `SETTLE`."""
+    """Return the parameters of `SETTLE` and `SETTLE_MEMBERS`."""
     return (
         end.at, end.at, end.started_at, end.expires_at, end.result, end.result_absent, held[0], end.job_id,
         end.session, end.fence,

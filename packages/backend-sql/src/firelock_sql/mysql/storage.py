@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from operator import attrgetter
 from typing import Any, TypeVar, cast
@@ -31,7 +31,9 @@ from firelock.storage import (
     NewJob,
     State,
     StorageUnavailable,
+    Ties,
     Transition,
+    read_ties,
 )
 from firelock.storage.admission import LaneCursors, lane_of
 from firelock_sql.claim import (
@@ -59,9 +61,18 @@ from firelock_sql.mysql.lane_walk import HOLD_CLAIMS, LaneMemory, MysqlLanes
 from firelock_sql.mysql.pipeline import TogetherCursor, Written
 from firelock_sql.names import Names
 from firelock_sql.pool import EnginePool
+from firelock_sql.schema import IS_MEMBER
 from firelock_sql.settle import apply_transitions
-from firelock_sql.storage import LOCK, SETTLE, SqlStorage, freed_by, settle_values
-from firelock_sql.transaction import Text, Transaction
+from firelock_sql.storage import (
+    LOCK,
+    SETTLE,
+    SETTLE_MEMBERS,
+    Held,
+    SqlStorage,
+    freed_by,
+    settle_values,
+)
+from firelock_sql.transaction import Text, Transaction, Value, insert_into
 from firelock_sql.unique import unique_use
 from firelock_sql.url import ServerUrl, parse_server_url
 
@@ -280,10 +291,12 @@ _ENQUEUED, _PROCESSING, _SUCCEEDED = (
 
 
 _OWN = ("id", "arguments")
+_OF_MEMBERS = ("ties_json", "marks")
 # What all jobs of a batch have alike is told once: to write nine values a job is half of the client's time.
 _ALIKE = ("queue", "priority", "task", "serializer", "created_at")
 _own, _alike = attrgetter(*_OWN), attrgetter(*_ALIKE)
 _TELL_ALIKE = f"SET {', '.join(f'@{name} = %s' for name in _ALIKE)}, @now = {CLOCK} + %s"
+_TELL_MEMBERS = f"{_TELL_ALIKE}, {', '.join(f'@{name} = %s' for name in _OF_MEMBERS)}"
 
 
 @attrs.frozen
@@ -292,23 +305,48 @@ class _Inserts:
 
     each: Text
     alike: Text
+    tell: str  # what all have alike, before `alike`
 
 
-def _inserts(*more: str) -> _Inserts:
-    columns = ", ".join((*_OWN, *more, *_ALIKE, "changed_at", "enqueued_at", "state"))
+def _inserts(*more: str, are_members: bool = False) -> _Inserts:
+    with_ties = _OF_MEMBERS if are_members else ()
+    columns = ", ".join((*_OWN, *more, *_ALIKE, "changed_at", "enqueued_at", "state", *with_ties))
     own = "".join(f":{name}, " for name in (*_OWN, *more))
     into = f"INSERT INTO firelock_jobs ({columns}) VALUES ({own}"  # noqa: S608 - names of columns
-    each = f":queue, :priority, :task, :serializer, :created_at, :created_at, {CLOCK} + :offset, 'enqueued')"
-    alike = "@queue, @priority, @task, @serializer, @created_at, @created_at, @now, 'enqueued')"
-    return _Inserts(Text(into + each), Text(into + alike))
+    each = f":queue, :priority, :task, :serializer, :created_at, :created_at, {CLOCK} + :offset, 'enqueued'"
+    alike = "@queue, @priority, @task, @serializer, @created_at, @created_at, @now, 'enqueued'"
+    each += "".join(f", :{name}" for name in with_ties)
+    alike += "".join(f", @{name}" for name in with_ties)
+    tell = _TELL_MEMBERS if are_members else _TELL_ALIKE
+    return _Inserts(Text(f"{into}{each})"), Text(f"{into}{alike})"), tell)
 
 
-_PLAIN, _LIMITED = _inserts(), _inserts("held_by", "admission_json")
+_LIMITS = ("held_by", "admission_json")
+_PLAIN, _LIMITED = _inserts(), _inserts(*_LIMITS)
+_MEMBERS, _LIMITED_MEMBERS = _inserts(are_members=True), _inserts(*_LIMITS, are_members=True)
+# Whoever adds to a batch shares its lock; only behind it is it seen whether it is open.
+_KEEP_OPEN = Text("SELECT is_shut, is_cancelled FROM firelock_batches WHERE id = :batch FOR KEY SHARE")
+_IS_OPEN = Text("SELECT 1 FROM firelock_jobs WHERE id = :batch AND state = 'awaiting'")
+_LIST_MEMBER = Text(
+    "INSERT INTO firelock_members (batch_id, created_at, job_id) VALUES (@batch, :created_at, :id)"
+)
+_TELL_BATCH = insert_into("firelock_batch_deltas", "batch_id", "total", "active", "succeeded")
 _besides_limits = attrgetter(
     "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id",
     "meta_json", "parents",
 )  # fmt: skip
 _NOTHING_BESIDES = (State.ENQUEUED, None, None, None, (), None, None, None, None, ())
+
+
+def _batch_of_all(batch: Sequence[NewJob]) -> str | None:
+    """Return the batch that the jobs are members of, where they have no other ties and nothing else apart."""
+    ties = batch[0].ties_json
+    if ties is None or any(
+        job.ties_json != ties or _besides_limits(job) != _NOTHING_BESIDES for job in batch
+    ):
+        return None
+    batch_id = read_ties(ties).batch_id
+    return batch_id if read_ties(ties) == Ties(batch_id) else None
 
 
 def _limited(job: NewJob) -> tuple[Any, ...]:
@@ -320,6 +358,7 @@ class MysqlStorage(SqlStorage):
     """Jobs in one database of a MySQL or MariaDB server."""
 
     admits = frozenset({Feature.LIMITS, Feature.UNIQUE})
+    hot_marks = (0, IS_MEMBER)
 
     def __init__(self, shown: str, connect_url: str, connections: EnginePool, names: Names) -> None:
         database = MysqlDatabase(shown, connections, names)
@@ -337,7 +376,33 @@ class MysqlStorage(SqlStorage):
         if any(job.parents for job in batch):
             return self._insert_any(batch)
         tries = count()
+        if (batch_id := _batch_of_all(batch)) is not None:
+            return self._database.write(
+                lambda tx: self._insert_members(tx, batch, batch_id, is_first=next(tries) == 0)
+            )
+        if any(job.ties_json is not None for job in batch):
+            return self._insert_any(batch)
         return self._database.write(lambda tx: self._insert_in(tx, batch, is_first=next(tries) == 0))
+
+    def _insert_members(
+        self, tx: Transaction, batch: Sequence[NewJob], batch_id: str, *, is_first: bool
+    ) -> Sequence[bool | Duplicate]:
+        """Return which are new; two round trips where none is known and the batch is open."""
+        if is_first:
+            of = {"batch": batch_id}
+            asked = cursor_of(tx).each([_written(tx, _KEEP_OPEN, of), _written(tx, _IS_OPEN, of)])
+            is_first = [list(map(tuple, rows)) for rows in asked] == [[(0, 0)], [(1,)]]
+        if not is_first:
+            return insert_jobs(tx, batch)
+        if all(job.admission_json is None for job in batch):
+            self._store_alike(tx, batch, _MEMBERS, _own)
+        else:
+            self._store_alike(tx, batch, _LIMITED_MEMBERS, _limited)
+        cursor_of(tx).put("SET @batch = %s", [batch_id])
+        listed = [(job.created_at, job.id) for job in batch]
+        tx.cursor.executemany(_LIST_MEMBER.compiled(tx.dialect).text, listed)
+        tell_batch(tx, batch_id, total=len(batch), active=len(batch))
+        return [True] * len(batch)
 
     def _insert_unique(self, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
         """Return what `_insert_any` does.
@@ -393,11 +458,22 @@ class MysqlStorage(SqlStorage):
         own: Callable[[NewJob], tuple[Any, ...]],
     ) -> None:
         tx.may_repeat = True  # a job that is stored already is known then
+        self._store_alike(tx, batch, inserts, own)
+
+    def _store_alike(
+        self,
+        tx: Transaction,
+        batch: Sequence[NewJob],
+        inserts: _Inserts,
+        own: Callable[[NewJob], tuple[Any, ...]],
+    ) -> None:
+        offset = self._database.clock_offset
+        ties = () if inserts.tell is _TELL_ALIKE else (batch[0].ties_json, IS_MEMBER)
         if len(batch) > 1 and len(set(map(_alike, batch))) == 1:
-            cursor_of(tx).put(_TELL_ALIKE, [*_alike(batch[0]), self._database.clock_offset])
+            cursor_of(tx).put(inserts.tell, [*_alike(batch[0]), offset, *ties])
             tx.cursor.executemany(inserts.alike.compiled(tx.dialect).text, list(map(own, batch)))
         else:
-            rows = [(*own(job), *_alike(job), job.created_at, self._database.clock_offset) for job in batch]
+            rows = [(*own(job), *_alike(job), job.created_at, offset, *ties) for job in batch]
             tx.cursor.executemany(inserts.each.compiled(tx.dialect).text, rows)
         for queue, number in Counter(job.queue for job in batch).items():
             tx.moved(queue, None, _ENQUEUED, number)
@@ -442,16 +518,14 @@ class MysqlStorage(SqlStorage):
             tx.all(LOCK, ids=[transition.job_id for transition in transitions])
         cursor = cursor_of(tx)
         cursor.put("SAVEPOINT plain")
-        plain = sorted(batch.plain, key=lambda one: one[0].job_id)
-        rows = [settle_values(end, held) for end, held in plain]
-        answers = cursor.executemany(SETTLE.compiled(tx.dialect).text, rows)
+        answers = [answer for rows in _hot_ends(tx, batch.plain) for answer in cursor.executemany(*rows)]
         deltas, let_go = dict(tx.deltas), list(tx.let_go)
         results = self._apply_rest(tx, transitions, batch.others)
         tx.let_go += freed_by(batch.plain)
         found = ask()
         if any(answer.rowcount < 0 for answer in answers):
             cursor.send()
-        if sum(answer.rowcount for answer in answers) != len(rows):
+        if sum(answer.rowcount for answer in answers) != len(batch.plain):
             cursor.put("ROLLBACK TO SAVEPOINT plain")
             tx.deltas.clear()
             tx.deltas.update(deltas)
@@ -459,7 +533,7 @@ class MysqlStorage(SqlStorage):
             return apply_transitions(tx, transitions), ask()
         for queue, number in Counter(held[1] for _, held in batch.plain).items():
             tx.moved(queue, _PROCESSING, _SUCCEEDED, number)
-        return results, found
+        return _with_batches_told(tx, transitions, batch.plain, results), found
 
     # ---- exchange ----------------------------------------------------------------------------------------
 
@@ -477,6 +551,41 @@ class MysqlStorage(SqlStorage):
         results, taken = self._database.write(both)
         self._holdings.let_go(transitions)
         return Exchange(results, self._remembered(request, taken))
+
+
+_PlainEnds = Sequence[tuple[Transition, Held]]
+
+
+def _hot_ends(tx: Transaction, plain: _PlainEnds) -> Iterator[tuple[str, list[tuple[Value, ...]]]]:
+    """Yield a statement and its rows for plain ends of jobs without a batch, and one for those of members."""
+    plain = sorted(plain, key=lambda one: one[0].job_id)
+    for statement, are_members in ((SETTLE, False), (SETTLE_MEMBERS, True)):
+        rows = [settle_values(end, held) for end, held in plain if (held[5] is not None) is are_members]
+        if rows:
+            yield statement.compiled(tx.dialect).text, rows
+
+
+def _with_batches_told(
+    tx: Transaction, transitions: Sequence[Transition], plain: _PlainEnds, results: list[Applied]
+) -> list[Applied]:
+    """Return the results; the batches of members that plainly ended are told, which may end by it."""
+    batches = {end.job_id: held[5] for end, held in plain if held[5] is not None}
+    if not batches:
+        return results
+    for batch_id, number in sorted(Counter(batches.values()).items()):
+        tell_batch(tx, batch_id, active=-number, succeeded=number)
+    return [
+        Applied.RELEASING if one.job_id in batches else result
+        for one, result in zip(transitions, results, strict=True)
+    ]
+
+
+def tell_batch(
+    tx: Transaction, batch_id: str, *, total: int = 0, active: int = 0, succeeded: int = 0
+) -> None:
+    """What the transaction has changed of a batch is written beside it, and locks nothing."""
+    row = {"batch_id": batch_id, "total": total, "active": active, "succeeded": succeeded}
+    tx.run_many(_TELL_BATCH, [row])
 
 
 # ---- opening ---------------------------------------------------------------------------------------------
