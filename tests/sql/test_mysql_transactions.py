@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool, QueuePool
 
 from firelock import Firelock, State
-from firelock.storage import Applied, Edge, On, StorageError, StorageUnavailable
+from firelock.storage import Applied, Edge, JobFilter, On, StorageError, StorageUnavailable
 from firelock.testing.conformance.scene import deletes
 from firelock.testing.waiting import eventually
 from tests.scenes import scene_at
@@ -215,3 +215,64 @@ def test_a_transaction_that_stays_open_holds_up_neither_upkeep_nor_pruning(maria
     assert (pruned, len(claimed)) == (100, 50)
     assert lock_waits(mariadb.server) == before
     assert scene.by_state() == {State.ENQUEUED: 60, State.PROCESSING: 50}
+
+
+# ---- callers' snapshots ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def caller(mariadb, scene):
+    """A caller's transaction, at the level that MariaDB has by itself, which has read jobs and written."""
+    with mariadb.server.connect() as driver:
+        driver.select_db(mariadb.name)
+        with driver.cursor() as cursor:
+            cursor.execute("CREATE TABLE IF NOT EXISTS own (id INT AUTO_INCREMENT PRIMARY KEY)")
+            cursor.execute("DELETE FROM own")
+            scene.add()
+            driver.autocommit(False)
+            cursor.execute("INSERT INTO own () VALUES ()")
+            cursor.execute("SELECT id FROM firelock_jobs")
+            yield driver
+        driver.rollback()
+
+
+def own_rows(caller):
+    """How many rows of its own the caller's database has."""
+    with caller.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM own")
+        return cursor.fetchone()[0]
+
+
+def test_a_job_that_changed_since_a_callers_snapshot_can_be_waited_for(scene, caller):
+    """MariaDB would undo all that the caller has done; whether it does is not ours to say, and stays so."""
+    parent = scene.storage.find(JobFilter(), limit=1).jobs[0].id
+    holder = scene.begin()
+    scene.claim(holder)  # the caller has seen it enqueued
+    before = session_value(caller, "innodb_snapshot_isolation")
+
+    child = scene.new_job(state=State.AWAITING, parents=(Edge(parent, On.SUCCEEDED),))
+    scene.storage.insert([child], within=caller)
+    assert own_rows(caller) == 1
+    caller.commit()
+
+    assert scene.state(child.id) is State.AWAITING
+    assert session_value(caller, "innodb_snapshot_isolation") == before
+
+
+def test_a_job_that_changed_since_a_callers_snapshot_can_be_deleted(scene, caller):
+    """It is deleted as it is now, with a tail."""
+    job_id = scene.storage.find(JobFilter(), limit=1).jobs[0].id
+    scene.claim(scene.begin())
+
+    assert scene.storage.apply([deletes(job_id)], within=caller) == [Applied.APPLIED]
+    caller.commit()
+
+    assert scene.record(job_id).is_stopping
+    assert own_rows(caller) == 1
+
+
+def session_value(caller, name):
+    """What the caller's session has set."""
+    with caller.cursor() as cursor:
+        cursor.execute("SHOW SESSION VARIABLES LIKE %s", [name])
+        return cursor.fetchone()[1]

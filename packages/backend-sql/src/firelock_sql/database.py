@@ -135,6 +135,10 @@ class Database(ABC):
         self.write_counts(tx)
         return result, tx.woken
 
+    def _counted_now(self, tx: Transaction, work: Callable[[Transaction], _T]) -> tuple[_T, set[str]]:
+        """`_counted` in a caller's transaction, whatever others have changed since that began."""
+        return self._counted(tx, work)
+
     def check_open(self) -> None:
         """Nothing happens unless it is closed."""
         self._opened.check_open()
@@ -268,16 +272,25 @@ class Database(ABC):
             ConfigurationError: it is on another database.
         """
 
-    def join(self, within: object, work: Callable[[Transaction], _T]) -> _T:
+    def join(self, within: object, work: Callable[[Transaction], _T], *, is_adding_alone: bool = False) -> _T:
         """The work is part of a transaction of the caller's, which ends as the caller likes.
+
+        Args:
+            within: the caller's transaction.
+            work: our part of it.
+            is_adding_alone: it looks at nothing that others may have changed since that began.
 
         Raises:
             ConfigurationError: that is no transaction of this database.
         """
         callers = self._callers(within)
         self.ensure_schema()
+
+        def part(tx: Transaction) -> tuple[_T, set[str]]:
+            return self._counted(tx, work) if is_adding_alone else self._counted_now(tx, work)
+
         with self.borrowed(callers.driver):
-            result, woken = self.take_part(callers, lambda tx: self._counted(tx, work))
+            result, woken = self.take_part(callers, part)
         if woken:
             callers.tell_later(self.wake, woken)
         return result

@@ -273,7 +273,10 @@ class SqlStorage(
         def insert(tx: Transaction) -> Inserted:
             return Inserted(insert_jobs(tx, jobs)) if only_if is None else insert_if(tx, jobs, only_if)
 
-        return self._database.write(insert) if within is None else self._database.join(within, insert)
+        if within is None:
+            return self._database.write(insert)
+        is_adding_alone = only_if is None and all(job.is_plain for job in jobs)
+        return self._database.join(within, insert, is_adding_alone=is_adding_alone)
 
     @abstractmethod
     def _insert(self, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:

@@ -168,6 +168,7 @@ class Transaction:
     has_written: bool = True  # False: only locks, whose end need not wait for the disk
     may_repeat: bool = False  # done twice it does no harm: its only round trip may be its commit
     is_again: bool = False  # the connection was lost at the first try, nobody knows before what
+    is_old: bool = False  # a caller's, in which a query without a lock may see what was before those with one
 
     @property
     def now(self) -> int:
@@ -196,6 +197,17 @@ class Transaction:
         """Return every row of a query."""
         self._execute(statement, parameters)
         return self.cursor.fetchall()
+
+    def all_now(self, statement: Text, **parameters: object) -> list[Any]:
+        """Return every row of a query as they are behind the locks that the transaction has.
+
+        The query is a plain one, without a lock; in a caller's transaction it may have to take one.
+        """
+        if self.is_old:
+            compiled = statement.compiled(self.dialect)
+            self.cursor.execute(f"{compiled.text} LOCK IN SHARE MODE", compiled.bind(parameters))
+            return self.cursor.fetchall()
+        return self.all(statement, **parameters)
 
     def one(self, statement: Text, **parameters: object) -> Any:  # noqa: ANN401
         """Return the first row of a query, None where there is none."""

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from typing_extensions import override
 
@@ -29,12 +29,18 @@ if TYPE_CHECKING:
     from firelock_sql.server_database import Failure
     from firelock_sql.transaction import Cursor, Transaction
 
+_T = TypeVar("_T")
 _NOW = f"SELECT {CLOCK}"
 # A caller's connection is left as it was: its level is set for the next transaction alone.
 _WRITE = "START TRANSACTION READ WRITE"
 _LEVEL = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
 _SNAPSHOT_LEVEL = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 _SNAPSHOT = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
+# On since MariaDB 11.6.2: whoever locks a row that has changed since the snapshot loses the transaction.
+_CHANGES = "innodb_snapshot_isolation"
+_KNOWS_CHANGES = f"SHOW VARIABLES LIKE '{_CHANGES}'"
+_LET_CHANGE = f"SET @firelock_changes = @@SESSION.{_CHANGES}, SESSION {_CHANGES} = 0"
+_AS_BEFORE = f"SET SESSION {_CHANGES} = @firelock_changes"
 _HAS_TABLE = (
     "SELECT 1 FROM information_schema.tables"
     " WHERE table_schema = COALESCE(%s, DATABASE()) AND table_name = %s"
@@ -57,6 +63,7 @@ class MysqlDatabase(ServerDatabase):
         self.names = names
         self.dialect = dialect_of("mariadb", names)  # until a connection tells
         self._product: Product | None = None
+        self._has_changes: bool | None = None
         self._is_own = connections.is_own
         connections.meet = self._meet
 
@@ -116,6 +123,30 @@ class MysqlDatabase(ServerDatabase):
         cursor.execute(_NOW)
         found: Any = cursor.fetchone()
         return int(found[0]) + self.clock_offset
+
+    @override
+    def begin_joined(self, callers: Joined, cursor: Cursor) -> Transaction:
+        tx = super().begin_joined(callers, cursor)
+        tx.is_old = True  # REPEATABLE READ is what callers have as a rule
+        return tx
+
+    @override
+    def _counted_now(self, tx: Transaction, work: Callable[[Transaction], _T]) -> tuple[_T, set[str]]:
+        """A MariaDB that undoes the caller's transaction for a row that has changed is told not to."""
+        if not self._undoes_for_changes():
+            return super()._counted_now(tx, work)
+        tx.cursor.execute(_LET_CHANGE)
+        try:
+            return super()._counted_now(tx, work)
+        finally:
+            with suppress(Exception):  # the connection is lost, which others will say
+                tx.cursor.execute(_AS_BEFORE)
+
+    def _undoes_for_changes(self) -> bool:
+        """Tell whether the server may do so: asked once."""
+        if self._has_changes is None:
+            self._has_changes = self.read(_knows_changes)
+        return self._has_changes
 
     # ---- the schema --------------------------------------------------------------------------------------
 
@@ -192,6 +223,11 @@ class MysqlDatabase(ServerDatabase):
             return self.read_unchecked(lambda tx: health.read_longest(tx.cursor))
         except StorageError:
             return None
+
+
+def _knows_changes(tx: Transaction) -> bool:
+    tx.cursor.execute(_KNOWS_CHANGES)
+    return tx.cursor.fetchone() is not None
 
 
 def _place_of(driver: Any) -> str:  # noqa: ANN401 - any driver's connection

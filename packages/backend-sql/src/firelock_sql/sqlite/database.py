@@ -108,10 +108,10 @@ class SqliteDatabase(Database):
             yield
 
     @override
-    def join(self, within: object, work: Callable[[Transaction], _T]) -> _T:
+    def join(self, within: object, work: Callable[[Transaction], _T], *, is_adding_alone: bool = False) -> _T:
         if not self._is_checked and self.schema_state().found == 0:
             self._check_lock()
-        return super().join(within, work)
+        return super().join(within, work, is_adding_alone=is_adding_alone)
 
     @override
     def take_part(self, callers: Joined, work: Callable[[Transaction], _T]) -> _T:
