@@ -3,7 +3,7 @@
 The lists that hold the parts of a page are read and merged as far as it needs.
 
 Each partition keeps a list of its own for every state and queue, by the instant of the change; for every tag,
-parent and recurring job, by creation; one of its scheduled jobs, by when they are due; and one of all its
+parent, batch and recurring job, by creation; one of its jobs that are due, by when they are; and one of all its
 jobs. Where few jobs have what is looked for, their list is read whole and sorted. Otherwise lists in the
 order of the page are walked, and the rest is judged on the way, so far and no farther: a page answers in
 bounded time at any size, and may be short with a cursor.
@@ -132,7 +132,7 @@ class _Way:
 
     def _conditions(self, where: JobFilter) -> tuple[object, ...]:
         """Return the conditions that each job is judged by, those apart that hold for all of these lists."""
-        are_of_state = all(name[:2] in {"l:", "he", "du"} for name in self.lists)
+        are_of_state = all(name[:2] in {"l:", "he"} for name in self.lists)
         are_of_queue = all(name[:2] == "l:" for name in self.lists)
         state = State.SCHEDULED if where.by_due else where.state
         return (
@@ -164,8 +164,9 @@ def _instant(score: str) -> int:
 
 def _ways(database: RedisDatabase, where: JobFilter) -> Iterator[_Way]:
     """Yield the ways that lead to every job of the filter, each job by one of them."""
-    if where.parent_id is not None:  # children lie beside their parents
-        yield from _ways_of(database, database.partitions.of(where.parent_id), where)
+    beside = where.parent_id if where.batch_id is None else where.batch_id
+    if beside is not None:  # children lie beside their parents, members beside their batch
+        yield from _ways_of(database, database.partitions.of(beside), where)
         return
     for partition in range(database.partitions.number):
         yield from _ways_of(database, partition, where)
@@ -215,7 +216,9 @@ def _merged(partition: int, lists: Sequence[str], sets: Sequence[str], told: str
 
 def _rare_lists(where: JobFilter) -> list[str]:
     """Return the lists, by creation, that each job of the filter is in."""
-    named = (("c", where.parent_id), ("t", where.tag), ("rj", where.recurring_id))
+    named = (
+        ("bm", where.batch_id), ("c", where.parent_id), ("t", where.tag), ("rj", where.recurring_id)
+    )  # fmt: skip
     return [f"{kind}:{value}" for kind, value in named if value is not None]
 
 

@@ -14,6 +14,7 @@ from firelock.storage import (
     FINAL_STATES,
     Admission,
     Applied,
+    BatchFinished,
     Duplicate,
     Inserted,
     JobNotFound,
@@ -29,7 +30,7 @@ from firelock.storage import (
     waiting_reason,
 )
 from firelock_redis.database import RedisDatabase
-from firelock_redis.keys import require_keys_beside
+from firelock_redis.keys import require_keys_beside, require_ties_beside
 from firelock_redis.layout import (
     LETTERS,
     lowest_place,
@@ -42,17 +43,20 @@ from firelock_redis.layout import (
 from firelock_redis.records import RecordVerbs, copied
 
 ON_LETTERS = dict(zip(On, "SFDX", strict=True))
-_kept_apart = attrgetter("state", "due_at", "reason", "tags", "recurring_id", "parents")
-_NOTHING_APART = (State.ENQUEUED, None, None, (), None, ())
+_kept_apart = attrgetter("state", "due_at", "reason", "tags", "recurring_id", "parents", "ties_json")
+_NOTHING_APART = (State.ENQUEUED, None, None, (), None, (), None)
 _PLAIN_LIMIT = 1_000  # jobs whose keys and values one command of a script can take
 _KEYED_LIMIT = 500  # those of jobs with limits
 
 
 def _rules() -> str:
-    """Return what follows from a parent's end, as scripts/children.lua reads it."""
+    """Return what follows from a parent's end, and the reasons of batches, as scripts read it."""
     rules: dict[str, object] = {
         LETTERS[state]: quoted(Moved.PARENT_ENDED.format(state=state)) for state in FINAL_STATES
     }
+    for name in ("shut_out", "let_in", "swept", "stopped", "reopened"):
+        rules[name] = quoted(Moved[name.upper()].value)
+    rules["ended"] = quoted(Moved.BATCH_ENDED.format(failed="%d", total="%d", waiting="%d"))
     for on, letter in ON_LETTERS.items():
         for state in FINAL_STATES:
             target = continuation_target(on, state)
@@ -77,6 +81,7 @@ class InsertVerbs(RecordVerbs):
             require_word(queue)
         if self._partitions.number > 1:
             require_parents_beside(self.database, jobs)
+            require_ties_beside(self._partitions, jobs)
             require_keys_beside(self._partitions, jobs)
         if only_if is not None:
             return self._insert_if(jobs, only_if)
@@ -124,7 +129,7 @@ class InsertVerbs(RecordVerbs):
 
 
 def _is_refusable(job: NewJob) -> bool:
-    return bool(job.parents) or (job.admission is not None and job.admission.unique is not None)
+    return bool(job.parents) or job.ties_json is not None or (job.admission is not None and job.admission.unique is not None)
 
 
 @lru_cache(1_000)
@@ -234,7 +239,7 @@ def stored_arguments(jobs: Sequence[NewJob]) -> list[Any]:
         arguments += (
             job.id, payload_of(job, rare_of(job)), LETTERS[job.state], job.queue, lowest_place(job.priority),
             job.created_at, number_word(job.due_at), text_word(job.reason), job.recurring_id or "",
-            job.admission_json or "",
+            job.admission_json or "", job.ties_json or "",
             len(job.tags), *job.tags, len(job.parents),
         )  # fmt: skip
         for edge in job.parents:
@@ -246,17 +251,28 @@ def answered(jobs: Sequence[NewJob], reply: Sequence[Any]) -> list[bool | Duplic
     """Return what a script answers for each job.
 
     Raises:
-        JobNotFound: it says that a parent is not stored.
+        JobNotFound: it says that a parent or a batch is not stored.
+        BatchFinished: it says that a batch has ended or is cancelled.
         DuplicateJob: it says that another job has the unique key of one.
     """
     if reply and isinstance(reply[0], list):
         why, id, *others = reply[0]
         if why == "missing":
-            raise JobNotFound(
-                f"Job {id} is to wait for {others[0]}, which is not stored. Nothing was stored."
+            raise JobNotFound(_missing(next(job for job in jobs if job.id == id), others[0]))
+        if why == "finished":
+            raise BatchFinished(
+                f"Batch {others[0]} has ended or is cancelled, so job {id} cannot be added to it. Nothing was "
+                "stored. Make a batch of its own for what comes later, after=batch."
             )
         _raise_duplicate(next(job for job in jobs if job.id == id), *others)
     return [Duplicate(one) if isinstance(one, str) else bool(one) for one in reply]
+
+
+def _missing(job: NewJob, other: str) -> str:
+    ties = job.ties
+    is_batch = ties is not None and ties.batch_id == other
+    wish = "be a member of batch" if is_batch else "wait for"
+    return f"Job {job.id} is to {wish} {other}, which is not stored. Nothing was stored."
 
 
 def _raise_duplicate(job: NewJob, holder: str, why: str) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
 from typing_extensions import override
 
 from firelock import ConfigurationError
-from firelock.storage import Admission, KeyState, NewJob, UniqueState
+from firelock.storage import Admission, KeyState, NewJob, Ties, UniqueState
 from firelock_redis.database import RedisVerbs
 from firelock_redis.layout import number_word
 from firelock_redis.partitions import EVERYWHERE, Partitions
@@ -80,13 +80,47 @@ def require_keys_beside(partitions: Partitions, jobs: Sequence[NewJob]) -> None:
         )
 
 
+def require_ties_beside(partitions: Partitions, jobs: Sequence[NewJob]) -> None:
+    """Each job lies where its batch, its caller and those do whose results it takes.
+
+    Raises:
+        ConfigurationError: one does not; nothing was stored.
+    """
+    for job in jobs:
+        ties = job.ties
+        if ties is None:
+            continue
+        for what, other in _others(ties):
+            if partitions.of(other) != partitions.of(job.id):
+                raise ConfigurationError(
+                    f"Job {job.id} of task {job.task!r} lies in another partition than {what}, {other}: this "
+                    f"Redis has {partitions.number}, and what is counted or waits together lies in one. Make "
+                    f"its id with new_ids(count, beside={other!r}). Nothing was stored."
+                )
+
+
+def _others(ties: Ties) -> Iterator[tuple[str, str]]:
+    if ties.batch_id is not None:
+        yield "its batch", ties.batch_id
+    if ties.caller_id is not None:
+        yield "its caller", ties.caller_id
+    for one in ties.inputs:
+        yield "a job whose result it takes", one.job_id
+
+
 def _mend(partitions: Partitions, job: NewJob, keys: Sequence[str]) -> str:
     if len(set(map(partitions.of_key, keys))) > 1:
         return (
             "All keys of a job lie in one, by what stands before their first '/': let them begin alike, as "
             "'tenant:7' and 'tenant:7/smtp' do."
         )
-    if job.parents:
+    ties = job.ties
+    if ties is not None and ties.batch_id is not None:
+        return (
+            f"It lies beside its batch {ties.batch_id}; let that lie beside the key, as by fire.batch(name, "
+            "beside=key)."
+        )
+    if job.parents or (ties is not None and ties.caller_id is not None):
         return (
             "It lies beside its parent, so let their keys begin alike, as 'tenant:7' and 'tenant:7/smtp' do."
         )

@@ -8,7 +8,9 @@ Texts in a record are JSON, so that none holds a tab or the end of a line.
 from __future__ import annotations
 
 import json
+import re
 from functools import lru_cache
+from string import ascii_letters
 from typing import Any
 
 from firelock.storage import (
@@ -28,7 +30,9 @@ _STATES = {letter: state for state, letter in LETTERS.items()}
 _NAMES = {state.value: state for state in State}
 _ON = {on.value: on for on in On}
 _PLACE_BITS = 45  # of a place in a queue: the order of coming; the priority is above them
-_FIELDS = 10
+_DIGITS = "0123456789"
+_ATTEMPT = re.compile("[0-9]")
+_NO_DIGITS = ascii_letters + "+"  # the state and the flags of a record, in front of its attempt
 _WORDS = 9  # of the first two lines of a record; then what the job asks before it starts, if it does
 _ASKS = "[["  # how that begins, as nothing else does that may stand there
 
@@ -92,7 +96,7 @@ def payload_of(job: NewJob, rare: str = "") -> str:
 
 def rare_of(job: NewJob) -> str:
     """Return the fields that most jobs do without, as JSON without a line's end; nothing for none."""
-    parents = [[edge.parent_id, edge.on.value] for edge in job.parents]
+    parents = [_edge(edge) for edge in job.parents]
     fields = [
         job.nominal_at,
         job.tags,
@@ -102,9 +106,20 @@ def rare_of(job: NewJob) -> str:
         parents,
         job.meta_json,
     ]
-    if fields == [None, (), None, None, None, [], None]:
+    if job.ties_json is not None:
+        fields.append(job.ties_json)
+    elif fields == [None, (), None, None, None, [], None]:
         return ""
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+
+
+def _edge(edge: Edge) -> list[str | int]:
+    return [edge.parent_id, edge.on.value, 1] if edge.carries else [edge.parent_id, edge.on.value]
+
+
+def flags_of(record: str) -> str:
+    """Return the flags of a record, letters that scripts/jobs.lua names; most have none."""
+    return "" if record[1] in _DIGITS else record[1 : _ATTEMPT.search(record).start()]
 
 
 def claimed_job(id: str, record: str, payload: str, now: int) -> ClaimedJob:
@@ -125,7 +140,7 @@ def claimed_job(id: str, record: str, payload: str, now: int) -> ClaimedJob:
         serializer if "\\" not in serializer else _from_one_line(serializer),
         queue,
         -(int(place) >> _PLACE_BITS),
-        int(letter[2:] if letter[1] == "+" else letter[1:]),
+        int(letter[1:] if letter[1] in _DIGITS else letter.lstrip(_NO_DIGITS)),
         int(retries),
         int(crashes),
         int(fence),
@@ -134,10 +149,14 @@ def claimed_job(id: str, record: str, payload: str, now: int) -> ClaimedJob:
         now,
     )
     if rare:
-        job.nominal_at, tags, job.timeout_seconds, job.retry, job.recurring_id, _, job.meta_json = json.loads(
-            rare
-        )
+        (
+            job.nominal_at, tags, job.timeout_seconds, job.retry, job.recurring_id, _, job.meta_json, *ties
+        ) = json.loads(rare)  # fmt: skip
         job.tags = tuple(tags)
+        if ties:
+            job.ties_json = ties[0]
+    if letter[1] not in _DIGITS:
+        job.has_memos = "r" in letter
     if len(words) > _WORDS and words[_WORDS].startswith(_ASKS):
         job.admission_json = words[_WORDS].split("\n", 1)[0]
     return job
@@ -155,12 +174,14 @@ def record_of(id: str, record: str, payload: str) -> JobRecord:
     first, second, error, rest = record.split("\n", 3)
     *_, fields = rest.rsplit("\n", 1)
     state = _STATES[first[0]]
-    attempt, fence, place, queue, session = first[2 if first[1] == "+" else 1 :].split(" ")
+    attempt, fence, place, queue, session = first.lstrip(_NO_DIGITS).split(" ")
     retries, crashes, enqueued, _, *asks = second.split(" ", 4)
     head, arguments = payload.split("\n", 1)
     task, serializer, created, rare = head.split("\t")
-    nominal, tags, timeout, retry, recurring, parents, meta = json.loads(rare) if rare else _NOTHING_RARE
-    changed, claimed, started, ended, expires, due, server, reason, result, absent = fields.split("\t")
+    nominal, tags, timeout, retry, recurring, parents, meta, *ties = (
+        json.loads(rare) if rare else _NOTHING_RARE
+    )
+    changed, claimed, started, ended, expires, due, server, reason, result, absent, *waits = fields.split("\t")
     if state is State.SUCCEEDED and not ended:
         ended = changed
     return JobRecord(
@@ -169,8 +190,10 @@ def record_of(id: str, record: str, payload: str) -> JobRecord:
         _int(enqueued), int(attempt), int(retries), int(crashes), int(fence), session or None,
         text_of(server), _int(claimed), _int(started), _int(ended), int(changed), _int(expires), timeout,
         retry, recurring, meta, _error(error), text_of(result), text_of(absent),
-        tuple(Edge(parent, _ON[on]) for parent, on in parents),
+        tuple(Edge(parent, _ON[on], bool(carries)) for parent, on, *carries in parents),
         admission_json=asks[0] if asks else None,
+        ties_json=ties[0] if ties else None,
+        waits_for=text_of(waits[0]) if waits else None,
     )  # fmt: skip
 
 
@@ -226,7 +249,7 @@ def read_history(record: str, created_at: int) -> list[HistoryEntry]:
             entries = bounded_history(entries, entry)
     changed, claimed, started, ended, *_ = columns = fields.split("\t")
     if first[0] == "S" and not ended:
-        attempt = int(first[2 if first[1] == "+" else 1 :].split(" ", 1)[0])
+        attempt = int(first.lstrip(_NO_DIGITS).split(" ", 1)[0])
         last = HistoryEntry(
             State.SUCCEEDED, int(changed), None, attempt, _int(claimed), _int(started), text_of(columns[6])
         )

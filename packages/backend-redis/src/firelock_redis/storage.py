@@ -44,12 +44,14 @@ from firelock_redis.layout import (
     claimed_job,
     entry_line,
     error_line,
+    flags_of,
     number_word,
     quoted,
     text_word,
 )
 from firelock_redis.locks import LockVerbs
 from firelock_redis.logs import LogVerbs
+from firelock_redis.memos import MemoVerbs, memo_field
 from firelock_redis.notify import RedisWaiting
 from firelock_redis.partitions import EVERYWHERE
 from firelock_redis.sessions import SessionVerbs
@@ -59,8 +61,16 @@ _MINUTE = 60_000_000
 _RESULTS = dict(zip("012345", Applied, strict=True))
 _APPLIED, _LOOK_CLOSER = "0", "?"
 _LOST = "1"
+_ENDS_PLAINLY = frozenset("mcrs")  # flags of scripts/jobs.lua that ask for nothing more at an end
+_LOOK_ELSEWHERE = 5_000_000  # micros after which a job looks again at those in other partitions that it waits for
 _FIELD_BY_FIELD = 200  # changes that one script makes of those that are not plain ends
-_kind = attrgetter("from_states", "session", "to")
+_MORE = ("waits_for", "parents", "forget_from")  # of a change, which most have not
+_more = attrgetter(*_MORE)
+_NO_MORE = (None, (), None)
+
+
+def _kind(transition: Transition) -> tuple[object, ...]:
+    return transition.from_states, transition.session, transition.to, _more(transition) == _NO_MORE
 
 
 _Freed: TypeAlias = dict[tuple[str, str], list[str]]
@@ -68,7 +78,7 @@ _Freed: TypeAlias = dict[tuple[str, str], list[str]]
 
 
 class RedisStorage(
-    InsertVerbs, SessionVerbs, UpkeepVerbs, FindVerbs, KeyVerbs, LockVerbs, LogVerbs, HealthVerbs
+    InsertVerbs, SessionVerbs, UpkeepVerbs, FindVerbs, KeyVerbs, LockVerbs, LogVerbs, MemoVerbs, HealthVerbs
 ):
     """A storage in Redis or Valkey: one server, a primary with Sentinels, or a cluster."""
 
@@ -305,7 +315,7 @@ class RedisStorage(
         if not transitions:
             return [], []
         order: list[int] = []
-        plain: dict[tuple[str, str, int | str], tuple[list[Any], list[int]]] = {}
+        plain: dict[tuple[str, str, int | str, str], tuple[list[Any], list[int]]] = {}
         others: list[int] = []
         is_each_once = len({transition.job_id for transition in transitions}) == len(transitions)
         for place, transition in enumerate(transitions):
@@ -313,32 +323,35 @@ class RedisStorage(
             if end is None or not is_each_once:
                 others.append(place)
                 continue
-            queue, words = end
+            queue, words, batch = end
             expires = transition.expires_at
-            key = (transition.session or "", queue, "" if expires is None else expires // _MINUTE)
+            key = (transition.session or "", queue, "" if expires is None else expires // _MINUTE, batch)
             if key not in plain:
                 plain[key] = [], []
             ends, here = plain[key]
             ends += words
             here.append(place)
-        for (session, queue, minute), (ends, here) in plain.items():
-            arguments += ("P", session, "S", minute, queue, len(here))
+        for (session, queue, minute, batch), (ends, here) in plain.items():
+            arguments += (f"P{batch}", session, "S", minute, queue, len(here))
             arguments += ends
             order += here
         before, others = others[:-_FIELD_BY_FIELD], others[-_FIELD_BY_FIELD:]
         for group in _groups(transitions, others):
             first = transitions[group[0]]
             letters = "".join(LETTERS[state] for state in first.from_states)
-            arguments += (letters, first.session or "", LETTERS[first.to], "-", "", len(group))
+            has_more = _more(first) != _NO_MORE
+            arguments += (letters, first.session or "", LETTERS[first.to], "=" if has_more else "-", "", len(group))
             for place in group:
-                arguments += _fields(transitions[place])
+                arguments += _fields(transitions[place], self._due_at(transitions[place]))
+                if has_more:
+                    arguments += self._further(transitions[place])
             order += group
         return order, before
 
     def _plain_end(
         self, transition: Transition, freed: _Freed
-    ) -> tuple[str, tuple[str, str, int, str]] | None:
-        """Return a plain end: queue, and id, first line, instant, record as arguments; None for another."""
+    ) -> tuple[str, tuple[str, str, int, str], str] | None:
+        """Return a plain end: queue; id, first line, instant, record as arguments; batch. None for another."""
         holding = self._holdings.get(transition.session or "")
         held = holding.pop(transition.job_id, None) if holding is not None else None
         if held is not None and held[1].admission_json is not None:
@@ -352,8 +365,12 @@ class RedisStorage(
             job.fence, job.attempt, job.claimed_at
         ):  # fmt: skip
             return None
-        if record[1] == "+":
-            return None  # children wait for its end, which is announced on the long way
+        batch = ""
+        if not record[1].isdigit():
+            if not _ENDS_PLAINLY.issuperset(flags_of(record)):
+                return None  # others wait for its end, which is announced on the long way
+            ties = job.ties
+            batch = (ties and ties.batch_id) or ""
         head, rest = record.split("\n", 1)
         at, expires, server = transition.at, transition.expires_at, transition.server
         result, absent = transition.result, transition.result_absent
@@ -363,7 +380,40 @@ class RedisStorage(
             f"{'' if server is None else quoted(server)}\t\t"
             f"{'' if result is None else quoted(result)}\t{'' if absent is None else quoted(absent)}"
         )
-        return job.queue, (transition.job_id, head + "\n", at, fresh)
+        return job.queue, (transition.job_id, head + "\n", at, fresh), batch
+
+    def _further(self, transition: Transition) -> list[Any]:
+        """Return what scripts/suspensions.lua reads of a change that suspends or forgets.
+
+        No script sees jobs that lie in other partitions. Who waits for them looks again now and then.
+        """
+        forgets = transition.forget_from
+        here = self._partitions.of(transition.job_id)
+        parents = dict.fromkeys(edge.parent_id for edge in transition.parents)
+        beside = [parent for parent in parents if self._partitions.of(parent) == here]
+        return [
+            text_word(transition.waits_for), "" if forgets is None else memo_field(*forgets),
+            len(parents) - len(beside), len(beside), *beside,
+        ]  # fmt: skip
+
+    def _due_at(self, transition: Transition) -> int | None:
+        due_at = transition.due_at
+        if transition.parents:
+            here = self._partitions.of(transition.job_id)
+            if any(self._partitions.of(edge.parent_id) != here for edge in transition.parents):
+                look_at = transition.at + _LOOK_ELSEWHERE
+                return look_at if due_at is None else min(due_at, look_at)
+        return due_at
+
+    @override
+    def note_flag(self, session: str, job_id: str, flag: str) -> None:
+        holding = self._holdings.get(session)
+        held = None if holding is None else holding.get(job_id)
+        if holding is None or held is None or flag in flags_of(held[0]):
+            return
+        record, job = held
+        attempt = len(flags_of(record)) + 1
+        holding[job_id] = record[:attempt] + flag + record[attempt:], job
 
 
 def _quarantine(id: str, fence: int, asked: ClaimRequest) -> Transition:
@@ -388,13 +438,13 @@ def _groups(transitions: Sequence[Transition], places: Sequence[int]) -> Iterato
         yield group
 
 
-def _fields(transition: Transition) -> tuple[Any, ...]:
+def _fields(transition: Transition, due_at: int | None) -> tuple[Any, ...]:
     """Return a change as scripts/exchange.lua reads it, field by field."""
     return (
         transition.job_id, number_word(transition.fence), transition.at,
         "" if transition.is_silent else entry_line(transition.entry()), text_word(transition.reason),
         number_word(transition.retries), number_word(transition.crashes), number_word(transition.started_at),
-        text_word(transition.server), "1" if transition.gives_back else "", number_word(transition.due_at),
+        text_word(transition.server), "1" if transition.gives_back else "", number_word(due_at),
         number_word(transition.expires_at), text_word(transition.result), text_word(transition.result_absent),
         *_failure(transition.at, transition.error),
         number_word(transition.attempt),

@@ -27,7 +27,7 @@ _AT_ONCE = 250  # jobs that one script moves
 _RECORDED_AT_ONCE = 100
 _KEYS_AT_ONCE = 250  # that one script looks at
 _order = attrgetter("minute", "task", "queue", "outcome")
-_DUE = quoted(Moved.DUE.value)
+_DUE, _HOLD_OVER = quoted(Moved.DUE.value), quoted(Moved.HOLD_OVER.value)
 _PARENT_GONE = quoted(Moved.PARENT_GONE.value)
 
 
@@ -123,7 +123,7 @@ def _promote(database: RedisDatabase, partition: int, limit: int) -> tuple[int, 
     promoted = 0
     while True:
         asked = min(limit - promoted, _AT_ONCE)
-        moved, next_due = database.run("upkeep.promote", partition, asked, _DUE)
+        moved, next_due = database.run("upkeep.promote", partition, asked, _DUE, _HOLD_OVER)
         promoted += moved
         if moved < asked or promoted >= limit:
             return promoted, next_due

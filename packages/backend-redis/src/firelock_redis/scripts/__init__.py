@@ -15,13 +15,14 @@ import attrs
 __all__ = ["RedisScript", "script"]
 
 _BEHIND = {
-    "exchange": ("jobs", "unique", "limits"),
-    "keys": ("jobs", "record", "limits"),
-    "insert": ("jobs", "children", "record", "unique", "duplicates"),
-    "prune": ("jobs", "children"),
-    "records": ("jobs", "record"),
-    "sessions": ("jobs",),
-    "upkeep": ("jobs", "children"),
+    "exchange": ("batches", "jobs", "unique", "limits", "suspensions"),
+    "keys": ("batches", "jobs", "record", "limits"),
+    "insert": ("batches", "jobs", "children", "record", "unique", "duplicates"),
+    "memos": ("batches", "jobs"),
+    "prune": ("batches", "jobs", "children"),
+    "records": ("batches", "jobs", "record"),
+    "sessions": ("batches", "jobs"),
+    "upkeep": ("batches", "jobs", "children"),
 }
 _ALONE = frozenset({"insert_plain", "insert_keyed"})
 

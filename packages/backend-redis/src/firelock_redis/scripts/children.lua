@@ -1,11 +1,12 @@
--- Continuations, as functions. Behind jobs.lua, in front of insert.lua, upkeep.lua and prune.lua.
+-- Continuations, as functions. Behind batches.lua and jobs.lua, in front of insert.lua, upkeep.lua and prune.lua.
 --
 -- pend:<parent> ZSET of ties that nothing has been decided for, "on child" in order of insertion, where on is
 -- S succeeded, F failed, D deleted or X finished; n:<child> how many ties of a child are undecided, where there was more
 -- than one; c:<parent> ZSET of all children by their creation; releasing ZSET of parents whose end has not been followed
 -- up, by ends, the number of the last end; looked HASH (see upkeep.lua).
 --
--- A parent's record has the flag + from its first child on. A child that waits no more has no ties.
+-- A parent's record has the flag + from its first child on. A child that waits no more has no ties. A suspended job is a child of
+-- those that it waits for: its ties are in pend: as well, with the letter X, and in w:<child> SET of its parents.
 
 local rules
 
@@ -15,8 +16,12 @@ local function read_rules(text)
   rules = cjson.decode(text)
 end
 
--- The waiting child is deleted, and kept as long after its end as its parent after its own.
+-- The waiting child is deleted, and kept as long after its end as its parent after its own; a batch is cancelled.
 local function end_child(child, parent, reason, at)
+  if is(child, 'b') then
+    if child.due ~= '' then put(removes, 'due', child.id) end
+    return cancel(child, reason, at)
+  end
   child.state, child.reason, child.changed, child.ended = 'D', reason, at, at
   child.expires = ''
   if parent.expires ~= '' and parent.ended ~= '' then child.expires = int(at + parent.expires - parent.ended) end
@@ -26,7 +31,8 @@ end
 -- The child waits no more: it is what `decide` or `end_child` has made of it.
 local function follow(child)
   put(removes, 'l:W:' .. child.queue, child.id)
-  if call('DEL', base .. 'n:' .. child.id) == 1 then forget_ties(child.id) end
+  if call('DEL', base .. 'n:' .. child.id) == 1 or child.waits ~= '' then forget_ties(child) end
+  child.waits = ''
   save(child)
   enter(child)
   announce(child)
@@ -39,17 +45,23 @@ local function other_ties(child)
 end
 
 -- Look at an awaiting child's tie to an ended parent. Return the state it goes to, W where other ties are left, nothing
--- where this one goes on waiting. The caller saves it.
+-- where this one goes on waiting. The caller saves it. A batch stays what it is: for D it is cancelled, for E it has opened.
 local function decide(child, on, parent, at, now, ties_left)
   local rule = rules[on .. parent.state]
-  local target = rule and rule[1]
+  local target, reason = rule and rule[1], rules[parent.state]
   if target == 'D' then
-    end_child(child, parent, rules[parent.state], at)
+    end_child(child, parent, reason, at)
     return 'D'
   elseif target == 'E' then
     if ties_left(child) > 0 then return 'W' end
-    local reason = rules[parent.state]
-    child.state, child.reason, child.changed, child.enqueued = 'E', reason, at, now
+    child.reason, child.changed = reason, at
+    if is(child, 'b') then
+      batches().open(child.id)
+      child.history = child.history .. step('W', at, reason)
+      return 'E'
+    end
+    if child.due ~= '' then put(removes, 'due', child.id) end
+    child.state, child.enqueued, child.due = 'E', now, ''
     child.history = child.history .. step('E', at, reason)
     to_back(child)
     return 'E'

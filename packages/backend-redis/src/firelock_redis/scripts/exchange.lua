@@ -1,14 +1,16 @@
--- `apply`, then `claim`, or one of them. Behind library.lua, jobs.lua, unique.lua and limits.lua.
+-- `apply`, then `claim`, or one of them. Behind library.lua, batches.lua, jobs.lua, unique.lua, limits.lua and suspensions.lua.
 --
 -- KEYS  1 base; derived: those of jobs.lua, s:<session> paused served due:recurring
 -- ARGV  2 session that claims, 3 now of the caller, 4 limit, -1 for no claim,
 --       5 number of queues, -1 for all of them, then their names; then groups of changes, each:
 --         from (letters of states), session or nothing, to (a letter), minute of expiry or -, queue, number of jobs
 --         from is nothing: number is one of lanes in which jobs with limits end here; for each queue, lane, number, and ids;
---         plain where from is P, to is S and the minute is not -; for each job id, first line, at, new record;
+--         plain where from is P, to is S and the minute is a number or nothing; for each job id, first line, at, new record; of
+--         members of a batch its id stands behind the P;
 --         else for each job id, fence, and fifteen fields, nothing where they do not matter: at, line of history,
 --         reason, retries, crashes, started_at, server, 1 where the attempt is given back, due_at, expires_at,
---         result, absence, error, body of the failed attempt, its number
+--         result, absence, error, body of the failed attempt, its number;
+--         where the minute is = and not -, behind them what suspensions.lua reads
 -- Reply results, one character a change: 0 applied, 1 releasing, 2 already, 3 refused, 4 missing, 5 taken, ? look closer, and
 --       then nothing was claimed;
 --       the next due instant or nothing; 1 where the session is lost, else the instant at which lanes are worth another
@@ -16,15 +18,12 @@
 
 -- ---- changes -------------------------------------------------------------------------------------------------------
 
--- What became of a change: applied, applied with children to release, a repeat, refused, no such job, another has its key.
-local APPLIED, RELEASING, ALREADY, REFUSED, MISSING, TAKEN = '0', '1', '2', '3', '4', '5'
-
 local lane_of_end = {}  -- by id, of jobs with limits that end here
 
 -- Plain ends: the task returned. Each is five arguments less two: id, the record's first line as it was claimed,
 -- the instant, and the whole new record. Whoever has the first line unchanged holds the job, and nobody can have
 -- changed what is behind it. Return the results, and the numbers of those that need a closer look.
-local function end_plainly(first, count, session, queue, minute, results)
+local function end_plainly(first, count, session, queue, minute, batch, results)
   local ids, lanes = {}, {}
   for number = 1, count do ids[number] = ARGV[first + 4 * number - 4] end
   local stored, fresh, gone, ended = records(ids), {}, {}, {}
@@ -53,6 +52,9 @@ local function end_plainly(first, count, session, queue, minute, results)
   many('ZADD', base .. 'l:S:' .. queue, ended)
   count_running(queue, -done)
   if minute ~= '' then expire(minute, gone) end
+  if batch ~= '' and batches().count_ends(batch, done) then
+    for number, result in ipairs(results) do results[number] = result == APPLIED and RELEASING or result end
+  end
   -- No list needs those any more; one that keeps them is no worse for it, as the jobs are asked where it refuses.
   for lane, some in pairs(lanes) do
     for key in string.gmatch(lane, '[^\n]+') do many('SREM', base .. 'slots:' .. key, some) end
@@ -81,15 +83,6 @@ local function instant()
   return read_at
 end
 
--- The history's line of an operator's change: it says what it ended.
-local function taken_away(job, to, at, reason)
-  if job.state == 'P' then return step(to, at, reason, job.attempt, job.claimed, job.started, job.server) end
-  if job.state == 'C' then
-    return '["' .. NAMES[to] .. '",' .. at .. ',' .. null(reason) .. ',null,null,null,null,0,' .. job.due .. ']\n'
-  end
-  return step(to, at, reason)
-end
-
 -- Unique keys as they are now: what the batch has changed so far is written.
 local function keys_at_hand()
   flush()
@@ -100,11 +93,15 @@ local function keys_at_hand()
 end
 
 -- Change one job as the fields say; empty ones leave what is there.
-local function change(job, from, session, fence, to, fields)
+local function change(job, from, session, fence, to, fields, more)
   local at, entry, reason, retries, crashes, started, server, gives_back, due, expiry, result, absent = unpack(fields)
   if not find(from, job.state, 1, true) or (session ~= '' and (job.session ~= session or job.fence ~= fence)) then
     return refused(job, session, fence, to)
   end
+  if is(job, 'b') then return change_batch(job, session, to, at, reason, due) end
+  local runs_again = session == '' and (to == 'E' or (FINAL[job.state] and not FINAL[to]))
+  if runs_again and not may_run_again(job) then return REFUSED end
+  if more and more.forgets ~= '' and not forget_from(job, more.forgets) then return REFUSED end
   local lives_again = session == '' and job.asks ~= '' and FINAL[job.state] and not FINAL[to] and keys_at_hand()
   if lives_again and lives_again.is_taken_by_other(job) then return TAKEN end
   if session == '' and entry ~= '' then entry = taken_away(job, to, at, reason) end
@@ -131,6 +128,7 @@ local function change(job, from, session, fence, to, fields)
     job.enqueued = instant()
     to_back(job)
   end
+  if more then suspend(job, more, instant()) end
   save(job)
   enter(job)
   if lives_again then
@@ -241,7 +239,7 @@ end
 
 -- The record of a claimed job without its last line; nil where the stored one is garbage.
 local function claimed(text, session)
-  local flag, attempt, fence, place, line, last = match(text, '^E(%+?)(%d+) (%d+) ()[^\n]*()\n.*()\n')
+  local flag, attempt, fence, place, line, last = match(text, '^E(%D*)(%d+) (%d+) ()[^\n]*()\n.*()\n')
   return flag and 'P' .. flag .. following(attempt) .. ' ' .. following(fence) .. ' ' .. sub(text, place, line - 1)
     .. session .. sub(text, line, last)
 end
@@ -320,30 +318,40 @@ while arg < #ARGV do
       for place = arg + 3, arg + 2 + number do lane_of_end[ARGV[place]] = lane end
       arg = arg + 3 + number
     end
-  elseif minute ~= '-' then
+  elseif minute ~= '-' and minute ~= '=' then
     local some = {}
-    end_plainly(arg, count, session, queue, minute, some)
+    end_plainly(arg, count, session, queue, minute, sub(from, 2), some)
     for number = 1, count do
       results[#results + 1] = some[number]
       if some[number] == '?' then needs_a_look = true end
     end
     arg = arg + 4 * count
   else
-    local ids = {}
-    for number = 1, count do ids[number] = ARGV[arg + 17 * (number - 1)] end
+    local ids, arguments, members = {}, {}, {}
+    for number = 1, count do
+      ids[number], arguments[number] = ARGV[arg], arg
+      arg = arg + 17
+      if minute == '=' then arg = behind_more(arg) end
+    end
     local stored = records(ids)
     for number = 1, count do
-      local text = stored[number]
+      local text, first = stored[number], arguments[number]
       local result = MISSING
       if text then
         local fields = {}
-        for field = 1, 15 do fields[field] = ARGV[arg + 1 + field] end
-        result = change(read(ids[number], text), from, session, ARGV[arg + 1], to, fields)
+        for field = 1, 15 do fields[field] = ARGV[first + 1 + field] end
+        -- One that waits for others may change their records: those are read behind that.
+        local job = read(ids[number], minute == '=' and call('HGET', base .. 'jobs', ids[number]) or text)
+        result = change(job, from, session, ARGV[first + 1], to, fields, minute == '=' and read_more(first + 17))
+        if result == APPLIED and job.was then members[#results + 1] = job end
+        if minute == '=' then flush() end
       end
       results[#results + 1] = result
-      arg = arg + 17
     end
     flush()
+    for place, job in pairs(members) do
+      if session == '' or batches().has_to_be_looked_at(job) then results[place] = RELEASING end
+    end
   end
 end
 

@@ -150,12 +150,15 @@ end
 local DUE = '^.*\n' .. string.rep('[^\t\n]*\t', 5) .. '(%-?%d+)\t'
 local SERVER = '^.*\n' .. string.rep('[^\t\n]*\t', 6) .. '([^\t\n]*)\t'
 
+local SLEEPING = '^.*\n' .. string.rep('[^\t\n]*\t', 10)  -- it waits for a memo: see jobs.lua
+
 local function is_wanted_record(text)
   if state ~= '' and sub(text, 1, 1) ~= state then return false end
-  if queue ~= '' and match(text, '^%u%+?%d+ %d+ %-?%d+ ([^\n]+) %S*\n') ~= queue then return false end
+  if queue ~= '' and match(text, '^%u%D*%d+ %d+ %-?%d+ ([^\n]+) %S*\n') ~= queue then return false end
   if retrying ~= '' then
     local retries = match(text, '^C[^\n]*\n(%d+) ')
-    if (retries ~= nil and retries ~= '0') ~= (retrying == '1') then return false end
+    local is_retrying = retries ~= nil and retries ~= '0' and not match(text, SLEEPING)
+    if is_retrying ~= (retrying == '1') then return false end
   end
   if fingerprint ~= '' and not ends_with_fingerprint(match(text, '^[^\n]*\n[^\n]*\n([^\n]*)\n') or '') then
     return false

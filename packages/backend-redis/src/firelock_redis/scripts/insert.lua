@@ -1,21 +1,22 @@
--- Storing jobs of any kind, all of them or none. Behind library.lua, jobs.lua, children.lua, record.lua, unique.lua and
+-- Storing jobs of any kind, all of them or none. Behind library.lua, batches.lua, jobs.lua, children.lua, record.lua, unique.lua and
 -- duplicates.lua.
 --
 -- KEYS  those of jobs.lua and children.lua; publishes on wake
 -- ARGV  behind the verb's own parameters: for each job id, payload, state, queue, place of its priority, created_at, due_at
---       or nothing, reason as JSON or nothing, recurring job or nothing, what it asks before it starts or nothing, number of
---       tags, tags, number of parents, and for each parent: on and id
+--       or nothing, reason as JSON or nothing, recurring job or nothing, what it asks before it starts or nothing, what ties it
+--       to others or nothing, number of tags, tags, number of parents, and for each parent: on and id
 
 local verbs = {}
 
 -- Read one job out of the arguments; return it and where the next one begins.
 local function argued(at)
-  local id, payload, state, queue, place, created, due, reason, recurring, asks = unpack(ARGV, at, at + 9)
+  local id, payload, state, queue, place, created, due, reason, recurring, asks, ties = unpack(ARGV, at, at + 10)
   if asks ~= '' then asks = ' ' .. asks end
   local job = read(id, state .. '0 0 ' .. place .. ' ' .. queue .. ' \n0 0 0 -' .. asks .. '\n\n' .. created .. '\t\t\t\t\t' .. due
     .. '\t\t' .. reason .. '\t\t')
   job.payload, job.created, job.recurring, job.tags, job.parents = payload, created, recurring, {}, {}
-  at = at + 10
+  if ties ~= '' then batches().tie(job, ties) end
+  at = at + 11
   for number = 1, tonumber(ARGV[at]) do job.tags[number] = ARGV[at + number] end
   at = at + #job.tags + 1
   for number = 1, tonumber(ARGV[at]) do
@@ -28,6 +29,7 @@ local function index(job)
   add('all', job.created, job.id)
   for _, tag in ipairs(job.tags) do add('t:' .. tag, job.created, job.id) end
   if job.recurring ~= '' then add('rj:' .. job.recurring, job.created, job.id) end
+  if is(job, 'm') then index_member(job) end
   for _, tie in ipairs(job.parents) do add('c:' .. tie.id, job.created, job.id) end
 end
 
@@ -48,8 +50,8 @@ local function tie(job, parents, now)
   for _, edge in ipairs(waiting) do
     local parent = parents[edge.id]
     ties = ties + call('ZADD', base .. 'pend:' .. edge.id, call('INCR', base .. 'ties'), edge.on .. ' ' .. job.id)
-    if parent.flag == '' then
-      parent.flag = '+'
+    if not is(parent, '+') then
+      parent.flag = '+' .. parent.flag
       if not parent.is_new then save(parent) end
     end
   end
@@ -67,8 +69,9 @@ local function job_at(id)
   return known[id]
 end
 
--- The parents that the jobs name are known. Return a job and its parent where one is not stored.
-local function find_parents(jobs)
+-- The parents that the jobs name are known, and their batches. Return why nothing can be stored: a job, and its parent or batch
+-- that is not stored, or its batch that has ended or is cancelled.
+local function find_others(jobs)
   for _, job in ipairs(jobs) do
     known[job.id] = nil
   end
@@ -76,8 +79,40 @@ local function find_parents(jobs)
     for _, edge in ipairs(job.parents) do
       if not job_at(edge.id) then return { 'missing', job.id, edge.id } end
     end
+    local id = job.ties and job.ties.batch
+    local batch = id and job_at(id)
+    if id and not (batch and is(batch, 'b') and (batch.is_new or batches().row_of(id))) then return { 'missing', job.id, id } end
+    if id and not batch.is_new and (FINAL[batch.state] or batches().row_of(id).cancelled ~= '') then
+      return { 'finished', job.id, id }
+    end
     known[job.id] = job
   end
+end
+
+-- A new batch is counted, and waits for what it is after.
+local function begin_counting(job)
+  local name, fast, succeeded, failed, deleted = unpack(job.ties.rules)
+  local keeps = {}
+  for number, keep in ipairs({ succeeded, failed, deleted }) do keeps[number] = keep == cjson.null and '-' or int(keep) end
+  batches().found(job.id, {
+    fast = fast ~= 0 and '1' or '', outer = job.ties.batch or '', keeps = table.concat(keeps, ' '),
+    shut = #job.parents > 0 and '1' or '',
+  })
+end
+
+-- A member of a batch whose members wait for its opening does so, if it waits for no fellow.
+local function shut_out(job)
+  if batches().row_of(job.ties.batch).shut == '' or #job.parents > 0 then return end
+  if is(job, 'b') then batches().row_of(job.id).shut = '1' else job.due = '' end
+  job.state, job.enqueued, job.reason, job.flag = 'W', '0', rules.shut_out, job.flag .. 'o'
+end
+
+-- The member is found by its batch; one that comes to a batch which is being stopped is stopped as well.
+local function index_member(job)
+  local id = job.ties.batch
+  local row = batches().row_of(id)
+  add('bm:' .. id, job.created, job.id)
+  if row.stopping ~= '' then batches().go_through(id) end
 end
 
 local changed = {}  -- by id: stored jobs that calls have changed, each with how it stood before
@@ -117,7 +152,7 @@ local function keep_changes(payloads)
       put(removes, before.list, before.member)
       ready[#ready + 1] = job
     end
-    if job.state == 'C' then add('due', job.due, id) end
+    if job.due ~= '' then add('due', job.due, id) end
     for _, tag in ipairs(before.tags or {}) do put(removes, 't:' .. tag, id) end
     for _, tag in ipairs(job.tags or {}) do add('t:' .. tag, job.created, id) end
     if job.payload then payloads[#payloads + 1], payloads[#payloads + 2] = id, job.payload end
@@ -153,15 +188,17 @@ local function store(first, count, is_judged_only)
       jobs[#jobs + 1] = job
     end
   end
-  local missing = find_parents(jobs)
-  if missing then return nil, missing end
+  local why = find_others(jobs)
+  if why then return nil, why end
   if is_judged_only then return answers end
   -- Also where none is new: a WAIT behind a script that has written nothing would vouch for nothing.
   local last = call('INCRBY', base .. 'seq', math.max(#jobs, 1))
   local payloads, queues = {}, {}
   for number, job in ipairs(jobs) do
     job.place = int(job.place + last - #jobs + number)
+    if is(job, 'b') then begin_counting(job) end
     if #job.parents > 0 and job.state == 'W' then tie(job, known, now) end
+    if is(job, 'm') then shut_out(job) end
     if job.history == '' then job.history = step(job.state, job.created, job.reason) end
     payloads[2 * number - 1], payloads[2 * number] = job.id, job.payload
     queues[job.queue] = true
@@ -181,7 +218,8 @@ local function store(first, count, is_judged_only)
 end
 
 -- Rules say what follows from a parent's end (see children.lua), count is the number of jobs. Reply for each job what `store`
--- says; or nothing but one list: missing, a job's id and that of its unknown parent; or duplicate, a job's id, that of the job
+-- says; or nothing but one list: missing, a job's id and that of its unknown parent or batch; or finished, a job's id and that of its
+-- batch; or duplicate, a job's id, that of the job
 -- that has its unique key, and raises or deleted.
 function verbs.jobs(rules, count)
   read_rules(rules)

@@ -19,7 +19,7 @@ local now = format('%.0f', instant)
 local function is_taken(mark, free_at, text)
   if not text then return instant < tonumber(free_at) end
   local state, attempt, session, crashes, enqueued, asks =
-    match(text, '^(%u)%+?(%d+) %d+ %-?%d+ %S+ (%S*)\n%d+ (%d+) (%d+) .([^\n]*)\n')
+    match(text, '^(%u)%D*(%d+) %d+ %-?%d+ %S+ (%S*)\n%d+ (%d+) (%d+) .([^\n]*)\n')
   if not state or state == 'F' or (state == 'D' and session ~= '') then return nil end
   if instant < tonumber(free_at) then return true end
   if state == 'S' or state == 'D' then return false end

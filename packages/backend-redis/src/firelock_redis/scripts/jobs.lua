@@ -1,20 +1,23 @@
--- Jobs as they are stored, and the moves between their states. Behind library.lua, in front of a group of verbs that moves
--- jobs. Apart from it, as its functions are made anew for each call: 20 µs of a call that takes 25 without them.
+-- Jobs as they are stored, and the moves between their states. Behind library.lua and batches.lua, in front of a group of verbs
+-- that moves jobs. Apart from it, as its functions are made anew for each call: 20 µs of a call that takes 25 without them.
 --
 -- A job is a field of two hashes: of payloads, written once, and of jobs, its record, rewritten at each step:
---   state, flag, attempt, fence, place, queue, session        P1 1 42 default 0193…       flag +: has children
+--   state, flags, attempt, fence, place, queue, session       P1 1 42 default 0193…
 --   retries, crashes, enqueued_at, origin                     0 0 1764045000000000 E
 --     and of the few that ask for something before they start what `write_admission` gives, behind a blank
 --   the last error                                            often empty
 --   a line of history for each step, mostly none
 --   changed, claimed, started, ended, expires, due, server, reason, result, absent        between tabs
+--     and of one that is suspended the memo that it waits for, behind another tab
+-- Flags are of few jobs: + has children, b is a batch, m is a member of one, o is shut out until that opens, i takes results of
+-- others, c was called by another, r remembers something, s has streams.
 -- An origin other than - stands for a first step that is not written out: the job came in this state. A
 -- succeeded job without `ended` ended when it changed, and its last step is not written out either.
 --
 -- Keys of a partition: all ZSET every job by its creation; l:<state>:<queue> ZSET the jobs of a state in order of time,
 -- processing ones in held:<session> instead; queues SET every queue that has had a job; r:<queue> ZSET those that can be
 -- claimed in order of place; work SET the queues with something to claim; running HASH how many of a queue are
--- processing; due ZSET those scheduled; x:<minute> LIST those that expire then and xs ZSET the minutes;
+-- processing; due ZSET those scheduled, and awaiting ones that wait no longer than until then; x:<minute> LIST those that expire then and xs ZSET the minutes;
 -- tails:<session> SET; e:<id> LIST failed attempts, where the record has a last error; t:<tag>, rj:<recurring job> ZSET
 -- jobs by their creation; seq the number of the last place. Those of continuations are in children.lua.
 --
@@ -24,8 +27,8 @@
 -- ring; turn the number of the last turn; lanes ZSET, in order of name, "key, line end, queue, blank, keys" of each lane by
 -- each of its keys, and "key, line end" of each key until it is pruned. Those of claims are in limits.lua.
 
-local RECORD = '^(%u)(%+?)(%d+) (%d+) (%-?%d+) (%S+) (%S*)\n(%d+) (%d+) (%d+) (.)([^\n]*)\n([^\n]*)\n(.*)$'
-local FIELDS = '^' .. string.rep('([^\t]*)\t', 9) .. '([^\t]*)$'
+local RECORD = '^(%u)(%D*)(%d+) (%d+) (%-?%d+) (%S+) (%S*)\n(%d+) (%d+) (%d+) (.)([^\n]*)\n([^\n]*)\n(.*)$'
+local FIELDS = '^' .. string.rep('([^\t]*)\t', 9) .. '([^\t]*)\t?(.*)$'
 local NAMES = {
   W = 'awaiting', C = 'scheduled', E = 'enqueued', P = 'processing', S = 'succeeded', F = 'failed', D = 'deleted',
 }
@@ -55,12 +58,18 @@ local function read(id, text)
   local history, fields = match(rest, '^(.*\n)([^\n]*)$')
   job.history = history or ''
   job.changed, job.claimed, job.started, job.ended, job.expires, job.due, job.server, job.reason, job.result,
-    job.absent = match(fields or rest, FIELDS)
+    job.absent, job.waits = match(fields or rest, FIELDS)
   if job.state == 'S' and job.ended == '' then
     job.ended = job.changed
     job.history = job.history .. step('S', job.changed, '', job.attempt, job.claimed, job.started, job.server)
   end
+  if job.flag ~= '' and find(job.flag, 'm', 1, true) then job.was = batches().share(job) end
   return job
+end
+
+-- Whether the job has the flag.
+local function is(job, flag)
+  return job.flag ~= '' and find(job.flag, flag, 1, true) ~= nil
 end
 
 local function written(job)
@@ -69,7 +78,7 @@ local function written(job)
     .. job.asks .. '\n' .. job.error .. '\n' .. job.history
     .. table.concat({
       job.changed, job.claimed, job.started, job.ended, job.expires, job.due, job.server, job.reason,
-      job.result, job.absent,
+      job.result, job.absent, job.waits ~= '' and job.waits or nil,
     }, '\t')
 end
 
@@ -124,10 +133,11 @@ end
 
 -- ---- a batch of moves: each job at most once, written by flush ------------------------------------------------
 
-local saved, behind, ready, adds, removes, running, buckets, tails, cut, gone, lanes
+local saved, counted, behind, ready, adds, removes, running, buckets, tails, cut, gone, lanes
 
 local function begin_batch()
   saved, behind, ready, adds, removes, running, buckets, tails, cut, gone, lanes = {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}
+  counted = {}
 end
 
 begin_batch()
@@ -151,18 +161,25 @@ end
 local function save(job)
   if #job.history > HISTORY_BYTES then shortened(job) end
   saved[#saved + 1] = job
+  if job.was then counted[#counted + 1] = job end
 end
 
--- The rarer fields of a job's payload: nominal_at, tags, timeout, retry, recurring job, parents, meta; nil where it has none.
--- And how many bytes were read for them.
+-- The rarer fields of a job's payload: nominal_at, tags, timeout, retry, recurring job, parents, meta, and of some what ties it
+-- to others; nil where it has none. And how many bytes were read for them.
 local function rare_fields(id)
   local payload = call('HGET', base .. 'payloads', id) or ''
   local fields = match(payload, RARE)
   return fields and fields ~= '' and cjson.decode(fields) or nil, #payload
 end
 
--- The job waits for none of its parents any more.
-local function forget_ties(id)
+-- The job waits for none of its parents any more, nor for those of a suspension.
+local function forget_ties(job)
+  local id = job.id
+  if job.waits ~= '' then
+    for _, parent in ipairs(call('SMEMBERS', base .. 'w:' .. id)) do call('ZREM', base .. 'pend:' .. parent, 'X ' .. id) end
+    gone[#gone + 1] = base .. 'w:' .. id
+    return
+  end
   local fields = rare_fields(id)
   for _, edge in ipairs(fields and fields[6] or {}) do
     call('ZREM', base .. 'pend:' .. edge[1], ON[edge[2]] .. ' ' .. id)
@@ -196,12 +213,14 @@ local function leave(job)
   end
   put(removes, 'l:' .. state .. ':' .. queue, id)
   if state == 'E' and job.session == '' then put(removes, standing(job)) end
-  if state == 'C' then put(removes, 'due', id) end
+  if job.due ~= '' then put(removes, 'due', id) end
   if state == 'W' then
     gone[#gone + 1] = base .. 'n:' .. id
-    forget_ties(id)
+    forget_ties(job)
+    job.flag = string.gsub(job.flag, 'o', '')
   end
-  if job.flag == '+' and FINAL[state] then withdraw(id) end
+  job.waits = ''
+  if FINAL[state] and is(job, '+') then withdraw(id) end
 end
 
 local function expires(at, id)
@@ -212,7 +231,8 @@ local function enter(job)
   local state, queue, id = job.state, job.queue, job.id
   add('l:' .. state .. ':' .. queue, job.changed, id)
   if state == 'E' and job.session == '' then ready[#ready + 1] = job end
-  if state == 'C' then add('due', job.due, id) end
+  if job.due ~= '' then add('due', job.due, id) end
+  if is(job, 'i') then batches().follow_inputs(job) end
   if FINAL[state] then
     expires(job.expires, id)
     if job.asks ~= '' then freed[asks_of(job.asks).lane] = true end
@@ -348,6 +368,8 @@ local function flush()
     if number ~= 0 then count_running(queue, number) end
   end
   unlink(gone)
+  for _, job in ipairs(counted) do batches().count(job) end
+  if made_batches then made_batches.store() end
   begin_batch()
 end
 
@@ -370,7 +392,7 @@ end
 
 -- The end of a job for which children wait: they are decided by `release`, in the order in which their parents ended.
 local function announce(job)
-  if job.flag == '+' and FINAL[job.state] and call('EXISTS', base .. 'pend:' .. job.id) == 1 then
+  if FINAL[job.state] and is(job, '+') and call('EXISTS', base .. 'pend:' .. job.id) == 1 then
     call('ZADD', base .. 'releasing', call('INCR', base .. 'ends'), job.id)
     return true
   end
@@ -383,4 +405,29 @@ local function clear_tail(job)
   job.session = ''
   if job.state == 'E' then ready[#ready + 1] = job end
   save(job)
+end
+
+-- The history's line of an operator's change: it says what it ended.
+local function taken_away(job, to, at, reason)
+  if job.state == 'P' then return step(to, at, reason, job.attempt, job.claimed, job.started, job.server) end
+  if job.state == 'C' then
+    return '["' .. NAMES[to] .. '",' .. at .. ',' .. null(reason) .. ',null,null,null,null,0,' .. job.due .. ']\n'
+  end
+  return step(to, at, reason)
+end
+
+-- The job, which waited for something and has been taken from its lists, is enqueued. The caller saves it.
+local function resume(job, reason, at, now)
+  job.state, job.reason, job.changed, job.enqueued, job.due, job.waits = 'E', reason, at, now, '', ''
+  job.history = job.history .. step('E', at, reason)
+  to_back(job)
+end
+
+-- The batch is cancelled, for good, and held no more. The caller has taken it from its lists, and saves it.
+local function cancel(batch, reason, at)
+  batches().row_of(batch.id).cancelled = '1'
+  batches().go_through(batch.id)
+  batch.state, batch.reason, batch.changed, batch.due, batch.ended, batch.expires = 'W', reason, at, '', '', ''
+  batch.flag = string.gsub(batch.flag, 'o', '')
+  batch.history = batch.history .. step('W', at, reason)
 end

@@ -237,7 +237,7 @@ local function limits()
     local id = sub(member, 1, -2)
     local text = call('HGET', base .. 'jobs', id)
     local attempt, crashes, enqueued, asks =
-      match(text or '', '^%u%+?(%d+) [^\n]*\n%d+ (%d+) (%d+) .([^\n]*)\n')
+      match(text or '', '^%u%D*(%d+) [^\n]*\n%d+ (%d+) (%d+) .([^\n]*)\n')
     if not asks then return id, nil, {}, false end
     asks = asks_of(asks)
     if not asks.costs then

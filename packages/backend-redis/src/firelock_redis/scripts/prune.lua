@@ -1,18 +1,22 @@
 -- Up to `limit` jobs that have expired are gone with all that belongs to them, and as many minutes of figures that are
--- older than thirty days. Behind library.lua, jobs.lua and children.lua.
+-- older than thirty days. Behind library.lua, batches.lua, jobs.lua and children.lua.
 --
 -- x:<minute> says which jobs were to expire then; what the record says is what holds. A job of the minute that is
 -- running and has some seconds left waits in `soon`, so that nothing is looked at twice. A job on the releasing list is
 -- passed over: `release` tells of it again.
 --
--- KEYS  1 base; derived: those of jobs.lua and children.lua, e: g: o:<id>, sd mz; soon ZSET of jobs by their expiry
+-- A job that others need stays for another hour, or as long as its batch does: a member whose batch has not ended, one whose caller
+-- has not, and one whose result a job takes that has not.
+--
+-- KEYS  1 base; derived: those of jobs.lua, batches.lua and children.lua, e: g: o:<id>, memo: os: (see memos.lua), sd mz; soon ZSET of jobs by their expiry
 -- ARGV  2 limit, 3 reason as JSON of children that still wait for such a job
 -- Reply how many are gone, 1 where there is more to look at, and 1 where a session may be past its time, which
 --       sessions.prune looks for, and 1 where there are keys, which keys.forget looks at
 
 local BATCH, LOOKS, BYTES, CHILDREN = 25, 500, 1048576, 250
+local HOUR = 3600 * 1000000
 local DAY = 86400 * 1000000
-local HEADER = '^(%u)(%+?)%d+ %d+ %-?%d+ (%S+) (%S*)\n[^\n]*\n(.)'  -- and whether the next line, the last error, is empty
+local HEADER = '^(%u)(%D*)%d+ %d+ %-?%d+ (%S+) (%S*)\n[^\n]*\n(.)'  -- and whether the next line, the last error, is empty
 local EXPIRES = '\n[^\t\n]*\t[^\t\n]*\t[^\t\n]*\t[^\t\n]*\t([^\t\n]*)\t'
 
 local LOG_KEY, PROGRESS_KEY = base .. 'g:', base .. 'o:'
@@ -60,13 +64,64 @@ local function delete_children(parent)
   return #ties < CHILDREN
 end
 
--- Whether nobody needs the job any more that has children.
+-- The waiting members of the batch are deleted, some at a time; return whether none is left.
+local function delete_members(batch)
+  local row = batches().row_of(batch.id)
+  if not row or row.waiting == 0 then return true end
+  local walk = call('HGET', base .. 'pruned', batch.id) or 0
+  local ids = call('ZRANGE', base .. 'bm:' .. batch.id, walk, walk + CHILDREN - 1)
+  for _, member in ipairs(read_all(ids)) do
+    if member and member.state == 'W' then
+      leave(member)
+      end_child(member, batch, ARGV[3], int(now))
+      save(member)
+      enter(member)
+      announce(member)
+    end
+  end
+  flush()
+  children = children + #ids
+  if #ids < CHILDREN then
+    call('HDEL', base .. 'pruned', batch.id)
+    return true
+  end
+  call('HSET', base .. 'pruned', batch.id, int(walk + #ids))
+  return false
+end
+
+-- Whether nobody needs the job any more that has children, or is a batch.
 local function is_childless(id, text)
   if call('ZSCORE', base .. 'releasing', id) then return false end
   local parent = read(id, text)
-  if children < CHILDREN and delete_children(parent) then return true end
+  local is_left = children >= CHILDREN or (is(parent, 'b') and not delete_members(parent))
+  if not is_left and delete_children(parent) then return true end
   expires(parent.expires, id)  -- the rest of them later
   return false
+end
+
+-- The instant until which others need the job, nothing for no longer.
+local function needed_until(job)
+  local ties, later = batches().ties_of(job), int(now + HOUR)
+  local batch = ties.batch and call('HGET', base .. 'jobs', ties.batch)
+  if batch then
+    batch = read(ties.batch, batch)
+    if not FINAL[batch.state] or batch.expires == '' then return later end
+    if tonumber(batch.expires) > now then return batch.expires end
+  end
+  local caller = ties.caller and call('HGET', base .. 'jobs', ties.caller)
+  return caller and not FINAL[sub(caller, 1, 1)] and later
+end
+
+-- Whether others need the job, which has flags, so that it stays.
+local function is_needed(id, text)
+  local job = read(id, text)
+  local at = call('EXISTS', base .. 'in:' .. id) == 1 and int(now + HOUR)
+  at = at or ((is(job, 'm') or is(job, 'c')) and needed_until(job))
+  if not at then return false end
+  job.expires = at
+  save(job)
+  expires(at, id)
+  return true
 end
 
 -- What is kept of the job beside its own keys, as its payload names it.
@@ -74,10 +129,27 @@ local function forget_rare(id)
   local fields, size = rare_fields(id)
   bytes = bytes + size
   if not fields then return end
-  local _, tags, _, _, recurring, parents = unpack(fields)
+  local _, tags, _, _, recurring, parents, _, ties = unpack(fields, 1, 8)
   for _, tag in ipairs(tags) do put(removes, 't:' .. tag, id) end
   if recurring ~= cjson.null then put(removes, 'rj:' .. recurring, id) end
   for _, edge in ipairs(parents) do put(removes, 'c:' .. edge[1], id) end
+  local batch = ties and cjson.decode(ties)[1]
+  if batch and batch ~= cjson.null then put(removes, 'bm:' .. batch, id) end
+end
+
+-- What is kept of the job as its flags say.
+local function forget_flagged(id, flag)
+  if find(flag, 'b', 1, true) then
+    doomed[#doomed + 1], doomed[#doomed + 2] = base .. 'b:' .. id, base .. 'bm:' .. id
+    batches().forget(id)
+    call('SREM', base .. 'changed', id)
+    call('SREM', base .. 'moving', id)
+  end
+  if find(flag, 'r', 1, true) then doomed[#doomed + 1] = base .. 'memo:' .. id end
+  if find(flag, 's', 1, true) then
+    for _, stream in ipairs(call('HKEYS', base .. 'os:' .. id)) do doomed[#doomed + 1] = base .. 'o:' .. id .. ':' .. stream end
+    doomed[#doomed + 1] = base .. 'os:' .. id
+  end
 end
 
 -- The unique key that points at the job is no longer known, unless it is to be taken for longer.
@@ -112,8 +184,9 @@ local function look(id, text)
   if not at or is_doomed[id] then return end
   if at > now then
     if math.floor(at / MINUTE) == minute then add('soon', int(at), id) end
-  elseif flag == '' or is_childless(id, text) then
+  elseif flag == '' or (not is_needed(id, text) and is_childless(id, text)) then
     doom(id, text, state, queue, session, error_mark ~= '\n')
+    if flag ~= '' then forget_flagged(id, flag) end
   end
 end
 

@@ -1,4 +1,4 @@
--- Sessions: begun, renewed, compared, ended. Behind library.lua and jobs.lua.
+-- Sessions: begun, renewed, compared, ended. Behind library.lua, batches.lua and jobs.lua.
 --
 -- The first partition holds a session: s:<session> HASH alive (1 or 0), token (the server's name as JSON), info (JSON),
 -- timeout in micros, expires_at, renewal (JSON or nothing), while it ends also running and reason; ss ZSET of all sessions
@@ -77,7 +77,7 @@ function verbs.reconcile(session)
   local stored, fences, texts = records(ids), {}, {}
   for number, id in ipairs(ids) do
     local text = stored[number]
-    if text then fences[id], texts[id] = match(text, '^%u%+?%d+ (%d+) '), text end
+    if text then fences[id], texts[id] = match(text, '^%u%D*%d+ (%d+) '), text end
   end
   local lost, started, unknown = {}, {}, {}
   for arg = 4, #ARGV, 3 do

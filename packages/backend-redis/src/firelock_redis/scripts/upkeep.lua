@@ -1,4 +1,5 @@
--- What moves by itself: due jobs, children of ended parents. Behind library.lua, jobs.lua and children.lua.
+-- What moves by itself: due jobs, children of ended parents, batches and their members. Behind library.lua, batches.lua, jobs.lua
+-- and children.lua.
 --
 -- KEYS  those of jobs.lua and children.lua, due:recurring, pausing; publishes on wake
 
@@ -13,19 +14,21 @@ function verbs.due(limit)
   return reply
 end
 
--- Up to `limit` scheduled jobs that are due are enqueued, oldest due first, with this reason as JSON. Reply how many, and
--- the next due instant or nothing.
-function verbs.promote(limit, reason)
+-- Up to `limit` jobs that are due are enqueued, oldest due first, with this reason as JSON; a batch is cancelled, with the other
+-- one. Reply how many, and the next due instant or nothing.
+function verbs.promote(limit, reason, hold_over)
   despite_full_memory()
   local now = int(clock())
   local ids = call('ZRANGEBYSCORE', base .. 'due', '-inf', now, 'LIMIT', 0, limit)
-  local line = step('E', now, reason)
   for number, job in ipairs(read_all(ids)) do
-    if job and job.state == 'C' then
+    if job and job.state == 'W' and is(job, 'b') then
       leave(job)
-      job.state, job.reason, job.changed, job.enqueued, job.due = 'E', reason, now, now, ''
-      job.history = job.history .. line
-      to_back(job)
+      cancel(job, hold_over, now)
+      save(job)
+      enter(job)
+    elseif job and (job.state == 'C' or job.state == 'W') then
+      leave(job)
+      resume(job, reason, now, now)
       save(job)
       enter(job)
     else
@@ -78,20 +81,16 @@ local function look_from(parent, number, wanted, now)
   return #ids
 end
 
--- Up to `limit` ties to ended parents are looked at, those first whose parent ended first; rules say what follows.
+-- Up to `limit` ties to ended parents are looked at, those first whose parent ended first. Return how many were.
 --
 -- A parent leaves the list when each of its ties was looked at once, be it that some of them are kept: their children go
 -- on waiting. Where the limit comes between, looked HASH parent -> "end tie" remembers for which end of the parent how far
--- the look has come. Reply how many were looked at, and 1 where there is more to look at.
-function verbs.release(limit, rules)
-  despite_full_memory()
-  read_rules(rules)
-  local now, looked_at, parents = int(clock()), 0, 0
-  limit = tonumber(limit)
-  local first
-  while true do
-    first = call('ZRANGE', base .. 'releasing', 0, 0, 'WITHSCORES')
-    if not first[1] or looked_at >= limit or parents >= limit then break end
+-- the look has come.
+local function release_children(limit, now)
+  local looked_at, parents = 0, 0
+  while looked_at < limit and parents < limit do
+    local first = call('ZRANGE', base .. 'releasing', 0, 0, 'WITHSCORES')
+    if not first[1] then break end
     parents = parents + 1
     know({ first[1] })
     local parent, is_done = known[first[1]], true
@@ -103,6 +102,7 @@ function verbs.release(limit, rules)
     end
     if is_done then
       withdraw(first[1])
+      if parent and parent.was then batches().count(parent) end
       -- One that has expired meanwhile was passed over by `prune`: it is told of it again.
       if is_final and parent.expires ~= '' and tonumber(parent.expires) <= tonumber(now) then
         expires(parent.expires, first[1])
@@ -110,8 +110,139 @@ function verbs.release(limit, rules)
     end
   end
   flush()
+  return looked_at
+end
+
+-- ---- batches -------------------------------------------------------------------------------------------------------
+
+-- The batch is in the state that its tally says; one that ends otherwise than before was open in between.
+local function decide_batch(batch, row, now, reopened)
+  local state = batches().end_of(batch)
+  if state == batch.state or batch.state == 'D' then return end
+  local was_final = FINAL[batch.state]
+  leave(batch)
+  if was_final then
+    batch.state, batch.reason, batch.ended, batch.expires = 'W', reopened, '', ''
+    batch.history = batch.history .. step('W', now, reopened)
+  end
+  batch.changed = now
+  if state ~= 'W' then
+    if state == 'S' then batch.reason = '' end
+    if state == 'F' then
+      batch.reason = format(rules.ended, row.failed, row.total, row.waiting)
+    end
+    batch.state, batch.due, batch.ended, batch.expires = state, '', now, batches().expiry(row, state, now)
+    batch.history = batch.history .. step(state, now, batch.reason)
+    row.stopping, row.shut = '', ''
+    batches().touch(batch.id)
+  end
+  save(batch)
+  enter(batch)
+  announce(batch)
+end
+
+-- Up to `limit` batches of which something has changed are decided. Return how many were looked at.
+local function decide_batches(limit, now)
+  local ids = limit > 0 and call('SRANDMEMBER', base .. 'changed', limit) or {}
+  if #ids == 0 then return 0 end
+  many('SREM', base .. 'changed', ids)
+  know(ids)
+  for _, id in ipairs(ids) do
+    local row = batches().row_of(id)
+    if row and known[id] then decide_batch(known[id], row, now, rules.reopened) end
+  end
+  flush()
+  return #ids
+end
+
+-- The member of a batch that is cancelled, or that a failure stops, is deleted as an operator's delete does it.
+local function sweep(member, reason, expires_at, now)
+  if FINAL[member.state] then return end
+  if is(member, 'b') then
+    if batches().row_of(member.id).cancelled ~= '' then return end
+    leave(member)
+    cancel(member, reason, now)
+  else
+    member.history = member.history .. taken_away(member, 'D', now, reason)
+    if member.state == 'P' then put(tails, member.session, member.id) end
+    leave(member)
+    member.state, member.reason, member.changed, member.ended = 'D', reason, now, now
+    member.due, member.expires = '', expires_at
+  end
+  save(member)
+  enter(member)
+  announce(member)
+end
+
+-- The member that was shut out may run, or is due at the instant that it was made for.
+local function let_in(member, reason, now)
+  if member.state ~= 'W' or not is(member, 'o') then return end
+  if is(member, 'b') then
+    put(removes, 'l:W:' .. member.queue, member.id)
+    member.flag = string.gsub(member.flag, 'o', '')
+    batches().open(member.id)
+  else
+    local fields = rare_fields(member.id)
+    local nominal = fields and fields[1] ~= cjson.null and fields[1] or 0
+    leave(member)
+    member.state = 'E'
+    if nominal > tonumber(now) then
+      member.state, member.due = 'C', int(nominal)
+    else
+      member.enqueued = now
+      to_back(member)
+    end
+  end
+  member.reason, member.changed = reason, now
+  member.history = member.history .. step(member.state, now, reason)
+  save(member)
+  enter(member)
+end
+
+-- Up to `limit` members of batches that are cancelled, stopped or have opened are moved. Return how many were looked at.
+local function move_members(limit, now)
+  local looked_at = 0
+  while looked_at < limit do
+    local id = call('SRANDMEMBER', base .. 'moving')
+    if not id then break end
+    local row = batches().row_of(id)
+    know({ id })
+    local is_open = row and known[id] and known[id].state == 'W'
+    local wanted = limit - looked_at
+    local ids = is_open and call('ZRANGE', base .. 'bm:' .. id, row.walk, row.walk + wanted - 1) or {}
+    know(ids)
+    local reason = row and (row.cancelled ~= '' and rules.swept or row.stopping ~= '' and rules.stopped)
+    for _, one in ipairs(ids) do
+      local member = known[one]
+      if member and reason then
+        sweep(member, reason, batches().expiry(row, 'D', now), now)
+      elseif member and row.shut == '' then
+        let_in(member, rules.let_in, now)
+      end
+    end
+    looked_at = looked_at + #ids
+    if row then
+      row.walk = int(row.walk + #ids)
+      batches().touch(id)
+    end
+    if #ids < wanted then call('SREM', base .. 'moving', id) end
+    flush()
+  end
+  return looked_at
+end
+
+-- Up to `limit` things are looked at: ties to ended parents; batches of which something has changed; members that are to be swept
+-- or let in. Rules say what follows. Reply how many were looked at, and 1 where there is more to look at.
+function verbs.release(limit, text)
+  despite_full_memory()
+  read_rules(text)
+  local now = int(clock())
+  limit = tonumber(limit)
+  local looked_at = release_children(limit, now)
+  looked_at = looked_at + decide_batches(limit - looked_at, now)
+  looked_at = looked_at + move_members(limit - looked_at, now)
   tell_freed()
-  return { looked_at, first[1] and 1 or 0 }
+  return { looked_at, call('EXISTS', base .. 'releasing', base .. 'changed', base .. 'moving') > 0 and 1 or 0 }
 end
 
 return run(verbs)

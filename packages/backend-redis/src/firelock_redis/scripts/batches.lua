@@ -1,0 +1,202 @@
+-- Batches: what is known of them, and what their members add to their tallies. Behind library.lua, in front of jobs.lua. It says
+-- what firelock/storage/batches.py says, in one function, so that a call without batches makes one function more.
+--
+-- A batch is a job with the letter b, one of its members with the letter m; jobs.lua draws their records. Keys of a partition:
+-- b:<batch> HASH its tally and flags, as NUMBERS and MARKS name them; bm:<batch> ZSET its members by their creation; changed SET
+-- of batches of which something has changed; moving SET of those whose members are to be swept or let in. `release` decides
+-- the first and goes through the members of the second, by their places in bm:, where no member leaves before the batch has ended.
+--
+-- A member and its batch lie in one partition, so the tally is changed in the step that changes the member.
+
+local made_batches
+
+local function batches()
+  if made_batches then return made_batches end
+
+  local NUMBERS = { 'total', 'active', 'waiting', 'succeeded', 'failed', 'deleted' }
+  -- Marks, nothing where they do not hold: it waits for what it is after, or for the batch around it; is cancelled; is stopped by
+  -- a failure; fails fast. Beside them the batch around it; for how many micros it stays by its end, - for ever; and the place in
+  -- bm: up to which members have been looked at.
+  local MARKS = { 'shut', 'cancelled', 'stopping', 'fast', 'outer', 'keeps', 'walk' }
+  local NAMED = {}
+  for number, name in ipairs(NUMBERS) do NAMED[number] = name end
+  for number, name in ipairs(MARKS) do NAMED[#NUMBERS + number] = name end
+  local ENDS = { S = 4, F = 5, D = 6 }
+
+  local rows, touched = {}, {}
+
+  -- The batch of that id, false where none is stored.
+  local function row_of(id)
+    local row = rows[id]
+    if row == nil then
+      local fields = call('HMGET', base .. 'b:' .. id, unpack(NAMED))
+      row = fields[1] and {} or false
+      if row then
+        for number, name in ipairs(NUMBERS) do row[name] = tonumber(fields[number]) end
+        for number, name in ipairs(MARKS) do row[name] = fields[#NUMBERS + number] or '' end
+      end
+      rows[id] = row
+    end
+    return row
+  end
+
+  -- There is a new batch.
+  local function found(id, row)
+    for _, name in ipairs(NUMBERS) do row[name] = 0 end
+    for _, name in ipairs(MARKS) do row[name] = row[name] or '' end
+    rows[id], touched[id] = row, true
+  end
+
+  -- The batch is gone.
+  local function forget(id)
+    rows[id], touched[id] = false, nil
+  end
+
+  -- Something of the batch has changed: `release` looks at it.
+  local function touch(id)
+    touched[id] = true
+  end
+
+  -- `release` goes through the members of the batch, from the first one.
+  local function go_through(id)
+    row_of(id).walk, touched[id] = '0', true
+    call('SADD', base .. 'moving', id)
+  end
+
+  -- What is changed is written.
+  local function store()
+    for id in pairs(touched) do
+      local row, fields = rows[id], {}
+      for number, name in ipairs(NAMED) do fields[2 * number - 1], fields[2 * number] = name, row[name] end
+      call('HSET', base .. 'b:' .. id, unpack(fields))
+      call('SADD', base .. 'changed', id)
+    end
+    touched = {}
+  end
+
+  -- ---- members -----------------------------------------------------------------------------------------------------
+
+  -- What the member adds to the tally, in the order of NUMBERS.
+  local function share(job)
+    local state, row = job.state, find(job.flag, 'b', 1, true) and row_of(job.id)
+    local waits = state == 'W' and job.waits == '' and not find(job.flag, 'o', 1, true)
+    if row then waits = waits and row.shut ~= '' and row.cancelled == '' end
+    local number = ENDS[state]
+    local is_active = not number and not waits
+    if number and find(job.flag, '+', 1, true) then is_active = call('ZSCORE', base .. 'releasing', job.id) end
+    if job.session ~= '' and state ~= 'P' then is_active = true end
+    local added = { 1, is_active and 1 or 0, waits and 1 or 0, 0, 0, 0 }
+    if number then added[number] = 1 end
+    return added
+  end
+
+  local function read_ties(text)
+    local said = text and cjson.decode(text) or {}
+    for number = 1, 4 do
+      if said[number] == cjson.null then said[number] = nil end
+    end
+    return { batch = said[1], caller = said[2], inputs = said[3] or {}, rules = said[4] }
+  end
+
+  -- What ties the job to others: its batch, its caller, whose results it takes, and the rules of a batch; nil for none.
+  local function ties_of(job)
+    if not job.ties then
+      local payload = call('HGET', base .. 'payloads', job.id) or ''
+      local rare = match(payload, '^[^\t\n]*\t[^\t\n]*\t[^\t\n]*\t([^\n]*)\n')
+      job.ties = read_ties(rare and rare ~= '' and cjson.decode(rare)[8])
+    end
+    return job.ties
+  end
+
+  -- The job, a new one, is tied so.
+  local function tie(job, text)
+    local ties = read_ties(text)
+    job.ties = ties
+    job.flag = (ties.rules and 'b' or '') .. (ties.batch and 'm' or '') .. (ties.caller and 'c' or '') .. (ties.inputs[1] and 'i' or '')
+    if ties.batch then job.was = { 0, 0, 0, 0, 0, 0 } end
+  end
+
+  -- The tally has what the member adds now instead of what it added before.
+  local function count(job)
+    local id, after = ties_of(job).batch, share(job)
+    local row = id and row_of(id)
+    if row then
+      for number, name in ipairs(NUMBERS) do
+        local change = after[number] - job.was[number]
+        if change ~= 0 then
+          row[name], touched[id] = row[name] + change, true
+        end
+      end
+      if after[5] > job.was[5] and row.fast ~= '' then
+        row.stopping = '1'
+        go_through(id)
+      end
+    end
+    job.was = after
+  end
+
+  -- Until it has ended the job keeps the results that it takes: in:<parent> SET of those jobs.
+  local function follow_inputs(job)
+    local command = (ENDS[job.state] and 'SREM') or 'SADD'
+    for _, input in ipairs(ties_of(job).inputs) do call(command, base .. 'in:' .. input[1], job.id) end
+  end
+
+  -- So many running members of the batch have succeeded, and nothing waits for them. Return whether none can go on.
+  local function count_ends(id, number)
+    local row = row_of(id)
+    if not row then return false end
+    row.active, row.succeeded, touched[id] = row.active - number, row.succeeded + number, true
+    store()
+    return row.active <= 0
+  end
+
+  -- Whether `release` may decide something, now that the member has changed.
+  local function has_to_be_looked_at(job)
+    local row = row_of(ties_of(job).batch)
+    return row and (row.active <= 0 or row.stopping ~= '')
+  end
+
+  -- ---- its life ----------------------------------------------------------------------------------------------------
+
+  -- Whatever it is after has come: its members may run.
+  local function open(id)
+    row_of(id).shut = ''
+    go_through(id)
+  end
+
+  -- Somebody runs a member of the batch again: no failure that was before stops it, nor those around it.
+  local function calm(id)
+    while id and id ~= '' do
+      local row = row_of(id)
+      if not row then return end
+      if row.stopping ~= '' then
+        row.stopping = ''
+        go_through(id)  -- whom nobody has let in yet
+      end
+      id = row.outer
+    end
+  end
+
+  -- The state of the batch by its tally, W while it is open: see `batches.end_of`.
+  local function end_of(job)
+    local row = row_of(job.id)
+    local is_held = job.state == 'W' and job.due ~= ''
+    if row.cancelled == '' and (is_held or row.shut ~= '') then return 'W' end
+    if row.active > 0 or (row.waiting > 0 and row.cancelled .. row.stopping ~= '') then return 'W' end
+    if row.cancelled ~= '' then return 'D' end
+    return (row.failed > 0 or row.waiting > 0) and 'F' or 'S'
+  end
+
+  -- When the batch may be pruned that ends so at this instant, nothing for never.
+  local function expiry(row, state, at)
+    local keep = select(state == 'S' and 1 or state == 'F' and 2 or 3, match(row.keeps, '^(%S+) (%S+) (%S+)$'))
+    return keep == '-' and '' or int(at + keep)
+  end
+
+  made_batches = {
+    row_of = row_of, found = found, forget = forget, touch = touch, store = store, share = share, ties_of = ties_of, tie = tie, count = count,
+    count_ends = count_ends, has_to_be_looked_at = has_to_be_looked_at, open = open, calm = calm, end_of = end_of, expiry = expiry,
+    go_through = go_through, follow_inputs = follow_inputs,
+  }
+  return made_batches
+end

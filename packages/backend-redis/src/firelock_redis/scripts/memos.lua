@@ -1,0 +1,129 @@
+-- What jobs remember, what is counted of batches, and streams. Behind library.lua, batches.lua and jobs.lua.
+--
+-- memo:<job> HASH kind, blank and name as JSON -> "place bytes 1 JSON", place in the order in which names came, bytes of the value,
+-- 1 where it is done, 0 where it is begun, and what memos.py reads; under no name "place bytes", the last place and the sum.
+-- o:<job>:<stream> ZSET of chunks "offset data" by offset; os:<job> HASH stream -> bytes of its data.
+
+local verbs = {}
+
+local APPLIED, ALREADY, REFUSED, MISSING, TAKEN = '0', '2', '3', '4', '5'
+
+-- The job, where it is stored and whoever asks may write to it: who holds it with this fence, or anybody for no session, then not one
+-- that has succeeded or is deleted. Else nothing, and the answer.
+local function writable(id, session, fence)
+  local text = call('HGET', base .. 'jobs', id)
+  if not text then return nil, MISSING end
+  local job = read(id, text)
+  if session == '' and job.state ~= 'S' and job.state ~= 'D' then return job end
+  if session ~= '' and job.state == 'P' and job.session == session and job.fence == fence then return job end
+  return nil, REFUSED
+end
+
+-- The job has a flag more.
+local function mark(job, flag)
+  if is(job, flag) then return end
+  job.flag = job.flag .. flag
+  save(job)
+end
+
+-- ARGV from there on: job, session or nothing, fence, name, 1 where it may stand in for one that is begun, how many memos and bytes
+-- a job may have, then bytes, 1 or 0 and JSON of the memo. Return the answer and what stands then, nothing for nothing.
+local function remember(first)
+  local id, session, fence, name, replaces, most, most_bytes, bytes, is_done, said = unpack(ARGV, first, first + 9)
+  local key = base .. 'memo:' .. id
+  local stands = call('HGET', key, name)
+  local job, why = writable(id, session, fence)
+  if not job then return why, stands or '' end
+  local given = bytes .. ' ' .. is_done .. ' ' .. said
+  local place, before, was_done = match(stands or '', '^(%d+) (%d+) (%d)')
+  if stands and sub(stands, #place + 2) == given then return ALREADY, stands end
+  if was_done == '1' or (stands and replaces == '0') then return TAKEN, stands end
+  local last, sum = match(call('HGET', key, '') or '0 0', '^(%d+) (%d+)$')
+  sum = sum - (before or 0) + bytes
+  if sum > tonumber(most_bytes) or (not stands and call('HLEN', key) > tonumber(most)) then return REFUSED, stands or '' end
+  if not stands then
+    place, last = int(last + 1), int(last + 1)
+  end
+  stands = place .. ' ' .. given
+  call('HSET', key, '', last .. ' ' .. int(sum), name, stands)
+  mark(job, 'r')
+  if is_done == '1' and job.state == 'W' and job.waits == name then
+    leave(job)
+    local now = int(clock())
+    resume(job, name, now, now)
+    save(job)
+    enter(job)
+  end
+  flush()
+  return APPLIED, stands
+end
+
+-- Memos are put where nothing is, or over what is begun. Reply for each the answer and what stands under its name, nothing for
+-- nothing.
+function verbs.remember()
+  despite_full_memory()
+  local reply = {}
+  for first = 3, #ARGV, 10 do
+    reply[#reply + 1], reply[#reply + 2] = remember(first)
+  end
+  return reply
+end
+
+-- All that the job remembers, name and memo of each. Reply nothing where it is unknown, or not held by the session with this fence.
+function verbs.recall(id, session, fence)
+  local text = call('HGET', base .. 'jobs', id)
+  local job = text and read(id, text)
+  if not job or (session ~= '' and (job.state ~= 'P' or job.session ~= session or job.fence ~= fence)) then return false end
+  return call('HGETALL', base .. 'memo:' .. id)
+end
+
+-- ARGV from 3: batches. Reply for each nothing, or its numbers, and what of it is held, shut, cancelled and stopping as 1.
+function verbs.tally()
+  local reply = {}
+  for arg = 3, #ARGV do
+    local id = ARGV[arg]
+    local row, text = batches().row_of(id), call('HGET', base .. 'jobs', id)
+    reply[arg - 2] = false
+    if row and text then
+      local batch = read(id, text)
+      reply[arg - 2] = {
+        row.total, row.active, row.waiting, row.succeeded, row.failed, row.deleted,
+        batch.state == 'W' and batch.due ~= '' and '1' or '', row.shut, row.cancelled, row.stopping,
+      }
+    end
+  end
+  return reply
+end
+
+-- ---- streams -------------------------------------------------------------------------------------------------------
+
+-- ARGV from 6: stream, offset, bytes, data of each chunk. Reply how many bytes the largest of these streams has; nothing where the
+-- session does not hold the job with this fence.
+function verbs.append(id, session, fence)
+  local job = writable(id, session, fence)
+  if not job then return false end
+  local largest = 0
+  for first = 6, #ARGV, 4 do
+    local stream, offset, bytes, data = unpack(ARGV, first, first + 3)
+    local key, sum = base .. 'o:' .. id .. ':' .. stream, nil
+    if call('ZCOUNT', key, offset, offset) == 0 then
+      call('ZADD', key, offset, offset .. ' ' .. data)
+      sum = call('HINCRBY', base .. 'os:' .. id, stream, bytes)
+    else
+      sum = tonumber(call('HGET', base .. 'os:' .. id, stream))
+    end
+    largest = math.max(largest, sum)
+  end
+  if largest > 0 then
+    mark(job, 's')
+    flush()
+  end
+  return largest
+end
+
+-- Up to `limit` chunks of a stream behind an offset, in order: each "offset data".
+function verbs.chunks(id, stream, after, limit)
+  return call('ZRANGEBYSCORE', base .. 'o:' .. id .. ':' .. stream, '(' .. after, '+inf', 'LIMIT', 0, limit)
+end
+
+return run(verbs)
