@@ -25,6 +25,14 @@ local function argued(at)
   return job, at + 2 * #job.parents + 1
 end
 
+-- The member is found by its batch; one that comes to a batch which is being stopped is stopped as well.
+local function index_member(job)
+  local id = job.ties.batch
+  local row = batches().row_of(id)
+  add('bm:' .. id, job.created, job.id)
+  if row.stopping ~= '' then batches().go_through(id) end
+end
+
 local function index(job)
   add('all', job.created, job.id)
   for _, tag in ipairs(job.tags) do add('t:' .. tag, job.created, job.id) end
@@ -105,14 +113,6 @@ local function shut_out(job)
   if batches().row_of(job.ties.batch).shut == '' or #job.parents > 0 then return end
   if is(job, 'b') then batches().row_of(job.id).shut = '1' else job.due = '' end
   job.state, job.enqueued, job.reason, job.flag = 'W', '0', rules.shut_out, job.flag .. 'o'
-end
-
--- The member is found by its batch; one that comes to a batch which is being stopped is stopped as well.
-local function index_member(job)
-  local id = job.ties.batch
-  local row = batches().row_of(id)
-  add('bm:' .. id, job.created, job.id)
-  if row.stopping ~= '' then batches().go_through(id) end
 end
 
 local changed = {}  -- by id: stored jobs that calls have changed, each with how it stood before

@@ -205,7 +205,7 @@ class FlowRaceDuty(StorageFixtures):
                 memos[told.index(Applied.APPLIED)].memo.value
                 == flow.recalled(running.id)[MemoKind.SIGNAL, "approval"]
             )
-            assert [running.id] == flow.claim_ids(flow.begin(f"later {number}"))
+            assert [running.id] == flow.claim_ids(flow.begin(f"later-{number}"))
 
     def test_a_signal_races_the_suspension(self, flow: FlowScene) -> None:
         """A signal sent while its job comes to wait is there for it: the job is enqueued in any case.
@@ -223,7 +223,7 @@ class FlowRaceDuty(StorageFixtures):
 
             assert (True, Applied.APPLIED) == (suspended.is_applied, sent.answer)
             flow.check(running.id, state=State.ENQUEUED, waits_for=None)
-            assert [running.id] == flow.claim_ids(flow.begin(f"later {number}"))
+            assert [running.id] == flow.claim_ids(flow.begin(f"later-{number}"))
 
     def test_a_signal_races_the_time_out(self, flow: FlowScene) -> None:
         """A job that is woken by its signal and its time-out at once is enqueued once, and the signal stands.
@@ -243,7 +243,7 @@ class FlowRaceDuty(StorageFixtures):
             woken = [entry.state for entry in flow.history(running.id)]
             assert [State.ENQUEUED, State.AWAITING, State.ENQUEUED] == woken
             assert (Applied.APPLIED, True) == (sent.answer, promotion.promoted in (0, 1))
-            again = flow.run(flow.begin(f"later {number}"), running.id)
+            again = flow.run(flow.begin(f"later-{number}"), running.id)
             assert Applied.TAKEN is flow.time_out(again, "approval").answer
             flow.settle(succeeds(again))
 
@@ -285,7 +285,7 @@ class FlowRaceDuty(StorageFixtures):
 
             flow.settle_all()
             assert State.ENQUEUED is flow.state(caller.id)
-            assert [caller.id] == flow.claim_ids(flow.begin(f"later {number}"))
+            assert [caller.id] == flow.claim_ids(flow.begin(f"later-{number}"))
 
     @staticmethod
     def _ends(storage: Storage, running: Running) -> int:
@@ -310,7 +310,7 @@ class FlowRaceDuty(StorageFixtures):
                 partial(other.end_session, running.holder.session, None, reason="killed"),
             )
 
-            again = flow.run(flow.begin(f"later {number}"), running.id)
+            again = flow.run(flow.begin(f"later-{number}"), running.id)
             recalled = flow.recall_of(again)
             assert recalled is not None
             assert (answer.answer is Applied.APPLIED, answer.answer is Applied.APPLIED) == (
