@@ -3,7 +3,7 @@
 The lists that hold the parts of a page are read and merged as far as it needs.
 
 Each partition keeps a list of its own for every state and queue, by the instant of the change; for every tag,
-parent, batch and recurring job, by creation; one of its jobs that are due, by when they are; and one of all its
+parent, batch and recurring job, by creation; one of its jobs that will be due, by when; and one of all its
 jobs. Where few jobs have what is looked for, their list is read whole and sorted. Otherwise lists in the
 order of the page are walked, and the rest is judged on the way, so far and no farther: a page answers in
 bounded time at any size, and may be short with a cursor.

@@ -129,7 +129,8 @@ class InsertVerbs(RecordVerbs):
 
 
 def _is_refusable(job: NewJob) -> bool:
-    return bool(job.parents) or job.ties_json is not None or (job.admission is not None and job.admission.unique is not None)
+    asks = job.admission
+    return bool(job.parents) or job.ties_json is not None or (asks is not None and asks.unique is not None)
 
 
 @lru_cache(1_000)
@@ -261,8 +262,8 @@ def answered(jobs: Sequence[NewJob], reply: Sequence[Any]) -> list[bool | Duplic
             raise JobNotFound(_missing(next(job for job in jobs if job.id == id), others[0]))
         if why == "finished":
             raise BatchFinished(
-                f"Batch {others[0]} has ended or is cancelled, so job {id} cannot be added to it. Nothing was "
-                "stored. Make a batch of its own for what comes later, after=batch."
+                f"Batch {others[0]} has ended or is cancelled, so job {id} cannot be added to it. Nothing "
+                "was stored. Make a batch of its own for what comes later, after=batch."
             )
         _raise_duplicate(next(job for job in jobs if job.id == id), *others)
     return [Duplicate(one) if isinstance(one, str) else bool(one) for one in reply]

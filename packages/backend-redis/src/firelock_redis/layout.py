@@ -31,7 +31,7 @@ _NAMES = {state.value: state for state in State}
 _ON = {on.value: on for on in On}
 _PLACE_BITS = 45  # of a place in a queue: the order of coming; the priority is above them
 _DIGITS = "0123456789"
-_ATTEMPT = re.compile("[0-9]")
+_DIGIT = re.compile("[0-9]")
 _NO_DIGITS = ascii_letters + "+"  # the state and the flags of a record, in front of its attempt
 _WORDS = 9  # of the first two lines of a record; then what the job asks before it starts, if it does
 _ASKS = "[["  # how that begins, as nothing else does that may stand there
@@ -119,7 +119,7 @@ def _edge(edge: Edge) -> list[str | int]:
 
 def flags_of(record: str) -> str:
     """Return the flags of a record, letters that scripts/jobs.lua names; most have none."""
-    return "" if record[1] in _DIGITS else record[1 : _ATTEMPT.search(record).start()]
+    return "" if record[1] in _DIGITS else _DIGIT.split(record, 1)[0][1:]
 
 
 def claimed_job(id: str, record: str, payload: str, now: int) -> ClaimedJob:
@@ -181,7 +181,8 @@ def record_of(id: str, record: str, payload: str) -> JobRecord:
     nominal, tags, timeout, retry, recurring, parents, meta, *ties = (
         json.loads(rare) if rare else _NOTHING_RARE
     )
-    changed, claimed, started, ended, expires, due, server, reason, result, absent, *waits = fields.split("\t")
+    columns = fields.split("\t")
+    changed, claimed, started, ended, expires, due, server, reason, result, absent, *waits = columns
     if state is State.SUCCEEDED and not ended:
         ended = changed
     return JobRecord(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 from typing_extensions import override
 
@@ -91,7 +92,7 @@ class MemoVerbs(RedisVerbs):
             for first in range(0, len(here), _AT_ONCE):
                 some = here[first : first + _AT_ONCE]
                 for id, told in zip(some, self._run("memos.tally", partition, *some), strict=True):
-                    found[id] = None if told is None else Tally(*map(int, told[:6]), *map(bool, told[6:]))
+                    found[id] = None if told is None else _tally(told)
         return [found[id] for id in ids]
 
     @override
@@ -122,6 +123,11 @@ class MemoVerbs(RedisVerbs):
 def memo_field(kind: MemoKind, name: str) -> str:
     """Return the name of a memo as scripts have it, and as a record says what its job waits for."""
     return quoted(memo_words(kind, name))
+
+
+def _tally(told: Sequence[Any]) -> Tally:
+    total, active, waiting, succeeded, failed, deleted, *marks = told
+    return Tally(total, active, waiting, succeeded, failed, deleted, *map(bool, marks))
 
 
 def _memo_arguments(asked: NewMemo) -> tuple[object, ...]:

@@ -8,10 +8,7 @@ by field, as does a plain end whose first line has changed: the script says so, 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import groupby
-from operator import attrgetter
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import attrs
@@ -34,6 +31,7 @@ from firelock.storage import (
     admission,
     read_admission,
 )
+from firelock_redis.changes import fields_of, further_fields, goes_further, groups_of
 from firelock_redis.database import SCHEMA, RedisDatabase
 from firelock_redis.find import FindVerbs
 from firelock_redis.health import HealthVerbs
@@ -42,16 +40,12 @@ from firelock_redis.keys import KeyVerbs
 from firelock_redis.layout import (
     LETTERS,
     claimed_job,
-    entry_line,
-    error_line,
     flags_of,
-    number_word,
     quoted,
-    text_word,
 )
 from firelock_redis.locks import LockVerbs
 from firelock_redis.logs import LogVerbs
-from firelock_redis.memos import MemoVerbs, memo_field
+from firelock_redis.memos import MemoVerbs
 from firelock_redis.notify import RedisWaiting
 from firelock_redis.partitions import EVERYWHERE
 from firelock_redis.sessions import SessionVerbs
@@ -62,15 +56,7 @@ _RESULTS = dict(zip("012345", Applied, strict=True))
 _APPLIED, _LOOK_CLOSER = "0", "?"
 _LOST = "1"
 _ENDS_PLAINLY = frozenset("mcrs")  # flags of scripts/jobs.lua that ask for nothing more at an end
-_LOOK_ELSEWHERE = 5_000_000  # micros after which a job looks again at those in other partitions that it waits for
 _FIELD_BY_FIELD = 200  # changes that one script makes of those that are not plain ends
-_MORE = ("waits_for", "parents", "forget_from")  # of a change, which most have not
-_more = attrgetter(*_MORE)
-_NO_MORE = (None, (), None)
-
-
-def _kind(transition: Transition) -> tuple[object, ...]:
-    return transition.from_states, transition.session, transition.to, _more(transition) == _NO_MORE
 
 
 _Freed: TypeAlias = dict[tuple[str, str], list[str]]
@@ -336,22 +322,26 @@ class RedisStorage(
             arguments += ends
             order += here
         before, others = others[:-_FIELD_BY_FIELD], others[-_FIELD_BY_FIELD:]
-        for group in _groups(transitions, others):
+        for group in groups_of(transitions, others):
             first = transitions[group[0]]
             letters = "".join(LETTERS[state] for state in first.from_states)
-            has_more = _more(first) != _NO_MORE
-            arguments += (letters, first.session or "", LETTERS[first.to], "=" if has_more else "-", "", len(group))
+            is_further = goes_further(first)
+            kind = "=" if is_further else "-"
+            arguments += (letters, first.session or "", LETTERS[first.to], kind, "", len(group))
             for place in group:
-                arguments += _fields(transitions[place], self._due_at(transitions[place]))
-                if has_more:
-                    arguments += self._further(transitions[place])
+                arguments += fields_of(transitions[place])
+                if is_further:
+                    arguments += further_fields(transitions[place], self._partitions)
             order += group
         return order, before
 
     def _plain_end(
         self, transition: Transition, freed: _Freed
     ) -> tuple[str, tuple[str, str, int, str], str] | None:
-        """Return a plain end: queue; id, first line, instant, record as arguments; batch. None for another."""
+        """Return a plain end: queue, then id, first line, instant, record as arguments, then the batch.
+
+        None for another.
+        """
         holding = self._holdings.get(transition.session or "")
         held = holding.pop(transition.job_id, None) if holding is not None else None
         if held is not None and held[1].admission_json is not None:
@@ -382,29 +372,6 @@ class RedisStorage(
         )
         return job.queue, (transition.job_id, head + "\n", at, fresh), batch
 
-    def _further(self, transition: Transition) -> list[Any]:
-        """Return what scripts/suspensions.lua reads of a change that suspends or forgets.
-
-        No script sees jobs that lie in other partitions. Who waits for them looks again now and then.
-        """
-        forgets = transition.forget_from
-        here = self._partitions.of(transition.job_id)
-        parents = dict.fromkeys(edge.parent_id for edge in transition.parents)
-        beside = [parent for parent in parents if self._partitions.of(parent) == here]
-        return [
-            text_word(transition.waits_for), "" if forgets is None else memo_field(*forgets),
-            len(parents) - len(beside), len(beside), *beside,
-        ]  # fmt: skip
-
-    def _due_at(self, transition: Transition) -> int | None:
-        due_at = transition.due_at
-        if transition.parents:
-            here = self._partitions.of(transition.job_id)
-            if any(self._partitions.of(edge.parent_id) != here for edge in transition.parents):
-                look_at = transition.at + _LOOK_ELSEWHERE
-                return look_at if due_at is None else min(due_at, look_at)
-        return due_at
-
     @override
     def note_flag(self, session: str, job_id: str, flag: str) -> None:
         holding = self._holdings.get(session)
@@ -422,38 +389,3 @@ def _quarantine(id: str, fence: int, asked: ClaimRequest) -> Transition:
     reason = f"the stored job cannot be read: {error.message}"
     held = frozenset({State.PROCESSING})
     return Transition(id, held, asked.session, fence, State.FAILED, asked.now, reason, error=error)
-
-
-def _groups(transitions: Sequence[Transition], places: Sequence[int]) -> Iterator[list[int]]:
-    """Yield runs of places that are alike in states and session, no job twice in one."""
-    for _, alike in groupby(places, lambda place: _kind(transitions[place])):
-        group: list[int] = []
-        seen: set[str] = set()
-        for place in alike:
-            if transitions[place].job_id in seen:
-                yield group
-                group, seen = [], set()
-            group.append(place)
-            seen.add(transitions[place].job_id)
-        yield group
-
-
-def _fields(transition: Transition, due_at: int | None) -> tuple[Any, ...]:
-    """Return a change as scripts/exchange.lua reads it, field by field."""
-    return (
-        transition.job_id, number_word(transition.fence), transition.at,
-        "" if transition.is_silent else entry_line(transition.entry()), text_word(transition.reason),
-        number_word(transition.retries), number_word(transition.crashes), number_word(transition.started_at),
-        text_word(transition.server), "1" if transition.gives_back else "", number_word(due_at),
-        number_word(transition.expires_at), text_word(transition.result), text_word(transition.result_absent),
-        *_failure(transition.at, transition.error),
-        number_word(transition.attempt),
-    )  # fmt: skip
-
-
-def _failure(at: int, error: ErrorInfo | None) -> tuple[str, str]:
-    """Return an error as the record keeps it, and as the list of failed attempts does."""
-    if error is None:
-        return "", ""
-    fields = [at, error.type, error.message, error.fingerprint, error.traceback]
-    return error_line(error), json.dumps(fields, ensure_ascii=False, separators=(",", ":"))

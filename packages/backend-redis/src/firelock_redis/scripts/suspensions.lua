@@ -68,15 +68,16 @@ local function forget_from(job, name)
 end
 
 -- More of a change is in ARGV from there on: the memo that the job waits for as JSON or nothing, that to forget from or nothing, how
--- many jobs it waits for that lie in other partitions, number of those in this one, their ids.
+-- many jobs it waits for that lie in other partitions, when it looks again at those, number of those in this one, their ids.
 local function read_more(first)
   local more = { waits = ARGV[first], forgets = ARGV[first + 1], elsewhere = tonumber(ARGV[first + 2]), parents = {} }
-  for number = 1, tonumber(ARGV[first + 3]) do more.parents[number] = ARGV[first + 3 + number] end
+  more.look_at = ARGV[first + 3]
+  for number = 1, tonumber(ARGV[first + 4]) do more.parents[number] = ARGV[first + 4 + number] end
   return more
 end
 
 local function behind_more(first)
-  return first + 4 + ARGV[first + 3]
+  return first + 5 + ARGV[first + 4]
 end
 
 -- The suspended job waits for these jobs. Return the state of the last of them where all have ended or are gone.
@@ -97,6 +98,7 @@ local function wait_for(job, more)
     end
   end
   if left == 0 then return state end
+  if more.elsewhere > 0 and (job.due == '' or tonumber(more.look_at) < tonumber(job.due)) then job.due = more.look_at end
   if left > 1 then call('SET', base .. 'n:' .. job.id, int(left)) end
 end
 

@@ -278,7 +278,7 @@ class FlowRaceDuty(StorageFixtures):
             caller = flow.run(flow.begin(str(number)))
             child = flow.new_tied(Ties(caller_id=caller.id))
             flow.storage.insert([child])
-            running = flow.run(flow.begin(f"child {number}"), child.id)
+            running = flow.run(flow.begin(f"child-{number}"), child.id)
             waits = suspends(caller, "child", kind=MemoKind.CALL, children=[child.id])
 
             race_two(partial(self._ends, one, running), partial(other.apply, [waits]))
