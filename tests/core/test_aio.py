@@ -23,7 +23,10 @@ WAITS_FOR_NOTHING = {
     },
     # `async with`; `run` hears signals in the main thread; `status` is in memory
     "EmbeddedServer": {"run", "start", "status", "stop"},
-    "JobContext": {"cancel", "completes_by", "fake", "log", "progress", "raise_if_cancelled"},
+    # `astep` takes an async function
+    "JobContext": {
+        "cancel", "fake", "key", "log", "progress", "raise_if_cancelled", "served_by", "step", "within",
+    },
     "Lock": {"renew"},  # called by the keeper's thread; leaving it is `async with`
     "TaskVerbs": {"call", "using"},
     "Recurring": {"add_or_update"},  # what `recur` and `arecur` of a task call
@@ -73,7 +76,7 @@ def test_every_verb_that_waits_has_an_async_twin(kind, name):
     is_exempt = name in WAITS_FOR_NOTHING.get(kind.__name__, ())
 
     assert is_exempt or twin is not None, f"{kind.__name__}.{name} has no async twin"
-    if twin is not None:
+    if twin is not None and not is_exempt:
         assert shape(getattr(kind, name)) == shape(twin)
 
 

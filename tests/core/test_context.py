@@ -10,8 +10,8 @@ from itertools import count
 import pytest
 
 from firelock import Firelock, JobContext, current_job
-from firelock.context import Console, JobCancelled
-from firelock.errors import ConfigurationError, ScheduleError, StorageError, StorageUnavailable
+from firelock.context import Console
+from firelock.errors import ConfigurationError, JobCancelled, ScheduleError, StorageError, StorageUnavailable
 from firelock.values import NewJob, State
 from tests.core.fakes import FailingStorage, Worker
 

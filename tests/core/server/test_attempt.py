@@ -12,7 +12,7 @@ import pytest
 
 from firelock import Firelock, JobContext, Retry, Settings, Snooze, current_job, hookimpl, lifecycle
 from firelock.clock import SECOND
-from firelock.context import JobCancelled
+from firelock.errors import JobCancelled
 from firelock.retry import DecisionKind, RetryDecision
 from firelock.server.attempt import CancelKind, Run
 from firelock.values import ClaimedJob, State

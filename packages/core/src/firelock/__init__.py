@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from firelock.app import Firelock
     from firelock.arguments.forms import FieldKind, Parameter
     from firelock.arguments.outline import ParameterOutline
-    from firelock.context import JobCancelled, JobContext, Snooze, current_job
+    from firelock.context import JobContext, Snooze, current_job
     from firelock.control.audit import AuditEntry
     from firelock.control.bulk import Operation, Outcome
     from firelock.control.catalogue import TaskEntry
@@ -28,11 +28,13 @@ if TYPE_CHECKING:
         DuplicateTask,
         FirelockError,
         FormError,
+        JobCancelled,
         JobConflict,
         JobDeleted,
         JobFailed,
         JobNotCommitted,
         JobNotFound,
+        JobSuspended,
         LockLost,
         LockTimeout,
         PluginError,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         ScheduleError,
         SchemaMismatch,
         SignatureMismatch,
+        StepError,
         StorageError,
         StorageUnavailable,
         TaskError,
@@ -70,7 +73,7 @@ _HOMES = {
     "app": ("Firelock",),
     "arguments.forms": ("FieldKind", "Parameter"),
     "arguments.outline": ("ParameterOutline",),
-    "context": ("JobCancelled", "JobContext", "Snooze", "current_job"),
+    "context": ("JobContext", "Snooze", "current_job"),
     "control.audit": ("AuditEntry",),
     "control.bulk": ("Operation", "Outcome"),
     "control.catalogue": ("TaskEntry",),
@@ -82,11 +85,11 @@ _HOMES = {
     "cron": ("Cron", "Every", "Misfire", "Overlap"),
     "errors": (
         "ArgumentError", "ArgumentTooLarge", "ConfigurationError", "DuplicateJob", "DuplicateTask",
-        "FirelockError", "FormError", "JobConflict", "JobDeleted", "JobFailed", "JobNotCommitted",
-        "JobNotFound", "LockLost", "LockTimeout", "PluginError", "RateLimited", "ResultTimeout",
-        "ResultUnavailable",
-        "ScheduleError", "SchemaMismatch", "SignatureMismatch", "StorageError", "StorageUnavailable",
-        "TaskError", "UnknownScheme", "UnknownTask", "UnsupportedFeature",
+        "FirelockError", "FormError", "JobCancelled", "JobConflict", "JobDeleted", "JobFailed",
+        "JobNotCommitted", "JobNotFound", "JobSuspended", "LockLost", "LockTimeout", "PluginError",
+        "RateLimited", "ResultTimeout", "ResultUnavailable", "ScheduleError", "SchemaMismatch",
+        "SignatureMismatch", "StepError", "StorageError", "StorageUnavailable", "TaskError", "UnknownScheme",
+        "UnknownTask", "UnsupportedFeature",
     ),
     "hookspecs": ("Command", "ServerInfo", "TaskCall", "hookimpl", "hookspec"),
     "job": ("FailedAttempt", "Job", "JobLogLine", "JobProgress", "JobStep"),
@@ -143,6 +146,7 @@ __all__ = [
     "JobPage",
     "JobProgress",
     "JobStep",
+    "JobSuspended",
     "JsonSerializer",
     "JsonValue",
     "KeyWait",
@@ -183,6 +187,7 @@ __all__ = [
     "SignatureMismatch",
     "Snooze",
     "State",
+    "StepError",
     "StorageError",
     "StorageUnavailable",
     "Task",

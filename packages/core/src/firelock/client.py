@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -41,19 +41,20 @@ from firelock.storage import Applied, JobFilter, Storage
 from firelock.storage.derived import insert_surely
 from firelock.text import shown
 from firelock.unique import Debounce
-from firelock.values import Duplicate, Edge, Feature, JobRecord, NewJob, On, State
+from firelock.values import Duplicate, Edge, Feature, JobRecord, NewJob, On, State, Ties, write_ties
 
 if TYPE_CHECKING:
     import asyncio
     from typing import TypeAlias
 
+    from firelock.arguments.codec import Codec
     from firelock.arguments.signature import Binder
     from firelock.keys import Asked, KeyMaker
     from firelock.lifecycle import Retention
     from firelock.plugins import Plugins
     from firelock.serializer import JsonValue, Serializer
     from firelock.task import Registry
-    from firelock.values import Inserted, JobRecord, Transition
+    from firelock.values import ClaimedJob, Inserted, JobRecord, Transition
 
     _Answer: TypeAlias = bool | Duplicate | Exception
     _Waiting: TypeAlias = tuple[NewJob, asyncio.Future[bool | Duplicate]]
@@ -391,6 +392,47 @@ class Client:
                 "start_before out, or use a storage that has them."
             )
 
+    # ---- jobs that a job calls ---------------------------------------------------------------------------
+
+    def called_jobs(self, calls: Sequence[Call], caller: ClaimedJob) -> list[NewJob]:
+        """Return the jobs of calls that a job makes and waits for, to lie where it does; nothing is stored.
+
+        They have its `meta`, as continuations have that of their parent.
+
+        Raises:
+            ConfigurationError: an option has no meaning for a called job.
+        """
+        ties, jobs = write_ties(Ties(caller_id=caller.id)), []
+        for call in calls:
+            if call.options.within is not None:
+                raise ConfigurationError(
+                    "A called job is stored by itself, before its caller waits for it; within cannot be "
+                    "given with run() or gather()."
+                )
+            job = self._new_job(call, caller.meta, caller.id)
+            job.ties_json = ties
+            jobs.append(job)
+        return jobs
+
+    def store_called(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
+        """They are stored in one step, those that already are left as they are."""
+        return self._insert(jobs, None)
+
+    def returned_codec(self, function: Callable[..., object]) -> Codec:
+        """Return how what a function returns is stored; TaskError where that has no form in JSON."""
+        return self.registry.returned_codec(function)
+
+    def binder_of(self, task: TaskInfo | str) -> Binder:
+        """Return the binder of a task.
+
+        Raises:
+            UnknownTask: none of that name is registered here.
+        """
+        info = self.registry.get(task) if isinstance(task, str) else task
+        if info is None:
+            raise UnknownTask(f"What a job returned cannot be read: task {task!r} is not registered here.")
+        return self.registry.binder(info)
+
     def _new_child(self, parent_id: str, call: Call, meta: Mapping[str, str]) -> NewJob:
         options = call.options
         if options.delay is not None or options.at is not None:
@@ -571,6 +613,11 @@ class WrappedClient(Client):
         """The call is stored as a continuation, within the plugins' contexts."""
         with self._contexts((call,), meta):
             return await super().acreate_child(parent_id, call, meta)
+
+    def called_jobs(self, calls: Sequence[Call], caller: ClaimedJob) -> list[NewJob]:
+        """Return the jobs of calls that a job makes, made within the plugins' contexts."""
+        with self._contexts(calls, caller.meta):
+            return super().called_jobs(calls, caller)
 
     def create_many(self, calls: Sequence[Call]) -> list[Job[Any]]:
         """Every call is checked, then all are stored, within the plugins' contexts."""

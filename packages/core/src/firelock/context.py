@@ -9,12 +9,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
 import attrs
 
 from firelock.clock import from_micros
-from firelock.errors import StorageUnavailable
+from firelock.errors import JobCancelled, StorageUnavailable
 from firelock.meta import NO_META, check_meta, write_meta
 from firelock.resource import Resource, find_resource
 from firelock.storage import Storage
@@ -22,11 +22,19 @@ from firelock.text import printable, shorten
 from firelock.values import ClaimedJob, LogLine, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+    from firelock.job import Continuation, Job
+    from firelock.options import Call
+    from firelock.steps import Awaited, JobSteps, Steps
+
+P = ParamSpec("P")
+R = TypeVar("R")
 T = TypeVar("T")
 
 running_job: ContextVar[JobContext] = ContextVar("firelock_running_job")
+
+_KEYS = "9e1c4a56-60d1-5e4f-9b5a-2f4b5a1d7c3e"  # of all that `key` makes: a name space
 
 
 class Opener(Protocol):
@@ -39,6 +47,17 @@ class Opener(Protocol):
         """As `get`, on the event loop."""
 
 
+class ServedAttempt(Protocol):
+    """The server's side of a running job."""
+
+    def complete(self, session: object, result: object) -> None:
+        """The job succeeds with the transaction of a session."""
+
+    @property
+    def steps(self) -> JobSteps:
+        """What it remembers and waits for; made at its first use."""
+
+
 @attrs.define(eq=False, repr=False)
 class JobContext:
     """The job that is running: annotate a task's first parameter with it, or call `current_job()`.
@@ -49,12 +68,12 @@ class JobContext:
     _job: ClaimedJob
     _console: Console
     _cancelled: bool = False
-    _complete: Callable[[object, object], None] | None = None
     cancel_reason: str = ""
     args: tuple[object, ...] = ()  # decoded, the context left out
     kwargs: Mapping[str, object] = attrs.Factory(dict)
     _resources: Opener | None = None
     server: str = ""  # the name of the server that runs it
+    _attempt: ServedAttempt | None = None
 
     @classmethod
     def fake(
@@ -68,16 +87,35 @@ class JobContext:
         tags: tuple[str, ...] = (),
         meta: Mapping[str, str] = NO_META,
         cancelled: bool = False,
+        answers: Mapping[str, object] | None = None,
     ) -> JobContext:
-        """Return a context for a unit test of a task; what it logs goes nowhere."""
+        """Return a context for a unit test of a task; what it logs goes nowhere.
+
+        Steps run, and are remembered by this context. A wait has no server here and raises `StepError`,
+        unless `answers` has its name: that is what it returns at once, and so does a step of such a name.
+
+        Args:
+            id: the job's.
+            attempt: the number of the run.
+            retries: how many came before.
+            due_at: what the job was made for.
+            queue: the job's.
+            tags: the job's.
+            meta: the job's.
+            cancelled: whether it is told to stop.
+            answers: by the name of a step, sleep, signal, `run` or `gather`, by the id of a joined job.
+        """
         from firelock.clock import micros  # noqa: PLC0415 - only tests need it
+        from firelock.fake_steps import FakeAttempt  # noqa: PLC0415 - likewise
 
         at = 0 if due_at is None else micros(due_at)
         job = ClaimedJob(
             id, "fake", "{}", "json", queue, 0, attempt, retries, 0, 1, at, at, at, at, tags,
             meta_json=write_meta(check_meta(meta)),
         )  # fmt: skip
-        return cls(job, Console(lambda: at), cancelled)
+        context = cls(job, Console(lambda: at), cancelled)
+        context.served_by(FakeAttempt(job, context, answers or {}))
+        return context
 
     # ---- what it is --------------------------------------------------------------------------------------
 
@@ -193,11 +231,11 @@ class JobContext:
             UnsupportedFeature: the jobs' storage cannot join a transaction.
             ConfigurationError: the transaction is on another database.
         """
-        if self._complete is None:
+        if self._attempt is None:
             raise LookupError(
                 "This context is not of a job that a server runs; complete_within() ends one that is."
             )
-        self._complete(session, result)
+        self._attempt.complete(session, result)
 
     async def acomplete_within(self, session: object, result: object = None) -> None:
         """`complete_within` for an AsyncSession or AsyncConnection."""
@@ -207,9 +245,169 @@ class JobContext:
         else:
             await run_sync(lambda inner: self.complete_within(inner, result))
 
-    def completes_by(self, complete: Callable[[object, object], None]) -> None:
-        """That function ends the job within a session, with a result; called by the server."""
-        self._complete = complete
+    def served_by(self, attempt: ServedAttempt) -> None:
+        """This is the attempt of a server; called by the server."""
+        self._attempt = attempt
+
+    # ---- what it remembers -------------------------------------------------------------------------------
+
+    def step(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return what the function returns, from the first run in which it did: a later run skips it.
+
+        It is remembered before this returns, by the name within the job, whatever stands before or after it
+        in the code; converted as a task's result is, by the return annotation, or as plain JSON without one.
+        The function happens at least once: after a crash between its end and its memo, again. Give
+        `key(name)` to whoever must not do it twice. An exception is not remembered: it may be tried again.
+
+        Raises:
+            StepError: the name stands twice in this run or within another step; what was returned cannot be
+                stored, has more than 256 KiB, or no longer fits what was stored; or the job remembers 1,000
+                names or 4 MiB already. Where it leaves the task, the job fails without a retry.
+            JobCancelled: the job is no longer this run's.
+            Exception: the function's own.
+        """
+        return self._steps.step(name, function, args, kwargs)
+
+    async def astep(
+        self, name: str, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """`step` for an async function; steps that are awaited together share round trips."""
+        return await self._steps.astep(name, function, args, kwargs)
+
+    def within(self, session: object, /) -> Steps:
+        """Return steps that are remembered by the commit of this transaction, and only by it.
+
+        Args:
+            session: a SQLAlchemy Session or Connection, or the driver's connection, with a transaction in the
+                jobs' own database.
+
+        Raises:
+            UnsupportedFeature: the jobs' storage cannot join a transaction.
+        """
+        from firelock.steps import Steps  # noqa: PLC0415 - loaded when first used
+
+        return Steps(self._steps, session)
+
+    def key(self, name: str, /) -> str:
+        """Return a text that is the same for this job and name in every run, and for no other: a UUID.
+
+        For a service that takes an idempotency key: what was asked twice with one key is done once.
+        """
+        import uuid  # noqa: PLC0415 - loaded when first used
+
+        return str(uuid.uuid5(uuid.UUID(_KEYS), f"{self._job.id} {name}"))
+
+    # ---- waiting without a worker ------------------------------------------------------------------------
+
+    def sleep(self, name: str, span: timedelta | float | datetime, /) -> None:
+        """So much time has passed since the first run came here; the job holds no worker meanwhile.
+
+        The run ends here: `finally` and contexts run, and after the time a new run begins at the top, in
+        which steps are skipped. The attempt does not count, limits are free. Below 2 seconds it waits in
+        place.
+
+        Args:
+            name: of its own within the job.
+            span: a timedelta, seconds, or an aware datetime.
+
+        Raises:
+            StepError: as `step`; or the span is none.
+        """
+        self._steps.sleep(name, span)
+
+    async def asleep(self, name: str, span: timedelta | float | datetime, /) -> None:
+        """`sleep` in an async task."""
+        await self._steps.asleep(name, span)
+
+    def receive(self, signal: Awaited[T], /, *, timeout: timedelta | float | None) -> T | None:
+        """Return what was first sent to this job as the signal, or None where the time was over first.
+
+        What was sent before anybody waited counts. The job holds no worker meanwhile, see `sleep`. What was
+        received once stands, and so does the time-out, which counts from the first run that came here.
+
+        Args:
+            signal: of `fire.signal(name, type)`; `signal.named(key)` for another wait of this job.
+            timeout: a timedelta or seconds; None waits for ever.
+
+        Raises:
+            StepError: as `step`; or what was sent does not fit the signal's type.
+        """
+        return self._steps.receive(signal, timeout)
+
+    async def areceive(self, signal: Awaited[T], /, *, timeout: timedelta | float | None) -> T | None:
+        """`receive` in an async task."""
+        return await self._steps.areceive(signal, timeout)
+
+    def run(self, name: str, task: Continuation[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return the result of a job of the task, which runs on any server.
+
+        This job holds no worker meanwhile, see `sleep`. The other one is made once: retries of its own are
+        waited through. Where it has failed and a later attempt of this job comes here, it is made anew.
+
+        Raises:
+            JobFailed: it failed for good. Where that leaves the task, this job fails without a retry.
+            JobDeleted: it was deleted, likewise.
+            ResultUnavailable: its result was not stored, likewise.
+            StepError: as `step`.
+        """
+        result: R = self._steps.run(name, task.call(*args, **kwargs))
+        return result
+
+    async def arun(self, name: str, task: Continuation[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """`run` in an async task."""
+        result: R = await self._steps.arun(name, task.call(*args, **kwargs))
+        return result
+
+    def gather(self, name: str, calls: Iterable[Call], /) -> list[Any]:
+        """Return the results of a job for each call, at most 500, in order; all are stored in one step.
+
+        All have ended before it returns or raises; see `run`.
+
+        Raises:
+            JobFailed: one failed for good; the first of them is told.
+        """
+        return self._steps.gather(name, list(calls))
+
+    async def agather(self, name: str, calls: Iterable[Call], /) -> list[Any]:
+        """`gather` in an async task."""
+        return await self._steps.agather(name, list(calls))
+
+    def join(self, job: Job[R], /) -> R:
+        """Return the result of a job or batch made elsewhere, when it has ended; see `run`.
+
+        Raises:
+            JobNotFound: it is not stored.
+            JobFailed: it failed for good, or members of the batch did.
+            JobDeleted: it was deleted, or cancelled.
+        """
+        return self._steps.join(job)
+
+    async def ajoin(self, job: Job[R], /) -> R:
+        """`join` in an async task."""
+        return await self._steps.ajoin(job)
+
+    # ---- saying something while it runs ------------------------------------------------------------------
+
+    def emit(self, data: str, /, *, stream: str = "out") -> None:
+        """The text is added to a stream of this job, which others read while it grows: `Job.stream()`.
+
+        Stored within 100 ms, and before the run ends. A later run that emits begins anew, with higher
+        offsets; what it skips, since it is remembered, is not emitted again.
+
+        Raises:
+            StepError: it is no text, or the stream would have more than 4 MiB.
+        """
+        self._steps.emit(stream, data)
+
+    async def aemit(self, data: str, /, *, stream: str = "out") -> None:
+        """`emit` without blocking the event loop while much waits to be stored."""
+        await self._steps.aemit(stream, data)
+
+    @property
+    def _steps(self) -> JobSteps:
+        if self._attempt is None:
+            raise LookupError("This context is not of a job that a server runs; JobContext.fake() has steps.")
+        return self._attempt.steps
 
     # ---- what its worker keeps open ----------------------------------------------------------------------
 
@@ -393,7 +591,3 @@ class Snooze:
 
     after: timedelta = attrs.field(converter=_to_span)  # a number is seconds
     reason: str = attrs.field(default="snoozed", converter=printable)
-
-
-class JobCancelled(BaseException):
-    """Raised inside a task that was told to stop; let it pass."""

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class FirelockError(Exception):
-    """Root of every error that Firelock raises on purpose."""
+    """Root of every error that Firelock raises on purpose, but for what ends a task from outside."""
 
 
 # ---- configuration ---------------------------------------------------------------------------------------
@@ -99,6 +99,14 @@ class BatchFinished(JobConflict):
 
 class StepError(FirelockError):
     """A step, a wait or what it remembers is used wrongly; the message says what to do instead."""
+
+
+class JobCancelled(BaseException):
+    """Raised inside a task that was told to stop; let it pass."""
+
+
+class JobSuspended(BaseException):
+    """Raised inside a task whose run ends here, until what it waits for is there; let it pass."""
 
 
 class RateLimited(FirelockError):

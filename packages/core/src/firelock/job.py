@@ -340,7 +340,7 @@ class Job(Generic[R]):
             raise ResultUnavailable(f"Job {self.id} is not stored any more; its result is gone with it.")
         self._saw(look.began, record)
         if record.state is not State.SUCCEEDED or record.result is None:
-            raise _without_result(record)
+            raise without_result(record)
         return cast("R", self._client.decode_result(record))
 
     def history(self) -> list[JobStep]:
@@ -467,7 +467,8 @@ class Job(Generic[R]):
             self._require_committed()
 
 
-def _without_result(record: JobRecord) -> FirelockError:
+def without_result(record: JobRecord) -> FirelockError:
+    """Return what to raise where a job has ended that has no result."""
     named = f"Job {record.id} ({record.task})"
     if record.state is State.DELETED:
         return JobDeleted(f"{named} was deleted: {record.reason}.")

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, Ty
 import attrs
 
 from firelock.aio import twin
-from firelock.arguments.signature import Binder, check_callable, compile_binder, make_converter, takes_context
+from firelock.arguments.signature import (
+    Binder,
+    check_callable,
+    compile_binder,
+    make_converter,
+    returned_codec,
+    takes_context,
+)
 from firelock.arguments.tags import check_tag_templates
 from firelock.context import JobContext, Snooze, running_job
 from firelock.errors import DuplicateTask, TaskError
@@ -33,6 +40,7 @@ from firelock.retry import Retry
 if TYPE_CHECKING:
     from cattrs import Converter
 
+    from firelock.arguments.codec import Codec
     from firelock.cron import Cron, Every
     from firelock.job import Creator, Job
     from firelock.limit import Limit, Turns
@@ -389,6 +397,14 @@ class Registry:
                 check_tag_templates(info.tags, binder.parameters)
             self._binders[info.name] = binder
         return binder
+
+    def returned_codec(self, function: Callable[..., object]) -> Codec:
+        """Return how what a function returns is stored; it need be no task.
+
+        Raises:
+            TaskError: its return annotation has no form in JSON.
+        """
+        return returned_codec(function, self._converter_once)
 
     def _converter_once(self) -> Converter:
         with self._lock:

@@ -14,7 +14,7 @@ import sys
 import types
 import typing
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from inspect import Parameter
 from typing import (
     TYPE_CHECKING,
@@ -128,6 +128,33 @@ def _taken_otherwise(task: str, first: Parameter) -> TaskError:
         "resolved when the task was registered, and is taken otherwise now. Define or import what it "
         "names above the task."
     )
+
+
+def returned_codec(function: Callable[..., object], converter: Callable[[], Converter]) -> Codec:
+    """Return how what any function returns is stored, by its return annotation; as plain JSON without one.
+
+    What a coroutine returns, where it is annotated as one.
+
+    Raises:
+        TaskError: the annotation cannot be resolved, or has no form in JSON.
+    """
+    inner: object = inspect.unwrap(function)
+    while isinstance(inner, functools.partial):
+        inner = inspect.unwrap(inner.func)
+    if inspect.ismethod(inner):
+        inner = inner.__func__
+    elif not isinstance(inner, types.FunctionType):
+        inner = getattr(type(inner), "__call__", inner)  # noqa: B004 - the function behind it
+    if not isinstance(inner, types.FunctionType) or "return" not in inner.__annotations__:
+        return _codec_of(Any, converter, "what it returns")
+    name = inner.__qualname__
+    annotation = _Resolver(inner, name, None, {}).resolve(inner.__annotations__["return"], "what it returns")
+    if get_origin(annotation) in _AWAITED:
+        annotation = get_args(annotation)[-1]
+    return _codec_of(annotation, converter, f"{name}: what it returns")
+
+
+_AWAITED: Final = (Awaitable, Coroutine, types.CoroutineType)
 
 
 def takes_context(function: Callable[..., object], context_type: type, *, task: str) -> bool:
@@ -602,7 +629,7 @@ class Binder:
         """Return what `encode` and `encode_text` return, for whoever needs both, and raise as they do."""
         try:
             value = self._encode(args, kwargs)
-            text = _dumps(serializer, value)
+            text = write_text(serializer, value)
         except Misfit as misfit:
             raise self._explained(misfit, args, kwargs) from misfit
         if len(text) > self._uncounted:
@@ -671,7 +698,7 @@ class Binder:
             SignatureMismatch: the signature has changed so that they no longer fit.
             ArgumentError: the text is damaged, or a value no longer fits its annotation.
         """
-        return self.decode(_loads(serializer, text))
+        return self.decode(read_text(serializer, text))
 
     def encode_result_text(self, value: object, serializer: Serializer) -> str:
         """Return the text to store for what the task returned, by its return annotation.
@@ -681,7 +708,7 @@ class Binder:
             ArgumentError: it would not come back equal; the message is the reason why it is absent.
         """
         try:
-            text = _dumps(serializer, cast("JsonValue", self._result.encode(value)))
+            text = write_text(serializer, cast("JsonValue", self._result.encode(value)))
         except Misfit as misfit:
             kind = type(value).__name__
             hint = _hint(misfit).replace("the parameter", "the result")
@@ -699,7 +726,14 @@ class Binder:
         Raises:
             ArgumentError: the text is damaged, or does not fit the return annotation of today.
         """
-        value = _loads(serializer, text)
+        return self.decode_result(read_text(serializer, text))
+
+    def decode_result(self, value: JsonValue) -> object:
+        """Return the result that is stored as this JSON value.
+
+        Raises:
+            ArgumentError: it does not fit the return annotation of today.
+        """
         try:
             return self._result.decode(value)
         except Misfit as misfit:
@@ -782,7 +816,8 @@ def _checked(value: object) -> JsonValue:
     return cast("JsonValue", value)
 
 
-def _dumps(serializer: Serializer, value: JsonValue) -> str:
+def write_text(serializer: Serializer, value: JsonValue) -> str:
+    """Return the serializer's text of a value; Misfit where it is not strict JSON."""
     if serializer.is_strict:
         return serializer.dumps(value)
     check_json(value)
@@ -790,7 +825,8 @@ def _dumps(serializer: Serializer, value: JsonValue) -> str:
         return serializer.dumps(value)
 
 
-def _loads(serializer: Serializer, text: str) -> JsonValue:
+def read_text(serializer: Serializer, text: str) -> JsonValue:
+    """Return the value of a serializer's text; ArgumentError where it cannot be read."""
     if serializer.is_strict:
         return serializer.loads(text)
     with _blaming(serializer, "cannot read the text"):

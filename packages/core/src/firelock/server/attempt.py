@@ -5,25 +5,30 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import attrs
 
 from firelock import lifecycle
 from firelock.clock import SECOND, span_micros
-from firelock.context import JobCancelled, JobContext, Snooze, running_job
-from firelock.errors import ArgumentError, FirelockError, PluginError, RateLimited, StorageError
+from firelock.context import JobContext, Snooze, running_job
+from firelock.errors import ArgumentError, FirelockError, JobCancelled, PluginError, RateLimited, StorageError
 from firelock.retry import DecisionKind, Retry, RetryDecision, RetryPolicy, describe_error, retry_reason
 from firelock.server.failure import describe_failure
 from firelock.server.open_resources import OpenResources
+from firelock.server.tied_jobs import TiedJobs
+from firelock.steps import IN_PLACE, JobSteps, MemoCommit
 from firelock.storage import Applied
 from firelock.storage.admission import latest_start
+from firelock.streams import StreamFlusher
 from firelock.text import message_of
-from firelock.values import ClaimedJob, Holder, State, Transition
+from firelock.values import ClaimedJob, Holder, MemoKind, State, Transition
 
 if TYPE_CHECKING:
     from firelock.context import Console
@@ -101,6 +106,8 @@ class Run:
     cancelled: CancelKind | None = None
     stop: Any = None  # how to end it by force: set by executors that can
     frees_children: bool = False  # it has ended within its own transaction, and children wait
+    runner: JobRunner | None = None
+    begun: JobSteps | None = None  # what it remembers and waits for; None for most jobs
 
     def cancel(self, kind: CancelKind, reason: str) -> None:
         """The job is told to end; by force where its executor can. The first reason stands."""
@@ -109,6 +116,43 @@ class Run:
             self.context.cancel(reason)
             if (stop := self.stop) is not None:  # read once: the run may end meanwhile
                 stop()
+
+    # ---- for the task's context --------------------------------------------------------------------------
+
+    def complete(self, session: object, result: object) -> None:
+        """The job succeeds with the transaction of a session."""
+        assert self.runner is not None  # noqa: S101 - its runner has made it
+        self.runner.complete(self, session, result)
+
+    @property
+    def steps(self) -> JobSteps:
+        """What it remembers and waits for, from its first use on."""
+        if self.begun is None:
+            assert self.runner is not None  # noqa: S101 - its runner has made it
+            self.runner.begin_steps(self)
+        assert self.begun is not None  # noqa: S101 - it has been made just now
+        return self.begun
+
+    @property
+    def is_suspending(self) -> bool:
+        """Tell whether it waits for something, so that it ends here, whatever its task raises or returns."""
+        return self.begun is not None and self.begun.wait is not None
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the job has been told to end; None where it has not."""
+        return None if self.cancelled is None else self.context.cancel_reason
+
+    @property
+    def has_right(self) -> bool:
+        """Tell whether its server can be sure that the job is its own."""
+        return self.runner is None or self.runner.has_right()
+
+    def lose(self, reason: str) -> None:
+        """The job is no longer this run's; an exception tells the task, so that nothing ends it by force."""
+        if self.cancelled is None:
+            self.cancelled = CancelKind.LOST
+            self.context.cancel(reason)
 
 
 @attrs.define(eq=False)
@@ -123,15 +167,29 @@ class EndedRun:
     shuts: tuple[str, int] | None = None  # a limit's key, and the instant until which it admits no job
 
 
+def _always() -> bool:
+    return True
+
+
 @attrs.define(eq=False)
 class JobRunner:
     """Turns claimed jobs into ended ones."""
 
     _runtime: Runtime
     _console: Console
+    has_right: Callable[[], bool] = _always  # whether jobs may go on; see `ChildMemory.may_start`
+    _in_place: int = IN_PLACE
     _nothing: dict[str, tuple[str | None, str | None]] = attrs.Factory(dict)
     _waits: dict[str, tuple[int, int, int]] = attrs.Factory(dict)  # put off: attempt, retries, crashes
     resources: OpenResources = attrs.Factory(OpenResources)
+    tied: TiedJobs = attrs.field()
+    _lock: threading.Lock = attrs.Factory(threading.Lock)
+    _flusher: StreamFlusher = attrs.Factory(StreamFlusher)
+    _by_loop: WeakKeyDictionary[Any, MemoCommit] = attrs.Factory(WeakKeyDictionary)
+
+    @tied.default
+    def _looks_each_second(self) -> TiedJobs:
+        return TiedJobs(self._runtime.storage, self._runtime.client.serializers)
 
     # ---- before ------------------------------------------------------------------------------------------
 
@@ -146,7 +204,15 @@ class JobRunner:
             wait = lifecycle.unknown_serializer if is_known else lifecycle.unknown_task
             return self._put_off(job, wait(job, holder, at=self._runtime.clock.now()))
         try:
-            args, kwargs = tasks.binder(info).decode_text(job.arguments, serializer)
+            ties = job.ties
+            if ties is not None and (why := self.tied.refusal(ties)) is not None:
+                return self._stopped(job, holder, why)
+            if ties is None or not ties.inputs:
+                args, kwargs = tasks.binder(info).decode_text(job.arguments, serializer)
+            else:
+                args, kwargs = tasks.binder(info).decode(self.tied.arguments(job, ties, serializer))
+        except StorageError as error:
+            return self._handed_back(job, holder, f"what it is tied to could not be read: {error}")
         except Exception as error:  # noqa: BLE001 - a serializer of a plugin may raise anything; nothing may end the loop
             return self._unreadable(job, holder, error)
         context = JobContext(
@@ -156,7 +222,8 @@ class JobRunner:
         run = Run(
             job, holder, context, info, (context, *args) if info.takes_context else args, kwargs, timeout
         )
-        context.completes_by(lambda within, result: self._complete(run, within, result))
+        run.runner = self
+        context.served_by(run)
         return run
 
     def _late(self, job: ClaimedJob, holder: Holder) -> EndedRun | None:
@@ -176,14 +243,26 @@ class JobRunner:
             try:
                 now = self._runtime.storage.clock()
             except StorageError:
-                why = "the storage's clock could not be read before its first start"
-                return EndedRun(job, lifecycle.handed_back(job, holder, at=now, started_at=None, reason=why))
+                return self._handed_back(
+                    job, holder, "the storage's clock could not be read before its first start"
+                )
         if now <= before:
             return None
         expires_at = self._runtime.client.retention.until(State.DELETED, now)
         ended = lifecycle.not_started(job, holder, at=now, before=before, expires_at=expires_at)
         log.info("Job %s is deleted unrun: %s.", job.id, ended.reason, extra={"job_id": job.id})
         return EndedRun(job, ended)
+
+    def _handed_back(self, job: ClaimedJob, holder: Holder, why: str) -> EndedRun:
+        at = self._runtime.clock.now()
+        return EndedRun(job, lifecycle.handed_back(job, holder, at=at, started_at=None, reason=why))
+
+    def _stopped(self, job: ClaimedJob, holder: Holder, why: str) -> EndedRun:
+        """Return the end of a job that must not start any more."""
+        at = self._runtime.clock.now()
+        expires_at = self._runtime.client.retention.until(State.DELETED, at)
+        log.info("Job %s is deleted unrun: %s.", job.id, why, extra={"job_id": job.id})
+        return EndedRun(job, lifecycle.stopped(job, holder, at=at, reason=why, expires_at=expires_at))
 
     def _put_off(self, job: ClaimedJob, transition: Transition) -> EndedRun:
         """Return the end of a job that waits for another server; the first of its waits is told."""
@@ -223,10 +302,10 @@ class JobRunner:
             else:
                 result = run.info.function(*run.args, **run.kwargs)
         except BaseException as error:  # noqa: BLE001 - SystemExit and the like end the job, not the worker
-            return self.raised(run, error)
+            return self._suspended(run) or self.raised(run, error)
         finally:
             running_job.reset(token)
-        return self.returned(run, result)
+        return self._suspended(run) or self.returned(run, result)
 
     def _run_wrapped(self, run: Run) -> object:
         with ExitStack() as contexts:
@@ -235,8 +314,13 @@ class JobRunner:
                     raise _no_context(context, run.info)
                 contexts.enter_context(context)  # type: ignore[arg-type]  # as was just looked up
             resources = {name: self.resources.get(each) for name, each in run.info.resources.items()}
-            return run.info.function(*run.args, **run.kwargs, **resources)
-        return None  # where a plugin's context swallows the task's exception
+            try:
+                return run.info.function(*run.args, **run.kwargs, **resources)
+            except BaseException:
+                if not run.is_suspending:
+                    raise
+                run.steps.rest()
+        return None  # where a plugin's context swallows the task's exception, or the run is suspended
 
     async def arun(self, run: Run) -> EndedRun:
         """Return the end of an `async def` task, run on this event loop."""
@@ -247,11 +331,15 @@ class JobRunner:
                 result = await self._arun_wrapped(run)
             else:
                 result = await run.info.function(*run.args, **run.kwargs)
+            if run.begun is not None:
+                await self._arest(run.begun)
         except BaseException as error:  # noqa: BLE001 - a cancellation ends the job; the loop goes on
-            return self.raised(run, error)
+            if run.begun is not None and (stopped := await self._stopped_at_rest(run.begun)) is not None:
+                return self.raised(run, stopped)
+            return self._suspended(run) or self.raised(run, error)
         finally:
             running_job.reset(token)
-        return self.returned(run, result)
+        return self._suspended(run) or self.returned(run, result)
 
     async def _arun_wrapped(self, run: Run) -> object:
         """Return what the coroutine returns; contexts that can be awaited are, in its own asyncio task."""
@@ -264,8 +352,73 @@ class JobRunner:
                 else:
                     raise _no_context(context, run.info)
             resources = {name: await self.resources.aget(each) for name, each in run.info.resources.items()}
-            return await run.info.function(*run.args, **run.kwargs, **resources)
-        return None  # where a plugin's context swallows the task's exception
+            try:
+                return await run.info.function(*run.args, **run.kwargs, **resources)
+            except BaseException:
+                if not run.is_suspending:
+                    raise
+                await run.steps.arest()
+        return None  # where a plugin's context swallows the task's exception, or the run is suspended
+
+    # ---- steps and waits ---------------------------------------------------------------------------------
+
+    def begin_steps(self, run: Run) -> None:
+        """The run has steps: one object, whichever thread is first."""
+        with self._lock:
+            if run.begun is None:
+                run.begun = JobSteps(
+                    run.job, run.holder, self._runtime.client, run,
+                    commits=self._commits, flusher=self._flusher, in_place=self._in_place,
+                )  # fmt: skip
+
+    def _commits(self) -> MemoCommit:
+        """Return what the memos of this event loop are put by."""
+        import asyncio  # noqa: PLC0415 - loaded by now
+
+        loop = asyncio.get_running_loop()
+        commit = self._by_loop.get(loop)
+        if commit is None:
+            commit = self._by_loop[loop] = MemoCommit(self._runtime.storage)
+        return commit
+
+    def _suspended(self, run: Run) -> EndedRun | None:
+        """Return the end of a run that waits for something, whatever its task made of it; else None."""
+        if run.begun is None:
+            return None
+        return self._suspend(run, run.begun)
+
+    def _suspend(self, run: Run, steps: JobSteps) -> EndedRun | None:
+        steps.rest()
+        steps.finish()
+        wait = steps.wait
+        if wait is None or run.cancelled is CancelKind.TIMEOUT:
+            return None
+        at = self._runtime.clock.now()
+        if wait.kind is MemoKind.SLEEP and wait.due_at is not None:
+            transition = lifecycle.slept(
+                run.job, run.holder, at=at, started_at=run.started_at, waits_for=wait.words,
+                reason=wait.reason, due_at=wait.due_at,
+            )  # fmt: skip
+        else:
+            transition = lifecycle.suspended(
+                run.job, run.holder, at=at, started_at=run.started_at, waits_for=wait.words,
+                reason=wait.reason, parents=wait.parents, due_at=wait.due_at,
+            )  # fmt: skip
+        return self._ended(run, transition)
+
+    @staticmethod
+    async def _stopped_at_rest(steps: JobSteps) -> BaseException | None:
+        """Steps under way have ended; return what ends the run instead: a cancellation meanwhile."""
+        try:
+            await JobRunner._arest(steps)
+        except BaseException as stopped:  # noqa: BLE001 - it is the end of the run
+            return stopped
+        return None
+
+    @staticmethod
+    async def _arest(steps: JobSteps) -> None:
+        await steps.arest()
+        await steps.afinish()
 
     # ---- after: what becomes of it -----------------------------------------------------------------------
 
@@ -292,7 +445,7 @@ class JobRunner:
             expires_at=None if keep is None else at + keep,
         )  # fmt: skip
 
-    def _complete(self, run: Run, within: object, result: object) -> None:
+    def complete(self, run: Run, within: object, result: object) -> None:
         """The job succeeds with the task's own transaction; the end that is sent later is a repeat."""
         transition = self._succeeded(run, self._runtime.clock.now(), result)
         joined = self._runtime.client.transaction(within)
@@ -415,6 +568,8 @@ class JobRunner:
 
     def _proposed(self, run: Run, error: BaseException) -> RetryDecision:
         """Return what the call's policy makes of the failure, or else the task's, or else the default."""
+        if run.begun is not None and run.begun.fails_for_good(error):
+            return RetryDecision.fail()
         try:
             decision = _policy(run).decide(run.job, error)
         except Exception:
@@ -454,7 +609,7 @@ class JobRunner:
         if elected is None:
             return proposed
         if isinstance(elected, Transition) and _guards(elected) == guards and _is_possible(elected):
-            return elected if elected.to is State.SCHEDULED else attrs.evolve(elected, due_at=None)
+            return elected if elected.to in _MAY_BE_DUE else attrs.evolve(elected, due_at=None)
         log.error(
             "An elect_transition hook answered a %s that cannot end this run; it is passed over.",
             type(elected).__name__,  # not the value itself: a job holds its arguments
@@ -493,6 +648,9 @@ class JobRunner:
                 "fingerprint": None if transition.error is None else transition.error.fingerprint,
             },
         )  # fmt: skip
+
+
+_MAY_BE_DUE = (State.SCHEDULED, State.AWAITING)
 
 
 def _guards(transition: Transition) -> tuple[object, ...]:
@@ -556,6 +714,8 @@ def _timeout_error(run: Run, cause: BaseException | None = None) -> TimeoutError
 def _is_cancellation(error: BaseException) -> bool:
     if isinstance(error, JobCancelled):
         return True
+    if isinstance(error, BaseExceptionGroup):  # of a task group
+        return all(map(_is_cancellation, error.exceptions))
     asyncio = sys.modules.get("asyncio")  # where it is not loaded, nobody has raised its error
     return asyncio is not None and isinstance(error, asyncio.CancelledError)
 

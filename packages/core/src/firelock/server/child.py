@@ -90,7 +90,7 @@ class Child:
 
     def __attrs_post_init__(self) -> None:
         runtime, console = self._runtime, Console(self._runtime.clock.now)
-        runner = JobRunner(runtime, console)
+        runner = JobRunner(runtime, console, self._memory.may_start)
         context = WorkerContext(
             runner, console, self._memory, self._inbox, self._process_spec, limits=self._limits
         )

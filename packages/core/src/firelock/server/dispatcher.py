@@ -570,7 +570,8 @@ class _Settler:
         info = attrs.evolve(describe_failure(error), traceback=None)
         bare = attrs.evolve(
             transition, to=State.FAILED, reason=f"its end could not be stored: {info.message}", error=info,
-            gives_back=False, retries=None, due_at=None, result=None, result_absent=None, is_silent=False,
+            gives_back=False, retries=None, due_at=None, waits_for=None, parents=(), result=None,
+            result_absent=None, is_silent=False,
             expires_at=self._runtime.client.retention.until(State.FAILED, transition.at),
         )  # fmt: skip
         try:
@@ -620,6 +621,6 @@ def _outcome(transition: Transition) -> str | None:
         return "succeeded"
     if transition.crashes is not None:
         return "crashed"
-    if to is State.SCHEDULED or to is State.ENQUEUED:
+    if to is State.SCHEDULED or to is State.ENQUEUED or to is State.AWAITING:
         return None if transition.retries is None else "retried"
     return str(to)

@@ -25,8 +25,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import attrs
 
-from firelock.context import Console, JobCancelled, check_level, check_progress
-from firelock.errors import ConfigurationError
+from firelock.context import Console, check_level, check_progress
+from firelock.errors import ConfigurationError, JobCancelled
 from firelock.hookspecs import ServerInfo
 from firelock.lifecycle import HELD
 from firelock.logs import LogFormat, log_to_stderr, say_last
@@ -41,7 +41,7 @@ from firelock.server.process_state import (
     resident_bytes,
 )
 from firelock.task import MAIN_MODULES
-from firelock.values import ClaimedJob, ErrorInfo, Holder, State, Transition
+from firelock.values import ClaimedJob, Edge, ErrorInfo, Holder, On, State, Transition
 
 if TYPE_CHECKING:
     import asyncio
@@ -366,7 +366,14 @@ def _write_transition(transition: Transition) -> dict[str, Any]:
 def _read_transition(fields: dict[str, Any]) -> Transition:
     error = fields.pop("error")
     to = State(fields.pop("to"))
-    return Transition(from_states=HELD, to=to, error=None if error is None else ErrorInfo(**error), **fields)
+    parents = tuple(Edge(one["parent_id"], On(one["on"])) for one in fields.pop("parents"))
+    return Transition(
+        from_states=HELD,
+        to=to,
+        error=None if error is None else ErrorInfo(**error),
+        parents=parents,
+        **fields,
+    )
 
 
 class _Orders:

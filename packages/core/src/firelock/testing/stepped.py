@@ -10,13 +10,14 @@ import attrs
 
 from firelock.app import Firelock
 from firelock.clock import SECOND
-from firelock.context import Console, JobCancelled
-from firelock.errors import ConfigurationError, JobFailed, RateLimited
+from firelock.context import Console
+from firelock.errors import ConfigurationError, JobCancelled, JobFailed, RateLimited
 from firelock.ids import new_id
 from firelock.lifecycle import Moved, handed_back
 from firelock.limit import Limit
 from firelock.server.attempt import CancelKind, EndedRun, JobRunner, Run
 from firelock.server.scheduler import fire_due
+from firelock.server.tied_jobs import TiedJobs
 from firelock.storage import Applied, ClaimRequest, NewSession
 from firelock.testing.private import StillStorage
 from firelock.values import ClaimedJob, Holder, Settled, State
@@ -38,6 +39,7 @@ class Drained:
     deleted: int = 0  # by their policy, or not started in time
     unknown: int = 0  # no app here has the task: it waits for a server that knows it
     refused: int = 0  # deleted or requeued while it ran: its end does not count
+    suspended: int = 0  # wait for a time, a signal or another job, and go on then
 
     @property
     def total(self) -> int:
@@ -67,7 +69,8 @@ class _WatchedRunner(JobRunner):
     """The server's runner, which here also keeps what a task raised and lets planned errors be raised."""
 
     def __init__(self, app: Firelock, console: Console, planned: _PlannedErrors) -> None:
-        super().__init__(app.runtime, console)
+        super().__init__(app.runtime, console, in_place=0)  # nobody waits in time that stands still
+        self.tied = TiedJobs(app.storage, app.client.serializers, 0.0)  # time stands still
         self._planned = planned
         self.errors: dict[str, BaseException] = {}
 
@@ -340,6 +343,8 @@ def _outcome(ended: EndedRun) -> Drained:
             return Drained(deleted=1)
         case _ if transition.retries is not None:
             return Drained(retried=1)
+        case _ if transition.waits_for is not None:
+            return Drained(suspended=1)
         case _ if transition.started_at is not None:
             return Drained(snoozed=1)
         case _:

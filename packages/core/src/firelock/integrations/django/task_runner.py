@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from asgiref.sync import sync_to_async
 
-from firelock.context import JobCancelled, JobContext, Snooze, current_job
-from firelock.errors import FirelockError
+from firelock.context import JobContext, Snooze, current_job
+from firelock.errors import FirelockError, JobCancelled
 from firelock.integrations.django.task_api import (
     InvalidTask,
     Task,

@@ -1,0 +1,118 @@
+"""What a job is tied to, looked at before it starts: its batch, its caller, results among its arguments."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import attrs
+
+from firelock.arguments.signature import read_text
+from firelock.errors import ArgumentError
+from firelock.job import without_result
+from firelock.lifecycle import Moved
+from firelock.values import Input, State, Tally
+
+if TYPE_CHECKING:
+    from firelock.serializer import JsonValue, Serializer
+    from firelock.storage import Storage
+    from firelock.values import ClaimedJob, JobRecord, Ties
+
+LOOK_EVERY = 1.0  # seconds from one look at a batch, or caller, to the next
+_REMEMBERED = 10_000  # of them
+
+
+@attrs.define(eq=False)
+class TiedJobs:
+    """Looks at what the jobs of a child are tied to, each at most once a second."""
+
+    _storage: Storage
+    _serializers: Mapping[str, Serializer]
+    _every: float = LOOK_EVERY
+    _looks: dict[str, tuple[float, str | None]] = attrs.Factory(dict)  # when, and why its jobs must not start
+
+    def refusal(self, ties: Ties) -> str | None:
+        """Return why a job must not start: its batch is cancelled, its caller has ended; None where it may.
+
+        Raises:
+            StorageError: it cannot be looked at.
+        """
+        if ties.batch_id is not None and (why := self._look(ties.batch_id, is_batch=True)) is not None:
+            return why
+        return None if ties.caller_id is None else self._look(ties.caller_id, is_batch=False)
+
+    def _look(self, job_id: str, *, is_batch: bool) -> str | None:
+        now = time.monotonic()
+        looked_at, why = self._looks.get(job_id, (0.0, None))
+        if not looked_at or now - looked_at >= self._every:
+            why = self._of_batch(job_id) if is_batch else self._of_caller(job_id)
+            if len(self._looks) >= _REMEMBERED:
+                self._looks.clear()
+            self._looks[job_id] = now, why
+        return why
+
+    def _of_batch(self, job_id: str) -> str | None:
+        tally = self._storage.tally([job_id])[0]
+        if tally is None:
+            return None
+        if tally.is_cancelled:
+            return Moved.SWEPT.value
+        return Moved.STOPPED.value if tally.is_stopping else None
+
+    def _of_caller(self, job_id: str) -> str | None:
+        record = self._storage.get([job_id])[0]
+        if record is None:
+            return f"its caller {job_id} is gone"
+        return f"its caller {job_id} has {_ENDS[record.state]}" if record.is_final else None
+
+    def arguments(self, job: ClaimedJob, ties: Ties, serializer: Serializer) -> JsonValue:
+        """Return the job's arguments with the results in their places.
+
+        Raises:
+            ArgumentError: a result is not there, or cannot be read.
+            StorageError: they cannot be had.
+        """
+        arguments: Any = read_text(serializer, job.arguments)
+        ids = list(dict.fromkeys(one.job_id for one in ties.inputs))
+        records = dict(zip(ids, self._storage.get(ids), strict=True))
+        values = {job_id: self._result(job_id, record) for job_id, record in records.items()}
+        for one in ties.inputs:
+            _put(arguments, one.path, values[one.job_id], one)
+        return cast("JsonValue", arguments)
+
+    def _result(self, job_id: str, record: JobRecord | None) -> JsonValue:
+        if record is None:
+            raise ArgumentError(f"the result of job {job_id}, which it takes, is gone: the job is not stored")
+        if record.is_batch and record.state is State.SUCCEEDED:
+            tally = self._storage.tally([job_id])[0] or Tally()
+            return attrs.asdict(tally)
+        if record.state is not State.SUCCEEDED:
+            why = str(without_result(record)) if record.is_final else f"it is {record.state}"
+            raise ArgumentError(f"the result of job {job_id} ({record.task}), which it takes, is gone: {why}")
+        if record.result is None:
+            why = record.result_absent or "it was not stored"
+            raise ArgumentError(f"job {job_id} ({record.task}) has no result to take: {why}")
+        serializer = self._serializers.get(record.serializer)
+        if serializer is None:
+            raise ArgumentError(
+                f"the result of job {job_id} was stored by the serializer {record.serializer!r}, which is "
+                "not installed here"
+            )
+        return read_text(serializer, record.result)
+
+
+_ENDS = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.DELETED: "been deleted"}
+
+
+def _put(arguments: Any, path: Sequence[str | int], value: JsonValue, one: Input) -> None:  # noqa: ANN401 - JSON
+    """The value stands at the path."""
+    place = arguments
+    try:
+        for step in path[:-1]:
+            place = place[step]
+        place[path[-1]] = value
+    except (LookupError, TypeError) as error:
+        raise ArgumentError(
+            f"the arguments have no place {list(one.path)} for the result of {one.job_id}"
+        ) from error

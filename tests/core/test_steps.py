@@ -1,0 +1,906 @@
+"""What a job remembers by name, and how it waits without a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import attrs
+import pytest
+
+from firelock import (
+    Firelock,
+    JobCancelled,
+    JobContext,
+    JobDeleted,
+    JobFailed,
+    JobNotFound,
+    JobSuspended,
+    Retry,
+    StepError,
+)
+from firelock.clock import SECOND
+from firelock.errors import StorageUnavailable
+from firelock.testing import Tester
+from firelock.values import Memo, MemoKind, NewMemo, State
+from tests.core.fakes import FailingStorage, Worker, plugin
+
+DAY = timedelta(days=1)
+NEVER, AT_ONCE = Retry.never(), Retry.fixed(0, attempts=5, jitter=0)
+
+
+@attrs.frozen
+class Approval:
+    """What is sent as the signal."""
+
+    ok: bool
+
+
+class Named:
+    """A signal as a wait needs it."""
+
+    def __init__(self, name="approval"):
+        self.name = name
+
+    def decode(self, text):
+        return Approval(**json.loads(text))
+
+
+@pytest.fixture
+def fire():
+    """An app in memory."""
+    with Firelock("memory://") as app:
+        yield app
+
+
+@pytest.fixture
+def tester(fire):
+    """Its jobs run when told to, in time that stands still."""
+    with Tester(fire) as it:
+        yield it
+
+
+def send(fire, job, **payload):
+    """Somebody sends the signal; return what became of it."""
+    memo = Memo(MemoKind.SIGNAL, "approval", json.dumps(payload), True, fire.client.clock.now(), author="ada")
+    return fire.storage.remember([NewMemo(job.id, memo)])[0].answer
+
+
+def record_of(fire, job):
+    """The job as it is stored."""
+    return fire.storage.get([job.id])[0]
+
+
+# ---- steps -----------------------------------------------------------------------------------------------
+
+
+def test_a_step_is_done_once_however_often_the_job_runs(fire, tester):
+    """Its value is that of the first run; what failed is tried again."""
+    ran = []
+
+    def charge(amount: int) -> str:
+        ran.append(amount)
+        return f"ch_{amount}"
+
+    def ship(charged: str) -> None:
+        ran.append(charged)
+        if ran.count(charged) < 3:
+            raise ConnectionError
+
+    @fire.task(name="order", retry=AT_ONCE)
+    def order(job: JobContext) -> str:
+        charged = job.step("charge", charge, 42)
+        job.step("ship", ship, charged)
+        return charged
+
+    job = order.enqueue()
+    drained = tester.drain()
+
+    assert (1, 2) == (drained.succeeded, drained.retried)
+    assert [42, "ch_42", "ch_42", "ch_42"] == ran
+    assert "ch_42" == job.result(0)
+    assert [("charge", '"ch_42"', 1), ("ship", "null", 3)] == [
+        (memo.name, memo.value, memo.attempt) for memo in fire.storage.recall(job.id)
+    ]
+
+
+def test_a_value_comes_back_as_its_annotation_says(fire, tester):
+    """As a result does: attrs classes, datetimes; without an annotation it is JSON."""
+    seen = []
+
+    def approve() -> Approval:
+        return Approval(ok=True)
+
+    def now() -> datetime:
+        return datetime(2030, 1, 1, tzinfo=UTC)
+
+    @fire.task(name="all")
+    def all_kinds(job: JobContext) -> None:
+        seen.append([job.step("a", approve), job.step("b", now), job.step("c", lambda: {"x": [1, None]})])
+        job.sleep("night", DAY)
+
+    all_kinds.enqueue()
+    tester.drain()
+    tester.clock.advance(DAY)
+
+    assert [[Approval(ok=True), datetime(2030, 1, 1, tzinfo=UTC), {"x": [1, None]}]] * 2 == seen
+
+
+def test_a_task_is_a_function_as_any_other(fire, tester):
+    """A step runs it here; its annotation is its function's."""
+
+    @fire.task(name="load")
+    def load(day: str) -> datetime:
+        return datetime.fromisoformat(day)
+
+    @fire.task(name="caller")
+    def caller(job: JobContext) -> datetime:
+        return job.step("load", load, day="2030-01-01T00:00:00+00:00")
+
+    job = caller.enqueue()
+    tester.drain()
+
+    assert datetime(2030, 1, 1, tzinfo=UTC) == job.result(0)
+
+
+def misused(fire, tester, function, **options):
+    """How a job of this task ends; it must not be tried again."""
+    task = fire.task(name="wrong", retry=AT_ONCE, **options)(function)
+    job = task.enqueue()
+    assert 1 == tester.drain().failed
+    return record_of(fire, job).error.message
+
+
+def twice(job: JobContext):
+    job.step("page", int)
+    job.step("page", int)
+
+
+def nested(job: JobContext):
+    job.step("outer", lambda: job.step("inner", int))
+
+
+def unstorable(job: JobContext):
+    job.step("set", lambda: {1, 2})
+
+
+def no_form(job: JobContext):
+    def connect() -> Nowhere:  # noqa: F821 - that is what is wrong with it
+        raise AssertionError
+
+    job.step("connect", connect)
+
+
+def too_large(job: JobContext):
+    job.step("big", lambda: "x" * 300_000)
+
+
+def asynchronous(job: JobContext):
+    async def fetch():
+        return 1
+
+    job.step("fetch", fetch)
+
+
+def called(job: JobContext):
+    job.step("len", len([]))
+
+
+def nameless(job: JobContext):
+    job.step("", int)
+
+
+def no_span(job: JobContext):
+    job.sleep("night", -1)
+
+
+def sleeps_twice(job: JobContext):
+    job.sleep("nap", 0)
+    job.sleep("nap", 0)
+
+
+def too_many(job: JobContext):
+    for number in range(1_001):
+        job.step(f"page:{number}", int)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (twice, r"'step page' stands twice in this run; a name has one value. In a loop, use f'page:{n}'."),
+        (nested, "'step inner' stands within step 'outer': a step is done or not, and cannot hold another"),
+        (unstorable, r"Step 'set' returned a set that cannot be remembered: set is not a JSON type at \$"),
+        (
+            no_form,
+            "What step 'connect' returns cannot be remembered: .*'Nowhere' of what it returns cannot be",
+        ),
+        (too_large, "'step big' has 300,002 bytes to be remembered, above the limit of 262,144. Store it"),
+        (asynchronous, r"Step 'fetch': .*fetch is an async function; write await job.astep\(…\)."),
+        (called, r"Step 'len' takes a function and its arguments: job.step\('len', charge, 42\), not 0."),
+        (nameless, "'' is no name of a step; use a text of 1 to 200 printable characters."),
+        (no_span, r"sleep\('night', …\) with -1: pass a timedelta, or seconds, from 0 to 3,650 days."),
+        (
+            sleeps_twice,
+            r"'sleep nap' stands twice in this run; a name has one value. In a loop, use f'day:{n}'",
+        ),
+        (too_many, "'step page:1000' would be memo 1,001 of this job. A job remembers at most 1,000 names"),
+    ],
+)
+def test_a_misuse_fails_the_job_and_says_what_to_do(fire, tester, function, words):
+    """Without a retry, which would do no better."""
+    message = misused(fire, tester, function)
+
+    with pytest.raises(StepError, match=words):
+        raise StepError(message)
+
+
+def test_a_value_that_no_longer_fits_fails_the_job_for_good(fire, tester):
+    """The code has changed while the job slept; the value is kept."""
+    answers = {"charge": lambda: 42}
+
+    def charge_as_text() -> str:
+        return "42"
+
+    @fire.task(name="order", retry=AT_ONCE)
+    def order(job: JobContext) -> None:
+        job.step("charge", answers["charge"])
+        job.sleep("night", DAY)
+
+    job = order.enqueue()
+    tester.drain()
+    answers["charge"] = charge_as_text
+
+    assert 1 == tester.clock.advance(DAY).failed
+    message = record_of(fire, job).error.message
+    assert "What 'step charge' remembers no longer fits: int where str is annotated at $" in message
+    assert "job.requeue(from_step='charge')" in message
+    assert "42" == fire.storage.recall(job.id)[0].value
+
+
+def test_after_an_exception_a_step_may_be_tried_again(fire, tester):
+    """In the same run, under the same name."""
+    tries = []
+
+    def flaky():
+        tries.append(1)
+        if len(tries) < 3:
+            raise ConnectionError
+        return len(tries)
+
+    @fire.task(name="order")
+    def order(job: JobContext) -> int:
+        while True:
+            with contextlib.suppress(ConnectionError):
+                return job.step("flaky", flaky)
+
+    job = order.enqueue()
+    tester.drain()
+
+    assert 3 == job.result(0)
+
+
+def test_a_key_is_the_same_in_every_run_and_of_no_other(fire, tester):
+    """A UUID of the job's id and the name."""
+    first, second = JobContext.fake(), JobContext.fake(id="00000000-0000-7000-8000-000000000001")
+
+    assert first.key("charge") == JobContext.fake().key("charge")
+    assert 3 == len({first.key("charge"), first.key("refund"), second.key("charge")})
+    assert 36 == len(first.key("charge"))
+
+
+# ---- the right to remember -------------------------------------------------------------------------------
+
+
+def test_a_job_that_is_no_longer_ours_is_told_so(fire):
+    """Deleted while its step ran: nothing is remembered, and the task gets no further."""
+    seen = []
+
+    @fire.task(name="order")
+    def order(job: JobContext):
+        try:
+            job.step("charge", lambda: made.delete() and 1)
+        except JobCancelled as error:
+            seen.append(str(error))
+            raise
+
+    made = order.enqueue()
+    Worker(fire).run()
+
+    assert ["the job is no longer this run's"] == seen
+    assert [] == fire.storage.recall(made.id)
+
+
+def test_an_old_run_recalls_nothing(fire):
+    """What a newer one was told to forget must not come back."""
+    runs = []
+
+    @fire.task(name="order")
+    def order(job: JobContext):
+        runs.append(job.step("number", lambda: len(runs)))
+        job.sleep("night", DAY)
+
+    made = order.enqueue()
+    worker = Worker(fire)
+    worker.run()
+    made.requeue()
+    (job,) = worker.claim()
+    made.delete()
+
+    ended = worker.attempt(job)
+
+    assert [0] == runs
+    assert (State.ENQUEUED, "the job is no longer this run's") == (
+        ended.transition.to, ended.transition.reason,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_step_outlives_an_outage(is_late):
+    """Its memo is sent again while the job may go on; that a first reply was lost does not matter."""
+    storage, ran = FailingStorage(), []
+    with Firelock(storage) as fire:
+
+        @fire.task(name="order")
+        def order(job: JobContext) -> int:
+            return job.step("charge", lambda: ran.append(1) or 7)
+
+        job = order.enqueue()
+        storage.fail("remember", StorageUnavailable("away"), StorageUnavailable("away"), is_late=is_late)
+        Worker(fire).run()
+
+        assert (7, [1]) == (job.result(0), ran)
+
+
+def test_a_step_gives_up_when_the_job_has_to_stop():
+    """A server that cannot be sure of its jobs any more waits for no storage."""
+    storage = FailingStorage()
+    with Firelock(storage) as fire:
+
+        @fire.task(name="order")
+        def order(job: JobContext) -> int:
+            return job.step("charge", lambda: 7)
+
+        order.enqueue()
+        storage.fail_always("remember", StorageUnavailable("away"))
+        worker = Worker(fire)
+        (job,) = worker.claim()
+        worker.runner.has_right = lambda: False
+        run = worker.runner.prepare(job, worker.holder)
+        ended = worker.runner.run(run)
+
+        assert (
+            "the storage is away, and the server could not renew its session in time"
+            == ended.transition.reason
+        )
+
+
+# ---- waits -----------------------------------------------------------------------------------------------
+
+
+def test_a_sleep_holds_no_worker(fire, tester):
+    """The run ends, the attempt is given back, and a later one goes on behind it."""
+    seen = []
+
+    @fire.task(name="order")
+    def order(job: JobContext):
+        seen.append(("top", job.attempt))
+        job.sleep("night", DAY)
+        seen.append("on")
+
+    job = order.enqueue()
+    assert 1 == tester.drain().suspended
+    record = record_of(fire, job)
+    assert (State.SCHEDULED, "sleep night", 0, None) == (
+        record.state, record.waits_for, record.attempt, record.session,
+    )  # fmt: skip
+    assert "sleeps until 2030-01-02 00:00:00 UTC" == record.reason
+
+    tester.clock.advance(DAY - timedelta(seconds=1))
+    assert [("top", 1)] == seen
+    tester.clock.advance(seconds=1)
+
+    assert [("top", 1), ("top", 1), "on"] == seen
+    assert record_of(fire, job).waits_for is None
+
+
+def test_a_short_sleep_stays_in_place(fire):
+    """Below two seconds a run is cheaper kept."""
+    seen = []
+
+    @fire.task(name="order")
+    def order(job: JobContext):
+        seen.append("top")
+        job.sleep("nap", 0.02)
+        job.sleep("past", datetime(2020, 1, 1, tzinfo=UTC))
+
+    job = order.enqueue()
+    Worker(fire).run()
+
+    assert (["top"], State.SUCCEEDED) == (seen, record_of(fire, job).state)
+
+
+def test_a_signal_wakes_who_waits_for_it(fire, tester):
+    """And once it has come no other one counts."""
+
+    @fire.task(name="order")
+    def order(job: JobContext) -> str:
+        answer = job.receive(Named(), timeout=7 * DAY)
+        return "late" if answer is None else f"ok={answer.ok}"
+
+    job = order.enqueue()
+    tester.drain()
+    record = record_of(fire, job)
+    assert (State.AWAITING, "signal approval") == (record.state, record.waits_for)
+    assert tester.clock.now + 7 * DAY == job.refresh().next_due_at
+
+    assert "applied" == send(fire, job, ok=True)
+    assert "taken" == send(fire, job, ok=False)
+    tester.drain()
+
+    assert "ok=True" == job.result(0)
+
+
+def test_a_signal_is_kept_until_somebody_waits(fire, tester):
+    """Sent before the job has run at all."""
+
+    @fire.task(name="order")
+    def order(job: JobContext) -> bool:
+        answer = job.receive(Named(), timeout=None)
+        return answer is not None and answer.ok
+
+    job = order.enqueue()
+    send(fire, job, ok=True)
+
+    assert 1 == tester.drain().succeeded
+    assert job.result(0)
+
+
+def test_a_time_out_stands(fire, tester):
+    """It counts from the first run that came there, and a signal behind it is too late."""
+    seen = []
+
+    @fire.task(name="order")
+    def order(job: JobContext):
+        seen.append(job.receive(Named(), timeout=7 * DAY))
+        job.sleep("night", DAY)
+
+    job = order.enqueue()
+    tester.drain()
+    tester.clock.advance(days=3)
+    job.requeue()  # it comes there once more
+    tester.drain()
+    tester.clock.advance(days=4)
+
+    assert [None] == seen
+    assert "taken" == send(fire, job, ok=True)
+    tester.clock.advance(DAY)
+    assert [None, None] == seen
+
+
+def test_a_time_out_of_zero_looks_once(fire, tester):
+    """Without a suspension."""
+
+    @fire.task(name="order")
+    def order(job: JobContext) -> bool:
+        return job.receive(Named(), timeout=0) is None
+
+    job = order.enqueue()
+
+    assert 1 == tester.drain().succeeded
+    assert job.result(0)
+
+
+def test_a_suspension_is_decided_by_what_the_task_asked_for(fire, tester):
+    """Swallowed, or another error instead: the run is suspended all the same."""
+    seen = []
+
+    @fire.task(name="swallows")
+    def swallows(job: JobContext):
+        try:
+            job.sleep("night", DAY)
+        except BaseException as error:  # noqa: BLE001 - as careless code does
+            seen.append(type(error))
+            return "swallowed"
+
+    @fire.task(name="replaces")
+    def replaces(job: JobContext):
+        try:
+            job.sleep("night", DAY)
+        except BaseException as error:
+            raise ValueError from error
+
+    jobs = [swallows.enqueue(), replaces.enqueue()]
+
+    assert 2 == tester.drain().suspended
+    assert [State.SCHEDULED] * 2 == [record_of(fire, job).state for job in jobs]
+    assert [JobSuspended] == seen
+
+
+def test_plugins_contexts_end_as_ever():
+    """They see no exception of a suspension."""
+    seen = []
+
+    @contextlib.contextmanager
+    def around(job, task):
+        try:
+            yield
+        except BaseException as error:
+            seen.append(error)
+            raise
+        seen.append("left")
+
+    with Firelock("memory://", plugins=[plugin(job_context=around)]) as fire, Tester(fire) as tester:
+
+        @fire.task(name="order")
+        def order(job: JobContext):
+            job.sleep("night", DAY)
+
+        order.enqueue()
+
+        assert 1 == tester.drain().suspended
+        assert ["left"] == seen
+
+
+# ---- other jobs ------------------------------------------------------------------------------------------
+
+
+def test_a_called_job_gives_its_result(fire, tester):
+    """It runs as any job; its caller holds nothing meanwhile."""
+
+    @fire.task(name="double")
+    def double(number: int) -> int:
+        return number * 2
+
+    @fire.task(name="order")
+    def order(job: JobContext) -> list[int]:
+        return [job.run("one", double, 4), *job.gather("more", [double.call(n) for n in (1, 2)])]
+
+    job = order.enqueue()
+    drained = tester.drain()
+
+    assert (4, 2) == (drained.succeeded, drained.suspended)
+    assert [8, 2, 4] == job.result(0)
+
+
+def test_a_failed_child_is_told_once_and_called_anew_by_a_later_attempt(fire, tester):
+    """Uncaught it fails the caller without a retry."""
+    ran = []
+
+    @fire.task(name="flaky", retry=NEVER)
+    def flaky() -> int:
+        ran.append(1)
+        if len(ran) == 1:
+            raise ConnectionError("no route")
+        return len(ran)
+
+    @fire.task(name="order", retry=AT_ONCE)
+    def order(job: JobContext) -> int:
+        return job.run("child", flaky)
+
+    job = order.enqueue()
+    drained = tester.drain()
+
+    assert (2, 0) == (drained.failed, drained.retried)
+    assert "no route" in record_of(fire, job).error.message
+    with pytest.raises(JobFailed, match="no route"):
+        job.result(0)
+
+    job.requeue()
+    tester.drain()
+
+    assert (2, 2) == (job.result(0), len(ran))
+
+
+def test_a_failure_that_is_caught_is_no_failure(fire, tester):
+    """And a retry for another reason calls anew what had failed alone."""
+    ran = []
+
+    @fire.task(name="part", retry=NEVER)
+    def part(number: int) -> int:
+        ran.append(number)
+        if number == 1 and ran.count(1) == 1:
+            raise ConnectionError
+        return number
+
+    @fire.task(name="order", retry=AT_ONCE)
+    def order(job: JobContext) -> list[int]:
+        try:
+            return job.gather("parts", [part.call(number) for number in range(3)])
+        except JobFailed as error:
+            raise RuntimeError("try again") from error
+
+    job = order.enqueue()
+    drained = tester.drain()
+
+    assert (1, 1) == (drained.failed, drained.retried)
+    assert [0, 1, 2] == job.result(0)
+    assert [0, 1, 2, 1] == ran
+
+
+def test_a_deleted_child_is_told(fire, tester):
+    """By whoever it was deleted."""
+
+    @fire.task(name="child")
+    def child() -> None: ...
+
+    @fire.task(name="order")
+    def order(job: JobContext) -> str:
+        try:
+            job.run("child", child.using(delay=DAY))
+        except JobDeleted:
+            return "without it"
+        return "with it"
+
+    job = order.enqueue()
+    tester.drain()
+    (made,) = [each for each in fire.jobs.find() if each.task == "child"]
+    made.delete()
+    tester.drain()
+
+    assert "without it" == job.result(0)
+
+
+def test_other_calls_than_before_are_refused(fire, tester):
+    """Their results could not be told apart."""
+    numbers = [1, 2]
+
+    @fire.task(name="child")
+    def child(number: int) -> int:
+        return number
+
+    @fire.task(name="order")
+    def order(job: JobContext):
+        job.gather("parts", [child.call(number) for number in numbers])
+
+    job = order.enqueue()
+    tester.drain(limit=1)
+    numbers.append(3)
+    tester.drain()
+
+    message = record_of(fire, job).error.message
+    assert "'parts' called 2 jobs before, and now it is 3 calls. Give it another name" in message
+
+
+def test_any_job_may_be_joined(fire, tester):
+    """By its handle; itself it cannot wait for."""
+
+    @fire.task(name="child")
+    def child() -> int:
+        return 7
+
+    @fire.task(name="order")
+    def order(job: JobContext, other: str) -> int:
+        return job.join(fire.jobs.get(other))
+
+    scheduled = child.schedule(DAY)
+    job, wrong = order.enqueue(scheduled.id), order.enqueue(child.enqueue().id)
+    tester.drain()
+    assert State.AWAITING == record_of(fire, job).state
+    tester.clock.advance(DAY)
+
+    assert (7, 7) == (job.result(0), wrong.result(0))
+
+
+def test_a_job_cannot_wait_for_itself_nor_for_nobody(fire, tester):
+    """Both are told at once."""
+
+    @fire.task(name="order")
+    def order(job: JobContext):
+        job.join(fire.jobs.get(job.id))
+
+    @fire.task(name="lost")
+    def lost(job: JobContext):
+        other = order.schedule(DAY)
+        stored = fire.jobs.get(other.id)
+        stored.id = job.id[:-1] + ("0" if job.id[-1] != "0" else "1")
+        job.join(stored)
+
+    first, second = order.enqueue(), lost.enqueue()
+    tester.drain()
+
+    assert "waits for itself, which would never end" in record_of(fire, first).error.message
+    assert JobNotFound.__qualname__ in record_of(fire, second).error.type
+
+
+# ---- async -----------------------------------------------------------------------------------------------
+
+
+def test_an_async_task_has_all_of_it(fire, tester):
+    """By the twins."""
+
+    async def charge() -> int:
+        await asyncio.sleep(0)
+        return 42
+
+    @fire.task(name="child")
+    async def child(number: int) -> int:
+        return number
+
+    @fire.task(name="order")
+    async def order(job: JobContext) -> list[object]:
+        charged = await job.astep("charge", charge)
+        await job.asleep("night", DAY)
+        answer = await job.areceive(Named(), timeout=DAY)
+        one = await job.arun("one", child, 1)
+        more = await job.agather("more", [child.call(2), child.call(3)])
+        return [charged, answer, one, *more]
+
+    job = order.enqueue()
+    tester.drain()
+    tester.clock.advance(days=2)
+
+    assert [42, None, 1, 2, 3] == job.result(0)
+
+
+def test_siblings_of_a_wait_go_on_to_their_end(fire, tester):
+    """In gather and in a task group: what was under way is remembered, then the run is suspended."""
+    ran = []
+
+    async def slow(name: str) -> str:
+        for _ in range(5):
+            await asyncio.sleep(0)
+        ran.append(name)
+        return name
+
+    @fire.task(name="gathers")
+    async def gathers(job: JobContext) -> None:
+        await asyncio.gather(job.asleep("night", DAY), job.astep("a", slow, "a"))
+
+    @fire.task(name="groups")
+    async def groups(job: JobContext) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(job.asleep("night", DAY))
+            group.create_task(job.astep("b", slow, "b"))
+
+    jobs = [gathers.enqueue(), groups.enqueue()]
+
+    assert 2 == tester.drain().suspended
+    assert "a" in ran
+    assert 2 == tester.clock.advance(DAY).succeeded
+    assert [State.SUCCEEDED] * 2 == [record_of(fire, job).state for job in jobs]
+
+
+def test_steps_of_threads_end_before_a_suspension(fire, tester):
+    """A thread of the task's own may still be within one."""
+    done, pool = [], ThreadPoolExecutor(2)
+    entered, may_end = threading.Event(), threading.Event()
+
+    def slow() -> int:
+        entered.set()
+        may_end.wait(10)
+        done.append("slow")
+        return 1
+
+    @fire.task(name="order")
+    def order(job: JobContext) -> None:
+        future = pool.submit(job.step, "slow", slow)
+        entered.wait(10)
+        threading.Timer(0.01, may_end.set).start()
+        job.sleep("night", DAY)
+        future.result()
+
+    job = order.enqueue()
+    with pool:
+        assert 1 == tester.drain().suspended
+
+        assert ["slow"] == done
+        assert ["slow", "night"] == sorted(
+            (memo.name for memo in fire.storage.recall(job.id)), key=["slow", "night"].index
+        )
+
+
+def test_an_async_step_says_what_it_needs(fire, tester):
+    """A function that is not async has no await."""
+
+    async def order(job: JobContext):
+        await job.astep("len", len, [])
+
+    message = misused(fire, tester, order)
+
+    assert "Step 'len': len is no async function; write job.step(…)" in message
+
+
+def test_steps_that_are_awaited_together_share_a_round_trip():
+    """Those of one turn of the loop."""
+    storage = FailingStorage()
+
+    async def page(number: int) -> int:
+        return number
+
+    with Firelock(storage) as fire:
+
+        @fire.task(name="order")
+        async def order(job: JobContext) -> list[int]:
+            return await asyncio.gather(*(job.astep(f"page:{n}", page, n) for n in range(20)))
+
+        order.enqueue()
+        worker = Worker(fire)
+        (job,) = worker.claim()
+        asyncio.run(worker.runner.arun(worker.runner.prepare(job, worker.holder)))
+
+        assert [20] == [len(memos) for (memos,) in storage.called["remember"]]
+
+
+# ---- what it costs ---------------------------------------------------------------------------------------
+
+
+def trips(storage, before):
+    """Round trips since, by verb."""
+    return {
+        verb: number
+        for verb, calls in storage.called.items()
+        if (number := len(calls) - before.get(verb, 0)) and verb not in {"clock", "new_ids", "refuse_within"}
+    }
+
+
+def test_a_step_is_one_round_trip_and_a_suspension_two():
+    """A resume is one more: what is remembered is recalled. A first run recalls nothing."""
+    storage = FailingStorage()
+    with Firelock(storage) as fire:
+
+        @fire.task(name="order")
+        def order(job: JobContext):
+            job.step("a", int)
+            job.step("b", int)
+            job.sleep("night", DAY)
+            job.step("c", int)
+
+        order.enqueue()
+        worker = Worker(fire)
+        before = {verb: len(calls) for verb, calls in storage.called.items()}
+        worker.run()
+        assert {"claim": 1, "remember": 3, "apply": 1} == trips(storage, before)
+
+        storage.clock_offset += 86_400 * SECOND
+        storage.promote(10)
+        before = {verb: len(calls) for verb, calls in storage.called.items()}
+        worker.run()
+        assert {"claim": 1, "recall": 1, "remember": 1, "apply": 1} == trips(storage, before)
+
+
+# ---- called directly -------------------------------------------------------------------------------------
+
+
+def test_a_task_that_is_called_directly_has_steps_and_no_time():
+    """A wait has to be answered by the test."""
+
+    def order(job: JobContext) -> list[object]:
+        charged = job.step("charge", lambda: 42)
+        answer = job.receive(Named(), timeout=DAY)
+        job.emit("said")
+        return [charged, answer]
+
+    answers = {"approval": Approval(ok=True)}
+
+    assert [42, Approval(ok=True)] == order(JobContext.fake(answers=answers))
+    assert [7, Approval(ok=True)] == order(JobContext.fake(answers={**answers, "charge": 7}))
+    with pytest.raises(StepError, match=r"waits for 'signal approval', and no server .*fake\(answers=\{'app"):
+        order(JobContext.fake())
+    with pytest.raises(StepError, match="'step twice' stands twice"):
+        twice_of(JobContext.fake())
+
+
+def twice_of(job):
+    job.step("twice", int)
+    job.step("twice", int)
+
+
+def test_every_wait_has_its_answer(fire):
+    """Also those of other jobs, and errors."""
+    child = fire.task(name="child")(lambda: 1)
+    stored = child.enqueue()
+
+    async def order(job: JobContext) -> list[object]:
+        await job.asleep("night", DAY)
+        more = await job.agather("more", [child.call()])
+        return [await job.arun("one", child), *more, await job.ajoin(stored)]
+
+    answers = {"night": None, "one": 1, "more": [2, 3], stored.id: 4}
+
+    assert [1, 2, 3, 4] == asyncio.run(order(JobContext.fake(answers=answers)))
+    with pytest.raises(JobFailed, match="gone"):
+        JobContext.fake(answers={"one": JobFailed("gone")}).run("one", child)
