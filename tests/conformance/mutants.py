@@ -7,6 +7,7 @@ slips of somebody who writes a storage for the first time.
 from __future__ import annotations
 
 import importlib.util
+import re
 import sqlite3
 import sys
 import tempfile
@@ -23,7 +24,17 @@ import pytest
 
 from firelock import memory
 from firelock.ids import new_id
-from firelock.storage import Storage, admission, derived, keyed_tables, row_storage, rules, tables
+from firelock.storage import (
+    Storage,
+    admission,
+    batches,
+    derived,
+    keyed_tables,
+    row_storage,
+    rules,
+    tables,
+    tied_tables,
+)
 from firelock.testing import Handles, RowStorageConformance, Scene, StorageConformance
 from firelock.testing.conformance.flow_scene import FlowScene
 from firelock.testing.conformance.kit import required_features
@@ -35,8 +46,10 @@ _STRANGER = "firelock_files"
 _PARTS = (
     admission,
     rules,
+    batches,
     tables,
     keyed_tables,
+    tied_tables,
     derived,
 )  # what the model is made of, each of those before it
 _MODEL = {"memory", *(part.__name__.rpartition(".")[2] for part in _PARTS)}
@@ -179,11 +192,17 @@ def _changed(name, original, mutation, **renamed):
     source = path.read_text("utf-8")
     if path.stem == mutation.module:
         source = mutated(source, mutation)
+    source = re.sub(r"from firelock\.storage import ([a-z_, ]+)\n", _one_a_line, source)
     for former, new in renamed.items():
         source = source.replace(f"from firelock.storage import {former}\n", f"import {new} as {former}\n")
         source = source.replace(f"firelock.storage.{former} import", f"{new} import")
     exec(compile(source, str(path), "exec"), vars(module))
     return module
+
+
+def _one_a_line(found):
+    """Return the imports of several modules with a line for each."""
+    return "".join(f"from firelock.storage import {one}\n" for one in found[1].split(", "))
 
 
 def _model_mutant(name, mutation):
