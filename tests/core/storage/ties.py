@@ -25,7 +25,6 @@ from firelock.values import (
 )
 
 SESSION = "session-a"
-HOLDER = Holder(SESSION, "host:a")
 ERROR = ErrorInfo("Boom", "boom", "fingerprint")
 DAY = 86_400_000_000
 
@@ -68,7 +67,18 @@ class Yard:
 
     def __init__(self, storage):
         self.storage = storage
-        storage.begin_session(NewSession(SESSION, "server-a", "host:a", "host", 7, 0, 1e9))
+        self.begin(SESSION)
+
+    def begin(self, session):
+        """This session takes what there is from now on."""
+        self.storage.begin_session(NewSession(session, "server-a", "host:a", "host", 7, 0, 1e9))
+        self.holder = Holder(session, "host:a")
+
+    def lose(self):
+        """Nobody knows what the session did; another one goes on."""
+        former = self.holder.session
+        self.storage.end_session(former, None, reason="lost")
+        self.begin(f"{former}+")
 
     # ---- what is stored ----------------------------------------------------------------------------------
 
@@ -100,7 +110,10 @@ class Yard:
 
     def claim(self, limit=1_000):
         """What the session has taken, by id."""
-        return {job.id: job for job in self.storage.claim(ClaimRequest(None, limit, SESSION, 2_000)).jobs}
+        return {
+            job.id: job
+            for job in self.storage.claim(ClaimRequest(None, limit, self.holder.session, 2_000)).jobs
+        }
 
     def apply(self, transition):
         return self.storage.apply([transition])[0]
@@ -108,14 +121,14 @@ class Yard:
     def succeed(self, job):
         return self.apply(
             lifecycle.succeeded(
-                job, HOLDER, at=3_000, started_at=2_500, result="1", result_absent=None, expires_at=None
+                job, self.holder, at=3_000, started_at=2_500, result="1", result_absent=None, expires_at=None
             )
         )
 
     def fail(self, job):
         return self.apply(
             lifecycle.failed(
-                job, HOLDER, at=3_000, started_at=2_500, reason="boom", error=ERROR, expires_at=None
+                job, self.holder, at=3_000, started_at=2_500, reason="boom", error=ERROR, expires_at=None
             )
         )
 
@@ -123,7 +136,7 @@ class Yard:
         edges = tuple(Edge(parent, On.FINISHED) for parent in parents)
         return self.apply(
             lifecycle.suspended(
-                job, HOLDER, at=3_000, started_at=2_500, waits_for=waits_for, reason=f"waits for {waits_for}",
+                job, self.holder, at=3_000, started_at=2_500, waits_for=waits_for, reason="it waits",
                 parents=edges, due_at=due_at,
             )
         )  # fmt: skip
@@ -152,7 +165,7 @@ class Yard:
 
     def step(self, job, name, value="1", *, is_done=True, kind=MemoKind.STEP, replaces=True):
         memo = Memo(kind, name, value, is_done, 5_000, attempt=job.attempt)
-        return self.storage.remember([NewMemo(job.id, memo, SESSION, job.fence, replaces)])[0]
+        return self.storage.remember([NewMemo(job.id, memo, self.holder.session, job.fence, replaces)])[0]
 
     # ---- what there is -----------------------------------------------------------------------------------
 

@@ -1,0 +1,201 @@
+"""Random walks through nested batches: what is counted is what there is, and every batch ends.
+
+The count is made anew, out of the records alone, whenever nothing is left to release.
+"""
+
+from __future__ import annotations
+
+import itertools
+from random import Random
+
+import pytest
+
+from firelock.errors import BatchFinished
+from firelock.lifecycle import is_legal
+from firelock.memory import MemoryStorage
+from firelock.values import FINAL_STATES, JobFilter, MemoKind, On, State, Tally
+
+from .ties import DictStorage, Yard
+
+STEPS, CALM = 120, 400
+HOLD = 10**12
+
+
+class Walk:
+    """A yard in which anything may happen, by chance."""
+
+    def __init__(self, storage, chance):
+        self.yard, self.chance = Yard(storage), chance
+        self.batches, self.jobs = [], []
+        self.runs = {}
+
+    # ---- steps -------------------------------------------------------------------------------------------
+
+    def add_batch(self):
+        chance, outer = self.chance, self.some(self.batches)
+        fellows = [one for one in self.jobs + self.batches if self.batch_of(one) == outer]
+        after = [chance.choice(fellows)] if fellows and chance.random() < 0.5 else []
+        batch = self.yard.batch(
+            batch=outer, after=after, on=chance.choice(list(On)), fails_fast=chance.random() < 0.4,
+            hold=HOLD if chance.random() < 0.2 else None,
+        )  # fmt: skip
+        if self.insert(batch):
+            self.batches.append(batch.id)
+
+    def add_job(self):
+        chance, batch = self.chance, self.some(self.batches)
+        fellows = [one for one in self.jobs + self.batches if self.batch_of(one) == batch and batch]
+        after = chance.sample(fellows, min(len(fellows), chance.choice([0, 0, 1, 2])))
+        job = self.yard.job(
+            batch=batch, after=after, on=chance.choice(list(On)), at=HOLD if chance.random() < 0.1 else None
+        )
+        if self.insert(job):
+            self.jobs.append(job.id)
+
+    def insert(self, job):
+        try:
+            return self.yard.storage.insert([job]).is_new[0]
+        except BatchFinished:
+            return False
+
+    def claim(self):
+        self.runs |= self.yard.claim(self.chance.choice([1, 3]))
+
+    def end(self):
+        if self.runs:
+            job = self.runs.pop(self.chance.choice(list(self.runs)))
+            (self.yard.fail if self.chance.random() < 0.4 else self.yard.succeed)(job)
+
+    def suspend(self):
+        if self.runs:
+            self.yard.suspend(self.runs.pop(self.chance.choice(list(self.runs))), due_at=HOLD)
+
+    def signal(self):
+        if self.jobs:
+            self.yard.signal(self.chance.choice(self.jobs))
+
+    def delete(self):
+        self.yard.delete(self.chance.choice(self.jobs + self.batches))
+
+    def requeue(self):
+        id = self.chance.choice(self.jobs + self.batches)
+        if not self.yard.record(id).is_stopping:
+            self.yard.requeue(id, self.chance.choice([None, (MemoKind.SIGNAL, "approval")]))
+
+    def fill(self):
+        if self.batches:
+            self.yard.hold(self.chance.choice(self.batches), self.chance.choice([None, HOLD]))
+
+    def lose(self):
+        """The session is gone, and another one goes on."""
+        self.yard.lose()
+        self.runs = {}
+
+    def release(self):
+        self.yard.storage.release(self.chance.choice([1, 2, 5]))
+
+    def step(self):
+        steps = [self.add_job] * 4 + [self.claim] * 3 + [self.end] * 4 + [self.release] * 3
+        steps += [self.add_batch, self.suspend, self.signal, self.requeue, self.fill, self.lose]
+        steps += [self.delete] * (self.chance.random() < 0.5)
+        if self.jobs or self.batches:
+            self.chance.choice(steps)()
+        else:
+            self.add_batch()
+
+    # ---- what there is -----------------------------------------------------------------------------------
+
+    def some(self, ids):
+        return self.chance.choice([*ids, None]) if ids else None
+
+    def batch_of(self, id):
+        ties = self.yard.record(id).ties
+        return None if ties is None else ties.batch_id
+
+    def is_waiting(self, job):
+        """Tell whether a member that has not ended waits for a fellow."""
+        if job.state is not State.AWAITING or job.waits_for is not None:
+            return False
+        tally = self.yard.tally(job.id)
+        is_tied = tally is None or (tally.is_shut and not tally.is_cancelled)
+        return is_tied and job.reason != "runs when its batch opens"
+
+    def counted(self, batch):
+        members = self.yard.storage.find(JobFilter(batch_id=batch), limit=1_000).jobs
+        waiting = [one for one in members if self.is_waiting(one)]
+        moving = [one for one in members if not one.is_final or one.is_stopping]
+        ends = [sum(one.state is state for one in members) for state in (State.SUCCEEDED, State.FAILED)]
+        deleted = sum(one.state is State.DELETED for one in members)
+        return Tally(len(members), len(moving) - len(waiting), len(waiting), *ends, deleted)
+
+    def check(self):
+        for batch in self.batches:
+            tally, expected = self.yard.tally(batch), self.counted(batch)
+            names = ("total", "active", "waiting", "succeeded", "failed", "deleted")
+            got = {name: getattr(tally, name) for name in names}
+            assert {name: getattr(expected, name) for name in names} == got, batch
+            self.check_state(batch, tally)
+        for id in self.jobs + self.batches:
+            states = [entry.state for entry in self.yard.storage.history(id).entries]
+            assert all(
+                before is State.ENQUEUED or is_legal(before, after)
+                for before, after in itertools.pairwise(states)
+            ), states
+
+    def check_state(self, batch, tally):
+        state = self.yard.state(batch)
+        is_open = tally.active or ((tally.is_held or tally.is_shut) and not tally.is_cancelled)
+        if tally.is_cancelled:
+            assert (state is State.DELETED) == (not is_open)
+        elif is_open:
+            assert state is State.AWAITING
+        else:
+            assert (State.FAILED if tally.failed or tally.waiting else State.SUCCEEDED) is state
+
+    def finish(self):
+        """Nothing goes wrong any more: all that can run runs, every hold is over."""
+        for batch in self.batches:
+            self.yard.hold(batch, None)
+        self.yard.storage.clock_offset = 2 * HOLD
+        for _ in range(CALM):
+            self.yard.storage.promote(100)
+            self.runs |= self.yard.claim()
+            for job in self.runs.values():
+                self.yard.succeed(job)
+            is_over = not self.runs
+            self.runs = {}
+            if not self.yard.settle(7) and is_over:
+                return
+        raise AssertionError("it does not end")
+
+
+def walked(storage, seed):
+    walk = Walk(storage, Random(seed))
+    for _ in range(STEPS):
+        walk.step()
+        if walk.chance.random() < 0.2:
+            walk.yard.settle(3)
+            walk.check()
+    walk.finish()
+    walk.check()
+    return walk
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_every_batch_counts_its_members_and_ends(seed):
+    """In the end none is open but behind what will not come."""
+    walk = walked(MemoryStorage(), seed)
+
+    for batch in walk.batches:
+        tally = walk.yard.tally(batch)
+        assert walk.yard.state(batch) in FINAL_STATES or tally.is_shut
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_rows_count_as_memory_does(seed):
+    """The same walk leads to the same counts."""
+    assert shown(walked(MemoryStorage(), seed)) == shown(walked(DictStorage(), seed))
+
+
+def shown(walk):
+    return [(walk.yard.state(batch), walk.yard.tally(batch)) for batch in walk.batches]
