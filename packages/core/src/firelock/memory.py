@@ -239,6 +239,8 @@ class Table(Tables):
             self.by_time.put(id, record.created_at)
             for edge in record.parents:
                 self._children[edge.parent_id][id] = None
+            if (batch := row.batch_id) is not None:
+                self._members[batch].by_time.put(id, record.created_at)
         else:
             self._unindex(before)
             for edge in before.pending:
@@ -268,6 +270,10 @@ class Table(Tables):
             _discard(self._children, edge.parent_id, id)
         for edge in row.pending:
             _discard(self._waiting, edge.parent_id, id)
+        if (batch := row.batch_id) is not None:
+            self._members[batch].by_time.drop(id)
+            if not self._members[batch].by_time:
+                del self._members[batch]
         del self.rows[id]
 
     def next_sequence(self) -> int:
@@ -572,8 +578,6 @@ class Table(Tables):
             _discard(self._held, job.session, job.id)
         if job.ties_json is not None and (batch := row.batch_id) is not None:
             self._members[batch].drop(row)
-            if not self._members[batch].by_time:
-                del self._members[batch]
 
     def _line(self, row: StoredJob) -> Order:
         """Return where the ready job waits."""
@@ -695,7 +699,6 @@ class Members:
     def put(self, row: StoredJob) -> None:
         """The member is found as it is now."""
         job = row.record
-        self.by_time.put(job.id, job.created_at)
         self.by_state[job.state].put(job.id, job.changed_at)
         if not job.is_final and not row.is_cancelled:
             self.unswept[job.id] = None
@@ -705,7 +708,6 @@ class Members:
     def drop(self, row: StoredJob) -> None:
         """The member is not found as it was."""
         job = row.record
-        self.by_time.drop(job.id)
         self.by_state[job.state].drop(job.id)
         self.unswept.pop(job.id, None)
         self.shut_out.pop(job.id, None)

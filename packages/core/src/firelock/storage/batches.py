@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import attrs
-
 from firelock.lifecycle import batch_end
 from firelock.values import JobRecord, State, Tally
 
@@ -62,16 +60,12 @@ def changed(before: Share, after: Share) -> Share:
 
 def folded(tally: Tally, known: Share, *, fails_fast: bool) -> Tally:
     """Return the tally with the sum of what has become known."""
-    return attrs.evolve(
-        tally,
-        total=tally.total + known.total,
-        active=tally.active + known.active,
-        waiting=tally.waiting + known.waiting,
-        succeeded=tally.succeeded + known.succeeded,
-        failed=tally.failed + known.failed,
-        deleted=tally.deleted + known.deleted,
-        is_stopping=tally.is_stopping or (fails_fast and known.failures > 0),
-    )
+    return Tally(
+        tally.total + known.total, tally.active + known.active, tally.waiting + known.waiting,
+        tally.succeeded + known.succeeded, tally.failed + known.failed, tally.deleted + known.deleted,
+        tally.is_held, tally.is_shut, tally.is_cancelled,
+        tally.is_stopping or (fails_fast and known.failures > 0),
+    )  # fmt: skip
 
 
 def end_of(tally: Tally) -> State:

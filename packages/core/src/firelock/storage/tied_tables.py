@@ -101,7 +101,10 @@ def tally_of(tables: Tables, batch: StoredJob) -> Tally:
     """Return how far the batch is."""
     counted = tables.tally(batch.record.id) or Tally()
     is_held = batch.record.state is State.AWAITING and batch.record.due_at is not None
-    return attrs.evolve(counted, is_held=is_held, is_shut=batch.is_shut, is_cancelled=batch.is_cancelled)
+    return Tally(
+        counted.total, counted.active, counted.waiting, counted.succeeded, counted.failed, counted.deleted,
+        is_held, batch.is_shut, batch.is_cancelled, counted.is_stopping,
+    )  # fmt: skip
 
 
 def find_tally(tables: Tables, id: str) -> Tally | None:
