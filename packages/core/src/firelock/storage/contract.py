@@ -133,10 +133,11 @@ class Storage(ABC):
         for a transaction under way that asked for it before.
 
         A member of a batch (`Ties.batch_id`; the batch may be one earlier in this call) counts in its tally
-        from this step on. Where the batch waits for what it is after, its members without parents wait for
-        its opening: awaiting, with the reason `Moved.SHUT_OUT`. A batch itself (`Ties.batch`) is awaiting;
-        its `due_at` is the end of its hold, its parents are what it is after. Whoever adds to a batch that is
-        stored locks it against `release`, shared with others who add.
+        from this step on. Where the batch waits for what it is after, its members without undecided parents
+        wait for its opening: awaiting, without `due_at`, with the reason `Moved.SHUT_OUT`. So do batches in
+        it, and so their members. A batch itself (`Ties.batch`) is awaiting; its `due_at` is the end of its
+        hold, its parents are what it is after. Whoever adds to a batch that is stored locks it against
+        `release`, shared with others who add.
 
         `only_if` replaces a record in the same step, also where there are no jobs: as `put_record` would, if
         it has the expected version. Else nothing is stored: ALREADY where it holds the new value and instant
@@ -197,16 +198,20 @@ class Storage(ABC):
 
         A suspension to `awaiting` looks in the same step for what it waits for: a done signal of that name,
         or the end of all its `parents`, which are no continuations' ties: neither `JobRecord.parents` nor
-        `find` shows them. It is enqueued where that is there. Every change writes `waits_for` and `due_at` as
-        given. With `forget_from` that memo and all with a place from it on
-        are gone with the change; REFUSED where there is none, or while the job is processing.
+        `find` shows them; one that is unknown has ended. Where that is there, it is enqueued instead, behind
+        its queue, with the reason `Moved.SIGNALLED` or that of `Moved.PARENT_ENDED` and no more than one
+        history entry. Every change writes `waits_for` and `due_at` as given. With `forget_from` that memo
+        and all with a place from it on are gone with the change; REFUSED where there is none, or while the
+        job is processing.
 
         A change of a member is in the tally of its batch with the same step; its answer may be RELEASING
         without children. A batch is never enqueued: REFUSED. Deleting one that is not deleted cancels it: it
-        is awaiting again if it had ended, held no more, and `release` does the rest. From awaiting to
-        awaiting its `due_at` alone is written, with the batch's lock. REFUSED is a requeue of a member of a
-        cancelled batch, and of an awaiting job that misses an input. A requeue of a member locks each batch
-        around it that fails fast, from the inside, folds what is known of it, and clears `is_stopping`.
+        is awaiting with the reason given, also if it had ended, held no more, and `release` does the rest. A
+        second delete changes nothing. From awaiting to awaiting its `due_at` alone is written, with the
+        batch's lock; REFUSED where it is cancelled, or is no batch. REFUSED is a requeue, and a restore to
+        what is not final, of a member of a cancelled batch, and the requeue of an awaiting job that misses an
+        input. A requeue of a member locks each batch around it that fails fast, from the inside, folds what
+        is known of it, and clears `is_stopping`.
 
         Several transitions of one job are applied in order. One refused never hinders another. `within` as in
         `insert`.
@@ -239,7 +244,8 @@ class Storage(ABC):
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
         """Each memo is put where nothing stands under its kind and name, or over what is begun: `NewMemo`.
 
-        Return per memo what became of it and what stands there now, in order. A done signal enqueues a job
+        Return per memo what became of it and what stands there now, in order. From outside, ALREADY is told
+        whatever has become of the job: a sender's repeat gets the same answer. A done signal enqueues a job
         that is awaiting it (`waits_for`), in the same step, with the reason `Moved.SIGNALLED`. A job keeps at
         most MEMOS_LIMIT memos and MEMOS_BYTES of values: what is more is REFUSED. `within` as in `insert`:
         the job's row is locked until that transaction ends.
@@ -388,15 +394,17 @@ class Storage(ABC):
         Then batches whose tally has changed are decided: the batch locked (one that is locked is passed
         over), what is known of it folded by a later statement, and it is as `batches.end_of` says: open while
         it is held or shut, if not cancelled. One that ends gets `ended_at` = the storage's clock, a history
-        entry, and the `expires_at` of its `BatchRules.keeps`; one that had ended and is open
-        again is awaiting with `Moved.REOPENED`. Of one that `fails_fast`, a failure since the last fold sets
-        `is_stopping`, its end clears it. A child that is a batch is opened by its last edge instead of
-        enqueued, and cancelled where it would be deleted.
+        entry, the reason of its cancellation or `Moved.BATCH_ENDED` where it failed, and the `expires_at` of
+        its `BatchRules.keeps`; one that had ended and is open again is awaiting with `Moved.REOPENED`, for
+        one history entry also where it ends otherwise at once. Of one that `fails_fast`, a failure since the
+        last fold sets `is_stopping`, its end clears it. A child that is a batch is opened by its last edge
+        instead of enqueued, and cancelled where it would be deleted.
 
         Then members are moved, under the batch's lock, as far as the limit goes: of a cancelled or stopping
         batch all that have not ended are deleted, those that run leaving a tail, inner batches cancelled,
-        with the reason `Moved.SWEPT` or `Moved.STOPPED`; of one that has opened those that were shut out are
-        enqueued, or scheduled where their `nominal_at` is to come, with `Moved.LET_IN`.
+        with the reason `Moved.SWEPT` or `Moved.STOPPED` and the `expires_at` of `BatchRules.keeps`; of one
+        that has opened those that were shut out are enqueued, or scheduled where their `nominal_at` is to
+        come, with `Moved.LET_IN`.
         """
 
     @abstractmethod
