@@ -94,6 +94,7 @@ _CONDITIONS = {
     "recurring_id": "recurring_id IS NOT NULL AND recurring_id = :recurring_id",
     "id_prefix": "id >= :id_prefix AND id < :id_end AND substr(id, 1, :id_length) = :id_prefix",
     "tag": "id IN (SELECT job_id FROM firelock_job_tags WHERE tag = :tag)",
+    "batch_id": "id IN (SELECT job_id FROM firelock_members WHERE batch_id = :batch_id)",
     "parent_id": "id IN (SELECT child_id FROM firelock_edges WHERE parent_id = :parent_id AND is_wait = 0)",
     "retrying": f"{_RETRYING} AND due_at IS NOT NULL",  # always so; some indexes know no state
     "not_retrying": f"NOT ({_RETRYING})",
@@ -103,16 +104,21 @@ _TESTS = {
     **_CONDITIONS,
     "tag": "EXISTS (SELECT 1 FROM firelock_job_tags AS tagged WHERE tagged.tag = :tag"
     " AND tagged.created_at = firelock_jobs.created_at AND tagged.job_id = firelock_jobs.id)",
+    "batch_id": "EXISTS (SELECT 1 FROM firelock_members AS listed WHERE listed.batch_id = :batch_id"
+    " AND listed.created_at = firelock_jobs.created_at AND listed.job_id = firelock_jobs.id)",
 }
 # What may be rare, the rarest as a rule first, and the index that finds it.
 _RARE_INDEXES: dict[str, str | None] = {
     "parent_id": None,
     "tag": None,
+    "batch_id": None,
     "recurring_id": "by_recurring",
     "fingerprint": "by_fingerprint",
     "retrying": "retrying",
     "id_prefix": None,
 }
+# What is listed in a table of its own, in order of creation.
+_LISTS = {"tag": "firelock_job_tags", "batch_id": "firelock_members"}
 # What holds for the rows of an index, beside the conditions that lead along it.
 _ALONG = {
     "by_task": ("queue = :part_queue", "task = :part_task"),
@@ -236,7 +242,18 @@ def _find(tx: Transaction, query: _Query) -> tuple[list[JobRecord], rules.Place 
 
 def _read_filter(where: JobFilter) -> tuple[frozenset[str], dict[str, Value]]:
     """Return the names of the filter's conditions, and all parameters."""
-    names = ("task", "queue", "tag", "server", "fingerprint", "recurring_id", "parent_id", "since", "until")
+    names = (
+        "task",
+        "queue",
+        "tag",
+        "server",
+        "fingerprint",
+        "recurring_id",
+        "parent_id",
+        "batch_id",
+        "since",
+        "until",
+    )
     parameters: dict[str, Value] = {
         name: value for name in names if (value := getattr(where, name)) is not None
     }
@@ -266,9 +283,10 @@ def _rows(tx: Transaction, query: _Query) -> tuple[Iterator[_Found], int | None]
     for name, index in _RARE_INDEXES.items():
         if name in everything and _is_rare(tx, name, index, query.parameters):
             return _along(tx, query, query.walk(index, everything)), None
-    if query.state is None and "tag" in everything:
-        walk = query.walk("tagged", frozenset({"tag"}))
-        return _along(tx, query, walk), SCANNED if walk.tested else None
+    for name in _LISTS:
+        if query.state is None and name in everything:
+            walk = query.walk(name, frozenset({name}))
+            return _along(tx, query, walk), SCANNED if walk.tested else None
     queue, task = (query.parameters.get(name) for name in ("queue", "task"))
     if query.state is None or queue is not None or task is not None:
         parts = _find_parts(tx, queue, task)  # type: ignore[arg-type]  # both are texts
@@ -290,6 +308,7 @@ def _count_up_to(name: str, index: str | None) -> Text:
     hint = f" INDEXED BY firelock_{index}" if index else ""
     source = {
         "tag": "firelock_job_tags WHERE tag = :tag",
+        "batch_id": "firelock_members WHERE batch_id = :batch_id",
         "parent_id": "firelock_edges WHERE parent_id = :parent_id AND is_wait = 0",
     }.get(name, f"firelock_jobs{hint} WHERE {_CONDITIONS[name]}")
     return Text(f"SELECT count(*) FROM (SELECT 1 FROM {source} LIMIT :rare) AS few")  # noqa: S608 - ours
@@ -333,9 +352,10 @@ def _along(
 @lru_cache(maxsize=512)
 def _statement(walk: _Walk) -> Text:
     tests = [_TESTS[name] for name in sorted(walk.tested)]
-    if walk.index == "tagged":
-        # The jobs of a tag, which its table has in the order of creation; each is tested by its id.
-        time, id, source, conditions = "created_at", "job_id", "firelock_job_tags", ["tag = :tag"]
+    if walk.index in _LISTS:
+        # A table has the jobs of a tag, or of a batch, in the order of creation; each is tested by its id.
+        time, id, source = "created_at", "job_id", _LISTS[walk.index]
+        conditions = [f"{walk.index} = :{walk.index}"]
         if tests:
             job = " AND ".join(["firelock_jobs.id = job_id", *tests])
             tests = [f"EXISTS (SELECT 1 FROM firelock_jobs WHERE {job})"]  # noqa: S608 - conditions of ours

@@ -11,6 +11,7 @@ import attrs
 from firelock.storage import (
     ANY_QUEUE,
     FINAL_STATES,
+    BatchFinished,
     Duplicate,
     Edge,
     HistoryEntry,
@@ -22,9 +23,12 @@ from firelock.storage import (
     waiting_reason,
 )
 from firelock.storage.admission import lane_of
+from firelock.storage.batches import NOTHING, Share
+from firelock_sql.batch_row import SWEEP, BatchRow, new_batch, put_batches, share_batches, tell_batches
 from firelock_sql.claim import DUE
-from firelock_sql.job_row import edges_text, entry_line, list_text
-from firelock_sql.settle import kept_until
+from firelock_sql.job_row import edges_text, entry_line, list_text, ties_in
+from firelock_sql.schema import IS_MEMBER
+from firelock_sql.settle import MARK_PARENTS, kept_until
 from firelock_sql.transaction import Text, Transaction, Value, insert_into
 from firelock_sql.unique import UniqueCalls, unique_use
 
@@ -33,8 +37,8 @@ _AS_GIVEN = (
     "timeout_seconds", "retry", "recurring_id", "meta_json", "admission_json", "ties_json",
 )  # fmt: skip
 _INSERT = insert_into(
-    "firelock_jobs", *_AS_GIVEN, "due_at", "held_by", "state", "enqueued_at", "changed_at", "ended_at",
-    "expires_at", "reason", "tags", "parents", "creation",
+    "firelock_jobs", *_AS_GIVEN, "due_at", "marks", "held_by", "state", "enqueued_at", "changed_at",
+    "ended_at", "expires_at", "reason", "tags", "parents", "creation",
 )  # fmt: skip
 _asked = attrgetter(
     "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id",
@@ -44,12 +48,13 @@ _NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, None, 
 _TIMED = frozenset({State.AWAITING, State.SCHEDULED})
 _TAG = insert_into("firelock_job_tags", "tag", "created_at", "job_id")
 _EDGE = insert_into("firelock_edges", "parent_id", "child_id", "awaited", "is_decided", "carries")
+_MEMBER = insert_into("firelock_members", "batch_id", "created_at", "job_id")
 _KNOWN = Text("SELECT id FROM firelock_jobs WHERE id IN :ids")
 _PARENTS = Text("""
 SELECT id, state, ended_at, expires_at FROM firelock_jobs INDEXED BY id
 WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE
 """)
-_MARK_PARENTS = Text("UPDATE firelock_jobs SET marks = marks | 1 WHERE id IN :ids")
+_STATES = Text("SELECT id, state FROM firelock_jobs WHERE id IN :ids")
 
 
 @attrs.define
@@ -61,6 +66,8 @@ class _Start:
     ended_at: int | None = None
     expires_at: int | None = None
     open_edges: list[Edge] = attrs.field(factory=list)
+    due_at: int | None = None
+    batch: BatchRow | None = None  # of a batch itself
 
 
 def asks_only_limits(job: NewJob) -> bool:
@@ -94,8 +101,8 @@ def _insert_unique(tx: Transaction, calls: Sequence[NewJob]) -> list[bool | Dupl
         _store(tx, [job for job, _ in new], [start for _, start in new])
         new.clear()
 
-    unique = UniqueCalls(tx, calls, flush)  # keys are locked before parents
-    known = _known_parents(tx, calls)
+    unique = UniqueCalls(tx, calls, flush)  # keys are locked before batches, and those before parents
+    known = _known(tx, calls)
     answers: list[bool | Duplicate] = []
     for job in calls:
         duplicate = unique.answer(job)
@@ -111,13 +118,13 @@ def _insert_unique(tx: Transaction, calls: Sequence[NewJob]) -> list[bool | Dupl
 
 def insert_new(tx: Transaction, new: Sequence[NewJob]) -> None:
     """The jobs, none of which is stored yet and which have no unique keys, are stored."""
-    known = _known_parents(tx, new)
+    known = _known(tx, new)
     _store(tx, new, [_start_of(job, known) for job in new])
 
 
 def _store(tx: Transaction, new: Sequence[NewJob], starts: Sequence[_Start]) -> None:
-    if any(job.state is State.SCHEDULED for job in new):
-        _tell_of_due(tx, new)
+    if any(start.due_at is not None for start in starts):
+        _tell_of_due(tx, starts)
     tx.run_many(_INSERT, [_values(job, start, tx.now) for job, start in zip(new, starts, strict=True)])
     for (state, queue), number in Counter(
         (start.state.value, job.queue) for job, start in zip(new, starts, strict=True)
@@ -125,9 +132,46 @@ def _store(tx: Transaction, new: Sequence[NewJob], starts: Sequence[_Start]) -> 
         tx.moved(queue, None, state, number)
         if state == State.ENQUEUED:
             tx.woken.add(queue)
+    if any(job.ties_json is not None for job in new):
+        _store_members(tx, new, starts)
     tags = ((tag, job) for job in new for tag in dict.fromkeys(job.tags))
     tx.run_many(_TAG, [{"tag": tag, "created_at": job.created_at, "job_id": job.id} for tag, job in tags])
     _tie(tx, new, starts)
+
+
+def _store_members(tx: Transaction, new: Sequence[NewJob], starts: Sequence[_Start]) -> None:
+    """Batches are stored with what they count, members are listed and counted."""
+    batches = {job.id: start.batch for job, start in zip(new, starts, strict=True) if start.batch is not None}
+    changes: dict[str, Share] = {}
+    rows = []
+    for job, start in zip(new, starts, strict=True):
+        batch_id = ties_in(job.ties_json).batch_id
+        if batch_id is None:
+            continue
+        rows.append({"batch_id": batch_id, "created_at": job.created_at, "job_id": job.id})
+        share = _share(start)
+        if (batch := batches.get(batch_id)) is None:
+            changes[batch_id] = changes.get(batch_id, NOTHING).plus(share)
+        else:  # nobody sees it yet
+            batch.total, batch.active, batch.waiting, batch.deleted = (
+                batch.total + 1, batch.active + share.active, batch.waiting + share.waiting,
+                batch.deleted + share.deleted,
+            )  # fmt: skip
+    for id, batch in batches.items():
+        due_at = next(start.due_at for job, start in zip(new, starts, strict=True) if job.id == id)
+        batch.is_changed = int(bool(batch.is_cancelled) or (not batch.active and due_at is None))
+    put_batches(tx, list(batches.values()))
+    tx.run_many(_MEMBER, rows)
+    tell_batches(tx, changes)
+
+
+def _share(start: _Start) -> Share:
+    """Return what a new member adds to the tally of its batch."""
+    if start.state is State.DELETED:
+        return Share(1, deleted=1)
+    is_cancelled = start.batch is not None and start.batch.is_cancelled
+    waits = start.state is State.AWAITING and bool(start.open_edges) and not is_cancelled
+    return Share(1, active=int(not waits), waiting=int(waits))
 
 
 def _values(job: NewJob, start: _Start, now: int) -> dict[str, Value]:
@@ -135,7 +179,8 @@ def _values(job: NewJob, start: _Start, now: int) -> dict[str, Value]:
     creation = None if is_plain else entry_line(HistoryEntry(start.state, job.created_at, start.reason))
     return {
         **{name: getattr(job, name) for name in _AS_GIVEN},
-        "due_at": job.due_at if start.state in _TIMED else None,
+        "due_at": start.due_at,
+        "marks": IS_MEMBER if ties_in(job.ties_json).batch_id is not None else 0,
         "held_by": None if job.admission_json is None else lane_of(job.admission),
         "state": start.state.value,
         "enqueued_at": now if start.state is State.ENQUEUED else None,
@@ -149,10 +194,10 @@ def _values(job: NewJob, start: _Start, now: int) -> dict[str, Value]:
     }
 
 
-def _tell_of_due(tx: Transaction, new: Sequence[NewJob]) -> None:
+def _tell_of_due(tx: Transaction, starts: Sequence[_Start]) -> None:
     """Servers that sleep until the next due instant are told where it has become an earlier one."""
     found = tx.one(DUE)
-    first = min((job.due_at for job in new if job.due_at is not None), default=None)
+    first = min((start.due_at for start in starts if start.due_at is not None), default=None)
     if first is not None and (found is None or first < found[0]):
         tx.woken.add(ANY_QUEUE)
 
@@ -160,18 +205,70 @@ def _tell_of_due(tx: Transaction, new: Sequence[NewJob]) -> None:
 # ---- parents ---------------------------------------------------------------------------------------------
 
 
-def _known_parents(tx: Transaction, new: Sequence[NewJob]) -> dict[str, _Start]:
-    """Return the parents of new jobs that are stored, to which `_start_of` adds those of the batch."""
-    return _load_parents(tx, new) if any(job.parents for job in new) else {}
+def _known(tx: Transaction, new: Sequence[NewJob]) -> dict[str, _Start]:
+    """Return what is stored of batches and parents of new jobs, to which `_start_of` adds what is new."""
+    batches = {id for job in new if (id := ties_in(job.ties_json).batch_id) is not None}
+    batches -= {job.id for job in new}
+    shared = share_batches(tx, batches)  # before the parents
+    known = _load_parents(tx, new) if any(job.parents for job in new) else {}
+    if shared:
+        for id, state in tx.all(_STATES, ids=sorted(shared)):
+            known.setdefault(id, _Start(State(state), None)).batch = shared[id]
+    return known
 
 
 def _start_of(job: NewJob, known: dict[str, _Start]) -> _Start:
     """Return how the job begins, by what is known of its parents; it is known then, too."""
-    start = _Start(job.state, job.reason)
+    start = _Start(job.state, job.reason, due_at=job.due_at)
     if job.state is State.AWAITING and job.parents:
         _decide(job, start, known)
+    if job.ties_json is not None:
+        ties = ties_in(job.ties_json)
+        if ties.batch is not None:
+            _begin_batch(job, start)
+        if ties.batch_id is not None:
+            _begin_member(job, ties.batch_id, start, known)
+    if start.state not in _TIMED:
+        start.due_at = None
     known[job.id] = start
     return start
+
+
+def _begin_batch(job: NewJob, start: _Start) -> None:
+    """A batch is awaiting, whatever its parents are; it is cancelled where they would have it deleted."""
+    is_cancelled = start.state is State.DELETED
+    if is_cancelled:
+        start.due_at = start.ended_at = start.expires_at = None
+    start.state = State.AWAITING
+    start.batch = new_batch(job.id, is_shut=bool(start.open_edges), is_cancelled=is_cancelled)
+    if is_cancelled:
+        start.batch.begin(SWEEP)
+
+
+def _begin_member(job: NewJob, batch_id: str, start: _Start, known: Mapping[str, _Start]) -> None:
+    """A member of a batch that is shut waits for its opening, unless it waits for a fellow.
+
+    Raises:
+        JobNotFound: the batch is not stored.
+        BatchFinished: it takes no more members.
+    """
+    found = known.get(batch_id)
+    if found is None or found.batch is None:
+        raise JobNotFound(
+            f"Job {job.id} is to be in batch {batch_id}, which is not stored; nothing was stored."
+        )
+    if found.batch.is_cancelled or found.state in FINAL_STATES:
+        how = "is cancelled" if found.batch.is_cancelled else f"has ended ({found.state})"
+        raise BatchFinished(f"Job {job.id} is to be in batch {batch_id}, which {how}; nothing was stored.")
+    is_free = start.state not in FINAL_STATES and not start.open_edges
+    if start.batch is not None and start.batch.is_cancelled:
+        return
+    if found.batch.is_shut and is_free:
+        start.state, start.reason = State.AWAITING, Moved.SHUT_OUT.value
+        if start.batch is None:
+            start.due_at = None
+        else:
+            start.batch.is_shut = 1
 
 
 def _load_parents(tx: Transaction, new: Sequence[NewJob]) -> dict[str, _Start]:
@@ -226,4 +323,4 @@ def _tie(tx: Transaction, new: Sequence[NewJob], starts: Sequence[_Start]) -> No
         ],
     )
     if waited_for := {edge.parent_id for _, edge, is_open in ties if is_open}:
-        tx.run(_MARK_PARENTS, ids=sorted(waited_for))
+        tx.run(MARK_PARENTS, ids=sorted(waited_for))

@@ -18,6 +18,7 @@ from typing import Any
 import attrs
 
 from firelock.storage import (
+    FINAL_STATES,
     HISTORY_LIMIT,
     Admission,
     Attempt,
@@ -31,11 +32,13 @@ from firelock.storage import (
     Progress,
     State,
     StorageError,
+    Ties,
     add_duplicate,
     bounded_history,
     read_admission,
+    read_ties,
 )
-from firelock_sql.schema import HAS_CHILDREN, HAS_MEMOS
+from firelock_sql.schema import HAS_CHILDREN, HAS_MEMOS, IS_MEMBER
 from firelock_sql.transaction import Text, Transaction
 
 COMPACT_FROM = 2 * HISTORY_LIMIT
@@ -66,6 +69,17 @@ def admission_in(text: str | None) -> Admission:
         return _NOTHING if text is None else read_admission(text)
     except (StorageError, TypeError):
         return _NOTHING
+
+
+_NO_TIES = Ties()
+
+
+def ties_in(text: str | None) -> Ties:
+    """Return what a job is to others; nothing where that cannot be read."""
+    try:
+        return _NO_TIES if text is None else read_ties(text)
+    except (StorageError, TypeError):
+        return _NO_TIES
 
 
 def edges_text(parents: Sequence[Edge]) -> str | None:
@@ -199,6 +213,7 @@ class JobRow:
     id: str
     queue: str
     created_at: int
+    nominal_at: int | None
     marks: int
     history_lines: int
     is_plain_end: int
@@ -233,6 +248,31 @@ class JobRow:
         self.state = read_state(self.state)
         if self.is_plain_end:  # what the columns say now is history with the next change
             self.note(self.state, self.changed_at, None, of_attempt=True)
+
+    @property
+    def is_final(self) -> bool:
+        """Tell whether the job has ended."""
+        return self.state in FINAL_STATES
+
+    @property
+    def is_stopping(self) -> bool:
+        """Tell whether a holder that lost the job may still be running it."""
+        return self.session is not None and self.state is not State.PROCESSING
+
+    @property
+    def is_member(self) -> bool:
+        """Tell whether it is in a batch."""
+        return bool(self.marks & IS_MEMBER)
+
+    @property
+    def is_batch(self) -> bool:
+        """Tell whether it is a batch itself."""
+        return self.ties_json is not None and self.ties.batch is not None
+
+    @property
+    def ties(self) -> Ties:
+        """What it is to others."""
+        return ties_in(self.ties_json)
 
     @property
     def has_children(self) -> bool:

@@ -289,6 +289,7 @@ batches = Table(
     _count("succeeded"),
     _count("failed"),
     _count("deleted"),
+    _count("failures"),  # that were new since the last look, where they are not among the deltas
     _count("is_shut"),
     _count("is_cancelled"),
     _count("is_stopping"),

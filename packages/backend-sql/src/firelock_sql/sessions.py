@@ -16,6 +16,7 @@ from firelock.storage import (
     State,
     Taken,
 )
+from firelock_sql.batch_row import MemberCounts
 from firelock_sql.claim import SERVER
 from firelock_sql.database import SqlVerbs
 from firelock_sql.job_row import CLAIMED_COLUMNS, claimed_job, load_rows, save_rows
@@ -149,6 +150,7 @@ def _end(
     tx.run(_DIE, session=session, at=tx.now)
     ids = [row[0] for row in tx.all(_HELD_IDS, session=session)]
     rows = load_rows(tx, ids)
+    counts = MemberCounts(tx, rows.values())
     taken = Taken(session, str(found[0]), [], [])
     for id in ids:
         row = rows.get(id)
@@ -161,6 +163,7 @@ def _end(
         take_back(tx, row, crash=reason if is_crash else None)
         (taken.crashed if is_crash else taken.returned).append(id)
     save_rows(tx, rows.values())
+    counts.tell()
     return taken
 
 

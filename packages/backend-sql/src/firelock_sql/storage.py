@@ -36,6 +36,7 @@ from firelock.storage import (
     read_ties,
 )
 from firelock.storage.admission import LaneCursors, lane_of
+from firelock_sql.batches import SqlBatchVerbs
 from firelock_sql.claim import (
     PLACE_MARKS,
     PLACE_SEQ,
@@ -53,10 +54,12 @@ from firelock_sql.job_row import admission_in, get_history, get_jobs
 from firelock_sql.limits import SqlLanes, SqlLimitVerbs
 from firelock_sql.locks import SqlLockVerbs
 from firelock_sql.logs import SqlLogVerbs
+from firelock_sql.memos import SqlMemoVerbs
 from firelock_sql.records import SqlRecordVerbs, insert_if
 from firelock_sql.schema import IS_MEMBER
 from firelock_sql.sessions import SqlSessionVerbs
 from firelock_sql.settle import apply_transitions
+from firelock_sql.streams import SqlStreamVerbs
 from firelock_sql.transaction import LetGo, Text, Transaction, Value
 from firelock_sql.unique import SqlUniqueVerbs
 from firelock_sql.upkeep import SqlUpkeepVerbs
@@ -179,7 +182,7 @@ class Holdings:
 
 class SqlStorage(
     SqlSessionVerbs, SqlUpkeepVerbs, SqlReadingVerbs, SqlLogVerbs, SqlRecordVerbs, SqlLockVerbs,
-    SqlLimitVerbs, SqlUniqueVerbs,
+    SqlLimitVerbs, SqlUniqueVerbs, SqlBatchVerbs, SqlMemoVerbs, SqlStreamVerbs,
 ):  # fmt: skip
     """A storage in an SQL database."""
 

@@ -127,13 +127,13 @@ _MYSQL = (
     (r"\bexcluded\.(\w+)", r"VALUES(\1)"),
     (r" INDEXED BY (\w+)", r" FORCE INDEX (\1)"),
     (r"FOR NO KEY UPDATE", "FOR UPDATE"),
-    (r"FOR KEY SHARE", "LOCK IN SHARE MODE"),
+    (r"FOR (KEY )?SHARE", "LOCK IN SHARE MODE"),
     (r"(\w+) \|\| (:\w+)", r"CONCAT(\1, \2)"),
     (r"(?<!:)\bkey\b", "`key`"),
 )
 _WRITTEN = {
     "sqlite": (
-        (r" FOR (NO KEY UPDATE|UPDATE|KEY SHARE)( SKIP LOCKED)?", ""),
+        (r" FOR (NO KEY UPDATE|UPDATE|KEY SHARE|SHARE)( SKIP LOCKED)?", ""),
         (r" INDEXED BY (id|seq)\b", ""),
         (r"\bIN (:\w+)", r"IN (SELECT value FROM json_each(\1))"),
     ),

@@ -13,9 +13,10 @@ from typing_extensions import override
 
 from firelock.storage import HistoryEntry, Moved, Promotion, Rollup, State, add_rollups
 from firelock_sql import locks
+from firelock_sql.batches import delete_waiting, forget_ties, keep_tied, release_batches, time_out
 from firelock_sql.claim import next_due_at
 from firelock_sql.database import SqlVerbs
-from firelock_sql.job_row import COMPACT_FROM, compact, entry_line, load_rows, read_list
+from firelock_sql.job_row import COMPACT_FROM, compact, entry_line, load_rows, read_list, ties_in
 from firelock_sql.limits import forget_limits, idle_limits
 from firelock_sql.schema import HAS_CHILDREN
 from firelock_sql.settle import delete_children, release_children
@@ -25,11 +26,12 @@ from firelock_sql.unique import forget_unique, idle_unique
 _HOUR = 3_600_000_000
 _DAY = 24 * _HOUR
 _CHILDREN_AT_ONCE = 1_000
+_BATCHES_AT_ONCE = 1_000
 _PRUNED_AT_ONCE = 500
 
 _DUE = """
-SELECT seq, id, queue, history_lines FROM firelock_jobs INDEXED BY firelock_due
-WHERE state = 'scheduled' AND due_at <= :now ORDER BY due_at, id LIMIT :most
+SELECT seq, id, queue, history_lines, state FROM firelock_jobs INDEXED BY firelock_due
+WHERE due_at <= :now ORDER BY due_at, id LIMIT :most
 """
 _IS_DUE, _TAKE_DUE = Text(_DUE), Text(f"{_DUE} FOR NO KEY UPDATE SKIP LOCKED")
 _PROMOTE = Text("""
@@ -38,9 +40,12 @@ SET state = 'enqueued', reason = :reason, changed_at = :now, enqueued_at = :now,
     history = history || :line, history_lines = history_lines + 1
 WHERE seq IN :seqs
 """)
-_IS_RELEASING = Text("SELECT 1 FROM firelock_releasing LIMIT 1")
+_IS_RELEASING = Text("""
+SELECT 1 FROM firelock_releasing UNION ALL SELECT 1 FROM firelock_batches WHERE is_changed = 1
+UNION ALL SELECT 1 FROM firelock_batch_deltas LIMIT 1
+""")
 _EXPIRED = Text("""
-SELECT id, marks FROM firelock_jobs INDEXED BY firelock_expires
+SELECT id, marks, ties_json FROM firelock_jobs INDEXED BY firelock_expires
 WHERE expires_at IS NOT NULL AND expires_at <= :now
     AND NOT EXISTS (SELECT 1 FROM firelock_releasing WHERE parent_id = firelock_jobs.id)
 ORDER BY expires_at LIMIT :most
@@ -49,7 +54,7 @@ _LOCK = Text("""
 SELECT id FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR UPDATE SKIP LOCKED
 """)
 _BELONGINGS = Text("""
-SELECT id, state, queue, tags, created_at FROM firelock_jobs
+SELECT id, state, queue, tags, created_at, ties_json FROM firelock_jobs
 WHERE id IN :ids AND expires_at <= :now
     AND NOT EXISTS (SELECT 1 FROM firelock_edges WHERE parent_id = firelock_jobs.id AND is_decided = 0)
 """)
@@ -62,6 +67,8 @@ _DELETE = [
         ("progress", "job_id"),
         ("edges", "child_id"),
         ("edges", "parent_id"),
+        ("memos", "job_id"),
+        ("stream_chunks", "job_id"),
         ("jobs", "id"),
     )
 ]
@@ -103,7 +110,14 @@ class SqlUpkeepVerbs(SqlVerbs):
     def release(self, limit: int) -> int:
         if not self._database.read(lambda tx: tx.one(_IS_RELEASING)):
             return 0
-        return self._database.write(lambda tx: release_children(tx, limit))
+        looked_at = self._database.write(lambda tx: release_children(tx, limit))
+        while looked_at < limit:
+            room = min(limit - looked_at, _BATCHES_AT_ONCE)
+            more = self._database.write(partial(release_batches, limit=room))
+            looked_at += more
+            if more < room:
+                break
+        return looked_at
 
     @override
     def prune(self, limit: int) -> int:
@@ -119,9 +133,9 @@ class SqlUpkeepVerbs(SqlVerbs):
         pruned = 0
         while pruned < limit:
             wanted = min(limit - pruned, _PRUNED_AT_ONCE)
-            gone = self._prune_some(wanted)
+            found, gone = self._prune_some(wanted)
             pruned += gone
-            if gone < wanted:
+            if found < wanted:
                 break
         return pruned
 
@@ -151,16 +165,24 @@ class SqlUpkeepVerbs(SqlVerbs):
             if idle:
                 self._database.write(partial(_forgotten, forget, idle))
 
-    def _prune_some(self, limit: int) -> int:
+    def _prune_some(self, limit: int) -> tuple[int, int]:
+        """Return how many expired jobs were found that are gone or kept now, and how many are gone."""
+
         def expired(tx: Transaction) -> list[Any]:
             return tx.all(_EXPIRED, now=tx.now, most=limit)
 
-        found = self._database.read(expired)
-        for job_id, marks in found:
+        expiring = found = self._database.read(expired)
+        tied = [row[0] for row in found if row[1] or row[2] is not None]
+        kept = self._database.write(lambda tx: keep_tied(tx, tied)) if tied else set()
+        found = [row for row in found if row[0] not in kept]
+        for job_id, marks, ties in found:
             while marks & HAS_CHILDREN and self._delete_children(job_id):
                 continue
-        ids = [job_id for job_id, _ in found]
-        return self._database.write(lambda tx: _prune_jobs(tx, ids)) if ids else 0
+            while ties is not None and self._database.write(partial(delete_waiting, id=job_id)):
+                continue
+        ids = [row[0] for row in found]
+        gone = self._database.write(lambda tx: _prune_jobs(tx, ids)) if ids else 0
+        return len(expiring) if gone or kept else 0, gone
 
     def _delete_children(self, parent_id: str) -> int:
         return self._database.write(lambda tx: delete_children(tx, parent_id, _CHILDREN_AT_ONCE))
@@ -192,6 +214,11 @@ def _forgotten(forget: _Forget, keys: Sequence[str], tx: Transaction) -> None:
 
 def _promote(tx: Transaction, limit: int) -> Promotion:
     due = tx.all(_TAKE_DUE, now=tx.now, most=limit)
+    waiting = [row[1] for row in due if row[4] == State.AWAITING]
+    if waiting:
+        time_out(tx, waiting)
+    promoted = len(due)
+    due = [row for row in due if row[4] == State.SCHEDULED]
     if due:
         reason = Moved.DUE.value
         line = entry_line(HistoryEntry(State.ENQUEUED, tx.now, reason))
@@ -202,7 +229,7 @@ def _promote(tx: Transaction, limit: int) -> Promotion:
         if long := [row[1] for row in due if row[3] + 1 >= COMPACT_FROM]:
             for one in load_rows(tx, long).values():
                 compact(tx, one)
-    return Promotion(len(due), next_due_at(tx))
+    return Promotion(promoted, next_due_at(tx))
 
 
 def _prune_jobs(tx: Transaction, ids: list[str]) -> int:
@@ -212,7 +239,10 @@ def _prune_jobs(tx: Transaction, ids: list[str]) -> int:
     gone = [row[0] for row in found]
     for statement in _DELETE:
         tx.run(statement, ids=gone)
-    for id, state, queue, tags, created_at in found:
+    tied = [(id, created_at, ties_in(ties)) for id, *_, created_at, ties in found if ties is not None]
+    if tied:
+        forget_ties(tx, tied)
+    for id, state, queue, tags, created_at, _ in found:
         tx.run_many(_UNTAG, [{"tag": tag, "created_at": created_at, "job": id} for tag in read_list(tags)])
         tx.moved(queue, state, None)
     return len(found)

@@ -1,0 +1,82 @@
+"""What a job remembers, as its rows hold it; whoever changes it has locked the job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from firelock.storage import Memo, MemoKind
+from firelock_sql.job_row import JobRow
+from firelock_sql.schema import HAS_MEMOS
+from firelock_sql.transaction import Text, Transaction, insert_into
+
+_FIELDS = ("kind", "name", "value", "is_done", "at", "started_at", "attempt", "author", "place")
+_COLUMNS = f"SELECT {', '.join(_FIELDS)} FROM firelock_memos WHERE job_id = :id"  # noqa: S608 - names
+_ALL = Text(f"{_COLUMNS} ORDER BY place")
+_ONE = Text(f"{_COLUMNS} AND kind = :kind AND name = :name")
+_SUM = Text("""
+SELECT count(*), coalesce(sum(bytes), 0), coalesce(max(place), -1) FROM firelock_memos WHERE job_id = :id
+""")
+_PUT = insert_into("firelock_memos", "job_id", *_FIELDS, "bytes")
+_REPLACE = Text(f"""
+UPDATE firelock_memos SET {", ".join(f"{name} = :{name}" for name in _FIELDS[2:])}, bytes = :bytes
+WHERE job_id = :job_id AND kind = :kind AND name = :name
+""")  # noqa: S608 - names
+_FORGET = Text("DELETE FROM firelock_memos WHERE job_id = :id AND place >= :place")
+_MARK = Text(f"UPDATE firelock_jobs SET marks = marks | {HAS_MEMOS} WHERE seq = :seq")  # noqa: S608 - a number
+_UNMARK = Text(f"UPDATE firelock_jobs SET marks = marks - {HAS_MEMOS} WHERE seq = :seq")  # noqa: S608
+
+
+@attrs.frozen
+class MemoTotal:
+    """How much a job remembers."""
+
+    count: int
+    size: int  # of the values, in bytes of UTF-8
+    last: int  # the largest place, -1 for none
+
+
+def _memo(row: Sequence[Any]) -> Memo:
+    kind, name, value, is_done, *rest = row
+    return Memo(MemoKind(kind), name, value, bool(is_done), *rest)
+
+
+def read_memos(tx: Transaction, job_id: str) -> list[Memo]:
+    """Return all that the job remembers, in order of place."""
+    return [_memo(row) for row in tx.all(_ALL, id=job_id)]
+
+
+def read_memo(tx: Transaction, job_id: str, kind: str, name: str) -> Memo | None:
+    """Return what stands under this name."""
+    found = tx.one(_ONE, id=job_id, kind=str(kind), name=name)
+    return None if found is None else _memo(found)
+
+
+def memo_total(tx: Transaction, job_id: str) -> MemoTotal:
+    """Return how much the job remembers."""
+    return MemoTotal(*map(int, tx.one(_SUM, id=job_id)))
+
+
+def memo_size(memo: Memo | None) -> int:
+    """Return the bytes of its value."""
+    return 0 if memo is None or memo.value is None else len(memo.value.encode(errors="surrogatepass"))
+
+
+def put_memo(tx: Transaction, row: JobRow, memo: Memo, *, is_new: bool) -> None:
+    """The job remembers it, at its place."""
+    values = {name: getattr(memo, name) for name in _FIELDS}
+    values |= {"kind": memo.kind.value, "is_done": int(memo.is_done), "bytes": memo_size(memo)}
+    tx.run(_PUT if is_new else _REPLACE, job_id=row.id, **values)
+    if not row.marks & HAS_MEMOS:
+        tx.run(_MARK, seq=row.seq)
+        row.marks |= HAS_MEMOS
+
+
+def forget_memos(tx: Transaction, row: JobRow, since: Memo) -> None:
+    """The job does not remember this and all that was recorded later any more."""
+    tx.run(_FORGET, id=row.id, place=since.place)
+    if row.marks & HAS_MEMOS and not memo_total(tx, row.id).count:
+        tx.run(_UNMARK, seq=row.seq)
+        row.marks -= HAS_MEMOS
