@@ -45,7 +45,9 @@ SELECT 1 FROM firelock_releasing UNION ALL SELECT 1 FROM firelock_batches WHERE 
 UNION ALL SELECT 1 FROM firelock_batch_deltas LIMIT 1
 """)
 _EXPIRED = Text("""
-SELECT id, marks, ties_json FROM firelock_jobs INDEXED BY firelock_expires
+SELECT id, marks, ties_json, (
+    SELECT max(carries) FROM firelock_edges WHERE parent_id = firelock_jobs.id
+) FROM firelock_jobs INDEXED BY firelock_expires
 WHERE expires_at IS NOT NULL AND expires_at <= :now
     AND NOT EXISTS (SELECT 1 FROM firelock_releasing WHERE parent_id = firelock_jobs.id)
 ORDER BY expires_at LIMIT :most
@@ -172,10 +174,10 @@ class SqlUpkeepVerbs(SqlVerbs):
             return tx.all(_EXPIRED, now=tx.now, most=limit)
 
         expiring = found = self._database.read(expired)
-        tied = [row[0] for row in found if row[1] or row[2] is not None]
+        tied = [row[0] for row in found if row[1] or row[2] is not None or row[3]]
         kept = self._database.write(lambda tx: keep_tied(tx, tied)) if tied else set()
         found = [row for row in found if row[0] not in kept]
-        for job_id, marks, ties in found:
+        for job_id, marks, ties, _ in found:
             while marks & HAS_CHILDREN and self._delete_children(job_id):
                 continue
             while ties is not None and self._database.write(partial(delete_waiting, id=job_id)):
