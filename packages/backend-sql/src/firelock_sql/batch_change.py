@@ -51,7 +51,7 @@ def is_requeue(transition: Transition) -> bool:
 
 
 @attrs.define
-class Surroundings:
+class BatchesAround:
     """The batches around some jobs, locked."""
 
     ties: dict[str, Ties] = attrs.field(factory=dict)  # of the jobs and of the batches, by id
@@ -76,9 +76,9 @@ class Surroundings:
                     save_batch(tx, batch)
 
 
-def lock_around(tx: Transaction, transitions: Sequence[Transition]) -> Surroundings:
+def lock_around(tx: Transaction, transitions: Sequence[Transition]) -> BatchesAround:
     """Return what is around those of the jobs that somebody lets run again, before they are locked."""
-    around = Surroundings()
+    around = BatchesAround()
     wanted = {one.job_id for one in transitions if is_requeue(one)}
     while wanted:
         found = {id: ties_in(text) for id, text in tx.all(_TIES, ids=sorted(wanted))}
@@ -89,7 +89,7 @@ def lock_around(tx: Transaction, transitions: Sequence[Transition]) -> Surroundi
     return around
 
 
-def is_forbidden(tx: Transaction, row: JobRow, transition: Transition, around: Surroundings) -> bool:
+def is_forbidden(tx: Transaction, row: JobRow, transition: Transition, around: BatchesAround) -> bool:
     """Tell whether what the job is tied to forbids that somebody lets it run."""
     is_restored = transition.to is State.SCHEDULED and not row.is_final
     if row.ties_json is None or not is_requeue(transition) or is_restored:

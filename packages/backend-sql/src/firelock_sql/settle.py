@@ -26,7 +26,7 @@ from firelock.storage import (
     waiting_reason,
 )
 from firelock_sql.batch_change import (
-    Surroundings,
+    BatchesAround,
     cancel_batch,
     change_batch,
     is_forbidden,
@@ -89,7 +89,7 @@ def apply_transitions(tx: Transaction, transitions: Sequence[Transition]) -> lis
 
 
 def _apply(
-    tx: Transaction, rows: Mapping[str, JobRow], transition: Transition, around: Surroundings
+    tx: Transaction, rows: Mapping[str, JobRow], transition: Transition, around: BatchesAround
 ) -> Applied:
     """The transition is in the row if its guards hold; return what became of it, children aside."""
     row = rows[transition.job_id]
@@ -116,7 +116,7 @@ def _apply(
     return Applied.APPLIED
 
 
-def _is_allowed(tx: Transaction, row: JobRow, transition: Transition, around: Surroundings) -> bool:
+def _is_allowed(tx: Transaction, row: JobRow, transition: Transition, around: BatchesAround) -> bool:
     """Tell whether what the job is tied to, or remembers, allows the change; forget what that asks to."""
     if transition.to is State.AWAITING or is_forbidden(tx, row, transition, around):
         return False
