@@ -20,6 +20,7 @@ from firelock import (
     JobFailed,
     JobNotFound,
     JobSuspended,
+    Limit,
     Retry,
     StepError,
 )
@@ -904,3 +905,179 @@ def test_every_wait_has_its_answer(fire):
     assert [1, 2, 3, 4] == asyncio.run(order(JobContext.fake(answers=answers)))
     with pytest.raises(JobFailed, match="gone"):
         JobContext.fake(answers={"one": JobFailed("gone")}).run("one", child)
+
+
+# ---- streams ---------------------------------------------------------------------------------------------
+
+
+def test_what_a_job_emits_can_be_read_behind_it(fire, tester):
+    """Before its run has ended, in order, in chunks of 16 KiB; what is remembered emits nothing."""
+
+    def ask(job):
+        job.emit("Once ")
+        job.emit("upon")
+        job.emit("ä" * 10_000, stream="long")
+        return "answer"
+
+    @fire.task(name="agent")
+    def agent(job: JobContext) -> str:
+        answer = job.step("ask", ask, job)
+        job.emit("")
+        job.sleep("night", DAY)
+        job.emit(" again")
+        return answer
+
+    made = agent.enqueue()
+    tester.drain()
+    (first,) = fire.storage.read_stream(made.id, "out")
+    long = fire.storage.read_stream(made.id, "long")
+    tester.clock.advance(DAY)
+
+    assert ("Once upon", 1) == (first.data, first.run)
+    assert "ä" * 10_000 == "".join(chunk.data for chunk in long)
+    assert max(len(chunk.data.encode()) for chunk in long) <= 16 * 1024
+    assert [(" again", 2)] == [
+        (chunk.data, chunk.run) for chunk in fire.storage.read_stream(made.id, "out", after=first.offset)
+    ]
+
+
+def emits_bytes(job: JobContext):
+    job.emit(b"x")
+
+
+def emits_nul(job: JobContext):
+    job.emit("\0")
+
+
+def emits_nowhere(job: JobContext):
+    job.emit("x", stream="a b")
+
+
+def emits_too_much(job: JobContext):
+    for _ in range(5):
+        job.emit("x" * 1024 * 1024)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (emits_bytes, r"emit\(b'x'\): pass a text; json.dumps"),
+        (emits_nul, "cannot be stored: NUL character in text"),
+        (emits_nowhere, "'a b' is no name of a stream; use 1 to 64 of letters"),
+        (emits_too_much, "Stream 'out' of job .* would have 5,242,880 bytes, above the limit of 4,194,304"),
+    ],
+)
+def test_what_cannot_be_emitted_fails_the_job(fire, tester, function, words):
+    """Without a retry."""
+    with pytest.raises(StepError, match=words):
+        raise StepError(misused(fire, tester, function))
+
+
+def test_a_stream_outlives_an_outage():
+    """What could not be stored is sent again before the run ends, and once."""
+    storage = FailingStorage()
+    with Firelock(storage) as fire:
+
+        @fire.task(name="agent")
+        async def agent(job: JobContext) -> None:
+            await job.aemit("said")
+
+        made = agent.enqueue()
+        storage.fail("append_stream", StorageUnavailable("away"), StorageUnavailable("away"), is_late=True)
+        worker = Worker(fire)
+        (job,) = worker.claim()
+        asyncio.run(worker.runner.arun(worker.runner.prepare(job, worker.holder)))
+
+        assert ["said"] == [chunk.data for chunk in storage.read_stream(made.id, "out")]
+
+
+def test_a_job_that_is_lost_emits_no_more(fire):
+    """And its next step tells it so."""
+    seen = []
+
+    @fire.task(name="agent")
+    def agent(job: JobContext) -> None:
+        made.delete()
+        job.emit("x" * 300_000)  # so much is stored at once
+        seen.append(job.cancelled)
+        job.step("next", int)
+
+    made = agent.enqueue()
+    (ended,) = Worker(fire).run()
+
+    assert ([True], "the job is no longer this run's") == (seen, ended.transition.reason)
+    assert [] == fire.storage.read_stream(made.id, "out")
+
+
+# ---- within a transaction --------------------------------------------------------------------------------
+
+
+def test_a_step_within_a_transaction_may_be_tried_again_with_it(fire, tester):
+    """Nobody knows whether the first one is committed: what is remembered is read afresh."""
+    ran = []
+
+    @fire.task(name="order")
+    def order(job: JobContext) -> int:
+        steps = job.within(object())
+        first = steps.step("book", lambda: ran.append(1) or len(ran))
+        return first + steps.step("book", lambda: ran.append(1) or len(ran))
+
+    job = order.enqueue()
+    tester.drain()
+
+    assert (2, [1]) == (job.result(0), ran)
+
+
+def test_where_no_transaction_can_be_joined_that_is_said(fire):
+    """Before anything is done."""
+
+    @fire.task(name="order")
+    def order(job: JobContext):
+        job.within(object()).step("book", int)
+
+    job = order.enqueue()
+    Worker(fire).run()
+
+    assert "cannot take part in a transaction of yours" in record_of(fire, job).error.message
+
+
+# ---- with other things -----------------------------------------------------------------------------------
+
+
+def test_a_limit_is_free_while_its_job_waits(fire, tester):
+    """The next one starts, and the first takes its turn again."""
+    order_of = []
+
+    @fire.task(name="order", limits=[Limit("one", concurrent=1)])
+    def order(job: JobContext, number: int) -> None:
+        order_of.append(number)
+        job.sleep("night", DAY)
+        order_of.append(-number)
+
+    for number in (1, 2):
+        order.enqueue(number)
+
+    assert 2 == tester.drain().suspended
+    assert [1, 2] == order_of
+    assert 2 == tester.clock.advance(DAY).succeeded
+
+
+def test_in_line_a_job_waits_for_the_clock_and_goes_on_with_a_signal(fire, tester):
+    """What it calls runs at once."""
+    child = fire.task(name="child")(lambda: 7)
+
+    @fire.task(name="order")
+    def order(job: JobContext) -> list[object]:
+        called = job.run("child", child)
+        answer = job.receive(Named(), timeout=None)
+        job.sleep("night", DAY)
+        return [called, answer.ok]
+
+    with tester.inline():
+        job = order.enqueue()
+        assert State.AWAITING == record_of(fire, job).state
+        send(fire, job, ok=True)
+        assert "sleep night" == record_of(fire, job).waits_for
+    tester.clock.advance(DAY)
+
+    assert [7, True] == job.result(0)

@@ -225,6 +225,7 @@ class JobSteps:
         self._condition = threading.Condition()
         self._memos: dict[tuple[MemoKind, str], Memo] | None = None if job.has_memos else {}
         self._used: set[tuple[MemoKind, str]] = set()  # names that this run has done, or is about
+        self._tried: set[str] = set()  # steps of this run within transactions: nobody knows of their commits
         self._under_way = 0
         self._total = 0  # bytes of the values of `_memos`
         self._for_good: list[BaseException] = []
@@ -303,7 +304,7 @@ class JobSteps:
         """See `JobContext.step`; with a session its memo comes with that transaction."""
         codec = self._codec_of(name, function)
         with self._entered(MemoKind.STEP, name, is_within=session is not None):
-            memo = self._drive(self._known(MemoKind.STEP, name, is_fresh=session is not None))
+            memo = self._drive(self._known(MemoKind.STEP, name, is_fresh=name in self._tried))
             if memo is not None:
                 return cast("T", self._value_of(memo, codec))
             started_at = self._app.clock.now()
@@ -331,7 +332,7 @@ class JobSteps:
         """See `JobContext.astep`."""
         codec = self._codec_of(name, function)
         with self._entered(MemoKind.STEP, name, is_within=session is not None):
-            memo = await self._adrive(self._known(MemoKind.STEP, name, is_fresh=session is not None))
+            memo = await self._adrive(self._known(MemoKind.STEP, name, is_fresh=name in self._tried))
             if memo is not None:
                 return cast("T", self._value_of(memo, codec))
             started_at = self._app.clock.now()
@@ -405,10 +406,12 @@ class JobSteps:
             )
 
     def _put_within(self, new: Memo, session: object) -> None:
+        self._tried.add(new.name)
         joined = self._app.transaction(session)
         self._check_put_within(self._app.storage.remember([self._new(new)], within=joined)[0])
 
     async def _aput_within(self, new: Memo, session: object) -> None:
+        self._tried.add(new.name)
         joined = self._app.transaction(session)
         run_sync = getattr(joined, "run_sync", None)
         if run_sync is None:
@@ -746,7 +749,7 @@ class JobSteps:
         if (refusal := self._attempt.refusal) is not None:
             raise JobCancelled(refusal)
         memos = self._memos
-        if memos is None or (is_fresh and self._memos):
+        if memos is None or is_fresh:
             memos = yield from self._recall()
         return memos.get((kind, name))
 

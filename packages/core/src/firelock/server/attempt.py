@@ -285,6 +285,11 @@ class JobRunner:
         self._report(ended, what, ArgumentError(what))
         return ended
 
+    def takes_a_trip(self, job: ClaimedJob) -> bool:
+        """Tell whether `prepare` reads of the storage what the job is tied to."""
+        ties = job.ties
+        return ties is not None and (bool(ties.inputs) or not self.tied.has_looked(ties))
+
     def start(self, run: Run) -> None:
         """The run's clock is ticking."""
         run.started_at = self._runtime.clock.now()

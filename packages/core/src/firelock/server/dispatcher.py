@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_RELEASE_EVERY = 0.020  # seconds between two looks at batches whose members end
 _FLUSH_WAIT = 0.010  # an end waits at most this long for company
 _LONG_RUN = 1.0  # seconds from which a run is worth a reconciliation a second, so that a delete reaches it
 _FIRST_PAUSE, _SECOND_PAUSE, _LONGEST_PAUSE = 0.01, 0.1, 5.0  # a lost connection is soon made anew
@@ -154,6 +155,8 @@ class Dispatcher:
     _reconciled_at: float = attrs.Factory(time.monotonic)
     _look_again_at: int | None = None  # when a claim may find what the last one could not; storage's clock
     _looks: int = 0  # in a row that were to look again at once and found nothing
+    _released_at: float = 0.0  # monotonic: when batches were last looked at
+    _owes_release: bool = False  # members have ended since
 
     def __attrs_post_init__(self) -> None:
         self._settler = _Settler(self._runtime, self._context, self._upkeep)
@@ -272,11 +275,22 @@ class Dispatcher:
             self._upkeep.contact(is_there=True)
         self._pause = _FIRST_PAUSE
         is_releasing = self._settler.answered(reply.results)
+        self._owes_release |= self._settler.has_released_members
         is_full = self._give_out(reply.claim, limit)
-        if is_releasing:  # last: whatever this meets, what was claimed is at work
-            self._inbox.look_again()
-            self._runtime.client.release_children()  # upkeep does what is left
+        if is_releasing or self._owes_release:  # last: whatever this meets, what was claimed is at work
+            self._release(is_at_once=is_releasing or self._state is DispatcherState.STOPPED)
         self._wait(is_more_likely=is_full)
+
+    def _release(self, *, is_at_once: bool) -> None:
+        """Continuations are released now; batches whose members ended are looked at 50 times a second.
+
+        Both edges: the first end at once, the last one within 20 ms. Upkeep does what is left.
+        """
+        now = time.monotonic()
+        if is_at_once or now - self._released_at >= _RELEASE_EVERY:
+            self._released_at, self._owes_release = now, False
+            self._inbox.look_again()
+            self._runtime.client.release_children()
 
     def _limit(self) -> int:
         """Return how many jobs there is room for."""
@@ -331,6 +345,8 @@ class Dispatcher:
             return
         if ended:
             self._inbox.wait(_FLUSH_WAIT)
+        elif self._owes_release:
+            self._inbox.wait_for_work(_RELEASE_EVERY)
         else:
             self._inbox.wait_for_work(self._idle_time())
 
@@ -454,6 +470,7 @@ class _Settler:
     _back: list[Transition] = attrs.Factory(list)
     held: dict[str, ClaimedRun] = attrs.Factory(dict)
     _shuts: dict[str, int] = attrs.Factory(dict)  # keys of limits by the instant until which they are shut
+    has_released_members: bool = False  # among what was answered last: their batches may have ended
 
     # ---- what is owed ------------------------------------------------------------------------------------
 
@@ -611,7 +628,22 @@ class _Settler:
         plugins = self._runtime.plugins
         if accepted and plugins.has_jobs_settled:
             plugins.jobs_settled([Settled(end.job, end.transition, end.duration) for end in accepted])
-        return Applied.RELEASING in results or any(end.frees_children for end in accepted)
+        if Applied.RELEASING not in results and not any(end.frees_children for end in accepted):
+            self.has_released_members = False
+            return False
+        releasing = [
+            end
+            for end, result in zip(ended, results, strict=False)
+            if result is Applied.RELEASING or end.frees_children
+        ]
+        members = sum(_is_member(end.job) for end in releasing)
+        self.has_released_members = members > 0
+        return members < len(releasing)
+
+
+def _is_member(job: ClaimedJob) -> bool:
+    ties = job.ties
+    return ties is not None and ties.batch_id is not None
 
 
 def _outcome(transition: Transition) -> str | None:

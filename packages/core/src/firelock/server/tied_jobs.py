@@ -42,15 +42,26 @@ class TiedJobs:
             return why
         return None if ties.caller_id is None else self._look(ties.caller_id, is_batch=False)
 
+    def has_looked(self, ties: Ties) -> bool:
+        """Tell whether `refusal` answers without a round trip."""
+        now = time.monotonic()
+        return all(
+            job_id is None or self._is_fresh(job_id, now) for job_id in (ties.batch_id, ties.caller_id)
+        )
+
+    def _is_fresh(self, job_id: str, now: float) -> bool:
+        look = self._looks.get(job_id)
+        return look is not None and now - look[0] < self._every
+
     def _look(self, job_id: str, *, is_batch: bool) -> str | None:
         now = time.monotonic()
-        looked_at, why = self._looks.get(job_id, (0.0, None))
-        if not looked_at or now - looked_at >= self._every:
+        if not self._is_fresh(job_id, now):
             why = self._of_batch(job_id) if is_batch else self._of_caller(job_id)
             if len(self._looks) >= _REMEMBERED:
-                self._looks.clear()
+                self._looks = {}
             self._looks[job_id] = now, why
-        return why
+            return why
+        return self._looks[job_id][1]
 
     def _of_batch(self, job_id: str) -> str | None:
         tally = self._storage.tally([job_id])[0]

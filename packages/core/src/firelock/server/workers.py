@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from firelock.aio import in_thread
 from firelock.options import Executor
 from firelock.server.attempt import EndedRun, JobRunner, Run, Surroundings
 from firelock.server.job_process import JobProcess, JobProcessPool, JobProcessSpec
@@ -412,6 +413,7 @@ class AsyncWorkers:
     _is_polling: bool = False
     _is_waking: bool = False
     _is_closing: bool = False
+    _preparing: set[asyncio.Task[None]] = attrs.Factory(set)
     _answered_at: float = 0.0
     _is_warned: bool = False
 
@@ -531,11 +533,36 @@ class AsyncWorkers:
         self._start_all(loop)
 
     def _start_one(self, loop: asyncio.AbstractEventLoop, claimed_run: ClaimedRun) -> None:
-        run = self._context.runner.prepare(claimed_run.job, claimed_run.holder)
+        runner = self._context.runner
+        if claimed_run.job.ties_json is not None and runner.takes_a_trip(claimed_run.job):  # so in a thread
+            place = self._free.pop()
+            task = loop.create_task(self._start_tied(loop, claimed_run, place))
+            self._preparing.add(task)
+            task.add_done_callback(self._preparing.discard)
+            return
+        run = runner.prepare(claimed_run.job, claimed_run.holder)
         if isinstance(run, EndedRun):
             self._finish(run)
+        else:
+            self._start_prepared(loop, claimed_run, run, self._free.pop())
+
+    async def _start_tied(self, loop: asyncio.AbstractEventLoop, claimed_run: ClaimedRun, place: int) -> None:
+        run: Run | EndedRun | None = None
+        try:
+            run = await in_thread(self._context.runner.prepare, claimed_run.job, claimed_run.holder)
+        finally:
+            if not isinstance(run, Run):  # it was not to start, or the loop ends
+                self._free.append(place)
+        if isinstance(run, Run):
+            self._start_prepared(loop, claimed_run, run, place)
             return
-        place = self._free.pop()
+        self._finish(run)
+        if self._todo:
+            self._start_all(loop)
+
+    def _start_prepared(
+        self, loop: asyncio.AbstractEventLoop, claimed_run: ClaimedRun, run: Run, place: int
+    ) -> None:
         self.running[place] = run
         if claimed_run.is_dropped:  # while it was prepared, when the dispatcher could not see it running
             del self.running[place]

@@ -14,7 +14,17 @@ from firelock.memory import MemoryStorage
 from firelock.storage import Applied, Feature, rules
 from firelock.storage.keyed_tables import take_one
 from firelock.testing.faults import FaultyStorage
-from firelock.values import ClaimedJob, Duplicate, Inserted, NewJob, RecordChange, Transition, UniqueUse
+from firelock.values import (
+    ClaimedJob,
+    Duplicate,
+    Inserted,
+    NewJob,
+    NewMemo,
+    RecordChange,
+    Remembered,
+    Transition,
+    UniqueUse,
+)
 
 
 class StillStorage(MemoryStorage):
@@ -73,6 +83,12 @@ class StillStorage(MemoryStorage):
         with self._tick():
             return super().apply(transitions)
 
+    def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
+        """See `Storage.remember`; as with `insert`, they are remembered at once."""
+        del within
+        with self._tick():
+            return super().remember(memos)
+
     def release(self, limit: int) -> int:
         """See `Storage.release`."""
         with self._tick():
@@ -110,6 +126,15 @@ class PrivateStorage(FaultyStorage):
     """What an app under test sees of a `StillStorage`: it can be told to fail, and tells of new jobs."""
 
     on_insert: Callable[[Sequence[NewJob]], None]
+    on_signal: Callable[[Sequence[str]], None]
+
+    def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
+        """See `Storage.remember`; who waits for what is sent from outside may run now."""
+        answers = self.pass_on("remember", memos, within=within)
+        assert isinstance(answers, list)
+        if sent := [memo.job_id for memo in memos if memo.session is None]:
+            self.on_signal(sent)
+        return answers
 
     def insert(
         self, jobs: Sequence[NewJob], *, within: object | None = None, only_if: RecordChange | None = None

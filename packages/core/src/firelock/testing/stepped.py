@@ -149,7 +149,7 @@ class SteppedServer:
         while True:
             fired = fire_due(self._apps[0].client)
             promotion = self._storage.promote(_BATCH)
-            if not fired and not promotion.promoted:
+            if not fired and not promotion.promoted and not self._storage.release(_BATCH):
                 return promotion.next_due_at
 
     def _due(self, queues: Sequence[str] | None, limit: int | None) -> Iterator[ClaimedJob]:

@@ -38,11 +38,13 @@ class Tester:
             tester.clock.advance(hours=1)                     # and what falls due within an hour
 
     Jobs run as on a server, one at a time: arguments are encoded and decoded, hooks are asked, retries waited
-    for, continuations set free. What only a real server does: overlapping runs, processes of their own, and
-    timeouts other than by the clock. `within=` is accepted, but the job is there at once and a
-    rollback does not take it back. Declared recurring jobs exist after `fire.recurring.sync()`, as ever; the
-    numbers of declared limits hold from the first run on, and the clock opens rates as it is moved.
-    Resources are opened for real unless `replaced` has others: async ones for each job, the rest once.
+    for, continuations set free. A job that sleeps is moved on by the clock, one that waits by `signal.send`,
+    or by a drain that runs what it called; batches end when their members have. What only a real server does:
+    overlapping runs, processes of their own, and timeouts other than by the clock. `within=` is accepted, but
+    the job is there at once and a rollback does not take it back. Declared recurring jobs exist after
+    `fire.recurring.sync()`, as ever; the numbers of declared limits hold from the first run on, and the clock
+    opens rates as it is moved. Resources are opened for real unless `replaced` has others: async ones for
+    each job, the rest once.
 
     Args:
         apps: one or several that share their jobs; each runs the tasks it has. They have their own storages
@@ -67,6 +69,7 @@ class Tester:
         self._inside = StillStorage(self._start)
         self._private = PrivateStorage.around(self._inside)
         self._private.on_insert = self._inserted
+        self._private.on_signal = self._signalled
         with ExitStack() as taken_over:
             for app in self._apps:
                 taken_over.callback(self._take_over(app))
@@ -107,8 +110,8 @@ class Tester:
     ) -> Drained:
         """Everything due by now has been run in this thread, until nothing is; return what came of it.
 
-        That includes what the jobs enqueue, continuations, and retries without a wait. The order is that of
-        claims: by priority, then as enqueued.
+        That includes what the jobs enqueue and call, continuations, and retries without a wait. The order is
+        that of claims: by priority, then as enqueued.
 
         Args:
             queues: only these, a later one when the former are empty.
@@ -130,7 +133,9 @@ class Tester:
     def inline(self, *, raises: bool = True) -> Iterator[None]:
         """Within the block each enqueue runs its job at once, and the continuations that it sets free.
 
-        Scheduled jobs wait for the clock all the same. What was enqueued before waits for `drain`.
+        Scheduled jobs wait for the clock all the same, and so does a job that sleeps or waits for a signal:
+        it goes on when the clock is moved, or at once with the signal. What was enqueued before waits for
+        `drain`.
 
         Args:
             raises: what a task raises leaves the outermost enqueue; the job has been settled by then, as a
@@ -146,19 +151,25 @@ class Tester:
     def _inserted(self, jobs: Sequence[NewJob]) -> None:
         if self._is_inline:
             with self._nested(jobs):
-                for job in self._ready(jobs):
+                for job in self._ready([job.id for job in jobs]):
+                    self._note(self._server.run(job))
+
+    def _signalled(self, ids: Sequence[str]) -> None:
+        if self._is_inline:
+            with self._nested(()):
+                for job in self._ready(ids):
                     self._note(self._server.run(job))
 
     async def _ainserted(self, jobs: Sequence[NewJob]) -> None:
         if self._is_inline:
             with self._nested(jobs):
-                for job in self._ready(jobs):
+                for job in self._ready([job.id for job in jobs]):
                     self._note(await self._server.arun(job))
 
-    def _ready(self, jobs: Sequence[NewJob]) -> Iterator[ClaimedJob]:
+    def _ready(self, jobs: Sequence[str]) -> Iterator[ClaimedJob]:
         """Claim one after another what is ready of these jobs and of those that follow from them."""
         while True:
-            ids = [job.id for job in jobs]
+            ids = list(jobs)
             ids += [child for job_id in ids for child in self._inside.descendants(job_id)]
             claims = (self._server.claim_only(job_id) for job_id in ids)
             job = next((claimed for claimed in claims if claimed is not None), None)

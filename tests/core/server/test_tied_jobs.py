@@ -1,0 +1,220 @@
+"""What a job is tied to: its batch, the job that called it, the results among its arguments."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from firelock import Firelock, JobContext
+from firelock.clock import SECOND
+from firelock.errors import StorageUnavailable
+from firelock.values import (
+    BATCH_TASK,
+    BatchRules,
+    Edge,
+    Input,
+    NewJob,
+    On,
+    State,
+    Ties,
+    write_ties,
+)
+from tests.core.fakes import FailingStorage, Worker
+
+
+@pytest.fixture
+def storage():
+    """In memory; it counts calls and fails as told."""
+    return FailingStorage()
+
+
+@pytest.fixture
+def fire(storage):
+    """An app on it."""
+    with Firelock(storage) as app:
+        yield app
+
+
+def new_job(fire, task, arguments="{}", state=State.ENQUEUED, parents=(), **ties):
+    """A job with ties, stored."""
+    job = NewJob(
+        fire.storage.new_ids(1)[0], task, arguments, "json", "default", 0, state, fire.client.clock.now(),
+        parents=parents, ties_json=write_ties(Ties(**ties)),
+    )  # fmt: skip
+    fire.storage.insert([job])
+    return job.id
+
+
+def record_of(fire, job_id):
+    """The job as it is stored."""
+    return fire.storage.get([job_id])[0]
+
+
+# ---- results among the arguments -------------------------------------------------------------------------
+
+
+def taking(fire, *parents, path=("numbers", 1)):
+    """A job that takes what each of these returns, and the list of what it was given."""
+    given = []
+
+    @fire.task(name="take")
+    def take(numbers: list[int]) -> None:
+        given.append(numbers)
+
+    inputs = tuple(Input(parent.id, path) for parent in parents)
+    edges = tuple(Edge(parent.id, On.SUCCEEDED, carries=True) for parent in parents)
+    return new_job(fire, "take", '{"numbers":[1,null,3]}', State.AWAITING, edges, inputs=inputs), given
+
+
+def test_a_result_stands_where_it_was_referred_to(fire, storage):
+    """Read by one call, before the arguments are decoded."""
+    parent = fire.task(name="two")(lambda: 2).enqueue()
+    _, given = taking(fire, parent)
+    worker = Worker(fire)
+    worker.run()
+    gets = len(storage.called["get"])
+
+    worker.run()
+
+    assert [[1, 2, 3]] == given
+    assert gets + 1 == len(storage.called["get"])
+
+
+@pytest.mark.parametrize(
+    ("returned", "path", "words"),
+    [
+        (lambda: {1}, ("numbers", 1), r"job .* \(parent\) has no result to take: the result was not stored"),
+        (lambda: 2, ("numbers", 7), "the arguments have no place"),
+        (lambda: "two", ("numbers", 1), "does not fit: str where int is annotated"),
+    ],
+)
+def test_a_result_that_is_not_there_fails_the_job(fire, returned, path, words):
+    """With the reason, and without a retry."""
+    parent = fire.task(name="parent")(returned).enqueue()
+    job_id, given = taking(fire, parent, path=path)
+    worker = Worker(fire)
+    worker.run()
+    worker.run()
+
+    record = record_of(fire, job_id)
+    assert (State.FAILED, []) == (record.state, given)
+    with pytest.raises(AssertionError, match=words):
+        raise AssertionError(record.reason)
+
+
+def test_a_result_that_went_with_its_job_is_missed(fire):
+    """As when the parent was requeued in the meantime."""
+    parent = fire.task(name="parent")(lambda: 2).enqueue()
+    job_id, _ = taking(fire, parent)
+    worker = Worker(fire)
+    worker.run()
+    (claimed,) = worker.claim()
+    parent.requeue()
+
+    ended = worker.attempt(claimed)
+
+    assert job_id == claimed.id
+    assert "which it takes, is gone: it is enqueued" in ended.transition.reason
+
+
+def test_who_cannot_read_a_result_gives_the_job_back(fire, storage):
+    """The storage is away: that is no fault of the job."""
+    parent = fire.task(name="parent")(lambda: 2).enqueue()
+    taking(fire, parent)
+    worker = Worker(fire)
+    worker.run()
+    (claimed,) = worker.claim()
+    storage.fail("get", StorageUnavailable("away"))
+
+    ended = worker.attempt(claimed)
+
+    assert (State.ENQUEUED, True) == (ended.transition.to, ended.transition.gives_back)
+    assert "what it is tied to could not be read: away" == ended.transition.reason
+
+
+# ---- who has stopped waiting -----------------------------------------------------------------------------
+
+
+def member(fire, batch):
+    """A job of the batch."""
+    return new_job(fire, "work", batch_id=batch)
+
+
+def test_a_member_is_not_started_once_its_batch_is_cancelled(fire, storage):
+    """Claimed before and started behind it; the batch is looked at once a second."""
+    ran = []
+    fire.task(name="work")(lambda: ran.append(1))
+    hold = NewJob(
+        fire.storage.new_ids(1)[0], BATCH_TASK, "{}", "json", "default", 0, State.AWAITING,
+        fire.client.clock.now(), due_at=fire.client.clock.now() + 3_600 * SECOND,
+        ties_json=write_ties(Ties(batch=BatchRules("import"))),
+    )  # fmt: skip
+    storage.insert([hold])
+    for _ in range(3):
+        member(fire, hold.id)
+    worker = Worker(fire)
+    claimed = worker.claim()
+    fire.jobs.get(hold.id).delete()
+
+    ends = [worker.attempt(job) for job in claimed]
+
+    assert [] == ran
+    assert [(State.DELETED, "its batch was cancelled")] * 3 == [
+        (end.transition.to, end.transition.reason) for end in ends
+    ]
+    assert 1 == len(storage.called["tally"])
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_called_job_is_not_started_once_its_caller_has_ended(fire, is_async):
+    """Nobody waits for it any more."""
+    ran = []
+
+    async def work() -> None:
+        ran.append(1)
+
+    caller = fire.task(name="caller")(lambda: None).enqueue()
+    fire.task(name="work")(work if is_async else lambda: ran.append(1))
+    job_id = new_job(fire, "work", caller_id=caller.id)
+    worker = Worker(fire)
+    claimed = {job.id: job for job in worker.claim()}
+    fire.storage.apply([worker.attempt(claimed[caller.id]).transition])
+
+    ended = worker.attempt(claimed[job_id])
+
+    assert ([], f"its caller {caller.id} has succeeded") == (ran, ended.transition.reason)
+
+
+def test_a_called_job_starts_while_its_caller_waits(fire):
+    """Also on an event loop."""
+
+    @fire.task(name="work")
+    async def work(number: int) -> int:
+        return number
+
+    @fire.task(name="caller")
+    def caller(job: JobContext) -> list[int]:
+        return job.gather("more", [work.call(number) for number in range(20)])
+
+    made = caller.enqueue()
+    with fire.server(workers=1, async_workers=5):
+        assert [*range(20)] == made.result(30)
+
+
+def test_an_async_job_that_is_stopped_leaves_its_place(fire, storage):
+    """As does one whose ties cannot be read."""
+
+    @fire.task(name="work")
+    async def work() -> int:
+        await asyncio.sleep(0)
+        return 7
+
+    ended = fire.task(name="done")(lambda: None).enqueue()
+    Worker(fire).run()
+    stopped = [new_job(fire, "work", caller_id=ended.id) for _ in range(3)]
+    plain = work.enqueue()
+    with fire.server(workers=1, async_workers=1):
+        assert 7 == plain.result(30)
+
+    assert [State.DELETED] * 3 == [record_of(fire, job_id).state for job_id in stopped]
