@@ -1,0 +1,358 @@
+"""Random steps on batches within batches: what is told of each is recounted, and each end has to be earned.
+
+At every instant a tally is that of the members, and nobody runs in what is deleted. A batch ends when nothing
+in it can move, and has succeeded only if nothing failed and nothing waits; an outer one is open while one
+within it can move. Nothing is added to what is over. Each callback comes once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from firelock.clock import SECOND
+from firelock.errors import BatchFinished
+from firelock.lifecycle import Moved
+from firelock.storage import Applied, Storage
+from firelock.testing.conformance import scene as ends
+from firelock.testing.conformance.flow_scene import FlowScene, recount, suspends
+from firelock.testing.conformance.race import until_none_is_left
+from firelock.testing.conformance.scene import HOUR, Running
+from firelock.testing.conformance.steps.seeded import SeededSteps
+from firelock.values import FINAL_STATES, Edge, Holder, JobRecord, NewJob, On, State, Tally
+
+_MOST_BATCHES, _MOST_JOBS = 7, 40
+_HOW = (*["succeeds"] * 3, *["fails"] * 2, "gives up", "hands back", "waits", "retries at once")
+_STARTS = {(State.ENQUEUED, Moved.PARENT_ENDED.format(state=end)) for end in FINAL_STATES}
+_CALLBACKS = (On.SUCCEEDED, On.FINISHED, On.DELETED)
+
+
+class BatchSteps(SeededSteps):
+    """A tree of batches is filled, run, failed, mended, stopped and cancelled."""
+
+    def __init__(self, open_handle: Callable[[], Storage], seed: int, handles: int = 2) -> None:
+        super().__init__(open_handle, seed, handles)
+        self.flow = FlowScene(self.handles)
+        self.jobs: list[str] = []  # members, and sources of batches
+        self.batches: list[str] = []
+        self.callbacks: dict[str, list[str]] = {}
+        self.held: list[Running] = []
+        self.lost: list[Running] = []  # runs that were taken away, and may still speak
+        self.begun = 0
+        self.child = self._begin()
+        self._open()
+
+    def _begin(self) -> Holder:
+        self.begun += 1
+        return self.flow.begin(str(self.begun))
+
+    @property
+    def storage(self) -> Storage:
+        """One of the handles."""
+        return self.random.choice(self.storages)
+
+    def step(self) -> None:
+        """One step is done, and what is told afterwards is so."""
+        chosen = self.random.choices(list(self._STEPS), weights=list(self._STEPS.values()))[0]
+        chosen(self)
+        self._judge(self._records())
+
+    def end(self) -> None:
+        """Nothing goes wrong any more: all that can run does; every batch ends, or waits for a failure."""
+        for batch in self.batches:
+            self.flow.hold(batch, None)
+        for _ in range(_MOST_JOBS * 4):
+            self._settle()
+            for record in self._records().values():
+                if record.waits_for is not None:
+                    self.flow.send(record.id, "approval")
+            self.flow.advance(HOUR / SECOND)
+            self.flow.promote(100)
+            self.held += self.flow.take(self.child, queues=None)
+            if not self.held and not self.storage.release(100):
+                break
+            for running in self.held:
+                self.flow.apply(ends.succeeds(running))
+            self.held.clear()
+        for batch in self.batches:
+            tally = self.flow.tally(batch)
+            is_over = self.flow.state(batch) in FINAL_STATES or tally.is_shut
+            assert is_over, f"batch {batch[-4:]} never ends: {tally}"
+
+    # ---- what is stored ----------------------------------------------------------------------------------
+
+    def _records(self) -> dict[str, JobRecord]:
+        ids = [*self.jobs, *self.batches, *(one for some in self.callbacks.values() for one in some)]
+        return {job.id: job for job in self.flow.storage.get(ids) if job is not None}
+
+    def _members(self, batch: str, records: dict[str, JobRecord]) -> list[JobRecord]:
+        return [job for job in records.values() if job.ties is not None and job.ties.batch_id == batch]
+
+    # ---- steps -------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        """Somebody stores a batch, within another one perhaps, with some members, and what follows it."""
+        if len(self.batches) >= _MOST_BATCHES:
+            return
+        random, flow = self.random, self.flow
+        outer = self.some(self.batches) if random.random() < 0.7 else None
+        source, new = self._source(outer)
+        batch = flow.new_batch(
+            within=outer, after=[source] if source else (), fails_fast=random.random() < 0.4,
+            due_at=flow.now() + 3 * HOUR if random.random() < 0.3 else None, beside=outer or self._beside,
+        )  # fmt: skip
+        members = self._new_members(batch.id, random.randint(0, 3))
+        callbacks = [flow.new_job(state=State.AWAITING, parents=(Edge(batch.id, on),)) for on in _CALLBACKS]
+        if self._stored([*new, batch, *members, *callbacks], outer):
+            self.tell(f"open {batch.id[-4:]} in {outer and outer[-4:]}, after {source and source[-4:]}, "
+                      f"held {batch.due_at}, {batch.ties}: {[one.id[-4:] for one in members]}")  # fmt: skip
+            self.batches.append(batch.id)
+            self.jobs += [job.id for job in (*new, *members)]
+            self.callbacks[batch.id] = [job.id for job in callbacks]
+
+    @property
+    def _beside(self) -> str | None:
+        """All lie beside the first one: with partitions, composition holds within one."""
+        return self.batches[0] if self.batches else None
+
+    def _source(self, outer: str | None) -> tuple[str | None, list[NewJob]]:
+        """Return what a batch is after, and the job that this is, if it is new."""
+        if self.random.random() < 0.7:
+            return None, []
+        job = self.flow.new_member(outer) if outer else self.flow.new_job(beside=self._beside)
+        return job.id, [job]
+
+    def _new_members(self, batch: str, number: int) -> list[NewJob]:
+        members: list[NewJob] = []
+        for _ in range(number):
+            parent = self.some(members)
+            waits = parent is not None and self.random.random() < 0.5
+            on = self.random.choice([On.SUCCEEDED, On.SUCCEEDED, On.FAILED, On.FINISHED])
+            members.append(self.flow.new_member(batch, *([parent.id] if parent and waits else []), on=on))
+        return members
+
+    def _stored(self, jobs: list[NewJob], *batches: str | None) -> bool:
+        """Tell whether the jobs were stored: all of them, unless a batch that they are to be in is over."""
+        tallies = self.flow.storage.tally([one for one in batches if one])
+        is_over = any(tally.is_cancelled for tally in tallies if tally) or any(
+            self.flow.state(one) in FINAL_STATES for one in batches if one
+        )
+        try:
+            self.storage.insert(jobs)
+        except BatchFinished:
+            assert is_over, "a batch that is open takes no more"
+            assert not any(self.flow.storage.get([job.id for job in jobs])), "half of a call is stored"
+            return False
+        assert not is_over, "something was added to a batch that is over"
+        return True
+
+    def _add(self) -> None:
+        """Somebody adds to a batch, whether it is open or not."""
+        batch = self.some(self.batches)
+        if batch is None or len(self.jobs) >= _MOST_JOBS:
+            return
+        members = self._new_members(batch, self.random.randint(1, 2))
+        was_stored = self._stored(members, batch)
+        self.tell(f"add {[one.id[-4:] for one in members]} to {batch[-4:]}: {was_stored}")
+        if was_stored:
+            self.jobs += [job.id for job in members]
+
+    def _claim(self) -> None:
+        """The child takes some jobs, never a batch."""
+        taken = self.flow.take(self.child, self.random.choice((1, 2, 3)), queues=None)
+        self.tell(f"claimed {[one.id[-4:] for one in taken]}")
+        assert not {one.id for one in taken} & set(self.batches), "a batch was claimed"
+        self.held += taken
+
+    def _end_one(self) -> None:
+        """A run ends, one way or another; refused where it was taken away."""
+        running = self.some(self.held)
+        if running is None:
+            return
+        self.held.remove(running)
+        how = self.random.choice(_HOW)
+        changes = {**ends.ENDS, "waits": suspends}
+        result = self.flow.apply(changes[how](running))
+        self.tell(f"{how} {running.id[-4:]}: {result}")
+
+    def _signal(self) -> None:
+        """Somebody answers a job, whether it waits or not."""
+        job_id = self.some(self.jobs)
+        if job_id is not None:
+            self.tell(f"signal {job_id[-4:]}: {self.flow.send(job_id, 'approval')}")
+
+    def _speak_late(self) -> None:
+        """A run that was taken away says that it has ended."""
+        running = self.some(self.lost)
+        if running is not None:
+            result = self.flow.apply(ends.succeeds(running))
+            self.tell(f"late end of {running.id[-4:]}: {result}")
+            assert result is Applied.REFUSED
+
+    def _lose(self) -> None:
+        """The session ends."""
+        self.tell("the session ends")
+        self.flow.lose(self.child, running=None if self.random.random() < 0.7 else [])
+        self.lost += self.held
+        self.held, self.child = [], self._begin()
+
+    def _delete(self) -> None:
+        """Somebody deletes a job, mostly one that runs or waits."""
+        job_id = self.some(self.jobs)
+        if job_id is not None:
+            self.tell(f"delete {job_id[-4:]}: {self.flow.apply(ends.deletes(job_id))}")
+
+    def _cancel(self) -> None:
+        """Somebody cancels a batch, open or not."""
+        batch = self.some(self.batches)
+        if batch is None:
+            return
+        was_deleted = self.flow.state(batch) is State.DELETED
+        result = self.flow.apply(ends.deletes(batch))
+        self.tell(f"cancel {batch[-4:]}: {result}")
+        assert result.is_applied != was_deleted
+        assert was_deleted or (self.flow.tally(batch).is_cancelled and not self.flow.tally(batch).is_held)
+
+    def _requeue(self) -> None:
+        """Somebody runs a job again, mostly one that failed."""
+        records = self._records()
+        failed = [job.id for job in records.values() if job.state is State.FAILED and job.id in self.jobs]
+        job_id = self.some(failed or self.jobs)
+        if job_id is None:
+            return
+        before = records[job_id]
+        result = self.flow.apply(ends.requeues(job_id))
+        self.tell(f"requeue {job_id[-4:]}: {result}")
+        around = self._around(before, records)
+        cancelled = [tally.is_cancelled for tally in map(self.flow.tally, around)]
+        if cancelled and cancelled[0]:
+            assert result is Applied.REFUSED, "a member of a cancelled batch was requeued"
+        elif before.state in FINAL_STATES and not any(cancelled):
+            assert result.is_applied
+            if not self._has_branches(around, records):
+                self._settle()
+                assert self.flow.state(job_id) is State.ENQUEUED, "it is stopped by what failed before"
+
+    def _around(self, job: JobRecord, records: dict[str, JobRecord]) -> list[str]:
+        """Return the batches around a job, from the inside."""
+        found = []
+        while job.ties is not None and job.ties.batch_id is not None:
+            found.append(job.ties.batch_id)
+            job = records[job.ties.batch_id]
+        return found
+
+    def _has_branches(self, around: list[str], records: dict[str, JobRecord]) -> bool:
+        """Tell whether another batch within these may end, and fail, behind a requeue."""
+        inner = [job.id for batch in around for job in self._members(batch, records) if job.is_batch]
+        return not set(inner) <= set(around)
+
+    def _requeue_a_batch(self) -> None:
+        batch = self.some(self.batches)
+        if batch is not None:
+            assert self.flow.apply(ends.requeues(batch)) is Applied.REFUSED, "a batch was requeued"
+
+    def _hold(self) -> None:
+        """A creator goes on, or is done."""
+        batch = self.some(self.batches)
+        if batch is not None and not self.flow.tally(batch).is_cancelled:
+            until = None if self.random.random() < 0.7 else self.flow.now() + 2 * HOUR
+            before = self.flow.state(batch)
+            result = self.flow.hold(batch, until)
+            self.tell(f"hold {batch[-4:]} until {until}: {result}")
+            assert result.is_applied == (before is State.AWAITING)
+
+    def _upkeep(self) -> None:
+        """It is later: what is due is moved, batches whose creators are gone are cancelled."""
+        self.flow.advance(self.random.choice((0, 3_000, 8_000)))
+        self.tell(f"promote {self.storage.promote(self.random.choice((1, 20))).promoted}")
+
+    def _release(self) -> None:
+        """A settler, or upkeep, looks at some of what is to be looked at."""
+        before = self._records()
+        limit = self.random.choice((1, 2, 3, 100))
+        number = self.storage.release(limit)
+        self.tell(f"release {limit}: {number}")
+        after = self._records()
+        for batch in self.batches:
+            if after[batch].state in FINAL_STATES and before[batch].state is State.AWAITING:
+                self._judge_end(batch, after)
+
+    def _settle(self) -> None:
+        """All is looked at, and then every batch is what its members say."""
+        number = until_none_is_left(lambda: self.storage.release(self.random.choice((1, 3, 100))))
+        self.tell(f"release all: {number}")
+        records = self._records()
+        for batch in self.batches:
+            self._judge_settled(batch, records)
+
+    _STEPS: dict[Callable[[BatchSteps], None], int] = {  # noqa: RUF012 - never changed
+        _open: 6, _add: 6, _claim: 18, _end_one: 22, _signal: 3, _speak_late: 2, _lose: 2, _delete: 4,
+        _cancel: 2, _requeue: 8, _requeue_a_batch: 1, _hold: 4, _upkeep: 3, _release: 16, _settle: 5,
+    }  # fmt: skip
+
+    # ---- judging -----------------------------------------------------------------------------------------
+
+    def _judge(self, records: dict[str, JobRecord]) -> None:
+        """What holds at every instant."""
+        for batch in self.batches:
+            told, counted = self.flow.tally(batch), recount(self.flow.storage, batch, records.values())
+            releasing = told.active - counted.active
+            assert attrs.evolve(told, active=counted.active) == counted, (
+                f"{batch[-4:]}: {told}, not {counted}"
+            )
+            assert 0 <= releasing <= self._may_release(batch, records), f"{batch[-4:]}: {told}, not {counted}"
+            self._judge_callbacks(batch)
+            if records[batch].state is State.DELETED:
+                assert told.is_cancelled
+                running = [job.id[-4:] for job in self._members(batch, records) if job.session is not None]
+                assert not running, f"{batch[-4:]} is deleted, and {running} run"
+
+    def _may_release(self, batch: str, records: dict[str, JobRecord]) -> int:
+        """Return of how many ended members what waits for them may still have to be decided."""
+        awaited = {
+            edge.parent_id
+            for job in records.values()
+            if job.state is State.AWAITING and (not job.is_batch or self.flow.tally(job.id).is_shut)
+            for edge in job.parents
+        }
+        return sum(job.is_final and job.id in awaited for job in self._members(batch, records))
+
+    def _judge_callbacks(self, batch: str) -> None:
+        for callback in self.callbacks[batch]:
+            entries = self.flow.history(callback)
+            starts = [one for one in entries if (one.state, one.reason) in _STARTS]
+            assert len(starts) <= 1, f"what follows {batch[-4:]} came {len(starts)} times"
+
+    def _judge_end(self, batch: str, records: dict[str, JobRecord]) -> None:
+        """What has just ended had nothing in it that could move."""
+        counted = recount(self.flow.storage, batch, records.values())
+        state = records[batch].state
+        assert counted.active == 0, f"{batch[-4:]} is {state}, and something in it can move: {counted}"
+        assert state is _end_of(counted), f"{batch[-4:]} is {state}: {counted}"
+        assert not counted.is_held
+        assert counted.is_cancelled or not counted.is_shut
+
+    def _judge_settled(self, batch: str, records: dict[str, JobRecord]) -> None:
+        """Nothing is left to be looked at: the batch is as its members say, and its callbacks are decided."""
+        counted, record = recount(self.flow.storage, batch, records.values()), records[batch]
+        assert counted == self.flow.tally(batch), f"{batch[-4:]}: {self.flow.tally(batch)}, not {counted}"
+        if counted.active or ((counted.is_held or counted.is_shut) and not counted.is_cancelled):
+            assert record.state is State.AWAITING, f"{batch[-4:]} is {record.state}: {counted}"
+            return
+        assert record.state is _end_of(counted), f"{batch[-4:]} is {record.state}: {counted}"
+        assert not counted.is_stopping, "an end has not calmed what stopped the batch"
+        decided = [records[one].state is not State.AWAITING for one in self.callbacks[batch]]
+        expected = {State.SUCCEEDED: (True, True, True), State.FAILED: (False, True, False)}
+        for is_decided, is_due in zip(decided, expected.get(record.state, (True, True, True)), strict=True):
+            assert is_decided or not is_due, (
+                f"{batch[-4:]} is {record.state}, and somebody still waits for it"
+            )
+
+
+def _end_of(tally: Tally) -> State:
+    """Return the end of a batch in which nothing can move."""
+    if tally.is_cancelled:
+        assert not tally.waiting, f"cancelled, and something waits: {tally}"
+        return State.DELETED
+    return State.FAILED if tally.failed or tally.waiting else State.SUCCEEDED
