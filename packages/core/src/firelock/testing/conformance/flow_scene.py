@@ -9,6 +9,7 @@ import attrs
 
 from firelock import lifecycle
 from firelock.clock import SECOND
+from firelock.lifecycle import Moved
 from firelock.storage import Applied, Storage
 from firelock.testing.conformance.race import until_none_is_left
 from firelock.testing.conformance.scene import STAMP, Running, Scene
@@ -240,5 +241,5 @@ def _waits(job: JobRecord, inner: dict[str, Tally | None]) -> bool:
     if job.is_batch:
         tally = inner[job.id]
         assert tally is not None
-        return tally.is_shut and not tally.is_cancelled
-    return bool(job.parents)
+        return bool(job.parents) and tally.is_shut and not tally.is_cancelled
+    return bool(job.parents) and job.reason != Moved.SHUT_OUT  # whom it waited for has ended

@@ -118,7 +118,7 @@ class BatchSteps(SeededSteps):
 
     def _source(self, outer: str | None) -> tuple[str | None, list[NewJob]]:
         """Return what a batch is after, and the job that this is, if it is new."""
-        if self.random.random() < 0.7:
+        if self.random.random() < 0.7 or (outer is not None and self.flow.tally(outer).is_shut):
             return None, []
         job = self.flow.new_member(outer) if outer else self.flow.new_job(beside=self._beside)
         return job.id, [job]
@@ -225,12 +225,14 @@ class BatchSteps(SeededSteps):
         result = self.flow.apply(ends.requeues(job_id))
         self.tell(f"requeue {job_id[-4:]}: {result}")
         around = self._around(before, records)
-        cancelled = [tally.is_cancelled for tally in map(self.flow.tally, around)]
+        tallies = [self.flow.tally(batch) for batch in around]
+        cancelled = [tally.is_cancelled for tally in tallies]
         if cancelled and cancelled[0]:
             assert result is Applied.REFUSED, "a member of a cancelled batch was requeued"
         elif before.state in FINAL_STATES and not any(cancelled):
             assert result.is_applied
-            if not self._has_branches(around, records):
+            is_open = not any(tally.is_shut for tally in tallies)  # else what it is after may be deleted
+            if is_open and not self._has_branches(around, records):
                 self._settle()
                 assert self.flow.state(job_id) is State.ENQUEUED, "it is stopped by what failed before"
 
@@ -310,13 +312,8 @@ class BatchSteps(SeededSteps):
 
     def _may_release(self, batch: str, records: dict[str, JobRecord]) -> int:
         """Return of how many ended members what waits for them may still have to be decided."""
-        awaited = {
-            edge.parent_id
-            for job in records.values()
-            if job.state is State.AWAITING and (not job.is_batch or self.flow.tally(job.id).is_shut)
-            for edge in job.parents
-        }
-        return sum(job.is_final and job.id in awaited for job in self._members(batch, records))
+        parents = {edge.parent_id for job in records.values() for edge in job.parents}
+        return sum(job.is_final and job.id in parents for job in self._members(batch, records))
 
     def _judge_callbacks(self, batch: str) -> None:
         for callback in self.callbacks[batch]:
@@ -342,7 +339,8 @@ class BatchSteps(SeededSteps):
             return
         assert record.state is _end_of(counted), f"{batch[-4:]} is {record.state}: {counted}"
         assert not counted.is_stopping, "an end has not calmed what stopped the batch"
-        decided = [records[one].state is not State.AWAITING for one in self.callbacks[batch]]
+        callbacks = [records[one] for one in self.callbacks[batch]]
+        decided = [one.state is not State.AWAITING or one.waits_for is not None for one in callbacks]
         expected = {State.SUCCEEDED: (True, True, True), State.FAILED: (False, True, False)}
         for is_decided, is_due in zip(decided, expected.get(record.state, (True, True, True)), strict=True):
             assert is_decided or not is_due, (
