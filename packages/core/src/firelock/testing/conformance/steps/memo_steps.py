@@ -32,7 +32,7 @@ class _Kept:
 
 
 @attrs.define
-class _Known:
+class _Foreseen:
     """What has to be so of one job."""
 
     memos: dict[_Key, _Kept] = attrs.field(factory=dict)  # in order of place
@@ -45,7 +45,7 @@ class MemoSteps(SeededSteps):
     def __init__(self, open_handle: Callable[[], Storage], seed: int, handles: int = 2) -> None:
         super().__init__(open_handle, seed, handles)
         self.flow = FlowScene(self.handles)
-        self.known = {job_id: _Known() for job_id in self.flow.add_many(2)}
+        self.known = {job_id: _Foreseen() for job_id in self.flow.add_many(2)}
         self.held: dict[str, Running] = {}
         self.old: list[Running] = []
         self.begun = 0
