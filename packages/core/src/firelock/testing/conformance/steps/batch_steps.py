@@ -28,8 +28,8 @@ _STARTS = {(State.ENQUEUED, Moved.PARENT_ENDED.format(state=end)) for end in FIN
 _CALLBACKS = (On.SUCCEEDED, On.FINISHED, On.DELETED)
 
 
-class BatchSteps(SeededSteps):
-    """A tree of batches is filled, run, failed, mended, stopped and cancelled."""
+class BatchGround(SeededSteps):
+    """What was stored of some batches, and what has to hold of it whoever does what."""
 
     def __init__(self, open_handle: Callable[[], Storage], seed: int, handles: int = 2) -> None:
         super().__init__(open_handle, seed, handles)
@@ -38,12 +38,11 @@ class BatchSteps(SeededSteps):
         self.batches: list[str] = []
         self.callbacks: dict[str, list[str]] = {}
         self.held: list[Running] = []
-        self.lost: list[Running] = []  # runs that were taken away, and may still speak
         self.begun = 0
-        self.child = self._begin()
-        self._open()
+        self.child = self.begin()
 
-    def _begin(self) -> Holder:
+    def begin(self) -> Holder:
+        """Another child begins its session."""
         self.begun += 1
         return self.flow.begin(str(self.begun))
 
@@ -52,19 +51,17 @@ class BatchSteps(SeededSteps):
         """One of the handles."""
         return self.random.choice(self.storages)
 
-    def step(self) -> None:
-        """One step is done, and what is told afterwards is so."""
-        chosen = self.random.choices(list(self._STEPS), weights=list(self._STEPS.values()))[0]
-        chosen(self)
-        self._judge(self._records())
+    def new_callbacks(self, batch: str) -> list[NewJob]:
+        """Return what follows the batch: one job for each of its ends."""
+        return [self.flow.new_job(state=State.AWAITING, parents=(Edge(batch, on),)) for on in _CALLBACKS]
 
     def end(self) -> None:
         """Nothing goes wrong any more: all that can run does; every batch ends, or waits for a failure."""
         for batch in self.batches:
             self.flow.hold(batch, None)
         for _ in range(_MOST_JOBS * 4):
-            self._settle()
-            for record in self._records().values():
+            self.settle()
+            for record in self.stored().values():
                 if record.waits_for is not None:
                     self.flow.send(record.id, "approval")
             self.flow.advance(HOUR / SECOND)
@@ -82,12 +79,112 @@ class BatchSteps(SeededSteps):
 
     # ---- what is stored ----------------------------------------------------------------------------------
 
-    def _records(self) -> dict[str, JobRecord]:
+    def stored(self) -> dict[str, JobRecord]:
+        """Return all that there is, by id."""
         ids = [*self.jobs, *self.batches, *(one for some in self.callbacks.values() for one in some)]
         return {job.id: job for job in self.flow.storage.get(ids) if job is not None}
 
-    def _members(self, batch: str, records: dict[str, JobRecord]) -> list[JobRecord]:
+    def members(self, batch: str, records: dict[str, JobRecord]) -> list[JobRecord]:
+        """Return the members of a batch."""
         return [job for job in records.values() if job.ties is not None and job.ties.batch_id == batch]
+
+    # ---- upkeep ------------------------------------------------------------------------------------------
+
+    def release(self) -> None:
+        """A settler, or upkeep, looks at some of what is to be looked at."""
+        before = self.stored()
+        limit = self.random.choice((1, 2, 3, 100))
+        number = self.storage.release(limit)
+        self.tell(f"release {limit}: {number}")
+        after = self.stored()
+        for batch in self.batches:
+            if after[batch].state in FINAL_STATES and before[batch].state is State.AWAITING:
+                self._judge_end(batch, after)
+
+    def settle(self) -> None:
+        """All is looked at, and then every batch is what its members say."""
+        number = until_none_is_left(lambda: self.storage.release(self.random.choice((1, 3, 100))))
+        self.tell(f"release all: {number}")
+        records = self.stored()
+        for batch in self.batches:
+            self._judge_settled(batch, records)
+
+    # ---- judging -----------------------------------------------------------------------------------------
+
+    def judge(self, records: dict[str, JobRecord]) -> None:
+        """What holds at every instant."""
+        for batch in self.batches:
+            told, counted = self.flow.tally(batch), recount(self.flow.storage, batch, records.values())
+            releasing = told.active - counted.active
+            assert attrs.evolve(told, active=counted.active) == counted, (
+                f"{batch[-4:]}: {told}, not {counted}"
+            )
+            assert 0 <= releasing <= self._may_release(batch, records), f"{batch[-4:]}: {told}, not {counted}"
+            self._judge_callbacks(batch)
+            if records[batch].state is State.DELETED:
+                assert told.is_cancelled
+                running = [job.id[-4:] for job in self.members(batch, records) if job.session is not None]
+                assert not running, f"{batch[-4:]} is deleted, and {running} run"
+
+    def _may_release(self, batch: str, records: dict[str, JobRecord]) -> int:
+        """Return of how many ended members what waits for them may still have to be decided."""
+        parents = {edge.parent_id for job in records.values() for edge in job.parents}
+        return sum(job.is_final and job.id in parents for job in self.members(batch, records))
+
+    def _judge_callbacks(self, batch: str) -> None:
+        for callback in self.callbacks[batch]:
+            entries = self.flow.history(callback)
+            starts = [one for one in entries if (one.state, one.reason) in _STARTS]
+            assert len(starts) <= 1, f"what follows {batch[-4:]} came {len(starts)} times"
+
+    def _judge_end(self, batch: str, records: dict[str, JobRecord]) -> None:
+        """What has just ended had nothing in it that could move."""
+        counted = recount(self.flow.storage, batch, records.values())
+        state = records[batch].state
+        assert counted.active == 0, f"{batch[-4:]} is {state}, and something in it can move: {counted}"
+        assert state is _end_of(counted), f"{batch[-4:]} is {state}: {counted}"
+        assert not counted.is_held
+        assert counted.is_cancelled or not counted.is_shut
+
+    def _judge_settled(self, batch: str, records: dict[str, JobRecord]) -> None:
+        """Nothing is left to be looked at: the batch is as its members say, and its callbacks are decided."""
+        counted, record = recount(self.flow.storage, batch, records.values()), records[batch]
+        assert counted == self.flow.tally(batch), f"{batch[-4:]}: {self.flow.tally(batch)}, not {counted}"
+        if counted.active or ((counted.is_held or counted.is_shut) and not counted.is_cancelled):
+            assert record.state is State.AWAITING, f"{batch[-4:]} is {record.state}: {counted}"
+            return
+        assert record.state is _end_of(counted), f"{batch[-4:]} is {record.state}: {counted}"
+        assert not counted.is_stopping, "an end has not calmed what stopped the batch"
+        callbacks = [records[one] for one in self.callbacks[batch]]
+        decided = [one.state is not State.AWAITING or one.waits_for is not None for one in callbacks]
+        expected = {State.SUCCEEDED: (True, True, True), State.FAILED: (False, True, False)}
+        for is_decided, is_due in zip(decided, expected.get(record.state, (True, True, True)), strict=True):
+            assert is_decided or not is_due, (
+                f"{batch[-4:]} is {record.state}, and somebody still waits for it"
+            )
+
+
+def _end_of(tally: Tally) -> State:
+    """Return the end of a batch in which nothing can move."""
+    if tally.is_cancelled:
+        assert not tally.waiting, f"cancelled, and something waits: {tally}"
+        return State.DELETED
+    return State.FAILED if tally.failed or tally.waiting else State.SUCCEEDED
+
+
+class BatchSteps(BatchGround):
+    """A tree of batches is filled, run, failed, mended, stopped and cancelled."""
+
+    def __init__(self, open_handle: Callable[[], Storage], seed: int, handles: int = 2) -> None:
+        super().__init__(open_handle, seed, handles)
+        self.lost: list[Running] = []  # runs that were taken away, and may still speak
+        self._open()
+
+    def step(self) -> None:
+        """One step is done, and what is told afterwards is so."""
+        chosen = self.random.choices(list(self._STEPS), weights=list(self._STEPS.values()))[0]
+        chosen(self)
+        self.judge(self.stored())
 
     # ---- steps -------------------------------------------------------------------------------------------
 
@@ -195,7 +292,7 @@ class BatchSteps(SeededSteps):
         self.tell("the session ends")
         self.flow.lose(self.child, running=None if self.random.random() < 0.7 else [])
         self.lost += self.held
-        self.held, self.child = [], self._begin()
+        self.held, self.child = [], self.begin()
 
     def _delete(self) -> None:
         """Somebody deletes a job, mostly one that runs or waits."""
@@ -216,7 +313,7 @@ class BatchSteps(SeededSteps):
 
     def _requeue(self) -> None:
         """Somebody runs a job again, mostly one that failed."""
-        records = self._records()
+        records = self.stored()
         failed = [job.id for job in records.values() if job.state is State.FAILED and job.id in self.jobs]
         job_id = self.some(failed or self.jobs)
         if job_id is None:
@@ -233,7 +330,7 @@ class BatchSteps(SeededSteps):
             assert result.is_applied
             is_open = not any(tally.is_shut for tally in tallies)  # else what it is after may be deleted
             if is_open and not self._has_branches(around, records):
-                self._settle()
+                self.settle()
                 assert self.flow.state(job_id) is State.ENQUEUED, "it is stopped by what failed before"
 
     def _around(self, job: JobRecord, records: dict[str, JobRecord]) -> list[str]:
@@ -246,7 +343,7 @@ class BatchSteps(SeededSteps):
 
     def _has_branches(self, around: list[str], records: dict[str, JobRecord]) -> bool:
         """Tell whether another batch within these may end, and fail, behind a requeue."""
-        inner = [job.id for batch in around for job in self._members(batch, records) if job.is_batch]
+        inner = [job.id for batch in around for job in self.members(batch, records) if job.is_batch]
         return not set(inner) <= set(around)
 
     def _requeue_a_batch(self) -> None:
@@ -269,88 +366,8 @@ class BatchSteps(SeededSteps):
         self.flow.advance(self.random.choice((0, 3_000, 8_000)))
         self.tell(f"promote {self.storage.promote(self.random.choice((1, 20))).promoted}")
 
-    def _release(self) -> None:
-        """A settler, or upkeep, looks at some of what is to be looked at."""
-        before = self._records()
-        limit = self.random.choice((1, 2, 3, 100))
-        number = self.storage.release(limit)
-        self.tell(f"release {limit}: {number}")
-        after = self._records()
-        for batch in self.batches:
-            if after[batch].state in FINAL_STATES and before[batch].state is State.AWAITING:
-                self._judge_end(batch, after)
-
-    def _settle(self) -> None:
-        """All is looked at, and then every batch is what its members say."""
-        number = until_none_is_left(lambda: self.storage.release(self.random.choice((1, 3, 100))))
-        self.tell(f"release all: {number}")
-        records = self._records()
-        for batch in self.batches:
-            self._judge_settled(batch, records)
-
     _STEPS: dict[Callable[[BatchSteps], None], int] = {  # noqa: RUF012 - never changed
         _open: 6, _add: 6, _claim: 18, _end_one: 22, _signal: 3, _speak_late: 2, _lose: 2, _delete: 4,
-        _cancel: 2, _requeue: 8, _requeue_a_batch: 1, _hold: 4, _upkeep: 3, _release: 16, _settle: 5,
+        _cancel: 2, _requeue: 8, _requeue_a_batch: 1, _hold: 4, _upkeep: 3,
+        BatchGround.release: 16, BatchGround.settle: 5,
     }  # fmt: skip
-
-    # ---- judging -----------------------------------------------------------------------------------------
-
-    def _judge(self, records: dict[str, JobRecord]) -> None:
-        """What holds at every instant."""
-        for batch in self.batches:
-            told, counted = self.flow.tally(batch), recount(self.flow.storage, batch, records.values())
-            releasing = told.active - counted.active
-            assert attrs.evolve(told, active=counted.active) == counted, (
-                f"{batch[-4:]}: {told}, not {counted}"
-            )
-            assert 0 <= releasing <= self._may_release(batch, records), f"{batch[-4:]}: {told}, not {counted}"
-            self._judge_callbacks(batch)
-            if records[batch].state is State.DELETED:
-                assert told.is_cancelled
-                running = [job.id[-4:] for job in self._members(batch, records) if job.session is not None]
-                assert not running, f"{batch[-4:]} is deleted, and {running} run"
-
-    def _may_release(self, batch: str, records: dict[str, JobRecord]) -> int:
-        """Return of how many ended members what waits for them may still have to be decided."""
-        parents = {edge.parent_id for job in records.values() for edge in job.parents}
-        return sum(job.is_final and job.id in parents for job in self._members(batch, records))
-
-    def _judge_callbacks(self, batch: str) -> None:
-        for callback in self.callbacks[batch]:
-            entries = self.flow.history(callback)
-            starts = [one for one in entries if (one.state, one.reason) in _STARTS]
-            assert len(starts) <= 1, f"what follows {batch[-4:]} came {len(starts)} times"
-
-    def _judge_end(self, batch: str, records: dict[str, JobRecord]) -> None:
-        """What has just ended had nothing in it that could move."""
-        counted = recount(self.flow.storage, batch, records.values())
-        state = records[batch].state
-        assert counted.active == 0, f"{batch[-4:]} is {state}, and something in it can move: {counted}"
-        assert state is _end_of(counted), f"{batch[-4:]} is {state}: {counted}"
-        assert not counted.is_held
-        assert counted.is_cancelled or not counted.is_shut
-
-    def _judge_settled(self, batch: str, records: dict[str, JobRecord]) -> None:
-        """Nothing is left to be looked at: the batch is as its members say, and its callbacks are decided."""
-        counted, record = recount(self.flow.storage, batch, records.values()), records[batch]
-        assert counted == self.flow.tally(batch), f"{batch[-4:]}: {self.flow.tally(batch)}, not {counted}"
-        if counted.active or ((counted.is_held or counted.is_shut) and not counted.is_cancelled):
-            assert record.state is State.AWAITING, f"{batch[-4:]} is {record.state}: {counted}"
-            return
-        assert record.state is _end_of(counted), f"{batch[-4:]} is {record.state}: {counted}"
-        assert not counted.is_stopping, "an end has not calmed what stopped the batch"
-        callbacks = [records[one] for one in self.callbacks[batch]]
-        decided = [one.state is not State.AWAITING or one.waits_for is not None for one in callbacks]
-        expected = {State.SUCCEEDED: (True, True, True), State.FAILED: (False, True, False)}
-        for is_decided, is_due in zip(decided, expected.get(record.state, (True, True, True)), strict=True):
-            assert is_decided or not is_due, (
-                f"{batch[-4:]} is {record.state}, and somebody still waits for it"
-            )
-
-
-def _end_of(tally: Tally) -> State:
-    """Return the end of a batch in which nothing can move."""
-    if tally.is_cancelled:
-        assert not tally.waiting, f"cancelled, and something waits: {tally}"
-        return State.DELETED
-    return State.FAILED if tally.failed or tally.waiting else State.SUCCEEDED
