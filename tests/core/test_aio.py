@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from firelock import Firelock, Job, JobContext, Lock
+from firelock import Batch, Firelock, Job, JobContext, Lock, Signal
 from firelock.memory import MemoryStorage
 from firelock.server.embedded import EmbeddedServer
 from firelock.task import TaskVerbs
@@ -19,7 +19,7 @@ from tests.core.fakes import Worker
 WAITS_FOR_NOTHING = {
     "Firelock": {
         "arguments_from_text", "declared_limits", "load_imports", "lock", "resource", "parameters", "server",
-        "task", "task_named", "tasks", "texts_from_arguments", "use_storage",
+        "batch", "signal", "task", "task_named", "tasks", "texts_from_arguments", "use_storage",
     },
     # `async with`; `run` hears signals in the main thread; `status` is in memory
     "EmbeddedServer": {"run", "start", "status", "stop"},
@@ -28,6 +28,9 @@ WAITS_FOR_NOTHING = {
         "cancel", "fake", "key", "log", "progress", "raise_if_cancelled", "served_by", "step", "within",
     },
     "Lock": {"renew"},  # called by the keeper's thread; leaving it is `async with`
+    "Job": {"as_source"},  # called by the client
+    "Batch": {"as_source", "became"},  # called by the client
+    "Signal": {"decode", "encode", "link", "named"},
     "TaskVerbs": {"call", "using"},
     "Recurring": {"add_or_update"},  # what `recur` and `arecur` of a task call
 }  # fmt: skip
@@ -39,7 +42,7 @@ def public_classes():
         parts = [type(part) for name, part in vars(fire).items() if not name.startswith("_")]
     parts = [part for part in parts if part.__module__.startswith("firelock.")]
     ours = [part for part in parts if "client" in inspect.signature(part).parameters]
-    return [Firelock, *ours, TaskVerbs, Job, JobContext, Lock, EmbeddedServer]
+    return [Firelock, *ours, TaskVerbs, Job, Batch, Signal, JobContext, Lock, EmbeddedServer]
 
 
 def verbs():

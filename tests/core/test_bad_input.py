@@ -83,7 +83,7 @@ BAD = [
     (
         lambda desk: desk.send.using(on="failed").enqueue("x"),
         ConfigurationError,
-        "on='failed' says what a continuation waits for; use it with job.then(…).",
+        "on='failed' says what a continuation waits for; use it with job.then(…), or with after=.",
     ),
     (
         lambda desk: desk.send.using(within=object()).enqueue("x"),

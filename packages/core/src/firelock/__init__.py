@@ -10,12 +10,13 @@ if TYPE_CHECKING:
     from firelock.app import Firelock
     from firelock.arguments.forms import FieldKind, Parameter
     from firelock.arguments.outline import ParameterOutline
+    from firelock.batch import Batch
     from firelock.context import JobContext, Snooze, current_job
     from firelock.control.audit import AuditEntry
     from firelock.control.bulk import Operation, Outcome
     from firelock.control.catalogue import TaskEntry
     from firelock.control.doctor import Diagnosis
-    from firelock.control.jobs import JobCounts, JobPage
+    from firelock.control.jobs import JobCounts
     from firelock.control.limits import LimitName, LimitView, NumberSource
     from firelock.control.queues import QueueView
     from firelock.control.servers import ServerView
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from firelock.errors import (
         ArgumentError,
         ArgumentTooLarge,
+        BatchFinished,
         ConfigurationError,
         DuplicateJob,
         DuplicateTask,
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
         UnsupportedFeature,
     )
     from firelock.hookspecs import Command, ServerInfo, TaskCall, hookimpl, hookspec
-    from firelock.job import FailedAttempt, Job, JobLogLine, JobProgress, JobStep
+    from firelock.job import FailedAttempt, Job, JobLogLine, JobPage, JobProgress, JobStep, Step
     from firelock.limit import Limit, Turns
     from firelock.locks import Lock, LockProvider
     from firelock.logs import JobFields, job_fields
@@ -63,36 +65,38 @@ if TYPE_CHECKING:
     from firelock.retry import DecisionKind, Retry, RetryDecision, RetryPolicy
     from firelock.serializer import JsonSerializer, JsonValue, Serializer
     from firelock.settings import Settings
+    from firelock.signal import Signal
     from firelock.storage import Applied, Finding, PartlyApplied
     from firelock.task import Task
     from firelock.unique import Debounce, Unique
-    from firelock.values import Settled, State
+    from firelock.values import Chunk, Settled, State, Tally
     from firelock.waits import KeyWait
 
 _HOMES = {
     "app": ("Firelock",),
     "arguments.forms": ("FieldKind", "Parameter"),
     "arguments.outline": ("ParameterOutline",),
+    "batch": ("Batch",),
     "context": ("JobContext", "Snooze", "current_job"),
     "control.audit": ("AuditEntry",),
     "control.bulk": ("Operation", "Outcome"),
     "control.catalogue": ("TaskEntry",),
     "control.doctor": ("Diagnosis",),
-    "control.jobs": ("JobCounts", "JobPage"),
+    "control.jobs": ("JobCounts",),
     "control.limits": ("LimitName", "LimitView", "NumberSource"),
     "control.queues": ("QueueView",),
     "control.servers": ("ServerView",),
     "cron": ("Cron", "Every", "Misfire", "Overlap"),
     "errors": (
-        "ArgumentError", "ArgumentTooLarge", "ConfigurationError", "DuplicateJob", "DuplicateTask",
-        "FirelockError", "FormError", "JobCancelled", "JobConflict", "JobDeleted", "JobFailed",
-        "JobNotCommitted", "JobNotFound", "JobSuspended", "LockLost", "LockTimeout", "PluginError",
-        "RateLimited", "ResultTimeout", "ResultUnavailable", "ScheduleError", "SchemaMismatch",
-        "SignatureMismatch", "StepError", "StorageError", "StorageUnavailable", "TaskError", "UnknownScheme",
-        "UnknownTask", "UnsupportedFeature",
+        "ArgumentError", "ArgumentTooLarge", "BatchFinished", "ConfigurationError", "DuplicateJob",
+        "DuplicateTask", "FirelockError", "FormError", "JobCancelled", "JobConflict", "JobDeleted",
+        "JobFailed", "JobNotCommitted", "JobNotFound", "JobSuspended", "LockLost", "LockTimeout",
+        "PluginError", "RateLimited", "ResultTimeout", "ResultUnavailable", "ScheduleError",
+        "SchemaMismatch", "SignatureMismatch", "StepError", "StorageError", "StorageUnavailable",
+        "TaskError", "UnknownScheme", "UnknownTask", "UnsupportedFeature",
     ),
     "hookspecs": ("Command", "ServerInfo", "TaskCall", "hookimpl", "hookspec"),
-    "job": ("FailedAttempt", "Job", "JobLogLine", "JobProgress", "JobStep"),
+    "job": ("FailedAttempt", "Job", "JobLogLine", "JobPage", "JobProgress", "JobStep", "Step"),
     "limit": ("Limit", "Turns"),
     "locks": ("Lock", "LockProvider"),
     "logs": ("JobFields", "job_fields"),
@@ -102,10 +106,11 @@ _HOMES = {
     "retry": ("DecisionKind", "Retry", "RetryDecision", "RetryPolicy"),
     "serializer": ("JsonSerializer", "JsonValue", "Serializer"),
     "settings": ("Settings",),
+    "signal": ("Signal",),
     "storage": ("Applied", "Finding", "PartlyApplied"),
     "task": ("Task",),
     "unique": ("Debounce", "Unique"),
-    "values": ("Settled", "State"),
+    "values": ("Chunk", "Settled", "State", "Tally"),
     "waits": ("KeyWait",),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -116,7 +121,10 @@ __all__ = [
     "ArgumentError",
     "ArgumentTooLarge",
     "AuditEntry",
+    "Batch",
+    "BatchFinished",
     "Call",
+    "Chunk",
     "Command",
     "ConfigurationError",
     "Cron",
@@ -184,12 +192,15 @@ __all__ = [
     "ServerView",
     "Settings",
     "Settled",
+    "Signal",
     "SignatureMismatch",
     "Snooze",
     "State",
+    "Step",
     "StepError",
     "StorageError",
     "StorageUnavailable",
+    "Tally",
     "Task",
     "TaskCall",
     "TaskEntry",

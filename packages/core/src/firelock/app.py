@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, T
 from firelock.aio import in_thread, twin
 from firelock.arguments.forms import Parameter, parameters_of, texts_of, typed_arguments
 from firelock.arguments.outline import stub_of
+from firelock.batch import Batch, OnFailureText, OnText, new_batch
 from firelock.client import Client, StorageAccess, WrappedClient
+from firelock.context import running_job
 from firelock.control.audit import Audit
+from firelock.control.batches import Batches
 from firelock.control.bulk import Operations
 from firelock.control.catalogue import Catalogue
 from firelock.control.jobs import Jobs
@@ -30,6 +33,7 @@ from firelock.plugins import Plugins, check_contract
 from firelock.resource import declare_resource
 from firelock.runtime import Runtime, ServedApp
 from firelock.settings import Settings
+from firelock.signal import Signal, check_name
 from firelock.storage import Storage
 from firelock.task import (
     AsyncContextTask,
@@ -131,6 +135,7 @@ class Firelock(ServedApp):
         kind = WrappedClient if self.plugins.has_enqueue_context else Client
         self._client = kind(opened, self.registry, self.plugins, serializer, self.settings.retention)
         self.jobs = Jobs(self._client)
+        self.batches = Batches(self._client)
         self.queues = Queues(self._client)
         self.servers = Servers(self._client)
         self.audit = Audit(self._client)
@@ -297,13 +302,75 @@ class Firelock(ServedApp):
         """
         return declare_resource(function)
 
-    def enqueue_many(self, calls: Iterable[Call]) -> list[Job[Any]]:
+    def enqueue_many(self, calls: Iterable[Call[R]]) -> list[Job[R]]:
         """The calls of `task.call(…)` are stored in order: first all checked, then 500 at a time."""
         return self._client.create_many(_calls(calls))
 
-    async def aenqueue_many(self, calls: Iterable[Call]) -> list[Job[Any]]:
+    async def aenqueue_many(self, calls: Iterable[Call[R]]) -> list[Job[R]]:
         """Enqueue many without blocking the event loop."""
         return await in_thread(self._client.create_many, _calls(calls))
+
+    # ---- batches and signals -----------------------------------------------------------------------------
+
+    def batch(
+        self,
+        name: str,
+        *,
+        after: Job[Any] | Sequence[Job[Any]] = (),
+        on: OnText = "succeeded",
+        on_failure: OnFailureText = "continue",
+        tags: Sequence[str] = (),
+        keep: timedelta | None = None,
+        hold: timedelta = timedelta(hours=1),
+        within: object | None = None,
+        beside: str | None = None,
+    ) -> Batch:
+        """Return a batch, filled in its block: `with fire.batch("import") as batch: batch.add(load, 1)`.
+
+        It is a job without a task, which ends when none of its members can go on. Up to 500 members are
+        stored with it in one step at the end of the block; a block that raises stores nothing. Of more the
+        first are stored, and run, while the block goes on: one that raises then cancels the batch.
+
+        Args:
+            name: for people, 1 to 200 printable characters.
+            after: its members start when this job has succeeded, or all of these, or as `on` says; where that
+                cannot come any more, the batch is deleted.
+            on: what it waits for: succeeded, failed, deleted or finished.
+            on_failure: "continue", or "cancel": the first failed member deletes those that have not ended.
+            tags: plain texts.
+            keep: how long it stays with its members once it has succeeded; by default as the settings say.
+            hold: of more than 500 members: it is cancelled when whoever fills it says nothing for so long.
+            within: a transaction of yours in the storage's own database; the batch comes and goes with it.
+            beside: a limit's key or a unique key of its members, such as "tenant:7", beside which it lies
+                where the storage has partitions. Others need no such word.
+
+        Raises:
+            ConfigurationError: an option is wrong.
+            JobNotCommitted: a job it is to be after is not stored.
+        """
+        if beside is None and not after and (job := running_job.get(None)) is not None:
+            beside = job.id  # so that it may join the batch
+        return new_batch(
+            self._client, name, after=after, on=on, on_failure=on_failure, tags=tags, keep=keep, hold=hold,
+            within=within, beside=beside,
+        )  # fmt: skip
+
+    def signal(self, name: str, type: type[T]) -> Signal[T]:  # noqa: A002 - it is one
+        """Return a signal: `approval = fire.signal("approval", Approval)`.
+
+        A job waits for it by `job.receive(approval, timeout=…)`, others send it by `approval.send(job, …)`.
+
+        Args:
+            name: 1 to 200 printable characters; each job has one answer of a name.
+            type: of what is sent; stored and checked as arguments are.
+
+        Raises:
+            ConfigurationError: the name is none.
+            TaskError: the type is not supported.
+        """
+        owner = f"The payload of signal {check_name(name)!r}"
+        codec = self.registry.value_codec(type, owner, self._client.serializer)
+        return Signal(name, type, self._client, codec)
 
     def load_imports(self) -> None:
         """The modules of `imports` are imported, and so their tasks registered.
@@ -555,7 +622,7 @@ def _names(imports: Sequence[str]) -> tuple[str, ...]:
     return tuple(imports)
 
 
-def _calls(calls: Iterable[Call]) -> list[Call]:
+def _calls(calls: Iterable[Call[Any]]) -> list[Call[Any]]:
     given = list(calls)
     for call in given:
         if not isinstance(call, Call):

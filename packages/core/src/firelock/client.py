@@ -17,9 +17,12 @@ import attrs
 
 from firelock import lifecycle
 from firelock.aio import in_thread
-from firelock.arguments.tags import MAX_TAGS, format_tags
+from firelock.arguments.references import check_made_of, holds_output
+from firelock.arguments.tags import MAX_TAGS, check_tags, format_tags
+from firelock.arguments.templates import names_in
 from firelock.clock import SECOND, StorageClock, micros, span_micros
 from firelock.errors import (
+    ArgumentError,
     ConfigurationError,
     DuplicateJob,
     FirelockError,
@@ -41,13 +44,25 @@ from firelock.storage import Applied, JobFilter, Storage
 from firelock.storage.derived import insert_surely
 from firelock.text import shown
 from firelock.unique import Debounce
-from firelock.values import Duplicate, Edge, Feature, JobRecord, NewJob, On, State, Ties, write_ties
+from firelock.values import (
+    Duplicate,
+    Edge,
+    Feature,
+    Input,
+    JobRecord,
+    NewJob,
+    On,
+    State,
+    Ties,
+    write_ties,
+)
 
 if TYPE_CHECKING:
     import asyncio
     from typing import TypeAlias
 
     from firelock.arguments.codec import Codec
+    from firelock.arguments.references import Reference
     from firelock.arguments.signature import Binder
     from firelock.keys import Asked, KeyMaker
     from firelock.lifecycle import Retention
@@ -64,6 +79,7 @@ log = logging.getLogger(__name__)
 
 RELEASE_LIMIT = 1_000
 CHUNK = 500  # jobs of one call that share an atomic step
+_MOST_SOURCES = 100
 _NO_KEYWORDS: Mapping[str, object] = {}
 _FIRST = micros(datetime(1, 1, 1, tzinfo=UTC))
 _LAST = micros(datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
@@ -130,27 +146,45 @@ class Client:
 
     # ---- one job -----------------------------------------------------------------------------------------
 
-    def create(self, call: Call, reason: str | None = None) -> Job[Any]:
+    def create(self, call: Call[Any], reason: str | None = None) -> Job[Any]:
         """The call is stored as a job; `reason` is what its history says of its creation."""
         job = self._new_job(call)
         if reason is not None:
             job.reason = reason
         return self.store(job, self.transaction(call.options.within))
 
-    async def acreate(self, call: Call) -> Job[Any]:
+    async def acreate(self, call: Call[Any]) -> Job[Any]:
         """The call is stored as a job, together with those of other coroutines that await at this moment."""
         await self._read_clock()
         return await self._astore(self._new_job(call), call.options.within)
 
-    def create_child(self, parent_id: str, call: Call, meta: Mapping[str, str]) -> Job[Any]:
+    def create_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> Job[Any]:
         """The call is stored as a continuation of a job with this meta."""
-        job = self._new_child(parent_id, call, meta)
+        job = self._new_job(call, meta, parent_id)
         return self.store(job, self.transaction(call.options.within))
 
-    async def acreate_child(self, parent_id: str, call: Call, meta: Mapping[str, str]) -> Job[Any]:
+    async def acreate_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> Job[Any]:
         """The call is stored as a continuation, without blocking the event loop."""
         await self._read_clock()
-        return await self._astore(self._new_child(parent_id, call, meta), call.options.within)
+        return await self._astore(self._new_job(call, meta, parent_id), call.options.within)
+
+    def new_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> NewJob:
+        """Return the continuation that the call makes; nothing is stored."""
+        return self._new_job(call, meta, parent_id)
+
+    def new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[NewJob]:
+        """Return the members of a batch that the calls make; nothing is stored."""
+        return [self._new_job(call, batch_id=batch_id) for call in calls]
+
+    def create_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Job[Any]]:
+        """As `create_many`, of members of a batch that is stored."""
+        jobs = [self._new_job(call, batch_id=batch_id) for call in calls]
+        return self._store_many(jobs, self._common_within(calls))
+
+    async def acreate_member(self, call: Call[Any], batch_id: str) -> Job[Any]:
+        """The call is stored as a member, without blocking the event loop."""
+        await self._read_clock()
+        return await self._astore(self._new_job(call, batch_id=batch_id), call.options.within)
 
     async def _read_clock(self) -> None:
         if not self.clock.is_fresh:
@@ -170,7 +204,7 @@ class Client:
             DuplicateJob: another job has its unique key, and it is refused then.
             StorageError: nothing was stored.
         """
-        answer = self._insert((job,), within)[0]
+        answer = self.insert((job,), within)[0]
         if isinstance(answer, Duplicate):
             return Job(self, job, within is not None, answer.job_id, False)
         return Job(self, job, within is not None)
@@ -193,7 +227,7 @@ class Client:
 
     # ---- many --------------------------------------------------------------------------------------------
 
-    def create_many(self, calls: Sequence[Call]) -> list[Job[Any]]:
+    def create_many(self, calls: Sequence[Call[Any]]) -> list[Job[Any]]:
         """Every call is checked, then all are stored in order, 500 at a time, each chunk atomic."""
         jobs = [self._new_job(call) for call in calls]
         return self._store_many(jobs, self._common_within(calls))
@@ -203,12 +237,23 @@ class Client:
     ) -> list[Job[Any]]:
         """As `create_many` for one task and positional arguments: what the jobs share is worked out once."""
         positional = _each_positional(calls)
-        if self.plugins.has_job_options or info.tags or options.tags:
+        if self.plugins.has_job_options or info.tags or options.tags or options.after:
             return self.create_many([Call(info, options, args, {}) for args in positional])
         if not positional:
             return []
-        if info.has_admission or options.has_admission:
-            return self._create_keyed(info, options, positional)
+        try:
+            if info.has_admission or options.has_admission:
+                return self._create_keyed(info, options, positional)
+            return self._create_plain(info, options, positional)
+        except ArgumentError:
+            if not holds_output(positional):
+                raise
+        return self.create_many([Call(info, options, args, {}) for args in positional])
+
+    def _create_plain(
+        self, info: TaskInfo, options: CallOptions, positional: Sequence[tuple[object, ...]]
+    ) -> list[Job[Any]]:
+        """As `create_alike`, of jobs that ask for nothing."""
         first = self._new_job(Call(info, options, positional[0], _NO_KEYWORDS))
         encode, serializer = self.registry.binder(info).encode_text, self.serializer
         shared = (
@@ -222,7 +267,7 @@ class Client:
         within = self.transaction(options.within)
         for start in range(0, len(texts), CHUNK):
             pairs = zip(ids[start : start + CHUNK], texts[start : start + CHUNK], strict=True)
-            self._insert([NewJob(job_id, first.task, text, *shared) for job_id, text in pairs], within)
+            self.insert([NewJob(job_id, first.task, text, *shared) for job_id, text in pairs], within)
         is_within = within is not None
         return [Job(self, first, is_within, job_id) for job_id in ids]
 
@@ -254,7 +299,7 @@ class Client:
                 NewJob(job_id, first.task, text, *shared, asked.text)
                 for job_id, text, asked in zip(ids[part], texts[part], asks[part], strict=True)
             ]
-            for job, answer in zip(jobs, self._insert(jobs, within), strict=True):
+            for job, answer in zip(jobs, self.insert(jobs, within), strict=True):
                 shows = alike.setdefault(job.admission_json, job)
                 holder = answer.job_id if isinstance(answer, Duplicate) else None
                 handles.append(Job(self, shows, is_within, holder or job.id, holder is None))
@@ -266,12 +311,13 @@ class Client:
         handles: list[Job[Any]] = []
         for start in range(0, len(jobs), CHUNK):
             chunk = jobs[start : start + CHUNK]
-            for job, answer in zip(chunk, self._insert(chunk, within), strict=True):
+            for job, answer in zip(chunk, self.insert(chunk, within), strict=True):
                 holder = answer.job_id if isinstance(answer, Duplicate) else None
                 handles.append(Job(self, job, is_within, holder, holder is None))
         return handles
 
-    def _insert(self, jobs: Sequence[NewJob], within: object | None) -> Sequence[bool | Duplicate]:
+    def insert(self, jobs: Sequence[NewJob], within: object | None) -> Sequence[bool | Duplicate]:
+        """The jobs are stored, or none, and plugins are told; return what became of each."""
         self.check_makes_jobs()
         try:
             inserted = (
@@ -302,7 +348,7 @@ class Client:
                 shows = self.storage.get((error.job_id,))[0]
         error.job = Job(self, shows or jobs[0], job_id=error.job_id, is_new=False)
 
-    def _common_within(self, calls: Iterable[Call]) -> object | None:
+    def _common_within(self, calls: Iterable[Call[Any]]) -> object | None:
         found = {id(call.options.within): call.options.within for call in calls}
         if len(found) > 1:
             raise ConfigurationError(
@@ -313,40 +359,103 @@ class Client:
     # ---- building ----------------------------------------------------------------------------------------
 
     def _new_job(
-        self, call: Call, inherited: Mapping[str, str] = NO_META, parent_id: str | None = None
+        self,
+        call: Call[Any],
+        inherited: Mapping[str, str] = NO_META,
+        parent_id: str | None = None,
+        batch_id: str | None = None,
+        caller_id: str | None = None,
     ) -> NewJob:
         info, options = call.info, call.options
         binder = self.registry.binder(info)
+        edges: tuple[Edge, ...] = ()
         if self.plugins.has_job_options:
             options = self._ask_plugins(call)
-        if options.on is not None:
+        arguments, text, references = self._encoded(binder, call)
+        if parent_id is not None or options.after or references:
+            edges = self._edges(call.options, parent_id, references, batch_id)
+        elif options.on is not None:
             raise ConfigurationError(
-                f"on={str(options.on)!r} says what a continuation waits for; use it with job.then(…)."
+                f"on={str(options.on)!r} says what a continuation waits for; use it with job.then(…), or "
+                "with after=."
             )
-        arguments, text = binder.encode_both(call.args, call.kwargs, self.serializer)
         now = self.clock.now()
-        due_at = nominal_at = self._due_at(options, now)
+        due_at = nominal_at = None if edges else self._due_at(options, now)
         is_later = due_at is not None and due_at > now
         queue, priority = options.queue, options.priority
-        state = State.SCHEDULED if is_later else State.ENQUEUED
+        state = State.SCHEDULED if is_later else State.AWAITING if edges else State.ENQUEUED
+        if references:
+            _check_known(info, options, references)
         tags = self._tags(binder, info, arguments, options.tags or ()) if info.tags or options.tags else ()
         retry = None if options.retry is None else options.retry.to_json()
         meta = options.meta
         if inherited:
             meta = {**inherited, **(meta or {})}
-        beside, admission = parent_id, None
+        beside, admission = batch_id or caller_id or (edges[0].parent_id if edges else None), None
         if info.has_admission or options.has_admission:
-            asked = self._asked(binder, info, options, arguments, is_child=parent_id is not None)
-            beside, admission = parent_id or asked.beside, asked.text
+            asked = self._asked(binder, info, options, arguments, is_child=bool(edges or caller_id))
+            beside, admission = beside or asked.beside, asked.text
             wait = asked.first_wait
             if wait is not None:
                 state, is_later, due_at = State.SCHEDULED, True, now + wait
-        return NewJob(
+        job = NewJob(
             self.storage.new_ids(1, beside)[0], info.name, text, self.serializer.name,
             info.queue if queue is None else queue, info.priority if priority is None else priority,
             state, now, due_at if is_later else None, nominal_at, None, tags, options.timeout, retry, None,
             None if meta is None else write_meta(meta), admission,
         )  # fmt: skip
+        if beside is not None and (edges or batch_id or caller_id):
+            _tie(job, edges, references, Ties(batch_id, caller_id))
+        return job
+
+    def _encoded(
+        self, binder: Binder, call: Call[Any]
+    ) -> tuple[Mapping[str, JsonValue], str, Sequence[Reference]]:
+        """Return the arguments, their text, and the outputs among them, which most calls have none of."""
+        try:
+            return (*binder.encode_both(call.args, call.kwargs, self.serializer), ())
+        except ArgumentError:  # the one way in which a call with outputs shows: others pay nothing
+            if not holds_output((*call.args, *call.kwargs.values())):
+                raise
+        return binder.encode_references(call.args, call.kwargs, self.serializer)
+
+    def _edges(
+        self,
+        options: CallOptions,
+        parent_id: str | None,
+        references: Sequence[Reference],
+        batch_id: str | None,
+    ) -> tuple[Edge, ...]:
+        """Return what a job waits for: the job it continues, those it is after, those whose output it takes.
+
+        Raises:
+            ConfigurationError: it has a time of its own, waits for too many, or contradicts itself.
+            DuplicateJob, JobNotCommitted: one of them cannot be waited for.
+        """
+        if options.delay is not None or options.at is not None:
+            raise ConfigurationError(
+                "A job that waits for others runs when these have ended; delay and at cannot be given with "
+                "then(), with after=, or with an output among the arguments."
+            )
+        on, is_within = options.on or On.SUCCEEDED, options.within is not None
+        edges = {} if parent_id is None else {parent_id: Edge(parent_id, on)}
+        for source in options.after or ():
+            source_id = source.as_source(batch_id, is_within=is_within)
+            edges[source_id] = Edge(source_id, on)
+        for one in references:
+            source_id = one.source.as_source(batch_id, is_within=is_within)
+            if source_id in edges and on is not On.SUCCEEDED:
+                raise ConfigurationError(
+                    f"on={str(on)!r} waits for job {source_id} to have {_ENDS[on]}, and its output is there "
+                    "only when it has succeeded. Leave out one of the two."
+                )
+            edges[source_id] = Edge(source_id, On.SUCCEEDED, carries=True)
+        if len(edges) > _MOST_SOURCES:
+            raise ConfigurationError(
+                f"A job waits for at most {_MOST_SOURCES} others, not {len(edges)}. Put them in a batch and "
+                "wait for that: using(after=batch), and batch.results(task) inside the job."
+            )
+        return tuple(edges.values())
 
     def _asked(
         self,
@@ -394,7 +503,7 @@ class Client:
 
     # ---- jobs that a job calls ---------------------------------------------------------------------------
 
-    def called_jobs(self, calls: Sequence[Call], caller: ClaimedJob) -> list[NewJob]:
+    def called_jobs(self, calls: Sequence[Call[Any]], caller: ClaimedJob) -> list[NewJob]:
         """Return the jobs of calls that a job makes and waits for, to lie where it does; nothing is stored.
 
         They have its `meta`, as continuations have that of their parent.
@@ -402,21 +511,17 @@ class Client:
         Raises:
             ConfigurationError: an option has no meaning for a called job.
         """
-        ties, jobs = write_ties(Ties(caller_id=caller.id)), []
         for call in calls:
             if call.options.within is not None:
                 raise ConfigurationError(
                     "A called job is stored by itself, before its caller waits for it; within cannot be "
                     "given with run() or gather()."
                 )
-            job = self._new_job(call, caller.meta, caller.id)
-            job.ties_json = ties
-            jobs.append(job)
-        return jobs
+        return [self._new_job(call, caller.meta, caller_id=caller.id) for call in calls]
 
     def store_called(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
         """They are stored in one step, those that already are left as they are."""
-        return self._insert(jobs, None)
+        return self.insert(jobs, None)
 
     def returned_codec(self, function: Callable[..., object]) -> Codec:
         """Return how what a function returns is stored; TaskError where that has no form in JSON."""
@@ -433,27 +538,13 @@ class Client:
             raise UnknownTask(f"What a job returned cannot be read: task {task!r} is not registered here.")
         return self.registry.binder(info)
 
-    def _new_child(self, parent_id: str, call: Call, meta: Mapping[str, str]) -> NewJob:
-        options = call.options
-        if options.delay is not None or options.at is not None:
-            raise ConfigurationError(
-                "A continuation runs when its parent has ended; delay and at cannot be given with then()."
-            )
-        call = attrs.evolve(call, options=attrs.evolve(options, on=None))
-        job = self._new_job(call, meta, parent_id)
-        on = options.on or On.SUCCEEDED
-        job.state, job.due_at, job.nominal_at = State.AWAITING, None, None
-        job.reason = awaiting_reason(on, parent_id)
-        job.parents = (Edge(parent_id, on),)
-        return job
-
-    def recurring_arguments(self, call: Call) -> NewJob:
+    def recurring_arguments(self, call: Call[Any]) -> NewJob:
         """Return a job as each run of a recurring job would be, never stored itself.
 
         Raises:
             ConfigurationError: an option has no meaning for a recurring job.
         """
-        if meaningless := sorted(call.options.given().keys() & {"delay", "at", "on", "within"}):
+        if meaningless := sorted(call.options.given().keys() & {"delay", "at", "on", "within", "after"}):
             raise ConfigurationError(
                 f"A recurring job takes no {meaningless[0]}; its schedule says when it runs."
             )
@@ -469,12 +560,16 @@ class Client:
                 f"A recurring job takes no start_before={before.isoformat()}, which passes once for all of "
                 "its runs; give a timedelta."
             )
+        if holds_output((*call.args, *call.kwargs.values())):
+            raise ConfigurationError(
+                "A recurring job takes no output of another job, which is there once; pass a value."
+            )
         return self._new_job(call)
 
-    def _ask_plugins(self, call: Call) -> CallOptions:
+    def _ask_plugins(self, call: Call[Any]) -> CallOptions:
         given = call.options.given()
         chosen = self.plugins.job_options(call.info, TaskCall(call.info.name, call.args, call.kwargs, given))
-        if callers := sorted(chosen.keys() & {"on", "within"}):
+        if callers := sorted(chosen.keys() & {"on", "within", "after"}):
             raise ConfigurationError(
                 f"A job_options hook answered {callers[0]}, which only the caller can give."
             )
@@ -526,10 +621,14 @@ class Client:
         """
         if record.state is not State.DELETED:
             return f"it is {record.state}, not deleted"
+        if record.is_batch:
+            return "it is a batch, and a cancelled one stays so"
         former = lifecycle.former(self.storage.history(record.id).entries)
         if former is None:
             return "its history does not tell what it was"
         refusal = former.refusal
+        if refusal is None and self._is_of_cancelled(record):
+            refusal = "its batch was cancelled, which is for good"
         if refusal is None and self._had_children(record.id):
             refusal = "continuations waited for it, and its delete decided them"
         if refusal is not None:
@@ -537,6 +636,28 @@ class Client:
         now = self.clock.now()
         expires_at = self.retention.until(former.state, now)
         return lifecycle.restore(record.id, former, at=now, reason=reason, expires_at=expires_at)
+
+    def _is_of_cancelled(self, record: JobRecord) -> bool:
+        ties = record.ties
+        if ties is None or ties.batch_id is None:
+            return False
+        tally = self.storage.tally((ties.batch_id,))[0]
+        return tally is not None and tally.is_cancelled
+
+    def refusal(self, record: JobRecord, done: str) -> str:
+        """Return why the storage has refused to make the job that, as the rest of a sentence."""
+        if done == "deleted":
+            return "it is already"
+        if done == "requeued":
+            if record.is_batch:
+                return "a batch is never run; requeue its members"
+            if record.state in {State.ENQUEUED, State.PROCESSING}:
+                return "it runs anyway"
+            if self._is_of_cancelled(record):
+                return "its batch was cancelled, which is for good"
+            if record.state is State.AWAITING and record.ties is not None and record.ties.inputs:
+                return "it waits for the output of another job, without which it cannot run"
+        return "it was changed meanwhile"
 
     def taken_words(self, record: JobRecord) -> str:
         """Return which job has the unique key of one that cannot be run again therefore, and what to do."""
@@ -594,32 +715,56 @@ class Client:
 class WrappedClient(Client):
     """A client whose jobs are made within what `enqueue_context` returns; another one looks for nothing."""
 
-    def create(self, call: Call, reason: str | None = None) -> Job[Any]:
+    def create(self, call: Call[Any], reason: str | None = None) -> Job[Any]:
         """The call is stored as a job, within the plugins' contexts."""
         with self._contexts((call,)):
             return super().create(call, reason)
 
-    async def acreate(self, call: Call) -> Job[Any]:
+    async def acreate(self, call: Call[Any]) -> Job[Any]:
         """The call is stored as a job, within the plugins' contexts."""
         with self._contexts((call,)):
             return await super().acreate(call)
 
-    def create_child(self, parent_id: str, call: Call, meta: Mapping[str, str]) -> Job[Any]:
+    def create_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> Job[Any]:
         """The call is stored as a continuation, within the plugins' contexts."""
         with self._contexts((call,), meta):
             return super().create_child(parent_id, call, meta)
 
-    async def acreate_child(self, parent_id: str, call: Call, meta: Mapping[str, str]) -> Job[Any]:
+    async def acreate_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> Job[Any]:
         """The call is stored as a continuation, within the plugins' contexts."""
         with self._contexts((call,), meta):
             return await super().acreate_child(parent_id, call, meta)
 
-    def called_jobs(self, calls: Sequence[Call], caller: ClaimedJob) -> list[NewJob]:
+    def called_jobs(self, calls: Sequence[Call[Any]], caller: ClaimedJob) -> list[NewJob]:
         """Return the jobs of calls that a job makes, made within the plugins' contexts."""
         with self._contexts(calls, caller.meta):
             return super().called_jobs(calls, caller)
 
-    def create_many(self, calls: Sequence[Call]) -> list[Job[Any]]:
+    def new_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> NewJob:
+        """Return the continuation that the call makes, made within the plugins' contexts."""
+        with self._contexts((call,), meta):
+            return super().new_child(parent_id, call, meta)
+
+    def new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[NewJob]:
+        """Return the members that the calls make, made within the plugins' contexts."""
+        if not calls:
+            return []
+        with self._contexts(calls):
+            return super().new_members(calls, batch_id)
+
+    def create_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Job[Any]]:
+        """Every call is checked, then all are stored as members, within the plugins' contexts."""
+        if not calls:
+            return []
+        with self._contexts(calls):
+            return super().create_members(calls, batch_id)
+
+    async def acreate_member(self, call: Call[Any], batch_id: str) -> Job[Any]:
+        """The call is stored as a member, within the plugins' contexts."""
+        with self._contexts((call,)):
+            return await super().acreate_member(call, batch_id)
+
+    def create_many(self, calls: Sequence[Call[Any]]) -> list[Job[Any]]:
         """Every call is checked, then all are stored, within the plugins' contexts."""
         if not calls:
             return []
@@ -633,7 +778,7 @@ class WrappedClient(Client):
         return self.create_many([Call(info, options, args, {}) for args in _each_positional(calls)])
 
     @contextmanager
-    def _contexts(self, calls: Sequence[Call], inherited: Mapping[str, str] = NO_META) -> Iterator[None]:
+    def _contexts(self, calls: Sequence[Call[Any]], inherited: Mapping[str, str] = NO_META) -> Iterator[None]:
         task = calls[0].info if len({call.info.name for call in calls}) == 1 else None
         told = [TaskCall(call.info.name, call.args, call.kwargs, call.options.given()) for call in calls]
         refusal: BaseException | None = None
@@ -647,6 +792,38 @@ class WrappedClient(Client):
                 raise
         if refusal is not None:  # a context has swallowed it, and there is no job to return
             raise refusal
+
+
+def _tie(job: NewJob, edges: tuple[Edge, ...], references: Sequence[Reference], ties: Ties) -> None:
+    """The job waits for these and gets these outputs, beside its other ties."""
+    job.parents = edges
+    if edges:
+        more = f", and for {len(edges) - 1} more" if len(edges) > 1 else ""
+        job.reason = f"{awaiting_reason(edges[0].on, edges[0].parent_id)}{more}"
+    inputs = tuple(Input(one.source.id, one.path) for one in references)
+    job.ties_json = write_ties(attrs.evolve(ties, inputs=inputs))
+
+
+def _check_known(info: TaskInfo, options: CallOptions, references: Sequence[Reference]) -> None:
+    """Prove that neither tags nor keys of a job are made of outputs, which nobody knows yet.
+
+    Raises:
+        ArgumentError: one is.
+    """
+    for tag in info.tags:
+        check_made_of(f"Tag {tag!r}", names_in("Tag", tag), references)
+    keys = info.keys(options)
+    for limit in keys.limits:
+        check_made_of(f"Limit key {limit.key!r}", names_in("Limit key", limit.key), references)
+        if isinstance(cost := getattr(limit, "cost", None), str):
+            check_made_of(f"Cost {cost!r}", names_in("Cost", cost), references)
+    if keys.unique is not None:
+        key = keys.unique.key
+        names = (None,) if key is None else names_in("Unique key", key)
+        check_made_of(f"The key of {keys.unique!r}", names, references)
+
+
+_ENDS = {On.FAILED: "failed", On.DELETED: "been deleted", On.FINISHED: "ended"}
 
 
 def _unreadable_result(record: JobRecord, *, is_known: bool) -> FirelockError:
@@ -693,11 +870,6 @@ def _each_positional(calls: Iterable[Sequence[object]]) -> list[tuple[object, ..
                 "task.enqueue_many([(1,), (2,)])."
             )
     return [tuple(args) for args in given]
-
-
-def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
-    """Return plain tags after the same checks as formatted ones; braces are ordinary characters here."""
-    return format_tags([tag.replace("{", "{{").replace("}", "}}") for tag in tags], {}, defaults={})
 
 
 async def _insert_within(storage: Storage, job: NewJob, within: object) -> bool | Duplicate:

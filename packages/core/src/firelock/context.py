@@ -358,7 +358,7 @@ class JobContext:
         result: R = await self._steps.arun(name, task.call(*args, **kwargs))
         return result
 
-    def gather(self, name: str, calls: Iterable[Call], /) -> list[Any]:
+    def gather(self, name: str, calls: Iterable[Call[R]], /) -> list[R]:
         """Return the results of a job for each call, at most 500, in order; all are stored in one step.
 
         All have ended before it returns or raises; see `run`.
@@ -368,7 +368,7 @@ class JobContext:
         """
         return self._steps.gather(name, list(calls))
 
-    async def agather(self, name: str, calls: Iterable[Call], /) -> list[Any]:
+    async def agather(self, name: str, calls: Iterable[Call[R]], /) -> list[R]:
         """`gather` in an async task."""
         return await self._steps.agather(name, list(calls))
 

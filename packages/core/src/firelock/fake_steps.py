@@ -130,7 +130,9 @@ class FakeSteps(JobSteps):
         del timeout
         return self._answered(MemoKind.SIGNAL, signal.name)
 
-    def _calling(self, name: str, calls: Sequence[Call], *, is_one: bool = False) -> Generator[Any, Any, Any]:
+    def _calling(
+        self, name: str, calls: Sequence[Call[Any]], *, is_one: bool = False
+    ) -> Generator[Any, Any, Any]:
         del calls, is_one
         return self._answered(MemoKind.CALL, name)
 

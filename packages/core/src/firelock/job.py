@@ -5,15 +5,19 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from datetime import datetime
+from concurrent.futures import wait
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 import attrs
 
 from firelock import lifecycle
 from firelock.aio import in_thread, twin
+from firelock.arguments.references import StandIn
 from firelock.clock import from_micros
 from firelock.errors import (
+    ConfigurationError,
+    DuplicateJob,
     FirelockError,
     JobConflict,
     JobDeleted,
@@ -22,27 +26,33 @@ from firelock.errors import (
     JobNotFound,
     ResultTimeout,
     ResultUnavailable,
+    StepError,
     TaskError,
 )
 from firelock.options import CallOptions
+from firelock.pages import Paged
+from firelock.text import clock_time, shown
 from firelock.values import (
     Applied,
+    Chunk,
     ErrorInfo,
     JobRecord,
+    MemoKind,
     NewJob,
     State,
+    memo_words,
 )
 from firelock.waits import key_waits, waits_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
 
     from firelock.clock import StorageClock
     from firelock.lifecycle import Retention
     from firelock.options import Call, TaskInfo
     from firelock.storage import Storage
-    from firelock.values import Transition
+    from firelock.values import Duplicate, Memo, Transition
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
@@ -185,13 +195,34 @@ class Job(Generic[R]):
         return None if enqueued_at is None else as_datetime(enqueued_at + admission.start_within)
 
     @property
-    def waits_for(self) -> str | None:
-        """Which limits held it back at the last `refresh()`: "limit tenant:7 (4 of 4 running)".
+    def batch_id(self) -> str | None:
+        """The id of the batch it is a member of; None for none; never changes."""
+        ties = self._record.ties
+        return None if ties is None else ties.batch_id
 
-        None where none did: an enqueued job then waits for a worker.
+    @property
+    def waits_for(self) -> str | None:
+        """What it waited for at the last look: "signal approval until 2026-11-27 12:00:00 UTC".
+
+        A job that sleeps, or waits for a signal or for a job that it called, says so. Of an enqueued one
+        `refresh()` tells which limits held it back: "limit tenant:7 (4 of 4 running)"; None where none did:
+        it then waits for a worker.
         """
+        record = self._stored
+        if record is not None and record.waits_for and record.state in (State.AWAITING, State.SCHEDULED):
+            until = "" if record.due_at is None else f" until {clock_time(record.due_at)}"
+            return f"{record.waits_for}{until}"
         seen, words = getattr(self, "_waits", (None, None))
-        return words if seen is self._record else None
+        return words if seen is record else None
+
+    @property
+    def output(self) -> R:
+        """What stands for its result in the arguments of a job that waits for it; typed as the result.
+
+        Pass it on whole, or within lists, tuples and dicts; the job that gets it runs once this one has
+        succeeded. Every other use raises an ArgumentError, which is a TypeError: the result is not there yet.
+        """
+        return cast("R", StandIn(self))
 
     @property
     def created_at(self) -> datetime:
@@ -209,7 +240,10 @@ class Job(Generic[R]):
 
     @property
     def next_due_at(self) -> datetime | None:
-        """When it becomes due: after its delay, for its retry, as rescheduled; None unless scheduled."""
+        """When it becomes due: after its delay, for its retry, as rescheduled; or its wait is over.
+
+        None unless it is scheduled, or awaits something for a time.
+        """
         return as_datetime(self._record.due_at)
 
     @property
@@ -339,9 +373,7 @@ class Job(Generic[R]):
         if record is None:
             raise ResultUnavailable(f"Job {self.id} is not stored any more; its result is gone with it.")
         self._saw(look.began, record)
-        if record.state is not State.SUCCEEDED or record.result is None:
-            raise without_result(record)
-        return cast("R", self._client.decode_result(record))
+        return cast("R", result_of(self._client, record))
 
     def history(self) -> list[JobStep]:
         """Return the job's steps, oldest first."""
@@ -370,26 +402,119 @@ class Job(Generic[R]):
 
     aprogress = twin(progress)
 
+    def steps(self) -> list[Step]:
+        """Return what the job remembers: steps, signals, sleeps and called jobs, in order of their begin.
+
+        Raises:
+            JobNotFound: it is not stored.
+        """
+        memos = self._client.storage.recall(self.id)
+        if memos is None:
+            raise JobNotFound(f"Job {self.id} is not stored: it was never committed, or it has been pruned.")
+        return [Step.of_memo(memo) for memo in memos]
+
+    asteps = twin(steps)
+
+    def stream(self, name: str = "out", *, after: int = 0) -> Iterator[Chunk]:
+        """Iterate over what the job emits, as it comes, until the job has ended.
+
+        A chunk whose `run` is higher than that of the one before begins anew: the job runs again, and emits
+        again what no remembered step has emitted.
+
+        Args:
+            name: of the stream, as `emit` names it.
+            after: the offset of the last chunk seen, to go on behind it.
+
+        Raises:
+            JobNotFound: the job is not stored.
+        """
+        self._require_committed()
+        return self._streamed(name, after)
+
+    def _streamed(self, name: str, after: int) -> Iterator[Chunk]:
+        future, pause, has_ended = self._client.wait_for_end(self.id), _SHORTEST_PAUSE, False
+        try:
+            while True:
+                chunks = self._client.storage.read_stream(self.id, name, after=after, limit=_CHUNKS)
+                yield from chunks
+                if chunks:
+                    after, pause = chunks[-1].offset, _SHORTEST_PAUSE
+                elif has_ended:
+                    return
+                elif wait((future,), pause).done:
+                    has_ended = self._saw_end(future.result())
+                pause = min(_LONGEST_PAUSE, pause * 1.5)
+        finally:
+            self._client.forget_wait(self.id, future)
+
+    async def astream(self, name: str = "out", *, after: int = 0) -> AsyncIterator[Chunk]:
+        """`stream` without blocking the event loop: `async for chunk in job.astream()`."""
+        import asyncio  # noqa: PLC0415 - loaded when first used
+
+        await in_thread(self._require_committed)
+        read = self._client.storage.read_stream
+        future, pause, has_ended = self._client.wait_for_end(self.id), _SHORTEST_PAUSE, False
+        ended = asyncio.wrap_future(future)
+        try:
+            while True:
+                chunks = await in_thread(read, self.id, name, after=after, limit=_CHUNKS)
+                for chunk in chunks:
+                    yield chunk
+                if chunks:
+                    after, pause = chunks[-1].offset, _SHORTEST_PAUSE
+                elif has_ended:
+                    return
+                elif (await asyncio.wait({ended}, timeout=pause))[0]:
+                    has_ended = self._saw_end(ended.result())
+                pause = min(_LONGEST_PAUSE, pause * 1.5)
+        finally:
+            ended.cancel()
+            self._client.forget_wait(self.id, future)
+
+    def _saw_end(self, look: Observation) -> bool:
+        """The handle shows the end; True."""
+        if look.record is None:
+            raise JobNotFound(f"Job {self.id} is not stored: it was never committed, or it has been pruned.")
+        self._saw(look.began, look.record)
+        return True
+
     # ---- acting ------------------------------------------------------------------------------------------
 
     def _require_committed(self) -> None:
         if self._looked == _UNCOMMITTED:
             self._look()
 
-    def requeue(self) -> Job[R]:
+    def requeue(self, *, from_step: str | None = None) -> Job[R]:
         """The job is enqueued with its retries given back, and the handle shows it; return the handle.
 
+        What it remembers stays, so that it goes on behind its last step; but for `from_step`, of its name as
+        `steps()` gives it, and all that were recorded since. Where a step and a signal share a name, "signal
+        NAME" says which.
+
         Raises:
-            JobConflict: it is enqueued or processing, or another job has its unique key by now.
+            JobConflict: it is enqueued or processing; another job has its unique key by now; it waits for
+                the output of another job; or it is a member of a cancelled batch.
+            StepError: it remembers no such step.
             JobNotFound: it is not stored.
         """
         self._require_committed()
         now = self._client.clock.now()
-        return self._apply(
-            lifecycle.requeue(self.id, at=now, reason="requeued by code"), "requeued: it runs anyway"
-        )
+        forget_from = None if from_step is None else self._step_named(from_step)
+        change = lifecycle.requeue(self.id, at=now, reason="requeued by code", forget_from=forget_from)
+        return self._apply(change, "requeued")
 
     arequeue = twin(requeue)
+
+    def _step_named(self, name: str) -> tuple[MemoKind, str]:
+        """Return kind and name of what it remembers under a name."""
+        steps = self.steps()
+        found = [one for one in steps if name in (one.name, memo_words(one.kind, one.name))]
+        if len(found) == 1:
+            return found[0].kind, found[0].name
+        words = ", ".join(repr(memo_words(one.kind, one.name)) for one in found or steps[:20]) or "nothing"
+        if found:
+            raise StepError(f"Job {self.id} remembers several things named {name!r}: say which of {words}.")
+        raise StepError(f"Job {self.id} remembers no step {shown(name)}. It remembers: {words}.")
 
     def delete(self) -> Job[R]:
         """The job is deleted, and the handle shows it; if it runs, it is told to stop. Return the handle.
@@ -402,7 +527,7 @@ class Job(Generic[R]):
         now = self._client.clock.now()
         expires_at = self._client.retention.until(State.DELETED, now)
         change = lifecycle.delete(self.id, at=now, reason="deleted by code", expires_at=expires_at)
-        return self._apply(change, "deleted: it is already")
+        return self._apply(change, "deleted")
 
     adelete = twin(delete)
 
@@ -425,7 +550,7 @@ class Job(Generic[R]):
                 f"Job {self.id} cannot be restored: {change}. requeue() runs a deleted job again."
             )
         applied = self._client.apply_unless_changed([change], [seen])[0]
-        return self._applied(applied, "restored: it was changed meanwhile")
+        return self._applied(applied, "restored")
 
     arestore = twin(restore)
 
@@ -439,7 +564,8 @@ class Job(Generic[R]):
         if applied is Applied.TAKEN:
             raise JobConflict(self._client.taken_words(record))
         if not applied.is_applied or applied is Applied.ALREADY:
-            raise JobConflict(f"Job {self.id} is {record.state}; it cannot be {done}.")
+            why = self._client.refusal(record, done)
+            raise JobConflict(f"Job {self.id} is {record.state}; it cannot be {done}: {why}.")
         return self
 
     def then(self, task: Continuation[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
@@ -460,11 +586,55 @@ class Job(Generic[R]):
         await in_thread(self._require_visible, task)
         return await self._client.acreate_child(self.id, task.call(*args, **kwargs), self.meta)
 
+    def as_source(self, batch_id: str | None, *, is_within: bool = False) -> str:
+        """Return the id for a job that is to wait for this one, a member of that batch; asked by the client.
+
+        Raises:
+            ConfigurationError: it is no member of the batch, or is debounced: it may never run.
+            DuplicateJob: the call that the handle came from made no member.
+            JobNotCommitted: it is not stored, and the other is not within its transaction.
+        """
+        if batch_id is None:
+            if not is_within:
+                self._require_committed()
+            return self.id
+        if isinstance(self._record, NewJob) and not self.is_new:
+            raise DuplicateJob(
+                f"Job {self.id} has the unique key of the call of {self.task}, which is therefore no member "
+                "of the batch, and no member can wait for it. Call it through using(unique=False), or wait "
+                "for that job outside of the batch.",
+                self.id,
+            )
+        if self.batch_id != batch_id:
+            raise ConfigurationError(
+                f"{self!r} is no member of batch {batch_id}; a member waits for members of its own batch "
+                "alone. Add it to that batch, or give the batch itself after=."
+            )
+        admission = self._record.admission
+        if admission is not None and admission.unique is not None and admission.unique.wait is not None:
+            raise ConfigurationError(
+                f"{self!r} is debounced, so that a later call may run in its place, and no member can wait "
+                "for it. Call it through using(unique=False)."
+            )
+        return self.id
+
     def _require_visible(self, task: Continuation[..., Any]) -> None:
         if not callable(getattr(task, "call", None)):
             raise TaskError(f"then() takes a task, then its arguments: job.then(task, …), not {task!r}.")
         if task.options.within is None:
             self._require_committed()
+
+
+def result_of(client: Creator, record: JobRecord) -> object:
+    """Return what the task of a job returned.
+
+    Raises:
+        JobFailed, JobDeleted: it ended otherwise.
+        ResultUnavailable: there is no storable result.
+    """
+    if record.state is not State.SUCCEEDED or record.result is None:
+        raise without_result(record)
+    return client.decode_result(record)
 
 
 def without_result(record: JobRecord) -> FirelockError:
@@ -482,6 +652,9 @@ def without_result(record: JobRecord) -> FirelockError:
 # ---- what a handle needs -----------------------------------------------------------------------------------
 
 
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # between two looks at a stream in which nothing came
+_CHUNKS = 100
+
 reads = itertools.count(1)
 """Numbers for the looks at jobs in this process, taken before each is sent."""
 
@@ -494,6 +667,14 @@ class Observation:
     record: JobRecord | None
 
 
+@attrs.frozen
+class JobPage(Paged[Job[Any]]):
+    """A page of jobs; `cursor` opens the next, None after the last."""
+
+    jobs: list[Job[Any]]
+    cursor: str | None
+
+
 class Creator(Protocol):
     """What tasks and handles need of an app: its client makes jobs, reads them and changes them."""
 
@@ -501,10 +682,10 @@ class Creator(Protocol):
     clock: StorageClock
     retention: Retention
 
-    def create(self, call: Call) -> Job[Any]:
+    def create(self, call: Call[Any]) -> Job[Any]:
         """The call is stored as a job."""
 
-    async def acreate(self, call: Call) -> Job[Any]:
+    async def acreate(self, call: Call[Any]) -> Job[Any]:
         """The call is stored as a job, without blocking the event loop."""
 
     def create_alike(
@@ -512,11 +693,29 @@ class Creator(Protocol):
     ) -> list[Job[Any]]:
         """A job of one task is stored for each tuple of arguments."""
 
-    def create_child(self, parent_id: str, call: Call, meta: Mapping[str, str]) -> Job[Any]:
+    def create_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> Job[Any]:
         """The call is stored as a continuation of a job with this meta."""
 
-    async def acreate_child(self, parent_id: str, call: Call, meta: Mapping[str, str]) -> Job[Any]:
+    async def acreate_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> Job[Any]:
         """The call is stored as a continuation, without blocking the event loop."""
+
+    def new_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> NewJob:
+        """Return the continuation that the call makes; nothing is stored."""
+
+    def new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[NewJob]:
+        """Return the members that the calls make; nothing is stored."""
+
+    def create_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Job[Any]]:
+        """The calls are stored as members of a batch that is stored."""
+
+    async def acreate_member(self, call: Call[Any], batch_id: str) -> Job[Any]:
+        """The call is stored as a member, without blocking the event loop."""
+
+    def transaction(self, within: object | None) -> object | None:
+        """Return the transaction that jobs become part of: the caller's, or what a plugin makes of it."""
+
+    def insert(self, jobs: Sequence[NewJob], within: object | None) -> Sequence[bool | Duplicate]:
+        """The jobs are stored; return what became of each."""
 
     def wait_for_end(self, job_id: str) -> Future[Observation]:
         """Return a future of the read that sees the job ended, or gone."""
@@ -529,6 +728,9 @@ class Creator(Protocol):
 
     def taken_words(self, record: JobRecord) -> str:
         """Return which job has the unique key of one that cannot be run again therefore."""
+
+    def refusal(self, record: JobRecord, done: str) -> str:
+        """Return why the storage has refused to make the job that, as the rest of a sentence."""
 
     def release_children_soon(self) -> None:
         """Continuations that a change set free are moved."""
@@ -543,11 +745,13 @@ class Creator(Protocol):
 class Continuation(Protocol[P, R]):
     """A task as `then` takes it: with or without `using(…)`."""
 
+    info: TaskInfo
+
     @property
     def options(self) -> CallOptions:
         """Those of its calls."""
 
-    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call:
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """Return the call."""
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
@@ -622,3 +826,27 @@ class JobProgress(_View):
     total: float
     at: datetime
     message: str | None
+
+
+@attrs.frozen
+class Step:
+    """What a job remembers under a name: the value of a step, a signal, a sleep, a job that it called."""
+
+    kind: MemoKind
+    name: str
+    is_done: bool  # else it was begun: nobody knows how far it came, or it is waited for
+    at: datetime  # when it was written
+    took: timedelta | None  # how long its function ran; None where nobody measured
+    attempt: int  # that wrote it; 0 for one from outside
+    author: str  # who sent a signal; "timeout" where its time was over; empty where nobody said
+    value: str | None  # JSON text; None of a signal whose time was over
+
+    @classmethod
+    def of_memo(cls, memo: Memo) -> Step:
+        """Return the view of a memo."""
+        took = None if memo.started_at is None or not memo.is_done else memo.at - memo.started_at
+        return cls(
+            memo.kind, memo.name, memo.is_done, from_micros(memo.at),
+            None if took is None else timedelta(microseconds=max(0, took)), memo.attempt, memo.author,
+            memo.value,
+        )  # fmt: skip

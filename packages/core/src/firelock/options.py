@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import attrs
 
@@ -23,6 +23,7 @@ from firelock.unique import Debounce, Unique
 from firelock.values import On
 
 Choice = TypeVar("Choice", bound=StrEnum)
+R = TypeVar("R", covariant=True)
 
 _QUEUE = re.compile(r"[a-z0-9_.-]{1,64}\Z")
 _PRIORITY = 100
@@ -121,6 +122,18 @@ def to_choice(kind: type[Choice], option: str, value: str) -> Choice:
         raise ConfigurationError(f"{option}={value!r} is unknown; use one of {', '.join(kind)}.") from error
 
 
+def to_sources(jobs: object) -> tuple[Any, ...]:
+    """Return the handles of jobs that are to be waited for; ConfigurationError for what is no handle."""
+    given = tuple(jobs) if isinstance(jobs, list | tuple) else (jobs,)
+    for each in given:
+        if not callable(getattr(type(each), "as_source", None)):
+            raise ConfigurationError(
+                f"after={shown(jobs)} is refused: {shown(each)} is no handle of a job; pass what add() or "
+                "enqueue() returned, or fire.jobs.get(id)."
+            )
+    return given
+
+
 def _optional_on(value: str | None) -> On | None:
     return None if value is None else to_choice(On, "on", value)
 
@@ -146,6 +159,7 @@ class CallOptions:
     )
     unique: Unique | Debounce | Literal[False] | None = attrs.field(default=None, converter=to_unique)
     start_before: timedelta | datetime | None = attrs.field(default=None, converter=to_start_before)
+    after: tuple[Any, ...] | None = attrs.field(default=None, converter=attrs.converters.optional(to_sources))
     has_admission: bool = attrs.field(init=False, eq=False, repr=False)  # it says something of these three
 
     @has_admission.default
@@ -268,8 +282,8 @@ class TaskInfo:
 
 
 @attrs.frozen
-class Call:
-    """A task with its arguments and options, for `fire.enqueue_many`."""
+class Call(Generic[R]):
+    """A task with its arguments and options, for `fire.enqueue_many` and `batch.add_many`."""
 
     info: TaskInfo
     options: CallOptions

@@ -108,7 +108,7 @@ class StepsApp(Protocol):
     def transaction(self, within: object | None) -> object | None:
         """Return the transaction that is joined."""
 
-    def called_jobs(self, calls: Sequence[Call], caller: ClaimedJob) -> list[NewJob]:
+    def called_jobs(self, calls: Sequence[Call[Any]], caller: ClaimedJob) -> list[NewJob]:
         """Return the jobs of calls that a job makes and waits for; nothing is stored."""
 
     def store_called(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
@@ -448,22 +448,22 @@ class JobSteps:
         with self._entered(MemoKind.SIGNAL, signal.name):
             return await self._adrive(self._receiving(signal, timeout))
 
-    def run(self, name: str, call: Call) -> Any:  # noqa: ANN401 - the task's
+    def run(self, name: str, call: Call[Any]) -> Any:  # noqa: ANN401 - the task's
         """See `JobContext.run`."""
         with self._entered(MemoKind.CALL, name):
             return self._drive(self._calling(name, [call], is_one=True))
 
-    async def arun(self, name: str, call: Call) -> Any:  # noqa: ANN401 - the task's
+    async def arun(self, name: str, call: Call[Any]) -> Any:  # noqa: ANN401 - the task's
         """See `JobContext.arun`."""
         with self._entered(MemoKind.CALL, name):
             return await self._adrive(self._calling(name, [call], is_one=True))
 
-    def gather(self, name: str, calls: Sequence[Call]) -> list[Any]:
+    def gather(self, name: str, calls: Sequence[Call[Any]]) -> list[Any]:
         """See `JobContext.gather`."""
         with self._entered(MemoKind.CALL, name):
             return cast("list[Any]", self._drive(self._calling(name, calls)))
 
-    async def agather(self, name: str, calls: Sequence[Call]) -> list[Any]:
+    async def agather(self, name: str, calls: Sequence[Call[Any]]) -> list[Any]:
         """See `JobContext.agather`."""
         with self._entered(MemoKind.CALL, name):
             return cast("list[Any]", await self._adrive(self._calling(name, calls)))
@@ -530,7 +530,7 @@ class JobSteps:
 
     # ---- other jobs --------------------------------------------------------------------------------------
 
-    def _calling(self, name: str, calls: Sequence[Call], *, is_one: bool = False) -> _Flow[Any]:
+    def _calling(self, name: str, calls: Sequence[Call[Any]], *, is_one: bool = False) -> _Flow[Any]:
         """Return what the jobs of the calls returned: a list, of a single one its result itself."""
         if not calls:
             return []
@@ -570,7 +570,7 @@ class JobSteps:
         return (yield from self._collect(name, calls, ended, is_one=is_one))
 
     def _start(
-        self, name: str, calls: Sequence[Call], places: Sequence[int], ids: list[str]
+        self, name: str, calls: Sequence[Call[Any]], places: Sequence[int], ids: list[str]
     ) -> _Flow[list[str]]:
         """The calls at these places are stored as jobs, their ids remembered before; return all ids.
 
@@ -600,7 +600,7 @@ class JobSteps:
         yield from self._put(self._memo(MemoKind.CALL, name, said))
 
     def _collect(
-        self, name: str, calls: Sequence[Call], records: Sequence[JobRecord], *, is_one: bool
+        self, name: str, calls: Sequence[Call[Any]], records: Sequence[JobRecord], *, is_one: bool
     ) -> _Flow[Any]:
         """All have ended: return their results, remembered where they fit into a memo."""
         values = [self._result_of(record) for record in records]
@@ -625,7 +625,7 @@ class JobSteps:
             )
         return read_text(serializer, record.result)
 
-    def _results(self, memo: Memo, calls: Sequence[Call], *, is_one: bool) -> object:
+    def _results(self, memo: Memo, calls: Sequence[Call[Any]], *, is_one: bool) -> object:
         def decode(values: JsonValue) -> object:
             if is_one:
                 return self._app.binder_of(calls[0].info).decode_result(values)
@@ -639,7 +639,7 @@ class JobSteps:
 
         return self._read(memo, decode)
 
-    def _check_number(self, name: str, stored: Sequence[object], calls: Sequence[Call]) -> None:
+    def _check_number(self, name: str, stored: Sequence[object], calls: Sequence[Call[Any]]) -> None:
         if len(stored) != len(calls):
             raise StepError(
                 f"{name!r} called {len(stored)} jobs before, and now it is {len(calls)} calls. Give it "

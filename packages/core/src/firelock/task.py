@@ -17,7 +17,9 @@ import attrs
 from firelock.aio import twin
 from firelock.arguments.signature import (
     Binder,
+    ValueCodec,
     check_callable,
+    codec_of,
     compile_binder,
     make_converter,
     returned_codec,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from firelock.job import Creator, Job
     from firelock.limit import Limit, Turns
     from firelock.recurring_job import RecurringJob
+    from firelock.serializer import Serializer
     from firelock.settings import Settings
     from firelock.unique import Debounce, Unique
 
@@ -111,7 +114,7 @@ def main_module_name() -> str:
 class Definitions(Protocol):
     """Where `recur` writes: `fire.recurring`."""
 
-    def add_or_update(self, call: Call, recurring_id: str, schedule: str | Cron | Every) -> RecurringJob:
+    def add_or_update(self, call: Call[Any], recurring_id: str, schedule: str | Cron | Every) -> RecurringJob:
         """The definition is stored."""
 
 
@@ -152,6 +155,7 @@ class TaskVerbs(Generic[P, R]):
         limits: Sequence[Limit | Turns] | None = None,
         unique: Unique | Debounce | Literal[False] | None = None,
         start_before: timedelta | datetime | None = None,
+        after: Job[Any] | Sequence[Job[Any]] | None = None,
     ) -> TaskVerbs[P, R]:
         """Return the task with other options for the calls made through it; the same typed arguments.
 
@@ -161,7 +165,7 @@ class TaskVerbs(Generic[P, R]):
             delay: run this much later; a timedelta or seconds.
             at: run at this aware datetime.
             tags: added to the task's own; plain texts.
-            on: for continuations: succeeded, failed, deleted or finished.
+            on: for continuations and with `after`: succeeded, failed, deleted or finished.
             within: a transaction of yours in the storage's own database; the job comes and goes with it.
             timeout: the longest an attempt may run.
             retry: stored with the job.
@@ -171,21 +175,24 @@ class TaskVerbs(Generic[P, R]):
             unique: in place of the task's; False takes it away.
             start_before: a timedelta from when the job becomes enqueued, or an aware datetime; a job that no
                 server took by then is deleted unrun.
+            after: the job runs when this one has succeeded, or all of these, or as `on` says; of a member of
+                a batch they are members of the same.
 
         Raises:
             ConfigurationError: a value is out of its bounds.
             TaskError: a key names what is no parameter of the task.
         """
         given = CallOptions(
-            queue, priority, delay, at, tags, on, within, timeout, retry, meta, limits, unique, start_before
-        )
+            queue, priority, delay, at, tags, on, within, timeout, retry, meta, limits, unique, start_before,
+            after,
+        )  # fmt: skip
         options = attrs.evolve(self.options, **given.given())
         if given.has_admission:
             self.info.keys(options)
         return TaskVerbs(self._creator, self._definitions, self.info, options)
 
-    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call:
-        """Return the call, to be stored with others by `fire.enqueue_many`."""
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+        """Return the call, to be stored with others by `fire.enqueue_many` or `batch.add_many`."""
         return Call(self.info, self.options, args, kwargs)
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
@@ -405,6 +412,14 @@ class Registry:
             TaskError: its return annotation has no form in JSON.
         """
         return returned_codec(function, self._converter_once)
+
+    def value_codec(self, annotation: object, owner: str, serializer: Serializer) -> ValueCodec:
+        """Return what stores values of an annotation, as arguments and results are; `owner` names them.
+
+        Raises:
+            TaskError: the annotation is not supported.
+        """
+        return ValueCodec(owner, codec_of(annotation, self._converter_once, owner), serializer)
 
     def _converter_once(self) -> Converter:
         with self._lock:

@@ -30,8 +30,8 @@ EXACT_TYPES: Final = frozenset({str, int, float, bool})
 """Annotations whose coder gives back every value of exactly that type."""
 
 _ANYTHING: Final = (Any, object)
-_LISTS: Final = (list, abc.Sequence, abc.MutableSequence, abc.Collection, abc.Iterable)
-_DICTS: Final = (dict, abc.Mapping, abc.MutableMapping)
+LISTS: Final = (list, abc.Sequence, abc.MutableSequence, abc.Collection, abc.Iterable)
+DICTS: Final = (dict, abc.Mapping, abc.MutableMapping)
 
 
 @attrs.frozen
@@ -109,9 +109,9 @@ def json_coder(annotation: object) -> Coder | None:
     if annotation in (None, type(None), str, int, bool):
         return _exactly(type(None) if annotation is None else cast("type", annotation), annotation)
     origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
-    if origin in _LISTS:
+    if origin in LISTS:
         return _list_coder(annotation, *(arguments or (Any,)))
-    if origin in _DICTS:
+    if origin in DICTS:
         return _dict_coder(annotation, *(arguments or (str, Any)))
     if origin is Literal:
         return _literal_coder(annotation, arguments)
@@ -222,9 +222,9 @@ def _union_coder(annotation: object, members: tuple[object, ...]) -> Coder | Non
 def _json_types(member: object) -> set[type]:
     """Return the types by which JSON tells this member of a union from the others."""
     origin = get_origin(member) or member
-    if origin in _LISTS:
+    if origin in LISTS:
         return {list}
-    if origin in _DICTS:
+    if origin in DICTS:
         return {dict}
     if origin is Literal:
         return set(map(type, get_args(member)))

@@ -41,6 +41,7 @@ from firelock.arguments.codec import (
     json_coder_for,
     unwrap,
 )
+from firelock.arguments.references import Reference, encode_around
 from firelock.arguments.refusals import advice_for, find_refused, refusal
 from firelock.errors import ArgumentError, ArgumentTooLarge, SignatureMismatch, TaskError
 from firelock.serializer import JsonValue, Misfit, Serializer, check_json
@@ -107,7 +108,7 @@ def compile_binder(
                 raise _taken_otherwise(task, parameter)
             raise TaskError(f"Task {task!r}: {owner} is a JobContext; it must be the first parameter")
         key, annotation = _stored_as(parameter, meaning)
-        codecs[key] = _codec_of(annotation, converter, f"Task {task!r}: {owner}")
+        codecs[key] = codec_of(annotation, converter, f"Task {task!r}: {owner}")
         annotations[key] = annotation
     return Binder(
         task=task,
@@ -119,6 +120,7 @@ def compile_binder(
         limit=limit,
         warn_at=warn_at,
         result_limit=result_limit,
+        converter=converter,
     )
 
 
@@ -146,12 +148,12 @@ def returned_codec(function: Callable[..., object], converter: Callable[[], Conv
     elif not isinstance(inner, types.FunctionType):
         inner = getattr(type(inner), "__call__", inner)  # noqa: B004 - the function behind it
     if not isinstance(inner, types.FunctionType) or "return" not in inner.__annotations__:
-        return _codec_of(Any, converter, "what it returns")
+        return codec_of(Any, converter, "what it returns")
     name = inner.__qualname__
     annotation = _Resolver(inner, name, None, {}).resolve(inner.__annotations__["return"], "what it returns")
     if get_origin(annotation) in _AWAITED:
         annotation = get_args(annotation)[-1]
-    return _codec_of(annotation, converter, f"{name}: what it returns")
+    return codec_of(annotation, converter, f"{name}: what it returns")
 
 
 _AWAITED: Final = (Awaitable, Coroutine, types.CoroutineType)
@@ -347,7 +349,7 @@ def _result_codec(
         if is_union(annotation):
             members = tuple(each for each in get_args(annotation) if each not in flow_types)
             annotation = Union[members] if members else None  # noqa: UP007 - made from a tuple
-        return _codec_of(annotation, converter, owner)
+        return codec_of(annotation, converter, owner)
     except TaskError as error:
         reason = str(error)
 
@@ -569,6 +571,7 @@ class Binder:
     result_limit: int
     _codecs: Mapping[str, Codec]
     _result: Codec
+    _converter: Callable[[], Converter]
     _uncounted: int = attrs.field(init=False)
     _has_warned: bool = attrs.field(init=False, default=False)
     _defaults: dict[str, JsonValue] | None = attrs.field(init=False, default=None)
@@ -635,6 +638,33 @@ class Binder:
         if len(text) > self._uncounted:
             self._check_size(text, value)
         return value, text
+
+    def encode_references(
+        self, args: tuple[object, ...], kwargs: Mapping[str, object], serializer: Serializer
+    ) -> tuple[Mapping[str, JsonValue], str, Sequence[Reference]]:
+        """As `encode_both`, of a call with outputs among its arguments: null for each, and where they are.
+
+        Raises:
+            SignatureMismatch: the call does not fit the signature.
+            ArgumentTooLarge: the text is larger than the limit.
+            ArgumentError: another value does not fit its annotation, or an output stands where none can.
+        """
+        found, name, done = list[Reference](), "", dict[str, object]()
+        try:
+            for name, value in self.signature.bind(args, kwargs).items():
+                done[name] = encode_around(value, self.annotations[name], (name,), self._encode_alone, found)
+        except Misfit as misfit:
+            raise self._explained(misfit.under(name), args, kwargs) from misfit
+        value = cast("dict[str, JsonValue]", done)
+        try:
+            text = write_text(serializer, value)
+        except Misfit as misfit:
+            raise self._explained(misfit, args, kwargs) from misfit
+        self._check_size(text, value)
+        return value, text, found
+
+    def _encode_alone(self, annotation: object, value: object) -> object:
+        return codec_of(annotation, self._converter, self.task).encode(value)
 
     def _encode(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, JsonValue]:
         given: Iterable[tuple[str, object]]
@@ -802,6 +832,40 @@ class Binder:
             )
 
 
+@attrs.frozen
+class ValueCodec:
+    """Turns values of one annotation into stored text and back, as arguments and results are."""
+
+    owner: str
+    """What the values are, for messages: "The payload of signal 'approval'"."""
+    codec: Codec
+    serializer: Serializer
+
+    def encode_text(self, value: object) -> str:
+        """Return the text to store.
+
+        Raises:
+            ArgumentError: the value does not fit the annotation, or would not come back equal.
+        """
+        try:
+            return write_text(self.serializer, cast("JsonValue", self.codec.encode(value)))
+        except Misfit as misfit:
+            hint = _hint(misfit).replace("annotate the parameter", "annotate it")
+            raise ArgumentError(f"{self.owner}, of type {type(value).__name__}: {misfit}{hint}") from misfit
+
+    def decode_text(self, text: str) -> object:
+        """Return the value of a stored text.
+
+        Raises:
+            ArgumentError: the text is damaged, or does not fit the annotation of today.
+        """
+        value = read_text(self.serializer, text)
+        try:
+            return self.codec.decode(value)
+        except Misfit as misfit:
+            raise ArgumentError(f"{self.owner} does not fit as it is stored: {misfit}") from misfit
+
+
 def _hint(misfit: Misfit) -> str:
     advice = misfit.advice if misfit.advice is not None else advice_for(misfit.culprit)
     return f"; {advice}" if advice else ""
@@ -851,7 +915,7 @@ def _level_outside() -> int:
     return level
 
 
-def _codec_of(annotation: object, converter: Callable[[], Converter], owner: str) -> Codec:
+def codec_of(annotation: object, converter: Callable[[], Converter], owner: str) -> Codec:
     """Return the codec of what `owner` is annotated with; the converter is made when it is needed.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from firelock.arguments.templates import check_names, pieces, text_of
@@ -51,6 +51,11 @@ def format_tags(
         return ()
     values = {**(defaults or {}), **(bound if isinstance(bound, Mapping) else {})}
     return tuple(dict.fromkeys(_format(template, values) for template in templates))
+
+
+def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """Return plain tags after the same checks as formatted ones; braces are ordinary characters here."""
+    return format_tags([tag.replace("{", "{{").replace("}", "}}") for tag in tags], {}, defaults={})
 
 
 def _format(template: str, values: Mapping[str, JsonValue]) -> str:

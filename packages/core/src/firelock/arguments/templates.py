@@ -37,6 +37,11 @@ def pieces(noun: str, template: str) -> Pieces:
     return tuple((literal, name) for literal, name, _, _ in parsed)
 
 
+def names_in(noun: str, template: str) -> tuple[str, ...]:
+    """Return the names that a template is made of, as `pieces` finds them."""
+    return tuple(name for _, name in pieces(noun, template) if name is not None)
+
+
 def check_names(noun: str, template: str, parameter_names: Collection[str]) -> None:
     """Prove that a template names only parameters.
 

@@ -11,9 +11,9 @@ import attrs
 
 from firelock.aio import twin
 from firelock.clock import from_micros, micros
-from firelock.control.pages import PAGE_LIMIT, Paged, newest_records
 from firelock.errors import ConfigurationError
 from firelock.ids import newest_first_key
+from firelock.pages import PAGE_LIMIT, Paged, newest_records
 from firelock.text import shorten, shown
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ import attrs
 from firelock import lifecycle
 from firelock.aio import twin
 from firelock.clock import from_micros, micros
-from firelock.control.pages import Paged, newest_records
 from firelock.errors import ConfigurationError, LockLost, LockTimeout, StorageError, StorageUnavailable
 from firelock.ids import is_newest_first_key, newest_first_key
 from firelock.options import to_choice
+from firelock.pages import Paged, newest_records
 from firelock.storage import Applied, FoundJobs, JobFilter, Record
 from firelock.storage.derived import every_record
 from firelock.text import shown

@@ -10,8 +10,8 @@ import attrs
 
 from firelock import lifecycle
 from firelock.aio import in_thread, twin
+from firelock.batch import handle_of
 from firelock.clock import micros, span_micros
-from firelock.control.pages import PAGE_LIMIT, Paged, check_limit
 from firelock.errors import (
     ConfigurationError,
     JobNotFound,
@@ -19,9 +19,10 @@ from firelock.errors import (
     StorageError,
     StorageUnavailable,
 )
-from firelock.job import Job, JobProgress
+from firelock.job import Job, JobPage, JobProgress
 from firelock.keys import beside_of
 from firelock.options import to_choice
+from firelock.pages import PAGE_LIMIT, check_limit
 from firelock.storage import (
     Applied,
     Counts,
@@ -43,14 +44,6 @@ _StateName = Literal["awaiting", "scheduled", "enqueued", "processing", "succeed
 
 _CHUNK = 500
 _LAST = micros(datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
-
-
-@attrs.frozen
-class JobPage(Paged[Job[Any]]):
-    """A page of jobs; `cursor` opens the next, None after the last."""
-
-    jobs: list[Job[Any]]
-    cursor: str | None
 
 
 @attrs.frozen
@@ -163,7 +156,7 @@ class Jobs:
         Raises:
             JobNotFound: no such job is stored.
         """
-        return Job(self._client, self._record(job_id))
+        return handle_of(self._client, self._record(job_id))
 
     aget = twin(get)
 
@@ -234,7 +227,7 @@ class Jobs:
         page: FoundJobs = self._client.storage.find(
             where, limit=limit, cursor=cursor, oldest_first=oldest_first
         )
-        return JobPage([Job(self._client, record) for record in page.jobs], page.cursor)
+        return JobPage([handle_of(self._client, record) for record in page.jobs], page.cursor)
 
     apage = twin(page)
 

@@ -18,10 +18,10 @@ import attrs
 from firelock.aio import twin
 from firelock.clock import SECOND, from_micros, span_micros
 from firelock.control.audit import Audit
-from firelock.control.pages import check_limit
 from firelock.errors import ConfigurationError, UnsupportedFeature
 from firelock.job import as_datetime
 from firelock.limit import MAX_CONCURRENT, Limit, to_span
+from firelock.pages import check_limit
 from firelock.storage import Feature
 from firelock.storage.admission import LimitNumbers, name_of, read_numbers
 from firelock.storage.derived import every_record

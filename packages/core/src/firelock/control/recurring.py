@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 
 from firelock.aio import in_thread, twin
-from firelock.arguments.tags import MAX_TAGS, format_tags
-from firelock.client import check_tags
+from firelock.arguments.tags import MAX_TAGS, check_tags, format_tags
 from firelock.clock import from_micros, micros
 from firelock.cron import Cron, Every, parse_schedule, schedule_from_json, schedule_to_json
 from firelock.errors import (
@@ -66,7 +65,7 @@ def stored_definitions(storage: Storage) -> Iterator[RecurringRecord]:
 
 @attrs.frozen
 class _Declaration:
-    call: Call
+    call: Call[Any]
     schedule: Cron | Every
 
 
@@ -121,12 +120,14 @@ class Recurring:
 
     async_ = twin(sync)
 
-    def add_or_update(self, call: Call, recurring_id: str, schedule: str | Cron | Every) -> RecurringJob:
+    def add_or_update(self, call: Call[Any], recurring_id: str, schedule: str | Cron | Every) -> RecurringJob:
         """The definition is stored; see `TaskVerbs.recur`."""
         check_recurring_id(recurring_id)
         return self._put(call, recurring_id, parse_schedule(schedule), origin="call")
 
-    def _put(self, call: Call, recurring_id: str, schedule: Cron | Every, *, origin: str) -> RecurringJob:
+    def _put(
+        self, call: Call[Any], recurring_id: str, schedule: Cron | Every, *, origin: str
+    ) -> RecurringJob:
         definition = self._as_written(call, recurring_id, schedule, origin)
         while True:
             stored = get_recurring(self._client.storage, recurring_id)
@@ -144,7 +145,7 @@ class Recurring:
                 return RecurringJob(written)
 
     def _as_written(
-        self, call: Call, recurring_id: str, schedule: Cron | Every, origin: str
+        self, call: Call[Any], recurring_id: str, schedule: Cron | Every, origin: str
     ) -> RecurringRecord:
         definition = definition_of(self._client, call, recurring_id, schedule, origin)
         return attrs.evolve(definition, code_digest=digest_of(definition))
@@ -563,7 +564,7 @@ def created(
 
 
 def definition_of(
-    client: Client, call: Call, recurring_id: str, schedule: str | Cron | Every, origin: str
+    client: Client, call: Call[Any], recurring_id: str, schedule: str | Cron | Every, origin: str
 ) -> RecurringRecord:
     """Return the definition whose jobs are this call, not stored yet and without a digest."""
     parsed = parse_schedule(schedule)

@@ -104,7 +104,7 @@ class CelerySignature(Refusing):
         """Return the chain of both."""
         return chain(self, other)
 
-    def to_call(self, args: Sequence[object], options: Mapping[str, object]) -> Call:
+    def to_call(self, args: Sequence[object], options: Mapping[str, object]) -> Call[Any]:
         """Return the call, of further arguments and options too, to be stored with others."""
         call = self if self.immutable else self.clone(args)
         given = self.task.app.options_of(self.task.name, {**self.options, **options})

@@ -1,0 +1,164 @@
+"""`job.output`: what stands in a call for a result that is not there yet, and where it is to be put.
+
+The text of such arguments has null in its place; the job that gives it, and the place, are stored beside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints, is_typeddict
+
+import attrs
+
+from firelock.arguments.codec import DICTS, LISTS, is_union, mismatch, unwrap
+from firelock.errors import ArgumentError
+from firelock.serializer import Misfit
+
+_DEEPEST = 64  # no argument that can be stored is deeper
+_SOURCE = "_firelock_source"  # a name that no result has
+_ANYTHING = (Any, object)
+
+
+class StandIn:
+    """What `job.output` really is: it refuses every use but being passed on."""
+
+    __slots__ = (_SOURCE,)
+
+    def __init__(self, source: object) -> None:
+        object.__setattr__(self, _SOURCE, source)
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise ArgumentError(
+            f"{self!r} is not there yet: the job has not run. Pass it whole, or within a list, tuple or "
+            "dict, as an argument of a job that is to wait for it; look into it inside that job."
+        )
+
+    def __repr__(self) -> str:
+        return f"the output of {source_of(self)!r}"
+
+    __bool__ = __len__ = __iter__ = __next__ = __contains__ = __getitem__ = __call__ = _refuse
+    __int__ = __float__ = __index__ = __lt__ = __le__ = __gt__ = __ge__ = __await__ = __aiter__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __mod__ = __or__ = _refuse
+    __enter__ = __exit__ = __neg__ = __abs__ = __round__ = _refuse
+    __eq__ = __hash__ = __str__ = __format__ = __reduce_ex__ = __setattr__ = _refuse
+
+    def __getattr__(self, name: str) -> NoReturn:
+        self._refuse()
+
+
+def source_of(stand_in: StandIn) -> Any:  # noqa: ANN401 - the handle of a job, which stands above this module
+    """Return the job whose output it is."""
+    return object.__getattribute__(stand_in, _SOURCE)
+
+
+@attrs.frozen
+class Reference:
+    """A place among arguments that the output of a job fills."""
+
+    source: Any  # the handle of that job
+    path: tuple[str | int, ...]  # the parameter's name, then keys and places within its JSON value
+
+
+def holds_output(value: object, depth: int = 0) -> bool:
+    """Tell whether an output stands in the value, or within its lists, tuples and dicts."""
+    kind = type(value)
+    if kind is StandIn:
+        return True
+    if depth > _DEEPEST or kind not in (list, tuple, dict):
+        return False
+    return any(holds_output(inner, depth + 1) for _, inner in _inner(value))
+
+
+def _inner(value: Any) -> Iterator[tuple[Any, object]]:  # noqa: ANN401 - a list, tuple or dict
+    return iter(value.items()) if type(value) is dict else enumerate(value)
+
+
+def encode_around(
+    value: object,
+    annotation: object,
+    path: tuple[str | int, ...],
+    encode: Callable[[object, object], object],
+    found: list[Reference],
+) -> object:
+    """Return the stored form of a value of this annotation, None for each output in it, which is found.
+
+    Args:
+        value: the argument.
+        annotation: of its parameter.
+        path: where it stands.
+        encode: returns the stored form of a value, the second, of an annotation, the first.
+        found: gets a reference for each output.
+
+    Raises:
+        Misfit: something in it does not fit.
+    """
+    if type(value) is StandIn:
+        found.append(Reference(source_of(value), path))
+        return None
+    if not holds_output(value):
+        return encode(annotation, value)
+    done: list[tuple[str | int, object]] = []
+    for (step, inner), meaning in zip(_inner(value), _meanings(value, unwrap(annotation)), strict=True):
+        try:
+            done.append((step, encode_around(inner, meaning, (*path, step), encode, found)))
+        except Misfit as misfit:
+            misfit.under(step)
+            raise
+    return dict(done) if type(value) is dict else [each for _, each in done]
+
+
+def _meanings(value: Any, annotation: object) -> Sequence[object]:  # noqa: ANN401 - a list, tuple or dict
+    """Return the annotation of each thing in a list, tuple or dict, in order."""
+    if type(value) is dict and not all(type(key) is str for key in value):
+        raise Misfit("dict with an output in it and keys that are no text", value, "use text as keys")
+    members = get_args(annotation) if is_union(annotation) else (annotation,)
+    for member in map(unwrap, members):
+        meanings = _meanings_within(value, member, get_origin(member) or member, get_args(member))
+        if meanings is not None:
+            return meanings
+    raise mismatch(value, annotation)
+
+
+def _meanings_within(
+    value: Any,  # noqa: ANN401 - a list, tuple or dict
+    annotation: object,
+    origin: Any,  # noqa: ANN401 - what the annotation is of
+    arguments: tuple[object, ...],
+) -> Sequence[object] | None:
+    """Return them for one annotation; None where it takes no such value."""
+    kind, count = type(value), len(value)
+    if annotation in _ANYTHING and kind is not tuple:
+        return [Any] * count
+    if kind is list and origin in LISTS:
+        return [arguments[0] if arguments else Any] * count
+    if kind is dict and origin in DICTS:
+        return [arguments[1] if arguments else Any] * count
+    if kind is dict and is_typeddict(origin):
+        hints = get_type_hints(origin)
+        is_whole = origin.__required_keys__ <= value.keys() <= hints.keys()
+        return [hints[key] for key in value] if is_whole else None
+    if kind is not tuple or origin is not tuple:
+        return None
+    if not arguments or arguments[1:] == (Ellipsis,):
+        return [arguments[0] if arguments else Any] * count
+    return arguments if len(arguments) == count else None
+
+
+def check_made_of(what: str, names: Sequence[str | None], found: Sequence[Reference]) -> None:
+    """Prove that nothing is made of an output, which nobody knows yet.
+
+    Args:
+        what: is made, for the message: "Limit key 'tenant:{tenant}'".
+        names: of the parameters that it is made of; None among them stands for all.
+        found: the outputs among the arguments.
+
+    Raises:
+        ArgumentError: it is.
+    """
+    for one in found:
+        parameter = str(one.path[0])
+        if None in names or parameter in names:
+            raise ArgumentError(
+                f"{what} is made of {parameter!r}, in which stands the output of {one.source!r}: nobody "
+                "knows it before that has run. Make it of arguments that are known when the job is created."
+            )

@@ -1,0 +1,227 @@
+"""What is sent to a job that waits for it, or will: a name with the type of its payload."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from importlib import import_module
+from typing import Any, Generic, TypeVar, cast
+
+import attrs
+
+from firelock.aio import twin
+from firelock.arguments.signature import ValueCodec
+from firelock.clock import micros, span_micros
+from firelock.errors import (
+    ArgumentTooLarge,
+    ConfigurationError,
+    JobConflict,
+    JobNotFound,
+    StepError,
+    StorageUnavailable,
+)
+from firelock.job import Creator, Job
+from firelock.text import shown
+from firelock.values import (
+    BATCH_TASK,
+    MEMO_BYTES,
+    MEMOS_BYTES,
+    MEMOS_LIMIT,
+    Applied,
+    Memo,
+    MemoKind,
+    NewMemo,
+    Remembered,
+    State,
+)
+
+T = TypeVar("T")
+
+TIMED_OUT = "timeout"
+"""The author of the memo that a job writes itself when nobody has sent a signal in time."""
+
+_LONGEST_NAME = 200
+_LONGEST_AUTHOR = 200
+
+
+@attrs.frozen(eq=False, repr=False)
+class Signal(Generic[T]):
+    """A name with the type of what is sent under it: one object for who waits, `job.receive`, and who sends.
+
+    Made by `fire.signal(name, type)`. The first answer wins: what was sent, early or late, or the time-out.
+    """
+
+    name: str
+    type: type[T]
+    _client: Creator
+    _codec: ValueCodec
+
+    def __repr__(self) -> str:
+        """Return name and type."""
+        return f"<Signal {self.name!r} of {getattr(self.type, '__name__', self.type)}>"
+
+    def named(self, key: str, /) -> Signal[T]:
+        """Return the same signal for another wait of the same job: `approval.named("manager")`.
+
+        Raises:
+            ConfigurationError: the name would be longer than 200 characters, or cannot be printed.
+        """
+        return attrs.evolve(self, name=check_name(f"{self.name}:{key}"))
+
+    def encode(self, payload: T, /) -> str:
+        """Return the text that is stored of a payload.
+
+        Raises:
+            ArgumentError: it is not of the signal's type, or would not come back equal.
+            ArgumentTooLarge: it has more than 256 KiB.
+        """
+        text = self._codec.encode_text(payload)
+        size = len(text.encode(errors="surrogatepass"))
+        if size > MEMO_BYTES:
+            raise ArgumentTooLarge(
+                f"The payload of signal {self.name!r} has {size:,} bytes, above the limit of {MEMO_BYTES:,}; "
+                "store it elsewhere and send a reference."
+            )
+        return text
+
+    def decode(self, text: str, /) -> T:
+        """Return the payload of a stored text.
+
+        Raises:
+            ArgumentError: it is damaged, or not of the signal's type of today.
+        """
+        return cast("T", self._codec.decode_text(text))
+
+    def send(self, job: Job[Any] | str, payload: T, /, *, author: str = "") -> bool:
+        """The job has this answer: it goes on with it, now or when it comes to that wait.
+
+        Return True, also for a repeat of what was sent; False where another answer or the time-out was first.
+        A failed job keeps it for its requeue.
+
+        Args:
+            job: a handle or an id.
+            payload: of the signal's type.
+            author: who sends it, for people; at most 200 printable characters.
+
+        Raises:
+            JobConflict: the job has succeeded or was deleted, or is a batch.
+            JobNotFound: no such job is stored.
+            StepError: the job remembers as much as it may.
+            ArgumentError: the payload is not of the type, or would not come back equal.
+            ConfigurationError: the author cannot be shown.
+        """
+        job_id, text = self._job_id(job), self.encode(payload)
+        memo = Memo(
+            MemoKind.SIGNAL,
+            self.name,
+            text,
+            is_done=True,
+            at=self._client.clock.now(),
+            author=_author(author),
+        )
+        return self._told(job_id, memo, self._remembered(NewMemo(job_id, memo)))
+
+    asend = twin(send)
+
+    def _remembered(self, new: NewMemo) -> Remembered:
+        try:
+            return self._client.storage.remember((new,))[0]
+        except StorageUnavailable as error:
+            if error.is_untouched:
+                raise
+            return self._client.storage.remember((new,))[0]  # the reply may have been lost: it stands then
+
+    def _told(self, job_id: str, memo: Memo, told: Remembered) -> bool:
+        stands = told.memo
+        if told.answer is Applied.MISSING:
+            raise JobNotFound(f"Job {shown(job_id)} is not stored: the id is wrong, or it has been pruned.")
+        if told.answer is Applied.APPLIED:
+            return True
+        if stands is not None and stands.is_done:
+            return (stands.value, stands.author) == (memo.value, memo.author)
+        record = self._client.storage.get((job_id,))[0]
+        if record is None or record.state in {State.SUCCEEDED, State.DELETED}:
+            state = "gone" if record is None else record.state
+            raise JobConflict(f"Job {job_id} is {state}; signal {self.name!r} would never be received.")
+        raise StepError(
+            f"Job {job_id} remembers as much as it may, {MEMOS_LIMIT:,} values of {MEMOS_BYTES:,} bytes "
+            f"together, so that signal {self.name!r} cannot be kept. Let the job end, and a new one go on."
+        )
+
+    def link(self, job: Job[Any] | str, choices: Mapping[str, T], /, *, expires: timedelta | datetime) -> str:
+        """Return the signed address of a page of the dashboard with one button for each choice.
+
+        Whoever has it may send one of them, once, and see nothing else; who did is in the audit.
+
+        Args:
+            job: a handle or an id.
+            choices: the payload that each button sends, by the button's text.
+            expires: an aware datetime, or a timedelta from now, after which it sends nothing.
+
+        Raises:
+            ConfigurationError: there is no choice, or links cannot be signed here: the message says what is
+                missing.
+            ArgumentError: a payload is not of the type.
+        """
+        if not choices or not all(isinstance(label, str) and label.strip() for label in choices):
+            raise ConfigurationError(
+                f'choices={shown(choices)} is refused; pass a payload for each text: {{"Approve": …}}.'
+            )
+        job_id = self._job_id(job)
+        payloads = {label: self.encode(payload) for label, payload in choices.items()}
+        return sign_link(self._client, job_id, self.name, payloads, self._expiry(expires))
+
+    def _expiry(self, expires: object) -> int:
+        if isinstance(expires, timedelta) and expires > timedelta():
+            return self._client.clock.now() + span_micros(expires)
+        if isinstance(expires, datetime):
+            return micros(expires)
+        raise ConfigurationError(
+            f"expires={shown(expires)} is refused; pass a timedelta from now, or an aware datetime."
+        )
+
+    def _job_id(self, job: Job[Any] | str) -> str:
+        if isinstance(job, str):
+            return job
+        if not isinstance(job, Job):
+            raise ConfigurationError(f"A signal is sent to a job, by handle or id, not to {shown(job)}.")
+        if job.task == BATCH_TASK:
+            raise JobConflict(f"{job!r} is a batch, which receives no signal; send it to a member.")
+        return job.as_source(None)
+
+
+def sign_link(client: Creator, job_id: str, signal: str, payloads: Mapping[str, str], expires_at: int) -> str:
+    """Return the address of a page that sends one of these payloads, as texts, by the words on its buttons.
+
+    Raises:
+        ConfigurationError: this installation cannot sign links.
+    """
+    try:
+        approval = import_module("firelock.approval")
+    except ModuleNotFoundError as error:
+        if error.name != "firelock.approval":
+            raise
+        raise ConfigurationError(
+            "This installation signs no approval links: the module firelock.approval is missing."
+        ) from error
+    address: str = approval.link(client, job_id, signal, payloads, expires_at)
+    return address
+
+
+def check_name(name: object) -> str:
+    """Return the name of a signal; ConfigurationError unless it is 1 to 200 printable characters."""
+    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
+        raise ConfigurationError(
+            f"Signal name {shown(name)} is refused; use 1 to {_LONGEST_NAME} printable characters."
+        )
+    return name
+
+
+def _author(author: object) -> str:
+    if not isinstance(author, str) or len(author) > _LONGEST_AUTHOR or not (author.isprintable()):
+        raise ConfigurationError(
+            f"author={shown(author)} is refused; use at most {_LONGEST_AUTHOR} printable characters."
+        )
+    if author == TIMED_OUT:
+        raise ConfigurationError(f"author={author!r} is refused: it stands for nobody, when a wait is over.")
+    return author
