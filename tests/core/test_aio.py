@@ -29,8 +29,8 @@ WAITS_FOR_NOTHING = {
     },
     "Lock": {"renew"},  # called by the keeper's thread; leaving it is `async with`
     "Job": {"as_source"},  # called by the client
-    "Batch": {"as_source", "became"},  # called by the client
-    "Signal": {"decode", "encode", "link", "named"},
+    "Batch": {"as_source", "became", "of"},  # called by the client
+    "Signal": {"decode", "encode", "named"},
     "TaskVerbs": {"call", "using"},
     "Recurring": {"add_or_update"},  # what `recur` and `arecur` of a task call
 }  # fmt: skip

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from firelock.control.jobs import JobPage
+from firelock import JobPage
 from firelock.storage import JobFilter
 from firelock_dashboard.icons import icon
 from firelock_dashboard.job_search import SearchPlan, count_up_to, find_page

@@ -451,6 +451,11 @@ class Batch(Gathered[Tally]):
         self._depth = depth  # 1 for one that is in no other; 0 where nobody has looked
         self._is_entered = False
 
+    @classmethod
+    def of(cls, client: Creator, batch_id: str) -> Batch:
+        """Return the handle of a stored batch of which no more is known than its id; nothing is read."""
+        return cls(client, NewJob(batch_id, BATCH_TASK, "{}", "json", "default", 0, State.AWAITING, 0))
+
     def __repr__(self) -> str:
         """Return id, name and state."""
         return f"<Batch {self.id} {self.name!r} {self.state}>"
@@ -600,7 +605,7 @@ class Batch(Gathered[Tally]):
         if not self._depth:
             outer = self.record().ties
             outer_id = None if outer is None else outer.batch_id
-            self._depth = 1 if outer_id is None else 1 + batch_of(self._client, outer_id).depth()
+            self._depth = 1 if outer_id is None else 1 + Batch.of(self._client, outer_id).depth()
         return self._depth
 
     adepth = twin(depth)
@@ -886,11 +891,6 @@ def handle_of(client: Creator, record: JobRecord) -> Job[Any]:
     """Return the handle of a stored job: a `Batch` of a batch."""
     is_batch = record.ties_json is not None and record.is_batch
     return Batch(client, record) if is_batch else Job(client, record)
-
-
-def batch_of(client: Creator, batch_id: str) -> Batch:
-    """Return the handle of a batch of which no more is known than its id; nothing is read."""
-    return Batch(client, NewJob(batch_id, BATCH_TASK, "{}", "json", "default", 0, State.AWAITING, 0))
 
 
 def find_batch(client: Creator, batch_id: str) -> Batch:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from importlib import import_module
 from typing import Any, Generic, TypeVar, cast
 
 import attrs
 
 from firelock.aio import twin
+from firelock.approval import ApprovalLink, make_link
 from firelock.arguments.signature import ValueCodec
 from firelock.clock import micros, span_micros
 from firelock.errors import (
@@ -148,28 +148,41 @@ class Signal(Generic[T]):
             f"together, so that signal {self.name!r} cannot be kept. Let the job end, and a new one go on."
         )
 
-    def link(self, job: Job[Any] | str, choices: Mapping[str, T], /, *, expires: timedelta | datetime) -> str:
-        """Return the signed address of a page of the dashboard with one button for each choice.
+    def link(
+        self,
+        job: Job[Any] | str,
+        choices: Mapping[str, T],
+        /,
+        *,
+        expires: timedelta | datetime,
+        at: str,
+        question: str = "",
+        name: str = "",
+    ) -> str:
+        """Return the address of a page of the dashboard with one button for each choice.
 
-        Whoever has it may send one of them, once, and see nothing else; who did is in the audit.
+        Whoever has it may send one of them, once, and sees nothing else; who did is in the audit.
 
         Args:
             job: a handle or an id.
-            choices: the payload that each button sends, by the button's text.
+            choices: the payload that each button sends, by the button's text; at most 20.
             expires: an aware datetime, or a timedelta from now, after which it sends nothing.
+            at: where the dashboard is for a browser: "https://ops.example.com/jobs".
+            question: what the page asks, for whoever decides.
+            name: whom the link is for; it stands in the audit.
 
         Raises:
-            ConfigurationError: there is no choice, or links cannot be signed here: the message says what is
-                missing.
+            ConfigurationError: `at` is no such address, or a choice or text is refused.
             ArgumentError: a payload is not of the type.
         """
-        if not choices or not all(isinstance(label, str) and label.strip() for label in choices):
-            raise ConfigurationError(
-                f'choices={shown(choices)} is refused; pass a payload for each text: {{"Approve": …}}.'
-            )
-        job_id = self._job_id(job)
-        payloads = {label: self.encode(payload) for label, payload in choices.items()}
-        return sign_link(self._client, job_id, self.name, payloads, self._expiry(expires))
+        approval = ApprovalLink(
+            self._job_id(job), self.name,
+            {label: self.encode(payload) for label, payload in choices.items()}, self._expiry(expires),
+            question, name,
+        )  # fmt: skip
+        return make_link(self._client.storage, approval, at=at)
+
+    alink = twin(link)
 
     def _expiry(self, expires: object) -> int:
         if isinstance(expires, timedelta) and expires > timedelta():
@@ -188,24 +201,6 @@ class Signal(Generic[T]):
         if job.task == BATCH_TASK:
             raise JobConflict(f"{job!r} is a batch, which receives no signal; send it to a member.")
         return job.as_source(None)
-
-
-def sign_link(client: Creator, job_id: str, signal: str, payloads: Mapping[str, str], expires_at: int) -> str:
-    """Return the address of a page that sends one of these payloads, as texts, by the words on its buttons.
-
-    Raises:
-        ConfigurationError: this installation cannot sign links.
-    """
-    try:
-        approval = import_module("firelock.approval")
-    except ModuleNotFoundError as error:
-        if error.name != "firelock.approval":
-            raise
-        raise ConfigurationError(
-            "This installation signs no approval links: the module firelock.approval is missing."
-        ) from error
-    address: str = approval.link(client, job_id, signal, payloads, expires_at)
-    return address
 
 
 def check_name(name: object) -> str:
