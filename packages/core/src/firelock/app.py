@@ -17,7 +17,7 @@ from firelock.batch import Batch, OnFailureText, OnText, new_batch
 from firelock.client import Client, StorageAccess, WrappedClient
 from firelock.context import running_job
 from firelock.control.audit import Audit
-from firelock.control.batches import Batches
+from firelock.control.batch_list import Batches
 from firelock.control.bulk import Operations
 from firelock.control.catalogue import Catalogue
 from firelock.control.jobs import Jobs
