@@ -36,7 +36,7 @@ class StandIn:
     def __repr__(self) -> str:
         return f"the output of {source_of(self)!r}"
 
-    __bool__ = __len__ = __iter__ = __next__ = __contains__ = __getitem__ = __call__ = _refuse
+    __bool__ = __len__ = __iter__ = __contains__ = __getitem__ = __call__ = _refuse
     __int__ = __float__ = __index__ = __lt__ = __le__ = __gt__ = __ge__ = __await__ = __aiter__ = _refuse
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __mod__ = __or__ = _refuse
     __enter__ = __exit__ = __neg__ = __abs__ = __round__ = _refuse

@@ -14,6 +14,7 @@ from firelock.batch import handle_of
 from firelock.clock import micros, span_micros
 from firelock.errors import (
     ConfigurationError,
+    JobConflict,
     JobNotFound,
     ScheduleError,
     StorageError,
@@ -34,7 +35,17 @@ from firelock.storage import (
     Rollup,
 )
 from firelock.text import shown
-from firelock.values import Admission, JobRecord, NewJob, State, Transition, write_admission
+from firelock.values import (
+    Admission,
+    Edge,
+    JobRecord,
+    NewJob,
+    State,
+    Ties,
+    Transition,
+    write_admission,
+    write_ties,
+)
 from firelock.waits import KeyWait, key_waits
 
 if TYPE_CHECKING:
@@ -137,6 +148,7 @@ class Where(TypedDict, total=False):
     server: str | None
     fingerprint: str | None  # of a failure, equal for those of one kind at one place
     recurring: str | None  # the id of the recurring job that made it
+    batch: str | None  # the id of the batch whose members they are
     id_prefix: str | None
     since: datetime | None
     until: datetime | None
@@ -370,27 +382,35 @@ class Jobs:
         """A new job like this one is enqueued; return its handle. The task need not be registered here.
 
         It has the stored arguments, serializer, queue, priority, tags, timeout, retry, meta, limits and
-        unique key; it belongs to no recurring job and waits for no parent. Where another job has the unique
+        unique key; it belongs to no recurring job and no batch, and waits for no parent but those whose
+        output it takes. Where another job has the unique
         key, the handle is of that job, which stays as it is, and `is_new` is False. The copy of a debounced
         job runs at once, and one of a job whose `start_before` has passed has none. The reason is "copied
         from ID" where none is given.
 
         Raises:
-            JobNotFound: no such job is stored.
+            JobNotFound: no such job is stored, or one whose output it takes is not any more.
+            JobConflict: it is a batch.
             DuplicateJob: another job has the unique key, and a call is refused then.
         """
         client, record = self._client, self._record(job_id)
+        if record.is_batch:
+            raise JobConflict(f"Job {record.id} is a batch, of which there is no copy; make a new one.")
         client.check_makes_jobs()
         now = client.clock.now()
         admission = _copied(record.admission or Admission(), now)
         job = NewJob(
-            client.storage.new_ids(1, beside_of(admission))[0], record.task, record.arguments,
+            client.storage.new_ids(1, _place(record, admission))[0], record.task, record.arguments,
             record.serializer, record.queue,
             record.priority, State.ENQUEUED, now, tags=record.tags,
             reason=f"copied from {record.id}" if reason is None else reason,
             timeout_seconds=record.timeout_seconds, retry=record.retry, meta_json=record.meta_json,
             admission_json=write_admission(admission),
         )  # fmt: skip
+        inputs = () if record.ties is None else record.ties.inputs
+        if inputs:
+            job.state, job.ties_json = State.AWAITING, write_ties(Ties(inputs=inputs))
+            job.parents = tuple(Edge(one, carries=True) for one in dict.fromkeys(i.job_id for i in inputs))
         return client.store(job)
 
     acopy = twin(copy)
@@ -423,6 +443,12 @@ class Jobs:
         if Applied.RELEASING in known.values():
             self._client.release_children_soon()
         return [known[place] for place in range(len(changes))]
+
+
+def _place(record: JobRecord, admission: Admission) -> str | None:
+    """Return what the copy lies beside: a job whose output it takes, or a key."""
+    inputs = () if record.ties is None else record.ties.inputs
+    return inputs[0].job_id if inputs else beside_of(admission)
 
 
 def _copied(admission: Admission, now: int) -> Admission:
@@ -469,6 +495,7 @@ def _filter(verb: str, where: Where, *, by_due: bool = False) -> JobFilter:
         server=where.get("server"),
         fingerprint=where.get("fingerprint"),
         recurring_id=where.get("recurring"),
+        batch_id=where.get("batch"),
         id_prefix=where.get("id_prefix"),
         since=None if since is None else micros(since),
         until=None if until is None else micros(until),

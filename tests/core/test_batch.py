@@ -1,0 +1,778 @@
+"""Batches, as a client fills them: what is stored when, and what a handle says and does."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from firelock import (
+    ArgumentError,
+    Batch,
+    BatchFinished,
+    ConfigurationError,
+    Debounce,
+    DuplicateJob,
+    Firelock,
+    Job,
+    JobConflict,
+    JobDeleted,
+    JobFailed,
+    JobNotCommitted,
+    JobNotFound,
+    ResultTimeout,
+    Retry,
+    SignatureMismatch,
+    State,
+    StorageError,
+    StorageUnavailable,
+    Tally,
+    TaskError,
+    Unique,
+)
+from firelock.storage import Applied, JobFilter
+from firelock.values import BATCH_TASK, Inserted, On
+from tests.core.fakes import FailingStorage, Worker, plugin
+
+HOUR = 3_600_000_000
+
+
+class Recording(FailingStorage):
+    """A storage with transactions that remembers what it was asked to store and to hold, call by call."""
+
+    def __init__(self):
+        super().__init__()
+        self.inserts = []
+        self.holds = []
+
+    def insert(self, jobs, *, within=None, only_if=None):
+        self.inserts.append(list(jobs))
+        if within is None:
+            return super().insert(jobs, only_if=only_if)
+        within.extend(jobs)
+        return Inserted([True] * len(jobs))
+
+    def apply(self, transitions, *, within=None):
+        self.holds += [
+            (one.job_id, one.due_at) for one in transitions if one.to is State.AWAITING and not one.session
+        ]
+        if within is None:
+            return super().apply(transitions)
+        within.extend(transitions)
+        return [Applied.APPLIED] * len(transitions)
+
+
+@pytest.fixture
+def fire():
+    """An app on it."""
+    with Firelock(Recording()) as fire:
+        yield fire
+
+
+@pytest.fixture
+def storage(fire):
+    """What it stores in."""
+    return fire.storage
+
+
+@pytest.fixture
+def worker(fire):
+    """Runs its jobs by hand, with what they set free."""
+    return Worker(fire)
+
+
+@pytest.fixture
+def load(fire):
+    """A task that returns a number, and fails for one below zero."""
+
+    @fire.task(name="load", retry=Retry.never())
+    def load(rows: int) -> int:
+        if rows < 0:
+            raise ValueError(rows)
+        return rows
+
+    return load
+
+
+@pytest.fixture
+def report(fire):
+    """Another task."""
+
+    @fire.task(name="report")
+    def report(day: str = "") -> str:
+        return day
+
+    return report
+
+
+def run_all(fire, worker):
+    """Run until nothing is left to run or to release."""
+    while worker.run() or fire.storage.release(1_000):
+        pass
+
+
+def ends_with(error, match=None):
+    """A block ends with this error."""
+    return pytest.raises(error, match=match)
+
+
+def many(load, number):
+    return [load.call(row) for row in range(number)]
+
+
+# ---- what is stored when ---------------------------------------------------------------------------------
+
+
+def test_a_batch_and_its_members_are_stored_in_one_step_at_the_end_of_the_block(fire, storage, load, report):
+    """In the order in which they were added; callbacks with them, which are no members."""
+    with fire.batch("import", tags=["eu"], on_failure="cancel") as batch:
+        one = batch.add(load, 1)
+        two = batch.add(load.using(after=one, on="finished"), rows=2)
+        callback = batch.then(report, "done")
+        before = list(storage.inserts)
+    stored = storage.inserts[0]
+
+    assert ([], 1) == (before, len(storage.inserts))
+    assert [batch.id, one.id, two.id, callback.id] == [job.id for job in stored]
+    assert (BATCH_TASK, State.AWAITING, None, ("eu",)) == (
+        stored[0].task, stored[0].state, stored[0].due_at, stored[0].tags,
+    )  # fmt: skip
+    assert ("import", True) == (stored[0].ties.batch.name, stored[0].ties.batch.fails_fast)
+    assert [None, batch.id, batch.id, None] == [job.ties and job.ties.batch_id for job in stored]
+    assert [(one.id, On.FINISHED)] == [(edge.parent_id, edge.on) for edge in stored[2].parents]
+    assert [(batch.id, On.SUCCEEDED)] == [(edge.parent_id, edge.on) for edge in stored[3].parents]
+    assert Tally(total=2, active=1, waiting=1) == batch.tally()
+    assert (batch.id, None) == (one.batch_id, batch.batch_id)
+
+
+def test_a_block_that_raises_stores_nothing(fire, storage, load):
+    """And its handles say so."""
+    with ends_with(ZeroDivisionError), fire.batch("import") as batch:
+        job = batch.add(load, 1)
+        raise ZeroDivisionError
+
+    assert [] == storage.inserts
+    with pytest.raises(JobNotCommitted, match="the block of its batch raised, and nothing of it was stored"):
+        job.refresh()
+    with pytest.raises(ConfigurationError, match=r"Nothing can be added to <Batch .*'import' awaiting>"):
+        batch.add(load, 1)
+    with pytest.raises(ConfigurationError, match="its block was entered before"), batch:
+        pass
+
+
+def test_a_bad_call_is_refused_where_it_is_added(fire, storage, load):
+    """And leaves the block by itself, unless somebody catches it there."""
+    with fire.batch("import") as batch:
+        with pytest.raises(ArgumentError):
+            batch.add(load, "many")
+        with pytest.raises(SignatureMismatch):
+            batch.add(load)
+        with pytest.raises(TaskError, match=r"add\(\) takes a task, then its arguments: add\(task, …\)"):
+            batch.add(len, [1])
+        with pytest.raises(TaskError, match=r"add_many takes what task.call"):
+            batch.add_many([(1,)])
+        batch.add(load, 1)
+
+    assert 1 == batch.tally().total
+
+
+def test_up_to_500_members_are_one_step(fire, storage, load):
+    """The batch itself does not count."""
+    with fire.batch("import") as batch:
+        batch.add_many(many(load, 500))
+
+    assert [501] == [len(jobs) for jobs in storage.inserts]
+    assert [] == storage.holds
+    assert 500 == batch.tally().total
+
+
+def test_more_are_stored_in_chunks_under_a_hold_that_ends_with_the_block(fire, storage, load, worker):
+    """Members run meanwhile; the batch ends no sooner than it is full."""
+    with fire.batch("import", hold=timedelta(minutes=5)) as batch:
+        batch.add_many(many(load, 501))
+        held = storage.get([batch.id])[0]
+        worker.run(1_000)
+        storage.release(1_000)
+        tally = batch.tally()
+        batch.add_many(many(load, 600))
+    run_all(fire, worker)
+
+    assert [501, 500, 101] == [len(jobs) for jobs in storage.inserts]
+    assert (State.AWAITING, held.created_at + HOUR // 12) == (held.state, pytest.approx(held.due_at, abs=1e6))
+    assert (500, 500, True) == (tally.total, tally.succeeded, tally.is_held)
+    assert [(batch.id, None)] == storage.holds
+    assert (State.SUCCEEDED, 1_101) == (batch.refresh().state, batch.result().succeeded)
+
+
+def test_a_hold_is_moved_on_with_the_chunks(fire, storage, load):
+    """Once a quarter of it is over: who fills a batch slowly is still there."""
+    with fire.batch("import") as batch:
+        batch.add_many(many(load, 501))
+        began = storage.get([batch.id])[0].due_at
+        batch.add_many(many(load, 500))
+        at_once = storage.get([batch.id])[0].due_at
+        storage.clock_offset += HOUR // 2
+        batch.add_many(many(load, 500))
+        moved = storage.get([batch.id])[0].due_at
+
+    assert began == at_once
+    assert HOUR // 2 <= moved - began <= HOUR
+    assert [moved, None] == [until for _, until in storage.holds]
+
+
+def test_who_fills_no_more_loses_the_batch(fire, storage, load):
+    """The end of its hold cancels it, and the block learns of it at its next chunk, or at its end."""
+    with ends_with(BatchFinished), fire.batch("import") as batch:
+        batch.add_many(many(load, 501))
+        storage.clock_offset += 2 * HOUR
+        storage.promote(1_000)
+
+    storage.release(10_000)
+    assert (State.DELETED, "whoever filled it was gone") == (batch.refresh().state, batch.reason)
+    assert 500 == batch.tally().deleted
+
+
+def test_a_block_that_raises_behind_the_first_chunk_cancels(fire, storage, load, worker):
+    """What is stored is deleted, what waits never is."""
+    with ends_with(ZeroDivisionError), fire.batch("import") as batch:
+        batch.add_many(many(load, 700))
+        raise ZeroDivisionError
+    run_all(fire, worker)
+
+    assert [501] == [len(jobs) for jobs in storage.inserts]
+    assert (State.DELETED, "the block that filled it raised") == (batch.refresh().state, batch.reason)
+    assert (500, 500) == (batch.tally().total, batch.tally().deleted)
+
+
+def test_a_chunk_that_could_not_be_stored_is_stored_by_the_next_try(fire, storage, load):
+    """A block that catches an outage loses no member."""
+    with fire.batch("import") as batch:
+        storage.fail_always("insert", StorageUnavailable("away"))
+        with pytest.raises(StorageUnavailable):
+            batch.add_many(many(load, 600))
+        storage.mend()
+
+    assert 600 == batch.tally().total
+    assert 1 < len(storage.inserts)
+
+
+def test_a_batch_that_cannot_be_completed_is_cancelled(fire, storage, load):
+    """Where the end of the block fails, nothing runs that was never completed."""
+    with ends_with(StorageError, match="full"), fire.batch("import") as batch:
+        batch.add_many(many(load, 501))
+        storage.fail_always("insert", StorageError("full"))
+
+    storage.mend()
+    assert batch.tally().is_cancelled
+
+
+def test_an_empty_batch_succeeds_at_once(fire, storage, report, worker):
+    """Its callbacks run."""
+    with fire.batch("nothing") as batch:
+        callback = batch.then(report, "done")
+
+    assert (State.SUCCEEDED, State.ENQUEUED) == (batch.refresh().state, callback.refresh().state)
+    assert Tally() == batch.result(0)
+
+
+def test_within_a_transaction_it_comes_and_goes_with_it(fire, storage, load, report):
+    """All of it is part of it, without a hold; a block that raises takes back what was stored in it."""
+    transaction = []
+    with fire.batch("import", within=transaction) as batch:
+        batch.add_many(many(load, 600))
+    refused = []
+    with ends_with(ZeroDivisionError), fire.batch("import", within=refused) as other:
+        other.add_many(many(load, 600))
+        raise ZeroDivisionError
+
+    assert 601 == len(transaction)
+    assert (batch.id, None) == (transaction[0].id, transaction[0].due_at)
+    assert (other.id, State.DELETED) == (refused[-1].job_id, refused[-1].to)
+    assert [] == storage.holds
+    with pytest.raises(JobNotCommitted, match="has not committed"):
+        batch.refresh()
+    with ends_with(ConfigurationError, match="stored as a whole"), fire.batch("import") as inside:
+        inside.add(load.using(within=[]), 1)
+
+
+# ---- batches within batches ------------------------------------------------------------------------------
+
+
+def test_a_batch_within_a_batch_is_a_member(fire, storage, load, worker):
+    """It is filled in a block of its own, or without one; all is one step, and one outcome."""
+    with fire.batch("outer") as outer:
+        days = outer.add(load, 1)
+        with outer.batch("inner", after=days) as inner:
+            inner.add(load, 2)
+        loose = outer.batch("loose")
+        loose.add(load, 3)
+        last = outer.add(load.using(after=[inner, loose]), 4)
+    first = (outer.tally(), inner.tally())
+    run_all(fire, worker)
+
+    assert [7] == [len(jobs) for jobs in storage.inserts]
+    assert (outer.id, outer.id, inner.id) == (
+        inner.batch_id,
+        loose.batch_id,
+        storage.inserts[0][3].ties.batch_id,
+    )
+    assert (4, True) == (first[0].total, first[1].is_shut)
+    assert ["succeeded"] * 4 == [job.refresh().state for job in (outer, inner, loose, last)]
+
+
+def test_batches_are_at_most_8_deep(fire, load):
+    """Also where one is added to a stored one, whose depth is read."""
+    with fire.batch("1") as batch:
+        inner = batch
+        for number in range(2, 9):
+            inner = inner.batch(str(number))
+        with pytest.raises(ConfigurationError, match="'9' would be 9 deep; at most 8 lie within one another"):
+            inner.batch("9")
+        held = inner.add(load, 1)
+
+    found = fire.batches.get(inner.id)
+    assert (8, 1) == (found.depth(), fire.batches.get(batch.id).depth())
+    with pytest.raises(ConfigurationError, match="would be 9 deep"):
+        found.batch("9")
+    assert held.batch_id == inner.id
+
+
+def test_an_inner_batch_is_held_only_while_its_members_are_to_come(fire, storage, load):
+    """The chunks of an outer one cut where they cut: none ends before it is full."""
+    with fire.batch("outer") as outer:
+        with outer.batch("early") as early:
+            early.add_many(many(load, 10))
+        with outer.batch("cut") as cut:
+            cut.add_many(many(load, 600))
+        during = {one.id: storage.get([one.id])[0].due_at is not None for one in (outer, early, cut)}
+        outer.add_many(many(load, 500))
+        later = storage.get([cut.id])[0].due_at
+
+    assert {outer.id: True, early.id: False, cut.id: True} == during
+    assert None is later
+    assert {cut.id, outer.id} == {one for one, _ in storage.holds}
+    assert [10, 600, 502] == [one.tally().total for one in (early, cut, outer)]
+
+
+def test_an_inner_block_that_raises_is_left_out(fire, storage, load):
+    """With all that waits for it; the outer block goes on, if it catches that."""
+    with fire.batch("outer") as outer:
+        outer.add(load, 1)
+        with ends_with(ZeroDivisionError), outer.batch("inner") as inner:
+            lost = inner.add(load, 2)
+            raise ZeroDivisionError
+        with pytest.raises(ConfigurationError, match="since the block of its batch raised"):
+            outer.add(load.using(after=inner), 3)
+        with pytest.raises(ConfigurationError, match="nothing can wait for it, or be added to it"):
+            inner.add(load, 3)
+
+    assert [2] == [len(jobs) for jobs in storage.inserts]
+    with pytest.raises(JobNotCommitted, match="the block of its batch raised"):
+        lost.refresh()
+
+
+def test_an_inner_batch_that_is_stored_already_is_cancelled_where_its_block_raises(fire, load, worker):
+    """The outer one goes on."""
+    with fire.batch("outer") as outer:
+        with ends_with(ZeroDivisionError), outer.batch("inner") as inner:
+            inner.add_many(many(load, 600))
+            raise ZeroDivisionError
+        outer.add(load, 1)
+    run_all(fire, worker)
+
+    assert ["deleted", "succeeded"] == [one.refresh().state for one in (inner, outer)]
+    assert (2, 1, 1) == (outer.tally().total, outer.tally().deleted, outer.tally().succeeded)
+
+
+# ---- adding to one that is stored ----------------------------------------------------------------------
+
+
+def test_members_are_added_to_a_stored_batch_until_it_has_ended(fire, load, worker):
+    """By its handle, one found again, or that of its id alone, as a running member has it."""
+    with fire.batch("import") as batch:
+        batch.add(load, 1)
+    one = batch.add(load, 2)
+    two = fire.batches.get(batch.id).add_many(many(load, 2))
+    three = Batch.of(fire.client, batch.id).add(load.using(after=one), 3)
+    with batch.batch("late") as late:
+        late.add(load, 4)
+    total = batch.tally().total
+    run_all(fire, worker)
+
+    assert 6 == total
+    assert {batch.id} == {job.batch_id for job in (one, *two, three, late)}
+    assert (State.SUCCEEDED, State.SUCCEEDED) == (batch.refresh().state, three.refresh().state)
+    with pytest.raises(BatchFinished):
+        batch.add(load, 5)
+    with pytest.raises(BatchFinished), batch.batch("too late"):
+        pass
+
+
+def test_a_batch_is_entered_once_and_before_it_is_filled(fire, load):
+    """A stored one has no block, and one that was made has to be entered."""
+    batch = fire.batch("import")
+
+    with pytest.raises(ConfigurationError, match="a batch is filled in a block, which was not entered"):
+        batch.add(load, 1)
+    with batch:
+        batch.add(load, 1)
+        with pytest.raises(ConfigurationError, match="a batch has one block"), batch:
+            pass
+    with pytest.raises(ConfigurationError, match="a batch has one block"), fire.batches.get(batch.id):
+        pass
+    batch.add(load, 2)
+    assert 2 == batch.tally().total
+
+
+# ---- what members wait for -----------------------------------------------------------------------------
+
+
+def test_a_member_waits_for_members_of_its_own_batch_alone(fire, storage, load):
+    """A job outside, or of another batch, is what a batch itself can be after."""
+    outside = load.enqueue(1)
+    with fire.batch("import") as batch:
+        one = batch.add(load, 1)
+        inner = batch.batch("inner")
+        for source in (outside, fire.jobs.get(outside.id), batch):
+            with pytest.raises(ConfigurationError, match="a member waits for members of its own batch alone"):
+                batch.add(load.using(after=source), 2)
+        with pytest.raises(ConfigurationError, match="members of its own batch alone"):
+            inner.add(load.using(after=one), 2)
+        with pytest.raises(ConfigurationError, match="members of its own batch alone"):
+            batch.batch("other", after=outside)
+
+    with fire.batch("next", after=outside, on="finished"):
+        pass
+    assert [(outside.id, On.FINISHED)] == [
+        (edge.parent_id, edge.on) for edge in storage.inserts[-1][0].parents
+    ]
+
+
+def test_a_batch_starts_its_members_when_what_it_is_after_has_ended(fire, load, report, worker):
+    """Until then it is shut; where that cannot come any more it is deleted."""
+    first = load.enqueue(1)
+    with fire.batch("next", after=first) as batch:
+        member = batch.add(load, 2)
+    shut = (batch.tally().is_shut, member.refresh().state)
+    run_all(fire, worker)
+    gone = load.enqueue(1)
+    with fire.batch("never", after=[gone, first]) as never:
+        never.add(load, 2)
+    gone.delete()
+    run_all(fire, worker)
+
+    assert (True, State.AWAITING) == shut
+    assert ["succeeded", "succeeded", "deleted"] == [one.refresh().state for one in (batch, member, never)]
+
+
+def test_what_is_not_stored_yet_cannot_be_waited_for_outside(fire, load, report):
+    """The block of its batch is open still."""
+    with fire.batch("import") as batch:
+        job = batch.add(load, 1)
+        with pytest.raises(JobNotCommitted, match="that happens at the end of the block of its batch"):
+            report.using(after=job).enqueue()
+        with pytest.raises(JobNotCommitted, match="at the end of the block"):
+            fire.batch("next", after=batch)
+        callback = job.then(report, "later")
+
+    assert (None, State.AWAITING) == (callback.refresh().batch_id, callback.state)
+    assert State.AWAITING is report.using(after=[job, batch]).enqueue().refresh().state
+
+
+def test_a_duplicate_is_no_member(fire, storage, load, report, worker):
+    """Its handle is that of the job that has the key; nothing in the batch can wait for it."""
+    only = load.using(unique=Unique("rows"))
+    holder = only.enqueue(1)
+    with fire.batch("import") as batch:
+        job = batch.add(only, 2)
+        batch.add(load, 3)
+    with (
+        pytest.raises(DuplicateJob, match="another member waits for it") as caught,
+        fire.batch("next") as other,
+    ):
+        other.add(report.using(after=other.add(only, 2)))
+    twice = load.using(unique=Unique("twice"))
+    with ends_with(DuplicateJob, match="Nothing was stored"), fire.batch("next") as other:
+        other.add(twice, 1)
+        other.add(report.using(after=other.add(twice, 2)))
+    with ends_with(DuplicateJob, match="no member of the batch"), fire.batch("long") as long:
+        job = long.add(only, 2)
+        long.add_many(many(load, 600))
+        long.add(report.using(after=job))
+
+    assert (holder.id, False, 1) == (job.id, job.is_new, batch.tally().total)
+    assert holder.id == caught.value.job_id
+
+
+def test_nobody_waits_for_a_debounced_member(fire, load, report):
+    """A later call would run in its place."""
+    with fire.batch("import") as batch:
+        job = batch.add(load.using(unique=Debounce("rows", wait=5)), 1)
+        with pytest.raises(ConfigurationError, match="is debounced, so that a later call may run"):
+            batch.add(report.using(after=job))
+
+
+# ---- async ---------------------------------------------------------------------------------------------
+
+
+def test_an_async_block_stores_without_blocking_the_loop(fire, storage, load, report):
+    """`add` stores nothing there, `aadd` does when there are many, and the end of the block the rest."""
+
+    async def fill():
+        async with fire.batch("import") as batch:
+            batch.add_many(many(load, 700))
+            before = len(storage.inserts)
+            await asyncio.gather(*(batch.aadd(load, row) for row in range(20)))
+            await batch.aadd_many(many(load, 20))
+            callback = await batch.athen(report, "done")
+            during = len(storage.inserts)
+        late = await batch.aadd(load, 1)
+        await batch.aadd_many(many(load, 2))
+        return batch, callback, late, before, during
+
+    batch, callback, late, before, during = asyncio.run(fill())
+
+    assert (0, 1) == (before, during)
+    assert 743 == batch.tally().total
+    assert (State.AWAITING, batch.id) == (callback.refresh().state, late.batch_id)
+
+
+def test_an_async_block_that_raises_stores_nothing(fire, storage, load):
+    """As one that is not async."""
+
+    async def fill():
+        async with fire.batch("import") as batch:
+            await batch.aadd(load, 1)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(fill())
+
+    assert [] == storage.inserts
+
+
+def test_an_async_session_stores_in_its_own_greenlet(fire, storage, load):
+    """As awaited enqueues do."""
+
+    class Session:
+        def __init__(self):
+            self.jobs = []
+
+        async def run_sync(self, function):
+            return function(self.jobs)
+
+    async def fill(session):
+        async with fire.batch("import", within=session) as batch:
+            await batch.aadd_many(many(load, 501))
+        return batch
+
+    session = Session()
+    batch = asyncio.run(fill(session))
+
+    assert [batch.id, 502] == [session.jobs[0].id, len(session.jobs)]
+
+
+# ---- looking and acting --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mixed(fire, load, report, worker):
+    """A batch of which two succeeded, one failed, one waits for that one, and one is of another task."""
+    with fire.batch("mixed") as batch:
+        batch.add(load, 1)
+        bad = batch.add(load, -1)
+        batch.add(load, 3)
+        batch.add(report.using(after=bad), "last")
+        batch.add(report, "x")
+    run_all(fire, worker)
+    return batch
+
+
+def test_a_failed_batch_says_how_many_failed(mixed, fire):
+    """Its tally never raises; what waits for a failed member makes it fail as well."""
+    with pytest.raises(JobFailed, match="1 of 5 members failed, 1 wait for them"):
+        mixed.result(1)
+
+    assert Tally(total=5, waiting=1, succeeded=3, failed=1) == mixed.tally()
+    with pytest.raises(JobFailed):
+        asyncio.run(mixed.aresult(1))
+
+
+def test_members_are_paged_in_the_order_in_which_they_were_added(mixed):
+    """With a state those in it alone."""
+    first = mixed.members(limit=3)
+    second = mixed.members(limit=3, cursor=first.cursor)
+
+    assert (["load", "load", "load"], ["report", "report"]) == (
+        [job.task for job in first], [job.task for job in second],
+    )  # fmt: skip
+    assert ["load"] == [job.task for job in mixed.members(state="failed")]
+    with pytest.raises(ConfigurationError, match="limit=0"):
+        mixed.members(limit=0)
+
+
+def test_results_are_those_of_one_task_in_the_order_of_adding(mixed, load, report):
+    """Of members that have succeeded, behind one where that is told."""
+    members = mixed.members()
+
+    async def awaited():
+        return [result async for result in mixed.aresults(load)]
+
+    assert [1, 3] == list(mixed.results(load)) == asyncio.run(awaited())
+    assert ["x"] == list(mixed.results(report))
+    assert [3] == list(mixed.results(load, after=members.jobs[0].id))
+    assert [] == list(mixed.results(load, after=members.jobs[2].id))
+    with pytest.raises(JobNotFound, match="'nobody' is no member of"):
+        list(mixed.results(load, after="nobody"))
+
+
+def test_requeue_runs_what_failed_and_opens_the_batch(mixed, fire, worker):
+    """Within inner ones too; what waits for success runs then. It has no steps of its own."""
+    mixed.requeue()
+    opened = fire.storage.release(10)
+
+    assert opened
+    assert (State.AWAITING, 1) == (mixed.refresh().state, mixed.tally().active)
+    with pytest.raises(JobConflict, match="has no failed member that could be requeued"):
+        mixed.requeue()
+    with pytest.raises(ConfigurationError, match="has no steps: from_step='a' is for a member"):
+        mixed.requeue(from_step="a")
+
+
+def test_requeue_reaches_into_inner_batches(fire, load, worker):
+    """The outer one is open again with them."""
+    with fire.batch("outer") as outer, outer.batch("inner") as inner:
+        inner.add(load, -1)
+    run_all(fire, worker)
+    before = [one.refresh().state for one in (outer, inner)]
+    outer.requeue()
+    fire.storage.release(10)
+
+    assert ["failed", "failed"] == before
+    assert ["awaiting", "awaiting"] == [one.refresh().state for one in (outer, inner)]
+
+
+def test_delete_cancels_for_good(fire, load, worker):
+    """Members that have not ended are deleted; none of them runs again."""
+    with fire.batch("import") as batch:
+        job = batch.add(load, 1)
+    batch.delete()
+    fire.storage.release(100)
+
+    assert (State.DELETED, State.DELETED) == (batch.refresh().state, job.refresh().state)
+    with pytest.raises(JobDeleted, match="deleted by code"):
+        batch.result(1)
+    with pytest.raises(BatchFinished):
+        batch.add(load, 1)
+    with pytest.raises(JobConflict, match="was cancelled, which is for good"):
+        batch.requeue()
+    with pytest.raises(JobConflict, match="its batch was cancelled, which is for good"):
+        job.requeue()
+    with pytest.raises(JobConflict, match="its batch was cancelled, which is for good"):
+        job.restore()
+    with pytest.raises(JobConflict, match="it is a batch, and a cancelled one stays so"):
+        batch.restore()
+    assert ["its batch was cancelled, which is for good"] == fire.jobs.why_not_restored([job.id])
+
+
+def test_a_batch_is_found_again_as_a_batch(fire, load):
+    """By its id, in lists of jobs, among members and in a list of its own."""
+    with fire.batch("outer") as outer, outer.batch("inner") as inner:
+        job = inner.add(load, 1)
+
+    assert [Batch, Batch, Job] == [type(fire.jobs.get(one.id)) for one in (outer, inner, job)]
+    assert {Batch, Job} == {type(one) for one in fire.jobs.find()}
+    assert ["inner"] == [one.name for one in outer.members()]
+    assert ["inner", "outer"] == [one.name for one in fire.batches.list()]
+    assert [] == list(fire.batches.list(state="failed"))
+    assert f"<Batch {outer.id} 'outer' awaiting>" == repr(fire.batches.get(outer.id))
+    assert {inner.id} == {one.batch_id for one in fire.jobs.find(batch=inner.id)}
+    with pytest.raises(JobNotFound, match="is no batch, but one of task load"):
+        fire.batches.get(job.id)
+    with pytest.raises(JobNotFound, match="Batch 'x' is not stored"):
+        fire.batches.get("x")
+    with pytest.raises(JobNotFound, match="is no batch"):
+        Batch.of(fire.client, job.id).tally()
+
+
+def test_a_result_waits_for_the_end(fire, load, worker):
+    """No longer than it is told; and its output is nothing that a job could take."""
+    with fire.batch("import") as batch:
+        batch.add(load, 1)
+
+    with pytest.raises(ResultTimeout):
+        batch.result(0)
+    with pytest.raises(ConfigurationError, match=r"has no output. Let the job wait for it"):
+        load.enqueue(batch.output)
+    run_all(fire, worker)
+    assert 1 == asyncio.run(batch.aresult(1)).succeeded
+
+
+def test_a_batch_in_a_list_is_passed_over_by_a_requeue_and_cancelled_by_a_delete(mixed, fire):
+    """It has no task that could run; its members are requeued one by one, or by its own handle."""
+    ids = [mixed.id, *(job.id for job in mixed.members())]
+
+    answers = fire.jobs.requeue(ids)
+    operation = fire.operations.start("requeue", JobFilter(state=State.FAILED), by="ann")
+    with pytest.raises(JobConflict, match="a batch is never run; requeue its members"):
+        Job(fire.client, mixed.record()).requeue()
+
+    assert Applied.REFUSED is answers[0]
+    assert 0 == fire.operations.run(operation.id, wait=lambda _: None).changed
+    assert fire.jobs.delete([mixed.id])[0].is_applied
+    assert mixed.tally().is_cancelled
+
+
+def test_a_copy_of_a_member_is_a_job_of_its_own(mixed, fire):
+    """A batch cannot be copied, as it has no arguments to be run with."""
+    member = mixed.members().jobs[0]
+
+    assert None is fire.jobs.copy(member.id).batch_id
+    with pytest.raises(JobConflict, match="is a batch, of which there is no copy"):
+        fire.jobs.copy(mixed.id)
+
+
+# ---- plugins -------------------------------------------------------------------------------------------
+
+
+def test_plugins_see_members_and_batches_and_are_asked_of_members_alone():
+    """A batch has no task, so that nobody chooses options for it."""
+    seen, asked = [], []
+    observer = plugin(
+        jobs_created=lambda jobs: seen.append([job.task for job in jobs]),
+        job_options=lambda call: asked.append(call.task) or {"tags": ["told"]},
+    )
+    with Firelock("memory://", plugins=[observer]) as fire:
+        load = fire.task(name="load")(lambda: None)
+        with fire.batch("import") as batch:
+            job = batch.add(load)
+        batch.add(load)
+
+    assert [[BATCH_TASK, "load"], ["load"]] == seen
+    assert ["load", "load"] == asked
+    assert ((), ("told",)) == (batch.tags, job.tags)
+
+
+# ---- bad options ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"name": ""}, "Batch name '' is refused"),
+        ({"name": "a\nb"}, "printable characters"),
+        ({"on_failure": "stop"}, "on_failure='stop' is unknown; use one of continue, cancel"),
+        ({"on": "ended"}, "on='ended' is unknown"),
+        ({"after": "id"}, "'id' is no handle of a job"),
+        ({"hold": timedelta()}, "hold=datetime.timedelta.* is refused"),
+        ({"keep": -1}, "keep=-1 is refused"),
+        ({"tags": "eu"}, "tags='eu' is one text"),
+    ],
+)
+def test_a_wrong_option_is_refused(fire, storage, options, words):
+    """Before anything is gathered."""
+    with pytest.raises(ConfigurationError, match=words):
+        fire.batch(**{"name": "import", **options})
+
+    assert [] == storage.inserts

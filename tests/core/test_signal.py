@@ -1,0 +1,351 @@
+"""Signals, from the side that sends them; and what a job remembers, as its handle shows it."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import attrs
+import pytest
+
+from firelock import (
+    ArgumentError,
+    ArgumentTooLarge,
+    ConfigurationError,
+    Firelock,
+    JobConflict,
+    JobNotFound,
+    Retry,
+    State,
+    StepError,
+    StorageUnavailable,
+    TaskError,
+)
+from firelock.approval import find_approval
+from firelock.lifecycle import slept, suspended
+from firelock.values import Chunk, Memo, MemoKind, NewMemo, chunk_offset, memo_words
+from tests.core.fakes import FailingStorage, Worker, until
+
+
+@attrs.frozen
+class Approval:
+    """What is decided."""
+
+    ok: bool
+    by: str = ""
+
+
+@pytest.fixture
+def fire():
+    """An app whose storage fails as told."""
+    with Firelock(FailingStorage()) as fire:
+        yield fire
+
+
+@pytest.fixture
+def storage(fire):
+    """Its storage."""
+    return fire.storage
+
+
+@pytest.fixture
+def worker(fire):
+    """Claims its jobs by hand."""
+    return Worker(fire)
+
+
+@pytest.fixture
+def approval(fire):
+    """A signal."""
+    return fire.signal("approval", Approval)
+
+
+@pytest.fixture
+def order(fire):
+    """A task."""
+
+    @fire.task(name="order", retry=Retry.never())
+    def order(number: int = 0) -> str:
+        if number < 0:
+            raise ValueError(number)
+        return "done"
+
+    return order
+
+
+def memos_of(fire, job):
+    return {(memo.kind, memo.name): memo for memo in fire.storage.recall(job.id)}
+
+
+def test_a_signal_is_kept_before_anybody_waits(fire, approval, order):
+    """Its text is that of the payload, by the converter that arguments have."""
+    job = order.enqueue()
+
+    sent = approval.send(job, Approval(ok=True, by="ada"), author="ada@example.com")
+    memo = memos_of(fire, job)[MemoKind.SIGNAL, "approval"]
+
+    assert sent is True
+    assert ('{"ok":true,"by":"ada"}', "ada@example.com", True, 0) == (
+        memo.value, memo.author, memo.is_done, memo.attempt,
+    )  # fmt: skip
+    assert Approval(ok=True, by="ada") == approval.decode(memo.value)
+
+
+def test_the_first_answer_wins_and_a_repeat_is_told_the_same(fire, approval, order):
+    """Also by the id, also without blocking an event loop; a name of its own is another wait."""
+    job = order.enqueue()
+
+    first = approval.send(job.id, Approval(ok=True), author="ada")
+    repeat = asyncio.run(approval.asend(job, Approval(ok=True), author="ada"))
+    late = approval.send(job, Approval(ok=False), author="bob")
+    another = approval.named("manager").send(job, Approval(ok=False))
+
+    assert (True, True, False, True) == (first, repeat, late, another)
+    assert {"approval", "approval:manager"} == {name for _, name in memos_of(fire, job)}
+
+
+def test_a_lost_reply_is_sent_again(fire, storage, approval, order):
+    """The memo stands then, and the answer is that of the first try."""
+    job = order.enqueue()
+    storage.fail("remember", StorageUnavailable("reset"), is_late=True)
+
+    assert approval.send(job, Approval(ok=True)) is True
+
+    untouched = StorageUnavailable("away")
+    untouched.is_untouched = True
+    storage.fail("remember", untouched)
+    with pytest.raises(StorageUnavailable, match="away"):
+        approval.send(job, Approval(ok=True))
+
+
+def test_a_signal_to_a_job_that_has_ended_is_a_conflict(fire, approval, order, worker):
+    """A failed one keeps it for its requeue, and a repeat of one that was in time is told so."""
+    done, failed, answered = order.enqueue(), order.enqueue(-1), order.enqueue()
+    approval.send(answered, Approval(ok=True))
+    worker.run()
+    deleted = order.enqueue().delete()
+
+    for job in (done, deleted):
+        with pytest.raises(JobConflict, match=r"signal 'approval' would never be received"):
+            approval.send(job, Approval(ok=True))
+    assert approval.send(failed, Approval(ok=True)) is True
+    assert approval.send(answered, Approval(ok=True)) is True
+    assert approval.send(answered, Approval(ok=False)) is False
+
+
+def test_what_cannot_be_sent_is_one_clear_error(fire, approval, order):
+    """Nothing is stored."""
+    job = order.enqueue()
+    with fire.batch("import") as batch:
+        member = batch.add(order)
+        with pytest.raises(ConfigurationError, match="A signal is sent to a job"):
+            approval.send(7, Approval(ok=True))
+
+    with pytest.raises(
+        ArgumentError, match="The payload of signal 'approval', of type bool: bool where Approval"
+    ):
+        approval.send(job, True)
+    with pytest.raises(ArgumentTooLarge, match="above the limit of 262,144"):
+        approval.send(job, Approval(ok=True, by="x" * 300_000))
+    with pytest.raises(JobNotFound, match="Job 'nobody' is not stored"):
+        approval.send("nobody", Approval(ok=True))
+    with pytest.raises(JobConflict, match="is a batch, which receives no signal"):
+        approval.send(batch, Approval(ok=True))
+    with pytest.raises(ConfigurationError, match="it stands for nobody, when a wait is over"):
+        approval.send(job, Approval(ok=True), author="timeout")
+    with pytest.raises(ConfigurationError, match=r"author='a.nb' is refused"):
+        approval.send(job, Approval(ok=True), author="a\nb")
+    for name in ("", "x" * 201, "a\tb", 7):
+        with pytest.raises(ConfigurationError, match=r"Signal name .* is refused"):
+            fire.signal(name, int)
+    with pytest.raises(ConfigurationError, match=r"Signal name 'approval:x+…? is refused"):
+        approval.named("x" * 200)
+    with pytest.raises(TaskError, match="whose members cannot be told apart"):
+        fire.signal("either", list[int] | list[str])
+    with pytest.raises(ArgumentError, match="The payload of signal 'approval' does not fit as it is stored"):
+        approval.decode("7")
+    assert [] == fire.storage.recall(job.id) == fire.storage.recall(member.id)
+    assert "<Signal 'approval' of Approval>" == repr(approval)
+
+
+def test_a_job_that_remembers_as_much_as_it_may_takes_no_more(fire, storage, approval, order):
+    """It says so, and what to do."""
+    job = order.enqueue()
+    memos = [NewMemo(job.id, Memo(MemoKind.SIGNAL, f"s{number}", "1", True, 1)) for number in range(1_000)]
+    storage.remember(memos)
+
+    with pytest.raises(StepError, match="remembers as much as it may"):
+        approval.send(job, Approval(ok=True))
+
+
+def test_a_link_sends_what_its_buttons_say(fire, storage, approval, order):
+    """Its choices are stored; the address is all that leaves."""
+    job, at = order.enqueue(), "https://ops.example.com/jobs"
+    choices = {"Approve": Approval(ok=True), "Refuse": Approval(ok=False)}
+
+    address = approval.link(job, choices, expires=timedelta(days=7), at=at, question="Ship it?", name="ada")
+    other = asyncio.run(approval.alink(job.id, choices, expires=datetime(2090, 1, 1, tzinfo=UTC), at=at))
+    found = find_approval(storage, address.rpartition("/")[2])
+
+    assert address.startswith(f"{at}/approval/")
+    assert address != other
+    assert (job.id, "approval", "Ship it?", "ada") == (found.job_id, found.signal, found.question, found.name)
+    assert Approval(ok=False) == approval.decode(found.choices["Refuse"])
+    with pytest.raises(ConfigurationError, match="expires=5 is refused"):
+        approval.link(job, choices, expires=5, at=at)
+    with pytest.raises(ArgumentError, match="str where Approval"):
+        approval.link(job, {"Approve": "yes"}, expires=timedelta(days=1), at=at)
+
+
+# ---- what a job remembers ------------------------------------------------------------------------------
+
+
+def remember(fire, claimed, worker, *memos):
+    """A run of the job remembers these."""
+    session = worker.holder.session
+    return fire.storage.remember([NewMemo(claimed.id, memo, session, claimed.fence) for memo in memos])
+
+
+def test_steps_are_shown_in_order_of_their_begin(fire, approval, order, worker):
+    """With how long each took, where somebody measured."""
+    job = order.enqueue()
+    (claimed,) = worker.claim()
+    remember(
+        fire, claimed, worker,
+        Memo(MemoKind.STEP, "charge", '"ch_7"', True, 3_000_000, started_at=1_000_000, attempt=1),
+        Memo(MemoKind.SIGNAL, "approval", None, False, 4_000_000, attempt=1),
+    )  # fmt: skip
+
+    steps = job.steps()
+
+    assert [("step", "charge", True), ("signal", "approval", False)] == [
+        (one.kind, one.name, one.is_done) for one in steps
+    ]
+    assert (timedelta(seconds=2), 1, '"ch_7"', "") == (
+        steps[0].took, steps[0].attempt, steps[0].value, steps[0].author,
+    )  # fmt: skip
+    assert datetime(1970, 1, 1, 0, 0, 3, tzinfo=UTC) == steps[0].at
+    assert (None, steps) == (steps[1].took, asyncio.run(job.asteps()))
+    fire.storage.clear()
+    with pytest.raises(JobNotFound):
+        job.steps()
+
+
+def test_a_requeue_goes_on_behind_the_last_step_or_from_one(fire, order, worker):
+    """What was recorded since is forgotten with it; an unknown name, or one of two things, is refused."""
+    job = order.enqueue(-1)
+    (claimed,) = worker.claim()
+    remember(
+        fire, claimed, worker,
+        *(Memo(MemoKind.STEP, name, "1", True, 1) for name in ("load", "charge", "mail")),
+        Memo(MemoKind.SIGNAL, "charge", "1", True, 1),
+    )  # fmt: skip
+    fire.storage.apply([worker.attempt(claimed).transition])
+
+    for name, words in (
+        ("pay", "remembers no step 'pay'. It remembers: 'step load', 'step charge'"),
+        ("charge", "remembers several things named 'charge': say which of 'step charge', 'signal charge'"),
+    ):
+        with pytest.raises(StepError) as caught:
+            job.requeue(from_step=name)
+        assert words in str(caught.value)
+    job.requeue(from_step="step charge")
+
+    assert (State.ENQUEUED, ["load"]) == (job.state, [one.name for one in job.steps()])
+    with pytest.raises(JobConflict, match="it cannot be requeued: it runs anyway"):
+        job.requeue(from_step="load")
+
+
+def test_a_handle_says_what_a_suspended_job_waits_for(fire, order, worker):
+    """And until when."""
+    asking, sleeping, calling = (order.enqueue(number) for number in range(3))
+    due = 4_000_000_000_000_000
+    for claimed in worker.claim():
+        words = {
+            asking.id: memo_words(MemoKind.SIGNAL, "approval"),
+            sleeping.id: memo_words(MemoKind.SLEEP, "cool-off"),
+            calling.id: memo_words(MemoKind.CALL, "days"),
+        }[claimed.id]
+        end = {"at": 1, "started_at": 1, "waits_for": words, "reason": "waits"}
+        if claimed.id == sleeping.id:
+            change = slept(claimed, worker.holder, due_at=due, **end)
+        else:
+            change = suspended(claimed, worker.holder, due_at=due if claimed.id == asking.id else None, **end)
+        fire.storage.apply([change])
+
+    assert [
+        "signal approval until 2096-10-02 07:06:40 UTC",
+        "sleep cool-off until 2096-10-02 07:06:40 UTC",
+        "call days",
+    ] == [job.refresh().waits_for for job in (asking, sleeping, calling)]
+    assert (None, 2096) == (calling.next_due_at, asking.next_due_at.year)
+
+
+# ---- streams -------------------------------------------------------------------------------------------
+
+
+def emit(fire, worker, claimed, start, *texts, stream="out"):
+    chunks = [
+        Chunk(stream, chunk_offset(claimed.fence, number), text) for number, text in enumerate(texts, start)
+    ]
+    fire.storage.append_stream(claimed.id, chunks, session=worker.holder.session, fence=claimed.fence)
+
+
+def test_a_stream_is_read_as_it_comes_until_the_job_has_ended(fire, order, worker):
+    """Behind an offset, where one is given; of another name there is nothing."""
+    job = order.enqueue()
+    (claimed,) = worker.claim()
+    emit(fire, worker, claimed, 0, "a", "b")
+    chunks = job.stream()
+    first = [next(chunks), next(chunks)]
+    emit(fire, worker, claimed, 2, "c")
+    fire.storage.apply([worker.attempt(claimed).transition])
+
+    async def awaited():
+        return [chunk.data async for chunk in job.astream(after=first[0].offset)]
+
+    assert ["a", "b"] == [chunk.data for chunk in first]
+    assert ["c"] == [chunk.data for chunk in chunks]
+    assert State.SUCCEEDED is job.state
+    assert ["b", "c"] == asyncio.run(awaited()) == [chunk.data for chunk in job.stream(after=first[0].offset)]
+    assert [] == list(job.stream("other"))
+    assert {claimed.fence} == {chunk.run for chunk in first}
+
+
+def test_who_reads_a_stream_waits_for_what_comes(fire, order, worker):
+    """A reader in another thread gets what is emitted while it waits; async ones as well."""
+    job = order.enqueue()
+    (claimed,) = worker.claim()
+
+    async def read():
+        seen = []
+
+        async def reader():
+            async for chunk in job.astream():
+                seen.append(chunk.data)  # noqa: PERF401 - others look at it meanwhile
+
+        task = asyncio.create_task(reader())
+        await asyncio.to_thread(emit, fire, worker, claimed, 0, "a")
+        await asyncio.to_thread(until, lambda: seen == ["a"])
+        await asyncio.to_thread(emit, fire, worker, claimed, 1, "b")
+        fire.storage.apply([worker.attempt(claimed).transition])
+        await task
+        return seen
+
+    assert ["a", "b"] == asyncio.run(read())
+
+
+def test_a_reader_may_go_away(fire, order, worker):
+    """In the middle of a wait; nothing waits for it any more. An unknown job has no stream."""
+    job = order.enqueue()
+
+    async def read():
+        task = asyncio.create_task(anext(aiter(job.astream())))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(read())
+    fire.storage.clear()
+    with pytest.raises(JobNotFound):
+        next(job.stream())
