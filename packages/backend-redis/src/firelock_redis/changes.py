@@ -8,12 +8,13 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
-from firelock.storage import ErrorInfo, Transition
-from firelock_redis.layout import entry_line, error_line, number_word, text_word
+from firelock.storage import ErrorInfo, Moved, Transition
+from firelock_redis.layout import entry_line, error_line, number_word, quoted, text_word
 from firelock_redis.memos import memo_field
 from firelock_redis.partitions import Partitions
 
 _LOOK_ELSEWHERE = 5_000_000  # micros after which a job looks again at those it waits for in other partitions
+_PARENT_GONE = quoted(Moved.PARENT_GONE.value)
 _further = attrgetter("waits_for", "parents", "forget_from")
 _NOTHING_FURTHER = (None, (), None)
 
@@ -74,5 +75,5 @@ def further_fields(transition: Transition, partitions: Partitions) -> list[Any]:
     return [
         text_word(transition.waits_for),
         "" if transition.forget_from is None else memo_field(*transition.forget_from),
-        elsewhere, transition.at + _LOOK_ELSEWHERE if elsewhere else "", len(beside), *beside,
+        elsewhere, transition.at + _LOOK_ELSEWHERE if elsewhere else "", _PARENT_GONE, len(beside), *beside,
     ]  # fmt: skip

@@ -103,7 +103,12 @@ class MemoVerbs(RedisVerbs):
         for first in range(0, len(chunks) or 1, _AT_ONCE):
             arguments: list[object] = []
             for chunk in chunks[first : first + _AT_ONCE]:
-                arguments += (chunk.stream, chunk.offset, len(chunk.data.encode()), chunk.data)
+                arguments += (
+                    chunk.stream,
+                    chunk.offset,
+                    len(chunk.data.encode(errors="surrogatepass")),
+                    chunk.data,
+                )
             told = self._run("memos.append", partition, job_id, session, fence, *arguments)
             if told is None:
                 return None
@@ -133,10 +138,11 @@ def _tally(told: Sequence[Any]) -> Tally:
 def _memo_arguments(asked: NewMemo) -> tuple[object, ...]:
     """Return a memo as scripts/memos.lua reads it."""
     memo = asked.memo
+    size = len((memo.value or "").encode(errors="surrogatepass"))
     said = [memo.at, memo.started_at, memo.attempt, memo.author, memo.value]
     return (
         asked.job_id, asked.session or "", number_word(asked.fence), memo_field(memo.kind, memo.name),
-        int(asked.replaces), MEMOS_LIMIT, MEMOS_BYTES, len((memo.value or "").encode()), int(memo.is_done),
+        int(asked.replaces), MEMOS_LIMIT, MEMOS_BYTES, size, int(memo.is_done),
         json.dumps(said, ensure_ascii=False, separators=(",", ":")),
     )  # fmt: skip
 

@@ -55,7 +55,7 @@ _MINUTE = 60_000_000
 _RESULTS = dict(zip("012345", Applied, strict=True))
 _APPLIED, _LOOK_CLOSER = "0", "?"
 _LOST = "1"
-_ENDS_PLAINLY = frozenset("mcrs")  # flags of scripts/jobs.lua that ask for nothing more at an end
+_ENDS_PLAINLY = frozenset("mcrfs")  # flags of scripts/jobs.lua that ask for nothing more at an end
 _FIELD_BY_FIELD = 200  # changes that one script makes of those that are not plain ends
 
 

@@ -2,9 +2,9 @@
 -- what firelock/storage/batches.py says, in one function, so that a call without batches makes one function more.
 --
 -- A batch is a job with the letter b, one of its members with the letter m; jobs.lua draws their records. Keys of a partition:
--- b:<batch> HASH its tally and flags, as NUMBERS and MARKS name them; bm:<batch> ZSET its members by their creation; changed SET
--- of batches of which something has changed; moving SET of those whose members are to be swept or let in. `release` decides
--- the first and goes through the members of the second, by their places in bm:, where no member leaves before the batch has ended.
+-- b:<batch> HASH its tally and flags, as NUMBERS and MARKS name them; bm:<batch> ZSET its members by their creation; changed ZSET
+-- of batches that `release` has to look at, in the order in which something came of them. It decides them, and sweeps their members
+-- or lets them in, by their places in bm:, where no member leaves before the batch has ended.
 --
 -- A member and its batch lie in one partition, so the tally is changed in the step that changes the member.
 
@@ -16,14 +16,16 @@ local function batches()
   local NUMBERS = { 'total', 'active', 'waiting', 'succeeded', 'failed', 'deleted' }
   -- Marks, nothing where they do not hold: it waits for what it is after, or for the batch around it; is cancelled; is stopped by
   -- a failure; fails fast. Beside them the batch around it; for how many micros it stays by its end, - for ever; and the place in
-  -- bm: up to which members have been looked at.
+  -- bm: up to which members have been swept or let in, nothing where none is to be.
   local MARKS = { 'shut', 'cancelled', 'stopping', 'fast', 'outer', 'keeps', 'walk' }
   local NAMED = {}
   for number, name in ipairs(NUMBERS) do NAMED[number] = name end
   for number, name in ipairs(MARKS) do NAMED[#NUMBERS + number] = name end
   local ENDS = { S = 4, F = 5, D = 6 }
 
-  local rows, touched = {}, {}
+  local HELD = '^W.*\n' .. string.rep('[^\t\n]*\t', 5) .. '[^\t\n]'  -- the record of a batch that is due at some instant
+
+  local rows, touched, order = {}, {}, {}
 
   -- The batch of that id, false where none is stored.
   local function row_of(id)
@@ -40,11 +42,18 @@ local function batches()
     return row
   end
 
+  -- Something of the batch has changed.
+  local function touch(id)
+    if touched[id] then return end
+    touched[id], order[#order + 1] = true, id
+  end
+
   -- There is a new batch.
   local function found(id, row)
     for _, name in ipairs(NUMBERS) do row[name] = 0 end
     for _, name in ipairs(MARKS) do row[name] = row[name] or '' end
-    rows[id], touched[id] = row, true
+    rows[id] = row
+    touch(id)
   end
 
   -- The batch is gone.
@@ -52,26 +61,49 @@ local function batches()
     rows[id], touched[id] = false, nil
   end
 
-  -- Something of the batch has changed: `release` looks at it.
-  local function touch(id)
-    touched[id] = true
-  end
-
   -- `release` goes through the members of the batch, from the first one.
   local function go_through(id)
-    row_of(id).walk, touched[id] = '0', true
-    call('SADD', base .. 'moving', id)
+    row_of(id).walk = '0'
+    touch(id)
   end
 
-  -- What is changed is written.
+  -- The state of the batch by its tally, W while it is open: see `batches.end_of`.
+  local function end_of(row, is_held)
+    if row.cancelled == '' and (is_held or row.shut ~= '') then return 'W' end
+    if row.active > 0 or (row.waiting > 0 and row.cancelled .. row.stopping ~= '') then return 'W' end
+    if row.cancelled ~= '' then return 'D' end
+    return (row.failed > 0 or row.waiting > 0) and 'F' or 'S'
+  end
+
+  -- Whether the batch, whose record is this, is to be decided, or members of it are to be moved.
+  local function has_news(row, text)
+    local state = sub(text, 1, 1)
+    if state == 'D' then return false end
+    return row.cancelled ~= '' or row.stopping ~= '' or (row.walk ~= '' and row.shut == '')
+      or end_of(row, find(text, HELD) ~= nil) ~= state
+  end
+
+  -- The batch waits for `release`, which may look at it already.
+  local function note(id)
+    if not call('ZSCORE', base .. 'changed', id) then call('ZADD', base .. 'changed', call('INCR', base .. 'ends'), id) end
+  end
+
+  local function is_noted(id)
+    return call('ZSCORE', base .. 'changed', id) ~= false
+  end
+
+  -- What is changed is written. The records are written before.
   local function store()
-    for id in pairs(touched) do
+    for _, id in ipairs(order) do
       local row, fields = rows[id], {}
-      for number, name in ipairs(NAMED) do fields[2 * number - 1], fields[2 * number] = name, row[name] end
-      call('HSET', base .. 'b:' .. id, unpack(fields))
-      call('SADD', base .. 'changed', id)
+      if row then
+        for number, name in ipairs(NAMED) do fields[2 * number - 1], fields[2 * number] = name, row[name] end
+        call('HSET', base .. 'b:' .. id, unpack(fields))
+        local text = call('HGET', base .. 'jobs', id)
+        if text and has_news(row, text) then note(id) end
+      end
     end
-    touched = {}
+    touched, order = {}, {}
   end
 
   -- ---- members -----------------------------------------------------------------------------------------------------
@@ -124,7 +156,8 @@ local function batches()
       for number, name in ipairs(NUMBERS) do
         local change = after[number] - job.was[number]
         if change ~= 0 then
-          row[name], touched[id] = row[name] + change, true
+          row[name] = row[name] + change
+          touch(id)
         end
       end
       if after[5] > job.was[5] and row.fast ~= '' then
@@ -141,19 +174,14 @@ local function batches()
     for _, input in ipairs(ties_of(job).inputs) do call(command, base .. 'in:' .. input[1], job.id) end
   end
 
-  -- So many running members of the batch have succeeded, and nothing waits for them. Return whether none can go on.
+  -- So many running members of the batch have succeeded, and nothing waits for them. Return whether `release` has to look at it.
   local function count_ends(id, number)
     local row = row_of(id)
     if not row then return false end
-    row.active, row.succeeded, touched[id] = row.active - number, row.succeeded + number, true
+    row.active, row.succeeded = row.active - number, row.succeeded + number
+    touch(id)
     store()
-    return row.active <= 0
-  end
-
-  -- Whether `release` may decide something, now that the member has changed.
-  local function has_to_be_looked_at(job)
-    local row = row_of(ties_of(job).batch)
-    return row and (row.active <= 0 or row.stopping ~= '')
+    return is_noted(id)
   end
 
   -- ---- its life ----------------------------------------------------------------------------------------------------
@@ -177,14 +205,14 @@ local function batches()
     end
   end
 
-  -- The state of the batch by its tally, W while it is open: see `batches.end_of`.
-  local function end_of(job)
-    local row = row_of(job.id)
-    local is_held = job.state == 'W' and job.due ~= ''
-    if row.cancelled == '' and (is_held or row.shut ~= '') then return 'W' end
-    if row.active > 0 or (row.waiting > 0 and row.cancelled .. row.stopping ~= '') then return 'W' end
-    if row.cancelled ~= '' then return 'D' end
-    return (row.failed > 0 or row.waiting > 0) and 'F' or 'S'
+  -- Whether this batch is cancelled, or one around it.
+  local function is_cancelled_around(id)
+    while id and id ~= '' do
+      local row = row_of(id)
+      if not row or row.cancelled ~= '' then return row ~= false end
+      id = row.outer
+    end
+    return false
   end
 
   -- When the batch may be pruned that ends so at this instant, nothing for never.
@@ -195,7 +223,7 @@ local function batches()
 
   made_batches = {
     row_of = row_of, found = found, forget = forget, touch = touch, store = store, share = share, ties_of = ties_of, tie = tie, count = count,
-    count_ends = count_ends, has_to_be_looked_at = has_to_be_looked_at, open = open, calm = calm, end_of = end_of, expiry = expiry,
+    count_ends = count_ends, note = note, is_noted = is_noted, open = open, calm = calm, is_cancelled_around = is_cancelled_around, end_of = end_of, expiry = expiry,
     go_through = go_through, follow_inputs = follow_inputs,
   }
   return made_batches

@@ -18,10 +18,7 @@ end
 
 -- The waiting child is deleted, and kept as long after its end as its parent after its own; a batch is cancelled.
 local function end_child(child, parent, reason, at)
-  if is(child, 'b') then
-    if child.due ~= '' then put(removes, 'due', child.id) end
-    return cancel(child, reason, at)
-  end
+  if is(child, 'b') then return cancel(child, reason, at) end
   child.state, child.reason, child.changed, child.ended = 'D', reason, at, at
   child.expires = ''
   if parent.expires ~= '' and parent.ended ~= '' then child.expires = int(at + parent.expires - parent.ended) end
@@ -44,6 +41,17 @@ local function other_ties(child)
   return left
 end
 
+-- The member of a batch, which waits for no fellow, waits until that opens, if its batch is shut; its last step is that.
+local function keep_out(job)
+  if not is(job, 'm') or FINAL[job.state] then return end
+  local outer, row = batches().row_of(batches().ties_of(job).batch), is(job, 'b') and batches().row_of(job.id)
+  if not outer or outer.shut == '' or (row and row.cancelled ~= '') then return end
+  local before, at = match('\n' .. job.history, '^(.*\n)%["%a+",(%-?%d+)[^\n]*\n$')
+  if at then job.history = sub(before, 2) .. step('W', at, rules.shut_out) end
+  if row then row.shut = '1' else job.due = '' end
+  job.state, job.enqueued, job.reason, job.flag = 'W', '0', rules.shut_out, job.flag .. 'o'
+end
+
 -- Look at an awaiting child's tie to an ended parent. Return the state it goes to, W where other ties are left, nothing
 -- where this one goes on waiting. The caller saves it. A batch stays what it is: for D it is cancelled, for E it has opened.
 local function decide(child, on, parent, at, now, ties_left)
@@ -58,12 +66,14 @@ local function decide(child, on, parent, at, now, ties_left)
     if is(child, 'b') then
       batches().open(child.id)
       child.history = child.history .. step('W', at, reason)
+      keep_out(child)
       return 'E'
     end
     if child.due ~= '' then put(removes, 'due', child.id) end
     child.state, child.enqueued, child.due = 'E', now, ''
     child.history = child.history .. step('E', at, reason)
     to_back(child)
+    keep_out(child)
     return 'E'
   end
   if rule then child.reason = rule[2] end

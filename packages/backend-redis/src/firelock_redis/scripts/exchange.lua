@@ -101,10 +101,17 @@ local function change(job, from, session, fence, to, fields, more)
   if is(job, 'b') then return change_batch(job, session, to, at, reason, due) end
   local runs_again = session == '' and (to == 'E' or (FINAL[job.state] and not FINAL[to]))
   if runs_again and not may_run_again(job) then return REFUSED end
-  if more and more.forgets ~= '' and not forget_from(job, more.forgets) then return REFUSED end
+  if more and more.forgets ~= '' and not remembers(job, more.forgets) then return REFUSED end
   local lives_again = session == '' and job.asks ~= '' and FINAL[job.state] and not FINAL[to] and keys_at_hand()
   if lives_again and lives_again.is_taken_by_other(job) then return TAKEN end
+  if runs_again and job.flag ~= '' then batches().calm(batches().ties_of(job).batch) end
+  if more and more.forgets ~= '' then forget_from(job, more.forgets) end
   if session == '' and entry ~= '' then entry = taken_away(job, to, at, reason) end
+  local there = more and to == 'W' and is_there(job, more)
+  if there then
+    to, reason, due = 'E', there, ''
+    entry = step('E', at, there, job.attempt, job.claimed, started, server)
+  end
   leave(job)
   if session ~= '' then
     job.session = ''
@@ -122,13 +129,12 @@ local function change(job, from, session, fence, to, fields, more)
   if crashes ~= '' then job.crashes = crashes end
   if started ~= '' then job.started = started end
   if server ~= '' then job.server = server end
-  if gives_back ~= '' then
-    job.attempt = int(job.attempt - 1)
-  elseif to == 'E' then
+  if gives_back ~= '' then job.attempt = int(job.attempt - 1) end
+  if to == 'E' and (gives_back == '' or there) then
     job.enqueued = instant()
     to_back(job)
   end
-  if more then suspend(job, more, instant()) end
+  if more and to ~= 'E' then wait_for(job, more) end
   save(job)
   enter(job)
   if lives_again then
@@ -350,7 +356,7 @@ while arg < #ARGV do
     end
     flush()
     for place, job in pairs(members) do
-      if session == '' or batches().has_to_be_looked_at(job) then results[place] = RELEASING end
+      if batches().is_noted(batches().ties_of(job).batch) then results[place] = RELEASING end
     end
   end
 end

@@ -63,6 +63,7 @@ local function tie(job, parents, now)
       if not parent.is_new then save(parent) end
     end
   end
+  job.ties_left = ties
   if ties > 1 then call('SET', base .. 'n:' .. job.id, ties) end
 end
 
@@ -106,13 +107,6 @@ local function begin_counting(job)
     fast = fast ~= 0 and '1' or '', outer = job.ties.batch or '', keeps = table.concat(keeps, ' '),
     shut = #job.parents > 0 and '1' or '',
   })
-end
-
--- A member of a batch whose members wait for its opening does so, if it waits for no fellow.
-local function shut_out(job)
-  if batches().row_of(job.ties.batch).shut == '' or #job.parents > 0 then return end
-  if is(job, 'b') then batches().row_of(job.id).shut = '1' else job.due = '' end
-  job.state, job.enqueued, job.reason, job.flag = 'W', '0', rules.shut_out, job.flag .. 'o'
 end
 
 local changed = {}  -- by id: stored jobs that calls have changed, each with how it stood before
@@ -198,7 +192,7 @@ local function store(first, count, is_judged_only)
     job.place = int(job.place + last - #jobs + number)
     if is(job, 'b') then begin_counting(job) end
     if #job.parents > 0 and job.state == 'W' then tie(job, known, now) end
-    if is(job, 'm') then shut_out(job) end
+    if is(job, 'm') and (job.ties_left or 0) == 0 then keep_out(job) end
     if job.history == '' then job.history = step(job.state, job.created, job.reason) end
     payloads[2 * number - 1], payloads[2 * number] = job.id, job.payload
     queues[job.queue] = true

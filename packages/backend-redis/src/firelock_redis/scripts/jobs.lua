@@ -10,7 +10,7 @@
 --   changed, claimed, started, ended, expires, due, server, reason, result, absent        between tabs
 --     and of one that is suspended the memo that it waits for, behind another tab
 -- Flags are of few jobs: + has children, b is a batch, m is a member of one, o is shut out until that opens, i takes results of
--- others, c was called by another, r remembers something, s has streams.
+-- others, c was called by another, r remembers something, f has forgotten all, s has streams.
 -- An origin other than - stands for a first step that is not written out: the job came in this state. A
 -- succeeded job without `ended` ended when it changed, and its last step is not written out either.
 --
@@ -423,9 +423,14 @@ local function resume(job, reason, at, now)
   to_back(job)
 end
 
--- The batch is cancelled, for good, and held no more. The caller has taken it from its lists, and saves it.
+-- The batch is cancelled, for good, and held no more. The caller saves it, and it enters its lists.
 local function cancel(batch, reason, at)
-  batches().row_of(batch.id).cancelled = '1'
+  put(removes, 'l:' .. batch.state .. ':' .. batch.queue, batch.id)
+  if batch.due ~= '' then put(removes, 'due', batch.id) end
+  if FINAL[batch.state] and is(batch, '+') then withdraw(batch.id) end
+  local row = batches().row_of(batch.id)
+  row.cancelled = '1'
+  if is(batch, 'o') then row.shut = '' end
   batches().go_through(batch.id)
   batch.state, batch.reason, batch.changed, batch.due, batch.ended, batch.expires = 'W', reason, at, '', '', ''
   batch.flag = string.gsub(batch.flag, 'o', '')

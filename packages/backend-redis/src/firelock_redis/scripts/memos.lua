@@ -1,7 +1,7 @@
 -- What jobs remember, what is counted of batches, and streams. Behind library.lua, batches.lua and jobs.lua.
 --
 -- memo:<job> HASH kind, blank and name as JSON -> "place bytes 1 JSON", place in the order in which names came, bytes of the value,
--- 1 where it is done, 0 where it is begun, and what memos.py reads; under no name "place bytes", the last place and the sum.
+-- 1 where it is done, 0 where it is begun, and what memos.py reads; under no name "place bytes", the place of the next name and the sum.
 -- o:<job>:<stream> ZSET of chunks "offset data" by offset; os:<job> HASH stream -> bytes of its data.
 
 local verbs = {}
@@ -33,21 +33,22 @@ local function remember(first)
   local key = base .. 'memo:' .. id
   local stands = call('HGET', key, name)
   local job, why = writable(id, session, fence)
-  if not job then return why, stands or '' end
   local given = bytes .. ' ' .. is_done .. ' ' .. said
   local place, before, was_done = match(stands or '', '^(%d+) (%d+) (%d)')
-  if stands and sub(stands, #place + 2) == given then return ALREADY, stands end
+  local is_repeat = stands and sub(stands, #place + 2) == given
+  if not job and not (is_repeat and why == REFUSED and session == '') then return why, stands or '' end
+  if is_repeat then return ALREADY, stands end
   if was_done == '1' or (stands and replaces == '0') then return TAKEN, stands end
-  local last, sum = match(call('HGET', key, '') or '0 0', '^(%d+) (%d+)$')
+  local following, sum = match(call('HGET', key, '') or '0 0', '^(%d+) (%d+)$')
   sum = sum - (before or 0) + bytes
   if sum > tonumber(most_bytes) or (not stands and call('HLEN', key) > tonumber(most)) then return REFUSED, stands or '' end
   if not stands then
-    place, last = int(last + 1), int(last + 1)
+    place, following = following, int(following + 1)
   end
   stands = place .. ' ' .. given
-  call('HSET', key, '', last .. ' ' .. int(sum), name, stands)
+  call('HSET', key, '', following .. ' ' .. int(sum), name, stands)
   mark(job, 'r')
-  if is_done == '1' and job.state == 'W' and job.waits == name then
+  if is_done == '1' and job.state == 'W' and job.waits == name and match(name, '^"signal ') then
     leave(job)
     local now = int(clock())
     resume(job, name, now, now)

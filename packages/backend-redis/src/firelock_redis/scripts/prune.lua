@@ -72,7 +72,7 @@ local function delete_members(batch)
   local ids = call('ZRANGE', base .. 'bm:' .. batch.id, walk, walk + CHILDREN - 1)
   for _, member in ipairs(read_all(ids)) do
     if member and member.state == 'W' then
-      leave(member)
+      if not is(member, 'b') then leave(member) end
       end_child(member, batch, ARGV[3], int(now))
       save(member)
       enter(member)
@@ -99,28 +99,27 @@ local function is_childless(id, text)
   return false
 end
 
--- The instant until which others need the job, nothing for no longer.
-local function needed_until(job)
-  local ties, later = batches().ties_of(job), int(now + HOUR)
-  local batch = ties.batch and call('HGET', base .. 'jobs', ties.batch)
-  if batch then
-    batch = read(ties.batch, batch)
-    if not FINAL[batch.state] or batch.expires == '' then return later end
-    if tonumber(batch.expires) > now then return batch.expires end
-  end
-  local caller = ties.caller and call('HGET', base .. 'jobs', ties.caller)
-  return caller and not FINAL[sub(caller, 1, 1)] and later
+-- The instant until which the job's batch needs it, nothing for none.
+local function kept_by(batch)
+  local text = batch and call('HGET', base .. 'jobs', batch)
+  if not text then return 0 end
+  local expires_at = FINAL[sub(text, 1, 1)] and not call('ZSCORE', base .. 'releasing', batch) and match(text, EXPIRES)
+  return tonumber(expires_at or '') or now + HOUR
 end
 
 -- Whether others need the job, which has flags, so that it stays.
 local function is_needed(id, text)
-  local job = read(id, text)
-  local at = call('EXISTS', base .. 'in:' .. id) == 1 and int(now + HOUR)
-  at = at or ((is(job, 'm') or is(job, 'c')) and needed_until(job))
-  if not at then return false end
-  job.expires = at
+  local job, at = read(id, text), 0
+  if is(job, 'm') or is(job, 'c') then
+    local ties = batches().ties_of(job)
+    local caller = ties.caller and call('HGET', base .. 'jobs', ties.caller)
+    at = math.max(kept_by(ties.batch), caller and not FINAL[sub(caller, 1, 1)] and now + HOUR or 0)
+  end
+  if call('EXISTS', base .. 'in:' .. id) == 1 then at = math.max(at, now + HOUR) end
+  if at <= now then return false end
+  job.expires = int(at)
   save(job)
-  expires(at, id)
+  expires(job.expires, id)
   return true
 end
 
@@ -140,12 +139,11 @@ end
 -- What is kept of the job as its flags say.
 local function forget_flagged(id, flag)
   if find(flag, 'b', 1, true) then
-    doomed[#doomed + 1], doomed[#doomed + 2] = base .. 'b:' .. id, base .. 'bm:' .. id
+    doomed[#doomed + 1] = base .. 'b:' .. id
     batches().forget(id)
-    call('SREM', base .. 'changed', id)
-    call('SREM', base .. 'moving', id)
+    call('ZREM', base .. 'changed', id)
   end
-  if find(flag, 'r', 1, true) then doomed[#doomed + 1] = base .. 'memo:' .. id end
+  if find(flag, '[rf]') then doomed[#doomed + 1] = base .. 'memo:' .. id end
   if find(flag, 's', 1, true) then
     for _, stream in ipairs(call('HKEYS', base .. 'os:' .. id)) do doomed[#doomed + 1] = base .. 'o:' .. id .. ':' .. stream end
     doomed[#doomed + 1] = base .. 'os:' .. id

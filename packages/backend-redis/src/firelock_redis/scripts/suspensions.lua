@@ -10,16 +10,16 @@ local APPLIED, RELEASING, ALREADY, REFUSED, MISSING, TAKEN = '0', '1', '2', '3',
 local function change_batch(batch, session, to, at, reason, due)
   local row = batches().row_of(batch.id)
   if session ~= '' or not row then return REFUSED end
-  if to == 'W' and batch.state == 'W' then
+  if to == 'W' and row.cancelled == '' then
     if batch.due ~= '' then put(removes, 'due', batch.id) end
-    if row.cancelled == '' then batch.due = due end
+    batch.due = due
     if batch.due ~= '' then add('due', batch.due, batch.id) end
     batches().touch(batch.id)
     save(batch)
     return batch.due == '' and RELEASING or APPLIED
   end
   if to ~= 'D' then return REFUSED end
-  leave(batch)
+  if row.cancelled ~= '' then return RELEASING end
   cancel(batch, reason, at)
   save(batch)
   enter(batch)
@@ -27,30 +27,30 @@ local function change_batch(batch, session, to, at, reason, due)
 end
 
 -- Whether somebody may run the job, which does not run, again: not in a batch that is cancelled, nor without what it takes of others.
--- What failed before in the batches around it stops nothing any more.
 local function may_run_again(job)
   if job.flag == '' then return true end
   local ties = batches().ties_of(job)
-  local row = ties.batch and batches().row_of(ties.batch)
-  if row and row.cancelled ~= '' then return false end
-  if job.state == 'W' and job.waits == '' then
+  if batches().is_cancelled_around(ties.batch) then return false end
+  if job.state == 'W' then
     for _, input in ipairs(ties.inputs) do
       local text = call('HGET', base .. 'jobs', input[1])
       if not text or sub(text, 1, 1) ~= 'S' then return false end
     end
   end
-  if row then batches().calm(ties.batch) end
   return true
 end
 
 -- ---- what a job remembers, and waits for -----------------------------------------------------------------------------
 
--- memo:<job> HASH of memos, see memos.lua: this one and all with a place from it on are forgotten. Return false where there is none.
+-- Whether the job remembers that.
+local function remembers(job, name)
+  return call('HEXISTS', base .. 'memo:' .. job.id, name) == 1
+end
+
+-- memo:<job> HASH of memos, see memos.lua: this one, which is there, and all with a place from it on are forgotten.
 local function forget_from(job, name)
   local key = base .. 'memo:' .. job.id
-  local stored = call('HGET', key, name)
-  if not stored then return false end
-  local from, last, size = tonumber(match(stored, '^%d+')), 0, 0
+  local from, last, size = tonumber(match(call('HGET', key, name), '^%d+')), 0, 0
   local all, gone_names = call('HGETALL', key), {}
   for number = 1, #all, 2 do
     local place, bytes = match(all[number + 1], '^(%d+) (%d+) ')
@@ -63,56 +63,55 @@ local function forget_from(job, name)
     end
   end
   many('HDEL', key, gone_names)
+  if 2 * #gone_names + 2 == #all then job.flag = string.gsub(job.flag, 'r', 'f') end
   call('HSET', key, '', last .. ' ' .. int(size))
-  return true
 end
 
 -- More of a change is in ARGV from there on: the memo that the job waits for as JSON or nothing, that to forget from or nothing, how
--- many jobs it waits for that lie in other partitions, when it looks again at those, number of those in this one, their ids.
+-- many jobs it waits for that lie in other partitions, when it looks again at those, the reason where the last of them is
+-- gone, number of those in this one, their ids.
 local function read_more(first)
   local more = { waits = ARGV[first], forgets = ARGV[first + 1], elsewhere = tonumber(ARGV[first + 2]), parents = {} }
-  more.look_at = ARGV[first + 3]
-  for number = 1, tonumber(ARGV[first + 4]) do more.parents[number] = ARGV[first + 4 + number] end
+  more.look_at, more.gone = ARGV[first + 3], ARGV[first + 4]
+  for number = 1, tonumber(ARGV[first + 5]) do more.parents[number] = ARGV[first + 5 + number] end
   return more
 end
 
 local function behind_more(first)
-  return first + 5 + ARGV[first + 4]
+  return first + 6 + ARGV[first + 5]
 end
 
--- The suspended job waits for these jobs. Return the state of the last of them where all have ended or are gone.
+-- Why the job need not wait for this, as JSON: all those jobs have ended or are gone, or the signal is there; nothing where it does.
+local function is_there(job, more)
+  local count = #more.parents
+  if count > 0 and more.elsewhere == 0 then
+    local last
+    for number, text in ipairs(records(more.parents)) do
+      last = text and sub(text, 1, 1)
+      if last and not FINAL[last] then break end
+      if number == count then return last and '"parent ' .. NAMES[last] .. '"' or more.gone end
+    end
+  end
+  local memo = match(more.waits, '^"signal ') and call('HGET', base .. 'memo:' .. job.id, more.waits)
+  return memo and match(memo, '^%d+ %d+ 1 ') and more.waits
+end
+
+-- The suspended job waits for this.
 local function wait_for(job, more)
-  local left, state = more.elsewhere, 'S'
+  job.waits = more.waits
+  local ties = more.elsewhere
   for number, text in ipairs(records(more.parents)) do
     local id = more.parents[number]
     local parent = text and read(id, text)
     if parent and not FINAL[parent.state] then
-      left = left + call('ZADD', base .. 'pend:' .. id, call('INCR', base .. 'ties'), 'X ' .. job.id)
+      ties = ties + call('ZADD', base .. 'pend:' .. id, call('INCR', base .. 'ties'), 'X ' .. job.id)
       call('SADD', base .. 'w:' .. job.id, id)
       if not is(parent, '+') then
         parent.flag = '+' .. parent.flag
         save(parent)
       end
-    elseif parent then
-      state = parent.state
     end
   end
-  if left == 0 then return state end
+  if ties > 1 then call('SET', base .. 'n:' .. job.id, int(ties)) end
   if more.elsewhere > 0 and (job.due == '' or tonumber(more.look_at) < tonumber(job.due)) then job.due = more.look_at end
-  if left > 1 then call('SET', base .. 'n:' .. job.id, int(left)) end
-end
-
--- The job, which has become awaiting or scheduled, waits for this; it is enqueued where that is there.
-local function suspend(job, more, now)
-  job.waits = more.waits
-  if job.state ~= 'W' then return end
-  local reason
-  if #more.parents + more.elsewhere > 0 then
-    local state = wait_for(job, more)
-    reason = state and '"parent ' .. NAMES[state] .. '"'
-  else
-    local stored = call('HGET', base .. 'memo:' .. job.id, job.waits)
-    reason = stored and match(stored, '^%d+ %d+ 1 ') and job.waits
-  end
-  if reason then resume(job, reason, job.changed, now) end
 end

@@ -22,7 +22,6 @@ function verbs.promote(limit, reason, hold_over)
   local ids = call('ZRANGEBYSCORE', base .. 'due', '-inf', now, 'LIMIT', 0, limit)
   for number, job in ipairs(read_all(ids)) do
     if job and job.state == 'W' and is(job, 'b') then
-      leave(job)
       cancel(job, hold_over, now)
       save(job)
       enter(job)
@@ -116,43 +115,25 @@ end
 -- ---- batches -------------------------------------------------------------------------------------------------------
 
 -- The batch is in the state that its tally says; one that ends otherwise than before was open in between.
-local function decide_batch(batch, row, now, reopened)
-  local state = batches().end_of(batch)
-  if state == batch.state or batch.state == 'D' then return end
+local function decide_batch(batch, row, now)
+  local state = batches().end_of(row, batch.state == 'W' and batch.due ~= '')
+  if state == batch.state then return end
   local was_final = FINAL[batch.state]
   leave(batch)
   if was_final then
-    batch.state, batch.reason, batch.ended, batch.expires = 'W', reopened, '', ''
-    batch.history = batch.history .. step('W', now, reopened)
+    batch.state, batch.reason, batch.ended, batch.expires = 'W', rules.reopened, '', ''
+    batch.history = batch.history .. step('W', now, rules.reopened)
   end
   batch.changed = now
   if state ~= 'W' then
     if state == 'S' then batch.reason = '' end
-    if state == 'F' then
-      batch.reason = format(rules.ended, row.failed, row.total, row.waiting)
-    end
+    if state == 'F' then batch.reason = format(rules.ended, row.failed, row.total, row.waiting) end
     batch.state, batch.due, batch.ended, batch.expires = state, '', now, batches().expiry(row, state, now)
     batch.history = batch.history .. step(state, now, batch.reason)
-    row.stopping, row.shut = '', ''
-    batches().touch(batch.id)
   end
   save(batch)
   enter(batch)
   announce(batch)
-end
-
--- Up to `limit` batches of which something has changed are decided. Return how many were looked at.
-local function decide_batches(limit, now)
-  local ids = limit > 0 and call('SRANDMEMBER', base .. 'changed', limit) or {}
-  if #ids == 0 then return 0 end
-  many('SREM', base .. 'changed', ids)
-  know(ids)
-  for _, id in ipairs(ids) do
-    local row = batches().row_of(id)
-    if row and known[id] then decide_batch(known[id], row, now, rules.reopened) end
-  end
-  flush()
-  return #ids
 end
 
 -- The member of a batch that is cancelled, or that a failure stops, is deleted as an operator's delete does it.
@@ -160,7 +141,6 @@ local function sweep(member, reason, expires_at, now)
   if FINAL[member.state] then return end
   if is(member, 'b') then
     if batches().row_of(member.id).cancelled ~= '' then return end
-    leave(member)
     cancel(member, reason, now)
   else
     member.history = member.history .. taken_away(member, 'D', now, reason)
@@ -199,36 +179,42 @@ local function let_in(member, reason, now)
   enter(member)
 end
 
--- Up to `limit` members of batches that are cancelled, stopped or have opened are moved. Return how many were looked at.
-local function move_members(limit, now)
-  local looked_at = 0
-  while looked_at < limit do
-    local id = call('SRANDMEMBER', base .. 'moving')
-    if not id then break end
-    local row = batches().row_of(id)
-    know({ id })
-    local is_open = row and known[id] and known[id].state == 'W'
-    local wanted = limit - looked_at
-    local ids = is_open and call('ZRANGE', base .. 'bm:' .. id, row.walk, row.walk + wanted - 1) or {}
-    know(ids)
-    local reason = row and (row.cancelled ~= '' and rules.swept or row.stopping ~= '' and rules.stopped)
-    for _, one in ipairs(ids) do
-      local member = known[one]
-      if member and reason then
-        sweep(member, reason, batches().expiry(row, 'D', now), now)
-      elseif member and row.shut == '' then
-        let_in(member, rules.let_in, now)
-      end
+-- Up to `limit` members of an open batch are swept, or let in, from where the last look came to; return how many were looked at.
+local function move_members(batch, row, limit, now)
+  local reason = row.cancelled ~= '' and rules.swept or row.stopping ~= '' and rules.stopped
+  if row.walk == '' or (not reason and row.shut ~= '') then return 0 end
+  local ids = call('ZRANGE', base .. 'bm:' .. batch.id, row.walk, int(row.walk + limit - 1))
+  local walk = #ids == limit and int(row.walk + limit) or ''
+  know(ids)
+  for _, id in ipairs(ids) do
+    local member = known[id]
+    if member and reason then
+      sweep(member, reason, batches().expiry(row, 'D', now), now)
+    elseif member then
+      let_in(member, rules.let_in, now)
     end
-    looked_at = looked_at + #ids
-    if row then
-      row.walk = int(row.walk + #ids)
+  end
+  row.walk = walk
+  batches().touch(batch.id)
+  return #ids
+end
+
+-- The batch is as its tally says, and some of its members are where it has them; return how many things were looked at.
+local function look_at(id, limit, now)
+  know({ id })
+  local batch, row = known[id], batches().row_of(id)
+  local moved = 0
+  if batch and row and batch.state ~= 'D' then
+    decide_batch(batch, row, now)
+    if FINAL[batch.state] then
+      row.stopping, row.shut, row.walk = '', '', ''
       batches().touch(id)
+    else
+      moved = move_members(batch, row, limit, now)
     end
-    if #ids < wanted then call('SREM', base .. 'moving', id) end
     flush()
   end
-  return looked_at
+  return math.max(1, moved)
 end
 
 -- Up to `limit` things are looked at: ties to ended parents; batches of which something has changed; members that are to be swept
@@ -236,13 +222,15 @@ end
 function verbs.release(limit, text)
   despite_full_memory()
   read_rules(text)
-  local now = int(clock())
+  local now, looked_at, batch = int(clock()), 0, nil
   limit = tonumber(limit)
-  local looked_at = release_children(limit, now)
-  looked_at = looked_at + decide_batches(limit - looked_at, now)
-  looked_at = looked_at + move_members(limit - looked_at, now)
+  repeat
+    looked_at = looked_at + release_children(limit - looked_at, now)
+    batch = looked_at < limit and call('ZPOPMIN', base .. 'changed')[1]
+    if batch then looked_at = looked_at + look_at(batch, limit - looked_at, now) end
+  until not batch
   tell_freed()
-  return { looked_at, call('EXISTS', base .. 'releasing', base .. 'changed', base .. 'moving') > 0 and 1 or 0 }
+  return { looked_at, call('EXISTS', base .. 'releasing', base .. 'changed') > 0 and 1 or 0 }
 end
 
 return run(verbs)
