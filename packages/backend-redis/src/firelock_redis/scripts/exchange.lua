@@ -95,6 +95,8 @@ end
 -- Change one job as the fields say; empty ones leave what is there.
 local function change(job, from, session, fence, to, fields, more)
   local at, entry, reason, retries, crashes, started, server, gives_back, due, expiry, result, absent = unpack(fields)
+  local there = more and to == 'W' and is_there(job, more)
+  if there then to = 'E' end
   if not find(from, job.state, 1, true) or (session ~= '' and (job.session ~= session or job.fence ~= fence)) then
     return refused(job, session, fence, to)
   end
@@ -107,9 +109,8 @@ local function change(job, from, session, fence, to, fields, more)
   if runs_again and job.flag ~= '' then batches().calm(batches().ties_of(job).batch) end
   if more and more.forgets ~= '' then forget_from(job, more.forgets) end
   if session == '' and entry ~= '' then entry = taken_away(job, to, at, reason) end
-  local there = more and to == 'W' and is_there(job, more)
   if there then
-    to, reason, due = 'E', there, ''
+    reason, due = there, ''
     entry = step('E', at, there, job.attempt, job.claimed, started, server)
   end
   leave(job)
