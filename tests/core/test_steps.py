@@ -23,9 +23,10 @@ from firelock import (
     Limit,
     Retry,
     StepError,
+    Unique,
 )
 from firelock.clock import SECOND
-from firelock.errors import StorageUnavailable
+from firelock.errors import StorageError, StorageUnavailable
 from firelock.testing import Tester
 from firelock.values import Memo, MemoKind, NewMemo, State
 from tests.core.fakes import FailingStorage, Worker, plugin
@@ -620,6 +621,89 @@ def test_a_failure_that_is_caught_is_no_failure(fire, tester):
     assert (1, 1) == (drained.failed, drained.retried)
     assert [0, 1, 2] == job.result(0)
     assert [0, 1, 2, 1] == ran
+
+
+def test_a_child_whose_name_is_kept_is_stored_by_a_later_run():
+    """The server died between the two; the id is the same, so that nobody makes a second one."""
+    storage = FailingStorage()
+    with Firelock(storage) as fire:
+        child = fire.task(name="child")(lambda: 7)
+
+        @fire.task(name="order", retry=AT_ONCE)
+        def order(job: JobContext) -> int:
+            return job.run("child", child)
+
+        made = order.enqueue()
+        storage.fail("insert", StorageError("refused"))
+        worker = Worker(fire)
+        worker.run()
+        begun = json.loads(storage.recall(made.id)[0].value)
+        assert [None] == storage.get(begun["ids"])
+        for _ in range(3):
+            worker.run()
+
+        assert (7, ["child"]) == (made.result(0), [one.task for one in storage.get(begun["ids"])])
+
+
+def test_a_call_that_another_job_answers_waits_for_that_one(fire, tester):
+    """It has the unique key; its result is taken."""
+
+    @fire.task(name="child", unique=Unique("{number}"))
+    def child(number: int) -> int:
+        return number * 2
+
+    @fire.task(name="order")
+    def order(job: JobContext) -> list[int]:
+        return job.gather("both", [child.call(1), child.call(2)])
+
+    first = child.using(priority=-100).enqueue(1)
+    job = order.enqueue()
+    tester.drain()
+
+    assert [2, 4] == job.result(0)
+    assert (2, first.id) == (len(fire.jobs.find(task="child")), fire.jobs.find(task="child").jobs[-1].id)
+
+
+def test_results_that_no_memo_holds_are_read_from_their_jobs(fire, tester):
+    """Many large ones: they stay as long as their caller does."""
+
+    @fire.task(name="child")
+    def child(number: int) -> str:
+        return str(number) * 200_000
+
+    @fire.task(name="order")
+    def order(job: JobContext) -> list[int]:
+        lengths = [len(text) for text in job.gather("texts", [child.call(1), child.call(2)])]
+        job.sleep("night", DAY)
+        return lengths
+
+    job = order.enqueue()
+    tester.drain()
+    tester.clock.advance(DAY)
+
+    assert [200_000, 200_000] == job.result(0)
+
+
+@pytest.mark.parametrize("number", [0, 501])
+def test_a_gather_has_its_bounds(fire, tester, number):
+    """None at all waits for nothing; for very many there are batches."""
+    child = fire.task(name="child")(lambda: 7)
+
+    @fire.task(name="order")
+    def order(job: JobContext) -> list[int]:
+        return job.gather("all", [child.call()] * number)
+
+    job = order.enqueue()
+    tester.drain()
+
+    record = record_of(fire, job)
+    if number:
+        assert (
+            "gather('all') has 501 calls, above the limit of 500. Make a batch of them"
+            in record.error.message
+        )
+    else:
+        assert "[]" == record.result
 
 
 def test_a_deleted_child_is_told(fire, tester):

@@ -116,6 +116,10 @@ def dies() -> None:
 def reads() -> str:
     return sys.stdin.read() + os.read(0, 100).decode()
 
+@fire.task(name="steps", retry=Retry(attempts=5))
+def steps(context: JobContext) -> None:
+    context.step("one", int)
+
 @fire.task(name="says")
 def says(context: JobContext) -> None:
     context.log("no such level", level="shout")
@@ -131,7 +135,18 @@ from bench_app import fire
 def elsewhere() -> str:
     return "found"
 """
-PLAIN = ("pid", "url", "dies", "says", "reports", "stops", "reads", "elsewhere", "limited")
+PLAIN = (
+    "pid",
+    "url",
+    "dies",
+    "says",
+    "reports",
+    "stops",
+    "reads",
+    "elsewhere",
+    "limited",
+    "steps",
+)
 
 
 def talk(job: JobContext, word: str) -> str: ...
@@ -198,6 +213,14 @@ def bench(tmp_path, monkeypatch):
     bench = Bench(tmp_path)
     yield bench
     bench.close()
+
+
+def test_steps_in_a_process_need_a_storage_that_it_shares(bench):
+    """What it remembered in memory of its own would be gone with it."""
+    transition = bench.end(bench.process(), "steps")
+
+    assert State.FAILED == transition.to
+    assert "runs in a process of its own, which cannot reach memory://" in transition.error.message
 
 
 def test_one_process_runs_job_after_job(bench, tmp_path):

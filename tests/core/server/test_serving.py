@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 
 import pytest
 
@@ -14,7 +15,7 @@ from firelock.memory import MemoryStorage
 from firelock.retry import DecisionKind, RetryDecision
 from firelock.serializer import JsonSerializer
 from firelock.storage import ClaimRequest, NewSession
-from firelock.values import State
+from firelock.values import BATCH_TASK, BatchRules, NewJob, State, Ties, write_ties
 from tests.core.fakes import FailingStorage, plugin, until
 
 PATIENT = Settings(poll=60, heartbeat=1, session_timeout=30, sweep=60)  # what needs a poll fails by its time
@@ -543,3 +544,102 @@ def test_a_stop_waits_for_a_claim_that_is_under_way(make_crew):
     assert (State.ENQUEUED, 0, 0, "server stopping") == (
         record.state, record.attempt, record.crashes, record.reason
     )  # fmt: skip
+
+
+# ---- steps, waits, batches -------------------------------------------------------------------------------
+
+
+def new_batch(crew, task, members):
+    """A batch with so many members of the task, stored in one step."""
+    storage, now = crew.storage, crew.fire.client.clock.now()
+    batch, *ids = storage.new_ids(members + 1)
+    ties = write_ties(Ties(batch_id=batch))
+    jobs = [NewJob(batch, BATCH_TASK, "{}", "json", "default", 0, State.AWAITING, now, ties_json=_BATCH)]
+    jobs += [
+        NewJob(one, task.name, "{}", "json", "default", 0, State.ENQUEUED, now, ties_json=ties) for one in ids
+    ]
+    storage.insert(jobs)
+    return crew.fire.jobs.get(batch)
+
+
+_BATCH = write_ties(Ties(batch=BatchRules("import")))
+
+
+def test_batches_are_looked_at_at_most_every_20_ms(make_crew):
+    """However many members end; the end of the last one is not left to a sweep."""
+    crew = make_crew(workers=2)
+    task = crew.task(lambda: None)
+    batch = new_batch(crew, task, 500)
+    began = time.monotonic()
+
+    crew.start()
+    crew.until_all(State.SUCCEEDED, [batch])
+
+    most = (time.monotonic() - began) / 0.020 + 2
+    assert 1 <= len(crew.storage.called["release"]) <= most
+
+
+def test_continuations_of_plain_jobs_wait_for_nothing(crew):
+    """They are released with the end of their parent."""
+    task = crew.task(lambda: None)
+    first = task.enqueue()
+    last = first
+    for _ in range(20):
+        last = last.then(task)
+
+    crew.start()
+    crew.until_all(State.SUCCEEDED, [last])
+
+    assert 20 <= len(crew.storage.called["release"])
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_job_that_waits_keeps_no_worker(make_crew, is_async):
+    """One worker runs the caller, its child, and the caller again."""
+    crew = make_crew(workers=1, async_workers=1)
+    child = crew.task(lambda: 7)
+
+    def call(job: JobContext) -> int:
+        job.emit("calls")
+        return job.run("child", child)
+
+    async def acall(job: JobContext) -> int:
+        await job.aemit("calls")
+        return await job.arun("child", child)
+
+    jobs = [crew.task(acall if is_async else call).enqueue() for _ in range(5)]
+    crew.start()
+
+    assert [7] * 5 == [job.result(20) for job in jobs]
+    assert ["calls", "calls"] == [chunk.data for chunk in crew.storage.read_stream(jobs[0].id, "out")]
+
+
+def test_what_a_job_emits_is_stored_while_it_runs(crew):
+    """Within a moment, though the task says nothing more."""
+
+    def talk(job: JobContext) -> None:
+        job.emit("said")
+        assert crew.opened.wait(20)
+
+    job = crew.task(talk).enqueue()
+    crew.start()
+
+    (chunk,) = until(lambda: crew.storage.read_stream(job.id, "out"))
+    assert ("said", State.PROCESSING) == (chunk.data, job.refresh().state)
+
+
+def test_a_timeout_ends_a_job_that_waits_for_its_steps(make_crew):
+    """Also where a suspension was asked for, and a sibling does not come to its end."""
+    crew = make_crew()
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    async def stuck(job: JobContext) -> None:
+        await asyncio.gather(job.asleep("night", 3_600), job.astep("never", never))
+
+    job = crew.task(stuck, timeout=0.2, retry=Retry.never()).enqueue()
+    crew.start()
+    crew.until_all(State.FAILED, [job])
+
+    assert "timed out after 0.2 s" in job.error.message

@@ -251,7 +251,8 @@ def job_context(
     Called once an attempt, in the worker, before the task. Returns a context manager or None; it is entered
     before the task and left after it, with the task's exception if there is one: for a `def` task in the
     very thread that runs it, for an `async def` task in the asyncio task that runs it, by `await` where the
-    context manager has `__aenter__`. A process that is killed leaves nothing. An exception of its own fails
+    context manager has `__aenter__`. A job that waits, as by `job.sleep`, leaves it without an exception, and
+    enters it again in its next run. A process that is killed leaves nothing. An exception of its own fails
     the attempt.
 
     Example:

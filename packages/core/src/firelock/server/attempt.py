@@ -18,7 +18,15 @@ import attrs
 from firelock import lifecycle
 from firelock.clock import SECOND, span_micros
 from firelock.context import JobContext, Snooze, running_job
-from firelock.errors import ArgumentError, FirelockError, JobCancelled, PluginError, RateLimited, StorageError
+from firelock.errors import (
+    ArgumentError,
+    FirelockError,
+    JobCancelled,
+    PluginError,
+    RateLimited,
+    StepError,
+    StorageError,
+)
 from firelock.retry import DecisionKind, Retry, RetryDecision, RetryPolicy, describe_error, retry_reason
 from firelock.server.failure import describe_failure
 from firelock.server.open_resources import OpenResources
@@ -28,7 +36,7 @@ from firelock.storage import Applied
 from firelock.storage.admission import latest_start
 from firelock.streams import StreamFlusher
 from firelock.text import message_of
-from firelock.values import ClaimedJob, Holder, MemoKind, State, Transition
+from firelock.values import ClaimedJob, Feature, Holder, MemoKind, State, Transition
 
 if TYPE_CHECKING:
     from firelock.context import Console
@@ -179,6 +187,7 @@ class JobRunner:
     _console: Console
     has_right: Callable[[], bool] = _always  # whether jobs may go on; see `ChildMemory.may_start`
     _in_place: int = IN_PLACE
+    _is_apart: bool = False  # in a process of its own, by a connection of its own
     _nothing: dict[str, tuple[str | None, str | None]] = attrs.Factory(dict)
     _waits: dict[str, tuple[int, int, int]] = attrs.Factory(dict)  # put off: attempt, retries, crashes
     resources: OpenResources = attrs.Factory(OpenResources)
@@ -368,7 +377,17 @@ class JobRunner:
     # ---- steps and waits ---------------------------------------------------------------------------------
 
     def begin_steps(self, run: Run) -> None:
-        """The run has steps: one object, whichever thread is first."""
+        """The run has steps: one object, whichever thread is first.
+
+        Raises:
+            StepError: nobody else would see what is remembered here.
+        """
+        storage = self._runtime.storage
+        if self._is_apart and Feature.SHARED not in storage.features:
+            raise StepError(
+                f"Task {run.info.name!r} runs in a process of its own, which cannot reach {storage.url}: "
+                "what it remembered would be lost. Use a storage that processes share, or leave executor out."
+            )
         with self._lock:
             if run.begun is None:
                 run.begun = JobSteps(
@@ -573,7 +592,7 @@ class JobRunner:
 
     def _proposed(self, run: Run, error: BaseException) -> RetryDecision:
         """Return what the call's policy makes of the failure, or else the task's, or else the default."""
-        if run.begun is not None and run.begun.fails_for_good(error):
+        if isinstance(error, StepError) or (run.begun is not None and run.begun.fails_for_good(error)):
             return RetryDecision.fail()
         try:
             decision = _policy(run).decide(run.job, error)

@@ -412,7 +412,7 @@ class _Orders:
 
 def _serve(runtime: Runtime, jobs: Iterable[bytes], say: Callable[[Mapping[str, Any]], None]) -> None:
     console = _PipeConsole(say)
-    runner, state = JobRunner(runtime, console), Surroundings()
+    runner, state = JobRunner(runtime, console, is_apart=True), Surroundings()
     loop = _Loop(runner)
     for line in jobs:
         order = json.loads(line)
