@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Se
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import attrs
 
@@ -333,6 +334,7 @@ class Registry:
         self._binders: dict[str, Binder] = {}
         self._limits: Mapping[str, Limit] = {}
         self._converter: Converter | None = None
+        self._returned: WeakKeyDictionary[Callable[..., object], Codec] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
     def register(self, info: TaskInfo) -> None:
@@ -411,7 +413,13 @@ class Registry:
         Raises:
             TaskError: its return annotation has no form in JSON.
         """
-        return returned_codec(function, self._converter_once)
+        try:
+            codec = self._returned.get(function)
+        except TypeError:  # it cannot be referred to weakly, or has no hash
+            return returned_codec(function, self._converter_once)
+        if codec is None:
+            codec = self._returned[function] = returned_codec(function, self._converter_once)
+        return codec
 
     def value_codec(self, annotation: object, owner: str, serializer: Serializer) -> ValueCodec:
         """Return what stores values of an annotation, as arguments and results are; `owner` names them.
