@@ -24,9 +24,11 @@ from firelock.values import ClaimedJob, LogLine, Progress
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+    from firelock.batch import Batch
     from firelock.job import Continuation, Job
     from firelock.options import Call
-    from firelock.steps import Awaited, JobSteps, Steps
+    from firelock.signal import Signal
+    from firelock.steps import JobSteps, Steps
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -319,7 +321,7 @@ class JobContext:
         """`sleep` in an async task."""
         await self._steps.asleep(name, span)
 
-    def receive(self, signal: Awaited[T], /, *, timeout: timedelta | float | None) -> T | None:
+    def receive(self, signal: Signal[T], /, *, timeout: timedelta | float | None) -> T | None:
         """Return what was first sent to this job as the signal, or None where the time was over first.
 
         What was sent before anybody waited counts. The job holds no worker meanwhile, see `sleep`. What was
@@ -334,7 +336,7 @@ class JobContext:
         """
         return self._steps.receive(signal, timeout)
 
-    async def areceive(self, signal: Awaited[T], /, *, timeout: timedelta | float | None) -> T | None:
+    async def areceive(self, signal: Signal[T], /, *, timeout: timedelta | float | None) -> T | None:
         """`receive` in an async task."""
         return await self._steps.areceive(signal, timeout)
 
@@ -402,6 +404,15 @@ class JobContext:
     async def aemit(self, data: str, /, *, stream: str = "out") -> None:
         """`emit` without blocking the event loop while much waits to be stored."""
         await self._steps.aemit(stream, data)
+
+    @property
+    def batch(self) -> Batch:
+        """The batch that the job is a member of; adding to it from here is always allowed, cancelled or not.
+
+        Raises:
+            StepError: it is a member of none.
+        """
+        return self._steps.batch
 
     @property
     def _steps(self) -> JobSteps:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from firelock.arguments.signature import make_converter, returned_codec
 from firelock.errors import StepError
 from firelock.serializer import JsonSerializer
-from firelock.steps import Awaited, JobSteps
+from firelock.steps import JobSteps
 from firelock.values import Applied, Holder, Memo, MemoKind, NewMemo, Remembered, memo_words
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from firelock.arguments.codec import Codec
     from firelock.job import Job
     from firelock.options import Call
+    from firelock.signal import Signal
     from firelock.values import ClaimedJob
 
 
@@ -126,7 +127,7 @@ class FakeSteps(JobSteps):
         del span
         yield from self._answered(MemoKind.SLEEP, name)
 
-    def _receiving(self, signal: Awaited[Any], timeout: timedelta | float | None) -> Generator[Any, Any, Any]:
+    def _receiving(self, signal: Signal[Any], timeout: timedelta | float | None) -> Generator[Any, Any, Any]:
         del timeout
         return self._answered(MemoKind.SIGNAL, signal.name)
 

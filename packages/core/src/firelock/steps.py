@@ -22,6 +22,7 @@ import attrs
 from firelock.aio import in_thread
 from firelock.arguments.refusals import advice_for
 from firelock.arguments.signature import read_text, write_text
+from firelock.batch import Batch
 from firelock.clock import SECOND, micros, span_micros
 from firelock.errors import (
     ArgumentError,
@@ -35,8 +36,9 @@ from firelock.errors import (
     TaskError,
     UnsupportedFeature,
 )
-from firelock.job import without_result
+from firelock.job import Creator, without_result
 from firelock.serializer import Misfit
+from firelock.signal import TIMED_OUT
 from firelock.streams import EmittedStreams
 from firelock.text import clock_time, shown
 from firelock.values import (
@@ -60,17 +62,16 @@ from firelock.values import (
 if TYPE_CHECKING:
     from firelock.arguments.codec import Codec
     from firelock.arguments.signature import Binder
-    from firelock.clock import StorageClock
     from firelock.job import Job
     from firelock.options import Call, TaskInfo
     from firelock.serializer import JsonValue, Serializer
+    from firelock.signal import Signal
     from firelock.storage import Storage
     from firelock.streams import StreamFlusher
     from firelock.values import ClaimedJob, Holder, JobRecord, NewJob, Remembered
 
 P = ParamSpec("P")
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
 _Request: TypeAlias = NewMemo | float | Callable[[], Any]
 """A memo to be put, seconds to pass, or what takes a round trip."""
@@ -78,7 +79,6 @@ _Flow: TypeAlias = Generator[_Request, Any, T]
 
 CALLS_LIMIT = 500  # jobs of one gather
 IN_PLACE = 2 * SECOND  # a sleep that is shorter keeps its worker
-TIMED_OUT = "timeout"  # the author of a signal that stands for its time-out
 _LONGEST_NAME = 200
 _LONGEST = timedelta(days=3_650)
 _NEARLY = 50_000  # micros to a deadline that are rather waited for than slept through
@@ -89,24 +89,16 @@ _SLICE = 0.05  # seconds of a wait in place after which a cancellation is seen
 _inside: ContextVar[tuple[object, str] | None] = ContextVar("firelock_step", default=None)
 
 
-class StepsApp(Protocol):
+class StepsApp(Creator, Protocol):
     """What steps need of an app; its client is one."""
 
-    clock: StorageClock
     serializers: Mapping[str, Serializer]
-
-    @property
-    def storage(self) -> Storage:
-        """Where it is remembered."""
 
     def returned_codec(self, function: Callable[..., object]) -> Codec:
         """Return how what a function returns is stored."""
 
     def binder_of(self, task: TaskInfo | str) -> Binder:
         """Return the binder of a task; UnknownTask where there is none of that name."""
-
-    def transaction(self, within: object | None) -> object | None:
-        """Return the transaction that is joined."""
 
     def called_jobs(self, calls: Sequence[Call[Any]], caller: ClaimedJob) -> list[NewJob]:
         """Return the jobs of calls that a job makes and waits for; nothing is stored."""
@@ -256,6 +248,16 @@ class JobSteps:
         while self.wait is not None and self._under_way and self._attempt.refusal is None:
             await asyncio.sleep(pause)
             pause = min(_SLICE, pause + 0.001)
+
+    @property
+    def batch(self) -> Batch:
+        """See `JobContext.batch`."""
+        if self._batch_id is None:
+            raise StepError(
+                f"Job {self._job.id} is a member of no batch, so that there is none to add to. Make one: "
+                "fire.batch(…)."
+            )
+        return Batch.of(self._app, self._batch_id)
 
     # ---- streams -----------------------------------------------------------------------------------------
 
@@ -438,15 +440,15 @@ class JobSteps:
         with self._entered(MemoKind.SLEEP, name):
             await self._adrive(self._sleeping(name, span))
 
-    def receive(self, signal: Awaited[T], timeout: timedelta | float | None) -> T | None:
+    def receive(self, signal: Signal[T], timeout: timedelta | float | None) -> T | None:
         """See `JobContext.receive`."""
         with self._entered(MemoKind.SIGNAL, signal.name):
-            return self._drive(self._receiving(signal, timeout))
+            return cast("T | None", self._drive(self._receiving(signal, timeout)))
 
-    async def areceive(self, signal: Awaited[T], timeout: timedelta | float | None) -> T | None:
+    async def areceive(self, signal: Signal[T], timeout: timedelta | float | None) -> T | None:
         """See `JobContext.areceive`."""
         with self._entered(MemoKind.SIGNAL, signal.name):
-            return await self._adrive(self._receiving(signal, timeout))
+            return cast("T | None", await self._adrive(self._receiving(signal, timeout)))
 
     def run(self, name: str, call: Call[Any]) -> Any:  # noqa: ANN401 - the task's
         """See `JobContext.run`."""
@@ -494,7 +496,7 @@ class JobSteps:
             return
         self._suspend(Wait(MemoKind.SLEEP, name, f"sleeps until {clock_time(due_at)}", due_at))
 
-    def _receiving(self, signal: Awaited[T], timeout: timedelta | float | None) -> _Flow[T | None]:
+    def _receiving(self, signal: Signal[Any], timeout: timedelta | float | None) -> _Flow[Any]:
         name = signal.name
         memo = yield from self._known(MemoKind.SIGNAL, name)
         is_new = memo is None
@@ -911,17 +913,6 @@ class Steps:
     ) -> T:
         """`step` for an async function, and an AsyncSession or AsyncConnection."""
         return await self._steps.astep(name, function, args, kwargs, self._session)
-
-
-class Awaited(Protocol[T_co]):
-    """A signal, as a wait needs it."""
-
-    @property
-    def name(self) -> str:
-        """Its full name, as it stands in the memo."""
-
-    def decode(self, text: str, /) -> T_co:
-        """Return what was sent as this text; ArgumentError where it does not fit."""
 
 
 # ---- small things ----------------------------------------------------------------------------------------

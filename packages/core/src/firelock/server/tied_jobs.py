@@ -12,7 +12,7 @@ from firelock.arguments.signature import read_text
 from firelock.errors import ArgumentError
 from firelock.job import without_result
 from firelock.lifecycle import Moved
-from firelock.values import Input, State, Tally
+from firelock.values import Input, State
 
 if TYPE_CHECKING:
     from firelock.serializer import JsonValue, Serializer
@@ -95,9 +95,6 @@ class TiedJobs:
     def _result(self, job_id: str, record: JobRecord | None) -> JsonValue:
         if record is None:
             raise ArgumentError(f"the result of job {job_id}, which it takes, is gone: the job is not stored")
-        if record.is_batch and record.state is State.SUCCEEDED:
-            tally = self._storage.tally([job_id])[0] or Tally()
-            return attrs.asdict(tally)
         if record.state is not State.SUCCEEDED:
             why = str(without_result(record)) if record.is_final else f"it is {record.state}"
             raise ArgumentError(f"the result of job {job_id} ({record.task}), which it takes, is gone: {why}")

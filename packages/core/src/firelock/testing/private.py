@@ -18,6 +18,7 @@ from firelock.values import (
     ClaimedJob,
     Duplicate,
     Inserted,
+    JobFilter,
     NewJob,
     NewMemo,
     RecordChange,
@@ -109,17 +110,32 @@ class StillStorage(MemoryStorage):
             store.table.put(claimed)
             return claimed.claimed()
 
-    def descendants(self, job_id: str) -> list[str]:
-        """Return the ids of the job's continuations and of theirs, in the order in which they were made."""
+    def followers(self, job_id: str) -> list[str]:
+        """Return the ids of the jobs that may go on by this one, in the order in which they were made.
+
+        Its continuations, and theirs; members of a batch that it opens; its batch and its caller, and what
+        follows them.
+        """
         with self._open() as store:
             found: dict[str, None] = {}
-            to_visit = [job_id]
+            to_visit = [(job_id, False)]
             while to_visit:
-                rows = store.table.children(to_visit.pop(0))
-                children = [row.record.id for row in rows if row.record.id not in found]
-                found.update(dict.fromkeys(children))
-                to_visit += children
+                one, has_members = to_visit.pop(0)
+                row = store.table.rows.get(one)
+                ties = None if row is None else row.record.ties
+                around = () if ties is None else (ties.batch_id, ties.caller_id)
+                below = [child.record.id for child in store.table.children(one)]
+                if has_members and ties is not None and ties.batch is not None:
+                    where = JobFilter(batch_id=one)
+                    below += [each.id for each in self.find(where, limit=_MEMBERS, oldest_first=True).jobs]
+                for other, is_below in [(each, True) for each in below] + [(each, False) for each in around]:
+                    if other is not None and other != job_id and other not in found:
+                        found[other] = None
+                        to_visit.append((other, is_below))
             return list(found)
+
+
+_MEMBERS = 1_000
 
 
 class PrivateStorage(FaultyStorage):

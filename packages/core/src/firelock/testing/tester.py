@@ -170,7 +170,7 @@ class Tester:
         """Claim one after another what is ready of these jobs and of those that follow from them."""
         while True:
             ids = list(jobs)
-            ids += [child for job_id in ids for child in self._inside.descendants(job_id)]
+            ids += [child for job_id in ids for child in self._inside.followers(job_id)]
             claims = (self._server.claim_only(job_id) for job_id in ids)
             job = next((claimed for claimed in claims if claimed is not None), None)
             if job is None:

@@ -1,0 +1,220 @@
+"""Flows under a `Tester`: batches, outputs, signals and steps together, in time that stands still."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import attrs
+import pytest
+
+from firelock import Firelock, JobContext, JobDeleted, JobFailed, Retry, StepError
+from firelock.testing import Tester
+from firelock.values import State
+
+DAY = timedelta(days=1)
+
+
+@attrs.frozen
+class Approval:
+    """What is sent as the signal."""
+
+    ok: bool
+
+
+@pytest.fixture
+def fire():
+    """An app in memory."""
+    with Firelock("memory://") as app:
+        yield app
+
+
+@pytest.fixture
+def tester(fire):
+    """Its jobs run when told to."""
+    with Tester(fire) as it:
+        yield it
+
+
+@pytest.fixture
+def approval(fire):
+    """A signal."""
+    return fire.signal("approval", Approval)
+
+
+def test_a_drain_runs_a_flow_to_its_end(fire, tester):
+    """Members in the order of their references, then what follows the batch."""
+    ran = []
+
+    @fire.task(name="load")
+    def load(day: int) -> int:
+        ran.append(f"load {day}")
+        return day * 10
+
+    @fire.task(name="merge")
+    def merge(numbers: list[int]) -> int:
+        ran.append("merge")
+        return sum(numbers)
+
+    @fire.task(name="report")
+    def report() -> None:
+        ran.append("report")
+
+    with fire.batch("import") as batch:
+        merged = batch.add(merge, [batch.add(load, day).output for day in (1, 2)])
+        batch.then(report)
+    tester.drain()
+
+    assert ["load 1", "load 2", "merge", "report"] == ran
+    assert (30, State.SUCCEEDED) == (merged.result(0), batch.refresh().state)
+    assert 3 == batch.tally().succeeded
+
+
+def test_an_approval_flow_waits_for_a_person(fire, tester, approval):
+    """The signal goes on with it, and the time-out without."""
+
+    @fire.task(name="order")
+    def order(job: JobContext) -> str:
+        answer = job.receive(approval, timeout=7 * DAY)
+        second = job.receive(approval.named("manager"), timeout=DAY)
+        return f"{answer} {second}"
+
+    job = order.enqueue()
+    tester.drain()
+    assert approval.send(job, Approval(ok=True), author="ada")
+    tester.drain()
+    assert "signal approval:manager" == job.refresh().record().waits_for
+    tester.clock.advance(DAY)
+
+    assert "Approval(ok=True) None" == job.result(0)
+    assert not approval.named("manager").send(fire.jobs.get(job.id), Approval(ok=True))
+
+
+def test_a_job_joins_a_batch_that_it_has_made_in_a_step(fire, tester):
+    """It is made once, and its tally is the result."""
+    load = fire.task(name="load")(lambda: 1)
+
+    @fire.task(name="nightly")
+    def nightly(job: JobContext) -> int:
+        def fan_out() -> str:
+            with fire.batch("days") as batch:
+                batch.add_many(load.call() for _ in range(3))
+            return batch.id
+
+        tally = job.join(fire.batches.get(job.step("fan-out", fan_out)))
+        job.sleep("night", DAY)
+        return tally.succeeded
+
+    job = nightly.enqueue()
+    tester.drain()
+    tester.clock.advance(DAY)
+
+    assert (3, 1) == (job.result(0), len(fire.batches.list().batches))
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_a_batch_that_does_not_succeed_fails_who_joins_it(fire, tester, is_cancelled):
+    """Or whatever its task makes of the exception."""
+
+    @fire.task(name="load", retry=Retry.never())
+    def load() -> None:
+        raise ConnectionError
+
+    @fire.task(name="nightly")
+    def nightly(job: JobContext, batch: str) -> str:
+        try:
+            job.join(fire.batches.get(batch))
+        except (JobFailed, JobDeleted) as error:
+            return type(error).__name__
+        return "joined"
+
+    with fire.batch("days") as batch:
+        batch.add(load if not is_cancelled else load.using(delay=DAY))
+    job = nightly.enqueue(batch.id)
+    if is_cancelled:
+        batch.delete()
+    tester.drain()
+
+    assert ("JobDeleted" if is_cancelled else "JobFailed") == job.result(0)
+
+
+def test_a_member_adds_to_its_batch_and_waits_for_no_end_of_it(fire, tester):
+    """Its own batch it cannot join; who is in none has none."""
+    more = fire.task(name="more")(lambda: None)
+    told = []
+
+    @fire.task(name="first")
+    def first(job: JobContext) -> None:
+        job.batch.add(more)
+        try:
+            job.join(job.batch)
+        except StepError as error:
+            told.append(str(error))
+
+    @fire.task(name="alone", retry=Retry.never())
+    def alone(job: JobContext) -> None:
+        job.batch.add(more)
+
+    with fire.batch("walk") as batch:
+        batch.add(first)
+    job = alone.enqueue()
+    tester.drain()
+
+    assert (2, State.SUCCEEDED) == (batch.tally().succeeded, batch.refresh().state)
+    assert "of which it is a member, which would never end" in told[0]
+    assert "is a member of no batch, so that there is none to add to" in job.refresh().error.message
+
+
+def test_in_line_a_flow_runs_at_once(fire, tester, approval):
+    """Batch, members, callbacks; what waits for a signal goes on with it."""
+    ran = []
+
+    @fire.task(name="load")
+    def load(job: JobContext) -> None:
+        ran.append(job.receive(approval, timeout=None))
+
+    @fire.task(name="report")
+    def report() -> None:
+        ran.append("report")
+
+    with tester.inline():
+        with fire.batch("import") as batch:
+            member = batch.add(load)
+            batch.then(report)
+        assert [] == ran
+        approval.send(member, Approval(ok=True))
+
+    assert [Approval(ok=True), "report"] == ran
+
+
+def test_a_member_that_sleeps_keeps_its_batch_open(fire, tester):
+    """Suspended is active: it goes on by itself."""
+
+    @fire.task(name="naps")
+    def naps(job: JobContext) -> None:
+        job.sleep("night", DAY)
+
+    with fire.batch("nights") as batch:
+        batch.add(naps)
+    tester.drain()
+    assert (State.AWAITING, 1) == (batch.refresh().state, batch.tally().active)
+
+    tester.clock.advance(DAY)
+
+    assert State.SUCCEEDED is batch.refresh().state
+
+
+def test_from_a_step_on_all_is_done_again(fire, tester):
+    """And what came before stays."""
+    ran = []
+
+    @fire.task(name="order")
+    def order(job: JobContext) -> None:
+        for name in ("a", "b", "c"):
+            job.step(name, ran.append, name)
+
+    job = order.enqueue()
+    tester.drain()
+    job.requeue(from_step="b")
+    tester.drain()
+
+    assert ["a", "b", "c", "b", "c"] == ran
