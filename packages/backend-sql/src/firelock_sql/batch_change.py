@@ -81,7 +81,7 @@ def lock_around(tx: Transaction, transitions: Sequence[Transition]) -> BatchesAr
     around = BatchesAround()
     wanted = {one.job_id for one in transitions if is_requeue(one)}
     while wanted:
-        found = {id: ties_in(text) for id, text in tx.all(_TIES, ids=sorted(wanted))}
+        found = {id: ties_in(text) for id, text in tx.all_known(_TIES, ids=sorted(wanted))}
         around.ties |= found
         wanted = {ties.batch_id for ties in found.values() if ties.batch_id is not None} - set(around.ties)
     batches = {ties.batch_id for ties in around.ties.values() if ties.batch_id is not None}
@@ -101,5 +101,5 @@ def _misses_input(tx: Transaction, row: JobRow) -> bool:
     wanted = {one.job_id for one in row.ties.inputs}
     if row.state is not State.AWAITING or not wanted:
         return False
-    states = dict(tx.all(_STATES, ids=sorted(wanted)))
+    states = dict(tx.all_known(_STATES, ids=sorted(wanted)))
     return any(states.get(id) != State.SUCCEEDED for id in wanted)

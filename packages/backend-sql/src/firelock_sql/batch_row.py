@@ -9,7 +9,7 @@ taken by a statement of its own behind the lock: only that sees what the last on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import attrs
 
@@ -104,7 +104,7 @@ def load_batches(tx: Transaction, ids: Iterable[str], *, is_patient: bool = True
 
 def peek_batches(tx: Transaction, ids: Iterable[str]) -> dict[str, BatchRow]:
     """Return the batches among these jobs as they are now, without a lock."""
-    return _found(tx, _PEEK, ids)
+    return _rows_by_id(tx.all_now(_PEEK, ids=wanted)) if (wanted := sorted(set(ids))) else {}
 
 
 def share_batches(tx: Transaction, ids: Iterable[str]) -> dict[str, BatchRow]:
@@ -114,7 +114,11 @@ def share_batches(tx: Transaction, ids: Iterable[str]) -> dict[str, BatchRow]:
 
 def _found(tx: Transaction, statement: Text, ids: Iterable[str]) -> dict[str, BatchRow]:
     wanted = sorted(set(ids))
-    return {row[0]: BatchRow(*row) for row in tx.all(statement, ids=wanted)} if wanted else {}
+    return _rows_by_id(tx.all(statement, ids=wanted)) if wanted else {}
+
+
+def _rows_by_id(found: Iterable[Sequence[Any]]) -> dict[str, BatchRow]:
+    return {row[0]: BatchRow(*row) for row in found}
 
 
 def new_batch(id: str, *, is_shut: bool, is_cancelled: bool) -> BatchRow:
@@ -176,7 +180,7 @@ def fold(tx: Transaction, batch: BatchRow, *, fails_fast: bool) -> None:
 
 
 def _take_deltas(tx: Transaction, id: str) -> Share:
-    found = tx.all(_DELTAS, id=id)
+    found = tx.all_now(_DELTAS, id=id)
     if found:
         tx.run(_DROP, seqs=[row[0] for row in found])
     return summed(row[1:] for row in found)
@@ -209,7 +213,7 @@ _RELEASING = Text("SELECT parent_id FROM firelock_releasing WHERE parent_id IN :
 
 def tied_among(tx: Transaction, ids: Sequence[str]) -> set[str]:
     """Return those of the jobs that wait for a parent."""
-    return {row[0] for row in tx.all(_TIED, ids=list(ids))} if ids else set()
+    return {row[0] for row in tx.all_now(_TIED, ids=list(ids))} if ids else set()
 
 
 class MemberCounts:
@@ -242,7 +246,7 @@ class MemberCounts:
             self._tx, [row.id for row in rows if row.state is State.AWAITING and row.waits_for is None]
         )
         ended = [row.id for row in rows if row.is_final and row.has_children]
-        releasing = {row[0] for row in self._tx.all(_RELEASING, ids=ended)} if ended else set()
+        releasing = {row[0] for row in self._tx.all_now(_RELEASING, ids=ended)} if ended else set()
         inner = peek_batches(self._tx, [row.id for row in rows if row.is_batch])
         cancelled = {id for id, batch in inner.items() if batch.is_cancelled}
         return {

@@ -305,7 +305,7 @@ def follow_parents(tx: Transaction, parents: Iterable[JobRow]) -> set[str]:
         return set()
     tx.run(_OFF_THE_LIST, ids=list(by_id))
     ended = [row.id for row in by_id.values() if row.state in FINAL_STATES]
-    waited_for = {str(row[0]) for row in tx.all(_WITH_OPEN_EDGES, ids=ended)}
+    waited_for = {str(row[0]) for row in tx.all_now(_WITH_OPEN_EDGES, ids=ended)}
     tx.run_many(_PUT_ON_THE_LIST, [{"parent_id": id, "after": 0} for id in sorted(waited_for)])
     return waited_for
 

@@ -168,7 +168,9 @@ class Transaction:
     has_written: bool = True  # False: only locks, whose end need not wait for the disk
     may_repeat: bool = False  # done twice it does no harm: its only round trip may be its commit
     is_again: bool = False  # the connection was lost at the first try, nobody knows before what
-    is_old: bool = False  # a caller's, in which a query without a lock may see what was before those with one
+    newer: Callable[[Text, Mapping[str, object]], list[Any]] | None = None
+    """Asks another connection: this transaction is a caller's, whose queries without a lock may see what was
+    before those with one."""
 
     @property
     def now(self) -> int:
@@ -201,13 +203,22 @@ class Transaction:
     def all_now(self, statement: Text, **parameters: object) -> list[Any]:
         """Return every row of a query as they are behind the locks that the transaction has.
 
-        The query is a plain one, without a lock; in a caller's transaction it may have to take one.
+        The query is a plain one, without a lock; in a caller's transaction it may have to take one, and lock
+        the room between rows where there are none.
         """
-        if self.is_old:
-            compiled = statement.compiled(self.dialect)
-            self.cursor.execute(f"{compiled.text} LOCK IN SHARE MODE", compiled.bind(parameters))
-            return self.cursor.fetchall()
-        return self.all(statement, **parameters)
+        if self.newer is None:
+            return self.all(statement, **parameters)
+        compiled = statement.compiled(self.dialect)
+        self.cursor.execute(f"{compiled.text} LOCK IN SHARE MODE", compiled.bind(parameters))
+        return self.cursor.fetchall()
+
+    def all_known(self, statement: Text, **parameters: object) -> list[Any]:
+        """Return every row of a query, without a lock; behind them the newer ones, some of them again.
+
+        What the transaction has changed itself is in the former alone.
+        """
+        found = self.all(statement, **parameters)
+        return found if self.newer is None else [*found, *self.newer(statement, parameters)]
 
     def one(self, statement: Text, **parameters: object) -> Any:  # noqa: ANN401
         """Return the first row of a query, None where there is none."""

@@ -127,7 +127,8 @@ class MysqlDatabase(ServerDatabase):
     @override
     def begin_joined(self, callers: Joined, cursor: Cursor) -> Transaction:
         tx = super().begin_joined(callers, cursor)
-        tx.is_old = True  # REPEATABLE READ is what callers have as a rule
+        # REPEATABLE READ is what callers have as a rule.
+        tx.newer = lambda statement, values: self.read(lambda own: own.all(statement, **values))
         return tx
 
     @override

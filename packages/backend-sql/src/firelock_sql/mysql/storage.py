@@ -29,6 +29,8 @@ from firelock.storage import (
     Exchange,
     Feature,
     NewJob,
+    NewMemo,
+    Remembered,
     State,
     StorageUnavailable,
     Ties,
@@ -58,6 +60,7 @@ from firelock_sql.limits import SqlLanes
 from firelock_sql.mysql.connect import CLOCK, is_lock_timeout
 from firelock_sql.mysql.database import MysqlDatabase
 from firelock_sql.mysql.lane_walk import HOLD_CLAIMS, LaneMemory, MysqlLanes
+from firelock_sql.mysql.memo_trip import fits_one_trip, remember_at_once
 from firelock_sql.mysql.pipeline import TogetherCursor, Written
 from firelock_sql.names import Names
 from firelock_sql.pool import EnginePool
@@ -551,6 +554,18 @@ class MysqlStorage(SqlStorage):
         results, taken = self._database.write(both)
         self._holdings.let_go(transitions)
         return Exchange(results, self._remembered(request, taken))
+
+    # ---- what is remembered ------------------------------------------------------------------------------
+
+    @override
+    def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
+        """One round trip for what runs ask for, whose ends are then not plain."""
+        for new in memos:
+            if new.session is not None:
+                self._holdings.drop(new.session, new.job_id)
+        if within is None and memos and fits_one_trip(memos):
+            return self._database.write(lambda tx: remember_at_once(tx, cursor_of(tx), memos))
+        return super().remember(memos, within=within)
 
 
 _PlainEnds = Sequence[tuple[Transition, Held]]
