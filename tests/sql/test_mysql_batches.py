@@ -317,25 +317,36 @@ def test_first_steps_of_jobs_in_callers_transactions_do_not_cross(scene, holder,
     assert [len(scene.storage.recall(running.id)) for running in (first, second)] == [2, 2]
 
 
-def test_what_was_folded_since_a_snapshot_is_not_counted_again(scene, holder, open_transaction):
-    """Who lets a member run again knows all that has failed so far, and what is counted already is gone."""
-    batch_id, _ = store_batch(scene, 3, fails_fast=True)
+@pytest.mark.parametrize("is_folded", [True, False], ids=["folded", "not yet"])
+def test_failures_stop_nothing_behind_a_requeue_in_a_callers_transaction(
+    scene, holder, open_transaction, is_folded
+):
+    """Who lets members run again knows all that has failed so far, and what is counted already is gone."""
+    batch_id, _ = store_batch(scene, 4, fails_fast=True)
     claimed = [Running(job, holder) for job in scene.claim(holder)]
     scene.settle(fails(claimed[0]))
+    scene.settle(fails(claimed[2]))
     with open_transaction() as connection:
         with connection.cursor() as cursor:
             cursor.execute("SELECT batch_id FROM firelock_batch_deltas")
         scene.settle(succeeds(claimed[1]))
-        scene.release(1)
+        if is_folded:
+            scene.release(1)
 
-        assert scene.storage.apply([requeues(claimed[0].id)], within=connection) == [Applied.RELEASING]
+        for place in (0, 2):
+            assert scene.storage.apply([requeues(claimed[place].id)], within=connection) == [
+                Applied.RELEASING
+            ]
         connection.commit()
 
     settle_all(scene)
     told = tally(scene, batch_id)
     members = scene.storage.find(JobFilter(batch_id=batch_id), limit=10).jobs
     assert recount(scene.storage, batch_id, members) == told
-    assert not told.is_stopping
+    assert (told.is_stopping, told.deleted) == (False, 0)
+    scene.settle(fails(claimed[3]))
+    settle_all(scene)
+    assert tally(scene, batch_id).deleted == 2  # a later failure stops the rest all the same
 
 
 # ---- many at once ----------------------------------------------------------------------------------------

@@ -92,6 +92,7 @@ WHERE batch_id IN :ids GROUP BY batch_id
 """)  # noqa: S608 - names
 _DELTAS = Text(f"SELECT seq, {', '.join(_SUMS)} FROM firelock_batch_deltas WHERE batch_id = :id")  # noqa: S608
 _DROP = Text("DELETE FROM firelock_batch_deltas WHERE seq IN :seqs")
+_FAILURES = Text("SELECT seq, failures FROM firelock_batch_deltas WHERE batch_id = :id AND failures <> 0")
 
 TAKERS: dict[str, Callable[[Transaction, str], Share]] = {}
 """How the deltas of a batch are taken on a database of this name, where one statement can."""
@@ -165,6 +166,9 @@ def tell_batches(tx: Transaction, changes: Mapping[str, Share]) -> set[str]:
 
 def fold(tx: Transaction, batch: BatchRow, *, fails_fast: bool) -> None:
     """All that is known is in the row, which this transaction has locked; a new failure may stop the rest."""
+    if tx.newer is not None:
+        _discount_failures(tx, batch.id)
+        return
     known = NOTHING
     if tx.adds_deltas:
         known = TAKERS.get(tx.dialect.name, _take_deltas)(tx, batch.id)
@@ -179,8 +183,20 @@ def fold(tx: Transaction, batch: BatchRow, *, fails_fast: bool) -> None:
     batch.failures, batch.is_stopping = 0, int(is_stopping)
 
 
+def _discount_failures(tx: Transaction, id: str) -> None:
+    """No failure that is known by now stops anything once it is folded.
+
+    In a caller's transaction nothing is folded: its queries do not tell which deltas are left.
+    """
+    own = {seq: number for seq, number in tx.all(_FAILURES, id=id) if number < 0}
+    others = dict(tx.newer(_FAILURES, {"id": id})) if tx.newer is not None else {}
+    number = sum({**own, **others}.values())
+    if number > 0:
+        tx.run_many(_TELL, [{"batch_id": id, **NOTHING._replace(failures=-number)._asdict()}])
+
+
 def _take_deltas(tx: Transaction, id: str) -> Share:
-    found = tx.all_now(_DELTAS, id=id)
+    found = tx.all(_DELTAS, id=id)
     if found:
         tx.run(_DROP, seqs=[row[0] for row in found])
     return summed(row[1:] for row in found)

@@ -212,7 +212,7 @@ def _known(tx: Transaction, new: Sequence[NewJob]) -> dict[str, _Start]:
     shared = share_batches(tx, batches)  # before the parents
     known = _load_parents(tx, new) if any(job.parents for job in new) else {}
     if shared:
-        for id, state in tx.all_now(_STATES, ids=sorted(shared)):
+        for id, state in dict(tx.all_known(_STATES, ids=sorted(shared))).items():
             known.setdefault(id, _Start(State(state), None)).batch = shared[id]
     return known
 
