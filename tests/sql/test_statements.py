@@ -15,7 +15,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 import firelock_sql
 from firelock import Firelock
-from firelock_sql.find import _CONDITIONS, _RARE_INDEXES, _count_up_to, _statement, _Walk
+from firelock_sql.find import _CONDITIONS, _LISTS, _RARE_INDEXES, _count_up_to, _statement, _Walk
 from firelock_sql.mysql.connect import dialect_of as mysql_dialect
 from firelock_sql.names import Names
 from firelock_sql.postgresql.connect import dialect_of as postgresql_dialect
@@ -37,10 +37,10 @@ LISTS = {"ids", "seqs"}
 def walks():
     """Every way to a page that a filter can lead to, with every condition tested on the way."""
     everything = frozenset(_CONDITIONS)
-    for index in ("listed", "due", "by_task", "holder", "tagged", *filter(None, _RARE_INDEXES.values())):
+    for index in ("listed", "due", "by_task", "holder", *_LISTS, *filter(None, _RARE_INDEXES.values())):
         for is_oldest_first in (True, False):
             led_by = frozenset(
-                {"tag"} if index == "tagged" else {"state"} if index in {"listed", "due"} else ()
+                {index} if index in _LISTS else {"state"} if index in {"listed", "due"} else ()
             )
             time = "due_at" if index == "due" else "changed_at"
             yield _Walk(index, led_by, everything - led_by, time, is_oldest_first, True, True, True)

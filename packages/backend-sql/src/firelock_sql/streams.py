@@ -11,7 +11,7 @@ from firelock_sql.database import SqlVerbs
 from firelock_sql.transaction import Text, Transaction, insert_into
 
 _IS_HELD = Text("""
-SELECT 1 FROM firelock_jobs
+SELECT 1 FROM firelock_jobs INDEXED BY id
 WHERE id = :id AND state = 'processing' AND session = :session AND fence = :fence FOR NO KEY UPDATE
 """)
 _KNOWN = Text("""
