@@ -42,9 +42,9 @@ _INSERT = insert_into(
 )  # fmt: skip
 _asked = attrgetter(
     "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id",
-    "meta_json", "parents", "ties_json",
+    "meta_json", "parents",
 )  # fmt: skip
-_NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, None, (), None)
+_NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, None, ())
 _TIMED = frozenset({State.AWAITING, State.SCHEDULED})
 _TAG = insert_into("firelock_job_tags", "tag", "created_at", "job_id")
 _EDGE = insert_into("firelock_edges", "parent_id", "child_id", "awaited", "is_decided", "carries")
@@ -70,9 +70,14 @@ class _Start:
     batch: BatchRow | None = None  # of a batch itself
 
 
-def asks_only_limits(job: NewJob) -> bool:
-    """Tell whether the job asks for nothing but a queue, a priority and limits, or an instant to start by."""
-    return _asked(job) == _NOTHING_ASKED and unique_use(job) is None
+def asks_only_limits(job: NewJob, *, but_ties: bool = False) -> bool:
+    """Tell whether the job asks for nothing but a queue, a priority and limits, or an instant to start by.
+
+    Args:
+        but_ties: what it is to other jobs is not looked at.
+    """
+    has_ties = job.ties_json is not None and not but_ties
+    return _asked(job) == _NOTHING_ASKED and not has_ties and unique_use(job) is None
 
 
 def insert_jobs(tx: Transaction, batch: Sequence[NewJob]) -> list[bool | Duplicate]:

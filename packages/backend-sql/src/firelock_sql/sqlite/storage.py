@@ -19,15 +19,38 @@ from typing import Any
 
 from typing_extensions import override
 
-from firelock.storage import Applied, ClaimRequest, Duplicate, Exchange, Feature, NewJob, State, Transition
+from firelock.storage import (
+    Applied,
+    ClaimRequest,
+    Duplicate,
+    Exchange,
+    Feature,
+    NewJob,
+    State,
+    Ties,
+    Transition,
+)
 from firelock.storage.admission import lane_of
+from firelock.storage.batches import Share
+from firelock_sql.batch_row import tell_batches
 from firelock_sql.claim import TakenRows
-from firelock_sql.insert import asks_only_limits
+from firelock_sql.insert import asks_only_limits, insert_jobs
+from firelock_sql.job_row import ties_in
 from firelock_sql.limits import SqlLanes
+from firelock_sql.schema import IS_MEMBER
 from firelock_sql.settle import apply_transitions
 from firelock_sql.sqlite.database import SqliteDatabase
 from firelock_sql.sqlite.file_lanes import FileLanes
-from firelock_sql.storage import KIND, SETTLE, SqlStorage, freed_by, kind, settle_values
+from firelock_sql.storage import (
+    KIND,
+    SETTLE,
+    SETTLE_MEMBERS,
+    Held,
+    SqlStorage,
+    freed_by,
+    kind,
+    settle_values,
+)
 from firelock_sql.transaction import Text, Transaction
 from firelock_sql.url import parse_sqlite_url
 
@@ -37,6 +60,10 @@ _OWN = ("id", "arguments", "created_at")
 _own, _kind_and_own = attrgetter(*_OWN), attrgetter(*KIND, *_OWN)
 _WITH_LANE = ("held_by", "admission_json", *_OWN)
 _SIZES = (100, 10, 1)  # rows in one VALUES
+_IS_OPEN = Text("""
+SELECT 1 FROM firelock_batches AS batch JOIN firelock_jobs AS job ON job.id = batch.id
+WHERE batch.id = :id AND is_shut = 0 AND is_cancelled = 0 AND job.state = 'awaiting'
+""")
 _NEWEST = Text("SELECT id FROM firelock_jobs ORDER BY seq DESC LIMIT :most")
 
 
@@ -44,6 +71,7 @@ class SqliteStorage(SqlStorage):
     """Jobs in one file; nothing is opened before the first verb."""
 
     admits = frozenset({Feature.LIMITS, Feature.UNIQUE})
+    hot_marks = (0, IS_MEMBER)
 
     def __init__(self, url: str) -> None:
         database = SqliteDatabase(parse_sqlite_url(url))
@@ -57,21 +85,49 @@ class SqliteStorage(SqlStorage):
             return self._database.write(lambda tx: self._insert_plain(tx, batch))
         if all(map(asks_only_limits, batch)):
             return self._database.write(lambda tx: self._insert_plain(tx, batch, has_lanes=True))
+        if are_fellows(batch):
+            return self._database.write(lambda tx: self._insert_members(tx, batch))
         return self._insert_any(batch)
 
+    def _insert_members(self, tx: Transaction, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
+        """Return which members of one batch are new, otherwise plain jobs; it has to be open."""
+        batch_id = ties_in(batch[0].ties_json).batch_id
+        if tx.one(_IS_OPEN, id=batch_id) is None:
+            return insert_jobs(tx, batch)
+        has_lanes = any(job.admission_json is not None for job in batch)
+        answers = self._insert_plain(tx, batch, has_lanes=has_lanes, are_members=True)
+        new = list(compress(batch, answers))
+        done = 0
+        for size in _SIZES:
+            while len(new) - done >= size:
+                rows = ((job.created_at, job.id) for job in new[done : done + size])
+                tx.cursor.execute(_many_members(size), [batch_id, *chain.from_iterable(rows)])
+                done += size
+        tell_batches(tx, {str(batch_id): Share(len(new), len(new))})
+        return answers
+
     def _insert_plain(
-        self, tx: Transaction, batch: Sequence[NewJob], *, has_lanes: bool = False
+        self,
+        tx: Transaction,
+        batch: Sequence[NewJob],
+        *,
+        has_lanes: bool = False,
+        are_members: bool = False,
     ) -> list[bool]:
         """Return which of the plain jobs are new: those that are stored now have the highest numbers."""
         kinds = Counter(map(kind, batch))
         is_uniform = len(kinds) == 1
-        common = [tx.now, *(kind(batch[0]) if is_uniform else ())]
+        common = [
+            tx.now,
+            *((batch[0].ties_json,) if are_members else ()),
+            *(kind(batch[0]) if is_uniform else ()),
+        ]
         values: Callable[[NewJob], Iterable[Any]] = _own if is_uniform else _kind_and_own
         if has_lanes:
             values = _own_with_lane if is_uniform else _kind_and_own_with_lane
         done = stored = 0
         for size in _SIZES:
-            text = _many_rows(size, is_uniform=is_uniform, has_lanes=has_lanes)
+            text = _many_rows(size, is_uniform=is_uniform, has_lanes=has_lanes, are_members=are_members)
             while len(batch) - done >= size:
                 rows = map(values, batch[done : done + size])
                 tx.cursor.execute(text, [*common, *chain.from_iterable(rows)])
@@ -106,16 +162,22 @@ class SqliteStorage(SqlStorage):
         batch = self._holdings.parted(transitions, None)
         if batch.plain:
             tx.cursor.execute("SAVEPOINT plain")
-            tx.cursor.executemany(
-                SETTLE.compiled(tx.dialect).text, [settle_values(end, held) for end, held in batch.plain]
-            )
-            if tx.cursor.rowcount != len(batch.plain):
+            members = [one for one in batch.plain if one[1][5] is not None]
+            alone = batch.plain if not members else [one for one in batch.plain if one[1][5] is None]
+            if not (_settled(tx, SETTLE, alone) and _settled(tx, SETTLE_MEMBERS, members)):
                 tx.cursor.execute("ROLLBACK TO plain")
                 return apply_transitions(tx, transitions)
             tx.cursor.execute("RELEASE plain")
             for queue, number in Counter(held[1] for _, held in batch.plain).items():
                 tx.moved(queue, _PROCESSING, _SUCCEEDED, number)
             tx.let_go += freed_by(batch.plain)
+            if members:
+                releasing = _told_of(tx, members)
+                results = self._apply_rest(tx, transitions, batch.others)
+                return [
+                    Applied.RELEASING if end.job_id in releasing else result
+                    for end, result in zip(transitions, results, strict=True)
+                ]
         return self._apply_rest(tx, transitions, batch.others)
 
     @override
@@ -131,6 +193,33 @@ class SqliteStorage(SqlStorage):
         return Exchange(results, self._remembered(request, taken))
 
 
+def are_fellows(batch: Sequence[NewJob]) -> bool:
+    """Tell whether the jobs are members of one batch, and ask for nothing else but limits."""
+    ties = batch[0].ties_json
+    return (
+        ties is not None
+        and all(job.ties_json == ties and asks_only_limits(job, but_ties=True) for job in batch)
+        and ties_in(ties) == Ties(ties_in(ties).batch_id)
+    )
+
+
+def _settled(tx: Transaction, statement: Text, ends: Sequence[tuple[Transition, Held]]) -> bool:
+    """Write plain ends; tell whether all of them were."""
+    if not ends:
+        return True
+    tx.cursor.executemany(
+        statement.compiled(tx.dialect).text, [settle_values(end, held) for end, held in ends]
+    )
+    return tx.cursor.rowcount == len(ends)
+
+
+def _told_of(tx: Transaction, members: Sequence[tuple[Transition, Held]]) -> set[str]:
+    """The batches of members that succeeded are told; return the members whose batch may end by it."""
+    numbers = Counter(str(held[5]) for _, held in members)
+    told = tell_batches(tx, {id: Share(active=-number, succeeded=number) for id, number in numbers.items()})
+    return {end.job_id for end, held in members if held[5] in told}
+
+
 def _own_with_lane(job: NewJob) -> tuple[Any, ...]:
     lane = None if job.admission_json is None else lane_of(job.admission)
     return lane, job.admission_json, *_own(job)
@@ -141,18 +230,30 @@ def _kind_and_own_with_lane(job: NewJob) -> tuple[Any, ...]:
 
 
 @cache
-def _many_rows(size: int, *, is_uniform: bool, has_lanes: bool) -> str:
+def _many_rows(size: int, *, is_uniform: bool, has_lanes: bool, are_members: bool) -> str:
     """Return the statement that stores so many plain jobs.
 
-    Its first parameters are `enqueued_at` of all and, where they are uniform, what is common to all.
+    Its first parameters are `enqueued_at` of all, their `ties_json` where they are members of a batch and,
+    where they are uniform, what else is common to all.
     """
-    common = ["?1", *(f"?{2 + place}" for place in range(len(KIND)))] if is_uniform else ["?1"]
+    of_all = ("enqueued_at", *(("ties_json",) if are_members else ()))
+    number_of_common = len(of_all) + (len(KIND) if is_uniform else 0)
+    common = [f"?{1 + place}" for place in range(number_of_common)]
     of_job = _WITH_LANE if has_lanes else _OWN
     own = of_job if is_uniform else (*KIND, *of_job)
     rows = []
     for first in range(len(common) + 1, len(common) + 1 + size * len(own), len(own)):
         numbers = [f"?{first + place}" for place in range(len(own))]
         # The last of a row, created_at, is bound once and written twice.
-        rows.append(f"('{_ENQUEUED}', {', '.join((*common, *numbers, numbers[-1]))})")
-    columns = ", ".join(("state", "enqueued_at", *KIND, *of_job, "changed_at"))
+        marks = (str(IS_MEMBER),) if are_members else ()
+        rows.append(f"('{_ENQUEUED}', {', '.join((*marks, *common, *numbers, numbers[-1]))})")
+    marked = ("marks",) if are_members else ()
+    columns = ", ".join(("state", *marked, *of_all, *KIND, *of_job, "changed_at"))
     return f"INSERT INTO firelock_jobs ({columns}) VALUES {', '.join(rows)} ON CONFLICT DO NOTHING"  # noqa: S608 - names
+
+
+@cache
+def _many_members(size: int) -> str:
+    """Return the statement that lists so many members; its first parameter is their batch."""
+    rows = ", ".join(f"(?1, ?{2 * place}, ?{2 * place + 1})" for place in range(1, size + 1))
+    return f"INSERT INTO firelock_members (batch_id, created_at, job_id) VALUES {rows}"  # noqa: S608
