@@ -45,9 +45,15 @@ def change_batch(tx: Transaction, row: JobRow, batch: BatchRow | None, transitio
 # ---- requeues --------------------------------------------------------------------------------------------
 
 
-def is_requeue(transition: Transition) -> bool:
-    """Tell whether somebody lets a job run that may have ended or waited."""
+def _may_let_run(transition: Transition) -> bool:
     return transition.session is None and transition.to in {State.ENQUEUED, State.SCHEDULED}
+
+
+def lets_run(row: JobRow, transition: Transition) -> bool:
+    """Tell whether somebody lets a job with ties run that had ended or waited."""
+    if row.ties_json is None or not _may_let_run(transition):
+        return False
+    return transition.to is State.ENQUEUED or row.is_final
 
 
 @attrs.define
@@ -79,7 +85,7 @@ class BatchesAround:
 def lock_around(tx: Transaction, transitions: Sequence[Transition]) -> BatchesAround:
     """Return what is around those of the jobs that somebody lets run again, before they are locked."""
     around = BatchesAround()
-    wanted = {one.job_id for one in transitions if is_requeue(one)}
+    wanted = {one.job_id for one in transitions if _may_let_run(one)}
     while wanted:
         found = {id: ties_in(text) for id, text in tx.all_known(_TIES, ids=sorted(wanted))}
         around.ties |= found
@@ -91,8 +97,7 @@ def lock_around(tx: Transaction, transitions: Sequence[Transition]) -> BatchesAr
 
 def is_forbidden(tx: Transaction, row: JobRow, transition: Transition, around: BatchesAround) -> bool:
     """Tell whether what the job is tied to forbids that somebody lets it run."""
-    is_restored = transition.to is State.SCHEDULED and not row.is_final
-    if row.ties_json is None or not is_requeue(transition) or is_restored:
+    if not lets_run(row, transition):
         return False
     return any(batch.is_cancelled for batch in around.of(row.id)) or _misses_input(tx, row)
 

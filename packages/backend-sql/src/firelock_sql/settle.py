@@ -30,7 +30,7 @@ from firelock_sql.batch_change import (
     cancel_batch,
     change_batch,
     is_forbidden,
-    is_requeue,
+    lets_run,
     lock_around,
 )
 from firelock_sql.batch_row import MemberCounts, load_batches, save_batch, shut_among
@@ -106,10 +106,11 @@ def _apply(
     elif transition.to is State.AWAITING:
         transition = _looked(tx, rows, transition)
         is_resumed = transition.to is State.ENQUEUED
+    is_calming = lets_run(row, transition)
     _write(tx, row, transition, is_resumed=is_resumed)
     if key is not None:
         take_again(tx, row, key)
-    if is_requeue(transition):
+    if is_calming:
         around.calm(tx, row.id)
     if transition.to is State.AWAITING and transition.parents:
         _wait_for(tx, rows, transition)
