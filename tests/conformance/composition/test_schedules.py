@@ -1,0 +1,71 @@
+"""Every counter-example of a broken form, played on storages: what goes wrong there goes well here."""
+
+from __future__ import annotations
+
+import pytest
+
+from firelock.plugins import open_storage
+from firelock.testing.conformance.flow_scene import composes
+
+from .batch_variants import VARIANTS
+from .schedules import BatchSchedule, CallSchedule, StepSchedule, counter_examples
+
+_SCENES = {variant.name: variant.scene for variant in VARIANTS}
+_KINDS = {"batches": BatchSchedule, "steps": StepSchedule, "calls": CallSchedule}
+_TRAILS = [(kind, name) for kind in _KINDS for name in counter_examples(kind)]
+
+
+class Schedules:
+    """The trails, on one store."""
+
+    @pytest.mark.parametrize(("kind", "name"), _TRAILS, ids=[name for _, name in _TRAILS])
+    def test_a_counter_example_goes_well(self, storage_url, kind, name):
+        """All that is promised holds behind each of its steps, and whoever can go on does, to the end."""
+        scene = (_SCENES[name],) if kind == "batches" else ()
+        schedule = _KINDS[kind](lambda: open_storage(storage_url), *scene)
+
+        try:
+            if not composes(schedule.handles.first):
+                pytest.skip("it has no batches yet")
+            schedule.play(counter_examples(kind)[name])
+        finally:
+            schedule.close()
+
+
+class TestMemorySchedules(Schedules):
+    @pytest.fixture
+    def storage_url(self):
+        return "memory://schedules"
+
+
+class TestSqliteSchedules(Schedules):
+    @pytest.fixture
+    def storage_url(self, tmp_path):
+        return f"sqlite:///{tmp_path}/jobs.db"
+
+
+@pytest.mark.heavy("each trail on each server; the kit has looked at it before")
+class TestRedisSchedules(Schedules):
+    @pytest.fixture
+    def storage_url(self, server):
+        server.empty()
+        return server.url()
+
+
+class TestClusterSchedules(Schedules):
+    @pytest.fixture
+    def storage_url(self, cluster):
+        cluster.empty()
+        return cluster.url("partitions=16")
+
+
+class TestPostgresqlSchedules(Schedules):
+    @pytest.fixture
+    def storage_url(self, postgresql):
+        return postgresql.url()
+
+
+class TestMariadbSchedules(Schedules):
+    @pytest.fixture
+    def storage_url(self, mariadb):
+        return mariadb.url()
