@@ -90,10 +90,10 @@ class BatchGround(SeededSteps):
 
     # ---- upkeep ------------------------------------------------------------------------------------------
 
-    def release(self) -> None:
+    def release(self, limit: int | None = None) -> None:
         """A settler, or upkeep, looks at some of what is to be looked at."""
         before = self.stored()
-        limit = self.random.choice((1, 2, 3, 100))
+        limit = limit or self.random.choice((1, 2, 3, 100))
         number = self.storage.release(limit)
         self.tell(f"release {limit}: {number}")
         after = self.stored()

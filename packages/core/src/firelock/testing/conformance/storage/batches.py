@@ -28,7 +28,7 @@ from firelock.testing.conformance.scene import (
     succeeds,
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
-from firelock.values import Duplicate, On, State, Tally, Ties, Transition, UniqueUse
+from firelock.values import Duplicate, Edge, On, State, Tally, Ties, Transition, UniqueUse
 
 _OPEN, _DONE, _BAD, _GONE = State.AWAITING, State.SUCCEEDED, State.FAILED, State.DELETED
 
@@ -316,6 +316,23 @@ class TallyDuty(StorageFixtures):
         assert ((1, 0, 0, 0, 0, 1), _DONE) == ended
         assert ((1, 1, 0, 0, 0, 0), _OPEN) == (flow.counts(batch), flow.state(batch))
 
+    def test_an_end_that_turns_into_another_is_told_as_such(self, flow: FlowScene) -> None:
+        """A batch that failed and has succeeded by the next look was open in between: its history says so.
+
+        If this fails: people cannot tell why a failed batch has succeeded.
+        """
+        batch, (a,) = flow.batch_of(1)
+        flow.settle(fails(flow.run(flow.begin(), a)))
+        flow.settle_all()
+        flow.settle(requeues(a))
+        flow.settle(succeeds(flow.run(flow.begin("b"), a)))
+
+        flow.settle_all()
+
+        assert [_OPEN, _BAD, _OPEN, _DONE] == [entry.state for entry in flow.history(batch)]
+        assert Moved.REOPENED == flow.history(batch)[2].reason
+        assert None is flow.record(batch).reason
+
     def test_each_callback_comes_once(self, flow: FlowScene) -> None:
         """Continuations of a batch are decided by its ends, each of them once, however often it ends.
 
@@ -472,6 +489,75 @@ class TallyDuty(StorageFixtures):
         assert [True, False] == [flow.tally(one).is_shut for one in (waits, gone)] or flow.tally(gone).is_shut
         assert flow.tally(gone).is_cancelled
         assert Moved.SWEPT == flow.record(b).reason
+
+    def test_a_batch_behind_a_deleted_job_is_swept(self, flow: FlowScene) -> None:
+        """A batch after a job that was deleted before is stored, and cancelled with its members.
+
+        So it comes to the same end whether that job is deleted a moment before or a moment after.
+
+        If this fails: who stores a flow gets an error, or none, by chance.
+        """
+        source = flow.add()
+        flow.settle(deletes(source))
+        batch = flow.new_batch(after=[source])
+        members = [flow.new_member(batch.id) for _ in range(2)]
+        then = flow.new_job(state=State.AWAITING, parents=(Edge(batch.id, On.DELETED),))
+
+        flow.storage.insert([batch, *members, then])
+        flow.settle_all()
+
+        assert [_GONE, _GONE, _GONE, State.ENQUEUED] == flow.states(
+            batch.id, *(one.id for one in members), then.id
+        )
+        assert Tally(total=2, deleted=2, is_cancelled=True) == flow.tally(batch.id)
+
+    def test_batches_in_one_that_is_shut_are_shut_too(self, flow: FlowScene) -> None:
+        """A batch in one that waits for its opening waits with it, and so do its members, as active ones.
+
+        If this fails: the branches of a tree start before its root.
+        """
+        source = flow.add()
+        outer = flow.batch("outer", after=[source])
+        inner = flow.batch("inner", within=outer)
+        a = flow.member(inner)
+        shut = flow.tally(inner).is_shut, flow.state(a), flow.counts(outer)
+        assert (Moved.SHUT_OUT, Moved.SHUT_OUT) == (flow.record(inner).reason, flow.record(a).reason)
+        flow.settle_all()
+        assert [_OPEN, _OPEN, State.AWAITING] == flow.states(outer, inner, a)
+
+        flow.settle(succeeds(flow.run(flow.begin(), source)))
+        flow.settle_all()
+
+        assert (True, State.AWAITING, (1, 1, 0, 0, 0, 0)) == shut
+        assert (State.ENQUEUED, False) == (flow.state(a), flow.tally(inner).is_shut)
+        flow.settle(succeeds(flow.run(flow.begin("b"), a)))
+        flow.settle_all()
+        assert [_DONE, _DONE] == flow.states(outer, inner)
+
+    def test_who_gets_free_in_a_shut_batch_is_shut_out(self, flow: FlowScene) -> None:
+        """A member whose fellow has ended as wanted does not start while their batch is shut.
+
+        One that somebody has requeued runs on: what it waited for moves it no more.
+
+        If this fails: a delete in a batch that waits starts half of it, or takes a running job away.
+        """
+        source = flow.add()
+        batch = flow.batch(after=[source])
+        a = flow.member(batch)
+        b, c = (flow.member(batch, a, on=On.DELETED) for _ in range(2))
+        flow.settle(deletes(a))
+        flow.settle(requeues(c))
+        running = {one.id: one for one in flow.take(flow.begin())}[c]
+
+        flow.settle_all()
+
+        assert (State.AWAITING, Moved.SHUT_OUT, State.PROCESSING) == (
+            flow.state(b), flow.record(b).reason, flow.state(c),
+        )  # fmt: skip
+        assert (3, 2, 0, 0, 0, 1) == flow.counts(batch)
+        flow.settle(succeeds(running))
+        flow.settle_all()
+        assert ((3, 1, 0, 1, 0, 1), _OPEN) == (flow.counts(batch), flow.state(batch))
 
     def test_a_batch_that_waits_for_a_fellow_is_waiting(self, flow: FlowScene) -> None:
         """An inner batch after a fellow member waits as a job would, and holds up no end of the outer one.
@@ -732,6 +818,32 @@ class TallyDuty(StorageFixtures):
         assert result.is_applied
         assert [_GONE, _BAD, _GONE] == flow.states(batch, a, b)
         assert Applied.REFUSED is flow.apply(deletes(batch))
+
+    def test_what_is_cancelled_is_so_for_good(self, flow: FlowScene) -> None:
+        """A second delete changes nothing, no hold is taken, and no member of it comes back from a delete.
+
+        Its end keeps the reason of its cancellation; its members stay as long as its rules say.
+
+        If this fails: a cancelled batch is held open, or forgets who cancelled it.
+        """
+        batch, (a, b) = flow.batch_of(2, keeps=(None, None, DAY), due_at=BASE + HOUR)
+        one = flow.running(flow.begin(), a, b)[0]
+        flow.settle(deletes(batch))
+        entries = flow.history(batch)
+
+        assert flow.apply(deletes(batch, at=flow.stamp())).is_applied
+        assert entries == flow.history(batch)
+        assert [Applied.REFUSED] * 2 == [flow.hold(batch, BASE + 9 * HOUR), flow.hold(a, BASE + HOUR)]
+        flow.settle_all()
+        flow.apply(succeeds(one))
+        assert Applied.REFUSED is flow.apply(restores(a, State.ENQUEUED))
+        flow.lose(one.holder)
+        flow.settle_all()
+
+        assert ([_GONE] * 3, "deleted by ada") == (flow.states(batch, a, b), flow.record(batch).reason)
+        record = flow.record(a)
+        assert record.ended_at is not None
+        assert record.ended_at + DAY == record.expires_at
 
     def test_a_cancelled_batch_stays_so(self, flow: FlowScene) -> None:
         """Members of a cancelled batch cannot run again, whether it has ended or not.

@@ -83,7 +83,9 @@ class CallDuty(StorageFixtures):
         result = flow.apply(_waits(caller, child))
 
         assert result.is_applied
-        flow.check(caller.id, state=State.ENQUEUED, waits_for=None)
+        reason = Moved.PARENT_ENDED.format(state=State.FAILED)
+        flow.check(caller.id, state=State.ENQUEUED, waits_for=None, reason=reason)
+        assert [State.ENQUEUED, State.ENQUEUED] == [entry.state for entry in flow.history(caller.id)]
         flow.settle_all()
         assert [caller.id] == flow.claim_ids(flow.begin("b"))
 
@@ -107,6 +109,17 @@ class CallDuty(StorageFixtures):
             states.append(flow.state(caller.id))
 
         assert [State.AWAITING, State.AWAITING, State.ENQUEUED] == states
+
+    def test_a_child_that_is_gone_has_ended(self, flow: FlowScene) -> None:
+        """Who comes to wait for a job that nobody knows goes on, and finds out.
+
+        If this fails: a caller waits for ever for a job that was pruned.
+        """
+        caller = flow.run()
+
+        assert flow.apply(_waits(caller, flow.storage.new_ids(1, caller.id)[0])).is_applied
+
+        assert State.ENQUEUED is flow.state(caller.id)
 
     def test_a_wait_is_no_continuation(self, flow: FlowScene) -> None:
         """Whom a run waits for are no parents of its job: neither its record nor `find` by parent shows them.

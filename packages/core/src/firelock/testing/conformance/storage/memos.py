@@ -304,6 +304,9 @@ class MemoDuty(StorageFixtures):
             result.is_applied, record.state, record.waits_for, record.due_at,
         )  # fmt: skip
         assert '"yes"' == flow.recalled(job_id)[_SIGNAL, "approval"]
+        last = flow.last_entry(job_id)
+        assert (State.ENQUEUED, Moved.SIGNALLED.format(name="approval")) == (last.state, last.reason)
+        assert State.AWAITING not in [entry.state for entry in flow.history(job_id)]
         assert [job_id] == flow.claim_ids(flow.begin("b"))
 
     def test_what_is_begun_is_no_answer(self, flow: FlowScene) -> None:
@@ -351,10 +354,25 @@ class MemoDuty(StorageFixtures):
         assert [Applied.REFUSED, Applied.APPLIED, Applied.REFUSED] == answers
         assert [0, 1, 0] == [len(flow.recalled(running.id)) for running in (one, two, three)]
         assert [State.SUCCEEDED, State.FAILED, State.DELETED] == flow.states(one.id, two.id, three.id)
-        flow.settle(requeues(two.id))
+        assert flow.apply(requeues(two.id)).is_applied
         again = flow.run(flow.begin("b"), two.id)
         flow.settle(suspends(again))
         assert State.ENQUEUED is flow.state(two.id)
+
+    def test_a_senders_repeat_gets_the_same_answer(self, flow: FlowScene) -> None:
+        """A signal that was sent is told to stand, also when its job has ended since.
+
+        If this fails: whose reply was lost hears that the job is over, and that nobody has decided.
+        """
+        running = flow.run()
+        memo = signal(running.id, "approval")
+        flow.remember(memo)
+        flow.settle(succeeds(running))
+
+        answers = [flow.remember(memo).answer, flow.send(running.id, "approval", '"no"')]
+
+        assert Applied.ALREADY is answers[0]
+        assert not answers[1].is_applied
 
     # ---- time-outs ---------------------------------------------------------------------------------------
 
