@@ -438,6 +438,21 @@ class TallyDuty(StorageFixtures):
         assert Tally(total=3, active=2, waiting=1) == flow.tally(batch)
         assert [a] == flow.claim_ids(flow.begin("b"))
 
+    def test_an_empty_batch_waits_for_what_it_is_after(self, flow: FlowScene) -> None:
+        """A batch without members ends when it has opened, not before.
+
+        If this fails: the step behind an empty stage comes before the stage in front of it.
+        """
+        source = flow.add()
+        batch = flow.batch(after=[source])
+        flow.settle_all()
+        before = flow.state(batch)
+
+        flow.settle(succeeds(flow.run(flow.begin(), source)))
+        flow.settle_all()
+
+        assert [_OPEN, _DONE] == [before, flow.state(batch)]
+
     def test_a_batch_behind_what_has_ended_is_open_at_once(self, flow: FlowScene) -> None:
         """Where what a batch is after has ended as wanted, its members are enqueued from the start.
 
@@ -784,6 +799,7 @@ class TallyDuty(StorageFixtures):
         one = flow.running(flow.begin(), a, b)[0]
         flow.settle(deletes(batch))
         entries = flow.history(batch)
+        assert (None, False) == (flow.record(batch).due_at, flow.tally(batch).is_held)
 
         assert flow.apply(deletes(batch, at=flow.stamp())).is_applied
         assert entries == flow.history(batch)
@@ -841,6 +857,20 @@ class TallyDuty(StorageFixtures):
         assert {Moved.STOPPED} == {flow.record(one).reason for one in (b, c, waits)}
         assert (Tally(total=4, failed=1, deleted=3), _BAD) == (flow.tally(batch), flow.state(batch))
 
+    def test_who_waits_for_what_failed_is_stopped_too(self, flow: FlowScene) -> None:
+        """A batch that a failure stops does not end while a member waits: that one is deleted first.
+
+        If this fails: a job waits for ever in a batch that was to stop.
+        """
+        batch, (a,) = flow.batch_of(1, fails_fast=True)
+        b = flow.member(batch, a)
+        flow.settle(fails(flow.run(flow.begin(), a)))
+
+        flow.settle_all()
+
+        assert ([_BAD, _GONE], Moved.STOPPED) == (flow.states(batch, b), flow.record(b).reason)
+        assert Tally(total=2, failed=1, deleted=1) == flow.tally(batch)
+
     def test_a_requeue_opens_a_batch_that_was_stopped(self, flow: FlowScene) -> None:
         """The member that failed runs again; what was stopped stays deleted; a later failure stops again.
 
@@ -864,6 +894,26 @@ class TallyDuty(StorageFixtures):
         assert (Tally(total=2, active=1, succeeded=1), [_OPEN, State.ENQUEUED]) == opened
         assert flow.tally(batch).is_stopping
         assert [_BAD, _GONE] == flow.states(a, c)
+
+    def test_a_failure_stops_once(self, flow: FlowScene) -> None:
+        """What a failure has stopped is over with the batch's end: another member that runs again runs.
+
+        If this fails: in a batch that fails fast nothing can be mended while anything in it has failed.
+        """
+        batch, (a, b) = flow.batch_of(2, fails_fast=True)
+        one, two = flow.running(flow.begin(), a, b)
+        flow.settle(succeeds(one))
+        flow.settle(fails(two))
+        flow.settle_all()
+
+        flow.settle(requeues(a))
+        flow.settle_all()
+
+        assert [_OPEN, State.ENQUEUED, _BAD] == flow.states(batch, a, b)
+        flow.settle(succeeds(flow.run(flow.begin("b"), a)))
+        flow.settle_all()
+        assert _BAD is flow.state(batch)
+        assert not flow.tally(batch).is_stopping
 
     def test_a_requeue_before_the_sweep_calms_the_batch(self, flow: FlowScene) -> None:
         """What failed and runs again before anybody looked stops nothing, itself least of all.

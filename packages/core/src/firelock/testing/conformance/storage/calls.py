@@ -323,7 +323,7 @@ class CallDuty(StorageFixtures):
         flow.advance(7_200)
         flow.prune()
 
-        assert (1, False) == (early, kept) if state == "failed" else (0, True)
+        assert ((1, False) if state == "failed" else (0, True)) == (early, kept)
         assert [None] == flow.storage.get([child])
 
     def test_a_childs_caller_may_be_gone(self, flow: FlowScene) -> None:
