@@ -719,6 +719,9 @@ def test_a_batch_in_a_list_is_passed_over_by_a_requeue_and_cancelled_by_a_delete
         Job(fire.client, mixed.record()).requeue()
 
     assert Applied.REFUSED is answers[0]
+    assert ["a batch is never run; requeue its members", "it is not stored"] == fire.jobs.why_not_requeued(
+        [mixed.id, "nobody"]
+    )
     assert 0 == fire.operations.run(operation.id, wait=lambda _: None).changed
     assert fire.jobs.delete([mixed.id])[0].is_applied
     assert mixed.tally().is_cancelled

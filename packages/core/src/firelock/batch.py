@@ -241,7 +241,7 @@ class Filling:
     def _gather(self, job: NewJob, handle: Gathered[Any]) -> None:
         ties = job.ties
         batch_id = None if ties is None else ties.batch_id
-        if gone := self._dropped & {*(edge.parent_id for edge in job.parents), batch_id}:
+        if self._dropped and (gone := self._dropped & {*(one.parent_id for one in job.parents), batch_id}):
             raise ConfigurationError(
                 f"Job {gone.pop()} is not stored, since the block of its batch raised; nothing can wait for "
                 "it, or be added to it."

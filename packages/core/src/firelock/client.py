@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet
 
@@ -160,31 +161,35 @@ class Client:
 
     def create_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> Job[Any]:
         """The call is stored as a continuation of a job with this meta."""
-        job = self._new_job(call, meta, parent_id)
-        return self.store(job, self.transaction(call.options.within))
+        return self.store(
+            Client.new_child(self, parent_id, call, meta), self.transaction(call.options.within)
+        )
 
     async def acreate_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> Job[Any]:
         """The call is stored as a continuation, without blocking the event loop."""
         await self._read_clock()
-        return await self._astore(self._new_job(call, meta, parent_id), call.options.within)
+        return await self._astore(
+            self._new_job(call, meta, self._continuing(parent_id, call.options)), call.options.within
+        )
 
     def new_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> NewJob:
         """Return the continuation that the call makes; nothing is stored."""
-        return self._new_job(call, meta, parent_id)
+        return self._new_job(call, meta, self._continuing(parent_id, call.options))
 
     def new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[NewJob]:
         """Return the members of a batch that the calls make; nothing is stored."""
-        return [self._new_job(call, batch_id=batch_id) for call in calls]
+        tie = _Tie(batch_id=batch_id)
+        return [self._new_job(call, tie=tie) for call in calls]
 
     def create_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Job[Any]]:
         """As `create_many`, of members of a batch that is stored."""
-        jobs = [self._new_job(call, batch_id=batch_id) for call in calls]
-        return self._store_many(jobs, self._common_within(calls))
+        tie = _Tie(batch_id=batch_id)
+        return self._store_many([self._new_job(call, tie=tie) for call in calls], self._common_within(calls))
 
     async def acreate_member(self, call: Call[Any], batch_id: str) -> Job[Any]:
         """The call is stored as a member, without blocking the event loop."""
         await self._read_clock()
-        return await self._astore(self._new_job(call, batch_id=batch_id), call.options.within)
+        return await self._astore(self._new_job(call, tie=_Tie(batch_id=batch_id)), call.options.within)
 
     async def _read_clock(self) -> None:
         if not self.clock.is_fresh:
@@ -359,41 +364,35 @@ class Client:
     # ---- building ----------------------------------------------------------------------------------------
 
     def _new_job(
-        self,
-        call: Call[Any],
-        inherited: Mapping[str, str] = NO_META,
-        parent_id: str | None = None,
-        batch_id: str | None = None,
-        caller_id: str | None = None,
+        self, call: Call[Any], inherited: Mapping[str, str] = NO_META, tie: _Tie | None = None
     ) -> NewJob:
         info, options = call.info, call.options
         binder = self.registry.binder(info)
-        edges: tuple[Edge, ...] = ()
         if self.plugins.has_job_options:
             options = self._ask_plugins(call)
-        arguments, text, references = self._encoded(binder, call)
-        if parent_id is not None or options.after or references:
-            edges = self._edges(call.options, parent_id, references, batch_id)
-        elif options.on is not None:
-            raise ConfigurationError(
-                f"on={str(options.on)!r} says what a continuation waits for; use it with job.then(…), or "
-                "with after=."
-            )
+        if options.on is not None or options.after is not None:
+            tie = self._waiting(call.options, tie or _Tie())
+        try:
+            arguments, text = binder.encode_both(call.args, call.kwargs, self.serializer)
+        except ArgumentError:  # the one way in which outputs among them show: calls without any pay nothing
+            if not holds_output((*call.args, *call.kwargs.values())):
+                raise
+            arguments, text, references = binder.encode_references(call.args, call.kwargs, self.serializer)
+            tie = self._taking(call.options, tie or _Tie(), references)
+            _check_known(info, options, references)
         now = self.clock.now()
-        due_at = nominal_at = None if edges else self._due_at(options, now)
+        due_at = nominal_at = self._due_at(options, now)
         is_later = due_at is not None and due_at > now
         queue, priority = options.queue, options.priority
-        state = State.SCHEDULED if is_later else State.AWAITING if edges else State.ENQUEUED
-        if references:
-            _check_known(info, options, references)
+        state = State.SCHEDULED if is_later else State.ENQUEUED
         tags = self._tags(binder, info, arguments, options.tags or ()) if info.tags or options.tags else ()
         retry = None if options.retry is None else options.retry.to_json()
         meta = options.meta
         if inherited:
             meta = {**inherited, **(meta or {})}
-        beside, admission = batch_id or caller_id or (edges[0].parent_id if edges else None), None
+        beside, admission = None if tie is None else tie.beside, None
         if info.has_admission or options.has_admission:
-            asked = self._asked(binder, info, options, arguments, is_child=bool(edges or caller_id))
+            asked = self._asked(binder, info, options, arguments, is_child=tie is not None and tie.is_child)
             beside, admission = beside or asked.beside, asked.text
             wait = asked.first_wait
             if wait is not None:
@@ -404,58 +403,55 @@ class Client:
             state, now, due_at if is_later else None, nominal_at, None, tags, options.timeout, retry, None,
             None if meta is None else write_meta(meta), admission,
         )  # fmt: skip
-        if beside is not None and (edges or batch_id or caller_id):
-            _tie(job, edges, references, Ties(batch_id, caller_id))
+        if tie is not None:
+            tie.bind(job)
         return job
 
-    def _encoded(
-        self, binder: Binder, call: Call[Any]
-    ) -> tuple[Mapping[str, JsonValue], str, Sequence[Reference]]:
-        """Return the arguments, their text, and the outputs among them, which most calls have none of."""
-        try:
-            return (*binder.encode_both(call.args, call.kwargs, self.serializer), ())
-        except ArgumentError:  # the one way in which a call with outputs shows: others pay nothing
-            if not holds_output((*call.args, *call.kwargs.values())):
-                raise
-        return binder.encode_references(call.args, call.kwargs, self.serializer)
+    def _continuing(self, parent_id: str, options: CallOptions) -> _Tie:
+        """Return the tie of a job that continues another one."""
+        _check_untimed(options)
+        return _Tie({parent_id: Edge(parent_id, options.on or On.SUCCEEDED)})
 
-    def _edges(
-        self,
-        options: CallOptions,
-        parent_id: str | None,
-        references: Sequence[Reference],
-        batch_id: str | None,
-    ) -> tuple[Edge, ...]:
-        """Return what a job waits for: the job it continues, those it is after, those whose output it takes.
+    def _waiting(self, options: CallOptions, tie: _Tie) -> _Tie:
+        """Return the tie with what the job is after.
 
         Raises:
-            ConfigurationError: it has a time of its own, waits for too many, or contradicts itself.
-            DuplicateJob, JobNotCommitted: one of them cannot be waited for.
+            ConfigurationError: it has a time of its own, or an end to wait for and nothing that ends.
+            DuplicateJob, JobNotCommitted: it cannot wait for one of them.
         """
-        if options.delay is not None or options.at is not None:
-            raise ConfigurationError(
-                "A job that waits for others runs when these have ended; delay and at cannot be given with "
-                "then(), with after=, or with an output among the arguments."
-            )
-        on, is_within = options.on or On.SUCCEEDED, options.within is not None
-        edges = {} if parent_id is None else {parent_id: Edge(parent_id, on)}
+        edges, on = dict(tie.edges), options.on or On.SUCCEEDED
         for source in options.after or ():
-            source_id = source.as_source(batch_id, is_within=is_within)
+            source_id = source.as_source(tie.batch_id, is_within=options.within is not None)
             edges[source_id] = Edge(source_id, on)
+        if edges:
+            _check_untimed(options)
+        elif options.on is not None:
+            raise ConfigurationError(
+                f"on={str(options.on)!r} says what a continuation waits for; use it with job.then(…), or "
+                "with after=."
+            )
+        return attrs.evolve(tie, edges=_bounded(edges))
+
+    def _taking(self, options: CallOptions, tie: _Tie, references: Sequence[Reference]) -> _Tie:
+        """Return the tie with the jobs whose output it takes.
+
+        Raises:
+            ConfigurationError: it has a time of its own, or waits for another end of one of them.
+            DuplicateJob, JobNotCommitted: it cannot wait for one of them.
+        """
+        _check_untimed(options)
+        edges = dict(tie.edges)
         for one in references:
-            source_id = one.source.as_source(batch_id, is_within=is_within)
-            if source_id in edges and on is not On.SUCCEEDED:
+            source_id = one.source.as_source(tie.batch_id, is_within=options.within is not None)
+            other = edges.get(source_id)
+            if other is not None and other.on is not On.SUCCEEDED:
                 raise ConfigurationError(
-                    f"on={str(on)!r} waits for job {source_id} to have {_ENDS[on]}, and its output is there "
-                    "only when it has succeeded. Leave out one of the two."
+                    f"on={str(other.on)!r} waits for job {source_id} to have {_ENDS[other.on]}, and its "
+                    "output is there only when it has succeeded. Leave out one of the two."
                 )
             edges[source_id] = Edge(source_id, On.SUCCEEDED, carries=True)
-        if len(edges) > _MOST_SOURCES:
-            raise ConfigurationError(
-                f"A job waits for at most {_MOST_SOURCES} others, not {len(edges)}. Put them in a batch and "
-                "wait for that: using(after=batch), and batch.results(task) inside the job."
-            )
-        return tuple(edges.values())
+        inputs = tuple(Input(one.source.id, one.path) for one in references)
+        return attrs.evolve(tie, edges=_bounded(edges), inputs=inputs)
 
     def _asked(
         self,
@@ -517,7 +513,7 @@ class Client:
                     "A called job is stored by itself, before its caller waits for it; within cannot be "
                     "given with run() or gather()."
                 )
-        return [self._new_job(call, caller.meta, caller_id=caller.id) for call in calls]
+        return [self._new_job(call, caller.meta, _Tie(caller_id=caller.id)) for call in calls]
 
     def store_called(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
         """They are stored in one step, those that already are left as they are."""
@@ -648,16 +644,20 @@ class Client:
         """Return why the storage has refused to make the job that, as the rest of a sentence."""
         if done == "deleted":
             return "it is already"
-        if done == "requeued":
-            if record.is_batch:
-                return "a batch is never run; requeue its members"
-            if record.state in {State.ENQUEUED, State.PROCESSING}:
-                return "it runs anyway"
-            if self._is_of_cancelled(record):
-                return "its batch was cancelled, which is for good"
-            if record.state is State.AWAITING and record.ties is not None and record.ties.inputs:
-                return "it waits for the output of another job, without which it cannot run"
-        return "it was changed meanwhile"
+        why = self.why_not_requeued(record) if done == "requeued" else None
+        return why or "it was changed meanwhile"
+
+    def why_not_requeued(self, record: JobRecord) -> str | None:
+        """Return why a job cannot be requeued as it is, as the rest of a sentence; None where it can."""
+        if record.is_batch:
+            return "a batch is never run; requeue its members"
+        if record.state in {State.ENQUEUED, State.PROCESSING}:
+            return "it runs anyway"
+        if self._is_of_cancelled(record):
+            return "its batch was cancelled, which is for good"
+        if record.state is State.AWAITING and record.ties is not None and record.ties.inputs:
+            return "it waits for the output of another job, without which it cannot run"
+        return None
 
     def taken_words(self, record: JobRecord) -> str:
         """Return which job has the unique key of one that cannot be run again therefore, and what to do."""
@@ -794,14 +794,57 @@ class WrappedClient(Client):
             raise refusal
 
 
-def _tie(job: NewJob, edges: tuple[Edge, ...], references: Sequence[Reference], ties: Ties) -> None:
-    """The job waits for these and gets these outputs, beside its other ties."""
-    job.parents = edges
-    if edges:
-        more = f", and for {len(edges) - 1} more" if len(edges) > 1 else ""
-        job.reason = f"{awaiting_reason(edges[0].on, edges[0].parent_id)}{more}"
-    inputs = tuple(Input(one.source.id, one.path) for one in references)
-    job.ties_json = write_ties(attrs.evolve(ties, inputs=inputs))
+@attrs.frozen
+class _Tie:
+    """What a new job is to others; most are nothing."""
+
+    edges: Mapping[str, Edge] = attrs.Factory(dict)  # by the id of what it waits for
+    inputs: tuple[Input, ...] = ()
+    batch_id: str | None = None
+    caller_id: str | None = None
+
+    @property
+    def beside(self) -> str | None:
+        """What the job lies beside where a storage has partitions."""
+        return self.batch_id or self.caller_id or next(iter(self.edges), None)
+
+    @property
+    def is_child(self) -> bool:
+        """Tell whether somebody else says when it runs, or waits for it."""
+        return bool(self.edges) or self.caller_id is not None
+
+    @cached_property
+    def text(self) -> str | None:
+        """What is stored of it; the members that are added together share one."""
+        return write_ties(Ties(self.batch_id, self.caller_id, self.inputs))
+
+    def bind(self, job: NewJob) -> None:
+        """The job is tied so."""
+        job.ties_json = self.text
+        if self.edges:
+            job.parents = tuple(self.edges.values())
+            job.state, job.due_at, job.nominal_at = State.AWAITING, None, None
+            first, more = job.parents[0], len(job.parents) - 1
+            job.reason = awaiting_reason(first.on, first.parent_id) + (
+                f", and for {more} more" if more else ""
+            )
+
+
+def _bounded(edges: Mapping[str, Edge]) -> Mapping[str, Edge]:
+    if len(edges) > _MOST_SOURCES:
+        raise ConfigurationError(
+            f"A job waits for at most {_MOST_SOURCES} others, not {len(edges)}. Put them in a batch and "
+            "wait for that: using(after=batch), and batch.results(task) inside the job."
+        )
+    return edges
+
+
+def _check_untimed(options: CallOptions) -> None:
+    if options.delay is not None or options.at is not None:
+        raise ConfigurationError(
+            "A job that waits for others runs when these have ended; delay and at cannot be given with "
+            "then(), with after=, or with an output among the arguments."
+        )
 
 
 def _check_known(info: TaskInfo, options: CallOptions, references: Sequence[Reference]) -> None:

@@ -176,8 +176,9 @@ def configure_converter(converter: Converter) -> None:
 def job_options(task: TaskInfo, call: TaskCall) -> Mapping[str, object] | None:
     """Choose options for a job that is about to be created: the client filter.
 
-    Called once a call, before anything is stored. Returns options as `using(...)` takes them, or None.
-    What the caller gave wins, then the first plugin that answers; of `meta` that holds for each name in it.
+    Called once a call, before anything is stored; not of a batch, which has no task. Returns options as
+    `using(...)` takes them, or None. What the caller gave wins, then the first plugin that answers; of `meta`
+    that holds for each name in it.
     An exception goes to the caller.
 
     Example:
@@ -193,7 +194,8 @@ def enqueue_context(
 ) -> AbstractContextManager[object] | None:
     """Wrap the creation of jobs, from before their options are chosen until they are stored or refused.
 
-    Called once a verb that stores jobs, in the client's process: one call, or all of an `enqueue_many`.
+    Called once a verb that makes jobs, in the client's process: one call, or all of an `enqueue_many`. In
+    the block of a batch once a member, or up to 500 of an `add_many`; it is left when they are gathered.
     `task` is None where these are of several tasks; `inherited` is the meta of the job that they continue.
     Returns a context manager or None; it is left with the error where nothing, or not all, was stored. For
     an async verb it is entered in the asyncio task that awaits, and must not block. An exception of its own
@@ -229,8 +231,8 @@ def jobs_created(jobs: Sequence[NewJob]) -> None:
     """Learn of jobs after they were stored.
 
     Called once a stored batch, in the client's process; inside a caller's transaction the commit may still
-    fail. A duplicate, whose unique key another job has, was not stored and is none of them. An exception is
-    logged and touches no job.
+    fail. A duplicate, whose unique key another job has, was not stored and is none of them. A batch is one
+    of them, its `ties.batch` is set. An exception is logged and touches no job.
 
     Example:
         @hookimpl

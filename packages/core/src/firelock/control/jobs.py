@@ -292,6 +292,8 @@ class Jobs:
     def requeue(self, ids: Sequence[str], *, reason: str = "requeued by code") -> list[Applied]:
         """Each job that is neither enqueued nor processing is enqueued; return one result an id.
 
+        A batch is passed over, `Applied.REFUSED`, as are members of a cancelled one and jobs that miss the
+        output of another: `why_not_requeued` says so. `fire.batches.get(id).requeue()` requeues its members.
         Asked 500 at a time, each atomic; so are `delete`, `restore` and `reschedule`.
 
         Raises:
@@ -304,8 +306,22 @@ class Jobs:
 
     arequeue = twin(requeue)
 
+    def why_not_requeued(self, ids: Sequence[str]) -> list[str | None]:
+        """Return why each job cannot be requeued now, as the rest of a sentence; None where it can.
+
+        Costs a read, and one more for each member of a batch. What another job has the unique key of is told
+        by the requeue alone.
+        """
+        why = self._client.why_not_requeued
+        return ["it is not stored" if one is None else why(one) for one in self._records(ids)]
+
+    awhy_not_requeued = twin(why_not_requeued)
+
     def delete(self, ids: Sequence[str], *, reason: str = "deleted by code") -> list[Applied]:
-        """Each job that is not deleted is deleted, running ones are told to stop; return one result an id."""
+        """Each job that is not deleted is deleted, running ones are told to stop; return one result an id.
+
+        A batch is cancelled, with all its members.
+        """
         now = self._client.clock.now()
         expires_at = self._client.retention.until(State.DELETED, now)
         return self._apply(
