@@ -436,8 +436,9 @@ def test_the_newest_operations_are_first(fire):
 def test_every_filter_comes_back(fire):
     """As it was, so that its cursors go on to fit; also the words of states and texts in odd letters."""
     where = JobFilter(
-        State.SCHEDULED, "t", "q", "tag \u2028", "server", "print", "nightly", "0193", "parent", 1, 2, True
-    )
+        State.SCHEDULED, "t", "q", "tag \u2028", "server", "print", "nightly", "0193", "parent", 1, 2, True,
+        batch_id="batch",
+    )  # fmt: skip
     names = {field.name for field in attrs.fields(JobFilter)} - {
         "by_due"
     }  # an order, and no operation has one

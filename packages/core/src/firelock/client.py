@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet
 
@@ -178,18 +178,18 @@ class Client:
 
     def new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[NewJob]:
         """Return the members of a batch that the calls make; nothing is stored."""
-        tie = _Tie(batch_id=batch_id)
+        tie = _member_of(batch_id)
         return [self._new_job(call, tie=tie) for call in calls]
 
     def create_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Job[Any]]:
         """As `create_many`, of members of a batch that is stored."""
-        tie = _Tie(batch_id=batch_id)
+        tie = _member_of(batch_id)
         return self._store_many([self._new_job(call, tie=tie) for call in calls], self._common_within(calls))
 
     async def acreate_member(self, call: Call[Any], batch_id: str) -> Job[Any]:
         """The call is stored as a member, without blocking the event loop."""
         await self._read_clock()
-        return await self._astore(self._new_job(call, tie=_Tie(batch_id=batch_id)), call.options.within)
+        return await self._astore(self._new_job(call, tie=_member_of(batch_id)), call.options.within)
 
     async def _read_clock(self) -> None:
         if not self.clock.is_fresh:
@@ -828,6 +828,12 @@ class _Tie:
             job.reason = awaiting_reason(first.on, first.parent_id) + (
                 f", and for {more} more" if more else ""
             )
+
+
+@lru_cache(maxsize=64)
+def _member_of(batch_id: str) -> _Tie:
+    """Return the tie of a member; those of one batch share it, and its text."""
+    return _Tie(batch_id=batch_id)
 
 
 def _bounded(edges: Mapping[str, Edge]) -> Mapping[str, Edge]:
