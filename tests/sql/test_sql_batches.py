@@ -1,15 +1,30 @@
-"""Batches in a file: the same walks lead to the same counts as in memory, and every batch ends."""
+"""Batches in a file: the short ways end as the long ones, and the same walks lead where memory's lead."""
 
 from __future__ import annotations
 
+import re
+import sqlite3
 from contextlib import closing
 
 import pytest
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from firelock.memory import MemoryStorage
+from firelock.storage import Applied, JobFilter, State
+from firelock.testing.conformance.flow_scene import FlowScene
+from firelock.testing.conformance.scene import Handles, opener, succeeds
 from firelock.values import FINAL_STATES
+from firelock_sql import batch_change, batch_row, batches, insert, memo_row, settle, streams
 from firelock_sql.sqlite.storage import SqliteStorage
+from firelock_sql.transaction import Text
 from tests.core.storage.test_batch_walks import shown, walked
+
+
+@pytest.fixture
+def flow(path):
+    """A file with batches and members at hand."""
+    with closing(Handles(opener(f"sqlite:///{path}?synchronous=normal"))) as handles:
+        yield FlowScene(handles)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -21,3 +36,86 @@ def test_a_file_counts_as_memory_does(tmp_path, seed):
         assert shown(walked(MemoryStorage(), seed)) == shown(walk)
         for batch in walk.batches:
             assert walk.yard.state(batch) in FINAL_STATES or walk.yard.tally(batch).is_shut
+
+
+def test_a_members_plain_end_is_counted_like_any_other(flow):
+    """One is settled by the handle that claimed it, without reading, the other by another handle."""
+    batch, members = flow.batch_of(3)
+    short, long, last = flow.running(flow.begin(), *members)
+
+    results = [flow.apply(succeeds(short)), *flow.handles.open().apply([succeeds(long)])]
+    tally = flow.counts(batch)
+
+    assert [Applied.APPLIED, Applied.APPLIED] == results  # nothing for release to look at yet
+    assert (3, 1, 0, 2, 0, 0) == tally
+    assert Applied.RELEASING is flow.apply(succeeds(last))
+    flow.settle_all()
+    assert (State.SUCCEEDED, (3, 0, 0, 3, 0, 0)) == (flow.state(batch), flow.counts(batch))
+
+
+@pytest.mark.parametrize("is_shut", [False, True])
+def test_members_of_one_batch_are_stored_alike_whichever_way(flow, is_shut):
+    """Those that are stored by hundreds, and those that go by way of all a job may ask, are listed alike."""
+    source = flow.add()
+    batch = flow.batch(after=[source] if is_shut else [])
+    many = [flow.new_member(batch) for _ in range(112)]
+    odd = flow.new_member(batch, tags=("odd",))
+
+    flow.storage.insert(many)
+    again = flow.storage.insert([many[0], odd]).is_new
+
+    assert [False, True] == list(again)
+    assert (113, 113, 0, 0, 0, 0) == flow.counts(batch)
+    found = flow.storage.find(JobFilter(batch_id=batch), limit=200, oldest_first=True).jobs
+    assert sorted(one.id for one in [*many, odd]) == sorted(one.id for one in found)
+    assert {State.AWAITING if is_shut else State.ENQUEUED} == {one.state for one in found}
+
+
+def test_a_page_of_members_is_the_same_with_and_without_a_state(flow):
+    """Members are listed by a table of their own, tested one by one, or looked up where they are few."""
+    batch, members = flow.batch_of(5)
+    flow.settle(succeeds(flow.running(flow.begin(), *members)[0]))
+    flow.add()
+    flow.member(batch)
+    flow.member(batch, members[4])
+
+    pages = {}
+    for state in (None, State.ENQUEUED, State.PROCESSING, State.SUCCEEDED, State.AWAITING):
+        found = flow.storage.find(JobFilter(batch_id=batch, state=state), limit=2)
+        pages[state] = [one.id for one in found.jobs]
+        while found.cursor is not None:
+            found = flow.storage.find(JobFilter(batch_id=batch, state=state), limit=2, cursor=found.cursor)
+            pages[state] += [one.id for one in found.jobs]
+
+    of_states = [id for state, ids in pages.items() if state is not None for id in ids]
+    assert sorted(pages[None]) == sorted(of_states)
+    assert 7 == len(of_states)
+
+
+def test_no_statement_of_batches_reads_a_whole_table(flow, path):
+    """However many jobs there are, each statement is led to its rows by an index."""
+    flow.batch_of(2)
+    dialect = SQLiteDialect_pysqlite(paramstyle="qmark")
+    modules = (batch_change, batch_row, batches, insert, memo_row, settle, streams)
+    statements = {
+        text.compiled(dialect).text
+        for module in modules
+        for value in vars(module).values()
+        for text in (value if isinstance(value, list) else [value])
+        if isinstance(text, Text)
+    }
+
+    with closing(sqlite3.connect(path)) as connection:
+
+        def plan(statement):
+            nothing = [None] * statement.count("?")
+            return [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", nothing)]
+
+        plans = {statement: plan(statement) for statement in statements}
+
+    scans = {
+        statement: plan
+        for statement, plan in plans.items()
+        if any(re.match(r"SCAN (?!json_each|firelock_releasing)(?!.*USING)", line) for line in plan)
+    }
+    assert {} == {one: plan for one, plan in scans.items() if "DISTINCT batch_id" not in one}

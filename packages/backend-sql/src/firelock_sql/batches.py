@@ -136,7 +136,7 @@ def _is_free(tx: Transaction, id: str) -> bool:
 def _set_out(row: JobRow, batch: BatchRow) -> None:
     """What is to be done to the members is what the batch is now; a sweep that left some begins anew."""
     if row.is_final:
-        batch.is_stopping, batch.is_shut, batch.walk = 0, 0, None
+        batch.is_shut, batch.is_stopping, batch.walk = 0, 0, None
     elif batch.is_cancelled or batch.is_stopping:
         if batch.walk != SWEEP and batch.tally(row.state, None).ended < batch.total:
             batch.begin(SWEEP)
