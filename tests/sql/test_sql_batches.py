@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from firelock.memory import MemoryStorage
-from firelock.storage import Applied, JobFilter, State
+from firelock.storage import Applied, JobFilter, Memo, MemoKind, NewMemo, State
 from firelock.testing.conformance.flow_scene import FlowScene
 from firelock.testing.conformance.scene import Handles, opener, succeeds
 from firelock.values import FINAL_STATES
@@ -119,3 +119,17 @@ def test_no_statement_of_batches_reads_a_whole_table(flow, path):
         if any(re.match(r"SCAN (?!json_each|firelock_releasing)(?!.*USING)", line) for line in plan)
     }
     assert {} == {one: plan for one, plan in scans.items() if "DISTINCT batch_id" not in one}
+
+
+def test_a_job_that_remembers_ends_like_any_other(flow):
+    """What is remembered since the claim, or was before, makes no end of another job a long way."""
+    first, second = flow.add(), flow.add()
+    runs = flow.running(flow.begin(), first, second)
+    memo = Memo(MemoKind.STEP, "fetch", "1", is_done=True, at=flow.stamp())
+    flow.storage.remember([NewMemo(first, memo, runs[0].holder.session, runs[0].job.fence)])
+
+    results = flow.storage.apply([succeeds(one) for one in runs])
+
+    assert [Applied.APPLIED, Applied.APPLIED] == results
+    assert [State.SUCCEEDED, State.SUCCEEDED] == [flow.state(first), flow.state(second)]
+    assert ["fetch"] == [one.name for one in flow.storage.recall(first)]

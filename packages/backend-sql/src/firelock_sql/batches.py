@@ -189,6 +189,7 @@ def _sweep(tx: Transaction, batch: BatchRow, rules: BatchRules, found: Sequence[
             for _, id, state in found
             if read_state(state) in _UNENDED
         ],
+        is_sweep=True,
     )
 
 

@@ -183,7 +183,8 @@ jobs = Table(
 HAS_CHILDREN, IS_MEMBER, HAS_MEMOS = 1, 2, 4
 """The bits of a job's `marks`: edges that nothing was decided for may exist, it is in a batch, it remembers.
 
-Of most jobs there are none: a plain end is written only where `marks` is 0.
+Of most jobs there are none. A plain end is written without reading where nobody waits for it; of members it
+is told to their batches. What is remembered makes no difference to an end.
 """
 
 is_waiting = (jobs.c.state == literal_column("'enqueued'")) & jobs.c.session.is_(None)

@@ -50,8 +50,14 @@ SELECT seq FROM firelock_attempt_errors WHERE job_id = :id ORDER BY seq DESC LIM
 _DROP_OLD_ERRORS = Text("DELETE FROM firelock_attempt_errors WHERE job_id = :id AND seq <= :last")
 
 
-def apply_transitions(tx: Transaction, transitions: Sequence[Transition]) -> list[Applied]:
-    """See `Storage.apply`."""
+def apply_transitions(
+    tx: Transaction, transitions: Sequence[Transition], *, is_sweep: bool = False
+) -> list[Applied]:
+    """See `Storage.apply`.
+
+    Args:
+        is_sweep: the jobs are all deleted, in whichever order, and nobody asks whose children wait.
+    """
     if lock_again(tx, transitions) and len(transitions) > 1:  # each finds the keys as the former left them
         return [apply_transitions(tx, [transition])[0] for transition in transitions]
     around = lock_around(tx, transitions)
@@ -61,7 +67,7 @@ def apply_transitions(tx: Transaction, transitions: Sequence[Transition]) -> lis
     is_entangled = was_awaiting or len(ids) < len(transitions)
     is_entangled = is_entangled and any(row.has_children for row in rows.values())
     batches = load_batches(tx, [row.id for row in rows.values() if row.is_batch and row.id in ids])
-    if len(transitions) > 1 and (is_entangled or batches or around.batches):
+    if len(transitions) > 1 and not is_sweep and (is_entangled or batches or around.batches):
         return [apply_transitions(tx, [transition])[0] for transition in transitions]
     counts = MemberCounts(tx, rows.values())
     results: list[Applied] = []

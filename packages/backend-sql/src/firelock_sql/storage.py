@@ -56,7 +56,7 @@ from firelock_sql.locks import SqlLockVerbs
 from firelock_sql.logs import SqlLogVerbs
 from firelock_sql.memos import SqlMemoVerbs
 from firelock_sql.records import SqlRecordVerbs, insert_if
-from firelock_sql.schema import IS_MEMBER
+from firelock_sql.schema import HAS_MEMOS, IS_MEMBER
 from firelock_sql.sessions import SqlSessionVerbs
 from firelock_sql.settle import apply_transitions
 from firelock_sql.streams import SqlStreamVerbs
@@ -75,9 +75,11 @@ SET state = 'succeeded', changed_at = :at, ended_at = :at, started_at = :started
     expires_at = :expires_at, result = :result, result_absent = :result_absent, is_plain_end = 1,
     session = NULL, reason = NULL, due_at = NULL
 WHERE seq = :seq AND id = :id AND session = :holder AND fence = :token AND state = 'processing'
-    AND marks = {marks}
+    AND (marks = {marks} OR marks = {with_memos})
 """
-SETTLE, SETTLE_MEMBERS = (Text(_SETTLE.format(marks=marks)) for marks in (0, IS_MEMBER))
+SETTLE, SETTLE_MEMBERS = (
+    Text(_SETTLE.format(marks=marks, with_memos=marks | HAS_MEMOS)) for marks in (0, IS_MEMBER)
+)
 
 
 def settle_values(end: Transition, held: Held) -> tuple[Value, ...]:
@@ -196,7 +198,7 @@ class SqlStorage(
     admits: ClassVar[frozenset[Feature]] = frozenset()
     """What this dialect offers of limits and unique keys."""
     hot_marks: ClassVar[Collection[int]] = (0,)
-    """The marks of jobs whose plain ends it writes without reading: 0, and `IS_MEMBER` where it can."""
+    """The marks of jobs whose plain ends it writes without reading: 0, and others where it can."""
 
     def __init__(self, database: Database, *, is_notified: bool) -> None:
         self._database = database

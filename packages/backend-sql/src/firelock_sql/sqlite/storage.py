@@ -37,7 +37,7 @@ from firelock_sql.claim import TakenRows
 from firelock_sql.insert import asks_only_limits, insert_jobs
 from firelock_sql.job_row import ties_in
 from firelock_sql.limits import SqlLanes
-from firelock_sql.schema import IS_MEMBER
+from firelock_sql.schema import HAS_MEMOS, IS_MEMBER
 from firelock_sql.settle import apply_transitions
 from firelock_sql.sqlite.database import SqliteDatabase
 from firelock_sql.sqlite.file_lanes import FileLanes
@@ -71,7 +71,7 @@ class SqliteStorage(SqlStorage):
     """Jobs in one file; nothing is opened before the first verb."""
 
     admits = frozenset({Feature.LIMITS, Feature.UNIQUE})
-    hot_marks = (0, IS_MEMBER)
+    hot_marks = (0, IS_MEMBER, HAS_MEMOS, IS_MEMBER | HAS_MEMOS)
 
     def __init__(self, url: str) -> None:
         database = SqliteDatabase(parse_sqlite_url(url))
