@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from firelock.memory import MemoryStorage
-from firelock.storage import Applied, JobFilter, Memo, MemoKind, NewMemo, State
+from firelock.storage import Applied, BatchFinished, JobFilter, Memo, MemoKind, NewMemo, State
 from firelock.testing.conformance.flow_scene import FlowScene
-from firelock.testing.conformance.scene import Handles, opener, succeeds
+from firelock.testing.conformance.scene import Handles, deletes, opener, succeeds
 from firelock.values import FINAL_STATES
 from firelock_sql import batch_change, batch_row, batches, insert, memo_row, settle, streams
 from firelock_sql.sqlite.storage import SqliteStorage
@@ -69,6 +69,21 @@ def test_members_of_one_batch_are_stored_alike_whichever_way(flow, is_shut):
     found = flow.storage.find(JobFilter(batch_id=batch), limit=200, oldest_first=True).jobs
     assert sorted(one.id for one in [*many, odd]) == sorted(one.id for one in found)
     assert {State.AWAITING if is_shut else State.ENQUEUED} == {one.state for one in found}
+
+
+def test_a_batch_behind_a_deleted_job_takes_its_members_and_sweeps_them(flow):
+    """It comes to the same end whether its source is deleted before or after; later ones are refused."""
+    source = flow.add()
+    flow.settle(deletes(source, at=flow.stamp()))
+    batch = flow.new_batch(after=[source])
+    members = [flow.new_member(batch.id) for _ in range(3)]
+
+    flow.storage.insert([batch, *members])
+    with pytest.raises(BatchFinished, match="is cancelled"):
+        flow.member(batch.id)
+    flow.settle_all()
+
+    assert (State.DELETED, (3, 0, 0, 0, 0, 3)) == (flow.state(batch.id), flow.counts(batch.id))
 
 
 def test_a_page_of_members_is_the_same_with_and_without_a_state(flow):

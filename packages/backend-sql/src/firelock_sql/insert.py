@@ -68,6 +68,7 @@ class _Start:
     open_edges: list[Edge] = attrs.field(factory=list)
     due_at: int | None = None
     batch: BatchRow | None = None  # of a batch itself
+    is_stored: bool = False  # before this call
 
 
 def asks_only_limits(job: NewJob, *, but_ties: bool = False) -> bool:
@@ -218,7 +219,8 @@ def _known(tx: Transaction, new: Sequence[NewJob]) -> dict[str, _Start]:
     known = _load_parents(tx, new) if any(job.parents for job in new) else {}
     if shared:
         for id, state in dict(tx.all_known(_STATES, ids=sorted(shared))).items():
-            known.setdefault(id, _Start(State(state), None)).batch = shared[id]
+            start = known.setdefault(id, _Start(State(state), None))
+            start.batch, start.is_stored = shared[id], True
     return known
 
 
@@ -253,6 +255,8 @@ def _begin_batch(job: NewJob, start: _Start) -> None:
 def _begin_member(job: NewJob, batch_id: str, start: _Start, known: Mapping[str, _Start]) -> None:
     """A member of a batch that is shut waits for its opening, unless it waits for a fellow.
 
+    Of a batch that is cancelled as it is stored its first members are swept like any others.
+
     Raises:
         JobNotFound: the batch is not stored.
         BatchFinished: it takes no more members.
@@ -262,7 +266,7 @@ def _begin_member(job: NewJob, batch_id: str, start: _Start, known: Mapping[str,
         raise JobNotFound(
             f"Job {job.id} is to be in batch {batch_id}, which is not stored; nothing was stored."
         )
-    if found.batch.is_cancelled or found.state in FINAL_STATES:
+    if found.is_stored and (found.batch.is_cancelled or found.state in FINAL_STATES):
         how = "is cancelled" if found.batch.is_cancelled else f"has ended ({found.state})"
         raise BatchFinished(f"Job {job.id} is to be in batch {batch_id}, which {how}; nothing was stored.")
     is_free = start.state not in FINAL_STATES and not start.open_edges
