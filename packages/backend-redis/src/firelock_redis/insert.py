@@ -25,8 +25,10 @@ from firelock.storage import (
     State,
     StorageError,
     StorageUnavailable,
+    Ties,
     admission,
     continuation_target,
+    read_ties,
     waiting_reason,
 )
 from firelock_redis.database import RedisDatabase
@@ -43,8 +45,8 @@ from firelock_redis.layout import (
 from firelock_redis.records import RecordVerbs, copied
 
 ON_LETTERS = dict(zip(On, "SFDX", strict=True))
-_kept_apart = attrgetter("state", "due_at", "reason", "tags", "recurring_id", "parents", "ties_json")
-_NOTHING_APART = (State.ENQUEUED, None, None, (), None, (), None)
+_kept_apart = attrgetter("state", "due_at", "reason", "tags", "recurring_id", "parents")
+_NOTHING_APART = (State.ENQUEUED, None, None, (), None, ())
 _PLAIN_LIMIT = 1_000  # jobs whose keys and values one command of a script can take
 _KEYED_LIMIT = 500  # those of jobs with limits
 
@@ -174,17 +176,21 @@ def _insert(database: RedisDatabase, partition: int, jobs: Sequence[NewJob]) -> 
 def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
     """Return jobs as scripts/insert_plain.lua reads them, in runs of one queue and priority.
 
-    None where something special is asked for one of them beside what the payload alone holds, or where they
-    are too many.
+    None where something special is asked for one of them beside what the payload alone holds, where they are
+    too many, or not all members of one batch, or of none.
     """
     if len(jobs) > _PLAIN_LIMIT:
         return None
-    arguments: list[Any] = []
+    ties = jobs[0].ties_json if jobs else None
+    batch = "" if ties is None else _batch_alone(ties)
+    if batch is None:
+        return None
+    arguments: list[Any] = [batch]
     run, count = None, 0  # what the jobs of the present run have in common, and where their number stands
     for job in jobs:
         rare = ""
-        if not job.is_plain:
-            if job.admission_json is not None or _kept_apart(job) != _NOTHING_APART:
+        if ties is not None or not job.is_plain:
+            if job.ties_json != ties or job.admission_json is not None or _kept_apart(job) != _NOTHING_APART:
                 return None
             rare = rare_of(job)
         if (job.queue, job.priority) != run:
@@ -195,6 +201,13 @@ def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
     return arguments
 
 
+@lru_cache(1_000)
+def _batch_alone(ties_json: str) -> str | None:
+    """Return the batch of a member; None where it has other ties too."""
+    ties = read_ties(ties_json)
+    return ties.batch_id if ties == Ties(ties.batch_id) else None
+
+
 def _keyed_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
     """Return jobs as scripts/insert_keyed.lua reads them; None where one is none of those it stores."""
     if len(jobs) > _KEYED_LIMIT:
@@ -203,7 +216,7 @@ def _keyed_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
     run, count = None, 0  # as in `_plain_arguments`
     for job in jobs:
         asks = job.admission
-        if asks is None or _kept_apart(job) != _NOTHING_APART:
+        if asks is None or job.ties_json is not None or _kept_apart(job) != _NOTHING_APART:
             return None
         standing = _standing(asks)
         if standing is None:

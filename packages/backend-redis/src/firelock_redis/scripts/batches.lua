@@ -170,8 +170,10 @@ local function batches()
 
   -- Until it has ended the job keeps the results that it takes: in:<parent> SET of those jobs.
   local function follow_inputs(job)
-    local command = (ENDS[job.state] and 'SREM') or 'SADD'
-    for _, input in ipairs(ties_of(job).inputs) do call(command, base .. 'in:' .. input[1], job.id) end
+    for _, input in ipairs(ties_of(job).inputs) do
+      local key = base .. 'in:' .. input[1]
+      if ENDS[job.state] then call('SREM', key, job.id) else call('SADD', key, job.id) end
+    end
   end
 
   -- So many running members of the batch have succeeded, and nothing waits for them. Return whether `release` has to look at it.

@@ -1,15 +1,23 @@
--- Plain jobs are stored enqueued, all of them or none. On its own, so that little is made anew for each call and runs for
+-- Plain jobs, or plain members of one batch, are stored enqueued, all of them or none. On its own, so that little is made anew for each call and runs for
 -- each job: insert.lua takes twice as long for a job of a batch, and the library alone is 2 of 35 µs of a call for one. For
 -- the same reason what a command has taken is written over by what the next one takes: lists of their own are 2 µs of it.
 --
--- KEYS  1 base; derived: jobs payloads all l:E:<queue> r:<queue> seq work queues; publishes on wake
--- ARGV  1 what tests add to the clock; runs of at most a thousand jobs together that have these in common:
+-- KEYS  1 base; derived: jobs payloads all l:E:<queue> r:<queue> seq work queues, of a batch b:<id> bm:<id> (see batches.lua);
+--       publishes on wake
+-- ARGV  1 what tests add to the clock, 2 the batch or nothing; runs of at most a thousand jobs together that have these in common:
 --         queue, place of the run's priority, number of jobs, and for each of them: id, payload
--- Reply 0 where one of the ids is there already and nothing was stored, else 1
+-- Reply 0 where one of the ids is there already or the batch does not just take its members, and nothing was stored, else 1
 
 local call, base, format, last = redis.call, KEYS[1] .. ':', string.format, #ARGV
 
-local places, two, at = {}, 0, 2  -- created_at, later place in the queue, and id of each job
+local batch, flag = ARGV[2], ''
+if batch ~= '' then
+  local stored, marks = call('HGET', base .. 'jobs', batch), call('HMGET', base .. 'b:' .. batch, 'shut', 'cancelled', 'stopping')
+  if not stored or string.sub(stored, 1, 1) ~= 'W' or not marks[1] or marks[1] .. marks[2] .. marks[3] ~= '' then return 0 end
+  flag = 'm'
+end
+
+local places, two, at = {}, 0, 3  -- created_at, later place in the queue, and id of each job
 while at < last do
   local behind = at + 1 + 2 * ARGV[at + 2]
   for arg = at + 3, behind, 2 do
@@ -28,9 +36,15 @@ if call('ZADD', base .. 'all', 'NX', unpack(places)) < count then
   return 0
 end
 
+if batch ~= '' then
+  call('ZADD', base .. 'bm:' .. batch, unpack(places))
+  call('HINCRBY', base .. 'b:' .. batch, 'total', count)
+  call('HINCRBY', base .. 'b:' .. batch, 'active', count)
+end
+
 local time, place = call('TIME'), call('INCRBY', base .. 'seq', count) - count
-local now = format('%.0f', time[1] * 1000000 + time[2] + ARGV[1])
-two, at = 0, 2
+local now, state = format('%.0f', time[1] * 1000000 + time[2] + ARGV[1]), 'E' .. flag .. '0 0 '
+two, at = 0, 3
 while at < last do
   local queue, lowest, behind = ARGV[at], ARGV[at + 1], at + 2 + 2 * ARGV[at + 2]
   local middle, line, first = ' ' .. queue .. ' \n0 0 ' .. now .. ' E\n\n', base .. 'r:' .. queue, two + 1
@@ -40,7 +54,7 @@ while at < last do
   for payload = at + 4, behind, 2 do
     place = place + 1
     local spot = format('%.0f', lowest + place)
-    ARGV[payload] = 'E0 0 ' .. spot .. middle .. places[two + 1] .. '\t\t\t\t\t\t\t\t\t'
+    ARGV[payload] = state .. spot .. middle .. places[two + 1] .. '\t\t\t\t\t\t\t\t\t'
     places[two + 1] = spot
     two = two + 2
   end

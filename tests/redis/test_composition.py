@@ -1,0 +1,282 @@
+"""Batches, memos and streams in Redis: what lies together, what they cost, and that nothing of them stays."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+
+from firelock import ConfigurationError
+from firelock.clock import SECOND
+from firelock.lifecycle import Moved
+from firelock.storage import Applied, ClaimRequest, JobFilter
+from firelock.testing import Handles
+from firelock.testing.conformance.flow_scene import FlowScene, sleeps, suspends
+from firelock.testing.conformance.scene import DAY, STAMP, asks, deletes, fails, opener, requeues, succeeds
+from firelock.values import Edge, Input, MemoKind, On, State, Tally, Ties
+from tests.redis.counting import CountingProxy
+from tests.redis.databases import keys_of
+
+PARTED = "partitions=4"
+MANY = 300
+DAY_SECONDS = 86_400
+
+
+@pytest.fixture
+def scene(server, request):
+    """An empty store of one partition, unless told otherwise."""
+    server.empty()
+    with closing(Handles(opener(server.socket_url(getattr(request, "param", ""))))) as handles:
+        yield FlowScene(handles)
+
+
+alone_and_parted = pytest.mark.parametrize("scene", ["", PARTED], ids=["alone", "parted"], indirect=True)
+parted = pytest.mark.parametrize("scene", [PARTED], ids=["parted"], indirect=True)
+
+
+def elsewhere(scene, job_id):
+    """Return an id in another partition than that of the job."""
+    return next(id for id in scene.storage.new_ids(5_000) if id[-2:] != job_id[-2:])
+
+
+# ---- what lies together ------------------------------------------------------------------------------------
+
+
+@parted
+def test_members_callers_and_inputs_that_lie_elsewhere_are_refused(scene):
+    """What is counted together, or waits for one another, lies in one partition."""
+    batch = scene.batch()
+    other = elsewhere(scene, batch)
+    for ties in (Ties(batch), Ties(caller_id=batch)):
+        stray = scene.new_tied(ties, {"id": other})
+        with pytest.raises(ConfigurationError, match=rf"{batch}.*beside='{batch}'.*Nothing was stored"):
+            scene.storage.insert([scene.new_member(batch), stray])
+
+    assert [] == scene.found(JobFilter(batch_id=batch))
+    assert Tally() == scene.tally(batch)
+
+
+@parted
+def test_a_member_whose_key_lies_elsewhere_is_refused_and_told_what_helps(scene):
+    """The batch may lie beside the key: then its members do."""
+    batch = scene.batch(beside="tenant:7")
+    far = next(
+        key
+        for key in (f"tenant:{n}" for n in range(100))
+        if scene.storage.new_ids(1, key)[0][-2:] != batch[-2:]
+    )
+    with pytest.raises(ConfigurationError, match=rf"'{far}'.*beside=key.*Nothing was stored"):
+        scene.member(batch, admission=asks(far))
+
+    assert [scene.member(batch, admission=asks("tenant:7"))] == scene.found(JobFilter(batch_id=batch))
+
+
+@parted
+def test_signals_reach_jobs_of_every_partition_by_one_call(scene):
+    """Whoever sends need not know where a job lies."""
+    holder = scene.begin()
+    jobs = [scene.add(id=id) for id in scene.storage.new_ids(8, [f"k{n}" for n in range(8)])]
+    assert len({id[-2:] for id in jobs}) > 1
+    for one in scene.running(holder, *jobs):
+        scene.settle(suspends(one))
+
+    answers = [scene.send(id, "approval") for id in jobs]
+
+    assert [Applied.APPLIED] * 8 == answers
+    assert {State.ENQUEUED} == {scene.state(id) for id in jobs}
+    assert sorted(jobs) == sorted(scene.claim_ids(scene.begin("other")))
+
+
+@parted
+def test_who_waits_for_a_job_of_another_partition_looks_again(scene):
+    """No script sees both: the job is enqueued now and then, and once what it waits for is here has ended."""
+    caller = scene.add()
+    here, far = scene.add(beside=caller), scene.add(id=elsewhere(scene, caller))
+    (running,) = [one for one in scene.take(scene.begin()) if one.id == caller]
+
+    scene.settle(suspends(running, "c", kind=MemoKind.CALL, children=[here, far]))
+
+    record = scene.record(caller)
+    assert (State.AWAITING, "call c") == (record.state, record.waits_for)
+    assert record.due_at is not None
+    assert record.due_at - record.changed_at <= 10 * SECOND
+
+
+PLAIN = {
+    "evalsha": 3, "del": 2, "get": 1, "hdel": 1, "hincrby": 2, "hmget": 5, "hset": 4, "incrby": 1, "sadd": 2,
+    "sismember": 1, "smembers": 1, "srem": 1, "time": 1, "zadd": 5, "zcard": 1, "zpopmin": 1, "zrange": 4,
+    "zrem": 2, "exists": 4,
+}  # fmt: skip
+"""What a hundred plain jobs take from their insert to their end, before there were batches and since."""
+
+AROUND = {"config|resetstat", "config", "info", "publish", "client|setinfo", "client", "hello", "select"}
+
+
+# ---- costs -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def proxy(server):
+    """A counting proxy before an empty server."""
+    server.empty()
+    with CountingProxy(server) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def counted(proxy):
+    """A scene behind the proxy, whose scripts are there."""
+    with closing(Handles(opener(proxy.url()))) as handles:
+        scene = FlowScene(handles)
+        batch, _ = scene.batch_of(1)
+        scene.member(batch)
+        holder = scene.begin("warm")
+        for one in scene.take(holder):
+            scene.keep(one, "a")
+            scene.settle(suspends(one))
+        scene.settle_all()
+        yield scene
+
+
+def test_members_are_stored_and_ended_as_plain_jobs_are(counted, proxy):
+    """A chunk is one round trip, as are a hundred ends with the next claim."""
+    batch = counted.batch()
+    members = [counted.new_member(batch) for _ in range(MANY)]
+    holder = counted.begin()
+    with proxy.measure() as measure:
+        counted.storage.insert(members)
+        running = counted.take(holder, MANY)
+        ends = [succeeds(one) for one in running]
+        counted.storage.exchange(ends, ClaimRequest(None, 10, holder.session, STAMP))
+
+    assert 3 == measure.traffic.trips
+    assert (MANY, 0, 0, MANY, 0, 0) == counted.counts(batch)
+
+
+def test_a_step_is_one_round_trip_and_an_end_behind_it_another(counted, proxy):
+    """What a run remembers changes its record: who has claimed it knows that, and ends it by one script."""
+    job = counted.add()
+    (running,) = counted.running(counted.begin(), job)
+    with proxy.measure() as measure:
+        counted.keep(running, "a")
+        counted.append(running, "out", "piece")
+        counted.keep(running, "b")
+        assert Applied.APPLIED is counted.apply(succeeds(running))
+
+    assert 4 == measure.traffic.trips
+    assert State.SUCCEEDED is counted.state(job)
+
+
+def test_plain_jobs_run_no_command_of_batches(server, scene):
+    """Neither of memos: the server counts those of a hundred jobs that are stored, claimed and ended."""
+    holder = scene.begin()
+    scene.add()
+    for one in scene.take(holder):
+        scene.settle(succeeds(one))
+    jobs = [scene.new_job() for _ in range(100)]
+    server.ask("CONFIG", "RESETSTAT")
+
+    scene.storage.insert(jobs)
+    claimed = scene.take(holder, 100)
+    scene.storage.exchange([succeeds(one) for one in claimed], ClaimRequest(None, 10, holder.session, STAMP))
+
+    ran = commands_of(server)
+    few = {name: ran[name] for name in PLAIN}
+    assert (PLAIN, set()) == (few, set(ran) - {*PLAIN, *AROUND})
+
+
+def commands_of(server):
+    """Return how often each command was run since the statistics were reset."""
+    found = {}
+    for name, said in server.info("commandstats").items():
+        found[name.removeprefix("cmdstat_")] = int(said.partition("calls=")[2].partition(",")[0])
+    return found
+
+
+# ---- release -----------------------------------------------------------------------------------------------
+
+
+@alone_and_parted
+def test_a_sweep_goes_on_where_the_limit_stopped_it(scene):
+    """Members are looked at once each, however small the steps are."""
+    batch, members = scene.batch_of(25)
+    scene.apply(deletes(batch))
+
+    looked_at = [scene.storage.release(4) for _ in range(7)]
+
+    assert all(number <= 5 for number in looked_at)
+    scene.settle_all(4)
+    assert {State.DELETED} == {scene.state(one) for one in [batch, *members]}
+    assert 0 == scene.storage.release(4)
+
+
+def test_a_member_that_comes_while_others_are_stopped_is_stopped(scene):
+    """It may stand before those that were looked at already, as it was created before them."""
+    batch, _ = scene.batch_of(20, fails_fast=True)
+    scene.settle(fails(scene.take(scene.begin(), 1)[0]))
+    scene.storage.release(5)
+
+    late = scene.member(batch, created_at=STAMP - DAY)
+    scene.settle_all(5)
+
+    record = scene.record(late)
+    assert (State.DELETED, Moved.STOPPED) == (record.state, record.reason)
+    assert State.FAILED is scene.state(batch)
+
+
+# ---- nothing stays -----------------------------------------------------------------------------------------
+
+
+@alone_and_parted
+def test_nothing_stays_of_a_batch_and_its_members(scene, server):
+    """Memos, streams, ties and counts go with their jobs."""
+    before = set(keys_of(server))
+    batch = scene.new_batch(keeps=(DAY, DAY, DAY))
+    first = scene.new_member(batch.id)
+    second = scene.new_member(batch.id, first.id)
+    inner = scene.new_batch(within=batch.id, keeps=(DAY, DAY, DAY))
+    scene.storage.insert([batch, first, second, inner, scene.new_member(inner.id)])
+    holder = scene.begin()
+    for one in scene.take(holder):
+        scene.keep(one, "a")
+        scene.append(one, "out", "piece")
+        if one.id == first.id:
+            scene.settle(sleeps(one, "night", due_at=scene.storage.clock() - SECOND))
+        else:
+            scene.settle(suspends(one))
+            scene.send(one.id, "approval")
+    scene.storage.promote(100)
+    for _ in range(2):
+        for one in scene.take(holder):
+            scene.settle(succeeds(one, expires_at=STAMP + 1))
+        scene.settle_all()
+    assert State.SUCCEEDED is scene.state(batch.id)
+
+    scene.advance(3 * DAY_SECONDS)
+    for _ in range(6):
+        scene.storage.prune(100)
+
+    assert [] == scene.found(JobFilter())
+    left = {key.partition(":")[0] for key in set(keys_of(server)) - before}
+    assert left <= {"seq", "ends", "ties", "layout", "s", "ss", "sx", "sd", "living", "turn", "pausing"}
+
+
+def test_a_requeue_takes_results_for_needed_again(scene, server):
+    """A result that a job takes stays while that has not ended, be it that it had before."""
+    batch, (parent,) = scene.batch_of(1, keeps=(None, None, None))
+    child = scene.new_tied(
+        Ties(batch, inputs=(Input(parent, ("x",)),)),
+        {"state": State.AWAITING, "parents": (Edge(parent, On.SUCCEEDED, carries=True),)},
+    )
+    scene.storage.insert([child])
+    holder = scene.begin()
+    for one in scene.running(holder, parent):
+        scene.settle(succeeds(one, expires_at=STAMP + 1))
+    scene.settle_all()
+    for one in scene.running(holder, child.id):
+        scene.settle(succeeds(one, expires_at=STAMP + DAY))
+    assert not [key for key in keys_of(server) if key.startswith("in:")]
+
+    scene.apply(requeues(child.id))
+
+    assert [f"in:{parent}"] == [key for key in keys_of(server) if key.startswith("in:")]
