@@ -254,6 +254,8 @@ def targets(fire):
             continue
         name = next((name for name in values if f"{{{name}}}" in route.path), None)
         for value in values[name] if name else [""]:
+            if route.path == "/jobs/{id}/stream" and not fire.jobs.get(value).record().is_final:
+                continue  # it has no end yet
             path = route.path.replace(f"{{{name}}}", value)
             yield path
             yield f"{path}?{fields}"

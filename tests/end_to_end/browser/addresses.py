@@ -5,11 +5,14 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from firelock import State
+from firelock.storage import JobFilter
+from firelock.values import BATCH_TASK
 
 # Routes whose answer is no page: fragments of one, files to keep, and JSON.
 NO_PAGES = {
     "/history.json", "/live.json", "/navigation", "/jobs/suggest", "/jobs/export", "/jobs/{id}/log",
-    "/jobs/{id}/arguments", "/jobs/{id}/result", "/recurring/preview", "/system/bundle", "/metrics",
+    "/jobs/{id}/arguments", "/jobs/{id}/result", "/jobs/{id}/stream", "/recurring/preview",
+    "/system/bundle", "/metrics",
 }  # fmt: skip
 
 
@@ -36,7 +39,8 @@ def addresses(fire):
         "/jobs": ["/jobs", "/jobs?state=failed", "/jobs?state=processing&q=queue:reports", "/jobs?q=nothing"],
         "/retries": ["/retries"],
         "/jobs/all": ["/jobs/all?state=failed&verb=requeue"],
-        "/jobs/{id}": [f"/jobs/{one}" for one in (*job.values(), made)],
+        "/jobs/{id}": [f"/jobs/{one}" for one in (*job.values(), made, _waiting(fire))],
+        "/batches/{id}": [f"/batches/{one}" for one in _batches(fire)],
         "/failures": ["/failures"],
         "/failures/{fingerprint}": [f"/failures/{cause}"],
         "/queues": ["/queues"],
@@ -63,9 +67,23 @@ def _jobs(fire):
     """Return the id of a job in each state that has any."""
     found = {}
     for state in State:
-        for one in fire.jobs.find(state=state, limit=1):
-            found[state] = one.id
+        for one in fire.jobs.find(state=state, limit=100):
+            if one.record().ties is None:  # those of a batch have pages of their own
+                found[state] = one.id
+                break
     return found
+
+
+def _waiting(fire):
+    """Return the id of a job that waits for a person."""
+    waiting = fire.jobs.find(state=State.AWAITING, limit=100)
+    return next(job.id for job in waiting if job.record().waits_for)
+
+
+def _batches(fire):
+    """Return the ids of two batches, one of them a flow."""
+    page = fire.storage.find(JobFilter(task=BATCH_TASK), limit=2)
+    return [job.id for job in page.jobs]
 
 
 def _made_by_a_recurring_job(fire):

@@ -24,7 +24,8 @@ class Screen:
 def screens(fire):
     """Return every screen, over the shop's storage."""
     places = addresses(fire)
-    jobs = {fire.jobs.get(one.rpartition("/")[2]).state: one for one in places["/jobs/{id}"]}
+    *ordinary, waiting = places["/jobs/{id}"]
+    jobs = {fire.jobs.get(one.rpartition("/")[2]).state: one for one in ordinary}
     failing = quote(fire.jobs.failure_groups(1)[0].task)
     return [
         Screen("01-overview", "/"),
@@ -40,6 +41,9 @@ def screens(fire):
         Screen("11-retries", "/retries"),
         Screen("12-jobs-all", "/jobs/all?state=failed&verb=requeue"),
         *(Screen(f"13-job-{state}", address) for state, address in jobs.items()),
+        Screen("14-job-steps", waiting),
+        *(Screen(f"15-batch-{number}", address) for number, address in enumerate(places["/batches/{id}"])),
+        Screen("16-batch-members", places["/batches/{id}"][-1].replace("/batches/", "/jobs?batch=")),
         Screen("20-failures", "/failures"),
         Screen("21-failure", places["/failures/{fingerprint}"][0]),
         Screen("22-queues", "/queues"),

@@ -14,6 +14,7 @@ from firelock import Firelock, JobContext, Limit, Retry, Settings, State, Unique
 from firelock.storage import ClaimRequest, NewSession
 from firelock.testing import eventually
 from firelock_dashboard import JobPanel, Page
+from tests.dashboard import flows
 
 SEEDED = 2_000  # jobs
 _QUICK = Retry.never()
@@ -46,7 +47,36 @@ def fill(storage, jobs=SEEDED):
     for _ in seed(fire.storage, fire.tasks(), jobs):
         pass
     _hold_keys(fire)
+    _flow(fire)
     fire.close()
+
+
+def _flow(fire):
+    """A nightly import as a flow, one of whose loads has failed, and an order that waits for a person."""
+    batch = flows.new_batch(fire, "import of tuesday")
+    days = flows.add(fire, batch, "shop.imports.list_days", queue="flows")
+    loads = [
+        flows.add(fire, batch, f"shop.imports.{name}", parents=[days], queue="flows")
+        for name in ("load_orders", "load_customers", "load_stock")
+        for _ in range(1 if name == "load_stock" else 12)
+    ]
+    checked = [
+        flows.add(fire, batch, f"shop.imports.{name}", parents=loads, queue="flows")
+        for name in ("check", "summarise")
+    ]
+    flows.add(fire, batch, "shop.imports.publish", parents=checked, queue="flows")
+    (first,) = flows.claim(fire, queues=["flows"])
+    flows.end(fire, first)
+    for number, job in enumerate(flows.claim(fire, 20, ["flows"])):
+        if number < 17:
+            flows.end(fire, job, State.FAILED if number == 5 else State.SUCCEEDED)
+    order = flows.add(fire, flows.new_batch(fire, "orders"), "shop.orders.approve", queue="flows")
+    (job,) = [job for job in flows.claim(fire, 100, ["flows"]) if job.id == order]
+    flows.remember(fire, job, "step", "charge", '{"charge": "ch_7", "amount": 300}')
+    flows.remember(fire, job, "sleep", "cool-off", str(fire.storage.clock()))
+    flows.remember(fire, job, "signal", "manager", None, is_done=False)
+    due_at = fire.storage.clock() + 86_400_000_000
+    flows.end(fire, job, State.AWAITING, waits_for="signal manager", gives_back=True, due_at=due_at)
 
 
 def _hold_keys(fire):

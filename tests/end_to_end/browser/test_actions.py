@@ -11,6 +11,7 @@ from firelock import State
 from firelock.storage import JobFilter
 from firelock.testing import eventually
 from firelock_dashboard.app import TABLE
+from tests.dashboard import flows
 from tests.dashboard.worker import Worker
 from tests.end_to_end.browser.visitors import Visitor
 
@@ -496,3 +497,38 @@ def test_settings_are_kept_in_this_browser(visitor):
     for name, value in (("theme", "dark"), ("density", "compact"), ("times", "absolute")):
         expect(page.locator("html")).to_have_attribute(f"data-{name}", value)
     expect(page.locator("#shortcuts")).to_have_attribute("data-are", "off")
+
+
+# ---- batches and steps -----------------------------------------------------------------------------------
+
+
+@acts("/batches/requeue")
+def test_what_failed_of_a_batch_runs_again(visitor, stocked):
+    batch = flows.new_batch(stocked)
+    flows.add(stocked, batch, queue="flows")
+    (job,) = flows.claim(stocked, queues=["flows"])
+    flows.end(stocked, job, State.FAILED)
+
+    visitor.go(f"/batches/{batch}").press("Run what failed").is_told("are being run again")
+
+    eventually(lambda: stocked.jobs.get(job.id).state is State.ENQUEUED)
+
+
+@acts("/jobs/again")
+def test_a_job_runs_again_from_a_step(visitor, stocked):
+    flows.add(stocked, flows.new_batch(stocked), queue="flows")
+    (job,) = flows.claim(stocked, queues=["flows"])
+    for name in ("charge", "mail"):
+        flows.remember(stocked, job, "step", name, "1")
+    flows.end(stocked, job, State.FAILED)
+    row = (
+        visitor.page.locator("#steps-title").locator("xpath=ancestor::section").locator("tr", has_text="mail")
+    )
+
+    visitor.go(f"/jobs/{job.id}").press("Run again from here", within=row)
+    visitor.is_sure("Run the job again from the step", "Run again from here").is_told(
+        "runs again from the step"
+    )
+
+    assert State.ENQUEUED == stocked.jobs.get(job.id).state
+    assert ["charge"] == [memo.name for memo in stocked.storage.recall(job.id)]

@@ -27,6 +27,7 @@ from firelock import (
 from firelock.storage import Feature
 from firelock_dashboard import api, pages
 from firelock_dashboard.api import metrics
+from firelock_dashboard.event_stream import EventStream
 from firelock_dashboard.extensions import PluginPages, plugin_pages, route_of
 from firelock_dashboard.fields import SentFields
 from firelock_dashboard.frameworks import (
@@ -47,7 +48,7 @@ from firelock_dashboard.security.links import COOKIE, ENTER, SESSION_SECONDS, Li
 from firelock_dashboard.security.permissions import Access, Auth, Permission
 from firelock_dashboard.security.redaction import Redactions
 from firelock_dashboard.site import Site
-from firelock_dashboard.stats.live import EventStream
+from firelock_dashboard.stats.live import LiveStream
 from firelock_dashboard.urls import Urls
 
 if TYPE_CHECKING:
@@ -256,11 +257,11 @@ class Dashboard(Site):
         SentFields.parse(request.scope["query_string"].decode("latin-1")).check(())
         if NO_STREAM in (request.scope.get("extensions") or {}):
             return Response(status_code=204)  # by which an EventSource gives up, and the page asks instead
-        return EventStream(self.live, partial(self._is_reader, request))
+        return LiveStream(self.live, partial(self._is_reader, request))
 
-    async def _is_reader(self, request: Request) -> bool:
+    async def _is_reader(self, request: Request, permission: Permission = Permission.READ) -> bool:
         try:
-            return self.may(await self._entrance.admit(request), Permission.READ)
+            return self.may(await self._entrance.admit(request), permission)
         except (RequestProblem, StorageUnavailable):
             return False
 
@@ -278,6 +279,8 @@ class Dashboard(Site):
         visit.check_fields(route.query_fields, route.form_fields)
         self.runner.resume()
         response = visit.finish(route.view(visit))
+        if isinstance(response, EventStream):
+            response.is_reader = partial(self._is_reader, visit.request, route.permission)
         if route.is_action:
             self.forget()
         return packed(visit.request, response, scheme=self.gate.scheme(visit.request))

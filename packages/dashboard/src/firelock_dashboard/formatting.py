@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import overload
+from typing import TYPE_CHECKING, overload
+
+if TYPE_CHECKING:
+    from firelock.storage import JobRecord
 
 _THIN = " "  # a thin space that does not break
 _EXACT_BELOW = 100_000
@@ -119,6 +122,12 @@ def bytes_text(size: float) -> str:
 def short_id(job_id: str) -> str:
     """Return the end of an id that tells jobs apart: ids of one moment share their beginning."""
     return job_id[-8:]
+
+
+def job_name(job: JobRecord) -> str:
+    """Return what people call a job: its task's name, or that of the batch that it is."""
+    ties = job.ties
+    return job.task if ties is None or ties.batch is None else ties.batch.name
 
 
 def task_name(task: str) -> str:

@@ -28,19 +28,21 @@ if TYPE_CHECKING:
 # The fields of a query that asks for a list of jobs, but for the state: one list has its own.
 LIST_FIELDS = (
     "task", "queue", "tag+", "server", "arg+", "error", "id", "created", "since", "until", "recurring",
-    "parent", "fingerprint", "limit", "order", "cursor", "at",
+    "parent", "batch", "fingerprint", "limit", "order", "cursor", "at",
 )  # fmt: skip
 
 _ORDER = (
     "state", "task", "queue", "tag", "server", "arg", "error", "id", "created", "since", "until", "recurring",
-    "parent", "fingerprint",
+    "parent", "batch", "fingerprint",
 )  # fmt: skip
 _TEXT = 200
 _TAGS = 10
 _ARGUMENTS = 5
 ARGUMENT = re.compile(r"(?P<path>[A-Za-z_*][\w.*-]{0,99}):(?P<value>.*)", re.DOTALL)
 _AGE = re.compile(r"([<>])(\d{1,6})([smhdw])")
-_TEXTS = ("task", "queue", "server", "error", "id", "recurring", "parent", "fingerprint")  # plain chips
+_TEXTS = (  # plain chips
+    "task", "queue", "server", "error", "id", "recurring", "parent", "batch", "fingerprint",
+)  # fmt: skip
 
 Arguments = Callable[[JobRecord], "JsonValue"]
 """Returns a job's arguments as they may be shown; None where they may not, or cannot be read."""
@@ -96,6 +98,7 @@ class Chips:
     until: datetime | None = None
     recurring: str | None = None
     parent: str | None = None
+    batch: str | None = None
     fingerprint: str | None = None
 
     @classmethod
@@ -228,7 +231,7 @@ def plan(
     where = JobFilter(
         State.SCHEDULED if chips.is_retrying else chips.state, task, chips.queue, tag, chips.server,
         chips.fingerprint, chips.recurring, chips.id, chips.parent, since, until, chips.is_retrying or None,
-        by_due=by_due or None,
+        by_due=by_due or None, batch_id=chips.batch,
     )  # fmt: skip
     return SearchPlan(where, tuple(tests), contains, is_whole, by_tag, tuple(named) if len(named) > 1 else ())
 

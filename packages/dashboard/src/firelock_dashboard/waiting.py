@@ -74,6 +74,8 @@ class Reason:
 def explain(at: JobWait) -> list[Reason]:
     """Return the reasons, those that need somebody first; empty for a job that runs or has ended."""
     match at.job.state:
+        case State.AWAITING if at.job.waits_for is not None:
+            reasons = [_of_wait(at, at.job.waits_for)]
         case State.AWAITING:
             reasons = [*_of_parents(at)]
         case State.SCHEDULED:
@@ -88,6 +90,16 @@ def explain(at: JobWait) -> list[Reason]:
     return sorted(reasons, key=lambda reason: order.index(reason.weight))
 
 
+def _of_wait(at: JobWait, waits_for: str) -> Reason:
+    """A suspended job: what its task waits for, without a worker."""
+    kind, _, name = waits_for.partition(" ")
+    due_at = instant(at.job.due_at)
+    if due_at is None:
+        return Reason(f"why_{kind}", Weight.NOTE, {"name": name})
+    left = span(max(0.0, (due_at - at.now).total_seconds()))
+    return Reason(f"why_{kind}_until", Weight.NOTE, {"name": name, "span": left})
+
+
 def _of_parents(at: JobWait) -> Iterator[Reason]:
     for parent in at.parents:
         values = {"id": parent.id, "on": parent.on}
@@ -98,7 +110,12 @@ def _of_parents(at: JobWait) -> Iterator[Reason]:
             yield Reason("why_parent_failed", Weight.BAD, values, path)
         else:
             yield Reason("why_parent", Weight.NOTE, {**values, "state": parent.state.value}, path)
-    if not at.parents:
+    ties = at.job.ties
+    if at.parents or (ties is not None and ties.batch is not None):
+        return
+    if ties is not None and ties.batch_id is not None:
+        yield Reason("why_shut_out", Weight.NOTE, {"id": ties.batch_id}, f"/batches/{ties.batch_id}")
+    else:
         yield Reason("why_no_parent", Weight.BAD)
 
 
@@ -112,6 +129,8 @@ def _of_schedule(at: JobWait) -> Iterator[Reason]:
     }
     if left is not None and left < -_RECENT:
         yield Reason("why_overdue", Weight.BAD, values, "/servers")
+    elif at.job.waits_for is not None:
+        yield _of_wait(at, at.job.waits_for)
     elif lacks_serializer(at.job):
         yield Reason("why_unreadable", Weight.BAD, {"serializer": at.job.serializer, **values}, "/servers")
     elif at.job.is_retrying:

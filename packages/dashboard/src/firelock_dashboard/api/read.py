@@ -14,7 +14,7 @@ from firelock.storage import JobFilter
 from firelock_dashboard.actions import operation_of, refusing
 from firelock_dashboard.api import shapes
 from firelock_dashboard.formatting import micros
-from firelock_dashboard.problems import BadRequest
+from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.routes import ApiParameter, Route
 from firelock_dashboard.security.permissions import Permission
 
@@ -39,6 +39,7 @@ FILTERS = (
     ApiParameter("fingerprint", "Only failures of this kind."),
     ApiParameter("recurring", "Only jobs of this recurring definition."),
     ApiParameter("parent", "Only continuations of this job."),
+    ApiParameter("batch", "Only members of this batch."),
     ApiParameter("id", "Only jobs whose id begins so."),
     ApiParameter("retrying", "Only jobs that wait for a retry.", "boolean"),
     ApiParameter(
@@ -63,6 +64,7 @@ def filter_of(fields: SentFields) -> JobFilter:
         recurring_id=fields.maybe("recurring"), parent_id=fields.maybe("parent"),
         id_prefix=fields.maybe("id"), is_retrying=fields.flag("retrying") or None,
         since=micros(fields.moment("since")), until=micros(fields.moment("until")),
+        batch_id=fields.maybe("batch"),
     )  # fmt: skip
 
 
@@ -122,6 +124,19 @@ def show_log(visit: Visit) -> Response:
     ]
     progress = job.progress()
     return visit.json({"lines": lines, "progress": None if progress is None else attrs.asdict(progress)})
+
+
+def show_steps(visit: Visit) -> Response:
+    memos = visit.fire.storage.recall(_job(visit).id) or []
+    return visit.json({"steps": [shapes.memo_json(visit, one) for one in memos]})
+
+
+def show_batch(visit: Visit) -> Response:
+    job = _job(visit).record()
+    tally = visit.fire.storage.tally([job.id])[0]
+    if tally is None:
+        raise NotHere(visit.text("batch.none", id=job.id))
+    return visit.json(shapes.batch_json(job, tally))
 
 
 def list_failures(visit: Visit) -> Response:
@@ -242,6 +257,8 @@ ROUTES = (
     ),
     _get("/jobs/{id}", show_job, "One job with arguments and result."),
     _get("/jobs/{id}/history", show_history, "A job's steps, oldest first."),
+    _get("/jobs/{id}/steps", show_steps, "What a job remembers, in the order in which it was recorded."),
+    _get("/batches/{id}", show_batch, "How far a batch is; its members are /api/jobs with batch=."),
     _get(
         "/jobs/{id}/errors",
         show_errors,

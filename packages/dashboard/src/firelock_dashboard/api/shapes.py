@@ -8,11 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from firelock_dashboard.formatting import iso
+from firelock_dashboard.formatting import iso, job_name
+from firelock_dashboard.security.permissions import Permission
 
 if TYPE_CHECKING:
     from firelock import AuditEntry, Operation, RecurringJob
-    from firelock.storage import ErrorInfo, FailureGroup, HistoryEntry, JobRecord, Rollup
+    from firelock.storage import (
+        ErrorInfo,
+        FailureGroup,
+        HistoryEntry,
+        JobRecord,
+        Memo,
+        Rollup,
+        Tally,
+    )
     from firelock_dashboard.request import Visit
     from firelock_dashboard.stats.causes import Cause
 
@@ -43,6 +52,8 @@ def job_json(visit: Visit, job: JobRecord, *, is_whole: bool = False) -> dict[st
         "arguments": arguments.value,
         "arguments_absent": arguments.reason,  # why they are null, where they are
         "recurring": job.recurring_id,
+        "batch": job.ties.batch_id if job.ties else None,
+        "waits_for": job.waits_for,
         "error": error_json(visit, job.error) if job.error else None,
     }  # fmt: skip
     if is_whole:
@@ -53,10 +64,26 @@ def job_json(visit: Visit, job: JobRecord, *, is_whole: bool = False) -> dict[st
         ) | {
             "meta": visit.meta(job),
             "parents": [{"id": edge.parent_id, "on": edge.on} for edge in job.parents],
+            "caller": job.ties.caller_id if job.ties else None,
             "result": None if result is None else result.value,
             "result_absent": job.result_absent if result is None else result.reason,
         }  # fmt: skip
     return shown
+
+
+def memo_json(visit: Visit, memo: Memo) -> dict[str, Any]:
+    """Return what a job remembers under one name; its value as the visitor may see it."""
+    may_see = visit.may(Permission.VIEW_ARGUMENTS)
+    value = None if memo.value is None or not may_see else visit.redacted(memo.value)
+    return _told(memo, "kind", "name", "is_done", "at", "started_at", "attempt", "author") | {"value": value}
+
+
+def batch_json(job: JobRecord, tally: Tally) -> dict[str, Any]:
+    """Return a batch and how far it is."""
+    return _told(job, "id", "state", "tags", "created_at", "ended_at", "due_at") | {
+        "name": job_name(job), "batch": job.ties.batch_id if job.ties else None,
+        "progress": round(tally.progress, 6), **_told(tally),
+    }  # fmt: skip
 
 
 def error_json(visit: Visit, error: ErrorInfo) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from firelock_dashboard.pages import (
     activity,
+    batch,
     failures,
     job,
     jobs,
@@ -19,6 +20,7 @@ from firelock_dashboard.pages import (
     search,
     servers,
     settings,
+    stream,
     system,
     tasks,
 )
@@ -29,6 +31,8 @@ ROUTES = (
     *search.ROUTES,
     *jobs.ROUTES,
     *job.ROUTES,
+    *batch.ROUTES,
+    *stream.ROUTES,
     *failures.ROUTES,
     *queues.ROUTES,
     *limits.ROUTES,

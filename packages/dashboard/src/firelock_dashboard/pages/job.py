@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 import attrs
 from starlette.responses import RedirectResponse, Response
 
-from firelock import JobNotFound, PluginError
+from firelock import JobNotFound, PluginError, StepError
 from firelock.control.doctor import lacks_task
 from firelock.control.servers import is_stale
-from firelock.storage import FINAL_STATES, JobFilter, JobRecord, State
+from firelock.storage import FINAL_STATES, JobFilter, JobRecord, Memo, MemoKind, State
 from firelock.waits import key_waits
+from firelock_dashboard.actions import ask_first, refusing
 from firelock_dashboard.extensions import JobPanel, rendered
 from firelock_dashboard.formatting import instant, iso, short_id, stamp, task_name
 from firelock_dashboard.job_search import pages_of
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from firelock_dashboard.request import Visit
     from firelock_dashboard.stats.history import TaskStats
 
+TIMED_OUT = "timeout"  # the author of a signal's memo that nobody sent
+
 _PART = re.compile(r"[0-9a-f-]{4,36}")
 _NEWEST = 500  # jobs whose ids are looked at for an end
 _LOG_KEPT = 1_000
@@ -52,6 +55,8 @@ def show_job(visit: Visit) -> Response:
         if visit.wants_json:
             raise
         return _gone(visit, visit.places["id"])
+    if page.job.is_batch:
+        return RedirectResponse(visit.url(f"/batches/{page.job.id}"), 303)
     title = f"{task_name(page.job.task)} {short_id(page.job.id)}"
     return visit.page("job.html", title=title, section="jobs", page=page, job=page.job)
 
@@ -79,6 +84,18 @@ def _whole_id(visit: Visit, part: str) -> str | None:
 
 def _stored(visit: Visit) -> Job[object]:
     return visit.fire.jobs.get(visit.places["id"])
+
+
+def run_again_from(visit: Visit) -> Response:
+    """The job runs again and does this step, and all that was recorded since, once more."""
+    job_id, step = visit.form.required("one"), visit.form.required("step", limit=_STEP)
+    question = visit.text("job.confirm_again", name=step)
+    if asked := ask_first(visit, question, visit.text("job.step_again"), section="jobs"):
+        return asked
+    with refusing(StepError, field="step"):
+        visit.fire.jobs.get(job_id).requeue(from_step=step)
+    visit.audit("job.requeue", job_id, step=step)
+    return visit.done(visit.text("job.again", id=short_id(job_id), name=step), to=f"/jobs/{job_id}")
 
 
 def download_log(visit: Visit) -> Response:
@@ -120,6 +137,7 @@ def _file(text: str, name: str, kind: str) -> Response:
 
 ROUTES = (
     Route("GET", "/jobs/{id}", Permission.READ, show_job, ("after",)),
+    Route("POST", "/jobs/again", Permission.REQUEUE, run_again_from, form=("one", "step")),
     Route("GET", "/jobs/{id}/log", Permission.VIEW_LOGS, download_log),
     Route("GET", "/jobs/{id}/arguments", Permission.VIEW_ARGUMENTS, download_arguments),
     Route("GET", "/jobs/{id}/result", Permission.VIEW_ARGUMENTS, download_result),
@@ -132,6 +150,8 @@ _PARENTS = 20
 _LOG = 200  # lines at once
 _LOG_FIRST = 500
 _AHEAD_PAGES = 4
+_STEP = 220  # characters of a step's kind and name
+_VALUE = 400  # characters of a remembered value
 _RATE_MINUTES = 10
 _FEWEST_RUNS = 20  # of its task, for a run to be compared with: p95 of fewer is their slowest
 
@@ -245,7 +265,14 @@ class JobView:
     def phases(self) -> list[Phase]:
         """Its life to scale."""
         history = [step.entry for step in reversed(self.steps)]
-        return phases_of(self.job, history, self.visit.now, started_at=self.started_at)
+        return phases_of(
+            self.job, history, self.visit.now, started_at=self.started_at, failed_at=self.failed_at
+        )
+
+    @cached_property
+    def failed_at(self) -> frozenset[datetime]:
+        """When its attempts failed: a wait behind one is a retry, another one a sleep that its task chose."""
+        return frozenset(failed.at for failed in self.handle.errors())
 
     @property
     def sums(self) -> Mapping[str, float]:
@@ -272,6 +299,32 @@ class JobView:
         report = markdown(f"{error.type}: {message}", facts, text or message)
         traces = read_traceback(text) if text else []
         return _Failure(failed.attempt, failed.at, error.type, message, text, traces, report)
+
+    @cached_property
+    def memos(self) -> list[ShownMemo]:
+        """What it remembers, in the order in which it was recorded."""
+        may_see = self.visit.may(Permission.VIEW_ARGUMENTS)
+        return [
+            ShownMemo(memo, self._memo_text(memo) if may_see else None)
+            for memo in self.visit.fire.storage.recall(self.job.id) or []
+        ]
+
+    def _memo_text(self, memo: Memo) -> str | None:
+        """Return the value as this visitor may see it, cut; None where a person has no use for it."""
+        if memo.value is None:
+            return self.visit.text("job.timed_out") if memo.author == TIMED_OUT else None
+        if not memo.is_done and memo.kind is not MemoKind.CALL:
+            return None
+        if memo.kind is MemoKind.SLEEP:
+            return iso(int(memo.value))
+        text = self.visit.dashboard.redactor.text(memo.value)
+        return text if len(text) <= _VALUE else f"{text[:_VALUE]}…"
+
+    @property
+    def may_run_from(self) -> bool:
+        """Tell whether it may be run again from one of its steps."""
+        is_free = self.job.state is not State.PROCESSING
+        return is_free and not self.job.is_stopping and self.visit.may(Permission.REQUEUE)
 
     # ---- what it says --------------------------------------------------------------------------------------
 
@@ -435,6 +488,21 @@ class JobView:
         return panels
 
 
+@attrs.frozen
+class ShownMemo:
+    """What the job remembers under one name."""
+
+    memo: Memo
+    text: str | None  # the value; None where there is none, or it may not be seen
+
+    @property
+    def took(self) -> float | None:
+        """Seconds from its beginning to when it was remembered; None where nobody has said so."""
+        memo = self.memo
+        is_told = memo.is_done and memo.started_at is not None
+        return max(0, memo.at - memo.started_at) / 1_000_000 if is_told and memo.started_at else None
+
+
 _WAITS = {
     State.AWAITING: "awaiting",
     State.SCHEDULED: "scheduled",
@@ -488,13 +556,14 @@ def _seconds(start: datetime | None, end: datetime | None) -> float | None:
 
 
 def phases_of(
-    job: JobRecord, history: Sequence[JobStep], now: datetime, *, started_at: datetime | None = None
-) -> list[Phase]:
+    job: JobRecord, history: Sequence[JobStep], now: datetime, *, started_at: datetime | None = None,
+    failed_at: Collection[datetime] = (),
+) -> list[Phase]:  # fmt: skip
     """Return the job's life as a bar: what lay between an end and a requeue is left out of it.
 
     `started_at` is when a running one started, where its record does not say so yet.
     """
-    phases = _phases(job, history, now, instant(job.started_at) or started_at)
+    phases = _phases(job, history, now, instant(job.started_at) or started_at, failed_at)
     whole = sum(one.seconds for one in phases)
     widths = [max(_LEAST, 100 * one.seconds / whole) for one in phases]
     scale, x = 100 / (sum(widths) or 1), 0.0
@@ -505,8 +574,9 @@ def phases_of(
 
 
 def _phases(
-    job: JobRecord, history: Sequence[JobStep], now: datetime, started_at: datetime | None
-) -> list[Phase]:
+    job: JobRecord, history: Sequence[JobStep], now: datetime, started_at: datetime | None,
+    failed_at: Collection[datetime],
+) -> list[Phase]:  # fmt: skip
     found: list[Phase] = []
 
     def add(kind: str, start: datetime, end: datetime) -> None:
@@ -516,7 +586,7 @@ def _phases(
             found.append(Phase(kind, start, end))
 
     def spent(former: JobStep, end: datetime, started: datetime | None) -> None:
-        add(_kind(former), former.at, started or end)
+        add(_kind(former, failed_at), former.at, started or end)
         if started is not None:
             add("processing", started, end)
 
@@ -529,8 +599,8 @@ def _phases(
     return found
 
 
-def _kind(entry: JobStep) -> str:
-    """Return what a job does from this entry on; a wait behind an attempt is a pause between two."""
-    if entry.state is State.SCHEDULED and entry.attempt is not None:
+def _kind(entry: JobStep, failed_at: Collection[datetime]) -> str:
+    """Return what a job does from this entry on; a wait behind a failed attempt is a pause between two."""
+    if entry.state is State.SCHEDULED and entry.at in failed_at:
         return "retrying"
     return _WAITS.get(entry.state, "enqueued")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import threading
 import time
 from collections import deque
@@ -12,18 +11,15 @@ from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING
 
-import anyio
 import attrs
-from starlette.responses import Response
 
 from firelock import FirelockError
 from firelock.storage import Counts, State
+from firelock_dashboard.event_stream import ASKS_EVERY, EventStream
 from firelock_dashboard.formatting import instant
 from firelock_dashboard.stats.rollups import MINUTE
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
-
     from firelock import Firelock
 
 log = logging.getLogger(__name__)
@@ -35,9 +31,6 @@ _POLLED = 15.0  # seconds that they go on after somebody asked
 _SAMPLES = 120
 _EVENTS = 200
 _LONGEST_PAUSE = 30.0  # seconds between looks at a storage that does not answer
-_PACE = 0.25  # seconds between a stream's looks at what there is to send
-_KEEP_ALIVE = 15.0
-_ASKS_EVERY = 30.0
 
 
 @attrs.frozen
@@ -86,7 +79,7 @@ class Live:
         self._waiting: set[str] = set()  # topics that moved and were not told yet
         self._told_at: dict[str, float] = {}
         self._pause = _EVERY
-        self.asks_every = _ASKS_EVERY  # seconds after which a stream asks again whether its visitor may read
+        self.asks_every = ASKS_EVERY  # seconds after which a stream asks again whether its visitor may read
         self.trouble: str | None = None  # what the storage said when it last did not answer
 
     # ---- listening -----------------------------------------------------------------------------------------
@@ -193,81 +186,39 @@ class Live:
             thread.join(5)
 
 
-class EventStream(Response):
-    """Server-Sent Events: what is newer than the beginning, until the visitor leaves or the server ends.
-
-    It has no end of its own, so now and then it asks again for the visitor, who may have been logged out.
-
-    It asks for new events four times a second, so that it belongs to its own event loop alone, whichever that
-    is, and notices the end of a server, which waits for it.
-    """
-
-    media_type = "text/event-stream"
+class LiveStream(EventStream):
+    """What is newer than the beginning."""
 
     def __init__(self, live: Live, is_reader: Callable[[], Awaitable[bool]]) -> None:
-        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        del self.headers["content-length"]
+        super().__init__(is_reader, live.asks_every)
         self._live = live
-        self._is_reader = is_reader
+        self._number = 0
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        """Send events."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        number = self._live.join()
-        try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_until_gone, receive, tasks.cancel_scope)
-                await self._send_events(number, send)
-                tasks.cancel_scope.cancel()
-        except* OSError:  # a server says by this that nobody listens any more
-            pass
-        finally:
-            self._live.leave()
+    def join(self) -> None:
+        """See `EventStream.join`."""
+        self._number = self._live.join()
 
-    async def _send_events(self, number: int, send: Send) -> None:
-        await send(_body(b"retry: 2000\n\n"))
-        sent_at = asked_at = anyio.current_time()
-        while not self._live.is_closed and not _server_is_ending():
-            if anyio.current_time() - asked_at >= self._live.asks_every:
-                if not await self._is_reader():
-                    break
-                asked_at = anyio.current_time()
-            events = self._live.after(number)
-            if events:
-                number = events[-1].number
-                await send(_body(b"".join(event.wire for event in events)))
-                sent_at = anyio.current_time()
-            elif anyio.current_time() - sent_at >= _KEEP_ALIVE:
-                await send(_body(b": still here\n\n"))
-                sent_at = anyio.current_time()
-            await anyio.sleep(_PACE)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    async def look(self) -> bytes:
+        """See `EventStream.look`."""
+        events = self._live.after(self._number)
+        if events:
+            self._number = events[-1].number
+        return b"".join(event.wire for event in events)
+
+    @property
+    def is_over(self) -> bool:
+        """See `EventStream.is_over`."""
+        return self._live.is_closed
+
+    def leave(self) -> None:
+        """See `EventStream.leave`."""
+        self._live.leave()
 
 
 def _until_mid_second(at: float) -> float:
     """Return the seconds until the middle of a next second: so that no second has two samples or none."""
     pause = (0.5 - at % 1) % 1
     return pause + 1 if pause < 0.5 else pause  # noqa: PLR2004 - half a second
-
-
-def _body(chunk: bytes) -> dict[str, object]:
-    return {"type": "http.response.body", "body": chunk, "more_body": True}
-
-
-async def _until_gone(receive: Receive, scope: anyio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()
-
-
-def _server_is_ending() -> bool:
-    """Tell whether the server that runs this wants to end.
-
-    A mounted app is told of no shutdown, and uvicorn waits for its streams: but it handles signals itself, by
-    a method of its server, which says whether it is to end.
-    """
-    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    return bool(getattr(server, "should_exit", False))
 
 
 TOPICS = ("jobs", "queues", "servers", "recurring", "operations")

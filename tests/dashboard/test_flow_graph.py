@@ -1,0 +1,88 @@
+"""The graph of a batch: layers, and many alike as one node."""
+
+from __future__ import annotations
+
+import pytest
+
+from firelock.storage import Edge, JobRecord, State
+from firelock_dashboard.flow_graph import draw_flow
+
+
+def job(id, task="shop.load", parents=(), state=State.SUCCEEDED):
+    return JobRecord(id, task, "{}", "json", state, "default", 0, 1, parents=tuple(map(Edge, parents)))
+
+
+def columns(graph):
+    """The labels of each layer, from left to right."""
+    found = {}
+    for node in graph.nodes:
+        found.setdefault(node.x, []).append((node.label, node.count))
+    return [found[x] for x in sorted(found)]
+
+
+def test_members_stand_behind_all_they_wait_for():
+    graph = draw_flow(
+        [job("a"), job("b", "shop.b", ["a"]), job("c", "shop.c", ["a", "b"]), job("d", "shop.d", ["c"])]
+    )
+    assert columns(graph) == [[("load", 1)], [("b", 1)], [("c", 1)], [("d", 1)]]
+    assert len(graph.ways) == 4
+    assert graph.is_flow
+
+
+def test_a_fan_out_of_a_thousand_is_a_node():
+    loads = [job(f"l{number}", parents=["list"]) for number in range(998)]
+    loads[7] = job("l7", parents=["list"], state=State.FAILED)
+    graph = draw_flow(
+        [job("list", "shop.list"), *loads, job("merge", "shop.merge", [one.id for one in loads])]
+    )
+    assert columns(graph) == [[("list", 1)], [("load", 998)], [("merge", 1)]]
+    (many,) = [node for node in graph.nodes if node.count > 1]
+    assert many.state == "failed", "what needs somebody comes first"
+    assert many.states == (("failed", 1), ("succeeded", 997))
+    assert graph.height < 200
+
+
+def test_few_of_one_task_are_drawn_each():
+    loads = [job(f"l{number}", parents=["list"]) for number in range(8)]
+    graph = draw_flow([job("list", "shop.list"), *loads])
+    assert [len(column) for column in columns(graph)] == [1, 8]
+    assert all(node.job_id for node in graph.nodes)
+
+
+def test_a_layer_of_many_tasks_stays_low():
+    jobs = [job(f"{task}-{number}", f"shop.t{task}", ["a"]) for task in range(30) for number in range(3)]
+    graph = draw_flow([job("a"), *jobs])
+    assert [len(column) for column in columns(graph)] == [1, 30]
+
+
+def test_no_two_nodes_overlap():
+    loads = [job(f"l{number}", f"shop.t{number % 5}", ["a", "b"]) for number in range(20)]
+    graph = draw_flow([job("a"), job("b"), *loads, job("z", "shop.z", ["l1", "l2"])])
+    places = [(node.x, node.y) for node in graph.nodes]
+    assert len(set(places)) == len(places)
+    for node in graph.nodes:
+        assert 0 <= node.x <= graph.width - graph.node_width
+        assert 0 <= node.y <= graph.height - graph.node_height
+        others = [other for other in graph.nodes if other.x == node.x and other is not node]
+        assert all(abs(other.y - node.y) >= graph.node_height for other in others)
+
+
+def test_ties_to_jobs_outside_are_left_out():
+    graph = draw_flow([job("a", parents=["elsewhere"]), job("b")])
+    assert not graph.is_flow
+
+
+def test_a_circle_that_nobody_can_write_ends_the_drawing_all_the_same():
+    graph = draw_flow([job("a", parents=["b"]), job("b", parents=["a"])])
+    assert len(graph.nodes) == 2
+
+
+def test_nothing_is_drawn_of_nothing():
+    assert draw_flow([]).nodes == []
+
+
+@pytest.mark.parametrize("task", ["a" * 120, "shop." + "b" * 60])
+def test_a_long_name_fits_its_node(task):
+    (node,) = draw_flow([job("a", task)]).nodes
+    assert len(node.label) <= 21
+    assert node.task == task
