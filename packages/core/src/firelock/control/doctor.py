@@ -13,13 +13,14 @@ from firelock import lifecycle
 from firelock.clock import micros
 from firelock.control.limits import LimitName, Limits, LimitView
 from firelock.control.queues import Queues, QueueView
+from firelock.control.recount import StillBatch, find_still
 from firelock.control.recurring import stored_definitions
 from firelock.control.servers import Servers, ServerState, ServerView, heard_at
 from firelock.errors import SchemaMismatch, StorageError
 from firelock.recurring_job import RecurringJob, is_newer
 from firelock.storage import Feature, Finding, JobFilter, SchemaState
 from firelock.text import age, clock_time, shorten, span
-from firelock.values import JobRecord, On, State
+from firelock.values import JobRecord, On, State, Tally
 
 if TYPE_CHECKING:
     from firelock.runtime import Runtime
@@ -29,6 +30,7 @@ _WIDEST_SKEW = 2 * _MICROS
 LONG_WAIT = 600 * _MICROS  # of the first job of a queue
 _LOST_LATELY = 3_600 * _MICROS
 _LATE_FIRING = 120 * _MICROS
+_LATE_WAIT = 300 * _MICROS  # since a wait has timed out
 _MANY_PAUSED = 100  # jobs
 _FORGOTTEN = 3_600 * _MICROS  # since a limit was paused
 _KEYS = 500  # of limits that are looked at
@@ -120,6 +122,8 @@ class Sight:
     waits_at: Mapping[str, frozenset[str]] = attrs.Factory(dict)  # queues of enqueued jobs by limit's key
     too_costly: Mapping[str, int] = attrs.Factory(dict)  # the greatest cost by key that allows less at once
     keys_in_vain: Sequence[tuple[str, str]] = ()  # unique keys of continuations of failed parents: key, job
+    overdue: Sequence[JobRecord] = ()  # awaiting jobs whose time-out, and batches whose hold, is long over
+    still: Sequence[StillBatch] = ()  # batches that nothing will move
     apart: Sequence[tuple[str, str, str]] = ()  # task and two keys that cannot lie in one partition
 
     @property
@@ -172,9 +176,12 @@ def look(runtime: Runtime, *, knows_tasks: bool) -> Sight:
         for job in _sample(runtime, State.ENQUEUED):
             unknown[job.task] += knows_tasks and runtime.tasks.get(job.task) is None
             keyed.see(job)
-    in_vain = [
-        job for job in _sample(runtime, State.AWAITING) if (job.reason or "").startswith(_WAITS_IN_VAIN)
-    ]
+    in_vain, overdue = [], []
+    for job in _sample(runtime, State.AWAITING):
+        if (job.reason or "").startswith(_WAITS_IN_VAIN):
+            in_vain.append(job)
+        if job.due_at is not None and job.due_at < now - _LATE_WAIT:
+            overdue.append(job)
     unregistered: Counter[str] = Counter()
     unreadable: Counter[str] = Counter()
     for job in _sample(runtime, State.SCHEDULED):
@@ -201,6 +208,8 @@ def look(runtime: Runtime, *, knows_tasks: bool) -> Sight:
             for job in in_vain
             if job.admission is not None and job.admission.unique is not None
         ],
+        overdue=overdue,
+        still=find_still(storage, now),
         apart=list(_apart(runtime)),
     )
 
@@ -302,14 +311,15 @@ def check_clock(sight: Sight) -> Iterator[Finding]:
 
 
 def check_all(sight: Sight) -> list[Finding]:
-    """Return every finding: servers, queues, tasks, recurring jobs, continuations, limits, in this order."""
+    """Return every finding: servers, queues, tasks, recurring jobs, what waits, limits, in this order."""
     return [
         finding
         for check in (
             _check_sharing, _check_no_server, _check_silence, _check_missing, _check_paused,
-            _check_listeners, _check_unregistered, _check_unreadable, _check_unknown_here,
-            _check_recurring, _check_gone, _check_continuations, _check_limit_zeros, _check_limit_pauses,
-            _check_unserved_limits, _check_costs, _check_unlimited, _check_keys_in_vain, _check_apart,
+            _check_listeners, _check_unregistered, _check_unreadable, _check_unknown_here, _check_recurring,
+            _check_gone, _check_continuations, _check_overdue, _check_still, _check_limit_zeros,
+            _check_limit_pauses, _check_unserved_limits, _check_costs, _check_unlimited,
+            _check_keys_in_vain, _check_apart,
         )
         for finding in check(sight)
     ]  # fmt: skip
@@ -554,6 +564,44 @@ def _check_continuations(sight: Sight) -> Iterator[Finding]:
             "Requeue the parents (firelock jobs list --state failed), or delete them and what waits goes too."
         )
         yield Finding(False, what, mend, "in_vain", {"count": sight.in_vain})
+
+
+def _check_overdue(sight: Sight) -> Iterator[Finding]:
+    if sight.overdue:
+        first = min(sight.overdue, key=lambda job: job.due_at or 0)
+        what = f"{_seen(sight, State.AWAITING, len(sight.overdue))} waiting past the time-out."
+        mend = "Start a server: each of them lets go on what is due. Else look at its log: upkeep fails."
+        values = {"job": first.id, "count": len(sight.overdue)}
+        yield Finding(True, what, mend, "wait_overdue", values, first.due_at)
+
+
+def _check_still(sight: Sight) -> Iterator[Finding]:
+    for batch in sight.still:
+        name, tally, members = batch.name, batch.tally, batch.members
+        values = {"batch": batch.id, "name": name}
+        if batch.is_miscounted:
+            what = (
+                f"Batch {name} ({batch.id}) has not moved for an hour, and counts {_shown(tally)}, "
+                f"while there are {_shown(members)}."
+            )
+            mend = f"This should not be: report it. firelock batches cancel {batch.id} ends it."
+            yield Finding(True, what, mend, "batch_miscounted", values)
+        else:
+            what = (
+                f"Batch {name} ({batch.id}) has {_shown(tally)}, and nobody has decided its end for an hour."
+            )
+            mend = "Start a server: each of them does. Else look at its log: upkeep fails."
+            yield Finding(True, what, mend, "batch_undecided", values)
+
+
+def _shown(tally: Tally) -> str:
+    """Return the counts of a batch, without those of nothing."""
+    counts = {
+        "active": tally.active, "waiting": tally.waiting, "succeeded": tally.succeeded,
+        "failed": tally.failed, "deleted": tally.deleted,
+    }  # fmt: skip
+    told = ", ".join(f"{count:,} {word}" for word, count in counts.items() if count)
+    return f"{tally.total:,} members ({told})" if told else "no members"
 
 
 # ---- limits and unique keys --------------------------------------------------------------------------------

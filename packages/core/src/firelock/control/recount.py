@@ -1,0 +1,91 @@
+"""Open batches in which nothing has happened for long: whether what is counted of them is what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+
+from firelock.errors import UnsupportedFeature
+from firelock.storage import JobFilter, Storage, batches
+from firelock.values import BATCH_TASK, FINAL_STATES, JobRecord, State, Tally
+
+LONG_STILL = 3_600 * 1_000_000
+"""Micros since the last change of a batch or of a member, after which it is looked at."""
+_BATCHES, _MEMBERS, _PAGE = 20, 2_000, 500
+
+
+@attrs.frozen
+class StillBatch:
+    """A batch with which something is wrong, and that nothing will put right by itself."""
+
+    id: str
+    name: str
+    tally: Tally
+    members: Tally  # as they are found, without the batch's own flags
+
+    @property
+    def is_miscounted(self) -> bool:
+        """Tell whether it counts what is not so; else it could have ended, and nobody looked."""
+        return _counts(self.tally) != _counts(self.members)
+
+
+def find_still(storage: Storage, now: int) -> list[StillBatch]:
+    """Return those of the 20 oldest that are wrong; some round trips a batch that has not moved for an hour.
+
+    Of a batch with more than 2,000 members what it counts is taken as it is.
+    """
+    where = JobFilter(state=State.AWAITING, task=BATCH_TASK, until=now - LONG_STILL)
+    found = storage.find(where, limit=_BATCHES, oldest_first=True).jobs
+    still = [job for job in found if _moved_at(storage, job.id) <= now - LONG_STILL]
+    try:
+        tallies = storage.tally([job.id for job in still])
+    except UnsupportedFeature:
+        return []
+    looked_at = (_looked_at(storage, *one) for one in zip(still, tallies, strict=True))
+    return [one for one in looked_at if one.is_miscounted or batches.end_of(one.tally) in FINAL_STATES]
+
+
+def _moved_at(storage: Storage, batch_id: str) -> int:
+    """Return when a member came into its state last."""
+    pages = [storage.find(JobFilter(state=state, batch_id=batch_id), limit=1) for state in State]
+    return max((job.changed_at for page in pages for job in page.jobs), default=0)
+
+
+def _looked_at(storage: Storage, job: JobRecord, tally: Tally | None) -> StillBatch:
+    tally = tally or Tally()
+    ties = job.ties
+    name = ties.batch.name if ties is not None and ties.batch is not None else ""
+    members = tally if tally.total > _MEMBERS else _recounted(_members(storage, job.id), tally)
+    return StillBatch(job.id, name, tally, members)
+
+
+def _members(storage: Storage, batch_id: str) -> Iterator[JobRecord]:
+    cursor = None
+    while True:
+        page = storage.find(JobFilter(batch_id=batch_id), limit=_PAGE, cursor=cursor)
+        yield from page.jobs
+        cursor = page.cursor
+        if cursor is None:
+            return
+
+
+def _recounted(members: Iterator[JobRecord], tally: Tally) -> Tally:
+    """Return what the members say; which of them wait for a fellow is taken from the tally."""
+    ended = dict.fromkeys(FINAL_STATES, 0)
+    total = moving = 0
+    for job in members:
+        total += 1
+        moving += not job.is_final or job.is_stopping
+        if job.is_final:
+            ended[job.state] += 1
+    return Tally(
+        total, moving - tally.waiting, tally.waiting, ended[State.SUCCEEDED], ended[State.FAILED],
+        ended[State.DELETED],
+    )  # fmt: skip
+
+
+def _counts(tally: Tally) -> tuple[int, ...]:
+    return (
+        tally.total, tally.active, tally.waiting, tally.succeeded, tally.failed, tally.deleted,
+    )  # fmt: skip

@@ -1,0 +1,102 @@
+"""What the doctor finds of batches and waits that nothing moves any more, and what it leaves alone."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from firelock import Firelock
+from firelock.memory import MemoryStorage
+from tests.core.storage.ties import Yard
+
+HOUR = 3_600 * 1_000_000
+
+
+class Miscounting(MemoryStorage):
+    """Counts one member too many as failed."""
+
+    def tally(self, ids):
+        """See `Storage.tally`."""
+        return [one and attrs.evolve(one, failed=one.failed + 1) for one in super().tally(ids)]
+
+
+def codes(storage):
+    """What is found, without what is always so of memory."""
+    found = Firelock(storage).diagnose().findings
+    return {one.code: one for one in found if one.code not in ("not_shared", "no_server")}
+
+
+def fill(storage, *, is_running=False):
+    """A batch with two members, of which one has ended, or both."""
+    yard = Yard(storage)
+    batch = yard.batch()
+    yard.put(batch, yard.job(batch=batch.id), yard.job(batch=batch.id))
+    yard.settle()
+    first, second = yard.claim().values()
+    yard.succeed(first)
+    if not is_running:
+        yard.succeed(second)
+    return batch.id
+
+
+def test_a_batch_whose_end_nobody_decides_is_told():
+    """An hour after its last member has moved; then somebody releases."""
+    storage = MemoryStorage()
+    batch = fill(storage)
+
+    found = codes(storage)["batch_undecided"]
+
+    assert batch == found.values["batch"]
+    assert f"Batch a batch ({batch}) has 2 members (2 succeeded)" in found.what
+    storage.release(100)
+    assert {} == codes(storage)
+
+
+def test_a_batch_in_which_somebody_works_is_left_alone():
+    """However long that takes."""
+    storage = MemoryStorage()
+    fill(storage, is_running=True)
+
+    assert {} == codes(storage)
+
+
+def test_a_batch_that_moves_is_not_counted_anew():
+    """Its members change while the doctor looks."""
+    storage = Miscounting()
+    yard = Yard(storage)
+    batch = yard.batch()
+    yard.put(batch, attrs.evolve(yard.job(batch=batch.id), created_at=storage.clock()))
+    yard.settle()
+
+    assert {} == codes(storage)
+
+
+def test_a_batch_that_counts_what_is_not_so_is_told():
+    """With what it counts and what there is."""
+    storage = Miscounting()
+    batch = fill(storage, is_running=True)
+
+    found = codes(storage)["batch_miscounted"]
+
+    assert (True, batch) == (found.is_error, found.values["batch"])
+    assert "counts 2 members (1 active, 1 succeeded, 1 failed)" in found.what
+    assert "while there are 2 members (1 active, 1 succeeded)." in found.what
+
+
+@pytest.mark.parametrize(("late", "is_told"), [(200, False), (400, True)])
+def test_a_wait_past_its_time_out_is_told(late, is_told):
+    """Some minutes after it; upkeep of any server lets it go on."""
+    storage = MemoryStorage()
+    yard = Yard(storage)
+    job = yard.put(yard.job())
+    due_at = storage.clock() + HOUR
+    yard.suspend(yard.claim()[job], due_at=due_at)
+
+    storage.clock_offset = HOUR + late * 1_000_000
+
+    found = codes(storage)
+    assert is_told == ("wait_overdue" in found)
+    if is_told:
+        assert ("1 job is waiting past the time-out.", due_at) == (
+            found["wait_overdue"].what, found["wait_overdue"].since,
+        )  # fmt: skip
