@@ -1,8 +1,8 @@
 """The storage authors' door: the contract and every value that passes through it.
 
-Read `contract` first, the verbs and their promises; `rules` is what a transition writes, `derived` the verbs
-that can be made of others or of tables, `row_storage` such tables on ordered rows, `waiting` how one waits
-for work.
+Read `contract` first, the verbs and their promises; `rules` is what a transition writes, `batches` how one
+is counted, `derived` the verbs that can be made of others or of tables, `row_storage` such tables on ordered
+rows, `waiting` how one waits for work.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from firelock.lifecycle import (
     continuation_target,
     waiting_reason,
 )
-from firelock.storage import rules
+from firelock.storage import batches, rules
 from firelock.storage.contract import CONTRACT, SqlSchema, Storage, shown_url
 from firelock.storage.derived import (
     DerivedStorage,
@@ -36,6 +36,7 @@ from firelock.storage.row_storage import Rows, RowStorage
 from firelock.storage.rules import StoredJob
 from firelock.storage.waiting import ANY_QUEUE, Waiting
 from firelock.values import (
+    BATCH_TASK,
     DURATION_BUCKETS,
     FINAL_STATES,
     MEMOS_BYTES,
@@ -103,6 +104,7 @@ from firelock.values import (
 
 __all__ = [
     "ANY_QUEUE",
+    "BATCH_TASK",
     "CONTRACT",
     "DURATION_BUCKETS",
     "FINAL_STATES",
@@ -180,6 +182,7 @@ __all__ = [
     "Waiting",
     "add_duplicate",
     "add_rollups",
+    "batches",
     "bounded_history",
     "continuation_target",
     "memo_words",
