@@ -9,7 +9,7 @@ import pytest
 
 from firelock.errors import BatchFinished, JobNotFound
 from firelock.memory import MemoryStorage
-from firelock.values import Applied, MemoKind, State
+from firelock.values import Applied, MemoKind, On, State
 
 from .ties import SESSION, DictStorage, Yard
 
@@ -191,6 +191,57 @@ def test_nothing_is_added_to_what_has_ended(yard):
             yard.storage.insert([stray, yard.job(batch=into)])
 
     assert yard.record(stray.id) is None
+
+
+def test_a_batch_whose_source_was_deleted_before_ends_as_if_it_was_deleted_later(yard):
+    """Nobody who creates it in one call is told anything; its members are swept, and none is added."""
+    source = yard.job()
+    yard.put(source)
+    yard.delete(source.id)
+    batch = yard.batch(after=[source.id])
+    member = yard.job(batch=batch.id)
+    yard.put(batch, member)
+
+    yard.settle()
+
+    assert [State.DELETED, State.DELETED] == [yard.state(batch.id), yard.state(member.id)]
+    with pytest.raises(BatchFinished):
+        yard.put(yard.job(batch=batch.id))
+
+
+def test_who_was_requeued_before_the_release_is_left_as_he_is(yard):
+    """The list of what to look at is older than that."""
+    source = yard.job()
+    batch = yard.batch(after=[source.id])
+    parent = yard.job(batch=batch.id)
+    child = yard.job(batch=batch.id, after=[parent.id], on=On.DELETED)
+    yard.put(source, batch, parent, child)
+    yard.delete(parent.id)
+    yard.requeue(child.id)
+
+    yard.settle()
+
+    assert State.ENQUEUED is yard.state(child.id)
+
+
+def test_what_gets_free_while_its_batch_is_shut_waits_for_the_opening(yard):
+    """As all that wait for no fellow do."""
+    source = yard.job()
+    batch = yard.batch(after=[source.id])
+    parent = yard.job(batch=batch.id)
+    child = yard.job(batch=batch.id, after=[parent.id], on=On.DELETED)
+    yard.put(source, batch, parent, child)
+    yard.delete(parent.id)
+    yard.settle()
+    assert (State.AWAITING, "runs when its batch opens") == (
+        yard.state(child.id),
+        yard.record(child.id).reason,
+    )
+
+    yard.succeed(yard.claim()[source.id])
+    yard.settle()
+
+    assert State.ENQUEUED is yard.state(child.id)
 
 
 def test_an_inner_batch_is_a_member_like_any_other(yard):

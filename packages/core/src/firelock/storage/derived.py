@@ -378,12 +378,8 @@ class TableStorage(DerivedStorage):
                 duplicate = keys.answer(job, new)
                 is_new.append(True if duplicate is None else duplicate)
                 if duplicate is None:
-                    new[job.id] = tied_tables.stored(
-                        job,
-                        lambda id: new.get(id) or tables.job(id),
-                        sequence=tables.next_sequence(),
-                        now=now,
-                    )
+                    sequence = tables.next_sequence()
+                    new[job.id] = tied_tables.stored(tables, job, new, sequence=sequence, now=now)
             for row in new.values():
                 tied_tables.put(tables, row)
             keys.store()

@@ -5,7 +5,7 @@ A batch is counted in place, by the step that changes a member; what follows fro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
 import attrs
@@ -123,23 +123,26 @@ def _around(tables: Tables, row: StoredJob) -> Iterator[StoredJob]:
 # ---- inserts ---------------------------------------------------------------------------------------------
 
 
-def stored(job: NewJob, find: Callable[[str], StoredJob | None], *, sequence: int, now: int) -> StoredJob:
-    """Return a new job as its parents and its batch leave it.
+def stored(
+    tables: Tables, job: NewJob, new: Mapping[str, StoredJob], *, sequence: int, now: int
+) -> StoredJob:
+    """Return a new job as its parents and its batch leave it; `new` are those before it in its call.
 
     Raises:
         JobNotFound: one of them is not stored.
-        BatchFinished: the batch takes no more members.
+        BatchFinished: the batch takes no more members; one of the same call that its `after` has cancelled
+            does, and they are swept.
     """
-    parents = rules.parents_of(job, find)
+    parents = rules.parents_of(job, lambda id: new.get(id) or tables.job(id))
     if job.ties_json is None:
         return rules.stored(job, parents, sequence=sequence, now=now)
     batch_id = job.ties.batch_id if job.ties is not None else None
-    batch = None if batch_id is None else find(batch_id)
+    batch = None if batch_id is None else new.get(batch_id) or tables.job(batch_id)
     if batch_id is not None and (batch is None or not batch.record.is_batch):
         raise JobNotFound(
             f"Job {job.id} is to be in batch {batch_id}, which is not stored. Nothing was stored."
         )
-    if batch is not None and (batch.is_cancelled or batch.record.is_final):
+    if batch is not None and (batch.is_cancelled or batch.record.is_final) and batch_id not in new:
         how = "is cancelled" if batch.is_cancelled else f"has ended ({batch.record.state})"
         raise BatchFinished(f"Job {job.id} is to be in batch {batch_id}, which {how}. Nothing was stored.")
     return _kept_out(rules.stored(job, parents, sequence=sequence, now=now), batch)
@@ -281,6 +284,8 @@ def release(tables: Tables, limit: int, *, now: int) -> int:
 def _decide_children(tables: Tables, parent: JobRecord, children: list[StoredJob], *, now: int) -> int:
     for child in children:
         after = rules.followed(child, parent, at=now, now=now)
+        if after is child:
+            continue  # somebody has moved it meanwhile
         if after.record.state is not State.AWAITING or (after.record.is_batch and not after.pending):
             batch = None if after.batch_id is None else tables.job(after.batch_id)
             after = _kept_out(after, batch)
