@@ -241,6 +241,7 @@ class Storage(ABC):
 
     # ---- what is remembered, batches, streams --------------------------------------------------------------
 
+    @abstractmethod
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
         """Each memo is put where nothing stands under its kind and name, or over what is begun: `NewMemo`.
 
@@ -253,9 +254,8 @@ class Storage(ABC):
         Raises:
             UnsupportedFeature: `within` is given and not offered.
         """
-        del within
-        raise self._without_memos(memos)
 
+    @abstractmethod
     def recall(
         self, job_id: str, *, session: str | None = None, fence: int | None = None
     ) -> list[Memo] | None:
@@ -264,31 +264,22 @@ class Storage(ABC):
         None where the job is unknown; or, with a session, where it is not processing for that session with
         this fence: an old run must not go on with what a newer one has been told to forget.
         """
-        del session, fence
-        raise self._without_memos(job_id)
 
+    @abstractmethod
     def tally(self, ids: Sequence[str]) -> list[Tally | None]:
         """Return how far each batch is, each of one instant, same order; None for what is no batch."""
-        raise self._without_memos(ids)
 
+    @abstractmethod
     def append_stream(self, job_id: str, chunks: Sequence[Chunk], *, session: str, fence: int) -> int | None:
         """The chunks are stored, those that already are left as they are.
 
         Return how many bytes of data are stored of the streams named, the largest of them; None where the job
         is not processing for this session with this fence: nothing was stored.
         """
-        del chunks, session, fence
-        raise self._without_memos(job_id)
 
+    @abstractmethod
     def read_stream(self, job_id: str, stream: str, *, after: int = -1, limit: int = 100) -> list[Chunk]:
         """Return chunks with an offset above `after`, in order."""
-        del stream, after, limit
-        raise self._without_memos(job_id)
-
-    def _without_memos(self, about: object) -> UnsupportedFeature:
-        return UnsupportedFeature(
-            f"Storage {self.url or type(self).__name__} keeps no batches and no steps, asked for {about!r}."
-        )
 
     # ---- limits and unique keys --------------------------------------------------------------------------
 

@@ -36,11 +36,6 @@ from firelock.values import (
 )
 
 
-def composes(storage: Storage) -> bool:
-    """Tell whether the storage has batches and memos."""
-    return type(storage).remember is not Storage.remember
-
-
 class FlowScene(Scene):
     """A scene with batches, members and memos."""
 

@@ -26,7 +26,7 @@ from firelock.storage import (
     Renewal,
     Storage,
 )
-from firelock.testing.conformance.flow_scene import composes, signal
+from firelock.testing.conformance.flow_scene import signal
 from firelock.testing.conformance.kit import requires
 from firelock.testing.conformance.scene import (
     BASE,
@@ -70,6 +70,10 @@ def _asked(storage: Storage, job: NewJob) -> list[tuple[str, Callable[[], object
         "timeline": (STAMP, STAMP + HOUR),
         "read_log": (job.id,),
         "due_records": ("recurring", 1),
+        "remember": ([signal(job.id, "approval")],),
+        "recall": (job.id,),
+        "tally": ([job.id],),
+        "read_stream": (job.id, "out"),
         "acquire_lock": ("lock", "owner", 60.0),
         "put_record": ("kind", "key", "value"),
         "get_record": ("kind", "key"),
@@ -80,10 +84,6 @@ def _asked(storage: Storage, job: NewJob) -> list[tuple[str, Callable[[], object
         verbs |= {"spend": ("kit/a",), "find_keys": ()}
     if Feature.UNIQUE in storage.features:
         verbs["find_unique"] = ()
-    if composes(storage):
-        memo = signal(job.id, "approval")
-        verbs |= {"remember": ([memo],), "recall": (job.id,), "tally": ([job.id],)}
-        verbs["read_stream"] = (job.id, "out")
     return [
         *[(verb, partial(getattr(storage, verb), *arguments)) for verb, arguments in verbs.items()],
         ("end_session", lambda: storage.end_session("session-z", None, reason="lost")),

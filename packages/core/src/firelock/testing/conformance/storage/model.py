@@ -8,7 +8,6 @@ from typing import ClassVar
 import pytest
 
 from firelock.storage import Feature, Storage
-from firelock.testing.conformance.flow_scene import FlowScene
 from firelock.testing.conformance.kit import requires
 from firelock.testing.conformance.scene import Handles
 from firelock.testing.conformance.steps.batch_steps import BatchSteps
@@ -58,20 +57,18 @@ class ModelDuty(StorageFixtures):
         """
         self._random_steps(UniqueSteps, open_handle, 80)
 
-    def test_random_batches_end_rightly(self, flow: FlowScene, open_handle: Callable[[], Storage]) -> None:
+    def test_random_batches_end_rightly(self, open_handle: Callable[[], Storage]) -> None:
         """Whatever becomes of batches within batches, they are counted rightly, and end when they should.
 
         If this fails: the message has the steps; read the last one against `steps.batch_steps`.
         """
-        del flow  # where there are no batches, nothing is tried
         self._random_steps(BatchSteps, open_handle, 80)
 
-    def test_random_waits_are_answered(self, flow: FlowScene, open_handle: Callable[[], Storage]) -> None:
+    def test_random_waits_are_answered(self, open_handle: Callable[[], Storage]) -> None:
         """Whatever becomes of jobs that wait and remember, runs agree, and no accepted signal is lost.
 
         If this fails: the message has the steps; read the last one against `steps.memo_steps`.
         """
-        del flow  # where there are no memos, nothing is tried
         self._random_steps(MemoSteps, open_handle, 120)
 
     def _random_steps(self, kind: type[SeededSteps], open_handle: Callable[[], Storage], steps: int) -> None:

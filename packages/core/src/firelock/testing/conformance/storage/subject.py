@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 
 from firelock.storage import Feature, Storage
-from firelock.testing.conformance.flow_scene import FlowScene, composes
+from firelock.testing.conformance.flow_scene import FlowScene
 from firelock.testing.conformance.kit import NOT_OFFERED, REPORTED, Conformance, required_features
 from firelock.testing.conformance.locks import LockHandles
 from firelock.testing.conformance.scene import Handles, Scene, opener
@@ -86,8 +86,6 @@ class StorageFixtures(Conformance):
     @pytest.fixture
     def flow(self, handles: Handles) -> FlowScene:
         """Return the store with batches and memos at hand."""
-        if not composes(handles.first):
-            pytest.skip(f"{NOT_OFFERED}batches and memos")
         return FlowScene(handles)
 
     @pytest.fixture
