@@ -212,6 +212,20 @@ def test_a_step_is_one_round_trip(scene, holder, proxy):
     assert [one.name for one in scene.storage.recall(running.id)] == list("abcd")
 
 
+def test_to_recall_is_one_round_trip(scene, holder, proxy):
+    """Whether the run may, and all that there is, of one snapshot."""
+    running = scene.run(holder)
+    scene.storage.remember([remembers(running, name) for name in "ba"])
+    before = proxy.traffic
+
+    found = scene.storage.recall(running.id, session=holder.session, fence=running.job.fence)
+
+    assert [one.name for one in found] == ["b", "a"]
+    assert (proxy.traffic - before).trips == 1
+    assert scene.storage.recall(running.id, session=holder.session, fence=running.job.fence + 1) is None
+    assert scene.storage.recall("nobody") is None
+
+
 # ---- transactions that stay open -------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ from firelock_sql.transaction import Text, Transaction, insert_into
 
 _FIELDS = ("kind", "name", "value", "is_done", "at", "started_at", "attempt", "author", "place")
 _COLUMNS = f"SELECT {', '.join(_FIELDS)} FROM firelock_memos WHERE job_id = :id"  # noqa: S608 - names
-_ALL = Text(f"{_COLUMNS} ORDER BY place")
+ALL_MEMOS = Text(f"{_COLUMNS} ORDER BY place")
 _ONE = Text(f"{_COLUMNS} AND kind = :kind AND name = :name")
 _SUM = Text("""
 SELECT count(*), coalesce(sum(bytes), 0), coalesce(max(place), -1) FROM firelock_memos WHERE job_id = :id
@@ -38,14 +38,15 @@ class MemoTotal:
     last: int  # the largest place, -1 for none
 
 
-def _memo(row: Sequence[Any]) -> Memo:
+def memo_of(row: Sequence[Any]) -> Memo:
+    """Return a row of `ALL_MEMOS` as a memo."""
     kind, name, value, is_done, *rest = row
     return Memo(MemoKind(kind), name, value, bool(is_done), *rest)
 
 
 def read_memos(tx: Transaction, job_id: str) -> list[Memo]:
     """Return all that the job remembers, in order of place."""
-    return [_memo(row) for row in tx.all(_ALL, id=job_id)]
+    return [memo_of(row) for row in tx.all(ALL_MEMOS, id=job_id)]
 
 
 def read_memo(tx: Transaction, job_id: str, kind: str, name: str) -> Memo | None:
@@ -54,7 +55,7 @@ def read_memo(tx: Transaction, job_id: str, kind: str, name: str) -> Memo | None
     found = tx.all_known(_ONE, **of)
     if len(found) and tx.newer is not None:
         found = tx.all_now(_ONE, **of)  # there is one: the room for others' memos is not locked
-    return _memo(found[0]) if found else None
+    return memo_of(found[0]) if found else None
 
 
 def memo_total(tx: Transaction, job_id: str) -> MemoTotal:

@@ -26,8 +26,8 @@ from firelock_sql.settle import decide_all_of, resume
 from firelock_sql.transaction import Text, Transaction
 
 _UNWATCHED = frozenset({State.SUCCEEDED, State.DELETED})  # nobody outside tells such a job anything
-_IS_KNOWN = Text("SELECT 1 FROM firelock_jobs WHERE id = :id")
-_IS_HELD = Text("""
+IS_KNOWN = Text("SELECT 1 FROM firelock_jobs WHERE id = :id")
+IS_HELD = Text("""
 SELECT 1 FROM firelock_jobs
 WHERE id = :id AND state = 'processing' AND session = :session AND fence = :fence
 """)
@@ -48,9 +48,9 @@ class SqlMemoVerbs(SqlVerbs):
     ) -> list[Memo] | None:
         def recall(tx: Transaction) -> list[Memo] | None:
             if session is None:
-                found = tx.one(_IS_KNOWN, id=job_id)
+                found = tx.one(IS_KNOWN, id=job_id)
             else:
-                found = tx.one(_IS_HELD, id=job_id, session=session, fence=fence)
+                found = tx.one(IS_HELD, id=job_id, session=session, fence=fence)
             return None if found is None else read_memos(tx, job_id)
 
         return self._database.read(recall)

@@ -1,4 +1,4 @@
-"""What runs ask to be remembered, in one round trip: a step costs no more than its way to the server.
+"""What runs ask to be remembered, and recall, in one round trip: a step costs but its way to the server.
 
 Whether a memo may be put is said within the statement that puts it, since nobody answers before the commit.
 Who writes memos of a job has locked its row; so what the statements behind that find is what there is.
@@ -12,7 +12,8 @@ from typing import Any
 import attrs
 
 from firelock.storage import MEMOS_BYTES, MEMOS_LIMIT, Applied, Memo, NewMemo, Remembered, State
-from firelock_sql.memo_row import memo_size
+from firelock_sql.memo_row import ALL_MEMOS, memo_of, memo_size
+from firelock_sql.memos import IS_HELD, IS_KNOWN
 from firelock_sql.mysql.pipeline import Answer, TogetherCursor
 from firelock_sql.schema import HAS_MEMOS
 from firelock_sql.transaction import Text, Transaction
@@ -92,6 +93,22 @@ def remember_at_once(tx: Transaction, cursor: TogetherCursor, memos: Sequence[Ne
     tx.is_ended = True
     holders = {str(id): held for id, *held in locked.rows}
     return [_answer(one, holders.get(one.new.job_id)) for one in puts]
+
+
+def recall_at_once(
+    tx: Transaction, cursor: TogetherCursor, job_id: str, session: str | None, fence: int | None
+) -> list[Memo] | None:
+    """Return what the job remembers, of one snapshot; the transaction is over. None: see `Storage.recall`."""
+    held: tuple[Text, dict[str, object]] = (IS_KNOWN, {"id": job_id})
+    if session is not None:
+        held = (IS_HELD, {"id": job_id, "session": session, "fence": fence})
+    asked: list[tuple[str, Any]] = []
+    for statement, parameters in (held, (ALL_MEMOS, {"id": job_id})):
+        compiled = statement.compiled(tx.dialect)
+        asked.append((compiled.text, compiled.bind(parameters)))
+    found = cursor.each([*asked, ("COMMIT", ())])
+    tx.is_ended = True
+    return [memo_of(row) for row in found[1]] if found[0] else None
 
 
 def _values(new: NewMemo) -> dict[str, object]:

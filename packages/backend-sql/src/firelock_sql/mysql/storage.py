@@ -28,6 +28,7 @@ from firelock.storage import (
     Duplicate,
     Exchange,
     Feature,
+    Memo,
     NewJob,
     NewMemo,
     Remembered,
@@ -60,7 +61,7 @@ from firelock_sql.limits import SqlLanes
 from firelock_sql.mysql.connect import CLOCK, is_lock_timeout
 from firelock_sql.mysql.database import MysqlDatabase
 from firelock_sql.mysql.lane_walk import HOLD_CLAIMS, LaneMemory, MysqlLanes
-from firelock_sql.mysql.memo_trip import fits_one_trip, remember_at_once
+from firelock_sql.mysql.memo_trip import fits_one_trip, recall_at_once, remember_at_once
 from firelock_sql.mysql.pipeline import TogetherCursor, Written
 from firelock_sql.names import Names
 from firelock_sql.pool import EnginePool
@@ -566,6 +567,12 @@ class MysqlStorage(SqlStorage):
         if within is None and memos and fits_one_trip(memos):
             return self._database.write(lambda tx: remember_at_once(tx, cursor_of(tx), memos))
         return super().remember(memos, within=within)
+
+    @override
+    def recall(
+        self, job_id: str, *, session: str | None = None, fence: int | None = None
+    ) -> list[Memo] | None:
+        return self._database.read(lambda tx: recall_at_once(tx, cursor_of(tx), job_id, session, fence))
 
 
 _PlainEnds = Sequence[tuple[Transition, Held]]
