@@ -212,6 +212,21 @@ def test_a_step_is_one_round_trip(scene, holder, proxy):
     assert [one.name for one in scene.storage.recall(running.id)] == list("abcd")
 
 
+def test_jobs_that_remember_end_like_plain_ones(scene, holder, proxy):
+    """Nobody reads them to end them, whether they remembered in this run or before."""
+    _, members = store_batch(scene, 2)
+    scene.add_many(2)
+    claimed = [Running(job, holder) for job in scene.claim(holder)]
+    scene.storage.remember([remembers(running, "a") for running in claimed])
+    before = proxy.traffic
+
+    results = scene.storage.apply([succeeds(running) for running in claimed])
+
+    assert {result.is_applied for result in results} == {True}
+    assert (proxy.traffic - before).trips == 2
+    assert scene.states(*members) == [State.SUCCEEDED] * 2
+
+
 def test_to_recall_is_one_round_trip(scene, holder, proxy):
     """Whether the run may, and all that there is, of one snapshot."""
     running = scene.run(holder)

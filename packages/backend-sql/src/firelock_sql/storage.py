@@ -174,12 +174,6 @@ class Holdings:
                 parted.plain.append((transition, held))
         return parted
 
-    def drop(self, session: str, job_id: str) -> None:
-        """The job's end is not plain any more."""
-        holding = self._of.get(session)
-        if holding is not None:
-            holding.jobs.pop(job_id, None)
-
     def let_go(self, transitions: Iterable[Transition]) -> None:
         """The transitions are stored, whatever became of them."""
         for transition in transitions:

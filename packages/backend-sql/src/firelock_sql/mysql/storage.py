@@ -65,7 +65,7 @@ from firelock_sql.mysql.memo_trip import fits_one_trip, recall_at_once, remember
 from firelock_sql.mysql.pipeline import TogetherCursor, Written
 from firelock_sql.names import Names
 from firelock_sql.pool import EnginePool
-from firelock_sql.schema import IS_MEMBER
+from firelock_sql.schema import HAS_MEMOS, IS_MEMBER
 from firelock_sql.settle import apply_transitions
 from firelock_sql.storage import (
     LOCK,
@@ -362,7 +362,7 @@ class MysqlStorage(SqlStorage):
     """Jobs in one database of a MySQL or MariaDB server."""
 
     admits = frozenset({Feature.LIMITS, Feature.UNIQUE})
-    hot_marks = (0, IS_MEMBER)
+    hot_marks = (0, IS_MEMBER, HAS_MEMOS, IS_MEMBER | HAS_MEMOS)
 
     def __init__(self, shown: str, connect_url: str, connections: EnginePool, names: Names) -> None:
         database = MysqlDatabase(shown, connections, names)
@@ -560,10 +560,7 @@ class MysqlStorage(SqlStorage):
 
     @override
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
-        """One round trip for what runs ask for, whose ends are then not plain."""
-        for new in memos:
-            if new.session is not None:
-                self._holdings.drop(new.session, new.job_id)
+        """One round trip for what runs ask for."""
         if within is None and memos and fits_one_trip(memos):
             return self._database.write(lambda tx: remember_at_once(tx, cursor_of(tx), memos))
         return super().remember(memos, within=within)
