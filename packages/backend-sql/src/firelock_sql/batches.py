@@ -11,7 +11,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from firelock.storage import FINAL_STATES, BatchRules, Moved, State, Tally, Ties, Transition
+from firelock.storage import ANY_QUEUE, FINAL_STATES, BatchRules, Moved, State, Tally, Ties, Transition
 from firelock.storage.batches import end_of
 from firelock_sql.batch_change import cancel_batch
 from firelock_sql.batch_row import (
@@ -213,6 +213,7 @@ def _let_in(tx: Transaction, ids: Sequence[str]) -> None:
         nominal_at = row.nominal_at
         if nominal_at is not None and nominal_at > tx.now:
             row.move(tx, State.SCHEDULED, reason=reason, changed_at=tx.now, due_at=nominal_at)
+            tx.woken.add(ANY_QUEUE)  # who sleeps until the next due instant
         else:
             row.move(tx, State.ENQUEUED, reason=reason, changed_at=tx.now, enqueued_at=tx.now)
             tell_if_claimable(tx, row)
