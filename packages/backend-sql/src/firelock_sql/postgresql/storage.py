@@ -24,13 +24,17 @@ from firelock.storage import (
     Duplicate,
     Exchange,
     Feature,
+    Memo,
     NewJob,
+    NewMemo,
+    Remembered,
     State,
     Ties,
     Transition,
     read_ties,
 )
 from firelock.storage.admission import lane_of
+from firelock_sql.batch_row import TAKERS
 from firelock_sql.claim import PLACE_SEQ, TakenRows, serving, started_job
 from firelock_sql.job_row import claimed_job
 from firelock_sql.limits import SqlLanes
@@ -38,6 +42,7 @@ from firelock_sql.names import Names
 from firelock_sql.pool import EnginePool
 from firelock_sql.postgresql.connect import number_array, patient_for, text_array
 from firelock_sql.postgresql.database import PostgresqlDatabase
+from firelock_sql.postgresql.delta_sum import take_deltas
 from firelock_sql.postgresql.exchange import (
     BESIDE,
     BESIDE_OF_EVERY,
@@ -55,6 +60,12 @@ from firelock_sql.postgresql.exchange import (
 )
 from firelock_sql.postgresql.keyed import MAKE_KEYS, TAKE, ClaimBeside, LaneFloors, PostgresqlLanes
 from firelock_sql.postgresql.lanes import Lanes, Look
+from firelock_sql.postgresql.remembering import (
+    RECALL,
+    can_remember_at_once,
+    recalled,
+    remember_at_once,
+)
 from firelock_sql.postgresql.unique_lock import lock_keys
 from firelock_sql.schema import IS_MEMBER
 from firelock_sql.settle import apply_transitions
@@ -64,6 +75,7 @@ from firelock_sql.unique import LOCKERS
 from firelock_sql.url import ServerUrl, parse_server_url
 
 LOCKERS["postgresql"] = lock_keys
+TAKERS["postgresql"] = take_deltas
 
 _T = TypeVar("_T")
 _MOST = 512  # that one statement claims
@@ -367,6 +379,25 @@ class PostgresqlStorage(SqlStorage):
     @override
     def _lanes_in(self, tx: Transaction) -> SqlLanes:
         return _HeldLanes(tx)
+
+    # ---- what is remembered ------------------------------------------------------------------------------
+
+    @override
+    def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
+        """One round trip where they are of runs, as steps are."""
+        database = self._database
+        if within is not None or not memos or not database.is_direct or not can_remember_at_once(memos):
+            return super().remember(memos, within=within)
+        return database.at_once(lambda cursor: remember_at_once(cursor, database.dialect, memos))
+
+    @override
+    def recall(
+        self, job_id: str, *, session: str | None = None, fence: int | None = None
+    ) -> list[Memo] | None:
+        if not self._database.is_direct:
+            return super().recall(job_id, session=session, fence=fence)
+        values = {"job": job_id, "session": session, "fence": fence}
+        return recalled(self._database.at_once(lambda cursor: self._rows(cursor, RECALL, values)))
 
     # ---- apply -------------------------------------------------------------------------------------------
 

@@ -1,0 +1,117 @@
+"""What runs remember on PostgreSQL: a step is one round trip, and so is what a run recalls.
+
+The jobs are locked by a statement before those that write, of which each sees what others wrote while they
+had the lock. All are sent at once: until the server is asked to synchronize they are one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from psycopg import Pipeline
+
+from firelock.storage import Applied
+from firelock.values import MEMOS_BYTES, MEMOS_LIMIT, Memo, MemoKind, NewMemo, Remembered
+from firelock_sql.postgresql.connect import text_array
+from firelock_sql.transaction import Text
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Dialect
+
+_LOCK = Text("SELECT FROM firelock_jobs WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE")
+_MEMO = "kind, name, value, is_done, at, started_at, attempt, author, place"
+# A row is: whether there is such a job, whether the run holds it, the place of the memo where it was put, and
+# what stood before under its name, or NULLs.
+_PUT = Text(f"""
+WITH job AS MATERIALIZED (
+    SELECT state = 'processing' AND coalesce(session, '') = :session AND fence = :fence AS is_held
+    FROM firelock_jobs WHERE id = :job
+), old AS MATERIALIZED (
+    SELECT {_MEMO}, bytes FROM firelock_memos WHERE job_id = :job AND kind = :kind AND name = :name
+), kept AS MATERIALIZED (
+    SELECT count(*) AS number, coalesce(sum(bytes), 0) AS bytes, coalesce(max(place), 0) AS place
+    FROM firelock_memos WHERE job_id = :job
+), put AS (
+    INSERT INTO firelock_memos (job_id, {_MEMO}, bytes)
+    SELECT :job, :kind, :name, :value::text, :is_done::integer, :at::bigint, :started_at::bigint,
+        :attempt::integer, :author, kept.place + 1, :bytes::integer
+    FROM job, kept
+    WHERE is_held AND NOT EXISTS (SELECT FROM old WHERE is_done = 1 OR NOT :replaces)
+        AND kept.number + (SELECT 1 - count(*) FROM old) <= {MEMOS_LIMIT}
+        AND kept.bytes + :bytes::integer - coalesce((SELECT bytes FROM old), 0) <= {MEMOS_BYTES}
+    ON CONFLICT (job_id, kind, name) DO UPDATE
+    SET value = excluded.value, is_done = excluded.is_done, at = excluded.at,
+        started_at = excluded.started_at, attempt = excluded.attempt, author = excluded.author,
+        bytes = excluded.bytes
+    RETURNING place
+), marked AS (
+    UPDATE firelock_jobs SET marks = marks | 4
+    WHERE id = :job AND marks & 4 = 0 AND (SELECT count(*) FROM put) = 1
+)
+SELECT job.is_held IS NOT NULL, job.is_held, put.place, old.{_MEMO.replace(", ", ", old.")}
+FROM (SELECT) AS one LEFT JOIN job ON true LEFT JOIN put ON true LEFT JOIN old ON true
+""")  # noqa: S608 - names and numbers
+# A row is a memo, or NULLs where there is none; there is no row where the run does not hold the job.
+RECALL = Text(f"""
+SELECT {_MEMO.replace(", ", ", memo.").replace("kind", "memo.kind", 1)}
+FROM (
+    SELECT id FROM firelock_jobs
+    WHERE id = :job AND (:session::text IS NULL OR (
+        state = 'processing' AND coalesce(session, '') = :session AND fence = :fence::integer
+    ))
+) AS job LEFT JOIN firelock_memos AS memo ON memo.job_id = job.id ORDER BY memo.place
+""")  # noqa: S608 - names
+
+
+def can_remember_at_once(memos: Sequence[NewMemo]) -> bool:
+    """Tell whether all are of runs, and so wake nobody."""
+    return Pipeline.is_supported() and all(one.session is not None for one in memos)
+
+
+def remember_at_once(cursor: Any, dialect: Dialect, memos: Sequence[NewMemo]) -> list[Remembered]:  # noqa: ANN401 - psycopg's
+    """Return what became of each memo; all of them are of runs. One transaction, one round trip."""
+    connection = cursor.connection
+    answers = [connection.cursor() for _ in memos]
+    jobs = text_array(sorted({one.job_id for one in memos}))
+    with connection.pipeline():
+        cursor.execute(_LOCK.compiled(dialect).text, {"ids": jobs}, prepare=True)
+        for one, answer in zip(memos, answers, strict=True):
+            answer.execute(_PUT.compiled(dialect).text, _values(one), prepare=True)
+    return [_remembered(one, answer.fetchone()) for one, answer in zip(memos, answers, strict=True)]
+
+
+def _values(new: NewMemo) -> Mapping[str, object]:
+    memo = new.memo
+    size = 0 if memo.value is None else len(memo.value.encode(errors="surrogatepass"))
+    return {
+        **attrs.asdict(memo), "kind": memo.kind.value, "is_done": int(memo.is_done), "bytes": size,
+        "job": new.job_id, "session": new.session, "fence": new.fence, "replaces": new.replaces,
+    }  # fmt: skip
+
+
+def _remembered(new: NewMemo, row: Sequence[Any]) -> Remembered:
+    is_there, is_held, place, *found = row
+    old = None if found[0] is None else _memo(found)
+    is_same = old is not None and attrs.evolve(old, place=new.memo.place) == new.memo
+    if not is_there:
+        return Remembered(Applied.MISSING)
+    if not is_held:
+        return Remembered(Applied.REFUSED, old)
+    if is_same:
+        return Remembered(Applied.ALREADY, old)
+    if place is not None:
+        return Remembered(Applied.APPLIED, attrs.evolve(new.memo, place=place))
+    is_taken = old is not None and (old.is_done or not new.replaces)
+    return Remembered(Applied.TAKEN if is_taken else Applied.REFUSED, old)
+
+
+def recalled(rows: Sequence[Sequence[Any]]) -> list[Memo] | None:
+    """Return the answer of `RECALL`."""
+    return [_memo(row) for row in rows if row[0] is not None] if rows else None
+
+
+def _memo(row: Sequence[Any]) -> Memo:
+    kind, name, value, is_done, *rest = row
+    return Memo(MemoKind(kind), name, value, bool(is_done), *rest)
