@@ -7,7 +7,6 @@ lock as well, in the order in which they are listed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from typing_extensions import override
 
@@ -43,7 +42,9 @@ _NO_RULES = BatchRules("")
 _OF_BATCHES = Text("SELECT id, state, due_at, ties_json FROM firelock_jobs WHERE id IN :ids")
 _CHANGED = Text("SELECT id FROM firelock_batches WHERE is_changed = 1 LIMIT :most")
 _TOLD = Text("SELECT DISTINCT batch_id FROM firelock_batch_deltas LIMIT :most")
-_FREE_JOB = Text("SELECT id FROM firelock_jobs INDEXED BY id WHERE id IN :ids FOR NO KEY UPDATE SKIP LOCKED")
+_FREE_JOBS = Text("""
+SELECT id FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+""")
 _NEXT_MEMBERS = Text("""
 SELECT listed.created_at, listed.job_id, job.state
 FROM firelock_members AS listed JOIN firelock_jobs AS job ON job.id = listed.job_id
@@ -125,12 +126,12 @@ def _look_at(tx: Transaction, id: str, room: int) -> int:
     if row.has_children:
         follow_parents(tx, [row])
     counts.tell()
-    return max(1, _walk(tx, batch, rules, room)) if batch.walk is not None else 1
+    return _walk(tx, batch, rules, room) if batch.walk is not None else 1
 
 
 def _is_free(tx: Transaction, id: str) -> bool:
     """Tell whether nobody else has the batch now."""
-    return not tx.adds_deltas or bool(tx.all(_FREE_JOB, ids=[id])) or not tx.all(_OF_BATCHES, ids=[id])
+    return not tx.adds_deltas or bool(tx.all(_FREE_JOBS, ids=[id])) or not tx.all(_OF_BATCHES, ids=[id])
 
 
 def _set_out(row: JobRow, batch: BatchRow) -> None:
@@ -165,29 +166,43 @@ def _decide(tx: Transaction, row: JobRow, batch: BatchRow, rules: BatchRules, st
 
 
 def _walk(tx: Transaction, batch: BatchRow, rules: BatchRules, room: int) -> int:
-    """The next members of an open batch are swept, or let in; return how many were looked at."""
+    """The next members of an open batch are swept, or let in; return how many were looked at.
+
+    One that somebody else holds is waited for by nobody: the walk goes on with it the next time.
+    """
     found = tx.all(_NEXT_MEMBERS, batch=batch.id, at=batch.walked_at, id=batch.walked_id, most=room)
+    movable = _UNENDED if batch.walk == SWEEP else {State.AWAITING}
+    wanted = [id for _, id, state in found if read_state(state) in movable]
+    free = _free_among(tx, wanted)
     if batch.walk == SWEEP:
-        _sweep(tx, batch, rules, found)
+        _sweep(tx, batch, rules, [id for id in wanted if id in free])
     else:
-        _let_in(tx, [id for _, id, state in found if state == State.AWAITING])
-    is_over = len(found) < room
-    at, last = (batch.walked_at, batch.walked_id) if not found else found[-1][:2]
+        _let_in(tx, [id for id in wanted if id in free])
+    held = [place for place, (_, id, _) in enumerate(found) if id in wanted and id not in free]
+    done = found[: held[0]] if held else found
+    is_over = len(found) < room and not held
+    at, last = done[-1][:2] if done else (batch.walked_at, batch.walked_id)
     tx.run(_WALKED, id=batch.id, walk=None if is_over else batch.walk, at=at, last=last)
     if not is_over:
         tx.run(_AGAIN, id=batch.id)
-    return len(found)
+    return len(free) if held else max(1, len(found))
 
 
-def _sweep(tx: Transaction, batch: BatchRow, rules: BatchRules, found: Sequence[Any]) -> None:
+def _free_among(tx: Transaction, ids: Sequence[str]) -> set[str]:
+    """Return those of the jobs that nobody else holds, nor can from now on."""
+    if not tx.adds_deltas or not ids:
+        return set(ids)
+    return {str(row[0]) for row in tx.all(_FREE_JOBS, ids=sorted(ids))}
+
+
+def _sweep(tx: Transaction, batch: BatchRow, rules: BatchRules, ids: Sequence[str]) -> None:
     reason = Moved.SWEPT.value if batch.is_cancelled else Moved.STOPPED.value
     expires_at = rules.expiry(State.DELETED, tx.now)
     apply_transitions(
         tx,
         [
             Transition(id, _UNENDED, None, None, State.DELETED, tx.now, reason, expires_at=expires_at)
-            for _, id, state in found
-            if read_state(state) in _UNENDED
+            for id in ids
         ],
         is_sweep=True,
     )
@@ -245,11 +260,15 @@ _UNLIST = Text(
 )
 
 
-def time_out(tx: Transaction, ids: Sequence[str]) -> None:
-    """Jobs that waited until now wait no more; a batch that nobody fills any more is cancelled."""
+def time_out(tx: Transaction, ids: Sequence[str]) -> int:
+    """Jobs that waited until now wait no more; a batch that nobody fills any more is cancelled.
+
+    A batch that somebody adds to is passed over. Return how many are not.
+    """
     rows = {id: row for id, row in load_rows(tx, ids).items() if row.state is State.AWAITING}
     counts = MemberCounts(tx, rows.values())
-    batches = load_batches(tx, [row.id for row in rows.values() if row.is_batch])
+    batches = load_batches(tx, [row.id for row in rows.values() if row.is_batch], is_patient=False)
+    rows = {id: row for id, row in rows.items() if id in batches or not row.is_batch}
     for row in rows.values():
         if row.id in batches:
             cancel_batch(tx, row, batches[row.id], Moved.HOLD_OVER.value, tx.now)
@@ -259,6 +278,7 @@ def time_out(tx: Transaction, ids: Sequence[str]) -> None:
     decide_all_of(tx, [id for id in rows if id not in batches])
     follow_parents(tx, [row for row in rows.values() if row.has_children])
     counts.tell()
+    return len(rows)
 
 
 def keep_tied(tx: Transaction, ids: Sequence[str]) -> set[str]:

@@ -217,10 +217,8 @@ def _forgotten(forget: _Forget, keys: Sequence[str], tx: Transaction) -> None:
 def _promote(tx: Transaction, limit: int) -> Promotion:
     due = tx.all(_TAKE_DUE, now=tx.now, most=limit)
     waiting = [row[1] for row in due if row[4] == State.AWAITING]
-    if waiting:
-        time_out(tx, waiting)
-    promoted = len(due)
     due = [row for row in due if row[4] == State.SCHEDULED]
+    promoted = len(due) + (time_out(tx, waiting) if waiting else 0)
     if due:
         reason = Moved.DUE.value
         line = entry_line(HistoryEntry(State.ENQUEUED, tx.now, reason))
