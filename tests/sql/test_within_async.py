@@ -11,7 +11,16 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from firelock import ConfigurationError, Firelock, JobContext, JobNotCommitted, JobNotFound, State
-from firelock.storage import Edge, NewJob, On, StorageUnavailable
+from firelock.storage import Applied, ClaimRequest, Edge, NewJob, NewSession, On, StorageUnavailable
+from firelock.values import (
+    BATCH_TASK,
+    BatchRules,
+    Memo,
+    MemoKind,
+    NewMemo,
+    Ties,
+    write_ties,
+)
 from tests.sql.pgbouncer import ADVISED
 
 
@@ -122,6 +131,40 @@ class AsyncCallers:
                 return (await session.execute(text("select count(*) from orders"))).scalar()
 
         assert (2, {}) == (asyncio.run(use()), fire.storage.counts().by_state)
+
+    @pytest.mark.parametrize("is_committed", [True, False], ids=["commit", "rollback"])
+    def test_what_is_remembered_follows_an_async_session(self, fire, opened, is_committed):
+        """Step, signal and a member of a batch are there after its commit, or none of them ever is."""
+        storage, holder = fire.storage, NewSession("s", "server", "host:1", "host", 1, 1_000, 1e6)
+        batch = write_ties(Ties(batch=BatchRules("nightly")))
+        jobs = [
+            new_job("0190-run"),
+            NewJob(
+                "0190-batch", BATCH_TASK, "{}", "json", "default", 0, State.AWAITING, 1_000, ties_json=batch
+            ),
+        ]
+        storage.insert(jobs)
+        storage.begin_session(holder)
+        (job,) = storage.claim(ClaimRequest(None, 1, holder.id, 1_000)).jobs
+        step = Memo(MemoKind.STEP, "paid", '"1"', True, 1_000, None, 1)
+        memos = [
+            NewMemo(job.id, step, holder.id, job.fence),
+            NewMemo(job.id, Memo(MemoKind.SIGNAL, "approval", "true", True, 1_000, author="ada")),
+        ]
+        member = new_job("0190-member", ties_json=write_ties(Ties("0190-batch")))
+
+        async def use():
+            async with opened() as engine, AsyncSession(engine) as session:
+                answers = await session.run_sync(lambda inner: storage.remember(memos, within=inner))
+                await insert(fire, session, member)
+                await (session.commit() if is_committed else session.rollback())
+                return [one.answer for one in answers]
+
+        assert [Applied.APPLIED] * 2 == asyncio.run(use())
+        assert 2 * is_committed == len(storage.recall(job.id) or [])
+        (tally,) = storage.tally(["0190-batch"])
+        assert tally is not None
+        assert is_committed == tally.total
 
     def test_an_async_engine_in_autocommit_is_refused(self, fire, task, opened):
         """Its connections commit each statement by itself."""

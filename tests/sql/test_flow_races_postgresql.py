@@ -1,0 +1,142 @@
+"""Batches on PostgreSQL while many are at them for a while: no end is early, nobody is stuck for good."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+
+import pytest
+
+from firelock.errors import BatchFinished
+from firelock.storage import ClaimRequest, JobFilter, State
+from firelock.testing import Handles
+from firelock.testing.conformance.flow_scene import FlowScene
+from firelock.testing.conformance.scene import (
+    HOUR,
+    Running,
+    deletes,
+    fails,
+    opener,
+    requeues,
+    succeeds,
+)
+
+ROUNDS = 25
+
+
+@pytest.fixture
+def flow(postgresql):
+    """A store with batches and memos at hand."""
+    with closing(Handles(opener(postgresql.url("listen=off")))) as handles:
+        yield FlowScene(handles)
+
+
+@pytest.fixture(autouse=True)
+def log(postgresql):
+    """No transaction has been undone by the server as it stood in another one's way for good."""
+    before = len(postgresql.server.said())
+    yield
+    assert "deadlock detected" not in postgresql.server.said()[before:]
+
+
+def beside(folds, works):
+    """The works are done, while those who fold do it again and again until then."""
+    is_over = threading.Event()
+
+    def fold_on(fold):
+        while not is_over.is_set():
+            fold()
+
+    with ThreadPoolExecutor(len(folds) + len(works)) as pool:
+        folders = [pool.submit(fold_on, fold) for fold in folds]
+        try:
+            for one in [pool.submit(work) for work in works]:
+                one.result(120)
+        finally:
+            is_over.set()
+        for one in folders:
+            one.result(60)
+
+
+def test_no_fold_sees_a_batch_at_rest_that_is_not(flow):
+    """One member never ends; others are added and end, in transactions of their own, beside two folders.
+
+    Whoever takes changes before he has locked the batch sees an end without the add before it.
+    """
+    batch, (root,) = flow.batch_of(1)
+    kept = flow.running(flow.begin("root"), root)[0]
+    handles, sessions = flow.open(5), [flow.begin(name) for name in "abc"]
+    seen = []
+
+    def work(number):
+        handle, holder = handles[number], sessions[number]
+        for _ in range(ROUNDS):
+            handle.insert([flow.new_member(batch)])
+            claimed = handle.claim(ClaimRequest(["default"], 1, holder.session, flow.stamp())).jobs
+            ends = [succeeds(Running(job, holder)) for job in claimed]
+            handle.exchange(ends, ClaimRequest(["default"], 0, holder.session, flow.stamp()))
+
+    def fold(number):
+        handles[number].release(100)
+        seen.append(handles[number].get([batch])[0].state)
+
+    beside([partial(fold, 3), partial(fold, 4)], [partial(work, number) for number in range(3)])
+
+    assert {State.AWAITING} == set(seen)
+    for number, holder in enumerate(sessions):  # what others had claimed when somebody looked
+        handles[number].apply([succeeds(one) for one in flow.take(holder)])
+    flow.settle(succeeds(kept))
+    flow.settle_all()
+    number = 3 * ROUNDS + 1
+    assert (number, 0, 0, number, 0, 0) == flow.counts(batch)
+    assert State.SUCCEEDED is flow.state(batch)
+
+
+def test_whoever_is_at_a_nested_batch_never_stands_in_anothers_way_for_good(flow):
+    """Members that fail, are requeued and deleted, folds, sweeps, adds and cancels, at once, for a while.
+
+    In the end each batch has ended, and its tally is that of its members.
+    """
+    handles = flow.open(6)
+    holders = [flow.begin(name) for name in "abc"]
+    outer = flow.batch("outer", fails_fast=True, due_at=flow.now() + HOUR)
+    inner = flow.batch("inner", within=outer, fails_fast=True, due_at=flow.now() + HOUR)
+    members = [flow.member(batch) for _ in range(10) for batch in (outer, inner)]
+
+    def work(number):
+        holder = holders[number]
+        for turn in range(ROUNDS):
+            request = ClaimRequest(["default"], 3, holder.session, flow.stamp())
+            for job in handles[number].claim(request).jobs:
+                end = fails if turn % 3 == number else succeeds
+                handles[number].apply([end(Running(job, holder))])
+
+    def people(number):
+        for turn in range(ROUNDS):
+            at = turn * 7 % len(members)
+            handles[number].apply([requeues(members[at])])
+            handles[number].apply([deletes(members[at - 1])])
+            try:
+                handles[number].insert([flow.new_member(inner if turn % 2 else outer)])
+            except BatchFinished:
+                break
+
+    folds = [partial(handles[number].release, 20) for number in (4, 5)]
+    beside(folds, [*(partial(work, number) for number in range(3)), partial(people, 3)])
+
+    flow.settle(deletes(outer))
+    flow.settle_all()
+    for holder in holders:
+        flow.lose(holder)
+    flow.settle_all()
+    assert [State.DELETED] * 2 == flow.states(outer, inner)
+    for batch in (outer, inner):
+        tally = flow.tally(batch)
+        states = Counter(flow.states(*flow.found(JobFilter(batch_id=batch))))
+        assert (states.total(), 0, 0) == (tally.total, tally.active, tally.waiting)
+        assert [tally.succeeded, tally.failed, tally.deleted] == [
+            states[State.SUCCEEDED], states[State.FAILED], states[State.DELETED]
+        ]  # fmt: skip
