@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from psycopg import Pipeline
 
-from firelock.storage import Applied
-from firelock.values import MEMOS_BYTES, MEMOS_LIMIT, Memo, MemoKind, NewMemo, Remembered
+from firelock.storage import MEMOS_BYTES, MEMOS_LIMIT, Applied, Memo, MemoKind, NewMemo, Remembered
 from firelock_sql.postgresql.connect import text_array
 from firelock_sql.transaction import Text
 
