@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import attrs
 
-from firelock.errors import UnsupportedFeature
 from firelock.storage import JobFilter, Storage, batches
 from firelock.values import BATCH_TASK, FINAL_STATES, JobRecord, State, Tally
 
@@ -38,10 +37,7 @@ def find_still(storage: Storage, now: int) -> list[StillBatch]:
     where = JobFilter(state=State.AWAITING, task=BATCH_TASK, until=now - LONG_STILL)
     found = storage.find(where, limit=_BATCHES, oldest_first=True).jobs
     still = [job for job in found if _moved_at(storage, job.id) <= now - LONG_STILL]
-    try:
-        tallies = storage.tally([job.id for job in still])
-    except UnsupportedFeature:
-        return []
+    tallies = storage.tally([job.id for job in still])
     looked_at = (_looked_at(storage, *one) for one in zip(still, tallies, strict=True))
     return [one for one in looked_at if one.is_miscounted or batches.end_of(one.tally) in FINAL_STATES]
 
