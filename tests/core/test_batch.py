@@ -502,7 +502,7 @@ def test_a_duplicate_is_no_member(fire, storage, load, report, worker):
         long.add(report.using(after=job))
 
     assert (holder.id, False, 1) == (job.id, job.is_new, batch.tally().total)
-    assert holder.id == caught.value.job_id
+    assert holder.id == caught.value.job_id == caught.value.job.id
 
 
 def test_nobody_waits_for_a_debounced_member(fire, load, report):

@@ -474,7 +474,9 @@ def test_a_job_that_is_about_to_run_cannot_be_requeued(in_state, state):
     """The message names its state and what holds."""
     job = in_state(state)
 
-    with pytest.raises(JobConflict, match=f"Job {job.id} is {state}; it cannot be requeued: it runs anyway"):
+    with pytest.raises(
+        JobConflict, match=f"Job {job.id} is {state}; it cannot be requeued: it is {state} and runs"
+    ):
         job.requeue()
     with pytest.raises(JobConflict):
         asyncio.run(job.arequeue())

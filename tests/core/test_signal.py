@@ -252,7 +252,7 @@ def test_a_requeue_goes_on_behind_the_last_step_or_from_one(fire, order, worker)
     job.requeue(from_step="step charge")
 
     assert (State.ENQUEUED, ["load"]) == (job.state, [one.name for one in job.steps()])
-    with pytest.raises(JobConflict, match="it cannot be requeued: it runs anyway"):
+    with pytest.raises(JobConflict, match="it cannot be requeued: it is enqueued and runs"):
         job.requeue(from_step="load")
 
 

@@ -362,9 +362,24 @@ def test_requeue_by_id_answers_for_each(command, app):
     assert ran.code == 4
     assert ran.out.splitlines() == [
         f"{failed}  requeued",
-        f"{waiting.id}  not requeued: it is enqueued",
+        f"{waiting.id}  not requeued: it is enqueued and runs anyway",
         "nowhere  is not stored",
     ]
+
+
+def test_a_batch_is_passed_over_with_its_reason(command, app):
+    """It has no task that could run; one by one and among all."""
+    with app.batch("import") as batch:
+        batch.add(app.add, 1)
+
+    one = command("requeue", batch.id)
+    every = command("requeue --all --state awaiting")
+
+    assert (1, f"{batch.id}  not requeued: a batch is never run; requeue its members\n") == (
+        one.code,
+        one.out,
+    )
+    assert "1 passed over: a batch is never run, its members are.\n0 jobs requeued.\n" == every.out
 
 
 def test_a_refused_job_fails_the_command(command, app):

@@ -90,6 +90,7 @@ def order(job: JobContext, order_id: int) -> str:
     assert_type(counts, list[int])
     tally = job.join(fire.batches.get(job.step("fan-out", fan_out, days)))
     assert_type(tally, Tally)
+    assert_type(job.batch.add(load, "2026-11-01"), Job[int])
     assert_type(job.step("a task is a function", load, "2026-11-01", rows=1), int)
     assert_type(job.step("now", lambda: 3), int)
     assert_type([job.step(f"page:{n}", len, [n]) for n in range(3)], list[int])

@@ -367,12 +367,14 @@ class Filling:
             if holder == job.id and (found := self.client.storage.find_unique(use.key, limit=1)):
                 holder = found[0].job_id if found[0].key == use.key else job.id
             if holder != job.id and job.id in sources:
-                return DuplicateJob(
+                error = DuplicateJob(
                     f"Job {holder} has the unique key {use.key.partition(' ')[2]!r} of {job.task}, so that "
                     "the call is no member of the batch, and another member waits for it. Call it through "
                     "using(unique=False), or wait for that job outside of the batch. Nothing was stored.",
                     holder,
                 )
+                error.job = Job(self.client, job, job_id=holder, is_new=False)
+                return error
         return None
 
     # ---- holding -----------------------------------------------------------------------------------------

@@ -652,7 +652,7 @@ class Client:
         if record.is_batch:
             return "a batch is never run; requeue its members"
         if record.state in {State.ENQUEUED, State.PROCESSING}:
-            return "it runs anyway"
+            return f"it is {record.state} and runs anyway"
         if self._is_of_cancelled(record):
             return "its batch was cancelled, which is for good"
         if record.state is State.AWAITING and record.ties is not None and record.ties.inputs:

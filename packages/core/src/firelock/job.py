@@ -599,12 +599,14 @@ class Job(Generic[R]):
                 self._require_committed()
             return self.id
         if isinstance(self._record, NewJob) and not self.is_new:
-            raise DuplicateJob(
+            error = DuplicateJob(
                 f"Job {self.id} has the unique key of the call of {self.task}, which is therefore no member "
                 "of the batch, and no member can wait for it. Call it through using(unique=False), or wait "
                 "for that job outside of the batch.",
                 self.id,
             )
+            error.job = self
+            raise error
         if self.batch_id != batch_id:
             raise ConfigurationError(
                 f"{self!r} is no member of batch {batch_id}; a member waits for members of its own batch "

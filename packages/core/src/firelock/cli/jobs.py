@@ -422,10 +422,11 @@ def _word(result: Applied | None) -> str:
 
 
 def _whys(app: Firelock, change: _Change, ids: Sequence[str]) -> dict[str, str]:
-    """Return why jobs cannot be restored; the other changes need no word."""
-    if change is not _RESTORE or not ids:
+    """Return why jobs cannot be restored or requeued; a delete needs no word."""
+    if change is _DELETE or not ids:
         return {}
-    whys = zip(ids, app.jobs.why_not_restored(ids), strict=True)
+    ask = app.jobs.why_not_restored if change is _RESTORE else app.jobs.why_not_requeued
+    whys = zip(ids, ask(ids), strict=True)
     return {job_id: why for job_id, why in whys if why is not None}
 
 
@@ -439,7 +440,9 @@ def _change_all(app: Firelock, options: argparse.Namespace, screen: Screen, appl
     counted: Counter[str] = Counter(done=0, refused=0, missing=0)
     try:
         for page in _found(app, where):
-            ids = [record.id for record in page if record.state in change.of]
+            ids = [record.id for record in page if _is_meant(record, change)]
+            if batches := sum(change is _REQUEUE and record.is_batch for record in page):
+                counted["batches"] += batches
             if options.dry_run:
                 refused = len(_whys(app, change, ids))
                 counted.update(done=len(ids) - refused, refused=refused)
@@ -465,7 +468,7 @@ def _check_number(app: Firelock, where: JobFilter, options: argparse.Namespace, 
     most = _MANY if options.expect is None else options.expect
     counted, has_ended = 0, False
     for page in _found(app, where):
-        meant = [record.state for record in page if record.state in change.of]
+        meant = [record.state for record in page if _is_meant(record, change)]
         counted += len(meant)
         has_ended = has_ended or not _ENDED.isdisjoint(meant)
         if counted > most:
@@ -480,6 +483,10 @@ def _check_number(app: Firelock, where: JobFilter, options: argparse.Namespace, 
         )  # fmt: skip
 
 
+def _is_meant(record: JobRecord, change: _Change) -> bool:
+    return record.state in change.of and not (change is _REQUEUE and record.is_batch)
+
+
 def _found(app: Firelock, where: JobFilter) -> Iterator[Sequence[JobRecord]]:
     page = app.storage.find(where, limit=_PAGE)
     yield page.jobs
@@ -492,6 +499,8 @@ def _report(screen: Screen, change: _Change, counted: Counter[str], *, is_dry: b
     if screen.is_json:
         screen.json({"is_dry_run": is_dry, **counted})
         return
+    if counted["batches"]:
+        screen.line(f"{counted['batches']:,} passed over: a batch is never run, its members are.")
     jobs = f"{counted['done']:,} {'job' if counted['done'] == 1 else 'jobs'}"
     if is_dry:
         screen.line(f"{jobs} would be {change.done}.")
