@@ -341,7 +341,7 @@ def test_a_reader_may_go_away(fire, order, worker):
 
     async def read():
         task = asyncio.create_task(anext(aiter(job.astream())))
-        await asyncio.sleep(0)
+        await asyncio.wait({task}, timeout=0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
