@@ -798,7 +798,7 @@ def test_an_async_task_has_all_of_it(fire, tester):
     """By the twins."""
 
     async def charge() -> int:
-        await asyncio.sleep(0)
+        await asyncio.to_thread(int)
         return 42
 
     @fire.task(name="child")
@@ -827,7 +827,7 @@ def test_siblings_of_a_wait_go_on_to_their_end(fire, tester):
 
     async def slow(name: str) -> str:
         for _ in range(5):
-            await asyncio.sleep(0)
+            await asyncio.to_thread(int)
         ran.append(name)
         return name
 

@@ -101,7 +101,7 @@ def test_an_async_step_takes_part_in_a_transaction(fire, engine):
     """Of a sync connection that a coroutine has."""
 
     async def abook(session):
-        await asyncio.sleep(0)
+        await asyncio.to_thread(int)
         return book(session, 7)
 
     @fire.task(name="order")

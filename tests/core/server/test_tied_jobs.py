@@ -207,7 +207,7 @@ def test_an_async_job_that_is_stopped_leaves_its_place(fire, storage):
 
     @fire.task(name="work")
     async def work() -> int:
-        await asyncio.sleep(0)
+        await asyncio.to_thread(int)
         return 7
 
     ended = fire.task(name="done")(lambda: None).enqueue()
