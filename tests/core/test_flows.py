@@ -218,3 +218,26 @@ def test_from_a_step_on_all_is_done_again(fire, tester):
     tester.drain()
 
     assert ["a", "b", "c", "b", "c"] == ran
+
+
+def test_a_server_that_dies_forgets_nothing(fire, tester):
+    """Steps are not repeated, and a job that was called before its caller could wait is called once."""
+    ran = []
+
+    @fire.task(name="child")
+    def child() -> int:
+        ran.append("child")
+        return 7
+
+    @fire.task(name="order")
+    def order(job: JobContext) -> int:
+        job.step("charge", ran.append, "charge")
+        return job.run("child", child)
+
+    job = order.enqueue()
+    for _ in range(2):
+        tester.lose_server(queues=["default"], after_running=True)
+    tester.drain()
+
+    assert (7, ["charge", "child"]) == (job.result(0), ran)
+    assert 0 == job.refresh().retries
