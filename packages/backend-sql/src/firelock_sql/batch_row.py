@@ -52,6 +52,11 @@ class BatchRow:
             is_cancelled=bool(self.is_cancelled), is_stopping=bool(self.is_stopping),
         )  # fmt: skip
 
+    @property
+    def flags(self) -> tuple[object, ...]:
+        """All that `save_batch` writes."""
+        return tuple(getattr(self, name) for name in _FLAGS)
+
     def begin(self, walk: str) -> None:
         """`release` has something to do with each of its members, from the first one on."""
         self.walk, self.walked_at, self.walked_id, self.is_changed = walk, _BEFORE_ALL, "", 1

@@ -41,7 +41,10 @@ _UNENDED = frozenset(State) - FINAL_STATES
 _NO_RULES = BatchRules("")
 _OF_BATCHES = Text("SELECT id, state, due_at, ties_json FROM firelock_jobs WHERE id IN :ids")
 _CHANGED = Text("SELECT id FROM firelock_batches WHERE is_changed = 1 LIMIT :most")
-_TOLD = Text("SELECT DISTINCT batch_id FROM firelock_batch_deltas LIMIT :most")
+_CHANGED_OR_TOLD = Text("""
+(SELECT id FROM firelock_batches WHERE is_changed = 1 LIMIT :most)
+UNION (SELECT DISTINCT batch_id FROM firelock_batch_deltas LIMIT :most)
+""")
 _FREE_JOBS = Text("""
 SELECT id FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
 """)
@@ -91,11 +94,9 @@ def read_tallies(tx: Transaction, ids: Sequence[str]) -> dict[str, Tally]:
 
 def release_batches(tx: Transaction, limit: int) -> int:
     """Look at batches whose tally has changed, and move their members; return how many were looked at."""
-    ids = [str(row[0]) for row in tx.all(_CHANGED, most=limit)]
-    if tx.adds_deltas and len(ids) < limit:
-        ids += [str(row[0]) for row in tx.all(_TOLD, most=limit)]
+    found = tx.all(_CHANGED_OR_TOLD if tx.adds_deltas else _CHANGED, most=limit)
     looked_at = 0
-    for id in dict.fromkeys(ids):
+    for id in sorted(str(row[0]) for row in found):
         if looked_at >= limit:
             break
         looked_at += _look_at(tx, id, limit - looked_at)
@@ -104,9 +105,9 @@ def release_batches(tx: Transaction, limit: int) -> int:
 
 def _look_at(tx: Transaction, id: str, room: int) -> int:
     """The batch is as its counts say, and some of its members are where it has them; return how many."""
-    if not _is_free(tx, id):
-        return 0
-    row = load_rows(tx, [id]).get(id)
+    row = load_rows(tx, [id], is_patient=False).get(id)
+    if row is None and tx.adds_deltas and tx.all(_OF_BATCHES, ids=[id]):
+        return 0  # somebody else has it
     batch = load_batches(tx, [id], is_patient=False).get(id)
     if row is None:
         for statement in _GONE:
@@ -116,22 +117,19 @@ def _look_at(tx: Transaction, id: str, room: int) -> int:
         return 0
     rules = row.ties.batch or _NO_RULES
     counts = MemberCounts(tx, [row])
+    flags = batch.flags
     fold(tx, batch, fails_fast=rules.fails_fast)
     state = row.state if row.state is State.DELETED else end_of(batch.tally(row.state, row.due_at))
     if state is not row.state:
         _decide(tx, row, batch, rules, state)
     _set_out(row, batch)
-    save_batch(tx, batch)
+    if batch.flags != flags:
+        save_batch(tx, batch)
     save_rows(tx, [row])
     if row.has_children:
         follow_parents(tx, [row])
     counts.tell()
     return _walk(tx, batch, rules, room) if batch.walk is not None else 1
-
-
-def _is_free(tx: Transaction, id: str) -> bool:
-    """Tell whether nobody else has the batch now."""
-    return not tx.adds_deltas or bool(tx.all(_FREE_JOBS, ids=[id])) or not tx.all(_OF_BATCHES, ids=[id])
 
 
 def _set_out(row: JobRow, batch: BatchRow) -> None:

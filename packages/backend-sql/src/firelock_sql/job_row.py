@@ -301,10 +301,11 @@ class JobRow:
 _READ = [field.name for field in attrs.fields(JobRow)][:-2]
 _WRITTEN = _READ[_READ.index("state") :]
 _values_of = attrgetter(*_WRITTEN)
-_LOAD = Text(
-    f"SELECT {', '.join(_READ)} FROM firelock_jobs INDEXED BY id WHERE id IN :ids"  # noqa: S608 - names
-    " ORDER BY id FOR NO KEY UPDATE"
-)
+_LOOK = f"""
+SELECT {", ".join(_READ)} FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE
+"""  # noqa: S608 - names
+_LOAD = Text(_LOOK)
+_LOAD_FREE = Text(f"{_LOOK} SKIP LOCKED")
 _SAVE = Text(
     f"UPDATE firelock_jobs SET {', '.join(f'{name} = :{name}' for name in _WRITTEN)},"  # noqa: S608 - names
     " history = history || :lines, history_lines = history_lines + :number, is_plain_end = 0 WHERE seq = :seq"
@@ -313,9 +314,13 @@ _TEXT = Text("SELECT creation, history FROM firelock_jobs WHERE seq = :seq")
 _REWRITE = Text("UPDATE firelock_jobs SET history = :history, history_lines = :number WHERE seq = :seq")
 
 
-def load_rows(tx: Transaction, ids: Iterable[str]) -> dict[str, JobRow]:
-    """Return the jobs that are stored, by id; locked in order of id where a database locks rows."""
-    return {row[1]: JobRow(*row) for row in tx.all(_LOAD, ids=list(ids))}
+def load_rows(tx: Transaction, ids: Iterable[str], *, is_patient: bool = True) -> dict[str, JobRow]:
+    """Return the jobs that are stored, by id; locked in order of id where a database locks rows.
+
+    Without patience those alone that nobody else has locked.
+    """
+    found = tx.all(_LOAD if is_patient else _LOAD_FREE, ids=list(ids))
+    return {row[1]: JobRow(*row) for row in found}
 
 
 def save_rows(tx: Transaction, rows: Iterable[JobRow]) -> None:

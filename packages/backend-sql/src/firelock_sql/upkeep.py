@@ -40,9 +40,10 @@ SET state = 'enqueued', reason = :reason, changed_at = :now, enqueued_at = :now,
     history = history || :line, history_lines = history_lines + 1
 WHERE seq IN :seqs
 """)
-_IS_RELEASING = Text("""
-SELECT 1 FROM firelock_releasing UNION ALL SELECT 1 FROM firelock_batches WHERE is_changed = 1
-UNION ALL SELECT 1 FROM firelock_batch_deltas LIMIT 1
+IS_RELEASING = Text("""
+SELECT CASE WHEN EXISTS (SELECT 1 FROM firelock_releasing) THEN 1 ELSE 0 END,
+    CASE WHEN EXISTS (SELECT 1 FROM firelock_batches WHERE is_changed = 1)
+        OR EXISTS (SELECT 1 FROM firelock_batch_deltas) THEN 1 ELSE 0 END
 """)
 _EXPIRED = Text("""
 SELECT id, marks, ties_json, (
@@ -110,9 +111,10 @@ class SqlUpkeepVerbs(SqlVerbs):
 
     @override
     def release(self, limit: int) -> int:
-        if not self._database.read(lambda tx: tx.one(_IS_RELEASING)):
+        has_parents, has_batches = self._look_for_release()
+        if not has_parents and not has_batches:
             return 0
-        looked_at = self._database.write(lambda tx: release_children(tx, limit))
+        looked_at = self._database.write(lambda tx: release_children(tx, limit)) if has_parents else 0
         while looked_at < limit:
             room = min(limit - looked_at, _BATCHES_AT_ONCE)
             more = self._database.write(partial(release_batches, limit=room))
@@ -120,6 +122,11 @@ class SqlUpkeepVerbs(SqlVerbs):
             if more < room:
                 break
         return looked_at
+
+    def _look_for_release(self) -> tuple[int, int]:
+        """Tell whether parents have ended, and whether batches have changed."""
+        has_parents, has_batches = self._database.read(lambda tx: tx.one(IS_RELEASING))
+        return has_parents, has_batches
 
     @override
     def prune(self, limit: int) -> int:

@@ -72,6 +72,7 @@ from firelock_sql.settle import apply_transitions
 from firelock_sql.storage import KIND, LOCK, Held, Parted, SqlStorage, freed_by, held_of, kind
 from firelock_sql.transaction import Text, Transaction
 from firelock_sql.unique import LOCKERS
+from firelock_sql.upkeep import IS_RELEASING
 from firelock_sql.url import ServerUrl, parse_server_url
 
 LOCKERS["postgresql"] = lock_keys
@@ -379,6 +380,17 @@ class PostgresqlStorage(SqlStorage):
     @override
     def _lanes_in(self, tx: Transaction) -> SqlLanes:
         return _HeldLanes(tx)
+
+    # ---- upkeep ------------------------------------------------------------------------------------------
+
+    @override
+    def _look_for_release(self) -> tuple[int, int]:
+        if not self._database.is_direct:
+            return super()._look_for_release()
+        ((has_parents, has_batches),) = self._database.at_once(
+            lambda cursor: self._rows(cursor, IS_RELEASING, {})
+        )
+        return has_parents, has_batches
 
     # ---- what is remembered ------------------------------------------------------------------------------
 
