@@ -28,7 +28,7 @@ from firelock.testing.conformance.scene import (
     succeeds,
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
-from firelock.values import Duplicate, On, State, Tally, Ties, Transition, UniqueUse
+from firelock.values import Duplicate, Edge, On, State, Tally, Ties, Transition, UniqueUse
 
 _OPEN, _DONE, _BAD, _GONE = State.AWAITING, State.SUCCEEDED, State.FAILED, State.DELETED
 
@@ -504,6 +504,52 @@ class TallyDuty(StorageFixtures):
         assert [True, False] == [flow.tally(one).is_shut for one in (waits, gone)] or flow.tally(gone).is_shut
         assert flow.tally(gone).is_cancelled
         assert Moved.SWEPT == flow.record(b).reason
+
+    def test_a_batch_behind_a_deleted_job_is_swept(self, flow: FlowScene) -> None:
+        """A batch after a job that was deleted before is stored, and cancelled with its members.
+
+        So it comes to the same end whether that job is deleted a moment before or a moment after.
+
+        If this fails: who stores a flow gets an error, or none, by chance.
+        """
+        source = flow.add()
+        flow.settle(deletes(source))
+        batch = flow.new_batch(after=[source])
+        members = [flow.new_member(batch.id) for _ in range(2)]
+        then = flow.new_job(state=State.AWAITING, parents=(Edge(batch.id, On.DELETED),))
+
+        flow.storage.insert([batch, *members, then])
+        flow.settle_all()
+
+        assert [_GONE, _GONE, _GONE, State.ENQUEUED] == flow.states(
+            batch.id, *(one.id for one in members), then.id
+        )
+        assert Tally(total=2, deleted=2, is_cancelled=True) == flow.tally(batch.id)
+
+    def test_who_gets_free_in_a_shut_batch_is_shut_out(self, flow: FlowScene) -> None:
+        """A member whose fellow has ended as wanted does not start while their batch is shut.
+
+        One that somebody has requeued runs on: what it waited for moves it no more.
+
+        If this fails: a delete in a batch that waits starts half of it, or takes a running job away.
+        """
+        source = flow.add()
+        batch = flow.batch(after=[source])
+        a = flow.member(batch)
+        b, c = (flow.member(batch, a, on=On.DELETED) for _ in range(2))
+        flow.settle(deletes(a))
+        flow.settle(requeues(c))
+        running = {one.id: one for one in flow.take(flow.begin())}[c]
+
+        flow.settle_all()
+
+        assert (State.AWAITING, Moved.SHUT_OUT, State.PROCESSING) == (
+            flow.state(b), flow.record(b).reason, flow.state(c),
+        )  # fmt: skip
+        assert (3, 2, 0, 0, 0, 1) == flow.counts(batch)
+        flow.settle(succeeds(running))
+        flow.settle_all()
+        assert ((3, 1, 0, 1, 0, 1), _OPEN) == (flow.counts(batch), flow.state(batch))
 
     def test_batches_in_one_that_is_shut_are_shut_too(self, flow: FlowScene) -> None:
         """A batch in one that waits for its opening waits with it, and so do its members, as active ones.
