@@ -52,7 +52,7 @@ def bash(run, tmp_path):
     ("words", "suggested"),
     [
         ("firelock jo", ["jobs"]),
-        ("firelock jobs re", ["requeue", "restore"]),
+        ("firelock jobs re", ["requeue", "restore", "read"]),
         ("firelock jobs list --sta", ["--state"]),
         ("firelock jobs list --state fa", ["failed"]),
         ("firelock jobs list --state '=' fa", ["failed"]),  # as bash parts --state=fa

@@ -2,8 +2,8 @@
 
 Read `program` first: it parses, finds the app (`source`) and runs a command. `screen` and `answers` are the
 two ways to say what came of it, to people and as JSON; the others are groups of commands: `jobs`, `queues`,
-`limits`, `recurring`, `servers` and `doctor` as in `control`, `enqueue`, `top`, `dev`, `migrate`, `health`,
-`about`, `completion` and `demo`.
+`limits`, `batches`, `recurring`, `servers` and `doctor` as in `control`, `job_steps` as a part of `jobs`,
+`enqueue`, `top`, `dev`, `migrate`, `health`, `about`, `completion` and `demo`.
 """
 
 from __future__ import annotations

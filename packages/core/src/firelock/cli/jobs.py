@@ -13,6 +13,7 @@ import attrs
 
 from firelock.cli.answers import answer_of, job_answer
 from firelock.cli.commands import Exit, Problem, add_command, add_group, whole
+from firelock.cli.job_steps import add_step_commands
 from firelock.cli.screen import Cell, Column, Piece, Screen, state_cell, visible_lines
 from firelock.cli.source import connected
 from firelock.clock import micros
@@ -67,6 +68,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     show.add_argument("id", metavar="ID")
     add_command(group, "counts", "Count the jobs in each state.", _counts)
     _add_changes(group)
+    add_step_commands(group)
 
 
 def _add_changes(group: Commands) -> None:
@@ -95,6 +97,9 @@ def _add_changes(group: Commands) -> None:
             "firelock jobs restore --all --task shop.send_mail --since 1h",
         ),
     )  # fmt: skip
+    requeue.add_argument(
+        "--from", dest="from_step", metavar="STEP", help="one job: do this step and all since once more"
+    )
     for parser, change in ((requeue, _REQUEUE), (delete, _DELETE), (restore, _RESTORE)):
         parser.set_defaults(change=change, expect=None)
         parser.add_argument("ids", metavar="ID", nargs="*")
@@ -328,6 +333,8 @@ _RESTORE = _Change("restore", "restored", frozenset(State), State.DELETED)
 def _change_jobs(options: argparse.Namespace, screen: Screen) -> int:
     """The jobs are changed: some by id, or all that filters choose."""
     change: _Change = options.change
+    if getattr(options, "from_step", None) is not None:
+        return _requeue_from(options, screen)
     if options.is_all and options.state is None and (change is _REQUEUE or _has_filters(options)):
         options.state = change.usual  # whoever means others says so: nothing that succeeded is run twice
     _check(options, change)
@@ -341,6 +348,18 @@ def _change_jobs(options: argparse.Namespace, screen: Screen) -> int:
         if options.is_all:
             return _change_all(app, options, screen, apply)
         return _change_some(app, list(dict.fromkeys(options.ids)), screen, change, apply)
+
+
+def _requeue_from(options: argparse.Namespace, screen: Screen) -> int:
+    """One job runs again, and forgets a step and all that it recorded since."""
+    if options.is_all or len(options.ids) != 1:
+        raise Problem(
+            "firelock jobs requeue --from takes one job's id.", hint="firelock jobs steps lists its steps."
+        )
+    with connected(options) as app:
+        job = app.jobs.get(options.ids[0])
+        screen.each([job.id], "requeued", lambda _: job.requeue(from_step=options.from_step))
+    return Exit.DONE
 
 
 def _check(options: argparse.Namespace, change: _Change) -> None:

@@ -26,6 +26,7 @@ _OWN = {
     "demo": ("See it at work: all kinds of jobs, in ten seconds.", "demo.configure"),
     "enqueue": ("Make a job of a task.", "enqueue.configure"),
     "jobs": ("Look at jobs, requeue, delete and restore them.", "jobs.configure"),
+    "batches": ("Look at batches, cancel them, run again what failed.", "batches.configure"),
     "recurring": ("Look at recurring jobs, trigger and pause them.", "recurring.configure"),
     "queues": ("Look at queues, pause and resume them.", "queues.configure"),
     "limits": ("Look at limits, set, pause and resume them.", "limits.configure"),

@@ -1,0 +1,156 @@
+"""`firelock batches`: how far batches are; cancel one, run again what failed."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+import attrs
+
+from firelock.cli.commands import add_command, add_group, whole
+from firelock.cli.screen import Cell, Column, Piece, Screen, state_cell
+from firelock.cli.source import connected
+from firelock.text import age, clock_time
+from firelock.values import State
+
+if TYPE_CHECKING:
+    from firelock.batch import Batch
+    from firelock.values import JobRecord, Tally
+
+_COLUMNS = (
+    Column("ID", is_whole=True),
+    Column("STATE", is_whole=True),
+    Column("NAME"),
+    Column("ENDED", is_number=True),
+    Column("FAILED", is_number=True),
+    Column("ACTIVE", is_number=True),
+    Column("WAITING", is_number=True),
+    Column("CREATED", is_whole=True),
+)
+_MEMBERS = (Column("ID", is_whole=True), Column("STATE", is_whole=True), Column("TASK"), Column("REASON"))
+_PAGE_LIMIT, _SHOWN = 500, 20
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The parser has the group's commands."""
+    group = add_group(parser)
+    listing = add_command(
+        group, "list", "List batches, newest first, with how far they are.", _list,
+        examples=("firelock batches list", "firelock batches list --state failed --json"),
+    )  # fmt: skip
+    listing.add_argument(
+        "--state", choices=("open", "succeeded", "failed", "deleted"), help="only those in this state"
+    )
+    listing.add_argument(
+        "--limit", type=whole(_PAGE_LIMIT), default=50, metavar="N", help="of a page: 50, at most 500"
+    )
+    listing.add_argument("--cursor", metavar="TEXT", help="the next page, as the last one named it")
+    show = add_command(
+        group, "show", "Show one batch: how far it is, and the first members that failed.", _show,
+        examples=("firelock batches show 01a21072-9d46-7c87-a484-8087cf5d557e",),
+    )  # fmt: skip
+    cancel = add_command(
+        group,
+        "cancel",
+        "Cancel batches, for good: what waits is deleted, what runs is told to stop.",
+        _cancel,
+    )
+    requeue = add_command(
+        group, "requeue", "Run the failed members of batches again, those of batches within them too.",
+        _requeue,
+    )  # fmt: skip
+    show.add_argument("id", metavar="ID")
+    for command in (cancel, requeue):
+        command.add_argument("ids", metavar="ID", nargs="+")
+
+
+def _list(options: argparse.Namespace, screen: Screen) -> None:
+    state = State.AWAITING if options.state == "open" else options.state
+    with connected(options) as app:
+        page = app.batches.list(state=state, limit=options.limit, cursor=options.cursor)
+        tallies = app.storage.tally([batch.id for batch in page.batches])
+        now = app.client.clock.now()
+    pairs = [(batch, tally) for batch, tally in zip(page.batches, tallies, strict=True) if tally is not None]
+    screen.listing(
+        "batches", (_answer(batch.record(), tally) for batch, tally in pairs), _COLUMNS,
+        [_row(batch, tally, now) for batch, tally in pairs],
+        empty="No batch is stored.", cursor=page.cursor,
+    )  # fmt: skip
+    if page.cursor is not None and not screen.is_json:
+        screen.note(f"There are more; the same command with --cursor {page.cursor} shows them.")
+
+
+def _row(batch: Batch, tally: Tally, now: int) -> list[Piece]:
+    return [
+        batch.id, _state(batch.record()), batch.name, f"{tally.ended:,}/{tally.total:,}",
+        Cell(f"{tally.failed:,}", "red" if tally.failed else "bright_black"), f"{tally.active:,}",
+        f"{tally.waiting:,}", age(batch.record().created_at, now),
+    ]  # fmt: skip
+
+
+def _state(record: JobRecord) -> Cell:
+    return Cell("open", "magenta") if record.state is State.AWAITING else state_cell(record.state)
+
+
+def _answer(record: JobRecord, tally: Tally) -> dict[str, object]:
+    ties = record.ties
+    name = "" if ties is None or ties.batch is None else ties.batch.name
+    return {
+        "id": record.id, "name": name, "state": record.state, "reason": record.reason,
+        "batch": None if ties is None else ties.batch_id, "tags": list(record.tags),
+        **attrs.asdict(tally), "progress": round(tally.progress, 6),
+    }  # fmt: skip
+
+
+def _show(options: argparse.Namespace, screen: Screen) -> None:
+    with connected(options) as app:
+        batch = app.batches.get(options.id)
+        tally, failed = batch.tally(), batch.members(state=State.FAILED, limit=_SHOWN)
+        now = app.client.clock.now()
+    record = batch.record()
+    if screen.is_json:
+        screen.json({**_answer(record, tally), "failed_members": [job.id for job in failed]})
+        return
+    screen.line(Cell(f"Batch {batch.name}", "bold"), "  ", _state(record))
+    screen.facts(_facts(record, tally, now), indent=2)
+    if failed.jobs:
+        screen.heading("Failed members")
+        screen.table(
+            _MEMBERS, [[job.id, state_cell(job.state), job.task, job.reason or ""] for job in failed]
+        )
+        if failed.cursor is not None:
+            screen.note("There are more; firelock batches requeue runs all of them again.")
+
+
+def _facts(record: JobRecord, tally: Tally, now: int) -> list[tuple[str, Piece]]:
+    ties = record.ties
+    is_fast = ties is not None and ties.batch is not None and ties.batch.fails_fast
+    held = f"until {clock_time(record.due_at)}" if tally.is_held and record.due_at else ""
+    return [
+        ("id", record.id),
+        ("ended", f"{tally.ended:,} of {tally.total:,} ({tally.progress:.0%})"),
+        ("succeeded", f"{tally.succeeded:,}"),
+        ("failed", f"{tally.failed:,}" if tally.failed else ""),
+        ("deleted", f"{tally.deleted:,}" if tally.deleted else ""),
+        ("active", f"{tally.active:,}" if tally.active else ""),
+        ("waiting", f"{tally.waiting:,} for another member" if tally.waiting else ""),
+        ("being filled", held),
+        ("waits", "for what it is after" if tally.is_shut else ""),
+        ("cancelled", "yes" if tally.is_cancelled else ""),
+        ("on failure", "the first one stops the rest" if is_fast else ""),
+        ("within", (ties.batch_id or "") if ties is not None else ""),
+        ("runs after", ", ".join(f"{edge.parent_id} ({edge.on})" for edge in record.parents)),
+        ("tags", ", ".join(record.tags)),
+        ("created", f"{clock_time(record.created_at)}, {age(record.created_at, now)}"),
+        ("reason", record.reason or ""),
+    ]
+
+
+def _cancel(options: argparse.Namespace, screen: Screen) -> None:
+    with connected(options) as app:
+        screen.each(options.ids, "cancelled", lambda one: app.batches.get(one).delete())
+
+
+def _requeue(options: argparse.Namespace, screen: Screen) -> None:
+    with connected(options) as app:
+        screen.each(options.ids, "open again", lambda one: app.batches.get(one).requeue())

@@ -1,0 +1,151 @@
+"""`firelock jobs steps|signal|read`: what a job remembers, waits for and emits."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from firelock.cli.commands import Exit, Problem, add_command
+from firelock.cli.screen import Cell, Column, Piece, Screen
+from firelock.cli.source import connected
+from firelock.clock import micros
+from firelock.text import age, isoformat, shorten, span
+from firelock.values import Applied, Memo, MemoKind, NewMemo
+
+if TYPE_CHECKING:
+    from firelock.cli.commands import Commands
+    from firelock.job import Step
+
+_COLUMNS = (
+    Column("STEP", is_whole=True),
+    Column("KIND", is_whole=True),
+    Column("TOOK", is_number=True),
+    Column("AT", is_whole=True),
+    Column("FROM"),
+    Column("VALUE"),
+)
+_VALUE = 200
+
+
+def add_step_commands(group: Commands) -> None:
+    """The group has the commands."""
+    steps = add_command(
+        group, "steps", "List what a job remembers: steps, signals, sleeps, called jobs.", _steps,
+        examples=("firelock jobs steps 01a21072-9d46-7c87-a484-8087cf5d557e",),
+    )  # fmt: skip
+    signal = add_command(
+        group, "signal", "Answer a job that waits for a signal, or will; the first answer stands.", _signal,
+        more="VALUE is JSON of the signal's type, checked by the job when it reads it.",
+        examples=(
+            """firelock jobs signal 01a21072-9d46-7c87-a484-8087cf5d557e approval '{"ok": true}'""",
+        ),
+    )  # fmt: skip
+    signal.add_argument("id", metavar="ID")
+    signal.add_argument("name", metavar="SIGNAL")
+    signal.add_argument("value", metavar="VALUE")
+    read = add_command(
+        group, "read", "Print what a job emits, as it comes, until it has ended.", _read,
+        examples=("firelock jobs read 01a21072-9d46-7c87-a484-8087cf5d557e",),
+    )  # fmt: skip
+    read.add_argument("--stream", default="out", metavar="NAME", help="which stream: out")
+    for command in (steps, read):
+        command.add_argument("id", metavar="ID")
+
+
+def _steps(options: argparse.Namespace, screen: Screen) -> None:
+    with connected(options) as app:
+        steps = app.jobs.get(options.id).steps()
+        now = app.client.clock.now()
+    screen.listing(
+        "steps", map(_answer, steps), _COLUMNS, [_row(step, now) for step in steps],
+        empty="The job remembers nothing.",
+    )  # fmt: skip
+
+
+def _row(step: Step, now: int) -> list[Piece]:
+    took = "" if step.took is None else span(micros_of(step))
+    value = shorten(" ".join((step.value or "").split()), _VALUE)
+    name = step.name if step.is_done else Cell(f"{step.name} (under way)", "yellow")
+    return [name, str(step.kind), took, age(micros(step.at), now), step.author, Cell(value, "bright_black")]
+
+
+def micros_of(step: Step) -> int:
+    """Return how long the step took, in micros."""
+    return 0 if step.took is None else int(step.took.total_seconds() * 1_000_000)
+
+
+def _answer(step: Step) -> dict[str, object]:
+    return {
+        "name": step.name, "kind": step.kind, "is_done": step.is_done, "at": isoformat(micros(step.at)),
+        "took_seconds": None if step.took is None else step.took.total_seconds(), "attempt": step.attempt,
+        "author": step.author, "value": step.value,
+    }  # fmt: skip
+
+
+def _signal(options: argparse.Namespace, screen: Screen) -> int:
+    try:
+        json.loads(options.value)
+    except ValueError as error:
+        raise Problem(
+            f"{options.value!r} is no JSON: {error}.", hint="""Write a text with quotes: '"yes"'."""
+        ) from error
+    with connected(options) as app:
+        memo = Memo(
+            MemoKind.SIGNAL,
+            options.name,
+            options.value,
+            is_done=True,
+            at=app.client.clock.now(),
+            author=_who(),
+        )
+        told = app.storage.remember([NewMemo(options.id, memo)])[0]
+        if told.answer.is_applied:
+            app.audit.record(
+                "signal.send", options.id, by=_who(), origin="cli", detail={"signal": options.name}
+            )
+    if told.answer is Applied.MISSING:
+        raise Problem(f"Job {options.id} is not stored.", code=Exit.NOT_FOUND)
+    if told.answer is Applied.REFUSED:
+        raise Problem(
+            f"Job {options.id} takes no signal: it has ended, or remembers as much as it may.",
+            hint="firelock jobs show tells its state.",
+        )
+    is_first = told.answer.is_applied
+    if screen.is_json:
+        screen.json({"id": options.id, "signal": options.name, "is_first": is_first})
+    else:
+        said = Cell("answered", "green") if is_first else Cell("too late: another answer was first", "yellow")
+        screen.line(options.name, "  ", said)
+    return Exit.DONE if is_first else Exit.FAILED
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # no name for this user's number
+        return "command line"
+
+
+def _read(options: argparse.Namespace, screen: Screen) -> None:
+    with connected(options) as app:
+        run: int | None = None
+        chunks = []
+        for chunk in app.jobs.get(options.id).stream(options.stream):
+            if screen.is_json:
+                chunks.append({"offset": chunk.offset, "run": chunk.run, "data": chunk.data})
+                continue
+            if run is not None and chunk.run != run:
+                screen.note("\nThe job runs again, and emits anew.")
+            run = chunk.run
+            sys.stdout.write(chunk.data if not sys.stdout.isatty() else _harmless(chunk.data))
+            sys.stdout.flush()
+    if screen.is_json:
+        screen.json({"chunks": chunks})
+
+
+def _harmless(text: str) -> str:
+    """Return the text without what a terminal would take for orders."""
+    return "".join(one if one.isprintable() or one in "\n\t" else "\ufffd" for one in text)

@@ -1,0 +1,175 @@
+"""`firelock batches` and `firelock jobs steps|signal|read`: what is shown, and what is changed."""
+
+from __future__ import annotations
+
+import pytest
+
+from firelock import Firelock, State
+from firelock.storage import Chunk
+from firelock.values import chunk_offset
+from tests.dashboard import flows
+
+
+@pytest.fixture
+def app(request):
+    """An app on a storage that the commands reach by its name."""
+    with Firelock(f"memory://{request.node.originalname}") as app:
+        yield app
+
+
+@pytest.fixture
+def command(run, app):
+    """Run a command on the app's storage."""
+    return lambda *words: run(*words, "--storage", app.storage.url)
+
+
+@pytest.fixture
+def job(app):
+    """A member that runs."""
+    flows.add(app, flows.new_batch(app))
+    (job,) = flows.claim(app)
+    return job
+
+
+def failed_batch(app, members=2):
+    batch = flows.new_batch(app, "import")
+    for _ in range(members):
+        flows.add(app, batch)
+    for number, job in enumerate(flows.claim(app)):
+        flows.end(app, job, State.SUCCEEDED if number else State.FAILED)
+    return batch
+
+
+def test_batches_are_listed_with_how_far_they_are(command, app):
+    """Newest first; an open one says so."""
+    failed_batch(app)
+    flows.add(app, flows.new_batch(app, "letters"))
+
+    lines = command("batches list").out.splitlines()
+
+    assert ["ID", "STATE", "NAME", "ENDED", "FAILED", "ACTIVE", "WAITING", "CREATED"] == lines[0].split()
+    assert ["open", "letters", "0/1", "0", "1", "0"] == lines[1].split()[1:7]
+    assert ["failed", "import", "2/2", "1", "0", "0"] == lines[2].split()[1:7]
+    (only,) = command("batches list --state failed --json").json["batches"]
+    assert (only["name"], only["total"], only["failed"], only["progress"]) == ("import", 2, 1, 1.0)
+
+
+def test_pages_of_batches_follow_each_other(command, app):
+    for number in range(3):
+        flows.new_batch(app, f"b{number}")
+
+    first = command("batches list --limit 2 --json").json
+    second = command("batches list --limit 2 --json --cursor", first["cursor"]).json
+
+    assert ["b2", "b1", "b0"] == [one["name"] for one in first["batches"] + second["batches"]]
+    assert second["cursor"] is None
+
+
+def test_show_says_how_far_it_is_and_what_failed(command, app):
+    batch = failed_batch(app)
+
+    shown = command("batches show", batch)
+
+    assert "Batch import" in shown.out
+    assert "2 of 2 (100%)" in shown.out
+    assert "Failed members" in shown.out
+    assert "shop.load" in shown.out
+    assert 1 == len(command("batches show", batch, "--json").json["failed_members"])
+
+
+def test_what_failed_runs_again(command, app):
+    batch = failed_batch(app)
+
+    assert "open again" in command("batches requeue", batch).out
+
+    assert 1 == app.batches.get(batch).tally().active
+    assert 1 == app.jobs.counts().by_state[State.ENQUEUED]
+
+
+def test_a_batch_is_cancelled(command, app):
+    batch = flows.new_batch(app)
+    member = flows.add(app, batch)
+
+    assert "cancelled" in command("batches cancel", batch).out
+    while app.storage.release(100):
+        pass
+
+    assert State.DELETED is app.jobs.get(member).state
+    assert State.DELETED is app.batches.get(batch).state
+
+
+def test_an_unknown_batch_is_refused(command, job):
+    for verb in ("show", "cancel", "requeue"):
+        told = command(f"batches {verb}", job.id)
+        assert 0 != told.code
+        assert job.id in told.error
+
+
+def test_steps_are_listed(command, app, job):
+    flows.remember(app, job, "step", "charge", '"ch_7"')
+    flows.remember(app, job, "signal", "approval", None, is_done=False)
+
+    lines = command("jobs steps", job.id).out.splitlines()
+
+    assert ["charge", "step", "1.5"] == lines[1].split()[:3]
+    assert '"ch_7"' in lines[1]
+    assert "approval (under way)" in lines[2]
+    told = command("jobs steps", job.id, "--json").json["steps"]
+    assert [("charge", "step", True, 1.5), ("approval", "signal", False, None)] == [
+        (one["name"], one["kind"], one["is_done"], one["took_seconds"]) for one in told
+    ]
+
+
+def test_a_signal_is_answered_once(command, app, job):
+    flows.end(app, job, State.AWAITING, waits_for="signal approval", gives_back=True)
+
+    first = command("jobs signal", job.id, "approval", '{"ok": true}')
+    second = command("jobs signal", job.id, "approval", "false")
+
+    assert (0, "answered") == (first.code, first.out.split()[-1])
+    assert 0 != second.code
+    assert "too late" in second.out
+    assert State.ENQUEUED is app.jobs.get(job.id).state
+    (memo,) = app.storage.recall(job.id)
+    assert '{"ok": true}' == memo.value
+    (entry,) = app.audit.list().entries
+    assert ("signal.send", job.id, "cli") == (entry.action, entry.target, entry.origin)
+
+
+@pytest.mark.parametrize(("words", "said"), [(("a", "{"), "no JSON"), (("a", "1"), "takes no signal")])
+def test_a_signal_that_cannot_be_sent_is_refused(command, app, job, words, said):
+    flows.end(app, job)
+
+    told = command("jobs signal", job.id, *words)
+
+    assert 0 != told.code
+    assert said in told.error
+    assert [] == app.storage.recall(job.id)
+
+
+def test_a_signal_to_nobody_is_refused(command):
+    assert "is not stored" in command("jobs signal nobody approval true").error
+
+
+def test_a_job_runs_again_from_a_step(command, app, job):
+    for name in ("a", "b", "c"):
+        flows.remember(app, job, "step", name, "1")
+    flows.end(app, job, State.FAILED)
+
+    assert "requeued" in command("jobs requeue", job.id, "--from", "b").out
+
+    assert ["a"] == [memo.name for memo in app.storage.recall(job.id)]
+    assert "one job's id" in command("jobs requeue --all --state failed --from b").error
+
+
+def test_what_a_job_emits_is_printed(command, app, job):
+
+    chunks = [
+        Chunk("out", chunk_offset(job.fence, number), text) for number, text in enumerate(("a ", "b\n"))
+    ]
+    app.storage.append_stream(job.id, chunks, session=flows.SESSION, fence=job.fence)
+    flows.end(app, job)
+
+    assert "a b\n" == command("jobs read", job.id).out
+    told = command("jobs read", job.id, "--json").json["chunks"]
+    assert ["a ", "b\n"] == [one["data"] for one in told]
