@@ -42,8 +42,8 @@ _NO_RULES = BatchRules("")
 _OF_BATCHES = Text("SELECT id, state, due_at, ties_json FROM firelock_jobs WHERE id IN :ids")
 _CHANGED = Text("SELECT id FROM firelock_batches WHERE is_changed = 1 LIMIT :most")
 _CHANGED_OR_TOLD = Text("""
-(SELECT id FROM firelock_batches WHERE is_changed = 1 LIMIT :most)
-UNION (SELECT DISTINCT batch_id FROM firelock_batch_deltas LIMIT :most)
+SELECT id FROM (SELECT id FROM firelock_batches WHERE is_changed = 1 LIMIT :most) AS changed
+UNION SELECT batch_id FROM (SELECT DISTINCT batch_id FROM firelock_batch_deltas LIMIT :most) AS told
 """)
 _FREE_JOBS = Text("""
 SELECT id FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
