@@ -1,6 +1,6 @@
 """Server-Sent Events: an answer without an end, for one visitor, on the event loop that it came by.
 
-The format is that of https://html.spec.whatwg.org/multipage/server-sent-events.html.
+The format is that of the section "Server-sent events" of the HTML standard.
 """
 
 from __future__ import annotations

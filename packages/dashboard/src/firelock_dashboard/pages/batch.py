@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.storage import JobFilter, JobRecord, State, Tally
-from firelock.values import BATCH_TASK
+from firelock.storage import BATCH_TASK, JobFilter, JobRecord, State, Tally
 from firelock_dashboard.actions import operation_address, start_operation
 from firelock_dashboard.flow_graph import ORDER, FlowGraph, draw_flow
 from firelock_dashboard.formatting import instant
