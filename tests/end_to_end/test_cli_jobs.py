@@ -389,7 +389,8 @@ def test_a_refused_job_fails_the_command(command, app):
     ran = command("requeue", job.id, "--json")
 
     assert ran.code == 1
-    assert ran.json == {"results": [{"id": job.id, "result": "refused"}]}
+    why = "it is enqueued and runs anyway"
+    assert ran.json == {"results": [{"id": job.id, "result": "refused", "why": why}]}
 
 
 def test_requeue_all_means_failed_jobs(command, app):
