@@ -190,7 +190,9 @@ def _direct_retry(t):
 
 def _broken_chain(t):
     last = t.api.chain(t.fail.s("first"), t.add.s(1))()
-    return _raised_by(last), last.parent.state, last.state
+    raised_by_first = _raised_by(last)  # Celery raises it before it has marked what was to follow
+    state = eventually(lambda: last.state if last.state != "PENDING" else None, within=DEADLINE)
+    return raised_by_first, last.parent.state, state
 
 
 def _linked(t):
