@@ -39,7 +39,7 @@ def addresses(fire):
         "/jobs": ["/jobs", "/jobs?state=failed", "/jobs?state=processing&q=queue:reports", "/jobs?q=nothing"],
         "/retries": ["/retries"],
         "/jobs/all": ["/jobs/all?state=failed&verb=requeue"],
-        "/jobs/{id}": [f"/jobs/{one}" for one in (*job.values(), made, _waiting(fire))],
+        "/jobs/{id}": [f"/jobs/{one}" for one in (*job.values(), made, *_waiting(fire))],
         "/batches/{id}": [f"/batches/{one}" for one in _batches(fire)],
         "/failures": ["/failures"],
         "/failures/{fingerprint}": [f"/failures/{cause}"],
@@ -75,9 +75,9 @@ def _jobs(fire):
 
 
 def _waiting(fire):
-    """Return the id of a job that waits for a person."""
+    """Return the id of a job that waits for a person, if there is one."""
     waiting = fire.jobs.find(state=State.AWAITING, limit=100)
-    return next(job.id for job in waiting if job.record().waits_for)
+    return [job.id for job in waiting if job.record().waits_for][:1]
 
 
 def _batches(fire):

@@ -54,24 +54,24 @@ def fill(storage, jobs=SEEDED):
 def _flow(fire):
     """A nightly import as a flow, one of whose loads has failed, and an order that waits for a person."""
     batch = flows.new_batch(fire, "import of tuesday")
-    days = flows.add(fire, batch, "shop.imports.list_days", queue="flows")
+    days = flows.add(fire, batch, "shop.imports.list_days", queue="workflows")
     loads = [
-        flows.add(fire, batch, f"shop.imports.{name}", parents=[days], queue="flows")
+        flows.add(fire, batch, f"shop.imports.{name}", parents=[days], queue="workflows")
         for name in ("load_orders", "load_customers", "load_stock")
         for _ in range(1 if name == "load_stock" else 12)
     ]
     checked = [
-        flows.add(fire, batch, f"shop.imports.{name}", parents=loads, queue="flows")
+        flows.add(fire, batch, f"shop.imports.{name}", parents=loads, queue="workflows")
         for name in ("check", "summarise")
     ]
-    flows.add(fire, batch, "shop.imports.publish", parents=checked, queue="flows")
-    (first,) = flows.claim(fire, queues=["flows"])
+    flows.add(fire, batch, "shop.imports.publish", parents=checked, queue="workflows")
+    (first,) = flows.claim(fire, queues=["workflows"])
     flows.end(fire, first)
-    for number, job in enumerate(flows.claim(fire, 20, ["flows"])):
+    for number, job in enumerate(flows.claim(fire, 20, ["workflows"])):
         if number < 17:
             flows.end(fire, job, State.FAILED if number == 5 else State.SUCCEEDED)
-    order = flows.add(fire, flows.new_batch(fire, "orders"), "shop.orders.approve", queue="flows")
-    (job,) = [job for job in flows.claim(fire, 100, ["flows"]) if job.id == order]
+    order = flows.add(fire, flows.new_batch(fire, "orders"), "shop.orders.approve", queue="workflows")
+    (job,) = [job for job in flows.claim(fire, 100, ["workflows"]) if job.id == order]
     flows.remember(fire, job, "step", "charge", '{"charge": "ch_7", "amount": 300}')
     flows.remember(fire, job, "sleep", "cool-off", str(fire.storage.clock()))
     flows.remember(fire, job, "signal", "manager", None, is_done=False)
