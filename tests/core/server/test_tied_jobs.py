@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 
-from firelock import Firelock, JobContext
+from firelock import Firelock, JobContext, Retry
 from firelock.clock import SECOND
 from firelock.errors import StorageUnavailable
+from firelock.server.tied_jobs import TiedJobs
 from firelock.values import (
     BATCH_TASK,
     BatchRules,
@@ -184,6 +185,43 @@ def test_a_called_job_is_not_started_once_its_caller_has_ended(fire, is_async):
     ended = worker.attempt(claimed[job_id])
 
     assert ([], f"its caller {caller.id} has succeeded") == (ran, ended.transition.reason)
+
+
+def fail_first(fire):
+    """The first job that waits fails; the others are claimed."""
+
+    @fire.task(name="work", retry=Retry.never())
+    def work() -> None:
+        raise ValueError("no")
+
+    worker = Worker(fire)
+    fire.storage.apply([worker.attempt(worker.claim()[0]).transition])
+
+
+def test_a_member_that_runs_again_is_not_stopped_by_what_was_seen_before(fire):
+    """A requeue calms its batch; what was looked at a moment before it says nothing any more."""
+    batch = new_job(fire, BATCH_TASK, state=State.AWAITING, batch=BatchRules("import", fails_fast=True))
+    failing = new_job(fire, "work", batch_id=batch)
+    new_job(fire, "work", batch_id=batch)
+    fail_first(fire)
+    fire.storage.release(1)  # the failure is known, and the other one is not swept yet
+    tied = TiedJobs(fire.storage, fire.client.serializers)
+    assert tied.refusal(Ties(batch)) is not None
+
+    fire.jobs.get(failing).requeue()
+
+    assert tied.refusal(Ties(batch)) is None
+
+
+def test_a_job_of_a_caller_that_runs_again_is_not_stopped_by_what_was_seen_before(fire):
+    caller = new_job(fire, "work")
+    fail_first(fire)
+    tied = TiedJobs(fire.storage, fire.client.serializers)
+    assert tied.refusal(Ties(caller_id=caller)) is not None
+
+    fire.jobs.get(caller).requeue()
+
+    assert tied.refusal(Ties(caller_id=caller)) is None
 
 
 def test_a_called_job_starts_while_its_caller_waits(fire):

@@ -25,12 +25,17 @@ _REMEMBERED = 10_000  # of them
 
 @attrs.define(eq=False)
 class TiedJobs:
-    """Looks at what the jobs of a child are tied to, each at most once a second."""
+    """Looks at what the jobs of a child are tied to, each at most once a second while its jobs may start.
+
+    By a former look no more is refused than members of a cancelled batch, which stays so: a caller that has
+    ended, or a member that failed, may have been requeued since.
+    """
 
     _storage: Storage
     _serializers: Mapping[str, Serializer]
     _every: float = LOOK_EVERY
-    _looks: dict[str, tuple[float, str | None]] = attrs.Factory(dict)  # when, and why its jobs must not start
+    _looks: dict[str, float] = attrs.Factory(dict)  # when it was seen that its jobs may start
+    _cancelled: set[str] = attrs.Factory(set)  # batches
 
     def refusal(self, ties: Ties) -> str | None:
         """Return why a job must not start: its batch is cancelled, its caller has ended; None where it may.
@@ -46,28 +51,35 @@ class TiedJobs:
         """Tell whether `refusal` answers without a round trip."""
         now = time.monotonic()
         return all(
-            job_id is None or self._is_fresh(job_id, now) for job_id in (ties.batch_id, ties.caller_id)
+            job_id is None or job_id in self._cancelled or self._is_fresh(job_id, now)
+            for job_id in (ties.batch_id, ties.caller_id)
         )
 
     def _is_fresh(self, job_id: str, now: float) -> bool:
-        look = self._looks.get(job_id)
-        return look is not None and now - look[0] < self._every
+        seen_at = self._looks.get(job_id)
+        return seen_at is not None and now - seen_at < self._every
 
     def _look(self, job_id: str, *, is_batch: bool) -> str | None:
         now = time.monotonic()
-        if not self._is_fresh(job_id, now):
-            why = self._of_batch(job_id) if is_batch else self._of_caller(job_id)
+        if job_id in self._cancelled:
+            return Moved.SWEPT.value
+        if self._is_fresh(job_id, now):
+            return None
+        why = self._of_batch(job_id) if is_batch else self._of_caller(job_id)
+        if why is None:
             if len(self._looks) >= _REMEMBERED:
                 self._looks = {}
-            self._looks[job_id] = now, why
-            return why
-        return self._looks[job_id][1]
+            self._looks[job_id] = now
+        return why
 
     def _of_batch(self, job_id: str) -> str | None:
         tally = self._storage.tally([job_id])[0]
         if tally is None:
             return None
         if tally.is_cancelled:
+            if len(self._cancelled) >= _REMEMBERED:
+                self._cancelled = set()
+            self._cancelled.add(job_id)
             return Moved.SWEPT.value
         return Moved.STOPPED.value if tally.is_stopping else None
 
