@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, NoReturn
@@ -102,3 +103,11 @@ def whole(most: int = 1_000_000) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def user_name() -> str:
+    """Return who runs the command, for the audit."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # no name for this user's number
+        return "command line"

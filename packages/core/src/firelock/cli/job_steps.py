@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import json
 import sys
 from typing import TYPE_CHECKING
 
-from firelock.cli.commands import Exit, Problem, add_command
+from firelock.cli.commands import Exit, Problem, add_command, user_name
 from firelock.cli.screen import Cell, Column, Piece, Screen
 from firelock.cli.source import connected
 from firelock.clock import micros
@@ -99,12 +98,12 @@ def _signal(options: argparse.Namespace, screen: Screen) -> int:
             options.value,
             is_done=True,
             at=app.client.clock.now(),
-            author=_who(),
+            author=user_name(),
         )
         told = app.storage.remember([NewMemo(options.id, memo)])[0]
         if told.answer.is_applied:
             app.audit.record(
-                "signal.send", options.id, by=_who(), origin="cli", detail={"signal": options.name}
+                "signal.send", options.id, by=user_name(), origin="cli", detail={"signal": options.name}
             )
     if told.answer is Applied.MISSING:
         raise Problem(f"Job {options.id} is not stored.", code=Exit.NOT_FOUND)
@@ -120,13 +119,6 @@ def _signal(options: argparse.Namespace, screen: Screen) -> int:
         said = Cell("answered", "green") if is_first else Cell("too late: another answer was first", "yellow")
         screen.line(options.name, "  ", said)
     return Exit.DONE if is_first else Exit.FAILED
-
-
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):  # no name for this user's number
-        return "command line"
 
 
 def _read(options: argparse.Namespace, screen: Screen) -> None:

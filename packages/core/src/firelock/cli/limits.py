@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from firelock.cli.commands import Exit, Problem, add_command, add_group, whole
+from firelock.cli.commands import Exit, Problem, add_command, add_group, user_name, whole
 from firelock.cli.screen import Cell, Column, Piece, Screen
 from firelock.cli.source import connected
 from firelock.clock import micros
@@ -108,13 +107,6 @@ def _seconds(text: str) -> float:
     if (found := _SPAN.match(text)) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no span; write 500ms, 1s, 1m or 1h")
     return float(found[1]) * _SECONDS[found[2]]
-
-
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):  # no name for this user's number
-        return "command line"
 
 
 # ---- list ------------------------------------------------------------------------------------------------
@@ -266,7 +258,7 @@ def _set(options: argparse.Namespace, screen: Screen) -> None:
             "Nothing is to be set.", hint="Give --concurrent N, or --rate N --per 1m; none takes one away."
         )
     with connected(options) as app:
-        view = app.limits.set(options.name, **changes, by=_who(), origin=_ORIGIN)
+        view = app.limits.set(options.name, **changes, by=user_name(), origin=_ORIGIN)
         _ask_about(app, [view], screen)
     if screen.is_json:
         screen.json(_answer(view))
@@ -285,7 +277,9 @@ def _ask_about(app: Firelock, views: Sequence[LimitView], screen: Screen) -> Non
 
 def _reset(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
-        _each(options.names, screen, lambda key: app.limits.reset(key, by=_who(), origin=_ORIGIN), "reset")
+        _each(
+            options.names, screen, lambda key: app.limits.reset(key, by=user_name(), origin=_ORIGIN), "reset"
+        )
 
 
 def _pause(options: argparse.Namespace, screen: Screen) -> None:
@@ -293,14 +287,16 @@ def _pause(options: argparse.Namespace, screen: Screen) -> None:
         views: list[LimitView] = []
         screen.each(
             options.names, "paused",
-            lambda key: views.append(app.limits.pause(key, options.note, by=_who(), origin=_ORIGIN)),
+            lambda key: views.append(app.limits.pause(key, options.note, by=user_name(), origin=_ORIGIN)),
         )  # fmt: skip
         _ask_about(app, views, screen)
 
 
 def _resume(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
-        screen.each(options.names, "resumed", lambda key: app.limits.resume(key, by=_who(), origin=_ORIGIN))
+        screen.each(
+            options.names, "resumed", lambda key: app.limits.resume(key, by=user_name(), origin=_ORIGIN)
+        )
 
 
 def _each(names: Sequence[str], screen: Screen, act: Callable[[str], LimitView], done: str) -> None:
