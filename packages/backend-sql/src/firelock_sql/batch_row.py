@@ -73,7 +73,7 @@ _LOOK = f"SELECT {', '.join(_READ)} FROM firelock_batches WHERE id IN :ids ORDER
 _LOAD, _LOAD_FREE = Text(f"{_LOOK} FOR NO KEY UPDATE"), Text(f"{_LOOK} FOR NO KEY UPDATE SKIP LOCKED")
 _PEEK, _SHARE = Text(_LOOK), Text(f"{_LOOK} FOR SHARE")
 _SAVE = Text(
-    f"UPDATE firelock_batches SET {', '.join(f'{name} = :{name}' for name in _FLAGS)} WHERE id = :id"  # noqa: S608
+    f"UPDATE firelock_batches SET {', '.join(f'{name} = :{name}' for name in _FLAGS)} WHERE id = :id"  # noqa: S608 - names
 )
 _PUT = insert_into("firelock_batches", *_READ)
 # In place; on the list only where something may follow from it.
@@ -95,7 +95,7 @@ _UNFOLDED = Text(f"""
 SELECT batch_id, {", ".join(f"sum({name})" for name in _SUMS)} FROM firelock_batch_deltas
 WHERE batch_id IN :ids GROUP BY batch_id
 """)  # noqa: S608 - names
-_DELTAS = Text(f"SELECT seq, {', '.join(_SUMS)} FROM firelock_batch_deltas WHERE batch_id = :id")  # noqa: S608
+_DELTAS = Text(f"SELECT seq, {', '.join(_SUMS)} FROM firelock_batch_deltas WHERE batch_id = :id")  # noqa: S608 - names
 _DROP = Text("DELETE FROM firelock_batch_deltas WHERE seq IN :seqs")
 _FAILURES = Text("SELECT seq, failures FROM firelock_batch_deltas WHERE batch_id = :id AND failures <> 0")
 

@@ -26,7 +26,7 @@ WHERE job_id = :job_id AND kind = :kind AND name = :name
 """)  # noqa: S608 - names
 _FORGET = Text("DELETE FROM firelock_memos WHERE job_id = :id AND place >= :place")
 _MARK = Text(f"UPDATE firelock_jobs SET marks = marks | {HAS_MEMOS} WHERE seq = :seq")  # noqa: S608 - a number
-_UNMARK = Text(f"UPDATE firelock_jobs SET marks = marks - {HAS_MEMOS} WHERE seq = :seq")  # noqa: S608
+_UNMARK = Text(f"UPDATE firelock_jobs SET marks = marks - {HAS_MEMOS} WHERE seq = :seq")  # noqa: S608 - a number
 
 
 @attrs.frozen

@@ -293,7 +293,7 @@ _STILL_WAITING = Text(
     "SELECT DISTINCT child_id FROM firelock_edges WHERE child_id IN :ids AND is_decided = 0"
 )
 _WAIT = insert_into("firelock_edges", "parent_id", "child_id", "awaited", "is_decided", "is_wait")
-MARK_PARENTS = Text(f"UPDATE firelock_jobs SET marks = marks | {HAS_CHILDREN} WHERE id IN :ids")  # noqa: S608
+MARK_PARENTS = Text(f"UPDATE firelock_jobs SET marks = marks | {HAS_CHILDREN} WHERE id IN :ids")  # noqa: S608 - a number
 _UNMARK = Text("""
 UPDATE firelock_jobs SET marks = marks - 1 WHERE id = :parent AND (marks & 1) = 1
     AND NOT EXISTS (SELECT 1 FROM firelock_edges WHERE parent_id = :parent AND is_decided = 0)
