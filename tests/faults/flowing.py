@@ -1,0 +1,159 @@
+"""Clients of flows that die: who fills a batch, who cancels one, who sends a signal. Each is a fork.
+
+The process that forks them keeps no storage open. A client that was to die within a call and did not is no
+death: another one is tried.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+
+import firelock.batch
+from firelock import Firelock, JobConflict, lifecycle
+from tests.faults.forking import end_of, start_fork
+from tests.faults.ledger import Ledger, read_ledger
+from tests.faults.points import Points
+
+CHUNK = 10  # members that these clients store at once
+MEMBERS = 40
+HOLD = timedelta(seconds=1.5)
+_TRIES = 200  # of a point that is to be died at once
+_SWEPT = 5  # members that one call sweeps
+
+CHUNKS = tuple(f"chunk {number}" for number in range(1, 6))
+_WHENS = ("behind", "within", "before")  # of these by turns
+LET_GO = ("let-go:within", "let-go:behind")
+SWEEPS = ("sweep:within", "sweep:behind")
+SENDS = ("send:within", "send:behind")
+POINTS = (*CHUNKS, *LET_GO, *SWEEPS, *SENDS)
+
+
+def stubs(fire):
+    """Return stubs of the tasks by name: their code is in `apps.flows`."""
+
+    def member(batch: str, seconds: float, fails: bool) -> int: ...
+
+    def total(batch: str, parts: list[int]) -> int: ...
+
+    def callback(batch: str, kind: str) -> None: ...
+
+    def order(number: int) -> list[int | None]: ...
+
+    def waiter() -> int | None: ...
+
+    def racer() -> int | None: ...
+
+    tasks = (member, total, callback, order, waiter, racer)
+    return {task.__name__: fire.task(name=task.__name__, remote=True)(task) for task in tasks}
+
+
+class Dying(Points):
+    """A point at the n-th of its calls."""
+
+    def __init__(self, folder, point, number):
+        super().__init__(folder, point)
+        self._left = number
+
+    def _is_last(self):
+        self._left -= 1
+        return self._left == 0
+
+
+def fill(url, folder, point, number):
+    """Fill a batch chunk by chunk; the ledger says which, and whether it was filled."""
+    with Firelock(url) as fire:
+        tasks, ledger = stubs(fire), Ledger(folder)
+        firelock.batch.CHUNK = CHUNK
+        batch = fire.batch("filled by nobody", hold=HOLD)
+        ledger.write("filling", job=batch.id)
+        Dying(folder, point, number).watch(fire.storage)
+        with batch:
+            batch.then(tasks["callback"].using(on="finished"), batch.id, "finished")
+            for _ in range(MEMBERS):
+                batch.add(tasks["member"], batch.id, 0.002, False)
+        ledger.write("filled", job=batch.id)
+
+
+def sweep(url, folder, point):
+    """Cancel a batch and begin to sweep it."""
+    with Firelock(url) as fire:
+        tasks, ledger = stubs(fire), Ledger(folder)
+        with fire.batch("cancelled") as batch:
+            batch.then(tasks["callback"].using(on="deleted"), batch.id, "deleted")
+            for _ in range(MEMBERS):
+                batch.add(tasks["member"], batch.id, 0.02, False)
+        ledger.write("cancelled", job=batch.id)
+        now = fire.storage.clock()
+        fire.storage.apply([lifecycle.delete(batch.id, at=now, reason="by hand", expires_at=None)])
+        Dying(folder, point, 1).watch(fire.storage)
+        fire.storage.release(_SWEPT)
+
+
+def send(url, folder, point, job_id, payload):
+    """Send a decision, and die of it."""
+    with Firelock(url) as fire:
+        Dying(folder, point, 1).watch(fire.storage)
+        fire.signal("decision", int).send(job_id, payload, author="sender")
+
+
+def send_again(url, folder, job_id, payload):
+    """Send what somebody may have sent, then another decision; the ledger says what came of it."""
+    with Firelock(url) as fire:
+        decision, ledger = fire.signal("decision", int), Ledger(folder)
+        is_first = decision.send(job_id, payload, author="sender")
+        ledger.write("sent", job=job_id, note=f"{payload} {int(is_first)}")
+        other = payload + 1
+        ledger.write("sent", job=job_id, note=f"{other} {int(_is_sent(decision, job_id, other))}")
+
+
+def _is_sent(decision, job_id, payload):
+    try:
+        return decision.send(job_id, payload, author="another")
+    except JobConflict:
+        return False
+
+
+def make_waiter(url, folder):
+    """There is a job that waits for a decision; the ledger says which."""
+    with Firelock(url) as fire:
+        Ledger(folder).write("waiter", job=stubs(fire)["waiter"].enqueue().id)
+
+
+def _forked(work, *arguments):
+    return end_of(start_fork(lambda: work(*arguments)))
+
+
+def _tried(url, folder, point, number):
+    """Return how a client ended that was to die at the point."""
+    if point in CHUNKS:
+        chunk, when = int(point.split()[1]), _WHENS[number % len(_WHENS)]
+        return _forked(fill, url, folder, f"chunk:{when}", chunk)
+    if point in LET_GO:
+        return _forked(fill, url, folder, point, 1)
+    if point in SWEEPS:
+        return _forked(sweep, url, folder, point)
+    waiters = folder / "waiters"
+    waiters.mkdir(exist_ok=True)
+    assert _forked(make_waiter, url, waiters) == 0
+    job_id = read_ledger(waiters)[-1].job
+    code = _forked(send, url, folder, point, job_id, 2 * number)
+    assert _forked(send_again, url, folder, job_id, 2 * number) == 0
+    return code
+
+
+def main(url, folder, points, rounds):
+    """So many clients have died at each point; return how many were tried at each."""
+    ledger, tried = Path(os.environ["FAULTS_LEDGER"]), Counter()
+    del folder
+    for number in range(rounds):
+        for point in points:
+            code = 0
+            while code == 0:
+                tried[point] += 1
+                assert tried[point] < _TRIES * rounds, f"nobody dies at {point}"
+                code = _tried(url, ledger, point, number)
+            assert code < 0, (point, code)
+    return tried

@@ -1,0 +1,164 @@
+"""Named points at which a process dies: before, within or behind a storage's call, or where a task says so.
+
+A process aims at one of them. Within a call it is a timer of the kernel that ends it, armed for a random part
+of what such calls took: nothing of Python runs any more, whatever the call was about. What befell whom is in
+a ledger of its own, which is small and read by each process that looks for its aim.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter, deque
+from pathlib import Path
+
+from firelock.storage import FINAL_STATES, MemoKind
+from tests.faults.ledger import Ledger, read_ledger
+from tests.faults.servers import is_running
+
+_FIRST_SPAN = 0.002  # seconds, where no call has been measured
+_MEASURED = 20
+
+
+def _is_memo(*kinds, is_done):
+    def says(memos, **_):
+        return any(one.memo.kind in kinds and one.memo.is_done is is_done for one in memos)
+
+    return says
+
+
+def _says(is_meant):
+    return lambda transitions, *_, **__: any(map(is_meant, transitions))
+
+
+def _always(*_, **__):
+    return True
+
+
+# What a point is about: the verbs of the storage, and which calls of them.
+_CALLS = {
+    "claim": (("claim", "exchange"), _always),
+    "end": (("apply", "exchange"), _says(lambda one: one.to in FINAL_STATES)),
+    "suspend": (("apply", "exchange"), _says(lambda one: one.waits_for is not None)),
+    "fold": (("release",), _always),
+    "promote": (("promote",), _always),
+    "recall": (("recall",), _always),
+    "memo": (("remember",), _is_memo(MemoKind.STEP, is_done=True)),
+    "nap": (("remember",), _is_memo(MemoKind.SLEEP, is_done=True)),
+    "wait": (("remember",), _is_memo(MemoKind.SIGNAL, is_done=False)),
+    "send": (("remember",), _is_memo(MemoKind.SIGNAL, is_done=True)),
+    "name": (("remember",), _is_memo(MemoKind.CALL, is_done=False)),
+    "child": (("insert",), lambda jobs, **_: bool(jobs)),
+    "chunk": (("insert",), lambda jobs, **_: bool(jobs)),
+    "let-go": (("apply",), _always),
+    "sweep": (("release",), _always),
+}
+
+
+class Points:
+    """Where this process dies, if anywhere: `NAME:WHEN` of calls, or a name that tasks come to.
+
+    Args:
+        folder: of the ledger, which gets one of points.
+        point: the name; None for a process that does not die of itself.
+        every: of so many calls, or times a task comes there, one is the last, by chance.
+    """
+
+    def __init__(self, folder, point, every=1):
+        self._ledger = Ledger(_ledger_of(folder))
+        self.point, self._every = point, every
+        self._name, _, self._when = (point or "").partition(":")
+        self._chance = random.Random(os.getpid())
+        self._spans = deque([_FIRST_SPAN], _MEASURED)
+        self._arming = threading.Lock()
+        if point is not None:
+            self._ledger.write("aim", note=point)
+
+    def come_to(self, point):
+        """A task is at this point."""
+        if point == self.point and self._is_last():
+            self.die()
+
+    def watch(self, storage):
+        """The process dies at a call of this storage, where its point is one."""
+        verbs, is_meant = _CALLS.get(self._name, ((), _always))
+        for verb in verbs:
+            setattr(storage, verb, self._deadly(getattr(storage, verb), is_meant))
+
+    def _deadly(self, verb, is_meant):
+        @functools.wraps(verb)
+        def deadly(*args, **kwargs):
+            if not is_meant(*args, **kwargs):
+                return verb(*args, **kwargs)
+            is_last = self._is_last()
+            if is_last and self._when == "before":
+                self.die()
+            if is_last and self._when == "within" and self._arming.acquire(blocking=False):
+                try:
+                    return self._within(verb, args, kwargs)
+                finally:
+                    self._arming.release()
+            began = time.monotonic()
+            answer = verb(*args, **kwargs)
+            self._spans.append(time.monotonic() - began)
+            if is_last and self._when == "behind":
+                self.die()
+            return answer
+
+        return deadly
+
+    def _within(self, verb, args, kwargs):
+        seconds = max(1e-5, self._chance.uniform(0.0, self._chance.choice(self._spans)))
+        self._ledger.write("armed", note=f"{self.point} {seconds}")
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            return verb(*args, **kwargs)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            self._ledger.write("disarmed", note=self.point)
+
+    def _is_last(self):
+        return self._chance.randrange(self._every) == 0
+
+    def die(self):
+        """This is the point."""
+        self._ledger.write("point", note=self.point)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def aim(folder, points, times):
+    """Return the point that the fewest processes died at, and live for; None where each has its number."""
+    events = read_ledger(_ledger_of(folder))
+    aimed = {event.pid: event.note for event in events if event.what == "aim"}
+    taken = Counter(point for _, point, _ in _deaths(events))
+    taken.update(point for pid, point in aimed.items() if pid != os.getpid() and is_running(pid))
+    left = [point for point in points if taken[point] < times]
+    return min(left, key=lambda point: (taken[point], random.random())) if left else None
+
+
+def deaths(folder, but=frozenset()):
+    """Return process, point and seconds of each who died of himself, not by the hands of others."""
+    return [death for death in _deaths(read_ledger(_ledger_of(folder))) if death[0] not in but]
+
+
+def _deaths(events):
+    armed = {}
+    for event in events:
+        if event.what == "armed":
+            point, seconds = event.note.split(" ")
+            armed[event.pid] = event.pid, point, event.at + float(seconds)
+        elif event.what == "disarmed":
+            del armed[event.pid]
+        elif event.what == "point":
+            yield event.pid, event.note, event.at
+    yield from (death for pid, death in armed.items() if not is_running(pid))
+
+
+def _ledger_of(folder):
+    path = Path(folder) / "points"
+    path.mkdir(parents=True, exist_ok=True)
+    return path

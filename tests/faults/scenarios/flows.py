@@ -1,0 +1,432 @@
+"""F55: batches and stepped jobs under fire, held against a ledger that no storage writes."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count, pairwise
+
+import attrs
+
+from firelock import JobConflict
+from firelock.storage import FINAL_STATES, JobFilter, State
+from tests.faults import flowing
+from tests.faults.checker import is_legal, stored
+from tests.faults.flowing import stubs
+from tests.faults.points import deaths
+from tests.faults.program import run_program
+from tests.faults.scenarios.base import Size, scenario, stage
+from tests.faults.scenarios.kills import kill_whole, left_over
+from tests.faults.servers import eventually
+from tests.faults.snapshots import looks_at
+
+_MEMBERS = 40  # of a batch: half of them in two batches within it
+_POINTS = (
+    "claim:within", "claim:behind", "run", "end:before", "end:within", "end:behind",
+    "fold:within", "fold:behind", "promote:within", "promote:behind",
+    "step:before", "memo:before", "memo:within", "memo:behind", "recall:behind",
+    "nap:behind", "wait:behind", "suspend:before", "suspend:within", "suspend:behind",
+    "name:behind", "child:within", "child:behind",
+)  # fmt: skip
+_FEW = ("claim:within", "fold:within", "memo:before", "memo:behind", "name:behind", "suspend:before")
+_FEW_CLIENTS = ("chunk 2", "sweep:within", "send:behind")
+_EVERY = 4  # calls at which a child may die, one of which is the last
+_SERVERS, _PROCESSES, _WORKERS = 2, 2, 6
+_APART = 10.0  # seconds from one kill of a whole server to the next
+_PAUSE = 0.4  # seconds between two batches where there are as many as were asked for
+_ORDERS, _RACERS = 4, 2  # that come with a batch
+_AHEAD = 1_500  # jobs that may wait
+_AT_A_LOOK = 30  # batches
+_DYING = 0.005  # seconds that a killed process may still be seen to act
+
+
+@attrs.frozen
+class Sent:
+    """A decision that was sent: to which job, what, and whether the storage said that it was the first."""
+
+    job: str
+    payload: int
+    is_first: bool
+
+
+@attrs.define(eq=False)
+class Feed:
+    """What the scenario's own process makes, decides and sees meanwhile."""
+
+    on: object
+    chance: random.Random = attrs.Factory(lambda: random.Random(55))
+    tasks: dict = attrs.field(init=False)
+    decision: object = attrs.field(init=False)
+    batches: dict = attrs.Factory(dict)  # ids by label
+    inner: list = attrs.Factory(list)
+    orders: dict = attrs.Factory(dict)  # ids by number
+    racers: list = attrs.Factory(list)
+    undecided: list = attrs.Factory(list)
+    sent: list = attrs.Factory(list)
+    requeued: set = attrs.Factory(set)
+    looks: Counter = attrs.Factory(Counter)
+    killed: set = attrs.Factory(set)  # processes that others killed
+    wrong: list = attrs.Factory(list)  # looks that were not exact
+
+    def __attrs_post_init__(self):
+        """Know the tasks."""
+        self.tasks = stubs(self.on.fire)
+        self.decision = self.on.fire.signal("decision", int)
+
+    def make(self, number):
+        """There is a batch more, and stepped jobs."""
+        fire, member = self.on.fire, self.tasks["member"]
+        label = f"b{number}"
+        stops = number % 7 == 3
+        fails = number % 3 == 0 and not stops  # a cancelled batch within one would keep its failed members
+        with fire.batch(label, on_failure="cancel" if stops else "continue") as batch:
+            first = [batch.add(member, label, 0.004, fails and place < 2) for place in range(4)]
+            for _ in range(10):
+                batch.add(member, label, 0.004, stops and self.chance.random() < 0.1)
+            batch.add(self.tasks["total"], label, [one.output for one in first])
+            batch.add(member.using(after=first[3]), label, 0.004, fails and number % 2 == 0)
+            for name in ("one", "other"):
+                with batch.batch(name) as inner:
+                    for place in range(_MEMBERS // 4 + 1):
+                        inner.add(member, label, 0.004, fails and place == 0)
+                self.inner.append(inner.id)
+            batch.then(self.tasks["callback"].using(on="finished"), label, "finished")
+            batch.then(self.tasks["callback"], label, "succeeded")
+        self.batches[label] = batch.id
+        numbers = range(number * _ORDERS, (number + 1) * _ORDERS)
+        jobs = self.tasks["order"].enqueue_many([(one,) for one in numbers])
+        self.orders |= {job.id: one for job, one in zip(jobs, numbers, strict=True)}
+        self.undecided += [job.id for job in jobs]
+        self.racers += [job.id for job in self.tasks["racer"].enqueue_many([()] * _RACERS)]
+
+    def decide(self, most):
+        """Some orders get their decision, now and then two at once."""
+        self.chance.shuffle(self.undecided)
+        for _ in range(min(most, len(self.undecided))):
+            job_id = self.undecided.pop()
+            rivals = 2 if self.chance.random() < 0.2 else 1
+            payloads = self.chance.sample(range(1_000_000), rivals)
+            with ThreadPoolExecutor(rivals) as threads:
+                self.sent += threads.map(lambda payload, job_id=job_id: self._send(job_id, payload), payloads)
+
+    def _send(self, job_id, payload):
+        try:
+            return Sent(job_id, payload, self.decision.send(job_id, payload))
+        except JobConflict:
+            return Sent(job_id, payload, is_first=False)
+
+    def mend(self, *, with_batch):
+        """What has failed runs again, members with their batch or by themselves; return how many."""
+        number = 0
+        for record in self.on.fire.storage.find(JobFilter(state=State.FAILED), limit=500).jobs:
+            ties = record.ties
+            is_member = ties is not None and ties.batch_id is not None and not record.is_batch
+            if (is_member and with_batch) or (record.is_batch and not with_batch):
+                continue
+            job = (self.on.fire.batches if record.is_batch else self.on.fire.jobs).get(record.id)
+            try:
+                job.requeue()
+            except JobConflict:
+                continue
+            number += 1
+            self.requeued.add(record.id)
+        return number
+
+    def look(self):
+        """See some of the batches at one instant each."""
+        ids = [*self.batches.values(), *self.inner]
+        some = self.chance.sample(ids, min(_AT_A_LOOK, len(ids)))
+        for look in looks_at(self.on.fire.storage, some):
+            self.looks["all"] += 1
+            self.looks["moving"] += not look.is_at_rest
+            if not look.is_exact:
+                self.wrong.append(look)
+
+
+@scenario("kill-flows", "F55", full=Size(20_000, 20), short=Size(40, 1))
+def kill_flows(place, size):
+    """`kill -9` of servers, and of children and clients at named points, under batches, steps and signals.
+
+    `jobs` are members, of batches of 40, with a stepped job for ten and a race of signal and deadline for
+    twenty of them; `rounds` are deaths at each of the points, of which one death each takes but some.
+    """
+    is_short = size.rounds == 1
+    points, deadly = (_FEW, _FEW_CLIENTS) if is_short else (_POINTS, flowing.POINTS)
+    variables = {
+        "FAULTS_POINTS": " ".join(points), "FAULTS_TIMES": str(size.rounds), "FAULTS_EVERY": str(_EVERY),
+    }  # fmt: skip
+    place = attrs.evolve(place, variables={**place.variables, **variables})
+    most = 60 + place.slack * 6 + 60 * size.rounds  # seconds
+    with stage(place) as on, ThreadPoolExecutor(1) as clients:
+        feed, numbers = Feed(on), count()
+        servers = [_server(on) for _ in range(1 if is_short else _SERVERS)]
+        on.up()
+        dying = clients.submit(run_program, place, "flowing", deadly, size.rounds)
+        began, killed_at = time.monotonic(), time.monotonic()
+        while (
+            _missing(on, feed, points, size.rounds)
+            or not dying.done()
+            or len(feed.batches) * _MEMBERS < size.jobs
+        ):
+            assert time.monotonic() - began < most, _missing(on, feed, points, size.rounds)
+            if dying.done():
+                dying.result()
+            if on.unfinished() < _AHEAD:
+                feed.make(next(numbers))
+            feed.decide(feed.chance.randrange(2 * _ORDERS))
+            feed.look()
+            feed.mend(with_batch=feed.chance.random() < 0.5)
+            if len(feed.batches) * _MEMBERS >= size.jobs:
+                time.sleep(_PAUSE)
+            if time.monotonic() - killed_at > _APART:
+                _kill_one_of(on, servers, feed)
+                killed_at = time.monotonic()
+        tried = dying.result()
+        took = time.monotonic() - began
+        feed.decide(len(feed.undecided))
+
+        def is_over():
+            feed.look()
+            time.sleep(_PAUSE)
+            return feed.mend(with_batch=False) == 0 and on.unfinished() == 0
+
+        eventually(is_over, 600, "all jobs have ended")
+        for server in servers:
+            assert server.stop() == 0
+        eventually(lambda: not left_over(place), place.within(2), "nothing that a server started is left")
+        lines = _judged(on, feed)
+    return [*lines, f"clients tried {dict(tried)}", f"fire took {took:.0f} s"]
+
+
+_SERVER = {"app": "flows", "workers": _WORKERS, "processes": _PROCESSES}
+
+
+def _server(on):
+    return on.server(**_SERVER)
+
+
+def _kill_one_of(on, servers, feed):
+    place = feed.chance.randrange(len(servers))
+    victim = servers[place]
+    feed.killed.update((victim.pid, *victim.family()))
+    kill_whole(on, victim)
+    servers[place] = on.replace(victim, **_SERVER)
+
+
+def _died(on, feed):
+    """Return how many died at each point, of themselves."""
+    return Counter(point for _, point, _ in deaths(on.place.ledger_folder, feed.killed))
+
+
+def _missing(on, feed, points, times):
+    died = _died(on, feed)
+    return {point: died[point] for point in points if died[point] < times}
+
+
+# ---- judging ---------------------------------------------------------------------------------------------
+
+
+@attrs.define(eq=False)
+class Judge:
+    """What the ledger says against what is stored."""
+
+    on: object
+    feed: Feed
+    events: list
+    _ends: dict = attrs.Factory(lambda: defaultdict(list))  # when a process died, by its id
+
+    def __attrs_post_init__(self):
+        """Know who died when."""
+        for event in self.events:
+            if event.what == "kill":
+                for pid in event.note.split(","):
+                    self._ends[int(pid)].append(event.at)
+        for pid, _, at in deaths(self.on.place.ledger_folder, self.feed.killed):
+            self._ends[pid].append(at)
+
+    def of(self, what):
+        """Return the events of a kind."""
+        return [event for event in self.events if event.what == what]
+
+    def died_after(self, event, until=float("inf")):
+        """Tell whether the event's process died behind it, and before an instant."""
+        return any(event.at - _DYING <= at <= until for at in self._ends[event.pid])
+
+    # ---- batches and callbacks ---------------------------------------------------------------------------
+
+    def callbacks(self):
+        """Return by batch and kind the callbacks that ran."""
+        calls = defaultdict(list)
+        for event in self.of("callback"):
+            calls[event.note].append(event)
+        return calls
+
+    def wanted(self):
+        """Return the callbacks that have to have run, by batch and kind."""
+        names = {f"{label} {kind}" for label in self.feed.batches for kind in ("finished", "succeeded")}
+        names |= {f"{event.job} deleted" for event in self.of("cancelled")}
+        filling = [event.job for event in self.of("filling")]
+        return names | {f"{one.id} finished" for one in stored(self.on.fire.storage, filling) if one}
+
+    def repeated_runs(self, calls):
+        """Yield runs of callbacks behind a run whose process lived on."""
+        for events in calls.values():
+            yield from (after for before, after in pairwise(events) if not self.died_after(before, after.at))
+
+    def enqueued_again(self, calls):
+        """Yield callbacks that the end of their batch enqueued more than once."""
+        for events in calls.values():
+            entries = self.on.fire.storage.history(events[0].job).entries
+            told = [one for one in entries if one.state is State.ENQUEUED and "parent" in (one.reason or "")]
+            if len(told) != 1:
+                yield events[0]
+
+    def early(self, calls):
+        """Yield callbacks that ran while a member did, or before the last one where all had to be well.
+
+        A member that was requeued after the end of its batch may run before the callback of that end does.
+        """
+        runs = defaultdict(list)
+        ended = {(event.job, event.pid, event.fence): event.at for event in self.of("end")}
+        for event in self.of("start"):
+            died = min((at for at in self._ends[event.pid] if at >= event.at - _DYING), default=float("inf"))
+            until = ended.get((event.job, event.pid, event.fence), died)
+            runs[event.note].append((event.attempt, event.at, until))
+        for name, events in calls.items():
+            label, kind = name.split(" ")
+            at = events[0].at
+            for attempt, since, until in runs[label]:
+                is_meant = kind != "finished" or attempt == 1
+                if is_meant and (since <= at < until or (kind == "succeeded" and since > at)):
+                    yield events[0]
+
+    # ---- steps, calls, signals ---------------------------------------------------------------------------
+
+    def repeated_steps(self):
+        """Return how often a step was done again, and those repeats that no death explains.
+
+        A death does between the function and the memo, in the same process; so does the loss of the job,
+        of which the run was told.
+        """
+        again, unexplained, refused = 0, [], 0
+        by_step = defaultdict(list)
+        for event in self.events:
+            if event.what in ("effect", "kept", "refused"):
+                by_step[event.job, event.note].append(event)
+        for events in by_step.values():
+            effects = [event for event in events if event.what == "effect"]
+            again += len(effects) - 1
+            for before, after in pairwise(effects):
+                kept = any(one.what == "kept" and one.at <= after.at for one in events)
+                lost = any(one.what == "refused" and one.pid == before.pid for one in events)
+                refused += lost
+                if kept or not (lost or self.died_after(before, after.at)):
+                    unexplained.append(after)
+        return again, unexplained, refused
+
+    def called_again(self):
+        """Return numbers for which several jobs were called, though no order of them was requeued."""
+        jobs = defaultdict(set)
+        for event in self.of("called"):
+            jobs[int(event.note)].add(event.job)
+        numbers = {number: job_id for job_id, number in self.feed.orders.items()}
+        return [
+            number
+            for number, ids in jobs.items()
+            if len(ids) > 1 and numbers[number] not in self.feed.requeued
+        ]
+
+    def sent(self):
+        """Return all decisions that were answered."""
+        told = [(event.job, *map(int, event.note.split(" "))) for event in self.of("sent")]
+        return [*self.feed.sent, *(Sent(job, payload, bool(is_first)) for job, payload, is_first in told)]
+
+
+def _judged(on, feed):
+    storage = on.fire.storage
+    judge = Judge(on, feed, on.events())
+    looks = looks_at(storage, [*feed.batches.values(), *feed.inner])
+    restless = [look for look in looks if not look.is_at_rest]
+    states = Counter(str(one.state) for one in stored(storage, feed.batches.values()) if one)
+    calls, wanted = judge.callbacks(), judge.wanted()
+    twice = [name for name, events in calls.items() if len({event.job for event in events}) > 1]
+    orders = {one.id: one for one in stored(storage, feed.orders) if one and one.state is State.SUCCEEDED}
+    values = {id: json.loads(one.result) for id, one in orders.items()}
+    waiters = [event.job for event in judge.of("sent")]
+    others = [one for one in stored(storage, dict.fromkeys((*feed.racers, *waiters))) if one]
+    got = {id: value[1] for id, value in values.items()}
+    got |= {one.id: json.loads(one.result) for one in others if one.state is State.SUCCEEDED}
+    mistaken = [id for id, number in feed.orders.items() if values.get(id, [None])[0] != number]
+    sent = judge.sent()
+    lost = [one for one in sent if one.is_first and got.get(one.job) != one.payload]
+    invented = [one for one in sent if not one.is_first and got.get(one.job) == one.payload]
+    again, unexplained, refused = judge.repeated_steps()
+    early, repeated = list(judge.early(calls)), list(judge.repeated_runs(calls))
+    enqueued_again, called_again = list(judge.enqueued_again(calls)), judge.called_again()
+    filled = _filled(storage, judge)
+    swept = [one for one in stored(storage, [event.job for event in judge.of("cancelled")]) if one]
+    kept = [*feed.batches.values(), *feed.orders, *(events[0].job for events in calls.values())]
+    illegal = [id for id in kept if not is_legal(on.fire, id)]
+    raced = Counter(got.get(id, "stuck") is None for id in feed.racers)
+    at_points = _died(on, feed)
+    ends = Counter(str(one.state) for one in swept)
+    lines = [
+        f"batches {len(feed.batches)}: {dict(states)}, not at rest or miscounted {len(restless)}",
+        f"callbacks {len(calls)}: missing {len(wanted - calls.keys())}, of two jobs {len(twice)}",
+        f"callbacks enqueued again {len(enqueued_again)}, early {len(early)}, rerun {len(repeated)}",
+        f"stepped jobs {len(feed.orders)}: ended well {len(orders)}, wrong results {len(mistaken)}",
+        f"steps done again {again} (runs refused {refused}), unexplained {len(unexplained)}",
+        f"jobs called again {len(called_again)}",
+        f"signals {len(sent)}, first {sum(one.is_first for one in sent)}, lost {len(lost)}",
+        f"signals used though refused {len(invented)}",
+        f"races {len(feed.racers)}, of them time-outs {raced[True]}",
+        f"looks at one instant {feed.looks['all']} ({feed.looks['moving']} moving), wrong {len(feed.wrong)}",
+        f"batches whose filler died {dict(filled)}, half swept {dict(ends)}",
+        f"requeued {len(feed.requeued)}, illegal histories {len(illegal)}",
+        f"servers killed {len(judge.of('kill'))}, deaths at points {sum(at_points.values())}",
+        str(dict(sorted(at_points.items()))),
+    ]
+    assert set(states) == {"succeeded"}, lines
+    assert states.total() == len(feed.batches), lines
+    assert not restless, (restless, lines)
+    assert calls.keys() == wanted, (wanted ^ calls.keys(), lines)
+    assert not twice, (twice, lines)
+    assert not enqueued_again, (enqueued_again, lines)
+    assert not early, (early, lines)
+    assert not repeated, (repeated, lines)
+    assert len(orders) == len(feed.orders), lines
+    assert not mistaken, (mistaken, lines)
+    assert not unexplained, (unexplained, lines)
+    assert not called_again, (called_again, lines)
+    assert not lost, (lost, lines)
+    assert not invented, (invented, lines)
+    assert raced[True] + raced[False] == len(feed.racers), lines
+    assert "stuck" not in {got.get(id, "stuck") for id in (*feed.racers, *waiters)}, lines
+    assert not feed.wrong, (feed.wrong[:5], lines)
+    assert {one.state for one in swept} <= {State.DELETED}, lines
+    assert not filled["wrong"], lines
+    assert not illegal, (illegal, lines)
+    return lines
+
+
+def _filled(storage, judge):
+    """Count by their ends the batches whose fillers died: what was not filled can but be cancelled."""
+    filled = {event.job for event in judge.of("filled")}
+    ids = [event.job for event in judge.of("filling")]
+    found = Counter()
+    for id, record in zip(ids, stored(storage, ids), strict=True):
+        members = storage.find(JobFilter(batch_id=id), limit=500).jobs
+        if record is None:
+            found["wrong" if members else "not stored"] += 1
+        elif not all(member.state in FINAL_STATES for member in members):
+            found["wrong"] += 1
+        elif record.state is State.SUCCEEDED and len(members) == flowing.MEMBERS:
+            found["succeeded" if id not in filled else "not killed"] += 1
+        elif record.state is State.DELETED and id not in filled:
+            found["cancelled"] += 1
+        else:
+            found["wrong"] += 1
+    return found

@@ -1,0 +1,92 @@
+"""What batches say of their members, and the members themselves, seen at one instant."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import attrs
+from redis import Redis
+
+from firelock.storage import State, Tally
+from firelock_redis.layout import state_of
+from firelock_redis.storage import RedisStorage
+from firelock_sql.batches import read_tallies
+from firelock_sql.storage import SqlStorage
+from firelock_sql.transaction import Text
+
+_STATES = Text("""
+SELECT m.batch_id, j.state, COUNT(*) FROM firelock_members m JOIN firelock_jobs j ON j.id = m.job_id
+WHERE m.batch_id IN :ids GROUP BY m.batch_id, j.state
+""")
+
+_LETTERS = """
+local reply = {}
+for place, id in ipairs(ARGV) do
+  local tally = redis.call(
+    'HMGET', KEYS[1] .. ':b:' .. id, 'total', 'active', 'waiting', 'succeeded', 'failed', 'deleted')
+  local letters = {}
+  for number, member in ipairs(redis.call('ZRANGE', KEYS[1] .. ':bm:' .. id, 0, -1)) do
+    letters[number] = string.sub(redis.call('HGET', KEYS[1] .. ':jobs', member), 1, 1)
+  end
+  reply[place] = { table.concat(letters), tally }
+end
+return reply
+"""
+
+
+@attrs.frozen
+class Look:
+    """A batch at one instant."""
+
+    id: str
+    told: Tally
+    found: Counter[State]
+
+    @property
+    def is_exact(self):
+        """Tell whether what it says is what there is; who waits for whom is not asked."""
+        told, found = self.told, self.found
+        ended = (told.succeeded, told.failed, told.deleted)
+        left = told.total - told.ended
+        return (
+            told.total == found.total()
+            and ended == (found[State.SUCCEEDED], found[State.FAILED], found[State.DELETED])
+            and min(told.active, told.waiting) >= 0
+            and left <= told.active + told.waiting <= told.total
+        )
+
+    @property
+    def is_at_rest(self):
+        """Tell whether nobody moves or waits in it."""
+        return self.is_exact and self.told.active == self.told.waiting == 0
+
+
+def looks_at(storage, ids):
+    """Return how batches are, each of one instant; those that are not stored are left out."""
+    if isinstance(storage, SqlStorage):
+        return _of_tables(storage, list(ids))
+    assert isinstance(storage, RedisStorage), storage
+    return _of_keys(storage, list(ids))
+
+
+def _of_tables(storage, ids):
+    def work(tx):
+        found = defaultdict(Counter)
+        tallies = read_tallies(tx, ids)
+        for batch, state, number in tx.all(_STATES, ids=ids):
+            found[batch][State(state)] = number
+        return [Look(id, tally, found[id]) for id, tally in tallies.items()]
+
+    return storage._database.read(work) if ids else []  # noqa: SLF001 - what is read beside it is no verb
+
+
+def _of_keys(storage, ids):
+    assert storage.database.partitions.number == 1, "looks are of one partition"
+    (base,) = storage.database.partitions.bases
+    with Redis.from_url(storage.connect_url.partition("?")[0], decode_responses=True) as redis:
+        told = redis.eval(_LETTERS, 1, base, *ids)
+    return [
+        Look(id, Tally(*map(int, tally)), Counter(map(state_of, letters)))
+        for id, (letters, tally) in zip(ids, told, strict=True)
+        if tally[0] is not None
+    ]
