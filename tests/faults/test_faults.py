@@ -21,6 +21,7 @@ _SLACK = 10.0
 # What every storage has to stand is played on SQLite; on the others as well where all is to be tested.
 _ON_EVERY_STORAGE = os.environ.get("CI") == "true" or "FIRELOCK_TEST_REDIS" in os.environ
 _ON_EVERY_DATABASE = os.environ.get("FIRELOCK_TEST_SQL") == "all"
+_ON_ONE_PROGRAM = {"kill-flows"}  # whichever is the first of a scheme
 
 
 def _on(scheme, programs):
@@ -37,8 +38,14 @@ def _on(scheme, programs):
             scheme, _ON_EVERY_DATABASE or one.name == "complete-within"
         )
     ]
-    chosen = pytest.mark.parametrize("scenario", scenarios, ids=lambda one: f"{one.fault}-{one.name}")
-    return lambda test: chosen(pytest.mark.parametrize("program", programs)(test))
+    named = [one if hasattr(one, "marks") else pytest.param(one, id=str(one)) for one in programs]
+    played = [
+        pytest.param(*program.values, one, marks=program.marks, id=f"{program.id}-{one.fault}-{one.name}")
+        for program in named
+        for one in scenarios
+        if one.name not in _ON_ONE_PROGRAM or program is named[0]
+    ]
+    return pytest.mark.parametrize(("program", "scenario"), played)
 
 
 def _play(scenario, program, folder):

@@ -34,9 +34,9 @@ _POINTS = (
 _FEW = ("claim:within", "fold:within", "memo:before", "memo:behind", "name:behind", "suspend:before")
 _FEW_CLIENTS = ("chunk 2", "sweep:within", "send:behind")
 _EVERY = 4  # calls at which a child may die, one of which is the last
-_SERVERS, _PROCESSES, _WORKERS = 2, 2, 6
+_SERVERS, _PROCESSES, _WORKERS = 2, 3, 5
 _APART = 10.0  # seconds from one kill of a whole server to the next
-_PAUSE = 0.4  # seconds between two batches where there are as many as were asked for
+_PAUSE = 0.7  # seconds between two batches where there are as many as were asked for
 _ORDERS, _RACERS = 4, 2  # that come with a batch
 _AHEAD = 1_500  # jobs that may wait
 _AT_A_LOOK = 30  # batches
@@ -159,7 +159,7 @@ def kill_flows(place, size):
         "FAULTS_POINTS": " ".join(points), "FAULTS_TIMES": str(size.rounds), "FAULTS_EVERY": str(_EVERY),
     }  # fmt: skip
     place = attrs.evolve(place, variables={**place.variables, **variables})
-    most = 60 + place.slack * 6 + 60 * size.rounds  # seconds
+    most = 120 * (1 + size.rounds)  # seconds
     with stage(place) as on, ThreadPoolExecutor(1) as clients:
         feed, numbers = Feed(on), count()
         servers = [_server(on) for _ in range(1 if is_short else _SERVERS)]
@@ -366,7 +366,7 @@ def _judged(on, feed):
     again, unexplained, refused = judge.repeated_steps()
     early, repeated = list(judge.early(calls)), list(judge.repeated_runs(calls))
     enqueued_again, called_again = list(judge.enqueued_again(calls)), judge.called_again()
-    filled = _filled(storage, judge)
+    filled, longest = _filled(storage, judge)
     swept = [one for one in stored(storage, [event.job for event in judge.of("cancelled")]) if one]
     kept = [*feed.batches.values(), *feed.orders, *(events[0].job for events in calls.values())]
     illegal = [id for id in kept if not is_legal(on.fire, id)]
@@ -384,7 +384,8 @@ def _judged(on, feed):
         f"signals used though refused {len(invented)}",
         f"races {len(feed.racers)}, of them time-outs {raced[True]}",
         f"looks at one instant {feed.looks['all']} ({feed.looks['moving']} moving), wrong {len(feed.wrong)}",
-        f"batches whose filler died {dict(filled)}, half swept {dict(ends)}",
+        f"batches whose filler died {dict(filled)}, decided after {longest:.1f} s at most",
+        f"batches that were half swept {dict(ends)}",
         f"requeued {len(feed.requeued)}, illegal histories {len(illegal)}",
         f"servers killed {len(judge.of('kill'))}, deaths at points {sum(at_points.values())}",
         str(dict(sorted(at_points.items()))),
@@ -413,10 +414,13 @@ def _judged(on, feed):
 
 
 def _filled(storage, judge):
-    """Count by their ends the batches whose fillers died: what was not filled can but be cancelled."""
+    """Count by their ends the batches whose fillers died: what was not filled can but be cancelled.
+
+    Return beside it the longest time from the beginning of one to its end, in seconds.
+    """
     filled = {event.job for event in judge.of("filled")}
     ids = [event.job for event in judge.of("filling")]
-    found = Counter()
+    found, longest = Counter(), 0.0
     for id, record in zip(ids, stored(storage, ids), strict=True):
         members = storage.find(JobFilter(batch_id=id), limit=500).jobs
         if record is None:
@@ -427,6 +431,7 @@ def _filled(storage, judge):
             found["succeeded" if id not in filled else "not killed"] += 1
         elif record.state is State.DELETED and id not in filled:
             found["cancelled"] += 1
+            longest = max(longest, (record.changed_at - record.created_at) / 1e6)
         else:
             found["wrong"] += 1
-    return found
+    return found, longest
