@@ -8,9 +8,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from benchmarks.limits import places, tasks
-from benchmarks.limits.pairs import Row, ratio
-from benchmarks.limits.plan import Plan
+from benchmarks import places
+from benchmarks.limits import tasks
+from benchmarks.pairs import Row, ratio
+from benchmarks.plan import Plan
 from firelock import Firelock
 
 BULK, SINGLES = 5_000, 100
@@ -74,7 +75,7 @@ def unique_contended(plan: Plan) -> Iterator[Row]:
     with (
         places.opened(plan.storage, plan.folder / "contended") as place,
         places.client(place.url) as fire,
-        places.serving(place) as group,
+        tasks.serving(place) as group,
     ):
         places.wait_for_servers(group[0], fire, 1)
         clients = [Firelock(place.url) for _ in range(CLIENTS)]

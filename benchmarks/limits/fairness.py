@@ -5,9 +5,10 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterator
 
-from benchmarks.limits import places, tasks
-from benchmarks.limits.pairs import Row
-from benchmarks.limits.plan import Plan
+from benchmarks import places
+from benchmarks.limits import tasks
+from benchmarks.pairs import Row
+from benchmarks.plan import Plan
 
 MANY, TENANTS, FEW = 100_000, 100, 10
 SECONDS = 10
@@ -23,7 +24,7 @@ def tenants(plan: Plan) -> Iterator[Row]:
         task = tasks.declare(fire)["tenants"]
         task.enqueue_many([(0,)] * many)
         task.enqueue_many([(tenant,) for tenant in range(1, TENANTS + 1) for _ in range(FEW)])
-        with places.serving(place) as group:
+        with tasks.serving(place) as group:
             path = place.folder / "starts"
 
             def small() -> int:
@@ -47,7 +48,7 @@ def rates(plan: Plan) -> Iterator[Row]:
     ):
         fire.queues.pause("default")
         tasks.declare(fire)["rated"].enqueue_many([()] * (tasks.RATE * (seconds + 2)))
-        with places.serving(place, processes=3) as group:
+        with tasks.serving(place, processes=3) as group:
             places.wait_for_servers(group[0], fire, 1)
             fire.queues.resume("default")
             path = place.folder / "starts"

@@ -22,13 +22,12 @@ from typing import Any
 
 import attrs
 
-from benchmarks import contenders, servers
-from benchmarks.limits import places
-from benchmarks.limits.pairs import Row
-from benchmarks.limits.plan import Plan
+from benchmarks import contenders, places, servers
+from benchmarks.pairs import Row
 from benchmarks.peers import spans
 from benchmarks.peers.postgresql_peers import PEERS as ON_POSTGRESQL
 from benchmarks.peers.redis_peers import PEERS as ON_REDIS
+from benchmarks.plan import Plan
 from benchmarks.servers import ROOT
 
 LIMIT, RATE, NEVER = 8, 200, 1_000

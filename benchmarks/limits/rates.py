@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
-from benchmarks.limits import stage
-from benchmarks.limits.pairs import Row, ratio
-from benchmarks.limits.plan import Plan
-from benchmarks.limits.stage import Stage
+from benchmarks import stage
+from benchmarks.pairs import Row, ratio
+from benchmarks.plan import Plan
+from benchmarks.stage import Stage
 
 JOBS = {"sqlite": 20_000, "postgresql": 12_000, "mariadb": 6_000, "redis": 40_000}
 # What runs: its task and how many servers. `former` is keyless too, in the former checkout.
@@ -66,4 +66,5 @@ def measure(plan: Plan) -> Iterator[Row]:
 def _standing(plan: Plan, name: str, folder: str) -> AbstractContextManager[Stage]:
     task, number = STAGES[name]
     python = str(Path(plan.former) / ".venv/bin/python") if name == "former" else sys.executable
-    return stage.standing(python, plan.storage, task, plan.folder / folder.replace(" ", "-"), number=number)
+    words = (plan.storage, task, number)
+    return stage.standing(python, "benchmarks.limits.loads", words, plan.folder / folder.replace(" ", "-"))

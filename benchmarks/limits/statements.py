@@ -16,12 +16,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks import counting, mariadb_server, postgresql_server, redis_server
+from benchmarks import counting, mariadb_server, places, postgresql_server, redis_server
+from benchmarks.claimer import Claimer
 from benchmarks.harness import run_to_end
-from benchmarks.limits import places
-from benchmarks.limits.claims import Claimer
-from benchmarks.limits.pairs import Row
-from benchmarks.limits.plan import Plan
+from benchmarks.limits import tasks
+from benchmarks.pairs import Row
+from benchmarks.plan import Plan
 
 Meters = Callable[[], Mapping[str, int]]
 Counts = dict[str, dict[str, int]]
@@ -46,7 +46,7 @@ def _counted(python: str, plan: Plan, folder: str) -> Counts:
 
 
 @contextmanager
-def _metered(storage: str, folder: Path) -> Iterator[tuple[str, Meters]]:
+def metered(storage: str, folder: Path) -> Iterator[tuple[str, Meters]]:
     """Run an empty storage; yield its URL and what counts the statements and round trips until now."""
     folder.mkdir(parents=True)
     with ExitStack() as stack:
@@ -105,9 +105,9 @@ def _trace_sqlite() -> Meters:
 def count_here(storage: str, folder: Path) -> Counts:
     """Return what each step costs: the least of three times, after one in which things are learnt once."""
     counts: Counts = {}
-    with _metered(storage, folder) as (url, meters), places.client(url) as fire:
+    with metered(storage, folder) as (url, meters), places.client(url) as fire:
         claimer = Claimer(fire)
-        task = claimer.tasks["keyless"]
+        task = tasks.declare(fire)["keyless"]
         steps: dict[str, Callable[[], object]] = {
             "ten jobs enqueued one by one": lambda: [task.enqueue(0) for _ in range(10)],
             "500 enqueued in one call": lambda: task.enqueue_many([(0,)] * 500),

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from benchmarks import places
+from benchmarks.places import Place
+from benchmarks.servers import Server
 from firelock import Firelock
 
 VARIABLE = "FIRELOCK_BENCH_STARTS"
@@ -70,3 +74,9 @@ def calls(name: str, jobs: int, *, keys: int = KEYS) -> list[tuple[int, ...]]:
     if name in {"turns", "keys", "unique"}:
         return [(number, number % keys) for number in range(jobs)]
     return [(number,) for number in range(jobs)]
+
+
+def serving(place: Place, *, number: int = 1, processes: int = 1) -> AbstractContextManager[list[Server]]:
+    """Run so many servers of these tasks beside a block."""
+    starts = {VARIABLE: str(place.folder / "starts")}
+    return places.serving(place, "benchmarks.limits.app:fire", number=number, processes=processes, **starts)

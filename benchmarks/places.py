@@ -10,7 +10,6 @@ from pathlib import Path
 import attrs
 
 from benchmarks import mariadb_server, ours, postgresql_server, redis_server, servers
-from benchmarks.limits import tasks
 from benchmarks.servers import Server
 from benchmarks.startup import COMMAND
 from benchmarks.storage_server import Running, StorageServer
@@ -60,11 +59,13 @@ def client(url: str) -> Iterator[Firelock]:
 
 
 @contextmanager
-def serving(place: Place, *, number: int = 1, processes: int = 1) -> Iterator[list[Server]]:
-    """Run so many servers of ten workers a process beside the block."""
+def serving(
+    place: Place, app: str, *, number: int = 1, processes: int = 1, **environment: str
+) -> Iterator[list[Server]]:
+    """Run so many servers of an app, `module:name`, of ten workers a process, beside the block."""
     options = ("--workers", str(ours.WORKERS), "--processes", str(processes))
-    command = [COMMAND, "server", "benchmarks.limits.app:fire", *options]
-    environment = {"FIRELOCK_STORAGE": place.url, tasks.VARIABLE: str(place.folder / "starts")}
+    command = [COMMAND, "server", app, *options]
+    environment = {"FIRELOCK_STORAGE": place.url, **environment}
     with ExitStack() as stack:
         yield [
             stack.enter_context(

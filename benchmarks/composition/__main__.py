@@ -1,0 +1,32 @@
+"""`python -m benchmarks.composition`: batches, steps and waits, beside plain jobs and a former checkout.
+
+python -m benchmarks.composition --storage sqlite --former ../former
+python -m benchmarks.composition members fan-in --storage postgresql --pairs 20 --core 1
+python -m benchmarks.composition --quick
+"""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks.composition import beside, trips, waiting
+from benchmarks.limits import statements
+from benchmarks.parts import Parts
+
+PARTS = Parts(
+    "composition",
+    __doc__,
+    {
+        "statements": statements.measure,
+        "trips": trips.measure,
+        "former": beside.former,
+        "members": beside.members,
+        "batch": beside.batch,
+        "fan-in": beside.fan_in,
+        "steps": waiting.measure,
+    },
+    frozenset({"peers"}),
+)
+
+if __name__ == "__main__":
+    sys.exit(PARTS.main())

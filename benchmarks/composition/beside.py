@@ -1,0 +1,67 @@
+"""Plain jobs beside those of the former checkout, and batches beside plain jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from benchmarks.composition.rounds import PLAIN, Load, alone, beside, take
+from benchmarks.pairs import Row
+from benchmarks.plan import Plan
+
+MANY, FAN = 100_000, 10_000
+RATES = {
+    "run_per_s": "run: jobs/s",
+    "stored_per_s": "stored: jobs/s",
+    "whole_per_s": "stored and run: jobs/s",
+    "run_cpu_us": "run: µs of processor a job",
+    "stored_cpu_us": "stored: µs of processor a job",
+}
+
+
+def former(plan: Plan) -> Iterator[Row]:
+    """Yield rates of plain jobs beside those of the former checkout; nothing where none is given."""
+    if not plan.former:
+        return
+    jobs = plan.scaled(PLAIN[plan.storage])
+    loads = {
+        f"{kind}{' of the former' if is_former else ''}": Load(kind, jobs, servers, is_former)
+        for kind, servers in (("plain", 1), ("bare", 0))
+        for is_former in (True, False)
+    }
+    taken = take(plan, loads, rounds=plan.pairs, shown="run_per_s")
+    for kind, where in (("plain", "a server"), ("bare", "bare storage")):
+        yield from beside(
+            f"plain jobs beside the former's, {where}", taken, kind, f"{kind} of the former", RATES
+        )
+
+
+def members(plan: Plan) -> Iterator[Row]:
+    """Yield rates of members beside those of plain jobs, in the same storages."""
+    jobs = plan.scaled(PLAIN[plan.storage])
+    loads = {
+        "members": Load("members", jobs),
+        "plain": Load("plain", jobs),
+        "bare-members": Load("bare-members", jobs, 0),
+        "bare": Load("bare", jobs, 0),
+    }
+    taken = take(plan, loads, rounds=plan.pairs, shown="run_per_s")
+    yield from beside("members beside plain jobs, a server", taken, "members", "plain", RATES)
+    yield from beside("members beside plain jobs, bare storage", taken, "bare-members", "bare", RATES)
+
+
+def batch(plan: Plan) -> Iterator[Row]:
+    """Yield how long a batch of 100,000 takes, stored while servers run it, beside so many plain jobs."""
+    jobs = plan.scaled(MANY)
+    loads = {"batch": Load("batch-at-once", jobs), "plain": Load("at-once", jobs)}
+    taken = take(plan, loads, rounds=max(1, plan.pairs // 4), shown="ended_s")
+    told = {"ended_s": "made, run and ended: s", "stored_s": "made: s"}
+    yield from beside(f"a batch of {jobs:,} beside as many plain jobs", taken, "batch", "plain", told)
+
+
+def fan_in(plan: Plan) -> Iterator[Row]:
+    """Yield how long after the end of its last member a batch of 10,000 ends, and its callback comes."""
+    jobs = plan.scaled(FAN)
+    loads = {"fan-in": Load("fan-in", jobs)}
+    taken = take(plan, loads, rounds=plan.pairs, shown="callback_enqueued_ms")["fan-in"]
+    for figure, values in taken.items():
+        yield alone(f"a fan-in of {jobs:,}, behind its last member's end: {figure}", values)

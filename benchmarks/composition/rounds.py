@@ -1,0 +1,87 @@
+"""Loads that take turns, round by round, on stages that are made anew after some of them."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import attrs
+
+from benchmarks import stage
+from benchmarks.pairs import Row, quarters, ratio
+from benchmarks.plan import Plan
+
+LIVES = 5
+"""Rounds before storages and servers are made anew, so that no process's luck is in all pairs."""
+WARM = 1_000
+PLAIN = {"sqlite": 20_000, "postgresql": 12_000, "mariadb": 6_000, "redis": 40_000}
+"""Jobs of a load, about a second."""
+Taken = Mapping[str, Mapping[str, list[float]]]
+"""Of each load the figures of all rounds, by their names."""
+
+
+@attrs.frozen
+class Load:
+    """What is put on a stage."""
+
+    kind: str
+    """See `loads`."""
+    jobs: int
+    servers: int = 1
+    is_former: bool = False
+    """Whether the former checkout runs it."""
+
+    @property
+    def stage(self) -> str:
+        """Return the name of the stage that it is put on: there others may take their turns."""
+        return f"{'former' if self.is_former else 'ours'}-{self.servers}"
+
+
+def take(plan: Plan, loads: Mapping[str, Load], *, rounds: int, shown: str) -> Taken:
+    """Return the figures of loads by the names that they are given; one of each round is told as it comes."""
+    taken: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in loads}
+    done = 0
+    while done < rounds:
+        with ExitStack() as stack:
+            stages = {}
+            for load in loads.values():
+                if load.stage not in stages:
+                    python = f"{plan.former}/.venv/bin/python" if load.is_former else sys.executable
+                    folder = plan.folder / f"{shown}-{done}-{load.stage}"
+                    words = (plan.storage, load.servers)
+                    standing = stage.standing(python, "benchmarks.composition.loads", words, Path(folder))
+                    stages[load.stage] = stack.enter_context(standing)
+            for load in loads.values():
+                stages[load.stage].run(load.kind, min(WARM, load.jobs))
+            for _ in range(min(LIVES, rounds - done)):
+                for name in list(loads)[:: 1 if done % 2 else -1]:
+                    for figure, value in (
+                        stages[loads[name].stage].run(loads[name].kind, loads[name].jobs).items()
+                    ):
+                        taken[name][figure].append(value)
+                done += 1
+                told = ", ".join(f"{name} {taken[name][shown][-1]:,.4g}" for name in loads)
+                plan.progress(f"{shown}, round {done} of {rounds}: {told}")
+    return taken
+
+
+def beside(what: str, taken: Taken, ours: str, base: str, figures: Mapping[str, str]) -> Iterator[Row]:
+    """Yield a row for each figure of one load beside another; `figures` tells what they are."""
+    for figure, told in figures.items():
+        yield ratio(f"{what}, {told}", taken[ours][figure], taken[base][figure])
+
+
+def alone(what: str, values: list[float]) -> Row:
+    """Return a row of a figure that stands for itself."""
+    low, middle, high = quarters(values)
+    return {
+        "what": what,
+        "median": middle,
+        "low": low,
+        "high": high,
+        "most": max(values),
+        "rounds": len(values),
+    }

@@ -1,0 +1,55 @@
+"""A storage with servers that run one load after another, in a process of the checkout whose Python this is.
+
+`python -m benchmarks.limits.loads STORAGE TASK SERVERS FOLDER` says `{}` once it is ready; for each line
+with a number of jobs it stores them, lets the servers run them, and prints the figures.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks import ours, places, stage
+from benchmarks.entry import Figures, exit_when_told
+from benchmarks.limits import tasks
+from benchmarks.places import Place
+from benchmarks.servers import Server
+from firelock import Firelock
+
+
+def run_load(fire: Firelock, task: Any, jobs: int, place: Place, group: Sequence[Server]) -> Figures:  # noqa: ANN401 - a task
+    """Return jobs a second, from the first end to the last, and processor time a job, storage and servers."""
+    done = ours.count_succeeded(fire)
+    fire.queues.pause("default")
+    task.enqueue_many(tasks.calls(task.name, jobs))
+
+    def used() -> float:
+        return place.cpu_seconds() + sum(server.cpu_seconds() for server in group)
+
+    before, since = used(), datetime.now(UTC)
+    fire.queues.resume("default")
+    places.wait_for(group[0], fire, done + jobs)
+    cpu = used() - before
+    window = ours.read_window(fire, since=since).total_seconds()
+    return {"jobs_per_s": (jobs - 1) / window, "cpu_us_per_job": cpu / jobs * 1e6}
+
+
+def main() -> None:
+    """Serve the lines of standard input."""
+    storage, name, number, folder = sys.argv[1:]
+    exit_when_told()
+    with (
+        places.opened(storage, Path(folder)) as place,
+        places.client(place.url) as fire,
+        tasks.serving(place, number=int(number)) as group,
+    ):
+        task = tasks.declare(fire)[name]
+        places.wait_for_servers(group[0], fire, int(number))
+        stage.serve(lambda jobs: run_load(fire, task, int(jobs), place, group))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The command line of measurements that come in parts, each of them on every storage asked for.
+
+A line is printed for each figure as it comes, and all that is known by then stands in a file after each part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import attrs
+
+from benchmarks import machine, places
+from benchmarks.contenders import RESULTS
+from benchmarks.entry import exit_when_told
+from benchmarks.pairs import Row, told
+from benchmarks.plan import Plan
+
+QUICK_PAIRS, QUICK_SCALE = 2, 0.02
+
+
+@attrs.frozen
+class Parts:
+    """What can be measured, and how it is called."""
+
+    name: str
+    """Of the package below `benchmarks`, and so of the command and of its files."""
+    description: str | None
+    by_name: Mapping[str, Callable[[Plan], Iterator[Row]]]
+    only_named: frozenset[str]
+    """Parts that are left out unless they are asked for."""
+
+    def main(self) -> int:
+        """Measure what the command line asks for, print a line a figure, write all to a file."""
+        options = self._options()
+        exit_when_told()
+        places.pin(options.core)
+        RESULTS.mkdir(exist_ok=True)
+        about = machine.describe(RESULTS, core=options.core)
+        path = RESULTS / f"{self.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
+        rows: dict[str, dict[str, list[Row]]] = {}
+        for storage in options.storage or ["sqlite"]:
+            rows[storage] = {}
+            for name in options.part or [name for name in self.by_name if name not in self.only_named]:
+                rows[storage][name] = []
+                try:
+                    self._measure(name, storage, options, rows[storage][name])
+                finally:
+                    content = {"machine": about | {"load_average_after": os.getloadavg()[0]}, "rows": rows}
+                    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        print(f"Written to {path}")
+        return 0
+
+    def _options(self) -> argparse.Namespace:
+        program = f"python -m benchmarks.{self.name}"
+        style = argparse.RawDescriptionHelpFormatter
+        parser = argparse.ArgumentParser(prog=program, description=self.description, formatter_class=style)
+        left_out = f" but {', '.join(sorted(self.only_named))}" if self.only_named else ""
+        parser.add_argument("part", nargs="*", help=f"default all{left_out}: {', '.join(self.by_name)}")
+        parser.add_argument(
+            "--storage", action="append", choices=places.STORAGES, help="default sqlite; may repeat"
+        )
+        parser.add_argument("--former", default="", help="folder of a former checkout with its .venv")
+        parser.add_argument("--pairs", type=int, help=f"default 20, quick {QUICK_PAIRS}")
+        parser.add_argument("--scale", type=float, default=1.0, help="of the jobs (default 1)")
+        parser.add_argument("--core", type=int, help="the core that everything shares (default: every core)")
+        parser.add_argument(
+            "--quick", action="store_true", help="small loads: shows that it runs, not how fast"
+        )
+        options = parser.parse_args()
+        if unknown := set(options.part) - set(self.by_name):
+            parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(self.by_name)}")
+        return options
+
+    def _measure(self, name: str, storage: str, options: argparse.Namespace, rows: list[Row]) -> None:
+        """Add the rows of one part, printed as they come."""
+        folder = Path(tempfile.mkdtemp(prefix=f"{self.name}-{name}-", dir=RESULTS))
+        folder.chmod(0o755)  # servers of databases run as somebody else
+        pairs = options.pairs or (QUICK_PAIRS if options.quick else 20)
+        scale = QUICK_SCALE if options.quick else options.scale
+        try:
+            for row in self.by_name[name](Plan(storage, pairs, scale, options.former, folder)):
+                print(f"{storage}, {told(row)}", flush=True)
+                rows.append(row)
+        finally:
+            shutil.rmtree(folder)
