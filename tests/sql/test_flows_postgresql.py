@@ -143,6 +143,16 @@ def test_the_short_way_of_members_is_planned_along_indexes(flow, admin):
     assert "Sort Key: firelock_jobs" not in plans[0]
 
 
+def test_a_suspension_is_planned_along_indexes(flow, admin):
+    """However small the tables were when it was planned."""
+    admin.execute("VACUUM ANALYZE")
+    flow.settle(suspends(flow.run()))
+
+    (plan,) = plans_of(flow.storage._database, "WITH asked%")  # noqa: SLF001 - its connection keeps it
+    assert "Seq Scan on firelock" not in plan
+    assert "Index Scan using firelock_holder" not in plan
+
+
 # ---- steps -----------------------------------------------------------------------------------------------
 
 

@@ -144,12 +144,12 @@ def test_plans_go_along_indexes_however_small_the_table_was(scene, admin):
     assert "firelock_ready" in plan
 
 
-def plans_of(database):
-    """How the server runs the claims that a connection of the pool has prepared."""
+def plans_of(database, begin="WITH open%"):
+    """How the server runs the claims that a connection of the pool has prepared, or others that begin so."""
 
     def explain(cursor):
         kept = "SELECT name, cardinality(parameter_types) FROM pg_prepared_statements WHERE statement LIKE %s"
-        names = cursor.execute(kept, ["WITH open%"]).fetchall()
+        names = cursor.execute(kept, [begin]).fetchall()
         return ["\n".join(line for (line,) in explained(cursor, *one)) for one in names]
 
     return database.at_once(explain)

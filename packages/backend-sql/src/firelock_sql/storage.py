@@ -60,12 +60,15 @@ from firelock_sql.schema import HAS_MEMOS, IS_MEMBER
 from firelock_sql.sessions import SqlSessionVerbs
 from firelock_sql.settle import apply_transitions
 from firelock_sql.streams import SqlStreamVerbs
+from firelock_sql.suspension import Suspension, find_suspensions
 from firelock_sql.transaction import LetGo, Text, Transaction, Value
 from firelock_sql.unique import SqlUniqueVerbs
 from firelock_sql.upkeep import SqlUpkeepVerbs
 
 KIND = ("queue", "priority", "task", "serializer")  # as a rule the same for every job of a batch
 kind = attrgetter(*KIND)
+
+_waits_for = attrgetter("waits_for")
 
 # Settles one plain end, guarded by all that its claim knew; run once an end, by drivers that take many. The
 # id is asked for too: a number is given out again after the last row was pruned.
@@ -328,20 +331,40 @@ class SqlStorage(
             return self._database.join(within, lambda tx: apply_transitions(tx, transitions))
         if not transitions:
             return []
-        results = self._settle(transitions)
+        waiting = self._suspended(transitions)
+        left = _without(transitions, waiting)
+        results = self._settle(left) if left else []
         self._holdings.let_go(transitions)
-        return results
+        return _merged(transitions, waiting, results)
 
     @abstractmethod
     def _settle(self, transitions: Sequence[Transition]) -> list[Applied]:
         """Return the results; plain ends are written without reading, others by way of their rows."""
 
+    def _suspended(self, transitions: Sequence[Transition]) -> Collection[str]:
+        """Return the jobs that wait now, by the short way of suspensions."""
+        if not any(map(_waits_for, transitions)):
+            return ()
+        asked = find_suspensions(transitions)
+        return self._suspend(asked) if asked else ()
+
+    def _suspend(self, suspensions: Sequence[Suspension]) -> Collection[str]:
+        """Return the jobs that wait now; what is not stored the short way is by way of its row."""
+        del suspensions
+        return ()
+
     @override
     def exchange(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
-        if not transitions:
-            return Exchange([], self.claim(request))
+        """Suspensions come first, in a transaction of their own."""
+        waiting = self._suspended(transitions)
+        left = _without(transitions, waiting)
+        if waiting:
+            self._holdings.let_go([one for one in transitions if one.job_id in waiting])
+        if not left:
+            return Exchange(_merged(transitions, waiting, []), self.claim(request))
         self._database.wake.mark(request.queues)
-        return self._settle_and_claim(transitions, request)
+        exchange = self._settle_and_claim(left, request)
+        return Exchange(_merged(transitions, waiting, exchange.results), exchange.claim)
 
     @abstractmethod
     def _settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
@@ -383,3 +406,18 @@ class SqlStorage(
     @override
     def history(self, job_id: str) -> JobHistory:
         return self._database.read(lambda tx: get_history(tx, job_id))
+
+
+def _without(transitions: Sequence[Transition], jobs: Collection[str]) -> Sequence[Transition]:
+    """Return the transitions of other jobs."""
+    return [one for one in transitions if one.job_id not in jobs] if jobs else transitions
+
+
+def _merged(
+    transitions: Sequence[Transition], applied: Collection[str], others: Sequence[Applied]
+) -> list[Applied]:
+    """Return the results of all: those of these jobs are applied, of the others they are given in order."""
+    if not applied:
+        return list(others)
+    rest = iter(others)
+    return [Applied.APPLIED if one.job_id in applied else next(rest) for one in transitions]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import count
 from operator import attrgetter
 from typing import Any, TypeVar, cast
@@ -63,6 +63,7 @@ from firelock_sql.mysql.database import MysqlDatabase
 from firelock_sql.mysql.lane_walk import HOLD_CLAIMS, LaneMemory, MysqlLanes
 from firelock_sql.mysql.memo_trip import fits_one_trip, recall_at_once, remember_at_once
 from firelock_sql.mysql.pipeline import TogetherCursor, Written
+from firelock_sql.mysql.suspend_trip import suspend_at_once
 from firelock_sql.names import Names
 from firelock_sql.pool import EnginePool
 from firelock_sql.schema import HAS_MEMOS, IS_MEMBER
@@ -76,6 +77,7 @@ from firelock_sql.storage import (
     freed_by,
     settle_values,
 )
+from firelock_sql.suspension import Suspension
 from firelock_sql.transaction import Text, Transaction, Value, insert_into
 from firelock_sql.unique import unique_use
 from firelock_sql.url import ServerUrl, parse_server_url
@@ -538,6 +540,10 @@ class MysqlStorage(SqlStorage):
         for queue, number in Counter(held[1] for _, held in batch.plain).items():
             tx.moved(queue, _PROCESSING, _SUCCEEDED, number)
         return _with_batches_told(tx, transitions, batch.plain, results), found
+
+    @override
+    def _suspend(self, suspensions: Sequence[Suspension]) -> Collection[str]:
+        return self._database.write(lambda tx: suspend_at_once(tx, cursor_of(tx), suspensions))
 
     # ---- exchange ----------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import chain, repeat, zip_longest
 from operator import attrgetter, itemgetter
 from typing import Any, TypeVar
@@ -66,10 +66,12 @@ from firelock_sql.postgresql.remembering import (
     recalled,
     remember_at_once,
 )
+from firelock_sql.postgresql.suspending import can_suspend_at_once, suspend_at_once
 from firelock_sql.postgresql.unique_lock import lock_keys
 from firelock_sql.schema import IS_MEMBER
 from firelock_sql.settle import apply_transitions
 from firelock_sql.storage import KIND, LOCK, Held, Parted, SqlStorage, freed_by, held_of, kind
+from firelock_sql.suspension import Suspension
 from firelock_sql.transaction import Text, Transaction
 from firelock_sql.unique import LOCKERS
 from firelock_sql.upkeep import IS_RELEASING
@@ -421,6 +423,16 @@ class PostgresqlStorage(SqlStorage):
         rows = self._run(lambda cursor: self._end(cursor, batch.plain))
         self._tell_of_keys(batch.plain)
         return self._settle_rest(transitions, batch, rows[0][_PLACE_SETTLED])
+
+    @override
+    def _suspend(self, suspensions: Sequence[Suspension]) -> Collection[str]:
+        database = self._database
+        if not (database.is_direct and can_suspend_at_once()):
+            return ()
+        keys = database.at_once(lambda cursor: suspend_at_once(cursor, database.dialect, suspensions))
+        if any(keys.values()):
+            database.wake.tell({ANY_QUEUE})
+        return keys
 
     def _tell_of_keys(self, plain: _Plain) -> None:
         """Jobs that wait for the same keys as these may start."""

@@ -1,0 +1,159 @@
+"""A run that waits without a worker costs two round trips on a server: what it notes, and its end."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import attrs
+import pytest
+
+from firelock.storage import Applied, State
+from firelock.testing import Handles
+from firelock.testing.conformance.flow_scene import FlowScene, call_memo, sleeps, suspends
+from firelock.testing.conformance.scene import BASE, HOUR, fails, opener, succeeds
+from firelock.values import MemoKind
+from tests.faults.proxy import FaultProxy
+from tests.sql.databases import PostgresqlDatabase
+
+
+@pytest.fixture
+def proxy(server_database):
+    """A proxy that counts, before the server."""
+    with FaultProxy(server_database.server.address) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def flow(server_database, proxy):
+    """A store with batches and memos at hand, behind the proxy."""
+    option = "listen=off" if isinstance(server_database, PostgresqlDatabase) else ""
+    with closing(Handles(opener(server_database.url(option, port=proxy.port)))) as handles:
+        yield FlowScene(handles)
+
+
+def for_a_signal(flow, job):
+    """The run notes that it waits for a signal; return its suspension."""
+    flow.begin_wait(job, "approval")
+    return suspends(job)
+
+
+def for_a_signal_until(flow, job):
+    """And a deadline with it."""
+    flow.begin_wait(job, "approval", BASE + HOUR)
+    return suspends(job, due_at=BASE + HOUR)
+
+
+def for_an_instant(flow, job):
+    """The run notes until when it sleeps."""
+    flow.keep(job, "night", str(BASE + HOUR), kind=MemoKind.SLEEP)
+    return sleeps(job, "night", due_at=BASE + HOUR)
+
+
+def for_a_job(flow, job):
+    """The run notes whom it calls, and calls it."""
+    child = flow.add(queue="children")
+    flow.remember(call_memo(job, "pay", child))
+    return suspends(job, "pay", kind=MemoKind.CALL, children=[child])
+
+
+WAITS = [for_a_signal, for_a_signal_until, for_an_instant, for_a_job]
+
+
+def shown(flow, job_id):
+    """All that people see of the job, but for what tells it from others."""
+    record = flow.record(job_id)
+    return attrs.evolve(record, id="", created_at=0, changed_at=0), flow.history(job_id)[1:]
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_suspension_is_one_round_trip(flow, proxy, wait):
+    """Behind the one of its memo: the storage looks for what the job waits for, and stores that it waits."""
+    flow.settle(wait(flow, flow.run()))  # statements are prepared
+    job = flow.run()
+    asked = wait(flow, job)
+    before = proxy.traffic
+
+    assert Applied.APPLIED is flow.apply(asked)
+
+    assert 1 == (proxy.traffic - before).trips
+    flow.check(
+        job.id, state=asked.to, reason=asked.reason, due_at=asked.due_at, waits_for=asked.waits_for,
+        attempt=0, session=None, changed_at=asked.at,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_what_a_run_notes_before_is_one_round_trip(flow, proxy, wait):
+    """So a suspension is two; a job that it calls is one more, as it is wherever it is stored."""
+    flow.settle(wait(flow, flow.run()))
+    job = flow.run()
+    before = proxy.traffic
+
+    wait(flow, job)
+
+    assert (2 if wait is for_a_job else 1) == (proxy.traffic - before).trips
+
+
+def test_suspensions_share_a_round_trip(flow, proxy):
+    """However many, and whatever they wait for."""
+    flow.settle(for_a_signal(flow, flow.run()))
+    flow.add_many(8)
+    jobs = flow.take(flow.begin())
+    asked = [WAITS[place % 4](flow, job) for place, job in enumerate(jobs)]
+    before = proxy.traffic
+
+    assert [Applied.APPLIED] * 8 == flow.storage.apply(asked)
+
+    assert 1 == (proxy.traffic - before).trips
+    assert [one.to for one in asked] == flow.states(*(job.id for job in jobs))
+    waiting, sleeping = {State.AWAITING: 1 + 6}, {State.SCHEDULED: 2}
+    assert {**waiting, **sleeping, State.ENQUEUED: 2} == flow.by_state()
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_suspension_is_stored_as_the_long_way_stores_it(flow, wait):
+    """Which is the one of a job that is there twice in a call; nobody can tell."""
+    flow.add_many(2)
+    one, other = flow.take(flow.begin())
+    long, short = wait(flow, one), wait(flow, other)
+    short = attrs.evolve(short, at=long.at, started_at=long.started_at, claimed_at=long.claimed_at)
+
+    assert [Applied.APPLIED, Applied.ALREADY] == flow.storage.apply([long, long])
+    assert Applied.APPLIED is flow.apply(short)
+
+    assert shown(flow, one.id) == shown(flow, other.id)
+
+
+def test_an_exchange_takes_up_suspensions_among_others(flow):
+    """Each in its own way, the answers in the order of what was asked, and there is room for more jobs."""
+    flow.add_many(6)
+    holder = flow.begin()
+    jobs = flow.take(holder, 5)
+    flow.send(jobs[3].id, "approval")
+    asked = [
+        for_a_signal(flow, jobs[0]), succeeds(jobs[1]), for_an_instant(flow, jobs[2]), suspends(jobs[3]),
+        fails(jobs[4]),
+    ]  # fmt: skip
+
+    exchange = flow.exchange(holder, [*asked, attrs.evolve(asked[0], job_id="unknown")], 5)
+
+    assert [*[Applied.APPLIED] * 5, Applied.MISSING] == exchange.results
+    assert 2 == len(exchange.claim.jobs)  # the one that was left, and the one whose signal was there
+    assert {
+        State.AWAITING: 1, State.SUCCEEDED: 1, State.SCHEDULED: 1, State.FAILED: 1, State.PROCESSING: 2,
+    } == flow.by_state()  # fmt: skip
+
+
+def test_a_suspension_that_is_asked_for_again_is_there_once(flow):
+    """Its answer was lost: the job has one tie to the one that it calls, and one line of history."""
+    job = flow.run()
+    asked = for_a_job(flow, job)
+    flow.settle(asked)
+
+    assert Applied.ALREADY is flow.apply(asked)
+
+    (child,) = asked.parents
+    flow.settle(succeeds(flow.take(flow.begin("b"), queues=["children"])[0]))
+    assert 1 == flow.storage.release(10)
+    assert [State.ENQUEUED, State.AWAITING, State.ENQUEUED] == [one.state for one in flow.history(job.id)]
+    assert State.SUCCEEDED is flow.state(child.parent_id)
