@@ -15,6 +15,7 @@ from firelock.testing import Handles, eventually
 from firelock.testing.conformance.flow_scene import FlowScene, signal, suspends
 from firelock.testing.conformance.scene import HOUR, deletes, fails, opener, succeeds
 from firelock.values import Memo, MemoKind
+from tests.faults.proxy import FaultProxy
 from tests.scenes import listening
 from tests.sql.test_hot_postgresql import plans_of
 
@@ -112,6 +113,25 @@ def test_many_members_are_stored_with_one_row_of_the_tally(flow, admin):
 
     assert (51, 51, 0, 0, 0, 0) == flow.counts(batch)
     assert [job.id for job in jobs] + [again[2].id] == flow.claim_ids()
+
+
+@pytest.mark.parametrize("number", [1, 500])
+def test_members_are_stored_in_one_round_trip(postgresql, number):
+    """As plain jobs are: their batch is locked, looked at and told, and they are stored, at once."""
+    with (
+        FaultProxy(postgresql.server.address) as proxy,
+        closing(Handles(opener(postgresql.url("listen=off", port=proxy.port)))) as handles,
+    ):
+        flow = FlowScene(handles)
+        batch = flow.batch()
+        flow.storage.insert([flow.new_member(batch)])  # the statement is prepared
+        jobs = [flow.new_member(batch) for _ in range(number)]
+        before = proxy.traffic
+
+        flow.storage.insert(jobs)
+
+        assert 1 == (proxy.traffic - before).trips
+        assert 1 + number == flow.tally(batch).active
 
 
 @pytest.mark.parametrize("how", ["ended", "cancelled"])

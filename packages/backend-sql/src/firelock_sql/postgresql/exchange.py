@@ -33,31 +33,32 @@ INSERT = Text(_INSERT.format(columns="", values="", arrays=""))
 INSERT_LIMITED = Text(_INSERT.format(**_LIMITED))
 
 # Members of one batch, likewise, behind a statement that has locked it: only then does this one see whether
-# it is still open. A row is the number of jobs, 0 where it is not.
-KEEP_OPEN = Text("SELECT is_shut, is_cancelled FROM firelock_batches WHERE id = :batch FOR SHARE")
+# it is still open. There is a row for an open batch alone; else nothing is stored.
+KEEP_OPEN = Text("SELECT FROM firelock_batches WHERE id = :batch FOR SHARE")
 _INSERT_MEMBERS = """
-WITH stored AS (
+WITH clock AS MATERIALIZED (
+    SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + :offset AS now,
+        cardinality(:ids::text[]) AS number
+    FROM firelock_jobs AS job, firelock_batches AS batch
+    WHERE job.id = :batch AND job.state = 'awaiting'
+        AND batch.id = :batch AND batch.is_shut = 0 AND batch.is_cancelled = 0
+), stored AS (
     INSERT INTO firelock_jobs
         (state, enqueued_at, queue, priority, task, serializer, id, arguments, created_at,
             changed_at, ties_json, marks{columns})
     SELECT 'enqueued', clock.now, :queue, :priority::integer, :task, :serializer, job.id, job.arguments,
         job.at, job.at, :ties, 2{values}
-    FROM (
-        SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + :offset AS now
-        FROM firelock_jobs WHERE id = :batch AND state = 'awaiting' OFFSET 0
-    ) AS clock, unnest(:ids::text[], :arguments::text[], :ats::bigint[]{arrays})
+    FROM clock, unnest(:ids::text[], :arguments::text[], :ats::bigint[]{arrays})
         AS job (id, arguments, at{columns})
-    RETURNING id, created_at
 ), listed AS (
-    INSERT INTO firelock_members (batch_id, created_at, job_id) SELECT :batch, created_at, id FROM stored
+    INSERT INTO firelock_members (batch_id, created_at, job_id)
+    SELECT :batch, job.at, job.id FROM clock, unnest(:ids::text[], :ats::bigint[]) AS job (id, at)
 ), told AS (
-    INSERT INTO firelock_batch_deltas (batch_id, total, active)
-    SELECT :batch, count(*), count(*) FROM stored HAVING count(*) > 0
+    INSERT INTO firelock_batch_deltas (batch_id, total, active) SELECT :batch, number, number FROM clock
 ), counted AS (
-    INSERT INTO firelock_count_deltas (state, queue, jobs)
-    SELECT 'enqueued', :queue, count(*) FROM stored HAVING count(*) > 0
+    INSERT INTO firelock_count_deltas (state, queue, jobs) SELECT 'enqueued', :queue, number FROM clock
 )
-SELECT count(*) FROM stored
+SELECT FROM clock
 """
 INSERT_MEMBERS = Text(_INSERT_MEMBERS.format(columns="", values="", arrays=""))
 INSERT_LIMITED_MEMBERS = Text(_INSERT_MEMBERS.format(**_LIMITED))

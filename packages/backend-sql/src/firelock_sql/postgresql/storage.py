@@ -9,6 +9,7 @@ from operator import attrgetter, itemgetter
 from typing import Any, TypeVar
 
 import attrs
+from psycopg import Pipeline
 from psycopg.errors import UniqueViolation
 from psycopg.pq import Conninfo
 from sqlalchemy import Engine, create_engine, event
@@ -147,7 +148,7 @@ class PostgresqlStorage(SqlStorage):
         kinds = set(map(kind, batch))
         try:
             if batch[0].ties_json is not None:
-                self._database.write(lambda tx: self._store_members(tx.cursor, next(orders)))
+                self._insert_members(orders, is_alike=len(kinds) == 1)
             elif len(kinds) == 1:
                 self._run(lambda cursor: self._store(cursor, next(orders)))
             else:
@@ -161,17 +162,36 @@ class PostgresqlStorage(SqlStorage):
         for one in dict.fromkeys(map(kind, batch)):
             self._store(cursor, [job for job in batch if kind(job) == one])
 
-    def _store_members(self, cursor: Any, jobs: Sequence[NewJob]) -> None:  # noqa: ANN401 - psycopg's
-        """The members of one batch are stored, which others that add to it may be at as well.
+    def _insert_members(self, orders: Iterator[Sequence[NewJob]], *, is_alike: bool) -> None:
+        """The members of one batch are stored; one round trip where they are of one kind.
 
         Raises:
-            _NotSo: see there; the transaction is of no use any more.
+            _NotSo: see there.
         """
-        ties = str(jobs[0].ties_json)
-        found = self._rows(cursor, KEEP_OPEN, {"batch": read_ties(ties).batch_id})
-        if found != [(0, 0)]:
+        database = self._database
+        if is_alike and database.is_direct and Pipeline.is_supported():
+            database.at_once(lambda cursor: self._store_members(cursor, next(orders)))
+            return
+
+        def store(tx: Transaction) -> None:
+            jobs = next(orders)
+            tx.run(KEEP_OPEN, batch=read_ties(str(jobs[0].ties_json)).batch_id)
+            self._store_kinds(tx.cursor, jobs)
+
+        database.write(store)
+
+    def _store_members(self, cursor: Any, jobs: Sequence[NewJob]) -> None:  # noqa: ANN401 - psycopg's
+        """The members are stored behind the lock of their batch, which others that add to it may share."""
+        statement, values = self._told(jobs)
+        answer = cursor.connection.cursor()
+        try:
+            with cursor.connection.pipeline():
+                self._execute(cursor, KEEP_OPEN, {"batch": values["batch"]})
+                self._execute(answer, statement, values)
+        except UniqueViolation as error:
+            raise _NotSo from error
+        if answer.fetchone() is None:
             raise _NotSo
-        self._store_kinds(cursor, jobs)
 
     def _store(self, cursor: Any, batch: Sequence[NewJob]) -> None:  # noqa: ANN401 - psycopg's
         """The jobs of one kind are stored.
@@ -179,6 +199,16 @@ class PostgresqlStorage(SqlStorage):
         Raises:
             _NotSo: one of them was stored before; the transaction is of no use any more.
         """
+        statement, values = self._told(batch)
+        try:
+            cursor.execute(statement.compiled(self._database.dialect).text, values)
+        except UniqueViolation as error:
+            raise _NotSo from error
+        if "batch" in values and cursor.fetchone() is None:
+            raise _NotSo
+
+    def _told(self, batch: Sequence[NewJob]) -> tuple[Text, dict[str, object]]:
+        """Return what stores the jobs of one kind, and what it is told of them."""
         values = {
             "ids": text_array([job.id for job in batch]),
             "arguments": text_array([job.arguments for job in batch]),
@@ -192,16 +222,11 @@ class PostgresqlStorage(SqlStorage):
         )
         if ties is not None:
             values |= {"ties": ties, "batch": read_ties(ties).batch_id}
-        if not all(job.admission_json is None for job in batch):
-            statement = limited
-            values["lanes"] = text_array([lane_of(job.admission) for job in batch])
-            values["admissions"] = text_array([job.admission_json for job in batch])
-        try:
-            cursor.execute(statement.compiled(self._database.dialect).text, values)
-        except UniqueViolation as error:
-            raise _NotSo from error
-        if ties is not None and cursor.fetchone()[0] != len(batch):
-            raise _NotSo
+        if all(job.admission_json is None for job in batch):
+            return statement, values
+        values["lanes"] = text_array([lane_of(job.admission) for job in batch])
+        values["admissions"] = text_array([job.admission_json for job in batch])
+        return limited, values
 
     # ---- claim -------------------------------------------------------------------------------------------
 
