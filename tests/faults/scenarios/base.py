@@ -275,6 +275,7 @@ def forgetting(ledger, pids):
     def mark():
         ledger.write("freeze", note=",".join(map(str, pids)))
 
+    mark()  # before anything is forgotten: the thread may begin late
     try:
         with every(0.02, mark):
             yield

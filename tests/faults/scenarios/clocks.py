@@ -135,6 +135,9 @@ def clock_jumps(place, size):
     def await_end():
         eventually(lambda: _unended(apps[0]) == 0, 30, "all jobs have ended")
 
+    def await_renewal():  # a session that has run out may be taken for lost as long as it is not renewed
+        eventually(lambda: _renewed(apps[0]) == len(apps), 30, "each server has a session that has not run out")
+
     def await_run():
         eventually(lambda: _run_now(apps[0]) > 0, 10, "jobs run")
 
@@ -161,6 +164,7 @@ def clock_jumps(place, size):
                         jump(_JUMP)
                         enqueue()
                         await_end()
+                        await_renewal()
             apps[0].recurring.remove("each second")
             await_end()
         report = check(apps[0], acknowledged, read_ledger(place.ledger_folder))
@@ -190,6 +194,13 @@ def _define(app, ledger):
 
 def _run_now(app):
     return app.jobs.counts().by_state.get(State.PROCESSING, 0)
+
+
+def _renewed(app):
+    """Return how many sessions will be renewed in time; 0 while there are others that are not over."""
+    now = app.storage.clock()
+    alive = [one.expires_at > now for one in app.storage.list_sessions() if one.is_alive]
+    return len(alive) if all(alive) else 0
 
 
 def _unended(app):
