@@ -6,8 +6,15 @@ import pytest
 
 from tests.conformance.lua_mutants import lua_catcher, lua_mutations
 from tests.conformance.test_mutants import named
+from tests.redis.programs import programs_of_groups
 
 pytestmark = pytest.mark.heavy("each of many faults runs tests of the kit on a server")
+
+
+@pytest.fixture(scope="module", params=programs_of_groups())
+def program(request):
+    """The scripts are the same on every program."""
+    return request.param
 
 
 @pytest.mark.parametrize("mutation", lua_mutations(), ids=named)

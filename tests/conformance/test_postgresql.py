@@ -1,4 +1,4 @@
-"""The kit on PostgreSQL: directly, and through PgBouncer, which lends a connection for a transaction."""
+"""The kit on PostgreSQL; what its kin has to show: newer ones, and PgBouncer, which lends connections."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import pytest
 
 from firelock.plugins import open_storage
 from firelock.testing import LockConformance, StorageConformance
+from tests.conformance.kin import kin_conformance
 from tests.ports import free_port
 from tests.sql.databases import newer_schema
+from tests.sql.programs import WANTED, newer_postgresqls, one_postgresql
 from tests.sql.transactions import WAYS
 
 
-class TestPostgresql(StorageConformance):
+class _OnPostgresql:
     model_runs = 20  # each step is several round trips
 
     @pytest.fixture
@@ -31,13 +33,23 @@ class TestPostgresql(StorageConformance):
         return request.param(postgresql.engine_url())
 
 
+@pytest.mark.parametrize("postgresql_program", one_postgresql(), indirect=True, scope="module")
+class TestPostgresql(_OnPostgresql, StorageConformance):
+    pass
+
+
+@pytest.mark.parametrize("postgresql_program", newer_postgresqls(), indirect=True, scope="module")
+class TestNewerPostgresql(_OnPostgresql, kin_conformance(WANTED)):
+    pass
+
+
 class TestPostgresqlLocks(LockConformance):
     @pytest.fixture
     def lock_url(self, postgresql):
         return postgresql.url()
 
 
-class TestPgbouncer(StorageConformance):
+class TestPgbouncer(kin_conformance(WANTED)):
     model_runs = 10  # each step is several round trips
 
     @pytest.fixture

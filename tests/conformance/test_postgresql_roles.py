@@ -9,11 +9,11 @@ import psycopg
 import pytest
 
 from firelock.storage import StorageError
-from firelock.testing import StorageConformance
 from firelock_sql.postgresql.storage import open_url
+from tests.conformance.kin import kin_conformance
 from tests.sql.fixtures import here
 from tests.sql.processes import PASSWORD, USER
-from tests.sql.programs import one_postgresql
+from tests.sql.programs import WANTED, one_postgresql
 
 _PAGE = Path(__file__).parents[2] / "docs" / "sql.md"
 
@@ -45,7 +45,7 @@ def roles(postgresql):
             admin.execute(f"DROP ROLE {owner}, {user}")
 
 
-class TestUser(StorageConformance):
+class TestUser(kin_conformance(WANTED)):
     """Transactions of callers run as roles of their own, so that they are proven elsewhere."""
 
     model_runs = 10  # each step is several round trips

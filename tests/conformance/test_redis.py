@@ -6,10 +6,12 @@ import pytest
 
 from firelock.plugins import open_storage
 from firelock.testing import LockConformance, StorageConformance
+from tests.conformance.kin import kin_conformance
 from tests.ports import free_port
+from tests.redis.programs import WANTED, programs_of_kin, programs_of_kit
 
 
-class TestRedis(StorageConformance):
+class _OnServer:
     model_runs = 50  # on each of several programs
 
     @pytest.fixture
@@ -30,6 +32,16 @@ class TestRedis(StorageConformance):
         return lambda: open_storage(server.url(port=free_port()))
 
 
+@pytest.mark.parametrize("program", programs_of_kit(), indirect=True, scope="module")
+class TestRedis(_OnServer, StorageConformance):
+    pass
+
+
+@pytest.mark.parametrize("program", programs_of_kin(), indirect=True, scope="module")
+class TestKin(_OnServer, kin_conformance(WANTED)):
+    pass
+
+
 class TestRedisLocks(LockConformance):
     @pytest.fixture
     def lock_url(self, server):
@@ -37,7 +49,7 @@ class TestRedisLocks(LockConformance):
         return server.url()
 
 
-class TestSentinel(StorageConformance):
+class TestSentinel(kin_conformance(WANTED)):
     model_runs = 20  # the commands are those of a Redis alone
 
     @pytest.fixture

@@ -1,24 +1,19 @@
-"""Servers over Redis and Valkey keep what servers promise: alone, under Sentinel, and on a Cluster."""
+"""Servers over Redis keep what servers promise: alone and on a Cluster."""
 
 from __future__ import annotations
 
 import pytest
 
 from firelock.testing import ServerConformance
+from tests.redis.programs import programs_of_kit
 
 
+@pytest.mark.parametrize("program", programs_of_kit(), indirect=True, scope="module")
 class TestRedisServer(ServerConformance):
     @pytest.fixture
     def storage_url(self, server):
         server.empty()
         return server.url()
-
-
-class TestSentinelServer(ServerConformance):
-    @pytest.fixture
-    def storage_url(self, group):
-        group.empty()
-        return group.url()
 
 
 class TestClusterServer(ServerConformance):

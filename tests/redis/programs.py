@@ -13,7 +13,7 @@ from functools import cache
 import attrs
 import pytest
 
-_WANTED = "FIRELOCK_TEST_REDIS"
+WANTED = "FIRELOCK_TEST_REDIS"
 
 
 @attrs.frozen
@@ -48,7 +48,7 @@ def chosen_programs() -> list[object]:
     That is the first program alone, so that a run stays short; every one with CI=true or
     FIRELOCK_TEST_REDIS=all; those whose name begins so with FIRELOCK_TEST_REDIS=valkey.
     """
-    wanted = os.environ.get(_WANTED) or ("all" if os.environ.get("CI") == "true" else "first")
+    wanted = os.environ.get(WANTED) or ("all" if os.environ.get("CI") == "true" else "first")
     found = programs()
     match wanted:
         case "all":
@@ -65,10 +65,31 @@ def programs_of_groups() -> list[object]:
 
     Each takes as long as many servers; with FIRELOCK_TEST_REDIS=all it runs on every program too.
     """
-    if os.environ.get(_WANTED) or os.environ.get("CI") != "true":
+    if os.environ.get(WANTED) or os.environ.get("CI") != "true":
         return chosen_programs()
-    newest = max(programs(), key=lambda program: (program.product == "redis", program.version), default=None)
-    return _parameters([newest] if newest else [], _NONE)
+    return _parameters(_newest(), _NONE)
+
+
+def programs_of_kit() -> list[object]:
+    """Return what the whole kit runs on: the first program and, with CI=true, the newest Redis."""
+    kin = set(map(str, _kin()))
+    return [one for one in chosen_programs() if one.id not in kin]  # type: ignore[attr-defined]  # of pytest
+
+
+def programs_of_kin() -> list[object]:
+    """Return the rest of the chosen ones, which speak alike; none where the environment names programs."""
+    return _parameters(_kin(), "the whole kit runs on each")
+
+
+def _kin() -> list[Program]:
+    if os.environ.get(WANTED) or os.environ.get("CI") != "true":
+        return []
+    kept = {*programs()[:1], *_newest()}
+    return [program for program in programs() if program not in kept]
+
+
+def _newest() -> list[Program]:
+    return sorted(programs(), key=lambda program: (program.product == "redis", program.version))[-1:]
 
 
 def with_tls() -> list[object]:

@@ -18,7 +18,7 @@ import pytest
 
 from tests.sql.processes import run_to_its_end, shared_folder
 
-_WANTED = "FIRELOCK_TEST_SQL"
+WANTED = "FIRELOCK_TEST_SQL"
 _PACKAGES = Path("/usr/lib/postgresql")
 
 # Debian keeps servers where only root's path leads.
@@ -127,8 +127,16 @@ def chosen_postgresqls() -> list[object]:
 
 
 def one_postgresql() -> list[object]:
-    """Return what poolers and roles are tested with: the oldest alone, unless FIRELOCK_TEST_SQL says more."""
-    return chosen_postgresqls() if os.environ.get(_WANTED) else chosen_postgresqls()[:1]
+    """Return what the whole kit, poolers and roles run on: the oldest, unless FIRELOCK_TEST_SQL says more."""
+    return chosen_postgresqls() if os.environ.get(WANTED) else chosen_postgresqls()[:1]
+
+
+def newer_postgresqls() -> list[object]:
+    """Return the others: they understand what the oldest does."""
+    others = [one for one in chosen_postgresqls() if one not in one_postgresql()]
+    return others or [
+        pytest.param(None, id="none", marks=pytest.mark.skip(reason="the whole kit runs on each"))
+    ]
 
 
 def chosen_mysqls() -> list[object]:
@@ -140,7 +148,7 @@ def chosen_mysqls() -> list[object]:
 def _parameters(
     found: Sequence[PostgresqlProgram] | Sequence[MysqlProgram], missing: Sequence[Missing]
 ) -> list[object]:
-    wanted = os.environ.get(_WANTED) or ("all" if os.environ.get("CI") == "true" else "first")
+    wanted = os.environ.get(WANTED) or ("all" if os.environ.get("CI") == "true" else "first")
     names = {str(program) for program in found}
     match wanted:
         case "all":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from firelock.plugins import open_storage
+from tests.redis.programs import programs_of_groups
+from tests.sql.programs import one_postgresql
 
 from .batch_variants import VARIANTS
 from .schedules import BatchSchedule, CallSchedule, StepSchedule, counter_examples
@@ -42,6 +44,7 @@ class TestSqliteSchedules(Schedules):
 
 
 @pytest.mark.heavy("each trail on each server; the kit has looked at it before")
+@pytest.mark.parametrize("program", programs_of_groups(), indirect=True, scope="module")
 class TestRedisSchedules(Schedules):
     @pytest.fixture
     def storage_url(self, server):
@@ -56,6 +59,7 @@ class TestClusterSchedules(Schedules):
         return cluster.url("partitions=16")
 
 
+@pytest.mark.parametrize("postgresql_program", one_postgresql(), indirect=True, scope="module")
 class TestPostgresqlSchedules(Schedules):
     @pytest.fixture
     def storage_url(self, postgresql):
