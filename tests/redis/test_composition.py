@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 
+import attrs
 import pytest
 
 from firelock import ConfigurationError
@@ -183,6 +184,56 @@ def test_plain_jobs_run_no_command_of_batches(server, scene):
     ran = commands_of(server)
     few = {name: ran[name] for name in PLAIN}
     assert (PLAIN, set()) == (few, set(ran) - {*PLAIN, *AROUND})
+
+
+def test_members_of_several_batches_end_by_the_commands_of_plain_jobs(server, scene):
+    """Two more for each batch, and two for one of which nobody is active any more."""
+    holder = scene.begin()
+    batches = [scene.batch_of(10)[0] for _ in range(3)]
+    plain = [scene.add() for _ in range(31)]
+    claimed = scene.take(holder, 61)
+    of_plain = [one for one in claimed if one.id in plain]
+    *of_batches, kept = [one for one in claimed if one.id not in plain]
+
+    ran = []
+    for some in (of_plain[:-1], [of_plain[-1], *of_batches]):
+        server.ask("CONFIG", "RESETSTAT")
+        ends = [succeeds(one) for one in some]
+        scene.storage.exchange(ends, ClaimRequest(None, 0, holder.session, STAMP))
+        ran.append(commands_of(server))
+
+    apart = {name: ran[1][name] - ran[0].get(name, 0) for name in ran[1]}
+    assert {"hincrby": 6, "zadd": 2, "incr": 2} == {name: more for name, more in apart.items() if more}
+    assert [(10, 0), (10, 0), (9, 1)] == [(scene.tally(b).succeeded, scene.tally(b).active) for b in batches]
+    assert kept.id in {job.id for job in scene.storage.find(JobFilter(batch_id=batches[2]), limit=20).jobs}
+
+
+@pytest.mark.parametrize("due", [None, 2 * DAY], ids=["filled", "held"])
+def test_a_batch_that_comes_with_its_members_is_as_one_that_came_before_them(scene, due):
+    """One script stores both; whatever a batch may have beside its members is there as by the other one."""
+    fields = {
+        "fails_fast": True, "keeps": (DAY, None, 2 * DAY), "tags": ("a", "b"), "reason": "filled by ada",
+        "queue": "batches", "priority": 3, "due_at": due,
+    }  # fmt: skip
+    alone = scene.new_batch(**fields)
+    scene.storage.insert([alone])
+    scene.storage.insert([scene.new_member(alone.id)])
+    batch = scene.new_batch(**fields)
+    jobs = [batch, scene.new_member(batch.id), scene.new_member(batch.id, queue="others", priority=2)]
+
+    assert [True] * 3 == list(scene.storage.insert(jobs).is_new)
+    assert [False] * 3 == list(scene.storage.insert(jobs).is_new)
+
+    stored = [
+        attrs.evolve(scene.record(one), id="", created_at=0, changed_at=0) for one in (alone.id, batch.id)
+    ]
+    told = [[attrs.evolve(step, at=0) for step in scene.history(one)] for one in (alone.id, batch.id)]
+    assert stored[0] == stored[1]
+    assert told[0] == told[1]
+    assert attrs.evolve(scene.tally(alone.id), total=2, active=2) == scene.tally(batch.id)
+    for wanted in (JobFilter(tag="b"), JobFilter(queue="batches"), JobFilter(state=State.AWAITING)):
+        assert {alone.id, batch.id} == set(scene.found(wanted))
+    assert [job.id for job in jobs[1:]] == sorted(scene.found(JobFilter(batch_id=batch.id)))
 
 
 def commands_of(server):

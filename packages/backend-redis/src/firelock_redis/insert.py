@@ -177,17 +177,20 @@ def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
     """Return jobs as scripts/insert_plain.lua reads them, in runs of one queue and priority.
 
     None where something special is asked for one of them beside what the payload alone holds, where they are
-    too many, or not all members of one batch, or of none.
+    too many, or not all members of one batch, or of none. The first may be that batch.
     """
     if len(jobs) > _PLAIN_LIMIT:
         return None
-    ties = jobs[0].ties_json if jobs else None
+    first = jobs[0] if len(jobs) > 1 and jobs[0].state is State.AWAITING else None
+    members = jobs if first is None else jobs[1:]
+    ties = members[0].ties_json if members else None
     batch = "" if ties is None else _batch_alone(ties)
-    if batch is None:
+    about = ("",) if first is None else _new_batch(first)
+    if batch is None or about is None or (first is not None and batch != first.id):
         return None
-    arguments: list[Any] = [batch]
+    arguments: list[Any] = [batch, *about]
     run, count = None, 0  # what the jobs of the present run have in common, and where their number stands
-    for job in jobs:
+    for job in members:
         rare = ""
         if ties is not None or not job.is_plain:
             if job.ties_json != ties or job.admission_json is not None or _kept_apart(job) != _NOTHING_APART:
@@ -196,9 +199,26 @@ def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
         if (job.queue, job.priority) != run:
             run, count = (job.queue, job.priority), len(arguments) + 2
             arguments += (job.queue, lowest_place(job.priority), 0)
+            if first is not None:
+                arguments += (first.id, payload_of(first, rare_of(first)))
+                arguments[count], first = 1, None
         arguments += (job.id, payload_of(job, rare))
         arguments[count] += 1
     return arguments
+
+
+def _new_batch(job: NewJob) -> tuple[Any, ...] | None:
+    """Return a batch as scripts/insert_plain.lua reads it; None for one with other ties, or what is none."""
+    ties = job.ties
+    if ties is None or ties.batch is None or ties != Ties(batch=ties.batch):
+        return None
+    if job.parents or job.admission_json is not None or job.recurring_id is not None:
+        return None
+    keeps = " ".join("-" if keep is None else str(keep) for keep in ties.batch.keeps)
+    return (
+        job.queue, lowest_place(job.priority), number_word(job.due_at), text_word(job.reason),
+        "1" if ties.batch.fails_fast else "", keeps, len(job.tags), *job.tags,
+    )  # fmt: skip
 
 
 @lru_cache(1_000)

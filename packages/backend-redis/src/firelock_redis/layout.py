@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from functools import lru_cache
+from operator import attrgetter
 from string import ascii_letters
 from typing import Any
 
@@ -96,6 +97,8 @@ def payload_of(job: NewJob, rare: str = "") -> str:
 
 def rare_of(job: NewJob) -> str:
     """Return the fields that most jobs do without, as JSON without a line's end; nothing for none."""
+    if _rarer(job) == _NOTHING_RARER:
+        return "" if job.ties_json is None else _rare_of_ties(job.ties_json)
     parents = [_edge(edge) for edge in job.parents]
     fields = [
         job.nominal_at,
@@ -108,9 +111,32 @@ def rare_of(job: NewJob) -> str:
     ]
     if job.ties_json is not None:
         fields.append(job.ties_json)
-    elif fields == [None, (), None, None, None, [], None]:
-        return ""
+    return _on_a_line(fields)
+
+
+_rarer = attrgetter("nominal_at", "tags", "timeout_seconds", "retry", "recurring_id", "parents", "meta_json")
+_NOTHING_RARER = (None, (), None, None, None, (), None)
+
+
+@lru_cache(1_000)
+def _rare_of_ties(ties_json: str) -> str:
+    """Return the rarer fields of a job that has ties alone, which all members of a batch have alike."""
+    return _on_a_line([None, (), None, None, None, [], None, ties_json])
+
+
+def _on_a_line(fields: object) -> str:
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+
+
+@lru_cache(1_000)
+def _read_rare(rare: str) -> tuple[Any, ...]:
+    """Return the rarer fields, with what ties the job to others, None for nothing.
+
+    Raises:
+        ValueError: they are not what was written.
+    """
+    nominal, tags, timeout, retry, recurring, parents, meta, *ties = json.loads(rare)
+    return nominal, tuple(tags), timeout, retry, recurring, parents, meta, ties[0] if ties else None
 
 
 def _edge(edge: Edge) -> list[str | int]:
@@ -150,11 +176,9 @@ def claimed_job(id: str, record: str, payload: str, now: int) -> ClaimedJob:
     )
     if rare:
         (
-            job.nominal_at, tags, job.timeout_seconds, job.retry, job.recurring_id, _, job.meta_json, *ties
-        ) = json.loads(rare)  # fmt: skip
-        job.tags = tuple(tags)
-        if ties:
-            job.ties_json = ties[0]
+            job.nominal_at, job.tags, job.timeout_seconds, job.retry, job.recurring_id, _, job.meta_json,
+            job.ties_json,
+        ) = _read_rare(rare)  # fmt: skip
     if letter[1] not in _DIGITS:
         job.has_memos = "r" in letter
     if len(words) > _WORDS and words[_WORDS].startswith(_ASKS):

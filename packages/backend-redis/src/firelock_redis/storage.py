@@ -61,6 +61,8 @@ _FIELD_BY_FIELD = 200  # changes that one script makes of those that are not pla
 
 _Freed: TypeAlias = dict[tuple[str, str], list[str]]
 """Ids of jobs that have ended, by queue and lane."""
+_PlainEnds: TypeAlias = dict[tuple[str, str, int | str], dict[str, tuple[list[Any], list[int]]]]
+"""Arguments of plain ends and their places, by session, queue and minute, then by batch, nothing for none."""
 
 
 class RedisStorage(
@@ -301,7 +303,7 @@ class RedisStorage(
         if not transitions:
             return [], []
         order: list[int] = []
-        plain: dict[tuple[str, str, int | str, str], tuple[list[Any], list[int]]] = {}
+        plain: _PlainEnds = {}
         others: list[int] = []
         is_each_once = len({transition.job_id for transition in transitions}) == len(transitions)
         for place, transition in enumerate(transitions):
@@ -311,16 +313,15 @@ class RedisStorage(
                 continue
             queue, words, batch = end
             expires = transition.expires_at
-            key = (transition.session or "", queue, "" if expires is None else expires // _MINUTE, batch)
+            key = (transition.session or "", queue, "" if expires is None else expires // _MINUTE)
             if key not in plain:
-                plain[key] = [], []
-            ends, here = plain[key]
+                plain[key] = {}
+            if batch not in plain[key]:
+                plain[key][batch] = [], []
+            ends, here = plain[key][batch]
             ends += words
             here.append(place)
-        for (session, queue, minute, batch), (ends, here) in plain.items():
-            arguments += (f"P{batch}", session, "S", minute, queue, len(here))
-            arguments += ends
-            order += here
+        order += _lay_plain(plain, arguments)
         before, others = others[:-_FIELD_BY_FIELD], others[-_FIELD_BY_FIELD:]
         for group in groups_of(transitions, others):
             first = transitions[group[0]]
@@ -381,6 +382,20 @@ class RedisStorage(
         record, job = held
         attempt = len(flags_of(record)) + 1
         holding[job_id] = record[:attempt] + flag + record[attempt:], job
+
+
+def _lay_plain(plain: _PlainEnds, arguments: list[Any]) -> list[int]:
+    """Lay plain ends behind the arguments, members of batches first; return their places in that order."""
+    order: list[int] = []
+    for (session, queue, minute), by_batch in plain.items():
+        of_none = by_batch.pop("", ([], []))
+        runs = "".join(f" {batch} {len(here)}" for batch, (_, here) in by_batch.items())
+        places = [place for _, here in (*by_batch.values(), of_none) for place in here]
+        arguments += (f"P{runs}", session, "S", minute, queue, len(places))
+        for ends, _ in (*by_batch.values(), of_none):
+            arguments += ends
+        order += places
+    return order
 
 
 def _quarantine(id: str, fence: int, asked: ClaimRequest) -> Transition:

@@ -176,16 +176,6 @@ local function batches()
     end
   end
 
-  -- So many running members of the batch have succeeded, and nothing waits for them. Return whether `release` has to look at it.
-  local function count_ends(id, number)
-    local row = row_of(id)
-    if not row then return false end
-    row.active, row.succeeded = row.active - number, row.succeeded + number
-    touch(id)
-    store()
-    return is_noted(id)
-  end
-
   -- ---- its life ----------------------------------------------------------------------------------------------------
 
   -- Whatever it is after has come: its members may run.
@@ -225,7 +215,7 @@ local function batches()
 
   made_batches = {
     row_of = row_of, found = found, forget = forget, touch = touch, store = store, share = share, ties_of = ties_of, tie = tie, count = count,
-    count_ends = count_ends, note = note, is_noted = is_noted, open = open, calm = calm, is_cancelled_around = is_cancelled_around, end_of = end_of, expiry = expiry,
+    note = note, is_noted = is_noted, open = open, calm = calm, is_cancelled_around = is_cancelled_around, end_of = end_of, expiry = expiry,
     go_through = go_through, follow_inputs = follow_inputs,
   }
   return made_batches

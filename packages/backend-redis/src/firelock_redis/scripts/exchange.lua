@@ -5,8 +5,8 @@
 --       5 number of queues, -1 for all of them, then their names; then groups of changes, each:
 --         from (letters of states), session or nothing, to (a letter), minute of expiry or -, queue, number of jobs
 --         from is nothing: number is one of lanes in which jobs with limits end here; for each queue, lane, number, and ids;
---         plain where from is P, to is S and the minute is a number or nothing; for each job id, first line, at, new record; of
---         members of a batch its id stands behind the P;
+--         plain where from is P, to is S and the minute is a number or nothing; for each job id, first line, at, new record; where
+--         there are members of batches, they come first, and behind the P stand a batch and the number of its members, and so on;
 --         else for each job id, fence, and fifteen fields, nothing where they do not matter: at, line of history,
 --         reason, retries, crashes, started_at, server, 1 where the attempt is given back, due_at, expires_at,
 --         result, absence, error, body of the failed attempt, its number;
@@ -20,10 +20,40 @@
 
 local lane_of_end = {}  -- by id, of jobs with limits that end here
 
+-- So many running members of the batch have succeeded, and nothing waits for them. Return whether `release` has to look at it, which
+-- it has where no other is active: while one is, none of these ends says anything new of the batch.
+local function count_members(batch, number)
+  local key = base .. 'b:' .. batch
+  call('HINCRBY', key, 'succeeded', number)
+  local active = call('HINCRBY', key, 'active', -number)
+  if active > 0 then return false end
+  if active < 0 and call('HEXISTS', key, 'total') == 0 then  -- somebody took it away: this is all that there is of it
+    call('DEL', key)
+    return false
+  end
+  call('ZADD', base .. 'changed', 'NX', call('INCR', base .. 'ends'), batch)
+  return true
+end
+
+-- Count those of these results that ended a member, by runs of one batch: " batch number" of each.
+local function count_ends(runs, results)
+  local first = 1
+  for batch, number in string.gmatch(runs, ' (%S+) (%d+)') do
+    local behind, done = first + number, 0
+    for place = first, behind - 1 do
+      if results[place] == APPLIED then done = done + 1 end
+    end
+    if done > 0 and count_members(batch, done) then
+      for place = first, behind - 1 do results[place] = results[place] == APPLIED and RELEASING or results[place] end
+    end
+    first = behind
+  end
+end
+
 -- Plain ends: the task returned. Each is five arguments less two: id, the record's first line as it was claimed,
 -- the instant, and the whole new record. Whoever has the first line unchanged holds the job, and nobody can have
 -- changed what is behind it. Return the results, and the numbers of those that need a closer look.
-local function end_plainly(first, count, session, queue, minute, batch, results)
+local function end_plainly(first, count, session, queue, minute, runs, results)
   local ids, lanes = {}, {}
   for number = 1, count do ids[number] = ARGV[first + 4 * number - 4] end
   local stored, fresh, gone, ended = records(ids), {}, {}, {}
@@ -52,9 +82,7 @@ local function end_plainly(first, count, session, queue, minute, batch, results)
   many('ZADD', base .. 'l:S:' .. queue, ended)
   count_running(queue, -done)
   if minute ~= '' then expire(minute, gone) end
-  if batch ~= '' and batches().count_ends(batch, done) then
-    for number, result in ipairs(results) do results[number] = result == APPLIED and RELEASING or result end
-  end
+  if runs ~= '' then count_ends(runs, results) end
   -- No list needs those any more; one that keeps them is no worse for it, as the jobs are asked where it refuses.
   for lane, some in pairs(lanes) do
     for key in string.gmatch(lane, '[^\n]+') do many('SREM', base .. 'slots:' .. key, some) end

@@ -215,8 +215,11 @@ local function leave(job)
   if state == 'E' and job.session == '' then put(removes, standing(job)) end
   if job.due ~= '' then put(removes, 'due', id) end
   if state == 'W' then
-    gone[#gone + 1] = base .. 'n:' .. id
-    forget_ties(job)
+    local batch = is(job, 'b') and batches().row_of(id)
+    if not batch or batch.shut ~= '' then  -- one that has opened waits for nobody
+      gone[#gone + 1] = base .. 'n:' .. id
+      forget_ties(job)
+    end
     job.flag = string.gsub(job.flag, 'o', '')
   end
   job.waits = ''

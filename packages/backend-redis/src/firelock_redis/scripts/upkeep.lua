@@ -114,6 +114,15 @@ end
 
 -- ---- batches -------------------------------------------------------------------------------------------------------
 
+local unwritten = false  -- whether batches were decided, and that is not written yet
+local announced = true  -- whether there may be ties to look at
+
+-- What was decided is written.
+local function write()
+  flush()
+  unwritten = false
+end
+
 -- The batch is in the state that its tally says; one that ends otherwise than before was open in between.
 local function decide_batch(batch, row, now)
   local state = batches().end_of(row, batch.state == 'W' and batch.due ~= '')
@@ -133,7 +142,7 @@ local function decide_batch(batch, row, now)
   end
   save(batch)
   enter(batch)
-  announce(batch)
+  announced = announce(batch) or announced
 end
 
 -- The member of a batch that is cancelled, or that a failure stops, is deleted as an operator's delete does it.
@@ -151,7 +160,7 @@ local function sweep(member, reason, expires_at, now)
   end
   save(member)
   enter(member)
-  announce(member)
+  announced = announce(member) or announced
 end
 
 -- The member that was shut out may run, or is due at the instant that it was made for.
@@ -199,20 +208,22 @@ local function move_members(batch, row, limit, now)
   return #ids
 end
 
--- The batch is as its tally says, and some of its members are where it has them; return how many things were looked at.
+-- The batch is as its tally says, and some of its members are where it has them; return how many things were looked at. What
+-- concerns no other job is written later, with what is decided of other batches.
 local function look_at(id, limit, now)
   know({ id })
   local batch, row = known[id], batches().row_of(id)
   local moved = 0
   if batch and row and batch.state ~= 'D' then
     decide_batch(batch, row, now)
-    if FINAL[batch.state] then
+    if not FINAL[batch.state] then
+      moved = move_members(batch, row, limit, now)
+    elseif row.stopping .. row.shut .. row.walk ~= '' then
       row.stopping, row.shut, row.walk = '', '', ''
       batches().touch(id)
-    else
-      moved = move_members(batch, row, limit, now)
     end
-    flush()
+    unwritten = true
+    if moved > 0 or row.outer ~= '' or is(batch, '+') then write() end
   end
   return math.max(1, moved)
 end
@@ -225,9 +236,17 @@ function verbs.release(limit, text)
   local now, looked_at, batch = int(clock()), 0, nil
   limit = tonumber(limit)
   repeat
-    looked_at = looked_at + release_children(limit - looked_at, now)
+    if announced then
+      announced = false
+      looked_at = looked_at + release_children(limit - looked_at, now)
+    end
     batch = looked_at < limit and call('ZPOPMIN', base .. 'changed')[1]
-    if batch then looked_at = looked_at + look_at(batch, limit - looked_at, now) end
+    if batch then
+      looked_at = looked_at + look_at(batch, limit - looked_at, now)
+    elseif unwritten then
+      write()
+      batch = looked_at < limit  -- that may be news of others
+    end
   until not batch
   tell_freed()
   return { looked_at, call('EXISTS', base .. 'releasing', base .. 'changed') > 0 and 1 or 0 }

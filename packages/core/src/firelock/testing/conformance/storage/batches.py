@@ -133,6 +133,24 @@ class TallyDuty(StorageFixtures):
         flow.settle_all()
         assert (2, 1, 0, 1, 0, 0) == flow.counts(batch)
 
+    def test_ends_of_several_batches_count_for_their_own(self, flow: FlowScene) -> None:
+        """One call ends members of several batches; one that is refused among them counts for none.
+
+        If this fails: a batch ends by the members of another one.
+        """
+        first, (a, b) = flow.batch_of(2)
+        second, (c, d) = flow.batch_of(2)
+        alone = flow.add()
+        running = flow.running(flow.begin(), a, b, c, d, alone)
+        flow.settle(deletes(a))
+
+        results = flow.storage.apply([succeeds(one) for one in running])
+        flow.settle_all()
+
+        assert [False, True, True, True, True] == [one.is_applied for one in results]
+        assert [(2, 0, 0, 1, 0, 1), (2, 0, 0, 2, 0, 0)] == [flow.counts(first), flow.counts(second)]
+        assert [_DONE] * 3 == flow.states(first, second, alone)
+
     def test_a_parent_is_active_until_its_children_are_decided(self, flow: FlowScene) -> None:
         """A member that has ended, and for which others wait, is active until `release` has decided them.
 
