@@ -111,15 +111,8 @@ class Signal(Generic[T]):
             ConfigurationError: the author cannot be shown.
         """
         job_id, text = self._job_id(job), self.encode(payload)
-        memo = Memo(
-            MemoKind.SIGNAL,
-            self.name,
-            text,
-            is_done=True,
-            at=self._client.clock.now(),
-            author=_author(author),
-        )
-        return self._told(job_id, memo, self._remembered(NewMemo(job_id, memo)))
+        new = answer(job_id, self.name, text, at=self._client.clock.now(), author=_author(author))
+        return self._told(job_id, new.memo, self._remembered(new))
 
     asend = twin(send)
 
@@ -201,6 +194,19 @@ class Signal(Generic[T]):
         if job.task == BATCH_TASK:
             raise JobConflict(f"{job!r} is a batch, which receives no signal; send it to a member.")
         return job.as_source(None)
+
+
+def answer(job_id: str, name: str, value: str, *, at: int, author: str) -> NewMemo:
+    """Return what `Storage.remember` takes for a signal's answer from outside of its job.
+
+    Args:
+        job_id: whose signal it is.
+        name: the signal's, with its key where it has one.
+        value: JSON of its type.
+        at: micros, of the storage's clock.
+        author: who answers, for people.
+    """
+    return NewMemo(job_id, Memo(MemoKind.SIGNAL, name, value, is_done=True, at=at, author=author))
 
 
 def check_name(name: object) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from firelock import ConfigurationError, FirelockError, StorageUnavailable
+from firelock.signal import answer
+from firelock.storage import Applied
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.security.permissions import Permission
 
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import JsonValue, Operation, ServerView
-    from firelock.storage import Applied, JobFilter
+    from firelock.storage import JobFilter
     from firelock_dashboard.request import Visit
 
 _SURE = "sure"
@@ -45,6 +48,10 @@ ORDERS = ("quiet", "resume", "stop")  # to a server
 
 MANY = 1_000
 """The number of jobs above which it is typed before anything is done to them."""
+
+
+SIGNAL_LIMIT = 256 * 1_024
+"""The number of characters that what is sent as a signal may have."""
 
 
 def start_operation(
@@ -120,6 +127,33 @@ def change_jobs(visit: Visit, verb: str, ids: Sequence[str]) -> Sequence[Applied
     jobs = visit.fire.jobs
     change = {"requeue": jobs.requeue, "delete": jobs.delete, "restore": jobs.restore}[verb]
     return change(ids, reason=f"{verb}d by {visit.who}")
+
+
+def send_signal(visit: Visit, job_id: str, name: str, text: str) -> bool:
+    """The job's signal is answered, unless somebody was first; tell whether it is.
+
+    Args:
+        visit: who answers.
+        job_id: the job that waits for it, or will.
+        name: the signal's, with its key where it has one.
+        text: JSON of the signal's type.
+
+    Raises:
+        NotHere: no such job is stored.
+        BadRequest: the text is no JSON, or the job takes no signal.
+    """
+    try:
+        json.loads(text)
+    except ValueError as error:
+        raise BadRequest(f"value={text[:200]!r} is no JSON: {error}.") from error
+    told = visit.fire.storage.remember([answer(job_id, name, text, at=visit.now_micros, author=visit.who)])[0]
+    if told.answer is Applied.MISSING:
+        raise NotHere(f"Job {job_id} is not stored.")
+    if told.answer is Applied.REFUSED:
+        raise BadRequest(f"Job {job_id} takes no signal: it has ended, or remembers as much as it may.")
+    if told.answer.is_applied:
+        visit.audit("signal.send", job_id, signal=name)
+    return told.answer.is_applied
 
 
 def server_of(visit: Visit) -> ServerView:

@@ -11,8 +11,9 @@ from firelock.cli.commands import Exit, Problem, add_command, user_name
 from firelock.cli.screen import Cell, Column, Piece, Screen
 from firelock.cli.source import connected
 from firelock.clock import micros
+from firelock.signal import answer
 from firelock.text import age, isoformat, shorten, span
-from firelock.values import Applied, Memo, MemoKind, NewMemo
+from firelock.values import Applied
 
 if TYPE_CHECKING:
     from firelock.cli.commands import Commands
@@ -92,15 +93,8 @@ def _signal(options: argparse.Namespace, screen: Screen) -> int:
             f"{options.value!r} is no JSON: {error}.", hint="""Write a text with quotes: '"yes"'."""
         ) from error
     with connected(options) as app:
-        memo = Memo(
-            MemoKind.SIGNAL,
-            options.name,
-            options.value,
-            is_done=True,
-            at=app.client.clock.now(),
-            author=user_name(),
-        )
-        told = app.storage.remember([NewMemo(options.id, memo)])[0]
+        new = answer(options.id, options.name, options.value, at=app.client.clock.now(), author=user_name())
+        told = app.storage.remember([new])[0]
         if told.answer.is_applied:
             app.audit.record(
                 "signal.send", options.id, by=user_name(), origin="cli", detail={"signal": options.name}

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from firelock import ArgumentError, ConfigurationError, TaskError
-from firelock.storage import Applied, Memo, MemoKind, NewMemo
 from firelock_dashboard.actions import (
     ORDERS,
+    SIGNAL_LIMIT,
     cancel,
     change_jobs,
     refusing,
+    send_signal,
     server_of,
     set_pause,
     start_operation,
@@ -29,12 +29,12 @@ from firelock_dashboard.security.permissions import Permission
 if TYPE_CHECKING:
     from starlette.responses import Response
 
+    from firelock.storage import Applied
     from firelock_dashboard.request import Visit
 
 __all__ = ["ROUTES"]
 
 _MOST_IDS = 500
-_VALUE = 256 * 1_024  # characters of a value
 _IDS = ApiParameter("id", "The jobs' ids, at most 500.", "array", is_required=True)
 _RECURRING = ApiParameter("id", "The definition's id.", is_required=True)
 _CAUSE = ApiParameter("fingerprint", "Which cause.", is_required=True)
@@ -81,23 +81,11 @@ def copy_job(visit: Visit) -> Response:
     return visit.json({"id": job.id}, 201)
 
 
-def send_signal(visit: Visit) -> Response:
+def answer_signal(visit: Visit) -> Response:
     """The value is JSON, of the signal's type."""
     job_id, name = visit.form.required("job"), visit.form.required("signal", limit=200)
-    text = visit.form.required("value", limit=_VALUE)
-    try:
-        json.loads(text)
-    except ValueError as error:
-        raise BadRequest(f"value={text[:200]!r} is no JSON: {error}.") from error
-    memo = Memo(MemoKind.SIGNAL, name, text, True, visit.now_micros, author=visit.who)
-    answer = visit.fire.storage.remember([NewMemo(job_id, memo)])[0].answer
-    if answer is Applied.MISSING:
-        raise NotHere(f"Job {job_id} is not stored.")
-    if answer is Applied.REFUSED:
-        raise BadRequest(f"Job {job_id} takes no signal: it has ended, or remembers as much as it may.")
-    if answer.is_applied:
-        visit.audit("signal.send", job_id, signal=name)
-    return visit.json({"job": job_id, "signal": name, "is_first": answer.is_applied})
+    is_first = send_signal(visit, job_id, name, visit.form.required("value", limit=SIGNAL_LIMIT))
+    return visit.json({"job": job_id, "signal": name, "is_first": is_first})
 
 
 def begin_operation(visit: Visit) -> Response:
@@ -216,7 +204,7 @@ ROUTES = (
     _post(
         "/signals/send",
         Permission.RUN_TASK,
-        send_signal,
+        answer_signal,
         "A job's signal is answered, if nobody was first.",
         ApiParameter("job", "The job's id.", is_required=True),
         ApiParameter("signal", "Its name, with its key where it has one.", is_required=True),

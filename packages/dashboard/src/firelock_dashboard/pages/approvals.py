@@ -12,7 +12,8 @@ import attrs
 from starlette.responses import Response
 
 from firelock.approval import APPROVAL, ApprovalLink, find_approval
-from firelock.storage import Applied, Memo, MemoKind, NewMemo, State
+from firelock.signal import answer
+from firelock.storage import Applied, Memo, MemoKind, State
 from firelock_dashboard.formatting import instant, task_name
 from firelock_dashboard.problems import BadRequest, Forbidden, NotHere
 
@@ -39,10 +40,12 @@ def decide(visit: Visit) -> Response:
     if visit.dashboard.is_read_only:
         raise Forbidden(visit.text("approval.read_only"))
     who = visit.access.name or approval.name or visit.text("approval.somebody")
-    memo = Memo(MemoKind.SIGNAL, approval.signal, approval.choices[label], True, visit.now_micros, author=who)
-    answer = visit.fire.storage.remember([NewMemo(approval.job_id, memo)])[0].answer
-    if not answer.is_applied:
-        return _page(visit, approval, is_late=answer is Applied.TAKEN, status=409)
+    new = answer(
+        approval.job_id, approval.signal, approval.choices[label], at=visit.now_micros, author=who
+    )  # fmt: skip
+    told = visit.fire.storage.remember([new])[0].answer
+    if not told.is_applied:
+        return _page(visit, approval, is_late=told is Applied.TAKEN, status=409)
     visit.fire.audit.record(
         "signal.send", approval.job_id, by=who, origin="approval link",
         detail={"signal": approval.signal, "choice": label},

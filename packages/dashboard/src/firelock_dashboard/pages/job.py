@@ -17,6 +17,7 @@ from starlette.responses import RedirectResponse, Response
 from firelock import JobNotFound, PluginError, StepError
 from firelock.control.doctor import lacks_task
 from firelock.control.servers import is_stale
+from firelock.signal import TIMED_OUT
 from firelock.storage import FINAL_STATES, JobFilter, JobRecord, Memo, MemoKind, State
 from firelock.waits import key_waits
 from firelock_dashboard.actions import ask_first, refusing
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from firelock_dashboard.payloads import Payload
     from firelock_dashboard.request import Visit
     from firelock_dashboard.stats.history import TaskStats
-
-TIMED_OUT = "timeout"  # the author of a signal's memo that nobody sent
 
 _PART = re.compile(r"[0-9a-f-]{4,36}")
 _NEWEST = 500  # jobs whose ids are looked at for an end
