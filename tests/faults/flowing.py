@@ -6,9 +6,11 @@ death: another one is tried.
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import firelock.batch
@@ -20,6 +22,7 @@ from tests.faults.points import Points
 CHUNK = 10  # members that these clients store at once
 MEMBERS = 40
 HOLD = timedelta(seconds=1.5)
+_AT_ONCE = 3  # clients
 _TRIES = 200  # of a point that is to be died at once
 _SWEPT = 5  # members that one call sweeps
 
@@ -135,8 +138,8 @@ def _tried(url, folder, point, number):
         return _forked(fill, url, folder, point, 1)
     if point in SWEEPS:
         return _forked(sweep, url, folder, point)
-    waiters = folder / "waiters"
-    waiters.mkdir(exist_ok=True)
+    waiters = folder / "waiters" / point
+    waiters.mkdir(exist_ok=True, parents=True)
     assert _forked(make_waiter, url, waiters) == 0
     job_id = read_ledger(waiters)[-1].job
     code = _forked(send, url, folder, point, job_id, 2 * number)
@@ -144,10 +147,9 @@ def _tried(url, folder, point, number):
     return code
 
 
-def main(url, folder, points, rounds):
-    """So many clients have died at each point; return how many were tried at each."""
-    ledger, tried = Path(os.environ["FAULTS_LEDGER"]), Counter()
-    del folder
+def _play(url, ledger, points, rounds, path):
+    """So many clients have died at each point; how many were tried at each stands in the file."""
+    tried = Counter()
     for number in range(rounds):
         for point in points:
             code = 0
@@ -156,4 +158,16 @@ def main(url, folder, points, rounds):
                 assert tried[point] < _TRIES * rounds, f"nobody dies at {point}"
                 code = _tried(url, ledger, point, number)
             assert code < 0, (point, code)
-    return tried
+    path.write_text(json.dumps(tried))
+
+
+def main(url, folder, points, rounds):
+    """Play the points, some of them at once; return how many clients were tried at each."""
+    ledger, players = Path(os.environ["FAULTS_LEDGER"]), {}
+    for number in range(_AT_ONCE):
+        path, share = folder / f"tried-{number}", points[number::_AT_ONCE]
+        players[start_fork(partial(_play, url, ledger, share, rounds, path))] = path
+    assert {end_of(pid) for pid in players} == {0}, "see the log"
+    return {
+        point: times for path in players.values() for point, times in json.loads(path.read_text()).items()
+    }
