@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 
-from firelock import Firelock, JobCancelled, JobConflict, JobContext, Retry
+from firelock import Firelock, JobCancelled, JobConflict, JobContext, Retry, StorageError
 from tests.faults.ledger import Ledger
 from tests.faults.points import Points, aim
 
@@ -118,4 +118,6 @@ def _race(job_id: str, payload: int) -> None:
         is_first = decision.send(job_id, payload)
     except JobConflict:
         is_first = False
+    except StorageError:  # the process ends, and its storage is closed
+        return
     ledger.write("sent", job=job_id, note=f"{payload} {int(is_first)}")

@@ -35,7 +35,7 @@ _FEW = ("claim:within", "fold:within", "memo:before", "memo:behind", "name:behin
 _FEW_CLIENTS = ("chunk 2", "sweep:within", "send:behind")
 _EVERY = 4  # calls at which a child may die, one of which is the last
 _SERVERS, _PROCESSES, _WORKERS = 2, 3, 5
-_APART = 10.0  # seconds from one kill of a whole server to the next
+_APART = 30.0  # seconds from one kill of a whole server to the next
 _PAUSE = 0.7  # seconds between two batches where there are as many as were asked for
 _ORDERS, _RACERS = 4, 2  # that come with a batch
 _AHEAD = 1_500  # jobs that may wait
@@ -66,7 +66,7 @@ class Feed:
     racers: list = attrs.Factory(list)
     undecided: list = attrs.Factory(list)
     sent: list = attrs.Factory(list)
-    requeued: set = attrs.Factory(set)
+    requeued: Counter = attrs.Factory(Counter)
     looks: Counter = attrs.Factory(Counter)
     killed: set = attrs.Factory(set)  # processes that others killed
     wrong: list = attrs.Factory(list)  # looks that were not exact
@@ -132,7 +132,7 @@ class Feed:
             except JobConflict:
                 continue
             number += 1
-            self.requeued.add(record.id)
+            self.requeued[record.id] += 1
         return number
 
     def look(self):
@@ -357,6 +357,7 @@ def _judged(on, feed):
     values = {id: json.loads(one.result) for id, one in orders.items()}
     waiters = [event.job for event in judge.of("sent")]
     others = [one for one in stored(storage, dict.fromkeys((*feed.racers, *waiters))) if one]
+    counted = [one.id for one in (*orders.values(), *others) if one.attempt > 1 + feed.requeued[one.id]]
     got = {id: value[1] for id, value in values.items()}
     got |= {one.id: json.loads(one.result) for one in others if one.state is State.SUCCEEDED}
     mistaken = [id for id, number in feed.orders.items() if values.get(id, [None])[0] != number]
@@ -379,7 +380,7 @@ def _judged(on, feed):
         f"callbacks enqueued again {len(enqueued_again)}, early {len(early)}, rerun {len(repeated)}",
         f"stepped jobs {len(feed.orders)}: ended well {len(orders)}, wrong results {len(mistaken)}",
         f"steps done again {again} (runs refused {refused}), unexplained {len(unexplained)}",
-        f"jobs called again {len(called_again)}",
+        f"jobs called again {len(called_again)}, crashes or suspensions that made attempts {len(counted)}",
         f"signals {len(sent)}, first {sum(one.is_first for one in sent)}, lost {len(lost)}",
         f"signals used though refused {len(invented)}",
         f"races {len(feed.racers)}, of them time-outs {raced[True]}",
@@ -402,6 +403,7 @@ def _judged(on, feed):
     assert not mistaken, (mistaken, lines)
     assert not unexplained, (unexplained, lines)
     assert not called_again, (called_again, lines)
+    assert not counted, (counted, lines)
     assert not lost, (lost, lines)
     assert not invented, (invented, lines)
     assert raced[True] + raced[False] == len(feed.racers), lines
