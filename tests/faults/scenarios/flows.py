@@ -61,6 +61,7 @@ class Feed:
     tasks: dict = attrs.field(init=False)
     decision: object = attrs.field(init=False)
     batches: dict = attrs.Factory(dict)  # ids by label
+    last: object = None  # of them; now and then the next one is after it
     inner: list = attrs.Factory(list)
     orders: dict = attrs.Factory(dict)  # ids by number
     racers: list = attrs.Factory(list)
@@ -82,7 +83,9 @@ class Feed:
         label = f"b{number}"
         stops = number % 7 == 3
         fails = number % 3 == 0 and not stops  # a cancelled batch within one would keep its failed members
-        with fire.batch(label, on_failure="cancel" if stops else "continue") as batch:
+        after = [self.last] if self.last and number % 5 == 4 else ()
+        on_failure = "cancel" if stops else "continue"
+        with fire.batch(label, after=after, on="finished", on_failure=on_failure) as batch:
             first = [batch.add(member, label, 0.004, fails and place < 2) for place in range(4)]
             for _ in range(10):
                 batch.add(member, label, 0.004, stops and self.chance.random() < 0.1)
@@ -95,7 +98,7 @@ class Feed:
                 self.inner.append(inner.id)
             batch.then(self.tasks["callback"].using(on="finished"), label, "finished")
             batch.then(self.tasks["callback"], label, "succeeded")
-        self.batches[label] = batch.id
+        self.batches[label], self.last = batch.id, batch
         numbers = range(number * _ORDERS, (number + 1) * _ORDERS)
         jobs = self.tasks["order"].enqueue_many([(one,) for one in numbers])
         self.orders |= {job.id: one for job, one in zip(jobs, numbers, strict=True)}
