@@ -54,13 +54,15 @@ def stubs(fire):
 
 
 class Dying(Points):
-    """A point at the n-th of its calls."""
+    """A point at the n-th of its calls; without a number at any of them."""
 
-    def __init__(self, folder, point, number):
+    def __init__(self, folder, point, number=None):
         super().__init__(folder, point)
         self._left = number
 
     def _is_last(self):
+        if self._left is None:
+            return True
         self._left -= 1
         return self._left == 0
 
@@ -91,14 +93,15 @@ def sweep(url, folder, point):
         ledger.write("cancelled", job=batch.id)
         now = fire.storage.clock()
         fire.storage.apply([lifecycle.delete(batch.id, at=now, reason="by hand", expires_at=None)])
-        Dying(folder, point, 1).watch(fire.storage)
-        fire.storage.release(_SWEPT)
+        Dying(folder, point).watch(fire.storage)
+        while fire.storage.release(_SWEPT):
+            pass
 
 
 def send(url, folder, point, job_id, payload):
     """Send a decision, and die of it."""
     with Firelock(url) as fire:
-        Dying(folder, point, 1).watch(fire.storage)
+        Dying(folder, point).watch(fire.storage)
         fire.signal("decision", int).send(job_id, payload, author="sender")
 
 
@@ -129,10 +132,13 @@ def _forked(work, *arguments):
     return end_of(start_fork(lambda: work(*arguments)))
 
 
-def _tried(url, folder, point, number):
-    """Return how a client ended that was to die at the point."""
+def _tried(url, folder, point, number, *, is_first):
+    """Return how a client ended that was to die at the point.
+
+    A filler that would not die within its chunk is followed by one that dies behind it.
+    """
     if point in CHUNKS:
-        chunk, when = int(point.split()[1]), _WHENS[number % len(_WHENS)]
+        chunk, when = int(point.split()[1]), _WHENS[number % len(_WHENS)] if is_first else "behind"
         return _forked(fill, url, folder, f"chunk:{when}", chunk)
     if point in LET_GO:
         return _forked(fill, url, folder, point, 1)
@@ -152,11 +158,11 @@ def _play(url, ledger, points, rounds, path):
     tried = Counter()
     for number in range(rounds):
         for point in points:
-            code = 0
+            code, before = 0, tried[point]
             while code == 0:
                 tried[point] += 1
-                assert tried[point] < _TRIES * rounds, f"nobody dies at {point}"
-                code = _tried(url, ledger, point, number)
+                assert tried[point] - before < _TRIES, f"nobody dies at {point}"
+                code = _tried(url, ledger, point, number, is_first=tried[point] == before + 1)
             assert code < 0, (point, code)
     path.write_text(json.dumps(tried))
 
