@@ -9,19 +9,20 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import firelock.batch
-from firelock import Firelock, JobConflict, lifecycle
+from firelock import BatchFinished, Firelock, JobConflict, lifecycle
 from tests.faults.forking import end_of, start_fork
 from tests.faults.ledger import Ledger, read_ledger
 from tests.faults.points import Points
 
 CHUNK = 10  # members that these clients store at once
 MEMBERS = 40
-HOLD = timedelta(seconds=1.5)
+HOLD = timedelta(seconds=3)
 _AT_ONCE = 3  # clients
 _TRIES = 200  # of a point that is to be died at once
 _SWEPT = 5  # members that one call sweeps
@@ -75,11 +76,12 @@ def fill(url, folder, point, number):
         batch = fire.batch("filled by nobody", hold=HOLD)
         ledger.write("filling", job=batch.id)
         Dying(folder, point, number).watch(fire.storage)
-        with batch:
-            batch.then(tasks["callback"].using(on="finished"), batch.id, "finished")
-            for _ in range(MEMBERS):
-                batch.add(tasks["member"], batch.id, 0.002, False)
-        ledger.write("filled", job=batch.id)
+        with suppress(BatchFinished):  # on a busy machine it may not be filled within its hold
+            with batch:
+                batch.then(tasks["callback"].using(on="finished"), batch.id, "finished")
+                for _ in range(MEMBERS):
+                    batch.add(tasks["member"], batch.id, 0.002, False)
+            ledger.write("filled", job=batch.id)
 
 
 def sweep(url, folder, point):
