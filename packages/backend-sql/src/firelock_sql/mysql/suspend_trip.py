@@ -36,7 +36,7 @@ SET state = :state, reason = :reason, changed_at = :at, due_at = :due_at,
 WHERE id = :job AND state = 'processing' AND session = :session AND fence = :fence AND is_plain_end = 0
     AND @told = 0 AND (@open > 0 OR :jobs = 0)
 """)
-_KEEP_ANSWER = Text("SET @waits = ROW_COUNT()")
+_KEEP_ANSWER = "SET @waits = ROW_COUNT()"
 _TIE = Text(f"""
 INSERT INTO firelock_edges (parent_id, child_id, awaited, is_decided, is_wait)
 SELECT id, :job, :awaited, 0, 1 FROM firelock_jobs INDEXED BY id
@@ -51,7 +51,6 @@ SELECT moved.state, job.queue, moved.jobs
 FROM firelock_jobs AS job, (SELECT 'processing' AS state, -1 AS jobs UNION ALL SELECT :state, 1) AS moved
 WHERE @waits = 1 AND job.id = :job
 """)
-_COMMIT = Text("COMMIT")
 
 
 def suspend_at_once(
@@ -65,8 +64,8 @@ def suspend_at_once(
         return cursor.put(compiled.text, compiled.bind(parameters))[0]
 
     locked = put(_LOCK, ids=jobs_of(suspensions))
-    answers = [_put_one(put, one) for one in suspensions]
-    put(_COMMIT)
+    answers = [_put_one(cursor, put, one) for one in suspensions]
+    cursor.put("COMMIT")
     cursor.send()
     tx.is_ended = True
     pairs = zip(suspensions, answers, strict=True)
@@ -76,7 +75,7 @@ def suspend_at_once(
     return waiting
 
 
-def _put_one(put: Callable[..., Answer], one: Suspension) -> Answer:
+def _put_one(cursor: TogetherCursor, put: Callable[..., Answer], one: Suspension) -> Answer:
     """Return what will be the answer: a row is changed where the job waits."""
     asked, line = one.transition, one.line
     put(_LOOK_FOR_SIGNAL, job=one.job_id, signal=one.signal)
@@ -87,7 +86,7 @@ def _put_one(put: Callable[..., Answer], one: Suspension) -> Answer:
         number=int(line != ""), job=one.job_id, session=asked.session, fence=asked.fence,
         jobs=len(one.parents),
     )  # fmt: skip
-    put(_KEEP_ANSWER)
+    cursor.put(_KEEP_ANSWER)
     for on, parents in _by_end(asked.parents).items():
         put(_TIE, job=one.job_id, awaited=on.value, ids=parents)
     if asked.parents:
