@@ -178,6 +178,37 @@ def test_an_end_of_a_member_from_memory_is_the_one_that_reading_would_have_writt
     assert scene.history(one.id) == scene.history(other.id)
 
 
+TELL = "INSERT INTO firelock_batch_deltas (batch_id, total, succeeded) VALUES "
+
+
+def tell(connection, batch_id, number):
+    """So many members more of the batch have succeeded, a row each, one number behind the other."""
+    with connection.cursor() as cursor:
+        cursor.execute(TELL + ", ".join(["(%s, 1, 1)"] * number), [batch_id] * number)
+
+
+def test_a_fold_drops_what_it_has_summed_and_nothing_else(scene, open_transaction):
+    """Whatever others have stored between and behind these numbers, committed or not; it waits for nobody."""
+    batch_id, _ = store_batch(scene)
+    other, _ = store_batch(scene)
+    settle_all(scene)
+    with open_transaction() as ended, open_transaction() as late:
+        for connection, of, number in (
+            (ended, batch_id, 200), (late, batch_id, 1), (ended, batch_id, 200), (ended, other, 1),
+            (ended, batch_id, 61), (late, batch_id, 200),
+        ):  # fmt: skip
+            tell(connection, of, number)
+        ended.commit()
+
+        settle_all(scene)
+
+        assert [1 + 461, 1 + 1] == [tally(scene, one).total for one in (batch_id, other)]
+        late.commit()
+    assert 1 + 461 + 201 == tally(scene, batch_id).total
+    settle_all(scene)
+    assert 1 + 461 + 201 == tally(scene, batch_id).total
+
+
 def test_a_member_that_became_a_parent_is_not_ended_from_memory(scene, holder):
     """What waits for it was tied to it after its claim; it stays active until that is decided."""
     batch_id, _ = store_batch(scene)

@@ -39,6 +39,7 @@ from firelock.storage import (
     read_ties,
 )
 from firelock.storage.admission import LaneCursors, lane_of
+from firelock_sql.batch_row import TAKERS
 from firelock_sql.claim import (
     DUE,
     FIRING,
@@ -60,6 +61,7 @@ from firelock_sql.insert import insert_jobs, insert_new
 from firelock_sql.limits import SqlLanes
 from firelock_sql.mysql.connect import CLOCK, is_lock_timeout
 from firelock_sql.mysql.database import MysqlDatabase
+from firelock_sql.mysql.delta_runs import take_deltas
 from firelock_sql.mysql.lane_walk import HOLD_CLAIMS, LaneMemory, MysqlLanes
 from firelock_sql.mysql.memo_trip import fits_one_trip, recall_at_once, remember_at_once
 from firelock_sql.mysql.pipeline import TogetherCursor, Written
@@ -96,6 +98,8 @@ IS_WAITING = Text("""
 SELECT 1 FROM firelock_jobs INDEXED BY firelock_ready
 WHERE state = 'enqueued' AND session IS NULL AND queue = :queue LIMIT 1
 """)
+
+TAKERS |= {"mysql": take_deltas, "mariadb": take_deltas}
 
 _KEY_SECONDS = 5.0  # that a call waits for a unique key in other hands
 _MOST_GUESSED = 32  # queues; of more each one is asked for by itself
