@@ -393,8 +393,8 @@ class JobContext:
     def emit(self, data: str, /, *, stream: str = "out") -> None:
         """The text is added to a stream of this job, which others read while it grows: `Job.stream()`.
 
-        Stored within 100 ms, and before the run ends. A later run that emits begins anew, with higher
-        offsets; what it skips, since it is remembered, is not emitted again.
+        Stored within 100 ms, and before the run ends. A later run, behind a wait as well, has higher
+        offsets; what it skips, since it is remembered, is not emitted again, what it does again is.
 
         Raises:
             StepError: it is no text, or the stream would have more than 4 MiB.

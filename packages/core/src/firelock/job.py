@@ -418,8 +418,8 @@ class Job(Generic[R]):
     def stream(self, name: str = "out", *, after: int = 0) -> Iterator[Chunk]:
         """Iterate over what the job emits, as it comes, until the job has ended.
 
-        A chunk whose `run` is higher than that of the one before begins anew: the job runs again, and emits
-        again what no remembered step has emitted.
+        A chunk whose `run` is higher than that of the one before is of a later run, behind a wait, a retry
+        or a crash: it emits again what no remembered step has emitted, and nothing of those that have.
 
         Args:
             name: of the stream, as `emit` names it.

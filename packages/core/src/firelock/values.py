@@ -829,7 +829,10 @@ class Chunk:
 
     @property
     def run(self) -> int:
-        """The fence of the run that emitted it: a higher one began anew, but for what it remembered."""
+        """The fence of the run that emitted it; one behind a wait is higher as well.
+
+        A higher one emits nothing of the steps that are remembered, and all of one that was cut off.
+        """
         return self.offset // _FENCE_STEP
 
 
