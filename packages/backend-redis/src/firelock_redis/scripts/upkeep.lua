@@ -114,14 +114,7 @@ end
 
 -- ---- batches -------------------------------------------------------------------------------------------------------
 
-local unwritten = false  -- whether batches were decided, and that is not written yet
 local announced = true  -- whether there may be ties to look at
-
--- What was decided is written.
-local function write()
-  flush()
-  unwritten = false
-end
 
 -- The batch is in the state that its tally says; one that ends otherwise than before was open in between.
 local function decide_batch(batch, row, now)
@@ -222,8 +215,7 @@ local function look_at(id, limit, now)
       row.stopping, row.shut, row.walk = '', '', ''
       batches().touch(id)
     end
-    unwritten = true
-    if moved > 0 or row.outer ~= '' or is(batch, '+') then write() end
+    if moved > 0 or row.outer ~= '' or is(batch, '+') then flush() end
   end
   return math.max(1, moved)
 end
@@ -241,13 +233,9 @@ function verbs.release(limit, text)
       looked_at = looked_at + release_children(limit - looked_at, now)
     end
     batch = looked_at < limit and call('ZPOPMIN', base .. 'changed')[1]
-    if batch then
-      looked_at = looked_at + look_at(batch, limit - looked_at, now)
-    elseif unwritten then
-      write()
-      batch = looked_at < limit  -- that may be news of others
-    end
+    if batch then looked_at = looked_at + look_at(batch, limit - looked_at, now) end
   until not batch
+  flush()
   tell_freed()
   return { looked_at, call('EXISTS', base .. 'releasing', base .. 'changed') > 0 and 1 or 0 }
 end

@@ -619,6 +619,24 @@ class TallyDuty(StorageFixtures):
         flow.settle_all()
         assert [_DONE, _DONE] == flow.states(outer, inner)
 
+    def test_a_cancelled_batch_waits_for_no_fellow(self, flow: FlowScene) -> None:
+        """An inner batch that is cancelled while it waits is active until its members are swept.
+
+        If this fails: a tree of batches ends while something in it is still to be deleted.
+        """
+        outer, (source,) = flow.batch_of(1)
+        inner = flow.batch("inner", within=outer, after=[source])
+        a = flow.member(inner)
+        flow.settle(fails(flow.run(flow.begin(), source)))
+        flow.settle_all()
+
+        flow.settle(deletes(inner))
+        told = flow.counts(outer)
+        flow.settle_all()
+
+        assert [(2, 1, 0, 0, 1, 0), (2, 0, 0, 0, 1, 1)] == [told, flow.counts(outer)]
+        assert [_BAD, _GONE, _GONE] == flow.states(outer, inner, a)
+
     # ---- members that are added --------------------------------------------------------------------------
 
     def test_what_is_added_counts_at_once(self, flow: FlowScene) -> None:
@@ -804,6 +822,26 @@ class TallyDuty(StorageFixtures):
         assert {Moved.SWEPT} == {flow.record(one).reason for one in (source, a, b)}
         assert [True] * 3 == [flow.tally(one).is_cancelled for one in (outer, inner, shut)]
         assert [(3, 0, 0, 0, 0, 3), (1, 0, 0, 0, 0, 1)] == [flow.counts(outer), flow.counts(inner)]
+
+    def test_a_batch_is_cancelled_once(self, flow: FlowScene) -> None:
+        """A batch that somebody cancelled, and whose outer one is cancelled then, keeps what was told of it.
+
+        If this fails: nobody learns who cancelled a batch.
+        """
+        outer = flow.batch("outer")
+        inner = flow.batch("inner", within=outer)
+        one = flow.run(flow.begin(), flow.member(inner))
+        flow.settle(deletes(inner))
+        flow.settle_all()
+        entries = flow.history(inner)
+
+        flow.settle(deletes(outer))
+        flow.settle_all()
+
+        assert entries == flow.history(inner)
+        flow.apply(succeeds(one))
+        flow.settle_all()
+        assert ([_GONE] * 2, "deleted by ada") == (flow.states(outer, inner), flow.record(inner).reason)
 
     def test_a_sweep_is_bounded(self, flow: FlowScene) -> None:
         """`release` moves no more members than its limit allows, in a cancel as in an opening.
@@ -993,6 +1031,26 @@ class TallyDuty(StorageFixtures):
 
         assert [_OPEN, State.ENQUEUED, State.ENQUEUED] == flow.states(batch, a, b)
         assert Tally(total=2, active=2) == flow.tally(batch)
+
+    def test_a_failure_that_is_calmed_stops_nothing_later(self, flow: FlowScene) -> None:
+        """Of two that failed one runs again before anybody looked: what waits for the other is not stopped.
+
+        Nor is anything else, whatever is decided behind those failures from then on.
+
+        If this fails: somebody who mends one of several failures sees the rest deleted.
+        """
+        batch, (a, b, c) = flow.batch_of(3, fails_fast=True)
+        waits = flow.member(batch, a)
+        one, two, _ = flow.running(flow.begin(), a, b, c)
+        flow.settle(fails(one))
+        flow.settle(fails(two))
+
+        flow.settle(requeues(b))
+        flow.settle_all()
+
+        assert [_OPEN, _BAD, State.ENQUEUED, State.PROCESSING] == flow.states(batch, a, b, c)
+        assert State.AWAITING is flow.state(waits)
+        assert not flow.tally(batch).is_stopping
 
     def test_a_failed_inner_batch_stops_the_outer_one(self, flow: FlowScene) -> None:
         """For a batch that fails fast a batch within it that ends failed is a member that failed.

@@ -279,6 +279,22 @@ class MemoDuty(StorageFixtures):
         assert (State.AWAITING, 4) == (flow.state(running.id), len(flow.recalled(running.id)))
         assert "signal approval" == flow.record(running.id).waits_for
 
+    def test_what_is_begun_wakes_nobody(self, flow: FlowScene) -> None:
+        """A signal that somebody begins, and has not done, leaves the job waiting that waits for it.
+
+        If this fails: a job goes on with an answer that nobody has given.
+        """
+        running = flow.run()
+        flow.settle(suspends(running))
+        begun = Memo(_SIGNAL, "approval", None, False, BASE, author="ada")
+
+        answer = flow.remember(NewMemo(running.id, begun)).answer
+
+        assert Applied.APPLIED is answer
+        flow.check(running.id, state=State.AWAITING, waits_for="signal approval")
+        assert Applied.APPLIED is flow.send(running.id, "approval")
+        assert State.ENQUEUED is flow.state(running.id)
+
     @pytest.mark.parametrize("when", ["enqueued", "running", "begun", "scheduled"])
     def test_a_signal_is_kept_before_anybody_waits(self, flow: FlowScene, when: str) -> None:
         """A signal that comes early is there when the job comes to wait, whose suspension looks for it.
