@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks.composition import beside, trips, waiting
+from benchmarks.composition import beside, peers, trips, waiting
 from benchmarks.limits import statements
 from benchmarks.parts import Parts
 
@@ -24,8 +24,10 @@ PARTS = Parts(
         "batch": beside.batch,
         "fan-in": beside.fan_in,
         "steps": waiting.measure,
+        "peer-batches": peers.batches,
+        "peer-steps": peers.steps,
     },
-    frozenset({"peers"}),
+    frozenset({"peer-batches", "peer-steps"}),
 )
 
 if __name__ == "__main__":

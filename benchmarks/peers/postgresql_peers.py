@@ -1,4 +1,7 @@
-"""The peers on PostgreSQL: who they are, what is noted of them, and how much each is given to do."""
+"""The peers on PostgreSQL: who they are, what is noted of them, and how much each is given to do.
+
+Those of `STEPPED` remember steps; they are measured beside them alone.
+"""
 
 from __future__ import annotations
 
@@ -88,5 +91,27 @@ PEERS = {
         settings="dramatiq-pg; one process, 8 threads (its default), default middleware, no results",
         share=50,
         environment="dramatiq-pg",
+    ),
+}
+
+STEPPED = {
+    "dbos": Peer(
+        "stepped_dbos",
+        "Python",
+        ("dbos", "psycopg"),
+        is_acknowledging=True,
+        settings="10 threads, 20 workflows in hand at most, a look each 0.1 s; an executor's name for each "
+        "worker, as only one of the same name recovers what was in hand",
+        share=1,
+        environment="durable",
+    ),
+    "absurd": Peer(
+        "stepped_absurd",
+        "Python",
+        ("absurd-sdk", "absurdctl", "psycopg"),
+        is_acknowledging=True,
+        settings="10 threads; claims time out after 120 s and idle workers look each 0.25 s (its defaults)",
+        share=1,
+        environment="durable",
     ),
 }

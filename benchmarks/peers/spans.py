@@ -1,4 +1,4 @@
-"""What limited jobs write down: each start and end, with process and instant; also what they are asked.
+"""What jobs of workers write down: each start and end, with process and instant; also what they are asked.
 
 Only the standard library is imported here: peers run it in environments of their own.
 """
@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import os
 import time
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-SPANS, LIMIT, RATE, SECONDS, URL = (
+SPANS, LIMIT, RATE, SECONDS, URL, WORKER = (
     "FIRELOCK_BENCH_SPANS",
     "FIRELOCK_BENCH_LIMIT",
     "FIRELOCK_BENCH_RATE",
     "FIRELOCK_BENCH_SECONDS",
     "FIRELOCK_BENCH_URL",
+    "FIRELOCK_BENCH_WORKER",
 )
+MOST_STEPS = 1_000
+"""Of a job: the number of its step is behind that of the job."""
 
 
 def limit() -> int:
@@ -34,7 +38,12 @@ def rate() -> int:
 
 def seconds() -> float:
     """Return how long a job takes."""
-    return float(os.environ[SECONDS])
+    return float(os.environ.get(SECONDS, "0"))
+
+
+def worker() -> str:
+    """Return the name of this worker, which one that takes its place has as well."""
+    return os.environ.get(WORKER, "client")
 
 
 def url() -> str:
@@ -49,7 +58,7 @@ def opened() -> int:
 
 
 def write(what: str, number: int) -> None:
-    """Write a start or an end down."""
+    """Write something down, such as a start or an end."""
     os.write(opened(), b"%s %d %d %d\n" % (what.encode(), number, os.getpid(), time.time_ns()))
 
 
@@ -58,6 +67,21 @@ def run(number: int) -> None:
     write("start", number)
     if seconds():
         time.sleep(seconds())
+    write("end", number)
+
+
+def take_steps(number: int, steps: int, step: Callable[[str, Callable[[], int]], object]) -> None:
+    """Be a job of so many steps; `step` runs one of a name, which writes down that it ran."""
+    write("start", number)
+
+    def run_step(index: int) -> int:
+        if seconds():
+            time.sleep(seconds())
+        write("step", number * MOST_STEPS + index)
+        return index
+
+    for index in range(steps):
+        step(f"step:{index}", partial(run_step, index))
     write("end", number)
 
 

@@ -1,0 +1,139 @@
+"""Batches and steps of other job systems beside ours: how fast they are, and what becomes of them at a kill.
+
+A worker of ten jobs at once where speed is measured, two where one of them is killed. All watch their workers
+as they ship.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks import crew
+from benchmarks.crew import Contestant, Seen
+from benchmarks.pairs import Row
+from benchmarks.peers import spans
+from benchmarks.peers.postgresql_peers import STEPPED
+from benchmarks.peers.redis_peers import PEERS as ON_REDIS
+from benchmarks.plan import Plan
+
+BATCH = {"firelock": 20_000, "celery": 4_000, "dramatiq": 4_000, "rq": 2_000}
+"""Members, of which each has its callback in the same run: the slower, the fewer."""
+FLOWS = {"firelock": 500, "dbos": 100, "absurd": 200}
+STEPS = 20
+KILLED_BATCH, KILLED_FLOWS = 1_000, 100
+JOB_SECONDS, STEP_SECONDS = 0.02, 0.01
+QUIET_SECONDS = 150.0
+ROUNDS = 3
+
+
+def batches(plan: Plan) -> Iterator[Row]:
+    """Yield of each contestant on Redis how fast a batch is, and what a kill does to it; ours anywhere."""
+    for one in _contestants("grouped", ["celery", "rq", "dramatiq"] if plan.storage == "redis" else []):
+        jobs = plan.scaled(BATCH[one.name])
+        whole, run, stored = [], [], []
+        for _ in range(max(1, min(ROUNDS, plan.pairs))):
+            seen = _batch(plan, one, jobs, workers=1)
+            if not (called := seen.instants("callback")):
+                break
+            ran = called[0] - seen.instants("start")[0]
+            run.append(jobs / ran)
+            stored.append(jobs / seen.client_seconds)
+            whole.append(jobs / (ran + seen.client_seconds))
+        if whole:
+            row: Row = {"what": f"{one.name}, a batch of {jobs:,} with a callback"}
+            rates = {"run_per_s": run, "stored_per_s": stored, "whole_per_s": whole}
+            yield row | {name: statistics.median(values) for name, values in rates.items()}
+        yield _killed_batch(plan, one)
+
+
+def steps(plan: Plan) -> Iterator[Row]:
+    """Yield of each contestant how many steps it takes a second, and what a kill does to them."""
+    for one in _contestants("stepped", list(STEPPED) if plan.storage == "postgresql" else []):
+        jobs = plan.scaled(FLOWS[one.name]) if plan.scale >= 1 else 20
+        rates = []
+        for _ in range(max(1, min(ROUNDS, plan.pairs))):
+            seen = _flows(plan, one, jobs, workers=1)
+            ran = seen.instants("end")[-1] - seen.instants("start")[0]
+            rates.append(len(seen.instants("step")) / ran)
+        yield {"what": f"{one.name}, {jobs} jobs of {STEPS} steps", "steps_per_s": statistics.median(rates)}
+        yield _killed_flows(plan, one)
+
+
+def _contestants(kind: str, others: list[str]) -> Iterator[Contestant]:
+    """Yield ours and those that can be here; peers are installed where they are not yet."""
+    yield Contestant("firelock", f"benchmarks.peers.{kind}_firelock")
+    for name in others:
+        known = ON_REDIS | STEPPED
+        if one := crew.ready(name, f"benchmarks.peers.{kind}_{name}", known[name]):
+            yield one
+
+
+def _batch(
+    plan: Plan, one: Contestant, jobs: int, *, workers: int, seconds: float = 0.0, kill_from: int = 0
+) -> Seen:
+    def is_done(path: Path, lines: int) -> bool:
+        return lines > 2 * jobs and any(what == "callback" for what, *_ in spans.read(path))
+
+    values = {spans.SECONDS: seconds}
+    return crew.run(
+        plan, one, (jobs,), is_done, quiet=QUIET_SECONDS, workers=workers, kill_from=kill_from, values=values
+    )
+
+
+def _killed_batch(plan: Plan, one: Contestant) -> Row:
+    """Return what became of a batch when one of two workers was killed, a third of its members run."""
+    jobs = KILLED_BATCH if plan.scale >= 1 else 300
+    seen = _batch(plan, one, jobs, workers=2, seconds=JOB_SECONDS, kill_from=2 * jobs // 3)
+    called = seen.instants("callback")
+    ended = [number for what, number, *_ in seen.spans if what == "end"]
+    return {
+        "what": f"{one.name}, a batch of {jobs} of {JOB_SECONDS:g} s, a worker killed",
+        "callbacks": len(called),
+        "callback_after_kill_s": _after_kill(seen, called[0]) if called else f"not in {QUIET_SECONDS:.0f}",
+        "killed_runs": _killed_runs(seen),
+        "never_ended": jobs - len(set(ended)),
+        "ended_twice": len(ended) - len(set(ended)),
+    }
+
+
+def _flows(
+    plan: Plan, one: Contestant, jobs: int, *, workers: int, seconds: float = 0.0, kill_from: int = 0
+) -> Seen:
+    def is_done(path: Path, lines: int) -> bool:
+        if lines < jobs * (STEPS + 2):
+            return False
+        return len({number for what, number, *_ in spans.read(path) if what == "end"}) >= jobs
+
+    values = {spans.SECONDS: seconds}
+    words = (jobs, STEPS)
+    return crew.run(
+        plan, one, words, is_done, quiet=QUIET_SECONDS, workers=workers, kill_from=kill_from, values=values
+    )
+
+
+def _killed_flows(plan: Plan, one: Contestant) -> Row:
+    """Return what became of steps when one of two workers was killed, a third of the steps run."""
+    jobs = KILLED_FLOWS if plan.scale >= 1 else 40
+    kill_from = jobs * (STEPS + 2) // 3
+    seen = _flows(plan, one, jobs, workers=2, seconds=STEP_SECONDS, kill_from=kill_from)
+    ran = [number for what, number, *_ in seen.spans if what == "step"]
+    ended = {number for what, number, *_ in seen.spans if what == "end"}
+    return {
+        "what": f"{one.name}, {jobs} jobs of {STEPS} steps of {STEP_SECONDS:g} s, a worker killed",
+        "killed_runs": _killed_runs(seen),
+        "never_ended": jobs - len(ended),
+        "all_ended_after_kill_s": _after_kill(seen, seen.instants("end")[-1]),
+        "steps_run_again": len(ran) - len(set(ran)),
+    }
+
+
+def _after_kill(seen: Seen, at: float) -> float | str:
+    return at - seen.killed_at if seen.killed_at else "nothing was killed"
+
+
+def _killed_runs(seen: Seen) -> int:
+    """Return how many jobs the killed worker had in hand."""
+    of_killed = [one for one in seen.spans if one[2] in seen.killed]
+    return sum(crew.open_in(of_killed).values())

@@ -1,0 +1,28 @@
+"""Celery on Redis with a chord: its worker and its client."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from celery import Celery, chord  # type: ignore[import-untyped]
+
+from benchmarks.peers import spans
+from benchmarks.peers.celery_app import QUIET
+
+COMMAND = [sys.executable, "-m", "celery", "-A", "benchmarks.peers.grouped_celery:app", "worker"]
+COMMAND += ["--pool", "threads", "--concurrency", "10", *QUIET]
+
+url = os.environ.get(spans.URL)
+app = Celery("bench", broker=url, backend=url)
+app.conf.update(
+    task_acks_late=True,
+    worker_send_task_events=False,
+    broker_connection_retry_on_startup=True,
+    worker_hijack_root_logger=False,
+)
+member = app.task(name="member")(spans.run)
+follow = app.task(name="follow")(lambda number: spans.write("callback", number))
+
+if __name__ == "__main__":
+    chord([member.si(number) for number in range(int(sys.argv[1]))])(follow.si(0))

@@ -1,0 +1,34 @@
+"""Firelock with a batch and what follows it: its worker and its client."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from benchmarks.peers import spans
+from firelock import Firelock
+
+COMMAND = [
+    str(Path(sys.executable).with_name("firelock")),
+    "server",
+    "benchmarks.peers.grouped_firelock:fire",
+]
+COMMAND += ["--workers", "10", "--processes", "1"]
+
+fire = Firelock(os.environ.get(spans.URL))
+member = fire.task(name="member")(spans.run)
+
+
+@fire.task(name="follow")
+def follow(number: int) -> None:
+    """Be the callback."""
+    spans.write("callback", number)
+
+
+if __name__ == "__main__":
+    fire.storage.migrate()
+    with fire.batch("measured") as batch:
+        batch.add_many([member.call(number) for number in range(int(sys.argv[1]))])
+        batch.then(follow, 0)
+    fire.close()

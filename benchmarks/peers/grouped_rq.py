@@ -1,0 +1,37 @@
+"""RQ on Redis with a group and a job that depends on all of it: its worker and its client."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from redis import Redis
+from rq import Queue  # type: ignore[import-not-found]
+from rq.group import Group  # type: ignore[import-not-found]
+
+from benchmarks.peers import spans
+
+COMMAND = [str(Path(sys.executable).with_name("rq")), "worker", "--url", os.environ[spans.URL]]
+COMMAND += ["--worker-class", "rq.SimpleWorker", "--quiet"]
+
+MEMBER, FOLLOW = "benchmarks.peers.grouped_rq.member", "benchmarks.peers.grouped_rq.follow"
+
+
+def member(number: int) -> None:
+    """Be one of the group."""
+    spans.run(number)
+
+
+def follow(number: int) -> None:
+    """Be the callback."""
+    spans.write("callback", number)
+
+
+if __name__ == "__main__":
+    connection = Redis.from_url(spans.url())
+    queue = Queue(connection=connection)
+    numbers = range(int(sys.argv[1]))
+    datas = [Queue.prepare_data(MEMBER, (number,)) for number in numbers]
+    jobs = Group.create(connection=connection).enqueue_many(queue, datas)
+    queue.enqueue_call(FOLLOW, (0,), depends_on=jobs)

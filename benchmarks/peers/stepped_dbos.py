@@ -1,0 +1,48 @@
+"""DBOS on PostgreSQL with steps: its worker and its client."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+from dbos import DBOS, DBOSClient  # type: ignore[import-not-found]
+
+from benchmarks.peers import spans
+
+COMMAND = [sys.executable, "-m", "benchmarks.peers.stepped_dbos", "worker"]
+THREADS, IN_HAND = 10, 20
+POLL_SECONDS = 0.1
+"""Its own second would be most of what is measured."""
+
+
+@DBOS.workflow(name="work")  # type: ignore[untyped-decorator]
+def work(number: int, steps: int) -> None:
+    """Take so many steps."""
+    spans.take_steps(number, steps, lambda name, step: DBOS.run_step({"name": name}, step))
+
+
+def launch() -> None:
+    """Begin; whoever takes a worker's place recovers what that one had in hand."""
+    DBOS(
+        config={
+            "name": "bench",
+            "system_database_url": spans.url(),
+            "executor_id": spans.worker(),
+            "application_version": "1",
+            "log_level": "ERROR",
+            "max_executor_threads": THREADS,
+        }
+    )
+    DBOS.launch()
+
+
+if __name__ == "__main__":
+    launch()
+    if sys.argv[1] == "worker":
+        threading.Event().wait()
+    DBOS.destroy()
+    client = DBOSClient(system_database_url=spans.url())
+    client.register_queue("work", worker_concurrency=IN_HAND, polling_interval_sec=POLL_SECONDS)
+    for number in range(int(sys.argv[1])):
+        client.enqueue({"queue_name": "work", "workflow_name": "work"}, number, int(sys.argv[2]))
+    client.destroy()
