@@ -1,7 +1,8 @@
 """Workers of some job system beside a client of it, what their jobs write down, and one that is killed.
 
 The adapter, a module, offers COMMAND, which starts a worker, and is itself the client: run with a number of
-jobs and perhaps more. Both read from the environment what they need; `peers.spans` has the names.
+jobs and perhaps more, it stores them, and may say how many seconds that took. Both read from the environment
+what they need; `peers.spans` has the names.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Seen:
     killed: frozenset[int]
     """Processes of the worker that was killed."""
     client_seconds: float
-    """From the client's start to its end."""
+    """How long its client stored them, as it said; 0 where it did not."""
 
     def instants(self, what: str) -> list[float]:
         """Return when something was written down, in order."""
@@ -87,8 +88,8 @@ def run(
         is_done: asked with the file and how many lines it has, whenever it has more.
         quiet: seconds.
         workers: how many.
-        kill_from: the first one is killed, and begun anew, once so many lines are written and it has jobs in
-            hand; 0 for never.
+        kill_from: one that has jobs in hand is killed, and begun anew, once so many lines are written; 0 for
+            never.
         values: of the environment.
     """
     folder = plan.folder / f"{one.name.replace(' ', '-')}-{time.monotonic_ns()}"
@@ -102,26 +103,28 @@ def run(
         options: dict[str, Any] = {"cwd": ROOT, "env": environment}
         ask = f"import {one.module} as one; print(*one.COMMAND, sep='\\n')"
         said = subprocess.run([one.python, "-c", ask], check=True, capture_output=True, text=True, **options)
-        begun = time.monotonic()
-        subprocess.run([one.python, "-m", one.module, *map(str, words)], check=True, **options)
-        taken = time.monotonic() - begun
+        client = [one.python, "-m", one.module, *map(str, words)]
+        stored = subprocess.run(client, check=True, stdout=subprocess.PIPE, text=True, **options).stdout
         with (folder / "workers.log").open("wb") as log:
 
-            def start(place: int) -> subprocess.Popen[bytes]:
-                own = {**options, "env": {**environment, spans.WORKER: str(place)}}
+            def start(number: int) -> subprocess.Popen[bytes]:
+                own = {**options, "env": {**environment, spans.WORKER: str(number)}}
                 return servers.start(said.stdout.split(), stdout=log, stderr=log, **own)
 
-            running = [start(place) for place in range(workers)]
+            running = [start(number) for number in range(workers)]
             killed_at, killed = 0.0, frozenset[int]()
             try:
                 for lines in _lines(path, partial(is_done, path), quiet):
                     if kill_from and not killed_at and lines >= kill_from:
-                        victims = frozenset(servers.Server(running[0], folder / "workers.log").pids())
-                        if victims & set(open_in(spans.read(path))):  # it has some in hand at the moment
-                            killed_at, killed = time.time(), victims
-                            _kill(running[0], victims)
-                            running[0] = start(0)
-                return Seen(spans.read(path), killed_at, killed, taken)
+                        busy = set(open_in(spans.read(path)))
+                        for number, worker in enumerate(running):
+                            victims = frozenset(servers.Server(worker, folder / "workers.log").pids())
+                            if victims & busy:
+                                killed_at, killed = time.time(), victims
+                                _kill(worker, victims)
+                                running[number] = start(number)
+                                break
+                return Seen(spans.read(path), killed_at, killed, float(stored or 0))
             finally:
                 for worker in running:
                     servers.end(worker, grace=5)

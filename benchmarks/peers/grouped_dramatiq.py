@@ -28,6 +28,7 @@ def follow(number: int) -> None:
 
 
 if __name__ == "__main__":
-    group = dramatiq.group([member.message(number) for number in range(int(sys.argv[1]))])
-    group.add_completion_callback(follow.message(0))
-    group.run()
+    with spans.storing():
+        group = dramatiq.group([member.message(number) for number in range(int(sys.argv[1]))])
+        group.add_completion_callback(follow.message(0))
+        group.run()

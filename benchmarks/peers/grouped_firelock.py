@@ -28,7 +28,7 @@ def follow(number: int) -> None:
 
 if __name__ == "__main__":
     fire.storage.migrate()
-    with fire.batch("measured") as batch:
+    with spans.storing(), fire.batch("measured") as batch:
         batch.add_many([member.call(number) for number in range(int(sys.argv[1]))])
         batch.then(follow, 0)
     fire.close()

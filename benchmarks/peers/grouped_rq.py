@@ -32,6 +32,7 @@ if __name__ == "__main__":
     connection = Redis.from_url(spans.url())
     queue = Queue(connection=connection)
     numbers = range(int(sys.argv[1]))
-    datas = [Queue.prepare_data(MEMBER, (number,)) for number in numbers]
-    jobs = Group.create(connection=connection).enqueue_many(queue, datas)
-    queue.enqueue_call(FOLLOW, (0,), depends_on=jobs)
+    with spans.storing():
+        datas = [Queue.prepare_data(MEMBER, (number,)) for number in numbers]
+        jobs = Group.create(connection=connection).enqueue_many(queue, datas)
+        queue.enqueue_call(FOLLOW, (0,), depends_on=jobs)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 SPANS, LIMIT, RATE, SECONDS, URL, WORKER = (
@@ -83,6 +84,14 @@ def take_steps(number: int, steps: int, step: Callable[[str, Callable[[], int]],
     for index in range(steps):
         step(f"step:{index}", partial(run_step, index))
     write("end", number)
+
+
+@contextmanager
+def storing() -> Iterator[None]:
+    """Say how many seconds the block took."""
+    begun = time.perf_counter()
+    yield
+    print(time.perf_counter() - begun, flush=True)
 
 
 def read(path: Path) -> list[tuple[str, int, int, float]]:
