@@ -30,6 +30,7 @@ from firelock import (
     Tally,
     TaskError,
     Unique,
+    lifecycle,
 )
 from firelock.storage import Applied, JobFilter
 from firelock.values import BATCH_TASK, Inserted, On
@@ -627,13 +628,18 @@ def test_results_are_those_of_one_task_in_the_order_of_adding(mixed, load, repor
         list(mixed.results(load, after="nobody"))
 
 
-def test_requeue_runs_what_failed_and_opens_the_batch(mixed, fire, worker):
+def test_requeue_runs_what_failed_and_opens_the_batch(mixed, report):
     """Within inner ones too; what waits for success runs then. It has no steps of its own."""
-    mixed.requeue()
-    opened = fire.storage.release(10)
+    failed, callback = mixed.members(state="failed").jobs, mixed.then(report.using(on="finished"), "x")
+    requeued = mixed.requeue()
+    late = [mixed.then(report.using(on=on), "x") for on in ("failed", "finished", "succeeded")]
 
-    assert opened
-    assert (State.AWAITING, 1) == (mixed.refresh().state, mixed.tally().active)
+    assert (State.AWAITING, 1) == (requeued.state, mixed.refresh().tally().active)
+    assert ["awaiting"] * 3 == [job.refresh().state for job in late]
+    assert State.ENQUEUED is callback.refresh().state
+    with pytest.raises(ResultTimeout):
+        mixed.result(0)
+    assert mixed.add(report, "y").batch_id == failed[0].batch_id
     with pytest.raises(JobConflict, match="has no failed member that could be requeued"):
         mixed.requeue()
     with pytest.raises(ConfigurationError, match="has no steps: from_step='a' is for a member"):
@@ -647,9 +653,24 @@ def test_requeue_reaches_into_inner_batches(fire, load, worker):
     run_all(fire, worker)
     before = [one.refresh().state for one in (outer, inner)]
     outer.requeue()
-    fire.storage.release(10)
 
     assert ["failed", "failed"] == before
+    assert ["awaiting", "awaiting"] == [one.refresh().state for one in (outer, inner)]
+
+
+def test_requeue_of_a_member_opens_all_around_it_beside_much_else(fire, load, report, worker, monkeypatch):
+    """Also where a single look of `release` does not come as far."""
+    monkeypatch.setattr("firelock.client.RELEASE_LIMIT", 1)
+    with fire.batch("outer") as outer, outer.batch("inner") as inner:
+        job = inner.add(load, -1)
+    run_all(fire, worker)
+    others = [report.enqueue("other") for _ in range(5)]
+    for other in others:
+        other.then(report.using(on="finished"))
+    fire.storage.apply([lifecycle.delete(one.id, at=1, reason="", expires_at=None) for one in others])
+
+    job.requeue()
+
     assert ["awaiting", "awaiting"] == [one.refresh().state for one in (outer, inner)]
 
 

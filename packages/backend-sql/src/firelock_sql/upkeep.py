@@ -111,10 +111,19 @@ class SqlUpkeepVerbs(SqlVerbs):
 
     @override
     def release(self, limit: int) -> int:
-        has_parents, has_batches = self._look_for_release()
-        if not has_parents and not has_batches:
-            return 0
-        looked_at = self._database.write(lambda tx: release_children(tx, limit)) if has_parents else 0
+        """A batch that ends has children, and is a member: so it is looked at until none has changed."""
+        looked_at = 0
+        while looked_at < limit and any(looks := self._look_for_release()):
+            if looks[0]:
+                looked_at += self._database.write(partial(release_children, limit=limit - looked_at))
+            batches = self._release_batches(limit - looked_at)
+            looked_at += batches
+            if not batches:
+                break
+        return looked_at
+
+    def _release_batches(self, limit: int) -> int:
+        looked_at = 0
         while looked_at < limit:
             room = min(limit - looked_at, _BATCHES_AT_ONCE)
             more = self._database.write(partial(release_batches, limit=room))

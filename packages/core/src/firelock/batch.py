@@ -729,9 +729,10 @@ class Batch(Gathered[Tally]):
     # ---- acting ------------------------------------------------------------------------------------------
 
     def requeue(self, *, from_step: str | None = None) -> Batch:
-        """Its failed members are enqueued, also of batches within it, so that it is open again.
+        """Its failed members are enqueued, also of batches within it, and it is open again.
 
-        What waits for their success runs then. Members that were deleted stay so.
+        It is with the first 500 of them, all being enqueued 500 at a time; where it has many, and this raises
+        in between, the rest is failed still and can be requeued anew. What waits for their success runs then. Members that were deleted stay so.
 
         Raises:
             JobConflict: none has failed, or the batch was cancelled.
@@ -761,7 +762,11 @@ class Batch(Gathered[Tally]):
                 for record in page
                 if not record.is_batch
             ]
-            number += sum(answer.is_applied for answer in (storage.apply(changes) if changes else ()))
+            applied = sum(answer.is_applied for answer in (storage.apply(changes) if changes else ()))
+            if applied and not number:
+                self._client.release_children_soon()
+                self._client.tell_batches_soon(self.id)
+            number += applied
             number += sum(
                 Batch(self._client, record)._requeue_failed()  # noqa: SLF001 - of the same class
                 for record in page

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
@@ -42,6 +43,7 @@ from firelock.lifecycle import awaiting_reason
 from firelock.meta import NO_META, check_meta, write_meta
 from firelock.options import Call, CallOptions, TaskInfo
 from firelock.storage import Applied, JobFilter, Storage
+from firelock.storage.batches import end_of
 from firelock.storage.derived import insert_surely
 from firelock.text import shown
 from firelock.unique import Debounce
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RELEASE_LIMIT = 1_000
+_TELLING, _LOOK_AGAIN = 1.0, 0.01  # seconds
 CHUNK = 500  # jobs of one call that share an atomic step
 _MOST_SOURCES = 100
 _NO_KEYWORDS: Mapping[str, object] = {}
@@ -598,9 +601,31 @@ class Client:
             )
         return tags
 
-    def release_children(self) -> None:
-        """Continuations that an end set free are moved, a batch of them; upkeep does what is left."""
-        self.storage.release(RELEASE_LIMIT)
+    def release_children(self) -> bool:
+        """Continuations that an end set free are moved; return whether there may be more to move."""
+        return self.storage.release(RELEASE_LIMIT) >= RELEASE_LIMIT
+
+    def tell_batches_soon(self, batch_id: str | None) -> None:
+        """A batch and those around it are open, or have ended, by what their members are now.
+
+        Looks for a second at most, at each; what another process has under its lock then is told by that one.
+        """
+        try:
+            while batch_id is not None:
+                batch_id = self._tell_batch(batch_id, until=time.monotonic() + _TELLING)
+        except StorageUnavailable as error:
+            log.warning("Batches are told by the next sweep of a server: %s", error)
+
+    def _tell_batch(self, batch_id: str, *, until: float) -> str | None:
+        """The batch is as its tally says; return the id of the one around it, if there is one."""
+        while True:
+            record, tally = self.storage.get((batch_id,))[0], self.storage.tally((batch_id,))[0]
+            if record is None or tally is None:
+                return None
+            if record.state in {State.DELETED, end_of(tally)} or time.monotonic() > until:
+                return None if record.ties is None else record.ties.batch_id
+            if not self.storage.release(RELEASE_LIMIT):
+                time.sleep(_LOOK_AGAIN)  # another process has it
 
     def release_children_soon(self) -> None:
         """Continuations that a change set free are moved: by upkeep where the storage has gone away since."""

@@ -561,6 +561,8 @@ class Job(Generic[R]):
         if applied is Applied.RELEASING:
             self._client.release_children_soon()
         record = self._look()
+        if applied is Applied.RELEASING and done == "requeued" and record.ties is not None:
+            self._client.tell_batches_soon(record.ties.batch_id)
         if applied is Applied.TAKEN:
             raise JobConflict(self._client.taken_words(record))
         if not applied.is_applied or applied is Applied.ALREADY:
@@ -736,6 +738,9 @@ class Creator(Protocol):
 
     def release_children_soon(self) -> None:
         """Continuations that a change set free are moved."""
+
+    def tell_batches_soon(self, batch_id: str | None) -> None:
+        """A batch and those around it are open, or have ended, by what their members are now."""
 
     def restoration(self, record: JobRecord, *, reason: str) -> Transition | str:
         """Return the change that takes the job's delete back, or why nothing can."""

@@ -301,7 +301,7 @@ class Dispatcher:
         if is_at_once or now - self._released_at >= self._release_rest:
             self._released_at, self._owes_release = now, False
             self._inbox.look_again()
-            self._runtime.client.release_children()
+            self._owes_release = self._runtime.client.release_children()
             self._released_at = time.monotonic()
             self._release_rest = rest_after_release(self._released_at - now)
 
@@ -618,6 +618,7 @@ class _Settler:
         """Nothing that was answered is owed any more; return whether continuations are to be released."""
         ended, self._unsent = self._unsent, []
         self._back.clear()
+        self.has_released_members = False
         if not ended:
             return False
         held = self.held
@@ -642,7 +643,6 @@ class _Settler:
         if accepted and plugins.has_jobs_settled:
             plugins.jobs_settled([Settled(end.job, end.transition, end.duration) for end in accepted])
         if Applied.RELEASING not in results and not any(end.frees_children for end in accepted):
-            self.has_released_members = False
             return False
         releasing = [
             end

@@ -396,6 +396,9 @@ class Storage(ABC):
         with the reason `Moved.SWEPT` or `Moved.STOPPED` and the `expires_at` of `BatchRules.keeps`; of one
         that has opened those that were shut out are enqueued, or scheduled where their `nominal_at` is to
         come, with `Moved.LET_IN`.
+
+        What that sets free in turn, such as the children of a batch that has ended and the batches around it,
+        is done by the same call, as far as the limit goes.
         """
 
     @abstractmethod

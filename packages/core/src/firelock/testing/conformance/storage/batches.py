@@ -302,6 +302,24 @@ class TallyDuty(StorageFixtures):
         assert ((2, 0, 0, 2, 0, 0), _DONE) == (flow.counts(batch), flow.state(batch))
         assert [_OPEN, _BAD, _OPEN, _DONE] == [entry.state for entry in flow.history(batch)]
 
+    def test_one_release_goes_on_with_what_it_sets_free(self, flow: FlowScene) -> None:
+        """The end of a batch ends the one around it and enqueues what follows it, in the same call.
+
+        If this fails: a callback waits for a later look, seconds after the end of its batch.
+        """
+        outer = flow.batch("outer")
+        inner = flow.new_batch("inner", within=outer)
+        member = flow.new_member(inner.id)
+        flow.storage.insert([inner, member])
+        then, last = flow.continuation(outer), flow.continuation(inner.id, on=On.FINISHED)
+        flow.settle(succeeds(flow.run(flow.begin(), member.id)))
+
+        flow.storage.release(100)
+
+        assert [_DONE, _DONE] == flow.states(inner.id, outer)
+        assert [State.ENQUEUED] * 2 == flow.states(then, last)
+        assert 0 == flow.storage.release(100)
+
     def test_a_requeue_before_the_fold_is_as_if_nothing_had_ended(self, flow: FlowScene) -> None:
         """A member that ends and runs again before anybody has looked leaves the batch open.
 
