@@ -99,8 +99,19 @@ def test_what_failed_runs_again(fire, client, dashboard):
     assert "Run what failed" in text_of(page_of(client, batch))
     answer = client.act("/batches/requeue", {"one": batch})
     assert answer.status == 200
-    dashboard.runner.join()
-    assert fire.storage.get([job.id])[0].state is State.ENQUEUED
+    assert [State.ENQUEUED, State.AWAITING] == [one.state for one in fire.storage.get([job.id, batch])]
+
+
+def test_of_many_that_failed_the_first_opens_the_batch(fire, client, dashboard, monkeypatch):
+    monkeypatch.setattr("firelock_dashboard.pages.batch._PAGE", 1)
+    batch = new_batch(fire)
+    members = [add(fire, batch), add(fire, batch)]
+    for job in claim(fire, limit=2):
+        end(fire, job, State.FAILED)
+    monkeypatch.setattr(dashboard.runner, "start", lambda _: None)
+    client.act("/batches/requeue", {"one": batch})
+    states = [one.state for one in fire.storage.get([*members, batch])]
+    assert [State.ENQUEUED, State.FAILED, State.AWAITING] == states
 
 
 def test_inner_batches_are_summed_up(fire, client):

@@ -481,11 +481,17 @@ def test_a_storage_that_cannot_serve_ends_the_server(fresh, url, code, said):
 
 
 @pytest.mark.parametrize(
-    ("code", "answer"),
-    [(2, module.EXIT_USAGE), (3, module.EXIT_UNREACHABLE), (0, module.EXIT_FAILED), (9, module.EXIT_FAILED)],
+    ("code", "answer", "said"),
+    [
+        (1, module.EXIT_FAILED, []),
+        (2, module.EXIT_USAGE, []),
+        (3, module.EXIT_UNREACHABLE, []),
+        (0, module.EXIT_FAILED, ["exit code 0"]),
+        (9, module.EXIT_FAILED, ["exit code 9"]),
+    ],
 )
-def test_a_first_child_that_ends_before_it_is_ready_ends_the_server(fresh, code, answer):
-    """The app cannot be imported, say: another child could not either, and the child has said why."""
+def test_a_first_child_that_ends_before_it_is_ready_ends_the_server(fresh, code, answer, said):
+    """The app cannot be imported, say: another child could not either. One of the two has said why."""
     child, other = fresh.child(f"raise SystemExit({code})"), fresh.child(ECHO)
     child.process.wait()
 
@@ -493,6 +499,24 @@ def test_a_first_child_that_ends_before_it_is_ready_ends_the_server(fresh, code,
 
     assert [{"stop": SETTINGS.grace}] == fresh.told(other)
     assert (answer, []) == (fresh.supervisor._exit_code, fresh.supervisor._restarts)
+    assert said == [line.partition("(")[2].partition(")")[0] for line in fresh.said]
+
+
+def test_a_first_child_that_is_killed_before_it_is_ready_is_replaced(fresh, caplog):
+    """As by a system that is out of memory: after a pause where it happens again, and the log tells it."""
+    restarts = []
+    for deaths in (0, 3):
+        child = fresh.child("while True: pass")
+        child.quick_deaths = deaths
+        child.process.kill()
+        child.process.wait()
+        fresh.supervisor._exited(child)
+        restarts += [restart[1:] for restart in fresh.supervisor._restarts]
+        fresh.supervisor._restarts.clear()
+
+    assert [(0, 1), (0, 4)] == restarts
+    assert (module.EXIT_OK, []) == (fresh.supervisor._exit_code, fresh.said)
+    assert "ended before it could run a job (SIGKILL; out of memory, perhaps); another starts" in caplog.text
 
 
 # ---- sessions that are lost ------------------------------------------------------------------------------

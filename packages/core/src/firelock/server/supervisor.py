@@ -48,6 +48,7 @@ from firelock.storage import Feature, Storage
 log = logging.getLogger(__name__)
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE = 0, 1, 2, 3
+_HAVE_SAID_WHY = {EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE}
 _TICK = 1.0
 _STOP_MARGIN = 20.0  # beyond the grace time: a child that has not ended by then is killed
 _SHORT_LIFE, _LONGEST_PAUSE = 5.0, 30.0
@@ -428,7 +429,14 @@ class Supervisor:
                 self._exit_code = EXIT_FAILED  # it did not end in order, so the server did not either
         elif self._sessions is not None:
             self._make_up_for(child, code, was_running=bool(running))
+        elif code < 0:  # somebody killed it, the system for want of memory say, so it has said nothing
+            self._restart(child, code, was_running=False)
         else:
+            if code not in _HAVE_SAID_WHY:
+                self._say(
+                    f"firelock: the process that was to import {self._options.app_spec} ended "
+                    f"({describe_exit(code)}) before it had; so would any other."
+                )
             self._exit_code = code if code in {EXIT_USAGE, EXIT_UNREACHABLE} else EXIT_FAILED
             self._stop()
 

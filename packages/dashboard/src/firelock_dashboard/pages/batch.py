@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from firelock import Batch, JobConflict
 from firelock.storage import BATCH_TASK, JobFilter, JobRecord, State, Tally
-from firelock_dashboard.actions import operation_address, start_operation
+from firelock_dashboard.actions import change_jobs, operation_address, refusing, start_operation
 from firelock_dashboard.flow_graph import ORDER, FlowGraph, draw_flow
 from firelock_dashboard.formatting import instant
 from firelock_dashboard.pages.job import JobView, Phase
@@ -149,11 +150,21 @@ def show_batch(visit: Visit) -> Response:
 
 
 def requeue_failed(visit: Visit) -> Response:
-    """The members that failed run again; the batch is open until they have ended."""
+    """The members that failed run again; the batch is open until they have ended, from now on.
+
+    Of many the first one opens it, and an operation goes on with the rest.
+    """
     batch_id = visit.form.required("one")
-    record = visit.fire.jobs.get(batch_id).record()
-    if not record.is_batch:
+    batch = visit.fire.jobs.get(batch_id)
+    if not isinstance(batch, Batch):
         raise NotHere(visit.text("batch.none", id=batch_id))
+    failed = batch.members(state=State.FAILED, limit=_PAGE)
+    if failed.cursor is None:
+        with refusing(JobConflict):
+            batch.requeue()
+        visit.audit("jobs.requeue", f"batch {batch_id}")
+        return visit.done(visit.text("batch.requeued"), to=f"/batches/{batch_id}")
+    change_jobs(visit, "requeue", [failed.jobs[0].id])
     where = JobFilter(state=State.FAILED, batch_id=batch_id)
     operation = start_operation(visit, "requeue", where, target=f"batch {batch_id}")
     return visit.done(
