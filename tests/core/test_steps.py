@@ -151,7 +151,7 @@ def test_a_task_is_a_function_as_any_other(fire, tester):
 
 def misused(fire, tester, function, **options):
     """How a job of this task ends; it must not be tried again."""
-    task = fire.task(name="wrong", retry=AT_ONCE, **options)(function)
+    task = fire.task(**{"name": "wrong", "retry": AT_ONCE, **options})(function)
     job = task.enqueue()
     assert 1 == tester.drain().failed
     return record_of(fire, job).error.message
@@ -210,9 +210,63 @@ def too_many(job: JobContext):
         job.step(f"page:{number}", int)
 
 
+def runs_a_function(job: JobContext):
+    job.run("len", len, [])
+
+
+def runs_nothing(job: JobContext):
+    job.run("three", 3)
+
+
+def runs_itself_async(job: JobContext):
+    asyncio.run(job.arun("len", len, []))
+
+
+def gathers_results(job: JobContext):
+    job.gather("sums", [3])
+
+
+def gathers_a_number(job: JobContext):
+    asyncio.run(job.agather("sums", 3))
+
+
+def joins_an_id(job: JobContext):
+    job.join("01a2")
+
+
+def joins_a_number(job: JobContext):
+    asyncio.run(job.ajoin(3))
+
+
+def receives_a_name(job: JobContext):
+    job.receive("approval", timeout=None)
+
+
+def receives_a_type(job: JobContext):
+    asyncio.run(job.areceive(Approval, timeout=None))
+
+
 @pytest.mark.parametrize(
     ("function", "words"),
     [
+        (
+            runs_a_function,
+            r"job.run\('len', <built-in .*is a function: make it a task by @fire.task, or call",
+        ),
+        (runs_nothing, r"job.run\('three', 3, …\) is refused, since that is no task: write the task itself"),
+        (runs_itself_async, r"that is a function: make it a task by @fire.task, or .*job.step\('len', …\)"),
+        (
+            gathers_results,
+            r"job.gather\('sums', …\) has 3 at place 0, which is no call: write task.call\(…\)",
+        ),
+        (gathers_a_number, r"job.gather\('sums', 3\) takes a list: \[task.call\(…\), …\]; of a single call"),
+        (joins_an_id, r"job.join\('01a2'\) takes the handle of a job or batch: fire.jobs.get\('01a2'\)"),
+        (joins_a_number, r"job.join\(3\) takes the handle of a job or batch: what task.enqueue\(…\)"),
+        (receives_a_name, r"job.receive\('approval', …\) takes a signal, .*fire.signal\('approval', type\)"),
+        (
+            receives_a_type,
+            r"job.receive\(<class .*Approval'>, …\) takes a signal, made once beside the tasks",
+        ),
         (twice, r"'step page' stands twice in this run; a name has one value. In a loop, use f'page:{n}'."),
         (nested, "'step inner' stands within step 'outer': a step is done or not, and cannot hold another"),
         (unstorable, r"Step 'set' returned a set that cannot be remembered: set is not a JSON type at \$"),
@@ -238,6 +292,41 @@ def test_a_misuse_fails_the_job_and_says_what_to_do(fire, tester, function, word
 
     with pytest.raises(StepError, match=words):
         raise StepError(message)
+
+
+def test_a_call_or_a_job_in_the_wrong_place_is_told_apart(fire, tester):
+    """What was given is named, and what to write."""
+
+    @fire.task(name="load")
+    def load(day: int) -> int:
+        return day
+
+    stored = load.enqueue(1)
+    tester.drain()
+
+    def runs_a_call(job: JobContext):
+        job.run("one", load.call(1))
+
+    def runs_a_job(job: JobContext):
+        job.run("one", stored)
+
+    def gathers_jobs(job: JobContext):
+        job.gather("two", [load.call(1), stored])
+
+    said = [misused(fire, tester, one, name=one.__name__) for one in (runs_a_call, runs_a_job, gathers_jobs)]
+
+    assert [True] * 3 == [
+        words in one
+        for words, one in zip(
+            (
+                "is what load.call(…) returns: write job.run('one', load, …)",
+                "is a job that is stored",
+                "at place 1, which is a job",
+            ),
+            said,
+            strict=True,
+        )
+    ]
 
 
 def test_a_value_that_no_longer_fits_fails_the_job_for_good(fire, tester):

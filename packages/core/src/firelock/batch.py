@@ -731,8 +731,9 @@ class Batch(Gathered[Tally]):
     def requeue(self, *, from_step: str | None = None) -> Batch:
         """Its failed members are enqueued, also of batches within it, and it is open again.
 
-        It is with the first 500 of them, all being enqueued 500 at a time; where it has many, and this raises
-        in between, the rest is failed still and can be requeued anew. What waits for their success runs then. Members that were deleted stay so.
+        It is with the first 500 of them; all are enqueued 500 at a time. Where this raises in between, the
+        rest has failed still and can be requeued anew. What waits for their success runs then. Members that
+        were deleted stay so.
 
         Raises:
             JobConflict: none has failed, or the batch was cancelled.

@@ -17,6 +17,7 @@ from firelock.clock import from_micros
 from firelock.errors import JobCancelled, StorageUnavailable
 from firelock.meta import NO_META, check_meta, write_meta
 from firelock.resource import Resource, find_resource
+from firelock.steps import call_to_run
 from firelock.storage import Storage
 from firelock.text import printable, shorten
 from firelock.values import ClaimedJob, LogLine, Progress
@@ -350,14 +351,14 @@ class JobContext:
             JobFailed: it failed for good. Where that leaves the task, this job fails without a retry.
             JobDeleted: it was deleted, likewise.
             ResultUnavailable: its result was not stored, likewise.
-            StepError: as `step`.
+            StepError: as `step`; or that is no task.
         """
-        result: R = self._steps.run(name, task.call(*args, **kwargs))
+        result: R = self._steps.run(name, call_to_run(name, task, args, kwargs))
         return result
 
     async def arun(self, name: str, task: Continuation[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """`run` in an async task."""
-        result: R = await self._steps.arun(name, task.call(*args, **kwargs))
+        result: R = await self._steps.arun(name, call_to_run(name, task, args, kwargs))
         return result
 
     def gather(self, name: str, calls: Iterable[Call[R]], /) -> list[R]:
@@ -368,11 +369,11 @@ class JobContext:
         Raises:
             JobFailed: one failed for good; the first of them is told.
         """
-        return self._steps.gather(name, list(calls))
+        return self._steps.gather(name, calls)
 
     async def agather(self, name: str, calls: Iterable[Call[R]], /) -> list[R]:
         """`gather` in an async task."""
-        return await self._steps.agather(name, list(calls))
+        return await self._steps.agather(name, calls)
 
     def join(self, job: Job[R], /) -> R:
         """Return the result of a job or batch made elsewhere, when it has ended; see `run`.

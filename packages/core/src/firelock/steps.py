@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import json
 import threading
-from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta
@@ -36,7 +36,8 @@ from firelock.errors import (
     TaskError,
     UnsupportedFeature,
 )
-from firelock.job import Creator, without_result
+from firelock.job import Creator, Job, without_result
+from firelock.options import Call
 from firelock.serializer import Misfit
 from firelock.signal import TIMED_OUT
 from firelock.streams import EmittedStreams
@@ -62,8 +63,8 @@ from firelock.values import (
 if TYPE_CHECKING:
     from firelock.arguments.codec import Codec
     from firelock.arguments.signature import Binder
-    from firelock.job import Job
-    from firelock.options import Call, TaskInfo
+    from firelock.job import Continuation
+    from firelock.options import TaskInfo
     from firelock.serializer import JsonValue, Serializer
     from firelock.signal import Signal
     from firelock.storage import Storage
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from firelock.values import ClaimedJob, Holder, JobRecord, NewJob, Remembered
 
 P = ParamSpec("P")
+R = TypeVar("R")
 T = TypeVar("T")
 
 _Request: TypeAlias = NewMemo | float | Callable[[], Any]
@@ -442,11 +444,13 @@ class JobSteps:
 
     def receive(self, signal: Signal[T], timeout: timedelta | float | None) -> T | None:
         """See `JobContext.receive`."""
+        _check_signal(signal)
         with self._entered(MemoKind.SIGNAL, signal.name):
             return cast("T | None", self._drive(self._receiving(signal, timeout)))
 
     async def areceive(self, signal: Signal[T], timeout: timedelta | float | None) -> T | None:
         """See `JobContext.areceive`."""
+        _check_signal(signal)
         with self._entered(MemoKind.SIGNAL, signal.name):
             return cast("T | None", await self._adrive(self._receiving(signal, timeout)))
 
@@ -460,23 +464,27 @@ class JobSteps:
         with self._entered(MemoKind.CALL, name):
             return await self._adrive(self._calling(name, [call], is_one=True))
 
-    def gather(self, name: str, calls: Sequence[Call[Any]]) -> list[Any]:
+    def gather(self, name: str, calls: Iterable[Call[Any]]) -> list[Any]:
         """See `JobContext.gather`."""
+        chosen = _checked_calls(name, calls)
         with self._entered(MemoKind.CALL, name):
-            return cast("list[Any]", self._drive(self._calling(name, calls)))
+            return cast("list[Any]", self._drive(self._calling(name, chosen)))
 
-    async def agather(self, name: str, calls: Sequence[Call[Any]]) -> list[Any]:
+    async def agather(self, name: str, calls: Iterable[Call[Any]]) -> list[Any]:
         """See `JobContext.agather`."""
+        chosen = _checked_calls(name, calls)
         with self._entered(MemoKind.CALL, name):
-            return cast("list[Any]", await self._adrive(self._calling(name, calls)))
+            return cast("list[Any]", await self._adrive(self._calling(name, chosen)))
 
     def join(self, job: Job[T]) -> T:
         """See `JobContext.join`."""
+        _check_job(job)
         with self._entered(MemoKind.CALL, job.id):
             return cast("T", self._drive(self._joining(job)))
 
     async def ajoin(self, job: Job[T]) -> T:
         """See `JobContext.ajoin`."""
+        _check_job(job)
         with self._entered(MemoKind.CALL, job.id):
             return cast("T", await self._adrive(self._joining(job)))
 
@@ -935,6 +943,61 @@ def _twice(kind: MemoKind, name: str) -> str:
         f"{memo_words(kind, name)!r} stands twice in this run; a name has one value. In a loop, "
         f"{_RENAMED[kind]}."
     )
+
+
+def call_to_run(
+    name: str, task: Continuation[P, R], args: Sequence[object], kwargs: Mapping[str, object]
+) -> Call[R]:
+    """Return the call of `job.run(name, task, …)`.
+
+    Raises:
+        StepError: that is no task.
+    """
+    if callable(getattr(task, "call", None)):
+        return task.call(*args, **kwargs)  # type: ignore[arg-type]  # they are those of the task
+    if isinstance(task, Call):
+        what = f"what {task.info.name}.call(…) returns: write job.run({shown(name)}, {task.info.name}, …)"
+    elif isinstance(task, Job):
+        what = "a job that is stored already: job.join(…) waits for it"
+    elif callable(task):
+        what = f"a function: make it a task by @fire.task, or call it here, job.step({shown(name)}, …)"
+    else:
+        what = "no task: write the task itself and then its arguments"
+    raise StepError(f"job.run({shown(name)}, {shown(task)}, …) is refused, since that is {what}.")
+
+
+def _checked_calls(name: str, calls: Iterable[Call[Any]]) -> list[Call[Any]]:
+    if not isinstance(calls, Iterable):
+        raise StepError(
+            f"job.gather({shown(name)}, {shown(calls)}) takes a list: [task.call(…), …]; of a single call "
+            f"it is job.run({shown(name)}, task, …)."
+        )
+    chosen = list(calls)
+    for at, call in enumerate(chosen):
+        if isinstance(call, Call):
+            continue
+        why = (
+            "a job that is stored already: job.join(…) waits for it"
+            if isinstance(call, Job)
+            else "no call: write task.call(…), which calls nothing yet, where task(…) runs it here and now"
+        )
+        raise StepError(f"job.gather({shown(name)}, …) has {shown(call)} at place {at}, which is {why}.")
+    return chosen
+
+
+def _check_job(job: object) -> None:
+    if not isinstance(job, Job):
+        how = f"fire.jobs.get({shown(job)})" if isinstance(job, str) else "what task.enqueue(…) returned"
+        raise StepError(f"job.join({shown(job)}) takes the handle of a job or batch: {how}.")
+
+
+def _check_signal(signal: object) -> None:
+    if not (isinstance(getattr(signal, "name", None), str) and hasattr(signal, "decode")):
+        name = shown(signal) if isinstance(signal, str) else '"name"'
+        raise StepError(
+            f"job.receive({shown(signal)}, …) takes a signal, made once beside the tasks: "
+            f"fire.signal({name}, type)."
+        )
 
 
 def _check_name(kind: MemoKind, name: object) -> None:
