@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -69,6 +70,12 @@ class Parts:
         parser.add_argument("--former", default="", help="folder of a former checkout with its .venv")
         parser.add_argument("--pairs", type=int, help=f"default 20, quick {QUICK_PAIRS}")
         parser.add_argument("--scale", type=float, default=1.0, help="of the jobs (default 1)")
+        parser.add_argument(
+            "--minutes",
+            type=float,
+            default=float("inf"),
+            help="of a part: then it begins no more rounds",
+        )
         parser.add_argument("--core", type=int, help="the core that everything shares (default: every core)")
         parser.add_argument(
             "--quick", action="store_true", help="small loads: shows that it runs, not how fast"
@@ -84,8 +91,9 @@ class Parts:
         folder.chmod(0o755)  # servers of databases run as somebody else
         pairs = options.pairs or (QUICK_PAIRS if options.quick else 20)
         scale = QUICK_SCALE if options.quick else options.scale
+        ends_at = time.monotonic() + options.minutes * 60
         try:
-            for row in self.by_name[name](Plan(storage, pairs, scale, options.former, folder)):
+            for row in self.by_name[name](Plan(storage, pairs, scale, options.former, folder, ends_at)):
                 print(f"{storage}, {told(row)}", flush=True)
                 rows.append(row)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import attrs
@@ -17,10 +18,15 @@ class Plan:
     scale: float  # of the jobs of a full run
     former: str  # folder of another checkout with its .venv; empty for none
     folder: Path  # empty
+    ends_at: float = float("inf")  # monotonic: no further round is begun then
 
     def scaled(self, jobs: int) -> int:
         """Return how many jobs stand for so many."""
         return max(100, int(jobs * self.scale))
+
+    def has_time(self) -> bool:
+        """Tell whether another round may begin."""
+        return time.monotonic() < self.ends_at
 
     def progress(self, line: str) -> None:
         """Tell those who wait."""

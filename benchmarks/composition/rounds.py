@@ -41,10 +41,13 @@ class Load:
 
 
 def take(plan: Plan, loads: Mapping[str, Load], *, rounds: int, shown: str) -> Taken:
-    """Return the figures of loads by the names that they are given; one of each round is told as it comes."""
+    """Return the figures of loads by the names that they are given; one of each round is told as it comes.
+
+    When the part's time is over they are those of the rounds until then, one at least.
+    """
     taken: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in loads}
     done = 0
-    while done < rounds:
+    while done < rounds and (not done or plan.has_time()):
         with ExitStack() as stack:
             stages = {}
             for load in loads.values():
@@ -56,7 +59,9 @@ def take(plan: Plan, loads: Mapping[str, Load], *, rounds: int, shown: str) -> T
                     stages[load.stage] = stack.enter_context(standing)
             for load in loads.values():
                 stages[load.stage].run(load.kind, min(WARM, load.jobs))
-            for _ in range(min(LIVES, rounds - done)):
+            for turn in range(min(LIVES, rounds - done)):
+                if turn and not plan.has_time():
+                    break
                 for name in list(loads)[:: 1 if done % 2 else -1]:
                     for figure, value in (
                         stages[loads[name].stage].run(loads[name].kind, loads[name].jobs).items()

@@ -21,6 +21,6 @@ def measure(plan: Plan) -> Iterator[Row]:
         "calls": (4 * jobs, "calls_per_s"),
     }
     for kind, (number, shown) in kinds.items():
-        taken = take(plan, {kind: Load(kind, number)}, rounds=max(1, plan.pairs // 2), shown=shown)[kind]
+        taken = take(plan, {kind: Load(kind, number)}, rounds=max(1, plan.pairs // 4), shown=shown)[kind]
         for figure, values in taken.items():
             yield alone(f"{number:,} jobs: {figure}", values)

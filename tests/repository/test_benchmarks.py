@@ -42,3 +42,17 @@ def test_limits_are_measured_beside_jobs_without():
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "a unique call, duplicate" in run.stdout
+
+
+@pytest.mark.heavy
+def test_batches_and_steps_are_measured_beside_plain_jobs():
+    parts = ["trips", "members", "fan-in", "steps"]
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.composition", *parts, "--quick", "--pairs", "1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "members beside plain jobs" in run.stdout
