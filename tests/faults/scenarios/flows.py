@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import count, pairwise
 
 import attrs
@@ -163,11 +164,10 @@ def kill_flows(place, size):
     }  # fmt: skip
     place = attrs.evolve(place, variables={**place.variables, **variables})
     most = 120 * (1 + size.rounds)  # seconds
-    with stage(place) as on, ThreadPoolExecutor(1) as clients:
+    with stage(place) as on, _clients(place, deadly, size) as dying:
         feed, numbers = Feed(on), count()
         servers = [_server(on) for _ in range(1 if is_short else _SERVERS)]
-        on.up()
-        dying = clients.submit(run_program, place, "flowing", deadly, size.rounds)
+        on.up(within=120)
         began, killed_at = time.monotonic(), time.monotonic()
         while (
             _missing(on, feed, points, size.rounds)
@@ -198,13 +198,23 @@ def kill_flows(place, size):
 
         eventually(is_over, 600, "all jobs have ended")
         for server in servers:
-            assert server.stop() == 0
-        eventually(lambda: not left_over(place), place.within(2), "nothing that a server started is left")
+            assert server.stop(120) == 0
+        eventually(lambda: not left_over(place), place.within(20), "nothing that a server started is left")
         lines = _judged(on, feed)
     return [*lines, f"clients tried {dict(tried)}", f"fire took {took:.0f} s"]
 
 
 _SERVER = {"app": "flows", "workers": _WORKERS, "processes": _PROCESSES}
+
+
+@contextmanager
+def _clients(place, points, size):
+    """Yield the future of clients that die meanwhile; none is started any more at the end."""
+    with ThreadPoolExecutor(1) as threads:
+        try:
+            yield threads.submit(run_program, place, "flowing", points, size.rounds)
+        finally:
+            (place.ledger_folder / flowing.OVER).touch()
 
 
 def _server(on):
