@@ -41,7 +41,7 @@ _PAUSE = 0.7  # seconds between two batches where there are as many as were aske
 _ORDERS, _RACERS = 4, 2  # that come with a batch
 _AHEAD = 1_500  # jobs that may wait
 _AT_A_LOOK = 30  # batches
-_DYING = 0.005  # seconds that a killed process may still be seen to act
+_DYING = 0.25  # seconds that other threads of a process may still act when it has come to its point
 
 
 @attrs.frozen
@@ -266,7 +266,12 @@ class Judge:
 
     def died_after(self, event, until=float("inf")):
         """Tell whether the event's process died behind it, and before an instant."""
-        return any(event.at - _DYING <= at <= until for at in self._ends[event.pid])
+        return self._end_of(event) <= until
+
+    def _end_of(self, event):
+        """Return when the event's process died, or the child that had it run a job apart."""
+        ends = [*self._ends[event.pid], *self._ends[event.parent]]
+        return min((at for at in ends if at >= event.at - _DYING), default=float("inf"))
 
     # ---- batches and callbacks ---------------------------------------------------------------------------
 
@@ -305,8 +310,7 @@ class Judge:
         runs = defaultdict(list)
         ended = {(event.job, event.pid, event.fence): event.at for event in self.of("end")}
         for event in self.of("start"):
-            died = min((at for at in self._ends[event.pid] if at >= event.at - _DYING), default=float("inf"))
-            until = ended.get((event.job, event.pid, event.fence), died)
+            until = ended.get((event.job, event.pid, event.fence), self._end_of(event))
             runs[event.note].append((event.attempt, event.at, until))
         for name, events in calls.items():
             label, kind = name.split(" ")
