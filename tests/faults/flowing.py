@@ -24,7 +24,7 @@ CHUNK = 10  # members that these clients store at once
 MEMBERS = 40
 HOLD = timedelta(seconds=3)
 OVER = "over"  # a file in the ledger: no client is started any more
-_AT_ONCE = 3  # clients
+_AT_ONCE = 5  # clients
 _TRIES = 200  # of a point that is to be died at once
 _SWEPT = 5  # members that one call sweeps
 
