@@ -69,9 +69,18 @@ def test_a_flow_is_drawn_and_leads_to_its_jobs(fire, client):
     merge = add(fire, batch, "shop.merge", parents=[load])
     page = page_of(client, batch)
     assert '<svg class="flow"' in page
-    drawn = re.search(r'<svg class="flow".*?</svg>', page, re.DOTALL)[0]
+    drawn = re.search(r'<svg class="flow".*?</svg>\s*</div>', page, re.DOTALL)[0]
     assert f'href="/jobs/{load}"' in drawn
     assert f'href="/jobs/{merge}"' in drawn
+
+
+def test_the_graph_says_states_in_words(fire, client):
+    batch = new_batch(fire)
+    load = add(fire, batch)
+    merge = add(fire, batch, "shop.merge", parents=[load])
+    drawn = re.search(r'<svg class="flow".*?</svg>\s*</div>', page_of(client, batch), re.DOTALL)[0]
+    assert f"load Enqueued · {load[-8:]}" in text_of(drawn)
+    assert f"merge Awaiting · {merge[-8:]}" in text_of(drawn)
 
 
 def test_members_that_wait_for_nobody_are_no_flow(fire, client):
@@ -122,7 +131,7 @@ def test_inner_batches_are_summed_up(fire, client):
     add(fire, outer)
     text = text_of(page_of(client, outer))
     assert "0 of 2 ended" in text
-    assert "With 1 inner batches: 0 of 4 jobs have ended." in text
+    assert "With 1 inner batch: 0 of 4 jobs have ended." in text
 
 
 def test_one_that_waits_says_so(fire, client):

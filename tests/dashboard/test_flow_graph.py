@@ -86,3 +86,15 @@ def test_a_long_name_fits_its_node(task):
     (node,) = draw_flow([job("a", task)]).nodes
     assert len(node.label) <= 21
     assert node.task == task
+
+
+def test_members_of_one_task_are_told_apart_by_their_arguments_else_by_their_ids():
+    day = {"l1": "2026-11-01", "l2": "2026-11-02", "l3": "again", "l4": "again", "l5": "", "l6": "a" * 40}
+    graph = draw_flow(
+        [job("list"), *(job(id, parents=["list"]) for id in day)], digest=lambda one: day.get(one.id, "")
+    )
+    details = {node.job_id: node.detail for node in graph.nodes}
+    assert details == {
+        "list": "list", "l1": "2026-11-01", "l2": "2026-11-02", "l3": "l3", "l4": "l4", "l5": "l5",
+        "l6": "a" * 15 + "…",
+    }  # fmt: skip

@@ -92,3 +92,35 @@ def test_a_step_that_is_not_there_is_refused(fire, client, job):
 def test_a_time_out_is_told_in_words(fire, client, job):
     remember(fire, job, MemoKind.SIGNAL, "approval", None)
     assert "None" not in text_of(card_of(client, job))
+
+
+def wait_for_approval(fire, job):
+    remember(fire, job, "signal", "approval", None, is_done=False)
+    end(fire, job, State.AWAITING, waits_for="signal approval", gives_back=True)
+
+
+def test_a_signal_is_answered_on_the_page(fire, client, job):
+    assert "Answer approval" not in text_of(client.get(f"/jobs/{job.id}").text), "nobody waits for it"
+    wait_for_approval(fire, job)
+    assert "Answer approval" in text_of(client.get(f"/jobs/{job.id}").text)
+    sent = {"one": job.id, "signal": "approval", "value": "true"}
+
+    first, second = client.act("/jobs/signal", sent), client.act("/jobs/signal", {**sent, "value": "false"})
+
+    assert "the job goes on" in first.text
+    assert "Too late" in second.text
+    assert fire.jobs.get(job.id).state is State.ENQUEUED
+    (memo,) = fire.storage.recall(job.id)
+    assert (memo.value, next(iter(fire.audit.list(limit=1))).action) == ("true", "signal.send")
+    assert "Answer approval" not in text_of(client.get(f"/jobs/{job.id}").text)
+
+
+@pytest.mark.parametrize(("value", "said"), [("yes", "is no JSON"), ("", "value is missing")])
+def test_what_is_no_answer_is_told(fire, client, job, value, said):
+    wait_for_approval(fire, job)
+
+    refused = client.act("/jobs/signal", {"one": job.id, "signal": "approval", "value": value})
+
+    assert refused.status == 400
+    assert said in refused.text
+    assert fire.jobs.get(job.id).state is State.AWAITING

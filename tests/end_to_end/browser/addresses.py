@@ -40,6 +40,7 @@ def addresses(fire):
         "/retries": ["/retries"],
         "/jobs/all": ["/jobs/all?state=failed&verb=requeue"],
         "/jobs/{id}": [f"/jobs/{one}" for one in (*job.values(), made, *_waiting(fire))],
+        "/batches": ["/batches", "/batches?state=open", "/batches?q=nobody"],
         "/batches/{id}": [f"/batches/{one}" for one in _batches(fire)],
         "/failures": ["/failures"],
         "/failures/{fingerprint}": [f"/failures/{cause}"],

@@ -42,6 +42,7 @@ def screens(fire):
         Screen("12-jobs-all", "/jobs/all?state=failed&verb=requeue"),
         *(Screen(f"13-job-{state}", address) for state, address in jobs.items()),
         Screen("14-job-steps", waiting),
+        Screen("15-batches", "/batches"),
         *(Screen(f"15-batch-{number}", address) for number, address in enumerate(places["/batches/{id}"])),
         Screen("16-batch-members", places["/batches/{id}"][-1].replace("/batches/", "/jobs?batch=")),
         Screen("20-failures", "/failures"),

@@ -514,6 +514,18 @@ def test_what_failed_of_a_batch_runs_again(visitor, stocked):
     eventually(lambda: stocked.jobs.get(job.id).state is State.ENQUEUED)
 
 
+@acts("/jobs/signal")
+def test_a_signal_that_a_job_waits_for_is_answered(visitor, stocked):
+    flows.add(stocked, flows.new_batch(stocked), queue="flows")
+    (job,) = flows.claim(stocked, queues=["flows"])
+    flows.end(stocked, job, State.AWAITING, waits_for="signal approval", gives_back=True)
+
+    visitor.go(f"/jobs/{job.id}").page.get_by_label("Value", exact=True).fill("true")
+    visitor.press("Answer").is_told("approval is answered")
+
+    assert State.ENQUEUED == stocked.jobs.get(job.id).state
+
+
 @acts("/jobs/again")
 def test_a_job_runs_again_from_a_step(visitor, stocked):
     flows.add(stocked, flows.new_batch(stocked), queue="flows")

@@ -7,17 +7,18 @@ these are one node with a count of each state, so that a fan-out of thousands is
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
 
 from firelock.storage import JobRecord
-from firelock_dashboard.formatting import job_name, task_name
+from firelock_dashboard.formatting import job_name, short_id, task_name
 
 _ALIKE = 8  # members of one task in one layer that are still drawn each
 _ROWS = 40  # nodes of one layer; where there are more, all its tasks are drawn as one node each
 _LABEL = 21  # characters that a node has room for
-_WIDTH, _HEIGHT, _GAP, _COLUMN, _MARGIN = 168, 34, 12, 206, 6
+_WIDTH, _HEIGHT, _GAP, _COLUMN, _MARGIN = 188, 46, 12, 226, 6
+_DETAIL = 16  # characters of what tells members of one task apart
 
 # In this order they are named, and the first one that a node has any of gives it its colour.
 ORDER = ("failed", "processing", "retrying", "enqueued", "scheduled", "awaiting", "deleted", "succeeded")
@@ -31,6 +32,7 @@ class FlowNode:
     states: tuple[tuple[str, int], ...]  # how many are in each, in `ORDER`
     job_id: str | None  # of a single one
     task: str
+    detail: str = ""  # what tells a single one from others of its task
     x: int = 0
     y: int = 0
 
@@ -62,11 +64,19 @@ class FlowGraph:
         return bool(self.ways)
 
 
-def draw_flow(members: Sequence[JobRecord]) -> FlowGraph:
-    """Return the graph of these members; ties to jobs that are not among them are left out."""
+def draw_flow(
+    members: Sequence[JobRecord], *, digest: Callable[[JobRecord], str] = lambda _: ""
+) -> FlowGraph:
+    """Return the graph of these members; ties to jobs that are not among them are left out.
+
+    Args:
+        members: the jobs.
+        digest: what tells a job from others of its task, its arguments; where it is empty or another one's as
+            well, its id does. Asked of those that are a node each.
+    """
     parents = _parents(members)
     layers = _layers(parents)
-    nodes, node_of = _grouped(members, layers)
+    nodes, node_of = _grouped(members, layers, digest)
     ways = {
         (node_of[parent], node_of[child])
         for child, of_child in parents.items()
@@ -118,7 +128,7 @@ def _layers(parents: Mapping[str, Sequence[str]]) -> dict[str, int]:
 
 
 def _grouped(
-    members: Sequence[JobRecord], layers: Mapping[str, int]
+    members: Sequence[JobRecord], layers: Mapping[str, int], digest: Callable[[JobRecord], str]
 ) -> tuple[dict[_Key, FlowNode], dict[str, _Key]]:
     alike = defaultdict[tuple[int, str], list[JobRecord]](list)
     for job in members:
@@ -130,16 +140,26 @@ def _grouped(
     node_of: dict[str, _Key] = {}
     for (layer, name), jobs in alike.items():
         is_each = len(jobs) <= _ALIKE and single[layer] <= _ROWS
+        details = _details(jobs, digest) if is_each or len(jobs) == 1 else {}
         for part in ([job] for job in jobs) if is_each else (jobs,):
             key = (layer, name, part[0].id if is_each else "")
-            nodes[key] = FlowNode(_label(name), _states(part), part[0].id if len(part) == 1 else None, name)
+            job_id = part[0].id if len(part) == 1 else None
+            nodes[key] = FlowNode(
+                _cut(task_name(name), _LABEL), _states(part), job_id, name, details.get(job_id or "", "")
+            )
             node_of |= {job.id: key for job in part}
     return nodes, node_of
 
 
-def _label(name: str) -> str:
-    short = task_name(name)
-    return short if len(short) <= _LABEL else f"{short[: _LABEL - 1]}…"
+def _details(jobs: Sequence[JobRecord], digest: Callable[[JobRecord], str]) -> dict[str, str]:
+    """Return what tells each from the others, by its id."""
+    cut = {job.id: _cut(digest(job), _DETAIL) for job in jobs}
+    seen = Counter(cut.values())
+    return {id: text if text and seen[text] == 1 else short_id(id) for id, text in cut.items()}
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def _states(jobs: Iterable[JobRecord]) -> tuple[tuple[str, int], ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from firelock_dashboard.pages import (
     activity,
     batch,
+    batches,
     failures,
     job,
     jobs,
@@ -31,6 +32,7 @@ ROUTES = (
     *search.ROUTES,
     *jobs.ROUTES,
     *job.ROUTES,
+    *batches.ROUTES,
     *batch.ROUTES,
     *stream.ROUTES,
     *failures.ROUTES,

@@ -14,6 +14,7 @@ from firelock_dashboard.actions import change_jobs, operation_address, refusing,
 from firelock_dashboard.flow_graph import ORDER, FlowGraph, draw_flow
 from firelock_dashboard.formatting import instant
 from firelock_dashboard.pages.job import JobView, Phase
+from firelock_dashboard.payloads import IN_LISTS, literal
 from firelock_dashboard.problems import NotHere
 from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from starlette.responses import Response
 
+    from firelock import JsonValue
     from firelock_dashboard.request import Visit
 
 _DRAWN = 2_000  # members that are read for the graph
@@ -108,7 +110,12 @@ class BatchView(JobView):
     @cached_property
     def graph(self) -> FlowGraph:
         """Its members as a graph: the first of them, where there are very many."""
-        return draw_flow(self._drawn)
+        return draw_flow(self._drawn, digest=self._digest)
+
+    def _digest(self, job: JobRecord) -> str:
+        """Return the values that a member was called with, as this visitor may see them."""
+        value = self.visit.arguments(job, limit=IN_LISTS).value
+        return ", ".join(map(_plain, value.values())) if isinstance(value, dict) else ""
 
     @property
     def is_graph_cut(self) -> bool:
@@ -141,12 +148,16 @@ class BatchView(JobView):
         ]
 
 
+def _plain(value: JsonValue) -> str:
+    return value if isinstance(value, str) else literal(value)
+
+
 def show_batch(visit: Visit) -> Response:
     """One batch."""
     page = BatchView(visit, visit.fire.jobs.get(visit.places["id"]))
     if not page.job.is_batch:
         raise NotHere(visit.text("batch.none", id=page.job.id))
-    return visit.page("batch.html", title=page.name, section="jobs", page=page, job=page.job)
+    return visit.page("batch.html", title=page.name, section="batches", page=page, job=page.job)
 
 
 def requeue_failed(visit: Visit) -> Response:

@@ -20,7 +20,7 @@ from firelock.control.servers import is_stale
 from firelock.signal import TIMED_OUT
 from firelock.storage import FINAL_STATES, JobFilter, JobRecord, Memo, MemoKind, State
 from firelock.waits import key_waits
-from firelock_dashboard.actions import ask_first, refusing
+from firelock_dashboard.actions import SIGNAL_LIMIT, ask_first, refusing, send_signal
 from firelock_dashboard.extensions import JobPanel, rendered
 from firelock_dashboard.formatting import instant, iso, short_id, stamp, task_name
 from firelock_dashboard.job_search import pages_of
@@ -97,6 +97,14 @@ def run_again_from(visit: Visit) -> Response:
     return visit.done(visit.text("job.again", id=short_id(job_id), name=step), to=f"/jobs/{job_id}")
 
 
+def answer_signal(visit: Visit) -> Response:
+    """The signal that the job waits for is answered with the JSON that was typed, if nobody was first."""
+    job_id, name = visit.form.required("one"), visit.form.required("signal", limit=_STEP)
+    is_first = send_signal(visit, job_id, name, visit.form.required("value", limit=SIGNAL_LIMIT))
+    told = visit.text("job.answered" if is_first else "job.answered_late", name=name)
+    return visit.done(told, to=f"/jobs/{job_id}", kind="good" if is_first else "note")
+
+
 def download_log(visit: Visit) -> Response:
     """What the job logged, as text."""
     lines = _stored(visit).log(limit=_LOG_KEPT)
@@ -137,6 +145,7 @@ def _file(text: str, name: str, kind: str) -> Response:
 ROUTES = (
     Route("GET", "/jobs/{id}", Permission.READ, show_job, ("after",)),
     Route("POST", "/jobs/again", Permission.REQUEUE, run_again_from, form=("one", "step")),
+    Route("POST", "/jobs/signal", Permission.RUN_TASK, answer_signal, form=("one", "signal", "value")),
     Route("GET", "/jobs/{id}/log", Permission.VIEW_LOGS, download_log),
     Route("GET", "/jobs/{id}/arguments", Permission.VIEW_ARGUMENTS, download_arguments),
     Route("GET", "/jobs/{id}/result", Permission.VIEW_ARGUMENTS, download_result),
@@ -318,6 +327,12 @@ class JobView:
             return iso(int(memo.value))
         text = self.visit.dashboard.redactor.text(memo.value)
         return text if len(text) <= _VALUE else f"{text[:_VALUE]}…"
+
+    @property
+    def signal(self) -> str | None:
+        """The signal that its task waits for; None where it waits for none."""
+        kind, _, name = (self.job.waits_for or "").partition(" ")
+        return name if kind == MemoKind.SIGNAL and not self.job.is_final else None
 
     @property
     def may_run_from(self) -> bool:
