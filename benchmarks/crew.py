@@ -116,12 +116,10 @@ def run(
             try:
                 for lines in _lines(path, partial(is_done, path), quiet):
                     if kill_from and not killed_at and lines >= kill_from:
-                        busy = set(open_in(spans.read(path)))
                         for number, worker in enumerate(running):
                             victims = frozenset(servers.Server(worker, folder / "workers.log").pids())
-                            if victims & busy:
+                            if _kill_if_busy(worker, victims, path):
                                 killed_at, killed = time.time(), victims
-                                _kill(worker, victims)
                                 running[number] = start(number)
                                 break
                 return Seen(spans.read(path), killed_at, killed, float(stored or 0))
@@ -143,13 +141,22 @@ def _lines(path: Path, is_done: Callable[[int], bool], quiet: float) -> Iterator
         time.sleep(LOOK_SECONDS)
 
 
-def _kill(worker: subprocess.Popen[bytes], pids: frozenset[int]) -> None:
-    """Kill a worker with all its processes."""
+def _kill_if_busy(worker: subprocess.Popen[bytes], pids: frozenset[int], path: Path) -> bool:
+    """Kill a worker with all its processes if it has jobs in hand; it stands still for the look."""
+    _send(pids, signal.SIGSTOP)
+    if not pids & set(open_in(spans.read(path))):
+        _send(pids, signal.SIGCONT)
+        return False
+    _send(pids, signal.SIGKILL)
     os.killpg(worker.pid, signal.SIGKILL)
+    worker.wait()
+    return True
+
+
+def _send(pids: frozenset[int], number: signal.Signals) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    worker.wait()
+            os.kill(pid, number)
 
 
 def open_in(found: Spans) -> Counter[int]:
