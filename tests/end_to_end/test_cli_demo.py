@@ -18,7 +18,7 @@ import attrs
 import pytest
 
 from firelock.cli import main
-from firelock.cli.demo import Happened, LiveView, Moment, stop
+from firelock.cli.demo import Happened, LiveView, Moment, program, stop
 from firelock.cli.screen import Screen
 from firelock.plugins import open_storage
 from firelock.storage import JobFilter
@@ -82,7 +82,8 @@ def test_the_demo_shows_all_kinds_of_jobs(folder, run):
     rows = {line.partition("  ")[0]: line.split()[-1] for line in ran.out.splitlines() if line}
     for kind in ("fire-and-forget", "bulk, one round trip", "delayed", "continuation of it", "recurring"):
         assert rows[kind] == "succeeded"
-    assert rows["fails, then recovers"] == "succeeded"
+    for kind in ("batch, its end", "steps, asks a person", "the answer", "fails, then recovers"):
+        assert rows[kind] == "succeeded"
     assert rows["fails for good"] == "failed"
     assert "retry 2 of 3: CardDeclined" in ran.out
     assert "report sent to owner@shop.example" in ran.out
@@ -149,6 +150,27 @@ def test_a_scene_keeps_its_height_and_no_text_of_a_job_moves_the_cursor(terminal
     assert [] == [character for character in text if not character.isprintable() and character != "\n"]
     for shown in ("\\x1b[2J", "\\x1b]0;title\\x07", "\\x9b1A\\u202e"):
         assert shown in text
+
+
+@pytest.mark.parametrize(
+    ("called", "on_path", "said"),
+    [
+        ("{bin}/firelock", True, "firelock"),
+        ("{bin}/firelock", False, "{bin}/firelock"),
+        ("{bin}/__main__.py", True, "firelock"),
+        ("{bin}/__main__.py", False, "{python} -m firelock"),
+        ("{bin}/pytest", False, "firelock"),
+    ],
+)
+def test_the_next_commands_work_in_the_shell_at_hand(tmp_path, monkeypatch, called, on_path, said):
+    """As it was called where it is not on the path, as after `make demo`."""
+    (tmp_path / "firelock").write_text("#!/bin/sh\n")
+    (tmp_path / "firelock").chmod(0o755)
+    names = {"bin": tmp_path, "python": sys.executable}
+    monkeypatch.setattr("sys.argv", [called.format(**names), "demo"])
+    monkeypatch.setenv("PATH", str(tmp_path) if on_path else str(tmp_path / "nowhere"))
+
+    assert said.format(**names) == program()
 
 
 # ---- in a browser ----------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -204,7 +205,7 @@ def _died(server: subprocess.Popen[bytes]) -> Problem:
 _DECLINES = (82, 9, 6, 3)  # of 100 cards: charged at once, at the second, at the third try, once requeued
 _REMINDED = 0.3  # of the customers
 _WAITING_AT_THE_DOOR = 20
-_PHOTOS_EACH, _REPORT_EACH = 16, 40  # orders
+_PHOTOS_EACH, _REPORT_EACH, _CATALOGUE_EACH = 16, 40, 60  # orders
 
 
 def _dashboard(options: argparse.Namespace, screen: Screen) -> Command | None:
@@ -256,6 +257,8 @@ def _invite(screen: Screen) -> None:
         ("Live, above the graph", "jobs by the second"),
         ("Requeue all, by CardDeclined", "the bank answers by now: they succeed, their receipts go out"),
         ("Queues, mail, Pause", "receipts wait; resume it, and they go out"),
+        ("Batches, autumn catalogue", "its bar, and its flow as a graph"),
+        ("Jobs, Awaiting, refund_order", "it waits for you, without a worker: answer true, and it goes on"),
         (f"kill -9 {child}", "the process that runs the jobs: its jobs come back, another one runs them"),
     ], indent=2)  # fmt: skip
     screen.line()
@@ -305,11 +308,14 @@ def _trade(closing: Event) -> None:
     shop.count_stock.recur("stock-count", Every(timedelta(seconds=5)))
     shop.build_report.recur("nightly-report", Cron.daily(2, tz="Europe/Istanbul"), 40, 20.0)
     shop.import_prices.using(retry=Retry.fixed(3, attempts=1)).enqueue("prices.csv")
+    shop.refund_order.enqueue(1000, 129.0)
     _sell(1000, 3, random)
     for number in count():
         _sell(1001 + number, random.choices((0, 1, 2, 3), _DECLINES)[0], random)
         if number % _PHOTOS_EACH == 0:
             shop.resize_image.enqueue_many([(place, random.uniform(0.1, 1.2)) for place in range(1, 13)])
+        if number % _CATALOGUE_EACH == 0:
+            catalogue(6, random.uniform(1, 4))
         if number % _REPORT_EACH == 0:
             shop.build_report.enqueue(12, random.uniform(5, 10)).then(shop.mail_report, "owner@shop.example")
         if closing.wait(random.uniform(0.1, 0.7) if number > _WAITING_AT_THE_DOOR else 0):
@@ -322,6 +328,15 @@ def _sell(order: int, declines: int, random: Random) -> None:
     charged.then(shop.send_receipt, order)
     if random.random() < _REMINDED:
         shop.remind_customer.schedule(timedelta(seconds=random.uniform(5, 90)), order)
+
+
+def catalogue(pages: int, seconds: float) -> list[Job[Any]]:
+    """A batch is stored: pictures, what takes all of them, and what follows its end; return its jobs."""
+    with shop.fire.batch("autumn catalogue", tags=["catalogue"]) as batch:
+        images = [batch.add(shop.resize_image, page, seconds) for page in range(1, pages + 1)]
+        published = batch.add(shop.publish_catalogue, [image.output for image in images])
+        mailed = batch.then(shop.mail_report, "owner@shop.example")
+    return [*images, published, mailed]
 
 
 # ---- the story of ten seconds ----------------------------------------------------------------------------
@@ -394,6 +409,10 @@ class Story:
         self._act("fails, then recovers", [shop.charge_card.using(retry=patient).enqueue(1001, 2)])
         once = Retry.fixed(1.5 * pace, attempts=1, jitter=0)
         self._act("fails for good", [shop.import_prices.using(retry=once).enqueue("prices.csv")])
+        self._act("batch, its end", catalogue(4, 0.4 * pace))
+        refund = shop.refund_order.enqueue(1003, 19.9)
+        self._act("steps, asks a person", [refund])
+        self._act("the answer", [shop.approve_refund.schedule(timedelta(seconds=3 * pace), refund.id)])
         shop.count_stock.recur(_RECURRING, Every(timedelta(seconds=self._every)))
         self.acts.append(Act("recurring", "shop.count_stock", ()))
 
@@ -643,24 +662,34 @@ def _conclude(screen: Screen, story: Story, place: Place) -> None:
         error = f"{record.error.type}: {record.error.message}" if record.error else record.reason or ""
         screen.line()
         screen.line(Cell("Failed for good", "bold"), "  ", record.task, "  ", Cell(error, "red"))
-        screen.line(f"  firelock jobs show {record.id}")
-        screen.line(f"  firelock jobs requeue {record.id}")
+        screen.line(f"  {program()} jobs show {record.id}")
+        screen.line(f"  {program()} jobs requeue {record.id}")
     if place.is_kept:
         screen.line(Cell("  The file stays; these commands find it after", "bright_black"))
         screen.line(f"  export FIRELOCK_STORAGE={place.url}")
         screen.line(Cell("  and what is requeued is run by", "bright_black"))
-        screen.line(f"  firelock server {_APP} --storage {place.url}")
+        screen.line(f"  {program()} server {_APP} --storage {place.url}")
     else:
-        said = "  The file is gone now; firelock demo --keep leaves it for these commands."
+        said = f"  The file is gone now; {program()} demo --keep leaves it for these commands."
         screen.line(Cell(said, "bright_black"))
     screen.line()
     screen.line(Cell("Next", "bold"))
     screen.facts([
-        ("firelock demo --dashboard", "the shop at work until you stop it, in a browser"),
-        ("firelock doctor", "find what is wrong, and how to mend it"),
-        ("firelock server app:fire", "run the jobs of your own app"),
-        ("firelock --help", "everything else"),
+        (f"{program()} demo --dashboard", "the shop at work until you stop it, in a browser"),
+        (f"{program()} doctor", "find what is wrong, and how to mend it"),
+        (f"{program()} server app:fire", "run the jobs of your own app"),
+        (f"{program()} --help", "everything else"),
     ], indent=2)  # fmt: skip
+
+
+def program() -> str:
+    """Return how the shell that this was called from calls it again: `firelock` may not be on its path."""
+    called, found = Path(sys.argv[0]), shutil.which("firelock")
+    if called.name == "__main__.py":
+        return "firelock" if found else f"{shlex.quote(sys.executable)} -m firelock"
+    if called.name != "firelock" or (found and Path(found).samefile(called)):
+        return "firelock"
+    return shlex.quote(sys.argv[0])
 
 
 def _answer(story: Story, place: Place) -> dict[str, object]:

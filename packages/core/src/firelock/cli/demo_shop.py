@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import timedelta
 
 from firelock.app import Firelock
 from firelock.context import JobContext
 
 fire = Firelock("memory://")  # the demo names another
+
+approval = fire.signal("approval", bool)
 
 
 class CardDeclined(Exception):
@@ -50,7 +53,7 @@ async def mail_report(job: JobContext, address: str) -> None:
 @fire.task(name="shop.remind_customer", queue="mail", tags=["order:{order}"])
 async def remind_customer(job: JobContext, order: int) -> None:
     """Delayed: it is due some seconds after its creation."""
-    job.log(f"order {order} was due at {job.due_at:%H:%M:%S}")
+    job.log(f"order {order} was due at {job.due_at:%H:%M:%S} UTC")
 
 
 @fire.task(name="shop.count_stock")
@@ -73,3 +76,33 @@ def charge_card(job: JobContext, order: int, declines: int) -> str:
 def import_prices(path: str) -> int:
     """Fails for good: no retry mends a broken file."""
     raise ValueError(f"{path}: line 3 has no price")
+
+
+@fire.task(name="shop.publish_catalogue")
+def publish_catalogue(images: list[str]) -> int:
+    """A member of a batch that takes the results of others: it runs when all of them have succeeded."""
+    return len(images)
+
+
+@fire.task(name="shop.refund_order", tags=["order:{order}"])
+def refund_order(job: JobContext, order: int, amount: float) -> str:
+    """Steps that are remembered, and a wait for a person that holds no worker."""
+    payment = job.step("find payment", _payment_of, order)
+    if not job.receive(approval, timeout=timedelta(days=7)):
+        return f"order {order} is not refunded"
+    job.step("refund", _refund, payment, amount, key=job.key("refund"))
+    return job.run("receipt", send_receipt, order)
+
+
+@fire.task(name="shop.approve_refund")
+def approve_refund(job_id: str) -> bool:
+    """The owner's answer, where the demo has no browser to ask a person in."""
+    return approval.send(job_id, True, author="owner")
+
+
+def _payment_of(order: int) -> str:
+    return f"pay_{order}"
+
+
+def _refund(payment: str, amount: float, *, key: str) -> str:
+    return f"{amount:.2f} of {payment} paid back ({key})"
