@@ -592,7 +592,8 @@ def mixed(fire, load, report, worker):
 
 def test_a_failed_batch_says_how_many_failed(mixed, fire):
     """Its tally never raises; what waits for a failed member makes it fail as well."""
-    with pytest.raises(JobFailed, match="1 of 5 members failed, 1 wait for them"):
+    said = rf"Batch 'mixed' \({mixed.id}\) failed: 1 of 5 members failed, 1 wait for them\."
+    with pytest.raises(JobFailed, match=said):
         mixed.result(1)
 
     assert Tally(total=5, waiting=1, succeeded=3, failed=1) == mixed.tally()

@@ -133,6 +133,35 @@ def test_a_signal_to_a_job_that_has_ended_is_a_conflict(fire, approval, order, w
     assert approval.send(answered, Approval(ok=False)) is False
 
 
+def test_a_link_to_a_job_that_no_answer_reaches_is_refused(fire, approval, order, worker):
+    """One that has ended for good, or is not stored; a failed one may be requeued."""
+    done, failed = order.enqueue(), order.enqueue(-1)
+    worker.run()
+    said = {"expires": timedelta(days=1), "at": "https://ops.example.com"}
+
+    with pytest.raises(JobConflict, match=r"is succeeded; signal 'approval' would never be received"):
+        approval.link(done, {"Yes": Approval(ok=True)}, **said)
+    with pytest.raises(JobNotFound, match="Job 'nobody' is not stored"):
+        approval.link("nobody", {"Yes": Approval(ok=True)}, **said)
+    assert approval.link(failed, {"Yes": Approval(ok=True)}, **said)
+
+
+def test_a_name_has_one_type_in_an_app(fire, approval):
+    """And is found again by what is stored, with a key or without."""
+    nested = fire.signal("a:b", int)
+
+    with pytest.raises(
+        ConfigurationError, match=r"Signal 'approval' is one of .*Approval.*, and now of .*int"
+    ):
+        fire.signal("approval", int)
+    assert Approval is fire.signal("approval", Approval).type
+    found = [fire.signal_named(name) for name in ("approval", "approval:ada", "a:b", "a:b:c:d", "a", "")]
+    names = [one and (one.name, one.type) for one in found]
+    assert [("approval", Approval), ("approval:ada", Approval), ("a:b", int), ("a:b:c:d", int)] == names[:4]
+    assert [None, None] == names[4:]
+    assert nested.type is int
+
+
 def test_what_cannot_be_sent_is_one_clear_error(fire, approval, order):
     """Nothing is stored."""
     job = order.enqueue()

@@ -55,6 +55,23 @@ def answer_of(fire, job):
     return None
 
 
+def test_a_program_answers_what_the_job_waits_for(client, fire, job):
+    """With a payload of its type, as far as it is known here; what is meant for later says so."""
+    fire.signal("approval", bool)
+
+    def sent(signal, value, **more):
+        answer = client.post("/api/signals/send", {"job": job.id, "signal": signal, "value": value, **more})
+        return answer.status, answer.text
+
+    other, unfit = sent("aproval", "true"), sent("approval", '"yes"')
+    early, right = sent("manager", "1", early="true"), sent("approval", "true")
+
+    assert (400, 400, 200, 200) == (other[0], unfit[0], early[0], right[0])
+    assert "waits for signal 'approval' now, not for 'aproval'" in other[1]
+    assert "is no payload of signal 'approval'" in unfit[1]
+    assert ["manager", "approval"] == [memo.name for memo in fire.storage.recall(job.id)]
+
+
 def state_of(fire, job):
     return fire.storage.get([job.id])[0].state
 

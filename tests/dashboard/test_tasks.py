@@ -12,6 +12,7 @@ import pytest
 from firelock import State
 from firelock_dashboard import Dashboard
 from firelock_dashboard.security.redaction import MASK
+from tests.dashboard import flows
 from tests.dashboard.asking import Browser
 
 
@@ -157,6 +158,32 @@ def test_a_job_is_run_again_with_changes(client, fire, order):
     assert f'href="/jobs/{former.id}"' in page
     assert former.id == fire.audit.list().entries[0].detail["from"]
     assert State.ENQUEUED is former.refresh().state
+
+
+def test_an_argument_that_another_job_gives_says_so(client, fire):
+    """Its form holds the result, once it is there; until then it says whose it is."""
+
+    @fire.task(name="shop.count")
+    def count() -> int:
+        return 7
+
+    @fire.task(name="shop.report")
+    def report(total: int, day: str) -> None: ...
+
+    with fire.batch("day") as batch:
+        source = batch.add(count)
+        taker = batch.add(report, source.output, "monday")
+    address = f"/tasks/run?name=shop.report&from={taker.id}"
+    page, before = client.get(f"/jobs/{taker.id}").text, client.get(address).text
+    flows.end(fire, flows.claim(fire)[0], result="7")
+    after = client.get(address).text
+
+    assert f"&lt;output of {source.id}&gt;" in page
+    assert "None" not in page
+    assert ("It takes the result of a job" in before, 'value="7"' in before) == (True, False)
+    assert f'href="/jobs/{source.id}"' in before
+    assert ("It takes the result of a job" in after, 'value="7"' in after) == (False, True)
+    assert f"<output of {source.id}>" == client.get(f"/api/jobs/{taker.id}").json()["arguments"]["total"]
 
 
 def test_what_is_hidden_is_entered_anew(client, fire):

@@ -136,6 +136,54 @@ def test_a_signal_is_answered_once(command, app, job):
     assert ("signal.send", job.id, "cli") == (entry.action, entry.target, entry.origin)
 
 
+def test_a_signal_for_which_the_job_does_not_wait_is_refused(command, app, job):
+    """A slip of the pen would be kept for ever; what is meant for a later wait says so."""
+    flows.end(app, job, State.AWAITING, waits_for="signal approval", gives_back=True)
+
+    refused = command("jobs signal", job.id, "aproval", "true")
+    early = command("jobs signal", job.id, "manager", "true", "--early")
+
+    assert f"Job {job.id} waits for signal 'approval' now, not for 'aproval'." in refused.error
+    assert "--early" in refused.error
+    assert (True, 0) == (refused.code != 0, early.code)
+    assert ["manager"] == [memo.name for memo in app.storage.recall(job.id)]
+
+
+def test_waits_are_shown_in_time(command, app, job):
+    """Until when a sleep lasts, and a signal is waited for."""
+    flows.remember(app, job, "signal", "approval", "1893456000000000", is_done=False)
+    flows.remember(app, job, "signal", "manager", None, is_done=False)
+    flows.remember(app, job, "sleep", "night", "1893456000000000")
+
+    lines = command("jobs steps", job.id).out.splitlines()[1:]
+    steps = command("jobs steps", job.id, "--json").json["steps"]
+
+    assert [True, False, True] == ["until 2030-01-01 00:00:00" in line for line in lines]
+    assert "until it is sent" in lines[1]
+    day = "2030-01-01T00:00:00.000000Z"
+    assert [(day, None), (None, None), (day, None)] == [(one["until"], one["value"]) for one in steps]
+
+
+def test_an_argument_that_another_job_gives_says_so(command, app):
+    """Before it has run and behind it: null would look like a value."""
+
+    @app.task(name="count")
+    def count() -> int:
+        return 7
+
+    @app.task(name="report")
+    def report(total: int, rows: list[int | None]) -> None: ...
+
+    with app.batch("day") as batch:
+        source = batch.add(count)
+        taker = batch.add(report, source.output, [None, source.output])
+
+    shown, told = command("jobs show", taker.id).out, command("jobs show", taker.id, "--json").json
+    output = f"<output of {source.id}>"
+    assert f'{{"total":"{output}","rows":[null,"{output}"]}}' in shown
+    assert {"total": output, "rows": [None, output]} == told["arguments"]
+
+
 @pytest.mark.parametrize(("words", "said"), [(("a", "{"), "no JSON"), (("a", "1"), "takes no signal")])
 def test_a_signal_that_cannot_be_sent_is_refused(command, app, job, words, said):
     flows.end(app, job)

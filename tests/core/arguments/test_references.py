@@ -73,7 +73,8 @@ def test_every_use_of_an_output_is_refused(source, use):
 
 def test_the_message_says_what_to_do(source):
     """And whose output it is."""
-    with pytest.raises(ArgumentError, match=r"the output of <Job .* source enqueued> is not there yet"):
+    words = "the output of <Job .* source enqueued> stands for a result and is none"
+    with pytest.raises(ArgumentError, match=words):
         source.output + 1
 
     assert f"the output of {source!r}" == repr(source.output)
@@ -134,7 +135,7 @@ def test_what_stands_beside_an_output_is_checked_as_ever(fire, source):
         (lambda: take.enqueue([out], c=[out]), "list where str is annotated"),
         (lambda: take.enqueue({1: out}), "use text as keys"),
         (lambda: take.enqueue([out], c=7), "int where str is annotated"),
-        (lambda: take.enqueue({out}), "is not there yet"),
+        (lambda: take.enqueue({out}), "stands for a result and is none.*job.result\\(\\) waits here"),
     ):
         with pytest.raises(ArgumentError, match=words):
             call()

@@ -298,6 +298,15 @@ def test_arguments_above_the_limit_are_refused_and_the_largest_is_named():
     assert expected == str(caught.value)
 
 
+def test_the_largest_argument_is_told_as_it_is_stored():
+    """No part is larger than the whole."""
+
+    def total(days: list[int]) -> None: ...
+
+    with pytest.raises(ArgumentTooLarge, match=r"has 40,010 bytes of arguments; .* is 'days' of 40,001"):
+        binder_of(total).encode_text(([1] * 20_000,), {}, JSON)
+
+
 def test_the_limit_counts_bytes_and_is_itself_allowed():
     """Characters outside ASCII count as what they take in the storage."""
     body = "é" * 40

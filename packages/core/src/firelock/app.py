@@ -10,6 +10,8 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
 
+import attrs
+
 from firelock.aio import in_thread, twin
 from firelock.arguments.forms import Parameter, parameters_of, texts_of, typed_arguments
 from firelock.arguments.outline import stub_of
@@ -126,6 +128,7 @@ class Firelock(ServedApp):
         self.settings = settings or Settings.from_environment()
         self.plugins = Plugins(plugins)
         self.imports = _names(imports)
+        self._signals: dict[str, Signal[Any]] = {}
         opened = self._open_storage(storage)
         self._given = storage
         self._closed: StorageAccess | None = None  # by `close`, to be opened again
@@ -365,12 +368,26 @@ class Firelock(ServedApp):
             type: of what is sent; stored and checked as arguments are.
 
         Raises:
-            ConfigurationError: the name is none.
+            ConfigurationError: the name is none, or is that of a signal of another type.
             TaskError: the type is not supported.
         """
         owner = f"The payload of signal {check_name(name)!r}"
+        former = self._signals.get(name)
+        if former is not None and former.type != type:
+            raise ConfigurationError(
+                f"Signal {name!r} is one of {shown(former.type)} in this app, and now of {shown(type)}. A "
+                "job has one answer of a name: make the signal once and import it, or give this one another."
+            )
         codec = self.registry.value_codec(type, owner, self._client.serializer)
-        return Signal(name, type, self._client, codec)
+        signal = self._signals[name] = Signal(name, type, self._client, codec)
+        return signal
+
+    def signal_named(self, name: str) -> Signal[Any] | None:
+        """Return the signal of a stored name, with a key or without; None where this app has made none."""
+        base = name
+        while base and base not in self._signals:
+            base = base.rpartition(":")[0]
+        return attrs.evolve(self._signals[base], name=name) if base else None
 
     def load_imports(self) -> None:
         """The modules of `imports` are imported, and so their tasks registered.

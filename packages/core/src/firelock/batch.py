@@ -721,10 +721,14 @@ class Batch(Gathered[Tally]):
             raise JobNotFound(f"Batch {self.id} is not stored any more.")
         self._saw(look.began, record)
         if record.state is State.FAILED:
-            raise JobFailed(f"{self!r} failed: {record.reason or 'a member failed'}.")
+            raise JobFailed(f"{self._words} failed: {record.reason or 'a member failed'}.")
         if record.state is State.DELETED:
-            raise JobDeleted(f"{self!r} was deleted: {record.reason or 'no reason was given'}.")
+            raise JobDeleted(f"{self._words} was deleted: {record.reason or 'no reason was given'}.")
         return Tally()
+
+    @property
+    def _words(self) -> str:
+        return f"Batch {self.name!r} ({self.id})"
 
     # ---- acting ------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from firelock.approval import ApprovalLink, make_link
 from firelock.arguments.signature import ValueCodec
 from firelock.clock import micros, span_micros
 from firelock.errors import (
+    ArgumentError,
     ArgumentTooLarge,
     ConfigurationError,
     JobConflict,
@@ -28,6 +29,7 @@ from firelock.values import (
     MEMOS_BYTES,
     MEMOS_LIMIT,
     Applied,
+    JobRecord,
     Memo,
     MemoKind,
     NewMemo,
@@ -40,6 +42,8 @@ T = TypeVar("T")
 TIMED_OUT = "timeout"
 """The author of the memo that a job writes itself when nobody has sent a signal in time."""
 
+_NOT_STORED = "Job {job} is not stored: the id is wrong, or it has been pruned."
+_ENDED = frozenset({State.SUCCEEDED, State.DELETED})  # for good: a failed job may be requeued
 _LONGEST_NAME = 200
 _LONGEST_AUTHOR = 200
 
@@ -127,19 +131,22 @@ class Signal(Generic[T]):
     def _told(self, job_id: str, memo: Memo, told: Remembered) -> bool:
         stands = told.memo
         if told.answer is Applied.MISSING:
-            raise JobNotFound(f"Job {shown(job_id)} is not stored: the id is wrong, or it has been pruned.")
+            raise JobNotFound(_NOT_STORED.format(job=shown(job_id)))
         if told.answer is Applied.APPLIED:
             return True
         if stands is not None and stands.is_done:
             return (stands.value, stands.author) == (memo.value, memo.author)
         record = self._client.storage.get((job_id,))[0]
-        if record is None or record.state in {State.SUCCEEDED, State.DELETED}:
-            state = "gone" if record is None else record.state
-            raise JobConflict(f"Job {job_id} is {state}; signal {self.name!r} would never be received.")
+        if record is None or record.state in _ENDED:
+            raise JobConflict(self._ended_words(job_id, record))
         raise StepError(
             f"Job {job_id} remembers as much as it may, {MEMOS_LIMIT:,} values of {MEMOS_BYTES:,} bytes "
             f"together, so that signal {self.name!r} cannot be kept. Let the job end, and a new one go on."
         )
+
+    def _ended_words(self, job_id: str, record: JobRecord | None) -> str:
+        state = "gone" if record is None else record.state
+        return f"Job {job_id} is {state}; signal {self.name!r} would never be received."
 
     def link(
         self,
@@ -167,9 +174,17 @@ class Signal(Generic[T]):
         Raises:
             ConfigurationError: `at` is no such address, or a choice or text is refused.
             ArgumentError: a payload is not of the type.
+            JobConflict: the job has succeeded or was deleted, or is a batch: no answer would be received.
+            JobNotFound: no such job is stored.
         """
+        job_id = self._job_id(job)
+        record = self._client.storage.get((job_id,))[0]
+        if record is None:
+            raise JobNotFound(_NOT_STORED.format(job=shown(job_id)))
+        if record.state in _ENDED:
+            raise JobConflict(self._ended_words(job_id, record))
         approval = ApprovalLink(
-            self._job_id(job), self.name,
+            job_id, self.name,
             {label: self.encode(payload) for label, payload in choices.items()}, self._expiry(expires),
             question, name,
         )  # fmt: skip
@@ -207,6 +222,29 @@ def answer(job_id: str, name: str, value: str, *, at: int, author: str) -> NewMe
         author: who answers, for people.
     """
     return NewMemo(job_id, Memo(MemoKind.SIGNAL, name, value, is_done=True, at=at, author=author))
+
+
+def why_not_answered(
+    job: JobRecord | None, name: str, value: str, signal: Signal[Any] | None, *, is_early: bool = False
+) -> str | None:
+    """Return why an answer from outside is not taken, as a sentence; None where it may be sent.
+
+    Args:
+        job: as it is stored, None where it is not: then the storage says so itself.
+        name: of the signal, with its key where it has one.
+        value: JSON of its type.
+        signal: what an app that has its tasks knows under that name: `Firelock.signal_named`.
+        is_early: though the job waits for another signal now.
+    """
+    if signal is not None:
+        try:
+            signal.decode(value)
+        except ArgumentError as error:
+            return f"{shown(value)} is no payload of signal {name!r}: {error}."
+    kind, _, awaited = ("" if job is None else job.waits_for or "").partition(" ")
+    if job is None or job.is_final or kind != MemoKind.SIGNAL or awaited == name or is_early:
+        return None
+    return f"Job {job.id} waits for signal {awaited!r} now, not for {shown(name)}."
 
 
 def check_name(name: object) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from firelock import ConfigurationError, FirelockError, StorageUnavailable
-from firelock.signal import answer
+from firelock.signal import answer, why_not_answered
 from firelock.storage import Applied
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.security.permissions import Permission
@@ -129,7 +129,7 @@ def change_jobs(visit: Visit, verb: str, ids: Sequence[str]) -> Sequence[Applied
     return change(ids, reason=f"{verb}d by {visit.who}")
 
 
-def send_signal(visit: Visit, job_id: str, name: str, text: str) -> bool:
+def send_signal(visit: Visit, job_id: str, name: str, text: str, *, is_early: bool = False) -> bool:
     """The job's signal is answered, unless somebody was first; tell whether it is.
 
     Args:
@@ -137,15 +137,20 @@ def send_signal(visit: Visit, job_id: str, name: str, text: str) -> bool:
         job_id: the job that waits for it, or will.
         name: the signal's, with its key where it has one.
         text: JSON of the signal's type.
+        is_early: though the job waits for another signal now.
 
     Raises:
         NotHere: no such job is stored.
-        BadRequest: the text is no JSON, or the job takes no signal.
+        BadRequest: the text is no JSON or not of the signal's type, or the job takes no signal, or waits for
+            another one.
     """
     try:
         json.loads(text)
     except ValueError as error:
         raise BadRequest(f"value={text[:200]!r} is no JSON: {error}.") from error
+    job, known = visit.fire.storage.get([job_id])[0], visit.fire.signal_named(name)
+    if (why := why_not_answered(job, name, text, known, is_early=is_early)) is not None:
+        raise BadRequest(why)
     told = visit.fire.storage.remember([answer(job_id, name, text, at=visit.now_micros, author=visit.who)])[0]
     if told.answer is Applied.MISSING:
         raise NotHere(f"Job {job_id} is not stored.")

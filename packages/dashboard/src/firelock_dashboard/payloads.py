@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 
 from firelock import JsonValue, Serializer
+from firelock.arguments.references import OutputText, with_outputs
 from firelock_dashboard.formatting import task_name
 from firelock_dashboard.security.redaction import Redactor
 
 if TYPE_CHECKING:
     from firelock.storage import JobRecord
+    from firelock.values import Input
 
 IN_LISTS = 4 * 1024  # characters
 IN_DETAIL = 64 * 1024
@@ -68,15 +70,20 @@ class PayloadReader:
     serializers: Mapping[str, Serializer]
     redactor: Redactor
 
-    def payload(self, record: Called, stored: object, limit: int | None) -> Payload:
-        """Return stored text as a value, redacted; what cannot be read is given raw, with the reason."""
+    def payload(
+        self, record: Called, stored: object, limit: int | None, inputs: Sequence[Input] = ()
+    ) -> Payload:
+        """Return stored text as a value, redacted; what cannot be read is given raw, with the reason.
+
+        Where the outputs of other jobs are put, `inputs`, these are named.
+        """
         text = stored if isinstance(stored, str) else str(stored)
         reader = self.serializers.get(record.serializer)
         if reader is None:
             reason = f"It was stored by the serializer {record.serializer!r}, which is not installed here."
             return self._raw(text, reason, record.task, limit)
         try:
-            value = self.redactor.value(reader.loads(text), record.task)
+            value = with_outputs(self.redactor.value(reader.loads(text), record.task), inputs)
             shown = json.dumps(value, ensure_ascii=False, indent=2)
             line = json.dumps(value, ensure_ascii=False)
         except Exception as error:  # noqa: BLE001 - a stranger's serializer, a stranger's text
@@ -220,6 +227,8 @@ def summary(arguments: Mapping[str, JsonValue], limit: int = _SUMMARY) -> str:
 def literal(value: JsonValue) -> str:
     """Return a JSON value as Python writes it, what cannot be printed as escapes."""
     match value:
+        case OutputText():
+            return str(value)
         case str():
             return _quoted(value)
         case list():

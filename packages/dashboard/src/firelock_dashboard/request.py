@@ -14,7 +14,7 @@ import anyio
 import attrs
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from firelock.storage import State
+from firelock.storage import JobRecord, State
 from firelock_dashboard.fields import SentFields
 from firelock_dashboard.formatting import ago, instant, micros, span
 from firelock_dashboard.payloads import IN_DETAIL, Called, Payload, hidden
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from starlette.types import Scope
 
     from firelock import Firelock, JsonValue, RecurringJob
-    from firelock.storage import JobRecord
+    from firelock.values import Input
     from firelock_dashboard.site import Site
     from firelock_dashboard.urls import Urls
 
@@ -217,8 +217,12 @@ class Visit:
     # ---- what a job holds, as this visitor may see it -----------------------------------------------------
 
     def arguments(self, record: Called, *, limit: int | None = IN_DETAIL) -> Payload:
-        """Return what a job was called with: decoded, redacted, and cut to the limit, None for a download."""
-        return self._payload(record, record.arguments, limit)
+        """Return what a job was called with: decoded, redacted, and cut to the limit, None for a download.
+
+        The outputs of other jobs that it takes are named in their places.
+        """
+        ties = record.ties if isinstance(record, JobRecord) else None
+        return self._payload(record, record.arguments, limit, () if ties is None else ties.inputs)
 
     def arguments_value(self, record: JobRecord) -> JsonValue:
         """Return what a job was called with, decoded and redacted; None where it cannot be read or seen."""
@@ -240,10 +244,12 @@ class Visit:
         """Return a message, a traceback or a log line without what is unmistakably a secret."""
         return self.dashboard.redactor.text(text)
 
-    def _payload(self, record: Called, stored: object, limit: int | None) -> Payload:
+    def _payload(
+        self, record: Called, stored: object, limit: int | None, inputs: Sequence[Input] = ()
+    ) -> Payload:
         if not self.may(Permission.VIEW_ARGUMENTS):
             return hidden(self.text("shared.not_allowed", permission=Permission.VIEW_ARGUMENTS))
-        return self.dashboard.payloads.payload(record, stored, limit)
+        return self.dashboard.payloads.payload(record, stored, limit, inputs)
 
     # ---- ways to answer ----------------------------------------------------------------------------------
 

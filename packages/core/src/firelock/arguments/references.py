@@ -5,14 +5,20 @@ The text of such arguments has null in its place; the job that gives it, and the
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn, get_args, get_origin, get_type_hints, is_typeddict
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_origin, get_type_hints, is_typeddict
 
 import attrs
 
 from firelock.arguments.codec import DICTS, LISTS, is_union, mismatch, unwrap
 from firelock.errors import ArgumentError
 from firelock.serializer import Misfit
+
+if TYPE_CHECKING:
+    from firelock.serializer import JsonValue
+    from firelock.values import Input
 
 _DEEPEST = 64  # no argument that can be stored is deeper
 _SOURCE = "_firelock_source"  # a name that no result has
@@ -29,8 +35,9 @@ class StandIn:
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise ArgumentError(
-            f"{self!r} is not there yet: the job has not run. Pass it whole, or within a list, tuple or "
-            "dict, as an argument of a job that is to wait for it; look into it inside that job."
+            f"{self!r} stands for a result and is none. Pass it whole, or within a list, tuple or dict, as "
+            "an argument of a job that is to wait for it, and look into it inside that job; job.result() "
+            "waits here and returns it."
         )
 
     def __repr__(self) -> str:
@@ -44,6 +51,35 @@ class StandIn:
 
     def __getattr__(self, name: str) -> NoReturn:
         self._refuse()
+
+
+class OutputText(str):
+    """What people see where the result of another job is put among a job's arguments."""
+
+    __slots__ = ()
+
+
+def with_outputs(arguments: JsonValue, inputs: Sequence[Input]) -> JsonValue:
+    """Return decoded arguments, for people: where an output fills null, `<output of JOB>` stands.
+
+    A place that is not there, or holds something, is left as it is.
+    """
+    if not inputs:
+        return arguments
+    shown = copy.deepcopy(arguments)
+    for one in inputs:
+        put_at(shown, one.path, OutputText(f"<output of {one.job_id}>"))
+    return shown
+
+
+def put_at(arguments: JsonValue, path: Sequence[str | int], value: JsonValue) -> None:
+    """The value stands at the path, if null does there; else nothing is changed."""
+    place: Any = arguments
+    with suppress(LookupError, TypeError):
+        for step in path[:-1]:
+            place = place[step]
+        if place[path[-1]] is None:
+            place[path[-1]] = value
 
 
 def source_of(stand_in: StandIn) -> Any:  # noqa: ANN401 - the handle of a job, which stands above this module

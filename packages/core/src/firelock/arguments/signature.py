@@ -814,7 +814,10 @@ class Binder:
         size = _bytes(text)
         if size <= min(self.warn_at, self.limit):
             return
-        sizes = {name: _bytes(json.dumps(each, ensure_ascii=False)) for name, each in value.items()}
+        sizes = {
+            name: _bytes(json.dumps(each, ensure_ascii=False, separators=(",", ":")))
+            for name, each in value.items()
+        }
         largest = max(sizes, key=sizes.__getitem__, default="")
         facts = (
             f"{self.signature.name} has {size:,} bytes of arguments; "

@@ -6,10 +6,11 @@ import json
 import math
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
 
+from firelock.arguments.references import with_outputs
 from firelock.clock import SECOND, micros
 from firelock.meta import read_meta
 from firelock.text import isoformat
@@ -64,9 +65,18 @@ def _refuse(name: str) -> NoReturn:
 
 
 def job_answer(record: JobRecord) -> dict[str, object]:
-    """Return a job; arguments and result are values where its serializer is JSON."""
-    payloads = {name: json_text(getattr(record, name), record.serializer) for name in ("arguments", "result")}
-    return {**_fields_with_meta(record), **payloads}
+    """Return a job; arguments and result are values where its serializer is JSON.
+
+    Of an argument that another job gives, that is said.
+    """
+    result = json_text(record.result, record.serializer)
+    return {**_fields_with_meta(record), "arguments": shown_arguments(record), "result": result}
+
+
+def shown_arguments(record: JobRecord) -> object:
+    """Return a job's arguments as `json_text`, with the outputs that it takes named in their places."""
+    arguments: Any = json_text(record.arguments, record.serializer)
+    return arguments if record.ties is None else with_outputs(arguments, record.ties.inputs)
 
 
 def recurring_answer(record: RecurringRecord) -> dict[str, object]:

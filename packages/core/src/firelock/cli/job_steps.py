@@ -11,9 +11,9 @@ from firelock.cli.commands import Exit, Problem, add_command, user_name
 from firelock.cli.screen import Cell, Column, Piece, Screen
 from firelock.cli.source import connected
 from firelock.clock import micros
-from firelock.signal import answer
-from firelock.text import age, isoformat, shorten, span
-from firelock.values import Applied
+from firelock.signal import answer, why_not_answered
+from firelock.text import age, clock_time, isoformat, shorten, span
+from firelock.values import Applied, MemoKind
 
 if TYPE_CHECKING:
     from firelock.cli.commands import Commands
@@ -38,7 +38,8 @@ def add_step_commands(group: Commands) -> None:
     )  # fmt: skip
     signal = add_command(
         group, "signal", "Answer a job that waits for a signal, or will; the first answer stands.", _signal,
-        more="VALUE is JSON of the signal's type, checked by the job when it reads it.",
+        more="VALUE is JSON of the signal's type. Where the app makes that signal, --app, it is checked\n"
+        "now, else by the job when it reads it. A job that waits for another one takes it by --early.",
         examples=(
             """firelock jobs signal 01a21072-9d46-7c87-a484-8087cf5d557e approval '{"ok": true}'""",
         ),
@@ -46,6 +47,7 @@ def add_step_commands(group: Commands) -> None:
     signal.add_argument("id", metavar="ID")
     signal.add_argument("name", metavar="SIGNAL")
     signal.add_argument("value", metavar="VALUE")
+    signal.add_argument("--early", action="store_true", help="also where the job waits for another one now")
     read = add_command(
         group, "read", "Print what a job emits, as it comes, until it has ended.", _read,
         examples=("firelock jobs read 01a21072-9d46-7c87-a484-8087cf5d557e",),
@@ -67,9 +69,21 @@ def _steps(options: argparse.Namespace, screen: Screen) -> None:
 
 def _row(step: Step, now: int) -> list[Piece]:
     took = "" if step.took is None else span(micros_of(step))
-    value = shorten(" ".join((step.value or "").split()), _VALUE)
+    until = _until(step)
+    if until is not None:
+        value = f"until {clock_time(until)}, {age(until, now)}"
+    elif step.kind is MemoKind.SIGNAL and not step.is_done:
+        value = "until it is sent"
+    else:
+        value = shorten(" ".join((step.value or "").split()), _VALUE)
     name = step.name if step.is_done else Cell(f"{step.name} (under way)", "yellow")
     return [name, str(step.kind), took, age(micros(step.at), now), step.author, Cell(value, "bright_black")]
+
+
+def _until(step: Step) -> int | None:
+    """Return the instant that a sleep or the wait for a signal ends at, in micros; None where none does."""
+    is_wait = step.kind is MemoKind.SLEEP or (step.kind is MemoKind.SIGNAL and not step.is_done)
+    return int(step.value) if is_wait and step.value and step.value.isdecimal() else None
 
 
 def micros_of(step: Step) -> int:
@@ -81,7 +95,8 @@ def _answer(step: Step) -> dict[str, object]:
     return {
         "name": step.name, "kind": step.kind, "is_done": step.is_done, "at": isoformat(micros(step.at)),
         "took_seconds": None if step.took is None else step.took.total_seconds(), "attempt": step.attempt,
-        "author": step.author, "value": step.value,
+        "author": step.author, "until": isoformat(_until(step)),
+        "value": step.value if _until(step) is None else None,
     }  # fmt: skip
 
 
@@ -93,6 +108,10 @@ def _signal(options: argparse.Namespace, screen: Screen) -> int:
             f"{options.value!r} is no JSON: {error}.", hint="""Write a text with quotes: '"yes"'."""
         ) from error
     with connected(options) as app:
+        job, known = app.storage.get([options.id])[0], app.signal_named(options.name)
+        why = why_not_answered(job, options.name, options.value, known, is_early=options.early)
+        if why is not None:
+            raise Problem(why, hint="Nothing was sent. A job that comes to that wait later: add --early.")
         new = answer(options.id, options.name, options.value, at=app.client.clock.now(), author=user_name())
         told = app.storage.remember([new])[0]
         if told.answer.is_applied:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.cli.answers import answer_of, job_answer
+from firelock.cli.answers import answer_of, job_answer, shown_arguments
 from firelock.cli.commands import Exit, Problem, add_command, add_group, whole
 from firelock.cli.job_steps import add_step_commands
 from firelock.cli.screen import Cell, Column, Piece, Screen, state_cell, visible_lines
@@ -213,7 +214,7 @@ def _what(record: JobRecord) -> list[tuple[str, Piece]]:
     queue = record.queue if not record.priority else f"{record.queue}, priority {record.priority}"
     return [
         ("task", record.task),
-        ("arguments", record.arguments),
+        ("arguments", _arguments(record)),
         ("serializer", record.serializer if record.serializer != "json" else ""),
         ("queue", queue),
         ("tags", ", ".join(record.tags)),
@@ -222,6 +223,13 @@ def _what(record: JobRecord) -> list[tuple[str, Piece]]:
         ("timeout", f"{record.timeout_seconds:g} s" if record.timeout_seconds else ""),
         ("reason", record.reason or ""),
     ]
+
+
+def _arguments(record: JobRecord) -> str:
+    """Return them as stored, but for what another job gives."""
+    if record.ties is None or not record.ties.inputs:
+        return record.arguments
+    return json.dumps(shown_arguments(record), ensure_ascii=False, separators=(",", ":"))
 
 
 def _asked(job: Job[object], now: int) -> list[tuple[str, Piece]]:

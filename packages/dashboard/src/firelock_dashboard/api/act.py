@@ -84,7 +84,8 @@ def copy_job(visit: Visit) -> Response:
 def answer_signal(visit: Visit) -> Response:
     """The value is JSON, of the signal's type."""
     job_id, name = visit.form.required("job"), visit.form.required("signal", limit=200)
-    is_first = send_signal(visit, job_id, name, visit.form.required("value", limit=SIGNAL_LIMIT))
+    value, is_early = visit.form.required("value", limit=SIGNAL_LIMIT), visit.form.flag("early")
+    is_first = send_signal(visit, job_id, name, value, is_early=is_early)
     return visit.json({"job": job_id, "signal": name, "is_first": is_first})
 
 
@@ -209,6 +210,7 @@ ROUTES = (
         ApiParameter("job", "The job's id.", is_required=True),
         ApiParameter("signal", "Its name, with its key where it has one.", is_required=True),
         ApiParameter("value", "JSON of the signal's type.", is_required=True),
+        ApiParameter("early", "true: also where the job waits for another signal now.", "boolean"),
     ),
     _post(
         "/operations",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -15,6 +15,7 @@ from firelock import (
     TaskError,
     UnknownTask,
 )
+from firelock.arguments.references import put_at
 from firelock.storage import DURATION_BUCKETS, State
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.routes import Route
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from firelock import Job, TaskEntry
     from firelock.storage import JobRecord
+    from firelock.values import Input
     from firelock_dashboard.request import Visit
     from firelock_dashboard.stats.history import TaskStats
 
@@ -109,8 +111,9 @@ def show_form(visit: Visit) -> Response:
         return _form(visit, name, {}, "")
     visit.require(Permission.VIEW_ARGUMENTS)
     former = _former(visit, name, former_id)
-    values, hidden = _values_of(visit, name, former)
-    return _form(visit, name, values, "", hidden=hidden)
+    outputs = _outputs_of(visit, former)
+    values, hidden = _values_of(visit, name, former, outputs)
+    return _form(visit, name, values, "", hidden=hidden, missing=_missing_among(outputs))
 
 
 def _former(visit: Visit, name: str, job_id: str) -> JobRecord:
@@ -127,10 +130,36 @@ def _former(visit: Visit, name: str, job_id: str) -> JobRecord:
     return job
 
 
-def _values_of(visit: Visit, name: str, job: JobRecord) -> tuple[dict[str, str], list[str]]:
-    """Return what the form holds of the job, and the parameters whose values this page may not show."""
-    stored = visit.arguments_value(job)
+def _outputs_of(visit: Visit, job: JobRecord) -> dict[Input, JobRecord | None]:
+    """Return the jobs whose outputs it takes, by where they are put."""
+    inputs = () if job.ties is None else job.ties.inputs
+    ids = list(dict.fromkeys(one.job_id for one in inputs))
+    records = dict(zip(ids, visit.fire.storage.get(ids), strict=True)) if ids else {}
+    return {one: records[one.job_id] for one in inputs}
+
+
+def _missing_among(outputs: Mapping[Input, JobRecord | None]) -> dict[str, str]:
+    """Return the parameters whose values are not there, and the job that each of them takes one of."""
+    return {
+        str(one.path[0]): one.job_id
+        for one, source in outputs.items()
+        if source is None or source.result is None
+    }
+
+
+def _values_of(
+    visit: Visit, name: str, job: JobRecord, outputs: Mapping[Input, JobRecord | None]
+) -> tuple[dict[str, str], list[str]]:
+    """Return what the form holds of the job, and the parameters whose values this page may not show.
+
+    Results that it took stand in their places; a parameter of which one is missing is left out.
+    """
+    stored, missing = visit.arguments_value(job), _missing_among(outputs)
     arguments = stored if isinstance(stored, dict) else {}
+    for one, source in outputs.items():
+        if source is not None and one.path[0] not in missing:
+            put_at(arguments, one.path, visit.result(source, limit=None).value)
+    arguments = {one: value for one, value in arguments.items() if one not in missing}
     hidden = [one for one, value in arguments.items() if MASK in json.dumps(value, ensure_ascii=False)]
     shown = {one: value for one, value in arguments.items() if one not in hidden}
     values = {f"args.{one}": text for one, text in visit.fire.texts_from_arguments(name, shown).items()}
@@ -142,15 +171,16 @@ def _values_of(visit: Visit, name: str, job: JobRecord) -> tuple[dict[str, str],
 
 
 def _form(
-    visit: Visit, name: str, values: dict[str, str], problem: str, *, hidden: Sequence[str] = ()
-) -> Response:
+    visit: Visit, name: str, values: dict[str, str], problem: str, *, hidden: Sequence[str] = (),
+    missing: Mapping[str, str] | None = None,
+) -> Response:  # fmt: skip
     task = visit.fire.task_named(name)
     if task is None:
         raise NotHere(visit.text("tasks.not_here", task=name))
     return visit.page(
         "task_run.html", title=visit.text("tasks.run_title", task=name), section="tasks", task=task.info,
         parameters=visit.fire.parameters(name), values=values, problem=problem,
-        hidden=hidden, status=400 if problem else 200,
+        hidden=hidden, missing=missing or {}, status=400 if problem else 200,
     )  # fmt: skip
 
 
