@@ -19,7 +19,8 @@ from tests.core.fakes import Worker
 WAITS_FOR_NOTHING = {
     "Firelock": {
         "arguments_from_text", "declared_limits", "load_imports", "lock", "resource", "parameters", "server",
-        "batch", "signal", "task", "task_named", "tasks", "texts_from_arguments", "use_storage",
+        "batch", "signal", "signal_named", "task", "task_named", "tasks", "texts_from_arguments",
+        "use_storage",
     },
     # `async with`; `run` hears signals in the main thread; `status` is in memory
     "EmbeddedServer": {"run", "start", "status", "stop"},
