@@ -124,3 +124,11 @@ def test_what_is_no_answer_is_told(fire, client, job, value, said):
     assert refused.status == 400
     assert said in refused.text
     assert fire.jobs.get(job.id).state is State.AWAITING
+
+
+def test_the_type_of_an_answer_is_named_where_it_is_known(fire, client, job):
+    fire.signal("approval", bool)
+    wait_for_approval(fire, job)
+    assert "JSON of the type bool." in text_of(client.get(f"/jobs/{job.id}").text)
+    refused = client.act("/jobs/signal", {"one": job.id, "signal": "approval", "value": '"yes"'})
+    assert refused.status == 400

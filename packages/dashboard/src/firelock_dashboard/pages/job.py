@@ -335,6 +335,12 @@ class JobView:
         return name if kind == MemoKind.SIGNAL and not self.job.is_final else None
 
     @property
+    def signal_type(self) -> str | None:
+        """What its signal's payload is, where this process knows that."""
+        known = None if self.signal is None else self.visit.fire.signal_named(self.signal)
+        return None if known is None else getattr(known.type, "__name__", str(known.type))
+
+    @property
     def may_run_from(self) -> bool:
         """Tell whether it may be run again from one of its steps."""
         is_free = self.job.state is not State.PROCESSING
