@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from firelock.memory import MemoryStorage
-from firelock.storage import Applied, BatchFinished, JobFilter, Memo, MemoKind, NewMemo, State
+from firelock.storage import Applied, BatchFinished, Edge, JobFilter, Memo, MemoKind, NewMemo, On, State
 from firelock.testing.conformance.flow_scene import FlowScene
 from firelock.testing.conformance.scene import Handles, deletes, opener, succeeds
 from firelock.values import FINAL_STATES
@@ -69,6 +69,33 @@ def test_members_of_one_batch_are_stored_alike_whichever_way(flow, is_shut):
     found = flow.storage.find(JobFilter(batch_id=batch), limit=200, oldest_first=True).jobs
     assert sorted(one.id for one in [*many, odd]) == sorted(one.id for one in found)
     assert {State.AWAITING if is_shut else State.ENQUEUED} == {one.state for one in found}
+
+
+@pytest.mark.parametrize("number", [1, 40, 112])
+def test_a_batch_is_stored_with_its_first_members_as_by_itself(flow, number):
+    """Plain members right behind their batch go the short way, what follows them the long one."""
+    batch = flow.new_batch()
+    members = [flow.new_member(batch.id) for _ in range(number)]
+    waiting = flow.new_member(batch.id, members[0].id)
+    callback = flow.new_job(state=State.AWAITING, parents=(Edge(batch.id, On.SUCCEEDED),))
+    everything = [batch, *members, waiting, callback, flow.new_member(batch.id)]
+
+    first = flow.storage.insert(everything).is_new
+    looked_at = flow.storage.release(10)
+    again = flow.storage.insert(everything).is_new
+
+    assert ({True}, {False}) == (set(first), set(again))
+    assert 0 == looked_at  # nothing may have ended
+    assert (number + 2, number + 1, 1, 0, 0, 0) == flow.counts(batch.id)
+    holder = flow.begin()
+    while taken := flow.take(holder):
+        flow.storage.apply([succeeds(one) for one in taken])
+        flow.settle_all()
+    assert (State.SUCCEEDED, (number + 2, 0, 0, number + 2, 0, 0)) == (
+        flow.state(batch.id),
+        flow.counts(batch.id),
+    )
+    assert State.SUCCEEDED is flow.state(callback.id)
 
 
 def test_a_batch_behind_a_deleted_job_takes_its_members_and_sweeps_them(flow):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from itertools import chain, compress
+from itertools import chain, compress, takewhile
 from operator import attrgetter
 from typing import Any
 
@@ -64,6 +64,8 @@ _IS_OPEN = Text("""
 SELECT 1 FROM firelock_batches AS batch JOIN firelock_jobs AS job ON job.id = batch.id
 WHERE batch.id = :id AND is_shut = 0 AND is_cancelled = 0 AND job.state = 'awaiting'
 """)
+# Stored empty, it was on the list of those that may have ended.
+_FILLED = Text("UPDATE firelock_batches SET is_changed = 0 WHERE id = :id AND active > 0")
 _NEWEST = Text("SELECT id FROM firelock_jobs ORDER BY seq DESC LIMIT :most")
 
 
@@ -87,7 +89,20 @@ class SqliteStorage(SqlStorage):
             return self._database.write(lambda tx: self._insert_plain(tx, batch, has_lanes=True))
         if are_fellows(batch):
             return self._database.write(lambda tx: self._insert_members(tx, batch))
+        if number := _first_fellows(batch):
+            return self._database.write(lambda tx: self._insert_batch(tx, batch, number))
         return self._insert_any(batch)
+
+    def _insert_batch(
+        self, tx: Transaction, batch: Sequence[NewJob], number: int
+    ) -> Sequence[bool | Duplicate]:
+        """Return which are new of a batch, so many members that are otherwise plain jobs, and the rest."""
+        first, members, rest = batch[:1], batch[1 : number + 1], batch[number + 1 :]
+        is_new = insert_jobs(tx, first)
+        answers = [*is_new, *self._insert_members(tx, members)]
+        if is_new[0]:
+            tx.run(_FILLED, id=first[0].id)
+        return [*answers, *(insert_jobs(tx, rest) if rest else [])]
 
     def _insert_members(self, tx: Transaction, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
         """Return which members of one batch are new, otherwise plain jobs; it has to be open."""
@@ -201,6 +216,18 @@ def are_fellows(batch: Sequence[NewJob]) -> bool:
         and all(job.ties_json == ties and asks_only_limits(job, but_ties=True) for job in batch)
         and ties_in(ties) == Ties(ties_in(ties).batch_id)
     )
+
+
+def _first_fellows(batch: Sequence[NewJob]) -> int:
+    """Return how many members of the first job, a batch, stand behind it that ask for nothing but limits.
+
+    None of a batch that waits: where that cannot come, its members are stored and swept.
+    """
+    ties = batch[1].ties_json if len(batch) > 1 and not batch[0].parents else None
+    if ties is None or ties_in(ties) != Ties(batch[0].id):
+        return 0
+    fellows = takewhile(lambda job: job.ties_json == ties and asks_only_limits(job, but_ties=True), batch[1:])
+    return sum(1 for _ in fellows)
 
 
 def _settled(tx: Transaction, statement: Text, ends: Sequence[tuple[Transition, Held]]) -> bool:
