@@ -134,6 +134,34 @@ def test_members_are_stored_in_one_round_trip(postgresql, number):
         assert 1 + number == flow.tally(batch).active
 
 
+def test_a_batch_is_stored_with_its_first_members_as_by_itself(postgresql):
+    """Plain members right behind it go at once, what follows them the long way; trips grow by no member."""
+    trips = {}
+    for number in (1, 300):
+        with (
+            FaultProxy(postgresql.server.address) as proxy,
+            closing(Handles(opener(postgresql.url("listen=off", port=proxy.port)))) as handles,
+        ):
+            flow = FlowScene(handles)
+            flow.storage.insert([batch := flow.new_batch(), flow.new_member(batch.id)])
+            flow.settle(deletes(batch.id))
+            flow.settle_all()
+            batch = flow.new_batch()
+            queues = [("default", "other")[one % 2] for one in range(number)]
+            members = [flow.new_member(batch.id, queue=queue) for queue in queues]
+            everything = [batch, *members, flow.new_member(batch.id, members[0].id)]
+            before = proxy.traffic
+
+            first = flow.storage.insert(everything).is_new
+            trips[number] = (proxy.traffic - before).trips
+            again = flow.storage.insert(everything).is_new
+
+            assert ({True}, {False}) == (set(first), set(again))
+            assert (number + 1, number, 1, 0, 0, 0) == flow.counts(batch.id)
+            assert (number + 1) // 2 == flow.storage.counts().by_queue["default"][State.ENQUEUED]
+    assert trips[300] <= trips[1] + 1, trips  # one statement for each queue
+
+
 @pytest.mark.parametrize("how", ["ended", "cancelled"])
 def test_members_are_refused_where_the_batch_takes_none(flow, how):
     """By the short way as by the long one; nothing of the call is stored."""

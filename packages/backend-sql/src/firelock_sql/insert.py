@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from operator import attrgetter
 
 import attrs
@@ -19,6 +20,7 @@ from firelock.storage import (
     Moved,
     NewJob,
     State,
+    Ties,
     continuation_target,
     waiting_reason,
 )
@@ -79,6 +81,20 @@ def asks_only_limits(job: NewJob, *, but_ties: bool = False) -> bool:
     """
     has_ties = job.ties_json is not None and not but_ties
     return _asked(job) == _NOTHING_ASKED and not has_ties and unique_use(job) is None
+
+
+def first_fellows(batch: Sequence[NewJob]) -> int:
+    """Return how many members of the first job, a batch, stand behind it that ask for nothing but limits.
+
+    None of a batch that waits: where that cannot come, its members are stored and swept. None either where a
+    later job has a unique key, since keys are locked before all else.
+    """
+    ties = batch[1].ties_json if len(batch) > 1 and not batch[0].parents else None
+    if ties is None or ties_in(ties) != Ties(batch[0].id):
+        return 0
+    fellows = takewhile(lambda job: job.ties_json == ties and asks_only_limits(job, but_ties=True), batch[1:])
+    number = sum(1 for _ in fellows)
+    return 0 if any(unique_use(job) is not None for job in batch[number + 1 :]) else number
 
 
 def insert_jobs(tx: Transaction, batch: Sequence[NewJob]) -> list[bool | Duplicate]:

@@ -63,6 +63,14 @@ SELECT FROM clock
 INSERT_MEMBERS = Text(_INSERT_MEMBERS.format(columns="", values="", arrays=""))
 INSERT_LIMITED_MEMBERS = Text(_INSERT_MEMBERS.format(**_LIMITED))
 
+# Members of a batch that this transaction has stored empty: nobody else has changed what it counts.
+_TOLD = "INSERT INTO firelock_batch_deltas (batch_id, total, active) SELECT :batch, number, number FROM clock"
+_FILLED = """UPDATE firelock_batches
+    SET total = total + number, active = active + number, is_changed = 0 FROM clock WHERE id = :batch"""
+_FILL = _INSERT_MEMBERS.replace(_TOLD, _FILLED)
+FILL = Text(_FILL.format(columns="", values="", arrays=""))
+FILL_LIMITED = Text(_FILL.format(**_LIMITED))
+
 _OF_JOBS = "SELECT FROM firelock_jobs WHERE"
 _READY = "state = 'enqueued' AND session IS NULL AND held_by IS NULL"
 _OPEN = "NOT EXISTS (SELECT FROM firelock_records AS paused WHERE is_paused = 1 AND paused.key = asked.name)"

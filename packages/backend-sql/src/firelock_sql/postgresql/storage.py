@@ -37,6 +37,7 @@ from firelock.storage import (
 from firelock.storage.admission import lane_of
 from firelock_sql.batch_row import TAKERS
 from firelock_sql.claim import PLACE_SEQ, TakenRows, serving, started_job
+from firelock_sql.insert import first_fellows, insert_jobs
 from firelock_sql.job_row import claimed_job
 from firelock_sql.limits import SqlLanes
 from firelock_sql.names import Names
@@ -51,6 +52,8 @@ from firelock_sql.postgresql.exchange import (
     CLAIM_BY_NUMBERS,
     EXCHANGE,
     EXCHANGE_OF_EVERY,
+    FILL,
+    FILL_LIMITED,
     HOLD_CLAIMS,
     INSERT,
     INSERT_LIMITED,
@@ -143,7 +146,7 @@ class PostgresqlStorage(SqlStorage):
     @override
     def _insert(self, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
         if not all(job.is_plain for job in batch) and not _are_alike(batch):
-            return self._insert_any(batch)
+            return self._insert_filled(batch)
         orders = _orders(batch)
         kinds = set(map(kind, batch))
         try:
@@ -158,9 +161,33 @@ class PostgresqlStorage(SqlStorage):
         self._database.wake.tell({queue for queue, *_ in kinds})
         return [True] * len(batch)
 
-    def _store_kinds(self, cursor: Any, batch: Sequence[NewJob]) -> None:  # noqa: ANN401 - psycopg's
+    def _insert_filled(self, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
+        """Return which jobs are new: a batch goes first with the plain members right behind it."""
+        if not (number := first_fellows(batch)):
+            return self._insert_any(batch)
+        members, rest = batch[1 : number + 1], batch[number + 1 :]
+
+        def store(tx: Transaction) -> list[bool | Duplicate]:
+            if not all(insert_jobs(tx, batch[:1])):
+                raise _NotSo
+            self._store_kinds(tx.cursor, members, is_batch_new=True)
+            tx.woken |= {job.queue for job in members}
+            return [True] * (1 + number) + insert_jobs(tx, rest)
+
+        try:
+            return self._database.write(store)
+        except _NotSo:
+            return self._insert_any(batch)
+
+    def _store_kinds(
+        self,
+        cursor: Any,  # noqa: ANN401 - psycopg's
+        batch: Sequence[NewJob],
+        *,
+        is_batch_new: bool = False,
+    ) -> None:
         for one in dict.fromkeys(map(kind, batch)):
-            self._store(cursor, [job for job in batch if kind(job) == one])
+            self._store(cursor, [job for job in batch if kind(job) == one], is_batch_new=is_batch_new)
 
     def _insert_members(self, orders: Iterator[Sequence[NewJob]], *, is_alike: bool) -> None:
         """The members of one batch are stored; one round trip where they are of one kind.
@@ -193,13 +220,19 @@ class PostgresqlStorage(SqlStorage):
         if answer.fetchone() is None:
             raise _NotSo
 
-    def _store(self, cursor: Any, batch: Sequence[NewJob]) -> None:  # noqa: ANN401 - psycopg's
+    def _store(
+        self,
+        cursor: Any,  # noqa: ANN401 - psycopg's
+        batch: Sequence[NewJob],
+        *,
+        is_batch_new: bool = False,
+    ) -> None:
         """The jobs of one kind are stored.
 
         Raises:
             _NotSo: one of them was stored before; the transaction is of no use any more.
         """
-        statement, values = self._told(batch)
+        statement, values = self._told(batch, is_batch_new=is_batch_new)
         try:
             cursor.execute(statement.compiled(self._database.dialect).text, values)
         except UniqueViolation as error:
@@ -207,7 +240,7 @@ class PostgresqlStorage(SqlStorage):
         if "batch" in values and cursor.fetchone() is None:
             raise _NotSo
 
-    def _told(self, batch: Sequence[NewJob]) -> tuple[Text, dict[str, object]]:
+    def _told(self, batch: Sequence[NewJob], *, is_batch_new: bool = False) -> tuple[Text, dict[str, object]]:
         """Return what stores the jobs of one kind, and what it is told of them."""
         values = {
             "ids": text_array([job.id for job in batch]),
@@ -217,9 +250,11 @@ class PostgresqlStorage(SqlStorage):
             **dict(zip(KIND, kind(batch[0]), strict=True)),
         }
         ties = batch[0].ties_json
-        statement, limited = (
-            (INSERT, INSERT_LIMITED) if ties is None else (INSERT_MEMBERS, INSERT_LIMITED_MEMBERS)
-        )
+        statement, limited = INSERT, INSERT_LIMITED
+        if ties is not None:
+            statement, limited = (
+                (FILL, FILL_LIMITED) if is_batch_new else (INSERT_MEMBERS, INSERT_LIMITED_MEMBERS)
+            )
         if ties is not None:
             values |= {"ties": ties, "batch": read_ties(ties).batch_id}
         if all(job.admission_json is None for job in batch):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from itertools import chain, compress, takewhile
+from itertools import chain, compress
 from operator import attrgetter
 from typing import Any
 
@@ -34,7 +34,7 @@ from firelock.storage.admission import lane_of
 from firelock.storage.batches import Share
 from firelock_sql.batch_row import tell_batches
 from firelock_sql.claim import TakenRows
-from firelock_sql.insert import asks_only_limits, insert_jobs
+from firelock_sql.insert import asks_only_limits, first_fellows, insert_jobs
 from firelock_sql.job_row import ties_in
 from firelock_sql.limits import SqlLanes
 from firelock_sql.schema import HAS_MEMOS, IS_MEMBER
@@ -89,7 +89,7 @@ class SqliteStorage(SqlStorage):
             return self._database.write(lambda tx: self._insert_plain(tx, batch, has_lanes=True))
         if are_fellows(batch):
             return self._database.write(lambda tx: self._insert_members(tx, batch))
-        if number := _first_fellows(batch):
+        if number := first_fellows(batch):
             return self._database.write(lambda tx: self._insert_batch(tx, batch, number))
         return self._insert_any(batch)
 
@@ -216,18 +216,6 @@ def are_fellows(batch: Sequence[NewJob]) -> bool:
         and all(job.ties_json == ties and asks_only_limits(job, but_ties=True) for job in batch)
         and ties_in(ties) == Ties(ties_in(ties).batch_id)
     )
-
-
-def _first_fellows(batch: Sequence[NewJob]) -> int:
-    """Return how many members of the first job, a batch, stand behind it that ask for nothing but limits.
-
-    None of a batch that waits: where that cannot come, its members are stored and swept.
-    """
-    ties = batch[1].ties_json if len(batch) > 1 and not batch[0].parents else None
-    if ties is None or ties_in(ties) != Ties(batch[0].id):
-        return 0
-    fellows = takewhile(lambda job: job.ties_json == ties and asks_only_limits(job, but_ties=True), batch[1:])
-    return sum(1 for _ in fellows)
 
 
 def _settled(tx: Transaction, statement: Text, ends: Sequence[tuple[Transition, Held]]) -> bool:
