@@ -134,6 +134,39 @@ def test_members_are_stored_in_one_round_trip(postgresql, number):
         assert 1 + number == flow.tally(batch).active
 
 
+@pytest.mark.parametrize("is_member", [False, True])
+def test_the_end_of_a_job_that_remembers_is_one_round_trip(postgresql, is_member):
+    """As that of any other, whether it remembered before it was claimed or since."""
+    with (
+        FaultProxy(postgresql.server.address) as proxy,
+        closing(Handles(opener(postgresql.url("listen=off", port=proxy.port)))) as handles,
+    ):
+        flow = FlowScene(handles)
+        batch = flow.batch() if is_member else None
+        warm, before, since, waiting = [
+            flow.member(batch) if batch is not None else flow.add() for _ in range(4)
+        ]
+        first = flow.begin("first")
+        runs = {one.id: one for one in flow.take(first)}
+        flow.keep(runs[before], "charge")
+        flow.begin_wait(runs[waiting], "approval")
+        flow.settle(suspends(runs[waiting]))
+        flow.send(waiting, "approval")
+        flow.lose(first)
+        again = {one.id: one for one in flow.take(flow.begin("second"))}
+        flow.keep(again[since], "charge")
+        holder = again[warm].holder
+        flow.exchange(holder, [succeeds(again[warm])], limit=0)  # the statement is prepared
+        seen = proxy.traffic
+
+        flow.exchange(holder, [succeeds(again[one]) for one in (before, since, waiting)], limit=0)
+
+        assert 1 == (proxy.traffic - seen).trips
+        records = flow.storage.get([before, since, waiting])
+        assert {(State.SUCCEEDED, None)} == {(one.state, one.waits_for) for one in records if one}
+        assert batch is None or (4, 0, 0, 4, 0, 0) == flow.counts(batch)
+
+
 def test_a_batch_is_stored_with_its_first_members_as_by_itself(postgresql):
     """Plain members right behind it go at once, what follows them the long way; trips grow by no member."""
     trips = {}

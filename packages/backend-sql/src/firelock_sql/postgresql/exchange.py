@@ -114,7 +114,7 @@ ended AS MATERIALIZED (
     ) AS job (seq, id, fence, at, started_at, expires_at, result, result_absent), LATERAL (
         SELECT ctid FROM firelock_jobs
         WHERE seq = job.seq AND id = job.id AND coalesce(session, '') = :session AND fence = job.fence
-            AND state = 'processing' AND marks = 0 AND (SELECT count(*) FROM holder) = 1
+            AND state = 'processing' AND marks | 4 = 4 AND (SELECT count(*) FROM holder) = 1
         FOR NO KEY UPDATE
     ) AS stored
 ), settled AS (
@@ -135,7 +135,7 @@ CASE WHEN (SELECT count(*) FROM settled) < cardinality(:seqs::bigint[])
 _FOR_MEMBERS = (
     (":absent::text[]", ":absent::text[], :batches::text[]"),
     ("result, result_absent), LATERAL", "result, result_absent, batch_id), LATERAL"),
-    ("marks = 0", "marks = CASE WHEN job.batch_id IS NULL THEN 0 ELSE 2 END"),
+    ("marks | 4 = 4", "marks | 4 = CASE WHEN job.batch_id IS NULL THEN 4 ELSE 6 END"),
     (
         "RETURNING job.queue, job.seq\n)",
         """RETURNING job.queue, job.seq, ended.batch_id

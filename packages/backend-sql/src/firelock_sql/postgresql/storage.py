@@ -72,7 +72,7 @@ from firelock_sql.postgresql.remembering import (
 )
 from firelock_sql.postgresql.suspending import can_suspend_at_once, suspend_at_once
 from firelock_sql.postgresql.unique_lock import lock_keys
-from firelock_sql.schema import IS_MEMBER
+from firelock_sql.schema import HAS_MEMOS, IS_MEMBER
 from firelock_sql.settle import apply_transitions
 from firelock_sql.storage import KIND, LOCK, Held, Parted, SqlStorage, freed_by, held_of, kind
 from firelock_sql.suspension import Suspension
@@ -112,7 +112,7 @@ class PostgresqlStorage(SqlStorage):
     """Jobs in one database of a PostgreSQL server."""
 
     admits = frozenset({Feature.LIMITS, Feature.UNIQUE})
-    hot_marks = (0, IS_MEMBER)
+    hot_marks = (0, IS_MEMBER, HAS_MEMOS, IS_MEMBER | HAS_MEMOS)
     _database: PostgresqlDatabase
 
     def __init__(
