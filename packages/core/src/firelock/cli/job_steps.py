@@ -143,7 +143,7 @@ def _read(options: argparse.Namespace, screen: Screen) -> None:
                 chunks.append({"offset": chunk.offset, "run": chunk.run, "data": chunk.data})
                 continue
             if run is not None and chunk.run != run:
-                screen.note("\nThe job runs again, and emits anew.")
+                screen.note("\nAnother run goes on; a step that was cut off emits once more.")
             run = chunk.run
             sys.stdout.write(chunk.data if not sys.stdout.isatty() else _harmless(chunk.data))
             sys.stdout.flush()
