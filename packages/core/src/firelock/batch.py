@@ -34,7 +34,7 @@ from firelock.errors import (
 )
 from firelock.job import Job, JobPage, Observation, result_of
 from firelock.lifecycle import awaiting_reason
-from firelock.options import Call, to_choice, to_keep_seconds, to_sources, to_tags
+from firelock.options import MOST_SOURCES, Call, to_choice, to_keep_seconds, to_sources, to_tags
 from firelock.pages import check_limit
 from firelock.text import shown
 from firelock.values import (
@@ -71,7 +71,6 @@ log = logging.getLogger(__name__)
 CHUNK = 500  # members that one block stores with the batch in one atomic step
 DEEPEST = 8  # batches within one another
 _MOVED_ON = 4  # a hold is moved on when a quarter of it is over
-_MOST_SOURCES = 100
 _LONGEST_NAME = 200
 _LONGEST_HOLD = timedelta(days=366)
 _PAGE = 500
@@ -854,9 +853,9 @@ def _edges(
 ) -> tuple[Edge, ...]:
     end, sources = to_choice(On, "on", on), to_sources(after)
     ids = dict.fromkeys(source.as_source(outer_id, is_within=is_within) for source in sources)
-    if len(ids) > _MOST_SOURCES:
+    if len(ids) > MOST_SOURCES:
         raise ConfigurationError(
-            f"A batch is after at most {_MOST_SOURCES} jobs, not {len(ids)}; put them in one of their own."
+            f"A batch is after at most {MOST_SOURCES} jobs, not {len(ids)}; put them in one of their own."
         )
     return tuple(Edge(one, end) for one in ids)
 

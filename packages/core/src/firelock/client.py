@@ -41,7 +41,7 @@ from firelock.job import Job, Observation, reads
 from firelock.keys import check_known
 from firelock.lifecycle import awaiting_reason
 from firelock.meta import NO_META, check_meta, write_meta
-from firelock.options import Call, CallOptions, TaskInfo
+from firelock.options import MOST_SOURCES, Call, CallOptions, TaskInfo
 from firelock.storage import Applied, JobFilter, Storage
 from firelock.storage.batches import end_of
 from firelock.storage.derived import insert_surely
@@ -83,7 +83,6 @@ log = logging.getLogger(__name__)
 RELEASE_LIMIT = 1_000
 _TELLING, _LOOK_AGAIN = 1.0, 0.01  # seconds
 CHUNK = 500  # jobs of one call that share an atomic step
-_MOST_SOURCES = 100
 _NO_KEYWORDS: Mapping[str, object] = {}
 _FIRST = micros(datetime(1, 1, 1, tzinfo=UTC))
 _LAST = micros(datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
@@ -862,9 +861,9 @@ def _member_of(batch_id: str) -> _Tie:
 
 
 def _bounded(edges: Mapping[str, Edge]) -> Mapping[str, Edge]:
-    if len(edges) > _MOST_SOURCES:
+    if len(edges) > MOST_SOURCES:
         raise ConfigurationError(
-            f"A job waits for at most {_MOST_SOURCES} others, not {len(edges)}. Put them in a batch and "
+            f"A job waits for at most {MOST_SOURCES} others, not {len(edges)}. Put them in a batch and "
             "wait for that: using(after=batch), and batch.results(task) inside the job."
         )
     return edges

@@ -29,6 +29,7 @@ _QUEUE = re.compile(r"[a-z0-9_.-]{1,64}\Z")
 _PRIORITY = 100
 _TIMEOUT_LIMIT = 366 * 86_400.0
 _KEEP_LIMIT = 3_650 * 86_400.0  # as of the settings
+MOST_SOURCES = 100  # jobs that one waits for; a larger fan-in waits for a batch
 
 
 def check_queue(name: str) -> str:

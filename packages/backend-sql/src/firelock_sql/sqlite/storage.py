@@ -271,4 +271,4 @@ def _many_rows(size: int, *, is_uniform: bool, has_lanes: bool, are_members: boo
 def _many_members(size: int) -> str:
     """Return the statement that lists so many members; its first parameter is their batch."""
     rows = ", ".join(f"(?1, ?{2 * place}, ?{2 * place + 1})" for place in range(1, size + 1))
-    return f"INSERT INTO firelock_members (batch_id, created_at, job_id) VALUES {rows}"  # noqa: S608
+    return f"INSERT INTO firelock_members (batch_id, created_at, job_id) VALUES {rows}"  # noqa: S608 - numbers
