@@ -14,11 +14,12 @@ DOORS = (
 )  # fmt: skip
 
 # Rules that stand once in the core and are words and links in the dashboard, of the same house: what is wrong
-# with who runs jobs, what a link asks, what answers a signal. No user has a use for them, so they stand in no
-# door.
+# with who runs jobs, what a link asks, what answers a signal, whose output an argument takes. No user has a
+# use for them, so they stand in no door.
 ROOMS = {
     "firelock_dashboard": (
         "firelock.approval",
+        "firelock.arguments.references",
         "firelock.control.doctor",
         "firelock.control.limits",
         "firelock.control.servers",

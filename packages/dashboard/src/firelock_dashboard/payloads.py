@@ -16,8 +16,7 @@ from firelock_dashboard.formatting import task_name
 from firelock_dashboard.security.redaction import Redactor
 
 if TYPE_CHECKING:
-    from firelock.storage import JobRecord
-    from firelock.values import Input
+    from firelock.storage import Input, JobRecord
 
 IN_LISTS = 4 * 1024  # characters
 IN_DETAIL = 64 * 1024

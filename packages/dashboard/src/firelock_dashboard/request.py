@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from starlette.types import Scope
 
     from firelock import Firelock, JsonValue, RecurringJob
-    from firelock.values import Input
+    from firelock.storage import Input
     from firelock_dashboard.site import Site
     from firelock_dashboard.urls import Urls
 

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import Job, TaskEntry
-    from firelock.storage import JobRecord
-    from firelock.values import Input
+    from firelock.storage import Input, JobRecord
     from firelock_dashboard.request import Visit
     from firelock_dashboard.stats.history import TaskStats
 
