@@ -80,7 +80,7 @@ def test_a_dialog_keeps_the_focus_and_gives_it_back(page, opener):
 
     for _ in range(6):
         page.keyboard.press("Tab")
-        assert page.evaluate("() => document.activeElement.matches('body, dialog *')")
+        assert page.evaluate("() => document.activeElement.matches('body, dialog, dialog *')")
     page.keyboard.press("Escape")
 
     expect(page.locator("dialog[open]")).to_have_count(0)
