@@ -12,7 +12,7 @@ from tests.sql.transactions import WAYS
 
 
 class TestMariadb(StorageConformance):
-    model_runs = 20  # each step is several round trips
+    model_runs = 10  # each step is several round trips
 
     @pytest.fixture
     def storage_url(self, mariadb):

@@ -9,12 +9,12 @@ from firelock.testing import LockConformance, StorageConformance
 from tests.conformance.kin import kin_conformance
 from tests.ports import free_port
 from tests.sql.databases import newer_schema
-from tests.sql.programs import WANTED, newer_postgresqls, one_postgresql
+from tests.sql.programs import WANTED, newer_postgresqls
 from tests.sql.transactions import WAYS
 
 
 class _OnPostgresql:
-    model_runs = 20  # each step is several round trips
+    model_runs = 10  # each step is several round trips
 
     @pytest.fixture
     def storage_url(self, postgresql):
@@ -33,7 +33,6 @@ class _OnPostgresql:
         return request.param(postgresql.engine_url())
 
 
-@pytest.mark.parametrize("postgresql_program", one_postgresql(), indirect=True, scope="module")
 class TestPostgresql(_OnPostgresql, StorageConformance):
     pass
 
@@ -50,7 +49,7 @@ class TestPostgresqlLocks(LockConformance):
 
 
 class TestPgbouncer(kin_conformance(WANTED)):
-    model_runs = 10  # each step is several round trips
+    model_runs = 5  # each step is several round trips
 
     @pytest.fixture
     def storage_url(self, pgbouncer):

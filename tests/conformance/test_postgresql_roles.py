@@ -48,7 +48,7 @@ def roles(postgresql):
 class TestUser(kin_conformance(WANTED)):
     """Transactions of callers run as roles of their own, so that they are proven elsewhere."""
 
-    model_runs = 10  # each step is several round trips
+    model_runs = 5  # each step is several round trips
 
     @pytest.fixture
     def storage_url(self, roles):

@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 
 from firelock.testing import ServerConformance
-from tests.sql.programs import one_postgresql
 
 
-@pytest.mark.parametrize("postgresql_program", one_postgresql(), indirect=True, scope="module")
 class TestPostgresqlServer(ServerConformance):
     @pytest.fixture
     def storage_url(self, postgresql):

@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 
 from firelock.testing import ServerConformance
-from tests.redis.programs import programs_of_kit
 
 
-@pytest.mark.parametrize("program", programs_of_kit(), indirect=True, scope="module")
 class TestRedisServer(ServerConformance):
     @pytest.fixture
     def storage_url(self, server):

@@ -21,6 +21,12 @@ _SLACK = 10.0
 # What every storage has to stand is played on SQLite; on the others as well where all is to be tested.
 _ON_EVERY_STORAGE = os.environ.get("CI") == "true" or "FIRELOCK_TEST_REDIS" in os.environ
 _ON_EVERY_DATABASE = os.environ.get("FIRELOCK_TEST_SQL") == "all"
+# What a server does by itself is the same on every storage: elsewhere it is played where Redis is named.
+_OF_SERVERS = {
+    "ask-twice", "block-the-loop", "deaf-jobs", "expiring-parents", "forks", "hold-the-interpreter",
+    "hostile-python", "impatient-stop", "kill-children", "kill-servers-in-turn", "kill-supervisors",
+    "lose-the-host", "odd-jobs", "outlive-the-grace", "rolling-restart", "scheduler-down", "zombies",
+}  # fmt: skip
 _ON_ONE_PROGRAM = {"kill-flows"}  # whichever is the first of a scheme
 
 
@@ -34,7 +40,7 @@ def _on(scheme, programs):
         one
         for one in SCENARIOS.values()
         if is_played_on(one.schemes, scheme)
-        and {"sqlite": True, "redis": one.schemes or _ON_EVERY_STORAGE}.get(
+        and {"sqlite": True, "redis": one.schemes or _is_for_redis(one)}.get(
             scheme, _ON_EVERY_DATABASE or one.name == "complete-within"
         )
     ]
@@ -46,6 +52,10 @@ def _on(scheme, programs):
         if one.name not in _ON_ONE_PROGRAM or program is named[0]
     ]
     return pytest.mark.parametrize(("program", "scenario"), played)
+
+
+def _is_for_redis(scenario):
+    return _ON_EVERY_STORAGE and (scenario.name not in _OF_SERVERS or "FIRELOCK_TEST_REDIS" in os.environ)
 
 
 def _play(scenario, program, folder):

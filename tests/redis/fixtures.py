@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from tests.redis.cluster import ClusterServers
-from tests.redis.programs import chosen_programs, programs_of_groups
+from tests.redis.programs import programs_of_groups, programs_of_kit
 from tests.redis.sentinel import SentinelGroup
 from tests.redis.servers import RedisServer
 
 _PATIENCE = 30.0  # seconds until a server counts as lost: nothing is, however slow the machine
 
 
-@pytest.fixture(scope="module", params=chosen_programs())
+@pytest.fixture(scope="module", params=programs_of_kit())
 def program(request):
     """Every Redis and Valkey that tests of every promise run on."""
     return request.param

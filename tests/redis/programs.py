@@ -43,7 +43,7 @@ def programs() -> tuple[Program, ...]:
 
 
 def chosen_programs() -> list[object]:
-    """Return what tests of every promise run on, as pytest's parameters.
+    """Return the programs to run on, as pytest's parameters.
 
     That is the first program alone, so that a run stays short; every one with CI=true or
     FIRELOCK_TEST_REDIS=all; those whose name begins so with FIRELOCK_TEST_REDIS=valkey.
@@ -71,7 +71,7 @@ def programs_of_groups() -> list[object]:
 
 
 def programs_of_kit() -> list[object]:
-    """Return what the whole kit runs on: the first program and, with CI=true, the newest Redis."""
+    """Return what tests of every promise run on: the first program and, with CI=true, the newest Redis."""
     kin = set(map(str, _kin()))
     return [one for one in chosen_programs() if one.id not in kin]  # type: ignore[attr-defined]  # of pytest
 

@@ -21,7 +21,6 @@ from tests.sql.programs import (
     MysqlProgram,
     PostgresqlProgram,
     chosen_mysqls,
-    chosen_postgresqls,
     one_postgresql,
 )
 
@@ -94,7 +93,7 @@ def sql_servers() -> Iterator[Running]:
     _RUNNING.close()
 
 
-@pytest.fixture(scope="module", params=chosen_postgresqls())
+@pytest.fixture(scope="module", params=one_postgresql())
 def postgresql_program(request: pytest.FixtureRequest) -> PostgresqlProgram:
     """Every PostgreSQL that tests of every promise run on."""
     return here(request.param)
@@ -107,7 +106,7 @@ def postgresql(sql_servers: Running, postgresql_program: PostgresqlProgram) -> I
         yield database
 
 
-@pytest.fixture(scope="module", params=[*chosen_postgresqls(), *chosen_mysqls()])
+@pytest.fixture(scope="module", params=[*one_postgresql(), *chosen_mysqls()])
 def server_database(sql_servers: Running, request: pytest.FixtureRequest) -> Iterator[AnyDatabase]:
     """A database of each server, the module's own."""
     with sql_servers.database_of(here(request.param)) as database:

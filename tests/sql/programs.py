@@ -107,7 +107,7 @@ def pgbouncer() -> str | Missing:
 
 
 def chosen_postgresqls() -> list[object]:
-    """Return what tests of every promise run on, as pytest's parameters.
+    """Return the programs to run on, as pytest's parameters.
 
     That is the oldest one alone, so that a run stays short; every one with CI=true or FIRELOCK_TEST_SQL=all;
     those whose name begins so with FIRELOCK_TEST_SQL=postgresql-18. With CI=true the package has to be here,
@@ -127,7 +127,7 @@ def chosen_postgresqls() -> list[object]:
 
 
 def one_postgresql() -> list[object]:
-    """Return what the whole kit, poolers and roles run on: the oldest, unless FIRELOCK_TEST_SQL says more."""
+    """Return what tests of every promise run on: the oldest, unless FIRELOCK_TEST_SQL says more."""
     return chosen_postgresqls() if os.environ.get(WANTED) else chosen_postgresqls()[:1]
 
 

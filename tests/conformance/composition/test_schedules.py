@@ -6,7 +6,6 @@ import pytest
 
 from firelock.plugins import open_storage
 from tests.redis.programs import programs_of_groups
-from tests.sql.programs import one_postgresql
 
 from .batch_variants import VARIANTS
 from .schedules import BatchSchedule, CallSchedule, StepSchedule, counter_examples
@@ -59,7 +58,6 @@ class TestClusterSchedules(Schedules):
         return cluster.url("partitions=16")
 
 
-@pytest.mark.parametrize("postgresql_program", one_postgresql(), indirect=True, scope="module")
 class TestPostgresqlSchedules(Schedules):
     @pytest.fixture
     def storage_url(self, postgresql):
