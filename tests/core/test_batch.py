@@ -188,6 +188,47 @@ def test_up_to_500_members_are_one_step(fire, storage, load):
     assert 500 == batch.tally().total
 
 
+def test_calls_together_make_the_members_that_each_makes_alone(fire, storage):
+    """What calls of one task and the same options share is worked out once; nothing else is shared."""
+
+    @fire.task(name="load", queue="slow", retry=Retry.never())
+    def load(n: int, more: str = "") -> int: ...
+
+    @fire.task(name="tagged", tags=("n-{n}",))
+    def tagged(n: int) -> None: ...
+
+    later = load.using(delay=60, priority=7, meta={"tenant": "acme"})
+
+    def calls(batch):
+        first = batch.add(load, 0)
+        return [
+            load.call(1), load.call(2, more="x"), load.call(3), later.call(4), later.call(5), tagged.call(6),
+            tagged.call(7), load.call(first.output), load.call(8), load.using(after=first).call(9),
+            load.call(10),
+        ]  # fmt: skip
+
+    with fire.batch("together") as batch:
+        batch.add_many(calls(batch))
+    with fire.batch("alone") as batch:
+        for call in calls(batch):
+            batch.add_many([call])
+
+    def shown(jobs):
+        return [
+            (
+                job.task, job.arguments, job.queue, job.priority, job.state, job.tags, job.retry, job.meta,
+                None if job.due_at is None else job.due_at - job.created_at,
+                [(edge.parent_id == jobs[1].id, edge.on, edge.carries) for edge in job.parents],
+                job.ties.batch_id == jobs[0].id, job.ties.inputs and job.ties.inputs[0].path,
+            )
+            for job in jobs[1:]
+        ]  # fmt: skip
+
+    together, alone = storage.inserts
+    assert shown(alone) == shown(together)
+    assert len({job.id for job in together}) == len(together) == 13
+
+
 def test_more_are_stored_in_chunks_under_a_hold_that_ends_with_the_block(fire, storage, load, worker):
     """Members run meanwhile; the batch ends no sooner than it is full."""
     with fire.batch("import", hold=timedelta(minutes=5)) as batch:

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet
 
@@ -180,13 +181,35 @@ class Client:
 
     def new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[NewJob]:
         """Return the members of a batch that the calls make; nothing is stored."""
-        tie = _member_of(batch_id)
-        return [self._new_job(call, tie=tie) for call in calls]
+        return self._new_members(calls, _member_of(batch_id))
 
     def create_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Job[Any]]:
         """As `create_many`, of members of a batch that is stored."""
-        tie = _member_of(batch_id)
-        return self._store_many([self._new_job(call, tie=tie) for call in calls], self._common_within(calls))
+        return self._store_many(self._new_members(calls, _member_of(batch_id)), self._common_within(calls))
+
+    def _new_members(self, calls: Sequence[Call[Any]], tie: _Tie) -> list[NewJob]:
+        """Return jobs of such a tie; what those of one task and the same options share is worked out once."""
+        jobs: list[NewJob] = []
+        for _, alike in groupby(calls, key=lambda call: (id(call.info), id(call.options))):
+            first, *others = alike
+            jobs.append(self._new_job(first, tie=tie))
+            jobs += self._likewise(others, jobs[-1], tie) if others else ()
+        return jobs
+
+    def _likewise(self, calls: Sequence[Call[Any]], first: NewJob, tie: _Tie) -> Sequence[NewJob]:
+        info, options = calls[0].info, calls[0].options
+        is_odd = first.parents or info.has_admission or options.has_admission
+        if not is_odd and self._differ_in_arguments(info, options):
+            encode, serializer = self.registry.binder(info).encode_text, self.serializer
+            try:
+                texts = [encode(call.args, call.kwargs, serializer) for call in calls]
+            except ArgumentError:
+                texts = []  # an output is among them, or what is refused below
+            if texts:
+                shared = (*_shared(first), None, (), first.ties_json)
+                ids = self.storage.new_ids(len(texts), tie.beside)
+                return [NewJob(one, first.task, text, *shared) for one, text in zip(ids, texts, strict=True)]
+        return [self._new_job(call, tie=tie) for call in calls]
 
     async def acreate_member(self, call: Call[Any], batch_id: str) -> Job[Any]:
         """The call is stored as a member, without blocking the event loop."""
@@ -244,7 +267,7 @@ class Client:
     ) -> list[Job[Any]]:
         """As `create_many` for one task and positional arguments: what the jobs share is worked out once."""
         positional = _each_positional(calls)
-        if self.plugins.has_job_options or info.tags or options.tags or options.after:
+        if not self._differ_in_arguments(info, options):
             return self.create_many([Call(info, options, args, {}) for args in positional])
         if not positional:
             return []
@@ -257,16 +280,17 @@ class Client:
                 raise
         return self.create_many([Call(info, options, args, {}) for args in positional])
 
+    def _differ_in_arguments(self, info: TaskInfo, options: CallOptions) -> bool:
+        """Tell whether calls by these options make jobs that differ in arguments and keys alone."""
+        return not (self.plugins.has_job_options or info.tags or options.tags or options.after or options.on)
+
     def _create_plain(
         self, info: TaskInfo, options: CallOptions, positional: Sequence[tuple[object, ...]]
     ) -> list[Job[Any]]:
         """As `create_alike`, of jobs that ask for nothing."""
         first = self._new_job(Call(info, options, positional[0], _NO_KEYWORDS))
         encode, serializer = self.registry.binder(info).encode_text, self.serializer
-        shared = (
-            first.serializer, first.queue, first.priority, first.state, first.created_at, first.due_at,
-            first.nominal_at, None, (), first.timeout_seconds, first.retry, None, first.meta_json,
-        )  # fmt: skip
+        shared = _shared(first)
         # Every call is checked before the first is stored. Texts wait for that rather than jobs, and handles
         # share one job, since each object that lives on is one more for the garbage collector to look at.
         texts = [encode(args, _NO_KEYWORDS, serializer) for args in positional]
@@ -286,10 +310,7 @@ class Client:
         binder, keys, serializer = self.registry.binder(info), info.keys(options), self.serializer
         start_before = info.start_before if options.start_before is None else options.start_before
         defaults = binder.defaults
-        shared = (
-            first.serializer, first.queue, first.priority, first.state, first.created_at, first.due_at,
-            first.nominal_at, None, (), first.timeout_seconds, first.retry, None, first.meta_json,
-        )  # fmt: skip
+        shared = _shared(first)
         texts, asks = list[str](), list["Asked"]()
         for args in positional:
             arguments, text = binder.encode_both(args, _NO_KEYWORDS, serializer)
@@ -303,7 +324,7 @@ class Client:
         for start in range(0, len(texts), CHUNK):
             part = slice(start, start + CHUNK)
             jobs = [
-                NewJob(job_id, first.task, text, *shared, asked.text)
+                NewJob(job_id, first.task, text, *(*shared, asked.text))
                 for job_id, text, asked in zip(ids[part], texts[part], asks[part], strict=True)
             ]
             for job, answer in zip(jobs, self.insert(jobs, within), strict=True):
@@ -858,6 +879,14 @@ class _Tie:
 def _member_of(batch_id: str) -> _Tie:
     """Return the tie of a member; those of one batch share it, and its text."""
     return _Tie(batch_id=batch_id)
+
+
+def _shared(first: NewJob) -> tuple[Any, ...]:
+    """Return the fields of a job, behind its arguments, that are those of all that are called alike."""
+    return (
+        first.serializer, first.queue, first.priority, first.state, first.created_at, first.due_at,
+        first.nominal_at, None, (), first.timeout_seconds, first.retry, None, first.meta_json,
+    )  # fmt: skip
 
 
 def _bounded(edges: Mapping[str, Edge]) -> Mapping[str, Edge]:
