@@ -53,14 +53,15 @@ def _play_dead(on, zombie, other, jobs):
         time.sleep(chance.uniform(0.05, 0.3))
         pids = zombie.freeze(frozen=True)
         on.note("freeze", *pids)
-        if _is_answering(on):
+        # Stood still within a write, it would keep all from renewing: SQLite has one writer.
+        if _is_answering(on) and (frozen := _runs(on, zombie)):
             break
-        # It stood still within a write, and SQLite has one writer: meanwhile nobody could renew a session.
         zombie.freeze(frozen=False)
         on.note("freeze", *other.family())
     else:
         raise AssertionError(pids)
     time.sleep(3 * _QUICK["session_timeout"])
+    eventually(lambda: _has_begun_anew(on, frozen), 20, "a frozen run's job is another server's")
     zombie.freeze(frozen=False)
     awoke = time.monotonic()
     return eventually(lambda: on.starts_after(awoke, zombie.family(), 0.2), 20, "it is back")
@@ -75,8 +76,16 @@ def _is_answering(on):
 
 
 def _runs(on, server):
-    open_runs = _open_runs(on.events())
-    return any(event.pid in server.children() for event in open_runs)
+    """Return the starts of what the server runs."""
+    children = server.children()
+    return [event for event in _open_runs(on.events()) if event.pid in children]
+
+
+def _has_begun_anew(on, runs):
+    fences = {event.job: event.fence for event in runs}
+    return any(
+        event.what == "start" and event.fence > fences.get(event.job, event.fence) for event in on.events()
+    )
 
 
 def _open_runs(events):
