@@ -14,6 +14,9 @@ MIRRORS = (
     "firelock.cli.",
 )  # fmt: skip
 
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+MOST_LINES = 40
+
 
 def trees(sources):
     """Return the syntax tree of each module, by its dotted name."""
@@ -71,6 +74,20 @@ def classes_twice(modules):
     return {name for name, places in found.items() if len(places) > 1}
 
 
+def own_lines(function):
+    """Return how many lines a function's body has, without its docstring and the functions inside it."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    if not body:
+        return 0
+    inside = {
+        line
+        for node in ast.walk(function)
+        if isinstance(node, FUNCTIONS) and node is not function
+        for line in range(node.lineno, node.end_lineno + 1)
+    }
+    return body[-1].end_lineno - body[0].lineno + 1 - len(inside)
+
+
 def files_twice(sources):
     """Return distribution and name of the files that have another one's name; doors of folders have none."""
     found = defaultdict(set)
@@ -93,6 +110,18 @@ def test_no_class_name_is_there_twice():
 def test_no_file_name_is_there_twice():
     """Within a distribution, but for what mirrors on purpose."""
     assert set() == files_twice(package_sources())
+
+
+def test_a_function_is_seen_at_once():
+    """No body is longer than 40 lines; its docstring does not count, functions inside it count themselves."""
+    long = [
+        f"{source.name}:{node.lineno} {node.name} has {own_lines(node)} lines"
+        for source in package_sources()
+        for node in ast.walk(source.tree)
+        if isinstance(node, FUNCTIONS) and node.end_lineno - node.lineno > MOST_LINES < own_lines(node)
+    ]
+
+    assert long == []
 
 
 def test_a_circle_is_seen_wherever_its_imports_stand():

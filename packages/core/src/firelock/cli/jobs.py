@@ -103,17 +103,19 @@ def _add_changes(group: Commands) -> None:
     )
     for parser, change in ((requeue, _REQUEUE), (delete, _DELETE), (restore, _RESTORE)):
         parser.set_defaults(change=change, expect=None)
-        parser.add_argument("ids", metavar="ID", nargs="*")
+        _add_choice(parser, can_expect=change is not _RESTORE)
+
+
+def _add_choice(parser: argparse.ArgumentParser, *, can_expect: bool) -> None:
+    parser.add_argument("ids", metavar="ID", nargs="*")
+    parser.add_argument("--all", action="store_true", dest="is_all", help="every job that the filters choose")
+    parser.add_argument("--dry-run", action="store_true", help="with --all: count them, change nothing")
+    if can_expect:
         parser.add_argument(
-            "--all", action="store_true", dest="is_all", help="every job that the filters choose"
-        )
-        parser.add_argument("--dry-run", action="store_true", help="with --all: count them, change nothing")
-        if change is not _RESTORE:
-            parser.add_argument(
-                "--expect", metavar="N", type=whole(),
-                help="with --all: at most so many; asked for above 1,000, and where some have ended well",
-            )  # fmt: skip
-        _add_filters(parser)
+            "--expect", metavar="N", type=whole(),
+            help="with --all: at most so many; asked for above 1,000, and where some have ended well",
+        )  # fmt: skip
+    _add_filters(parser)
 
 
 # ---- list ------------------------------------------------------------------------------------------------

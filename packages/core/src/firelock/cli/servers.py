@@ -49,6 +49,12 @@ def configure_server(parser: argparse.ArgumentParser) -> None:
         metavar="MODULE",
         help="a module with more tasks",
     )
+    _add_bounds(parser)
+    add_probe_options(parser)
+    _add_log_options(parser)
+
+
+def _add_bounds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-jobs-per-child", type=whole(10**9), default=0, metavar="N",
         help="a process is replaced after so many jobs",
@@ -57,7 +63,9 @@ def configure_server(parser: argparse.ArgumentParser) -> None:
         "--max-memory-per-child", type=whole(10**6), default=0, metavar="MB",
         help="a process is replaced from so much memory on",
     )  # fmt: skip
-    add_probe_options(parser)
+
+
+def _add_log_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verbose", action="store_true", help="log everything")
     parser.add_argument(
         "--log-format", choices=("text", "json"), default="text", help="text, or a JSON object a line"

@@ -176,12 +176,7 @@ def look(runtime: Runtime, *, knows_tasks: bool) -> Sight:
         for job in _sample(runtime, State.ENQUEUED):
             unknown[job.task] += knows_tasks and runtime.tasks.get(job.task) is None
             keyed.see(job)
-    in_vain, overdue = [], []
-    for job in _sample(runtime, State.AWAITING):
-        if (job.reason or "").startswith(_WAITS_IN_VAIN):
-            in_vain.append(job)
-        if job.due_at is not None and job.due_at < now - _LATE_WAIT:
-            overdue.append(job)
+    in_vain, overdue = _stuck(runtime, now)
     unregistered: Counter[str] = Counter()
     unreadable: Counter[str] = Counter()
     for job in _sample(runtime, State.SCHEDULED):
@@ -257,6 +252,16 @@ def _apart(runtime: Runtime) -> Iterator[tuple[str, str, str]]:
         if len(by_beginning) > 1:
             first, second, *_ = by_beginning.values()
             yield info.name, first, second
+
+
+def _stuck(runtime: Runtime, now: int) -> tuple[list[JobRecord], list[JobRecord]]:
+    in_vain, overdue = [], []
+    for job in _sample(runtime, State.AWAITING):
+        if (job.reason or "").startswith(_WAITS_IN_VAIN):
+            in_vain.append(job)
+        if job.due_at is not None and job.due_at < now - _LATE_WAIT:
+            overdue.append(job)
+    return in_vain, overdue
 
 
 def _sample(runtime: Runtime, state: State) -> Iterator[JobRecord]:

@@ -244,16 +244,7 @@ class ChildProcess:
             app.limits.sync()
         runtime.plugins.worker_process_started(server)
         enable_loggers()  # a plugin may configure logging there
-        child = Child(
-            runtime, memory, server, queues, threads=threads, coroutines=coroutines,
-            process_spec=JobProcessSpec(
-                options.app_spec, server, options.storage, tuple(options.imports), options.log_format,
-                tuple(options.log_meta),
-            ),
-            on_session_lost=lambda session: self._report({"session_lost": session}),
-            limits=_limits(options, runtime.settings),
-            on_worn=lambda why: self._report({"worn": why}),
-        )  # fmt: skip
+        child = self._child(runtime, memory, server, queues, threads=threads, coroutines=coroutines)
         self._report({"ready": {
             "storage": runtime.storage.connect_url, "settings": runtime.settings.to_json(),
             "workers": threads, "queues": str(queues), "about": about, "places": memory.workers,
@@ -275,6 +266,28 @@ class ChildProcess:
             logging.shutdown()
             os._exit(EXIT_OK)  # threads cannot be ended, and their jobs have been handed back
         return EXIT_OK
+
+    def _child(
+        self,
+        runtime: Runtime,
+        memory: ChildMemory,
+        server: ServerInfo,
+        queues: QueueChoice,
+        *,
+        threads: int,
+        coroutines: int,
+    ) -> Child:
+        options = self._options
+        return Child(
+            runtime, memory, server, queues, threads=threads, coroutines=coroutines,
+            process_spec=JobProcessSpec(
+                options.app_spec, server, options.storage, tuple(options.imports), options.log_format,
+                tuple(options.log_meta),
+            ),
+            on_session_lost=lambda session: self._report({"session_lost": session}),
+            limits=_limits(options, runtime.settings),
+            on_worn=lambda why: self._report({"worn": why}),
+        )  # fmt: skip
 
     def _report(self, report: dict[str, Any]) -> None:
         try:

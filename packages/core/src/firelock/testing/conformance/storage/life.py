@@ -46,11 +46,11 @@ from firelock.testing.movable_clock import movable
 from firelock.values import State
 
 
-def _asked(storage: Storage, job: NewJob) -> list[tuple[str, Callable[[], object]]]:
-    """Return verbs that have to look into the store, each with a call of it."""
+def _arguments(job: NewJob) -> dict[str, tuple[object, ...]]:
+    """Return by verb what it is called with."""
     session = NewSession("session-z", "server-z", "host:z", "host", 7, STAMP, 60.0, 4, "*", "1")
     request = ClaimRequest(["default"], 1, session.id, STAMP)
-    verbs: dict[str, tuple[object, ...]] = {
+    return {
         "insert": ([job],),
         "claim": (request,),
         "apply": ([deletes(job.id)],),
@@ -80,6 +80,11 @@ def _asked(storage: Storage, job: NewJob) -> list[tuple[str, Callable[[], object
         "list_records": ("kind",),
         "delete_record": ("kind", "key"),
     }
+
+
+def _asked(storage: Storage, job: NewJob) -> list[tuple[str, Callable[[], object]]]:
+    """Return verbs that have to look into the store, each with a call of it."""
+    verbs = _arguments(job)
     if Feature.LIMITS in storage.features:
         verbs |= {"spend": ("kit/a",), "find_keys": ()}
     if Feature.UNIQUE in storage.features:
