@@ -6,7 +6,7 @@ import pytest
 
 from firelock.storage import Applied, ClaimRequest
 from firelock.testing.conformance.scene import Running, hands_back, succeeds
-from firelock_sql.postgresql import lanes
+from firelock_sql.postgresql import claim_start
 from tests.scenes import scene_at
 
 
@@ -20,10 +20,10 @@ def scene(postgresql):
 @pytest.fixture
 def short_looks(monkeypatch):
     """Each whole look is a long one, after which all looks are short."""
-    monkeypatch.setattr(lanes, "_LONG", -1)
-    monkeypatch.setattr(lanes, "_MICROS_OF_A_JOB", 0)
-    monkeypatch.setattr(lanes, "_IN_A_ROW", 1)
-    monkeypatch.setattr(lanes, "_REST", 1e9)
+    monkeypatch.setattr(claim_start, "_LONG", -1)
+    monkeypatch.setattr(claim_start, "_MICROS_OF_A_JOB", 0)
+    monkeypatch.setattr(claim_start, "_IN_A_ROW", 1)
+    monkeypatch.setattr(claim_start, "_REST", 1e9)
 
 
 def ids(claimed):
@@ -42,7 +42,7 @@ def begun(scene, **options):
 @pytest.mark.usefixtures("short_looks")
 @pytest.mark.parametrize("queues", [["default"], None])
 def test_a_short_look_claims_by_priority_and_age(scene, queues):
-    """Also in lanes that were never claimed from: above, between and below those that were."""
+    """Also at levels that were never claimed from: above, between and below those that were."""
     holder = begun(scene, priority=0)
     scene.add(priority=7)
     scene.claim(holder, queues=queues)
@@ -119,9 +119,9 @@ def test_a_settle_claims_by_a_short_look_beside(scene):
 
 def test_looks_become_short_once_several_were_long(scene, monkeypatch):
     """The server tells how long each took."""
-    monkeypatch.setattr(lanes, "_LONG", 0)
-    monkeypatch.setattr(lanes, "_MICROS_OF_A_JOB", 0)
-    monkeypatch.setattr(lanes, "_REST", 1e9)
+    monkeypatch.setattr(claim_start, "_LONG", 0)
+    monkeypatch.setattr(claim_start, "_MICROS_OF_A_JOB", 0)
+    monkeypatch.setattr(claim_start, "_REST", 1e9)
     holder = scene.begin()
     late, *_, job_id = [scene.add() for _ in range(5)]
     jobs = [scene.claim(holder, 1)[0] for _ in range(3)]

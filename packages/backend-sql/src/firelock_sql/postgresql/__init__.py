@@ -1,6 +1,6 @@
 """PostgreSQL, by psycopg 3.
 
 Read `storage` first: its statements do each verb in one round trip. Then `database` (transactions), `connect`
-(what errors mean, poolers), `listener` (LISTEN and NOTIFY), `lanes` (where claims look while a snapshot is
-held open), `health`.
+(what errors mean, poolers), `listener` (LISTEN and NOTIFY), `claim_start` (where claims look while a
+snapshot is held open), `health`.
 """

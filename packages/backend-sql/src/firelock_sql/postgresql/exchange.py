@@ -276,7 +276,7 @@ BESIDE_OF_EVERY = _settling(
     .replace("PLAIN", "SELECT name FROM open")
 )
 
-# Claims by probes: see `lanes`. Its answer is the one of EXCHANGE, with the open queues for their number.
+# Claims by probes: see `claim_start`. Its answer is that of EXCHANGE, with the open queues for their number.
 CLAIM_BEHIND = Text(
     """
 WITH new AS MATERIALIZED (
@@ -317,7 +317,7 @@ WITH new AS MATERIALIZED (
                     AND probe.low = probe.high AND priority = probe.low
                     AND (enqueued_at, seq) > (probe.at, probe.after)
                 ORDER BY enqueued_at, seq LIMIT 512 FOR NO KEY UPDATE SKIP LOCKED
-            ) AS lane
+            ) AS level
             UNION ALL SELECT ctid FROM (
                 SELECT ctid FROM firelock_jobs
                 WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = queue.name

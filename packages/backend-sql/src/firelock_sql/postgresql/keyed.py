@@ -138,7 +138,7 @@ _QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _LANE = 4, 5, 11, 21, 23
 _LONG = 1_500  # micros beyond which a look was a long one; each lane may take some more
 _MICROS_OF_A_LANE = 20
 _DEEP = 1_000  # jobs claimed of a lane from which it may be the reason
-_IN_A_ROW = 3  # as for plain jobs: see `lanes`
+_IN_A_ROW = 3  # as for plain jobs: see `claim_start`
 _REST = 20  # times as long as a long look took
 _MOST_LANES = 1_000
 _BEFORE_ALL = (-(1 << 31) - 1, -1, -1)
@@ -153,9 +153,9 @@ class _Floor:
 class LaneFloors:
     """How far claims have come in each lane, for looks behind what a snapshot held open keeps in the index.
 
-    It is to jobs with limits what `lanes` is to others: once looks were long, the next begin in each lane
-    behind what was claimed last, and step over the deepest lane; now and then one is whole again, and finds
-    what came late. Threads may share it.
+    It is to jobs with limits what `ClaimStart` is to others: once looks were long, the next begin in each
+    lane behind what was claimed last, and step over the deepest lane; now and then one is whole again, and
+    finds what came late. Threads may share it.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

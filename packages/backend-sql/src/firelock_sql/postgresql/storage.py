@@ -42,6 +42,7 @@ from firelock_sql.job_row import claimed_job
 from firelock_sql.limits import SqlLanes
 from firelock_sql.names import Names
 from firelock_sql.pool import EnginePool
+from firelock_sql.postgresql.claim_start import ClaimStart, Look
 from firelock_sql.postgresql.connect import number_array, patient_for, text_array
 from firelock_sql.postgresql.database import PostgresqlDatabase
 from firelock_sql.postgresql.delta_sum import take_deltas
@@ -63,7 +64,6 @@ from firelock_sql.postgresql.exchange import (
     Settling,
 )
 from firelock_sql.postgresql.keyed import MAKE_KEYS, TAKE, ClaimBeside, LaneFloors, PostgresqlLanes
-from firelock_sql.postgresql.lanes import Lanes, Look
 from firelock_sql.postgresql.remembering import (
     RECALL,
     can_remember_at_once,
@@ -89,7 +89,7 @@ _MOST = 512  # that one statement claims
 # Places in its answer.
 _PLACE_OPEN, _PLACE_SETTLED, _PLACE_LANES, _FIRST = 2, 3, 4, 6
 _QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _MARKS = 10, 11, 17, 27, 28
-_IN_LANE = itemgetter(_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ)
+_AT_LEVEL = itemgetter(_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ)
 
 _Plain = Sequence[tuple[Transition, Held]]
 
@@ -122,7 +122,7 @@ class PostgresqlStorage(SqlStorage):
         database.connect_url = connect_url
         # What a pooler makes of it is known when it is met: `describe` says it then.
         super().__init__(database, is_notified=database.wake.has_mailbox)
-        self._lanes = Lanes()
+        self._claim_start = ClaimStart()
         self._floors = LaneFloors()
         self._laned: set[tuple[str, ...] | None] = set()  # queues of whose last claim some had lanes
 
@@ -270,7 +270,7 @@ class PostgresqlStorage(SqlStorage):
         self._database.wake.mark(request.queues)
         if self._has_lanes(request):
             return self._claimed_beside(request, self._beside(request, ()))
-        return self._claim(self._lanes.look(request))
+        return self._claim(self._claim_start.look(request))
 
     def _claim(self, look: Look) -> Claim:
         rows = self._run(lambda cursor: self._ask(cursor, look))
@@ -319,7 +319,7 @@ class PostgresqlStorage(SqlStorage):
             return Claim([], next_due_at, is_session_lost=True)
         if rows[0][_FIRST] is None:
             rows = []
-        self._lanes.looked(look, [_IN_LANE(row) for row in rows], opened if took is None else took)
+        self._claim_start.looked(look, [_AT_LEVEL(row) for row in rows], opened if took is None else took)
         if not rows:
             return Claim([], next_due_at)
         rows = self._in_order(request, rows)
@@ -530,7 +530,7 @@ class PostgresqlStorage(SqlStorage):
 
     @override
     def _settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
-        look = self._lanes.look(request)
+        look = self._claim_start.look(request)
         batch = self._holdings.parted(transitions, request.session)
         if batch.others:
             results, taken = self._database.write(lambda tx: self._both(tx, transitions, batch, request))

@@ -3,11 +3,12 @@
 A snapshot that somebody holds open, anywhere in the server, keeps the index entry of every job that was
 claimed since then. A look from the index's beginning steps over all of them: at a rate of 500 jobs a second,
 after an hour, over 1.8 million, for each claim. So looks are timed by the server. Once several were long,
-the next ones begin in each lane (a priority of a queue) behind what was claimed there last, and only now and
+the next ones begin at each level (a priority of a queue) behind what was claimed there last, and only now and
 then one is whole again.
 
-What comes late, with a place in its lane that was passed already, waits for a whole look: jobs handed back,
+What comes late, with a place at its level that was passed already, waits for a whole look: jobs handed back,
 and those of a transaction that was open for longer than five seconds. Without such a snapshot nothing waits.
+Of jobs in lanes `lanes.LaneFloors` knows the same.
 """
 
 from __future__ import annotations
@@ -26,22 +27,22 @@ _MICROS_OF_A_JOB = 100
 _IN_A_ROW = 3  # long looks; the first along entries that nobody sees any more marks them, the next is short
 _REST = 20  # times as long as a long look took
 _LATE = 5_000_000  # micros for which a transaction may be open and its jobs not wait for a whole look
-_MOST_LANES = 1_000
+_MOST_LEVELS = 1_000
 _BEFORE_ALL = (-1, -1)
 _LOWEST, _HIGHEST = -(1 << 31) - 1, 1 << 31  # beyond any priority
 
-Lane = tuple[str, int]  # queue, priority
+Level = tuple[str, int]  # queue, priority
 Place = tuple[int, int]  # instant when it was enqueued, number
 Claimed = tuple[str, int, int, int]  # queue, priority, instant, number
 
 
 @attrs.frozen
 class Probe:
-    """One step of a short look: a lane behind a place, or all priorities between two lanes of a queue."""
+    """One step of a short look: a level behind a place, or all priorities between two levels of a queue."""
 
     queue: str
     low: int
-    high: int  # the same as `low`: the lane; otherwise both ends are left out
+    high: int  # the same as `low`: the level; otherwise both ends are left out
     after: Place = _BEFORE_ALL
 
 
@@ -70,12 +71,12 @@ class Look:
         }
 
 
-class Lanes:
-    """The lanes that this process knows, and how far it has come in each. Threads may share it."""
+class ClaimStart:
+    """The levels that this process knows, and how far it has come at each. Threads may share it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._places: dict[Lane, Place] = {}
+        self._places: dict[Level, Place] = {}
         self._whole_at = clock()
         self._long_looks = 0
 
@@ -105,26 +106,26 @@ class Lanes:
 
     def _looked_shortly(self, request: ClaimRequest, claimed: Sequence[Claimed], queues: set[str]) -> None:
         self._pass(claimed)
-        if len(claimed) < request.limit:  # all that there was: its lanes are passed but for what comes late
-            lanes = [lane for lane in self._places.copy() if lane[0] in queues]
-            self._pass([(*lane, request.now - _LATE, 0) for lane in lanes])
+        if len(claimed) < request.limit:  # all there was: its levels are passed but for what comes late
+            levels = [level for level in self._places.copy() if level[0] in queues]
+            self._pass([(*level, request.now - _LATE, 0) for level in levels])
 
-    def _know(self, lanes: Iterable[Lane]) -> None:
-        for lane in set(lanes).difference(self._places):
-            if len(self._places) < _MOST_LANES:
-                self._places[lane] = _BEFORE_ALL
+    def _know(self, levels: Iterable[Level]) -> None:
+        for level in set(levels).difference(self._places):
+            if len(self._places) < _MOST_LEVELS:
+                self._places[level] = _BEFORE_ALL
 
     def _pass(self, claimed: Iterable[Claimed]) -> None:
-        last: dict[Lane, Place] = {}
+        last: dict[Level, Place] = {}
         for queue, priority, enqueued_at, seq in claimed:
             last[queue, priority] = max(last.get((queue, priority), _BEFORE_ALL), (enqueued_at, seq))
         self._know(last)
-        for lane, place in last.items():
-            if lane in self._places:
-                self._places[lane] = max(self._places[lane], place)
+        for level, place in last.items():
+            if level in self._places:
+                self._places[level] = max(self._places[level], place)
 
 
-def _probes(queue: str, places: Mapping[Lane, Place]) -> list[Probe]:
+def _probes(queue: str, places: Mapping[Level, Place]) -> list[Probe]:
     """Return the probes of a queue, the highest priorities first."""
     found: list[Probe] = []
     above = _HIGHEST
