@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from firelock.testing.conformance.scene import hands_back
-from firelock_sql.postgresql import keyed
+from firelock_sql.postgresql import lanes
 from tests.scenes import scene_at
 
 
@@ -19,11 +19,11 @@ def scene(postgresql):
 @pytest.fixture
 def behind(scene, monkeypatch):
     """A session whose looks begin behind what it has claimed of the lane "m"."""
-    monkeypatch.setattr(keyed, "_LONG", -1)
-    monkeypatch.setattr(keyed, "_MICROS_OF_A_LANE", 0)
-    monkeypatch.setattr(keyed, "_DEEP", 1)
-    monkeypatch.setattr(keyed, "_IN_A_ROW", 1)
-    monkeypatch.setattr(keyed, "_REST", 1e9)
+    monkeypatch.setattr(lanes, "_LONG", -1)
+    monkeypatch.setattr(lanes, "_MICROS_OF_A_LANE", 0)
+    monkeypatch.setattr(lanes, "_DEEP", 1)
+    monkeypatch.setattr(lanes, "_IN_A_ROW", 1)
+    monkeypatch.setattr(lanes, "_REST", 1e9)
     holder = scene.begin()
     for queues in (["default"], None):
         scene.add_limited(2, "m", priority=5)

@@ -11,7 +11,8 @@ from firelock import State
 from firelock.storage import Applied, StorageUnavailable
 from firelock.testing.conformance.scene import Running, asks, succeeds
 from firelock.values import UniqueUse
-from firelock_sql.mysql import lane_walk, storage
+from firelock_sql.mysql import lanes as mysql_lanes
+from firelock_sql.mysql import storage
 from tests.faults.proxy import FaultProxy
 from tests.faults.servers import eventually
 from tests.scenes import scene_at
@@ -145,7 +146,7 @@ def test_lanes_are_found_before_between_and_behind_those_known(scene, holder):
 @pytest.mark.parametrize("is_known", [False, True], ids=["strangers", "known"])
 def test_more_lanes_than_are_asked_for_at_once_have_their_turns(scene, holder, monkeypatch, is_known):
     """However many are asked for together, one job of each is taken before a second one of any."""
-    monkeypatch.setattr(lane_walk, "_KNOWN_AT_ONCE", 7)
+    monkeypatch.setattr(mysql_lanes, "_KNOWN_AT_ONCE", 7)
     lanes = [f"t:{place:03}" for place in range(40)]
     for _ in range(3):
         scene.storage.insert([scene.new_job(admission=asks(lane)) for lane in lanes])
@@ -161,7 +162,7 @@ def test_more_lanes_than_are_asked_for_at_once_have_their_turns(scene, holder, m
 
 def test_what_a_process_remembers_is_bounded(scene, holder, monkeypatch):
     """Keys of one job each come and go; nothing is overlooked when all is forgotten."""
-    monkeypatch.setattr(lane_walk, "_REMEMBERED", 5)
+    monkeypatch.setattr(mysql_lanes, "_REMEMBERED", 5)
     for turn in range(4):
         lanes = [f"order:{turn}{place}" for place in range(4)]
         scene.storage.insert([scene.new_job(admission=asks(lane)) for lane in lanes])

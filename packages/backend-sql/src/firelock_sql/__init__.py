@@ -4,5 +4,6 @@ Read `storage` first: each verb is one transaction. Then one job's way: `insert`
 `sqlite`, `postgresql` or `mysql`, `settle`, `job_row`. Below them: `transaction`, `database`, `schema`;
 `server_database`, `pool` and a dialect's `database`; `notify` and `within`. What surrounds a job: `sessions`,
 `upkeep`, `counting`, `find`, `logs`, `records`, `locks`. What ties jobs together, and what they remember:
-`batch_row`, how members are counted, `batch_change`, `batches`; `memo_row`, `memos`, `streams`.
+`batch_row`, how members are counted, `batch_change`, `batches`; `memo_row`, `memos`, `suspensions`,
+`streams`.
 """

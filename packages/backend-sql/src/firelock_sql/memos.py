@@ -1,4 +1,4 @@
-"""What jobs remember: names with values that are written once, and what waits for them."""
+"""Memos, which jobs remember: names with values that are written once, and what waits for them."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ from firelock_sql.schema import HAS_MEMOS, IS_MEMBER
 from firelock_sql.sessions import SqlSessionVerbs
 from firelock_sql.settle import apply_transitions
 from firelock_sql.streams import SqlStreamVerbs
-from firelock_sql.suspension import Suspension, find_suspensions
+from firelock_sql.suspensions import Suspension, find_suspensions
 from firelock_sql.transaction import LetGo, Text, Transaction, Value
 from firelock_sql.unique import SqlUniqueVerbs
 from firelock_sql.upkeep import SqlUpkeepVerbs

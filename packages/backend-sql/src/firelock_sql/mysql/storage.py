@@ -61,11 +61,11 @@ from firelock_sql.insert import insert_jobs, insert_new
 from firelock_sql.limits import SqlLanes
 from firelock_sql.mysql.connect import CLOCK, is_lock_timeout
 from firelock_sql.mysql.database import MysqlDatabase
-from firelock_sql.mysql.delta_runs import take_deltas
-from firelock_sql.mysql.lane_walk import HOLD_CLAIMS, LaneMemory, MysqlLanes
-from firelock_sql.mysql.memo_trip import fits_one_trip, recall_at_once, remember_at_once
+from firelock_sql.mysql.deltas import take_deltas
+from firelock_sql.mysql.lanes import HOLD_CLAIMS, LaneMemory, MysqlLanes
+from firelock_sql.mysql.memos import can_remember_at_once, recall_at_once, remember_at_once
 from firelock_sql.mysql.pipeline import TogetherCursor, Written
-from firelock_sql.mysql.suspend_trip import suspend_at_once
+from firelock_sql.mysql.suspensions import suspend_at_once
 from firelock_sql.names import Names
 from firelock_sql.pool import EnginePool
 from firelock_sql.schema import HAS_MEMOS, IS_MEMBER
@@ -79,7 +79,7 @@ from firelock_sql.storage import (
     freed_by,
     settle_values,
 )
-from firelock_sql.suspension import Suspension
+from firelock_sql.suspensions import Suspension
 from firelock_sql.transaction import Text, Transaction, Value, insert_into
 from firelock_sql.unique import unique_use
 from firelock_sql.url import ServerUrl, parse_server_url
@@ -571,7 +571,7 @@ class MysqlStorage(SqlStorage):
     @override
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
         """One round trip for what runs ask for."""
-        if within is None and memos and fits_one_trip(memos):
+        if within is None and memos and can_remember_at_once(memos):
             return self._database.write(lambda tx: remember_at_once(tx, cursor_of(tx), memos))
         return super().remember(memos, within=within)
 

@@ -6,6 +6,7 @@ import attrs
 
 from firelock_sql.job_row import CLAIMED_COLUMNS
 from firelock_sql.limits import IN_LANE
+from firelock_sql.postgresql.lanes import GATE
 from firelock_sql.transaction import Text
 
 # Stores plain jobs of one kind, none of which is known. The clock is read once, as it would be for each row
@@ -164,7 +165,7 @@ def _settling(statement: str) -> Settling:
 
 
 # Settles plain ends, and claims what there is room for; either may be asked for alone. Where a queue may have
-# jobs with limits it claims nothing, unless it is told to: `keyed` claims them, and the others beside them.
+# jobs with limits it claims nothing, unless it is told to: `lanes` claims them, and the others beside them.
 #
 # It locks the session first, so that it cannot end before this does, then jobs in the order of their ids,
 # in which the lists are sorted. A claim that finds nothing locks nothing. Each end is found by its number:
@@ -228,16 +229,11 @@ EXCHANGE_OF_EVERY = _settling(
     )
 )
 
-# Claims beside lanes hold it together, who changes the numbers of a limit alone: see `HOLD_CLAIMS`.
-_GATE = "(1179210860::bigint << 32) | 'firelock_limit_keys'::regclass::oid::bigint"
-HOLD_CLAIMS = Text(f"SELECT pg_advisory_xact_lock({_GATE})")
-CLAIM_BY_NUMBERS = Text(f"SELECT pg_advisory_xact_lock_shared({_GATE})")
-
 # Begins a claim beside lanes: settles plain ends, and locks the session in any case. A row is: its server,
 # the next due instant, the jobs that were settled where not all were, whether there may be lanes, the queues
 # that have some, those that have other work, none of them paused, and the time.
 _BESIDE = f"""
-, gate AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared({_GATE})), holder AS MATERIALIZED (
+, gate AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared({GATE})), holder AS MATERIALIZED (
     SELECT server FROM firelock_sessions
     WHERE id = :session AND died_at IS NULL AND (SELECT count(*) FROM gate) = 1 FOR KEY SHARE
 ), {_SETTLED}, counted AS (
@@ -248,7 +244,7 @@ _BESIDE = f"""
 SELECT (SELECT server FROM holder), {_DUE}, {_UNSETTLED}, HAS_LANES, ARRAY (LANED), ARRAY (PLAIN),
     (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
 """  # noqa: S608 - conditions of ours
-# Queues that are known to have lanes are not looked at: see `keyed.LaneFloors`.
+# Queues that are known to have lanes are not looked at: see `lanes.LaneFloors`.
 _KNOWN, _IS_KNOWN = "name = ANY (:known::text[])", "(cardinality(:known::text[]) > 0)"
 _LANE_OF_OPEN = f"SELECT FROM ({_FIRST_IN_LANE.replace('QUEUE', 'open.name')}) AS job"  # noqa: RUF100, S608
 _PLAIN_OF_OPEN = f"SELECT FROM ({_FIRST_PLAIN.replace('QUEUE', 'open.name')}) AS job"  # noqa: RUF100, S608

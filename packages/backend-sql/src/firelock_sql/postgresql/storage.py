@@ -45,17 +45,15 @@ from firelock_sql.pool import EnginePool
 from firelock_sql.postgresql.claim_start import ClaimStart, Look
 from firelock_sql.postgresql.connect import number_array, patient_for, text_array
 from firelock_sql.postgresql.database import PostgresqlDatabase
-from firelock_sql.postgresql.delta_sum import take_deltas
+from firelock_sql.postgresql.deltas import take_deltas
 from firelock_sql.postgresql.exchange import (
     BESIDE,
     BESIDE_OF_EVERY,
     CLAIM_BEHIND,
-    CLAIM_BY_NUMBERS,
     EXCHANGE,
     EXCHANGE_OF_EVERY,
     FILL,
     FILL_LIMITED,
-    HOLD_CLAIMS,
     INSERT,
     INSERT_LIMITED,
     INSERT_LIMITED_MEMBERS,
@@ -63,19 +61,27 @@ from firelock_sql.postgresql.exchange import (
     KEEP_OPEN,
     Settling,
 )
-from firelock_sql.postgresql.keyed import MAKE_KEYS, TAKE, ClaimBeside, LaneFloors, PostgresqlLanes
-from firelock_sql.postgresql.remembering import (
+from firelock_sql.postgresql.lanes import (
+    HOLD_CLAIMS,
+    MAKE_KEYS,
+    TAKE,
+    ClaimBeside,
+    HeldLanes,
+    LaneFloors,
+    PostgresqlLanes,
+)
+from firelock_sql.postgresql.memos import (
     RECALL,
     can_remember_at_once,
     recalled,
     remember_at_once,
 )
-from firelock_sql.postgresql.suspending import can_suspend_at_once, suspend_at_once
+from firelock_sql.postgresql.suspensions import can_suspend_at_once, suspend_at_once
 from firelock_sql.postgresql.unique_lock import lock_keys
 from firelock_sql.schema import HAS_MEMOS, IS_MEMBER
 from firelock_sql.settle import apply_transitions
 from firelock_sql.storage import KIND, LOCK, Held, Parted, SqlStorage, freed_by, held_of, kind
-from firelock_sql.suspension import Suspension
+from firelock_sql.suspensions import Suspension
 from firelock_sql.transaction import Text, Transaction
 from firelock_sql.unique import LOCKERS
 from firelock_sql.upkeep import IS_RELEASING
@@ -441,7 +447,7 @@ class PostgresqlStorage(SqlStorage):
 
     @override
     def _lanes_in(self, tx: Transaction) -> SqlLanes:
-        return _HeldLanes(tx)
+        return HeldLanes(tx)
 
     # ---- upkeep ------------------------------------------------------------------------------------------
 
@@ -563,14 +569,6 @@ class PostgresqlStorage(SqlStorage):
         if tx.let_go:
             self._take_freed(tx, request, taken.claim)
         return results, taken
-
-
-class _HeldLanes(SqlLanes):
-    """Lanes that are met where none were known of."""
-
-    @override
-    def hold_numbers(self) -> None:
-        self._tx.one(CLAIM_BY_NUMBERS)
 
 
 _asks_beside = attrgetter(

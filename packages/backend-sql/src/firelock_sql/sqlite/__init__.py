@@ -1,5 +1,5 @@
 """SQLite: one file, shared by every process of one host.
 
-Read `storage` first (the verbs that run for every job), then `database` (connections, transactions) and
-`health` (how the file is).
+Read `storage` first (the verbs that run for every job), then `database` (connections, transactions), `lanes`
+and `health` (how the file is).
 """

@@ -40,7 +40,7 @@ from firelock_sql.limits import SqlLanes
 from firelock_sql.schema import HAS_MEMOS, IS_MEMBER
 from firelock_sql.settle import apply_transitions
 from firelock_sql.sqlite.database import SqliteDatabase
-from firelock_sql.sqlite.file_lanes import FileLanes
+from firelock_sql.sqlite.lanes import SqliteLanes
 from firelock_sql.storage import (
     KIND,
     SETTLE,
@@ -164,7 +164,7 @@ class SqliteStorage(SqlStorage):
 
     @override
     def _lanes_in(self, tx: Transaction) -> SqlLanes:
-        return FileLanes(tx)
+        return SqliteLanes(tx)
 
     # ---- apply -------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What runs ask to be remembered, and recall, in one round trip: a step costs but its way to the server.
+"""Memos on MySQL and MariaDB: runs remember some, or recall all, in one round trip.
 
 Whether a memo may be put is said within the statement that puts it, since nobody answers before the commit.
 Who writes memos of a job has locked its row; so what the statements behind that find is what there is.
@@ -64,7 +64,7 @@ class _Put:
     put: Answer
 
 
-def fits_one_trip(memos: Sequence[NewMemo]) -> bool:
+def can_remember_at_once(memos: Sequence[NewMemo]) -> bool:
     """Tell whether all come from runs, and each has a name of its own: nobody is woken by them."""
     names = {(new.job_id, new.memo.kind, new.memo.name) for new in memos}
     return len(names) == len(memos) and all(new.session is not None for new in memos)

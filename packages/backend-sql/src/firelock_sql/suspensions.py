@@ -1,9 +1,9 @@
-"""Which suspensions are stored the short way, in one round trip: nearly all of them.
+"""Suspensions, of runs that wait without a worker: which of them go the short way, nearly all.
 
-It locks the job, and the jobs that it is to wait for, in a statement of its own; a second one, which sees
-what others have left behind these locks, looks for what the job waits for, and writes where that is not there
-and the run holds the job. It leaves all else alone: that is decided on rows, by `settle`. A long history it
-leaves to what lets the job run again.
+That is one round trip. It locks the job, and the jobs that it is to wait for, in a statement of its own; a
+second one, which sees what others have left behind these locks, looks for what the job waits for, and writes
+where that is not there and the run holds the job. It leaves all else alone: that is decided on rows, by
+`settle`. A long history it leaves to what lets the job run again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What runs remember on PostgreSQL: a step is one round trip, and so is what a run recalls.
+"""Memos on PostgreSQL: runs remember some, or recall all, in one round trip.
 
 The jobs are locked by a statement before those that write, of which each sees what others wrote while they
 had the lock. All are sent at once: until the server is asked to synchronize they are one transaction.

@@ -1,4 +1,4 @@
-"""Runs that wait without a worker, on PostgreSQL: a suspension is one round trip, and so are several."""
+"""Suspensions on PostgreSQL, of runs that wait without a worker: one round trip for one or several."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg import Pipeline
 
 from firelock_sql.postgresql.connect import number_array, text_array
-from firelock_sql.suspension import Suspension, jobs_of
+from firelock_sql.suspensions import Suspension, jobs_of
 from firelock_sql.transaction import Text
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Runs that wait without a worker, on MySQL and MariaDB: a suspension is one round trip, and so are several.
+"""Suspensions on MySQL and MariaDB, of runs that wait without a worker: one round trip for one or several.
 
 What one statement finds the next ones are told by variables of the session. No query takes a lock but the
 first: at READ COMMITTED each sees what others have left behind it.
@@ -13,7 +13,7 @@ from typing import Any
 from firelock.storage import Edge, On
 from firelock_sql.mysql.pipeline import Answer, TogetherCursor
 from firelock_sql.schema import HAS_CHILDREN
-from firelock_sql.suspension import Suspension, jobs_of
+from firelock_sql.suspensions import Suspension, jobs_of
 from firelock_sql.transaction import Text, Transaction
 
 _LOCK = Text("""

@@ -1,4 +1,4 @@
-"""Lanes in a file: whoever writes to it is alone, so nothing is locked and no row is made to be locked."""
+"""Lanes on SQLite: who writes to the file is alone, so nothing is locked and no row is made to be locked."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def _first_of(most: int) -> Text:
     )
 
 
-class FileLanes(SqlLanes):
-    """The lanes of a file."""
+class SqliteLanes(SqlLanes):
+    """The lanes of a file, within one transaction."""
 
     @override
     def lock(self, keys: Sequence[str], limited: Collection[str], *, is_patient: bool) -> LockedKeys:

@@ -1,4 +1,4 @@
-"""How a fold takes what is known of a batch on MySQL and MariaDB: summed by the server, deleted by numbers.
+"""Deltas of batches on MySQL and MariaDB: a fold has them summed by the server, and deletes them by numbers.
 
 Both have to be of one snapshot, which only a query without a lock is; a DELETE sees later rows than the query
 before it, with lower numbers too. So the query tells which numbers it has summed, as bits, 60 to a row:

@@ -1,4 +1,4 @@
-"""Lanes on MySQL and MariaDB, in few round trips.
+"""Lanes on MySQL and MariaDB: claims among them in few round trips.
 
 Neither steps from lane to lane within one statement: a query that begins behind a value of its own reads the
 whole queue. So the lanes that this process has seen before are asked for together, with the first job of

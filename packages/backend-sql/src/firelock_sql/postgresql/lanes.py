@@ -1,4 +1,4 @@
-"""Claims among lanes on PostgreSQL: few statements, however many lanes and keys there are.
+"""Lanes on PostgreSQL: claims among them in few statements, however many lanes and keys there are.
 
 Transactions lock the session first, then the jobs that have ended, keys, and the jobs that they claim. Who
 waits for a key holds none, and waits in the order of keys; who holds one waits for nobody. Only who has
@@ -23,6 +23,11 @@ from firelock_sql.job_row import CLAIMED_COLUMNS
 from firelock_sql.limits import IN_LANE, Row, SqlLanes, numbers_in, read_keys
 from firelock_sql.postgresql.connect import number_array, text_array
 from firelock_sql.transaction import Text, Transaction
+
+# Claims beside lanes hold it together, who changes the numbers of a limit alone: see `_hold_claims`.
+GATE = "(1179210860::bigint << 32) | 'firelock_limit_keys'::regclass::oid::bigint"
+HOLD_CLAIMS = Text(f"SELECT pg_advisory_xact_lock({GATE})")
+_CLAIM_BY_NUMBERS = Text(f"SELECT pg_advisory_xact_lock_shared({GATE})")
 
 _OF_QUEUE = f"FROM firelock_jobs WHERE {IN_LANE} AND queue = :queue"
 _IN_ORDER = "ORDER BY held_by LIMIT 1"
@@ -332,3 +337,11 @@ class PostgresqlLanes(SqlLanes):
             "lists": text_array(lists),
             "frees": number_array([row.free_at for row in kept]),
         }
+
+
+class HeldLanes(SqlLanes):
+    """Lanes that are met where none were known of."""
+
+    @override
+    def hold_numbers(self) -> None:
+        self._tx.one(_CLAIM_BY_NUMBERS)
