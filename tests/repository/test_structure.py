@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
+import tomllib
 from collections import defaultdict
 
-from tests.repository.sources import package_sources
+from tests.repository.sources import ROOT, package_sources
 
 # Files here mirror others on purpose: the kit has a file for each part of the contract, and the command line
 # one for each part of what people ask for.
@@ -136,6 +138,25 @@ def test_each_room_of_the_dialects_is_in_several():
     names = [source.path.stem for source in rooms if source.path.stem in ROOMS]
 
     assert set() == {room for room in ROOMS if names.count(room) < 2}
+
+
+def test_the_map_shows_the_layers():
+    """Each module of the core stands once in docs/how-it-works.md, from the lowest layer up."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    layers = [re.split(r" *[:|] *", layer) for layer in contracts[0]["layers"][::-1]]
+    height = {module: number for number, layer in enumerate(layers) for module in layer}
+    page = (ROOT / "docs" / "how-it-works.md").read_text("utf-8").partition("\n## A job that succeeds")[0]
+
+    shown = [
+        module
+        for row in re.findall(r"^\| .*\| (`.*`) \|$", page, re.MULTILINE)
+        for module in re.findall(r"`(\w+)/?`", row)
+    ]
+
+    assert sorted(height) == sorted(shown)
+    assert sorted(shown, key=height.__getitem__) == shown
 
 
 def test_a_circle_is_seen_wherever_its_imports_stand():
