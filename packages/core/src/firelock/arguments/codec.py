@@ -67,6 +67,16 @@ def is_union(annotation: object) -> bool:
     return get_origin(annotation) in (Union, types.UnionType)
 
 
+def without_none(annotation: object) -> tuple[object, bool]:
+    """Return what an annotation takes beside None, and whether it takes None."""
+    annotation = unwrap(annotation)
+    if not is_union(annotation):
+        return annotation, False
+    members = [unwrap(member) for member in get_args(annotation)]
+    others = [member for member in members if member not in (None, type(None))]
+    return (others[0] if len(others) == 1 else annotation), len(others) < len(members)
+
+
 def is_record(annotation: object) -> bool:
     """Whether the annotation is an attrs class or a dataclass."""
     kind = get_origin(annotation) or annotation

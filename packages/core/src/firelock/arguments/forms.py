@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args, get_origin
 
 import attrs
 
-from firelock.arguments.codec import SCALARS, describe, is_union, unwrap
+from firelock.arguments.codec import SCALARS, describe, without_none
 from firelock.errors import ArgumentError, FormError
 from firelock.text import shown
 
@@ -117,16 +117,6 @@ def _stored_text(binder: Binder, parameter: Parameter, stored: JsonValue) -> str
 
 
 # ---- annotations -----------------------------------------------------------------------------------------
-
-
-def without_none(annotation: object) -> tuple[object, bool]:
-    """Return what an annotation takes beside None, and whether it takes None."""
-    annotation = unwrap(annotation)
-    if not is_union(annotation):
-        return annotation, False
-    members = [unwrap(member) for member in get_args(annotation)]
-    others = [member for member in members if member not in (None, type(None))]
-    return (others[0] if len(others) == 1 else annotation), len(others) < len(members)
 
 
 def _kind_of(annotation: object) -> FieldKind:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
 import attrs
 
-from firelock.arguments.codec import EXACT_TYPES, SCALARS
-from firelock.arguments.forms import without_none
+from firelock.arguments.codec import EXACT_TYPES, SCALARS, without_none
 from firelock.errors import ArgumentError
 
 if TYPE_CHECKING:

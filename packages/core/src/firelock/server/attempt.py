@@ -193,7 +193,7 @@ class JobRunner:
     resources: OpenResources = attrs.Factory(OpenResources)
     tied: TiedJobs = attrs.field()
     _lock: threading.Lock = attrs.Factory(threading.Lock)
-    _flusher: StreamFlusher = attrs.Factory(StreamFlusher)
+    _flusher: StreamFlusher | None = None  # from the first run with steps on
     _by_loop: WeakKeyDictionary[Any, MemoCommit] = attrs.Factory(WeakKeyDictionary)
 
     @tied.default
@@ -390,9 +390,10 @@ class JobRunner:
             )
         with self._lock:
             if run.begun is None:
+                flusher = self._flusher = self._flusher or StreamFlusher()
                 run.begun = JobSteps(
                     run.job, run.holder, self._runtime.client, run,
-                    commits=self._commits, flusher=self._flusher, in_place=self._in_place,
+                    commits=self._commits, flusher=flusher, in_place=self._in_place,
                 )  # fmt: skip
 
     def _commits(self) -> MemoCommit:

@@ -43,7 +43,7 @@ from firelock.values import Holder
 if TYPE_CHECKING:
     import asyncio
 
-    from firelock.runtime import Runtime
+    from firelock.runtime import Runtime, ServedApp
     from firelock.settings import Settings
 
 log = logging.getLogger("firelock.server.child")  # also where this module is the program
@@ -181,6 +181,13 @@ def _wait_for(is_so: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.01)
 
 
+def store_declared(app: ServedApp) -> None:
+    """What the app's code says of recurring jobs and of limits is in the storage."""
+    app.recurring.sync()  # always: what was declared once may be gone from code
+    if any(info.limits for info in app.runtime.tasks):
+        app.limits.sync()
+
+
 def check_runnable(runtime: Runtime, *, can_be_found: bool) -> None:
     """The app has tasks, every signature can be bound, and tasks that need a process can have one.
 
@@ -240,8 +247,7 @@ class ChildProcess:
         about = _about(runtime, server) if options.is_first else []
         if options.is_first:
             runtime.storage.clock()  # connects: an unreachable storage is said here, in one line
-            app.recurring.sync()
-            app.limits.sync()
+            store_declared(app)
         runtime.plugins.worker_process_started(server)
         enable_loggers()  # a plugin may configure logging there
         child = self._child(runtime, memory, server, queues, threads=threads, coroutines=coroutines)

@@ -20,7 +20,7 @@ from firelock.aio import in_thread
 from firelock.errors import ConfigurationError, StorageError
 from firelock.hookspecs import ServerInfo
 from firelock.ids import new_id
-from firelock.server.child import Child, check_runnable
+from firelock.server.child import Child, check_runnable, store_declared
 from firelock.server.dispatcher import QueueChoice, parse_queues
 from firelock.server.job_counters import counted_here
 from firelock.server.job_process import JobProcessSpec, running_script
@@ -229,8 +229,7 @@ class _RunningServer:
         )
         with ExitStack() as undo:  # what has begun ends where something fails
             undo.callback(self._memory.close)
-            app.recurring.sync()
-            app.limits.sync()
+            store_declared(app)
             self._app.runtime.plugins.worker_process_started(server)
             self._session = self._begin()
             undo.callback(self._end_session)

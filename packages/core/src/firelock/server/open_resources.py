@@ -40,7 +40,8 @@ class OpenResources:
 
     _lock: threading.Lock = attrs.Factory(threading.Lock)
     _values: dict[Resource, Future[Any]] = attrs.Factory(dict)  # of those that are not async
-    _contexts: list[tuple[Resource, AbstractContextManager[Any], Context]] = attrs.Factory(list)
+    entered: list[tuple[Resource, AbstractContextManager[Any], Context]] = attrs.Factory(list)
+    """What `close` has to close."""
     _held: dict[Resource, _Held] = attrs.Factory(dict)
     _held_open: list[_Held] = attrs.Factory(list)  # as they were opened
 
@@ -91,7 +92,7 @@ class OpenResources:
             del self._values[resource]
             value.set_exception(error)
         else:
-            self._contexts.append((resource, context, surroundings))
+            self.entered.append((resource, context, surroundings))
             value.set_result(opened)
         return value
 
@@ -157,8 +158,8 @@ class OpenResources:
 
     def close(self) -> None:
         """The rest is closed, the last first; call it when no job runs any more, and after `aclose`."""
-        while self._contexts:
-            resource, context, surroundings = self._contexts.pop()
+        while self.entered:
+            resource, context, surroundings = self.entered.pop()
             del self._values[resource]
             try:
                 surroundings.run(context.__exit__, None, None, None)

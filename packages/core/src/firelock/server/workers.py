@@ -256,7 +256,9 @@ class Workers:
         """Idle workers and the loop have ended, and resources are closed; busy ones end with their job."""
         for each in self._both:
             each.close(timeout)
-        self._context.runner.resources.close()
+        resources = self._context.runner.resources
+        if resources.entered:
+            resources.close()
 
 
 def thread_count(workers: int) -> int:

@@ -370,19 +370,19 @@ class TableStorage(DerivedStorage):
                     return Inserted([False] * len(jobs), answer)
             is_new: list[bool | Duplicate] = []
             new: dict[str, StoredJob] = {}
-            keys = UniqueKeys(tables, now)
+            keys = None if all(job.admission_json is None for job in jobs) else UniqueKeys(tables, now)
             for job in jobs:
                 if job.id in new or tables.job(job.id) is not None:
                     is_new.append(False)
                     continue
-                duplicate = keys.answer(job, new)
+                duplicate = None if keys is None else keys.answer(job, new)
                 is_new.append(True if duplicate is None else duplicate)
                 if duplicate is None:
-                    sequence = tables.next_sequence()
-                    new[job.id] = tied_tables.stored(tables, job, new, sequence=sequence, now=now)
+                    new[job.id] = _stored(tables, job, new, now=now)
             for row in new.values():
-                tied_tables.put(tables, row)
-            keys.store()
+                _put(tables, row)
+            if keys is not None:
+                keys.store()
             if only_if is not None:
                 tables.put_record(only_if)
             return Inserted(is_new)
@@ -439,13 +439,22 @@ class TableStorage(DerivedStorage):
         is_reviving = is_reviving and row.record.admission_json is not None
         if is_reviving and transition.to not in FINAL_STATES and is_taken(tables, row.record, now):
             return Applied.TAKEN if row.record.state in transition.from_states else Applied.REFUSED
-        after, result = tied_tables.changed(tables, row, transition, now=now)
+        is_end = transition.session is not None and transition.to is not State.AWAITING
+        if is_end:
+            after, result = rules.applied(row, transition, now=now)
+        else:
+            after, result = tied_tables.changed(tables, row, transition, now=now)
         if after is not row:
-            tied_tables.put(tables, after)
+            _put(tables, after)
         if is_reviving and result is Applied.APPLIED and not after.record.is_final:
             take_again(tables, after.record)
         self._note_freed(row, after)
-        is_releasing = result is Applied.APPLIED and tied_tables.is_to_release(tables, after)
+        if result is not Applied.APPLIED:
+            return result
+        batch_id = after.batch_id
+        is_releasing = tables.is_releasing(after.record.id) or (
+            batch_id is not None and tables.is_changed(batch_id)
+        )
         return Applied.RELEASING if is_releasing else result
 
     def _note_freed(self, before: StoredJob, after: StoredJob) -> None:
@@ -564,7 +573,7 @@ class TableStorage(DerivedStorage):
         def promote(tables: Tables) -> Promotion:
             due = tables.due(now, limit)
             for row in due:
-                tied_tables.put(tables, rules.promoted(row, now=now))
+                _put(tables, rules.promoted(row, now=now))
             self._told_due_at = tables.next_due_at()
             return Promotion(len(due), self._told_due_at)
 
@@ -573,7 +582,19 @@ class TableStorage(DerivedStorage):
     def release(self, limit: int) -> int:
         """See `Storage.release`."""
         now = self.clock()
-        return self._step(lambda tables: tied_tables.release(tables, limit, now=now))
+
+        def release(tables: Tables) -> int:
+            looked_at = 0
+            while looked_at < limit:
+                if (found := tables.next_releasing(limit - looked_at)) is not None:
+                    looked_at += tied_tables.decide_children(tables, *found, now=now)
+                elif (batch := tables.next_changed()) is not None:
+                    looked_at += tied_tables.look_at(tables, batch, limit - looked_at, now=now)
+                else:
+                    break
+            return looked_at
+
+        return self._step(release)
 
     def prune(self, limit: int) -> int:
         """See `Storage.prune`."""
@@ -584,8 +605,10 @@ class TableStorage(DerivedStorage):
             for session in list(tables.sessions()):
                 if session.ended_at is not None and session.ended_at < now - _DAY:
                     tables.remove_session(session.record.session.id)
-            self._idle_after = forget_idle(tables, self._idle_after, limit, now=now)
-            self._unique_after = forget_unique(tables, self._unique_after, limit, now=now)
+            keys = list(tables.key_rows(""))
+            self._idle_after = forget_idle(tables, keys, self._idle_after, limit, now=now) if keys else ""
+            unique = tables.unique_rows("", self._unique_after, limit)
+            self._unique_after = forget_unique(tables, unique, limit, now=now) if unique else ""
             return [row.record.id for row in expired]
 
         pruned = self._step(prune)
@@ -690,6 +713,25 @@ class TableStorage(DerivedStorage):
         return self._step(delete)
 
 
+def _stored(tables: Tables, job: NewJob, new: Mapping[str, StoredJob], *, now: int) -> StoredJob:
+    """Return a new job as its parents and its batch leave it; `new` are those before it in its call."""
+
+    def find(id: str) -> StoredJob | None:
+        return new.get(id) or tables.job(id)
+
+    parents = rules.parents_of(job, find)
+    row = rules.stored(job, parents, sequence=tables.next_sequence(), now=now)
+    return row if job.ties_json is None else tied_tables.in_batch(tables, job, row, new)
+
+
+def _put(tables: Tables, row: StoredJob) -> None:
+    """The job is stored, and its batch, if it has one, has been told."""
+    if row.record.ties_json is None:
+        tables.put(row)
+    else:
+        tied_tables.put(tables, row)
+
+
 def _end_session(tables: Tables, id: str, running: Collection[str] | None, *, reason: str, now: int) -> Taken:
     living = tables.living(id)
     if living is None:
@@ -698,7 +740,7 @@ def _end_session(tables: Tables, id: str, running: Collection[str] | None, *, re
     taken = Taken(id, living.session.server, [], [])
     for row in tables.held(id):
         has_crashed = running is None or row.record.id in running
-        tied_tables.put(tables, rules.taken_back(row, crash=reason if has_crashed else None, now=now))
+        _put(tables, rules.taken_back(row, crash=reason if has_crashed else None, now=now))
         if row.record.state is State.PROCESSING:
             (taken.crashed if has_crashed else taken.returned).append(row.record.id)
     return taken

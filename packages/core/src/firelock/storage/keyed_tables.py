@@ -253,13 +253,15 @@ def holder_facts(job: JobRecord) -> HolderFacts:
     return HolderFacts(job.session is not None, job.is_final)
 
 
-def forget_idle(tables: Tables, after: str, limit: int, *, now: int) -> str:
-    """Rows of keys that nobody holds and whose rate is free are gone, of a few behind `after`.
+def forget_idle(
+    tables: Tables, rows: Iterable[tuple[str, KeyRow]], after: str, limit: int, *, now: int
+) -> str:
+    """Of all rows of keys those that nobody holds and whose rate is free are gone, of a few behind `after`.
 
     Return behind which key to go on, "" at the end.
     """
     last, looked = "", 0
-    for key, row in list(tables.key_rows("")):
+    for key, row in rows:
         if key <= after:
             continue
         if looked == limit:
@@ -371,9 +373,8 @@ def take_again(tables: Tables, job: JobRecord) -> None:
         tables.put_unique_row(use.key, UniqueRow(job.id, starts_of(job.attempt, job.crashes), free_at))
 
 
-def forget_unique(tables: Tables, after: str, limit: int, *, now: int) -> str:
-    """Free unique keys whose job is gone are gone, of a few behind `after`; see `forget_idle`."""
-    found = tables.unique_rows("", after, limit)
+def forget_unique(tables: Tables, found: Sequence[tuple[str, UniqueRow]], limit: int, *, now: int) -> str:
+    """Of these unique keys those that are free, and whose job is gone, are gone; see `forget_idle`."""
     for key, row in found:
         if tables.job(row.job_id) is None and row.free_at <= now:
             tables.put_unique_row(key, None)

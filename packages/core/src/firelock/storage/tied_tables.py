@@ -123,19 +123,14 @@ def _around(tables: Tables, row: StoredJob) -> Iterator[StoredJob]:
 # ---- inserts ---------------------------------------------------------------------------------------------
 
 
-def stored(
-    tables: Tables, job: NewJob, new: Mapping[str, StoredJob], *, sequence: int, now: int
-) -> StoredJob:
-    """Return a new job as its parents and its batch leave it; `new` are those before it in its call.
+def in_batch(tables: Tables, job: NewJob, row: StoredJob, new: Mapping[str, StoredJob]) -> StoredJob:
+    """Return a new job, as its parents leave it, as its batch does; `new` are those before it in its call.
 
     Raises:
-        JobNotFound: one of them is not stored.
+        JobNotFound: the batch is not stored.
         BatchFinished: the batch takes no more members; one of the same call that its `after` has cancelled
             does, and they are swept.
     """
-    parents = rules.parents_of(job, lambda id: new.get(id) or tables.job(id))
-    if job.ties_json is None:
-        return rules.stored(job, parents, sequence=sequence, now=now)
     batch_id = job.ties.batch_id if job.ties is not None else None
     batch = None if batch_id is None else new.get(batch_id) or tables.job(batch_id)
     if batch_id is not None and (batch is None or not batch.record.is_batch):
@@ -145,7 +140,7 @@ def stored(
     if batch is not None and (batch.is_cancelled or batch.record.is_final) and batch_id not in new:
         how = "is cancelled" if batch.is_cancelled else f"has ended ({batch.record.state})"
         raise BatchFinished(f"Job {job.id} is to be in batch {batch_id}, which {how}. Nothing was stored.")
-    return _kept_out(rules.stored(job, parents, sequence=sequence, now=now), batch)
+    return _kept_out(row, batch)
 
 
 def _kept_out(row: StoredJob, batch: StoredJob | None) -> StoredJob:
@@ -158,10 +153,8 @@ def _kept_out(row: StoredJob, batch: StoredJob | None) -> StoredJob:
 
 
 def changed(tables: Tables, row: StoredJob, transition: Transition, *, now: int) -> tuple[StoredJob, Applied]:
-    """Return what `rules.applied` does, with what other rows have to say of it."""
+    """Return what `rules.applied` does to a suspension or by an operator, with what other rows say of it."""
     if transition.session is not None:
-        if transition.to is not State.AWAITING:
-            return rules.applied(row, transition, now=now)
         transition = _looked(tables, row, transition)
         after, result = rules.applied(row, transition, now=now)
         return (_suspended(tables, after, transition, now=now) if result is _APPLIED else after), result
@@ -228,14 +221,6 @@ def change_batch(tables: Tables, row: StoredJob, transition: Transition) -> Appl
     return Applied.RELEASING if tables.is_changed(job.id) else Applied.APPLIED
 
 
-def is_to_release(tables: Tables, row: StoredJob) -> bool:
-    """Tell whether `release` has something to do since the job has changed."""
-    if tables.is_releasing(row.record.id):
-        return True
-    batch_id = row.batch_id
-    return batch_id is not None and tables.is_changed(batch_id)
-
-
 def _looked(tables: Tables, row: StoredJob, transition: Transition) -> Transition:
     """Return the suspension, or what becomes of it where what the job is to wait for is there."""
     reason = None
@@ -268,20 +253,8 @@ def _suspended(tables: Tables, row: StoredJob, transition: Transition, *, now: i
 # ---- release ---------------------------------------------------------------------------------------------
 
 
-def release(tables: Tables, limit: int, *, now: int) -> int:
-    """See `Storage.release`."""
-    looked_at = 0
-    while looked_at < limit:
-        if (found := tables.next_releasing(limit - looked_at)) is not None:
-            looked_at += _decide_children(tables, *found, now=now)
-        elif (batch := tables.next_changed()) is not None:
-            looked_at += _look_at(tables, batch, limit - looked_at, now=now)
-        else:
-            break
-    return looked_at
-
-
-def _decide_children(tables: Tables, parent: JobRecord, children: list[StoredJob], *, now: int) -> int:
+def decide_children(tables: Tables, parent: JobRecord, children: list[StoredJob], *, now: int) -> int:
+    """Those who wait for the parent are where its end has them; return how many."""
     for child in children:
         after = rules.followed(child, parent, at=now, now=now)
         if after is child:
@@ -296,7 +269,7 @@ def _decide_children(tables: Tables, parent: JobRecord, children: list[StoredJob
     return len(children)
 
 
-def _look_at(tables: Tables, id: str, room: int, *, now: int) -> int:
+def look_at(tables: Tables, id: str, room: int, *, now: int) -> int:
     """The batch is as its counts say, and some of its members are where it has them; return how many."""
     batch = tables.job(id)
     if batch is None or batch.record.state is State.DELETED:
