@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 
 import pytest
 
+from firelock.storage import RowStorage, Storage
+from firelock.storage.admission import KeyedLanes
+from tests.conformance.mutants import mutations
 from tests.repository.docs.pages import ROOT, tokens
 
 PAGE = ROOT / "docs" / "writing-a-storage.md"
 FOLDER = ROOT / "tests" / "end_to_end" / "third_party" / "firelock-files"
+RULES = ("rules", "batches", "admission")
 PART_OF = re.compile(r"<!-- not run: part of (\S+), ")
 
 
@@ -60,14 +65,44 @@ def test_the_page_names_every_file():
     assert {path.name for path in FOLDER.rglob("*") if path.suffix in {".py", ".md", ".toml"}} == named
 
 
+def rules_named(text):
+    """The rules that the page names, by module; `.name` goes on with the module before it."""
+    module, found = "", []
+    for named, name in re.findall(r"`(\w*)\.(\w+)", text):
+        module = named or module
+        found.append((module, name))
+    return [one for one in found if one[0] in RULES]
+
+
 def test_the_page_speaks_of_what_exists():
     """Every rule that the page names is there, and the methods to write are those it says."""
-    from firelock.storage import RowStorage, rules
-
     text = PAGE.read_text("utf-8")
-    named = re.findall(r"`rules\.(\w+)`", text)
+    named = rules_named(text)
 
-    assert {"applied", "matches"} <= set(named)
-    assert [] == [name for name in named if not hasattr(rules, name)]
+    assert {("rules", "applied"), ("rules", "matches"), ("batches", "end_of")} <= set(named)
+    assert [] == [
+        f"{module}.{name}"
+        for module, name in named
+        if not hasattr(import_module(f"firelock.storage.{module}"), name)
+    ]
     assert {"step", "clock", "close"} == RowStorage.__abstractmethods__
     assert "Three methods are to be written" in text
+
+
+def test_the_page_names_every_verb():
+    """Each verb of the contract has its place, as have the methods by which a claim asks for lanes."""
+    text = PAGE.read_text("utf-8")
+    verbs = [name for name in {**vars(Storage), **vars(KeyedLanes)} if not name.startswith("_")]
+    values = {"contract", "features", "url", "connect_url"}
+
+    assert [] == [
+        name for name in verbs if name not in values and not re.search(rf"`(?:Storage\.)?{name}[(`]", text)
+    ]
+
+
+def test_the_page_counts_the_kits_faults():
+    """What it says of them is no more than a few off."""
+    said = re.search(r"some (\d+) faults", PAGE.read_text("utf-8"))
+    planted = sum(not mutation.legal for mutation in mutations())
+
+    assert int(said[1]) == pytest.approx(planted, abs=15)
