@@ -146,6 +146,29 @@ def test_limits_are_summed_by_name(client, fire):
     assert "4711" not in text
 
 
+def test_a_queue_s_latency_is_that_of_the_first_job_that_no_limit_holds(client, fire, send):
+    """What a limit holds back needs no worker: it is counted beside. Where nothing else waits it is 0."""
+    task = fire.task(name="limited", queue="mail", limits=[Limit("tenant:{user_id}", concurrent=1)])(
+        send_mail
+    )
+    task.using(queue="bulk", limits=[Limit("tenant:9", concurrent=1)]).enqueue_many([(9,), (9,)])
+    task.enqueue_many([(1,), (1,), (1,)])
+    fire.limits.sync()
+    worker = Worker(fire)
+    worker.claim(), worker.claim()
+    movable(fire.storage).clock_offset += 7_200 * SECOND
+    begin(fire, "web:1")
+    send.enqueue(1)
+    movable(fire.storage).clock_offset += 20 * SECOND
+
+    found = samples(client)
+
+    assert 20.0 <= found["queue_latency_seconds", "mail"] < 7_200.0
+    assert 0.0 == found["queue_latency_seconds", "bulk"]
+    assert (2.0, 1.0) == (found["queue_held", "mail"], found["queue_held", "bulk"])
+    assert not any(code == "long_wait" for _, code, *_ in (name for name in found if len(name) == 3))
+
+
 def test_a_metric_holds_nothing_of_a_single_job(client, send):
     """No id, tag or argument."""
     job = send.enqueue(4711)
@@ -218,10 +241,80 @@ def test_a_queue_tells_what_it_wants(client, fire, send):
     assert asked["oldest_wait_seconds"] >= 0
     assert {name: asked[name] for name in asked if name != "oldest_wait_seconds"} == {
         "queue": "mail", "backlog": 5, "enqueued": 3, "due_soon": 1, "recurring_soon": 1, "processing": 0,
-        "mean_seconds": 1.0, "workers": 4, "wanted_workers": 5, "is_paused": False,
+        "held_by_limits": 0, "mean_seconds": 1.0, "workers": 4, "wanted_workers": 5, "is_paused": False,
     }  # fmt: skip
     assert (other["backlog"], other["workers"], other["wanted_workers"]) == (1, 0, 1)
     assert (every["queue"], every["backlog"]) == (None, 6)
+
+
+def limited(fire, queue="mail", *, concurrent=1):
+    """A task of which so many jobs of a user run at once."""
+    limit = Limit("tenant:{user_id}", concurrent=concurrent)
+    task = fire.task(name=f"limited.{queue}", queue=queue, limits=[limit])(send_mail)
+    fire.limits.sync()
+    return task
+
+
+def test_no_more_workers_are_wanted_than_limits_let_run(client, fire):
+    """A free place of a key lets one more job run, a full key none; what runs keeps its workers."""
+    limited(fire).enqueue_many([(user,) for user in (1, 2) for _ in range(300)])
+    Worker(fire).claim()
+
+    asked = client.get("/api/scale?queue=mail&clear_within=1").json()
+    every = client.get("/api/scale?clear_within=1").json()
+
+    assert (599, 598, 1) == (asked["backlog"], asked["held_by_limits"], asked["processing"])
+    assert (2, 2) == (asked["wanted_workers"], every["wanted_workers"])
+
+
+@pytest.mark.parametrize("stop", ["pause", "none at once"])
+def test_nobody_is_wanted_for_a_limit_that_lets_nothing_run(client, fire, stop):
+    """A paused one, and one of 0 at once."""
+    limited(fire, concurrent=10).enqueue_many([(1,)] * 300)
+    _ = fire.limits.pause("tenant") if stop == "pause" else fire.limits.set("tenant", concurrent=0)
+
+    asked = client.get("/api/scale?queue=mail").json()
+
+    assert (300, 300, 0) == (asked["backlog"], asked["held_by_limits"], asked["wanted_workers"])
+
+
+def test_every_free_place_of_a_key_may_want_a_worker(client, fire):
+    """And no job more."""
+    limited(fire, concurrent=10).enqueue_many([(1,)] * 300)
+
+    asked = client.get("/api/scale?queue=mail&clear_within=1").json()
+
+    assert (300, 290, 10) == (asked["backlog"], asked["held_by_limits"], asked["wanted_workers"])
+
+
+def test_a_long_backlog_below_its_limits_wants_what_it_takes(client, fire):
+    """Places that come free are used again: 300 jobs of a second each within 60 are five workers' work."""
+    limited(fire, concurrent=10).enqueue_many([(1,)] * 300)
+
+    assert 5 == client.get("/api/scale?queue=mail").json()["wanted_workers"]
+
+
+def test_jobs_of_other_queues_are_taken_for_those_that_limits_hold(client, fire, send):
+    """Limits count over all queues: of several it may be too many workers, and is never too few."""
+    limited(fire, "bulk").enqueue_many([(1,)] * 300)
+    send.enqueue_many([(number,) for number in range(200)])
+
+    mail = client.get("/api/scale?queue=mail&clear_within=1&most=1000").json()
+    bulk = client.get("/api/scale?queue=bulk&clear_within=1&most=1000").json()
+
+    assert (200, 0, 200) == (mail["backlog"], mail["held_by_limits"], mail["wanted_workers"])
+    assert (300, 99, 201) == (bulk["backlog"], bulk["held_by_limits"], bulk["wanted_workers"])
+
+
+def test_a_job_of_two_limits_is_held_once(client, fire):
+    """As those of the name that holds most."""
+    limits = [Limit("tenant:{user_id}", concurrent=1), Limit("smtp", concurrent=3)]
+    fire.task(name="limited", queue="mail", limits=limits)(send_mail).enqueue_many([(1,)] * 10)
+    fire.limits.sync()
+
+    asked = client.get("/api/scale?queue=mail&clear_within=1").json()
+
+    assert (9, 1) == (asked["held_by_limits"], asked["wanted_workers"])
 
 
 def test_a_paused_queue_and_an_unknown_one_want_nobody(client, fire, send):

@@ -17,6 +17,8 @@ from firelock.errors import SchemaMismatch, StorageUnavailable
 from firelock.recurring_job import RecurringRecord
 from firelock.storage import Finding, NewSession, Renewal, SessionRecord
 from firelock.storage.admission import LimitNumbers
+from firelock.values import JobRecord, State
+from firelock.waits import HeldHead
 from tests.core.fakes import FailingStorage, Worker
 
 NOW = datetime(2030, 1, 1, 12, 0, tzinfo=UTC)
@@ -35,6 +37,10 @@ def server(name="one", queues="*", *, expires_in=30.0, is_alive=True, busy=0, st
     session = NewSession(f"s-{name}", f"id-{name}", name, "host", 1, at(hours=-1), 30.0, 10, queues)
     record = SessionRecord(session, at(seconds=expires_in), is_alive, Renewal(session.id, busy, state))
     return ServerView(f"id-{name}", name, "host", queues, 10, NOW, is_alive, busy, (record,))
+
+
+def job(**fields):
+    return JobRecord("0", "send", "[]", "json", State.ENQUEUED, "mail", 0, 0, **fields)
 
 
 def recurring(recurring_id="nightly", *, next_in=3_600.0, **fields):
@@ -200,6 +206,16 @@ def test_a_long_wait_is_a_trouble_where_somebody_listens():
 
     assert ["long_wait"] == kinds(queues=[queue(), queue("bulk")], **seen)
     assert [] == kinds(queues=[queue(is_paused=True)], **seen)
+
+
+def test_jobs_that_limits_hold_wait_for_no_worker():
+    """It counts how long the first one waits that no limit holds."""
+    seen = {"servers": [server()], "queues": [queue()], "oldest": {"mail": at(minutes=-60)}}
+    late, young = (job(changed_at=at(minutes=minutes)) for minutes in (-10, -9))
+
+    assert [] == kinds(**seen, held={"mail": HeldHead(100, None)})
+    assert [] == kinds(**seen, held={"mail": HeldHead(3, young)})
+    assert ["long_wait"] == kinds(**seen, held={"mail": HeldHead(3, late)})
 
 
 def test_a_paused_queue_with_many_jobs_is_told_with_its_note():

@@ -13,11 +13,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from firelock import ConfigurationError, Firelock, JobFailed, Retry, State
+from firelock import ConfigurationError, Firelock, JobFailed, Limit, Retry, State
 from firelock.integrations.webhooks import Webhook, Webhooks, verify
 from firelock.integrations.webhooks.delivery import DeliveryFailed, DeliveryRefused, deliver, may_be_reached
 from firelock.memory import MemoryStorage
-from firelock.storage import NewSession
+from firelock.storage import ClaimRequest, NewSession
 from tests.core.fakes import until
 from tests.redis.certificates import write_certificates
 
@@ -116,6 +116,11 @@ class Shop:
         """What is new after so many seconds: event and text."""
         self.later(seconds)
         return [(event["event"], event["text"]) for event in self.webhooks.look()]
+
+    def webhooks_after(self, seconds):
+        """What is new after so many seconds: whole events."""
+        self.later(seconds)
+        return self.webhooks.look()
 
     def run(self, *jobs, queues="default"):
         with self.fire.server(workers=1, queues=queues):
@@ -219,6 +224,68 @@ def test_a_queue_that_waits_too_long_is_told(shop):
     app.run(*app.fire.jobs.find(queue="default").jobs)
     assert [("recovered", "default: the queue is fast enough again.")] == app.look()
     assert ["queue_latency"] == [event for event, _ in app.look(3_600)]
+
+
+def hold(app, key, *, concurrent=1):
+    """A task's jobs under a key of a limit, one of which runs; return the task and that job."""
+    limit = Limit(key, concurrent=concurrent)
+    task = app.fire.task(name="limited", limits=[limit], retry=Retry.never())(charge_card)
+    app.fire.limits.sync()
+    running = task.enqueue("0")
+    begin_session(app.storage, "holder")
+    app.storage.claim(ClaimRequest(None, 1, "s-holder", app.storage.clock()))
+    return task, running
+
+
+def charge_card(card: str) -> None:
+    """Charge."""
+
+
+def test_jobs_that_a_limit_holds_are_no_delay(shop):
+    """Of the others the first is told, with how many limits hold before it."""
+    app = shop(latency=TEN)
+    app.look()
+    task, _ = hold(app, "tenant")
+    task.enqueue_many([("1",), ("2",)])
+
+    assert "queue_latency" not in dict(app.look(7_200))
+    app.charge.enqueue("1")
+    assert [] == app.look()
+    (event,) = app.webhooks_after(600)
+
+    assert "queue_latency" == event["event"]
+    assert (660, 2) == (event["seconds"], event["held"])
+    assert (
+        "The first job of queue default that no limit holds waits for 0:11:00; limits hold 2 before it."
+        == event["text"]
+    )
+
+
+def test_a_queue_of_jobs_that_limits_hold_is_not_read_for_ever(shop):
+    """The first hundred: what may wait behind them is not known, and nothing is told."""
+    app = shop(latency=TEN)
+    app.look()
+    task, _ = hold(app, "tenant")
+    task.enqueue_many([(str(number),) for number in range(100)])
+    app.charge.enqueue("1")
+
+    assert "queue_latency" not in dict(app.look(7_200))
+
+
+def test_a_job_of_a_key_is_told_once_it_was_free_to_start_at_two_looks(shop):
+    """Between the end of one and the start of the next a key is open, which is no delay."""
+    app = shop(latency=TEN)
+    app.look()
+    task, running = hold(app, "tenant")
+    first, _ = task.enqueue("1"), task.enqueue("2")
+    app.later(7_200)
+    app.fire.jobs.delete([running.id])
+    app.storage.end_session("s-holder", [], reason="it stopped")
+
+    assert "queue_latency" not in dict(app.look(0))
+    app.fire.jobs.delete([first.id])
+    assert "queue_latency" not in dict(app.look())
+    assert "The first job of queue default waits for 2:02:00." == dict(app.look())["queue_latency"]
 
 
 def test_a_recurring_job_that_nobody_fires_is_told(shop):

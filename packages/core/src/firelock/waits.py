@@ -11,9 +11,11 @@ from firelock.clock import from_micros
 from firelock.storage import Feature, Storage
 from firelock.storage.admission import LimitNumbers, name_of, numbers_for, read_numbers
 from firelock.text import span
-from firelock.values import JobRecord, KeyState, LimitUse, State
+from firelock.values import JobFilter, JobRecord, KeyState, LimitUse, State
 
 _KIND = "limit"
+_HEAD = 100  # jobs at the head of a queue that are looked at
+_KEYS = 50  # read in one look at the heads of queues
 
 
 @attrs.frozen
@@ -45,16 +47,36 @@ def key_waits(storage: Storage, records: Sequence[JobRecord | None], now: int) -
 
     Costs three reads a key, and none for jobs without limits.
     """
-    looks: dict[str, KeyState | None] = {}
-    known: dict[str, LimitNumbers] = {}
-    return [
-        [
-            wait
-            for use in _uses(storage, record)
-            if (wait := _wait(record, use, _look(storage, use.key, looks, known), known, now)) is not None
-        ]
-        for record in records
-    ]
+    keys = _KeyReads(storage, now)
+    return [keys.waits(record) for record in records]
+
+
+@attrs.frozen
+class HeldHead:
+    """A queue whose first job waits for a limit, as it was when it was read."""
+
+    count: int  # so many of its first 100 jobs wait for limits, up to the first that does not
+    first: JobRecord | None  # that one, which waits for a worker; None where none was found
+
+
+def held_heads(storage: Storage, heads: Iterable[JobRecord], now: int) -> dict[str, HeldHead]:
+    """Return, by queue, those of these first jobs of queues that a limit holds, with what is behind them.
+
+    Costs nothing for jobs without limits; else three reads a key, of fifty keys at most in all, and one for
+    each queue in the answer.
+    """
+    keys = _KeyReads(storage, now)
+    return {head.queue: _behind(storage, head.queue, keys) for head in heads if keys.waits(head)}
+
+
+def _behind(storage: Storage, queue: str, keys: _KeyReads) -> HeldHead:
+    found = storage.find(JobFilter(state=State.ENQUEUED, queue=queue), limit=_HEAD, oldest_first=True)
+    for place, record in enumerate(found.jobs):
+        if keys.are_many:
+            return HeldHead(place, None)
+        if not keys.waits(record):
+            return HeldHead(place, record)
+    return HeldHead(len(found.jobs), None)
 
 
 def waits_words(waits: Iterable[KeyWait]) -> str | None:
@@ -62,23 +84,42 @@ def waits_words(waits: Iterable[KeyWait]) -> str | None:
     return " and ".join(map(str, waits)) or None
 
 
-def _uses(storage: Storage, record: JobRecord | None) -> Sequence[LimitUse]:
-    if record is None or record.state is not State.ENQUEUED or record.admission is None:
-        return ()
-    return record.admission.limits if Feature.LIMITS in storage.features else ()
+@attrs.frozen
+class _KeyReads:
+    """How keys stand at one instant; each is read once."""
 
+    storage: Storage
+    now: int
+    looks: dict[str, KeyState | None] = attrs.Factory(dict)
+    known: dict[str, LimitNumbers] = attrs.Factory(dict)
 
-def _look(
-    storage: Storage, key: str, looks: dict[str, KeyState | None], known: dict[str, LimitNumbers]
-) -> KeyState | None:
-    """Return how a key stands, and know the numbers of it and its name; each is read once."""
-    if key not in looks:
-        found = storage.find_keys(key, limit=1)  # of those that begin so the key itself is the first
-        looks[key] = found[0] if found and found[0].key == key else None
-    for one in {key, name_of(key)} - known.keys():
-        record = storage.get_record(_KIND, one)
-        known[one] = LimitNumbers() if record is None else read_numbers(record.value)
-    return looks[key]
+    @property
+    def are_many(self) -> bool:
+        """Tell whether so many were read that a look around reads no more."""
+        return len(self.looks) >= _KEYS
+
+    def waits(self, record: JobRecord | None) -> list[KeyWait]:
+        """Return the keys that hold a job back."""
+        return [
+            wait
+            for use in self._uses(record)
+            if (wait := _wait(record, use, self._look(use.key), self.known, self.now)) is not None
+        ]
+
+    def _uses(self, record: JobRecord | None) -> Sequence[LimitUse]:
+        if record is None or record.state is not State.ENQUEUED or record.admission is None:
+            return ()
+        return record.admission.limits if Feature.LIMITS in self.storage.features else ()
+
+    def _look(self, key: str) -> KeyState | None:
+        """Return how a key stands, and know the numbers of it and its name."""
+        if key not in self.looks:
+            found = self.storage.find_keys(key, limit=1)  # of those that begin so the key itself is the first
+            self.looks[key] = found[0] if found and found[0].key == key else None
+        for one in {key, name_of(key)} - self.known.keys():
+            record = self.storage.get_record(_KIND, one)
+            self.known[one] = LimitNumbers() if record is None else read_numbers(record.value)
+        return self.looks[key]
 
 
 def _wait(

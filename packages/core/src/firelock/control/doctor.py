@@ -21,6 +21,7 @@ from firelock.recurring_job import RecurringJob, is_newer
 from firelock.storage import Feature, Finding, JobFilter, SchemaState
 from firelock.text import age, clock_time, shorten, span
 from firelock.values import JobRecord, On, State, Tally
+from firelock.waits import HeldHead
 
 if TYPE_CHECKING:
     from firelock.runtime import Runtime
@@ -113,6 +114,7 @@ class Sight:
     unknown_tasks: Mapping[str, int] = attrs.Factory(dict)  # enqueued jobs by task no server told of
     in_vain: int = 0  # continuations of failed parents
     oldest: Mapping[str, int] = attrs.Factory(dict)  # since when the first job of a queue waits
+    held: Mapping[str, HeldHead] = attrs.Factory(dict)  # by queue, those whose first job a limit holds
     lately: Mapping[str, EndedRuns] = attrs.Factory(dict)  # by task, of some minutes
     usually: Mapping[str, EndedRuns] = attrs.Factory(dict)  # of the day
     muted: Mapping[str, float] = attrs.Factory(dict)  # which part of a task's failures nobody asks for
@@ -138,6 +140,13 @@ class Sight:
             for server in self.servers
             if server.state_at(self.now).is_listening and server.listens_to(queue)
         ]
+
+    def waits_since(self, queue: str) -> int | None:
+        """Return since when the first job of a queue that no limit holds waits; None where none was seen."""
+        head = self.held.get(queue)
+        if head is None:
+            return self.oldest.get(queue)
+        return None if head.first is None else head.first.changed_at
 
     @property
     def enqueued(self) -> int:
@@ -447,7 +456,7 @@ def _check_listeners(sight: Sight) -> Iterator[Finding]:
 
 def _check_long_waits(sight: Sight) -> Iterator[Finding]:
     for queue in sight.queues:
-        since = sight.oldest.get(queue.name)
+        since = sight.waits_since(queue.name)
         is_long = since is not None and sight.now - since >= LONG_WAIT
         if is_long and not queue.is_paused and sight.listening(queue.name):
             yield Finding(

@@ -215,10 +215,11 @@ class _Seen:
         if not running:
             return _Tile("oldest", "–", "/queues", hint=self._text("tile_nothing_waits"))
         queue = min(running, key=lambda name: running[name])
-        waited = seen.now - running[queue]
+        waited, since = seen.now - running[queue], seen.waits_since(queue)
+        is_long = since is not None and seen.now - since >= LONG_WAIT  # what a limit holds is no trouble
         return _Tile(
             "oldest", _about(waited / 1_000_000), f"/queues/{queue}",
-            hint=self._text("tile_in_queue", queue=queue), look="is-warn" if waited >= LONG_WAIT else "",
+            hint=self._text("tile_in_queue", queue=queue), look="is-warn" if is_long else "",
         )  # fmt: skip
 
     def _waiting(self) -> list[tuple[QueueView, int]]:

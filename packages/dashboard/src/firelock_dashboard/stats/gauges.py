@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from firelock import MetricFamily
@@ -15,7 +15,7 @@ from firelock.storage import Feature, JobFilter, State
 from firelock.storage.admission import name_of
 
 if TYPE_CHECKING:
-    from firelock import Firelock, LimitView, RecurringJob, ServerView
+    from firelock import Firelock, RecurringJob, ServerView
     from firelock.control.doctor import Sight
     from firelock.storage import Counts
     from firelock_dashboard.stats.watch import Watch
@@ -24,7 +24,7 @@ _MICROS = 1_000_000
 _AGE = 5.0  # seconds that a page of metrics counts as new
 _QUEUES = 200
 _SEARCHED = 50  # recurring jobs whose last success is searched for, in one look
-_LIMITS, _KEY_PAGES, _KEY_PAGE = 200, 4, 500
+_LIMITS = 200
 _WAITING = (State.AWAITING, State.SCHEDULED, State.ENQUEUED, State.PROCESSING)
 
 
@@ -80,7 +80,7 @@ class Gauges:
             return families
         named = {one.name: one for one in self._fire.limits.names() if one.name == name_of(one.name)}
         sums = {name: Counter[str]() for name in named}
-        for view in self._keys():
+        for view in self._watch.limit_keys():
             counted = sums.setdefault(view.name, Counter())
             counted.update(running=view.running, waiting=view.waiting, full=int(view.is_full))
         for name in sorted(sums)[:_LIMITS]:
@@ -89,15 +89,6 @@ class Gauges:
             full.add(sums[name]["full"], limit=name)
             paused.add(float(name in named and named[name].is_paused), limit=name)
         return families
-
-    def _keys(self) -> Iterator[LimitView]:
-        after = ""
-        for _ in range(_KEY_PAGES):
-            page = self._fire.limits.list(after=after, limit=_KEY_PAGE)
-            yield from page
-            if len(page) < _KEY_PAGE:
-                return
-            after = page[-1].key
 
     # ---- recurring jobs ----------------------------------------------------------------------------------
 
@@ -150,18 +141,23 @@ def _queue_families(sight: Sight, counts: Counts) -> list[MetricFamily]:
         jobs.add(counts.by_state.get(state, 0), state=str(state))
     depth = MetricFamily("firelock_queue_depth", "gauge", "Jobs of the queue that have not ended, by state.")
     latency = MetricFamily(
-        "firelock_queue_latency_seconds", "gauge", "How long its first job has been enqueued; 0 for none."
+        "firelock_queue_latency_seconds",
+        "gauge",
+        "How long its first job that no limit holds has been enqueued; 0 for none.",
     )
+    held = MetricFamily("firelock_queue_held", "gauge", "Jobs before it that limits hold; 100 at most.")
     paused = MetricFamily("firelock_queue_paused", "gauge", "1 where nobody may claim from it.")
     listeners = MetricFamily("firelock_queue_listeners", "gauge", "Servers that claim from it.")
     for queue in sorted(sight.queues, key=lambda each: -each.enqueued)[:_QUEUES]:
-        states, since = counts.by_queue.get(queue.name, {}), sight.oldest.get(queue.name, sight.now)
+        states, since = counts.by_queue.get(queue.name, {}), sight.waits_since(queue.name)
         for state in _WAITING:
             depth.add(states.get(state, 0), queue=queue.name, state=str(state))
-        latency.add(max(0, sight.now - since) / _MICROS, queue=queue.name)
+        latency.add(0 if since is None else max(0, sight.now - since) / _MICROS, queue=queue.name)
+        head = sight.held.get(queue.name)
+        held.add(0 if head is None else head.count, queue=queue.name)
         paused.add(float(queue.is_paused), queue=queue.name)
         listeners.add(len(sight.listening(queue.name)), queue=queue.name)
-    return [jobs, depth, latency, paused, listeners]
+    return [jobs, depth, latency, held, paused, listeners]
 
 
 def _server_families(sight: Sight) -> list[MetricFamily]:

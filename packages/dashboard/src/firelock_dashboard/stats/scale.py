@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from firelock.storage import JobFilter, State
 from firelock_dashboard.formatting import instant
 
 if TYPE_CHECKING:
-    from firelock import Firelock, QueueView
+    from firelock import Firelock, LimitView, QueueView
     from firelock.control.doctor import Sight
     from firelock.storage import Rollup
     from firelock_dashboard.stats.watch import Watch
@@ -37,6 +38,7 @@ class Demand:
     due_soon: int  # scheduled jobs, retries too, that are due within the window; at most 500
     recurring_soon: int  # recurring jobs that fire within it
     processing: int
+    held_by_limits: int  # jobs of the backlog that no worker could start now; at least so many
     oldest_wait_seconds: float  # of the job that has been enqueued for longest; 0 where none is
     mean_seconds: float  # of the attempts that ended within the last hour
     workers: int  # that listen to it now, shared with the other queues of their servers
@@ -45,17 +47,32 @@ class Demand:
 
 
 def wanted_workers(
-    *, processing: int, backlog: int, mean_seconds: float, clear_within: float, most: int
+    *, processing: int, backlog: int, mean_seconds: float, clear_within: float, most: int, held: int = 0
 ) -> int:
-    """Return how many workers clear the backlog in time beside what runs; none more than there are jobs.
+    """Return how many workers clear the backlog in time beside what runs; none more than jobs may run.
 
     What runs keeps its workers, and the backlog gets as many as its work, the mean time of a job each,
-    divided by the time in which it is to be done; at least one where there is any job, so that none waits
-    for ever.
+    divided by the time in which it is to be done; at least one where any job may run, so that none waits
+    for ever. Jobs that limits hold are work that is to be done as well: as others end, they start.
     """
-    jobs = processing + backlog
+    jobs = processing + backlog - held
     needed = processing + math.ceil(backlog * mean_seconds / clear_within)
     return min(max(1, needed), jobs, most)
+
+
+def held_jobs(keys: Iterable[LimitView]) -> int:
+    """Return how many enqueued jobs find no free place under their limits' keys, at least.
+
+    A job has a key of each of several names, so those of the name that holds most are counted, the others
+    being perhaps the same jobs. A rate opens by itself, and holds nobody here.
+    """
+    held: Counter[str] = Counter()
+    for key in keys:
+        if key.is_paused:
+            held[key.name] += key.waiting
+        elif key.concurrent is not None:
+            held[key.name] += max(0, key.waiting - max(0, key.concurrent - key.running))
+    return max(held.values(), default=0)
 
 
 class Scale:
@@ -88,7 +105,7 @@ class Scale:
                 self._kept[queue, within] = self._monotonic(), found
         wanted = wanted_workers(
             processing=found.processing, backlog=found.backlog, mean_seconds=found.mean_seconds,
-            clear_within=clear_within, most=most,
+            clear_within=clear_within, most=most, held=found.held_by_limits,
         )  # fmt: skip
         return attrs.evolve(found, wanted_workers=wanted)
 
@@ -114,6 +131,7 @@ class Scale:
             due_soon=due,
             recurring_soon=firing,
             processing=sum(view.processing for view in views),
+            held_by_limits=self._held(enqueued, sum(view.enqueued for view in sight.queues) - enqueued),
             oldest_wait_seconds=max(0, sight.now - min(oldest, default=sight.now)) / _MICROS,
             mean_seconds=self._mean(queue, sight.now),
             workers=_listening(sight, queue),
@@ -129,6 +147,14 @@ class Scale:
         where = JobFilter(state=State.SCHEDULED, queue=queue, by_due=True, until=until)
         page = self._fire.jobs.page(where, limit=_DUE, oldest_first=True)
         return sum(job.queue in names for job in page)
+
+    def _held(self, enqueued: int, elsewhere: int) -> int:
+        """Return how many of the enqueued jobs wait for a place of a limit, at least.
+
+        Who waits for a key is counted over all queues, so the jobs elsewhere are taken for those first.
+        """
+        held = held_jobs(self._watch.limit_keys()) if enqueued else 0
+        return min(enqueued, max(0, held - elsewhere))
 
     def _mean(self, queue: str | None, now: int) -> float:
         until = instant(now) + timedelta(minutes=1)  # the present minute too

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,12 +15,13 @@ import attrs
 from firelock import FirelockError
 from firelock.control.doctor import Sight
 from firelock.storage import Feature, State
+from firelock.waits import HeldHead, held_heads
 from firelock_dashboard.formatting import instant
 from firelock_dashboard.stats.causes import Cause, Causes, muted_share, strips
 
 if TYPE_CHECKING:
     from firelock import Diagnosis, Firelock, LimitView, Operation, Outcome, QueueView
-    from firelock.storage import FailureGroup, Finding
+    from firelock.storage import FailureGroup, Finding, JobRecord
     from firelock_dashboard.stats.history import History
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,8 @@ T = TypeVar("T")
 _QUEUES = 50  # whose first job is looked at
 _FIRST_JOBS = 200  # those that have waited longest
 _RECURRING = 500
-_PAUSED, _KEYS = 20, 500  # limits that are paused, and keys of each
+_PAUSED, _KEYS = 20, 500  # limits that are paused, and keys of each, and of a page
+_KEY_PAGES = 4
 _CAUSES = 100
 _LATELY = timedelta(minutes=15)  # as `history.lately`
 
@@ -45,6 +47,7 @@ class _Age:
 
 _SIGHT = _Age(2.0, 2.0)
 _WAITS = _Age(4.0, 15.0)
+_KEYS_AGE = _Age(4.0, 4.0)
 _TASKS = _Age(15.0, 60.0)
 _GROUPS = _Age(10.0, 60.0)
 _STRIPS = _Age(30.0, 120.0)
@@ -109,6 +112,10 @@ class Watch:
         """Return what is right and wrong with the app and its storage, about ten seconds old."""
         return self._keep("diagnosis", _GROUPS, self._fire.diagnose)
 
+    def limit_keys(self) -> Sequence[LimitView]:
+        """Return the first 2,000 keys of limits, about four seconds old; none where the storage has none."""
+        return self._keep("limit keys", _KEYS_AGE, lambda: [*self._limit_keys()])
+
     def forget(self) -> None:
         """What is asked for next is read anew: somebody has just changed something."""
         with self._lock:
@@ -163,12 +170,12 @@ class Watch:
         now = fire.client.clock.now()
         skew = now - time.time_ns() // 1_000
         queues = fire.queues.list()
-        oldest, unknown = self._keep("waits", _WAITS, lambda: self._waits(queues))
+        oldest, unknown, held = self._keep("waits", _WAITS, lambda: self._waits(queues))
         lately = history.lately()
         failing = [task for task, stats in lately.items() if stats.failed_attempts]
         return Sight(
             now, queues, fire.servers.list(), fire.recurring.list(limit=_RECURRING), skew=skew,
-            storage=self._findings(), unknown_tasks=unknown, oldest=oldest, lately=lately,
+            storage=self._findings(), unknown_tasks=unknown, oldest=oldest, held=held, lately=lately,
             usually=history.tasks(),
             muted=self._keep("muted shares", _GROUPS, lambda: self._muted_shares(failing)),
             limits=self._keep("limits", _WAITS, self._paused_limits),
@@ -187,25 +194,40 @@ class Watch:
             if view.is_paused and name in (view.name, view.key)
         ]
 
-    def _waits(self, queues: Sequence[QueueView]) -> tuple[dict[str, int], dict[str, int]]:
-        """Return since when the first job of each queue has been there, and tasks that no server knows.
+    def _limit_keys(self) -> Iterator[LimitView]:
+        after = ""
+        for _ in range(_KEY_PAGES if Feature.LIMITS in self._fire.storage.features else 0):
+            page = self._fire.limits.list(after=after, limit=_KEYS)
+            yield from page
+            if len(page) < _KEYS:
+                return
+            after = page[-1].key
+
+    def _waits(
+        self, queues: Sequence[QueueView]
+    ) -> tuple[dict[str, int], dict[str, int], dict[str, HeldHead]]:
+        """Return since when the first job of each queue is there, tasks no server knows, heads limits hold.
 
         Of fifty queues and two hundred jobs at most. One read tells both for the jobs that have waited
         longest; queues that are not among them are asked one by one.
         """
         waiting = [queue.name for queue in queues if queue.enqueued][:_QUEUES]
         if not waiting:
-            return {}, {}
+            return {}, {}, {}
         jobs = self._fire.jobs
-        oldest: dict[str, int] = {}
+        heads: dict[str, JobRecord] = {}
         first = list(jobs.find(state=State.ENQUEUED, limit=_FIRST_JOBS, oldest_first=True))
         others = [name for name in waiting if name not in {job.queue for job in first}]
         for name in others:
             first += jobs.find(state=State.ENQUEUED, queue=name, limit=1, oldest_first=True)
         for job in first:
-            oldest.setdefault(job.queue, job.record().changed_at)
+            heads.setdefault(job.queue, job.record())
         known = self._keep("known tasks", _TASKS, self._known_tasks)
-        return oldest, Counter(job.task for job in first if known and job.task not in known)
+        return (
+            {queue: head.changed_at for queue, head in heads.items()},
+            Counter(job.task for job in first if known and job.task not in known),
+            held_heads(self._fire.storage, heads.values(), self._fire.client.clock.now()),
+        )
 
     def _known_tasks(self) -> frozenset[str]:
         """Return the names that servers told of within 30 days; none where none ever told."""

@@ -16,6 +16,7 @@ import attrs
 
 from firelock import State
 from firelock.storage import JobFilter
+from firelock.waits import held_heads
 
 if TYPE_CHECKING:
     from firelock import Firelock, JsonValue, QueueView
@@ -73,6 +74,7 @@ class Memory:
 
     looked_at: int = 0
     failures_until: int = 0
+    seen: dict[str, str] = attrs.Factory(dict)  # late jobs that no limit held then, by queue
     open: dict[str, Open] = attrs.Factory(dict)  # by event and subject: "failed shop.charge"
 
     @classmethod
@@ -180,24 +182,57 @@ class _Watch:
     # ---- queues, recurring jobs, servers -----------------------------------------------------------------
 
     def latencies(self) -> Iterator[dict[str, JsonValue]]:
-        """Yield an event for each queue whose first job waits too long, and for each where none does now."""
-        waits: dict[str, int] = {}
-        for queue in self._waiting():
-            page = self.app.storage.find(
-                JobFilter(state=State.ENQUEUED, queue=queue.name), limit=1, oldest_first=True
-            )
-            limit = self.limits.latency_of(queue.name)
-            if page.jobs and limit is not None:
-                wait = self.now - page.jobs[0].changed_at
-                if wait > _micros(limit):
-                    waits[queue.name] = wait
+        """Yield an event for each queue whose first job waits too long, and for each where none does now.
+
+        What a limit holds waits for no worker, so the first job that none holds counts.
+        """
+        waits = self._long_waits()
 
         def told(queue: str) -> tuple[str, dict[str, JsonValue]]:
-            seconds = waits[queue] // _SECOND
+            wait, held = waits[queue]
+            seconds = wait // _SECOND
+            fields: dict[str, JsonValue] = {"queue": queue, "seconds": seconds}
             text = f"The first job of queue {queue} waits for {timedelta(seconds=seconds)}."
-            return text, {"queue": queue, "seconds": seconds}
+            if held:
+                text = (
+                    f"The first job of queue {queue} that no limit holds waits for "
+                    f"{timedelta(seconds=seconds)}; limits hold {held} before it."
+                )
+                fields["held"] = held
+            return text, fields
 
         yield from self._compare(Event.QUEUE_LATENCY, waits, told, lambda queue: {"queue": queue})
+
+    def _long_waits(self) -> dict[str, tuple[int, int]]:
+        """Return, by queue, the wait of the first job that no limit holds, and how many are held before it.
+
+        A key is open between the end of one job and the start of the next, so a job that has limits counts
+        when it is the first at two looks.
+        """
+        heads = self._heads()
+        held = held_heads(self.app.storage, heads.values(), self.now)
+        waits: dict[str, tuple[int, int]] = {}
+        former, self.memory.seen = self.memory.seen, {}
+        for queue, head in heads.items():
+            behind = held.get(queue)
+            job = head if behind is None else behind.first
+            limit = self.limits.latency_of(queue)
+            if job is None or limit is None or self.now - job.changed_at <= _micros(limit):
+                continue
+            if job.admission is not None and job.admission.limits:
+                self.memory.seen[queue] = job.id
+                if former.get(queue) != job.id:
+                    continue
+            waits[queue] = (self.now - job.changed_at, 0 if behind is None else behind.count)
+        return waits
+
+    def _heads(self) -> dict[str, JobRecord]:
+        heads: dict[str, JobRecord] = {}
+        for queue in self._waiting():
+            where = JobFilter(state=State.ENQUEUED, queue=queue.name)
+            page = self.app.storage.find(where, limit=1, oldest_first=True)
+            heads.update((queue.name, job) for job in page.jobs)
+        return heads
 
     def _waiting(self) -> list[QueueView]:
         waiting = [

@@ -92,7 +92,8 @@ class Webhooks:
 
     Args:
         hooks: who is told.
-        latency: so long may the first job of a queue wait: for all queues, or by queue, "*" being the others.
+        latency: so long may the first job of a queue that no limit holds wait: for all queues, or by queue,
+            "*" being the others.
         margin: so late may a recurring job be fired.
         quiet: failures of one task are told at once, and then, counted together, once in this time.
         interval: between two looks; each is about five round trips, of one server of all.
