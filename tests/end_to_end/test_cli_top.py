@@ -9,13 +9,14 @@ import sys
 
 import pytest
 
-from firelock import Firelock, StorageUnavailable
+from firelock import Firelock, Limit, StorageUnavailable
 from firelock.cli.screen import Screen
 from firelock.cli.top import Choice, Top, shares
 from firelock.testing import eventually
 from firelock.values import Holder, State
 from tests.core.fakes import FailingStorage
-from tests.end_to_end.cli_run import Terminal, claim, fail
+from tests.dashboard import flows
+from tests.end_to_end.cli_run import Terminal, begin_session, claim, fail
 from tests.end_to_end.terminal import PseudoTerminal, plain
 
 TOP = [sys.executable, "-m", "firelock", "top", "--every", "0.5"]
@@ -103,6 +104,35 @@ def test_json_has_all_that_was_seen(run, app):
     assert [failed.id] == [job["id"] for job in seen["failed"]]
     assert ["vm:1"] == [server["name"] for server in seen["servers"]]
     assert {} == seen["ended_in_the_last_minute"]
+
+
+def test_a_queue_says_how_many_of_its_first_jobs_limits_hold(run, app):
+    """Beside a note; a job that waits for a worker ends the count, and a number in JSON is the same."""
+    limited = app.task(name="shop.charge", remote=True, limits=[Limit("tenant", concurrent=1)])(_notify)
+    limited.using(queue="mail").enqueue(0)
+    app.limits.set("tenant", concurrent=1)
+    claim(app, begin_session(app))
+    limited.using(queue="mail").enqueue_many([(1,), (2,)])
+    app.task(name="shop.notify", remote=True)(_notify).using(queue="mail").enqueue(3)
+    app.queues.pause("mail", note="later", by="ann")
+
+    ran, seen = run("top --storage", app.storage.url), run("top --json --storage", app.storage.url).json
+
+    (line,) = [line for line in ran.out.splitlines() if line.startswith("mail")]
+    assert line.endswith("first 2 held by limits; later by ann")
+    assert [2] == [queue["held_by_limits"] for queue in seen["queues"]]
+
+
+def test_a_failed_batch_is_shown_by_its_name(run, app):
+    """In place of a task, which it has none of."""
+    batch = flows.new_batch(app, "import")
+    flows.add(app, batch)
+    flows.end(app, *flows.claim(app), State.FAILED)
+
+    lines = run("top --storage", app.storage.url).out.splitlines()
+
+    (line,) = [line for line in lines if line.startswith(batch)]
+    assert ["batch", "import"] == line.split()[1:3]
 
 
 @pytest.mark.parametrize("every", ["0.1", "soon", "1e9", "nan"])

@@ -22,6 +22,7 @@ from firelock.clock import from_micros
 from firelock.errors import FirelockError
 from firelock.text import age, clock_time, isoformat, shorten, span
 from firelock.values import State
+from firelock.waits import held_heads
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -96,13 +97,17 @@ class Snapshot:
     ended: Mapping[str, int]  # within the last full minute, by outcome
     queues: Sequence[QueueView]
     waits: Mapping[str, int]  # since when the oldest enqueued job of a queue waits
+    held: Mapping[str, int]  # how many jobs at the head of a queue limits hold, 100 at most
     servers: Sequence[ServerView]  # those that are not gone
     running: Sequence[JobRecord]  # the longest first
     failed: Sequence[JobRecord]  # the newest first
 
 
 def look(app: Firelock) -> Snapshot:
-    """Return what there is now; seven round trips, and one for each of up to twenty queues with jobs."""
+    """Return what there is now; seven round trips, and one for each of up to twenty queues with jobs.
+
+    Where limits hold the oldest job of a queue, as many more as `held_heads` says.
+    """
     now = app.client.clock.now()
     queues = app.queues.list()
     waiting = sorted((one for one in queues if one.enqueued), key=lambda one: -one.enqueued)[:_WAITS]
@@ -116,9 +121,12 @@ def look(app: Firelock) -> Snapshot:
         ended[rollup.outcome] = ended.get(rollup.outcome, 0) + rollup.count
     running = app.jobs.find(state=State.PROCESSING, oldest_first=True, limit=_JOBS)
     failed = app.jobs.find(state=State.FAILED, limit=_JOBS)
+    heads = {name: job.record() for name, page in oldest.items() for job in page}
+    held = held_heads(app.storage, heads.values(), now)
     return Snapshot(
         now, dict(app.jobs.counts()), ended, queues,
-        {name: job.record().changed_at for name, page in oldest.items() for job in page},
+        {name: head.changed_at for name, head in heads.items()},
+        {name: head.count for name, head in held.items()},
         [server for server in app.servers.list() if not server.state_at(now).is_gone],
         [job.record() for job in running], [job.record() for job in failed],
     )  # fmt: skip
@@ -130,7 +138,12 @@ def _answer(seen: Snapshot) -> dict[str, object]:
         "states": {str(state): count for state, count in seen.states.items()},
         "ended_in_the_last_minute": dict(seen.ended),
         "queues": [
-            {**_fields(queue), "oldest_at": isoformat(seen.waits.get(queue.name))} for queue in seen.queues
+            {
+                **_fields(queue),
+                "oldest_at": isoformat(seen.waits.get(queue.name)),
+                "held_by_limits": seen.held.get(queue.name, 0),
+            }
+            for queue in seen.queues
         ],
         "servers": [server_answer(server, seen.now) for server in seen.servers],
         "running": [job_answer(job) for job in seen.running],
@@ -173,11 +186,16 @@ def _queues(seen: Snapshot) -> Section:
         [
             queue.name, queue.enqueued, _waited(seen.waits.get(queue.name), seen.now), queue.processing,
             queue.scheduled, Cell("paused", "bold yellow") if queue.is_paused else Cell("running", "green"),
-            _pause_note(queue),
+            _note(queue, seen.held.get(queue.name, 0)),
         ]
         for queue in seen.queues
     ]  # fmt: skip
     return Section(_QUEUES, columns, rows, [queue.name for queue in seen.queues], "There is no queue yet.")
+
+
+def _note(queue: QueueView, held: int) -> str:
+    notes = (f"first {held} held by limits" if held else "", _pause_note(queue))
+    return "; ".join(note for note in notes if note)
 
 
 def _pause_note(queue: QueueView) -> str:
@@ -230,12 +248,17 @@ def _failures(seen: Snapshot) -> Section:
     )  # fmt: skip
     rows: list[Sequence[Piece]] = [
         [
-            job.id, job.task, job.queue, age(job.changed_at, seen.now), job.attempt,
+            job.id, _task(job), job.queue, age(job.changed_at, seen.now), job.attempt,
             Cell(shorten(_error(job), _NOTE), "red"),
         ]
         for job in seen.failed
     ]  # fmt: skip
     return Section(_FAILURES, columns, rows, [job.id for job in seen.failed], "Nothing has failed.")
+
+
+def _task(job: JobRecord) -> str:
+    batch = None if job.ties is None else job.ties.batch
+    return job.task if batch is None else f"batch {batch.name}"
 
 
 def _error(job: JobRecord) -> str:
@@ -405,7 +428,7 @@ class Top:
             (applied,) = self._app.jobs.requeue([job.id], reason=f"requeued by {self._by}")
             done = applied.is_applied
             said = "is enqueued again" if done else f"was not requeued: {applied}"
-            self._said = Cell(f"Job {job.id} of {job.task} {said}.", "green" if done else "yellow")
+            self._said = Cell(f"Job {job.id} of {_task(job)} {said}.", "green" if done else "yellow")
 
     def _may_change(self) -> bool:
         if self._is_read_only:
