@@ -109,6 +109,25 @@ def test_the_page_names_every_metric_and_no_other(pages):
     assert named == shown
 
 
+def test_limits_are_on_the_board_and_in_the_alerts(pages):
+    """Each of their metrics is drawn; rules tell of what waits for them, as a queue's latency does not."""
+    limits = {name for name in pages if name.startswith("firelock_limit_")} | {"firelock_queue_held"}
+    drawn = {
+        name for panel in board_panels() for one in panel["targets"] for name in METRIC.findall(one["expr"])
+    }
+    told = {name for rule in alert_rules() for name in METRIC.findall(rule["expr"])}
+
+    assert limits - drawn == set()
+    assert {"firelock_limit_paused", "firelock_limit_waiting"} - told == set()
+
+
+def test_the_page_names_every_alert():
+    """With its severity, in the order of the file."""
+    rows = re.findall(r"^\| `(Firelock\w+)` \| (\w+) \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+
+    assert [(rule["alert"], rule["labels"]["severity"]) for rule in alert_rules()] == rows
+
+
 def test_an_alert_says_what_is_wrong_and_what_to_do():
     """And how bad it is; its name is its own."""
     rules = alert_rules()
