@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
 from operator import itemgetter
 from typing import Any
@@ -274,7 +274,11 @@ class TakenRows:
 
 
 def take_jobs(
-    tx: Transaction, request: ClaimRequest, turns: QueueTurns, lanes: SqlLanes, cursors: LaneCursors
+    tx: Transaction,
+    request: ClaimRequest,
+    turns: QueueTurns,
+    lanes_in: Callable[[Transaction], SqlLanes],
+    cursors: LaneCursors,
 ) -> TakenRows:
     """See `Storage.claim`."""
     server, has_lanes = _with_lanes(tx.one(_SERVING_AND_LANES, session=request.session))
@@ -282,6 +286,7 @@ def take_jobs(
     look_again_at = None
     if server is not None and request.limit > 0:
         if has_lanes:
+            lanes = lanes_in(tx)
             lanes.hold_numbers()
             mixed = MixedClaim(tx, lanes, cursors)
             rows = mixed.rows(request.queues, request.limit, turns)

@@ -149,9 +149,11 @@ def _end(
         return None
     tx.run(_DIE, session=session, at=tx.now)
     ids = [row[0] for row in tx.all(_HELD_IDS, session=session)]
+    taken = Taken(session, str(found[0]), [], [])
+    if not ids:
+        return taken
     rows = load_rows(tx, ids)
     counts = MemberCounts(tx, rows.values())
-    taken = Taken(session, str(found[0]), [], [])
     for id in ids:
         row = rows.get(id)
         if row is None or row.session != session:  # its end came first

@@ -314,7 +314,7 @@ class SqlStorage(
 
     def _take(self, tx: Transaction, request: ClaimRequest) -> TakenRows:
         """Return what the session has claimed."""
-        return take_jobs(tx, request, self._turns, self._lanes_in(tx), self._cursors)
+        return take_jobs(tx, request, self._turns, self._lanes_in, self._cursors)
 
     def _lanes_in(self, tx: Transaction) -> SqlLanes:
         """Return the lanes as this transaction sees them."""

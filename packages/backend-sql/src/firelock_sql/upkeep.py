@@ -79,7 +79,10 @@ _HAS_OLD_NEWS = Text("""
 SELECT 1 WHERE EXISTS (SELECT 1 FROM firelock_sessions WHERE died_at < :dead_before)
     OR EXISTS (SELECT 1 FROM firelock_rollups WHERE minute < :before)
 """)
-_HAS_OLD_LOCKS = Text("SELECT 1 FROM firelock_locks WHERE expires_at < :before AND name > '' LIMIT 1")
+_HAS_HOURLY = Text("""
+SELECT EXISTS (SELECT 1 FROM firelock_locks WHERE expires_at < :before AND name > ''),
+    EXISTS (SELECT 1 FROM firelock_limit_keys), EXISTS (SELECT 1 FROM firelock_unique_keys)
+""")
 _OLD_SESSIONS = Text("DELETE FROM firelock_sessions WHERE died_at < :before")
 _OLD_ROLLUPS = Text("DELETE FROM firelock_rollups WHERE minute < :before")
 
@@ -140,13 +143,14 @@ class SqlUpkeepVerbs(SqlVerbs):
     @override
     def prune(self, limit: int) -> int:
         """Up to `limit` expired jobs are gone, some hundreds in a transaction."""
-        has_news, is_hourly, has_locks = self._database.read(self._has_old)
+        has_news, has_locks, has_limits, has_unique = self._database.read(self._has_old)
         if has_news:
             self._database.write(_prune_old_news)
         if has_locks:
             self._prune_locks()
-        if is_hourly:
+        if has_limits:
             self._prune_keys(idle_limits, forget_limits)
+        if has_unique:
             self._prune_keys(idle_unique, forget_unique)
         pruned = 0
         while pruned < limit:
@@ -157,18 +161,18 @@ class SqlUpkeepVerbs(SqlVerbs):
                 break
         return pruned
 
-    def _has_old(self, tx: Transaction) -> tuple[bool, bool, bool]:
-        """Tell whether there is old news, whether an hour has passed, and whether there are old locks.
+    def _has_old(self, tx: Transaction) -> tuple[bool, bool, bool, bool]:
+        """Tell whether there is old news, and by the hour: old locks, keys of limits, and unique keys.
 
-        Those and idle keys are looked for once an hour: no index leads to them, since every renewal and every
-        claim would change it.
+        No index leads to old locks and idle keys, since every renewal and every claim would change it.
         """
         news = tx.one(_HAS_OLD_NEWS, dead_before=tx.now - _DAY, before=tx.now - 30 * _DAY) is not None
         last = self._hourly_looked_at
         if last is not None and 0 <= tx.now - last < _HOUR:
-            return news, False, False
+            return news, False, False, False
         self._hourly_looked_at = tx.now
-        return news, True, tx.one(_HAS_OLD_LOCKS, before=tx.now - _DAY) is not None
+        locks, limits, unique = tx.one(_HAS_HOURLY, before=tx.now - _DAY)
+        return news, bool(locks), bool(limits), bool(unique)
 
     def _prune_locks(self) -> None:
         pruned = _PRUNED_AT_ONCE
