@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -119,6 +120,25 @@ def reasonable(word):
 @task(**given(max_attempts=2, backoff=broken_backoff))
 def badly_backed():
     raise LookupError("no")
+
+
+@task(takes_context=True, **given(max_attempts=3, backoff=told_backoff))
+def sleepy(context, word="awake"):
+    current_job().sleep("a day", timedelta(days=1))
+    return [word, context.attempt]
+
+
+@task(takes_context=True)
+async def asleepy(context, word="awake"):
+    await current_job().asleep("a day", timedelta(days=1))
+    return [word, context.attempt]
+
+
+@task
+def careless(word="awake"):
+    with suppress(BaseException):
+        current_job().sleep("a day", timedelta(days=1))
+    return [word, 1]
 
 
 @task(takes_context=True, **given(max_attempts=2, backoff=10))

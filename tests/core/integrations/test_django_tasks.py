@@ -61,6 +61,7 @@ OPTIONS_BY_PATH = {
         "flaky": {"max_attempts": 3, "backoff": f"{PLACE}.told_backoff"},
         "aflaky": {"max_attempts": 3, "backoff": f"{PLACE}.told_backoff"},
         "patient": {"max_attempts": 3},
+        "sleepy": {"max_attempts": 3, "backoff": f"{PLACE}.told_backoff"},
         "reasonable": {"backoff": f"{PLACE}.giving_up"},
         "badly_backed": {"max_attempts": 2, "backoff": f"{PLACE}.broken_backoff"},
         "second_time": {"max_attempts": 2, "backoff": 10},
@@ -504,6 +505,23 @@ def test_what_a_receiver_raises_touches_no_job(tester, tasks, caplog):
 
     assert SUCCESSFUL == result.status
     assert 3 == caplog.text.count("RuntimeError: receiver")
+
+
+@pytest.mark.parametrize("name", ["sleepy", "asleepy", "careless"])
+def test_a_wait_is_no_end(tester, tasks, heard, caplog, name):
+    """Each run is told as it starts, the end once; what the task makes of the wait's exception is nothing."""
+    result = getattr(tasks, name).enqueue()
+    tester.drain()
+    result.refresh()
+    waiting, said = result.status, [each[:3] for each in heard]
+    tester.clock.advance(days=1)
+    result.refresh()
+
+    assert (READY, [("enqueued", READY, 0), ("started", RUNNING, 0)]) == (waiting, said)
+    assert [("started", RUNNING, 0), ("finished", SUCCESSFUL, 0)] == [each[:3] for each in heard[2:]]
+    assert (["awake", 1], 1, []) == (result.return_value, result.attempts, result.errors)
+    assert [] == tasks.seen
+    assert "FAILED" not in caplog.text
 
 
 class TestOnAServer:

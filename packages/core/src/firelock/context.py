@@ -60,6 +60,10 @@ class ServedAttempt(Protocol):
     def steps(self) -> JobSteps:
         """What it remembers and waits for; made at its first use."""
 
+    @property
+    def is_suspended(self) -> bool:
+        """Tell whether it ends here because the job waits for something."""
+
 
 @attrs.define(eq=False, repr=False)
 class JobContext:
@@ -193,7 +197,20 @@ class JobContext:
         """The recurring job that made it, if one did."""
         return self._job.recurring_id
 
+    @property
+    def has_memos(self) -> bool:
+        """Tell whether something was remembered of it when this run began: by a former one, or a signal."""
+        return self._job.has_memos
+
     # ---- being told to stop ------------------------------------------------------------------------------
+
+    @property
+    def suspended(self) -> bool:
+        """Tell whether this run ends here because the job waits, whatever the task raises or returns.
+
+        For what stands round a task, such as a plugin's context: such an end is no failure, nor the job's.
+        """
+        return self._attempt is not None and self._attempt.is_suspended
 
     @property
     def cancelled(self) -> bool:

@@ -67,6 +67,11 @@ class FakeAttempt:
         """Nobody else runs it."""
         return True
 
+    @property
+    def is_suspended(self) -> bool:
+        """No run of it waits."""
+        return False
+
     def lose(self, reason: str) -> None:
         """Nobody takes the job away."""
 

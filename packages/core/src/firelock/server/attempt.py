@@ -147,6 +147,11 @@ class Run:
         return self.begun is not None and self.begun.wait is not None
 
     @property
+    def is_suspended(self) -> bool:
+        """Tell whether it is suspending, and not out of time."""
+        return self.is_suspending and self.cancelled is not CancelKind.TIMEOUT
+
+    @property
     def refusal(self) -> str | None:
         """Why the job has been told to end; None where it has not."""
         return None if self.cancelled is None else self.context.cancel_reason

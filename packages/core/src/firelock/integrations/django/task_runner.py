@@ -15,7 +15,7 @@ import attrs
 from asgiref.sync import sync_to_async
 
 from firelock.context import JobContext, Snooze, current_job
-from firelock.errors import FirelockError, JobCancelled
+from firelock.errors import FirelockError, JobCancelled, JobSuspended
 from firelock.integrations.django.task_api import (
     InvalidTask,
     Task,
@@ -146,13 +146,13 @@ class TaskRunner:
         task_started.send_robust(self.sender, task_result=attempt.result)
         try:
             returned = self.task.func(*self._given(attempt, args), **kwargs)
-            if type(returned) is not Snooze:
+            if is_over := _is_over(attempt.job, returned):
                 returned = self._succeeded(attempt, returned)
         except BaseException as error:
-            if _is_failure(error) and self._failed(attempt, error):
+            if _is_failure(attempt.job, error) and self._failed(attempt, error):
                 task_finished.send_robust(self.sender, task_result=attempt.result)
             raise
-        if type(returned) is not Snooze:
+        if is_over:
             task_finished.send_robust(self.sender, task_result=attempt.result)
         return returned
 
@@ -163,13 +163,13 @@ class TaskRunner:
         await self._asend(task_started, attempt.result)
         try:
             returned = await self.task.func(*self._given(attempt, args), **kwargs)
-            if type(returned) is not Snooze:
+            if is_over := _is_over(job, returned):
                 returned = self._succeeded(attempt, returned)
         except BaseException as error:
-            if _is_failure(error) and self._failed(attempt, error):
+            if _is_failure(job, error) and self._failed(attempt, error):
                 await self._asend(task_finished, attempt.result)
             raise
-        if type(returned) is not Snooze:
+        if is_over:
             await self._asend(task_finished, attempt.result)
         return returned
 
@@ -302,6 +302,15 @@ class TaskRunner:
         send.join()
 
 
-def _is_failure(error: BaseException) -> bool:
-    """Tell a task's own failure from its being told to stop, of which the server says what it means."""
-    return not isinstance(error, JobCancelled | asyncio.CancelledError | GeneratorExit)
+def _is_over(job: JobContext, returned: object) -> bool:
+    """Tell whether a task that returned has ended, and is not to run later."""
+    return type(returned) is not Snooze and not job.suspended
+
+
+def _is_failure(job: JobContext, error: BaseException) -> bool:
+    """Tell a task's own failure from a wait, and from its being told to stop: the server says what that is.
+
+    In a run that waits no exception is one, since tasks may wrap that of the wait.
+    """
+    told = (JobCancelled, JobSuspended, asyncio.CancelledError, GeneratorExit)
+    return not isinstance(error, told) and not job.suspended
