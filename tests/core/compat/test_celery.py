@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from firelock import ArgumentError, ConfigurationError, Limit, Unique
+from firelock import ArgumentError, ConfigurationError, Limit, Unique, current_job
 from firelock.compat import celery as ours
 from firelock.testing import Tester, eventually
 from tests.repository.sources import ROOT
@@ -330,6 +330,9 @@ def app(request):
 def function(x=1): ...
 
 
+CHORD = r"is a chord: make a flow.*fire\.batch\("
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -345,8 +348,14 @@ def function(x=1): ...
         (lambda app: app.task(function).retry(args=(2,)), "another run of the same job"),
         (lambda app: app.task(function).retry(throw=False), "throw=False"),
         (lambda app: app.task(function).update_state(state="HALF", meta={"x": 1}), "only progress is kept"),
-        (lambda app: ours.chain(app.task(function).s(), ours.group([app.tasks[NAME].s()])), "is a chord"),
-        (lambda app: ours.group([app.task(function).s()]) | app.tasks[NAME].s(), "is a chord"),
+        (
+            lambda app: ours.chain(app.task(function).s(), ours.group([app.tasks[NAME].s()])),
+            r"is a chord.*fire\.batch\(",
+        ),
+        (
+            lambda app: ours.group([app.task(function).s()]) | app.tasks[NAME].s(),
+            r"is a chord.*fire\.batch\(",
+        ),
         (lambda app: (app.task(function).si() | app.tasks[NAME].si().set(countdown=5))(), "has a countdown"),
         (lambda app: app.conf.update(task_always_eager=True), "task_always_eager=True.*docs/testing.md"),
         (lambda app: app.conf.update(task_serializer="pickle"), "nothing is ever pickled"),
@@ -354,7 +363,11 @@ def function(x=1): ...
         (lambda app: app.control.inspect(), r"app\.control\.inspect.*firelock top"),
         (lambda app: app.worker_main(["worker"]), "firelock server module:app.fire"),
         (lambda app: ours.crontab(day_of_week=1, day_of_month=1).to_cron("UTC"), "restricts both days"),
-        (lambda app: ours.chord, "chord of Celery has no counterpart here: let the last"),
+        (lambda app: ours.chord, r"chord of Celery has no counterpart here: make a flow.*fire\.batch\("),
+        (lambda app: app.task(function).apply_async(chord=1), r"chord=1.*fire\.batch\("),
+        (lambda app: app.task(function).apply_async(group_id="g"), r"group_id='g'.*fire\.batch\("),
+        (lambda app: app.task(function).replace(1), r"'replace' of .*current_job\(\)\.run\("),
+        (lambda app: ours.ResultSet, r"ResultSet of Celery .*fire\.batches\.get\(id\)"),
         (lambda app: ours.task_prerun, "hook job_context"),
         (lambda app: ours.worker_ready, "hook server_started"),
         (lambda app: ours.states, "compare result.state with a text"),
@@ -374,6 +387,32 @@ def test_what_is_not_mapped_says_how_it_is_written(app, call, message):
     """By an error that programs may catch as NotImplementedError."""
     with pytest.raises(NotImplementedError, match=message):
         call(app)
+
+
+def test_a_chord_and_a_replaced_task_run_as_the_errors_write_them(app):
+    """A flow of the tasks' verbs, and a call that is waited for."""
+
+    @app.task(name="part", acks_late=True)
+    def part(number):
+        return number * 10
+
+    @app.task(name="body", acks_late=True)
+    def body(numbers):
+        return sum(numbers)
+
+    @app.task(name="replaced", acks_late=True)
+    def replaced(number):
+        return current_job().run("part", part.verbs, number)
+
+    with Tester(app.fire) as tester:
+        with app.fire.batch("NAME") as b:
+            parts = [b.add(part.verbs, number) for number in (1, 2)]
+            last = b.add(body.verbs, [one.output for one in parts])
+        instead = replaced.delay(4)
+        tester.drain()
+
+        assert (30, 40) == (last.refresh().result(timeout=5), instead.get(timeout=5))
+        assert 3 == app.fire.batches.get(b.id).tally().succeeded
 
 
 def test_what_is_not_mapped_is_not_there(app):

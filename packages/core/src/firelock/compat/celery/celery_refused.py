@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from firelock.compat.celery.celery_errors import NotMappedAttribute
 
-CHORD: Final = "let the last of the jobs enqueue the next step, or wait for their results where you may block"
+CHORD: Final = (
+    "make a flow: with app.fire.batch('NAME') as b: parts = [b.add(part.verbs, …), …]; "
+    "b.add(body.verbs, [one.output for one in parts]); see docs/batches.md"
+)
 BY_HOOK: Final = "implement the hook jobs_settled or retry_decision in a plugin, see docs/plugins.md"
 REFUSED_OPTIONS: Final = {
     "after_return": BY_HOOK,
     "base": "write a function that the tasks call, or a plugin; see docs/plugins.md",
     "before_start": "implement the hook job_context in a plugin, see docs/plugins.md",
-    "chord": "enqueue the last task where the results are gathered",
+    "chord": CHORD,
     "compression": "pass a reference to what is large",
     "exchange": "give queue=",
-    "group_id": "give task.verbs.using(tags=…), and find jobs by them: fire.jobs.find(tag=…)",
+    "group_id": "make a batch, which has an id: with app.fire.batch('NAME') as b: b.add(task.verbs, …)",
     "headers": "texts travel with a native job: task.verbs.using(meta={…})",
     "on_failure": BY_HOOK,
     "on_retry": BY_HOOK,
@@ -41,7 +44,10 @@ _CUT: Final = "cut the list, and enqueue a job for each part: task.verbs.enqueue
 _EACH: Final = "enqueue a job for each: task.verbs.enqueue_many([(one,), …])"
 _LINK: Final = "give the first call link= or link_error=: apply_async(…, link_error=task.si(…))"
 _LOGGING: Final = "set logging up in the module of the app, see docs/observability.md"
-_RESULTS: Final = "keep what group(…)() returned, or each result's id"
+_RESULTS: Final = (
+    "keep what group(…)() returned, or each result's id; of a batch, app.fire.batch('NAME'), one id leads to "
+    "all: app.fire.batches.get(id)"
+)
 _RUN: Final = "call the task, or use firelock.testing, see docs/testing.md"
 _SELF: Final = "bind=True gives the task as self; firelock.current_job() gives its job"
 _SERVER: Final = "run jobs by the command: firelock server module:app.fire"
@@ -146,7 +152,10 @@ _ATTRIBUTES: Final[Mapping[str, Mapping[str, str]]] = {
         "map": _EACH,
         "pop_request": _RUN,
         "push_request": _RUN,
-        "replace": "enqueue the other task, and return",
+        "replace": (
+            "call the other task, and return what it does: "
+            "return firelock.current_job().run('NAME', other.verbs, …), see docs/steps.md"
+        ),
         "request_stack": _SELF,
         "send_event": _hook("jobs_settled"),
         "signature_from_request": "self.s(*self.request.args, **self.request.kwargs)",
