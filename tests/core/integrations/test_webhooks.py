@@ -183,6 +183,47 @@ def test_failures_of_a_task_are_told_together_and_their_end_once(shop):
     assert [] == app.look()
 
 
+def test_a_failed_batch_is_told_by_its_name(shop):
+    """With how many of its members failed, once; of batches within one another the outermost alone."""
+    app = shop(quiet=TEN)
+    app.look()
+    app.fire.task(name="pack")(lambda: None)
+    with app.fire.batch("nightly") as batch:
+        batch.add_many([app.fire.task_named("pack").call()] * 2)
+        with batch.batch("cards") as inner:
+            card = inner.add(app.charge, "1")
+    app.run(card, batch)
+    app.later()
+    (event,) = [each for each in app.webhooks.look() if "batch" in each]
+
+    assert {
+        "event": "failed", "batch": "nightly", "count": 1, "jobs": [batch.id], "failed": 1, "total": 3,
+        "text": "Batch 'nightly' failed: 1 of 3.", "id": event["id"], "at": event["at"],
+    } == event  # fmt: skip
+    assert [] == app.look()
+    app.fails = False
+    app.run(batch.requeue())
+    assert {
+        ("recovered", "charge: a job of the task has succeeded since it failed."),
+        ("recovered", "Batch 'nightly': one of the name has succeeded since it failed."),
+    } == set(app.look())
+    assert [] == app.look()
+
+
+def test_failed_batches_of_a_name_are_told_together(shop):
+    """As failures of a task are; those of another name apart."""
+    app = shop()
+    app.look()
+    for name in ("hourly", "hourly", "nightly"):
+        with app.fire.batch(name) as batch:
+            batch.add(app.charge, "1")
+        app.run(batch)
+
+    assert {"2 batches 'hourly' failed.", "Batch 'nightly' failed: 1 of 1."} < {
+        text for _, text in app.look()
+    }
+
+
 def test_servers_look_in_turn_and_tell_once(shop):
     """What one has told no other tells; a look right after another one's looks at nothing."""
     first, second = shop(), shop()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from firelock import State
-from firelock.storage import JobFilter
+from firelock.storage import BATCH_TASK, JobFilter
 from firelock.waits import held_heads
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ _MOST_QUEUES = 100
 _MOST_LATE = 100
 _NAMED = 10  # jobs in an event
 _FORGOTTEN = 7 * 24 * 3_600 * _SECOND
+_BATCH = f"{BATCH_TASK} "  # and a batch's name: the subject of batches that failed
 
 
 class Event(StrEnum):
@@ -120,7 +121,10 @@ class _Watch:
     # ---- failures ----------------------------------------------------------------------------------------
 
     def failures(self, own_task: str, *, is_first: bool) -> Iterator[dict[str, JsonValue]]:
-        """Yield an event for each task with new failures, one in `quiet`, and for each that runs again."""
+        """Yield an event for each task with new failures, one in `quiet`, and for each that runs again.
+
+        Likewise for failed batches of a name.
+        """
         until = self.now - _LAG
         since = until if is_first else min(self.memory.failures_until, until)
         self.memory.failures_until = until
@@ -131,7 +135,7 @@ class _Watch:
             if opened.count and self.now - opened.told_at >= _micros(self.limits.quiet):
                 yield self._failed_event(name, opened)
             elif not opened.count and self._has_succeeded(name, opened.last_at):
-                yield self._over(Event.FAILED, name, {"task": name})
+                yield self._failed_no_more(name)
             elif self.now - opened.last_at > _FORGOTTEN:  # a task that is run no more
                 del self.memory.open[f"{Event.FAILED} {name}"]
 
@@ -148,7 +152,12 @@ class _Watch:
         return found
 
     def _note(self, job: JobRecord) -> None:
-        name = f"{Event.FAILED} {job.task}"
+        subject = job.task
+        if (batch := _batch_name(job)) is not None:
+            if job.ties is not None and job.ties.batch_id is not None:  # the batch around it fails as well
+                return
+            subject = f"{_BATCH}{batch}"
+        name = f"{Event.FAILED} {subject}"
         opened = self.memory.open.get(name)
         if opened is None:
             if len(self.memory.open) >= _MOST_OPEN:
@@ -162,22 +171,47 @@ class _Watch:
         if kind is not None and kind not in opened.error_types and len(opened.error_types) < _NAMED:
             opened.error_types.append(kind)
 
-    def _failed_event(self, task: str, opened: Open) -> dict[str, JsonValue]:
-        count, kinds = opened.count, [*opened.error_types]
-        named: dict[str, JsonValue] = {"jobs": [*opened.jobs], "error_types": [*kinds]}
+    def _failed_event(self, subject: str, opened: Open) -> dict[str, JsonValue]:
+        count, jobs, kinds = opened.count, [*opened.jobs], [*opened.error_types]
         opened.told_at, opened.count = self.now, 0
         opened.jobs.clear()
         opened.error_types.clear()
+        if subject.startswith(_BATCH):
+            return self._failed_batches(subject, count, jobs)
         some = "A job" if count == 1 else f"{count:,} jobs"
         told = f" ({', '.join(kinds)})" if kinds else ""
         return self._event(
-            Event.FAILED, task, f"{some} of {task} failed{told}.",
-            {"task": task, "count": count, **named},
+            Event.FAILED, subject, f"{some} of {subject} failed{told}.",
+            {"task": subject, "count": count, "jobs": [*jobs], "error_types": [*kinds]},
         )  # fmt: skip
 
-    def _has_succeeded(self, task: str, after: int) -> bool:
-        where = JobFilter(state=State.SUCCEEDED, task=task, since=after + 1)
-        return bool(self.app.storage.find(where, limit=1).jobs)
+    def _failed_batches(self, subject: str, count: int, jobs: Sequence[str]) -> dict[str, JsonValue]:
+        """Return the event of batches of a name; of a single one it says how many of its members failed."""
+        name = subject.removeprefix(_BATCH)
+        fields: dict[str, JsonValue] = {"batch": name, "count": count, "jobs": [*jobs]}
+        text = f"{count:,} batches {name!r} failed."
+        if count == 1:
+            tally = self.app.storage.tally(jobs)[0]  # as it is by now, and None where somebody removed it
+            of = f": {tally.failed:,} of {tally.total:,}" if tally is not None and tally.failed else ""
+            text = f"Batch {name!r} failed{of}."
+            if tally is not None:
+                fields |= {"failed": tally.failed, "total": tally.total}
+        return self._event(Event.FAILED, subject, text, fields)
+
+    def _has_succeeded(self, subject: str, after: int) -> bool:
+        if not subject.startswith(_BATCH):
+            where = JobFilter(state=State.SUCCEEDED, task=subject, since=after + 1)
+            return bool(self.app.storage.find(where, limit=1).jobs)
+        where = JobFilter(state=State.SUCCEEDED, task=BATCH_TASK, since=after + 1)
+        name = subject.removeprefix(_BATCH)
+        return any(_batch_name(job) == name for job in self.app.storage.find(where, limit=_PAGE).jobs)
+
+    def _failed_no_more(self, subject: str) -> dict[str, JsonValue]:
+        if not subject.startswith(_BATCH):
+            return self._over(Event.FAILED, subject, {"task": subject})
+        name = subject.removeprefix(_BATCH)
+        text = f"Batch {name!r}: one of the name has succeeded since it failed."
+        return self._over(Event.FAILED, subject, {"batch": name}, text)
 
     # ---- queues, recurring jobs, servers -----------------------------------------------------------------
 
@@ -308,9 +342,11 @@ class _Watch:
                 text, fields = told(name)
                 yield self._event(event, name, text, fields)
 
-    def _over(self, event: Event, subject: str, fields: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    def _over(
+        self, event: Event, subject: str, fields: dict[str, JsonValue], text: str = ""
+    ) -> dict[str, JsonValue]:
         opened = self.memory.open.pop(f"{event} {subject}")
-        text = f"{subject}: {_OVER[event]}."
+        text = text or f"{subject}: {_OVER[event]}."
         return self._event(
             Event.RECOVERED, f"{event} {subject} {opened.since}", text,
             {"of": str(event), "since": _iso(opened.since), **fields},
@@ -334,6 +370,11 @@ _OVER = {
     Event.QUEUE_LATENCY: "the queue is fast enough again",
     Event.RECURRING_MISSED: "the recurring job is fired again",
 }
+
+
+def _batch_name(job: JobRecord) -> str | None:
+    ties = job.ties
+    return None if ties is None or ties.batch is None else ties.batch.name
 
 
 def _micros(span: timedelta) -> int:
