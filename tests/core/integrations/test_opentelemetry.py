@@ -22,7 +22,17 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from firelock import ArgumentError, ConfigurationError, Firelock, JobFailed, Retry, StorageError, current_job
+from firelock import (
+    ArgumentError,
+    ConfigurationError,
+    Firelock,
+    JobContext,
+    JobFailed,
+    Retry,
+    Snooze,
+    StorageError,
+    current_job,
+)
 from firelock.integrations.opentelemetry import DURATION_BUCKETS, OpenTelemetry
 from firelock.testing import Tester
 from tests.core.fakes import unmeasured, until
@@ -522,6 +532,71 @@ def test_metrics_count_what_is_sent_and_consumed(traced):
             (1, {**told, **running, "error.type": "ValueError"}), (1, {**told, **running}),
         ] == [(getattr(point, figure), dict(point.attributes)) for point in points]  # fmt: skip
     assert {DURATION_BUCKETS} == {point.explicit_bounds for point in ran}
+
+
+def test_a_batch_is_no_job_that_is_sent(traced):
+    """Its members are counted, and what follows it."""
+    work = traced.app.task(name="work")(lambda: None)
+
+    with traced.app.batch("two") as batch:
+        batch.add_many([work.call(), work.call()])
+        batch.then(work)
+
+    sent = traced.points("messaging.client.sent.messages")
+    assert [("work", 3)] == [(point.attributes["firelock.task"], point.value) for point in sent]
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
+def test_a_run_that_ends_in_a_wait_says_so_and_is_not_counted(traced, is_async):
+    """It gives its attempt back: its span is no failure, the last run alone is an attempt of the figures."""
+    day = timedelta(days=1)
+
+    if is_async:
+
+        @traced.app.task(name="sleepy")
+        async def sleepy(job: JobContext) -> None:
+            await job.asleep("a day", day)
+    else:
+
+        @traced.app.task(name="sleepy")
+        def sleepy(job: JobContext) -> None:
+            job.sleep("a day", day)
+
+    with Tester(traced.app) as tester:
+        sleepy.enqueue()
+        tester.drain()
+        before = traced.points("messaging.client.consumed.messages")
+        tester.clock.advance(days=1)
+
+    first, last = traced.spans("process default")
+    consumed, took = (
+        traced.points(f"messaging.{name}") for name in ("client.consumed.messages", "process.duration")
+    )
+    assert (True, StatusCode.UNSET, ()) == (
+        first.attributes["firelock.suspended"], first.status.status_code, first.events
+    )  # fmt: skip
+    assert ([1, 1], False) == (
+        [span.attributes["firelock.attempt"] for span in (first, last)],
+        "firelock.suspended" in last.attributes,
+    )
+    assert ([], [1], [1]) == (before, [point.value for point in consumed], [point.count for point in took])
+
+
+def test_a_snooze_is_no_attempt_of_the_figures(traced):
+    """As in Prometheus: it runs later, as if it had not run."""
+    runs = []
+
+    @traced.app.task(name="sleepy")
+    def sleepy() -> Snooze | None:
+        runs.append(1)
+        return Snooze(60) if len(runs) == 1 else None
+
+    with Tester(traced.app) as tester:
+        sleepy.enqueue()
+        tester.drain()
+        tester.clock.advance(minutes=1)
+
+    assert [1] == [point.value for point in traced.points("messaging.client.consumed.messages")]
 
 
 # ---- beside Celery's -------------------------------------------------------------------------------------

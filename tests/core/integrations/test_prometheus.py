@@ -6,14 +6,16 @@ import os
 import subprocess
 import sys
 import urllib.request
+from datetime import timedelta
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
-from firelock import ConfigurationError, Firelock
+from firelock import ConfigurationError, Firelock, JobContext
 from firelock.integrations.prometheus import Prometheus
 from firelock.server import job_counters
+from firelock.testing import Tester
 from tests.core.fakes import until
 from tests.ports import free_port
 
@@ -73,6 +75,59 @@ def test_a_server_inside_the_process_is_counted_in_both_places(registry):
     assert samples["firelock_jobs_finished_total", "default", "shop.add", "failed"] == 0.0
     assert samples["firelock_child_up", "0"] == 1.0
     assert all(family.documentation for family in families)
+
+
+@pytest.mark.parametrize("is_shared", [False, True], ids=["alone", "several processes"])
+def test_a_batch_is_no_job_that_runs(registry, is_shared, tmp_path):
+    """Its members are counted, and what follows it; it is never an attempt, so that nothing would end it."""
+    program = COUNTED.format(registry="" if is_shared else "registry")
+    folder = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)} if is_shared else {}
+    said = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **folder}, capture_output=True, text=True,
+        check=True,
+    ).stdout  # fmt: skip
+
+    assert "firelock_jobs_enqueued_total work 3.0\n" == said
+
+
+COUNTED = """
+from prometheus_client import REGISTRY as registry
+from firelock import Firelock
+from firelock.integrations.prometheus import Prometheus
+
+with Firelock("memory://", plugins=[Prometheus({registry})]) as fire:
+    work = fire.task(name="work")(lambda: None)
+    with fire.batch("two") as batch:
+        batch.add_many([work.call(), work.call()])
+        batch.then(work)
+for family in registry.collect():
+    for sample in family.samples:
+        if sample.name == "firelock_jobs_enqueued_total":
+            print(sample.name, sample.labels["task"], sample.value)
+"""
+
+
+def test_a_run_that_ends_in_a_wait_is_not_counted(registry):
+    """It gives its attempt back: the last run alone is one, with its own wait for a worker."""
+    with Firelock("memory://", plugins=[Prometheus(registry)]) as fire:
+
+        @fire.task(name="sleepy")
+        def sleepy(job: JobContext) -> None:
+            job.sleep("a day", timedelta(days=1))
+
+        with Tester(fire) as tester:
+            sleepy.enqueue()
+            tester.drain()
+            waiting = value(registry, "firelock_job_duration_seconds_count", queue="default", task="sleepy")
+            tester.clock.advance(days=1)
+
+    def found(name, **labels):
+        return value(registry, name, queue="default", task="sleepy", **labels)
+
+    assert 0.0 == waiting
+    assert 1.0 == found("firelock_jobs_finished_total", outcome="succeeded")
+    assert 1.0 == found("firelock_job_duration_seconds_count") == found("firelock_job_wait_seconds_count")
+    assert 0.0 == found("firelock_job_wait_seconds_sum")
 
 
 def test_two_apps_of_a_process_share_one_set_of_numbers(registry):

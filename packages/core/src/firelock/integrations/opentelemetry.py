@@ -32,6 +32,7 @@ from firelock import (
     hookimpl,
 )
 from firelock.integrations.carrier import fitting
+from firelock.storage import BATCH_TASK
 
 if TYPE_CHECKING:
     from contextvars import Token
@@ -141,7 +142,8 @@ class OpenTelemetry:
     def jobs_created(self, jobs: Sequence[NewJob]) -> None:
         """The jobs are counted, and known to their span."""
         for (queue, task), count in Counter((job.queue, job.task) for job in jobs).items():
-            self._sent.add(count, {**_told("send", queue), "firelock.task": task})
+            if task != BATCH_TASK:  # which is never run
+                self._sent.add(count, {**_told("send", queue), "firelock.task": task})
         sending = _sending.get(None)
         if sending is not None and sending.plugin is self:
             sending.stored(jobs)
@@ -168,9 +170,9 @@ class OpenTelemetry:
 
     @hookimpl
     def jobs_settled(self, settled: Sequence[Settled]) -> None:
-        """The attempts are counted and their durations recorded."""
+        """The attempts are counted and their durations recorded; not those that were given back."""
         for end in settled:
-            if not end.transition.started_at:  # it went back without having run
+            if not end.transition.started_at or end.transition.gives_back:  # as if it had not been
                 continue
             words = {**_told("process", end.job.queue), "firelock.task": end.job.task}
             if end.transition.error is not None:
@@ -329,7 +331,9 @@ class _ProcessSpan:
     ) -> None:
         if self._token is not None:
             detach(self._token)
-        if error is not None:
+        if self._job.suspended:
+            self._span.set_attribute("firelock.suspended", True)
+        elif error is not None:
             self._record_end(error)
         self._span.end()
 

@@ -21,6 +21,7 @@ from firelock.server.job_counters import (
     job_families,
     process_counters,
 )
+from firelock.storage import BATCH_TASK
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Metric
@@ -122,9 +123,10 @@ class _LibraryCounters:
             return self._labels.of(queue, task)
 
     def count_created(self, jobs: Iterable[NewJob]) -> None:
-        """The jobs were stored."""
+        """The jobs were stored. A batch, which never runs, is not counted."""
         for job in jobs:
-            self._created.labels(*self._labels_of(job.queue, job.task)).inc()
+            if job.task != BATCH_TASK:
+                self._created.labels(*self._labels_of(job.queue, job.task)).inc()
 
     def count_settled(self, settled: Iterable[Settled]) -> None:
         """The attempts have ended."""

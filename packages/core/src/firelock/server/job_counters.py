@@ -27,7 +27,7 @@ from typing import Self, TypeAlias
 import attrs
 
 from firelock.metrics import MetricFamily
-from firelock.values import NewJob, Settled, State
+from firelock.values import BATCH_TASK, NewJob, Settled, State
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class EndedAttempt:
 
     @classmethod
     def of(cls, settled: Settled) -> Self | None:
-        """Return what is counted; None for what was handed back or put off, as if it had not been."""
+        """Return what is counted; None for what was handed back, put off or waits, as if it had not been."""
         job, transition = settled.job, settled.transition
         outcome = transition.to if transition.to in _ENDS else None
         is_retried = outcome is None and transition.retries is not None
@@ -144,17 +144,19 @@ class JobCounters:
     # ---- counting ----------------------------------------------------------------------------------------
 
     def count_created(self, jobs: Iterable[NewJob]) -> None:
-        """The jobs were stored."""
+        """The jobs were stored. A batch, which never runs, is not counted."""
         with self._lock:
             rows = []
             for job in jobs:
+                if job.task == BATCH_TASK:
+                    continue
                 row = self._row(job.queue, job.task)
                 row.numbers[_CREATED] += 1
                 rows.append(row)
             self._write(rows)
 
     def count_settled(self, settled: Iterable[Settled]) -> None:
-        """The attempts have ended. What was handed back or put off is not counted."""
+        """The attempts have ended. What was handed back, was put off or waits is not counted."""
         with self._lock:
             rows = []
             for each in settled:
