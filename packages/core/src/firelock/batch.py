@@ -49,6 +49,7 @@ from firelock.values import (
     State,
     Tally,
     Ties,
+    read_ties,
     write_ties,
 )
 
@@ -89,8 +90,14 @@ class Gathered(Job[R]):
 
     _filling: Filling | None
 
-    def __init__(self, client: Creator, record: NewJob | JobRecord, filling: Filling | None = None) -> None:
-        super().__init__(client, record, filling is not None)
+    def __init__(
+        self,
+        client: Creator,
+        record: NewJob | JobRecord,
+        filling: Filling | None = None,
+        job_id: str | None = None,
+    ) -> None:
+        super().__init__(client, record, filling is not None, job_id)
         self._filling = filling
 
     @property
@@ -175,7 +182,7 @@ class Filling:
 
     def begin(self, batch: Batch, record: NewJob) -> None:
         """The batch is among what is gathered, and may be filled."""
-        self._gather(record, batch)
+        self._gather([(record, batch)])
         self._open[batch.id] = None
         self._empty.add(batch.id)
 
@@ -187,40 +194,38 @@ class Filling:
 
     def members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[_Pair]:
         """Return jobs and handles of new members; none is gathered yet."""
-        for call in calls:
-            self._check_within(call)
+        self._check_within(calls)
         return self._pairs(self.client.new_members(calls, batch_id))
 
     def child(self, parent: Job[Any], call: Call[Any]) -> list[_Pair]:
         """Return job and handle of a continuation; it is not gathered yet."""
-        self._check_within(call)
-        return self._pairs([self.client.new_child(parent.id, call, parent.meta)])
+        self._check_within((call,))
+        return self._pairs([(self.client.new_child(parent.id, call, parent.meta),)])
 
-    def _check_within(self, call: Call[Any]) -> None:
-        if call.options.within is not None:
+    def _check_within(self, calls: Sequence[Call[Any]]) -> None:
+        if any(call.options.within is not None for call in calls):
             raise ConfigurationError(
                 "using(within=…) has no meaning in the block of a batch, which is stored as a whole: "
                 "fire.batch(…, within=session)."
             )
 
-    def _pairs(self, jobs: Sequence[NewJob]) -> list[_Pair]:
-        return [(job, Gathered(self.client, job, self)) for job in jobs]
+    def _pairs(self, runs: Sequence[Sequence[NewJob]]) -> list[_Pair]:
+        """Return jobs with handles; those of a run share one job, so that the others need not live on."""
+        return [(job, Gathered(self.client, run[0], self, job.id)) for run in runs for job in run]
 
     def add(self, pairs: Sequence[_Pair]) -> list[Gathered[Any]]:
         """They are gathered, and the first ones stored where there are many; return the handles.
 
         In an async block nothing is stored here, since that would block the event loop.
         """
-        for job, handle in pairs:
-            self._gather(job, handle)
+        self._gather(pairs)
         if len(self._waiting) > self._size and not self.is_async:
             self._store(self.client.transaction(self.within))
         return [handle for _, handle in pairs]
 
     async def aadd(self, pairs: Sequence[_Pair]) -> list[Gathered[Any]]:
         """`add` that does not block the event loop."""
-        for job, handle in pairs:
-            self._gather(job, handle)
+        self._gather(pairs)
         if len(self._waiting) > self._size and not (self.within is not None and self._storing.locked()):
             await self.awaited(self._store)
         return [handle for _, handle in pairs]
@@ -237,18 +242,18 @@ class Filling:
         else:
             await run_sync(store)
 
-    def _gather(self, job: NewJob, handle: Gathered[Any]) -> None:
-        ties = job.ties
-        batch_id = None if ties is None else ties.batch_id
-        if self._dropped and (gone := self._dropped & {*(one.parent_id for one in job.parents), batch_id}):
-            raise ConfigurationError(
-                f"Job {gone.pop()} is not stored, since the block of its batch raised; nothing can wait for "
-                "it, or be added to it."
-            )
-        if batch_id is not None:
-            self._empty.discard(batch_id)
-        self._unstored.add(job.id)
-        self._waiting.append((job, handle))
+    def _gather(self, pairs: Sequence[_Pair]) -> None:
+        batches = _batches_of(pairs)
+        if self._dropped:
+            sources = {edge.parent_id for job, _ in pairs for edge in job.parents}
+            if gone := self._dropped & (sources | batches):
+                raise ConfigurationError(
+                    f"Job {gone.pop()} is not stored, since the block of its batch raised; nothing can wait "
+                    "for it, or be added to it."
+                )
+        self._empty -= batches
+        self._unstored.update([job.id for job, _ in pairs])
+        self._waiting += pairs
 
     # ---- storing -----------------------------------------------------------------------------------------
 
@@ -332,8 +337,8 @@ class Filling:
         answers = self._insert([job for job, _ in chunk], transaction)
         del self._waiting[:size]
         self._has_stored = True
-        for (job, handle), answer in zip(chunk, answers, strict=True):
-            self._unstored.discard(job.id)
+        self._unstored.difference_update([job.id for job, _ in chunk])
+        for (_, handle), answer in zip(chunk, answers, strict=True):
             handle.became(answer, is_within=transaction is not None)
         if transaction is None:
             self._held |= {job.id for job, _ in chunk if job.id in unfilled}
@@ -341,11 +346,7 @@ class Filling:
 
     def _filled_later(self, start: int) -> set[str]:
         """Return the batches that are filled still, or have members that wait from this place on."""
-        tied = (job.ties for job, _ in self._waiting[start:])
-        return {
-            *self._open,
-            *(ties.batch_id for ties in tied if ties is not None and ties.batch_id is not None),
-        }
+        return {*self._open, *_batches_of(self._waiting[start:])}
 
     def _insert(self, jobs: Sequence[NewJob], transaction: object | None) -> Sequence[bool | Duplicate]:
         try:
@@ -430,6 +431,13 @@ class Filling:
             return
         if transaction is None:
             self.client.release_children_soon()
+
+
+def _batches_of(pairs: Sequence[_Pair]) -> set[str]:
+    """Return the batches that the jobs are members of; their ties are read once where they are the same."""
+    texts = {job.ties_json for job, _ in pairs}
+    found = (read_ties(text).batch_id for text in texts if text is not None)
+    return {id for id in found if id is not None}
 
 
 # ---- batches ---------------------------------------------------------------------------------------------

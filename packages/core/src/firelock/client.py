@@ -179,24 +179,31 @@ class Client:
         """Return the continuation that the call makes; nothing is stored."""
         return self._new_job(call, meta, self._continuing(parent_id, call.options))
 
-    def new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[NewJob]:
-        """Return the members of a batch that the calls make; nothing is stored."""
+    def new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Sequence[NewJob]]:
+        """Return the members of a batch that the calls make, in runs of jobs that `create_alike` would make.
+
+        Nothing is stored.
+        """
         return self._new_members(calls, _member_of(batch_id))
 
     def create_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Job[Any]]:
         """As `create_many`, of members of a batch that is stored."""
-        return self._store_many(self._new_members(calls, _member_of(batch_id)), self._common_within(calls))
+        jobs = [job for run in self._new_members(calls, _member_of(batch_id)) for job in run]
+        return self._store_many(jobs, self._common_within(calls))
 
-    def _new_members(self, calls: Sequence[Call[Any]], tie: _Tie) -> list[NewJob]:
+    def _new_members(self, calls: Sequence[Call[Any]], tie: _Tie) -> list[Sequence[NewJob]]:
         """Return jobs of such a tie; what those of one task and the same options share is worked out once."""
-        jobs: list[NewJob] = []
-        for _, alike in groupby(calls, key=lambda call: (id(call.info), id(call.options))):
-            first, *others = alike
-            jobs.append(self._new_job(first, tie=tie))
-            jobs += self._likewise(others, jobs[-1], tie) if others else ()
-        return jobs
+        runs: list[Sequence[NewJob]] = []
+        for first, *others in _runs_of_alike(calls):
+            job = self._new_job(first, tie=tie)
+            alike = self._likewise(others, job, tie) if others else ()
+            runs.append((job, *alike))
+            if len(alike) < len(others):
+                runs += [(self._new_job(call, tie=tie),) for call in others]
+        return runs
 
     def _likewise(self, calls: Sequence[Call[Any]], first: NewJob, tie: _Tie) -> Sequence[NewJob]:
+        """Return jobs that differ from the first one in arguments alone; none where that cannot be."""
         info, options = calls[0].info, calls[0].options
         is_odd = first.parents or info.has_admission or options.has_admission
         if not is_odd and self._differ_in_arguments(info, options):
@@ -209,7 +216,7 @@ class Client:
                 shared = (*_shared(first), None, (), first.ties_json)
                 ids = self.storage.new_ids(len(texts), tie.beside)
                 return [NewJob(one, first.task, text, *shared) for one, text in zip(ids, texts, strict=True)]
-        return [self._new_job(call, tie=tie) for call in calls]
+        return ()
 
     async def acreate_member(self, call: Call[Any], batch_id: str) -> Job[Any]:
         """The call is stored as a member, without blocking the event loop."""
@@ -790,7 +797,7 @@ class WrappedClient(Client):
         with self._contexts((call,), meta):
             return super().new_child(parent_id, call, meta)
 
-    def new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[NewJob]:
+    def new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Sequence[NewJob]]:
         """Return the members that the calls make, made within the plugins' contexts."""
         if not calls:
             return []
@@ -879,6 +886,14 @@ class _Tie:
 def _member_of(batch_id: str) -> _Tie:
     """Return the tie of a member; those of one batch share it, and its text."""
     return _Tie(batch_id=batch_id)
+
+
+def _runs_of_alike(calls: Sequence[Call[Any]]) -> Iterable[Iterable[Call[Any]]]:
+    """Return the calls in runs of one task and the same options; of most there is one run."""
+    info, options = calls[0].info, calls[0].options
+    if all(call.info is info and call.options is options for call in calls):
+        return (calls,)
+    return [list(run) for _, run in groupby(calls, key=lambda call: (id(call.info), id(call.options)))]
 
 
 def _shared(first: NewJob) -> tuple[Any, ...]:

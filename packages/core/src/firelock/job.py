@@ -706,8 +706,8 @@ class Creator(Protocol):
     def new_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> NewJob:
         """Return the continuation that the call makes; nothing is stored."""
 
-    def new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[NewJob]:
-        """Return the members that the calls make; nothing is stored."""
+    def new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Sequence[NewJob]]:
+        """Return the members that the calls make, in runs of jobs that are alike; nothing is stored."""
 
     def create_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Job[Any]]:
         """The calls are stored as members of a batch that is stored."""

@@ -83,7 +83,7 @@ from firelock_sql.settle import apply_transitions
 from firelock_sql.storage import KIND, LOCK, Held, Parted, SqlStorage, freed_by, held_of, kind
 from firelock_sql.suspensions import Suspension
 from firelock_sql.transaction import Text, Transaction
-from firelock_sql.unique import LOCKERS
+from firelock_sql.unique import LOCKERS, unique_use
 from firelock_sql.upkeep import IS_RELEASING
 from firelock_sql.url import ServerUrl, parse_server_url
 
@@ -573,7 +573,7 @@ class PostgresqlStorage(SqlStorage):
 
 _asks_beside = attrgetter(
     "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id",
-    "meta_json", "parents",
+    "meta_json", "parents", "ties_json",
 )  # fmt: skip
 _NOTHING_BESIDE = (State.ENQUEUED, None, None, None, (), None, None, None, None, ())
 
@@ -581,14 +581,12 @@ _NOTHING_BESIDE = (State.ENQUEUED, None, None, None, (), None, None, None, None,
 def _are_alike(batch: Sequence[NewJob]) -> bool:
     """Tell whether the jobs ask for what a claim looks at alone, and are members of one batch, if any."""
     ties = batch[0].ties_json
-    return all(_is_limited_alone(job) and job.ties_json == ties for job in batch) and (
-        ties is None or read_ties(ties) == Ties(read_ties(ties).batch_id)
-    )
-
-
-def _is_limited_alone(job: NewJob) -> bool:
-    """Tell whether it asks for nothing but what a claim looks at, its ties aside."""
-    return _asks_beside(job) == _NOTHING_BESIDE and (job.admission is None or job.admission.unique is None)
+    wanted = (*_NOTHING_BESIDE, ties)
+    if any(asked != wanted for asked in map(_asks_beside, batch)):
+        return False
+    if ties is not None and read_ties(ties) != Ties(read_ties(ties).batch_id):
+        return False
+    return all(unique_use(job) is None for job in batch)
 
 
 def _exchange_for(request: ClaimRequest) -> Settling:
