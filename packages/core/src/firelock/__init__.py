@@ -1,4 +1,20 @@
-"""Persistent background jobs for Python: enqueue, schedule, recur, continue."""
+"""Persistent background jobs for Python: enqueue, schedule, recur, continue.
+
+To read, on a job's way: `task` (functions with their options, the verbs that make jobs of them), `options`,
+`arguments/` and `serializer`; `client`, which makes jobs, and `job`, the handle of one; `values`, what
+travels; `storage/`, the contract, and `memory`, its model; `server/`, which runs jobs; `context`, what a
+running one may ask and say; `lifecycle` and `retry`, which decide what becomes of it; `app`, which ties all
+of it together.
+
+What a call may ask: `limit` and `unique`, of which `keys` makes keys; `waits` says what holds a job back.
+What jobs are to others: `batch`; `steps`, what a run remembers and waits for, and `fake_steps` without a
+server; `signal`, what is sent to it, `approval`, links by which people do; `streams`, what it emits; `meta`,
+what travels with it; `resource`, what is open for it. What recurs: `cron/`, `recurring_job`.
+
+Around it: `control/`, everything behind `fire.<name>`; `runtime`, what servers take of an app; `hookspecs`
+and `plugins`, doors for strangers; `locks`; `logs` and `metrics`; `settings`; `pages` of what is stored;
+`cli/`; `testing/`; `integrations/` and `compat/`. Words: `errors`, `ids`, `clock`, `text`, `aio`.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,15 @@
 """The dashboard of Firelock: see everything, fix anything, in one line.
 
 `app.mount("/jobs", Dashboard(fire))` in FastAPI and Starlette; docs/dashboard.md tells of the others. Read
-`app` (a request comes in), `request` (what a view gets), `site` (what it finds there), then a page such as
-`pages/queues`. Who may come in is under `security/`, what counts and remembers under `stats/`, what programs
-ask under `api/`; `extensions` and `hookspecs` are for plugins.
+`app` (a request comes in; `routes` is how an address finds its view), `request` (what a view gets; `fields`
+checks what was asked, `problems` can be wrong with it), `site` (what it finds there), then one of `pages/`,
+such as that of queues. Who may come in is under `security/`, what counts and remembers under `stats/`, what
+programs ask under `api/`.
+
+What pages are made of: `rendering`, `texts`, `urls`, `assets`, `icons`, `formatting`, `charts`, `flow_graph`,
+`tracebacks`, `payloads`; what they look up: `job_search`, `suggestions`, `waiting` (why a job is not
+running). What they do: `actions`, and `operations` in the background; `event_stream` keeps them current. How
+it is mounted and started: `frameworks`, `plugin`, `command`; `extensions` and `hookspecs` are for plugins.
 """
 
 from __future__ import annotations

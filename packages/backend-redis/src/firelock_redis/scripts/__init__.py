@@ -1,7 +1,10 @@
 """Lua that runs in the server: one script a group of verbs, behind the library of what scripts share.
 
-To read: library.lua, jobs.lua (how a job is stored, and how it moves), insert_plain.lua and exchange.lua,
-which run for every job; then any other group. A verb that is not asked for costs 0.2 µs of a call.
+To read: `library`, `jobs` (how a job is stored, and how it moves), `insert_plain` and `exchange`, which run
+for every job. Other inserts: `insert`, `insert_keyed`. What moves by itself: `upkeep`, `prune`, `sessions`.
+What is read: `find`, `reading`. Beside jobs: `records` (one of them: `record`), `locks`, `logs`, `metrics`,
+`memos`, `keys`, `prefix`. Functions that these stand behind: `batches`, `children`, `suspensions`, `limits`,
+`unique`, `duplicates`. A verb that is not asked for costs 0.2 µs of a call.
 """
 
 from __future__ import annotations

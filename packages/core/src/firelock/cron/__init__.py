@@ -1,8 +1,8 @@
 """A schedule is one value; it turns into instants without reading a clock.
 
-`Cron` and `Every` say when, `due_instants` says which instants a recurring job owes at a given moment.
-Only this package imports croniter, and only when the first cron expression is read. Read `schedule`, then
-`grammar` (what the text means) and `timezones` (what clocks do to it).
+`Cron` and `Every` say when, `schedule.due_instants` says which instants a recurring job owes at a given
+moment. Only this package imports croniter, and only when the first cron expression is read. Read `schedule`,
+then `grammar` (what the text means) and `timezones` (what clocks do to it).
 """
 
 from __future__ import annotations

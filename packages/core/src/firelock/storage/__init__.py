@@ -1,8 +1,10 @@
 """The storage authors' door: the contract and every value that passes through it.
 
-Read `contract` first, the verbs and their promises; `rules` is what a transition writes, `batches` how one
-is counted, `derived` the verbs that can be made of others or of tables, `row_storage` such tables on ordered
-rows, `waiting` how one waits for work.
+Read `contract` first, the verbs and their promises; `rules` is what a transition writes, `batches` how one is
+counted, `admission` which jobs with limits start and which calls of a unique key are stored. `derived` has
+the verbs that can be made of others or of tables: `tables` says what those are, `tied_tables` and
+`keyed_tables` keep batches and keys on them. `row_storage` is such tables on ordered rows, `waiting` how one
+waits for work.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """The pages: a module each, with its routes and views, a template and a file of texts of the same name.
 
-Read `job` first: it shows most of what a page does. `jobs` and `recurring` have lists and forms as well. What
-the navigation lists stands in templates/nav.html.
+Read `job` first: it shows most of what a page does, and `stream` what the job emits. `jobs` and `recurring`
+have lists and forms as well. The others as the `navigation` has them: `overview`, `batches` (one of them:
+`batch`), `failures`, `queues`, `limits`, `tasks`, `servers`, `activity`, `system`, `settings`; beside it
+`search`, and `approvals`, which a link opens for people who see nothing else.
 """
 
 from __future__ import annotations

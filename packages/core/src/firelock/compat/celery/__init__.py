@@ -6,7 +6,9 @@
 and of beat. What Celery has and this has not raises `NotMapped`, which says how it is written here. Its page
 is docs/coming-from-celery.md.
 
-Read `celery_app` first: the app and its tasks; `canvas` has calls as values, `async_result` their ends.
+Read `celery_app` first: the app and its tasks; `canvas` has calls as values, `async_result` their ends,
+`beat` schedules, `celery_config` settings; `celery_errors` is what is raised, `celery_refused` what has no
+counterpart.
 """
 
 from __future__ import annotations

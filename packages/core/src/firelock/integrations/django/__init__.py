@@ -1,9 +1,12 @@
 """Firelock in a Django project: this package in INSTALLED_APPS, and a block `FIRELOCK` in the settings.
 
-`fire` is the project's app, made from the block when it is first asked for, so that `tasks.py` of any Django
-app can say `from firelock.integrations.django import task`. Read `block`, `project`, then `plugin` with
-`connections` and `transactions`; the rest stands where Django looks for it: `apps`, `management`.
-`task_backend` is for Django's own `TASKS`.
+The project's app is made from the block when it is first asked for, so that the tasks of any Django app can
+say `from firelock.integrations.django import fire, task`. Read `block`, `project`, then `plugin` with
+`connections`, `transactions` and `on_commit`; `database_url` names the storage beside the models, `console`
+who logs. Where Django looks for it stand `apps`, `checks`, `models`, `admin` (with `panel` and `links`) and
+`management/`. For Django's own `TASKS` there is `task_backend`: `task_api` is Django's API under one name,
+`task_options` what a task may be given, `task_results` a job as Django tells of it, `task_runner` what a
+server runs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Signed HTTP webhooks for what somebody has to know of: failures, waits, missed schedules, lost servers.
 
-Read `hooks.py` first, the plugin; `alerts.py` notices, `delivery.py` sends.
+Read `hooks` first, the plugin; `alerts` notices, `delivery` sends.
 """
 
 from __future__ import annotations

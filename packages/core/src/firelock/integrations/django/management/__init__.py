@@ -1,1 +1,1 @@
-"""Django finds commands here."""
+"""Django finds commands here, in `commands/`."""

@@ -1,7 +1,7 @@
 """The server kit: real servers over a storage. Subclass `ServerConformance` and give it an empty store.
 
-`stage` is a server in this process and what its jobs do; `duties` are the rules, `own_process` is
-an app for servers in other processes.
+Read `stage` first, a server in this process and what its jobs do; `duties` are the rules, `own_process` is an
+app for servers in other processes.
 """
 
 from __future__ import annotations

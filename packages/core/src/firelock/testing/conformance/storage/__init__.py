@@ -1,6 +1,9 @@
 """The storage kit: subclass `StorageConformance`, give it the URL of an empty store, and run pytest.
 
-Read `subject` (the fixtures), then the duties in the order of the class, from its end: `life` first.
+Read `subject` (the fixtures), then the duties in the order of the class, from its end: `life`, `insert`,
+`text`, `claim`, `settle`, `sessions`, `upkeep`; `limits`, `turns`, `rates`, `unique`; `reading`; `batches`,
+`memos`, `calls`, `streams`; `recurring`, `records`; `races`, `key_races`, `flow_races`; `model`, random
+steps. `rows` is for who derives from `RowStorage` alone.
 """
 
 from __future__ import annotations

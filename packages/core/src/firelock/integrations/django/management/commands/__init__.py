@@ -1,1 +1,1 @@
-"""`python manage.py firelock …`."""
+"""`python manage.py firelock …`, in `firelock`."""
