@@ -207,7 +207,7 @@ class Database(ABC):
         return [migration.sentence for migration in schema.MIGRATIONS[found:]]
 
     def migration_sql(self) -> list[str]:
-        """See `SqlSchema.migration_sql`; from the stored version or from nothing."""
+        """Return the statements that do what `migrate` would, from the stored version or from nothing."""
 
         def compose(tx: Transaction) -> list[str]:
             return [

@@ -224,7 +224,7 @@ class SqlStorage(
         return self._database.migrate()
 
     def migration_sql(self) -> list[str]:
-        """See `SqlSchema.migration_sql`."""
+        """Return the statements that do what `migrate` would; none where it is done."""
         return self._database.migration_sql()
 
     @override

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from firelock.cli.commands import Exit, describe
 from firelock.cli.screen import Cell, Screen
 from firelock.cli.source import open_app
 from firelock.errors import UnsupportedFeature
-from firelock.storage import SqlSchema
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
+
+
+@runtime_checkable
+class SqlSchema(Protocol):
+    """A storage whose schema somebody else can make, by statements; not every storage has such a language."""
+
+    def migration_sql(self) -> list[str]:
+        """Return the statements that do what `migrate` would; none where it is done."""
+        ...
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -28,7 +28,7 @@ from firelock.lifecycle import (
     waiting_reason,
 )
 from firelock.storage import batches, rules
-from firelock.storage.contract import CONTRACT, SqlSchema, Storage, shown_url
+from firelock.storage.contract import CONTRACT, Storage, shown_url
 from firelock.storage.derived import (
     DerivedStorage,
     add_rollups,
@@ -167,7 +167,6 @@ __all__ = [
     "SchemaMismatch",
     "SchemaState",
     "SessionRecord",
-    "SqlSchema",
     "State",
     "Storage",
     "StorageError",

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 from urllib.parse import urlsplit, urlunsplit
 
-from firelock.errors import StorageError, UnsupportedFeature
+from firelock.errors import StorageError
 from firelock.values import (
     Applied,
     Chunk,
@@ -283,6 +283,7 @@ class Storage(ABC):
 
     # ---- limits and unique keys --------------------------------------------------------------------------
 
+    @abstractmethod
     def spend(self, key: str, *, cost: int = 0, until: int | None = None) -> int:
         """The key's rate has been used by this cost, and the key is shut until this instant.
 
@@ -290,27 +291,17 @@ class Storage(ABC):
         negative cost gives back, down to unused. Of a key without a rate a cost uses nothing, and a negative
         one opens it.
         """
-        del cost, until
-        raise self._without(Feature.LIMITS, key)
 
+    @abstractmethod
     def find_keys(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[KeyState]:
         """Return the limit keys that begin so, above `after`, in order of key, by code points.
 
         Those that a job holds or waits for, and those whose rate has been used and is not free yet.
         """
-        del after, limit
-        raise self._without(Feature.LIMITS, prefix)
 
+    @abstractmethod
     def find_unique(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[UniqueState]:
         """Return the unique keys that begin so, above `after`, in order of key, by code points."""
-        del after, limit
-        raise self._without(Feature.UNIQUE, prefix)
-
-    def _without(self, feature: Feature, about: str) -> UnsupportedFeature:
-        return UnsupportedFeature(
-            f"Storage {self.url or type(self).__name__} does not offer {feature}, asked for {about!r}. "
-            "Use one that does, or leave limits= and unique= out."
-        )
 
     # ---- sessions ----------------------------------------------------------------------------------------
 
@@ -521,15 +512,6 @@ class Storage(ABC):
     @abstractmethod
     def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
         """The record is gone; False where there was none or its version is not the expected one."""
-
-
-@runtime_checkable
-class SqlSchema(Protocol):
-    """A storage whose schema somebody else can make, by statements; not every storage has such a language."""
-
-    def migration_sql(self) -> list[str]:
-        """Return the statements that do what `migrate` would; none where it is done."""
-        ...
 
 
 def shown_url(url: str) -> str:

@@ -42,6 +42,7 @@ from firelock.values import (
     Duplicate,
     Exchange,
     FailureGroup,
+    Feature,
     Finding,
     FoundJobs,
     Held,
@@ -295,6 +296,29 @@ class DerivedStorage(Storage):
         """Yield the records of chunks whose key begins so, in order."""
         found = every_record(self, "chunk", after=prefix if after is None else after)
         return takewhile(lambda record: record.key.startswith(prefix), found)
+
+    # ---- limits and unique keys, where they are not offered ----------------------------------------------
+
+    def spend(self, key: str, *, cost: int = 0, until: int | None = None) -> int:
+        """See `Storage.spend`."""
+        del cost, until
+        raise self._without(Feature.LIMITS, key)
+
+    def find_keys(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[KeyState]:
+        """See `Storage.find_keys`."""
+        del after, limit
+        raise self._without(Feature.LIMITS, prefix)
+
+    def find_unique(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[UniqueState]:
+        """See `Storage.find_unique`."""
+        del after, limit
+        raise self._without(Feature.UNIQUE, prefix)
+
+    def _without(self, feature: Feature, about: str) -> UnsupportedFeature:
+        return UnsupportedFeature(
+            f"{self._named} does not offer {feature}, asked for {about!r}. "
+            "Use one that does, or leave limits= and unique= out."
+        )
 
     # ---- locks -------------------------------------------------------------------------------------------
 
