@@ -1,0 +1,24 @@
+"""`docs/how-it-works.md` walks one job through the files that it runs through, and names each of them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+from tests.repository.docs.pages import ROOT
+
+
+def test_the_walk_names_every_file_that_a_job_runs_through():
+    """In memory, from enqueue to succeeded, with a server of this process, as the benchmark sees it."""
+    page = (ROOT / "docs" / "how-it-works.md").read_text("utf-8")
+    linked = set(re.findall(r"\]\(\.\./packages/core/src/([\w/]+\.py)\)", page))
+
+    walked = subprocess.run(
+        [sys.executable, "-m", "benchmarks.reading_path", "memory"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    crossed = set(re.findall(r"^ *[\d,]+  (firelock/[\w/]+\.py)$", walked, re.MULTILINE))
+
+    assert {"firelock/client.py", "firelock/server/dispatcher.py"} <= crossed
+    assert set() == crossed - linked
