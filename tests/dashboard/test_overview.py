@@ -8,7 +8,7 @@ import pytest
 
 from firelock import Limit
 from firelock.clock import SECOND
-from firelock.storage import DURATION_BUCKETS, NewSession, Renewal, Rollup
+from firelock.storage import DURATION_BUCKETS, ClaimRequest, NewSession, Renewal, Rollup
 from firelock_dashboard.charts import Chart, Line, chart_of_samples, round_up, spark
 from firelock_dashboard.stats.live import Sample
 from firelock_dashboard.stats.rollups import MINUTE
@@ -89,6 +89,15 @@ def test_the_page_shows_numbers_queues_tasks_and_failures(client, fire, task):
     assert 'id="overview-task-shop.send"' in text
     assert 'href="/tasks/view?name=shop.send"' in text
     assert "25 %" in text[text.index('id="overview-task-shop.send"') :]
+
+
+def test_more_jobs_than_workers_are_not_said_to_be_of_them(client, fire, task):
+    """What is claimed ahead, or held by a lost server, has no worker: "2 of 1" would read as a mistake."""
+    task.enqueue_many([(1,), (2,)])
+    serve(fire, workers=1)
+    fire.storage.claim(ClaimRequest(["mail"], 2, "s", fire.client.clock.now()))
+
+    assert "2" == tile(client.get("/").text, "processing")
 
 
 def tile(text, name):

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack, closing, contextmanager
+from datetime import UTC, datetime, time, timedelta
 from itertools import groupby
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from playwright.sync_api import sync_playwright
 
 from benchmarks.seed.shop import fire as shop_app
 from firelock import Firelock, JobContext
+from firelock.plugins import open_storage
+from firelock.testing import eventually
 from tests.end_to_end.browser import seeds
 from tests.end_to_end.browser.chromium import launch
 from tests.end_to_end.browser.serving import Served
@@ -31,7 +34,9 @@ LOOKS = ("light", "dark")
 _WINDOW = {"width": 1280, "height": 960}
 _SETTLED = "() => document.fonts.ready.then(() => !document.querySelector('.htmx-request'))"
 _FRAME_MILLISECONDS = 500
+_FRIDAY = 4
 _SHRUNK = 0.7  # of the window, in the recording
+_HOUR_SHOWN = time(10, 45)  # of a working day, in UTC: at night a shop has little to show
 
 # A picture in WebP of one in PNG, at some share of its size.
 _ENCODE = """async ([png, share, quality]) => {
@@ -71,6 +76,7 @@ def main():
         camera = Camera(browser)
         for name, make in (("dashboard", seeded), ("first-minute", greeted)):
             with make(Path(folder)) as (served, address):
+                warm_up(browser, served, address)
                 for look in LOOKS:
                     page = visitor(browser, served, color_scheme=look)
                     page.goto(address)
@@ -79,6 +85,14 @@ def main():
         with demo(Path(folder)) as served:
             keep("demo.webp", animated(recorded(browser, served, camera)))
         browser.close()
+
+
+def warm_up(browser, served, address):
+    """Somebody has looked before: templates are read, and the hours that are over are summed up."""
+    page = visitor(browser, served)
+    page.goto(address)
+    eventually(lambda: not served.dashboard.history.missing, within=60)
+    page.context.close()
 
 
 def visitor(browser, served, **options):
@@ -119,8 +133,15 @@ def shown(fire, address):
 def seeded(folder):
     """A year of a shop."""
     url = f"sqlite:///{folder / 'shop.db'}"
-    seeds.fill(url, 20_000)
+    shown_at = datetime.combine(datetime.now(UTC), _HOUR_SHOWN, UTC)
+    while shown_at > datetime.now(UTC) or shown_at.weekday() > _FRIDAY:
+        shown_at -= timedelta(days=1)
+    offset = int((shown_at - datetime.now(UTC)) / timedelta(microseconds=1))
+    with closing(open_storage(url)) as storage:
+        storage.clock_offset = offset
+        seeds.fill(storage, 20_000)
     with closing(Firelock(url)) as fire, shown(fire, "/") as place:
+        fire.storage.clock_offset = offset
         for info in shop_app.tasks():
             fire.registry.register(info)
         yield place
@@ -136,8 +157,8 @@ def greeted(folder):
             job.log(f"greeting {name}")
             return f"hello {name}"
 
-        job = greet.enqueue("Ann")
         with fire.server(workers=2, name="dev on laptop"):
+            job = greet.enqueue("Ann")
             job.result(timeout=20)
         with shown(fire, f"/jobs/{job.id}") as place:
             yield place
@@ -172,20 +193,25 @@ def recorded(browser, served, camera):
             frames.append(camera.take(page, share=_SHRUNK, quality=0.6))
             page.wait_for_timeout(_FRAME_MILLISECONDS)
 
+    def hold(seconds):  # one picture, for what hardly moves: each weighs as much as any other
+        still = camera.take(page, share=_SHRUNK, quality=0.6)
+        frames.extend([still] * int(seconds * 1000 / _FRAME_MILLISECONDS))
+
     page.goto("/?span=live")
-    page.wait_for_timeout(5_000)  # for the graph to have something to show
-    look_on(6)
+    page.wait_for_timeout(25_000)  # for the graph to have something to show
+    look_on(5)
     page.goto("/failures")
-    look_on(2.5)
+    hold(2.5)
     page.get_by_role("link", name=re.compile("CardDeclined")).first.click()
     page.wait_for_load_state()
-    look_on(2.5)
+    hold(2.5)
     requeue = re.compile("requeue", re.IGNORECASE)
     page.get_by_role("button", name=requeue).first.click()
-    look_on(1.5)
+    hold(1.5)
     page.locator("dialog[open]").get_by_role("button", name=requeue).click()
     page.wait_for_load_state()
-    look_on(3)
+    look_on(1)
+    hold(2)
     page.goto("/?span=live")
     look_on(5)
     page.context.close()

@@ -202,9 +202,10 @@ class _Seen:
     def _processing(self, processing: int) -> _Tile:
         alive = self.sight.alive
         slots = sum(one.workers for one in alive)
+        has_slots = slots >= max(processing, 1)  # else more is claimed: ahead, or by a server that is lost
         return _Tile(
             "processing", self._count(processing), "/jobs", {"state": "processing"},
-            unit=self._text("tile_of_slots", count=self._count(slots)) if slots else "",
+            unit=self._text("tile_of_slots", count=self._count(slots)) if has_slots else "",
             hint=self._text("tile_servers", count=len(alive)), state="processing",
             spark=spark(self._dashboard.history.busy()),
         )  # fmt: skip
