@@ -39,6 +39,14 @@ def plugin(**hooks):
     return type("Plugin", (), {name: staticmethod(hookimpl(hook)) for name, hook in hooks.items()})()
 
 
+class ForeignTask:
+    """A task of another library's, as Django's: its `call` runs the function, here and now."""
+
+    def call(self, *args):
+        """Nobody asked for that."""
+        raise AssertionError(f"it ran, with {args!r}")
+
+
 @attrs.frozen
 class Failure:
     """What one call of a verb raises; `is_late` where it has worked before the answer is lost."""

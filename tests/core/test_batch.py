@@ -34,7 +34,7 @@ from firelock import (
 )
 from firelock.storage import Applied, JobFilter
 from firelock.values import BATCH_TASK, Inserted, On
-from tests.core.fakes import FailingStorage, Worker, plugin
+from tests.core.fakes import FailingStorage, ForeignTask, Worker, plugin
 
 HOUR = 3_600_000_000
 
@@ -171,6 +171,8 @@ def test_a_bad_call_is_refused_where_it_is_added(fire, storage, load):
             batch.add(load)
         with pytest.raises(TaskError, match=r"add\(\) takes a task, then its arguments: add\(task, …\)"):
             batch.add(len, [1])
+        with pytest.raises(TaskError, match=r"add\(\) takes a task, then its arguments: add\(task, …\)"):
+            batch.add(ForeignTask(), 1)
         with pytest.raises(TaskError, match=r"add_many takes what task.call"):
             batch.add_many([(1,)])
         batch.add(load, 1)

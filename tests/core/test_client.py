@@ -23,7 +23,7 @@ from firelock.errors import (
     UnknownScheme,
 )
 from firelock.values import Edge, On, State
-from tests.core.fakes import FailingStorage, Failure, plugin
+from tests.core.fakes import FailingStorage, Failure, ForeignTask, plugin
 
 LATER = datetime(2090, 11, 24, 12, tzinfo=UTC)
 
@@ -395,7 +395,7 @@ def test_a_continuation_has_no_instant(mail, fire, options):
     assert {State.ENQUEUED: 1} == dict(fire.storage.counts().by_state)
 
 
-@pytest.mark.parametrize("what", [send, "mail.send", None, 7])
+@pytest.mark.parametrize("what", [send, ForeignTask(), "mail.send", None, 7])
 def test_only_a_task_continues(mail, fire, what):
     """A function that is no task, or a call that was made already, cannot be stored."""
     parent = mail.enqueue("a")

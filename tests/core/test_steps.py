@@ -29,7 +29,7 @@ from firelock.clock import SECOND
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.testing import Tester
 from firelock.values import Memo, MemoKind, NewMemo, State
-from tests.core.fakes import FailingStorage, Worker, plugin
+from tests.core.fakes import FailingStorage, ForeignTask, Worker, plugin
 
 DAY = timedelta(days=1)
 NEVER, AT_ONCE = Retry.never(), Retry.fixed(0, attempts=5, jitter=0)
@@ -218,6 +218,10 @@ def runs_nothing(job: JobContext):
     job.run("three", 3)
 
 
+def runs_a_foreign_task(job: JobContext):
+    job.run("other", ForeignTask(), 3)
+
+
 def runs_itself_async(job: JobContext):
     asyncio.run(job.arun("len", len, []))
 
@@ -254,6 +258,7 @@ def receives_a_type(job: JobContext):
             r"job.run\('len', <built-in .*is a function: make it a task by @fire.task, or call",
         ),
         (runs_nothing, r"job.run\('three', 3, …\) is refused, since that is no task: write the task itself"),
+        (runs_a_foreign_task, r"job.run\('other', .*, …\) is refused, since that is no task"),
         (runs_itself_async, r"that is a function: make it a task by @fire.task, or .*job.step\('len', …\)"),
         (
             gathers_results,

@@ -34,7 +34,7 @@ from firelock.errors import (
 )
 from firelock.job import Job, JobPage, Observation, result_of
 from firelock.lifecycle import awaiting_reason
-from firelock.options import MOST_SOURCES, Call, to_choice, to_keep_seconds, to_sources, to_tags
+from firelock.options import MOST_SOURCES, Call, makes_calls, to_choice, to_keep_seconds, to_sources, to_tags
 from firelock.pages import check_limit
 from firelock.text import shown
 from firelock.values import (
@@ -142,7 +142,7 @@ def call_of(
     verb: str, task: Continuation[..., Any], args: Sequence[object], kwargs: Mapping[str, object]
 ) -> Call[Any]:
     """Return the call of a task; TaskError for what is none."""
-    if not callable(getattr(task, "call", None)):
+    if not makes_calls(task):
         raise TaskError(f"{verb}() takes a task, then its arguments: {verb}(task, …), not {task!r}.")
     call: Call[Any] = task.call(*args, **kwargs)
     return call

@@ -29,7 +29,7 @@ from firelock.errors import (
     StepError,
     TaskError,
 )
-from firelock.options import CallOptions
+from firelock.options import CallOptions, makes_calls
 from firelock.pages import Paged
 from firelock.text import clock_time, shown
 from firelock.values import (
@@ -623,7 +623,7 @@ class Job(Generic[R]):
         return self.id
 
     def _require_visible(self, task: Continuation[..., Any]) -> None:
-        if not callable(getattr(task, "call", None)):
+        if not makes_calls(task):
             raise TaskError(f"then() takes a task, then its arguments: job.then(task, …), not {task!r}.")
         if task.options.within is None:
             self._require_committed()

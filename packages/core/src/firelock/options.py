@@ -290,3 +290,11 @@ class Call(Generic[R]):
     options: CallOptions
     args: tuple[object, ...]
     kwargs: Mapping[str, object]
+
+
+def makes_calls(value: object) -> bool:
+    """Tell whether its `call` makes a `Call`: a task's does, with or without `using(…)`.
+
+    Another thing of that name may do its work there, as a task of Django's, which runs its function.
+    """
+    return isinstance(getattr(value, "info", None), TaskInfo) and callable(getattr(value, "call", None))

@@ -37,7 +37,7 @@ from firelock.errors import (
     UnsupportedFeature,
 )
 from firelock.job import Creator, Job, without_result
-from firelock.options import Call
+from firelock.options import Call, makes_calls
 from firelock.serializer import Misfit
 from firelock.signal import TIMED_OUT
 from firelock.streams import EmittedStreams
@@ -953,7 +953,7 @@ def call_to_run(
     Raises:
         StepError: that is no task.
     """
-    if callable(getattr(task, "call", None)):
+    if makes_calls(task):
         return task.call(*args, **kwargs)  # type: ignore[arg-type]  # they are those of the task
     if isinstance(task, Call):
         what = f"what {task.info.name}.call(…) returns: write job.run({shown(name)}, {task.info.name}, …)"
