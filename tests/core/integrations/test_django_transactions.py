@@ -49,3 +49,64 @@ print(json.dumps(said))
 """)
 
     assert [1, 1, 1, 2] == said
+
+
+# Prints what becomes of batches, their members and callbacks in transactions of Django's.
+BATCHES = """
+import json
+from django.db import transaction
+from firelock import JobNotCommitted
+from firelock.integrations.django import fire
+from shop.models import Order
+from shop.tasks import send_receipt
+
+said = {}
+
+def receipts(name, count=2):
+    with fire.batch(name) as batch:
+        batch.add_many([send_receipt.call(order.pk) for _ in range(count)])
+        batch.then(send_receipt, order.pk)
+    return batch
+
+with transaction.atomic():
+    order = Order.objects.create(buyer="ann")
+    kept = receipts("kept")
+    try:
+        kept.refresh()
+    except JobNotCommitted as error:
+        said["inside"] = type(error).__name__
+    try:
+        with transaction.atomic():
+            receipts("undone by a savepoint")
+            raise LookupError
+    except LookupError:
+        pass
+said["kept"] = kept.tally().total
+try:
+    with transaction.atomic():
+        gone = [receipts("gone"), receipts("more than one chunk", 1_200)]
+        raise LookupError
+except LookupError:
+    said["stored"] = [[batch.name for batch in fire.batches.list().batches], fire.jobs.counts().total]
+said["gone"] = []
+for batch in gone:
+    try:
+        batch.refresh()
+    except JobNotCommitted as error:
+        said["gone"].append(type(error).__name__)
+
+with fire.server(workers=1, queues="mail"):
+    said["ended"] = kept.result(timeout=60).succeeded
+fire.close()
+print(json.dumps(said))
+"""
+
+
+def test_batches_come_and_go_with_the_transaction_around_their_block(django_project):
+    """With members and callbacks, also in a savepoint, and where they are stored in more than one step."""
+    said = django_project.shell(BATCHES)
+
+    assert said == {
+        "inside": "JobNotCommitted", "kept": 2, "stored": [["kept"], 4],
+        "gone": ["JobNotCommitted", "JobNotCommitted"], "ended": 2,
+    }  # fmt: skip
