@@ -105,6 +105,21 @@ def whole(most: int = 1_000_000) -> Callable[[str], int]:
     return read
 
 
+def seconds_between(least: float, most: float) -> Callable[[str], float]:
+    """Return a `type=` that takes numbers of seconds between these two."""
+
+    def read(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = -1.0
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from {least:g} to {most:g}")
+        return number
+
+    return read
+
+
 def user_name() -> str:
     """Return who runs the command, for the audit."""
     try:

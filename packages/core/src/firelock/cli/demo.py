@@ -27,7 +27,7 @@ import attrs
 from firelock.app import Firelock
 from firelock.cli import demo_shop as shop
 from firelock.cli.answers import job_answer
-from firelock.cli.commands import Exit, Problem, describe
+from firelock.cli.commands import Exit, Problem, describe, seconds_between
 from firelock.cli.screen import STATE_STYLES, Cell, Column, Piece, Screen, visible
 from firelock.cron import Cron, Every
 from firelock.errors import UnknownScheme
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from firelock.job import Job
 
 _APP = "firelock.cli.demo_shop:fire"
-_SHORTEST, _LONGEST, _USUAL = 3.0, 600.0, 8.0
+_USUAL = 8.0
 _LOOK_EVERY = 0.15
 _WORKERS = 6
 _START_LIMIT, _LATE_LIMIT = 30.0, 30.0
@@ -67,7 +67,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ),
         examples=("firelock demo", "firelock demo --dashboard", "firelock demo --seconds 30 --keep"),
     )  # fmt: skip
-    parser.add_argument("--seconds", type=_seconds, metavar="N", help="how long: 8; 3 to 600")
+    length = seconds_between(3.0, 600.0)
+    parser.add_argument("--seconds", type=length, metavar="N", help="how long: 8; 3 to 600")
     parser.add_argument(
         "--keep", action="store_true", help="keep the file, to look at it with other commands"
     )
@@ -75,18 +76,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dashboard", action="store_true", help="show it in the dashboard, until Ctrl-C")
     group.add_argument("--port", type=int, metavar="N", help="where, on this machine; a free one by default")
     group.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not _SHORTEST <= seconds <= _LONGEST:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no number of seconds from {_SHORTEST:g} to {_LONGEST:g}"
-        )
-    return seconds
 
 
 def _demonstrate(options: argparse.Namespace, screen: Screen) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock.cli.answers import answer_of, job_answer, server_answer
-from firelock.cli.commands import Exit, describe
+from firelock.cli.commands import Exit, describe, seconds_between
 from firelock.cli.screen import STATE_STYLES, Cell, Column, Piece, Screen, width
 from firelock.cli.source import connected
 from firelock.clock import from_micros
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from firelock.control.servers import ServerView
     from firelock.values import JobRecord
 
-_FASTEST, _SLOWEST = 0.5, 3_600.0
 _JOBS = 100  # running ones and failures that are read
 _WAITS = 20  # queues whose oldest job is looked for
 _MINUTE = timedelta(minutes=1)
@@ -57,19 +56,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ),
         examples=("firelock top", "firelock top --every 5 --read-only", "firelock top --json"),
     )  # fmt: skip
-    parser.add_argument("--every", type=_seconds, default=2.0, metavar="SECONDS", help="between looks: 2")
+    pause = seconds_between(0.5, 3_600.0)
+    parser.add_argument("--every", type=pause, default=2.0, metavar="SECONDS", help="between looks: 2")
     parser.add_argument("--once", action="store_true", help="look once, and end")
     parser.add_argument("--read-only", action="store_true", help="keys change nothing")
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not _FASTEST <= seconds <= _SLOWEST:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0.5 to 3600")
-    return seconds
 
 
 def _watch(options: argparse.Namespace, screen: Screen) -> int:
