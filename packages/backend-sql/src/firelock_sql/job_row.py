@@ -18,7 +18,6 @@ from typing import Any
 import attrs
 
 from firelock.storage import (
-    FINAL_STATES,
     HISTORY_LIMIT,
     Admission,
     Attempt,
@@ -30,6 +29,7 @@ from firelock.storage import (
     JobRecord,
     On,
     Progress,
+    Standing,
     State,
     StorageError,
     Ties,
@@ -206,7 +206,7 @@ def get_history(tx: Transaction, job_id: str) -> JobHistory:
 
 
 @attrs.define(eq=False)
-class JobRow:
+class JobRow(Standing):
     """What changes of a job, as it is in this transaction."""
 
     seq: int
@@ -248,16 +248,6 @@ class JobRow:
         self.state = read_state(self.state)
         if self.is_plain_end:  # what the columns say now is history with the next change
             self.note(self.state, self.changed_at, None, of_attempt=True)
-
-    @property
-    def is_final(self) -> bool:
-        """Tell whether the job has ended."""
-        return self.state in FINAL_STATES
-
-    @property
-    def is_stopping(self) -> bool:
-        """Tell whether a holder that lost the job may still be running it."""
-        return self.session is not None and self.state is not State.PROCESSING
 
     @property
     def is_member(self) -> bool:

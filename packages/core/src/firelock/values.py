@@ -324,8 +324,27 @@ class LogLine:
     attempt: int = 0
 
 
+class Standing:
+    """How a job stands, as its state and its holder tell."""
+
+    __slots__ = ()
+
+    state: State
+    session: str | None
+
+    @property
+    def is_final(self) -> bool:
+        """Tell whether the job has ended."""
+        return self.state in FINAL_STATES
+
+    @property
+    def is_stopping(self) -> bool:
+        """Tell whether a holder that lost the job by delete may still be running it."""
+        return self.session is not None and self.state is not State.PROCESSING
+
+
 @attrs.frozen
-class JobRecord:
+class JobRecord(Standing):
     """A job as it is stored, without its history, tracebacks and log lines."""
 
     id: str
@@ -384,16 +403,6 @@ class JobRecord:
     def is_batch(self) -> bool:
         """Tell whether it is a batch, which has no task."""
         return self.ties_json is not None and read_ties(self.ties_json).batch is not None
-
-    @property
-    def is_final(self) -> bool:
-        """Tell whether the job has ended."""
-        return self.state in FINAL_STATES
-
-    @property
-    def is_stopping(self) -> bool:
-        """Tell whether a holder that lost the job by delete may still be running it."""
-        return self.session is not None and self.state is not State.PROCESSING
 
     @property
     def is_retrying(self) -> bool:
