@@ -221,8 +221,7 @@ local function queues_in_turn(set, other)
 end
 
 local function popped(names, taking, in_turn)
-  local lines, ids = {}, {}
-  local most, last = 0, nil
+  local lines = {}
   for number, queue in ipairs(names) do
     local line = {}
     if taking[number] > 0 then
@@ -234,25 +233,9 @@ local function popped(names, taking, in_turn)
       call('HINCRBY', base .. 'running', queue, #line)
     end
     lines[number] = line
-    most = math.max(most, #line)
   end
   if #names == 1 then return lines[1], lines end
-  if not in_turn then
-    for _, line in ipairs(lines) do
-      for _, id in ipairs(line) do ids[#ids + 1] = id end
-    end
-    return ids, lines
-  end
-  for round = 1, most do
-    for number, line in ipairs(lines) do
-      if line[round] then
-        ids[#ids + 1] = line[round]
-        last = names[number]
-      end
-    end
-  end
-  if last and #names > 1 then call('SET', base .. 'served', last) end
-  return ids, lines
+  return in_order(names, lines, in_turn), lines
 end
 
 -- Jobs whose record or payload is gone or garbage are in nobody's way any more: broken SET holds them, for `doctor`.

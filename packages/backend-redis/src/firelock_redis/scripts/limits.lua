@@ -1,5 +1,6 @@
 -- Limits: who may start, and who holds a key. Behind library.lua and jobs.lua. It says in Lua what firelock/storage/admission.py
--- says for every other storage; all in one function, as whoever claims jobs without limits needs none of the others.
+-- says for every other storage; but for the order of claims all in one function, as whoever claims jobs without limits needs
+-- none of the others.
 --
 -- A limit's key points at jobs and the jobs are the truth: nothing is given back where one ends. slots:<key> SET the jobs that
 -- were claimed under a key while it had a number of jobs at once, ! behind one that keeps it between its attempts; who holds
@@ -8,6 +9,29 @@
 -- short HASH key -> the queue of jobs that claims have refused as too many hold the key, * for several; cut HASH queue -> how many
 -- lanes claims have looked at one after another that were not all there are, and found nothing; odd how many odd claims were
 -- shared by jobs with limits and jobs without.
+
+-- The ids of a claim, by queue, in the order to run them: one of each queue in each round, and whose turn was last is kept; or
+-- queue by queue.
+local function in_order(names, lines, in_turn)
+  local ids, most, last = {}, 0, nil
+  if not in_turn then
+    for _, line in ipairs(lines) do
+      for _, id in ipairs(line) do ids[#ids + 1] = id end
+    end
+    return ids
+  end
+  for _, line in ipairs(lines) do most = math.max(most, #line) end
+  for round = 1, most do
+    for number, line in ipairs(lines) do
+      if line[round] then
+        ids[#ids + 1] = line[round]
+        last = names[number]
+      end
+    end
+  end
+  if last and #names > 1 then call('SET', base .. 'served', last) end
+  return ids
+end
 
 local function limits()
   local WINDOW, STEP = 256, 8  -- lanes that one claim looks at, and that are read at once at least
@@ -471,28 +495,11 @@ local function limits()
       end
       hungry = still
     end
-    local ids, most, last = {}, 0, nil
-    for _, line in ipairs(lines) do most = max(most, #line) end
-    if in_turn then
-      for round = 1, most do
-        for number, line in ipairs(lines) do
-          if line[round] then
-            ids[#ids + 1] = line[round]
-            last = names[number]
-          end
-        end
-      end
-      if last and #names > 1 then call('SET', base .. 'served', last) end
-    else
-      for _, line in ipairs(lines) do
-        for _, id in ipairs(line) do ids[#ids + 1] = id end
-      end
-    end
     for number, line in ipairs(lines) do
       many('ZREM', base .. 'l:E:' .. names[number], line)
       if #line > 0 then call('HINCRBY', base .. 'running', names[number], #line) end
     end
-    return ids, lines
+    return in_order(names, lines, in_turn), lines
   end
 
   -- What was taken is listed and charged, and which keys have refused a job. Return when to look again, nil for no instant.
