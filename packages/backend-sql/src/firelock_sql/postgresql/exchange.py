@@ -164,6 +164,17 @@ def _settling(statement: str) -> Settling:
     return Settling(Text(statement), Text(of_members))
 
 
+# Makes what was found the session's.
+_CLAIMED = f"""
+claimed AS (
+    UPDATE firelock_jobs
+    SET state = 'processing', attempt = attempt + 1, fence = fence + 1, session = :session,
+        server = (SELECT server FROM holder), claimed_at = :now, changed_at = :now, started_at = NULL,
+        reason = NULL
+    WHERE ctid = ANY (ARRAY (SELECT row FROM found))
+    RETURNING {CLAIMED_COLUMNS}, seq, marks
+)"""  # noqa: S608 - names of columns
+
 # Settles plain ends, and claims what there is room for; either may be asked for alone. Where a queue may have
 # jobs with limits it claims nothing, unless it is told to: `lanes` claims them, and the others beside them.
 #
@@ -197,14 +208,7 @@ _EXCHANGE = f"""
         LIMIT PER_QUEUE
     ) AS job
     LIMIT CASE WHEN :beside OR NOT (SELECT has_lanes FROM work) THEN :limit ELSE 0 END
-), claimed AS (
-    UPDATE firelock_jobs
-    SET state = 'processing', attempt = attempt + 1, fence = fence + 1, session = :session,
-        server = (SELECT server FROM holder), claimed_at = :now, changed_at = :now, started_at = NULL,
-        reason = NULL
-    WHERE ctid = ANY (ARRAY (SELECT row FROM found))
-    RETURNING {CLAIMED_COLUMNS}, seq, marks
-), counted AS (
+), {_CLAIMED}, counted AS (
     INSERT INTO firelock_count_deltas (state, queue, jobs)
     SELECT state, queue, sum(jobs) FROM (
         SELECT 'processing', queue, -1 FROM settled
@@ -325,28 +329,17 @@ WITH new AS MATERIALIZED (
         LIMIT :limit
     ) AS job
     LIMIT CASE WHEN HAS_LANES THEN 0 ELSE :limit END
-), claimed AS (
-    UPDATE firelock_jobs
-    SET state = 'processing', attempt = attempt + 1, fence = fence + 1, session = :session,
-        server = (SELECT server FROM holder), claimed_at = :now, changed_at = :now, started_at = NULL,
-        reason = NULL
-    WHERE ctid = ANY (ARRAY (SELECT row FROM found))
-    RETURNING CLAIMED_COLUMNS, seq, marks
-), counted AS (
+), CLAIMED, counted AS (
     INSERT INTO firelock_count_deltas (state, queue, jobs)
     SELECT 'enqueued', queue, -count(*) FROM claimed GROUP BY queue
     UNION ALL SELECT 'processing', queue, count(*) FROM claimed GROUP BY queue
 )
 SELECT said.*, NULL, claimed.*
 FROM (
-    SELECT (SELECT server FROM holder),
-        least(
-            (SELECT due_at FROM firelock_jobs WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1),
-            (SELECT min(due_at) FROM firelock_recurring WHERE kind = 'recurring' AND due_at IS NOT NULL)
-        ),
+    SELECT (SELECT server FROM holder), DUE,
         (SELECT array_agg(name) FROM open), NULL, HAS_LANES
 ) AS said LEFT JOIN claimed ON true
-""".replace("HAS_LANES", f"CASE WHEN :every THEN {_OF_EVERY} ELSE {_OF_NAMED} END").replace(
-        "CLAIMED_COLUMNS", CLAIMED_COLUMNS
-    )
+""".replace("HAS_LANES", f"CASE WHEN :every THEN {_OF_EVERY} ELSE {_OF_NAMED} END")
+    .replace("CLAIMED", _CLAIMED)
+    .replace("DUE", _DUE)
 )
