@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import chain, zip_longest
 from operator import itemgetter
 from typing import Any
 
@@ -84,6 +83,15 @@ class QueueTurns:
         """The next claim begins behind this queue."""
         self._served = name
 
+    def rows(
+        self, names: Sequence[str], limit: int, take: Callable[[str, int], Sequence[ReadyRow]]
+    ) -> list[ReadyRow]:
+        """Return what `take` gives of these queues, each its share, in turn."""
+        rows = shared_out(self.of(names), limit, take)
+        if rows:
+            self.served(rows[-1][_QUEUE])
+        return rows
+
 
 def living_server(tx: Transaction, session: str) -> tuple[str | None, bool]:
     """Return the name of the session's server, and whether jobs wait in lanes.
@@ -122,7 +130,7 @@ def ready_rows(
     """Return the rows to claim where none waits in a lane, in the order to run them."""
     names = _open_queues(tx, queues, has_lanes=False)
     if queues is None and len(names) > 1:
-        return rows_in_turn(tx, turns.of(names), limit, turns)
+        return rows_in_turn(tx, names, limit, turns)
     rows: list[ReadyRow] = []
     for name in names:
         rows += ready_of(tx, name, limit - len(rows))
@@ -161,27 +169,17 @@ def ready_of(tx: Transaction, queue: str, limit: int) -> list[ReadyRow]:
 
 
 def rows_in_turn(tx: Transaction, names: Sequence[str], limit: int, turns: QueueTurns) -> list[ReadyRow]:
-    """Return an equal share of each queue; what one does not need is shared among the others."""
-    taken: dict[str, list[ReadyRow]] = {name: [] for name in names}
-    hungry, left = list(names), limit
-    while hungry and left > 0:
-        share = max(1, left // len(hungry))
-        for name in list(hungry):
-            wanted = min(share, left)
-            if not wanted:
-                break
-            known = {row[0] for row in taken[name]}
-            rows = ready_of(tx, name, len(known) + wanted)  # others may have let go of some before those
-            new = [row for row in rows if row[0] not in known][:wanted]
-            taken[name] += new
-            left -= len(new)
-            if len(rows) < len(known) + wanted:
-                hungry.remove(name)
-    rounds = chain.from_iterable(zip_longest(*taken.values()))
-    rows = [row for row in rounds if row is not None]
-    if rows:
-        turns.served(rows[-1][4])
-    return rows
+    """Return an equal share of each queue, where none has lanes."""
+    given: dict[str, set[str]] = {name: set() for name in names}
+
+    def take(queue: str, room: int) -> list[ReadyRow]:
+        known = given[queue]
+        found = ready_of(tx, queue, len(known) + room)  # others may have let go of some before those
+        rows = [row for row in found if row[0] not in known][:room]
+        known.update(row[0] for row in rows)
+        return rows
+
+    return turns.rows(names, limit, take)
 
 
 class MixedClaim:
@@ -206,9 +204,7 @@ class MixedClaim:
         names = self.open_queues(queues)
         rows: list[ReadyRow] = []
         if queues is None and len(names) > 1:
-            rows = shared_out(turns.of(names), limit, self._take)
-            if rows:
-                turns.served(rows[-1][4])
+            rows = turns.rows(names, limit, self._take)
         else:
             for name in names:
                 if len(rows) < limit:
@@ -243,7 +239,7 @@ class MixedClaim:
         return [head.row for head in self._keyed.take(queue, room)] if room > 0 else []
 
 
-PLACE_SEQ, PLACE_MARKS, _PRIORITY = 21, 22, 5
+_QUEUE, _PRIORITY, PLACE_SEQ, PLACE_MARKS = 4, 5, 21, 22
 _PROCESSING, _ENQUEUED = State.PROCESSING.value, State.ENQUEUED.value
 
 _TAKE = Text("""
@@ -308,7 +304,7 @@ def take_rows(tx: Transaction, request: ClaimRequest, found: ReadyRows) -> Taken
     if rows:
         seqs = [row[PLACE_SEQ] for row in rows]
         tx.run_many(_TAKE, [{"session": request.session, "server": found.server, "now": now, "seqs": seqs}])
-        for queue, number in Counter(row[4] for row in rows).items():
+        for queue, number in Counter(row[_QUEUE] for row in rows).items():
             tx.moved(queue, _ENQUEUED, _PROCESSING, number)
     claim = Claim(claimed, found.next_due_at, look_again_at=found.look_again_at)
     return TakenRows(claim, rows, found.server)

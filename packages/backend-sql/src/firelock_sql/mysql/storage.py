@@ -185,7 +185,7 @@ class Claims:
             return self._mixed(tx, request, known, opened, first)
         if is_guessed:
             return ReadyRows(known.server, known.others[-1], known.next_due_at)
-        rows = rows_in_turn(tx, self._turns.of(opened), request.limit, self._turns)
+        rows = rows_in_turn(tx, opened, request.limit, self._turns)
         return ReadyRows(known.server, rows, known.next_due_at)
 
     def _ready_of_some(self, tx: Transaction, request: ClaimRequest, names: Sequence[str]) -> ReadyRows:
