@@ -366,12 +366,27 @@ class SqlStorage(
         exchange = self._settle_and_claim(left, request)
         return Exchange(_merged(transitions, waiting, exchange.results), exchange.claim)
 
-    @abstractmethod
     def _settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
         """Return what became of the transitions and of the claim.
 
         What has ended is let go before what is claimed is remembered: it may be the same job.
         """
+
+        def both(tx: Transaction) -> tuple[list[Applied], TakenRows]:
+            results, taken = self._settle_and_take(tx, transitions, request)
+            if tx.let_go:
+                self._take_freed(tx, request, taken.claim)
+            return results, taken
+
+        results, taken = self._database.write(both)
+        self._holdings.let_go(transitions)
+        return Exchange(results, self._remembered(request, taken))
+
+    @abstractmethod
+    def _settle_and_take(
+        self, tx: Transaction, transitions: Sequence[Transition], request: ClaimRequest
+    ) -> tuple[list[Applied], TakenRows]:
+        """Return the results, and what the session has claimed behind them."""
 
     def _apply_rest(
         self, tx: Transaction, transitions: Sequence[Transition], places: Sequence[int]

@@ -26,7 +26,6 @@ from firelock.storage import (
     Claim,
     ClaimRequest,
     Duplicate,
-    Exchange,
     Feature,
     Memo,
     NewJob,
@@ -552,19 +551,13 @@ class MysqlStorage(SqlStorage):
     # ---- exchange ----------------------------------------------------------------------------------------
 
     @override
-    def _settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
-        def both(tx: Transaction) -> tuple[list[Applied], TakenRows]:
-            # The session is locked before the jobs are, as by who ends a session.
-            cursor_of(tx).put(*_written(tx, SERVING, {"session": request.session}))
-            results, found = self._settle_in(tx, transitions, lambda: self._claims.find(tx, request))
-            taken = take_rows(tx, request, found)
-            if tx.let_go:
-                self._take_freed(tx, request, taken.claim)
-            return results, taken
-
-        results, taken = self._database.write(both)
-        self._holdings.let_go(transitions)
-        return Exchange(results, self._remembered(request, taken))
+    def _settle_and_take(
+        self, tx: Transaction, transitions: Sequence[Transition], request: ClaimRequest
+    ) -> tuple[list[Applied], TakenRows]:
+        """The session is locked before the jobs are, as by who ends a session."""
+        cursor_of(tx).put(*_written(tx, SERVING, {"session": request.session}))
+        results, found = self._settle_in(tx, transitions, lambda: self._claims.find(tx, request))
+        return results, take_rows(tx, request, found)
 
     # ---- what is remembered ------------------------------------------------------------------------------
 

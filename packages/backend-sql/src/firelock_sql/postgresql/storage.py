@@ -539,9 +539,7 @@ class PostgresqlStorage(SqlStorage):
         look = self._claim_start.look(request)
         batch = self._holdings.parted(transitions, request.session)
         if batch.others:
-            results, taken = self._database.write(lambda tx: self._both(tx, transitions, batch, request))
-            self._holdings.let_go(transitions)
-            return Exchange(results, self._remembered(request, taken))
+            return super()._settle_and_claim(transitions, request)
         if self._has_lanes(request):
             answer = self._beside(request, batch.plain)
             results = self._settle_rest(transitions, batch, answer.settled)
@@ -557,18 +555,16 @@ class PostgresqlStorage(SqlStorage):
             self._tell_of_keys(batch.plain)
         return Exchange(results, claim)
 
-    def _both(
-        self, tx: Transaction, transitions: Sequence[Transition], batch: Parted, request: ClaimRequest
+    @override
+    def _settle_and_take(
+        self, tx: Transaction, transitions: Sequence[Transition], request: ClaimRequest
     ) -> tuple[list[Applied], TakenRows]:
         serving(tx, request.session)
+        batch = self._holdings.parted(transitions, request.session)
         results = self._settle_mixed(tx, transitions, batch)
-        if not self._has_lanes(request):
-            taken = self._take(tx, request)
-        else:
-            taken = self._keyed(tx, request, (), set()).taken
-        if tx.let_go:
-            self._take_freed(tx, request, taken.claim)
-        return results, taken
+        if self._has_lanes(request):
+            return results, self._keyed(tx, request, (), set()).taken
+        return results, self._take(tx, request)
 
 
 _asks_beside = attrgetter(

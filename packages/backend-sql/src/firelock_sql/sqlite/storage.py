@@ -23,7 +23,6 @@ from firelock.storage import (
     Applied,
     ClaimRequest,
     Duplicate,
-    Exchange,
     Feature,
     NewJob,
     State,
@@ -196,16 +195,10 @@ class SqliteStorage(SqlStorage):
         return self._apply_rest(tx, transitions, batch.others)
 
     @override
-    def _settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
-        def both(tx: Transaction) -> tuple[list[Applied], TakenRows]:
-            results, taken = self._settle_in(tx, transitions), self._take(tx, request)
-            if tx.let_go:
-                self._take_freed(tx, request, taken.claim)
-            return results, taken
-
-        results, taken = self._database.write(both)
-        self._holdings.let_go(transitions)
-        return Exchange(results, self._remembered(request, taken))
+    def _settle_and_take(
+        self, tx: Transaction, transitions: Sequence[Transition], request: ClaimRequest
+    ) -> tuple[list[Applied], TakenRows]:
+        return self._settle_in(tx, transitions), self._take(tx, request)
 
 
 def are_fellows(batch: Sequence[NewJob]) -> bool:
