@@ -30,10 +30,13 @@ from firelock.storage import (
     batches,
     derived,
     keyed_tables,
+    limit_numbers,
     row_storage,
     rules,
+    table_storage,
     tables,
     tied_tables,
+    unique_rules,
 )
 from firelock.testing import Handles, RowStorageConformance, Scene, StorageConformance
 from firelock.testing.conformance.flow_scene import FlowScene
@@ -44,13 +47,16 @@ _TABLE = Path(__file__).with_name("mutations.txt")
 _THIRD_PARTY = Path(__file__).parents[1] / "end_to_end" / "third_party" / "firelock-files" / "src"
 _STRANGER = "firelock_files"
 _PARTS = (
+    limit_numbers,
     admission,
+    unique_rules,
     rules,
     batches,
     tables,
     keyed_tables,
     tied_tables,
     derived,
+    table_storage,
 )  # what the model is made of, each of those before it
 _MODEL = {"memory", *(part.__name__.rpartition(".")[2] for part in _PARTS)}
 _numbers = count()

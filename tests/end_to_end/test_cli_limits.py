@@ -6,7 +6,7 @@ import pytest
 
 from firelock import Firelock
 from firelock.control.limits import DeclaredLimit, Limits
-from firelock.storage.admission import LimitNumbers
+from firelock.storage.limit_numbers import LimitNumbers
 
 MINUTE = 60_000_000
 

@@ -10,7 +10,8 @@ from tests.repository.sources import ROOT, calls, imports, loads, package_source
 
 DOORS = (
     "firelock", "firelock.storage", "firelock.storage.admission", "firelock.storage.batches",
-    "firelock.testing", "firelock.integrations.django",
+    "firelock.storage.limit_numbers", "firelock.storage.unique_rules", "firelock.testing",
+    "firelock.integrations.django",
 )  # fmt: skip
 
 # Rules that stand once in the core and are words and links in the dashboard, of the same house: what is wrong

@@ -16,7 +16,7 @@ from firelock.control.servers import ServerView
 from firelock.errors import SchemaMismatch, StorageUnavailable
 from firelock.recurring_job import RecurringRecord
 from firelock.storage import Finding, NewSession, Renewal, SessionRecord
-from firelock.storage.admission import LimitNumbers
+from firelock.storage.limit_numbers import LimitNumbers
 from firelock.values import JobRecord, State
 from firelock.waits import HeldHead
 from tests.core.fakes import FailingStorage, Worker

@@ -12,7 +12,7 @@ from firelock import ConfigurationError, Firelock, UnsupportedFeature
 from firelock.control.limits import DeclaredLimit, Limits
 from firelock.memory import MemoryStorage
 from firelock.storage import Feature, KeyState
-from firelock.storage.admission import LimitNumbers
+from firelock.storage.limit_numbers import LimitNumbers
 
 MINUTE = 60_000_000
 

@@ -29,6 +29,7 @@ from firelock.storage import (
     admission,
     continuation_target,
     read_ties,
+    unique_rules,
     waiting_reason,
 )
 from firelock_redis.database import RedisDatabase
@@ -313,5 +314,5 @@ def _raise_duplicate(job: NewJob, holder: str, why: str) -> None:
     asks = job.admission
     if asks is not None and asks.unique is not None:
         state = State.DELETED if why == "deleted" else State.ENQUEUED
-        facts = admission.JobFacts(state, 0, 0, why == "deleted", None, asks)
-        admission.refuse_duplicate(asks.unique, admission.UniqueRow(holder, 0), facts)
+        facts = unique_rules.JobFacts(state, 0, 0, why == "deleted", None, asks)
+        unique_rules.refuse_duplicate(asks.unique, unique_rules.UniqueRow(holder, 0), facts)

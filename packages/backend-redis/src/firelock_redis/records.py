@@ -8,7 +8,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from firelock.storage import Record, StorageError, admission
+from firelock.storage import Record, StorageError, limit_numbers
 from firelock_redis.database import RedisDatabase, RedisVerbs
 from firelock_redis.layout import number_word
 from firelock_redis.partitions import EVERYWHERE, FIRST
@@ -105,7 +105,7 @@ def copied(kind: str, value: str) -> int | str:
         return int(_pauses(value))
     if kind != LIMITS:
         return ""
-    numbers = admission.read_numbers(value)
+    numbers = limit_numbers.read_numbers(value)
     said = (numbers.concurrent, numbers.rate, numbers.per, numbers.burst, int(numbers.is_paused))
     return " ".join("-" if one is None else f"{one:d}" for one in said)
 

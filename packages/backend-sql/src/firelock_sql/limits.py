@@ -20,15 +20,11 @@ from firelock.storage.admission import (
     KeyedLanes,
     KeyRow,
     LaneLook,
-    LimitNumbers,
     is_free,
     keys_of,
-    name_of,
-    numbers_for,
     read_admission,
-    read_numbers,
-    spent,
 )
+from firelock.storage.limit_numbers import LimitNumbers, name_of, numbers_for, read_numbers, spent
 from firelock_sql.counting import known_queues
 from firelock_sql.database import SqlVerbs
 from firelock_sql.job_row import CLAIMED_COLUMNS, read_state

@@ -24,11 +24,11 @@ from firelock.storage import (
     UniqueUse,
     write_admission,
 )
-from firelock.storage.admission import (
+from firelock.storage.admission import lane_of
+from firelock.storage.unique_rules import (
     JobFacts,
     UniqueRow,
     debounced_due,
-    lane_of,
     refuse_duplicate,
     replaces,
     starts_of,

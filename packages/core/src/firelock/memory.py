@@ -18,10 +18,11 @@ from weakref import WeakValueDictionary
 
 from firelock.errors import StorageError
 from firelock.storage import rules
-from firelock.storage.admission import KeyRow, UniqueRow
-from firelock.storage.derived import TableStorage
+from firelock.storage.admission import KeyRow
 from firelock.storage.rules import StoredJob
+from firelock.storage.table_storage import TableStorage
 from firelock.storage.tables import MemoSum, StoredSession, Tables
+from firelock.storage.unique_rules import UniqueRow
 from firelock.storage.waiting import Waiting
 from firelock.values import (
     Claim,

@@ -9,7 +9,7 @@ import attrs
 
 from firelock.clock import from_micros
 from firelock.storage import Feature, Storage
-from firelock.storage.admission import LimitNumbers, name_of, numbers_for, read_numbers
+from firelock.storage.limit_numbers import LimitNumbers, name_of, numbers_for, read_numbers
 from firelock.text import span
 from firelock.values import JobFilter, JobRecord, KeyState, LimitUse, State
 

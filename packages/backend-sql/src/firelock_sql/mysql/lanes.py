@@ -13,7 +13,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import attrs
 from typing_extensions import override
 
-from firelock.storage.admission import Head, KeyRow, LaneLook, LimitNumbers, keys_of, name_of
+from firelock.storage.admission import Head, KeyRow, LaneLook, keys_of
+from firelock.storage.limit_numbers import LimitNumbers, name_of
 from firelock_sql.limits import (
     HEAD_COLUMNS,
     HEADS,

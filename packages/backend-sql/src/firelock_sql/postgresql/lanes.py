@@ -17,7 +17,8 @@ from typing import Any
 import attrs
 from typing_extensions import override
 
-from firelock.storage.admission import Head, KeyRow, LaneCursors, LaneLook, keys_of, numbers_for
+from firelock.storage.admission import Head, KeyRow, LaneCursors, LaneLook, keys_of
+from firelock.storage.limit_numbers import numbers_for
 from firelock_sql.claim import MixedClaim, ReadyRow
 from firelock_sql.job_row import CLAIMED_COLUMNS
 from firelock_sql.limits import IN_LANE, Row, SqlLanes, numbers_in, read_keys

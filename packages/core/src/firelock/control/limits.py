@@ -23,8 +23,8 @@ from firelock.job import as_datetime
 from firelock.limit import MAX_CONCURRENT, Limit, to_span
 from firelock.pages import check_limit
 from firelock.storage import Feature
-from firelock.storage.admission import LimitNumbers, name_of, read_numbers
 from firelock.storage.derived import every_record
+from firelock.storage.limit_numbers import LimitNumbers, name_of, read_numbers
 from firelock.text import shown
 from firelock.values import KeyState
 

@@ -1,10 +1,10 @@
 """The storage authors' door: the contract and every value that passes through it.
 
 Read `contract` first, the verbs and their promises; `rules` is what a transition writes, `batches` how one is
-counted, `admission` which jobs with limits start and which calls of a unique key are stored. `derived` has
-the verbs that can be made of others or of tables: `tables` says what those are, `tied_tables` and
-`keyed_tables` keep batches and keys on them. `row_storage` is such tables on ordered rows, `waiting` how one
-waits for work.
+counted, `admission` which jobs with limits start, by their `limit_numbers`, `unique_rules` which calls are
+stored. `derived` has the verbs that can be made of others, `table_storage` all of them on tables: `tables`
+says what those are, `tied_tables` and `keyed_tables` keep batches and keys on them. `row_storage` is such
+tables on ordered rows, `waiting` how one waits for work.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ from firelock.storage.derived import (
 )
 from firelock.storage.row_storage import Rows, RowStorage
 from firelock.storage.rules import StoredJob
+from firelock.storage.table_storage import TableStorage
+from firelock.storage.tables import Tables
 from firelock.storage.waiting import ANY_QUEUE, Waiting
 from firelock.values import (
     BATCH_TASK,
@@ -174,6 +176,8 @@ __all__ = [
     "StorageError",
     "StorageUnavailable",
     "StoredJob",
+    "TableStorage",
+    "Tables",
     "Taken",
     "Tally",
     "Ties",

@@ -1,16 +1,13 @@
-"""The rule of limits and unique keys: which jobs may start, and which calls are stored.
+"""The rule of limits: which jobs may start.
 
 A limit's key points at jobs, and the jobs are the truth: its row lists those that were claimed under it,
 and who still holds it is asked of them. So nothing is ever given back, and nothing can leak. Pure functions
 first, then `KeyedClaim`, the whole choice of a claim, which reads and writes by the `KeyedLanes` of a storage
 alone. Every storage in Python runs this; that of Redis says it once more in Lua.
-
-Rates are kept by the generic cell rate algorithm (ITU-T I.371): one instant a key, up to which it was used.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -19,48 +16,25 @@ from typing import Generic, Protocol, TypeVar
 
 import attrs
 
-from firelock.clock import SECOND
-from firelock.errors import DuplicateJob, StorageError
-from firelock.values import (
-    FINAL_STATES,
-    Admission,
-    NewJob,
-    State,
-    UniqueUse,
-    Until,
-    read_admission,
-    write_admission,
-)
+from firelock.storage.limit_numbers import LimitNumbers, numbers_for
+from firelock.values import Admission, read_admission, write_admission
 
 __all__ = [
     "Head",
     "HolderFacts",
-    "JobFacts",
     "KeyRow",
     "KeyedClaim",
     "KeyedLanes",
     "LaneCursors",
     "LaneLook",
-    "LimitNumbers",
-    "UniqueRow",
-    "debounced_due",
     "is_free",
     "is_late",
     "keyed_room",
     "keys_of",
     "lane_of",
     "latest_start",
-    "name_of",
-    "numbers_for",
     "read_admission",
-    "read_numbers",
-    "refuse_duplicate",
-    "replaces",
     "shared_out",
-    "spent",
-    "starts_of",
-    "taken_by",
-    "unique_is_taken",
     "write_admission",
 ]  # fmt: skip
 
@@ -77,7 +51,7 @@ _STRICT = "!"
 T = TypeVar("T")
 
 
-# ---- keys, lanes, numbers --------------------------------------------------------------------------------
+# ---- keys, lanes -----------------------------------------------------------------------------------------
 
 
 def keys_of(lane: str) -> list[str]:
@@ -90,92 +64,6 @@ def lane_of(admission: Admission | None) -> str | None:
     if admission is None or not admission.limits:
         return None
     return _BETWEEN.join(use.key for use in admission.limits)
-
-
-@lru_cache(maxsize=4_096)
-def name_of(key: str) -> str:
-    """Return whose numbers a key has where it has none of its own: `tenant:7/openai` → `tenant/openai`."""
-    return "/".join(part.partition(":")[0] for part in key.split("/"))
-
-
-@attrs.frozen
-class LimitNumbers:
-    """How many jobs hold a key at once, and how often one may start."""
-
-    concurrent: int | None = None  # None: any number
-    rate: int | None = None  # units of cost in every `per`; None: any number
-    per: int = SECOND  # micros
-    burst: int | None = None  # units that may start at once; None: a second's worth, at least 1
-    is_paused: bool = False
-    interval: float = attrs.field(init=False, eq=False, repr=False)
-    """Micros that a unit takes up; 0 without a rate, and for a rate of 0, which never admits."""
-    units: float = attrs.field(init=False, eq=False, repr=False)
-    """Units that may start at once."""
-
-    @interval.default
-    def _interval(self) -> float:
-        return self.per / self.rate if self.rate else 0.0
-
-    @units.default
-    def _units(self) -> float:
-        if self.burst is not None:
-            return float(max(1, self.burst))
-        return max(1.0, SECOND / self.interval if self.interval else 1.0)
-
-    @property
-    def has_any(self) -> bool:
-        """Tell whether there is a number."""
-        return self.concurrent is not None or self.rate is not None
-
-    def opens_at(self, free_at: float, cost: int = 1) -> float:
-        """Return the instant from which a start of this cost is admitted, of a key used up to `free_at`.
-
-        What costs more than may start at once waits until the key is wholly free and then goes into debt: it
-        is late, it never starves.
-        """
-        return free_at - max(0.0, self.units - cost) * self.interval
-
-    def charged(self, free_at: float, cost: float, now: int) -> float:
-        """Return up to when the key is used after a start of this cost."""
-        return max(free_at, now) + cost * self.interval if self.interval and cost else free_at
-
-
-UNLIMITED = LimitNumbers()
-
-
-def read_numbers(value: str) -> LimitNumbers:
-    """Return what the value of a record of the kind `limit` says.
-
-    Raises:
-        StorageError: it is no such value.
-    """
-    try:
-        said = json.loads(value)
-        return LimitNumbers(
-            said.get("concurrent"), said.get("rate"), said.get("per") or SECOND, said.get("burst"),
-            bool(said.get("paused")),
-        )  # fmt: skip
-    except (AttributeError, TypeError, ValueError) as error:
-        raise StorageError(f"The numbers of a limit cannot be read: {value[:200]!r}.") from error
-
-
-def numbers_for(key: str, known: Mapping[str, LimitNumbers]) -> LimitNumbers:
-    """Return the numbers of a key: its own, else its name's, else none; paused where either is."""
-    own, named = known.get(key, UNLIMITED), known.get(name_of(key), UNLIMITED)
-    numbers = own if own.has_any else named
-    is_paused = own.is_paused or named.is_paused
-    return numbers if numbers.is_paused == is_paused else attrs.evolve(numbers, is_paused=is_paused)
-
-
-def spent(numbers: LimitNumbers, free_at: int, *, cost: int, until: int | None, now: int) -> int:
-    """Return up to when a key is used after `Storage.spend`."""
-    if cost >= 0:
-        used = numbers.charged(free_at, cost, now)
-    else:  # without a rate nothing is used
-        used = free_at + cost * numbers.interval if numbers.interval else 0
-    if until is not None:
-        used = max(used, until + (numbers.units - 1) * numbers.interval)
-    return max(0, round(used))
 
 
 # ---- late jobs -------------------------------------------------------------------------------------------
@@ -195,102 +83,6 @@ def latest_start(admission: Admission, enqueued_at: int) -> int | None:
     if within is None:
         return before
     return enqueued_at + within if before is None else min(before, enqueued_at + within)
-
-
-# ---- unique keys -----------------------------------------------------------------------------------------
-
-
-@attrs.frozen
-class UniqueRow:
-    """What is stored of a unique key."""
-
-    job_id: str
-    mark: int  # `starts_of` the job when it took the key
-    free_at: int = 0  # before it is taken whatever became of the job
-
-
-@attrs.frozen
-class JobFacts:
-    """What the job that a unique key points at says."""
-
-    state: State
-    attempt: int
-    crashes: int
-    is_held: bool  # a session has it, running or as a tail
-    enqueued_at: int | None
-    admission: Admission
-
-
-def starts_of(attempt: int, crashes: int) -> int:
-    """Return how often a job was started: a hand-back takes a start back, a crash and a retry do not."""
-    return attempt + crashes
-
-
-def unique_is_taken(row: UniqueRow, job: JobFacts | None, now: int) -> bool:
-    """Tell whether the job that the key points at has it still; None for one that is gone."""
-    if now < row.free_at:
-        return True
-    if job is None or job.admission.unique is None:
-        return False
-    is_unstarted = starts_of(job.attempt, job.crashes) == row.mark
-    if is_unstarted and job.state is not State.PROCESSING and job.enqueued_at is not None:
-        at, first = job.enqueued_at, starts_of(job.attempt, job.crashes)
-        if is_late(job.admission, enqueued_at=at, attempt=first, crashes=0, now=now):
-            return False
-    match job.admission.unique.until:
-        case Until.DUE:
-            return job.state is State.SCHEDULED and is_unstarted
-        case Until.STARTED:
-            return job.state not in (*FINAL_STATES, State.PROCESSING) and is_unstarted
-        case Until.SUCCEEDED:
-            return job.state not in (State.SUCCEEDED, State.DELETED) or job.is_held
-        case _:
-            return job.state not in FINAL_STATES or job.is_held
-
-
-def refuse_duplicate(use: UniqueUse, row: UniqueRow, job: JobFacts | None) -> None:
-    """The call, whose key is taken, is answered by the job that has it.
-
-    Raises:
-        DuplicateJob: it asked to be refused then, or the job was deleted and still runs: nothing would run
-            for the call.
-    """
-    owner, _, key = use.key.partition(" ")
-    shown = f"unique key {key!r} of task {owner!r}"
-    if job is not None and job.state is State.DELETED and job.is_held:
-        raise DuplicateJob(
-            f"Job {row.job_id} has the {shown}; it was deleted and still runs. Nothing was "
-            "stored; call again when it has stopped.",
-            row.job_id,
-        )
-    if use.raises:
-        raise DuplicateJob(f"Job {row.job_id} has the {shown}; nothing was stored.", row.job_id)
-
-
-def replaces(use: UniqueUse, row: UniqueRow, job: JobFacts | None) -> bool:
-    """Tell whether the call's arguments, tags, priority and limits replace those of the key's job."""
-    return use.keeps_last and job is not None and _is_changeable(row, job)
-
-
-def debounced_due(
-    use: UniqueUse, row: UniqueRow, job: JobFacts | None, *, created_at: int, now: int
-) -> int | None:
-    """Return when the job that has the key is due after this call; None where that stays."""
-    if use.wait is None or job is None or job.state is not State.SCHEDULED or not _is_changeable(row, job):
-        return None
-    due_at = now + use.wait
-    return due_at if use.max_wait is None else min(due_at, created_at + use.max_wait)
-
-
-def _is_changeable(row: UniqueRow, job: JobFacts) -> bool:
-    is_waiting = job.state in (State.AWAITING, State.SCHEDULED, State.ENQUEUED)
-    return is_waiting and not job.is_held and starts_of(job.attempt, job.crashes) == row.mark
-
-
-def taken_by(job: NewJob, now: int) -> UniqueRow:
-    """Return what is stored of the unique key of a new job."""
-    use = job.admission.unique if job.admission is not None else None
-    return UniqueRow(job.id, 0, now + use.at_least if use is not None and use.at_least else 0)
 
 
 # ---- the choice of a claim -------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ class Storage(ABC):
         and servers are told by its `on_commit`.
 
         A job whose unique key another one has is not stored, its answer is `Duplicate` with that one's id;
-        the call changes that one as `admission.replaces` and `admission.debounced_due` say. A batch counts as
+        the call changes that one as `replaces` and `debounced_due` in `unique_rules` say. A batch counts as
         one call after another, so a job may be the duplicate of one before it. Whoever asks for a key waits
         for a transaction under way that asked for it before.
 

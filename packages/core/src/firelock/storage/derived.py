@@ -1,4 +1,4 @@
-"""Verbs made of others, or of tables: what a small storage gets for nothing and a large one does faster.
+"""Verbs made of others: what a small storage gets for nothing, a large one does faster.
 
 Locks, metrics, logs and progress live in versioned records, changed by compare-and-set.
 """
@@ -6,8 +6,7 @@ Locks, metrics, logs and progress live in versioned records, changed by compare-
 from __future__ import annotations
 
 import json
-from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice, takewhile
 from typing import TypeVar
 
@@ -15,60 +14,26 @@ import attrs
 
 from firelock.errors import StorageError, StorageUnavailable, UnsupportedFeature
 from firelock.ids import new_id, new_ids
-from firelock.lifecycle import Moved
-from firelock.storage import rules, tied_tables
-from firelock.storage.admission import LaneCursors
 from firelock.storage.contract import CONTRACT, Storage
-from firelock.storage.keyed_tables import (
-    UniqueKeys,
-    find_keys,
-    forget_idle,
-    forget_unique,
-    is_taken,
-    spend,
-    take_again,
-    take_keyed,
-)
-from firelock.storage.rules import StoredJob
-from firelock.storage.tables import StoredSession, Tables
 from firelock.storage.waiting import Waiting
 from firelock.values import (
-    FINAL_STATES,
-    Applied,
     Chunk,
-    Claim,
     ClaimRequest,
-    Counts,
-    Duplicate,
     Exchange,
     FailureGroup,
     Feature,
     Finding,
-    FoundJobs,
-    Held,
     Inserted,
     JobFilter,
-    JobHistory,
     JobRecord,
     KeyState,
     LogLine,
-    Memo,
     NewJob,
-    NewMemo,
-    NewSession,
     Progress,
-    Promotion,
-    Reconciliation,
     Record,
-    RecordChange,
-    Remembered,
-    Renewal,
     Rollup,
     SchemaState,
-    SessionRecord,
     State,
-    Taken,
-    Tally,
     Transition,
     UniqueState,
 )
@@ -81,7 +46,6 @@ _SECOND = 1_000_000
 _HOUR = 3_600 * _SECOND
 _DAY = 24 * _HOUR
 _ROLLUPS_STAY = 30 * _DAY
-_FREED_QUEUES = 1_000
 
 _T = TypeVar("_T")
 
@@ -361,413 +325,6 @@ class DerivedStorage(Storage):
             return json.dumps([None, fence, now]), True
 
         return self._change_record("lock", name, release)
-
-
-class TableStorage(DerivedStorage):
-    """Every verb on tables, each a step."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._served = ""  # the queue whose turn it was last
-        self._told_due_at: int | None = None  # the next due instant as `claim` or `promote` said last
-        self._cursors = LaneCursors()
-        self._freed: dict[str, dict[str, None]] = {}  # by queue: lanes in which this handle has ended jobs
-        self._idle_after = self._unique_after = ""  # behind which keys upkeep goes on
-
-    @abstractmethod
-    def _step(self, body: Callable[[Tables], _T]) -> _T:
-        """The body has run on the tables, as one step; return what it returned."""
-
-    # ---- the hot path ------------------------------------------------------------------------------------
-
-    def insert(
-        self, jobs: Sequence[NewJob], *, within: object | None = None, only_if: RecordChange | None = None
-    ) -> Inserted:
-        """See `Storage.insert`."""
-        self.refuse_within(within)
-        now = self.clock()
-
-        def insert(tables: Tables) -> Inserted:
-            if only_if is not None:
-                answer = rules.checked(tables.record(only_if.kind, only_if.key), only_if)
-                if answer is not Applied.APPLIED:
-                    return Inserted([False] * len(jobs), answer)
-            is_new: list[bool | Duplicate] = []
-            new: dict[str, StoredJob] = {}
-            keys = None if all(job.admission_json is None for job in jobs) else UniqueKeys(tables, now)
-            for job in jobs:
-                if job.id in new or tables.job(job.id) is not None:
-                    is_new.append(False)
-                    continue
-                duplicate = None if keys is None else keys.answer(job, new)
-                is_new.append(True if duplicate is None else duplicate)
-                if duplicate is None:
-                    new[job.id] = _stored(tables, job, new, now=now)
-            for row in new.values():
-                _put(tables, row)
-            if keys is not None:
-                keys.store()
-            if only_if is not None:
-                tables.put_record(only_if)
-            return Inserted(is_new)
-
-        return self._step(insert)
-
-    def claim(self, request: ClaimRequest) -> Claim:
-        """See `Storage.claim`."""
-        served = self._served
-        freed, self._freed = {queue: list(lanes) for queue, lanes in self._freed.items()}, {}
-
-        def claim(tables: Tables) -> Claim:
-            living = tables.living(request.session)
-            next_due_at = self._told_due_at = tables.next_due_at()
-            if living is None:
-                return Claim([], next_due_at, is_session_lost=True)
-            known = tables.queues() if request.queues is None else request.queues
-            names = [name for name in dict.fromkeys(known) if not tables.is_paused(name)]
-            look_again_at = None
-            if any(map(tables.has_lanes, names)):
-                if request.queues is None:
-                    names.sort(key=lambda name: (name <= served, name))
-                rows, look_again_at = take_keyed(
-                    tables, request, names, self._cursors, now=self.clock(), freed=freed
-                )
-            else:
-                lines = {name: tables.ready(name, request.limit) for name in names}
-                rows = rules.next_in_line(lines, request.queues, request.limit, served=served)
-            claimed = [
-                rules.claimed_by(row, request.session, living.session.server, now=request.now) for row in rows
-            ]
-            for row in claimed:
-                tables.put(row)
-            return Claim([row.claimed() for row in claimed], next_due_at, look_again_at=look_again_at)
-
-        answer = self._step(claim)
-        if answer.jobs:
-            self._served = answer.jobs[-1].queue
-        return answer
-
-    def apply(self, transitions: Sequence[Transition], *, within: object | None = None) -> list[Applied]:
-        """See `Storage.apply`."""
-        self.refuse_within(within)
-        now = self.clock()
-        return self._step(lambda tables: [self._apply(tables, one, now) for one in transitions])
-
-    def _apply(self, tables: Tables, transition: Transition, now: int) -> Applied:
-        row = tables.job(transition.job_id)
-        if row is None:
-            return Applied.MISSING
-        if row.record.ties_json is not None and row.record.is_batch:
-            return tied_tables.change_batch(tables, row, transition)
-        is_reviving = transition.session is None and row.record.is_final
-        is_reviving = is_reviving and row.record.admission_json is not None
-        if is_reviving and transition.to not in FINAL_STATES and is_taken(tables, row.record, now):
-            return Applied.TAKEN if row.record.state in transition.from_states else Applied.REFUSED
-        is_end = transition.session is not None and transition.to is not State.AWAITING
-        if is_end:
-            after, result = rules.applied(row, transition, now=now)
-        else:
-            after, result = tied_tables.changed(tables, row, transition, now=now)
-        if after is not row:
-            _put(tables, after)
-        if is_reviving and result is Applied.APPLIED and not after.record.is_final:
-            take_again(tables, after.record)
-        self._note_freed(row, after)
-        if result is not Applied.APPLIED:
-            return result
-        batch_id = after.batch_id
-        is_releasing = tables.is_releasing(after.record.id) or (
-            batch_id is not None and tables.is_changed(batch_id)
-        )
-        return Applied.RELEASING if is_releasing else result
-
-    def _note_freed(self, before: StoredJob, after: StoredJob) -> None:
-        """The lane of a job that a session had is looked at first by the next claim."""
-        if before.record.session is None or after.record.session is not None or before.lane is None:
-            return
-        if len(self._freed) > _FREED_QUEUES:
-            self._freed.clear()
-        self._freed.setdefault(before.record.queue, {})[before.lane] = None
-
-    # ---- what is remembered, batches -----------------------------------------------------------------------
-
-    def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
-        """See `Storage.remember`."""
-        self.refuse_within(within)
-        now = self.clock()
-        return self._step(lambda tables: [tied_tables.remember(tables, one, now=now) for one in memos])
-
-    def recall(
-        self, job_id: str, *, session: str | None = None, fence: int | None = None
-    ) -> list[Memo] | None:
-        """See `Storage.recall`."""
-        return self._step(lambda tables: tied_tables.recall(tables, job_id, session, fence))
-
-    def tally(self, ids: Sequence[str]) -> list[Tally | None]:
-        """See `Storage.tally`."""
-        return self._step(lambda tables: [tied_tables.find_tally(tables, id) for id in ids])
-
-    # ---- limits and unique keys --------------------------------------------------------------------------
-
-    def spend(self, key: str, *, cost: int = 0, until: int | None = None) -> int:
-        """See `Storage.spend`."""
-        now = self.clock()
-        return self._step(lambda tables: spend(tables, key, cost=cost, until=until, now=now))
-
-    def find_keys(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[KeyState]:
-        """See `Storage.find_keys`."""
-        now = self.clock()
-        return self._step(lambda tables: find_keys(tables, prefix, after, limit, now=now))
-
-    def find_unique(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[UniqueState]:
-        """See `Storage.find_unique`."""
-        found = self._step(lambda tables: tables.unique_rows(prefix, after, limit))
-        return [UniqueState(key, row.job_id, row.free_at) for key, row in found]
-
-    # ---- sessions ----------------------------------------------------------------------------------------
-
-    def begin_session(self, session: NewSession) -> None:
-        """See `Storage.begin_session`."""
-        now = self.clock()
-
-        def begin(tables: Tables) -> None:
-            if tables.session(session.id) is None:
-                tables.put_session(StoredSession(rules.begun(session, now=now)))
-
-        self._step(begin)
-
-    def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
-        """See `Storage.renew`."""
-        now = self.clock()
-
-        def renew(tables: Tables) -> list[bool]:
-            living = [tables.living(renewal.session) for renewal in renewals]
-            for record, renewal in zip(living, renewals, strict=True):
-                if record is not None:
-                    tables.put_session(StoredSession(rules.renewed(record, renewal, now=now)))
-            return [record is not None for record in living]
-
-        return self._step(renew)
-
-    def reconcile(self, session: str, held: Sequence[Held]) -> Reconciliation:
-        """See `Storage.reconcile`."""
-
-        def reconcile(tables: Tables) -> Reconciliation:
-            is_lost = tables.living(session) is None
-            answer, started = rules.reconciled(tables.held(session), held, is_session_lost=is_lost)
-            for row in started:
-                tables.put(row)
-            return answer
-
-        return self._step(reconcile)
-
-    def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
-        """See `Storage.end_session`."""
-        now = self.clock()
-        return self._step(lambda tables: _end_session(tables, session, running, reason=reason, now=now))
-
-    def orphans(self, limit: int) -> list[Taken]:
-        """See `Storage.orphans`."""
-        now, reason = self.clock(), Moved.SESSION_LOST.value
-
-        def end_first(tables: Tables) -> Taken | None:
-            living = [one.record for one in tables.sessions() if one.record.is_alive]
-            expired = [one for one in living if one.expires_at <= now]
-            if not expired:
-                return None
-            first = min(expired, key=lambda one: one.expires_at)
-            return _end_session(tables, first.session.id, None, reason=reason, now=now)
-
-        taken: list[Taken] = []
-        while len(taken) < limit and (one := self._step(end_first)) is not None:
-            taken.append(one)
-        return taken
-
-    def list_sessions(self) -> list[SessionRecord]:
-        """See `Storage.list_sessions`."""
-        records = [one.record for one in self._step(lambda tables: list(tables.sessions()))]
-        return sorted(records, key=lambda one: (one.session.started_at, one.session.id))
-
-    # ---- upkeep ------------------------------------------------------------------------------------------
-
-    def promote(self, limit: int) -> Promotion:
-        """See `Storage.promote`."""
-        now = self.clock()
-
-        def promote(tables: Tables) -> Promotion:
-            due = tables.due(now, limit)
-            for row in due:
-                _put(tables, rules.promoted(row, now=now))
-            self._told_due_at = tables.next_due_at()
-            return Promotion(len(due), self._told_due_at)
-
-        return self._step(promote)
-
-    def release(self, limit: int) -> int:
-        """See `Storage.release`."""
-        now = self.clock()
-
-        def release(tables: Tables) -> int:
-            looked_at = 0
-            while looked_at < limit:
-                if (found := tables.next_releasing(limit - looked_at)) is not None:
-                    looked_at += tied_tables.decide_children(tables, *found, now=now)
-                elif (batch := tables.next_changed()) is not None:
-                    looked_at += tied_tables.look_at(tables, batch, limit - looked_at, now=now)
-                else:
-                    break
-            return looked_at
-
-        return self._step(release)
-
-    def prune(self, limit: int) -> int:
-        """See `Storage.prune`."""
-        now = self.clock()
-
-        def prune(tables: Tables) -> list[str]:
-            expired = [row for row in tables.expired(now, limit) if tied_tables.prune(tables, row, now=now)]
-            for session in list(tables.sessions()):
-                if session.ended_at is not None and session.ended_at < now - _DAY:
-                    tables.remove_session(session.record.session.id)
-            keys = list(tables.key_rows(""))
-            self._idle_after = forget_idle(tables, keys, self._idle_after, limit, now=now) if keys else ""
-            unique = tables.unique_rows("", self._unique_after, limit)
-            self._unique_after = forget_unique(tables, unique, limit, now=now) if unique else ""
-            return [row.record.id for row in expired]
-
-        pruned = self._step(prune)
-        self.prune_derived(pruned, now, limit)
-        return len(pruned)
-
-    # ---- what people read --------------------------------------------------------------------------------
-
-    def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
-        """See `Storage.get`."""
-
-        def get(tables: Tables) -> list[JobRecord | None]:
-            rows = [tables.job(id) for id in ids]  # what is no id has no progress to ask for
-            return [
-                with_progress(row.record, tables.record("progress", row.record.id)) if row else None
-                for row in rows
-            ]
-
-        return self._step(get)
-
-    def find(
-        self, where: JobFilter, *, limit: int, cursor: str | None = None, oldest_first: bool = False
-    ) -> FoundJobs:
-        """See `Storage.find`."""
-        place = None if cursor is None else rules.read_cursor(cursor, where, oldest_first=oldest_first)
-
-        def find(tables: Tables) -> list[JobRecord]:
-            return tables.find(where, place, limit + 1, oldest_first=oldest_first)
-
-        if where.parent_id is not None:
-            children = self._step(
-                lambda tables: [row.record for row in tables.children(where.parent_id or "")]
-            )
-            return rules.paged(children, where, limit=limit, cursor=cursor, oldest_first=oldest_first)
-        found = self._step(find)
-        following = None
-        if found and len(found) > limit > 0:
-            last = found[limit - 1]
-            place = rules.listed_at(last, where), last.id
-            following = rules.write_cursor(place, where, oldest_first=oldest_first)
-        return FoundJobs(found[:limit], following)
-
-    def history(self, job_id: str) -> JobHistory:
-        """See `Storage.history`."""
-        row = self._step(lambda tables: tables.job(job_id))
-        return JobHistory(list(row.history), list(row.attempts)) if row else JobHistory([], [])
-
-    def counts(self) -> Counts:
-        """See `Storage.counts`."""
-        by_state: dict[State, int] = {}
-        by_queue: dict[str, dict[State, int]] = {}
-        for queue, state, number in self._step(lambda tables: list(tables.counts())):
-            by_state[state] = by_state.get(state, 0) + number
-            by_queue.setdefault(queue, {})[state] = number
-        return Counts(by_state, by_queue)
-
-    # ---- records -----------------------------------------------------------------------------------------
-
-    def put_record(
-        self,
-        kind: str,
-        key: str,
-        value: str,
-        *,
-        expected_version: int | None = None,
-        due_at: int | None = None,
-    ) -> int | None:
-        """See `Storage.put_record`."""
-
-        def put(tables: Tables) -> int | None:
-            stored = tables.record(kind, key)
-            version = stored.version if stored else 0
-            if expected_version not in (None, version):
-                return None
-            return tables.put_record(RecordChange(kind, key, value, version, due_at))
-
-        return self._step(put)
-
-    def get_record(self, kind: str, key: str) -> Record | None:
-        """See `Storage.get_record`."""
-        return self._step(lambda tables: tables.record(kind, key))
-
-    def list_records(self, kind: str, *, after: str = "", limit: int = 100) -> list[Record]:
-        """See `Storage.list_records`."""
-        return self._step(lambda tables: tables.records(kind, after, limit))
-
-    def due_records(self, kind: str, limit: int) -> list[Record]:
-        """See `Storage.due_records`."""
-        now = self.clock()
-        return self._step(lambda tables: tables.due_records(kind, now, limit))
-
-    def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
-        """See `Storage.delete_record`."""
-
-        def delete(tables: Tables) -> bool:
-            stored = tables.record(kind, key)
-            if stored is None or expected_version not in (None, stored.version):
-                return False
-            tables.remove_record(stored)
-            return True
-
-        return self._step(delete)
-
-
-def _stored(tables: Tables, job: NewJob, new: Mapping[str, StoredJob], *, now: int) -> StoredJob:
-    """Return a new job as its parents and its batch leave it; `new` are those before it in its call."""
-
-    def find(id: str) -> StoredJob | None:
-        return new.get(id) or tables.job(id)
-
-    parents = rules.parents_of(job, find)
-    row = rules.stored(job, parents, sequence=tables.next_sequence(), now=now)
-    return row if job.ties_json is None else tied_tables.in_batch(tables, job, row, new)
-
-
-def _put(tables: Tables, row: StoredJob) -> None:
-    """The job is stored, and its batch, if it has one, has been told."""
-    if row.record.ties_json is None:
-        tables.put(row)
-    else:
-        tied_tables.put(tables, row)
-
-
-def _end_session(tables: Tables, id: str, running: Collection[str] | None, *, reason: str, now: int) -> Taken:
-    living = tables.living(id)
-    if living is None:
-        return Taken(id, "", [], [])
-    tables.put_session(StoredSession(attrs.evolve(living, is_alive=False), now))
-    taken = Taken(id, living.session.server, [], [])
-    for row in tables.held(id):
-        has_crashed = running is None or row.record.id in running
-        _put(tables, rules.taken_back(row, crash=reason if has_crashed else None, now=now))
-        if row.record.state is State.PROCESSING:
-            (taken.crashed if has_crashed else taken.returned).append(row.record.id)
-    return taken
 
 
 def _overtaken(kind: str, key: str) -> StorageUnavailable:

@@ -11,28 +11,26 @@ from firelock.lifecycle import add_duplicate
 from firelock.storage.admission import (
     Head,
     HolderFacts,
-    JobFacts,
     KeyedClaim,
     KeyRow,
     LaneCursors,
     LaneLook,
-    LimitNumbers,
-    UniqueRow,
-    debounced_due,
     is_free,
     keyed_room,
     keys_of,
-    name_of,
-    numbers_for,
-    read_numbers,
+    shared_out,
+)
+from firelock.storage.limit_numbers import LimitNumbers, name_of, numbers_for, read_numbers, spent
+from firelock.storage.rules import StoredJob
+from firelock.storage.unique_rules import (
+    JobFacts,
+    UniqueRow,
+    debounced_due,
     refuse_duplicate,
     replaces,
-    shared_out,
-    spent,
     starts_of,
     unique_is_taken,
 )
-from firelock.storage.rules import StoredJob
 from firelock.values import (
     Admission,
     ClaimRequest,

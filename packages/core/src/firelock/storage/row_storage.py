@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from firelock.clock import SECOND
 from firelock.errors import SchemaMismatch, StorageError
 from firelock.storage import rules
-from firelock.storage.admission import KeyRow, UniqueRow
-from firelock.storage.derived import TableStorage
+from firelock.storage.admission import KeyRow
 from firelock.storage.rules import StoredJob
+from firelock.storage.table_storage import TableStorage
 from firelock.storage.tables import MemoSum, StoredSession, Tables
+from firelock.storage.unique_rules import UniqueRow
 from firelock.values import (
     Feature,
     JobFilter,

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 import attrs
 
 from firelock.storage import rules
-from firelock.storage.admission import KeyRow, UniqueRow
+from firelock.storage.admission import KeyRow
 from firelock.storage.rules import StoredJob
+from firelock.storage.unique_rules import UniqueRow
 from firelock.values import (
     JobFilter,
     JobRecord,

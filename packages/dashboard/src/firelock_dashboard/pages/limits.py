@@ -11,7 +11,7 @@ import attrs
 from firelock import ConfigurationError, UnsupportedFeature
 from firelock.control.limits import LimitName, LimitView
 from firelock.storage import Feature, JobRecord
-from firelock.storage.admission import name_of
+from firelock.storage.limit_numbers import name_of
 from firelock_dashboard.actions import refusing
 from firelock_dashboard.formatting import instant
 from firelock_dashboard.problems import BadRequest

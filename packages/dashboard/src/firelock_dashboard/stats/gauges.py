@@ -12,7 +12,7 @@ from firelock import MetricFamily
 from firelock.control.doctor import check_running
 from firelock.control.servers import ServerState
 from firelock.storage import Feature, JobFilter, State
-from firelock.storage.admission import name_of
+from firelock.storage.limit_numbers import name_of
 
 if TYPE_CHECKING:
     from firelock import Firelock, RecurringJob, ServerView
