@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from firelock.client import GroupCommit
 from firelock.errors import JobNotFound, StorageUnavailable
+from firelock.storage_access import GroupCommit
 from firelock.values import Edge, NewJob, State
 from tests.core.fakes import FailingStorage
 

@@ -7,9 +7,9 @@ from concurrent.futures import CancelledError
 import pytest
 
 from firelock import lifecycle
-from firelock.client import Results
 from firelock.errors import StorageError
 from firelock.storage import ClaimRequest, NewSession
+from firelock.storage_access import Results
 from firelock.values import Holder, NewJob, State
 from tests.core.fakes import FailingStorage, until
 

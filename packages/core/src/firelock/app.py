@@ -16,7 +16,7 @@ from firelock.aio import in_thread, twin
 from firelock.arguments.forms import Parameter, parameters_of, texts_of, typed_arguments
 from firelock.arguments.outline import stub_of
 from firelock.batch import Batch, OnFailureText, OnText, new_batch
-from firelock.client import Client, StorageAccess, WrappedClient
+from firelock.client import Client, WrappedClient
 from firelock.context import running_job
 from firelock.control.audit import Audit
 from firelock.control.batch_list import Batches
@@ -37,6 +37,7 @@ from firelock.runtime import Runtime, ServedApp
 from firelock.settings import Settings
 from firelock.signal import Signal, check_name
 from firelock.storage import Storage
+from firelock.storage_access import StorageAccess
 from firelock.task import (
     AsyncContextTask,
     AsyncTask,

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 import attrs
 
-from firelock.client import GroupCommit, Results
 from firelock.job import Observation, reads
 from firelock.memory import MemoryStorage
 from firelock.storage import Applied, Feature, rules
 from firelock.storage.keyed_tables import take_one
+from firelock.storage_access import GroupCommit, Results
 from firelock.testing.faults import FaultyStorage
 from firelock.values import (
     ClaimedJob,

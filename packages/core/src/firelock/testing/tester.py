@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from firelock.app import Firelock
-from firelock.client import StorageAccess
 from firelock.clock import StorageClock, micros
 from firelock.errors import ConfigurationError
 from firelock.job import Job
 from firelock.meta import NO_META
 from firelock.storage import JobFilter
+from firelock.storage_access import StorageAccess
 from firelock.task import TaskVerbs
 from firelock.testing.enqueued import Enqueued, decoded, expected, find_task, listed
 from firelock.testing.faults import FaultyStorage
