@@ -15,8 +15,19 @@ from sentry_sdk.integrations.dedupe import DedupeIntegration
 from sentry_sdk.integrations.logging import LoggingIntegration
 from sentry_sdk.transport import Transport
 
-from firelock import ConfigurationError, Cron, Every, Firelock, JobDeleted, JobFailed, Retry, hookimpl
+from firelock import (
+    ConfigurationError,
+    Cron,
+    Every,
+    Firelock,
+    JobContext,
+    JobDeleted,
+    JobFailed,
+    Retry,
+    hookimpl,
+)
 from firelock.integrations.sentry import Sentry, slug_of
+from firelock.testing import Tester
 from tests.core.fakes import unmeasured
 
 
@@ -352,6 +363,57 @@ def test_a_monitor_hears_of_the_last_attempt_alone(sent, make):
     assert {"type": "interval", "value": 2, "unit": "hour"} == sent.of("check_in")[0]["monitor_config"][
         "schedule"
     ]
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
+def test_a_run_that_waits_checks_in_once(sent, make, is_async):
+    """At its first beginning and at its end, however often it waits; each part of it has a transaction."""
+    app = make(monitors=True)
+    day, approval = timedelta(days=1), app.signal("approval", bool)
+
+    if is_async:
+
+        @app.task(name="work")
+        async def work(job: JobContext) -> None:
+            await job.asleep("a day", day)
+            await job.areceive(approval, timeout=None)
+    else:
+
+        @app.task(name="work")
+        def work(job: JobContext) -> None:
+            job.sleep("a day", day)
+            job.receive(approval, timeout=None)
+
+    with Tester(app) as tester:
+        work.recur("nightly", Cron("0 2 * * *"))
+        job = app.recurring.trigger("nightly")
+        tester.drain()
+        app.recurring.pause("nightly")
+        tester.clock.advance(days=1)
+        before = check_ins(sent)
+        approval.send(job, True)
+        tester.drain()
+
+    assert [("nightly", "in_progress")] == before
+    assert [("nightly", "in_progress"), ("nightly", "ok")] == check_ins(sent)
+    assert ["ok", "ok", "ok"] == [each["contexts"]["trace"]["status"] for each in sent.of("transaction")]
+
+
+def test_a_run_that_was_sent_a_signal_before_it_began_checks_in(sent, make):
+    """What is remembered of it is no sign that it has begun."""
+    app = make(monitors=True)
+    approval = app.signal("approval", bool)
+
+    @app.task(name="work")
+    def work(job: JobContext) -> None:
+        job.receive(approval, timeout=None)
+
+    work.recur("nightly", Cron("0 2 * * *"))
+    job = app.recurring.trigger("nightly")
+    approval.send(job, True)
+    run(app, job)
+
+    assert [("nightly", "in_progress"), ("nightly", "ok")] == check_ins(sent)
 
 
 def test_a_task_s_timeout_is_its_longest_run(sent, make):

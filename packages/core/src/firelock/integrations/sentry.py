@@ -130,7 +130,8 @@ class Sentry:
         """Return the scope and the transaction of an attempt, `queue.process`."""
         if not sentry_sdk.get_client().is_active():
             return None
-        is_watched = job.recurring_id is not None and job.attempt == 1 and self._watches(job.recurring_id)
+        recurring_id = job.recurring_id
+        is_watched = recurring_id is not None and _begins(job) and self._watches(recurring_id)
         return _ProcessScope(self, job, task, is_watched)
 
     @hookimpl
@@ -228,6 +229,14 @@ def slug_of(recurring_id: str) -> str:
         return slug
     digest = hashlib.sha256(recurring_id.encode()).hexdigest()[:8]
     return f"{slug[: _LONGEST_SLUG - 9]}-{digest}".lstrip("-")
+
+
+def _begins(job: JobContext) -> bool:
+    """Tell whether this run is a job's beginning: no retry, and none that goes on behind a wait.
+
+    A wait gives its attempt back, and leaves a memo. An early signal leaves one too, before the first claim.
+    """
+    return job.attempt == 1 and (job.fence == 1 or not job.has_memos)
 
 
 def _check_in_of(job_id: str) -> str:
