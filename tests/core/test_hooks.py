@@ -29,10 +29,12 @@ from firelock import (
     Snooze,
     State,
     UnsupportedFeature,
+    current_job,
     hookspec,
 )
 from firelock.memory import MemoryStorage
 from firelock.plugins import Plugins
+from firelock.testing import Tester
 from tests.core.fakes import plugin, until
 
 
@@ -368,7 +370,107 @@ def test_enqueue_context_knows_what_a_continuation_inherits(make_app, is_awaited
     assert {"tenant": "acme"} == app.jobs.get(child.id).meta
 
 
+def test_enqueue_context_has_what_is_stored_later(make_app):
+    """Of what a block gathers and of what a job calls the jobs are known when the context is left."""
+    told = []
+
+    @contextmanager
+    def context(calls, made):
+        yield
+        told.append((len(calls), [job.id for job in made]))
+
+    app = make_app(plugin(enqueue_context=context))
+    work = add_work(app)
+    child = app.task(name="child")(lambda: None)
+    calling = app.task(name="calling")(lambda: current_job().run("child", child))
+
+    with app.batch("three") as batch:
+        one = batch.add(work, 1)
+        two, three = batch.add_many([work.call(2), work.call(3)])
+        behind = one.then(work, 4)
+    batch.add(work, 5)  # stored at once: jobs_created tells of it
+    run(app, calling.using(priority=9).enqueue())
+
+    (called,) = app.jobs.find(task="child").jobs
+    assert [(1, [one.id]), (2, [two.id, three.id]), (1, [behind.id])] == told[:3]
+    assert [(1, []), (1, []), (1, [called.id])] == told[3:]
+
+
+def test_batch_meta_travels_with_a_batch(make_app):
+    """And with what continues it, not with its members; of two plugins the first one's word stands."""
+    asked = []
+    app = make_app(
+        plugin(batch_meta=lambda name: {"tenant": "initech", "of": name}),
+        plugin(batch_meta=lambda name: asked.append(name) or {"tenant": "acme"}),
+        plugin(batch_meta=lambda: None),
+    )
+    work = add_work(app)
+
+    with app.batch("outer") as outer:
+        member = outer.add(work, 1)
+        with outer.batch("inner") as inner:
+            inner.add(work, 2)
+        behind = outer.then(work, 3)
+    later = app.batches.get(outer.id).then(work, 4)
+
+    assert ["outer", "inner"] == asked
+    metas = [dict(app.jobs.get(job.id).meta) for job in (outer, inner, behind, later, member)]
+    told = {"tenant": "acme", "of": "outer"}
+    assert [told, {**told, "of": "inner"}, told, told, {}] == metas
+
+
+def test_a_wrong_answer_of_batch_meta_goes_to_the_caller(make_app):
+    """As one of job_options does, and nothing is stored."""
+    app = make_app(plugin(batch_meta=lambda: {"no name": "x"}))
+
+    with pytest.raises(ConfigurationError, match="Meta key 'no name' is refused"):
+        app.batch("one")
+
+    assert 0 == app.jobs.counts().total
+
+
 # ---- running ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
+def test_a_run_that_waits_leaves_its_context_and_is_settled(make_app, is_async):
+    """Without an exception; entered again when the job goes on, in the same attempt."""
+    steps, ends = [], []
+
+    @contextmanager
+    def context(job):
+        steps.append(("enter", job.attempt, job.suspended))
+        yield
+        steps.append(("leave", job.attempt, job.suspended))
+
+    def settled(settled):
+        ends.extend((str(end.transition.to), end.transition.waits_for) for end in settled)
+
+    app = make_app(plugin(job_context=context, jobs_settled=settled))
+    day, approval = timedelta(days=1), app.signal("approval", bool)
+
+    if is_async:
+
+        @app.task(name="waiting")
+        async def waiting(job: JobContext) -> None:
+            await job.asleep("a day", day)
+            await job.areceive(approval, timeout=None)
+    else:
+
+        @app.task(name="waiting")
+        def waiting(job: JobContext) -> None:
+            job.sleep("a day", day)
+            job.receive(approval, timeout=None)
+
+    with Tester(app) as tester:
+        job = waiting.enqueue()
+        tester.drain()
+        tester.clock.advance(days=1)
+        approval.send(job, True)
+        tester.drain()
+
+    assert [("enter", 1, False), ("leave", 1, True)] * 2 + [("enter", 1, False), ("leave", 1, False)] == steps
+    assert [("scheduled", "sleep a day"), ("awaiting", "signal approval"), ("succeeded", None)] == ends
 
 
 def test_job_context_is_entered_around_the_run(make_app):

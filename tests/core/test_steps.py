@@ -644,6 +644,31 @@ def test_plugins_contexts_end_as_ever():
 # ---- other jobs ------------------------------------------------------------------------------------------
 
 
+def test_a_called_job_has_the_meta_of_its_caller(fire, tester):
+    """As a continuation has; members of a batch that the task makes have none of it, nor has the batch."""
+    part = fire.task(name="part")(lambda: None)
+    member = fire.task(name="member")(lambda: None)
+
+    def make() -> str:
+        with fire.batch("parts") as batch:
+            batch.add(member)
+        return batch.id
+
+    @fire.task(name="whole")
+    def whole(job: JobContext) -> None:
+        job.join(fire.batches.get(job.step("batch", make)))
+        job.run("one", part)
+        job.gather("two", [part.using(meta={"lane": "b"}).call()])
+
+    whole.using(meta={"tenant": "acme", "lane": "a"}).enqueue()
+    tester.drain(raises=True)
+
+    metas = [dict(job.meta) for job in fire.jobs.find(task="part").jobs]
+    assert [{"tenant": "acme", "lane": "b"}, {"tenant": "acme", "lane": "a"}] == metas
+    assert [{}] == [dict(job.meta) for job in fire.jobs.find(task="member").jobs]
+    assert [{}] == [dict(job.meta) for job in fire.batches.list()]
+
+
 def test_a_called_job_gives_its_result(fire, tester):
     """It runs as any job; its caller holds nothing meanwhile."""
 

@@ -194,9 +194,11 @@ def test_a_source_is_asked_at_the_enqueue():
     """A function will do as well; what is neither is refused."""
     fire = Firelock("memory://", plugins=[RequestMeta(shard=lambda: 7, nothing=lambda: None)])
 
-    job = fire.task(name="noop")(lambda: None).enqueue()
+    job = (noop := fire.task(name="noop")(lambda: None)).enqueue()
+    with fire.batch("two") as batch:
+        member = batch.add(noop)
 
-    assert {"shard": "7"} == dict(job.meta)
+    assert [{"shard": "7"}] * 3 == [dict(each.meta) for each in (job, batch, member)]
     with pytest.raises(ConfigurationError, match="pass a context variable, or"):
         RequestMeta(tenant="acme")
 

@@ -445,6 +445,71 @@ def test_spans_of_many_jobs_end_where_they_are_refused(make):
     assert {"ERROR"} == {span.status.status_code.name for span in spans}
 
 
+def test_spans_of_a_batch_know_its_members(traced):
+    """As those of other jobs, and which batch it is, whenever its block stores them."""
+    work = traced.app.task(name="work")(lambda: None)
+
+    with traced.app.batch("three") as batch:
+        one = batch.add(work)
+        batch.add_many([work.call(), work.call()])
+    two = batch.add(work)
+
+    said = [
+        (span.attributes.get("messaging.message.id"), span.attributes.get("messaging.batch.message_count"))
+        for span in traced.spans("send default")
+    ]
+    assert [(one.id, None), (None, 2), (two.id, None)] == said
+    assert {("work", batch.id)} == {
+        (span.attributes["firelock.task"], span.attributes["firelock.batch_id"])
+        for span in traced.spans("send default")
+    }
+
+
+def test_members_have_spans_of_their_own_where_that_is_wanted(make):
+    """They end when the block has gathered them, though it stores them later."""
+    traced = make(bulk_spans=True)
+    work = traced.app.task(name="work")(lambda: None)
+
+    with traced.app.batch("two") as batch:
+        members = batch.add_many([work.call(), work.call()])
+
+    assert [job.id for job in members] == [
+        span.attributes["messaging.message.id"] for span in traced.spans("create default")
+    ]
+
+
+def test_a_continuation_of_a_batch_joins_its_trace(traced):
+    """Made outside of any, also within another batch; what a batch carries is no span of its own."""
+    work = traced.app.task(name="work")(lambda: None)
+
+    with traced.tracer.start_as_current_span("request"), traced.app.batch("outer") as outer:
+        inner = outer.batch("inner")
+    for batch in (outer, inner):
+        traced.app.batches.get(batch.id).then(work)
+
+    first, second = traced.spans("send default")
+    assert is_child(first, traced.span("request"))
+    assert is_child(second, traced.span("request"))
+    assert 3 == len(traced.exporter.get_finished_spans())
+
+
+def test_the_span_of_a_called_job_knows_it(traced):
+    """It stands below the run that called it, and the called job's run below it."""
+    work = traced.app.task(name="work", queue="called")(lambda: None)
+    calling = traced.app.task(name="calling")(lambda: current_job().run("work", work))
+
+    job = calling.enqueue()
+    traced.run(job)
+
+    sent, ran = traced.span("send called"), traced.span("process called")
+    (called,) = traced.app.jobs.find(task="work").jobs
+    assert ("work", called.id) == (
+        sent.attributes["firelock.task"], sent.attributes["messaging.message.id"]
+    )  # fmt: skip
+    assert is_child(sent, traced.spans("process default")[0])
+    assert is_child(ran, sent)
+
+
 # ---- what travels ----------------------------------------------------------------------------------------
 
 

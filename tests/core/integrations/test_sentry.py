@@ -301,6 +301,25 @@ def test_a_job_of_a_job_belongs_to_its_trace(sent, make):
     assert first["spans"][0]["span_id"] == second["contexts"]["trace"]["parent_span_id"]
 
 
+def test_a_trace_leads_through_a_batch(sent, make):
+    """A member's span knows it before it is stored; what continues the batch belongs to the batch's trace."""
+    app = make()
+    work = app.task(name="work")(lambda: None)
+
+    with sentry_sdk.start_transaction(op="http.server", name="POST /orders"), app.batch("two") as batch:
+        member = batch.add(work)
+        batch.add_many([work.call(), work.call()])
+
+    (request,) = sent.of("transaction")
+    first, second = request["spans"]
+    assert (member.id, 2) == (
+        first["data"]["messaging.message.id"], second["data"]["messaging.batch.message_count"]
+    )  # fmt: skip
+    assert [f"{request['contexts']['trace']['trace_id']}-{request['contexts']['trace']['span_id']}"] == [
+        batch.meta["sentry-trace"].rpartition("-")[0]
+    ]
+
+
 def test_a_failed_attempt_has_a_failed_transaction(sent, make):
     """Each attempt is one."""
     app = make()

@@ -844,7 +844,7 @@ def new_batch(
     record = NewJob(
         client.storage.new_ids(1, place)[0], BATCH_TASK, "{}", "json", "default", 0, State.AWAITING,
         client.clock.now() if filling is not None else 0, reason=_reason(edges),
-        tags=check_tags(to_tags(tags)), parents=edges,
+        tags=check_tags(to_tags(tags)), meta_json=client.batch_meta(name), parents=edges,
         ties_json=write_ties(Ties(outer_id, batch=rules)),
     )  # fmt: skip
     if filling is not None:

@@ -157,6 +157,10 @@ class Client:
         """
         return self._new_members(calls, _member_of(batch_id))
 
+    def batch_meta(self, name: str) -> str | None:
+        """Return what plugins have travel with a batch of that name, as it is stored."""
+        return write_meta(self.plugins.batch_meta(name)) if self.plugins.has_batch_meta else None
+
     def create_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Job[Any]]:
         """As `create_many`, of members of a batch that is stored."""
         jobs = [job for run in self._new_members(calls, _member_of(batch_id)) for job in run]
@@ -760,20 +764,23 @@ class WrappedClient(Client):
 
     def called_jobs(self, calls: Sequence[Call[Any]], caller: ClaimedJob) -> list[NewJob]:
         """Return the jobs of calls that a job makes, made within the plugins' contexts."""
-        with self._contexts(calls, caller.meta):
-            return super().called_jobs(calls, caller)
+        with self._contexts(calls, caller.meta) as made:
+            made.extend(super().called_jobs(calls, caller))
+            return made
 
     def new_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> NewJob:
         """Return the continuation that the call makes, made within the plugins' contexts."""
-        with self._contexts((call,), meta):
-            return super().new_child(parent_id, call, meta)
+        with self._contexts((call,), meta) as made:
+            made.append(super().new_child(parent_id, call, meta))
+            return made[0]
 
     def new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Sequence[NewJob]]:
         """Return the members that the calls make, made within the plugins' contexts."""
         if not calls:
             return []
-        with self._contexts(calls):
-            return super().new_members(calls, batch_id)
+        with self._contexts(calls) as made:
+            made.extend(super().new_members(calls, batch_id))
+            return made
 
     def create_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Job[Any]]:
         """Every call is checked, then all are stored as members, within the plugins' contexts."""
@@ -801,15 +808,19 @@ class WrappedClient(Client):
         return self.create_many([Call(info, options, args, {}) for args in _each_positional(calls)])
 
     @contextmanager
-    def _contexts(self, calls: Sequence[Call[Any]], inherited: Mapping[str, str] = NO_META) -> Iterator[None]:
+    def _contexts(
+        self, calls: Sequence[Call[Any]], inherited: Mapping[str, str] = NO_META
+    ) -> Iterator[list[NewJob]]:
+        """Yield a list for the jobs that are made within the plugins' contexts and stored behind them."""
+        made: list[NewJob] = []
         task = calls[0].info if len({call.info.name for call in calls}) == 1 else None
         told = [TaskCall(call.info.name, call.args, call.kwargs, call.options.given()) for call in calls]
         refusal: BaseException | None = None
         with ExitStack() as contexts:
-            for context in self.plugins.enqueue_contexts(task, told, inherited):
+            for context in self.plugins.enqueue_contexts(task, told, inherited, made):
                 contexts.enter_context(context)
             try:
-                yield
+                yield made
             except BaseException as error:
                 refusal = error
                 raise

@@ -190,13 +190,15 @@ def job_options(task: TaskInfo, call: TaskCall) -> Mapping[str, object] | None:
 
 @hookspec
 def enqueue_context(
-    task: TaskInfo | None, calls: Sequence[TaskCall], inherited: Mapping[str, str]
+    task: TaskInfo | None, calls: Sequence[TaskCall], inherited: Mapping[str, str], made: Sequence[NewJob]
 ) -> AbstractContextManager[object] | None:
     """Wrap the creation of jobs, from before their options are chosen until they are stored or refused.
 
     Called once a verb that makes jobs, in the client's process: one call, or all of an `enqueue_many`. In
     the block of a batch once a member, or up to 500 of an `add_many`; it is left when they are gathered.
-    `task` is None where these are of several tasks; `inherited` is the meta of the job that they continue.
+    `task` is None where these are of several tasks; `inherited` is the meta of the job that they continue;
+    `made` is empty, and has the jobs when the context is left, where they are stored later: those that a
+    block gathers and those that a job calls.
     Returns a context manager or None; it is left with the error where nothing, or not all, was stored. For
     an async verb it is entered in the asyncio task that awaits, and must not block. An exception of its own
     goes to the caller. Recurring jobs are defined without it.
@@ -205,6 +207,21 @@ def enqueue_context(
         @hookimpl
         def enqueue_context(calls):
             return tracer.start_as_current_span(f"enqueue {calls[0].task}")
+    """
+
+
+@hookspec
+def batch_meta(name: str) -> Mapping[str, str] | None:
+    """Choose what travels with a batch that is about to be made, and with what continues it.
+
+    Called once a batch, in the client's process, before anything is stored. Returns texts by name, or None;
+    for each name the first plugin that answers wins. Its members have none of it. An exception goes to the
+    caller.
+
+    Example:
+        @hookimpl
+        def batch_meta(name):
+            return {"tenant": tenant.get()}
     """
 
 
@@ -250,12 +267,12 @@ def job_context(
 ) -> AbstractContextManager[object] | AbstractAsyncContextManager[object] | None:
     """Wrap the run of a job: the server filter.
 
-    Called once an attempt, in the worker, before the task. Returns a context manager or None; it is entered
+    Called once a run, in the worker, before the task. Returns a context manager or None; it is entered
     before the task and left after it, with the task's exception if there is one: for a `def` task in the
     very thread that runs it, for an `async def` task in the asyncio task that runs it, by `await` where the
-    context manager has `__aenter__`. A job that waits, as by `job.sleep`, leaves it without an exception, and
-    enters it again in its next run. A process that is killed leaves nothing. An exception of its own fails
-    the attempt.
+    context manager has `__aenter__`. A job that waits, as by `job.sleep`, leaves it without an exception,
+    `job.suspended` being true, and enters it again in its next run. A process that is killed leaves nothing.
+    An exception of its own fails the attempt.
 
     Example:
         @hookimpl
@@ -321,7 +338,8 @@ def jobs_settled(settled: Sequence[Settled]) -> None:
     """Learn of attempts whose end was accepted.
 
     Called once a settled batch, in the child. Snoozes, `RateLimited` and jobs that did not start in time are
-    among them: `transition.reason` says so. An exception is logged and touches no job.
+    among them: `transition.reason` says so. So are runs that end in a wait: `transition.waits_for` is
+    set. An exception is logged and touches no job.
 
     Example:
         @hookimpl

@@ -709,6 +709,9 @@ class Creator(Protocol):
     def new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Sequence[NewJob]]:
         """Return the members that the calls make, in runs of jobs that are alike; nothing is stored."""
 
+    def batch_meta(self, name: str) -> str | None:
+        """Return what plugins have travel with a batch of that name, as it is stored."""
+
     def create_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Job[Any]]:
         """The calls are stored as members of a batch that is stored."""
 

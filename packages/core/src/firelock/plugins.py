@@ -76,6 +76,7 @@ class Plugins:
         self._lock_providers = self._offers("register_lock_providers", "lock scheme")
         self.has_job_options = self._is_used("job_options")
         self.has_enqueue_context = self._is_used("enqueue_context")
+        self.has_batch_meta = self._is_used("batch_meta")
         self.has_job_transaction = self._is_used("job_transaction")
         self.has_jobs_created = self._is_used("jobs_created")
         self.has_job_context = self._is_used("job_context")
@@ -293,15 +294,24 @@ class Plugins:
             options = {**answer, **options, **({"meta": meta} if meta else {})}
         return options
 
+    def batch_meta(self, name: str) -> dict[str, str]:
+        """Return what plugins have travel with a batch; of each name the first answer wins."""
+        answers = self._manager.hook.batch_meta(name=name)
+        return {key: value for given in reversed(answers) for key, value in check_meta(given).items()}
+
     def enqueue_contexts(
-        self, task: TaskInfo | None, calls: Sequence[TaskCall], inherited: Mapping[str, str]
+        self,
+        task: TaskInfo | None,
+        calls: Sequence[TaskCall],
+        inherited: Mapping[str, str],
+        made: Sequence[NewJob],
     ) -> list[AbstractContextManager[object]]:
         """Return the context managers to create jobs in, outermost first.
 
         Raises:
             PluginError: a plugin answered something else.
         """
-        answers = self._manager.hook.enqueue_context(task=task, calls=calls, inherited=inherited)
+        answers = self._manager.hook.enqueue_context(task=task, calls=calls, inherited=inherited, made=made)
         for answer in answers:
             if not hasattr(type(answer), "__enter__"):
                 raise PluginError(

@@ -19,14 +19,23 @@ def fitting(carrier: Mapping[str, str], call: TaskCall) -> dict[str, dict[str, s
     Telemetry refuses no job: a context is short, and long baggage stays behind.
     """
     given = call.options.get("meta")
-    own = dict(given) if isinstance(given, Mapping) else {}
+    meta = _chosen(carrier, dict(given) if isinstance(given, Mapping) else {})
+    return {"meta": meta} if meta else None
+
+
+def fitting_alone(carrier: Mapping[str, str]) -> dict[str, str] | None:
+    """Return the answer to `batch_meta`: what fits, the shortest first."""
+    return _chosen(carrier, {}) or None
+
+
+def _chosen(carrier: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
     carrier = {key: text for key, text in carrier.items() if text.isprintable()}
     every = {**own, **carrier}
     if sum((len(key) + len(text)) * _LONGEST_ESCAPE + _SIGNS for key, text in every.items()) <= _ROOM:
-        return {"meta": carrier} if carrier else None
+        return carrier
     kept: dict[str, str] = {}
     for key in sorted(carrier, key=lambda each: len(carrier[each])):
         value = carrier[key]
         if len(json.dumps({**kept, **own, key: value}).encode()) <= _ROOM:
             kept[key] = value
-    return {"meta": kept} if kept else None
+    return kept

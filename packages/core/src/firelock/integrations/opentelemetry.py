@@ -31,7 +31,7 @@ from firelock import (
     TaskInfo,
     hookimpl,
 )
-from firelock.integrations.carrier import fitting
+from firelock.integrations.carrier import fitting, fitting_alone
 from firelock.storage import BATCH_TASK
 
 if TYPE_CHECKING:
@@ -116,7 +116,11 @@ class OpenTelemetry:
 
     @hookimpl
     def enqueue_context(
-        self, task: TaskInfo | None, calls: Sequence[TaskCall], inherited: Mapping[str, str]
+        self,
+        task: TaskInfo | None,
+        calls: Sequence[TaskCall],
+        inherited: Mapping[str, str],
+        made: Sequence[NewJob],
     ) -> _SendSpan:
         """Return the span of a call, `send QUEUE`."""
         queue = calls[0].options.get("queue") or (task.queue if task is not None else None)
@@ -125,7 +129,7 @@ class OpenTelemetry:
             ambient = propagate.extract(inherited, ambient)  # a continuation belongs to its parent's trace
         return _SendSpan(
             self, self._tracer, self._sending_seconds, ambient, None if queue is None else str(queue),
-            len(calls), creates=self._has_bulk_spans and len(calls) > 1,
+            len(calls), made, creates=self._has_bulk_spans and len(calls) > 1,
         )  # fmt: skip
 
     @hookimpl
@@ -137,6 +141,13 @@ class OpenTelemetry:
         carrier: dict[str, str] = {}
         propagate.inject(carrier, sending.context_for(task, call))
         return fitting(carrier, call)
+
+    @hookimpl
+    def batch_meta(self) -> Mapping[str, str] | None:
+        """Return the context that travels with a batch, to what continues it; a batch has no span."""
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier)
+        return fitting_alone(carrier)
 
     @hookimpl
     def jobs_created(self, jobs: Sequence[NewJob]) -> None:
@@ -233,6 +244,7 @@ class _SendSpan:
     _ambient: Context
     _queue: str | None  # as far as it is known; None where it is not, or there are several
     _count: int
+    _made: Sequence[NewJob]  # that are stored later
     creates: bool  # each job has a span of its own
     _span: Span = trace.INVALID_SPAN
     _created: list[Span] = attrs.Factory(list)  # of spans of their own, those whose jobs are not stored yet
@@ -275,6 +287,9 @@ class _SendSpan:
             self._span.set_attribute("firelock.task", *tasks)
         if self._count == 1:
             self._span.set_attribute("messaging.message.id", jobs[0].id)
+        batches = {None if job.ties is None else job.ties.batch_id for job in jobs}
+        if len(batches) == 1 and (batch_id := batches.pop()) is not None:
+            self._span.set_attribute("firelock.batch_id", batch_id)
         for job, span in zip(jobs, self._created, strict=False):
             span.set_attribute("messaging.message.id", job.id)
             span.end()
@@ -287,6 +302,8 @@ class _SendSpan:
             attached, told = self._tokens
             _sending.reset(told)
             detach(attached)
+        if self._made:
+            self.stored(self._made)
         words = _told("send", self._queue)
         if error is not None:
             words["error.type"] = _record(self._span, error)

@@ -40,6 +40,11 @@ class RequestMeta:
     @hookimpl
     def job_options(self) -> dict[str, object]:
         """Return the meta of a job that is made here."""
+        return {"meta": meta} if (meta := self.batch_meta()) else {}
+
+    @hookimpl
+    def batch_meta(self) -> dict[str, str]:
+        """Return the meta of a batch that is made here."""
         inherited = _meta_of_running_job()
         meta: dict[str, str] = {}
         for key, read in self._sources.items():
@@ -47,7 +52,7 @@ class RequestMeta:
             value = inherited.get(key) if value is None else value
             if value is not None:
                 meta[key] = str(value)
-        return {"meta": meta} if meta else {}
+        return meta
 
 
 def _reader(key: str, source: object) -> Callable[[], object]:

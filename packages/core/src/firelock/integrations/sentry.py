@@ -35,7 +35,7 @@ from firelock import (
     TaskInfo,
     hookimpl,
 )
-from firelock.integrations.carrier import fitting
+from firelock.integrations.carrier import fitting, fitting_alone
 
 if TYPE_CHECKING:
     from sentry_sdk import Scope
@@ -94,34 +94,30 @@ class Sentry:
     # ---- jobs that are made ------------------------------------------------------------------------------
 
     @hookimpl
-    def enqueue_context(self, task: TaskInfo | None, calls: Sequence[TaskCall]) -> _PublishSpan | None:
+    def enqueue_context(
+        self, task: TaskInfo | None, calls: Sequence[TaskCall], made: Sequence[NewJob]
+    ) -> _PublishSpan | None:
         """Return the span of a call, `queue.publish`."""
         if not sentry_sdk.get_client().is_active():
             return None
-        return _PublishSpan("enqueue_many" if task is None else calls[0].task)
+        return _PublishSpan("enqueue_many" if task is None else calls[0].task, made)
 
     @hookimpl
     def job_options(self, call: TaskCall) -> Mapping[str, object] | None:
         """Return the trace that travels with the job; none for a recurring job, which nobody enqueues."""
-        if _publishing.get(None) is None:
-            return None
-        headers = {"sentry-trace": sentry_sdk.get_traceparent(), "baggage": sentry_sdk.get_baggage()}
-        return fitting({name: value for name, value in headers.items() if value}, call)
+        return None if _publishing.get(None) is None else fitting(_trace(), call)
+
+    @hookimpl
+    def batch_meta(self) -> Mapping[str, str] | None:
+        """Return the trace that travels with a batch, to what continues it; a batch has no span."""
+        return fitting_alone(_trace()) if sentry_sdk.get_client().is_active() else None
 
     @hookimpl
     def jobs_created(self, jobs: Sequence[NewJob]) -> None:
         """The span knows its jobs."""
         span = _publishing.get(None)
-        if span is None:
-            return
-        queues = {job.queue for job in jobs}
-        if len(queues) == 1:
-            span.set_data("messaging.destination.name", *queues)
-        if len(jobs) == 1:
-            span.set_data("messaging.message.id", jobs[0].id)
-            span.set_data("messaging.message.body.size", len(jobs[0].arguments.encode()))
-        else:
-            span.set_data("messaging.batch.message_count", len(jobs))
+        if span is not None:
+            _tell(span, jobs)
 
     # ---- jobs that run -----------------------------------------------------------------------------------
 
@@ -267,6 +263,24 @@ def _describe(scope: Scope, job_id: str, task: str, queue: str, attempt: int) ->
     scope.set_transaction_name(task, source="task")
 
 
+def _trace() -> dict[str, str]:
+    """Return the headers of what is traced here."""
+    headers = {"sentry-trace": sentry_sdk.get_traceparent(), "baggage": sentry_sdk.get_baggage()}
+    return {name: value for name, value in headers.items() if value}
+
+
+def _tell(span: Span, jobs: Sequence[NewJob]) -> None:
+    """The span knows its jobs."""
+    queues = {job.queue for job in jobs}
+    if len(queues) == 1:
+        span.set_data("messaging.destination.name", *queues)
+    if len(jobs) == 1:
+        span.set_data("messaging.message.id", jobs[0].id)
+        span.set_data("messaging.message.body.size", len(jobs[0].arguments.encode()))
+    else:
+        span.set_data("messaging.batch.message_count", len(jobs))
+
+
 _publishing: ContextVar[Span] = ContextVar("firelock_sentry_publishing")
 
 
@@ -275,6 +289,7 @@ class _PublishSpan:
     """A call that stores jobs, as a span: `with` begins and ends it."""
 
     _name: str
+    _made: Sequence[NewJob]  # that are stored later
     _contexts: ExitStack = attrs.Factory(ExitStack)
 
     def __enter__(self) -> None:
@@ -287,6 +302,9 @@ class _PublishSpan:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        span = _publishing.get(None)
+        if self._made and span is not None:
+            _tell(span, self._made)
         self._contexts.__exit__(kind, error, trace)
 
 
