@@ -196,15 +196,15 @@ class TallyDuty(StorageFixtures):
     # ---- how it ends -------------------------------------------------------------------------------------
 
     def test_a_batch_is_never_run(self, flow: FlowScene) -> None:
-        """A batch is awaiting while it is open; no claim takes it, and no requeue enqueues it.
+        """A batch is awaiting while it is open, its meta kept; no claim takes it, no requeue enqueues it.
 
         If this fails: a server fails to find a task that was never there.
         """
-        batch, members = flow.batch_of(2)
+        batch, members = flow.batch_of(2, meta_json='{"tenant":"acme"}')
         member = flow.record(members[0])
 
         assert sorted(members) == sorted(flow.claim_ids(queues=None))
-        flow.check(batch, state=_OPEN, is_batch=True, due_at=None, attempt=0)
+        flow.check(batch, state=_OPEN, is_batch=True, due_at=None, attempt=0, meta={"tenant": "acme"})
         assert Ties(batch) == member.ties
         assert Applied.REFUSED is flow.apply(requeues(batch))
         assert {State.AWAITING: 1, State.PROCESSING: 2} == flow.by_state()
