@@ -293,8 +293,9 @@ def test_a_job_of_a_job_belongs_to_its_trace(sent, make):
     child = app.task(name="child")(lambda: None)
     parent = app.task(name="parent")(lambda: child.enqueue() and None)
 
-    run(app, parent.enqueue())
-    run(app)
+    with Tester(app) as tester:  # one after the other: on a server the child may end first
+        parent.enqueue()
+        tester.drain()
 
     first, second = sent.of("transaction")
     assert ["parent", "child"] == [first["transaction"], second["transaction"]]
