@@ -96,6 +96,11 @@ def is_mirror(source):
     return is_room or source.module.startswith(MIRRORS)
 
 
+def is_room(path):
+    """Tell whether this is a file of code, or a folder of them."""
+    return path.suffix in {".py", ".lua"} or (path / "__init__.py").exists()
+
+
 def files_twice(sources):
     """Return distribution and name of the files that have another one's name; doors of folders have none."""
     found = defaultdict(set)
@@ -138,6 +143,20 @@ def test_each_room_of_the_dialects_is_in_several():
     names = [source.path.stem for source in rooms if source.path.stem in ROOMS]
 
     assert set() == {room for room in ROOMS if names.count(room) < 2}
+
+
+def test_a_folders_first_lines_name_its_files():
+    """Each file and folder in it, in the order of reading; and what they call a module is one."""
+    astray = []
+    for source in package_sources():
+        if source.path.name == "__init__.py":
+            beside = (path for path in source.path.parent.iterdir() if not path.name.startswith("_"))
+            there = {path.stem for path in beside if is_room(path)}
+            named = set(re.findall(r"`([a-z]\w*)/?`", ast.get_docstring(source.tree)))
+            astray += [f"{source.name} does not name {name}" for name in sorted(there - named)]
+            astray += [f"{source.name} names {name}, which is no file" for name in sorted(named - there)]
+
+    assert astray == []
 
 
 def test_the_map_shows_the_layers():

@@ -14,7 +14,7 @@ from tests.repository.docs.pages import ROOT, tokens
 
 PAGE = ROOT / "docs" / "writing-a-storage.md"
 FOLDER = ROOT / "tests" / "end_to_end" / "third_party" / "firelock-files"
-RULES = ("rules", "batches", "admission")
+RULES = ("rules", "batches", "admission", "limit_numbers", "unique_rules")
 PART_OF = re.compile(r"<!-- not run: part of (\S+), ")
 
 
