@@ -779,8 +779,9 @@ class WrappedClient(Client):
         if not calls:
             return []
         with self._contexts(calls) as made:
-            made.extend(super().new_members(calls, batch_id))
-            return made
+            runs = super().new_members(calls, batch_id)
+            made.extend(job for run in runs for job in run)
+            return runs
 
     def create_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Job[Any]]:
         """Every call is checked, then all are stored as members, within the plugins' contexts."""
