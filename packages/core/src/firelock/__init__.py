@@ -7,9 +7,9 @@ runs jobs; `context`, what a running one may ask and say; `lifecycle` and `retry
 of it; `app`, which ties all of it together.
 
 What a call may ask: `limit` and `unique`, of which `keys` makes keys; `waits` says what holds a job back.
-What jobs are to others: `batch`; `steps`, what a run remembers and waits for, and `fake_steps` without a
-server; `signal`, what is sent to it, `approval`, links by which people do; `streams`, what it emits; `meta`,
-what travels with it; `resource`, what is open for it. What recurs: `cron/`, `recurring_job`.
+What jobs are to others: `ties`, `batch`; `steps`, what a run remembers and waits for, and `fake_steps`
+without a server; `signal`, what is sent to it, `approval`, links by which people do; `streams`, what it
+emits; `meta`, what travels with it; `resource`, what is open for it. What recurs: `cron/`, `recurring_job`.
 
 Around it: `control/`, everything behind `fire.<name>`; `runtime`, what servers take of an app; `hookspecs`
 and `plugins`, doors for strangers; `locks`; `logs` and `metrics`; `settings`; `pages` of what is stored;

@@ -33,10 +33,10 @@ from firelock.errors import (
     TaskError,
 )
 from firelock.job import Job, JobPage, Observation, result_of
-from firelock.lifecycle import awaiting_reason
-from firelock.options import MOST_SOURCES, Call, makes_calls, to_choice, to_keep_seconds, to_sources, to_tags
+from firelock.options import Call, makes_calls, to_choice, to_keep_seconds, to_sources, to_tags
 from firelock.pages import check_limit
 from firelock.text import shown
+from firelock.ties import check_bounded, waiting_words
 from firelock.values import (
     BATCH_TASK,
     BatchRules,
@@ -843,7 +843,7 @@ def new_batch(
     place = outer_id or beside or (edges[0].parent_id if edges else None)
     record = NewJob(
         client.storage.new_ids(1, place)[0], BATCH_TASK, "{}", "json", "default", 0, State.AWAITING,
-        client.clock.now() if filling is not None else 0, reason=_reason(edges),
+        client.clock.now() if filling is not None else 0, reason=waiting_words(edges) if edges else None,
         tags=check_tags(to_tags(tags)), meta_json=client.batch_meta(name), parents=edges,
         ties_json=write_ties(Ties(outer_id, batch=rules)),
     )  # fmt: skip
@@ -860,19 +860,8 @@ def _edges(
     after: Job[Any] | Sequence[Job[Any]], on: str, outer_id: str | None, *, is_within: bool
 ) -> tuple[Edge, ...]:
     end, sources = to_choice(On, "on", on), to_sources(after)
-    ids = dict.fromkeys(source.as_source(outer_id, is_within=is_within) for source in sources)
-    if len(ids) > MOST_SOURCES:
-        raise ConfigurationError(
-            f"A batch is after at most {MOST_SOURCES} jobs, not {len(ids)}; put them in one of their own."
-        )
-    return tuple(Edge(one, end) for one in ids)
-
-
-def _reason(edges: Sequence[Edge]) -> str | None:
-    if not edges:
-        return None
-    more = f", and for {len(edges) - 1} more" if len(edges) > 1 else ""
-    return f"{awaiting_reason(edges[0].on, edges[0].parent_id)}{more}"
+    ids = [source.as_source(outer_id, is_within=is_within) for source in sources]
+    return tuple(check_bounded({one: Edge(one, end) for one in ids}, is_batch=True).values())
 
 
 def _name(name: object) -> str:

@@ -9,11 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from functools import cached_property, lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar
-
-import attrs
 
 from firelock import lifecycle
 from firelock.aio import in_thread
@@ -37,26 +34,21 @@ from firelock.errors import (
 from firelock.hookspecs import TaskCall
 from firelock.job import Job, Observation
 from firelock.keys import check_known
-from firelock.lifecycle import awaiting_reason
 from firelock.meta import NO_META, check_meta, write_meta
-from firelock.options import MOST_SOURCES, Call, CallOptions, TaskInfo
+from firelock.options import Call, CallOptions, TaskInfo
 from firelock.storage import Applied, JobFilter, Storage
 from firelock.storage.batches import end_of
 from firelock.storage.derived import insert_surely
 from firelock.storage_access import StorageAccess
 from firelock.text import shown
+from firelock.ties import Tie, tie_to_batch, tie_to_outputs, tie_to_parent, tie_to_sources
 from firelock.unique import Debounce
 from firelock.values import (
     Duplicate,
-    Edge,
     Feature,
-    Input,
     JobRecord,
     NewJob,
-    On,
     State,
-    Ties,
-    write_ties,
 )
 
 if TYPE_CHECKING:
@@ -143,19 +135,19 @@ class Client:
         """The call is stored as a continuation, without blocking the event loop."""
         await self._read_clock()
         return await self._astore(
-            self._new_job(call, meta, self._continuing(parent_id, call.options)), call.options.within
+            self._new_job(call, meta, tie_to_parent(parent_id, call.options)), call.options.within
         )
 
     def new_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> NewJob:
         """Return the continuation that the call makes; nothing is stored."""
-        return self._new_job(call, meta, self._continuing(parent_id, call.options))
+        return self._new_job(call, meta, tie_to_parent(parent_id, call.options))
 
     def new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Sequence[NewJob]]:
         """Return the members of a batch that the calls make, in runs of jobs that `create_alike` would make.
 
         Nothing is stored.
         """
-        return self._new_members(calls, _member_of(batch_id))
+        return self._new_members(calls, tie_to_batch(batch_id))
 
     def batch_meta(self, name: str) -> str | None:
         """Return what plugins have travel with a batch of that name, as it is stored."""
@@ -163,10 +155,10 @@ class Client:
 
     def create_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Job[Any]]:
         """As `create_many`, of members of a batch that is stored."""
-        jobs = [job for run in self._new_members(calls, _member_of(batch_id)) for job in run]
+        jobs = [job for run in self._new_members(calls, tie_to_batch(batch_id)) for job in run]
         return self._store_many(jobs, self._common_within(calls))
 
-    def _new_members(self, calls: Sequence[Call[Any]], tie: _Tie) -> list[Sequence[NewJob]]:
+    def _new_members(self, calls: Sequence[Call[Any]], tie: Tie) -> list[Sequence[NewJob]]:
         """Return jobs of such a tie; what those of one task and the same options share is worked out once."""
         runs: list[Sequence[NewJob]] = []
         for first, *others in _runs_of_alike(calls):
@@ -177,7 +169,7 @@ class Client:
                 runs += [(self._new_job(call, tie=tie),) for call in others]
         return runs
 
-    def _likewise(self, calls: Sequence[Call[Any]], first: NewJob, tie: _Tie) -> Sequence[NewJob]:
+    def _likewise(self, calls: Sequence[Call[Any]], first: NewJob, tie: Tie) -> Sequence[NewJob]:
         """Return jobs that differ from the first one in arguments alone; none where that cannot be."""
         info, options = calls[0].info, calls[0].options
         is_odd = first.parents or info.has_admission or options.has_admission
@@ -196,7 +188,7 @@ class Client:
     async def acreate_member(self, call: Call[Any], batch_id: str) -> Job[Any]:
         """The call is stored as a member, without blocking the event loop."""
         await self._read_clock()
-        return await self._astore(self._new_job(call, tie=_member_of(batch_id)), call.options.within)
+        return await self._astore(self._new_job(call, tie=tie_to_batch(batch_id)), call.options.within)
 
     async def _read_clock(self) -> None:
         if not self.clock.is_fresh:
@@ -369,21 +361,21 @@ class Client:
     # ---- building ----------------------------------------------------------------------------------------
 
     def _new_job(
-        self, call: Call[Any], inherited: Mapping[str, str] = NO_META, tie: _Tie | None = None
+        self, call: Call[Any], inherited: Mapping[str, str] = NO_META, tie: Tie | None = None
     ) -> NewJob:
         info, options = call.info, call.options
         binder = self.registry.binder(info)
         if self.plugins.has_job_options:
             options = self._ask_plugins(call)
         if options.on is not None or options.after is not None:
-            tie = self._waiting(call.options, tie or _Tie())
+            tie = tie_to_sources(call.options, tie or Tie())
         try:
             arguments, text = binder.encode_both(call.args, call.kwargs, self.serializer)
         except ArgumentError:  # the one way in which outputs among them show: calls without any pay nothing
             if not holds_output((*call.args, *call.kwargs.values())):
                 raise
             arguments, text, references = binder.encode_references(call.args, call.kwargs, self.serializer)
-            tie = self._taking(call.options, tie or _Tie(), references)
+            tie = tie_to_outputs(call.options, tie or Tie(), references)
             _check_known(info, options, references)
         now = self.clock.now()
         due_at = nominal_at = self._due_at(options, now)
@@ -411,52 +403,6 @@ class Client:
         if tie is not None:
             tie.bind(job)
         return job
-
-    def _continuing(self, parent_id: str, options: CallOptions) -> _Tie:
-        """Return the tie of a job that continues another one."""
-        _check_untimed(options)
-        return _Tie({parent_id: Edge(parent_id, options.on or On.SUCCEEDED)})
-
-    def _waiting(self, options: CallOptions, tie: _Tie) -> _Tie:
-        """Return the tie with what the job is after.
-
-        Raises:
-            ConfigurationError: it has a time of its own, or an end to wait for and nothing that ends.
-            DuplicateJob, JobNotCommitted: it cannot wait for one of them.
-        """
-        edges, on = dict(tie.edges), options.on or On.SUCCEEDED
-        for source in options.after or ():
-            source_id = source.as_source(tie.batch_id, is_within=options.within is not None)
-            edges[source_id] = Edge(source_id, on)
-        if edges:
-            _check_untimed(options)
-        elif options.on is not None:
-            raise ConfigurationError(
-                f"on={str(options.on)!r} says what a continuation waits for; use it with job.then(…), or "
-                "with after=."
-            )
-        return attrs.evolve(tie, edges=_bounded(edges))
-
-    def _taking(self, options: CallOptions, tie: _Tie, references: Sequence[Reference]) -> _Tie:
-        """Return the tie with the jobs whose output it takes.
-
-        Raises:
-            ConfigurationError: it has a time of its own, or waits for another end of one of them.
-            DuplicateJob, JobNotCommitted: it cannot wait for one of them.
-        """
-        _check_untimed(options)
-        edges = dict(tie.edges)
-        for one in references:
-            source_id = one.source.as_source(tie.batch_id, is_within=options.within is not None)
-            other = edges.get(source_id)
-            if other is not None and other.on is not On.SUCCEEDED:
-                raise ConfigurationError(
-                    f"on={str(other.on)!r} waits for job {source_id} to have {_ENDS[other.on]}, and its "
-                    "output is there only when it has succeeded. Leave out one of the two."
-                )
-            edges[source_id] = Edge(source_id, On.SUCCEEDED, carries=True)
-        inputs = tuple(Input(one.source.id, one.path) for one in references)
-        return attrs.evolve(tie, edges=_bounded(edges), inputs=inputs)
 
     def _asked(
         self,
@@ -518,7 +464,7 @@ class Client:
                     "A called job is stored by itself, before its caller waits for it; within cannot be "
                     "given with run() or gather()."
                 )
-        return [self._new_job(call, caller.meta, _Tie(caller_id=caller.id)) for call in calls]
+        return [self._new_job(call, caller.meta, Tie(caller_id=caller.id)) for call in calls]
 
     def store_called(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
         """They are stored in one step, those that already are left as they are."""
@@ -829,48 +775,6 @@ class WrappedClient(Client):
             raise refusal
 
 
-@attrs.frozen
-class _Tie:
-    """What a new job is to others; most are nothing."""
-
-    edges: Mapping[str, Edge] = attrs.Factory(dict)  # by the id of what it waits for
-    inputs: tuple[Input, ...] = ()
-    batch_id: str | None = None
-    caller_id: str | None = None
-
-    @property
-    def beside(self) -> str | None:
-        """What the job lies beside where a storage has partitions."""
-        return self.batch_id or self.caller_id or next(iter(self.edges), None)
-
-    @property
-    def is_child(self) -> bool:
-        """Tell whether somebody else says when it runs, or waits for it."""
-        return bool(self.edges) or self.caller_id is not None
-
-    @cached_property
-    def text(self) -> str | None:
-        """What is stored of it; the members that are added together share one."""
-        return write_ties(Ties(self.batch_id, self.caller_id, self.inputs))
-
-    def bind(self, job: NewJob) -> None:
-        """The job is tied so."""
-        job.ties_json = self.text
-        if self.edges:
-            job.parents = tuple(self.edges.values())
-            job.state, job.due_at, job.nominal_at = State.AWAITING, None, None
-            first, more = job.parents[0], len(job.parents) - 1
-            job.reason = awaiting_reason(first.on, first.parent_id) + (
-                f", and for {more} more" if more else ""
-            )
-
-
-@lru_cache(maxsize=64)
-def _member_of(batch_id: str) -> _Tie:
-    """Return the tie of a member; those of one batch share it, and its text."""
-    return _Tie(batch_id=batch_id)
-
-
 def _runs_of_alike(calls: Sequence[Call[Any]]) -> Iterable[Iterable[Call[Any]]]:
     """Return the calls in runs of one task and the same options; of most there is one run."""
     info, options = calls[0].info, calls[0].options
@@ -885,23 +789,6 @@ def _shared(first: NewJob) -> tuple[Any, ...]:
         first.serializer, first.queue, first.priority, first.state, first.created_at, first.due_at,
         first.nominal_at, None, (), first.timeout_seconds, first.retry, None, first.meta_json,
     )  # fmt: skip
-
-
-def _bounded(edges: Mapping[str, Edge]) -> Mapping[str, Edge]:
-    if len(edges) > MOST_SOURCES:
-        raise ConfigurationError(
-            f"A job waits for at most {MOST_SOURCES} others, not {len(edges)}. Put them in a batch and "
-            "wait for that: using(after=batch), and batch.results(task) inside the job."
-        )
-    return edges
-
-
-def _check_untimed(options: CallOptions) -> None:
-    if options.delay is not None or options.at is not None:
-        raise ConfigurationError(
-            "A job that waits for others runs when these have ended; delay and at cannot be given with "
-            "then(), with after=, or with an output among the arguments."
-        )
 
 
 def _check_known(info: TaskInfo, options: CallOptions, references: Sequence[Reference]) -> None:
@@ -921,9 +808,6 @@ def _check_known(info: TaskInfo, options: CallOptions, references: Sequence[Refe
         key = keys.unique.key
         names = (None,) if key is None else names_in("Unique key", key)
         check_made_of(f"The key of {keys.unique!r}", names, references)
-
-
-_ENDS = {On.FAILED: "failed", On.DELETED: "been deleted", On.FINISHED: "ended"}
 
 
 def _unreadable_result(record: JobRecord, *, is_known: bool) -> FirelockError:
