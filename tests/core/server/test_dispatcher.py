@@ -1,13 +1,10 @@
-"""How many jobs are claimed ahead of free workers: more while workers run dry, fewer as soon as jobs wait.
-
-And how often batches are looked at while their members end.
-"""
+"""How many jobs are claimed ahead of free workers: more while workers run dry, fewer as soon as jobs wait."""
 
 from __future__ import annotations
 
 import pytest
 
-from firelock.server.dispatcher import ClaimAhead, rest_after_release
+from firelock.server.dispatcher import ClaimAhead
 
 
 def test_running_dry_raises_it():
@@ -35,9 +32,3 @@ def test_waiting_jobs_lower_it(wait, left, are_handed_back):
     handed_back = ahead.observe(wait)
 
     assert (left, are_handed_back) == (ahead.ahead, handed_back)
-
-
-@pytest.mark.parametrize(("look", "rest"), [(0.0003, 0.020), (0.003, 0.036), (0.150, 0.060)])
-def test_batches_are_looked_at_the_rarer_the_dearer_that_is(look, rest):
-    """Where a look takes 3 ms it would cost a seventh of the time at 50 looks a second."""
-    assert rest == pytest.approx(rest_after_release(look))

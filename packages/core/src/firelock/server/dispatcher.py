@@ -21,6 +21,7 @@ from firelock.clock import SECOND
 from firelock.errors import ConfigurationError, StorageError, StorageUnavailable
 from firelock.options import check_queue
 from firelock.server.attempt import CancelKind, EndedRun, Run
+from firelock.server.batch_looks import BatchLooks
 from firelock.server.failure import describe_failure
 from firelock.server.workers import (
     FLUSH_SIZE,
@@ -31,7 +32,7 @@ from firelock.server.workers import (
     have_ended,
 )
 from firelock.storage import Applied, Claim, ClaimRequest, Exchange, Held
-from firelock.values import ClaimedJob, Holder, Settled, State, Transition
+from firelock.values import ClaimedJob, Holder, Settled, State, Transition, read_ties
 
 if TYPE_CHECKING:
     from firelock.runtime import Runtime
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_RELEASE_EVERY, _RELEASE_LATEST = 0.020, 0.060  # seconds between two looks at batches whose members end
-_RELEASE_REST = 12  # times as long as a look took
 _FLUSH_WAIT = 0.010  # an end waits at most this long for company
 _LONG_RUN = 1.0  # seconds from which a run is worth a reconciliation a second, so that a delete reaches it
 _FIRST_PAUSE, _SECOND_PAUSE, _LONGEST_PAUSE = 0.01, 0.1, 5.0  # a lost connection is soon made anew
@@ -51,15 +50,6 @@ _LONG_WAIT, _TOO_LONG_WAIT = 0.020, 0.050
 _CLOCK_SLACK = 0.0005  # seconds behind the instant, so that the storage's clock has come to it as well
 _LOOKS_AT_ONCE, _LOOK_PAUSE = 100, 0.020  # some 25,000 lanes; then locks of others are in the way
 _IN_STORAGE = frozenset(result for result in Applied if result.is_applied)
-
-
-def rest_after_release(seconds: float) -> float:
-    """Return how many seconds batches are left alone after a look that took so many.
-
-    What it costs stays below a tenth of a child's time, where the storage is not slow altogether; a batch
-    ends within 60 ms of its last member's settlement.
-    """
-    return min(_RELEASE_LATEST, max(_RELEASE_EVERY, seconds * _RELEASE_REST))
 
 
 @attrs.frozen
@@ -165,13 +155,11 @@ class Dispatcher:
     _reconciled_at: float = attrs.Factory(time.monotonic)
     _look_again_at: int | None = None  # when a claim may find what the last one could not; storage's clock
     _looks: int = 0  # in a row that were to look again at once and found nothing
-    _released_at: float = 0.0  # monotonic: when batches were last looked at
-    _release_rest: float = _RELEASE_EVERY  # before they are looked at again
-    _owes_release: bool = False  # members have ended since
 
     def __attrs_post_init__(self) -> None:
         self._settler = _Settler(self._runtime, self._context, self._upkeep)
         self._ahead = ClaimAhead(self._runtime.settings.claim_ahead)
+        self._batches = BatchLooks(self._runtime.storage)
         self._inbox = self._context.inbox
         self._thread = threading.Thread(target=self._run, name="firelock-dispatcher", daemon=True)
 
@@ -285,25 +273,14 @@ class Dispatcher:
             log.info("Storage is back.")
             self._upkeep.contact(is_there=True)
         self._pause = _FIRST_PAUSE
-        is_releasing = self._settler.answered(reply.results)
-        self._owes_release |= self._settler.has_released_members
+        is_releasing = self._settler.answered(reply.results, self._batches)
         is_full = self._give_out(reply.claim, limit)
-        if is_releasing or self._owes_release:  # last: whatever this meets, what was claimed is at work
-            self._release(is_at_once=is_releasing or self._state is DispatcherState.STOPPED)
-        self._wait(is_more_likely=is_full)
-
-    def _release(self, *, is_at_once: bool) -> None:
-        """Continuations are released now; batches whose members ended are looked at 17 to 50 times a second.
-
-        Both edges: the first end at once, the last one after the rest. Upkeep does what is left.
-        """
-        now = time.monotonic()
-        if is_at_once or now - self._released_at >= self._release_rest:
-            self._released_at, self._owes_release = now, False
+        is_stopped = self._state is DispatcherState.STOPPED
+        # Last: whatever this meets, what was claimed is at work. Upkeep does what is left.
+        if is_releasing or self._batches.is_due() or (is_stopped and self._batches.is_owed):
             self._inbox.look_again()
-            self._owes_release = self._runtime.client.release_children()
-            self._released_at = time.monotonic()
-            self._release_rest = rest_after_release(self._released_at - now)
+            self._batches.look()
+        self._wait(is_more_likely=is_full)
 
     def _limit(self) -> int:
         """Return how many jobs there is room for."""
@@ -358,8 +335,8 @@ class Dispatcher:
             return
         if ended:
             self._inbox.wait(_FLUSH_WAIT)
-        elif self._owes_release:
-            self._inbox.wait_for_work(self._release_rest)
+        elif self._batches.is_owed:
+            self._inbox.wait_for_work(self._batches.rest)
         else:
             self._inbox.wait_for_work(self._idle_time())
 
@@ -483,7 +460,6 @@ class _Settler:
     _back: list[Transition] = attrs.Factory(list)
     held: dict[str, ClaimedRun] = attrs.Factory(dict)
     _shuts: dict[str, int] = attrs.Factory(dict)  # keys of limits by the instant until which they are shut
-    has_released_members: bool = False  # among what was answered last: their batches may have ended
 
     # ---- what is owed ------------------------------------------------------------------------------------
 
@@ -614,11 +590,13 @@ class _Settler:
 
     # ---- what came of it ---------------------------------------------------------------------------------
 
-    def answered(self, results: Sequence[Applied]) -> bool:
-        """Nothing that was answered is owed any more; return whether continuations are to be released."""
+    def answered(self, results: Sequence[Applied], batches: BatchLooks) -> bool:
+        """Nothing that was answered is owed any more; return whether continuations are to be released.
+
+        Batches whose members have ended are told.
+        """
         ended, self._unsent = self._unsent, []
         self._back.clear()
-        self.has_released_members = False
         if not ended:
             return False
         held = self.held
@@ -649,14 +627,13 @@ class _Settler:
             for end, result in zip(ended, results, strict=False)
             if result is Applied.RELEASING or end.frees_children
         ]
-        members = sum(_is_member(end.job) for end in releasing)
-        self.has_released_members = members > 0
-        return members < len(releasing)
-
-
-def _is_member(job: ClaimedJob) -> bool:
-    ties = job.ties
-    return ties is not None and ties.batch_id is not None
+        texts = {end.job.ties_json for end in releasing}
+        found = {None if text is None else read_ties(text).batch_id for text in texts}
+        batches.tell(
+            {id for id in found if id is not None},
+            have_failed=any(end.transition.to is not State.SUCCEEDED for end in releasing),
+        )
+        return None in found
 
 
 def _outcome(transition: Transition) -> str | None:

@@ -1,0 +1,116 @@
+"""How often batches are looked at while their members end."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from firelock.server.batch_looks import OFTEN, RAREST, SELDOM, BatchLooks
+from firelock.storage import Tally
+
+
+@attrs.define
+class Batches:
+    """A storage's answers about batches."""
+
+    active: dict[str, int]
+    released: int = 1  # what a look moves or decides
+    asked: int = 0  # how often for what is left
+    now: float = 1.0  # seconds; it stands still but for
+    takes: float = 0.0  # what a look does
+
+    def release(self, limit):
+        """Return how many were looked at."""
+        self.now += self.takes
+        return min(limit, self.released)
+
+    def tally(self, batch_ids):
+        """Return how far they are."""
+        self.asked += 1
+        return [Tally(active=self.active[id]) if id in self.active else None for id in batch_ids]
+
+
+def _rests(storage, *told, have_failed=False):
+    """Return the rest behind each look at batches that were told."""
+    looks = BatchLooks(storage, lambda: storage.now)
+    rests = []
+    for batches in told:
+        looks.tell(batches, have_failed=have_failed)
+        looks.look()
+        rests.append(looks.rest)
+    return rests
+
+
+@pytest.mark.parametrize(("takes", "rest"), [(0.0003, OFTEN), (0.003, 0.036), (0.150, SELDOM)])
+def test_batches_are_looked_at_the_rarer_the_dearer_that_is(takes, rest):
+    """Where a look takes 3 ms it would cost a seventh of the time at 50 looks a second."""
+    assert [pytest.approx(rest)] == _rests(Batches({}, takes=takes), {"a"})
+
+
+@pytest.mark.parametrize(("left", "rest"), [(100_000, RAREST), (2_000, 0.1), (100, OFTEN), (0, OFTEN)])
+def test_the_more_members_are_left_the_later_the_next_look_comes(left, rest):
+    """So the last look comes soon behind the last member, however long the batch is."""
+    first, second = _rests(Batches({"a": left}), {"a"}, {"a"})
+
+    assert (pytest.approx(OFTEN), pytest.approx(rest)) == (first, second)
+
+
+def test_of_several_batches_the_one_that_ends_first_counts():
+    """A batch that is gone is no batch that is left."""
+    assert pytest.approx(OFTEN) == _rests(Batches({"a": 100_000, "b": 20}), {"a", "b"}, {"a", "b"})[-1]
+    assert pytest.approx(RAREST) == _rests(Batches({"a": 100_000}), {"a", "b"}, {"a", "b"})[-1]
+
+
+@pytest.mark.parametrize(
+    ("released", "told", "have_failed"),
+    [
+        pytest.param(2, {"a"}, False, id="continuations were set free as well"),
+        pytest.param(1_000, {"a"}, False, id="there may be more"),
+        pytest.param(1, {"a"}, True, id="a failure may stop the others"),
+        pytest.param(9, set("abcdefghi"), False, id="many batches at a time"),
+    ],
+)
+def test_what_may_have_consequences_is_looked_at_often(released, told, have_failed):
+    """However many members are left, and the storage is not asked how many."""
+    storage = Batches(dict.fromkeys(told, 100_000), released)
+
+    rests = _rests(storage, told, told, told, have_failed=have_failed)
+
+    assert [pytest.approx(OFTEN)] * 3 == rests
+    assert storage.asked == 0
+
+
+def test_of_a_batch_that_comes_anew_nobody_asks_how_much_is_left():
+    """Small batches one after another cost no more than their looks."""
+    storage = Batches({"a": 5, "b": 5})
+
+    _rests(storage, {"a"}, {"b"}, {"a"}, {"b"})
+
+    assert storage.asked == 0
+
+
+def test_a_look_is_due_at_the_first_end_and_behind_the_rest_from_then_on():
+    """A failure does not wait for a rest that is longer than usual; what a look has left is owed one more."""
+    storage = Batches({"a": 100_000})
+    looks = BatchLooks(storage, lambda: storage.now)
+
+    def due_after(seconds, *, have_failed=False):
+        looks.tell({"a"}, have_failed=have_failed)
+        storage.now += seconds
+        return looks.is_due()
+
+    nobody = looks.is_due()
+    first = due_after(0.0)
+    looks.look()
+    second = due_after(0.019), due_after(0.002)
+    looks.look()
+    third = due_after(0.2), due_after(0.06)
+    looks.look()
+    failed = due_after(0.019, have_failed=True), due_after(0.002)
+    storage.released = 1_000
+    looks.look()
+    more = looks.is_owed
+
+    assert (False, True, (False, True), (False, True), (False, True), True) == (
+        nobody, first, second, third, failed, more
+    )  # fmt: skip
