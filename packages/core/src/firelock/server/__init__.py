@@ -1,8 +1,9 @@
 """Running jobs: a supervisor that runs none, children that do.
 
 Follow a job: `dispatcher` claims it, `workers` give it a thread, a coroutine or a process, `attempt` runs it
-and says what becomes of it, `dispatcher` settles that in its next exchange. `tied_jobs` looks at its batch
-and its inputs before it starts, `open_resources` has open what it needs. `upkeep` does what nobody waits for,
+and says what becomes of it, `dispatcher` settles that in its next exchange; `batch_looks` says when batches
+are looked at whose members have ended. `tied_jobs` looks at a job's batch and its inputs before it starts,
+`open_resources` has open what it needs. `upkeep` does what nobody waits for,
 and `scheduler` what recurs. `child` is all of these; `supervisor` keeps the children, `session_renewal` their
 sessions, and `embedded` is both in one process. Below them: `loading` finds the app, `job_process` is a job's
 own process, `process_state` sets one up, `shared_memory` is what supervisor and child tell each other by,
