@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import attrs
 import pymysql
@@ -12,7 +13,7 @@ import pytest
 
 from firelock import State
 from firelock.errors import BatchFinished
-from firelock.storage import Applied, Edge, JobFilter, On
+from firelock.storage import Applied, Edge, JobFilter, On, StorageUnavailable
 from firelock.testing.conformance.flow_scene import recount, suspends
 from firelock.testing.conformance.race import race, until_none_is_left
 from firelock.testing.conformance.scene import Running, fails, requeues, succeeds
@@ -470,3 +471,47 @@ def test_one_answer_of_many_is_the_first(scene, holder):
     assert (answers.count(Applied.APPLIED), answers.count(Applied.TAKEN)) == (1, 7)
     assert len({one.memo.value for one in found}) == 1
     scene.check(running.id, state=State.ENQUEUED, reason="signal approval")
+
+
+def test_suspensions_of_a_server_that_is_gone_are_whole_or_were_not(mariadb):
+    """MariaDB goes on with the statements of one who is gone, and of some of them forgets the row count.
+
+    So no statement may go by the number of rows that another one has changed. Each try is cut off later.
+    """
+    was_sent = threading.Event()
+
+    with (
+        FaultProxy(mariadb.server.address, on_sent=lambda *_: was_sent.set()) as proxy,
+        scene_at(mariadb.url(port=proxy.port)) as scene,
+        ThreadPoolExecutor(1) as server,
+    ):
+        holder = scene.begin()
+        for tenths in range(40):
+            scene.add_many(8)
+            runs = scene.take(holder)
+            children = [scene.add(queue="children") for _ in runs]
+            asked = [
+                suspends(run, "pay", kind=MemoKind.CALL, children=[child])
+                for run, child in zip(runs, children, strict=True)
+            ]
+            was_sent.clear()
+            answer = server.submit(scene.storage.apply, asked)
+            assert was_sent.wait(10)
+            cut_at = time.perf_counter() + tenths / 10_000
+            while time.perf_counter() < cut_at:
+                pass
+            proxy.reset()
+            with suppress(StorageUnavailable):
+                answer.result()
+
+            again = scene.storage.apply(asked)  # as a server asks again, or another one that has taken over
+            left = set(children)
+            while left:  # one that was cut off may lock some for a moment yet
+                taken = scene.take(holder, queues=["children"])
+                scene.storage.apply([succeeds(one) for one in taken])
+                left -= {one.id for one in taken}
+            settle_all(scene)
+
+            assert {Applied.APPLIED, Applied.ALREADY} >= set(again)
+            assert [State.ENQUEUED] * 8 == scene.states(*(run.id for run in runs))
+            scene.storage.apply([succeeds(one) for one in scene.take(holder)])

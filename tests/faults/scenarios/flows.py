@@ -200,12 +200,33 @@ def kill_flows(place, size):
             time.sleep(_PAUSE)
             return feed.mend(with_batch=False) == 0 and on.unfinished() == 0
 
-        eventually(is_over, 600, "all jobs have ended")
+        try:
+            eventually(is_over, 600, "all jobs have ended")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; left are {_left(on.fire.storage)}") from error
         for server in servers:
             assert server.stop(120) == 0
         eventually(lambda: not left_over(place), place.within(20), "nothing that a server started is left")
         lines = _judged(on, feed)
     return [*lines, f"clients tried {dict(tried)}", f"fire took {took:.0f} s"]
+
+
+def _left(storage):
+    """Return some of the jobs that have not ended, with their histories, memos and children."""
+    found = [
+        record
+        for state in set(State) - FINAL_STATES
+        for record in storage.find(JobFilter(state=state), limit=5).jobs
+    ]
+    return [
+        (
+            record,
+            storage.history(record.id).entries,
+            storage.recall(record.id),
+            storage.find(JobFilter(parent_id=record.id), limit=5).jobs,
+        )
+        for record in found
+    ]
 
 
 _SERVER = {"app": "flows", "workers": _WORKERS, "processes": _PROCESSES}

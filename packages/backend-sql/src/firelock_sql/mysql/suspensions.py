@@ -2,6 +2,9 @@
 
 What one statement finds the next ones are told by variables of the session. No query takes a lock but the
 first: at READ COMMITTED each sees what others have left behind it.
+
+A statement may not go by the number of rows that the one before has changed: MariaDB goes on with the
+statements of a client that is gone, and where the answer to an UPDATE cannot be sent, ROW_COUNT() is -1.
 """
 
 from __future__ import annotations
@@ -27,16 +30,20 @@ WHERE job_id = :job AND kind = 'signal' AND name = :signal AND is_done = 1 INTO 
 _LOOK_FOR_JOBS = Text(f"""
 SELECT count(*) FROM firelock_jobs INDEXED BY id WHERE {_IS_OPEN} AND id IN :ids INTO @open
 """)  # noqa: S608 - a condition of ours
+_LOOK_WHETHER_IT_WAITS = Text("""
+SELECT count(*) FROM firelock_jobs INDEXED BY id
+WHERE id = :job AND state = 'processing' AND session = :session AND fence = :fence AND is_plain_end = 0
+    AND @told = 0 AND (@open > 0 OR :jobs = 0)
+INTO @waits
+""")
 _SUSPEND = Text("""
 UPDATE firelock_jobs
 SET state = :state, reason = :reason, changed_at = :at, due_at = :due_at,
     started_at = COALESCE(:started_at, started_at), server = COALESCE(:server, server),
     attempt = attempt - 1, session = NULL, waits_for = :waits_for, result = NULL, result_absent = NULL,
     ended_at = NULL, expires_at = NULL, history = history || :line, history_lines = history_lines + :number
-WHERE id = :job AND state = 'processing' AND session = :session AND fence = :fence AND is_plain_end = 0
-    AND @told = 0 AND (@open > 0 OR :jobs = 0)
+WHERE id = :job AND @waits = 1
 """)
-_KEEP_ANSWER = "SET @waits = ROW_COUNT()"
 _TIE = Text(f"""
 INSERT INTO firelock_edges (parent_id, child_id, awaited, is_decided, is_wait)
 SELECT id, :job, :awaited, 0, 1 FROM firelock_jobs INDEXED BY id
@@ -64,7 +71,7 @@ def suspend_at_once(
         return cursor.put(compiled.text, compiled.bind(parameters))[0]
 
     locked = put(_LOCK, ids=jobs_of(suspensions))
-    answers = [_put_one(cursor, put, one) for one in suspensions]
+    answers = [_put_one(put, one) for one in suspensions]
     cursor.put("COMMIT")
     cursor.send()
     tx.is_ended = True
@@ -75,18 +82,20 @@ def suspend_at_once(
     return waiting
 
 
-def _put_one(cursor: TogetherCursor, put: Callable[..., Answer], one: Suspension) -> Answer:
+def _put_one(put: Callable[..., Answer], one: Suspension) -> Answer:
     """Return what will be the answer: a row is changed where the job waits."""
     asked, line = one.transition, one.line
     put(_LOOK_FOR_SIGNAL, job=one.job_id, signal=one.signal)
     put(_LOOK_FOR_JOBS, ids=one.parents)
+    put(
+        _LOOK_WHETHER_IT_WAITS, job=one.job_id, session=asked.session, fence=asked.fence,
+        jobs=len(one.parents),
+    )  # fmt: skip
     answer = put(
         _SUSPEND, state=asked.to.value, reason=asked.reason, at=asked.at, due_at=asked.due_at,
         started_at=asked.started_at, server=asked.server, waits_for=asked.waits_for, line=line,
-        number=int(line != ""), job=one.job_id, session=asked.session, fence=asked.fence,
-        jobs=len(one.parents),
+        number=int(line != ""), job=one.job_id,
     )  # fmt: skip
-    cursor.put(_KEEP_ANSWER)
     for on, parents in _by_end(asked.parents).items():
         put(_TIE, job=one.job_id, awaited=on.value, ids=parents)
     if asked.parents:
