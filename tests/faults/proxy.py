@@ -24,6 +24,7 @@ Matches = Callable[[bytes], bool]
 
 _HOST = "127.0.0.1"
 _CHUNK = 65_536
+_FLUSH = b"H\0\0\0\4"  # of PostgreSQL: asks for no answer, and may come when the server has said all
 _DEADLINE = 10.0
 
 
@@ -160,7 +161,7 @@ class _Line:
 
     async def _send(self, reader, server):
         while read := await reader.read(_CHUNK):
-            if self._is_answered:
+            if self._is_answered and read != _FLUSH:
                 self._request.clear()
                 self._is_answered = False
                 self._rules.count(trips=1)
