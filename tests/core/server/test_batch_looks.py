@@ -55,6 +55,13 @@ def test_the_more_members_are_left_the_later_the_next_look_comes(left, rest):
     assert (pytest.approx(OFTEN), pytest.approx(rest)) == (first, second)
 
 
+def test_the_last_looks_come_soon_however_dear_they_are():
+    """They are few: where few members are left it is over soon, or they seldom end."""
+    assert [pytest.approx(SELDOM), pytest.approx(OFTEN)] == _rests(
+        Batches({"a": 100}, takes=0.1), {"a"}, {"a"}
+    )
+
+
 def test_of_several_batches_the_one_that_ends_first_counts():
     """A batch that is gone is no batch that is left."""
     assert pytest.approx(OFTEN) == _rests(Batches({"a": 100_000, "b": 20}), {"a", "b"}, {"a", "b"})[-1]

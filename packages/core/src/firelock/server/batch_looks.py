@@ -33,7 +33,8 @@ class BatchLooks:
     """Which batches wait for a look, and when it is due.
 
     A look is a `release`: it locks, sums up and writes. Where the same few batches had members that ended
-    before the last look and since, it is worth a read how many are left: by that the next one may come later.
+    before the last look and since, it is worth a read how many are left: by that the next one comes later,
+    and at the end soon, however dear it is.
     """
 
     _storage: Storage
@@ -77,4 +78,5 @@ class BatchLooks:
             tallies = self._storage.tally(sorted(told))
             left = min((tally.active for tally in tallies if tally is not None), default=0)
         self._at = self._clock()
-        self._rest = max(rest_after(self._at - began), min(RAREST, left / _ENDS_PER_SECOND))
+        known = min(RAREST, max(OFTEN, left / _ENDS_PER_SECOND))
+        self._rest = known if left else rest_after(self._at - began)
