@@ -549,10 +549,6 @@ class Client:
             )
         return tags
 
-    def release_children(self) -> bool:
-        """Continuations that an end set free are moved; return whether there may be more to move."""
-        return self.storage.release(RELEASE_LIMIT) >= RELEASE_LIMIT
-
     def tell_batches_soon(self, batch_id: str | None) -> None:
         """A batch and those around it are open, or have ended, by what their members are now.
 
@@ -578,7 +574,7 @@ class Client:
     def release_children_soon(self) -> None:
         """Continuations that a change set free are moved: by upkeep where the storage has gone away since."""
         try:
-            self.release_children()
+            self.storage.release(RELEASE_LIMIT)
         except StorageUnavailable as error:
             log.warning("Continuations wait for the next sweep of a server: %s", error)
 
