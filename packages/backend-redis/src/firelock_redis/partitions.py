@@ -187,10 +187,18 @@ class PartitionTurns:
 
     # ---- where to look -----------------------------------------------------------------------------------
 
-    def order(self, queues: Sequence[str] | None, offset: int = 0) -> Iterator[int]:
+    def order(
+        self, queues: Sequence[str] | None, claimed: Sequence[ClaimedJob], offset: int = 0
+    ) -> Iterator[int]:
         """Yield the partitions to claim in: by the first queue that each has hope for, and then in turn.
 
-        A partition loses its hope when it is yielded; `found` gives it back.
+        Where these gave nothing, the others follow: all of them once, lest a hint that came late hides where
+        there is work; then one in turn. A partition loses its hope when it is yielded; `found` gives it back.
+
+        Args:
+            queues: those of the claim, None for all.
+            claimed: what it has by the time it asks for the next partition.
+            offset: what tests add to the clock, in micros.
         """
         names = _names(queues)
         with self._lock:
@@ -201,21 +209,22 @@ class PartitionTurns:
             if self._again:
                 now = _local_micros() + offset
                 hopes[0].update(one for one, (_, at) in self._again.items() if at <= now)
-            wanted = list(dict.fromkeys(one for hope in hopes for one in turn if one in hope))
-            if not wanted:
-                wanted = self._without_hope(names, turn)
-        for partition in wanted:
+            hopeful = list(dict.fromkeys(one for hope in hopes for one in turn if one in hope))
+        for partition in hopeful:
             with self._lock:
                 for hope in hopes:
                     hope.discard(partition)
             yield partition
-
-    def _without_hope(self, names: Sequence[str | None], turn: list[int]) -> list[int]:
-        if self._looked.issuperset(names):
-            self._next = (self._next + 1) % self._number
-            return turn[:1]
-        self._looked.update(names)
-        return turn
+        if claimed:
+            return
+        others = [one for one in turn if one not in hopeful]
+        with self._lock:
+            if is_looked := self._looked.issuperset(names):
+                self._next = (self._next + 1) % self._number
+        yield from others[:1] if is_looked else others
+        if not claimed:
+            with self._lock:
+                self._looked.update(names)
 
 
 def _local_micros() -> int:

@@ -165,8 +165,9 @@ class RedisStorage(
                 continue
             if lanes:
                 freed[partition] = {lane: [] for lane in lanes}
-            if lanes or any(transitions[place].to is not State.SUCCEEDED for place in here):
-                self._turns.note(partition)  # something may be enqueued now, or due earlier
+            is_plain = all(transitions[place].to is State.SUCCEEDED for place in here)
+            if lanes or not is_plain or Applied.REFUSED in found:
+                self._turns.note(partition)  # something may be enqueued now, due earlier, or run by nobody
             for place, result in zip(here, found, strict=True):
                 results[place] = result
         if failed is not None:
@@ -185,7 +186,7 @@ class RedisStorage(
     def _claim_in_turn(self, asked: ClaimRequest, freed: Mapping[int, _Freed]) -> Claim:
         jobs: list[ClaimedJob] = []
         next_due_at = look_again_at = None
-        for partition in self._turns.order(asked.queues, self.database.clock_offset):
+        for partition in self._turns.order(asked.queues, jobs, self.database.clock_offset):
             wanted = asked.limit - len(jobs)
             try:
                 _, claim = self._send(partition, [], attrs.evolve(asked, limit=wanted), freed.get(partition))

@@ -66,7 +66,7 @@ class UpkeepVerbs(RedisVerbs):
 
     @override
     def release(self, limit: int) -> int:
-        looked_at, *_ = _in_batches(self.database, "upkeep.release", limit, RULES)
+        looked_at, _ = _in_batches(self.database, "upkeep.release", limit, RULES)
         if looked_at:
             self._turns.note(EVERYWHERE)
         return looked_at
@@ -74,7 +74,9 @@ class UpkeepVerbs(RedisVerbs):
     @override
     def prune(self, limit: int) -> int:
         """An idle server's costs one round trip a partition, as nothing else is due."""
-        pruned, is_past, has_keys = _in_batches(self.database, "prune", limit, _PARENT_GONE)
+        pruned, (is_past, has_keys, has_freed) = _in_batches(self.database, "prune", limit, _PARENT_GONE)
+        if has_freed:
+            self._turns.note(EVERYWHERE)
         if has_keys:
             self.database.run_everywhere("keys.forget", min(limit, _KEYS_AT_ONCE))
         if is_past or self._partitions.number > 1:
@@ -141,12 +143,12 @@ def _instant(text: str) -> int | None:
 # ---- batches ---------------------------------------------------------------------------------------------
 
 
-def _in_batches(database: RedisDatabase, script: str, limit: int, said: str) -> tuple[int, bool, bool]:
+def _in_batches(database: RedisDatabase, script: str, limit: int, said: str) -> tuple[int, list[bool]]:
     """Return how many jobs the script moved, run until nothing is left to do or the limit is reached.
 
-    Also whether a run said that there is something else to be done, of two kinds.
+    Also whether a run said that there is something else to be done, of three kinds.
     """
-    done, is_past, has_keys, number = 0, False, False, database.partitions.number
+    done, kinds, number = 0, [False] * 3, database.partitions.number
     # Begins anywhere: where the limit is reached early, none is last for ever.
     start = random.randrange(number)  # noqa: S311 - a turn, no secret
     for step in range(number):
@@ -155,9 +157,9 @@ def _in_batches(database: RedisDatabase, script: str, limit: int, said: str) -> 
             asked = min(limit - done, _AT_ONCE)
             moved, more, *others = database.run(script, (start + step) % number, asked, said)
             done += moved
-            if others:
-                is_past, has_keys = is_past or others[0] == 1, has_keys or others[1] == 1
-    return done, is_past, has_keys
+            for place, is_there in enumerate(others):
+                kinds[place] = kinds[place] or is_there == 1
+    return done, kinds
 
 
 # ---- rollups ---------------------------------------------------------------------------------------------

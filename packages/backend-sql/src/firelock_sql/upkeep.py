@@ -11,7 +11,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from firelock.storage import HistoryEntry, Moved, Promotion, Rollup, State, add_rollups
+from firelock.storage import ANY_QUEUE, HistoryEntry, Moved, Promotion, Rollup, State, add_rollups
 from firelock_sql import locks
 from firelock_sql.batches import delete_waiting, forget_ties, keep_tied, release_batches, time_out
 from firelock_sql.claim import next_due_at
@@ -57,7 +57,8 @@ _LOCK = Text("""
 SELECT id FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR UPDATE SKIP LOCKED
 """)
 _BELONGINGS = Text("""
-SELECT id, state, queue, tags, created_at, ties_json FROM firelock_jobs
+SELECT id, state, queue, tags, created_at, ties_json, held_by IS NOT NULL AND session IS NOT NULL
+FROM firelock_jobs
 WHERE id IN :ids AND expires_at <= :now
     AND NOT EXISTS (SELECT 1 FROM firelock_edges WHERE parent_id = firelock_jobs.id AND is_decided = 0)
 """)
@@ -259,10 +260,12 @@ def _prune_jobs(tx: Transaction, ids: list[str]) -> int:
     gone = [row[0] for row in found]
     for statement in _DELETE:
         tx.run(statement, ids=gone)
-    tied = [(id, created_at, ties_in(ties)) for id, *_, created_at, ties in found if ties is not None]
+    tied = [(id, created_at, ties_in(ties)) for id, *_, created_at, ties, _ in found if ties is not None]
     if tied:
         forget_ties(tx, tied)
-    for id, state, queue, tags, created_at, _ in found:
+    for id, state, queue, tags, created_at, _, is_holding in found:
+        if is_holding:
+            tx.woken.add(ANY_QUEUE)  # other queues' jobs may wait for its keys
         tx.run_many(_UNTAG, [{"tag": tag, "created_at": created_at, "job": id} for tag in read_list(tags)])
         tx.moved(queue, state, None)
     return len(found)

@@ -251,11 +251,16 @@ class Table(Tables):
             self._waiting[edge.parent_id][id] = None
         self.rows[id] = row
         self._index(row)
-        if before is not None and before.record.session and not record.session and before.lane is not None:
-            self.lane_news += 1
-            self.has_news = True
+        if not record.session:
+            self._note_freed(before)
         if before is not None and before.record.state is not record.state:
             self._follow_state(record)
+
+    def _note_freed(self, before: StoredJob | None) -> None:
+        """Who waits is told where a session had the job, which held keys of limits."""
+        if before is not None and before.record.session and before.lane is not None:
+            self.lane_news += 1
+            self.has_news = True
 
     def _follow_state(self, job: JobRecord) -> None:
         self._releasing.pop(job.id, None)
@@ -276,6 +281,7 @@ class Table(Tables):
             if not self._members[batch].by_time:
                 del self._members[batch]
         del self.rows[id]
+        self._note_freed(row)
 
     def next_sequence(self) -> int:
         """See `Tables.next_sequence`."""

@@ -11,7 +11,8 @@
 -- KEYS  1 base; derived: those of jobs.lua, batches.lua and children.lua, e: g: o:<id>, memo: os: (see memos.lua), sd mz; soon ZSET of jobs by their expiry
 -- ARGV  2 limit, 3 reason as JSON of children that still wait for such a job
 -- Reply how many are gone, 1 where there is more to look at, and 1 where a session may be past its time, which
---       sessions.prune looks for, and 1 where there are keys, which keys.forget looks at
+--       sessions.prune looks for, 1 where there are keys, which keys.forget looks at, and 1 where jobs may start
+--       whose keys were held
 
 local BATCH, LOOKS, BYTES, CHILDREN = 25, 500, 1048576, 250
 local HOUR = 3600 * 1000000
@@ -150,15 +151,27 @@ local function forget_flagged(id, flag)
   end
 end
 
+-- What the job asks before it starts, nothing for most.
+local function asks_in(text)
+  local asks = match(text, '^[^\n]*\n%d+ %d+ %d+ .( [^\n]*)\n')
+  return asks and asks_of(asks)
+end
+
 -- The unique key that points at the job is no longer known, unless it is to be taken for longer.
 local function forget_unique(id, text)
-  local asks = match(text, '^[^\n]*\n%d+ %d+ %d+ .( [^\n]*)\n')
-  local use = asks and asks_of(asks).unique
+  local asks = asks_in(text)
+  local use = asks and asks.unique
   local free_at, holder = match(use and call('HGET', base .. 'unique', use[1]) or '', '^%d+ (%d+) (.*)$')
   if holder == id and tonumber(free_at) <= now then
     call('HDEL', base .. 'unique', use[1])
     put(removes, 'uz', use[1])
   end
+end
+
+-- Nobody has the job any more that a session had: who waits for its keys is told.
+local function free(text)
+  local asks = asks_in(text)
+  if asks and asks.lane ~= '' then freed[asks.lane] = true end
 end
 
 local function doom(id, text, state, queue, session, has_failed)
@@ -169,7 +182,10 @@ local function doom(id, text, state, queue, session, has_failed)
   is_doomed[id] = true
   put(removes, 'all', id)
   put(removes, 'l:' .. state .. ':' .. queue, id)
-  if session ~= '' then put(cut, session, id) end
+  if session ~= '' then
+    put(cut, session, id)
+    free(text)
+  end
   forget_rare(id)
   forget_unique(id, text)
   queues[queue] = true
@@ -219,6 +235,9 @@ many('HDEL', base .. 'jobs', forgotten)
 many('HDEL', base .. 'payloads', forgotten)
 forget_queues()
 
+local has_freed = next(freed) and 1 or 0
+tell_freed()
+
 local old = call('ZRANGEBYSCORE', base .. 'mz', '-inf', '(' .. int(now - 30 * DAY), 'LIMIT', 0, limit)
 local minutes = {}
 for place, at in ipairs(old) do minutes[place] = base .. 'm:' .. at end
@@ -228,5 +247,5 @@ many('ZREM', base .. 'mz', old)
 local died = first_score('sd')
 return {
   pruned, #ids > 0 and 1 or 0, died and tonumber(died) < now - DAY and 1 or 0,
-  call('EXISTS', base .. 'lanes', base .. 'uz') > 0 and 1 or 0,
+  call('EXISTS', base .. 'lanes', base .. 'uz') > 0 and 1 or 0, has_freed,
 }

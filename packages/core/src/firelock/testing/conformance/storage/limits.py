@@ -910,6 +910,24 @@ class KeyDuty(StorageFixtures):
         self._wakes(scene, step, ["default"])
 
     @requires(Feature.NOTIFY)
+    def test_a_pruned_tail_wakes_who_waits_for_the_key(self, scene: Scene) -> None:
+        """A deleted job that was taken out while it still ran held its keys, and who waits for them is woken.
+
+        If this fails: what such a job freed waits for a poll.
+        """
+        scene.put_numbers(A, concurrent=1)
+        scene.add_limited(2, A)
+        holder, waiter = scene.begin(), scene.handles.open()
+        (running,) = scene.take(holder)
+        scene.settle(deletes(running.id, expires_at=BASE - HOUR))
+        assert [] == waiter.claim(scene.request(holder)).jobs
+        assert self._is_quiet(waiter, ["default"])
+
+        assert 1 == scene.prune()
+
+        assert waiter.wait(["default"], self.patience)
+
+    @requires(Feature.NOTIFY)
     def test_who_frees_a_key_and_cannot_take_it_wakes_others(self, scene: Scene) -> None:
         """A claim that finds a key free by its own ends alone, and another of the job's full, leaves it.
 
