@@ -88,9 +88,7 @@ class FakeSteps(JobSteps):
 
     def __init__(self, job: ClaimedJob, attempt: FakeAttempt, answers: Mapping[str, object]) -> None:
         nothing: Any = None  # nothing is sent
-        super().__init__(
-            job, Holder("", ""), cast("Any", _NoApp()), attempt, commits=nothing, flusher=nothing
-        )
+        super().__init__(job, Holder("", ""), cast("Any", _NoApp()), attempt, memos=nothing, flusher=nothing)
         self._answers = answers
 
     def _ask(self, request: object) -> object:

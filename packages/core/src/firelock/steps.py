@@ -67,7 +67,6 @@ if TYPE_CHECKING:
     from firelock.options import TaskInfo
     from firelock.serializer import JsonValue, Serializer
     from firelock.signal import Signal
-    from firelock.storage import Storage
     from firelock.streams import StreamFlusher
     from firelock.values import ClaimedJob, Holder, JobRecord, NewJob, Remembered
 
@@ -124,6 +123,16 @@ class RunningAttempt(Protocol):
         """The job is no longer this run's, says the storage."""
 
 
+class MemoPut(Protocol):
+    """Where a run's memos are put."""
+
+    def put(self, memo: NewMemo) -> Remembered:
+        """The memo is remembered; return what became of it. It may share a round trip with others'."""
+
+    async def aput(self, memo: NewMemo) -> Remembered:
+        """`put`, for a coroutine."""
+
+
 @attrs.frozen
 class Wait:
     """What a suspended run waits for."""
@@ -140,50 +149,6 @@ class Wait:
         return memo_words(self.kind, self.name)
 
 
-class MemoCommit:
-    """Memos of one event loop share round trips: those of one turn, and those that come while one is sent."""
-
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-        self._waiting: list[tuple[NewMemo, Any]] = []
-        self._sending: object = None
-
-    async def put(self, memo: NewMemo) -> Remembered:
-        """The memo is remembered; return what became of it."""
-        import asyncio  # noqa: PLC0415 - loaded by now
-
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Remembered] = loop.create_future()
-        self._waiting.append((memo, future))
-        if self._sending is None:
-            self._sending = loop.create_task(self._send())  # begins when this turn is over
-        return await future
-
-    async def _send(self) -> None:
-        try:
-            while self._waiting:
-                batch, self._waiting = self._waiting, []
-                await self._answer(batch)
-        finally:
-            self._sending = None
-
-    async def _answer(self, batch: list[tuple[NewMemo, Any]]) -> None:
-        try:
-            answers = await in_thread(self._storage.remember, [memo for memo, _ in batch])
-        except Exception as error:  # noqa: BLE001 - it goes to whoever awaits
-            if len(batch) > 1 and not isinstance(error, StorageUnavailable):
-                for entry in batch:  # one bad memo must not refuse its neighbours
-                    await self._answer([entry])
-                return
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
-            return
-        for (_, future), answer in zip(batch, answers, strict=True):
-            if not future.done():
-                future.set_result(answer)
-
-
 class JobSteps:
     """What one run of a job remembers and waits for. Used by any thread or coroutine of the task.
 
@@ -192,7 +157,7 @@ class JobSteps:
         holder: who runs it.
         app: where its tasks, serializers and storage are.
         attempt: the run.
-        commits: returns what the memos of the running event loop are put by.
+        memos: where they are put.
         flusher: stores what is emitted.
         in_place: a sleep shorter than this, in micros, keeps its worker.
     """
@@ -204,7 +169,7 @@ class JobSteps:
         app: StepsApp,
         attempt: RunningAttempt,
         *,
-        commits: Callable[[], MemoCommit],
+        memos: MemoPut,
         flusher: StreamFlusher,
         in_place: int = IN_PLACE,
     ) -> None:
@@ -212,7 +177,7 @@ class JobSteps:
         self._holder = holder
         self._app = app
         self._attempt = attempt
-        self._commits = commits
+        self._put_by = memos
         self._flusher = flusher
         self._streams: EmittedStreams | None = None
         self._in_place = in_place
@@ -841,7 +806,7 @@ class JobSteps:
         while True:
             try:
                 if isinstance(request, NewMemo):
-                    return self._app.storage.remember([request])[0]
+                    return self._put_by.put(request)
                 return request()
             except StorageUnavailable as error:
                 self._check_goes_on(error)
@@ -880,7 +845,7 @@ class JobSteps:
         while True:
             try:
                 if isinstance(request, NewMemo):
-                    return await self._commits().put(request)
+                    return await self._put_by.aput(request)
                 return await in_thread(request)
             except StorageUnavailable as error:
                 self._check_goes_on(error)

@@ -138,7 +138,7 @@ class GroupCommit:
         except DuplicateJob as error:
             return [error] if len(batch) == 1 else self._store_apart(batch)
         except StorageUnavailable as error:  # one by one they would meet the same outage, each for its time
-            return [_another(error) for _ in batch]
+            return [another(error) for _ in batch]
         except Exception as error:  # noqa: BLE001 - it goes to whoever awaits
             if len(batch) == 1:
                 return [error]
@@ -162,7 +162,7 @@ class GroupCommit:
                 continue
 
 
-def _another(error: StorageUnavailable) -> StorageUnavailable:
+def another(error: StorageUnavailable) -> StorageUnavailable:
     """Return the error once more: each await raises one of its own, with its own traceback."""
     other = StorageUnavailable(*error.args)
     other.is_untouched = error.is_untouched

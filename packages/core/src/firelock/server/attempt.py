@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import attrs
 
@@ -29,9 +28,10 @@ from firelock.errors import (
 )
 from firelock.retry import DecisionKind, Retry, RetryDecision, RetryPolicy, describe_error, retry_reason
 from firelock.server.failure import describe_failure
+from firelock.server.memo_commit import MemoCommit
 from firelock.server.open_resources import OpenResources
 from firelock.server.tied_jobs import TiedJobs
-from firelock.steps import IN_PLACE, JobSteps, MemoCommit
+from firelock.steps import IN_PLACE, JobSteps
 from firelock.storage import Applied
 from firelock.storage.admission import latest_start
 from firelock.streams import StreamFlusher
@@ -199,7 +199,7 @@ class JobRunner:
     tied: TiedJobs = attrs.field()
     _lock: threading.Lock = attrs.Factory(threading.Lock)
     _flusher: StreamFlusher | None = None  # from the first run with steps on
-    _by_loop: WeakKeyDictionary[Any, MemoCommit] = attrs.Factory(WeakKeyDictionary)
+    _memos: MemoCommit | None = None  # likewise
 
     @tied.default
     def _looks_each_second(self) -> TiedJobs:
@@ -396,20 +396,11 @@ class JobRunner:
         with self._lock:
             if run.begun is None:
                 flusher = self._flusher = self._flusher or StreamFlusher()
+                memos = self._memos = self._memos or MemoCommit(self._runtime.storage)
                 run.begun = JobSteps(
                     run.job, run.holder, self._runtime.client, run,
-                    commits=self._commits, flusher=flusher, in_place=self._in_place,
+                    memos=memos, flusher=flusher, in_place=self._in_place,
                 )  # fmt: skip
-
-    def _commits(self) -> MemoCommit:
-        """Return what the memos of this event loop are put by."""
-        import asyncio  # noqa: PLC0415 - loaded by now
-
-        loop = asyncio.get_running_loop()
-        commit = self._by_loop.get(loop)
-        if commit is None:
-            commit = self._by_loop[loop] = MemoCommit(self._runtime.storage)
-        return commit
 
     def _suspended(self, run: Run) -> EndedRun | None:
         """Return the end of a run that waits for something, whatever its task made of it; else None."""

@@ -1,0 +1,123 @@
+"""What steps of several runs remember shares round trips, and each gets its own answer."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from firelock.errors import StorageError, StorageUnavailable
+from firelock.server.memo_commit import MemoCommit
+from firelock.values import Applied, Memo, MemoKind, NewMemo
+from tests.core.fakes import FailingStorage, until
+
+PATIENCE = 10
+
+
+class Interrupt(BaseException):
+    """Somebody ends the thread that sends."""
+
+
+class SlowStorage(FailingStorage):
+    """A storage without jobs, whose first call waits until the test lets it go; some memos are refused."""
+
+    def __init__(self):
+        super().__init__()
+        self.began, self.may_go = threading.Event(), threading.Event()
+        self.sent = []
+
+    def remember(self, memos, *, within=None):
+        names = [one.memo.name for one in memos]
+        self.sent.append(names)
+        self.began.set()
+        assert self.may_go.wait(PATIENCE)
+        if "bad" in names:
+            raise StorageError("a bad one")
+        if names[0] == "interrupted":
+            raise Interrupt
+        return super().remember(memos, within=within)
+
+
+@pytest.fixture
+def storage():
+    """The storage."""
+    return SlowStorage()
+
+
+def memo(name):
+    """Return what a run of a job that is not there would remember."""
+    return NewMemo("nobody", Memo(MemoKind.STEP, name, "1", True, 0), "session", 1)
+
+
+def put_behind(storage, first, names, act=lambda: None):
+    """Return how these puts end, each in a thread: all wait while the storage is asked for the first one."""
+    commit = MemoCommit(storage)
+
+    def put(name):
+        try:
+            return commit.put(memo(name)).answer
+        except (Interrupt, StorageError) as error:
+            return error
+
+    with ThreadPoolExecutor(len(names) + 1) as pool:
+        puts = [pool.submit(put, first)]
+        assert storage.began.wait(PATIENCE)
+        for number, name in enumerate(names, 1):
+            puts.append(pool.submit(put, name))
+            until(lambda: commit.waiting == number)  # noqa: B023 - awaited here
+        act()
+        storage.may_go.set()
+        return [one.result(PATIENCE) for one in puts]
+
+
+def test_what_comes_while_one_is_sent_goes_together(storage):
+    """Of a hundred and fifty that wait a hundred go at once, in their order."""
+    names = [f"{number:03}" for number in range(150)]
+
+    answers = put_behind(storage, "first", names)
+
+    assert [Applied.MISSING] * 151 == answers
+    assert [["first"], names[:100], names[100:]] == storage.sent
+
+
+def test_who_finds_nobody_sending_waits_for_nobody(storage):
+    """One after the other, each is a round trip."""
+    storage.may_go.set()
+    commit = MemoCommit(storage)
+
+    for name in "ab":
+        commit.put(memo(name))
+
+    assert [["a"], ["b"]] == storage.sent
+
+
+def test_a_bad_memo_refuses_no_neighbour(storage):
+    """What is refused together is put one by one, and its error goes to who asked for it."""
+    first, one, bad, other = put_behind(storage, "first", ["a", "bad", "b"])
+
+    assert [Applied.MISSING] * 3 == [first, one, other]
+    assert (StorageError, "a bad one") == (type(bad), str(bad))
+
+
+def test_an_outage_is_met_once_by_all_who_wait(storage):
+    """Each has an error of its own."""
+
+    def goes_away():
+        storage.fail_always("remember", StorageUnavailable("down"))
+
+    _, *errors = put_behind(storage, "first", ["a", "b", "c"], goes_away)
+
+    assert [(StorageUnavailable, "down")] * 3 == [(type(error), str(error)) for error in errors]
+    assert 3 == len({id(error) for error in errors})
+    assert [["first"], ["a", "b", "c"]] == storage.sent
+
+
+def test_who_is_interrupted_leaves_the_others_to_another(storage):
+    """Whoever waited with a thread that was ended while it sent is sent again, with what came meanwhile."""
+    first, ended, *others = put_behind(storage, "first", ["interrupted", "a", "b"])
+
+    assert Applied.MISSING is first
+    assert Interrupt is type(ended)
+    assert [Applied.MISSING] * 2 == others
+    assert [["first"], ["interrupted", "a", "b"], ["a", "b"]] == storage.sent
