@@ -14,7 +14,9 @@ from tests.repository.sources import ROOT, package_sources
 MIRRORS = ("firelock.testing.", "firelock.cli.")
 # Each dialect has these rooms where it has a form of its own for them; others of its files have no twin.
 DIALECTS = ("firelock_sql.sqlite.", "firelock_sql.postgresql.", "firelock_sql.mysql.")
-ROOMS = frozenset({"connect", "database", "deltas", "health", "lanes", "memos", "storage", "suspensions"})
+ROOMS = frozenset(
+    {"connect", "database", "deltas", "health", "lanes", "memos", "pipeline", "storage", "suspensions"}
+)
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 MOST_LINES = 40

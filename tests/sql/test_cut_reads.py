@@ -63,8 +63,8 @@ def lost_answers(proxy, ask):
 
 @pytest.mark.parametrize("read", READS)
 def test_a_read_is_answered_whichever_answer_is_lost(proxy, storage, read):
-    """To the beginning of its transaction, a statement or the end of it."""
-    assert lost_answers(proxy, lambda: READS[read](storage)) >= 2
+    """To the beginning of its transaction, a statement or the end of it; one query may be all there is."""
+    assert lost_answers(proxy, lambda: READS[read](storage)) >= (1 if read == "get" else 2)
 
 
 def new_job(storage):

@@ -113,7 +113,7 @@ def _fold(tx: Transaction, after: int) -> int:
     for _, state, queue, jobs in rows:
         more[state, queue] += jobs
     for (state, queue), number in sorted(more.items()):
-        if number and not tx.run(_COUNT, state=state, queue=queue, more=number):
+        if number and not tx.changed(_COUNT, state=state, queue=queue, more=number):
             tx.run(_FIRST, state=state, queue=queue, jobs=number)
     if rows:
         tx.run(_DROP, seqs=[row[0] for row in rows])

@@ -116,6 +116,10 @@ class Database(ABC):
         self.ensure_schema()
         return self.read_unchecked(work)
 
+    def look(self, work: Callable[[Transaction], _T]) -> _T:
+        """Return what the work read by one query, which needs no snapshot but its own."""
+        return self.read(work)
+
     def write_unchecked(self, work: Callable[[Transaction], _T]) -> _T:
         """`write`, whatever schema there is."""
         result, woken = self.transact(lambda tx: self._counted(tx, work), is_writing=True)

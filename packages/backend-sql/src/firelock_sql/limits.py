@@ -162,7 +162,7 @@ class SqlLanes(KeyedLanes[Row]):
         if missing := sorted(set(limited) - locked.rows.keys()):
             busy = {str(row[0]) for row in tx.all(READ_KEYS, ids=missing)}
             for key in missing:
-                if key not in busy and tx.run(MAKE_KEY, key=key):
+                if key not in busy and tx.changed(MAKE_KEY, key=key):
                     locked.rows[key] = KeyRow()
                 else:
                     locked.busy.append(key)
@@ -320,7 +320,7 @@ class SqlLimitVerbs(SqlVerbs):
 
     def _spend(self, tx: Transaction, key: str, cost: int, until: int | None) -> int:
         numbers = numbers_for(key, numbers_of(tx, [key]))
-        tx.run(MAKE_KEY, key=key)
+        tx.changed(MAKE_KEY, key=key)
         row = read_keys(tx.all(LOCK_KEYS, ids=[key]))[key]
         free_at = spent(numbers, row.free_at, cost=cost, until=until, now=tx.now)
         if free_at != row.free_at:

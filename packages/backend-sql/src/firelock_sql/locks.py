@@ -42,14 +42,16 @@ class SqlLockVerbs(SqlVerbs):
     def renew_lock(self, name: str, owner: str, fence: int, ttl_seconds: float) -> bool:
         def renew(tx: Transaction) -> bool:
             expires_at = tx.now + int(ttl_seconds * _SECOND)
-            return tx.run(_RENEW, name=name, owner=owner, fence=fence, now=tx.now, expires_at=expires_at) > 0
+            return (
+                tx.changed(_RENEW, name=name, owner=owner, fence=fence, now=tx.now, expires_at=expires_at) > 0
+            )
 
         return self._database.write(renew)
 
     @override
     def release_lock(self, name: str, owner: str, fence: int) -> bool:
         held = {"name": name, "owner": owner, "fence": fence}
-        return self._database.write(lambda tx: tx.run(_RELEASE, **held, now=tx.now) > 0)
+        return self._database.write(lambda tx: tx.changed(_RELEASE, **held, now=tx.now) > 0)
 
 
 def _acquire(tx: Transaction, name: str, owner: str, ttl: int) -> int | None:

@@ -49,7 +49,7 @@ def _append_all(
             _append(tx, job_id, said)
         if (one := progress.get(job_id)) is not None:
             row = {"done": one.done, "total": one.total, "at": one.at, "message": one.message}
-            if not tx.run(_REPLACE_PROGRESS, job_id=job_id, **row):
+            if not tx.changed(_REPLACE_PROGRESS, job_id=job_id, **row):
                 tx.run(_PUT_PROGRESS, job_id=job_id, **row)
 
 

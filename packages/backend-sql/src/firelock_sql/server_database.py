@@ -97,6 +97,10 @@ class ServerDatabase(Database):
         """Tell whether the server has answered since `begin`."""
         return True
 
+    def commit(self, cursor: Cursor) -> None:
+        """The transaction is committed, with whatever waits to be sent."""
+        cursor.execute("COMMIT")
+
     def undo(self, cursor: Cursor) -> None:
         """The transaction is undone."""
         cursor.execute("ROLLBACK")
@@ -184,7 +188,7 @@ class ServerDatabase(Database):
             if is_writing and not tx.may_repeat and not self.has_begun(cursor):
                 tx.now  # noqa: B018 - whether a commit was lost with a dead connection, nobody could tell
             if not tx.is_ended:
-                cursor.execute("COMMIT")
+                self.commit(cursor)
         except BaseException as error:
             is_stale = not (lent.is_new or lent.is_last or self.has_begun(cursor))
             self._undo(lent, cursor)

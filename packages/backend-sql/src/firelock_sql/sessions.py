@@ -118,7 +118,9 @@ def _renew(tx: Transaction, renewal: Renewal) -> bool:
         return False
     expires_at = tx.now + int(found[0] * _SECOND)
     told = {"busy": renewal.busy, "rss_bytes": renewal.rss_bytes, "cpu_percent": renewal.cpu_percent}
-    return tx.run(_RENEW, session=renewal.session, expires_at=expires_at, reported=renewal.state, **told) > 0
+    return (
+        tx.changed(_RENEW, session=renewal.session, expires_at=expires_at, reported=renewal.state, **told) > 0
+    )
 
 
 def _reconcile(tx: Transaction, session: str, held: Sequence[Held]) -> Reconciliation:

@@ -416,7 +416,7 @@ class SqlStorage(
 
     @override
     def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
-        return self._database.read(lambda tx: get_jobs(tx, ids)) if ids else []
+        return self._database.look(lambda tx: get_jobs(tx, ids)) if ids else []
 
     @override
     def history(self, job_id: str) -> JobHistory:

@@ -37,7 +37,7 @@ class Cursor(Protocol):
         ...
 
     def executemany(self, sql: str, parameters: Sequence[Any], /) -> object:
-        """The statement has run once for each row of parameters."""
+        """The statement runs once for each row of parameters, before any that is executed after it."""
         ...
 
     def fetchall(self) -> list[Row]:
@@ -167,10 +167,16 @@ class Transaction:
     is_ended: bool = False  # committed by the work itself, which has only read
     has_written: bool = True  # False: only locks, whose end need not wait for the disk
     may_repeat: bool = False  # done twice it does no harm: its only round trip may be its commit
+    _put: Callable[..., object] = attrs.field(init=False)
     is_again: bool = False  # the connection was lost at the first try, nobody knows before what
     newer: Callable[[Text, Mapping[str, object]], list[Any]] | None = None
     """Asks another connection: this transaction is a caller's, whose queries without a lock may see what was
     before those with one."""
+
+    @_put.default
+    def _what_waits(self) -> Callable[..., object]:
+        """Return what takes a statement that nobody waits for: cursors of ours send it with the next one."""
+        return getattr(self.cursor, "put", self.cursor.execute)
 
     @property
     def now(self) -> int:
@@ -183,7 +189,12 @@ class Transaction:
         """Another question has brought the storage's clock along."""
         self._began = instant
 
-    def run(self, statement: Text, **parameters: object) -> int:
+    def run(self, statement: Text, **parameters: object) -> None:
+        """The statement runs, at the latest before any that is to answer, and before the commit."""
+        compiled = statement.compiled(self.dialect)
+        self._put(compiled.text, compiled.bind(parameters))
+
+    def changed(self, statement: Text, **parameters: object) -> int:
         """The statement has run; return how many rows it changed."""
         self._execute(statement, parameters)
         return self.cursor.rowcount

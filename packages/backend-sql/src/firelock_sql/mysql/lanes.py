@@ -257,7 +257,7 @@ class MysqlLanes(SqlLanes):
     def _make(self, missing: Sequence[str]) -> set[str]:
         """Return those of the keys that had no row; they have one now, and it is ours."""
         stored = {str(row[0]) for row in self._tx.all(READ_KEYS, ids=list(missing))}
-        return {key for key in missing if key not in stored and self._tx.run(MAKE_KEY, key=key)}
+        return {key for key in missing if key not in stored and self._tx.changed(MAKE_KEY, key=key)}
 
     @override
     def keep(self, rows: Mapping[str, KeyRow]) -> None:

@@ -17,8 +17,9 @@ from firelock_sql.notify import Wake
 from firelock_sql.postgresql import health
 from firelock_sql.postgresql.connect import DRIVERS, Way, dialect_of, read_failure
 from firelock_sql.postgresql.listener import Channel, ChannelMailbox
+from firelock_sql.postgresql.pipeline import PipelinedCursor
 from firelock_sql.schema import schema_version
-from firelock_sql.server_database import STALE_LIMIT, Conflict, Meaning, ServerDatabase
+from firelock_sql.server_database import STALE_LIMIT, ServerDatabase
 from firelock_sql.transaction import Transaction
 from firelock_sql.within import Joined, tell_nobody
 
@@ -94,6 +95,17 @@ class PostgresqlDatabase(ServerDatabase):
         self.ensure_schema()
         return self.tried(lambda: self._at_once(work))
 
+    @override
+    def look(self, work: Callable[[Transaction], _T]) -> _T:
+        if not self.is_direct:
+            return super().look(work)
+
+        def ask(cursor: Any) -> _T:  # noqa: ANN401 - psycopg's
+            return work(Transaction(cursor, self.dialect, lambda: self.now(cursor)))
+
+        self.ensure_schema()
+        return self.tried(lambda: self._at_once(ask, is_writing=False))
+
     def write_planned(self, work: Callable[[Transaction], _T]) -> _T:
         """`write`, with the settings of the hot path: statements are planned once, along indexes.
 
@@ -112,7 +124,7 @@ class PostgresqlDatabase(ServerDatabase):
         cursor.execute("COMMIT" if tx.has_written else _LET_GO)
         return found
 
-    def _at_once(self, work: Callable[[Any], _T]) -> _T:
+    def _at_once(self, work: Callable[[Any], _T], *, is_writing: bool = True) -> _T:
         for _ in range(STALE_LIMIT):
             with self.translated(), self._connections.lend() as lent:
                 if _is_stale(lent.driver):
@@ -124,10 +136,10 @@ class PostgresqlDatabase(ServerDatabase):
                 except BaseException as error:
                     if lent.driver.info.transaction_status is not TransactionStatus.IDLE:
                         self._undo(lent, cursor)
-                    failure = self.read_failure(error)
-                    if failure is not None and failure.meaning is Meaning.CONFLICT:
-                        raise Conflict(self._worded(failure)) from error
+                    again = self._trying_again(error, is_stale=False, is_writing=is_writing)
                     lent.is_lost |= not isinstance(error, Exception) or lent.driver.closed
+                    if again is not None:
+                        raise again from error
                     raise
         return self.write(lambda tx: work(tx.cursor))
 
@@ -136,12 +148,44 @@ class PostgresqlDatabase(ServerDatabase):
         return read_failure(error)
 
     @override
-    def begin(self, lent: Lent, *, is_writing: bool) -> tuple[Cursor, int]:
+    def begin(self, lent: Lent, *, is_writing: bool) -> tuple[Cursor, int | Callable[[], int]]:
+        """On our own connections a writing one begins without a round trip, and plans as in the hot path."""
+        if is_writing and self.is_direct and psycopg.Pipeline.is_supported():
+            return self._begin_pipelined(lent.driver)
         cursor: Any = lent.driver.cursor()
         cursor.execute(_WRITE if is_writing else _READ)
         for _ in range(_RESULTS_BEFORE_NOW):
             cursor.nextset()
         return cursor, int(cursor.fetchone()[0])
+
+    def _begin_pipelined(self, driver: psycopg.Connection[Any]) -> tuple[Cursor, Callable[[], int]]:
+        cursor = PipelinedCursor(driver)
+        cursor.put(_BEGIN, prepare=False)
+
+        def now() -> int:
+            cursor.execute(_NOW)
+            found: Any = cursor.fetchone()
+            return int(found[0])
+
+        return cursor, now
+
+    @override
+    def has_begun(self, cursor: Cursor) -> bool:
+        return not isinstance(cursor, PipelinedCursor) or cursor.has_answered
+
+    @override
+    def commit(self, cursor: Cursor) -> None:
+        if isinstance(cursor, PipelinedCursor):
+            cursor.commit()
+        else:
+            super().commit(cursor)
+
+    @override
+    def undo(self, cursor: Cursor) -> None:
+        if isinstance(cursor, PipelinedCursor):
+            cursor.undo()
+        else:
+            super().undo(cursor)
 
     @override
     def has_tables(self, tx: Transaction) -> bool:

@@ -1,0 +1,95 @@
+"""Statements that wait for one whose answer is needed, and share its round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+if TYPE_CHECKING:
+    from firelock_sql.transaction import Row
+
+
+class PipelinedCursor:
+    """A cursor (PEP 249) that sends few times: what is put waits for what is executed, or for the end.
+
+    What fails among them fails there, and nothing behind it has run.
+
+    They are sent together, and the server is asked to synchronize: only so it knows that it is our turn, and
+    ends the transaction of who stands still. The pipeline is open until the transaction ends, since psycopg
+    says one word more when it closes one, with which the server forgets that it waits. All statements are
+    prepared when they come first: psycopg forgets one that then was not, as another had failed before it, but
+    does not look at the answer to one that it has counted and prepares late.
+    """
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+        self._open = ExitStack()
+        self._pipeline = self._open.enter_context(connection.pipeline())
+        self._last: psycopg.Cursor[Any] = connection.cursor()
+        self._waiting: list[Callable[[], object]] = []
+        self.has_answered = False  # whether the server has answered anything yet
+
+    @property
+    def connection(self) -> psycopg.Connection[Any]:
+        """Return the connection; all that waited has run."""
+        self._send()
+        return self._connection
+
+    @property
+    def rowcount(self) -> int:
+        """Return how many rows the last statement changed."""
+        self._send()
+        return self._last.rowcount
+
+    def execute(self, sql: str, parameters: Any = (), /, *, prepare: bool = True) -> None:  # noqa: ANN401 - in order, or by name
+        """The statement has run once, behind all that waited."""
+        self.put(sql, parameters, prepare=prepare)
+        self._send()
+
+    def put(self, sql: str, parameters: Any = (), /, *, prepare: bool = True) -> None:  # noqa: ANN401 - in order, or by name
+        """The statement runs before any that is executed after it."""
+        cursor = self._last = self._connection.cursor()
+        self._waiting.append(lambda: cursor.execute(sql, parameters, prepare=prepare))
+
+    def executemany(self, sql: str, parameters: Sequence[Any], /) -> None:
+        """The statement runs once for each row of parameters, likewise."""
+        cursor = self._last = self._connection.cursor()
+        self._waiting.append(lambda: cursor.executemany(sql, parameters))
+
+    def fetchall(self) -> list[Row]:
+        """Return the rows that are left."""
+        return self._last.fetchall()
+
+    def fetchone(self) -> Row | None:
+        """Return the next row, None behind the last."""
+        row: Row | None = self._last.fetchone()
+        return row
+
+    def commit(self) -> None:
+        """The transaction is committed, with all that waits."""
+        self.put("COMMIT", prepare=False)
+        self._run_waiting()
+        self._open.close()
+
+    def undo(self) -> None:
+        """The transaction is undone; what waits is not run."""
+        self._waiting = []
+        with suppress(psycopg.Error):  # has been told
+            self._pipeline.sync()
+        self._open.close()
+        self._connection.execute("ROLLBACK")  # outside, as psycopg has the server forget what was prepared
+
+    def _send(self) -> None:
+        """Whatever waits has run."""
+        if self._waiting:
+            self._run_waiting()
+            self._pipeline.sync()
+            self.has_answered = True
+
+    def _run_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for run in waiting:
+            run()
