@@ -5,10 +5,8 @@ from __future__ import annotations
 from datetime import date, timedelta
 
 import attrs
-import pytest
 
-from firelock import Firelock, JobContext, Retry, State
-from firelock.testing import Tester
+from firelock import JobContext, Retry, State
 
 
 @attrs.frozen
@@ -17,20 +15,6 @@ class Day:
 
     on: date
     rows: int
-
-
-@pytest.fixture
-def fire():
-    """An app on memory."""
-    with Firelock("memory://") as fire:
-        yield fire
-
-
-@pytest.fixture
-def tester(fire):
-    """Drains it."""
-    with Tester(fire) as tester:
-        yield tester
 
 
 def test_a_nightly_pipeline_of_unknown_width(fire, tester):

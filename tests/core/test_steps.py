@@ -52,20 +52,6 @@ class Named:
         return Approval(**json.loads(text))
 
 
-@pytest.fixture
-def fire():
-    """An app in memory."""
-    with Firelock("memory://") as app:
-        yield app
-
-
-@pytest.fixture
-def tester(fire):
-    """Its jobs run when told to, in time that stands still."""
-    with Tester(fire) as it:
-        yield it
-
-
 def send(fire, job, **payload):
     """Somebody sends the signal; return what became of it."""
     memo = Memo(MemoKind.SIGNAL, "approval", json.dumps(payload), True, fire.client.clock.now(), author="ada")

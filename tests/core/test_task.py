@@ -23,13 +23,6 @@ from tests.core.fakes import Worker
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
-@pytest.fixture
-def fire():
-    """An app of its own."""
-    with Firelock("memory://") as fire:
-        yield fire
-
-
 def send(to: str, copies: int = 1) -> str:
     """Send a letter."""
     return f"{to}×{copies}"

@@ -13,7 +13,7 @@ from uuid import UUID
 import attrs
 import pytest
 
-from firelock import FieldKind, Firelock, FormError, JobContext, Parameter
+from firelock import FieldKind, FormError, JobContext, Parameter
 from firelock.errors import ArgumentError, ConfigurationError, UnknownTask
 from firelock.values import State
 
@@ -30,13 +30,6 @@ class Point:
     """A value that JSON describes."""
 
     x: int
-
-
-@pytest.fixture
-def fire():
-    """An app."""
-    with Firelock("memory://") as fire:
-        yield fire
 
 
 def field_of(fire, annotation, default=...):

@@ -15,22 +15,13 @@ from firelock import (
     ArgumentTooLarge,
     ConfigurationError,
     Debounce,
-    Firelock,
     JobConflict,
     Limit,
     SignatureMismatch,
     State,
     Unique,
 )
-from firelock.memory import MemoryStorage
 from firelock.values import Input, On
-
-
-@pytest.fixture
-def fire():
-    """An app on memory."""
-    with Firelock(MemoryStorage()) as fire:
-        yield fire
 
 
 @pytest.fixture

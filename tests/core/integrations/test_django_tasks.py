@@ -85,12 +85,6 @@ def backend_settings(app, **options):
 
 
 @pytest.fixture
-def fire():
-    with Firelock("memory://") as app:
-        yield app
-
-
-@pytest.fixture
 def options():
     """`OPTIONS` beside the app; a test may change them."""
     return {}

@@ -7,8 +7,7 @@ from datetime import timedelta
 import attrs
 import pytest
 
-from firelock import Firelock, JobContext, JobDeleted, JobFailed, Retry, StepError
-from firelock.testing import Tester
+from firelock import JobContext, JobDeleted, JobFailed, Retry, StepError
 from firelock.values import State
 
 DAY = timedelta(days=1)
@@ -19,20 +18,6 @@ class Approval:
     """What is sent as the signal."""
 
     ok: bool
-
-
-@pytest.fixture
-def fire():
-    """An app in memory."""
-    with Firelock("memory://") as app:
-        yield app
-
-
-@pytest.fixture
-def tester(fire):
-    """Its jobs run when told to."""
-    with Tester(fire) as it:
-        yield it
 
 
 @pytest.fixture
