@@ -23,12 +23,15 @@ from firelock import (
     JobContext,
     JobDeleted,
     JobFailed,
+    RateLimited,
     Retry,
+    Snooze,
     hookimpl,
 )
 from firelock.integrations.sentry import Sentry, slug_of
+from firelock.lifecycle import handed_back
 from firelock.testing import Tester
-from tests.core.fakes import unmeasured
+from tests.core.fakes import Worker, unmeasured
 
 
 class Recording(Transport):
@@ -417,6 +420,84 @@ def test_a_run_that_waits_checks_in_once(sent, make, is_async):
     assert [("nightly", "in_progress")] == before
     assert [("nightly", "in_progress"), ("nightly", "ok")] == check_ins(sent)
     assert ["ok", "ok", "ok"] == [each["contexts"]["trace"]["status"] for each in sent.of("transaction")]
+
+
+def snoozing(app, ended):
+    """A task that puts itself off once."""
+
+    @app.task(name="work")
+    def work() -> Snooze | None:
+        if ended:
+            return None
+        ended.append("snoozed")
+        return Snooze(60, reason="later")
+
+    return work
+
+
+def refused(app, ended):
+    """A task that is told to come again."""
+
+    @app.task(name="work")
+    def work() -> None:
+        if not ended:
+            ended.append("refused")
+            raise RateLimited(retry_after=60)
+
+    return work
+
+
+def joining(app, ended):
+    """A task that waits for a job that somebody else made, by which nothing is remembered."""
+
+    @app.task(name="other")
+    def other() -> int:
+        return 1
+
+    @app.task(name="work")
+    def work(job: JobContext) -> None:
+        ended.append(job.join(app.jobs.get(made.id)))
+
+    made = other.using(delay=60).enqueue()
+    return work
+
+
+@pytest.mark.parametrize("putting_off", [snoozing, refused, joining])
+def test_a_run_that_is_put_off_checks_in_once(sent, make, putting_off):
+    """Though nothing is remembered of it, its history tells; none of its parts has failed."""
+    app, ended = make(monitors=["nightly"]), []
+
+    with Tester(app) as tester:
+        putting_off(app, ended).recur("nightly", Cron("0 2 * * *"))
+        app.recurring.trigger("nightly")
+        app.recurring.pause("nightly")
+        tester.drain()
+        before = check_ins(sent)
+        tester.clock.advance(seconds=60)
+        tester.drain()
+
+    assert [("nightly", "in_progress")] == before
+    assert [("nightly", "in_progress"), ("nightly", "ok")] == check_ins(sent)
+    assert {"ok"} == {each["contexts"]["trace"]["status"] for each in sent.of("transaction")}
+
+
+def test_a_job_that_was_handed_back_before_it_began_checks_in(sent, make):
+    """A claim is no beginning: a server that stops may never have come to it."""
+    app = make(monitors=True)
+
+    @app.task(name="work")
+    def work() -> None: ...
+
+    work.recur("nightly", Cron("0 2 * * *"))
+    job = app.recurring.trigger("nightly")
+    server = Worker(app)
+    (claimed,) = server.claim()
+    app.storage.apply(
+        [handed_back(claimed, server.holder, at=claimed.claimed_at, started_at=None, reason="it stops")]
+    )
+    run(app, job)
+
+    assert [("nightly", "in_progress"), ("nightly", "ok")] == check_ins(sent)
 
 
 def test_a_run_that_was_sent_a_signal_before_it_began_checks_in(sent, make):

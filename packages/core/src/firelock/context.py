@@ -197,11 +197,6 @@ class JobContext:
         """The recurring job that made it, if one did."""
         return self._job.recurring_id
 
-    @property
-    def has_memos(self) -> bool:
-        """Tell whether something was remembered of it when this run began: by a former one, or a signal."""
-        return self._job.has_memos
-
     # ---- being told to stop ------------------------------------------------------------------------------
 
     @property

@@ -30,6 +30,7 @@ from firelock import (
     Every,
     Firelock,
     JobContext,
+    RateLimited,
     State,
     TaskCall,
     TaskInfo,
@@ -127,7 +128,7 @@ class Sentry:
         if not sentry_sdk.get_client().is_active():
             return None
         recurring_id = job.recurring_id
-        is_watched = recurring_id is not None and _begins(job) and self._watches(recurring_id)
+        is_watched = recurring_id is not None and job.attempt == 1 and self._watches(recurring_id)
         return _ProcessScope(self, job, task, is_watched)
 
     @hookimpl
@@ -176,18 +177,27 @@ class Sentry:
     def check_in(self, job: JobContext, task: TaskInfo) -> None:
         """The monitor of a recurring job knows that a run begins; it is made where there was none.
 
-        Reads the definition, at most once a minute.
+        Reads the definition, at most once a minute; and the history of a job that was claimed before.
         """
         if job.recurring_id is None:
             return
         try:
-            definition = self._definition(job.recurring_id)
+            definition = None if self._has_begun(job) else self._definition(job.recurring_id)
             config = None if definition is None else self._config(definition, task)
         except Exception as error:  # noqa: BLE001 - a job does not fail for a report of it
             log.warning("No check-in for recurring job %r: %s", job.recurring_id, error)
             return
         if config is not None:
             capture_checkin(slug_of(job.recurring_id), _check_in_of(job.id), "in_progress", None, config)
+
+    def _has_begun(self, job: JobContext) -> bool:
+        """Tell whether a former part of this run has begun: a snooze and a wait give their attempt back.
+
+        So does a server that stops, which may have claimed the job and not come to it.
+        """
+        if job.fence == 1 or self._app is None:
+            return False
+        return any(step.started_at is not None for step in self._app.storage.history(job.id).entries)
 
     def _definition(self, recurring_id: str) -> RecurringJob | None:
         read_at, definition = self._known.get(recurring_id, (0.0, None))
@@ -225,14 +235,6 @@ def slug_of(recurring_id: str) -> str:
         return slug
     digest = hashlib.sha256(recurring_id.encode()).hexdigest()[:8]
     return f"{slug[: _LONGEST_SLUG - 9]}-{digest}".lstrip("-")
-
-
-def _begins(job: JobContext) -> bool:
-    """Tell whether this run is a job's beginning: no retry, and none that goes on behind a wait.
-
-    A wait gives its attempt back, and leaves a memo. An early signal leaves one too, before the first claim.
-    """
-    return job.attempt == 1 and (job.fence == 1 or not job.has_memos)
 
 
 def _check_in_of(job_id: str) -> str:
@@ -369,6 +371,8 @@ class _ProcessScope:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, RateLimited):  # it waits: no failure
+            kind = error = trace = None
         if self._span is not None:
             self._span.set_status("ok" if error is None else "internal_error")
         isolation, current = sentry_sdk.get_isolation_scope(), sentry_sdk.get_current_scope().fork()
