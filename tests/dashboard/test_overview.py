@@ -6,12 +6,13 @@ import re
 
 import pytest
 
-from firelock import Limit
+from firelock import Limit, Turns
 from firelock.clock import SECOND
 from firelock.storage import DURATION_BUCKETS, ClaimRequest, NewSession, Renewal, Rollup
 from firelock_dashboard.charts import Chart, Line, chart_of_samples, round_up, spark
 from firelock_dashboard.stats.live import Sample
 from firelock_dashboard.stats.rollups import MINUTE
+from tests.dashboard.worker import Worker
 
 PARTS = ("health", "tiles", "figures", "places", "runs", "nav")
 
@@ -190,6 +191,33 @@ def test_a_paused_limit_with_many_jobs_is_told(client, fire):
 
     assert "Limit tenant:7 is paused and 120 jobs wait for it." in text
     assert 'href="/limits?prefix=tenant' in text
+
+
+def test_what_limits_hold_is_no_wait(client, fire, task):
+    """The oldest wait is that of the first job that no limit holds; how many stand before it is beside."""
+    fire.limits.set("tenant", concurrent=1)
+    task.using(limits=[Turns("tenant:7")]).enqueue_many([(1,), (2,), (3,)])
+    Worker(fire).claim()
+    fire.storage.clock_offset += 7_200 * SECOND
+
+    all_held = client.get("/").text
+    task.enqueue(4)
+    fire.storage.clock_offset += 120 * SECOND
+    client.app.forget()
+    behind = client.get("/").text
+
+    assert ["–", "2\u202fmin"] == [tile(all_held, "oldest"), tile(behind, "oldest")]
+    assert "limits hold what waits" in all_held
+    assert "in mail" in behind
+    held = "the first 2 are held by limits"
+    assert f"– {held}" == oldest_of_queue(all_held, "mail")
+    assert re.fullmatch(rf"2 min( \d\d s)? {held}", oldest_of_queue(behind, "mail"))
+
+
+def oldest_of_queue(text, name):
+    row = text[text.index(f'id="overview-queue-{name}"') :]
+    found = re.search(r'data-label="Oldest">(.*?)</td>', row, re.DOTALL)
+    return re.sub(r"<[^>]+>", "", found[1])
 
 
 def test_a_task_that_no_server_knows_is_told(client, fire, task):

@@ -8,10 +8,11 @@ from datetime import timedelta
 import attrs
 import pytest
 
-from firelock import State
+from firelock import State, Turns
 from firelock.control.servers import ServerState
 from firelock.storage import JobFilter, NewSession, Renewal
 from firelock_dashboard.pages import queues
+from tests.dashboard.worker import Worker
 
 DAY = 86_400
 
@@ -114,13 +115,37 @@ def test_a_long_wait_is_marked(fire, client, mail, minutes, told):
     assert told == re.findall(r'class="aged (\w+)"', client.part("/queues", "rows").text)
 
 
+@pytest.mark.parametrize(("path", "part"), [("/queues", "rows"), ("/queues/mail", "facts")])
+def test_what_a_limit_holds_is_no_wait(fire, client, mail, path, part):
+    """A queue waits since its first job that no limit holds is there; those before it are counted."""
+    fire.limits.set("tenant", concurrent=1)
+    mail.using(limits=[Turns("tenant:7")]).enqueue_many([(1,), (2,), (3,)])
+    Worker(fire).claim()
+    fire.storage.clock_offset += 2 * 3_600_000_000
+
+    all_held = client.part(path, part).text
+    mail.enqueue(4)
+    fire.storage.clock_offset += 120_000_000
+    behind = client.part(path, part).text
+
+    assert [None, "2 min"] == [waits(all_held), waits(behind)]
+    assert all('href="/limits">the first 2 are held by limits</a>' in page for page in (all_held, behind))
+    assert 'class="aged' not in all_held + behind
+
+
+def waits(page):
+    """How long a queue waits, without the seconds; None where nothing does that could start."""
+    found = re.search(r"data-running>(\d+ min)", page)
+    return found and found[1]
+
+
 def test_what_clears_and_what_grows(fire, mail):
     """At the rate of now: so many minutes, or never where as many jobs come as go."""
     mail.enqueue_many([(1,), (2,)])
     (view,) = fire.queues.list()
 
     def queue(out, into):
-        return queues.QueueRow(view, None, out, into, [])
+        return queues.QueueRow(view, None, 0, out, into, [])
 
     assert timedelta(minutes=1) == queue(2.0, None).clears_in
     assert timedelta(minutes=2) == queue(2.0, 1.0).clears_in

@@ -212,20 +212,18 @@ class _Seen:
 
     def _oldest_wait(self) -> _Tile:
         seen = self.sight
-        running = {queue.name: at for queue, at in self._waiting() if not queue.is_paused}
-        if not running:
+        names = [queue.name for queue in seen.queues if not queue.is_paused]
+        waiting = {name: at for name in names if (at := seen.waits_since(name)) is not None}
+        if not waiting:
+            if any(name in seen.held for name in names):
+                return _Tile("oldest", "–", "/limits", hint=self._text("tile_held"))
             return _Tile("oldest", "–", "/queues", hint=self._text("tile_nothing_waits"))
-        queue = min(running, key=lambda name: running[name])
-        waited, since = seen.now - running[queue], seen.waits_since(queue)
-        is_long = since is not None and seen.now - since >= LONG_WAIT  # what a limit holds is no trouble
+        queue = min(waiting, key=lambda name: waiting[name])
+        waited = seen.now - waiting[queue]
         return _Tile(
             "oldest", _about(waited / 1_000_000), f"/queues/{queue}",
-            hint=self._text("tile_in_queue", queue=queue), look="is-warn" if is_long else "",
+            hint=self._text("tile_in_queue", queue=queue), look="is-warn" if waited >= LONG_WAIT else "",
         )  # fmt: skip
-
-    def _waiting(self) -> list[tuple[QueueView, int]]:
-        seen = self.sight
-        return [(queue, seen.oldest[queue.name]) for queue in seen.queues if queue.name in seen.oldest]
 
     def _failed(self, day: Series, hour: Series) -> _Tile:
         failed = day.count("failed")
@@ -252,12 +250,15 @@ class _Seen:
 
     # ---- tables ------------------------------------------------------------------------------------------
 
-    def queues(self) -> list[tuple[QueueView, int | None, Rates | None]]:
-        """The queues with most to do, each with since when its first job waits and how it moves."""
+    def queues(self) -> list[tuple[QueueView, int | None, int, Rates | None]]:
+        """The queues with most to do: since when the first job waits, how many limits hold, how it moves."""
         seen = self.sight
+        held = {name: head.count for name, head in seen.held.items()}
         fullest = sorted(seen.queues, key=lambda one: (-one.enqueued, -one.processing, one.name))[:_QUEUES]
         rates = self._dashboard.history.queues()
-        return [(one, seen.oldest.get(one.name), rates.get(one.name)) for one in fullest]
+        return [
+            (one, seen.waits_since(one.name), held.get(one.name, 0), rates.get(one.name)) for one in fullest
+        ]
 
     def failures(self) -> Sequence[Cause]:
         """The causes of most failures, but for those that are muted."""

@@ -11,20 +11,23 @@ import attrs
 from firelock import State
 from firelock.control.doctor import Sight
 from firelock.storage import JobFilter
+from firelock.waits import held_heads
 from firelock_dashboard.actions import operation_address, set_pause, start_operation
 from firelock_dashboard.formatting import instant
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.request import Undo
 from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
-from firelock_dashboard.stats.history import Rates
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from starlette.responses import Response
 
     from firelock import QueueView, ServerView
     from firelock.storage import JobRecord
     from firelock_dashboard.request import Visit
+    from firelock_dashboard.stats.history import Rates
 
 _SHOWN = 25  # queues on a page: each is asked for the job that waits longest
 _HEAD = 20
@@ -37,7 +40,8 @@ class QueueRow:
     """A queue as a line: what it holds, how it moves, who listens."""
 
     view: QueueView
-    oldest_at: datetime | None  # since when the first in line waits
+    oldest_at: datetime | None  # since when the first waits that no limit holds
+    held: int  # jobs before it that limits hold; 100 at most
     out_per_minute: float
     in_per_minute: float | None  # None until it is known
     listeners: list[ServerView]
@@ -101,9 +105,9 @@ def _page(visit: Visit, after: str) -> _QueuesPage:
     views = visit.fire.queues.list()
     left = [view for view in views if view.name > after]
     shown = left[:_SHOWN]
-    sight = Sight(visit.now_micros, servers=visit.fire.servers.list())
+    sight = _sight(visit, shown)
     rates = visit.dashboard.history.queues(minutes=10)
-    queues = [_queue(visit, view, sight, rates) for view in shown]
+    queues = [_queue(view, sight, rates) for view in shown]
     most = max((_jobs_in(view) for view in views), default=0)
     return _QueuesPage(queues, len(views), most, shown[-1].name if len(left) > _SHOWN else None)
 
@@ -112,19 +116,28 @@ def _jobs_in(view: QueueView) -> int:
     return view.processing + view.enqueued + view.scheduled
 
 
-def _queue(visit: Visit, view: QueueView, sight: Sight, rates: dict[str, Rates]) -> QueueRow:
-    rate = rates.get(view.name, Rates(0.0, None))
+def _sight(visit: Visit, views: Sequence[QueueView]) -> Sight:
+    """Return who listens, and how long the first jobs of these queues wait and for what."""
+    jobs, now = visit.fire.jobs, visit.now_micros
+    heads = {
+        view.name: job.record()
+        for view in views
+        if view.enqueued
+        for job in jobs.find(state=State.ENQUEUED, queue=view.name, limit=1, oldest_first=True)
+    }
+    # A job came into its queue when it changed last: for a scheduled one that is when it was due.
+    oldest = {name: head.changed_at for name, head in heads.items()}
+    held = held_heads(visit.fire.storage, heads.values(), now)
+    return Sight(now, servers=visit.fire.servers.list(), oldest=oldest, held=held)
+
+
+def _queue(view: QueueView, sight: Sight, rates: dict[str, Rates]) -> QueueRow:
+    rate, since, head = rates.get(view.name), sight.waits_since(view.name), sight.held.get(view.name)
+    out, into = (0.0, None) if rate is None else (rate.out_per_minute, rate.in_per_minute)
     return QueueRow(
-        view, _oldest_at(visit, view), rate.out_per_minute, rate.in_per_minute, sight.listening(view.name)
-    )
-
-
-def _oldest_at(visit: Visit, view: QueueView) -> datetime | None:
-    if not view.enqueued:
-        return None
-    first = visit.fire.jobs.find(state=State.ENQUEUED, queue=view.name, limit=1, oldest_first=True)
-    # It came into its queue when it changed last: for a scheduled one that is when it was due.
-    return next((instant(job.record().changed_at) for job in first), None)
+        view, None if since is None else instant(since), 0 if head is None else head.count, out, into,
+        sight.listening(view.name),
+    )  # fmt: skip
 
 
 # ---- one queue -------------------------------------------------------------------------------------------
@@ -146,10 +159,10 @@ def show_queue(visit: Visit) -> Response:
     views = {view.name: view for view in visit.fire.queues.list()}
     if name not in views:
         raise NotHere(visit.text("queues.unknown", queue=name))
-    sight = Sight(visit.now_micros, servers=visit.fire.servers.list())
+    sight = _sight(visit, [views[name]])
     return visit.page(
         "queue.html", title=visit.text("queues.title", queue=name), section="queues", name=name,
-        queue=lambda: _queue(visit, views[name], sight, visit.dashboard.history.queues(minutes=10)),
+        queue=lambda: _queue(views[name], sight, visit.dashboard.history.queues(minutes=10)),
         head=lambda: _head(visit, views[name]), waiting=lambda: views[name].enqueued,
         others=lambda: [(one, one.state_at(sight.now)) for one in sight.alive if one.listens_to(name)],
     )  # fmt: skip
