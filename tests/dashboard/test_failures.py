@@ -139,6 +139,33 @@ def test_a_day_of_a_cause_is_told_by_the_hour(fire, failing):
     assert (0,) * HOURS == quiet["TimeoutError"].hours
 
 
+@pytest.mark.parametrize("counts", [(3,), (100, 100, 1)], ids=["few", "more than are looked at"])
+def test_a_day_has_what_has_just_failed(fire, client, dashboard, failing, counts):
+    """Though the day was read a moment before, for another cause, and is not read again at once."""
+    failing(1, "missing", "build")
+    client.get("/failures")
+    ids = [job_id for count in counts for job_id in failing(count)]
+    dashboard.forget()
+
+    page = client.get(f"/failures/{fingerprint_of(fire, ids[0])}").text
+    rows = client.part("/failures", "rows").text
+
+    told = f"{sum(counts)} jobs failed so within 24 hours"
+    assert (True, True) == (told in page, told in rows)
+    assert "quiet" not in re.findall(r'<span class="muted">(.*?)</span>', page + rows)
+
+
+def test_a_day_has_a_cause_that_is_in_no_list(fire, client, failing):
+    """It came behind the last reading of the list: its page shows its day all the same."""
+    failing(1, "missing", "build")
+    client.get("/failures")
+    ids = failing(1)
+
+    page = client.get(f"/failures/{fingerprint_of(fire, ids[0])}").text
+
+    assert "1 job failed so within 24 hours." in page
+
+
 def test_a_read_only_dashboard_remembers_in_memory_alone(fire, failing):
     """It shows since when, and writes nothing."""
     (first,) = failing(1)

@@ -18,7 +18,7 @@ from firelock_dashboard.pages.job import JobView
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
-from firelock_dashboard.stats.causes import Cause, Mute
+from firelock_dashboard.stats.causes import NO_HOURS, Cause, Mute, by_hour
 from firelock_dashboard.tracebacks import markdown
 
 if TYPE_CHECKING:
@@ -149,9 +149,17 @@ class _CausePage:
 
     @cached_property
     def known(self) -> Cause | None:
-        """The cause as the list has it: since when it is known, its day, whether it is muted."""
+        """The cause as the list has it: since when it is known, whether it is muted."""
         causes = self.visit.dashboard.watch.causes()
         return next((one for one in causes if one.fingerprint == self.fingerprint), None)
+
+    @cached_property
+    def hours(self) -> tuple[int, ...]:
+        """How many of them failed in each of the last 24 hours, the newest among them."""
+        if self.is_sample_cut:
+            return self.visit.dashboard.watch.hours_of(self.fingerprint)
+        found = by_hour((job.record() for job in self.sample), self.visit.now)
+        return found.get(self.fingerprint, NO_HOURS)
 
     @property
     def newest_at(self) -> datetime | None:

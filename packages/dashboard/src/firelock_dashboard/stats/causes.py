@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -22,11 +22,14 @@ from firelock_dashboard.job_search import pages_of
 
 if TYPE_CHECKING:
     from firelock import Firelock
-    from firelock.storage import FailureGroup, Record
+    from firelock.storage import FailureGroup, JobRecord, Record
 
 log = logging.getLogger(__name__)
 
 HOURS = 24
+NO_HOURS = (0,) * HOURS
+Hours = Mapping[str, tuple[int, ...]]
+"""By fingerprint: how many jobs failed in each of 24 hours, the oldest first."""
 KEPT = 1_000
 """So many causes are remembered; beyond them, those that have not been seen for longest are forgotten."""
 
@@ -128,9 +131,7 @@ class Causes:
 
     # ---- looking -------------------------------------------------------------------------------------------
 
-    def list(
-        self, groups: Sequence[FailureGroup], hours: Mapping[str, tuple[int, ...]], now: datetime
-    ) -> list[Cause]:
+    def list(self, groups: Sequence[FailureGroup], hours: Hours, now: datetime) -> list[Cause]:
         """Return the causes of these groups in their order, then those that are muted and have no failed job.
 
         A cause that nobody had seen is remembered from now on: one look at the storage for each of these.
@@ -147,7 +148,7 @@ class Causes:
         self,
         group: FailureGroup,
         former: _CauseRecord | None,
-        hours: Mapping[str, tuple[int, ...]],
+        hours: Hours,
         now: datetime,
     ) -> Cause:
         fingerprint = group.fingerprint
@@ -161,7 +162,7 @@ class Causes:
             self._remember(fingerprint, known)
         return Cause(
             fingerprint, group.type, group.message, group.task, group.count, instant(group.newest_at),
-            instant(known.first_at), hours.get(fingerprint, (0,) * HOURS), known.muted_at(now),
+            instant(known.first_at), hours.get(fingerprint, NO_HOURS), known.muted_at(now),
         )  # fmt: skip
 
     def _oldest(self, group: FailureGroup) -> int:
@@ -221,21 +222,41 @@ class Causes:
             self._fire.storage.delete_record(_KIND, fingerprint, expected_version=version)
 
 
-def strips(fire: Firelock, now: datetime) -> dict[str, tuple[int, ...]]:
-    """Return by fingerprint how many jobs, of those that are failed now, failed in each of the last 24 hours.
+def strips(
+    fire: Firelock, now: datetime, *, fingerprint: str | None = None, since: int | None = None,
+    until: int | None = None,
+) -> Hours:  # fmt: skip
+    """Return how many jobs, of those that are failed now, failed in each of the last 24 hours; it ends now.
 
-    The oldest hour first, the last one ends now. Of the newest 10,000 failed jobs.
+    Of the newest 10,000 failed jobs: of those of one cause, and that failed in [since, until), where told.
     """
+    first = micros(now) - HOURS * _HOUR
+    where = JobFilter(
+        state=State.FAILED, fingerprint=fingerprint, until=until,
+        since=first if since is None else max(first, since),
+    )  # fmt: skip
+    pages = islice(pages_of(fire, where), _LOOKED_AT)
+    return by_hour((job.record() for page in pages for job in page), now)
+
+
+def by_hour(failed: Iterable[JobRecord], now: datetime) -> Hours:
+    """Return in which of the 24 hours that end now these jobs failed; those of before are left out."""
     end = micros(now)
     found: dict[str, list[int]] = {}
-    where = JobFilter(state=State.FAILED, since=end - HOURS * _HOUR)
-    for page in islice(pages_of(fire, where), _LOOKED_AT):
-        for job in page:
-            record = job.record()
-            hour = HOURS - 1 - max(0, end - record.changed_at) // _HOUR
-            if record.error is not None and hour >= 0:
-                found.setdefault(record.error.fingerprint, [0] * HOURS)[hour] += 1
+    for record in failed:
+        hour = HOURS - 1 - max(0, end - record.changed_at) // _HOUR
+        if record.error is not None and hour >= 0:
+            found.setdefault(record.error.fingerprint, [0] * HOURS)[hour] += 1
     return {fingerprint: tuple(hours) for fingerprint, hours in found.items()}
+
+
+def added(some: Hours, others: Hours) -> Hours:
+    """Return both together."""
+    both = {
+        fingerprint: tuple(map(sum, zip(some[fingerprint], others[fingerprint], strict=True)))
+        for fingerprint in some.keys() & others.keys()
+    }
+    return {**some, **others, **both}
 
 
 def muted_share(fire: Firelock, task: str, muted: set[str], since: datetime) -> float:

@@ -16,8 +16,8 @@ from firelock import FirelockError
 from firelock.control.doctor import Sight
 from firelock.storage import Feature, State
 from firelock.waits import HeldHead, held_heads
-from firelock_dashboard.formatting import instant
-from firelock_dashboard.stats.causes import Cause, Causes, muted_share, strips
+from firelock_dashboard.formatting import instant, micros
+from firelock_dashboard.stats.causes import NO_HOURS, Cause, Causes, Hours, added, muted_share, strips
 
 if TYPE_CHECKING:
     from firelock import Diagnosis, Firelock, LimitView, Operation, Outcome, QueueView
@@ -35,6 +35,7 @@ _PAUSED, _KEYS = 20, 500  # limits that are paused, and keys of each, and of a p
 _KEY_PAGES = 4
 _CAUSES = 100
 _LATELY = timedelta(minutes=15)  # as `history.lately`
+_WRITTEN_LATE = timedelta(seconds=10)  # so long behind its instant the end of a job may be stored
 
 
 @attrs.frozen
@@ -97,6 +98,10 @@ class Watch:
         """Return the hundred largest causes of failures and those that are muted, about ten seconds old."""
         return self._keep("causes", _GROUPS, self._causes)
 
+    def hours_of(self, fingerprint: str) -> tuple[int, ...]:
+        """Return how many jobs of a cause failed in each of the last 24 hours, those of a moment ago too."""
+        return self._hours(fingerprint).get(fingerprint, NO_HOURS)
+
     def muted(self) -> set[str]:
         """Return the fingerprints of the causes that are muted, about ten seconds old."""
         return self._keep("muted", _GROUPS, lambda: self.remembered.muted(self._now()))
@@ -156,9 +161,20 @@ class Watch:
         return instant(self._fire.client.clock.now())
 
     def _causes(self) -> list[Cause]:
-        now = self._now()
-        hours = self._keep("strips", _STRIPS, lambda: strips(self._fire, now))
-        return self.remembered.list(self.failure_groups(_CAUSES), hours, now)
+        groups = self.failure_groups(_CAUSES)
+        return self.remembered.list(groups, self._hours(), self._now())
+
+    def _hours(self, fingerprint: str | None = None) -> Hours:
+        """Return the day of one cause or all: as it was read some time ago, and what has failed since."""
+        fire, now = self._fire, self._now()
+
+        def read() -> tuple[int, Hours]:
+            until = micros(now - _WRITTEN_LATE)
+            return until, strips(fire, now, fingerprint=fingerprint, until=until)
+
+        name = "strips" if fingerprint is None else f"strips {fingerprint}"
+        since, former = self._keep(name, _STRIPS, read)
+        return added(former, strips(fire, now, fingerprint=fingerprint, since=since))
 
     def _muted_shares(self, tasks: Sequence[str]) -> dict[str, float]:
         """Return which part of each task's failures of late is muted; nothing where nothing is muted."""
