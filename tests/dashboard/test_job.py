@@ -80,7 +80,8 @@ def test_what_travels_with_a_job_is_shown_and_masked(client, fire, send):
         ("succeeded", (["Requeue", "Duplicate", "Delete"], ["Run now", "Cancel"], "Its result goes with it")),
         ("failed", (["Requeue", "Duplicate", "Delete"], ["Run now", "Cancel"], "You can take it back")),
         ("deleted", (["Requeue", "Duplicate"], ["Run now", "Cancel"], "")),
-        ("awaiting", (["Delete"], [], "that tie goes with it: there is no undo.")),
+        ("awaiting", (["Delete"], [],
+                      "for another job, a signal or its batch, and that goes with it: there is no undo.")),
         ("parent", (["Delete"], [], "What waits for it is decided by that: there is no undo.")),
     ],
 )  # fmt: skip

@@ -77,6 +77,18 @@ def test_in_a_pipe_it_looks_once(run, app):
     assert "\x1b" not in ran.out
 
 
+def test_what_awaits_is_said_to_be_of_several_kinds(run, app):
+    """A storage counts by state: what waits for a job, for a signal or in a batch is one number."""
+    failed, _ = fill(app)
+    app.jobs.get(failed.id).then(app.task(name="after")(lambda: None))
+    with app.batch("import") as batch:
+        batch.add(app.task(name="load")(lambda: None))
+
+    ran = run("top --storage", app.storage.url)
+
+    assert "awaiting 2 (other jobs, signals, batches)   failed 1" in ran.out.splitlines()[0]
+
+
 def test_where_nothing_is_a_sentence_stands(run, app):
     """For each list, also what to do for want of a server."""
     ran = run("top --once --storage", app.storage.url)

@@ -368,7 +368,7 @@ def restore(job_id: str, former: Former, *, at: int, reason: str, expires_at: in
 _LOST = {
     State.PROCESSING: "it was running when it was deleted, and nobody knows how far it came",
     State.SUCCEEDED: "it had succeeded, and its result went with the delete",
-    State.AWAITING: "it waited for another job, and that tie went with the delete",
+    State.AWAITING: "it waited for another job, a signal or its batch, and that went with the delete",
 }
 
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _JOBS = 100  # running ones and failures that are read
 _WAITS = 20  # queues whose oldest job is looked for
 _MINUTE = timedelta(minutes=1)
+_AWAITED = " (other jobs, signals, batches)"
 _NOTE = 200
 _QUEUES, _SERVERS, _RUNNING, _FAILURES = "Queues", "Servers", "Running", "Failures"
 _FRAME = 2  # lines of a section beside its rows: titles, and an empty one
@@ -258,11 +259,16 @@ def _error(job: JobRecord) -> str:
 
 
 def summary(seen: Snapshot) -> list[Piece]:
-    """Return one line: how many jobs are in each state, and what ended within the last full minute."""
+    """Return one line: how many jobs are in each state, and what ended within the last full minute.
+
+    What a storage counts is a state, so what awaits is said to be of several kinds, which none counts apart.
+    """
     pieces: list[Piece] = []
     for state in (State.ENQUEUED, State.PROCESSING, State.SCHEDULED, State.AWAITING, State.FAILED):
         count = seen.states.get(state, 0)
-        pieces += [f"{state} ", Cell(f"{count:,}", STATE_STYLES[state] if count else "bright_black"), "   "]
+        kinds = _AWAITED if state is State.AWAITING and count else ""
+        number = Cell(f"{count:,}", STATE_STYLES[state] if count else "bright_black")
+        pieces += [f"{state} ", number, f"{kinds}   "]
     ended = sum(seen.ended.get(outcome, 0) for outcome in ("succeeded", "failed", "deleted"))
     failed = seen.ended.get("failed", 0)
     pieces += [f"last minute {ended:,} ended, ", Cell(f"{failed:,} failed", "bold red" if failed else "")]

@@ -100,12 +100,12 @@ class JobCounts(Counts, Mapping[State, int]):
 
     @property
     def awaiting(self) -> int:
-        """How many wait for a parent."""
+        """How many wait for another job, a signal or their batch; open batches are among them."""
         return self.by_state[State.AWAITING]
 
     @property
     def scheduled(self) -> int:
-        """How many are due later, retries included."""
+        """How many are due later, retries and sleeps included."""
         return self.by_state[State.SCHEDULED]
 
     @property
