@@ -224,6 +224,18 @@ def test_the_short_way_of_members_is_planned_along_indexes(flow, admin):
     assert "Sort Key: firelock_jobs" not in plans[0]
 
 
+def test_members_are_stored_without_a_look_at_what_else_waits(flow, admin):
+    """However few jobs waited when it was planned: the batch alone is read."""
+    flow.settle_all()
+    admin.execute("VACUUM ANALYZE")
+    batch, _ = flow.batch_of(1)
+    flow.storage.insert([flow.new_member(batch) for _ in range(3)])
+
+    (plan,) = plans_of(flow.storage._database, "%INSERT INTO firelock_members%")  # noqa: SLF001 - its connection keeps it
+    assert "Index Scan using firelock_jobs_id_key" in plan
+    assert "firelock_listed" not in plan
+
+
 def test_a_suspension_is_planned_along_indexes(flow, admin):
     """However small the tables were when it was planned."""
     admin.execute("VACUUM ANALYZE")

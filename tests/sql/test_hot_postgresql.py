@@ -6,7 +6,7 @@ import pytest
 from psycopg import sql
 from sqlalchemy import create_engine
 
-from firelock.storage import Applied, ClaimRequest, State
+from firelock.storage import Applied, Chunk, ClaimRequest, Held, State
 from firelock.testing import Handles, Scene
 from firelock.testing.conformance.scene import Running, deletes, fails, succeeds
 from firelock_sql.postgresql.connect import text_array
@@ -142,6 +142,26 @@ def test_plans_go_along_indexes_however_small_the_table_was(scene, admin):
     assert "Bitmap" not in plan
     assert "Sort Key: firelock_jobs" not in plan
     assert "firelock_ready" in plan
+
+
+def test_what_a_session_holds_is_not_read_for_one_of_its_jobs(scene, admin):
+    """However few jobs were held when it was planned: that one is found by its id."""
+    scene.add_many(8)
+    admin.execute("VACUUM ANALYZE")
+    holder = scene.begin()
+    for job in scene.claim(holder):
+        scene.reconcile(holder, [Held(job.id, job.fence, scene.stamp())])
+        scene.storage.append_stream(job.id, [Chunk("out", 0, "a")], session=holder.session, fence=job.fence)
+        scene.storage.recall(job.id, session=holder.session, fence=job.fence)
+
+    for begin in (
+        "UPDATE firelock_jobs SET started_at%",
+        "SELECT 1 FROM firelock_jobs%",
+        "SELECT memo.kind%",
+    ):
+        (plan,) = plans_of(scene.storage._database, begin)  # noqa: SLF001 - its connection keeps it
+        assert "Index Scan using firelock_jobs_id_key" in plan, begin
+        assert "firelock_holder" not in plan, begin
 
 
 def plans_of(database, begin="WITH open%"):

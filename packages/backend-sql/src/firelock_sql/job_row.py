@@ -44,6 +44,10 @@ from firelock_sql.transaction import Text, Transaction
 COMPACT_FROM = 2 * HISTORY_LIMIT
 """Lines of history from which on the text is rewritten without its middle; reading bounds it anyway."""
 
+# No index serves the session so: what one holds is so little in a planner's eyes that it would read all of it
+# to find one job.
+IS_HELD = "id = :id AND state = 'processing' AND coalesce(session, '') = :session AND fence = :fence"
+
 # ---- columns ---------------------------------------------------------------------------------------------
 
 

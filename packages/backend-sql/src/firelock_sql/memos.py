@@ -20,17 +20,14 @@ from firelock.storage import (
     memo_words,
 )
 from firelock_sql.database import SqlVerbs
-from firelock_sql.job_row import JobRow, load_rows, save_rows
+from firelock_sql.job_row import IS_HELD, JobRow, load_rows, save_rows
 from firelock_sql.memo_row import memo_size, memo_total, put_memo, read_memo, read_memos
 from firelock_sql.settle import decide_all_of, resume
 from firelock_sql.transaction import Text, Transaction
 
 _UNWATCHED = frozenset({State.SUCCEEDED, State.DELETED})  # nobody outside tells such a job anything
 IS_KNOWN = Text("SELECT 1 FROM firelock_jobs WHERE id = :id")
-IS_HELD = Text("""
-SELECT 1 FROM firelock_jobs
-WHERE id = :id AND state = 'processing' AND session = :session AND fence = :fence
-""")
+HOLDS = Text(f"SELECT 1 FROM firelock_jobs WHERE {IS_HELD}")  # noqa: S608 - ours
 
 
 class SqlMemoVerbs(SqlVerbs):
@@ -50,7 +47,7 @@ class SqlMemoVerbs(SqlVerbs):
             if session is None:
                 found = tx.one(IS_KNOWN, id=job_id)
             else:
-                found = tx.one(IS_HELD, id=job_id, session=session, fence=fence)
+                found = tx.one(HOLDS, id=job_id, session=session, fence=fence)
             return None if found is None else read_memos(tx, job_id)
 
         return self._database.read(recall)

@@ -19,7 +19,7 @@ from firelock.storage import (
 from firelock_sql.batch_row import MemberCounts
 from firelock_sql.claim import SERVER
 from firelock_sql.database import SqlVerbs
-from firelock_sql.job_row import CLAIMED_COLUMNS, claimed_job, load_rows, save_rows
+from firelock_sql.job_row import CLAIMED_COLUMNS, IS_HELD, claimed_job, load_rows, save_rows
 from firelock_sql.settle import clear_tail, take_back
 from firelock_sql.transaction import Text, Transaction, insert_into
 
@@ -57,10 +57,7 @@ _HELD = Text(f"""
 SELECT {CLAIMED_COLUMNS}, marks, state FROM firelock_jobs INDEXED BY firelock_holder
 WHERE session = :session ORDER BY seq
 """)  # noqa: S608 - names of columns
-_START = Text("""
-UPDATE firelock_jobs SET started_at = :started_at
-WHERE id = :id AND session = :session AND fence = :fence AND state = 'processing'
-""")
+_START = Text(f"UPDATE firelock_jobs SET started_at = :started_at WHERE {IS_HELD}")  # noqa: S608 - ours
 
 
 class SqlSessionVerbs(SqlVerbs):

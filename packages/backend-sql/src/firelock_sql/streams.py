@@ -8,12 +8,10 @@ from typing_extensions import override
 
 from firelock.storage import Chunk
 from firelock_sql.database import SqlVerbs
+from firelock_sql.job_row import IS_HELD
 from firelock_sql.transaction import Text, Transaction, insert_into
 
-_IS_HELD = Text("""
-SELECT 1 FROM firelock_jobs INDEXED BY id
-WHERE id = :id AND state = 'processing' AND session = :session AND fence = :fence FOR NO KEY UPDATE
-""")
+_HELD = Text(f"SELECT 1 FROM firelock_jobs INDEXED BY id WHERE {IS_HELD} FOR NO KEY UPDATE")  # noqa: S608 - ours
 _KNOWN = Text("""
 SELECT place FROM firelock_stream_chunks
 WHERE job_id = :id AND stream = :stream AND place >= :first AND place <= :last
@@ -34,7 +32,7 @@ class SqlStreamVerbs(SqlVerbs):
     @override
     def append_stream(self, job_id: str, chunks: Sequence[Chunk], *, session: str, fence: int) -> int | None:
         def append(tx: Transaction) -> int | None:
-            if tx.one(_IS_HELD, id=job_id, session=session, fence=fence) is None:
+            if tx.one(_HELD, id=job_id, session=session, fence=fence) is None:
                 return None
             streams: dict[str, dict[int, Chunk]] = {}
             for chunk in chunks:

@@ -13,7 +13,7 @@ import attrs
 
 from firelock.storage import MEMOS_BYTES, MEMOS_LIMIT, Applied, Memo, NewMemo, Remembered, State
 from firelock_sql.memo_row import ALL_MEMOS, memo_of, memo_size
-from firelock_sql.memos import IS_HELD, IS_KNOWN
+from firelock_sql.memos import HOLDS, IS_KNOWN
 from firelock_sql.mysql.pipeline import Answer, TogetherCursor
 from firelock_sql.schema import HAS_MEMOS
 from firelock_sql.transaction import Text, Transaction
@@ -101,7 +101,7 @@ def recall_at_once(
     """Return what the job remembers, of one snapshot; the transaction is over. None: see `Storage.recall`."""
     held: tuple[Text, dict[str, object]] = (IS_KNOWN, {"id": job_id})
     if session is not None:
-        held = (IS_HELD, {"id": job_id, "session": session, "fence": fence})
+        held = (HOLDS, {"id": job_id, "session": session, "fence": fence})
     asked: list[tuple[str, Any]] = []
     for statement, parameters in (held, (ALL_MEMOS, {"id": job_id})):
         compiled = statement.compiled(tx.dialect)

@@ -34,14 +34,15 @@ INSERT = Text(_INSERT.format(columns="", values="", arrays=""))
 INSERT_LIMITED = Text(_INSERT.format(**_LIMITED))
 
 # Members of one batch, likewise, behind a statement that has locked it: only then does this one see whether
-# it is still open. There is a row for an open batch alone; else nothing is stored.
+# it is still open. There is a row for an open batch alone; else nothing is stored. No index serves the state
+# so: where few jobs waited when it was planned, all that wait would be read to find the batch.
 KEEP_OPEN = Text("SELECT FROM firelock_batches WHERE id = :batch FOR SHARE")
 _INSERT_MEMBERS = """
 WITH clock AS MATERIALIZED (
     SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + :offset AS now,
         cardinality(:ids::text[]) AS number
     FROM firelock_jobs AS job, firelock_batches AS batch
-    WHERE job.id = :batch AND job.state = 'awaiting'
+    WHERE job.id = :batch AND job.state || '' = 'awaiting'
         AND batch.id = :batch AND batch.is_shut = 0 AND batch.is_cancelled = 0
 ), stored AS (
     INSERT INTO firelock_jobs
