@@ -1,0 +1,182 @@
+"""What PostgreSQL does for the statements that run for every job, beside few finished jobs and beside many.
+
+Each verb is run on a database whose finished jobs are copies, twice, and the second run counts. Buffers are
+those of `pg_stat_statements`; which indexes were read, and what was written, tell the plans of `auto_explain`
+in the server's log. Times are left out: buffers are what a plan costs on any machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from benchmarks.entry import exit_when_told
+from benchmarks.growth import SOURCES
+from benchmarks.growth_postgresql import multiply, settle
+from benchmarks.postgresql_server import PostgresqlServer, running
+from firelock.storage import Chunk, ClaimRequest, Held, NewMemo
+from firelock.testing import Handles
+from firelock.testing.conformance.flow_scene import FlowScene, suspends
+from firelock.testing.conformance.scene import Running, opener, succeeds
+from firelock.values import Holder, Memo, MemoKind
+
+FEW, MANY = 20_000, 5_000_000
+SETTINGS = {
+    "shared_preload_libraries": "pg_stat_statements,auto_explain",
+    "auto_explain.log_min_duration": "0",
+    "auto_explain.log_analyze": "on",
+    "auto_explain.log_buffers": "on",
+    "auto_explain.log_timing": "off",
+    "auto_explain.log_format": "json",
+    "log_line_prefix": "",
+    "fsync": "off",  # nothing is timed
+    "max_wal_size": "20GB",
+}
+RESET = "select pg_stat_statements_reset()"
+READ = "coalesce(sum(shared_blks_hit + shared_blks_read), 0)"
+BUFFERS = f"select {READ} from pg_stat_statements where query not like '%pg_stat_statements%'"
+PLANS = re.compile(r"plan:\n((?:\t.*\n)+)")
+HIT, MISSED = "Shared Hit Blocks", "Shared Read Blocks"
+
+
+@attrs.frozen
+class Cost:
+    """What a verb cost the server."""
+
+    buffers: int
+    written: int  # of them, to write rows and the entries of their indexes
+    indexes: Sequence[str]  # that were read
+    reads_all: bool  # it read the table of jobs row by row
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield each node of a plan that ran."""
+    if plan["Actual Loops"]:
+        yield plan
+    for one in plan.get("Plans", []):
+        yield from nodes(one)
+
+
+def own_buffers(node: dict[str, Any]) -> int:
+    """Return what a node that writes took itself: what it is a part of is not in it, what it is fed by is."""
+    fed = [one for one in node.get("Plans", []) if one["Parent Relationship"] != "InitPlan"]
+    return sum(node[name] - sum(one[name] for one in fed) for name in (HIT, MISSED))
+
+
+def measure(server: PostgresqlServer, verb: Callable[[], object]) -> Cost:
+    """Run a verb and return what it cost."""
+    log = server.folder / "log"
+    server.ask(RESET)
+    begin = log.stat().st_size
+    verb()
+    buffers = int(server.ask(BUFFERS))
+    said = log.read_bytes()[begin:].decode()
+    plans = [json.loads(plan) for plan in PLANS.findall(said)]
+    found = [node for plan in plans if "pg_stat" not in plan["Query Text"] for node in nodes(plan["Plan"])]
+    return Cost(
+        buffers,
+        sum(own_buffers(node) for node in found if node["Node Type"] == "ModifyTable"),
+        sorted({node["Index Name"] for node in found if "Index Name" in node}),
+        any(node["Node Type"] == "Seq Scan" and node["Relation Name"] == "firelock_jobs" for node in found),
+    )
+
+
+@attrs.define
+class Verbs:
+    """The verbs, in an order in which each finds what it needs."""
+
+    flow: FlowScene
+    holder: Holder = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """One session claims all of it."""
+        self.holder = self.flow.begin()
+
+    def request(self, limit: int, *, is_named: bool = True) -> ClaimRequest:
+        """Return what a claim asks for."""
+        queues = ["default"] if is_named else None
+        return ClaimRequest(queues, limit, self.holder.session, self.flow.stamp())
+
+    def claim(self, limit: int, *, is_named: bool = True) -> list[Running]:
+        """Return claimed jobs in the session's hands."""
+        found = self.flow.storage.claim(self.request(limit, is_named=is_named)).jobs
+        return [Running(job, self.holder) for job in found]
+
+    def empty(self) -> None:
+        """Nothing is left to claim."""
+        while jobs := self.claim(500):
+            self.flow.storage.apply([succeeds(job) for job in jobs])
+
+    def every(self) -> Iterator[tuple[str, Callable[[], object]]]:
+        """Yield each verb by the name of its row."""
+        flow, storage = self.flow, self.flow.storage
+        jobs = [flow.new_job() for _ in range(500)]
+        yield "store 500 jobs", lambda: storage.insert(jobs)
+        held: list[Running] = []
+        yield "claim 100 of a named queue", lambda: held.extend(self.claim(100))
+        yield "claim 100 of all queues", lambda: held.extend(self.claim(100, is_named=False))
+        yield "settle 100", lambda: storage.apply([succeeds(job) for job in held[:100]])
+        ends = [succeeds(job) for job in held[100:]]
+        yield "settle 100 and claim 100", lambda: storage.exchange(ends, self.request(100))
+        self.empty()
+        yield "a claim that finds nothing", lambda: self.claim(100)
+        batch, _ = flow.batch_of(1)
+        members = [flow.new_member(batch) for _ in range(500)]
+        yield "store 500 members of a batch", lambda: storage.insert(members)
+        ends = [succeeds(job) for job in self.claim(100)]
+        yield "settle 100 members and claim 100", lambda: storage.exchange(ends, self.request(100))
+        waiting = self.claim(100)
+        yield "suspend 100", lambda: storage.apply([suspends(job) for job in waiting])
+        one = self.claim(100)[0]
+        start = Held(one.id, one.job.fence, flow.stamp())
+        yield "note that one of 200 has begun", lambda: storage.reconcile(self.holder.session, [start])
+        memo = Memo(MemoKind.STEP, "charge", "1", True, flow.stamp())
+        kept = NewMemo(one.id, memo, self.holder.session, one.job.fence)
+        yield "remember a step", lambda: storage.remember([kept])
+        yield "recall what one remembers", lambda: storage.recall(one.id)
+        piece, session, fence = [Chunk("out", 0, "a")], self.holder.session, one.job.fence
+        yield "append to a stream", lambda: storage.append_stream(one.id, piece, session=session, fence=fence)
+        self.empty()
+
+
+def measured(stored: int) -> dict[str, Cost]:
+    """Return what each verb costs beside so many finished jobs."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        with running(Path(folder), SETTINGS) as server:
+            server.ask("create extension pg_stat_statements")
+            with closing(Handles(opener(f"{server.url}?listen=off"))) as handles:
+                verbs = Verbs(FlowScene(handles))
+                verbs.flow.add_many(SOURCES)
+                verbs.empty()
+                multiply(server, prefix="firelock_", state="succeeded", queue="default", stored=stored)
+                settle(server)
+                for _, verb in verbs.every():
+                    verb()
+                return {name: measure(server, verb) for name, verb in verbs.every()}
+
+
+def main() -> None:
+    """Print the rows of a table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sql_plans", description=__doc__)
+    parser.add_argument("--stored", type=int, nargs=2, default=(FEW, MANY), metavar="JOBS")
+    options = parser.parse_args()
+    exit_when_told()
+    few, many = (measured(stored) for stored in options.stored)
+    print("| Statement | Indexes | Buffers beside {:,} | beside {:,} | to write |".format(*options.stored))
+    print("|---|---|---|---|---|")
+    for name, cost in many.items():
+        found = ", ".join(cost.indexes) + ("; all jobs are read" if cost.reads_all else "")
+        print(f"| {name} | {found} | {few[name].buffers:,} | {cost.buffers:,} | {cost.written:,} |")
+
+
+if __name__ == "__main__":
+    main()
