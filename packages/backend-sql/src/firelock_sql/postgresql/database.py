@@ -52,6 +52,7 @@ _SESSION = "; ".join(
     + ["SET idle_in_transaction_session_timeout = '10s'"]
     + [f"SET {name} = {value}" for name, value in _PLANNING.items()]
 )
+_PREPARED = 300  # statements of a connection: all that there are, so that none is prepared again and again
 _AS_USUAL = "; ".join(f"SET LOCAL {name} TO DEFAULT" for name in _PLANNING)
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 # A transaction that has only locked rows need not wait for the disk. To roll it back would be as good, but at
@@ -80,6 +81,7 @@ class PostgresqlDatabase(ServerDatabase):
     def _meet(self, driver: Any) -> None:  # noqa: ANN401 - a psycopg connection, of whatever rows
         self.way.meet(driver)
         if self.is_direct:
+            driver.prepared_max = _PREPARED
             driver.execute(_SESSION)
 
     @property
