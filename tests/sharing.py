@@ -7,8 +7,13 @@ import re
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
-# Playwright keeps an event loop in its thread, and the browser is started once: one worker has all of these.
-_WHOLE = ("tests/end_to_end/browser/",)
+# One worker has all of these, and what they start or read once: the browser, as Playwright keeps an event
+# loop in its thread; the syntax trees of all sources.
+_WHOLE = {
+    "tests/end_to_end/browser/": "tests/end_to_end/browser/",
+    "tests/repository/test_": "tests/repository/",
+    "tests/repository/docs/test_hooks_documented.py": "tests/repository/",
+}
 # Each of these tests brings all that it needs, and takes long: whoever is free takes the next.
 _SINGLE = (
     "tests/faults/test_faults.py",
@@ -17,11 +22,12 @@ _SINGLE = (
 )
 # The longest begin, so that the last worker is not alone with one of them.
 _FIRST = (
-    *_WHOLE,
+    "tests/end_to_end/browser/",
     "tests/faults/",
     "tests/end_to_end/third_party/",
     "tests/conformance/test_redis.py",
     "tests/redis/",
+    "tests/repository/",
 )
 _PROGRAM = re.compile(r"\b(?:(?:redis|valkey|mariadb|mysql)-\d+\.\d+|postgresql-\d+)\b")
 
@@ -32,9 +38,9 @@ def together(test: str) -> str:
     That is their folder, their class or their module, as far as one server's program goes; so each server is
     started by one worker alone.
     """
-    for folder in _WHOLE:
-        if test.startswith(folder):
-            return folder
+    for begun, whole in _WHOLE.items():
+        if test.startswith(begun):
+            return whole
     if test.startswith(_SINGLE):
         return test
     name, _, parameters = test.partition("[")

@@ -14,6 +14,10 @@ from tests.sharing import together
             "tests/end_to_end/browser/test_pages.py::test_a",
             "tests/end_to_end/browser/test_live.py::test_b[redis-6.2]",
         ),
+        (
+            "tests/repository/test_words.py::test_a",
+            "tests/repository/docs/test_hooks_documented.py::test_b[x]",
+        ),
         ("tests/core/test_ids.py::test_a", "tests/core/test_ids.py::test_b[x::y]"),
         ("tests/redis/test_lists.py::test_a[redis-6.2]", "tests/redis/test_lists.py::test_b[3-redis-6.2-4]"),
         (
@@ -23,7 +27,7 @@ from tests.sharing import together
     ],
 )
 def test_what_shares_something_stays_together(one, other):
-    """The browser, a module's fixtures and a server of one program serve one worker."""
+    """The browser, the sources' trees, a module's fixtures and a server of one program serve one worker."""
     assert together(one) == together(other)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from functools import cache
 
 import pytest
 
@@ -13,7 +14,7 @@ from firelock import hookspecs
 from tests.repository.docs.pages import ROOT, headings, python_blocks, tokens
 from tests.repository.sources import sources_of_tests
 
-PAGE = ROOT / "docs" / "plugins.md"
+PAGE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
 HOOKS = {
     name: function
     for brought in (hookspecs, firelock_dashboard.hookspecs)
@@ -34,10 +35,16 @@ def is_first_result(function):
     return bool(getattr(function, f"{hookspecs.PROJECT}_spec")["firstresult"])
 
 
+@cache
+def page_tokens(text):
+    """The tokens of a page: read once for all hooks."""
+    return tokens(text)
+
+
 def section(text, heading):
     """The plain text below a heading, up to the next one, on one line."""
     found, is_inside, is_heading = [], False, False
-    for token in tokens(text):
+    for token in page_tokens(text):
         if token.type == "heading_open":
             is_heading, is_inside = True, False
         elif token.type == "inline":
@@ -49,8 +56,13 @@ def section(text, heading):
     return " ".join(" ".join(found).split())
 
 
+@cache
 def implementations(text):
     """Name and parameters of each function that the page's code marks as a hook's implementation."""
+    return list(_implementations(text))
+
+
+def _implementations(text):
     for block in python_blocks(text):
         for node in ast.walk(ast.parse(block.code)) if block.not_run is None else ():
             if isinstance(node, ast.FunctionDef) and any(
@@ -59,6 +71,7 @@ def implementations(text):
                 yield node.name, [each.arg for each in node.args.args if each.arg != "self"]
 
 
+@cache
 def names_of_tests():
     """The name of every test function."""
     return {
@@ -72,13 +85,13 @@ def names_of_tests():
 @pytest.mark.parametrize("function", HOOKS.values(), ids=HOOKS)
 def test_a_hook_s_heading_is_its_signature(function):
     """Whoever changes a hook's arguments changes its heading."""
-    assert signature(function) in list(headings(PAGE.read_text(encoding="utf-8")))
+    assert signature(function) in list(headings(PAGE))
 
 
 @pytest.mark.parametrize("function", HOOKS.values(), ids=HOOKS)
 def test_a_hook_says_when_how_often_and_what_of_exceptions(function):
     """Each section answers the same five questions in the same order."""
-    text = section(PAGE.read_text(encoding="utf-8"), signature(function))
+    text = section(PAGE, signature(function))
 
     assert re.findall("|".join(LABELS), text) == LABELS
 
@@ -86,7 +99,7 @@ def test_a_hook_says_when_how_often_and_what_of_exceptions(function):
 @pytest.mark.parametrize("function", HOOKS.values(), ids=HOOKS)
 def test_a_hook_with_a_first_answer_says_so_in_the_same_words(function):
     """The fixed sentence stands where the first answer decides, and nowhere else."""
-    text = section(PAGE.read_text(encoding="utf-8"), signature(function))
+    text = section(PAGE, signature(function))
 
     assert is_first_result(function) == (FIRST_RESULT in text)
 
@@ -94,7 +107,7 @@ def test_a_hook_with_a_first_answer_says_so_in_the_same_words(function):
 @pytest.mark.parametrize("function", HOOKS.values(), ids=HOOKS)
 def test_a_hook_has_a_plugin_that_runs(function):
     """The page's code, which is run, implements the hook with all of its arguments."""
-    shown = list(implementations(PAGE.read_text(encoding="utf-8")))
+    shown = implementations(PAGE)
 
     assert (function.__name__, list(inspect.signature(function).parameters)) in shown
 
