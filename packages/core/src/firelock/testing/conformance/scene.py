@@ -6,8 +6,9 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from itertools import count
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -46,6 +47,9 @@ from firelock.values import (
     write_admission,
 )
 
+if TYPE_CHECKING:
+    from firelock.plugins import Plugins
+
 BASE = micros(datetime(2030, 1, 1, tzinfo=UTC))
 """What a storage's clock says when a test begins."""
 
@@ -58,9 +62,15 @@ DAY = 24 * HOUR
 
 def opener(url: str) -> Callable[[], Storage]:
     """Return a function that opens one more handle of the storage at this URL, as an app would."""
-    from firelock.plugins import open_storage
+    return partial(_plugins().open_storage, url)
 
-    return partial(open_storage, url)
+
+@cache
+def _plugins() -> Plugins:
+    """Return the plugins that are installed: a process has the same for all its tests."""
+    from firelock.plugins import Plugins
+
+    return Plugins()
 
 
 class Handles:
