@@ -9,6 +9,8 @@ from firelock.testing import FaultyStorage, StorageConformance
 
 
 class TestFaultless(StorageConformance):
+    model_runs = 10  # of the model, which takes all of them; here each verb has to be passed on
+
     @pytest.fixture
     def open_handle(self):
         return lambda: FaultyStorage.around(open_storage("memory://faultless"))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import closing
+
 import pytest
 
 from firelock.plugins import open_storage
@@ -10,10 +13,19 @@ from tests.sql.databases import newer_schema
 from tests.sql.transactions import WAYS
 
 
+@pytest.fixture(scope="module")
+def empty_file(tmp_path_factory):
+    """A file with all tables and no job; to be copied, as making them takes longer than most tests."""
+    path = tmp_path_factory.mktemp("empty") / "jobs.db"
+    with closing(open_storage(f"sqlite:///{path}")) as storage:
+        storage.migrate()
+    return path
+
+
 class TestSqlite(StorageConformance):
     @pytest.fixture
-    def storage_url(self, tmp_path):
-        return f"sqlite:///{tmp_path}/jobs.db"
+    def storage_url(self, empty_file, tmp_path):
+        return f"sqlite:///{shutil.copy(empty_file, tmp_path / 'jobs.db')}"
 
     @pytest.fixture
     def make_newer_schema(self, storage_url):
