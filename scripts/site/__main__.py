@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.site import texts
@@ -32,11 +33,11 @@ def build(folder: Path) -> BuiltSite:
     return BuiltSite(folder / "site")
 
 
-def main() -> None:
-    """Build, check and say what there is."""
+def main(words: Sequence[str] | None = None) -> BuiltSite:
+    """Build, check and say what there is; return it."""
     parser = argparse.ArgumentParser(prog="python -m scripts.site", description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=ROOT / "build" / "documents")
-    site = build(parser.parse_args().folder)
+    site = build(parser.parse_args(words).folder)
     broken, foreign = list(site.broken_links()), list(site.foreign())
     for problem in [*broken, *foreign]:
         print(problem)
@@ -46,6 +47,7 @@ def main() -> None:
     )
     if broken or foreign:
         raise SystemExit(1)
+    return site
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from importlib import import_module
 import pytest
 from markdown_it import MarkdownIt
 
-from scripts.site.__main__ import build
+from scripts.site.__main__ import main
 from scripts.site.checks import BuiltPage, BuiltSite
 from scripts.site.navigation import places
 from scripts.site.reference import DOORS, Reference
@@ -34,7 +34,8 @@ class Counted(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("site"))
+    """As `make site` builds it."""
+    return main([str(tmp_path_factory.mktemp("site"))])
 
 
 def test_every_link_of_the_site_leads_somewhere(site):
