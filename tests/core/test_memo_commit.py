@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,7 +21,7 @@ class Interrupt(BaseException):
 
 
 class SlowStorage(FailingStorage):
-    """A storage without jobs, whose first call waits until the test lets it go; some memos are refused."""
+    """A storage without jobs, whose calls wait until the test lets them go; some memos are refused."""
 
     def __init__(self):
         super().__init__()
@@ -31,9 +32,13 @@ class SlowStorage(FailingStorage):
         names = [one.memo.name for one in memos]
         self.sent.append(names)
         self.began.set()
-        assert self.may_go.wait(PATIENCE)
+        assert names == ["quick"] or self.may_go.wait(PATIENCE)
         if "bad" in names:
             raise StorageError("a bad one")
+        if "locked" in names:
+            error = StorageUnavailable("somebody holds its row")
+            error.is_untouched = True
+            raise error
         if names[0] == "interrupted":
             raise Interrupt
         return super().remember(memos, within=within)
@@ -52,7 +57,7 @@ def memo(name):
 
 def put_behind(storage, first, names, act=lambda: None):
     """Return how these puts end, each in a thread: all wait while the storage is asked for the first one."""
-    commit = MemoCommit(storage)
+    commit = MemoCommit(storage, PATIENCE)
 
     def put(name):
         try:
@@ -121,3 +126,57 @@ def test_who_is_interrupted_leaves_the_others_to_another(storage):
     assert Interrupt is type(ended)
     assert [Applied.MISSING] * 2 == others
     assert [["first"], ["interrupted", "a", "b"], ["a", "b"]] == storage.sent
+
+
+def test_whose_row_is_locked_is_waited_for_by_nobody_else(storage):
+    """Where another transaction was in the way of some, and nothing was written, each goes on by itself."""
+    first, one, locked, other = put_behind(storage, "first", ["a", "locked", "b"])
+
+    assert [Applied.MISSING] * 3 == [first, one, other]
+    assert StorageUnavailable is type(locked)
+    assert [["first"], ["a", "locked", "b"]] == storage.sent[:2]
+    assert [["a"], ["b"], ["locked"]] == sorted(storage.sent[2:])
+
+
+def test_nobody_waits_long_for_what_others_send(storage):
+    """What holds others up is not met by who sends beside them."""
+    commit = MemoCommit(storage, 0.0)
+
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(commit.put, memo("slow"))
+        assert storage.began.wait(PATIENCE)
+        answer = commit.put(memo("quick")).answer
+        storage.may_go.set()
+        slow.result(PATIENCE)
+
+    assert Applied.MISSING is answer
+    assert [["slow"], ["quick"]] == storage.sent
+
+
+def test_who_is_interrupted_while_it_waits_leaves_the_others_alone(storage):
+    """A thread that is ended before its turn is no longer there to take it."""
+    commit = MemoCommit(storage, PATIENCE)
+
+    def interrupt_main():
+        until(lambda: commit.waiting == 1)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+
+    def raise_it(*_):
+        raise Interrupt
+
+    before = signal.signal(signal.SIGUSR1, raise_it)
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            first = pool.submit(commit.put, memo("first"))
+            assert storage.began.wait(PATIENCE)
+            pool.submit(interrupt_main)
+            with pytest.raises(Interrupt):
+                commit.put(memo("ended"))
+            last = pool.submit(commit.put, memo("last"))
+            until(lambda: commit.waiting == 1)
+            storage.may_go.set()
+            assert [Applied.MISSING] * 2 == [one.result(PATIENCE).answer for one in (first, last)]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+    assert [["first"], ["last"]] == storage.sent

@@ -197,6 +197,7 @@ class Database(ABC):
 
     def migrate(self) -> list[str]:
         """See `Storage.migrate`."""
+        self._is_checked = False  # until somebody has looked at what there is then
         return self.write_unchecked(self._migrate)
 
     def _migrate(self, tx: Transaction) -> list[str]:

@@ -97,6 +97,10 @@ class ServerDatabase(Database):
         """Tell whether the server has answered since `begin`."""
         return True
 
+    def is_spoiled(self, _error: BaseException) -> bool:
+        """Tell whether a connection on which this went wrong is of no use any more."""
+        return False
+
     def commit(self, cursor: Cursor) -> None:
         """The transaction is committed, with whatever waits to be sent."""
         cursor.execute("COMMIT")
@@ -192,6 +196,7 @@ class ServerDatabase(Database):
         except BaseException as error:
             is_stale = not (lent.is_new or lent.is_last or self.has_begun(cursor))
             self._undo(lent, cursor)
+            lent.is_lost |= self.is_spoiled(error)
             again = self._trying_again(error, is_stale=is_stale, is_writing=is_writing)
             if again is not None:
                 raise again from error

@@ -43,7 +43,7 @@ _HINTS = {
 }
 
 # A prepared statement that is not there, or whose name is taken: a pooler has lent another connection.
-_UNPREPARED = frozenset({"26000", "42P05"})
+UNPREPARED = frozenset({"26000", "42P05"})
 _UNPREPARED_HINT = "behind a pooler asyncpg needs the settings that docs/sql.md names"
 
 _NEVER_CONNECTED = ("connection failed", "connection is bad", "connection timeout", "failed to resolve host")
@@ -79,6 +79,8 @@ _ADVICE = (
 
 def read_failure(error: BaseException) -> Failure | None:
     """Return what an error of psycopg means, None where it is none of its errors."""
+    if isinstance(error, psycopg.errors.PipelineAborted) and isinstance(error.__context__, psycopg.Error):
+        error = error.__context__  # what went wrong before it
     if isinstance(error, psycopg.Error):
         code = error.sqlstate
         return Failure(_meaning(error, code), _text(error, code))
@@ -93,14 +95,14 @@ def _of_another_driver(error: BaseException) -> Failure | None:
     meaning = Meaning.CONFLICT if code in _CONFLICTS else Meaning.LASTING
     if code[:2] in _PASSING_CLASSES | _LOST_CLASSES:
         meaning = Meaning.PASSING
-    hint = _UNPREPARED_HINT if code in _UNPREPARED else _HINTS.get(code, "")
+    hint = _UNPREPARED_HINT if code in UNPREPARED else _HINTS.get(code, "")
     return Failure(meaning, f"error {code} of the caller's connection{'; ' if hint else ''}{hint}.")
 
 
 def _meaning(error: psycopg.Error, code: str | None) -> Meaning:
     if code is None:
         return _meaning_without_code(error)
-    if code in _CONFLICTS:
+    if code in _CONFLICTS | UNPREPARED:
         return Meaning.CONFLICT
     if code in _LOST or code[:2] in _LOST_CLASSES:
         return Meaning.LOST

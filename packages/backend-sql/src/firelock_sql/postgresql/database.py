@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,9 +15,9 @@ from firelock.storage import Finding
 from firelock_sql.names import table_name
 from firelock_sql.notify import Wake
 from firelock_sql.postgresql import health
-from firelock_sql.postgresql.connect import DRIVERS, Way, dialect_of, read_failure
+from firelock_sql.postgresql.connect import DRIVERS, UNPREPARED, Way, dialect_of, read_failure
 from firelock_sql.postgresql.listener import Channel, ChannelMailbox
-from firelock_sql.postgresql.pipeline import PipelinedCursor
+from firelock_sql.postgresql.pipeline import PipelinedCursor, PreparingCursor
 from firelock_sql.schema import schema_version
 from firelock_sql.server_database import STALE_LIMIT, ServerDatabase
 from firelock_sql.transaction import Transaction
@@ -53,6 +53,8 @@ _SESSION = "; ".join(
     + [f"SET {name} = {value}" for name, value in _PLANNING.items()]
 )
 _PREPARED = 300  # statements of a connection: all that there are, so that none is prepared again and again
+_ASK_PLANNING = "SELECT " + ", ".join(f"current_setting('{name}')" for name in _PLANNING)
+_PLAN_AS_USUAL = "SELECT " + ", ".join(f"set_config('{name}', %s, true)" for name in _PLANNING)
 _AS_USUAL = "; ".join(f"SET LOCAL {name} TO DEFAULT" for name in _PLANNING)
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 # A transaction that has only locked rows need not wait for the disk. To roll it back would be as good, but at
@@ -74,6 +76,7 @@ class PostgresqlDatabase(ServerDatabase):
         self.names = names
         self.dialect = dialect_of("psycopg", names)
         self.way = Way(name)
+        self._usual: Sequence[str] = ()  # how the server plans for others
         connections.meet = self._meet
         channel = Channel(connections, names, self.dialect, self.way, is_forced=listen == "on")
         super().__init__(connections, Wake(None if listen == "off" else lambda: ChannelMailbox(channel)))
@@ -82,6 +85,7 @@ class PostgresqlDatabase(ServerDatabase):
         self.way.meet(driver)
         if self.is_direct:
             driver.prepared_max = _PREPARED
+            self._usual = self._usual or driver.execute(_ASK_PLANNING).fetchone()
             driver.execute(_SESSION)
 
     @property
@@ -120,10 +124,10 @@ class PostgresqlDatabase(ServerDatabase):
         return result
 
     def _framed(self, cursor: Any, work: Callable[[Transaction], _T]) -> tuple[_T, set[str]]:  # noqa: ANN401 - psycopg's
-        cursor.execute(_BEGIN)
+        cursor.execute(_BEGIN, prepare=False)
         tx = Transaction(cursor, self.dialect, lambda: self.now(cursor), adds_deltas=True)
         found = self._counted(tx, work)
-        cursor.execute("COMMIT" if tx.has_written else _LET_GO)
+        cursor.execute("COMMIT" if tx.has_written else _LET_GO, prepare=False)
         return found
 
     def _at_once(self, work: Callable[[Any], _T], *, is_writing: bool = True) -> _T:
@@ -132,7 +136,7 @@ class PostgresqlDatabase(ServerDatabase):
                 if _is_stale(lent.driver):
                     lent.is_lost = True
                     continue
-                cursor = lent.driver.cursor()
+                cursor: Any = PreparingCursor(lent.driver)
                 try:
                     return work(cursor)
                 except BaseException as error:
@@ -140,6 +144,7 @@ class PostgresqlDatabase(ServerDatabase):
                         self._undo(lent, cursor)
                     again = self._trying_again(error, is_stale=False, is_writing=is_writing)
                     lent.is_lost |= not isinstance(error, Exception) or lent.driver.closed
+                    lent.is_lost |= self.is_spoiled(error)
                     if again is not None:
                         raise again from error
                     raise
@@ -151,11 +156,13 @@ class PostgresqlDatabase(ServerDatabase):
 
     @override
     def begin(self, lent: Lent, *, is_writing: bool) -> tuple[Cursor, int | Callable[[], int]]:
-        """On our own connections a writing one begins without a round trip, and plans as in the hot path."""
-        if is_writing and self.is_direct and psycopg.Pipeline.is_supported():
+        """On our own connections a writing one begins without a round trip."""
+        if is_writing and self._is_checked and self.is_direct and psycopg.Pipeline.is_supported():
             return self._begin_pipelined(lent.driver)
-        cursor: Any = lent.driver.cursor()
-        cursor.execute(_WRITE if is_writing else _READ)
+        cursor: Any = (
+            PreparingCursor(lent.driver) if self._is_checked and self.is_direct else lent.driver.cursor()
+        )
+        cursor.execute(_WRITE if is_writing else _READ, prepare=False)
         for _ in range(_RESULTS_BEFORE_NOW):
             cursor.nextset()
         return cursor, int(cursor.fetchone()[0])
@@ -163,6 +170,7 @@ class PostgresqlDatabase(ServerDatabase):
     def _begin_pipelined(self, driver: psycopg.Connection[Any]) -> tuple[Cursor, Callable[[], int]]:
         cursor = PipelinedCursor(driver)
         cursor.put(_BEGIN, prepare=False)
+        cursor.put(_PLAN_AS_USUAL, self._usual)
 
         def now() -> int:
             cursor.execute(_NOW)
@@ -174,6 +182,11 @@ class PostgresqlDatabase(ServerDatabase):
     @override
     def has_begun(self, cursor: Cursor) -> bool:
         return not isinstance(cursor, PipelinedCursor) or cursor.has_answered
+
+    @override
+    def is_spoiled(self, error: BaseException) -> bool:
+        """Tell whether what the connection has prepared is not what psycopg knows."""
+        return getattr(error, "sqlstate", None) in UNPREPARED
 
     @override
     def commit(self, cursor: Cursor) -> None:

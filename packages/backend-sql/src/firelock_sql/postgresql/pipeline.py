@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
+from typing_extensions import override
 
 if TYPE_CHECKING:
     from firelock_sql.transaction import Row
+
+
+class PreparingCursor(psycopg.Cursor[Any]):
+    """A cursor of a connection of our own: every statement is prepared when it comes first.
+
+    psycopg then looks at the answer, and forgets one that was not prepared, as another had failed before it
+    in a pipeline. It does not where it has counted a statement, and prepares it late.
+    """
+
+    @override
+    def execute(
+        self, query: Any, params: Any = None, *, prepare: bool | None = True, binary: bool | None = None
+    ) -> Self:
+        """See `Cursor.execute`."""
+        return super().execute(query, params, prepare=prepare, binary=binary)
 
 
 class PipelinedCursor:
@@ -19,9 +35,8 @@ class PipelinedCursor:
 
     They are sent together, and the server is asked to synchronize: only so it knows that it is our turn, and
     ends the transaction of who stands still. The pipeline is open until the transaction ends, since psycopg
-    says one word more when it closes one, with which the server forgets that it waits. All statements are
-    prepared when they come first: psycopg forgets one that then was not, as another had failed before it, but
-    does not look at the answer to one that it has counted and prepares late.
+    says one word more when it closes one, with which the server forgets that it waits. As for what is
+    prepared, see `PreparingCursor`.
     """
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:

@@ -1,7 +1,7 @@
 """What runs remember shares round trips: memos that come while some are sent go with the next ones.
 
-Whoever finds nobody sending sends what waits, and leaves what came meanwhile to the first who waits. Memos of
-coroutines gather for a turn of their event loop before that.
+Whoever finds nobody sending sends what waits. Whoever has waited for long does so as well, beside the others:
+what holds these up is their own. Memos of coroutines gather for a turn of their event loop before that.
 """
 
 from __future__ import annotations
@@ -26,31 +26,42 @@ if TYPE_CHECKING:
 
     _Waiting: TypeAlias = tuple[NewMemo, asyncio.Future[Remembered]]
 
-_AT_ONCE = 100  # of those who ask
+_MEMOS, _BYTES = 100, 1_000_000  # of one round trip; a single one that asks for more gets it
+PATIENCE = 0.05  # seconds until who waits sends beside others
 
 
 @attrs.define(eq=False)
 class _Asked:
     memos: Sequence[NewMemo]
-    turn: (
-        threading.Event | None
-    )  # set: there is an answer, or it is its turn to send; None for who sends at once
+    is_told: threading.Event = attrs.Factory(threading.Event)  # of the answer, or to look who sends
     answer: list[Remembered] | Exception | None = None
+    is_alone: bool = False  # another one was in the way of those it was sent with
+
+    @property
+    def size(self) -> int:
+        """Return about how many bytes they have."""
+        return sum(len(one.memo.value or "") for one in self.memos)
 
 
 class MemoCommit:
-    """The memos of a child's runs, whichever thread or event loop they run in."""
+    """The memos of a child's runs, whichever thread or event loop they run in.
 
-    def __init__(self, storage: Storage) -> None:
+    Args:
+        storage: where they are remembered.
+        patience: seconds for which who waits leaves the sending to others.
+    """
+
+    def __init__(self, storage: Storage, patience: float = PATIENCE) -> None:
         self._storage = storage
+        self._patience = patience
         self._lock = threading.Lock()
         self._waiting: list[_Asked] = []
-        self._is_sending = False
+        self._senders = 0
         self._of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopMemos] = WeakKeyDictionary()
 
     @property
     def waiting(self) -> int:
-        """How many wait for their turn."""
+        """How many wait to be sent."""
         return len(self._waiting)
 
     def put(self, memo: NewMemo) -> Remembered:
@@ -74,48 +85,78 @@ class MemoCommit:
 
     def put_all(self, memos: Sequence[NewMemo]) -> list[Remembered]:
         """`put` of several."""
+        asked = _Asked(memos)
         with self._lock:
-            asked = _Asked(memos, threading.Event() if self._is_sending else None)
             self._waiting.append(asked)
-            self._is_sending = True
-        if asked.turn is not None:
-            asked.turn.wait()
-        if asked.answer is None:
-            self._send(asked)
+        try:
+            self._await_answer(asked)
+        finally:
+            with self._lock:
+                if asked in self._waiting:  # something interrupted this thread
+                    self._waiting.remove(asked)
         answer = asked.answer
         if isinstance(answer, list):
             return answer
-        assert answer is not None  # noqa: S101 - whoever sends is answered, or has raised
+        if answer is None:
+            return self._storage.remember(memos)
         raise another(answer) if isinstance(answer, StorageUnavailable) else answer
 
-    def _send(self, own: _Asked) -> None:
-        """All who wait are answered, and who came meanwhile is told to send."""
-        with self._lock:
-            asked, self._waiting = self._waiting[:_AT_ONCE], self._waiting[_AT_ONCE:]
-        try:
-            self._answer(asked)
-        finally:
-            with self._lock:  # who has no answer, as something interrupted this thread, waits on
-                self._waiting[:0] = [one for one in asked if one.answer is None and one is not own]
-                self._is_sending = bool(self._waiting)
-                told = [*asked, *self._waiting[:1]]
-            for one in told:
-                if one.turn is not None:
-                    one.turn.set()
+    def _await_answer(self, asked: _Asked) -> None:
+        """It has its answer, or is to be sent alone."""
+        is_patient = True
+        while asked.answer is None and not asked.is_alone:
+            if some := self._taken(asked, is_patient=is_patient):
+                self._send(some, asked)
+            else:
+                is_patient = asked.is_told.wait(self._patience)
+                asked.is_told.clear()
 
-    def _answer(self, asked: Sequence[_Asked]) -> None:
+    def _taken(self, asked: _Asked, *, is_patient: bool) -> list[_Asked]:
+        """Return those that are to be sent now by who has asked for this, itself among them; often none."""
+        with self._lock:
+            if asked not in self._waiting or (is_patient and self._senders):
+                return []
+            some, memos, size = {asked}, len(asked.memos), asked.size
+            for one in self._waiting:
+                if one is not asked:
+                    memos, size = memos + len(one.memos), size + one.size
+                    if memos > _MEMOS or size > _BYTES:
+                        break
+                    some.add(one)
+            taken = [one for one in self._waiting if one in some]
+            self._waiting = [one for one in self._waiting if one not in some]
+            self._senders += 1
+            return taken
+
+    def _send(self, some: Sequence[_Asked], own: _Asked) -> None:
+        """They are answered, and somebody who came meanwhile is told to look."""
         try:
-            answers = iter(self._storage.remember([memo for one in asked for memo in one.memos]))
+            self._answer(some)
+        finally:
+            with self._lock:
+                self._senders -= 1  # who has no answer, as something interrupted this thread, waits on
+                left = [one for one in some if one.answer is None and not one.is_alone and one is not own]
+                self._waiting[:0] = left
+                told = [*some, *self._waiting[:1]]
+            for one in told:
+                one.is_told.set()
+
+    def _answer(self, some: Sequence[_Asked]) -> None:
+        try:
+            answers = iter(self._storage.remember([memo for one in some for memo in one.memos]))
+        except StorageUnavailable as error:
+            for one in some:
+                one.is_alone = error.is_untouched and len(some) > 1
+                one.answer = None if one.is_alone else error
         except Exception as error:  # noqa: BLE001 - it goes to whoever asked
-            if len(asked) == 1 or isinstance(error, StorageUnavailable):
-                for one in asked:
-                    one.answer = error
+            if len(some) == 1:
+                some[0].answer = error
                 return
-            for one in asked:  # one bad memo must not refuse its neighbours
+            for one in some:  # one bad memo must not refuse its neighbours
                 self._answer([one])
-            return
-        for one in asked:
-            one.answer = [next(answers) for _ in one.memos]
+        else:
+            for one in some:
+                one.answer = [next(answers) for _ in one.memos]
 
 
 class _LoopMemos:
