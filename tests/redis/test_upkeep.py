@@ -189,7 +189,8 @@ def test_what_expires_later_this_minute_is_looked_at_once(scene, server):
 
 def test_a_job_requeued_within_its_minute_lives_on(scene):
     """A job that waits apart for its instant and is requeued before it is not pruned then."""
-    job_id = scene.settle(deletes(scene.add(), expires_at=scene.now() + 2 * SECOND))
+    scene.advance(60 - scene.now() % MINUTE / SECOND)
+    job_id = scene.settle(deletes(scene.add(), expires_at=scene.now() + 40 * SECOND))
     scene.storage.prune(10)
     scene.settle(requeues(job_id))
     scene.advance(120)

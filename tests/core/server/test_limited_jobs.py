@@ -385,7 +385,7 @@ def test_a_clock_that_does_not_answer_hands_the_job_back(fire):
     worker = Worker(fire)
     task = fire.task(name="task")(lambda: None)
     fire.client.clock.now()
-    ask(fire, task, start_before=fire.storage.clock() + SECOND)
+    ask(fire, task, start_before=fire.storage.clock() + 4 * SECOND)
     (job,) = worker.claim()
     fire.storage.fail("clock", StorageUnavailable("away"))
 

@@ -13,6 +13,8 @@ from firelock.values import Applied, MemoKind, On, State
 
 from .ties import SESSION, DictStorage, Yard
 
+HOUR = 3_600_000_000
+
 
 @pytest.fixture(params=[MemoryStorage, DictStorage], ids=["memory", "rows"])
 def yard(request):
@@ -311,11 +313,11 @@ def test_a_wait_times_out(yard):
     """The job goes on when it is due, and waits for nothing any more."""
     job = yard.job()
     yard.put(job)
-    due_at = yard.storage.clock() + 1_000
+    due_at = yard.storage.clock() + HOUR
     yard.suspend(yard.claim()[job.id], due_at=due_at)
     assert due_at == yard.storage.promote(100).next_due_at
 
-    yard.storage.clock_offset = 10**6
+    yard.storage.clock_offset = 2 * HOUR
     assert 1 == yard.storage.promote(100).promoted
 
     assert (State.ENQUEUED, None) == (yard.state(job.id), yard.record(job.id).waits_for)
