@@ -85,6 +85,13 @@ def backend_settings(app, **options):
 
 
 @pytest.fixture
+def fire():
+    """An app in memory; newer Djangos run this file by itself, without the folders' fixtures."""
+    with Firelock("memory://") as app:
+        yield app
+
+
+@pytest.fixture
 def options():
     """`OPTIONS` beside the app; a test may change them."""
     return {}
