@@ -23,27 +23,27 @@ def test_arguments_come_back_and_cannot_be_read_in_between():
     """The stored text is a token that shows nothing of the arguments."""
     serializer = EncryptedSerializer([NEW])
 
-    text = BINDER.encode_text(("4111", 995), {}, serializer)
+    text = BINDER.encode_text(("4111 1111", 995), {}, serializer)
 
-    assert "4111" not in text
+    assert "4111 1111" not in text
     assert "card" not in text
-    assert (("4111", 995), {}) == BINDER.decode_text(text, serializer)
+    assert (("4111 1111", 995), {}) == BINDER.decode_text(text, serializer)
 
 
 def test_a_waiting_job_is_read_after_a_rotation():
     """A new key in front writes, the old one behind it still reads."""
-    waiting = BINDER.encode_text(("4111", 995), {}, EncryptedSerializer([OLD]))
+    waiting = BINDER.encode_text(("4111 1111", 995), {}, EncryptedSerializer([OLD]))
     rotated = EncryptedSerializer([NEW, OLD])
 
-    fresh = BINDER.encode_text(("4111", 995), {}, rotated)
+    fresh = BINDER.encode_text(("4111 1111", 995), {}, rotated)
 
-    assert (("4111", 995), {}) == BINDER.decode_text(waiting, rotated)
-    assert (("4111", 995), {}) == BINDER.decode_text(fresh, EncryptedSerializer([NEW]))
+    assert (("4111 1111", 995), {}) == BINDER.decode_text(waiting, rotated)
+    assert (("4111 1111", 995), {}) == BINDER.decode_text(fresh, EncryptedSerializer([NEW]))
 
 
 def test_a_dropped_key_reads_nothing():
     """What was written with it is an ArgumentError, never plain text."""
-    waiting = BINDER.encode_text(("4111", 995), {}, EncryptedSerializer([OLD]))
+    waiting = BINDER.encode_text(("4111 1111", 995), {}, EncryptedSerializer([OLD]))
 
     with pytest.raises(
         ArgumentError, match="cannot be decrypted: its key is missing here, or it was changed"
@@ -64,7 +64,7 @@ def test_a_dropped_key_reads_nothing():
 def test_changed_text_is_refused(change):
     """Cut, altered, replaced by plain JSON or not even ASCII: nothing of it reaches the task."""
     serializer = EncryptedSerializer([NEW])
-    text = BINDER.encode_text(("4111", 995), {}, serializer)
+    text = BINDER.encode_text(("4111 1111", 995), {}, serializer)
 
     with pytest.raises(ArgumentError):
         BINDER.decode_text(change(text), serializer)
@@ -92,11 +92,11 @@ def test_keys_come_from_the_environment_newest_first(monkeypatch):
 def test_an_app_stores_tokens_and_reads_them_back():
     """Arguments and result."""
     with Firelock("memory://", serializer="encrypted", plugins=[EncryptedArguments([NEW])]) as fire:
-        job = fire.task(name="tests.pay")(lambda card, cents: [card, cents]).enqueue("4111", 995)
+        job = fire.task(name="tests.pay")(lambda card, cents: [card, cents]).enqueue("4111 1111", 995)
         Worker(fire).run()
 
         record = job.refresh().record()
         assert "encrypted" == record.serializer
-        assert "4111" not in record.arguments + record.result
-        assert (("4111", 995), {}) == BINDER.decode_text(record.arguments, EncryptedSerializer([NEW]))
-        assert ["4111", 995] == job.result()
+        assert "4111 1111" not in record.arguments + record.result
+        assert (("4111 1111", 995), {}) == BINDER.decode_text(record.arguments, EncryptedSerializer([NEW]))
+        assert ["4111 1111", 995] == job.result()

@@ -137,7 +137,7 @@ def test_a_failure_is_told_by_a_signed_request(shop, receive):
     receiver = receive()
     app = shop(receiver.url, source="shop")
     app.webhooks.look()
-    job = app.charge.using(meta={"tenant": "acme"}).enqueue("4111")
+    job = app.charge.using(meta={"tenant": "acme"}).enqueue("4111 1111")
     app.run(job)
     app.later()
 
@@ -159,7 +159,7 @@ def test_a_failure_is_told_by_a_signed_request(shop, receive):
     assert not verify(headers, body, "another-secret-of-16")
     assert not verify(headers, body, SECRET, now=int(headers["Firelock-Timestamp"]) + 301)
     assert not verify({}, body, SECRET)
-    for secret in ("4111", "acme", "Traceback"):
+    for secret in ("4111 1111", "acme", "Traceback"):
         assert secret not in body.decode()
     told = repr([delivery.record(), app.fire.jobs.find().jobs, Webhook("a", receiver.url, SECRET)])
     assert SECRET not in told
