@@ -262,7 +262,7 @@ class StepSchedule:
         for running in self.flow.take(self.flow.begin(str(self.begun)), 1):
             self.runs[worker] = running
 
-    def _work(self, worker, what):  # noqa: C901 - a case a step
+    def _work(self, worker, what):
         running = self.runs[worker]
         match what:
             case "kill" | "lose":
@@ -370,7 +370,7 @@ class CallSchedule:
         for running in self.flow.take(self.flow.begin(str(self.begun)), 1):
             self.runs[worker] = running
 
-    def _work(self, worker, what):  # noqa: C901 - a case a step
+    def _work(self, worker, what):
         running = self.runs[worker]
         match what:
             case "kill" | "lose":
