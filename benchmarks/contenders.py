@@ -15,6 +15,7 @@ import attrs
 from benchmarks.machine import read_versions
 from benchmarks.peers import huey_sqlite, on_storage, postgresql_peers, redis_peers
 from benchmarks.peers.peer import Peer
+from benchmarks.servers import ROOT
 
 RESULTS = Path(__file__).parent / "results"
 ADAPTERS = Path(__file__).parent / "peers"
@@ -33,6 +34,8 @@ class Contender:
     about: dict[str, object] = attrs.field(factory=dict)
     """Of a peer: versions, settings and what else a reader must know."""
     environment: dict[str, str] = attrs.field(factory=dict)
+    folder: Path = ROOT
+    """The checkout whose benchmarks the command runs."""
 
 
 def own(name: str, module: str, *scenarios: str) -> Contender:
@@ -42,6 +45,7 @@ def own(name: str, module: str, *scenarios: str) -> Contender:
 
 VERBS = ("enqueue_bulk_100", "enqueue_bulk", "enqueue_one", "process", "growth")
 SERVED = ("enqueue_bulk_100", "enqueue_bulk", "enqueue_one", "process", "footprint")
+FEATURES = ("limited", "members")
 LOOKED_AT = ("latency", "latency_busy", "rest")
 ON_POSTGRESQL = ("growth", "growth_5m", "churn", "churn_kept")
 FLOOR = "floor"
@@ -49,19 +53,19 @@ OURS = "firelock"
 OWN = {
     "sqlite": (
         own(FLOOR, "floor_sqlite", *VERBS, "commits"),
-        own(OURS, "ours_sqlite", *VERBS, "commits", "latency", "rest", "startup"),
+        own(OURS, "ours_sqlite", *VERBS, *FEATURES, "commits", "latency", "rest", "startup"),
     ),
     "redis": (
         own(FLOOR, "floor_redis", *SERVED, "growth"),
-        own(OURS, "ours_redis", *SERVED, "growth", *LOOKED_AT),
+        own(OURS, "ours_redis", *SERVED, *FEATURES, "growth", *LOOKED_AT),
     ),
     "postgresql": (
         own(FLOOR, "floor_postgresql", *SERVED, *ON_POSTGRESQL),
-        own(OURS, "ours_postgresql", *SERVED, *ON_POSTGRESQL, *LOOKED_AT),
+        own(OURS, "ours_postgresql", *SERVED, *FEATURES, *ON_POSTGRESQL, *LOOKED_AT),
     ),
     "mariadb": (
         own(FLOOR, "floor_mysql", *SERVED),
-        own(OURS, "ours_mysql", *SERVED, *LOOKED_AT),
+        own(OURS, "ours_mysql", *SERVED, *FEATURES, *LOOKED_AT),
     ),
 }
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import attrs
 
-from benchmarks import machine, mariadb_server, postgresql_server, redis_server, report, servers
+from benchmarks import former, machine, mariadb_server, postgresql_server, redis_server, report, servers
 from benchmarks.contenders import INSTALLERS, OWN, RESULTS, Contender
 from benchmarks.entry import AMOUNTS, Figures, Load, exit_when_told
 from benchmarks.report import Measured
@@ -60,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.core is not None:
         os.sched_setaffinity(0, {options.core})  # inherited by everything that is started from here
     RESULTS.mkdir(exist_ok=True)
+    if options.former:
+        return measure_former(options)
     peers = INSTALLERS[options.storage]() if options.peers else ()
     contenders = select((*OWN[options.storage], *peers), options.contender)
     asked = {name: getattr(options, name) for name in ("jobs", "churned")}
@@ -94,6 +96,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--repeat", type=int, help="repetitions (default 3, quick 1)")
     parser.add_argument("--quick", action="store_true", help="small loads: shows that it runs, not how fast")
+    parser.add_argument("--former", metavar="DIR", help="compare with this checkout, by pairs and intervals")
+    parser.add_argument("--pairs", type=int, default=20, help="with --former: pairs a scenario (default: 20)")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="with --former: of order and bootstrap (default: 1)"
+    )
     parser.add_argument("--peers", action="store_true", help="also other job systems, installed apart")
     parser.add_argument("--core", type=int, help="the core that everything shares (default the last)")
     parser.add_argument("--unpinned", action="store_true", help="use every core")
@@ -106,6 +113,31 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     elif options.core is None:
         options.core = max(os.sched_getaffinity(0))
     return options
+
+
+def measure_former(options: argparse.Namespace) -> int:
+    """Compare this checkout with another one; return 1 if a figure failed twice or a run did, else 0."""
+    if options.quick:
+        options.jobs, options.pairs = options.jobs or 2_000, min(options.pairs, 2)
+    about = machine.describe(RESULTS, core=options.core) | {"former": options.former, "seed": options.seed}
+    if options.storage in DESCRIBE:
+        about[options.storage] = DESCRIBE[options.storage]()
+    rows: list[dict[str, object]] = []
+    path = RESULTS / f"former-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
+    try:
+        for found in former.compare(options, run_once):
+            for row in found:
+                print(former.line(row), flush=True)
+            rows += found
+    except RunFailed as failure:
+        print(f"A run FAILED: {failure}", file=sys.stderr)
+        return 1
+    finally:
+        content = {"machine": about | {"load_average_after": os.getloadavg()[0]}, "rows": rows}
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        print(f"Written to {path.relative_to(ROOT)}")
+    last = {(row["scenario"], row["figure"]): row["verdict"] for row in rows}
+    return 1 if "FAILED" in last.values() else 0
 
 
 def select(contenders: Sequence[Contender], names: Sequence[str] | None) -> list[Contender]:
@@ -143,21 +175,29 @@ def run_once(contender: Contender, scenario: Scenario, amounts: dict[str, int]) 
         load = Load(directory=directory, **amounts)
         options = [option for name in AMOUNTS for option in (f"--{name}", str(getattr(load, name)))]
         command = [*contender.command, scenario.name, "--directory", str(directory), *options]
-        printed = run_to_end(command, contender.environment, limit=scenario.limit_seconds)
+        printed = run_to_end(
+            command, contender.environment, folder=contender.folder, limit=scenario.limit_seconds
+        )
         figures: Figures = json.loads(printed.splitlines()[-1])
         return figures
     finally:
         shutil.rmtree(directory)
 
 
-def run_to_end(command: Sequence[str], environment: Mapping[str, str], *, limit: int = LIMIT_SECONDS) -> str:
+def run_to_end(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    folder: Path = ROOT,
+    limit: int = LIMIT_SECONDS,
+) -> str:
     """Return what a scenario's process has printed.
 
     However this ends, by an error, a signal or the clock, the process is told to stop what it has started.
     """
     output = subprocess.PIPE
     environment = {**os.environ, **environment}
-    process = servers.start(command, cwd=ROOT, env=environment, stdout=output, stderr=output, text=True)
+    process = servers.start(command, cwd=folder, env=environment, stdout=output, stderr=output, text=True)
     try:
         printed, complaints = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired as error:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from types import ModuleType
+from typing import Protocol
 
 from benchmarks import growth, latency, servers, stamps
 from benchmarks.entry import Figures, Load, timed
@@ -23,6 +24,13 @@ CHUNK = 500
 SETTLING_SECONDS = 5.0
 SERVED = ("--queues", "default")
 Clock = Callable[[], float]
+
+
+class Enqueue(Protocol):
+    """Stores so many jobs of an application in one way."""
+
+    def __call__(self, app: ModuleType, /, *, jobs: int) -> None:
+        """Store the jobs; return when all are stored."""
 
 
 @contextmanager
@@ -54,6 +62,22 @@ def enqueue_bulk_of(app: ModuleType, *, jobs: int, size: int) -> None:
     """Enqueue so many jobs, `size` a call; a call of more than 500 is stored in chunks of 500."""
     for begin in range(0, jobs, size):
         app.noop.enqueue_many([(number,) for number in range(begin, min(begin + size, jobs))])
+
+
+def enqueue_bulk(app: ModuleType, *, jobs: int) -> None:
+    """Enqueue so many jobs in one call, which stores them in chunks of 500."""
+    enqueue_bulk_of(app, jobs=jobs, size=jobs)
+
+
+def enqueue_limited(app: ModuleType, *, jobs: int) -> None:
+    """Enqueue so many jobs with a limit that is never reached."""
+    app.limited.enqueue_many([(number,) for number in range(jobs)])
+
+
+def enqueue_members(app: ModuleType, *, jobs: int) -> None:
+    """Enqueue one batch, which is a job itself, and its members: so many jobs in all."""
+    with app.fire.batch("measured") as batch:
+        batch.add_many(app.noop.call(number) for number in range(jobs - 1))
 
 
 def enqueue_singly(app: ModuleType, *, jobs: int) -> None:

@@ -1,9 +1,9 @@
-"""The application that the benchmarks run: one task that does nothing, one that writes its start down."""
+"""The application that the benchmarks run: tasks that do nothing, and one that stores when it started."""
 
 from __future__ import annotations
 
 from benchmarks import stamps
-from firelock import Firelock
+from firelock import Firelock, Limit
 
 fire = Firelock()
 
@@ -11,6 +11,11 @@ fire = Firelock()
 @fire.task
 def noop(number: int) -> None:
     """Do nothing."""
+
+
+@fire.task(limits=[Limit("benchmarks", concurrent=1_000)])
+def limited(number: int) -> None:
+    """Do nothing, below a limit that ten workers never reach."""
 
 
 @fire.task

@@ -19,7 +19,9 @@ def scenarios(running: Running) -> dict[str, ScenarioFunction]:
         "enqueue_bulk_100": partial(enqueue_bulk_100, running),
         "enqueue_bulk": partial(enqueue_bulk, running),
         "enqueue_one": partial(enqueue_one, running),
-        "process": partial(process, running),
+        "process": partial(drained, running, ours.enqueue_bulk),
+        "limited": partial(drained, running, ours.enqueue_limited),
+        "members": partial(drained, running, ours.enqueue_members),
         "footprint": partial(footprint, running),
         "latency": partial(start_to_start, running, gaps=latency.even),
         "latency_busy": partial(start_to_start, running, gaps=latency.busy),
@@ -55,10 +57,10 @@ def enqueue_one(running: Running, load: Load) -> Figures:
     return enqueued(running, load, partial(ours.enqueue_singly, jobs=load.singles), jobs=load.singles)
 
 
-def process(running: Running, load: Load) -> Figures:
+def drained(running: Running, enqueue: ours.Enqueue, load: Load) -> Figures:
     """Measure running jobs that were all stored before the server started."""
     with running(load.directory) as server, ours.opened(server.url) as app:
-        ours.enqueue_bulk_of(app, jobs=load.jobs, size=load.jobs)
+        enqueue(app, jobs=load.jobs)
         return ours.drained(app, load, jobs=load.jobs, storage=server.cpu_seconds)
 
 

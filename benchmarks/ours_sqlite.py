@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 from benchmarks import growth, ours, wal
-from benchmarks.entry import Figures, Load, run, timed
+from benchmarks.entry import Figures, Load, ScenarioFunction, run, timed
 from benchmarks.startup import startup
 
 TRACE = Path(__file__).parent / "trace"
@@ -35,10 +36,10 @@ def enqueue_one(load: Load) -> Figures:
         return timed(lambda: ours.enqueue_singly(app, jobs=load.singles), jobs=load.singles)
 
 
-def process(load: Load) -> Figures:
+def drained(enqueue: ours.Enqueue, load: Load) -> Figures:
     """Measure running jobs that were all stored before the server started."""
     with ours.opened(url_of(load)) as app:
-        ours.enqueue_bulk_of(app, jobs=load.jobs, size=load.jobs)
+        enqueue(app, jobs=load.jobs)
         return ours.drained(app, load, jobs=load.jobs)
 
 
@@ -98,11 +99,13 @@ def rest(load: Load) -> Figures:
     return {**figures, "calls_per_s": (after - before) / load.seconds}
 
 
-SCENARIOS = {
+SCENARIOS: dict[str, ScenarioFunction] = {
     "enqueue_bulk_100": enqueue_bulk_100,
     "enqueue_bulk": enqueue_bulk,
     "enqueue_one": enqueue_one,
-    "process": process,
+    "process": partial(drained, ours.enqueue_bulk),
+    "limited": partial(drained, ours.enqueue_limited),
+    "members": partial(drained, ours.enqueue_members),
     "commits": commits,
     "latency": start_to_start,
     "growth": grown,

@@ -64,7 +64,11 @@ class Scenario:
 CPU = Figure("cpu_us_per_job", "µs of CPU")
 STORAGE_CPU = Figure("storage_us_per_job", "µs of CPU")
 MOST = Figure("jobs_per_s", "jobs/s", at_least=0.6, is_share=True)
+RATE = Figure("jobs_per_s", "jobs/s")
 SINGLE = Figure("jobs_per_s", "jobs/s", at_least=0.7, is_share=True)
+
+LIMITED = "Run jobs with a limit that is never reached, all ready before"
+MEMBERS = "Run the members of one batch, all ready before"
 
 GROWTH = (
     Figure("bulk_share", "share", at_least=0.9),
@@ -93,11 +97,18 @@ REST = Scenario(
 LATENCY = (Figure("p50_ms", "ms"), Figure("p99_ms", "ms"), Figure("max_ms", "ms"))
 LATENCY_BUSY = Scenario("latency_busy", "The same with 200 jobs a second, by chance", LATENCY)
 
+SERVED_FEATURES = (
+    Scenario("limited", LIMITED, (RATE, CPU, STORAGE_CPU)),
+    Scenario("members", MEMBERS, (RATE, CPU, STORAGE_CPU)),
+)
+
 SQLITE = (
     Scenario("enqueue_bulk_100", "Enqueue in transactions of 100", (MOST, CPU)),
     Scenario("enqueue_bulk", "Enqueue in transactions of 500", (MOST, CPU)),
     Scenario("enqueue_one", "Enqueue one by one, a commit each", (SINGLE, CPU)),
     Scenario("process", "Run jobs that do nothing, all ready before", (MOST, attrs.evolve(CPU, at_most=25))),
+    Scenario("limited", LIMITED, (RATE, CPU)),
+    Scenario("members", MEMBERS, (RATE, CPU)),
     Scenario(
         "commits",
         "Commits a job",
@@ -147,6 +158,7 @@ REDIS = (
             Lead("Sidekiq", over=frozenset({"sidekiq"}), at_least=2),
         ),
     ),
+    *SERVED_FEATURES,
     Scenario(
         "footprint",
         "What a job costs: round trips and bytes on the wire, commands and memory of the server",
@@ -233,6 +245,7 @@ POSTGRESQL = (
             Lead("PgQueuer at its best", over=frozenset({"pgqueuer of 100"}), at_least=1),
         ),
     ),
+    *SERVED_FEATURES,
     footprint(trips=1),
     Scenario(
         "latency",
@@ -265,6 +278,7 @@ POSTGRESQL = (
 MARIADB = (
     *SQL_BULK,
     Scenario("process", "Run jobs that do nothing, all ready before", (MOST, CPU, STORAGE_CPU)),
+    *SERVED_FEATURES,
     footprint(trips=4),
     Scenario("latency", "From the call to the start, on an idle server that polls", LATENCY),
     LATENCY_BUSY,

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.former import interval, ratio
+from benchmarks.scenarios import Figure
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -56,3 +59,40 @@ def test_batches_and_steps_are_measured_beside_plain_jobs():
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "members beside plain jobs" in run.stdout
+
+
+@pytest.mark.heavy
+def test_a_checkout_is_compared_with_another():
+    words = ["--former", str(ROOT), "--quick", "--scenario", "enqueue_bulk", "--seed", "7"]
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert "enqueue_bulk      jobs_per_s" in run.stdout, run.stdout + run.stderr
+    assert "pairs  seed 7" in run.stdout
+    assert "A run FAILED" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("ratios", "verdict"),
+    [
+        ([0.96, 0.97, 0.98, 1.0, 0.99, 0.97], "passed"),
+        ([1.4, 1.41, 1.42, 1.4], "passed"),
+        ([0.90, 0.91, 0.92, 0.93], "FAILED"),
+        ([0.5, 0.6, 0.7, 0.9], "FAILED"),
+        ([0.8, 0.9, 1.0, 1.1, 1.2], "inconclusive"),
+    ],
+)
+def test_a_figure_is_judged_by_the_interval_of_its_median(ratios, verdict):
+    found = interval(ratios, seed=1)
+
+    assert found.verdict == verdict
+    assert found.low <= found.median <= found.high
+    assert found == interval(ratios, seed=1)
+
+
+def test_the_ratio_of_a_pair_is_above_one_where_the_new_figure_is_better():
+    rate, cost = Figure("jobs_per_s", "jobs/s"), Figure("p50_ms", "ms")
+
+    assert ratio(rate, 20, 10) == 2
+    assert ratio(cost, 10, 20) == 2
+    assert ratio(cost, 0, 0) == 1
