@@ -582,7 +582,8 @@ class StoppingDuty(ServerFixtures):
         assert [] == [one.name for one in stage.app.servers.list() if one.is_alive]
 
 
-_STARTING = 30.0  # seconds for interpreters to start on a busy machine
+# Seconds in which interpreters start, however busy the machine is; only a failing test waits so long.
+_STARTING = 120.0
 
 
 class Start(Protocol):
@@ -710,14 +711,18 @@ class CrashingDuty(ServerFixtures):
     def test_jobs_of_a_killed_server_are_back_after_its_session(
         self, stage: Stage, start_server: Start
     ) -> None:
-        """Nobody is left to see it die; another server finds the session expired and takes its jobs."""
+        """No process is left that could see it die; another server finds its session expired.
+
+        The second server's own session is long: on a busy machine a short one could expire as well, and the
+        job would be blamed for it.
+        """
         job = self._held(stage, "server")
-        settings = {"session_timeout": 3, "heartbeat": 0.5, "sweep": 0.2, "poll": 0.2}
-        doomed = start_server(**settings)
-        eventually(lambda: _times_started(job) == 1, within=_STARTING)
+        soon = {"heartbeat": 0.5, "sweep": 0.2, "poll": 0.2}
+        doomed = start_server(session_timeout=3, **soon)
+        eventually(lambda: _times_started(job) >= 1, within=_STARTING)
 
         doomed.kill()
-        start_server(**settings)
+        start_server(session_timeout=600, **soon)
 
         eventually(lambda: _times_started(job) >= 2, within=_STARTING)
         stage.app.storage.put_record(GATE, "server", "{}")
