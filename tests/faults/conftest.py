@@ -1,0 +1,19 @@
+"""The databases and servers that the tests of single faults run on."""
+
+from __future__ import annotations
+
+from tests.redis.fixtures import program, server
+from tests.sql.fixtures import (
+    admin,
+    mariadb,
+    mysql_program,
+    postgresql,
+    postgresql_program,
+    server_database,
+    sql_servers,
+)
+
+__all__ = [
+    "admin", "mariadb", "mysql_program", "postgresql", "postgresql_program", "program", "server",
+    "server_database", "sql_servers",
+]  # fmt: skip
