@@ -213,7 +213,7 @@ def mariadb_shop(mariadb):
 @pytest.mark.xfail(
     strict=True,
     raises=AssertionError,
-    reason="On MariaDB the thread that stores all ends first writes log lines, which wait for the locked row.",
+    reason="On MariaDB the thread that stores all ends first writes log lines, which wait for the lock.",
 )
 def test_other_jobs_end_while_a_job_with_a_locked_row_logs(mariadb_shop):
     """Each of the others ends when the logging job has just written a line."""

@@ -1,0 +1,199 @@
+"""Retention removes what has expired, keeps pace, and nothing that is due waits for it."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+
+from firelock import Firelock, Settings, Unique
+from firelock.memory import MemoryStorage
+from firelock.storage import JobFilter
+from firelock.testing import eventually
+from tests.faults.proxy import FaultProxy
+from tests.faults.watching import SqliteMeter, WatchedStorage
+
+CHUNK_SECONDS = 0.3  # that removing a chunk of expired jobs takes, if nothing else happens meanwhile
+LONG = 30.0  # seconds until a condition counts as never met
+
+
+class EndlessBacklog(WatchedStorage):
+    """A storage in memory whose retention always finds as many expired jobs as it may remove."""
+
+    def __init__(self):
+        super().__init__(MemoryStorage())
+        self.is_over = False
+
+    def pass_on(self, verb, *args, **kwargs):
+        """Return a full chunk from `prune`, and the answer of the storage inside from every other verb."""
+        answer = super().pass_on(verb, *args, **kwargs)
+        return args[0] if verb == "prune" and not self.is_over else answer
+
+
+@pytest.fixture
+def backlog():
+    """A storage with an endless backlog of expired jobs."""
+    storage = EndlessBacklog()
+    yield storage
+    storage.is_over = True
+
+
+def app_on(storage, **settings):
+    """Return an application with one task on the storage."""
+    fire = Firelock(storage, settings=Settings(poll=0.05, heartbeat=0.2, session_timeout=30, **settings))
+    fire.noop = fire.task(name="noop")(lambda: None)
+    return fire
+
+
+@pytest.mark.parametrize(
+    ("verb", "sweep"), [("promote", 60), ("orphans", 0.1)], ids=["due-jobs", "lost-servers"]
+)
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="One thread removes twenty chunks of expired jobs before it looks for anything else.",
+)
+def test_a_long_retention_delays_nothing_by_more_than_two_chunks(backlog, verb, sweep):
+    """Each chunk takes a while, in which the other duty falls due."""
+    begun, looks = threading.Event(), []
+
+    def remove_a_chunk(limit):
+        if not looks:
+            fire.noop.schedule(timedelta(milliseconds=1))
+            begun.clear()
+        is_same_thread = threading.get_ident() in {call.thread for call in backlog.begun(verb)}
+        begun.wait(CHUNK_SECONDS if is_same_thread else LONG)
+        looks.append(begun.is_set())
+        backlog.is_over = len(looks) >= 3
+
+    backlog.before(verb, lambda *_: begun.set())
+    backlog.before("prune", remove_a_chunk)
+    with closing(app_on(backlog, sweep=sweep)) as fire, fire.server(workers=1):
+        eventually(lambda: backlog.is_over, within=LONG)
+
+    assert looks[2]
+
+
+@pytest.mark.heavy("waits some seconds for a second round of retention")
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="A server removes at most 20 chunks of expired jobs, then none for three sweeps.",
+)
+def test_retention_that_has_not_caught_up_goes_on_before_the_next_sweep(backlog):
+    """The number of expired jobs decides how many are removed, not the interval of the sweeps."""
+    with closing(app_on(backlog, sweep=300)) as fire, fire.server(workers=1):
+        eventually(lambda: len(backlog.begun("prune")) >= 20, within=LONG)
+
+        eventually(lambda: len(backlog.begun("prune")) > 60, within=4)
+
+
+# ---- what a chunk costs ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def proxy(server_database):
+    """A proxy that counts, before the server of the database."""
+    with FaultProxy(server_database.server.address) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def expired(server_database, proxy):
+    """A function that stores so many expired jobs with these options; its `fire` is behind the proxy."""
+    with closing(app_on(server_database.url(port=proxy.port), keep_deleted=0)) as fire:
+        fire.storage.clear()
+
+        def store(number, **options):
+            jobs = fire.noop.using(**options).enqueue_many([()] * number)
+            fire.jobs.delete([job.id for job in jobs])
+            return [job.id for job in jobs]
+
+        store.fire = fire
+        yield store
+        fire.storage.clear()
+
+
+def test_pruning_tagged_jobs_takes_no_more_round_trips_than_others(expired, proxy):
+    """Whatever is deleted of a job is sent with the other statements of its chunk."""
+    trips = []
+    for tags in ([], [], ["a", "b"]):  # the first time connections learn their statements
+        expired(100, tags=tags)
+        before = proxy.traffic
+        assert expired.fire.storage.prune(1_000) == 100
+        trips.append((proxy.traffic - before).trips)
+
+    assert trips[2] <= trips[1] + 2
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="The tags of each pruned job are deleted by a statement of their own.",
+)
+def test_pruning_tagged_jobs_takes_few_more_statements_than_others_on_mariadb(mariadb):
+    """Each statement is read, planned and run by itself: a day's jobs took minutes."""
+    statements = []
+    with closing(app_on(mariadb.url(), keep_deleted=0)) as fire:
+        fire.storage.clear()
+        for tags in ([], ["a", "b"]):
+            jobs = fire.noop.using(tags=tags).enqueue_many([()] * 100)
+            fire.jobs.delete([job.id for job in jobs])
+            before = deletes(mariadb)
+            assert fire.storage.prune(1_000) == 100
+            statements.append(deletes(mariadb) - before)
+
+    assert statements[1] <= statements[0] + 5
+
+
+def deletes(mariadb):
+    """Return how many statements the server has run that delete rows."""
+    with mariadb.server.connect() as connection, connection.cursor() as cursor:
+        cursor.execute("SHOW GLOBAL STATUS WHERE Variable_name IN ('Com_delete', 'Com_delete_multi')")
+        return sum(int(number) for _, number in cursor.fetchall())
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="A chunk that another server is just removing looks like the end of what has expired.",
+)
+def test_expired_jobs_that_another_server_is_removing_do_not_end_the_pruning(expired, server_database):
+    """The other server has locked the 500 jobs that expired first; there are 300 more."""
+    storage = expired.fire.storage
+    first = expired(500)
+    last = expired(300)
+    engine = create_engine(server_database.engine_url(), poolclass=NullPool)
+    with engine.connect() as other:
+        locked = text(
+            "SELECT id FROM firelock_jobs WHERE expires_at IS NOT NULL ORDER BY expires_at, id LIMIT 500 "
+            "FOR UPDATE"
+        )
+        assert set(first) == {row[0] for row in other.execute(locked)}
+        pruned = storage.prune(1_000)
+        other.rollback()
+
+    left = len(storage.find(JobFilter(), limit=500).jobs)
+    assert (len(last), len(first)) == (pruned, left)
+
+
+# ---- sound -----------------------------------------------------------------------------------------------
+
+
+def test_unique_keys_in_use_are_looked_at_once_an_hour(tmp_path, monkeypatch):
+    """Every other call of `prune` costs as much as in a storage without unique keys."""
+    meter = SqliteMeter(monkeypatch)
+    costs = []
+    for number in (0, 2_000):
+        with closing(app_on(f"sqlite:///{tmp_path}/{number}.db?synchronous=normal")) as fire:
+            fire.unique = fire.task(name="unique", unique=Unique())(lambda place: None)
+            fire.unique.enqueue_many([(place,) for place in range(number)])
+            first = meter.instructions(lambda: fire.storage.prune(1_000), times=1)
+            costs.append(meter.instructions(lambda: fire.storage.prune(1_000)))
+
+    assert first > 10 * costs[1]
+    assert costs[1] <= costs[0] + 100
