@@ -16,6 +16,7 @@ _WHOLE = {
 }
 # Each of these tests brings all that it needs, and takes long: whoever is free takes the next.
 _SINGLE = (
+    "tests/faults/test_crash_blame.py",
     "tests/faults/test_faults.py",
     "tests/conformance/test_mutants.py",
     "tests/end_to_end/test_",

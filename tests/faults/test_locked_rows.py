@@ -14,7 +14,7 @@ from firelock import Firelock, JobContext, Retry, Settings
 from firelock.plugins import open_storage
 from firelock.testing import eventually
 from firelock.values import State
-from tests.faults.watching import WatchedStorage
+from tests.faults.watching import WatchedStorage, arranging
 
 WITHIN = 5.0  # seconds: more than two waits for a lock, less than one transaction goes on trying
 LONG = 60.0  # seconds that nothing here lasts
@@ -57,8 +57,14 @@ class Shop:
     def running(self):
         """Return a job that runs until the gate opens."""
         job = self.held.enqueue()
-        assert self.started.wait(LONG)
+        with arranging():
+            eventually(self.started.is_set, within=LONG)
         return job
+
+    def await_transition(self, job):
+        """Wait until the server sends how the job has ended."""
+        with arranging():
+            eventually(lambda: self.storage.has_been_sent(job), within=LONG)
 
     @contextmanager
     def transaction(self):
@@ -126,7 +132,7 @@ def test_other_jobs_end_while_the_row_of_an_ended_job_is_locked(shop, way):
 
     with way(shop, job):
         shop.gate.set()
-        eventually(lambda: shop.storage.has_been_sent(job), within=LONG)
+        shop.await_transition(job)
 
         assert shop.others_end()
 
@@ -136,7 +142,7 @@ def test_other_jobs_end_when_no_row_is_locked(shop):
     shop.server.start()
     job = shop.running()
     shop.gate.set()
-    eventually(lambda: shop.storage.has_been_sent(job), within=LONG)
+    shop.await_transition(job)
 
     assert shop.others_end()
 
@@ -147,11 +153,12 @@ def test_a_server_that_stops_stores_the_ends_of_other_jobs_while_a_row_is_locked
     shop.server.start()
     job = shop.running()
     others = shop.waiting.enqueue_many([()] * 3)
-    eventually(lambda: shop.are(State.PROCESSING, others), within=LONG)
+    with arranging():
+        eventually(lambda: shop.are(State.PROCESSING, others), within=LONG)
 
     with shop.lock(job):
         shop.gate.set()
-        eventually(lambda: shop.storage.has_been_sent(job), within=LONG)
+        shop.await_transition(job)
         threading.Thread(target=shop.server.stop, kwargs={"grace": 1}).start()  # `end` waits for it
         shop.other_gate.set()
 
@@ -172,8 +179,9 @@ def test_other_jobs_end_while_a_job_that_completes_itself_keeps_its_transaction_
 
     shop.server.start()
     job = completes.enqueue()
-    assert completed.wait(LONG)
-    eventually(lambda: tells_start(shop.storage, job), within=LONG)
+    with arranging():
+        eventually(completed.is_set, within=LONG)
+        eventually(lambda: tells_start(shop.storage, job), within=LONG)
 
     assert shop.others_end()
 
@@ -197,8 +205,9 @@ def test_other_jobs_end_while_the_row_of_a_waiting_continuation_is_locked(shop):
     with shop.attach(child):
         releases = len(shop.storage.begun("release"))
         shop.gate.set()
-        eventually(lambda: shop.are(State.SUCCEEDED, [parent]), within=LONG)
-        eventually(lambda: len(shop.storage.begun("release")) > releases, within=LONG)
+        with arranging():
+            eventually(lambda: shop.are(State.SUCCEEDED, [parent]), within=LONG)
+            eventually(lambda: len(shop.storage.begun("release")) > releases, within=LONG)
 
         assert shop.others_end()
 
@@ -234,7 +243,8 @@ def test_other_jobs_end_while_a_job_with_a_locked_row_logs(mariadb_shop):
 
     shop.server.start()
     talking = talks.enqueue()
-    assert shop.started.wait(LONG)
+    with arranging():
+        eventually(shop.started.is_set, within=LONG)
 
     with shop.attach(talking):
         jobs = after_a_line.enqueue_many([()] * OTHERS)

@@ -15,7 +15,7 @@ from firelock.memory import MemoryStorage
 from firelock.storage import JobFilter
 from firelock.testing import eventually
 from tests.faults.proxy import FaultProxy
-from tests.faults.watching import SqliteMeter, WatchedStorage
+from tests.faults.watching import SqliteMeter, WatchedStorage, arranging
 
 CHUNK_SECONDS = 0.3  # that removing a chunk of expired jobs takes, if nothing else happens meanwhile
 LONG = 30.0  # seconds until a condition counts as never met
@@ -72,7 +72,7 @@ def test_a_long_retention_delays_nothing_by_more_than_two_chunks(backlog, verb, 
 
     backlog.before(verb, lambda *_: begun.set())
     backlog.before("prune", remove_a_chunk)
-    with closing(app_on(backlog, sweep=sweep)) as fire, fire.server(workers=1):
+    with closing(app_on(backlog, sweep=sweep)) as fire, fire.server(workers=1), arranging():
         eventually(lambda: backlog.is_over, within=LONG)
 
     assert looks[2]
@@ -87,7 +87,8 @@ def test_a_long_retention_delays_nothing_by_more_than_two_chunks(backlog, verb, 
 def test_retention_that_has_not_caught_up_goes_on_before_the_next_sweep(backlog):
     """The number of expired jobs decides how many are removed, not the interval of the sweeps."""
     with closing(app_on(backlog, sweep=300)) as fire, fire.server(workers=1):
-        eventually(lambda: len(backlog.begun("prune")) >= 20, within=LONG)
+        with arranging():
+            eventually(lambda: len(backlog.begun("prune")) >= 20, within=LONG)
 
         eventually(lambda: len(backlog.begun("prune")) > 60, within=4)
 
@@ -124,7 +125,8 @@ def test_pruning_tagged_jobs_takes_no_more_round_trips_than_others(expired, prox
     for tags in ([], [], ["a", "b"]):  # the first time connections learn their statements
         expired(100, tags=tags)
         before = proxy.traffic
-        assert expired.fire.storage.prune(1_000) == 100
+        with arranging():
+            assert expired.fire.storage.prune(1_000) == 100
         trips.append((proxy.traffic - before).trips)
 
     assert trips[2] <= trips[1] + 2
@@ -144,7 +146,8 @@ def test_pruning_tagged_jobs_takes_few_more_statements_than_others_on_mariadb(ma
             jobs = fire.noop.using(tags=tags).enqueue_many([()] * 100)
             fire.jobs.delete([job.id for job in jobs])
             before = deletes(mariadb)
-            assert fire.storage.prune(1_000) == 100
+            with arranging():
+                assert fire.storage.prune(1_000) == 100
             statements.append(deletes(mariadb) - before)
 
     assert statements[1] <= statements[0] + 5
@@ -173,7 +176,8 @@ def test_expired_jobs_that_another_server_is_removing_do_not_end_the_pruning(exp
             "SELECT id FROM firelock_jobs WHERE expires_at IS NOT NULL ORDER BY expires_at, id LIMIT 500 "
             "FOR UPDATE"
         )
-        assert set(first) == {row[0] for row in other.execute(locked)}
+        with arranging():
+            assert set(first) == {row[0] for row in other.execute(locked)}
         pruned = storage.prune(1_000)
         other.rollback()
 

@@ -13,6 +13,18 @@ import attrs
 from firelock.testing import FaultyStorage
 
 
+@contextmanager
+def arranging():
+    """Raise a `RuntimeError` if something in the block is not as the test needs it.
+
+    A test of a known fault expects an `AssertionError`, which then comes from its assertion alone.
+    """
+    try:
+        yield
+    except AssertionError as error:
+        raise RuntimeError(f"This could not be arranged: {error}") from error
+
+
 @attrs.frozen
 class Call:
     """A call of a verb."""

@@ -1,0 +1,173 @@
+"""A job that takes its server down is blamed for it and ends, and so do the programs that it has started."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from contextlib import closing
+
+import pytest
+
+from firelock import Firelock, State
+from firelock.storage import ClaimRequest, NewSession
+from tests.faults.scenarios.base import stage
+from tests.faults.servers import Place, eventually, is_running, kill
+from tests.faults.watching import arranging
+
+LONG = 60.0  # seconds until a condition counts as never met
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
+kills = pytest.mark.heavy("kills processes of real servers")
+
+
+@pytest.fixture
+def on(tmp_path):
+    """A stage on SQLite."""
+    with stage(Place(tmp_path, f"sqlite:///{tmp_path}/jobs.db"), session_timeout=30, grace=1) as on:
+        yield on
+
+
+def starts(on, job_id):
+    """Return how often the job has started."""
+    return Counter(event.job for event in on.events() if event.what == "start")[job_id]
+
+
+# ---- crashes ---------------------------------------------------------------------------------------------
+
+
+def kill_child(server):
+    """Kill the process of the server that holds the session."""
+    (child,) = server.children()
+    kill(child)
+
+
+@kills
+@pytest.mark.parametrize(
+    ("task", "death"),
+    [("held", kill_child), ("pheld", kill_child), ("kill-parent", lambda server: None)],
+    ids=["thread", "process", "process-that-kills"],
+)
+def test_a_job_that_runs_when_its_server_process_dies_has_a_crash(on, task, death, request):
+    """Where it runs makes no difference: the crash is counted, and has a line in the history."""
+    if task != "held":
+        mark = pytest.mark.xfail(
+            strict=True,
+            raises=AssertionError,
+            reason="A job in a process of its own is not listed as running in the server's shared memory.",
+        )
+        request.applymarker(mark)
+    with arranging():
+        (server,) = on.serve(workers=2, app="blamed")
+        (job_id,) = on.enqueue(1, 0.05, task=task)
+        on.await_starts([job_id], within=LONG)
+        death(server)
+        on.await_starts([job_id], times=2, within=LONG)
+
+    job = on.fire.jobs.get(job_id)
+    assert job.record().crashes >= 1
+    assert len(job.history()) >= 2
+
+
+@kills
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="From two crashes on a job runs in a process of its own, where nobody counts its crashes.",
+)
+def test_a_job_that_kills_its_server_process_wherever_it_runs_fails_at_last(on):
+    """The third crash, alone in a process of its own, is the last one."""
+    with arranging():
+        on.serve(workers=2, app="blamed")
+        (job_id,) = on.enqueue(1, 0.0, task="kill-anywhere")
+        eventually(
+            lambda: on.record(job_id).is_final or starts(on, job_id) > 3, LONG, "four starts or an end"
+        )
+
+    assert on.record(job_id).state is State.FAILED
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="A job whose every run loses the whole server is repeated without an upper bound.",
+)
+def test_a_job_that_loses_a_whole_server_each_time_ends_at_last():
+    """As where a container's memory limit ends all its processes together."""
+    with closing(Firelock("memory://")) as fire:
+        job, storage = fire.task(name="hog")(lambda: None).enqueue(), fire.storage
+        for number in range(100):
+            session = NewSession(f"s{number}", "server", "host:1", "host", 1, storage.clock(), 30.0)
+            storage.begin_session(session)
+            storage.claim(ClaimRequest(None, 1, session.id, storage.clock()))
+            storage.end_session(session.id, None, reason="server lost")
+
+        assert job.refresh().state is State.FAILED
+
+
+# ---- programs that a job has started ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def program_of(on):
+    """A function that runs a job of the task and returns the process that it has started."""
+    pids = []
+
+    def run(task):
+        (job_id,) = on.enqueue(1, 0.05, task=task)
+        found = []
+
+        def started():
+            found[:] = [int(event.note) for event in on.events() if event.what == "program"]
+            return found
+
+        eventually(started, LONG, "the program has started")
+        pids.extend(found)
+        return job_id, found[0]
+
+    yield run
+    for pid in pids:
+        kill(pid)
+
+
+def has_ended(pid):
+    """Wait for the end of the process."""
+    eventually(lambda: not is_running(pid), 5, "the program has ended")
+    return True
+
+
+@kills
+@pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "stopped"])
+def test_a_program_of_a_running_job_ends_with_its_server(on, program_of, is_killed, request):
+    """As the page on servers says of jobs with a process of their own."""
+    if is_killed:
+        mark = pytest.mark.xfail(
+            strict=True,
+            raises=AssertionError,
+            reason="The kernel ends the job's process when its server is killed, not what that has started.",
+        )
+        request.applymarker(mark)
+    with arranging():
+        (server,) = on.serve(workers=2, app="blamed")
+        _, program = program_of("program-and-hold")
+        if is_killed:
+            kill(server.pid)
+        else:
+            server.stop(LONG)
+
+    assert has_ended(program)
+
+
+@kills
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="An idle process of jobs ends without the programs that its jobs have left behind.",
+)
+def test_a_program_that_a_job_has_left_behind_ends_with_its_server(on, program_of):
+    """The job has ended; the server is stopped in order."""
+    with arranging():
+        (server,) = on.serve(workers=2, app="blamed")
+        job_id, program = program_of("program-and-end")
+        eventually(lambda: on.record(job_id).is_final, LONG, "the job has ended")
+        server.stop(LONG)
+
+    assert has_ended(program)
