@@ -1,0 +1,358 @@
+"""The cost of a call does not grow with what was stored before, counted in rows, round trips and bytes."""
+
+from __future__ import annotations
+
+import sqlite3
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+
+import psycopg
+import pytest
+
+from firelock import Firelock, Settings
+from firelock.errors import ResultTimeout, StorageError
+from firelock.memory import MemoryStorage
+from firelock.plugins import open_storage
+from firelock.storage import Chunk, ClaimRequest, Held, JobFilter, NewSession
+from firelock.testing import eventually
+from firelock.values import chunk_offset
+from tests.faults.proxy import FaultProxy
+from tests.faults.watching import SqliteMeter, WatchedStorage, arranging, lines_run
+from tests.sql.processes import USER
+
+LONG = 30.0  # seconds until a condition counts as never met
+SETTINGS = Settings(poll=0.05, heartbeat=0.2, session_timeout=30, sweep=0.1, argument_warning=32 * 1024)
+
+
+def grows(reason):
+    """Mark a test of a cost that grows: it is expected to fail until that is fixed."""
+    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)
+
+
+def app_at(storage, **settings):
+    """Return an application with one task on the storage."""
+    fire = Firelock(storage, settings=Settings(**settings) if settings else SETTINGS)
+    fire.noop = fire.task(name="noop")(lambda text="": None)
+    return fire
+
+
+def begin_session(storage, name="session", **options):
+    """Begin a session that nobody renews, and that lasts for this test; return its id."""
+    session = NewSession(name, "server", "host:1", "host", 1, storage.clock(), 3_600.0, **options)
+    storage.begin_session(session)
+    return name
+
+
+def claim(storage, session, limit):
+    """Return the jobs of one claim."""
+    return storage.claim(ClaimRequest(None, limit, session, storage.clock())).jobs
+
+
+@pytest.fixture
+def proxy(server_database):
+    """A proxy that counts, before the server of the database."""
+    with FaultProxy(server_database.server.address) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def behind_proxy(server_database, proxy):
+    """An application on an empty database behind the proxy."""
+    with closing(app_at(server_database.url(port=proxy.port))) as fire:
+        fire.storage.clear()
+        yield fire
+        fire.storage.clear()
+
+
+# ---- sessions --------------------------------------------------------------------------------------------
+
+DEAD = 200  # sessions, as a day of restarts leaves them
+
+
+@grows("Each sweep of each server process lists all sessions of the last day.")
+def test_a_sweep_reads_no_dead_sessions():
+    """A server looks for lost servers all the time; who died long ago is of no interest to it."""
+    storage = WatchedStorage(MemoryStorage())
+    for number in range(DEAD):
+        storage.end_session(begin_session(storage, f"dead-{number}"), (), reason="stopped")
+
+    with closing(app_at(storage)) as fire, fire.server(workers=1), arranging():
+        eventually(lambda: len(storage.answered("orphans")) >= 3, within=LONG)
+
+    read = [record for call in storage.answered("list_sessions") for record in call.answer]
+    assert not [record for record in read if not record.is_alive]
+
+
+@grows("Each sweep of each server process lists all sessions of the last day.")
+def test_a_sweep_receives_as_many_bytes_beside_dead_sessions_on_redis(server):
+    """Redis builds the list, the network carries it, and every server process reads it."""
+    with FaultProxy(server.address) as proxy:
+        alone, beside = (bytes_of_a_sweep(server, proxy, number) for number in (0, DEAD))
+
+    assert beside <= alone + 5_000
+
+
+def bytes_of_a_sweep(server, proxy, dead):
+    """Return how many bytes an idle server receives from Redis for each of its sweeps."""
+    storage = WatchedStorage(open_storage(server.url(port=proxy.port)))
+    storage.clear()
+    for number in range(dead):
+        storage.end_session(begin_session(storage, f"dead-{number}"), (), reason="stopped")
+
+    with closing(app_at(storage)) as fire, fire.server(workers=1), arranging():
+        begun, before = len(storage.answered("orphans")), proxy.traffic
+        eventually(lambda: len(storage.answered("orphans")) >= begun + 4, within=LONG)
+        return (proxy.traffic - before).received / (len(storage.answered("orphans")) - begun)
+
+
+# ---- streams ---------------------------------------------------------------------------------------------
+
+
+@grows("Each append adds up the sizes of all chunks of the stream.")
+def test_an_append_to_a_long_stream_costs_as_much_as_to_a_short_one(tmp_path, monkeypatch):
+    """In instructions of SQLite, whose one writer everybody waits for."""
+    meter = SqliteMeter(monkeypatch)
+    with closing(app_at(f"sqlite:///{tmp_path}/jobs.db?synchronous=normal")) as fire:
+        fire.noop.enqueue()
+        (job,) = claim(fire.storage, begin_session(fire.storage), 1)
+        places = iter(range(1_000_000))
+
+        def append(number=1):
+            chunks = [Chunk("out", chunk_offset(job.fence, next(places)), "x" * 20) for _ in range(number)]
+            fire.storage.append_stream(job.id, chunks, session="session", fence=job.fence)
+
+        append(100)
+        short = meter.instructions(append)
+        append(5_000)
+        long = meter.instructions(append)
+
+    assert long <= 2 * short
+
+
+# ---- lists and counts ------------------------------------------------------------------------------------
+
+
+@grows("A page of all jobs asks for each queue, and twice for each task in it.")
+def test_a_page_of_jobs_takes_as_many_round_trips_with_many_queues(behind_proxy, proxy):
+    """The first page of the dashboard, say."""
+    trips = []
+    for number in (2, 30):
+        for place in range(number):
+            behind_proxy.noop.using(queue=f"queue-{place}").enqueue()
+        behind_proxy.storage.find(JobFilter(), limit=20)  # connections learn their statements
+        before = proxy.traffic
+        behind_proxy.storage.find(JobFilter(), limit=20)
+        trips.append((proxy.traffic - before).trips)
+
+    assert trips[1] <= trips[0] + 2
+
+
+@grows("The counts of a queue stay for ever, and each page of jobs asks for that queue.")
+def test_a_queue_without_jobs_is_forgotten(tmp_path):
+    """Names such as `day-2026-11-30` come and go."""
+    path = tmp_path / "jobs.db"
+    with closing(app_at(f"sqlite:///{path}?synchronous=normal", keep_deleted=0)) as fire:
+        jobs = [fire.noop.using(queue=f"day-{place}").enqueue() for place in range(20)]
+        fire.jobs.delete([job.id for job in jobs])
+        with arranging():
+            assert fire.storage.prune(1_000) == 20
+        fire.storage.promote(1_000)  # upkeep folds counts here, where they are kept as differences
+        fire.storage.prune(1_000)
+
+    with closing(sqlite3.connect(path)) as connection:
+        ((rows,),) = connection.execute("SELECT count(*) FROM firelock_counts").fetchall()
+    assert rows <= 5
+
+
+@grows("One call of promote folds all differences of the counts, however many there are.")
+def test_promote_folds_a_bounded_number_of_differences(postgresql, admin):
+    """While no server ran each enqueued job has left one; the first server looks for due jobs meanwhile."""
+    trips = []
+    with (
+        FaultProxy(postgresql.server.address) as proxy,
+        closing(app_at(postgresql.url(port=proxy.port))) as fire,
+    ):
+        for number in (0, 50_000, 200_000):
+            fire.storage.clear()
+            admin.execute(
+                "INSERT INTO firelock_count_deltas (state, queue, jobs)"
+                " SELECT 'enqueued', 'default', 1 FROM generate_series(1, %s)",
+                (number,),
+            )
+            before = proxy.traffic
+            fire.storage.promote(1_000)
+            trips.append((proxy.traffic - before).trips)
+        fire.storage.clear()
+
+    assert trips[2] < 2 * trips[1]
+
+
+# ---- what a server holds ---------------------------------------------------------------------------------
+
+SIZE, NUMBER = 20_000, 40  # bytes of a job's arguments; jobs
+
+
+def held_jobs(fire):
+    """Store jobs with large arguments and claim them; return them as a server believes to hold them."""
+    fire.noop.enqueue_many([("x" * SIZE,)] * NUMBER)
+    jobs = claim(fire.storage, begin_session(fire.storage), NUMBER)
+    with arranging():
+        assert len(jobs) == NUMBER
+    return [Held(job.id, job.fence, None) for job in jobs]
+
+
+whole_rows = grows("On SQL a reconciliation reads each held job whole, with its arguments.")
+
+
+@whole_rows
+def test_a_reconciliation_reads_no_arguments_on_sqlite(tmp_path):
+    """A server process compares what it holds once a second."""
+    with closing(app_at(f"sqlite:///{tmp_path}/jobs.db?synchronous=normal")) as fire:
+        held = held_jobs(fire)
+        tracemalloc.start()
+        reply = fire.storage.reconcile("session", held)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+
+    with arranging():
+        assert [] == [*reply.lost, *reply.unknown]
+    assert peak < SIZE * NUMBER / 4
+
+
+@whole_rows
+def test_a_reconciliation_receives_no_arguments(behind_proxy, proxy):
+    """From a server of databases they would cross the network."""
+    held = held_jobs(behind_proxy)
+    before = proxy.traffic
+    reply = behind_proxy.storage.reconcile("session", held)
+    received = (proxy.traffic - before).received
+
+    with arranging():
+        assert [] == [*reply.lost, *reply.unknown]
+    assert received < SIZE * NUMBER / 4
+
+
+# ---- old versions of rows --------------------------------------------------------------------------------
+
+OLD, CALLS = 1_500, 5
+
+
+def entries_read(url, admin, work):
+    """Return how many entries of the jobs' indexes a call of the function with a new handle reads."""
+
+    def read():
+        query = "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = 'firelock_jobs'"
+        return int(admin.execute(query).fetchone()[0])
+
+    def connections():
+        query = "SELECT count(*) FROM pg_stat_activity WHERE usename = %s AND datname = current_database()"
+        return admin.execute(query, (USER,)).fetchone()[0]
+
+    before = read()
+    with closing(open_storage(url)) as storage:
+        for _ in range(CALLS):
+            work(storage)
+    with arranging():
+        eventually(lambda: connections() == 0, within=LONG)  # they tell what they read when they end
+    return (read() - before) / CALLS
+
+
+def claim_a_job(storage):
+    """Claim one, where there are none."""
+    with arranging():
+        assert claim(storage, "session", 10) == []
+
+
+def reconcile_nothing(storage):
+    """Compare what the session holds, which is nothing."""
+    with arranging():
+        assert not storage.reconcile("session", []).unknown
+
+
+@pytest.mark.parametrize(
+    ("work", "column", "value"),
+    [(claim_a_job, "due_at", "1"), (reconcile_nothing, "session", "'session'")],
+    ids=["claim-and-due-jobs", "reconcile-and-held-jobs"],
+)
+@grows("It steps over an entry of the index for each earlier job, as long as a snapshot is held open.")
+def test_a_held_snapshot_does_not_make_a_call_read_what_has_been(postgresql, admin, work, column, value):
+    """A report or a backup keeps the old versions of rows; each call is made by every server all the time."""
+    url = postgresql.url("listen=off")
+    state = "scheduled" if column == "due_at" else "processing"
+    with closing(open_storage(url)) as storage:
+        storage.migrate()
+        storage.clear()
+        begin_session(storage)
+    admin.execute("VACUUM ANALYZE firelock_jobs")
+    with psycopg.connect(postgresql.socket_url()) as report:
+        report.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        report.execute("SELECT count(*) FROM firelock_jobs")
+        before = entries_read(url, admin, work)
+        admin.execute(
+            f"INSERT INTO firelock_jobs (id, state, queue, priority, changed_at, {column}, fence, attempt,"
+            " task, arguments, serializer, created_at)"
+            f" SELECT 'job-' || number, '{state}', 'default', 0, 1, {value}, 1, 1, 'noop', '{{}}', 'json', 1"
+            f" FROM generate_series(1, {OLD}) AS number"
+        )
+        admin.execute(f"UPDATE firelock_jobs SET {column} = NULL, state = 'succeeded'")
+        after = entries_read(url, admin, work)
+        report.rollback()
+
+    assert after <= before + OLD / 10
+
+
+# ---- waits for results -----------------------------------------------------------------------------------
+
+
+@grows("A new wait for a result makes all waits of its process look again 5 ms later.")
+def test_a_new_wait_for_a_result_does_not_make_earlier_ones_look_again():
+    """After each look another wait begins, as in a web process that is asked all the time."""
+    storage = WatchedStorage(MemoryStorage())
+    with closing(app_at(storage)) as fire:
+        jobs = fire.noop.using(delay=3_600).enqueue_many([()] * 150)
+        waits, looks = ThreadPoolExecutor(len(jobs)), []
+
+        def wait_for(job):
+            with suppress(ResultTimeout, StorageError):
+                job.result(timeout=LONG)
+
+        def look(ids):
+            looks.append(jobs[0].id in ids)
+            if len(looks) <= 100:
+                waits.submit(wait_for, jobs[len(looks)])
+
+        storage.before("get", look)
+        waits.submit(wait_for, jobs[0])
+        with arranging():
+            eventually(lambda: len(looks) > 100, within=LONG)
+        fire.close()  # ends the waits
+        waits.shutdown()
+
+    assert sum(looks) <= len(looks) * 3 / 4
+
+
+# ---- memory ----------------------------------------------------------------------------------------------
+
+
+@grows("An urgent job makes the next claim walk over every job that was claimed before.")
+def test_an_urgent_job_costs_as_much_after_many_claims_in_memory():
+    """In lines of Python that are run."""
+    lines = []
+    for number in (100, 2_000):
+        with closing(app_at("memory://")) as fire:
+            storage, urgent = fire.storage, fire.noop.using(priority=5)
+            fire.noop.enqueue_many([()] * (2 * number))
+            session = begin_session(storage)
+            for _ in range(number // 100):
+                claim(storage, session, 100)
+
+            def claim_urgent(urgent=urgent, storage=storage):
+                urgent.enqueue()
+                claim(storage, "session", 1)
+                claim(storage, "session", 1)
+
+            claim_urgent()
+            lines.append(lines_run(claim_urgent))
+
+    assert lines[1] <= 2 * lines[0]

@@ -1,0 +1,37 @@
+"""A migration takes as long as it has to."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+
+from firelock.plugins import open_storage
+from firelock_sql import schema
+
+
+@pytest.fixture
+def migrated(postgresql):
+    """A storage whose tables are of this release."""
+    with closing(open_storage(postgresql.url("listen=off"))) as storage:
+        storage.migrate()
+        yield storage
+        storage.clear()
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="Migrations run with the statement timeout of ordinary transactions, 30 seconds.",
+)
+def test_a_step_of_a_migration_on_postgresql_has_no_statement_timeout(migrated, admin, monkeypatch):
+    """To add an index to ten million rows takes longer than any other statement may."""
+    step = "CREATE TABLE firelock_seen AS SELECT current_setting('statement_timeout') AS statement_timeout"
+    added = schema.Migration("Noted the timeout.", lambda _: iter([step]), works_with=1)
+    monkeypatch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, added])
+    monkeypatch.setattr(schema, "WANTED", schema.WANTED + 1)
+
+    assert migrated.migrate() == ["Noted the timeout."]
+
+    ((statement_timeout,),) = admin.execute("SELECT statement_timeout FROM firelock_seen").fetchall()
+    assert statement_timeout == "0"

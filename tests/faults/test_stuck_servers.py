@@ -1,0 +1,145 @@
+"""Jobs and plugins that keep a server busy: other jobs go on, or the server reports what it waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from contextlib import ExitStack, closing, suppress
+from datetime import timedelta
+
+import pytest
+
+from firelock import Firelock, JobContext, Retry, Settings, State, hookimpl
+from firelock.memory import MemoryStorage
+from firelock.testing import eventually
+from tests.faults.watching import WatchedStorage, arranging
+
+LONG = 30.0  # seconds until a condition counts as never met
+SETTINGS = Settings(poll=0.05, heartbeat=0.2, session_timeout=60, sweep=60)
+
+
+@pytest.fixture
+def gate():
+    """What jobs and plugins of a test wait for; it opens at the end."""
+    gate = threading.Event()
+    yield gate
+    gate.set()
+
+
+@pytest.fixture
+def app(gate):
+    """A function that returns an application in memory with these plugins; servers end with the test."""
+    with ExitStack() as stack:
+
+        def make(*plugins):
+            fire = Firelock(WatchedStorage(MemoryStorage()), settings=SETTINGS, plugins=list(plugins))
+            stack.enter_context(closing(fire))
+
+            def serve(**options):
+                server = fire.server(**options).start()
+                stack.callback(server.stop, grace=1)
+                stack.callback(gate.set)  # first
+                return server
+
+            return fire, serve
+
+        yield make
+
+
+def succeeded(jobs):
+    """Whether all the jobs have succeeded."""
+    return all(job.refresh().state is State.SUCCEEDED for job in jobs)
+
+
+# ---- coroutines before threads ---------------------------------------------------------------------------
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="A claim cannot leave coroutines out: they are claimed for idle threads and handed back, for ever.",
+)
+def test_idle_threads_get_the_jobs_behind_coroutines_that_find_no_place(app, gate):
+    """Two long coroutines run, others wait, and plain jobs are in the queue after them."""
+    fire, serve = app()
+
+    @fire.task(name="call", retry=Retry.never())
+    async def call() -> None:
+        while not gate.is_set():
+            await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=0.02)
+
+    @fire.task(name="report", retry=Retry.never())
+    def report() -> None: ...
+
+    call.enqueue_many([()] * 60)
+    reports = report.enqueue_many([()] * 5)
+    serve(workers=4, async_workers=2)
+
+    def handed_back():
+        return sum(one.gives_back for one in fire.storage.transitions())
+
+    with arranging():
+        eventually(lambda: succeeded(reports) or handed_back() >= 50, within=LONG)
+
+    assert succeeded(reports)
+
+
+# ---- jobs past their time --------------------------------------------------------------------------------
+
+
+@pytest.mark.heavy("waits some seconds for a line of the log")
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="A job that ignores its timeout keeps its thread, and nothing is logged until it ends.",
+)
+def test_a_job_that_ignores_its_timeout_is_logged_while_it_runs(app, gate, caplog):
+    """The thread is lost to other jobs meanwhile, so somebody has to know."""
+    caplog.set_level(logging.WARNING)
+    fire, serve = app()
+    started = threading.Event()
+
+    @fire.task(name="deaf", retry=Retry.never(), timeout=0.1)
+    def deaf() -> None:
+        started.set()
+        gate.wait(LONG)
+
+    job = deaf.enqueue()
+    serve(workers=1)
+    with arranging():
+        eventually(started.is_set, within=LONG)
+
+    eventually(lambda: job.id in caplog.text, within=5)
+
+
+# ---- slow plugins ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.heavy("waits some seconds for a job or a line of the log")
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="The thread that claims jobs calls the observers, and waits for them without a word.",
+)
+def test_a_slow_observer_stops_no_job_or_is_named_in_the_log(app, gate, caplog):
+    """As an exporter of metrics whose network hangs."""
+    caplog.set_level(logging.WARNING)
+    observed = threading.Event()
+
+    class SlowExporter:
+        @staticmethod
+        @hookimpl
+        def jobs_settled(settled):
+            observed.set()
+            gate.wait(LONG)
+
+    fire, serve = app(SlowExporter)
+    noop = fire.task(name="noop")(lambda: None)
+    serve(workers=2)
+    noop.enqueue()
+    with arranging():
+        eventually(observed.is_set, within=LONG)
+    later = noop.enqueue_many([()] * 2)
+
+    eventually(lambda: succeeded(later) or "SlowExporter" in caplog.text, within=5)
