@@ -13,7 +13,7 @@ from benchmarks import mariadb_server, ours, postgresql_server, redis_server, se
 from benchmarks.servers import Server
 from benchmarks.startup import COMMAND
 from benchmarks.storage_server import Running, StorageServer
-from firelock import Firelock
+from firelock import Firelock, Settings
 
 SERVED: Mapping[str, Running] = {
     "postgresql": postgresql_server.running,
@@ -48,9 +48,9 @@ def opened(storage: str, folder: Path) -> Iterator[Place]:
 
 
 @contextmanager
-def client(url: str) -> Iterator[Firelock]:
-    """Open a client of a storage whose tables are made."""
-    fire = Firelock(url)
+def client(url: str, *, keep_deleted: float | None = None) -> Iterator[Firelock]:
+    """Open a client of a storage whose tables are made; it keeps deleted jobs for so many seconds."""
+    fire = Firelock(url, settings=None if keep_deleted is None else Settings(keep_deleted=keep_deleted))
     fire.storage.migrate()
     try:
         yield fire

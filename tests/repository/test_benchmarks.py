@@ -96,3 +96,17 @@ def test_the_ratio_of_a_pair_is_above_one_where_the_new_figure_is_better():
     assert ratio(rate, 20, 10) == 2
     assert ratio(cost, 10, 20) == 2
     assert ratio(cost, 0, 0) == 1
+
+
+@pytest.mark.heavy
+def test_retention_is_measured_beside_jobs_without_logs_and_tags():
+    parts = ["cost", "unique", "late"]
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.retention", *parts, "--quick"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "due jobs beside 400 expired ones, latest" in run.stdout

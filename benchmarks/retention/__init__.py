@@ -1,0 +1,1 @@
+"""What retention costs and delays, and whether it keeps pace: `python -m benchmarks.retention --help`."""

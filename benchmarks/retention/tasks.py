@@ -1,0 +1,32 @@
+"""The tasks that are stored, and run by servers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from firelock import Firelock, Unique
+
+
+@attrs.frozen
+class Tasks:
+    """The tasks of an application."""
+
+    noop: Any
+    tick: Any  # due at a given time; when it started is stored with the job
+    unique: Any  # with a key for each number
+
+
+def declare(fire: Firelock) -> Tasks:
+    """Give an application the tasks."""
+
+    def nothing() -> None: ...
+
+    def numbered(number: int) -> None: ...
+
+    return Tasks(
+        noop=fire.task(name="noop")(nothing),
+        tick=fire.task(name="tick")(numbered),
+        unique=fire.task(name="unique", unique=Unique("{number}"))(numbered),
+    )
