@@ -66,7 +66,7 @@ def _started_at(job: Job[None]) -> float:
 
 
 def of_removal(plan: Plan) -> Iterator[Row]:
-    """Yield how many succeeded jobs are stored at a steady rate that keep one second; 1 means at rest."""
+    """Yield how many succeeded jobs are stored in the end beside half-time; removal that keeps pace has 1."""
     seconds = max(8.0, SECONDS * min(1.0, plan.scale))
     rate = RATE if plan.storage in {"sqlite", "redis"} else RATE // 3
     stored: list[int] = []

@@ -47,7 +47,7 @@ def kill_child(server):
     ids=["thread", "process", "process-that-kills"],
 )
 def test_a_job_that_runs_when_its_server_process_dies_has_a_crash(on, task, death, request):
-    """Where it runs makes no difference: the crash is counted, and has a line in the history."""
+    """The crash is counted and has a line in the history, wherever the job was running."""
     if task != "held":
         mark = pytest.mark.xfail(
             strict=True,
@@ -71,7 +71,7 @@ def test_a_job_that_runs_when_its_server_process_dies_has_a_crash(on, task, deat
 @pytest.mark.xfail(
     strict=True,
     raises=AssertionError,
-    reason="From two crashes on a job runs in a process of its own, where nobody counts its crashes.",
+    reason="After two crashes a job runs in a process of its own, where crashes are not counted.",
 )
 def test_a_job_that_kills_its_server_process_wherever_it_runs_fails_at_last(on):
     """The third crash, alone in a process of its own, is the last one."""
@@ -88,10 +88,10 @@ def test_a_job_that_kills_its_server_process_wherever_it_runs_fails_at_last(on):
 @pytest.mark.xfail(
     strict=True,
     raises=AssertionError,
-    reason="A job whose every run loses the whole server is repeated without an upper bound.",
+    reason="A job that ends the whole server is repeated without an upper bound.",
 )
 def test_a_job_that_loses_a_whole_server_each_time_ends_at_last():
-    """As where a container's memory limit ends all its processes together."""
+    """A container's memory limit can end all its processes together, each time that the job runs."""
     with closing(Firelock("memory://")) as fire:
         job, storage = fire.task(name="hog")(lambda: None).enqueue(), fire.storage
         for number in range(100):
@@ -137,12 +137,12 @@ def has_ended(pid):
 @kills
 @pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "stopped"])
 def test_a_program_of_a_running_job_ends_with_its_server(on, program_of, is_killed, request):
-    """As the page on servers says of jobs with a process of their own."""
+    """The documentation promises this for jobs with a process of their own."""
     if is_killed:
         mark = pytest.mark.xfail(
             strict=True,
             raises=AssertionError,
-            reason="The kernel ends the job's process when its server is killed, not what that has started.",
+            reason="The kernel ends the job's process when its server is killed, but no programs of the job.",
         )
         request.applymarker(mark)
     with arranging():
@@ -160,10 +160,10 @@ def test_a_program_of_a_running_job_ends_with_its_server(on, program_of, is_kill
 @pytest.mark.xfail(
     strict=True,
     raises=AssertionError,
-    reason="An idle process of jobs ends without the programs that its jobs have left behind.",
+    reason="An idle job process ends without ending the programs that its jobs have left behind.",
 )
 def test_a_program_that_a_job_has_left_behind_ends_with_its_server(on, program_of):
-    """The job has ended; the server is stopped in order."""
+    """The job has ended, and the server is stopped by SIGTERM."""
     with arranging():
         (server,) = on.serve(workers=2, app="blamed")
         job_id, program = program_of("program-and-end")

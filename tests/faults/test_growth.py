@@ -26,7 +26,7 @@ SETTINGS = Settings(poll=0.05, heartbeat=0.2, session_timeout=30, sweep=0.1, arg
 
 
 def grows(reason):
-    """Mark a test of a cost that grows: it is expected to fail until that is fixed."""
+    """Mark a test as expected to fail because the cost still grows."""
     return pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)
 
 
@@ -38,7 +38,7 @@ def app_at(storage, **settings):
 
 
 def begin_session(storage, name="session", **options):
-    """Begin a session that nobody renews, and that lasts for this test; return its id."""
+    """Begin a session that outlasts the test without renewal; return its id."""
     session = NewSession(name, "server", "host:1", "host", 1, storage.clock(), 3_600.0, **options)
     storage.begin_session(session)
     return name
@@ -72,7 +72,7 @@ DEAD = 200  # sessions, as a day of restarts leaves them
 
 @grows("Each sweep of each server process lists all sessions of the last day.")
 def test_a_sweep_reads_no_dead_sessions():
-    """A server looks for lost servers all the time; who died long ago is of no interest to it."""
+    """A server searches for lost servers every few seconds and does not need sessions that have ended."""
     storage = WatchedStorage(MemoryStorage())
     for number in range(DEAD):
         storage.end_session(begin_session(storage, f"dead-{number}"), (), reason="stopped")
@@ -86,7 +86,7 @@ def test_a_sweep_reads_no_dead_sessions():
 
 @grows("Each sweep of each server process lists all sessions of the last day.")
 def test_a_sweep_receives_as_many_bytes_beside_dead_sessions_on_redis(server):
-    """Redis builds the list, the network carries it, and every server process reads it."""
+    """Otherwise Redis builds a long list for every sweep of every server process."""
     with FaultProxy(server.address) as proxy:
         alone, beside = (bytes_of_a_sweep(server, proxy, number) for number in (0, DEAD))
 
@@ -111,7 +111,7 @@ def bytes_of_a_sweep(server, proxy, dead):
 
 @grows("Each append adds up the sizes of all chunks of the stream.")
 def test_an_append_to_a_long_stream_costs_as_much_as_to_a_short_one(tmp_path, monkeypatch):
-    """In instructions of SQLite, whose one writer everybody waits for."""
+    """The cost is counted in instructions of SQLite, which run while every other writer waits."""
     meter = SqliteMeter(monkeypatch)
     with closing(app_at(f"sqlite:///{tmp_path}/jobs.db?synchronous=normal")) as fire:
         fire.noop.enqueue()
@@ -133,9 +133,9 @@ def test_an_append_to_a_long_stream_costs_as_much_as_to_a_short_one(tmp_path, mo
 # ---- lists and counts ------------------------------------------------------------------------------------
 
 
-@grows("A page of all jobs asks for each queue, and twice for each task in it.")
+@grows("A page of all jobs takes a round trip for each queue and two for each task in it.")
 def test_a_page_of_jobs_takes_as_many_round_trips_with_many_queues(behind_proxy, proxy):
-    """The first page of the dashboard, say."""
+    """The dashboard reads such a page first."""
     trips = []
     for number in (2, 30):
         for place in range(number):
@@ -148,9 +148,9 @@ def test_a_page_of_jobs_takes_as_many_round_trips_with_many_queues(behind_proxy,
     assert trips[1] <= trips[0] + 2
 
 
-@grows("The counts of a queue stay for ever, and each page of jobs asks for that queue.")
+@grows("The counts of a queue are never deleted, and each page of jobs queries that queue.")
 def test_a_queue_without_jobs_is_forgotten(tmp_path):
-    """Names such as `day-2026-11-30` come and go."""
+    """An application may use a new queue every day."""
     path = tmp_path / "jobs.db"
     with closing(app_at(f"sqlite:///{path}?synchronous=normal", keep_deleted=0)) as fire:
         jobs = [fire.noop.using(queue=f"day-{place}").enqueue() for place in range(20)]
@@ -167,7 +167,7 @@ def test_a_queue_without_jobs_is_forgotten(tmp_path):
 
 @grows("One call of promote folds all differences of the counts, however many there are.")
 def test_promote_folds_a_bounded_number_of_differences(postgresql, admin):
-    """While no server ran each enqueued job has left one; the first server looks for due jobs meanwhile."""
+    """Each job enqueued while no server ran has left one, and due jobs wait until the call returns."""
     trips = []
     with (
         FaultProxy(postgresql.server.address) as proxy,
@@ -194,7 +194,7 @@ SIZE, NUMBER = 20_000, 40  # bytes of a job's arguments; jobs
 
 
 def held_jobs(fire):
-    """Store jobs with large arguments and claim them; return them as a server believes to hold them."""
+    """Store jobs with large arguments, claim them, and return them as `reconcile` takes them."""
     fire.noop.enqueue_many([("x" * SIZE,)] * NUMBER)
     jobs = claim(fire.storage, begin_session(fire.storage), NUMBER)
     with arranging():
@@ -207,7 +207,7 @@ whole_rows = grows("On SQL a reconciliation reads each held job whole, with its 
 
 @whole_rows
 def test_a_reconciliation_reads_no_arguments_on_sqlite(tmp_path):
-    """A server process compares what it holds once a second."""
+    """A server process compares the jobs that it holds once per second."""
     with closing(app_at(f"sqlite:///{tmp_path}/jobs.db?synchronous=normal")) as fire:
         held = held_jobs(fire)
         tracemalloc.start()
@@ -222,7 +222,7 @@ def test_a_reconciliation_reads_no_arguments_on_sqlite(tmp_path):
 
 @whole_rows
 def test_a_reconciliation_receives_no_arguments(behind_proxy, proxy):
-    """From a server of databases they would cross the network."""
+    """The arguments would cross the network once per second."""
     held = held_jobs(behind_proxy)
     before = proxy.traffic
     reply = behind_proxy.storage.reconcile("session", held)
@@ -254,18 +254,18 @@ def entries_read(url, admin, work):
         for _ in range(CALLS):
             work(storage)
     with arranging():
-        eventually(lambda: connections() == 0, within=LONG)  # they tell what they read when they end
+        eventually(lambda: connections() == 0, within=LONG)  # their counters are added when they end
     return (read() - before) / CALLS
 
 
 def claim_a_job(storage):
-    """Claim one, where there are none."""
+    """Claim jobs in a storage that has none to claim."""
     with arranging():
         assert claim(storage, "session", 10) == []
 
 
 def reconcile_nothing(storage):
-    """Compare what the session holds, which is nothing."""
+    """Compare the jobs of a session that holds none."""
     with arranging():
         assert not storage.reconcile("session", []).unknown
 
@@ -275,9 +275,9 @@ def reconcile_nothing(storage):
     [(claim_a_job, "due_at", "1"), (reconcile_nothing, "session", "'session'")],
     ids=["claim-and-due-jobs", "reconcile-and-held-jobs"],
 )
-@grows("It steps over an entry of the index for each earlier job, as long as a snapshot is held open.")
-def test_a_held_snapshot_does_not_make_a_call_read_what_has_been(postgresql, admin, work, column, value):
-    """A report or a backup keeps the old versions of rows; each call is made by every server all the time."""
+@grows("While a snapshot is held open, the call reads an entry of the index for each earlier job.")
+def test_a_held_snapshot_does_not_make_a_call_read_earlier_jobs(postgresql, admin, work, column, value):
+    """A report or a backup keeps old versions of rows and of the entries of their indexes."""
     url = postgresql.url("listen=off")
     state = "scheduled" if column == "due_at" else "processing"
     with closing(open_storage(url)) as storage:
@@ -305,9 +305,9 @@ def test_a_held_snapshot_does_not_make_a_call_read_what_has_been(postgresql, adm
 # ---- waits for results -----------------------------------------------------------------------------------
 
 
-@grows("A new wait for a result makes all waits of its process look again 5 ms later.")
-def test_a_new_wait_for_a_result_does_not_make_earlier_ones_look_again():
-    """After each look another wait begins, as in a web process that is asked all the time."""
+@grows("A new wait for a result makes all waits of its process poll again after 5 ms.")
+def test_a_new_wait_for_a_result_does_not_make_earlier_ones_poll_again():
+    """Another wait begins at each poll, as in a web process with many requests."""
     storage = WatchedStorage(MemoryStorage())
     with closing(app_at(storage)) as fire:
         jobs = fire.noop.using(delay=3_600).enqueue_many([()] * 150)
@@ -337,7 +337,7 @@ def test_a_new_wait_for_a_result_does_not_make_earlier_ones_look_again():
 
 @grows("An urgent job makes the next claim walk over every job that was claimed before.")
 def test_an_urgent_job_costs_as_much_after_many_claims_in_memory():
-    """In lines of Python that are run."""
+    """The cost is counted in lines of Python that are run."""
     lines = []
     for number in (100, 2_000):
         with closing(app_at("memory://")) as fire:

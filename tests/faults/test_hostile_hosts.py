@@ -1,4 +1,4 @@
-"""No text of a job, no switch of its threads and no host of the server does harm to other jobs."""
+"""Strings that cannot be stored, threads of a job, and a closed event loop do no harm to other jobs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SETTINGS = Settings(poll=0.05, heartbeat=0.2, session_timeout=60, sweep=60)
 
 @pytest.fixture
 def fire(tmp_path):
-    """An application on SQLite, which takes no text that is not UTF-8."""
+    """An application on SQLite, whose strings must be valid UTF-8."""
     with closing(Firelock(f"sqlite:///{tmp_path}/jobs.db?synchronous=normal", settings=SETTINGS)) as fire:
         yield fire
 
@@ -32,13 +32,13 @@ def has_ended(job):
     return job.refresh().state in FINAL_STATES
 
 
-# ---- texts -----------------------------------------------------------------------------------------------
+# ---- strings ---------------------------------------------------------------------------------------------
 
 BAD = "a\x00b\ud800c\x01\u2028"
 
 
 def raises(job):
-    """Raise an error with the text."""
+    """Raise an error whose message is the string."""
     raise ValueError(BAD)
 
 
@@ -53,9 +53,9 @@ WAYS = {
 }
 
 
-def test_a_text_that_no_storage_takes_ends_its_job_and_stops_no_other(fire, caplog):
-    """NUL and lone surrogates, wherever a job can leave a text."""
-    caplog.set_level(logging.CRITICAL, "firelock")  # tracebacks have the text, which pytest cannot pass on
+def test_a_string_that_no_storage_takes_ends_its_job_and_stops_no_other(fire, caplog):
+    """It has NUL and a lone surrogate, and is passed wherever a job can store a string."""
+    caplog.set_level(logging.CRITICAL, "firelock")  # pytest cannot pass on tracebacks with surrogates
     jobs = {}
     for name, (say, _) in WAYS.items():
 
@@ -83,7 +83,7 @@ LINES = 60  # at which threads are switched
     reason="`emit` adds up the sizes of its job's streams while another thread may add one.",
 )
 def test_threads_of_a_job_emit_to_new_streams_at_the_same_time(fire):
-    """At each line that one thread runs in the module of streams, the other one emits to a new stream."""
+    """Whenever one thread runs a line of the module of streams, the other thread emits to a new stream."""
     wanted, emitted = threading.Semaphore(0), threading.Semaphore(0)
     raised = []
 
@@ -127,7 +127,7 @@ def test_threads_of_a_job_emit_to_new_streams_at_the_same_time(fire):
 
 
 def test_a_server_stops_in_order_after_its_host_has_closed_the_loop(fire, our_threads):
-    """A coroutine was running on it; a job in a thread goes on and ends."""
+    """A coroutine was running on the loop; a job in a thread goes on and ends."""
     began, gate = threading.Semaphore(0), threading.Event()
 
     @fire.task(name="long", retry=Retry.never())

@@ -1,4 +1,4 @@
-"""A row that somebody's transaction has locked delays its own job, and no other."""
+"""A row that another transaction has locked delays its own job and no other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from firelock.values import State
 from tests.faults.watching import WatchedStorage, arranging
 
 WITHIN = 5.0  # seconds: more than two waits for a lock, less than one transaction goes on trying
-LONG = 60.0  # seconds that nothing here lasts
+LONG = 60.0  # seconds until a condition counts as never met
 SETTINGS = Settings(poll=0.1, heartbeat=1, session_timeout=60, sweep=60)
 OTHERS = 8
 
@@ -62,13 +62,13 @@ class Shop:
         return job
 
     def await_transition(self, job):
-        """Wait until the server sends how the job has ended."""
+        """Wait until the server has sent the end of the job to the storage."""
         with arranging():
             eventually(lambda: self.storage.has_been_sent(job), within=LONG)
 
     @contextmanager
     def transaction(self):
-        """Open a transaction of a web request, say, which is rolled back in the end."""
+        """Open a transaction as a web request does; roll it back after the block."""
         with Session(self.engine) as session:
             yield session
             session.rollback()
@@ -82,7 +82,7 @@ class Shop:
 
     @contextmanager
     def attach(self, job):
-        """Within the block a transaction is open that has attached a continuation to the job."""
+        """Attach a continuation to the job in a transaction that stays open within the block."""
         with self.transaction() as session:
             job.then(self.other.using(within=session))
             yield
@@ -126,7 +126,7 @@ def shop(server_database):
 @pytest.mark.parametrize("way", [Shop.lock, Shop.attach], ids=["select", "then"])
 @stops_the_server
 def test_other_jobs_end_while_the_row_of_an_ended_job_is_locked(shop, way):
-    """By a statement of an operator's, or by a continuation in a transaction that stays open."""
+    """It is locked by a statement, or by a request that attaches a continuation and does not commit."""
     shop.server.start()
     job = shop.running()
 
@@ -138,7 +138,7 @@ def test_other_jobs_end_while_the_row_of_an_ended_job_is_locked(shop, way):
 
 
 def test_other_jobs_end_when_no_row_is_locked(shop):
-    """The same steps without the lock: what the tests of this module wait for comes soon."""
+    """The same steps pass without the lock, so only the lock makes the other tests fail."""
     shop.server.start()
     job = shop.running()
     shop.gate.set()
@@ -149,7 +149,7 @@ def test_other_jobs_end_when_no_row_is_locked(shop):
 
 @stops_the_server
 def test_a_server_that_stops_stores_the_ends_of_other_jobs_while_a_row_is_locked(shop):
-    """Otherwise jobs that have ended well before a deploy run again after it."""
+    """Otherwise a deploy runs these jobs a second time."""
     shop.server.start()
     job = shop.running()
     others = shop.waiting.enqueue_many([()] * 3)
@@ -197,7 +197,7 @@ def tells_start(storage, job):
 
 @stops_the_server
 def test_other_jobs_end_while_the_row_of_a_waiting_continuation_is_locked(shop):
-    """Its parent ends, so the server would enqueue it."""
+    """The parent ends, so the server has to enqueue the continuation."""
     shop.server.start()
     parent = shop.running()
     child = parent.then(shop.other)
@@ -225,7 +225,7 @@ def mariadb_shop(mariadb):
     reason="On MariaDB the thread that stores all ends first writes log lines, which wait for the lock.",
 )
 def test_other_jobs_end_while_a_job_with_a_locked_row_logs(mariadb_shop):
-    """Each of the others ends when the logging job has just written a line."""
+    """Each of the other jobs ends when the logging job has just written a line."""
     shop, asked, wrote = mariadb_shop, threading.Semaphore(0), threading.Semaphore(0)
 
     @shop.fire.task(name="talks", retry=Retry.never())

@@ -1,4 +1,4 @@
-"""A migration takes as long as it has to."""
+"""A migration may take longer than other transactions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def migrated(postgresql):
     reason="Migrations run with the statement timeout of ordinary transactions, 30 seconds.",
 )
 def test_a_step_of_a_migration_on_postgresql_has_no_statement_timeout(migrated, admin, monkeypatch):
-    """To add an index to ten million rows takes longer than any other statement may."""
+    """Adding an index to ten million rows takes more than 30 seconds."""
     step = "CREATE TABLE firelock_seen AS SELECT current_setting('statement_timeout') AS statement_timeout"
     added = schema.Migration("Noted the timeout.", lambda _: iter([step]), works_with=1)
     monkeypatch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, added])

@@ -1,4 +1,4 @@
-"""Retention removes what has expired, keeps pace, and nothing that is due waits for it."""
+"""Retention removes expired jobs, keeps pace, and does not delay due jobs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from firelock.testing import eventually
 from tests.faults.proxy import FaultProxy
 from tests.faults.watching import SqliteMeter, WatchedStorage, arranging
 
-CHUNK_SECONDS = 0.3  # that removing a chunk of expired jobs takes, if nothing else happens meanwhile
+CHUNK_SECONDS = 0.3  # for which a chunk is being removed, unless the other duty begins
 LONG = 30.0  # seconds until a condition counts as never met
 
 
@@ -55,10 +55,10 @@ def app_on(storage, **settings):
 @pytest.mark.xfail(
     strict=True,
     raises=AssertionError,
-    reason="One thread removes twenty chunks of expired jobs before it looks for anything else.",
+    reason="One thread removes twenty chunks of expired jobs before it does any other duty.",
 )
 def test_a_long_retention_delays_nothing_by_more_than_two_chunks(backlog, verb, sweep):
-    """Each chunk takes a while, in which the other duty falls due."""
+    """The other duty falls due while the first chunk is removed."""
     begun, looks = threading.Event(), []
 
     def remove_a_chunk(limit):
@@ -85,7 +85,7 @@ def test_a_long_retention_delays_nothing_by_more_than_two_chunks(backlog, verb, 
     reason="A server removes at most 20 chunks of expired jobs, then none for three sweeps.",
 )
 def test_retention_that_has_not_caught_up_goes_on_before_the_next_sweep(backlog):
-    """The number of expired jobs decides how many are removed, not the interval of the sweeps."""
+    """The interval of the sweeps must not bound how many jobs are removed per second."""
     with closing(app_on(backlog, sweep=300)) as fire, fire.server(workers=1):
         with arranging():
             eventually(lambda: len(backlog.begun("prune")) >= 20, within=LONG)
@@ -105,7 +105,7 @@ def proxy(server_database):
 
 @pytest.fixture
 def expired(server_database, proxy):
-    """A function that stores so many expired jobs with these options; its `fire` is behind the proxy."""
+    """A function that stores a number of expired jobs with these options; its `fire` is behind the proxy."""
     with closing(app_on(server_database.url(port=proxy.port), keep_deleted=0)) as fire:
         fire.storage.clear()
 
@@ -120,7 +120,7 @@ def expired(server_database, proxy):
 
 
 def test_pruning_tagged_jobs_takes_no_more_round_trips_than_others(expired, proxy):
-    """Whatever is deleted of a job is sent with the other statements of its chunk."""
+    """The statements of a chunk share their round trips."""
     trips = []
     for tags in ([], [], ["a", "b"]):  # the first time connections learn their statements
         expired(100, tags=tags)
@@ -138,7 +138,7 @@ def test_pruning_tagged_jobs_takes_no_more_round_trips_than_others(expired, prox
     reason="The tags of each pruned job are deleted by a statement of their own.",
 )
 def test_pruning_tagged_jobs_takes_few_more_statements_than_others_on_mariadb(mariadb):
-    """Each statement is read, planned and run by itself: a day's jobs took minutes."""
+    """The server parses and plans each statement by itself, which took minutes for a day's jobs."""
     statements = []
     with closing(app_on(mariadb.url(), keep_deleted=0)) as fire:
         fire.storage.clear()
@@ -163,7 +163,7 @@ def deletes(mariadb):
 @pytest.mark.xfail(
     strict=True,
     raises=AssertionError,
-    reason="A chunk that another server is just removing looks like the end of what has expired.",
+    reason="If another server has locked the first expired jobs, prune returns 0 and ends.",
 )
 def test_expired_jobs_that_another_server_is_removing_do_not_end_the_pruning(expired, server_database):
     """The other server has locked the 500 jobs that expired first; there are 300 more."""
@@ -188,7 +188,7 @@ def test_expired_jobs_that_another_server_is_removing_do_not_end_the_pruning(exp
 # ---- sound -----------------------------------------------------------------------------------------------
 
 
-def test_unique_keys_in_use_are_looked_at_once_an_hour(tmp_path, monkeypatch):
+def test_unique_keys_in_use_are_checked_once_an_hour(tmp_path, monkeypatch):
     """Every other call of `prune` costs as much as in a storage without unique keys."""
     meter = SqliteMeter(monkeypatch)
     costs = []

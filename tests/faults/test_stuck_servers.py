@@ -1,4 +1,4 @@
-"""Jobs and plugins that keep a server busy: other jobs go on, or the server reports what it waits for."""
+"""A job or a plugin that blocks does not stop other jobs, or the log names it; an outage is not a failure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SETTINGS = Settings(poll=0.05, heartbeat=0.2, session_timeout=60, sweep=60)
 
 @pytest.fixture
 def gate():
-    """What jobs and plugins of a test wait for; it opens at the end."""
+    """An event that jobs and plugins of a test wait for; it is set at the end."""
     gate = threading.Event()
     yield gate
     gate.set()
@@ -65,7 +65,7 @@ def succeeded(jobs):
 @pytest.mark.xfail(
     strict=True,
     raises=AssertionError,
-    reason="A claim cannot leave coroutines out: idle threads get them, and hand them back.",
+    reason="A claim for idle threads returns coroutines, which are handed back because the loop is full.",
 )
 def test_idle_threads_get_the_jobs_behind_coroutines_that_find_no_place(app, gate):
     """Two long coroutines run, others wait, and plain jobs are in the queue after them."""
@@ -102,7 +102,7 @@ def test_idle_threads_get_the_jobs_behind_coroutines_that_find_no_place(app, gat
     reason="A job that ignores its timeout keeps its thread, and nothing is logged until it ends.",
 )
 def test_a_job_that_ignores_its_timeout_is_logged_while_it_runs(app, gate, caplog):
-    """The thread is lost to other jobs meanwhile, so somebody has to know."""
+    """Its thread cannot run other jobs meanwhile."""
     caplog.set_level(logging.WARNING)
     fire, serve = app()
     started = threading.Event()
@@ -127,10 +127,10 @@ def test_a_job_that_ignores_its_timeout_is_logged_while_it_runs(app, gate, caplo
 @pytest.mark.xfail(
     strict=True,
     raises=AssertionError,
-    reason="The thread that claims jobs calls the observers, and waits for them without a word.",
+    reason="The thread that claims jobs calls the observers and waits for them; nothing is logged.",
 )
 def test_a_slow_observer_stops_no_job_or_is_named_in_the_log(app, gate, caplog):
-    """As an exporter of metrics whose network hangs."""
+    """An exporter of metrics may wait for its network, for example."""
     caplog.set_level(logging.WARNING)
     observed = threading.Event()
 
@@ -157,7 +157,7 @@ def test_a_slow_observer_stops_no_job_or_is_named_in_the_log(app, gate, caplog):
 SILENCE = 2.0  # seconds: the setting child_silence
 
 
-def asked(port, path):
+def read_probe(port, path):
     """Return the status and the text of a page of the server's probes."""
     try:
         with urlopen(f"http://{HOST}:{port}{path}", timeout=LONG) as answer:
@@ -172,10 +172,10 @@ def asked(port, path):
 @pytest.mark.xfail(
     strict=True,
     raises=AssertionError,
-    reason="A worker process that waits for its session counts as one that never gets ready.",
+    reason="A worker process that waits for its session is reported like one that never gets ready.",
 )
 def test_a_worker_process_that_starts_in_an_outage_does_not_make_its_server_dead(server, tmp_path):
-    """A new server would not reach the storage either, so nobody must restart this one."""
+    """A new server could not reach the storage either, so a restart would not help."""
     port = free_port()
     with FaultProxy(server.address) as proxy:
         place = Place(tmp_path, server.url(port=proxy.port))
@@ -187,6 +187,6 @@ def test_a_worker_process_that_starts_in_an_outage_does_not_make_its_server_dead
             eventually(lambda: it.children() not in ([], [child]), within=LONG)
             born = time.monotonic()
             eventually(lambda: time.monotonic() > born + 2 * SILENCE, within=LONG)
-            status, said = asked(port, "/livez")
+            status, page = read_probe(port, "/livez")
 
-    assert status == 200, said
+    assert status == 200, page

@@ -1,4 +1,4 @@
-"""A storage whose calls are seen, and meters of what a call costs: rows, statements, round trips, steps."""
+"""A storage that lists its calls, and meters for the cost of a call in SQLite and in Python."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from firelock.testing import FaultyStorage
 
 @contextmanager
 def arranging():
-    """Raise a `RuntimeError` if something in the block is not as the test needs it.
+    """Raise a `RuntimeError` if an assertion of the block fails.
 
-    A test of a known fault expects an `AssertionError`, which then comes from its assertion alone.
+    A test of an open fault expects an `AssertionError`, so its preparations must not raise one.
     """
     try:
         yield
