@@ -159,7 +159,7 @@ def test_a_server_that_stops_stores_the_ends_of_other_jobs_while_a_row_is_locked
     with shop.lock(job):
         shop.gate.set()
         shop.await_transition(job)
-        threading.Thread(target=shop.server.stop, kwargs={"grace": 1}).start()  # `end` waits for it
+        threading.Thread(target=shop.server.stop, kwargs={"grace": 10}).start()  # `end` waits for it
         shop.other_gate.set()
 
         eventually(lambda: shop.are(State.SUCCEEDED, others), within=WITHIN)
