@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from firelock import ConfigurationError, FirelockError, StorageUnavailable
 from firelock.signal import answer, why_not_answered
 from firelock.storage import Applied
+from firelock_dashboard.fields import Choice, Text
 from firelock_dashboard.problems import BadRequest, NotHere
+from firelock_dashboard.routes import BACK, SURE
 from firelock_dashboard.security.permissions import Permission
 
 if TYPE_CHECKING:
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from firelock import JsonValue, Operation, ServerView
     from firelock.storage import JobFilter
     from firelock_dashboard.request import Visit
-
-_SURE = "sure"
 
 
 def ask_first(visit: Visit, question: str, verb: str, *, section: str) -> Response | None:
@@ -32,26 +32,28 @@ def ask_first(visit: Visit, question: str, verb: str, *, section: str) -> Respon
         verb: what stands on the button.
         section: where the page belongs.
     """
-    if visit.wants_json or visit.form.flag(_SURE):
+    if visit.wants_json or visit.form.maybe(SURE):
         return None
-    fields = [
-        (name, value) for name in visit.form.names() if name != _SURE for value in visit.form.every(name)
-    ]
+    fields = [(name, value) for name, value in visit.form.pairs() if name != SURE.name]
     return visit.page(
         "confirm.html", title=verb, section=section, question=question, verb=verb,
         path=visit.request.scope["path"].removeprefix(visit.request.scope.get("root_path", "")),
-        fields=fields, back=visit.url.back(visit.form.maybe("back", limit=4_000)),
+        fields=fields, back=visit.url.back(visit.form.maybe(BACK)),
     )  # fmt: skip
 
 
 ORDERS = ("quiet", "resume", "stop")  # to a server
+QUEUE = Text("queue", "The queue's name.", is_required=True)
+NOTE = Text("note", "The reason, for people.", limit=500, may_be_empty=True)
+SERVER = Text("server", "The server's id.", is_required=True)
+ORDER = Choice("order", "What to do.", choices=ORDERS, is_required=True)
 
 MANY = 1_000
 """The number of jobs above which it is typed before anything is done to them."""
 
 
-SIGNAL_LIMIT = 256 * 1_024
-"""The number of characters that what is sent as a signal may have."""
+SIGNAL_VALUE = Text("value", "JSON of the signal's type.", is_required=True, limit=256 * 1_024)
+"""What a signal is answered with."""
 
 
 def start_operation(
@@ -168,7 +170,7 @@ def server_of(visit: Visit) -> ServerView:
         NotHere: there is none of this id.
         BadRequest: it is gone, and hears nothing.
     """
-    server_id = visit.form.required("server")
+    server_id = visit.form.value(SERVER)
     server = next((one for one in visit.fire.servers.list() if one.id == server_id), None)
     if server is None:
         raise NotHere(visit.text("servers.unknown", server=server_id))

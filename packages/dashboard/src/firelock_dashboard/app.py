@@ -29,7 +29,7 @@ from firelock_dashboard import api, pages
 from firelock_dashboard.api import metrics
 from firelock_dashboard.event_stream import EventStream
 from firelock_dashboard.extensions import PluginPages, plugin_pages, route_of
-from firelock_dashboard.fields import SentFields
+from firelock_dashboard.fields import SentFields, Text
 from firelock_dashboard.frameworks import (
     NO_STREAM,
     WsgiDashboard,
@@ -41,7 +41,7 @@ from firelock_dashboard.pages import approvals
 from firelock_dashboard.problems import BadRequest, Forbidden, NoSession, NotHere, NotLocal, RequestProblem
 from firelock_dashboard.rendering import packed
 from firelock_dashboard.request import Visit, path_of, read_body
-from firelock_dashboard.routes import Route, Routes
+from firelock_dashboard.routes import BACK, Route, Routes
 from firelock_dashboard.security.auth import Entrance, django_permissions, django_staff
 from firelock_dashboard.security.csrf import Gate
 from firelock_dashboard.security.links import COOKIE, ENTER, SESSION_SECONDS, Links
@@ -60,6 +60,7 @@ log = logging.getLogger(__name__)
 TABLE: tuple[Route, ...] = (*pages.ROUTES, *api.ROUTES, *metrics.ROUTES)
 
 _BROKEN = 500
+_TOKEN = Text("token", is_required=True, limit=2_000)
 _READY = "/-/readyz"
 _PROBES = ("/-/livez", _READY)
 
@@ -222,7 +223,7 @@ class Dashboard(Site):
             raise Forbidden(self.texts("enter.not_own"))
         body = await read_body(request)
         visit = Visit(self, request, urls, access=Access(), places={}, body=body)
-        visit.check_fields((), ("token", "back"))
+        visit.check_fields((), (_TOKEN, BACK))
         return await run_in_threadpool(self._exchanged, visit)
 
     async def _answered_for(self, request: Request, urls: Urls, path: str) -> Response:
@@ -239,17 +240,17 @@ class Dashboard(Site):
         body = await read_body(request) if is_decision else b""
         places = {"token": path.removeprefix(approvals.PREFIX)}
         visit = Visit(self, request, urls, access=access, places=places, body=body)
-        visit.check_fields((), ("choice",))
+        visit.check_fields((), approvals.FIELDS)
         return await run_in_threadpool(approvals.decide if is_decision else approvals.ask, visit)
 
     def _exchanged(self, visit: Visit) -> Response:
         """Answer with a session: a cookie that neither a script nor a request of another site has."""
-        token = _token_in(visit.form.required("token", limit=2_000))
+        token = _token_in(visit.form.value(_TOKEN))
         try:
             session = self.links.exchange(token)
         except Forbidden as error:
             raise NoSession(str(error)) from error
-        response = RedirectResponse(visit.url.back(visit.form.maybe("back", limit=4_000), "/"), 303)
+        response = RedirectResponse(visit.url.back(visit.form.maybe(BACK), "/"), 303)
         visit.set_cookie(response, f"{COOKIE}_{self.gate.port(visit.request)}", session, SESSION_SECONDS)
         return response
 
@@ -276,7 +277,10 @@ class Dashboard(Site):
 
     def _viewed(self, visit: Visit, route: Route) -> Response:
         visit.require(route.permission)
-        visit.check_fields(route.query_fields, route.form_fields)
+        visit.check_fields(
+            route.query_fields, route.form_fields, is_strict=route.is_api or route.is_strict,
+            left=route.form if route.shows_problems else (),
+        )  # fmt: skip
         self.runner.resume()
         response = visit.finish(route.view(visit))
         if isinstance(response, EventStream):
@@ -350,7 +354,7 @@ class Dashboard(Site):
         """Return the page that asks for a link, and says how one is made."""
         place = f"{self.gate.origin(visit.request)}{visit.url.root}/"
         is_shared = Feature.SHARED in self.fire.storage.features
-        is_here = visit.request.method == "GET" and not visit.part
+        is_here = visit.request.method == "GET" and not visit.is_for_part
         path = path_of(visit.request.scope)
         return self.templates.render(
             "enter.html", url=visit.url, title=self.texts("enter.title"), message=message,

@@ -1,4 +1,8 @@
-"""What a request's query or form says, checked: every number has bounds, every choice its list."""
+"""The fields of a query or a body: each is declared once, with its type.
+
+A route lists its fields. That declaration checks a request before its view runs, gives the view the value,
+and describes the field in the OpenAPI document.
+"""
 
 from __future__ import annotations
 
@@ -6,186 +10,543 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
-from typing import TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, overload
 from urllib.parse import parse_qsl
+
+import attrs
 
 from firelock_dashboard.problems import BadRequest
 
-C = TypeVar("C", bound=StrEnum)
+T = TypeVar("T")
+C = TypeVar("C", bound=str)
 
 _FIELDS = 2_000
-_TEXT = 200  # characters, where a field says nothing else
+_TEXT = 200  # characters, unless the field has another limit
 SPAN_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}  # seconds
-_NUMBER, _SPAN = re.compile(r"-?[0-9]{1,9}"), re.compile(r"([0-9]{1,7})([smhdw])")
-_NAME = 60  # characters of a name that is unknown
+_INTEGER, _SPAN = re.compile(r"-?[0-9]{1,18}"), re.compile(r"([0-9]{1,7})([smhdw])")
+_NUMBER = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,2})?")
+_SPAN_SHAPE = "a duration such as 90s, 15m, 2h, 3d or 1w"
+_MOMENT_SHAPE = "a time with a zone, such as 2026-11-25T14:30:00+03:00"
+_NAME = 60  # characters of an unknown name
+_SHOWN = 40  # characters of a value in a message
+_DIGITS = 20  # of a JSON integer; a longer one is in no field's range
+_WORDS = {
+    "true": True,
+    "1": True,
+    "on": True,
+    "yes": True,
+    "false": False,
+    "0": False,
+    "off": False,
+    "no": False,
+}
+
+
+# ---- declarations ----------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Field(ABC, Generic[T]):
+    """The declaration of a field: its name, its type and what it means."""
+
+    name: str
+    doc: str = ""  # for the OpenAPI document
+    is_required: bool = attrs.field(default=False, kw_only=True)
+    may_be_empty: bool = attrs.field(default=False, kw_only=True)  # also at an address that is strict
+    default: T | None = attrs.field(default=None, kw_only=True)  # the value if the field is not sent
+
+    reads_empty: ClassVar[bool] = False  # an empty value is parsed; otherwise it counts as not sent
+
+    @property
+    def limit(self) -> int:
+        """The maximum number of characters."""
+        return _TEXT
+
+    @property
+    def is_stripped(self) -> bool:
+        """Whether spaces around the value are removed."""
+        return True
+
+    @abstractmethod
+    def parse(self, text: str, name: str) -> T:
+        """Return the value of a string that is not empty.
+
+        Raises:
+            BadRequest: the string is not of this type; the message starts with `name`.
+        """
+
+    @abstractmethod
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of the type."""
+
+    def text_of(self, value: object, name: str) -> str:
+        """Return a JSON value as the string that a form would have sent.
+
+        Raises:
+            BadRequest: the value has another JSON type than this field.
+        """
+        if not isinstance(value, str):
+            raise BadRequest(f"{name} must be a JSON string, got {_kind(value)}.")
+        return value
+
+    def trimmed(self, text: str) -> str:
+        """Return the string without spaces around it, unless they are part of the value."""
+        return text.strip() if self.is_stripped else text
+
+    def read(self, text: str, name: str) -> T | None:
+        """Return the value of a string; None if it is empty.
+
+        Raises:
+            BadRequest: the string is too long, is not valid text, or is not of this type.
+        """
+        value = self.trimmed(text)
+        if len(value) > self.limit:
+            raise BadRequest(f"{name} has {len(value)} characters; at most {self.limit} are allowed.")
+        if not _is_unicode(value):
+            raise BadRequest(f"{name} is not valid UTF-8; remove invalid bytes and lone surrogates.")
+        if "\0" in value:
+            raise BadRequest(f"{name} contains a NUL character; remove it.")
+        return self.parse(value, name) if value or self.reads_empty else None
+
+    def holds(self, name: str) -> bool:
+        """Return whether a sent name is this field's."""
+        return name == self.name
+
+
+@attrs.frozen
+class Text(Field[str]):
+    """A string."""
+
+    _limit: int = attrs.field(default=_TEXT, kw_only=True, alias="limit")
+    _is_stripped: bool = attrs.field(default=True, kw_only=True, alias="is_stripped")
+
+    @property
+    def limit(self) -> int:
+        """See `Field.limit`."""
+        return self._limit
+
+    @property
+    def is_stripped(self) -> bool:
+        """See `Field.is_stripped`."""
+        return self._is_stripped
+
+    def parse(self, text: str, name: str) -> str:  # noqa: ARG002 - any string is one
+        """See `Field.parse`."""
+        return text
+
+    def schema(self) -> dict[str, Any]:
+        """See `Field.schema`."""
+        return {"type": "string", "maxLength": self.limit}
+
+
+@attrs.frozen
+class Cursor(Text):
+    """The cursor that a page of results named; its view reports one that no page gave."""
+
+    _limit: int = attrs.field(default=4_000, kw_only=True, alias="limit")
+
+
+@attrs.frozen
+class Texts(Field[list[str]]):
+    """A list of strings: a form repeats the field."""
+
+    most: int = attrs.field(default=500, kw_only=True)  # values
+
+    def parse(self, text: str, name: str) -> list[str]:  # noqa: ARG002 - any string is one
+        """See `Field.parse`."""
+        return [text]
+
+    def schema(self) -> dict[str, Any]:
+        """See `Field.schema`."""
+        return {"type": "array", "items": {"type": "string", "maxLength": self.limit}, "maxItems": self.most}
+
+
+@attrs.frozen
+class Named(Field[Mapping[str, str]]):
+    """Every field whose name starts with a prefix, such as `args.user_id` of `args.NAME`."""
+
+    _limit: int = attrs.field(default=100_000, kw_only=True, alias="limit")
+
+    @property
+    def prefix(self) -> str:
+        """How the names start."""
+        return self.name.removesuffix("NAME")
+
+    @property
+    def limit(self) -> int:
+        """See `Field.limit`."""
+        return self._limit
+
+    def parse(self, text: str, name: str) -> Mapping[str, str]:
+        """See `Field.parse`."""
+        return {name.removeprefix(self.prefix): text}
+
+    def schema(self) -> dict[str, Any]:
+        """See `Field.schema`."""
+        return {"type": ["string", "number", "boolean"]}
+
+    def text_of(self, value: object, name: str) -> str:
+        """See `Field.text_of`."""
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+            return str(value)
+        if isinstance(value, str):
+            return value
+        raise BadRequest(f"{name} must be a JSON string, number or boolean, got {_kind(value)}.")
+
+    def holds(self, name: str) -> bool:
+        """See `Field.holds`."""
+        return name.startswith(self.prefix)
+
+
+@attrs.frozen
+class Choice(Field[C]):
+    """One of several words, which may be the members of an enumeration."""
+
+    choices: Sequence[C] = attrs.field(kw_only=True, converter=tuple)
+
+    def parse(self, text: str, name: str) -> C:
+        """See `Field.parse`."""
+        for choice in self.choices:
+            if choice == text:
+                return choice
+        raise BadRequest(f"{name} must be one of {', '.join(self.choices)}, got {_cut(text)}.")
+
+    def schema(self) -> dict[str, Any]:
+        """See `Field.schema`."""
+        return {"type": "string", "enum": [str(choice) for choice in self.choices]}
+
+
+@attrs.frozen
+class Flag(Field[bool]):
+    """A boolean: one of eight words, upper or lower case; in JSON true or false."""
+
+    reads_empty = True
+
+    def parse(self, text: str, name: str) -> bool:
+        """See `Field.parse`."""
+        value = _WORDS.get(text.lower())
+        if value is None:
+            raise BadRequest(
+                f"{name} must be true, 1, on or yes, or false, 0, off or no, got {_cut(text)}. "
+                "Leave the field out if it must not apply."
+            )
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        """See `Field.schema`."""
+        return {"type": "boolean"}
+
+    def text_of(self, value: object, name: str) -> str:
+        """See `Field.text_of`."""
+        if not isinstance(value, bool):
+            raise BadRequest(f"{name} must be true or false in JSON, got {_kind(value)}.")
+        return str(value).lower()
+
+
+@attrs.frozen
+class Integer(Field[int]):
+    """An integer within bounds."""
+
+    least: int = attrs.field(kw_only=True)
+    most: int = attrs.field(kw_only=True)
+
+    def parse(self, text: str, name: str) -> int:
+        """See `Field.parse`."""
+        if not _INTEGER.fullmatch(text) or not self.least <= int(text) <= self.most:
+            raise BadRequest(f"{name} must be an integer from {self.least} to {self.most}, got {_cut(text)}.")
+        return int(text)
+
+    def schema(self) -> dict[str, Any]:
+        """See `Field.schema`."""
+        return {"type": "integer", "minimum": self.least, "maximum": self.most}
+
+    def text_of(self, value: object, name: str) -> str:
+        """See `Field.text_of`."""
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise BadRequest(
+                f"{name} must be a JSON integer from {self.least} to {self.most}, got {_kind(value)}."
+            )
+        return str(value)
+
+
+@attrs.frozen
+class Number(Field[float]):
+    """A number of at least zero, with or without decimals."""
+
+    most: float = attrs.field(kw_only=True)
+
+    def parse(self, text: str, name: str) -> float:
+        """See `Field.parse`."""
+        if not _NUMBER.fullmatch(text) or not 0 <= float(text) <= self.most:
+            raise BadRequest(f"{name} must be a number from 0 to {self.most:g}, got {_cut(text)}.")
+        return float(text)
+
+    def schema(self) -> dict[str, Any]:
+        """See `Field.schema`."""
+        return {"type": "number", "minimum": 0, "maximum": self.most}
+
+    def text_of(self, value: object, name: str) -> str:
+        """See `Field.text_of`."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise BadRequest(f"{name} must be a JSON number from 0 to {self.most:g}, got {_kind(value)}.")
+        return str(value)
+
+
+@attrs.frozen
+class Span(Field[timedelta]):
+    """A duration such as 15m."""
+
+    def parse(self, text: str, name: str) -> timedelta:
+        """See `Field.parse`."""
+        found = _SPAN.fullmatch(text)
+        if found is None:
+            raise BadRequest(f"{name} must be {_SPAN_SHAPE}, got {_cut(text)}.")
+        return timedelta(seconds=int(found[1]) * SPAN_UNITS[found[2]])
+
+    def schema(self) -> dict[str, Any]:
+        """See `Field.schema`."""
+        return {"type": "string", "pattern": f"^{_SPAN.pattern}$"}
+
+
+@attrs.frozen
+class Moment(Field[datetime]):
+    """An aware time in ISO 8601."""
+
+    def parse(self, text: str, name: str) -> datetime:
+        """See `Field.parse`."""
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError as error:
+            raise BadRequest(f"{name} must be {_MOMENT_SHAPE}, got {_cut(text)}.") from error
+        if moment.tzinfo is None:
+            raise BadRequest(f"{name} has no zone; add Z or an offset such as +03:00 to {_cut(text)}.")
+        try:
+            moment.astimezone(UTC)
+        except OverflowError as error:
+            raise BadRequest(
+                f"{name} must be within the years 1 to 9999 in UTC, got {_cut(text)}."
+            ) from error
+        return moment
+
+    def schema(self) -> dict[str, Any]:
+        """See `Field.schema`."""
+        return {"type": "string", "format": "date-time"}
+
+
+@attrs.frozen
+class SpanOrMoment(Field[timedelta | datetime]):
+    """A duration from now, with or without a plus sign, or an aware time."""
+
+    def parse(self, text: str, name: str) -> timedelta | datetime:
+        """See `Field.parse`."""
+        span = text.removeprefix("+")
+        if _SPAN.fullmatch(span):
+            return Span(self.name).parse(span, name)
+        try:
+            return Moment(self.name).parse(text, name)
+        except BadRequest as error:
+            raise BadRequest(f"{error} Or send {_SPAN_SHAPE}.") from error
+
+    def schema(self) -> dict[str, Any]:
+        """See `Field.schema`."""
+        return {"type": "string"}
+
+
+# ---- what was sent ---------------------------------------------------------------------------------------
 
 
 class SentFields:
-    """The fields of a query or a form, each read by name; a wrong one raises `BadRequest` that names it."""
+    """The fields of a request; a view reads each by its declaration.
 
-    def __init__(self, pairs: Iterable[tuple[str, str]], *, without_value: Iterable[str] = ()) -> None:
-        self._values: dict[str, list[str]] = {}
-        self._without_value = list(without_value)  # fields of JSON that are null or an empty list
-        for name, value in pairs:
+    A wrong value raises `BadRequest`, whose message names the field.
+    """
+
+    def __init__(
+        self, pairs: Iterable[tuple[str, str]], *, values: Mapping[str, object] | None = None
+    ) -> None:
+        self._values: dict[str, list[object]] = {}  # strings, or the values of a JSON object
+        self._is_json = values is not None
+        self._declared: Mapping[str, Field[Any]] | None = None  # None until they are checked, and for plugins
+        for name, value in pairs if values is None else values.items():
             self._values.setdefault(name, []).append(value)
 
     @classmethod
     def parse(cls, text: str) -> SentFields:
-        """Return the fields of an urlencoded text.
+        """Return the fields of an urlencoded string.
 
         Raises:
-            BadRequest: it holds more fields than any form here has, or is no UTF-8.
+            BadRequest: there are more fields than any form here has.
         """
-        try:
-            pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_FIELDS, errors="strict")
-        except (ValueError, UnicodeDecodeError) as error:
-            raise BadRequest(
-                f"The fields cannot be read: {error}. Send at most {_FIELDS} fields, as UTF-8."
-            ) from error
+        try:  # what is not UTF-8 is reported with the name of its field
+            pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_FIELDS, errors="surrogateescape")
+        except ValueError as error:
+            raise BadRequest(f"The fields cannot be read: {error}. Send at most {_FIELDS} fields.") from error
         return cls(pairs)
 
     @classmethod
     def parse_json(cls, body: bytes) -> SentFields:
-        """Return the fields of a JSON object: texts, numbers, booleans, null, and lists of them.
+        """Return the fields of a JSON object.
 
         Raises:
-            BadRequest: it is something else.
+            BadRequest: the body is something else.
         """
         try:
-            value = json.loads(body, object_pairs_hook=_once)
+            value = json.loads(body, object_pairs_hook=_once, parse_int=_integer)
         except (ValueError, RecursionError) as error:
-            raise BadRequest(f"The body is no JSON: {error}.") from error
+            raise BadRequest(f"The body is not JSON: {error}.") from error
         if not isinstance(value, dict) or len(value) > _FIELDS:
-            raise BadRequest(f"The body is no JSON object of at most {_FIELDS} fields; send one.")
-        pairs = [
-            (name, _plain(name, one))
-            for name, given in value.items()
-            for one in (given if isinstance(given, list) else [given])
-            if one is not None
-        ]
-        return cls(pairs, without_value=value.keys() - {name for name, _ in pairs})
+            raise BadRequest(f"The body must be a JSON object of at most {_FIELDS} fields.")
+        return cls((), values=value)
 
-    def check(self, known: Sequence[str]) -> None:
-        """Every field is one of these, and is there once.
+    def check(
+        self,
+        fields: Sequence[Field[Any]],
+        *,
+        is_strict: bool = False,
+        left: Collection[Field[Any]] = (),
+    ) -> None:
+        """Check that each field that was sent is one of these, once, and of its type.
 
-        A name with + at its end may be there several times, one with a dot at its end begins others.
-
-        Raises:
-            BadRequest: a field is none of them, as one that nobody reads would narrow nothing; or it is there
-                several times, and not all of its values could hold.
-        """
-        single = {name for name in known if name[-1:] not in {"+", "."}}
-        several = {name[:-1] for name in known if name.endswith("+")}
-        begins = tuple(name for name in known if name.endswith("."))
-        for name, values in {**dict.fromkeys(self._without_value, ()), **self._values}.items():
-            if name in several:
-                continue
-            if name not in single and not (begins and name.startswith(begins)):
-                raise BadRequest(_unknown(name, [*single, *several]))
-            if len(values) > 1:
-                raise BadRequest(f"{name} was sent {len(values)} times; send it once.")
-
-    def check_filled(self, names: Iterable[str]) -> None:
-        """None of these fields was sent without a value.
+        Args:
+            fields: the declarations.
+            is_strict: no field may be empty: a filter without a value would match everything.
+            left: the fields next to which the view shows a value of the wrong type.
 
         Raises:
-            BadRequest: one was, as by a script whose variable is empty: it would narrow nothing.
+            BadRequest: a field is unknown, repeated, missing, or of another type.
         """
-        for name in names:
-            if name in self._without_value or (name in self._values and not self.maybe(name)):
-                raise BadRequest(f"{name} is empty, and would narrow nothing; give a value, or leave it out.")
+        self._declared = {field.name: field for field in fields}
+        found = {name: self._declared_as(name, fields) for name in self._values}
+        for name, field in found.items():
+            for text in self._texts(field, name):
+                if is_strict and not (field.may_be_empty or field.trimmed(text)):
+                    raise BadRequest(f"{name} is empty; give it a value or leave the field out.")
+                if field in left:
+                    Text(name, limit=field.limit).read(text, name)
+                else:
+                    field.read(text, name)
+        for field in fields:
+            if field.is_required and not any(map(field.trimmed, self._texts(field, field.name))):
+                raise _missing(field)
 
-    def __contains__(self, name: str) -> bool:
-        """Tell whether the field was sent, empty or not."""
-        return name in self._values
+    def _declared_as(self, name: str, fields: Sequence[Field[Any]]) -> Field[Any]:
+        for field in fields:
+            if field.holds(name) and _is_unicode(name) and "\0" not in name:
+                return field
+        raise BadRequest(_unknown(name, [field.name for field in fields]))
 
-    def names(self) -> list[str]:
-        """Return the names of the fields that were sent."""
-        return list(self._values)
+    def _texts(self, field: Field[Any], name: str) -> list[str]:
+        """Return the strings that were sent for a field, several only of a list."""
+        given = self._values.get(name, [])
+        is_list = isinstance(field, Texts)
+        if self._is_json and is_list and given:
+            if not isinstance(given[0], list) or not given[0]:
+                raise BadRequest(f"{name} must be a JSON list of strings, got {_kind(given[0])}.")
+            given = given[0]
+        if not is_list and len(given) > 1:
+            raise BadRequest(f"{name} was sent {len(given)} times; send it once.")
+        if isinstance(field, Texts) and len(given) > field.most:
+            raise BadRequest(f"{name} has {len(given)} values; at most {field.most} are allowed.")
+        if self._is_json:
+            return [field.text_of(value, name) for value in given]
+        return [str(value) for value in given]
 
-    def every(self, name: str, *, limit: int = 1_000) -> list[str]:
-        """Return every value of a field that may be sent several times."""
-        values = self._values.get(name, [])
-        if len(values) > limit:
-            raise BadRequest(f"{name} was sent {len(values)} times; send it at most {limit} times.")
-        return values
+    @overload
+    def maybe(self, field: Field[T]) -> T | None: ...
+    @overload
+    def maybe(self, field: str, *, limit: int = ...) -> str | None: ...
+    def maybe(self, field: Field[Any] | str, *, limit: int = _TEXT) -> Any:
+        """Return the value of a field; None if it was not sent or is empty.
 
-    def text(self, name: str, default: str = "", *, limit: int = _TEXT) -> str:
-        """Return a field's text, stripped; the default where it is missing or empty."""
-        values = self._values.get(name, [])
-        if len(values) > 1:
-            raise BadRequest(f"{name} was sent {len(values)} times; send it once.")
-        value = values[0].strip() if values else ""
-        if len(value) > limit:
-            raise BadRequest(f"{name} has {len(value)} characters; at most {limit} are read.")
-        if "\0" in value:
-            raise BadRequest(f"{name} holds a NUL character; leave it out.")
-        return value or default
+        The page of a plugin, which declares no fields, reads strings by name.
+        """
+        if isinstance(field, str):
+            field = Text(field, limit=limit)
+        if self._declared is not None and self._declared.get(field.name) != field:
+            raise LookupError(f"The route does not declare {field!r}.")
+        if isinstance(field, Texts):
+            values = [field.read(text, field.name) for text in self._texts(field, field.name)]
+            return [text for value in values if value for text in value] or None
+        if isinstance(field, Named):
+            return {
+                name.removeprefix(field.prefix): text
+                for name in self._values
+                if field.holds(name)
+                for value in [field.read(self._texts(field, name)[0], name)]
+                for text in [next(iter(value.values())) if value else ""]
+            }
+        for text in self._texts(field, field.name):
+            return field.read(text, field.name)
+        return None
 
-    def maybe(self, name: str, *, limit: int = _TEXT) -> str | None:
-        """Return a field's text, None where it is missing or empty."""
-        return self.text(name, limit=limit) or None
+    def value(self, field: Field[T]) -> T:
+        """Return the value of a field, or else its default.
 
-    def required(self, name: str, *, limit: int = _TEXT) -> str:
-        """Return a field's text; a missing or empty one is refused."""
-        if value := self.text(name, limit=limit):
-            return value
-        raise BadRequest(f"{name} is missing; give it.")
-
-    def number(self, name: str, default: int, *, least: int, most: int) -> int:
-        """Return a whole number within its bounds."""
-        if not (value := self.text(name)):
-            return default
-        if not _NUMBER.fullmatch(value):
-            raise BadRequest(f"{name}={value[:40]!r} is no whole number from {least} to {most}.")
-        if not least <= int(value) <= most:
-            raise BadRequest(f"{name}={value} is out of its bounds; give {least} to {most}.")
-        return int(value)
-
-    def one_of(self, name: str, choices: Sequence[str], default: str) -> str:
-        """Return one of the choices."""
-        value = self.text(name, default)
-        if value not in choices:
-            raise BadRequest(f"{name}={value[:40]!r} is unknown; give one of {', '.join(choices)}.")
-        return value
-
-    def choice(self, name: str, choices: type[C]) -> C | None:
-        """Return a member of the enumeration, None where the field is missing or empty."""
-        return choices(self.one_of(name, list(choices), "")) if self.maybe(name) else None
-
-    def flag(self, name: str) -> bool:
-        """Tell whether a box is ticked."""
-        return self.text(name) in {"1", "on", "true", "yes"}
-
-    def span(self, name: str) -> timedelta | None:
-        """Return a span such as 90s, 15m, 2h, 3d, 1w."""
-        if not (value := self.text(name)):
-            return None
-        found = _SPAN.fullmatch(value)
+        Raises:
+            BadRequest: the field was not sent or is empty, and has no default.
+        """
+        found = self.maybe(field)
+        found = field.default if found is None else found
         if found is None:
-            raise BadRequest(f"{name}={value[:40]!r} is no span; write 90s, 15m, 2h, 3d or 1w.")
-        return timedelta(seconds=int(found[1]) * SPAN_UNITS[found[2]])
+            raise _missing(field)
+        return found
 
-    def moment(self, name: str) -> datetime | None:
-        """Return an aware instant in ISO form."""
-        if not (value := self.text(name)):
-            return None
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError as error:
-            raise BadRequest(
-                f"{name}={value[:40]!r} is no instant; write 2026-11-25T14:30:00+03:00."
-            ) from error
-        if moment.tzinfo is None:
-            raise BadRequest(f"{name}={value} has no zone; add Z or an offset as +03:00.")
-        try:
-            moment.astimezone(UTC)
-        except OverflowError as error:
-            raise BadRequest(f"{name}={value} is not within the years 1 to 9999 of UTC.") from error
-        return moment
+    def text(self, field: Field[Any]) -> str:
+        """Return what was sent for a field, not parsed; an empty string if nothing was."""
+        return next((field.trimmed(text) for text in self._texts(field, field.name)), "")
+
+    def __contains__(self, field: Field[Any]) -> bool:
+        """Return whether a field was sent, empty or not."""
+        return field.name in self._values
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return names and values as they were sent, to be sent again."""
+        return [
+            (name, value if isinstance(value, str) else json.dumps(value))
+            for name, values in self._values.items()
+            for given in values
+            for value in (given if isinstance(given, list) else [given])
+        ]
+
+
+def _is_unicode(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _missing(field: Field[Any]) -> BadRequest:
+    return BadRequest(f"{field.name} is missing; send it.")
+
+
+def _cut(text: str) -> str:
+    return repr(text[:_SHOWN])
+
+
+def _kind(value: object) -> str:
+    """Return what a JSON value is, for a message."""
+    match value:
+        case None:
+            return "null; leave the field out instead"
+        case bool():
+            return str(value).lower()
+        case str():
+            return f"the string {value[:_SHOWN]!a}"
+        case list():
+            return "a list" if value else "an empty list"
+        case dict():
+            return "an object"
+        case _:
+            return f"the number {value}"
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:
@@ -196,20 +557,14 @@ def _unknown(name: str, known: Sequence[str]) -> str:
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Return the object; a name that is there twice is refused, as not both of its values could hold."""
+    """Return the object; two values of one name are refused, as only one could count."""
     found: dict[str, object] = {}
     for name, value in pairs:
         if name in found:
-            raise BadRequest(f"{name[:_NAME]!a} is in the JSON object several times; write it once.")
+            raise BadRequest(f"{name[:_NAME]!a} is in the JSON object several times; send it once.")
         found[name] = value
     return found
 
 
-def _plain(name: str, value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and not math.isfinite(value):
-        raise BadRequest(f"{name} holds {value}, which is no number of JSON; send a finite one.")
-    if isinstance(value, str | int | float):
-        return str(value)
-    raise BadRequest(f"{name} holds something nested; send texts, numbers, booleans, or lists of them.")
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _DIGITS else float(digits)

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from firelock import StorageError, StorageUnavailable
 from firelock.storage import JobFilter, JobRecord, State
-from firelock_dashboard.fields import SPAN_UNITS
+from firelock_dashboard.fields import SPAN_UNITS, Choice, Field, Moment, Text, Texts
 from firelock_dashboard.formatting import micros, task_name
 from firelock_dashboard.problems import BadRequest
 
@@ -25,25 +25,14 @@ if TYPE_CHECKING:
     from firelock import Firelock, JobPage, JsonValue
     from firelock_dashboard.fields import SentFields
 
-# The fields of a query that asks for a list of jobs, but for the state: one list has its own.
-LIST_FIELDS = (
-    "task", "queue", "tag+", "server", "arg+", "error", "id", "created", "since", "until", "recurring",
-    "parent", "batch", "fingerprint", "limit", "order", "cursor", "at",
-)  # fmt: skip
-
 _ORDER = (
     "state", "task", "queue", "tag", "server", "arg", "error", "id", "created", "since", "until", "recurring",
     "parent", "batch", "fingerprint",
 )  # fmt: skip
-_TEXT = 200
-_TAGS = 10
-_ARGUMENTS = 5
 ARGUMENT = re.compile(r"(?P<path>[A-Za-z_*][\w.*-]{0,99}):(?P<value>.*)", re.DOTALL)
-_AGE = re.compile(r"([<>])(\d{1,6})([smhdw])")
-_TEXTS = (  # plain chips
-    "task", "queue", "server", "error", "id", "recurring", "parent", "batch", "fingerprint",
-)  # fmt: skip
-
+_MICROSECOND = timedelta(microseconds=1)
+_FIRST = micros(datetime.min.replace(tzinfo=UTC))  # no time is before the year 1
+_AGE = re.compile(r"([<>])([0-9]{1,6})([smhdw])")
 Arguments = Callable[[JobRecord], "JsonValue"]
 """Returns a job's arguments as they may be shown; None where they may not, or cannot be read."""
 
@@ -56,19 +45,39 @@ class Age:
     is_older: bool
     span: timedelta
 
-    @classmethod
-    def read(cls, text: str) -> Age:
-        """Return the age that is written so.
 
-        Raises:
-            BadRequest: it is none.
-        """
+@attrs.frozen
+class AgeField(Field[Age]):
+    """The field of an age."""
+
+    def parse(self, text: str, name: str) -> Age:
+        """See `Field.parse`."""
         found = _AGE.fullmatch(text)
         if found is None:
             raise BadRequest(
-                f"created={text[:40]!r} is no age; write <30m for younger, >2h for older (s, m, h, d, w)."
+                f"{name} must be an age such as <30m for younger or >2h for older (s, m, h, d, w), "
+                f"got {text[:40]!r}."
             )
-        return cls(text, found[1] == ">", timedelta(seconds=int(found[2]) * SPAN_UNITS[found[3]]))
+        return Age(text, found[1] == ">", timedelta(seconds=int(found[2]) * SPAN_UNITS[found[3]]))
+
+    def schema(self) -> dict[str, Any]:
+        """See `Field.schema`."""
+        return {"type": "string", "pattern": f"^{_AGE.pattern}$"}
+
+
+# The fields of a query that asks for a list of jobs.
+STATE = Choice("state", choices=tuple(State))
+_TEXTS = tuple(  # plain chips
+    Text(name)
+    for name in (
+        "task", "queue", "server", "error", "id", "recurring", "parent", "batch", "fingerprint",
+    )
+)  # fmt: skip
+_TAGS, _ARGUMENTS = Texts("tag", most=10), Texts("arg", most=5)
+_CREATED = AgeField("created")
+_SINCE, _UNTIL = Moment("since"), Moment("until")
+CHIP_FIELDS: tuple[Field[Any], ...] = (*_TEXTS, _TAGS, _ARGUMENTS, _CREATED, _SINCE, _UNTIL)
+"""All of them but the state: a list of retries has none."""
 
 
 @attrs.frozen
@@ -108,15 +117,14 @@ class Chips:
         Raises:
             BadRequest: a field is wrong.
         """
-        created = fields.maybe("created")
-        since, until = fields.moment("since"), fields.moment("until")
+        since, until = fields.maybe(_SINCE), fields.maybe(_UNTIL)
         if since is not None and until is not None and since >= until:
             raise BadRequest("since is not before until; swap them, or leave one out.")
         return cls(
-            state=None if is_retrying else fields.choice("state", State), is_retrying=is_retrying,
-            tags=_several(fields, "tag", _TAGS), arguments=_several(fields, "arg", _ARGUMENTS),
-            created=None if created is None else Age.read(created), since=since, until=until,
-            **{name: fields.maybe(name) for name in _TEXTS},
+            state=None if is_retrying else fields.maybe(STATE), is_retrying=is_retrying,
+            tags=_several(fields, _TAGS), arguments=_several(fields, _ARGUMENTS),
+            created=fields.maybe(_CREATED), since=since, until=until,
+            **{field.name: fields.maybe(field) for field in _TEXTS},
         )  # fmt: skip
 
     @property
@@ -151,14 +159,8 @@ class Chips:
         return not self.shown()
 
 
-def _several(fields: SentFields, name: str, limit: int) -> tuple[str, ...]:
-    values = [value.strip() for value in fields.every(name, limit=limit)]
-    for value in values:
-        if len(value) > _TEXT or "\0" in value:
-            raise BadRequest(
-                f"{name} has a value of {len(value)} characters; give up to {_TEXT}, without NUL."
-            )
-    return tuple(dict.fromkeys(value for value in values if value))
+def _several(fields: SentFields, field: Texts) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(fields.maybe(field) or ()))
 
 
 def _iso(moment: datetime | None) -> str | None:
@@ -205,7 +207,7 @@ def plan(
     since, until = micros(chips.since), micros(chips.until)
     is_whole = len(chips.tags) <= 1 and not (by_due and (since or until))
     if (age := chips.created) is not None:
-        edge = micros(now - age.span)
+        edge = max(_FIRST, micros(now) - age.span // _MICROSECOND)
         if chips.state is not None or chips.is_retrying:
             is_whole = False
             tests.append(lambda job: (job.created_at < edge) is age.is_older)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import attrs
@@ -20,6 +20,7 @@ from firelock_dashboard.formatting import ago, instant, micros, span
 from firelock_dashboard.payloads import IN_DETAIL, Called, Payload, hidden
 from firelock_dashboard.problems import BadRequest, Forbidden, NotHere, RequestProblem
 from firelock_dashboard.rendering import written_out
+from firelock_dashboard.routes import BACK, PART
 from firelock_dashboard.security.permissions import Access, Permission
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from firelock import Firelock, JsonValue, RecurringJob
     from firelock.storage import Input
+    from firelock_dashboard.fields import Field
     from firelock_dashboard.site import Site
     from firelock_dashboard.urls import Urls
 
@@ -55,6 +57,7 @@ _UNDOES = frozenset(
     }
 )
 _YEAR = 365 * 86_400  # seconds
+_PART = f"{PART.name}="
 _FORM, _JSON = "application/x-www-form-urlencoded", "application/json"
 _LARGEST_BODY = 1024 * 1024
 _SECONDS = 30.0  # a body that takes longer is not waited for
@@ -134,16 +137,30 @@ class Visit:
         except UnicodeDecodeError as error:
             raise BadRequest("The form is not urlencoded; send ASCII with percent signs.") from error
 
-    def check_fields(self, query: Sequence[str] | None, form: Sequence[str]) -> None:
-        """What was sent has no other fields than these; None for any.
+    def check_fields(
+        self,
+        query: Sequence[Field[Any]] | None,
+        form: Sequence[Field[Any]],
+        *,
+        is_strict: bool = False,
+        left: Collection[Field[Any]] = (),
+    ) -> None:
+        """Check what was sent against the declared fields; None for any query.
+
+        Args:
+            query: the fields of the query.
+            form: the fields of the body.
+            is_strict: no field may be empty.
+            left: the fields next to which the view shows a value of the wrong type.
 
         Raises:
-            BadRequest: it has one, which the message names.
+            BadRequest: a field is unknown, missing or of another type; the message names it.
         """
         if query is not None:
-            self.query.check(query)
-        if self.body:
-            self.form.check(form)
+            self.query.check(query, is_strict=is_strict)
+        has_form = self.request.method == "POST" and any(field.is_required for field in form)
+        if self.body or has_form:
+            self.form.check(form, is_strict=is_strict, left=left)
 
     @cached_property
     def now(self) -> datetime:
@@ -158,7 +175,13 @@ class Visit:
     @property
     def part(self) -> str | None:
         """The name of the region that is wanted alone; None for a whole page."""
-        return self.query.maybe("part")
+        return None if self.request.method == "POST" else self.query.maybe(PART)
+
+    @property
+    def is_for_part(self) -> bool:
+        """Whether the query names a region, valid or not: for answers to a query that nobody has checked."""
+        query = self.request.scope["query_string"].decode("latin-1")
+        return any(pair.startswith(_PART) for pair in query.split("&"))
 
     @property
     def wants_json(self) -> bool:
@@ -169,7 +192,7 @@ class Visit:
     def here(self) -> str:
         """The address of this page, to come back to."""
         query = self.request.scope["query_string"].decode("latin-1")
-        pairs = [pair for pair in query.split("&") if pair and not pair.startswith("part=")]
+        pairs = [pair for pair in query.split("&") if pair and not pair.startswith(_PART)]
         return self.url(path_of(self.request.scope) or "/") + (f"?{'&'.join(pairs)}" if pairs else "")
 
     def setting(self, name: str) -> str:
@@ -317,7 +340,7 @@ class Visit:
         if self.wants_json:
             message = written_out(message)  # a script shows it as it is
             return JSONResponse({"message": message, "kind": kind, "link": link, "undo": back})
-        response = RedirectResponse(self.url.back(self.form.maybe("back", limit=4_000), to), 303)
+        response = RedirectResponse(self.url.back(self.form.maybe(BACK), to), 303)
         flash = json.dumps([kind, message, link, back])
         if 2 * len(flash) > _FLASH_LIMIT:
             flash = json.dumps([kind, message, link, None])

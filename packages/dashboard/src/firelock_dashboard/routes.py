@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from firelock_dashboard.fields import Field, Flag, Text
 from firelock_dashboard.security.permissions import Permission
 
 if TYPE_CHECKING:
@@ -19,59 +20,62 @@ if TYPE_CHECKING:
 _PLACE = re.compile(r"\{([a-z_]+)(:path)?\}")
 
 
-@attrs.frozen
-class ApiParameter:
-    """A field of a query or a form, for the description of the JSON API."""
+BACK = Text("back", limit=4_000, may_be_empty=True)
+"""Where an action leads afterwards."""
 
-    name: str
-    doc: str
-    kind: str = "string"  # string, integer, boolean, date-time, object or array (of strings)
-    choices: tuple[str, ...] = ()
-    is_required: bool = False
+SURE = Flag("sure")
+"""Whether the visitor has confirmed the action."""
+
+PART = Text("part")
+"""The region of a page that is requested alone."""
+
+
+def _check_declared(route: Route, attribute: attrs.Attribute[Any], fields: object) -> None:
+    """Refuse a field without a declared type: nothing would check what is sent for it."""
+    for field in fields if isinstance(fields, tuple) else () if fields is None else (fields,):
+        if not isinstance(field, Field):
+            raise TypeError(
+                f"{attribute.name} of {route.method} {route.path} has {field!r}; declare it as a Field."
+            )
 
 
 @attrs.frozen(slots=False)
 class Route:
-    """A method and a path below the mount, who may come, and what answers.
+    """A method and a path below the mount, who may come in, and what answers.
 
-    A `{name}` in the path takes one segment, a last `{name:path}` all that is left. A request with a field
-    that is not named here is refused before the view. Of a field with + at its end there may be several; one
-    with a dot at its end stands for all that begin so. The parameters of the JSON API are fields as well.
+    A `{name}` in the path takes one segment, a last `{name:path}` all that is left. A request is checked
+    before the view: a field that is not declared here, or has another type, is a 400.
     """
 
     method: str  # GET or POST; HEAD follows GET
     path: str
     permission: Permission
     view: Callable[[Visit], Response]
-    query: (
-        tuple[str, ...] | None
-    ) = ()  # fields of the query; None for a view of a plugin's, which knows its own
-    form: tuple[str, ...] = ()  # fields of what is posted
+    query: tuple[Field[Any], ...] | None = attrs.field(  # None for a plugin's view, which reads any
+        default=(), validator=_check_declared
+    )
+    form: tuple[Field[Any], ...] = attrs.field(default=(), validator=_check_declared)  # fields of the body
     is_personal: bool = False  # changes nothing but what the visitor sees; there on a read-only dashboard too
     is_api: bool = False  # answers JSON, its errors too
+    is_strict: bool = False  # no field may be empty, as in the API
+    shows_problems: bool = False  # the view shows a value of the wrong type next to its field of `form`
     summary: str = ""  # for the description of the JSON API
-    parameters: tuple[ApiParameter, ...] = ()  # likewise
+    parameters: tuple[Field[Any], ...] = attrs.field(default=(), validator=_check_declared)  # of the JSON API
 
     @cached_property
-    def query_fields(self) -> tuple[str, ...] | None:
+    def query_fields(self) -> tuple[Field[Any], ...] | None:
         """Every field that the query may have; None for any."""
         if self.query is None:
             return None
-        common = () if self.is_api or self.method != "GET" else ("part",)
-        return (*self.query, *common, *(self._described if self.method == "GET" else ()))
+        common = () if self.is_api or self.method != "GET" else (PART,)
+        return (*self.query, *common, *(self.parameters if self.method == "GET" else ()))
 
     @cached_property
-    def form_fields(self) -> tuple[str, ...]:
-        """Every field that a form may have."""
-        common = () if self.is_api else ("back", "sure")
-        return (*self.form, *common, *(self._described if self.method != "GET" else ()))
-
-    @property
-    def _described(self) -> tuple[str, ...]:
-        return tuple(
-            f"{one.name}+" if one.kind == "array" else one.name.removesuffix("NAME")
-            for one in self.parameters
-        )
+    def form_fields(self) -> tuple[Field[Any], ...]:
+        """Every field that the body may have."""
+        if self.method == "GET":
+            return ()
+        return (*self.form, *(() if self.is_api else (BACK, SURE)), *self.parameters)
 
     @property
     def is_action(self) -> bool:

@@ -6,9 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from firelock import ArgumentError, ConfigurationError, TaskError
+from firelock.storage import JobFilter
 from firelock_dashboard.actions import (
-    ORDERS,
-    SIGNAL_LIMIT,
+    NOTE,
+    ORDER,
+    QUEUE,
+    SERVER,
+    SIGNAL_VALUE,
     cancel,
     change_jobs,
     refusing,
@@ -20,10 +24,12 @@ from firelock_dashboard.actions import (
 )
 from firelock_dashboard.api import shapes
 from firelock_dashboard.api.read import FILTERS, filter_of
-from firelock_dashboard.pages.failures import mute_cause, unmute_cause
-from firelock_dashboard.pages.tasks import make_job
+from firelock_dashboard.fields import Choice, Field, Flag, Moment, Span, Text, Texts
+from firelock_dashboard.pages.failures import FINGERPRINT, mute_cause, unmute_cause
+from firelock_dashboard.pages.recurring import RECURRING_ID
+from firelock_dashboard.pages.tasks import ARGUMENTS, DELAY, JOB_QUEUE, PRIORITY, make_job
 from firelock_dashboard.problems import BadRequest, NotHere
-from firelock_dashboard.routes import ApiParameter, Route
+from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
 
 if TYPE_CHECKING:
@@ -35,20 +41,25 @@ if TYPE_CHECKING:
 __all__ = ["ROUTES"]
 
 _MOST_IDS = 500
-_IDS = ApiParameter("id", "The jobs' ids, at most 500.", "array", is_required=True)
-_RECURRING = ApiParameter("id", "The definition's id.", is_required=True)
-_CAUSE = ApiParameter("fingerprint", "Which cause.", is_required=True)
-_QUEUE = ApiParameter("queue", "Its name.", is_required=True)
+_IDS = Texts("id", "The jobs' ids.", is_required=True, most=_MOST_IDS)
+_IN = Span("in", "A duration from now, such as 90s, 15m, 2h, 3d.")
+_AT = Moment("at", "A time.")
+_JOB_ID = Text("id", "The job's id.", is_required=True)
+_SIGNALED = Text("job", "The job's id.", is_required=True)
+_SIGNAL = Text("signal", "The signal's name, with its key if it has one.", is_required=True)
+_EARLY = Flag("early", "true: also if the job waits for another signal now.", default=False)
+_VERB = Choice("verb", "What to do.", choices=("requeue", "delete"), is_required=True)
+_ARGUMENT = Text("argument", "A string that the stored arguments contain.")
+_ERROR = Text("error", "A string that the last error's type or message contains.")
+_FOR = Span("for", "A duration such as 2h or 7d. Default: until the cause is unmuted.")
+_TASK = Text("task", "The task's name.", is_required=True)
 
 
 # ---- jobs ------------------------------------------------------------------------------------------------
 
 
 def _given_ids(visit: Visit) -> list[str]:
-    ids = visit.form.every("id", limit=_MOST_IDS)
-    if not ids:
-        raise BadRequest("id is missing; give one or more ids of jobs.")
-    return ids
+    return visit.form.value(_IDS)
 
 
 def _answer(visit: Visit, verb: str, ids: Sequence[str], results: Sequence[Applied]) -> Response:
@@ -67,15 +78,16 @@ def _change_jobs(verb: str, permission: Permission, summary: str) -> Route:
 
 def reschedule_jobs(visit: Visit) -> Response:
     ids = _given_ids(visit)
-    when: Any = visit.form.span("in") or visit.form.moment("at")
-    if when is None:
-        raise BadRequest("in and at are missing; give a span as 15m, or an instant.")
+    span, at = visit.form.maybe(_IN), visit.form.maybe(_AT)
+    if (span is None) is (at is None):
+        raise BadRequest("Send either in, a duration such as 15m, or at, a time.")
+    when: Any = at if span is None else span
     results = visit.fire.jobs.reschedule(ids, when)
     return _answer(visit, "reschedule", ids, results)
 
 
 def copy_job(visit: Visit) -> Response:
-    job_id = visit.form.required("id")
+    job_id = visit.form.value(_JOB_ID)
     job = visit.fire.jobs.copy(job_id)
     visit.audit("job.copy", job_id, copy=job.id)
     return visit.json({"id": job.id}, 201)
@@ -83,22 +95,23 @@ def copy_job(visit: Visit) -> Response:
 
 def answer_signal(visit: Visit) -> Response:
     """The value is JSON, of the signal's type."""
-    job_id, name = visit.form.required("job"), visit.form.required("signal", limit=200)
-    value, is_early = visit.form.required("value", limit=SIGNAL_LIMIT), visit.form.flag("early")
+    job_id, name = visit.form.value(_SIGNALED), visit.form.value(_SIGNAL)
+    value, is_early = visit.form.value(SIGNAL_VALUE), visit.form.value(_EARLY)
     is_first = send_signal(visit, job_id, name, value, is_early=is_early)
     return visit.json({"job": job_id, "signal": name, "is_first": is_first})
 
 
 def begin_operation(visit: Visit) -> Response:
-    verb = visit.form.one_of("verb", ("requeue", "delete"), "")
-    visit.form.check_filled([*(one.name for one in FILTERS), "argument", "error"])
+    verb = visit.form.value(_VERB)
     visit.require(Permission.DELETE if verb == "delete" else Permission.REQUEUE)
-    contains = {name: text for name in ("argument", "error") if (text := visit.form.maybe(name))}
+    contains = {field.name: text for field in (_ARGUMENT, _ERROR) if (text := visit.form.maybe(field))}
     if "argument" in contains:  # how many match would tell what the arguments are
         visit.require(Permission.VIEW_ARGUMENTS)
     where = filter_of(visit.form)
     if verb == "requeue" and where.state is None and not where.is_retrying:
         raise BadRequest(visit.text("jobs.all_needs_state"))
+    if where == JobFilter(is_retrying=False) and not contains:
+        raise BadRequest("retrying=false alone is nearly every job; add another filter.")
     operation = start_operation(visit, verb, where, contains=contains)
     return visit.json(shapes.operation_json(operation), 202)
 
@@ -111,51 +124,51 @@ def cancel_operation(visit: Visit) -> Response:
 
 
 def mute_failures(visit: Visit) -> Response:
-    fingerprint = visit.form.required("fingerprint")
-    cause = mute_cause(visit, fingerprint, visit.form.span("for"), visit.form.maybe("note", limit=500))
+    fingerprint = visit.form.value(FINGERPRINT)
+    cause = mute_cause(visit, fingerprint, visit.form.maybe(_FOR), visit.form.maybe(NOTE))
     if cause is None:
         raise NotHere(visit.text("failures.unknown"))
     return visit.json({"fingerprint": fingerprint})
 
 
 def unmute_failures(visit: Visit) -> Response:
-    fingerprint = visit.form.required("fingerprint")
+    fingerprint = visit.form.value(FINGERPRINT)
     return visit.json({"changed": unmute_cause(visit, fingerprint)})
 
 
 # ---- queues, recurring, servers, tasks ---------------------------------------------------------------------
 
 
-def _change_queue(verb: str, summary: str, *parameters: ApiParameter) -> Route:
+def _change_queue(verb: str, summary: str, *parameters: Field[Any]) -> Route:
     def change(visit: Visit) -> Response:
-        name, is_paused = visit.form.required("queue"), verb == "pause"
-        set_pause(visit, name, visit.form.maybe("note", limit=500), is_paused=is_paused)
+        name, is_paused = visit.form.value(QUEUE), verb == "pause"
+        set_pause(visit, name, visit.form.maybe(NOTE) if is_paused else None, is_paused=is_paused)
         return visit.json({"queue": name, "is_paused": is_paused})
 
-    return _post(f"/queues/{verb}", Permission.PAUSE_QUEUE, change, summary, _QUEUE, *parameters)
+    return _post(f"/queues/{verb}", Permission.PAUSE_QUEUE, change, summary, QUEUE, *parameters)
 
 
 def _change_recurring(
     verb: str, permission: Permission, summary: str, told: Callable[[Any], dict[str, object]]
 ) -> Route:
     def change(visit: Visit) -> Response:
-        recurring_id = visit.form.required("id")
+        recurring_id = visit.form.value(RECURRING_ID)
         made = getattr(visit.fire.recurring, verb)(recurring_id)
         visit.audit(f"recurring.{verb}", recurring_id)
         return visit.json({"id": recurring_id, **told(made)}, 201 if verb == "trigger" else 200)
 
-    return _post(f"/recurring/{verb}", permission, change, summary, _RECURRING)
+    return _post(f"/recurring/{verb}", permission, change, summary, RECURRING_ID)
 
 
 def order_server(visit: Visit) -> Response:
-    order, server = visit.form.one_of("order", ORDERS, ""), server_of(visit)
+    order, server = visit.form.value(ORDER), server_of(visit)
     tell_server(visit, server, order)
     return visit.json({"server": server.id, "order": order})
 
 
 def run_task(visit: Visit) -> Response:
     """Fields `args.NAME` are the arguments, as a form's texts."""
-    name = visit.form.required("task")
+    name = visit.form.value(_TASK)
     if visit.fire.task_named(name) is None:
         raise NotHere(f"Task {name!r} is not registered in this process.")
     with refusing(ArgumentError, ConfigurationError, TaskError):
@@ -167,7 +180,7 @@ def _post(
     permission: Permission,
     view: Callable[[Visit], Response],
     summary: str,
-    *parameters: ApiParameter,
+    *parameters: Field[Any],
 ) -> Route:
     return Route("POST", f"/api{path}", permission, view, is_api=True, summary=summary, parameters=parameters)
 
@@ -192,35 +205,35 @@ ROUTES = (
         reschedule_jobs,
         "Scheduled jobs become due at another instant.",
         _IDS,
-        ApiParameter("in", "A span from now, such as 90s, 15m, 2h, 3d."),
-        ApiParameter("at", "An instant.", "date-time"),
+        _IN,
+        _AT,
     ),
     _post(
         "/jobs/copy",
         Permission.REQUEUE,
         copy_job,
         "A new job like this one is enqueued.",
-        ApiParameter("id", "The job's id.", is_required=True),
+        _JOB_ID,
     ),
     _post(
         "/signals/send",
         Permission.RUN_TASK,
         answer_signal,
         "A job's signal is answered, if nobody was first.",
-        ApiParameter("job", "The job's id.", is_required=True),
-        ApiParameter("signal", "Its name, with its key where it has one.", is_required=True),
-        ApiParameter("value", "JSON of the signal's type.", is_required=True),
-        ApiParameter("early", "true: also where the job waits for another signal now.", "boolean"),
+        _SIGNALED,
+        _SIGNAL,
+        SIGNAL_VALUE,
+        _EARLY,
     ),
     _post(
         "/operations",
         Permission.READ,
         begin_operation,
         "Everything that matches is requeued or deleted, in the background; needs that permission.",
-        ApiParameter("verb", "What to do.", choices=("requeue", "delete"), is_required=True),
+        _VERB,
         *FILTERS,
-        ApiParameter("argument", "A text that the stored arguments hold."),
-        ApiParameter("error", "A text that the last error's type or message holds."),
+        _ARGUMENT,
+        _ERROR,
     ),
     _post(
         "/operations/{id}/cancel",
@@ -233,20 +246,18 @@ ROUTES = (
         Permission.REQUEUE,
         mute_failures,
         "The cause is listed apart and in no banner.",
-        _CAUSE,
-        ApiParameter("for", "A span such as 2h, 7d; where left out until it is unmuted."),
-        ApiParameter("note", "Why, for people."),
+        FINGERPRINT,
+        _FOR,
+        NOTE,
     ),
     _post(
         "/failures/unmute",
         Permission.REQUEUE,
         unmute_failures,
         "The cause is told of again.",
-        _CAUSE,
+        FINGERPRINT,
     ),
-    _change_queue(
-        "pause", "No job of the queue is claimed any more.", ApiParameter("note", "Why, for people.")
-    ),
+    _change_queue("pause", "No job of the queue is claimed any more.", NOTE),
     _change_queue("resume", "Jobs of the queue are claimed again."),
     _change_recurring(
         "trigger",
@@ -268,17 +279,18 @@ ROUTES = (
         Permission.STOP_SERVER,
         order_server,
         "Within a heartbeat the server does as told.",
-        ApiParameter("server", "Its id.", is_required=True),
-        ApiParameter("order", "What to do.", choices=ORDERS, is_required=True),
+        SERVER,
+        ORDER,
     ),
     _post(
         "/tasks/run",
         Permission.RUN_TASK,
         run_task,
         "A job of the task is enqueued.",
-        ApiParameter("task", "Its name.", is_required=True),
-        ApiParameter("args.NAME", "The argument NAME as text: dates as ISO, structures as JSON."),
-        ApiParameter("queue", "Instead of the task's."),
-        ApiParameter("delay", "Run this much later, such as 15m."),
+        _TASK,
+        ARGUMENTS,
+        JOB_QUEUE,
+        PRIORITY,
+        DELAY,
     ),
 )

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from firelock_dashboard.routes import ApiParameter, Route
+from firelock_dashboard.fields import Field
+from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
 
 if TYPE_CHECKING:
@@ -94,12 +95,8 @@ def _operation(route: Route) -> dict[str, Any]:
     return told
 
 
-def _schema(parameter: ApiParameter) -> dict[str, Any]:
-    if parameter.kind == "array":
-        return {"type": "array", "items": {"type": "string"}}
-    if parameter.kind == "date-time":
-        return {"type": "string", "format": "date-time"}
-    return {"type": parameter.kind} | ({"enum": parameter.choices} if parameter.choices else {})
+def _schema(field: Field[Any]) -> dict[str, Any]:
+    return field.schema() | ({} if field.default in (None, "") else {"default": field.default})
 
 
 def _problem(words: str) -> dict[str, Any]:

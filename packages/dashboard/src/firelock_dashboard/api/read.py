@@ -13,9 +13,10 @@ from firelock import State, StorageError
 from firelock.storage import JobFilter
 from firelock_dashboard.actions import operation_of, refusing
 from firelock_dashboard.api import shapes
+from firelock_dashboard.fields import Choice, Cursor, Field, Flag, Integer, Moment, Text
 from firelock_dashboard.formatting import micros
 from firelock_dashboard.problems import BadRequest, NotHere
-from firelock_dashboard.routes import ApiParameter, Route
+from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
 
 if TYPE_CHECKING:
@@ -30,42 +31,55 @@ __all__ = ["FILTERS", "ROUTES", "filter_of"]
 _LONGEST = timedelta(hours=24)
 _MOST = 500  # in one page
 
-FILTERS = (
-    ApiParameter("state", "Only jobs in this state.", choices=tuple(State)),
-    ApiParameter("task", "Only jobs of this task, by its whole name."),
-    ApiParameter("queue", "Only jobs of this queue."),
-    ApiParameter("tag", "Only jobs with this tag."),
-    ApiParameter("server", "Only jobs that this server holds or held last."),
-    ApiParameter("fingerprint", "Only failures of this kind."),
-    ApiParameter("recurring", "Only jobs of this recurring definition."),
-    ApiParameter("parent", "Only continuations of this job."),
-    ApiParameter("batch", "Only members of this batch."),
-    ApiParameter("id", "Only jobs whose id begins so."),
-    ApiParameter("retrying", "Only jobs that wait for a retry.", "boolean"),
-    ApiParameter(
+_FILTERS: dict[str, Field[Any]] = {  # by the names of `JobFilter`
+    "state": Choice("state", "Only jobs in this state.", choices=tuple(State)),
+    "task": Text("task", "Only jobs of this task, by its whole name."),
+    "queue": Text("queue", "Only jobs of this queue."),
+    "tag": Text("tag", "Only jobs with this tag."),
+    "server": Text("server", "Only jobs that this server holds or held last."),
+    "fingerprint": Text("fingerprint", "Only failures of this kind."),
+    "recurring_id": Text("recurring", "Only jobs of this recurring definition."),
+    "parent_id": Text("parent", "Only continuations of this job."),
+    "batch_id": Text("batch", "Only members of this batch."),
+    "id_prefix": Text("id", "Only jobs whose id starts with this."),
+    "is_retrying": Flag("retrying", "true: only jobs that wait for a retry; false: only the others."),
+    "since": Moment(
         "since",
-        "Not before; by the last change of state where a state is given, else by creation.",
-        "date-time",
+        "Not before; by the last change of state if a state is given, otherwise by creation.",
     ),
-    ApiParameter("until", "Before; by the same time.", "date-time"),
+    "until": Moment("until", "Before; by the same time."),
+}
+FILTERS = tuple(_FILTERS.values())
+_LIMIT = Integer("limit", "The page size.", least=1, most=_MOST, default=50)
+_CURSOR = Cursor("cursor", "Where the page begins: the `cursor` of the page before it.")
+_PAGE = (_LIMIT, _CURSOR)
+_OLDEST_FIRST = Flag("oldest_first", "In the other order.", default=False)
+_BY_DUE = Flag(
+    "by_due",
+    "Only scheduled jobs, in order of when they are due; with oldest_first the soonest first.",
+    default=False,
 )
-_PAGE = (
-    ApiParameter("limit", "How many, 1 to 500; 50 where left out.", "integer"),
-    ApiParameter("cursor", "Where the next page begins, as the last one named it."),
+_SINCE = Moment("since", "Default: an hour before `until`.")
+_UNTIL = Moment("until", "Default: now.")
+_TASK, _QUEUE = Text("task", "Only of this task."), Text("queue", "Only of this queue.")
+_AFTER_LINE = Integer("after", "The number of the last line seen.", least=0, most=999_999_999, default=0)
+_AFTER = Text("after", "The id after which the page begins.", default="")
+_SCALED_QUEUE = Text("queue", "The queue. Default: all of them.", limit=64)
+_WITHIN = Integer(
+    "within", "Seconds: a scheduled job that is due within them counts as waiting.", least=0, most=86_400,
+    default=60,
+)  # fmt: skip
+_CLEAR_WITHIN = Integer(
+    "clear_within", "Seconds in which the backlog must be done.", least=1, most=86_400, default=60
 )
+_MOST_WORKERS = Integer("most", "The maximum number of workers.", least=1, most=100_000, default=100_000)
 
 
 def filter_of(fields: SentFields) -> JobFilter:
     """Return the filter that a query or a form describes."""
-    return JobFilter(
-        state=fields.choice("state", State), task=fields.maybe("task"),
-        queue=fields.maybe("queue"), tag=fields.maybe("tag"),
-        server=fields.maybe("server"), fingerprint=fields.maybe("fingerprint"),
-        recurring_id=fields.maybe("recurring"), parent_id=fields.maybe("parent"),
-        id_prefix=fields.maybe("id"), is_retrying=fields.flag("retrying") or None,
-        since=micros(fields.moment("since")), until=micros(fields.moment("until")),
-        batch_id=fields.maybe("batch"),
-    )  # fmt: skip
+    given: dict[str, Any] = {name: fields.maybe(field) for name, field in _FILTERS.items()}
+    given |= {"since": micros(given["since"]), "until": micros(given["until"])}
+    return JobFilter(**given)
 
 
 def _job(visit: Visit) -> Job[Any]:
@@ -73,16 +87,16 @@ def _job(visit: Visit) -> Job[Any]:
 
 
 def _limit(visit: Visit) -> int:
-    return visit.query.number("limit", 50, least=1, most=_MOST)
+    return visit.query.value(_LIMIT)
 
 
 # ---- jobs ------------------------------------------------------------------------------------------------
 
 
 def list_jobs(visit: Visit) -> Response:
-    where, limit, cursor = filter_of(visit.query), _limit(visit), visit.query.maybe("cursor", limit=4_000)
-    is_oldest_first = visit.query.flag("oldest_first")
-    if visit.query.flag("by_due"):
+    where, limit, cursor = filter_of(visit.query), _limit(visit), visit.query.maybe(_CURSOR)
+    is_oldest_first = visit.query.value(_OLDEST_FIRST)
+    if visit.query.value(_BY_DUE):
         if where.state not in {None, State.SCHEDULED}:
             raise BadRequest(f"by_due is for scheduled jobs; leave out state={where.state}, or by_due.")
         where = attrs.evolve(where, by_due=True)
@@ -117,7 +131,7 @@ def show_errors(visit: Visit) -> Response:
 
 def show_log(visit: Visit) -> Response:
     job = _job(visit)
-    after = visit.query.number("after", 0, least=0, most=999_999_999)
+    after = visit.query.value(_AFTER_LINE)
     lines = [
         attrs.asdict(line) | {"at": line.at.isoformat(), "text": visit.redacted(line.text)}
         for line in job.log(after=after, limit=_limit(visit))
@@ -147,14 +161,18 @@ def list_failures(visit: Visit) -> Response:
 
 
 def show_timeline(visit: Visit) -> Response:
-    until = visit.query.moment("until") or visit.now
-    since = visit.query.moment("since") or until - timedelta(hours=1)
+    until, since = visit.query.maybe(_UNTIL) or visit.now, visit.query.maybe(_SINCE)
+    if since is None:
+        try:
+            since = until - timedelta(hours=1)
+        except OverflowError as error:
+            raise BadRequest("until must be at least an hour after the start of the year 1.") from error
     if since >= until:
         raise BadRequest(f"since={since.isoformat()} is not before until={until.isoformat()}.")
     if until - since > _LONGEST:
         raise BadRequest("since and until are more than 24 hours apart; ask for less at once.")
     rollups = visit.fire.jobs.timeline(
-        since, until, task=visit.query.maybe("task"), queue=visit.query.maybe("queue")
+        since, until, task=visit.query.maybe(_TASK), queue=visit.query.maybe(_QUEUE)
     )
     return visit.json({"minutes": [shapes.rollup_json(one) for one in rollups]})
 
@@ -175,7 +193,7 @@ def _list(
         if not is_paged:
             return visit.json({name: [shape(one) for one in source(visit.fire).list()]})
         with refusing(StorageError, field="cursor"):
-            page = source(visit.fire).list(limit=_limit(visit), cursor=visit.query.maybe("cursor"))
+            page = source(visit.fire).list(limit=_limit(visit), cursor=visit.query.maybe(_CURSOR))
         return visit.json({name: [shape(one) for one in page], "cursor": page.cursor})
 
     return view
@@ -183,7 +201,7 @@ def _list(
 
 def list_recurring(visit: Visit) -> Response:
     limit = _limit(visit)
-    found = visit.fire.recurring.list(after=visit.query.text("after"), limit=limit)
+    found = visit.fire.recurring.list(after=visit.query.value(_AFTER), limit=limit)
     after = found[-1].id if len(found) == limit else None
     return visit.json({"recurring": [shapes.recurring_json(one) for one in found], "after": after})
 
@@ -213,10 +231,10 @@ def show_system(visit: Visit) -> Response:
 
 def show_scale(visit: Visit) -> Response:
     demand = visit.dashboard.scale.demand(
-        visit.query.maybe("queue", limit=64),
-        within=visit.query.number("within", 60, least=0, most=86_400),
-        clear_within=visit.query.number("clear_within", 60, least=1, most=86_400),
-        most=visit.query.number("most", 100_000, least=1, most=100_000),
+        visit.query.maybe(_SCALED_QUEUE),
+        within=visit.query.value(_WITHIN),
+        clear_within=visit.query.value(_CLEAR_WITHIN),
+        most=visit.query.value(_MOST_WORKERS),
     )
     return visit.json(attrs.asdict(demand))
 
@@ -225,7 +243,7 @@ def _get(
     path: str,
     view: Callable[[Visit], Response],
     summary: str,
-    *parameters: ApiParameter,
+    *parameters: Field[Any],
     permission: Permission = Permission.READ,
 ) -> Route:
     return Route("GET", f"/api{path}", permission, view, is_api=True, summary=summary, parameters=parameters)
@@ -238,22 +256,18 @@ ROUTES = (
         "A page of jobs in order of time, newest first.",
         *FILTERS,
         *_PAGE,
-        ApiParameter("oldest_first", "In the other order.", "boolean"),
-        ApiParameter(
-            "by_due",
-            "Scheduled jobs alone, in order of when they are due; with oldest_first the soonest first.",
-            "boolean",
-        ),
+        _OLDEST_FIRST,
+        _BY_DUE,
     ),
     _get("/jobs/counts", count_jobs, "How many jobs are in each state and queue."),
     _get(
         "/jobs/timeline",
         show_timeline,
         "What ended in each minute, by task, queue and outcome; 24 hours at most.",
-        ApiParameter("since", "An hour before `until` where left out.", "date-time"),
-        ApiParameter("until", "Now where left out.", "date-time"),
-        ApiParameter("task", "Only of this task."),
-        ApiParameter("queue", "Only of this queue."),
+        _SINCE,
+        _UNTIL,
+        _TASK,
+        _QUEUE,
     ),
     _get("/jobs/{id}", show_job, "One job with arguments and result."),
     _get("/jobs/{id}/history", show_history, "A job's steps, oldest first."),
@@ -269,8 +283,8 @@ ROUTES = (
         "/jobs/{id}/log",
         show_log,
         "What a job logged, and its progress.",
-        _PAGE[0],
-        ApiParameter("after", "The number of the last line seen.", "integer"),
+        _LIMIT,
+        _AFTER_LINE,
         permission=Permission.VIEW_LOGS,
     ),
     _get(
@@ -278,24 +292,24 @@ ROUTES = (
         list_failures,
         "Failed jobs by cause, of the newest 10,000, some ten seconds old; of the hundred largest also since "
         "when it is known, its last 24 hours, and whether it is muted.",
-        _PAGE[0],
+        _LIMIT,
     ),
     _get("/queues", _list("queues", lambda fire: fire.queues), "Every queue with what it holds."),
     _get(
         "/recurring",
         list_recurring,
         "A page of recurring definitions in order of id.",
-        _PAGE[0],
-        ApiParameter("after", "The id behind which the page begins."),
+        _LIMIT,
+        _AFTER,
     ),
     _get(
         "/scale",
         show_scale,
         "How many workers a queue wants, or all of them, for an autoscaler; some five seconds old.",
-        ApiParameter("queue", "Of this queue; of all where left out."),
-        ApiParameter("within", "Seconds within which a scheduled job counts as waiting: 60.", "integer"),
-        ApiParameter("clear_within", "Seconds in which the backlog is to be done: 60.", "integer"),
-        ApiParameter("most", "Workers that are wanted at most.", "integer"),
+        _SCALED_QUEUE,
+        _WITHIN,
+        _CLEAR_WITHIN,
+        _MOST_WORKERS,
     ),
     _get("/servers", list_servers, "The servers with their sessions."),
     _get(

@@ -12,6 +12,7 @@ import attrs
 
 from firelock import StorageError
 from firelock_dashboard.actions import cancel, refusing
+from firelock_dashboard.fields import Cursor, Text
 from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
 
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
 
 _OPERATIONS, _ENTRIES = 10, 50
 _OPEN = 3
+_CURSOR = Cursor("cursor")
+_OPERATION = Text("operation", is_required=True)
 
 
 def show_activity(visit: Visit) -> Response:
     """The operations, newest first, and the audit."""
-    cursor = visit.query.maybe("cursor")
+    cursor = visit.query.maybe(_CURSOR)
     with refusing(StorageError, field="cursor"):
         entries = visit.fire.audit.list(limit=_ENTRIES, cursor=cursor)
     return visit.page(
@@ -162,11 +165,11 @@ def _told(value: JsonValue) -> str:
 
 def cancel_operation(visit: Visit) -> Response:
     """The operation ends with the chunk that is under way."""
-    cancel(visit, visit.form.required("operation"))
+    cancel(visit, visit.form.value(_OPERATION))
     return visit.done(visit.text("activity.cancelled"), to="/activity")
 
 
 ROUTES = (
-    Route("GET", "/activity", Permission.READ, show_activity, ("cursor",)),
-    Route("POST", "/activity/cancel", Permission.READ, cancel_operation, form=("operation",)),
+    Route("GET", "/activity", Permission.READ, show_activity, (_CURSOR,)),
+    Route("POST", "/activity/cancel", Permission.READ, cancel_operation, form=(_OPERATION,)),
 )

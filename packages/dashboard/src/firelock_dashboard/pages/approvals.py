@@ -14,6 +14,7 @@ from starlette.responses import Response
 from firelock.approval import APPROVAL, ApprovalLink, find_approval
 from firelock.signal import answer
 from firelock.storage import Applied, Memo, MemoKind, State
+from firelock_dashboard.fields import Text
 from firelock_dashboard.formatting import instant, task_name
 from firelock_dashboard.problems import BadRequest, Forbidden, NotHere
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from firelock_dashboard.request import Visit
 
 PREFIX = f"/{APPROVAL}/"
+_CHOICE = Text("choice", is_required=True, limit=2_000)
+FIELDS = (_CHOICE,)
+"""The fields of the page's form."""
 
 _OVER = frozenset({State.SUCCEEDED, State.DELETED})
 
@@ -34,7 +38,7 @@ def ask(visit: Visit) -> Response:
 def decide(visit: Visit) -> Response:
     """The job's signal is answered by the button that was pressed, if nobody was first."""
     approval = _approval(visit)
-    label = visit.form.required("choice", limit=2_000)
+    label = visit.form.value(_CHOICE)
     if label not in approval.choices:
         raise BadRequest(visit.text("approval.no_choice"))
     if visit.dashboard.is_read_only:

@@ -11,6 +11,7 @@ import attrs
 from firelock import Batch, JobConflict
 from firelock.storage import BATCH_TASK, JobFilter, JobRecord, State, Tally
 from firelock_dashboard.actions import change_jobs, operation_address, refusing, start_operation
+from firelock_dashboard.fields import Text
 from firelock_dashboard.flow_graph import ORDER, FlowGraph, draw_flow
 from firelock_dashboard.formatting import instant
 from firelock_dashboard.pages.job import JobView, Phase
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from firelock import JsonValue
     from firelock_dashboard.request import Visit
 
+_ONE = Text("one", is_required=True)
 _DRAWN = 2_000  # members that are read for the graph
 _PAGE = 500
 _LISTED = 20
@@ -165,7 +167,7 @@ def requeue_failed(visit: Visit) -> Response:
 
     Of many the first one opens it, and an operation goes on with the rest.
     """
-    batch_id = visit.form.required("one")
+    batch_id = visit.form.value(_ONE)
     batch = visit.fire.jobs.get(batch_id)
     if not isinstance(batch, Batch):
         raise NotHere(visit.text("batch.none", id=batch_id))
@@ -186,5 +188,5 @@ def requeue_failed(visit: Visit) -> Response:
 
 ROUTES = (
     Route("GET", "/batches/{id}", Permission.READ, show_batch),
-    Route("POST", "/batches/requeue", Permission.REQUEUE, requeue_failed, form=("one",)),
+    Route("POST", "/batches/requeue", Permission.REQUEUE, requeue_failed, form=(_ONE,)),
 )

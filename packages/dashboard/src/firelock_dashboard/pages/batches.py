@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from firelock import StorageError
 from firelock.storage import State, Tally
+from firelock_dashboard.actions import refusing
+from firelock_dashboard.fields import Choice, Cursor, Text
 from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
 
@@ -26,6 +29,8 @@ _STATES = {
     "failed": State.FAILED,
     "deleted": State.DELETED,
 }
+_STATE, _Q = Choice("state", choices=_STATES), Text("q", default="")
+_CURSOR = Cursor("cursor", limit=600)
 
 
 @attrs.frozen
@@ -59,8 +64,7 @@ class BatchList:
             BadRequest: a field is wrong.
         """
         query = visit.query
-        state = query.one_of("state", ("", *_STATES), "")
-        return cls(visit, state, query.text("q", limit=200).strip(), query.maybe("cursor", limit=600))
+        return cls(visit, query.maybe(_STATE) or "", query.value(_Q), query.maybe(_CURSOR))
 
     @cached_property
     def found(self) -> _FoundBatches:
@@ -110,7 +114,9 @@ class BatchList:
 
 def show_batches(visit: Visit) -> Response:
     """Every batch, or those in a state, or of a name."""
-    return visit.page("batches.html", list=BatchList.read(visit))
+    listed = BatchList.read(visit)
+    with refusing(StorageError, field=_CURSOR.name):
+        return visit.page("batches.html", list=listed)
 
 
-ROUTES = (Route("GET", "/batches", Permission.READ, show_batches, ("state", "q", "cursor")),)
+ROUTES = (Route("GET", "/batches", Permission.READ, show_batches, (_STATE, _Q, _CURSOR)),)

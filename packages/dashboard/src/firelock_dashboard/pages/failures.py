@@ -12,7 +12,8 @@ from starlette.responses import RedirectResponse
 
 from firelock import State
 from firelock.storage import JobFilter
-from firelock_dashboard.actions import MANY, ask_first, operation_address, start_operation
+from firelock_dashboard.actions import MANY, NOTE, ask_first, operation_address, start_operation
+from firelock_dashboard.fields import Choice, Text
 from firelock_dashboard.formatting import count_text, instant, stamp, task_name
 from firelock_dashboard.pages.job import JobView
 from firelock_dashboard.problems import BadRequest, NotHere
@@ -33,6 +34,8 @@ _SAMPLE = 200
 _LISTED = 20
 _FINGERPRINT = 200
 _MESSAGE = 300
+_TASK = Text("task")
+FINGERPRINT = Text("fingerprint", "The cause.", is_required=True)
 
 
 @attrs.frozen
@@ -50,7 +53,7 @@ class _Causes:
 
 def show_failures(visit: Visit) -> Response:
     """Every cause, or those of a task, the most frequent first; what is muted apart."""
-    task = visit.query.maybe("task")
+    task = visit.query.maybe(_TASK)
     return visit.page(
         "failures.html", task=task,
         causes=lambda: _causes(visit, task), grouped_limit=_GROUPED, shown=partial(_shown, visit), many=MANY,
@@ -218,7 +221,7 @@ def show_failure(visit: Visit) -> Response:
 
 def start_on_cause(visit: Visit, verb: str) -> Response:
     """An operation meets every failed job of the cause; of many the number is asked for first."""
-    fingerprint = visit.form.required("fingerprint")
+    fingerprint = visit.form.value(FINGERPRINT)
     visit.dashboard.forget()  # what is counted for a question is counted now
     page = _CausePage(visit, fingerprint)
     if not page.sample:
@@ -245,14 +248,14 @@ def start_on_cause(visit: Visit, verb: str) -> Response:
 
 _SPANS = {name: timedelta(hours=hours) for name, hours in (("1h", 1), ("24h", 24), ("7d", 168), ("30d", 720))}
 _FOR_EVER = "ever"
-_NOTE = 500
+_FOR = Choice("for", choices=(*_SPANS, _FOR_EVER), default="7d")
 
 
 def mute(visit: Visit) -> Response:
     """The cause is listed apart and in no banner, for a while or until somebody takes it back."""
-    fingerprint = visit.form.required("fingerprint")
-    span = visit.form.one_of("for", (*_SPANS, _FOR_EVER), "7d")
-    note = visit.form.maybe("note", limit=_NOTE)
+    fingerprint = visit.form.value(FINGERPRINT)
+    span = visit.form.value(_FOR)
+    note = visit.form.maybe(NOTE)
     cause = mute_cause(visit, fingerprint, _SPANS.get(span), note)
     if cause is None:
         return visit.done(visit.text("failures.none_left"), to="/failures", kind="note")
@@ -288,7 +291,7 @@ def mute_cause(visit: Visit, fingerprint: str, span: timedelta | None, note: str
 
 def unmute(visit: Visit) -> Response:
     """The cause is told of again."""
-    fingerprint = visit.form.required("fingerprint")
+    fingerprint = visit.form.value(FINGERPRINT)
     if not unmute_cause(visit, fingerprint):
         return visit.done(visit.text("failures.not_muted"), to="/failures", kind="note")
     return visit.done(visit.text("failures.unmuted"), to="/failures")
@@ -305,12 +308,12 @@ def unmute_cause(visit: Visit, fingerprint: str) -> bool:
 
 
 ROUTES = (
-    Route("GET", "/failures", Permission.READ, show_failures, ("task",)),
+    Route("GET", "/failures", Permission.READ, show_failures, (_TASK,)),
     Route("GET", "/failures/{fingerprint}", Permission.READ, show_failure),
     *(
-        Route("POST", f"/failures/{verb}", allowed, partial(start_on_cause, verb=verb), form=("fingerprint",))
+        Route("POST", f"/failures/{verb}", allowed, partial(start_on_cause, verb=verb), form=(FINGERPRINT,))
         for verb, allowed in (("requeue", Permission.REQUEUE), ("delete", Permission.DELETE))
     ),
-    Route("POST", "/failures/mute", Permission.REQUEUE, mute, form=("fingerprint", "for", "note")),
-    Route("POST", "/failures/unmute", Permission.REQUEUE, unmute, form=("fingerprint",)),
+    Route("POST", "/failures/mute", Permission.REQUEUE, mute, form=(FINGERPRINT, _FOR, NOTE)),
+    Route("POST", "/failures/unmute", Permission.REQUEUE, unmute, form=(FINGERPRINT,)),
 )

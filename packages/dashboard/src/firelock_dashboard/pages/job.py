@@ -20,8 +20,9 @@ from firelock.control.servers import is_stale
 from firelock.signal import TIMED_OUT
 from firelock.storage import FINAL_STATES, JobFilter, JobRecord, Memo, MemoKind, State
 from firelock.waits import key_waits
-from firelock_dashboard.actions import SIGNAL_LIMIT, ask_first, refusing, send_signal
+from firelock_dashboard.actions import SIGNAL_VALUE, ask_first, refusing, send_signal
 from firelock_dashboard.extensions import JobPanel, rendered
+from firelock_dashboard.fields import Integer, Text
 from firelock_dashboard.formatting import instant, iso, short_id, stamp, task_name
 from firelock_dashboard.job_search import pages_of
 from firelock_dashboard.pages.jobs import attempts_of
@@ -44,6 +45,11 @@ _PART = re.compile(r"[0-9a-f-]{4,36}")
 _NEWEST = 500  # jobs whose ids are looked at for an end
 _LOG_KEPT = 1_000
 _SHOWN = 200
+_STEP = 220  # characters of a step's kind and name
+_ONE = Text("one", is_required=True)
+_AGAIN = Text("step", is_required=True, limit=_STEP)
+_SIGNAL = Text("signal", is_required=True, limit=_STEP)
+_AFTER = Integer("after", default=0, least=0, most=999_999_999)  # number of a line
 
 
 def show_job(visit: Visit) -> Response:
@@ -87,7 +93,7 @@ def _stored(visit: Visit) -> Job[object]:
 
 def run_again_from(visit: Visit) -> Response:
     """The job runs again and does this step, and all that was recorded since, once more."""
-    job_id, step = visit.form.required("one"), visit.form.required("step", limit=_STEP)
+    job_id, step = visit.form.value(_ONE), visit.form.value(_AGAIN)
     question = visit.text("job.confirm_again", name=step)
     if asked := ask_first(visit, question, visit.text("job.step_again"), section="jobs"):
         return asked
@@ -99,8 +105,8 @@ def run_again_from(visit: Visit) -> Response:
 
 def answer_signal(visit: Visit) -> Response:
     """The signal that the job waits for is answered with the JSON that was typed, if nobody was first."""
-    job_id, name = visit.form.required("one"), visit.form.required("signal", limit=_STEP)
-    is_first = send_signal(visit, job_id, name, visit.form.required("value", limit=SIGNAL_LIMIT))
+    job_id, name = visit.form.value(_ONE), visit.form.value(_SIGNAL)
+    is_first = send_signal(visit, job_id, name, visit.form.value(SIGNAL_VALUE))
     told = visit.text("job.answered" if is_first else "job.answered_late", name=name)
     return visit.done(told, to=f"/jobs/{job_id}", kind="good" if is_first else "note")
 
@@ -143,9 +149,9 @@ def _file(text: str, name: str, kind: str) -> Response:
 
 
 ROUTES = (
-    Route("GET", "/jobs/{id}", Permission.READ, show_job, ("after",)),
-    Route("POST", "/jobs/again", Permission.REQUEUE, run_again_from, form=("one", "step")),
-    Route("POST", "/jobs/signal", Permission.RUN_TASK, answer_signal, form=("one", "signal", "value")),
+    Route("GET", "/jobs/{id}", Permission.READ, show_job, (_AFTER,)),
+    Route("POST", "/jobs/again", Permission.REQUEUE, run_again_from, form=(_ONE, _AGAIN)),
+    Route("POST", "/jobs/signal", Permission.RUN_TASK, answer_signal, form=(_ONE, _SIGNAL, SIGNAL_VALUE)),
     Route("GET", "/jobs/{id}/log", Permission.VIEW_LOGS, download_log),
     Route("GET", "/jobs/{id}/arguments", Permission.VIEW_ARGUMENTS, download_arguments),
     Route("GET", "/jobs/{id}/result", Permission.VIEW_ARGUMENTS, download_result),
@@ -158,7 +164,6 @@ _PARENTS = 20
 _LOG = 200  # lines at once
 _LOG_FIRST = 500
 _AHEAD_PAGES = 4
-_STEP = 220  # characters of a step's kind and name
 _VALUE = 400  # characters of a remembered value
 _RATE_MINUTES = 10
 _FEWEST_RUNS = 20  # of its task, for a run to be compared with: p95 of fewer is their slowest
@@ -374,7 +379,7 @@ class JobView:
     @cached_property
     def log(self) -> list[JobLogLine]:
         """Its log lines behind the number that the query names, the newest page of them at first."""
-        after = self.visit.query.number("after", 0, least=0, most=999_999_999)
+        after = self.visit.query.value(_AFTER)
         if not self.visit.may(Permission.VIEW_LOGS):
             return []
         if after:

@@ -8,11 +8,11 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from functools import cached_property, partial
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from starlette.responses import RedirectResponse, StreamingResponse
@@ -20,12 +20,24 @@ from starlette.responses import RedirectResponse, StreamingResponse
 from firelock import ConfigurationError, JobNotFound, Retry
 from firelock.storage import Applied, JobFilter, JobRecord, State
 from firelock_dashboard.actions import MANY, change_jobs, operation_address, start_operation
-from firelock_dashboard.fields import SentFields
+from firelock_dashboard.fields import (
+    Choice,
+    Cursor,
+    Field,
+    Flag,
+    Integer,
+    Moment,
+    SentFields,
+    SpanOrMoment,
+    Text,
+    Texts,
+)
 from firelock_dashboard.formatting import instant, iso
 from firelock_dashboard.job_search import (
     ARGUMENT,
-    LIST_FIELDS,
+    CHIP_FIELDS,
     SECONDS,
+    STATE,
     Chip,
     Chips,
     JobsFound,
@@ -53,9 +65,11 @@ if TYPE_CHECKING:
 
 SIZES = (25, 50, 100, 200)
 _SIZE = 50
-_TYPED = 1_000
 _LINE = 240
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_Q, _TOP = Text("q", limit=1_000, default=""), Text("top")
+_LIMIT = Integer("limit", least=SIZES[0], most=SIZES[-1], default=_SIZE)
+_CURSOR, _AT = Cursor("cursor", limit=600), Moment("at")
 _TABS = ("", "enqueued", "processing", "scheduled", "retrying", "awaiting", "succeeded", "failed", "deleted")
 
 
@@ -113,6 +127,11 @@ class _JobRow:
                 return None
 
 
+_ORDER = Choice("order", choices=tuple(ListOrder))
+_LIST_FIELDS: tuple[Field[Any], ...] = (*CHIP_FIELDS, _ORDER, _AT)
+_PAGED_FIELDS: tuple[Field[Any], ...] = (*_LIST_FIELDS, _LIMIT, _CURSOR)
+
+
 def _usual(chips: Chips) -> ListOrder:
     is_scheduled = chips.is_retrying or chips.state is State.SCHEDULED
     return ListOrder.SOONEST if is_scheduled else ListOrder.NEWEST
@@ -130,8 +149,8 @@ class Listing:
     at: datetime  # the instant from which ages count
 
     @classmethod
-    def read(cls, visit: Visit, *, is_retrying: bool = False) -> Listing:
-        """Return the list that a query asks for.
+    def read(cls, visit: Visit, *, is_retrying: bool = False, is_whole: bool = False) -> Listing:
+        """Return the list that a query requests, or, for `is_whole`, all of it without pages.
 
         Raises:
             BadRequest: a field is wrong.
@@ -141,12 +160,13 @@ class Listing:
         chips = Chips.read(query, is_retrying=is_retrying)
         if chips.arguments:
             visit.require(Permission.VIEW_ARGUMENTS)
-        size = query.number("limit", _SIZE, least=SIZES[0], most=SIZES[-1])
-        order = query.choice("order", ListOrder) or _usual(chips)
+        order = query.maybe(_ORDER) or _usual(chips)
         if order.is_by_due and not _usual(chips).is_by_due:
             raise BadRequest(f"order={order} is for scheduled jobs and retries; give newest or oldest.")
-        cursor = query.maybe("cursor", limit=600)
-        return cls(visit, chips, size, order, cursor, query.moment("at") or visit.now)
+        at = query.maybe(_AT) or visit.now
+        if is_whole:
+            return cls(visit, chips, _SIZE, order, None, at)
+        return cls(visit, chips, query.value(_LIMIT), order, query.maybe(_CURSOR), at)
 
     @cached_property
     def known(self) -> KnownTasks:
@@ -236,7 +256,7 @@ class Listing:
     @property
     def added(self) -> str:
         """How many rows stand before the one that a page has at its top; with a + where there may be more."""
-        ids, top = [job.id for job in self.found.jobs], self.visit.query.maybe("top")
+        ids, top = [job.id for job in self.found.jobs], self.visit.query.maybe(_TOP)
         return str(ids.index(top)) if top in ids else f"{len(ids)}+"
 
     def may_be_all(self, verb: str) -> bool:
@@ -326,7 +346,7 @@ def attempts_of(visit: Visit, job: JobRecord) -> int | None:
 
 def show_jobs(visit: Visit, *, is_retrying: bool = False) -> Response:
     """Every job, or those that the chips ask for; or jobs that wait for a retry."""
-    if "q" in visit.query:
+    if _Q in visit.query:
         return _from_typed(visit, is_retrying=is_retrying)
     listing = Listing.read(visit, is_retrying=is_retrying)
     state = "retrying" if is_retrying else listing.chips.state
@@ -339,7 +359,7 @@ def show_jobs(visit: Visit, *, is_retrying: bool = False) -> Response:
 
 def _from_typed(visit: Visit, *, is_retrying: bool) -> Response:
     """Typed text becomes the address that says the same; one whole id opens its job."""
-    typed = visit.query.text("q", limit=_TYPED)
+    typed = visit.query.value(_Q)
     chips = Chips.read(visit.query, is_retrying=is_retrying)
     if _ID.fullmatch(typed.lower()):
         return RedirectResponse(visit.url(f"/jobs/{typed.lower()}"), 303)
@@ -359,7 +379,7 @@ def _from_typed(visit: Visit, *, is_retrying: bool) -> Response:
 
 def suggest(visit: Visit) -> Response:
     """How the text in the box may go on, as options of its list."""
-    text = visit.query.text("q", limit=_TYPED)
+    text = visit.query.value(_Q)
     return visit.page(
         "job_suggestions.html", title=visit.text("jobs.suggestions"), section="jobs",
         options=suggestions(visit, text),
@@ -371,8 +391,14 @@ _IDS = 500
 _FIRST = 10
 _VERBS = {"requeue": Permission.REQUEUE, "delete": Permission.DELETE}
 _ENDED = ("succeeded", "deleted")
-_CHOSEN = ("one", "id+")
-_ALL = ("retrying", "state", *LIST_FIELDS)
+_ONE, _SELECTED, _EXPORTED = Text("one"), Texts("id", most=_IDS), Texts("selected", most=_IDS)
+_CHOSEN = (_ONE, _SELECTED)
+_WHEN = SpanOrMoment("when", is_required=True)
+_RETRYING = Flag("retrying")
+_VERB = Choice("verb", choices=tuple(_VERBS), default="requeue")
+_ALL: tuple[Field[Any], ...] = (_RETRYING, STATE, *_LIST_FIELDS)
+_COUNTED_JOBS = Integer("counted", least=0, most=10**12, may_be_empty=True)
+_TYPED = Text("typed", default="", may_be_empty=True)
 _RESTORABLE = frozenset({State.SCHEDULED, State.ENQUEUED, State.FAILED})
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -412,7 +438,7 @@ def restore(visit: Visit) -> Response:
 
 def reschedule(visit: Visit) -> Response:
     """The jobs, each that is scheduled, become due at another time."""
-    ids, when = _ids(visit), _when(visit.form)
+    ids, when = _ids(visit), visit.form.value(_WHEN)
     results = visit.fire.jobs.reschedule(ids, when, reason=f"rescheduled by {visit.who}")
     return _answer(visit, "reschedule", ids, results, when=str(when))
 
@@ -431,22 +457,11 @@ def copy(visit: Visit) -> Response:
 
 def _ids(visit: Visit) -> list[str]:
     """Return the ids of the form: that of its one row, or the selected ones."""
-    one = visit.form.maybe("one")
-    ids = [one] if one else [each for each in visit.form.every("id", limit=_IDS) if each]
+    one = visit.form.maybe(_ONE)
+    ids = [one] if one else visit.form.maybe(_SELECTED) or []
     if not ids:
         raise BadRequest(visit.text("jobs.none_selected"))
-    if any(len(each) > 200 for each in ids):  # noqa: PLR2004 - as long as `one`
-        raise BadRequest("id has more than 200 characters; give ids of jobs.")
     return list(dict.fromkeys(ids))
-
-
-def _when(form: SentFields) -> datetime | timedelta:
-    fields = SentFields([("when", form.required("when").removeprefix("+"))])
-    value = fields.required("when")
-    is_span = value[:-1].isdigit() and value[-1].isalpha()
-    when = fields.span("when") if is_span else fields.moment("when")
-    assert when is not None  # noqa: S101 - `required`
-    return when
 
 
 def _answer(
@@ -473,6 +488,20 @@ def _answer(
 # ---- everything that matches -----------------------------------------------------------------------------
 
 
+def _is_retrying(visit: Visit) -> bool:
+    """Return whether the list of retries is meant.
+
+    Raises:
+        BadRequest: the list of jobs is meant without its retries, which no list here is.
+    """
+    is_retrying = visit.query.maybe(_RETRYING)
+    if is_retrying is False:
+        raise BadRequest(
+            "retrying must be true here, or left out: the list of scheduled jobs contains the retries."
+        )
+    return bool(is_retrying)
+
+
 def _wished(visit: Visit, verb: str) -> Listing:
     """Return the list that something is to be done to all of.
 
@@ -481,7 +510,7 @@ def _wished(visit: Visit, verb: str) -> Listing:
         Forbidden: the visitor may not.
     """
     visit.require(_VERBS[verb])
-    listing = Listing.read(visit, is_retrying=visit.query.flag("retrying"))
+    listing = Listing.read(visit, is_retrying=_is_retrying(visit), is_whole=True)
     if not listing.plan.is_whole:
         raise BadRequest(visit.text("jobs.all_by_selection"))
     if not listing.may_be_all(verb):
@@ -526,17 +555,17 @@ class _Counted:
         """Tell whether the number has to be typed: there are many, or some succeeded or were deleted."""
         return not self.is_all or self.total > MANY or any(name in _ENDED for name, _ in self.by_state)
 
-    def is_known(self, seen: str, typed: str) -> bool:
+    def is_known(self, seen: int | None, typed: str) -> bool:
         """Tell whether what was typed is the number that was shown, and what is there now is about that."""
         digits = "".join(sign for sign in typed if sign.isdigit())
-        if not (seen.isascii() and seen.isdigit() and digits == seen):
+        if seen is None or digits != str(seen):
             return False
-        return self.total <= int(seen) + max(MANY // 10, int(seen) // 10)
+        return self.total <= seen + max(MANY // 10, seen // 10)
 
 
 def confirm_all(visit: Visit) -> Response:
     """What would be done to how many jobs, and the button that does it."""
-    verb = visit.query.one_of("verb", tuple(_VERBS), "requeue")
+    verb = visit.query.value(_VERB)
     listing = _wished(visit, verb)
     return _ask(visit, verb, listing, _counted(visit, listing))
 
@@ -553,7 +582,7 @@ def start_all(visit: Visit, verb: str) -> Response:
     """The operation is stored and begun; the page of operations tells how far it is."""
     listing = _wished(visit, verb)
     counted, chips = _counted(visit, listing), listing.chips.query()
-    if counted.is_typed and not counted.is_known(visit.form.text("counted"), visit.form.text("typed")):
+    if counted.is_typed and not counted.is_known(visit.form.maybe(_COUNTED_JOBS), visit.form.value(_TYPED)):
         problem = visit.text("jobs.all_not_typed", number=str(counted.total))
         if visit.wants_json:
             raise BadRequest(problem)
@@ -578,11 +607,14 @@ _FORMS = {
 }  # fmt: skip
 
 
+_FORMAT = Choice("format", choices=tuple(_FORMS), default="csv")
+
+
 def export(visit: Visit) -> Response:
     """The list, at most so many rows of it, as CSV, as a JSON object a line, or as ids alone."""
-    form = visit.query.one_of("format", tuple(_FORMS), "csv")
-    selected = [each for each in visit.query.every("selected", limit=_IDS) if each]
-    listing = Listing.read(visit, is_retrying=visit.query.flag("retrying"))
+    form = visit.query.value(_FORMAT)
+    selected = visit.query.maybe(_EXPORTED)
+    listing = Listing.read(visit, is_retrying=_is_retrying(visit), is_whole=True)
     jobs = (
         _by_ids(visit, selected)
         if selected
@@ -638,20 +670,28 @@ def _line(cells: Sequence[str]) -> str:
 
 
 ROUTES = (
-    Route("GET", "/jobs", Permission.READ, show_jobs, ("q", "top", "state", *LIST_FIELDS)),
+    Route("GET", "/jobs", Permission.READ, show_jobs, (_Q, _TOP, STATE, *_PAGED_FIELDS)),
     Route(
-        "GET", "/retries", Permission.READ, partial(show_jobs, is_retrying=True), ("q", "top", *LIST_FIELDS)
+        "GET", "/retries", Permission.READ, partial(show_jobs, is_retrying=True), (_Q, _TOP, *_PAGED_FIELDS)
     ),
-    Route("GET", "/jobs/suggest", Permission.READ, suggest, ("q", "state", *LIST_FIELDS)),
+    Route("GET", "/jobs/suggest", Permission.READ, suggest, (_Q, STATE, *_LIST_FIELDS)),
     Route("POST", "/jobs/requeue", Permission.REQUEUE, requeue, form=_CHOSEN),
     Route("POST", "/jobs/delete", Permission.DELETE, delete, form=_CHOSEN),
     Route("POST", "/jobs/restore", Permission.DELETE, restore, form=_CHOSEN),
-    Route("POST", "/jobs/reschedule", Permission.REQUEUE, reschedule, form=(*_CHOSEN, "when")),
+    Route("POST", "/jobs/reschedule", Permission.REQUEUE, reschedule, form=(*_CHOSEN, _WHEN)),
     Route("POST", "/jobs/copy", Permission.REQUEUE, copy, form=_CHOSEN),
-    Route("GET", "/jobs/all", Permission.READ, confirm_all, ("verb", *_ALL)),
+    Route("GET", "/jobs/all", Permission.READ, confirm_all, (_VERB, *_ALL), is_strict=True),
     *(
-        Route("POST", f"/jobs/all/{verb}", allowed, partial(start_all, verb=verb), _ALL, ("counted", "typed"))
+        Route(
+            "POST",
+            f"/jobs/all/{verb}",
+            allowed,
+            partial(start_all, verb=verb),
+            _ALL,
+            (_COUNTED_JOBS, _TYPED),
+            is_strict=True,
+        )
         for verb, allowed in _VERBS.items()
     ),
-    Route("GET", "/jobs/export", Permission.READ, export, ("format", "selected+", *_ALL)),
+    Route("GET", "/jobs/export", Permission.READ, export, (_FORMAT, _EXPORTED, *_ALL), is_strict=True),
 )

@@ -12,9 +12,9 @@ from firelock import ConfigurationError, UnsupportedFeature
 from firelock.control.limits import LimitName, LimitView
 from firelock.storage import Feature, JobRecord
 from firelock.storage.limit_numbers import name_of
-from firelock_dashboard.actions import refusing
+from firelock_dashboard.actions import NOTE, refusing
+from firelock_dashboard.fields import Integer, Number, Text
 from firelock_dashboard.formatting import instant
-from firelock_dashboard.problems import BadRequest
 from firelock_dashboard.request import Undo
 from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from firelock_dashboard.request import Visit
 
 _SHOWN = 50  # keys on a page
-_KEY, _NOTE, _NUMBER = 200, 500, 12
+_AFTER, _PREFIX = Text("after", limit=400, default=""), Text("prefix", default="")
+_KEY = Text("key", is_required=True)
+_CONCURRENT, _RATE, _BURST = (Integer(name, least=0, most=10**12) for name in ("concurrent", "rate", "burst"))
+_PER = Number("per", most=10**9, default=1.0)  # seconds
 
 
 @attrs.frozen
@@ -57,7 +60,7 @@ class _UniquePage:
 
 def show_limits(visit: Visit) -> Response:
     """Every key that a job holds or waits for, and the names with numbers."""
-    after, prefix = visit.query.text("after"), visit.query.text("prefix", limit=_KEY)
+    after, prefix = visit.query.value(_AFTER), visit.query.value(_PREFIX)
     return visit.page(
         "limits.html", section="limits", after=after, prefix=prefix,
         page=lambda: _keys(visit, prefix, after),
@@ -80,7 +83,7 @@ def _is_key(one: LimitName) -> bool:
 
 def show_limit(visit: Visit) -> Response:
     """One key or name: its numbers, who holds it, and what can be done about it."""
-    key = visit.query.text("key", limit=_KEY)
+    key = visit.query.value(_KEY)
     with refusing(ConfigurationError, UnsupportedFeature, field="key"):
         visit.fire.limits.get(key)
     return visit.page(
@@ -99,7 +102,7 @@ def _holders(visit: Visit, view: LimitView) -> list[JobRecord]:
 
 def show_unique(visit: Visit) -> Response:
     """Every unique key with the job that it points at."""
-    after, prefix = visit.query.text("after", limit=2 * _KEY), visit.query.text("prefix", limit=_KEY)
+    after, prefix = visit.query.value(_AFTER), visit.query.value(_PREFIX)
     return visit.page(
         "unique.html", title=visit.text("limits.unique_title"), section="limits", after=after, prefix=prefix,
         page=lambda: _unique(visit, prefix, after),
@@ -128,7 +131,7 @@ def _unique(visit: Visit, prefix: str, after: str) -> _UniquePage:
 
 def pause_limit(visit: Visit) -> Response:
     """No job that asks for the key starts any more."""
-    key, note = visit.form.required("key", limit=_KEY), visit.form.maybe("note", limit=_NOTE) or ""
+    key, note = visit.form.value(_KEY), visit.form.maybe(NOTE) or ""
     with refusing(ConfigurationError, UnsupportedFeature, field="key"):
         visit.fire.limits.pause(key, note, by=visit.who, origin="dashboard")
     undo = Undo("/limits/resume", {"key": [key]})
@@ -137,7 +140,7 @@ def pause_limit(visit: Visit) -> Response:
 
 def resume_limit(visit: Visit) -> Response:
     """Jobs that ask for the key start again."""
-    key = visit.form.required("key", limit=_KEY)
+    key = visit.form.value(_KEY)
     with refusing(ConfigurationError, UnsupportedFeature, field="key"):
         before = visit.fire.limits.get(key)
         visit.fire.limits.resume(key, by=visit.who, origin="dashboard")
@@ -147,11 +150,11 @@ def resume_limit(visit: Visit) -> Response:
 
 def set_limit(visit: Visit) -> Response:
     """The key or name has other numbers from now on."""
-    key = visit.form.required("key", limit=_KEY)
-    rate = _number(visit, "rate")
-    given: dict[str, Any] = {"concurrent": _number(visit, "concurrent"), "rate": rate}
+    key = visit.form.value(_KEY)
+    rate = visit.form.maybe(_RATE)
+    given: dict[str, Any] = {"concurrent": visit.form.maybe(_CONCURRENT), "rate": rate}
     if rate is not None:
-        given |= {"per": _seconds(visit), "burst": _number(visit, "burst")}
+        given |= {"per": visit.form.value(_PER), "burst": visit.form.maybe(_BURST)}
     with refusing(ConfigurationError, UnsupportedFeature):
         view = visit.fire.limits.set(key, **given, by=visit.who, origin="dashboard")
     return visit.done(visit.text("limits.set", name=key, numbers=view.words), to="/limits")
@@ -159,38 +162,21 @@ def set_limit(visit: Visit) -> Response:
 
 def reset_limit(visit: Visit) -> Response:
     """The key or name has the numbers of the code again."""
-    key = visit.form.required("key", limit=_KEY)
+    key = visit.form.value(_KEY)
     with refusing(ConfigurationError, UnsupportedFeature, field="key"):
         view = visit.fire.limits.reset(key, by=visit.who, origin="dashboard")
     return visit.done(visit.text("limits.was_reset", name=key, numbers=view.words), to="/limits")
 
 
-def _number(visit: Visit, name: str) -> int | None:
-    text = visit.form.text(name, limit=_NUMBER).strip()
-    if not text:
-        return None
-    if not (text.isascii() and text.isdigit()):
-        raise BadRequest(visit.text("limits.no_number", field=name, value=text))
-    return int(text)
-
-
-def _seconds(visit: Visit) -> float:
-    text = visit.form.text("per", limit=_NUMBER).strip()
-    try:
-        return float(text or 1)
-    except ValueError as error:
-        raise BadRequest(visit.text("limits.no_number", field="per", value=text)) from error
-
-
 ROUTES = (
-    Route("GET", "/limits", Permission.READ, show_limits, ("after", "prefix")),
-    Route("GET", "/limits/key", Permission.READ, show_limit, ("key",)),
-    Route("GET", "/limits/unique", Permission.READ, show_unique, ("after", "prefix")),
-    Route("POST", "/limits/pause", Permission.CHANGE_LIMIT, pause_limit, form=("key", "note")),
-    Route("POST", "/limits/resume", Permission.CHANGE_LIMIT, resume_limit, form=("key",)),
+    Route("GET", "/limits", Permission.READ, show_limits, (_AFTER, _PREFIX)),
+    Route("GET", "/limits/key", Permission.READ, show_limit, (_KEY,)),
+    Route("GET", "/limits/unique", Permission.READ, show_unique, (_AFTER, _PREFIX)),
+    Route("POST", "/limits/pause", Permission.CHANGE_LIMIT, pause_limit, form=(_KEY, NOTE)),
+    Route("POST", "/limits/resume", Permission.CHANGE_LIMIT, resume_limit, form=(_KEY,)),
     Route(
         "POST", "/limits/set", Permission.CHANGE_LIMIT, set_limit,
-        form=("key", "concurrent", "rate", "per", "burst"),
+        form=(_KEY, _CONCURRENT, _RATE, _PER, _BURST),
     ),
-    Route("POST", "/limits/reset", Permission.CHANGE_LIMIT, reset_limit, form=("key",)),
+    Route("POST", "/limits/reset", Permission.CHANGE_LIMIT, reset_limit, form=(_KEY,)),
 )  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from firelock_dashboard.fields import Text
 from firelock_dashboard.problems import NotHere
 from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
@@ -16,15 +17,15 @@ if TYPE_CHECKING:
 
     from firelock_dashboard.request import Visit
 
-_LONGEST = 250  # a page of a plugin is named in it
+_SECTION = Text("section", limit=250, default="")  # a page of a plugin is named in it
 
 
 def show_navigation(visit: Visit) -> Response:
     """The sections with their counts, the one that the page belongs to marked; a part of other pages."""
     if visit.part != "nav":
         raise NotHere(visit.text("shared.no_part", part=visit.part or ""))
-    section = visit.query.text("section", limit=_LONGEST)
+    section = visit.query.value(_SECTION)
     return visit.page("base.html", title=visit.text("shared.navigation"), section=section)
 
 
-ROUTES = (Route("GET", "/navigation", Permission.READ, show_navigation, ("section",)),)
+ROUTES = (Route("GET", "/navigation", Permission.READ, show_navigation, (_SECTION,)),)

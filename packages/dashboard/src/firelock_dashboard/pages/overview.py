@@ -12,6 +12,7 @@ import attrs
 from firelock.control.doctor import LONG_WAIT, check_running
 from firelock_dashboard import formatting
 from firelock_dashboard.charts import KINDS, LIVE, SPAN_NAMES, Chart, chart_of_samples, chart_of_series, spark
+from firelock_dashboard.fields import Choice
 from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
 
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from firelock_dashboard.stats.causes import Cause
     from firelock_dashboard.stats.history import Rates, Series, TaskStats
 
-_SPAN, _KIND = "1h", "throughput"
+_USUAL_SPAN = "1h"
+_KIND = Choice("kind", choices=KINDS, default="throughput")
+_SPAN = Choice("span", choices=SPAN_NAMES)
 _QUEUES, _TASKS, _RECURRING, _GROUPS = 8, 6, 6, 5
 _MINUTES = 10  # by which the pace is told
 
@@ -125,12 +128,12 @@ def show_overview(visit: Visit) -> Response:
 
 def _span_and_kind(visit: Visit) -> tuple[str, str]:
     """Return what the chart is to show: latency has a past only, depths the present only."""
-    kind = visit.query.one_of("kind", KINDS, _KIND)
-    span = visit.query.one_of("span", SPAN_NAMES, LIVE if kind == "depth" else _SPAN)
+    kind = visit.query.value(_KIND)
+    span = visit.query.maybe(_SPAN) or (LIVE if kind == "depth" else _USUAL_SPAN)
     if kind == "depth":
         span = LIVE
     elif kind == "latency" and span == LIVE:
-        span = _SPAN
+        span = _USUAL_SPAN
     return span, kind
 
 
@@ -305,7 +308,7 @@ def show_samples(visit: Visit) -> Response:
 
 
 ROUTES = (
-    Route("GET", "/", Permission.READ, show_overview, ("kind", "span")),
-    Route("GET", "/history.json", Permission.READ, show_history, ("kind", "span"), is_api=True),
+    Route("GET", "/", Permission.READ, show_overview, (_KIND, _SPAN)),
+    Route("GET", "/history.json", Permission.READ, show_history, (_KIND, _SPAN), is_api=True),
     Route("GET", "/live.json", Permission.READ, show_samples, is_api=True),
 )

@@ -12,7 +12,8 @@ from firelock import State
 from firelock.control.doctor import Sight
 from firelock.storage import JobFilter
 from firelock.waits import held_heads
-from firelock_dashboard.actions import operation_address, set_pause, start_operation
+from firelock_dashboard.actions import NOTE, QUEUE, operation_address, set_pause, start_operation
+from firelock_dashboard.fields import Text
 from firelock_dashboard.formatting import instant
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.request import Undo
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 _SHOWN = 25  # queues on a page: each is asked for the job that waits longest
 _HEAD = 20
 _LOOKED_AT = 200  # waiting jobs among which the next ones and the tasks are told
-_NAME, _NOTE = 64, 500
+_AFTER, _TYPED = Text("after", default=""), Text("typed")
 
 
 @attrs.frozen
@@ -94,7 +95,7 @@ class _QueuesPage:
 
 def show_queues(visit: Visit) -> Response:
     """Every queue with what it holds."""
-    after = visit.query.text("after")
+    after = visit.query.value(_AFTER)
     return visit.page(
         "queues.html", after=after,
         page=lambda: _page(visit, after),
@@ -186,7 +187,7 @@ def _head(visit: Visit, view: QueueView) -> _Head:
 
 def pause_queue(visit: Visit) -> Response:
     """No job of the queue is claimed any more."""
-    name, note = _named(visit), visit.form.maybe("note", limit=_NOTE)
+    name, note = _named(visit), visit.form.maybe(NOTE)
     set_pause(visit, name, note, is_paused=True)
     undo = Undo("/queues/resume", {"queue": [name]})
     return visit.done(visit.text("queues.paused", queue=name), to="/queues", undo=undo)
@@ -206,7 +207,7 @@ def resume_queue(visit: Visit) -> Response:
 def delete_waiting(visit: Visit) -> Response:
     """An operation deletes all that waits in the queue; its name was typed, so that it is no slip."""
     name = _named(visit)
-    if visit.form.text("typed").strip() != name:
+    if visit.form.maybe(_TYPED) != name:
         raise BadRequest(visit.text("queues.not_typed", queue=name))
     waiting = next((view.enqueued for view in visit.fire.queues.list() if view.name == name), 0)
     if not waiting:
@@ -220,13 +221,13 @@ def delete_waiting(visit: Visit) -> Response:
 
 
 def _named(visit: Visit) -> str:
-    return visit.form.required("queue")
+    return visit.form.value(QUEUE)
 
 
 ROUTES = (
-    Route("GET", "/queues", Permission.READ, show_queues, ("after",)),
+    Route("GET", "/queues", Permission.READ, show_queues, (_AFTER,)),
     Route("GET", "/queues/{name}", Permission.READ, show_queue),
-    Route("POST", "/queues/pause", Permission.PAUSE_QUEUE, pause_queue, form=("queue", "note")),
-    Route("POST", "/queues/resume", Permission.PAUSE_QUEUE, resume_queue, form=("queue",)),
-    Route("POST", "/queues/delete", Permission.DELETE, delete_waiting, form=("queue", "typed")),
+    Route("POST", "/queues/pause", Permission.PAUSE_QUEUE, pause_queue, form=(QUEUE, NOTE)),
+    Route("POST", "/queues/resume", Permission.PAUSE_QUEUE, resume_queue, form=(QUEUE,)),
+    Route("POST", "/queues/delete", Permission.DELETE, delete_waiting, form=(QUEUE, _TYPED)),
 )

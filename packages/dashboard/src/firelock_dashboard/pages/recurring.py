@@ -29,7 +29,7 @@ from firelock import (
     UnknownTask,
 )
 from firelock_dashboard.actions import ask_first
-from firelock_dashboard.fields import SPAN_UNITS
+from firelock_dashboard.fields import SPAN_UNITS, Choice, Integer, Text
 from firelock_dashboard.formatting import stamp
 from firelock_dashboard.problems import BadRequest
 from firelock_dashboard.request import Undo
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from firelock_dashboard.payloads import Payload
     from firelock_dashboard.request import Visit
 
-ID_LIMIT = 200
 _SHOWN = 30  # on a page: each asks for its last runs
 _RUNS = 20
 _SEARCHED = 2_000  # definitions in which a text is searched
@@ -99,7 +98,7 @@ def _schedule_of(job: RecurringJob) -> Cron | Every | None:
 
 def show_recurring(visit: Visit) -> Response:
     """The definitions in order of id, and when they fire within a day."""
-    after, wanted = visit.query.text("after"), visit.query.text("q")
+    after, wanted = visit.query.value(_AFTER), visit.query.value(_Q)
     return visit.page(
         "recurring.html", after=after, wanted=wanted,
         page=lambda: _page(visit, after, wanted), runs=lambda recurring_id: _runs(visit, recurring_id),
@@ -149,21 +148,9 @@ def _took(job: Job[Any]) -> float | None:
 # ---- what is done to one ---------------------------------------------------------------------------------
 
 
-def id_in(fields: SentFields) -> str:
-    """Return the id that was sent, as it is: it may begin or end with a space.
-
-    Raises:
-        BadRequest: it is missing, sent twice, or longer than an id.
-    """
-    fields.text("id", limit=ID_LIMIT)
-    if found := "".join(fields.every("id")):
-        return found
-    raise BadRequest("id is missing; give the id of a recurring job.")
-
-
 def trigger(visit: Visit) -> Response:
     """A job of the definition is enqueued now."""
-    recurring_id = id_in(visit.form)
+    recurring_id = visit.form.value(RECURRING_ID)
     job = visit.fire.recurring.trigger(recurring_id)
     visit.audit("recurring.trigger", recurring_id, job=job.id)
     return visit.done(
@@ -173,7 +160,7 @@ def trigger(visit: Visit) -> Response:
 
 def set_paused(visit: Visit, verb: str) -> Response:
     """It does not run until it is resumed, or runs again from its next instant on."""
-    before = visit.fire.recurring.get(id_in(visit.form))
+    before = visit.fire.recurring.get(visit.form.value(RECURRING_ID))
     getattr(visit.fire.recurring, verb)(before.id)
     visit.audit(f"recurring.{verb}", before.id)
     undo = None
@@ -185,7 +172,7 @@ def set_paused(visit: Visit, verb: str) -> Response:
 
 def reset(visit: Visit) -> Response:
     """An edit made here is given up for what the code says."""
-    recurring_id = id_in(visit.form)
+    recurring_id = visit.form.value(RECURRING_ID)
     after = visit.fire.recurring.reset(recurring_id, by=visit.who)
     visit.audit("recurring.reset", recurring_id, version=after.version)
     key = "recurring.awaits_code" if after.awaits_code else "recurring.was_reset"
@@ -194,7 +181,7 @@ def reset(visit: Visit) -> Response:
 
 def remove(visit: Visit) -> Response:
     """The definition is gone; the jobs it made stay."""
-    recurring_id = visit.fire.recurring.get(id_in(visit.form)).id
+    recurring_id = visit.fire.recurring.get(visit.form.value(RECURRING_ID)).id
     question = visit.text("recurring.confirm_remove", id=recurring_id)
     asked = ask_first(visit, question, visit.text("recurring.remove"), section="recurring")
     if asked is not None:
@@ -205,13 +192,20 @@ def remove(visit: Visit) -> Response:
 
 
 _NEXT, _PREVIEWED = 10, 5
-_SCHEDULE, _ZONE, _ARGUMENTS = 1_000, 64, 64 * 1024
 _ENTRIES = 100  # newest entries of the audit, for who changed a definition
 _TASKS = 1_000
-_PRIORITY = 100
-_FIELDS = (
-    "id", "version", "task", "schedule", "zone", "overlap", "misfire", "queue", "priority", "arguments",
-)  # fmt: skip
+_AFTER, _Q = Text("after", default=""), Text("q", default="")
+RECURRING_ID = Text("id", "The definition's id.", is_required=True, is_stripped=False)
+_NEW_ID = Text("id", is_stripped=False)
+_TASK = Text("task", default="")
+_SCHEDULE, _ZONE = Text("schedule", limit=4_000, default=""), Text("zone", default="")
+_OVERLAP = Choice("overlap", choices=tuple(Overlap), default=Overlap.ALLOW)
+_MISFIRE = Choice("misfire", choices=tuple(Misfire), default=Misfire.ONCE)
+_QUEUE = Text("queue")
+_PRIORITY = Integer("priority", least=-100, most=100)
+_ARGUMENTS = Text("arguments", limit=64 * 1024)
+_VERSION = Integer("version", least=0, most=999_999_999)
+_FORM = (_TASK, _SCHEDULE, _ZONE, _OVERLAP, _MISFIRE, _QUEUE, _PRIORITY, _ARGUMENTS)
 
 
 # ---- one recurring job -----------------------------------------------------------------------------------
@@ -226,7 +220,7 @@ class _Instant:
 
 def show_one(visit: Visit) -> Response:
     """A definition, when it fires next, how it ran."""
-    job = visit.fire.recurring.get(id_in(visit.query))
+    job = visit.fire.recurring.get(visit.query.value(RECURRING_ID))
     row = row_of(job)
     return visit.page(
         "recurring_view.html", title=job.id, section="recurring", row=row, record=job.record,
@@ -258,12 +252,12 @@ _DEFAULTS = {"zone": "UTC", "overlap": str(Overlap.ALLOW), "misfire": str(Misfir
 
 def new_form(visit: Visit) -> Response:
     """An empty form for a definition of an operator's own."""
-    return _form(visit, None, {**_DEFAULTS, "task": visit.query.text("task")}, {})
+    return _form(visit, None, {**_DEFAULTS, "task": visit.query.value(_TASK)}, {})
 
 
 def edit_form(visit: Visit) -> Response:
     """The form with what the definition says now."""
-    job = visit.fire.recurring.get(id_in(visit.query))
+    job = visit.fire.recurring.get(visit.query.value(RECURRING_ID))
     return _form(visit, job, _values(job, visit.arguments(job.record)), {})
 
 
@@ -323,7 +317,7 @@ class _Preview:
 def preview(visit: Visit) -> Response:
     """What a schedule that is being typed means; what is wrong with it is no error of the request."""
     fields = visit.query
-    found = _previewed(visit, fields.text("schedule", limit=4_000), fields.text("zone"))
+    found = _previewed(visit, fields.value(_SCHEDULE), fields.value(_ZONE))
     return visit.page("recurring_preview.html", title="", section="recurring", preview=found)
 
 
@@ -356,13 +350,10 @@ T = TypeVar("T")
 
 
 def _read(form: SentFields, before: Cron | Every | None) -> _Sent:
-    limits = {"queue": 200, "priority": 20, "version": 20, "arguments": _ARGUMENTS, "task": ID_LIMIT}
+    overlap, misfire = form.value(_OVERLAP), form.value(_MISFIRE)
     values = {
-        "schedule": form.text("schedule", limit=4_000), "zone": form.text("zone"),
-        "overlap": form.one_of("overlap", list(Overlap), "allow"),
-        "misfire": form.one_of("misfire", list(Misfire), "once"),
-        "id": form.every("id", limit=1)[0] if "id" in form else "",
-        **{name: form.text(name, limit=limit) for name, limit in limits.items()},
+        **{field.name: form.text(field) for field in (_NEW_ID, _VERSION, *_FORM)},
+        "overlap": str(overlap), "misfire": str(misfire),
     }  # fmt: skip
     errors: dict[str, str] = {}
 
@@ -373,13 +364,16 @@ def _read(form: SentFields, before: Cron | Every | None) -> _Sent:
             errors["zone" if "time zone" in str(error) else field] = str(error)
             return None
 
-    policies = {name: values[name] for name in ("overlap", "misfire")}
     return _Sent(
         values, errors,
-        tried("schedule", lambda: read_schedule(values["schedule"], values["zone"], before, **policies)),
+        tried(
+            "schedule",
+            lambda: read_schedule(
+                values["schedule"], values["zone"], before, overlap=overlap, misfire=misfire
+            ),
+        ),
         tried("arguments", lambda: _arguments(values["arguments"])),
-        tried("priority", lambda: form.number("priority", 0, least=-_PRIORITY, most=_PRIORITY))
-        if values["priority"] else None,
+        tried("priority", lambda: form.maybe(_PRIORITY)),
     )  # fmt: skip
 
 
@@ -416,11 +410,8 @@ def _error_of(error: Exception) -> dict[str, str]:
 
 def edit(visit: Visit) -> Response:
     """The definition is as the form says, if nobody changed it since the form was made."""
-    recurring_id = id_in(visit.form)
-    version = visit.form.number("version", -1, least=-1, most=999_999_999)
-    job = visit.fire.recurring.get(recurring_id)
-    if version < 0:
-        raise BadRequest("version is missing; open the form again.")
+    recurring_id = visit.form.value(RECURRING_ID)
+    version, job = visit.form.value(_VERSION), visit.fire.recurring.get(recurring_id)
     sent = _read(visit.form, _schedule_of(job))
     if sent.errors:
         return _form(visit, job, sent.values, sent.errors, status=400)
@@ -579,7 +570,10 @@ def read_schedule(
     """
     limit = 100 if before is None else before.misfire_limit
     if span := _EVERY.fullmatch(text.strip()):
-        interval = timedelta(seconds=float(span["number"] or 1) * SPAN_UNITS[span["unit"][0].lower()])
+        seconds = float(span["number"] or 1) * SPAN_UNITS[span["unit"][0].lower()]
+        if seconds > timedelta.max.total_seconds():
+            raise ScheduleError(f"schedule={text[:40]!r} is longer than any time; use a shorter interval.")
+        interval = timedelta(seconds=seconds)
         every = Every(interval, misfire=misfire, misfire_limit=limit, overlap=overlap)
         return attrs.evolve(every, anchor=before.anchor) if isinstance(before, Every) else every
     if len(text) > _CRON:
@@ -607,18 +601,38 @@ def zone_of(schedule: Cron | Every) -> str | None:
 
 
 ROUTES = (
-    Route("GET", "/recurring", Permission.READ, show_recurring, ("after", "q")),
-    Route("POST", "/recurring/trigger", Permission.TRIGGER, trigger, form=("id",)),
+    Route("GET", "/recurring", Permission.READ, show_recurring, (_AFTER, _Q)),
+    Route("POST", "/recurring/trigger", Permission.TRIGGER, trigger, form=(RECURRING_ID,)),
     *(
-        Route("POST", f"/recurring/{verb}", Permission.TRIGGER, partial(set_paused, verb=verb), form=("id",))
+        Route(
+            "POST",
+            f"/recurring/{verb}",
+            Permission.TRIGGER,
+            partial(set_paused, verb=verb),
+            form=(RECURRING_ID,),
+        )
         for verb in ("pause", "resume")
     ),
-    Route("POST", "/recurring/reset", Permission.EDIT_RECURRING, reset, form=("id",)),
-    Route("POST", "/recurring/remove", Permission.EDIT_RECURRING, remove, form=("id",)),
-    Route("GET", "/recurring/view", Permission.READ, show_one, ("id",)),
-    Route("GET", "/recurring/new", Permission.EDIT_RECURRING, new_form, ("task",)),
-    Route("GET", "/recurring/edit", Permission.EDIT_RECURRING, edit_form, ("id",)),
-    Route("GET", "/recurring/preview", Permission.READ, preview, _FIELDS),
-    Route("POST", "/recurring/create", Permission.EDIT_RECURRING, create, form=_FIELDS),
-    Route("POST", "/recurring/edit", Permission.EDIT_RECURRING, edit, form=_FIELDS),
+    Route("POST", "/recurring/reset", Permission.EDIT_RECURRING, reset, form=(RECURRING_ID,)),
+    Route("POST", "/recurring/remove", Permission.EDIT_RECURRING, remove, form=(RECURRING_ID,)),
+    Route("GET", "/recurring/view", Permission.READ, show_one, (RECURRING_ID,)),
+    Route("GET", "/recurring/new", Permission.EDIT_RECURRING, new_form, (_TASK,)),
+    Route("GET", "/recurring/edit", Permission.EDIT_RECURRING, edit_form, (RECURRING_ID,)),
+    Route("GET", "/recurring/preview", Permission.READ, preview, (_SCHEDULE, _ZONE)),
+    Route(
+        "POST",
+        "/recurring/create",
+        Permission.EDIT_RECURRING,
+        create,
+        form=(_NEW_ID, *_FORM),
+        shows_problems=True,
+    ),
+    Route(
+        "POST",
+        "/recurring/edit",
+        Permission.EDIT_RECURRING,
+        edit,
+        form=(RECURRING_ID, _VERSION, *_FORM),
+        shows_problems=True,
+    ),
 )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock.storage import JobFilter, JobRecord
+from firelock_dashboard.fields import Text
 from firelock_dashboard.formatting import short_id, task_name
 from firelock_dashboard.job_search import Chips, find_page, plan
 from firelock_dashboard.payloads import IN_LISTS, summary
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from firelock_dashboard.request import Visit
 
-LONGEST = 200  # characters that are searched for
+_Q = Text("q", default="")
 
 _OF_A_KIND = 5
 _GROUPED = 100  # causes of failures among which a text is looked for
@@ -223,11 +224,11 @@ def _failed(visit: Visit, text: str) -> str | None:
 
 def show_search(visit: Visit) -> Response:
     """What is found for a text; the palette asks for its part `options`."""
-    text = visit.query.text("q", limit=LONGEST)
+    text = visit.query.value(_Q)
     return visit.page(
         "search.html", title=visit.text("search.title"), section="search", text=text,
         groups=lambda: groups(visit, text),
     )  # fmt: skip
 
 
-ROUTES = (Route("GET", "/search", Permission.READ, show_search, ("q",)),)
+ROUTES = (Route("GET", "/search", Permission.READ, show_search, (_Q,)),)

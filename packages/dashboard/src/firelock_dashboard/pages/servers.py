@@ -11,7 +11,8 @@ import attrs
 
 from firelock import State
 from firelock.control.servers import ServerState, heard_at
-from firelock_dashboard.actions import ORDERS, ask_first, server_of, tell_server
+from firelock_dashboard.actions import ORDER, SERVER, ask_first, server_of, tell_server
+from firelock_dashboard.fields import Text
 from firelock_dashboard.formatting import instant
 from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
@@ -28,6 +29,7 @@ _SLOTS = 200  # of a server that are drawn
 _AT_ONCE = 500  # running jobs that one look reads; where there are more, each server is asked about its own
 _DENSE = 24  # from so many running jobs on they are squares without words
 _LOST = 100
+_AFTER = Text("after")
 
 
 @attrs.frozen
@@ -84,7 +86,7 @@ class _ServersPage:
 
 def show_servers(visit: Visit) -> Response:
     """Every server that lives, and those that ended or were lost within a day."""
-    after = visit.query.maybe("after")
+    after = visit.query.maybe(_AFTER)
     return visit.page(
         "servers.html", after=after,
         page=lambda: _page(visit, after), storage=visit.fire.storage.url.partition(":")[0],
@@ -170,7 +172,7 @@ def _server(
 
 def order_server(visit: Visit) -> Response:
     """The server hears at its next heartbeat that it is to be quiet, to go on, or to stop."""
-    order = visit.form.one_of("order", ORDERS, "")
+    order = visit.form.value(ORDER)
     server = server_of(visit)
     if order == "stop":
         question = visit.text("servers.stop_confirm", server=server.name)
@@ -182,6 +184,6 @@ def order_server(visit: Visit) -> Response:
 
 
 ROUTES = (
-    Route("GET", "/servers", Permission.READ, show_servers, ("after",)),
-    Route("POST", "/servers/tell", Permission.STOP_SERVER, order_server, form=("server", "order")),
+    Route("GET", "/servers", Permission.READ, show_servers, (_AFTER,)),
+    Route("POST", "/servers/tell", Permission.STOP_SERVER, order_server, form=(SERVER, ORDER)),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from firelock_dashboard.fields import Choice
 from firelock_dashboard.problems import BadRequest
 from firelock_dashboard.request import SETTINGS
 from firelock_dashboard.routes import Route
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from firelock_dashboard.request import Visit
 
 
+_FIELDS = tuple(Choice(name, choices=choices) for name, choices in SETTINGS.items())
+
+
 def show_settings(visit: Visit) -> Response:
     """What may be chosen, and what is."""
     return visit.page("settings.html", choices=SETTINGS)
@@ -22,11 +26,7 @@ def show_settings(visit: Visit) -> Response:
 
 def save_settings(visit: Visit) -> Response:
     """The fields that were sent are kept; the others stay as they are."""
-    changes = {
-        name: visit.form.one_of(name, choices, visit.form.required(name))
-        for name, choices in SETTINGS.items()
-        if name in visit.form
-    }
+    changes = {field.name: visit.form.value(field) for field in _FIELDS if field in visit.form}
     if not changes:
         raise BadRequest(f"No setting was sent; send one of {', '.join(SETTINGS)}.")
     response = visit.done(visit.text("settings.saved"), to="/settings")
@@ -36,5 +36,5 @@ def save_settings(visit: Visit) -> Response:
 
 ROUTES = (
     Route("GET", "/settings", Permission.READ, show_settings),
-    Route("POST", "/settings", Permission.READ, save_settings, form=tuple(SETTINGS), is_personal=True),
+    Route("POST", "/settings", Permission.READ, save_settings, form=_FIELDS, is_personal=True),
 )

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from firelock.storage import FINAL_STATES
 from firelock_dashboard.event_stream import EventStream, event
+from firelock_dashboard.fields import Integer, Text
 from firelock_dashboard.frameworks import NO_STREAM
 from firelock_dashboard.problems import BadRequest
 from firelock_dashboard.routes import Route
@@ -21,9 +22,9 @@ from firelock_dashboard.security.permissions import Permission
 if TYPE_CHECKING:
     from firelock_dashboard.request import Visit
 
-_OUT = "out"
+_NAME = Text("name", default="out")
+_AFTER = Integer("after", least=0, most=10**18)  # an offset
 _PAGE = 100  # chunks that are read at once
-_NAME = 200
 _OFFSET = 20  # digits
 
 
@@ -76,7 +77,7 @@ class JobStream(EventStream):
 def show_stream(visit: Visit) -> Response:
     """One stream of a job, behind the offset that the query or the header Last-Event-ID names."""
     job = visit.fire.jobs.get(visit.places["id"])
-    name = visit.query.text("name", limit=_NAME) or _OUT
+    name = visit.query.value(_NAME)
     stream = JobStream(visit, job.id, name, _after(visit))
     if NO_STREAM in (visit.request.scope.get("extensions") or {}):
         return Response(stream.read(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
@@ -84,12 +85,13 @@ def show_stream(visit: Visit) -> Response:
 
 
 def _after(visit: Visit) -> int:
-    text = visit.request.headers.get("last-event-id") or visit.query.text("after", limit=_OFFSET)
+    text = visit.request.headers.get("last-event-id")
     if not text:
-        return -1
+        after = visit.query.maybe(_AFTER)
+        return -1 if after is None else after
     if not (text.isascii() and text.isdigit() and len(text) < _OFFSET):
         raise BadRequest(visit.text("job.no_offset", value=text[:_OFFSET]))
     return int(text)
 
 
-ROUTES = (Route("GET", "/jobs/{id}/stream", Permission.VIEW_LOGS, show_stream, ("name", "after")),)
+ROUTES = (Route("GET", "/jobs/{id}/stream", Permission.VIEW_LOGS, show_stream, (_NAME, _AFTER)),)

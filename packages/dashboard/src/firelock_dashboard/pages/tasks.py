@@ -17,6 +17,7 @@ from firelock import (
 )
 from firelock.arguments.references import put_at
 from firelock.storage import DURATION_BUCKETS, State
+from firelock_dashboard.fields import Choice, Integer, Named, Span, Text
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
@@ -34,6 +35,14 @@ if TYPE_CHECKING:
 _HOURS = 24
 _RUNS = 20
 _MOST_TASKS = 500
+_Q, _NAME, _FROM = Text("q", default=""), Text("name", is_required=True), Text("from")
+_SPAN = Choice("span", choices=tuple(SPANS), default="24h")
+PRIORITY = Integer("priority", "The job's priority, instead of the task's.", least=-100, most=100)
+ARGUMENTS = Named(
+    "args.NAME", "The argument NAME as a string: dates as ISO, structures as JSON.", may_be_empty=True
+)
+JOB_QUEUE = Text("queue", "The job's queue, instead of the task's.")
+DELAY = Span("delay", "Run the job this much later, for example 15m.")
 
 
 @attrs.frozen
@@ -45,7 +54,7 @@ class _TaskRow:
 
 def show_tasks(visit: Visit) -> Response:
     """Every task that a server or this process knows, and those that ran without anybody knowing them."""
-    wanted = visit.query.text("q").casefold()
+    wanted = visit.query.value(_Q).casefold()
     return visit.page(
         "tasks.html", rows=lambda: _rows(visit, wanted),
         wanted=wanted, hours=_HOURS,
@@ -64,8 +73,8 @@ def _rows(visit: Visit, wanted: str) -> list[_TaskRow]:
 
 def show_task(visit: Visit) -> Response:
     """A task: how it does, what ran last, and what it is."""
-    name = visit.query.required("name")
-    span = visit.query.one_of("span", tuple(SPANS), "24h")
+    name = visit.query.value(_NAME)
+    span = visit.query.value(_SPAN)
     entry = _entry(visit, name)
     newest = _newest(visit, name)
     if entry is None and not newest:
@@ -105,7 +114,7 @@ def show_form(visit: Visit) -> Response:
 
     `from` names a job whose arguments and options they hold at first.
     """
-    name, former_id = visit.query.required("name"), visit.query.maybe("from")
+    name, former_id = visit.query.value(_NAME), visit.query.maybe(_FROM)
     if former_id is None:
         return _form(visit, name, {}, "")
     visit.require(Permission.VIEW_ARGUMENTS)
@@ -185,14 +194,14 @@ def _form(
 
 def run_task(visit: Visit) -> Response:
     """A job of the task is enqueued with what the form holds."""
-    name, former_id = visit.form.required("name"), visit.form.maybe("from")
+    name, former_id = visit.form.value(_NAME), visit.form.maybe(_FROM)
     former = None if former_id is None else _former(visit, name, former_id)
     try:
         job = make_job(visit, name, former)
     except (ArgumentError, ScheduleError, ConfigurationError, TaskError, BadRequest) as error:
         if visit.wants_json:
             raise BadRequest(str(error)) from error
-        kept = {field: visit.form.text(field, limit=100_000) for field in visit.form.names()}
+        kept = dict(visit.form.pairs())
         return _form(visit, name, kept, str(error))
     return visit.done(
         visit.text("tasks.ran", task=name), to=f"/jobs/{job.id}", link=visit.url(f"/jobs/{job.id}")
@@ -211,18 +220,15 @@ def make_job(visit: Visit, name: str, former: JobRecord | None = None) -> Job[ob
         former: the job that runs again with changes, if one does; its meta goes with the new one.
     """
     form = visit.form
-    values = {
-        field.removeprefix("args."): form.text(field, limit=100_000)
-        for field in form.names()
-        if field.startswith("args.")
-    }
+    values = form.maybe(ARGUMENTS) or {}
     masked = next((field for field, text in values.items() if MASK in text), None)
     if masked is not None:
-        raise BadRequest(f"{masked} holds {MASK}, which stands for what is masked; write the value itself.")
-    priority = form.number("priority", 0, least=-100, most=100) if form.maybe("priority") else None
+        raise BadRequest(
+            f"args.{masked} holds {MASK}, which stands for what is masked; write the value itself."
+        )
     job = visit.fire.enqueue_text(
-        name, values, queue=form.maybe("queue"), delay=form.span("delay") or None,
-        priority=priority, meta=None if former is None else former.meta,
+        name, values, queue=form.maybe(JOB_QUEUE), delay=form.maybe(DELAY) or None,
+        priority=form.maybe(PRIORITY), meta=None if former is None else former.meta,
         reason=None if former is None else f"run again with changes from {former.id} by {visit.who}",
     )  # fmt: skip
     visit.audit("task.run", name, job=job.id, **({} if former is None else {"from": former.id}))
@@ -230,14 +236,15 @@ def make_job(visit: Visit, name: str, former: JobRecord | None = None) -> Job[ob
 
 
 ROUTES = (
-    Route("GET", "/tasks", Permission.READ, show_tasks, ("q",)),
-    Route("GET", "/tasks/view", Permission.READ, show_task, ("name", "span")),
-    Route("GET", "/tasks/run", Permission.RUN_TASK, show_form, ("name", "from")),
+    Route("GET", "/tasks", Permission.READ, show_tasks, (_Q,)),
+    Route("GET", "/tasks/view", Permission.READ, show_task, (_NAME, _SPAN)),
+    Route("GET", "/tasks/run", Permission.RUN_TASK, show_form, (_NAME, _FROM)),
     Route(
         "POST",
         "/tasks/run",
         Permission.RUN_TASK,
         run_task,
-        form=("name", "args.", "queue", "delay", "priority", "from"),
+        form=(_NAME, ARGUMENTS, JOB_QUEUE, DELAY, PRIORITY, _FROM),
+        shows_problems=True,
     ),
 )

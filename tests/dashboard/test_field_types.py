@@ -1,0 +1,385 @@
+"""Every field of every page and of the API is checked by its declared type, before anything is done.
+
+The walk takes its fields from the table of routes: a field that is added is in it, a field without a declared
+type cannot be added, and a new type needs its wrong values here.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from urllib.parse import quote
+
+import attrs
+import pytest
+
+from firelock import Firelock, Retry
+from firelock.storage import JobFilter, NewSession, State
+from firelock_dashboard import Dashboard
+from firelock_dashboard.app import TABLE
+from firelock_dashboard.fields import (
+    Choice,
+    Cursor,
+    Flag,
+    Integer,
+    Moment,
+    Named,
+    Number,
+    Span,
+    SpanOrMoment,
+    Text,
+    Texts,
+)
+from firelock_dashboard.job_search import AgeField
+from firelock_dashboard.routes import Route
+from firelock_dashboard.security.permissions import Permission
+from tests.core.fakes import Worker
+from tests.dashboard.asking import FORM, Browser
+from tests.dashboard.flows import claim, end, remember
+
+# Wrong values of each type as a query or a form sends them, percent-encoded.
+WRONG = {
+    Flag: ("", "%20", "x", "2", "-1", "tru", "null", "None", "[]", "true,false", "%EF%BC%91"),
+    Integer: ("x", "1.5", "1e3", "%C2%B2", "%D9%A3", "nan", "true", "9" * 30, "-" + "9" * 30, "0x10"),
+    Number: ("x", "nan", "inf", "1e400", "-1", "1,5", "1_0", "%D9%A3", "true"),
+    Choice: ("x", "TRUE", "0", "null"),
+    Span: ("x", "15", "-1m", "1.5h", "15%20m", "15y", "99999999999d", "%D9%A3m", "PT15M"),
+    Moment: (
+        "x", "tomorrow", "2026-11-25", "2026-11-25T14:30:00", "0001-01-01T00:00:00%2B14:00", "1764000000",
+        "2026-13-01T00:00:00Z",
+    ),
+    SpanOrMoment: ("x", "15", "-15m", "2026-11-25", "15y"),
+    AgeField: ("1h", "x", "%3C", "%3C1y", "%3C-1h", "%3C%D9%A3h"),
+    Cursor: ("x", "-1", "null", "0.0.0"),
+    Text: (),
+    Texts: (),
+    Named: (),
+}  # fmt: skip
+NO_TEXT = (
+    "a%00b",
+    "%ED%A0%80",
+    "%FF",
+    "a%F0%28",
+)  # of no type: NUL, a lone surrogate, bytes that are not UTF-8
+
+# Wrong values as JSON: of a type that fields have, and of every other.
+NO_JSON_TEXT = ('"\\ud800"', '"a\\u0000b"', "null", "{}", '{"a": "b"}', "NaN", "Infinity", "1e999", '[["a"]]')
+NO_STRING = ("true", "false", "0", "1.5", "9" * 400, '["x"]', "[]")
+WRONG_JSON = {
+    Flag: ('"true"', '"True"', '"x"', '""', "0", "1", "1.0", "[true]", "[]"),
+    Integer: ('"5"', '"x"', "true", "1.5", "5.0", "9" * 400, "-" + "9" * 400, "[5]", "[]"),
+    Number: ('"5"', "true", "-1", "9" * 400, "[5]", "[]"),
+    Texts: ('"x"', "[]", "[5]", "[null]", "[true]", '[["a"]]', '["\\ud800"]', "5", "true"),
+    Named: ("[]", '["x"]'),
+}
+
+# What makes each request a good one that does something, but for the wrong field.
+GOOD = {
+    "GET /jobs/all": {"verb": "delete", "state": "failed"},
+    "POST /jobs/all/requeue": {"state": "failed"},
+    "POST /jobs/all/delete": {"state": "failed"},
+    "POST /jobs/requeue": {"one": "{failed}"},
+    "POST /jobs/delete": {"one": "{failed}"},
+    "POST /jobs/restore": {"one": "{deleted}"},
+    "POST /jobs/copy": {"one": "{failed}"},
+    "POST /jobs/reschedule": {"one": "{scheduled}", "when": "15m"},
+    "POST /jobs/again": {"one": "{stepped}", "step": "step charge", "sure": "1"},
+    "POST /jobs/signal": {"one": "{waiting}", "signal": "approval", "value": "true"},
+    "POST /batches/requeue": {"one": "{batch}"},
+    "POST /failures/requeue": {"fingerprint": "{fingerprint}", "sure": "1"},
+    "POST /failures/delete": {"fingerprint": "{fingerprint}", "sure": "1"},
+    "POST /failures/mute": {"fingerprint": "{fingerprint}"},
+    "POST /failures/unmute": {"fingerprint": "{muted}"},
+    "POST /queues/pause": {"queue": "mail"},
+    "POST /queues/resume": {"queue": "mail"},
+    "POST /queues/delete": {"queue": "mail", "typed": "mail"},
+    "GET /limits/key": {"key": "api"},
+    "POST /limits/pause": {"key": "api"},
+    "POST /limits/resume": {"key": "api"},
+    "POST /limits/set": {"key": "api", "concurrent": "2", "rate": "5", "per": "60", "burst": "5"},
+    "POST /limits/reset": {"key": "api"},
+    "POST /recurring/trigger": {"id": "nightly"},
+    "POST /recurring/pause": {"id": "nightly"},
+    "POST /recurring/resume": {"id": "nightly"},
+    "POST /recurring/reset": {"id": "nightly"},
+    "POST /recurring/remove": {"id": "nightly", "sure": "1"},
+    "GET /recurring/view": {"id": "nightly"},
+    "POST /recurring/edit": {"id": "nightly", "version": "1", "schedule": "every 5m", "queue": "mail"},
+    "POST /recurring/create": {
+        "id": "weekly",
+        "task": "shop.send",
+        "schedule": "every 5m",
+        "arguments": "[7]",
+    },
+    "POST /activity/cancel": {"operation": "{operation}"},
+    "POST /servers/tell": {"server": "server a", "order": "quiet"},
+    "POST /settings": {"theme": "dark"},
+    "GET /recurring/edit": {"id": "nightly"},
+    "GET /tasks/run": {"name": "shop.send"},
+    "GET /tasks/view": {"name": "shop.send"},
+    "POST /tasks/run": {"name": "shop.send", "args.NAME": "7"},
+    "POST /api/jobs/requeue": {"id": "{failed}"},
+    "POST /api/jobs/delete": {"id": "{failed}"},
+    "POST /api/jobs/restore": {"id": "{deleted}"},
+    "POST /api/jobs/copy": {"id": "{failed}"},
+    "POST /api/jobs/reschedule": {"id": "{scheduled}", "in": "15m"},
+    "POST /api/signals/send": {"job": "{waiting}", "signal": "approval", "value": "true"},
+    "POST /api/operations": {"verb": "delete", "state": "failed"},
+    "POST /api/failures/mute": {"fingerprint": "{fingerprint}"},
+    "POST /api/failures/unmute": {"fingerprint": "{muted}"},
+    "POST /api/queues/pause": {"queue": "mail"},
+    "POST /api/queues/resume": {"queue": "mail"},
+    "POST /api/recurring/trigger": {"id": "nightly"},
+    "POST /api/recurring/pause": {"id": "nightly"},
+    "POST /api/recurring/resume": {"id": "nightly"},
+    "POST /api/recurring/remove": {"id": "nightly"},
+    "POST /api/servers/tell": {"server": "server a", "order": "quiet"},
+    "POST /api/tasks/run": {"task": "shop.send", "args.NAME": "7"},
+}
+PART_OF = {"/navigation": "nav"}  # which are nothing but a part
+
+
+def wired(field):
+    """The name under which a field is sent."""
+    return field.name.replace("NAME", "user_id")
+
+
+@attrs.define
+class Shop:
+    """An app with something for every action to change."""
+
+    fire: Firelock
+    names: dict
+
+    def request(self, route):
+        """The path of a route and what makes a good request of it."""
+        path = route.path
+        kinds = {"/batches/": "batch", "/api/batches/": "batch", "/api/operations/": "operation"}
+        kind = next((kind for start, kind in kinds.items() if path.startswith(start)), "failed")
+        kind = "ended" if path.endswith("/result") else kind
+        for place, name in (("{id}", kind), ("{fingerprint}", "fingerprint")):
+            path = path.replace(place, self.names[name])
+        path = path.replace("{name}", "mail")
+        good = {
+            name: value.format(**self.names)
+            for name, value in GOOD.get(f"{route.method} {route.path}", {}).items()
+        }
+        return path, good
+
+
+def open_shop(url):
+    fire = Firelock(url)
+
+    @fire.task(name="shop.send", queue="mail")
+    def send(user_id: int) -> None: ...
+
+    @fire.task(name="shop.fail", retry=Retry.never())
+    def fail(number: int) -> None:
+        raise [ValueError, KeyError][number]
+
+    @fire.task(name="shop.order")
+    def order(number: int) -> None: ...
+
+    @fire.task(name="shop.count")
+    def count() -> int:
+        return 7
+
+    failed, muted, ended = fail.enqueue(0), fail.enqueue(1), count.enqueue()
+    Worker(fire).run()
+    waiting, stepped = order.enqueue(1), order.enqueue(2)
+    for job in claim(fire):
+        if job.id == waiting.id:
+            end(fire, job, State.AWAITING, waits_for="signal approval", gives_back=True)
+        else:
+            remember(fire, job, "step", "charge", '"ch_7"')
+            end(fire, job, State.SUCCEEDED)
+    with fire.batch("import") as batch:
+        batch.add(fail, 0)
+    Worker(fire, "host:b").run()
+    deleted = send.enqueue(8)
+    deleted.delete()
+    send.enqueue(9)
+    send.recur("nightly", "0 2 * * *", 1)
+    fire.limits.set("api", rate=5, per=60)
+    fire.storage.begin_session(
+        NewSession("session a", "server a", "a", "host", 7, fire.storage.clock(), 1e6, 1, "*", "0.1.0")
+    )
+    operation = fire.operations.start("delete", JobFilter(task="none"), by="ada")
+    fire.operations.run(operation.id)
+    names = {
+        "failed": failed.id, "fingerprint": failed.refresh().record().error.fingerprint,
+        "muted": muted.refresh().record().error.fingerprint, "waiting": waiting.id, "stepped": stepped.id,
+        "batch": batch.id, "deleted": deleted.id, "scheduled": send.schedule(3600, 1).id,
+        "operation": operation.id, "ended": ended.id,
+    }  # fmt: skip
+    return Shop(fire, names)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """A shop whose database shows whether anything was committed."""
+    path = tmp_path_factory.mktemp("shop") / "jobs.db"
+    shop = open_shop(f"sqlite:///{path}")
+    with (
+        closing(shop.fire),
+        closing(Dashboard(shop.fire)) as dashboard,
+        closing(Browser(dashboard)) as browser,
+        closing(sqlite3.connect(path)) as watcher,
+    ):
+        browser.get("/failures")  # since when causes are known is remembered at the first look
+        dashboard.runner.join()
+        yield shop, browser, lambda: watcher.execute("pragma data_version").fetchone()[0]
+
+
+def ask(browser, route, path, query, body, *, json_body=None):
+    """Send a request as a program: the values are encoded already."""
+    target = f"{path}?{'&'.join(f'{name}={value}' for name, value in query)}"
+    headers = {"accept": "application/json"}
+    if route.method == "GET":
+        return browser.get(target, headers=headers)
+    headers |= {
+        "sec-fetch-site": "same-origin",
+        "content-type": FORM if json_body is None else "application/json",
+    }
+    form = "&".join(f"{name}={value}" for name, value in body).encode()
+    return browser.ask("POST", target, headers=headers, body=form if json_body is None else json_body)
+
+
+def split(route, good):
+    """Return the good values of the query and those of the body."""
+    names = {wired(field): field.name for field in route.form_fields}
+    body = {name.replace("NAME", "user_id"): value for name, value in good.items()}
+    return {name: one for name, one in body.items() if name not in names}, {
+        name: one for name, one in body.items() if name in names
+    }
+
+
+def wrong_values(route, field):
+    """The wrong values of a field, each as pairs of a query or a form."""
+    name = wired(field)
+    values = [*WRONG[type(field)], *NO_TEXT, "x" * (field.limit + 1)]
+    if isinstance(field, Integer):
+        values += [str(field.least - 1), str(field.most + 1)]
+    if isinstance(field, Number):
+        values += [str(int(field.most) + 1)]
+    if (route.is_api or route.is_strict) and not field.may_be_empty:
+        values += ["", "%20"] if field.is_stripped else [""]
+    elif field.is_required:
+        values += [""]
+    for value in values:
+        yield [(name, value)]
+    good = {
+        Flag: "1",
+        Integer: str(getattr(field, "least", "")),
+        Choice: str(getattr(field, "choices", [""])[0]),
+    }
+    one = good.get(type(field), "a")
+    if isinstance(field, Texts):
+        yield [(name, one)] * (field.most + 1)
+    else:
+        yield [(name, one), (name, one)]
+
+
+def wrong_json(field):
+    return [*NO_JSON_TEXT, *WRONG_JSON.get(type(field), (*NO_STRING, "5"))]
+
+
+def faults_of(answer, field, value):
+    """What is wrong with the answer to a wrong value."""
+    name = wired(field)
+    message = answer.text
+    return [] if answer.status == 400 and name in message else [(name, value, answer.status, message[:200])]
+
+
+@pytest.mark.parametrize("route", [pytest.param(route, id=f"{route.method} {route.path}") for route in TABLE])
+def test_a_wrong_value_of_any_field_is_refused_by_name_and_changes_nothing(shop, route):
+    """All else of the request is right: if the field were ignored, something would be done."""
+    scene, browser, version = shop
+    path, good = scene.request(route)
+    query, body = split(route, good)
+    quoted = [(name, quote(value, safe="")) for name, value in query.items()]
+    sent = [(name, quote(value, safe="")) for name, value in body.items()]
+    before, faults = version(), []
+
+    for field in route.query_fields or ():
+        rest = [pair for pair in quoted if pair[0] != wired(field)]
+        for pairs in wrong_values(route, field):
+            answer = ask(browser, route, path, [*rest, *pairs], sent)
+            faults += faults_of(answer, field, pairs)
+    for field in route.form_fields:
+        rest = [pair for pair in sent if pair[0] != wired(field)]
+        for pairs in wrong_values(route, field):
+            faults += faults_of(ask(browser, route, path, quoted, [*rest, *pairs]), field, pairs)
+        others = {name: as_json(route, name, value) for name, value in body.items() if name != wired(field)}
+        for value in wrong_json(field):
+            members = [f"{json.dumps(name)}: {one}" for name, one in {**others, wired(field): value}.items()]
+            json_body = f"{{{', '.join(members)}}}".encode()
+            answer = ask(browser, route, path, quoted, (), json_body=json_body)
+            faults += faults_of(answer, field, value)
+
+    assert [] == faults
+    assert before == version()
+
+
+def as_json(route, name, value):
+    """A good value as its field's JSON type."""
+    field = next(one for one in route.form_fields if wired(one) == name)
+    match field:
+        case Flag():
+            return "true"
+        case Integer() | Number():
+            return value
+        case Texts():
+            return json.dumps([value])
+        case _:
+            return json.dumps(value)
+
+
+@pytest.mark.parametrize("route", [pytest.param(route, id=f"{route.method} {route.path}") for route in TABLE])
+@pytest.mark.parametrize("as_what", ["form", "json"])
+def test_the_same_request_without_a_wrong_value_is_answered(route, as_what):
+    """So each refusal above is for the wrong value alone; an action is answered as a form and as JSON."""
+    if as_what == "json" and route.method == "GET":
+        pytest.skip("a GET has no body")
+    scene = open_shop("memory://")
+    path, good = scene.request(route)
+    query, body = split(route, good)
+    quoted = [(name, quote(value, safe="")) for name, value in query.items()]
+    if route.path in PART_OF:
+        quoted.append(("part", PART_OF[route.path]))
+    members = ", ".join(f"{json.dumps(name)}: {as_json(route, name, value)}" for name, value in body.items())
+    sent = [(name, quote(value, safe="")) for name, value in body.items()]
+    json_body = f"{{{members}}}".encode() if as_what == "json" else None
+    with (
+        closing(scene.fire),
+        closing(Dashboard(scene.fire)) as dashboard,
+        closing(Browser(dashboard)) as browser,
+    ):
+        answer = ask(browser, route, path, quoted, sent, json_body=json_body)
+
+    assert answer.status < 400, answer.text
+
+
+def test_a_field_cannot_be_added_without_its_type():
+    """A name alone is refused when the route is made."""
+    for place in ("query", "form", "parameters"):
+        with pytest.raises(TypeError, match="declare it as a Field"):
+            Route("POST", "/x", Permission.READ, lambda visit: None, **{place: ("name",)})
+
+
+def test_the_description_has_each_field_with_its_type(client):
+    """The OpenAPI document is made of the declarations that check the requests."""
+    paths = client.get("/api/openapi.json").json()["paths"]
+
+    for route in TABLE:
+        operation = paths.get(route.path, {}).get(route.method.lower())
+        if operation is None:
+            continue
+        if route.method == "GET":
+            told = {one["name"]: one["schema"] for one in operation["parameters"] if one["in"] == "query"}
+        else:
+            told = operation["requestBody"]["content"]["application/json"]["schema"]["properties"]
+        assert {field.name for field in route.parameters} == set(told)
+        for field in route.parameters:
+            assert field.schema().items() <= told[field.name].items()
