@@ -383,3 +383,199 @@ def test_the_description_has_each_field_with_its_type(client):
         assert {field.name for field in route.parameters} == set(told)
         for field in route.parameters:
             assert field.schema().items() <= told[field.name].items()
+
+
+# ---- what went wrong once --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scheduled(fire):
+    """Three scheduled jobs and two that wait for a retry; return the ids of the latter."""
+
+    @fire.task(name="shop.charge", retry=Retry(3))
+    def charge() -> None:
+        raise TimeoutError
+
+    retries = [charge.enqueue().id for _ in range(2)]
+    Worker(fire).run()
+    for _ in range(3):
+        charge.schedule(3600)
+    return retries
+
+
+def left(fire):
+    """How many jobs are scheduled."""
+    return fire.jobs.counts().by_state[State.SCHEDULED]
+
+
+@pytest.mark.parametrize("word", ["True", "true", "TRUE", "1", "on", "On", "yes", "YES"])
+def test_bulk_delete_with_retrying_true_deletes_only_the_retries(fire, client, dashboard, scheduled, word):
+    """Python's requests and urlencode send a boolean as True."""
+    listed = client.get(f"/api/jobs?state=scheduled&retrying={word}").json()["jobs"]
+    shown = client.get(f"/jobs/all?verb=delete&state=scheduled&retrying={word}").text
+    answer = client.act("/api/operations", {"verb": "delete", "state": "scheduled", "retrying": word})
+    dashboard.runner.join()
+
+    assert sorted(scheduled) == sorted(job["id"] for job in listed)
+    assert "2 jobs match" in shown
+    assert 202 == answer.status
+    assert answer.json()["where"]["is_retrying"] is True
+    assert {State.DELETED} == {fire.jobs.get(job_id).state for job_id in scheduled}
+    assert 3 == left(fire)
+
+
+@pytest.mark.parametrize("word", ["x", "", "2", "None"])
+def test_bulk_delete_with_a_wrong_retrying_deletes_nothing(fire, client, dashboard, scheduled, word):
+    """A filter that was dropped would have the delete match every scheduled job."""
+    answers = [
+        client.act("/api/operations", {"verb": "delete", "state": "scheduled", "retrying": word}),
+        client.act(f"/jobs/all/delete?state=scheduled&retrying={word}"),
+        client.get(f"/jobs/all?verb=delete&state=scheduled&retrying={word}"),
+        client.get(f"/jobs/export?state=scheduled&retrying={word}"),
+        client.get(f"/api/jobs?state=scheduled&retrying={word}"),
+    ]
+    dashboard.runner.join()
+
+    assert [400] * 5 == [answer.status for answer in answers]
+    assert all("retrying must be true, 1, on or yes" in answer.text for answer in answers)
+    assert [] == list(fire.operations.list())
+    assert 5 == left(fire)
+
+
+@pytest.mark.parametrize("value", ["true", False, None, [], 1])
+def test_bulk_delete_with_retrying_in_json_takes_a_boolean(fire, client, dashboard, scheduled, value):
+    """A string or a number in its place is refused; false matches the jobs that are no retries."""
+    body = json.dumps({"verb": "delete", "state": "scheduled", "retrying": value}).encode()
+    own = {"content-type": "application/json", "sec-fetch-site": "same-origin"}
+
+    answer = client.ask("POST", "/api/operations", headers=own, body=body)
+    dashboard.runner.join()
+
+    assert (202 if value is False else 400) == answer.status
+    assert (2 if value is False else 5) == left(fire)
+
+
+def test_bulk_delete_of_all_but_the_retries_needs_another_filter(fire, client, scheduled):
+    """It would match nearly every job, as an empty filter does."""
+    answer = client.act("/api/operations", {"verb": "delete", "retrying": "false"})
+
+    assert 400 == answer.status
+    assert "retrying=false" in answer.json()["error"]
+    assert [] == list(fire.operations.list())
+
+
+def test_a_list_without_its_retries_is_refused_where_no_page_shows_it(fire, client, scheduled):
+    """The page of scheduled jobs contains the retries; to drop the filter would delete them too."""
+    answer = client.act("/jobs/all/delete?state=scheduled&retrying=False")
+
+    assert 400 == answer.status
+    assert "retrying must be true here, or left out" in answer.json()["error"]
+    assert 5 == left(fire)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/batches?cursor=x", "/batches?state=open&cursor=0.0.0", "/activity?cursor=x",
+        "/api/audit?cursor=x", "/api/operations?cursor=x", "/api/jobs?cursor=x", "/jobs?cursor=x",
+        "/activity?cursor=%D9%A3", "/api/audit?cursor=000000000000000000-x",
+    ],
+)  # fmt: skip
+def test_a_cursor_that_no_page_gave_is_refused(client, target):
+    """An old bookmark is a 400 that says to start without a cursor."""
+    answer = client.get(target)
+
+    assert 400 == answer.status
+    assert "cursor" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("target", "named"),
+    [
+        ("/api/jobs/timeline?until=0001-01-01T00:00:00Z", "until"),
+        ("/api/jobs/timeline?until=0001-01-01T00:59:59Z", "until"),
+        ("/api/jobs/timeline?since=9999-12-31T23:59:59Z", "since"),
+    ],
+)
+def test_a_time_at_the_edge_of_the_calendar_is_refused(client, target, named):
+    """There is no hour before it."""
+    answer = client.get(target)
+
+    assert 400 == answer.status
+    assert named in answer.json()["error"]
+
+
+@pytest.mark.parametrize("age", ["%3C999999w", "%3E999999w"])
+@pytest.mark.parametrize("at", ["", "&at=0001-01-01T00:00:00Z"])
+def test_an_age_before_the_year_1_matches_every_job_or_none(client, age, at):
+    """Also one counted from the first instant there is."""
+    assert 200 == client.get(f"/jobs?created={age}{at}").status
+    assert 200 == client.get(f"/jobs?state=failed&created={age}{at}").status
+
+
+def test_an_interval_longer_than_all_time_is_shown_as_wrong(client):
+    """By the preview, and next to the field of the form."""
+    preview = client.get("/recurring/preview?schedule=every%20999999999w")
+    form = {"id": "a", "task": "shop.send", "schedule": "every 999999999w"}
+    created = client.post("/recurring/create", form)
+
+    assert (200, 400) == (preview.status, created.status)
+    assert all("use a shorter interval" in answer.text for answer in (preview, created))
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/api/jobs/requeue", "id"), ("/api/failures/mute", "fingerprint"), ("/api/recurring/trigger", "id"),
+        ("/api/operations", "task"), ("/queues/delete", "queue"), ("/activity/cancel", "operation"),
+    ],
+)  # fmt: skip
+def test_a_lone_surrogate_in_json_is_refused_by_name(client, path, field):
+    """No storage and no answer can hold one."""
+    others = {"verb": "delete"} if path == "/api/operations" else {}
+    value = ["\ud800"] if path == "/api/jobs/requeue" else "\ud800"
+    body = json.dumps({**others, field: value}).encode()
+    own = {"content-type": "application/json", "sec-fetch-site": "same-origin"}
+
+    answer = client.ask("POST", path, headers=own, body=body)
+
+    assert 400 == answer.status
+    assert f"{field} is not valid UTF-8" in answer.text
+
+
+@pytest.mark.parametrize(
+    "query", ["part=%00", "part=a&part=b", "part=%ED%A0%80", "part=" + "x" * 300, "&".join(["a=1"] * 3_000)]
+)
+def test_a_stranger_with_an_unreadable_query_is_asked_for_a_link(dashboard, query):
+    """The page that asks for one reads nothing of the query."""
+    with closing(Browser(dashboard, is_in=False)) as stranger:
+        answer = stranger.get(f"/?{query}")
+
+    assert 401 == answer.status
+    assert "link" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("path", "field"), [("/enter", "token"), ("/enter", "back"), ("/approval/x", "choice")]
+)
+def test_a_stranger_sends_only_text(dashboard, path, field):
+    """These two forms are outside of the table of routes."""
+    with closing(Browser(dashboard, is_in=False)) as stranger:
+        for value in (*NO_TEXT, "x" * 5_000):
+            others = "token=x&" if field == "back" else ""
+            headers = {"sec-fetch-site": "same-origin", "content-type": FORM, "accept": "application/json"}
+            answer = stranger.ask("POST", path, headers=headers, body=f"{others}{field}={value}".encode())
+            assert 400 == answer.status
+            assert field in answer.text
+
+
+def test_a_time_is_given_either_as_a_duration_or_as_an_instant(fire, client, scheduled):
+    """One of two contradicting values would be dropped."""
+    due_at = fire.jobs.get(scheduled[0]).next_due_at
+    form = {"id": scheduled[0], "in": "15m", "at": "2030-01-01T00:00:00Z"}
+
+    answer = client.act("/api/jobs/reschedule", form)
+
+    assert 400 == answer.status
+    assert "either in" in answer.json()["error"]
+    assert due_at == fire.jobs.get(scheduled[0]).next_due_at

@@ -424,7 +424,8 @@ class SentFields:
         found = {name: self._declared_as(name, fields) for name in self._values}
         for name, field in found.items():
             for text in self._texts(field, name):
-                if is_strict and not (field.may_be_empty or field.trimmed(text)):
+                may_be_empty = field.may_be_empty or field.reads_empty or not is_strict
+                if not may_be_empty and not field.trimmed(text):
                     raise BadRequest(f"{name} is empty; give it a value or leave the field out.")
                 if field in left:
                     Text(name, limit=field.limit).read(text, name)
