@@ -115,6 +115,14 @@ class Field(ABC, Generic[T]):
         """Return whether a sent name is this field's."""
         return name == self.name
 
+    def combine(self, sent: Sequence[tuple[str, str]]) -> T | None:
+        """Return the value of the names and strings that were sent for this field; None for none.
+
+        Raises:
+            BadRequest: a string is not of this type.
+        """
+        return next((self.read(text, name) for name, text in sent), None)
+
 
 @attrs.frozen
 class Text(Field[str]):
@@ -159,6 +167,10 @@ class Texts(Field[list[str]]):
         """See `Field.parse`."""
         return [text]
 
+    def combine(self, sent: Sequence[tuple[str, str]]) -> list[str] | None:
+        """See `Field.combine`."""
+        return [one for name, text in sent for one in self.read(text, name) or ()] or None
+
     def schema(self) -> dict[str, Any]:
         """See `Field.schema`."""
         return {"type": "array", "items": {"type": "string", "maxLength": self.limit}, "maxItems": self.most}
@@ -169,6 +181,8 @@ class Named(Field[Mapping[str, str]]):
     """Every field whose name starts with a prefix, such as `args.user_id` of `args.NAME`."""
 
     _limit: int = attrs.field(default=100_000, kw_only=True, alias="limit")
+
+    reads_empty = True
 
     @property
     def prefix(self) -> str:
@@ -201,6 +215,10 @@ class Named(Field[Mapping[str, str]]):
     def holds(self, name: str) -> bool:
         """See `Field.holds`."""
         return name.startswith(self.prefix)
+
+    def combine(self, sent: Sequence[tuple[str, str]]) -> Mapping[str, str] | None:
+        """See `Field.combine`."""
+        return {key: one for name, text in sent for key, one in (self.read(text, name) or {}).items()}
 
 
 @attrs.frozen
@@ -470,20 +488,8 @@ class SentFields:
             field = Text(field, limit=limit)
         if self._declared is not None and self._declared.get(field.name) != field:
             raise LookupError(f"The route does not declare {field!r}.")
-        if isinstance(field, Texts):
-            values = [field.read(text, field.name) for text in self._texts(field, field.name)]
-            return [text for value in values if value for text in value] or None
-        if isinstance(field, Named):
-            return {
-                name.removeprefix(field.prefix): text
-                for name in self._values
-                if field.holds(name)
-                for value in [field.read(self._texts(field, name)[0], name)]
-                for text in [next(iter(value.values())) if value else ""]
-            }
-        for text in self._texts(field, field.name):
-            return field.read(text, field.name)
-        return None
+        names = [name for name in self._values if field.holds(name)]
+        return field.combine([(name, text) for name in names for text in self._texts(field, name)])
 
     def value(self, field: Field[T]) -> T:
         """Return the value of a field, or else its default.

@@ -30,9 +30,9 @@ PART = Text("part")
 """The region of a page that is requested alone."""
 
 
-def _check_declared(route: Route, attribute: attrs.Attribute[Any], fields: object) -> None:
+def _check_declared(route: Route, attribute: attrs.Attribute[Any], fields: Sequence[object] | None) -> None:
     """Refuse a field without a declared type: nothing would check what is sent for it."""
-    for field in fields if isinstance(fields, tuple) else () if fields is None else (fields,):
+    for field in fields or ():
         if not isinstance(field, Field):
             raise TypeError(
                 f"{attribute.name} of {route.method} {route.path} has {field!r}; declare it as a Field."
