@@ -16,6 +16,7 @@ from typing_extensions import override
 from firelock.storage import (
     ClaimedJob,
     Held,
+    LostClaim,
     Moved,
     NewSession,
     Reconciliation,
@@ -25,7 +26,7 @@ from firelock.storage import (
     Taken,
 )
 from firelock_redis.database import RedisDatabase, RedisVerbs
-from firelock_redis.layout import claimed_job, number_word, quoted, text_of
+from firelock_redis.layout import claimed_job, number_word, quoted, state_of, text_of
 from firelock_redis.partitions import EVERYWHERE
 
 _SECOND = 1_000_000
@@ -79,7 +80,7 @@ class SessionVerbs(RedisVerbs):
     def reconcile(self, session: str, held: Sequence[Held]) -> Reconciliation:
         """One round trip a partition, and lost where one of them does not know it."""
         is_lost = False
-        lost: list[int] = []
+        lost: dict[int, LostClaim] = {}  # by the place among what is held
         unknown: list[ClaimedJob] = []
         parted = self._partitions.parted(range(len(held)), lambda place: held[place].job_id)
         for partition in range(self._partitions.number):
@@ -90,9 +91,10 @@ class SessionVerbs(RedisVerbs):
                 arguments += (one.job_id, one.fence, number_word(one.started_at))
             lives, not_held, others = self._run("sessions.reconcile", partition, session, *arguments)
             is_lost = is_lost or not lives
-            lost += [places[number] for number in not_held]
+            for number, *stored in not_held:
+                lost[places[number]] = _lost(held[places[number]], *stored)
             unknown += (_unknown(*three) for three in others)
-        return Reconciliation(is_lost, [held[place] for place in sorted(lost)], unknown)
+        return Reconciliation(is_lost, [lost[place] for place in sorted(lost)], unknown)
 
     @override
     def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
@@ -143,6 +145,10 @@ def _json(value: object) -> str:
 
 
 # ---- beliefs ---------------------------------------------------------------------------------------------
+
+
+def _lost(held: Held, letter: str = "", fence: str = "0", has_tail: int = 0) -> LostClaim:
+    return LostClaim(held, state_of(letter), int(fence), bool(has_tail)) if letter else LostClaim(held)
 
 
 def _unknown(id: str, record: str, payload: str) -> ClaimedJob:

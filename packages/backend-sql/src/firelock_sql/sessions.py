@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from firelock.storage import (
     Held,
+    LostClaim,
     Moved,
     NewSession,
     Reconciliation,
@@ -19,7 +20,7 @@ from firelock.storage import (
 from firelock_sql.batch_row import MemberCounts
 from firelock_sql.claim import SERVER
 from firelock_sql.database import SqlVerbs
-from firelock_sql.job_row import CLAIMED_COLUMNS, IS_HELD, claimed_job, load_rows, save_rows
+from firelock_sql.job_row import CLAIMED_COLUMNS, IS_HELD, claimed_job, load_rows, read_state, save_rows
 from firelock_sql.settle import clear_tail, take_back
 from firelock_sql.transaction import Text, Transaction, insert_into
 
@@ -57,6 +58,8 @@ _HELD = Text(f"""
 SELECT {CLAIMED_COLUMNS}, marks, state FROM firelock_jobs INDEXED BY firelock_holder
 WHERE session = :session ORDER BY seq
 """)  # noqa: S608 - names of columns
+# What became of jobs that a session does not hold any more; sent only if there are any.
+_LOST = Text("SELECT id, state, fence, session FROM firelock_jobs WHERE id IN :ids")
 _START = Text(f"UPDATE firelock_jobs SET started_at = :started_at WHERE {IS_HELD}")  # noqa: S608 - ours
 
 
@@ -124,14 +127,28 @@ def _reconcile(tx: Transaction, session: str, held: Sequence[Held]) -> Reconcili
     """See `Storage.reconcile`; writes only where a start is given."""
     is_lost = tx.one(SERVER, session=session) is None
     left = {(row[0], row[9]): row for row in tx.all(_HELD, session=session)}  # by id and fence
-    lost = []
+    not_held = []
     for one in held:
         row = left.pop((one.job_id, one.fence), None)
         if row is None or row[-1] != State.PROCESSING:
-            lost.append(one)
+            not_held.append(one)
         elif one.started_at is not None:
             tx.run(_START, id=one.job_id, session=session, fence=one.fence, started_at=one.started_at)
+    lost = _lost(tx, not_held) if not_held else []
     return Reconciliation(is_lost, lost, [claimed_job(row[:-2], row[-2]) for row in left.values()])
+
+
+def _lost(tx: Transaction, not_held: Sequence[Held]) -> list[LostClaim]:
+    rows = {row[0]: row for row in tx.all(_LOST, ids=[one.job_id for one in not_held])}
+    lost = []
+    for one in not_held:
+        if (row := rows.get(one.job_id)) is None:
+            lost.append(LostClaim(one))
+        else:
+            state = read_state(row[1])
+            has_tail = row[3] is not None and state is not State.PROCESSING
+            lost.append(LostClaim(one, state, row[2], has_tail))
+    return lost
 
 
 def _end(

@@ -644,11 +644,31 @@ class Held:
 
 
 @attrs.frozen
+class LostClaim:
+    """A claim that a child believed it held, and what is stored of its job."""
+
+    held: Held  # as the child named it
+    state: State | None = None  # None: no such job is stored
+    fence: int = 0  # of the job's latest claim
+    has_tail: bool = False  # a holder may still be running it: see `Standing.is_stopping`
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether no such job is stored."""
+        return self.state is None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the job is final, was not claimed again, and nobody took it from its holder."""
+        return self.state in FINAL_STATES and self.fence == self.held.fence and not self.has_tail
+
+
+@attrs.frozen
 class Reconciliation:
     """How a child's belief differs from the storage's."""
 
     is_session_lost: bool
-    lost: list[Held]  # held, says the child; not so, says the storage: stop them
+    lost: list[LostClaim]  # claims that the session does not hold, in the order in which they were named
     unknown: list[ClaimedJob]  # the session's, says the storage; the child did not name them
 
 

@@ -68,8 +68,9 @@ end
 -- ---- beliefs ---------------------------------------------------------------------------------------------------
 
 -- What the session holds in this partition, compared with what its child believes. ARGV from 4: id, fence, start or
--- nothing of each job that it believes to hold. Reply 1 where the session lives here; places among the believed of those
--- that are not held; id, record and payload of each job that is the session's and was not named.
+-- nothing of each job that it believes to hold. Reply 1 where the session lives here; of each of those that are not held its
+-- place among the believed, then its state, its fence and 1 where it has a tail, nothing of these where no such job is stored;
+-- id, record and payload of each job that is the session's and was not named.
 function verbs.reconcile(session)
   local STARTED = '^(.*\n[^\t\n]*\t[^\t\n]*\t)([^\t\n]*)(\t[^\n]*)$'  -- the last line, before and behind the start
   local ids = call('ZRANGE', base .. 'held:' .. session, 0, -1)
@@ -79,19 +80,28 @@ function verbs.reconcile(session)
     local text = stored[number]
     if text then fences[id], texts[id] = match(text, '^%u%D*%d+ (%d+) '), text end
   end
-  local lost, started, unknown = {}, {}, {}
+  local lost, lost_ids, started, unknown = {}, {}, {}, {}
   for arg = 4, #ARGV, 3 do
     local id, fence, at = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2]
     local is_named = fences[id] == fence
     if is_named then fences[id] = nil end
     if not is_named or sub(texts[id], 1, 1) ~= 'P' then
-      lost[#lost + 1] = (arg - 4) / 3
+      lost[#lost + 1] = { (arg - 4) / 3 }
+      lost_ids[#lost_ids + 1] = id
     elseif at ~= '' then
       local before, was, behind = match(texts[id], STARTED)
       if before and was ~= at then
         started[#started + 1] = id
         started[#started + 1] = before .. at .. behind
       end
+    end
+  end
+  for number, text in ipairs(records(lost_ids)) do
+    if text then
+      local state, fence, holder = match(text, '^(%u)%D*%d+ (%d+) %-?%d+ %S+ (%S*)\n')
+      local answer = lost[number]
+      -- A record that cannot be read is a failed one of no claim's fence.
+      answer[2], answer[3], answer[4] = state or 'F', fence or '0', holder and holder ~= '' and state ~= 'P' and 1 or 0
     end
   end
   if #started > 0 then

@@ -407,7 +407,7 @@ class Dispatcher:
         if reply.is_session_lost:
             self._lose_session(holder)
             return
-        lost = [self._settler.held.pop(one.job_id) for one in reply.lost]
+        lost = [self._settler.held.pop(one.held.job_id) for one in reply.lost]
         running = self._drop(lost)
         for claimed in lost:
             if (run := running.get(claimed.job.id)) is not None:

@@ -321,9 +321,14 @@ class Storage(ABC):
         """Compare what a child believes it holds with what the storage says; nothing is moved.
 
         `started_at` is written where given. A held job is lost unless it is processing for this session
-        with this fence. Unknown are the session's processing jobs and tails that the child did not name
-        with their present fence; it hands them back by `apply` itself, since only it can tell that no claim
-        of its own is still on its way. A session that is dead or unknown is lost.
+        with this fence. Each lost one is returned with what is stored of its job: its state (None where no
+        such job is stored), the fence of its latest claim, and whether it has a tail, of whichever session.
+        By that the child tells a job that its run ended within a transaction of its own from one that was
+        deleted, requeued or taken away. A storage reads this for lost jobs alone.
+
+        Unknown are the session's processing jobs and tails that the child did not name with their present
+        fence; it hands them back by `apply` itself, since only it can tell that no claim of its own is still
+        on its way. A session that is dead or unknown is lost.
         """
 
     @abstractmethod

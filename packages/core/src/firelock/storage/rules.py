@@ -33,6 +33,7 @@ from firelock.values import (
     HistoryEntry,
     JobFilter,
     JobRecord,
+    LostClaim,
     NewJob,
     NewSession,
     Reconciliation,
@@ -389,13 +390,18 @@ def taken_back(row: StoredJob, *, crash: str | None, now: int) -> StoredJob:
 
 
 def reconciled(
-    rows: Iterable[StoredJob], held: Sequence[Held], *, is_session_lost: bool
+    rows: Iterable[StoredJob],
+    held: Sequence[Held],
+    find: Callable[[str], StoredJob | None],
+    *,
+    is_session_lost: bool,
 ) -> tuple[Reconciliation, list[StoredJob]]:
     """Return how belief and storage differ, and the jobs of which a start is to be stored.
 
     Args:
         rows: the session's processing jobs and tails, as stored.
         held: what its child believes.
+        find: returns the stored job of an id; called for lost jobs alone.
         is_session_lost: the session is dead or unknown.
     """
     left = {(row.record.id, row.record.fence): row for row in rows}
@@ -403,11 +409,18 @@ def reconciled(
     for one in held:
         row = left.pop((one.job_id, one.fence), None)
         if row is None or row.record.state is not State.PROCESSING:
-            lost.append(one)
+            lost.append(_lost(one, row or find(one.job_id)))
         elif one.started_at is not None:
             started.append(_changed(row, started_at=one.started_at))
     unknown = [row.claimed() for row in left.values()]
     return Reconciliation(is_session_lost, lost, unknown), started
+
+
+def _lost(held: Held, row: StoredJob | None) -> LostClaim:
+    if row is None:
+        return LostClaim(held)
+    job = row.record
+    return LostClaim(held, job.state, job.fence, job.is_stopping)
 
 
 # ---- sessions --------------------------------------------------------------------------------------------

@@ -258,7 +258,8 @@ class TableStorage(DerivedStorage):
 
         def reconcile(tables: Tables) -> Reconciliation:
             is_lost = tables.living(session) is None
-            answer, started = rules.reconciled(tables.held(session), held, is_session_lost=is_lost)
+            rows = tables.held(session)
+            answer, started = rules.reconciled(rows, held, tables.job, is_session_lost=is_lost)
             for row in started:
                 tables.put(row)
             return answer

@@ -312,6 +312,7 @@ class JobRules(Ground):
         for found in (model, real):
             found.unknown.sort(key=lambda job: job.id)
         self.twin.compare(model, real)
+        assert [one.has_ended for one in model.lost] == [one.has_ended for one in real.lost]  # fences differ
 
     # ---- supervisors and upkeep --------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import pytest
 
 from firelock.clock import SECOND
 from firelock.lifecycle import Moved
-from firelock.storage import Applied, Held, NewSession, Renewal
+from firelock.storage import Applied, Held, LostClaim, NewSession, Renewal
 from firelock.testing.conformance.scene import (
     BASE,
     DAY,
@@ -16,7 +16,9 @@ from firelock.testing.conformance.scene import (
     Scene,
     crashes,
     deletes,
+    fails,
     hands_back,
+    requeues,
     retries,
     succeeds,
 )
@@ -421,7 +423,79 @@ class ReconcileDuty(StorageFixtures):
 
         found = scene.reconcile(holder, held)
 
-        assert [held[0], held[1], held[3], held[4]] == found.lost
+        assert [held[0], held[1], held[3], held[4]] == [one.held for one in found.lost]
+
+    @pytest.mark.parametrize("to", ["succeeded", "failed"])
+    def test_ended_job_is_lost_with_its_end(self, scene: Scene, to: str) -> None:
+        """A lost job that its own run has ended has a final state, the fence of the claim and no tail.
+
+        If this fails: a run that ended within a transaction of its own is cancelled, and its end not counted.
+        """
+        running = scene.run()
+        scene.settle(succeeds(running) if to == "succeeded" else fails(running))
+        held = _held(running, scene.stamp())
+
+        found = scene.reconcile(running.holder, [held])
+
+        assert [LostClaim(held, State(to), running.job.fence, has_tail=False)] == found.lost
+        assert [True] == [one.has_ended for one in found.lost]
+
+    def test_deleted_job_is_lost_with_its_tail(self, scene: Scene) -> None:
+        """A lost job that was deleted while it ran has a tail, until its holder's end takes that away.
+
+        If this fails: the run of a deleted job goes on, since it looks as if it had ended the job itself.
+        """
+        running = scene.run()
+        scene.settle(deletes(running.id))
+        held = _held(running)
+
+        with_tail = scene.reconcile(running.holder, [held])
+        scene.apply(succeeds(running))
+        without = scene.reconcile(running.holder, [held])
+
+        assert [LostClaim(held, State.DELETED, running.job.fence, has_tail=True)] == with_tail.lost
+        assert [LostClaim(held, State.DELETED, running.job.fence, has_tail=False)] == without.lost
+        assert [False] == [one.has_ended for one in with_tail.lost]
+
+    def test_requeued_job_is_lost_with_its_new_state(self, scene: Scene) -> None:
+        """A lost job is as it is now: enqueued again, under a tail or without, or claimed by another session.
+
+        If this fails: the old run of a job that was requeued goes on beside the new one.
+        """
+        holder, other = scene.begin("a"), scene.begin("b")
+        ended, deleted, taken = scene.run(holder), scene.run(holder), scene.run(holder)
+        scene.settle(succeeds(ended))
+        scene.settle(hands_back(taken))
+        retaken = scene.run(other, taken.id)
+        scene.settle(requeues(ended.id))
+        scene.settle(deletes(deleted.id))
+        scene.settle(requeues(deleted.id))
+        held = [_held(ended), _held(deleted), _held(taken)]
+
+        found = scene.reconcile(holder, held)
+
+        assert [
+            LostClaim(held[0], State.ENQUEUED, ended.job.fence, has_tail=False),
+            LostClaim(held[1], State.ENQUEUED, deleted.job.fence, has_tail=True),
+            LostClaim(held[2], State.PROCESSING, retaken.job.fence, has_tail=False),
+        ] == found.lost
+        assert [False] * 3 == [one.has_ended for one in found.lost]
+
+    def test_unknown_job_is_lost_without_a_state(self, scene: Scene) -> None:
+        """A job that was pruned, or never stored, has no state.
+
+        If this fails: a child cannot tell that a job is gone.
+        """
+        running = scene.run()
+        scene.settle(deletes(running.id, expires_at=scene.stamp()))
+        scene.advance(60)
+        scene.prune()
+        held = [_held(running), Held("unknown", 1)]
+
+        found = scene.reconcile(running.holder, held)
+
+        assert [LostClaim(one) for one in held] == found.lost
+        assert [True, True] == [one.is_gone for one in found.lost]
 
     @pytest.mark.parametrize("heir", ["a", "b"])
     def test_a_stale_fence_is_lost(self, scene: Scene, heir: str) -> None:
@@ -440,7 +514,8 @@ class ReconcileDuty(StorageFixtures):
 
         found = scene.reconcile(holder, [held])
 
-        assert ([held], [fresh.job] if heir == "a" else []) == (found.lost, found.unknown)
+        lost = LostClaim(held, State.PROCESSING, fresh.job.fence)
+        assert ([lost], [fresh.job] if heir == "a" else []) == (found.lost, found.unknown)
         assert scene.record(fresh.id).started_at is None
 
     def test_a_start_is_written(self, scene: Scene) -> None:
@@ -471,5 +546,6 @@ class ReconcileDuty(StorageFixtures):
         dead = scene.reconcile(holder, [_held(running)])
         unknown = scene.storage.reconcile("never-begun", [])
 
-        assert (True, [_held(running)], []) == (dead.is_session_lost, dead.lost, dead.unknown)
+        lost = [LostClaim(_held(running), State.ENQUEUED, running.job.fence)]
+        assert (True, lost, []) == (dead.is_session_lost, dead.lost, dead.unknown)
         assert (True, [], []) == (unknown.is_session_lost, unknown.lost, unknown.unknown)

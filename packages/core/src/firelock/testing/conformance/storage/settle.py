@@ -750,7 +750,7 @@ class TailDuty(StorageFixtures):
         named = scene.storage.reconcile(session, [held])
         unnamed = scene.storage.reconcile(session, [])
 
-        assert ([held], []) == (named.lost, named.unknown)
+        assert ([held], []) == ([one.held for one in named.lost], named.unknown)
         assert ([], [running.id]) == (unnamed.lost, [job.id for job in unnamed.unknown])
         scene.apply(hands_back(Running(unnamed.unknown[0], running.holder)))
         assert not scene.record(running.id).is_stopping
