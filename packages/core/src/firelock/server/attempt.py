@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from firelock import lifecycle
+from firelock.aio import in_thread
 from firelock.clock import SECOND, span_micros
 from firelock.context import JobContext, Snooze, running_job
 from firelock.errors import (
@@ -36,7 +37,7 @@ from firelock.storage import Applied
 from firelock.storage.admission import latest_start
 from firelock.streams import StreamFlusher
 from firelock.text import message_of
-from firelock.values import ClaimedJob, Feature, Holder, MemoKind, State, Transition
+from firelock.values import ClaimedJob, Feature, Holder, JobRecord, MemoKind, State, Transition
 
 if TYPE_CHECKING:
     from firelock.context import Console
@@ -99,6 +100,22 @@ class CancelKind(StrEnum):
 
 
 @attrs.define(eq=False)
+class Completion:
+    """The success that a run wrote within a transaction of its task, which has committed or not.
+
+    Whether it has is known from the storage alone: the transaction is the task's, or its framework's.
+    """
+
+    transition: Transition
+    duration: int  # micros of the run until then
+    frees_children: bool  # continuations or a batch wait for it
+    written: float = attrs.Factory(time.monotonic)
+    is_stored: bool | None = None  # whether the storage has it; None: not known, or that could not be read
+    is_counted: bool = False  # as an end of this server: each is counted once
+    is_due: bool = False  # so old that the dispatcher has been woken to look it up
+
+
+@attrs.define(eq=False)
 class Run:
     """One attempt under way."""
 
@@ -113,7 +130,7 @@ class Run:
     started: float = 0.0  # monotonic
     cancelled: CancelKind | None = None
     stop: Any = None  # how to end it by force: set by executors that can
-    frees_children: bool = False  # it has ended within its own transaction, and children wait
+    completion: Completion | None = None  # from `complete` on; the latest, where one was rolled back
     runner: JobRunner | None = None
     begun: JobSteps | None = None  # what it remembers and waits for; None for most jobs
 
@@ -175,7 +192,7 @@ class EndedRun:
     job: ClaimedJob
     transition: Transition
     duration: int = 0  # micros of the run
-    frees_children: bool = False  # its end was written within the task's own transaction, and children wait
+    completion: Completion | None = None  # of a run that ended, or may have, within a transaction of its task
     tell: Callable[[], None] | None = None  # says in the log that it failed, where an end may be refused
     shuts: tuple[str, int] | None = None  # a limit's key, and the instant until which it admits no job
 
@@ -193,6 +210,7 @@ class JobRunner:
     has_right: Callable[[], bool] = _always  # whether jobs may go on; see `ChildMemory.may_start`
     _in_place: int = IN_PLACE
     _is_apart: bool = False  # in a process of its own, by a connection of its own
+    _on_completed: Callable[[Run], None] | None = None  # in such a process: returns when its server knows
     _nothing: dict[str, tuple[str | None, str | None]] = attrs.Factory(dict)
     _waits: dict[str, tuple[int, int, int]] = attrs.Factory(dict)  # put off: attempt, retries, crashes
     resources: OpenResources = attrs.Factory(OpenResources)
@@ -353,11 +371,14 @@ class JobRunner:
             if run.begun is not None:
                 await self._arest(run.begun)
         except BaseException as error:  # noqa: BLE001 - a cancellation ends the job; the loop goes on
+            await self._alook_up(run)
             if run.begun is not None and (stopped := await self._stopped_at_rest(run.begun)) is not None:
                 return self.raised(run, stopped)
             return self._suspended(run) or self.raised(run, error)
         finally:
             running_job.reset(token)
+        if run.cancelled is CancelKind.TIMEOUT:
+            await self._alook_up(run)
         return self._suspended(run) or self.returned(run, result)
 
     async def _arun_wrapped(self, run: Run) -> object:
@@ -466,14 +487,74 @@ class JobRunner:
             expires_at=None if keep is None else at + keep,
         )  # fmt: skip
 
+    # ---- ending within the task's own transaction --------------------------------------------------------
+
     def complete(self, run: Run, within: object, result: object) -> None:
-        """The job succeeds with the task's own transaction; the end that is sent later is a repeat."""
-        transition = self._succeeded(run, self._runtime.clock.now(), result)
+        """The job succeeds with the task's own transaction; the end that is sent later is a repeat.
+
+        The server knows of it before the transaction can commit, so that it never takes the job for lost.
+        """
+        at = self._runtime.clock.now()
+        transition = self._succeeded(run, at, result)
         joined = self._runtime.client.transaction(within)
         applied = self._runtime.storage.apply([transition], within=joined)[0]
         if not applied.is_applied:
             raise JobCancelled("the job is no longer this run's; nothing of its transaction may stay")
-        run.frees_children = applied is Applied.RELEASING
+        if applied is Applied.ALREADY:  # called twice: the first call's is stored
+            return
+        run.completion = Completion(transition, max(0, at - run.started_at), applied is Applied.RELEASING)
+        if self._on_completed is not None:
+            self._on_completed(run)
+
+    def look_up(self, run: Run) -> None:
+        """Read from the storage whether the run's own transaction has committed, unless that is known.
+
+        If the storage cannot be read, the run ends as if it had not; the storage refuses such an end, and the
+        dispatcher looks it up again.
+        """
+        completion = run.completion
+        if completion is None or completion.is_stored is not None:
+            return
+        try:
+            (record,) = self._runtime.storage.get([run.job.id])
+        except StorageError as error:
+            completion.is_stored = False
+            log.warning(
+                "Job %s: cannot read whether its own transaction committed; sending its end as usual: %s",
+                run.job.id, error,
+                extra={"job_id": run.job.id},
+            )  # fmt: skip
+        else:
+            completion.is_stored = has_succeeded(run.job, record)
+
+    async def _alook_up(self, run: Run) -> None:
+        if run.completion is not None and run.completion.is_stored is None:
+            await in_thread(self.look_up, run)
+
+    def _has_completed(self, run: Run) -> bool:
+        self.look_up(run)
+        return run.completion is not None and run.completion.is_stored is True
+
+    def _raised_afterwards(self, run: Run, error: BaseException) -> EndedRun:
+        """Return the end of a run that failed after its own transaction had committed.
+
+        The job has succeeded, and its attempt has not failed: nothing is retried, and no `retry_decision` or
+        `attempt_failed` is called. The error is logged, since nobody else would hear of it.
+        """
+        assert run.completion is not None  # noqa: S101 - the caller has asked
+        log.error(
+            "Job %s of task %r had succeeded with its own transaction when its task raised; "
+            "it stays succeeded and does not run again: %s",
+            run.job.id, run.job.task, describe_error(error),
+            exc_info=error if error.__traceback__ is not None else None,
+            extra={"job_id": run.job.id, "task": run.job.task, "queue": run.job.queue},
+        )  # fmt: skip
+        ended = completed_end(run.job, run.completion)
+        if isinstance(error, RateLimited):
+            ended.shuts = _shut_by(error, self._runtime.clock.now())
+        return ended
+
+    # ---- after: results and failures ---------------------------------------------------------------------
 
     def _nothing_of(self, run: Run) -> tuple[str | None, str | None]:
         """Return None as a result: in JSON it is worked out once a task, since most return nothing."""
@@ -498,6 +579,8 @@ class JobRunner:
                 return self.hand_back(run, run.context.cancel_reason)
             case CancelKind.TIMEOUT:
                 error = _timeout_error(run, error)
+        if self._has_completed(run):
+            return self._raised_afterwards(run, error)
         if isinstance(error, RateLimited):
             return self._rate_limited(run, error)
         at = self._runtime.clock.now()
@@ -515,8 +598,8 @@ class JobRunner:
             run.job, run.holder, at=at, started_at=run.started_at, wait=wait, reason=message_of(error)
         )
         ended = self._ended(run, transition)
-        if error.key is not None and wait:
-            ended.shuts = (error.key, at + wait)
+        ended.shuts = _shut_by(error, at)
+        if ended.shuts is not None:
             own = [use.key for use in run.job.admission.limits] if run.job.admission else []
             if own and error.key not in own:
                 log.warning(
@@ -541,7 +624,7 @@ class JobRunner:
             at = self._runtime.clock.now()
             decision = RetryDecision.fail(f"no end could be made of it: {describe_error(broken)}")
             transition = self._transition_of(run, broken, decision, at)
-            ended = EndedRun(run.job, transition, max(0, at - run.started_at))
+            ended = EndedRun(run.job, transition, max(0, at - run.started_at), run.completion)
             self._report(ended, describe_error(broken), broken)
             return ended
 
@@ -565,6 +648,8 @@ class JobRunner:
 
     def crashed(self, run: Run, reason: str) -> EndedRun:
         """Return the end of a run whose own process died."""
+        if self._has_completed(run):
+            return self._raised_afterwards(run, ProcessDied(reason))
         at = self._runtime.clock.now()
         error = attrs.evolve(describe_failure(died := ProcessDied(reason)), traceback=None)
         transition = lifecycle.crashed_alone(
@@ -621,7 +706,7 @@ class JobRunner:
         duration = max(0, transition.at - run.started_at)
         if self._runtime.plugins.has_elect_transition:
             transition = self._elect(run.job, transition)
-        return EndedRun(run.job, transition, duration, run.frees_children)
+        return EndedRun(run.job, transition, duration, run.completion)
 
     def _elect(self, job: ClaimedJob, proposed: Transition) -> Transition:
         """Return what a plugin puts in place of a transition, if it still is an end of this very run."""
@@ -669,6 +754,27 @@ class JobRunner:
                 "fingerprint": None if transition.error is None else transition.error.fingerprint,
             },
         )  # fmt: skip
+
+
+def _shut_by(error: RateLimited, at: int) -> tuple[str, int] | None:
+    """Return the key that the error shuts and until when; None if it names none or does not wait."""
+    wait = span_micros(error.retry_after)
+    return (error.key, at + wait) if error.key is not None and wait else None
+
+
+def completed_end(job: ClaimedJob, completion: Completion) -> EndedRun:
+    """Return the end that the task's own transaction has stored, whatever came of the run afterwards."""
+    return EndedRun(job, completion.transition, completion.duration, completion)
+
+
+def has_succeeded(job: ClaimedJob, record: JobRecord | None) -> bool:
+    """Return whether a run that wrote its success within its own transaction has ended the job by that.
+
+    A record of None means that the job is not stored. That counts as ended: only final jobs are removed, and
+    one that was deleted while it ran is found with its tail long before it expires. A deleted job does not
+    count, since after the refusal of an end nothing shows whether it had succeeded before the delete.
+    """
+    return record is None or (record.state is State.SUCCEEDED and record.fence == job.fence)
 
 
 _MAY_BE_DUE = (State.SCHEDULED, State.AWAITING)

@@ -20,7 +20,14 @@ from firelock import lifecycle
 from firelock.clock import SECOND
 from firelock.errors import ConfigurationError, StorageError, StorageUnavailable
 from firelock.options import check_queue
-from firelock.server.attempt import CancelKind, EndedRun, Run
+from firelock.server.attempt import (
+    CancelKind,
+    Completion,
+    EndedRun,
+    Run,
+    completed_end,
+    has_succeeded,
+)
 from firelock.server.batch_looks import BatchLooks
 from firelock.server.failure import describe_failure
 from firelock.server.workers import (
@@ -32,7 +39,7 @@ from firelock.server.workers import (
     have_ended,
 )
 from firelock.storage import Applied, Claim, ClaimRequest, Exchange, Held
-from firelock.values import ClaimedJob, Holder, Settled, State, Transition, read_ties
+from firelock.values import ClaimedJob, Holder, LostClaim, Settled, State, Transition, read_ties
 
 if TYPE_CHECKING:
     from firelock.runtime import Runtime
@@ -42,6 +49,7 @@ log = logging.getLogger(__name__)
 
 _FLUSH_WAIT = 0.010  # an end waits at most this long for company
 _LONG_RUN = 1.0  # seconds from which a run is worth a reconciliation a second, so that a delete reaches it
+_OFTENEST = 1.0  # seconds between two reconciliations
 _FIRST_PAUSE, _SECOND_PAUSE, _LONGEST_PAUSE = 0.01, 0.1, 5.0  # a lost connection is soon made anew
 _IDLE_HEARTBEATS = 3
 _HEAVIEST = 1_000  # weight of a queue
@@ -49,6 +57,7 @@ _SHOWN_AS_STARTED = 1.0  # seconds from which `started_at` is written while the 
 _LONG_WAIT, _TOO_LONG_WAIT = 0.020, 0.050
 _CLOCK_SLACK = 0.0005  # seconds behind the instant, so that the storage's clock has come to it as well
 _LOOKS_AT_ONCE, _LOOK_PAUSE = 100, 0.020  # some 25,000 lanes; then locks of others are in the way
+_REFUSED = "The end of job %s was refused: it is no longer ours."
 _IN_STORAGE = frozenset(result for result in Applied if result.is_applied)
 
 
@@ -155,6 +164,7 @@ class Dispatcher:
     _reconciled_at: float = attrs.Factory(time.monotonic)
     _look_again_at: int | None = None  # when a claim may find what the last one could not; storage's clock
     _looks: int = 0  # in a row that were to look again at once and found nothing
+    _is_releasing: bool = False  # continuations wait for a release
 
     def __attrs_post_init__(self) -> None:
         self._settler = _Settler(self._runtime, self._context, self._upkeep)
@@ -273,11 +283,13 @@ class Dispatcher:
             log.info("Storage is back.")
             self._upkeep.contact(is_there=True)
         self._pause = _FIRST_PAUSE
-        is_releasing = self._settler.answered(reply.results, self._batches)
+        self._is_releasing |= self._settler.answered(reply.results, self._batches)
         is_full = self._give_out(reply.claim, limit)
         is_stopped = self._state is DispatcherState.STOPPED
         # Last: whatever this meets, what was claimed is at work. Upkeep does what is left.
-        if is_releasing or self._batches.is_due() or (is_stopped and self._batches.is_owed):
+        self._is_releasing |= self._settler.look_up(self._batches)
+        if self._is_releasing or self._batches.is_due() or (is_stopped and self._batches.is_owed):
+            self._is_releasing = False
             self._inbox.look_again()
             self._batches.look()
         self._wait(is_more_likely=is_full)
@@ -345,6 +357,8 @@ class Dispatcher:
         if self._workers.has_waiting:
             return _FLUSH_WAIT
         poll = self._runtime.settings.poll
+        if self._holder is not None and any(_is_doubtful(run) for run in self._workers.runs()):
+            poll = min(poll, max(0.0, self._reconciled_at + _OFTENEST - time.monotonic()))
         if self._workers.is_loop_full:
             return min(poll, FULL_PAUSE)
         return poll if self._look_again_at is None else min(poll, self._time_until(self._look_again_at))
@@ -386,17 +400,22 @@ class Dispatcher:
     def _is_time_to_reconcile(self) -> bool:
         now = time.monotonic()
         since = now - self._reconciled_at
-        if since < 1.0 or self._holder is None:
+        if since < _OFTENEST or self._holder is None:
             return False
         # Also who holds nothing asks, only more seldom: a storage that failed over may have forgotten an end.
         if since >= self._runtime.settings.heartbeat * (1 if self._settler.held else _IDLE_HEARTBEATS):
             return True
         return self._reconciled_at == 0.0 or any(
-            run.started and now - run.started > _LONG_RUN for run in self._workers.runs()
+            (run.started and now - run.started > _LONG_RUN) or _is_doubtful(run)
+            for run in self._workers.runs()
         )
 
     def _reconcile(self) -> None:
-        """Compare what we hold with what the storage says: stop what is lost, return what is unknown."""
+        """Compare what we hold with what the storage says: stop what is lost, return what is unknown.
+
+        A job that its run has ended within a transaction of its task is not lost: its end is counted, and
+        what its task does after the commit goes on.
+        """
         holder = self._holder
         if holder is None:
             return
@@ -409,15 +428,39 @@ class Dispatcher:
             return
         lost = [self._settler.held.pop(one.held.job_id) for one in reply.lost]
         running = self._drop(lost)
-        for claimed in lost:
-            if (run := running.get(claimed.job.id)) is not None:
-                run.cancel(CancelKind.LOST, "deleted, or taken from this server")
-            else:  # an end that is refused tells the storage that nobody here runs it
+        completed: list[EndedRun] = []
+        for one, claimed in zip(reply.lost, lost, strict=True):
+            run = running.get(claimed.job.id)
+            if run is None:  # an end that is refused tells the storage that nobody here runs it
                 self._settler.hand_back(claimed.job, claimed.holder, "lost before it started")
+            elif (completion := _completion_of(run, one)) is not None:
+                completed.append(completed_end(run.job, completion))
+            else:
+                run.cancel(CancelKind.LOST, "deleted, or taken from this server")
+        if completed:
+            self._is_releasing |= self._settler.completed(completed, self._batches)
         for job in reply.unknown:
             run = running.get(job.id)
             if run is None or run.job.fence != job.fence:
                 self._settler.hand_back(job, holder, "claim whose reply was lost")
+
+
+def _is_doubtful(run: Run) -> bool:
+    """Return whether the run may have ended the job within its own transaction, and nobody has looked."""
+    completion = run.completion
+    return completion is not None and completion.is_due and not completion.is_counted
+
+
+def _completion_of(run: Run, lost: LostClaim) -> Completion | None:
+    """Return by which success the run has ended the lost job itself; None if it is lost to others.
+
+    The run's server knew of the success before its transaction could commit. So a job that is final with the
+    run's fence and without a tail was ended by that transaction: what an operator takes out of processing has
+    a tail. One that is not stored has been removed since, which only happens to final jobs.
+    """
+    completion = run.completion
+    is_of_run = run.job.fence == lost.held.fence
+    return completion if is_of_run and (lost.has_ended or lost.is_gone) else None
 
 
 @attrs.define
@@ -458,6 +501,7 @@ class _Settler:
     _upkeep: ChildUpkeep
     _unsent: list[EndedRun] = attrs.Factory(list)
     _back: list[Transition] = attrs.Factory(list)
+    _doubtful: list[EndedRun] = attrs.Factory(list)  # refused, but their jobs may have ended before
     held: dict[str, ClaimedRun] = attrs.Factory(dict)
     _shuts: dict[str, int] = attrs.Factory(dict)  # keys of limits by the instant until which they are shut
 
@@ -522,7 +566,7 @@ class _Settler:
     @property
     def holds_nothing(self) -> bool:
         """Tell whether everything claimed has been settled."""
-        return not (self.held or self._unsent or self._context.inbox.ended or self._back)
+        return not (self.held or self._unsent or self._context.inbox.ended or self._back or self._doubtful)
 
     def transitions(self) -> list[Transition]:
         """Return what is owed, ends first, after what the jobs said is written, and keys are shut."""
@@ -605,12 +649,86 @@ class _Settler:
             claimed = held.get(end.job.id)
             if claimed is not None and claimed.job.fence == end.job.fence:
                 del held[end.job.id]
-            if result in _IN_STORAGE:
+            if end.completion is not None:
+                self._answer_completed(end, end.completion, result, accepted)
+            elif result in _IN_STORAGE:
                 accepted.append(end)
                 if end.tell is not None:
                     end.tell()
             else:
-                log.info("The end of job %s was refused: it is no longer ours.", end.job.id)
+                log.info(_REFUSED, end.job.id)
+        self._count(accepted)
+        releasing = []
+        if Applied.RELEASING in results:
+            releasing = [
+                end for end, result in zip(ended, results, strict=False) if result is Applied.RELEASING
+            ]
+        return self._tell_batches(releasing + _freeing(accepted), batches)
+
+    def _answer_completed(
+        self, end: EndedRun, completion: Completion, result: Applied, accepted: list[EndedRun]
+    ) -> None:
+        """Add the end of a run that may have ended within its own transaction to the accepted ones.
+
+        One that is counted already is not added again. One that is refused is looked up: if the transaction
+        committed, every end but a success is.
+        """
+        if completion.is_counted:
+            return
+        is_repeat = result is Applied.ALREADY and end.transition.to is State.SUCCEEDED
+        if is_repeat or result is Applied.MISSING or (result is Applied.REFUSED and completion.is_stored):
+            completion.is_counted = True
+            accepted.append(completed_end(end.job, completion))
+        elif result in _IN_STORAGE:  # the transaction was rolled back
+            accepted.append(end)
+            if end.tell is not None:
+                end.tell()
+        else:
+            self._doubtful.append(end)
+
+    def completed(self, ends: list[EndedRun], batches: BatchLooks) -> bool:
+        """Count ends that the tasks' own transactions have stored; return as `answered` does."""
+        for end in ends:
+            if end.completion is not None:
+                end.completion.is_counted = end.completion.is_stored = True
+        self._count(ends)
+        return self._tell_batches(_freeing(ends), batches)
+
+    def look_up(self, batches: BatchLooks) -> bool:
+        """Count refused ends whose jobs had ended before; return as `answered` does.
+
+        They are kept until the storage answers.
+        """
+        if not self._doubtful:
+            return False
+        doubtful = [
+            end for end in self._doubtful if end.completion is not None and not end.completion.is_counted
+        ]
+        try:
+            records = self._runtime.storage.get([end.job.id for end in doubtful]) if doubtful else []
+        except StorageUnavailable:
+            raise
+        except StorageError:
+            log.exception(
+                "Whether jobs ended within their own transactions cannot be read; they are not counted."
+            )
+            records, doubtful = [], []
+        self._doubtful.clear()
+        completed = []
+        for end, record in zip(doubtful, records, strict=True):
+            if end.completion is None or not has_succeeded(end.job, record):
+                log.info(_REFUSED, end.job.id)
+                continue
+            log.info(
+                "Job %s had succeeded with its own transaction; the end of its run (%s) does not count.",
+                end.job.id, end.transition.to,
+                extra={"job_id": end.job.id},
+            )  # fmt: skip
+            completed.append(completed_end(end.job, end.completion))
+        return self.completed(completed, batches) if completed else False
+
+    def _count(self, accepted: Sequence[EndedRun]) -> None:
+        """Count the ends that the storage has, and report them to plugins."""
         self._upkeep.ended += len(accepted)
         self._upkeep.metrics.add(
             (end.job, outcome, end.transition.at, end.duration)
@@ -620,13 +738,12 @@ class _Settler:
         plugins = self._runtime.plugins
         if accepted and plugins.has_jobs_settled:
             plugins.jobs_settled([Settled(end.job, end.transition, end.duration) for end in accepted])
-        if Applied.RELEASING not in results and not any(end.frees_children for end in accepted):
+
+    @staticmethod
+    def _tell_batches(releasing: Sequence[EndedRun], batches: BatchLooks) -> bool:
+        """Note the batches of these ends; return whether continuations are to be released."""
+        if not releasing:
             return False
-        releasing = [
-            end
-            for end, result in zip(ended, results, strict=False)
-            if result is Applied.RELEASING or end.frees_children
-        ]
         texts = {end.job.ties_json for end in releasing}
         found = {None if text is None else read_ties(text).batch_id for text in texts}
         batches.tell(
@@ -634,6 +751,15 @@ class _Settler:
             have_failed=any(end.transition.to is not State.SUCCEEDED for end in releasing),
         )
         return None in found
+
+
+def _freeing(accepted: Iterable[EndedRun]) -> list[EndedRun]:
+    """Return those that ended within their own transactions while children or a batch waited for them."""
+    return [
+        end
+        for end in accepted
+        if (completion := end.completion) is not None and completion.is_counted and completion.frees_children
+    ]
 
 
 def _outcome(transition: Transition) -> str | None:

@@ -1,9 +1,11 @@
 """A process of its own for a job: for `executor="process"`, and for a job suspected of killing its process.
 
 The process imports the app by the name its server was started with and says that it is ready, or why not. It
-gets one job after another as a line of JSON, and answers each with its log lines and its transition. When it
-dies, exactly one job is to blame; when it never got ready, none is. When its server dies, the pipe that
-brings the jobs ends, and with it the process and all that it started, in the middle of a job.
+gets one job after another as a line of JSON, and answers each with its log lines and its transition. A job
+that ends within a transaction of its task is reported before that can commit: the process waits until its
+server has noted it. When it dies, exactly one job is to blame; when it never got ready, none is. When its
+server dies, the pipe that brings the jobs ends, and with it the process and all that it started, in the
+middle of a job.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -30,7 +32,7 @@ from firelock.errors import ConfigurationError, JobCancelled
 from firelock.hookspecs import ServerInfo
 from firelock.lifecycle import HELD
 from firelock.logs import LogFormat, log_to_stderr, say_last
-from firelock.server.attempt import EndedRun, JobRunner, ProcessDied, Run, Surroundings
+from firelock.server.attempt import Completion, EndedRun, JobRunner, ProcessDied, Run, Surroundings
 from firelock.server.job_counters import count_in
 from firelock.server.loading import load_in_job_process
 from firelock.server.process_state import (
@@ -51,6 +53,9 @@ if TYPE_CHECKING:
     from firelock.runtime import Runtime
 
 log = logging.getLogger(__name__)
+
+_NOTED = b"noted\n"  # the server's answer to a completion: the only line it sends while a job runs
+_MEANWHILE = frozenset({"log", "progress", "completed"})  # what a process says while its job goes on
 
 
 @attrs.frozen
@@ -157,7 +162,7 @@ class JobProcess:
             transition = _read_transition(answer["transition"])
             shuts = answer["shuts"]
             return EndedRun(
-                run.job, transition, int(answer["duration"]), bool(answer["frees_children"]),
+                run.job, transition, int(answer["duration"]), run.completion,
                 shuts=None if shuts is None else (shuts[0], shuts[1]),
             )  # fmt: skip
         self.close()
@@ -188,6 +193,11 @@ class JobProcess:
                 console.log(run.job.id, run.job.attempt, *said["log"])
             elif "progress" in said:
                 console.progress(run.job.id, *said["progress"])
+            elif "completed" in said:
+                if said["run"] == [run.job.id, run.job.fence]:  # not of a thread that an earlier job has left
+                    run.completion = _read_completion(said["completed"])
+                self._out.write(_NOTED)
+                self._out.flush()
             else:
                 return dict(said)
         return None
@@ -376,6 +386,18 @@ def _read_transition(fields: dict[str, Any]) -> Transition:
     )
 
 
+def _write_completion(completion: Completion) -> dict[str, Any]:
+    return {
+        "transition": _write_transition(completion.transition),
+        "duration": completion.duration,
+        "frees_children": completion.frees_children,
+    }
+
+
+def _read_completion(fields: dict[str, Any]) -> Completion:
+    return Completion(_read_transition(fields["transition"]), fields["duration"], fields["frees_children"])
+
+
 class _Orders:
     """The lines that the server sends, read by a thread, which sees the end of the pipe during a job as well.
 
@@ -387,10 +409,15 @@ class _Orders:
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._is_at_work = False
+        self._noted = threading.Semaphore(0)
+        self._asking = threading.Lock()
         threading.Thread(target=self._read, args=(pipe,), name="firelock-orders", daemon=True).start()
 
     def _read(self, pipe: IO[bytes]) -> None:
         for line in pipe:
+            if line == _NOTED:
+                self._noted.release()
+                continue
             with self._lock:
                 self._is_at_work = True
             self._lines.put(line)
@@ -398,6 +425,12 @@ class _Orders:
             if self._is_at_work:
                 os.killpg(0, signal.SIGKILL)  # its own group: this process and all that it started
         self._lines.put(None)
+
+    def ask(self, send: Callable[[], None]) -> None:
+        """Return when the server has noted what is sent; if the server ends first, so does this process."""
+        with self._asking:
+            send()
+            self._noted.acquire()
 
     def rest(self) -> None:
         """What the last line asked for is done. Call it before the server is told, which may end the pipe."""
@@ -410,9 +443,16 @@ class _Orders:
             yield line
 
 
-def _serve(runtime: Runtime, jobs: Iterable[bytes], say: Callable[[Mapping[str, Any]], None]) -> None:
+def _serve(runtime: Runtime, jobs: _Orders, say: Callable[[Mapping[str, Any]], None]) -> None:
+    def completed(run: Run) -> None:
+        completion = run.completion
+        assert completion is not None  # noqa: S101 - the runner has just set it
+        words = {"run": [run.job.id, run.job.fence], "completed": _write_completion(completion)}
+        jobs.ask(lambda: say(words))
+
     console = _PipeConsole(say)
-    runner, state = JobRunner(runtime, console, is_apart=True), Surroundings()
+    runner = JobRunner(runtime, console, is_apart=True, on_completed=completed)
+    state = Surroundings()
     loop = _Loop(runner)
     for line in jobs:
         order = json.loads(line)
@@ -426,7 +466,6 @@ def _serve(runtime: Runtime, jobs: Iterable[bytes], say: Callable[[Mapping[str, 
             {
                 "transition": _write_transition(prepared.transition),
                 "duration": prepared.duration,
-                "frees_children": prepared.frees_children,
                 "shuts": prepared.shuts,
             }
         )
@@ -489,13 +528,13 @@ def main() -> int:
     lock = threading.Lock()
 
     def say(words: Mapping[str, Any]) -> None:
-        if "log" not in words and "progress" not in words:  # the last word about an order
+        if _MEANWHILE.isdisjoint(words):  # the last word about an order
             orders.rest()
         with lock:
             _write(answers, words)
 
-    server, lines = ServerInfo(**json.loads(server_text)), iter(orders)
-    first = next(lines, None)
+    server = ServerInfo(**json.loads(server_text))
+    first = next(iter(orders), None)
     if first is None:  # nobody needs it any more
         return 0
     words = json.loads(first)
@@ -512,7 +551,7 @@ def main() -> int:
         say({"unready": told})
         return 2
     say({"ready": True})
-    _serve(app.runtime, lines, say)
+    _serve(app.runtime, orders, say)
     app.runtime.plugins.worker_process_stopped(server)
     app.close()
     return 0

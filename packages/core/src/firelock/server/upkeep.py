@@ -30,12 +30,14 @@ from firelock.values import ClaimedJob
 if TYPE_CHECKING:
     from firelock.hookspecs import ServerInfo
     from firelock.runtime import Runtime
+    from firelock.server.attempt import Completion
 
 log = logging.getLogger(__name__)
 
 _BATCH = 1_000
 _SELDOM = 3  # sweeps to one look for what is seldom there
 _BATCHES_A_SWEEP = 20  # then the next sweep goes on: retention yields to claims
+_COMPLETED = 0.1  # seconds after which a run that ended within its own transaction has likely more to do
 _REPORT, _CONSOLE, _METRICS, _WATCH = 1.0, 0.5, 2.0, 0.1
 _CATALOGUE = 12 * 3_600.0  # and at the start, when nobody waits for it
 _CATALOGUE_AGAIN = 60.0
@@ -87,6 +89,10 @@ class MinuteRollups:
                 for key, older in sums.items():
                     self._sums[key] = [a + b for a, b in zip(older, self._sums[key], strict=True)]
             raise
+
+
+def _has_ended(completion: Completion | None) -> bool:
+    return completion is not None and completion.is_counted
 
 
 @attrs.define(eq=False)
@@ -276,9 +282,13 @@ class ChildUpkeep:
                     "This server could not renew its session in time; no job is started until it can."
                 )
         for run in self._workers.runs():
+            completion = run.completion
+            if completion is not None and not completion.is_due and now - completion.written > _COMPLETED:
+                completion.is_due = True
+                self._context.inbox.wake()  # to look whether its job has ended, while what follows goes on
             if run.cancelled is not None or not run.started:
                 continue
             if run.timeout_seconds is not None and now - run.started > run.timeout_seconds:
                 run.cancel(CancelKind.TIMEOUT, f"timed out after {run.timeout_seconds:g} s")
-            elif not has_right and run.info.on_risk is OnRisk.CANCEL:
+            elif not has_right and run.info.on_risk is OnRisk.CANCEL and not _has_ended(completion):
                 run.cancel(CancelKind.LOST, "the server cannot be sure that the job is still its own")

@@ -15,7 +15,14 @@ from firelock.errors import ConfigurationError, JobCancelled, JobFailed, RateLim
 from firelock.ids import new_id
 from firelock.lifecycle import Moved, handed_back
 from firelock.limit import Limit
-from firelock.server.attempt import CancelKind, EndedRun, JobRunner, Run
+from firelock.server.attempt import (
+    CancelKind,
+    EndedRun,
+    JobRunner,
+    Run,
+    completed_end,
+    has_succeeded,
+)
 from firelock.server.scheduler import fire_due
 from firelock.server.tied_jobs import TiedJobs
 from firelock.storage import Applied, ClaimRequest, NewSession
@@ -291,6 +298,10 @@ class SteppedServer:
             key, until = ended.shuts
             self._storage.spend(key, until=until)
         (applied,) = self._storage.apply([ended.transition])
+        completion = ended.completion
+        if completion is not None and self._has_completed(ended, applied):
+            ended = completed_end(ended.job, completion)
+            applied = Applied.RELEASING if completion.frees_children else Applied.ALREADY
         while applied is Applied.RELEASING and self._storage.release(_BATCH):
             continue
         error = runner.errors.pop(ended.job.id, None)
@@ -302,6 +313,13 @@ class SteppedServer:
         if plugins.has_jobs_settled:
             plugins.jobs_settled([Settled(ended.job, ended.transition, ended.duration)])
         return _outcome(ended), error or _undecodable(ended)
+
+    def _has_completed(self, ended: EndedRun, applied: Applied) -> bool:
+        """Return whether the task's own transaction has ended the job, by the answer to the run's end."""
+        if applied.is_applied:
+            return applied is Applied.ALREADY and ended.transition.to is State.SUCCEEDED
+        (record,) = self._storage.get([ended.job.id])
+        return has_succeeded(ended.job, record)
 
     def lose(self, running: Sequence[str]) -> None:
         """The session ends as a dead server's does; a new one takes its place."""
