@@ -1,0 +1,239 @@
+"""Ends within a transaction of the task, when others change the job meanwhile or the storage is away."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+
+import pytest
+
+from firelock import Firelock, JobContext, Retry, Settings, Snooze
+from firelock.clock import SECOND
+from firelock.errors import StorageError, StorageUnavailable
+from firelock.memory import MemoryStorage
+from firelock.storage import Applied, Feature
+from firelock.values import State
+from tests.core.fakes import FailingStorage, plugin, until
+
+PATIENT = Settings(poll=60, heartbeat=1, session_timeout=30, sweep=60)
+DAYS = 86_400 * SECOND
+
+
+class Transaction:
+    """A caller's transaction: what is to be stored when it commits."""
+
+    def __init__(self):
+        self.ends = []
+
+    def commit(self):
+        """Everything is stored."""
+        for end in self.ends:
+            end()
+
+
+class JoiningStorage(FailingStorage):
+    """Takes part in such transactions; it is compared with only while the test lets it be."""
+
+    features = MemoryStorage.features | {Feature.TRANSACTIONAL_ENQUEUE}
+
+    def __init__(self):
+        super().__init__()
+        self.compares = threading.Event()
+        self.compares.set()
+
+    def apply(self, transitions, *, within=None):
+        """The end is stored with the transaction's commit."""
+        if within is None:
+            return super().apply(transitions)
+        within.ends.append(lambda: MemoryStorage.apply(self, transitions))
+        return [Applied.APPLIED]
+
+    def reconcile(self, session, held):
+        """Wait until the test allows it."""
+        assert self.compares.wait(30)
+        return super().reconcile(session, held)
+
+
+class Bench:
+    """An app with a task that commits its end, waits for the test, and does as the test has said."""
+
+    def __init__(self):
+        def jobs_settled(settled):
+            self.settled += [(one.job.fence, one.transition.to, one.transition.result) for one in settled]
+
+        def attempt_failed(error):
+            self.failed.append(str(error))
+
+        def work(job: JobContext) -> object:
+            return self._work(job)
+
+        self.storage, self.settled, self.failed = JoiningStorage(), [], []
+        hooks = plugin(jobs_settled=jobs_settled, attempt_failed=attempt_failed)
+        self.fire = Firelock(self.storage, plugins=[hooks], settings=PATIENT)
+        self.server = self.fire.server(workers=1, name="host:a")
+        self.committed, self.opened = threading.Semaphore(0), threading.Event()
+        self.told, self.then = [], lambda: "returned"
+        self.work = self.fire.task(name="work", retry=Retry.fixed(60, attempts=3))(work)
+
+    def _work(self, job):
+        transaction = Transaction()
+        job.complete_within(transaction, job.fence)
+        transaction.commit()
+        self.committed.release()
+        while not self.opened.wait(0.005):
+            if job.cancelled:
+                self.told.append(job.cancel_reason)
+            job.raise_if_cancelled()
+        return self.then()
+
+    def commit(self):
+        """Return a job that has committed its end, and goes on; nothing is compared from now on."""
+        self.storage.compares.clear()
+        job = self.work.enqueue()
+        assert self.committed.acquire(timeout=30)
+        return job
+
+    def close(self):
+        self.opened.set()
+        self.storage.compares.set()
+        self.storage.mend()
+        self.server.stop(grace=10)
+        self.fire.close()
+
+
+@pytest.fixture
+def bench():
+    """A bench whose server runs."""
+    with closing(Bench()) as bench:
+        bench.server.start()
+        yield bench
+
+
+def test_requeue_after_the_commit_cancels_the_run(bench):
+    """Its job runs again, so that the run is no longer the job's; the later run's end is counted."""
+    job = bench.commit()
+
+    bench.fire.queues.pause("default")
+    job.requeue()
+    bench.storage.compares.set()
+    until(lambda: bench.told)
+    bench.fire.queues.resume("default")
+    assert bench.committed.acquire(timeout=30)
+    bench.opened.set()
+    until(lambda: job.refresh().state == "succeeded")
+    bench.server.stop()
+
+    assert ["deleted, or taken from this server"] == bench.told
+    assert [(2, State.SUCCEEDED, "2")] == [one for one in bench.settled if one[1] is State.SUCCEEDED]
+
+
+def test_delete_after_the_commit_leaves_the_run(bench):
+    """The job had succeeded by then, and is counted so."""
+    job = bench.commit()
+
+    job.delete()
+    bench.storage.compares.set()
+    until(lambda: bench.settled)
+    bench.opened.set()
+    until(lambda: not bench.fire.jobs.find(state="processing").jobs)
+    bench.server.stop()
+
+    assert ([(1, State.SUCCEEDED, "1")], []) == (bench.settled, bench.told)
+
+
+def test_job_that_was_removed_after_the_commit_has_ended(bench):
+    """Only final jobs are removed: the run goes on, and its end is counted."""
+    job = bench.commit()
+
+    bench.storage.clock_offset += 30 * DAYS
+    bench.storage.prune(10)
+    bench.storage.clock_offset -= 30 * DAYS
+    assert [None] == bench.storage.get([job.id])
+    bench.storage.compares.set()
+    until(lambda: bench.settled)
+    bench.opened.set()
+    bench.server.stop()
+
+    assert ([(1, State.SUCCEEDED, "1")], []) == (bench.settled, bench.told)
+
+
+def test_job_that_was_removed_before_its_end_was_sent_has_ended(bench):
+    """The storage answers that there is no such job, and the end is counted."""
+    bench.commit()
+
+    bench.storage.clock_offset += 30 * DAYS
+    bench.storage.prune(10)
+    bench.storage.clock_offset -= 30 * DAYS
+    bench.opened.set()
+    bench.storage.compares.set()
+    bench.server.stop()
+
+    assert [(1, State.SUCCEEDED, "1")] == bench.settled
+
+
+def test_refused_end_is_looked_up_until_the_storage_answers(bench):
+    """An outage meanwhile does not lose the end, which is counted once."""
+    bench.then = lambda: Snooze(60)
+    bench.storage.fail("get", StorageUnavailable("away"), StorageUnavailable("still away"))
+    bench.commit()
+
+    bench.opened.set()
+    bench.storage.compares.set()
+    until(lambda: bench.settled)
+    bench.server.stop()
+
+    assert [(1, State.SUCCEEDED, "1")] == bench.settled
+
+
+def test_refused_end_that_cannot_be_looked_up_is_given_up(bench, caplog):
+    """It hinders no other end, nor the stop; the log says so."""
+    bench.then = lambda: Snooze(60)
+    bench.storage.fail("get", StorageError("unreadable"))
+    bench.opened.set()
+    bench.work.enqueue()
+    until(lambda: any("they are not counted" in line for line in caplog.messages))
+
+    bench.server.stop()
+
+    assert [] == bench.settled
+
+
+def test_error_after_the_commit_in_an_outage_is_counted_as_a_success(bench):
+    """The worker cannot know that, and reports a failed attempt; the storage has the last word."""
+
+    def fail():
+        raise ValueError("the cache is away")
+
+    bench.then = fail
+    bench.storage.fail("get", StorageUnavailable("away"))
+    bench.opened.set()
+    job = bench.work.enqueue()
+
+    until(lambda: bench.settled)
+    bench.server.stop()
+
+    assert (["the cache is away"], [(1, State.SUCCEEDED, "1")]) == (bench.failed, bench.settled)
+    assert "succeeded" == job.refresh().state
+
+
+def test_end_whose_answer_was_lost_is_counted_once(bench):
+    """It is sent again, and is a repeat of a repeat."""
+    bench.opened.set()
+    bench.storage.fail("exchange", StorageUnavailable("lost"), is_late=True)
+    bench.storage.fail("apply", StorageUnavailable("lost"), is_late=True)
+    bench.work.enqueue()
+
+    until(lambda: bench.settled)
+    bench.server.stop()
+
+    assert [(1, State.SUCCEEDED, "1")] == bench.settled
+
+
+def test_end_without_more_to_do_costs_no_look(bench):
+    """A task that returns after its commit is settled as any other: nothing is read, nothing compared."""
+    bench.opened.set()
+    bench.work.enqueue_many([()] * 20)
+
+    until(lambda: len(bench.settled) == 20)
+
+    assert [] == bench.storage.called["get"]
