@@ -134,7 +134,8 @@ def following() -> str:
     return "next"
 '''
 
-EXECUTORS = ["thread", "loop", "process"]
+PROCESS = pytest.param("process", marks=pytest.mark.heavy("starts a process for its job"))
+EXECUTORS = ["thread", "loop", PROCESS]
 _numbers = itertools.count()
 
 
@@ -208,7 +209,7 @@ class Completing:
         with closing(Bench(tmp_path, *urls, monkeypatch)) as bench:
             yield bench
 
-    @pytest.mark.parametrize("executor", EXECUTORS)
+    @pytest.mark.parametrize("executor", ["thread", "loop", "process"])
     def test_task_goes_on_after_its_commit(self, bench, executor):
         """Its end is counted once and its continuation runs meanwhile; nothing cancels or kills the run."""
         job = bench.task(executor).enqueue("commit")
@@ -319,6 +320,7 @@ class Completing:
         assert "succeeded" == job.refresh().state
         assert [("thread", "succeeded", 1)] == bench.rollups()
 
+    @pytest.mark.heavy("starts a process for its job")
     def test_process_that_dies_after_the_commit_is_no_crash(self, bench, caplog):
         """Its job has succeeded; the log has how the process died."""
         bench.open_gate()
@@ -336,7 +338,10 @@ class Completing:
     def test_timeout_counts_after_the_commit_as_well(self, bench, executor, caplog):
         """What follows is ended by it, and the job stays succeeded."""
         with bench.server():
-            bench.app.warm.enqueue().result(timeout=30)  # the time in which a process starts counts as well
+            if executor == "process":
+                bench.app.warm.enqueue().result(
+                    timeout=30
+                )  # the time in which a process starts counts as well
             job = bench.task(executor).using(timeout=3).enqueue("commit")
             until(lambda: any("timed out after 3 s" in line for line in caplog.messages))
             until(lambda: bench.settled(job))

@@ -236,6 +236,10 @@ class JobContext:
         that they happen exactly once, whatever crashes. Call it last before the commit: from then on the
         job's row is locked until the transaction ends.
 
+        After the commit the task may go on, within its timeout and the grace of a stop. The job has succeeded
+        by then, so an exception is logged and neither fails the job nor repeats it. After a rollback the run
+        goes on as before, and its ordinary end counts.
+
         Args:
             session: a SQLAlchemy Session or Connection, or the driver's connection, with a transaction.
             result: what the job returns; what the task returns afterwards is not stored.

@@ -323,7 +323,8 @@ def attempt_failed(job: ClaimedJob, error: BaseException, transition: Transition
 
     Called once a failed attempt, in the worker, when everything is decided and before it is sent to the
     storage; `transition.to` is `failed` or `deleted` where the job is over, else it runs again. A task that
-    raises `RateLimited`, or did not start in time, has not failed. An exception is logged and touches no job.
+    raises `RateLimited`, or did not start in time, has not failed; nor has one that raises after its own
+    transaction ended the job. An exception is logged and touches no job.
 
     Example:
         @hookimpl
