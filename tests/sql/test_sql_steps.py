@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from firelock import Firelock, JobCancelled, JobContext, Retry
 from firelock.hookspecs import ServerInfo
 from firelock.server.job_process import JobProcess, JobProcessSpec
-from tests.core.fakes import Worker
+from tests.core.fakes import Worker, until
 
 AT_ONCE = Retry.fixed(0, attempts=3, jitter=0)
 
@@ -113,6 +113,26 @@ def test_an_async_step_takes_part_in_a_transaction(fire, engine):
     with fire.server(workers=1, async_workers=1):
         assert 7 == made.result(20)
     assert [7] == booked(engine)
+
+
+def test_coroutine_that_streams_after_its_commit_is_not_cancelled(fire, engine):
+    """What it emits then is dropped, because its job has ended."""
+    much, reasons = "word" * 100_000, []
+
+    async def works(job: JobContext) -> None:
+        with Session(engine) as session, session.begin():
+            job.complete_within(session)
+        await job.aemit(much)
+        await asyncio.sleep(0)
+        reasons.append(job.cancel_reason)
+
+    task = fire.task(name="works", retry=Retry.never())(works)
+
+    with fire.server(workers=1, async_workers=1):
+        task.enqueue().result(timeout=20)
+        until(lambda: reasons)
+
+    assert [""] == reasons
 
 
 APP = """

@@ -10,11 +10,11 @@ import time
 import pytest
 
 from firelock import Firelock, JobContext, Retry, Settings, Snooze, current_job
-from firelock.errors import StorageError, StorageUnavailable
+from firelock.errors import JobCancelled, StorageError, StorageUnavailable
 from firelock.memory import MemoryStorage
 from firelock.retry import DecisionKind, RetryDecision
 from firelock.serializer import JsonSerializer
-from firelock.storage import ClaimRequest, NewSession
+from firelock.storage import ClaimRequest, NewSession, Reconciliation
 from firelock.values import BATCH_TASK, BatchRules, NewJob, State, Ties, write_ties
 from tests.core.fakes import FailingStorage, plugin, until
 
@@ -390,6 +390,132 @@ def test_a_job_deleted_while_it_runs_is_no_failure(make_crew, caplog):
     until(lambda: job.refresh().record().session is None)
     assert State.DELETED is job.refresh().state
     assert [] == [record for record in caplog.records if record.name == "firelock.jobs"]
+
+
+class UnawareStorage(FailingStorage):
+    """A storage that reports no lost job, so that only a refused write does."""
+
+    def reconcile(self, session, held):
+        """Nothing is lost."""
+        return Reconciliation(is_session_lost=False, lost=[], unknown=[])
+
+
+class Lost:
+    """A coroutine whose job is deleted while it runs; its server learns that from a refused write alone."""
+
+    def __init__(self, crew):
+        self.crew, self.deleted, self.ended, self.told = crew, threading.Event(), threading.Event(), []
+
+    async def until_deleted(self):
+        """Return when the job was deleted."""
+        self.crew.came.append(current_job().id)
+        while not self.deleted.is_set():
+            await asyncio.sleep(0)
+
+    async def stay(self, awaitable=None):
+        """Await this, then wait for ever; note the exception that ends the wait."""
+        try:
+            if awaitable is not None:
+                await awaitable
+            await asyncio.get_running_loop().create_future()
+        except BaseException as error:
+            self.told.append(type(error))
+            raise
+
+    def run(self, function, **options):
+        """Delete a job of the function while it runs; return it as soon as its run has ended."""
+
+        async def work(job: JobContext):
+            try:
+                await function(job)
+            finally:
+                self.ended.set()
+
+        job = self.crew.task(work, retry=Retry.never(), **options).enqueue()
+        self.crew.start()
+        until(lambda: self.crew.came)
+        job.delete()
+        self.deleted.set()
+        assert self.ended.wait(20)
+        until(lambda: not job.refresh().record().is_stopping)
+        return job
+
+
+@pytest.fixture
+def lost(make_crew):
+    """A coroutine that is about to lose its job."""
+    return Lost(make_crew(storage=UnawareStorage()))
+
+
+@pytest.mark.parametrize("is_much", [False, True], ids=["a word", "much"])
+@pytest.mark.parametrize("is_async", [False, True], ids=["emit", "aemit"])
+def test_coroutine_is_cancelled_by_a_refused_write_of_its_stream(lost, is_async, is_much):
+    """Once, whether a thread in the background writes it or `emit` itself, as there is much."""
+    text = "word" * (100_000 if is_much else 1)
+
+    async def streams(job):
+        await lost.until_deleted()
+        await lost.stay(job.aemit(text) if is_async else job.emit(text))
+
+    job = lost.run(streams)
+
+    assert [asyncio.CancelledError] == lost.told
+    assert State.DELETED is job.refresh().state
+
+
+def test_coroutine_is_cancelled_when_a_background_task_of_it_loses_the_job(lost):
+    """Nobody awaits the exception that the step raises there."""
+
+    async def nothing(): ...
+
+    async def works(job):
+        await lost.until_deleted()
+        background = asyncio.create_task(job.astep("one", nothing))
+        try:
+            await lost.stay()
+        finally:
+            await asyncio.wait([background])
+            assert isinstance(background.exception(), JobCancelled)
+
+    lost.run(works)
+
+    assert [asyncio.CancelledError] == lost.told
+
+
+def test_coroutine_that_a_step_tells_of_its_loss_may_clean_up(lost):
+    """Nothing interrupts it: the exception of the step was enough."""
+    cleaned = []
+
+    async def nothing(): ...
+
+    async def works(job):
+        await lost.until_deleted()
+        try:
+            await job.astep("one", nothing)
+        finally:
+            for _ in range(10):
+                await asyncio.sleep(0)
+            cleaned.append(job.id)
+
+    job = lost.run(works)
+
+    assert [job.id] == cleaned
+
+
+def test_timeout_ends_a_coroutine_that_ignores_the_loss_of_its_job(lost):
+    """An exception has told it of the loss, and so nothing else ended it before."""
+
+    async def nothing(): ...
+
+    async def works(job):
+        await lost.until_deleted()
+        with pytest.raises(JobCancelled):
+            await job.astep("one", nothing)
+        await lost.stay()
+
+    lost.run(works, timeout=0.2)
+
+    assert [asyncio.CancelledError] == lost.told
 
 
 def test_a_long_run_is_shown_as_started(make_crew):

@@ -72,7 +72,7 @@ class FakeAttempt:
         """No run of it waits."""
         return False
 
-    def lose(self, reason: str) -> None:
+    def lose(self, reason: str, *, is_raised: bool) -> None:
         """Nobody takes the job away."""
 
     def complete(self, session: object, result: object) -> None:

@@ -119,8 +119,8 @@ class RunningAttempt(Protocol):
     def has_right(self) -> bool:
         """Tell whether its server can be sure that the job is its own."""
 
-    def lose(self, reason: str) -> None:
-        """The job is no longer this run's, says the storage."""
+    def lose(self, reason: str, *, is_raised: bool) -> None:
+        """End the run, because the job is no longer its own; `is_raised` if the caller raises as well."""
 
 
 class MemoPut(Protocol):
@@ -392,8 +392,9 @@ class JobSteps:
 
     def _check_put_within(self, answer: Remembered) -> None:
         if answer.answer not in (Applied.APPLIED, Applied.ALREADY):
-            self._attempt.lose("the job is no longer this run's; nothing of its transaction may stay")
-            raise JobCancelled("the job is no longer this run's; nothing of its transaction may stay")
+            why = "the job is no longer this run's; nothing of its transaction may stay"
+            self._attempt.lose(why, is_raised=True)
+            raise JobCancelled(why)
 
     # ---- waits -------------------------------------------------------------------------------------------
 
@@ -761,7 +762,7 @@ class JobSteps:
         return stands
 
     def _lose(self) -> None:
-        self._attempt.lose(_NOT_OURS)
+        self._attempt.lose(_NOT_OURS, is_raised=True)
 
     def _why_no_room(self, memo: Memo) -> str | None:
         """Return why a memo is too much, by what is known of the others; None where it is not."""
@@ -856,7 +857,8 @@ class JobSteps:
         """Return if whoever waits may go on waiting."""
         attempt = self._attempt
         if attempt.refusal is None and cause is not None and not attempt.has_right:
-            attempt.lose("the storage is away, and the server could not renew its session in time")
+            why = "the storage is away, and the server could not renew its session in time"
+            attempt.lose(why, is_raised=True)
         if attempt.refusal is not None:
             raise JobCancelled(attempt.refusal) from cause
 

@@ -39,8 +39,8 @@ class EmittingAttempt(Protocol):
     def has_right(self) -> bool:
         """Tell whether its server can be sure that the job is its own."""
 
-    def lose(self, reason: str) -> None:
-        """The job is no longer this run's, says the storage."""
+    def lose(self, reason: str, *, is_raised: bool) -> None:
+        """End the run, because the job is no longer its own; `is_raised` if the caller raises as well."""
 
 
 @attrs.define
@@ -138,7 +138,7 @@ class EmittedStreams:
             log.warning("What job %s emitted was refused by the storage and is lost: %s", self._job.id, error)
             return
         if stored is None:
-            self._attempt.lose("the job is no longer this run's")
+            self._attempt.lose("the job is no longer this run's", is_raised=False)
             return
         with self._lock:
             stream = self._streams[name]

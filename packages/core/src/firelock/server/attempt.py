@@ -40,6 +40,8 @@ from firelock.text import message_of
 from firelock.values import ClaimedJob, Feature, Holder, JobRecord, MemoKind, State, Transition
 
 if TYPE_CHECKING:
+    import asyncio
+
     from firelock.context import Console
     from firelock.options import TaskInfo
     from firelock.runtime import Runtime
@@ -50,6 +52,7 @@ failures = logging.getLogger("firelock.jobs")  # a name of its own, so that peop
 _JSON = "json"
 _REMEMBERED = 10_000  # jobs that were put off
 _UNSURE = 5 * SECOND  # by so much our reading of the storage's clock may be behind
+_cancelling = threading.Lock()  # one for all runs, since few are cancelled; held for a few instructions
 
 
 def _folder() -> str | None:
@@ -129,18 +132,30 @@ class Run:
     started_at: int = 0  # by the storage's clock
     started: float = 0.0  # monotonic
     cancelled: CancelKind | None = None
+    is_stopped: bool = False  # `cancel` has been called; nothing ends the run by force a second time
     stop: Any = None  # how to end it by force: set by executors that can
+    coroutine: asyncio.Task[Any] | None = None  # the asyncio task that runs it; None in a thread
     completion: Completion | None = None  # from `complete` on; the latest, where one was rolled back
     runner: JobRunner | None = None
     begun: JobSteps | None = None  # what it remembers and waits for; None for most jobs
 
     def cancel(self, kind: CancelKind, reason: str) -> None:
-        """The job is told to end; by force where its executor can. The first reason stands."""
-        if self.cancelled is None:
-            self.cancelled = kind
+        """Tell the job to end, by force if its executor can. The first reason stands.
+
+        If an exception in its task has told it already that it is lost, only the end of its time, or of its
+        server, ends it by force.
+        """
+        with _cancelling:  # several threads learn of a deletion at the same time
+            is_first = self.cancelled is None
+            if self.is_stopped or not (is_first or kind is not CancelKind.LOST):
+                return
+            self.is_stopped = True
+            if is_first:
+                self.cancelled = kind
+        if is_first:
             self.context.cancel(reason)
-            if (stop := self.stop) is not None:  # read once: the run may end meanwhile
-                stop()
+        if (stop := self.stop) is not None:  # read once: the run may end meanwhile
+            stop()
 
     # ---- for the task's context --------------------------------------------------------------------------
 
@@ -178,11 +193,35 @@ class Run:
         """Tell whether its server can be sure that the job is its own."""
         return self.runner is None or self.runner.has_right()
 
-    def lose(self, reason: str) -> None:
-        """The job is no longer this run's; an exception tells the task, so that nothing ends it by force."""
-        if self.cancelled is None:
+    def lose(self, reason: str, *, is_raised: bool) -> None:
+        """End the run, because the job is no longer its own.
+
+        Args:
+            reason: for people.
+            is_raised: the caller raises an exception. In the run's own thread or coroutine this is enough.
+                From any other thread or coroutine the exception might not reach it, so it is ended by force.
+        """
+        if not is_raised and self.completion is not None:
+            return  # a job that has ended takes no more writes; its task goes on after its commit
+        if not is_raised or not self._is_current():
+            self.cancel(CancelKind.LOST, reason)
+            return
+        with _cancelling:
+            if self.cancelled is not None:
+                return
             self.cancelled = CancelKind.LOST
-            self.context.cancel(reason)
+        self.context.cancel(reason)
+
+    def _is_current(self) -> bool:
+        """Return whether the run's own coroutine calls this. Nothing can end a thread by force: True."""
+        if self.coroutine is None:
+            return True
+        import asyncio  # noqa: PLC0415 - loaded by now
+
+        try:
+            return asyncio.current_task() is self.coroutine
+        except RuntimeError:  # no event loop runs in this thread
+            return False
 
 
 @attrs.define(eq=False)

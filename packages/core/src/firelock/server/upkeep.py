@@ -286,7 +286,7 @@ class ChildUpkeep:
             if completion is not None and not completion.is_due and now - completion.written > _COMPLETED:
                 completion.is_due = True
                 self._context.inbox.wake()  # to look whether its job has ended, while what follows goes on
-            if run.cancelled is not None or not run.started:
+            if run.is_stopped or not run.started:
                 continue
             if run.timeout_seconds is not None and now - run.started > run.timeout_seconds:
                 run.cancel(CancelKind.TIMEOUT, f"timed out after {run.timeout_seconds:g} s")

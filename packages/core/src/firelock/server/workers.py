@@ -575,7 +575,7 @@ class AsyncWorkers:
         task = loop.create_task(
             self._run(loop, run, place), name=f"job {claimed_run.job.id} {claimed_run.job.task}"
         )
-        run.stop = lambda: loop.call_soon_threadsafe(task.cancel)
+        run.stop, run.coroutine = lambda: loop.call_soon_threadsafe(task.cancel), task
         if run.cancelled is not None:
             loop.call_soon(task.cancel)  # after its first step: a task cancelled before it never runs its end
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
@@ -267,12 +268,20 @@ class SteppedServer:
         import asyncio
 
         attempt: Coroutine[Any, Any, EndedRun] = runner.arun(run)
-        task = asyncio.create_task(attempt)
-        run.stop = task.cancel
+        loop, task, thread = asyncio.get_running_loop(), asyncio.create_task(attempt), threading.get_ident()
+
+        def stop() -> None:
+            if threading.get_ident() == thread:
+                task.cancel()
+            else:  # the thread that stores what the job emits
+                loop.call_soon_threadsafe(task.cancel)
+
+        run.stop, run.coroutine = stop, task
         self.running.append(run)
         try:
             await asyncio.wait([task])
         finally:  # whoever awaits may have been cancelled; the job's own cancellation ends in its result
+            run.stop = None
             task.cancel()
             self.running.remove(run)
         return task.result()

@@ -342,6 +342,36 @@ class CancellingDuty(ServerFixtures):
         eventually(lambda: not stage.record(job).is_stopping)
         assert [State.ENQUEUED, State.DELETED] == stage.states(job)
 
+    @pytest.mark.parametrize("emit", [JobContext.aemit, JobContext.emit], ids=["aemit", "emit"])
+    def test_deleted_coroutine_that_streams_is_cancelled(
+        self, stage: Stage, emit: Callable[..., Any]
+    ) -> None:
+        """It is cancelled even if the refused write of its stream is what reports the deletion."""
+        started, deleted, cancelled = threading.Event(), threading.Event(), threading.Event()
+
+        async def streams(context: JobContext) -> None:
+            started.set()
+            while not deleted.is_set():
+                await asyncio.sleep(0)
+            if (awaitable := emit(context, "word")) is not None:
+                await awaitable
+            try:
+                await asyncio.wait_for(asyncio.get_running_loop().create_future(), PATIENCE)
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
+        job = stage.task(streams, retry=Retry.never()).enqueue()
+        stage.serve()
+        assert started.wait(PATIENCE)
+
+        job.delete()
+        deleted.set()
+
+        assert cancelled.wait(PATIENCE / 2)
+        eventually(lambda: not stage.record(job).is_stopping)
+        assert [State.ENQUEUED, State.DELETED] == stage.states(job)
+
     @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
     def test_a_job_above_its_timeout_is_told_to_end_and_fails(self, stage: Stage, is_async: bool) -> None:
         """Its failure is a TimeoutError that names the seconds."""
