@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 
+import attrs
 import pytest
 
 from firelock import Firelock, JobContext, Retry, Settings, Snooze, current_job
@@ -371,6 +372,26 @@ def test_a_job_that_is_no_longer_ours_before_it_starts_does_not_start(make_crew,
     crew.until_all(State.DELETED if what == "deleted" else State.SUCCEEDED, [job])
     crew.server.stop()
     assert ([] if what == "deleted" else [job.id]) == crew.came
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
+def test_cancelled_batch_ends_with_a_member_that_never_started(make_crew, is_async):
+    """The member was claimed, and is dropped before it starts; upkeep looks at batches much later."""
+    slow, settings = SlowJson(), attrs.evolve(QUICK, sweep=300)
+    crew = make_crew(
+        plugin(register_serializers=lambda: {"slow": slow}), serializer="slow", settings=settings
+    )
+    task = crew.agated() if is_async else crew.gated()
+    with crew.fire.batch("import") as batch:
+        batch.add(task)
+    crew.start()
+    assert slow.reading.wait(20)
+
+    batch.delete()
+    crew.until_all(State.DELETED, [batch])
+    slow.may_read.set()
+
+    assert [] == crew.came
 
 
 def test_a_job_deleted_while_it_runs_is_no_failure(make_crew, caplog):

@@ -6,11 +6,12 @@ import time
 
 import pytest
 
-from firelock import Settings
+from firelock import Firelock, Settings, State
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.hookspecs import ServerInfo
 from firelock.server.session_renewal import SessionRenewal
 from firelock.server.shared_memory import ChildMemory
+from firelock.storage import ClaimRequest
 from tests.core.fakes import FailingStorage, until
 
 SETTINGS = Settings(heartbeat=0.1, session_timeout=2)
@@ -135,6 +136,32 @@ def test_a_child_that_reports_nothing_is_overdue(scene):
     until(lambda: scene.session().state == "overdue")
     board.report(0)
     until(lambda: scene.session().state == "running")
+
+
+def test_session_that_ends_ends_the_cancelled_batches_of_its_members(scene):
+    """The member was running and deleted; nothing else would look at its batch for a while."""
+    fire = Firelock(scene.storage)
+    with fire.batch("import") as batch:
+        batch.add(fire.task(name="task")(lambda: None))
+    scene.begin()
+    scene.storage.claim(ClaimRequest(None, 1, scene.ids["a"], scene.storage.clock()))
+    batch.delete()
+    before = batch.refresh().state
+
+    scene.renewal.end(scene.ids["a"])
+
+    assert (State.AWAITING, State.DELETED) == (before, batch.refresh().state)
+
+
+def test_session_has_ended_even_if_its_batches_could_not_be_decided(scene, caplog):
+    """The next sweep of a server does that, and nobody ends the session again."""
+    scene.begin()
+    scene.storage.fail("release", StorageUnavailable("down"))
+
+    taken = scene.renewal.end(scene.ids["a"])
+
+    assert scene.ids["a"] == taken.session
+    assert "the next sweep" in caplog.text
 
 
 def test_a_session_forgotten_while_it_is_renewed_gets_no_right(scene):

@@ -22,7 +22,7 @@ from firelock.server.attempt import CancelKind, Run
 from firelock.server.shared_memory import ChildMemory
 from firelock.server.upkeep import ChildUpkeep
 from firelock.server.workers import DispatcherInbox, WorkerContext
-from firelock.storage import NewSession, Promotion
+from firelock.storage import ClaimRequest, NewSession, Promotion
 from firelock.values import State
 from tests.core.fakes import FailingStorage, Worker, until
 
@@ -250,6 +250,22 @@ def test_who_could_not_renew_reaps_nobody(seldom):
     seldom.upkeep._sweep()  # noqa: SLF001 - one sweep, by hand
 
     assert (0, 0) == (without_right, len(seldom.storage.called["orphans"]))
+
+
+def test_lost_session_of_the_last_running_member_ends_a_cancelled_batch(seldom):
+    """In the sweep that finds the lost session, without waiting for a later one."""
+    with seldom.fire.batch("import") as batch:
+        batch.add(seldom.task)
+    gone = NewSession("gone", "server of gone", "host:b", "host", 8, 0, 30, 1, "*")
+    seldom.storage.begin_session(gone)
+    seldom.storage.claim(ClaimRequest(None, 1, "gone", seldom.storage.clock()))
+    batch.delete()
+    before = batch.refresh().state
+    seldom.storage.clock_offset = 31 * SECOND
+
+    seldom.upkeep._sweep()  # noqa: SLF001 - one sweep, by hand
+
+    assert (State.AWAITING, State.DELETED) == (before, batch.refresh().state)
 
 
 def test_continuations_and_expired_jobs_are_seen_to(scene):

@@ -500,7 +500,7 @@ class _Settler:
     _context: WorkerContext
     _upkeep: ChildUpkeep
     _unsent: list[EndedRun] = attrs.Factory(list)
-    _back: list[Transition] = attrs.Factory(list)
+    _back: list[EndedRun] = attrs.Factory(list)  # hand-backs of jobs that never started
     _doubtful: list[EndedRun] = attrs.Factory(list)  # refused, but their jobs may have ended before
     held: dict[str, ClaimedRun] = attrs.Factory(dict)
     _shuts: dict[str, int] = attrs.Factory(dict)  # keys of limits by the instant until which they are shut
@@ -523,7 +523,8 @@ class _Settler:
     def hand_back(self, job: ClaimedJob, holder: Holder, reason: str) -> None:
         """A job that never started goes back to its place in the queue with the next exchange."""
         at = self._runtime.clock.now()
-        self._back.append(lifecycle.handed_back(job, holder, at=at, started_at=None, reason=reason))
+        back = lifecycle.handed_back(job, holder, at=at, started_at=None, reason=reason)
+        self._back.append(EndedRun(job, back))
 
     def drop_all(self) -> None:
         """The session is lost: nothing is held any more, and nobody waits for what would be handed back."""
@@ -572,7 +573,8 @@ class _Settler:
         """Return what is owed, ends first, after what the jobs said is written, and keys are shut."""
         if self._shuts:
             self._shut_keys()
-        transitions = [ended.transition for ended in self._unsent] + self._back
+        transitions = [ended.transition for ended in self._unsent]
+        transitions += [back.transition for back in self._back]
         if transitions:
             self._context.console.flush(self._runtime.storage)
         return transitions
@@ -637,10 +639,12 @@ class _Settler:
     def answered(self, results: Sequence[Applied], batches: BatchLooks) -> bool:
         """Nothing that was answered is owed any more; return whether continuations are to be released.
 
-        Batches whose members have ended are told.
+        Batches are looked at whose members have ended, or have stopped although they were deleted before.
         """
         ended, self._unsent = self._unsent, []
-        self._back.clear()
+        back, self._back = self._back, []
+        if Applied.REFUSED in results:
+            _tell_stopped([*ended, *back], results, batches)
         if not ended:
             return False
         held = self.held
@@ -760,6 +764,18 @@ def _freeing(accepted: Iterable[EndedRun]) -> list[EndedRun]:
         for end in accepted
         if (completion := end.completion) is not None and completion.is_counted and completion.frees_children
     ]
+
+
+def _tell_stopped(sent: Sequence[EndedRun], results: Sequence[Applied], batches: BatchLooks) -> None:
+    """The batches of those whose end was refused are looked at.
+
+    Such a job was deleted while this server held it, most likely. With the refusal it has stopped, which its
+    batch may have waited for: see `Storage.apply`.
+    """
+    refused = zip(sent, results, strict=False)
+    texts = {one.job.ties_json for one, result in refused if result is Applied.REFUSED}
+    found = {read_ties(text).batch_id for text in texts if text is not None}
+    batches.tell({id for id in found if id is not None}, have_failed=True)
 
 
 def _outcome(transition: Transition) -> str | None:

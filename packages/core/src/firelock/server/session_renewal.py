@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _MARGIN_SECONDS, _MARGIN_SHARE = 1.0, 0.02
 _QUICK_RETRY = 0.5
+_RELEASE_LIMIT, _RELEASES = 1_000, 20  # jobs of one call, calls after the end of a session
 _FIRST_WAITS = (1.5, 3.0)  # at its start a server soon says what it takes: CPU needs two reports
 
 
@@ -107,7 +108,21 @@ class SessionRenewal:
         if self._state == "stopping":
             with contextlib.suppress(StorageError):  # how it is listed; its end matters more
                 self._storage.renew([Renewal(session_id, state=self._state)])
-        return self._storage.end_session(session_id, running, reason=reason)
+        taken = self._storage.end_session(session_id, running, reason=reason)
+        self._release(session_id)
+        return taken
+
+    def _release(self, session_id: str) -> None:
+        """Decide the batches whose last running member, deleted before, has stopped with this session."""
+        try:
+            for _ in range(_RELEASES):
+                if self._storage.release(_RELEASE_LIMIT) < _RELEASE_LIMIT:
+                    return
+        except StorageError as error:
+            log.warning(
+                "Batches could not be decided after the end of session %s; the next sweep does it: %s",
+                session_id, error,
+            )  # fmt: skip
 
     @property
     def state(self) -> str:

@@ -95,6 +95,13 @@ def _has_ended(completion: Completion | None) -> bool:
     return completion is not None and completion.is_counted
 
 
+def _repeat(verb: Callable[[int], int]) -> None:
+    """Call the verb until it finds less than a batch, or often enough for one sweep."""
+    for _ in range(_BATCHES_A_SWEEP):
+        if verb(_BATCH) < _BATCH:
+            return
+
+
 @attrs.define(eq=False)
 class _Duty:
     name: str
@@ -238,19 +245,20 @@ class ChildUpkeep:
         self.contact(is_there=self._context.memory.may_start())  # who could not renew is no judge of others
         if time.monotonic() < self._trusts_clock_from:
             return
-        for taken in self._runtime.storage.orphans(100):
+        lost = self._runtime.storage.orphans(100)
+        for taken in lost:
             log.warning(
                 "Server %s was lost; %d running jobs and %d waiting ones are back in their queues.",
                 taken.server, len(taken.crashed), len(taken.returned),
                 extra={"session": taken.session},
             )  # fmt: skip
             self._context.inbox.work_came()
+        if lost:  # with them may have stopped the last running members of batches, deleted before
+            _repeat(self._runtime.storage.release)
 
     def _tidy(self) -> None:
-        for verb in (self._runtime.storage.release, self._runtime.storage.prune):
-            for _ in range(_BATCHES_A_SWEEP):
-                if verb(_BATCH) < _BATCH:
-                    break
+        _repeat(self._runtime.storage.release)
+        _repeat(self._runtime.storage.prune)
 
     def _tell_tasks(self) -> None:
         next_at, self._catalogue.at = self._catalogue.at, time.monotonic() + _CATALOGUE_AGAIN

@@ -14,6 +14,7 @@ from firelock.testing.conformance.server.duties import (
     LockingDuty,
     OrderingDuty,
     OutageDuty,
+    StoppingBatchesDuty,
     StoppingDuty,
     TimingDuty,
 )
@@ -23,7 +24,7 @@ __all__ = ["ServerConformance"]
 
 class ServerConformance(
     EndingDuty, ContinuingDuty, CancellingDuty, OrderingDuty, TimingDuty, StoppingDuty, CrashingDuty,
-    OutageDuty, LockingDuty,
+    OutageDuty, LockingDuty, StoppingBatchesDuty,
 ):  # fmt: skip
     """Everything that a server promises over a storage that passes `StorageConformance`.
 

@@ -411,6 +411,84 @@ class CancellingDuty(ServerFixtures):
         assert [0, 0] == overlaps
 
 
+class StoppingBatchesDuty(ServerFixtures):
+    """A batch whose members are told to stop ends with the last of them, not with a later sweep."""
+
+    SELDOM = 300.0
+    """Seconds between two sweeps, the most that a server accepts: no test here waits for the second."""
+
+    @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
+    @pytest.mark.parametrize("how", ["cancelled", "failed"])
+    def test_stopping_batch_ends_with_its_last_running_member(
+        self, stage: Stage, how: str, is_async: bool
+    ) -> None:
+        """A cancelled one is deleted, one that fails fast is failed, and its clean-up runs then."""
+        resting, failing = _Resting(), threading.Event()
+
+        def fails() -> None:
+            assert failing.wait(PATIENCE)
+            raise ValueError("boom")
+
+        rests = resting.registered(stage, is_async=is_async)
+        task = stage.task(fails, retry=Retry.never())
+        cleans = stage.task(_nothing)
+        with stage.app.batch("import", on_failure="cancel") as batch:
+            member = batch.add(rests)
+            if how == "failed":
+                batch.add(task)
+        end = State.DELETED if how == "cancelled" else State.FAILED
+        cleanup = batch.then(cleans.using(on="deleted" if how == "cancelled" else "failed"))
+        stage.serve(stage.another_app(sweep=self.SELDOM), workers=2)
+        assert resting.started.wait(PATIENCE)
+
+        if how == "cancelled":
+            batch.delete()
+        failing.set()
+
+        assert end is stage.ended(batch).state
+        assert State.SUCCEEDED is stage.ended(cleanup).state
+        assert State.DELETED is stage.record(member).state
+
+    def test_stopping_batch_ends_with_the_server_of_its_last_running_member(self, stage: Stage) -> None:
+        """A thread that ignores its cancellation does not keep the batch open after its server stopped."""
+        started, gate = threading.Event(), threading.Event()
+
+        def ignores() -> None:
+            started.set()
+            assert gate.wait(PATIENCE)
+
+        with stage.app.batch("import") as batch:
+            batch.add(stage.task(ignores))
+        server = stage.serve(stage.another_app(sweep=self.SELDOM), workers=1)
+        assert started.wait(PATIENCE)
+        batch.delete()
+        before = stage.record(batch).state
+
+        server.stop(grace=0)
+        after = stage.record(batch).state
+        gate.set()
+
+        assert (State.AWAITING, State.DELETED) == (before, after)
+
+    def test_stopping_batch_ends_with_a_claim_that_nobody_knows_of(self, stage: Stage) -> None:
+        """A deleted member whose claim was lost with its reply is handed back, which ends its batch."""
+        elsewhere = stage.app.task(name="kit.elsewhere", queue="elsewhere")(_nothing)
+        with stage.app.batch("import") as batch:
+            batch.add(elsewhere)
+        stage.serve(stage.another_app(sweep=self.SELDOM), workers=1, queues=["default"])
+        storage = stage.app.storage
+        eventually(lambda: any(one.is_alive for one in storage.list_sessions()))
+        (session,) = [one.session.id for one in storage.list_sessions() if one.is_alive]
+
+        storage.claim(ClaimRequest(["elsewhere"], 1, session, storage.clock()))
+        batch.delete()
+
+        assert State.DELETED is stage.ended(batch).state
+
+
+def _nothing() -> None: ...
+
+
 _MANY = 100
 
 

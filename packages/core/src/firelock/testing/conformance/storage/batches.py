@@ -823,6 +823,26 @@ class TallyDuty(StorageFixtures):
         assert record.ended_at + DAY == record.expires_at
         assert [then] == flow.claim_ids(flow.begin("b"))
 
+    def test_cancelled_batch_ends_after_the_session_of_its_last_running_member(self, flow: FlowScene) -> None:
+        """The end of a session stops a deleted member that it still ran; `release` then decides the batch.
+
+        If this fails: a cancelled batch never ends if a server dies meanwhile, nor does its clean-up begin.
+        """
+        batch, members = flow.batch_of(2)
+        then = flow.continuation(batch, on=On.DELETED)
+        holder = flow.begin()
+        flow.running(holder, *members)
+        flow.apply(deletes(batch, at=flow.stamp()))
+        flow.settle_all()
+        before = flow.state(batch), flow.counts(batch)
+
+        taken = flow.storage.end_session(holder.session, members, reason="server lost")
+        flow.settle_all()
+
+        assert (_OPEN, (2, 2, 0, 0, 0, 0)) == before
+        assert ([], []) == (taken.crashed, taken.returned)
+        assert [_GONE, State.ENQUEUED] == flow.states(batch, then)
+
     def test_a_cancel_goes_down_the_tree(self, flow: FlowScene) -> None:
         """Batches within a cancelled one are cancelled, those too that wait for what they are after.
 
