@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 import keyword
+import subprocess
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 
 import pytest
 
 from firelock import Batch, Firelock, Job, JobContext, Lock, Signal
+from firelock.aio import BlockingCalls, in_thread
 from firelock.memory import MemoryStorage
 from firelock.server.embedded import EmbeddedServer
 from firelock.task import TaskVerbs
-from tests.core.fakes import Worker
+from tests.core.fakes import Worker, until
 
 # What waits for nothing, or has an async form of another kind, by the name of its class.
 WAITS_FOR_NOTHING = {
@@ -175,3 +180,173 @@ def test_an_app_is_closed_by_coroutine(fire, adding):
 
     with pytest.raises(Exception, match="closed"):
         adding.enqueue(1).result()
+
+
+# ---- the threads of blocking calls -----------------------------------------------------------------------
+
+NAME = "firelock-async"
+
+
+@pytest.fixture
+def release():
+    """What blocks a thread until the end of the test."""
+    gate = threading.Event()
+    yield gate
+    gate.set()
+
+
+def test_call_runs_in_the_context_of_its_caller():
+    """In a thread of Firelock's own, which changes nothing in the caller's context."""
+    told = ContextVar("told", default="nothing")
+
+    def look():
+        seen = told.get()
+        told.set("by the thread")
+        return seen, threading.current_thread().name
+
+    async def call():
+        told.set("by the caller")
+        return await in_thread(look), told.get()
+
+    assert (("by the caller", NAME), "by the caller") == asyncio.run(call())
+
+
+def test_calls_do_not_wait_for_threads_of_the_application(release):
+    """`asyncio.to_thread` may be full: its calls could wait for one of these."""
+
+    async def call():
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        blocked = asyncio.create_task(asyncio.to_thread(release.wait, 20))
+        await asyncio.sleep(0)
+        answers = await asyncio.gather(*(in_thread(int, str(number)) for number in range(100)))
+        release.set()
+        return answers, await blocked
+
+    assert (list(range(100)), True) == asyncio.run(call())
+
+
+def test_more_calls_than_threads_share_them():
+    """Each call runs, and no thread is started as long as calls go on."""
+    calls, names, lock = BlockingCalls(2, stall=60), [], threading.Lock()
+
+    def note():
+        with lock:
+            names.append(threading.get_ident())
+
+    for future in [calls.submit(note) for _ in range(50)]:
+        future.result(20)
+
+    assert (50, True) == (len(names), len(set(names)) <= 2)
+
+
+def test_calls_that_wait_for_one_another_all_end():
+    """They are more than there are threads: as soon as none can start, further threads do."""
+    calls, together = BlockingCalls(2, stall=0.01), threading.Barrier(6)
+
+    waiting = [calls.submit(lambda: together.wait(20)) for _ in range(6)]
+
+    assert list(range(6)) == sorted(future.result(20) for future in waiting)
+
+
+def test_waiting_call_that_is_cancelled_never_starts(release):
+    """Nobody would get its result."""
+    calls, ran = BlockingCalls(1, stall=60), []
+    first = calls.submit(lambda: release.wait(20))
+    second, third = calls.submit(lambda: ran.append(2)), calls.submit(lambda: ran.append(3))
+
+    assert second.cancel()
+    release.set()
+
+    assert [True, None] == [first.result(20), third.result(20)]
+    assert [3] == ran
+
+
+def test_error_of_a_call_is_raised_where_it_is_awaited():
+    """Also one that would end a thread."""
+
+    def leave():
+        raise SystemExit(7)
+
+    with pytest.raises(SystemExit):
+        BlockingCalls(1).submit(leave).result(20)
+
+
+def test_idle_thread_ends(our_threads):
+    """A later call gets another one."""
+    calls = BlockingCalls(1, idle=0.01)
+    names = [calls.submit(lambda: threading.current_thread().name).result(20)]
+    until(lambda: NAME not in our_threads())
+
+    names.append(calls.submit(lambda: threading.current_thread().name).result(20))
+
+    assert [NAME, NAME] == names
+
+
+def test_call_without_any_thread_is_refused(monkeypatch):
+    """The system gives none; as soon as there is one, calls wait for it."""
+    calls, can_start = BlockingCalls(2, stall=0.01), []
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if not can_start:
+            raise RuntimeError("can't start new thread")
+        can_start.pop()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    with pytest.raises(RuntimeError, match="start new thread"):
+        calls.submit(int)
+    can_start.append(True)
+
+    assert [0] * 3 == [future.result(20) for future in [calls.submit(int) for _ in range(3)]]
+
+
+def test_blocked_call_does_not_hold_up_the_end_of_the_interpreter():
+    """The event loop and the interpreter end, although the call never does."""
+    program = """
+import asyncio, threading
+from firelock.aio import in_thread
+
+async def main():
+    try:
+        await asyncio.wait_for(in_thread(threading.Event().wait), 0.01)
+    except TimeoutError:
+        print("ended")
+
+asyncio.run(main())
+"""
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert ("ended\n", 0) == (done.stdout, done.returncode), done.stderr
+
+
+def test_forked_process_has_threads_of_its_own():
+    """Those of its parent, busy or idle, do not exist there."""
+    program = """
+import asyncio, os, sys, threading
+from firelock.aio import in_thread
+
+gate = threading.Event()
+
+async def main():
+    blocked = asyncio.create_task(in_thread(gate.wait))
+    print(await in_thread(int, "1"), flush=True)
+    if not os.fork():
+        print(await in_thread(int, "2"), flush=True)
+        os._exit(0)
+    os.wait()
+    gate.set()
+    print(await blocked, flush=True)
+
+asyncio.run(main())
+"""
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert ["1", "2", "True"] == done.stdout.splitlines(), done.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -366,23 +365,21 @@ def test_a_lock_that_comes_after_the_cancellation_is_given_back(locks, make, ref
     assert locks.held == {} or refusal
 
 
-class Watched(ThreadPoolExecutor):
-    """Threads of a loop that show what they were asked."""
-
-    def submit(self, *args, **kwargs):
-        self.last = super().submit(*args, **kwargs)
-        return self.last
-
-
 def test_a_lock_that_came_just_before_the_cancellation_is_given_back(locks, make):
     """A cancellation may come between the grant and the coroutine: nobody keeps the lock."""
 
     async def give_up():
-        threads = Watched()
-        asyncio.get_running_loop().set_default_executor(threads)
+        loop, has_told = asyncio.get_running_loop(), threading.Event()
+        call_soon = loop.call_soon_threadsafe
+
+        def told(*args, **kwargs):
+            call_soon(*args, **kwargs)
+            has_told.set()
+
+        loop.call_soon_threadsafe = told  # by which a thread hands over the result
         entering = asyncio.create_task(make().__aenter__())
         await asyncio.wait([entering], timeout=0)
-        threads.last.result(10)
+        assert has_told.wait(10)
         entering.cancel()
         await asyncio.wait([entering])
         return entering.cancelled()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import attrs
 import pytest
@@ -101,6 +102,29 @@ def crew(make_crew):
 
 
 # ---- running ---------------------------------------------------------------------------------------------
+
+
+def test_steps_do_not_wait_for_threads_that_jobs_use(make_crew):
+    """Jobs in `asyncio.to_thread` may wait for a job whose steps need a thread as well."""
+    crew = make_crew(async_workers=20)
+
+    async def nothing(): ...
+
+    async def stepped(job: JobContext):
+        await job.astep("one", nothing)
+
+    async def waiting():
+        asyncio.get_running_loop().set_default_executor(threads)
+        await asyncio.to_thread(waited_for.result, 20)
+
+    waited_for = crew.task(stepped).using(delay=3_600).enqueue()
+    jobs = crew.task(waiting).enqueue_many([()] * 10)
+    with ThreadPoolExecutor(3) as threads:
+        crew.start()
+        until(lambda: len(crew.fire.jobs.find(state="processing").jobs) == len(jobs))
+        waited_for.requeue()
+
+        crew.until_all(State.SUCCEEDED, [waited_for, *jobs])
 
 
 def test_many_jobs_take_few_round_trips(make_crew):

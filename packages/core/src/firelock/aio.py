@@ -2,19 +2,182 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from contextlib import suppress
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import attrs
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 S = TypeVar("S")
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_THREADS = 16  # of any number of calls: about as many as a pool has connections
+_IDLE = 10.0  # seconds after which an idle thread ends
+_STALL = 0.1  # seconds in which no waiting call could start: then there is one thread more
+
+
+class BlockingCalls:
+    """Threads for Firelock's own blocking calls in coroutines.
+
+    They are not those of `asyncio.to_thread`, whose small number an application may use up with calls that
+    wait for Firelock: then neither would ever end. The threads are daemons, so that none of them holds up the
+    end of the interpreter.
+
+    Calls that wait for one another do not come to a halt either: if none of the waiting calls could start
+    for a moment, one more thread is started.
+
+    Args:
+        threads: the number of threads, unless they stall.
+        idle: seconds after which an idle thread ends.
+        stall: seconds without a start after which there is one more thread.
+    """
+
+    def __init__(self, threads: int = _THREADS, *, idle: float = _IDLE, stall: float = _STALL) -> None:
+        self._limit = threads
+        self._idle_seconds = idle
+        self._stall_seconds = stall
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all threads and calls: a process that was forked has none of them."""
+        self._lock = threading.Lock()
+        self._waiting: deque[_Call] = deque()
+        self._idle: list[_Thread] = []  # the last one was the last to work: the others may end
+        self._count = 0  # threads
+        self._started = 0  # of the calls that had to wait
+        self._watcher: threading.Thread | None = None  # while calls wait
+
+    def submit(self, function: Callable[[], R]) -> Future[R]:
+        """Call the function in a thread; return its future.
+
+        Raises:
+            RuntimeError: the system gives no thread, and there is none yet.
+        """
+        from concurrent.futures import Future  # noqa: PLC0415 - loaded by asyncio
+
+        call = _Call(Future(), function)
+        with self._lock:
+            if self._idle:
+                self._idle.pop().take(call)
+                return call.future
+            self._waiting.append(call)
+            try:
+                self._help()
+            except RuntimeError:
+                if not self._count:
+                    self._waiting.remove(call)
+                    raise
+        return call.future
+
+    def _help(self) -> None:
+        """Start a thread, or at the limit the one that notices a stall. Called with the lock held."""
+        if self._count < self._limit:
+            self._start_thread()
+        elif self._watcher is None:
+            watcher = threading.Thread(target=self._watch, name="firelock-async-watch", daemon=True)
+            watcher.start()
+            self._watcher = watcher
+
+    def _start_thread(self) -> None:
+        threading.Thread(target=self._work, name="firelock-async", daemon=True).start()
+        self._count += 1
+
+    def _work(self) -> None:
+        thread = _Thread()
+        while (call := self._next(thread)) is not None:
+            call.run()
+            del call  # an idle thread keeps nothing of it
+
+    def _next(self, thread: _Thread) -> _Call | None:
+        """Return the thread's next call; None if there was none for so long that it ends."""
+        with self._lock:
+            if self._waiting:
+                self._started += 1
+                return self._waiting.popleft()
+            self._idle.append(thread)
+        if not thread.woken.acquire(timeout=self._idle_seconds):
+            with self._lock:
+                if thread in self._idle:
+                    self._idle.remove(thread)
+                    self._count -= 1
+                    return None
+            thread.woken.acquire()  # a call was given to it just now
+        return thread.taken()
+
+    def _watch(self) -> None:
+        """Start one more thread each time that no waiting call could start for a moment."""
+        pause = threading.Event()
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._watcher = None
+                    return
+                started = self._started
+            pause.wait(self._stall_seconds)
+            with self._lock:
+                if self._waiting and started == self._started:
+                    with suppress(RuntimeError):  # the system gives none now, perhaps later
+                        self._start_thread()
+
+
+@attrs.define(eq=False)
+class _Call:
+    future: Future[Any]
+    function: Callable[[], Any]
+
+    def run(self) -> None:
+        """Call the function, unless nobody waits for its result any more."""
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            result = self.function()
+        except BaseException as error:  # noqa: BLE001 - it is raised by whoever awaits the call
+            self.future.set_exception(error)
+            del self  # the error's traceback has this frame
+        else:
+            self.future.set_result(result)
+
+
+class _Thread:
+    """An idle thread, and the call that it is woken for."""
+
+    def __init__(self) -> None:
+        self.woken = threading.Lock()
+        self.woken.acquire()
+        self._call: _Call | None = None
+
+    def take(self, call: _Call) -> None:
+        self._call = call
+        self.woken.release()
+
+    def taken(self) -> _Call | None:
+        call, self._call = self._call, None
+        return call
+
+
+_calls = BlockingCalls()
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
+    os.register_at_fork(after_in_child=_calls.reset)
+
 
 async def in_thread(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-    """Return what the function returns, run in a thread; asyncio is loaded when this is first used."""
-    import asyncio  # noqa: PLC0415
+    """Return what the function returns, run in a thread of Firelock's own with the context of the caller.
 
-    return await asyncio.to_thread(function, *args, **kwargs)
+    A coroutine that is cancelled meanwhile leaves the thread to end the call by itself.
+    """
+    import asyncio  # noqa: PLC0415 - loaded when first used
+
+    context = copy_context()
+    return await asyncio.wrap_future(_calls.submit(lambda: context.run(function, *args, **kwargs)))
 
 
 def twin(verb: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:

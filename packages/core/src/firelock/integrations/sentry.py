@@ -36,6 +36,7 @@ from firelock import (
     TaskInfo,
     hookimpl,
 )
+from firelock.aio import in_thread
 from firelock.integrations.carrier import fitting, fitting_alone
 
 if TYPE_CHECKING:
@@ -340,9 +341,7 @@ class _ProcessScope:
 
     async def __aenter__(self) -> None:
         if self._is_watched:
-            import asyncio  # noqa: PLC0415 - it is loaded where a coroutine runs
-
-            await asyncio.to_thread(self._plugin.check_in, self._job, self._task)
+            await in_thread(self._plugin.check_in, self._job, self._task)
         self._begin()
 
     def _begin(self) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from asgiref.sync import sync_to_async
 
+from firelock.aio import in_thread
 from firelock.context import JobContext, Snooze, current_job
 from firelock.errors import FirelockError, JobCancelled, JobSuspended
 from firelock.integrations.django.task_api import (
@@ -158,7 +159,7 @@ class TaskRunner:
 
     async def _arun(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
         job = current_job()
-        attempt = self._begin(job) if job.attempt == 1 else await asyncio.to_thread(self._begin, job)
+        attempt = self._begin(job) if job.attempt == 1 else await in_thread(self._begin, job)
         _under_way.set(attempt)
         await self._asend(task_started, attempt.result)
         try:
