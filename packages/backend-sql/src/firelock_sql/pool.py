@@ -7,6 +7,7 @@ connection is in the driver's autocommit mode while it is lent.
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,10 +16,12 @@ from typing import Any
 import attrs
 from sqlalchemy import Engine, PoolProxiedConnection
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
+from sqlalchemy.pool import QueuePool
 
-from firelock.storage import StorageError, StorageUnavailable
+from firelock.storage import StorageError, StorageUnavailable, is_server_work
 
 _MET = "firelock: met"  # in what the pool keeps beside a connection
+_RESERVED = 2  # connections for the server's own work, if the pool has more
 
 _living: weakref.WeakSet[EnginePool] = weakref.WeakSet()
 
@@ -52,6 +55,8 @@ class EnginePool:
         self.is_own = is_own
         self._engine: Engine | None = None
         self._is_closed = False
+        self._reserving = threading.Lock()
+        self._others: threading.Semaphore | None = None  # limits other work; None in a process without server
         _living.add(self)
 
     @property
@@ -73,6 +78,7 @@ class EnginePool:
 
     def leave_behind(self) -> None:
         """This is another process than the one that connected, whose connections stay its own."""
+        self._reserving, self._others = threading.Lock(), None
         if self._engine is not None:
             self._engine.dispose(close=False)
 
@@ -80,20 +86,54 @@ class EnginePool:
     def lend(self) -> Iterator[Lent]:
         """Yield a connection in autocommit mode.
 
+        As soon as a server has used the pool, two connections of ours are lent for its own work alone.
+
         Raises:
             StorageUnavailable: every connection is in use, and stays so.
         """
-        pooled, mode = self._taken()
-        lent = Lent(pooled.driver_connection)
+        others = self._room_for_others()
         try:
-            self._introduce(pooled, lent)
-            yield lent
+            pooled, mode = self._taken()
+            lent = Lent(pooled.driver_connection)
+            try:
+                self._introduce(pooled, lent)
+                yield lent
+            finally:
+                if mode is not None and not lent.is_lost:
+                    lent.is_lost = not mode.is_restored()
+                if lent.is_lost:
+                    pooled.invalidate()
+                pooled.close()
         finally:
-            if mode is not None and not lent.is_lost:
-                lent.is_lost = not mode.is_restored()
-            if lent.is_lost:
-                pooled.invalidate()
-            pooled.close()
+            if others is not None:
+                others.release()
+
+    def _room_for_others(self) -> threading.Semaphore | None:
+        """Return what to release after work that is not a server's; None if nothing limits this work.
+
+        Raises:
+            StorageUnavailable: all connections for such work are in use, and stay so.
+        """
+        others = self._others
+        if is_server_work():
+            if others is None:
+                self._reserve()
+            return None
+        pool: Any = self.engine.pool if others is not None else None
+        if others is None or others.acquire(timeout=pool.timeout()):
+            return others
+        raise StorageUnavailable(
+            f"{self._name}: every connection of the pool that is not reserved for the server is in use; "
+            "raise ?pool_size=."
+        )
+
+    def _reserve(self) -> None:
+        """Keep connections free for the server from now on; a caller's pool is the caller's to divide."""
+        pool = self.engine.pool
+        if self.is_own and isinstance(pool, QueuePool):
+            with self._reserving:
+                if self._others is None:
+                    self._others = threading.Semaphore(pool.size() - min(_RESERVED, pool.size() - 1))
 
     def _taken(self) -> tuple[PoolProxiedConnection, _Mode | None]:
         """Return a connection in autocommit mode, and the mode it was in where it is the caller's.

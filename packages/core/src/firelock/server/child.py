@@ -38,6 +38,7 @@ from firelock.server.workers import (
     have_ended,
     thread_count,
 )
+from firelock.storage import server_work
 from firelock.values import Holder
 
 if TYPE_CHECKING:
@@ -125,7 +126,8 @@ class Child:
         poll = self._runtime.settings.poll
         while not self._is_over.is_set():
             try:
-                has_work = self._runtime.storage.wait(self._queues.names, poll)
+                with server_work():
+                    has_work = self._runtime.storage.wait(self._queues.names, poll)
             except Exception as error:  # without this thread every job would wait for the poll
                 if not isinstance(error, StorageError):
                     log.exception("The wait for work met an error that it does not know; it goes on.")

@@ -38,7 +38,7 @@ from firelock.server.workers import (
     Workers,
     have_ended,
 )
-from firelock.storage import Applied, Claim, ClaimRequest, Exchange, Held
+from firelock.storage import Applied, Claim, ClaimRequest, Exchange, Held, server_work
 from firelock.values import ClaimedJob, Holder, LostClaim, Settled, State, Transition, read_ties
 
 if TYPE_CHECKING:
@@ -247,11 +247,12 @@ class Dispatcher:
             self._state = state
 
     def _run(self) -> None:
-        while self._state is not DispatcherState.STOPPED:
-            try:
-                self._take_turn()
-            except Exception as error:  # noqa: BLE001 - the loop goes on; the log has it
-                self._rest(error)
+        with server_work():
+            while self._state is not DispatcherState.STOPPED:
+                try:
+                    self._take_turn()
+                except Exception as error:  # noqa: BLE001 - the loop goes on; the log has it
+                    self._rest(error)
 
     def _rest(self, error: Exception) -> None:
         """Wait after an error, each time in a row longer."""

@@ -22,7 +22,7 @@ from firelock.ids import new_id
 from firelock.plugins import installed_version
 from firelock.server.shared_memory import ChildMemory, Report
 from firelock.settings import Settings
-from firelock.storage import NewSession, Renewal, Storage, Taken
+from firelock.storage import NewSession, Renewal, Storage, Taken, server_work
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,8 @@ class SessionRenewal:
             self._server.queues, installed_version(),
         )  # fmt: skip
         asked_at = time.monotonic()
-        self._storage.begin_session(session)
+        with server_work():
+            self._storage.begin_session(session)
         self.reached_at = time.monotonic()
         with self._lock:
             self._sessions[session.id] = _RenewedSession(session.id, memory, memory.last_report())
@@ -105,11 +106,12 @@ class SessionRenewal:
             StorageError: it has not ended yet.
         """
         self.forget(session_id)
-        if self._state == "stopping":
-            with contextlib.suppress(StorageError):  # how it is listed; its end matters more
-                self._storage.renew([Renewal(session_id, state=self._state)])
-        taken = self._storage.end_session(session_id, running, reason=reason)
-        self._release(session_id)
+        with server_work():
+            if self._state == "stopping":
+                with contextlib.suppress(StorageError):  # how it is listed; its end matters more
+                    self._storage.renew([Renewal(session_id, state=self._state)])
+            taken = self._storage.end_session(session_id, running, reason=reason)
+            self._release(session_id)
         return taken
 
     def _release(self, session_id: str) -> None:
@@ -151,8 +153,9 @@ class SessionRenewal:
     def renew(self) -> bool:
         """Every session is renewed and orders are looked for; return whether the storage answered."""
         try:
-            self._renew_all()
-            self._look_for_orders()
+            with server_work():
+                self._renew_all()
+                self._look_for_orders()
         except StorageUnavailable as error:
             if not self._is_failing:
                 log.warning("Sessions could not be renewed, trying again: %s", error)

@@ -24,7 +24,7 @@ from firelock.server.attempt import CancelKind
 from firelock.server.process_state import resident_bytes
 from firelock.server.scheduler import fire_due
 from firelock.server.workers import WorkerContext, Workers, have_ended
-from firelock.storage import DURATION_BUCKETS, Rollup, Storage
+from firelock.storage import DURATION_BUCKETS, Rollup, Storage, server_work
 from firelock.values import ClaimedJob
 
 if TYPE_CHECKING:
@@ -164,7 +164,8 @@ class ChildUpkeep:
         have_ended(self._threads, timeout)
         for flush in self._flushes:
             try:
-                flush.run()
+                with server_work():
+                    flush.run()
             except StorageError as error:
                 log.warning("Logs or statistics of the last moments were not written: %s", error)
 
@@ -185,7 +186,8 @@ class ChildUpkeep:
 
     def _do(self, duty: _Duty) -> None:
         try:
-            duty.run()
+            with server_work():
+                duty.run()
         except StorageUnavailable as error:
             self.contact(is_there=False)
             log.debug("Duty %s: storage unavailable: %s", duty.name, error)

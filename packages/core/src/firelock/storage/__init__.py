@@ -4,7 +4,7 @@ Read `contract` first, the verbs and their promises; `rules` is what a transitio
 counted, `admission` which jobs with limits start, by their `limit_numbers`, `unique_rules` which calls are
 stored. `derived` has the verbs that can be made of others, `table_storage` all of them on tables: `tables`
 says what those are, `tied_tables` and `keyed_tables` keep batches and keys on them. `row_storage` is such
-tables on ordered rows, `waiting` how one waits for work.
+tables on ordered rows, `waiting` how one waits for work. `server_work` marks the calls of servers.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from firelock.storage.derived import (
 )
 from firelock.storage.row_storage import Rows, RowStorage
 from firelock.storage.rules import StoredJob
+from firelock.storage.server_work import is_server_work, server_work
 from firelock.storage.table_storage import TableStorage
 from firelock.storage.tables import Tables
 from firelock.storage.waiting import ANY_QUEUE, Waiting
@@ -194,12 +195,14 @@ __all__ = [
     "batches",
     "bounded_history",
     "continuation_target",
+    "is_server_work",
     "memo_words",
     "new_id",
     "new_ids",
     "read_admission",
     "read_ties",
     "rules",
+    "server_work",
     "shown_url",
     "waiting_reason",
     "with_progress",

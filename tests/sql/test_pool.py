@@ -1,0 +1,161 @@
+"""The pool of connections: a server's own work finds one, whatever its jobs and the application do."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack, closing
+
+import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool, QueuePool
+
+from firelock import Firelock, Retry, Unique
+from firelock.storage import StorageUnavailable, is_server_work, server_work
+from firelock_sql.pool import EnginePool
+from tests.core.fakes import until
+
+
+@pytest.fixture
+def make_pool(tmp_path):
+    """Return what makes a pool of so many connections to an empty file."""
+    with ExitStack() as pools:
+
+        def make(size):
+            engine = create_engine(
+                f"sqlite:///{tmp_path}/jobs.db", poolclass=QueuePool, pool_size=size, max_overflow=0,
+                pool_timeout=0.01, connect_args={"check_same_thread": False},
+            )  # fmt: skip
+            pools.callback(engine.dispose)
+            return pools.enter_context(closing(EnginePool("jobs.db", lambda: engine, is_own=True)))
+
+        yield make
+
+
+def lent_by(pool, stack):
+    """Return how many connections the pool lends, until the end of the stack, before it has none left."""
+    number = 0
+    while True:
+        try:
+            stack.enter_context(pool.lend())
+        except StorageUnavailable:
+            return number
+        number += 1
+
+
+def serve(pool):
+    """A server uses the pool from now on."""
+    with server_work(), pool.lend():
+        pass
+
+
+@pytest.mark.parametrize(("size", "others"), [(10, 8), (3, 1), (2, 1), (1, 1)])
+def test_two_connections_are_reserved_for_the_server(make_pool, size, others):
+    """One of a pool of two and none of a pool of one, so that one is left for all other work."""
+    pool = make_pool(size)
+    serve(pool)
+
+    with ExitStack() as stack:
+        for_others = lent_by(pool, stack)
+        with server_work():
+            for_server = lent_by(pool, stack)
+
+    assert (others, size - others) == (for_others, for_server)
+
+
+def test_server_may_use_all_connections(make_pool):
+    """Those of other work as well, if they are free; afterwards the others have theirs again."""
+    pool = make_pool(4)
+
+    with ExitStack() as stack, server_work():
+        for_server = lent_by(pool, stack)
+    with ExitStack() as stack:
+        for_others = lent_by(pool, stack)
+
+    assert (4, 2) == (for_server, for_others)
+
+
+def test_nothing_is_reserved_without_a_server(make_pool):
+    """A process that only enqueues has no use for it."""
+    pool = make_pool(4)
+
+    with ExitStack() as stack:
+        assert 4 == lent_by(pool, stack)
+
+
+def test_nothing_is_reserved_in_an_engine_of_the_caller(server_database):
+    """It is the caller's to divide."""
+    engine = create_engine(
+        server_database.engine_url(), poolclass=QueuePool, pool_size=4, max_overflow=0, pool_timeout=0.01
+    )
+    with closing(EnginePool("the caller's", lambda: engine, is_own=False)) as pool, ExitStack() as stack:
+        serve(pool)
+
+        number = lent_by(pool, stack)
+
+    engine.dispose()
+    assert 4 == number
+
+
+def test_refusal_names_what_is_in_use(make_pool):
+    """And what to raise."""
+    pool = make_pool(3)
+    serve(pool)
+
+    with pool.lend(), pytest.raises(StorageUnavailable, match=r"not reserved for the server.*\?pool_size="):
+        pool.lend().__enter__()
+
+
+def test_server_work_is_that_of_its_block_and_thread():
+    """Blocks nest; a thread that is started in one does other work, such as a job."""
+    seen = []
+
+    with server_work():
+        with server_work():
+            pass
+        thread = threading.Thread(target=lambda: seen.append(is_server_work()))
+        thread.start()
+        thread.join()
+        seen.append(is_server_work())
+    seen.append(is_server_work())
+
+    assert [False, True, False] == seen
+
+
+def test_server_settles_and_claims_while_calls_wait_for_a_unique_key(server_database):
+    """Jobs that enqueue a key of an open transaction take all other connections, and keep them."""
+    engine = create_engine(server_database.engine_url(), poolclass=NullPool)
+    begun, done, ended = [], [], []
+    with (
+        closing(Firelock(server_database.url("pool_size=4"))) as fire,
+        closing(Firelock(server_database.url())) as elsewhere,
+    ):
+        fire.storage.clear()
+        nightly = fire.task(name="nightly", unique=Unique("nightly"), queue="elsewhere")(lambda: None)
+
+        def note(number: int) -> None:
+            done.append(number)
+
+        def ask() -> None:
+            begun.append(True)
+            try:
+                nightly.enqueue()
+            finally:
+                ended.append(True)
+
+        asks = fire.task(name="asks", retry=Retry.never())(ask)
+        fire.task(name="other")(note)
+        other = elsewhere.task(name="other", remote=True)(note)
+
+        with fire.server(queues="default", workers=8), Session(engine) as session, session.begin():
+            nightly.using(within=session).enqueue()
+            asks.enqueue_many([()] * 6)
+            until(lambda: len(begun) == 6)
+            other.enqueue_many([(number,) for number in range(20)])
+
+            until(lambda: len(done) == 20)
+            has_waited = not ended
+            session.rollback()
+
+    assert has_waited
+    engine.dispose()
