@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
-import attrs
-
 import firelock_redis.scripts as home
 from firelock.plugins import open_storage
 from firelock.testing import StorageConformance
@@ -22,36 +20,16 @@ from tests.redis.servers import RedisServer
 _TABLE = Path(__file__).with_name("lua_mutations.txt")
 
 
-@attrs.frozen
-class _Folder:
-    """The folder of the scripts, one of them changed."""
-
-    mutation: object
-
-    def __truediv__(self, name):
-        return _Script(files(home) / name, self.mutation if name == f"{self.mutation.module}.lua" else None)
-
-
-@attrs.frozen
-class _Script:
-    path: object
-    mutation: object
-
-    def read_text(self, encoding):
-        source = self.path.read_text(encoding)
-        return source if self.mutation is None else mutated(source, self.mutation)
-
-
 @contextmanager
 def _changed(mutation):
     """The scripts are sent with the mutation in one of them."""
-    former = home.files
-    home.files = lambda _: _Folder(mutation)
+    former = home.TEXTS
+    home.TEXTS = {**former, mutation.module: mutated(former[mutation.module], mutation)}
     home.script.cache_clear()
     try:
         yield
     finally:
-        home.files = former
+        home.TEXTS = former
         home.script.cache_clear()
 
 

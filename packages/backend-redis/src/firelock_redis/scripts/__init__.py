@@ -9,13 +9,14 @@ What is read: `find`, `reading`. Beside jobs: `records` (one of them: `record`),
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
 
 import attrs
 
-__all__ = ["RedisScript", "script"]
+__all__ = ["TEXTS", "RedisScript", "script"]
 
 _BEHIND = {
     "exchange": ("batches", "jobs", "unique", "limits", "suspensions"),
@@ -28,6 +29,22 @@ _BEHIND = {
     "upkeep": ("batches", "jobs", "children"),
 }
 _ALONE = frozenset({"insert_plain", "insert_keyed"})
+
+
+_SUFFIX = ".lua"
+
+
+def _read_all() -> Mapping[str, str]:
+    return {
+        file.name.removesuffix(_SUFFIX): file.read_text("utf-8")
+        for file in files(__name__).iterdir()
+        if file.name.endswith(_SUFFIX)
+    }
+
+
+# By file. All are read when the first storage is opened: a process goes on with the scripts that its code was
+# written for if an upgrade replaces them, and needs no file descriptor for a verb that it uses later.
+TEXTS = _read_all()
 
 
 @attrs.frozen
@@ -46,6 +63,6 @@ def script(name: str) -> RedisScript:
     """Return the script of a group, or of `group.verb`, with all that stands in front of it."""
     group, _, verb = name.partition(".")
     before = () if group in _ALONE else ("library", *_BEHIND.get(group, ()))
-    text = "\n".join((files(__name__) / f"{part}.lua").read_text("utf-8") for part in (*before, group))
+    text = "\n".join(TEXTS[part] for part in (*before, group))
     digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
     return RedisScript(text, digest, (verb,) if verb else ())
