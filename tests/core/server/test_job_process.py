@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import signal
@@ -270,7 +271,7 @@ def test_a_run_that_is_told_to_end_is_killed(bench, kind, to, reason):
     run = bench.start("sleep", timeout=5)
     running = threading.Thread(target=lambda: ends.append(bench.run(process, run)))
     running.start()
-    until(lambda: run.stop is not None)
+    until(lambda: run.started)
 
     run.cancel(kind, "x")
     running.join(20)
@@ -526,6 +527,95 @@ def test_an_app_that_cannot_be_loaded_is_no_crash_of_the_job(bench, code, why):
     assert (State.SCHEDULED, 1, None) == (end.to, end.retries, end.crashes)
     assert "could not load the app" in end.error.message
     assert why in end.error.message
+
+
+@pytest.fixture
+def loading(bench, tmp_path):
+    """Return what runs a job in a process that loads its app until the test writes to a pipe."""
+    pipe, running = tmp_path / "gate", []
+    os.mkfifo(pipe)
+    bench.app.write_text(f"open({str(pipe)!r}).read()\n{APP}")
+
+    def begin(name, **options):
+        process, run, ends = bench.process(), bench.start(name, **options), []
+        running.append(threading.Thread(target=lambda: ends.append(bench.run(process, run))))
+        running[-1].start()
+        return run, ends, pipe
+
+    yield begin
+    for thread in running:
+        thread.join(20)
+
+
+def test_run_starts_when_its_process_has_loaded_the_app(bench, loading):
+    """Its timeout counts from then on; before, it only keeps its worker."""
+    run, ends, pipe = loading("pid", timeout=30)
+    with pipe.open("w"):  # it waits for the process, which is loading the app then
+        before, keeps_worker = run.started, run.busy_since > 0
+        loaded_at = bench.fire.client.clock.now()
+    until(lambda: ends)
+
+    assert (0.0, True) == (before, keeps_worker)
+    assert State.SUCCEEDED is ends[0].transition.to
+    assert loaded_at <= ends[0].transition.started_at
+    assert loaded_at <= run.started_at
+
+
+@pytest.mark.parametrize("kind", [CancelKind.LOST, CancelKind.STOP])
+def test_run_that_is_cancelled_while_its_process_loads_has_not_started(loading, kind):
+    """The process is killed, and the job goes back to its queue without a trace."""
+    run, ends, pipe = loading("pid")
+    with pipe.open("w"):
+        run.cancel(kind, "deleted")
+        until(lambda: ends)
+
+    transition = ends[0].transition
+    assert (State.ENQUEUED, None, "deleted") == (transition.to, transition.started_at, transition.reason)
+    assert (True, True) == (transition.gives_back, transition.is_silent)
+
+
+GATED = """
+import os
+from firelock import Firelock, Settings
+
+if gate := os.environ.get("GATE"):
+    open(gate).read()
+
+fire = Firelock("memory://gated", settings=Settings(heartbeat=300, session_timeout=900))
+
+@fire.task(name="never", executor="process")
+def never() -> None: ...
+"""
+
+
+def test_server_learns_of_a_deletion_while_the_process_loads(tmp_path, monkeypatch):
+    """Within a second, as for a job that runs, and not only with its next heartbeat."""
+    (tmp_path / "gated_app.py").write_text(GATED)
+    monkeypatch.syspath_prepend(tmp_path)
+    fire = importlib.import_module("gated_app").fire
+    os.mkfifo(tmp_path / "gate")
+    monkeypatch.setenv("GATE", str(tmp_path / "gate"))
+
+    with fire, fire.server(workers=1):
+        job = fire.task_named("never").enqueue()
+        with (tmp_path / "gate").open("w"):
+            job.delete()
+            until(lambda: not job.refresh().record().is_stopping)
+
+    assert State.DELETED is job.state
+
+
+def test_process_that_does_not_get_ready_is_killed(bench, tmp_path):
+    """Its job fails with the reason, as its policy says, and nobody looks for a fault in the job."""
+    os.mkfifo(tmp_path / "gate")
+    bench.app.write_text(f"open({str(tmp_path / 'gate')!r}).read()")
+    process = bench.process(ready_seconds=0.2)
+
+    end = bench.end(process, "pid")
+
+    assert (State.SCHEDULED, 1, None) == (end.to, end.retries, end.crashes)
+    assert "could not load the app: it was not ready after 0.2 s" in end.error.message
+    assert not process.is_alive
 
 
 def test_a_process_that_dies_with_its_job_is_a_crash(bench):

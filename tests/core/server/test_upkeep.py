@@ -391,6 +391,19 @@ def test_jobs_that_must_not_overlap_end_with_the_right_to_run(scene, caplog):
     assert 1 == caplog.text.count("could not renew its session in time; no job is started until it can")
 
 
+def test_job_whose_process_is_not_ready_is_not_out_of_time(seldom):
+    """It has not started; but it ends with the right to run if it must not overlap."""
+    since = time.monotonic() - 60
+    run = seldom.run(timeout_seconds=1.0, started=0.0, loading_since=since)
+    must_not_overlap = seldom.run(started=0.0, loading_since=since)
+    must_not_overlap.info = attrs.evolve(must_not_overlap.info, on_risk="cancel")
+    seldom.board.grant(0)
+
+    seldom.upkeep._watch()  # noqa: SLF001 - one look, by hand
+
+    assert (None, CancelKind.LOST) == (run.cancelled, must_not_overlap.cancelled)
+
+
 def test_a_storage_that_hangs_keeps_no_job_beyond_its_time(scene):
     """Times are watched, and the child reports, while a duty waits for an answer."""
     asked, may_answer = threading.Event(), threading.Event()

@@ -53,7 +53,9 @@ class Settings:
     workers: int = _number(0, least=0, most=10_000, doc="threads of a server; 0 means five a core")
     async_workers: int = _number(100, least=1, most=100_000, doc="async jobs at once in a child")
     claim_ahead: int = _number(500, least=0, most=500, doc="jobs claimed ahead of free workers, at most")
-    child_silence: float = _number(300, least=1, most=86_400, doc="a child that reports nothing is killed")
+    child_silence: float = _number(
+        300, least=1, most=86_400, doc="a silent child is killed, or a job's process that is not ready"
+    )
     max_jobs_per_child: int = _number(
         0,
         least=0,

@@ -131,6 +131,7 @@ class Run:
     timeout_seconds: float | None
     started_at: int = 0  # by the storage's clock
     started: float = 0.0  # monotonic
+    loading_since: float = 0.0  # monotonic: of one in a process of its own, which has to be ready first
     cancelled: CancelKind | None = None
     is_stopped: bool = False  # `cancel` has been called; nothing ends the run by force a second time
     stop: Any = None  # how to end it by force: set by executors that can
@@ -138,6 +139,11 @@ class Run:
     completion: Completion | None = None  # from `complete` on; the latest, where one was rolled back
     runner: JobRunner | None = None
     begun: JobSteps | None = None  # what it remembers and waits for; None for most jobs
+
+    @property
+    def busy_since(self) -> float:
+        """When it began to keep its worker, in monotonic seconds; 0 before that."""
+        return self.loading_since or self.started
 
     def cancel(self, kind: CancelKind, reason: str) -> None:
         """Tell the job to end, by force if its executor can. The first reason stands.
@@ -667,14 +673,14 @@ class JobRunner:
             self._report(ended, describe_error(broken), broken)
             return ended
 
-    def passed_over(self, run: Run) -> EndedRun:
+    def passed_over(self, run: Run, reason: str = "lost before it started") -> EndedRun:
         """Return the end of a run that was void before it started; the refusal tells that nobody runs it."""
         transition = lifecycle.handed_back(
             run.job,
             run.holder,
             at=self._runtime.clock.now(),
             started_at=None,
-            reason="lost before it started",
+            reason=reason,
         )
         return EndedRun(run.job, transition)
 

@@ -290,7 +290,7 @@ class ChildProcess:
             runtime, memory, server, queues, threads=threads, coroutines=coroutines,
             process_spec=JobProcessSpec(
                 options.app_spec, server, options.storage, tuple(options.imports), options.log_format,
-                tuple(options.log_meta),
+                tuple(options.log_meta), ready_seconds=runtime.settings.child_silence,
             ),
             on_session_lost=lambda session: self._report({"session_lost": session}),
             limits=_limits(options, runtime.settings),

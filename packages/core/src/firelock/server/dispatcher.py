@@ -407,7 +407,7 @@ class Dispatcher:
         if since >= self._runtime.settings.heartbeat * (1 if self._settler.held else _IDLE_HEARTBEATS):
             return True
         return self._reconciled_at == 0.0 or any(
-            (run.started and now - run.started > _LONG_RUN) or _is_doubtful(run)
+            (run.busy_since and now - run.busy_since > _LONG_RUN) or _is_doubtful(run)
             for run in self._workers.runs()
         )
 

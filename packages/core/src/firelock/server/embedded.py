@@ -233,7 +233,12 @@ class _RunningServer:
             self._app.runtime.plugins.worker_process_started(server)
             self._session = self._begin()
             undo.callback(self._end_session)
-            spec = JobProcessSpec(app_spec, server, imports=locate_tasks(runtime.tasks)) if app_spec else None
+            spec = None
+            if app_spec is not None:
+                spec = JobProcessSpec(
+                    app_spec, server, imports=locate_tasks(runtime.tasks),
+                    ready_seconds=runtime.settings.child_silence,
+                )  # fmt: skip
             self._child = Child(
                 runtime, self._memory, server, self._queues, self._threads, self._coroutines, spec,
                 self._begin_anew, self._loop,

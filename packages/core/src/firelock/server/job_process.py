@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -69,6 +70,7 @@ class JobProcessSpec:
     log_format: str = LogFormat.TEXT  # as its server's
     log_meta: tuple[str, ...] = ()  # likewise
     state: Surroundings = attrs.Factory(Surroundings)  # that it starts with, whatever jobs made of it
+    ready_seconds: float = 300.0  # one that has not loaded the app after this is killed
 
 
 class JobProcess:
@@ -80,6 +82,7 @@ class JobProcess:
         self._lock = threading.Lock()
         self._current: Run | None = None  # whose `stop` may kill
         self._is_killed = False
+        self._is_late = False  # killed because it was not ready in time
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-m", "firelock.server.job_process", spec.app_spec, str(os.getpid()),
              json.dumps(attrs.asdict(spec.server))],
@@ -143,22 +146,28 @@ class JobProcess:
     def run(self, run: Run, runner: JobRunner, console: Console) -> EndedRun:
         """Return the end of the run; a process that dies without a word is a crash of its job.
 
-        One that never got as far as the job is none: that is a failure, which says so.
+        The run starts when the process has loaded the app. If that fails or takes too long, the job fails
+        with the reason, as its policy says, and has no crash. If the run is cancelled meanwhile, the job goes
+        back to its queue as one that never started.
         """
-        runner.start(run)
+        run.loading_since = time.monotonic()
         with self._lock:
             self._current = run
         run.stop = lambda: self._stop(run)
         if run.cancelled is not None:
             self._stop(run)
+        answer, unready = None, None
         try:
-            answer = self._exchange(run, console)
+            unready = self._load()
+            if self._is_ready:
+                runner.start(run)
+                answer = self._exchange(run, console)
         except (OSError, ValueError):
             answer = None
         with self._lock:
             self._current = None
         run.stop = None
-        if answer is not None and "transition" in answer:
+        if answer is not None:
             transition = _read_transition(answer["transition"])
             shuts = answer["shuts"]
             return EndedRun(
@@ -166,25 +175,45 @@ class JobProcess:
                 shuts=None if shuts is None else (shuts[0], shuts[1]),
             )  # fmt: skip
         self.close()
-        if run.cancelled is not None:
+        if run.cancelled is not None and run.started:
             return runner.raised(run, JobCancelled(run.context.cancel_reason))
+        if run.cancelled is not None:
+            return runner.passed_over(run, run.context.cancel_reason)
         how = describe_exit(self._process.returncode)
         if self._is_ready:
             return runner.crashed(run, f"its process died: {how}")
-        why = how if answer is None else answer["unready"]
+        why = unready or how
         return runner.interrupted(run, ProcessDied(f"the process for this job could not load the app: {why}"))
 
-    def _exchange(self, run: Run, console: Console) -> dict[str, Any] | None:
-        if not self._is_ready:
-            level = logging.getLogger().getEffectiveLevel()  # there it is as here, whoever chose it
-            spec = self.spec
-            words = {"storage": spec.storage, "imports": spec.imports, "path": spec.state.path}
-            logs = {"log_level": level, "log_format": spec.log_format, "log_meta": spec.log_meta}
+    def _load(self) -> str | None:
+        """Wait until the process is ready; return why it is not, if it says so or is killed for that."""
+        if self._is_ready:
+            return None
+        spec, level = self.spec, logging.getLogger().getEffectiveLevel()  # there as here, whoever chose it
+        words = {"storage": spec.storage, "imports": spec.imports, "path": spec.state.path}
+        logs = {"log_level": level, "log_format": spec.log_format, "log_meta": spec.log_meta}
+        limit = threading.Timer(spec.ready_seconds, self._give_up)
+        limit.daemon = True
+        limit.start()
+        try:
             _write(self._out, {**words, **logs})
             said = json.loads(self._back.readline() or "null")
-            if said is None or "unready" in said:
-                return said
-            self._is_ready = True
+        finally:
+            limit.cancel()
+        with self._lock:
+            if self._is_late:
+                return f"it was not ready after {spec.ready_seconds:g} s"
+            self._is_ready = said is not None and "unready" not in said
+        return None if said is None else said.get("unready")
+
+    def _give_up(self) -> None:
+        """Kill the process if it is not ready by now."""
+        with self._lock:
+            if not self._is_ready:
+                self._is_late = True
+                self.kill()
+
+    def _exchange(self, run: Run, console: Console) -> dict[str, Any] | None:
         holder = [run.holder.session, run.holder.server]
         _write(self._out, {"job": attrs.asdict(run.job), "holder": holder})
         for line in self._back:

@@ -296,9 +296,9 @@ class ChildUpkeep:
             if completion is not None and not completion.is_due and now - completion.written > _COMPLETED:
                 completion.is_due = True
                 self._context.inbox.wake()  # to look whether its job has ended, while what follows goes on
-            if run.is_stopped or not run.started:
+            if run.is_stopped or not run.busy_since:
                 continue
-            if run.timeout_seconds is not None and now - run.started > run.timeout_seconds:
+            if run.started and run.timeout_seconds is not None and now - run.started > run.timeout_seconds:
                 run.cancel(CancelKind.TIMEOUT, f"timed out after {run.timeout_seconds:g} s")
             elif not has_right and run.info.on_risk is OnRisk.CANCEL and not _has_ended(completion):
                 run.cancel(CancelKind.LOST, "the server cannot be sure that the job is still its own")
