@@ -581,7 +581,7 @@ from firelock import Firelock, Settings
 if gate := os.environ.get("GATE"):
     open(gate).read()
 
-fire = Firelock("memory://gated", settings=Settings(heartbeat=300, session_timeout=900))
+fire = Firelock("memory://gated", settings=Settings(heartbeat=300, session_timeout=900, sweep=300))
 
 @fire.task(name="never", executor="process")
 def never() -> None: ...
@@ -589,7 +589,10 @@ def never() -> None: ...
 
 
 def test_server_learns_of_a_deletion_while_the_process_loads(tmp_path, monkeypatch):
-    """Within a second, as for a job that runs, and not only with its next heartbeat."""
+    """Within a second, as for a job that runs, and not only with its next heartbeat.
+
+    Then its process is killed, and the cancelled batch ends of which it was the last member.
+    """
     (tmp_path / "gated_app.py").write_text(GATED)
     monkeypatch.syspath_prepend(tmp_path)
     fire = importlib.import_module("gated_app").fire
@@ -597,12 +600,14 @@ def test_server_learns_of_a_deletion_while_the_process_loads(tmp_path, monkeypat
     monkeypatch.setenv("GATE", str(tmp_path / "gate"))
 
     with fire, fire.server(workers=1):
-        job = fire.task_named("never").enqueue()
+        with fire.batch("import") as batch:
+            job = batch.add(fire.task_named("never"))
         with (tmp_path / "gate").open("w"):
-            job.delete()
-            until(lambda: not job.refresh().record().is_stopping)
+            batch.delete()
+            until(lambda: batch.refresh().state is State.DELETED)
+        record = job.record()
 
-    assert State.DELETED is job.state
+    assert (State.DELETED, False) == (record.state, record.is_stopping)
 
 
 def test_process_that_does_not_get_ready_is_killed(bench, tmp_path):

@@ -54,6 +54,21 @@ def test_a_drain_runs_a_flow_to_its_end(fire, tester):
     assert 3 == batch.tally().succeeded
 
 
+def test_batch_that_its_running_member_cancels_ends_with_it(fire, tester):
+    """With the end of that run, which is refused, as under a server."""
+
+    @fire.task(name="cancels")
+    def cancels(job: JobContext) -> None:
+        job.batch.delete()
+
+    with fire.batch("import") as batch:
+        batch.add(cancels)
+
+    drained = tester.drain(limit=1)
+
+    assert (1, State.DELETED) == (drained.refused, batch.refresh().state)
+
+
 def test_an_approval_flow_waits_for_a_person(fire, tester, approval):
     """The signal goes on with it, and the time-out without."""
 

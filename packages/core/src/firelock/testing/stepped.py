@@ -311,7 +311,8 @@ class SteppedServer:
         if completion is not None and self._has_completed(ended, applied):
             ended = completed_end(ended.job, completion)
             applied = Applied.RELEASING if completion.frees_children else Applied.ALREADY
-        while applied is Applied.RELEASING and self._storage.release(_BATCH):
+        # A refused end may have stopped the last running member of a cancelled batch.
+        while applied in {Applied.RELEASING, Applied.REFUSED} and self._storage.release(_BATCH):
             continue
         error = runner.errors.pop(ended.job.id, None)
         if error is not None and not _ends_the_job(error):
