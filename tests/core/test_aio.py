@@ -217,7 +217,7 @@ def test_calls_do_not_wait_for_threads_of_the_application(release):
     async def call():
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
         blocked = asyncio.create_task(asyncio.to_thread(release.wait, 20))
-        await asyncio.sleep(0)
+        await asyncio.wait([blocked], timeout=0)
         answers = await asyncio.gather(*(in_thread(int, str(number)) for number in range(100)))
         release.set()
         return answers, await blocked

@@ -123,7 +123,7 @@ def test_coroutine_that_streams_after_its_commit_is_not_cancelled(fire, engine):
         with Session(engine) as session, session.begin():
             job.complete_within(session)
         await job.aemit(much)
-        await asyncio.sleep(0)
+        await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=0)
         reasons.append(job.cancel_reason)
 
     task = fire.task(name="works", retry=Retry.never())(works)

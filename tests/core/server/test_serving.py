@@ -437,6 +437,11 @@ def test_a_job_deleted_while_it_runs_is_no_failure(make_crew, caplog):
     assert [] == [record for record in caplog.records if record.name == "firelock.jobs"]
 
 
+async def a_moment():
+    """Return after other coroutines have had their turn."""
+    await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=0.001)
+
+
 class UnawareStorage(FailingStorage):
     """A storage that reports no lost job, so that only a refused write does."""
 
@@ -455,7 +460,7 @@ class Lost:
         """Return when the job was deleted."""
         self.crew.came.append(current_job().id)
         while not self.deleted.is_set():
-            await asyncio.sleep(0)
+            await a_moment()
 
     async def stay(self, awaitable=None):
         """Await this, then wait for ever; note the exception that ends the wait."""
@@ -539,7 +544,7 @@ def test_coroutine_that_a_step_tells_of_its_loss_may_clean_up(lost):
             await job.astep("one", nothing)
         finally:
             for _ in range(10):
-                await asyncio.sleep(0)
+                await a_moment()
             cleaned.append(job.id)
 
     job = lost.run(works)

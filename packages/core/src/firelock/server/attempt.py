@@ -153,7 +153,7 @@ class Run:
         """
         with _cancelling:  # several threads learn of a deletion at the same time
             is_first = self.cancelled is None
-            if self.is_stopped or not (is_first or kind is not CancelKind.LOST):
+            if self.is_stopped or (kind is CancelKind.LOST and not is_first):
                 return
             self.is_stopped = True
             if is_first:

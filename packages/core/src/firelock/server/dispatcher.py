@@ -640,7 +640,7 @@ class _Settler:
     def answered(self, results: Sequence[Applied], batches: BatchLooks) -> bool:
         """Nothing that was answered is owed any more; return whether continuations are to be released.
 
-        Batches are looked at whose members have ended, or have stopped although they were deleted before.
+        `batches` learns which batches had members that ended, or were deleted before and have now stopped.
         """
         ended, self._unsent = self._unsent, []
         back, self._back = self._back, []
@@ -768,10 +768,10 @@ def _freeing(accepted: Iterable[EndedRun]) -> list[EndedRun]:
 
 
 def _tell_stopped(sent: Sequence[EndedRun], results: Sequence[Applied], batches: BatchLooks) -> None:
-    """The batches of those whose end was refused are looked at.
+    """Report the batches of those whose end was refused.
 
-    Such a job was deleted while this server held it, most likely. With the refusal it has stopped, which its
-    batch may have waited for: see `Storage.apply`.
+    Most likely such a job was deleted while this server held it. With the refusal it has stopped, and its
+    batch may have waited for that: see `Storage.apply`.
     """
     refused = zip(sent, results, strict=False)
     texts = {one.job.ties_json for one, result in refused if result is Applied.REFUSED}

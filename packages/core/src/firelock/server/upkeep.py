@@ -255,7 +255,7 @@ class ChildUpkeep:
                 extra={"session": taken.session},
             )  # fmt: skip
             self._context.inbox.work_came()
-        if lost:  # with them may have stopped the last running members of batches, deleted before
+        if lost:  # the last running members of cancelled batches may have stopped with these sessions
             _repeat(self._runtime.storage.release)
 
     def _tidy(self) -> None:

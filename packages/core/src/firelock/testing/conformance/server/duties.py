@@ -352,7 +352,7 @@ class CancellingDuty(ServerFixtures):
         async def streams(context: JobContext) -> None:
             started.set()
             while not deleted.is_set():
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.01)
             if (awaitable := emit(context, "word")) is not None:
                 await awaitable
             try:
