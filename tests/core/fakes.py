@@ -11,6 +11,7 @@ from collections import defaultdict, deque
 import attrs
 
 from firelock import hookimpl
+from firelock.clock import HostClocks, StorageClock
 from firelock.context import Console
 from firelock.memory import MemoryStorage
 from firelock.server.attempt import EndedRun, JobRunner
@@ -45,6 +46,45 @@ class ForeignTask:
     def call(self, *args):
         """Nobody asked for that."""
         raise AssertionError(f"it ran, with {args!r}")
+
+
+class Host:
+    """A host whose clocks a test moves; they go on by themselves, unless they stand still."""
+
+    def __init__(self, *, stands_still=False):
+        self.passed = self.suspended = 0.0
+        self.set_by = 1_700_000_000.0
+        self.now = (lambda: 1_000.0) if stands_still else time.monotonic
+        self.clocks = HostClocks(
+            wall=lambda: self.now() + self.passed + self.suspended + self.set_by,
+            elapsed=lambda: self.now() + self.passed + self.suspended,
+            awake=lambda: self.now() + self.passed,
+        )
+
+    def wall_nanos(self):
+        """The wall clock in nanoseconds, as SQLite's storage reads it."""
+        return int(self.clocks.wall() * 1_000_000) * 1_000
+
+    def clock_of(self, storage):
+        """The clock of a client on this host."""
+        return StorageClock(storage, self.clocks.elapsed, self.clocks)
+
+    def serve(self, fire):
+        """The app, as a program on this host has it."""
+        fire.client.clock = self.clock_of(fire.storage)
+        return fire
+
+    def go_on(self, seconds):
+        """So much time passes."""
+        self.passed += seconds
+
+    def set_clock(self, seconds):
+        """The wall clock is set, forward or back."""
+        self.set_by += seconds
+
+    def suspend(self, seconds):
+        """The machine is suspended so long: only CLOCK_MONOTONIC stands still."""
+        self.suspended += seconds
 
 
 @attrs.frozen
@@ -95,6 +135,17 @@ def failing(verb):
         return self.call(verb, args, kwargs)
 
     return call
+
+
+class HostStorage(FailingStorage):
+    """The same, with the wall clock of a host for its clock, as it is by default."""
+
+    def __init__(self, host, name=""):
+        super().__init__(name)
+        self.host = host
+
+    def clock(self):
+        return self.host.wall_nanos() // 1_000 + self.clock_offset
 
 
 for verb, _ in inspect.getmembers(MemoryStorage, inspect.isfunction):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from datetime import UTC, datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
@@ -9,8 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firelock.clock import SECOND, StorageClock, from_micros, micros, span_micros
+from firelock.clock import (
+    SECOND,
+    HostClocks,
+    HostWatch,
+    Jump,
+    StorageClock,
+    StorageWatch,
+    elapsed_seconds,
+    from_micros,
+    micros,
+    span_micros,
+)
 from firelock.errors import ScheduleError, StorageUnavailable
+from tests.core.fakes import Host
 
 offsets = st.integers(min_value=-1_439, max_value=1_439).map(
     lambda minutes: timezone(timedelta(minutes=minutes))
@@ -176,3 +190,194 @@ def test_a_clock_is_fresh_for_a_minute(watch, machine):
         machine.seconds += 60.5
 
     assert [False, True, False] == seen
+
+
+# ---- clocks that jump ------------------------------------------------------------------------------------
+
+
+class HostStore:
+    """A storage whose clock is the wall clock of its host, as SQLite's is."""
+
+    def __init__(self, host):
+        self.host = host
+        self.readings = 0
+
+    def clock(self):
+        self.readings += 1
+        return self.host.wall_nanos() // 1_000
+
+
+@pytest.fixture
+def host():
+    """A host whose clocks the test moves."""
+    return Host(stands_still=True)
+
+
+@pytest.fixture
+def local(host):
+    """A storage that has the wall clock of the host."""
+    return HostStore(host)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere another clock counts suspensions")
+def test_elapsed_time_counts_suspensions():
+    """It is the clock of Linux that goes on while the machine is suspended."""
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    now = elapsed_seconds()
+
+    assert before <= now <= time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def test_client_clock_counts_a_suspension(host, local):
+    """After a resume the client's clock is where the storage's is, without a reading."""
+    watch = host.clock_of(local)
+    before = watch.now()
+
+    host.suspend(40)
+
+    assert (before + 40 * SECOND, 1) == (watch.now(), local.readings)
+
+
+@pytest.mark.parametrize("seconds", [600, -600, 1.5])
+def test_client_clock_follows_a_wall_clock_that_is_set(host, local, seconds):
+    """The storage may have that very clock, so it is read again; the next minute goes without."""
+    watch = host.clock_of(local)
+    before = watch.now()
+
+    host.set_clock(seconds)
+    was_fresh = watch.is_fresh
+    seen = [watch.now() - before, watch.now() - before]
+
+    assert (False, [seconds * SECOND] * 2, 2) == (was_fresh, seen, local.readings)
+
+
+def test_wall_clock_that_is_set_does_not_move_the_clock_of_a_database(host, store):
+    """The clock of a server is read once more, and is what it was."""
+    watch = host.clock_of(store)
+    watch.now()
+
+    host.set_clock(600)
+
+    assert (77 * SECOND, 2) == (watch.now(), store.readings)
+
+
+@pytest.mark.parametrize(
+    ("act", "expected", "words"),
+    [
+        (lambda host: host.set_clock(600), Jump(set_by=600), "had its clock set forward by 600.0 s"),
+        (lambda host: host.set_clock(-1.5), Jump(set_by=-1.5), "had its clock set back by 1.5 s"),
+        (
+            lambda host: host.suspend(3_600),
+            Jump(suspended=3_600),
+            "was suspended for 3,600.0 s",
+        ),
+        (
+            lambda host: (host.suspend(10), host.set_clock(-20)),
+            Jump(set_by=-20, suspended=10),
+            "was suspended for 10.0 s and had its clock set back by 20.0 s",
+        ),
+        (lambda host: host.go_on(10_000), Jump(), ""),
+        (lambda host: host.set_clock(0.9), Jump(), ""),
+        (lambda host: host.suspend(0.9), Jump(), ""),
+    ],
+    ids=["forward", "back", "suspended", "both", "time passes", "small step", "short suspension"],
+)
+def test_host_watch_detects_what_happened(act, expected, words):
+    """A jump of more than a second is seen once, and described; time that passes is no jump."""
+    host = Host(stands_still=True)
+    watch = HostWatch(host.clocks)
+    act(host)
+
+    first, second = watch.look(), watch.look()
+
+    assert (expected, words, Jump()) == (first, str(first), second)
+
+
+def test_slow_drift_never_adds_up_to_a_jump(host, local):
+    """NTP slews a clock by half a millisecond each second, which is nearly two seconds in an hour."""
+    watch, storage_watch = HostWatch(host.clocks), StorageWatch(host.clock_of(local))
+    storage_watch.look()
+    seen = []
+    for _ in range(720):
+        host.go_on(5)
+        host.set_clock(0.0025)
+        seen.append((watch.look(), storage_watch.look().jumped))
+
+    assert {(Jump(), 0.0)} == set(seen)
+
+
+def test_host_without_a_clock_of_suspensions_takes_one_for_a_step(host):
+    """CLOCK_MONOTONIC stands for elapsed time there: the wall clock is ahead after a resume."""
+    clocks = HostClocks(host.clocks.wall, host.clocks.awake, host.clocks.awake)
+    watch = HostWatch(clocks)
+
+    host.suspend(60)
+
+    assert Jump(set_by=60) == watch.look()
+
+
+@pytest.mark.parametrize("stalled", range(5))
+def test_pause_between_two_readings_is_no_jump(stalled):
+    """Another process has the processor for 10 s between two of the five readings of one look."""
+    passed = 0.0
+    pauses = iter([0.0] * 5 + [10.0 if place == stalled else 0.0 for place in range(5)] + [0.0] * 5)
+
+    def read():
+        nonlocal passed
+        passed += next(pauses)
+        return passed
+
+    watch = HostWatch(HostClocks(read, read, read))
+
+    assert [Jump(), Jump()] == [watch.look(), watch.look()]
+
+
+@pytest.mark.parametrize("act", [Host.set_clock, Host.suspend])
+@pytest.mark.parametrize("seconds", [600, 1.5])
+def test_storage_watch_detects_a_jump_of_the_host(host, local, act, seconds):
+    """The storage's clock is ahead of where it should be by as much, and it is known why."""
+    watch = StorageWatch(host.clock_of(local))
+    watch.look()
+    host.go_on(5)
+    act(host, seconds)
+
+    first, second = watch.look(), watch.look()
+
+    assert (seconds, 0) == (first.jumped, second.jumped)
+    assert str(first).startswith("This machine ")
+    assert "600.0 s" in str(first) or "1.5 s" in str(first)
+
+
+def test_storage_watch_detects_that_a_database_server_was_set(host, store):
+    """Its clock is read once a minute; the message names it."""
+    watch = StorageWatch(host.clock_of(store))
+    watch.look()
+    store.at += 61 * SECOND - 600 * SECOND
+    host.go_on(61)
+
+    look = watch.look()
+
+    assert (-600, "The storage's clock was set back by 600.0 s") == (look.jumped, str(look))
+
+
+def test_slow_answer_of_a_storage_is_no_jump(host):
+    """The storage's time was read when the question came, and the answer took 5 s."""
+
+    class Slow(Store):
+        takes = 5
+
+        def clock(self):
+            at = super().clock()
+            host.passed += self.takes
+            self.at += self.takes * SECOND
+            return at
+
+    store = Slow(at=77 * SECOND)
+    watch = StorageWatch(host.clock_of(store))
+    watch.look()
+    Slow.takes = 0
+    host.passed += 61
+    store.at += 61 * SECOND
+
+    assert 0 == watch.look().jumped

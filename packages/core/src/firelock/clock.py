@@ -2,13 +2,20 @@
 
 Users see aware datetimes; everything behind the client sees micros. `StorageClock` keeps a client's stamps
 close to the storage's own time without a round trip for each.
+
+A host has three clocks, and each tells something that the others do not. The wall clock is set by people and
+programs. `elapsed_seconds` only goes on, and counts the time that the machine was suspended. CLOCK_MONOTONIC
+only goes on too, but stands still during a suspension. Where two of them part, the wall clock was set or the
+machine was suspended: `HostWatch` detects it, and `StorageWatch` detects what it did to the storage's clock.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Protocol
 
 import attrs
@@ -20,6 +27,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICRO = timedelta(microseconds=1)
 _SYNC_EVERY_SECONDS = 60.0
 _ASK_AGAIN_SECONDS = 1.0
+_JUMP_SECONDS = 1.0  # by which clocks may part between two looks: what NTP slews stays far below
 
 
 def micros(instant: datetime) -> int:
@@ -45,6 +53,124 @@ def span_micros(span: timedelta) -> int:
     return span // _MICRO
 
 
+# ---- the clocks of this host -----------------------------------------------------------------------------
+
+
+def _clock_of_elapsed_time() -> int | None:
+    """Return the id of the clock that also counts while the machine is suspended; None if there is none."""
+    if sys.platform == "darwin":
+        # clock_gettime(3) of macOS: CLOCK_MONOTONIC "will continue to increment while the system is asleep".
+        # time.monotonic() is mach_absolute_time() there, which does not.
+        return getattr(time, "CLOCK_MONOTONIC", None)
+    # clock_gettime(2) of Linux: "identical to CLOCK_MONOTONIC, except that it also includes any time that the
+    # system is suspended". OpenBSD and newer releases of FreeBSD have it too.
+    return getattr(time, "CLOCK_BOOTTIME", None)
+
+
+_ELAPSED = _clock_of_elapsed_time()
+# Seconds of a clock that only goes on, suspensions included, and that all processes of this host share. Where
+# there is none it is CLOCK_MONOTONIC, and a suspension looks as if the wall clock was set forward.
+elapsed_seconds: Callable[[], float] = (
+    time.monotonic if _ELAPSED is None else partial(time.clock_gettime, _ELAPSED)
+)
+
+
+@attrs.frozen
+class HostClocks:
+    """The clocks of this host, in seconds. Tests pass their own."""
+
+    wall: Callable[[], float] = time.time
+    elapsed: Callable[[], float] = elapsed_seconds
+    awake: Callable[[], float] = time.monotonic  # stands still while the machine is suspended
+
+
+HOST_CLOCKS = HostClocks()
+
+
+def _clocks_of(monotonic: Callable[[], float]) -> HostClocks:
+    return HOST_CLOCKS if monotonic is elapsed_seconds else HostClocks(monotonic, monotonic, monotonic)
+
+
+@attrs.frozen
+class Jump:
+    """What happened to this host's clocks between two looks, in seconds; 0 for what did not happen."""
+
+    set_by: float = 0.0  # the wall clock, forward or (negative) back
+    suspended: float = 0.0  # the machine
+
+    def __bool__(self) -> bool:
+        """Whether anything happened."""
+        return bool(self.set_by or self.suspended)
+
+    def __str__(self) -> str:
+        """Return what happened to the machine, in words."""
+        words = []
+        if self.suspended:
+            words.append(f"was suspended for {self.suspended:,.1f} s")
+        if self.set_by:
+            direction = "forward" if self.set_by > 0 else "back"
+            words.append(f"had its clock set {direction} by {abs(self.set_by):,.1f} s")
+        return " and ".join(words)
+
+
+@attrs.frozen
+class _Look:
+    """One reading of the host's clocks, in this order: a clock is read between two readings of another one.
+
+    So the time that passes between two readings, because another thread or process had the processor, is
+    known and does not look like a jump.
+    """
+
+    awake_first: float
+    elapsed_first: float
+    wall: float
+    elapsed_last: float
+    awake_last: float
+
+
+def _excess(moved: float, *, least: float, most: float) -> float:
+    """Return by how much a clock moved more than it could in that time, or less; 0 if it is no jump."""
+    excess = moved - most if moved > most else min(0.0, moved - least)
+    return excess if abs(excess) > _JUMP_SECONDS else 0.0
+
+
+@attrs.define(eq=False)
+class HostWatch:
+    """Detects that the wall clock was set, or the machine suspended, since the last look.
+
+    Each look begins where the last one ended, so slow drifts never add up to a jump.
+    """
+
+    _clocks: HostClocks = HOST_CLOCKS
+    _last: _Look = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._last = self._read()
+
+    def look(self) -> Jump:
+        """Return what happened since the last look; false if nothing did."""
+        former, now = self._last, self._read()
+        self._last = now
+        suspended = _excess(
+            now.elapsed_first - former.elapsed_first,
+            least=now.awake_first - former.awake_last,
+            most=now.awake_last - former.awake_first,
+        )
+        set_by = _excess(
+            now.wall - former.wall,
+            least=now.elapsed_first - former.elapsed_last,
+            most=now.elapsed_last - former.elapsed_first,
+        )
+        return Jump(set_by, max(0.0, suspended))
+
+    def _read(self) -> _Look:
+        clocks = self._clocks
+        return _Look(clocks.awake(), clocks.elapsed(), clocks.wall(), clocks.elapsed(), clocks.awake())
+
+
+# ---- the storage's clock ---------------------------------------------------------------------------------
+
+
 class HasClock(Protocol):
     """What a `StorageClock` needs of a storage."""
 
@@ -54,21 +180,42 @@ class HasClock(Protocol):
 
 @attrs.define(eq=False)
 class StorageClock:
-    """The storage's time, read once a minute at most; between readings the monotonic clock carries it on.
+    """The storage's time, read about once a minute; between readings this host's elapsed time carries it on.
 
-    Once it was read it goes on through an outage, so that a run can end while the storage is away.
+    It is read again when the wall clock was set, because the storage's clock may be that very clock. After it
+    was read once it goes on through an outage, so that a run can end while the storage is away.
+
+    Args:
+        storage: whose time it is.
+        monotonic: counts seconds, those of a suspension too.
+        host: the other clocks as well; for a test that passes only `monotonic`, all of them are that one.
     """
 
     _storage: HasClock
-    _monotonic: Callable[[], float] = time.monotonic
+    _monotonic: Callable[[], float] = elapsed_seconds
+    host: HostClocks = attrs.Factory(lambda self: _clocks_of(self._monotonic), takes_self=True)
     # Replaced as a whole: a thread that met half of another's reading would be a minute ahead.
-    _reading: tuple[float, int, int] | None = None  # when, the storage's time, its offset
+    _reading: _Reading | None = None
+    _wall: Callable[[], float] = attrs.field(init=False)
     _asks_again_at: float = float("-inf")  # after an outage was met; nobody waits for each look at the time
+
+    def __attrs_post_init__(self) -> None:
+        self._wall = self.host.wall
+
+    @property
+    def uncertainty(self) -> float:
+        """Return the seconds by which `now` may be behind, since the last reading took so long."""
+        return 0.0 if self._reading is None else self._reading.took
 
     @property
     def is_fresh(self) -> bool:
         """Tell whether `now` answers without a round trip."""
-        return self._reading is not None and self._monotonic() - self._reading[0] <= _SYNC_EVERY_SECONDS
+        reading, elapsed = self._reading, self._monotonic()
+        return (
+            reading is not None
+            and elapsed <= reading.until
+            and reading.wall_least <= self._wall() - elapsed <= reading.wall_most
+        )
 
     def now(self) -> int:
         """Return the storage's present time in micros; one round trip a minute, none otherwise.
@@ -76,19 +223,21 @@ class StorageClock:
         Raises:
             StorageUnavailable: it was never read and cannot be.
         """
-        reading, machine = self._reading, self._monotonic()
-        if reading is None or (machine - reading[0] > _SYNC_EVERY_SECONDS and machine >= self._asks_again_at):
+        reading, elapsed = self._reading, self._monotonic()
+        if reading is None or not (
+            (elapsed <= reading.until and reading.wall_least <= self._wall() - elapsed <= reading.wall_most)
+            or elapsed < self._asks_again_at
+        ):
             reading = self._read(reading)
-            machine = self._monotonic()
-        read_at, base, offset = reading
-        elapsed = machine - read_at
-        return base + int(elapsed * SECOND) + self._offset() - offset
+            elapsed = self._monotonic()
+        return reading.base + int((elapsed - reading.at) * SECOND) + self._offset()
 
     def _offset(self) -> int:
         """Return what a test has added to the storage's clock, so that it holds before the next reading."""
         return getattr(self._storage, "clock_offset", 0)
 
-    def _read(self, former: tuple[float, int, int] | None) -> tuple[float, int, int]:
+    def _read(self, former: _Reading | None) -> _Reading:
+        began, wall = self._monotonic(), self._wall()
         try:
             base = self._storage.clock()
         except StorageUnavailable:
@@ -96,5 +245,76 @@ class StorageClock:
                 raise
             self._asks_again_at = self._monotonic() + _ASK_AGAIN_SECONDS
             return former
-        self._reading = (self._monotonic(), base, self._offset())
-        return self._reading
+        at, ahead = self._monotonic(), wall - began
+        self._reading = reading = _Reading(
+            at, base - self._offset(), at - began, at + _SYNC_EVERY_SECONDS, ahead - _JUMP_SECONDS,
+            ahead + _JUMP_SECONDS,
+        )  # fmt: skip
+        return reading
+
+
+@attrs.frozen
+class _Reading:
+    """A reading of the storage's clock, and how long its time can be counted on from there."""
+
+    at: float  # elapsed seconds
+    base: int  # the storage's time, without what a test has added
+    took: float  # seconds
+    until: float  # elapsed seconds
+    wall_least: float  # by how many seconds the wall clock is ahead of elapsed seconds, while nobody sets it
+    wall_most: float
+
+
+@attrs.frozen
+class StorageLook:
+    """The storage's clock at one look."""
+
+    now: int  # micros
+    jumped: float  # seconds by which it moved more than CLOCK_MONOTONIC, or less; 0 for a second at most
+    cause: Jump  # what happened to this host
+    awake_before: float
+    awake_after: float
+    uncertainty: float  # seconds that it may be behind
+
+    def __str__(self) -> str:
+        """Return what happened, in words."""
+        if self.cause:
+            return f"This machine {self.cause}"
+        direction = "forward" if self.jumped > 0 else "back"
+        return f"The storage's clock was set {direction} by {abs(self.jumped):,.1f} s"
+
+
+@attrs.define(eq=False)
+class StorageWatch:
+    """Compares the storage's clock with this host's CLOCK_MONOTONIC from look to look.
+
+    The two part when the storage's clock is set: it may be this host's wall clock, as SQLite's is, or that of
+    a server. They part too when this machine is suspended, since the storage's clock goes on.
+    """
+
+    _clock: StorageClock
+    _host: HostWatch = attrs.field(init=False)
+    _last: StorageLook | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self._host = HostWatch(self._clock.host)
+
+    def look(self) -> StorageLook:
+        """Return the storage's time, and by how much it jumped since the last look; no round trip, as a rule.
+
+        Raises:
+            StorageUnavailable: the storage's clock was never read and cannot be.
+        """
+        awake, last = self._clock.host.awake, self._last
+        before = awake()
+        now = self._clock.now()
+        after, uncertainty, cause = awake(), self._clock.uncertainty, self._host.look()
+        jumped = 0.0
+        if last is not None:
+            jumped = _excess(
+                (now - last.now) / SECOND,
+                least=before - last.awake_after - uncertainty,
+                most=after - last.awake_before + last.uncertainty,
+            )
+        self._last = StorageLook(now, jumped, cause, before, after, uncertainty)
+        return self._last

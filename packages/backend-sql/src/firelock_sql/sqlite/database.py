@@ -45,8 +45,9 @@ class SqliteDatabase(Database):
 
     raw_kind = "a sqlite3.Connection"
 
-    def __init__(self, url: SqliteUrl) -> None:
+    def __init__(self, url: SqliteUrl, wall_nanos: Callable[[], int] = time.time_ns) -> None:
         self.url = url
+        self._wall_nanos = wall_nanos  # SQLite has no clock of its own
         self.name = self.connect_url = str(url)  # it holds no password
         self.dialect = SQLiteDialect_pysqlite(paramstyle="qmark")
         self._connections = FileConnections(url)
@@ -78,7 +79,7 @@ class SqliteDatabase(Database):
 
     @override
     def clock(self) -> int:
-        return time.time_ns() // 1_000 + self.clock_offset
+        return self._wall_nanos() // 1_000 + self.clock_offset
 
     @override
     def tidy(self) -> None:

@@ -10,6 +10,7 @@ What is out of the ordinary is done by `insert_jobs` and `apply_transitions`; bo
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -74,8 +75,8 @@ class SqliteStorage(SqlStorage):
     admits = frozenset({Feature.LIMITS, Feature.UNIQUE})
     hot_marks = (0, IS_MEMBER, HAS_MEMOS, IS_MEMBER | HAS_MEMOS)
 
-    def __init__(self, url: str) -> None:
-        database = SqliteDatabase(parse_sqlite_url(url))
+    def __init__(self, url: str, wall_nanos: Callable[[], int] = time.time_ns) -> None:
+        database = SqliteDatabase(parse_sqlite_url(url), wall_nanos)
         super().__init__(database, is_notified=database.wake.has_mailbox)
 
     # ---- insert ------------------------------------------------------------------------------------------
