@@ -33,6 +33,7 @@ _SECOND = 1_000_000
 _JOBS_AT_ONCE = 400  # that one step of an end takes back
 _GIVEN_UP = 10 * _SECOND  # after which the maker of an unfinished end is taken for dead
 _MARK_MILLISECONDS = 2 * 86_400_000  # a day beyond that for which the first partition keeps a dead session
+_EXPIRED = 1  # by the clock of Redis alone
 _NOT_STARTED = quoted(Moved.NOT_STARTED.value)
 
 
@@ -109,19 +110,20 @@ class SessionVerbs(RedisVerbs):
         return taken or Taken(session, "", [], [])
 
     @override
-    def orphans(self, limit: int) -> list[Taken]:
+    def orphans(self, limit: int, *, as_of: int | None = None) -> list[Taken]:
         """Also finishes ends whose makers did not live to do so.
 
         A session that cannot be ended now does not hinder the others: it is dead from its first step on, and
         the next sweep finishes it.
         """
-        expired, ending = self._run("sessions.orphans", 0, limit, _GIVEN_UP)
+        by = _EXPIRED if as_of is None else as_of
+        expired, ending = self._run("sessions.orphans", 0, limit, _GIVEN_UP, by)
         found: list[Taken] = []
         failed: StorageUnavailable | None = None
         reason = Moved.SESSION_LOST.value
         for session in (*expired, *ending)[:limit]:
             try:
-                taken = _end(self.database, session, None, reason, is_expired_only=True)
+                taken = _end(self.database, session, None, reason, expired_by=by)
             except StorageUnavailable as error:
                 failed = error
                 continue
@@ -165,14 +167,23 @@ def _end(
     running: Collection[str] | None,
     reason: str,
     *,
-    is_expired_only: bool = False,
+    expired_by: int = 0,
 ) -> Taken | None:
-    """The session is ended; return what it held, None where it was dead, is unknown, or may live on."""
+    """The session is ended; return what it held, None where it was dead, is unknown, or may live on.
+
+    Args:
+        database: that holds it.
+        session: its id.
+        running: see `Storage.end_session`.
+        reason: see `Storage.end_session`.
+        expired_by: 0 to end it in any case; `_EXPIRED` to end it if it has expired; otherwise the `as_of` of
+            `Storage.orphans`.
+    """
     partitions = database.partitions.number
     blamed = "null" if running is None else _json(list(running))
     reply = database.run(
         "sessions.finish", 0, session, blamed, quoted(reason), _NOT_STARTED, _JOBS_AT_ONCE,
-        int(partitions > 1), int(is_expired_only),
+        int(partitions > 1), expired_by,
     )  # fmt: skip
     if reply is None:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import islice
 
 from typing_extensions import override
 
@@ -16,6 +17,7 @@ from firelock.storage import (
     SessionRecord,
     State,
     Taken,
+    rules,
 )
 from firelock_sql.batch_row import MemberCounts
 from firelock_sql.claim import SERVER
@@ -41,11 +43,12 @@ SET expires_at = :expires_at, busy = :busy, reported = :reported, rss_bytes = :r
 WHERE id = :session AND died_at IS NULL
 """)
 _DIE = Text("UPDATE firelock_sessions SET died_at = :at WHERE id = :session AND died_at IS NULL")
-_LOCK = Text(
-    "SELECT server, expires_at FROM firelock_sessions WHERE id = :session AND died_at IS NULL FOR UPDATE"
-)
-_EXPIRED = Text("""
-SELECT id FROM firelock_sessions WHERE died_at IS NULL AND expires_at <= :now ORDER BY expires_at LIMIT :most
+_LOCK = Text("""
+SELECT server, expires_at, timeout_seconds FROM firelock_sessions
+WHERE id = :session AND died_at IS NULL FOR UPDATE
+""")
+_LIVING = Text("""
+SELECT id, expires_at, timeout_seconds FROM firelock_sessions WHERE died_at IS NULL ORDER BY expires_at
 """)
 _LIST = Text(f"""
 SELECT {", ".join(_FIELDS)}, expires_at, died_at, busy, reported, rss_bytes, cpu_percent
@@ -92,16 +95,19 @@ class SqlSessionVerbs(SqlVerbs):
         return taken or Taken(session, "", [], [])
 
     @override
-    def orphans(self, limit: int) -> list[Taken]:
+    def orphans(self, limit: int, *, as_of: int | None = None) -> list[Taken]:
         def expired(tx: Transaction) -> list[str]:
-            return [str(row[0]) for row in tx.all(_EXPIRED, now=tx.now, most=limit)]
+            found = (
+                str(id) for id, *ends in tx.all(_LIVING) if rules.has_expired(*ends, now=tx.now, as_of=as_of)
+            )
+            return list(islice(found, limit))
 
-        ended = [self._end_expired(session) for session in self._database.read(expired)]
+        ended = [self._end_expired(session, as_of) for session in self._database.read(expired)]
         return [taken for taken in ended if taken is not None]
 
-    def _end_expired(self, session: str) -> Taken | None:
+    def _end_expired(self, session: str, as_of: int | None) -> Taken | None:
         asked_at = self._database.clock()
-        return self._database.write(lambda tx: end_expired(tx, session, asked_at))
+        return self._database.write(lambda tx: end_expired(tx, session, asked_at, as_of=as_of))
 
     @override
     def list_sessions(self) -> list[SessionRecord]:
@@ -158,10 +164,11 @@ def _end(
     reason: str,
     *,
     is_expired_only: bool = False,
+    as_of: int | None = None,
 ) -> Taken | None:
     """See `Storage.end_session`; with `is_expired_only` one that lives on is left alone: None."""
     found = tx.one(_LOCK, session=session)  # a claim under way has ended, none begins
-    if found is None or (is_expired_only and found[1] > tx.now):
+    if found is None or (is_expired_only and not rules.has_expired(*found[1:], now=tx.now, as_of=as_of)):
         return None
     tx.run(_DIE, session=session, at=tx.now)
     ids = [row[0] for row in tx.all(_HELD_IDS, session=session)]
@@ -185,7 +192,7 @@ def _end(
     return taken
 
 
-def end_expired(tx: Transaction, session: str, asked_at: int) -> Taken | None:
+def end_expired(tx: Transaction, session: str, asked_at: int, *, as_of: int | None = None) -> Taken | None:
     """The session is ended if it is still expired, and could have been renewed.
 
     Who had to wait for the database was not the only one: those who want to renew come first, and the session
@@ -193,4 +200,4 @@ def end_expired(tx: Transaction, session: str, asked_at: int) -> Taken | None:
     """
     if tx.now - asked_at > _LONGEST_WAIT:
         return None
-    return _end(tx, session, None, Moved.SESSION_LOST.value, is_expired_only=True)
+    return _end(tx, session, None, Moved.SESSION_LOST.value, is_expired_only=True, as_of=as_of)

@@ -116,6 +116,19 @@ function verbs.reconcile(session)
   return { call('HGET', base .. 's:' .. session, 'alive') == '1' and 1 or 0, lost, unknown }
 end
 
+-- ---- expiry ----------------------------------------------------------------------------------------------------
+
+-- The clock of Redis and the caller's idea of it, the earlier one first; 1 where the caller has none.
+local function clocks(now, as_of)
+  as_of = as_of == '1' and now or tonumber(as_of)
+  return math.min(now, as_of), math.max(now, as_of)
+end
+
+-- A session that would live for more than two of its timeouts was renewed before the clock was set back.
+local function is_from_later(expires_at, timeout, latest)
+  return tonumber(expires_at) > latest + 2 * tonumber(timeout)
+end
+
 -- ---- the end ---------------------------------------------------------------------------------------------------
 
 -- The job is back at its old place, with a crash or without a trace.
@@ -173,12 +186,16 @@ end
 --
 -- Reasons are JSON; of jobs that had not started there is another one. Reply nil where nothing is to be done; else the
 -- server as JSON, 1 where it is not all, running and reason as they were at first, ids with a crash, ids without.
-function verbs.finish(session, running, reason, not_started, limit, has_partitions, is_expired_only)
+-- `expired_by` is 0, or 1 or the caller's clock where the session has to have expired; see `orphans`.
+function verbs.finish(session, running, reason, not_started, limit, has_partitions, expired_by)
   despite_full_memory()
   local now, key = clock(), base .. 's:' .. session
-  local alive, token, expires_at = unpack(call('HMGET', key, 'alive', 'token', 'expires_at'))
+  local alive, token, expires_at, timeout = unpack(call('HMGET', key, 'alive', 'token', 'expires_at', 'timeout'))
   if alive == '1' then
-    if is_expired_only == '1' and tonumber(expires_at) > now then return false end
+    if expired_by ~= '0' then
+      local earliest, latest = clocks(now, expired_by)
+      if tonumber(expires_at) > earliest and not is_from_later(expires_at, timeout, latest) then return false end
+    end
     call('HSET', key, 'alive', '0')
     call('ZREM', base .. 'sx', session)
     call('ZADD', base .. 'sd', int(now), session)
@@ -217,13 +234,17 @@ function verbs.finished(session)
 end
 
 -- Sessions that have to be ended: living ones that have expired, longest expired first; then dead ones whose end was begun
--- so many micros ago and not finished, so that its maker is given up.
-function verbs.orphans(limit, given_up)
+-- so many micros ago and not finished, so that its maker is given up. Expired is who would live until the past, by this
+-- clock and by the caller's, or for longer than any session lives: they are among those that would live longest.
+function verbs.orphans(limit, given_up, as_of)
   local now = clock()
-  return {
-    call('ZRANGEBYSCORE', base .. 'sx', '-inf', int(now), 'LIMIT', 0, limit),
-    call('ZRANGEBYSCORE', base .. 'ending', '-inf', int(now - given_up), 'LIMIT', 0, limit),
-  }
+  local earliest, latest = clocks(now, as_of)
+  local expired = call('ZRANGEBYSCORE', base .. 'sx', '-inf', int(earliest), 'LIMIT', 0, limit)
+  for _, session in ipairs(call('ZREVRANGE', base .. 'sx', 0, limit - 1)) do
+    local expires_at, timeout = unpack(call('HMGET', base .. 's:' .. session, 'expires_at', 'timeout'))
+    if expires_at and is_from_later(expires_at, timeout, latest) then expired[#expired + 1] = session end
+  end
+  return { expired, call('ZRANGEBYSCORE', base .. 'ending', '-inf', int(now - given_up), 'LIMIT', 0, limit) }
 end
 
 -- The sessions that may claim in this partition, which is any but the first.

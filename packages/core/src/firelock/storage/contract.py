@@ -342,10 +342,18 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def orphans(self, limit: int) -> list[Taken]:
+    def orphans(self, limit: int, *, as_of: int | None = None) -> list[Taken]:
         """Sessions that expired by the storage's clock are ended as `end_session(running=None)` does.
 
-        The reason is `Moved.SESSION_LOST`. At most `limit` sessions, each a step that tests expiry again.
+        A session that would live for more than two of its timeouts from now has expired too: it was renewed
+        before the storage's clock was set back, and never since. The reason is `Moved.SESSION_LOST`. At most
+        `limit` sessions, each a step that tests expiry again.
+
+        Args:
+            limit: the most sessions to end.
+            as_of: the storage's time in micros, as the caller last read it. A session ends only if it has
+                expired by the storage's clock and by this time, so a clock that is set after the caller
+                looked at it ends no session. None for the storage's clock alone.
         """
 
     @abstractmethod

@@ -436,6 +436,12 @@ def renewed(record: SessionRecord, renewal: Renewal, *, now: int) -> SessionReco
     return SessionRecord(record.session, _lives_until(record.session, now), True, renewal)
 
 
+def has_expired(expires_at: int, timeout_seconds: float, *, now: int, as_of: int | None) -> bool:
+    """Return whether a session has expired by the storage's clock and by `as_of`; see `Storage.orphans`."""
+    earliest, latest = (now, now) if as_of is None else (min(now, as_of), max(now, as_of))
+    return expires_at <= earliest or expires_at > latest + int(2 * timeout_seconds * SECOND)
+
+
 def _lives_until(session: NewSession, now: int) -> int:
     return now + int(session.timeout_seconds * SECOND)
 

@@ -271,13 +271,17 @@ class TableStorage(DerivedStorage):
         now = self.clock()
         return self._step(lambda tables: _end_session(tables, session, running, reason=reason, now=now))
 
-    def orphans(self, limit: int) -> list[Taken]:
+    def orphans(self, limit: int, *, as_of: int | None = None) -> list[Taken]:
         """See `Storage.orphans`."""
         now, reason = self.clock(), Moved.SESSION_LOST.value
 
         def end_first(tables: Tables) -> Taken | None:
             living = [one.record for one in tables.sessions() if one.record.is_alive]
-            expired = [one for one in living if one.expires_at <= now]
+            expired = [
+                one
+                for one in living
+                if rules.has_expired(one.expires_at, one.session.timeout_seconds, now=now, as_of=as_of)
+            ]
             if not expired:
                 return None
             first = min(expired, key=lambda one: one.expires_at)

@@ -353,9 +353,9 @@ class Scene:
         """What expired is gone; return how much that was."""
         return self.storage.prune(limit)
 
-    def orphans(self, limit: int = 10) -> list[Taken]:
+    def orphans(self, limit: int = 10, *, as_of: int | None = None) -> list[Taken]:
         """Sessions that expired are ended; return what was taken from each."""
-        return self.storage.orphans(limit)
+        return self.storage.orphans(limit, as_of=as_of)
 
     def claim(
         self, holder: Holder, limit: int = 100, queues: Sequence[str] | None = ("default",)

@@ -155,6 +155,46 @@ class SessionDuty(StorageFixtures):
         assert scene.storage.claim(scene.request(idle)).is_session_lost
         assert 1 == scene.record(running.id).crashes
 
+    def test_a_session_is_orphaned_only_when_it_has_expired_by_both_clocks(self, scene: Scene) -> None:
+        """With `as_of` a session is orphaned if it has expired by that time and by the storage's clock.
+
+        If this fails: when the storage's clock is set forward, a server that looked at it a moment before
+        ends the sessions of all living servers.
+        """
+        holder = scene.begin("a", HOURS)
+        before = scene.now()
+        too_early = scene.orphans(as_of=before + 2 * 3_600 * SECOND)
+        scene.advance(2 * HOURS)
+
+        by_storage_alone, by_both = scene.orphans(as_of=before), scene.orphans(as_of=scene.now())
+
+        assert [] == too_early
+        assert [] == by_storage_alone
+        assert [holder.session] == [taken.session for taken in by_both]
+
+    def test_a_session_that_would_outlive_its_timeout_twice_is_orphaned(self, scene: Scene) -> None:
+        """A session renewed before the clock was set back, and not since, is orphaned; a renewed one lives.
+
+        One that could have been renewed by the time `as_of` lives too.
+
+        If this fails: when the storage's clock is set back by a day, the jobs of servers that died are lost
+        for a day.
+        """
+        dead, living = scene.begin("dead", HOURS), scene.begin("living", HOURS)
+        running = scene.run(dead)
+        before = scene.now()
+        scene.advance(-HOURS / 2)
+        soon = scene.orphans()
+        scene.advance(-HOURS)
+        scene.storage.renew([Renewal(living.session)])
+
+        by_storage_alone, by_both = scene.orphans(as_of=before), scene.orphans()
+
+        assert [] == soon
+        assert [] == by_storage_alone
+        assert [(dead.session, [running.id])] == [(taken.session, taken.crashed) for taken in by_both]
+        assert [False, True] == scene.storage.renew([Renewal(dead.session), Renewal(living.session)])
+
     def test_orphans_are_taken_within_a_limit(self, scene: Scene) -> None:
         """At most so many sessions are ended by one call; the rest by the next.
 
