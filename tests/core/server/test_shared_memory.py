@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from firelock import ConfigurationError
+from firelock.clock import elapsed_seconds
 from firelock.ids import new_id
 from firelock.server.shared_memory import ChildMemory, share_memory
+from tests.core.fakes import Host
 
 
 @pytest.fixture
@@ -26,12 +28,28 @@ def board():
 
 def test_a_right_holds_until_its_instant(board):
     """A job may be started before the instant granted, not after it."""
-    board.grant(time.monotonic() + 3_600)
+    board.grant(elapsed_seconds() + 3_600)
     before = board.may_start()
-    board.grant(time.monotonic() - 0.001)
+    board.grant(elapsed_seconds() - 0.001)
     after = board.may_start()
 
     assert (True, False) == (before, after)
+
+
+def test_a_suspension_uses_up_the_right_and_does_not_silence_the_child():
+    """The storage's clock goes on while the machine is suspended; a child cannot report meanwhile."""
+    host = Host()
+    board = ChildMemory.create(1, host.clocks.elapsed)
+    board.grant(host.clocks.elapsed() + 30)
+    board.report(0)
+
+    seen = []
+    for seconds in (20, 20):
+        host.suspend(seconds)
+        seen.append((board.may_start(), board.has_right(), board.silence() < 20))
+
+    assert [(True, True, True), (False, False, True)] == seen
+    board.close()
 
 
 def test_a_report_says_what_the_process_takes(board):
@@ -127,7 +145,7 @@ def test_memory_that_is_not_to_be_had_is_said():
 def test_another_session_is_to_be_adopted_first(board):
     """What is granted to a new session is not for the jobs of the former one, which may still wait here."""
     board.begin_session()
-    board.grant(time.monotonic() + 3_600)
+    board.grant(elapsed_seconds() + 3_600)
 
     before = board.may_start()
     board.adopt_session()

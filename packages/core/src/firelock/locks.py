@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Protocol, Self
 
 from firelock.aio import in_thread
+from firelock.clock import elapsed_seconds
 from firelock.errors import ConfigurationError, LockLost, LockTimeout, StorageError
 from firelock.ids import new_id
 from firelock.text import shown
@@ -76,14 +77,14 @@ class Lock:
         self._timeout = timeout
         self._ttl = ttl
         self._owner = new_id()
-        self._ends_at = 0.0
+        self._ends_at = 0.0  # elapsed seconds: the storage's clock goes on while the machine is suspended
         self._is_held = False  # from the grant until it is being left
         self._is_lost = False
 
     @property
     def lost(self) -> bool:
         """Tell whether the lock ended before it was left; from then on another may hold it."""
-        return self._is_lost or (self.fence > 0 and time.monotonic() >= self._ends_at)
+        return self._is_lost or (self.fence > 0 and elapsed_seconds() >= self._ends_at)
 
     # ---- taking it ---------------------------------------------------------------------------------------
 
@@ -129,7 +130,7 @@ class Lock:
         for _ in range(looks):
             slot = self._next
             self._next = (slot + 1) % count  # in turn, so that each wait looks at all of them
-            asked_at = time.monotonic()
+            asked_at = elapsed_seconds()
             fence = self._provider.acquire_lock(self._names[slot], self._owner, self._ttl)
             if fence is not None:
                 break
@@ -210,7 +211,7 @@ class Lock:
 
     def renew(self) -> bool:
         """The lock lives on for its ttl; False once it is lost. Called by the keeper."""
-        asked_at = time.monotonic()
+        asked_at = elapsed_seconds()
         try:
             is_ours = self._provider.renew_lock(self._held_name, self._owner, self.fence, self._ttl)
         except Exception:

@@ -223,10 +223,12 @@ class _RunningServer:
         app, server, runtime = self._app, self._server, self._app.runtime
         app_spec = locate_app(app)
         check_runnable(runtime, can_be_found=app_spec is not None)
-        self._memory = ChildMemory.create(self._threads + self._coroutines)
+        clocks = runtime.clock.host
+        self._memory = ChildMemory.create(self._threads + self._coroutines, clocks.elapsed)
         self._sessions = SessionRenewal(
-            runtime.storage, runtime.settings, server, on_lost=self._begin_anew, on_order=self._obey
-        )
+            runtime.storage, runtime.settings, server, on_lost=self._begin_anew, on_order=self._obey,
+            clocks=clocks,
+        )  # fmt: skip
         with ExitStack() as undo:  # what has begun ends where something fails
             undo.callback(self._memory.close)
             store_declared(app)

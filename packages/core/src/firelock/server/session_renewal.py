@@ -15,7 +15,7 @@ from itertools import chain, repeat
 
 import attrs
 
-from firelock.clock import StorageClock
+from firelock.clock import HOST_CLOCKS, HostClocks, HostWatch, StorageClock
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.hookspecs import ServerInfo
 from firelock.ids import new_id
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 _MARGIN_SECONDS, _MARGIN_SHARE = 1.0, 0.02
 _QUICK_RETRY = 0.5
 _RELEASE_LIMIT, _RELEASES = 1_000, 20  # jobs of one call, calls after the end of a session
+_LOOK_EVERY = 0.5  # seconds between two looks at this host's clocks
 _FIRST_WAITS = (1.5, 3.0)  # at its start a server soon says what it takes: CPU needs two reports
 
 
@@ -40,8 +41,10 @@ ROUND_TRIPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5
 class SessionRenewal:
     """Renews every session of a server. A child may start jobs until its last good renewal has run out.
 
-    The right to run counts from before the renewal was sent, on the monotonic clock, less a margin: it ends
-    here before anybody else can see the session as dead.
+    The right to run counts from before the renewal was sent, less a margin, so it ends here before another
+    server can see the session as dead. The time that the machine is suspended counts, because the storage's
+    clock goes on meanwhile. After a suspension, or when the wall clock was set, which may be the storage's
+    own, the sessions are renewed within half a second.
     """
 
     _storage: Storage
@@ -49,6 +52,7 @@ class SessionRenewal:
     _server: ServerInfo
     _on_lost: Callable[[str], None]
     _on_order: Callable[[str], None]
+    _clocks: HostClocks = HOST_CLOCKS
     _order_version: int | None = None
     _sessions: dict[str, _RenewedSession] = attrs.Factory(dict)
     _state: str = "running"
@@ -82,7 +86,7 @@ class SessionRenewal:
             StorageClock(self._storage).now(), float(self._settings.session_timeout), workers,
             self._server.queues, installed_version(),
         )  # fmt: skip
-        asked_at = time.monotonic()
+        asked_at = self._clocks.elapsed()
         with server_work():
             self._storage.begin_session(session)
         self.reached_at = time.monotonic()
@@ -145,10 +149,22 @@ class SessionRenewal:
         heartbeat = self._settings.heartbeat
         waits = chain(_FIRST_WAITS, repeat(heartbeat))
         wait = next(waits)
-        while not self._over.wait(min(wait, heartbeat) * random.uniform(0.8, 1.0)):  # noqa: S311 - servers drift apart
+        watch = HostWatch(self._clocks)
+        while not self._rest(min(wait, heartbeat) * random.uniform(0.8, 1.0), watch):  # noqa: S311 - servers drift apart
             wait = next(waits)
             if not self.renew():
                 wait = _QUICK_RETRY
+
+    def _rest(self, seconds: float, watch: HostWatch) -> bool:
+        """Wait until the next renewal is due, or a clock of this host jumps; return whether all is over."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if self._over.wait(min(left, _LOOK_EVERY)):
+                return True
+            if jump := watch.look():  # what it did to the storage's clock is logged by the upkeep
+                log.debug("This machine %s; renewing the sessions now.", jump)
+                return False
+        return self._over.is_set()
 
     def renew(self) -> bool:
         """Every session is renewed and orders are looked for; return whether the storage answered."""
@@ -178,10 +194,10 @@ class SessionRenewal:
                 session.renewal("overdue" if session.memory.silence() > overdue else self._state)
                 for session in sessions
             ]
-        asked_at = time.monotonic()
+        began, asked_at = time.monotonic(), self._clocks.elapsed()
         alive = self._storage.renew(renewals) if renewals else []
         if renewals:
-            self._count_round_trip(time.monotonic() - asked_at)
+            self._count_round_trip(time.monotonic() - began)
         lost = []
         with self._lock:
             for session, is_alive in zip(sessions, alive, strict=True):

@@ -7,7 +7,7 @@ nothing in it needs an orderly end.
 The memory belongs to no file: a full or read-only disk cannot take it away. A child is another program, so it
 gets the memory as a descriptor, and gives it its size once it knows how many workers it has.
 
-Layout, little-endian: right to run (monotonic ns) · number of the session · last report (monotonic ns) · busy
+Layout, little-endian: right to run (elapsed ns) · number of the session · last report (monotonic ns) · busy
 workers · time on processors (ns) · memory (bytes) · last turn of the dispatcher (monotonic ns), then 40 bytes
 a worker: the id of its job, or zeros. Numbers are written by one assignment, which copies them whole:
 `pack_into` writes zeros first, which another process would read.
@@ -20,9 +20,11 @@ import os
 import secrets
 import struct
 import time
+from collections.abc import Callable
 
 import attrs
 
+from firelock.clock import elapsed_seconds
 from firelock.errors import ConfigurationError
 
 _WORD = struct.Struct("<q")
@@ -74,20 +76,30 @@ class Report:
 
 @attrs.define(eq=False, slots=False)
 class ChildMemory:
-    """Shared memory of one child. Instants are of the monotonic clock, which a host's processes share."""
+    """Shared memory of one child.
+
+    The right to run ends by `elapsed_seconds`, since the storage's clock goes on while the machine is
+    suspended. All other times are of CLOCK_MONOTONIC: a suspension does not make a child silent. A host's
+    processes share both clocks.
+    """
 
     _memory: mmap.mmap
     workers: int
+    _elapsed: Callable[[], float] = elapsed_seconds
     _adopted: int = 0  # the session that this process starts jobs for
 
     @classmethod
-    def create(cls, workers: int) -> ChildMemory:
+    def create(cls, workers: int, elapsed: Callable[[], float] = elapsed_seconds) -> ChildMemory:
         """Return new memory, all zeros, for a server that has its workers in its own process.
+
+        Args:
+            workers: threads and coroutines.
+            elapsed: the clock of the right to run, in seconds.
 
         Raises:
             ConfigurationError: there is no memory for it.
         """
-        return cls.attach(-1, workers)
+        return cls.attach(-1, workers, elapsed)
 
     @classmethod
     def allocate(cls, descriptor: int, workers: int) -> ChildMemory:
@@ -107,14 +119,16 @@ class ChildMemory:
         return cls.attach(descriptor, workers)
 
     @classmethod
-    def attach(cls, descriptor: int, workers: int) -> ChildMemory:
+    def attach(
+        cls, descriptor: int, workers: int, elapsed: Callable[[], float] = elapsed_seconds
+    ) -> ChildMemory:
         """Return the memory that a child has allocated there; the descriptor may be closed.
 
         Raises:
             ConfigurationError: there is no memory for it.
         """
         try:
-            return cls(mmap.mmap(descriptor, _size(workers)), workers)
+            return cls(mmap.mmap(descriptor, _size(workers)), workers, elapsed)
         except OSError as error:
             raise _no_memory(workers, error) from error
 
@@ -132,7 +146,7 @@ class ChildMemory:
     # ---- the right to run --------------------------------------------------------------------------------
 
     def grant(self, until: float) -> None:
-        """The child may start jobs until this instant, in monotonic seconds; 0 takes the right away."""
+        """Allow the child to start jobs until this time, in elapsed seconds; 0 takes the right away."""
         self._write(_RIGHT, until * _NANO)
 
     def begin_session(self) -> None:
@@ -145,11 +159,11 @@ class ChildMemory:
 
     def may_start(self) -> bool:
         """Tell whether a job may be started now."""
-        return time.monotonic_ns() < self._read(_RIGHT) and self._read(_SESSION) == self._adopted
+        return self.has_right() and self._read(_SESSION) == self._adopted
 
     def has_right(self) -> bool:
         """Tell whether the child's right to run lasts, adopted or not: for who looks on."""
-        return time.monotonic_ns() < self._read(_RIGHT)
+        return self._elapsed() * _NANO < self._read(_RIGHT)
 
     # ---- being alive -------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.clock import SECOND
+from firelock.clock import SECOND, StorageLook, StorageWatch
 from firelock.control.catalogue import tell_tasks
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.options import OnRisk
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 _BATCH = 1_000
 _SELDOM = 3  # sweeps to one look for what is seldom there
+_LONGEST_DISTRUST = 3  # session timeouts, however often the clock jumps
+_RENEWED_WITHIN = 1.0  # seconds; living servers look at their clocks twice as often, and renew after a jump
 _BATCHES_A_SWEEP = 20  # then the next sweep goes on: retention yields to claims
 _COMPLETED = 0.1  # seconds after which a run that ended within its own transaction has likely more to do
 _REPORT, _CONSOLE, _METRICS, _WATCH = 1.0, 0.5, 2.0, 0.1
@@ -129,11 +131,14 @@ class ChildUpkeep:
     _is_over: bool = False
     _is_first: bool = True  # of the living sessions: it takes due instants at once
     _trusts_clock_from: float = 0.0  # monotonic instant before which nobody is reaped
+    _jumped_at: float | None = None  # monotonic; the first jump of the clock since nobody has been reaped
     _had_right: bool = True
     _look_again: float = _FIRST_LOOK  # seconds, growing while what is due does not move
 
     def __attrs_post_init__(self) -> None:
         storage, sweep = self._runtime.storage, self._runtime.settings.sweep
+        self._awake = self._runtime.clock.host.awake
+        self._clock_watch = StorageWatch(self._runtime.clock)
         # Every claim tells the next due instant and every end of a parent calls `release`: looking for both
         # is a second net, and seldom, so that an idle server stays below two storage calls a second.
         self._due = _Duty("due", _SELDOM * sweep, self._promote_and_fire)
@@ -142,8 +147,8 @@ class ChildUpkeep:
             _Duty("console", _CONSOLE, lambda: self._context.console.flush(storage)),
             _Duty("metrics", _METRICS, lambda: self.metrics.flush(storage)),
         ]
-        sweeps = _Duty("sweep", sweep, self._sweep), _Duty("tidy", _SELDOM * sweep, self._tidy)
-        far = [self._due, *sweeps, *self._flushes, self._catalogue]
+        self._sweeps, tidies = _Duty("sweep", sweep, self._sweep), _Duty("tidy", _SELDOM * sweep, self._tidy)
+        far = [self._due, self._sweeps, tidies, *self._flushes, self._catalogue]
         near = [_Duty("report", _REPORT, self._report), _Duty("watch", _WATCH, self._watch)]
         self._threads = [
             threading.Thread(target=self._run, args=(duties,), name=name, daemon=True)
@@ -151,7 +156,12 @@ class ChildUpkeep:
         ]
 
     def start(self) -> None:
-        """The duties are done from now on."""
+        """The duties are done from now on.
+
+        A clock that was set just before is not seen here. So nobody is reaped for a heartbeat, in which every
+        living server renews its session.
+        """
+        self._trusts_clock_from = self._awake() + self._runtime.settings.heartbeat
         self._report()
         for thread in self._threads:
             thread.start()
@@ -199,7 +209,7 @@ class ChildUpkeep:
         if not is_there:
             self._trusts_clock_from = float("inf")
         elif self._trusts_clock_from == float("inf"):
-            self._trusts_clock_from = time.monotonic() + self._runtime.settings.session_timeout
+            self._trusts_clock_from = self._awake() + self._runtime.settings.session_timeout
 
     # ---- due instants ------------------------------------------------------------------------------------
 
@@ -240,14 +250,18 @@ class ChildUpkeep:
     # ---- the sweep ---------------------------------------------------------------------------------------
 
     def _sweep(self) -> None:
+        look = self._clock_watch.look()  # before anything else: what is set later is later than `as_of`
+        if look.jumped:
+            self._distrust(look)
         first = next(
             (record.session for record in self._runtime.storage.list_sessions() if record.is_alive), None
         )
         self._is_first = first is None or first.server_id == self._server.id
         self.contact(is_there=self._context.memory.may_start())  # who could not renew is no judge of others
-        if time.monotonic() < self._trusts_clock_from:
+        if look.jumped or self._awake() < self._trusts_clock_from:
             return
-        lost = self._runtime.storage.orphans(100)
+        self._jumped_at = None
+        lost = self._runtime.storage.orphans(100, as_of=look.now)
         for taken in lost:
             log.warning(
                 "Server %s was lost; %d running jobs and %d waiting ones are back in their queues.",
@@ -257,6 +271,24 @@ class ChildUpkeep:
             self._context.inbox.work_came()
         if lost:  # the last running members of cancelled batches may have stopped with these sessions
             _repeat(self._runtime.storage.release)
+
+    def _distrust(self, look: StorageLook) -> None:
+        """The storage's clock jumped: nobody is reaped until all had a full session timeout to renew.
+
+        A clock that keeps jumping puts that off for three timeouts at most; then a second without a jump is
+        enough, in which living servers renew. Otherwise dead ones would never be found.
+        """
+        timeout, now = self._runtime.settings.session_timeout, self._awake()
+        if self._jumped_at is None:
+            self._jumped_at = now
+        wait = max(0.0, min(timeout, self._jumped_at + _LONGEST_DISTRUST * timeout - now))
+        if not wait:
+            self._sweeps.at = time.monotonic() + _RENEWED_WITHIN
+        self._trusts_clock_from = max(self._trusts_clock_from, now + wait)
+        log.warning(
+            "%s; the sessions of this server are renewed now, and no server is declared lost for %.0f s.",
+            look, wait or _RENEWED_WITHIN,
+        )  # fmt: skip
 
     def _tidy(self) -> None:
         _repeat(self._runtime.storage.release)
