@@ -23,6 +23,8 @@ is_here my_print_defaults || missing="$missing mariadb-client-core"
     missing="$missing fonts-dejavu-core"
 # Its promtool reads the alerts of deploy/.
 is_here promtool || missing="$missing prometheus"
+# It sets the wall clock of the servers under test.
+[ -n "$(find /usr/lib -name libfaketime.so.1 2>/dev/null | head -n 1)" ] || missing="$missing libfaketime"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
