@@ -11,7 +11,7 @@ import pytest
 from firelock import Firelock
 from firelock.errors import ConfigurationError, LockLost, LockTimeout, StorageError, StorageUnavailable
 from firelock.locks import Lock, LockKeeper
-from tests.core.fakes import FailingStorage, until
+from tests.core.fakes import FailingStorage, Host, until
 
 
 class Locks:
@@ -213,6 +213,19 @@ def test_a_lock_that_cannot_be_renewed_ends(locks, make):
     with pytest.raises(LockLost, match=r"Lock 'invoice:7' \(fence 1\) was lost before it was left"):
         lock.__exit__(None, None, None)
     assert lock.lost
+
+
+def test_suspension_that_outlives_a_lock_loses_it(locks, keeper):
+    """The storage's clock goes on while the machine is suspended, so another process may hold the lock."""
+    host = Host()
+    lock = Lock(locks, keeper, "invoice:7", timeout=0, ttl=1_000.0, elapsed=host.clocks.elapsed)
+    seen = []
+    with lock:
+        for _ in range(2):
+            host.suspend(600)
+            seen.append(lock.lost)
+
+    assert [False, True] == seen
 
 
 def test_a_lock_that_another_took_is_lost(locks, make):

@@ -195,7 +195,7 @@ class StorageClock:
     _monotonic: Callable[[], float] = elapsed_seconds
     host: HostClocks = attrs.Factory(lambda self: _clocks_of(self._monotonic), takes_self=True)
     # Replaced as a whole: a thread that met half of another's reading would be a minute ahead.
-    _reading: _Reading | None = None
+    _reading: _ClockReading | None = None
     _wall: Callable[[], float] = attrs.field(init=False)
     _asks_again_at: float = float("-inf")  # after an outage was met; nobody waits for each look at the time
 
@@ -236,7 +236,7 @@ class StorageClock:
         """Return what a test has added to the storage's clock, so that it holds before the next reading."""
         return getattr(self._storage, "clock_offset", 0)
 
-    def _read(self, former: _Reading | None) -> _Reading:
+    def _read(self, former: _ClockReading | None) -> _ClockReading:
         began, wall = self._monotonic(), self._wall()
         try:
             base = self._storage.clock()
@@ -246,7 +246,7 @@ class StorageClock:
             self._asks_again_at = self._monotonic() + _ASK_AGAIN_SECONDS
             return former
         at, ahead = self._monotonic(), wall - began
-        self._reading = reading = _Reading(
+        self._reading = reading = _ClockReading(
             at, base - self._offset(), at - began, at + _SYNC_EVERY_SECONDS, ahead - _JUMP_SECONDS,
             ahead + _JUMP_SECONDS,
         )  # fmt: skip
@@ -254,7 +254,7 @@ class StorageClock:
 
 
 @attrs.frozen
-class _Reading:
+class _ClockReading:
     """A reading of the storage's clock, and how long its time can be counted on from there."""
 
     at: float  # elapsed seconds

@@ -11,7 +11,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol, Self
 
 from firelock.aio import in_thread
@@ -61,6 +61,7 @@ class Lock:
         timeout: float,
         ttl: float,
         slots: int | None = None,
+        elapsed: Callable[[], float] = elapsed_seconds,
     ) -> None:
         _check_name(name)
         _check_spans(timeout, ttl)
@@ -74,17 +75,18 @@ class Lock:
         self._held_name = name
         self._provider = provider
         self._keeper = keeper
+        self._elapsed = elapsed  # a suspension counts: the storage's clock goes on meanwhile
         self._timeout = timeout
         self._ttl = ttl
         self._owner = new_id()
-        self._ends_at = 0.0  # elapsed seconds: the storage's clock goes on while the machine is suspended
+        self._ends_at = 0.0
         self._is_held = False  # from the grant until it is being left
         self._is_lost = False
 
     @property
     def lost(self) -> bool:
         """Tell whether the lock ended before it was left; from then on another may hold it."""
-        return self._is_lost or (self.fence > 0 and elapsed_seconds() >= self._ends_at)
+        return self._is_lost or (self.fence > 0 and self._elapsed() >= self._ends_at)
 
     # ---- taking it ---------------------------------------------------------------------------------------
 
@@ -130,7 +132,7 @@ class Lock:
         for _ in range(looks):
             slot = self._next
             self._next = (slot + 1) % count  # in turn, so that each wait looks at all of them
-            asked_at = elapsed_seconds()
+            asked_at = self._elapsed()
             fence = self._provider.acquire_lock(self._names[slot], self._owner, self._ttl)
             if fence is not None:
                 break
@@ -211,7 +213,7 @@ class Lock:
 
     def renew(self) -> bool:
         """The lock lives on for its ttl; False once it is lost. Called by the keeper."""
-        asked_at = elapsed_seconds()
+        asked_at = self._elapsed()
         try:
             is_ours = self._provider.renew_lock(self._held_name, self._owner, self.fence, self._ttl)
         except Exception:
