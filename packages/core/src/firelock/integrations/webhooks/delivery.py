@@ -68,7 +68,9 @@ def verify(
         return False
     if abs((time.time() if now is None else now) - int(timestamp)) > tolerance:
         return False
-    return hmac.compare_digest(signature.encode(), sign(secret, int(timestamp), body).encode())
+    return hmac.compare_digest(
+        signature.encode(errors="replace"), sign(secret, int(timestamp), body).encode()
+    )
 
 
 def check_url(url: str, name: str) -> SplitResult:
