@@ -177,7 +177,12 @@ def test_pages_and_parts_are_compressed(client, target):
 )  # fmt: skip
 def test_over_tls_nobody_elsewhere_causes_a_compressed_answer(fire, scheme, site, is_packed):
     """Who could choose a part of a page and see its length would else guess the rest of it."""
-    headers = {"accept-encoding": "gzip", "sec-fetch-site": site, "sec-fetch-mode": "navigate"}
+    headers = {
+        "accept-encoding": "gzip",
+        "sec-fetch-site": site,
+        "sec-fetch-mode": "navigate",
+        "sec-fetch-dest": "document",
+    }
     dashboard = Dashboard(fire, auth=lambda _: "admin")
     with closing(dashboard), closing(Browser(dashboard)) as browser:
         answer = browser.get("/jobs", headers=headers, scheme=scheme)

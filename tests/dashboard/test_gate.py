@@ -300,6 +300,51 @@ def test_trusted_origins_may_act(ask):
         assert status == browser.post("/queues/pause", {"queue": "a"}, headers=headers).status, origin
 
 
+FOLLOWED = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "Same-Origin", "x"])
+@pytest.mark.parametrize(
+    ("fetch", "status"),
+    [
+        (FOLLOWED, 200),
+        (FOLLOWED | {"sec-fetch-user": "?1"}, 200),
+        ({}, 403),
+        ({"sec-fetch-mode": "navigate"}, 403),
+        ({"sec-fetch-dest": "document"}, 403),
+        *[
+            (FOLLOWED | {"sec-fetch-dest": dest}, 403)
+            for dest in ("iframe", "frame", "object", "embed", "empty")
+        ],
+        *[(FOLLOWED | {"sec-fetch-mode": mode}, 403) for mode in ("cors", "no-cors", "same-origin", "")],
+        ({"sec-fetch-mode": ["navigate", "cors"], "sec-fetch-dest": "document"}, 403),
+        ({"sec-fetch-mode": "navigate", "sec-fetch-dest": ["document", "iframe"]}, 403),
+        (FOLLOWED | {"origin": "https://evil.example"}, 403),
+    ],
+    ids=str,
+)
+def test_a_get_from_another_site_is_answered_only_to_a_followed_link(ask, site, fetch, status):
+    for method in ("GET", "HEAD"):
+        assert status == ask().ask(method, "/queues", headers={"sec-fetch-site": site, **fetch}).status
+
+
+@pytest.mark.parametrize(
+    ("fetch", "status"),
+    [
+        ({}, 200),
+        ({"sec-fetch-site": "none"}, 200),
+        ({"sec-fetch-site": "none"} | FOLLOWED, 200),
+        ({"sec-fetch-site": "none", "sec-fetch-mode": "no-cors"}, 403),
+        ({"sec-fetch-site": "same-origin"}, 200),
+        ({"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors", "sec-fetch-dest": "empty"}, 200),
+        ({"sec-fetch-site": "same-origin", "sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"}, 200),
+    ],
+    ids=str,
+)
+def test_a_get_of_the_dashboard_itself_or_by_hand_is_answered(ask, fetch, status):
+    assert status == ask().get("/queues", headers=fetch).status
+
+
 def test_behind_a_trusted_proxy_the_browser_s_address_counts(ask):
     """Scheme and host are the proxy's word, and only where it is trusted."""
     headers = {

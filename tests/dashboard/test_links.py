@@ -301,7 +301,12 @@ def test_where_tls_ends_at_a_proxy_the_browser_compares_the_scheme(fire):
 
 def test_who_followed_a_link_from_elsewhere_can_go_on(dashboard):
     """A browser sends a strict cookie with no request of another site; the page has a link of its own."""
-    elsewhere = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "cookie": None}
+    elsewhere = {
+        "sec-fetch-site": "cross-site",
+        "sec-fetch-mode": "navigate",
+        "sec-fetch-dest": "document",
+        "cookie": None,
+    }
     with closing(Browser(dashboard)) as browser:
         answer = browser.get("/queues", headers=elsewhere)
 

@@ -30,7 +30,11 @@ OVERRIDES = {"x-http-method-override": "DELETE", "x-method-override": "PUT", "x-
 VISITORS = {None: "none", "eve": "none", "reader": "read", "operator": "operate", "admin": "admin"}
 ORIGINS = {
     "same-origin": {"sec-fetch-site": "same-origin", "origin": "http://localhost"},
-    "cross-site": {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"},
+    "cross-site": {
+        "sec-fetch-site": "cross-site",
+        "sec-fetch-mode": "navigate",
+        "sec-fetch-dest": "document",
+    },
     "none": {},
     "null": {"origin": "null"},
 }

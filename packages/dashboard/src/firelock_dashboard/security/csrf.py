@@ -148,7 +148,7 @@ class Gate:
                 if origin is not None and _place(origin) != _place(own):
                     raise _foreign(origin, own)
                 return True
-            if request.method != "POST" and (origin is None and _is_navigation(request.headers)):
+            if request.method != "POST" and origin is None and _is_answered_elsewhere(sites, request.headers):
                 return False
             raise Forbidden(
                 f"The request comes from another site (Sec-Fetch-Site: {sites[0][:20]}); open the dashboard "
@@ -262,8 +262,18 @@ def _is_local_host(host: str) -> bool:
     return match is not None and (match["ipv4"] is None or _is_loopback(match["ipv4"]))
 
 
-def _is_navigation(headers: Headers) -> bool:
-    return headers.get("sec-fetch-mode", "navigate") == "navigate"
+def _is_answered_elsewhere(sites: list[str], headers: Headers) -> bool:
+    """Return whether a GET that does not come from the dashboard's own pages may be answered.
+
+    Only a user can cause `none` (an address that was typed, a bookmark). Every other site may open the
+    dashboard in a tab of its own, which is a navigation to a document, and nothing else: no frame, no fetch.
+    Browsers send the three headers together (Fetch Metadata Request Headers, W3C), so a missing one is no
+    exception.
+    """
+    modes, destinations = headers.getlist("sec-fetch-mode"), headers.getlist("sec-fetch-dest")
+    if sites == ["none"]:
+        return modes in ([], ["navigate"])
+    return modes == ["navigate"] and destinations == ["document"]
 
 
 def _origin(text: str) -> str | None:
