@@ -27,13 +27,13 @@ def approval_of(storage, **changes):
 
 
 def token_of(link):
-    return link.rpartition("/")[2]
+    return link.rpartition("#")[2]
 
 
 def test_a_link_leads_to_what_it_asks(storage):
     asked = approval_of(storage, name="ada")
     link = make_link(storage, asked, at=f"{AT}/")
-    assert link.startswith(f"{AT}/approval/")
+    assert link.startswith(f"{AT}/approval#")
     assert find_approval(storage, token_of(link)) == asked
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import closing
+from urllib.parse import quote, urlsplit
 
 import attrs
 import pytest
@@ -39,12 +40,20 @@ def stranger(dashboard):
         yield browser
 
 
-def path_of(fire, job, **changes):
-    """Make a link; return its path."""
+def token_of(fire, job, **changes):
+    """Make a link; return its token."""
     link = ApprovalLink(job.id, "approval", CHOICES, fire.storage.clock() + 60_000_000, "Pay 300 € to ACME?")
-    return make_link(fire.storage, attrs.evolve(link, **changes), at="http://localhost").removeprefix(
-        "http://localhost"
-    )
+    return make_link(fire.storage, attrs.evolve(link, **changes), at="http://localhost").rpartition("#")[2]
+
+
+def shown(browser, token, **options):
+    """Post the token, as the page does that the link opens; return the page with the question."""
+    return browser.post("/approval", {"token": token}, **options)
+
+
+def decided(browser, token, choice, **options):
+    """Press the button with this label."""
+    return browser.post("/approval", {"token": token, "choice": choice}, **options)
 
 
 def answer_of(fire, job):
@@ -77,7 +86,7 @@ def state_of(fire, job):
 
 
 def test_the_page_shows_what_is_asked_and_changes_nothing(fire, job, stranger):
-    page = stranger.get(path_of(fire, job))
+    page = shown(stranger, token_of(fire, job))
     assert page.status == 200
     assert "Pay 300 € to ACME?" in page.text
     assert re.findall(r'name="choice" value="([^"]+)"', page.text) == ["Approve", "Refuse"]
@@ -85,15 +94,35 @@ def test_the_page_shows_what_is_asked_and_changes_nothing(fire, job, stranger):
     assert state_of(fire, job) is State.AWAITING
 
 
-def test_a_look_by_a_scanner_of_mail_decides_nothing(fire, job, stranger):
-    path = path_of(fire, job)
-    for method in ("GET", "HEAD"):
-        assert stranger.ask(method, path).status == 200
+def test_the_address_of_a_link_is_the_same_for_every_link_and_shows_nothing(fire, job, stranger):
+    link = make_link(
+        fire.storage, ApprovalLink(job.id, "approval", CHOICES, 2**60, "Pay?"), at="http://localhost/"
+    )
+    opened = stranger.get(urlsplit(link).path)
+    assert (urlsplit(link).path, urlsplit(link).query) == ("/approval", "")
+    assert opened.status == 200
+    assert not {"Pay?", "Approve", job.id, "shop.order"} & set(re.split(r"[<>\s\"]", opened.text))
+    fire.storage.clock_offset += 1_000_000
+    assert stranger.get("/approval").text == opened.text
+
+
+def test_a_link_can_be_pasted_without_javascript(fire, job, stranger):
+    """Whole, as it was sent, in the form of today or of before, or what stands after its #."""
+    token = token_of(fire, job)
+    assert 'name="token"' in stranger.get("/approval").text
+    for pasted in (f"https://ops.example.com/jobs/approval#{token}", f" {token} ", f"/approval/{token}"):
+        assert "Pay 300 € to ACME?" in shown(stranger, pasted).text
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("path", ["/approval", "/approval/{token}"])
+def test_a_look_by_a_scanner_of_mail_decides_nothing(fire, job, stranger, method, path):
+    assert stranger.ask(method, path.format(token=token_of(fire, job))).status == 200
     assert answer_of(fire, job) is None
 
 
 def test_an_answer_lets_the_job_go_on(fire, job, stranger):
-    page = stranger.post(path_of(fire, job, name="ada"), {"choice": "Refuse"})
+    page = decided(stranger, token_of(fire, job, name="ada"), "Refuse")
     assert page.status == 200
     assert "Answered: Refuse" in page.text
     assert answer_of(fire, job) == ("false", "ada")
@@ -101,17 +130,94 @@ def test_an_answer_lets_the_job_go_on(fire, job, stranger):
 
 
 def test_the_first_answer_stands(fire, job, stranger):
-    path = path_of(fire, job)
-    stranger.post(path, {"choice": "Approve"})
-    page = stranger.post(path, {"choice": "Refuse"})
+    token = token_of(fire, job)
+    decided(stranger, token, "Approve")
+    page = decided(stranger, token, "Refuse")
     assert page.status == 409
     assert "too late" in page.text
     assert answer_of(fire, job)[0] == "true"
-    assert 'name="choice"' not in stranger.get(path).text
+    assert 'name="choice"' not in shown(stranger, token).text
+
+
+# ---- where the token is ----------------------------------------------------------------------------------
+
+
+class Recording:
+    """Notes what an access log could hold of each request, and what each answer leads a browser to."""
+
+    def __init__(self, dashboard):
+        self.dashboard = dashboard
+        self.auth = dashboard.auth
+        self.requests, self.answers = [], []
+
+    async def __call__(self, scope, receive, send):
+        named = dict(scope["headers"])
+        self.requests.append((scope["path"], scope["query_string"], named.get(b"referer")))
+
+        async def sent(message):
+            if message["type"] == "http.response.start":
+                self.answers.append(message["headers"])
+            await send(message)
+
+        await self.dashboard(scope, receive, sent)
+
+
+def test_no_request_line_and_no_header_holds_the_token(fire, job, dashboard):
+    token, recording = token_of(fire, job), Recording(dashboard)
+    with closing(Browser(recording, is_in=False)) as browser:
+        browser.get("/approval")
+        shown(browser, token)
+        decided(browser, token, "Nonsense")
+        decided(browser, token, "Approve")
+        decided(browser, token, "Refuse")
+    assert token not in repr(recording.requests)
+    assert token not in repr(recording.answers)
+
+
+def test_an_error_of_the_page_logs_no_token(fire, job, stranger, monkeypatch, caplog):
+    token = token_of(fire, job)
+
+    def broken(*_words):
+        raise RuntimeError("the storage is odd")
+
+    monkeypatch.setattr(fire.storage, "get_record", broken)
+    assert stranger.get(f"/approval/{token}").status == 500
+    assert shown(stranger, token).status == 500
+    assert len(caplog.records) == 2
+    assert token not in "".join(repr(vars(record)) for record in caplog.records)
+
+
+def test_a_link_of_before_works_until_it_expires(fire, job, stranger):
+    """Its token is in the path, so its page names that path to no file, and its form goes elsewhere."""
+    token = token_of(fire, job, name="ada")
+    page = stranger.get(f"/approval/{token}")
+    assert "Pay 300 € to ACME?" in page.text
+    assert page.header("referrer-policy") == "strict-origin"
+    assert re.findall(r'<form[^>]* action="([^"]*)"', page.text) == ["/approval"]
+    assert shown(stranger, token).header("referrer-policy") == "same-origin"
+    fire.storage.clock_offset += 59_000_000
+    assert stranger.get(f"/approval/{token}").status == 200
+    fire.storage.clock_offset += 2_000_000
+    assert stranger.get(f"/approval/{token}").status == 404
+
+
+def test_a_refused_link_of_before_is_in_no_referer(fire, job):
+    dashboard, token = Dashboard(fire, auth=lambda _: None, allowed_hosts=["elsewhere"]), token_of(fire, job)
+    with closing(dashboard), closing(Browser(dashboard)) as browser:
+        page = browser.get(f"/approval/{token}")
+    assert (page.status, page.header("referrer-policy")) == (403, "strict-origin")
+
+
+def test_a_page_of_before_that_is_open_can_still_answer(fire, job, stranger):
+    page = stranger.post(f"/approval/{token_of(fire, job)}", {"choice": "Refuse"})
+    assert (page.status, answer_of(fire, job)[0]) == (200, "false")
+
+
+# ---- who answers -----------------------------------------------------------------------------------------
 
 
 def test_the_audit_tells_who_decided(fire, job, stranger):
-    stranger.post(path_of(fire, job, name="ada"), {"choice": "Approve"})
+    decided(stranger, token_of(fire, job, name="ada"), "Approve")
     (entry,) = fire.audit.list().entries
     assert (entry.action, entry.target, entry.by) == ("signal.send", job.id, "ada")
     assert entry.detail == {"signal": "approval", "choice": "Approve"}
@@ -120,73 +226,110 @@ def test_the_audit_tells_who_decided(fire, job, stranger):
 def test_who_is_in_decides_under_their_own_name(fire, job):
     dashboard = Dashboard(fire, auth=lambda _: Access(LEVELS["read"], "grace"))
     with closing(dashboard), closing(Browser(dashboard)) as browser:
-        assert browser.post(path_of(fire, job, name="ada"), {"choice": "Approve"}).status == 200
+        assert decided(browser, token_of(fire, job, name="ada"), "Approve").status == 200
     assert answer_of(fire, job) == ("true", "grace")
 
 
 def test_a_link_opens_no_other_page(fire, job, stranger):
-    path = path_of(fire, job)
-    stranger.get(path)
-    for other in ("/", "/jobs", f"/jobs/{job.id}", f"{path}/", f"{path}/../jobs"):
+    token = token_of(fire, job)
+    shown(stranger, token)
+    for other in (
+        "/",
+        "/jobs",
+        f"/jobs/{job.id}",
+        "/approval/",
+        f"/approval/{token}/",
+        f"/approval/{token}/../jobs",
+    ):
         assert stranger.get(other).status in {400, 401, 404}
+    assert stranger.post("/jobs/delete", {"token": token, "one": job.id}).status == 401
 
 
-def test_an_answer_from_elsewhere_is_refused(fire, job, stranger):
-    page = stranger.post(
-        path_of(fire, job), {"choice": "Approve"},
-        headers={"sec-fetch-site": "cross-site", "origin": "https://evil.example"},
-    )  # fmt: skip
+@pytest.mark.parametrize("form", [{}, {"choice": "Approve"}], ids=["shown", "decided"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "cross-site", "origin": "https://evil.example"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": None},
+    ],
+    ids=str,
+)
+def test_an_answer_from_elsewhere_is_refused(fire, job, stranger, form, headers):
+    page = stranger.post("/approval", {"token": token_of(fire, job), **form}, headers=headers)
     assert page.status == 403
+    assert "Pay" not in page.text
     assert answer_of(fire, job) is None
 
 
 @pytest.mark.parametrize(
-    "form", [{}, {"choice": "Maybe"}, {"choice": "Approve", "more": "1"}, {"choice": "x" * 3_000}]
+    "form", [{"choice": ""}, {"choice": "Maybe"}, {"choice": "Approve", "more": "1"}, {"choice": "x" * 3_000}]
 )
 def test_what_the_link_does_not_offer_is_refused(fire, job, stranger, form):
-    assert stranger.post(path_of(fire, job), form).status == 400
+    assert stranger.post("/approval", {"token": token_of(fire, job), **form}).status == 400
     assert answer_of(fire, job) is None
 
 
-@pytest.mark.parametrize("token", ["x", "a" * 43, "%00" * 5, "..%2f..%2fjobs"])
+@pytest.mark.parametrize("form", [{}, {"token": ""}, {"token": "a" * 3_000}, {"choice": "Approve"}])
+def test_a_form_without_a_link_is_refused(stranger, form):
+    assert stranger.post("/approval", form).status == 400
+
+
+@pytest.mark.parametrize("token", ["x", "a" * 43, "%00" * 5, "..%2f..%2fjobs", "\u202e"])
 def test_a_link_that_was_never_made_asks_for_nothing(stranger, token):
-    assert stranger.get(f"/approval/{token}").status in {400, 404}
+    assert shown(stranger, token).status == 404
+    assert stranger.get(f"/approval/{quote(token, safe='%')}").status in {400, 404}
 
 
 def test_an_expired_link_asks_for_nothing(fire, job, stranger):
-    path = path_of(fire, job)
+    token = token_of(fire, job)
     fire.storage.clock_offset += 61_000_000
-    assert stranger.get(path).status == 404
-    assert stranger.post(path, {"choice": "Approve"}).status == 404
+    assert shown(stranger, token).status == 404
+    assert decided(stranger, token, "Approve").status == 404
     assert answer_of(fire, job) is None
 
 
-def test_a_read_only_dashboard_takes_no_answer(fire, job):
-    dashboard = Dashboard(fire, read_only=True)
+@pytest.mark.parametrize("form", [None, {}], ids=["link of before", "link"])
+def test_a_read_only_dashboard_says_so_and_takes_no_answer(fire, job, form):
+    dashboard, token = Dashboard(fire, read_only=True), token_of(fire, job)
     with closing(dashboard), closing(Browser(dashboard, is_in=False)) as browser:
-        assert browser.post(path_of(fire, job), {"choice": "Approve"}).status == 403
+        page = browser.get(f"/approval/{token}") if form is None else shown(browser, token)
+        assert page.status == 200
+        assert "Pay 300 € to ACME?" in page.text
+        assert "read-only" in page.text
+        assert "<button" not in page.text
+        assert decided(browser, token, "Approve").status == 403
     assert answer_of(fire, job) is None
+
+
+def test_a_read_only_dashboard_shows_what_was_answered(fire, job, stranger):
+    dashboard, token = Dashboard(fire, read_only=True), token_of(fire, job)
+    decided(stranger, token, "Approve")
+    with closing(dashboard), closing(Browser(dashboard, is_in=False)) as browser:
+        page = shown(browser, token)
+    assert "Answered: Approve" in page.text
+    assert "read-only" not in page.text
 
 
 def test_a_time_out_is_told_as_one(fire, job, stranger):
     fire.jobs.get(job.id).requeue()
     (again,) = claim(fire)
     remember(fire, again, "signal", "approval", None)
-    page = stranger.post(path_of(fire, job), {"choice": "Approve"})
+    page = decided(stranger, token_of(fire, job), "Approve")
     assert page.status == 409
     assert "Nobody answered in time" in page.text
 
 
 def test_a_job_that_has_ended_has_nothing_to_decide(fire, job, stranger):
     fire.jobs.get(job.id).delete()
-    path = path_of(fire, job)
-    assert "nothing left to decide" in stranger.get(path).text
-    assert stranger.post(path, {"choice": "Approve"}).status == 409
+    token = token_of(fire, job)
+    assert "nothing left to decide" in shown(stranger, token).text
+    assert decided(stranger, token, "Approve").status == 409
     assert answer_of(fire, job) is None
 
 
 def test_texts_are_shown_as_they_are(fire, job, stranger, hostile):
     hostile = "".join(one for one in hostile if one.isprintable())[:400] or "?"
-    page = stranger.get(path_of(fire, job, question=hostile, choices={hostile: "1"}))
+    page = shown(stranger, token_of(fire, job, question=hostile, choices={hostile: "1"}))
     assert page.status == 200
     assert hostile not in page.text or not set(hostile) & set("<>&\"'")

@@ -44,6 +44,7 @@ print(json.dumps({
     "staff without any": seen(client("dan", is_staff=True)),
     "inactive": Client().get("/firelock/").status_code,
     "to login": [anonymous.status_code, anonymous["Location"]],
+    "approval": Client().get("/firelock/approval/token", HTTP_SEC_FETCH_SITE="cross-site").status_code,
     "script": Client().get("/firelock/api/jobs", HTTP_ACCEPT="application/json").status_code,
 }))
 """
@@ -87,6 +88,7 @@ def test_the_dashboard_is_for_whom_djangos_permissions_say(project):
         "operator": [200, 303, 403, 403], "viewer": [200, 403, 403, 403],
         "staff without any": [403, 403, 403, 403], "inactive": 302,
         "to login": [302, "/admin/login/?next=/firelock/jobs%3Fstate%3Dfailed"], "script": 403,
+        "approval": 403,
     } == said  # fmt: skip
 
 

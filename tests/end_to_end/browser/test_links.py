@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 
 import pytest
 from playwright.sync_api import expect
+
+from firelock import State
+from tests.dashboard import flows
 
 
 @pytest.fixture
@@ -67,3 +71,79 @@ def test_the_button_keeps_its_distance(stranger, guard, width):
     beside = button["x"] - (field["x"] + field["width"])
     below = button["y"] - (field["y"] + field["height"])
     assert max(beside, below) >= 8
+
+
+# ---- approval links --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asking(stocked, tasks):
+    """A job that waits for the signal `ship`, and the signal."""
+    flows.add(stocked, flows.new_batch(stocked), queue="flows")
+    (job,) = flows.claim(stocked, queues=["flows"])
+    flows.end(stocked, job, State.AWAITING, waits_for="signal ship", gives_back=True)
+    return job, stocked.signal("ship", bool)
+
+
+@pytest.fixture
+def link(served, asking):
+    """An approval link to the dashboard."""
+    job, ship = asking
+    choices = {"Approve": True, "Refuse": False}
+    return ship.link(job.id, choices, expires=timedelta(days=7), at=served.origin, question="Ship order 8?")
+
+
+def token_of(link):
+    return link.rpartition("#")[2]
+
+
+def test_an_approval_link_shows_its_question_and_no_request_holds_its_token(served, stranger, link, asking):
+    """Neither its address, nor its Referer, nor the history of the browser: only the form does."""
+    requested = []
+    stranger.on("request", lambda request: requested.append((request.url, request.headers.get("referer"))))
+
+    stranger.goto(link)
+    expect(stranger.get_by_role("heading", name="Ship order 8?")).to_be_visible()
+    stranger.get_by_role("button", name="Refuse").click()
+    expect(stranger.get_by_text("Answered: Refuse")).to_be_visible()
+
+    assert stranger.url == f"{served.origin}/approval"
+    assert token_of(link) not in repr(served.asked)
+    assert [] == [referer for _, referer in requested if referer and token_of(link) in referer]
+    assert [] == [url for url, _ in requested if token_of(link) in url.partition("#")[0]]
+    assert served.fire.jobs.get(asking[0].id).state is State.ENQUEUED
+
+
+def test_an_approval_link_can_be_pasted_without_javascript(served, open_context, link):
+    context = open_context(served, is_in=False, java_script_enabled=False)
+    page = context.new_page()
+
+    page.goto(link)
+    assert "Ship order" not in page.content()
+    page.get_by_label("Approval link").fill(link)
+    page.get_by_role("button", name="Show the question").click()
+    page.get_by_role("button", name="Approve").click()
+
+    expect(page.get_by_text("Answered: Approve")).to_be_visible()
+
+
+def test_a_link_of_before_is_in_no_referer(served, stranger, link):
+    """Its address holds the token; what its page loads and its form say does not."""
+    referers = []
+    stranger.on("request", lambda request: referers.append(request.headers.get("referer")))
+
+    stranger.goto(link.replace("#", "/"))
+    stranger.get_by_role("button", name="Approve").click()
+    expect(stranger.get_by_text("Answered: Approve")).to_be_visible()
+
+    assert stranger.url == f"{served.origin}/approval"
+    assert any(referers)
+    assert token_of(link) not in repr(referers)
+
+
+@pytest.mark.parametrize("address", ["/approval", "/approval#too-short"])
+def test_an_incomplete_approval_link_asks_for_the_whole_one(stranger, address):
+    stranger.goto(address)
+
+    expect(stranger.get_by_role("button", name="Show the question")).to_be_visible()
+    assert stranger.get_by_label("Approval link").input_value() == ""

@@ -3,6 +3,9 @@
 The storage holds a hash of the token beside what the link may send: whoever reads a backup can answer by
 none, there is no key to keep, and a link is revoked by deleting its record. Whoever has the link may answer
 once, since the first answer to a signal stands; it opens no other page.
+
+The token is in the fragment of the link, which browsers send to no server, so that no access log and no
+`Referer` holds it. Before, it was in the path; such links work until they expire.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from firelock.errors import ConfigurationError, StepError
 if TYPE_CHECKING:
     from firelock.storage import Storage
 
-APPROVAL = "approval"  # the kind of the records, and the first part of the page's path
+APPROVAL = "approval"  # the kind of the records, and the path of the page
 CHOICES_LIMIT = 20
 TEXT_LIMIT = 500  # characters of what is asked, of a choice's label, of a name
 _VALUE_LIMIT = 16 * 1_024  # characters of all that one link may send
@@ -62,7 +65,7 @@ def make_link(storage: Storage, approval: ApprovalLink, *, at: str) -> str:
     token = secrets.token_urlsafe(32)
     value = json.dumps(attrs.asdict(approval), ensure_ascii=False)
     storage.put_record(APPROVAL, _hash(token), value, expected_version=0, due_at=approval.expires_at)
-    return f"{address}/{APPROVAL}/{token}"
+    return f"{address}/{APPROVAL}#{token}"
 
 
 def find_approval(storage: Storage, token: str) -> ApprovalLink | None:

@@ -172,7 +172,7 @@ class Dashboard(Site):
             response = await self._answer(request)
             if request.method == "HEAD":
                 response = _without_body(response)
-            self.gate.protect(response)
+            self.gate.protect(response, hides_path=path_of(scope).startswith(approvals.PREFIX))
             await response(scope, receive, send)
         except ClientDisconnect:
             return  # nobody is left to be answered
@@ -188,7 +188,7 @@ class Dashboard(Site):
                 return self.assets.response(path.removeprefix("/files/"), request.headers)
             if path == ENTER and self.auth is None:
                 return await self._entered(request, urls)
-            if path.startswith(approvals.PREFIX) and request.method in ("GET", "HEAD", "POST"):
+            if approvals.has_path(path):
                 return await self._answered_for(request, urls, path)
             access = await self._entrance.admit(request)
             if not self.may(access, Permission.READ):
@@ -234,14 +234,13 @@ class Dashboard(Site):
             access = Access(name=(await self._entrance.admit(request)).name)
         except RequestProblem:
             access = Access()  # the link is enough; who else the visitor is only the audit would like to know
-        is_decision = request.method == "POST"
-        if is_decision and not is_own:
+        is_posted = request.method == "POST"
+        if is_posted and not is_own:
             raise Forbidden(self.texts("approval.not_own"))
-        body = await read_body(request) if is_decision else b""
-        places = {"token": path.removeprefix(approvals.PREFIX)}
-        visit = Visit(self, request, urls, access=access, places=places, body=body)
+        body = await read_body(request) if is_posted else b""
+        visit = Visit(self, request, urls, access=access, places=approvals.places_of(path), body=body)
         visit.check_fields((), approvals.FIELDS)
-        return await run_in_threadpool(approvals.decide if is_decision else approvals.ask, visit)
+        return await run_in_threadpool(approvals.answer_visit, visit)
 
     def _exchanged(self, visit: Visit) -> Response:
         """Answer with a session: a cookie that neither a script nor a request of another site has."""
@@ -298,7 +297,7 @@ class Dashboard(Site):
         if isinstance(error, JobConflict | ScheduleError):  # the visitor's mistake, in the core's words
             return BadRequest(str(error))
         if not isinstance(error, StorageUnavailable):
-            log.error("a page failed", exc_info=error, extra={"path": path})
+            log.error("a page failed", exc_info=error, extra={"path": approvals.without_token(path)})
             return RequestProblem(self.texts("refused.failed"), status=_BROKEN)
         message = self.redactor.text(str(error))
         if not self.may(access, Permission.READ):

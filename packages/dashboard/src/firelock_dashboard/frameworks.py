@@ -17,6 +17,7 @@ from a2wsgi import ASGIMiddleware
 from a2wsgi.asgi import build_scope
 from starlette.requests import Request
 
+from firelock.approval import APPROVAL
 from firelock_dashboard.security.auth import refusal_of
 from firelock_dashboard.security.permissions import ASKED, to_access
 
@@ -154,7 +155,7 @@ def mount_in_django(
 
     def view(request: HttpRequest, path: str) -> HttpResponse:
         response = _answer_django(dashboard, request, path)
-        if asks_login and response.status_code == _FORBIDDEN and _wants_page(request):
+        if asks_login and response.status_code == _FORBIDDEN and _wants_page(request, path):
             return _to_login(request, login_url)
         return response
 
@@ -162,8 +163,13 @@ def mount_in_django(
     return include(([re_path(r"^(?P<path>(?s:.*))$", csrf_exempt(view), name="dashboard")], "firelock"))
 
 
-def _wants_page(request: HttpRequest) -> bool:
-    """Tell whether a person who is not logged in follows an address: no script, and no part of a page."""
+def _wants_page(request: HttpRequest, path: str) -> bool:
+    """Tell whether a person who is not logged in follows an address: no script, and no part of a page.
+
+    An approval link asks for no login, and one with its token in the path must not be in a redirect.
+    """
+    if path.partition("/")[0] == APPROVAL:
+        return False
     is_known = getattr(getattr(request, "user", None), "is_authenticated", True)
     is_part = "HX-Request" in request.headers
     return request.method == "GET" and not is_known and not is_part and request.accepts("text/html")

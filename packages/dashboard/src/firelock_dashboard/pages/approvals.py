@@ -2,6 +2,10 @@
 
 No route of the table: whoever has the link comes in without a session and sees this page alone. A GET changes
 nothing, since scanners of mail follow links.
+
+The link's token is in the fragment of its address. A GET of `/approval` therefore returns the same page for
+every link; its script posts the token, or the visitor pastes the link into its form, and the answer to that
+POST is the page with the question. `/approval/TOKEN` is the form of links that an earlier release made.
 """
 
 from __future__ import annotations
@@ -22,22 +26,52 @@ if TYPE_CHECKING:
     from firelock.storage import JobRecord
     from firelock_dashboard.request import Visit
 
-PREFIX = f"/{APPROVAL}/"
-_CHOICE = Text("choice", is_required=True, limit=2_000)
-FIELDS = (_CHOICE,)
+PATH = f"/{APPROVAL}"
+PREFIX = f"{PATH}/"  # of links that hold the token in their path
+
+_TOKEN = Text("token", "The link, or its part after the #.", limit=2_000)
+_CHOICE = Text("choice", "The label of the answer.", limit=2_000)
+FIELDS = (_TOKEN, _CHOICE)
 """The fields of the page's form."""
 
 _OVER = frozenset({State.SUCCEEDED, State.DELETED})
 
 
+def has_path(path: str) -> bool:
+    """Return whether the path is one of approval links."""
+    return path == PATH or path.startswith(PREFIX)
+
+
+def places_of(path: str) -> dict[str, str]:
+    """Return the token that the path holds, if it holds one."""
+    return {"token": path.removeprefix(PREFIX)} if path.startswith(PREFIX) else {}
+
+
+def without_token(path: str) -> str:
+    """Return the path as a log may hold it."""
+    return PREFIX if path.startswith(PREFIX) else path
+
+
+def answer_visit(visit: Visit) -> Response:
+    """Return the page that a request asks for: that of one link, or the one that takes a link."""
+    is_posted = visit.request.method == "POST"
+    if "token" in visit.places:
+        return decide(visit) if is_posted else ask(visit)
+    if not is_posted:
+        return _entrance(visit)
+    return decide(visit) if _CHOICE in visit.form else ask(visit)
+
+
 def ask(visit: Visit) -> Response:
     """Show what the link asks, or what was answered."""
-    return _page(visit, _approval(visit))
+    token = _token(visit)
+    return _page(visit, token, _approval(visit, token))
 
 
 def decide(visit: Visit) -> Response:
     """The job's signal is answered by the button that was pressed, if nobody was first."""
-    approval = _approval(visit)
+    token = _token(visit)
+    approval = _approval(visit, token)
     label = visit.form.value(_CHOICE)
     if label not in approval.choices:
         raise BadRequest(visit.text("approval.no_choice"))
@@ -49,16 +83,33 @@ def decide(visit: Visit) -> Response:
     )  # fmt: skip
     told = visit.fire.storage.remember([new])[0].answer
     if not told.is_applied:
-        return _page(visit, approval, is_late=told is Applied.TAKEN, status=409)
+        return _page(visit, token, approval, is_late=told is Applied.TAKEN, status=409)
     visit.fire.audit.record(
         "signal.send", approval.job_id, by=who, origin="approval link",
         detail={"signal": approval.signal, "choice": label},
     )  # fmt: skip
-    return _page(visit, approval)
+    return _page(visit, token, approval)
 
 
-def _approval(visit: Visit) -> ApprovalLink:
-    found = find_approval(visit.fire.storage, visit.places["token"])
+def _entrance(visit: Visit) -> Response:
+    """Return the page that takes a link: the same for every visitor and every link."""
+    html = visit.dashboard.templates.render(
+        "approval_link.html", url=visit.url, title=visit.text("approval.link_title"),
+        message=visit.text("approval.link_hint"), path=visit.url(PATH),
+    )  # fmt: skip
+    return Response(html, media_type="text/html; charset=utf-8")
+
+
+def _token(visit: Visit) -> str:
+    """Return the token of the path, or of a link that was posted: whole, or what stands after its #."""
+    if "token" in visit.places:
+        return visit.places["token"]
+    link = visit.form.value(_TOKEN)
+    return link.rpartition("#" if "#" in link else "/")[2]
+
+
+def _approval(visit: Visit, token: str) -> ApprovalLink:
+    found = find_approval(visit.fire.storage, token)
     if found is None:
         raise NotHere(visit.text("approval.none"))
     return found
@@ -74,15 +125,17 @@ class _Answered:
     at: object
 
 
-def _page(visit: Visit, approval: ApprovalLink, *, is_late: bool = False, status: int = 200) -> Response:
+def _page(
+    visit: Visit, token: str, approval: ApprovalLink, *, is_late: bool = False, status: int = 200
+) -> Response:
     storage = visit.fire.storage
     job = storage.get([approval.job_id])[0]
     answered = None if job is None else _answered(storage.recall(job.id) or [], approval)
     html = visit.dashboard.templates.render(
         "approval.html", url=visit.url, title=approval.question or approval.signal,
         message=_said(visit, job, answered), approval=approval, answered=answered, is_late=is_late,
-        is_open=answered is None and job is not None and job.state not in _OVER,
-        expires_at=instant(approval.expires_at), visit=visit, here=visit.here,
+        is_open=answered is None and _is_waiting(job) and not visit.dashboard.is_read_only,
+        expires_at=instant(approval.expires_at), path=visit.url(PATH), token=token,
         task="" if job is None else task_name(job.task),
     )  # fmt: skip
     return Response(html, status, media_type="text/html; charset=utf-8")
@@ -101,4 +154,10 @@ def _said(visit: Visit, job: JobRecord | None, answered: _Answered | None) -> st
         return ""
     if job is None:
         return visit.text("approval.gone")
-    return visit.text("approval.over", state=job.state) if job.state in _OVER else ""
+    if not _is_waiting(job):
+        return visit.text("approval.over", state=job.state)
+    return visit.text("approval.read_only") if visit.dashboard.is_read_only else ""
+
+
+def _is_waiting(job: JobRecord | None) -> bool:
+    return job is not None and job.state not in _OVER

@@ -30,6 +30,9 @@ PROTECTION = {
     "X-Robots-Tag": "noindex",
 }
 
+# Under no-referrer browsers send the Origin null with a form, which is refused.
+_ORIGIN_ALONE = "strict-origin"
+
 # A request that has passed a proxy says so by one of these; then the peer is the proxy and not the visitor.
 _PASSED_ON = frozenset({
     "forwarded", "via", "cdn-loop", "client-ip", "proxy-client-ip", "wl-proxy-client-ip", "true-client-ip",
@@ -197,10 +200,14 @@ class Gate:
     # ---- what each answer carries ------------------------------------------------------------------------
 
     @staticmethod
-    def protect(response: Response) -> None:
+    def protect(response: Response, *, hides_path: bool = False) -> None:
         """The response carries the headers that keep a page of hostile data harmless.
 
         A policy of a page's own stays beside the dashboard's: a browser applies both.
+
+        Args:
+            response: the answer to a request.
+            hides_path: the request's path holds a secret, so that no other request may name it in a Referer.
         """
         for name, value in PROTECTION.items():
             if name == "Content-Security-Policy":
@@ -208,6 +215,8 @@ class Gate:
                     response.headers.append(name, value)
             else:
                 response.headers[name] = value
+        if hides_path:
+            response.headers["Referrer-Policy"] = _ORIGIN_ALONE
         response.headers.setdefault("Cache-Control", "no-store")
 
 

@@ -1,4 +1,5 @@
-// The page that asks for a link: takes the token from the address, where no server sees it, into the form.
+// The pages that take a link: moves the token from behind the # of the address, which no server sees, into
+// their form.
 "use strict";
 
 const take = () => {
@@ -7,8 +8,9 @@ const take = () => {
   history.replaceState(null, "", location.pathname + location.search);
   const form = document.getElementById("enter");
   form.elements.token.value = token;
-  // Only the link that a command has handed to a browser goes in by itself: a preview must not spend one.
-  if (opens) form.submit(); else form.querySelector("button").focus();
+  // A sign-in link is spent by the form, so a preview must not submit it; only the link that a command handed to
+  // a browser goes in by itself. An approval link is submitted at once: that shows its question and decides nothing.
+  if (opens || "submits" in form.dataset) form.submit(); else form.querySelector("button").focus();
 };
 addEventListener("hashchange", take);
 take();
