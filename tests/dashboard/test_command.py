@@ -9,10 +9,12 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from http.cookies import SimpleCookie
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
@@ -31,9 +33,10 @@ def start(tmp_path):
     """Start `firelock dashboard` with these words; what runs is stopped at the end."""
     running = []
 
-    def start(*words, stdout=subprocess.PIPE, **environment):
+    def start(*words, stdout=subprocess.PIPE, files=1_024, **environment):
+        limited = ["/bin/sh", "-c", f'ulimit -n {files}; exec "$0" "$@"']
         process = subprocess.Popen(
-            [sys.executable, "-m", "firelock", "dashboard", *words],
+            [*limited, sys.executable, "-m", "firelock", "dashboard", *words],
             cwd=tmp_path,
             stdout=stdout,
             stderr=subprocess.PIPE,
@@ -101,6 +104,43 @@ def test_it_serves_pages_until_it_is_interrupted(start, tmp_path):
     assert 200 == status
     assert "Shop" in page
     assert (0, "") == (process.returncode, error)
+
+
+@pytest.mark.parametrize(
+    ("files", "clients"),
+    [(256, 300), pytest.param(1_024, 1_100, marks=pytest.mark.heavy("opens 1,100 connections"))],
+)
+@pytest.mark.parametrize(
+    "request_start",
+    [
+        b"",
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n",
+        b"POST /enter HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\nContent-Length: 9\r\n\r\n",
+    ],
+    ids=["nothing", "half a head", "no body"],
+)
+def test_requests_that_are_never_finished_shut_nobody_out(start, tmp_path, files, clients, request_start):
+    """More of them than the process may have files, without a login; who comes later is answered."""
+    process = start("--storage", f"sqlite:///{tmp_path / 'jobs.db'}", "--port", "0", files=files)
+    address = address_of(process)
+    place = urlsplit(address)
+
+    with ExitStack() as stack:
+        for _ in range(clients):
+            client = socket.create_connection((place.hostname, place.port), timeout=60)
+            stack.callback(client.close)
+            client.sendall(request_start)
+        for _ in range(3):
+            assert (200, "ok\n") == asked(address, "/-/livez")
+            assert (200, "ok\n") == asked(address, "/-/readyz")
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            asked(address, "/queues")
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+
+    assert "Too many open files" not in error
+    assert 1 == error.count("closing the oldest")
+    assert 0 == process.returncode
 
 
 def test_a_link_is_printed_to_a_terminal_only(start, tmp_path):

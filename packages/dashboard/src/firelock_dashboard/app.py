@@ -27,9 +27,9 @@ from firelock import (
 from firelock.storage import Feature
 from firelock_dashboard import api, pages
 from firelock_dashboard.api import metrics
-from firelock_dashboard.event_stream import EventStream
+from firelock_dashboard.event_stream import EventStream, StreamLimit
 from firelock_dashboard.extensions import PluginPages, plugin_pages, route_of
-from firelock_dashboard.fields import SentFields, Text
+from firelock_dashboard.fields import Text
 from firelock_dashboard.frameworks import (
     NO_STREAM,
     WsgiDashboard,
@@ -59,6 +59,7 @@ log = logging.getLogger(__name__)
 
 TABLE: tuple[Route, ...] = (*pages.ROUTES, *api.ROUTES, *metrics.ROUTES)
 
+MOST_STREAMS = 200
 _BROKEN = 500
 _TOKEN = Text("token", is_required=True, limit=2_000)
 _READY = "/-/readyz"
@@ -85,6 +86,8 @@ class Dashboard(Site):
         environment: a word such as "production", shown as a ribbon.
         redact: what is masked beside passwords, tokens and their like: names of fields, a pattern, or names
             of fields by task ("*" for every task).
+        max_streams: streams of pages and jobs that are open at the same time; one visitor has a fourth of
+            them. Further pages poll, further programs get a 503.
         framework: what it is mounted in, for the words of its refusals; the mounts of this package set it.
 
     Two dashboards in one process share nothing.
@@ -107,6 +110,7 @@ class Dashboard(Site):
         back_url: str | None = None,
         environment: str | None = None,
         redact: Redactions = (),
+        max_streams: int = MOST_STREAMS,
         framework: str | None = None,
     ) -> None:
         gate = Gate(
@@ -125,6 +129,7 @@ class Dashboard(Site):
         self.links = Links(fire)
         self.wsgi = WsgiDashboard(self, auth)
         self._entrance = Entrance(fire, gate, self.links, auth)
+        self._streams = StreamLimit(_checked_streams(max_streams))
 
     def link(self, at: str) -> str:
         """Return a link that lets one visitor of this machine in, once, within ten minutes.
@@ -172,10 +177,17 @@ class Dashboard(Site):
             response = await self._answer(request)
             if request.method == "HEAD":
                 response = _without_body(response)
-            self.gate.protect(response, hides_path=path_of(scope).startswith(approvals.PREFIX))
-            await response(scope, receive, send)
+            if isinstance(response, EventStream):
+                with self._streams.place(response.visitor) as has_place:
+                    await self._send(response if has_place else response.refusal(), scope, receive, send)
+            else:
+                await self._send(response, scope, receive, send)
         except ClientDisconnect:
             return  # nobody is left to be answered
+
+    async def _send(self, response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+        self.gate.protect(response, hides_path=path_of(scope).startswith(approvals.PREFIX))
+        await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
         urls, access, path = Urls("", self.assets), Access(), path_of(request.scope)
@@ -183,7 +195,7 @@ class Dashboard(Site):
             self.gate.check_shape(request)
             urls = Urls(self.gate.root(request), self.assets)
             if path in _PROBES and request.method != "POST":  # before anybody is asked who they are: no data
-                return await run_in_threadpool(self._probed, path)
+                return await self._probed(path)
             if path.startswith("/files/") and request.method != "POST":  # of the package: no data is in them
                 return self.assets.response(path.removeprefix("/files/"), request.headers)
             if path == ENTER and self.auth is None:
@@ -196,7 +208,7 @@ class Dashboard(Site):
             if path == "":
                 return RedirectResponse(urls("/"), 307)
             if path == "/live" and request.method == "GET":
-                return self._streamed(request)
+                return self._streamed(Visit(self, request, urls, access=access, places={}, body=b""))
             return await self._routed(request, urls, path, access)
         except ClientDisconnect:
             raise
@@ -204,11 +216,14 @@ class Dashboard(Site):
             visit = Visit(self, request, urls, access=access, places={}, body=b"")
             return await run_in_threadpool(self._refused, visit, self._problem_of(error, access, path))
 
-    def _probed(self, path: str) -> Response:
-        """Answer an orchestrator: this process answers, and, for /-/readyz, the storage did a second ago."""
+    async def _probed(self, path: str) -> Response:
+        """Answer an orchestrator: this process answers, and, for /-/readyz, the storage did a second ago.
+
+        /-/livez takes no thread: that all of them are busy is no reason to restart the process.
+        """
         try:
             if path == _READY:
-                self.counts()
+                await run_in_threadpool(self.counts)
         except FirelockError:
             return Response("failed storage: it does not answer\n", 503, media_type="text/plain")
         return Response("ok\n", media_type="text/plain")
@@ -253,11 +268,11 @@ class Dashboard(Site):
         visit.set_cookie(response, f"{COOKIE}_{self.gate.port(visit.request)}", session, SESSION_SECONDS)
         return response
 
-    def _streamed(self, request: Request) -> Response:
-        SentFields.parse(request.scope["query_string"].decode("latin-1")).check(())
-        if NO_STREAM in (request.scope.get("extensions") or {}):
-            return Response(status_code=204)  # by which an EventSource gives up, and the page asks instead
-        return LiveStream(self.live, partial(self._is_reader, request))
+    def _streamed(self, visit: Visit) -> Response:
+        visit.check_fields((), ())
+        stream = LiveStream(self.live, partial(self._is_reader, visit.request))
+        stream.visitor = visit.who
+        return stream.refusal() if NO_STREAM in (visit.request.scope.get("extensions") or {}) else stream
 
     async def _is_reader(self, request: Request, permission: Permission = Permission.READ) -> bool:
         try:
@@ -284,6 +299,7 @@ class Dashboard(Site):
         response = visit.finish(route.view(visit))
         if isinstance(response, EventStream):
             response.is_reader = partial(self._is_reader, visit.request, route.permission)
+            response.visitor = visit.who
         if route.is_action:
             self.forget()
         return packed(visit.request, response, scheme=self.gate.scheme(visit.request))
@@ -411,6 +427,17 @@ async def _refuse_other(scope: Scope, receive: Receive, send: Send, close: Calla
         return
     await run_in_threadpool(close)
     await send({"type": f"{kind}.complete"})
+
+
+def _checked_streams(most: object) -> int:
+    """Return the number as it is.
+
+    Raises:
+        ConfigurationError: it is no number of streams.
+    """
+    if not isinstance(most, int) or isinstance(most, bool) or most < 0:
+        raise ConfigurationError(f"max_streams= must be an integer from 0, got {most!r}.")
+    return most
 
 
 def _checked_back(address: str | None) -> str | None:

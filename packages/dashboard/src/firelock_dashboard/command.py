@@ -15,7 +15,8 @@ import uvicorn
 
 from firelock import ConfigurationError, StorageUnavailable
 from firelock.storage import Feature
-from firelock_dashboard.app import Dashboard
+from firelock_dashboard.app import MOST_STREAMS, Dashboard
+from firelock_dashboard.connections import ConnectionGuard
 from firelock_dashboard.security.auth import any_of
 from firelock_dashboard.security.links import LINK_SECONDS, Links
 from firelock_dashboard.security.passwords import basic_auth, bearer_tokens
@@ -44,16 +45,18 @@ def serve(options: argparse.Namespace) -> int:
         )
     _take_target(options, options.target)
     fire = options.open_app()
+    guard = ConnectionGuard.of_process()
     try:
         dashboard = Dashboard(
             fire, auth=auth, read_only=options.read_only, title=options.title, prefix=options.prefix,
-            environment=options.environment, framework="command",
+            environment=options.environment, max_streams=min(MOST_STREAMS, guard.most // 2),
+            framework="command",
         )  # fmt: skip
         with _listening(options.host, options.port) as listener:
             _announce(options, listener, dashboard)
             config = uvicorn.Config(
                 dashboard, log_level="warning", access_log=False, proxy_headers=False, server_header=False,
-                timeout_graceful_shutdown=3,
+                timeout_graceful_shutdown=3, http=guard.protocol, ws="none", backlog=guard.backlog,
             )  # fmt: skip
             for order in (
                 signal.SIGINT,

@@ -6,8 +6,11 @@ The format is that of the section "Server-sent events" of the HTML standard.
 from __future__ import annotations
 
 import signal
+import threading
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import anyio
@@ -37,11 +40,21 @@ class EventStream(Response):
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self.is_reader = is_reader  # asks whether the visitor may still read
+        self.visitor = ""  # whose it is, for `StreamLimit`
         self._asks_every = asks_every
 
     @abstractmethod
     async def look(self) -> bytes:
         """Return the events that are new, as they go over the wire; nothing for none."""
+
+    def refusal(self) -> Response:
+        """Return what is answered in place of the stream if too many are open."""
+        return Response(
+            "Too many streams are open; close one, or retry later.\n",
+            503,
+            {"Retry-After": "10"},
+            "text/plain",
+        )
 
     @property
     @abstractmethod
@@ -86,6 +99,33 @@ class EventStream(Response):
             if not self.is_over:
                 await anyio.sleep(_PACE)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class StreamLimit:
+    """Limits the streams that one dashboard keeps open, since each holds a connection of its server.
+
+    Args:
+        most: of all visitors together; one visitor has a fourth of them.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._most_each = min(most, max(1, most // 4))
+        self._open: Counter[str] = Counter()  # by visitor
+        self._lock = threading.Lock()  # the event loops of a process share a dashboard
+
+    @contextmanager
+    def place(self, visitor: str) -> Iterator[bool]:
+        """Hold a place for a stream of the visitor; False if there is none."""
+        with self._lock:
+            is_free = self._open.total() < self._most and self._open[visitor] < self._most_each
+            self._open[visitor] += is_free
+        try:
+            yield is_free
+        finally:
+            with self._lock:
+                self._open[visitor] -= is_free
+                self._open += Counter()  # without those who have none
 
 
 def event(name: str, text: str, *, id: int | None = None) -> bytes:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
+from starlette.responses import Response
 
 from firelock import FirelockError
 from firelock.storage import Counts, State
@@ -204,6 +205,10 @@ class LiveStream(EventStream):
         if events:
             self._number = events[-1].number
         return b"".join(event.wire for event in events)
+
+    def refusal(self) -> Response:
+        """Return the status by which an EventSource gives up, and the page polls."""
+        return Response(status_code=204)
 
     @property
     def is_over(self) -> bool:
