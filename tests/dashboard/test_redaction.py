@@ -20,6 +20,8 @@ from firelock_dashboard.security.redaction import MASK, Redactor
 from tests.core.fakes import Worker
 from tests.dashboard.asking import Browser
 
+CARD = "4111 1111 1111 1111"
+
 redact, redact_text = Redactor().value, Redactor().text
 
 
@@ -355,3 +357,38 @@ def test_what_is_masked_is_met_by_no_action_and_no_search(fire):
     assert 1 == left
     assert '<tr id="job-' not in found
     assert 0 == fire.jobs.counts().failed
+
+
+def test_card_number_in_running_text_is_shown_nowhere_and_found_by_nothing(fire):
+    """Pages, API, downloads, exports, the form of a new run, and searches by parts of it."""
+
+    @fire.task(name="shop.note", retry=Retry.never())
+    def note(text: str, number: int) -> None:
+        raise ValueError(f"refused: {text}")
+
+    job = note.using(meta={"said": CARD}).enqueue(f"my card is {CARD}", int(CARD.replace(" ", "")))
+    Worker(fire).run()
+    shown = [
+        "/jobs", "/jobs?state=failed", f"/jobs/{job.id}", f"/jobs/{job.id}/arguments", f"/api/jobs/{job.id}",
+        "/api/jobs?state=failed", "/jobs/export?format=csv", "/jobs/export?format=ndjson", "/failures",
+        "/api/failures", "/",
+        f"/tasks/run?name=shop.note&from={job.id}", "/tasks/view?name=shop.note", "/search?q=card",
+    ]  # fmt: skip
+    with closing(Dashboard(fire)) as dashboard, closing(Browser(dashboard)) as client:
+        answers = {address: client.get(address) for address in shown}
+        found = [
+            client.get(f"/jobs?state=failed&{field}={text}").text
+            for field in ("arg", "error")
+            for text in ("4111", "4111+1111+1111+1111", "4111111111111111", "1111+1111")
+        ]
+        for wanted in ({"argument": "4111"}, {"error": "4111 1111"}, {"argument": "4111111111111111"}):
+            client.act("/api/operations", {"verb": "delete", "state": "failed", **wanted})
+        dashboard.runner.join(20)
+
+    assert {200} == {answer.status for answer in answers.values()}
+    assert [] == [
+        address for address, answer in answers.items() if CARD in answer.text or "4111111" in answer.text
+    ]
+    assert sum("my card is" in answer.text and MASK in answer.text for answer in answers.values()) > 5
+    assert not any('<tr id="job-' in page for page in found)
+    assert {(0, 0)} == {(one.changed, one.skipped) for one in fire.operations.list()}

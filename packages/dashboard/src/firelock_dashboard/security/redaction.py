@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 from firelock import ConfigurationError, JsonValue
+from firelock_dashboard.security.card_numbers import is_card_number, replace_card_numbers
 
 MASK = "••••••"
 
@@ -78,6 +79,7 @@ class Redactor:
         """Return the text with what is unmistakably a secret masked; most of it is prose and stays."""
         for pattern in _IN_TEXT:
             text = pattern.sub(rf"\g<keep>{MASK}", text)
+        text = replace_card_numbers(text, MASK)
         return self._without_pairs(text, self._named(task))
 
     def _named(self, task: str | None) -> frozenset[str]:
@@ -105,7 +107,7 @@ class Redactor:
             }
         if isinstance(value, list):
             return [self._value(one, named, depth - 1) for one in value]
-        return value
+        return MASK if isinstance(value, int) and is_card_number(value) else value
 
     def _without_pairs(self, text: str, named: frozenset[str]) -> str:
         parts, done = [], 0
