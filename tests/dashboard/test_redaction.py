@@ -8,7 +8,7 @@ from contextlib import closing
 import attrs
 import pytest
 
-from firelock import Firelock, Retry
+from firelock import Firelock, Retry, lifecycle
 from firelock.errors import ConfigurationError
 from firelock.storage import JobRecord, State
 from firelock_dashboard import Access, Dashboard, Permission
@@ -18,6 +18,7 @@ from firelock_dashboard.security import redaction
 from firelock_dashboard.security.links import COOKIE
 from firelock_dashboard.security.redaction import MASK, Redactor
 from tests.core.fakes import Worker
+from tests.dashboard import worker as dashboard_worker
 from tests.dashboard.asking import Browser
 
 CARD = "4111 1111 1111 1111"
@@ -392,3 +393,25 @@ def test_card_number_in_running_text_is_shown_nowhere_and_found_by_nothing(fire)
     assert sum("my card is" in answer.text and MASK in answer.text for answer in answers.values()) > 5
     assert not any('<tr id="job-' in page for page in found)
     assert {(0, 0)} == {(one.changed, one.skipped) for one in fire.operations.list()}
+
+
+def test_reason_of_a_recurring_job_s_run_is_masked(fire):
+    """Its last runs are listed with the reason of their state, which may hold what an error said."""
+
+    @fire.task(name="shop.sync")
+    def sync() -> None:
+        """Never run here."""
+
+    fire.recurring.create("shop.sync", "nightly", "0 2 * * *", {})
+    fire.recurring.trigger("nightly")
+    worker = dashboard_worker.Worker(fire)
+    job, reason = worker.claim(), f"password=hunter2 card {CARD}"
+    snoozed = lifecycle.snoozed(
+        job, worker.holder, at=fire.storage.clock(), started_at=job.claimed_at, wait=1_000_000, reason=reason
+    )
+    fire.storage.apply([snoozed])
+    with closing(Dashboard(fire)) as dashboard, closing(Browser(dashboard)) as client:
+        page = client.get("/recurring/view?id=nightly")
+
+    assert page.status == 200
+    assert f"password={MASK} card {MASK}" in page.text

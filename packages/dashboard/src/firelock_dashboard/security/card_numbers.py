@@ -1,10 +1,10 @@
 """Card numbers in running text.
 
 After ISO/IEC 7812-1 a card number has up to 19 digits: the number of its issuer, the account, and a check
-digit by the Luhn formula. One of ten numbers passes that check by chance. So a number counts as a card's only
-if a card network uses its first digits with its length as well, which leaves about three of a hundred random
-numbers of 16 digits. No network begins with 1, so no timestamp in milliseconds, microseconds or nanoseconds is
-masked.
+digit by the Luhn formula. One of ten numbers passes that check by chance. So a number counts as a card's
+only if a card network uses its first digits with its length as well, which leaves about three of a hundred
+random numbers of 16 digits. No network begins with 1, so no timestamp in milliseconds, microseconds or
+nanoseconds is masked.
 """
 
 from __future__ import annotations
