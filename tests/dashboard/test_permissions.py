@@ -6,6 +6,7 @@ import json
 import re
 from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 from urllib.parse import quote
 
 import attrs
@@ -343,6 +344,20 @@ def test_arguments_cannot_be_searched_for_by_who_may_not_see_them(seeded):
 def test_logs_and_tracebacks_are_for_who_may_see_them(seeded):
     """Without view_logs no page, file or answer of the API holds a line or a traceback."""
     assert [] == holding(read_all(seeded, set(Permission) - {Permission.VIEW_LOGS}), LOG, TRACED)
+
+
+def test_error_messages_are_for_every_reader_as_the_documentation_says(seeded):
+    """The reason of a job's state quotes them, so they cannot be hidden without hiding that too."""
+    answers = read_all(seeded, {Permission.READ})
+    page = (Path(__file__).parents[2] / "docs/dashboard.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", page, re.MULTILINE))
+
+    assert [] == holding(answers, LOG, TRACED)
+    assert {"/failures", "/jobs?state=failed"} & {
+        target for target, answer in answers.items() if "login with password" in answer.text
+    }
+    assert "error messages" in rows["read"]
+    assert "error messages" not in rows["view_logs"]
 
 
 @pytest.mark.parametrize(

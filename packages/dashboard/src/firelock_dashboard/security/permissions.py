@@ -19,7 +19,7 @@ ASKED = "firelock.access"  # in a WSGI environ: what the host's own thread found
 class Permission(StrEnum):
     """One thing that a visitor may do."""
 
-    READ = "read"  # see pages
+    READ = "read"  # see pages, with the error messages of jobs
     VIEW_ARGUMENTS = "view_args"  # see what jobs were called with, and their results
     VIEW_LOGS = "view_logs"  # see what jobs logged, and tracebacks
     REQUEUE = "requeue"  # requeue, run now, reschedule, copy
