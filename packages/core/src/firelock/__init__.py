@@ -4,7 +4,7 @@ To read, on a job's way: `task` (functions with their options, the verbs that ma
 `arguments/` and `serializer`; `client`, which makes jobs, `storage_access`, what its calls share, and `job`,
 the handle of one; `values`, what travels; `storage/`, the contract, and `memory`, its model; `server/`, which
 runs jobs; `context`, what a running one may ask and say; `lifecycle` and `retry`, which decide what becomes
-of it; `app`, which ties all of it together.
+of it; `unread`, the parts of it that this release cannot read; `app`, which ties all of it together.
 
 What a call may ask: `limit` and `unique`, of which `keys` makes keys; `waits` says what holds a job back.
 What jobs are to others: `ties`, `batch`; `steps`, what a run remembers and waits for, and `fake_steps`

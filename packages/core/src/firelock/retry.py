@@ -322,6 +322,8 @@ class Retry:
     def from_json(cls, text: str) -> Self:
         """Return the policy that was stored; no exception class is imported.
 
+        Fields that a newer release added are ignored.
+
         Raises:
             ConfigurationError: the text is not what `to_json` returns, or holds a value out of range.
         """
@@ -331,13 +333,16 @@ class Retry:
             stored = json.loads(text)
             if stored["waits"] != _POLYNOMIAL:
                 stored["waits"] = [wait * _MICRO for wait in stored["waits"]]
-            return cls(**stored)
+            return cls(**{name: value for name, value in stored.items() if name in _STORED})
         except ConfigurationError:
             raise
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise ConfigurationError(
                 f"Stored retry policy {text[:64]!r} cannot be read ({error}). Store it again with to_json()."
             ) from error
+
+
+_STORED = frozenset(attrs.fields_dict(Retry))
 
 
 # ---- words -----------------------------------------------------------------------------------------------

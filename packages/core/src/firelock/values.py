@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from functools import lru_cache
 from operator import attrgetter
+from typing import Any, TypeVar
 
 import attrs
 
@@ -90,6 +91,7 @@ class Ties:
     caller_id: str | None = None  # the job that made it within a step and waits for its result
     inputs: tuple[Input, ...] = ()  # from parents whose edges carry
     batch: BatchRules | None = None  # set for a batch itself
+    unread: str | None = None  # the stored string, if this release cannot read all of it: see `read_ties`
 
 
 BATCH_TASK = "firelock:batch"
@@ -132,6 +134,7 @@ class LimitUse:
     key: str
     cost: int = 1  # units of the key's rate, at least 0
     is_strict: bool = False  # it keeps the key from its first start to its end, retries included
+    more: str | None = None  # fields of a newer release, as JSON; kept as they are
 
 
 class Until(StrEnum):
@@ -154,6 +157,7 @@ class UniqueUse:
     raises: bool = False  # the call is refused; else it is answered by the job
     wait: int | None = None  # micros that a call puts the job off: it is debounced
     max_wait: int | None = None  # micros from the first call at which it is due at the latest
+    more: str | None = None  # fields of a newer release, as JSON; kept as they are
 
 
 @attrs.frozen
@@ -164,6 +168,8 @@ class Admission:
     unique: UniqueUse | None = None
     start_before: int | None = None  # an instant; a job not claimed by then is deleted unrun
     start_within: int | None = None  # micros from when it first became enqueued, likewise
+    more: str | None = None  # fields of a newer release, as JSON; kept as they are
+    unread: str | None = None  # the stored string, if this release cannot read all: see `read_admission`
 
 
 @attrs.define
@@ -875,6 +881,42 @@ def memo_words(kind: MemoKind, name: str) -> str:
     return f"{kind} {name}"
 
 
+# ---- strings of another release --------------------------------------------------------------------------
+
+_UNREADABLE = (TypeError, ValueError, LookupError, RecursionError)
+_TEXT = frozenset({str, type(None)})
+_NUMBER = frozenset({int, type(None)})
+_STEP = frozenset({str, int})
+_T = TypeVar("_T")
+
+
+def _tried(read: Callable[[Any], _T], said: object) -> _T | None:
+    """Return what `read` makes of a part; None if it cannot be read."""
+    try:
+        return read(said)
+    except _UNREADABLE:
+        return None
+
+
+def _list_in(text: str) -> list[Any]:
+    said = _tried(json.loads, text)
+    return said if isinstance(said, list) else []
+
+
+def is_damaged(text: object) -> bool:
+    """Return whether a stored string is not JSON, so that no release can read it.
+
+    JSON that this release cannot read may be a newer one's: a server puts its job off instead of failing it.
+    """
+    if not isinstance(text, str):
+        return True
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return True
+    return False
+
+
 # ---- ties as text ----------------------------------------------------------------------------------------
 
 
@@ -894,21 +936,52 @@ def write_ties(ties: Ties) -> str | None:
 
 @lru_cache(maxsize=4_096)
 def read_ties(text: str) -> Ties:
-    """Return what `write_ties` wrote.
+    """Return the ties that `write_ties` wrote; fields that a newer release appended are ignored.
 
-    Raises:
-        StorageError: it is something else.
+    Never raises: a string that this release cannot read must not stop the jobs next to this one. `unread` is
+    set then, and the other fields hold the parts that can be read. No server runs such a job.
     """
     try:
-        batch_id, caller_id, inputs, batch = json.loads(text)
+        batch_id, caller_id, inputs, batch, *_ = json.loads(text)
+        if type(batch_id) not in _TEXT or type(caller_id) not in _TEXT:
+            return _read_known_ties(text)
         return Ties(
             batch_id,
             caller_id,
-            tuple(Input(job_id, tuple(path)) for job_id, *path in inputs),
-            None if batch is None else BatchRules(batch[0], bool(batch[1]), tuple(batch[2:5])),
+            tuple([_read_input(one) for one in inputs]) if inputs else (),
+            None if batch is None else _read_rules(batch),
         )
-    except (TypeError, ValueError, IndexError) as error:
-        raise StorageError(f"What ties a job to others cannot be read: {text[:200]!r}.") from error
+    except _UNREADABLE:
+        return _read_known_ties(text)
+
+
+def _read_known_ties(text: str) -> Ties:
+    said = _list_in(text)
+    batch_id, caller_id, inputs, batch, *_ = *said, None, None, None, None
+    return Ties(
+        batch_id if isinstance(batch_id, str) else None,
+        caller_id if isinstance(caller_id, str) else None,
+        tuple(one for each in inputs if (one := _tried(_read_input, each)) is not None)
+        if isinstance(inputs, list)
+        else (),
+        _tried(_read_rules, batch),
+        unread=text,
+    )
+
+
+def _read_input(said: Any) -> Input:  # noqa: ANN401 - JSON
+    job_id, *path = said
+    if type(said) is not list or type(job_id) is not str or not {*map(type, path)} <= _STEP:
+        raise ValueError(said)
+    return Input(job_id, tuple(path))
+
+
+def _read_rules(said: Any) -> BatchRules:  # noqa: ANN401 - JSON
+    name, fails_fast, *keeps = said[:5]
+    succeeded, failed, deleted = keeps
+    if type(said) is not list or type(name) is not str or not {*map(type, keeps)} <= _NUMBER:
+        raise ValueError(said)
+    return BatchRules(name, bool(fails_fast), (succeeded, failed, deleted))
 
 
 _NO_TIES = Ties()
@@ -921,37 +994,69 @@ def write_admission(admission: Admission) -> str | None:
     """Return what is stored of it, None where it asks nothing."""
     if admission == _NO_ADMISSION:
         return None
+    if admission.unread is not None:
+        return admission.unread
     unique = admission.unique
     said = [
-        [[use.key, use.cost, int(use.is_strict)] for use in admission.limits],
-        None if unique is None else _unique_fields(unique),
+        [[use.key, use.cost, int(use.is_strict), *_kept(use.more)] for use in admission.limits],
+        None if unique is None else [*_unique_fields(unique), *_kept(unique.more)],
         admission.start_before,
         admission.start_within,
+        *_kept(admission.more),
     ]
     return _encode(said)
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-_unique_fields = attrgetter(*(field.name for field in attrs.fields(UniqueUse)))
+_unique_fields = attrgetter(*[field.name for field in attrs.fields(UniqueUse)][:-1])
+_UNIQUE_FIELDS = len(attrs.fields(UniqueUse)) - 1
+_UNTIL = {until.value: until for until in Until}
+
+
+def _kept(more: str | None) -> list[Any]:
+    """Return the fields of a newer release that are to be written back."""
+    fields: list[Any] = json.loads(more) if more else []
+    return fields
 
 
 @lru_cache(maxsize=4_096)
 def read_admission(text: str) -> Admission:
-    """Return what `write_admission` wrote.
+    """Return the admission that `write_admission` wrote; fields that a newer release appended are kept.
 
-    Raises:
-        StorageError: it is something else.
+    Never raises: a string that this release cannot read must not stop the jobs next to this one. `unread` is
+    set then. Of a unique key with an unknown `until` the rest is read, and the job keeps its key until it has
+    ended; otherwise nothing of such a string is used. No server runs such a job.
     """
     try:
-        limits, unique, before, within = json.loads(text)
-        return Admission(
-            tuple(LimitUse(key, cost, bool(is_strict)) for key, cost, is_strict in limits),
-            None if unique is None else UniqueUse(unique[0], Until(unique[1]), *unique[2:]),
-            before,
-            within,
+        limits, unique, before, within, *more = json.loads(text)
+        if type(before) not in _NUMBER or type(within) not in _NUMBER:
+            return Admission(unread=text)
+        uses = tuple([_limit_use(*one) for one in limits]) if limits else ()
+        if unique is None:
+            return Admission(uses, None, before, within, _encode(more) if more else None)
+        key, until, at_least = unique[:3]
+        if type(key) is not str or type(until) is not str or type(at_least) is not int:
+            return Admission(unread=text)
+        known, kept = unique[3:_UNIQUE_FIELDS], unique[_UNIQUE_FIELDS:]
+        is_known = until in _UNTIL
+        use = UniqueUse(  # type: ignore[misc]  # `known` ends before `more`
+            key,
+            _UNTIL[until] if is_known else Until.ENDED,
+            at_least,
+            *known,
+            more=_encode(kept) if kept else None,
         )
-    except (TypeError, ValueError, IndexError) as error:
-        raise StorageError(f"What a job asks before it starts cannot be read: {text[:200]!r}.") from error
+        return Admission(
+            uses, use, before, within, _encode(more) if more else None, None if is_known else text
+        )
+    except _UNREADABLE:
+        return Admission(unread=text)
+
+
+def _limit_use(key: str, cost: int, is_strict: int, *more: Any) -> LimitUse:  # noqa: ANN401 - JSON
+    if type(key) is not str or type(cost) is not int:
+        raise ValueError(key)
+    return LimitUse(key, cost, bool(is_strict), _encode([*more]) if more else None)
 
 
 _NO_ADMISSION = Admission()

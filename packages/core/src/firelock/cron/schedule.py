@@ -309,8 +309,11 @@ def schedule_to_json(schedule: Schedule) -> str:
     return json.dumps(head | policy, separators=(",", ":"))
 
 
+_POLICY = ("misfire", "misfire_limit", "overlap")
+
+
 def schedule_from_json(text: str) -> Schedule:
-    """Return the schedule that was stored.
+    """Return the schedule that was stored. Fields that a newer release added are ignored.
 
     Raises:
         ScheduleError: the text is not what `schedule_to_json` returns, or describes a wrong schedule.
@@ -319,9 +322,10 @@ def schedule_from_json(text: str) -> Schedule:
         if len(text) > _JSON_LIMIT:
             raise ValueError(f"{len(text):,} characters")
         stored = json.loads(text)
+        policy = {name: stored[name] for name in _POLICY if name in stored}
         if "cron" in stored:
-            return Cron(stored.pop("cron"), **stored)
-        return Every(stored.pop("every") * _MICRO, anchor=_EPOCH + stored.pop("anchor") * _MICRO, **stored)
+            return Cron(stored["cron"], tz=stored.get("tz", "UTC"), **policy)
+        return Every(stored["every"] * _MICRO, anchor=_EPOCH + stored["anchor"] * _MICRO, **policy)
     except ScheduleError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:

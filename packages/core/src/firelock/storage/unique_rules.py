@@ -96,6 +96,8 @@ def debounced_due(
 
 
 def _is_changeable(row: UniqueRow, job: JobFacts) -> bool:
+    if job.admission.unread is not None:
+        return False  # only a newer release knows what a change would break
     is_waiting = job.state in (State.AWAITING, State.SCHEDULED, State.ENQUEUED)
     return is_waiting and not job.is_held and starts_of(job.attempt, job.crashes) == row.mark
 
