@@ -204,16 +204,29 @@ def test_a_call_s_retry_wins_over_the_task_s(make_app):
     assert "retry 1 of 7: ValueError: boom" == ended.transition.reason
 
 
-def test_a_stored_retry_that_cannot_be_read_fails_the_job(make_app, caplog):
-    """Instead of guessing a policy; it is logged."""
+def test_a_job_with_an_unknown_retry_policy_waits_for_a_newer_server(make_app, caplog):
+    """It does not run, since no retry could be decided; its attempt is given back, and the log says why."""
     fire, worker = make_app()
     fire.task(name="task")(raising(ValueError("boom"))).using(retry=Retry()).enqueue()
     (job,) = worker.claim()
 
-    transition = worker.attempt(attrs.evolve(job, retry="{}")).transition
+    transition = worker.attempt(attrs.evolve(job, retry='{"kind":"adaptive"}')).transition
 
-    assert (State.FAILED, "the retry policy raised") == (transition.to, transition.reason)
-    assert "The retry policy of task 'task' raised; the job is failed." in caplog.text
+    reason = "its retry policy cannot be read on server host:a; waiting for one of a newer release"
+    assert (State.SCHEDULED, reason, True) == (transition.to, transition.reason, transition.gives_back)
+    assert f"Job {job.id} is put off: {reason}." in caplog.text
+
+
+def test_a_job_whose_retry_policy_is_not_json_is_failed(make_app):
+    """No release can read it; the error shows the stored string."""
+    fire, worker = make_app()
+    fire.task(name="task")(raising(ValueError("boom"))).using(retry=Retry()).enqueue()
+    (job,) = worker.claim()
+
+    transition = worker.attempt(attrs.evolve(job, retry="ten times")).transition
+
+    assert (State.FAILED, None) == (transition.to, transition.started_at)
+    assert "its retry policy cannot be read: 'ten times' is not JSON" == transition.reason
 
 
 class Policy:
@@ -368,17 +381,6 @@ def deciding(answer, asked=None):
         return answer
 
     return plugin(retry_decision=decide)
-
-
-def test_a_retry_decision_stands_where_the_stored_retry_cannot_be_read(make_app):
-    """How many retries there are is not told then."""
-    fire, worker = make_app(deciding(RetryDecision.retry(HOUR)))
-    fire.task(name="task")(raising(ValueError("boom"))).using(retry=Retry()).enqueue()
-    (job,) = worker.claim()
-
-    transition = worker.attempt(attrs.evolve(job, retry="{}")).transition
-
-    assert (State.SCHEDULED, "retry 1: ValueError: boom") == (transition.to, transition.reason)
 
 
 def test_a_retry_decision_sees_the_decoded_arguments(make_app):

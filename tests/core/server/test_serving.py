@@ -618,6 +618,19 @@ def test_a_claim_that_is_refused_loses_no_end(crew, caplog):
     assert "An exchange was refused; settling first, claiming in the next turn." in caplog.text
 
 
+def test_a_claim_that_committed_without_a_reply_is_compared_in_the_next_turn(make_crew):
+    """Its jobs go back to their queue and run, long before the heartbeat's comparison."""
+    crew = make_crew(settings=attrs.evolve(QUICK, session_timeout=3_000, heartbeat=1_000))
+    first = crew.gated().enqueue()
+    crew.start()
+    until(lambda: crew.came)
+    jobs = crew.task().enqueue_many([()] * 3)
+    crew.storage.fail("exchange", StorageError("the reply cannot be read"), is_late=True)
+    crew.opened.set()
+
+    crew.until_all(State.SUCCEEDED, [first, *jobs])
+
+
 def test_an_error_that_nobody_knows_ends_no_loop(crew, caplog):
     """Neither the dispatcher's nor that of who waits for work; each is logged."""
     task = crew.task()

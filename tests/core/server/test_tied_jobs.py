@@ -240,6 +240,39 @@ def test_a_called_job_starts_while_its_caller_waits(fire):
         assert [*range(20)] == made.result(30)
 
 
+@pytest.mark.parametrize("is_tied", [False, True], ids=["plain", "tied"])
+def test_a_job_that_the_loop_cannot_start_is_put_off_alone(fire, is_tied):
+    """Whatever a task factory of the host raises: the job says why, keeps no place, and the others run."""
+
+    @fire.task(name="work")
+    async def work() -> int:
+        return 7
+
+    caller = fire.task(name="caller")(lambda: None).using(delay=3_600).enqueue()
+    odd = new_job(fire, "work", caller_id=caller.id if is_tied else None)
+    plain = [work.enqueue() for _ in range(3)]
+    refused = []
+
+    def factory(loop, coroutine, **options):
+        if not refused and coroutine.__qualname__.startswith("AsyncWorkers."):  # of the first job
+            refused.append(odd)
+            coroutine.close()
+            raise RuntimeError("no more tasks")
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    async def main():
+        asyncio.get_running_loop().set_task_factory(factory)
+        async with fire.server(workers=1, async_workers=1, loop=asyncio.get_running_loop()):
+            return [await job.aresult(30) for job in plain]
+
+    assert [7, 7, 7] == asyncio.run(main())
+    record = record_of(fire, odd)
+    assert [odd] == refused
+    assert (State.SCHEDULED, 0) == (record.state, record.attempt)
+    assert "could not be started on server" in record.reason
+    assert "RuntimeError: no more tasks" in record.reason
+
+
 def test_an_async_job_that_is_stopped_leaves_its_place(fire, storage):
     """As does one whose ties cannot be read."""
 

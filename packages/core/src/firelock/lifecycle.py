@@ -164,10 +164,16 @@ def deleted_by_policy(
 
 
 def undecodable(
-    job: ClaimedJob, holder: Holder, *, at: int, error: ErrorInfo, expires_at: int | None
+    job: ClaimedJob,
+    holder: Holder,
+    *,
+    at: int,
+    error: ErrorInfo,
+    expires_at: int | None,
+    what: str = "arguments",
 ) -> Transition:
-    """The stored arguments cannot be read: the job is failed, never retried, its text kept."""
-    reason = f"arguments cannot be read: {error.message}"
+    """No release can read this part of the job: the job is failed, never retried, its stored string kept."""
+    reason = f"{what} cannot be read: {error.message}"
     return _end(job, holder, State.FAILED, at, None, reason=reason, error=error, expires_at=expires_at)
 
 
@@ -254,6 +260,18 @@ def unknown_serializer(job: ClaimedJob, holder: Holder, *, at: int) -> Transitio
     """What wrote the arguments is not installed here: as for a task that is not known."""
     missing = f"serializer {job.serializer!r} is not installed on server {holder.server}"
     return _put_off(job, holder, at, f"{missing}; waiting for one that has it")
+
+
+def unread_part(job: ClaimedJob, holder: Holder, *, at: int, what: str) -> Transition:
+    """This release cannot read a part of the job, but a newer one might: as for a task that is not known."""
+    reason = f"{what} cannot be read on server {holder.server}; waiting for one of a newer release"
+    return _put_off(job, holder, at, reason)
+
+
+def unprepared(job: ClaimedJob, holder: Holder, *, at: int, why: str) -> Transition:
+    """An unexpected error kept the job from starting: as for a task that is not known."""
+    reason = f"could not be started on server {holder.server}: {why}; trying again later"
+    return _put_off(job, holder, at, reason)
 
 
 def _put_off(job: ClaimedJob, holder: Holder, at: int, reason: str) -> Transition:

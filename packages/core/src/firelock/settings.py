@@ -105,8 +105,9 @@ class Settings:
 
     @classmethod
     def from_json(cls, text: str) -> Settings:
-        """Return settings from what `to_json` wrote."""
-        return cls(**json.loads(text))
+        """Return the settings that `to_json` wrote; those that a newer release added are ignored."""
+        stored = json.loads(text)
+        return cls(**{name: stored[name] for name in attrs.fields_dict(cls) if name in stored})
 
     def __attrs_post_init__(self) -> None:
         for field in attrs.fields(Settings):

@@ -652,7 +652,8 @@ class JobSteps:
 
     def _joined(self, job: Job[Any], value: JsonValue) -> object:
         if job.task == BATCH_TASK:
-            return Tally(**cast("dict[str, Any]", value))
+            fields = cast("dict[str, Any]", value)
+            return Tally(**{name: fields[name] for name in attrs.fields_dict(Tally) if name in fields})
         return self._app.binder_of(job.task).decode_result(value)
 
     def _raise_for_good(self, error: FirelockError) -> NoReturn:

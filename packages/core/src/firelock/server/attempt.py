@@ -37,6 +37,7 @@ from firelock.storage import Applied
 from firelock.storage.admission import latest_start
 from firelock.streams import StreamFlusher
 from firelock.text import message_of
+from firelock.unread import UnreadPart, unread_part
 from firelock.values import ClaimedJob, Feature, Holder, JobRecord, MemoKind, State, Transition
 
 if TYPE_CHECKING:
@@ -271,7 +272,22 @@ class JobRunner:
     # ---- before ------------------------------------------------------------------------------------------
 
     def prepare(self, job: ClaimedJob, holder: Holder) -> Run | EndedRun:
-        """Return the run, ready to start, or its end where it cannot be."""
+        """Return the run, ready to start, or its end if it cannot start. Never raises an `Exception`."""
+        try:
+            return self._prepare(job, holder)
+        except Exception as error:
+            log.exception("Job %s could not be started.", job.id, extra={"job_id": job.id})
+            return self.unprepared(job, holder, error)
+
+    def unprepared(self, job: ClaimedJob, holder: Holder, error: Exception) -> EndedRun:
+        """Return the end of a job that an unexpected error kept from starting: it is tried again later."""
+        at, why = self._runtime.clock.now(), describe_error(error)
+        return self._put_off(job, lifecycle.unprepared(job, holder, at=at, why=why))
+
+    def _prepare(self, job: ClaimedJob, holder: Holder) -> Run | EndedRun:
+        is_special = not (job.admission_json is None and job.ties_json is None and job.retry is None)
+        if is_special and (part := unread_part(job)) is not None:
+            return self._unread(job, holder, part)
         if job.admission_json is not None and (ended := self._late(job, holder)) is not None:
             return ended
         tasks, serializer = self._runtime.tasks, self._runtime.client.serializers.get(job.serializer)
@@ -353,12 +369,24 @@ class JobRunner:
             log.warning("Job %s is put off: %s.", job.id, transition.reason, extra={"job_id": job.id})
         return EndedRun(job, transition)
 
-    def _unreadable(self, job: ClaimedJob, holder: Holder, error: Exception) -> EndedRun:
+    def _unread(self, job: ClaimedJob, holder: Holder, part: UnreadPart) -> EndedRun:
+        """Return the end of a job of which this release cannot read a part."""
+        if part.is_damaged:
+            error = StorageError(f"{part.stored[:200]!r} is not JSON")
+            return self._unreadable(job, holder, error, part.name)
+        at = self._runtime.clock.now()
+        return self._put_off(job, lifecycle.unread_part(job, holder, at=at, what=part.name))
+
+    def _unreadable(
+        self, job: ClaimedJob, holder: Holder, error: Exception, part: str = "arguments"
+    ) -> EndedRun:
         at, told = self._runtime.clock.now(), describe_failure(error)
         expires_at = self._runtime.client.retention.until(State.FAILED, at)
-        ended = EndedRun(job, lifecycle.undecodable(job, holder, at=at, error=told, expires_at=expires_at))
+        ended = EndedRun(
+            job, lifecycle.undecodable(job, holder, at=at, error=told, expires_at=expires_at, what=part)
+        )
         # Without the error's words, which may hold arguments: a log is read by more people than the jobs are.
-        what = f"its arguments cannot be read ({told.type}); its history says why"
+        what = f"its {part.removeprefix('its ')} cannot be read ({told.type}); its history says why"
         self._report(ended, what, ArgumentError(what))
         return ended
 

@@ -368,7 +368,8 @@ def main() -> int:
     """Return the exit code of a child's process."""
     parent, orders, reports, memory, counters, given = sys.argv[1:]
     count_in(int(counters))
-    options = ChildOptions(**json.loads(given))
+    said = json.loads(given)  # of a supervisor that may be of another release, after a reload
+    options = ChildOptions(**{name: said[name] for name in attrs.fields_dict(ChildOptions) if name in said})
     die_with_parent(int(parent))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # the supervisor hears them and tells us

@@ -163,6 +163,7 @@ class Dispatcher:
     _pause: float = _FIRST_PAUSE  # after the next error
     _reconciled_at: float = attrs.Factory(time.monotonic)
     _look_again_at: int | None = None  # when a claim may find what the last one could not; storage's clock
+    _was_refused: bool = False  # the last exchange
     _looks: int = 0  # in a row that were to look again at once and found nothing
     _is_releasing: bool = False  # continuations wait for a release
 
@@ -308,8 +309,16 @@ class Dispatcher:
         if limit and holder is not None:
             request = ClaimRequest(self._queues.order(), limit, holder.session, self._runtime.clock.now())
             if transitions:
-                return self._settler.exchange(transitions, request)
-            return Exchange([], self._runtime.storage.claim(request))
+                reply, before = self._settler.exchange(transitions, request), self._was_refused
+                self._was_refused = reply is None
+                if reply is not None:
+                    return reply
+                if not before:  # as in `_rest`; a second time in a row it is an end that is refused again
+                    self._reconciled_at = 0.0
+                return Exchange(self._settler.apply(transitions), Claim([]))
+            claim = self._runtime.storage.claim(request)
+            self._was_refused = False
+            return Exchange([], claim)
         return Exchange(self._settler.apply(transitions) if transitions else [], Claim([]))
 
     def _give_out(self, claim: Claim, limit: int) -> bool:
@@ -331,7 +340,12 @@ class Dispatcher:
                 self._ahead.ran_dry()
             claimed = [ClaimedRun(job, holder) for job in claim.jobs]
             self._settler.held.update((each.job.id, each) for each in claimed)
-            self._workers.put(claimed)
+            try:
+                self._workers.put(claimed)
+            except Exception:  # no thread could be started, for example: no claimed job stays behind
+                running = self._drop(claimed)
+                self._hand_back([each for each in claimed if each.job.id not in running], "not started")
+                raise
         return is_full
 
     def _lose_session(self, holder: Holder) -> None:
@@ -593,8 +607,8 @@ class _Settler:
 
     # ---- sending -----------------------------------------------------------------------------------------
 
-    def exchange(self, transitions: list[Transition], request: ClaimRequest) -> Exchange:
-        """Settle and claim in one; where that is refused, settle alone, so that a bad claim loses no end."""
+    def exchange(self, transitions: list[Transition], request: ClaimRequest) -> Exchange | None:
+        """Settle and claim in one; None if that is refused: then settle alone, so that no end is lost."""
         try:
             return self._runtime.storage.exchange(transitions, request)
         except StorageUnavailable:
@@ -602,7 +616,7 @@ class _Settler:
         except StorageError:
             log.exception("An exchange was refused; settling first, claiming in the next turn.")
             self._context.inbox.look_again()
-            return Exchange(self.apply(transitions), Claim([]))
+            return None
 
     def apply(self, transitions: list[Transition]) -> list[Applied]:
         """Settle; where a batch is refused, one by one, so that one bad end hinders no other."""

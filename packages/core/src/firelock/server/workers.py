@@ -536,22 +536,38 @@ class AsyncWorkers:
 
     def _start_one(self, loop: asyncio.AbstractEventLoop, claimed_run: ClaimedRun) -> None:
         runner = self._context.runner
-        if claimed_run.job.ties_json is not None and runner.takes_a_trip(claimed_run.job):  # so in a thread
-            place = self._free.pop()
-            task = loop.create_task(self._start_tied(loop, claimed_run, place))
-            self._preparing.add(task)
-            task.add_done_callback(self._preparing.discard)
+        try:
+            if claimed_run.job.ties_json is not None and runner.takes_a_trip(
+                claimed_run.job
+            ):  # so in a thread
+                self._start_in_thread(loop, claimed_run, self._free[-1])
+                return
+            run = runner.prepare(claimed_run.job, claimed_run.holder)
+        except Exception as error:  # noqa: BLE001 - whatever it is, no other job waits for it
+            self._finish(self._not_started(claimed_run, error))
             return
-        run = runner.prepare(claimed_run.job, claimed_run.holder)
         if isinstance(run, EndedRun):
             self._finish(run)
         else:
             self._start_prepared(loop, claimed_run, run, self._free.pop())
 
+    def _start_in_thread(self, loop: asyncio.AbstractEventLoop, claimed_run: ClaimedRun, place: int) -> None:
+        task = loop.create_task(self._start_tied(loop, claimed_run, place))
+        self._free.remove(place)
+        self._preparing.add(task)
+        task.add_done_callback(self._preparing.discard)
+
+    def _not_started(self, claimed_run: ClaimedRun, error: Exception) -> EndedRun:
+        """Return the end of a job that is to leave its session, and no other job, whatever was raised."""
+        log.error("Job %s could not be started.", claimed_run.job.id, exc_info=error)
+        return self._context.runner.unprepared(claimed_run.job, claimed_run.holder, error)
+
     async def _start_tied(self, loop: asyncio.AbstractEventLoop, claimed_run: ClaimedRun, place: int) -> None:
         run: Run | EndedRun | None = None
         try:
             run = await in_thread(self._context.runner.prepare, claimed_run.job, claimed_run.holder)
+        except Exception as error:  # noqa: BLE001 - no thread could be started, for example
+            run = self._not_started(claimed_run, error)
         finally:
             if not isinstance(run, Run):  # it was not to start, or the loop ends
                 self._free.append(place)
@@ -567,17 +583,26 @@ class AsyncWorkers:
     ) -> None:
         self.running[place] = run
         if claimed_run.is_dropped:  # while it was prepared, when the dispatcher could not see it running
-            del self.running[place]
-            self._free.append(place)
+            self._leave(place)
             self._finish(self._context.runner.passed_over(run))
             return
         self._context.memory.start(place, claimed_run.job.id)
-        task = loop.create_task(
-            self._run(loop, run, place), name=f"job {claimed_run.job.id} {claimed_run.job.task}"
-        )
+        try:
+            task = loop.create_task(
+                self._run(loop, run, place), name=f"job {claimed_run.job.id} {claimed_run.job.task}"
+            )
+        except Exception as error:  # noqa: BLE001 - of a task factory on the host's loop
+            self._context.memory.end(place)
+            self._leave(place)
+            self._finish(self._not_started(claimed_run, error))
+            return
         run.stop, run.coroutine = lambda: loop.call_soon_threadsafe(task.cancel), task
         if run.cancelled is not None:
             loop.call_soon(task.cancel)  # after its first step: a task cancelled before it never runs its end
+
+    def _leave(self, place: int) -> None:
+        del self.running[place]
+        self._free.append(place)
 
     async def _run(self, loop: asyncio.AbstractEventLoop, run: Run, place: int) -> None:
         try:
