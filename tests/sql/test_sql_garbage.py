@@ -8,13 +8,19 @@ from contextlib import closing
 import pytest
 
 from firelock.storage import JobFilter, On, State
-from firelock.testing.conformance.scene import requeues, succeeds
+from firelock.testing.conformance.scene import BASE, requeues, reschedules, succeeds
 
 
 def overwrite(path, job_id, column, garbage):
     """The column of a job's row holds what no version of ours wrote."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(f"UPDATE firelock_jobs SET {column} = ? WHERE id = ?", (garbage, job_id))
+
+
+def read_column(path, job_id, column):
+    """What a column of a job's row holds."""
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(f"SELECT {column} FROM firelock_jobs WHERE id = ?", (job_id,)).fetchone()[0]
 
 
 @pytest.mark.parametrize(
@@ -65,6 +71,37 @@ def test_what_only_describes_a_job_keeps_it_from_nothing(scene, path, column, ga
     assert {} == scene.record(job_id).meta
     assert [job_id] == [found.id for found in scene.storage.find(JobFilter(), limit=10).jobs]
     assert State.ENQUEUED is scene.history(job_id)[0].state
+
+
+def test_added_fields_of_edges_and_steps_are_ignored(scene, path):
+    """A newer release stores more of each; what is known here is read as before."""
+    parent = scene.add(reason="first")
+    child = scene.continuation(parent)
+    before = scene.record(child).parents, scene.history(parent)
+    overwrite(path, child, "parents", f'[["{parent}","succeeded",0,{{"new":1}}]]')
+    overwrite(
+        path, parent, "creation", read_column(path, parent, "creation").replace("]", ',7,8,9,10,0,5,"new"]')
+    )
+
+    assert before[0] == scene.record(child).parents
+    (step,) = scene.history(parent)
+    assert (before[1][0].state, before[1][0].at, "first") == (step.state, step.at, step.reason)
+
+
+def test_added_fields_of_a_history_stay_when_it_is_shortened(scene, path):
+    """The lines that are kept stay as they were stored."""
+    job_id = scene.schedule(60)
+    scene.settle(reschedules(job_id, due_at=BASE))
+    line = read_column(path, job_id, "history")
+    newer = line.replace("]\n", ',null,null,null,null,0,null,{"new":1}]\n')
+    overwrite(path, job_id, "history", newer)
+
+    for _ in range(250):
+        scene.settle(reschedules(job_id, due_at=BASE))
+
+    lines = read_column(path, job_id, "history").splitlines(keepends=True)
+    assert newer == lines[0]
+    assert len(lines) < 250
 
 
 def test_a_job_with_tags_nobody_can_read_is_pruned(scene, path):

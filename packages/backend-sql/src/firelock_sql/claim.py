@@ -18,10 +18,9 @@ from firelock.storage import (
     State,
     StorageError,
     Transition,
-    read_admission,
 )
 from firelock.storage.admission import KeyedClaim, LaneCursors, keyed_room, shared_out
-from firelock_sql.job_row import CLAIMED_COLUMNS, read_list
+from firelock_sql.job_row import CLAIMED_COLUMNS, read_list, readable_admission
 from firelock_sql.limits import IN_LANE, SqlLanes, queues_with_lanes
 from firelock_sql.schema import HAS_MEMOS
 from firelock_sql.settle import apply_transitions
@@ -321,16 +320,6 @@ def _claimed_of(rows: Sequence[Any], now: int) -> tuple[list[ClaimedJob], list[s
     return [job for jobs, _ in parts for job in jobs], [id for _, ids in parts for id in ids]
 
 
-def _readable(admission: str) -> str:
-    """Return what a job asks.
-
-    Raises:
-        StorageError: nobody can read it; what it would be started without may be a limit.
-    """
-    read_admission(admission)
-    return admission
-
-
 def _quarantine(id: str, now: int) -> Transition:
     """Return the end of a job whose row cannot be read: failed, kept until a person deletes it."""
     error = ErrorInfo("firelock.StorageError", "a column holds what nobody wrote there", "unreadable row")
@@ -349,6 +338,6 @@ def started_job(row: Sequence[Any], now: int) -> ClaimedJob:
         id, task, arguments, serializer, queue, priority, attempt + 1, retries + 0, crashes + 0, fence + 1,
         created_at + 0, enqueued_at, now, nominal_at, () if tags is None else read_list(tags),
         None if timeout_seconds is None else float(timeout_seconds), retry, recurring_id,
-        None if meta is None else str(meta), None if admission is None else _readable(admission),
+        None if meta is None else str(meta), None if admission is None else readable_admission(admission),
         None if ties is None else str(ties), bool(marks & HAS_MEMOS),
     )  # fmt: skip  # a sum is the cheapest look at whether it is a number

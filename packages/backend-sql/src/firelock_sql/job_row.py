@@ -35,6 +35,7 @@ from firelock.storage import (
     Ties,
     add_duplicate,
     bounded_history,
+    is_damaged,
     read_admission,
     read_ties,
 )
@@ -68,22 +69,27 @@ _NOTHING = Admission()
 
 
 def admission_in(text: str | None) -> Admission:
-    """Return what a job asks before it starts; nothing where that cannot be read."""
-    try:
-        return _NOTHING if text is None else read_admission(text)
-    except (StorageError, TypeError):
-        return _NOTHING
+    """Return the admission of a job."""
+    return _NOTHING if text is None else read_admission(text)
+
+
+def readable_admission(text: str) -> str:
+    """Return the admission of a job as stored, for a server of this or a newer release.
+
+    Raises:
+        StorageError: no release can read it; the job might be started without its limit.
+    """
+    if read_admission(text).unread is not None and is_damaged(text):
+        raise StorageError("The limits of a job are not JSON.")
+    return text
 
 
 _NO_TIES = Ties()
 
 
 def ties_in(text: str | None) -> Ties:
-    """Return what a job is to others; nothing where that cannot be read."""
-    try:
-        return _NO_TIES if text is None else read_ties(text)
-    except (StorageError, TypeError):
-        return _NO_TIES
+    """Return the ties of a job."""
+    return _NO_TIES if text is None else read_ties(text)
 
 
 def edges_text(parents: Sequence[Edge]) -> str | None:
@@ -95,7 +101,7 @@ def edges_text(parents: Sequence[Edge]) -> str | None:
 def _read_edges(text: str | None) -> tuple[Edge, ...]:
     try:
         ties = json.loads(text) if text else ()
-        return tuple(Edge(parent_id, On(on), bool(carries)) for parent_id, on, *carries in ties)
+        return tuple(Edge(parent_id, On(on), bool(more and more[0])) for parent_id, on, *more in ties)
     except (TypeError, ValueError):
         return ()
 
@@ -122,22 +128,37 @@ def entry_line(entry: HistoryEntry) -> str:
     return _encode([state.value, *fields]) + "\n"
 
 
+_ENTRY_FIELDS = len(attrs.fields(HistoryEntry)) - 1  # behind the state
+
+
 def _read_line(line: str) -> HistoryEntry | None:
     try:
         state, *rest = json.loads(line)
-        return HistoryEntry(_STATES[state], *rest)
+        return HistoryEntry(_STATES[state], *rest[:_ENTRY_FIELDS])
     except (KeyError, TypeError, ValueError):
         return None
 
 
-def _read_history(created_at: int, creation: str | None, lines: str) -> list[HistoryEntry]:
-    """Return a job's history, its middle left out where it is long."""
+def _read_history(
+    created_at: int, creation: str | None, lines: str, stored: dict[int, str] | None = None
+) -> list[HistoryEntry]:
+    """Return a job's history, its middle left out if it is long.
+
+    `stored` receives the line of each entry, by the identity of the entry.
+    """
     first = None if creation is None else _read_line(creation)
     history = [first or HistoryEntry(State.ENQUEUED, created_at)]
     for line in lines.split("\n")[:-1]:  # not splitlines(): a reason may hold separators of its own
         if (entry := _read_line(line)) is not None:
             history = bounded_history(history, entry)
+            if stored is not None:
+                stored[id(entry)] = f"{line}\n"
     return history
+
+
+def _written_history(history: Iterable[HistoryEntry], stored: Mapping[int, str]) -> str:
+    """Return a history as lines; those that were read stay as they are, with fields of a newer release."""
+    return "".join(stored.get(id(entry)) or entry_line(entry) for entry in history)
 
 
 # ---- as it is read ---------------------------------------------------------------------------------------
@@ -339,16 +360,20 @@ def _saved(row: JobRow) -> dict[str, Any]:
 def add_duplicates(tx: Transaction, row: JobRow, number: int, at: int) -> None:
     """The history of a job that waits counts so many calls more that have changed it."""
     creation, lines = tx.one(_TEXT, seq=row.seq)
-    history = _read_history(row.created_at, creation, lines)
+    stored: dict[int, str] = {}
+    history = read = _read_history(row.created_at, creation, lines, stored)
     for _ in range(number):
         history = add_duplicate(history, row.state, at)
     row.history_lines = len(history) - 1
-    tx.run(_REWRITE, seq=row.seq, history="".join(map(entry_line, history[1:])), number=row.history_lines)
+    written = _written_history(history[1:], stored)
+    del read  # it had to live as long as the identities of its entries were used
+    tx.run(_REWRITE, seq=row.seq, history=written, number=row.history_lines)
 
 
 def compact(tx: Transaction, row: JobRow) -> None:
     """The job's history is stored without its middle; what is read from it stays the same."""
     creation, lines = tx.one(_TEXT, seq=row.seq)
-    history = "".join(map(entry_line, _read_history(row.created_at, creation, lines)[1:]))
+    stored: dict[int, str] = {}
+    history = _written_history(_read_history(row.created_at, creation, lines, stored)[1:], stored)
     row.history_lines = history.count("\n")
     tx.run(_REWRITE, seq=row.seq, history=history, number=row.history_lines)

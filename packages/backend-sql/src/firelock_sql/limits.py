@@ -27,7 +27,7 @@ from firelock.storage.admission import (
 from firelock.storage.limit_numbers import LimitNumbers, name_of, numbers_for, read_numbers, spent
 from firelock_sql.counting import known_queues
 from firelock_sql.database import SqlVerbs
-from firelock_sql.job_row import CLAIMED_COLUMNS, read_state
+from firelock_sql.job_row import CLAIMED_COLUMNS, read_state, readable_admission
 from firelock_sql.transaction import Text, Transaction
 
 LIMIT = "limit"
@@ -211,10 +211,9 @@ class SqlLanes(KeyedLanes[Row]):
     def _read(self, row: Row) -> Head[Row] | None:
         """Return the row as a head; None where it cannot be read."""
         try:
-            read_admission(row[_ADMISSION])
             return Head(
-                str(row[_SEQ]), row[_ADMISSION], row[_ENQUEUED_AT] + 0, row[_ATTEMPT] + 0, row[_CRASHES] + 0,
-                row,
+                str(row[_SEQ]), readable_admission(row[_ADMISSION]), row[_ENQUEUED_AT] + 0,
+                row[_ATTEMPT] + 0, row[_CRASHES] + 0, row,
             )  # fmt: skip
         except (StorageError, TypeError):
             self.unreadable.append(row[_ID])
@@ -267,10 +266,7 @@ def is_limited(key: str, numbers: Mapping[str, LimitNumbers]) -> bool:
 
 def _listed_as(row: Row, key: str) -> str:
     """Return how a key lists the job that holds it."""
-    try:
-        is_strict = any(use.is_strict and use.key == key for use in read_admission(row[2]).limits)
-    except (StorageError, TypeError):
-        is_strict = False
+    is_strict = any(use.is_strict and use.key == key for use in read_admission(row[2]).limits)
     return f"{row[0]}{STRICT}" if is_strict else str(row[0])
 
 
