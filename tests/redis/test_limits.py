@@ -376,7 +376,7 @@ def test_numbers_that_cannot_be_read_are_refused(scene):
     assert scene.storage.get_record("limit", "a") is None
 
 
-@pytest.mark.parametrize("garbage", ["[[{", "[[[1]],2,3,4]", "[[7,8],null,null,null]"])
+@pytest.mark.parametrize("garbage", ["[[{", "[[", "{"])
 def test_what_somebody_wrote_into_a_job_is_its_own_trouble(scene, server, garbage):
     """A job whose limits cannot be read fails with the reason; others of its key and queue go on."""
     scene.put_numbers("a", concurrent=3)
@@ -395,6 +395,22 @@ def test_what_somebody_wrote_into_a_job_is_its_own_trouble(scene, server, garbag
     assert 3 == len(scene.add_limited(3, "a"))
     assert 2 == len(scene.claim(holder))
     assert ["a"] == [state.key for state in scene.storage.find_keys()]
+
+
+@pytest.mark.parametrize("stored", ["[[[1]],2,3,4]", "[[7,8],null,null,null]", '{"when":"dry"}', '["dry"]'])
+def test_a_job_whose_limits_a_newer_release_stored_is_claimed_next_to_its_neighbours(scene, server, stored):
+    """The server puts it off; the storage keeps the string as it is."""
+    scene.put_numbers("a", concurrent=3)
+    (newer,), (good,) = scene.add_limited(1, "a"), scene.add_limited(1, "a")
+    client = server.client()
+    head, _, rest = client.hget("firelock:{0}:jobs", newer).partition(" [[")
+    client.hset("firelock:{0}:jobs", newer, f"{head} {stored}\n{rest.partition(chr(10))[2]}")
+
+    claimed = {one.id: one for one in scene.claim(scene.begin())}
+
+    assert {newer, good} == claimed.keys()
+    assert stored == claimed[newer].admission_json == claimed[newer].admission.unread
+    assert stored == scene.record(newer).admission_json
 
 
 def test_a_wait_counts_lanes_as_work(scene):

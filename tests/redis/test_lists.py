@@ -9,7 +9,8 @@ from functools import partial
 import pytest
 
 from firelock.clock import SECOND
-from firelock.storage import JobFilter, rules
+from firelock.storage import JobFilter, is_damaged, rules
+from firelock.testing.conformance.flow_scene import FlowScene
 from firelock.testing.conformance.scene import (
     STAMP,
     Running,
@@ -342,6 +343,45 @@ def test_what_cannot_be_read_of_a_past_is_left_out(scene, server):
     assert errors[1:] == scene.errors(job_id)
     overwrite(server, "jobs", job_id, None, "garbage")
     assert [] == scene.history(job_id)
+
+
+def test_added_fields_of_a_newer_release_are_ignored(scene, server):
+    """In payloads, errors, steps, attempts and sessions; what is known here is read as before."""
+    holder = scene.begin()
+    parent = scene.settle(fails(scene.run(holder, scene.add(tags=("one",)))))
+    child = scene.continuation(parent, tags=("one",))
+    client = server.client()
+
+    def seen():
+        records, sessions = [scene.record(one) for one in (parent, child)], scene.storage.list_sessions()
+        return records, sessions, scene.history(parent), scene.errors(parent)
+
+    before = seen()
+    overwrite(server, "payloads", child, ('","succeeded"]', '","succeeded",0,{"new":1}]'))
+    overwrite(server, "payloads", child, ("]\n", ',null,{"new":1}]\n'))
+    overwrite(server, "jobs", parent, ('"boom"]\n', '"boom",{"new":1}]\n'))
+    overwrite(server, "jobs", parent, ('"host:a"]\n', '"host:a",0,null,{"new":1}]\n'))
+    stored = client.lindex(f"firelock:{{0}}:e:{parent}", 0)
+    client.lset(f"firelock:{{0}}:e:{parent}", 0, stored[:-1] + ',{"new":1}]')
+
+    assert before == seen()
+
+
+def test_a_member_whose_ties_are_damaged_hinders_no_other(scene, server):
+    """It is claimed, ends and is pruned, as its neighbours are."""
+    flow = FlowScene(scene.handles)
+    batch = flow.batch()
+    bad, good = flow.member(batch), flow.member(batch)
+    overwrite(server, "payloads", bad, (f'[\\"{batch}', f'x[\\"{batch}'))
+    holder = flow.begin()
+
+    running = flow.running(holder, bad, good)
+
+    assert is_damaged(running[0].job.ties_json)
+    for one in running:
+        flow.settle(succeeds(one, expires_at=1))
+    assert [State.SUCCEEDED] * 2 == flow.states(bad, good)
+    assert 1 <= flow.storage.prune(10)
 
 
 def test_a_job_whose_record_is_gone_is_passed_over(scene, server):

@@ -389,7 +389,7 @@ def read_job(id: str, texts: Texts) -> JobRecord | None:
     record, payload, progress = texts
     try:
         job = record_of(id, record, payload)
-        return job if progress is None else attrs.evolve(job, progress=Progress(*json.loads(progress)))
+        return job if progress is None else attrs.evolve(job, progress=Progress(*json.loads(progress)[:4]))
     except _GARBAGE:
         return None
 
@@ -415,7 +415,7 @@ def _read_attempt(line: str) -> Attempt | None:
     number, _, body = line.partition("\t")
     try:
         at, *fields = json.loads(body)
-        return Attempt(int(number), at, ErrorInfo(*fields))
+        return Attempt(int(number), at, ErrorInfo(*fields[:4]))
     except _GARBAGE:
         return None
 

@@ -14,6 +14,8 @@ from operator import attrgetter
 from string import ascii_letters
 from typing import Any
 
+import attrs
+
 from firelock.storage import (
     ClaimedJob,
     Edge,
@@ -35,7 +37,6 @@ _DIGITS = "0123456789"
 _DIGIT = re.compile("[0-9]")
 _NO_DIGITS = ascii_letters + "+"  # the state and the flags of a record, in front of its attempt
 _WORDS = 9  # of the first two lines of a record; then what the job asks before it starts, if it does
-_ASKS = "[["  # how that begins, as nothing else does that may stand there
 
 quoted = json.encoder.encode_basestring  # a text as JSON, other languages' letters as they are
 
@@ -181,8 +182,10 @@ def claimed_job(id: str, record: str, payload: str, now: int) -> ClaimedJob:
         ) = _read_rare(rare)  # fmt: skip
     if letter[1] not in _DIGITS:
         job.has_memos = "r" in letter
-    if len(words) > _WORDS and words[_WORDS].startswith(_ASKS):
-        job.admission_json = words[_WORDS].split("\n", 1)[0]
+    if len(words) > _WORDS and words[_WORDS][0] not in _DIGITS:  # else the last line, as of most jobs
+        _, _, _, _, *asks = record.split("\n", 2)[1].split(" ", 4)
+        if asks:
+            job.admission_json = asks[0]
     return job
 
 
@@ -215,7 +218,7 @@ def record_of(id: str, record: str, payload: str) -> JobRecord:
         _int(enqueued), int(attempt), int(retries), int(crashes), int(fence), session or None,
         text_of(server), _int(claimed), _int(started), _int(ended), int(changed), _int(expires), timeout,
         retry, recurring, meta, _error(error), text_of(result), text_of(absent),
-        tuple(Edge(parent, _ON[on], bool(carries)) for parent, on, *carries in parents),
+        tuple(Edge(parent, _ON[on], bool(more and more[0])) for parent, on, *more in parents),
         admission_json=asks[0] if asks else None,
         ties_json=ties[0] if ties else None,
         waits_for=text_of(waits[0]) if waits else None,
@@ -235,7 +238,7 @@ def error_line(error: ErrorInfo) -> str:
 
 
 def _error(line: str) -> ErrorInfo | None:
-    return ErrorInfo(*json.loads(line)) if line else None
+    return ErrorInfo(*json.loads(line)[:3]) if line else None
 
 
 # ---- history ---------------------------------------------------------------------------------------------
@@ -249,10 +252,13 @@ def entry_line(entry: HistoryEntry) -> str:
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
+_ENTRY_FIELDS = len(attrs.fields(HistoryEntry)) - 1  # behind the state
+
+
 def _read_entry(line: str) -> HistoryEntry | None:
     try:
         state, *others = json.loads(line)
-        return HistoryEntry(_NAMES[state], *others)
+        return HistoryEntry(_NAMES[state], *others[:_ENTRY_FIELDS])
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
 

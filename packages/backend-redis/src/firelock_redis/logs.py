@@ -69,4 +69,4 @@ def _pieces(
 
 def _read(text: str) -> LogLine:
     number, _, line = text.partition(" ")
-    return LogLine(int(number), *json.loads(line))
+    return LogLine(int(number), *json.loads(line)[:4])

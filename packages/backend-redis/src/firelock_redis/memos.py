@@ -149,5 +149,5 @@ def _memo_arguments(asked: NewMemo) -> tuple[object, ...]:
 
 def _memo(kind: MemoKind, name: str, stands: str) -> Memo:
     place, _, is_done, said = stands.split(" ", 3)
-    at, started_at, attempt, author, value = json.loads(said)
+    at, started_at, attempt, author, value, *_ = json.loads(said)
     return Memo(kind, name, value, is_done == "1", at, started_at, attempt, author, int(place))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from string import ascii_letters
 
 import attrs
 from typing_extensions import override
@@ -34,6 +35,7 @@ _JOBS_AT_ONCE = 400  # that one step of an end takes back
 _GIVEN_UP = 10 * _SECOND  # after which the maker of an unfinished end is taken for dead
 _MARK_MILLISECONDS = 2 * 86_400_000  # a day beyond that for which the first partition keeps a dead session
 _EXPIRED = 1  # by the clock of Redis alone
+_NO_DIGITS = ascii_letters + "+"  # the state and the flags of a record, in front of its attempt
 _NOT_STARTED = quoted(Moved.NOT_STARTED.value)
 
 
@@ -137,9 +139,12 @@ class SessionVerbs(RedisVerbs):
 
 
 def _record(info: str, expires_at: str, alive: str, renewal: str) -> SessionRecord:
-    session = NewSession(*json.loads(info))
-    said = json.loads(renewal) if renewal else ()
+    session = NewSession(*json.loads(info)[:_SESSION_FIELDS])
+    said = json.loads(renewal)[: _RENEWAL_FIELDS - 1] if renewal else ()
     return SessionRecord(session, int(expires_at), alive == "1", Renewal(session.id, *said))
+
+
+_SESSION_FIELDS, _RENEWAL_FIELDS = len(attrs.fields(NewSession)), len(attrs.fields(Renewal))
 
 
 def _json(value: object) -> str:
@@ -154,8 +159,17 @@ def _lost(held: Held, letter: str = "", fence: str = "0", has_tail: int = 0) -> 
 
 
 def _unknown(id: str, record: str, payload: str) -> ClaimedJob:
+    """Return a job of the session; of one that cannot be read as much as handing it back takes.
+
+    Its next claim puts it aside with the reason.
+    """
     _, claimed_at, _ = record.rpartition("\n")[2].split("\t", 2)
-    return claimed_job(id, record, payload, int(claimed_at))
+    try:
+        return claimed_job(id, record, payload, int(claimed_at))
+    except (ValueError, TypeError):
+        state, fence, _ = record.split(" ", 2)
+        attempt = int(state.lstrip(_NO_DIGITS))
+        return ClaimedJob(id, "", "", "", "", 0, attempt, 0, 0, int(fence), 0, 0, int(claimed_at))
 
 
 # ---- the end ---------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from firelock.storage import (
     Taken,
     Transition,
     admission,
+    is_damaged,
     read_admission,
 )
 from firelock_redis.changes import fields_of, further_fields, goes_further, groups_of
@@ -280,8 +281,8 @@ class RedisStorage(
             try:
                 job = claimed_job(id, record, payload, asked.now)
                 if job.admission_json is not None:
-                    read_admission(job.admission_json)
-            except (ValueError, TypeError, StorageError):
+                    _require_admission(job.admission_json)
+            except (ValueError, TypeError):
                 unreadable.append(_quarantine(id, int(record.split(" ", 2)[1]), asked))
                 continue
             held[id] = (record, job)
@@ -397,6 +398,12 @@ def _lay_plain(plain: _PlainEnds, arguments: list[Any]) -> list[int]:
             arguments += ends
         order += places
     return order
+
+
+def _require_admission(text: str) -> None:
+    """Raise ValueError if no release can read it: the job might be started without its limit."""
+    if read_admission(text).unread is not None and is_damaged(text):
+        raise ValueError(text)
 
 
 def _quarantine(id: str, fence: int, asked: ClaimRequest) -> Transition:

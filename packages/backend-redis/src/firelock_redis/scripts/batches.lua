@@ -122,12 +122,28 @@ local function batches()
     return added
   end
 
-  local function read_ties(text)
-    local said = text and cjson.decode(text) or {}
-    for number = 1, 4 do
-      if said[number] == cjson.null then said[number] = nil end
+  local function text_in(said)
+    return type(said) == 'string' and said or nil
+  end
+
+  -- Whether these are the rules of a batch: its name, whether it fails fast, and three times a number or null.
+  local function are_rules(said)
+    if type(said) ~= 'table' or type(said[1]) ~= 'string' then return false end
+    for number = 3, 5 do
+      if said[number] ~= cjson.null and type(said[number]) ~= 'number' then return false end
     end
-    return { batch = said[1], caller = said[2], inputs = said[3] or {}, rules = said[4] }
+    return true
+  end
+
+  -- The parts that can be read, as `read_ties` in values.py says; a text that cannot be read ends no script.
+  local function read_ties(text)
+    local is_read, said = pcall(cjson.decode, text or '[]')
+    if not is_read or type(said) ~= 'table' then said = {} end
+    local inputs = {}
+    for _, input in ipairs(type(said[3]) == 'table' and said[3] or {}) do
+      if type(input) == 'table' and type(input[1]) == 'string' then inputs[#inputs + 1] = input end
+    end
+    return { batch = text_in(said[1]), caller = text_in(said[2]), inputs = inputs, rules = are_rules(said[4]) and said[4] or nil }
   end
 
   -- What ties the job to others: its batch, its caller, whose results it takes, and the rules of a batch; nil for none.
@@ -135,7 +151,8 @@ local function batches()
     if not job.ties then
       local payload = call('HGET', base .. 'payloads', job.id) or ''
       local rare = match(payload, '^[^\t\n]*\t[^\t\n]*\t[^\t\n]*\t([^\n]*)\n')
-      job.ties = read_ties(rare and rare ~= '' and cjson.decode(rare)[8])
+      local is_read, fields = pcall(cjson.decode, rare ~= '' and rare or '[]')
+      job.ties = read_ties(is_read and type(fields) == 'table' and text_in(fields[8]))
     end
     return job.ties
   end

@@ -103,16 +103,22 @@ end
 
 local asked = {}  -- by what stands in the record
 
+local UNTIL = { started = true, ended = true, succeeded = true, due = true }
+
 local function parse_asks(text)
   local uses, unique, before, within = unpack(cjson.decode(text))
   local keys, null = {}, cjson.null
   local asks = { uses = uses, is_odd = before ~= null or within ~= null }
   for number, use in ipairs(uses) do
+    assert(type(use[1]) == 'string' and type(use[2]) == 'number')
     keys[number] = use[1]
     asks.is_odd = asks.is_odd or use[2] ~= 1 or use[3] ~= 0
   end
   asks.lane = table.concat(keys, '\n')
-  if unique ~= null then asks.unique = unique end
+  if unique ~= null then
+    assert(type(unique[1]) == 'string' and type(unique[2]) == 'string' and type(unique[3]) == 'number')
+    asks.unique, asks.is_unread = unique, not UNTIL[unique[2]]
+  end
   if before ~= null then asks.before = before end
   if within ~= null then asks.within = within end
   return asks
@@ -120,12 +126,13 @@ end
 
 -- What the job asks, nothing where that cannot be read: its lane, nothing for none; uses of limits, each a key, a cost and 1
 -- where it is strict; is_odd where a claim has to look at more than the lane, as the cost is not 1, or the job keeps its key or
--- can be late; unique use; before and within as `Admission` says.
+-- can be late; unique use; before and within as `Admission` says; is_unread where a newer release alone knows how long the
+-- unique key is kept.
 local function asks_of(text)
   local asks = asked[text]
   if not asks then
     local is_read, found = pcall(parse_asks, text)
-    asks = is_read and found or { uses = {}, lane = '' }
+    asks = is_read and found or { uses = {}, lane = '', is_unread = true }
     asked[text] = asks
   end
   return asks
@@ -165,11 +172,13 @@ local function save(job)
 end
 
 -- The rarer fields of a job's payload: nominal_at, tags, timeout, retry, recurring job, parents, meta, and of some what ties it
--- to others; nil where it has none. And how many bytes were read for them.
+-- to others; nil where it has none, or where they cannot be read. And how many bytes were read for them.
 local function rare_fields(id)
   local payload = call('HGET', base .. 'payloads', id) or ''
   local fields = match(payload, RARE)
-  return fields and fields ~= '' and cjson.decode(fields) or nil, #payload
+  local is_read, rare = pcall(cjson.decode, fields and fields ~= '' and fields or 'null')
+  local is_known = is_read and type(rare) == 'table' and type(rare[2]) == 'table' and type(rare[6]) == 'table'
+  return is_known and rare or nil, #payload
 end
 
 -- The job waits for none of its parents any more, nor for those of a suspension.

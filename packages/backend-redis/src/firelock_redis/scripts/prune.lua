@@ -133,8 +133,9 @@ local function forget_rare(id)
   for _, tag in ipairs(tags) do put(removes, 't:' .. tag, id) end
   if recurring ~= cjson.null then put(removes, 'rj:' .. recurring, id) end
   for _, edge in ipairs(parents) do put(removes, 'c:' .. edge[1], id) end
-  local batch = ties and cjson.decode(ties)[1]
-  if batch and batch ~= cjson.null then put(removes, 'bm:' .. batch, id) end
+  local is_read, said = pcall(cjson.decode, ties)
+  local batch = is_read and type(said) == 'table' and said[1]
+  if type(batch) == 'string' then put(removes, 'bm:' .. batch, id) end
 end
 
 -- What is kept of the job as its flags say.

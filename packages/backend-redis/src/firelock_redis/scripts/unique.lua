@@ -81,6 +81,7 @@ local function unique_keys(now, job_at)
 
   -- Whether a call may change the job that has its key.
   local function is_changeable(row, job)
+    if asks_of(job.asks).is_unread then return false end  -- a newer release alone knows what a change would break
     return find('WCE', job.state, 1, true) and job.session == '' and starts_of(job) == row.mark
   end
 
