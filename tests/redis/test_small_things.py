@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+from contextlib import closing
 
 import attrs
 import pytest
 
+from firelock.plugins import Plugins
 from firelock.storage import (
     DURATION_BUCKETS,
     LogLine,
@@ -15,6 +18,7 @@ from firelock.storage import (
     Record,
     RecordChange,
     Rollup,
+    SchemaMismatch,
     State,
     StorageError,
 )
@@ -53,6 +57,24 @@ def test_the_key_of_a_lock_expires(database, server):
 
     assert 85_000 < lives <= 90_000
     assert 655_000 < renewed <= 660_000
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [(1, "before its first release"), (100, "newer than this code's 2. Upgrade Firelock")],
+)
+def test_another_layout_is_refused_by_its_number(database, server, version, said):
+    """A client, a migration and the doctor's look name the layout, and change nothing."""
+    client = server.client()
+    client.hset("firelock:{0}:layout", "version", version)
+
+    with closing(Plugins().open_storage(database.url)) as storage:
+        with pytest.raises(SchemaMismatch, match=f"has layout {version}, .*{re.escape(said)}"):
+            storage.clock()
+        with pytest.raises(SchemaMismatch, match=f"has layout {version}, "):
+            storage.migrate()
+
+    assert {"version": str(version)} == client.hgetall("firelock:{0}:layout")
 
 
 def test_a_released_lock_leaves_no_key(database, server):

@@ -15,8 +15,10 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from firelock import Cron, Firelock
+from firelock.errors import SchemaMismatch, StorageError
 from firelock.integrations.prometheus import Prometheus
 from firelock.server import job_counters
+from firelock.server.supervisor import EXIT_USAGE, exit_code_of
 from firelock.testing.movable_clock import movable
 from firelock_dashboard import Dashboard
 from tests.core.fakes import until
@@ -75,6 +77,15 @@ def alert_rules():
 def board_panels():
     """Every panel of the board that is no row."""
     return [panel for panel in json.loads(BOARD.read_text())["panels"] if panel["type"] != "row"]
+
+
+def test_the_unit_of_systemd_does_not_restart_what_no_restart_mends():
+    """A usage error and a layout that does not fit end a server with one code, which the unit excludes."""
+    unit = (DEPLOY / "systemd" / "firelock.service").read_text(encoding="utf-8")
+    settings = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line and line[0] != "#")
+
+    assert exit_code_of(SchemaMismatch("layout 100")) == EXIT_USAGE != exit_code_of(StorageError("away"))
+    assert ("on-failure", str(EXIT_USAGE)) == (settings["Restart"], settings["RestartPreventExitStatus"])
 
 
 EXPRESSIONS = [

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import attrs
 import pytest
@@ -305,6 +307,20 @@ def test_a_child_that_cannot_get_ready_says_why(start, source, code, said):
     assert code == exit_code
     assert error.startswith("firelock: ")
     assert said in error
+    assert "Traceback" not in error
+
+
+def test_a_child_whose_storage_has_another_layout_ends_with_a_usage_error(start, fire, tmp_path):
+    """No restart mends that: with this code systemd does not start the server again."""
+    fire.storage.migrate()
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection, connection:
+        connection.execute("UPDATE firelock_schema SET version = 100, works_with = 100")
+    child = start(is_first=True)
+
+    exit_code, error = child.ends()
+
+    assert EXIT_USAGE == exit_code
+    assert "has schema 100" in error
     assert "Traceback" not in error
 
 

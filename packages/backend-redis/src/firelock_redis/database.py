@@ -14,7 +14,9 @@ from firelock_redis.partitions import Partitions, PartitionTurns
 from firelock_redis.scripts import script
 from firelock_redis.url import RedisUrl
 
-SCHEMA = 1
+SCHEMA = 2
+OLDEST = 2
+"""The oldest layout on which this code works. Layout 1 was that of versions before the first release."""
 KEEPING = "noeviction"  # the maxmemory-policy that drops nothing
 
 _OLDEST = {"Redis": (6, 2), "Valkey": (7, 2)}
@@ -132,8 +134,18 @@ class RedisDatabase:
         self.prepare()
 
     def layout(self, *, is_written: bool) -> tuple[int, int]:
-        """Return version and number of partitions as stored, 0 and 0 for none; it may be written first."""
+        """Return version and number of partitions as stored, 0 and 0 for none; it may be written first.
+
+        Raises:
+            SchemaMismatch: a version before the first release laid it out.
+        """
         version, partitions = self._run("prefix.layout", 0, (SCHEMA, self.partitions.number, int(is_written)))
+        if 0 < version < OLDEST:
+            raise SchemaMismatch(
+                f"Redis at {self.url}: prefix {self.url.prefix!r} has layout {version}, which a Firelock "
+                "before its first release wrote; no release reads it. Delete its keys, or choose another "
+                "?prefix=."
+            )
         return version, partitions
 
     def _require_layout(self, version: int, partitions: int) -> None:

@@ -23,7 +23,13 @@ from typing import Any
 
 import attrs
 
-from firelock.errors import ConfigurationError, FirelockError, StorageError, StorageUnavailable
+from firelock.errors import (
+    ConfigurationError,
+    FirelockError,
+    SchemaMismatch,
+    StorageError,
+    StorageUnavailable,
+)
 from firelock.hookspecs import ServerInfo
 from firelock.ids import new_id
 from firelock.logs import LogFormat
@@ -629,8 +635,12 @@ def _pipe(undo: contextlib.ExitStack) -> tuple[int, int]:
 
 
 def exit_code_of(error: FirelockError) -> int:
-    """Return the exit code of a server that cannot start."""
-    return EXIT_UNREACHABLE if isinstance(error, StorageError) else EXIT_USAGE
+    """Return the exit code of a server that cannot start.
+
+    A layout that does not fit counts as usage: it stays so until a person upgrades or migrates.
+    """
+    is_unreachable = isinstance(error, StorageError) and not isinstance(error, SchemaMismatch)
+    return EXIT_UNREACHABLE if is_unreachable else EXIT_USAGE
 
 
 def share(total: int, places: int, place: int) -> int:
