@@ -209,7 +209,7 @@ def test_a_schedule_that_cannot_be_read_is_told(fire, client, report, nightly):
     assert 200 == client.get(view("broken", "edit")).status
 
 
-@pytest.mark.parametrize("value", [{"limit": "eu"}, {"tags": {"eu": 1}}, {"schedule": {"sun": "rise"}}])
+@pytest.mark.parametrize("value", [{"tags": {"eu": 1}}, {"schedule": {"sun": "rise"}}])
 def test_a_definition_of_a_newer_version_is_shown_as_such(client, fire, nightly, value):
     """Beside the others; what it says is not known here, and a change of it is refused in words."""
     record = {**attrs.asdict(nightly.record), **value}

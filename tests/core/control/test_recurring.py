@@ -539,14 +539,35 @@ def test_one_that_the_storage_does_not_take_hinders_no_other(fire, reporting, st
 # ---- definitions that a newer version wrote --------------------------------------------------------------
 
 
-NEWER = [
-    {"limit": "eu"},  # a field of its own
-    {"tags": {"eu": 1}},  # another kind of value
-    {"schedule": {"sun": "rise"}},
-]
+NEWER = [{"tags": {"eu": 1}}, {"schedule": {"sun": "rise"}}]  # other kinds of values than those known here
 
 
-@pytest.mark.parametrize("written", NEWER, ids=["field", "value", "schedule"])
+def test_a_field_that_a_newer_version_added_is_kept_by_every_change(fire, reporting, advance):
+    """Firing, pausing, editing and declaring again go on, and write the field back as it was."""
+    reporting.recur("id", "* * * * *")
+    rewrite(fire, limit={"eu": 1})
+
+    def stored():
+        return json.loads(fire.storage.get_record("recurring", "id").value)["limit"]
+
+    advance(minutes=1)
+    kept = [(fire_due(fire.client), stored())]
+    for change in (
+        fire.recurring.pause,
+        fire.recurring.resume,
+        lambda one: fire.recurring.edit(one, queue="other"),
+        fire.recurring.reset,
+        lambda one: reporting.recur(one, "0 * * * *"),
+    ):
+        change("id")
+        kept.append((1, stored()))
+
+    assert [(1, {"eu": 1})] * 6 == kept
+    assert fire.recurring.get("id").error is None
+    assert 1 == len(made(fire))
+
+
+@pytest.mark.parametrize("written", NEWER, ids=["value", "schedule"])
 def test_what_a_newer_version_wrote_is_not_fired_and_hinders_nobody(fire, reporting, advance, written):
     """It keeps its value, whatever is due behind it is fired, and it takes no turn of others."""
     for name in ("a", "b"):
@@ -562,7 +583,7 @@ def test_what_a_newer_version_wrote_is_not_fired_and_hinders_nobody(fire, report
     assert fire.storage.promote(1).next_due_at > micros(START + MINUTE)
 
 
-@pytest.mark.parametrize("written", NEWER, ids=["field", "value", "schedule"])
+@pytest.mark.parametrize("written", NEWER, ids=["value", "schedule"])
 def test_what_a_newer_version_wrote_is_fired_for_its_own_instant(fire, reporting, advance, written):
     """An older server beside it costs it seconds, and no instant."""
     reporting.recur("id", "* * * * *")
@@ -570,16 +591,13 @@ def test_what_a_newer_version_wrote_is_fired_for_its_own_instant(fire, reporting
     rewrite(fire, **written)
     advance(minutes=1)
     fire_due(fire.client)
-    rewrite(fire, **{name: json.loads(stored).get(name) for name in written if name != "limit"})
-    record = fire.storage.get_record("recurring", "id")
-    known = {name: value for name, value in json.loads(record.value).items() if name != "limit"}
-    fire.storage.put_record("recurring", "id", json.dumps(known), due_at=record.due_at)  # it is upgraded
+    rewrite(fire, **{name: json.loads(stored)[name] for name in written})  # it is upgraded
     advance(seconds=20)
 
     assert (1, [1]) == (fire_due(fire.client), due_at(made(fire)))
 
 
-@pytest.mark.parametrize("written", NEWER, ids=["field", "value", "schedule"])
+@pytest.mark.parametrize("written", NEWER, ids=["value", "schedule"])
 def test_what_a_newer_version_wrote_is_shown_as_such(fire, reporting, written):
     """Lists hold it, and say who wrote it and what is not known here."""
     reporting.recur("id", "* * * * *")
@@ -602,7 +620,7 @@ def test_what_a_newer_version_wrote_and_cannot_be_moved_hinders_nobody(
     """It stays the first of those that are due; whatever is due behind it is fired all the same."""
     for name in ("a", "b"):
         reporting.recur(name, "* * * * *")
-    rewrite(fire, "a", limit="eu")
+    rewrite(fire, "a", tags={"eu": 1})
     advance(minutes=1)
     storage.fail("insert", StorageError("disk full"))
 
@@ -615,7 +633,7 @@ def test_what_a_newer_version_wrote_and_cannot_be_moved_hinders_nobody(
 def test_nobody_changes_what_a_newer_version_wrote(fire, reporting):
     """An edit would lose what is not known here; code leaves it, people are told, and may remove it."""
     reporting.recur("id", "* * * * *")
-    rewrite(fire, limit="eu")
+    rewrite(fire, tags={"eu": 1})
     before = fire.storage.get_record("recurring", "id")
 
     again = reporting.recur("id", "0 * * * *")
@@ -630,7 +648,7 @@ def test_nobody_changes_what_a_newer_version_wrote(fire, reporting):
             change("id")
 
     assert before == fire.storage.get_record("recurring", "id")
-    assert "limit" in again.error
+    assert "tags" in again.error
     fire.recurring.remove("id")
     assert [] == fire.recurring.list()
 

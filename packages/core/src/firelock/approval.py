@@ -74,10 +74,14 @@ def find_approval(storage: Storage, token: str) -> ApprovalLink | None:
     if record is None:
         return None
     try:
-        found = ApprovalLink(**json.loads(record.value))
+        fields = json.loads(record.value)
+        found = ApprovalLink(**{name: fields[name] for name in _FIELDS if name in fields})
     except (TypeError, ValueError) as error:
         raise StepError("What a link asks cannot be read: another release wrote it.") from error
     return None if found.expires_at <= storage.clock() else found
+
+
+_FIELDS = tuple(attrs.fields_dict(ApprovalLink))
 
 
 def _check(approval: ApprovalLink) -> None:

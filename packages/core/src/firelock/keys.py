@@ -303,14 +303,14 @@ def facts_of(declared: Limit | Turns | Unique | Debounce) -> dict[str, JsonValue
 
 
 def declared_of(facts: Mapping[str, Any]) -> Limit | Turns | Unique | Debounce | None:
-    """Return what `facts_of` told; None where a newer version told what is unknown here."""
+    """Return what `facts_of` told, without fields that a newer release added; None for an unknown kind."""
     kind = _KINDS.get(facts["kind"])
     if kind is None:
         return None
     given: dict[str, Any] = {
         name: timedelta(microseconds=value) if name in _SPANS and value is not None else value
         for name, value in facts.items()
-        if name != "kind"
+        if name in attrs.fields_dict(kind)
     }
     try:
         return kind(**given)

@@ -81,7 +81,8 @@ class RecurringRecord:
     # written where they say something alone: a former version fires what it knows
     admission_json: str | None = None  # of its jobs
     skipped: str | None = None  # why the last instant made no job; progress
-    newer: str | None = None  # the value as stored, where something in it is not known here
+    newer: str | None = None  # the value as stored, if this release cannot read a field of it
+    more: str | None = None  # fields of a newer release, as JSON; kept as they are
 
     @property
     def due_at(self) -> int | None:
@@ -209,7 +210,7 @@ class RecurringJob:
 
 
 def is_newer(definition: RecurringRecord) -> bool:
-    """Tell whether a newer version wrote something of it that this one does not know."""
+    """Return whether a newer release wrote a field of it in a way that this one cannot read."""
     return definition.newer is not None
 
 
@@ -218,7 +219,7 @@ def newer_words(definition: RecurringRecord) -> str:
     kept = _object("{}" if definition.newer is None else definition.newer)
     if kept is None:
         return f"The definition cannot be read: {shown(definition.newer)}. Remove it and add it again."
-    unknown = {name for name, value in kept.items() if not _is_known(name, value)}
+    unknown = {name for name, value in kept.items() if name in _kinds() and not _is_known(name, value)}
     names = ", ".join(sorted({*unknown, *(_NEEDED - kept.keys())}) or ["schedule"])
     return (
         f"A newer version of Firelock wrote this definition: {names} is unknown here. It is neither fired "
@@ -331,25 +332,29 @@ def get_recurring(storage: Storage, recurring_id: str) -> RecurringRecord | None
 def recurring_json(recurring: RecurringRecord) -> str:
     """Return the value of the definition's record."""
     fields = attrs.asdict(recurring)
-    del fields["newer"]
+    del fields["newer"], fields["more"]
     for name in _LATER:
         if fields[name] is None:
             del fields[name]
-    return json.dumps(fields, ensure_ascii=False)
+    return json.dumps(fields | json.loads(recurring.more or "{}"), ensure_ascii=False)
 
 
 def read_recurring(record: Record) -> RecurringRecord:
     """Return the definition of a record; nothing is refused.
 
-    Where a newer version wrote it, or nobody can read it, `newer` is set, and every field that can be told.
+    Fields that this release does not know are kept in `more`. If it cannot read a field that it does know,
+    `newer` is set, and every field that it can read.
     """
     stored = _object(record.value)
     fields = {**(stored or {}), "id": record.key}
     known: dict[str, Any] = {name: value for name, value in fields.items() if _is_known(name, value)}
-    is_whole = stored is not None and known.keys() >= fields.keys() | _NEEDED
+    more = {name: value for name, value in fields.items() if name not in _kinds()}
+    is_whole = stored is not None and known.keys() >= (fields.keys() - more.keys()) | _NEEDED
     known["tags"] = tuple(known.get("tags", ()))
     return RecurringRecord(
-        **{**dict.fromkeys(_NEEDED, ""), **known}, newer=None if is_whole else record.value
+        **{**dict.fromkeys(_NEEDED, ""), **known},
+        newer=None if is_whole else record.value,
+        more=json.dumps(more, ensure_ascii=False) if more else None,
     )
 
 
@@ -357,7 +362,7 @@ def read_recurring(record: Record) -> RecurringRecord:
 def _kinds() -> Mapping[str, Any]:
     """Return what a value of each field has to be."""
     hints = get_type_hints(RecurringRecord)
-    del hints["newer"]
+    del hints["newer"], hints["more"]
     return {**hints, "timeout_seconds": float | int | None, "tags": list}
 
 

@@ -104,6 +104,7 @@ class Operation:
     cursor: str | None = None  # of the next page
     outcome: Outcome | None = None  # of a requeue, once all have ended and somebody has looked
     fence: int = 0  # of the lock of whom runs it, the last one who did
+    more: str | None = None  # fields of a newer release, as JSON; kept as they are
 
     @property
     def is_running(self) -> bool:
@@ -165,7 +166,7 @@ class Operation:
 def write_operation(operation: Operation) -> str:
     """Return the JSON of the operation's record."""
     value = attrs.asdict(operation, recurse=False)
-    del value["id"]
+    del value["id"], value["more"]
     value["where"] = {
         name: field for name, field in attrs.asdict(operation.where).items() if field is not None
     }
@@ -173,21 +174,21 @@ def write_operation(operation: Operation) -> str:
         value[name] = None if value[name] is None else micros(value[name])
     if operation.outcome is not None:
         value["outcome"] = attrs.asdict(operation.outcome)
-    return json.dumps(value)
+    return json.dumps(value | json.loads(operation.more or "{}"))
 
 
 def read_operation(record: Record) -> Operation:
     """Return the operation of a record.
 
-    One that this version cannot read, since a newer one wrote it, is shown as failed and says so; its record
-    stays as it is.
+    Fields that this release does not know are kept in `more`. In `where` they would choose among the jobs, so
+    such an operation is shown as failed and says so; its record stays as it is.
     """
     value = json.loads(record.value)
     unknown = [f"where.{name}" for name in value["where"].keys() - _names(JobFilter)]
-    unknown += value.keys() - _names(Operation)
+    more = {name: field for name, field in value.items() if name not in _names(Operation) - _OWN}
     for name in _INSTANTS:
         value[name] = None if value[name] is None else from_micros(value[name])
-    fields = {name: value[name] for name in _names(Operation) & value.keys()}
+    fields = {name: value[name] for name in (_names(Operation) - _OWN) & value.keys()}
     where = {name: field for name, field in value["where"].items() if name in _names(JobFilter)}
     fields |= {
         "id": record.key,
@@ -196,6 +197,7 @@ def read_operation(record: Record) -> Operation:
         "state": Status(value["state"]),
         "first_ids": tuple(value["first_ids"]),
         "outcome": _outcome(value.get("outcome")),
+        "more": json.dumps(more) if more else None,
     }
     operation = Operation(**fields)
     return _unreadable(operation, sorted(unknown)) if unknown else operation
@@ -219,6 +221,9 @@ def _outcome(value: Mapping[str, Any] | None) -> Outcome | None:
 def _filter(value: Mapping[str, Any]) -> JobFilter:
     where = JobFilter(**value)
     return where if where.state is None else attrs.evolve(where, state=State(where.state))
+
+
+_OWN = {"id", "more"}  # fields that are not in the value
 
 
 def _names(kind: type[attrs.AttrsInstance]) -> frozenset[str]:

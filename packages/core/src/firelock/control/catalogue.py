@@ -113,7 +113,7 @@ class Catalogue:
 def _entry(record: Record, *, is_registered_here: bool) -> TaskEntry:
     value = json.loads(record.value)
     told = {field.name: value[field.name] for field in attrs.fields(TaskEntry) if field.name in value} | {
-        "retry": value["retry"] if isinstance(value["retry"], str) else _retry_words(**value["retry"]),
+        "retry": value["retry"] if isinstance(value["retry"], str) else _retry_words(value["retry"]),
         "aliases": tuple(value["aliases"]),
         "tags": tuple(value["tags"]),
         "seen_at": from_micros(value["seen_at"]),
@@ -139,7 +139,14 @@ def _asked(told: Mapping[str, Any] | None) -> dict[str, Any]:
 def _outlines(told: Sequence[dict[str, Any]] | None) -> tuple[ParameterOutline, ...] | None:
     if told is None:
         return None
-    return tuple(ParameterOutline(**{**each, "choices": tuple(each["choices"])}) for each in told)
+    known = attrs.fields_dict(ParameterOutline)
+    return tuple(
+        ParameterOutline(
+            **{name: value for name, value in each.items() if name in known}
+            | {"choices": tuple(each["choices"])}
+        )
+        for each in told
+    )
 
 
 def _entry_here(client: Client, info: TaskInfo) -> TaskEntry:
@@ -231,8 +238,9 @@ def _retry_facts(policy: RetryPolicy) -> JsonValue:
     }
 
 
-def _retry_words(attempts: int, waits: Sequence[int], then: str) -> str:
+def _retry_words(facts: Mapping[str, Any]) -> str:
     """Return "10 retries, after 1 m, 5 m, 15 m …": a policy for people."""
+    attempts, waits, then = facts["attempts"], facts["waits"], facts["then"]
     if not attempts:
         return f"no retries{then}"
     spans = ", ".join(map(span, waits[:_WAITS_SHOWN])) + " …" * (len(waits) > _WAITS_SHOWN)

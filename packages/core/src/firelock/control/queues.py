@@ -59,16 +59,41 @@ class Queues:
             note: why, for people.
             by: who, for people.
         """
-        value = json.dumps({"paused": True, "note": note, "by": by, "at": self._client.clock.now()})
-        self._client.storage.put_record("queue", check_queue(name), value)
+        self._change(name, {"paused": True, "note": note, "by": by, "at": self._client.clock.now()})
 
     apause = twin(pause)
 
     def resume(self, name: str) -> None:
         """Jobs of the queue are claimed again."""
-        self._client.storage.put_record("queue", check_queue(name), json.dumps({"paused": False}))
+        self._change(name, {"paused": False})
 
     aresume = twin(resume)
+
+    def _change(self, name: str, settings: Mapping[str, object]) -> None:
+        """Replace the settings known here; those that a newer release stored are kept."""
+        storage, key = self._client.storage, check_queue(name)
+        while True:
+            record = storage.get_record("queue", key)
+            more = {} if record is None else _more_of(record.value)
+            value = json.dumps({**settings, **more})
+            version = 0 if record is None else record.version
+            if storage.put_record("queue", key, value, expected_version=version) is not None:
+                return
+
+
+_KNOWN = frozenset({"paused", "note", "by", "at"})
+
+
+def _more_of(text: str) -> dict[str, object]:
+    try:
+        stored = json.loads(text)
+    except ValueError:
+        return {}
+    return (
+        {name: value for name, value in stored.items() if name not in _KNOWN}
+        if isinstance(stored, dict)
+        else {}
+    )
 
 
 def _queue_view(name: str, counts: Mapping[State, int], settings: Mapping[str, Any]) -> QueueView:

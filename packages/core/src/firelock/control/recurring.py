@@ -602,6 +602,7 @@ def put_definition(
         last_job_id=stored.last_job_id,
         dropped=stored.dropped,
         skipped=stored.skipped,
+        more=stored.more,
     )
     is_due = stored.next_at is not None and stored.next_at <= now
     keeps = stored.schedule == definition.schedule or is_due

@@ -173,7 +173,8 @@ class DerivedStorage(Storage):
 
             def add(record: Record | None, rollup: Rollup = rollup) -> tuple[str, None]:
                 total = rollup if record is None else add_rollups(_read_rollup(record), rollup)
-                return json.dumps(attrs.astuple(total)), None
+                more = [] if record is None else json.loads(record.value)[_ROLLUP_FIELDS:]
+                return json.dumps([*attrs.astuple(total), *more]), None
 
             self._change_record("rollup", _rollup_key(rollup), add)
 
@@ -213,7 +214,7 @@ class DerivedStorage(Storage):
         record = self.get_record("log", job_id)
         if record is None:
             return []
-        return [LogLine(*line) for line in json.loads(record.value) if line[0] > after][:limit]
+        return [LogLine(*line[:5]) for line in json.loads(record.value) if line[0] > after][:limit]
 
     # ---- streams -----------------------------------------------------------------------------------------
 
@@ -357,11 +358,14 @@ def add_rollups(one: Rollup, other: Rollup) -> Rollup:
 
 def with_progress(job: JobRecord, said: Record | None) -> JobRecord:
     """Return the job with what its record of the kind `progress` tells; for a storage's `get`."""
-    return job if said is None else attrs.evolve(job, progress=Progress(*json.loads(said.value)))
+    return job if said is None else attrs.evolve(job, progress=Progress(*json.loads(said.value)[:4]))
+
+
+_ROLLUP_FIELDS = len(attrs.fields(Rollup))
 
 
 def _read_rollup(record: Record) -> Rollup:
-    minute, task, queue, outcome, count, duration, histogram = json.loads(record.value)
+    minute, task, queue, outcome, count, duration, histogram, *_ = json.loads(record.value)
     return Rollup(minute, task, queue, outcome, count, duration, tuple(histogram))
 
 
@@ -369,7 +373,7 @@ def _read_lock(record: Record | None) -> tuple[str | None, int, int]:
     """Return who holds the lock, with which token and until when; or when it ended, and nobody."""
     if record is None:
         return None, 0, 0
-    holder, fence, ends_at = json.loads(record.value)
+    holder, fence, ends_at, *_ = json.loads(record.value)
     return holder, record.version if fence is None else fence, ends_at
 
 

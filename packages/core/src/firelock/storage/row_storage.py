@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args, get_type_hints
+
+import attrs
 
 from firelock.clock import SECOND
 from firelock.errors import SchemaMismatch, StorageError
@@ -157,6 +159,21 @@ class _Tables(Tables):
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
+        self._more: dict[str, Mapping[str, Any]] = {}  # fields of a newer release, by the row's key
+
+    def _load(self, key: str, text: str, kind: type[_T]) -> _T:
+        """Return the value of a row; fields that this release does not know stay in it."""
+        value = json.loads(text)
+        more = _unknown_fields(value, kind)
+        if more:
+            self._more[key] = more
+        found: Any = _converter().structure(value, kind)
+        return found  # type: ignore[no-any-return]  # cattrs gives what it was asked for
+
+    def _store(self, key: str, value: object) -> None:
+        """Write a row, with the fields of a newer release that this step has read in it."""
+        fields = _converter().unstructure(value)
+        self.rows.put(key, json.dumps(_merged(fields, self._more.get(key)), ensure_ascii=False))
 
     def scan(self, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield every row that begins so, by what stands behind the prefix; none may come meanwhile."""
@@ -178,7 +195,7 @@ class _Tables(Tables):
     def job(self, id: str) -> StoredJob | None:
         """Return the job, None where unknown, as any text is that cannot be an id."""
         text = self.rows.get(f"job/{id}") if _may_be_id(id) else None
-        return None if text is None else _read(text, StoredJob)
+        return None if text is None else self._load(f"job/{id}", text, StoredJob)
 
     def _jobs(self, ids: Iterable[str]) -> list[StoredJob]:
         return [row for id in ids if (row := self.job(id)) is not None]
@@ -187,7 +204,7 @@ class _Tables(Tables):
         """The job is stored and found by every order; one that has just ended frees those who wait for it."""
         id, before = row.record.id, self.job(row.record.id)
         self._index(before, row)
-        self.rows.put(f"job/{id}", _text(row))
+        self._store(f"job/{id}", row)
         if before is not None and before.record.state is not row.record.state:
             self.rows.delete(f"releasing/{id}")
             if row.record.is_final and self.rows.scan(f"waiting/{id}/", limit=1):
@@ -252,40 +269,40 @@ class _Tables(Tables):
     def key_row(self, key: str) -> KeyRow | None:
         """See `Tables.key_row`."""
         text = self.rows.get(f"limit-key/{key}")
-        return None if text is None else _read(text, KeyRow)
+        return None if text is None else self._load(f"limit-key/{key}", text, KeyRow)
 
     def put_key_row(self, key: str, row: KeyRow | None) -> None:
         """See `Tables.put_key_row`."""
         if row is None:
             self.rows.delete(f"limit-key/{key}")
         else:
-            self.rows.put(f"limit-key/{key}", _text(row))
+            self._store(f"limit-key/{key}", row)
 
     def key_rows(self, prefix: str) -> Iterator[tuple[str, KeyRow]]:
         """See `Tables.key_rows`."""
         if prefix and (row := self.key_row(prefix)) is not None:  # a scan tells of what goes on behind it
             yield prefix, row
         for rest, text in self.scan(f"limit-key/{prefix}"):
-            yield prefix + rest, _read(text, KeyRow)
+            yield prefix + rest, self._load(f"limit-key/{prefix}{rest}", text, KeyRow)
 
     def unique_row(self, key: str) -> UniqueRow | None:
         """See `Tables.unique_row`."""
         text = self.rows.get(f"unique/{key}")
-        return None if text is None else _read(text, UniqueRow)
+        return None if text is None else self._load(f"unique/{key}", text, UniqueRow)
 
     def put_unique_row(self, key: str, row: UniqueRow | None) -> None:
         """See `Tables.put_unique_row`."""
         if row is None:
             self.rows.delete(f"unique/{key}")
         else:
-            self.rows.put(f"unique/{key}", _text(row))
+            self._store(f"unique/{key}", row)
 
     def unique_rows(self, prefix: str, after: str, limit: int) -> list[tuple[str, UniqueRow]]:
         """See `Tables.unique_rows`."""
         start = f"unique/{after}" if after >= prefix and after else None
         own = self.unique_row(prefix) if prefix and after < prefix else None
         rows = self.rows.scan(f"unique/{prefix}", start=start, limit=limit)
-        found = [(key.removeprefix("unique/"), _read(text, UniqueRow)) for key, text in rows]
+        found = [(key.removeprefix("unique/"), self._load(key, text, UniqueRow)) for key, text in rows]
         return (found if own is None else [(prefix, own), *found])[:limit]
 
     # ---- batches and memos ---------------------------------------------------------------------------------
@@ -293,7 +310,7 @@ class _Tables(Tables):
     def tally(self, batch: str) -> Tally | None:
         """See `Tables.tally`."""
         text = self.rows.get(f"tally/{batch}")
-        return None if text is None else _read(text, Tally)
+        return None if text is None else self._load(f"tally/{batch}", text, Tally)
 
     def put_tally(self, batch: str, tally: Tally | None) -> None:
         """See `Tables.put_tally`."""
@@ -301,7 +318,7 @@ class _Tables(Tables):
             self.rows.delete(f"tally/{batch}")
             self.rows.delete(f"changed/{batch}")
         else:
-            self.rows.put(f"tally/{batch}", _text(tally))
+            self._store(f"tally/{batch}", tally)
 
     def note_changed(self, batch: str) -> None:
         """See `Tables.note_changed`."""
@@ -331,17 +348,18 @@ class _Tables(Tables):
 
     def memos(self, job: str) -> list[Memo]:
         """See `Tables.memos`."""
-        found = [_read(text, Memo) for _, text in self.scan(f"memo/{job}/")]
+        found = [self._load(f"memo/{job}/{name}", text, Memo) for name, text in self.scan(f"memo/{job}/")]
         return sorted(found, key=lambda memo: memo.place)
 
     def memo(self, job: str, kind: MemoKind, name: str) -> Memo | None:
         """See `Tables.memo`."""
-        text = self.rows.get(_memo_key(job, kind, name))
-        return None if text is None else _read(text, Memo)
+        key = _memo_key(job, kind, name)
+        text = self.rows.get(key)
+        return None if text is None else self._load(key, text, Memo)
 
     def put_memo(self, job: str, memo: Memo) -> None:
         """See `Tables.put_memo`."""
-        self.rows.put(_memo_key(job, memo.kind, memo.name), _text(memo))
+        self._store(_memo_key(job, memo.kind, memo.name), memo)
 
     def remove_memo(self, job: str, memo: Memo) -> None:
         """See `Tables.remove_memo`."""
@@ -350,12 +368,12 @@ class _Tables(Tables):
     def memo_sum(self, job: str) -> MemoSum:
         """See `Tables.memo_sum`."""
         text = self.rows.get(f"memo-sum/{job}")
-        return MemoSum() if text is None else _read(text, MemoSum)
+        return MemoSum() if text is None else self._load(f"memo-sum/{job}", text, MemoSum)
 
     def put_memo_sum(self, job: str, total: MemoSum | None) -> None:
         """See `Tables.put_memo_sum`."""
         if total is not None:
-            self.rows.put(f"memo-sum/{job}", _text(total))
+            self._store(f"memo-sum/{job}", total)
             return
         self.rows.delete(f"memo-sum/{job}")
         for key, _ in list(self.scan(f"memo/{job}/")):
@@ -465,11 +483,11 @@ class _Tables(Tables):
     def session(self, id: str) -> StoredSession | None:
         """Return the session, None where unknown."""
         text = self.rows.get(f"session/{id}")
-        return None if text is None else _read(text, StoredSession)
+        return None if text is None else self._load(f"session/{id}", text, StoredSession)
 
     def put_session(self, session: StoredSession) -> None:
         """The session is stored."""
-        self.rows.put(f"session/{session.record.session.id}", _text(session))
+        self._store(f"session/{session.record.session.id}", session)
 
     def remove_session(self, id: str) -> None:
         """See `Tables.remove_session`."""
@@ -477,7 +495,7 @@ class _Tables(Tables):
 
     def sessions(self) -> Iterator[StoredSession]:
         """Yield all, dead ones too."""
-        return (_read(text, StoredSession) for _, text in self.scan("session/"))
+        return (self._load(f"session/{id}", text, StoredSession) for id, text in self.scan("session/"))
 
     def record(self, kind: str, key: str) -> Record | None:
         """Return the record, None where there is none."""
@@ -576,7 +594,7 @@ def _record_key(kind: str, key: str) -> str:
 
 
 def _record(kind: str, key: str, text: str) -> Record:
-    version, value, due_at = json.loads(text)
+    version, value, due_at, *_ = json.loads(text)
     return Record(kind, key, value, version, due_at)
 
 
@@ -587,10 +605,34 @@ def _converter() -> cattrs.Converter:
     return cattrs.Converter(omit_if_default=True)
 
 
-def _text(value: object) -> str:
-    return json.dumps(_converter().unstructure(value), ensure_ascii=False)
+def _unknown_fields(value: object, kind: Any) -> dict[str, Any]:  # noqa: ANN401 - a class, or a type of one
+    """Return the fields of a stored value that this release does not know, those of values in it as well."""
+    if not (isinstance(value, dict) and attrs.has(kind)):
+        return {}
+    known = _kinds_of(kind)
+    found = {name: field for name, field in value.items() if name not in known}
+    for name, inner in known.items():
+        if name in value and (more := _unknown_fields(value[name], inner)):
+            found[name] = more
+    return found
 
 
-def _read(text: str, kind: type[_T]) -> _T:
-    found: Any = _converter().structure(json.loads(text), kind)
-    return found  # type: ignore[no-any-return]  # cattrs gives what it was asked for
+@cache
+def _kinds_of(kind: Any) -> Mapping[str, Any]:  # noqa: ANN401 - as above
+    hints = get_type_hints(kind)
+    return {field.name: _class_in(hints[field.name]) for field in attrs.fields(kind)}
+
+
+def _class_in(hint: Any) -> Any:  # noqa: ANN401 - as above
+    """Return the class of a field that may be None; else what it is annotated with."""
+    found = [one for one in get_args(hint) if one is not type(None)]
+    return found[0] if len(found) == 1 and len(get_args(hint)) == 2 else hint  # noqa: PLR2004 - "X | None"
+
+
+def _merged(fields: Any, more: Mapping[str, Any] | None) -> Any:  # noqa: ANN401 - JSON
+    """Return the fields of a value with those of a newer release."""
+    if not more or not isinstance(fields, dict):
+        return fields
+    return fields | {
+        name: _merged(fields[name], field) if name in fields else field for name, field in more.items()
+    }

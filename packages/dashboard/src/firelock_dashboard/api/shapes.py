@@ -146,7 +146,7 @@ def rollup_json(rollup: Rollup) -> dict[str, Any]:
 def operation_json(operation: Operation) -> dict[str, Any]:
     """Return an operation as far as it has come."""
     shown, outcome = _told(operation), operation.outcome
-    del shown["fence"], shown["cursor"]
+    del shown["fence"], shown["cursor"], shown["more"]
     where = {name: value for name, value in attrs.asdict(operation.where).items() if value is not None}
     return shown | {
         "where": where | {name: _at(where[name]) for name in ("since", "until") if name in where},

@@ -77,6 +77,9 @@ class Cause:
         return self.first_at is not None and now - self.first_at < _NEW
 
 
+_KNOWN = frozenset({"type", "task", "first_at", "seen_at", "mute"})
+
+
 @attrs.frozen
 class _CauseRecord:
     """What a record says."""
@@ -87,6 +90,7 @@ class _CauseRecord:
     seen_at: int
     mute: Mute | None = None
     version: int = 0
+    more: Mapping[str, Any] = attrs.Factory(dict)  # fields of a newer release; kept as they are
 
     @classmethod
     def read(cls, record: Record) -> _CauseRecord | None:
@@ -99,7 +103,7 @@ class _CauseRecord:
                 mute = Mute(str(told["by"]), instant(int(told["at"])), told["note"], until)
             return cls(
                 str(value["type"]), str(value["task"]), int(value["first_at"]), int(value["seen_at"]), mute,
-                record.version,
+                record.version, {name: field for name, field in value.items() if name not in _KNOWN},
             )  # fmt: skip
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             log.warning("The record of cause %s cannot be read: %s", record.key, error)
@@ -108,8 +112,8 @@ class _CauseRecord:
     @property
     def text(self) -> str:
         """The record's value."""
-        value = attrs.asdict(self, filter=lambda field, _: field.name != "version")
-        return json.dumps(value, default=micros)
+        value = attrs.asdict(self, filter=lambda field, _: field.name not in {"version", "more"})
+        return json.dumps({**self.more, **value}, default=micros)
 
     def muted_at(self, now: datetime) -> Mute | None:
         """Return the mute that holds."""
@@ -179,7 +183,10 @@ class Causes:
     def mute(self, cause: Cause, mute: Mute) -> None:
         """The cause is muted; a former mute is replaced."""
         first_at, seen_at = cause.first_at or mute.at, cause.newest_at or mute.at
-        known = _CauseRecord(cause.type, cause.task, micros(first_at), micros(seen_at), mute)
+        record = self._fire.storage.get_record(_KIND, cause.fingerprint)
+        before = record and _CauseRecord.read(record)
+        more = before.more if before else {}
+        known = _CauseRecord(cause.type, cause.task, micros(first_at), micros(seen_at), mute, more=more)
         self._fire.storage.put_record(_KIND, cause.fingerprint, known.text)
 
     def unmute(self, fingerprint: str) -> bool:

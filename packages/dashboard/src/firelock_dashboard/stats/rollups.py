@@ -93,7 +93,7 @@ class RunSum:
         Raises:
             ValueError: it is none.
         """
-        counts, duration, histogram, last = values
+        counts, duration, histogram, last, *_ = values
         if len(histogram) != _BUCKETS:
             raise ValueError(f"The histogram has {len(histogram)} buckets; {_BUCKETS} are known.")
         counted = {str(name): int(count) for name, count in counts.items()}

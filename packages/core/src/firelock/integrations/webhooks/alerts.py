@@ -77,20 +77,27 @@ class Memory:
     failures_until: int = 0
     seen: dict[str, str] = attrs.Factory(dict)  # late jobs that no limit held then, by queue
     open: dict[str, Open] = attrs.Factory(dict)  # by event and subject: "failed shop.charge"
+    more: dict[str, Any] = attrs.Factory(dict)  # fields of a newer release; kept as they are
 
     @classmethod
     def read(cls, text: str | None) -> Memory:
         """Return what was kept; nothing where that cannot be read."""
         try:
             kept = json.loads(text or "{}")
-            opened = {name: Open(**each) for name, each in kept.pop("open", {}).items()}
-            return cls(**kept, open=opened)
+            opened = {name: _known_of(Open, each) for name, each in kept.pop("open", {}).items()}
+            known = {name: kept.pop(name) for name in ("looked_at", "failures_until", "seen") if name in kept}
+            return cls(**known, open=opened, more=kept)
         except (TypeError, ValueError, AttributeError):
             return cls()
 
     def write(self) -> str:
         """Return the text to keep."""
-        return json.dumps(attrs.asdict(self))
+        fields = attrs.asdict(self)
+        return json.dumps(fields.pop("more") | fields)
+
+
+def _known_of(kind: type[Open], fields: dict[str, Any]) -> Open:
+    return kind(**{name: fields[name] for name in attrs.fields_dict(kind) if name in fields})
 
 
 def look(
