@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 
 import attrs
 import pytest
@@ -12,6 +13,7 @@ from firelock.control.doctor import Sight, check_clock, check_schema, diagnose
 from firelock.memory import MemoryStorage
 from firelock.recurring_job import put_recurring
 from firelock.storage import Feature, Finding, Renewal, SchemaState
+from firelock.unread import RETRY
 from tests.end_to_end.cli_run import begin_session, claim, fail
 
 SECOND = 1_000_000
@@ -101,6 +103,10 @@ def test_a_paused_queue_is_a_warning(app):
     [
         (lifecycle.unknown_task, "knows task shop.add"),
         (lifecycle.unknown_serializer, "has the serializer json"),
+        (
+            partial(lifecycle.unread_part, what=RETRY),
+            "can read its retry policy, which a newer release may have stored",
+        ),
     ],
 )
 def test_jobs_that_servers_put_off_are_an_error(app, wait, lacks):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.control.doctor import Sight, lacks_serializer
+from firelock.control.doctor import Sight, lacks_release, lacks_serializer
 from firelock.storage import JobRecord, State
 from firelock.waits import KeyWait
 from firelock_dashboard.formatting import instant, micros, span
@@ -133,6 +133,8 @@ def _of_schedule(at: JobWait) -> Iterator[Reason]:
         yield _of_wait(at, at.job.waits_for)
     elif lacks_serializer(at.job):
         yield Reason("why_unreadable", Weight.BAD, {"serializer": at.job.serializer, **values}, "/servers")
+    elif (part := lacks_release(at.job)) is not None:
+        yield Reason("why_unread", Weight.BAD, {"part": part, **values}, "/servers")
     elif at.job.is_retrying:
         error = at.job.error
         values["error"] = f"{error.type}: {error.message[:200]}" if error else at.job.reason or "–"

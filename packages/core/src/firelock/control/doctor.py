@@ -20,6 +20,7 @@ from firelock.errors import SchemaMismatch, StorageError
 from firelock.recurring_job import RecurringJob, is_newer
 from firelock.storage import Feature, Finding, JobFilter, SchemaState
 from firelock.text import age, clock_time, shorten, span
+from firelock.unread import PARTS
 from firelock.values import JobRecord, On, State, Tally
 from firelock.waits import HeldHead
 
@@ -111,6 +112,7 @@ class Sight:
     unknown_here: Mapping[str, int] = attrs.Factory(dict)  # enqueued jobs by task the app does not know
     unregistered: Mapping[str, int] = attrs.Factory(dict)  # jobs by task, put off by servers for it
     unreadable: Mapping[str, int] = attrs.Factory(dict)  # jobs by serializer, put off for it
+    unread: Mapping[str, int] = attrs.Factory(dict)  # jobs by the part that a newer release stored
     unknown_tasks: Mapping[str, int] = attrs.Factory(dict)  # enqueued jobs by task no server told of
     in_vain: int = 0  # continuations of failed parents
     oldest: Mapping[str, int] = attrs.Factory(dict)  # since when the first job of a queue waits
@@ -188,9 +190,12 @@ def look(runtime: Runtime, *, knows_tasks: bool) -> Sight:
     in_vain, overdue = _stuck(runtime, now)
     unregistered: Counter[str] = Counter()
     unreadable: Counter[str] = Counter()
+    unread: Counter[str] = Counter()
     for job in _sample(runtime, State.SCHEDULED):
         unregistered[job.task] += lacks_task(job)
         unreadable[job.serializer] += lacks_serializer(job)
+        if (part := lacks_release(job)) is not None:
+            unread[part] += 1
     return Sight(
         now,
         queues=Queues(runtime.client).list(),
@@ -201,6 +206,7 @@ def look(runtime: Runtime, *, knows_tasks: bool) -> Sight:
         unknown_here=+unknown,
         unregistered=+unregistered,
         unreadable=+unreadable,
+        unread=unread,
         in_vain=len(in_vain),
         limits=keyed.limits,
         limit_names=keyed.names,
@@ -293,6 +299,12 @@ def lacks_serializer(job: JobRecord) -> bool:
     return (job.reason or "").startswith(f"serializer {job.serializer!r} is not installed on server ")
 
 
+def lacks_release(job: JobRecord) -> str | None:
+    """Return the part for which a server put the job off: see `lifecycle.unread_part`; None for no part."""
+    name, found, _ = (job.reason or "").partition(" cannot be read on server ")
+    return name if found and name in PARTS else None
+
+
 # ---- storage ---------------------------------------------------------------------------------------------
 
 
@@ -330,9 +342,9 @@ def check_all(sight: Sight) -> list[Finding]:
         finding
         for check in (
             _check_sharing, _check_no_server, _check_silence, _check_missing, _check_paused,
-            _check_listeners, _check_unregistered, _check_unreadable, _check_unknown_here, _check_recurring,
-            _check_gone, _check_continuations, _check_overdue, _check_still, _check_limit_zeros,
-            _check_limit_pauses, _check_unserved_limits, _check_costs, _check_unlimited,
+            _check_listeners, _check_unregistered, _check_unreadable, _check_unread, _check_unknown_here,
+            _check_recurring, _check_gone, _check_continuations, _check_overdue, _check_still,
+            _check_limit_zeros, _check_limit_pauses, _check_unserved_limits, _check_costs, _check_unlimited,
             _check_keys_in_vain, _check_apart,
         )
         for finding in check(sight)
@@ -491,6 +503,11 @@ _check_unreadable = _counted(
     "unreadable", "unreadable", "serializer",
     "put off since no server that took them has the serializer {}.",
     "Install the plugin that offers it where the servers run, and restart them.",
+)  # fmt: skip
+_check_unread = _counted(
+    "unread", "unread", "part",
+    "put off since no server that took them can read {}, which a newer release may have stored.",
+    "Upgrade the servers.",
 )  # fmt: skip
 _check_unknown_here = _counted(
     "unknown_here", "unknown_here", "task", "enqueued for task {}, which this app does not have.",

@@ -35,6 +35,7 @@ from firelock.storage import (
     Rollup,
 )
 from firelock.text import shown
+from firelock.unread import unread_part
 from firelock.values import (
     Admission,
     Edge,
@@ -406,12 +407,17 @@ class Jobs:
 
         Raises:
             JobNotFound: no such job is stored, or one whose output it takes is not any more.
-            JobConflict: it is a batch.
+            JobConflict: it is a batch, or this release cannot read all of it.
             DuplicateJob: another job has the unique key, and a call is refused then.
         """
         client, record = self._client, self._record(job_id)
         if record.is_batch:
             raise JobConflict(f"Job {record.id} is a batch, of which there is no copy; make a new one.")
+        if (part := unread_part(record)) is not None:
+            raise JobConflict(
+                f"Job {record.id} cannot be copied: this release cannot read {part.name}. Copy it by the "
+                "release that stored it."
+            )
         client.check_makes_jobs()
         now = client.clock.now()
         admission = _copied(record.admission or Admission(), now)

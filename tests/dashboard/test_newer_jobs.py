@@ -1,0 +1,64 @@
+"""Jobs that a newer release stored: every page shows them, and says why they do not run."""
+
+from __future__ import annotations
+
+import html
+
+import attrs
+import pytest
+
+from firelock.control.doctor import check_all, look
+from firelock.errors import JobConflict
+from firelock.testing.conformance.storage.newer import UNKNOWN
+from firelock.values import NewJob, State
+
+DAMAGED = {"damaged ties": {"ties_json": "not JSON"}, "damaged retry": {"retry": "not JSON"}}
+
+
+@pytest.fixture
+def ids(fire):
+    """The jobs of a newer release and damaged ones, each after a server has looked at it once."""
+    task = fire.task(name="send")(lambda: None)
+    made = {}
+    for name, part in (UNKNOWN | DAMAGED).items():
+        (id,) = fire.storage.new_ids(1)
+        job = NewJob(id, "send", "{}", "json", "default", 0, State.ENQUEUED, fire.storage.clock())
+        fire.storage.insert([attrs.evolve(job, **part)])
+        made[name] = id
+    with fire.server(workers=1):
+        task.enqueue().result(30)
+    return made
+
+
+def test_every_page_shows_a_job_that_this_release_cannot_read(fire, client, ids):
+    """Lists, the job's page, its API and the doctor; the reason stands on the page."""
+    for path in (
+        "/",
+        "/jobs",
+        "/jobs?state=scheduled",
+        "/jobs?state=failed",
+        "/failures",
+        "/batches",
+        "/limits",
+    ):
+        assert 200 == client.get(path).status, path
+    assert 200 == client.get("/api/jobs").status
+    for name, id in ids.items():
+        page = client.get(f"/jobs/{id}")
+        assert 200 == page.status == client.get(f"/api/jobs/{id}").status, name
+        assert "cannot be read" in html.unescape(page.text), name
+        state = State.FAILED if name in DAMAGED else State.SCHEDULED
+        assert (state, None) == (fire.jobs.get(id).state, fire.jobs.get(id).record().started_at), name
+    found = [one.what for one in check_all(look(fire.runtime, knows_tasks=True)) if one.code == "unread"]
+    assert len({part for part in UNKNOWN if "retry" in part}) == sum("retry policy" in what for what in found)
+    assert 3 == len(found)
+
+
+def test_an_operator_acts_on_a_job_that_this_release_cannot_read(fire, ids):
+    """It is requeued and deleted; a copy, which might lack a part of it, is refused."""
+    for name, id in ids.items():
+        with pytest.raises(JobConflict, match="this release cannot read its"):
+            fire.jobs.copy(id)
+        fire.jobs.get(id).requeue()
+        fire.jobs.get(id).delete()
+        assert State.DELETED is fire.jobs.get(id).state, name
