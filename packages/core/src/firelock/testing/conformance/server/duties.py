@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
+import attrs
 import pytest
 
 from firelock.context import JobContext, Snooze
@@ -27,6 +29,7 @@ from firelock.task import TaskVerbs
 from firelock.testing.conformance.kit import requires
 from firelock.testing.conformance.server.own_process import GATE, HOLD, RUNNING, hold
 from firelock.testing.conformance.server.stage import PATIENCE, ServerFixtures, Stage, pause
+from firelock.testing.conformance.storage.newer import ADDED, UNKNOWN
 from firelock.testing.faults import FaultyStorage
 from firelock.testing.movable_clock import movable
 from firelock.testing.waiting import eventually
@@ -41,6 +44,14 @@ def _stored(stage: Stage, task: str, arguments: str, serializer: str) -> str:
     )
     storage.insert([job])
     return job.id
+
+
+def _newer(stage: Stage, task: str, **parts: str) -> str:
+    """Return the id of a job that a newer release stored."""
+    storage = stage.app.storage
+    made = NewJob(storage.new_ids(1)[0], task, "{}", "json", "default", 0, State.ENQUEUED, storage.clock())
+    storage.insert([attrs.evolve(made, **parts)])  # type: ignore[arg-type]  # its own fields
+    return made.id
 
 
 class EndingDuty(ServerFixtures):
@@ -164,6 +175,63 @@ class EndingDuty(ServerFixtures):
         assert record.due_at is not None
         assert record.due_at > stage.app.storage.clock()
         assert [State.ENQUEUED, State.SCHEDULED] == stage.states(job)
+
+    @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
+    def test_a_job_of_a_newer_release_stops_no_other_job(self, stage: Stage, is_async: bool) -> None:
+        """In a rolling deploy jobs with added fields run; those with unknown parts wait for a newer server.
+
+        Each of those says why. Their neighbours, which one claim took with them, run.
+        """
+
+        def works() -> None:
+            """Succeed."""
+
+        async def aworks() -> None:
+            """Succeed."""
+
+        task = stage.task(aworks if is_async else works)
+        with stage.app.batch("nightly") as batch:
+            member = batch.add(task)
+        ties = [*json.loads(member.record().ties_json or ""), ADDED]
+        retry = json.loads(Retry(attempts=5).to_json()) | {"added": ADDED}
+        added = [_newer(stage, task.name, ties_json=json.dumps(ties))]
+        added.append(_newer(stage, task.name, retry=json.dumps(retry)))
+        unknown = {name: _newer(stage, task.name, **part) for name, part in UNKNOWN.items()}
+        plain = task.enqueue_many([()] * 20)
+
+        stage.serve()
+
+        known: list[Job[Any] | str] = [*plain, member, *added, batch.id]
+        assert {State.SUCCEEDED} == {stage.ended(one).state for one in known}
+        for name, job_id in unknown.items():
+            record = stage.when(job_id, lambda record: record.state is State.SCHEDULED)
+            assert "cannot be read on server" in str(record.reason), name
+            assert (0, 0) == (record.attempt, record.retries), name
+            assert [State.ENQUEUED, State.SCHEDULED] == stage.states(job_id), name
+
+    @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
+    @pytest.mark.parametrize("part", ["ties_json", "admission_json", "retry"])
+    def test_a_damaged_job_fails_alone_with_its_stored_string(
+        self, stage: Stage, part: str, is_async: bool
+    ) -> None:
+        """No release can read a part that is not JSON: the job fails without a run, its neighbours run."""
+
+        def works() -> None:
+            """Succeed."""
+
+        async def aworks() -> None:
+            """Succeed."""
+
+        task = stage.task(aworks if is_async else works)
+        damaged = _newer(stage, task.name, **{part: "not JSON"})
+        plain = task.enqueue_many([()] * 5)
+
+        stage.serve()
+
+        assert {State.SUCCEEDED} == {stage.ended(one).state for one in plain}
+        record = stage.ended(damaged)
+        assert (State.FAILED, None, "not JSON") == (record.state, record.started_at, getattr(record, part))
+        assert "cannot be read" in str(record.reason)
 
     def test_what_a_job_said_is_there_when_it_has_ended(self, stage: Stage) -> None:
         """Whoever sees the job's end sees its log and its progress too."""

@@ -2,8 +2,8 @@
 
 Read `subject` (the fixtures), then the duties in the order of the class, from its end: `life`, `insert`,
 `text`, `claim`, `settle`, `sessions`, `upkeep`; `limits`, `turns`, `rates`, `unique`; `reading`; `batches`,
-`memos`, `calls`, `streams`; `recurring`, `records`; `races`, `key_races`, `flow_races`; `model`, random
-steps. `rows` is for who derives from `RowStorage` alone.
+`memos`, `calls`, `streams`; `newer`; `recurring`, `records`; `races`, `key_races`, `flow_races`; `model`,
+random steps. `rows` is for who derives from `RowStorage` alone.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from firelock.testing.conformance.storage.life import LifeDuty
 from firelock.testing.conformance.storage.limits import KeyDuty, LimitDuty
 from firelock.testing.conformance.storage.memos import MemoDuty
 from firelock.testing.conformance.storage.model import ModelDuty
+from firelock.testing.conformance.storage.newer import NewerDuty
 from firelock.testing.conformance.storage.races import CrowdDuty, RaceDuty
 from firelock.testing.conformance.storage.rates import RateDuty
 from firelock.testing.conformance.storage.reading import FindDuty, PeopleDuty
@@ -39,8 +40,8 @@ __all__ = ["RowStorageConformance", "StorageConformance"]
 # pytest runs the tests of the last base first: what names its rule comes before what compares everything.
 class StorageConformance(
     ModelDuty, FlowRaceDuty, UniqueRaceDuty, LimitRaceDuty, CrowdDuty, RaceDuty, LockDuty, RecordDuty,
-    RecurringDuty, StreamDuty, CallDuty, MemoDuty, TallyDuty, PeopleDuty, FindDuty, UniqueDuty, KeyDuty,
-    RateDuty, TurnDuty, LimitDuty, PruneDuty, ContinuationDuty, PromoteDuty, TailDuty, ReconcileDuty,
+    RecurringDuty, NewerDuty, StreamDuty, CallDuty, MemoDuty, TallyDuty, PeopleDuty, FindDuty, UniqueDuty,
+    KeyDuty, RateDuty, TurnDuty, LimitDuty, PruneDuty, ContinuationDuty, PromoteDuty, TailDuty, ReconcileDuty,
     SessionDuty, ExchangeDuty, GuardDuty, SettleDuty, ClaimDuty, TextDuty, InsertDuty, LifeDuty,
 ):  # fmt: skip
     """Everything a storage promises.

@@ -1,0 +1,147 @@
+"""The next release: its jobs have fields and values that this release does not know."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from firelock import lifecycle
+from firelock.storage import Feature, JobFilter
+from firelock.testing.conformance.flow_scene import FlowScene
+from firelock.testing.conformance.kit import requires
+from firelock.testing.conformance.scene import HOUR, Scene, asks, deletes, requeues, succeeds
+from firelock.testing.conformance.storage.subject import StorageFixtures
+from firelock.values import Admission, State, Ties, UniqueUse, write_admission, write_ties
+
+ADDED = {"since": "next release"}
+"""The value of each field that the next release has added."""
+
+UNKNOWN = {
+    "ties": {"ties_json": '[null,null,[{"any_of":["a","b"]}],null]'},
+    "kind of ties": {"ties_json": '{"after":["a","b"]}'},
+    "admission": {"admission_json": '{"when":"dry"}'},
+    "limit": {"admission_json": '[[["gpu",{"of":2}]],null,null,null]'},
+    "retry": {"retry": '{"kind":"adaptive"}'},
+}
+"""Parts of a job that only the next release can read, by their name."""
+
+
+def added(admission: Admission) -> str:
+    """Return an admission as the next release would store it: with added fields in each part."""
+    limits, unique, *others = json.loads(write_admission(admission) or "")
+    grown = None if unique is None else [*unique, ADDED]
+    return json.dumps([[[*use, ADDED] for use in limits], grown, *others, ADDED], separators=(",", ":"))
+
+
+class NewerDuty(StorageFixtures):
+    """What a storage promises for jobs that a newer release stored during a rolling deploy."""
+
+    verbs = "insert claim"
+
+    @requires(Feature.LIMITS)
+    def test_added_fields_of_limits_change_nothing(self, scene: Scene) -> None:
+        """A job whose admission has added fields holds its limit and comes back with the string as stored.
+
+        If this fails: a job of a newer producer starts without its limit, or stops the jobs next to it.
+        """
+        scene.put_numbers("gpu", concurrent=1)
+        text = added(asks("gpu"))
+        first, second = scene.add_many(2, admission_json=text, beside="gpu")
+        holder = scene.begin()
+
+        (running,) = scene.take(holder)
+
+        assert (first, text) == (running.id, running.job.admission_json)
+        assert ("gpu",) == tuple(use.key for use in running.job.admission.limits)  # type: ignore[union-attr]
+        scene.settle(succeeds(running))
+        assert [second] == scene.claim_ids(holder)
+        scene.check(first, admission_json=text, state=State.SUCCEEDED)
+
+    @requires(Feature.UNIQUE)
+    def test_added_fields_stay_when_a_call_replaces_what_a_job_does(self, scene: Scene) -> None:
+        """`keeps_last` replaces the limits of the waiting job; all other fields stay as they were stored.
+
+        If this fails: an older producer removes what a newer one stored, and the newer server misses it.
+        """
+        admission = Admission(unique=UniqueUse("tasks.run a", keeps_last=True))
+        text, plain = added(admission), write_admission(admission)
+        job_id = scene.add(admission_json=text, beside="a")
+
+        scene.storage.insert([scene.new_job(admission_json=plain, arguments='["new"]', beside="a")])
+
+        record = scene.record(job_id)
+        assert '["new"]' == record.arguments
+        assert text == record.admission_json
+
+    def test_added_fields_of_ties_change_nothing(self, flow: FlowScene) -> None:
+        """A member whose ties have an added field is counted in its batch like any other.
+
+        If this fails: the batch of a newer producer never ends.
+        """
+        batch = flow.batch()
+        text = json.dumps([*json.loads(write_ties(Ties(batch)) or ""), ADDED])
+        member = flow.new_member(batch, ties_json=text)
+        flow.storage.insert([member])
+        plain = flow.member(batch)
+
+        running = flow.running(flow.begin(), member.id, plain)
+
+        assert text == running[0].job.ties_json
+        for one in running:
+            flow.settle(succeeds(one))
+        assert (2, 0, 0, 2, 0, 0) == flow.counts(batch)
+
+    @pytest.mark.parametrize("part", UNKNOWN.values(), ids=UNKNOWN)
+    def test_an_unknown_part_stops_no_other_job(self, scene: Scene, part: dict[str, str]) -> None:
+        """A job with a part that only a newer release can read is claimed like its neighbours.
+
+        Its server puts it off. Every verb shows the job, with the string as it was stored.
+
+        If this fails: one job of a newer producer stops a queue, a page or the retention of an older release.
+        """
+        before = scene.add()
+        newer = scene.add(**part)
+        behind = scene.add()
+        holder = scene.begin()
+
+        claimed = {one.id: one for one in scene.take(holder)}
+
+        assert [before, newer, behind] == list(claimed)
+        scene.check(newer, state=State.PROCESSING, **part)
+        for one in (before, behind):
+            scene.settle(succeeds(claimed[one]))
+        wait = lifecycle.unread_part(claimed[newer].job, holder, at=scene.stamp(), what="its ties")
+        scene.settle(wait)
+        scene.check(newer, state=State.SCHEDULED, attempt=0, reason=wait.reason, **part)
+        assert [newer] == scene.found(JobFilter(state=State.SCHEDULED))
+        assert {State.SUCCEEDED: 2, State.SCHEDULED: 1} == scene.by_state()
+
+    @pytest.mark.parametrize("part", UNKNOWN.values(), ids=UNKNOWN)
+    def test_an_unknown_part_lets_an_operator_act(self, scene: Scene, part: dict[str, str]) -> None:
+        """Such a job is deleted, requeued and pruned like any other.
+
+        If this fails: an operator of an older release cannot remove a job of a newer one.
+        """
+        newer = scene.add(**part)
+
+        scene.settle(deletes(newer))
+        scene.settle(requeues(newer))
+        scene.check(newer, state=State.ENQUEUED, **part)
+        scene.settle(deletes(newer, expires_at=scene.now() - HOUR))
+
+        assert 1 == scene.storage.prune(10)
+        assert [None] == scene.storage.get([newer])
+
+    @pytest.mark.parametrize("part", ["ties_json", "retry"])
+    def test_a_damaged_part_stops_no_other_job(self, scene: Scene, part: str) -> None:
+        """A job with a part that is not JSON is claimed like its neighbours; its server fails it.
+
+        If this fails: one damaged job stops a queue.
+        """
+        ids = [scene.add(), scene.add(**{part: "not JSON"}), scene.add()]
+
+        claimed = scene.claim_ids(scene.begin())
+
+        assert ids == claimed
+        scene.check(ids[1], state=State.PROCESSING, **{part: "not JSON"})
