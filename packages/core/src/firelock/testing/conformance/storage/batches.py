@@ -839,7 +839,7 @@ class TallyDuty(StorageFixtures):
         taken = flow.storage.end_session(holder.session, members, reason="server lost")
         flow.settle_all()
 
-        assert (_OPEN, (2, 2, 0, 0, 0, 0)) == before
+        assert (_OPEN, (2, 2, 0, 0, 0, 2)) == before
         assert ([], []) == (taken.crashed, taken.returned)
         assert [_GONE, State.ENQUEUED] == flow.states(batch, then)
 
