@@ -9,7 +9,8 @@ programs ask under `api/`.
 What pages are made of: `rendering`, `texts`, `urls`, `assets`, `icons`, `formatting`, `charts`, `flow_graph`,
 `tracebacks`, `payloads`; what they look up: `job_search`, `suggestions`, `waiting` (why a job is not
 running). What they do: `actions`, and `operations` in the background; `event_stream` keeps them current. How
-it is mounted and started: `frameworks`, `plugin`, `command`; `extensions` and `hookspecs` are for plugins.
+it is mounted and started: `frameworks`, `plugin`, `command`, whose server's `connections` are limited;
+`extensions` and `hookspecs` are for plugins.
 """
 
 from __future__ import annotations
