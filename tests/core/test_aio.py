@@ -34,8 +34,8 @@ WAITS_FOR_NOTHING = {
         "cancel", "fake", "key", "log", "progress", "raise_if_cancelled", "served_by", "step", "within",
     },
     "Lock": {"renew"},  # called by the keeper's thread; leaving it is `async with`
-    "Job": {"as_source"},  # called by the client
-    "Batch": {"as_source", "became", "of"},  # called by the client
+    "Job": {"as_source", "explain"},  # called by the client
+    "Batch": {"as_source", "became", "explain", "of"},  # called by the client
     "Signal": {"decode", "encode", "named"},
     "TaskVerbs": {"call", "using"},
     "Recurring": {"add_or_update"},  # what `recur` and `arecur` of a task call

@@ -248,11 +248,36 @@ def test_job_transaction_is_asked_once_a_verb_that_stores_jobs(make_app):
     work.enqueue(1).then(work, 2)
     work.enqueue_many([(number,) for number in range(501)])
     app.enqueue_many([work.call(1), work.call(2)])
-    asyncio.run(work.aenqueue(3))
-    with pytest.raises(UnsupportedFeature):
-        asyncio.run(work.using(within="mine").aenqueue(4))
+    work.recur("nightly", "0 2 * * *", 4)
+    app.jobs.copy(app.recurring.trigger("nightly").id)
+    with app.batch("b", after=work.enqueue(1)) as batch:
+        batch.add(work, 1)
+    asyncio.run(await_each(app, work, batch))
+    for verb in (
+        lambda: work.using(within="mine").aenqueue(4),
+        lambda: app.jobs.acopy(batch.members().jobs[0].id, within="mine"),
+        lambda: app.recurring.atrigger("nightly", within="mine"),
+    ):
+        with pytest.raises(UnsupportedFeature):
+            asyncio.run(verb())
 
-    assert [*[("memory://", None)] * 4, ("memory://", "mine")] == asked
+    assert [*[("memory://", None)] * 8, *[("memory://", "mine")] * 3] == asked
+
+
+async def await_each(app, work, batch):
+    """Each async verb that makes jobs was called, with no transaction named."""
+    job = await work.aenqueue(3)
+    await job.athen(work, 1)
+    await work.aschedule(60, 1)
+    await work.aenqueue_many([(1,), (2,)])
+    await app.aenqueue_many([work.call(1), work.call(2)])
+    await app.aenqueue_text("work", {"number": "1"})
+    await app.jobs.acopy(job.id)
+    await app.recurring.atrigger("nightly")
+    async with app.batch("c") as other:
+        await other.aadd(work, 1)
+    await batch.aadd(work, 1)
+    await batch.aadd_many([work.call(1)])
 
 
 def test_job_transaction_that_raises_stops_the_caller(make_app):

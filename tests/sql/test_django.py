@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 from sqlalchemy.engine import make_url
 
-from tests.core.integrations.projects import TRANSACTIONS, TRANSACTIONS_SAID, DjangoProject, sqlite_database
+from tests.core.integrations.projects import (
+    TIES,
+    TIES_SAID,
+    TRANSACTIONS,
+    TRANSACTIONS_SAID,
+    DjangoProject,
+    sqlite_database,
+)
 
 # Three jobs of a kind, between which the database ends every connection to it, Firelock's own among them.
 DROPS = """
@@ -89,9 +96,27 @@ def test_jobs_join_transactions_of_mysql(mariadb, tmp_path):
     assert TRANSACTIONS_SAID == said
 
 
-def said_of(database, tmp_path, **environment):
-    """What becomes of jobs, where the jobs live in this database."""
+def test_tied_jobs_join_transactions_of_postgresql(postgresql, tmp_path):
+    """A Tester accepts and refuses what PostgreSQL does."""
+    database = django_database("postgresql", postgresql.engine_url())
+
+    said = said_of(database, tmp_path, TIES)
+
+    assert said == TIES_SAID
+
+
+def test_tied_jobs_join_transactions_of_mysql(mariadb, tmp_path):
+    """The same on MariaDB and MySQL."""
+    database = django_database("mysql", mariadb.engine_url())
+
+    said = said_of(database, tmp_path, TIES, SHOP_PYMYSQL="1")
+
+    assert said == TIES_SAID
+
+
+def said_of(database, tmp_path, program=TRANSACTIONS, **environment):
+    """What a program prints, where the jobs live in this database."""
     databases = {"default": database, "other": sqlite_database(tmp_path / "other.db")}
     project = DjangoProject(databases, {"database": "default"}, environment=environment)
     project("migrate", "-v", "0")
-    return project.shell(TRANSACTIONS)
+    return project.shell(program)

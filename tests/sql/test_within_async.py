@@ -39,6 +39,13 @@ async def insert(fire, session, *jobs):
     return (await session.run_sync(lambda inner: fire.storage.insert(list(jobs), within=inner))).is_new
 
 
+async def refusal(coroutine):
+    """Return the end of what an uncommitted job is refused with."""
+    with pytest.raises(JobNotCommitted, match="has not committed, or was rolled back") as refused:
+        await coroutine
+    return str(refused.value)[-len("; or pass within=… to store both together.") :]
+
+
 class AsyncCallers:
     """What holds on each of them, of the storage at `url` and of an engine at `engine_url`."""
 
@@ -90,6 +97,48 @@ class AsyncCallers:
         assert 0 == asyncio.run(use())
         by_state = fire.storage.counts().by_state
         assert ({State.ENQUEUED: 1, State.AWAITING: 1} if is_committed else {}) == by_state
+
+    @pytest.mark.parametrize("is_committed", [True, False], ids=["commit", "rollback"])
+    def test_every_verb_that_makes_jobs_follows_an_async_session(self, fire, task, opened, is_committed):
+        """Whatever the job is to others of the session; outside of it, no job can wait for one in it."""
+        approval = fire.signal("approval", bool)
+        task.recur("nightly", "0 2 * * *", 1)
+        first = task.enqueue(1)
+
+        async def use():
+            async with opened() as engine, AsyncSession(engine) as session:
+                inside = task.using(within=session)
+                job = await inside.aenqueue(1)
+                await inside.using(after=job).aenqueue(2)
+                await inside.aenqueue(job.output)
+                async with fire.batch("receipts", after=job, within=session) as batch:
+                    await batch.aadd(task, 1)
+                    await batch.athen(task.using(after=job), 1)
+                await batch.athen(inside, 1)
+                await batch.aadd(inside, 1)
+                await approval.asend(job, True, within=session)
+                await fire.jobs.acopy(first.id, within=session)
+                await fire.recurring.atrigger("nightly", within=session)
+                refusals = [
+                    await refusal(coroutine)
+                    for coroutine in (
+                        job.athen(task, 1),
+                        task.using(after=job).aenqueue(1),
+                        task.aenqueue(job.output),
+                        batch.aadd(task, 1),
+                        batch.aadd_many([task.call(1)]),
+                        approval.asend(job, True),
+                    )
+                ]
+                seen = fire.jobs.counts().total
+                await (session.commit() if is_committed else session.rollback())
+                return refusals, seen
+
+        refusals, seen = asyncio.run(use())
+
+        assert refusals == ["; or pass within=… to store both together."] * 6
+        assert seen == 1
+        assert fire.jobs.counts().total == 1 + 10 * is_committed
 
     def test_jobs_follow_an_async_connection(self, fire, task, opened):
         """Core's own is taken as the ORM's is."""

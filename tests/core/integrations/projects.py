@@ -189,3 +189,128 @@ TRANSACTIONS_SAID = {
     "told": True,
     "completed": [False, "left", True],
 }  # fmt: skip
+
+
+# Prints how each verb with a job of an open transaction ends, on the project's storage and with a Tester.
+TIES = """
+import asyncio, json, threading
+from django.db import transaction
+from firelock.integrations.django import fire
+from firelock.testing import Tester
+from shop.tasks import send_receipt as send
+
+approval = fire.signal("approval", bool)
+fire.storage.clear()
+
+@fire.task(name="note")
+def note(text: str) -> None:
+    pass
+
+def batch_after(job):
+    with fire.batch("after", after=job) as batch:
+        batch.add(send, 1)
+
+def batch_then_inside(job):
+    with fire.batch("b") as batch:
+        batch.add(send, 1)
+        batch.then(send.using(after=job), 1)
+
+def batch_then(_):
+    with fire.batch("b") as batch:
+        batch.add(send, 1)
+    batch.then(send, 1)
+
+def batch_add(_):
+    with fire.batch("b") as batch:
+        batch.add(send, 1)
+    batch.add(send, 1)
+
+TIES = {
+    "then": lambda job: job.then(send, 1),
+    "then, named": lambda job: job.then(send.using(within="default"), 1),
+    "after": lambda job: send.using(after=job).enqueue(1),
+    "after, many": lambda job: send.using(after=job).enqueue_many([(1,), (2,)]),
+    "output": lambda job: note.enqueue(job.output),
+    "calls": lambda job: fire.enqueue_many([send.using(after=job).call(1), send.call(2)]),
+    "batch after": batch_after,
+    "batch.then inside": batch_then_inside,
+    "signal": lambda job: approval.send(job, True),
+}
+OWN = {"batch.then": batch_then, "batch.add": batch_add}
+LOOKS = {
+    "refresh": lambda job: job.refresh(),
+    "requeue": lambda job: job.requeue(),
+    "delete": lambda job: job.delete(),
+    "restore": lambda job: job.restore(),
+    "get": lambda job: fire.jobs.get(job.id),
+    "copy": lambda job: fire.jobs.copy(job.id),
+    "athen": lambda job: asyncio.run(job.athen(send, 1)),
+    "aafter": lambda job: asyncio.run(send.using(after=job).aenqueue(1)),
+    "asignal": lambda job: asyncio.run(approval.asend(job, True)),
+}
+
+def outcome(verb, *args):
+    try:
+        verb(*args)
+    except Exception as error:
+        return type(error).__name__
+    return "accepted"
+
+def elsewhere(verb, job):
+    said = []
+    thread = threading.Thread(target=lambda: said.append(outcome(verb, job)))
+    thread.start()
+    thread.join()
+    return said[0]
+
+def outcomes():
+    said = {"inside": {}, "looks": {}, "elsewhere": {}, "next": {}, "after": {}}
+    with transaction.atomic():
+        for name, verb in (TIES | OWN).items():
+            said["inside"][name] = outcome(verb, send.enqueue(1))
+        job = send.enqueue(1)
+        for name, verb in LOOKS.items():
+            said["looks"][name] = outcome(verb, job)
+        for name, verb in (TIES | LOOKS).items():
+            if name != "then, named":
+                said["elsewhere"][name] = elsewhere(verb, job)
+        jobs = {name: send.enqueue(1) for name in TIES | OWN}
+    with transaction.atomic():
+        for name, verb in (TIES | OWN).items():
+            said["next"][name] = outcome(verb, jobs[name])
+    for name, verb in (TIES | OWN | LOOKS).items():
+        job = send.enqueue(1)
+        if name != "then, named":
+            said["after"][name] = outcome(verb, job)
+    return said
+
+storage = outcomes()
+with Tester(fire):
+    tester = outcomes()
+fire.close()
+print(json.dumps({f"{where} {name}": [said, tester[where][name]]
+                  for where, outcomes in storage.items() for name, said in outcomes.items()}))
+"""
+
+_TIES = [
+    "then", "then, named", "after", "after, many", "output", "calls", "batch after", "batch.then inside",
+    "signal",
+]  # fmt: skip
+_LOOKS = ["refresh", "requeue", "delete", "restore", "get", "copy", "athen", "aafter", "asignal"]
+_BY_ID = {"get": "JobNotFound", "copy": "JobNotFound"}  # nothing is known of a transaction
+_ALL = {
+    "inside": dict.fromkeys([*_TIES, "batch.then", "batch.add"], "accepted"),
+    "looks": dict.fromkeys(_LOOKS, "JobNotCommitted") | _BY_ID,
+    "elsewhere": dict.fromkeys([*_TIES, *_LOOKS], "JobNotCommitted") | _BY_ID,
+    "next": dict.fromkeys([*_TIES, "batch.then", "batch.add"], "accepted"),
+    "after": {
+        **dict.fromkeys([*_TIES, *_LOOKS, "batch.then", "batch.add"], "accepted"),
+        "requeue": "JobConflict", "restore": "JobConflict",
+    },
+}  # fmt: skip
+TIES_SAID = {  # by the storage and by the Tester
+    f"{where} {name}": [outcome] * 2
+    for where, outcomes in _ALL.items()
+    for name, outcome in outcomes.items()
+    if where in {"inside", "next"} or name != "then, named"
+}

@@ -114,6 +114,6 @@ def test_the_tests_of_a_project_run_jobs_as_the_page_says(tmp_path):
 
     said = project("test")
 
-    assert "Ran 9 tests" in said
+    assert "Ran 11 tests" in said
     assert "no issues" in said
     assert not (tmp_path / "shop.db").exists()

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tests.core.integrations.projects import TRANSACTIONS, TRANSACTIONS_SAID, DjangoProject, sqlite_database
+from tests.core.integrations.projects import (
+    TIES,
+    TIES_SAID,
+    TRANSACTIONS,
+    TRANSACTIONS_SAID,
+    DjangoProject,
+    sqlite_database,
+)
 
 
 @pytest.fixture
@@ -49,6 +56,13 @@ print(json.dumps(said))
 """)
 
     assert [1, 1, 1, 2] == said
+
+
+def test_jobs_tied_to_others_join_the_transaction_as_a_tester_has_it(django_project):
+    """A Tester accepts and refuses what the storage does: in the transaction, outside of it and after it."""
+    said = django_project.shell(TIES)
+
+    assert said == TIES_SAID
 
 
 # Prints what becomes of batches, their members and callbacks in transactions of Django's.

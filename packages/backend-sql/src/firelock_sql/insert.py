@@ -28,7 +28,7 @@ from firelock.storage.admission import lane_of
 from firelock.storage.batches import NOTHING, Share
 from firelock_sql.batch_row import SWEEP, BatchRow, new_batch, put_batches, share_batches, tell_batches
 from firelock_sql.claim import DUE
-from firelock_sql.job_row import edges_text, entry_line, list_text, ties_in
+from firelock_sql.job_row import KNOWN, edges_text, entry_line, list_text, ties_in, visible
 from firelock_sql.schema import IS_MEMBER
 from firelock_sql.settle import MARK_PARENTS, kept_until
 from firelock_sql.transaction import Text, Transaction, Value, insert_into
@@ -51,7 +51,6 @@ _TIMED = frozenset({State.AWAITING, State.SCHEDULED})
 _TAG = insert_into("firelock_job_tags", "tag", "created_at", "job_id")
 _EDGE = insert_into("firelock_edges", "parent_id", "child_id", "awaited", "is_decided", "carries")
 _MEMBER = insert_into("firelock_members", "batch_id", "created_at", "job_id")
-_KNOWN = Text("SELECT id FROM firelock_jobs WHERE id IN :ids")
 _PARENTS = Text("""
 SELECT id, state, ended_at, expires_at FROM firelock_jobs INDEXED BY id
 WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE
@@ -99,7 +98,7 @@ def first_fellows(batch: Sequence[NewJob]) -> int:
 
 def insert_jobs(tx: Transaction, batch: Sequence[NewJob]) -> list[bool | Duplicate]:
     """See `Storage.insert`."""
-    known = {row[0] for row in tx.all(_KNOWN, ids=[job.id for job in batch])}
+    known = {row[0] for row in tx.all(KNOWN, ids=[job.id for job in batch])}
     answers: list[bool | Duplicate] = []
     new: list[NewJob] = []
     for job in batch:
@@ -231,7 +230,7 @@ def _known(tx: Transaction, new: Sequence[NewJob]) -> dict[str, _Start]:
     """Return what is stored of batches and parents of new jobs, to which `_start_of` adds what is new."""
     batches = {id for job in new if (id := ties_in(job.ties_json).batch_id) is not None}
     batches -= {job.id for job in new}
-    shared = share_batches(tx, batches)  # before the parents
+    shared = share_batches(tx, visible(tx, batches))  # before the parents
     known = _load_parents(tx, new) if any(job.parents for job in new) else {}
     if shared:
         for id, state in dict(tx.all_known(_STATES, ids=sorted(shared))).items():
@@ -297,8 +296,8 @@ def _begin_member(job: NewJob, batch_id: str, start: _Start, known: Mapping[str,
 
 
 def _load_parents(tx: Transaction, new: Sequence[NewJob]) -> dict[str, _Start]:
-    ids = sorted({edge.parent_id for job in new if job.state is State.AWAITING for edge in job.parents})
-    found = tx.all(_PARENTS, ids=ids)
+    ids = {edge.parent_id for job in new if job.state is State.AWAITING for edge in job.parents}
+    found = tx.all(_PARENTS, ids=visible(tx, ids))
     return {id: _Start(State(state), None, ended_at, expires_at) for id, state, ended_at, expires_at in found}
 
 

@@ -319,6 +319,7 @@ _values_of = attrgetter(*_WRITTEN)
 _LOOK = f"""
 SELECT {", ".join(_READ)} FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE
 """  # noqa: S608 - names
+KNOWN = Text("SELECT id FROM firelock_jobs WHERE id IN :ids")
 _LOAD = Text(_LOOK)
 _LOAD_FREE = Text(f"{_LOOK} SKIP LOCKED")
 _SAVE = Text(
@@ -327,6 +328,18 @@ _SAVE = Text(
 )
 _TEXT = Text("SELECT creation, history FROM firelock_jobs WHERE seq = :seq")
 _REWRITE = Text("UPDATE firelock_jobs SET history = :history, history_lines = :number WHERE seq = :seq")
+
+
+def visible(tx: Transaction, ids: Iterable[str]) -> list[str]:
+    """Return the ids of the jobs that can be locked, in order; without those of other open transactions.
+
+    On MySQL a caller's transaction would wait for the end of that other one, which may be open in the same
+    thread. Elsewhere a locking query does not see what is not committed, and nothing is asked here.
+    """
+    wanted = sorted(set(ids))
+    if tx.newer is None or not wanted:
+        return wanted
+    return sorted({row[0] for row in tx.all_known(KNOWN, ids=wanted)})
 
 
 def load_rows(tx: Transaction, ids: Iterable[str], *, is_patient: bool = True) -> dict[str, JobRow]:

@@ -20,7 +20,7 @@ from firelock.storage import (
     memo_words,
 )
 from firelock_sql.database import SqlVerbs
-from firelock_sql.job_row import IS_HELD, JobRow, load_rows, save_rows
+from firelock_sql.job_row import IS_HELD, JobRow, load_rows, save_rows, visible
 from firelock_sql.memo_row import memo_size, memo_total, put_memo, read_memo, read_memos
 from firelock_sql.settle import decide_all_of, resume
 from firelock_sql.transaction import Text, Transaction
@@ -55,7 +55,7 @@ class SqlMemoVerbs(SqlVerbs):
 
 def remember_memos(tx: Transaction, memos: Sequence[NewMemo]) -> list[Remembered]:
     """See `Storage.remember`."""
-    rows = load_rows(tx, {one.job_id for one in memos})
+    rows = load_rows(tx, visible(tx, {one.job_id for one in memos}))
     answers = [_remember(tx, rows, one) for one in memos]
     woken = [row for row in rows.values() if row.is_changed]
     save_rows(tx, woken)

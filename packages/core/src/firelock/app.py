@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, T
 
 import attrs
 
-from firelock.aio import in_thread, twin
+from firelock.aio import twin
 from firelock.arguments.forms import Parameter, parameters_of, texts_of, typed_arguments
 from firelock.arguments.outline import stub_of
 from firelock.batch import Batch, OnFailureText, OnText, new_batch
@@ -30,7 +30,7 @@ from firelock.control.servers import Servers
 from firelock.errors import ConfigurationError, TaskError, UnknownTask
 from firelock.job import Job
 from firelock.locks import Lock, LockKeeper, LockProvider
-from firelock.options import Call, TaskInfo
+from firelock.options import Call, CallOptions, TaskInfo
 from firelock.plugins import Plugins, check_contract
 from firelock.resource import declare_resource
 from firelock.runtime import Runtime, ServedApp
@@ -312,7 +312,7 @@ class Firelock(ServedApp):
 
     async def aenqueue_many(self, calls: Iterable[Call[R]]) -> list[Job[R]]:
         """Enqueue many without blocking the event loop."""
-        return await in_thread(self._client.create_many, _calls(calls))
+        return await self._client.acreate_many(_calls(calls))
 
     # ---- batches and signals -----------------------------------------------------------------------------
 
@@ -501,14 +501,29 @@ class Firelock(ServedApp):
             ArgumentError, ConfigurationError, ScheduleError: an enqueue would refuse it as well.
             StorageError: nothing was stored.
         """
+        options = CallOptions(queue, priority, delay, tags=tags, meta=meta)
+        return self._client.create(self._text_call(name, values, options), reason)
+
+    async def aenqueue_text(
+        self,
+        name: str,
+        values: Mapping[str, str],
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        delay: timedelta | float | None = None,
+        tags: Sequence[str] | None = None,
+        meta: Mapping[str, str] | None = None,
+        reason: str | None = None,
+    ) -> Job[Any]:
+        """`enqueue_text` without blocking the event loop."""
+        options = CallOptions(queue, priority, delay, tags=tags, meta=meta)
+        return await self._client.acreate(self._text_call(name, values, options), reason)
+
+    def _text_call(self, name: str, values: Mapping[str, str], options: CallOptions) -> Call[Any]:
         info, binder = self._info(name), self._binder(name)
         args, kwargs = binder.signature.named_call(typed_arguments(binder, values))
-        task = task_of(self._client, self.recurring, info).using(
-            queue=queue, priority=priority, delay=delay, tags=tags, meta=meta
-        )
-        return self._client.create(Call(info, task.options, args, kwargs), reason)
-
-    aenqueue_text = twin(enqueue_text)
+        return Call(info, options, args, kwargs)
 
     def _binder(self, name: str) -> Binder:
         return self.registry.binder(self._info(name))

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, Self, TypeAlias, TypeVar, cast
 
@@ -17,6 +18,7 @@ import attrs
 
 from firelock import lifecycle
 from firelock.aio import in_thread, twin
+from firelock.arguments.references import sources_in
 from firelock.arguments.tags import check_tags
 from firelock.clock import SECOND, span_micros
 from firelock.errors import (
@@ -106,11 +108,19 @@ class Gathered(Job[R]):
         filling = self._filling
         return filling if filling is not None and filling.is_open else None
 
-    def _look(self) -> JobRecord:
+    def _look(self, way_out: str = "") -> JobRecord:
+        self._require_stored()
+        return super()._look(way_out)
+
+    def _require_stored(self) -> None:
         filling = self._filling
         if filling is not None and (why := filling.why_not_stored(self.id)) is not None:
             raise JobNotCommitted(f"{self!r} is not stored: {why}.")
-        return super()._look()
+
+    def require_visible(self, transaction: Callable[[], object | None]) -> None:
+        """See `Job.require_visible`; before its block ends the job is in no transaction."""
+        self._require_stored()
+        super().require_visible(transaction)
 
     def became(self, answer: bool | Duplicate, *, is_within: bool) -> None:
         """The job is stored; or another one has its unique key, and the handle is of that one."""
@@ -162,6 +172,7 @@ class Filling:
     is_open: bool = False
     is_async: bool = False
     has_raised: bool = False
+    _sources: list[Job[Any]] = attrs.Factory(list)  # what the batch and its continuations wait for
     _waiting: list[_Pair] = attrs.Factory(list)
     _unstored: set[str] = attrs.Factory(set)  # ids of what waits, and of what never will be stored
     _dropped: set[str] = attrs.Factory(
@@ -172,6 +183,7 @@ class Filling:
     _held: set[str] = attrs.Factory(set)  # of batches that are stored and not filled yet
     _held_at: int = 0  # when their holds were moved on last
     _has_stored: bool = False
+    _is_within: bool = False  # what was stored is in a transaction of the caller's
     _storing: threading.Lock = attrs.Factory(threading.Lock)
 
     # ---- gathering ---------------------------------------------------------------------------------------
@@ -200,7 +212,25 @@ class Filling:
     def child(self, parent: Job[Any], call: Call[Any]) -> list[_Pair]:
         """Return job and handle of a continuation; it is not gathered yet."""
         self._check_within((call,))
-        return self._pairs([(self.client.new_child(parent.id, call, parent.meta),)])
+        job = self.client.new_child(parent.id, call, parent.meta, self.transaction)
+        self._sources += (*(call.options.after or ()), *sources_in(call.args), *sources_in(call.kwargs))
+        return self._pairs([(job,)])
+
+    def transaction(self) -> object | None:
+        """Return the transaction that the block is stored in; None for none."""
+        return self.within if self.is_async else self.client.transaction(self.within)
+
+    def transaction_of_stored(self) -> object | None:
+        """Return the transaction that chunks of the block are stored in; None if there are none in one.
+
+        Never raises: it is needed at the end of a block that has raised itself.
+        """
+        if not self._is_within:
+            return None
+        try:
+            return self.transaction()
+        except Exception:  # noqa: BLE001 - a plugin's; a transaction that it refuses can only be rolled back
+            return self.within
 
     def _check_within(self, calls: Sequence[Call[Any]]) -> None:
         if any(call.options.within is not None for call in calls):
@@ -337,6 +367,7 @@ class Filling:
         answers = self._insert([job for job, _ in chunk], transaction)
         del self._waiting[:size]
         self._has_stored = True
+        self._is_within = transaction is not None
         self._unstored.difference_update([job.id for job, _ in chunk])
         for (_, handle), answer in zip(chunk, answers, strict=True):
             handle.became(answer, is_within=transaction is not None)
@@ -352,6 +383,8 @@ class Filling:
         try:
             return self.client.insert(jobs, transaction)
         except JobNotFound as error:
+            for source in self._sources:
+                source.explain(error)
             raise self._duplicate(jobs) or error from error
 
     def _duplicate(self, jobs: Sequence[NewJob]) -> DuplicateJob | None:
@@ -448,7 +481,8 @@ class Batch(Gathered[Tally]):
 
     It is failed if a member has failed, or waits for what will not come; deleted if it was cancelled, or what
     it is after was deleted; else succeeded. `then` and `result()` are those of any job: of a batch the result
-    is its tally. A requeue of a member opens it again. `delete()` cancels it, for good.
+    is its tally. A requeue of a member opens it again. `delete()` cancels it, for good. Members and
+    continuations join the caller's transaction; `requeue`, `delete` and `restore` act immediately.
     """
 
     __slots__ = ("_depth", "_is_entered")
@@ -499,7 +533,7 @@ class Batch(Gathered[Tally]):
         """All is stored; where the block raised nothing is, and what was stored before is cancelled."""
         filling = cast("Filling", self._filling)
         is_whole = self.id == filling.root and error is None
-        within = self._client.transaction(filling.within) if is_whole else filling.within
+        within = filling.transaction() if is_whole else filling.transaction_of_stored()
         filling.leave(self.id, within, has_raised=error is not None)
 
     async def __aenter__(self) -> Self:
@@ -548,7 +582,12 @@ class Batch(Gathered[Tally]):
         """`add` without blocking the event loop."""
         call, filling = call_of("aadd", task, args, kwargs), self._taker()
         if filling is None:
-            return await self._client.acreate_member(call, self.id)
+            await self.arequire_visible(lambda: call.options.within)
+            try:
+                return await self._client.acreate_member(call, self.id)
+            except JobNotFound as error:
+                await in_thread(self.explain, error)
+                raise
         return cast("Job[R2]", (await filling.aadd(filling.members([call], self.id)))[0])
 
     def add_many(self, calls: Iterable[Call[R2]], /) -> list[Job[R2]]:
@@ -564,7 +603,7 @@ class Batch(Gathered[Tally]):
         for chunk in _chunks(calls):
             filling = self._taker()
             if filling is None:
-                handles += await in_thread(self._client.create_members, chunk, self.id)
+                handles += await self._acreate_members(chunk)
             else:
                 handles += await filling.aadd(filling.members(chunk, self.id))
         return handles
@@ -572,8 +611,24 @@ class Batch(Gathered[Tally]):
     def _add(self, calls: Sequence[Call[Any]]) -> Sequence[Job[Any]]:
         filling = self._taker()
         if filling is None:
-            return self._client.create_members(calls, self.id)
+            return self._create_members(calls)
         return filling.add(filling.members(calls, self.id))
+
+    def _create_members(self, calls: Sequence[Call[Any]]) -> list[Job[Any]]:
+        self.require_visible(partial(self._client.transaction, calls[0].options.within))
+        try:
+            return self._client.create_members(calls, self.id)
+        except JobNotFound as error:
+            self.explain(error)
+            raise
+
+    async def _acreate_members(self, calls: Sequence[Call[Any]]) -> list[Job[Any]]:
+        await self.arequire_visible(lambda: calls[0].options.within)
+        try:
+            return await self._client.acreate_members(calls, self.id)
+        except JobNotFound as error:
+            await in_thread(self.explain, error)
+            raise
 
     def _taker(self) -> Filling | None:
         """Return what gathers members of this batch; None where they are stored at once.
@@ -839,7 +894,8 @@ def new_batch(
         raise ConfigurationError(
             f"Batch {name!r} would be {depth} deep; at most {DEEPEST} lie within one another."
         )
-    edges = _edges(after, on, outer_id, is_within=within is not None)
+    sources = to_sources(after)
+    edges = _edges(sources, on, outer_id, partial(client.transaction, within))
     place = outer_id or beside or (edges[0].parent_id if edges else None)
     record = NewJob(
         client.storage.new_ids(1, place)[0], BATCH_TASK, "{}", "json", "default", 0, State.AWAITING,
@@ -851,16 +907,16 @@ def new_batch(
         batch = Batch(client, record, filling, depth)
         filling.begin(batch, record)
         return batch
-    filling = Filling(client, record.id, within, _hold(hold))
+    filling = Filling(client, record.id, within, _hold(hold), sources=[*sources, *([outer] if outer else [])])
     filling.promise(record.id)
     return Batch(client, record, filling, depth)
 
 
 def _edges(
-    after: Job[Any] | Sequence[Job[Any]], on: str, outer_id: str | None, *, is_within: bool
+    sources: Sequence[Job[Any]], on: str, outer_id: str | None, transaction: Callable[[], object | None]
 ) -> tuple[Edge, ...]:
-    end, sources = to_choice(On, "on", on), to_sources(after)
-    ids = [source.as_source(outer_id, is_within=is_within) for source in sources]
+    end = to_choice(On, "on", on)
+    ids = [source.as_source(outer_id, transaction) for source in sources]
     return tuple(check_bounded({one: Edge(one, end) for one in ids}, is_batch=True).values())
 
 

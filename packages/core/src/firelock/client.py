@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 from firelock import lifecycle
 from firelock.aio import in_thread
-from firelock.arguments.references import check_made_of, holds_output
+from firelock.arguments.references import check_made_of, holds_output, sources_in
 from firelock.arguments.tags import MAX_TAGS, check_tags, format_tags
 from firelock.arguments.templates import names_in
 from firelock.clock import SECOND, micros, span_micros
@@ -23,6 +25,7 @@ from firelock.errors import (
     ConfigurationError,
     DuplicateJob,
     FirelockError,
+    JobNotFound,
     ResultUnavailable,
     ScheduleError,
     StorageError,
@@ -63,6 +66,11 @@ if TYPE_CHECKING:
     from firelock.values import ClaimedJob, Inserted, JobRecord, Transition
 
 log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_is_awaited = ContextVar("firelock_is_awaited", default=False)  # this thread works for an async verb
 
 RELEASE_LIMIT = 1_000
 _TELLING, _LOOK_AGAIN = 1.0, 0.01  # seconds
@@ -118,29 +126,56 @@ class Client:
         job = self._new_job(call)
         if reason is not None:
             job.reason = reason
-        return self.store(job, self.transaction(call.options.within))
+        try:
+            return self.store(job, self.transaction(call.options.within))
+        except JobNotFound as error:
+            _explain(error, (call,))
+            raise
 
-    async def acreate(self, call: Call[Any]) -> Job[Any]:
+    async def acreate(self, call: Call[Any], reason: str | None = None) -> Job[Any]:
         """The call is stored as a job, together with those of other coroutines that await at this moment."""
         await self._read_clock()
-        return await self._astore(self._new_job(call), call.options.within)
+        return await self._acreate(call, reason=reason)
+
+    async def _acreate(
+        self,
+        call: Call[Any],
+        inherited: Mapping[str, str] = NO_META,
+        tie: Tie | None = None,
+        reason: str | None = None,
+    ) -> Job[Any]:
+        job = self._new_job(call, inherited, tie, lambda: call.options.within)
+        if reason is not None:
+            job.reason = reason
+        try:
+            return await self.astore(job, call.options.within)
+        except JobNotFound as error:
+            await in_thread(_explain, error, (call,))
+            raise
 
     def create_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> Job[Any]:
         """The call is stored as a continuation of a job with this meta."""
-        return self.store(
-            Client.new_child(self, parent_id, call, meta), self.transaction(call.options.within)
-        )
+        job = self._new_job(call, meta, tie_to_parent(parent_id, call.options))
+        try:
+            return self.store(job, self.transaction(call.options.within))
+        except JobNotFound as error:
+            _explain(error, (call,))
+            raise
 
     async def acreate_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> Job[Any]:
         """The call is stored as a continuation, without blocking the event loop."""
         await self._read_clock()
-        return await self._astore(
-            self._new_job(call, meta, tie_to_parent(parent_id, call.options)), call.options.within
-        )
+        return await self._acreate(call, meta, tie_to_parent(parent_id, call.options))
 
-    def new_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> NewJob:
-        """Return the continuation that the call makes; nothing is stored."""
-        return self._new_job(call, meta, tie_to_parent(parent_id, call.options))
+    def new_child(
+        self,
+        parent_id: str,
+        call: Call[Any],
+        meta: Mapping[str, str],
+        transaction: Callable[[], object | None],
+    ) -> NewJob:
+        """Return the continuation that the call makes, for that transaction; nothing is stored."""
+        return self._new_job(call, meta, tie_to_parent(parent_id, call.options), transaction)
 
     def new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Sequence[NewJob]]:
         """Return the members of a batch that the calls make, in runs of jobs that `create_alike` would make.
@@ -188,15 +223,18 @@ class Client:
     async def acreate_member(self, call: Call[Any], batch_id: str) -> Job[Any]:
         """The call is stored as a member, without blocking the event loop."""
         await self._read_clock()
-        return await self._astore(self._new_job(call, tie=tie_to_batch(batch_id)), call.options.within)
+        return await self._acreate(call, tie=tie_to_batch(batch_id))
 
     async def _read_clock(self) -> None:
         if not self.clock.is_fresh:
             await in_thread(self.clock.now)
 
     def transaction(self, within: object | None) -> object | None:
-        """Return the transaction that jobs become part of: the caller's, or what a plugin makes of it."""
-        if not self.plugins.has_job_transaction:
+        """Return the transaction that jobs become part of: the caller's, or what a plugin makes of it.
+
+        An async verb joins none that it is not given, in whichever thread it does its work.
+        """
+        if not self.plugins.has_job_transaction or (within is None and _is_awaited.get()):
             return within
         chosen = self.plugins.job_transaction(self.storage, within)
         return within if chosen is None else chosen
@@ -213,7 +251,15 @@ class Client:
             return Job(self, job, within is not None, answer.job_id, False)
         return Job(self, job, within is not None)
 
-    async def _astore(self, job: NewJob, within: object | None) -> Job[Any]:
+    async def astore(self, job: NewJob, within: object | None = None) -> Job[Any]:
+        """The job is stored as it is, without blocking the event loop; return the handle as `store` does.
+
+        Without `within` it joins no transaction: code on an event loop is in none.
+
+        Raises:
+            DuplicateJob: another job has its unique key, and it is refused then.
+            StorageError: nothing was stored.
+        """
         self.check_makes_jobs()
         try:
             if within is None:
@@ -231,10 +277,29 @@ class Client:
 
     # ---- many --------------------------------------------------------------------------------------------
 
+    async def acreate_many(self, calls: Sequence[Call[Any]]) -> list[Job[Any]]:
+        """`create_many` without blocking the event loop."""
+        return await _awaited(self.create_many, calls)
+
+    async def acreate_alike(
+        self, info: TaskInfo, options: CallOptions, calls: Iterable[Sequence[object]]
+    ) -> list[Job[Any]]:
+        """`create_alike` without blocking the event loop."""
+        return await _awaited(self.create_alike, info, options, calls)
+
+    async def acreate_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Job[Any]]:
+        """`create_members` without blocking the event loop."""
+        return await _awaited(self.create_members, calls, batch_id)
+
     def create_many(self, calls: Sequence[Call[Any]]) -> list[Job[Any]]:
         """Every call is checked, then all are stored in order, 500 at a time, each chunk atomic."""
+        within = self._common_within(calls)
         jobs = [self._new_job(call) for call in calls]
-        return self._store_many(jobs, self._common_within(calls))
+        try:
+            return self._store_many(jobs, within)
+        except JobNotFound as error:
+            _explain(error, calls)
+            raise
 
     def create_alike(
         self, info: TaskInfo, options: CallOptions, calls: Iterable[Sequence[object]]
@@ -361,21 +426,37 @@ class Client:
     # ---- building ----------------------------------------------------------------------------------------
 
     def _new_job(
-        self, call: Call[Any], inherited: Mapping[str, str] = NO_META, tie: Tie | None = None
+        self,
+        call: Call[Any],
+        inherited: Mapping[str, str] = NO_META,
+        tie: Tie | None = None,
+        transaction: Callable[[], object | None] | None = None,
     ) -> NewJob:
+        """Return the job of a call.
+
+        Args:
+            call: of a task.
+            inherited: the meta of the job that it continues.
+            tie: what it is to other jobs.
+            transaction: returns the transaction that the job will be stored in, if that is not the one of
+                `transaction(call.options.within)`; called only if the job waits for one that may be
+                uncommitted.
+        """
         info, options = call.info, call.options
         binder = self.registry.binder(info)
         if self.plugins.has_job_options:
             options = self._ask_plugins(call)
         if options.on is not None or options.after is not None:
-            tie = tie_to_sources(call.options, tie or Tie())
+            chosen = transaction or partial(self.transaction, call.options.within)
+            tie = tie_to_sources(call.options, tie or Tie(), chosen)
         try:
             arguments, text = binder.encode_both(call.args, call.kwargs, self.serializer)
         except ArgumentError:  # the one way in which outputs among them show: calls without any pay nothing
             if not holds_output((*call.args, *call.kwargs.values())):
                 raise
             arguments, text, references = binder.encode_references(call.args, call.kwargs, self.serializer)
-            tie = tie_to_outputs(call.options, tie or Tie(), references)
+            chosen = transaction or partial(self.transaction, call.options.within)
+            tie = tie_to_outputs(call.options, tie or Tie(), references, chosen)
             _check_known(info, options, references)
         now = self.clock.now()
         due_at = nominal_at = self._due_at(options, now)
@@ -689,10 +770,10 @@ class WrappedClient(Client):
         with self._contexts((call,)):
             return super().create(call, reason)
 
-    async def acreate(self, call: Call[Any]) -> Job[Any]:
+    async def acreate(self, call: Call[Any], reason: str | None = None) -> Job[Any]:
         """The call is stored as a job, within the plugins' contexts."""
         with self._contexts((call,)):
-            return await super().acreate(call)
+            return await super().acreate(call, reason)
 
     def create_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> Job[Any]:
         """The call is stored as a continuation, within the plugins' contexts."""
@@ -710,10 +791,16 @@ class WrappedClient(Client):
             made.extend(super().called_jobs(calls, caller))
             return made
 
-    def new_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> NewJob:
+    def new_child(
+        self,
+        parent_id: str,
+        call: Call[Any],
+        meta: Mapping[str, str],
+        transaction: Callable[[], object | None],
+    ) -> NewJob:
         """Return the continuation that the call makes, made within the plugins' contexts."""
         with self._contexts((call,), meta) as made:
-            made.append(super().new_child(parent_id, call, meta))
+            made.append(super().new_child(parent_id, call, meta, transaction))
             return made[0]
 
     def new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Sequence[NewJob]]:
@@ -769,6 +856,22 @@ class WrappedClient(Client):
                 raise
         if refusal is not None:  # a context has swallowed it, and there is no job to return
             raise refusal
+
+
+async def _awaited(verb: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    """Return what the verb returns, run in a thread in which it joins no transaction by itself."""
+    token = _is_awaited.set(True)
+    try:
+        return await in_thread(verb, *args, **kwargs)
+    finally:
+        _is_awaited.reset(token)
+
+
+def _explain(error: JobNotFound, calls: Iterable[Call[Any]]) -> None:
+    """Raise `JobNotCommitted` if a job that the calls wait for was not found because it is not committed."""
+    for call in calls:
+        for source in (*(call.options.after or ()), *sources_in(call.args), *sources_in(call.kwargs)):
+            source.explain(error)
 
 
 def _runs_of_alike(calls: Sequence[Call[Any]]) -> Iterable[Iterable[Call[Any]]]:

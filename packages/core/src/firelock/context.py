@@ -69,7 +69,8 @@ class ServedAttempt(Protocol):
 class JobContext:
     """The job that is running: annotate a task's first parameter with it, or call `current_job()`.
 
-    It is never serialized. Every method may be called from any thread.
+    It is never serialized. Every method may be called from any thread. What a method stores is stored
+    immediately, except by `complete_within` and `within`, which use the transaction that they are given.
     """
 
     _job: ClaimedJob

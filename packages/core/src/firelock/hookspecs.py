@@ -229,8 +229,9 @@ def batch_meta(name: str) -> Mapping[str, str] | None:
 def job_transaction(storage: Storage, within: object | None) -> OpenTransaction | None:
     """Choose the transaction that new jobs become part of, or that a job ends in.
 
-    Called once a verb that stores jobs, and by `complete_within`, in the client's process, with what the
-    caller gave as `within`; None where that was nothing. Async verbs ask only where something was given.
+    Called in the client's process with what the caller gave as `within`, or None: once per verb that stores
+    jobs or sends a signal, once more for each uncommitted job that a new one waits for, and by
+    `complete_within`. Async verbs call it only with a `within` that the caller gave.
     Returns an `OpenTransaction`, or None for "not mine", which leaves it at what the caller gave. An
     exception goes to the caller, and nothing is stored.
     The first plugin that answers something other than None decides, and no other is asked.

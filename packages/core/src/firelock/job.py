@@ -7,6 +7,7 @@ import os
 import threading
 from concurrent.futures import wait
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 import attrs
@@ -45,7 +46,7 @@ from firelock.values import (
 from firelock.waits import key_waits, waits_words
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
 
     from firelock.clock import StorageClock
@@ -60,6 +61,7 @@ R2 = TypeVar("R2")
 
 
 _UNCOMMITTED = -1
+_STORE_TOGETHER = "; or pass within=… to store both together"
 _showing = threading.Lock()  # of all handles: a handle must stay cheap to make, and two assignments are quick
 
 
@@ -75,6 +77,9 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
 
 class Job(Generic[R]):
     """One job, as this handle last saw it.
+
+    `then` joins the caller's transaction. `requeue`, `delete` and `restore` act immediately: the rollback of
+    a transaction around them does not undo them.
 
     `refresh()`, `requeue()`, `delete()`, `result()` and their async twins leave the handle at what they saw;
     nothing else changes it. No property reads the storage. A handle that comes from an enqueue shows the job
@@ -287,15 +292,15 @@ class Job(Generic[R]):
 
     arecord = twin(record)
 
-    def _look(self) -> JobRecord:
-        """The handle shows the job as it is stored now."""
+    def _look(self, way_out: str = "") -> JobRecord:
+        """The handle shows the job as it is stored now; `way_out` is what its refusal advises besides."""
         look = Observation(next(reads), self._client.storage.get((self.id,))[0])
         if look.record is not None:
             return self._saw(look.began, look.record)
         if self._looked == _UNCOMMITTED:
             raise JobNotCommitted(
                 f"Job {self.id} is not stored: the transaction it was enqueued in has not committed, or was "
-                "rolled back. Commit it first; if it was rolled back, there is no such job: enqueue it again."
+                f"rolled back. Commit it first, or enqueue the job again if it was rolled back{way_out}."
             )
         raise JobNotFound(f"Job {self.id} is not stored: it was never committed, or it has been pruned.")
 
@@ -578,27 +583,40 @@ class Job(Generic[R]):
         Raises:
             JobNotFound: this job is not stored.
             JobNotCommitted: its transaction has not committed, or was rolled back, and the continuation is
-                not within it.
+                stored outside of that transaction.
         """
-        self._require_visible(task)
-        return self._client.create_child(self.id, task.call(*args, **kwargs), self.meta)
+        check_continues("then", task)
+        self.require_visible(partial(self._client.transaction, task.options.within))
+        try:
+            return self._client.create_child(self.id, task.call(*args, **kwargs), self.meta)
+        except JobNotFound as error:
+            self.explain(error)
+            raise
 
     async def athen(self, task: Continuation[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
         """Continue without blocking the event loop."""
-        await in_thread(self._require_visible, task)
-        return await self._client.acreate_child(self.id, task.call(*args, **kwargs), self.meta)
+        check_continues("athen", task)
+        await self.arequire_visible(lambda: task.options.within)
+        try:
+            return await self._client.acreate_child(self.id, task.call(*args, **kwargs), self.meta)
+        except JobNotFound as error:
+            await in_thread(self.explain, error)
+            raise
 
-    def as_source(self, batch_id: str | None, *, is_within: bool = False) -> str:
-        """Return the id for a job that is to wait for this one, a member of that batch; asked by the client.
+    def as_source(self, batch_id: str | None, transaction: Callable[[], object | None]) -> str:
+        """Return the id for a job that is to wait for this one, a member of that batch; called by the client.
+
+        Args:
+            batch_id: of the batch that the other job is a member of; None for none.
+            transaction: returns the transaction that the other job is stored in; None for none.
 
         Raises:
             ConfigurationError: it is no member of the batch, or is debounced: it may never run.
             DuplicateJob: the call that the handle came from made no member.
-            JobNotCommitted: it is not stored, and the other is not within its transaction.
+            JobNotCommitted: it is not stored, and the other job is in no transaction.
         """
         if batch_id is None:
-            if not is_within:
-                self._require_committed()
+            self.require_visible(transaction)
             return self.id
         if isinstance(self._record, NewJob) and not self.is_new:
             error = DuplicateJob(
@@ -622,11 +640,39 @@ class Job(Generic[R]):
             )
         return self.id
 
-    def _require_visible(self, task: Continuation[..., Any]) -> None:
-        if not makes_calls(task):
-            raise TaskError(f"then() takes a task, then its arguments: job.then(task, …), not {task!r}.")
-        if task.options.within is None:
-            self._require_committed()
+    def require_visible(self, transaction: Callable[[], object | None]) -> None:
+        """Prove that a job stored in that transaction, None for none, can be tied to this one.
+
+        Within a transaction nothing is read here: the storage looks for this job when it stores the other
+        one, as only the transaction itself shows what it has stored. See `explain`.
+
+        Raises:
+            JobNotCommitted: it is not stored, and the other job is in no transaction.
+        """
+        if self._looked == _UNCOMMITTED and transaction() is None:
+            self._look(_STORE_TOGETHER)
+
+    async def arequire_visible(self, transaction: Callable[[], object | None]) -> None:
+        """`require_visible` without blocking the event loop."""
+        if self._looked == _UNCOMMITTED:
+            await in_thread(self.require_visible, transaction)
+
+    def explain(self, error: JobNotFound) -> None:
+        """Raise `JobNotCommitted` if the storage did not find this job because it is not committed.
+
+        Reads the job if the error names it and the handle has never seen it committed.
+        """
+        if self._looked == _UNCOMMITTED and self.id in str(error):
+            try:
+                self._look(_STORE_TOGETHER)
+            except JobNotCommitted as uncommitted:
+                raise uncommitted from error
+
+
+def check_continues(verb: str, task: object) -> None:
+    """Prove that a continuation can be made of it; TaskError otherwise."""
+    if not makes_calls(task):
+        raise TaskError(f"{verb}() takes a task, then its arguments: job.{verb}(task, …), not {task!r}.")
 
 
 def result_of(client: Creator, record: JobRecord) -> object:
@@ -689,7 +735,7 @@ class Creator(Protocol):
     def create(self, call: Call[Any]) -> Job[Any]:
         """The call is stored as a job."""
 
-    async def acreate(self, call: Call[Any]) -> Job[Any]:
+    async def acreate(self, call: Call[Any], reason: str | None = None) -> Job[Any]:
         """The call is stored as a job, without blocking the event loop."""
 
     def create_alike(
@@ -697,14 +743,25 @@ class Creator(Protocol):
     ) -> list[Job[Any]]:
         """A job of one task is stored for each tuple of arguments."""
 
+    async def acreate_alike(
+        self, info: TaskInfo, options: CallOptions, calls: Iterable[Sequence[object]]
+    ) -> list[Job[Any]]:
+        """A job of one task is stored for each tuple of arguments, without blocking the event loop."""
+
     def create_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> Job[Any]:
         """The call is stored as a continuation of a job with this meta."""
 
     async def acreate_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> Job[Any]:
         """The call is stored as a continuation, without blocking the event loop."""
 
-    def new_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> NewJob:
-        """Return the continuation that the call makes; nothing is stored."""
+    def new_child(
+        self,
+        parent_id: str,
+        call: Call[Any],
+        meta: Mapping[str, str],
+        transaction: Callable[[], object | None],
+    ) -> NewJob:
+        """Return the continuation that the call makes, for that transaction; nothing is stored."""
 
     def new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Sequence[NewJob]]:
         """Return the members that the calls make, in runs of jobs that are alike; nothing is stored."""
@@ -714,6 +771,9 @@ class Creator(Protocol):
 
     def create_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Job[Any]]:
         """The calls are stored as members of a batch that is stored."""
+
+    async def acreate_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Job[Any]]:
+        """The calls are stored as members, without blocking the event loop."""
 
     async def acreate_member(self, call: Call[Any], batch_id: str) -> Job[Any]:
         """The call is stored as a member, without blocking the event loop."""

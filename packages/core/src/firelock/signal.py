@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import attrs
 
-from firelock.aio import twin
+from firelock.aio import in_thread, twin
 from firelock.approval import ApprovalLink, make_link
 from firelock.arguments.signature import ValueCodec
 from firelock.clock import micros, span_micros
@@ -96,31 +96,58 @@ class Signal(Generic[T]):
         """
         return cast("T", self._codec.decode_text(text))
 
-    def send(self, job: Job[Any] | str, payload: T, /, *, author: str = "") -> bool:
+    def send(
+        self, job: Job[Any] | str, payload: T, /, *, author: str = "", within: object | None = None
+    ) -> bool:
         """The job has this answer: it goes on with it, now or when it comes to that wait.
 
         Return True, also for a repeat of what was sent; False where another answer or the time-out was first.
-        A failed job keeps it for its requeue.
+        A failed job keeps it for its requeue. The answer joins the caller's transaction, as an enqueue does:
+        the job goes on after the commit. Its row is locked until then.
 
         Args:
             job: a handle or an id.
             payload: of the signal's type.
             author: who sends it, for people; at most 200 printable characters.
+            within: a transaction of yours in the storage's own database; the answer comes and goes with it.
 
         Raises:
             JobConflict: the job has succeeded or was deleted, or is a batch.
             JobNotFound: no such job is stored.
+            JobNotCommitted: the job's transaction has not committed, or was rolled back, and the answer is
+                sent outside of that transaction.
             StepError: the job remembers as much as it may.
             ArgumentError: the payload is not of the type, or would not come back equal.
             ConfigurationError: the author cannot be shown.
         """
-        job_id, text = self._job_id(job), self.encode(payload)
+        return self._send(job, payload, author, self._client.transaction(within))
+
+    async def asend(
+        self, job: Job[Any] | str, payload: T, /, *, author: str = "", within: object | None = None
+    ) -> bool:
+        """`send` without blocking the event loop."""
+        if within is None:
+            return await in_thread(self._send, job, payload, author, None)
+        chosen = self._client.transaction(within)
+        run_sync = getattr(chosen, "run_sync", None)  # of an AsyncSession
+        if run_sync is None:
+            return self._send(job, payload, author, chosen)
+        is_first: bool = await run_sync(lambda session: self._send(job, payload, author, session))
+        return is_first
+
+    def _send(self, job: Job[Any] | str, payload: T, author: str, within: object | None) -> bool:
+        job_id, text = self._job_id(job, within), self.encode(payload)
         new = answer(job_id, self.name, text, at=self._client.clock.now(), author=_author(author))
-        return self._told(job_id, new.memo, self._remembered(new))
+        try:
+            return self._told(job_id, new.memo, self._remembered(new, within))
+        except JobNotFound as error:
+            if isinstance(job, Job):
+                job.explain(error)
+            raise
 
-    asend = twin(send)
-
-    def _remembered(self, new: NewMemo) -> Remembered:
+    def _remembered(self, new: NewMemo, within: object | None) -> Remembered:
+        if within is not None:
+            return self._client.storage.remember((new,), within=within)[0]
         try:
             return self._client.storage.remember((new,))[0]
         except StorageUnavailable as error:
@@ -161,7 +188,8 @@ class Signal(Generic[T]):
     ) -> str:
         """Return the address of a page of the dashboard with one button for each choice.
 
-        Whoever has it may send one of them, once, and sees nothing else; who did is in the audit.
+        Whoever has it may send one of them, once, and sees nothing else; who did is in the audit. The link is
+        stored immediately, in no transaction of the caller's.
 
         Args:
             job: a handle or an id.
@@ -201,14 +229,14 @@ class Signal(Generic[T]):
             f"expires={shown(expires)} is refused; pass a timedelta from now, or an aware datetime."
         )
 
-    def _job_id(self, job: Job[Any] | str) -> str:
+    def _job_id(self, job: Job[Any] | str, within: object | None = None) -> str:
         if isinstance(job, str):
             return job
         if not isinstance(job, Job):
             raise ConfigurationError(f"A signal is sent to a job, by handle or id, not to {shown(job)}.")
         if job.task == BATCH_TASK:
             raise JobConflict(f"{job!r} is a batch, which receives no signal; send it to a member.")
-        return job.as_source(None)
+        return job.as_source(None, lambda: within)
 
 
 def answer(job_id: str, name: str, value: str, *, at: int, author: str) -> NewMemo:

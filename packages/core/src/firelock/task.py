@@ -235,14 +235,17 @@ class TaskVerbs(Generic[P, R]):
         """A job is stored for each tuple of arguments: all checked first, then 500 at a time, each atomic."""
         return self._creator.create_alike(self.info, self.options, calls)
 
-    aenqueue_many = twin(enqueue_many)
+    async def aenqueue_many(self, calls: Iterable[Sequence[object]]) -> list[Job[R]]:
+        """`enqueue_many` without blocking the event loop."""
+        return await self._creator.acreate_alike(self.info, self.options, calls)
 
     def recur(
         self, recurring_id: str, schedule: str | Cron | Every, /, *args: P.args, **kwargs: P.kwargs
     ) -> RecurringJob:
         """A recurring job of this id exists with this schedule and these arguments: added or updated.
 
-        Only what changed is written, and a run that is due is never lost.
+        Only what changed is written, and a run that is due is never lost. The definition is stored
+        immediately, whatever becomes of a transaction around the call.
 
         Raises:
             ScheduleError: the cron text or zone is wrong.

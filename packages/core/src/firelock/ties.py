@@ -14,6 +14,8 @@ from firelock.options import MOST_SOURCES, CallOptions
 from firelock.values import Edge, Input, NewJob, On, State, Ties, write_ties
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from firelock.arguments.references import Reference
 
 _ENDS = {On.FAILED: "failed", On.DELETED: "been deleted", On.FINISHED: "ended"}
@@ -64,8 +66,8 @@ def tie_to_parent(parent_id: str, options: CallOptions) -> Tie:
     return Tie({parent_id: Edge(parent_id, options.on or On.SUCCEEDED)})
 
 
-def tie_to_sources(options: CallOptions, tie: Tie) -> Tie:
-    """Return the tie with what the job is after.
+def tie_to_sources(options: CallOptions, tie: Tie, transaction: Callable[[], object | None]) -> Tie:
+    """Return the tie with what the job, to be stored in that transaction, is after.
 
     Raises:
         ConfigurationError: it has a time of its own, or an end to wait for and nothing that ends.
@@ -73,7 +75,7 @@ def tie_to_sources(options: CallOptions, tie: Tie) -> Tie:
     """
     edges, on = dict(tie.edges), options.on or On.SUCCEEDED
     for source in options.after or ():
-        source_id = source.as_source(tie.batch_id, is_within=options.within is not None)
+        source_id = source.as_source(tie.batch_id, transaction)
         edges[source_id] = Edge(source_id, on)
     if edges:
         _check_untimed(options)
@@ -85,8 +87,10 @@ def tie_to_sources(options: CallOptions, tie: Tie) -> Tie:
     return attrs.evolve(tie, edges=check_bounded(edges))
 
 
-def tie_to_outputs(options: CallOptions, tie: Tie, references: Sequence[Reference]) -> Tie:
-    """Return the tie with the jobs whose output it takes.
+def tie_to_outputs(
+    options: CallOptions, tie: Tie, references: Sequence[Reference], transaction: Callable[[], object | None]
+) -> Tie:
+    """Return the tie with the jobs whose output the job, to be stored in that transaction, takes.
 
     Raises:
         ConfigurationError: it has a time of its own, or waits for another end of one of them.
@@ -95,7 +99,7 @@ def tie_to_outputs(options: CallOptions, tie: Tie, references: Sequence[Referenc
     _check_untimed(options)
     edges = dict(tie.edges)
     for one in references:
-        source_id = one.source.as_source(tie.batch_id, is_within=options.within is not None)
+        source_id = one.source.as_source(tie.batch_id, transaction)
         other = edges.get(source_id)
         if other is not None and other.on is not On.SUCCEEDED:
             raise ConfigurationError(

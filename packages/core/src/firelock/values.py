@@ -522,6 +522,7 @@ class OpenTransaction:
 
     connection: object  # the driver's, as `within=` takes it; the transaction has begun or begins by itself
     on_commit: Callable[[Callable[[], None]], object]  # calls what it is given, after the commit alone
+    is_open: Callable[[], bool] | None = None  # whether it has not ended yet; called by `Tester` alone
 
 
 class Applied(StrEnum):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_origin, get_type_hints, is_typeddict
+from typing import TYPE_CHECKING, Any, NoReturn, cast, get_args, get_origin, get_type_hints, is_typeddict
 
 import attrs
 
@@ -103,6 +103,16 @@ def holds_output(value: object, depth: int = 0) -> bool:
     if depth > _DEEPEST or kind not in (list, tuple, dict):
         return False
     return any(holds_output(inner, depth + 1) for _, inner in _inner(value))
+
+
+def sources_in(value: object, depth: int = 0) -> Iterator[Any]:
+    """Yield the handle of each job whose output is the value, or is in its lists, tuples and dicts."""
+    kind = type(value)
+    if kind is StandIn:
+        yield source_of(cast("StandIn", value))
+    elif depth <= _DEEPEST and kind in (list, tuple, dict):
+        for _, inner in _inner(value):
+            yield from sources_in(inner, depth + 1)
 
 
 def _inner(value: Any) -> Iterator[tuple[Any, object]]:  # noqa: ANN401 - a list, tuple or dict

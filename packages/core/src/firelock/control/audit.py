@@ -49,7 +49,7 @@ class AuditPage(Paged[AuditEntry]):
 
 
 class Audit:
-    """`fire.audit`: what was done, by whom and when."""
+    """`fire.audit`: what was done, by whom and when. `record` acts immediately."""
 
     def __init__(self, client: Client) -> None:
         self._client = client

@@ -260,7 +260,7 @@ def _always(_job: JobRecord) -> bool:
 
 
 class Operations:
-    """`fire.operations`: act on everything that matches."""
+    """`fire.operations`: act on everything that matches; immediately, in no transaction of the caller's."""
 
     def __init__(self, client: Client, lock: Callable[..., Lock]) -> None:
         self._client = client

@@ -156,7 +156,11 @@ class Where(TypedDict, total=False):
 
 
 class Jobs:
-    """`fire.jobs`: look at jobs and act on many."""
+    """`fire.jobs`: look at jobs and act on many.
+
+    `copy` joins the caller's transaction. `requeue`, `delete`, `restore` and `reschedule` act immediately:
+    the rollback of a transaction around them does not undo them.
+    """
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -395,21 +399,37 @@ class Jobs:
 
     areschedule = twin(reschedule)
 
-    def copy(self, job_id: str, *, reason: str | None = None) -> Job[Any]:
+    def copy(self, job_id: str, *, reason: str | None = None, within: object | None = None) -> Job[Any]:
         """A new job like this one is enqueued; return its handle. The task need not be registered here.
+
+        The copy joins the caller's transaction, as an enqueue does. The job itself must be committed.
 
         It has the stored arguments, serializer, queue, priority, tags, timeout, retry, meta, limits and
         unique key; it belongs to no recurring job and no batch, and waits for no parent but those whose
         output it takes. Where another job has the unique
         key, the handle is of that job, which stays as it is, and `is_new` is False. The copy of a debounced
-        job runs at once, and one of a job whose `start_before` has passed has none. The reason is "copied
-        from ID" where none is given.
+        job runs at once, and one of a job whose `start_before` has passed has none.
+
+        Args:
+            job_id: of the job to copy.
+            reason: for people, in the history of the copy; "copied from ID" if none is given.
+            within: a transaction of yours in the storage's own database; the copy comes and goes with it.
 
         Raises:
             JobNotFound: no such job is stored, or one whose output it takes is not any more.
             JobConflict: it is a batch, or this release cannot read all of it.
             DuplicateJob: another job has the unique key, and a call is refused then.
         """
+        return self._client.store(self._copied(job_id, reason), self._client.transaction(within))
+
+    async def acopy(
+        self, job_id: str, *, reason: str | None = None, within: object | None = None
+    ) -> Job[Any]:
+        """`copy` without blocking the event loop."""
+        return await self._client.astore(await in_thread(self._copied, job_id, reason), within)
+
+    def _copied(self, job_id: str, reason: str | None) -> NewJob:
+        """Return the copy of a job, which is not stored yet."""
         client, record = self._client, self._record(job_id)
         if record.is_batch:
             raise JobConflict(f"Job {record.id} is a batch, of which there is no copy; make a new one.")
@@ -433,9 +453,7 @@ class Jobs:
         if inputs:
             job.state, job.ties_json = State.AWAITING, write_ties(Ties(inputs=inputs))
             job.parents = tuple(Edge(one, carries=True) for one in dict.fromkeys(i.job_id for i in inputs))
-        return client.store(job)
-
-    acopy = twin(copy)
+        return job
 
     def _apply(
         self, changes: Sequence[Transition | Applied], seen: Mapping[str, JobRecord] | None = None

@@ -135,7 +135,10 @@ def declared_limits(tasks: Iterable[TaskInfo]) -> dict[str, DeclaredLimit]:
 
 
 class Limits:
-    """`fire.limits`: look at keys, set and reset their numbers, pause and resume them, spend of a rate."""
+    """`fire.limits`: look at keys, set and reset their numbers, pause and resume them, spend of a rate.
+
+    Changes act immediately, in no transaction of the caller's.
+    """
 
     def __init__(self, client: Client, declared: Callable[[], Mapping[str, DeclaredLimit]]) -> None:
         self._client = client

@@ -34,7 +34,7 @@ class QueueView:
 
 
 class Queues:
-    """`fire.queues`: every queue that has jobs or settings."""
+    """`fire.queues`: every queue that has jobs or settings. `pause` and `resume` act immediately."""
 
     def __init__(self, client: Client) -> None:
         self._client = client

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from firelock.client import Client
     from firelock.options import TaskInfo
     from firelock.serializer import JsonValue
+    from firelock.values import NewJob
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,11 @@ class _Declaration:
 
 
 class Recurring:
-    """`fire.recurring`: declare (as a decorator), list, trigger, pause, resume, remove, edit, create."""
+    """`fire.recurring`: declare (as a decorator), list, trigger, pause, resume, remove, edit, create.
+
+    `trigger` joins the caller's transaction. Verbs that change a definition act immediately: the rollback of
+    a transaction around them does not undo them.
+    """
 
     def __init__(self, client: Client, register: Callable[[Callable[..., Any]], TaskVerbs[Any, Any]]) -> None:
         self._client = client
@@ -352,23 +357,34 @@ class Recurring:
             raise JobConflict(f"Recurring job {recurring_id!r} is left as it is. {newer_words(record)}")
         return record
 
-    def trigger(self, recurring_id: str) -> Job[Any]:
+    def trigger(self, recurring_id: str, *, within: object | None = None) -> Job[Any]:
         """A job of the definition is enqueued now; its schedule is not touched.
 
-        Where another job has its unique key, the handle is of that one, and `is_new` is False.
+        The job joins the caller's transaction, as an enqueue does. Where another job has its unique key, the
+        handle is of that one, and `is_new` is False.
+
+        Args:
+            recurring_id: of the definition.
+            within: a transaction of yours in the storage's own database; the job comes and goes with it.
 
         Raises:
             JobNotFound: there is none of this id.
             JobConflict: a newer version wrote it; so too `pause`, `resume`, `edit` and `reset`.
         """
+        return self._client.store(self._triggered(recurring_id), self._client.transaction(within))
+
+    async def atrigger(self, recurring_id: str, *, within: object | None = None) -> Job[Any]:
+        """`trigger` without blocking the event loop."""
+        return await self._client.astore(await in_thread(self._triggered, recurring_id), within)
+
+    def _triggered(self, recurring_id: str) -> NewJob:
+        """Return a job of the definition, which is not stored yet."""
         record = self._known(recurring_id)
         self._client.check_makes_jobs()
         now = self._client.clock.now()
         # Derived like those of its instants: with partitions they lie together, and one may wait for another.
         job_id = derived_id("by hand", record.id, self._client.storage.new_ids(1)[0])
-        return self._client.store(job_of(record, job_id, now, now, "triggered by hand"))
-
-    atrigger = twin(trigger)
+        return job_of(record, job_id, now, now, "triggered by hand")
 
     def pause(self, recurring_id: str) -> RecurringJob:
         """It does not run until it is resumed; deploys do not resume it."""

@@ -97,7 +97,7 @@ class ServerView:
 
 
 class Servers:
-    """`fire.servers`: who runs jobs on this storage."""
+    """`fire.servers`: who runs jobs on this storage. `tell` acts immediately."""
 
     def __init__(self, client: Client) -> None:
         self._client = client

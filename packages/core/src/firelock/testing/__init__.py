@@ -1,10 +1,10 @@
 """The testers' door: what tests an app, and the kit that proves what an app is made of.
 
 Names are loaded when first used, so that the door opens without pytest and hypothesis. Read `tester` first,
-then `private` (its storage), `manual_clock` (its time), `stepped` (its server) and `enqueued` (what was
-enqueued). `plugin` is what pytest loads; `faults` is a storage that fails as told, `waiting` waits for a
-condition. `conformance/` is the kit: `movable_clock` is what it asks of a storage, `test_storage`,
-`test_locks` and `test_server` run it from here.
+then `private` (its storage), `uncommitted` (what it hides), `manual_clock` (its time), `stepped` (its server)
+and `enqueued` (what was enqueued). `plugin` is what pytest loads; `faults` is a storage that fails as told,
+`waiting` waits for a condition. `conformance/` is the kit: `movable_clock` is what it asks of a storage,
+`test_storage`, `test_locks` and `test_server` run it from here.
 """
 
 from __future__ import annotations

@@ -8,17 +8,20 @@ from contextlib import contextmanager
 
 import attrs
 
+from firelock.errors import JobNotFound
 from firelock.job import Observation, reads
 from firelock.memory import MemoryStorage
-from firelock.storage import Applied, Feature, rules
+from firelock.storage import Applied, Feature, Storage, rules
 from firelock.storage.keyed_tables import take_one
 from firelock.storage_access import GroupCommit, Results
 from firelock.testing.faults import FaultyStorage
+from firelock.testing.uncommitted import Uncommitted, check_transaction
 from firelock.values import (
     ClaimedJob,
     Duplicate,
     Inserted,
     JobFilter,
+    JobRecord,
     NewJob,
     NewMemo,
     RecordChange,
@@ -144,13 +147,39 @@ class PrivateStorage(FaultyStorage):
     on_insert: Callable[[Sequence[NewJob]], None]
     on_signal: Callable[[Sequence[str]], None]
 
+    def __init__(self, inside: Storage) -> None:
+        super().__init__(inside)
+        self._uncommitted = Uncommitted(inside.get)
+
+    def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
+        """See `Storage.get`; what an open transaction has stored is not there."""
+        records = self.pass_on("get", ids)
+        assert isinstance(records, list)
+        return [
+            None if record is None or self._uncommitted.is_hidden(record.id) else record for record in records
+        ]
+
+    def apply(self, transitions: Sequence[Transition], *, within: object | None = None) -> list[Applied]:
+        """See `Storage.apply`; what another transaction has stored is missing."""
+        is_hidden = [self._uncommitted.is_hidden(change.job_id, within) for change in transitions]
+        shown = [change for change, hidden in zip(transitions, is_hidden, strict=True) if not hidden]
+        applied = self.pass_on("apply", shown, within=within)
+        assert isinstance(applied, list)
+        answers = iter(applied)
+        return [Applied.MISSING if hidden else next(answers) for hidden in is_hidden]
+
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
         """See `Storage.remember`; who waits for what is sent from outside may run now."""
-        answers = self.pass_on("remember", memos, within=within)
-        assert isinstance(answers, list)
-        if sent := [memo.job_id for memo in memos if memo.session is None]:
+        if within is not None:
+            check_transaction(within)
+        is_hidden = [self._uncommitted.is_hidden(memo.job_id, within) for memo in memos]
+        shown = [memo for memo, hidden in zip(memos, is_hidden, strict=True) if not hidden]
+        remembered = self.pass_on("remember", shown, within=within)
+        assert isinstance(remembered, list)
+        if sent := [memo.job_id for memo in shown if memo.session is None]:
             self.on_signal(sent)
-        return answers
+        answers = iter(remembered)
+        return [Remembered(Applied.MISSING, None) if hidden else next(answers) for hidden in is_hidden]
 
     def insert(
         self, jobs: Sequence[NewJob], *, within: object | None = None, only_if: RecordChange | None = None
@@ -163,10 +192,31 @@ class PrivateStorage(FaultyStorage):
     def store(
         self, jobs: Sequence[NewJob], *, within: object | None = None, only_if: RecordChange | None = None
     ) -> Inserted:
-        """The jobs are stored, and nobody is told."""
+        """The jobs are stored, and nobody is told.
+
+        Raises:
+            ConfigurationError: `within` is no transaction.
+            JobNotFound: a parent or batch is stored in another transaction that is still open.
+        """
+        if within is not None:
+            check_transaction(within)
+        self._check_ties(jobs, within)
         answer = self.pass_on("insert", jobs, within=within, only_if=only_if)
         assert isinstance(answer, Inserted)
+        self._uncommitted.keep((job for job, new in zip(jobs, answer.is_new, strict=True) if new), within)
         return answer
+
+    def _check_ties(self, jobs: Sequence[NewJob], within: object | None) -> None:
+        own = {job.id for job in jobs}
+        for job in jobs:
+            tied = [edge.parent_id for edge in job.parents]
+            if job.ties is not None and job.ties.batch_id is not None:
+                tied.append(job.ties.batch_id)
+            for one in tied:
+                if one not in own and self._uncommitted.is_hidden(one, within):
+                    raise JobNotFound(
+                        f"Job {job.id} is tied to {one}, which is not stored. Nothing was stored."
+                    )
 
 
 class DirectCommit(GroupCommit):

@@ -41,7 +41,8 @@ class Tester:
     for, continuations set free. A job that sleeps is moved on by the clock, one that waits by `signal.send`,
     or by a drain that runs what it called; batches end when their members have. What only a real server does:
     overlapping runs, processes of their own, and timeouts other than by the clock. `within=` is accepted, but
-    the job is there at once and a rollback does not take it back. Declared recurring jobs exist after
+    the job is there at once and a rollback does not take it back; while the transaction is open, code outside
+    of it does not see the job, as on a real storage. Declared recurring jobs exist after
     `fire.recurring.sync()`, as ever; the numbers of declared limits hold from the first run on, and the clock
     opens rates as it is moved. Resources are opened for real unless `replaced` has others: async ones for
     each job, the rest once.

@@ -7,10 +7,12 @@ from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from django.test import TestCase, TransactionTestCase, override_settings
 
+from firelock import JobNotCommitted, JobNotFound
 from firelock.integrations.django import enqueue_on_commit, fire
 from firelock.testing import Tester
 from shop.models import Order
@@ -68,6 +70,33 @@ class ReceiptTests(TestCase):
             job = send_receipt.enqueue(self.order.pk)
 
         assert job.refresh().state == "enqueued"
+
+    def test_a_tester_refuses_what_a_real_storage_refuses(self):
+        with Tester(fire) as tester:
+            with transaction.atomic():
+                job = send_receipt.enqueue(self.order.pk)
+                child = job.then(send_receipt, self.order.pk)
+                with pytest.raises(JobNotCommitted):
+                    job.refresh()
+                with pytest.raises(JobNotFound):
+                    fire.jobs.get(job.id)
+            with transaction.atomic():
+                assert job.refresh().state == "enqueued"
+                job.then(send_receipt, self.order.pk)
+                other = send_receipt.enqueue(self.order.pk)
+                with pytest.raises(JobNotCommitted):
+                    other.requeue()
+
+            assert tester.drain(raises=True).succeeded == 4
+
+        assert child.id != job.id
+
+    def test_a_job_that_the_test_has_run_is_there(self):
+        with Tester(fire) as tester, transaction.atomic():
+            job = send_receipt.enqueue(self.order.pk)
+            tester.drain(raises=True)
+
+            assert job.result() == "ann"
 
     def test_commands_are_called_from_programs(self):
         job, out = send_receipt.enqueue(self.order.pk), StringIO()

@@ -60,7 +60,32 @@ def _opened(connection: Any) -> OpenTransaction:  # noqa: ANN401 - Django brings
     """Return the connection's transaction; Django's own error where that was broken before."""
     connection.validate_no_broken_transaction()
     connection.ensure_connection()
-    return OpenTransaction(connection.connection, partial(_on_commit, connection.alias))
+    is_open = partial(_is_open, connection, _block_of(connection))
+    return OpenTransaction(connection.connection, partial(_on_commit, connection.alias), is_open)
+
+
+def _block_of(connection: Any) -> tuple[int, object] | None:  # noqa: ANN401 - Django brings no types
+    """Return the outermost `atomic()` of the project; None if only those of Django's TestCase are open."""
+    for depth, block in enumerate(connection.atomic_blocks):
+        if not block._from_testcase:  # noqa: SLF001 - Django's own durable blocks ask the same
+            return depth, _mark(connection, depth)
+    return None
+
+
+def _mark(connection: Any, depth: int) -> object:  # noqa: ANN401 - Django brings no types
+    """Return what tells a block from a later one at the same depth: its savepoint, else the block itself.
+
+    A decorator enters the same block object for each call.
+    """
+    blocks, savepoints = connection.atomic_blocks, connection.savepoint_ids
+    if depth >= len(blocks):
+        return None
+    place = depth - len(blocks) + len(savepoints)  # the outermost block mostly has no savepoint
+    return (savepoints[place] if place >= 0 else None) or blocks[depth]
+
+
+def _is_open(connection: Any, block: tuple[int, object] | None) -> bool:  # noqa: ANN401 - as above
+    return block is not None and _mark(connection, block[0]) is block[1]
 
 
 def _on_commit(alias: str, tell: Callable[[], None]) -> None:

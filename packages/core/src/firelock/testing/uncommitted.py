@@ -1,0 +1,120 @@
+"""Jobs that an app under test has stored in transactions which are still open.
+
+A `Tester` keeps every job in memory, where it exists as soon as it is enqueued. A real storage shows such a
+job only to its own transaction before the commit. `Uncommitted` makes the difference visible to the app, so
+that a test fails where production would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import attrs
+
+from firelock.errors import ConfigurationError
+from firelock.values import JobRecord, NewJob, OpenTransaction, State
+
+_PLAIN = (str, bytes, int, float, list, tuple, dict, set, frozenset)
+
+
+@attrs.frozen
+class Caller:
+    """A transaction of the caller's, as far as it can be told apart from others."""
+
+    owner: object  # the session or connection that it is on
+    kind: str  # of the owner: a session and its own connection cannot be compared
+    is_open: Callable[[], bool]
+
+
+@attrs.frozen
+class _Unseen:
+    """A job that was stored in a transaction."""
+
+    caller: Caller
+    state: State  # in which it was stored
+
+
+class Uncommitted:
+    """The jobs that no other transaction can see yet.
+
+    A job leaves when its transaction ends, by a rollback as well, or when the test has run it. Transactions
+    that do not say whether they are open, such as those of a driver's own connection, count as ended.
+
+    Args:
+        get: returns the record of each id as it is in memory.
+    """
+
+    def __init__(self, get: Callable[[Sequence[str]], list[JobRecord | None]]) -> None:
+        self._get = get
+        self._kept: dict[str, _Unseen] = {}
+
+    def keep(self, jobs: Iterable[NewJob], within: object | None) -> None:
+        """The jobs were just stored in that transaction."""
+        caller = None if within is None else caller_of(within)
+        if caller is None or not caller.is_open():
+            return
+        for record in self._get([job.id for job in jobs]):
+            if record is not None:
+                self._kept[record.id] = _Unseen(caller, record.state)
+
+    def is_hidden(self, job_id: str, within: object | None = None) -> bool:
+        """Tell whether the job cannot be seen from that transaction; None for outside of any."""
+        kept = self._kept.get(job_id)
+        if kept is None:
+            return False
+        if not kept.caller.is_open() or self._has_moved(job_id, kept):
+            self._kept.pop(job_id, None)
+            return False
+        if within is None:
+            return True
+        other = caller_of(within)
+        return other is not None and other.kind == kept.caller.kind and other.owner is not kept.caller.owner
+
+    def _has_moved(self, job_id: str, kept: _Unseen) -> bool:
+        record = self._get([job_id])[0]
+        return record is None or record.state is not kept.state or record.attempt > 0
+
+
+def check_transaction(within: object) -> None:
+    """Prove that it may be a transaction.
+
+    Raises:
+        ConfigurationError: every storage refuses it.
+    """
+    if hasattr(within, "run_sync"):
+        raise ConfigurationError(
+            f"within= takes no {type(within).__name__} in this verb. An AsyncSession or AsyncConnection is "
+            "taken by aenqueue and athen."
+        )
+    is_djangos = type(within).__module__.startswith("django.")
+    if is_djangos or isinstance(within, _PLAIN):
+        raise ConfigurationError(
+            f"within= takes a Session or a Connection, not {type(within).__name__}. A connection or an alias "
+            "of Django's is taken by an app with plugins=[DjangoPlugin()]."
+        )
+
+
+def caller_of(within: object) -> Caller | None:
+    """Return the transaction; None if nothing is known of it."""
+    if isinstance(within, OpenTransaction):
+        return Caller(within.connection, "driver", within.is_open or _before_commit(within))
+    if not any(kind.__module__.partition(".")[0] == "sqlalchemy" for kind in type(within).__mro__):
+        return None
+    owner: Any = within if hasattr(within, "get_transaction") else within()  # type: ignore[operator]
+    if owner.get_transaction() is None:
+        owner.begin()  # as a real storage does by its first statement
+    current = owner.get_transaction()
+    return Caller(
+        owner, "session" if hasattr(owner, "expunge") else "connection", _is_current(owner, current)
+    )
+
+
+def _is_current(owner: Any, transaction: object) -> Callable[[], bool]:  # noqa: ANN401 - of SQLAlchemy
+    return lambda: owner.get_transaction() is transaction
+
+
+def _before_commit(within: OpenTransaction) -> Callable[[], bool]:
+    committed: list[bool] = []
+    within.on_commit(lambda: committed.append(True))
+    return lambda: not committed
