@@ -910,7 +910,11 @@ class CrashingDuty(ServerFixtures):
     def test_a_server_process_that_is_told_to_stop_lets_its_jobs_end(
         self, stage: Stage, start_server: Start
     ) -> None:
-        """SIGTERM: the running job ends, another one is not begun, and the exit code is 0."""
+        """SIGTERM: jobs that run end, no other job is touched, and the exit code is 0.
+
+        A job that is enqueued meanwhile may still run: the session says that it is stopping a moment before
+        the worker process has got the order.
+        """
         job = self._held(stage, "stop")
         server = start_server(grace=60, heartbeat=0.5)
         eventually(lambda: _times_started(job) == 1, within=_STARTING)
@@ -925,7 +929,9 @@ class CrashingDuty(ServerFixtures):
         assert 0 == server.wait(_STARTING)
         record = stage.record(job)
         assert (State.SUCCEEDED, 1, 0) == (record.state, record.attempt, record.crashes)
-        assert (State.ENQUEUED, 0) == ((waiting := stage.record(later)).state, waiting.attempt)
+        waiting = stage.record(later)
+        assert (waiting.state, waiting.attempt) in {(State.ENQUEUED, 0), (State.SUCCEEDED, 1)}
+        assert 0 == waiting.crashes
 
 
 def _environment(settings: Mapping[str, float]) -> dict[str, str]:
