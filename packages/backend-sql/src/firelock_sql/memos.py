@@ -55,7 +55,8 @@ class SqlMemoVerbs(SqlVerbs):
 
 def remember_memos(tx: Transaction, memos: Sequence[NewMemo]) -> list[Remembered]:
     """See `Storage.remember`."""
-    rows = load_rows(tx, visible(tx, {one.job_id for one in memos}))
+    outside = visible(tx, {one.job_id for one in memos if one.session is None})
+    rows = load_rows(tx, {*outside, *(one.job_id for one in memos if one.session is not None)})
     answers = [_remember(tx, rows, one) for one in memos]
     woken = [row for row in rows.values() if row.is_changed]
     save_rows(tx, woken)
