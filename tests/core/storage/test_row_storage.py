@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
 
-from firelock.storage import JobFilter, JobHistory
+from firelock import lifecycle
+from firelock.storage import (
+    Applied,
+    ClaimRequest,
+    ErrorInfo,
+    JobFilter,
+    JobHistory,
+    NewJob,
+    NewSession,
+    Renewal,
+    State,
+)
 from firelock.storage.row_storage import RowStorage
+from firelock.values import Holder
 
 LONGEST = 1_400
+ERROR = ErrorInfo("Boom", "boom", "fingerprint")
 
 
 class NarrowRows(dict):
@@ -65,3 +79,26 @@ def test_what_cannot_be_an_id_is_unknown(text):
     assert JobHistory([], []) == storage.history(text)
     assert [] == storage.find(JobFilter(parent_id=text), limit=10).jobs
     assert [] == storage.find(JobFilter(id_prefix=text or "none"), limit=10).jobs
+
+
+def test_rows_keep_the_fields_of_a_newer_release():
+    """A job and a session with added fields are claimed, ended and renewed, and keep these fields."""
+    storage = NarrowStorage()
+    (job_id,) = storage.new_ids(1)
+    storage.insert([NewJob(job_id, "send", "[]", "json", "default", 0, State.ENQUEUED, 0)])
+    storage.begin_session(NewSession("one", "server", "host:a", "host", 7, 0, 1e9))
+    for key in (f"job/{job_id}", "session/one"):
+        row = json.loads(storage.rows[key])
+        storage.rows[key] = json.dumps({**row, "new": 1, "record": {**row["record"], "newer": [2]}})
+
+    (job,) = storage.claim(ClaimRequest(None, 1, "one", 1)).jobs
+    end = lifecycle.failed(
+        job, Holder("one", "host:a"), at=2, started_at=1, reason="boom", error=ERROR, expires_at=None
+    )
+    results = storage.apply([end]), storage.renew([Renewal("one", 1)])
+
+    assert ([Applied.APPLIED], [True]) == results
+    assert State.FAILED is storage.get([job_id])[0].state
+    for key in (f"job/{job_id}", "session/one"):
+        row = json.loads(storage.rows[key])
+        assert (1, [2]) == (row["new"], row["record"]["newer"])

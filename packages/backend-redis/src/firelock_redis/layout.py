@@ -37,6 +37,7 @@ _DIGITS = "0123456789"
 _DIGIT = re.compile("[0-9]")
 _NO_DIGITS = ascii_letters + "+"  # the state and the flags of a record, in front of its attempt
 _WORDS = 9  # of the first two lines of a record; then what the job asks before it starts, if it does
+_ASKS = "[["  # how that begins in this release, as no error and no step does
 
 quoted = json.encoder.encode_basestring  # a text as JSON, other languages' letters as they are
 
@@ -182,10 +183,14 @@ def claimed_job(id: str, record: str, payload: str, now: int) -> ClaimedJob:
         ) = _read_rare(rare)  # fmt: skip
     if letter[1] not in _DIGITS:
         job.has_memos = "r" in letter
-    if len(words) > _WORDS and words[_WORDS][0] not in _DIGITS:  # else the last line, as of most jobs
-        _, _, _, _, *asks = record.split("\n", 2)[1].split(" ", 4)
-        if asks:
-            job.admission_json = asks[0]
+    if (
+        len(words) > _WORDS and (rest := words[_WORDS])[0] not in _DIGITS
+    ):  # else the last line, as of most jobs
+        if rest.startswith(_ASKS):
+            job.admission_json = rest.split("\n", 1)[0]
+        else:  # an error or a step, or what a newer release has a job ask
+            _, _, _, _, *asks = record.split("\n", 2)[1].split(" ", 4)
+            job.admission_json = asks[0] if asks else None
     return job
 
 
