@@ -139,26 +139,27 @@ def _read_line(line: str) -> HistoryEntry | None:
         return None
 
 
-def _read_history(
-    created_at: int, creation: str | None, lines: str, stored: dict[int, str] | None = None
-) -> list[HistoryEntry]:
-    """Return a job's history, its middle left out if it is long.
+_Stored = dict[int, tuple[HistoryEntry, str]]
+"""The line of each entry that was read, by the identity of the entry; kept, so that no other entry has it."""
 
-    `stored` receives the line of each entry, by the identity of the entry.
-    """
+
+def _read_history(
+    created_at: int, creation: str | None, lines: str, stored: _Stored | None = None
+) -> list[HistoryEntry]:
+    """Return a job's history, its middle left out if it is long; `stored` receives the lines."""
     first = None if creation is None else _read_line(creation)
     history = [first or HistoryEntry(State.ENQUEUED, created_at)]
     for line in lines.split("\n")[:-1]:  # not splitlines(): a reason may hold separators of its own
         if (entry := _read_line(line)) is not None:
             history = bounded_history(history, entry)
             if stored is not None:
-                stored[id(entry)] = f"{line}\n"
+                stored[id(entry)] = entry, f"{line}\n"
     return history
 
 
-def _written_history(history: Iterable[HistoryEntry], stored: Mapping[int, str]) -> str:
+def _written_history(history: Iterable[HistoryEntry], stored: _Stored) -> str:
     """Return a history as lines; those that were read stay as they are, with fields of a newer release."""
-    return "".join(stored.get(id(entry)) or entry_line(entry) for entry in history)
+    return "".join(stored[id(entry)][1] if id(entry) in stored else entry_line(entry) for entry in history)
 
 
 # ---- as it is read ---------------------------------------------------------------------------------------
@@ -373,20 +374,19 @@ def _saved(row: JobRow) -> dict[str, Any]:
 def add_duplicates(tx: Transaction, row: JobRow, number: int, at: int) -> None:
     """The history of a job that waits counts so many calls more that have changed it."""
     creation, lines = tx.one(_TEXT, seq=row.seq)
-    stored: dict[int, str] = {}
-    history = read = _read_history(row.created_at, creation, lines, stored)
+    stored: _Stored = {}
+    history = _read_history(row.created_at, creation, lines, stored)
     for _ in range(number):
         history = add_duplicate(history, row.state, at)
     row.history_lines = len(history) - 1
     written = _written_history(history[1:], stored)
-    del read  # it had to live as long as the identities of its entries were used
     tx.run(_REWRITE, seq=row.seq, history=written, number=row.history_lines)
 
 
 def compact(tx: Transaction, row: JobRow) -> None:
     """The job's history is stored without its middle; what is read from it stays the same."""
     creation, lines = tx.one(_TEXT, seq=row.seq)
-    stored: dict[int, str] = {}
+    stored: _Stored = {}
     history = _written_history(_read_history(row.created_at, creation, lines, stored)[1:], stored)
     row.history_lines = history.count("\n")
     tx.run(_REWRITE, seq=row.seq, history=history, number=row.history_lines)

@@ -240,7 +240,7 @@ function verbs.orphans(limit, given_up, as_of)
   local now = clock()
   local earliest, latest = clocks(now, as_of)
   local expired = call('ZRANGEBYSCORE', base .. 'sx', '-inf', int(earliest), 'LIMIT', 0, limit)
-  for _, session in ipairs(call('ZREVRANGE', base .. 'sx', 0, limit - 1)) do
+  for _, session in ipairs(call('ZRANGE', base .. 'sx', 0, limit - 1, 'REV')) do
     local expires_at, timeout = unpack(call('HMGET', base .. 's:' .. session, 'expires_at', 'timeout'))
     if expires_at and is_from_later(expires_at, timeout, latest) then expired[#expired + 1] = session end
   end

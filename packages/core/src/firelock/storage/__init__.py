@@ -4,7 +4,7 @@ Read `contract` first, the verbs and their promises; `rules` is what a transitio
 counted, `admission` which jobs with limits start, by their `limit_numbers`, `unique_rules` which calls are
 stored. `derived` has the verbs that can be made of others, `table_storage` all of them on tables: `tables`
 says what those are, `tied_tables` and `keyed_tables` keep batches and keys on them. `row_storage` is such
-tables on ordered rows, `waiting` how one waits for work. `server_work` marks the calls of servers.
+tables on ordered rows, `waiting` how one waits for work. `own_work` marks the calls of servers.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from firelock.storage.derived import (
     add_rollups,
     with_progress,
 )
+from firelock.storage.own_work import is_server_work, server_work
 from firelock.storage.row_storage import Rows, RowStorage
 from firelock.storage.rules import StoredJob
-from firelock.storage.server_work import is_server_work, server_work
 from firelock.storage.table_storage import TableStorage
 from firelock.storage.tables import Tables
 from firelock.storage.waiting import ANY_QUEUE, Waiting

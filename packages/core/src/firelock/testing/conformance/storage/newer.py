@@ -37,8 +37,6 @@ def added(admission: Admission) -> str:
 class NewerDuty(StorageFixtures):
     """What a storage promises for jobs that a newer release stored during a rolling deploy."""
 
-    verbs = "insert claim"
-
     @requires(Feature.LIMITS)
     def test_added_fields_of_limits_change_nothing(self, scene: Scene) -> None:
         """A job whose admission has added fields holds its limit and comes back with the string as stored.
