@@ -189,7 +189,8 @@ def test_the_unit_starts_a_server_that_tells_it_how_it_is():
 def test_systemd_takes_the_unit(tmp_path):
     """With a program that is there in the place of yours."""
     program = unit()["Service"]["ExecStart"].split()[0]
-    (tmp_path / UNIT.name).write_text(UNIT.read_text(encoding="utf-8").replace(program, sys.executable))
+    here = f'"{sys.executable}"'  # quoted, as its folder may have a space in its name
+    (tmp_path / UNIT.name).write_text(UNIT.read_text(encoding="utf-8").replace(program, here))
 
     ran = subprocess.run(
         ["systemd-analyze", "verify", tmp_path / UNIT.name], capture_output=True, text=True, check=False

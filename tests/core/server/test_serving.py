@@ -832,3 +832,47 @@ def test_a_timeout_ends_a_job_that_waits_for_its_steps(make_crew):
     crew.until_all(State.FAILED, [job])
 
     assert "timed out after 0.2 s" in job.error.message
+
+
+class SlowLogs(MemoryStorage):
+    """A storage in which the first lines of a job are on their way until an end overtakes them."""
+
+    def __init__(self):
+        super().__init__()
+        self.is_writing, self.overtaken = threading.Event(), threading.Event()
+
+    def append_logs(self, lines, progress):
+        self.is_writing.set()
+        self.overtaken.wait(1)
+        self.is_writing.clear()
+        super().append_logs(lines, progress)
+
+    def exchange(self, transitions, request):
+        self._note(transitions)
+        return super().exchange(transitions, request)
+
+    def apply(self, transitions, *, within=None):
+        self._note(transitions)
+        return super().apply(transitions, within=within)
+
+    def _note(self, transitions):
+        if transitions and self.is_writing.is_set():
+            self.overtaken.set()
+
+
+def test_end_of_a_job_does_not_overtake_its_lines_that_another_thread_writes():
+    """The upkeep thread writes the lines of running jobs; a job that ends meanwhile waits for them."""
+    storage = SlowLogs()
+    fire = Firelock(storage, settings=Settings(poll=0.05))
+
+    @fire.task(name="speaks")
+    def speaks(job: JobContext):
+        job.log("half way")
+        assert storage.is_writing.wait(30)
+
+    job = speaks.enqueue()
+    with fire.server(workers=1):
+        job.result(timeout=30)
+
+        assert not storage.overtaken.is_set()
+        assert [line.text for line in job.log()] == ["half way"]

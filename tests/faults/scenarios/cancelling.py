@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import time
 from collections import Counter
@@ -20,7 +19,7 @@ from tests.faults.scenarios.network import behind_proxy
 from tests.faults.servers import eventually
 
 _AT_ONCE = 50
-_MOST_CONNECTIONS = min(32, (os.cpu_count() or 1) + 4) + 3  # asyncio's threads, and the client's own
+_MOST_CONNECTIONS = _AT_ONCE + 3  # a thread for each call that waits, and the client's own
 _LONGEST = 0.004  # seconds after which at the latest a call is cancelled; they take about one thousandth
 
 

@@ -31,11 +31,11 @@ _WAITING = {
     "an unknown task": (lambda job: attrs.evolve(job, task="nobody.knows.it"), "not registered"),
     "an unknown serializer": (lambda job: attrs.evolve(job, serializer="pickle"), "not installed"),
     "no serializer": (lambda job: attrs.evolve(job, serializer=""), "not installed"),
+    "an unknown retry policy": (lambda job: attrs.evolve(job, retry='{"kind":"banana"}'), "newer release"),
 }
 # Jobs that are well and run, although something beside them is not.
 _BEARABLE = {
     "a retry policy that is none": lambda job: attrs.evolve(job, retry="{"),
-    "a retry policy of another kind": lambda job: attrs.evolve(job, retry='{"kind":"banana"}'),
     "a negative timeout": lambda job: attrs.evolve(job, timeout_seconds=-1.0),
     "an odd queue": lambda job: attrs.evolve(job, queue="no queue's name; DROP TABLE"),
 }

@@ -513,6 +513,7 @@ class Console:
     _lines: dict[str, list[LogLine]] = attrs.Factory(lambda: defaultdict(list))
     _left_out: Counter[str] = attrs.Factory(Counter)
     _progress: dict[str, Progress] = attrs.Factory(dict)
+    _sending: threading.Lock = attrs.Factory(threading.Lock)
 
     def log(self, job_id: str, attempt: int, level: str, text: str) -> None:
         """One line waits to be written; it is cut at 4,096 characters."""
@@ -535,16 +536,18 @@ class Console:
             self._progress[job_id] = progress
 
     def flush(self, storage: Storage) -> None:
-        """Everything gathered is in the storage, or gathered still if the storage is unavailable.
+        """Write the gathered lines and progress; keep them if the storage is unavailable.
 
-        What the storage refuses for another reason is dropped with a word in the log: the ends of jobs are
-        sent behind a flush, and no line may keep them waiting.
+        Ends of jobs are sent after a flush. So a flush also waits for the one of another thread: otherwise an
+        end could be stored before lines that are still on their way. Lines that the storage refuses for
+        another reason are dropped and logged, because no line may keep an end waiting.
 
         Raises:
             StorageUnavailable: nothing was written.
         """
-        if self._lines or self._progress:
-            self._send(storage)
+        with self._sending:
+            if self._lines or self._progress:
+                self._send(storage)
 
     def _send(self, storage: Storage) -> None:
         with self._lock:
