@@ -7,8 +7,9 @@ from itertools import count
 from typing import Any
 
 from firelock import Firelock
-from firelock.lifecycle import failed, succeeded
-from firelock.values import ClaimedJob, ClaimRequest, ErrorInfo, Holder, NewSession
+from firelock.model.job import ClaimedJob, ErrorInfo
+from firelock.model.lifecycle import failed, succeeded
+from firelock.model.session import ClaimRequest, Holder, NewSession
 
 _sessions = count(1)
 

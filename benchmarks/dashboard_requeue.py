@@ -23,10 +23,11 @@ import attrs
 from benchmarks import servers
 from benchmarks.entry import exit_when_told
 from benchmarks.startup import COMMAND
-from firelock import Firelock, State, lifecycle
-from firelock.control.bulk import Operation
+from firelock import Firelock, State
+from firelock.control.operations import Operation
+from firelock.model import lifecycle
+from firelock.model.session import Holder
 from firelock.storage import ClaimRequest, ErrorInfo, JobFilter, NewSession
-from firelock.values import Holder
 
 SECONDS = 2.0
 """The length of a window: short, so that a busy machine is much the same in two that follow one another."""

@@ -24,7 +24,10 @@ from benchmarks import redis_server
 from benchmarks.contenders import RESULTS
 from benchmarks.entry import Figures, exit_when_told
 from benchmarks.redis_server import RedisServer
-from firelock import Firelock, lifecycle
+from firelock import Firelock
+from firelock.model import lifecycle
+from firelock.model.job import ClaimedJob
+from firelock.model.session import Holder
 from firelock.storage import (
     DURATION_BUCKETS,
     ClaimRequest,
@@ -43,7 +46,6 @@ from firelock.storage import (
     Storage,
     Transition,
 )
-from firelock.values import ClaimedJob, Holder
 from firelock_redis import scripts
 from firelock_redis.scripts import script
 

@@ -22,11 +22,12 @@ from benchmarks.entry import exit_when_told
 from benchmarks.growth import SOURCES
 from benchmarks.growth_postgresql import multiply, settle
 from benchmarks.postgresql_server import PostgresqlServer, running
+from firelock.model.memo import Memo, MemoKind
+from firelock.model.session import Holder
 from firelock.storage import Chunk, ClaimRequest, Held, NewMemo
 from firelock.testing import Handles
 from firelock.testing.conformance.flow_scene import FlowScene, suspends
 from firelock.testing.conformance.scene import Running, opener, succeeds
-from firelock.values import Holder, Memo, MemoKind
 
 FEW, MANY = 20_000, 5_000_000
 SETTINGS = {

@@ -8,9 +8,9 @@ from contextlib import closing, contextmanager
 import attrs
 
 from firelock import Firelock, Settings
+from firelock.model.state import State
 from firelock.task import Task
 from firelock.testing import eventually
-from firelock.values import State
 
 # What is done by the clock is so seldom that it is not counted with the jobs.
 _SELDOM = Settings(poll=60, sweep=60, heartbeat=20, session_timeout=60)

@@ -19,8 +19,8 @@ from benchmarks.limits.statements import Counts, metered
 from benchmarks.pairs import Row
 from benchmarks.plan import Plan
 from firelock.context import Console
+from firelock.model.session import Holder
 from firelock.server.attempt import EndedRun, JobRunner
-from firelock.values import Holder
 
 STEPS = 20
 ROUNDS = 4

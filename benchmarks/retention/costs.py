@@ -12,7 +12,7 @@ from benchmarks.places import Place
 from benchmarks.plan import Plan
 from benchmarks.retention import tasks
 from firelock import Firelock
-from firelock.values import LogLine
+from firelock.model.job import LogLine
 
 CHUNK = 500
 LINES = 10

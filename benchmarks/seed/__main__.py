@@ -10,9 +10,9 @@ from contextlib import closing
 
 from benchmarks.seed.shop import fire
 from benchmarks.seed.story import RANDOM_SEED, Seeded, seed
-from firelock.plugins import open_storage
+from firelock.model.state import State
+from firelock.plugins.loader import open_storage
 from firelock.storage import Storage
-from firelock.values import State
 
 _SHOWN_EVERY = 0.2  # seconds
 

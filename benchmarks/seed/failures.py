@@ -7,8 +7,8 @@ from random import Random
 
 import attrs
 
+from firelock.model.job import ErrorInfo
 from firelock.server.failure import failure_of_text
-from firelock.values import ErrorInfo
 
 __all__ = [
     "GATEWAY_DOWN",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import attrs
 
-from firelock.clock import SECOND, from_micros
+from firelock.model.clock import SECOND, from_micros
 
 if TYPE_CHECKING:
     from firelock.options import TaskInfo

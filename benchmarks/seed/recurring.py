@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import attrs
 
 from benchmarks.seed.year import DAY, DAYS, HOUR, MINUTE
-from firelock.clock import from_micros, micros
-from firelock.cron import Cron, schedule_to_json
-from firelock.ids import derived_id
-from firelock.recurring_job import RecurringRecord, get_recurring, put_recurring
-from firelock.values import NewJob, State
+from firelock.model.clock import from_micros, micros
+from firelock.model.ids import derived_id
+from firelock.model.job import NewJob
+from firelock.model.state import State
+from firelock.schedules.cron import Cron, schedule_to_json
+from firelock.schedules.recurring_job import RecurringRecord, get_recurring, put_recurring
 
 if TYPE_CHECKING:
     from benchmarks.seed.looks import Look, Looks

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import attrs
 
 from benchmarks.seed.year import DAY, HOUR, MINUTE
-from firelock.clock import SECOND
-from firelock.ids import new_id
+from firelock.model.clock import SECOND
+from firelock.model.ids import new_id
+from firelock.model.session import Holder
 from firelock.storage import ClaimRequest, NewSession, Renewal
 from firelock.testing.movable_clock import movable
-from firelock.values import Holder
 
 if TYPE_CHECKING:
+    from firelock.model.job import ClaimedJob, NewJob, Transition
     from firelock.storage import Applied, Storage
-    from firelock.values import ClaimedJob, NewJob, Transition
 
 __all__ = ["QUEUES", "Disturbed", "Server", "Stage"]
 

@@ -17,13 +17,15 @@ from benchmarks.seed.looks import Looks
 from benchmarks.seed.recurring import Definitions
 from benchmarks.seed.stage import Stage
 from benchmarks.seed.year import DAY, HOUR, MINUTE, Fate, Plan, Rhythm, Sizes, Year
-from firelock import lifecycle
-from firelock.clock import SECOND, span_micros
-from firelock.lifecycle import awaiting_reason, waiting_reason
+from firelock.model import lifecycle
+from firelock.model.clock import SECOND, span_micros
+from firelock.model.dependencies import Edge, On
+from firelock.model.job import ClaimedJob, LogLine, NewJob, Progress, Transition
+from firelock.model.lifecycle import awaiting_reason, waiting_reason
+from firelock.model.state import State
 from firelock.retry import DecisionKind
 from firelock.server.failure import failure_of_text
 from firelock.storage import DURATION_BUCKETS, Held, Rollup, Storage
-from firelock.values import ClaimedJob, Edge, LogLine, NewJob, On, Progress, State, Transition
 
 if TYPE_CHECKING:
     from benchmarks.seed.looks import Look

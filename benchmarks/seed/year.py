@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from benchmarks.seed.failures import GATEWAY_DOWN, KINDS, Failure, Failures
-from firelock.clock import SECOND, from_micros
+from firelock.model.clock import SECOND, from_micros
 from firelock.retry import OnExceeded
 
 if TYPE_CHECKING:

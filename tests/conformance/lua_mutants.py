@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import firelock_redis.scripts as home
-from firelock.plugins import open_storage
+from firelock.plugins.loader import open_storage
 from firelock.testing import StorageConformance
 from tests.conformance.mutants import Subject, cases, fails, mutated, mutations
 from tests.redis.programs import chosen_programs

@@ -17,26 +17,24 @@ from importlib.abc import Loader, MetaPathFinder
 from inspect import signature
 from itertools import count, product
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 
 import attrs
 import pytest
 
-from firelock import memory
-from firelock.ids import new_id
+from firelock.limits import admission, settings, unique_rules
+from firelock.model.ids import new_id
 from firelock.storage import (
     Storage,
-    admission,
     batches,
     derived,
     keyed_tables,
-    limit_numbers,
+    memory,
     row_storage,
     rules,
     table_storage,
     tables,
     tied_tables,
-    unique_rules,
 )
 from firelock.testing import Handles, RowStorageConformance, Scene, StorageConformance
 from firelock.testing.conformance.flow_scene import FlowScene
@@ -47,7 +45,7 @@ _TABLE = Path(__file__).with_name("mutations.txt")
 _THIRD_PARTY = Path(__file__).parents[1] / "end_to_end" / "third_party" / "firelock-files" / "src"
 _STRANGER = "firelock_files"
 _PARTS = (
-    limit_numbers,
+    settings,
     admission,
     unique_rules,
     rules,
@@ -191,34 +189,35 @@ def _imported(package, mutation):
             del sys.modules[name]
 
 
-def _changed(name, original, mutation, **renamed):
+def _changed(name, original, mutation, renamed=MappingProxyType({})):
     """Return a copy of a module with the mutation in it, if it is there, that takes others by these names."""
     module = sys.modules[name] = ModuleType(name)  # where the annotations of its values are looked up
     path = Path(original.__file__)
     source = path.read_text("utf-8")
     if path.stem == mutation.module:
         source = mutated(source, mutation)
-    source = re.sub(r"from firelock\.storage import ([a-z_, ]+)\n", _one_a_line, source)
+    source = re.sub(r"from (firelock\.storage) import ([a-z_, ]+)\n", _one_a_line, source)
     for former, new in renamed.items():
-        source = source.replace(f"from firelock.storage import {former}\n", f"import {new} as {former}\n")
-        source = source.replace(f"firelock.storage.{former} import", f"{new} import")
+        package, _, module_name = former.rpartition(".")
+        source = source.replace(f"from {package} import {module_name}\n", f"import {new} as {module_name}\n")
+        source = source.replace(f"{former} import", f"{new} import")
     exec(compile(source, str(path), "exec"), vars(module))
     return module
 
 
 def _one_a_line(found):
     """Return the imports of several modules with a line for each."""
-    return "".join(f"from firelock.storage import {one}\n" for one in found[1].split(", "))
+    return "".join(f"from {found[1]} import {one}\n" for one in found[2].split(", "))
 
 
 def _model_mutant(name, mutation):
     """Return the model: its rules, the verbs on them and its tables, one of them mutated."""
     others: dict[str, str] = {}
     for part in _PARTS:
-        former = part.__name__.rpartition(".")[2]
-        _changed(f"{name}_{former}", part, mutation, **others)
-        others[former] = f"{name}_{former}"
-    return _changed(name, memory, mutation, **others).MemoryStorage
+        new = f"{name}_{part.__name__.rpartition('.')[2]}"
+        _changed(new, part, mutation, others)
+        others[part.__name__] = new
+    return _changed(name, memory, mutation, others).MemoryStorage
 
 
 def _row_mutant(name, mutation):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from firelock.plugins import open_storage
+from firelock.plugins.loader import open_storage
 from firelock.testing import FaultyStorage, StorageConformance
 
 

@@ -7,8 +7,8 @@ from itertools import groupby
 
 import pytest
 
-from firelock.memory import MemoryStorage
 from firelock.storage import Feature, Storage
+from firelock.storage.memory import MemoryStorage
 from firelock.testing import Handles, RowStorageConformance, StorageConformance, requires
 from firelock.testing.conformance.kit import Conformance, required_features, words_of
 from firelock.testing.conformance.race import race, race_two, until_none_is_left

@@ -7,8 +7,8 @@ from datetime import timedelta
 
 import pytest
 
+from firelock.arguments.serializer import JsonSerializer
 from firelock.retry import Retry
-from firelock.serializer import JsonSerializer
 from firelock.testing import LockConformance, RetryConformance, SerializerConformance
 from tests.repository.docs.pages import ROOT, python_blocks
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from firelock.plugins import open_storage
+from firelock.plugins.loader import open_storage
 from firelock.testing import LockConformance, StorageConformance
 from tests.conformance.kin import kin_conformance
 from tests.ports import free_port

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from firelock.plugins import open_storage
+from firelock.plugins.loader import open_storage
 from firelock.testing import LockConformance, StorageConformance
 from tests.sql.databases import newer_schema
 from tests.sql.transactions import WAYS

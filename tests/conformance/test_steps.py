@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from firelock.plugins import open_storage
+from firelock.plugins.loader import open_storage
 from firelock.testing.conformance.steps.limit_steps import LimitSteps
 from firelock.testing.conformance.steps.unique_steps import UniqueSteps
 

@@ -11,12 +11,12 @@ from collections import defaultdict, deque
 import attrs
 
 from firelock import hookimpl
-from firelock.clock import HostClocks, StorageClock
 from firelock.context import Console
-from firelock.memory import MemoryStorage
+from firelock.model.clock import HostClocks, StorageClock
+from firelock.model.session import Holder
 from firelock.server.attempt import EndedRun, JobRunner
 from firelock.storage import Applied, ClaimRequest, NewSession
-from firelock.values import Holder
+from firelock.storage.memory import MemoryStorage
 
 DEADLINE = 30.0  # seconds until a condition that does not come true fails its test
 

@@ -14,9 +14,9 @@ from contextvars import ContextVar
 import pytest
 
 from firelock import Batch, Firelock, Job, JobContext, Lock, Signal
-from firelock.aio import BlockingCalls, in_thread
-from firelock.memory import MemoryStorage
+from firelock.model.aio import BlockingCalls, in_thread
 from firelock.server.embedded import EmbeddedServer
+from firelock.storage.memory import MemoryStorage
 from firelock.task import TaskVerbs
 from tests.core.fakes import Worker, until
 
@@ -306,7 +306,7 @@ def test_blocked_call_does_not_hold_up_the_end_of_the_interpreter():
     """The event loop and the interpreter end, although the call never does."""
     program = """
 import asyncio, threading
-from firelock.aio import in_thread
+from firelock.model.aio import in_thread
 
 async def main():
     try:
@@ -328,7 +328,7 @@ def test_forked_process_has_threads_of_its_own():
     """Those of its parent, busy or idle, do not exist there."""
     program = """
 import asyncio, os, sys, threading
-from firelock.aio import in_thread
+from firelock.model.aio import in_thread
 
 gate = threading.Event()
 

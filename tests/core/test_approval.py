@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from firelock import ConfigurationError, Firelock
-from firelock.approval import ApprovalLink, find_approval, make_link
+from firelock.flows.approval import ApprovalLink, find_approval, make_link
 
 AT = "https://ops.example.com/jobs"
 

@@ -30,10 +30,12 @@ from firelock import (
     Tally,
     TaskError,
     Unique,
-    lifecycle,
 )
+from firelock.model import lifecycle
+from firelock.model.answers import Inserted
+from firelock.model.batch import BATCH_TASK
+from firelock.model.dependencies import On
 from firelock.storage import Applied, JobFilter
-from firelock.values import BATCH_TASK, Inserted, On
 from tests.core.fakes import FailingStorage, ForeignTask, Worker, plugin
 
 HOUR = 3_600_000_000
@@ -704,7 +706,7 @@ def test_requeue_reaches_into_inner_batches(fire, load, worker):
 
 def test_requeue_of_a_member_opens_all_around_it_beside_much_else(fire, load, report, worker, monkeypatch):
     """Also where a single look of `release` does not come as far."""
-    monkeypatch.setattr("firelock.client.RELEASE_LIMIT", 1)
+    monkeypatch.setattr("firelock.jobs.creation.RELEASE_LIMIT", 1)
     with fire.batch("outer") as outer, outer.batch("inner") as inner:
         job = inner.add(load, -1)
     run_all(fire, worker)

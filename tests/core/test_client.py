@@ -11,7 +11,6 @@ from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 import pytest
 
 from firelock import Firelock, Retry, current_job
-from firelock.clock import micros
 from firelock.errors import (
     ArgumentError,
     ConfigurationError,
@@ -22,7 +21,9 @@ from firelock.errors import (
     TaskError,
     UnknownScheme,
 )
-from firelock.values import Edge, On, State
+from firelock.model.clock import micros
+from firelock.model.dependencies import Edge, On
+from firelock.model.state import State
 from tests.core.fakes import FailingStorage, Failure, ForeignTask, plugin
 
 LATER = datetime(2090, 11, 24, 12, tzinfo=UTC)

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firelock.clock import (
+from firelock.errors import ScheduleError, StorageUnavailable
+from firelock.model.clock import (
     SECOND,
     HostClocks,
     HostWatch,
@@ -23,7 +24,6 @@ from firelock.clock import (
     micros,
     span_micros,
 )
-from firelock.errors import ScheduleError, StorageUnavailable
 from tests.core.fakes import Host
 
 offsets = st.integers(min_value=-1_439, max_value=1_439).map(

@@ -12,7 +12,8 @@ import pytest
 from firelock import Firelock, JobContext, current_job
 from firelock.context import Console
 from firelock.errors import ConfigurationError, JobCancelled, ScheduleError, StorageError, StorageUnavailable
-from firelock.values import NewJob, State
+from firelock.model.job import NewJob
+from firelock.model.state import State
 from tests.core.fakes import FailingStorage, Worker
 
 

@@ -50,7 +50,8 @@ def test_a_forked_process_goes_on_by_itself():
 
 WHILE_SHOWING = """
 import os, signal, sys
-from firelock import Firelock, job as handle
+from firelock import Firelock
+from firelock.jobs import job as handle
 
 fire = Firelock("memory://forks")
 job = fire.task(name="noop")(lambda: None).enqueue()

@@ -6,8 +6,10 @@ import asyncio
 import threading
 
 from firelock.errors import JobNotFound, StorageUnavailable
-from firelock.storage_access import GroupCommit
-from firelock.values import Edge, NewJob, State
+from firelock.jobs.group_commit import GroupCommit
+from firelock.model.dependencies import Edge
+from firelock.model.job import NewJob
+from firelock.model.state import State
 from tests.core.fakes import FailingStorage
 
 

@@ -32,8 +32,8 @@ from firelock import (
     current_job,
     hookspec,
 )
-from firelock.memory import MemoryStorage
-from firelock.plugins import Plugins
+from firelock.plugins.loader import Plugins
+from firelock.storage.memory import MemoryStorage
 from firelock.testing import Tester
 from tests.core.fakes import plugin, until
 

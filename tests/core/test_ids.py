@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firelock import ids
-from firelock.ids import derived_id, is_newest_first_key, new_id, new_ids, newest_first_key
+from firelock.model import ids
+from firelock.model.ids import derived_id, is_newest_first_key, new_id, new_ids, newest_first_key
 
 
 def test_an_id_is_a_uuid_of_version_7():
@@ -79,7 +79,7 @@ def test_a_seeded_program_makes_new_ids_all_the_same():
 def test_a_forked_child_makes_ids_of_its_own():
     """Parent and child draw different random parts after a fork, and the child can still make ids."""
     code = (
-        "import os\nfrom firelock.ids import new_id\n"
+        "import os\nfrom firelock.model.ids import new_id\n"
         "child = os.fork()\nif child: os.waitpid(child, 0)\nprint(new_id(), flush=True)"
     )
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from firelock import Firelock, Retry
+from firelock.arguments.serializer import JsonSerializer
 from firelock.errors import (
     JobConflict,
     JobDeleted,
@@ -21,9 +22,9 @@ from firelock.errors import (
     StorageUnavailable,
     UnknownTask,
 )
-from firelock.memory import MemoryStorage
-from firelock.serializer import JsonSerializer
-from firelock.values import Inserted, State
+from firelock.model.answers import Inserted
+from firelock.model.state import State
+from firelock.storage.memory import MemoryStorage
 from tests.core.fakes import FailingStorage, Worker, plugin
 
 LATER = datetime(2090, 11, 24, 12, tzinfo=UTC)

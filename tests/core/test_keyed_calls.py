@@ -20,8 +20,8 @@ from firelock import (
     UnsupportedFeature,
     hookimpl,
 )
-from firelock.memory import MemoryStorage
 from firelock.storage import ClaimRequest, Feature, NewSession, State, Until
+from firelock.storage.memory import MemoryStorage
 
 TENANT = Limit("tenant:{tenant_id}", concurrent=1)
 API = Limit("tenant:{tenant_id}/api", rate=6_000, per=60, cost="{tokens}")

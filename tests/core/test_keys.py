@@ -19,7 +19,7 @@ from firelock import (
     Turns,
     Unique,
 )
-from firelock.keys import beside_of, key_maker, to_limits
+from firelock.limits.keys import beside_of, key_maker, to_limits
 from firelock.storage import Admission, LimitUse, UniqueUse, Until, write_admission
 
 

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firelock import lifecycle
-from firelock.lifecycle import (
+from firelock.model import lifecycle
+from firelock.model.dependencies import On
+from firelock.model.job import ClaimedJob, ErrorInfo, HistoryEntry
+from firelock.model.lifecycle import (
     ALLOWED,
     CRASH_LIMIT,
     HISTORY_LIMIT,
@@ -19,7 +21,8 @@ from firelock.lifecycle import (
     continuation_target,
     waiting_reason,
 )
-from firelock.values import FINAL_STATES, ClaimedJob, ErrorInfo, HistoryEntry, Holder, On, State
+from firelock.model.session import Holder
+from firelock.model.state import FINAL_STATES, State
 
 SECOND = 1_000_000
 AT, STARTED_AT, EXPIRES_AT = 9_000 * SECOND, 8_000 * SECOND, 99_000 * SECOND

@@ -10,7 +10,7 @@ import pytest
 
 from firelock import Firelock
 from firelock.errors import ConfigurationError, LockLost, LockTimeout, StorageError, StorageUnavailable
-from firelock.locks import Lock, LockKeeper
+from firelock.storage.locks import Lock, LockKeeper
 from tests.core.fakes import FailingStorage, Host, until
 
 

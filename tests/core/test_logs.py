@@ -14,7 +14,7 @@ from datetime import date
 import pytest
 
 from firelock import ConfigurationError, Firelock, JobFields, Retry, current_job, job_fields
-from firelock.logs import JobLines, JsonLines
+from firelock.server.logs import JobLines, JsonLines
 
 
 class Kept(logging.Handler):

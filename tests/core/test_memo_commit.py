@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from firelock.errors import StorageError, StorageUnavailable
+from firelock.model.answers import Applied
+from firelock.model.memo import Memo, MemoKind, NewMemo
 from firelock.server.memo_commit import MemoCommit
-from firelock.values import Applied, Memo, MemoKind, NewMemo
 from tests.core.fakes import FailingStorage, until
 
 PATIENCE = 10

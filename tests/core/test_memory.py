@@ -9,15 +9,18 @@ import gc
 
 import pytest
 
-from firelock import lifecycle
-from firelock.clock import SECOND
-from firelock.memory import MemoryStorage
+from firelock.model import lifecycle
+from firelock.model.clock import SECOND
+from firelock.model.dependencies import Edge, On
+from firelock.model.job import JobFilter, LogLine, NewJob, Progress
+from firelock.model.session import Holder
+from firelock.model.state import State
 from firelock.storage import (
     ClaimRequest,
     Feature,
     NewSession,
 )
-from firelock.values import Edge, Holder, JobFilter, LogLine, NewJob, On, Progress, State
+from firelock.storage.memory import MemoryStorage
 
 DAY = 86_400 * SECOND
 HOLDER = Holder("session-a", "host:a")

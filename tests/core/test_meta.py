@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from firelock.meta import check_meta, read_meta, write_meta
+from firelock.model.meta import check_meta, read_meta, write_meta
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import attrs
 import pytest
 
 from firelock import Firelock, hookimpl
+from firelock.arguments.serializer import JsonSerializer
 from firelock.errors import ConfigurationError, PluginError, StorageError, UnknownScheme
-from firelock.memory import MemoryStorage
-from firelock.plugins import PluginInfo, Plugins, open_storage
-from firelock.serializer import JsonSerializer
+from firelock.plugins.loader import PluginInfo, Plugins, open_storage
 from firelock.storage import CONTRACT, Storage, shown_url
+from firelock.storage.memory import MemoryStorage
 
 # ---- plugins that are installed --------------------------------------------------------------------------
 
@@ -51,7 +51,7 @@ def install(monkeypatch):
 
     def install(*found):
         distributions = [FakeDistribution(name, version, points) for name, version, *points in found]
-        monkeypatch.setattr("firelock.plugins.distributions", lambda: distributions)
+        monkeypatch.setattr("firelock.plugins.loader.distributions", lambda: distributions)
 
     return install
 

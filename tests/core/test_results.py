@@ -6,11 +6,13 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from firelock import lifecycle
 from firelock.errors import StorageError
+from firelock.jobs.results import Results
+from firelock.model import lifecycle
+from firelock.model.job import NewJob
+from firelock.model.session import Holder
+from firelock.model.state import State
 from firelock.storage import ClaimRequest, NewSession
-from firelock.storage_access import Results
-from firelock.values import Holder, NewJob, State
 from tests.core.fakes import FailingStorage, until
 
 HOLDER = Holder("session-a", "host:a")

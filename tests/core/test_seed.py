@@ -13,11 +13,11 @@ import pytest
 from benchmarks.seed.shop import fire
 from benchmarks.seed.stage import Stage
 from benchmarks.seed.story import seed
-from firelock.lifecycle import is_legal
-from firelock.plugins import open_storage
-from firelock.serializer import JsonSerializer
+from firelock.arguments.serializer import JsonSerializer
+from firelock.model.lifecycle import is_legal
+from firelock.model.state import State
+from firelock.plugins.loader import open_storage
 from firelock.storage import JobFilter
-from firelock.values import State
 
 JOBS = 2_000
 SECOND = 1_000_000

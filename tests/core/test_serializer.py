@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from firelock.arguments.serializer import JsonSerializer, Serializer, check_json
 from firelock.errors import ArgumentError, ConfigurationError
-from firelock.serializer import JsonSerializer, Serializer, check_json
 
 
 class Colour(StrEnum):
@@ -170,7 +170,8 @@ def test_a_serializer_name_that_cannot_be_stored_is_refused(name):
 def test_importing_the_module_loads_neither_orjson_nor_cattrs():
     """The serializer is on the users' import path, so it stays cheap until it is used."""
     code = (
-        "import sys, firelock.serializer; print({'orjson', 'cattrs', 'typing_extensions'} & set(sys.modules))"
+        "import sys, firelock.arguments.serializer; "
+        "print({'orjson', 'cattrs', 'typing_extensions'} & set(sys.modules))"
     )
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

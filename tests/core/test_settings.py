@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from firelock.errors import ConfigurationError
-from firelock.lifecycle import Retention
+from firelock.model.lifecycle import Retention
 from firelock.settings import Settings
 
 DAY = 86_400

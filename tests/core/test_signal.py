@@ -21,9 +21,9 @@ from firelock import (
     StorageUnavailable,
     TaskError,
 )
-from firelock.approval import find_approval
-from firelock.lifecycle import slept, suspended
-from firelock.values import Chunk, Memo, MemoKind, NewMemo, chunk_offset, memo_words
+from firelock.flows.approval import find_approval
+from firelock.model.lifecycle import slept, suspended
+from firelock.model.memo import Chunk, Memo, MemoKind, NewMemo, chunk_offset, memo_words
 from tests.core.fakes import FailingStorage, Worker, until
 
 

@@ -25,10 +25,11 @@ from firelock import (
     StepError,
     Unique,
 )
-from firelock.clock import SECOND
 from firelock.errors import StorageError, StorageUnavailable
+from firelock.model.clock import SECOND
+from firelock.model.memo import Memo, MemoKind, NewMemo
+from firelock.model.state import State
 from firelock.testing import Tester
-from firelock.values import Memo, MemoKind, NewMemo, State
 from tests.core.fakes import FailingStorage, ForeignTask, Worker, plugin
 
 DAY = timedelta(days=1)

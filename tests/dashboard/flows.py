@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from firelock.model.batch import BATCH_TASK
 from firelock.storage import (
     BatchRules,
     ClaimRequest,
@@ -16,7 +17,6 @@ from firelock.storage import (
     Transition,
     write_ties,
 )
-from firelock.values import BATCH_TASK
 
 SESSION = "session-1"
 

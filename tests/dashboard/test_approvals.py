@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 import attrs
 import pytest
 
-from firelock.approval import ApprovalLink, make_link
+from firelock.flows.approval import ApprovalLink, make_link
 from firelock.storage import MemoKind, State
 from firelock_dashboard import Dashboard
 from firelock_dashboard.security.permissions import LEVELS, Access

@@ -11,7 +11,7 @@ import pytest
 from starlette.datastructures import Headers
 
 from firelock import ConfigurationError
-from firelock_dashboard.assets import Assets, preferred_encoding
+from firelock_dashboard.web.assets import Assets, preferred_encoding
 
 PACKAGE = files("firelock_dashboard")
 VENDOR = ("vendor/htmx.min.js", "vendor/uPlot.iife.min.js", "vendor/uPlot.min.css")

@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from firelock_dashboard import Dashboard
 from firelock_dashboard.problems import RequestProblem
-from firelock_dashboard.request import read_body
+from firelock_dashboard.web.request import read_body
 from tests.dashboard.asking import FORM, Browser
 
 MEBI = 1024 * 1024

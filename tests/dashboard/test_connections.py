@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing, suppress
 import pytest
 import uvicorn
 
-from firelock_dashboard.connections import ConnectionGuard
+from firelock_dashboard.web.connections import ConnectionGuard
 
 DEADLINE = 30.0  # seconds until a condition counts as never met
 LARGE = 16 * 1024 * 1024  # bytes, more than the kernel keeps for a client that does not read

@@ -18,7 +18,9 @@ from firelock import Firelock, Retry
 from firelock.storage import JobFilter, NewSession, State
 from firelock_dashboard import Dashboard
 from firelock_dashboard.app import TABLE
-from firelock_dashboard.fields import (
+from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.stats.job_search import AgeField
+from firelock_dashboard.web.fields import (
     Choice,
     Cursor,
     Flag,
@@ -31,9 +33,7 @@ from firelock_dashboard.fields import (
     Text,
     Texts,
 )
-from firelock_dashboard.job_search import AgeField
-from firelock_dashboard.routes import Route
-from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.web.routes import Route
 from tests.core.fakes import Worker
 from tests.dashboard.asking import FORM, Browser
 from tests.dashboard.flows import claim, end, remember

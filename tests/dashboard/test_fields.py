@@ -6,10 +6,10 @@ import pytest
 
 from firelock.storage import State
 from firelock_dashboard.app import TABLE
-from firelock_dashboard.fields import Named, SentFields, Text, Texts
 from firelock_dashboard.problems import BadRequest
-from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.web.fields import Named, SentFields, Text, Texts
+from firelock_dashboard.web.routes import Route
 
 PLACES = {"{id}": "0190-none", "{fingerprint}": "none", "{name}": "none"}
 

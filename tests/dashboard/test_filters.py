@@ -7,8 +7,15 @@ from datetime import UTC, datetime
 import pytest
 
 from firelock.storage import JobFilter, JobRecord, State
-from firelock_dashboard.fields import SentFields
-from firelock_dashboard.job_search import Chips, KnownTasks, argument_at, is_found, plan, read_typed
+from firelock_dashboard.stats.job_search import (
+    Chips,
+    KnownTasks,
+    argument_at,
+    is_found,
+    plan,
+    read_typed,
+)
+from firelock_dashboard.web.fields import SentFields
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 MICROS = int(NOW.timestamp()) * 1_000_000

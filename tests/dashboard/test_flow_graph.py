@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from firelock.storage import Edge, JobRecord, State
-from firelock_dashboard.flow_graph import draw_flow
+from firelock_dashboard.pages.flow_graph import draw_flow
 
 
 def job(id, task="shop.load", parents=(), state=State.SUCCEEDED):

@@ -11,9 +11,9 @@ from starlette.responses import Response
 from firelock import Firelock
 from firelock.errors import ConfigurationError
 from firelock_dashboard import Access, Dashboard, Permission
-from firelock_dashboard.routes import Route, Routes
 from firelock_dashboard.security.csrf import PROTECTION
 from firelock_dashboard.security.permissions import LEVELS
+from firelock_dashboard.web.routes import Route, Routes
 from tests.dashboard.asking import Browser
 
 POLICY = (

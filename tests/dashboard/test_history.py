@@ -7,8 +7,8 @@ import json
 import pytest
 
 from firelock import Firelock
-from firelock.clock import SECOND, StorageClock
 from firelock.errors import StorageError
+from firelock.model.clock import SECOND, StorageClock
 from firelock.storage import DURATION_BUCKETS, Rollup
 from firelock_dashboard.stats.history import History
 from firelock_dashboard.stats.rollups import HOUR, MINUTE, Hour, RunSum

@@ -16,9 +16,9 @@ from firelock import State
 from firelock.storage import Held, NewJob, Progress, Rollup
 from firelock_dashboard import Dashboard
 from firelock_dashboard.pages.job import JobView, phases_of, steps_of
-from firelock_dashboard.payloads import call_of, literal, pieces, summary, tree
+from firelock_dashboard.pages.tracebacks import markdown, read_traceback
 from firelock_dashboard.security.redaction import MASK
-from firelock_dashboard.tracebacks import markdown, read_traceback
+from firelock_dashboard.web.payloads import call_of, literal, pieces, summary, tree
 from tests.dashboard.asking import Browser
 from tests.dashboard.hostile_texts import assert_literal
 from tests.dashboard.worker import TRACE, Worker, failure, job_in

@@ -12,9 +12,9 @@ import pytest
 
 from firelock import Cron, Retry
 from firelock.storage import JobFilter
-from firelock_dashboard.fields import SentFields
-from firelock_dashboard.job_search import Chips, KnownTasks, find_page, plan
 from firelock_dashboard.pages.jobs import SIZES
+from firelock_dashboard.stats.job_search import Chips, KnownTasks, find_page, plan
+from firelock_dashboard.web.fields import SentFields
 from tests.core.fakes import Worker as Failing
 from tests.dashboard.worker import Worker, job_in
 
@@ -294,7 +294,7 @@ def test_a_search_is_bounded_in_rows_and_says_so(fire, send):
 
 
 def _now(fire):
-    from firelock.clock import from_micros
+    from firelock.model.clock import from_micros
 
     return from_micros(fire.client.clock.now())
 

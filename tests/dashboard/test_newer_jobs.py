@@ -9,8 +9,9 @@ import pytest
 
 from firelock.control.doctor import check_all, look
 from firelock.errors import JobConflict
+from firelock.model.job import NewJob
+from firelock.model.state import State
 from firelock.testing.conformance.storage.newer import UNKNOWN
-from firelock.values import NewJob, State
 
 DAMAGED = {"damaged ties": {"ties_json": "not JSON"}, "damaged retry": {"retry": "not JSON"}}
 

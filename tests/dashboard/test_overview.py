@@ -7,9 +7,9 @@ import re
 import pytest
 
 from firelock import Limit, Turns
-from firelock.clock import SECOND
+from firelock.model.clock import SECOND
 from firelock.storage import DURATION_BUCKETS, ClaimRequest, NewSession, Renewal, Rollup
-from firelock_dashboard.charts import Chart, Line, chart_of_samples, round_up, spark
+from firelock_dashboard.pages.charts import Chart, Line, chart_of_samples, round_up, spark
 from firelock_dashboard.stats.live import Sample
 from firelock_dashboard.stats.rollups import MINUTE
 from tests.dashboard.worker import Worker

@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 from firelock import Firelock
-from firelock.recurring_job import put_recurring
+from firelock.schedules.recurring_job import put_recurring
 from firelock.storage import ErrorInfo, JobFilter, NewSession, Renewal, State
 from firelock_dashboard import Access, Dashboard, Permission
 from firelock_dashboard.app import TABLE

@@ -11,8 +11,8 @@ import attrs
 import pytest
 
 from firelock import Cron, Every, Misfire, Overlap, RecurringJob, Retry, ScheduleError
-from firelock.cron import schedule_to_json
-from firelock.recurring_job import RecurringRecord, put_recurring
+from firelock.schedules.cron import schedule_to_json
+from firelock.schedules.recurring_job import RecurringRecord, put_recurring
 from firelock_dashboard.pages.recurring import lane_of, read_schedule, schedule_text
 from tests.core.fakes import Worker
 

@@ -8,15 +8,16 @@ from contextlib import closing
 import attrs
 import pytest
 
-from firelock import Firelock, Retry, lifecycle
+from firelock import Firelock, Retry
 from firelock.errors import ConfigurationError
+from firelock.model import lifecycle
 from firelock.storage import JobRecord, State
 from firelock_dashboard import Access, Dashboard, Permission
-from firelock_dashboard.payloads import IN_DETAIL, IN_LISTS
-from firelock_dashboard.routes import Route, Routes
 from firelock_dashboard.security import redaction
 from firelock_dashboard.security.links import COOKIE
 from firelock_dashboard.security.redaction import MASK, Redactor
+from firelock_dashboard.web.payloads import IN_DETAIL, IN_LISTS
+from firelock_dashboard.web.routes import Route, Routes
 from tests.core.fakes import Worker
 from tests.dashboard import worker as dashboard_worker
 from tests.dashboard.asking import Browser

@@ -9,8 +9,8 @@ import pytest
 
 from firelock import JobPage
 from firelock.storage import JobFilter
-from firelock_dashboard.icons import icon
-from firelock_dashboard.job_search import SearchPlan, count_up_to, find_page
+from firelock_dashboard.stats.job_search import SearchPlan, count_up_to, find_page
+from firelock_dashboard.web.icons import icon
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import re
 import attrs
 import pytest
 
-from firelock import lifecycle
+from firelock.model import lifecycle
+from firelock.model.session import Holder
 from firelock.storage import ClaimRequest, ErrorInfo, Held, LogLine, NewSession, Progress, Renewal
-from firelock.values import Holder
 
 DAY = 86_400
 

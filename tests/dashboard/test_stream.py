@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from firelock.model.memo import chunk_offset
 from firelock.storage import Chunk, State
-from firelock.values import chunk_offset
 from tests.dashboard.flows import SESSION, claim, end
 
 

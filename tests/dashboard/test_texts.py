@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import firelock_dashboard
-from firelock_dashboard.rendering import show_turns
-from firelock_dashboard.texts import Texts
+from firelock_dashboard.web.rendering import show_turns
+from firelock_dashboard.web.texts import Texts
 
 SOURCE = Path(firelock_dashboard.__file__).parent
 TEMPLATES = sorted((SOURCE / "templates").rglob("*.html"))

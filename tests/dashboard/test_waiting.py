@@ -9,9 +9,9 @@ import pytest
 
 from firelock.control.servers import ServerView
 from firelock.storage import ErrorInfo, JobRecord, NewSession, Renewal, SessionRecord, State
-from firelock_dashboard.formatting import span
-from firelock_dashboard.texts import Texts
-from firelock_dashboard.waiting import JobWait, Parent, Weight, explain
+from firelock_dashboard.stats.waiting import JobWait, Parent, Weight, explain
+from firelock_dashboard.web.formatting import span
+from firelock_dashboard.web.texts import Texts
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 MICROS = int(NOW.timestamp()) * 1_000_000

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from firelock import lifecycle
-from firelock.ids import new_id
+from firelock.model import lifecycle
+from firelock.model.ids import new_id
+from firelock.model.session import Holder
 from firelock.storage import ClaimRequest, ErrorInfo, Held, LogLine, NewSession, Progress
-from firelock.values import Holder
 
 TRACE = """Traceback (most recent call last):
   File "/lib/site-packages/smtp.py", line 3, in connect

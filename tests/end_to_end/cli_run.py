@@ -9,10 +9,11 @@ import shlex
 import attrs
 import pytest
 
-from firelock import lifecycle
 from firelock.cli import main
+from firelock.model import lifecycle
+from firelock.model.job import ErrorInfo
+from firelock.model.session import Holder
 from firelock.storage import ClaimRequest, NewSession
-from firelock.values import ErrorInfo, Holder
 
 
 class Terminal(io.StringIO):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from firelock import Firelock, State
+from firelock.model.memo import chunk_offset
 from firelock.storage import Chunk
-from firelock.values import chunk_offset
 from tests.dashboard import flows
 
 

@@ -21,9 +21,10 @@ import pytest
 from firelock.cli import main
 from firelock.cli.demo import Happened, LiveView, Moment, program, stop
 from firelock.cli.screen import Screen
-from firelock.plugins import open_storage
+from firelock.model.job import JobRecord, Progress
+from firelock.model.state import State
+from firelock.plugins.loader import open_storage
 from firelock.storage import JobFilter
-from firelock.values import JobRecord, Progress, State
 from tests.end_to_end.cli_run import Terminal
 
 DEMO = [sys.executable, "-m", "firelock", "demo"]

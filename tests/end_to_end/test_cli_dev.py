@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from firelock import Firelock
+from firelock.model.state import State
 from firelock.testing import eventually
-from firelock.values import State
 from tests.end_to_end.terminal import PseudoTerminal
 from tests.ports import free_port
 

@@ -8,12 +8,13 @@ from functools import partial
 import attrs
 import pytest
 
-from firelock import Every, Firelock, lifecycle
+from firelock import Every, Firelock
 from firelock.control.doctor import Sight, check_clock, check_schema, diagnose
-from firelock.memory import MemoryStorage
-from firelock.recurring_job import put_recurring
+from firelock.jobs.unread import RETRY
+from firelock.model import lifecycle
+from firelock.schedules.recurring_job import put_recurring
 from firelock.storage import Feature, Finding, Renewal, SchemaState
-from firelock.unread import RETRY
+from firelock.storage.memory import MemoryStorage
 from tests.end_to_end.cli_run import begin_session, claim, fail
 
 SECOND = 1_000_000
@@ -262,7 +263,7 @@ def test_all_is_well(run, tmp_path):
     """A storage about which there is nothing to say is told so."""
     (tmp_path / "sound_shop.py").write_text(
         "from firelock import Firelock\n"
-        "from firelock.memory import MemoryStorage\n"
+        "from firelock.storage.memory import MemoryStorage\n"
         "from firelock.storage import Feature\n"
         "class Sound(MemoryStorage):\n    features = frozenset({Feature.SHARED})\n"
         "fire = Firelock(Sound())\n"

@@ -8,15 +8,16 @@ from datetime import timedelta
 
 import pytest
 
-from firelock import Firelock, Limit, Unique, lifecycle
+from firelock import Firelock, Limit, Unique
 from firelock.cli import main
+from firelock.model import lifecycle
+from firelock.model.job import ErrorInfo, LogLine, Progress
 from firelock.storage import Held
-from firelock.values import ErrorInfo, LogLine, Progress
 from tests.end_to_end.cli_run import Terminal, begin_session, claim, fail
 
 RIVALS = """
 from firelock import Firelock
-from firelock.memory import MemoryStorage
+from firelock.storage.memory import MemoryStorage
 
 
 class Contested(MemoryStorage):
@@ -39,7 +40,7 @@ fire.jobs.delete([job.id for job in jobs])
 
 LEAVING = """
 from firelock import Firelock, StorageUnavailable
-from firelock.memory import MemoryStorage
+from firelock.storage.memory import MemoryStorage
 
 
 class Leaving(MemoryStorage):

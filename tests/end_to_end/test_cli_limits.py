@@ -6,7 +6,7 @@ import pytest
 
 from firelock import Firelock
 from firelock.control.limits import DeclaredLimit, Limits
-from firelock.storage.limit_numbers import LimitNumbers
+from firelock.limits import LimitNumbers
 
 MINUTE = 60_000_000
 

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from firelock import Cron, Every, Firelock
-from firelock.recurring_job import put_recurring
+from firelock.schedules.recurring_job import put_recurring
 from firelock.storage import Renewal
 from tests.end_to_end.cli_run import begin_session
 

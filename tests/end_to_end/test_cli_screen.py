@@ -9,7 +9,7 @@ import pytest
 
 from firelock import Firelock
 from firelock.cli.screen import Cell, Column, Screen, state_cell, visible, visible_lines, width
-from firelock.text import age, clock_time, isoformat, shorten, span
+from firelock.model.text import age, clock_time, isoformat, shorten, span
 from tests.end_to_end.cli_run import Terminal, fail
 
 SECOND = 1_000_000

@@ -12,8 +12,9 @@ import pytest
 from firelock import Firelock, Limit, StorageUnavailable
 from firelock.cli.screen import Screen
 from firelock.cli.top import Choice, Top, shares
+from firelock.model.session import Holder
+from firelock.model.state import State
 from firelock.testing import eventually
-from firelock.values import Holder, State
 from tests.core.fakes import FailingStorage
 from tests.dashboard import flows
 from tests.end_to_end.cli_run import Terminal, begin_session, claim, fail

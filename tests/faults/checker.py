@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import attrs
 
-from firelock.lifecycle import ALLOWED
-from firelock.values import FINAL_STATES, State
+from firelock.model.lifecycle import ALLOWED
+from firelock.model.state import FINAL_STATES, State
 
 _PAGE = 500
 _DYING = 0.005  # seconds that a killed process may still be seen to act

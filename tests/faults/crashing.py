@@ -18,10 +18,10 @@ from itertools import pairwise
 import attrs
 
 from firelock import Every, Firelock, JobContext, Retry, Settings
-from firelock.plugins import open_storage
+from firelock.model.state import FINAL_STATES, State
+from firelock.plugins.loader import open_storage
 from firelock.storage import JobFilter
 from firelock.testing import FaultyStorage
-from firelock.values import FINAL_STATES, State
 from tests.faults.checker import is_legal
 from tests.faults.forking import in_fork
 from tests.faults.ledger import Ledger, read_ledger

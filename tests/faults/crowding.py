@@ -16,10 +16,11 @@ from functools import partial
 from pathlib import Path
 
 from firelock import Firelock, FirelockError
-from firelock.lifecycle import HELD
-from firelock.plugins import open_storage
+from firelock.model.job import NewJob, Transition
+from firelock.model.lifecycle import HELD
+from firelock.model.state import State
+from firelock.plugins.loader import open_storage
 from firelock.storage import ClaimRequest, NewSession
-from firelock.values import NewJob, State, Transition
 from tests.faults.forking import end_of, start_fork
 from tests.faults.ledger import Ledger, read_ledger
 from tests.faults.servers import eventually

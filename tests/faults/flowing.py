@@ -14,8 +14,9 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-import firelock.batch
-from firelock import BatchFinished, Firelock, JobConflict, lifecycle
+import firelock.flows.batch_builder
+from firelock import BatchFinished, Firelock, JobConflict
+from firelock.model import lifecycle
 from tests.faults.forking import end_of, start_fork
 from tests.faults.ledger import Ledger, read_ledger
 from tests.faults.points import Points
@@ -73,7 +74,7 @@ def fill(url, folder, point, number):
     """Fill a batch chunk by chunk; the ledger says which, and whether it was filled."""
     with Firelock(url) as fire:
         tasks, ledger = stubs(fire), Ledger(folder)
-        firelock.batch.CHUNK = CHUNK
+        firelock.flows.batch_builder.CHUNK = CHUNK
         batch = fire.batch("filled by nobody", hold=HOLD)
         ledger.write("filling", job=batch.id)
         Dying(folder, point, number).watch(fire.storage)

@@ -8,11 +8,11 @@ import attrs
 from redis import Redis
 
 from firelock.storage import State, Tally
-from firelock_redis.layout import state_of
+from firelock_redis.layout.encoding import state_of
 from firelock_redis.storage import RedisStorage
-from firelock_sql.batches import read_tallies
+from firelock_sql.connections.transaction import Text
 from firelock_sql.storage import SqlStorage
-from firelock_sql.transaction import Text
+from firelock_sql.verbs.batches import read_tallies
 
 _STATES = Text("""
 SELECT m.batch_id, j.state, COUNT(*) FROM firelock_members m JOIN firelock_jobs j ON j.id = m.job_id

@@ -23,9 +23,12 @@ from pathlib import Path
 import attrs
 
 from firelock import Firelock
-from firelock.lifecycle import failed, retried, succeeded
+from firelock.model.dependencies import Edge, On
+from firelock.model.job import ClaimedJob, ErrorInfo, NewJob
+from firelock.model.lifecycle import failed, retried, succeeded
+from firelock.model.session import Holder
+from firelock.model.state import FINAL_STATES, State
 from firelock.storage import Applied, ClaimRequest, NewSession, Renewal, Storage, StorageError
-from firelock.values import FINAL_STATES, ClaimedJob, Edge, ErrorInfo, Holder, NewJob, On, State
 from tests.faults.checker import is_legal_history
 from tests.faults.forking import end_of, start_fork
 from tests.faults.ledger import Ledger, read_ledger

@@ -12,11 +12,11 @@ import pytest
 
 from firelock import Firelock, Settings
 from firelock.errors import ResultTimeout, StorageError
-from firelock.memory import MemoryStorage
-from firelock.plugins import open_storage
+from firelock.model.memo import chunk_offset
+from firelock.plugins.loader import open_storage
 from firelock.storage import Chunk, ClaimRequest, Held, JobFilter, NewSession
+from firelock.storage.memory import MemoryStorage
 from firelock.testing import eventually
-from firelock.values import chunk_offset
 from tests.faults.proxy import FaultProxy
 from tests.faults.watching import SqliteMeter, WatchedStorage, arranging, lines_run
 from tests.sql.processes import USER

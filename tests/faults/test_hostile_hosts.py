@@ -11,9 +11,9 @@ from datetime import timedelta
 import pytest
 
 from firelock import Firelock, JobContext, Retry, Settings, Snooze, State
-from firelock import streams as streams_module
+from firelock.flows import streams as streams_module
+from firelock.model.state import FINAL_STATES
 from firelock.testing import eventually
-from firelock.values import FINAL_STATES
 from tests.faults.watching import arranging, traced
 
 LONG = 30.0  # seconds until a condition counts as never met

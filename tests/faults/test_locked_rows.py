@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from firelock import Firelock, JobContext, Retry, Settings
-from firelock.plugins import open_storage
+from firelock.model.state import State
+from firelock.plugins.loader import open_storage
 from firelock.testing import eventually
-from firelock.values import State
 from tests.faults.watching import WatchedStorage, arranging
 
 WITHIN = 5.0  # seconds: more than two waits for a lock, less than one transaction goes on trying

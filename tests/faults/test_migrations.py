@@ -6,8 +6,8 @@ from contextlib import closing
 
 import pytest
 
-from firelock.plugins import open_storage
-from firelock_sql import schema
+from firelock.plugins.loader import open_storage
+from firelock_sql.schema import tables as schema
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 from firelock import Firelock, Settings, Unique
-from firelock.memory import MemoryStorage
 from firelock.storage import JobFilter
+from firelock.storage.memory import MemoryStorage
 from firelock.testing import eventually
 from tests.faults.proxy import FaultProxy
 from tests.faults.watching import SqliteMeter, WatchedStorage, arranging

@@ -14,7 +14,7 @@ from urllib.request import urlopen
 import pytest
 
 from firelock import Firelock, Retry, Settings, State, hookimpl
-from firelock.memory import MemoryStorage
+from firelock.storage.memory import MemoryStorage
 from firelock.testing import eventually
 from tests.faults.proxy import FaultProxy
 from tests.faults.scenarios.base import stage

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
-from firelock_redis.database import RedisDatabase
+from firelock_redis.connections.database import RedisDatabase
+from firelock_redis.connections.url import parse_url
 from firelock_redis.storage import RedisStorage
-from firelock_redis.url import parse_url
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import redis
 
 from firelock import ConfigurationError, Cron, Firelock, JobContext, Retry, StorageError, StorageUnavailable
 from firelock.testing import eventually
-from firelock_redis.url import parse_url
+from firelock_redis.connections.url import parse_url
 from tests.ports import HOST
 
 ROOT = Path(__file__).parents[2]

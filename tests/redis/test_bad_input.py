@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from firelock import Firelock, StorageError, StorageUnavailable
-from firelock.plugins import open_storage
+from firelock.plugins.loader import open_storage
 from tests.faults.proxy import FaultProxy
 from tests.ports import HOST, free_port
 from tests.redis.certificates import write_certificates

@@ -8,13 +8,16 @@ import attrs
 import pytest
 
 from firelock import ConfigurationError
-from firelock.clock import SECOND
-from firelock.lifecycle import Moved
+from firelock.model.batch import Tally
+from firelock.model.clock import SECOND
+from firelock.model.dependencies import Edge, Input, On, Ties
+from firelock.model.lifecycle import Moved
+from firelock.model.memo import MemoKind
+from firelock.model.state import State
 from firelock.storage import Applied, ClaimRequest, JobFilter
 from firelock.testing import Handles
 from firelock.testing.conformance.flow_scene import FlowScene, sleeps, suspends
 from firelock.testing.conformance.scene import DAY, STAMP, asks, deletes, fails, opener, requeues, succeeds
-from firelock.values import Edge, Input, MemoKind, On, State, Tally, Ties
 from tests.redis.counting import CountingProxy
 from tests.redis.databases import keys_of
 

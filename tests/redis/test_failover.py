@@ -8,9 +8,9 @@ from contextlib import closing
 import pytest
 
 from firelock.storage import StorageError, StorageUnavailable
-from firelock_redis.database import RedisDatabase
+from firelock_redis.connections.database import RedisDatabase
+from firelock_redis.connections.url import parse_url
 from firelock_redis.storage import RedisStorage
-from firelock_redis.url import parse_url
 from tests.faults.servers import eventually
 from tests.redis.sentinel import SentinelGroup
 from tests.redis.servers import RedisServer

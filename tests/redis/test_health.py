@@ -9,11 +9,11 @@ from contextlib import closing
 import pytest
 
 from firelock import Firelock, StorageError
-from firelock.plugins import open_storage
+from firelock.plugins.loader import open_storage
 from firelock.testing import eventually
-from firelock_redis.database import SCHEMA, RedisDatabase
+from firelock_redis.connections.database import SCHEMA, RedisDatabase
+from firelock_redis.connections.url import parse_url
 from firelock_redis.storage import RedisStorage
-from firelock_redis.url import parse_url
 from tests.ports import HOST
 from tests.redis.servers import RedisServer
 

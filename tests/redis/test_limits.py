@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 
 from firelock import ConfigurationError
-from firelock.clock import SECOND
-from firelock.lifecycle import Moved
+from firelock.model.clock import SECOND
+from firelock.model.dependencies import Edge
+from firelock.model.lifecycle import Moved
+from firelock.model.limit import LimitUse, UniqueUse
+from firelock.model.session import ClaimRequest
+from firelock.model.state import State
 from firelock.storage import StorageError
 from firelock.testing.conformance.scene import DAY, HOUR, asks, deletes, retries, succeeds
-from firelock.values import ClaimRequest, Edge, LimitUse, State, UniqueUse
-from firelock_redis.partitions import tag_of
+from firelock_redis.layout.partitions import tag_of
 from tests.redis.counting import CountingProxy
 from tests.redis.databases import keys_of
 from tests.scenes import scene_at

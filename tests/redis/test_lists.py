@@ -8,7 +8,8 @@ from functools import partial
 
 import pytest
 
-from firelock.clock import SECOND
+from firelock.model.clock import SECOND
+from firelock.model.state import State
 from firelock.storage import JobFilter, is_damaged, rules
 from firelock.testing.conformance.flow_scene import FlowScene
 from firelock.testing.conformance.scene import (
@@ -20,8 +21,7 @@ from firelock.testing.conformance.scene import (
     retries,
     succeeds,
 )
-from firelock.values import State
-from firelock_redis.find import PAGE_COST, RARE, SCRIPT_COST
+from firelock_redis.verbs.find import PAGE_COST, RARE, SCRIPT_COST
 from tests.redis.servers import RedisServer
 from tests.scenes import scene_at
 

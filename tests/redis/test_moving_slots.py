@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from firelock.storage import ClaimRequest, NewSession, State, StorageUnavailable
-from firelock_redis.partitions import Partitions
+from firelock_redis.layout.partitions import Partitions
 from tests.redis.servers import RedisServer
 from tests.scenes import scene_at
 

@@ -10,7 +10,7 @@ import pytest
 
 from firelock.storage import Applied, RecordChange, StorageError, StorageUnavailable
 from firelock.testing.conformance.race import race
-from firelock_redis.records import repair_pauses
+from firelock_redis.verbs.records import repair_pauses
 from tests.redis.databases import opened
 
 PARTITIONS = 3

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import firelock_redis
 from firelock import Firelock, JobContext, Limit, Unique
-from firelock.plugins import open_storage
+from firelock.plugins.loader import open_storage
 from firelock.storage import ClaimRequest, Held, JobFilter, NewSession
 
 storage = open_storage(sys.argv[1])

@@ -9,9 +9,10 @@ import pytest
 
 from benchmarks.seed.shop import fire
 from benchmarks.seed.story import seed
-from firelock.plugins import open_storage
+from firelock.model.job import JobRecord
+from firelock.model.state import State
+from firelock.plugins.loader import open_storage
 from firelock.storage import JobFilter
-from firelock.values import JobRecord, State
 
 JOBS = 1_000
 

@@ -6,13 +6,13 @@ from contextlib import closing
 
 import pytest
 
-from firelock.clock import SECOND
-from firelock.lifecycle import Moved
+from firelock.model.clock import SECOND
+from firelock.model.lifecycle import Moved
 from firelock.storage import ClaimRequest, NewSession, Renewal, State, StorageUnavailable
 from firelock.testing.conformance.scene import DAY
-from firelock_redis.database import RedisDatabase
+from firelock_redis.connections.database import RedisDatabase
+from firelock_redis.connections.url import parse_url
 from firelock_redis.storage import RedisStorage
-from firelock_redis.url import parse_url
 from tests.redis.databases import keys_of
 from tests.scenes import scene_at
 

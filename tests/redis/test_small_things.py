@@ -9,7 +9,7 @@ from contextlib import closing
 import attrs
 import pytest
 
-from firelock.plugins import Plugins
+from firelock.plugins.loader import Plugins
 from firelock.storage import (
     DURATION_BUCKETS,
     LogLine,

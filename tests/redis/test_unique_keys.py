@@ -5,10 +5,13 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from firelock.clock import SECOND
+from firelock.model.clock import SECOND
+from firelock.model.dependencies import Edge, On
+from firelock.model.job import JobFilter
+from firelock.model.limit import LimitUse, UniqueUse, Until
+from firelock.model.state import State
 from firelock.storage import Applied, Duplicate, DuplicateJob
 from firelock.testing.conformance.scene import DAY, HOUR, asks, deletes, requeues, succeeds
-from firelock.values import Edge, JobFilter, LimitUse, On, State, UniqueUse, Until
 from tests.redis.counting import CountingProxy
 from tests.redis.databases import keys_of
 from tests.scenes import scene_at

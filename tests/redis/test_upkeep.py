@@ -5,8 +5,11 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from firelock.clock import SECOND
-from firelock.lifecycle import Moved
+from firelock.model.clock import SECOND
+from firelock.model.dependencies import Edge, On
+from firelock.model.job import LogLine, Progress
+from firelock.model.lifecycle import Moved
+from firelock.model.state import State
 from firelock.storage import Held, Renewal, StorageUnavailable
 from firelock.testing.conformance.scene import (
     DAY,
@@ -19,9 +22,8 @@ from firelock.testing.conformance.scene import (
     snoozes,
     succeeds,
 )
-from firelock.values import Edge, LogLine, On, Progress, State
-from firelock_redis.database import RedisDatabase
-from firelock_redis.url import parse_url
+from firelock_redis.connections.database import RedisDatabase
+from firelock_redis.connections.url import parse_url
 from tests.redis.databases import keys_of
 from tests.scenes import scene_at
 

@@ -19,7 +19,7 @@ ALLOWED = {
     ("packages/core/src/firelock/app.py", "import_module"): (
         "Firelock(imports=[…]) and --import name modules of the program itself; no name comes from storage"
     ),
-    ("packages/core/src/firelock/compat/celery/celery_app.py", "import_module"): (
+    ("packages/core/src/firelock/compat/celery/app.py", "import_module"): (
         "config_from_object, as in Celery, names a module of the program itself"
     ),
     ("packages/core/src/firelock/cli/program.py", "import_module"): (

@@ -77,7 +77,7 @@ def test_every_name_says_something():
 
 def test_there_are_seven_states_and_no_other():
     """The states of a job are the seven of the vocabulary, in the order of a job's life."""
-    from firelock.values import State
+    from firelock.model.state import State
 
     assert [str(state) for state in State] == STATES
 

@@ -7,8 +7,8 @@ import pytest
 from psycopg import sql
 
 from firelock import StorageError, StorageUnavailable
+from firelock_sql.connections.server_database import Meaning
 from firelock_sql.postgresql.connect import read_failure, require_usable
-from firelock_sql.server_database import Meaning
 from tests.ports import HOST, free_port
 from tests.refusals import SECRET, refusal, stranger
 from tests.sql.postgresql import Postgresql

@@ -9,12 +9,12 @@ import psycopg
 import pytest
 
 from firelock.errors import BatchFinished
-from firelock.lifecycle import Moved
+from firelock.model.lifecycle import Moved
+from firelock.model.memo import Memo, MemoKind
 from firelock.storage import Applied, ClaimRequest, NewMemo, State
 from firelock.testing import Handles, eventually
 from firelock.testing.conformance.flow_scene import FlowScene, signal, suspends
 from firelock.testing.conformance.scene import HOUR, deletes, fails, opener, succeeds
-from firelock.values import Memo, MemoKind
 from tests.faults.proxy import FaultProxy
 from tests.scenes import listening
 from tests.sql.test_hot_postgresql import plans_of

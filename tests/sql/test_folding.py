@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from firelock.storage import State
-from firelock_sql.counting import Folding
+from firelock_sql.connections.counting import Folding
 from tests.scenes import scene_at
 
 

@@ -13,11 +13,11 @@ from sqlalchemy import create_engine
 
 from firelock.cli import main
 from firelock.testing import eventually
-from firelock_sql.names import Names
-from firelock_sql.pool import EnginePool
+from firelock_sql.connections.pool import EnginePool
 from firelock_sql.postgresql import health
 from firelock_sql.postgresql.database import PostgresqlDatabase
 from firelock_sql.postgresql.storage import open_url
+from firelock_sql.schema.names import Names
 from tests.sql.postgresql import Postgresql
 from tests.sql.processes import PASSWORD, USER
 

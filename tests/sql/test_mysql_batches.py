@@ -13,11 +13,13 @@ import pytest
 
 from firelock import State
 from firelock.errors import BatchFinished
+from firelock.model.batch import BATCH_TASK, BatchRules
+from firelock.model.dependencies import Ties, write_ties
+from firelock.model.memo import Memo, MemoKind, NewMemo
 from firelock.storage import Applied, Edge, JobFilter, On, StorageUnavailable
 from firelock.testing.conformance.flow_scene import recount, suspends
 from firelock.testing.conformance.race import race, until_none_is_left
 from firelock.testing.conformance.scene import Running, fails, requeues, succeeds
-from firelock.values import BATCH_TASK, BatchRules, Memo, MemoKind, NewMemo, Ties, write_ties
 from tests.faults.proxy import FaultProxy
 from tests.scenes import scene_at
 from tests.sql.processes import PASSWORD, USER

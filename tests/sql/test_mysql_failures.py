@@ -7,8 +7,8 @@ import pymysql
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from firelock_sql.connections.server_database import Meaning
 from firelock_sql.mysql.connect import read_failure
-from firelock_sql.server_database import Meaning
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from firelock import State
+from firelock.model.limit import UniqueUse
 from firelock.storage import Applied, StorageUnavailable
 from firelock.testing.conformance.scene import Running, asks, succeeds
-from firelock.values import UniqueUse
 from firelock_sql.mysql import lanes as mysql_lanes
 from firelock_sql.mysql import storage
 from tests.faults.proxy import FaultProxy

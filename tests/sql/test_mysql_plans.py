@@ -7,7 +7,7 @@ import pytest
 
 from firelock.storage import ClaimRequest, Held, JobFilter, State
 from firelock.testing.conformance.scene import Running, deletes, fails, retries, succeeds
-from firelock_sql import find
+from firelock_sql.verbs import find
 from tests.scenes import scene_at
 
 KEPT, LIMIT, QUEUES = 500, 10, ["critical", "default", "low"]

@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from firelock.plugins import open_storage
+from firelock.plugins.loader import open_storage
 from firelock.storage import StorageError, StorageUnavailable
 from tests.scenes import scene_at
 

@@ -12,7 +12,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 from firelock import Firelock, Retry, Unique
 from firelock.storage import StorageUnavailable, is_server_work, server_work
-from firelock_sql.pool import EnginePool
+from firelock_sql.connections.pool import EnginePool
 from tests.core.fakes import until
 
 

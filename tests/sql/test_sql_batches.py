@@ -9,14 +9,15 @@ from contextlib import closing
 import pytest
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
-from firelock.memory import MemoryStorage
+from firelock.model.state import FINAL_STATES
 from firelock.storage import Applied, BatchFinished, Edge, JobFilter, Memo, MemoKind, NewMemo, On, State
+from firelock.storage.memory import MemoryStorage
 from firelock.testing.conformance.flow_scene import FlowScene
 from firelock.testing.conformance.scene import Handles, deletes, opener, succeeds
-from firelock.values import FINAL_STATES
-from firelock_sql import batch_change, batch_row, batches, insert, memo_row, settle, streams
+from firelock_sql.connections.transaction import Text
+from firelock_sql.rows import batch_row, memo_row
 from firelock_sql.sqlite.storage import SqliteStorage
-from firelock_sql.transaction import Text
+from firelock_sql.verbs import batch_change, batches, insert, settle, streams
 from tests.core.storage.test_batch_walks import shown, walked
 
 

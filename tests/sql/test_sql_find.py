@@ -7,8 +7,8 @@ import pytest
 from firelock.storage import JobFilter, State
 from firelock.testing import Handles, Scene
 from firelock.testing.conformance.scene import pages as kit_pages
-from firelock_sql.find import RARE, SCANNED
 from firelock_sql.sqlite.storage import SqliteStorage
+from firelock_sql.verbs.find import RARE, SCANNED
 
 
 @pytest.fixture(scope="module")

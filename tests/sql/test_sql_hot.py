@@ -10,7 +10,7 @@ import pytest
 
 from firelock.storage import Applied, ClaimRequest, State, bounded_history
 from firelock.testing.conformance.scene import Running, deletes, requeues, snoozes, succeeds
-from firelock_sql.job_row import COMPACT_FROM
+from firelock_sql.rows.job_row import COMPACT_FROM
 
 
 @pytest.fixture

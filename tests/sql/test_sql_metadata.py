@@ -10,7 +10,7 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateIndex
 
 from firelock import ConfigurationError
-from firelock_sql.metadata import tables_of
+from firelock_sql import tables_of
 from firelock_sql.sqlite.storage import SqliteStorage
 
 

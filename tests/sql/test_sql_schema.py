@@ -11,7 +11,7 @@ from contextlib import closing
 import pytest
 
 from firelock.storage import JobFilter, SchemaMismatch, SchemaState, StorageError
-from firelock_sql import schema
+from firelock_sql.schema import tables as schema
 from firelock_sql.sqlite.storage import SqliteStorage
 from tests.core.fakes import unmeasured
 

@@ -9,10 +9,10 @@ import pytest
 
 from firelock import State
 from firelock.storage import ClaimRequest, NewJob, NewSession
-from firelock_sql.sessions import end_expired
+from firelock_sql.connections.url import parse_sqlite_url
 from firelock_sql.sqlite.database import SqliteDatabase
 from firelock_sql.sqlite.storage import SqliteStorage
-from firelock_sql.url import parse_sqlite_url
+from firelock_sql.verbs.sessions import end_expired
 
 SECOND = 1_000_000
 

@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
 from firelock import Firelock, JobCancelled, JobContext, Retry
-from firelock.hookspecs import ServerInfo
+from firelock.plugins.hookspecs import ServerInfo
 from firelock.server.job_process import JobProcess, JobProcessSpec
 from tests.core.fakes import Worker, until
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from firelock_sql.claim import QueueTurns, ReadyRow, ready_rows
+from firelock_sql.verbs.claim import QueueTurns, ReadyRow, ready_rows
 
 MOST_ASKED = 20
 

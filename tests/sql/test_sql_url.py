@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from firelock import ConfigurationError
-from firelock_sql.url import SqliteUrl, parse_sqlite_url
+from firelock_sql.connections.url import SqliteUrl, parse_sqlite_url
 
 
 def test_a_relative_path_is_made_absolute_once(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 from firelock.storage import ClaimRequest, Feature, State
 from firelock.testing import Handles, Scene
 from firelock.testing.conformance.scene import hands_back, requeues, succeeds
-from firelock_sql.notify import SocketMailbox
+from firelock_sql.connections.notify import SocketMailbox
 from firelock_sql.sqlite.storage import SqliteStorage
 
 
@@ -116,7 +116,7 @@ def test_threads_that_send_at_once_share_one_socket(path, monkeypatch):
 
     receiver, sender = SocketMailbox(path), SocketMailbox(path)
     receiver.open()
-    monkeypatch.setattr("firelock_sql.notify.socket.socket", meeting)
+    monkeypatch.setattr("firelock_sql.connections.notify.socket.socket", meeting)
     threads = [threading.Thread(target=sender.send, args=(b"default",)) for _ in range(2)]
     for thread in threads:
         thread.start()

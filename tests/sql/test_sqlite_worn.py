@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from firelock.storage import StorageUnavailable
+from firelock_sql.connections.url import parse_sqlite_url
 from firelock_sql.sqlite.database import FileConnections, translated
-from firelock_sql.url import parse_sqlite_url
 
 
 @pytest.fixture

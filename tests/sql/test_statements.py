@@ -15,13 +15,20 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 import firelock_sql
 from firelock import Firelock
-from firelock_sql.find import _CONDITIONS, _LISTS, _RARE_INDEXES, _count_up_to, _statement, _Walk
+from firelock_sql.connections.transaction import Text
 from firelock_sql.mysql.connect import dialect_of as mysql_dialect
-from firelock_sql.names import Names
 from firelock_sql.postgresql.connect import dialect_of as postgresql_dialect
-from firelock_sql.records import _Statements
-from firelock_sql.schema import METADATA, PREFIX, is_of
-from firelock_sql.transaction import Text
+from firelock_sql.schema.names import Names
+from firelock_sql.schema.tables import METADATA, PREFIX, is_of
+from firelock_sql.verbs.find import (
+    _CONDITIONS,
+    _LISTS,
+    _RARE_INDEXES,
+    _count_up_to,
+    _statement,
+    _Walk,
+)
+from firelock_sql.verbs.records import _Statements
 
 OURS = Names("elsewhere", "mine_")
 DIALECTS = {
@@ -62,9 +69,9 @@ def every_statement():
                 if isinstance(one, Text):
                     found[f"{module.name}.{name}.{place}"] = one
     for place, walk in enumerate(walks()):
-        found[f"firelock_sql.find.walk.{place}"] = _statement(walk)
+        found[f"firelock_sql.verbs.find.walk.{place}"] = _statement(walk)
     for name, index in _RARE_INDEXES.items():
-        found[f"firelock_sql.find.rare.{name}"] = _count_up_to(name, index)
+        found[f"firelock_sql.verbs.find.rare.{name}"] = _count_up_to(name, index)
     return found
 
 
@@ -164,7 +171,7 @@ def test_sqlite_takes_every_statement():
                 if is_of(index, "sqlite"):
                     connection.execute(str(CreateIndex(index).compile(dialect=DIALECTS["sqlite"])))
         for statement in statements_for(
-            "sqlite", but="firelock_sql.find."
+            "sqlite", but="firelock_sql.verbs.find."
         ):  # those are tied to partial indexes
             compiled = statement.compiled(DIALECTS["sqlite"])
             explained = connection.execute(f"EXPLAIN {compiled.text}", [None] * len(compiled.names))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import closing
 
-from firelock.plugins import open_storage
+from firelock.plugins.loader import open_storage
 from tests.scenes import scene_at
 
 TOUCH = "UPDATE firelock_sessions SET busy = busy + 1"

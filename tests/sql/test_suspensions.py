@@ -7,11 +7,11 @@ from contextlib import closing
 import attrs
 import pytest
 
+from firelock.model.memo import MemoKind
 from firelock.storage import Applied, State
 from firelock.testing import Handles
 from firelock.testing.conformance.flow_scene import FlowScene, call_memo, sleeps, suspends
 from firelock.testing.conformance.scene import BASE, HOUR, fails, opener, succeeds
-from firelock.values import MemoKind
 from tests.faults.proxy import FaultProxy
 from tests.sql.databases import PostgresqlDatabase
 

@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
+from firelock.model.answers import Duplicate
+from firelock.model.limit import UniqueUse, Until
 from firelock.storage import StorageUnavailable
 from firelock.testing import eventually
 from firelock.testing.conformance.scene import asks
-from firelock.values import Duplicate, UniqueUse, Until
 from firelock_sql.postgresql import unique_lock
 from tests.scenes import scene_at
 

@@ -16,8 +16,7 @@ from sqlalchemy import create_engine
 
 from firelock.storage import ClaimRequest, Feature
 from firelock.testing import eventually
-from firelock_sql.names import Names
-from firelock_sql.pool import EnginePool
+from firelock_sql.connections.pool import EnginePool
 from firelock_sql.postgresql.connect import Way, dialect_of
 from firelock_sql.postgresql.listener import (
     GAP_SECONDS,
@@ -29,6 +28,7 @@ from firelock_sql.postgresql.listener import (
     flush,
 )
 from firelock_sql.postgresql.storage import open_url
+from firelock_sql.schema.names import Names
 from tests.scenes import listening, scene_at
 
 LISTENERS = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND query LIKE 'LISTEN%%' ORDER BY pid"

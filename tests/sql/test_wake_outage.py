@@ -8,11 +8,11 @@ from contextlib import closing
 import pytest
 from sqlalchemy import create_engine
 
-from firelock_sql.names import Names
-from firelock_sql.pool import EnginePool
+from firelock_sql.connections.pool import EnginePool
 from firelock_sql.postgresql.connect import Way, dialect_of
 from firelock_sql.postgresql.listener import Channel, Sender
 from firelock_sql.postgresql.storage import open_url
+from firelock_sql.schema.names import Names
 from tests.sql.postgresql import end_connections
 
 

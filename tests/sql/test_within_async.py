@@ -11,16 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from firelock import ConfigurationError, Firelock, JobContext, JobNotCommitted, JobNotFound, State
+from firelock.model.batch import BATCH_TASK, BatchRules
+from firelock.model.dependencies import Ties, write_ties
+from firelock.model.memo import Memo, MemoKind, NewMemo
 from firelock.storage import Applied, ClaimRequest, Edge, NewJob, NewSession, On, StorageUnavailable
-from firelock.values import (
-    BATCH_TASK,
-    BatchRules,
-    Memo,
-    MemoKind,
-    NewMemo,
-    Ties,
-    write_ties,
-)
 from tests.sql.pgbouncer import ADVISED
 
 

@@ -11,11 +11,13 @@ import json
 from pathlib import Path
 
 from firelock.errors import BatchFinished
+from firelock.model.dependencies import Edge, Ties
+from firelock.model.memo import MemoKind
+from firelock.model.state import FINAL_STATES, State
 from firelock.testing.conformance import scene as ends
 from firelock.testing.conformance.flow_scene import FlowScene, call_memo, forgets, suspends
 from firelock.testing.conformance.scene import BASE, DAY, HOUR, Handles
 from firelock.testing.conformance.steps.batch_steps import BatchGround
-from firelock.values import FINAL_STATES, Edge, MemoKind, State, Ties
 
 from .batch_variants import SCENES
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from firelock.plugins import open_storage
+from firelock.plugins.loader import open_storage
 from tests.redis.programs import programs_of_groups
 
 from .batch_variants import VARIANTS

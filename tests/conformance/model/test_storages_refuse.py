@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from firelock.model.state import State
 from firelock.testing import StorageConformance
 from firelock.testing.conformance.race import ROUNDS, race
 from firelock.testing.conformance.scene import Handles, Scene, deletes, opener
-from firelock.values import State
 from tests.conformance.model.variants import REFUSALS
 
 

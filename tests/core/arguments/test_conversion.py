@@ -20,9 +20,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from firelock.arguments.serializer import JsonSerializer, JsonValue
 from firelock.arguments.signature import compile_binder, make_converter
 from firelock.errors import ArgumentError, SignatureMismatch, TaskError
-from firelock.serializer import JsonSerializer, JsonValue
 
 JSON = JsonSerializer()
 NOW = datetime(2026, 11, 24, 12, 30, 0, 5, tzinfo=UTC)

@@ -15,7 +15,7 @@ import pytest
 
 from firelock import FieldKind, FormError, JobContext, Parameter
 from firelock.errors import ArgumentError, ConfigurationError, UnknownTask
-from firelock.values import State
+from firelock.model.state import State
 
 
 class Colour(enum.Enum):

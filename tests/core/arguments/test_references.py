@@ -21,7 +21,7 @@ from firelock import (
     State,
     Unique,
 )
-from firelock.values import Input, On
+from firelock.model.dependencies import Input, On
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ import pytest
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Query, Session, mapped_column
 
+from firelock.arguments.serializer import JsonSerializer
 from firelock.arguments.signature import compile_binder
 from firelock.errors import ArgumentError
-from firelock.serializer import JsonSerializer
 
 
 class Base(DeclarativeBase):

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from firelock.arguments.serializer import JsonSerializer, Serializer
 from firelock.arguments.signature import LargeArgumentsWarning, check_callable, compile_binder
 from firelock.errors import ArgumentError, ArgumentTooLarge, SignatureMismatch, TaskError
-from firelock.serializer import JsonSerializer, Serializer
 
 if TYPE_CHECKING:
     from decimal import Decimal as OnlyForCheckers

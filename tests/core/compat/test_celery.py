@@ -747,7 +747,7 @@ def test_a_timeout_is_for_all_of_it(app, monkeypatch, canvas):
         given.append(timeout)
         now[0] += 7
 
-    monkeypatch.setattr("firelock.job.Job.result", wait)
+    monkeypatch.setattr("firelock.jobs.job.Job.result", wait)
     waited.get(timeout=10)
 
     assert given == [10, 3]

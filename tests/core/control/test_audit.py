@@ -10,7 +10,7 @@ import pytest
 from firelock import AuditEntry, Firelock
 from firelock.control.audit import KEPT, PRUNES_EVERY
 from firelock.errors import ConfigurationError, ScheduleError, StorageError
-from firelock.ids import newest_first_key
+from firelock.model.ids import newest_first_key
 from tests.core.fakes import FailingStorage
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -10,12 +10,12 @@ import attrs
 import pytest
 
 from firelock import Firelock, Operation, Retry
-from firelock.control.bulk import KEPT, Operations, Outcome, Status
+from firelock.control.operations import KEPT, Operations, Outcome, Status
 from firelock.errors import ConfigurationError, StorageError, StorageUnavailable
-from firelock.ids import newest_first_key
-from firelock.memory import MemoryStorage
+from firelock.model.ids import newest_first_key
+from firelock.model.state import State
 from firelock.storage import FoundJobs, JobFilter
-from firelock.values import State
+from firelock.storage.memory import MemoryStorage
 from tests.core.fakes import FailingStorage, Worker
 
 BULK = JobFilter(queue="bulk")

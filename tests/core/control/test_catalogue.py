@@ -9,9 +9,9 @@ from datetime import timedelta
 import pytest
 
 from firelock import Firelock, ParameterOutline, Retry, TaskEntry, __version__
-from firelock.clock import StorageClock, from_micros
 from firelock.control.catalogue import tell_tasks
 from firelock.errors import UnknownTask
+from firelock.model.clock import StorageClock, from_micros
 from firelock.retry import OnExceeded
 from tests.core.fakes import FailingStorage, until
 

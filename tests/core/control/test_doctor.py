@@ -14,11 +14,12 @@ from firelock.control.limits import LimitName, LimitView
 from firelock.control.queues import QueueView
 from firelock.control.servers import ServerView
 from firelock.errors import SchemaMismatch, StorageUnavailable
-from firelock.recurring_job import RecurringRecord
+from firelock.jobs.blocked_by import HeldHead
+from firelock.limits import LimitNumbers
+from firelock.model.job import JobRecord
+from firelock.model.state import State
+from firelock.schedules.recurring_job import RecurringRecord
 from firelock.storage import Finding, NewSession, Renewal, SessionRecord
-from firelock.storage.limit_numbers import LimitNumbers
-from firelock.values import JobRecord, State
-from firelock.waits import HeldHead
 from tests.core.fakes import FailingStorage, Worker
 
 NOW = datetime(2030, 1, 1, 12, 0, tzinfo=UTC)

@@ -17,8 +17,8 @@ from firelock.errors import (
     StorageError,
     StorageUnavailable,
 )
+from firelock.model.state import State
 from firelock.storage import Applied, NewSession, PartlyApplied, Renewal
-from firelock.values import State
 from tests.core.fakes import FailingStorage, Failure, Worker
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from firelock import ConfigurationError, Firelock, UnsupportedFeature
 from firelock.control.limits import DeclaredLimit, Limits
-from firelock.memory import MemoryStorage
+from firelock.limits import LimitNumbers
 from firelock.storage import Feature, KeyState
-from firelock.storage.limit_numbers import LimitNumbers
+from firelock.storage.memory import MemoryStorage
 
 MINUTE = 60_000_000
 

@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from firelock import Firelock
-from firelock.memory import MemoryStorage
+from firelock.storage.memory import MemoryStorage
 from tests.core.storage.ties import Yard
 
 HOUR = 3_600 * 1_000_000

@@ -10,9 +10,7 @@ import attrs
 import pytest
 
 from firelock import Cron, Firelock, Retry
-from firelock.clock import SECOND, StorageClock, from_micros, micros
 from firelock.control.doctor import check_all, look
-from firelock.cron import schedule_to_json
 from firelock.errors import (
     ArgumentError,
     ConfigurationError,
@@ -21,10 +19,12 @@ from firelock.errors import (
     StorageError,
     StorageUnavailable,
 )
-from firelock.recurring_job import get_recurring, put_recurring
+from firelock.model.clock import SECOND, StorageClock, from_micros, micros
+from firelock.model.state import State
+from firelock.schedules.cron import schedule_to_json
+from firelock.schedules.recurring_job import get_recurring, put_recurring
 from firelock.server.scheduler import fire_due
 from firelock.testing.conformance.race import race
-from firelock.values import State
 from tests.core.fakes import FailingStorage, Worker
 
 START = datetime(2030, 1, 1, 0, 0, 30, tzinfo=UTC)

@@ -8,7 +8,6 @@ import attrs
 import pytest
 
 from firelock import Cron, Every, Firelock, Origin
-from firelock.clock import StorageClock, micros
 from firelock.errors import (
     ArgumentError,
     ConfigurationError,
@@ -18,7 +17,8 @@ from firelock.errors import (
     SignatureMismatch,
     UnknownTask,
 )
-from firelock.recurring_job import get_recurring, put_recurring
+from firelock.model.clock import StorageClock, micros
+from firelock.schedules.recurring_job import get_recurring, put_recurring
 from firelock.server.scheduler import fire_due
 from tests.core.fakes import FailingStorage
 

@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from firelock import ConfigurationError, Cron, Firelock, Limit, Turns, Unique
-from firelock.clock import StorageClock, micros
-from firelock.memory import MemoryStorage
-from firelock.recurring_job import get_recurring
+from firelock.model.clock import StorageClock, micros
+from firelock.model.state import State
+from firelock.schedules.recurring_job import get_recurring
 from firelock.server.scheduler import fire_due
 from firelock.storage import ClaimRequest, NewSession
-from firelock.values import State
+from firelock.storage.memory import MemoryStorage
 
 START = datetime(2030, 1, 1, 0, 0, 30, tzinfo=UTC)
 MINUTES = "* * * * *"

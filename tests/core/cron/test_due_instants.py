@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firelock.cron import Cron, Every, Firing, Misfire, due_instants
-from firelock.cron.grammar import parse_fields
-from firelock.cron.timezones import Timetable, WallTimes
 from firelock.errors import ScheduleError
+from firelock.schedules.cron import Cron, Every, Firing, Misfire, due_instants
+from firelock.schedules.cron.grammar import parse_fields
+from firelock.schedules.cron.timezones import Timetable, WallTimes
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)

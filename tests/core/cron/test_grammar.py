@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from croniter import croniter
 
-from firelock.cron import Cron
 from firelock.errors import ScheduleError
+from firelock.schedules.cron import Cron
 from tests.core.cron.walk import assert_equals_the_walk
 
 

@@ -11,9 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firelock.cron import Cron, Every, parse_schedule, schedule_from_json, schedule_to_json
-from firelock.cron import timezones as zones
 from firelock.errors import ScheduleError
+from firelock.schedules.cron import (
+    Cron,
+    Every,
+    parse_schedule,
+    schedule_from_json,
+    schedule_to_json,
+)
+from firelock.schedules.cron import timezones as zones
 
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firelock.cron import Cron
+from firelock.schedules.cron import Cron
 from tests.core.cron.walk import assert_equals_the_walk
 
 MINUTE, SECOND = timedelta(minutes=1), timedelta(seconds=1)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import ClassVar
 from zoneinfo import ZoneInfo
 
-from firelock.cron import Cron
+from firelock.schedules.cron import Cron
 
 MINUTE, SECOND = timedelta(minutes=1), timedelta(seconds=1)
 

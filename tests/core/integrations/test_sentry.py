@@ -29,7 +29,7 @@ from firelock import (
     hookimpl,
 )
 from firelock.integrations.sentry import Sentry, slug_of
-from firelock.lifecycle import handed_back
+from firelock.model.lifecycle import handed_back
 from firelock.testing import Tester
 from tests.core.fakes import Worker, unmeasured
 

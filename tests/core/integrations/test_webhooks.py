@@ -16,8 +16,8 @@ import pytest
 from firelock import ConfigurationError, Firelock, JobFailed, Limit, Retry, State
 from firelock.integrations.webhooks import Webhook, Webhooks, verify
 from firelock.integrations.webhooks.delivery import DeliveryFailed, DeliveryRefused, deliver, may_be_reached
-from firelock.memory import MemoryStorage
 from firelock.storage import ClaimRequest, NewSession
+from firelock.storage.memory import MemoryStorage
 from tests.core.fakes import until
 from tests.redis.certificates import write_certificates
 

@@ -10,12 +10,14 @@ from datetime import timedelta
 import attrs
 import pytest
 
-from firelock import Firelock, JobContext, Retry, Settings, Snooze, current_job, hookimpl, lifecycle
-from firelock.clock import SECOND
+from firelock import Firelock, JobContext, Retry, Settings, Snooze, current_job, hookimpl
 from firelock.errors import JobCancelled
+from firelock.model import lifecycle
+from firelock.model.clock import SECOND
+from firelock.model.job import ClaimedJob
+from firelock.model.state import State
 from firelock.retry import DecisionKind, RetryDecision
 from firelock.server.attempt import CancelKind, Run
-from firelock.values import ClaimedJob, State
 from tests.core.fakes import Worker, plugin
 
 HOUR = timedelta(hours=1)
@@ -132,7 +134,7 @@ def test_each_series_of_waits_of_a_job_that_has_run_is_told_once(make_app, caplo
 
 def test_a_serializer_that_raises_anything_ends_no_loop(make_app):
     """A plugin's bug is the job's failure."""
-    from firelock.serializer import JsonSerializer
+    from firelock.arguments.serializer import JsonSerializer
 
     class Buggy(JsonSerializer):
         name = "buggy"

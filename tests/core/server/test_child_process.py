@@ -13,10 +13,10 @@ import attrs
 import pytest
 
 from firelock import Firelock, Settings
+from firelock.model.state import State
 from firelock.server.shared_memory import ChildMemory, share_memory
 from firelock.server.supervisor import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE, ServerOptions
 from firelock.storage import NewSession
-from firelock.values import State
 from tests.core.fakes import until
 
 APP = """

@@ -10,14 +10,14 @@ from datetime import timedelta
 import pytest
 
 from firelock import Every, Firelock, JobContext, Retry, Settings
-from firelock.clock import SECOND
-from firelock.hookspecs import ServerInfo
+from firelock.model.clock import SECOND
+from firelock.model.state import State
+from firelock.plugins.hookspecs import ServerInfo
 from firelock.server.session_renewal import SessionRenewal
 from firelock.server.shared_memory import ChildMemory
 from firelock.server.upkeep import ChildUpkeep
 from firelock.server.workers import WorkerContext
 from firelock.storage import ClaimRequest, NewSession
-from firelock.values import State
 from firelock_sql.sqlite.storage import SqliteStorage
 from tests.core.fakes import Host, HostStorage, Worker, until
 from tests.core.server.test_upkeep import FakeWorkers, Inbox

@@ -8,11 +8,11 @@ from contextlib import closing
 import pytest
 
 from firelock import Firelock, JobContext, Retry, Settings, Snooze
-from firelock.clock import SECOND
 from firelock.errors import StorageError, StorageUnavailable
-from firelock.memory import MemoryStorage
+from firelock.model.clock import SECOND
+from firelock.model.state import State
 from firelock.storage import Applied, Feature
-from firelock.values import State
+from firelock.storage.memory import MemoryStorage
 from tests.core.fakes import FailingStorage, plugin, until
 
 PATIENT = Settings(poll=60, heartbeat=1, session_timeout=30, sweep=60)

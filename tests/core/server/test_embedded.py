@@ -14,8 +14,8 @@ import pytest
 import firelock
 from firelock import Firelock, Settings, current_job
 from firelock.errors import ConfigurationError, StorageUnavailable, TaskError
+from firelock.model.state import State
 from firelock.server.workers import thread_count
-from firelock.values import State
 from tests.core.fakes import FailingStorage, plugin, until
 
 SETTINGS = Settings(heartbeat=0.1, session_timeout=2, sweep=0.1, poll=0.2, grace=5)

@@ -64,7 +64,7 @@ def test_own_frames_are_marked():
 
 def test_frames_of_firelock_are_not_the_application_s():
     """People look for their own line: ours is no more theirs than the standard library's."""
-    from firelock.clock import micros
+    from firelock.model.clock import micros
 
     text = describe_failure(caught(micros, "today")).traceback
 

@@ -9,7 +9,9 @@ import sys
 import attrs
 import pytest
 
-from firelock.metrics import metrics_text
+from firelock.model.job import ClaimedJob, NewJob, Settled, Transition
+from firelock.model.metrics import metrics_text
+from firelock.model.state import State
 from firelock.server import job_counters as module
 from firelock.server.job_counters import (
     OTHER,
@@ -20,7 +22,6 @@ from firelock.server.job_counters import (
     summed,
 )
 from firelock.server.shared_memory import share_memory
-from firelock.values import ClaimedJob, NewJob, Settled, State, Transition
 from tests.core.fakes import until
 
 SECOND = 1_000_000
@@ -126,7 +127,7 @@ def test_the_next_child_in_a_place_counts_on(descriptor):
 KILLED = """
 import os, sys
 from firelock.server.job_counters import JobCounters
-from firelock.values import NewJob, State
+from firelock.storage import NewJob, State
 
 counters = JobCounters.shared(int(sys.argv[1]))
 job = NewJob("j", "t", "{}", "json", "q", 0, State.ENQUEUED, 0)

@@ -13,13 +13,13 @@ import threading
 import pytest
 
 from firelock import Firelock, JobContext, Retry
-from firelock.hookspecs import ServerInfo
+from firelock.model.state import State
+from firelock.plugins.hookspecs import ServerInfo
 from firelock.server.attempt import CancelKind
 from firelock.server.job_process import JobProcess, JobProcessPool, JobProcessSpec
 from firelock.server.process_state import describe_exit
 from firelock.server.shared_memory import ChildMemory
 from firelock.server.workers import ChildLimits, ClaimedRun, DispatcherInbox, WorkerContext, Workers
-from firelock.values import State
 from tests.core.fakes import Worker, unmeasured, until
 
 SERVER = ServerInfo("server-a", "host:a", "*", 1, 7)

@@ -12,9 +12,9 @@ from itertools import pairwise
 import pytest
 
 from firelock import Firelock, JobContext, Limit, RateLimited, Settings, State, Turns
-from firelock.clock import SECOND
 from firelock.errors import StorageError, StorageUnavailable
-from firelock.ids import new_id
+from firelock.model.clock import SECOND
+from firelock.model.ids import new_id
 from firelock.server.attempt import CancelKind, EndedRun, Run
 from firelock.storage import Admission, Claim, LimitUse, NewJob, write_admission
 from firelock.testing import Tester

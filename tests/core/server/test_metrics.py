@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from firelock.clock import SECOND
 from firelock.errors import StorageUnavailable
-from firelock.memory import MemoryStorage
+from firelock.model.clock import SECOND
+from firelock.model.job import ClaimedJob
 from firelock.server.upkeep import MinuteRollups
 from firelock.storage import DURATION_BUCKETS
-from firelock.values import ClaimedJob
+from firelock.storage.memory import MemoryStorage
 from tests.core.fakes import FailingStorage
 
 MINUTE = 60 * SECOND

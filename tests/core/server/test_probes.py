@@ -12,7 +12,7 @@ import pytest
 
 from firelock import Firelock, Settings
 from firelock.errors import ConfigurationError
-from firelock.metrics import metrics_text
+from firelock.model.metrics import metrics_text
 from firelock.server import probes as module
 from firelock.server.probes import (
     ChildStatus,

@@ -12,12 +12,15 @@ import attrs
 import pytest
 
 from firelock import Firelock, JobContext, Retry, Settings, Snooze, current_job
+from firelock.arguments.serializer import JsonSerializer
 from firelock.errors import JobCancelled, StorageError, StorageUnavailable
-from firelock.memory import MemoryStorage
+from firelock.model.batch import BATCH_TASK, BatchRules
+from firelock.model.dependencies import Ties, write_ties
+from firelock.model.job import NewJob
+from firelock.model.state import State
 from firelock.retry import DecisionKind, RetryDecision
-from firelock.serializer import JsonSerializer
 from firelock.storage import ClaimRequest, NewSession, Reconciliation
-from firelock.values import BATCH_TASK, BatchRules, NewJob, State, Ties, write_ties
+from firelock.storage.memory import MemoryStorage
 from tests.core.fakes import FailingStorage, plugin, until
 
 PATIENT = Settings(poll=60, heartbeat=1, session_timeout=30, sweep=60)  # what needs a poll fails by its time

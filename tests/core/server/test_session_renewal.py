@@ -8,7 +8,7 @@ import pytest
 
 from firelock import Firelock, Settings, State
 from firelock.errors import StorageError, StorageUnavailable
-from firelock.hookspecs import ServerInfo
+from firelock.plugins.hookspecs import ServerInfo
 from firelock.server.session_renewal import SessionRenewal
 from firelock.server.shared_memory import ChildMemory
 from firelock.storage import ClaimRequest

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from firelock import ConfigurationError
-from firelock.clock import elapsed_seconds
-from firelock.ids import new_id
+from firelock.model.clock import elapsed_seconds
+from firelock.model.ids import new_id
 from firelock.server.shared_memory import ChildMemory, share_memory
 from tests.core.fakes import Host
 

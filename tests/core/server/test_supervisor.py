@@ -20,14 +20,14 @@ import pytest
 
 from firelock import Firelock
 from firelock.errors import StorageError, StorageUnavailable
-from firelock.hookspecs import ServerInfo
+from firelock.model.state import State
+from firelock.plugins.hookspecs import ServerInfo
 from firelock.server import supervisor as module
 from firelock.server.session_renewal import SessionRenewal
 from firelock.server.shared_memory import ChildMemory, share_memory
 from firelock.server.supervisor import ServerOptions, Supervisor, _KnownChild
 from firelock.settings import Settings
 from firelock.storage import ClaimRequest
-from firelock.values import State
 from tests.core.fakes import FailingStorage, until
 from tests.processes import state_of
 

@@ -7,20 +7,13 @@ import asyncio
 import pytest
 
 from firelock import Firelock, JobContext, Retry
-from firelock.clock import SECOND
 from firelock.errors import StorageUnavailable
+from firelock.model.batch import BATCH_TASK, BatchRules
+from firelock.model.clock import SECOND
+from firelock.model.dependencies import Edge, Input, On, Ties, write_ties
+from firelock.model.job import NewJob
+from firelock.model.state import State
 from firelock.server.tied_jobs import TiedJobs
-from firelock.values import (
-    BATCH_TASK,
-    BatchRules,
-    Edge,
-    Input,
-    NewJob,
-    On,
-    State,
-    Ties,
-    write_ties,
-)
 from tests.core.fakes import FailingStorage, Worker
 
 

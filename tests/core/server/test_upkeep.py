@@ -15,15 +15,15 @@ import attrs
 import pytest
 
 from firelock import Firelock, JobContext, Retry, Settings
-from firelock.clock import SECOND
 from firelock.errors import StorageError, StorageUnavailable
-from firelock.hookspecs import ServerInfo
+from firelock.model.clock import SECOND
+from firelock.model.state import State
+from firelock.plugins.hookspecs import ServerInfo
 from firelock.server.attempt import CancelKind, Run
 from firelock.server.shared_memory import ChildMemory
 from firelock.server.upkeep import ChildUpkeep
 from firelock.server.workers import DispatcherInbox, WorkerContext
 from firelock.storage import ClaimRequest, NewSession, Promotion
-from firelock.values import State
 from tests.core.fakes import FailingStorage, Worker, until
 
 FOR_EVER = 1e9

@@ -11,9 +11,13 @@ from random import Random
 import pytest
 
 from firelock.errors import BatchFinished
-from firelock.lifecycle import is_legal
-from firelock.memory import MemoryStorage
-from firelock.values import FINAL_STATES, JobFilter, MemoKind, On, State, Tally
+from firelock.model.batch import Tally
+from firelock.model.dependencies import On
+from firelock.model.job import JobFilter
+from firelock.model.lifecycle import is_legal
+from firelock.model.memo import MemoKind
+from firelock.model.state import FINAL_STATES, State
+from firelock.storage.memory import MemoryStorage
 
 from .ties import DictStorage, Yard
 

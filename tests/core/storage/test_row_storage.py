@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from firelock import lifecycle
+from firelock.model import lifecycle
+from firelock.model.session import Holder
 from firelock.storage import (
     Applied,
     ClaimRequest,
@@ -20,7 +21,6 @@ from firelock.storage import (
     State,
 )
 from firelock.storage.row_storage import RowStorage
-from firelock.values import Holder
 
 LONGEST = 1_400
 ERROR = ErrorInfo("Boom", "boom", "fingerprint")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from firelock.errors import StorageError
+from firelock.model.job import ErrorInfo, JobRecord
+from firelock.model.state import State
 from firelock.storage import JobFilter
 from firelock.storage.rules import (
     paged,
     read_cursor,
     write_cursor,
 )
-from firelock.values import ErrorInfo, JobRecord, State
 
 ALL = JobFilter()
 

@@ -7,9 +7,11 @@ from collections import deque
 
 import pytest
 
-from firelock import lifecycle
 from firelock.errors import StorageError, StorageUnavailable
-from firelock.memory import MemoryStorage
+from firelock.model import lifecycle
+from firelock.model.job import ErrorInfo, LogLine, NewJob
+from firelock.model.session import Holder
+from firelock.model.state import State
 from firelock.storage import (
     DURATION_BUCKETS,
     ClaimRequest,
@@ -19,7 +21,7 @@ from firelock.storage import (
     Rollup,
     derived,
 )
-from firelock.values import ErrorInfo, Holder, LogLine, NewJob, State
+from firelock.storage.memory import MemoryStorage
 
 HOLDER = Holder("session-a", "host:a")
 

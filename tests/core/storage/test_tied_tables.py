@@ -8,8 +8,11 @@ from __future__ import annotations
 import pytest
 
 from firelock.errors import BatchFinished, JobNotFound
-from firelock.memory import MemoryStorage
-from firelock.values import Applied, MemoKind, On, State
+from firelock.model.answers import Applied
+from firelock.model.dependencies import On
+from firelock.model.memo import MemoKind
+from firelock.model.state import State
+from firelock.storage.memory import MemoryStorage
 
 from .ties import SESSION, DictStorage, Yard
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from firelock_sql.notify import Wake
+from firelock_sql.connections.notify import Wake
 
 
 class Letterbox:

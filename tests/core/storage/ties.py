@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import time
 
-from firelock import lifecycle
+from firelock.model import lifecycle
+from firelock.model.batch import BATCH_TASK, BatchRules
+from firelock.model.dependencies import Edge, On, Ties, write_ties
+from firelock.model.job import ErrorInfo, NewJob
+from firelock.model.memo import Memo, MemoKind, NewMemo
+from firelock.model.session import ClaimRequest, Holder, NewSession
+from firelock.model.state import State
 from firelock.storage.row_storage import RowStorage
-from firelock.values import (
-    BATCH_TASK,
-    BatchRules,
-    ClaimRequest,
-    Edge,
-    ErrorInfo,
-    Holder,
-    Memo,
-    MemoKind,
-    NewJob,
-    NewMemo,
-    NewSession,
-    On,
-    State,
-    Ties,
-    write_ties,
-)
 
 SESSION = "session-a"
 ERROR = ErrorInfo("Boom", "boom", "fingerprint")

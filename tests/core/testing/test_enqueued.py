@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from firelock import ArgumentError, Firelock, SignatureMismatch, UnknownTask
+from firelock.model.job import NewJob
+from firelock.model.state import State
 from firelock.testing import Tester
-from firelock.values import NewJob, State
 
 
 @pytest.fixture

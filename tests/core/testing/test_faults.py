@@ -7,10 +7,11 @@ import threading
 import pytest
 
 from firelock import ConfigurationError, StorageError, StorageUnavailable
-from firelock.memory import MemoryStorage
+from firelock.model.job import NewJob
+from firelock.model.state import State
 from firelock.storage import Storage
+from firelock.storage.memory import MemoryStorage
 from firelock.testing import FaultyStorage
-from firelock.values import NewJob, State
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def test_a_pytest_that_does_not_use_it_pays_nothing(tmp_path):
         "def test_cheap():\n"
         "    loaded = set(sys.modules)\n"
         "    assert 'firelock.testing.plugin' in loaded\n"
-        "    assert not loaded & {'attr', 'firelock.app', 'firelock.storage', 'firelock.values'}\n"
+        "    assert not loaded & {'attr', 'firelock.app', 'firelock.storage', 'firelock.model.job'}\n"
     )
 
     outcome = run(tmp_path, "-p", "no:hypothesispytest", "-p", "no:pytest_cov")

@@ -18,8 +18,8 @@ from firelock import (
     StorageUnavailable,
     UnknownTask,
 )
+from firelock.model.job import NewJob
 from firelock.testing import Drained, Tester
-from firelock.values import NewJob
 from tests.core.fakes import plugin
 
 

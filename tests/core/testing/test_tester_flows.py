@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from firelock import JobContext, JobDeleted, JobFailed, Retry, StepError
-from firelock.values import State
+from firelock.model.state import State
 
 DAY = timedelta(days=1)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from firelock import State
+from firelock.model.batch import BATCH_TASK
 from firelock.storage import JobFilter
-from firelock.values import BATCH_TASK
 
 # Routes whose answer is no page: fragments of one, files to keep, and JSON.
 NO_PAGES = {

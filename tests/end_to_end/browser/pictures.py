@@ -23,7 +23,7 @@ from playwright.sync_api import sync_playwright
 
 from benchmarks.seed.shop import fire as shop_app
 from firelock import Firelock, JobContext
-from firelock.plugins import open_storage
+from firelock.plugins.loader import open_storage
 from firelock.testing import eventually
 from tests.end_to_end.browser import seeds
 from tests.end_to_end.browser.chromium import launch

@@ -7,9 +7,9 @@ import json
 import attrs
 
 from firelock import Firelock, State
-from firelock.ids import new_id
+from firelock.model.ids import new_id
+from firelock.model.job import NewJob
 from firelock.storage import ErrorInfo, JobFilter, LogLine, NewSession, Progress
-from firelock.values import NewJob
 from tests.dashboard.worker import Worker
 
 FIELDS = (

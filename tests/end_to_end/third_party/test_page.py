@@ -7,8 +7,8 @@ from importlib import import_module
 
 import pytest
 
+from firelock.limits import KeyedLanes
 from firelock.storage import RowStorage, Storage
-from firelock.storage.admission import KeyedLanes
 from tests.conformance.mutants import mutations
 from tests.repository.docs.pages import ROOT, tokens
 

@@ -12,8 +12,8 @@ from typing import Any
 import attrs
 
 from firelock import Firelock, StorageUnavailable
+from firelock.model.state import FINAL_STATES
 from firelock.task import TaskVerbs
-from firelock.values import FINAL_STATES
 from tests.faults.checker import check, stored
 from tests.faults.ledger import Ledger, Tail, read_ledger
 from tests.faults.servers import Place, Server, eventually

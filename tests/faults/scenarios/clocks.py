@@ -14,8 +14,8 @@ from pathlib import Path
 import attrs
 
 from firelock import Every, Firelock, JobContext
-from firelock.clock import SECOND
-from firelock.values import State
+from firelock.model.clock import SECOND
+from firelock.model.state import State
 from tests.faults.checker import check
 from tests.faults.ledger import read_ledger
 from tests.faults.scenarios.base import NotHere, Size, scenario, stage

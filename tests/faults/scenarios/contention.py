@@ -12,10 +12,11 @@ import attrs
 from sqlalchemy import text
 
 from firelock import Firelock
-from firelock.lifecycle import HELD
+from firelock.model.job import NewJob, Transition
+from firelock.model.lifecycle import HELD
+from firelock.model.state import State
 from firelock.storage import ClaimRequest, NewSession
-from firelock.values import NewJob, State, Transition
-from firelock_sql.server_database import Meaning, ServerDatabase
+from firelock_sql.connections.server_database import Meaning, ServerDatabase
 from firelock_sql.storage import SqlStorage
 from tests.faults.effects import database as engine_of
 from tests.faults.scenarios.base import Size, scenario, stage

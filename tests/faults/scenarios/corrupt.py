@@ -8,8 +8,9 @@ from pathlib import Path
 
 import attrs
 
+from firelock.model.job import NewJob
+from firelock.model.state import State
 from firelock.storage import JobFilter, StorageError
-from firelock.values import NewJob, State
 from tests.faults.checker import stored
 from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.servers import eventually

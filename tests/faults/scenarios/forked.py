@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from firelock import Firelock
-from firelock.values import State
+from firelock.model.state import State
 from tests.faults.checker import stored
 from tests.faults.ledger import read_ledger
 from tests.faults.program import run_program

@@ -10,8 +10,9 @@ from urllib.parse import urlsplit, urlunsplit
 import attrs
 
 from firelock import Firelock, StorageUnavailable
-from firelock.clock import SECOND
-from firelock.values import NewJob, State
+from firelock.model.clock import SECOND
+from firelock.model.job import NewJob
+from firelock.model.state import State
 from tests.faults.checker import late_ends, quantiles
 from tests.faults.proxy import FaultProxy, Slowness
 from tests.faults.scenarios.base import Size, scenario, stage

@@ -6,7 +6,7 @@ import random
 import time
 from collections import Counter
 
-from firelock.values import State
+from firelock.model.state import State
 from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.servers import eventually
 

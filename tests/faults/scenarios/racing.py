@@ -11,8 +11,9 @@ from itertools import pairwise
 import attrs
 
 from firelock import FirelockError, JobNotFound
-from firelock.lifecycle import continuation_target
-from firelock.values import FINAL_STATES, On, State
+from firelock.model.dependencies import On
+from firelock.model.lifecycle import continuation_target
+from firelock.model.state import FINAL_STATES, State
 from tests.faults.checker import is_legal
 from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.servers import eventually

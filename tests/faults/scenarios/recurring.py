@@ -9,10 +9,10 @@ from itertools import chain, pairwise
 import attrs
 
 from firelock import Cron, Every, Firelock
-from firelock.clock import SECOND, micros
+from firelock.model.clock import SECOND, micros
+from firelock.model.state import State
 from firelock.storage import JobFilter
 from firelock.testing.conformance.scene import pages
-from firelock.values import State
 from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.scenarios.kills import kill_whole
 from tests.faults.servers import eventually

@@ -10,7 +10,7 @@ from functools import cache
 import pytest
 
 import firelock_dashboard.hookspecs
-from firelock import hookspecs
+from firelock.plugins.loader import hookspecs
 from tests.repository.docs.pages import ROOT, headings, python_blocks, tokens
 from tests.repository.sources import sources_of_tests
 

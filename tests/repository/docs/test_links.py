@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from firelock import hookspecs
+from firelock.plugins.loader import hookspecs
 from tests.repository.docs.pages import ROOT, all_pages, anchors, broken_links, headings
 
 HOOKS = sorted(

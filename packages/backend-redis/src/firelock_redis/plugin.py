@@ -22,8 +22,8 @@ def register_storages() -> Mapping[str, Callable[[str], Storage]]:
 
 
 def _open_redis(url: str) -> Storage:
-    from firelock_redis.database import RedisDatabase  # noqa: PLC0415 - loads the driver
+    from firelock_redis.connections.database import RedisDatabase  # noqa: PLC0415 - loads the driver
+    from firelock_redis.connections.url import parse_url  # noqa: PLC0415 - with it
     from firelock_redis.storage import RedisStorage  # noqa: PLC0415 - with it
-    from firelock_redis.url import parse_url  # noqa: PLC0415 - with it
 
     return RedisStorage(RedisDatabase(parse_url(url)))

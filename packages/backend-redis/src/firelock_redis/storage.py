@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import attrs
 from typing_extensions import override
 
+from firelock.limits import admission
 from firelock.storage import (
     Applied,
     Claim,
@@ -28,29 +29,23 @@ from firelock.storage import (
     StorageUnavailable,
     Taken,
     Transition,
-    admission,
     is_damaged,
     read_admission,
 )
-from firelock_redis.changes import fields_of, further_fields, goes_further, groups_of
-from firelock_redis.database import SCHEMA, RedisDatabase
-from firelock_redis.find import FindVerbs
-from firelock_redis.health import HealthVerbs
-from firelock_redis.insert import InsertVerbs
-from firelock_redis.keys import KeyVerbs
-from firelock_redis.layout import (
-    LETTERS,
-    claimed_job,
-    flags_of,
-    quoted,
-)
-from firelock_redis.locks import LockVerbs
-from firelock_redis.logs import LogVerbs
-from firelock_redis.memos import MemoVerbs
-from firelock_redis.notify import RedisWaiting
-from firelock_redis.partitions import EVERYWHERE
-from firelock_redis.sessions import SessionVerbs
-from firelock_redis.upkeep import UpkeepVerbs, earliest_due_at
+from firelock_redis.connections.database import SCHEMA, RedisDatabase
+from firelock_redis.connections.health import HealthVerbs
+from firelock_redis.connections.notify import RedisWaiting
+from firelock_redis.layout.encoding import LETTERS, claimed_job, flags_of, quoted
+from firelock_redis.layout.partitions import EVERYWHERE
+from firelock_redis.verbs.changes import fields_of, further_fields, goes_further, groups_of
+from firelock_redis.verbs.find import FindVerbs
+from firelock_redis.verbs.insert import InsertVerbs
+from firelock_redis.verbs.keys import KeyVerbs
+from firelock_redis.verbs.locks import LockVerbs
+from firelock_redis.verbs.logs import LogVerbs
+from firelock_redis.verbs.memos import MemoVerbs
+from firelock_redis.verbs.sessions import SessionVerbs
+from firelock_redis.verbs.upkeep import UpkeepVerbs, earliest_due_at
 
 _MINUTE = 60_000_000
 _RESULTS = dict(zip("012345", Applied, strict=True))

@@ -1,9 +1,30 @@
-"""A storage in SQL: every verb once, on texts; the four that run for every job once a dialect.
+"""A storage for SQLite, PostgreSQL, MySQL and MariaDB.
 
-Read `storage` first: each verb is one transaction. Then one job's way: `insert`, `claim`, the `storage` of
-`sqlite/`, `postgresql/` or `mysql/`, `settle`, `job_row`. Below them: `transaction`, `database`, `schema` and
-`metadata`, `names` and `url`; `server_database`, `pool` and a dialect's `database`; `notify` and `within`;
-`plugin`. What surrounds a job: `sessions`, `upkeep`, `counting`, `find`, `logs`, `records`, `locks`. What it
-waits for: `limits`, `unique`. What ties jobs together, and what they remember: `batch_row`, how members are
-counted, `batch_change`, `batches`; `memo_row`, `memos`, `suspensions`, `streams`.
+Read `storage` first: every verb, in the order of the contract. Each verb is one transaction and is written
+once, in `verbs/`; the few that run for every job are written for each dialect, in `sqlite/`, `postgresql/`
+and `mysql/`. `rows/` reads and writes a job, a batch and a memo, `schema/` has the tables, and
+`connections/` is what lies between a verb and the driver. `plugin` offers the storage to Firelock.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from firelock_sql.schema.metadata import tables_of
+
+__all__ = ["tables_of"]
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name when it is first asked for: the plugin loads no SQLAlchemy."""
+    if name != "tables_of":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from firelock_sql.schema.metadata import tables_of  # noqa: PLC0415 - loads SQLAlchemy
+
+    return tables_of
+
+
+def __dir__() -> list[str]:
+    """Return the public names, loaded or not."""
+    return list(__all__)

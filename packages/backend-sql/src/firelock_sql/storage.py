@@ -16,6 +16,7 @@ from typing import ClassVar
 import attrs
 from typing_extensions import override
 
+from firelock.limits import LaneCursors, lane_of
 from firelock.storage import (
     Applied,
     Claim,
@@ -35,9 +36,12 @@ from firelock.storage import (
     Transition,
     read_ties,
 )
-from firelock.storage.admission import LaneCursors, lane_of
-from firelock_sql.batches import SqlBatchVerbs
-from firelock_sql.claim import (
+from firelock_sql.connections.database import Database
+from firelock_sql.connections.transaction import LetGo, Text, Transaction, Value
+from firelock_sql.rows.job_row import admission_in, get_history, get_jobs
+from firelock_sql.schema.tables import HAS_MEMOS, IS_MEMBER
+from firelock_sql.verbs.batches import SqlBatchVerbs
+from firelock_sql.verbs.claim import (
     PLACE_MARKS,
     PLACE_SEQ,
     QueueTurns,
@@ -47,23 +51,19 @@ from firelock_sql.claim import (
     next_due_at,
     take_jobs,
 )
-from firelock_sql.database import Database
-from firelock_sql.find import SqlReadingVerbs
-from firelock_sql.insert import insert_jobs
-from firelock_sql.job_row import admission_in, get_history, get_jobs
-from firelock_sql.limits import SqlLanes, SqlLimitVerbs
-from firelock_sql.locks import SqlLockVerbs
-from firelock_sql.logs import SqlLogVerbs
-from firelock_sql.memos import SqlMemoVerbs
-from firelock_sql.records import SqlRecordVerbs, insert_if
-from firelock_sql.schema import HAS_MEMOS, IS_MEMBER
-from firelock_sql.sessions import SqlSessionVerbs
-from firelock_sql.settle import apply_transitions
-from firelock_sql.streams import SqlStreamVerbs
-from firelock_sql.suspensions import Suspension, find_suspensions
-from firelock_sql.transaction import LetGo, Text, Transaction, Value
-from firelock_sql.unique import SqlUniqueVerbs
-from firelock_sql.upkeep import SqlUpkeepVerbs
+from firelock_sql.verbs.find import SqlReadingVerbs
+from firelock_sql.verbs.insert import insert_jobs
+from firelock_sql.verbs.limits import SqlLanes, SqlLimitVerbs
+from firelock_sql.verbs.locks import SqlLockVerbs
+from firelock_sql.verbs.logs import SqlLogVerbs
+from firelock_sql.verbs.memos import SqlMemoVerbs
+from firelock_sql.verbs.records import SqlRecordVerbs, insert_if
+from firelock_sql.verbs.sessions import SqlSessionVerbs
+from firelock_sql.verbs.settle import apply_transitions
+from firelock_sql.verbs.streams import SqlStreamVerbs
+from firelock_sql.verbs.suspensions import Suspension, find_suspensions
+from firelock_sql.verbs.unique import SqlUniqueVerbs
+from firelock_sql.verbs.upkeep import SqlUpkeepVerbs
 
 KIND = ("queue", "priority", "task", "serializer")  # as a rule the same for every job of a batch
 kind = attrgetter(*KIND)

@@ -1,19 +1,10 @@
 """Persistent background jobs for Python: enqueue, schedule, recur, continue.
 
-To read, on a job's way: `task` (functions with their options, the verbs that make jobs of them), `options`,
-`arguments/` and `serializer`; `client`, which makes jobs, `storage_access`, what its calls share, and `job`,
-the handle of one; `values`, what travels; `storage/`, the contract, and `memory`, its model; `server/`, which
-runs jobs; `context`, what a running one may ask and say; `lifecycle` and `retry`, which decide what becomes
-of it; `unread`, the parts of it that this release cannot read; `app`, which ties all of it together.
-
-What a call may ask: `limit` and `unique`, of which `keys` makes keys; `waits` says what holds a job back.
-What jobs are to others: `ties`, `batch`; `steps`, what a run remembers and waits for, and `fake_steps`
-without a server; `signal`, what is sent to it, `approval`, links by which people do; `streams`, what it
-emits; `meta`, what travels with it; `resource`, what is open for it. What recurs: `cron/`, `recurring_job`.
-
-Around it: `control/`, everything behind `fire.<name>`; `runtime`, what servers take of an app; `hookspecs`
-and `plugins`, doors for strangers; `locks`; `logs` and `metrics`; `settings`; `pages` of what is stored;
-`cli/`; `testing/`; `integrations/` and `compat/`. Words: `errors`, `ids`, `clock`, `text`, `aio`.
+What a user writes lies here: `app` (Firelock), `task`, `options`, `retry`, `resource`, `context`,
+`settings` and `errors`. How it works lies in folders, on a job's way: `arguments/`, `limits/`, `jobs/`,
+`flows/`, `schedules/`, `storage/`, `server/`, with the records and rules of all of them in `model/`.
+`control/` is everything behind `fire.<name>`, `runtime` what a server takes of an app, and `plugins/` the
+hooks. Beside them: `cli/`, `testing/`, `integrations/` and `compat/`.
 """
 
 from __future__ import annotations
@@ -26,17 +17,16 @@ if TYPE_CHECKING:
     from firelock.app import Firelock
     from firelock.arguments.forms import FieldKind, Parameter
     from firelock.arguments.outline import ParameterOutline
-    from firelock.batch import Batch
+    from firelock.arguments.serializer import JsonSerializer, JsonValue, Serializer
     from firelock.context import JobContext, Snooze, current_job
     from firelock.control.audit import AuditEntry
-    from firelock.control.bulk import Operation, Outcome
     from firelock.control.catalogue import TaskEntry
     from firelock.control.doctor import Diagnosis
     from firelock.control.jobs import JobCounts
     from firelock.control.limits import LimitName, LimitView, NumberSource
+    from firelock.control.operations import Operation, Outcome
     from firelock.control.queues import QueueView
     from firelock.control.servers import ServerView
-    from firelock.cron import Cron, Every, Misfire, Overlap
     from firelock.errors import (
         ArgumentError,
         ArgumentTooLarge,
@@ -70,39 +60,42 @@ if TYPE_CHECKING:
         UnknownTask,
         UnsupportedFeature,
     )
-    from firelock.hookspecs import Command, ServerInfo, TaskCall, hookimpl, hookspec
-    from firelock.job import FailedAttempt, Job, JobLogLine, JobPage, JobProgress, JobStep, Step
-    from firelock.limit import Limit, Turns
-    from firelock.locks import Lock, LockProvider
-    from firelock.logs import JobFields, job_fields
-    from firelock.metrics import METRICS_TYPE, MetricFamily, MetricSample, metrics_text
+    from firelock.flows.batch import Batch
+    from firelock.flows.signals import Signal
+    from firelock.jobs.blocked_by import KeyWait
+    from firelock.jobs.job import FailedAttempt, Job, JobLogLine, JobPage, JobProgress, JobStep, Step
+    from firelock.limits.limit import Limit, Turns
+    from firelock.limits.unique import Debounce, Unique
+    from firelock.model.batch import Tally
+    from firelock.model.job import Settled
+    from firelock.model.memo import Chunk
+    from firelock.model.metrics import METRICS_TYPE, MetricFamily, MetricSample, metrics_text
+    from firelock.model.state import State
     from firelock.options import Call, TaskInfo
-    from firelock.recurring_job import Origin, RecurringJob, Upcoming
+    from firelock.plugins.hookspecs import Command, ServerInfo, TaskCall, hookimpl, hookspec
     from firelock.retry import DecisionKind, Retry, RetryDecision, RetryPolicy
-    from firelock.serializer import JsonSerializer, JsonValue, Serializer
+    from firelock.schedules.cron import Cron, Every, Misfire, Overlap
+    from firelock.schedules.recurring_job import Origin, RecurringJob, Upcoming
+    from firelock.server.logs import JobFields, job_fields
     from firelock.settings import Settings
-    from firelock.signal import Signal
     from firelock.storage import Applied, Finding, PartlyApplied
+    from firelock.storage.locks import Lock, LockProvider
     from firelock.task import Task
-    from firelock.unique import Debounce, Unique
-    from firelock.values import Chunk, Settled, State, Tally
-    from firelock.waits import KeyWait
 
 _HOMES = {
     "app": ("Firelock",),
     "arguments.forms": ("FieldKind", "Parameter"),
     "arguments.outline": ("ParameterOutline",),
-    "batch": ("Batch",),
+    "arguments.serializer": ("JsonSerializer", "JsonValue", "Serializer"),
     "context": ("JobContext", "Snooze", "current_job"),
     "control.audit": ("AuditEntry",),
-    "control.bulk": ("Operation", "Outcome"),
     "control.catalogue": ("TaskEntry",),
     "control.doctor": ("Diagnosis",),
     "control.jobs": ("JobCounts",),
     "control.limits": ("LimitName", "LimitView", "NumberSource"),
+    "control.operations": ("Operation", "Outcome"),
     "control.queues": ("QueueView",),
     "control.servers": ("ServerView",),
-    "cron": ("Cron", "Every", "Misfire", "Overlap"),
     "errors": (
         "ArgumentError", "ArgumentTooLarge", "BatchFinished", "ConfigurationError", "DuplicateJob",
         "DuplicateTask", "FirelockError", "FormError", "JobCancelled", "JobConflict", "JobDeleted",
@@ -111,23 +104,27 @@ _HOMES = {
         "SchemaMismatch", "SignatureMismatch", "StepError", "StorageError", "StorageUnavailable",
         "TaskError", "UnknownScheme", "UnknownTask", "UnsupportedFeature",
     ),
-    "hookspecs": ("Command", "ServerInfo", "TaskCall", "hookimpl", "hookspec"),
-    "job": ("FailedAttempt", "Job", "JobLogLine", "JobPage", "JobProgress", "JobStep", "Step"),
-    "limit": ("Limit", "Turns"),
-    "locks": ("Lock", "LockProvider"),
-    "logs": ("JobFields", "job_fields"),
-    "metrics": ("METRICS_TYPE", "MetricFamily", "MetricSample", "metrics_text"),
+    "flows.batch": ("Batch",),
+    "flows.signals": ("Signal",),
+    "jobs.blocked_by": ("KeyWait",),
+    "jobs.job": ("FailedAttempt", "Job", "JobLogLine", "JobPage", "JobProgress", "JobStep", "Step"),
+    "limits.limit": ("Limit", "Turns"),
+    "limits.unique": ("Debounce", "Unique"),
+    "model.batch": ("Tally",),
+    "model.job": ("Settled",),
+    "model.memo": ("Chunk",),
+    "model.metrics": ("METRICS_TYPE", "MetricFamily", "MetricSample", "metrics_text"),
+    "model.state": ("State",),
     "options": ("Call", "TaskInfo"),
-    "recurring_job": ("Origin", "RecurringJob", "Upcoming"),
+    "plugins.hookspecs": ("Command", "ServerInfo", "TaskCall", "hookimpl", "hookspec"),
     "retry": ("DecisionKind", "Retry", "RetryDecision", "RetryPolicy"),
-    "serializer": ("JsonSerializer", "JsonValue", "Serializer"),
+    "schedules.cron": ("Cron", "Every", "Misfire", "Overlap"),
+    "schedules.recurring_job": ("Origin", "RecurringJob", "Upcoming"),
+    "server.logs": ("JobFields", "job_fields"),
     "settings": ("Settings",),
-    "signal": ("Signal",),
     "storage": ("Applied", "Finding", "PartlyApplied"),
+    "storage.locks": ("Lock", "LockProvider"),
     "task": ("Task",),
-    "unique": ("Debounce", "Unique"),
-    "values": ("Chunk", "Settled", "State", "Tally"),
-    "waits": ("KeyWait",),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -240,7 +237,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Load a public name when it is first asked for, so that a plugin that needs one hook loads no app."""
     if name == "__version__":
-        from firelock.plugins import installed_version  # noqa: PLC0415 - looks at the disk
+        from firelock.plugins.loader import installed_version  # noqa: PLC0415 - looks at the disk
 
         value = globals()[name] = installed_version()
         return value

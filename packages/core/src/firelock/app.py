@@ -12,32 +12,33 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, T
 
 import attrs
 
-from firelock.aio import twin
 from firelock.arguments.forms import Parameter, parameters_of, texts_of, typed_arguments
 from firelock.arguments.outline import stub_of
-from firelock.batch import Batch, OnFailureText, OnText, new_batch
-from firelock.client import Client, WrappedClient
 from firelock.context import running_job
 from firelock.control.audit import Audit
-from firelock.control.batch_list import Batches
-from firelock.control.bulk import Operations
+from firelock.control.batches import Batches
 from firelock.control.catalogue import Catalogue
 from firelock.control.jobs import Jobs
 from firelock.control.limits import Limits, declared_limits
+from firelock.control.operations import Operations
 from firelock.control.queues import Queues
 from firelock.control.recurring import Recurring
 from firelock.control.servers import Servers
 from firelock.errors import ConfigurationError, TaskError, UnknownTask
-from firelock.job import Job
-from firelock.locks import Lock, LockKeeper, LockProvider
+from firelock.flows.batch import Batch, OnFailureText, OnText, new_batch
+from firelock.flows.signals import Signal, check_name
+from firelock.jobs.creation import Client, WrappedClient
+from firelock.jobs.job import Job
+from firelock.jobs.storage_access import StorageAccess
+from firelock.model.aio import twin
+from firelock.model.text import shown
 from firelock.options import Call, CallOptions, TaskInfo
-from firelock.plugins import Plugins, check_contract
+from firelock.plugins.loader import Plugins, check_contract
 from firelock.resource import declare_resource
 from firelock.runtime import Runtime, ServedApp
 from firelock.settings import Settings
-from firelock.signal import Signal, check_name
 from firelock.storage import Storage
-from firelock.storage_access import StorageAccess
+from firelock.storage.locks import Lock, LockKeeper, LockProvider
 from firelock.task import (
     AsyncContextTask,
     AsyncTask,
@@ -48,20 +49,19 @@ from firelock.task import (
     task_info,
     task_of,
 )
-from firelock.text import shown
 
 if TYPE_CHECKING:
     import asyncio
     from typing import final
 
+    from firelock.arguments.serializer import JsonValue
     from firelock.arguments.signature import Binder
     from firelock.context import JobContext
     from firelock.control.doctor import Diagnosis
-    from firelock.limit import Limit, Turns
+    from firelock.limits.limit import Limit, Turns
+    from firelock.limits.unique import Debounce, Unique
     from firelock.retry import RetryPolicy
-    from firelock.serializer import JsonValue
     from firelock.server.embedded import EmbeddedServer
-    from firelock.unique import Debounce, Unique
 
     @final
     class _Anything:

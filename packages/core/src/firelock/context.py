@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
 import attrs
 
-from firelock.clock import from_micros
 from firelock.errors import JobCancelled, StorageUnavailable
-from firelock.meta import NO_META, check_meta, write_meta
+from firelock.flows.steps import call_to_run
+from firelock.model.clock import from_micros
+from firelock.model.job import ClaimedJob, LogLine, Progress
+from firelock.model.meta import NO_META, check_meta, write_meta
+from firelock.model.text import printable, shorten
 from firelock.resource import Resource, find_resource
-from firelock.steps import call_to_run
 from firelock.storage import Storage
-from firelock.text import printable, shorten
-from firelock.values import ClaimedJob, LogLine, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-    from firelock.batch import Batch
-    from firelock.job import Continuation, Job
+    from firelock.flows.batch import Batch
+    from firelock.flows.signals import Signal
+    from firelock.flows.steps import JobSteps, Steps
+    from firelock.jobs.job import Continuation, Job
     from firelock.options import Call
-    from firelock.signal import Signal
-    from firelock.steps import JobSteps, Steps
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -113,8 +113,8 @@ class JobContext:
             cancelled: whether it is told to stop.
             answers: by the name of a step, sleep, signal, `run` or `gather`, by the id of a joined job.
         """
-        from firelock.clock import micros  # noqa: PLC0415 - only tests need it
-        from firelock.fake_steps import FakeAttempt  # noqa: PLC0415 - likewise
+        from firelock.flows.fake_steps import FakeAttempt  # noqa: PLC0415 - likewise
+        from firelock.model.clock import micros  # noqa: PLC0415 - only tests need it
 
         at = 0 if due_at is None else micros(due_at)
         job = ClaimedJob(
@@ -304,7 +304,7 @@ class JobContext:
         Raises:
             UnsupportedFeature: the jobs' storage cannot join a transaction.
         """
-        from firelock.steps import Steps  # noqa: PLC0415 - loaded when first used
+        from firelock.flows.steps import Steps  # noqa: PLC0415 - loaded when first used
 
         return Steps(self._steps, session)
 

@@ -13,14 +13,14 @@ from typing import Any, Generic, Literal, TypeVar
 import attrs
 
 from firelock.errors import ConfigurationError
-from firelock.keys import KeyMaker, key_maker, to_limits, to_start_before, to_unique
-from firelock.limit import Limit, Turns
-from firelock.meta import check_meta
+from firelock.limits.keys import KeyMaker, key_maker, to_limits, to_start_before, to_unique
+from firelock.limits.limit import Limit, Turns
+from firelock.limits.unique import Debounce, Unique
+from firelock.model.dependencies import On
+from firelock.model.meta import check_meta
+from firelock.model.text import shown
 from firelock.resource import Resource
 from firelock.retry import Retry, RetryPolicy
-from firelock.text import shown
-from firelock.unique import Debounce, Unique
-from firelock.values import On
 
 Choice = TypeVar("Choice", bound=StrEnum)
 R = TypeVar("R", covariant=True)

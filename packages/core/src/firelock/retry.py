@@ -14,8 +14,8 @@ from typing import Any, Literal, Protocol, Self, TypedDict, Unpack, cast
 import attrs
 
 from firelock.errors import ConfigurationError
-from firelock.text import message_of, printable, shorten, shown
-from firelock.values import ClaimedJob
+from firelock.model.job import ClaimedJob
+from firelock.model.text import message_of, printable, shorten, shown
 
 Span = timedelta | float  # a number is seconds
 ExceptionKind = type[BaseException] | str  # a text is "module.Name", the module being the one that defines it

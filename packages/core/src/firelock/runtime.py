@@ -8,9 +8,9 @@ from typing import ClassVar, Protocol
 
 import attrs
 
-from firelock.client import Client
-from firelock.clock import StorageClock
-from firelock.plugins import Plugins
+from firelock.jobs.creation import Client
+from firelock.model.clock import StorageClock
+from firelock.plugins.loader import Plugins
 from firelock.settings import Settings
 from firelock.storage import Storage
 from firelock.task import Registry

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from firelock.errors import ConfigurationError
-from firelock.lifecycle import Retention
+from firelock.model.lifecycle import Retention
 
 _DAY = 86_400.0
 _MICROS = 1_000_000

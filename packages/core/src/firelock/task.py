@@ -15,7 +15,6 @@ from weakref import WeakKeyDictionary
 
 import attrs
 
-from firelock.aio import twin
 from firelock.arguments.signature import (
     Binder,
     ValueCodec,
@@ -29,7 +28,8 @@ from firelock.arguments.signature import (
 from firelock.arguments.tags import check_tag_templates
 from firelock.context import JobContext, Snooze, running_job
 from firelock.errors import DuplicateTask, TaskError
-from firelock.keys import check_declared
+from firelock.limits.keys import check_declared
+from firelock.model.aio import twin
 from firelock.options import (
     NO_OPTIONS,
     Call,
@@ -44,13 +44,13 @@ if TYPE_CHECKING:
     from cattrs import Converter
 
     from firelock.arguments.codec import Codec
-    from firelock.cron import Cron, Every
-    from firelock.job import Creator, Job
-    from firelock.limit import Limit, Turns
-    from firelock.recurring_job import RecurringJob
-    from firelock.serializer import Serializer
+    from firelock.arguments.serializer import Serializer
+    from firelock.jobs.job import Creator, Job
+    from firelock.limits.limit import Limit, Turns
+    from firelock.limits.unique import Debounce, Unique
+    from firelock.schedules.cron import Cron, Every
+    from firelock.schedules.recurring_job import RecurringJob
     from firelock.settings import Settings
-    from firelock.unique import Debounce, Unique
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)

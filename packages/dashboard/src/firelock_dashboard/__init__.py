@@ -1,16 +1,11 @@
 """The dashboard of Firelock: see everything, fix anything, in one line.
 
-`app.mount("/jobs", Dashboard(fire))` in FastAPI and Starlette; docs/dashboard.md tells of the others. Read
-`app` (a request comes in; `routes` is how an address finds its view), `request` (what a view gets; `fields`
-checks what was asked, `problems` can be wrong with it), `site` (what it finds there), then one of `pages/`,
-such as that of queues. Who may come in is under `security/`, what counts and remembers under `stats/`, what
-programs ask under `api/`.
-
-What pages are made of: `rendering`, `texts`, `urls`, `assets`, `icons`, `formatting`, `charts`, `flow_graph`,
-`tracebacks`, `payloads`; what they look up: `job_search`, `suggestions`, `waiting` (why a job is not
-running). What they do: `actions`, and `operations` in the background; `event_stream` keeps them current. How
-it is mounted and started: `frameworks`, `plugin`, `command`, whose server's `connections` are limited;
-`extensions` and `hookspecs` are for plugins.
+`app.mount("/jobs", Dashboard(fire))` in FastAPI and Starlette; docs/dashboard.md has the other frameworks.
+Read `app` first, where a request comes in, then `web/` (what lies between a request and a page) and one of
+`pages/`, such as that of queues; `site` is what all pages of one dashboard share. `stats/` computes what
+pages show, `security/` decides who may see and do what, and `api/` serves programs. `problems` are the
+answers to a bad request, `hookspecs` the hooks; through `plugin` and `command` the command line finds and
+starts it.
 """
 
 from __future__ import annotations
@@ -20,8 +15,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from firelock_dashboard.app import Dashboard, dashboard_urls
-    from firelock_dashboard.extensions import JobPanel, Page
-    from firelock_dashboard.request import Visit
     from firelock_dashboard.security.auth import (
         any_of,
         django_permissions,
@@ -31,6 +24,8 @@ if TYPE_CHECKING:
     )
     from firelock_dashboard.security.passwords import basic_auth, bearer_tokens, hash_password
     from firelock_dashboard.security.permissions import LEVELS, Access, Auth, Level, Permission
+    from firelock_dashboard.web.extensions import JobPanel, Page
+    from firelock_dashboard.web.request import Visit
 
 _HOMES = {
     "security.permissions": ("LEVELS", "Access", "Auth", "Level", "Permission"),
@@ -43,8 +38,8 @@ _HOMES = {
     ),
     "security.passwords": ("basic_auth", "bearer_tokens", "hash_password"),
     "app": ("Dashboard", "dashboard_urls"),
-    "extensions": ("JobPanel", "Page"),
-    "request": ("Visit",),
+    "web.extensions": ("JobPanel", "Page"),
+    "web.request": ("Visit",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

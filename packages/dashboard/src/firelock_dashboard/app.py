@@ -27,21 +27,8 @@ from firelock import (
 from firelock.storage import Feature
 from firelock_dashboard import api, pages
 from firelock_dashboard.api import metrics
-from firelock_dashboard.event_stream import EventStream, StreamLimit
-from firelock_dashboard.extensions import PluginPages, plugin_pages, route_of
-from firelock_dashboard.fields import Text
-from firelock_dashboard.frameworks import (
-    NO_STREAM,
-    WsgiDashboard,
-    framework_of,
-    mount_in_django,
-    mount_in_flask,
-)
 from firelock_dashboard.pages import approvals
 from firelock_dashboard.problems import BadRequest, Forbidden, NoSession, NotHere, NotLocal, RequestProblem
-from firelock_dashboard.rendering import packed
-from firelock_dashboard.request import Visit, path_of, read_body
-from firelock_dashboard.routes import BACK, Route, Routes
 from firelock_dashboard.security.auth import Entrance, django_permissions, django_staff
 from firelock_dashboard.security.csrf import Gate
 from firelock_dashboard.security.links import COOKIE, ENTER, SESSION_SECONDS, Links
@@ -49,7 +36,20 @@ from firelock_dashboard.security.permissions import Access, Auth, Permission
 from firelock_dashboard.security.redaction import Redactions
 from firelock_dashboard.site import Site
 from firelock_dashboard.stats.live import LiveStream
-from firelock_dashboard.urls import Urls
+from firelock_dashboard.web.event_stream import EventStream, StreamLimit
+from firelock_dashboard.web.extensions import PluginPages, plugin_pages, route_of
+from firelock_dashboard.web.fields import Text
+from firelock_dashboard.web.frameworks import (
+    NO_STREAM,
+    WsgiDashboard,
+    framework_of,
+    mount_in_django,
+    mount_in_flask,
+)
+from firelock_dashboard.web.rendering import packed
+from firelock_dashboard.web.request import Visit, path_of, read_body
+from firelock_dashboard.web.routes import BACK, Route, Routes
+from firelock_dashboard.web.urls import Urls
 
 if TYPE_CHECKING:
     from flask import Flask

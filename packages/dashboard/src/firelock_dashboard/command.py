@@ -16,11 +16,11 @@ import uvicorn
 from firelock import ConfigurationError, StorageUnavailable
 from firelock.storage import Feature
 from firelock_dashboard.app import MOST_STREAMS, Dashboard
-from firelock_dashboard.connections import ConnectionGuard
 from firelock_dashboard.security.auth import any_of
 from firelock_dashboard.security.links import LINK_SECONDS, Links
 from firelock_dashboard.security.passwords import basic_auth, bearer_tokens
 from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.web.connections import ConnectionGuard
 
 if TYPE_CHECKING:
     from firelock_dashboard.security.permissions import Auth

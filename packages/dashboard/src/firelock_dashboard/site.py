@@ -6,18 +6,18 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from firelock_dashboard.assets import Assets
-from firelock_dashboard.operations import OperationRunner
-from firelock_dashboard.payloads import PayloadReader
-from firelock_dashboard.rendering import Templates
 from firelock_dashboard.security.permissions import LEVELS, Access, Permission
 from firelock_dashboard.security.redaction import Redactions, Redactor
 from firelock_dashboard.stats.gauges import Gauges
 from firelock_dashboard.stats.history import History
 from firelock_dashboard.stats.live import Live
+from firelock_dashboard.stats.operations import OperationRunner
 from firelock_dashboard.stats.scale import Scale
 from firelock_dashboard.stats.watch import Watch
-from firelock_dashboard.texts import Texts
+from firelock_dashboard.web.assets import Assets
+from firelock_dashboard.web.payloads import PayloadReader
+from firelock_dashboard.web.rendering import Templates
+from firelock_dashboard.web.texts import Texts
 
 if TYPE_CHECKING:
     from firelock import Firelock

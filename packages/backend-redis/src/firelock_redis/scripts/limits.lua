@@ -1,4 +1,4 @@
--- Limits: who may start, and who holds a key. Behind library.lua and jobs.lua. It says in Lua what firelock/storage/admission.py
+-- Limits: who may start, and who holds a key. Behind library.lua and jobs.lua. It says in Lua what firelock/limits/admission.py
 -- says for every other storage; but for the order of claims all in one function, as whoever claims jobs without limits needs
 -- none of the others.
 --

@@ -1,4 +1,4 @@
--- Unique keys. Behind library.lua and jobs.lua. As limits.lua, it says what firelock/storage/unique_rules.py says, in one function.
+-- Unique keys. Behind library.lua and jobs.lua. As limits.lua, it says what firelock/limits/unique_rules.py says, in one function.
 --
 -- A key points at a job, and the job says whether it has the key still. unique HASH key -> "mark free_at job", mark how often
 -- the job had been started when it took the key, free_at the instant before which it is taken whatever became of the job; uz

@@ -17,9 +17,9 @@ from sqlalchemy.exc import DBAPIError
 from typing_extensions import override
 
 from firelock.storage import StorageError
-from firelock_sql.names import Names, set_names
-from firelock_sql.schema import is_of
-from firelock_sql.server_database import Failure, Meaning
+from firelock_sql.connections.server_database import Failure, Meaning
+from firelock_sql.schema.names import Names, set_names
+from firelock_sql.schema.tables import is_of
 
 # SKIP LOCKED, without which two claims stand in each other's way.
 _OLDEST = {"MySQL": (8, 0, 1), "MariaDB": (10, 6, 0)}

@@ -12,22 +12,22 @@ from typing_extensions import override
 
 from firelock import ConfigurationError
 from firelock.storage import Finding, StorageError, StorageUnavailable
+from firelock_sql.connections.notify import Wake
+from firelock_sql.connections.server_database import ServerDatabase
+from firelock_sql.connections.within import Joined, tell_nobody
 from firelock_sql.mysql import health
 from firelock_sql.mysql.connect import CLOCK, DRIVERS, dialect_of, meet, read_failure, runs_several
 from firelock_sql.mysql.pipeline import Courier, TogetherCursor
-from firelock_sql.notify import Wake
-from firelock_sql.schema import schema_version
-from firelock_sql.server_database import ServerDatabase
-from firelock_sql.within import Joined, tell_nobody
+from firelock_sql.schema.tables import schema_version
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
+    from firelock_sql.connections.pool import EnginePool, Lent
+    from firelock_sql.connections.server_database import Failure
+    from firelock_sql.connections.transaction import Cursor, Transaction
     from firelock_sql.mysql.connect import Product
-    from firelock_sql.names import Names
-    from firelock_sql.pool import EnginePool, Lent
-    from firelock_sql.server_database import Failure
-    from firelock_sql.transaction import Cursor, Transaction
+    from firelock_sql.schema.names import Names
 
 _T = TypeVar("_T")
 _NOW = f"SELECT {CLOCK}"

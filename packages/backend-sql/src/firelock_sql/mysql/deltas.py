@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
 from firelock.storage.batches import Share
-from firelock_sql.batch_row import summed
-from firelock_sql.transaction import Text, Transaction
+from firelock_sql.connections.transaction import Text, Transaction
+from firelock_sql.rows.batch_row import summed
 
 if TYPE_CHECKING:
     from firelock_sql.mysql.pipeline import TogetherCursor

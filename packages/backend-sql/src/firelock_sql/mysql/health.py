@@ -10,8 +10,8 @@ import attrs
 from firelock.storage import Finding, SchemaState
 
 if TYPE_CHECKING:
+    from firelock_sql.connections.transaction import Cursor
     from firelock_sql.mysql.connect import Product
-    from firelock_sql.transaction import Cursor
 
 _TESTED = "MariaDB"
 _SETTINGS = (

@@ -13,9 +13,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import attrs
 from typing_extensions import override
 
-from firelock.storage.admission import Head, KeyRow, LaneLook, keys_of
-from firelock.storage.limit_numbers import LimitNumbers, name_of
-from firelock_sql.limits import (
+from firelock.limits import Head, KeyRow, LaneLook, LimitNumbers, keys_of, name_of
+from firelock_sql.connections.transaction import Text, Transaction
+from firelock_sql.mysql.pipeline import TogetherCursor, Written
+from firelock_sql.verbs.limits import (
     HEAD_COLUMNS,
     HEADS,
     IN_LANE,
@@ -31,8 +32,6 @@ from firelock_sql.limits import (
     numbers_in,
     read_keys,
 )
-from firelock_sql.mysql.pipeline import TogetherCursor, Written
-from firelock_sql.transaction import Text, Transaction
 
 _IN_QUEUE = f"FROM firelock_jobs INDEXED BY firelock_lanes WHERE {IN_LANE} AND queue = :queue"
 _ONE_LANE = "(SELECT :lane AS lane)"

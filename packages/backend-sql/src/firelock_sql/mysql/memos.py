@@ -12,11 +12,11 @@ from typing import Any
 import attrs
 
 from firelock.storage import MEMOS_BYTES, MEMOS_LIMIT, Applied, Memo, NewMemo, Remembered, State
-from firelock_sql.memo_row import ALL_MEMOS, memo_of, memo_size
-from firelock_sql.memos import HOLDS, IS_KNOWN
+from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.mysql.pipeline import Answer, TogetherCursor
-from firelock_sql.schema import HAS_MEMOS
-from firelock_sql.transaction import Text, Transaction
+from firelock_sql.rows.memo_row import ALL_MEMOS, memo_of, memo_size
+from firelock_sql.schema.tables import HAS_MEMOS
+from firelock_sql.verbs.memos import HOLDS, IS_KNOWN
 
 _LOCK = Text("""
 SELECT id, state, session, fence FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR UPDATE

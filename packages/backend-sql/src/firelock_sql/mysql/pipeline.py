@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import attrs
 
 if TYPE_CHECKING:
-    from firelock_sql.transaction import Parameter, Value
+    from firelock_sql.connections.transaction import Parameter, Value
 
 _MOST_WAITING = 512 * 1024  # that wait; a server takes 4 MB at the least
 

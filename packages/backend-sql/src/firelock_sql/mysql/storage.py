@@ -21,6 +21,7 @@ from sqlalchemy.pool import QueuePool
 from typing_extensions import override
 
 from firelock import ConfigurationError
+from firelock.limits import LaneCursors, lane_of
 from firelock.storage import (
     Applied,
     Claim,
@@ -37,9 +38,29 @@ from firelock.storage import (
     Transition,
     read_ties,
 )
-from firelock.storage.admission import LaneCursors, lane_of
-from firelock_sql.batch_row import TAKERS
-from firelock_sql.claim import (
+from firelock_sql.connections.pool import EnginePool
+from firelock_sql.connections.transaction import Text, Transaction, Value, insert_into
+from firelock_sql.connections.url import ServerUrl, parse_server_url
+from firelock_sql.mysql.connect import CLOCK, is_lock_timeout
+from firelock_sql.mysql.database import MysqlDatabase
+from firelock_sql.mysql.deltas import take_deltas
+from firelock_sql.mysql.lanes import HOLD_CLAIMS, LaneMemory, MysqlLanes
+from firelock_sql.mysql.memos import can_remember_at_once, recall_at_once, remember_at_once
+from firelock_sql.mysql.pipeline import TogetherCursor, Written
+from firelock_sql.mysql.suspensions import suspend_at_once
+from firelock_sql.rows.batch_row import TAKERS
+from firelock_sql.schema.names import Names
+from firelock_sql.schema.tables import HAS_MEMOS, IS_MEMBER
+from firelock_sql.storage import (
+    LOCK,
+    SETTLE,
+    SETTLE_MEMBERS,
+    Held,
+    SqlStorage,
+    freed_by,
+    settle_values,
+)
+from firelock_sql.verbs.claim import (
     DUE,
     FIRING,
     LIVING,
@@ -56,32 +77,11 @@ from firelock_sql.claim import (
     rows_in_turn,
     take_rows,
 )
-from firelock_sql.insert import insert_jobs, insert_new
-from firelock_sql.limits import SqlLanes
-from firelock_sql.mysql.connect import CLOCK, is_lock_timeout
-from firelock_sql.mysql.database import MysqlDatabase
-from firelock_sql.mysql.deltas import take_deltas
-from firelock_sql.mysql.lanes import HOLD_CLAIMS, LaneMemory, MysqlLanes
-from firelock_sql.mysql.memos import can_remember_at_once, recall_at_once, remember_at_once
-from firelock_sql.mysql.pipeline import TogetherCursor, Written
-from firelock_sql.mysql.suspensions import suspend_at_once
-from firelock_sql.names import Names
-from firelock_sql.pool import EnginePool
-from firelock_sql.schema import HAS_MEMOS, IS_MEMBER
-from firelock_sql.settle import apply_transitions
-from firelock_sql.storage import (
-    LOCK,
-    SETTLE,
-    SETTLE_MEMBERS,
-    Held,
-    SqlStorage,
-    freed_by,
-    settle_values,
-)
-from firelock_sql.suspensions import Suspension
-from firelock_sql.transaction import Text, Transaction, Value, insert_into
-from firelock_sql.unique import unique_use
-from firelock_sql.url import ServerUrl, parse_server_url
+from firelock_sql.verbs.insert import insert_jobs, insert_new
+from firelock_sql.verbs.limits import SqlLanes
+from firelock_sql.verbs.settle import apply_transitions
+from firelock_sql.verbs.suspensions import Suspension
+from firelock_sql.verbs.unique import unique_use
 
 # Beside what a claim asks anyway: whether jobs wait in lanes, which come behind all others in the index.
 _IN_LANES = "FROM firelock_jobs INDEXED BY firelock_ready WHERE state = 'enqueued' AND held_by > ''"

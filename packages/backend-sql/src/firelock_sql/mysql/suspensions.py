@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from firelock.storage import Edge, On
+from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.mysql.pipeline import Answer, TogetherCursor
-from firelock_sql.schema import HAS_CHILDREN
-from firelock_sql.suspensions import Suspension, jobs_of
-from firelock_sql.transaction import Text, Transaction
+from firelock_sql.schema.tables import HAS_CHILDREN
+from firelock_sql.verbs.suspensions import Suspension, jobs_of
 
 _LOCK = Text("""
 SELECT id, seq, queue, held_by FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR UPDATE

@@ -22,8 +22,8 @@ from sqlalchemy.engine import Dialect
 from typing_extensions import override
 
 from firelock.storage import StorageError
-from firelock_sql.names import Names, set_names
-from firelock_sql.server_database import Failure, Meaning
+from firelock_sql.connections.server_database import Failure, Meaning
+from firelock_sql.schema.names import Names, set_names
 
 # Serialization, deadlock, a lock not to be had in time, a unique key that somebody else was first to write.
 _CONFLICTS = frozenset({"40001", "40P01", "55P03", "23505"})

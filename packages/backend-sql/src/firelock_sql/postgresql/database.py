@@ -12,24 +12,24 @@ from typing_extensions import override
 
 from firelock import ConfigurationError
 from firelock.storage import Finding
-from firelock_sql.names import table_name
-from firelock_sql.notify import Wake
+from firelock_sql.connections.notify import Wake
+from firelock_sql.connections.server_database import STALE_LIMIT, ServerDatabase
+from firelock_sql.connections.transaction import Transaction
+from firelock_sql.connections.within import Joined, tell_nobody
 from firelock_sql.postgresql import health
 from firelock_sql.postgresql.connect import DRIVERS, UNPREPARED, Way, dialect_of, read_failure
 from firelock_sql.postgresql.listener import Channel, ChannelMailbox
 from firelock_sql.postgresql.pipeline import PipelinedCursor, PreparingCursor
-from firelock_sql.schema import schema_version
-from firelock_sql.server_database import STALE_LIMIT, ServerDatabase
-from firelock_sql.transaction import Transaction
-from firelock_sql.within import Joined, tell_nobody
+from firelock_sql.schema.names import table_name
+from firelock_sql.schema.tables import schema_version
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
-    from firelock_sql.names import Names
-    from firelock_sql.pool import EnginePool, Lent
-    from firelock_sql.server_database import Failure
-    from firelock_sql.transaction import Cursor
+    from firelock_sql.connections.pool import EnginePool, Lent
+    from firelock_sql.connections.server_database import Failure
+    from firelock_sql.connections.transaction import Cursor
+    from firelock_sql.schema.names import Names
 
 _T = TypeVar("_T")
 

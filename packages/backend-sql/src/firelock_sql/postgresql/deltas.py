@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from firelock.storage.batches import Share
-from firelock_sql.transaction import Text, Transaction
+from firelock_sql.connections.transaction import Text, Transaction
 
 _TAKE = Text(f"""
 WITH taken AS (DELETE FROM firelock_batch_deltas WHERE batch_id = :id RETURNING *)

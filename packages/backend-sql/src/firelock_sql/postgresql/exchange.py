@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import attrs
 
-from firelock_sql.job_row import CLAIMED_COLUMNS
-from firelock_sql.limits import IN_LANE
+from firelock_sql.connections.transaction import Text
 from firelock_sql.postgresql.lanes import GATE
-from firelock_sql.transaction import Text
+from firelock_sql.rows.job_row import CLAIMED_COLUMNS
+from firelock_sql.verbs.limits import IN_LANE
 
 # Stores plain jobs of one kind, none of which is known. The clock is read once, as it would be for each row
 # among a row's columns. That a job is known the unique key tells, by an error: to look for them first costs

@@ -10,11 +10,11 @@ from sqlalchemy import Table
 from sqlalchemy.schema import CreateIndex
 
 from firelock.storage import Finding, StorageError, StorageUnavailable
-from firelock_sql.names import table_name
-from firelock_sql.schema import METADATA, is_of
+from firelock_sql.schema.names import table_name
+from firelock_sql.schema.tables import METADATA, is_of
 
 if TYPE_CHECKING:
-    from firelock_sql.server_database import ServerDatabase
+    from firelock_sql.connections.server_database import ServerDatabase
 
 
 @attrs.frozen

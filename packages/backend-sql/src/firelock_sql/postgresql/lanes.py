@@ -17,13 +17,12 @@ from typing import Any
 import attrs
 from typing_extensions import override
 
-from firelock.storage.admission import Head, KeyRow, LaneCursors, LaneLook, keys_of
-from firelock.storage.limit_numbers import numbers_for
-from firelock_sql.claim import MixedClaim, ReadyRow
-from firelock_sql.job_row import CLAIMED_COLUMNS
-from firelock_sql.limits import IN_LANE, Row, SqlLanes, numbers_in, read_keys
+from firelock.limits import Head, KeyRow, LaneCursors, LaneLook, keys_of, numbers_for
+from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.postgresql.connect import number_array, text_array
-from firelock_sql.transaction import Text, Transaction
+from firelock_sql.rows.job_row import CLAIMED_COLUMNS
+from firelock_sql.verbs.claim import MixedClaim, ReadyRow
+from firelock_sql.verbs.limits import IN_LANE, Row, SqlLanes, numbers_in, read_keys
 
 # Claims beside lanes hold it together, who changes the numbers of a limit alone: see `_hold_claims`.
 GATE = "(1179210860::bigint << 32) | 'firelock_limit_keys'::regclass::oid::bigint"

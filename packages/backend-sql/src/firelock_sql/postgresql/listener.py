@@ -26,15 +26,15 @@ import psycopg
 from psycopg import sql
 
 from firelock.storage import ANY_QUEUE
-from firelock_sql.names import Names, table_name
+from firelock_sql.connections.server_database import STALE_LIMIT, Meaning
 from firelock_sql.postgresql.connect import read_failure
-from firelock_sql.schema import jobs
-from firelock_sql.server_database import STALE_LIMIT, Meaning
+from firelock_sql.schema.names import Names, table_name
+from firelock_sql.schema.tables import jobs
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
-    from firelock_sql.pool import EnginePool
+    from firelock_sql.connections.pool import EnginePool
     from firelock_sql.postgresql.connect import Way
 
 _LONGEST_NAME = 63  # bytes; the server cuts off what is longer

@@ -13,8 +13,8 @@ import attrs
 from psycopg import Pipeline
 
 from firelock.storage import MEMOS_BYTES, MEMOS_LIMIT, Applied, Memo, MemoKind, NewMemo, Remembered
+from firelock_sql.connections.transaction import Text
 from firelock_sql.postgresql.connect import text_array
-from firelock_sql.transaction import Text
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect

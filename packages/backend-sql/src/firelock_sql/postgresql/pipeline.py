@@ -10,7 +10,7 @@ import psycopg
 from typing_extensions import override
 
 if TYPE_CHECKING:
-    from firelock_sql.transaction import Row
+    from firelock_sql.connections.transaction import Row
 
 
 class PreparingCursor(psycopg.Cursor[Any]):

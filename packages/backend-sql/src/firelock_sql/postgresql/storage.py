@@ -17,6 +17,7 @@ from sqlalchemy.pool import QueuePool
 from typing_extensions import override
 
 from firelock import ConfigurationError
+from firelock.limits import lane_of
 from firelock.storage import (
     ANY_QUEUE,
     Applied,
@@ -34,14 +35,9 @@ from firelock.storage import (
     Transition,
     read_ties,
 )
-from firelock.storage.admission import lane_of
-from firelock_sql.batch_row import TAKERS
-from firelock_sql.claim import PLACE_SEQ, TakenRows, serving, started_job
-from firelock_sql.insert import first_fellows, insert_jobs
-from firelock_sql.job_row import claimed_job
-from firelock_sql.limits import SqlLanes
-from firelock_sql.names import Names
-from firelock_sql.pool import EnginePool
+from firelock_sql.connections.pool import EnginePool
+from firelock_sql.connections.transaction import Text, Transaction
+from firelock_sql.connections.url import ServerUrl, parse_server_url
 from firelock_sql.postgresql.claim_start import ClaimStart, Look
 from firelock_sql.postgresql.connect import number_array, patient_for, text_array
 from firelock_sql.postgresql.database import PostgresqlDatabase
@@ -78,14 +74,18 @@ from firelock_sql.postgresql.memos import (
 )
 from firelock_sql.postgresql.suspensions import can_suspend_at_once, suspend_at_once
 from firelock_sql.postgresql.unique_lock import lock_keys
-from firelock_sql.schema import HAS_MEMOS, IS_MEMBER
-from firelock_sql.settle import apply_transitions
+from firelock_sql.rows.batch_row import TAKERS
+from firelock_sql.rows.job_row import claimed_job
+from firelock_sql.schema.names import Names
+from firelock_sql.schema.tables import HAS_MEMOS, IS_MEMBER
 from firelock_sql.storage import KIND, LOCK, Held, Parted, SqlStorage, freed_by, held_of, kind
-from firelock_sql.suspensions import Suspension
-from firelock_sql.transaction import Text, Transaction
-from firelock_sql.unique import LOCKERS, unique_use
-from firelock_sql.upkeep import IS_RELEASING
-from firelock_sql.url import ServerUrl, parse_server_url
+from firelock_sql.verbs.claim import PLACE_SEQ, TakenRows, serving, started_job
+from firelock_sql.verbs.insert import first_fellows, insert_jobs
+from firelock_sql.verbs.limits import SqlLanes
+from firelock_sql.verbs.settle import apply_transitions
+from firelock_sql.verbs.suspensions import Suspension
+from firelock_sql.verbs.unique import LOCKERS, unique_use
+from firelock_sql.verbs.upkeep import IS_RELEASING
 
 LOCKERS["postgresql"] = lock_keys
 TAKERS["postgresql"] = take_deltas

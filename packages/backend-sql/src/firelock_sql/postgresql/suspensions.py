@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import Pipeline
 
+from firelock_sql.connections.transaction import Text
 from firelock_sql.postgresql.connect import number_array, text_array
-from firelock_sql.suspensions import Suspension, jobs_of
-from firelock_sql.transaction import Text
+from firelock_sql.verbs.suspensions import Suspension, jobs_of
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from firelock.storage import StorageUnavailable
-from firelock_sql.transaction import Text, Transaction
+from firelock_sql.connections.transaction import Text, Transaction
 
 PATIENCE = "5s"
 # Keys that nobody ever had get a row. Others' patience with locks is whatever their transaction says; ours is

@@ -25,12 +25,12 @@ from typing_extensions import override
 
 from firelock import ConfigurationError
 from firelock.storage import Finding, StorageError, StorageUnavailable
-from firelock_sql.database import Database
-from firelock_sql.notify import SocketMailbox, Wake
+from firelock_sql.connections.database import Database
+from firelock_sql.connections.notify import SocketMailbox, Wake
+from firelock_sql.connections.transaction import Cursor, Transaction
+from firelock_sql.connections.url import SqliteUrl
+from firelock_sql.connections.within import Joined, TellLater, tell_nobody
 from firelock_sql.sqlite import health
-from firelock_sql.transaction import Cursor, Transaction
-from firelock_sql.url import SqliteUrl
-from firelock_sql.within import Joined, TellLater, tell_nobody
 
 _T = TypeVar("_T")
 _MOMENT_SECONDS = 0.2

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from firelock.storage import Finding
-from firelock_sql.url import SqliteUrl
+from firelock_sql.connections.url import SqliteUrl
 
 _SAFE_FROM = (3, 51, 3)
 _LARGE_LOG = 64 * 1024 * 1024

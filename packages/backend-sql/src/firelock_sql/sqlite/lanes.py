@@ -7,9 +7,17 @@ from functools import cache
 
 from typing_extensions import override
 
-from firelock.storage.admission import Head
-from firelock_sql.limits import HEAD_COLUMNS, IN_LANE, READ_KEYS, LockedKeys, Row, SqlLanes, read_keys
-from firelock_sql.transaction import Text
+from firelock.limits import Head
+from firelock_sql.connections.transaction import Text
+from firelock_sql.verbs.limits import (
+    HEAD_COLUMNS,
+    IN_LANE,
+    READ_KEYS,
+    LockedKeys,
+    Row,
+    SqlLanes,
+    read_keys,
+)
 
 _FEW = 8  # jobs of a lane that are looked for by their places: one statement for many lanes
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from firelock.limits import lane_of
 from firelock.storage import (
     Applied,
     ClaimRequest,
@@ -30,15 +31,12 @@ from firelock.storage import (
     Ties,
     Transition,
 )
-from firelock.storage.admission import lane_of
 from firelock.storage.batches import Share
-from firelock_sql.batch_row import tell_batches
-from firelock_sql.claim import TakenRows
-from firelock_sql.insert import asks_only_limits, first_fellows, insert_jobs
-from firelock_sql.job_row import ties_in
-from firelock_sql.limits import SqlLanes
-from firelock_sql.schema import HAS_MEMOS, IS_MEMBER
-from firelock_sql.settle import apply_transitions
+from firelock_sql.connections.transaction import Text, Transaction
+from firelock_sql.connections.url import parse_sqlite_url
+from firelock_sql.rows.batch_row import tell_batches
+from firelock_sql.rows.job_row import ties_in
+from firelock_sql.schema.tables import HAS_MEMOS, IS_MEMBER
 from firelock_sql.sqlite.database import SqliteDatabase
 from firelock_sql.sqlite.lanes import SqliteLanes
 from firelock_sql.storage import (
@@ -51,8 +49,10 @@ from firelock_sql.storage import (
     kind,
     settle_values,
 )
-from firelock_sql.transaction import Text, Transaction
-from firelock_sql.url import parse_sqlite_url
+from firelock_sql.verbs.claim import TakenRows
+from firelock_sql.verbs.insert import asks_only_limits, first_fellows, insert_jobs
+from firelock_sql.verbs.limits import SqlLanes
+from firelock_sql.verbs.settle import apply_transitions
 
 _PROCESSING, _SUCCEEDED, _ENQUEUED = State.PROCESSING.value, State.SUCCEEDED.value, State.ENQUEUED.value
 

@@ -20,8 +20,8 @@ from uuid import UUID
 
 import attrs
 
+from firelock.arguments.serializer import Misfit
 from firelock.errors import TaskError
-from firelock.serializer import Misfit
 
 Coder: TypeAlias = Callable[[object], object]
 """One side of a codec: returns the value's other form, or raises Misfit."""

@@ -41,7 +41,7 @@ from cattrs.errors import (
 
 from firelock.arguments.codec import EXACT_TYPES, SCALARS, Codec, describe, is_record, json_coder, mismatch
 from firelock.arguments.refusals import refusal
-from firelock.serializer import Misfit, check_json
+from firelock.arguments.serializer import Misfit, check_json
 
 _Structure: TypeAlias = Callable[[Any, Any], object]
 _Unstructure: TypeAlias = Callable[[Any], object]

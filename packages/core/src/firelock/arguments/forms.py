@@ -14,11 +14,11 @@ import attrs
 
 from firelock.arguments.codec import SCALARS, describe, without_none
 from firelock.errors import ArgumentError, FormError
-from firelock.text import shown
+from firelock.model.text import shown
 
 if TYPE_CHECKING:
+    from firelock.arguments.serializer import JsonValue
     from firelock.arguments.signature import Binder
-    from firelock.serializer import JsonValue
 
 
 class FieldKind(StrEnum):

@@ -17,8 +17,8 @@ from firelock.arguments.codec import EXACT_TYPES, SCALARS, without_none
 from firelock.errors import ArgumentError
 
 if TYPE_CHECKING:
+    from firelock.arguments.serializer import JsonValue
     from firelock.arguments.signature import Binder
-    from firelock.serializer import JsonValue
 
 _ANY: Final = "any"
 _UNKNOWN: Final = ...  # a default that only the code knows

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast, get_args, get_origin, get
 import attrs
 
 from firelock.arguments.codec import DICTS, LISTS, is_union, mismatch, unwrap
+from firelock.arguments.serializer import Misfit
 from firelock.errors import ArgumentError
-from firelock.serializer import Misfit
 
 if TYPE_CHECKING:
-    from firelock.serializer import JsonValue
-    from firelock.values import Input
+    from firelock.arguments.serializer import JsonValue
+    from firelock.model.dependencies import Input
 
 _DEEPEST = 64  # no argument that can be stored is deeper
 _SOURCE = "_firelock_source"  # a name that no result has

@@ -43,8 +43,8 @@ from firelock.arguments.codec import (
 )
 from firelock.arguments.references import Reference, encode_around
 from firelock.arguments.refusals import advice_for, find_refused, refusal
+from firelock.arguments.serializer import JsonValue, Misfit, Serializer, check_json
 from firelock.errors import ArgumentError, ArgumentTooLarge, SignatureMismatch, TaskError
-from firelock.serializer import JsonValue, Misfit, Serializer, check_json
 
 if TYPE_CHECKING:
     from cattrs import Converter

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
+from firelock.arguments.serializer import JsonValue
 from firelock.arguments.templates import check_names, pieces, text_of
 from firelock.errors import ArgumentError, TaskError
-from firelock.serializer import JsonValue
 
 MAX_TAGS: Final = 20
 MAX_TAG_LENGTH: Final = 100

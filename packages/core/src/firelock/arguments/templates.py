@@ -7,8 +7,8 @@ import string
 from collections.abc import Collection, Mapping
 from typing import Final
 
+from firelock.arguments.serializer import JsonValue
 from firelock.errors import ArgumentError, TaskError
-from firelock.serializer import JsonValue
 
 Pieces = tuple[tuple[str, str | None], ...]
 """Literal text and the name that follows it; None where none does."""

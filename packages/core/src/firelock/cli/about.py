@@ -11,7 +11,7 @@ from firelock.cli.screen import Column, Screen
 from firelock.cli.source import open_app
 
 if TYPE_CHECKING:
-    from firelock.plugins import Plugins
+    from firelock.plugins.loader import Plugins
 
 _DISTRIBUTIONS = ("firelock", "firelock-sql", "firelock-redis", "firelock-dashboard")
 
@@ -64,7 +64,7 @@ def _plugins(options: argparse.Namespace, screen: Screen) -> int:
 def _loaded(options: argparse.Namespace) -> Plugins:
     if options.app:
         return open_app(options).plugins
-    from firelock.plugins import Plugins  # noqa: PLC0415 - loaded for this command only
+    from firelock.plugins.loader import Plugins  # noqa: PLC0415 - loaded for this command only
 
     return Plugins()
 

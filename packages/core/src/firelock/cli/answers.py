@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import attrs
 
 from firelock.arguments.references import with_outputs
-from firelock.clock import SECOND, micros
-from firelock.meta import read_meta
-from firelock.text import isoformat
-from firelock.values import read_admission
+from firelock.model.clock import SECOND, micros
+from firelock.model.limit import read_admission
+from firelock.model.meta import read_meta
+from firelock.model.text import isoformat
 
 if TYPE_CHECKING:
     from firelock.control.servers import ServerView
-    from firelock.recurring_job import RecurringRecord
-    from firelock.values import Admission, JobRecord
+    from firelock.model.job import JobRecord
+    from firelock.model.limit import Admission
+    from firelock.schedules.recurring_job import RecurringRecord
 
 
 def answer_of(value: object) -> object:

@@ -10,12 +10,13 @@ import attrs
 from firelock.cli.commands import add_command, add_group, whole
 from firelock.cli.screen import Cell, Column, Piece, Screen, state_cell
 from firelock.cli.source import connected
-from firelock.text import age, clock_time
-from firelock.values import State
+from firelock.model.state import State
+from firelock.model.text import age, clock_time
 
 if TYPE_CHECKING:
-    from firelock.batch import Batch
-    from firelock.values import JobRecord, Tally
+    from firelock.flows.batch import Batch
+    from firelock.model.batch import Tally
+    from firelock.model.job import JobRecord
 
 _COLUMNS = (
     Column("ID", is_whole=True),

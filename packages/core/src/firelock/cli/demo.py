@@ -29,22 +29,23 @@ from firelock.cli import demo_shop as shop
 from firelock.cli.answers import job_answer
 from firelock.cli.commands import Exit, Problem, describe, seconds_between
 from firelock.cli.screen import STATE_STYLES, Cell, Column, Piece, Screen, visible
-from firelock.cron import Cron, Every
 from firelock.errors import UnknownScheme
-from firelock.plugins import Plugins, open_storage
-from firelock.recurring_job import RECURRING
+from firelock.model.job import HistoryEntry, JobRecord, LogLine, Progress
+from firelock.model.state import State
+from firelock.model.text import shorten
+from firelock.plugins.loader import Plugins, open_storage
 from firelock.retry import Retry
+from firelock.schedules.cron import Cron, Every
+from firelock.schedules.recurring_job import RECURRING
 from firelock.storage import JobFilter
-from firelock.text import shorten
-from firelock.values import HistoryEntry, JobRecord, LogLine, Progress, State
 
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
     from rich.text import Text
 
-    from firelock.hookspecs import Command
-    from firelock.job import Job
+    from firelock.jobs.job import Job
+    from firelock.plugins.hookspecs import Command
 
 _APP = "firelock.cli.demo_shop:fire"
 _USUAL = 8.0

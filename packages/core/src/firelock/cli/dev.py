@@ -106,7 +106,7 @@ def _not_installed(what: str, without: str) -> Problem:
 
 
 def _has_dashboard() -> bool:
-    from firelock.plugins import Plugins  # noqa: PLC0415 - loaded for this question
+    from firelock.plugins.loader import Plugins  # noqa: PLC0415 - loaded for this question
 
     return any(command.name == "dashboard" for command in Plugins().commands())
 

@@ -16,11 +16,11 @@ from firelock.cli.commands import Exit, Problem, describe
 from firelock.cli.screen import Screen
 from firelock.cli.source import connected
 from firelock.errors import UnknownTask
-from firelock.text import clock_time
+from firelock.model.text import clock_time
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
-    from firelock.serializer import JsonValue
+    from firelock.arguments.serializer import JsonValue
     from firelock.task import TaskVerbs
 
 _SPAN = re.compile(r"(\d{1,9})([smhd]?)\Z", re.ASCII)

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 from firelock.cli.commands import Exit, Problem, add_command, user_name
 from firelock.cli.screen import Cell, Column, Piece, Screen
 from firelock.cli.source import connected
-from firelock.clock import micros
-from firelock.signal import answer, why_not_answered
-from firelock.text import age, clock_time, isoformat, shorten, span
-from firelock.values import Applied, MemoKind
+from firelock.flows.signals import answer, why_not_answered
+from firelock.model.answers import Applied
+from firelock.model.clock import micros
+from firelock.model.memo import MemoKind
+from firelock.model.text import age, clock_time, isoformat, shorten, span
 
 if TYPE_CHECKING:
     from firelock.cli.commands import Commands
-    from firelock.job import Step
+    from firelock.jobs.job import Step
 
 _COLUMNS = (
     Column("STEP", is_whole=True),

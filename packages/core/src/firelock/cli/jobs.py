@@ -17,17 +17,17 @@ from firelock.cli.commands import Exit, Problem, add_command, add_group, whole
 from firelock.cli.job_steps import add_step_commands
 from firelock.cli.screen import Cell, Column, Piece, Screen, state_cell, visible_lines
 from firelock.cli.source import connected
-from firelock.clock import micros
 from firelock.errors import StorageError
+from firelock.model.clock import micros
+from firelock.model.state import State
+from firelock.model.text import age, clock_time, shorten, span
 from firelock.storage import Applied, JobFilter, PartlyApplied
-from firelock.text import age, clock_time, shorten, span
-from firelock.values import State
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
     from firelock.cli.commands import Commands
-    from firelock.job import Job
-    from firelock.values import Attempt, HistoryEntry, JobRecord, LogLine, Progress
+    from firelock.jobs.job import Job
+    from firelock.model.job import Attempt, HistoryEntry, JobRecord, LogLine, Progress
 
     _Apply = Callable[[Sequence[str]], list[Applied]]
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from firelock.cli.commands import Exit, Problem, add_command, add_group, user_name, whole
 from firelock.cli.screen import Cell, Column, Piece, Screen
 from firelock.cli.source import connected
-from firelock.clock import micros
-from firelock.text import age, clock_time, isoformat
+from firelock.model.clock import micros
+from firelock.model.text import age, clock_time, isoformat
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from firelock.app import Firelock
     from firelock.cli.commands import Commands
     from firelock.control.limits import LimitName, LimitView
-    from firelock.storage.limit_numbers import LimitNumbers
+    from firelock.limits.settings import LimitNumbers
 
 _COLUMNS = (
     Column("KEY", is_whole=True),

@@ -17,7 +17,7 @@ from firelock.cli.source import open_app
 
 if TYPE_CHECKING:
     from firelock.cli.commands import Commands
-    from firelock.hookspecs import Command
+    from firelock.plugins.hookspecs import Command
 
 # What each command is for, and the function that declares it, whose module is loaded for this command alone.
 _OWN = {
@@ -163,7 +163,7 @@ def _offered() -> dict[str, Command]:
         PluginError: a plugin cannot be loaded, or offers a name that is taken.
     """
     from firelock.errors import PluginError  # noqa: PLC0415 - own commands need no plugin
-    from firelock.plugins import Plugins  # noqa: PLC0415
+    from firelock.plugins.loader import Plugins  # noqa: PLC0415
 
     commands: dict[str, Command] = {}
     for command in Plugins().commands():

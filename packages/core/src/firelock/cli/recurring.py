@@ -14,14 +14,14 @@ from firelock.cli.answers import recurring_answer
 from firelock.cli.commands import add_command, add_group, whole
 from firelock.cli.screen import Cell, Column, Piece, Screen
 from firelock.cli.source import connected
-from firelock.clock import from_micros, micros
-from firelock.cron import Cron
 from firelock.errors import ScheduleError
-from firelock.text import age, clock_time, isoformat
+from firelock.model.clock import from_micros, micros
+from firelock.model.text import age, clock_time, isoformat
+from firelock.schedules.cron import Cron
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
-    from firelock.recurring_job import RecurringJob
+    from firelock.schedules.recurring_job import RecurringJob
 
 _COLUMNS = (
     Column("ID", is_whole=True),

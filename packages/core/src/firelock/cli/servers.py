@@ -10,7 +10,7 @@ from firelock.cli.commands import Problem, add_command, add_group, describe, who
 from firelock.cli.health import add_probe_options, probe_place
 from firelock.cli.screen import Cell, Column, Piece, Screen, visible
 from firelock.cli.source import app_spec, connected, project_table, table_in_environment
-from firelock.text import age
+from firelock.model.text import age
 
 if TYPE_CHECKING:
     from firelock.control.servers import ServerView
@@ -83,8 +83,8 @@ def _names(text: str) -> tuple[str, ...]:
 def _serve(options: argparse.Namespace, screen: Screen) -> int:
     import logging  # noqa: PLC0415 - loaded where there is something to log
 
-    from firelock.logs import LogFormat, log_to_stderr  # noqa: PLC0415 - other commands run no server
-    from firelock.server.dispatcher import parse_queues  # noqa: PLC0415
+    from firelock.server.logs import LogFormat, log_to_stderr  # noqa: PLC0415 - other commands run no server
+    from firelock.server.queues import parse_queues  # noqa: PLC0415
     from firelock.server.supervisor import ServerOptions, Supervisor  # noqa: PLC0415
 
     spec = options.spec or app_spec(options)

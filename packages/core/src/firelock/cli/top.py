@@ -18,11 +18,11 @@ from firelock.cli.answers import answer_of, job_answer, server_answer
 from firelock.cli.commands import Exit, describe, seconds_between
 from firelock.cli.screen import STATE_STYLES, Cell, Column, Piece, Screen, width
 from firelock.cli.source import connected
-from firelock.clock import from_micros
 from firelock.errors import FirelockError
-from firelock.text import age, clock_time, isoformat, shorten, span
-from firelock.values import State
-from firelock.waits import held_heads
+from firelock.jobs.blocked_by import held_heads
+from firelock.model.clock import from_micros
+from firelock.model.state import State
+from firelock.model.text import age, clock_time, isoformat, shorten, span
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from firelock.cli.keyboard import Keyboard
     from firelock.control.queues import QueueView
     from firelock.control.servers import ServerView
-    from firelock.values import JobRecord
+    from firelock.model.job import JobRecord
 
 _JOBS = 100  # running ones and failures that are read
 _WAITS = 20  # queues whose oldest job is looked for

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, cast
 
 import attrs
 
-from firelock.aio import twin
-from firelock.clock import from_micros, micros
 from firelock.errors import ConfigurationError
-from firelock.ids import newest_first_key
-from firelock.pages import PAGE_LIMIT, Paged, newest_records
-from firelock.text import shorten, shown
+from firelock.jobs.pagination import PAGE_LIMIT, Paged, newest_records
+from firelock.model.aio import twin
+from firelock.model.clock import from_micros, micros
+from firelock.model.ids import newest_first_key
+from firelock.model.text import shorten, shown
 
 if TYPE_CHECKING:
-    from firelock.client import Client
-    from firelock.serializer import JsonValue
+    from firelock.arguments.serializer import JsonValue
+    from firelock.jobs.creation import Client
     from firelock.storage import Record
 
 KEPT = 10_000

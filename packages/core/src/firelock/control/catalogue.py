@@ -11,25 +11,25 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
-from firelock.aio import twin
 from firelock.arguments.outline import ParameterOutline, outline_of
-from firelock.clock import SECOND, from_micros, micros
 from firelock.errors import UnknownTask
-from firelock.keys import declared_of, facts_of
-from firelock.limit import Limit, Turns
-from firelock.plugins import installed_version
+from firelock.limits.keys import declared_of, facts_of
+from firelock.limits.limit import Limit, Turns
+from firelock.limits.unique import Debounce, Unique
+from firelock.model.aio import twin
+from firelock.model.clock import SECOND, from_micros, micros
+from firelock.model.text import shown, span
+from firelock.plugins.loader import installed_version
 from firelock.retry import OnExceeded, Retry, RetryPolicy
 from firelock.storage import Record
 from firelock.storage.derived import every_record
 from firelock.task import main_module_name
-from firelock.text import shown, span
-from firelock.unique import Debounce, Unique
 
 if TYPE_CHECKING:
+    from firelock.arguments.serializer import JsonValue
     from firelock.arguments.signature import Binder
-    from firelock.client import Client
+    from firelock.jobs.creation import Client
     from firelock.options import TaskInfo
-    from firelock.serializer import JsonValue
 
 _KIND = "task"
 _TOLD_AGAIN = 12 * 3_600 * SECOND  # an entry that is older is written anew, changed or not

@@ -9,20 +9,23 @@ from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
-from firelock import lifecycle
-from firelock.clock import micros
 from firelock.control.limits import LimitName, Limits, LimitView
 from firelock.control.queues import Queues, QueueView
 from firelock.control.recount import StillBatch, find_still
 from firelock.control.recurring import stored_definitions
 from firelock.control.servers import Servers, ServerState, ServerView, heard_at
 from firelock.errors import SchemaMismatch, StorageError
-from firelock.recurring_job import RecurringJob, is_newer
+from firelock.jobs.blocked_by import HeldHead
+from firelock.jobs.unread import PARTS
+from firelock.model import lifecycle
+from firelock.model.batch import Tally
+from firelock.model.clock import micros
+from firelock.model.dependencies import On
+from firelock.model.job import JobRecord
+from firelock.model.state import State
+from firelock.model.text import age, clock_time, shorten, span
+from firelock.schedules.recurring_job import RecurringJob, is_newer
 from firelock.storage import Feature, Finding, JobFilter, SchemaState
-from firelock.text import age, clock_time, shorten, span
-from firelock.unread import PARTS
-from firelock.values import JobRecord, On, State, Tally
-from firelock.waits import HeldHead
 
 if TYPE_CHECKING:
     from firelock.runtime import Runtime

@@ -8,10 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 import attrs
 
-from firelock import lifecycle
-from firelock.aio import in_thread, twin
-from firelock.batch import handle_of
-from firelock.clock import micros, span_micros
 from firelock.errors import (
     ConfigurationError,
     JobConflict,
@@ -20,10 +16,21 @@ from firelock.errors import (
     StorageError,
     StorageUnavailable,
 )
-from firelock.job import Job, JobPage, JobProgress
-from firelock.keys import beside_of
+from firelock.flows.batch import handle_of
+from firelock.jobs.blocked_by import KeyWait, key_waits
+from firelock.jobs.job import Job, JobPage, JobProgress
+from firelock.jobs.pagination import PAGE_LIMIT, check_limit
+from firelock.jobs.unread import unread_part
+from firelock.limits.keys import beside_of
+from firelock.model import lifecycle
+from firelock.model.aio import in_thread, twin
+from firelock.model.clock import micros, span_micros
+from firelock.model.dependencies import Edge, Ties, write_ties
+from firelock.model.job import JobRecord, NewJob, Transition
+from firelock.model.limit import Admission, write_admission
+from firelock.model.state import State
+from firelock.model.text import shown
 from firelock.options import to_choice
-from firelock.pages import PAGE_LIMIT, check_limit
 from firelock.storage import (
     Applied,
     Counts,
@@ -34,23 +41,9 @@ from firelock.storage import (
     PartlyUnavailable,
     Rollup,
 )
-from firelock.text import shown
-from firelock.unread import unread_part
-from firelock.values import (
-    Admission,
-    Edge,
-    JobRecord,
-    NewJob,
-    State,
-    Ties,
-    Transition,
-    write_admission,
-    write_ties,
-)
-from firelock.waits import KeyWait, key_waits
 
 if TYPE_CHECKING:
-    from firelock.client import Client
+    from firelock.jobs.creation import Client
 
 _StateName = Literal["awaiting", "scheduled", "enqueued", "processing", "succeeded", "failed", "deleted"]
 

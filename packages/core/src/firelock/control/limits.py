@@ -15,23 +15,23 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from firelock.aio import twin
-from firelock.clock import SECOND, from_micros, span_micros
 from firelock.control.audit import Audit
 from firelock.errors import ConfigurationError, UnsupportedFeature
-from firelock.job import as_datetime
-from firelock.limit import MAX_CONCURRENT, Limit, to_span
-from firelock.pages import check_limit
+from firelock.jobs.job import as_datetime
+from firelock.jobs.pagination import check_limit
+from firelock.limits.limit import MAX_CONCURRENT, Limit, to_span
+from firelock.limits.settings import LimitNumbers, name_of, read_numbers
+from firelock.model.aio import twin
+from firelock.model.clock import SECOND, from_micros, span_micros
+from firelock.model.limit import KeyState
+from firelock.model.text import shown
 from firelock.storage import Feature
 from firelock.storage.derived import every_record
-from firelock.storage.limit_numbers import LimitNumbers, name_of, read_numbers
-from firelock.text import shown
-from firelock.values import KeyState
 
 if TYPE_CHECKING:
-    from firelock.client import Client
+    from firelock.arguments.serializer import JsonValue
+    from firelock.jobs.creation import Client
     from firelock.options import TaskInfo
-    from firelock.serializer import JsonValue
 
 log = logging.getLogger(__name__)
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from firelock.aio import twin
-from firelock.job import as_datetime
+from firelock.jobs.job import as_datetime
+from firelock.model.aio import twin
+from firelock.model.state import State
 from firelock.options import check_queue
 from firelock.storage.derived import every_record
-from firelock.values import State
 
 if TYPE_CHECKING:
-    from firelock.client import Client
+    from firelock.jobs.creation import Client
 
 
 @attrs.frozen

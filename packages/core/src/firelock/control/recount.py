@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import attrs
 
+from firelock.model.batch import BATCH_TASK, Tally
+from firelock.model.job import JobRecord
+from firelock.model.state import FINAL_STATES, State
 from firelock.storage import JobFilter, Storage, batches
-from firelock.values import BATCH_TASK, FINAL_STATES, JobRecord, State, Tally
 
 LONG_STILL = 3_600 * 1_000_000
 """Micros since the last change of a batch or of a member, after which it is looked at."""

@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
-from firelock.aio import in_thread, twin
 from firelock.arguments.tags import MAX_TAGS, check_tags, format_tags
-from firelock.clock import from_micros, micros
-from firelock.cron import Cron, Every, parse_schedule, schedule_from_json, schedule_to_json
 from firelock.errors import (
     ArgumentError,
     ConfigurationError,
@@ -22,10 +19,21 @@ from firelock.errors import (
     ScheduleError,
     UnknownTask,
 )
-from firelock.ids import derived_id
-from firelock.job import Job
+from firelock.jobs.job import Job
+from firelock.model.aio import in_thread, twin
+from firelock.model.clock import from_micros, micros
+from firelock.model.ids import derived_id
+from firelock.model.limit import Admission, write_admission
+from firelock.model.text import shown
 from firelock.options import Call, CallOptions, check_priority, check_queue, to_tags
-from firelock.recurring_job import (
+from firelock.schedules.cron import (
+    Cron,
+    Every,
+    parse_schedule,
+    schedule_from_json,
+    schedule_to_json,
+)
+from firelock.schedules.recurring_job import (
     RECURRING,
     Origin,
     RecurringJob,
@@ -45,14 +53,12 @@ from firelock.recurring_job import (
 from firelock.storage import JobFilter, Storage
 from firelock.storage.derived import every_record
 from firelock.task import TaskVerbs
-from firelock.text import shown
-from firelock.values import Admission, write_admission
 
 if TYPE_CHECKING:
-    from firelock.client import Client
+    from firelock.arguments.serializer import JsonValue
+    from firelock.jobs.creation import Client
+    from firelock.model.job import NewJob
     from firelock.options import TaskInfo
-    from firelock.serializer import JsonValue
-    from firelock.values import NewJob
 
 log = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.aio import twin
-from firelock.clock import from_micros
 from firelock.errors import ConfigurationError
+from firelock.model.aio import twin
+from firelock.model.clock import from_micros
 from firelock.storage import SessionRecord
 
 if TYPE_CHECKING:
-    from firelock.client import Client
+    from firelock.jobs.creation import Client
 
 _MICROS = 1_000_000
 _STALE_AFTER = 0.6  # of the session's timeout: at least three renewals fit into it

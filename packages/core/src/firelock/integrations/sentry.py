@@ -36,8 +36,8 @@ from firelock import (
     TaskInfo,
     hookimpl,
 )
-from firelock.aio import in_thread
 from firelock.integrations.carrier import fitting, fitting_alone
+from firelock.model.aio import in_thread
 
 if TYPE_CHECKING:
     from sentry_sdk import Scope

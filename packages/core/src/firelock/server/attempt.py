@@ -14,9 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from firelock import lifecycle
-from firelock.aio import in_thread
-from firelock.clock import SECOND, span_micros
 from firelock.context import JobContext, Snooze, running_job
 from firelock.errors import (
     ArgumentError,
@@ -27,18 +24,25 @@ from firelock.errors import (
     StepError,
     StorageError,
 )
+from firelock.flows.steps import IN_PLACE, JobSteps
+from firelock.flows.streams import StreamFlusher
+from firelock.jobs.unread import UnreadPart, unread_part
+from firelock.limits.admission import latest_start
+from firelock.model import lifecycle
+from firelock.model.aio import in_thread
+from firelock.model.clock import SECOND, span_micros
+from firelock.model.job import ClaimedJob, JobRecord, Transition
+from firelock.model.memo import MemoKind
+from firelock.model.session import Holder
+from firelock.model.state import State
+from firelock.model.storage import Feature
+from firelock.model.text import message_of
 from firelock.retry import DecisionKind, Retry, RetryDecision, RetryPolicy, describe_error, retry_reason
 from firelock.server.failure import describe_failure
 from firelock.server.memo_commit import MemoCommit
 from firelock.server.open_resources import OpenResources
 from firelock.server.tied_jobs import TiedJobs
-from firelock.steps import IN_PLACE, JobSteps
 from firelock.storage import Applied
-from firelock.storage.admission import latest_start
-from firelock.streams import StreamFlusher
-from firelock.text import message_of
-from firelock.unread import UnreadPart, unread_part
-from firelock.values import ClaimedJob, Feature, Holder, JobRecord, MemoKind, State, Transition
 
 if TYPE_CHECKING:
     import asyncio

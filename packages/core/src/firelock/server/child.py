@@ -17,15 +17,17 @@ import attrs
 
 from firelock.context import Console
 from firelock.errors import ConfigurationError, FirelockError, StorageError
-from firelock.hookspecs import ServerInfo
-from firelock.logs import LogFormat, log_to_stderr, say_last
+from firelock.model.session import Holder
 from firelock.options import Executor
+from firelock.plugins.hookspecs import ServerInfo
 from firelock.server.attempt import CancelKind, JobRunner
-from firelock.server.dispatcher import Dispatcher, QueueChoice, parse_queues
+from firelock.server.dispatcher import Dispatcher
 from firelock.server.job_counters import count_in
 from firelock.server.job_process import JobProcessSpec
 from firelock.server.loading import load_app, load_module
+from firelock.server.logs import LogFormat, log_to_stderr, say_last
 from firelock.server.process_state import die_with_parent, enable_loggers, keep_streams_open
+from firelock.server.queues import QueueChoice, parse_queues
 from firelock.server.shared_memory import ChildMemory
 from firelock.server.supervisor import EXIT_FAILED, EXIT_OK, ChildOptions, exit_code_of, share
 from firelock.server.upkeep import ChildUpkeep
@@ -39,7 +41,6 @@ from firelock.server.workers import (
     thread_count,
 )
 from firelock.storage import server_work
-from firelock.values import Holder
 
 if TYPE_CHECKING:
     import asyncio

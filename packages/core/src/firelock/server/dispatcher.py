@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock import lifecycle
-from firelock.clock import SECOND
-from firelock.errors import ConfigurationError, StorageError, StorageUnavailable
-from firelock.options import check_queue
+from firelock.errors import StorageError, StorageUnavailable
+from firelock.model import lifecycle
+from firelock.model.clock import SECOND
+from firelock.model.dependencies import read_ties
+from firelock.model.job import ClaimedJob, Settled, Transition
+from firelock.model.session import Holder, LostClaim
+from firelock.model.state import State
 from firelock.server.attempt import (
     CancelKind,
     Completion,
@@ -39,11 +42,11 @@ from firelock.server.workers import (
     have_ended,
 )
 from firelock.storage import Applied, Claim, ClaimRequest, Exchange, Held, server_work
-from firelock.values import ClaimedJob, Holder, LostClaim, Settled, State, Transition, read_ties
 
 if TYPE_CHECKING:
     from firelock.runtime import Runtime
     from firelock.server.upkeep import ChildUpkeep
+from firelock.server.queues import QueueChoice
 
 log = logging.getLogger(__name__)
 
@@ -52,82 +55,12 @@ _LONG_RUN = 1.0  # seconds from which a run is worth a reconciliation a second, 
 _OFTENEST = 1.0  # seconds between two reconciliations
 _FIRST_PAUSE, _SECOND_PAUSE, _LONGEST_PAUSE = 0.01, 0.1, 5.0  # a lost connection is soon made anew
 _IDLE_HEARTBEATS = 3
-_HEAVIEST = 1_000  # weight of a queue
 _SHOWN_AS_STARTED = 1.0  # seconds from which `started_at` is written while the job still runs
 _LONG_WAIT, _TOO_LONG_WAIT = 0.020, 0.050
 _CLOCK_SLACK = 0.0005  # seconds behind the instant, so that the storage's clock has come to it as well
 _LOOKS_AT_ONCE, _LOOK_PAUSE = 100, 0.020  # some 25,000 lanes; then locks of others are in the way
 _REFUSED = "The end of job %s was refused: it is no longer ours."
 _IN_STORAGE = frozenset(result for result in Applied if result.is_applied)
-
-
-@attrs.frozen
-class QueueChoice:
-    """Every queue, a strict order, or a weighted one that is drawn anew for each claim."""
-
-    names: tuple[str, ...] | None
-    weights: tuple[int, ...] | None = None
-
-    def order(self) -> Sequence[str] | None:
-        """Return the queues of the next claim, first to last; None for every queue.
-
-        By weights a queue comes first as often as its share, so a heavy one is preferred and none starves.
-        """
-        if self.names is None or self.weights is None:
-            return self.names
-        drawn = [random.random() ** (1 / weight) for weight in self.weights]  # noqa: S311 - a fair draw
-        return [name for _, name in sorted(zip(drawn, self.names, strict=True), reverse=True)]
-
-    def __str__(self) -> str:
-        """Return the choice as it would be written."""
-        if self.names is None:
-            return "*"
-        if self.weights is None:
-            return ",".join(self.names)
-        return ",".join(f"{name}:{weight}" for name, weight in zip(self.names, self.weights, strict=True))
-
-
-def parse_queues(queues: Sequence[str] | str | None) -> QueueChoice:
-    """Return the choice for a list of names, a text "critical,default" or "critical:3,default:1", or None.
-
-    None and "*" are every queue.
-
-    Raises:
-        ConfigurationError: a name or weight is wrong, named twice, or only some have weights.
-    """
-    if queues is None or queues == "*":
-        return QueueChoice(None)
-    pairs = [part.strip().partition(":") for part in _parts(queues) if part.strip()]
-    names = tuple(check_queue(name) for name, _, _ in pairs)
-    if not names:
-        raise ConfigurationError(f"queues={queues!r} names no queue; leave it out to serve every queue.")
-    if len(set(names)) < len(names):
-        raise ConfigurationError(f"queues={queues!r} names a queue twice.")
-    weights = [text for _, colon, text in pairs if colon]
-    if weights and len(weights) < len(names):
-        raise ConfigurationError(
-            f"queues={queues!r}: give every queue a weight (critical:3,default:1), or none."
-        )
-    return QueueChoice(names, tuple(_weight(text, queues) for text in weights) or None)
-
-
-def _parts(queues: Sequence[str] | str) -> list[str]:
-    if isinstance(queues, str):
-        return queues.split(",")
-    if not isinstance(queues, list | tuple):
-        raise ConfigurationError(f"queues={queues!r}: name queues in a list or a text.")
-    for name in queues:
-        if not isinstance(name, str):
-            raise ConfigurationError(f"queues={queues!r}: a queue is named by a text, not by {name!r}.")
-    return list(queues)
-
-
-def _weight(text: str, queues: Sequence[str] | str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _HEAVIEST):
-        raise ConfigurationError(
-            f"queues={queues!r}: weight {text!r} is no whole number from 1 to {_HEAVIEST}."
-        )
-    return int(text)
 
 
 class DispatcherState(StrEnum):
@@ -173,8 +106,6 @@ class Dispatcher:
         self._batches = BatchLooks(self._runtime.storage)
         self._inbox = self._context.inbox
         self._thread = threading.Thread(target=self._run, name="firelock-dispatcher", daemon=True)
-
-    # ---- called from other threads -----------------------------------------------------------------------
 
     def start(self, holder: Holder) -> None:
         """Jobs are claimed for this session from now on."""
@@ -240,8 +171,6 @@ class Dispatcher:
         self._inbox.order(lambda: self._enter(DispatcherState.STOPPED))
         self._inbox.ran_dry()  # who waits for that ends too
         return have_ended([self._thread], timeout)
-
-    # ---- the loop ----------------------------------------------------------------------------------------
 
     def _enter(self, state: DispatcherState) -> None:
         if self._state is not DispatcherState.STOPPED:  # for good, whatever was ordered behind it
@@ -387,8 +316,6 @@ class Dispatcher:
             return 0.0
         return _CLOCK_SLACK if self._looks <= _LOOKS_AT_ONCE else _LOOK_PAUSE
 
-    # ---- handing back ------------------------------------------------------------------------------------
-
     def _hand_back_late(self) -> None:
         wait, coroutines = self._workers.threads.oldest_wait(), self._workers.coroutines
         late = [] if coroutines is None else coroutines.take_back_late()
@@ -409,8 +336,6 @@ class Dispatcher:
         for each in claimed:
             each.is_dropped = True
         return {run.job.id: run for run in self._workers.runs()}
-
-    # ---- reconciling -------------------------------------------------------------------------------------
 
     def _is_time_to_reconcile(self) -> bool:
         now = time.monotonic()
@@ -520,8 +445,6 @@ class _Settler:
     held: dict[str, ClaimedRun] = attrs.Factory(dict)
     _shuts: dict[str, int] = attrs.Factory(dict)  # keys of limits by the instant until which they are shut
 
-    # ---- what is owed ------------------------------------------------------------------------------------
-
     def collect(self) -> None:
         """What workers have ended is owed now."""
         ended = self._context.inbox.ended
@@ -605,8 +528,6 @@ class _Settler:
                 log.warning("Limit %r could not be shut: %s", key, error)
             del self._shuts[key]
 
-    # ---- sending -----------------------------------------------------------------------------------------
-
     def exchange(self, transitions: list[Transition], request: ClaimRequest) -> Exchange | None:
         """Settle and claim in one; None if that is refused: then settle alone, so that no end is lost."""
         try:
@@ -648,8 +569,6 @@ class _Settler:
         except StorageError:
             log.exception("Nothing can be stored about job %s; its end is given up.", transition.job_id)
             return [Applied.REFUSED]
-
-    # ---- what came of it ---------------------------------------------------------------------------------
 
     def answered(self, results: Sequence[Applied], batches: BatchLooks) -> bool:
         """Nothing that was answered is owed any more; return whether continuations are to be released.

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Self
 
 import attrs
 
-from firelock.aio import in_thread
 from firelock.errors import ConfigurationError, StorageError
-from firelock.hookspecs import ServerInfo
-from firelock.ids import new_id
+from firelock.model.aio import in_thread
+from firelock.model.ids import new_id
+from firelock.plugins.hookspecs import ServerInfo
 from firelock.server.child import Child, check_runnable, store_declared
-from firelock.server.dispatcher import QueueChoice, parse_queues
 from firelock.server.job_counters import counted_here
 from firelock.server.job_process import JobProcessSpec, running_script
 from firelock.server.probes import (
@@ -32,6 +31,7 @@ from firelock.server.probes import (
     probe_pages,
     reported,
 )
+from firelock.server.queues import QueueChoice, parse_queues
 from firelock.server.session_renewal import SessionRenewal
 from firelock.server.shared_memory import ChildMemory
 from firelock.server.workers import thread_count

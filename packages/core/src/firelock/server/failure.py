@@ -8,8 +8,8 @@ import sysconfig
 import traceback
 from pathlib import Path
 
-from firelock.text import message_of, printable, shorten
-from firelock.values import ErrorInfo
+from firelock.model.job import ErrorInfo
+from firelock.model.text import message_of, printable, shorten
 
 _MESSAGE_LIMIT = 1_000
 _TRACEBACK_LIMIT = 16 * 1024

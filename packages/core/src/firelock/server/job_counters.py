@@ -26,8 +26,10 @@ from typing import Self, TypeAlias
 
 import attrs
 
-from firelock.metrics import MetricFamily
-from firelock.values import BATCH_TASK, NewJob, Settled, State
+from firelock.model.batch import BATCH_TASK
+from firelock.model.job import NewJob, Settled
+from firelock.model.metrics import MetricFamily
+from firelock.model.state import State
 
 log = logging.getLogger(__name__)
 

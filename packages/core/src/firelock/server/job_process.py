@@ -30,12 +30,16 @@ import attrs
 
 from firelock.context import Console, check_level, check_progress
 from firelock.errors import ConfigurationError, JobCancelled
-from firelock.hookspecs import ServerInfo
-from firelock.lifecycle import HELD
-from firelock.logs import LogFormat, log_to_stderr, say_last
+from firelock.model.dependencies import Edge, On
+from firelock.model.job import ClaimedJob, ErrorInfo, Transition
+from firelock.model.lifecycle import HELD
+from firelock.model.session import Holder
+from firelock.model.state import State
+from firelock.plugins.hookspecs import ServerInfo
 from firelock.server.attempt import Completion, EndedRun, JobRunner, ProcessDied, Run, Surroundings
 from firelock.server.job_counters import count_in
 from firelock.server.loading import load_in_job_process
+from firelock.server.logs import LogFormat, log_to_stderr, say_last
 from firelock.server.process_state import (
     describe_exit,
     die_with_parent,
@@ -44,7 +48,6 @@ from firelock.server.process_state import (
     resident_bytes,
 )
 from firelock.task import MAIN_MODULES
-from firelock.values import ClaimedJob, Edge, ErrorInfo, Holder, On, State, Transition
 
 if TYPE_CHECKING:
     import asyncio

@@ -17,8 +17,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 
-from firelock.client import Client
 from firelock.errors import ConfigurationError
+from firelock.jobs.creation import Client
 from firelock.runtime import ServedApp
 
 _OF_DJANGO = ("AppRegistryNotReady", "ImproperlyConfigured")  # what it raises before it is set up

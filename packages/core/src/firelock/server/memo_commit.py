@@ -13,16 +13,16 @@ from weakref import WeakKeyDictionary
 
 import attrs
 
-from firelock.aio import in_thread
 from firelock.errors import StorageUnavailable
-from firelock.storage_access import another
+from firelock.jobs.group_commit import another
+from firelock.model.aio import in_thread
 
 if TYPE_CHECKING:
     import asyncio
     from typing import TypeAlias
 
+    from firelock.model.memo import NewMemo, Remembered
     from firelock.storage import Storage
-    from firelock.values import NewMemo, Remembered
 
     _Waiting: TypeAlias = tuple[NewMemo, asyncio.Future[Remembered]]
 

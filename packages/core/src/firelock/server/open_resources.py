@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from firelock.aio import in_thread
+from firelock.model.aio import in_thread
 
 if TYPE_CHECKING:
     import asyncio

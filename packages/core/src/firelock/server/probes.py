@@ -18,8 +18,8 @@ from contextlib import closing, suppress
 import attrs
 
 from firelock.errors import ConfigurationError
-from firelock.metrics import METRICS_TYPE, MetricFamily, metrics_text
-from firelock.plugins import installed_version
+from firelock.model.metrics import METRICS_TYPE, MetricFamily, metrics_text
+from firelock.plugins.loader import installed_version
 from firelock.server.job_counters import Counted, job_families
 from firelock.server.session_renewal import ROUND_TRIPS
 from firelock.server.shared_memory import ChildMemory

@@ -8,18 +8,30 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.clock import SECOND, from_micros, micros
-from firelock.cron import Overlap, due_instants, schedule_from_json
 from firelock.errors import DuplicateJob, StorageError, StorageUnavailable
-from firelock.ids import derived_id
-from firelock.recurring_job import RECURRING, is_newer, job_of, newer_words, read_recurring, recurring_json
+from firelock.model.answers import Applied, Duplicate
+from firelock.model.clock import SECOND, from_micros, micros
+from firelock.model.dependencies import Edge, On
+from firelock.model.ids import derived_id
+from firelock.model.job import JobRecord, NewJob
+from firelock.model.record import RecordChange
+from firelock.model.state import State
 from firelock.retry import describe_error
-from firelock.values import Applied, Duplicate, Edge, JobRecord, NewJob, On, RecordChange, State
+from firelock.schedules.cron import Overlap, due_instants, schedule_from_json
+from firelock.schedules.recurring_job import (
+    RECURRING,
+    is_newer,
+    job_of,
+    newer_words,
+    read_recurring,
+    recurring_json,
+)
 
 if TYPE_CHECKING:
-    from firelock.client import Client
-    from firelock.recurring_job import RecurringRecord
-    from firelock.values import Inserted, Record
+    from firelock.jobs.creation import Client
+    from firelock.model.answers import Inserted
+    from firelock.model.record import Record
+    from firelock.schedules.recurring_job import RecurringRecord
 
 log = logging.getLogger(__name__)
 

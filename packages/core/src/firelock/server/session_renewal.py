@@ -15,11 +15,11 @@ from itertools import chain, repeat
 
 import attrs
 
-from firelock.clock import HOST_CLOCKS, HostClocks, HostWatch, StorageClock
 from firelock.errors import StorageError, StorageUnavailable
-from firelock.hookspecs import ServerInfo
-from firelock.ids import new_id
-from firelock.plugins import installed_version
+from firelock.model.clock import HOST_CLOCKS, HostClocks, HostWatch, StorageClock
+from firelock.model.ids import new_id
+from firelock.plugins.hookspecs import ServerInfo
+from firelock.plugins.loader import installed_version
 from firelock.server.shared_memory import ChildMemory, Report
 from firelock.settings import Settings
 from firelock.storage import NewSession, Renewal, Storage, Taken, server_work

@@ -24,8 +24,8 @@ from collections.abc import Callable
 
 import attrs
 
-from firelock.clock import elapsed_seconds
 from firelock.errors import ConfigurationError
+from firelock.model.clock import elapsed_seconds
 
 _WORD = struct.Struct("<q")
 _REPORT = struct.Struct("<qqqq")

@@ -30,11 +30,11 @@ from firelock.errors import (
     StorageError,
     StorageUnavailable,
 )
-from firelock.hookspecs import ServerInfo
-from firelock.ids import new_id
-from firelock.logs import LogFormat
-from firelock.plugins import open_storage
+from firelock.model.ids import new_id
+from firelock.plugins.hookspecs import ServerInfo
+from firelock.plugins.loader import open_storage
 from firelock.server.job_counters import Counted, read_counters, summed
+from firelock.server.logs import LogFormat
 from firelock.server.probes import (
     LOOPBACK,
     ChildStatus,

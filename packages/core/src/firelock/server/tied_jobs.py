@@ -10,14 +10,16 @@ import attrs
 
 from firelock.arguments.signature import read_text
 from firelock.errors import ArgumentError
-from firelock.job import without_result
-from firelock.lifecycle import Moved
-from firelock.values import Input, State
+from firelock.jobs.job import without_result
+from firelock.model.dependencies import Input
+from firelock.model.lifecycle import Moved
+from firelock.model.state import State
 
 if TYPE_CHECKING:
-    from firelock.serializer import JsonValue, Serializer
+    from firelock.arguments.serializer import JsonValue, Serializer
+    from firelock.model.dependencies import Ties
+    from firelock.model.job import ClaimedJob, JobRecord
     from firelock.storage import Storage
-    from firelock.values import ClaimedJob, JobRecord, Ties
 
 LOOK_EVERY = 1.0  # seconds from one look at a batch, or caller, to the next
 _REMEMBERED = 10_000  # of them

@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.clock import SECOND, StorageLook, StorageWatch
 from firelock.control.catalogue import tell_tasks
 from firelock.errors import StorageError, StorageUnavailable
+from firelock.model.clock import SECOND, StorageLook, StorageWatch
+from firelock.model.job import ClaimedJob
 from firelock.options import OnRisk
 from firelock.server.attempt import CancelKind
 from firelock.server.process_state import resident_bytes
 from firelock.server.scheduler import fire_due
 from firelock.server.workers import WorkerContext, Workers, have_ended
 from firelock.storage import DURATION_BUCKETS, Rollup, Storage, server_work
-from firelock.values import ClaimedJob
 
 if TYPE_CHECKING:
-    from firelock.hookspecs import ServerInfo
+    from firelock.plugins.hookspecs import ServerInfo
     from firelock.runtime import Runtime
     from firelock.server.attempt import Completion
 

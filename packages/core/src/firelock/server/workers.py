@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.aio import in_thread
+from firelock.model.aio import in_thread
+from firelock.model.job import ClaimedJob
+from firelock.model.session import Holder
 from firelock.options import Executor
 from firelock.server.attempt import EndedRun, JobRunner, Run, Surroundings
 from firelock.server.job_process import JobProcess, JobProcessPool, JobProcessSpec
 from firelock.server.shared_memory import ChildMemory
-from firelock.values import ClaimedJob, Holder
 
 if TYPE_CHECKING:
     import asyncio

@@ -1,10 +1,10 @@
-"""The storage authors' door: the contract and every value that passes through it.
+"""For authors of storages: the contract, and every record that passes through it.
 
-Read `contract` first, the verbs and their promises; `rules` is what a transition writes, `batches` how one is
-counted, `admission` which jobs with limits start, by their `limit_numbers`, `unique_rules` which calls are
-stored. `derived` has the verbs that can be made of others, `table_storage` all of them on tables: `tables`
-says what those are, `tied_tables` and `keyed_tables` keep batches and keys on them. `row_storage` is such
-tables on ordered rows, `waiting` how one waits for work. `own_work` marks the calls of servers.
+Read `contract` first, the verbs and their promises; `rules` is what a transition writes, and `batches` how
+a batch counts its members. `derived` has the verbs that can be made of others, `table_storage` all of them
+on tables: `tables` says what those are, `tied_tables` and `keyed_tables` keep batches and keys on them.
+`row_storage` is such tables on ordered rows, and `memory` on dictionaries. `waiting` waits for work,
+`own_work` marks the calls of servers, and `locks` are what `fire.lock` gives.
 """
 
 from __future__ import annotations
@@ -18,8 +18,26 @@ from firelock.errors import (
     StorageUnavailable,
     UnsupportedFeature,
 )
-from firelock.ids import new_id, new_ids
-from firelock.lifecycle import (
+from firelock.model.answers import Applied, Duplicate, Inserted, PartlyApplied, PartlyUnavailable
+from firelock.model.batch import BATCH_TASK, BatchRules, Tally
+from firelock.model.dependencies import Edge, Input, On, Ties, read_ties, write_ties
+from firelock.model.ids import new_id, new_ids
+from firelock.model.job import (
+    Attempt,
+    ClaimedJob,
+    ErrorInfo,
+    FoundJobs,
+    HistoryEntry,
+    JobFilter,
+    JobHistory,
+    JobRecord,
+    LogLine,
+    NewJob,
+    Progress,
+    Standing,
+    Transition,
+)
+from firelock.model.lifecycle import (
     HISTORY_LIMIT,
     Moved,
     add_duplicate,
@@ -27,6 +45,44 @@ from firelock.lifecycle import (
     continuation_target,
     waiting_reason,
 )
+from firelock.model.limit import (
+    Admission,
+    KeyState,
+    LimitUse,
+    UniqueState,
+    UniqueUse,
+    Until,
+    read_admission,
+    write_admission,
+)
+from firelock.model.memo import (
+    MEMOS_BYTES,
+    MEMOS_LIMIT,
+    Chunk,
+    Memo,
+    MemoKind,
+    NewMemo,
+    Remembered,
+    memo_words,
+)
+from firelock.model.record import Record, RecordChange
+from firelock.model.report import DURATION_BUCKETS, Counts, FailureGroup, Finding, Rollup
+from firelock.model.session import (
+    Claim,
+    ClaimRequest,
+    Exchange,
+    Held,
+    LostClaim,
+    NewSession,
+    Promotion,
+    Reconciliation,
+    Renewal,
+    SessionRecord,
+    Taken,
+)
+from firelock.model.state import FINAL_STATES, State
+from firelock.model.storage import Feature, OpenTransaction, SchemaState
+from firelock.model.stored_json import is_damaged
 from firelock.storage import batches, rules
 from firelock.storage.contract import CONTRACT, Storage, shown_url
 from firelock.storage.derived import (
@@ -34,81 +90,13 @@ from firelock.storage.derived import (
     add_rollups,
     with_progress,
 )
+from firelock.storage.memory import MemoryStorage
 from firelock.storage.own_work import is_server_work, server_work
 from firelock.storage.row_storage import Rows, RowStorage
 from firelock.storage.rules import StoredJob
 from firelock.storage.table_storage import TableStorage
 from firelock.storage.tables import Tables
 from firelock.storage.waiting import ANY_QUEUE, Waiting
-from firelock.values import (
-    BATCH_TASK,
-    DURATION_BUCKETS,
-    FINAL_STATES,
-    MEMOS_BYTES,
-    MEMOS_LIMIT,
-    Admission,
-    Applied,
-    Attempt,
-    BatchRules,
-    Chunk,
-    Claim,
-    ClaimedJob,
-    ClaimRequest,
-    Counts,
-    Duplicate,
-    Edge,
-    ErrorInfo,
-    Exchange,
-    FailureGroup,
-    Feature,
-    Finding,
-    FoundJobs,
-    Held,
-    HistoryEntry,
-    Input,
-    Inserted,
-    JobFilter,
-    JobHistory,
-    JobRecord,
-    KeyState,
-    LimitUse,
-    LogLine,
-    LostClaim,
-    Memo,
-    MemoKind,
-    NewJob,
-    NewMemo,
-    NewSession,
-    On,
-    OpenTransaction,
-    PartlyApplied,
-    PartlyUnavailable,
-    Progress,
-    Promotion,
-    Reconciliation,
-    Record,
-    RecordChange,
-    Remembered,
-    Renewal,
-    Rollup,
-    SchemaState,
-    SessionRecord,
-    Standing,
-    State,
-    Taken,
-    Tally,
-    Ties,
-    Transition,
-    UniqueState,
-    UniqueUse,
-    Until,
-    is_damaged,
-    memo_words,
-    read_admission,
-    read_ties,
-    write_admission,
-    write_ties,
-)
 
 __all__ = [
     "ANY_QUEUE",
@@ -153,6 +141,7 @@ __all__ = [
     "LostClaim",
     "Memo",
     "MemoKind",
+    "MemoryStorage",
     "Moved",
     "NewJob",
     "NewMemo",

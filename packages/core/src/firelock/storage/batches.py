@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from firelock.lifecycle import batch_end
-from firelock.values import JobRecord, State, Tally
+from firelock.model.batch import Tally
+from firelock.model.job import JobRecord
+from firelock.model.lifecycle import batch_end
+from firelock.model.state import State
 
 
 class Share(NamedTuple):

@@ -15,43 +15,35 @@ from typing import ClassVar
 from urllib.parse import urlsplit, urlunsplit
 
 from firelock.errors import StorageError
-from firelock.values import (
-    Applied,
-    Chunk,
-    Claim,
-    ClaimRequest,
-    Counts,
-    Exchange,
-    FailureGroup,
-    Feature,
-    Finding,
+from firelock.model.answers import Applied, Inserted
+from firelock.model.batch import Tally
+from firelock.model.job import (
     FoundJobs,
-    Held,
-    Inserted,
     JobFilter,
     JobHistory,
     JobRecord,
-    KeyState,
     LogLine,
-    Memo,
     NewJob,
-    NewMemo,
-    NewSession,
     Progress,
+    Transition,
+)
+from firelock.model.limit import KeyState, UniqueState
+from firelock.model.memo import Chunk, Memo, NewMemo, Remembered
+from firelock.model.record import Record, RecordChange
+from firelock.model.report import Counts, FailureGroup, Finding, Rollup
+from firelock.model.session import (
+    Claim,
+    ClaimRequest,
+    Exchange,
+    Held,
+    NewSession,
     Promotion,
     Reconciliation,
-    Record,
-    RecordChange,
-    Remembered,
     Renewal,
-    Rollup,
-    SchemaState,
     SessionRecord,
     Taken,
-    Tally,
-    Transition,
-    UniqueState,
 )
+from firelock.model.storage import Feature, SchemaState
 
 CONTRACT = 1
 

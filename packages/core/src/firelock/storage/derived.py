@@ -13,30 +13,17 @@ from typing import TypeVar
 import attrs
 
 from firelock.errors import StorageError, StorageUnavailable, UnsupportedFeature
-from firelock.ids import new_id, new_ids
+from firelock.model.ids import new_id, new_ids
+from firelock.model.job import JobFilter, JobRecord, LogLine, Progress, Transition
+from firelock.model.limit import KeyState, UniqueState
+from firelock.model.memo import Chunk
+from firelock.model.record import Record
+from firelock.model.report import FailureGroup, Finding, Rollup
+from firelock.model.session import ClaimRequest, Exchange
+from firelock.model.state import State
+from firelock.model.storage import Feature, SchemaState
 from firelock.storage.contract import CONTRACT, Storage
 from firelock.storage.waiting import Waiting
-from firelock.values import (
-    Chunk,
-    ClaimRequest,
-    Exchange,
-    FailureGroup,
-    Feature,
-    Finding,
-    Inserted,
-    JobFilter,
-    JobRecord,
-    KeyState,
-    LogLine,
-    NewJob,
-    Progress,
-    Record,
-    Rollup,
-    SchemaState,
-    State,
-    Transition,
-    UniqueState,
-)
 
 LOG_LIMIT = 1_000
 GROUPED_LIMIT = 10_000
@@ -398,18 +385,3 @@ def every_record(storage: Storage, kind: str, *, after: str = "") -> Iterator[Re
         if len(page) < _PAGE:
             return
         after = page[-1].key
-
-
-def insert_surely(storage: Storage, jobs: Sequence[NewJob]) -> Inserted:
-    """The jobs are stored, also where the reply to the first try was lost: `insert` is idempotent by id.
-
-    Raises:
-        StorageUnavailable: the storage has waited in vain and knows that nothing is stored; or the second try
-            failed as well, and the jobs may be stored all the same.
-    """
-    try:
-        return storage.insert(jobs)
-    except StorageUnavailable as error:
-        if error.is_untouched:  # it has had its patience; another wait of that length is nobody's wish
-            raise
-        return storage.insert(jobs)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.lifecycle import add_duplicate
-from firelock.storage.admission import (
+from firelock.limits.admission import (
     Head,
     HolderFacts,
     KeyedClaim,
@@ -20,9 +19,8 @@ from firelock.storage.admission import (
     keys_of,
     shared_out,
 )
-from firelock.storage.limit_numbers import LimitNumbers, name_of, numbers_for, read_numbers, spent
-from firelock.storage.rules import StoredJob
-from firelock.storage.unique_rules import (
+from firelock.limits.settings import LimitNumbers, name_of, numbers_for, read_numbers, spent
+from firelock.limits.unique_rules import (
     JobFacts,
     UniqueRow,
     debounced_due,
@@ -31,16 +29,12 @@ from firelock.storage.unique_rules import (
     starts_of,
     unique_is_taken,
 )
-from firelock.values import (
-    Admission,
-    ClaimRequest,
-    Duplicate,
-    JobRecord,
-    KeyState,
-    NewJob,
-    UniqueUse,
-    write_admission,
-)
+from firelock.model.answers import Duplicate
+from firelock.model.job import JobRecord, NewJob
+from firelock.model.lifecycle import add_duplicate
+from firelock.model.limit import Admission, KeyState, UniqueUse, write_admission
+from firelock.model.session import ClaimRequest
+from firelock.storage.rules import StoredJob
 
 if TYPE_CHECKING:
     from firelock.storage.tables import Tables

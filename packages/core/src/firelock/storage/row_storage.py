@@ -19,26 +19,20 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args, get_type_hin
 
 import attrs
 
-from firelock.clock import SECOND
 from firelock.errors import SchemaMismatch, StorageError
+from firelock.limits.admission import KeyRow
+from firelock.limits.unique_rules import UniqueRow
+from firelock.model.batch import Tally
+from firelock.model.clock import SECOND
+from firelock.model.job import JobFilter, JobRecord
+from firelock.model.memo import Memo, MemoKind
+from firelock.model.record import Record, RecordChange
+from firelock.model.state import State
+from firelock.model.storage import Feature, SchemaState
 from firelock.storage import rules
-from firelock.storage.admission import KeyRow
 from firelock.storage.rules import StoredJob
 from firelock.storage.table_storage import TableStorage
 from firelock.storage.tables import MemoSum, StoredSession, Tables
-from firelock.storage.unique_rules import UniqueRow
-from firelock.values import (
-    Feature,
-    JobFilter,
-    JobRecord,
-    Memo,
-    MemoKind,
-    Record,
-    RecordChange,
-    SchemaState,
-    State,
-    Tally,
-)
 
 if TYPE_CHECKING:
     import cattrs

@@ -17,36 +17,33 @@ from zlib import crc32
 
 import attrs
 
-from firelock.clock import SECOND
 from firelock.errors import JobNotFound, StorageError
-from firelock.lifecycle import Moved, bounded_history, continuation_target, waiting_reason
-from firelock.storage.admission import lane_of
-from firelock.values import (
-    FINAL_STATES,
-    Applied,
+from firelock.limits.admission import lane_of
+from firelock.model.answers import Applied
+from firelock.model.batch import BatchRules, Tally
+from firelock.model.clock import SECOND
+from firelock.model.dependencies import Edge, Ties, read_ties
+from firelock.model.job import (
     Attempt,
-    BatchRules,
     ClaimedJob,
-    Edge,
     FoundJobs,
-    Held,
     HistoryEntry,
     JobFilter,
     JobRecord,
-    LostClaim,
     NewJob,
+    Transition,
+)
+from firelock.model.lifecycle import Moved, bounded_history, continuation_target, waiting_reason
+from firelock.model.record import Record, RecordChange
+from firelock.model.session import (
+    Held,
+    LostClaim,
     NewSession,
     Reconciliation,
-    Record,
-    RecordChange,
     Renewal,
     SessionRecord,
-    State,
-    Tally,
-    Ties,
-    Transition,
-    read_ties,
 )
+from firelock.model.state import FINAL_STATES, State
 
 Place = tuple[int, str]
 """Where a job stands in a list: its instant and its id."""

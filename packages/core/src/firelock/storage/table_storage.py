@@ -12,10 +12,29 @@ from typing import TypeVar
 
 import attrs
 
-from firelock.clock import SECOND
-from firelock.lifecycle import Moved
+from firelock.limits.admission import LaneCursors
+from firelock.model.answers import Applied, Duplicate, Inserted
+from firelock.model.batch import Tally
+from firelock.model.clock import SECOND
+from firelock.model.job import FoundJobs, JobFilter, JobHistory, JobRecord, NewJob, Transition
+from firelock.model.lifecycle import Moved
+from firelock.model.limit import KeyState, UniqueState
+from firelock.model.memo import Memo, NewMemo, Remembered
+from firelock.model.record import Record, RecordChange
+from firelock.model.report import Counts
+from firelock.model.session import (
+    Claim,
+    ClaimRequest,
+    Held,
+    NewSession,
+    Promotion,
+    Reconciliation,
+    Renewal,
+    SessionRecord,
+    Taken,
+)
+from firelock.model.state import FINAL_STATES, State
 from firelock.storage import rules, tied_tables
-from firelock.storage.admission import LaneCursors
 from firelock.storage.derived import DerivedStorage, with_progress
 from firelock.storage.keyed_tables import (
     UniqueKeys,
@@ -29,37 +48,6 @@ from firelock.storage.keyed_tables import (
 )
 from firelock.storage.rules import StoredJob
 from firelock.storage.tables import StoredSession, Tables
-from firelock.values import (
-    FINAL_STATES,
-    Applied,
-    Claim,
-    ClaimRequest,
-    Counts,
-    Duplicate,
-    FoundJobs,
-    Held,
-    Inserted,
-    JobFilter,
-    JobHistory,
-    JobRecord,
-    KeyState,
-    Memo,
-    NewJob,
-    NewMemo,
-    NewSession,
-    Promotion,
-    Reconciliation,
-    Record,
-    RecordChange,
-    Remembered,
-    Renewal,
-    SessionRecord,
-    State,
-    Taken,
-    Tally,
-    Transition,
-    UniqueState,
-)
 
 _DAY = 24 * 3_600 * SECOND
 _FREED_QUEUES = 1_000

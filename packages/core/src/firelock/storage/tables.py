@@ -7,21 +7,16 @@ from collections.abc import Iterable
 
 import attrs
 
+from firelock.limits.admission import KeyRow
+from firelock.limits.unique_rules import UniqueRow
+from firelock.model.batch import Tally
+from firelock.model.job import JobFilter, JobRecord
+from firelock.model.memo import Memo, MemoKind
+from firelock.model.record import Record, RecordChange
+from firelock.model.session import SessionRecord
+from firelock.model.state import State
 from firelock.storage import rules
-from firelock.storage.admission import KeyRow
 from firelock.storage.rules import StoredJob
-from firelock.storage.unique_rules import UniqueRow
-from firelock.values import (
-    JobFilter,
-    JobRecord,
-    Memo,
-    MemoKind,
-    Record,
-    RecordChange,
-    SessionRecord,
-    State,
-    Tally,
-)
 
 
 @attrs.frozen

@@ -10,31 +10,27 @@ from typing import TYPE_CHECKING, cast
 
 import attrs
 
-from firelock import lifecycle
-from firelock.clock import SECOND
 from firelock.errors import BatchFinished, JobNotFound
-from firelock.lifecycle import Moved
+from firelock.model import lifecycle
+from firelock.model.answers import Applied
+from firelock.model.batch import BatchRules, Tally
+from firelock.model.clock import SECOND
+from firelock.model.dependencies import Ties
+from firelock.model.job import JobRecord, NewJob, Transition
+from firelock.model.lifecycle import Moved
+from firelock.model.memo import (
+    MEMOS_BYTES,
+    MEMOS_LIMIT,
+    Memo,
+    MemoKind,
+    NewMemo,
+    Remembered,
+    memo_words,
+)
+from firelock.model.state import FINAL_STATES, State
 from firelock.storage import batches, rules
 from firelock.storage.batches import NOTHING, Share
 from firelock.storage.rules import StoredJob
-from firelock.values import (
-    FINAL_STATES,
-    MEMOS_BYTES,
-    MEMOS_LIMIT,
-    Applied,
-    BatchRules,
-    JobRecord,
-    Memo,
-    MemoKind,
-    NewJob,
-    NewMemo,
-    Remembered,
-    State,
-    Tally,
-    Ties,
-    Transition,
-    memo_words,
-)
 
 if TYPE_CHECKING:
     from firelock.storage.tables import Tables

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from firelock.clock import from_micros, micros, span_micros
 from firelock.errors import FirelockError, UnknownTask
-from firelock.job import Job
+from firelock.jobs.job import Job
+from firelock.model.clock import from_micros, micros, span_micros
+from firelock.model.job import JobRecord
 from firelock.options import TaskInfo
 from firelock.task import TaskVerbs
-from firelock.values import JobRecord
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
-    from firelock.serializer import JsonValue
+    from firelock.arguments.serializer import JsonValue
 
 _SHOWN = 20
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from firelock.clock import from_micros, micros, span_micros
 from firelock.errors import ConfigurationError
+from firelock.model.clock import from_micros, micros, span_micros
 from firelock.testing.private import StillStorage
 from firelock.testing.stepped import Drained, SteppedServer
 

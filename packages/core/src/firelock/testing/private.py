@@ -9,26 +9,19 @@ from contextlib import contextmanager
 import attrs
 
 from firelock.errors import JobNotFound
-from firelock.job import Observation, reads
-from firelock.memory import MemoryStorage
+from firelock.jobs.group_commit import GroupCommit
+from firelock.jobs.job import Observation, reads
+from firelock.jobs.results import Results
+from firelock.model.answers import Duplicate, Inserted
+from firelock.model.job import ClaimedJob, JobFilter, JobRecord, NewJob, Transition
+from firelock.model.limit import UniqueUse
+from firelock.model.memo import NewMemo, Remembered
+from firelock.model.record import RecordChange
 from firelock.storage import Applied, Feature, Storage, rules
 from firelock.storage.keyed_tables import take_one
-from firelock.storage_access import GroupCommit, Results
+from firelock.storage.memory import MemoryStorage
 from firelock.testing.faults import FaultyStorage
 from firelock.testing.uncommitted import Uncommitted, check_transaction
-from firelock.values import (
-    ClaimedJob,
-    Duplicate,
-    Inserted,
-    JobFilter,
-    JobRecord,
-    NewJob,
-    NewMemo,
-    RecordChange,
-    Remembered,
-    Transition,
-    UniqueUse,
-)
 
 
 class StillStorage(MemoryStorage):

@@ -10,12 +10,15 @@ from typing import Any, NoReturn
 import attrs
 
 from firelock.app import Firelock
-from firelock.clock import SECOND
 from firelock.context import Console
 from firelock.errors import ConfigurationError, JobCancelled, JobFailed, RateLimited
-from firelock.ids import new_id
-from firelock.lifecycle import Moved, handed_back
-from firelock.limit import Limit
+from firelock.limits.limit import Limit
+from firelock.model.clock import SECOND
+from firelock.model.ids import new_id
+from firelock.model.job import ClaimedJob, Settled
+from firelock.model.lifecycle import Moved, handed_back
+from firelock.model.session import Holder
+from firelock.model.state import State
 from firelock.server.attempt import (
     CancelKind,
     EndedRun,
@@ -28,7 +31,6 @@ from firelock.server.scheduler import fire_due
 from firelock.server.tied_jobs import TiedJobs
 from firelock.storage import Applied, ClaimRequest, NewSession
 from firelock.testing.private import StillStorage
-from firelock.values import ClaimedJob, Holder, Settled, State
 
 _NAME = "tester"
 _BATCH = 1_000
@@ -205,7 +207,7 @@ class SteppedServer:
 
     async def arun(self, job: ClaimedJob) -> tuple[Drained, BaseException | None]:
         """As `run`: an `async def` task on the running loop, a `def` task in a thread beside it."""
-        from firelock.aio import in_thread
+        from firelock.model.aio import in_thread
 
         runner, prepared = self._prepare(job)
         if isinstance(prepared, EndedRun):

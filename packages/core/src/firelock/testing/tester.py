@@ -8,19 +8,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from firelock.app import Firelock
-from firelock.clock import StorageClock, micros
 from firelock.errors import ConfigurationError
-from firelock.job import Job
-from firelock.meta import NO_META
+from firelock.jobs.job import Job
+from firelock.jobs.storage_access import StorageAccess
+from firelock.model.clock import StorageClock, micros
+from firelock.model.job import ClaimedJob, JobRecord, NewJob
+from firelock.model.meta import NO_META
 from firelock.storage import JobFilter
-from firelock.storage_access import StorageAccess
 from firelock.task import TaskVerbs
 from firelock.testing.enqueued import Enqueued, decoded, expected, find_task, listed
 from firelock.testing.faults import FaultyStorage
 from firelock.testing.manual_clock import ManualClock
 from firelock.testing.private import DirectCommit, DirectResults, PrivateStorage, StillStorage
 from firelock.testing.stepped import Drained, SteppedServer
-from firelock.values import ClaimedJob, JobRecord, NewJob
 
 _START = datetime(2030, 1, 1, tzinfo=UTC)
 _PAGE = 500

@@ -13,7 +13,9 @@ from typing import Any
 import attrs
 
 from firelock.errors import ConfigurationError
-from firelock.values import JobRecord, NewJob, OpenTransaction, State
+from firelock.model.job import JobRecord, NewJob
+from firelock.model.state import State
+from firelock.model.storage import OpenTransaction
 
 _PLAIN = (str, bytes, int, float, list, tuple, dict, set, frozenset)
 

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from firelock import ArgumentError, ConfigurationError, TaskError
 from firelock.storage import JobFilter
-from firelock_dashboard.actions import (
+from firelock_dashboard.api import shapes
+from firelock_dashboard.api.read import FILTERS, filter_of
+from firelock_dashboard.pages.failures import FINGERPRINT, mute_cause, unmute_cause
+from firelock_dashboard.pages.recurring import RECURRING_ID
+from firelock_dashboard.pages.tasks import ARGUMENTS, DELAY, JOB_QUEUE, PRIORITY, make_job
+from firelock_dashboard.problems import BadRequest, NotHere
+from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.web.actions import (
     NOTE,
     ORDER,
     QUEUE,
@@ -22,21 +29,14 @@ from firelock_dashboard.actions import (
     start_operation,
     tell_server,
 )
-from firelock_dashboard.api import shapes
-from firelock_dashboard.api.read import FILTERS, filter_of
-from firelock_dashboard.fields import Choice, Field, Flag, Moment, Span, Text, Texts
-from firelock_dashboard.pages.failures import FINGERPRINT, mute_cause, unmute_cause
-from firelock_dashboard.pages.recurring import RECURRING_ID
-from firelock_dashboard.pages.tasks import ARGUMENTS, DELAY, JOB_QUEUE, PRIORITY, make_job
-from firelock_dashboard.problems import BadRequest, NotHere
-from firelock_dashboard.routes import Route
-from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.web.fields import Choice, Field, Flag, Moment, Span, Text, Texts
+from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock.storage import Applied
-    from firelock_dashboard.request import Visit
+    from firelock_dashboard.web.request import Visit
 
 __all__ = ["ROUTES"]
 

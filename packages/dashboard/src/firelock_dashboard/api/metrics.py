@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from starlette.responses import Response
 
 from firelock import METRICS_TYPE, metrics_text
-from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
-    from firelock_dashboard.request import Visit
+    from firelock_dashboard.web.request import Visit
 
 __all__ = ["ROUTES"]
 

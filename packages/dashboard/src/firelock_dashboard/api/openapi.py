@@ -6,14 +6,14 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from firelock_dashboard.fields import Field
-from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.web.fields import Field
+from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from firelock_dashboard.request import Visit
+    from firelock_dashboard.web.request import Visit
 
 _FORM = "application/x-www-form-urlencoded"
 _ERRORS = {

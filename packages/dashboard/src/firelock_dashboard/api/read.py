@@ -11,20 +11,20 @@ import attrs
 
 from firelock import State, StorageError
 from firelock.storage import JobFilter
-from firelock_dashboard.actions import operation_of, refusing
 from firelock_dashboard.api import shapes
-from firelock_dashboard.fields import Choice, Cursor, Field, Flag, Integer, Moment, Text
-from firelock_dashboard.formatting import micros
 from firelock_dashboard.problems import BadRequest, NotHere
-from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.web.actions import operation_of, refusing
+from firelock_dashboard.web.fields import Choice, Cursor, Field, Flag, Integer, Moment, Text
+from firelock_dashboard.web.formatting import micros
+from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import Firelock, Job
-    from firelock_dashboard.fields import SentFields
-    from firelock_dashboard.request import Visit
+    from firelock_dashboard.web.fields import SentFields
+    from firelock_dashboard.web.request import Visit
 
 __all__ = ["FILTERS", "ROUTES", "filter_of"]
 

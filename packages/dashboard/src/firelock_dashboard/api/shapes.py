@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from firelock_dashboard.formatting import iso, job_name
 from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.web.formatting import iso, job_name
 
 if TYPE_CHECKING:
     from firelock import AuditEntry, Operation, RecurringJob
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
         Rollup,
         Tally,
     )
-    from firelock_dashboard.request import Visit
     from firelock_dashboard.stats.causes import Cause
+    from firelock_dashboard.web.request import Visit
 
 _MICROS = 1_000_000
 

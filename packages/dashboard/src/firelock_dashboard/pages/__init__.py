@@ -3,7 +3,8 @@
 Read `job` first: it shows most of what a page does, and `stream` what the job emits. `jobs` and `recurring`
 have lists and forms as well. The others as the `navigation` has them: `overview`, `batches` (one of them:
 `batch`), `failures`, `queues`, `limits`, `tasks`, `servers`, `activity`, `system`, `settings`; beside it
-`search`, and `approvals`, which a link opens for people who see nothing else.
+`search`, and `approvals`, which a link opens for people who see nothing else. What only pages use: `charts`,
+`flow_graph`, `tracebacks` and `suggestions`.
 """
 
 from __future__ import annotations

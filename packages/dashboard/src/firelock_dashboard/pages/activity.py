@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock import StorageError
-from firelock_dashboard.actions import cancel, refusing
-from firelock_dashboard.fields import Cursor, Text
-from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.web.actions import cancel, refusing
+from firelock_dashboard.web.fields import Cursor, Text
+from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import AuditEntry, JsonValue, Operation, Outcome
-    from firelock_dashboard.request import Visit
+    from firelock_dashboard.web.request import Visit
 
 _OPERATIONS, _ENTRIES = 10, 50
 _OPEN = 3

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 import attrs
 from starlette.responses import Response
 
-from firelock.approval import APPROVAL, ApprovalLink, find_approval
-from firelock.signal import answer
+from firelock.flows.approval import APPROVAL, ApprovalLink, find_approval
+from firelock.flows.signals import answer
 from firelock.storage import Applied, Memo, MemoKind, State
-from firelock_dashboard.fields import Text
-from firelock_dashboard.formatting import instant, task_name
 from firelock_dashboard.problems import BadRequest, Forbidden, NotHere
+from firelock_dashboard.web.fields import Text
+from firelock_dashboard.web.formatting import instant, task_name
 
 if TYPE_CHECKING:
     from firelock.storage import JobRecord
-    from firelock_dashboard.request import Visit
+    from firelock_dashboard.web.request import Visit
 
 PATH = f"/{APPROVAL}"
 PREFIX = f"{PATH}/"  # of links that hold the token in their path

@@ -10,15 +10,20 @@ import attrs
 
 from firelock import Batch, JobConflict
 from firelock.storage import BATCH_TASK, JobFilter, JobRecord, State, Tally
-from firelock_dashboard.actions import change_jobs, operation_address, refusing, start_operation
-from firelock_dashboard.fields import Text
-from firelock_dashboard.flow_graph import ORDER, FlowGraph, draw_flow
-from firelock_dashboard.formatting import instant
+from firelock_dashboard.pages.flow_graph import ORDER, FlowGraph, draw_flow
 from firelock_dashboard.pages.job import JobView, Phase
-from firelock_dashboard.payloads import IN_LISTS, literal
 from firelock_dashboard.problems import NotHere
-from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.web.actions import (
+    change_jobs,
+    operation_address,
+    refusing,
+    start_operation,
+)
+from firelock_dashboard.web.fields import Text
+from firelock_dashboard.web.formatting import instant
+from firelock_dashboard.web.payloads import IN_LISTS, literal
+from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -26,7 +31,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import JsonValue
-    from firelock_dashboard.request import Visit
+    from firelock_dashboard.web.request import Visit
 
 _ONE = Text("one", is_required=True)
 _DRAWN = 2_000  # members that are read for the graph

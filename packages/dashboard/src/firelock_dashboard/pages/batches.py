@@ -9,17 +9,17 @@ import attrs
 
 from firelock import StorageError
 from firelock.storage import State, Tally
-from firelock_dashboard.actions import refusing
-from firelock_dashboard.fields import Choice, Cursor, Text
-from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.web.actions import refusing
+from firelock_dashboard.web.fields import Choice, Cursor, Text
+from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import Batch
     from firelock.storage import JobRecord
-    from firelock_dashboard.request import Visit
+    from firelock_dashboard.web.request import Visit
 
 _PAGE = 50
 _LOOKED = 2_000  # batches whose names one page is looked for among

@@ -12,21 +12,27 @@ from starlette.responses import RedirectResponse
 
 from firelock import State
 from firelock.storage import JobFilter
-from firelock_dashboard.actions import MANY, NOTE, ask_first, operation_address, start_operation
-from firelock_dashboard.fields import Choice, Text
-from firelock_dashboard.formatting import count_text, instant, stamp, task_name
 from firelock_dashboard.pages.job import JobView
+from firelock_dashboard.pages.tracebacks import markdown
 from firelock_dashboard.problems import BadRequest, NotHere
-from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.stats.causes import NO_HOURS, Cause, Mute, by_hour
-from firelock_dashboard.tracebacks import markdown
+from firelock_dashboard.web.actions import (
+    MANY,
+    NOTE,
+    ask_first,
+    operation_address,
+    start_operation,
+)
+from firelock_dashboard.web.fields import Choice, Text
+from firelock_dashboard.web.formatting import count_text, instant, stamp, task_name
+from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import Job, JobPage
-    from firelock_dashboard.request import Visit
+    from firelock_dashboard.web.request import Visit
 
 _GROUPS = 100
 _GROUPED = 10_000  # the newest failed jobs that a storage groups

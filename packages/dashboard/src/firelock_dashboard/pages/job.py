@@ -17,29 +17,29 @@ from starlette.responses import RedirectResponse, Response
 from firelock import JobNotFound, PluginError, StepError
 from firelock.control.doctor import lacks_task
 from firelock.control.servers import is_stale
-from firelock.signal import TIMED_OUT
+from firelock.flows.signals import TIMED_OUT
+from firelock.jobs.blocked_by import key_waits
 from firelock.storage import FINAL_STATES, JobFilter, JobRecord, Memo, MemoKind, State
-from firelock.waits import key_waits
-from firelock_dashboard.actions import SIGNAL_VALUE, ask_first, refusing, send_signal
-from firelock_dashboard.extensions import JobPanel, rendered
-from firelock_dashboard.fields import Integer, Text
-from firelock_dashboard.formatting import instant, iso, short_id, stamp, task_name
-from firelock_dashboard.job_search import pages_of
 from firelock_dashboard.pages.jobs import attempts_of
-from firelock_dashboard.payloads import Node, ShownCall, call_of, tree
+from firelock_dashboard.pages.suggestions import starts
+from firelock_dashboard.pages.tracebacks import Trace, markdown, read_traceback
 from firelock_dashboard.problems import NotHere
-from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
-from firelock_dashboard.suggestions import starts
-from firelock_dashboard.tracebacks import Trace, markdown, read_traceback
-from firelock_dashboard.waiting import JobWait, Parent, Reason, explain
+from firelock_dashboard.stats.job_search import pages_of
+from firelock_dashboard.stats.waiting import JobWait, Parent, Reason, explain
+from firelock_dashboard.web.actions import SIGNAL_VALUE, ask_first, refusing, send_signal
+from firelock_dashboard.web.extensions import JobPanel, rendered
+from firelock_dashboard.web.fields import Integer, Text
+from firelock_dashboard.web.formatting import instant, iso, short_id, stamp, task_name
+from firelock_dashboard.web.payloads import Node, ShownCall, call_of, tree
+from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
     from firelock import FailedAttempt, Job, JobLogLine, JobProgress, JobStep, JsonValue, ServerView
     from firelock.storage import JobRecord
-    from firelock_dashboard.payloads import Payload
-    from firelock_dashboard.request import Visit
     from firelock_dashboard.stats.history import TaskStats
+    from firelock_dashboard.web.payloads import Payload
+    from firelock_dashboard.web.request import Visit
 
 _PART = re.compile(r"[0-9a-f-]{4,36}")
 _NEWEST = 500  # jobs whose ids are looked at for an end

@@ -19,21 +19,11 @@ from starlette.responses import RedirectResponse, StreamingResponse
 
 from firelock import ConfigurationError, JobNotFound, Retry
 from firelock.storage import Applied, JobFilter, JobRecord, State
-from firelock_dashboard.actions import MANY, change_jobs, operation_address, start_operation
-from firelock_dashboard.fields import (
-    Choice,
-    Cursor,
-    Field,
-    Flag,
-    Integer,
-    Moment,
-    SentFields,
-    SpanOrMoment,
-    Text,
-    Texts,
-)
-from firelock_dashboard.formatting import instant, iso
-from firelock_dashboard.job_search import (
+from firelock_dashboard.pages import search
+from firelock_dashboard.pages.suggestions import known_tasks, starts, suggestions
+from firelock_dashboard.problems import BadRequest
+from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.stats.job_search import (
     ARGUMENT,
     CHIP_FIELDS,
     SECONDS,
@@ -49,19 +39,29 @@ from firelock_dashboard.job_search import (
     plan,
     read_typed,
 )
-from firelock_dashboard.pages import search
-from firelock_dashboard.payloads import IN_LISTS, summary
-from firelock_dashboard.problems import BadRequest
-from firelock_dashboard.request import Undo
-from firelock_dashboard.routes import Route
-from firelock_dashboard.security.permissions import Permission
-from firelock_dashboard.suggestions import known_tasks, starts, suggestions
+from firelock_dashboard.web.actions import MANY, change_jobs, operation_address, start_operation
+from firelock_dashboard.web.fields import (
+    Choice,
+    Cursor,
+    Field,
+    Flag,
+    Integer,
+    Moment,
+    SentFields,
+    SpanOrMoment,
+    Text,
+    Texts,
+)
+from firelock_dashboard.web.formatting import instant, iso
+from firelock_dashboard.web.payloads import IN_LISTS, summary
+from firelock_dashboard.web.request import Undo
+from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import JsonValue
-    from firelock_dashboard.request import Visit
+    from firelock_dashboard.web.request import Visit
 
 SIZES = (25, 50, 100, 200)
 _SIZE = 50

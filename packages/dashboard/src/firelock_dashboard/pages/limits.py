@@ -10,19 +10,19 @@ import attrs
 
 from firelock import ConfigurationError, UnsupportedFeature
 from firelock.control.limits import LimitName, LimitView
+from firelock.limits import name_of
 from firelock.storage import Feature, JobRecord
-from firelock.storage.limit_numbers import name_of
-from firelock_dashboard.actions import NOTE, refusing
-from firelock_dashboard.fields import Integer, Number, Text
-from firelock_dashboard.formatting import instant
-from firelock_dashboard.request import Undo
-from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.web.actions import NOTE, refusing
+from firelock_dashboard.web.fields import Integer, Number, Text
+from firelock_dashboard.web.formatting import instant
+from firelock_dashboard.web.request import Undo
+from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from firelock_dashboard.request import Visit
+    from firelock_dashboard.web.request import Visit
 
 _SHOWN = 50  # keys on a page
 _AFTER, _PREFIX = Text("after", limit=400, default=""), Text("prefix", default="")

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from firelock_dashboard.fields import Text
 from firelock_dashboard.problems import NotHere
-from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.web.fields import Text
+from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from firelock_dashboard.request import Visit
+    from firelock_dashboard.web.request import Visit
 
 _SECTION = Text("section", limit=250, default="")  # a page of a plugin is named in it
 

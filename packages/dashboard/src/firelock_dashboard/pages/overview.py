@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock.control.doctor import LONG_WAIT, check_running
-from firelock_dashboard import formatting
-from firelock_dashboard.charts import KINDS, LIVE, SPAN_NAMES, Chart, chart_of_samples, chart_of_series, spark
-from firelock_dashboard.fields import Choice
-from firelock_dashboard.routes import Route
+from firelock_dashboard.pages.charts import (
+    KINDS,
+    LIVE,
+    SPAN_NAMES,
+    Chart,
+    chart_of_samples,
+    chart_of_series,
+    spark,
+)
 from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.web import formatting
+from firelock_dashboard.web.fields import Choice
+from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -22,9 +30,9 @@ if TYPE_CHECKING:
     from firelock import QueueView, RecurringJob
     from firelock.control.doctor import Sight
     from firelock.storage import Finding
-    from firelock_dashboard.request import Visit
     from firelock_dashboard.stats.causes import Cause
     from firelock_dashboard.stats.history import Rates, Series, TaskStats
+    from firelock_dashboard.web.request import Visit
 
 _USUAL_SPAN = "1h"
 _KIND = Choice("kind", choices=KINDS, default="throughput")

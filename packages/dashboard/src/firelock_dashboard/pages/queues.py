@@ -10,15 +10,21 @@ import attrs
 
 from firelock import State
 from firelock.control.doctor import Sight
+from firelock.jobs.blocked_by import held_heads
 from firelock.storage import JobFilter
-from firelock.waits import held_heads
-from firelock_dashboard.actions import NOTE, QUEUE, operation_address, set_pause, start_operation
-from firelock_dashboard.fields import Text
-from firelock_dashboard.formatting import instant
 from firelock_dashboard.problems import BadRequest, NotHere
-from firelock_dashboard.request import Undo
-from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.web.actions import (
+    NOTE,
+    QUEUE,
+    operation_address,
+    set_pause,
+    start_operation,
+)
+from firelock_dashboard.web.fields import Text
+from firelock_dashboard.web.formatting import instant
+from firelock_dashboard.web.request import Undo
+from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,8 +33,8 @@ if TYPE_CHECKING:
 
     from firelock import QueueView, ServerView
     from firelock.storage import JobRecord
-    from firelock_dashboard.request import Visit
     from firelock_dashboard.stats.history import Rates
+    from firelock_dashboard.web.request import Visit
 
 _SHOWN = 25  # queues on a page: each is asked for the job that waits longest
 _HEAD = 20

@@ -28,22 +28,22 @@ from firelock import (
     State,
     UnknownTask,
 )
-from firelock_dashboard.actions import ask_first
-from firelock_dashboard.fields import SPAN_UNITS, Choice, Integer, Text
-from firelock_dashboard.formatting import stamp
 from firelock_dashboard.problems import BadRequest
-from firelock_dashboard.request import Undo
-from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.security.redaction import MASK
+from firelock_dashboard.web.actions import ask_first
+from firelock_dashboard.web.fields import SPAN_UNITS, Choice, Integer, Text
+from firelock_dashboard.web.formatting import stamp
+from firelock_dashboard.web.request import Undo
+from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import Job, RecurringJob, Upcoming
-    from firelock_dashboard.fields import SentFields
-    from firelock_dashboard.payloads import Payload
-    from firelock_dashboard.request import Visit
+    from firelock_dashboard.web.fields import SentFields
+    from firelock_dashboard.web.payloads import Payload
+    from firelock_dashboard.web.request import Visit
 
 _SHOWN = 30  # on a page: each asks for its last runs
 _RUNS = 20

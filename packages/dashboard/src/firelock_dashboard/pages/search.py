@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock.storage import JobFilter, JobRecord
-from firelock_dashboard.fields import Text
-from firelock_dashboard.formatting import short_id, task_name
-from firelock_dashboard.job_search import Chips, find_page, plan
-from firelock_dashboard.payloads import IN_LISTS, summary
-from firelock_dashboard.routes import Route
+from firelock_dashboard.pages.suggestions import known_tasks, task_names
 from firelock_dashboard.security.permissions import Permission
-from firelock_dashboard.suggestions import known_tasks, task_names
+from firelock_dashboard.stats.job_search import Chips, find_page, plan
+from firelock_dashboard.web.fields import Text
+from firelock_dashboard.web.formatting import short_id, task_name
+from firelock_dashboard.web.payloads import IN_LISTS, summary
+from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from firelock_dashboard.request import Visit
+    from firelock_dashboard.web.request import Visit
 
 _Q = Text("q", default="")
 

@@ -11,18 +11,18 @@ import attrs
 
 from firelock import State
 from firelock.control.servers import ServerState, heard_at
-from firelock_dashboard.actions import ORDER, SERVER, ask_first, server_of, tell_server
-from firelock_dashboard.fields import Text
-from firelock_dashboard.formatting import instant
-from firelock_dashboard.routes import Route
+from firelock_dashboard.pages.suggestions import starts
 from firelock_dashboard.security.permissions import Permission
-from firelock_dashboard.suggestions import starts
+from firelock_dashboard.web.actions import ORDER, SERVER, ask_first, server_of, tell_server
+from firelock_dashboard.web.fields import Text
+from firelock_dashboard.web.formatting import instant
+from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import Job, ServerView
-    from firelock_dashboard.request import Visit
+    from firelock_dashboard.web.request import Visit
 
 _SERVERS = 24  # on a page
 _SLOTS = 200  # of a server that are drawn

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from firelock_dashboard.fields import Choice
 from firelock_dashboard.problems import BadRequest
-from firelock_dashboard.request import SETTINGS
-from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.web.fields import Choice
+from firelock_dashboard.web.request import SETTINGS
+from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from firelock_dashboard.request import Visit
+    from firelock_dashboard.web.request import Visit
 
 
 _FIELDS = tuple(Choice(name, choices=choices) for name, choices in SETTINGS.items())

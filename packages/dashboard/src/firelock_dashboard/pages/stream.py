@@ -12,15 +12,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from firelock.storage import FINAL_STATES
-from firelock_dashboard.event_stream import EventStream, event
-from firelock_dashboard.fields import Integer, Text
-from firelock_dashboard.frameworks import NO_STREAM
 from firelock_dashboard.problems import BadRequest
-from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.web.event_stream import EventStream, event
+from firelock_dashboard.web.fields import Integer, Text
+from firelock_dashboard.web.frameworks import NO_STREAM
+from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
-    from firelock_dashboard.request import Visit
+    from firelock_dashboard.web.request import Visit
 
 _NAME = Text("name", default="out")
 _AFTER = Integer("after", least=0, most=10**18)  # an offset

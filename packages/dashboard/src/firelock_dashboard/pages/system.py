@@ -12,12 +12,12 @@ import attrs
 from starlette.responses import Response
 
 from firelock import ConfigurationError, Settings
-from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
     from firelock.storage import Finding, SchemaState
-    from firelock_dashboard.request import Visit
+    from firelock_dashboard.web.request import Visit
 
 _MICROS = 1_000_000
 

@@ -17,20 +17,20 @@ from firelock import (
 )
 from firelock.arguments.references import put_at
 from firelock.storage import DURATION_BUCKETS, State
-from firelock_dashboard.fields import Choice, Integer, Named, Span, Text
 from firelock_dashboard.problems import BadRequest, NotHere
-from firelock_dashboard.routes import Route
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.security.redaction import MASK
 from firelock_dashboard.stats.history import SPANS
+from firelock_dashboard.web.fields import Choice, Integer, Named, Span, Text
+from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import Job, TaskEntry
     from firelock.storage import Input, JobRecord
-    from firelock_dashboard.request import Visit
     from firelock_dashboard.stats.history import TaskStats
+    from firelock_dashboard.web.request import Visit
 
 _HOURS = 24
 _RUNS = 20

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.approval import dashboard_address
+from firelock.flows.approval import dashboard_address
 from firelock_dashboard.problems import Forbidden, NoSession
 from firelock_dashboard.security.permissions import LEVELS, Access
 

@@ -17,8 +17,8 @@ import attrs
 
 from firelock import FirelockError, State
 from firelock.storage import JobFilter
-from firelock_dashboard.formatting import instant, micros
-from firelock_dashboard.job_search import pages_of
+from firelock_dashboard.stats.job_search import pages_of
+from firelock_dashboard.web.formatting import instant, micros
 
 if TYPE_CHECKING:
     from firelock import Firelock

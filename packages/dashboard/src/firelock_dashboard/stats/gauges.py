@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from firelock import MetricFamily
 from firelock.control.doctor import check_running
 from firelock.control.servers import ServerState
+from firelock.limits import name_of
 from firelock.storage import Feature, JobFilter, State
-from firelock.storage.limit_numbers import name_of
 
 if TYPE_CHECKING:
     from firelock import Firelock, RecurringJob, ServerView

@@ -18,7 +18,6 @@ import attrs
 
 from firelock import FirelockError
 from firelock.storage import State
-from firelock_dashboard.formatting import instant
 from firelock_dashboard.stats.rollups import (
     HOUR,
     MINUTE,
@@ -29,6 +28,7 @@ from firelock_dashboard.stats.rollups import (
     read_minutes,
     total,
 )
+from firelock_dashboard.web.formatting import instant
 
 if TYPE_CHECKING:
     from firelock import Firelock

@@ -16,9 +16,9 @@ from starlette.responses import Response
 
 from firelock import FirelockError
 from firelock.storage import Counts, State
-from firelock_dashboard.event_stream import ASKS_EVERY, EventStream
-from firelock_dashboard.formatting import instant
 from firelock_dashboard.stats.rollups import MINUTE
+from firelock_dashboard.web.event_stream import ASKS_EVERY, EventStream
+from firelock_dashboard.web.formatting import instant
 
 if TYPE_CHECKING:
     from firelock import Firelock

@@ -16,7 +16,7 @@ import attrs
 
 from firelock import StorageError
 from firelock.storage import DURATION_BUCKETS, Rollup
-from firelock_dashboard.formatting import instant, micros
+from firelock_dashboard.web.formatting import instant, micros
 
 if TYPE_CHECKING:
     from firelock import Firelock

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock.storage import JobFilter, State
-from firelock_dashboard.formatting import instant
+from firelock_dashboard.web.formatting import instant
 
 if TYPE_CHECKING:
     from firelock import Firelock, LimitView, QueueView

@@ -14,10 +14,10 @@ import attrs
 
 from firelock import FirelockError
 from firelock.control.doctor import Sight
+from firelock.jobs.blocked_by import HeldHead, held_heads
 from firelock.storage import Feature, State
-from firelock.waits import HeldHead, held_heads
-from firelock_dashboard.formatting import instant, micros
 from firelock_dashboard.stats.causes import NO_HOURS, Cause, Causes, Hours, added, muted_share, strips
+from firelock_dashboard.web.formatting import instant, micros
 
 if TYPE_CHECKING:
     from firelock import Diagnosis, Firelock, LimitView, Operation, Outcome, QueueView

@@ -2,13 +2,12 @@
 
     from firelock.compat.celery import Celery, chain, crontab, get_task_logger, shared_task
 
-`app.fire` is the Firelock app behind it: `firelock server shop.tasks:app.fire` takes the place of the worker
-and of beat. What Celery has and this has not raises `NotMapped`, which says how it is written here. Its page
-is docs/coming-from-celery.md.
+`app.fire` is the Firelock app behind it: `firelock server shop.tasks:app.fire` takes the place of the
+worker and of beat. What Celery has and this has not raises `NotMapped`, which says how it is written here.
+Its page is docs/coming-from-celery.md.
 
-Read `celery_app` first: the app and its tasks; `canvas` has calls as values, `async_result` their ends,
-`beat` schedules, `celery_config` settings; `celery_errors` is what is raised, `celery_refused` what has no
-counterpart.
+Read `app` first, with the tasks; `canvas` has calls as values, `async_result` their ends, `beat` schedules
+and `config` settings; `errors` is what is raised, `refused` what has no counterpart.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from __future__ import annotations
 import logging
 from typing import NoReturn
 
+from firelock.compat.celery.app import Celery, CeleryTask, shared_task
 from firelock.compat.celery.async_result import AsyncResult, GroupResult
 from firelock.compat.celery.beat import crontab, schedule
 from firelock.compat.celery.canvas import chain, group
-from firelock.compat.celery.celery_app import Celery, CeleryTask, shared_task
-from firelock.compat.celery.celery_errors import (
+from firelock.compat.celery.errors import (
     CeleryError,
     Ignore,
     MaxRetriesExceededError,
@@ -28,9 +27,9 @@ from firelock.compat.celery.celery_errors import (
     Retry,
     RunsTwiceWarning,
     TaskRevokedError,
-    TimeoutError,  # noqa: A004 - Celery's name
+    TimeoutError,  # noqa: A004 - its name in Celery
 )
-from firelock.compat.celery.celery_refused import REFUSED_NAMES
+from firelock.compat.celery.refused import REFUSED_NAMES
 
 __all__ = [
     "AsyncResult", "Celery", "CeleryError", "CeleryTask", "GroupResult", "Ignore", "MaxRetriesExceededError",

@@ -21,12 +21,12 @@ from firelock import (
     JobNotFound,
     State,
 )
-from firelock.compat.celery.celery_errors import TaskRevokedError
-from firelock.compat.celery.celery_refused import Refusing
-from firelock.values import On
+from firelock.compat.celery.errors import TaskRevokedError
+from firelock.compat.celery.refused import Refusing
+from firelock.model.dependencies import On
 
 if TYPE_CHECKING:
-    from firelock.values import ErrorInfo
+    from firelock.model.job import ErrorInfo
 
 _PENDING, _STARTED, _RETRY = "PENDING", "STARTED", "RETRY"
 _SUCCESS, _FAILURE, _REVOKED = "SUCCESS", "FAILURE", "REVOKED"

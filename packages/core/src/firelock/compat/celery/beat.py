@@ -7,9 +7,9 @@ from datetime import timedelta
 
 import attrs
 
-from firelock.compat.celery.celery_errors import NotMapped
-from firelock.cron import Cron, Every
-from firelock.text import shown
+from firelock.compat.celery.errors import NotMapped
+from firelock.model.text import shown
+from firelock.schedules.cron import Cron, Every
 
 _Field = str | int | Iterable[int]
 

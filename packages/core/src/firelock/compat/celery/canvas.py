@@ -10,8 +10,8 @@ import attrs
 
 from firelock import ConfigurationError, Firelock
 from firelock.compat.celery.async_result import AsyncResult, GroupResult
-from firelock.compat.celery.celery_errors import NotMapped
-from firelock.compat.celery.celery_refused import CHORD, Refusing
+from firelock.compat.celery.errors import NotMapped
+from firelock.compat.celery.refused import CHORD, Refusing
 
 if TYPE_CHECKING:
     from firelock.options import Call

@@ -6,7 +6,7 @@ import logging
 
 from django.utils.log import RequireDebugTrue
 
-from firelock.logs import has_server_log
+from firelock.server.logs import has_server_log
 
 
 def leave_console_to_server() -> None:

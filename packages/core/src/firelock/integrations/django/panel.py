@@ -15,7 +15,7 @@ from firelock.integrations.django.links import dashboard_link, may_see_jobs
 from firelock.integrations.django.project import get_app
 
 if TYPE_CHECKING:
-    from firelock.job import Job
+    from firelock.jobs.job import Job
 
 _FIELD = "jobs_of_object"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import django
 from django.apps import apps
 
-from firelock.hookspecs import hookimpl
 from firelock.integrations.django.connections import FreshConnections
 from firelock.integrations.django.console import leave_console_to_server
 from firelock.integrations.django.transactions import named_transaction, surrounding_transaction
+from firelock.plugins.hookspecs import hookimpl
 from firelock.storage import OpenTransaction, Storage
 
 

@@ -21,7 +21,6 @@ from django.core import checks
 from django.utils.module_loading import import_string
 
 from firelock import Firelock
-from firelock.aio import in_thread
 from firelock.errors import ConfigurationError, FirelockError, JobNotFound
 from firelock.integrations.django.task_api import (
     BaseTaskBackend,
@@ -51,13 +50,14 @@ from firelock.integrations.django.task_results import (
     shown_instant,
 )
 from firelock.integrations.django.task_runner import TaskRunner
+from firelock.model.aio import in_thread
+from firelock.model.text import shown
 from firelock.options import check_queue
-from firelock.text import shown
 
 if TYPE_CHECKING:
-    from firelock.job import Job
-    from firelock.limit import Limit, Turns
-    from firelock.unique import Debounce, Unique
+    from firelock.jobs.job import Job
+    from firelock.limits.limit import Limit, Turns
+    from firelock.limits.unique import Debounce, Unique
 
 _PACKAGE = "firelock.integrations.django"
 

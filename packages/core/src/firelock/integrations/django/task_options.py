@@ -17,12 +17,12 @@ import attrs
 from django.utils.module_loading import import_string
 
 from firelock.errors import ConfigurationError
-from firelock.keys import to_limits, to_start_before, to_unique
-from firelock.limit import Limit, Turns
+from firelock.limits.keys import to_limits, to_start_before, to_unique
+from firelock.limits.limit import Limit, Turns
+from firelock.limits.unique import Debounce, Unique
+from firelock.model.text import shown
 from firelock.options import Executor, check_queue, to_choice, to_keep_seconds, to_tags, to_timeout_seconds
 from firelock.retry import Retry
-from firelock.text import shown
-from firelock.unique import Debounce, Unique
 
 Backoff = Callable[[BaseException, Any], float | timedelta | None]
 """Called with the exception and the TaskResult: the wait before the next attempt, None for no more."""

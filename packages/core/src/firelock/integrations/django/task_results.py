@@ -14,8 +14,9 @@ from django.utils import timezone
 
 from firelock.errors import FirelockError, JobDeleted, ResultUnavailable
 from firelock.integrations.django.task_api import AttemptError, Task, TaskResult, TaskResultStatus
-from firelock.job import as_datetime
-from firelock.values import ErrorInfo, HistoryEntry, JobHistory, JobRecord, State
+from firelock.jobs.job import as_datetime
+from firelock.model.job import ErrorInfo, HistoryEntry, JobHistory, JobRecord
+from firelock.model.state import State
 
 if TYPE_CHECKING:
     from firelock import Firelock

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from asgiref.sync import sync_to_async
 
-from firelock.aio import in_thread
 from firelock.context import JobContext, Snooze, current_job
 from firelock.errors import FirelockError, JobCancelled, JobSuspended
 from firelock.integrations.django.task_api import (
@@ -36,6 +35,7 @@ from firelock.integrations.django.task_results import (
     shown_micros,
     task_as_enqueued,
 )
+from firelock.model.aio import in_thread
 from firelock.options import Executor
 from firelock.retry import DecisionKind, RetryDecision, retry_reason
 
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from django.dispatch import Signal
 
     from firelock import Firelock
+    from firelock.model.job import ClaimedJob
     from firelock.task import TaskVerbs
-    from firelock.values import ClaimedJob
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from firelock import State
+from firelock.jobs.blocked_by import held_heads
 from firelock.storage import BATCH_TASK, JobFilter
-from firelock.waits import held_heads
 
 if TYPE_CHECKING:
     from firelock import Firelock, JsonValue, QueueView

@@ -7,33 +7,26 @@ from collections.abc import Iterable, Mapping
 
 import attrs
 
-from firelock import lifecycle
-from firelock.clock import SECOND
-from firelock.lifecycle import Moved
+from firelock.model import lifecycle
+from firelock.model.batch import BATCH_TASK, BatchRules, Tally
+from firelock.model.clock import SECOND
+from firelock.model.dependencies import Edge, On, Ties, write_ties
+from firelock.model.job import JobRecord, NewJob, Transition
+from firelock.model.lifecycle import Moved
+from firelock.model.memo import (
+    Chunk,
+    Memo,
+    MemoKind,
+    NewMemo,
+    Remembered,
+    chunk_offset,
+    memo_words,
+)
+from firelock.model.session import Holder
+from firelock.model.state import State
 from firelock.storage import Applied, Storage
 from firelock.testing.conformance.race import until_none_is_left
 from firelock.testing.conformance.scene import STAMP, Running, Scene
-from firelock.values import (
-    BATCH_TASK,
-    BatchRules,
-    Chunk,
-    Edge,
-    Holder,
-    JobRecord,
-    Memo,
-    MemoKind,
-    NewJob,
-    NewMemo,
-    On,
-    Remembered,
-    State,
-    Tally,
-    Ties,
-    Transition,
-    chunk_offset,
-    memo_words,
-    write_ties,
-)
 
 
 class FlowScene(Scene):

@@ -9,9 +9,9 @@ from typing import Protocol
 import attrs
 import pytest
 
-from firelock.clock import SECOND
-from firelock.ids import new_id
-from firelock.locks import LockProvider
+from firelock.model.clock import SECOND
+from firelock.model.ids import new_id
+from firelock.storage.locks import LockProvider
 from firelock.testing.conformance.kit import REPORTED, Conformance
 from firelock.testing.conformance.race import ROUNDS, race
 from firelock.testing.movable_clock import movable
@@ -271,7 +271,7 @@ class _Providers:
 def _open_locks(url: str) -> LockProvider:
     """Return the lock provider of a URL, or the storage of it, which keeps locks as well."""
     from firelock.errors import UnknownScheme
-    from firelock.plugins import Plugins
+    from firelock.plugins.loader import Plugins
 
     plugins = Plugins()
     try:

@@ -9,11 +9,11 @@ from functools import partial
 import attrs
 import pytest
 
+from firelock.model.job import ClaimedJob
 from firelock.retry import DecisionKind, RetryDecision, RetryPolicy
 from firelock.testing.conformance.kit import REPORTED, Conformance
 from firelock.testing.conformance.race import race
 from firelock.testing.conformance.scene import BASE
-from firelock.values import ClaimedJob
 
 _LONGEST = timedelta(days=365)
 

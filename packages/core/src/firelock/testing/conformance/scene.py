@@ -12,9 +12,22 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock import lifecycle
-from firelock.clock import SECOND, micros
-from firelock.ids import derived_id
+from firelock.model import lifecycle
+from firelock.model.clock import SECOND, micros
+from firelock.model.dependencies import Edge, On
+from firelock.model.ids import derived_id
+from firelock.model.job import (
+    Attempt,
+    ClaimedJob,
+    ErrorInfo,
+    HistoryEntry,
+    JobRecord,
+    NewJob,
+    Transition,
+)
+from firelock.model.limit import Admission, LimitUse, UniqueUse, write_admission
+from firelock.model.session import Holder
+from firelock.model.state import State
 from firelock.storage import (
     Applied,
     ClaimRequest,
@@ -29,26 +42,9 @@ from firelock.storage import (
     Taken,
 )
 from firelock.testing.movable_clock import movable
-from firelock.values import (
-    Admission,
-    Attempt,
-    ClaimedJob,
-    Edge,
-    ErrorInfo,
-    HistoryEntry,
-    Holder,
-    JobRecord,
-    LimitUse,
-    NewJob,
-    On,
-    State,
-    Transition,
-    UniqueUse,
-    write_admission,
-)
 
 if TYPE_CHECKING:
-    from firelock.plugins import Plugins
+    from firelock.plugins.loader import Plugins
 
 BASE = micros(datetime(2030, 1, 1, tzinfo=UTC))
 """What a storage's clock says when a test begins."""
@@ -68,7 +64,7 @@ def opener(url: str) -> Callable[[], Storage]:
 @cache
 def _plugins() -> Plugins:
     """Return the plugins that are installed: a process has the same for all its tests."""
-    from firelock.plugins import Plugins
+    from firelock.plugins.loader import Plugins
 
     return Plugins()
 

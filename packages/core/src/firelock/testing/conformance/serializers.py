@@ -10,8 +10,8 @@ from functools import partial
 
 import pytest
 
+from firelock.arguments.serializer import MAX_DEPTH, JsonValue, Serializer
 from firelock.errors import ArgumentError
-from firelock.serializer import MAX_DEPTH, JsonValue, Serializer
 from firelock.testing.conformance.kit import REPORTED, Conformance
 from firelock.testing.conformance.race import race
 

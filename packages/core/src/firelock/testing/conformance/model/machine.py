@@ -12,11 +12,22 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from firelock import lifecycle
-from firelock.clock import SECOND
-from firelock.ids import derived_id
-from firelock.lifecycle import ALLOWED, continuation_target, is_legal
-from firelock.memory import MemoryStorage
+from firelock.model import lifecycle
+from firelock.model.clock import SECOND
+from firelock.model.dependencies import Edge, On
+from firelock.model.ids import derived_id
+from firelock.model.job import (
+    ClaimedJob,
+    HistoryEntry,
+    JobRecord,
+    LogLine,
+    NewJob,
+    Progress,
+    Transition,
+)
+from firelock.model.lifecycle import ALLOWED, continuation_target, is_legal
+from firelock.model.session import Holder
+from firelock.model.state import State
 from firelock.storage import (
     DURATION_BUCKETS,
     Applied,
@@ -30,22 +41,10 @@ from firelock.storage import (
     Storage,
     Taken,
 )
+from firelock.storage.memory import MemoryStorage
 from firelock.testing.conformance import scene as ends
 from firelock.testing.conformance.model.twin import Pair, Twin
 from firelock.testing.conformance.scene import HOUR, STAMP, Running, pages
-from firelock.values import (
-    ClaimedJob,
-    Edge,
-    HistoryEntry,
-    Holder,
-    JobRecord,
-    LogLine,
-    NewJob,
-    On,
-    Progress,
-    State,
-    Transition,
-)
 
 _Thing = TypeVar("_Thing")
 

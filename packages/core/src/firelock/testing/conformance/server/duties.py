@@ -19,11 +19,13 @@ import attrs
 import pytest
 
 from firelock.context import JobContext, Snooze
-from firelock.cron import Every
 from firelock.errors import ResultUnavailable
-from firelock.job import Job
-from firelock.lifecycle import Moved
+from firelock.jobs.job import Job
+from firelock.model.job import NewJob
+from firelock.model.lifecycle import Moved
+from firelock.model.state import State
 from firelock.retry import Retry
+from firelock.schedules.cron import Every
 from firelock.storage import ClaimRequest, Feature
 from firelock.task import TaskVerbs
 from firelock.testing.conformance.kit import requires
@@ -33,7 +35,6 @@ from firelock.testing.conformance.storage.newer import ADDED, UNKNOWN
 from firelock.testing.faults import FaultyStorage
 from firelock.testing.movable_clock import movable
 from firelock.testing.waiting import eventually
-from firelock.values import NewJob, State
 
 
 def _stored(stage: Stage, task: str, arguments: str, serializer: str) -> str:

@@ -10,7 +10,9 @@ import attrs
 import pytest
 
 from firelock.app import Firelock
-from firelock.job import Job
+from firelock.jobs.job import Job
+from firelock.model.job import JobRecord
+from firelock.model.state import State
 from firelock.retry import RetryPolicy
 from firelock.server.embedded import EmbeddedServer
 from firelock.settings import Settings
@@ -19,7 +21,6 @@ from firelock.task import TaskVerbs
 from firelock.testing.conformance.kit import REPORTED, required_features
 from firelock.testing.conformance.storage.subject import StorageFixtures, offers_or_skips
 from firelock.testing.waiting import eventually
-from firelock.values import JobRecord, State
 
 PATIENCE = 10.0
 """Seconds that a task of a test waits for its turn, so that a failed test ends."""

@@ -11,16 +11,20 @@ from collections.abc import Callable
 
 import attrs
 
-from firelock.clock import SECOND
 from firelock.errors import BatchFinished
-from firelock.lifecycle import Moved
+from firelock.model.batch import Tally
+from firelock.model.clock import SECOND
+from firelock.model.dependencies import Edge, On
+from firelock.model.job import JobRecord, NewJob
+from firelock.model.lifecycle import Moved
+from firelock.model.session import Holder
+from firelock.model.state import FINAL_STATES, State
 from firelock.storage import Applied, Storage
 from firelock.testing.conformance import scene as ends
 from firelock.testing.conformance.flow_scene import FlowScene, recount, suspends
 from firelock.testing.conformance.race import until_none_is_left
 from firelock.testing.conformance.scene import HOUR, Running
 from firelock.testing.conformance.steps.seeded import SeededSteps
-from firelock.values import FINAL_STATES, Edge, Holder, JobRecord, NewJob, On, State, Tally
 
 _MOST_BATCHES, _MOST_JOBS = 7, 40
 _HOW = (*["succeeds"] * 3, *["fails"] * 2, "gives up", "hands back", "waits", "retries at once")

@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import attrs
 
-from firelock.clock import SECOND
-from firelock.values import LimitUse
+from firelock.model.clock import SECOND
+from firelock.model.limit import LimitUse
 
 Keys = tuple[str, ...]
 """The keys of a lane's jobs; empty for jobs without any."""

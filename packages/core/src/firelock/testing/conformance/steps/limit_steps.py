@@ -7,7 +7,11 @@ from collections.abc import Callable
 
 import attrs
 
-from firelock.clock import SECOND
+from firelock.model.clock import SECOND
+from firelock.model.job import JobRecord, NewJob, Transition
+from firelock.model.limit import Admission, LimitUse
+from firelock.model.session import Holder
+from firelock.model.state import State
 from firelock.storage import Applied, Storage
 from firelock.testing.conformance import scene as ends
 from firelock.testing.conformance.scene import BASE, DAY, HOUR, Running, asks
@@ -23,7 +27,6 @@ from firelock.testing.conformance.steps.judge import (
     judge,
 )
 from firelock.testing.conformance.steps.seeded import SeededSteps
-from firelock.values import Admission, Holder, JobRecord, LimitUse, NewJob, State, Transition
 
 _MINUTE = 60 * SECOND
 

@@ -10,13 +10,16 @@ from collections.abc import Callable
 
 import attrs
 
-from firelock.clock import SECOND
+from firelock.model.clock import SECOND
+from firelock.model.job import JobRecord
+from firelock.model.memo import MemoKind, memo_words
+from firelock.model.session import Holder
+from firelock.model.state import State
 from firelock.storage import Applied, Storage
 from firelock.testing.conformance import scene as ends
 from firelock.testing.conformance.flow_scene import FlowScene, forgets, sleeps, suspends
 from firelock.testing.conformance.scene import HOUR, Running
 from firelock.testing.conformance.steps.seeded import SeededSteps
-from firelock.values import Holder, JobRecord, MemoKind, State, memo_words
 
 _NAMES = ("a", "b", "a:2")
 _Key = tuple[MemoKind, str]

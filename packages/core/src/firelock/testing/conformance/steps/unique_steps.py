@@ -6,13 +6,17 @@ from collections.abc import Callable
 
 import attrs
 
-from firelock.clock import SECOND
 from firelock.errors import DuplicateJob
+from firelock.model.answers import Duplicate
+from firelock.model.clock import SECOND
+from firelock.model.job import JobRecord, NewJob, Transition
+from firelock.model.limit import UniqueUse, Until
+from firelock.model.session import Holder
+from firelock.model.state import State
 from firelock.storage import Applied, Storage
 from firelock.testing.conformance import scene as ends
 from firelock.testing.conformance.scene import BASE, DAY, HOUR, Running, asks
 from firelock.testing.conformance.steps.seeded import SeededSteps
-from firelock.values import Duplicate, Holder, JobRecord, NewJob, State, Transition, UniqueUse, Until
 
 _MINUTE = 60 * SECOND
 _KEYS = ("tasks.run kit/a", "tasks.run kit/b")

@@ -8,7 +8,13 @@ from itertools import pairwise
 import pytest
 
 from firelock.errors import BatchFinished, JobNotFound
-from firelock.lifecycle import Moved
+from firelock.model.answers import Duplicate
+from firelock.model.batch import Tally
+from firelock.model.dependencies import Edge, On, Ties
+from firelock.model.job import Transition
+from firelock.model.lifecycle import Moved
+from firelock.model.limit import UniqueUse
+from firelock.model.state import State
 from firelock.storage import Applied, Feature, JobFilter
 from firelock.testing.conformance.flow_scene import FlowScene
 from firelock.testing.conformance.kit import requires
@@ -28,7 +34,6 @@ from firelock.testing.conformance.scene import (
     succeeds,
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
-from firelock.values import Duplicate, Edge, On, State, Tally, Ties, Transition, UniqueUse
 
 _OPEN, _DONE, _BAD, _GONE = State.AWAITING, State.SUCCEEDED, State.FAILED, State.DELETED
 

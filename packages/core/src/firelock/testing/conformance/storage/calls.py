@@ -6,7 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from firelock.lifecycle import Moved
+from firelock.model.batch import Tally
+from firelock.model.dependencies import Edge, Input, On, Ties, write_ties
+from firelock.model.job import Transition
+from firelock.model.lifecycle import Moved
+from firelock.model.memo import MemoKind
+from firelock.model.state import State
 from firelock.storage import Applied, JobFilter
 from firelock.testing.conformance.flow_scene import FlowScene, call_memo, suspends
 from firelock.testing.conformance.scene import (
@@ -21,7 +26,6 @@ from firelock.testing.conformance.scene import (
     succeeds,
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
-from firelock.values import Edge, Input, MemoKind, On, State, Tally, Ties, Transition, write_ties
 
 
 def _waits(running: Running, *children: str, due_at: int | None = None) -> Transition:

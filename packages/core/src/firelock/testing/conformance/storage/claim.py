@@ -7,7 +7,10 @@ import json
 import attrs
 import pytest
 
-from firelock.clock import SECOND
+from firelock.model.clock import SECOND
+from firelock.model.job import ClaimedJob
+from firelock.model.session import Holder
+from firelock.model.state import State
 from firelock.storage import ClaimRequest
 from firelock.testing.conformance.scene import (
     BASE,
@@ -21,7 +24,6 @@ from firelock.testing.conformance.scene import (
 )
 from firelock.testing.conformance.storage.recurring import due_once
 from firelock.testing.conformance.storage.subject import StorageFixtures
-from firelock.values import ClaimedJob, Holder, State
 
 
 class ClaimDuty(StorageFixtures):

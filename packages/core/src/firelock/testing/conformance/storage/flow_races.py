@@ -5,6 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from firelock.errors import BatchFinished
+from firelock.model.dependencies import On, Ties
+from firelock.model.job import NewJob
+from firelock.model.memo import Memo, MemoKind, NewMemo
+from firelock.model.state import FINAL_STATES, State
 from firelock.storage import Applied, JobFilter, Storage
 from firelock.testing.conformance.flow_scene import FlowScene, forgets, recount, signal, suspends
 from firelock.testing.conformance.race import ROUNDS, race, race_all, race_two, until_none_is_left
@@ -18,7 +22,6 @@ from firelock.testing.conformance.scene import (
     succeeds,
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
-from firelock.values import FINAL_STATES, Memo, MemoKind, NewJob, NewMemo, On, State, Ties
 
 
 def _release_all(storage: Storage) -> int:

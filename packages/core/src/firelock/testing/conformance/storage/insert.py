@@ -7,8 +7,11 @@ from itertools import chain
 import attrs
 import pytest
 
-from firelock.clock import SECOND
 from firelock.errors import JobNotFound
+from firelock.model.clock import SECOND
+from firelock.model.dependencies import Edge
+from firelock.model.job import HistoryEntry, JobRecord
+from firelock.model.state import State
 from firelock.testing.conformance.scene import (
     BASE,
     STAMP,
@@ -20,7 +23,6 @@ from firelock.testing.conformance.scene import (
     succeeds,
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
-from firelock.values import Edge, HistoryEntry, JobRecord, State
 
 
 class InsertDuty(StorageFixtures):

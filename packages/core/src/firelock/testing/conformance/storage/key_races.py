@@ -11,6 +11,11 @@ from itertools import count
 import pytest
 
 from firelock.errors import DuplicateJob
+from firelock.model.answers import Duplicate
+from firelock.model.job import NewJob
+from firelock.model.limit import LimitUse, UniqueUse, Until
+from firelock.model.session import Holder
+from firelock.model.state import State
 from firelock.storage import Applied, ClaimRequest, Feature, Storage
 from firelock.testing.conformance.race import ROUNDS, race, race_two
 from firelock.testing.conformance.scene import (
@@ -25,7 +30,6 @@ from firelock.testing.conformance.scene import (
     succeeds,
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
-from firelock.values import Duplicate, Holder, LimitUse, NewJob, State, UniqueUse, Until
 
 _STEPS_LIMIT = 3_000
 

@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 import attrs
 import pytest
 
-from firelock.clock import SECOND
 from firelock.errors import SchemaMismatch, StorageError, StorageUnavailable, UnsupportedFeature
+from firelock.model.clock import SECOND
+from firelock.model.state import State
 from firelock.storage import (
     CONTRACT,
     Applied,
@@ -43,7 +44,6 @@ from firelock.testing.conformance.scene import (
 from firelock.testing.conformance.storage.recurring import due_once
 from firelock.testing.conformance.storage.subject import StorageFixtures
 from firelock.testing.movable_clock import movable
-from firelock.values import State
 
 
 def _arguments(job: NewJob) -> dict[str, tuple[object, ...]]:

@@ -10,6 +10,8 @@ import attrs
 import pytest
 
 from firelock.errors import ConfigurationError
+from firelock.model.limit import LimitUse
+from firelock.model.state import State
 from firelock.storage import Applied, Feature, Storage
 from firelock.testing.conformance.kit import requires
 from firelock.testing.conformance.scene import (
@@ -31,7 +33,6 @@ from firelock.testing.conformance.scene import (
     succeeds,
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
-from firelock.values import LimitUse, State
 
 # Every key begins so: with partitions the jobs of a test lie together, as turns hold within one.
 A, B, X, Y = "kit/a", "kit/b", "kit/x", "kit/y"

@@ -5,7 +5,18 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from firelock.lifecycle import Moved
+from firelock.model.lifecycle import Moved
+from firelock.model.limit import UniqueUse
+from firelock.model.memo import (
+    MEMO_BYTES,
+    MEMOS_BYTES,
+    MEMOS_LIMIT,
+    Memo,
+    MemoKind,
+    NewMemo,
+    Remembered,
+)
+from firelock.model.state import State
 from firelock.storage import Applied, Feature
 from firelock.testing.conformance.flow_scene import FlowScene, forgets, signal, sleeps, suspends
 from firelock.testing.conformance.kit import requires
@@ -24,17 +35,6 @@ from firelock.testing.conformance.scene import (
     succeeds,
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
-from firelock.values import (
-    MEMO_BYTES,
-    MEMOS_BYTES,
-    MEMOS_LIMIT,
-    Memo,
-    MemoKind,
-    NewMemo,
-    Remembered,
-    State,
-    UniqueUse,
-)
 
 _STEP, _SIGNAL, _SLEEP, _CALL = MemoKind.STEP, MemoKind.SIGNAL, MemoKind.SLEEP, MemoKind.CALL
 

@@ -6,13 +6,15 @@ import json
 
 import pytest
 
-from firelock import lifecycle
+from firelock.model import lifecycle
+from firelock.model.dependencies import Ties, write_ties
+from firelock.model.limit import Admission, UniqueUse, write_admission
+from firelock.model.state import State
 from firelock.storage import Feature, JobFilter
 from firelock.testing.conformance.flow_scene import FlowScene
 from firelock.testing.conformance.kit import requires
 from firelock.testing.conformance.scene import HOUR, Scene, asks, deletes, requeues, succeeds
 from firelock.testing.conformance.storage.subject import StorageFixtures
-from firelock.values import Admission, State, Ties, UniqueUse, write_admission, write_ties
 
 ADDED = {"since": "next release"}
 """The value of each field that the next release has added."""

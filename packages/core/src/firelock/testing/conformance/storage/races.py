@@ -7,6 +7,11 @@ from functools import partial
 
 import pytest
 
+from firelock.model.dependencies import Edge
+from firelock.model.job import ClaimedJob
+from firelock.model.record import RecordChange
+from firelock.model.session import Holder
+from firelock.model.state import State
 from firelock.storage import DURATION_BUCKETS, Applied, ClaimRequest, Renewal, Rollup, Storage
 from firelock.testing.conformance.race import ROUNDS, race, race_two, until_none_is_left
 from firelock.testing.conformance.scene import (
@@ -24,7 +29,6 @@ from firelock.testing.conformance.scene import (
 )
 from firelock.testing.conformance.storage.recurring import due_once
 from firelock.testing.conformance.storage.subject import StorageFixtures
-from firelock.values import ClaimedJob, Edge, Holder, RecordChange, State
 
 
 def _claim_all(storage: Storage, holder: Holder, limit: int) -> list[str]:

@@ -7,7 +7,8 @@ from random import Random
 
 import pytest
 
-from firelock.clock import SECOND
+from firelock.model.clock import SECOND
+from firelock.model.limit import LimitUse
 from firelock.storage import Feature
 from firelock.testing.conformance.scene import (
     BASE,
@@ -20,7 +21,6 @@ from firelock.testing.conformance.scene import (
     succeeds,
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
-from firelock.values import LimitUse
 
 # Every key begins so: with partitions the jobs of a test lie together, as turns hold within one.
 A, B, X, Y = "kit/a", "kit/b", "kit/x", "kit/y"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from firelock.clock import SECOND
 from firelock.errors import StorageError
-from firelock.lifecycle import HISTORY_LIMIT, bounded_history
+from firelock.model.clock import SECOND
+from firelock.model.job import HistoryEntry, LogLine, Progress
+from firelock.model.lifecycle import HISTORY_LIMIT, bounded_history
+from firelock.model.state import State
 from firelock.storage import DURATION_BUCKETS, Counts, FailureGroup, JobFilter, Rollup
 from firelock.testing.conformance.scene import (
     BASE,
@@ -25,7 +27,6 @@ from firelock.testing.conformance.scene import (
     succeeds,
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
-from firelock.values import HistoryEntry, LogLine, Progress, State
 
 
 def _walk(scene: Scene, where: JobFilter, limit: int, *, oldest_first: bool = False) -> list[list[str]]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import pytest
 
 from firelock.errors import JobNotFound
+from firelock.model.dependencies import Edge, On
+from firelock.model.state import State
 from firelock.storage import Applied, Inserted, Record, RecordChange
 from firelock.testing.conformance.scene import BASE, HOUR, Scene
 from firelock.testing.conformance.storage.subject import StorageFixtures
-from firelock.values import Edge, On, State
 
 
 def due_once(scene: Scene, key: str = "nightly", *, due_at: int | None = BASE + HOUR) -> int:

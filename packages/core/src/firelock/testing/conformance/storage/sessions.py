@@ -5,8 +5,10 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from firelock.clock import SECOND
-from firelock.lifecycle import Moved
+from firelock.model.clock import SECOND
+from firelock.model.job import JobRecord
+from firelock.model.lifecycle import Moved
+from firelock.model.state import State
 from firelock.storage import Applied, Held, LostClaim, NewSession, Renewal
 from firelock.testing.conformance.scene import (
     BASE,
@@ -23,7 +25,6 @@ from firelock.testing.conformance.scene import (
     succeeds,
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
-from firelock.values import JobRecord, State
 
 HOURS = 3_600.0
 

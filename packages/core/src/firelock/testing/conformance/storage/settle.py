@@ -7,8 +7,11 @@ from collections.abc import Callable
 import attrs
 import pytest
 
-from firelock import lifecycle
-from firelock.clock import SECOND
+from firelock.model import lifecycle
+from firelock.model.clock import SECOND
+from firelock.model.job import Attempt, HistoryEntry, Transition
+from firelock.model.session import Holder
+from firelock.model.state import State
 from firelock.storage import Applied, Held
 from firelock.testing.conformance.scene import (
     BASE,
@@ -30,7 +33,6 @@ from firelock.testing.conformance.scene import (
     succeeds,
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
-from firelock.values import Attempt, HistoryEntry, Holder, State, Transition
 
 # Ends by the rule that each proves: the end, what is the matter where it fails, and what is written.
 _WRITTEN: dict[str, tuple[Callable[[Running], Transition], str, dict[str, object]]] = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 import attrs
 import pytest
 
+from firelock.model.memo import Chunk, chunk_offset
 from firelock.testing.conformance.flow_scene import FlowScene
 from firelock.testing.conformance.scene import BASE, DAY, Running, deletes, retries, succeeds
 from firelock.testing.conformance.storage.subject import StorageFixtures
-from firelock.values import Chunk, chunk_offset
 
 
 class StreamDuty(StorageFixtures):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from firelock.clock import micros
+from firelock.model.clock import micros
+from firelock.model.job import ErrorInfo
+from firelock.model.state import State
 from firelock.storage import JobFilter, Record
 from firelock.testing.conformance.scene import BASE, STAMP, Scene, fails, succeeds
 from firelock.testing.conformance.storage.subject import StorageFixtures
-from firelock.values import ErrorInfo, State
 
 ODD_TEXTS = {
     "percent": "100% %s %(x)s {x} $1 :name ?",

@@ -9,6 +9,11 @@ import attrs
 import pytest
 
 from firelock.errors import DuplicateJob, JobNotFound
+from firelock.model.answers import Duplicate
+from firelock.model.dependencies import Edge
+from firelock.model.job import JobRecord, NewJob
+from firelock.model.limit import LimitUse, UniqueUse, Until
+from firelock.model.state import State
 from firelock.storage import Applied, Feature
 from firelock.testing.conformance.kit import requires
 from firelock.testing.conformance.scene import (
@@ -29,7 +34,6 @@ from firelock.testing.conformance.scene import (
     succeeds,
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
-from firelock.values import Duplicate, Edge, JobRecord, LimitUse, NewJob, State, UniqueUse, Until
 
 # As stored: the task's name, a blank, the key. What they begin with lies together where there are partitions.
 K, L = "tasks.run kit/k", "tasks.run kit/l"

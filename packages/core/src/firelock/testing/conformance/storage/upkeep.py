@@ -7,8 +7,11 @@ from collections.abc import Callable
 import attrs
 import pytest
 
-from firelock.clock import SECOND
-from firelock.lifecycle import Moved, continuation_target, waiting_reason
+from firelock.model.clock import SECOND
+from firelock.model.dependencies import Edge, On
+from firelock.model.job import HistoryEntry, LogLine, Progress, Transition
+from firelock.model.lifecycle import Moved, continuation_target, waiting_reason
+from firelock.model.state import State
 from firelock.storage import DURATION_BUCKETS, Applied, JobFilter, Promotion, Rollup
 from firelock.testing.conformance.race import until_none_is_left
 from firelock.testing.conformance.scene import (
@@ -27,7 +30,6 @@ from firelock.testing.conformance.scene import (
 )
 from firelock.testing.conformance.storage.recurring import due_once
 from firelock.testing.conformance.storage.subject import StorageFixtures
-from firelock.values import Edge, HistoryEntry, LogLine, On, Progress, State, Transition
 
 
 class PromoteDuty(StorageFixtures):

@@ -1,0 +1,365 @@
+"""Connections to Redis: to one server or the primary that Sentinels name, or to the nodes of a cluster."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias, TypeVar, cast
+
+from redis import exceptions as driver
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
+from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError, Sentinel
+
+from firelock.storage import StorageError, StorageUnavailable
+from firelock_redis.connections.errors import is_leaving, translated
+from firelock_redis.connections.url import RedisUrl
+
+Reply: TypeAlias = Any
+"""What a server answers: texts, whole numbers, None, and lists of these; a script's header says which."""
+
+_T = TypeVar("_T")
+_LOOKED_AT_AFTER = 1.0  # seconds without use from which on a connection may have been closed by the server
+_MOVING_PAUSE = 0.02  # seconds between two tries while a slot moves
+_FAILURES = (driver.RedisError, driver.RedisClusterException, OSError)  # the second is none of the first
+
+
+class RedisConnections:
+    """The connections to one server, or to the primary that Sentinels name: one for each call under way.
+
+    A call takes one for itself and gives it back when its reply is read to the end; after anything else than
+    a reply the connection is closed, so that nobody ever reads what was meant for another.
+    """
+
+    def __init__(self, url: RedisUrl) -> None:
+        self._url = url
+        self._idle: list[tuple[AbstractConnection, float]] = []
+        self._number = 0  # of the generation: connections of a former one are not used again
+        self._is_closed = False
+        self._sentinel = _sentinel(url) if url.is_sentinel else None
+
+    # ---- calls -------------------------------------------------------------------------------------------
+
+    def call(self, *words: object) -> Reply:
+        """Return the reply to one command.
+
+        Raises:
+            StorageUnavailable: it cannot be reached, or not now.
+            StorageError: it refuses.
+            NoScriptError: of the driver, for the one who knows the script.
+        """
+        return self._ask(lambda connection: _answer(connection, words))
+
+    def call_together(self, _key: str, commands: Sequence[Sequence[object]]) -> list[Reply]:
+        """Return the replies to commands sent together; an error is raised when all replies are read."""
+        return self._ask(lambda connection: _answers(connection, commands))
+
+    def ask_primaries(self, *words: object) -> Mapping[str, Reply]:
+        """Return each primary's reply to a command without a key, by where it is."""
+        return {str(self._url): self.call(*words)}
+
+    def _ask(self, ask: Callable[[AbstractConnection], _T]) -> _T:
+        """Return the answer by a connection that nobody else uses meanwhile."""
+        number, connection = self._number, None
+        try:
+            connection = self._take()
+            answer = ask(connection)
+        except driver.NoScriptError:
+            self._give_back(number, connection)
+            raise
+        except driver.ResponseError as error:
+            if is_leaving(error):
+                self._leave(connection)
+            else:
+                self._give_back(number, connection)
+            raise translated(error, self._url) from error
+        except (driver.RedisError, OSError, UnicodeError) as error:
+            self._leave(connection)
+            raise translated(error, self._url) from error
+        except BaseException:
+            _drop(connection)
+            raise
+        self._give_back(number, connection)
+        return answer
+
+    # ---- taking and giving back --------------------------------------------------------------------------
+
+    def _take(self) -> AbstractConnection:
+        if self._is_closed:
+            raise _closed(self._url)
+        try:
+            connection, used_at = self._idle.pop()
+        except IndexError:
+            return self.listener()
+        if time.monotonic() - used_at > _LOOKED_AT_AFTER and _is_spoilt(connection):
+            self._leave(connection)  # it would connect again to what may not be the primary now
+            return self.listener()
+        return connection
+
+    def _give_back(self, number: int, connection: AbstractConnection | None) -> None:
+        if connection is None:
+            return
+        if self._is_closed or number != self._number:
+            _drop(connection)
+        else:
+            self._idle.append((connection, time.monotonic()))
+
+    def _leave(self, connection: AbstractConnection | None) -> None:
+        """The server is gone, or another one now: no connection to it is used again."""
+        _drop(connection)
+        self._number += 1
+        self._drop_idle()
+
+    def _drop_idle(self) -> None:
+        while True:
+            try:
+                connection, _ = self._idle.pop()
+            except IndexError:
+                return
+            _drop(connection)
+
+    def listener(self) -> AbstractConnection:
+        """Return a connection of the caller's own, who closes it; it connects when it is first used."""
+        url = self._url
+        options = {**_options_of(url), "db": url.database, "command_packer": _packer}
+        if url.path:
+            kind = cast("Callable[..., AbstractConnection]", UnixDomainSocketConnection)
+            return kind(path=url.path, **options)
+        host, port = url.hosts[0] if self._sentinel is None else self._primary(self._sentinel)
+        return (Connection if url.tls is None else SSLConnection)(host=host, port=port, **options)
+
+    def _primary(self, sentinel: Sentinel) -> tuple[str, int]:
+        """Return where the primary is at present, as the Sentinels say."""
+        url = self._url
+        try:
+            host, port = sentinel.discover_master(url.service)
+        except MasterNotFoundError as error:
+            raise StorageUnavailable(
+                f"Redis at {url}: no Sentinel that answers knows a primary for {url.service!r} that is up. "
+                "Look at the name and at the Sentinels' addresses."
+            ) from error
+        return str(host), int(port)
+
+    def leave_behind(self) -> None:
+        """This is another process, after a fork: it makes connections of its own."""
+        self._idle = []
+
+    def close(self) -> None:
+        """Every connection is closed; a call under way ends first."""
+        self._is_closed = True
+        self._drop_idle()
+        for client in () if self._sentinel is None else self._sentinel.sentinels:
+            client.close()
+
+
+class ClusterConnections:
+    """The connections to the nodes of a cluster; a command goes where its key lies.
+
+    The driver knows which node has a slot, and hears when it moves.
+    """
+
+    def __init__(self, url: RedisUrl) -> None:
+        self._url = url
+        self._lock = threading.Lock()
+        self._client: RedisCluster | None = None
+        self._is_closed = False
+
+    # ---- calls -------------------------------------------------------------------------------------------
+
+    def call(self, *words: object) -> Reply:
+        """Return the reply to one command with a key; see `RedisConnections.call`."""
+        with self._translating():
+            return self._while_slots_move(lambda: self._opened().execute_command(*words))
+
+    def call_together(self, key: str, commands: Sequence[Sequence[object]]) -> list[Reply]:
+        """Return the replies to commands sent over one connection to the node that has the key."""
+        with self._translating():
+            return self._while_slots_move(lambda: self._call_at(key, commands))
+
+    def ask_primaries(self, *words: object) -> Mapping[str, Reply]:
+        """Return the reply of each primary to a command without a key, by its address."""
+        with self._translating():
+            client = self._opened()
+            nodes = sorted(client.get_primaries(), key=lambda node: str(node.name))
+            return {str(node.name): client.execute_command(*words, target_nodes=node) for node in nodes}
+
+    def listener(self) -> AbstractConnection:
+        """Return a connection of its own to some node; what is published reaches every node."""
+        with self._translating():
+            client = self._opened()
+            pool = client.get_redis_connection(client.get_random_node()).connection_pool
+            return cast("AbstractConnection", pool.make_connection())
+
+    def _call_at(self, key: str, commands: Sequence[Sequence[object]]) -> list[Reply]:
+        client = self._opened()
+        node = client.get_node_from_key(key)
+        if node is None:
+            raise driver.ClusterDownError("CLUSTERDOWN no node has the slot")
+        pool = client.get_redis_connection(node).connection_pool
+        connection = pool.get_connection()
+        try:
+            return _answers(connection, commands)
+        except BaseException:
+            connection.disconnect()
+            raise
+        finally:
+            pool.release(connection)
+
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        """What the driver raises is the storage's own error, but for what whoever knows the script mends."""
+        try:
+            yield
+        except driver.NoScriptError:
+            raise
+        except (*_FAILURES, UnicodeError) as error:
+            if not isinstance(error, driver.ResponseError) or isinstance(error, driver.ClusterDownError):
+                self._forget()
+            raise translated(error, self._url) from error
+
+    def _while_slots_move(self, ask: Callable[[], _T]) -> _T:
+        """Return the answer as soon as the slot is at one node; nothing has been done until then.
+
+        Raises:
+            TryAgainError: of the driver; it was still moving when the time limit of a call had passed.
+        """
+        deadline = time.monotonic() + self._url.timeout_seconds
+        while True:
+            try:
+                return ask()
+            except (driver.AskError, driver.TryAgainError, driver.ClusterError) as error:
+                if isinstance(error, driver.ClusterDownError):
+                    raise
+                if isinstance(error, driver.MovedError):
+                    self._forget()
+                if time.monotonic() > deadline:
+                    raise driver.TryAgainError("TRYAGAIN a slot moves") from error
+            time.sleep(_MOVING_PAUSE)
+
+    # ---- the driver's client -----------------------------------------------------------------------------
+
+    def _opened(self) -> RedisCluster:
+        """Return the driver's client of this process."""
+        if self._is_closed:
+            raise _closed(self._url)
+        with self._lock:
+            if self._client is None:
+                self._client = self._open()
+            return self._client
+
+    def _open(self) -> RedisCluster:
+        nodes = [ClusterNode(host, port) for host, port in self._url.hosts]
+        tls: dict[str, Any] = {} if self._url.tls is None else {"ssl": True}
+        # A lost reply is the caller's to judge: the driver would send a claim again that was done.
+        try:
+            return RedisCluster(
+                startup_nodes=nodes, retry=Retry(NoBackoff(), 0), **_options_of(self._url), **tls
+            )
+        except BaseException:
+            for node in nodes:
+                if node.redis_connection is not None:
+                    node.redis_connection.close()
+            raise
+
+    def _forget(self) -> None:
+        """Nodes may have gone or changed their part: the next call asks anew who has which slot."""
+        with self._lock:
+            self._client = None  # not closed: other threads may be waiting for their replies
+
+    def leave_behind(self) -> None:
+        """See `RedisConnections.leave_behind`."""
+        self._client, self._lock = None, threading.Lock()
+
+    def close(self) -> None:
+        """Every connection is closed."""
+        self._is_closed = True
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+
+# ---- one connection --------------------------------------------------------------------------------------
+
+
+def _options_of(url: RedisUrl) -> dict[str, Any]:
+    """Return what the driver is told of every connection."""
+    return {
+        "username": url.username,
+        "password": url.password,
+        "socket_timeout": url.timeout_seconds,
+        "socket_connect_timeout": url.timeout_seconds,
+        "decode_responses": True,
+        "encoding_errors": "surrogatepass",
+        "protocol": 2,
+        "driver_info": None,
+        **(url.tls or {}),
+    }
+
+
+def _sentinel(url: RedisUrl) -> Sentinel:
+    timeout = min(1.0, url.timeout_seconds)
+    others = {
+        "username": url.sentinel_username,
+        "password": url.sentinel_password,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "ssl": url.tls is not None,
+    }
+    return Sentinel(url.hosts, sentinel_kwargs={**_options_of(url), **others})
+
+
+try:
+    from hiredis import pack_command
+except ImportError:
+    _packer = None  # the driver's own, in Python
+else:
+
+    class _Packer:
+        """Lays out a command as it is sent: the driver's way looks at each word once more, 0.2 µs apiece."""
+
+        def pack(self, *words: object) -> list[bytes]:
+            """Return the command; a batch of jobs has thousands of words."""
+            return [pack_command(cast("Any", words))]
+
+    _packer = _Packer()
+
+
+def _answer(connection: AbstractConnection, words: Sequence[object]) -> Reply:
+    connection.send_command(*words)
+    return connection.read_response()
+
+
+def _answers(connection: AbstractConnection, commands: Sequence[Sequence[object]]) -> list[Reply]:
+    """Return the replies to commands sent together; an error is raised when all replies are read."""
+    connection.send_packed_command(connection.pack_commands(commands))
+    replies, failed = [], None
+    for _ in commands:
+        try:
+            replies.append(connection.read_response())
+        except driver.ResponseError as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed
+    return replies
+
+
+def _is_spoilt(connection: AbstractConnection) -> bool:
+    """Tell whether there is something to read where nothing was asked: the server has closed it."""
+    try:
+        return bool(connection.can_read(timeout=0))
+    except (driver.RedisError, OSError):
+        return True
+
+
+def _drop(connection: AbstractConnection | None) -> None:
+    if connection is not None:
+        connection.disconnect()
+
+
+def _closed(url: RedisUrl) -> StorageError:
+    return StorageError(f"Storage {url} is closed; open a new handle.")

@@ -1,0 +1,101 @@
+"""What Redis's errors mean to those who called: try again, or not; in one line, without a secret."""
+
+from __future__ import annotations
+
+import re
+
+from redis import exceptions as driver
+
+from firelock.storage import StorageError, StorageUnavailable
+from firelock_redis.connections.url import RedisUrl
+
+# What a server answers while it changes its part, starts, or is full: trying again may help.
+_PASSING = {
+    "READONLY": "it is a replica and takes no writes; name its primary, or use redis+sentinel://",
+    "LOADING": "it is reading its data from the disk",
+    "MASTERDOWN": "it has lost its primary",
+    "CLUSTERDOWN": "the cluster has lost nodes or slots",
+    "TRYAGAIN": "a slot is being moved",
+    "NOREPLICAS": "it has fewer replicas than its min-replicas-to-write",
+    "OOM": "its memory is full; raise maxmemory, or let jobs end and be pruned",
+    "MISCONF": "it cannot write its data to the disk",
+    "BUSY": "another client's script keeps it busy",
+    "NOGOODSLAVE": "there is no replica to go on with",
+    "UNKILLABLE": "another client's script keeps it busy",
+}
+_LASTING = {
+    "WRONGPASS": "it refuses the user name or the password of the URL",
+    "NOAUTH": "it wants a password and the URL has none",
+    "NOPERM": "the user may not run a command that Firelock needs; see the list in docs/redis.md",
+    "MOVED": "it is a node of a cluster; use redis+cluster://",
+    "CROSSSLOT": "it is a node of a cluster; use redis+cluster://",
+    "WRONGTYPE": "a key below the prefix is not Firelock's; choose another ?prefix=",
+}
+_LEAVING = frozenset({"READONLY", "MASTERDOWN", "CLUSTERDOWN"})
+
+
+def _code(error: BaseException) -> str:
+    """Return the first word of what the server said, which the driver keeps apart for some classes."""
+    text = str(error)
+    wrapped = _IN_A_SCRIPT.search(text)
+    return wrapped[1] if wrapped else getattr(error, "status_code", None) or text.partition(" ")[0]
+
+
+_IN_A_SCRIPT = re.compile(r"^Error running script .*?: -?([A-Z]{2,}) ")  # before Redis 7
+_NOT_ALLOWED_IN_A_SCRIPT = (
+    "user executing the script can't",
+    "ACL failure in script",
+)  # before Redis 7, and since
+
+
+def is_leaving(error: BaseException) -> bool:
+    """Tell whether the server has another part now than the one its connections were made for."""
+    return _code(error) in _LEAVING
+
+
+def translated(error: Exception, url: RedisUrl) -> StorageError:
+    """Return the storage's own error for the driver's."""
+    code, where = _code(error), f"Redis at {url}"
+    if code in _PASSING:
+        return StorageUnavailable(f"{where}: {_PASSING[code]} ({code}).")
+    text = str(error).rstrip(".") or type(error).__name__
+    if mistake := _mistaken(error, text, url):
+        return StorageError(f"{where}: {mistake}.")
+    if code in _LASTING:
+        return StorageError(f"{where}: {_LASTING[code]} ({code}).")
+    if isinstance(error, driver.TimeoutError):
+        return StorageUnavailable(f"{where} did not answer in time ({text}).{_tls_hint(text, url)}")
+    if isinstance(error, driver.ConnectionError | OSError | driver.RedisClusterException):
+        return StorageUnavailable(f"{where} cannot be reached: {text}.{_tls_hint(text, url)}")
+    if isinstance(error, UnicodeError):
+        return StorageError(f"{where} cannot hold a text of this call: {type(error).__name__}.")
+    return StorageError(f"{where}: {text}.")
+
+
+def _mistaken(error: Exception, text: str, url: RedisUrl) -> str:
+    """Return what of the URL does not fit what listens there; nothing where that is not it."""
+    if isinstance(error, driver.AuthenticationError):
+        return f"{_LASTING['NOAUTH' if _code(error) == 'NOAUTH' else 'WRONGPASS']} ({text})"
+    if any(words in text for words in _NOT_ALLOWED_IN_A_SCRIPT):
+        return f"{_LASTING['NOPERM']} (NOPERM)"
+    if isinstance(error, driver.InvalidResponse):
+        return f"what listens there does not speak Redis ({text})"
+    if "luster support disabled" in text or "luster mode is not enabled" in text:
+        return "it is no cluster; use redis://"
+    if "unknown command" in text and "SENTINEL" in text:
+        return "it is no Sentinel; use redis://"
+    if "DB index is out of range" in text:
+        return f"it has no database {url.database}; name another, or raise its setting `databases`"
+    return ""
+
+
+def _tls_hint(text: str, url: RedisUrl) -> str:
+    lower = text.lower()
+    if url.tls is not None:
+        if "certificate verify failed" in lower:
+            return " Name the authority of its certificate by ssl_ca_certs=."
+        if any(sign in lower for sign in ("wrong version", "record layer", "eof occurred", "connecting")):
+            return " Perhaps it does not speak TLS at this port; use redis:// or its TLS port."
+    elif "closed by server" in lower or "reset by peer" in lower:
+        return " If it speaks TLS at this port, use rediss://."
+    return ""

@@ -1,0 +1,211 @@
+"""How safe jobs are in this Redis, and what may go wrong with it, as it says itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import attrs
+from typing_extensions import override
+
+from firelock.storage import Finding, StorageError, StorageUnavailable
+from firelock_redis.connections.database import KEEPING, RedisDatabase, RedisVerbs, product_of
+
+_FULL = 0.9  # of maxmemory: from here on it is worth a word
+
+
+@attrs.frozen
+class _Primary:
+    """What one primary says of itself."""
+
+    where: str
+    told: Mapping[str, Any]  # by INFO
+    save: str | None  # when snapshots are made; nothing: never; None: CONFIG GET is not allowed
+    appendfsync: str | None  # None: as above
+
+
+def _primaries(database: RedisDatabase) -> list[_Primary]:
+    saves, syncs = _setting(database, "save"), _setting(database, "appendfsync")
+    return [
+        _Primary(where, told, saves.get(where), syncs.get(where))
+        for where, told in database.information().items()
+    ]
+
+
+def _setting(database: RedisDatabase, name: str) -> Mapping[str, str]:
+    """Return what each primary has set; nothing where CONFIG GET is not allowed, or not there at all."""
+    try:
+        replies = database.connections.ask_primaries("CONFIG", "GET", name)
+    except StorageUnavailable:
+        raise
+    except StorageError:
+        return {}
+    return {where: str(reply[1]) for where, reply in replies.items() if len(reply) == 2}  # noqa: PLR2004
+
+
+class HealthVerbs(RedisVerbs):
+    """The verbs that tell of the storage."""
+
+    @override
+    def describe(self) -> Mapping[str, str]:
+        """Return what the server is and how safe jobs are in it."""
+        primaries = _primaries(self.database)
+        said = {
+            "storage": str(self.database.url),
+            "server": _together(" ".join(product_of(one.told)) for one in primaries),
+            "durability": _replicated(self.database) + _together(map(_durability, primaries)),
+            "eviction": _together(map(_eviction, primaries)),
+            "memory": _size(sum(_number(one, "used_memory") for one in primaries)),
+            "replicas": str(sum(_number(one, "connected_slaves") for one in primaries)),
+            "wake": "published, one connection a process",
+        }
+        if self._partitions.number > 1:
+            said["partitions"] = str(self._partitions.number)
+            said["keys"] = "all of a job begin alike up to their first /, as smtp and smtp/tenant:7 do"
+        return said
+
+    @override
+    def diagnose(self) -> list[Finding]:
+        """Return what may go wrong, and how to mend it; of a cluster's nodes, each by itself."""
+        primaries = _primaries(self.database)
+        found: dict[str, tuple[Finding, list[str]]] = {}
+        for primary in primaries:
+            for finding in _findings(self.database, primary):
+                found.setdefault(finding.what, (finding, []))[1].append(primary.where)
+        findings = [
+            finding
+            if len(primaries) == 1
+            else attrs.evolve(finding, what=f"{', '.join(where)}: {finding.what}")
+            for finding, where in found.values()
+        ]
+        return [*findings, *_broken(self.database)]
+
+
+def _together(texts: Iterable[str]) -> str:
+    """Return what all primaries have in common, or each text with how many of them it is true of."""
+    counted = Counter(texts)
+    number = counted.total()
+    if number == 1:
+        return next(iter(counted))
+    return "; ".join(f"{text} ({count} of {number} primaries)" for text, count in counted.items())
+
+
+def _number(primary: _Primary, name: str) -> int:
+    return int(primary.told.get(name, 0))
+
+
+def _eviction(primary: _Primary) -> str:
+    most = _number(primary, "maxmemory")
+    limit = f"maxmemory {_size(most)}" if most else "maxmemory not set"
+    return f"{primary.told.get('maxmemory_policy', '?')}, {limit}"
+
+
+def _size(number: int) -> str:
+    return f"{number / 1024 / 1024:.1f} MiB"
+
+
+def _replicated(database: RedisDatabase) -> str:
+    wanted = database.url.replicas
+    if not wanted:
+        return ""
+    replicas = "a replica has" if wanted == 1 else f"{wanted} replicas have"
+    return f"{replicas} an enqueued job as well before the call returns; "
+
+
+def _durability(primary: _Primary) -> str:
+    if primary.told.get("aof_enabled"):
+        return f"append-only file, {_SYNCED.get(primary.appendfsync, _SYNCED[None])}"
+    match primary.save:
+        case None:
+            return (
+                "no append-only file, and CONFIG GET is not allowed, so that nobody knows of snapshots: "
+                "reckon with none"
+            )
+        case "":
+            return "none: a restart takes every job"
+        case _:
+            return f"snapshots alone (save {primary.save}): a crash takes what came after the last one"
+
+
+_SYNCED: Mapping[str | None, str] = {
+    "always": "appendfsync always: what was acknowledged is on the disk",
+    "everysec": "appendfsync everysec: a power failure may take the last two seconds",
+    "no": "appendfsync no: a power failure takes what the system had not written yet, some 30 seconds",
+    None: "synced as CONFIG says, which may not be asked: a power failure may take the last seconds",
+}
+
+
+def _findings(database: RedisDatabase, primary: _Primary) -> Iterator[Finding]:
+    if primary.told.get("role", "master") != "master":
+        yield Finding(True, "It is a replica.", "Name its primary, or use redis+sentinel://.")
+    yield from _about_memory(database, primary)
+    yield from _about_the_disk(primary)
+    wanted, connected = database.url.replicas, _number(primary, "connected_slaves")
+    if connected < wanted:
+        yield Finding(
+            True,
+            f"{connected} of {wanted} replicas of ?durability=replicated are connected: each enqueue fails.",
+            "Start replicas, or lower ?replicas=.",
+        )
+
+
+def _about_memory(database: RedisDatabase, primary: _Primary) -> Iterator[Finding]:
+    policy = primary.told.get("maxmemory_policy", KEEPING)
+    used, most = _number(primary, "used_memory"), _number(primary, "maxmemory")
+    if policy != KEEPING:
+        yield Finding(
+            database.url.refuses_eviction,
+            f"maxmemory-policy is {policy}: jobs or locks are dropped when memory is full.",
+            "Set maxmemory-policy noeviction.",
+        )
+    if not most:
+        yield Finding(
+            False,
+            "maxmemory is not set: the system may end the server when memory is short.",
+            "Set maxmemory below the machine's memory.",
+        )
+    elif used > most * _FULL:
+        yield Finding(
+            True,
+            f"Memory is {used * 100 // most} % of maxmemory; when it is full, no job is accepted.",
+            "Raise maxmemory, or shorten the retention.",
+        )
+
+
+def _about_the_disk(primary: _Primary) -> Iterator[Finding]:
+    mend = "Set appendonly yes, if jobs have to outlive the server."
+    if not primary.told.get("aof_enabled"):
+        if primary.save is None:
+            yield Finding(False, "No append-only file: a restart may lose jobs, perhaps all.", mend)
+        elif primary.save:
+            yield Finding(
+                False, "Snapshots alone: a crash of the server loses what came after the last one.", mend
+            )
+        else:
+            yield Finding(False, "No append-only file and no snapshots: a restart loses every job.", mend)
+    elif primary.appendfsync == "no":
+        yield Finding(False, "appendfsync is no: a power failure loses jobs.", "Set appendfsync everysec.")
+    for name, what in _WRITES.items():
+        if primary.told.get(name, "ok") != "ok":
+            yield Finding(True, f"The server could not write {what}.", "Free its disk; its log says why.")
+
+
+_WRITES = {
+    "aof_last_write_status": "its append-only file",
+    "aof_last_bgrewrite_status": "its append-only file anew",
+    "rdb_last_bgsave_status": "its last snapshot",
+}
+
+
+def _broken(database: RedisDatabase) -> Iterator[Finding]:
+    """Yield a finding for each partition with jobs that a claim had to set aside; one round trip each."""
+    for base in database.partitions.bases:
+        key = f"{base}:broken"
+        if number := int(database.connections.call("SCARD", key)):
+            jobs = "A claim has set 1 job aside" if number == 1 else f"Claims have set {number} jobs aside"
+            yield Finding(
+                True,
+                f"{jobs} whose keys hold what Firelock did not write.",
+                f"SMEMBERS {key} lists the ids; look at them, then DEL {key}.",
+            )

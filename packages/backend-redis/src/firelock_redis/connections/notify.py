@@ -1,0 +1,136 @@
+"""Wake-ups: what is published when a queue gets its first work, heard over one connection a process.
+
+A hint and nothing else: a message that is lost costs a poll. Whoever waits has claimed before, and subscribed
+before that, so that nothing falls between the claim that found nothing and the wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from redis import exceptions as driver
+from typing_extensions import override
+
+from firelock.storage import ANY_QUEUE, StorageError, Waiting
+from firelock_redis.connections.database import RedisDatabase
+from firelock_redis.layout.partitions import EVERYWHERE
+
+if TYPE_CHECKING:
+    from redis.connection import AbstractConnection
+
+log = logging.getLogger(__name__)
+
+_PING_SECONDS = 15.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+_SUBSCRIBING_SECONDS = 1.0
+
+
+class RedisWaiting(Waiting):
+    """Who waits in this process, and the thread that listens for them."""
+
+    def __init__(self, database: RedisDatabase, on_message: Callable[[int, str], None]) -> None:
+        super().__init__()
+        self._database = database
+        self._on_message = on_message
+        self._channels = {f"{base}:wake": place for place, base in enumerate(database.partitions.bases)}
+        self._is_over = threading.Event()
+        self._begin_listening()
+
+    def _begin_listening(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._connection: AbstractConnection | None = None
+        self._is_subscribed = threading.Event()
+
+    @override
+    def leave_behind(self) -> None:
+        """This is another process than the one that listened: it connects and listens for itself."""
+        super().leave_behind()
+        self._database.connections.leave_behind()
+        is_over = self._is_over.is_set()
+        self._is_over = threading.Event()  # a thread that is not here may hold the former one's lock
+        if is_over:
+            self._is_over.set()
+        self._begin_listening()
+
+    # ---- waiting -----------------------------------------------------------------------------------------
+
+    @override
+    def mark(self, queues: Sequence[str] | None) -> None:
+        self._listen()
+        super().mark(queues)
+
+    @override
+    def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
+        """See `Storage.wait`; who has not claimed before gets a look at what there is."""
+        if not self.is_marked(queues):
+            self.mark(queues)
+            if any(self._database.run_everywhere("reading.ready", *(queues or ()))):
+                return True
+        return super().wait(queues, timeout_seconds)
+
+    def close(self) -> None:
+        """Nobody listens any more."""
+        with self.changed:  # a thread that is being started now has been, so that it can be joined
+            self._is_over.set()
+            connection, thread = self._connection, self._thread
+        self.interrupt()
+        if connection is not None:
+            connection.disconnect()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(_SUBSCRIBING_SECONDS)
+
+    # ---- listening ---------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        if self._thread is not None or self._is_over.is_set():
+            return
+        with self.changed:
+            if self._thread is None and not self._is_over.is_set():
+                self._thread = threading.Thread(target=self._run, name="firelock-redis-wake", daemon=True)
+                self._thread.start()
+        self._is_subscribed.wait(_SUBSCRIBING_SECONDS)
+
+    def _run(self) -> None:
+        pause = _FIRST_PAUSE
+        while not self._is_over.is_set():
+            try:
+                self._hear()
+                pause = _FIRST_PAUSE
+            except (driver.RedisError, StorageError, OSError, AttributeError, TypeError, ValueError) as error:
+                # The last three are what a connection says that was closed while it was read.
+                if not self._is_over.is_set():
+                    log.debug("The connection for wake-ups is lost and made anew: %s", error)
+                self._is_subscribed.set()  # who claims does not wait for a server that is not there
+                self._is_over.wait(pause)
+                pause = min(_LONGEST_PAUSE, pause * 2)
+
+    def _hear(self) -> None:
+        connection = self._connection = self._database.connections.listener()
+        try:
+            connection.connect()
+            connection.send_command("SUBSCRIBE", *self._channels)
+            for _ in self._channels:
+                connection.read_response()
+            if self._is_subscribed.is_set():  # again: what was published meanwhile is lost
+                self._tell(EVERYWHERE, ANY_QUEUE)
+            self._is_subscribed.set()
+            while not self._is_over.is_set():
+                self._read(connection)
+        finally:
+            connection.disconnect()
+
+    def _read(self, connection: AbstractConnection) -> None:
+        if not connection.can_read(timeout=_PING_SECONDS):
+            connection.send_command("PING")
+            if not connection.can_read(timeout=self._database.url.timeout_seconds):
+                raise driver.TimeoutError("no answer to PING")
+        reply: Any = connection.read_response()
+        if reply[0] == "message":
+            self._tell(self._channels[reply[1]], reply[2])
+
+    def _tell(self, partition: int, queue: str) -> None:
+        self._on_message(partition, queue)
+        self.note([queue])

@@ -1,0 +1,1 @@
+"""Where a job is in Redis (`partitions`), and how its fields are written there (`encoding`)."""

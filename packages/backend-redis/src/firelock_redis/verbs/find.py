@@ -1,0 +1,451 @@
+"""What people read of jobs: pages in order of time, single ones, numbers over all.
+
+The lists that hold the parts of a page are read and merged as far as it needs.
+
+Each partition keeps a list of its own for every state and queue, by the instant of the change; for every tag,
+parent, batch and recurring job, by creation; one of its jobs that will be due, by when; and one of all its
+jobs. Where few jobs have what is looked for, their list is read whole and sorted. Otherwise lists in the
+order of the page are walked, and the rest is judged on the way, so far and no farther: a page answers in
+bounded time at any size, and may be short with a cursor.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
+from typing import Any
+
+import attrs
+from typing_extensions import override
+
+from firelock.storage import (
+    Attempt,
+    Counts,
+    ErrorInfo,
+    FailureGroup,
+    FoundJobs,
+    JobFilter,
+    JobHistory,
+    JobRecord,
+    Progress,
+    State,
+    rules,
+)
+from firelock_redis.connections.database import RedisDatabase, RedisVerbs
+from firelock_redis.layout.encoding import (
+    LETTERS,
+    number_word,
+    read_history,
+    record_of,
+    state_of,
+    task_head,
+    text_word,
+)
+
+RARE = 2_000
+"""Lists of at most so many jobs, all partitions together, are read whole."""
+
+PAGE_COST = 40_000
+"""What the scripts of a page may cost that look for jobs in vain, in about a microsecond of the server."""
+
+SCRIPT_COST = 2_500
+
+_AT_ONCE = 1_000  # places in one reply
+_LEAST = 8  # asked of each of several ways at first
+_LEAST_COST = 300
+_TOGETHER = 32  # lists that one script walks as one
+_ALL = ("all",)
+_DUE = ("due",)
+_NOWHERE = ("", "")
+
+
+@attrs.frozen
+class Query:
+    """What is looked for, in which direction, behind which place."""
+
+    where: JobFilter
+    behind: rules.Place | None
+    is_oldest_first: bool
+
+    def is_before(self, one: rules.Place, other: rules.Place) -> bool:
+        """Tell whether the first place comes before the other in the list."""
+        return one < other if self.is_oldest_first else one > other
+
+    def is_shown(self, place: rules.Place) -> bool:
+        """Tell whether the place is within the window of time and behind the cursor."""
+        since, until = self.where.since, self.where.until
+        return (
+            (since is None or since <= place[0])
+            and (until is None or place[0] < until)
+            and (self.behind is None or self.is_before(self.behind, place))
+        )
+
+    def in_order(self, places: Sequence[rules.Place]) -> list[rules.Place]:
+        """Return the places in the order of the list."""
+        return sorted(places, reverse=not self.is_oldest_first)
+
+
+@attrs.define
+class _Way:
+    """Lists of one partition that are walked as one, and how far that has come."""
+
+    partition: int
+    lists: Sequence[str]
+    sets: Sequence[str] = ()  # lists that a job has to be in as well
+    told: str = "score"  # another time than that of the lists: they are read whole
+    reached: rules.Place | None = None
+    is_done: bool = False
+    places: list[rules.Place] = attrs.field(factory=list)  # found, not taken yet
+
+    def read(self, database: RedisDatabase, query: Query, wanted: int, cost: int) -> bool:
+        """More places are here, or all there are; return whether it stopped for having cost enough."""
+        if self.told != "score":
+            self._read_whole(database, query)
+            return False
+        wanted = min(wanted, _AT_ONCE)
+        window = number_word(query.where.since), number_word(query.where.until)
+        start = (*window, *(self.reached or query.behind or _NOWHERE))
+        found = self._walk(database, query, start, wanted, cost)
+        self.places += found
+        return not self.is_done and len(found) < wanted
+
+    def _read_whole(self, database: RedisDatabase, query: Query) -> None:
+        found: list[rules.Place] = []
+        while not self.is_done:
+            start = ("", "", *(self.reached or _NOWHERE))
+            found += self._walk(database, query, start, _AT_ONCE, SCRIPT_COST)
+        self.places = query.in_order([place for place in found if query.is_shown(place)])
+
+    def _walk(
+        self, database: RedisDatabase, query: Query, start: tuple[object, ...], wanted: int, cost: int
+    ) -> list[rules.Place]:
+        is_done, time, id, *found = database.run(
+            "find", self.partition, int(query.is_oldest_first), *start, wanted, cost, self.told,
+            *self._conditions(query.where), len(self.sets), *self.sets, *self.lists,
+        )  # fmt: skip
+        self.is_done = bool(is_done)
+        if id:
+            self.reached = _instant(time), id
+        return list(zip(map(_instant, found[::2]), found[1::2], strict=True))
+
+    def _conditions(self, where: JobFilter) -> tuple[object, ...]:
+        """Return the conditions that each job is judged by, those apart that hold for all of these lists."""
+        are_of_state = all(name[:2] in {"l:", "he"} for name in self.lists)
+        are_of_queue = all(name[:2] == "l:" for name in self.lists)
+        state = State.SCHEDULED if where.by_due else where.state
+        return (
+            where.id_prefix or "",
+            "" if state is None or are_of_state else LETTERS[state],
+            "" if where.queue is None or are_of_queue else where.queue,
+            "" if where.task is None else task_head(where.task),
+            text_word(where.server),
+            text_word(where.fingerprint),
+            "" if where.is_retrying is None else int(where.is_retrying),
+        )
+
+    def take_until(self, query: Query, horizon: rules.Place | None) -> list[rules.Place]:
+        """Return the places up to the horizon, all where there is none; they are gone from here."""
+        if horizon is None:
+            taken, self.places = self.places, []
+            return taken
+        taken = [place for place in self.places if not query.is_before(horizon, place)]
+        self.places = self.places[len(taken) :]
+        return taken
+
+
+def _instant(score: str) -> int:
+    return int(score) if score.lstrip("-").isdigit() else int(float(score))
+
+
+# ---- the ways --------------------------------------------------------------------------------------------
+
+
+def _ways(database: RedisDatabase, where: JobFilter) -> Iterator[_Way]:
+    """Yield the ways that lead to every job of the filter, each job by one of them."""
+    beside = where.parent_id if where.batch_id is None else where.batch_id
+    if beside is not None:  # children lie beside their parents, members beside their batch
+        yield from _ways_of(database, database.partitions.of(beside), where)
+        return
+    for partition in range(database.partitions.number):
+        yield from _ways_of(database, partition, where)
+
+
+def _ways_of(database: RedisDatabase, partition: int, where: JobFilter) -> Iterator[_Way]:
+    rare, few = _rare_lists(where), RARE // database.partitions.number
+    if where.by_due and not rare and where.queue is None:
+        yield _Way(partition, _DUE)
+        return
+    letters = _letters(where, is_rare=bool(rare))
+    if not letters and not rare:
+        yield _Way(partition, _ALL)
+        return
+    queue = "" if where.queue is None else f"={where.queue}"
+    reply = database.run("reading.lists", partition, letters, queue, *rare)
+    lengths = sorted(zip(reply, rare, strict=False))
+    lists = dict(zip(reply[len(rare) :: 2], reply[len(rare) + 1 :: 2], strict=True))
+    total = sum(lists.values())
+    if rare:
+        length, name = lengths[0]
+        others = [other for _, other in lengths[1:]]
+        if where.by_due:
+            is_few = length <= few
+            yield _Way(partition, [name], others, "due") if is_few else _Way(partition, _DUE, rare)
+        elif where.state is None:
+            yield _Way(partition, [name], others)
+        elif length <= min(few, total):
+            yield _Way(partition, [name], others, "changed")
+        else:
+            yield from _merged(partition, list(lists), rare)
+    elif where.by_due:
+        is_few = total <= few
+        yield from _merged(partition, list(lists), (), "due") if is_few else [_Way(partition, _DUE)]
+    elif where.state is not None:
+        yield from _merged(partition, list(lists), ())
+    elif total <= few:
+        yield from _merged(partition, list(lists), (), "created")
+    else:
+        yield _Way(partition, _ALL)
+
+
+def _merged(partition: int, lists: Sequence[str], sets: Sequence[str], told: str = "score") -> Iterator[_Way]:
+    for start in range(0, len(lists), _TOGETHER):
+        yield _Way(partition, lists[start : start + _TOGETHER], sets, told)
+
+
+def _rare_lists(where: JobFilter) -> list[str]:
+    """Return the lists, by creation, that each job of the filter is in."""
+    named = (
+        ("bm", where.batch_id), ("c", where.parent_id), ("t", where.tag), ("rj", where.recurring_id)
+    )  # fmt: skip
+    return [f"{kind}:{value}" for kind, value in named if value is not None]
+
+
+def _letters(where: JobFilter, *, is_rare: bool) -> str:
+    """Return the states whose lists together have each job of the filter, and may be few enough to sort."""
+    if where.by_due:
+        return LETTERS[State.SCHEDULED]
+    if where.state is not None:
+        return LETTERS[where.state]
+    if is_rare:
+        return ""
+    if where.is_retrying:
+        return LETTERS[State.SCHEDULED]
+    return "" if where.queue is None else "".join(LETTERS.values())
+
+
+# ---- the page --------------------------------------------------------------------------------------------
+
+
+def first_places(
+    database: RedisDatabase, query: Query, limit: int
+) -> tuple[list[rules.Place], rules.Place | None]:
+    """Return the first places in order, more than `limit` where there are, and how far was looked if not all.
+
+    One round trip a partition, and two where lists are to be chosen from; more for a limit above 1,000.
+    """
+    ways = list(_ways(database, query.where))
+    found: list[rules.Place] = []
+    horizon: rules.Place | None = None
+    cost = min(SCRIPT_COST, max(_LEAST_COST, PAGE_COST // max(1, len(ways))))
+    turn = spent = 0
+    while True:
+        wanted = limit + 1 - len(found)
+        if len(ways) > 1:  # one may have few of the first jobs, or all of them
+            wanted = min(wanted, max(_LEAST, 2 * wanted // len(ways)) << turn)
+        turn += 1
+        for way in ways:
+            if not way.is_done and way.reached == horizon:
+                spent += cost * way.read(database, query, wanted, cost)
+        horizon = _least_reached(query, ways)
+        found += query.in_order([place for way in ways for place in way.take_until(query, horizon)])
+        if horizon is None or len(found) > limit:
+            return found, None
+        if spent >= PAGE_COST:
+            return found, horizon
+
+
+def _least_reached(query: Query, ways: Sequence[_Way]) -> rules.Place | None:
+    reached = [way.reached for way in ways if not way.is_done and way.reached is not None]
+    if not reached:
+        return None
+    return min(reached) if query.is_oldest_first else max(reached)
+
+
+Texts = tuple[str, str, str | None]
+"""A job's record and payload as they are stored."""
+
+_READ_AT_ONCE = 500
+_GROUPED_LIMIT = 10_000
+_COUNTED = tuple(map(state_of, "WCESFDP"))
+# What reading a text that nobody wrote may raise.
+_GARBAGE = (ValueError, LookupError, TypeError, RecursionError)
+
+
+# ---- jobs ------------------------------------------------------------------------------------------------
+
+
+class FindVerbs(RedisVerbs):
+    """The verbs by which people read jobs."""
+
+    @override
+    def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
+        """One round trip for 500 of a partition's jobs, or for a megabyte."""
+        found = read_texts(self.database, ids)
+        jobs = {id: read_job(id, texts) or damaged_job(id, texts, 0) for id, texts in found.items()}
+        return [jobs.get(id) for id in ids]
+
+    @override
+    def find(
+        self, where: JobFilter, *, limit: int, cursor: str | None = None, oldest_first: bool = False
+    ) -> FoundJobs:
+        """The places of the page come first, its jobs are read behind them.
+
+        One that has left its place meanwhile is not on the page.
+        """
+        behind = None if cursor is None else rules.read_cursor(cursor, where, oldest_first=oldest_first)
+        is_scheduled = where.is_retrying or where.by_due
+        if limit <= 0 or (is_scheduled and where.state not in {None, State.SCHEDULED}):
+            return FoundJobs([], None)
+        if where.id_prefix is not None and len(where.id_prefix) >= _ID_LENGTH:
+            jobs = [job for job in self.get([where.id_prefix]) if job is not None]
+            return rules.paged(jobs, where, limit=limit, cursor=cursor, oldest_first=oldest_first)
+        places, reached = first_places(self.database, Query(where, behind, oldest_first), limit)
+        shown = places[:limit]
+        following = shown[-1] if len(places) > limit else reached
+        return FoundJobs(
+            _read_listed(self.database, where, shown),
+            None if following is None else rules.write_cursor(following, where, oldest_first=oldest_first),
+        )
+
+    @override
+    def history(self, job_id: str) -> JobHistory:
+        """Two round trips: the tracebacks lie apart."""
+        lines = self._run("reading.errors", self._partitions.of(job_id), job_id)
+        attempts = [attempt for line in lines if (attempt := _read_attempt(line)) is not None]
+        texts = read_texts(self.database, [job_id]).get(job_id)
+        if texts is None:
+            return JobHistory([], attempts)
+        record, payload, _ = texts
+        try:
+            return JobHistory(read_history(record, int(payload.split("\t", 3)[2])), attempts)
+        except _GARBAGE:
+            return JobHistory([], attempts)
+
+    @override
+    def counts(self) -> Counts:
+        """One round trip for 400 queues of a partition."""
+        by_state: dict[State, int] = {}
+        by_queue: dict[str, dict[State, int]] = {}
+        for partition in range(self._partitions.number):
+            for queue, *numbers in self._run_on("reading.counts", partition):
+                for state, number in zip(_COUNTED, numbers, strict=True):
+                    if number:
+                        by_state[state] = by_state.get(state, 0) + number
+                        states = by_queue.setdefault(queue, {})
+                        states[state] = states.get(state, 0) + number
+        return Counts(by_state, by_queue)
+
+    @override
+    def failure_groups(self, limit: int) -> list[FailureGroup]:
+        """One round trip for 500 failed jobs, besides finding them."""
+        query = Query(JobFilter(state=State.FAILED), None, is_oldest_first=False)
+        places, _ = first_places(self.database, query, _GROUPED_LIMIT)
+        sizes: Counter[str] = Counter()
+        newest: dict[str, rules.Place] = {}
+        for some, groups in _grouped(self.database, places[:_GROUPED_LIMIT]):
+            for mark, size, first in groups:
+                sizes[mark] += size
+                newest[mark] = max(some[first], newest.get(mark, some[first]))
+        largest = sorted(sizes, key=lambda mark: (-sizes[mark], mark))[: max(0, limit)]
+        samples = self.get([newest[mark][1] for mark in largest])
+        return [
+            FailureGroup(
+                mark, job.error.type, job.error.message, job.task, sizes[mark], newest[mark][0], job.id
+            )
+            for mark, job in zip(largest, samples, strict=True)
+            if job is not None and job.error is not None
+        ]
+
+
+def read_texts(database: RedisDatabase, ids: Iterable[str]) -> dict[str, Texts]:
+    """Return the texts of the jobs that are stored."""
+    found: dict[str, Texts] = {}
+    for partition, asked in database.partitions.parted(dict.fromkeys(ids)).items():
+        while asked:
+            some = asked[:_READ_AT_ONCE]
+            texts = database.run("reading.get", partition, *some)
+            read = list(zip(texts[::3], texts[1::3], texts[2::3], strict=True))
+            for id, (record, payload, progress) in zip(some, read, strict=False):
+                if record is not None:
+                    found[id] = record, payload or "", progress
+            asked = asked[len(read) :]  # noqa: PLW2901
+    return found
+
+
+def read_job(id: str, texts: Texts) -> JobRecord | None:
+    """Return the job; None where its texts are not what was written."""
+    record, payload, progress = texts
+    try:
+        job = record_of(id, record, payload)
+        return job if progress is None else attrs.evolve(job, progress=Progress(*json.loads(progress)[:4]))
+    except _GARBAGE:
+        return None
+
+
+def damaged_job(id: str, texts: Texts, at: int) -> JobRecord:
+    """Return what is shown of a job whose texts cannot be read; one in a state nobody knows has failed."""
+    record, payload, _ = texts
+    head, _, arguments = payload.partition("\n")
+    try:
+        state = state_of(record[:1])
+    except KeyError:
+        state = State.FAILED
+    reason = "what is stored of this job cannot be read"
+    return JobRecord(
+        id, head.partition("\t")[0], arguments, "", state, "", 0, at, reason=reason, changed_at=at
+    )
+
+
+# ---- one job ---------------------------------------------------------------------------------------------
+
+
+def _read_attempt(line: str) -> Attempt | None:
+    number, _, body = line.partition("\t")
+    try:
+        at, *fields = json.loads(body)
+        return Attempt(int(number), at, ErrorInfo(*fields[:4]))
+    except _GARBAGE:
+        return None
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------
+
+
+def _grouped(
+    database: RedisDatabase, places: Sequence[rules.Place]
+) -> Iterator[tuple[list[rules.Place], list[Any]]]:
+    """Yield places, newest first, and for each fingerprint among them how many and the first one's number."""
+    for partition, here in database.partitions.parted(places, itemgetter(1)).items():
+        for start in range(0, len(here), _READ_AT_ONCE):
+            some = here[start : start + _READ_AT_ONCE]
+            yield some, database.run("reading.failures", partition, *(id for _, id in some))
+
+
+_ID_LENGTH = 36
+
+
+def _read_listed(database: RedisDatabase, where: JobFilter, places: Sequence[rules.Place]) -> list[JobRecord]:
+    """Return the jobs that still stand where they were found."""
+    found = read_texts(database, [id for _, id in places])
+    jobs: list[JobRecord] = []
+    for at, id in places:
+        if (texts := found.get(id)) is None:
+            continue
+        job = read_job(id, texts)
+        if job is None:
+            jobs.append(damaged_job(id, texts, at))
+        elif rules.matches(job, where) and float(rules.listed_at(job, where)) == at:
+            jobs.append(job)
+    return jobs

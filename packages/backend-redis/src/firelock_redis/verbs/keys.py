@@ -1,0 +1,131 @@
+"""Keys of limits and unique keys: in which partition each lies, and what people see of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
+
+from typing_extensions import override
+
+from firelock import ConfigurationError
+from firelock.storage import Admission, KeyState, NewJob, Ties, UniqueState
+from firelock_redis.connections.database import RedisVerbs
+from firelock_redis.layout.encoding import number_word
+from firelock_redis.layout.partitions import EVERYWHERE, Partitions
+
+_key = attrgetter("key")
+
+
+class KeyVerbs(RedisVerbs):
+    """The verbs of keys."""
+
+    @override
+    def spend(self, key: str, *, cost: int = 0, until: int | None = None) -> int:
+        """One round trip."""
+        opens_at = int(self._run("keys.spend", self._partitions.of_key(key), key, cost, number_word(until)))
+        if cost < 0:
+            self._turns.note(EVERYWHERE)
+        return opens_at
+
+    @override
+    def find_keys(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[KeyState]:
+        """One round trip a partition; more where tens of thousands of lanes are to be counted."""
+        found: list[KeyState] = []
+        for partition in range(self._partitions.number):
+            more, last, here = 1, after, 0
+            while more and here < limit:
+                more, last, *keys = self._run("keys.list", partition, prefix, last, limit - here)
+                found += (
+                    KeyState(key, tuple(holders), running, waiting, int(free_at))
+                    for key, running, waiting, free_at, *holders in keys
+                )
+                here += len(keys)
+        return sorted(found, key=_key)[:limit]
+
+    @override
+    def find_unique(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[UniqueState]:
+        """One round trip a partition."""
+        found: list[UniqueState] = []
+        for said in self.database.run_everywhere("keys.unique", prefix, after, limit):
+            for key, stored in zip(said[::2], said[1::2], strict=True):
+                _, free_at, job_id = stored.split(" ", 2)
+                found.append(UniqueState(key, job_id, int(free_at)))
+        return sorted(found, key=_key)[:limit]
+
+
+def asked_keys(asks: Admission) -> list[str]:
+    """Return the keys that say where a job with these lies."""
+    keys = [use.key for use in asks.limits]
+    return keys if asks.unique is None else [*keys, asks.unique.key]
+
+
+def require_keys_beside(partitions: Partitions, jobs: Sequence[NewJob]) -> None:
+    """Each job lies where all its keys do, so that one script sees whoever has them.
+
+    Raises:
+        ConfigurationError: one does not; nothing was stored.
+    """
+    for job in jobs:
+        asks = job.admission
+        if asks is None:
+            continue
+        keys = asked_keys(asks)
+        if {partitions.of(job.id)}.issuperset(map(partitions.of_key, keys)):
+            continue
+        unique = None if asks.unique is None else asks.unique.key
+        shown = " and ".join(repr(key.partition(" ")[2] if key == unique else key) for key in keys)
+        raise ConfigurationError(
+            f"Job {job.id} of task {job.task!r} asks for {shown}, and lies elsewhere than they do: this "
+            f"Redis has {partitions.number} partitions. {_mend(partitions, job, keys)} Nothing was stored."
+        )
+
+
+def require_ties_beside(partitions: Partitions, jobs: Sequence[NewJob]) -> None:
+    """Each job lies where its batch, its caller and those do whose results it takes.
+
+    Raises:
+        ConfigurationError: one does not; nothing was stored.
+    """
+    for job in jobs:
+        ties = job.ties
+        if ties is None:
+            continue
+        for what, other in _others(ties):
+            if partitions.of(other) != partitions.of(job.id):
+                raise ConfigurationError(
+                    f"Job {job.id} of task {job.task!r} lies in another partition than {what}, {other}: this "
+                    f"Redis has {partitions.number}, and what is counted or waits together lies in one. Make "
+                    f"its id with new_ids(count, beside={other!r}). Nothing was stored."
+                )
+
+
+def _others(ties: Ties) -> Iterator[tuple[str, str]]:
+    if ties.batch_id is not None:
+        yield "its batch", ties.batch_id
+    if ties.caller_id is not None:
+        yield "its caller", ties.caller_id
+    for one in ties.inputs:
+        yield "a job whose result it takes", one.job_id
+
+
+def _mend(partitions: Partitions, job: NewJob, keys: Sequence[str]) -> str:
+    if len(set(map(partitions.of_key, keys))) > 1:
+        return (
+            "All keys of a job lie in one, by what stands before their first '/': let them begin alike, as "
+            "'tenant:7' and 'tenant:7/smtp' do."
+        )
+    ties = job.ties
+    if ties is not None and ties.batch_id is not None:
+        return (
+            f"It lies beside its batch {ties.batch_id}; let that lie beside the key, as by fire.batch(name, "
+            "beside=key)."
+        )
+    if job.parents or (ties is not None and ties.caller_id is not None):
+        return (
+            "It lies beside its parent, so let their keys begin alike, as 'tenant:7' and 'tenant:7/smtp' do."
+        )
+    if job.recurring_id is not None:
+        return (
+            "Jobs of recurring ones lie in the first; let the recurring job enqueue a task that has the keys."
+        )
+    return "Make its id with new_ids(count, beside=key)."

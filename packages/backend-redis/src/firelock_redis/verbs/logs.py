@@ -1,0 +1,72 @@
+"""What running jobs say: log lines and progress, beside their jobs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+
+import attrs
+from typing_extensions import override
+
+from firelock.storage import LogLine, Progress
+from firelock_redis.connections.database import RedisVerbs
+
+_LOG_LIMIT = 1_000
+_PIECE = 50  # lines of a job that stay together
+_BATCH_WORDS, _BATCH_SIZE = 1_000, 250_000  # words and characters from which on a step is not filled further
+_PAGE = 125  # lines read at once
+
+
+class LogVerbs(RedisVerbs):
+    """The verbs of log lines and progress."""
+
+    @override
+    def append_logs(self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]) -> None:
+        """One round trip a partition, more where there is much to write."""
+        for partition, ids in self._partitions.parted(sorted({*lines, *progress})).items():
+            words: list[object] = []
+            size = 0
+            for piece in _pieces(ids, lines, progress):
+                words += piece
+                size += sum(len(str(word)) for word in piece)
+                if len(words) >= _BATCH_WORDS or size >= _BATCH_SIZE:
+                    self._run("logs.append", partition, *words)
+                    words, size = [], 0
+            if words:
+                self._run("logs.append", partition, *words)
+
+    @override
+    def read_log(self, job_id: str, *, after: int = 0, limit: int = 100) -> list[LogLine]:
+        """One round trip for 125 lines."""
+        partition = self._partitions.of(job_id)
+        found: list[LogLine] = []
+        while (asked := min(limit - len(found), _PAGE)) > 0:
+            page = [_read(text) for text in self._run("logs.read", partition, job_id, after, asked)]
+            found += page
+            if len(page) < asked:
+                break
+            after = page[-1].number
+        return found
+
+
+def _pieces(
+    ids: Sequence[str], lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]
+) -> Iterator[list[object]]:
+    """Yield what scripts/logs.lua takes, a job's progress with the first of its lines."""
+    for id in ids:
+        told = json.dumps(attrs.astuple(progress[id]), ensure_ascii=False) if id in progress else ""
+        given = lines.get(id, ())
+        skipped = max(0, len(given) - _LOG_LIMIT)  # the newest alone stay
+        kept = [
+            json.dumps([line.at, line.level, line.text, line.attempt], ensure_ascii=False)
+            for line in given[skipped:]
+        ]
+        for first in range(0, len(kept) or 1, _PIECE):
+            some = kept[first : first + _PIECE]
+            yield [id, told, skipped, len(some), *some]
+            told, skipped = "", 0
+
+
+def _read(text: str) -> LogLine:
+    number, _, line = text.partition(" ")
+    return LogLine(int(number), *json.loads(line)[:4])

@@ -1,0 +1,153 @@
+"""What jobs remember, what is counted of batches, and streams: each beside its job."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from typing_extensions import override
+
+from firelock.storage import (
+    MEMOS_BYTES,
+    MEMOS_LIMIT,
+    Applied,
+    Chunk,
+    Memo,
+    MemoKind,
+    NewMemo,
+    Remembered,
+    Tally,
+    memo_words,
+)
+from firelock_redis.connections.database import RedisVerbs
+from firelock_redis.layout.encoding import number_word, quoted
+
+_ANSWERS = dict(zip("012345", Applied, strict=True))
+_AT_ONCE = 100  # memos, tallies or chunks of one script
+_BYTES = 500_000  # of values from which on a script gets no more of them
+
+
+class MemoVerbs(RedisVerbs):
+    """The verbs of memos, tallies and streams."""
+
+    @abstractmethod
+    def note_flag(self, session: str, job_id: str, flag: str) -> None:
+        """A script has given a job that this session holds a flag of scripts/jobs.lua."""
+
+    @override
+    def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
+        """One round trip a partition, more where there is much to write."""
+        self.refuse_within(within)
+        found: list[Remembered] = [Remembered(Applied.MISSING)] * len(memos)
+        places = self._partitions.parted(range(len(memos)), lambda place: memos[place].job_id)
+        for partition, here in places.items():
+            arguments: list[object] = []
+            asked: list[int] = []
+            size = 0
+            for place in here:
+                value = memos[place].memo.value
+                arguments += _memo_arguments(memos[place])
+                asked.append(place)
+                size += len(value or "")
+                if size >= _BYTES or len(asked) == _AT_ONCE or place == here[-1]:
+                    told = self._run("memos.remember", partition, *arguments)
+                    for number, one in enumerate(asked):
+                        found[one] = self._remembered(memos[one], *told[2 * number : 2 * number + 2])
+                    arguments, asked, size = [], [], 0
+        return found
+
+    def _remembered(self, asked: NewMemo, answer: str, stands: str) -> Remembered:
+        said = _ANSWERS[answer]
+        if said is Applied.APPLIED and asked.session is not None:
+            self.note_flag(asked.session, asked.job_id, "r")
+        elif said is Applied.APPLIED:
+            self._turns.note(self._partitions.of(asked.job_id))
+        kind, name = asked.memo.kind, asked.memo.name
+        return Remembered(said, _memo(kind, name, stands) if stands else None)
+
+    @override
+    def recall(
+        self, job_id: str, *, session: str | None = None, fence: int | None = None
+    ) -> list[Memo] | None:
+        """One round trip."""
+        told = self._run(
+            "memos.recall", self._partitions.of(job_id), job_id, session or "", number_word(fence)
+        )
+        if told is None:
+            return None
+        memos = []
+        for words, stands in zip(told[::2], told[1::2], strict=True):
+            if words:
+                kind, _, name = json.loads(words).partition(" ")
+                memos.append(_memo(MemoKind(kind), name, stands))
+        return sorted(memos, key=lambda memo: memo.place)
+
+    @override
+    def tally(self, ids: Sequence[str]) -> list[Tally | None]:
+        """One round trip for 100 of a partition."""
+        found: dict[str, Tally | None] = {}
+        for partition, here in self._partitions.parted(dict.fromkeys(ids)).items():
+            for first in range(0, len(here), _AT_ONCE):
+                some = here[first : first + _AT_ONCE]
+                for id, told in zip(some, self._run("memos.tally", partition, *some), strict=True):
+                    found[id] = None if told is None else _tally(told)
+        return [found[id] for id in ids]
+
+    @override
+    def append_stream(self, job_id: str, chunks: Sequence[Chunk], *, session: str, fence: int) -> int | None:
+        """One round trip for 100 chunks."""
+        largest = 0
+        partition = self._partitions.of(job_id)
+        for first in range(0, len(chunks) or 1, _AT_ONCE):
+            arguments: list[object] = []
+            for chunk in chunks[first : first + _AT_ONCE]:
+                arguments += (
+                    chunk.stream,
+                    chunk.offset,
+                    len(chunk.data.encode(errors="surrogatepass")),
+                    chunk.data,
+                )
+            told = self._run("memos.append", partition, job_id, session, fence, *arguments)
+            if told is None:
+                return None
+            largest = max(largest, told)
+        if chunks:
+            self.note_flag(session, job_id, "s")
+        return largest
+
+    @override
+    def read_stream(self, job_id: str, stream: str, *, after: int = -1, limit: int = 100) -> list[Chunk]:
+        """One round trip."""
+        told = self._run("memos.chunks", self._partitions.of(job_id), job_id, stream, after, max(limit, 0))
+        parts = (text.partition(" ") for text in told)
+        return [Chunk(stream, int(offset), data) for offset, _, data in parts]
+
+
+def memo_field(kind: MemoKind, name: str) -> str:
+    """Return the name of a memo as scripts have it, and as a record says what its job waits for."""
+    return quoted(memo_words(kind, name))
+
+
+def _tally(told: Sequence[Any]) -> Tally:
+    total, active, waiting, succeeded, failed, deleted, *marks = told
+    return Tally(total, active, waiting, succeeded, failed, deleted, *map(bool, marks))
+
+
+def _memo_arguments(asked: NewMemo) -> tuple[object, ...]:
+    """Return a memo as scripts/memos.lua reads it."""
+    memo = asked.memo
+    size = len((memo.value or "").encode(errors="surrogatepass"))
+    said = [memo.at, memo.started_at, memo.attempt, memo.author, memo.value]
+    return (
+        asked.job_id, asked.session or "", number_word(asked.fence), memo_field(memo.kind, memo.name),
+        int(asked.replaces), MEMOS_LIMIT, MEMOS_BYTES, size, int(memo.is_done),
+        json.dumps(said, ensure_ascii=False, separators=(",", ":")),
+    )  # fmt: skip
+
+
+def _memo(kind: MemoKind, name: str, stands: str) -> Memo:
+    place, _, is_done, said = stands.split(" ", 3)
+    at, started_at, attempt, author, value, *_ = json.loads(said)
+    return Memo(kind, name, value, is_done == "1", at, started_at, attempt, author, int(place))

@@ -1,0 +1,157 @@
+"""Small versioned records; those of queues pause them, those of limits are their numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from typing_extensions import override
+
+from firelock.limits import settings as limit_numbers
+from firelock.storage import Record, StorageError
+from firelock_redis.connections.database import RedisDatabase, RedisVerbs
+from firelock_redis.layout.encoding import number_word
+from firelock_redis.layout.partitions import EVERYWHERE, FIRST
+
+QUEUES, RECURRING, LIMITS = "queue", "recurring", "limit"
+_PAGE = 500
+
+
+class RecordVerbs(RedisVerbs):
+    """The verbs of records; they lie in the first partition."""
+
+    @override
+    def put_record(
+        self,
+        kind: str,
+        key: str,
+        value: str,
+        *,
+        expected_version: int | None = None,
+        due_at: int | None = None,
+    ) -> int | None:
+        """The other partitions hear of a pause, and of a limit's numbers, right after."""
+        change = (
+            kind,
+            key,
+            value,
+            number_word(expected_version),
+            number_word(due_at),
+            copied(kind, value),
+        )
+        version = self._run("records.put", 0, *change)
+        self.note_record(kind, is_changed=version is not None)
+        return None if version is None else int(version)
+
+    @override
+    def get_record(self, kind: str, key: str) -> Record | None:
+        found = self._run("records.get", 0, kind, key)
+        return None if found is None else _read(kind, key, found)
+
+    @override
+    def list_records(self, kind: str, *, after: str = "", limit: int = 100) -> list[Record]:
+        def page(before: list[Record], asked: int) -> list[Any]:
+            last = before[-1].key if before else after
+            return list(self._run("records.list", 0, kind, last, asked))
+
+        return _pages(kind, limit, page)
+
+    @override
+    def due_records(self, kind: str, limit: int) -> list[Record]:
+        """One that moves between two round trips may be left out, to be found the next time."""
+        found = _pages(
+            kind, limit, lambda before, asked: self._run("records.due", 0, kind, len(before), asked)
+        )
+        return list({record.key: record for record in found}.values())
+
+    @override
+    def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
+        """Its version is not forgotten: any other goes on from it."""
+        deleted = self._run("records.delete", 0, kind, key, number_word(expected_version))
+        self.note_record(kind, is_changed=deleted is not None)
+        return deleted is not None
+
+    def note_record(self, kind: str, *, is_changed: bool) -> None:
+        """What this process knows of the work follows a record that was written."""
+        if kind in {QUEUES, LIMITS}:
+            if is_changed:
+                repair_pauses(self.database)
+            self._turns.note(EVERYWHERE)
+        elif kind == RECURRING:
+            self._turns.note(FIRST)
+
+
+def _pages(kind: str, limit: int, page: Callable[[list[Record], int], list[Any]]) -> list[Record]:
+    """Return up to `limit` records, by one round trip for 500 of them, or for half a megabyte."""
+    found: list[Record] = []
+    more = True
+    while more and len(found) < limit:
+        asked = min(limit - len(found), _PAGE)
+        left, *pairs = page(found, asked)
+        found += [_read(kind, key, text) for key, text in zip(pairs[::2], pairs[1::2], strict=True)]
+        more = bool(left) or len(pairs) == 2 * asked
+    return found
+
+
+def copied(kind: str, value: str) -> int | str:
+    """Return what every partition has of a record; nothing for most kinds.
+
+    Of a queue 1 where it is paused, else 0; of a limit its numbers as scripts/limits.lua reads them.
+
+    Raises:
+        StorageError: the numbers of a limit cannot be read; nothing was stored.
+    """
+    if kind == QUEUES:
+        return int(_pauses(value))
+    if kind != LIMITS:
+        return ""
+    numbers = limit_numbers.read_numbers(value)
+    said = (numbers.concurrent, numbers.rate, numbers.per, numbers.burst, int(numbers.is_paused))
+    return " ".join("-" if one is None else f"{one:d}" for one in said)
+
+
+def _pauses(value: str) -> bool:
+    try:
+        settings = json.loads(value)
+    except ValueError:
+        return False
+    return isinstance(settings, dict) and settings.get("paused") is True
+
+
+def _read(kind: str, key: str, text: str) -> Record:
+    version, due_at, value = text.split(" ", 2)
+    return Record(kind, key, value, int(version), int(due_at) if due_at else None)
+
+
+# ---- pauses and numbers in other partitions ----------------------------------------------------------------
+
+
+def repair_pauses(database: RedisDatabase) -> None:
+    """Every partition has the pauses and numbers of the first one; nothing to do where it is alone.
+
+    Raises:
+        StorageError: some partition could not be told; every other one was.
+    """
+    others = range(1, database.partitions.number)
+    if not others:
+        return
+    pauses = database.run("records.pauses", 0, 0)
+    newest, failed = _tell(database, others, pauses)
+    if newest > int(pauses[0]):
+        # A newer change came between, or a failover has lost it: then what the first partition has holds.
+        pauses = database.run("records.pauses", 0, newest)
+        _, failed = _tell(database, others, pauses)
+    if failed is not None:
+        raise failed
+
+
+def _tell(database: RedisDatabase, others: range, pauses: list[Any]) -> tuple[int, StorageError | None]:
+    """Return the newest stamp that one of them knows, and the error of one that could not be told."""
+    newest, failed = 0, None
+    for partition in others:
+        try:
+            newest = max(newest, int(database.run("records.pause", partition, *pauses)))
+        except StorageError as error:
+            failed = error
+    return newest, failed

@@ -1,0 +1,177 @@
+"""What keeps a storage in order: due jobs, children of ended parents, jobs nobody needs any more.
+
+Each verb is a script in one partition after the other, and in each as many of them as it takes: a script
+moves so few jobs that nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
+from typing import Any
+
+from typing_extensions import override
+
+from firelock.storage import Moved, Promotion, Rollup
+from firelock_redis.connections.database import RedisDatabase, RedisVerbs
+from firelock_redis.layout.encoding import quoted
+from firelock_redis.layout.partitions import EVERYWHERE
+from firelock_redis.verbs.insert import RULES
+from firelock_redis.verbs.records import repair_pauses
+from firelock_redis.verbs.sessions import prune_sessions
+
+_AT_ONCE = 250  # jobs that one script moves
+_RECORDED_AT_ONCE = 100
+_KEYS_AT_ONCE = 250  # that one script looks at
+_order = attrgetter("minute", "task", "queue", "outcome")
+_DUE, _HOLD_OVER = quoted(Moved.DUE.value), quoted(Moved.HOLD_OVER.value)
+_PARENT_GONE = quoted(Moved.PARENT_GONE.value)
+
+
+# ---- due instants ----------------------------------------------------------------------------------------
+
+
+def earliest_due_at(database: RedisDatabase) -> int | None:
+    """Return the earliest instant of a scheduled or recurring job; one round trip a partition."""
+    looks = database.run_everywhere("upkeep.due", 0)
+    return _earliest(look[0] for look in looks)
+
+
+class UpkeepVerbs(RedisVerbs):
+    """The verbs of upkeep."""
+
+    @override
+    def promote(self, limit: int) -> Promotion:
+        """Partitions are asked first what each has, so that the oldest go first.
+
+        One that has other pauses than the rest missed a change of them, and is told what the first one has.
+        """
+        if self._partitions.number == 1:
+            promoted, next_due = _promote(self.database, 0, limit)
+            return Promotion(promoted, _instant(next_due))
+        looks = self.database.run_everywhere("upkeep.due", limit)
+        next_dues = [look[0] for look in looks]
+        if len({look[1] for look in looks}) > 1:
+            repair_pauses(self.database)
+        promoted = 0
+        for partition, share in _shares(looks, limit).items():
+            moved, next_dues[partition] = _promote(self.database, partition, share)
+            promoted += moved
+        if promoted:
+            self._turns.note(EVERYWHERE)
+        return Promotion(promoted, _earliest(next_dues))
+
+    @override
+    def release(self, limit: int) -> int:
+        looked_at, _ = _in_batches(self.database, "upkeep.release", limit, RULES)
+        if looked_at:
+            self._turns.note(EVERYWHERE)
+        return looked_at
+
+    @override
+    def prune(self, limit: int) -> int:
+        """An idle server's costs one round trip a partition, as nothing else is due."""
+        pruned, (is_past, has_keys, has_freed) = _in_batches(self.database, "prune", limit, _PARENT_GONE)
+        if has_freed:
+            self._turns.note(EVERYWHERE)
+        if has_keys:
+            self.database.run_everywhere("keys.forget", min(limit, _KEYS_AT_ONCE))
+        if is_past or self._partitions.number > 1:
+            prune_sessions(self.database, limit)
+        return pruned
+
+    # ---- rollups of what ended within each minute, in the first partition --------------------------------
+
+    @override
+    def record_metrics(self, rollups: Sequence[Rollup]) -> None:
+        """Each hundred is a step and a round trip."""
+        for first in range(0, len(rollups), _RECORDED_AT_ONCE):
+            arguments: list[object] = []
+            for one in rollups[first : first + _RECORDED_AT_ONCE]:
+                figures = " ".join(map(str, (one.count, one.duration, *one.histogram)))
+                arguments += (one.minute, _texts(one.task, one.queue, one.outcome), figures)
+            self._run("metrics.record", 0, *arguments)
+
+    @override
+    def timeline(
+        self, since: int, until: int, *, task: str | None = None, queue: str | None = None
+    ) -> list[Rollup]:
+        """One round trip for some five hundred rollups."""
+        begins = "" if task is None else _texts(task)[:-1] + ","
+        contains = "" if queue is None else "," + _texts(queue)[1:-1] + ","
+        found: list[Rollup] = []
+        following: object = since
+        while following != "":
+            following, *minutes = self._run("metrics.timeline", 0, following, until, begins, contains)
+            found += (
+                one
+                for one in sorted(_read(minutes), key=_order)
+                if task in {None, one.task} and queue in {None, one.queue}
+            )
+        return found
+
+
+def _shares(looks: Sequence[Sequence[str]], limit: int) -> Counter[int]:
+    """Return how many of the oldest due jobs lie in which partition."""
+    due = ((_instant(at) or 0, partition) for partition, look in enumerate(looks) for at in look[2:])
+    return Counter(partition for _, partition in sorted(due)[:limit])
+
+
+def _promote(database: RedisDatabase, partition: int, limit: int) -> tuple[int, str]:
+    """Return how many were enqueued, and the partition's next due instant as text."""
+    promoted = 0
+    while True:
+        asked = min(limit - promoted, _AT_ONCE)
+        moved, next_due = database.run("upkeep.promote", partition, asked, _DUE, _HOLD_OVER)
+        promoted += moved
+        if moved < asked or promoted >= limit:
+            return promoted, next_due
+
+
+def _earliest(instants: Iterator[str] | Sequence[str]) -> int | None:
+    known = (_instant(text) for text in instants)
+    return min((instant for instant in known if instant is not None), default=None)
+
+
+def _instant(text: str) -> int | None:
+    return int(float(text)) if text else None
+
+
+# ---- batches ---------------------------------------------------------------------------------------------
+
+
+def _in_batches(database: RedisDatabase, script: str, limit: int, said: str) -> tuple[int, list[bool]]:
+    """Return how many jobs the script moved, run until nothing is left to do or the limit is reached.
+
+    Also whether a run said that there is something else to be done, of three kinds.
+    """
+    done, kinds, number = 0, [False] * 3, database.partitions.number
+    # Begins anywhere: where the limit is reached early, none is last for ever.
+    start = random.randrange(number)  # noqa: S311 - a turn, no secret
+    for step in range(number):
+        more = 1
+        while more and done < limit:
+            asked = min(limit - done, _AT_ONCE)
+            moved, more, *others = database.run(script, (start + step) % number, asked, said)
+            done += moved
+            for place, is_there in enumerate(others):
+                kinds[place] = kinds[place] or is_there == 1
+    return done, kinds
+
+
+# ---- rollups ---------------------------------------------------------------------------------------------
+
+
+def _texts(*texts: str) -> str:
+    return json.dumps(texts, ensure_ascii=False, separators=(",", ":"))
+
+
+def _read(minutes: Sequence[Any]) -> Iterator[Rollup]:
+    for minute, stored in zip(minutes[::2], minutes[1::2], strict=True):
+        for texts, figures in zip(stored[::2], stored[1::2], strict=True):
+            task, queue, outcome = json.loads(texts)
+            count, duration, *histogram = map(int, figures.split(" "))
+            yield Rollup(int(minute), task, queue, outcome, count, duration, tuple(histogram))

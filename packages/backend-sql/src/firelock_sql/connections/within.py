@@ -1,0 +1,133 @@
+"""A transaction of the caller's that verbs take part in: `insert(within=…)`, `apply(within=…)`.
+
+The statements go through the caller's own connection, whatever its driver, so they are committed or rolled
+back with everything else. Servers are told of the jobs after the commit: of a Session by its own events, of
+a Connection when it goes back to its pool, since Core has no event behind a commit. A raw connection tells
+nobody of its commit: servers find those jobs at their next poll.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
+from sqlalchemy import Connection, event
+from sqlalchemy.engine import Dialect
+
+from firelock_sql.connections.transaction import Cursor
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from firelock.storage import OpenTransaction
+
+
+class Teller(Protocol):
+    """Who can tell waiting servers of queues with work."""
+
+    def tell(self, queues: set[str]) -> None:
+        """They look for work soon."""
+        ...
+
+
+TellLater = Callable[[Teller, set[str]], None]
+
+
+@attrs.frozen
+class Joined:
+    """A caller's transaction."""
+
+    driver: Any  # the driver's connection
+    dialect: Dialect  # statements as this driver takes them
+    place: str  # what tells the database it leads to from others
+    open_cursor: Callable[[], Cursor]
+    tell_later: TellLater
+
+
+def find_connection(within: object) -> tuple[Connection, TellLater] | None:
+    """Return SQLAlchemy's connection, and who tells servers after its commit; None where it is none."""
+    if isinstance(within, Connection):
+        return within, lambda teller, queues: _tell_after_checkin(within, teller, queues)
+    from sqlalchemy.orm import Session, scoped_session  # noqa: PLC0415 - Core alone is loaded before
+
+    session = within() if isinstance(within, scoped_session) else within
+    if isinstance(session, Session):
+        return session.connection(), lambda teller, queues: _tell_after_end(session, teller, queues)
+    return None
+
+
+def tell_on_commit(transaction: OpenTransaction) -> TellLater:
+    """Servers are told when whoever opened the transaction says that it has committed."""
+
+    def tell_later(teller: Teller, queues: set[str]) -> None:
+        transaction.on_commit(lambda: teller.tell(queues))
+
+    return tell_later
+
+
+def tell_nobody(_teller: Teller, _queues: set[str]) -> None:
+    """Whoever commits by a raw connection tells nobody of it, so nobody can be told in time."""
+
+
+_OWED = "firelock: queues to tell of"  # in the `info` of a session or pooled connection
+_HEARD = "firelock: told after commits"
+
+
+def _tell_after_end(session: Session, teller: Teller, queues: set[str]) -> None:
+    """Servers are told when the session's outermost transaction has committed, nobody where it has not."""
+    owed: dict[Teller, set[str]] = session.info.setdefault(_OWED, {})
+    owed.setdefault(teller, set()).update(queues)
+    if session.info.setdefault(_HEARD, False):
+        return
+    session.info[_HEARD] = True
+    outcome = {"is_committed": False}
+
+    @event.listens_for(session, "after_commit")
+    def committed(_session: Session) -> None:
+        outcome["is_committed"] = True
+
+    @event.listens_for(session, "after_rollback")
+    def rolled_back(_session: Session) -> None:
+        outcome["is_committed"] = False
+
+    @event.listens_for(session, "after_transaction_end")
+    def ended(session: Session, transaction: Any) -> None:  # noqa: ANN401 - its type is private
+        if transaction.parent is not None:
+            return
+        queues_of = session.info.pop(_OWED, {})
+        if outcome["is_committed"]:
+            for owing, names in queues_of.items():
+                owing.tell(names)
+        outcome["is_committed"] = False
+
+
+def _tell_after_checkin(connection: Connection, teller: Teller, queues: set[str]) -> None:
+    """Servers are told when the connection goes back to its pool, if its transaction has committed."""
+    info = connection.connection.info
+    owed: dict[Teller, set[str]] = info.setdefault(_OWED, {})
+    owed.setdefault(teller, set()).update(queues)
+    pool: Any = connection.engine.pool
+    if not event.contains(pool, "checkin", _checked_in):
+        event.listen(pool, "checkin", _checked_in)
+    if not event.contains(connection.engine, "commit", _committing):
+        event.listen(connection.engine, "commit", _committing)
+        event.listen(connection.engine, "rollback", _rolling_back)
+
+
+def _committing(connection: Connection) -> None:
+    info = connection.connection.info
+    if _OWED in info:
+        info[_HEARD] = True
+
+
+def _rolling_back(connection: Connection) -> None:
+    if not connection.invalidated:
+        connection.connection.info.pop(_OWED, None)
+
+
+def _checked_in(_driver: object, record: Any) -> None:  # noqa: ANN401 - the pool's own type
+    owed: dict[Teller, set[str]] = record.info.pop(_OWED, {})
+    if record.info.pop(_HEARD, False):
+        for teller, queues in owed.items():
+            teller.tell(queues)

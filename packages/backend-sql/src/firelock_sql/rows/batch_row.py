@@ -1,0 +1,281 @@
+"""A batch as its row holds it, and how its members are counted.
+
+Who changes a member writes what that changes of the tally, and locks no batch: on SQLite, where a transaction
+is alone, into the row itself, elsewhere as a row of `batch_deltas`. Who changes the row of a batch locks it,
+behind the row of its job where it needs both; who adds members shares that lock. What is not folded yet is
+taken by a statement of its own behind the lock: only that sees what the last one who had it has left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import attrs
+
+from firelock.storage import JobRecord, State, Tally
+from firelock.storage.batches import NOTHING, Share, changed, folded, share_of
+from firelock_sql.connections.transaction import Text, Transaction, insert_into
+from firelock_sql.rows.job_row import JobRow
+
+_SUMS = Share._fields
+_COUNTED = _SUMS[:-1]  # a failure that is new is no count
+SWEEP, LET_IN = "sweep", "let in"
+_BEFORE_ALL = -(1 << 62)
+
+
+@attrs.define(eq=False)
+class BatchRow:
+    """What is known of a batch beside its job, as it is in this transaction."""
+
+    id: str
+    total: int
+    active: int
+    waiting: int
+    succeeded: int
+    failed: int
+    deleted: int
+    failures: int
+    is_shut: int
+    is_cancelled: int
+    is_stopping: int
+    is_changed: int
+    walk: str | None
+    walked_at: int
+    walked_id: str
+
+    def tally(self, state: State, due_at: int | None) -> Tally:
+        """Return how far the batch is, whose job is in this state with this `due_at`."""
+        return Tally(
+            self.total, self.active, self.waiting, self.succeeded, self.failed, self.deleted,
+            is_held=state is State.AWAITING and due_at is not None, is_shut=bool(self.is_shut),
+            is_cancelled=bool(self.is_cancelled), is_stopping=bool(self.is_stopping),
+        )  # fmt: skip
+
+    @property
+    def flags(self) -> tuple[object, ...]:
+        """All that `save_batch` writes."""
+        return tuple(getattr(self, name) for name in _FLAGS)
+
+    def begin(self, walk: str) -> None:
+        """`release` has something to do with each of its members, from the first one on."""
+        self.walk, self.walked_at, self.walked_id, self.is_changed = walk, _BEFORE_ALL, "", 1
+
+    def open(self) -> None:
+        """What it was after is met: its members may start."""
+        self.is_shut = 0
+        self.begin(LET_IN)
+
+
+_READ = [field.name for field in attrs.fields(BatchRow)]
+_FLAGS = _READ[_READ.index("is_shut") :]
+_LOOK = f"SELECT {', '.join(_READ)} FROM firelock_batches WHERE id IN :ids ORDER BY id"  # noqa: S608 - names
+_LOAD, _LOAD_FREE = Text(f"{_LOOK} FOR NO KEY UPDATE"), Text(f"{_LOOK} FOR NO KEY UPDATE SKIP LOCKED")
+_PEEK, _SHARE = Text(_LOOK), Text(f"{_LOOK} FOR SHARE")
+_SAVE = Text(
+    f"UPDATE firelock_batches SET {', '.join(f'{name} = :{name}' for name in _FLAGS)} WHERE id = :id"  # noqa: S608 - names
+)
+_PUT = insert_into("firelock_batches", *_READ)
+# In place; on the list only where something may follow from it.
+_COUNT = Text(f"""
+UPDATE firelock_batches
+SET {", ".join(f"{name} = {name} + :{name}" for name in _SUMS)}, is_changed = CASE
+    WHEN active <= 0 OR active + :active <= 0 OR is_cancelled = 1 OR is_stopping = 1 OR :failures > 0 THEN 1
+    ELSE is_changed END
+WHERE id = :id
+""")  # noqa: S608 - names
+_CHANGED_AMONG = Text("SELECT id FROM firelock_batches WHERE is_changed = 1 AND id IN :ids")
+_TELL = insert_into("firelock_batch_deltas", "batch_id", *_SUMS)
+_FOLD = Text(f"""
+UPDATE firelock_batches
+SET {", ".join(f"{name} = {name} + :{name}" for name in _COUNTED)}, failures = 0, is_stopping = :is_stopping
+WHERE id = :id
+""")  # noqa: S608 - names
+_UNFOLDED = Text(f"""
+SELECT batch_id, {", ".join(f"sum({name})" for name in _SUMS)} FROM firelock_batch_deltas
+WHERE batch_id IN :ids GROUP BY batch_id
+""")  # noqa: S608 - names
+_DELTAS = Text(f"SELECT seq, {', '.join(_SUMS)} FROM firelock_batch_deltas WHERE batch_id = :id")  # noqa: S608 - names
+_DROP = Text("DELETE FROM firelock_batch_deltas WHERE seq IN :seqs")
+_FAILURES = Text("SELECT seq, failures FROM firelock_batch_deltas WHERE batch_id = :id AND failures <> 0")
+
+TAKERS: dict[str, Callable[[Transaction, str], Share]] = {}
+"""How the deltas of a batch are taken on a database of this name, where one statement can."""
+
+
+def load_batches(tx: Transaction, ids: Iterable[str], *, is_patient: bool = True) -> dict[str, BatchRow]:
+    """Return the batches among these jobs by id, locked in their order; or those alone that nobody has."""
+    return _found(tx, _LOAD if is_patient else _LOAD_FREE, ids)
+
+
+def peek_batches(tx: Transaction, ids: Iterable[str]) -> dict[str, BatchRow]:
+    """Return the batches among these jobs as they are now, without a lock."""
+    return _rows_by_id(tx.all_now(_PEEK, ids=wanted)) if (wanted := sorted(set(ids))) else {}
+
+
+def share_batches(tx: Transaction, ids: Iterable[str]) -> dict[str, BatchRow]:
+    """Return the batches among these jobs; nobody changes their rows before this transaction has ended."""
+    return _found(tx, _SHARE, ids)
+
+
+def _found(tx: Transaction, statement: Text, ids: Iterable[str]) -> dict[str, BatchRow]:
+    wanted = sorted(set(ids))
+    return _rows_by_id(tx.all(statement, ids=wanted)) if wanted else {}
+
+
+def _rows_by_id(found: Iterable[Sequence[Any]]) -> dict[str, BatchRow]:
+    return {row[0]: BatchRow(*row) for row in found}
+
+
+def new_batch(id: str, *, is_shut: bool, is_cancelled: bool) -> BatchRow:
+    """Return the row of a batch that is stored now."""
+    return BatchRow(id, 0, 0, 0, 0, 0, 0, 0, int(is_shut), int(is_cancelled), 0, 0, None, 0, "")
+
+
+def put_batches(tx: Transaction, new: Sequence[BatchRow]) -> None:
+    """The batches are stored with what they count."""
+    tx.run_many(_PUT, [{name: getattr(row, name) for name in _READ} for row in new])
+
+
+def save_batch(tx: Transaction, batch: BatchRow) -> None:
+    """What is no count is written; the counts are by whoever changes them."""
+    tx.run_many(_SAVE, [{"id": batch.id, **{name: getattr(batch, name) for name in _FLAGS}}])
+
+
+def shut_among(tx: Transaction, ids: Iterable[str | None]) -> set[str]:
+    """Return those of the batches whose members wait for the opening, which does not come meanwhile."""
+    wanted = [id for id in ids if id is not None]
+    if not any(batch.is_shut for batch in peek_batches(tx, wanted).values()):
+        return set()  # for good
+    return {id for id, batch in share_batches(tx, wanted).items() if batch.is_shut}
+
+
+# ---- counting --------------------------------------------------------------------------------------------
+
+
+def tell_batches(tx: Transaction, changes: Mapping[str, Share]) -> set[str]:
+    """The tallies have changed by this; return the batches that `release` has to look at."""
+    rows = [
+        {("batch_id" if tx.adds_deltas else "id"): id, **change._asdict()}
+        for id, change in sorted(changes.items())
+        if change != NOTHING
+    ]
+    if not rows:
+        return set()
+    if tx.adds_deltas:
+        tx.run_many(_TELL, rows)
+        return {str(row["batch_id"]) for row in rows}
+    tx.run_many(_COUNT, rows)
+    return {row[0] for row in tx.all(_CHANGED_AMONG, ids=[row["id"] for row in rows])}
+
+
+def fold(tx: Transaction, batch: BatchRow, *, fails_fast: bool) -> None:
+    """All that is known is in the row, which this transaction has locked; a new failure may stop the rest."""
+    if tx.newer is not None:
+        _discount_failures(tx, batch.id)
+        return
+    known = NOTHING
+    if tx.adds_deltas:
+        known = TAKERS.get(tx.dialect.name, _take_deltas)(tx, batch.id)
+    is_stopping = batch.is_stopping or (fails_fast and known.failures + batch.failures > 0)
+    if known == NOTHING and not batch.failures and is_stopping == batch.is_stopping:
+        return
+    counts = known._asdict()
+    del counts["failures"]
+    tx.run(_FOLD, id=batch.id, is_stopping=int(is_stopping), **counts)
+    for name, more in counts.items():
+        setattr(batch, name, getattr(batch, name) + more)
+    batch.failures, batch.is_stopping = 0, int(is_stopping)
+
+
+def _discount_failures(tx: Transaction, id: str) -> None:
+    """No failure that is known by now stops anything once it is folded.
+
+    In a caller's transaction nothing is folded: its queries do not tell which deltas are left.
+    """
+    own = {seq: number for seq, number in tx.all(_FAILURES, id=id) if number < 0}
+    others = dict(tx.newer(_FAILURES, {"id": id})) if tx.newer is not None else {}
+    number = sum({**own, **others}.values())
+    if number > 0:
+        tx.run_many(_TELL, [{"batch_id": id, **NOTHING._replace(failures=-number)._asdict()}])
+
+
+def _take_deltas(tx: Transaction, id: str) -> Share:
+    found = tx.all(_DELTAS, id=id)
+    if found:
+        tx.run(_DROP, seqs=[row[0] for row in found])
+    return summed(row[1:] for row in found)
+
+
+def summed(rows: Iterable[Sequence[int]]) -> Share:
+    """Return the sum of what is known."""
+    total = NOTHING
+    for row in rows:
+        total = total.plus(Share(*map(int, row)))
+    return total
+
+
+def with_unfolded(tx: Transaction, tallies: Mapping[str, tuple[Tally, bool]]) -> dict[str, Tally]:
+    """Return the tallies, each given with whether its batch fails fast, with all that is known."""
+    unfolded = {}
+    if tx.adds_deltas and tallies:
+        unfolded = {id: summed([row]) for id, *row in tx.all(_UNFOLDED, ids=sorted(tallies))}
+    return {
+        id: folded(tally, unfolded.get(id, NOTHING), fails_fast=fails_fast)
+        for id, (tally, fails_fast) in tallies.items()
+    }
+
+
+# ---- members ---------------------------------------------------------------------------------------------
+
+_TIED = Text("SELECT DISTINCT child_id FROM firelock_edges WHERE child_id IN :ids AND is_decided = 0")
+_RELEASING = Text("SELECT parent_id FROM firelock_releasing WHERE parent_id IN :ids")
+
+
+def tied_among(tx: Transaction, ids: Sequence[str]) -> set[str]:
+    """Return those of the jobs that wait for a parent."""
+    return {row[0] for row in tx.all_now(_TIED, ids=list(ids))} if ids else set()
+
+
+class MemberCounts:
+    """What a transaction does to the tallies around some jobs, whose rows it has read to change them."""
+
+    def __init__(self, tx: Transaction, rows: Iterable[JobRow]) -> None:
+        self._tx = tx
+        self._rows = [row for row in rows if row.is_member]
+        self._before = self._shares() if self._rows else {}
+
+    def tell(self) -> set[str]:
+        """The tallies are changed by all that happened since; return the batches to look at.
+
+        The rows, their ties and the releasing list are as they will be.
+        """
+        if not self._rows:
+            return set()
+        after = self._shares()
+        changes: dict[str, Share] = {}
+        for row in self._rows:
+            change = changed(self._before[row.id], after[row.id])
+            batch_id = row.ties.batch_id
+            if change != NOTHING and batch_id is not None:
+                changes[batch_id] = changes.get(batch_id, NOTHING).plus(change)
+        return tell_batches(self._tx, changes)
+
+    def _shares(self) -> dict[str, Share]:
+        rows = self._rows
+        tied = tied_among(
+            self._tx, [row.id for row in rows if row.state is State.AWAITING and row.waits_for is None]
+        )
+        ended = [row.id for row in rows if row.is_final and row.has_children]
+        releasing = {row[0] for row in self._tx.all_now(_RELEASING, ids=ended)} if ended else set()
+        inner = peek_batches(self._tx, [row.id for row in rows if row.is_batch])
+        cancelled = {id for id, batch in inner.items() if batch.is_cancelled}
+        return {
+            row.id: share_of(
+                cast("JobRecord", row),  # in all that it looks at
+                is_tied=row.id in tied,
+                is_releasing=row.id in releasing,
+                is_cancelled=row.id in cancelled,
+            )
+            for row in rows
+        }

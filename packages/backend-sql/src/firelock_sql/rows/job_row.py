@@ -1,0 +1,392 @@
+"""A job as its row holds it: how columns are read, and how a row is changed in memory and written back.
+
+What cannot be read reads as nothing: a line that somebody wrote by hand must not keep a job from being shown,
+or others from being claimed.
+
+Between reading a row to change it and writing it back nobody comes between, since the transaction holds it
+(on SQLite the database). Rows are locked in the order of their ids: two batches that meet wait for each
+other, they never stand in each other's way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+import attrs
+
+from firelock.storage import (
+    HISTORY_LIMIT,
+    Admission,
+    Attempt,
+    ClaimedJob,
+    Edge,
+    ErrorInfo,
+    HistoryEntry,
+    JobHistory,
+    JobRecord,
+    On,
+    Progress,
+    Standing,
+    State,
+    StorageError,
+    Ties,
+    add_duplicate,
+    bounded_history,
+    is_damaged,
+    read_admission,
+    read_ties,
+)
+from firelock_sql.connections.transaction import Text, Transaction
+from firelock_sql.schema.tables import HAS_CHILDREN, HAS_MEMOS, IS_MEMBER
+
+COMPACT_FROM = 2 * HISTORY_LIMIT
+"""Lines of history from which on the text is rewritten without its middle; reading bounds it anyway."""
+
+# No index serves the session so: what one holds is so little in a planner's eyes that it would read all of it
+# to find one job.
+IS_HELD = "id = :id AND state = 'processing' AND coalesce(session, '') = :session AND fence = :fence"
+
+# ---- columns ---------------------------------------------------------------------------------------------
+
+
+def list_text(values: Sequence[str]) -> str | None:
+    """Return texts as a column holds them: nothing for none."""
+    return json.dumps(values, ensure_ascii=False) if values else None
+
+
+def read_list(text: str | None) -> tuple[str, ...]:
+    """Return what `list_text` wrote."""
+    try:
+        return tuple(map(str, json.loads(text))) if text else ()
+    except (TypeError, ValueError):
+        return ()
+
+
+_NOTHING = Admission()
+
+
+def admission_in(text: str | None) -> Admission:
+    """Return the admission of a job."""
+    return _NOTHING if text is None else read_admission(text)
+
+
+def readable_admission(text: str) -> str:
+    """Return the admission of a job as stored, for a server of this or a newer release.
+
+    Raises:
+        StorageError: no release can read it; the job might be started without its limit.
+    """
+    if read_admission(text).unread is not None and is_damaged(text):
+        raise StorageError("The limits of a job are not JSON.")
+    return text
+
+
+_NO_TIES = Ties()
+
+
+def ties_in(text: str | None) -> Ties:
+    """Return the ties of a job."""
+    return _NO_TIES if text is None else read_ties(text)
+
+
+def edges_text(parents: Sequence[Edge]) -> str | None:
+    """Return a job's ties to its parents as a column holds them."""
+    ties = [[edge.parent_id, edge.on.value, *([1] if edge.carries else [])] for edge in parents]
+    return json.dumps(ties) if ties else None
+
+
+def _read_edges(text: str | None) -> tuple[Edge, ...]:
+    try:
+        ties = json.loads(text) if text else ()
+        return tuple(Edge(parent_id, On(on), bool(more and more[0])) for parent_id, on, *more in ties)
+    except (TypeError, ValueError):
+        return ()
+
+
+_STATES = {state.value: state for state in State}
+
+
+def read_state(text: str) -> State:
+    """Return the state of that name; a job in a state that nobody knows is one that has failed."""
+    return _STATES.get(text, State.FAILED)
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_in_order = attrgetter(*(field.name for field in attrs.fields(HistoryEntry)))
+
+
+def entry_line(entry: HistoryEntry) -> str:
+    """Return one step of a job's life as one line."""
+    state, *fields = _in_order(entry)
+    if not entry.elided and entry.due_at is None:
+        del fields[-2:]
+    while fields[-1] is None:
+        fields.pop()
+    return _encode([state.value, *fields]) + "\n"
+
+
+_ENTRY_FIELDS = len(attrs.fields(HistoryEntry)) - 1  # behind the state
+
+
+def _read_line(line: str) -> HistoryEntry | None:
+    try:
+        state, *rest = json.loads(line)
+        return HistoryEntry(_STATES[state], *rest[:_ENTRY_FIELDS])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+_Stored = dict[int, tuple[HistoryEntry, str]]
+"""The line of each entry that was read, by the identity of the entry; kept, so that no other entry has it."""
+
+
+def _read_history(
+    created_at: int, creation: str | None, lines: str, stored: _Stored | None = None
+) -> list[HistoryEntry]:
+    """Return a job's history, its middle left out if it is long; `stored` receives the lines."""
+    first = None if creation is None else _read_line(creation)
+    history = [first or HistoryEntry(State.ENQUEUED, created_at)]
+    for line in lines.split("\n")[:-1]:  # not splitlines(): a reason may hold separators of its own
+        if (entry := _read_line(line)) is not None:
+            history = bounded_history(history, entry)
+            if stored is not None:
+                stored[id(entry)] = entry, f"{line}\n"
+    return history
+
+
+def _written_history(history: Iterable[HistoryEntry], stored: _Stored) -> str:
+    """Return a history as lines; those that were read stay as they are, with fields of a newer release."""
+    return "".join(stored[id(entry)][1] if id(entry) in stored else entry_line(entry) for entry in history)
+
+
+# ---- as it is read ---------------------------------------------------------------------------------------
+
+# In the order of ClaimedJob's fields, `tags` still as text, without the last, which is one of `marks`.
+CLAIMED_COLUMNS = ", ".join(field.name for field in attrs.fields(ClaimedJob)[:-1])
+_ERROR = 28  # the place behind the columns that are fields of a JobRecord as they stand
+_RECORD_COLUMNS = (
+    *(field.name for field in attrs.fields(JobRecord)[:_ERROR]),
+    "error_type", "error_message", "error_fingerprint", "result", "result_absent", "parents",
+    "admission_json", "ties_json", "waits_for",
+)  # fmt: skip
+_STATE, _TAGS = 4, 8
+_SUSPENDED = frozenset({State.AWAITING, State.SCHEDULED})
+
+_GET = Text(
+    f"SELECT {', '.join(f'job.{name}' for name in _RECORD_COLUMNS)}, done, total, at, message"  # noqa: S608
+    " FROM firelock_jobs AS job LEFT JOIN firelock_progress AS said ON said.job_id = job.id WHERE id IN :ids"
+)
+_HISTORY = Text("""
+SELECT created_at, creation, history, is_plain_end, state, changed_at, attempt, claimed_at, started_at, server
+FROM firelock_jobs WHERE id = :id
+""")
+_ERRORS = Text("""
+SELECT attempt, at, type, message, fingerprint, traceback FROM firelock_attempt_errors
+WHERE job_id = :id ORDER BY seq DESC LIMIT 20
+""")
+
+
+def claimed_job(row: Sequence[Any], marks: int) -> ClaimedJob:
+    """Return a row of `CLAIMED_COLUMNS` as its session sees it."""
+    job = ClaimedJob(*row)
+    job.tags, job.has_memos = read_list(row[14]), bool(marks & HAS_MEMOS)
+    return job
+
+
+def get_jobs(tx: Transaction, ids: Sequence[str]) -> list[JobRecord | None]:
+    """See `Storage.get`."""
+    found = {row[0]: _read_record(row) for row in tx.all(_GET, ids=list(ids))}
+    return [found.get(id) for id in ids]
+
+
+def _read_record(row: Sequence[Any]) -> JobRecord:
+    type_, message, fingerprint, result, absent, parents, admission, ties, waits_for, done, *said = row[
+        _ERROR:
+    ]
+    fields: list[Any] = list(row[:_ERROR])
+    fields[_STATE], fields[_TAGS] = read_state(fields[_STATE]), read_list(fields[_TAGS])
+    error = None if type_ is None else ErrorInfo(type_, message, fingerprint)
+    told = None if done is None else Progress(done, *said)
+    fields += [error, result, absent, _read_edges(parents), told, admission, ties]
+    fields.append(waits_for if fields[_STATE] in _SUSPENDED else None)
+    return JobRecord(*fields)
+
+
+def get_history(tx: Transaction, job_id: str) -> JobHistory:
+    """See `Storage.history`."""
+    found = tx.one(_HISTORY, id=job_id)
+    if found is None:
+        return JobHistory([], [])
+    created_at, creation, lines, is_plain_end, state, changed_at, *attempt = found
+    history = _read_history(created_at, creation, lines)
+    if is_plain_end:
+        history = bounded_history(history, HistoryEntry(read_state(state), changed_at, None, *attempt))
+    errors = [Attempt(row[0], row[1], ErrorInfo(*row[2:])) for row in tx.all(_ERRORS, id=job_id)]
+    return JobHistory(history, errors[::-1])
+
+
+# ---- as it is changed ------------------------------------------------------------------------------------
+
+
+@attrs.define(eq=False)
+class JobRow(Standing):
+    """What changes of a job, as it is in this transaction."""
+
+    seq: int
+    id: str
+    queue: str
+    created_at: int
+    nominal_at: int | None
+    marks: int
+    history_lines: int
+    is_plain_end: int
+    held_by: str | None
+    admission_json: str | None
+    ties_json: str | None
+    state: State
+    reason: str | None
+    changed_at: int
+    enqueued_at: int | None
+    attempt: int
+    retries: int
+    crashes: int
+    fence: int
+    session: str | None
+    server: str | None
+    claimed_at: int | None
+    started_at: int | None
+    due_at: int | None
+    ended_at: int | None
+    expires_at: int | None
+    result: str | None
+    result_absent: str | None
+    waits_for: str | None
+    error_type: str | None
+    error_message: str | None
+    error_fingerprint: str | None
+    added: list[str] = attrs.field(factory=list)  # lines of history not written yet
+    is_changed: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        self.state = read_state(self.state)
+        if self.is_plain_end:  # what the columns say now is history with the next change
+            self.note(self.state, self.changed_at, None, of_attempt=True)
+
+    @property
+    def is_member(self) -> bool:
+        """Tell whether it is in a batch."""
+        return bool(self.marks & IS_MEMBER)
+
+    @property
+    def is_batch(self) -> bool:
+        """Tell whether it is a batch itself."""
+        return self.ties_json is not None and self.ties.batch is not None
+
+    @property
+    def ties(self) -> Ties:
+        """What it is to others."""
+        return ties_in(self.ties_json)
+
+    @property
+    def has_children(self) -> bool:
+        """Tell whether edges of children that nothing was decided for may exist."""
+        return bool(self.marks & HAS_CHILDREN)
+
+    def move(self, tx: Transaction, to: State, **fields: object) -> None:
+        """The job is in that state, with these fields, and the counts will say so."""
+        if to is not self.state:
+            tx.moved(self.queue, self.state.value, to.value)
+        self.state = to
+        self.change(fields)
+
+    def change(self, fields: Mapping[str, object]) -> None:
+        """The job has these fields."""
+        for name, value in fields.items():
+            setattr(self, name, value)
+        self.is_changed = True
+
+    def note(self, state: State, at: int, reason: str | None, *, of_attempt: bool = False) -> None:
+        """The history has one entry more."""
+        attempt = (self.attempt, self.claimed_at, self.started_at, self.server) if of_attempt else ()
+        self.added.append(entry_line(HistoryEntry(state, at, reason, *attempt)))
+
+
+_READ = [field.name for field in attrs.fields(JobRow)][:-2]
+_WRITTEN = _READ[_READ.index("state") :]
+_values_of = attrgetter(*_WRITTEN)
+_LOOK = f"""
+SELECT {", ".join(_READ)} FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE
+"""  # noqa: S608 - names
+KNOWN = Text("SELECT id FROM firelock_jobs WHERE id IN :ids")
+_LOAD = Text(_LOOK)
+_LOAD_FREE = Text(f"{_LOOK} SKIP LOCKED")
+_SAVE = Text(
+    f"UPDATE firelock_jobs SET {', '.join(f'{name} = :{name}' for name in _WRITTEN)},"  # noqa: S608 - names
+    " history = history || :lines, history_lines = history_lines + :number, is_plain_end = 0 WHERE seq = :seq"
+)
+_TEXT = Text("SELECT creation, history FROM firelock_jobs WHERE seq = :seq")
+_REWRITE = Text("UPDATE firelock_jobs SET history = :history, history_lines = :number WHERE seq = :seq")
+
+
+def visible(tx: Transaction, ids: Iterable[str]) -> list[str]:
+    """Return the ids of the jobs that can be locked, in order; without those of other open transactions.
+
+    On MySQL a caller's transaction would wait for the end of that other one, which may be open in the same
+    thread. Elsewhere a locking query does not see what is not committed, and nothing is asked here.
+    """
+    wanted = sorted(set(ids))
+    if tx.newer is None or not wanted:
+        return wanted
+    return sorted({row[0] for row in tx.all_known(KNOWN, ids=wanted)})
+
+
+def load_rows(tx: Transaction, ids: Iterable[str], *, is_patient: bool = True) -> dict[str, JobRow]:
+    """Return the jobs that are stored, by id; locked in order of id where a database locks rows.
+
+    Without patience those alone that nobody else has locked.
+    """
+    found = tx.all(_LOAD if is_patient else _LOAD_FREE, ids=list(ids))
+    return {row[1]: JobRow(*row) for row in found}
+
+
+def save_rows(tx: Transaction, rows: Iterable[JobRow]) -> None:
+    """The rows that changed are written."""
+    changed = [row for row in rows if row.is_changed]
+    tx.run_many(_SAVE, map(_saved, changed))
+    for row in changed:
+        row.is_changed = False
+        row.history_lines += len(row.added)
+        row.added.clear()
+        if row.history_lines >= COMPACT_FROM:
+            compact(tx, row)
+
+
+def _saved(row: JobRow) -> dict[str, Any]:
+    values: dict[str, Any] = dict(zip(_WRITTEN, _values_of(row), strict=True))
+    values["state"] = row.state.value
+    values["lines"], values["number"], values["seq"] = "".join(row.added), len(row.added), row.seq
+    return values
+
+
+def add_duplicates(tx: Transaction, row: JobRow, number: int, at: int) -> None:
+    """The history of a job that waits counts so many calls more that have changed it."""
+    creation, lines = tx.one(_TEXT, seq=row.seq)
+    stored: _Stored = {}
+    history = _read_history(row.created_at, creation, lines, stored)
+    for _ in range(number):
+        history = add_duplicate(history, row.state, at)
+    row.history_lines = len(history) - 1
+    written = _written_history(history[1:], stored)
+    tx.run(_REWRITE, seq=row.seq, history=written, number=row.history_lines)
+
+
+def compact(tx: Transaction, row: JobRow) -> None:
+    """The job's history is stored without its middle; what is read from it stays the same."""
+    creation, lines = tx.one(_TEXT, seq=row.seq)
+    stored: _Stored = {}
+    history = _written_history(_read_history(row.created_at, creation, lines, stored)[1:], stored)
+    row.history_lines = history.count("\n")
+    tx.run(_REWRITE, seq=row.seq, history=history, number=row.history_lines)

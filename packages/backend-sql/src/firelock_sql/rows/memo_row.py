@@ -1,0 +1,87 @@
+"""What a job remembers, as its rows hold it; whoever changes it has locked the job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from firelock.storage import Memo, MemoKind
+from firelock_sql.connections.transaction import Text, Transaction, insert_into
+from firelock_sql.rows.job_row import JobRow
+from firelock_sql.schema.tables import HAS_MEMOS
+
+_FIELDS = ("kind", "name", "value", "is_done", "at", "started_at", "attempt", "author", "place")
+_COLUMNS = f"SELECT {', '.join(_FIELDS)} FROM firelock_memos WHERE job_id = :id"  # noqa: S608 - names
+ALL_MEMOS = Text(f"{_COLUMNS} ORDER BY place")
+_ONE = Text(f"{_COLUMNS} AND kind = :kind AND name = :name")
+_SUM = Text("""
+SELECT count(*), coalesce(sum(bytes), 0), coalesce(max(place), -1) FROM firelock_memos WHERE job_id = :id
+""")
+_PUT = insert_into("firelock_memos", "job_id", *_FIELDS, "bytes")
+_REPLACE = Text(f"""
+UPDATE firelock_memos SET {", ".join(f"{name} = :{name}" for name in _FIELDS[2:])}, bytes = :bytes
+WHERE job_id = :job_id AND kind = :kind AND name = :name
+""")  # noqa: S608 - names
+_FORGET = Text("DELETE FROM firelock_memos WHERE job_id = :id AND place >= :place")
+_MARK = Text(f"UPDATE firelock_jobs SET marks = marks | {HAS_MEMOS} WHERE seq = :seq")  # noqa: S608 - a number
+_UNMARK = Text(f"UPDATE firelock_jobs SET marks = marks - {HAS_MEMOS} WHERE seq = :seq")  # noqa: S608 - a number
+
+
+@attrs.frozen
+class MemoTotal:
+    """How much a job remembers."""
+
+    count: int
+    size: int  # of the values, in bytes of UTF-8
+    last: int  # the largest place, -1 for none
+
+
+def memo_of(row: Sequence[Any]) -> Memo:
+    """Return a row of `ALL_MEMOS` as a memo."""
+    kind, name, value, is_done, *rest = row
+    return Memo(MemoKind(kind), name, value, bool(is_done), *rest)
+
+
+def read_memos(tx: Transaction, job_id: str) -> list[Memo]:
+    """Return all that the job remembers, in order of place."""
+    return [memo_of(row) for row in tx.all(ALL_MEMOS, id=job_id)]
+
+
+def read_memo(tx: Transaction, job_id: str, kind: str, name: str) -> Memo | None:
+    """Return what stands under this name."""
+    of = {"id": job_id, "kind": str(kind), "name": name}
+    found = tx.all_known(_ONE, **of)
+    if len(found) and tx.newer is not None:
+        found = tx.all_now(_ONE, **of)  # there is one: the room for others' memos is not locked
+    return memo_of(found[0]) if found else None
+
+
+def memo_total(tx: Transaction, job_id: str) -> MemoTotal:
+    """Return how much the job remembers."""
+    totals = [map(int, row) for row in tx.all_known(_SUM, id=job_id)]
+    return MemoTotal(*map(max, zip(*totals, strict=True)))
+
+
+def memo_size(memo: Memo | None) -> int:
+    """Return the bytes of its value."""
+    return 0 if memo is None or memo.value is None else len(memo.value.encode(errors="surrogatepass"))
+
+
+def put_memo(tx: Transaction, row: JobRow, memo: Memo, *, is_new: bool) -> None:
+    """The job remembers it, at its place."""
+    values = {name: getattr(memo, name) for name in _FIELDS}
+    values |= {"kind": memo.kind.value, "is_done": int(memo.is_done), "bytes": memo_size(memo)}
+    tx.run(_PUT if is_new else _REPLACE, job_id=row.id, **values)
+    if not row.marks & HAS_MEMOS:
+        tx.run(_MARK, seq=row.seq)
+        row.marks |= HAS_MEMOS
+
+
+def forget_memos(tx: Transaction, row: JobRow, since: Memo) -> None:
+    """The job does not remember this and all that was recorded later any more."""
+    tx.run(_FORGET, id=row.id, place=since.place)
+    if row.marks & HAS_MEMOS and not memo_total(tx, row.id).count:
+        tx.run(_UNMARK, seq=row.seq)
+        row.marks -= HAS_MEMOS

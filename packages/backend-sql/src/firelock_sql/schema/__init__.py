@@ -1,0 +1,1 @@
+"""The schema: `tables` with their migrations, other `names` for them, and SQLAlchemy's `metadata` of them."""

@@ -1,0 +1,110 @@
+"""What people do to a batch and its members, and what a requeue means for the batches around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from firelock.storage import Applied, State, Ties, Transition
+from firelock_sql.connections.transaction import Text, Transaction
+from firelock_sql.rows.batch_row import SWEEP, BatchRow, fold, load_batches, save_batch
+from firelock_sql.rows.job_row import JobRow, ties_in
+
+_TIES = Text("SELECT id, ties_json FROM firelock_jobs WHERE id IN :ids AND ties_json IS NOT NULL")
+_STATES = Text("SELECT id, state FROM firelock_jobs WHERE id IN :ids")
+
+
+def cancel_batch(tx: Transaction, row: JobRow, batch: BatchRow, reason: str | None, at: int) -> None:
+    """The batch is cancelled for good: open until nobody in it runs or waits, and held no more."""
+    row.move(
+        tx, State.AWAITING, reason=reason, changed_at=at, due_at=None, ended_at=None, expires_at=None
+    )  # fmt: skip
+    row.note(State.AWAITING, at, reason)
+    batch.is_cancelled = 1
+    batch.begin(SWEEP)
+    save_batch(tx, batch)
+
+
+def change_batch(tx: Transaction, row: JobRow, batch: BatchRow | None, transition: Transition) -> Applied:
+    """The batch is held or cancelled; a batch is never run."""
+    if transition.session is not None or row.state not in transition.from_states or batch is None:
+        return Applied.REFUSED
+    if transition.to is State.DELETED:
+        if not batch.is_cancelled:
+            cancel_batch(tx, row, batch, transition.reason, transition.at)
+    elif transition.to is State.AWAITING is row.state and not batch.is_cancelled:
+        row.change({"due_at": transition.due_at})
+        batch.is_changed = 1
+        save_batch(tx, batch)
+    else:
+        return Applied.REFUSED
+    return Applied.APPLIED
+
+
+# ---- requeues --------------------------------------------------------------------------------------------
+
+
+def _may_let_run(transition: Transition) -> bool:
+    return transition.session is None and transition.to in {State.ENQUEUED, State.SCHEDULED}
+
+
+def lets_run(row: JobRow, transition: Transition) -> bool:
+    """Tell whether somebody lets a job with ties run that had ended or waited."""
+    if row.ties_json is None or not _may_let_run(transition):
+        return False
+    return transition.to is State.ENQUEUED or row.is_final
+
+
+@attrs.define
+class BatchesAround:
+    """The batches around some jobs, locked."""
+
+    ties: dict[str, Ties] = attrs.field(factory=dict)  # of the jobs and of the batches, by id
+    batches: dict[str, BatchRow] = attrs.field(factory=dict)
+
+    def of(self, job_id: str) -> list[BatchRow]:
+        """Return the batches around the job, from the inside."""
+        found: list[BatchRow] = []
+        while (ties := self.ties.get(job_id)) is not None and ties.batch_id in self.batches:
+            job_id = str(ties.batch_id)
+            found.append(self.batches[job_id])
+        return found
+
+    def calm(self, tx: Transaction, job_id: str) -> None:
+        """What has failed so far stops nothing any more around the job that runs again."""
+        for batch in self.of(job_id):
+            rules = self.ties[batch.id].batch
+            if rules is not None and rules.fails_fast:
+                fold(tx, batch, fails_fast=True)
+                if batch.is_stopping:
+                    batch.is_stopping, batch.is_changed, batch.walk = 0, 1, None
+                    save_batch(tx, batch)
+
+
+def lock_around(tx: Transaction, transitions: Sequence[Transition]) -> BatchesAround:
+    """Return what is around those of the jobs that somebody lets run again, before they are locked."""
+    around = BatchesAround()
+    wanted = {one.job_id for one in transitions if _may_let_run(one)}
+    while wanted:
+        found = {id: ties_in(text) for id, text in tx.all_known(_TIES, ids=sorted(wanted))}
+        around.ties |= found
+        wanted = {ties.batch_id for ties in found.values() if ties.batch_id is not None} - set(around.ties)
+    batches = {ties.batch_id for ties in around.ties.values() if ties.batch_id is not None}
+    around.batches = load_batches(tx, batches)
+    return around
+
+
+def is_forbidden(tx: Transaction, row: JobRow, transition: Transition, around: BatchesAround) -> bool:
+    """Tell whether what the job is tied to forbids that somebody lets it run."""
+    if not lets_run(row, transition):
+        return False
+    return any(batch.is_cancelled for batch in around.of(row.id)) or _misses_input(tx, row)
+
+
+def _misses_input(tx: Transaction, row: JobRow) -> bool:
+    wanted = {one.job_id for one in row.ties.inputs}
+    if row.state is not State.AWAITING or not wanted:
+        return False
+    states = dict(tx.all_known(_STATES, ids=sorted(wanted)))
+    return any(states.get(id) != State.SUCCEEDED for id in wanted)

@@ -1,0 +1,331 @@
+"""Batches: how far they are, and what `release` does with those whose tally has changed.
+
+A batch is decided by what is known of it under its lock; its members are moved some at a time, under that
+lock as well, in the order in which they are listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from typing_extensions import override
+
+from firelock.storage import ANY_QUEUE, FINAL_STATES, BatchRules, Moved, State, Tally, Ties, Transition
+from firelock.storage.batches import end_of
+from firelock_sql.connections.database import SqlVerbs
+from firelock_sql.connections.transaction import Text, Transaction
+from firelock_sql.rows.batch_row import (
+    SWEEP,
+    BatchRow,
+    MemberCounts,
+    fold,
+    load_batches,
+    peek_batches,
+    save_batch,
+    tied_among,
+    with_unfolded,
+)
+from firelock_sql.rows.job_row import JobRow, load_rows, read_state, save_rows, ties_in
+from firelock_sql.verbs.batch_change import cancel_batch
+from firelock_sql.verbs.settle import (
+    apply_transitions,
+    decide_all_of,
+    delete_with,
+    follow_parents,
+    keep_waiting,
+    resume,
+    tell_if_claimable,
+)
+
+_UNENDED = frozenset(State) - FINAL_STATES
+_NO_RULES = BatchRules("")
+_OF_BATCHES = Text("SELECT id, state, due_at, ties_json FROM firelock_jobs WHERE id IN :ids")
+_CHANGED = Text("SELECT id FROM firelock_batches WHERE is_changed = 1 LIMIT :most")
+_CHANGED_OR_TOLD = Text("""
+SELECT id FROM (SELECT id FROM firelock_batches WHERE is_changed = 1 LIMIT :most) AS changed
+UNION SELECT batch_id FROM (SELECT DISTINCT batch_id FROM firelock_batch_deltas LIMIT :most) AS told
+""")
+_FREE_JOBS = Text("""
+SELECT id FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+""")
+_NEXT_MEMBERS = Text("""
+SELECT listed.created_at, listed.job_id, job.state
+FROM firelock_members AS listed JOIN firelock_jobs AS job ON job.id = listed.job_id
+WHERE listed.batch_id = :batch AND listed.created_at >= :at
+    AND (listed.created_at > :at OR listed.job_id > :id)
+ORDER BY listed.created_at, listed.job_id LIMIT :most
+""")
+_WALKED = Text("""
+UPDATE firelock_batches SET walk = :walk, walked_at = :at, walked_id = :last WHERE id = :id
+""")
+_AGAIN = Text("UPDATE firelock_batches SET is_changed = 1 WHERE id = :id")
+_GONE = [
+    Text("DELETE FROM firelock_batches WHERE id = :id"),
+    Text("DELETE FROM firelock_batch_deltas WHERE batch_id = :id"),
+]
+
+
+class SqlBatchVerbs(SqlVerbs):
+    """What people read of batches."""
+
+    @override
+    def tally(self, ids: Sequence[str]) -> list[Tally | None]:
+        if not ids:
+            return []
+        found = self._database.read(lambda tx: read_tallies(tx, ids))
+        return [found.get(id) for id in ids]
+
+
+def read_tallies(tx: Transaction, ids: Sequence[str]) -> dict[str, Tally]:
+    """Return how far each batch is, of one snapshot."""
+    jobs = {row[0]: row for row in tx.all(_OF_BATCHES, ids=list(ids))}
+    tallies = {}
+    for id, batch in peek_batches(tx, jobs).items():
+        _, state, due_at, ties = jobs[id]
+        rules = ties_in(ties).batch
+        if rules is not None:
+            batch.is_stopping = int(batch.is_stopping or (rules.fails_fast and batch.failures > 0))
+            tallies[id] = (batch.tally(read_state(state), due_at), rules.fails_fast)
+    return with_unfolded(tx, tallies)
+
+
+# ---- release ---------------------------------------------------------------------------------------------
+
+
+def release_batches(tx: Transaction, limit: int) -> int:
+    """Look at batches whose tally has changed, and move their members; return how many were looked at."""
+    found = tx.all(_CHANGED_OR_TOLD if tx.adds_deltas else _CHANGED, most=limit)
+    looked_at = 0
+    for id in sorted(str(row[0]) for row in found):
+        if looked_at >= limit:
+            break
+        looked_at += _look_at(tx, id, limit - looked_at)
+    return looked_at
+
+
+def _look_at(tx: Transaction, id: str, room: int) -> int:
+    """The batch is as its counts say, and some of its members are where it has them; return how many."""
+    row = load_rows(tx, [id], is_patient=False).get(id)
+    if row is None and tx.adds_deltas and tx.all(_OF_BATCHES, ids=[id]):
+        return 0  # somebody else has it
+    batch = load_batches(tx, [id], is_patient=False).get(id)
+    if row is None:
+        for statement in _GONE:
+            tx.run(statement, id=id)
+        return 1
+    if batch is None:
+        return 0
+    rules = row.ties.batch or _NO_RULES
+    counts = MemberCounts(tx, [row])
+    flags = batch.flags
+    fold(tx, batch, fails_fast=rules.fails_fast)
+    state = row.state if row.state is State.DELETED else end_of(batch.tally(row.state, row.due_at))
+    if state is not row.state:
+        _decide(tx, row, batch, rules, state)
+    _set_out(row, batch)
+    if batch.flags != flags:
+        save_batch(tx, batch)
+    save_rows(tx, [row])
+    if row.has_children:
+        follow_parents(tx, [row])
+    counts.tell()
+    return _walk(tx, batch, rules, room) if batch.walk is not None else 1
+
+
+def _set_out(row: JobRow, batch: BatchRow) -> None:
+    """What is to be done to the members is what the batch is now; a sweep that left some begins anew."""
+    if row.is_final:
+        batch.is_shut, batch.is_stopping, batch.walk = 0, 0, None
+    elif batch.is_cancelled or batch.is_stopping:
+        if batch.walk != SWEEP and batch.tally(row.state, None).ended < batch.total:
+            batch.begin(SWEEP)
+    elif batch.is_shut or batch.walk == SWEEP:
+        batch.walk = None
+    batch.is_changed = 0
+
+
+def _decide(tx: Transaction, row: JobRow, batch: BatchRow, rules: BatchRules, state: State) -> None:
+    """The batch ends, or is open again; one that ends otherwise than before was open in between."""
+    reason = row.reason if state is State.DELETED else None
+    if row.is_final:
+        opened = Moved.REOPENED.value
+        row.move(tx, State.AWAITING, reason=opened, changed_at=tx.now, ended_at=None, expires_at=None)
+        row.note(State.AWAITING, tx.now, opened)
+    if state is State.AWAITING:
+        return
+    if state is State.FAILED:
+        reason = Moved.BATCH_ENDED.format(failed=batch.failed, total=batch.total, waiting=batch.waiting)
+    row.move(
+        tx, state, reason=reason, changed_at=tx.now, ended_at=tx.now, due_at=None,
+        expires_at=rules.expiry(state, tx.now),
+    )  # fmt: skip
+    row.note(state, tx.now, reason)
+    decide_all_of(tx, [row.id])
+
+
+def _walk(tx: Transaction, batch: BatchRow, rules: BatchRules, room: int) -> int:
+    """The next members of an open batch are swept, or let in; return how many were looked at.
+
+    One that somebody else holds is waited for by nobody: the walk goes on with it the next time.
+    """
+    found = tx.all(_NEXT_MEMBERS, batch=batch.id, at=batch.walked_at, id=batch.walked_id, most=room)
+    movable = _UNENDED if batch.walk == SWEEP else {State.AWAITING}
+    wanted = [id for _, id, state in found if read_state(state) in movable]
+    free = _free_among(tx, wanted)
+    if batch.walk == SWEEP:
+        _sweep(tx, batch, rules, [id for id in wanted if id in free])
+    else:
+        _let_in(tx, [id for id in wanted if id in free])
+    held = [place for place, (_, id, _) in enumerate(found) if id in wanted and id not in free]
+    done = found[: held[0]] if held else found
+    is_over = len(found) < room and not held
+    at, last = done[-1][:2] if done else (batch.walked_at, batch.walked_id)
+    tx.run(_WALKED, id=batch.id, walk=None if is_over else batch.walk, at=at, last=last)
+    if not is_over:
+        tx.run(_AGAIN, id=batch.id)
+    return len(free) if held else max(1, len(found))
+
+
+def _free_among(tx: Transaction, ids: Sequence[str]) -> set[str]:
+    """Return those of the jobs that nobody else holds, nor can from now on."""
+    if not tx.adds_deltas or not ids:
+        return set(ids)
+    return {str(row[0]) for row in tx.all(_FREE_JOBS, ids=sorted(ids))}
+
+
+def _sweep(tx: Transaction, batch: BatchRow, rules: BatchRules, ids: Sequence[str]) -> None:
+    reason = Moved.SWEPT.value if batch.is_cancelled else Moved.STOPPED.value
+    expires_at = rules.expiry(State.DELETED, tx.now)
+    apply_transitions(
+        tx,
+        [
+            Transition(id, _UNENDED, None, None, State.DELETED, tx.now, reason, expires_at=expires_at)
+            for id in ids
+        ],
+        is_sweep=True,
+    )
+
+
+def _let_in(tx: Transaction, ids: Sequence[str]) -> None:
+    rows = load_rows(tx, ids) if ids else {}
+    tied = tied_among(tx, list(rows))
+    waiting = [
+        row
+        for row in rows.values()
+        if row.state is State.AWAITING and row.waits_for is None and row.id not in tied
+    ]
+    inner = load_batches(tx, [row.id for row in waiting if row.is_batch])
+    reason = Moved.LET_IN.value
+    for row in waiting:
+        if row.is_batch:
+            if row.id in inner and inner[row.id].is_shut and not inner[row.id].is_cancelled:
+                keep_waiting(row, reason, tx.now)
+                inner[row.id].open()
+                save_batch(tx, inner[row.id])
+            continue
+        nominal_at = row.nominal_at
+        if nominal_at is not None and nominal_at > tx.now:
+            row.move(tx, State.SCHEDULED, reason=reason, changed_at=tx.now, due_at=nominal_at)
+            tx.woken.add(ANY_QUEUE)  # who sleeps until the next due instant
+        else:
+            row.move(tx, State.ENQUEUED, reason=reason, changed_at=tx.now, enqueued_at=tx.now)
+            tell_if_claimable(tx, row)
+        row.note(row.state, tx.now, reason)
+    save_rows(tx, rows.values())
+
+
+# ---- time and prune --------------------------------------------------------------------------------------
+
+_HOUR = 3_600_000_000
+_WAITING_AT_ONCE = 1_000
+_WAITING = Text("""
+SELECT listed.job_id
+FROM firelock_members AS listed JOIN firelock_jobs AS job ON job.id = listed.job_id
+WHERE listed.batch_id = :batch AND job.state = 'awaiting' ORDER BY listed.created_at LIMIT :most
+""")
+_AROUND = Text("SELECT id, state, expires_at FROM firelock_jobs WHERE id IN :ids")
+_REFERRED = Text("""
+SELECT DISTINCT edge.parent_id
+FROM firelock_edges AS edge JOIN firelock_jobs AS job ON job.id = edge.child_id
+WHERE edge.parent_id IN :ids AND edge.carries = 1
+    AND job.state IN ('awaiting', 'scheduled', 'enqueued', 'processing')
+""")
+_RELEASING = Text("SELECT parent_id FROM firelock_releasing WHERE parent_id IN :ids")
+_KEEP = Text("UPDATE firelock_jobs SET expires_at = :until WHERE id = :id AND expires_at IS NOT NULL")
+_TOLD_AMONG = Text("SELECT DISTINCT batch_id FROM firelock_batch_deltas WHERE batch_id IN :ids")
+_UNLIST = Text(
+    "DELETE FROM firelock_members WHERE batch_id = :batch_id AND created_at = :at AND job_id = :id"
+)
+
+
+def time_out(tx: Transaction, ids: Sequence[str]) -> int:
+    """Jobs that waited until now wait no more; a batch that nobody fills any more is cancelled.
+
+    A batch that somebody adds to is passed over. Return how many are not.
+    """
+    rows = {id: row for id, row in load_rows(tx, ids).items() if row.state is State.AWAITING}
+    counts = MemberCounts(tx, rows.values())
+    batches = load_batches(tx, [row.id for row in rows.values() if row.is_batch], is_patient=False)
+    rows = {id: row for id, row in rows.items() if id in batches or not row.is_batch}
+    for row in rows.values():
+        if row.id in batches:
+            cancel_batch(tx, row, batches[row.id], Moved.HOLD_OVER.value, tx.now)
+        else:
+            resume(tx, row, Moved.DUE.value)
+    save_rows(tx, rows.values())
+    decide_all_of(tx, [id for id in rows if id not in batches])
+    follow_parents(tx, [row for row in rows.values() if row.has_children])
+    counts.tell()
+    return len(rows)
+
+
+def keep_tied(tx: Transaction, ids: Sequence[str]) -> set[str]:
+    """Return those of the expired jobs that stay with what they belong to; until when is stored."""
+    rows = load_rows(tx, ids)
+    until: dict[str, int] = {}
+    ties = {id: row.ties for id, row in rows.items()}
+    named = {id for one in ties.values() for id in (one.batch_id, one.caller_id) if id is not None}
+    around = {row[0]: row[1:] for row in tx.all(_AROUND, ids=sorted(named))} if named else {}
+    releasing = {row[0] for row in tx.all(_RELEASING, ids=sorted(named))} if named else set()
+    for id, one in ties.items():
+        if one.batch_id in around:
+            state, expires_at = around[one.batch_id]
+            is_open = read_state(state) not in FINAL_STATES or one.batch_id in releasing
+            until[id] = (not is_open and expires_at) or tx.now + _HOUR
+        if one.caller_id in around and read_state(around[one.caller_id][0]) not in FINAL_STATES:
+            until[id] = max(until.get(id, 0), tx.now + _HOUR)
+    for (id,) in tx.all(_REFERRED, ids=sorted(rows)):
+        until[id] = max(until.get(id, 0), tx.now + _HOUR)
+    kept = {id: instant for id, instant in until.items() if instant > tx.now}
+    tx.run_many(_KEEP, [{"id": id, "until": instant} for id, instant in sorted(kept.items())])
+    batches = peek_batches(tx, [row.id for row in rows.values() if row.is_batch])
+    changed = {id for id, batch in batches.items() if batch.is_changed}
+    if tx.adds_deltas and batches:
+        changed |= {row[0] for row in tx.all(_TOLD_AMONG, ids=sorted(batches))}
+    return {*kept, *changed}  # such a batch may be open again by what is known of it
+
+
+def delete_waiting(tx: Transaction, id: str) -> int:
+    """Some members that wait, of a batch about to be pruned, are deleted; return how many."""
+    rows = load_rows(tx, [id])
+    expires_at = rows[id].expires_at if id in rows and rows[id].is_batch else None
+    if expires_at is None or expires_at > tx.now:
+        return 0
+    found = [row[0] for row in tx.all(_WAITING, batch=id, most=_WAITING_AT_ONCE)]
+    if found:
+        delete_with(tx, rows[id], found, Moved.PARENT_GONE.value)
+    return len(found)
+
+
+def forget_ties(tx: Transaction, gone: Sequence[tuple[str, int, Ties]]) -> None:
+    """Jobs that are pruned, with these ids and `created_at`, are in no list of members, and no batches."""
+    tx.run_many(
+        _UNLIST,
+        [
+            {"batch_id": ties.batch_id, "at": created_at, "id": id}
+            for id, created_at, ties in gone
+            if ties.batch_id is not None
+        ],
+    )
+    for statement in _GONE:
+        tx.run_many(statement, [{"id": id} for id, _, ties in gone if ties.batch is not None])

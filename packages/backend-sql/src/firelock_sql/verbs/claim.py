@@ -1,0 +1,343 @@
+"""A claim: the queues it looks at, each one's share, and how rows become a session's."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import Any
+
+import attrs
+
+from firelock.limits import KeyedClaim, LaneCursors, keyed_room, shared_out
+from firelock.storage import (
+    Claim,
+    ClaimedJob,
+    ClaimRequest,
+    ErrorInfo,
+    State,
+    StorageError,
+    Transition,
+)
+from firelock_sql.connections.transaction import Text, Transaction
+from firelock_sql.rows.job_row import CLAIMED_COLUMNS, read_list, readable_admission
+from firelock_sql.schema.tables import HAS_MEMOS
+from firelock_sql.verbs.limits import IN_LANE, SqlLanes, queues_with_lanes
+from firelock_sql.verbs.settle import apply_transitions
+
+_HAS_LANES = f"EXISTS (SELECT 1 FROM firelock_jobs INDEXED BY firelock_lanes WHERE {IN_LANE})"  # noqa: S608
+LIVING = "FROM firelock_sessions WHERE id = :session AND died_at IS NULL"
+SERVER = Text("SELECT server FROM firelock_sessions WHERE id = :session AND died_at IS NULL")
+SERVING = Text("SELECT server FROM firelock_sessions WHERE id = :session AND died_at IS NULL FOR KEY SHARE")
+_SERVER_AND_LANES = Text(f"SELECT server, {_HAS_LANES} {LIVING}")
+_SERVING_AND_LANES = Text(f"SELECT server, {_HAS_LANES} {LIVING} FOR KEY SHARE")
+PAUSED = Text("SELECT key FROM firelock_records WHERE is_paused = 1")
+NEXT_WITH_WORK = Text("""
+SELECT queue FROM firelock_jobs INDEXED BY firelock_ready
+WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue > :former ORDER BY queue LIMIT 1
+""")
+_WITH_WORK = Text("SELECT queue FROM firelock_counts WHERE state = 'enqueued' AND jobs > 0")
+DUE = Text("""
+SELECT due_at FROM firelock_jobs INDEXED BY firelock_due
+WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1
+""")
+FIRING = Text("""
+SELECT due_at FROM firelock_recurring
+WHERE kind = 'recurring' AND due_at IS NOT NULL ORDER BY due_at LIMIT 1
+""")
+READY = Text(f"""
+SELECT {CLAIMED_COLUMNS}, seq, marks FROM firelock_jobs INDEXED BY firelock_ready
+WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = :queue
+ORDER BY priority DESC, enqueued_at, seq LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
+""")  # noqa: S608 - names of columns
+IS_READY = Text("""
+SELECT 1 FROM firelock_jobs INDEXED BY firelock_ready
+WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = :queue LIMIT 1
+""")
+_IS_IN_LANES = Text(f"""
+SELECT 1 FROM firelock_jobs INDEXED BY firelock_lanes WHERE {IN_LANE} AND queue = :queue LIMIT 1
+""")  # noqa: S608 - a condition of ours
+
+ReadyRow = Sequence[Any]
+
+
+class QueueTurns:
+    """Which queue comes first where a claim names none; each process begins somewhere else."""
+
+    def __init__(self) -> None:
+        self._served = random.choice("0abcdefghijklmnopqrstuvwxyz")  # noqa: S311 - no secret
+
+    @property
+    def last(self) -> str:
+        """The queue that was served last."""
+        return self._served
+
+    def of(self, names: Sequence[str]) -> list[str]:
+        """Return the names, beginning behind the one that was served last."""
+        start = next((place for place, name in enumerate(names) if name > self._served), 0)
+        return [*names[start:], *names[:start]]
+
+    def served(self, name: str) -> None:
+        """The next claim begins behind this queue."""
+        self._served = name
+
+    def rows(
+        self, names: Sequence[str], limit: int, take: Callable[[str, int], Sequence[ReadyRow]]
+    ) -> list[ReadyRow]:
+        """Return what `take` gives of these queues, each its share, in turn."""
+        rows = shared_out(self.of(names), limit, take)
+        if rows:
+            self.served(rows[-1][_QUEUE])
+        return rows
+
+
+def living_server(tx: Transaction, session: str) -> tuple[str | None, bool]:
+    """Return the name of the session's server, and whether jobs wait in lanes.
+
+    The name is None where the session is dead or unknown.
+    """
+    return _with_lanes(tx.one(_SERVER_AND_LANES, session=session))
+
+
+def _with_lanes(found: Sequence[Any] | None) -> tuple[str | None, bool]:
+    return (None, False) if found is None else (str(found[0]), bool(found[1]))
+
+
+def serving(tx: Transaction, session: str) -> str | None:
+    """Return what `living_server` does; the session cannot end before this transaction."""
+    found = tx.one(SERVING, session=session)
+    return None if found is None else str(found[0])
+
+
+def next_due_at(tx: Transaction) -> int | None:
+    """Return the earliest instant of a scheduled or recurring job."""
+    return min((row[0] for row in (tx.one(DUE), tx.one(FIRING)) if row is not None), default=None)
+
+
+def has_ready(tx: Transaction, queues: Sequence[str] | None, *, has_lanes: bool) -> bool:
+    """Tell whether a claim may take anything; keys are not asked."""
+    names = _open_queues(tx, queues, has_lanes=has_lanes)
+    return any(
+        tx.one(IS_READY, queue=queue) or (has_lanes and tx.one(_IS_IN_LANES, queue=queue)) for queue in names
+    )
+
+
+def ready_rows(
+    tx: Transaction, queues: Sequence[str] | None, limit: int, turns: QueueTurns
+) -> list[ReadyRow]:
+    """Return the rows to claim where none waits in a lane, in the order to run them."""
+    names = _open_queues(tx, queues, has_lanes=False)
+    if queues is None and len(names) > 1:
+        return rows_in_turn(tx, names, limit, turns)
+    rows: list[ReadyRow] = []
+    for name in names:
+        rows += ready_of(tx, name, limit - len(rows))
+        if len(rows) >= limit:
+            break
+    return rows
+
+
+def _open_queues(tx: Transaction, queues: Sequence[str] | None, *, has_lanes: bool) -> list[str]:
+    paused = {row[0] for row in tx.all(PAUSED)}
+    names = dict.fromkeys(queues) if queues is not None else _queues_with_work(tx, has_lanes=has_lanes)
+    return [name for name in names if name not in paused]
+
+
+def _queues_with_work(tx: Transaction, *, has_lanes: bool) -> list[str]:
+    """Return every queue with enqueued jobs, those of this transaction too, whose counts are written last."""
+    if tx.adds_deltas:
+        names = queues_along_the_ready(tx)
+        return sorted({*names, *queues_with_lanes(tx)}) if has_lanes else names
+    stored = {str(row[0]) for row in tx.all(_WITH_WORK)}
+    added = {queue for (state, queue), number in tx.deltas.items() if number > 0 and state == State.ENQUEUED}
+    return sorted(stored | added)
+
+
+def queues_along_the_ready(tx: Transaction) -> list[str]:
+    """Return every queue with ready jobs, by one short step along their index for each."""
+    names: list[str] = []
+    while found := tx.one(NEXT_WITH_WORK, former=names[-1] if names else ""):
+        names.append(str(found[0]))
+    return names
+
+
+def ready_of(tx: Transaction, queue: str, limit: int) -> list[ReadyRow]:
+    """Return the first rows of one queue, which nobody else can claim now."""
+    return tx.all(READY, queue=queue, most=limit)
+
+
+def rows_in_turn(tx: Transaction, names: Sequence[str], limit: int, turns: QueueTurns) -> list[ReadyRow]:
+    """Return an equal share of each queue, where none has lanes."""
+    given: dict[str, set[str]] = {name: set() for name in names}
+
+    def take(queue: str, room: int) -> list[ReadyRow]:
+        known = given[queue]
+        found = ready_of(tx, queue, len(known) + room)  # others may have let go of some before those
+        rows = [row for row in found if row[0] not in known][:room]
+        known.update(row[0] for row in rows)
+        return rows
+
+    return turns.rows(names, limit, take)
+
+
+class MixedClaim:
+    """One claim where jobs wait in lanes: of each queue they get half, and those without limits the rest."""
+
+    def __init__(self, tx: Transaction, lanes: SqlLanes, cursors: LaneCursors) -> None:
+        self._tx, self._lanes, self._cursors = tx, lanes, cursors
+        freed: dict[str, list[str]] = {}
+        for _, queue, lane in tx.let_go:
+            freed.setdefault(queue, []).append(lane)
+        ended = [str(seq) for seq, _, _ in tx.let_go]
+        self._keyed = KeyedClaim(lanes, cursors, tx.now, ended=ended, freed=freed)
+        self._given: dict[str, set[str]] = {}  # by queue: jobs without limits
+
+    @property
+    def look_again_at(self) -> int | None:
+        """When a rate opens, or now where lanes were not looked at."""
+        return self._keyed.look_again_at
+
+    def rows(self, queues: Sequence[str] | None, limit: int, turns: QueueTurns) -> list[ReadyRow]:
+        """Return the rows to claim, in the order to run them; their keys are written."""
+        names = self.open_queues(queues)
+        rows: list[ReadyRow] = []
+        if queues is None and len(names) > 1:
+            rows = turns.rows(names, limit, self._take)
+        else:
+            for name in names:
+                if len(rows) < limit:
+                    rows += self._take(name, limit - len(rows))
+        self._keyed.finish()
+        self._tx.let_go[:] = [one for one in self._tx.let_go if self._keyed.is_awaited(one[2])]
+        if self._lanes.unreadable:
+            apply_transitions(self._tx, [_quarantine(id, self._tx.now) for id in self._lanes.unreadable])
+        return rows
+
+    def _take(self, queue: str, room: int) -> list[ReadyRow]:
+        given = self._given.setdefault(queue, set())
+        # Others may have let go of some before those that were given out.
+        plain = [row for row in self.plain_rows(queue, len(given) + room) if row[0] not in given][:room]
+        keyed = self.keyed_rows(queue, keyed_room(self._cursors, room, len(plain)))
+        del plain[room - len(keyed) :]
+        given.update(row[0] for row in plain)
+        return sorted([*keyed, *plain], key=itemgetter(_PRIORITY), reverse=True)
+
+    # ---- what a database may know before -----------------------------------------------------------------
+
+    def open_queues(self, queues: Sequence[str] | None) -> list[str]:
+        """Return the queues to look at."""
+        return _open_queues(self._tx, queues, has_lanes=True)
+
+    def plain_rows(self, queue: str, number: int) -> list[ReadyRow]:
+        """Return the first rows of a queue that wait in no lane."""
+        return ready_of(self._tx, queue, number)
+
+    def keyed_rows(self, queue: str, room: int) -> list[ReadyRow]:
+        """Return up to so many rows from a queue's lanes."""
+        return [head.row for head in self._keyed.take(queue, room)] if room > 0 else []
+
+
+_QUEUE, _PRIORITY, PLACE_SEQ, PLACE_MARKS = 4, 5, 21, 22
+_PROCESSING, _ENQUEUED = State.PROCESSING.value, State.ENQUEUED.value
+
+_TAKE = Text("""
+UPDATE firelock_jobs
+SET state = 'processing', attempt = attempt + 1, fence = fence + 1, session = :session, server = :server,
+    claimed_at = :now, changed_at = :now, started_at = NULL, reason = NULL
+WHERE seq IN :seqs
+""")
+
+
+@attrs.frozen
+class ReadyRows:
+    """What a session may take: rows that are ready, and locked."""
+
+    server: str | None  # the session's; None where that is dead or unknown
+    rows: Sequence[Any]
+    next_due_at: int | None
+    look_again_at: int | None = None
+
+
+@attrs.frozen
+class TakenRows:
+    """What a claim has taken, and the rows as they were before."""
+
+    claim: Claim
+    rows: Sequence[Any]
+    server: str
+
+
+def take_jobs(
+    tx: Transaction,
+    request: ClaimRequest,
+    turns: QueueTurns,
+    lanes_in: Callable[[Transaction], SqlLanes],
+    cursors: LaneCursors,
+) -> TakenRows:
+    """See `Storage.claim`."""
+    server, has_lanes = _with_lanes(tx.one(_SERVING_AND_LANES, session=request.session))
+    rows: Sequence[ReadyRow] = []
+    look_again_at = None
+    if server is not None and request.limit > 0:
+        if has_lanes:
+            lanes = lanes_in(tx)
+            lanes.hold_numbers()
+            mixed = MixedClaim(tx, lanes, cursors)
+            rows = mixed.rows(request.queues, request.limit, turns)
+            look_again_at = mixed.look_again_at
+        else:
+            rows = ready_rows(tx, request.queues, request.limit, turns)
+    return take_rows(tx, request, ReadyRows(server, rows, next_due_at(tx), look_again_at))
+
+
+def take_rows(tx: Transaction, request: ClaimRequest, found: ReadyRows) -> TakenRows:
+    """The rows become the session's; return the claim."""
+    if found.server is None:
+        return TakenRows(Claim([], found.next_due_at, is_session_lost=True), [], "")
+    now, rows = request.now, found.rows
+    claimed, unreadable = _claimed_of(rows, now)
+    if unreadable:
+        rows = [row for row in rows if row[0] not in unreadable]
+        apply_transitions(tx, [_quarantine(id, now) for id in unreadable])
+    if rows:
+        seqs = [row[PLACE_SEQ] for row in rows]
+        tx.run_many(_TAKE, [{"session": request.session, "server": found.server, "now": now, "seqs": seqs}])
+        for queue, number in Counter(row[_QUEUE] for row in rows).items():
+            tx.moved(queue, _ENQUEUED, _PROCESSING, number)
+    claim = Claim(claimed, found.next_due_at, look_again_at=found.look_again_at)
+    return TakenRows(claim, rows, found.server)
+
+
+def _claimed_of(rows: Sequence[Any], now: int) -> tuple[list[ClaimedJob], list[str]]:
+    """Return the rows as jobs, and the ids of those that are none: the columns of SQLite hold anything."""
+    try:
+        return [started_job(row, now) for row in rows], []
+    except (TypeError, ValueError, StorageError):
+        if len(rows) == 1:
+            return [], [rows[0][0]]
+    parts = [_claimed_of([row], now) for row in rows]
+    return [job for jobs, _ in parts for job in jobs], [id for _, ids in parts for id in ids]
+
+
+def _quarantine(id: str, now: int) -> Transition:
+    """Return the end of a job whose row cannot be read: failed, kept until a person deletes it."""
+    error = ErrorInfo("firelock.StorageError", "a column holds what nobody wrote there", "unreadable row")
+    reason = f"the stored row cannot be read: {error.message}"
+    return Transition(id, frozenset({State.ENQUEUED}), None, None, State.FAILED, now, reason, error=error)
+
+
+def started_job(row: Sequence[Any], now: int) -> ClaimedJob:
+    """Return a row that waits as its session sees it once it was claimed."""
+    (
+        id, task, arguments, serializer, queue, priority, attempt, retries, crashes, fence, created_at,
+        enqueued_at, _, nominal_at, tags, timeout_seconds, retry, recurring_id, meta, admission, ties,
+        _, marks, *_,
+    ) = row  # fmt: skip
+    return ClaimedJob(
+        id, task, arguments, serializer, queue, priority, attempt + 1, retries + 0, crashes + 0, fence + 1,
+        created_at + 0, enqueued_at, now, nominal_at, () if tags is None else read_list(tags),
+        None if timeout_seconds is None else float(timeout_seconds), retry, recurring_id,
+        None if meta is None else str(meta), None if admission is None else readable_admission(admission),
+        None if ties is None else str(ties), bool(marks & HAS_MEMOS),
+    )  # fmt: skip  # a sum is the cheapest look at whether it is a number

@@ -1,0 +1,357 @@
+"""`insert`: jobs with what belongs to them, decided against their parents in the same transaction."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from operator import attrgetter
+
+import attrs
+
+from firelock.limits import lane_of
+from firelock.storage import (
+    ANY_QUEUE,
+    FINAL_STATES,
+    BatchFinished,
+    Duplicate,
+    Edge,
+    HistoryEntry,
+    JobNotFound,
+    Moved,
+    NewJob,
+    State,
+    Ties,
+    continuation_target,
+    waiting_reason,
+)
+from firelock.storage.batches import NOTHING, Share
+from firelock_sql.connections.transaction import Text, Transaction, Value, insert_into
+from firelock_sql.rows.batch_row import (
+    SWEEP,
+    BatchRow,
+    new_batch,
+    put_batches,
+    share_batches,
+    tell_batches,
+)
+from firelock_sql.rows.job_row import KNOWN, edges_text, entry_line, list_text, ties_in, visible
+from firelock_sql.schema.tables import IS_MEMBER
+from firelock_sql.verbs.claim import DUE
+from firelock_sql.verbs.settle import MARK_PARENTS, kept_until
+from firelock_sql.verbs.unique import UniqueCalls, unique_use
+
+_AS_GIVEN = (
+    "id", "queue", "priority", "task", "arguments", "serializer", "created_at", "nominal_at",
+    "timeout_seconds", "retry", "recurring_id", "meta_json", "admission_json", "ties_json",
+)  # fmt: skip
+_INSERT = insert_into(
+    "firelock_jobs", *_AS_GIVEN, "due_at", "marks", "held_by", "state", "enqueued_at", "changed_at",
+    "ended_at", "expires_at", "reason", "tags", "parents", "creation",
+)  # fmt: skip
+_asked = attrgetter(
+    "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id",
+    "meta_json", "parents",
+)  # fmt: skip
+_NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, None, ())
+_TIMED = frozenset({State.AWAITING, State.SCHEDULED})
+_TAG = insert_into("firelock_job_tags", "tag", "created_at", "job_id")
+_EDGE = insert_into("firelock_edges", "parent_id", "child_id", "awaited", "is_decided", "carries")
+_MEMBER = insert_into("firelock_members", "batch_id", "created_at", "job_id")
+_PARENTS = Text("""
+SELECT id, state, ended_at, expires_at FROM firelock_jobs INDEXED BY id
+WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE
+""")
+_STATES = Text("SELECT id, state FROM firelock_jobs WHERE id IN :ids")
+
+
+@attrs.define
+class _Start:
+    """How a job begins, and what its children need to know of it."""
+
+    state: State
+    reason: str | None
+    ended_at: int | None = None
+    expires_at: int | None = None
+    open_edges: list[Edge] = attrs.field(factory=list)
+    due_at: int | None = None
+    batch: BatchRow | None = None  # of a batch itself
+    is_stored: bool = False  # before this call
+
+
+def asks_only_limits(job: NewJob, *, but_ties: bool = False) -> bool:
+    """Tell whether the job asks for nothing but a queue, a priority and limits, or an instant to start by.
+
+    Args:
+        but_ties: what it is to other jobs is not looked at.
+    """
+    has_ties = job.ties_json is not None and not but_ties
+    return _asked(job) == _NOTHING_ASKED and not has_ties and unique_use(job) is None
+
+
+def first_fellows(batch: Sequence[NewJob]) -> int:
+    """Return how many members of the first job, a batch, stand behind it that ask for nothing but limits.
+
+    None of a batch that waits: where that cannot come, its members are stored and swept. None either where a
+    later job has a unique key, since keys are locked before all else.
+    """
+    ties = batch[1].ties_json if len(batch) > 1 and not batch[0].parents else None
+    if ties is None or ties_in(ties) != Ties(batch[0].id):
+        return 0
+    fellows = takewhile(lambda job: job.ties_json == ties and asks_only_limits(job, but_ties=True), batch[1:])
+    number = sum(1 for _ in fellows)
+    return 0 if any(unique_use(job) is not None for job in batch[number + 1 :]) else number
+
+
+def insert_jobs(tx: Transaction, batch: Sequence[NewJob]) -> list[bool | Duplicate]:
+    """See `Storage.insert`."""
+    known = {row[0] for row in tx.all(KNOWN, ids=[job.id for job in batch])}
+    answers: list[bool | Duplicate] = []
+    new: list[NewJob] = []
+    for job in batch:
+        answers.append(job.id not in known)
+        if job.id not in known:
+            known.add(job.id)
+            new.append(job)
+    if any(unique_use(job) is not None for job in new):
+        given = iter(_insert_unique(tx, new))
+        return [next(given) if is_new else False for is_new in answers]
+    if new:
+        insert_new(tx, new)
+    return answers
+
+
+def _insert_unique(tx: Transaction, calls: Sequence[NewJob]) -> list[bool | Duplicate]:
+    """Return what becomes of each of the jobs, none of which is stored: one call after another."""
+    new: list[tuple[NewJob, _Start]] = []
+
+    def flush() -> None:
+        _store(tx, [job for job, _ in new], [start for _, start in new])
+        new.clear()
+
+    unique = UniqueCalls(tx, calls, flush)  # keys are locked before batches, and those before parents
+    known = _known(tx, calls)
+    answers: list[bool | Duplicate] = []
+    for job in calls:
+        duplicate = unique.answer(job)
+        answers.append(True if duplicate is None else duplicate)
+        if duplicate is None:
+            start = _start_of(job, known)
+            unique.began(job, start.state)
+            new.append((job, start))
+    flush()
+    unique.store()
+    return answers
+
+
+def insert_new(tx: Transaction, new: Sequence[NewJob]) -> None:
+    """The jobs, none of which is stored yet and which have no unique keys, are stored."""
+    known = _known(tx, new)
+    _store(tx, new, [_start_of(job, known) for job in new])
+
+
+def _store(tx: Transaction, new: Sequence[NewJob], starts: Sequence[_Start]) -> None:
+    if any(start.due_at is not None for start in starts):
+        _tell_of_due(tx, starts)
+    tx.run_many(_INSERT, [_values(job, start, tx.now) for job, start in zip(new, starts, strict=True)])
+    for (state, queue), number in Counter(
+        (start.state.value, job.queue) for job, start in zip(new, starts, strict=True)
+    ).items():
+        tx.moved(queue, None, state, number)
+        if state == State.ENQUEUED:
+            tx.woken.add(queue)
+    if any(job.ties_json is not None for job in new):
+        _store_members(tx, new, starts)
+    tags = ((tag, job) for job in new for tag in dict.fromkeys(job.tags))
+    tx.run_many(_TAG, [{"tag": tag, "created_at": job.created_at, "job_id": job.id} for tag, job in tags])
+    _tie(tx, new, starts)
+
+
+def _store_members(tx: Transaction, new: Sequence[NewJob], starts: Sequence[_Start]) -> None:
+    """Batches are stored with what they count, members are listed and counted."""
+    batches = {job.id: start.batch for job, start in zip(new, starts, strict=True) if start.batch is not None}
+    changes: dict[str, Share] = {}
+    rows = []
+    for job, start in zip(new, starts, strict=True):
+        batch_id = ties_in(job.ties_json).batch_id
+        if batch_id is None:
+            continue
+        rows.append({"batch_id": batch_id, "created_at": job.created_at, "job_id": job.id})
+        share = _share(start)
+        if (batch := batches.get(batch_id)) is None:
+            changes[batch_id] = changes.get(batch_id, NOTHING).plus(share)
+        else:  # nobody sees it yet
+            batch.total, batch.active, batch.waiting, batch.deleted = (
+                batch.total + 1, batch.active + share.active, batch.waiting + share.waiting,
+                batch.deleted + share.deleted,
+            )  # fmt: skip
+    for id, batch in batches.items():
+        due_at = next(start.due_at for job, start in zip(new, starts, strict=True) if job.id == id)
+        batch.is_changed = int(bool(batch.is_cancelled) or (not batch.active and due_at is None))
+    put_batches(tx, list(batches.values()))
+    tx.run_many(_MEMBER, rows)
+    tell_batches(tx, changes)
+
+
+def _share(start: _Start) -> Share:
+    """Return what a new member adds to the tally of its batch."""
+    if start.state is State.DELETED:
+        return Share(1, deleted=1)
+    is_cancelled = start.batch is not None and start.batch.is_cancelled
+    waits = start.state is State.AWAITING and bool(start.open_edges) and not is_cancelled
+    return Share(1, active=int(not waits), waiting=int(waits))
+
+
+def _values(job: NewJob, start: _Start, now: int) -> dict[str, Value]:
+    is_plain = start.state is State.ENQUEUED and start.reason is None
+    creation = None if is_plain else entry_line(HistoryEntry(start.state, job.created_at, start.reason))
+    return {
+        **{name: getattr(job, name) for name in _AS_GIVEN},
+        "due_at": start.due_at,
+        "marks": IS_MEMBER if ties_in(job.ties_json).batch_id is not None else 0,
+        "held_by": None if job.admission_json is None else lane_of(job.admission),
+        "state": start.state.value,
+        "enqueued_at": now if start.state is State.ENQUEUED else None,
+        "changed_at": job.created_at,
+        "ended_at": start.ended_at,
+        "expires_at": start.expires_at,
+        "reason": start.reason,
+        "tags": list_text(job.tags),
+        "parents": edges_text(job.parents),
+        "creation": creation,
+    }
+
+
+def _tell_of_due(tx: Transaction, starts: Sequence[_Start]) -> None:
+    """Servers that sleep until the next due instant are told where it has become an earlier one."""
+    found = tx.one(DUE)
+    first = min((start.due_at for start in starts if start.due_at is not None), default=None)
+    if first is not None and (found is None or first < found[0]):
+        tx.woken.add(ANY_QUEUE)
+
+
+# ---- parents ---------------------------------------------------------------------------------------------
+
+
+def _known(tx: Transaction, new: Sequence[NewJob]) -> dict[str, _Start]:
+    """Return what is stored of batches and parents of new jobs, to which `_start_of` adds what is new."""
+    batches = {id for job in new if (id := ties_in(job.ties_json).batch_id) is not None}
+    batches -= {job.id for job in new}
+    shared = share_batches(tx, visible(tx, batches))  # before the parents
+    known = _load_parents(tx, new) if any(job.parents for job in new) else {}
+    if shared:
+        for id, state in dict(tx.all_known(_STATES, ids=sorted(shared))).items():
+            start = known.setdefault(id, _Start(State(state), None))
+            start.batch, start.is_stored = shared[id], True
+    return known
+
+
+def _start_of(job: NewJob, known: dict[str, _Start]) -> _Start:
+    """Return how the job begins, by what is known of its parents; it is known then, too."""
+    start = _Start(job.state, job.reason, due_at=job.due_at)
+    if job.state is State.AWAITING and job.parents:
+        _decide(job, start, known)
+    if job.ties_json is not None:
+        ties = ties_in(job.ties_json)
+        if ties.batch is not None:
+            _begin_batch(job, start)
+        if ties.batch_id is not None:
+            _begin_member(job, ties.batch_id, start, known)
+    if start.state not in _TIMED:
+        start.due_at = None
+    known[job.id] = start
+    return start
+
+
+def _begin_batch(job: NewJob, start: _Start) -> None:
+    """A batch is awaiting, whatever its parents are; it is cancelled where they would have it deleted."""
+    is_cancelled = start.state is State.DELETED
+    if is_cancelled:
+        start.due_at = start.ended_at = start.expires_at = None
+    start.state = State.AWAITING
+    start.batch = new_batch(job.id, is_shut=bool(start.open_edges), is_cancelled=is_cancelled)
+    if is_cancelled:
+        start.batch.begin(SWEEP)
+
+
+def _begin_member(job: NewJob, batch_id: str, start: _Start, known: Mapping[str, _Start]) -> None:
+    """A member of a batch that is shut waits for its opening, unless it waits for a fellow.
+
+    Of a batch that is cancelled as it is stored its first members are swept like any others.
+
+    Raises:
+        JobNotFound: the batch is not stored.
+        BatchFinished: it takes no more members.
+    """
+    found = known.get(batch_id)
+    if found is None or found.batch is None:
+        raise JobNotFound(
+            f"Job {job.id} is to be in batch {batch_id}, which is not stored; nothing was stored."
+        )
+    if found.is_stored and (found.batch.is_cancelled or found.state in FINAL_STATES):
+        how = "is cancelled" if found.batch.is_cancelled else f"has ended ({found.state})"
+        raise BatchFinished(f"Job {job.id} is to be in batch {batch_id}, which {how}; nothing was stored.")
+    is_free = start.state not in FINAL_STATES and not start.open_edges
+    if start.batch is not None and start.batch.is_cancelled:
+        return
+    if found.batch.is_shut and is_free:
+        start.state, start.reason = State.AWAITING, Moved.SHUT_OUT.value
+        if start.batch is None:
+            start.due_at = None
+        else:
+            start.batch.is_shut = 1
+
+
+def _load_parents(tx: Transaction, new: Sequence[NewJob]) -> dict[str, _Start]:
+    ids = {edge.parent_id for job in new if job.state is State.AWAITING for edge in job.parents}
+    found = tx.all(_PARENTS, ids=visible(tx, ids))
+    return {id: _Start(State(state), None, ended_at, expires_at) for id, state, ended_at, expires_at in found}
+
+
+def _decide(job: NewJob, start: _Start, known: Mapping[str, _Start]) -> None:
+    """The job begins as its parents leave it; what is not decided stays in `open_edges`."""
+    for edge in job.parents:
+        if edge.parent_id not in known:
+            raise JobNotFound(
+                f"Job {job.id} waits for {edge.parent_id}, which is not stored; nothing was stored."
+            )
+    start.open_edges = list(job.parents)
+    reason = job.reason
+    for edge in job.parents:
+        parent = known[edge.parent_id]
+        target = continuation_target(edge.on, parent.state)
+        if target is not None:
+            reason = Moved.PARENT_ENDED.format(state=parent.state)
+            start.open_edges.remove(edge)
+        elif parent.state in FINAL_STATES:
+            start.reason = waiting_reason(edge.on, parent.state)
+        if target is State.DELETED:
+            start.state, start.reason, start.open_edges = State.DELETED, reason, []
+            start.ended_at = job.created_at
+            start.expires_at = kept_until(job.created_at, parent.ended_at, parent.expires_at)
+            return
+    if not start.open_edges:
+        start.state, start.reason = State.ENQUEUED, reason
+
+
+def _tie(tx: Transaction, new: Sequence[NewJob], starts: Sequence[_Start]) -> None:
+    ties = [
+        (job, edge, edge in start.open_edges)
+        for job, start in zip(new, starts, strict=True)
+        for edge in job.parents
+    ]
+    tx.run_many(
+        _EDGE,
+        [
+            {
+                "parent_id": edge.parent_id,
+                "child_id": job.id,
+                "awaited": edge.on.value,
+                "is_decided": int(not is_open),
+                "carries": int(edge.carries),
+            }
+            for job, edge, is_open in ties
+        ],
+    )
+    if waited_for := {edge.parent_id for _, edge, is_open in ties if is_open}:
+        tx.run(MARK_PARENTS, ids=sorted(waited_for))

@@ -1,0 +1,466 @@
+"""Limits: the lanes in which jobs wait for their keys, and the rows of the keys themselves.
+
+A key's row lists the numbers of jobs that were claimed under it. SQLite gives a number out again once the
+last row was pruned: a listed job counts only as long as its lane has the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import attrs
+from typing_extensions import override
+
+from firelock.limits import (
+    Head,
+    HolderFacts,
+    KeyedLanes,
+    KeyRow,
+    LaneLook,
+    LimitNumbers,
+    is_free,
+    keys_of,
+    name_of,
+    numbers_for,
+    read_numbers,
+    spent,
+)
+from firelock.storage import ANY_QUEUE, FINAL_STATES, Feature, KeyState, State, StorageError, read_admission
+from firelock_sql.connections.counting import known_queues
+from firelock_sql.connections.database import SqlVerbs
+from firelock_sql.connections.transaction import Text, Transaction
+from firelock_sql.rows.job_row import CLAIMED_COLUMNS, read_state, readable_admission
+
+LIMIT = "limit"
+"""The kind of records that hold numbers."""
+
+IN_LANE = "state = 'enqueued' AND session IS NULL AND held_by IS NOT NULL"
+_INDEXED = "FROM firelock_jobs INDEXED BY firelock_lanes WHERE " + IN_LANE
+_NEXT_LANE = f"SELECT held_by {_INDEXED} AND queue = :queue AND held_by >"
+_BY_NAME = "ORDER BY held_by LIMIT 1"
+# An index step a lane, however many jobs wait in each.
+WALK = Text(f"""
+WITH RECURSIVE walk (lane, number) AS (
+    SELECT ({_NEXT_LANE} :after {_BY_NAME}), 1
+    UNION ALL SELECT ({_NEXT_LANE} walk.lane {_BY_NAME}), number + 1 FROM walk
+    WHERE lane IS NOT NULL AND number < :most
+) SELECT lane FROM walk WHERE lane IS NOT NULL
+""")  # noqa: S608 - conditions of ours
+_IS_IN_LANE = Text(f"SELECT 1 {_INDEXED} AND queue = :queue AND held_by = :lane LIMIT 1")
+NUMBERS = Text("SELECT key, value FROM firelock_records WHERE kind = 'limit' AND key IN :ids")
+_KEYS = "SELECT key, holders, free_at FROM firelock_limit_keys WHERE key IN :ids ORDER BY key"
+READ_KEYS = Text(_KEYS)
+LOCK_KEYS, LOCK_FREE_KEYS = Text(f"{_KEYS} FOR UPDATE"), Text(f"{_KEYS} FOR UPDATE SKIP LOCKED")
+MAKE_KEY = Text("""
+INSERT INTO firelock_limit_keys (key, holders, free_at) VALUES (:key, NULL, 0) ON CONFLICT (key) DO NOTHING
+""")
+KEEP_KEY = Text("""
+INSERT INTO firelock_limit_keys (key, holders, free_at) VALUES (:key, :holders, :free_at)
+ON CONFLICT (key) DO UPDATE SET holders = excluded.holders, free_at = excluded.free_at
+""")
+_HOLDERS = Text("""
+SELECT state, session IS NOT NULL, queue, held_by, seq FROM firelock_jobs
+WHERE seq IN :seqs AND held_by IS NOT NULL
+""")
+_PRESENT = Text("""
+SELECT seq, held_by, admission_json FROM firelock_jobs INDEXED BY firelock_holder
+WHERE session IS NOT NULL AND held_by IS NOT NULL ORDER BY seq
+""")
+HEAD_COLUMNS = f"{CLAIMED_COLUMNS}, seq, marks, held_by"
+HEADS = Text(f"""
+SELECT {HEAD_COLUMNS} {_INDEXED} AND queue = :queue AND held_by = :lane
+ORDER BY priority DESC, enqueued_at, seq LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
+""")
+_HEAD = Text(f"""
+SELECT {HEAD_COLUMNS} FROM firelock_jobs INDEXED BY seq WHERE seq IN :seqs AND {IN_LANE}
+FOR NO KEY UPDATE SKIP LOCKED
+""")  # noqa: S608 - names of columns
+# Places in what is read of a head.
+_ID, _ATTEMPT, _CRASHES, _ENQUEUED_AT, _ADMISSION, _SEQ, _LANE = 0, 6, 8, 11, 19, 21, 23
+
+STRICT = "!"
+_NO_KEYS: frozenset[str] = frozenset()
+Row = Sequence[Any]
+
+
+class SqlLanes(KeyedLanes[Row]):
+    """The lanes of a database, within one transaction, by statements that every one of them understands.
+
+    What cannot be read is left out: `unreadable` has the ids of jobs whose rows are none.
+    """
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx = tx
+        self._listed: dict[str, set[str]] = {}  # by number of a job: keys that list it
+        self._given: dict[tuple[str, str], set[str]] = {}  # by queue and lane: numbers of jobs given out
+        self.unreadable: list[str] = []
+
+    @override
+    def look(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneLook:
+        lanes = self.walk(queue, after, limit)
+        if until:
+            lanes = [lane for lane in lanes if lane <= until]
+        return self._look_of(lanes, is_patient=is_patient)
+
+    @override
+    def look_at(self, queue: str, lanes: Sequence[str]) -> LaneLook:
+        return self._look_of([lane for lane in lanes if self._has_work(queue, lane)], is_patient=False)
+
+    @override
+    def holders(self, refs: Sequence[str]) -> Mapping[str, HolderFacts]:
+        facts: dict[str, HolderFacts] = {}
+        for state, is_held, queue, lane, seqs in self.listed_by_fate([int(ref) for ref in refs]):
+            keys = keys_of(lane)
+            is_final = read_state(state) in FINAL_STATES
+            is_waiting = state == State.ENQUEUED and not is_held
+            fate = HolderFacts(bool(is_held), is_final, (queue, lane) if is_waiting else None)
+            facts |= {ref: fate for ref in seqs if not self._listed.get(ref, _NO_KEYS).isdisjoint(keys)}
+        return facts
+
+    @override
+    def present(self, key: str) -> Sequence[str]:
+        found = [_listed_as(row, key) for row in self._tx.all(_PRESENT) if key in keys_of(row[1])]
+        self._note(key, found)
+        return found
+
+    @override
+    def heads(self, queue: str, wanted: Mapping[str, tuple[int, int]]) -> Mapping[str, Sequence[Head[Row]]]:
+        return {
+            lane: self._new_of(queue, lane, self.rows_of(queue, lane, given + number), number)
+            for lane, (given, number) in wanted.items()
+        }
+
+    @override
+    def head(self, ref: str) -> Head[Row] | None:
+        found = self._tx.one(_HEAD, seqs=[int(ref)])
+        head = None if found is None else self._read(found)
+        if head is not None:
+            self._given.setdefault((found[4], found[_LANE]), set()).add(ref)
+        return head
+
+    @override
+    def leave(self, heads: Sequence[Head[Row]]) -> None:
+        for head in heads:  # what is left stays locked, and is at the head of its lane again
+            self._given[head.row[4], head.row[_LANE]].discard(head.ref)
+
+    @override
+    def keep(self, rows: Mapping[str, KeyRow]) -> None:
+        self._tx.run_many(KEEP_KEY, [key_values(key, row) for key, row in rows.items()])
+
+    # ---- what a database may do in its own way -----------------------------------------------------------
+
+    def hold_numbers(self) -> None:
+        """No number of a limit is set until this transaction ends: see `SqlRecordVerbs._hold_claims`."""
+
+    def walk(self, queue: str, after: str, limit: int) -> list[str]:
+        """Return the names of up to `limit` lanes with work, in order, behind `after`."""
+        return [str(row[0]) for row in self._tx.all(WALK, queue=queue, after=after, most=limit)]
+
+    def lock(self, keys: Sequence[str], limited: Collection[str], *, is_patient: bool) -> LockedKeys:
+        """Return the rows of these keys, locked; of those that are limited and have none, new ones."""
+        tx = self._tx
+        locked = LockedKeys(read_keys(tx.all(LOCK_KEYS if is_patient else LOCK_FREE_KEYS, ids=list(keys))))
+        if missing := sorted(set(limited) - locked.rows.keys()):
+            busy = {str(row[0]) for row in tx.all(READ_KEYS, ids=missing)}
+            for key in missing:
+                if key not in busy and tx.changed(MAKE_KEY, key=key):
+                    locked.rows[key] = KeyRow()
+                else:
+                    locked.busy.append(key)
+        return locked
+
+    def listed_by_fate(self, seqs: Sequence[int]) -> Iterable[tuple[str, Any, str, str, Iterable[str]]]:
+        """Yield state, whether a session has them, queue, lane and numbers of jobs alike in all that."""
+        fates: dict[tuple[Any, ...], list[str]] = {}
+        for *fate, seq in self._tx.all(_HOLDERS, seqs=seqs):
+            fates.setdefault(tuple(fate), []).append(str(seq))
+        for (state, is_held, queue, lane), alike in fates.items():
+            yield state, is_held, queue, lane, alike
+
+    def rows_of(self, queue: str, lane: str, most: int) -> list[Row]:
+        """Return the first rows of a lane, which nobody else can claim now."""
+        return self._tx.all(HEADS, queue=queue, lane=lane, most=most)
+
+    # ---- both --------------------------------------------------------------------------------------------
+
+    def _look_of(self, lanes: Sequence[str], *, is_patient: bool) -> LaneLook:
+        if not lanes:
+            return LaneLook([], {}, {})
+        keys = sorted({key for lane in lanes for key in keys_of(lane)})
+        numbers = numbers_of(self._tx, keys)
+        limited = [key for key in keys if is_limited(key, numbers)]
+        locked = self.lock(keys, limited, is_patient=is_patient)
+        for key, row in locked.rows.items():
+            self._note(key, row.holders or ())
+        return LaneLook(lanes, numbers, locked.rows, locked.busy)
+
+    def _note(self, key: str, refs: Iterable[str]) -> None:
+        for ref in refs:
+            self._listed.setdefault(ref.rstrip(STRICT), set()).add(key)
+
+    def _has_work(self, queue: str, lane: str) -> bool:
+        return self._tx.one(_IS_IN_LANE, queue=queue, lane=lane) is not None
+
+    def _new_of(self, queue: str, lane: str, rows: Sequence[Row], number: int) -> list[Head[Row]]:
+        """Return those of a lane's rows that were not given out before; now they are."""
+        given = self._given.setdefault((queue, lane), set())
+        new = (head for row in rows if str(row[_SEQ]) not in given and (head := self._read(row)) is not None)
+        heads = [head for head, _ in zip(new, range(number), strict=False)]
+        given.update(head.ref for head in heads)
+        return heads
+
+    def _read(self, row: Row) -> Head[Row] | None:
+        """Return the row as a head; None where it cannot be read."""
+        try:
+            return Head(
+                str(row[_SEQ]), readable_admission(row[_ADMISSION]), row[_ENQUEUED_AT] + 0,
+                row[_ATTEMPT] + 0, row[_CRASHES] + 0, row,
+            )  # fmt: skip
+        except (StorageError, TypeError):
+            self.unreadable.append(row[_ID])
+            return None
+
+
+@attrs.define
+class LockedKeys:
+    """Rows of keys that this transaction alone may write, and keys in other hands."""
+
+    rows: dict[str, KeyRow]
+    busy: list[str] = attrs.field(factory=list)
+
+
+def read_keys(rows: Iterable[Row]) -> dict[str, KeyRow]:
+    """Return rows of keys by key."""
+    return {key: KeyRow(_read_holders(holders), free_at) for key, holders, free_at in rows}
+
+
+def _read_holders(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(text.split())
+
+
+def key_values(key: str, row: KeyRow) -> dict[str, object]:
+    """Return the parameters of `KEEP_KEY`."""
+    holders = None if row.holders is None else " ".join(row.holders)
+    return {"key": key, "holders": holders, "free_at": row.free_at}
+
+
+def numbers_of(tx: Transaction, keys: Iterable[str]) -> dict[str, LimitNumbers]:
+    """Return the numbers that are stored of these keys, and of their names."""
+    wanted = sorted({name for key in keys for name in (key, name_of(key))})
+    return {key: numbers_in(value) for key, value in tx.all(NUMBERS, ids=wanted)}
+
+
+@lru_cache(maxsize=1_024)
+def numbers_in(value: str) -> LimitNumbers:
+    """Return what a record says; what somebody wrote by hand and cannot be read is no limit."""
+    try:
+        return read_numbers(value)
+    except StorageError:
+        return LimitNumbers()
+
+
+def is_limited(key: str, numbers: Mapping[str, LimitNumbers]) -> bool:
+    """Tell whether a key has numbers, or is paused."""
+    found = numbers_for(key, numbers)
+    return found.has_any or found.is_paused
+
+
+def _listed_as(row: Row, key: str) -> str:
+    """Return how a key lists the job that holds it."""
+    is_strict = any(use.is_strict and use.key == key for use in read_admission(row[2]).limits)
+    return f"{row[0]}{STRICT}" if is_strict else str(row[0])
+
+
+# ---- what people read and ask for ------------------------------------------------------------------------
+
+SHOWN_HOLDERS, COUNTED = 100, 10_000
+_NEXT_QUEUE = Text(f"SELECT queue {_INDEXED} AND queue > :former ORDER BY queue LIMIT 1")
+_COUNT = Text(f"""
+SELECT count(*) FROM (SELECT 1 {_INDEXED} AND queue = :queue AND held_by = :lane LIMIT :most) AS few
+""")  # noqa: S608 - conditions of ours
+_CLAIMED = Text("""
+SELECT id, held_by, claimed_at FROM firelock_jobs INDEXED BY firelock_holder
+WHERE session IS NOT NULL AND held_by IS NOT NULL ORDER BY claimed_at, seq
+""")
+_STRICT_KEYS = Text("""
+SELECT key, holders, free_at FROM firelock_limit_keys
+WHERE key > :after AND key >= :prefix AND substr(key, 1, :length) = :prefix
+    AND (free_at > :now OR replace(holders, '!', '') <> holders)
+ORDER BY key
+""")
+_LISTED = Text("SELECT seq, id, state, session, held_by FROM firelock_jobs WHERE seq IN :seqs")
+_SOME_KEYS = "SELECT key, holders, free_at FROM firelock_limit_keys"
+_SOME = Text(f"{_SOME_KEYS} WHERE key > :after ORDER BY key LIMIT :most")
+_LOCK_SOME = Text(f"{_SOME_KEYS} WHERE key IN :ids ORDER BY key FOR UPDATE SKIP LOCKED")
+_FORGET = Text("DELETE FROM firelock_limit_keys WHERE key IN :ids")
+
+
+def queues_with_lanes(tx: Transaction) -> list[str]:
+    """Return every queue in which jobs wait in lanes, by one short step along their index for each."""
+    names: list[str] = []
+    while found := tx.one(_NEXT_QUEUE, former=names[-1] if names else ""):
+        names.append(str(found[0]))
+    return names
+
+
+class SqlLimitVerbs(SqlVerbs):
+    """Keys of limits, one by one."""
+
+    @override
+    def spend(self, key: str, *, cost: int = 0, until: int | None = None) -> int:
+        self._offers_limits(key)
+        return self._database.write(lambda tx: self._spend(tx, key, cost, until))
+
+    def _offers_limits(self, about: str) -> None:
+        if Feature.LIMITS not in self.features:
+            raise self._without(Feature.LIMITS, about)
+
+    def _spend(self, tx: Transaction, key: str, cost: int, until: int | None) -> int:
+        numbers = numbers_for(key, numbers_of(tx, [key]))
+        tx.changed(MAKE_KEY, key=key)
+        row = read_keys(tx.all(LOCK_KEYS, ids=[key]))[key]
+        free_at = spent(numbers, row.free_at, cost=cost, until=until, now=tx.now)
+        if free_at != row.free_at:
+            tx.run_many(KEEP_KEY, [key_values(key, KeyRow(row.holders, free_at))])
+        if free_at < row.free_at:
+            tx.woken.add(ANY_QUEUE)  # who sleeps until it opens
+        return max(0, round(numbers.opens_at(free_at)))
+
+    @override
+    def find_keys(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[KeyState]:
+        """See `Storage.find_keys`; every lane is looked at, an index step each."""
+        self._offers_limits(prefix)
+        return self._database.read(
+            lambda tx: _KeyStates(tx, prefix, after, limit, self._lanes_in(tx)).found()
+        )
+
+    def _lanes_in(self, tx: Transaction) -> SqlLanes:
+        """Return the lanes as this transaction sees them."""
+        return SqlLanes(tx)
+
+
+class _KeyStates:
+    """Who holds keys, and who waits for them."""
+
+    def __init__(self, tx: Transaction, prefix: str, after: str, limit: int, lanes: SqlLanes) -> None:
+        self._tx, self._prefix, self._after, self._limit = tx, prefix, after, limit
+        self._lanes = lanes
+
+    def found(self) -> list[KeyState]:
+        running: dict[str, dict[str, None]] = {}  # by key: ids of jobs, those claimed first first
+        for id, lane, _ in self._tx.all(_CLAIMED):
+            for key in self._wanted(lane):
+                running.setdefault(key, {})[id] = None
+        free_at = self._used(running)
+        waiting: dict[str, list[tuple[str, str]]] = {}
+        for queue, lane in self._every_lane():
+            for key in self._wanted(lane):
+                waiting.setdefault(key, []).append((queue, lane))
+        keys = sorted({*running, *waiting, *(key for key, at in free_at.items() if at > self._tx.now)})
+        shown = keys[: self._limit]
+        missing = [key for key in shown if key not in free_at]
+        free_at |= {key: row.free_at for key, row in read_keys(self._tx.all(READ_KEYS, ids=missing)).items()}
+        return [
+            KeyState(
+                key,
+                tuple(list(running.get(key, ()))[:SHOWN_HOLDERS]),
+                len(running.get(key, ())),
+                self._count(waiting.get(key, ())),
+                free_at.get(key, 0),
+            )
+            for key in shown
+        ]
+
+    def _wanted(self, lane: str) -> list[str]:
+        return [key for key in keys_of(lane) if key.startswith(self._prefix) and key > self._after]
+
+    def _used(self, running: dict[str, dict[str, None]]) -> dict[str, int]:
+        """Return up to when rates are used; strict holders between two attempts are added to the others."""
+        found: dict[str, int] = {}
+        asked = {"prefix": self._prefix, "length": len(self._prefix), "after": self._after}
+        strict: list[tuple[str, str]] = []
+        for key, row in read_keys(self._tx.all(_STRICT_KEYS, **asked, now=self._tx.now)).items():
+            found[key] = row.free_at
+            strict += [(key, ref.rstrip(STRICT)) for ref in row.holders or () if ref.endswith(STRICT)]
+        listed = self._listed({ref for _, ref in strict})
+        for key, ref in strict:
+            job = listed.get(ref)
+            if job is not None and not is_free(job.facts, is_strict=True) and key in keys_of(job.lane):
+                running.setdefault(key, {})[job.id] = None
+        return found
+
+    def _listed(self, refs: Collection[str]) -> dict[str, _Listed]:
+        return listed_jobs(self._tx, refs) if refs else {}
+
+    def _every_lane(self) -> Iterable[tuple[str, str]]:
+        for queue in known_queues(self._tx):
+            after = ""
+            while lanes := self._lanes.walk(queue, after, _LANES_AT_ONCE):
+                yield from ((queue, lane) for lane in lanes)
+                after = lanes[-1]
+
+    def _count(self, lanes: Iterable[tuple[str, str]]) -> int:
+        number = 0
+        for queue, lane in lanes:
+            if number < COUNTED:
+                number += int(self._tx.one(_COUNT, queue=queue, lane=lane, most=COUNTED - number)[0])
+        return number
+
+
+_LANES_AT_ONCE = 1_000
+
+
+@attrs.frozen
+class _Listed:
+    """A job that a key lists."""
+
+    id: str
+    lane: str
+    facts: HolderFacts
+
+
+def listed_jobs(tx: Transaction, refs: Collection[str]) -> dict[str, _Listed]:
+    """Return what the jobs say that keys list, by number."""
+    rows = tx.all(_LISTED, seqs=sorted(map(int, refs)))
+    return {
+        str(seq): _Listed(id, lane or "", HolderFacts(session is not None, read_state(state) in FINAL_STATES))
+        for seq, id, state, session, lane in rows
+    }
+
+
+# ---- upkeep ----------------------------------------------------------------------------------------------
+
+
+def idle_limits(tx: Transaction, after: str, limit: int) -> tuple[list[str], str]:
+    """Return keys of a few behind `after` that nobody holds and no rate shuts, and where to go on.
+
+    That is "" at the end.
+    """
+    rows = read_keys(tx.all(_SOME, after=after, most=limit))
+    return _idle(tx, rows), max(rows) if len(rows) == limit else ""
+
+
+def forget_limits(tx: Transaction, keys: Sequence[str]) -> None:
+    """Those of the keys that are idle still, and that nobody has just locked, are gone."""
+    gone = _idle(tx, read_keys(tx.all(_LOCK_SOME, ids=list(keys))))
+    if gone:
+        tx.run(_FORGET, ids=gone)
+
+
+def _idle(tx: Transaction, rows: Mapping[str, KeyRow]) -> list[str]:
+    refs = {ref.rstrip(STRICT) for row in rows.values() for ref in row.holders or ()}
+    listed = listed_jobs(tx, refs) if refs else {}
+
+    def is_held(key: str, ref: str) -> bool:
+        job = listed.get(ref.rstrip(STRICT))
+        if job is None or key not in keys_of(job.lane):
+            return False
+        return not is_free(job.facts, is_strict=ref.endswith(STRICT))
+
+    return [
+        key
+        for key, row in rows.items()
+        if row.free_at <= tx.now and not any(is_held(key, ref) for ref in row.holders or ())
+    ]

@@ -1,0 +1,305 @@
+"""What keeps a storage in order: due jobs, ended parents, old things, rollups of what ended."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import attrgetter
+from typing import Any
+
+from typing_extensions import override
+
+from firelock.storage import ANY_QUEUE, HistoryEntry, Moved, Promotion, Rollup, State, add_rollups
+from firelock_sql.connections.database import SqlVerbs
+from firelock_sql.connections.transaction import Text, Transaction, insert_into
+from firelock_sql.rows.job_row import (
+    COMPACT_FROM,
+    compact,
+    entry_line,
+    load_rows,
+    read_list,
+    ties_in,
+)
+from firelock_sql.schema.tables import HAS_CHILDREN
+from firelock_sql.verbs import locks
+from firelock_sql.verbs.batches import (
+    delete_waiting,
+    forget_ties,
+    keep_tied,
+    release_batches,
+    time_out,
+)
+from firelock_sql.verbs.claim import next_due_at
+from firelock_sql.verbs.limits import forget_limits, idle_limits
+from firelock_sql.verbs.settle import delete_children, release_children
+from firelock_sql.verbs.unique import forget_unique, idle_unique
+
+_HOUR = 3_600_000_000
+_DAY = 24 * _HOUR
+_CHILDREN_AT_ONCE = 1_000
+_BATCHES_AT_ONCE = 1_000
+_PRUNED_AT_ONCE = 500
+
+_DUE = """
+SELECT seq, id, queue, history_lines, state FROM firelock_jobs INDEXED BY firelock_due
+WHERE due_at <= :now ORDER BY due_at, id LIMIT :most
+"""
+_IS_DUE, _TAKE_DUE = Text(_DUE), Text(f"{_DUE} FOR NO KEY UPDATE SKIP LOCKED")
+_PROMOTE = Text("""
+UPDATE firelock_jobs
+SET state = 'enqueued', reason = :reason, changed_at = :now, enqueued_at = :now, due_at = NULL,
+    history = history || :line, history_lines = history_lines + 1
+WHERE seq IN :seqs
+""")
+IS_RELEASING = Text("""
+SELECT CASE WHEN EXISTS (SELECT 1 FROM firelock_releasing) THEN 1 ELSE 0 END,
+    CASE WHEN EXISTS (SELECT 1 FROM firelock_batches WHERE is_changed = 1)
+        OR EXISTS (SELECT 1 FROM firelock_batch_deltas) THEN 1 ELSE 0 END
+""")
+_EXPIRED = Text("""
+SELECT id, marks, ties_json, (
+    SELECT max(carries) FROM firelock_edges WHERE parent_id = firelock_jobs.id
+) FROM firelock_jobs INDEXED BY firelock_expires
+WHERE expires_at IS NOT NULL AND expires_at <= :now
+    AND NOT EXISTS (SELECT 1 FROM firelock_releasing WHERE parent_id = firelock_jobs.id)
+ORDER BY expires_at LIMIT :most
+""")
+_LOCK = Text("""
+SELECT id FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR UPDATE SKIP LOCKED
+""")
+_BELONGINGS = Text("""
+SELECT id, state, queue, tags, created_at, ties_json, held_by IS NOT NULL AND session IS NOT NULL
+FROM firelock_jobs
+WHERE id IN :ids AND expires_at <= :now
+    AND NOT EXISTS (SELECT 1 FROM firelock_edges WHERE parent_id = firelock_jobs.id AND is_decided = 0)
+""")
+_UNTAG = Text("DELETE FROM firelock_job_tags WHERE tag = :tag AND created_at = :created_at AND job_id = :job")
+_DELETE = [
+    Text(f"DELETE FROM firelock_{table} WHERE {column} IN :ids")  # noqa: S608 - names of ours
+    for table, column in (
+        ("attempt_errors", "job_id"),
+        ("log_lines", "job_id"),
+        ("progress", "job_id"),
+        ("edges", "child_id"),
+        ("edges", "parent_id"),
+        ("memos", "job_id"),
+        ("stream_chunks", "job_id"),
+        ("jobs", "id"),
+    )
+]
+_HAS_OLD_NEWS = Text("""
+SELECT 1 WHERE EXISTS (SELECT 1 FROM firelock_sessions WHERE died_at < :dead_before)
+    OR EXISTS (SELECT 1 FROM firelock_rollups WHERE minute < :before)
+""")
+_HAS_HOURLY = Text("""
+SELECT EXISTS (SELECT 1 FROM firelock_locks WHERE expires_at < :before AND name > ''),
+    EXISTS (SELECT 1 FROM firelock_limit_keys), EXISTS (SELECT 1 FROM firelock_unique_keys)
+""")
+_OLD_SESSIONS = Text("DELETE FROM firelock_sessions WHERE died_at < :before")
+_OLD_ROLLUPS = Text("DELETE FROM firelock_rollups WHERE minute < :before")
+
+_COLUMNS = ("minute", "task", "queue", "outcome", "count", "duration", "histogram")
+_ROLLUP = f"SELECT {', '.join(_COLUMNS)} FROM firelock_rollups WHERE"  # noqa: S608 - names of columns
+_THIS = "minute = :minute AND task = :task AND queue = :queue AND outcome = :outcome"
+_GET = Text(f"{_ROLLUP} {_THIS} FOR UPDATE")
+_PUT = insert_into("firelock_rollups", *_COLUMNS)
+_REPLACE = Text(f"""
+UPDATE firelock_rollups SET count = :count, duration = :duration, histogram = :histogram WHERE {_THIS}
+""")  # noqa: S608 - a condition of ours
+_SINCE = Text(f"{_ROLLUP} minute >= :since AND minute < :until ORDER BY minute, task, queue, outcome")
+
+
+class SqlUpkeepVerbs(SqlVerbs):
+    """What servers do for all."""
+
+    _hourly_looked_at: int | None = None
+
+    @override
+    def promote(self, limit: int) -> Promotion:
+        """Up to `limit` due jobs are enqueued; a look that finds none takes no lock."""
+        self._database.tidy()
+
+        def idle(tx: Transaction) -> Promotion | None:
+            return None if tx.all(_IS_DUE, now=tx.now, most=1) else Promotion(0, next_due_at(tx))
+
+        return self._database.read(idle) or self._database.write(lambda tx: _promote(tx, limit))
+
+    @override
+    def release(self, limit: int) -> int:
+        """A batch that ends has children, and is a member: so it is looked at until none has changed."""
+        looked_at = 0
+        while looked_at < limit and any(looks := self._look_for_release()):
+            if looks[0]:
+                looked_at += self._database.write(partial(release_children, limit=limit - looked_at))
+            batches = self._release_batches(limit - looked_at)
+            looked_at += batches
+            if not batches:
+                break
+        return looked_at
+
+    def _release_batches(self, limit: int) -> int:
+        looked_at = 0
+        while looked_at < limit:
+            room = min(limit - looked_at, _BATCHES_AT_ONCE)
+            more = self._database.write(partial(release_batches, limit=room))
+            looked_at += more
+            if more < room:
+                break
+        return looked_at
+
+    def _look_for_release(self) -> tuple[int, int]:
+        """Tell whether parents have ended, and whether batches have changed."""
+        has_parents, has_batches = self._database.read(lambda tx: tx.one(IS_RELEASING))
+        return has_parents, has_batches
+
+    @override
+    def prune(self, limit: int) -> int:
+        """Up to `limit` expired jobs are gone, some hundreds in a transaction."""
+        has_news, has_locks, has_limits, has_unique = self._database.read(self._has_old)
+        if has_news:
+            self._database.write(_prune_old_news)
+        if has_locks:
+            self._prune_locks()
+        if has_limits:
+            self._prune_keys(idle_limits, forget_limits)
+        if has_unique:
+            self._prune_keys(idle_unique, forget_unique)
+        pruned = 0
+        while pruned < limit:
+            wanted = min(limit - pruned, _PRUNED_AT_ONCE)
+            found, gone = self._prune_some(wanted)
+            pruned += gone
+            if found < wanted:
+                break
+        return pruned
+
+    def _has_old(self, tx: Transaction) -> tuple[bool, bool, bool, bool]:
+        """Tell whether there is old news, and by the hour: old locks, keys of limits, and unique keys.
+
+        No index leads to old locks and idle keys, since every renewal and every claim would change it.
+        """
+        news = tx.one(_HAS_OLD_NEWS, dead_before=tx.now - _DAY, before=tx.now - 30 * _DAY) is not None
+        last = self._hourly_looked_at
+        if last is not None and 0 <= tx.now - last < _HOUR:
+            return news, False, False, False
+        self._hourly_looked_at = tx.now
+        locks, limits, unique = tx.one(_HAS_HOURLY, before=tx.now - _DAY)
+        return news, bool(locks), bool(limits), bool(unique)
+
+    def _prune_locks(self) -> None:
+        pruned = _PRUNED_AT_ONCE
+        while pruned == _PRUNED_AT_ONCE:
+            pruned = self._database.write(lambda tx: locks.prune_locks(tx, _PRUNED_AT_ONCE))
+
+    def _prune_keys(self, find: _Find, forget: _Forget) -> None:
+        """Keys that nobody has are gone; a few at once are looked at, and only those that are idle locked."""
+        after: str | None = None
+        while after != "":
+            idle, after = self._database.read(partial(_looked, find, after or ""))
+            if idle:
+                self._database.write(partial(_forgotten, forget, idle))
+
+    def _prune_some(self, limit: int) -> tuple[int, int]:
+        """Return how many expired jobs were found that are gone or kept now, and how many are gone."""
+
+        def expired(tx: Transaction) -> list[Any]:
+            return tx.all(_EXPIRED, now=tx.now, most=limit)
+
+        expiring = found = self._database.read(expired)
+        tied = [row[0] for row in found if row[1] or row[2] is not None or row[3]]
+        kept = self._database.write(lambda tx: keep_tied(tx, tied)) if tied else set()
+        found = [row for row in found if row[0] not in kept]
+        for job_id, marks, ties, _ in found:
+            while marks & HAS_CHILDREN and self._delete_children(job_id):
+                continue
+            while ties is not None and self._database.write(partial(delete_waiting, id=job_id)):
+                continue
+        ids = [row[0] for row in found]
+        gone = self._database.write(lambda tx: _prune_jobs(tx, ids)) if ids else 0
+        return len(expiring) if gone or kept else 0, gone
+
+    def _delete_children(self, parent_id: str) -> int:
+        return self._database.write(lambda tx: delete_children(tx, parent_id, _CHILDREN_AT_ONCE))
+
+    @override
+    def record_metrics(self, rollups: Sequence[Rollup]) -> None:
+        if rollups:
+            self._database.write(lambda tx: _record(tx, rollups))
+
+    @override
+    def timeline(
+        self, since: int, until: int, *, task: str | None = None, queue: str | None = None
+    ) -> list[Rollup]:
+        rows = self._database.read(lambda tx: tx.all(_SINCE, since=since, until=until))
+        return [one for one in map(_read, rows) if task in {None, one.task} and queue in {None, one.queue}]
+
+
+_Find = Callable[[Transaction, str, int], tuple[list[str], str]]
+_Forget = Callable[[Transaction, Sequence[str]], None]
+
+
+def _looked(find: _Find, after: str, tx: Transaction) -> tuple[list[str], str]:
+    return find(tx, after, _PRUNED_AT_ONCE)
+
+
+def _forgotten(forget: _Forget, keys: Sequence[str], tx: Transaction) -> None:
+    forget(tx, keys)
+
+
+def _promote(tx: Transaction, limit: int) -> Promotion:
+    due = tx.all(_TAKE_DUE, now=tx.now, most=limit)
+    waiting = [row[1] for row in due if row[4] == State.AWAITING]
+    due = [row for row in due if row[4] == State.SCHEDULED]
+    promoted = len(due) + (time_out(tx, waiting) if waiting else 0)
+    if due:
+        reason = Moved.DUE.value
+        line = entry_line(HistoryEntry(State.ENQUEUED, tx.now, reason))
+        tx.run(_PROMOTE, now=tx.now, reason=reason, line=line, seqs=[row[0] for row in due])
+        for queue, number in Counter(row[2] for row in due).items():
+            tx.moved(queue, State.SCHEDULED.value, State.ENQUEUED.value, number)
+            tx.woken.add(queue)
+        if long := [row[1] for row in due if row[3] + 1 >= COMPACT_FROM]:
+            for one in load_rows(tx, long).values():
+                compact(tx, one)
+    return Promotion(promoted, next_due_at(tx))
+
+
+def _prune_jobs(tx: Transaction, ids: list[str]) -> int:
+    """Return how many of the jobs are gone; one that was changed meanwhile, or is just being, stays."""
+    held = [str(row[0]) for row in tx.all(_LOCK, ids=ids)]
+    found = tx.all(_BELONGINGS, ids=held, now=tx.now)
+    gone = [row[0] for row in found]
+    for statement in _DELETE:
+        tx.run(statement, ids=gone)
+    tied = [(id, created_at, ties_in(ties)) for id, *_, created_at, ties, _ in found if ties is not None]
+    if tied:
+        forget_ties(tx, tied)
+    for id, state, queue, tags, created_at, _, is_holding in found:
+        if is_holding:
+            tx.woken.add(ANY_QUEUE)  # other queues' jobs may wait for its keys
+        tx.run_many(_UNTAG, [{"tag": tag, "created_at": created_at, "job": id} for tag in read_list(tags)])
+        tx.moved(queue, state, None)
+    return len(found)
+
+
+def _prune_old_news(tx: Transaction) -> None:
+    """Dead sessions older than a day and rollups older than 30 days are gone."""
+    tx.run(_OLD_SESSIONS, before=tx.now - _DAY)
+    tx.run(_OLD_ROLLUPS, before=tx.now - 30 * _DAY)
+
+
+def _read(row: Any) -> Rollup:  # noqa: ANN401 - a driver's row
+    minute, task, queue, outcome, count, duration, histogram = row
+    return Rollup(minute, task, queue, outcome, count, duration, tuple(json.loads(histogram)))
+
+
+def _record(tx: Transaction, new: Sequence[Rollup]) -> None:
+    """See `Storage.record_metrics`; in one order, so that two servers' rollups of a minute never cross."""
+    for rollup in sorted(new, key=attrgetter("minute", "task", "queue", "outcome")):
+        this = {name: getattr(rollup, name) for name in _COLUMNS[:4]}
+        found = tx.one(_GET, **this)
+        total = rollup if found is None else add_rollups(_read(found), rollup)
+        numbers = {"count": total.count, "duration": total.duration, "histogram": json.dumps(total.histogram)}
+        tx.run(_PUT if found is None else _REPLACE, **this, **numbers)

@@ -1,0 +1,769 @@
+"""The app and its tasks, written as Celery has them: jobs of Firelock."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.util
+import inspect
+import logging
+import os
+import random
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
+from zoneinfo import ZoneInfo
+
+import attrs
+
+from firelock import (
+    ConfigurationError,
+    Firelock,
+    RetryDecision,
+    Snooze,
+    UnknownScheme,
+    current_job,
+    hookimpl,
+)
+from firelock.compat.celery.async_result import AsyncResult, CurrentApp, TaskRequest, running
+from firelock.compat.celery.beat import to_schedule
+from firelock.compat.celery.canvas import EXPIRES, NEVER, WITH_RESULT, CelerySignature, links
+from firelock.compat.celery.config import CeleryConfig
+from firelock.compat.celery.errors import (
+    Ignore,
+    MaxRetriesExceededError,
+    NotMapped,
+    RetryAsked,
+    RunsTwiceWarning,
+    TaskExpired,
+)
+from firelock.compat.celery.refused import REFUSED_OPTIONS, Refusing
+from firelock.model.text import shown
+from firelock.retry import describe_error, retry_reason
+from firelock.task import MAIN_MODULES, main_module_name
+
+if TYPE_CHECKING:
+    from firelock.context import JobContext
+    from firelock.model.job import ClaimedJob
+    from firelock.plugins.hookspecs import ServerInfo
+    from firelock.task import TaskVerbs
+
+log = logging.getLogger(__name__)
+
+_ASKED = "__celery_retry__"
+_LOWEST, _HIGHEST = 0, 9
+_NAME_ONE: Final = (
+    "Set FIRELOCK_STORAGE, such as postgresql://app@db/app, sqlite:///jobs.db or redis://cache:6379/1."
+)
+_UNKNOWN_WAIT: Final = 15.0  # seconds
+_OURS: Final = ("limits", "unique", "start_before")  # options that Celery has not, as of `@fire.task`
+# What a decorator may be given without any effect: Firelock does so anyway, or has no such thing.
+_SILENT_OPTIONS: Final = {
+    "acks_on_failure_or_timeout", "ignore_result", "reject_on_worker_lost", "send_events",
+    "store_eager_result", "store_errors_even_if_ignored", "throws", "track_started", "trail",
+}  # fmt: skip
+
+
+# ---- the app ---------------------------------------------------------------------------------------------
+
+
+class Celery(Refusing):
+    """Celery's app: settings, tasks and beat entries; `fire` is the Firelock app that it makes of them.
+
+    Its storage is FIRELOCK_STORAGE, or the broker's URL where Firelock has a storage of that scheme.
+
+    Args:
+        main: the name of the module in the names of tasks, where it runs as a program.
+        broker: a URL.
+        backend: has no effect: results are where the jobs are.
+        include: modules that register tasks.
+        set_as_current: shared tasks belong to it.
+        config_source: as for `config_from_object`.
+        options: further settings.
+    """
+
+    def __init__(
+        self,
+        main: str | None = None,
+        *,
+        broker: str | None = None,
+        backend: str | None = None,
+        include: Sequence[str] = (),
+        set_as_current: bool = True,
+        config_source: object = None,
+        **options: object,
+    ) -> None:
+        self.main = main
+        self.conf = CeleryConfig()
+        self.conf.update({"broker_url": broker, "result_backend": backend, "include": tuple(include)})
+        self.conf.update(options)
+        self.tasks: dict[str, CeleryTask] = {}
+        self.control = Control(self)
+        self.on_after_configure = Callbacks()
+        self.on_after_finalize = Callbacks()
+        self._found: list[tuple[Callable[[], Iterable[str]], str]] = []
+        self._beat: dict[str, Mapping[str, Any]] = {}
+        self._fire: Firelock | None = None
+        self._lock = threading.RLock()
+        if config_source is not None:
+            self.config_from_object(config_source)
+        if set_as_current:
+            _Shared.adopt(self)
+
+    def __repr__(self) -> str:
+        """Return its name and how many tasks it has."""
+        return f"<Celery {self.main or '__main__'} on Firelock, {len(self.tasks)} tasks>"
+
+    def config_from_object(self, source: object, *, namespace: str | None = None) -> None:
+        """The settings of an object or module are taken; a text "module" or "module:name" is imported.
+
+        Raises:
+            NotMapped, ConfigurationError: a setting is refused.
+        """
+        if isinstance(source, str):
+            place, _, attribute = source.partition(":")
+            module = importlib.import_module(place)
+            source = getattr(module, attribute) if attribute else module
+        self.conf.read(source, namespace)
+
+    def autodiscover_tasks(
+        self,
+        packages: Iterable[str] | Callable[[], Iterable[str]] | None = None,
+        related_name: str = "tasks",
+    ) -> None:
+        """The module `tasks` of each package is imported by servers; of Django's apps where none is named."""
+        names = packages if callable(packages) else functools.partial(_packages, packages)
+        self._found.append((names, related_name))
+
+    # ---- tasks -------------------------------------------------------------------------------------------
+
+    def task(self, function: Callable[..., Any] | None = None, /, **options: object) -> Any:  # noqa: ANN401
+        """Register a function as a task, as a decorator with or without options; return the CeleryTask.
+
+        Raises:
+            NotMapped: an option has no counterpart.
+            ConfigurationError: an option is unknown or wrong.
+        """
+        if function is None:
+            return lambda target: self.task(target, **options)
+        task = CeleryTask(function, options, self)
+        self.add(task)
+        return task
+
+    def add(self, task: CeleryTask) -> None:
+        """The task is the app's."""
+        with self._lock:
+            _warn_of_second_runs(task, is_late=task.acks_late or bool(self.conf.task_acks_late))
+            self.tasks[task.name] = task
+            if self._fire is not None:
+                self._register(self._fire, task)
+
+    def send_task(
+        self,
+        name: str,
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+        **options: Any,  # noqa: ANN401 - as of a task
+    ) -> AsyncResult:
+        """A job of a task is stored by the task's name; its code may be elsewhere.
+
+        Raises:
+            UnknownTask: neither this app nor any server told of it.
+        """
+        if (task := self.tasks.get(name)) is not None:
+            return task.apply_async(args, kwargs, **options)
+        verbs = self.fire.told_task(name).using(**self.options_of(name, options))
+        return AsyncResult.of(self, verbs.enqueue(*args, **(kwargs or {})))
+
+    def AsyncResult(self, id: str, **_: object) -> AsyncResult:  # noqa: N802 - Celery's name
+        """Return the result of a job."""
+        return AsyncResult(id, app=self)
+
+    # ---- the Firelock app --------------------------------------------------------------------------------
+
+    @property
+    def fire(self) -> Firelock:
+        """The Firelock app, made at first use with the settings of that moment.
+
+        Raises:
+            ConfigurationError: neither FIRELOCK_STORAGE nor the broker name a storage.
+        """
+        with self._lock:
+            if self._fire is None:
+                for callback in self.on_after_configure:
+                    callback(self)
+                fire = self._make_fire()
+                self._beat.update(self.conf.beat_schedule)
+                fire.task(name=WITH_RESULT, retry=ObeyTask())(self._with_result())
+                for task in self.tasks.values():
+                    self._register(fire, task)
+                self._fire = fire
+                for callback in self.on_after_finalize:
+                    callback(self)
+            return self._fire
+
+    def _make_fire(self) -> Firelock:
+        storage = self._storage()
+        try:
+            return Firelock(storage, imports=self._imports(), plugins=[BeatCheck(self)])
+        except UnknownScheme as error:
+            scheme, _, rest = (storage or "").partition(":")
+            if not rest or "pip install" in str(error):
+                raise  # one that was chosen for Firelock, or that it has
+            raise ConfigurationError(
+                f"The broker's scheme {scheme!r} is no storage of Firelock. {_NAME_ONE}"
+            ) from error
+
+    def _storage(self) -> str | None:
+        broker = self.conf.broker_url
+        if os.environ.get("FIRELOCK_STORAGE") or not broker:
+            return None  # Firelock reads the variable, or says that it wants one
+        if not isinstance(broker, str) or ";" in broker:
+            raise ConfigurationError(f"The broker is a list of several. {_NAME_ONE}")
+        return broker
+
+    def _imports(self) -> list[str]:
+        found = [
+            f"{package}.{related}"
+            for packages, related in self._found
+            for package in packages()
+            if importlib.util.find_spec(f"{package}.{related}") is not None
+        ]
+        return list(dict.fromkeys([*self.conf.include, *self.conf.imports, *found]))
+
+    def _register(self, fire: Firelock, task: CeleryTask) -> None:
+        options = self.options_of(task.name, {})
+        verbs: TaskVerbs[Any, Any] = fire.task(
+            name=task.name, queue=options.get("queue", "default"), priority=options.get("priority", 0),
+            timeout=options.get("timeout"), retry=ObeyTask(), limits=options.get("limits", ()),
+            unique=options.get("unique") or None, start_before=options.get("start_before"),
+        )(task.as_function())  # fmt: skip
+        for name, entry in list(self._beat.items()):
+            if entry.get("task") == task.name:
+                self._declare(fire, name, entry, verbs)
+
+    def _with_result(self) -> Callable[..., Any]:
+        def with_result(task: str, parent: str, args: list[Any], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+            """Run a task of a chain with the result of the one before it as its first argument."""
+            if task not in self.tasks:  # as a server waits that does not know the task of a job
+                return Snooze(_UNKNOWN_WAIT, f"task {task!r} is not registered on this server")
+            result = self.fire.jobs.get(parent).result(timeout=60)
+            return self.tasks[task].run_job(current_job(), (result, *args), kwargs)
+
+        return with_result
+
+    # ---- beat --------------------------------------------------------------------------------------------
+
+    def add_periodic_task(
+        self, schedule: object, sig: CelerySignature, *, name: str | None = None, **options: object
+    ) -> None:
+        """An entry of beat: the signature runs by the schedule."""
+        entry = {
+            "task": sig.task.name, "schedule": schedule, "args": sig.args, "kwargs": sig.kwargs,
+            "options": {**sig.options, **options},
+        }  # fmt: skip
+        with self._lock:
+            self._beat[name or f"{sig.task.name}{sig.args!r}"] = entry
+            if self._fire is not None and (verbs := self._fire.task_named(sig.task.name)) is not None:
+                self._declare(self._fire, name or f"{sig.task.name}{sig.args!r}", entry, verbs)
+
+    @property
+    def timezone(self) -> str:
+        """The zone of crontabs and of naive instants."""
+        return str(self.conf.timezone or "UTC")
+
+    def _declare(
+        self, fire: Firelock, name: str, entry: Mapping[str, Any], verbs: TaskVerbs[Any, Any]
+    ) -> None:
+        if entry.get("relative"):
+            raise NotMapped(f"Beat entry {name!r} is relative; write Firelock's Every(…, anchor=…) instead.")
+        given = dict(entry.get("options") or {})
+        expires = given.pop("expires", None)
+        options = self.options_of(verbs.name, given)
+        if isinstance(expires, int | float | timedelta):
+            options["meta"] = {EXPIRES: f"+{_seconds(expires):g}"}
+        elif expires is not None:
+            raise NotMapped(f"Beat entry {name!r} expires at an instant; give seconds.")
+        when = to_schedule(entry["schedule"], self.timezone)
+        args, kwargs = tuple(entry.get("args") or ()), dict(entry.get("kwargs") or {})
+        fire.recurring(name, when, *args, **kwargs)(verbs.using(**options))
+        self._beat.pop(name, None)
+
+    def undeclared(self) -> dict[str, str]:
+        """Return the beat entries whose task no module has registered, with the task's name."""
+        return {name: str(entry.get("task")) for name, entry in self._beat.items()}
+
+    # ---- options -----------------------------------------------------------------------------------------
+
+    def options_of(self, name: str, given: Mapping[str, object]) -> dict[str, Any]:
+        """Return what `using(…)` takes for a call: by the call, the task, the routes, the settings, in order.
+
+        Raises:
+            NotMapped: an option has no counterpart.
+            ConfigurationError: an option is unknown or wrong.
+        """
+        task = self.tasks.get(name)
+        own = {} if task is None else dict(task.call_options)
+        said = {key: one for key, one in given.items() if one is not None}
+        options: dict[str, Any] = {**self._route(name), **own, **said}
+        found: dict[str, Any] = {"queue": options.pop("queue", None) or self.conf.task_default_queue}
+        priority = options.pop("priority", self.conf.task_default_priority)
+        found["priority"] = None if priority is None else self._priority(cast("int", priority))
+        limit = options.pop("time_limit", self.conf.task_time_limit)
+        found["timeout"] = limit
+        found["delay"] = options.pop("countdown", None)
+        found["at"] = self._instant(options.pop("eta", None))
+        expires = options.pop("expires", None)
+        if expires is not None:
+            found["meta"] = {EXPIRES: self._until(expires).isoformat()}
+        for option in _OURS:
+            found[option] = options.pop(option, None)
+        for option, value in options.items():
+            _refuse_option(option, value)
+        return {key: value for key, value in found.items() if value is not None}
+
+    def _route(self, name: str) -> dict[str, object]:
+        routes = self.conf.task_routes or {}
+        if not isinstance(routes, Mapping):
+            raise NotMapped("task_routes is no mapping; write {'shop.mail.*': {'queue': 'mail'}}.")
+        for pattern, route in routes.items():
+            if isinstance(pattern, str) and fnmatchcase(name, pattern):
+                return {"queue": route} if isinstance(route, str) else dict(route)
+        return {}
+
+    def _priority(self, value: int) -> int:
+        """Return Celery's priority as ours: 9 is the highest, but for Redis, where 0 is."""
+        if isinstance(value, bool) or not isinstance(value, int) or not _LOWEST <= value <= _HIGHEST:
+            raise ConfigurationError(f"priority={shown(value)} is no whole number from 0 to 9, as in Celery.")
+        return -value if str(self.conf.broker_url).startswith(("redis", "sentinel")) else value
+
+    def _instant(self, value: object) -> datetime | None:
+        if value is None:
+            return None
+        if not isinstance(value, datetime):
+            raise ConfigurationError(f"eta={shown(value)} is no datetime.")
+        return value if value.tzinfo else value.replace(tzinfo=ZoneInfo(self.timezone))
+
+    def _until(self, value: object) -> datetime:
+        if isinstance(value, datetime):
+            return cast("datetime", self._instant(value))
+        if isinstance(value, int | float | timedelta) and not isinstance(value, bool):
+            return datetime.now(UTC) + timedelta(seconds=_seconds(value))
+        raise ConfigurationError(f"expires={shown(value)} is neither seconds nor a datetime.")
+
+    # ---- what is done by other commands ------------------------------------------------------------------
+
+    def worker_main(self, _: object = None) -> NoReturn:
+        """Say which command takes its place."""
+        raise NotMapped("Run jobs by the command: firelock server module:app.fire")
+
+    start = worker_main
+
+
+def _seconds(value: float | timedelta) -> float:
+    return value.total_seconds() if isinstance(value, timedelta) else float(value)
+
+
+def _packages(named: Iterable[str] | None) -> Iterable[str]:
+    if named is not None:
+        return named
+    from django.apps import apps  # noqa: PLC0415 - where Django is, and nothing is named
+
+    return [config.name for config in apps.get_app_configs()]
+
+
+def _refuse_option(option: str, value: object) -> None:
+    if option in REFUSED_OPTIONS:
+        raise NotMapped(f"The option {option}={shown(value)} has no counterpart: {REFUSED_OPTIONS[option]}.")
+    if option == "serializer" and value != "json":
+        raise NotMapped(f"serializer={shown(value)} is refused: arguments are JSON, nothing is pickled.")
+    if option not in _SILENT_OPTIONS and option not in {"serializer", "retry", "retry_policy", "acks_late"}:
+        raise ConfigurationError(f"The option {option!r} of Celery is not known here.")
+
+
+class Callbacks(list[Callable[..., object]]):
+    """A signal of Celery's app: functions that are called with the app as it is made."""
+
+    def connect(self, function: Callable[..., object], **_: object) -> Callable[..., object]:
+        """The function is called, once."""
+        self.append(function)
+        return function
+
+
+@attrs.frozen
+class Control:
+    """`app.control`: what it can do here."""
+
+    _app: Celery
+
+    def revoke(self, task_id: str, **_: object) -> None:
+        """The job is deleted; if it runs, it is told to stop."""
+        AsyncResult(task_id, app=self._app).revoke()
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Say where it is found.
+
+        Raises:
+            NotMapped: always.
+        """
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise NotMapped(f"app.control.{name} is done by app.fire.queues, app.fire.servers, or firelock top.")
+
+
+@attrs.frozen
+class BeatCheck:
+    """A plugin of the app: a server says which entries of beat it cannot fire."""
+
+    _app: Celery
+
+    @hookimpl
+    def server_started(self, server: ServerInfo) -> None:
+        """Log the entries whose task no module has registered."""
+        for name, task in self._app.undeclared().items():
+            log.warning(
+                "Beat entry %r names task %r, which no module has registered.",
+                name, task, extra={"server": server.name},
+            )  # fmt: skip
+
+
+# ---- shared tasks ----------------------------------------------------------------------------------------
+
+
+class _Shared:
+    """Tasks that belong to whichever app is made: of the process, as `shared_task` wants it."""
+
+    tasks: Final[list[CeleryTask]] = []
+    current: Celery | None = None
+
+    @classmethod
+    def adopt(cls, app: Celery) -> None:
+        cls.current = app
+        CurrentApp.made = app
+        for task in cls.tasks:
+            app.add(task)
+
+
+def shared_task(function: Callable[..., Any] | None = None, /, **options: object) -> Any:  # noqa: ANN401
+    """Register a function as a task of the app that is made before or after; return the CeleryTask."""
+    if function is None:
+        return lambda target: shared_task(target, **options)
+    task = CeleryTask(function, options, None)
+    _Shared.tasks.append(task)
+    if _Shared.current is not None:
+        _Shared.current.add(task)
+    return task
+
+
+# ---- tasks -----------------------------------------------------------------------------------------------
+
+
+class CeleryTask(Refusing):
+    """A task as Celery has it: `delay`, `apply_async`, `s`; as `self` of a bound one `retry`, `request`."""
+
+    MaxRetriesExceededError = MaxRetriesExceededError
+
+    def __init__(
+        self, function: Callable[..., Any], options: Mapping[str, object], app: Celery | None
+    ) -> None:
+        if inspect.iscoroutinefunction(function):
+            raise NotMapped(f"{function.__qualname__} is async; register it as app.fire.task, which runs it.")
+        given = dict(options)
+        self.run = function
+        self.bind = bool(given.pop("bind", False))
+        self.name = str(given.pop("name", None) or _name_of(function, app))
+        self.max_retries = cast("int | None", given.pop("max_retries", 3))
+        self.default_retry_delay = cast("float", given.pop("default_retry_delay", 180))
+        self.acks_late = bool(given.get("acks_late"))
+        self.ignore_result = cast("bool | None", given.get("ignore_result"))
+        self._again = _AutoRetry.of(given)
+        self.call_options: Mapping[str, object] = {
+            key: given.pop(key)
+            for key in ("queue", "priority", "expires", "time_limit", *_OURS)
+            if key in given
+        }
+        for option, value in given.items():
+            _refuse_option(option, value)
+        self._app = app
+        functools.update_wrapper(cast("Callable[..., Any]", self), function)
+
+    def __repr__(self) -> str:
+        """Return the name."""
+        return f"<@task: {self.name} on Firelock>"
+
+    @property
+    def app(self) -> Celery:
+        """The app that it belongs to; of a shared task the one that was made last.
+
+        Raises:
+            ConfigurationError: none was made.
+        """
+        app = self._app or _Shared.current
+        if app is None:
+            raise ConfigurationError(
+                f"Shared task {self.name!r} has no app: import the module with Celery(…)."
+            )
+        return app
+
+    # ---- calling -----------------------------------------------------------------------------------------
+
+    def __call__(self, *args: object, **kwargs: object) -> Any:  # noqa: ANN401 - whatever it returns
+        """Run the function here and now."""
+        return self.run(self, *args, **kwargs) if self.bind else self.run(*args, **kwargs)
+
+    def delay(self, *args: object, **kwargs: object) -> AsyncResult:
+        """A job is stored with these arguments."""
+        return self.apply_async(args, kwargs)
+
+    def apply_async(
+        self,
+        args: Sequence[object] | None = None,
+        kwargs: Mapping[str, object] | None = None,
+        *,
+        link: CelerySignature | Iterable[CelerySignature] | None = None,
+        link_error: CelerySignature | Iterable[CelerySignature] | None = None,
+        **options: object,
+    ) -> AsyncResult:
+        """A job is stored.
+
+        Args:
+            args: by position.
+            kwargs: by name.
+            link: runs when it has succeeded, with its result as first argument.
+            link_error: runs when it has failed; an immutable signature: task.si(…).
+            options: countdown, eta, expires, queue, priority, time_limit.
+
+        Raises:
+            SignatureMismatch: a TypeError: the arguments do not fit.
+            ArgumentError: an argument is no JSON and its parameter has no annotation.
+            NotMapped, ConfigurationError: an option is refused.
+        """
+        verbs = self.verbs.using(**self.app.options_of(self.name, options))
+        behind = [*links(link), *links(link_error, "failed")]  # what is refused is so before a job is stored
+        result = AsyncResult.of(self.app, verbs.enqueue(*(args or ()), **(kwargs or {})))
+        for store in behind:
+            store(result)
+        return result
+
+    def apply(self, *_: object, **__: object) -> NoReturn:
+        """Say how a test runs jobs."""
+        raise NotMapped(
+            "apply() runs no job here: call the task, or use firelock.testing, see docs/testing.md."
+        )
+
+    @property
+    def verbs(self) -> TaskVerbs[Any, Any]:
+        """The task as Firelock has it."""
+        verbs = self.app.fire.task_named(self.name)
+        assert verbs is not None  # noqa: S101 - the app has registered all of its tasks
+        return verbs
+
+    def s(self, *args: object, **kwargs: object) -> CelerySignature:
+        """Return the call as a value; in a chain it gets the result before it as first argument."""
+        return CelerySignature(self, args, kwargs)
+
+    def si(self, *args: object, **kwargs: object) -> CelerySignature:
+        """Return the call as a value that gets no result."""
+        return CelerySignature(self, args, kwargs, immutable=True)
+
+    signature = s
+    subtask = s
+
+    def AsyncResult(self, task_id: str, **_: object) -> AsyncResult:  # noqa: N802 - Celery's name
+        """Return the result of a job."""
+        return AsyncResult(task_id, app=self.app)
+
+    # ---- running -----------------------------------------------------------------------------------------
+
+    @property
+    def request(self) -> TaskRequest:
+        """What the run knows of itself; of a direct call nothing."""
+        return running.get()
+
+    def as_function(self) -> Callable[..., Any]:
+        """Return what Firelock runs: the function without `self`, its annotations kept."""
+
+        @functools.wraps(self.run)
+        def run(*args: object, **kwargs: object) -> Any:  # noqa: ANN401 - whatever it returns
+            return self.run_job(current_job(), args, kwargs)
+
+        signature = inspect.signature(self.run)
+        parameters = list(signature.parameters.values())[self.bind :]
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return run
+
+    def run_job(self, job: JobContext, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Any:  # noqa: ANN401
+        """Run the function for a job; what it asks for by an error, `ObeyTask` does.
+
+        Raises:
+            TaskExpired: its time was over before it began.
+            Exception: as the function raised.
+        """
+        if _is_over(job):
+            raise TaskExpired(f"{self.name} was to run until {job.meta[EXPIRES]}")
+        request = TaskRequest(
+            job.id, self.name, args, kwargs, job.retries,
+            {"routing_key": job.queue, "priority": job.priority}, job.meta, called_directly=False,
+        )  # fmt: skip
+        token = running.set(request)
+        try:
+            result = self(*args, **kwargs)
+        except RetryAsked as asked:
+            raise _marked(asked) from asked.exc
+        except self._again.not_for:
+            raise
+        except self._again.errors as error:
+            try:
+                self.retry(exc=error, **self._again.wait(job.retries))
+            except RetryAsked as asked:
+                raise _marked(asked) from None
+        finally:
+            running.reset(token)
+        is_ignored = self.app.conf.task_ignore_result if self.ignore_result is None else self.ignore_result
+        return None if is_ignored and not isinstance(result, Snooze) else result
+
+    def retry(
+        self,
+        args: None = None,
+        kwargs: None = None,
+        exc: BaseException | None = None,
+        *,
+        throw: bool = True,
+        eta: datetime | None = None,
+        countdown: float | None = None,
+        max_retries: int | None = None,
+        **options: object,
+    ) -> NoReturn:
+        """The job runs again, with the same arguments: never returns, as in Celery.
+
+        Raises:
+            RetryAsked: the job runs again; let it pass.
+            Exception: no retry is left, or no job runs: `exc`, where it is given.
+            MaxRetriesExceededError: no retry is left, and no `exc` was given.
+            NotMapped: another call than this one is asked for.
+        """
+        if args is not None or kwargs is not None or options:
+            raise NotMapped(
+                "A retry is another run of the same job. To call otherwise, enqueue a new one and return: "
+                "self.apply_async(…)."
+            )
+        if not throw:
+            raise NotMapped("retry(throw=False) would both return and run again; enqueue a new job instead.")
+        request, limit = self.request, self.max_retries if max_retries is None else max_retries
+        if not request.called_directly and (limit is None or request.retries < limit):
+            wait = self.default_retry_delay if countdown is None else countdown
+            if eta is not None:
+                due = cast("datetime", self.app._instant(eta))  # noqa: SLF001 - of the same module
+                wait = max(0.0, (due - datetime.now(UTC)).total_seconds())
+            raise RetryAsked(exc, wait)
+        if exc is not None:
+            raise exc
+        if request.called_directly:
+            raise RetryAsked(None, 0)
+        raise MaxRetriesExceededError(f"Can't retry {self.name}[{request.id}]: {limit} retries were made.")
+
+    def update_state(self, *, state: str | None = None, meta: Mapping[str, object] | None = None) -> None:
+        """The job's progress is `meta["current"]` of `meta["total"]`, as the dashboard shows it.
+
+        Raises:
+            NotMapped: there is no such number: states are the storage's.
+        """
+        done, total = ((meta or {}).get(name) for name in ("current", "total"))
+        if not isinstance(done, int | float) or not isinstance(total, int | float):
+            raise NotMapped(
+                f"update_state(state={state!r}, meta={shown(meta)}): only progress is kept, as "
+                "meta={'current': 3, 'total': 10}; say the rest by current_job().log(…)."
+            )
+        said = " ".join(
+            str(value) for name, value in (meta or {}).items() if name not in {"current", "total"}
+        )
+        current_job().progress(done, total, said or None)
+
+
+def _name_of(function: Callable[..., Any], app: Celery | None) -> str:
+    module = function.__module__
+    if module in MAIN_MODULES:
+        module = (app and app.main) or main_module_name()
+    return f"{module}.{function.__name__}"
+
+
+def _warn_of_second_runs(task: CeleryTask, *, is_late: bool) -> None:
+    if not is_late:
+        code = task.run.__code__
+        warnings.warn_explicit(
+            f"Task {task.name!r} may run twice here. Celery runs it at most once, as acks_late is not set; "
+            "Firelock runs a job again whose server died. Make it safe to repeat, then write acks_late=True.",
+            RunsTwiceWarning, code.co_filename, code.co_firstlineno, module=task.run.__module__,
+        )  # fmt: skip
+
+
+def _is_over(job: JobContext) -> bool:
+    expires = job.meta.get(EXPIRES, NEVER)
+    if expires == NEVER:
+        return False
+    if expires.startswith("+"):
+        until = job.due_at + timedelta(seconds=float(expires))
+    else:
+        until = datetime.fromisoformat(expires)
+    return job.claimed_at > until  # both by the storage's clock, or near it
+
+
+# ---- retries ---------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class _AutoRetry:
+    """`autoretry_for` and what goes with it."""
+
+    errors: tuple[type[BaseException], ...]
+    not_for: tuple[type[BaseException], ...]
+    options: Mapping[str, Any]  # of `retry`
+    backoff: float  # the first wait in seconds; 0 where waits do not grow
+    longest: float
+    jitter: bool
+
+    @classmethod
+    def of(cls, given: dict[str, object]) -> _AutoRetry:
+        return cls(
+            tuple(cast("Iterable[type[BaseException]]", given.pop("autoretry_for", ()))),
+            (Ignore, *cast("Iterable[type[BaseException]]", given.pop("dont_autoretry_for", ()))),
+            cast("Mapping[str, Any]", given.pop("retry_kwargs", {})),
+            float(cast("float", given.pop("retry_backoff", False))),
+            float(cast("float", given.pop("retry_backoff_max", 600))),
+            bool(given.pop("retry_jitter", True)),
+        )
+
+    def wait(self, retries: int) -> Mapping[str, Any]:
+        """Return what `retry` is called with; with jitter, a growing wait is anything from 0 to it."""
+        if not self.backoff:
+            return self.options
+        wait = min(self.longest, max(1.0, self.backoff) * 2**retries)
+        return {**self.options, "countdown": random.uniform(0, wait) if self.jitter else wait}  # noqa: S311
+
+
+def _marked(asked: RetryAsked) -> BaseException:
+    """Return the error that the attempt ends with: the task's own where it has one, told to be retried."""
+    error = asked.exc if isinstance(asked.exc, BaseException) else asked
+    with contextlib.suppress(AttributeError):  # a class with slots
+        setattr(error, _ASKED, asked)
+        return error
+    return asked
+
+
+@attrs.frozen
+class ObeyTask:
+    """The retry policy of all tasks here: the task itself has decided."""
+
+    def decide(self, job: ClaimedJob, error: BaseException) -> RetryDecision:
+        """Return what the task asked for; an error by which it asked for nothing fails the job."""
+        asked = error if isinstance(error, RetryAsked) else getattr(error, "__dict__", {}).pop(_ASKED, None)
+        if asked is not None:
+            reason = retry_reason(job.retries + 1, None, error)
+            return RetryDecision.retry(max(0.0, float(asked.when)), reason=reason)
+        if isinstance(error, Ignore | TaskExpired):
+            return RetryDecision.delete(describe_error(error))
+        return RetryDecision.fail(f"not retried by the task: {describe_error(error)}")

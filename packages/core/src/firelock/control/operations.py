@@ -1,0 +1,602 @@
+"""`fire.operations`: changes of all jobs that match, stored first and then done in chunks."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, cast
+
+import attrs
+
+from firelock.errors import ConfigurationError, LockLost, LockTimeout, StorageError, StorageUnavailable
+from firelock.jobs.pagination import Paged, newest_records
+from firelock.model import lifecycle
+from firelock.model.aio import twin
+from firelock.model.clock import from_micros, micros
+from firelock.model.ids import is_newest_first_key, newest_first_key
+from firelock.model.job import JobRecord
+from firelock.model.state import FINAL_STATES, State
+from firelock.model.text import shown
+from firelock.options import to_choice
+from firelock.storage import Applied, FoundJobs, JobFilter, Record
+from firelock.storage.derived import every_record
+
+if TYPE_CHECKING:
+    from firelock.jobs.creation import Client
+    from firelock.model.job import Transition
+    from firelock.storage.locks import Lock
+
+FIRST_IDS = 10
+_INSTANTS = ("started_at", "updated_at", "ended_at")
+
+
+class Verb(StrEnum):
+    """What is done to the jobs."""
+
+    REQUEUE = "requeue"
+    DELETE = "delete"
+
+    @property
+    def past(self) -> str:
+        """What the jobs are afterwards."""
+        return f"{self.value}d"
+
+
+class Status(StrEnum):
+    """How far an operation has come."""
+
+    RUNNING = "running"  # there is something left to do, whether or not somebody does it just now
+    DONE = "done"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+@attrs.frozen
+class ChunkDone:
+    """What was done to one chunk of jobs."""
+
+    seen: int
+    changed: int
+    skipped: int
+    missing: int
+    ids: tuple[str, ...]  # of those that were changed
+
+
+@attrs.frozen
+class Outcome:
+    """What became of the jobs that an operation requeued; a snapshot, kept once all have ended."""
+
+    looked_at: int  # jobs: the first ones, where there were very many
+    by_state: Mapping[State, int]  # as they are now; states without jobs are left out
+    missing: int = 0  # pruned meanwhile
+
+    @property
+    def unended(self) -> int:
+        """How many wait or run."""
+        return sum(number for state, number in self.by_state.items() if state not in FINAL_STATES)
+
+
+@attrs.frozen
+class Operation:
+    """An action on every job that matches, as far as it has come; a snapshot."""
+
+    id: str  # later operations have smaller ids
+    verb: Verb
+    where: JobFilter  # its `until` is when the operation was started, or earlier
+    contains: Mapping[str, str]  # texts wanted in "argument" and "error"; empty for none
+    by: str  # who asked for it
+    reason: str  # what the jobs' histories say
+    started_at: datetime
+    updated_at: datetime  # of the last chunk, or the end
+    state: Status = Status.RUNNING
+    ended_at: datetime | None = None
+    cancelled_by: str | None = None
+    error: str | None = None  # why it failed
+    expected: int | None = None  # matching jobs at the start; None where that would cost a search
+    total_seen: int = 0  # jobs looked at; with `contains`, more than were meant
+    changed: int = 0
+    skipped: int = 0  # not in a state for it, or changed meanwhile
+    missing: int = 0  # pruned meanwhile
+    first_ids: tuple[str, ...] = ()  # of the first ten that were changed
+    cursor: str | None = None  # of the next page
+    outcome: Outcome | None = None  # of a requeue, once all have ended and somebody has looked
+    fence: int = 0  # of the lock of whom runs it, the last one who did
+    more: str | None = None  # fields of a newer release, as JSON; kept as they are
+
+    @property
+    def is_running(self) -> bool:
+        """Tell whether there is something left to do."""
+        return self.state is Status.RUNNING
+
+    @property
+    def is_for_any_state(self) -> bool:
+        """Tell whether jobs are changed whatever became of them meanwhile: where nobody asked for a state."""
+        return self.verb is Verb.DELETE and self.where.state is None and self.where.is_retrying is None
+
+    def is_run_by(self, fence: int) -> bool:
+        """Tell whether there is something left to do, for the holder of this lock."""
+        return self.is_running and self.fence == fence
+
+    def taken_over(self, fence: int) -> Operation:
+        """Return the operation in the hands of the lock's holder."""
+        return attrs.evolve(self, fence=fence) if self.is_running else self
+
+    def is_meant(self, job: JobRecord) -> bool:
+        """Tell whether the job holds the texts that are wanted; the filter has been asked before."""
+        wanted = {name: text.casefold() for name, text in self.contains.items()}
+        if "argument" in wanted and wanted["argument"] not in job.arguments.casefold():
+            return False
+        if "error" not in wanted:
+            return True
+        return (
+            job.error is not None and wanted["error"] in f"{job.error.type}: {job.error.message}".casefold()
+        )
+
+    def advanced(self, done: ChunkDone, cursor: str | None, at: datetime) -> Operation:
+        """Return the operation behind a page; one that was cancelled meanwhile stays so and counts it."""
+        return attrs.evolve(
+            self,
+            updated_at=at,
+            total_seen=self.total_seen + done.seen,
+            changed=self.changed + done.changed,
+            skipped=self.skipped + done.skipped,
+            missing=self.missing + done.missing,
+            first_ids=(*self.first_ids, *done.ids)[:FIRST_IDS],
+            cursor=cursor,
+        )
+
+    def concluded(self, outcome: Outcome) -> Operation:
+        """Return the operation with what became of its jobs; one that is told stays told."""
+        return self if self.outcome is not None else attrs.evolve(self, outcome=outcome)
+
+    def ended(
+        self, state: Status, at: datetime, *, error: str | None = None, cancelled_by: str | None = None
+    ) -> Operation:
+        """Return the operation at its end; one that has ended stays as it is."""
+        if not self.is_running:
+            return self
+        return attrs.evolve(
+            self, state=state, updated_at=at, ended_at=at, error=error, cancelled_by=cancelled_by
+        )
+
+
+def write_operation(operation: Operation) -> str:
+    """Return the JSON of the operation's record."""
+    value = attrs.asdict(operation, recurse=False)
+    del value["id"], value["more"]
+    value["where"] = {
+        name: field for name, field in attrs.asdict(operation.where).items() if field is not None
+    }
+    for name in _INSTANTS:
+        value[name] = None if value[name] is None else micros(value[name])
+    if operation.outcome is not None:
+        value["outcome"] = attrs.asdict(operation.outcome)
+    return json.dumps(value | json.loads(operation.more or "{}"))
+
+
+def read_operation(record: Record) -> Operation:
+    """Return the operation of a record.
+
+    Fields that this release does not know are kept in `more`. In `where` they would choose among the jobs, so
+    such an operation is shown as failed and says so; its record stays as it is.
+    """
+    value = json.loads(record.value)
+    unknown = [f"where.{name}" for name in value["where"].keys() - _names(JobFilter)]
+    more = {name: field for name, field in value.items() if name not in _names(Operation) - _OWN}
+    for name in _INSTANTS:
+        value[name] = None if value[name] is None else from_micros(value[name])
+    fields = {name: value[name] for name in (_names(Operation) - _OWN) & value.keys()}
+    where = {name: field for name, field in value["where"].items() if name in _names(JobFilter)}
+    fields |= {
+        "id": record.key,
+        "verb": Verb(value["verb"]),
+        "where": _filter(where),
+        "state": Status(value["state"]),
+        "first_ids": tuple(value["first_ids"]),
+        "outcome": _outcome(value.get("outcome")),
+        "more": json.dumps(more) if more else None,
+    }
+    operation = Operation(**fields)
+    return _unreadable(operation, sorted(unknown)) if unknown else operation
+
+
+def _unreadable(operation: Operation, unknown: list[str]) -> Operation:
+    error = (
+        f"A newer version of Firelock stored this operation: {', '.join(unknown)} is unknown here. "
+        "Upgrade this process, or start it again."
+    )
+    return operation.ended(Status.FAILED, operation.updated_at, error=error)
+
+
+def _outcome(value: Mapping[str, Any] | None) -> Outcome | None:
+    if value is None:
+        return None
+    by_state = {State(state): number for state, number in value["by_state"].items()}
+    return Outcome(value["looked_at"], by_state, value["missing"])
+
+
+def _filter(value: Mapping[str, Any]) -> JobFilter:
+    where = JobFilter(**value)
+    return where if where.state is None else attrs.evolve(where, state=State(where.state))
+
+
+_OWN = {"id", "more"}  # fields that are not in the value
+
+
+def _names(kind: type[attrs.AttrsInstance]) -> frozenset[str]:
+    return frozenset(cast("Mapping[str, object]", attrs.fields_dict(kind)))
+
+
+KEPT = 200  # ended operations
+PACE = 3.0  # a quarter of its time: workers of a busy SQLite file keep their rate
+JOBS_A_SECOND = 2_500  # at most, where chunks are quick: workers share processors and a Redis with it
+_KIND = "operation"
+_IDS_KIND = "operation_ids"  # of the jobs that one requeued, a record a chunk: by them its outcome is told
+_IDS_KEPT = 2_000  # of an operation: what is told of more is told of the first
+_CHUNK = 500
+_CHUNKS = 200  # that are looked at for an outcome
+_TEXT_LIMIT = 500
+_CONTAINS = ("argument", "error")
+_LOCK_LIFE = 30.0
+
+
+@attrs.frozen
+class OperationPage(Paged[Operation]):
+    """A page of operations, newest first; `cursor` opens the next, None after the last."""
+
+    operations: list[Operation]
+    cursor: str | None
+
+
+def _never() -> bool:
+    return False
+
+
+def _always(_job: JobRecord) -> bool:
+    return True
+
+
+class Operations:
+    """`fire.operations`: act on everything that matches; immediately, in no transaction of the caller's."""
+
+    def __init__(self, client: Client, lock: Callable[..., Lock]) -> None:
+        self._client = client
+        self._lock = lock
+
+    # ---- asking for it -----------------------------------------------------------------------------------
+
+    def start(
+        self,
+        verb: str,
+        where: JobFilter,
+        *,
+        by: str,
+        reason: str | None = None,
+        contains: Mapping[str, str] | None = None,
+    ) -> Operation:
+        """The operation is stored, and `resumable`; no job has been touched yet: `run` does that.
+
+        Args:
+            verb: "requeue" or "delete".
+            where: which jobs. Its `until` becomes this instant at the latest, so that what comes later is
+                left alone and the operation ends.
+            by: who asks for it.
+            reason: what the jobs' histories say; made of verb and `by` where left out.
+            contains: texts that must be found in a job's stored "argument" text or its last "error" (type
+                and message), upper and lower case alike.
+
+        Raises:
+            ConfigurationError: the verb is unknown, `contains` names something else, everything there is
+                would be deleted, or a requeue names no state.
+        """
+        chosen, meant = to_choice(Verb, "verb", verb), _check_filter(where)
+        wanted = _contains(contains)
+        if chosen is Verb.DELETE and meant == JobFilter() and not wanted:
+            raise ConfigurationError(
+                "An empty filter would delete every job. Give one, as JobFilter(state=State.FAILED)."
+            )
+        if chosen is Verb.REQUEUE and meant.state is None and not meant.is_retrying:
+            raise ConfigurationError(
+                "A requeue without a state would run again what has succeeded. Give the filter one, as "
+                "JobFilter(state=State.FAILED)."
+            )
+        who = _text("by", by)
+        why = f"{chosen.past} by {who}" if reason is None else _text("reason", reason)
+        now = self._client.storage.clock()
+        until = now + 1 if meant.until is None else min(meant.until, now + 1)
+        operation = Operation(
+            newest_first_key(now), chosen, attrs.evolve(meant, until=until), wanted, who, why,
+            started_at=from_micros(now), updated_at=from_micros(now),
+            expected=None if wanted else self._expected(meant),
+        )  # fmt: skip
+        self._client.storage.put_record(_KIND, operation.id, write_operation(operation), expected_version=0)
+        self._prune()
+        return operation
+
+    astart = twin(start)
+
+    def cancel(self, operation_id: str, by: str) -> Operation:
+        """The operation changes no further chunk of jobs; one that has ended stays as it is.
+
+        Raises:
+            ConfigurationError: no such operation is stored.
+        """
+        who = _text("by", by)
+
+        def cancelled(operation: Operation) -> Operation:
+            return operation.ended(Status.CANCELLED, self._now(), cancelled_by=who)
+
+        return self._change(operation_id, cancelled)
+
+    acancel = twin(cancel)
+
+    # ---- looking -----------------------------------------------------------------------------------------
+
+    def get(self, operation_id: str) -> Operation | None:
+        """Return the operation as it is now, None where none is stored."""
+        record = self._record(operation_id)
+        return None if record is None else read_operation(record)
+
+    aget = twin(get)
+
+    def list(self, limit: int = 50, cursor: str | None = None) -> OperationPage:
+        """Return a page of operations, newest first.
+
+        Raises:
+            ConfigurationError: the limit is not 1 to 500.
+            StorageError: no page gave this cursor.
+        """
+        records, following = newest_records(
+            self._client.storage, _KIND, "operations", limit=limit, cursor=cursor
+        )
+        return OperationPage([read_operation(record) for record in records], following)
+
+    alist = twin(list)  # noqa: A003 - the verb above
+
+    def outcome(self, operation_id: str) -> Outcome | None:
+        """Return what became of the jobs that were requeued; None where none was, or it is no requeue.
+
+        Looks at the first 2,000 of them by their ids, 500 a read, until all have ended; from then on it is
+        what it was then.
+
+        Raises:
+            ConfigurationError: no such operation is stored.
+        """
+        operation = self._stored(operation_id)
+        if operation.outcome is not None or operation.verb is not Verb.REQUEUE or not operation.changed:
+            return operation.outcome
+        chunks = self._chunks(operation_id)
+        ids = [job_id for record in chunks for job_id in json.loads(record.value)]
+        if not ids:
+            return None
+        records = [
+            job
+            for start in range(0, len(ids), _CHUNK)
+            for job in self._client.storage.get(ids[start : start + _CHUNK])
+        ]
+        outcome = Outcome(
+            len(ids), dict(Counter(job.state for job in records if job is not None)), records.count(None)
+        )
+        if operation.is_running or outcome.unended:
+            return outcome
+        return self._change(operation_id, lambda stored: stored.concluded(outcome)).outcome
+
+    aoutcome = twin(outcome)
+
+    def _chunks(self, operation_id: str) -> Sequence[Record]:
+        """Return the records of the ids that an operation changed, in order."""
+        found = self._client.storage.list_records(_IDS_KIND, after=f"{operation_id}:", limit=_CHUNKS)
+        return [record for record in found if record.key.startswith(f"{operation_id}:")]
+
+    def resumable(self) -> Sequence[Operation]:
+        """Return the operations that are not at their end, oldest first."""
+        return [operation for operation in reversed([*self._all()]) if operation.is_running]
+
+    aresumable = twin(resumable)
+
+    # ---- doing it ----------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        operation_id: str,
+        *,
+        pace: float = PACE,
+        jobs_a_second: float = JOBS_A_SECOND,
+        is_meant: Callable[[JobRecord], bool] = _always,
+        should_stop: Callable[[], bool] = _never,
+        wait: Callable[[float], object] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> Operation:
+        """The operation is done as far as it goes; return it as it is then.
+
+        It goes on behind the last chunk of 500 that was written down, and ends early, still running, where
+        `should_stop` says so or another process is at it. A chunk met twice after a crash does no harm.
+
+        Args:
+            operation_id: of a stored operation; an ended one is returned as it is.
+            pace: how long it waits after a chunk, as a multiple of what the chunk took: workers go on.
+            jobs_a_second: it waits longer where it would change more jobs than so many.
+            is_meant: asked of each job that matches; one that it denies is left alone. For texts that are
+                masked where somebody looks for them.
+            should_stop: asked before each chunk.
+            wait: waits so many seconds.
+            monotonic: tells seconds that have gone by.
+
+        Raises:
+            ConfigurationError: no such operation is stored.
+            StorageUnavailable: the storage went away; run it again.
+        """
+        operation = self._stored(operation_id)
+        if not operation.is_running:
+            return operation
+        try:
+            with self._lock(f"operation:{operation_id}", timeout=0, ttl=_LOCK_LIFE) as lock:
+                operation = self._change(operation_id, lambda stored: stored.taken_over(lock.fence))
+                while operation.is_run_by(lock.fence) and not lock.lost and not should_stop():
+                    began, before = monotonic(), operation.changed
+                    operation = self._step(operation, is_meant)
+                    if operation.is_run_by(lock.fence):
+                        took = monotonic() - began
+                        wait(max(took * pace, (operation.changed - before) / jobs_a_second - took))
+                        operation = self._stored(operation_id)  # cancelled, or taken over, meanwhile
+        except (LockTimeout, LockLost):  # somebody else is at it, or may be
+            return self._stored(operation_id)
+        return operation
+
+    arun = twin(run)
+
+    def _step(self, operation: Operation, is_meant: Callable[[JobRecord], bool]) -> Operation:
+        """One chunk is done and written down; what makes no sense to try again ends the operation."""
+        try:
+            page = self._client.storage.find(
+                operation.where, limit=_CHUNK, cursor=operation.cursor, oldest_first=True
+            )
+            done = self._apply(operation, page, is_meant)
+            self._keep_ids(operation, done.ids)
+        except StorageUnavailable:
+            raise
+        except StorageError as error:
+            text = f"{type(error).__name__}: {error}"
+            return self._change(
+                operation.id, lambda stored: stored.ended(Status.FAILED, self._now(), error=text)
+            )
+        return self._change(operation.id, lambda stored: self._advanced(stored, operation, page, done))
+
+    def _advanced(self, stored: Operation, before: Operation, page: FoundJobs, done: ChunkDone) -> Operation:
+        if stored.fence != before.fence:  # another took over: what it writes down is the truth
+            return stored
+        after = stored.advanced(done, page.cursor, self._now())
+        return after.ended(Status.DONE, self._now()) if page.cursor is None else after
+
+    def _apply(
+        self, operation: Operation, page: FoundJobs, is_meant: Callable[[JobRecord], bool]
+    ) -> ChunkDone:
+        matching = [job for job in page.jobs if operation.is_meant(job) and is_meant(job)]
+        transitions = [self._transition(operation, job) for job in matching]
+        wanted = [one for one in transitions if one.from_states]
+        results = self._client.storage.apply(wanted) if wanted else []
+        if Applied.RELEASING in results:
+            self._client.release_children_soon()  # whatever it meets, what was done is written down
+        changed = [one.job_id for one, result in zip(wanted, results, strict=True) if result.is_applied]
+        missing = results.count(Applied.MISSING)
+        skipped = len(matching) - len(changed) - missing
+        return ChunkDone(len(page.jobs), len(changed), skipped, missing, tuple(changed))
+
+    def _keep_ids(self, operation: Operation, ids: Sequence[str]) -> None:
+        """What a requeue changed is written down by its ids; a chunk done again changes none."""
+        if operation.verb is not Verb.REQUEUE or not ids or operation.changed >= _IDS_KEPT:
+            return
+        key = f"{operation.id}:{operation.total_seen:012d}"
+        value = json.dumps(ids[: _IDS_KEPT - operation.changed])
+        self._client.storage.put_record(_IDS_KIND, key, value)
+
+    def _transition(self, operation: Operation, job: JobRecord) -> Transition:
+        """Return the change, from no state at all where it makes no sense.
+
+        A job that left its state after it was read is not meant any more, unless it is to be deleted
+        whatever its state.
+        """
+        now = self._client.clock.now()
+        if operation.verb is Verb.REQUEUE:
+            change = lifecycle.requeue(job.id, at=now, reason=operation.reason)
+        else:
+            expires_at = self._client.retention.until(State.DELETED, now)
+            change = lifecycle.delete(job.id, at=now, reason=operation.reason, expires_at=expires_at)
+        if operation.is_for_any_state and job.state in change.from_states:
+            return change
+        change.from_states &= {job.state}
+        return change
+
+    # ---- the records -------------------------------------------------------------------------------------
+
+    def _record(self, operation_id: str) -> Record | None:
+        if not is_newest_first_key(operation_id):
+            return None
+        return self._client.storage.get_record(_KIND, operation_id)
+
+    def _stored(self, operation_id: str) -> Operation:
+        return read_operation(_known(operation_id, self._record(operation_id)))
+
+    def _change(self, operation_id: str, change: Callable[[Operation], Operation]) -> Operation:
+        """The change is written to the operation as it is by then; return what it is now."""
+        while True:
+            record = _known(operation_id, self._record(operation_id))
+            before = read_operation(record)
+            after = change(before)
+            if after == before:
+                return after
+            text = write_operation(after)
+            if self._client.storage.put_record(_KIND, record.key, text, expected_version=record.version):
+                return after
+
+    def _all(self) -> Iterator[Operation]:
+        return map(read_operation, every_record(self._client.storage, _KIND))
+
+    def _prune(self) -> None:
+        ended = [operation.id for operation in self._all() if not operation.is_running]
+        for operation_id in ended[KEPT:]:
+            while chunks := self._chunks(operation_id):
+                for record in chunks:
+                    self._client.storage.delete_record(_IDS_KIND, record.key)
+            self._client.storage.delete_record(_KIND, operation_id)
+
+    def _expected(self, where: JobFilter) -> int | None:
+        """Return how many jobs there are, where counts can tell: by state and queue alone."""
+        if where != JobFilter(state=where.state, queue=where.queue):
+            return None
+        counts = self._client.storage.counts()
+        states = counts.by_state if where.queue is None else counts.by_queue.get(where.queue, {})
+        return sum(states.values()) if where.state is None else states.get(where.state, 0)
+
+    def _now(self) -> datetime:
+        return from_micros(self._client.clock.now())
+
+
+def _known(operation_id: str, record: Record | None) -> Record:
+    if record is None:
+        raise ConfigurationError(
+            f"Operation {shown(operation_id)} is not stored: the id is wrong, or it is long over."
+        )
+    return record
+
+
+def _check_filter(where: JobFilter) -> JobFilter:
+    """Return the filter as it will be read back: its cursors belong to its very fields."""
+    if not isinstance(where, JobFilter):
+        raise ConfigurationError(f"where={shown(where)} is no filter; write JobFilter(state=State.FAILED).")
+    if where.by_due:
+        if where.since is not None or where.until is not None:
+            raise ConfigurationError(
+                "A filter by due with since or until is refused: an operation's window is that of its jobs' "
+                "last change. Leave out by_due, or the window."
+            )
+        if where.state not in {None, State.SCHEDULED}:
+            raise ConfigurationError(
+                f"A filter by due with state={where.state} is refused: only scheduled jobs are due. Leave "
+                "out one of them."
+            )
+        where = attrs.evolve(where, by_due=None, state=State.SCHEDULED)
+    return where if where.state is None else attrs.evolve(where, state=to_choice(State, "state", where.state))
+
+
+def _contains(contains: Mapping[str, str] | None) -> dict[str, str]:
+    given = dict(contains or {})
+    for name, text in given.items():
+        if name not in _CONTAINS:
+            raise ConfigurationError(
+                f"contains={shown(given)}: {shown(name)} is unknown; use {' or '.join(_CONTAINS)}."
+            )
+        _text(f"contains[{name!r}]", text)
+    return {name: text for name, text in given.items() if text}
+
+
+def _text(name: str, text: object) -> str:
+    if not isinstance(text, str):
+        raise ConfigurationError(f"{name}={shown(text)} is no text.")
+    if len(text) > _TEXT_LIMIT:
+        raise ConfigurationError(f"{name} has {len(text):,} characters; use at most {_TEXT_LIMIT}.")
+    return text

@@ -1,0 +1,534 @@
+"""Batches: jobs without a task, which end when none of their members can go on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import timedelta
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, Self, TypeVar, cast
+
+from firelock.arguments.tags import check_tags
+from firelock.errors import (
+    ConfigurationError,
+    JobConflict,
+    JobDeleted,
+    JobFailed,
+    JobNotFound,
+    TaskError,
+)
+from firelock.flows.batch_builder import CHUNK, DEEPEST, Filling, Gathered, call_of
+from firelock.jobs.dependencies import check_bounded, waiting_words
+from firelock.jobs.job import Job, JobPage, Observation, result_of
+from firelock.jobs.pagination import check_limit
+from firelock.model import lifecycle
+from firelock.model.aio import in_thread, twin
+from firelock.model.batch import BATCH_TASK, BatchRules, Tally
+from firelock.model.clock import SECOND, span_micros
+from firelock.model.dependencies import Edge, On, Ties, write_ties
+from firelock.model.job import JobFilter, JobRecord, NewJob
+from firelock.model.state import State
+from firelock.model.text import shown
+from firelock.options import Call, to_choice, to_keep_seconds, to_sources, to_tags
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from types import TracebackType
+
+    from firelock.jobs.job import Continuation, Creator
+
+P = ParamSpec("P")
+R2 = TypeVar("R2")
+T = TypeVar("T")
+
+OnText = Literal["succeeded", "failed", "deleted", "finished"]
+OnFailureText = Literal["continue", "cancel"]
+
+log = logging.getLogger(__name__)
+_LONGEST_NAME = 200
+_LONGEST_HOLD = timedelta(days=366)
+_PAGE = 500
+
+
+class Batch(Gathered[Tally]):
+    """A job without a task, which ends when none of its members can go on: see `fire.batch`.
+
+    It is failed if a member has failed, or waits for what will not come; deleted if it was cancelled, or what
+    it is after was deleted; else succeeded. `then` and `result()` are those of any job: of a batch the result
+    is its tally. A requeue of a member opens it again. `delete()` cancels it, for good. Members and
+    continuations join the caller's transaction; `requeue`, `delete` and `restore` act immediately.
+    """
+
+    __slots__ = ("_depth", "_is_entered")
+
+    def __init__(
+        self, client: Creator, record: NewJob | JobRecord, filling: Filling | None = None, depth: int = 0
+    ) -> None:
+        super().__init__(client, record, filling)
+        self._depth = depth  # 1 for one that is in no other; 0 where nobody has looked
+        self._is_entered = False
+
+    @classmethod
+    def of(cls, client: Creator, batch_id: str) -> Batch:
+        """Return the handle of a stored batch of which no more is known than its id; nothing is read."""
+        return cls(client, NewJob(batch_id, BATCH_TASK, "{}", "json", "default", 0, State.AWAITING, 0))
+
+    def __repr__(self) -> str:
+        """Return id, name and state."""
+        return f"<Batch {self.id} {self.name!r} {self.state}>"
+
+    @property
+    def name(self) -> str:
+        """Its name, for people; empty where nobody has looked."""
+        ties = self._record.ties
+        return "" if ties is None or ties.batch is None else ties.batch.name
+
+    @property
+    def output(self) -> NoReturn:
+        """Nothing: a batch has no output.
+
+        Raises:
+            ConfigurationError: always.
+        """
+        raise ConfigurationError(
+            f"{self!r} has no output. Let the job wait for it, using(after=batch), and read "
+            "batch.results(task) or batch.tally() inside that job."
+        )
+
+    def __enter__(self) -> Self:
+        """Return the batch; what is added to it is stored at the end of the block."""
+        return self._enter(is_async=False)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """All is stored; where the block raised nothing is, and what was stored before is cancelled."""
+        filling = cast("Filling", self._filling)
+        is_whole = self.id == filling.root and error is None
+        within = filling.transaction() if is_whole else filling.transaction_of_stored()
+        filling.leave(self.id, within, has_raised=error is not None)
+
+    async def __aenter__(self) -> Self:
+        """Return the batch; what is added to it is stored at the end of the block."""
+        if not self._client.clock.is_fresh:
+            await in_thread(self._client.clock.now)
+        return self._enter(is_async=True)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """All is stored, without blocking the event loop; see `__exit__`."""
+        filling, has_raised = cast("Filling", self._filling), error is not None
+        await filling.awaited(lambda within: filling.leave(self.id, within, has_raised=has_raised))
+
+    def _enter(self, *, is_async: bool) -> Self:
+        filling = self._filling
+        if filling is None or self._is_entered or not (filling.is_open or self.id == filling.root):
+            raise ConfigurationError(
+                f"{self!r} is stored, or its block was entered before: a batch has one block. Add to it "
+                "without one: batch.add(task, …)."
+            )
+        self._is_entered = True
+        if self.id == filling.root:
+            record = cast("NewJob", self._record)
+            record.created_at = self._client.clock.now()
+            filling.is_open, filling.is_async = True, is_async
+            filling.begin(self, record)
+        return self
+
+    def add(self, task: Continuation[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
+        """A member is gathered within the block, or stored at once where the batch is stored; its handle.
+
+        A member may add to its own batch by `job.batch`, others until it has ended. Where another job has the
+        unique key of the call, that one is no member, and `is_new` of the handle is False.
+
+        Raises:
+            BatchFinished: the batch has ended, or was cancelled.
+            ConfigurationError: the job is to wait for one that is no member; or the batch has not been
+                entered.
+            SignatureMismatch, ArgumentError, StorageError: as of `enqueue`.
+        """
+        return cast("Job[R2]", self._add([call_of("add", task, args, kwargs)])[0])
+
+    async def aadd(self, task: Continuation[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
+        """`add` without blocking the event loop."""
+        call, filling = call_of("aadd", task, args, kwargs), self._taker()
+        if filling is None:
+            await self.arequire_visible(lambda: call.options.within)
+            try:
+                return await self._client.acreate_member(call, self.id)
+            except JobNotFound as error:
+                await in_thread(self.explain, error)
+                raise
+        return cast("Job[R2]", (await filling.aadd(filling.members([call], self.id)))[0])
+
+    def add_many(self, calls: Iterable[Call[R2]], /) -> list[Job[R2]]:
+        """A member is added for each call of `task.call(…)`, in order; return their handles.
+
+        Calls are taken 500 at a time: what is wrong with a later one shows when it is met.
+        """
+        return [job for chunk in _chunks(calls) for job in self._add(chunk)]
+
+    async def aadd_many(self, calls: Iterable[Call[R2]], /) -> list[Job[R2]]:
+        """`add_many` without blocking the event loop."""
+        handles: list[Job[R2]] = []
+        for chunk in _chunks(calls):
+            filling = self._taker()
+            if filling is None:
+                handles += await self._acreate_members(chunk)
+            else:
+                handles += await filling.aadd(filling.members(chunk, self.id))
+        return handles
+
+    def _add(self, calls: Sequence[Call[Any]]) -> Sequence[Job[Any]]:
+        filling = self._taker()
+        if filling is None:
+            return self._create_members(calls)
+        return filling.add(filling.members(calls, self.id))
+
+    def _create_members(self, calls: Sequence[Call[Any]]) -> list[Job[Any]]:
+        self.require_visible(partial(self._client.transaction, calls[0].options.within))
+        try:
+            return self._client.create_members(calls, self.id)
+        except JobNotFound as error:
+            self.explain(error)
+            raise
+
+    async def _acreate_members(self, calls: Sequence[Call[Any]]) -> list[Job[Any]]:
+        await self.arequire_visible(lambda: calls[0].options.within)
+        try:
+            return await self._client.acreate_members(calls, self.id)
+        except JobNotFound as error:
+            await in_thread(self.explain, error)
+            raise
+
+    def _taker(self) -> Filling | None:
+        """Return what gathers members of this batch; None where they are stored at once.
+
+        Raises:
+            ConfigurationError: the batch is not stored, and nobody gathers.
+        """
+        filling = self._filling
+        if filling is not None and filling.takes(self.id):
+            return filling
+        if filling is not None and (why := filling.why_not_stored(self.id)) is not None:
+            raise ConfigurationError(f"Nothing can be added to {self!r}, which is not stored: {why}.")
+        return None
+
+    def batch(
+        self,
+        name: str,
+        *,
+        after: Job[Any] | Sequence[Job[Any]] = (),
+        on: OnText = "succeeded",
+        on_failure: OnFailureText = "continue",
+        tags: Sequence[str] = (),
+    ) -> Batch:
+        """Return a batch that is a member of this one; fill it in a block of its own, or by `add`.
+
+        Options are those of `fire.batch`; it waits for members of this one alone. Of a batch that is stored
+        already it is stored with its own block.
+
+        Raises:
+            ConfigurationError: an option is wrong, or it would be more than 8 deep.
+        """
+        return new_batch(self._client, name, after=after, on=on, on_failure=on_failure, tags=tags, outer=self)
+
+    abatch = twin(batch)
+
+    def depth(self) -> int:
+        """Return how many batches it is in, itself included; reads one after another where nobody knows."""
+        if not self._depth:
+            outer = self.record().ties
+            outer_id = None if outer is None else outer.batch_id
+            self._depth = 1 if outer_id is None else 1 + Batch.of(self._client, outer_id).depth()
+        return self._depth
+
+    adepth = twin(depth)
+
+    def tally(self) -> Tally:
+        """Return how far it is: its members by what they do, all of one instant. One round trip.
+
+        Raises:
+            JobNotFound: it is not stored.
+        """
+        tally = self._client.storage.tally((self.id,))[0]
+        if tally is None:
+            self._look()
+            raise JobNotFound(f"Job {self.id} is no batch.")
+        return tally
+
+    atally = twin(tally)
+
+    def members(
+        self, *, state: State | str | None = None, limit: int = 50, cursor: str | None = None
+    ) -> JobPage:
+        """Return a page of its members, those added first first; a batch among them is a `Batch`.
+
+        With a state they are in order of when they came into it.
+
+        Raises:
+            ConfigurationError: the state is unknown, or the limit is not 1 to 500.
+        """
+        where = JobFilter(state=None if state is None else to_choice(State, "state", state), batch_id=self.id)
+        found = self._client.storage.find(
+            where, limit=check_limit(limit, "jobs"), cursor=cursor, oldest_first=True
+        )
+        return JobPage([handle_of(self._client, record) for record in found.jobs], found.cursor)
+
+    amembers = twin(members)
+
+    def _pages(self, where: JobFilter) -> Iterator[list[JobRecord]]:
+        cursor = None
+        while True:
+            page = self._client.storage.find(where, limit=_PAGE, cursor=cursor, oldest_first=True)
+            yield page.jobs
+            cursor = page.cursor
+            if cursor is None:
+                return
+
+    def results(self, task: Continuation[..., R2], /, *, after: str | None = None) -> Iterator[R2]:
+        """Iterate over what its members of a task returned, in the order in which they were added.
+
+        Left out are those that have not succeeded, and members of batches within it. They are read 500 at a
+        time, when they are needed.
+
+        Args:
+            task: whose results, and so of which type.
+            after: the id of a member; only what was added behind it comes.
+
+        Raises:
+            JobNotFound: no such member is stored.
+            ResultUnavailable: a member succeeded without a storable result.
+        """
+        for page in self._pages_of(task, after):
+            yield from (cast("R2", result_of(self._client, record)) for record in page)
+
+    async def aresults(
+        self, task: Continuation[..., R2], /, *, after: str | None = None
+    ) -> AsyncIterator[R2]:
+        """`results` without blocking the event loop: `async for result in batch.aresults(task)`."""
+        pages = self._pages_of(task, after)
+        while (page := await in_thread(next, pages, None)) is not None:
+            for record in page:
+                yield cast("R2", result_of(self._client, record))
+
+    def _pages_of(self, task: Continuation[..., Any], after: str | None) -> Iterator[list[JobRecord]]:
+        """Yield the succeeded members of a task behind one of them, page by page."""
+        names, since, behind = {task.info.name, *task.info.aliases}, None, (0, "")
+        if after is not None:
+            record = self._client.storage.get((after,))[0]
+            if record is None or record.ties is None or record.ties.batch_id != self.id:
+                raise JobNotFound(f"{shown(after)} is no member of {self!r} that is stored.")
+            since, behind = record.created_at, (record.created_at, after)
+        where = JobFilter(batch_id=self.id, task=None if len(names) > 1 else task.info.name, since=since)
+        for page in self._pages(where):
+            yield [
+                record
+                for record in page
+                if record.task in names
+                and record.state is State.SUCCEEDED
+                and (record.created_at, record.id) > behind
+            ]
+
+    def result(self, timeout: float | None = None) -> Tally:
+        """Return its tally once it has succeeded; waits up to `timeout` seconds.
+
+        Raises:
+            JobFailed: it failed; the message says how many of its members did.
+            JobDeleted: it was cancelled.
+            ResultTimeout: it had not ended in time.
+        """
+        super().result(timeout)
+        return self.tally()
+
+    async def aresult(self, timeout: float | None = None) -> Tally:
+        """`result` without blocking the event loop."""
+        await super().aresult(timeout)
+        return await self.atally()
+
+    def _result_of(self, look: Observation) -> Tally:
+        record = look.record
+        if record is None:
+            raise JobNotFound(f"Batch {self.id} is not stored any more.")
+        self._saw(look.began, record)
+        if record.state is State.FAILED:
+            raise JobFailed(f"{self._words} failed: {record.reason or 'a member failed'}.")
+        if record.state is State.DELETED:
+            raise JobDeleted(f"{self._words} was deleted: {record.reason or 'no reason was given'}.")
+        return Tally()
+
+    @property
+    def _words(self) -> str:
+        return f"Batch {self.name!r} ({self.id})"
+
+    def requeue(self, *, from_step: str | None = None) -> Batch:
+        """Its failed members are enqueued, also of batches within it, and it is open again.
+
+        It is with the first 500 of them; all are enqueued 500 at a time. Where this raises in between, the
+        rest has failed still and can be requeued anew. What waits for their success runs then. Members that
+        were deleted stay so.
+
+        Raises:
+            JobConflict: none has failed, or the batch was cancelled.
+            ConfigurationError: `from_step` is given, which is a member's.
+            JobNotFound: it is not stored.
+        """
+        if from_step is not None:
+            raise ConfigurationError(
+                f"{self!r} has no steps: from_step={from_step!r} is for a member, job.requeue(from_step=…)."
+            )
+        if self.tally().is_cancelled:
+            raise JobConflict(
+                f"{self!r} was cancelled, which is for good; none of its members can run again."
+            )
+        if not self._requeue_failed():
+            raise JobConflict(f"{self!r} has no failed member that could be requeued.")
+        self._look()
+        return self
+
+    def _requeue_failed(self) -> int:
+        now, number = self._client.clock.now(), 0
+        storage = self._client.storage
+        where = JobFilter(state=State.FAILED, batch_id=self.id, until=storage.clock() + 1)
+        for page in self._pages(where):  # those that fail again meanwhile are left out, so that it ends
+            changes = [
+                lifecycle.requeue(record.id, at=now, reason="requeued with its batch")
+                for record in page
+                if not record.is_batch
+            ]
+            applied = sum(answer.is_applied for answer in (storage.apply(changes) if changes else ()))
+            if applied and not number:
+                self._client.release_children_soon()
+                self._client.tell_batches_soon(self.id)
+            number += applied
+            number += sum(
+                Batch(self._client, record)._requeue_failed()  # noqa: SLF001 - of the same class
+                for record in page
+                if record.is_batch
+            )
+        return number
+
+    def delete(self) -> Batch:
+        """It is cancelled, for good: members that have not ended are deleted, running ones told to stop.
+
+        It is deleted itself once none runs; the handle shows it as it is until then.
+
+        Raises:
+            JobConflict: it is deleted already.
+            JobNotFound: it is not stored.
+        """
+        super().delete()
+        return self
+
+
+def _chunks(calls: Iterable[Call[Any]]) -> Iterator[list[Call[Any]]]:
+    left = iter(calls)
+    while chunk := list(islice(left, CHUNK)):
+        for call in chunk:
+            if not isinstance(call, Call):
+                raise TaskError(f"add_many takes what task.call(…) returns, not {call!r}.")
+        yield chunk
+
+
+def new_batch(
+    client: Creator,
+    name: str,
+    *,
+    after: Job[Any] | Sequence[Job[Any]] = (),
+    on: OnText = "succeeded",
+    on_failure: OnFailureText = "continue",
+    tags: Sequence[str] = (),
+    keep: timedelta | float | None = None,
+    hold: timedelta = timedelta(hours=1),
+    within: object | None = None,
+    beside: str | None = None,
+    outer: Batch | None = None,
+) -> Batch:
+    """Return a batch to be filled, a member of the outer one if one is given; see `fire.batch`.
+
+    Raises:
+        ConfigurationError: an option is wrong, or it would be too deep.
+    """
+    keeps = _keeps(client, keep)
+    rules = BatchRules(_name(name), _fails_fast(on_failure), keeps)
+    outer_id = None if outer is None else outer.id
+    filling = None if outer is None else outer._taker()  # noqa: SLF001 - of this module
+    depth = 1 if outer is None else 1 + outer.depth()
+    if depth > DEEPEST:
+        raise ConfigurationError(
+            f"Batch {name!r} would be {depth} deep; at most {DEEPEST} lie within one another."
+        )
+    sources = to_sources(after)
+    edges = _edges(sources, on, outer_id, partial(client.transaction, within))
+    place = outer_id or beside or (edges[0].parent_id if edges else None)
+    record = NewJob(
+        client.storage.new_ids(1, place)[0], BATCH_TASK, "{}", "json", "default", 0, State.AWAITING,
+        client.clock.now() if filling is not None else 0, reason=waiting_words(edges) if edges else None,
+        tags=check_tags(to_tags(tags)), meta_json=client.batch_meta(name), parents=edges,
+        ties_json=write_ties(Ties(outer_id, batch=rules)),
+    )  # fmt: skip
+    if filling is not None:
+        batch = Batch(client, record, filling, depth)
+        filling.begin(batch, record)
+        return batch
+    filling = Filling(client, record.id, within, _hold(hold), sources=[*sources, *([outer] if outer else [])])
+    filling.promise(record.id)
+    return Batch(client, record, filling, depth)
+
+
+def _edges(
+    sources: Sequence[Job[Any]], on: str, outer_id: str | None, transaction: Callable[[], object | None]
+) -> tuple[Edge, ...]:
+    end = to_choice(On, "on", on)
+    ids = [source.as_source(outer_id, transaction) for source in sources]
+    return tuple(check_bounded({one: Edge(one, end) for one in ids}, is_batch=True).values())
+
+
+def _name(name: object) -> str:
+    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
+        raise ConfigurationError(
+            f"Batch name {shown(name)} is refused; use 1 to {_LONGEST_NAME} printable characters."
+        )
+    return name
+
+
+def _fails_fast(on_failure: object) -> bool:
+    if on_failure not in ("continue", "cancel"):
+        raise ConfigurationError(f"on_failure={shown(on_failure)} is unknown; use one of continue, cancel.")
+    return on_failure == "cancel"
+
+
+def _keeps(client: Creator, keep: timedelta | float | None) -> tuple[int | None, int | None, int | None]:
+    seconds, retention = to_keep_seconds(keep), client.retention
+    succeeded = retention.succeeded if seconds is None else int(seconds * SECOND)
+    return (succeeded, retention.failed, retention.deleted)
+
+
+def _hold(hold: object) -> int:
+    if not isinstance(hold, timedelta) or not timedelta(seconds=1) <= hold <= _LONGEST_HOLD:
+        raise ConfigurationError(
+            f"hold={shown(hold)} is refused; pass a timedelta from a second to 366 days."
+        )
+    return span_micros(hold)
+
+
+def handle_of(client: Creator, record: JobRecord) -> Job[Any]:
+    """Return the handle of a stored job: a `Batch` of a batch."""
+    is_batch = record.ties_json is not None and record.is_batch
+    return Batch(client, record) if is_batch else Job(client, record)
+
+
+def find_batch(client: Creator, batch_id: str) -> Batch:
+    """Return the handle of a stored batch.
+
+    Raises:
+        JobNotFound: no batch of that id is stored.
+    """
+    record = client.storage.get((batch_id,))[0]
+    if record is None:
+        raise JobNotFound(f"Batch {shown(batch_id)} is not stored: the id is wrong, or it has been pruned.")
+    if not record.is_batch:
+        raise JobNotFound(f"Job {batch_id} is no batch, but one of task {record.task}.")
+    return Batch(client, record)

@@ -1,0 +1,432 @@
+"""Gather the members of a batch in one block of the caller's code, and store them.
+
+A block stores its members at its end, together with the batch. If there are more than 500, it stores the
+first ones while it goes on; the batch is held meanwhile, for a time that each chunk extends.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, cast
+
+import attrs
+
+from firelock.arguments.references import sources_in
+from firelock.errors import (
+    BatchFinished,
+    ConfigurationError,
+    DuplicateJob,
+    JobNotCommitted,
+    JobNotFound,
+    StorageError,
+    StorageUnavailable,
+    TaskError,
+)
+from firelock.jobs.job import Job
+from firelock.model import lifecycle
+from firelock.model.aio import in_thread
+from firelock.model.answers import Duplicate
+from firelock.model.dependencies import read_ties
+from firelock.model.job import JobRecord, NewJob
+from firelock.options import Call, makes_calls
+
+if TYPE_CHECKING:
+    from firelock.flows.batch import Batch
+    from firelock.jobs.job import Continuation, Creator
+
+P = ParamSpec("P")
+R = TypeVar("R", covariant=True)
+R2 = TypeVar("R2")
+
+log = logging.getLogger(__name__)
+
+CHUNK = 500  # members that one block stores with the batch in one atomic step
+DEEPEST = 8  # batches within one another
+_MOVED_ON = 4  # a hold is moved on when a quarter of it is over
+
+
+class Gathered(Job[R]):
+    """A job that a block has gathered: it is stored at the end of the block, or before it where that is long.
+
+    Where another job has its unique key, the handle becomes that of the other job when it is stored.
+    """
+
+    __slots__ = ("_filling",)
+
+    _filling: Filling | None
+
+    def __init__(
+        self,
+        client: Creator,
+        record: NewJob | JobRecord,
+        filling: Filling | None = None,
+        job_id: str | None = None,
+    ) -> None:
+        super().__init__(client, record, filling is not None, job_id)
+        self._filling = filling
+
+    @property
+    def _gathering(self) -> Filling | None:
+        """The block that is still open, if one is."""
+        filling = self._filling
+        return filling if filling is not None and filling.is_open else None
+
+    def _look(self, way_out: str = "") -> JobRecord:
+        self._require_stored()
+        return super()._look(way_out)
+
+    def _require_stored(self) -> None:
+        filling = self._filling
+        if filling is not None and (why := filling.why_not_stored(self.id)) is not None:
+            raise JobNotCommitted(f"{self!r} is not stored: {why}.")
+
+    def require_visible(self, transaction: Callable[[], object | None]) -> None:
+        """See `Job.require_visible`; before its block ends the job is in no transaction."""
+        self._require_stored()
+        super().require_visible(transaction)
+
+    def became(self, answer: bool | Duplicate, *, is_within: bool) -> None:
+        """The job is stored; or another one has its unique key, and the handle is of that one."""
+        if isinstance(answer, Duplicate):
+            self.id, self.is_new = answer.job_id, False
+        if not is_within:
+            self._looked = 0
+
+    def then(self, task: Continuation[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
+        """A continuation is stored, within the block together with what it continues: see `Job.then`.
+
+        It is no member of the batch.
+        """
+        filling = self._gathering
+        if filling is None:
+            return super().then(task, *args, **kwargs)
+        return cast("Job[R2]", filling.add(filling.child(self, call_of("then", task, args, kwargs)))[0])
+
+    async def athen(self, task: Continuation[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
+        """Continue without blocking the event loop."""
+        filling = self._gathering
+        if filling is None:
+            return await super().athen(task, *args, **kwargs)
+        child = filling.child(self, call_of("athen", task, args, kwargs))
+        return cast("Job[R2]", (await filling.aadd(child))[0])
+
+
+def call_of(
+    verb: str, task: Continuation[..., Any], args: Sequence[object], kwargs: Mapping[str, object]
+) -> Call[Any]:
+    """Return the call of a task; TaskError for what is none."""
+    if not makes_calls(task):
+        raise TaskError(f"{verb}() takes a task, then its arguments: {verb}(task, …), not {task!r}.")
+    call: Call[Any] = task.call(*args, **kwargs)
+    return call
+
+
+_Pair: TypeAlias = tuple[NewJob, Gathered[Any]]
+
+
+@attrs.define(eq=False)
+class Filling:
+    """What a block has gathered and not stored yet: of its batch, and of those within it."""
+
+    client: Creator
+    root: str  # the id of the batch whose block it is
+    within: object | None
+    hold: int  # micros
+    is_open: bool = False
+    is_async: bool = False
+    has_raised: bool = False
+    _sources: list[Job[Any]] = attrs.Factory(list)  # what the batch and its continuations wait for
+    _waiting: list[_Pair] = attrs.Factory(list)
+    _unstored: set[str] = attrs.Factory(set)  # ids of what waits, and of what never will be stored
+    _dropped: set[str] = attrs.Factory(
+        set
+    )  # of these, what a block within this one gathered before it raised
+    _open: dict[str, None] = attrs.Factory(dict)  # ids of batches that are being filled, outer ones first
+    _empty: set[str] = attrs.Factory(set)  # of batches without members
+    _held: set[str] = attrs.Factory(set)  # of batches that are stored and not filled yet
+    _held_at: int = 0  # when their holds were moved on last
+    _has_stored: bool = False
+    _is_within: bool = False  # what was stored is in a transaction of the caller's
+    _storing: threading.Lock = attrs.Factory(threading.Lock)
+
+    def promise(self, batch_id: str) -> None:
+        """The batch is not stored, and will be where its block is entered."""
+        self._unstored.add(batch_id)
+
+    def begin(self, batch: Batch, record: NewJob) -> None:
+        """The batch is among what is gathered, and may be filled."""
+        self._gather([(record, batch)])
+        self._open[batch.id] = None
+        self._empty.add(batch.id)
+
+    def takes(self, batch_id: str) -> bool:
+        """Tell whether members of that batch are gathered here, rather than stored at once."""
+        return self.is_open and (
+            batch_id in self._open or batch_id in self._unstored or batch_id in self._held
+        )
+
+    def members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[_Pair]:
+        """Return jobs and handles of new members; none is gathered yet."""
+        self._check_within(calls)
+        return self._pairs(self.client.new_members(calls, batch_id))
+
+    def child(self, parent: Job[Any], call: Call[Any]) -> list[_Pair]:
+        """Return job and handle of a continuation; it is not gathered yet."""
+        self._check_within((call,))
+        job = self.client.new_child(parent.id, call, parent.meta, self.transaction)
+        self._sources += (*(call.options.after or ()), *sources_in(call.args), *sources_in(call.kwargs))
+        return self._pairs([(job,)])
+
+    def transaction(self) -> object | None:
+        """Return the transaction that the block is stored in; None for none."""
+        return self.within if self.is_async else self.client.transaction(self.within)
+
+    def transaction_of_stored(self) -> object | None:
+        """Return the transaction that chunks of the block are stored in; None if there are none in one.
+
+        Never raises: it is needed at the end of a block that has raised itself.
+        """
+        if not self._is_within:
+            return None
+        try:
+            return self.transaction()
+        except Exception:  # noqa: BLE001 - a plugin's; a transaction that it refuses can only be rolled back
+            return self.within
+
+    def _check_within(self, calls: Sequence[Call[Any]]) -> None:
+        if any(call.options.within is not None for call in calls):
+            raise ConfigurationError(
+                "using(within=…) has no meaning in the block of a batch, which is stored as a whole: "
+                "fire.batch(…, within=session)."
+            )
+
+    def _pairs(self, runs: Sequence[Sequence[NewJob]]) -> list[_Pair]:
+        """Return jobs with handles; those of a run share one job, so that the others need not live on."""
+        return [(job, Gathered(self.client, run[0], self, job.id)) for run in runs for job in run]
+
+    def add(self, pairs: Sequence[_Pair]) -> list[Gathered[Any]]:
+        """They are gathered, and the first ones stored where there are many; return the handles.
+
+        In an async block nothing is stored here, since that would block the event loop.
+        """
+        self._gather(pairs)
+        if len(self._waiting) > self._size and not self.is_async:
+            self._store(self.client.transaction(self.within))
+        return [handle for _, handle in pairs]
+
+    async def aadd(self, pairs: Sequence[_Pair]) -> list[Gathered[Any]]:
+        """`add` that does not block the event loop."""
+        self._gather(pairs)
+        if len(self._waiting) > self._size and not (self.within is not None and self._storing.locked()):
+            await self.awaited(self._store)
+        return [handle for _, handle in pairs]
+
+    async def awaited(self, store: Callable[[object | None], None]) -> None:
+        """That is done within the transaction, without blocking the event loop."""
+        if self.within is None:
+            await in_thread(store, None)
+            return
+        chosen = self.client.transaction(self.within)
+        run_sync = getattr(chosen, "run_sync", None)  # of an AsyncSession
+        if run_sync is None:
+            store(chosen)
+        else:
+            await run_sync(store)
+
+    def _gather(self, pairs: Sequence[_Pair]) -> None:
+        batches = _batches_of(pairs)
+        if self._dropped:
+            sources = {edge.parent_id for job, _ in pairs for edge in job.parents}
+            if gone := self._dropped & (sources | batches):
+                raise ConfigurationError(
+                    f"Job {gone.pop()} is not stored, since the block of its batch raised; nothing can wait "
+                    "for it, or be added to it."
+                )
+        self._empty -= batches
+        self._unstored.update([job.id for job, _ in pairs])
+        self._waiting += pairs
+
+    @property
+    def _size(self) -> int:
+        """How many are stored in one step: the first time the batch as well."""
+        return CHUNK + (not self._has_stored)
+
+    def why_not_stored(self, job_id: str) -> str | None:
+        """Why what was gathered is not stored, as the rest of a sentence; None where it was."""
+        if job_id not in self._unstored:
+            return None
+        if self.has_raised or job_id in self._dropped:
+            return "the block of its batch raised, and nothing of it was stored"
+        if self.is_open:
+            return "that happens at the end of the block of its batch"
+        return "a batch is filled in a block, which was not entered: with fire.batch(…) as batch"
+
+    def leave(self, batch_id: str, transaction: object | None, *, has_raised: bool) -> None:
+        """The block of a batch has ended: all of it is stored, or as little as can be where it raised."""
+        if batch_id != self.root:
+            (self._drop if has_raised else self._close)(batch_id, transaction)
+        elif has_raised:
+            self._abandon(transaction)
+        else:
+            self._finish(transaction)
+
+    def _finish(self, transaction: object | None) -> None:
+        """All that was gathered is stored, and no batch is held any more."""
+        self.is_open = False
+        self._open.clear()
+        try:
+            self._store(transaction, most_left=0)
+        except BaseException:
+            self._abandon(transaction)
+            raise
+        if self._empty and transaction is None:
+            self.client.release_children_soon()
+
+    def _abandon(self, transaction: object | None) -> None:
+        """Nothing that waits is stored; the batch, where it is stored already, is cancelled."""
+        self.is_open, self.has_raised = False, True
+        self._waiting.clear()
+        if self._has_stored:
+            self._cancel(self.root, transaction)
+
+    def _close(self, batch_id: str, _transaction: object | None) -> None:
+        """A batch within the block is filled: it may end once all of it is stored."""
+        with self._storing:
+            self._open.pop(batch_id, None)
+            self._let_go(self._held - self._filled_later(0))
+
+    def _drop(self, batch_id: str, transaction: object | None) -> None:
+        """As `_abandon`, of a batch within the block, whose own one goes on."""
+        with self._storing:
+            gone = {batch_id}
+            for job, _ in self._waiting:  # what belongs to it, or waits for that, came after it
+                ties = job.ties
+                sources = {edge.parent_id for edge in job.parents}
+                if (ties is not None and ties.batch_id in gone) or sources & gone:
+                    gone.add(job.id)
+            self._waiting = [pair for pair in self._waiting if pair[0].id not in gone]
+            self._dropped |= gone
+            self._open = {one: None for one in self._open if one not in gone}
+            self._empty -= gone
+            self._held -= gone
+        if batch_id not in self._unstored:
+            self._cancel(batch_id, transaction)
+
+    def _store(self, transaction: object | None, most_left: int | None = None) -> None:
+        """What was gathered is stored chunk by chunk until less than one is left, or as many as that."""
+        with self._storing:
+            while len(self._waiting) > (self._size if most_left is None else most_left):
+                self._store_chunk(transaction)
+
+    def _store_chunk(self, transaction: object | None) -> None:
+        size = self._size
+        chunk, unfilled = self._waiting[:size], self._filled_later(size)
+        if transaction is None:
+            self._hold([job for job, _ in chunk if job.id in unfilled])
+        answers = self._insert([job for job, _ in chunk], transaction)
+        del self._waiting[:size]
+        self._has_stored = True
+        self._is_within = transaction is not None
+        self._unstored.difference_update([job.id for job, _ in chunk])
+        for (_, handle), answer in zip(chunk, answers, strict=True):
+            handle.became(answer, is_within=transaction is not None)
+        if transaction is None:
+            self._held |= {job.id for job, _ in chunk if job.id in unfilled}
+            self._let_go(self._held - unfilled)
+
+    def _filled_later(self, start: int) -> set[str]:
+        """Return the batches that are filled still, or have members that wait from this place on."""
+        return {*self._open, *_batches_of(self._waiting[start:])}
+
+    def _insert(self, jobs: Sequence[NewJob], transaction: object | None) -> Sequence[bool | Duplicate]:
+        try:
+            return self.client.insert(jobs, transaction)
+        except JobNotFound as error:
+            for source in self._sources:
+                source.explain(error)
+            raise self._duplicate(jobs) or error from error
+
+    def _duplicate(self, jobs: Sequence[NewJob]) -> DuplicateJob | None:
+        """Return the error of a job that others wait for, and whose unique key another one has."""
+        sources = {edge.parent_id for job in jobs for edge in job.parents}
+        takers: dict[str, str] = {}
+        for job in jobs:
+            admission = job.admission
+            use = None if admission is None else admission.unique
+            if use is None:
+                continue
+            holder = takers.setdefault(use.key, job.id)
+            if holder == job.id and (found := self.client.storage.find_unique(use.key, limit=1)):
+                holder = found[0].job_id if found[0].key == use.key else job.id
+            if holder != job.id and job.id in sources:
+                error = DuplicateJob(
+                    f"Job {holder} has the unique key {use.key.partition(' ')[2]!r} of {job.task}, so that "
+                    "the call is no member of the batch, and another member waits for it. Call it through "
+                    "using(unique=False), or wait for that job outside of the batch. Nothing was stored.",
+                    holder,
+                )
+                error.job = Job(self.client, job, job_id=holder, is_new=False)
+                return error
+        return None
+
+    def _hold(self, records: Sequence[NewJob]) -> None:
+        """These are stored held, and holds that began a while ago are moved on."""
+        now = self.client.clock.now()
+        for record in records:
+            record.due_at = now + self.hold
+        if not self._held:
+            self._held_at = now
+        elif now - self._held_at >= self.hold // _MOVED_ON:
+            self._change(dict.fromkeys(self._held, now + self.hold), now)
+            self._held_at = now
+
+    def _let_go(self, batches: set[str]) -> None:
+        """These are filled, and may end."""
+        if batches:
+            self._change(dict.fromkeys(batches), self.client.clock.now())
+            self._held -= batches
+            self.client.release_children_soon()
+
+    def _change(self, until: Mapping[str, int | None], now: int) -> None:
+        """Each batch is held until then, or no more.
+
+        Raises:
+            BatchFinished: one of them was cancelled meanwhile.
+        """
+        storage = self.client.storage
+        changes = [lifecycle.hold(one, at=now, until=end) for one, end in until.items()]
+        try:
+            answers = storage.apply(changes)
+        except StorageUnavailable as error:
+            if error.is_untouched:
+                raise
+            answers = storage.apply(changes)
+        refused = [one.job_id for one, answer in zip(changes, answers, strict=True) if not answer.is_applied]
+        for one, tally in zip(refused, storage.tally(refused) if refused else (), strict=True):
+            if tally is None or tally.is_cancelled:
+                raise BatchFinished(
+                    f"Batch {one} was cancelled while it was filled; nothing more was stored."
+                )
+
+    def _cancel(self, batch_id: str, transaction: object | None) -> None:
+        """The batch is cancelled; where that is impossible, the end of its hold does it."""
+        try:
+            now = self.client.clock.now()
+            change = lifecycle.delete(
+                batch_id, at=now, reason="the block that filled it raised", expires_at=None
+            )
+            self.client.storage.apply([change], within=transaction)
+        except StorageError as error:
+            log.warning("Batch %s was not cancelled; the end of its hold will do it: %s", batch_id, error)
+            return
+        if transaction is None:
+            self.client.release_children_soon()
+
+
+def _batches_of(pairs: Sequence[_Pair]) -> set[str]:
+    """Return the batches that the jobs are members of; their ties are read once where they are the same."""
+    texts = {job.ties_json for job, _ in pairs}
+    found = (read_ties(text).batch_id for text in texts if text is not None)
+    return {id for id in found if id is not None}

@@ -1,0 +1,158 @@
+"""The steps of a task that is called directly, as in a unit test: no server, no storage, no time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from firelock.arguments.serializer import JsonSerializer
+from firelock.arguments.signature import make_converter, returned_codec
+from firelock.errors import StepError
+from firelock.flows.steps import JobSteps
+from firelock.model.answers import Applied
+from firelock.model.memo import Memo, MemoKind, NewMemo, Remembered, memo_words
+from firelock.model.session import Holder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from firelock.arguments.codec import Codec
+    from firelock.flows.signals import Signal
+    from firelock.jobs.job import Job
+    from firelock.model.job import ClaimedJob
+    from firelock.options import Call
+
+
+class Cancellable(Protocol):
+    """The context of the task."""
+
+    cancel_reason: str
+
+    @property
+    def cancelled(self) -> bool:
+        """Tell whether it is told to stop."""
+
+
+class _NoApp:
+    """Nothing is stored, and nothing runs."""
+
+    clock: Any = None
+
+    def __init__(self) -> None:
+        self.serializers = {"json": JsonSerializer()}
+        self.clock = self
+
+    @staticmethod
+    def now() -> int:
+        return 0
+
+    @staticmethod
+    def returned_codec(function: Callable[..., object]) -> Codec:
+        return returned_codec(function, make_converter)
+
+
+class FakeAttempt:
+    """Stands where a server's attempt does: steps run, and waits have the answers that the test gives."""
+
+    def __init__(self, job: ClaimedJob, context: Cancellable, answers: Mapping[str, object]) -> None:
+        self._context = context
+        self.steps: JobSteps = FakeSteps(job, self, answers)
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the job has been told to end."""
+        return (self._context.cancel_reason or "cancelled") if self._context.cancelled else None
+
+    @property
+    def has_right(self) -> bool:
+        """Nobody else runs it."""
+        return True
+
+    @property
+    def is_suspended(self) -> bool:
+        """No run of it waits."""
+        return False
+
+    def lose(self, reason: str, *, is_raised: bool) -> None:
+        """Nobody takes the job away."""
+
+    def complete(self, session: object, result: object) -> None:
+        """No server runs it."""
+        del session, result
+        raise LookupError(
+            "This context is not of a job that a server runs; complete_within() ends one that is."
+        )
+
+
+class FakeSteps(JobSteps):
+    """Remembers by itself; what it would wait for is among the answers, or refused."""
+
+    def __init__(self, job: ClaimedJob, attempt: FakeAttempt, answers: Mapping[str, object]) -> None:
+        nothing: Any = None  # nothing is sent
+        super().__init__(job, Holder("", ""), cast("Any", _NoApp()), attempt, memos=nothing, flusher=nothing)
+        self._answers = answers
+
+    def _ask(self, request: object) -> object:
+        if isinstance(request, NewMemo):
+            return Remembered(Applied.APPLIED, request.memo)
+        raise StepError("A task that is called directly reaches no storage; run it by a Tester.")
+
+    async def _aask(self, request: object) -> object:
+        return self._ask(request)
+
+    def emit(self, stream: str, data: str) -> None:
+        """It goes nowhere, as a line of the log does."""
+
+    async def aemit(self, stream: str, data: str) -> None:
+        """It goes nowhere."""
+
+    def check_within(self) -> None:
+        """Any session will do."""
+
+    def _put_within(self, new: Memo, session: object) -> None:
+        """It is remembered at once."""
+
+    async def _aput_within(self, new: Memo, session: object) -> None:
+        """It is remembered at once."""
+
+    def step(self, name: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as its base
+        """The answer, or what the function returns."""
+        if name not in self._answers:
+            return super().step(name, *args, **kwargs)
+        return self._drive(self._answered(MemoKind.STEP, name))
+
+    async def astep(self, name: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as its base
+        """The answer, or what the function returns."""
+        if name not in self._answers:
+            return await super().astep(name, *args, **kwargs)
+        return await self._adrive(self._answered(MemoKind.STEP, name))
+
+    def _sleeping(self, name: str, span: timedelta | float | datetime) -> Generator[Any, Any, Any]:
+        del span
+        yield from self._answered(MemoKind.SLEEP, name)
+
+    def _receiving(self, signal: Signal[Any], timeout: timedelta | float | None) -> Generator[Any, Any, Any]:
+        del timeout
+        return self._answered(MemoKind.SIGNAL, signal.name)
+
+    def _calling(
+        self, name: str, calls: Sequence[Call[Any]], *, is_one: bool = False
+    ) -> Generator[Any, Any, Any]:
+        del calls, is_one
+        return self._answered(MemoKind.CALL, name)
+
+    def _joining(self, job: Job[Any]) -> Generator[Any, Any, Any]:
+        return self._answered(MemoKind.CALL, job.id)
+
+    def _answered(self, kind: MemoKind, name: str) -> Generator[Any, Any, Any]:
+        if name not in self._answers:
+            raise StepError(
+                f"The task waits for {memo_words(kind, name)!r}, and no server runs it that could come back "
+                f"to it. Give the answer, JobContext.fake(answers={{{name!r}: …}}), or run it by a Tester."
+            )
+        answer = self._answers[name]
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+        yield  # a generator, as what it stands for

@@ -1,0 +1,294 @@
+"""What is sent to a job that waits for it, or will: a name with the type of its payload."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, Generic, TypeVar, cast
+
+import attrs
+
+from firelock.arguments.signature import ValueCodec
+from firelock.errors import (
+    ArgumentError,
+    ArgumentTooLarge,
+    ConfigurationError,
+    JobConflict,
+    JobNotFound,
+    StepError,
+    StorageUnavailable,
+)
+from firelock.flows.approval import ApprovalLink, make_link
+from firelock.jobs.job import Creator, Job
+from firelock.model.aio import in_thread, twin
+from firelock.model.answers import Applied
+from firelock.model.batch import BATCH_TASK
+from firelock.model.clock import micros, span_micros
+from firelock.model.job import JobRecord
+from firelock.model.memo import (
+    MEMO_BYTES,
+    MEMOS_BYTES,
+    MEMOS_LIMIT,
+    Memo,
+    MemoKind,
+    NewMemo,
+    Remembered,
+)
+from firelock.model.state import State
+from firelock.model.text import shown
+
+T = TypeVar("T")
+
+TIMED_OUT = "timeout"
+"""The author of the memo that a job writes itself when nobody has sent a signal in time."""
+
+_NOT_STORED = "Job {job} is not stored: the id is wrong, or it has been pruned."
+_ENDED = frozenset({State.SUCCEEDED, State.DELETED})  # for good: a failed job may be requeued
+_LONGEST_NAME = 200
+_LONGEST_AUTHOR = 200
+
+
+@attrs.frozen(eq=False, repr=False)
+class Signal(Generic[T]):
+    """A name with the type of what is sent under it: one object for who waits, `job.receive`, and who sends.
+
+    Made by `fire.signal(name, type)`. The first answer wins: what was sent, early or late, or the time-out.
+    """
+
+    name: str
+    type: type[T]
+    _client: Creator
+    _codec: ValueCodec
+
+    def __repr__(self) -> str:
+        """Return name and type."""
+        return f"<Signal {self.name!r} of {getattr(self.type, '__name__', self.type)}>"
+
+    def named(self, key: str, /) -> Signal[T]:
+        """Return the same signal for another wait of the same job: `approval.named("manager")`.
+
+        Raises:
+            ConfigurationError: the name would be longer than 200 characters, or cannot be printed.
+        """
+        return attrs.evolve(self, name=check_name(f"{self.name}:{key}"))
+
+    def encode(self, payload: T, /) -> str:
+        """Return the text that is stored of a payload.
+
+        Raises:
+            ArgumentError: it is not of the signal's type, or would not come back equal.
+            ArgumentTooLarge: it has more than 256 KiB.
+        """
+        text = self._codec.encode_text(payload)
+        size = len(text.encode(errors="surrogatepass"))
+        if size > MEMO_BYTES:
+            raise ArgumentTooLarge(
+                f"The payload of signal {self.name!r} has {size:,} bytes, above the limit of {MEMO_BYTES:,}; "
+                "store it elsewhere and send a reference."
+            )
+        return text
+
+    def decode(self, text: str, /) -> T:
+        """Return the payload of a stored text.
+
+        Raises:
+            ArgumentError: it is damaged, or not of the signal's type of today.
+        """
+        return cast("T", self._codec.decode_text(text))
+
+    def send(
+        self, job: Job[Any] | str, payload: T, /, *, author: str = "", within: object | None = None
+    ) -> bool:
+        """The job has this answer: it goes on with it, now or when it comes to that wait.
+
+        Return True, also for a repeat of what was sent; False where another answer or the time-out was first.
+        A failed job keeps it for its requeue. The answer joins the caller's transaction, as an enqueue does:
+        the job goes on after the commit. Its row is locked until then.
+
+        Args:
+            job: a handle or an id.
+            payload: of the signal's type.
+            author: who sends it, for people; at most 200 printable characters.
+            within: a transaction of yours in the storage's own database; the answer comes and goes with it.
+
+        Raises:
+            JobConflict: the job has succeeded or was deleted, or is a batch.
+            JobNotFound: no such job is stored.
+            JobNotCommitted: the job's transaction has not committed, or was rolled back, and the answer is
+                sent outside of that transaction.
+            StepError: the job remembers as much as it may.
+            ArgumentError: the payload is not of the type, or would not come back equal.
+            ConfigurationError: the author cannot be shown.
+        """
+        return self._send(job, payload, author, self._client.transaction(within))
+
+    async def asend(
+        self, job: Job[Any] | str, payload: T, /, *, author: str = "", within: object | None = None
+    ) -> bool:
+        """`send` without blocking the event loop."""
+        if within is None:
+            return await in_thread(self._send, job, payload, author, None)
+        chosen = self._client.transaction(within)
+        run_sync = getattr(chosen, "run_sync", None)  # of an AsyncSession
+        if run_sync is None:
+            return self._send(job, payload, author, chosen)
+        is_first: bool = await run_sync(lambda session: self._send(job, payload, author, session))
+        return is_first
+
+    def _send(self, job: Job[Any] | str, payload: T, author: str, within: object | None) -> bool:
+        job_id, text = self._job_id(job, within), self.encode(payload)
+        new = answer(job_id, self.name, text, at=self._client.clock.now(), author=_author(author))
+        try:
+            return self._told(job_id, new.memo, self._remembered(new, within))
+        except JobNotFound as error:
+            if isinstance(job, Job):
+                job.explain(error)
+            raise
+
+    def _remembered(self, new: NewMemo, within: object | None) -> Remembered:
+        if within is not None:
+            return self._client.storage.remember((new,), within=within)[0]
+        try:
+            return self._client.storage.remember((new,))[0]
+        except StorageUnavailable as error:
+            if error.is_untouched:
+                raise
+            return self._client.storage.remember((new,))[0]  # the reply may have been lost: it stands then
+
+    def _told(self, job_id: str, memo: Memo, told: Remembered) -> bool:
+        stands = told.memo
+        if told.answer is Applied.MISSING:
+            raise JobNotFound(_NOT_STORED.format(job=shown(job_id)))
+        if told.answer is Applied.APPLIED:
+            return True
+        if stands is not None and stands.is_done:
+            return (stands.value, stands.author) == (memo.value, memo.author)
+        record = self._client.storage.get((job_id,))[0]
+        if record is None or record.state in _ENDED:
+            raise JobConflict(self._ended_words(job_id, record))
+        raise StepError(
+            f"Job {job_id} remembers as much as it may, {MEMOS_LIMIT:,} values of {MEMOS_BYTES:,} bytes "
+            f"together, so that signal {self.name!r} cannot be kept. Let the job end, and a new one go on."
+        )
+
+    def _ended_words(self, job_id: str, record: JobRecord | None) -> str:
+        state = "gone" if record is None else record.state
+        return f"Job {job_id} is {state}; signal {self.name!r} would never be received."
+
+    def link(
+        self,
+        job: Job[Any] | str,
+        choices: Mapping[str, T],
+        /,
+        *,
+        expires: timedelta | datetime,
+        at: str,
+        question: str = "",
+        name: str = "",
+    ) -> str:
+        """Return the address of a page of the dashboard with one button for each choice.
+
+        Whoever has it may send one of them, once, and sees nothing else; who did is in the audit. The link is
+        stored immediately, in no transaction of the caller's.
+
+        Args:
+            job: a handle or an id.
+            choices: the payload that each button sends, by the button's text; at most 20.
+            expires: an aware datetime, or a timedelta from now, after which it sends nothing.
+            at: where the dashboard is for a browser: "https://ops.example.com/jobs".
+            question: what the page asks, for whoever decides.
+            name: whom the link is for; it stands in the audit.
+
+        Raises:
+            ConfigurationError: `at` is no such address, or a choice or text is refused.
+            ArgumentError: a payload is not of the type.
+            JobConflict: the job has succeeded or was deleted, or is a batch: no answer would be received.
+            JobNotFound: no such job is stored.
+        """
+        job_id = self._job_id(job)
+        record = self._client.storage.get((job_id,))[0]
+        if record is None:
+            raise JobNotFound(_NOT_STORED.format(job=shown(job_id)))
+        if record.state in _ENDED:
+            raise JobConflict(self._ended_words(job_id, record))
+        approval = ApprovalLink(
+            job_id, self.name,
+            {label: self.encode(payload) for label, payload in choices.items()}, self._expiry(expires),
+            question, name,
+        )  # fmt: skip
+        return make_link(self._client.storage, approval, at=at)
+
+    alink = twin(link)
+
+    def _expiry(self, expires: object) -> int:
+        if isinstance(expires, timedelta) and expires > timedelta():
+            return self._client.clock.now() + span_micros(expires)
+        if isinstance(expires, datetime):
+            return micros(expires)
+        raise ConfigurationError(
+            f"expires={shown(expires)} is refused; pass a timedelta from now, or an aware datetime."
+        )
+
+    def _job_id(self, job: Job[Any] | str, within: object | None = None) -> str:
+        if isinstance(job, str):
+            return job
+        if not isinstance(job, Job):
+            raise ConfigurationError(f"A signal is sent to a job, by handle or id, not to {shown(job)}.")
+        if job.task == BATCH_TASK:
+            raise JobConflict(f"{job!r} is a batch, which receives no signal; send it to a member.")
+        return job.as_source(None, lambda: within)
+
+
+def answer(job_id: str, name: str, value: str, *, at: int, author: str) -> NewMemo:
+    """Return what `Storage.remember` takes for a signal's answer from outside of its job.
+
+    Args:
+        job_id: whose signal it is.
+        name: the signal's, with its key where it has one.
+        value: JSON of its type.
+        at: micros, of the storage's clock.
+        author: who answers, for people.
+    """
+    return NewMemo(job_id, Memo(MemoKind.SIGNAL, name, value, is_done=True, at=at, author=author))
+
+
+def why_not_answered(
+    job: JobRecord | None, name: str, value: str, signal: Signal[Any] | None, *, is_early: bool = False
+) -> str | None:
+    """Return why an answer from outside is not taken, as a sentence; None where it may be sent.
+
+    Args:
+        job: as it is stored, None where it is not: then the storage says so itself.
+        name: of the signal, with its key where it has one.
+        value: JSON of its type.
+        signal: what an app that has its tasks knows under that name: `Firelock.signal_named`.
+        is_early: though the job waits for another signal now.
+    """
+    if signal is not None:
+        try:
+            signal.decode(value)
+        except ArgumentError as error:
+            return f"{shown(value)} is no payload of signal {name!r}: {error}."
+    kind, _, awaited = ("" if job is None else job.waits_for or "").partition(" ")
+    if job is None or job.is_final or kind != MemoKind.SIGNAL or awaited == name or is_early:
+        return None
+    return f"Job {job.id} waits for signal {awaited!r} now, not for {shown(name)}."
+
+
+def check_name(name: object) -> str:
+    """Return the name of a signal; ConfigurationError unless it is 1 to 200 printable characters."""
+    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
+        raise ConfigurationError(
+            f"Signal name {shown(name)} is refused; use 1 to {_LONGEST_NAME} printable characters."
+        )
+    return name
+
+
+def _author(author: object) -> str:
+    if not isinstance(author, str) or len(author) > _LONGEST_AUTHOR or not (author.isprintable()):
+        raise ConfigurationError(
+            f"author={shown(author)} is refused; use at most {_LONGEST_AUTHOR} printable characters."
+        )
+    if author == TIMED_OUT:
+        raise ConfigurationError(f"author={author!r} is refused: it stands for nobody, when a wait is over.")
+    return author

@@ -1,0 +1,1004 @@
+"""What a running job remembers by name: steps, sleeps, signals, jobs it calls; how a run is suspended.
+
+Each protocol is written once, as a generator that asks for what takes a round trip (`_Flow`); a thread or a
+coroutine drives it. A wait that is not over notes itself in `JobSteps.wait` and raises `JobSuspended`.
+Whether a run is suspended is decided by that note alone, since the exception may be swallowed or wrapped
+on its way.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import threading
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Protocol, TypeAlias, TypeVar, cast
+
+import attrs
+
+from firelock.arguments.refusals import advice_for
+from firelock.arguments.serializer import Misfit
+from firelock.arguments.signature import read_text, write_text
+from firelock.errors import (
+    ArgumentError,
+    FirelockError,
+    JobCancelled,
+    JobNotFound,
+    JobSuspended,
+    ResultUnavailable,
+    StepError,
+    StorageUnavailable,
+    TaskError,
+    UnsupportedFeature,
+)
+from firelock.flows.batch import Batch
+from firelock.flows.signals import TIMED_OUT
+from firelock.flows.streams import EmittedStreams
+from firelock.jobs.job import Creator, Job, without_result
+from firelock.model.aio import in_thread
+from firelock.model.answers import Applied, Duplicate
+from firelock.model.batch import BATCH_TASK, Tally
+from firelock.model.clock import SECOND, micros, span_micros
+from firelock.model.dependencies import Edge, On
+from firelock.model.memo import (
+    MEMO_BYTES,
+    MEMOS_BYTES,
+    MEMOS_LIMIT,
+    Memo,
+    MemoKind,
+    NewMemo,
+    memo_words,
+)
+from firelock.model.state import State
+from firelock.model.storage import Feature
+from firelock.model.text import clock_time, shown
+from firelock.options import Call, makes_calls
+
+if TYPE_CHECKING:
+    from firelock.arguments.codec import Codec
+    from firelock.arguments.serializer import JsonValue, Serializer
+    from firelock.arguments.signature import Binder
+    from firelock.flows.signals import Signal
+    from firelock.flows.streams import StreamFlusher
+    from firelock.jobs.job import Continuation
+    from firelock.model.job import ClaimedJob, JobRecord, NewJob
+    from firelock.model.memo import Remembered
+    from firelock.model.session import Holder
+    from firelock.options import TaskInfo
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+_Request: TypeAlias = NewMemo | float | Callable[[], Any]
+"""A memo to be put, seconds to pass, or what takes a round trip."""
+_Flow: TypeAlias = Generator[_Request, Any, T]
+
+CALLS_LIMIT = 500  # jobs of one gather
+IN_PLACE = 2 * SECOND  # a sleep that is shorter keeps its worker
+_LONGEST_NAME = 200
+_LONGEST = timedelta(days=3_650)
+_NEARLY = 50_000  # micros to a deadline that are rather waited for than slept through
+_LATE_LOOK = 60 * SECOND  # a wait that was woken this much too early, by our reading of the clock, asks again
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+_SLICE = 0.05  # seconds of a wait in place after which a cancellation is seen
+
+_inside: ContextVar[tuple[object, str] | None] = ContextVar("firelock_step", default=None)
+
+
+class StepsApp(Creator, Protocol):
+    """What steps need of an app; its client is one."""
+
+    serializers: Mapping[str, Serializer]
+
+    def returned_codec(self, function: Callable[..., object]) -> Codec:
+        """Return how what a function returns is stored."""
+
+    def binder_of(self, task: TaskInfo | str) -> Binder:
+        """Return the binder of a task; UnknownTask where there is none of that name."""
+
+    def called_jobs(self, calls: Sequence[Call[Any]], caller: ClaimedJob) -> list[NewJob]:
+        """Return the jobs of calls that a job makes and waits for; nothing is stored."""
+
+    def store_called(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
+        """They are stored, those that already are left as they are."""
+
+
+class RunningAttempt(Protocol):
+    """What steps need of the run that they are steps of."""
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the job has been told to end; None where it has not."""
+
+    @property
+    def has_right(self) -> bool:
+        """Tell whether its server can be sure that the job is its own."""
+
+    def lose(self, reason: str, *, is_raised: bool) -> None:
+        """End the run, because the job is no longer its own; `is_raised` if the caller raises as well."""
+
+
+class MemoPut(Protocol):
+    """Where a run's memos are put."""
+
+    def put(self, memo: NewMemo) -> Remembered:
+        """The memo is remembered; return what became of it. It may share a round trip with others'."""
+
+    async def aput(self, memo: NewMemo) -> Remembered:
+        """`put`, for a coroutine."""
+
+
+@attrs.frozen
+class Wait:
+    """What a suspended run waits for."""
+
+    kind: MemoKind
+    name: str
+    reason: str  # for people
+    due_at: int | None = None
+    parents: tuple[Edge, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """What stands in `waits_for`."""
+        return memo_words(self.kind, self.name)
+
+
+class JobSteps:
+    """What one run of a job remembers and waits for. Used by any thread or coroutine of the task.
+
+    Args:
+        job: as it was claimed.
+        holder: who runs it.
+        app: where its tasks, serializers and storage are.
+        attempt: the run.
+        memos: where they are put.
+        flusher: stores what is emitted.
+        in_place: a sleep shorter than this, in micros, keeps its worker.
+    """
+
+    def __init__(
+        self,
+        job: ClaimedJob,
+        holder: Holder,
+        app: StepsApp,
+        attempt: RunningAttempt,
+        *,
+        memos: MemoPut,
+        flusher: StreamFlusher,
+        in_place: int = IN_PLACE,
+    ) -> None:
+        self._job = job
+        self._holder = holder
+        self._app = app
+        self._attempt = attempt
+        self._put_by = memos
+        self._flusher = flusher
+        self._streams: EmittedStreams | None = None
+        self._in_place = in_place
+        self._condition = threading.Condition()
+        self._memos: dict[tuple[MemoKind, str], Memo] | None = None if job.has_memos else {}
+        self._used: set[tuple[MemoKind, str]] = set()  # names that this run has done, or is about
+        self._tried: set[str] = set()  # steps of this run within transactions: nobody knows of their commits
+        self._under_way = 0
+        self._total = 0  # bytes of the values of `_memos`
+        self._for_good: list[BaseException] = []
+        self.wait: Wait | None = None  # set: the run is to be suspended
+
+    # ---- what the server asks ----------------------------------------------------------------------------
+
+    def fails_for_good(self, error: BaseException) -> bool:
+        """Tell whether an error that left the task makes its job fail without a retry.
+
+        That of a step used wrongly, or of a called job that failed, also where task groups wrapped it.
+        """
+        if isinstance(error, BaseExceptionGroup):
+            return all(map(self.fails_for_good, error.exceptions))
+        return isinstance(error, StepError) or any(error is one for one in self._for_good)
+
+    def rest(self) -> None:
+        """Steps that are under way in a run to be suspended have ended, or the job was told to stop."""
+        with self._condition:
+            while self.wait is not None and self._under_way and self._attempt.refusal is None:
+                self._condition.wait(_SLICE)
+
+    async def arest(self) -> None:
+        """As `rest`, for a coroutine."""
+        import asyncio  # noqa: PLC0415 - loaded by now
+
+        pause = 0.0
+        while self.wait is not None and self._under_way and self._attempt.refusal is None:
+            await asyncio.sleep(pause)
+            pause = min(_SLICE, pause + 0.001)
+
+    @property
+    def batch(self) -> Batch:
+        """See `JobContext.batch`."""
+        if self._batch_id is None:
+            raise StepError(
+                f"Job {self._job.id} is a member of no batch, so that there is none to add to. Make one: "
+                "fire.batch(…)."
+            )
+        return Batch.of(self._app, self._batch_id)
+
+    # ---- streams -----------------------------------------------------------------------------------------
+
+    def emit(self, stream: str, data: str) -> None:
+        """See `JobContext.emit`."""
+        streams = self._emitted()
+        streams.emit(stream, data)
+        if streams.has_much:
+            streams.flush_at_last()
+
+    async def aemit(self, stream: str, data: str) -> None:
+        """See `JobContext.aemit`."""
+        streams = self._emitted()
+        streams.emit(stream, data)
+        if streams.has_much:
+            await in_thread(streams.flush_at_last)
+
+    def _emitted(self) -> EmittedStreams:
+        with self._condition:
+            if self._streams is None:
+                self._streams = EmittedStreams(
+                    self._app.storage, self._job, self._holder, self._attempt, self._flusher
+                )
+            return self._streams
+
+    def finish(self) -> None:
+        """What was emitted is stored: before the run's end is, which takes the right to it."""
+        if self._streams is not None:
+            self._streams.flush_at_last()
+
+    async def afinish(self) -> None:
+        """As `finish`, for a coroutine."""
+        if self._streams is not None:
+            await in_thread(self._streams.flush_at_last)
+
+    # ---- steps -------------------------------------------------------------------------------------------
+
+    def step(
+        self,
+        name: str,
+        function: Callable[..., T],
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+        session: object | None = None,
+    ) -> T:
+        """See `JobContext.step`; with a session its memo comes with that transaction."""
+        codec = self._codec_of(name, function)
+        with self._entered(MemoKind.STEP, name, is_within=session is not None):
+            memo = self._drive(self._known(MemoKind.STEP, name, is_fresh=name in self._tried))
+            if memo is not None:
+                return cast("T", self._value_of(memo, codec))
+            started_at = self._app.clock.now()
+            with self._inside_of(name):
+                value = function(*args, **kwargs)
+            if inspect.iscoroutine(value):
+                value.close()
+                raise StepError(
+                    f"Step {name!r}: {_name_of(function)} is an async function; write await job.astep(…)."
+                )
+            new = self._new_step(name, codec, value, started_at)
+            if session is not None:
+                self._put_within(new, session)
+                return value
+            return self._stands(self._drive(self._put(new)), new, value, codec)
+
+    async def astep(
+        self,
+        name: str,
+        function: Callable[..., Awaitable[T]],
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+        session: object | None = None,
+    ) -> T:
+        """See `JobContext.astep`."""
+        codec = self._codec_of(name, function)
+        with self._entered(MemoKind.STEP, name, is_within=session is not None):
+            memo = await self._adrive(self._known(MemoKind.STEP, name, is_fresh=name in self._tried))
+            if memo is not None:
+                return cast("T", self._value_of(memo, codec))
+            started_at = self._app.clock.now()
+            with self._inside_of(name):
+                awaited: object = function(*args, **kwargs)
+                if not inspect.isawaitable(awaited):
+                    raise StepError(
+                        f"Step {name!r}: {_name_of(function)} is no async function; write job.step(…), or "
+                        "await job.astep(name, asyncio.to_thread, function, …) where it blocks."
+                    )
+                value = await cast("Awaitable[T]", awaited)
+            new = self._new_step(name, codec, value, started_at)
+            if session is not None:
+                await self._aput_within(new, session)
+                return value
+            return self._stands(await self._adrive(self._put(new)), new, value, codec)
+
+    def _codec_of(self, name: str, function: Callable[..., object]) -> Codec:
+        if not callable(function):
+            raise StepError(
+                f"Step {name!r} takes a function and its arguments: job.step({name!r}, charge, 42), not "
+                f"{shown(function)}."
+            )
+        try:
+            return self._app.returned_codec(function)
+        except TaskError as error:
+            raise StepError(f"What step {name!r} returns cannot be remembered: {error}") from error
+
+    def _new_step(self, name: str, codec: Codec, value: object, started_at: int) -> Memo:
+        try:
+            text = write_text(self._serializer, cast("JsonValue", codec.encode(value)))
+        except Misfit as misfit:
+            advice = advice_for(misfit.culprit) if misfit.advice is None else misfit.advice
+            hint = f"; {advice.replace('the parameter', 'what the function returns')}" if advice else ""
+            raise StepError(
+                f"Step {name!r} returned a {type(value).__name__} that cannot be remembered: {misfit}{hint}"
+            ) from misfit
+        return self._memo(MemoKind.STEP, name, text, is_done=True, started_at=started_at)
+
+    def _stands(self, stands: Memo, new: Memo, value: T, codec: Codec) -> T:
+        """Return what is remembered: the value, but where another one was first."""
+        return value if stands.value == new.value else cast("T", self._value_of(stands, codec))
+
+    def _value_of(self, memo: Memo, codec: Codec) -> object:
+        return self._read(memo, codec.decode)
+
+    def _read(self, memo: Memo, decode: Callable[[JsonValue], object]) -> object:
+        """Return what a memo keeps; StepError where it no longer fits."""
+        try:
+            return decode(read_text(self._serializer, memo.value or ""))
+        except ArgumentError as error:
+            raise StepError(
+                f"What {memo_words(memo.kind, memo.name)!r} remembers no longer fits: {error}. Give it "
+                f"another name, or run the job again from it: job.requeue(from_step={memo.name!r})."
+            ) from error
+
+    @property
+    def _serializer(self) -> Serializer:
+        return self._app.serializers[self._job.serializer]
+
+    # ---- within a transaction ----------------------------------------------------------------------------
+
+    def check_within(self) -> None:
+        """The storage can take part in a transaction of the caller's; else UnsupportedFeature."""
+        storage = self._app.storage
+        if Feature.TRANSACTIONAL_ENQUEUE not in storage.features:
+            raise UnsupportedFeature(
+                f"The storage {storage.url} cannot take part in a transaction of yours, so that "
+                "job.within(…) cannot be used. Write job.step(…), and give job.key(…) to what must not "
+                "happen twice."
+            )
+
+    def _put_within(self, new: Memo, session: object) -> None:
+        self._tried.add(new.name)
+        joined = self._app.transaction(session)
+        self._check_put_within(self._app.storage.remember([self._new(new)], within=joined)[0])
+
+    async def _aput_within(self, new: Memo, session: object) -> None:
+        self._tried.add(new.name)
+        joined = self._app.transaction(session)
+        run_sync = getattr(joined, "run_sync", None)
+        if run_sync is None:
+            self._put_within(new, session)
+            return
+        memos, storage = [self._new(new)], self._app.storage
+        answers = await run_sync(lambda inner: storage.remember(memos, within=inner))
+        self._check_put_within(answers[0])
+
+    def _check_put_within(self, answer: Remembered) -> None:
+        if answer.answer not in (Applied.APPLIED, Applied.ALREADY):
+            why = "the job is no longer this run's; nothing of its transaction may stay"
+            self._attempt.lose(why, is_raised=True)
+            raise JobCancelled(why)
+
+    # ---- waits -------------------------------------------------------------------------------------------
+
+    def sleep(self, name: str, span: timedelta | float | datetime) -> None:
+        """See `JobContext.sleep`."""
+        with self._entered(MemoKind.SLEEP, name):
+            self._drive(self._sleeping(name, span))
+
+    async def asleep(self, name: str, span: timedelta | float | datetime) -> None:
+        """See `JobContext.asleep`."""
+        with self._entered(MemoKind.SLEEP, name):
+            await self._adrive(self._sleeping(name, span))
+
+    def receive(self, signal: Signal[T], timeout: timedelta | float | None) -> T | None:
+        """See `JobContext.receive`."""
+        _check_signal(signal)
+        with self._entered(MemoKind.SIGNAL, signal.name):
+            return cast("T | None", self._drive(self._receiving(signal, timeout)))
+
+    async def areceive(self, signal: Signal[T], timeout: timedelta | float | None) -> T | None:
+        """See `JobContext.areceive`."""
+        _check_signal(signal)
+        with self._entered(MemoKind.SIGNAL, signal.name):
+            return cast("T | None", await self._adrive(self._receiving(signal, timeout)))
+
+    def run(self, name: str, call: Call[Any]) -> Any:  # noqa: ANN401 - the task's
+        """See `JobContext.run`."""
+        with self._entered(MemoKind.CALL, name):
+            return self._drive(self._calling(name, [call], is_one=True))
+
+    async def arun(self, name: str, call: Call[Any]) -> Any:  # noqa: ANN401 - the task's
+        """See `JobContext.arun`."""
+        with self._entered(MemoKind.CALL, name):
+            return await self._adrive(self._calling(name, [call], is_one=True))
+
+    def gather(self, name: str, calls: Iterable[Call[Any]]) -> list[Any]:
+        """See `JobContext.gather`."""
+        chosen = _checked_calls(name, calls)
+        with self._entered(MemoKind.CALL, name):
+            return cast("list[Any]", self._drive(self._calling(name, chosen)))
+
+    async def agather(self, name: str, calls: Iterable[Call[Any]]) -> list[Any]:
+        """See `JobContext.agather`."""
+        chosen = _checked_calls(name, calls)
+        with self._entered(MemoKind.CALL, name):
+            return cast("list[Any]", await self._adrive(self._calling(name, chosen)))
+
+    def join(self, job: Job[T]) -> T:
+        """See `JobContext.join`."""
+        _check_job(job)
+        with self._entered(MemoKind.CALL, job.id):
+            return cast("T", self._drive(self._joining(job)))
+
+    async def ajoin(self, job: Job[T]) -> T:
+        """See `JobContext.ajoin`."""
+        _check_job(job)
+        with self._entered(MemoKind.CALL, job.id):
+            return cast("T", await self._adrive(self._joining(job)))
+
+    def _sleeping(self, name: str, span: timedelta | float | datetime) -> _Flow[None]:
+        memo = yield from self._known(MemoKind.SLEEP, name)
+        is_new = memo is None
+        if memo is None:
+            now = self._app.clock.now()
+            due_at = micros(span) if isinstance(span, datetime) else now + _span(span, f"sleep({name!r}, …)")
+            memo = yield from self._put(self._memo(MemoKind.SLEEP, name, str(due_at), is_done=True))
+        due_at = int(memo.value or 0)
+        left = yield from self._left(due_at, is_new=is_new)
+        if left <= 0:
+            return
+        if left <= self._in_place:
+            yield left / SECOND
+            return
+        self._suspend(Wait(MemoKind.SLEEP, name, f"sleeps until {clock_time(due_at)}", due_at))
+
+    def _receiving(self, signal: Signal[Any], timeout: timedelta | float | None) -> _Flow[Any]:
+        name = signal.name
+        memo = yield from self._known(MemoKind.SIGNAL, name)
+        is_new = memo is None
+        if memo is None:
+            now = self._app.clock.now()
+            deadline = None if timeout is None else now + _span(timeout, f"receive({name!r}, timeout=…)")
+            begun = self._memo(MemoKind.SIGNAL, name, None if deadline is None else str(deadline))
+            memo = yield from self._put(begun, replaces=False)
+        if not memo.is_done:
+            deadline = int(memo.value) if memo.value else None
+            left = None if deadline is None else (yield from self._left(deadline, is_new=is_new))
+            if left is None or left > min(_NEARLY, self._in_place):
+                until = "" if deadline is None else f" until {clock_time(deadline)}"
+                self._suspend(Wait(MemoKind.SIGNAL, name, f"waits for signal {name}{until}", deadline))
+            if left > 0:
+                yield left / SECOND
+            over = self._memo(MemoKind.SIGNAL, name, None, is_done=True, author=TIMED_OUT)
+            memo = yield from self._put(over)
+        if memo.value is None:
+            return None
+        text = memo.value
+        try:
+            return signal.decode(text)
+        except ArgumentError as error:
+            raise StepError(f"What was sent as signal {name!r} does not fit: {error}.") from error
+
+    def _left(self, instant: int, *, is_new: bool) -> _Flow[int]:
+        """Return the micros until then; a wait that was woken before asks the storage itself."""
+        left = instant - self._app.clock.now()
+        if not is_new and self._in_place < left < _LATE_LOOK:
+            left = instant - (yield self._app.storage.clock)
+        return left
+
+    # ---- other jobs --------------------------------------------------------------------------------------
+
+    def _calling(self, name: str, calls: Sequence[Call[Any]], *, is_one: bool = False) -> _Flow[Any]:
+        """Return what the jobs of the calls returned: a list, of a single one its result itself."""
+        if not calls:
+            return []
+        if len(calls) > CALLS_LIMIT:
+            raise StepError(
+                f"gather({name!r}) has {len(calls):,} calls, above the limit of {CALLS_LIMIT}. Make a batch "
+                "of them in a step, and wait for it: job.join(fire.batches.get(job.step(…)))."
+            )
+        memo = yield from self._known(MemoKind.CALL, name)
+        if memo is not None and memo.is_done:
+            return self._results(memo, calls, is_one=is_one)
+        records: list[JobRecord | None] = []
+        if memo is None:
+            ids = yield from self._start(name, calls, range(len(calls)), [""] * len(calls))
+        else:
+            begun = json.loads(memo.value or "{}")
+            ids = list(begun["ids"])
+            self._check_number(name, ids, calls)
+            records = yield lambda: self._app.storage.get(ids)
+            is_later = (
+                begun["attempt"] < self._job.attempt
+            )  # an attempt is told of a failure, a later one tries again
+            failed = {at for at, record in enumerate(records) if is_later and record and _has_failed(record)}
+            to_start = [at for at, record in enumerate(records) if record is None or at in failed]
+            if to_start:
+                wanted = ["" if at in failed else job_id for at, job_id in enumerate(ids)]
+                ids = yield from self._start(name, calls, to_start, wanted)
+                records = yield lambda: self._app.storage.get(ids)
+        pending = [
+            job_id
+            for job_id, record in zip(ids, records or [None] * len(ids), strict=True)
+            if record is None or not record.is_final
+        ]
+        if pending:
+            self._suspend(_wait_for_jobs(name, pending))
+        ended = [each for each in records if each is not None]
+        return (yield from self._collect(name, calls, ended, is_one=is_one))
+
+    def _start(
+        self, name: str, calls: Sequence[Call[Any]], places: Sequence[int], ids: list[str]
+    ) -> _Flow[list[str]]:
+        """The calls at these places are stored as jobs, their ids remembered before; return all ids.
+
+        An id that is there stays: it is remembered already, and that job may be stored.
+        """
+        jobs: list[NewJob] = yield lambda: self._app.called_jobs([calls[at] for at in places], self._job)
+        all_ids = list(ids)
+        for at, job in zip(places, jobs, strict=True):
+            if ids[at]:
+                job.id = ids[at]
+            all_ids[at] = job.id
+        if all_ids != ids:
+            yield from self._name(name, all_ids)
+        answers: Sequence[bool | Duplicate] = yield lambda: self._app.store_called(jobs)
+        others = {
+            at: answer.job_id
+            for at, answer in zip(places, answers, strict=True)
+            if isinstance(answer, Duplicate)
+        }
+        if others:  # another job has the unique key: that is the one to wait for
+            all_ids = [others.get(at, job_id) for at, job_id in enumerate(all_ids)]
+            yield from self._name(name, all_ids)
+        return all_ids
+
+    def _name(self, name: str, ids: list[str]) -> _Flow[None]:
+        said = json.dumps({"ids": ids, "attempt": self._job.attempt}, separators=(",", ":"))
+        yield from self._put(self._memo(MemoKind.CALL, name, said))
+
+    def _collect(
+        self, name: str, calls: Sequence[Call[Any]], records: Sequence[JobRecord], *, is_one: bool
+    ) -> _Flow[Any]:
+        """All have ended: return their results, remembered where they fit into a memo."""
+        values = [self._result_of(record) for record in records]
+        text = write_text(self._serializer, values[0] if is_one else values)
+        memo = self._memo(MemoKind.CALL, name, text, is_done=True)
+        if (
+            self._why_no_room(memo) is None
+        ):  # else they are read from the jobs, which stay as long as this one
+            memo = yield from self._put(memo)
+        return self._results(memo, calls, is_one=is_one)
+
+    def _result_of(self, record: JobRecord) -> JsonValue:
+        if record.state is not State.SUCCEEDED or record.result is None:
+            self._raise_for_good(without_result(record))
+        serializer = self._app.serializers.get(record.serializer)
+        if serializer is None:
+            self._raise_for_good(
+                ResultUnavailable(
+                    f"The result of job {record.id} was stored by the serializer {record.serializer!r}, "
+                    "which is not installed here."
+                )
+            )
+        return read_text(serializer, record.result)
+
+    def _results(self, memo: Memo, calls: Sequence[Call[Any]], *, is_one: bool) -> object:
+        def decode(values: JsonValue) -> object:
+            if is_one:
+                return self._app.binder_of(calls[0].info).decode_result(values)
+            if not isinstance(values, list):
+                raise ArgumentError("it is no list of results")
+            self._check_number(memo.name, values, calls)
+            return [
+                self._app.binder_of(call.info).decode_result(value)
+                for call, value in zip(calls, values, strict=True)
+            ]
+
+        return self._read(memo, decode)
+
+    def _check_number(self, name: str, stored: Sequence[object], calls: Sequence[Call[Any]]) -> None:
+        if len(stored) != len(calls):
+            raise StepError(
+                f"{name!r} called {len(stored)} jobs before, and now it is {len(calls)} calls. Give it "
+                f"another name, or run the job again from it: job.requeue(from_step={name!r})."
+            )
+
+    def _joining(self, job: Job[Any]) -> _Flow[object]:
+        if job.id in (self._job.id, self._batch_id):
+            what = "itself" if job.id == self._job.id else f"batch {job.id}, of which it is a member"
+            raise StepError(f"Job {self._job.id} waits for {what}, which would never end.")
+        memo = yield from self._known(MemoKind.CALL, job.id)
+        if memo is None:
+            record: JobRecord | None = (yield lambda: self._app.storage.get([job.id]))[0]
+            if record is None:
+                missing = JobNotFound(f"Job {job.id} is not stored, so that nobody can wait for it.")
+                self._raise_for_good(missing)
+            if not record.is_final:
+                self._suspend(_wait_for_jobs(job.id, [job.id]))
+            value: JsonValue
+            if record.is_batch and record.state is State.SUCCEEDED:
+                tally: Tally | None = (yield lambda: self._app.storage.tally([job.id]))[0]
+                value = attrs.asdict(tally or Tally())
+            else:
+                value = self._result_of(record)
+            memo = self._memo(MemoKind.CALL, job.id, write_text(self._serializer, value), is_done=True)
+            if self._why_no_room(memo) is None:
+                memo = yield from self._put(memo)
+        return self._read(memo, lambda value: self._joined(job, value))
+
+    @property
+    def _batch_id(self) -> str | None:
+        ties = self._job.ties
+        return None if ties is None else ties.batch_id
+
+    def _joined(self, job: Job[Any], value: JsonValue) -> object:
+        if job.task == BATCH_TASK:
+            fields = cast("dict[str, Any]", value)
+            return Tally(**{name: fields[name] for name in attrs.fields_dict(Tally) if name in fields})
+        return self._app.binder_of(job.task).decode_result(value)
+
+    def _raise_for_good(self, error: FirelockError) -> NoReturn:
+        self._for_good.append(error)
+        raise error
+
+    # ---- names -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _entered(self, kind: MemoKind, name: str, *, is_within: bool = False) -> Iterator[None]:
+        """The name is used in this run from now on, unless it ends by an exception."""
+        _check_name(kind, name)
+        outer = _inside.get()
+        if outer is not None and outer[0] is self:
+            raise StepError(
+                f"{memo_words(kind, name)!r} stands within step {outer[1]!r}: a step is done or not, and "
+                "cannot hold another one or wait. Do it before or behind that step."
+            )
+        key = kind, name
+        with self._condition:
+            if self.wait is not None:
+                raise JobSuspended(self.wait.reason)
+            if key in self._used:
+                raise StepError(_twice(kind, name))
+            self._used.add(key)
+            self._under_way += 1
+        is_used = False
+        try:
+            yield
+            is_used = not is_within  # of one within a transaction nobody knows yet whether it is committed
+        finally:
+            with self._condition:
+                if not is_used:
+                    self._used.discard(key)
+                self._under_way -= 1
+                self._condition.notify_all()
+
+    @contextmanager
+    def _inside_of(self, name: str) -> Iterator[None]:
+        token = _inside.set((self, name))
+        try:
+            yield
+        finally:
+            _inside.reset(token)
+
+    def _suspend(self, wait: Wait) -> NoReturn:
+        with self._condition:
+            self.wait = self.wait or wait
+        raise JobSuspended(wait.reason)
+
+    # ---- memos -------------------------------------------------------------------------------------------
+
+    def _memo(
+        self,
+        kind: MemoKind,
+        name: str,
+        value: str | None,
+        *,
+        is_done: bool = False,
+        started_at: int | None = None,
+        author: str = "",
+    ) -> Memo:
+        return Memo(kind, name, value, is_done, self._app.clock.now(), started_at, self._job.attempt, author)
+
+    def _new(self, memo: Memo, *, replaces: bool = True) -> NewMemo:
+        return NewMemo(self._job.id, memo, self._holder.session, self._job.fence, replaces)
+
+    def _known(self, kind: MemoKind, name: str, *, is_fresh: bool = False) -> _Flow[Memo | None]:
+        """Return what is remembered under the name; all is recalled once, or now where it has to be fresh."""
+        if (refusal := self._attempt.refusal) is not None:
+            raise JobCancelled(refusal)
+        memos = self._memos
+        if memos is None or is_fresh:
+            memos = yield from self._recall()
+        return memos.get((kind, name))
+
+    def _recall(self) -> _Flow[dict[tuple[MemoKind, str], Memo]]:
+        storage, job = self._app.storage, self._job
+        found: list[Memo] | None = yield lambda: storage.recall(
+            job.id, session=self._holder.session, fence=job.fence
+        )
+        if found is None:
+            self._lose()
+            raise JobCancelled(_NOT_OURS)
+        with self._condition:
+            self._memos = {(memo.kind, memo.name): memo for memo in found} | (self._memos or {})
+            self._total = sum(map(_bytes, self._memos.values()))
+            return self._memos
+
+    def _put(self, memo: Memo, *, replaces: bool = True) -> _Flow[Memo]:
+        """The memo is remembered, unless a done one stands: return what stands."""
+        if (why := self._why_no_room(memo)) is not None:
+            raise StepError(why)
+        answer: Remembered = yield self._new(memo, replaces=replaces)
+        if answer.answer is Applied.REFUSED:
+            yield from self._recall()  # whoever may recall is refused for what it remembers
+            raise StepError(self._why_no_room(memo) or _FULL)
+        if answer.answer is Applied.MISSING:
+            self._lose()
+            raise JobCancelled(_NOT_OURS)
+        stands, key = answer.memo or memo, (memo.kind, memo.name)
+        with self._condition:
+            if self._memos is not None:
+                former = self._memos.get(key)
+                self._total += _bytes(stands) - (0 if former is None else _bytes(former))
+                self._memos[key] = stands
+        return stands
+
+    def _lose(self) -> None:
+        self._attempt.lose(_NOT_OURS, is_raised=True)
+
+    def _why_no_room(self, memo: Memo) -> str | None:
+        """Return why a memo is too much, by what is known of the others; None where it is not."""
+        words, size = memo_words(memo.kind, memo.name), _bytes(memo)
+        if size > MEMO_BYTES:
+            return (
+                f"{words!r} has {size:,} bytes to be remembered, above the limit of {MEMO_BYTES:,}. Store it "
+                "elsewhere, and return a reference to it."
+            )
+        with self._condition:
+            memos = self._memos or {}
+            former = memos.get((memo.kind, memo.name))
+            number = len(memos) + (former is None)
+            total = self._total + size - (0 if former is None else _bytes(former))
+        if number > MEMOS_LIMIT:
+            return f"{words!r} would be memo {number:,} of this job. {_FULL}"
+        if total > MEMOS_BYTES:
+            return f"With {words!r} this job would remember {total:,} bytes. {_FULL}"
+        return None
+
+    # ---- driving -----------------------------------------------------------------------------------------
+
+    def _drive(self, flow: _Flow[T]) -> T:
+        answer: Any = None
+        error: BaseException | None = None
+        while True:
+            try:
+                request = flow.send(answer) if error is None else flow.throw(error)
+            except StopIteration as over:
+                return cast("T", over.value)
+            answer = error = None
+            try:
+                answer = self._ask(request)
+            except BaseException as raised:  # noqa: BLE001 - it goes to the flow
+                error = raised
+
+    def _ask(self, request: _Request) -> object:
+        if isinstance(request, float):
+            self._pass(request)
+            return None
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                if isinstance(request, NewMemo):
+                    return self._put_by.put(request)
+                return request()
+            except StorageUnavailable as error:
+                self._check_goes_on(error)
+            self._pass(pause)
+            pause = min(_LONGEST_PAUSE, pause * 2)
+
+    def _pass(self, seconds: float) -> None:
+        """So many seconds have passed, unless the job is told to stop meanwhile."""
+        waits = threading.Event()
+        while seconds > 0:
+            self._check_goes_on(None)
+            waits.wait(min(_SLICE, seconds))
+            seconds -= _SLICE
+
+    async def _adrive(self, flow: _Flow[T]) -> T:
+        answer: Any = None
+        error: BaseException | None = None
+        while True:
+            try:
+                request = flow.send(answer) if error is None else flow.throw(error)
+            except StopIteration as over:
+                return cast("T", over.value)
+            answer = error = None
+            try:
+                answer = await self._aask(request)
+            except BaseException as raised:  # noqa: BLE001 - it goes to the flow
+                error = raised
+
+    async def _aask(self, request: _Request) -> object:
+        import asyncio  # noqa: PLC0415 - loaded by now
+
+        if isinstance(request, float):
+            await asyncio.sleep(request)
+            return None
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                if isinstance(request, NewMemo):
+                    return await self._put_by.aput(request)
+                return await in_thread(request)
+            except StorageUnavailable as error:
+                self._check_goes_on(error)
+            await asyncio.sleep(pause)
+            pause = min(_LONGEST_PAUSE, pause * 2)
+
+    def _check_goes_on(self, cause: Exception | None) -> None:
+        """Return if whoever waits may go on waiting."""
+        attempt = self._attempt
+        if attempt.refusal is None and cause is not None and not attempt.has_right:
+            why = "the storage is away, and the server could not renew its session in time"
+            attempt.lose(why, is_raised=True)
+        if attempt.refusal is not None:
+            raise JobCancelled(attempt.refusal) from cause
+
+
+class Steps:
+    """`job.within(session)`: steps that are remembered by the commit of that transaction, and only by it."""
+
+    def __init__(self, steps: JobSteps, session: object) -> None:
+        steps.check_within()
+        self._steps = steps
+        self._session = session
+
+    def step(self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `JobContext.step`; what the function does in this transaction and its memo are one commit.
+
+        So it happens exactly once, whatever crashes. From then on the job's row is locked until the
+        transaction ends: make it the last before the commit.
+
+        Raises:
+            JobCancelled: the job is no longer this run's; let it pass, so that the transaction rolls back.
+            StepError: as `JobContext.step`.
+        """
+        return self._steps.step(name, function, args, kwargs, self._session)
+
+    async def astep(
+        self, name: str, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """`step` for an async function, and an AsyncSession or AsyncConnection."""
+        return await self._steps.astep(name, function, args, kwargs, self._session)
+
+
+# ---- small things ----------------------------------------------------------------------------------------
+
+_NOT_OURS = "the job is no longer this run's"
+_FULL = (
+    f"A job remembers at most {MEMOS_LIMIT:,} names and {MEMOS_BYTES // (1024 * 1024)} MiB: let one step do "
+    "more, or give the work to jobs of a batch."
+)
+_RENAMED = {
+    MemoKind.STEP: "use f'page:{n}'",
+    MemoKind.SLEEP: "use f'day:{n}'",
+    MemoKind.SIGNAL: "use signal.named(key)",
+    MemoKind.CALL: "use f'part:{n}'",
+}
+
+
+def _twice(kind: MemoKind, name: str) -> str:
+    return (
+        f"{memo_words(kind, name)!r} stands twice in this run; a name has one value. In a loop, "
+        f"{_RENAMED[kind]}."
+    )
+
+
+def call_to_run(
+    name: str, task: Continuation[P, R], args: Sequence[object], kwargs: Mapping[str, object]
+) -> Call[R]:
+    """Return the call of `job.run(name, task, …)`.
+
+    Raises:
+        StepError: that is no task.
+    """
+    if makes_calls(task):
+        return task.call(*args, **kwargs)  # type: ignore[arg-type]  # they are those of the task
+    if isinstance(task, Call):
+        what = f"what {task.info.name}.call(…) returns: write job.run({shown(name)}, {task.info.name}, …)"
+    elif isinstance(task, Job):
+        what = "a job that is stored already: job.join(…) waits for it"
+    elif callable(task):
+        what = f"a function: make it a task by @fire.task, or call it here, job.step({shown(name)}, …)"
+    else:
+        what = "no task: write the task itself and then its arguments"
+    raise StepError(f"job.run({shown(name)}, {shown(task)}, …) is refused, since that is {what}.")
+
+
+def _checked_calls(name: str, calls: Iterable[Call[Any]]) -> list[Call[Any]]:
+    if not isinstance(calls, Iterable):
+        raise StepError(
+            f"job.gather({shown(name)}, {shown(calls)}) takes a list: [task.call(…), …]; of a single call "
+            f"it is job.run({shown(name)}, task, …)."
+        )
+    chosen = list(calls)
+    for at, call in enumerate(chosen):
+        if isinstance(call, Call):
+            continue
+        why = (
+            "a job that is stored already: job.join(…) waits for it"
+            if isinstance(call, Job)
+            else "no call: write task.call(…), which calls nothing yet, where task(…) runs it here and now"
+        )
+        raise StepError(f"job.gather({shown(name)}, …) has {shown(call)} at place {at}, which is {why}.")
+    return chosen
+
+
+def _check_job(job: object) -> None:
+    if not isinstance(job, Job):
+        how = f"fire.jobs.get({shown(job)})" if isinstance(job, str) else "what task.enqueue(…) returned"
+        raise StepError(f"job.join({shown(job)}) takes the handle of a job or batch: {how}.")
+
+
+def _check_signal(signal: object) -> None:
+    if not (isinstance(getattr(signal, "name", None), str) and hasattr(signal, "decode")):
+        name = shown(signal) if isinstance(signal, str) else '"name"'
+        raise StepError(
+            f"job.receive({shown(signal)}, …) takes a signal, made once beside the tasks: "
+            f"fire.signal({name}, type)."
+        )
+
+
+def _check_name(kind: MemoKind, name: object) -> None:
+    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
+        raise StepError(
+            f"{shown(name)} is no name of a {kind}; use a text of 1 to {_LONGEST_NAME} printable characters."
+        )
+
+
+def _span(span: timedelta | float, where: str) -> int:
+    """Return a span in micros."""
+    if isinstance(span, timedelta):
+        if timedelta(0) <= span <= _LONGEST:
+            return span_micros(span)
+    elif isinstance(span, int | float) and type(span) is not bool and 0 <= span <= _LONGEST.total_seconds():
+        return int(span * SECOND)
+    days = f"{_LONGEST.days:,}"
+    raise StepError(f"{where} with {shown(span)}: pass a timedelta, or seconds, from 0 to {days} days.")
+
+
+def _has_failed(record: JobRecord) -> bool:
+    return record.state in (State.FAILED, State.DELETED)
+
+
+def _wait_for_jobs(name: str, ids: Sequence[str]) -> Wait:
+    what = f"job {ids[0]}" if len(ids) == 1 else f"{len(ids)} jobs"
+    edges = tuple(Edge(job_id, On.FINISHED) for job_id in ids)
+    return Wait(MemoKind.CALL, name, f"waits for {what}", parents=edges)
+
+
+def _name_of(function: object) -> str:
+    return getattr(function, "__qualname__", None) or type(function).__name__
+
+
+def _bytes(memo: Memo) -> int:
+    text = memo.value or ""
+    return len(text) if text.isascii() else len(text.encode())

@@ -1,0 +1,216 @@
+"""What running jobs emit, until it is stored: every 100 ms, and before a run ends."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections import defaultdict
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+
+from firelock.arguments.serializer import Misfit, check_json
+from firelock.errors import StepError, StorageError, StorageUnavailable
+from firelock.model.memo import CHUNK_BYTES, STREAM_BYTES, Chunk, chunk_offset
+from firelock.model.text import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from firelock.model.job import ClaimedJob
+    from firelock.model.session import Holder
+    from firelock.storage import Storage
+
+log = logging.getLogger(__name__)
+
+_EVERY = 0.1  # seconds
+_FULL = 16 * CHUNK_BYTES  # of a run that wait here; whoever emits more waits for them to be stored
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
+
+
+class EmittingAttempt(Protocol):
+    """What streams need of the run that emits."""
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the job has been told to end; None where it has not."""
+
+    @property
+    def has_right(self) -> bool:
+        """Tell whether its server can be sure that the job is its own."""
+
+    def lose(self, reason: str, *, is_raised: bool) -> None:
+        """End the run, because the job is no longer its own; `is_raised` if the caller raises as well."""
+
+
+@attrs.define
+class _Stream:
+    """What was emitted in one stream and is not stored yet."""
+
+    parts: list[str] = attrs.Factory(list)
+    size: int = 0  # bytes of the parts
+    chunks: int = 0  # made so far
+    stored: int = 0  # bytes of this run and earlier ones, as last told
+    emitted: int = 0  # bytes of this run since
+
+
+class EmittedStreams:
+    """The streams of one run of a job."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        job: ClaimedJob,
+        holder: Holder,
+        attempt: EmittingAttempt,
+        flusher: StreamFlusher,
+    ) -> None:
+        self._storage = storage
+        self._job = job
+        self._holder = holder
+        self._attempt = attempt
+        self._flusher = flusher
+        self._lock = threading.Lock()
+        self._sending = threading.Lock()  # one flush at a time: chunks are in order
+        self._streams: defaultdict[str, _Stream] = defaultdict(_Stream)
+        self._unsent: list[Chunk] = []
+
+    @property
+    def has_much(self) -> bool:
+        """Tell whether so much waits here that whoever emits had better flush."""
+        return sum(stream.size for stream in self._streams.values()) >= _FULL
+
+    def emit(self, name: str, data: str) -> None:
+        """The text is stored soon.
+
+        Raises:
+            StepError: it is no text that can be stored, the name is none, or the stream is full.
+        """
+        if not isinstance(name, str) or not _NAME.match(name):
+            raise StepError(
+                f"{shown(name)} is no name of a stream; use 1 to 64 of letters, digits, '_', '.', '-'."
+            )
+        if not isinstance(data, str):
+            raise StepError(f"emit({shown(data)}): pass a text; json.dumps(…) makes one of other values.")
+        try:
+            check_json(data)
+        except Misfit as misfit:
+            raise StepError(f"emit({shown(data)}) cannot be stored: {misfit}.") from misfit
+        if not data:
+            return
+        size = len(data) if data.isascii() else len(data.encode())
+        with self._lock:
+            stream = self._streams[name]
+            total = stream.stored + stream.emitted + size
+            if total > STREAM_BYTES:
+                raise StepError(
+                    f"Stream {name!r} of job {self._job.id} would have {total:,} bytes, above the limit of "
+                    f"{STREAM_BYTES:,}. Emit less, or to a further stream: emit(…, stream={name + '-2'!r})."
+                )
+            stream.parts.append(data)
+            stream.size += size
+            stream.emitted += size
+        self._flusher.add(self)
+
+    def flush(self) -> None:
+        """All that was emitted is stored, unless the storage is away: then it is kept.
+
+        Raises:
+            StorageUnavailable: it is.
+        """
+        with self._sending:
+            with self._lock:
+                self._unsent += self._taken()
+            while self._unsent:
+                first = self._unsent[0].stream
+                batch = [chunk for chunk in self._unsent if chunk.stream == first]
+                self._send(first, batch)
+                self._unsent = [chunk for chunk in self._unsent if chunk.stream != first]
+
+    def _send(self, name: str, chunks: list[Chunk]) -> None:
+        try:
+            stored = self._storage.append_stream(
+                self._job.id, chunks, session=self._holder.session, fence=self._job.fence
+            )
+        except StorageUnavailable:
+            raise
+        except StorageError as error:
+            log.warning("What job %s emitted was refused by the storage and is lost: %s", self._job.id, error)
+            return
+        if stored is None:
+            self._attempt.lose("the job is no longer this run's", is_raised=False)
+            return
+        with self._lock:
+            stream = self._streams[name]
+            stream.stored, stream.emitted = stored, stream.size
+
+    def flush_at_last(self) -> None:
+        """As `flush`, again and again while the job may go on and the storage is away."""
+        pause = 0.05
+        while True:
+            try:
+                self.flush()
+            except StorageUnavailable:
+                if self._attempt.refusal is not None or not self._attempt.has_right:
+                    return
+                threading.Event().wait(pause)
+                pause = min(1.0, pause * 2)
+            else:
+                return
+
+    def _taken(self) -> Iterator[Chunk]:
+        for name, stream in self._streams.items():
+            if stream.parts:
+                text = "".join(stream.parts)
+                stream.parts, stream.size = [], 0
+                for data in _pieces(text):
+                    yield Chunk(name, chunk_offset(self._job.fence, stream.chunks), data)
+                    stream.chunks += 1
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Yield the text in pieces of at most `CHUNK_BYTES` in UTF-8."""
+    if text.isascii():
+        for start in range(0, len(text), CHUNK_BYTES):
+            yield text[start : start + CHUNK_BYTES]
+        return
+    quarter = CHUNK_BYTES // 4  # no character has more bytes
+    for start in range(0, len(text), quarter):
+        yield text[start : start + quarter]
+
+
+class StreamFlusher:
+    """One thread for all runs of a child, which lives while there is something to store."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._waiting: dict[EmittedStreams, None] = {}
+        self._thread: threading.Thread | None = None
+
+    def add(self, streams: EmittedStreams) -> None:
+        """They have something to store."""
+        if streams in self._waiting:
+            return
+        with self._condition:
+            self._waiting[streams] = None
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="firelock-streams", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        pause = threading.Event()
+        while True:
+            pause.wait(_EVERY)
+            with self._condition:
+                waiting, self._waiting = self._waiting, {}
+                if not waiting:
+                    self._thread = None
+                    return
+            for streams in waiting:
+                try:
+                    streams.flush()
+                except StorageUnavailable:
+                    self.add(streams)
+                except Exception:
+                    log.exception("What a job emitted could not be stored.")

@@ -1,0 +1,143 @@
+"""Why an enqueued job with limits does not start: which keys hold it back, in words for handles and pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+import attrs
+
+from firelock.limits.settings import LimitNumbers, name_of, numbers_for, read_numbers
+from firelock.model.clock import from_micros
+from firelock.model.job import JobFilter, JobRecord
+from firelock.model.limit import KeyState, LimitUse
+from firelock.model.state import State
+from firelock.model.text import span
+from firelock.storage import Feature, Storage
+
+_KIND = "limit"
+_HEAD = 100  # jobs at the head of a queue that are looked at
+_KEYS = 50  # read in one look at the heads of queues
+
+
+@attrs.frozen
+class KeyWait:
+    """A key that does not admit a job now, as it was when it was read."""
+
+    key: str
+    running: int  # jobs that hold it
+    concurrent: int | None  # how many may at once; None for any number
+    is_paused: bool
+    is_full: bool
+    opens_in: int = 0  # micros until its rate admits the job; 0 where that is not what it waits for
+    opens_at: datetime | None = None  # the same as an instant, by the storage's clock
+
+    def __str__(self) -> str:
+        """Return it in words: "limit tenant:7 (4 of 4 running)"."""
+        why = []
+        if self.is_paused:
+            why.append("paused")
+        if self.is_full:
+            why.append(f"{self.running:,} of {self.concurrent:,} running")
+        if self.opens_in:
+            why.append(f"opens in {span(self.opens_in)}")
+        return f"limit {self.key} ({', '.join(why)})"
+
+
+def key_waits(storage: Storage, records: Sequence[JobRecord | None], now: int) -> list[list[KeyWait]]:
+    """Return the keys that hold each job back, none for one that waits for a worker or for nothing.
+
+    Costs three reads a key, and none for jobs without limits.
+    """
+    keys = _KeyReads(storage, now)
+    return [keys.waits(record) for record in records]
+
+
+@attrs.frozen
+class HeldHead:
+    """A queue whose first job waits for a limit, as it was when it was read."""
+
+    count: int  # so many of its first 100 jobs wait for limits, up to the first that does not
+    first: JobRecord | None  # that one, which waits for a worker; None where none was found
+
+
+def held_heads(storage: Storage, heads: Iterable[JobRecord], now: int) -> dict[str, HeldHead]:
+    """Return, by queue, those of these first jobs of queues that a limit holds, with what is behind them.
+
+    Costs nothing for jobs without limits; else three reads a key, of fifty keys at most in all, and one for
+    each queue in the answer.
+    """
+    keys = _KeyReads(storage, now)
+    return {head.queue: _behind(storage, head.queue, keys) for head in heads if keys.waits(head)}
+
+
+def _behind(storage: Storage, queue: str, keys: _KeyReads) -> HeldHead:
+    found = storage.find(JobFilter(state=State.ENQUEUED, queue=queue), limit=_HEAD, oldest_first=True)
+    for place, record in enumerate(found.jobs):
+        if keys.are_many:
+            return HeldHead(place, None)
+        if not keys.waits(record):
+            return HeldHead(place, record)
+    return HeldHead(len(found.jobs), None)
+
+
+def waits_words(waits: Iterable[KeyWait]) -> str | None:
+    """Return what holds a job back as one text; None for nothing."""
+    return " and ".join(map(str, waits)) or None
+
+
+@attrs.frozen
+class _KeyReads:
+    """How keys stand at one instant; each is read once."""
+
+    storage: Storage
+    now: int
+    looks: dict[str, KeyState | None] = attrs.Factory(dict)
+    known: dict[str, LimitNumbers] = attrs.Factory(dict)
+
+    @property
+    def are_many(self) -> bool:
+        """Tell whether so many were read that a look around reads no more."""
+        return len(self.looks) >= _KEYS
+
+    def waits(self, record: JobRecord | None) -> list[KeyWait]:
+        """Return the keys that hold a job back."""
+        return [
+            wait
+            for use in self._uses(record)
+            if (wait := _wait(record, use, self._look(use.key), self.known, self.now)) is not None
+        ]
+
+    def _uses(self, record: JobRecord | None) -> Sequence[LimitUse]:
+        if record is None or record.state is not State.ENQUEUED or record.admission is None:
+            return ()
+        return record.admission.limits if Feature.LIMITS in self.storage.features else ()
+
+    def _look(self, key: str) -> KeyState | None:
+        """Return how a key stands, and know the numbers of it and its name."""
+        if key not in self.looks:
+            found = self.storage.find_keys(key, limit=1)  # of those that begin so the key itself is the first
+            self.looks[key] = found[0] if found and found[0].key == key else None
+        for one in {key, name_of(key)} - self.known.keys():
+            record = self.storage.get_record(_KIND, one)
+            self.known[one] = LimitNumbers() if record is None else read_numbers(record.value)
+        return self.looks[key]
+
+
+def _wait(
+    record: JobRecord | None,
+    use: LimitUse,
+    state: KeyState | None,
+    known: Mapping[str, LimitNumbers],
+    now: int,
+) -> KeyWait | None:
+    numbers = numbers_for(use.key, known)
+    running = 0 if state is None else state.running
+    holds_itself = record is not None and state is not None and record.id in state.holders
+    is_full = numbers.concurrent is not None and running - holds_itself >= numbers.concurrent
+    opens_at = 0 if state is None else round(numbers.opens_at(state.free_at, use.cost))
+    opens_in = max(0, opens_at - now)
+    if not (numbers.is_paused or is_full or opens_in):
+        return None
+    at = from_micros(opens_at) if opens_in else None
+    return KeyWait(use.key, running, numbers.concurrent, numbers.is_paused, is_full, opens_in, at)

@@ -1,0 +1,165 @@
+"""Store together what coroutines enqueue at one moment, in a thread that starts with the first one."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from weakref import WeakSet
+
+from firelock.errors import DuplicateJob, StorageError, StorageUnavailable
+from firelock.model.answers import Duplicate, Inserted
+from firelock.model.job import NewJob
+from firelock.storage import Storage
+
+if TYPE_CHECKING:
+    import asyncio
+    from typing import TypeAlias
+
+    _Answer: TypeAlias = bool | Duplicate | Exception
+    _Waiting: TypeAlias = tuple[NewJob, asyncio.Future[bool | Duplicate]]
+    _Answered: TypeAlias = tuple[asyncio.Future[bool | Duplicate], _Answer]
+
+
+_LARGEST = 500
+
+
+def _is_unique(job: NewJob) -> bool:
+    admission = job.admission
+    return admission is not None and admission.unique is not None
+
+
+class GroupCommit:
+    """One thread an app, started by the first await; it stores what gathered since its last round trip."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._waiting: list[_Waiting] = []
+        self._condition = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._is_closed = False
+        self._telling: WeakSet[asyncio.AbstractEventLoop] = WeakSet()  # loops that will tell the thread
+        self._is_ready = False  # the thread has been told
+
+    async def insert(self, job: NewJob) -> bool | Duplicate:
+        """The job is stored; return what became of it. A cancelled await may have stored it; its id tells.
+
+        Raises:
+            DuplicateJob: another job has its unique key, and it is refused then.
+            StorageError: it is not stored.
+        """
+        import asyncio  # noqa: PLC0415 - loaded when first used
+
+        if self._pid != os.getpid():  # the thread of before a fork is the parent's
+            self._reset()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bool | Duplicate] = loop.create_future()
+        with self._condition:
+            if self._is_closed:
+                raise StorageError("This Firelock is closed; make a new one.")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="firelock-enqueue", daemon=True)
+                self._thread.start()
+            self._waiting.append((job, future))
+            if loop not in self._telling:  # at the end of its turn: who awaits in the same turn is in it
+                self._telling.add(loop)
+                loop.call_soon(self._tell, loop)
+        return await future
+
+    def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._condition:
+            self._telling.discard(loop)
+            self._is_ready = True
+            self._condition.notify()
+
+    def close(self) -> None:
+        """What waits is stored and the thread has ended."""
+        if self._pid != os.getpid():
+            return
+        with self._condition:
+            self._is_closed = True
+            self._condition.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                while not self._is_ready:
+                    if self._is_closed and not self._waiting:
+                        return
+                    if self._is_closed:
+                        break
+                    self._condition.wait()
+                batch, self._waiting = self._waiting[:_LARGEST], self._waiting[_LARGEST:]
+                self._is_ready = bool(self._waiting)
+            if not batch:
+                continue
+            self._answer(batch, self._store(batch))
+
+    def _store(self, batch: list[_Waiting]) -> list[_Answer]:
+        try:
+            return list(insert_surely(self._storage, [job for job, _ in batch]).is_new)
+        except DuplicateJob as error:
+            return [error] if len(batch) == 1 else self._store_apart(batch)
+        except StorageUnavailable as error:  # one by one they would meet the same outage, each for its time
+            return [another(error) for _ in batch]
+        except Exception as error:  # noqa: BLE001 - it goes to whoever awaits
+            if len(batch) == 1:
+                return [error]
+            # One bad job, such as a continuation of an unknown parent, must not refuse its neighbours.
+            return [answer for entry in batch for answer in self._store([entry])]
+
+    def _store_apart(self, batch: list[_Waiting]) -> list[_Answer]:
+        """Those with a unique key are stored one by one, as one of them was refused; the others together."""
+        others = [entry for entry in batch if not _is_unique(entry[0])]
+        answers = iter(self._store(others) if others else ())
+        return [self._store([entry])[0] if _is_unique(entry[0]) else next(answers) for entry in batch]
+
+    def _answer(self, batch: list[_Waiting], answers: list[_Answer]) -> None:
+        loops: dict[asyncio.AbstractEventLoop, list[_Answered]] = {}
+        for (_, future), answer in zip(batch, answers, strict=True):
+            loops.setdefault(future.get_loop(), []).append((future, answer))
+        for loop, answered in loops.items():
+            try:
+                loop.call_soon_threadsafe(_resolve, answered)
+            except RuntimeError:  # the loop was closed meanwhile; nobody awaits any more
+                continue
+
+
+def another(error: StorageUnavailable) -> StorageUnavailable:
+    """Return the error once more: each await raises one of its own, with its own traceback."""
+    other = StorageUnavailable(*error.args)
+    other.is_untouched = error.is_untouched
+    other.__cause__ = error
+    return other
+
+
+def _resolve(answered: list[_Answered]) -> None:
+    for future, answer in answered:
+        if future.done():
+            continue
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+
+
+def insert_surely(storage: Storage, jobs: Sequence[NewJob]) -> Inserted:
+    """The jobs are stored, also where the reply to the first try was lost: `insert` is idempotent by id.
+
+    Raises:
+        StorageUnavailable: the storage has waited in vain and knows that nothing is stored; or the second try
+            failed as well, and the jobs may be stored all the same.
+    """
+    try:
+        return storage.insert(jobs)
+    except StorageUnavailable as error:
+        if error.is_untouched:  # it has had its patience; another wait of that length is nobody's wish
+            raise
+        return storage.insert(jobs)

@@ -1,0 +1,918 @@
+"""The handle of a job: what it last saw of it, and the verbs that act on the job by its id."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from concurrent.futures import wait
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
+
+import attrs
+
+from firelock.arguments.references import StandIn
+from firelock.errors import (
+    ConfigurationError,
+    DuplicateJob,
+    FirelockError,
+    JobConflict,
+    JobDeleted,
+    JobFailed,
+    JobNotCommitted,
+    JobNotFound,
+    ResultTimeout,
+    ResultUnavailable,
+    StepError,
+    TaskError,
+)
+from firelock.jobs.blocked_by import key_waits, waits_words
+from firelock.jobs.pagination import Paged
+from firelock.model import lifecycle
+from firelock.model.aio import in_thread, twin
+from firelock.model.answers import Applied
+from firelock.model.clock import from_micros
+from firelock.model.job import ErrorInfo, JobRecord, NewJob
+from firelock.model.memo import Chunk, MemoKind, memo_words
+from firelock.model.state import State
+from firelock.model.text import clock_time, shown
+from firelock.options import CallOptions, makes_calls
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
+
+    from firelock.model.answers import Duplicate
+    from firelock.model.clock import StorageClock
+    from firelock.model.job import Transition
+    from firelock.model.lifecycle import Retention
+    from firelock.model.memo import Memo
+    from firelock.options import Call, TaskInfo
+    from firelock.storage import Storage
+
+P = ParamSpec("P")
+R = TypeVar("R", covariant=True)
+R2 = TypeVar("R2")
+
+
+_UNCOMMITTED = -1
+_STORE_TOGETHER = "; or pass within=… to store both together"
+_showing = threading.Lock()  # of all handles: a handle must stay cheap to make, and two assignments are quick
+
+
+def _leave_behind() -> None:
+    """A fork may leave the lock taken by a thread that is not here."""
+    global _showing  # noqa: PLW0603
+    _showing = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
+    os.register_at_fork(after_in_child=_leave_behind)
+
+
+class Job(Generic[R]):
+    """One job, as this handle last saw it.
+
+    `then` joins the caller's transaction. `requeue`, `delete` and `restore` act immediately: the rollback of
+    a transaction around them does not undo them.
+
+    `refresh()`, `requeue()`, `delete()`, `result()` and their async twins leave the handle at what they saw;
+    nothing else changes it. No property reads the storage. A handle that comes from an enqueue shows the job
+    as it was handed to the storage: enqueued, scheduled or awaiting, with no attempt, error or server.
+
+    Threads may share a handle. Each property shows one whole look; of two looks at a time the one that began
+    last stays. `record()` gives everything of one look.
+
+    A handle of a duplicate call, `is_new` is False, shows that call until it is refreshed.
+
+    `job_id` is given where the record is that of a job created alike: but for id and arguments it holds.
+    """
+
+    __slots__ = ("_client", "_looked", "_record", "_waits", "id", "is_new")
+
+    id: str
+
+    is_new: bool
+    """Whether the call that returned the handle made the job: False where another job had its unique key,
+    which then is the job of the handle, and for a handle that comes from no call."""
+
+    def __init__(
+        self,
+        client: Creator,
+        record: NewJob | JobRecord,
+        is_uncommitted: bool = False,
+        job_id: str | None = None,
+        is_new: bool | None = None,
+    ) -> None:
+        self._client = client
+        self._record = record
+        self._looked = _UNCOMMITTED if is_uncommitted else 0  # the number of the look that is shown
+        self.id = record.id if job_id is None else job_id
+        self.is_new = isinstance(record, NewJob) if is_new is None else is_new
+
+    def __repr__(self) -> str:
+        """Return id, task and state."""
+        return f"<Job {self.id} {self.task} {self.state}>"
+
+    def __eq__(self, other: object) -> bool:
+        """Handles of one job are equal."""
+        return isinstance(other, Job) and self.id == other.id
+
+    def __hash__(self) -> int:
+        """Return the hash of the id."""
+        return hash(self.id)
+
+    # ---- what it last saw --------------------------------------------------------------------------------
+
+    @property
+    def _stored(self) -> JobRecord | None:
+        """What was read of the job; None while the handle knows only what was enqueued."""
+        return self._record if isinstance(self._record, JobRecord) else None
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return self._record.task
+
+    @property
+    def state(self) -> State:
+        """The state, as last seen."""
+        return self._record.state
+
+    @property
+    def queue(self) -> str:
+        """The queue it belongs to."""
+        return self._record.queue
+
+    @property
+    def priority(self) -> int:
+        """Its priority within the queue."""
+        return self._record.priority
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Its tags."""
+        return self._record.tags
+
+    @property
+    def meta(self) -> Mapping[str, str]:
+        """What travels with it, read only; never changes."""
+        return self._record.meta
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is in its state, for people, as last seen."""
+        return self._record.reason
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """The keys that it holds while it runs, as "tenant:7"; empty for none."""
+        admission = self._record.admission
+        return () if admission is None else tuple(use.key for use in admission.limits)
+
+    @property
+    def unique_key(self) -> str | None:
+        """The key that no other job of its task has while it has it; None for none."""
+        admission = self._record.admission
+        if admission is None or admission.unique is None:
+            return None
+        return admission.unique.key.partition(" ")[2]
+
+    @property
+    def start_before(self) -> datetime | None:
+        """When it is deleted unrun, if no server took it before; None for never, and once it runs again.
+
+        Of a span from when it becomes enqueued that is known where it is, as last seen.
+        """
+        admission, record = self._record.admission, self._record
+        if admission is None or self.attempt + self.retries + getattr(record, "crashes", 0) > 1:
+            return None
+        if admission.start_within is None:
+            return as_datetime(admission.start_before)
+        enqueued_at = getattr(record, "enqueued_at", None)
+        if enqueued_at is None and record.state is State.ENQUEUED:
+            enqueued_at = record.created_at
+        return None if enqueued_at is None else as_datetime(enqueued_at + admission.start_within)
+
+    @property
+    def batch_id(self) -> str | None:
+        """The id of the batch it is a member of; None for none; never changes."""
+        ties = self._record.ties
+        return None if ties is None else ties.batch_id
+
+    @property
+    def waits_for(self) -> str | None:
+        """What it waited for at the last look: "signal approval until 2026-11-27 12:00:00 UTC".
+
+        A job that sleeps, or waits for a signal or for a job that it called, says so. Of an enqueued one
+        `refresh()` tells which limits held it back: "limit tenant:7 (4 of 4 running)"; None where none did:
+        it then waits for a worker.
+        """
+        record = self._stored
+        if record is not None and record.waits_for and record.state in (State.AWAITING, State.SCHEDULED):
+            until = "" if record.due_at is None else f" until {clock_time(record.due_at)}"
+            return f"{record.waits_for}{until}"
+        seen, words = getattr(self, "_waits", (None, None))
+        return words if seen is record else None
+
+    @property
+    def output(self) -> R:
+        """What stands for its result in the arguments of a job that waits for it; typed as the result.
+
+        Pass it on whole, or within lists, tuples and dicts; the job that gets it runs once this one has
+        succeeded. Every other use raises an ArgumentError, which is a TypeError: the result is not there yet.
+        """
+        return cast("R", StandIn(self))
+
+    @property
+    def created_at(self) -> datetime:
+        """When it was created, in UTC."""
+        return as_datetime(self._record.created_at)
+
+    @property
+    def due_at(self) -> datetime:
+        """The instant it was made for, as `JobContext.due_at` says it; never changes.
+
+        Nominal for a recurring or delayed job, else its creation.
+        """
+        record = self._record
+        return as_datetime(record.created_at if record.nominal_at is None else record.nominal_at)
+
+    @property
+    def next_due_at(self) -> datetime | None:
+        """When it becomes due: after its delay, for its retry, as rescheduled; or its wait is over.
+
+        None unless it is scheduled, or awaits something for a time.
+        """
+        return as_datetime(self._record.due_at)
+
+    @property
+    def error(self) -> ErrorInfo | None:
+        """The last failure, as last seen, without its traceback (see `errors()`)."""
+        return getattr(self._record, "error", None)
+
+    @property
+    def attempt(self) -> int:
+        """How many attempts it had, as last seen, the running one included; 0 before the first."""
+        return getattr(self._record, "attempt", 0)
+
+    @property
+    def retries(self) -> int:
+        """How many retries were scheduled, as last seen, since its creation or last requeue."""
+        return getattr(self._record, "retries", 0)
+
+    @property
+    def server(self) -> str | None:
+        """The server that runs it or ran it last, as last seen; None before the first attempt."""
+        return getattr(self._record, "server", None)
+
+    @property
+    def started_at(self) -> datetime | None:
+        """When its last attempt started, as last seen, in UTC."""
+        return as_datetime(getattr(self._record, "started_at", None))
+
+    @property
+    def ended_at(self) -> datetime | None:
+        """When it ended, as last seen, in UTC; None before."""
+        return as_datetime(getattr(self._record, "ended_at", None))
+
+    # ---- reading -----------------------------------------------------------------------------------------
+
+    def record(self) -> JobRecord:
+        """Return the contract's value: all that was stored of the job at the last look, instants in micros.
+
+        A handle that comes from an enqueue has not looked yet, so it does, as `refresh()`.
+        """
+        return self._look() if self._stored is None else self._stored
+
+    arecord = twin(record)
+
+    def _look(self, way_out: str = "") -> JobRecord:
+        """The handle shows the job as it is stored now; `way_out` is what its refusal advises besides."""
+        look = Observation(next(reads), self._client.storage.get((self.id,))[0])
+        if look.record is not None:
+            return self._saw(look.began, look.record)
+        if self._looked == _UNCOMMITTED:
+            raise JobNotCommitted(
+                f"Job {self.id} is not stored: the transaction it was enqueued in has not committed, or was "
+                f"rolled back. Commit it first, or enqueue the job again if it was rolled back{way_out}."
+            )
+        raise JobNotFound(f"Job {self.id} is not stored: it was never committed, or it has been pruned.")
+
+    def _saw(self, began: int, record: JobRecord) -> JobRecord:
+        """The handle shows this from now on, unless it shows a look that began later; return the record."""
+        with _showing:
+            if began > self._looked:
+                self._record, self._looked = record, began
+        return record
+
+    def refresh(self) -> Job[R]:
+        """The handle shows the job as it is now; return the handle.
+
+        Of an enqueued job with limits three reads a key more tell what it `waits_for`.
+
+        Raises:
+            JobNotFound: the job is not stored any more.
+            JobNotCommitted: its transaction has not committed, or was rolled back.
+        """
+        record = self._look()
+        if record.state is State.ENQUEUED and record.admission_json is not None:
+            waits = key_waits(self._client.storage, [record], self._client.clock.now())[0]
+            self._waits = (record, waits_words(waits))
+        return self
+
+    arefresh = twin(refresh)
+
+    def result(self, timeout: float | None = None) -> R:
+        """Return what the task returned; waits through retries, up to `timeout` seconds.
+
+        However that ends, the handle shows what was seen last.
+
+        Raises:
+            JobFailed: it failed for good.
+            JobDeleted: it was deleted.
+            ResultTimeout: it had not ended in time.
+            ResultUnavailable: it succeeded without a storable result, or was pruned.
+        """
+        self._require_committed()
+        future = self._client.wait_for_end(self.id)
+        try:
+            look = future.result(timeout)
+        except TimeoutError as error:
+            look = self._ended_at_last(timeout, error)
+        finally:
+            self._client.forget_wait(self.id, future)
+        return self._result_of(look)
+
+    async def aresult(self, timeout: float | None = None) -> R:
+        """Return the result without blocking the event loop."""
+        import asyncio  # noqa: PLC0415 - loaded when first used
+
+        await in_thread(self._require_committed)
+        future = self._client.wait_for_end(self.id)
+        try:
+            look = await asyncio.wait_for(asyncio.wrap_future(future), timeout)
+        except TimeoutError as error:
+            look = await in_thread(self._ended_at_last, timeout, error)
+        finally:
+            self._client.forget_wait(self.id, future)
+        return self._result_of(look)
+
+    def _ended_at_last(self, timeout: float | None, cause: Exception) -> Observation:
+        """Return the look if it sees the end: nobody may have looked within a timeout as short as 0."""
+        look = Observation(next(reads), self._client.storage.get((self.id,))[0])
+        if look.record is None or look.record.is_final:
+            return look
+        self._saw(look.began, look.record)
+        raise ResultTimeout(
+            f"Job {self.id} ({self.task}) had not ended within {timeout or 0:g} s."
+        ) from cause
+
+    def _result_of(self, look: Observation) -> R:
+        record = look.record
+        if record is None:
+            raise ResultUnavailable(f"Job {self.id} is not stored any more; its result is gone with it.")
+        self._saw(look.began, record)
+        return cast("R", result_of(self._client, record))
+
+    def history(self) -> list[JobStep]:
+        """Return the job's steps, oldest first."""
+        return [JobStep.of(entry) for entry in self._client.storage.history(self.id).entries]
+
+    ahistory = twin(history)
+
+    def errors(self) -> list[FailedAttempt]:
+        """Return its failed attempts with tracebacks, oldest first."""
+        return [FailedAttempt.of(attempt) for attempt in self._client.storage.history(self.id).errors]
+
+    aerrors = twin(errors)
+
+    def log(self, *, after: int = 0, limit: int = 100) -> list[JobLogLine]:
+        """Return a page of what the job logged; `after` is the number of the last line seen."""
+        return [
+            JobLogLine.of(line) for line in self._client.storage.read_log(self.id, after=after, limit=limit)
+        ]
+
+    alog = twin(log)
+
+    def progress(self) -> JobProgress | None:
+        """Return how far the job last said it was."""
+        record = self._client.storage.get((self.id,))[0]
+        return None if record is None or record.progress is None else JobProgress.of(record.progress)
+
+    aprogress = twin(progress)
+
+    def steps(self) -> list[Step]:
+        """Return what the job remembers: steps, signals, sleeps and called jobs, in order of their begin.
+
+        Raises:
+            JobNotFound: it is not stored.
+        """
+        memos = self._client.storage.recall(self.id)
+        if memos is None:
+            raise JobNotFound(f"Job {self.id} is not stored: it was never committed, or it has been pruned.")
+        return [Step.of_memo(memo) for memo in memos]
+
+    asteps = twin(steps)
+
+    def stream(self, name: str = "out", *, after: int = 0) -> Iterator[Chunk]:
+        """Iterate over what the job emits, as it comes, until the job has ended.
+
+        A chunk whose `run` is higher than that of the one before is of a later run, behind a wait, a retry
+        or a crash: it emits again what no remembered step has emitted, and nothing of those that have.
+
+        Args:
+            name: of the stream, as `emit` names it.
+            after: the offset of the last chunk seen, to go on behind it.
+
+        Raises:
+            JobNotFound: the job is not stored.
+        """
+        self._require_committed()
+        return self._streamed(name, after)
+
+    def _streamed(self, name: str, after: int) -> Iterator[Chunk]:
+        future, pause, has_ended = self._client.wait_for_end(self.id), _SHORTEST_PAUSE, False
+        try:
+            while True:
+                chunks = self._client.storage.read_stream(self.id, name, after=after, limit=_CHUNKS)
+                yield from chunks
+                if chunks:
+                    after, pause = chunks[-1].offset, _SHORTEST_PAUSE
+                elif has_ended:
+                    return
+                elif wait((future,), pause).done:
+                    has_ended = self._saw_end(future.result())
+                pause = min(_LONGEST_PAUSE, pause * 1.5)
+        finally:
+            self._client.forget_wait(self.id, future)
+
+    async def astream(self, name: str = "out", *, after: int = 0) -> AsyncIterator[Chunk]:
+        """`stream` without blocking the event loop: `async for chunk in job.astream()`."""
+        import asyncio  # noqa: PLC0415 - loaded when first used
+
+        await in_thread(self._require_committed)
+        read = self._client.storage.read_stream
+        future, pause, has_ended = self._client.wait_for_end(self.id), _SHORTEST_PAUSE, False
+        ended = asyncio.wrap_future(future)
+        try:
+            while True:
+                chunks = await in_thread(read, self.id, name, after=after, limit=_CHUNKS)
+                for chunk in chunks:
+                    yield chunk
+                if chunks:
+                    after, pause = chunks[-1].offset, _SHORTEST_PAUSE
+                elif has_ended:
+                    return
+                elif (await asyncio.wait({ended}, timeout=pause))[0]:
+                    has_ended = self._saw_end(ended.result())
+                pause = min(_LONGEST_PAUSE, pause * 1.5)
+        finally:
+            ended.cancel()
+            self._client.forget_wait(self.id, future)
+
+    def _saw_end(self, look: Observation) -> bool:
+        """The handle shows the end; True."""
+        if look.record is None:
+            raise JobNotFound(f"Job {self.id} is not stored: it was never committed, or it has been pruned.")
+        self._saw(look.began, look.record)
+        return True
+
+    # ---- acting ------------------------------------------------------------------------------------------
+
+    def _require_committed(self) -> None:
+        if self._looked == _UNCOMMITTED:
+            self._look()
+
+    def requeue(self, *, from_step: str | None = None) -> Job[R]:
+        """The job is enqueued with its retries given back, and the handle shows it; return the handle.
+
+        What it remembers stays, so that it goes on behind its last step; but for `from_step`, of its name as
+        `steps()` gives it, and all that were recorded since. Where a step and a signal share a name, "signal
+        NAME" says which.
+
+        Raises:
+            JobConflict: it is enqueued or processing; another job has its unique key by now; it waits for
+                the output of another job; or it is a member of a cancelled batch.
+            StepError: it remembers no such step.
+            JobNotFound: it is not stored.
+        """
+        self._require_committed()
+        now = self._client.clock.now()
+        forget_from = None if from_step is None else self._step_named(from_step)
+        change = lifecycle.requeue(self.id, at=now, reason="requeued by code", forget_from=forget_from)
+        return self._apply(change, "requeued")
+
+    arequeue = twin(requeue)
+
+    def _step_named(self, name: str) -> tuple[MemoKind, str]:
+        """Return kind and name of what it remembers under a name."""
+        steps = self.steps()
+        found = [one for one in steps if name in (one.name, memo_words(one.kind, one.name))]
+        if len(found) == 1:
+            return found[0].kind, found[0].name
+        words = ", ".join(repr(memo_words(one.kind, one.name)) for one in found or steps[:20]) or "nothing"
+        if found:
+            raise StepError(f"Job {self.id} remembers several things named {name!r}: say which of {words}.")
+        raise StepError(f"Job {self.id} remembers no step {shown(name)}. It remembers: {words}.")
+
+    def delete(self) -> Job[R]:
+        """The job is deleted, and the handle shows it; if it runs, it is told to stop. Return the handle.
+
+        Raises:
+            JobConflict: it is deleted already.
+            JobNotFound: it is not stored.
+        """
+        self._require_committed()
+        now = self._client.clock.now()
+        expires_at = self._client.retention.until(State.DELETED, now)
+        change = lifecycle.delete(self.id, at=now, reason="deleted by code", expires_at=expires_at)
+        return self._apply(change, "deleted")
+
+    adelete = twin(delete)
+
+    def restore(self) -> Job[R]:
+        """A delete is taken back: the job is what it was, and the handle shows it; return the handle.
+
+        That is scheduled, enqueued or failed. A scheduled job is due when it was due before; an enqueued one
+        stands at the end of its queue. Retries already taken stay counted.
+
+        Raises:
+            JobConflict: it is not deleted; or it was running, had succeeded, waited for another job, or had
+                continuations, of which a delete loses something; or another job has its unique key.
+            JobNotFound: it is not stored.
+        """
+        self._require_committed()
+        seen = self._look()
+        change = self._client.restoration(seen, reason="restored by code")
+        if isinstance(change, str):
+            raise JobConflict(
+                f"Job {self.id} cannot be restored: {change}. requeue() runs a deleted job again."
+            )
+        applied = self._client.apply_unless_changed([change], [seen])[0]
+        return self._applied(applied, "restored")
+
+    arestore = twin(restore)
+
+    def _apply(self, transition: Transition, done: str) -> Job[R]:
+        return self._applied(self._client.storage.apply((transition,))[0], done)
+
+    def _applied(self, applied: Applied, done: str) -> Job[R]:
+        if applied is Applied.RELEASING:
+            self._client.release_children_soon()
+        record = self._look()
+        if applied is Applied.RELEASING and done == "requeued" and record.ties is not None:
+            self._client.tell_batches_soon(record.ties.batch_id)
+        if applied is Applied.TAKEN:
+            raise JobConflict(self._client.taken_words(record))
+        if not applied.is_applied or applied is Applied.ALREADY:
+            why = self._client.refusal(record, done)
+            raise JobConflict(f"Job {self.id} is {record.state}; it cannot be {done}: {why}.")
+        return self
+
+    def then(self, task: Continuation[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
+        """A continuation is stored: it runs when this job has succeeded, or as `task.using(on=…)` says.
+
+        It has this job's `meta`, but for the names that its own call or a plugin gives.
+
+        Raises:
+            JobNotFound: this job is not stored.
+            JobNotCommitted: its transaction has not committed, or was rolled back, and the continuation is
+                stored outside of that transaction.
+        """
+        check_continues("then", task)
+        self.require_visible(partial(self._client.transaction, task.options.within))
+        try:
+            return self._client.create_child(self.id, task.call(*args, **kwargs), self.meta)
+        except JobNotFound as error:
+            self.explain(error)
+            raise
+
+    async def athen(self, task: Continuation[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
+        """Continue without blocking the event loop."""
+        check_continues("athen", task)
+        await self.arequire_visible(lambda: task.options.within)
+        try:
+            return await self._client.acreate_child(self.id, task.call(*args, **kwargs), self.meta)
+        except JobNotFound as error:
+            await in_thread(self.explain, error)
+            raise
+
+    def as_source(self, batch_id: str | None, transaction: Callable[[], object | None]) -> str:
+        """Return the id for a job that is to wait for this one, a member of that batch; called by the client.
+
+        Args:
+            batch_id: of the batch that the other job is a member of; None for none.
+            transaction: returns the transaction that the other job is stored in; None for none.
+
+        Raises:
+            ConfigurationError: it is no member of the batch, or is debounced: it may never run.
+            DuplicateJob: the call that the handle came from made no member.
+            JobNotCommitted: it is not stored, and the other job is in no transaction.
+        """
+        if batch_id is None:
+            self.require_visible(transaction)
+            return self.id
+        if isinstance(self._record, NewJob) and not self.is_new:
+            error = DuplicateJob(
+                f"Job {self.id} has the unique key of the call of {self.task}, which is therefore no member "
+                "of the batch, and no member can wait for it. Call it through using(unique=False), or wait "
+                "for that job outside of the batch.",
+                self.id,
+            )
+            error.job = self
+            raise error
+        if self.batch_id != batch_id:
+            raise ConfigurationError(
+                f"{self!r} is no member of batch {batch_id}; a member waits for members of its own batch "
+                "alone. Add it to that batch, or give the batch itself after=."
+            )
+        admission = self._record.admission
+        if admission is not None and admission.unique is not None and admission.unique.wait is not None:
+            raise ConfigurationError(
+                f"{self!r} is debounced, so that a later call may run in its place, and no member can wait "
+                "for it. Call it through using(unique=False)."
+            )
+        return self.id
+
+    def require_visible(self, transaction: Callable[[], object | None]) -> None:
+        """Prove that a job stored in that transaction, None for none, can be tied to this one.
+
+        Within a transaction nothing is read here: the storage looks for this job when it stores the other
+        one, as only the transaction itself shows what it has stored. See `explain`.
+
+        Raises:
+            JobNotCommitted: it is not stored, and the other job is in no transaction.
+        """
+        if self._looked == _UNCOMMITTED and transaction() is None:
+            self._look(_STORE_TOGETHER)
+
+    async def arequire_visible(self, transaction: Callable[[], object | None]) -> None:
+        """`require_visible` without blocking the event loop."""
+        if self._looked == _UNCOMMITTED:
+            await in_thread(self.require_visible, transaction)
+
+    def explain(self, error: JobNotFound) -> None:
+        """Raise `JobNotCommitted` if the storage did not find this job because it is not committed.
+
+        Reads the job if the error names it and the handle has never seen it committed.
+        """
+        if self._looked == _UNCOMMITTED and self.id in str(error):
+            try:
+                self._look(_STORE_TOGETHER)
+            except JobNotCommitted as uncommitted:
+                raise uncommitted from error
+
+
+def check_continues(verb: str, task: object) -> None:
+    """Prove that a continuation can be made of it; TaskError otherwise."""
+    if not makes_calls(task):
+        raise TaskError(f"{verb}() takes a task, then its arguments: job.{verb}(task, …), not {task!r}.")
+
+
+def result_of(client: Creator, record: JobRecord) -> object:
+    """Return what the task of a job returned.
+
+    Raises:
+        JobFailed, JobDeleted: it ended otherwise.
+        ResultUnavailable: there is no storable result.
+    """
+    if record.state is not State.SUCCEEDED or record.result is None:
+        raise without_result(record)
+    return client.decode_result(record)
+
+
+def without_result(record: JobRecord) -> FirelockError:
+    """Return what to raise where a job has ended that has no result."""
+    named = f"Job {record.id} ({record.task})"
+    if record.state is State.DELETED:
+        return JobDeleted(f"{named} was deleted: {record.reason}.")
+    if record.state is State.SUCCEEDED:
+        return ResultUnavailable(f"{named} succeeded: {record.result_absent}")
+    error = record.error
+    why = f"{error.type}: {error.message}" if error else record.reason or "no reason"
+    return JobFailed(f"{named} failed: {why}")
+
+
+# ---- what a handle needs -----------------------------------------------------------------------------------
+
+
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # between two looks at a stream in which nothing came
+_CHUNKS = 100
+
+reads = itertools.count(1)
+"""Numbers for the looks at jobs in this process, taken before each is sent."""
+
+
+@attrs.frozen
+class Observation:
+    """A job as one read of the storage saw it; None where it is gone."""
+
+    began: int
+    record: JobRecord | None
+
+
+@attrs.frozen
+class JobPage(Paged[Job[Any]]):
+    """A page of jobs; `cursor` opens the next, None after the last."""
+
+    jobs: list[Job[Any]]
+    cursor: str | None
+
+
+class Creator(Protocol):
+    """What tasks and handles need of an app: its client makes jobs, reads them and changes them."""
+
+    storage: Storage
+    clock: StorageClock
+    retention: Retention
+
+    def create(self, call: Call[Any]) -> Job[Any]:
+        """The call is stored as a job."""
+
+    async def acreate(self, call: Call[Any], reason: str | None = None) -> Job[Any]:
+        """The call is stored as a job, without blocking the event loop."""
+
+    def create_alike(
+        self, info: TaskInfo, options: CallOptions, calls: Iterable[Sequence[object]]
+    ) -> list[Job[Any]]:
+        """A job of one task is stored for each tuple of arguments."""
+
+    async def acreate_alike(
+        self, info: TaskInfo, options: CallOptions, calls: Iterable[Sequence[object]]
+    ) -> list[Job[Any]]:
+        """A job of one task is stored for each tuple of arguments, without blocking the event loop."""
+
+    def create_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> Job[Any]:
+        """The call is stored as a continuation of a job with this meta."""
+
+    async def acreate_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> Job[Any]:
+        """The call is stored as a continuation, without blocking the event loop."""
+
+    def new_child(
+        self,
+        parent_id: str,
+        call: Call[Any],
+        meta: Mapping[str, str],
+        transaction: Callable[[], object | None],
+    ) -> NewJob:
+        """Return the continuation that the call makes, for that transaction; nothing is stored."""
+
+    def new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Sequence[NewJob]]:
+        """Return the members that the calls make, in runs of jobs that are alike; nothing is stored."""
+
+    def batch_meta(self, name: str) -> str | None:
+        """Return what plugins have travel with a batch of that name, as it is stored."""
+
+    def create_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Job[Any]]:
+        """The calls are stored as members of a batch that is stored."""
+
+    async def acreate_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Job[Any]]:
+        """The calls are stored as members, without blocking the event loop."""
+
+    async def acreate_member(self, call: Call[Any], batch_id: str) -> Job[Any]:
+        """The call is stored as a member, without blocking the event loop."""
+
+    def transaction(self, within: object | None) -> object | None:
+        """Return the transaction that jobs become part of: the caller's, or what a plugin makes of it."""
+
+    def insert(self, jobs: Sequence[NewJob], within: object | None) -> Sequence[bool | Duplicate]:
+        """The jobs are stored; return what became of each."""
+
+    def wait_for_end(self, job_id: str) -> Future[Observation]:
+        """Return a future of the read that sees the job ended, or gone."""
+
+    def forget_wait(self, job_id: str, future: Future[Observation]) -> None:
+        """Nobody waits for this future any more."""
+
+    def decode_result(self, record: JobRecord) -> object:
+        """Return the result of a succeeded job."""
+
+    def taken_words(self, record: JobRecord) -> str:
+        """Return which job has the unique key of one that cannot be run again therefore."""
+
+    def refusal(self, record: JobRecord, done: str) -> str:
+        """Return why the storage has refused to make the job that, as the rest of a sentence."""
+
+    def release_children_soon(self) -> None:
+        """Continuations that a change set free are moved."""
+
+    def tell_batches_soon(self, batch_id: str | None) -> None:
+        """A batch and those around it are open, or have ended, by what their members are now."""
+
+    def restoration(self, record: JobRecord, *, reason: str) -> Transition | str:
+        """Return the change that takes the job's delete back, or why nothing can."""
+
+    def apply_unless_changed(self, changes: Sequence[Transition], seen: Sequence[JobRecord]) -> list[Applied]:
+        """The changes are applied, but to a job that is no longer stored as it was seen."""
+
+
+class Continuation(Protocol[P, R]):
+    """A task as `then` takes it: with or without `using(…)`."""
+
+    info: TaskInfo
+
+    @property
+    def options(self) -> CallOptions:
+        """Those of its calls."""
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+        """Return the call."""
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """A job is stored; here for the type of its result."""
+
+
+# ---- what it shows of a life: the contract's values with aware datetimes in place of micros ---------------
+
+
+@overload
+def as_datetime(instant: int) -> datetime: ...
+@overload
+def as_datetime(instant: int | None) -> datetime | None: ...
+def as_datetime(instant: int | None) -> datetime | None:
+    """Return micros as an aware datetime in UTC; None stays None."""
+    return None if instant is None else from_micros(instant)
+
+
+class _View:
+    """A value of the contract, as people see it."""
+
+    @classmethod
+    def of(cls, value: object) -> Self:
+        """Return the view of a stored value."""
+        names = [field.name for field in attrs.fields(cls)]  # type: ignore[arg-type]  # each view is one of attrs
+        return cls(**{
+            name: as_datetime(getattr(value, name)) if name.endswith("at") else getattr(value, name)
+            for name in names
+        })  # fmt: skip
+
+
+@attrs.frozen
+class JobStep(_View):
+    """One step of a job's life."""
+
+    state: State
+    at: datetime
+    reason: str | None
+    attempt: int | None  # set where the step ends an attempt, with the three below
+    claimed_at: datetime | None
+    started_at: datetime | None
+    server: str | None
+    elided: int  # above 0: this step stands for that many left out here
+    due_at: datetime | None  # where somebody took a scheduled job away: when it would have been due
+
+
+@attrs.frozen
+class FailedAttempt(_View):
+    """A failed attempt with its traceback."""
+
+    attempt: int
+    at: datetime
+    error: ErrorInfo
+
+
+@attrs.frozen
+class JobLogLine(_View):
+    """One line that a job logged."""
+
+    number: int  # ascends within the job; the page cursor
+    at: datetime
+    level: str
+    text: str
+    attempt: int
+
+
+@attrs.frozen
+class JobProgress(_View):
+    """How far a running job says it is."""
+
+    done: float
+    total: float
+    at: datetime
+    message: str | None
+
+
+@attrs.frozen
+class Step:
+    """What a job remembers under a name: the value of a step, a signal, a sleep, a job that it called."""
+
+    kind: MemoKind
+    name: str
+    is_done: bool  # else it was begun: nobody knows how far it came, or it is waited for
+    at: datetime  # when it was written
+    took: timedelta | None  # how long its function ran; None where nobody measured
+    attempt: int  # that wrote it; 0 for one from outside
+    author: str  # who sent a signal; "timeout" where its time was over; empty where nobody said
+    value: str | None  # JSON text; None of a signal whose time was over
+
+    @classmethod
+    def of_memo(cls, memo: Memo) -> Step:
+        """Return the view of a memo."""
+        took = None if memo.started_at is None or not memo.is_done else memo.at - memo.started_at
+        return cls(
+            memo.kind, memo.name, memo.is_done, from_micros(memo.at),
+            None if took is None else timedelta(microseconds=max(0, took)), memo.attempt, memo.author,
+            memo.value,
+        )  # fmt: skip

@@ -1,0 +1,75 @@
+"""Parts of a stored job that this release cannot read, because a newer one wrote them or they are damaged."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+
+from firelock.errors import ConfigurationError
+from firelock.model.stored_json import is_damaged
+from firelock.retry import Retry
+
+if TYPE_CHECKING:
+    from firelock.model.dependencies import Ties
+    from firelock.model.limit import Admission
+
+TIES, ADMISSION, RETRY = "its ties to other jobs", "its limits or unique key", "its retry policy"
+PARTS = (TIES, ADMISSION, RETRY)
+
+
+class HasStoredParts(Protocol):
+    """The parts of a job that are stored as JSON and decide how it runs."""
+
+    @property
+    def admission_json(self) -> str | None:
+        """See `NewJob`."""
+
+    @property
+    def ties_json(self) -> str | None:
+        """See `NewJob`."""
+
+    @property
+    def retry(self) -> str | None:
+        """See `NewJob`."""
+
+    @property
+    def admission(self) -> Admission | None:
+        """See `NewJob`."""
+
+    @property
+    def ties(self) -> Ties | None:
+        """See `NewJob`."""
+
+
+@attrs.frozen
+class UnreadPart:
+    """A part of a job that this release cannot read."""
+
+    name: str  # one of `PARTS`
+    stored: str
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether no release can read it; otherwise a newer one may have written it."""
+        return is_damaged(self.stored)
+
+
+def unread_part(job: HasStoredParts) -> UnreadPart | None:
+    """Return the first part that this release cannot read; None if it can read the whole job."""
+    for name, said in ((TIES, job.ties), (ADMISSION, job.admission)):
+        if said is not None and said.unread is not None:
+            return UnreadPart(name, said.unread)
+    if job.retry is not None and not _is_policy(job.retry):
+        return UnreadPart(RETRY, job.retry)
+    return None
+
+
+@lru_cache(maxsize=256)
+def _is_policy(text: str) -> bool:
+    try:
+        Retry.from_json(text)
+    except (ConfigurationError, TypeError):
+        return False
+    return True

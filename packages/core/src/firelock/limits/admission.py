@@ -1,0 +1,717 @@
+"""The rule of limits: which jobs may start.
+
+A limit's key points at jobs, and the jobs are the truth: its row lists those that were claimed under it,
+and who still holds it is asked of them. So nothing is ever given back, and nothing can leak. Pure functions
+first, then `KeyedClaim`, the whole choice of a claim, which reads and writes by the `KeyedLanes` of a storage
+alone. Every storage in Python runs this; that of Redis says it once more in Lua.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain, zip_longest
+from typing import Generic, Protocol, TypeVar
+
+import attrs
+
+from firelock.limits.settings import LimitNumbers, numbers_for
+from firelock.model.limit import Admission, read_admission, write_admission
+
+__all__ = [
+    "Head",
+    "HolderFacts",
+    "KeyRow",
+    "KeyedClaim",
+    "KeyedLanes",
+    "LaneCursors",
+    "LaneLook",
+    "is_free",
+    "is_late",
+    "keyed_room",
+    "keys_of",
+    "lane_of",
+    "latest_start",
+    "read_admission",
+    "shared_out",
+    "write_admission",
+]  # fmt: skip
+
+WINDOW = 256  # lanes that one claim looks at
+_STEP = 8  # lanes that are read at once at least
+_DOUBTFUL = 64  # holders listed from which the jobs are asked, or twice as many as were found the last time
+_COUNTED = 10_000  # keys of which that is remembered
+_PATIENT = 32  # looks that wait for keys in other hands, after one that found all of them so
+_PASSES = 8  # walks of one claim, where costs have closed lanes that the former one took for open
+_QUEUES = 1_000  # whose place in the walk is remembered
+_BETWEEN = "\n"
+_STRICT = "!"
+
+T = TypeVar("T")
+
+
+# ---- keys, lanes -----------------------------------------------------------------------------------------
+
+
+def keys_of(lane: str) -> list[str]:
+    """Return the keys of a lane."""
+    return lane.split(_BETWEEN)
+
+
+def lane_of(admission: Admission | None) -> str | None:
+    """Return the lane of a job: all its keys; those of a lane are admitted or refused alike, costs apart."""
+    if admission is None or not admission.limits:
+        return None
+    return _BETWEEN.join(use.key for use in admission.limits)
+
+
+# ---- late jobs -------------------------------------------------------------------------------------------
+
+
+def is_late(admission: Admission | None, *, enqueued_at: int, attempt: int, crashes: int, now: int) -> bool:
+    """Tell whether a job that was never started is past the instant at which it is to start at the latest."""
+    if admission is None or attempt or crashes:
+        return False
+    latest = latest_start(admission, enqueued_at)
+    return latest is not None and now > latest
+
+
+def latest_start(admission: Admission, enqueued_at: int) -> int | None:
+    """Return the instant until which a job is to start that became enqueued then; None for any."""
+    before, within = admission.start_before, admission.start_within
+    if within is None:
+        return before
+    return enqueued_at + within if before is None else min(before, enqueued_at + within)
+
+
+# ---- the choice of a claim -------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class KeyRow:
+    """What is stored of a limit's key."""
+
+    holders: tuple[str, ...] | None = (
+        None  # jobs claimed under it, as the storage names them; None: not listed
+    )
+    free_at: int = 0  # up to when its rate is used, or it is shut
+
+
+@attrs.frozen
+class HolderFacts:
+    """What a job that was claimed under a key says."""
+
+    is_held: bool  # a session has it, running or as a tail
+    is_final: bool
+    ready_in: tuple[str, str] | None = None  # queue and lane, where it waits to be claimed again
+
+
+def is_free(job: HolderFacts, *, is_strict: bool) -> bool:
+    """Tell whether the job, which was claimed under a key, holds it no more."""
+    return not job.is_held and (job.is_final or not is_strict)
+
+
+@attrs.frozen
+class LaneLook:
+    """KeyedLanes of a queue that have work, and what is stored of their keys."""
+
+    lanes: Sequence[str]
+    numbers: Mapping[str, LimitNumbers]  # by key or name, those that have a record
+    rows: Mapping[str, KeyRow]  # by key: those stored; this claim alone may write them
+    busy: Collection[str] = ()  # keys in other hands
+
+
+@attrs.define
+class Head(Generic[T]):
+    """A job at the head of its lane, as the storage gives it out."""
+
+    ref: str  # how lists of holders name it
+    admission_json: str
+    enqueued_at: int
+    attempt: int
+    crashes: int
+    row: T  # whatever the storage needs to claim it
+    is_late: bool = False
+
+
+class KeyedLanes(Protocol[T]):
+    """What a claim reads and writes, in one step of its storage."""
+
+    def look(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneLook:
+        """Return up to `limit` lanes behind `after`, up to and with `until` ("": all), in a fixed order.
+
+        Keys are locked, in order, those in other hands left out; a patient look waits for them instead. What
+        is locked stays so until the step ends. A key that has numbers and no row gets one.
+        """
+        ...
+
+    def look_at(self, queue: str, lanes: Sequence[str]) -> LaneLook:
+        """Return those of these lanes that have work."""
+        ...
+
+    def holders(self, refs: Sequence[str]) -> Mapping[str, HolderFacts]:
+        """Return what these jobs say now, with all that was committed before their key was locked."""
+        ...
+
+    def present(self, key: str) -> Sequence[str]:
+        """Return the jobs that a session has whose lane has the key, tails too."""
+        ...
+
+    def heads(self, queue: str, wanted: Mapping[str, tuple[int, int]]) -> Mapping[str, Sequence[Head[T]]]:
+        """Return jobs of each lane in order: behind so many that were given out already, at most so many."""
+        ...
+
+    def head(self, ref: str) -> Head[T] | None:
+        """Return this job, which waits to be claimed; None where another claim has it."""
+        ...
+
+    def leave(self, heads: Sequence[Head[T]]) -> None:
+        """These were given out and stay where they are, at the head of their lane."""
+        ...
+
+    def keep(self, rows: Mapping[str, KeyRow]) -> None:
+        """These rows are stored."""
+        ...
+
+
+@attrs.define
+class LaneCursor:
+    """Where the walk of a queue's lanes goes on."""
+
+    at: str = ""  # behind this lane
+    rounds: int = 0  # how often walks that found nothing and were cut have come round
+
+
+class LaneCursors:
+    """What a handle remembers from claim to claim: whose turn it is."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, LaneCursor] = {}
+        self.patience = 0  # looks that are to wait for keys
+        self.is_odd = False  # whether the odd one of a claim goes to jobs without limits this time
+        self._counted: dict[str, int] = {}  # by key: how many held it when jobs were last asked
+
+    def of(self, queue: str) -> LaneCursor:
+        """Return the queue's."""
+        if len(self._of) > _QUEUES:
+            self._of.clear()
+        return self._of.setdefault(queue, LaneCursor())
+
+    def doubtful_from(self, key: str) -> int:
+        """Return from how many holders that are listed under the key the jobs are asked."""
+        return max(_DOUBTFUL, 2 * self._counted.get(key, 0))
+
+    def count(self, key: str, holders: int) -> None:
+        """So many jobs hold the key: they were asked."""
+        if len(self._counted) >= _COUNTED:
+            self._counted.clear()
+        self._counted[key] = holders
+
+
+@attrs.define
+class OpenKey:
+    """A key as a claim sees it, with what the claim has planned of it."""
+
+    key: str
+    numbers: LimitNumbers
+    listed: list[str]  # who holds it
+    running: int
+    free_at: float
+    doubtful_from: int  # so many listed are too many to believe in
+    returning: str | None = None  # the strict holder, which waits to be claimed again
+    returning_in: tuple[str, str] | None = None
+    taken: list[str] = attrs.Factory(list)
+    was_listed: bool = False  # its row lists holders
+    is_changed: bool = False
+    is_exact: bool = False  # the jobs were asked; else some listed may hold it no more
+    sure_running: int = 0  # without what is only planned
+    sure_free_at: float = 0.0
+    has_strict: bool = False  # a strict job is listed
+
+    def __attrs_post_init__(self) -> None:
+        self.has_strict = _STRICT in "".join(self.listed)
+        self.confirm()
+
+    def has_room(self) -> bool:
+        """Tell whether fewer hold it than may."""
+        return self.numbers.concurrent is None or self.running < self.numbers.concurrent
+
+    def is_doubtful(self, room: int) -> bool:
+        """Tell whether the jobs listed are to be asked before so many starts."""
+        if self.is_exact or not self.listed:
+            return False
+        limit = self.numbers.concurrent
+        is_short = limit is not None and self.running + room > limit
+        return is_short or len(self.listed) > self.doubtful_from or self.has_strict
+
+    def is_open(self, now: int, cost: int) -> bool:
+        """Tell whether its rate admits a start."""
+        return self.numbers.rate != 0 and self.numbers.opens_at(self.free_at, cost) <= now
+
+    def most(self, now: int, limit: int) -> int:
+        """Return how many starts of cost 1 it admits."""
+        numbers = self.numbers
+        count = limit if numbers.concurrent is None else min(limit, numbers.concurrent - self.running)
+        if numbers.is_paused or not self.is_open(now, 1):
+            return 0
+        if numbers.interval:
+            left = numbers.units * numbers.interval - max(self.free_at - now, 0)
+            count = min(count, int(left / numbers.interval + 1e-9))
+        return max(count, 0)
+
+    def plan(self, now: int, cost: int, number: int = 1, *, holds: bool = True) -> None:
+        """So many more start, all of this cost."""
+        self.running += number if holds else 0
+        self.free_at = self.numbers.charged(self.free_at, cost * number, now)
+
+    def confirm(self) -> None:
+        """What was planned is sure."""
+        self.sure_running, self.sure_free_at = self.running, self.free_at
+
+    def forget(self) -> None:
+        """What was planned and is not sure is not so."""
+        self.running, self.free_at = self.sure_running, self.sure_free_at
+
+
+class KeyedClaim(Generic[T]):
+    """One claim among the lanes of its queues; made anew for each, within the storage's step.
+
+    Args:
+        lanes: of the storage.
+        cursors: of the handle.
+        now: the storage's clock.
+        ended: jobs that ended in this very step, as lists of holders name them: they hold nothing.
+        freed: the lanes of those, by queue.
+    """
+
+    def __init__(
+        self,
+        lanes: KeyedLanes[T],
+        cursors: LaneCursors,
+        now: int,
+        *,
+        ended: Collection[str] = (),
+        freed: Mapping[str, Collection[str]] | None = None,
+    ) -> None:
+        self._lanes, self._cursors, self._now = lanes, cursors, now
+        self._ended, self._freed = frozenset(ended), freed or {}
+        self._keys: dict[str, OpenKey | None] = {}  # None: nothing limits it
+        self._states_of: dict[str, dict[str, OpenKey]] = {}  # by lane and key: those that something limits
+        self._has_clocks = False  # time alone may open one of them
+        self._uncrowded: set[str] = set()  # keys that fewer jobs held before this step than may
+        self._busy: set[str] = set()
+        self._numbers: dict[str, LimitNumbers] = {}
+        self._given: Counter[tuple[str, str]] = Counter()  # by queue and lane
+        self._closed: set[tuple[str, str]] = set()  # queue and lane: without more jobs, or refused at last
+        self._refused = 0  # heads that cost more than their lane was taken to admit
+        self._has_returning = False
+        self._is_patient = cursors.patience > 0
+        self.look_again_at: int | None = None
+
+    # ---- for the storage ---------------------------------------------------------------------------------
+
+    def take(self, queue: str, room: int) -> list[Head[T]]:
+        """Return up to `room` jobs to claim, among them late ones that are to end unrun."""
+        heads: list[Head[T]] = []
+        open_lanes: list[str] = []
+        for _ in range(_PASSES):
+            refused = self._refused
+            planned = self._walk(queue, room - len(heads), open_lanes)
+            has_more = len(planned) >= room - len(heads)  # lanes that were not looked at, perhaps
+            heads += self._give_out(queue, room - len(heads), open_lanes, planned)
+            if len(heads) >= room or not (has_more or self._refused > refused):
+                return heads
+        self._look_again(self._now)
+        return heads
+
+    def finish(self) -> None:
+        """What was taken is listed and charged."""
+        rows = {}
+        for key, state in self._keys.items():
+            if state is not None and state.is_changed:
+                holders = tuple(dict.fromkeys([*state.listed, *state.taken]))
+                is_listed = state.numbers.concurrent is not None
+                rows[key] = KeyRow(holders if is_listed else None, round(state.free_at))
+        if rows:
+            self._lanes.keep(dict(sorted(rows.items())))
+
+    def is_awaited(self, lane: str) -> bool:
+        """Tell whether somebody may have been refused for a key of the lane, which a job of it has let go.
+
+        A refusal, under the key's lock, finds it full; so whoever is first to end a job of it then finds it
+        full before that.
+        """
+        return not self._uncrowded.issuperset(keys_of(lane))
+
+    # ---- one walk ----------------------------------------------------------------------------------------
+
+    def _give_out(
+        self, queue: str, room: int, open_lanes: list[str], planned: Mapping[str, int]
+    ) -> list[Head[T]]:
+        """Return jobs of the lanes found open, those with a start planned among them, as room allows.
+
+        Stops where the cost of a head has closed its lane: lanes that were not looked at come before the
+        others get more. What has no more jobs is not among the open lanes any more.
+        """
+        open_lanes += planned
+        heads: list[Head[T]] = []
+        wanted, refused = dict(planned), self._refused
+        while open_lanes and len(heads) < room and self._refused == refused:
+            left = room - len(heads) - sum(wanted.values())
+            for lane, number in self._choose(queue, open_lanes, wanted, left).items():
+                wanted[lane] = wanted.get(lane, 0) + number
+            if not wanted:
+                break
+            got = self._draw(queue, wanted)
+            heads += _in_rounds(got.values())
+            short = {lane for lane, number in wanted.items() if len(got.get(lane, ())) < number}
+            self._closed.update((queue, lane) for lane in short)
+            open_lanes[:] = [lane for lane in open_lanes if lane not in short]
+            wanted = {}
+        self._note_closed(queue, open_lanes)  # they may have more
+        return heads
+
+    def _walk(self, queue: str, room: int, known: Sequence[str]) -> dict[str, int]:
+        """Return more lanes that admit a start, each with one planned, from behind the one seen last."""
+        cursor = self._cursors.of(queue)
+        start = at = cursor.at
+        shares: dict[str, int] = {}
+        passing = set(known)
+        looked, met, until, is_all = 0, 0, "", False
+        while looked < WINDOW and len(shares) < room:
+            ask = min(WINDOW - looked, max(room - len(shares), _STEP)) + 1  # one more tells that there is one
+            look = self._lanes.look(queue, at, until, ask, is_patient=self._is_patient)
+            self._read(look, room)
+            seen, passed_over = self._first_round(queue, look.lanes, shares, room, passing)
+            looked, met = looked + seen, met + passed_over
+            if seen:
+                at = look.lanes[seen - 1]
+            if seen < len(look.lanes):
+                break
+            if len(look.lanes) < ask:
+                if until or not start:
+                    is_all = True
+                    break
+                at, until = "", start
+        cursor.at = "" if is_all else at
+        if met:
+            self._look_again(self._now)
+            if met == looked:  # all in others' hands: the next looks wait, one behind another
+                self._cursors.patience = _PATIENT + 1
+        self._cursors.patience = max(0, self._cursors.patience - 1)
+        if len(shares) < room and not is_all:
+            self._add_freed(queue, shares, room, passing)
+            self._note_cut(cursor, has_found=bool(shares), is_round=bool(until))
+        else:
+            cursor.rounds = 0
+        return shares
+
+    def _note_cut(self, cursor: LaneCursor, *, has_found: bool, is_round: bool) -> None:
+        """A walk ended before it had seen all: look again at once, unless all were seen to no avail."""
+        cursor.rounds = 0 if has_found else cursor.rounds + is_round
+        if cursor.rounds > 1:
+            cursor.rounds = 0
+        else:
+            self._look_again(self._now)
+
+    def _add_freed(self, queue: str, shares: dict[str, int], room: int, passing: Collection[str]) -> None:
+        """Lanes in which this process has just ended jobs come last: first they would starve the others."""
+        freed = [lane for lane in dict.fromkeys(self._freed.get(queue, ())) if lane not in shares]
+        if freed:
+            look = self._lanes.look_at(queue, freed)
+            self._read(look, room)
+            self._first_round(queue, look.lanes, shares, room, passing)
+
+    def _first_round(
+        self,
+        queue: str,
+        lanes: Sequence[str],
+        shares: dict[str, int],
+        room: int,
+        passing: Collection[str],
+    ) -> tuple[int, int]:
+        """Plan one start of each lane that admits it, at once, so that a later one sees what is left.
+
+        Return how many lanes were looked at, and how many of them were passed over for keys in other hands.
+        """
+        met = 0
+        for looked, lane in enumerate(lanes):
+            if len(shares) >= room:
+                return looked, met
+            if lane in shares or lane in passing or (queue, lane) in self._closed:
+                continue
+            keys = keys_of(lane)
+            if not self._busy.isdisjoint(keys):
+                met += 1
+            elif self._admits(queue, lane):
+                self._plan(queue, lane)
+                shares[lane] = 1
+        return len(lanes), met
+
+    # ---- keys --------------------------------------------------------------------------------------------
+
+    def _read(self, look: LaneLook, room: int) -> None:
+        """The keys of these lanes are known; jobs are asked where the list of holders would refuse."""
+        self._numbers.update(look.numbers)
+        self._busy.update(look.busy)
+        new: list[OpenKey] = []
+        for key in dict.fromkeys(key for lane in look.lanes for key in keys_of(lane)):
+            if key in self._keys or key in self._busy:
+                continue
+            numbers, row = numbers_for(key, self._numbers), look.rows.get(key)
+            if row is None and not numbers.has_any and not numbers.is_paused:
+                self._keys[key] = None
+                self._uncrowded.add(key)
+                continue
+            row = row or KeyRow()
+            listed: Sequence[str] = row.holders or ()
+            if numbers.concurrent is not None and row.holders is None:
+                listed = self._lanes.present(key)
+            if numbers.concurrent is None or (row.holders is not None and len(listed) < numbers.concurrent):
+                self._uncrowded.add(key)
+            listed = [ref for ref in listed if ref not in self._ended]
+            doubtful_from = self._cursors.doubtful_from(key)
+            state = self._keys[key] = OpenKey(key, numbers, listed, len(listed), row.free_at, doubtful_from)
+            state.was_listed = row.holders is not None
+            self._has_clocks |= numbers.rate is not None or row.free_at > 0
+            new.append(state)
+        self._ask(new, room)
+
+    def _ask(self, states: Iterable[OpenKey], room: int) -> None:
+        """Where the list of holders would refuse one of so many starts, the jobs have been asked."""
+        doubtful = [state for state in states if state.is_doubtful(room)]
+        if not doubtful:
+            return
+        refs = dict.fromkeys(ref.rstrip(_STRICT) for state in doubtful for ref in state.listed)
+        facts = self._lanes.holders(list(refs)) if refs else {}
+        for state in doubtful:
+            alive = []
+            for listed in state.listed:
+                one = facts.get(listed.rstrip(_STRICT))
+                is_strict = listed.endswith(_STRICT)
+                if one is None or is_free(one, is_strict=is_strict):
+                    continue
+                alive.append(listed)
+                if is_strict and one.ready_in is not None:
+                    state.returning, state.returning_in = listed.rstrip(_STRICT), one.ready_in
+                    self._has_returning = True
+            gone = len(state.listed) - len(alive)
+            state.listed, state.is_exact = alive, True
+            self._cursors.count(state.key, len(alive))
+            state.running -= gone
+            state.sure_running -= gone
+
+    def _states(self, lane: str) -> dict[str, OpenKey]:
+        states = self._states_of.get(lane)
+        if states is None:
+            found = {key: self._keys[key] for key in keys_of(lane)}
+            states = {key: state for key, state in found.items() if state is not None}
+            self._states_of[lane] = states
+        return states
+
+    def _returning(self, queue: str, lane: str) -> str | None:
+        """Return the strict holder that alone may start in this lane, if there is one."""
+        if not self._has_returning:
+            return None
+        states = self._states(lane).values()
+        found = (state.returning for state in states if state.returning_in == (queue, lane))
+        return next(found, None)
+
+    def _admits(self, queue: str, lane: str, costs: Mapping[str, int] | None = None) -> bool:
+        """Tell whether every key of the lane admits a start; one that only time opens is looked at again."""
+        states = self._states(lane)
+        self._ask(states.values(), 1)
+        returning, opens_at = self._returning(queue, lane), 0.0
+        for key, state in states.items():
+            holds = returning is not None and state.returning == returning
+            if state.numbers.is_paused or state.numbers.rate == 0 or not (holds or state.has_room()):
+                return False
+            opens_at = max(opens_at, state.numbers.opens_at(state.free_at, (costs or {}).get(key, 1)))
+        if opens_at <= self._now:
+            return True
+        self._look_again(round(opens_at + 0.5))
+        return False
+
+    def _plan(self, queue: str, lane: str, number: int = 1, costs: Mapping[str, int] | None = None) -> None:
+        returning = self._returning(queue, lane)
+        for key, state in self._states(lane).items():
+            holds = returning is None or state.returning != returning
+            state.plan(self._now, (costs or {}).get(key, 1), number, holds=holds)
+
+    def _look_again(self, at: int) -> None:
+        if self.look_again_at is None or at < self.look_again_at:
+            self.look_again_at = at
+
+    # ---- rounds ------------------------------------------------------------------------------------------
+
+    def _choose(
+        self, queue: str, lanes: Sequence[str], planned: Mapping[str, int], room: int
+    ) -> dict[str, int]:
+        """Return how many more of each lane start: one in turn, again and again, whoever got least first."""
+        if room <= 0:
+            return {}
+        hungry = [lane for lane in lanes if self._returning(queue, lane) is None]
+        self._ask((state for lane in hungry for state in self._states(lane).values()), room)
+        total = {lane: self._given[queue, lane] + planned.get(lane, 0) for lane in hungry}
+        shares: Counter[str] = Counter()
+        used = [key for lane in hungry for key in self._states(lane)]
+        is_apart = len(used) == len(set(used)) and len(set(total.values())) < 2  # noqa: PLR2004 - all alike
+        if is_apart:  # no key in two lanes: whole rounds at once
+            left = {
+                lane: min(
+                    (state.most(self._now, room) for state in self._states(lane).values()), default=room
+                )
+                for lane in hungry
+            }
+            while room > 0 and (hungry := [lane for lane in hungry if left[lane] > 0]):
+                each = max(1, room // len(hungry))
+                for lane in hungry:
+                    number = min(each, left[lane], room)
+                    shares[lane] += number
+                    left[lane] -= number
+                    room -= number
+            for lane, number in shares.items():
+                if number:
+                    self._plan(queue, lane, number)
+            self._note_closed(queue, left if room > 0 else ())
+            return {lane: number for lane, number in shares.items() if number}
+        while room > 0 and hungry:
+            least = min(total[lane] for lane in hungry)
+            for lane in [lane for lane in hungry if total[lane] == least]:
+                if room > 0 and self._admits(queue, lane):
+                    self._plan(queue, lane)
+                    shares[lane] += 1
+                    total[lane] += 1
+                    room -= 1
+                else:
+                    hungry.remove(lane)
+        return dict(shares)
+
+    def _note_closed(self, queue: str, lanes: Iterable[str]) -> None:
+        """Of these lanes, those that a rate has closed by now are looked at again when it opens."""
+        for lane in lanes if self._has_clocks else ():
+            self._admits(queue, lane)
+
+    def _draw(self, queue: str, wanted: Mapping[str, int]) -> dict[str, list[Head[T]]]:
+        """Return the jobs of these shares that start, in order, and charge what they cost."""
+        returning = {lane: ref for lane in wanted if (ref := self._returning(queue, lane)) is not None}
+        asked = {lane: (self._given[queue, lane], n) for lane, n in wanted.items() if lane not in returning}
+        got = {lane: list(heads) for lane, heads in self._lanes.heads(queue, asked).items()} if asked else {}
+        for lane, ref in returning.items():
+            head = self._lanes.head(ref)
+            got[lane] = [] if head is None else [head]
+        is_as_planned = True
+        for lane, number in wanted.items():
+            heads = got.setdefault(lane, [])
+            is_as_planned &= len(heads) == number
+            for head in heads:
+                if _is_simple(head.admission_json):
+                    continue
+                asks = read_admission(head.admission_json)
+                head.is_late = is_late(
+                    asks, enqueued_at=head.enqueued_at, attempt=head.attempt, crashes=head.crashes,
+                    now=self._now,
+                )  # fmt: skip
+                is_as_planned &= not head.is_late and all(use.cost == 1 for use in asks.limits)
+        if not is_as_planned:
+            got = self._replay(queue, got)
+        for lane, heads in got.items():
+            self._given[queue, lane] += len(heads)
+            self._list(lane, heads, returning.get(lane))
+        for state in self._keys.values():
+            if state is not None:
+                state.confirm()
+        return got
+
+    def _replay(self, queue: str, got: Mapping[str, list[Head[T]]]) -> dict[str, list[Head[T]]]:
+        """Return what starts once each job is charged for what it is, round after round."""
+        for state in self._keys.values():
+            if state is not None:
+                state.forget()
+        kept: dict[str, list[Head[T]]] = {lane: [] for lane in got}
+        closed: set[str] = set()
+        left: list[Head[T]] = []
+        for lane, head in _in_rounds([(lane, head) for head in heads] for lane, heads in got.items()):
+            costs = {use.key: use.cost for use in read_admission(head.admission_json).limits}
+            if lane in closed:
+                left.append(head)
+            elif head.is_late:  # what was planned for it is there for lanes that it has closed
+                self._refused += 1
+                kept[lane].append(head)
+            elif self._admits(queue, lane, costs):
+                self._plan(queue, lane, 1, costs)
+                kept[lane].append(head)
+            else:
+                closed.add(lane)
+                self._refused += 1
+                left.append(head)
+        if left:
+            self._lanes.leave(left)
+        return kept
+
+    def _list(self, lane: str, heads: Sequence[Head[T]], returning: str | None) -> None:
+        heads = [head for head in heads if not head.is_late]
+        if not heads:
+            return
+        for key, state in self._states(lane).items():
+            # A list that is kept no longer is none: a number set later has to find all who hold it.
+            state.is_changed = state.numbers.has_any or state.was_listed
+            state.taken += [
+                head.ref + _STRICT if _is_strict(head.admission_json, key) else head.ref for head in heads
+            ]
+            if returning is not None and state.returning == returning:
+                state.returning = state.returning_in = None
+
+
+@lru_cache(maxsize=4_096)
+def _is_simple(admission_json: str) -> bool:
+    """Tell whether a job asks for no more than its lane says: one unit of each key, at any time."""
+    asks = read_admission(admission_json)
+    is_at_any_time = asks.start_before is None and asks.start_within is None
+    return is_at_any_time and all(use.cost == 1 and not use.is_strict for use in asks.limits)
+
+
+def _is_strict(admission_json: str, key: str) -> bool:
+    if _is_simple(admission_json):
+        return False
+    return any(use.is_strict and use.key == key for use in read_admission(admission_json).limits)
+
+
+def _in_rounds(lists: Iterable[Sequence[T]]) -> list[T]:
+    """Return the first of each, then the second of each, and so on."""
+    rounds = chain.from_iterable(zip_longest(*lists, fillvalue=_NOBODY))
+    return [one for one in rounds if one is not _NOBODY]  # type: ignore[misc]  # nobody is left out
+
+
+_NOBODY = object()
+
+
+def keyed_room(cursors: LaneCursors, room: int, plain: int) -> int:
+    """Return how much of a claim's room is for jobs with limits, beside so many without that could start.
+
+    Each kind gets half; of an odd room the one job more goes to each in turn.
+    """
+    half = room // 2
+    if room % 2 and plain > half:
+        cursors.is_odd = not cursors.is_odd
+        half += cursors.is_odd
+    return room - min(plain, half)
+
+
+def shared_out(queues: Sequence[str], room: int, take: Callable[[str, int], Sequence[T]]) -> list[T]:
+    """Return what `take` gives of queues, each its equal share; what one does not need goes to the others."""
+    taken: dict[str, list[T]] = {queue: [] for queue in queues}
+    hungry = list(queues)
+    while hungry and room > 0:
+        share = max(1, room // len(hungry))
+        for queue in list(hungry):
+            wanted = min(share, room)
+            if not wanted:
+                break
+            new = take(queue, wanted)
+            taken[queue] += new
+            room -= len(new)
+            if len(new) < wanted:
+                hungry.remove(queue)
+    return _in_rounds(taken.values())

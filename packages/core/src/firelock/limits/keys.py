@@ -1,0 +1,390 @@
+"""What a call asks before its job is stored, or starts: keys made of its arguments, as its task says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any, Literal
+
+import attrs
+
+from firelock.arguments.serializer import JsonValue
+from firelock.arguments.templates import Pieces, check_names, pieces, text_of
+from firelock.errors import ArgumentError, ConfigurationError, FirelockError
+from firelock.limits.limit import DIGEST_LENGTH, MAX_KEY_LENGTH, Limit, Turns, to_span
+from firelock.limits.unique import Debounce, Unique
+from firelock.model.clock import micros, span_micros
+from firelock.model.limit import Admission, UniqueUse, Until, read_admission, write_admission
+from firelock.model.text import shown
+
+MAX_LIMITS = 4
+_MAX_TOGETHER = 512  # characters of a job's limit keys
+_MAX_COST = 1_000_000_000
+_REMEMBERED = 1_000  # combinations of arguments, of each task
+
+
+def to_limits(limits: Iterable[Limit | Turns] | None) -> tuple[Limit | Turns, ...]:
+    """Return limits as a tuple, those without a placeholder first: the order in which a job asks for them.
+
+    Raises:
+        ConfigurationError: it is no list of them, too long, or has two of one key.
+    """
+    if limits is None:
+        return ()
+    if isinstance(limits, Limit | Turns):
+        raise ConfigurationError(f"limits={limits!r} is one limit; pass a list: limits=[{limits!r}].")
+    if isinstance(limits, str) or not isinstance(limits, Iterable):
+        raise ConfigurationError(f"limits={shown(limits)} is no list of Limit and Turns.")
+    given = tuple(limits)
+    for each in given:
+        if not isinstance(each, Limit | Turns):
+            raise ConfigurationError(
+                f"limits={shown(list(given))}: {shown(each)} is neither a Limit nor a Turns; write "
+                'Limit("tenant:{tenant_id}", concurrent=4).'
+            )
+    if len(given) > MAX_LIMITS:
+        raise ConfigurationError(f"{len(given)} limits; a job has at most {MAX_LIMITS}.")
+    if len({each.key for each in given}) < len(given):
+        raise ConfigurationError(f"limits={shown(list(given))} has a key twice; write one Limit of it.")
+    return tuple(sorted(given, key=lambda each: _has_names(each.key)))
+
+
+def to_unique(unique: Unique | Debounce | Literal[False] | None) -> Unique | Debounce | Literal[False] | None:
+    """Return what makes a job unique; False takes it away. ConfigurationError for anything else."""
+    if unique is None or unique is False or isinstance(unique, Unique | Debounce):
+        return unique
+    raise ConfigurationError(
+        f"unique={shown(unique)} is refused; pass Unique(), Unique(key), Debounce(key, wait=5) or False."
+    )
+
+
+def to_start_before(value: timedelta | datetime | None) -> timedelta | datetime | None:
+    """Return a deadline: a span from when the job becomes enqueued, or an aware datetime.
+
+    Raises:
+        ConfigurationError: it is neither, or the span is not above zero.
+    """
+    if value is None:
+        return None
+    if isinstance(value, timedelta):
+        return to_span("start_before", value)
+    if isinstance(value, datetime) and value.utcoffset() is not None:
+        return value
+    raise ConfigurationError(
+        f"start_before={shown(value)} is refused; pass a timedelta from when the job becomes enqueued, or an "
+        "aware datetime."
+    )
+
+
+def _has_names(template: str) -> bool:
+    return any(name is not None for _, name in pieces("Limit key", template))
+
+
+def beside_of(admission: Admission) -> str | None:
+    """Return the key that a job lies beside where a storage has partitions, as it is stored."""
+    if admission.unique is not None:
+        return admission.unique.key
+    return admission.limits[0].key if admission.limits else None
+
+
+# ---- keys of a call --------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Asked:
+    """What one call asks."""
+
+    text: str | None  # as `write_admission` gives it; None for nothing
+    beside: str | None  # the key that its job lies beside where a storage has partitions; see `beside_of`
+    first_wait: int | None = None  # for how long it puts a debounced job off, in micros; None for others
+
+    @property
+    def admission(self) -> Admission:
+        """The same as a value."""
+        return Admission() if self.text is None else read_admission(self.text)
+
+
+@attrs.frozen
+class KeyMaker:
+    """Makes the keys of a task's calls; made once for the limits and unique key that it has.
+
+    It writes the text that is stored, and no value first, since bulk enqueues are held up by each object.
+    """
+
+    owner: str  # the name that the task's unique keys belong to
+    limits: tuple[Limit | Turns, ...]
+    unique: Unique | Debounce | None
+    _first_wait: int | None = attrs.field(init=False)
+    _tail: str = attrs.field(init=False)  # of the text, behind the unique key
+    _names: tuple[str, ...] = attrs.field(init=False)  # of the arguments that limits are made of
+    _known: dict[tuple[JsonValue, ...], tuple[str, str]] = attrs.field(init=False, factory=dict, eq=False)
+
+    @_first_wait.default
+    def _wait(self) -> int | None:
+        unique = self.unique
+        if not isinstance(unique, Debounce):
+            return None
+        return min(span_micros(unique.wait), span_micros(unique.longest))
+
+    @_tail.default
+    def _written(self) -> str:
+        if self.unique is None:
+            return "null"
+        text = write_admission(Admission(unique=_use_of(self.unique)))
+        return (text or "").removeprefix('[[],[""').removesuffix(",null,null]")
+
+    @_names.default
+    def _named(self) -> tuple[str, ...]:
+        templates = [limit.key for limit in self.limits]
+        templates += [cost for limit in self.limits if isinstance(cost := getattr(limit, "cost", None), str)]
+        names = (name for template in templates for _, name in pieces("Limit key", template))
+        return tuple(dict.fromkeys(name for name in names if name is not None))
+
+    def asked(
+        self,
+        arguments: Mapping[str, JsonValue],
+        defaults: Mapping[str, JsonValue],
+        start_before: timedelta | datetime | None,
+    ) -> Asked:
+        """Return what a call asks.
+
+        Args:
+            arguments: in their stored form by name, as `Binder.encode` gives them.
+            defaults: of those that were omitted, likewise.
+            start_before: as `to_start_before` gives it.
+
+        Raises:
+            ArgumentError: a value makes no key, or a cost is no whole number from 0.
+        """
+        values = {**defaults, **arguments} if defaults else arguments
+        before = within = "null"
+        if isinstance(start_before, timedelta):
+            within = str(span_micros(start_before))
+        elif start_before is not None:
+            before = str(micros(start_before))
+        beside, uses = self._uses(values) if self.limits else (None, "")
+        unique = self._tail
+        if self.unique is not None:
+            template = self.unique.key
+            key = _digest(values) if template is None else _unique_key(template, values)
+            beside = f"{self.owner} {key}"
+            unique = f"[{_quoted(beside)}{unique}"
+        elif start_before is None and beside is None:
+            return Asked(None, None)
+        return Asked(f"[[{uses}],{unique},{before},{within}]", beside, self._first_wait)
+
+    def _uses(self, values: Mapping[str, JsonValue]) -> tuple[str, str]:
+        """Return the first key, and what is stored of all of them; texts and integers are remembered."""
+        given = tuple([values.get(name) for name in self._names])
+        for value in given:  # 1, 1.0 and True are one key of a dictionary, and several of ours
+            if not (type(value) is int or (type(value) is str and len(value) <= MAX_KEY_LENGTH)):
+                return self._made_uses(values)
+        uses = self._known.get(given)
+        if uses is None:
+            uses = self._made_uses(values)
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[given] = uses
+        return uses
+
+    def _made_uses(self, values: Mapping[str, JsonValue]) -> tuple[str, str]:
+        uses: dict[str, tuple[int, bool]] = {}
+        for limit in self.limits:
+            key = _limit_key(limit.key, values)
+            cost, is_strict = _cost(limit, values), isinstance(limit, Limit) and limit.strict
+            if key in uses:  # two templates met: it is used once, for both
+                cost, is_strict = cost + uses[key][0], is_strict or uses[key][1]
+            uses[key] = cost, is_strict
+        if sum(map(len, uses)) > _MAX_TOGETHER:
+            raise ArgumentError(
+                f"The limits' keys have {sum(map(len, uses))} characters together, with these arguments; at "
+                f"most {_MAX_TOGETHER} are allowed: {shown(list(uses))}"
+            )
+        written = [f"[{_quoted(key)},{cost},{is_strict:d}]" for key, (cost, is_strict) in uses.items()]
+        return next(iter(uses)), ",".join(written)
+
+
+_quoted = json.encoder.encode_basestring  # a text in JSON, as `write_admission` writes it
+
+
+def _use_of(unique: Unique | Debounce) -> UniqueUse:
+    """Return what is stored of it, without a key."""
+    if isinstance(unique, Debounce):
+        return UniqueUse(
+            "",
+            Until.DUE,
+            keeps_last=unique.keep == "last",
+            wait=span_micros(unique.wait),
+            max_wait=span_micros(unique.longest),
+        )
+    at_least = 0 if unique.at_least is None else span_micros(unique.at_least)
+    return UniqueUse("", Until(unique.until), at_least, unique.keep == "last", unique.conflict == "raise")
+
+
+@lru_cache(maxsize=1024)
+def key_maker(
+    owner: str,
+    limits: tuple[Limit | Turns, ...],
+    unique: Unique | Debounce | None,
+    parameters: tuple[str, ...],
+) -> KeyMaker:
+    """Return the maker of a task's keys; its templates name parameters of the task alone.
+
+    Raises:
+        TaskError: one names something else.
+    """
+    for limit in limits:
+        check_names("Limit key", limit.key, parameters)
+        if isinstance(limit, Limit) and isinstance(limit.cost, str):
+            check_names("Cost", limit.cost, parameters)
+    if unique is not None and unique.key is not None:
+        check_names("Unique key", unique.key, parameters)
+    return KeyMaker(owner, limits, unique)
+
+
+def check_declared(limits: Iterable[Limit | Turns], others: Mapping[str, Limit]) -> dict[str, Limit]:
+    """Return the limits by the name that their numbers belong to, the others' among them.
+
+    Raises:
+        ConfigurationError: a name has two numbers.
+    """
+    known = dict(others)
+    for limit in limits:
+        if isinstance(limit, Turns):
+            continue
+        other = known.setdefault(limit.name, limit)
+        if other.numbers != limit.numbers:
+            raise ConfigurationError(
+                f"Limit {limit.name!r} has two numbers in code: {other!r} and {limit!r}. Give both the same, "
+                "or one of them another name."
+            )
+    return known
+
+
+def check_known(limits: Iterable[Limit | Turns], declared: Mapping[str, Limit]) -> None:
+    """Prove that numbers given for one call are those that a task declares.
+
+    Raises:
+        ConfigurationError: a task declares others, or none of that name.
+    """
+    for limit in limits:
+        if isinstance(limit, Turns):
+            continue
+        other = declared.get(limit.name)
+        if other is None:
+            raise ConfigurationError(
+                f"using(limits=…): the numbers of {limit!r} are declared by no task, so that no server would "
+                f"know them. Declare them, @fire.task(limits=[…]), or write Turns({limit.key!r}) and set "
+                f"them: fire.limits.set({limit.name!r}, …)."
+            )
+        if other.numbers != limit.numbers:
+            raise ConfigurationError(
+                f"using(limits=…): {limit!r} has other numbers than its name in code: {other!r}. One call "
+                "cannot change them; fire.limits.set can, for all."
+            )
+
+
+# ---- told to those who do not hold the code --------------------------------------------------------------
+
+_KINDS: Mapping[str, type[Limit | Turns | Unique | Debounce]] = {
+    kind.__name__: kind for kind in (Limit, Turns, Unique, Debounce)
+}
+_MICRO = timedelta(microseconds=1)
+
+
+def facts_of(declared: Limit | Turns | Unique | Debounce) -> dict[str, JsonValue]:
+    """Return what was declared, as JSON."""
+    fields = attrs.asdict(declared).items()
+    facts = {name: value // _MICRO if isinstance(value, timedelta) else value for name, value in fields}
+    return {**facts, "kind": type(declared).__name__}
+
+
+def declared_of(facts: Mapping[str, Any]) -> Limit | Turns | Unique | Debounce | None:
+    """Return what `facts_of` told, without fields that a newer release added; None for an unknown kind."""
+    kind = _KINDS.get(facts["kind"])
+    if kind is None:
+        return None
+    given: dict[str, Any] = {
+        name: timedelta(microseconds=value) if name in _SPANS and value is not None else value
+        for name, value in facts.items()
+        if name in attrs.fields_dict(kind)
+    }
+    try:
+        return kind(**given)
+    except (TypeError, FirelockError):
+        return None
+
+
+_SPANS = {"per", "at_least", "wait", "max_wait"}
+
+
+# ---- texts -----------------------------------------------------------------------------------------------
+
+
+def _filled(noun: str, template: str, values: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
+    """Return literals with the value behind each; in a value "/" is %2F, as it ends no part of the key."""
+    taken_apart: Pieces = pieces(noun, template)
+    filled = []
+    for literal, name in taken_apart:
+        text = "" if name is None else text_of(noun, template, name, values)
+        if "%" in text or "/" in text:
+            text = text.replace("%", "%25").replace("/", "%2F")
+        filled.append((literal, text))
+    return filled
+
+
+def _limit_key(template: str, values: Mapping[str, JsonValue]) -> str:
+    filled = _filled("Limit key", template, values)
+    key = "".join([literal + text for literal, text in filled])
+    if not key.isprintable():
+        raise ArgumentError(
+            f"Limit key {template!r} holds characters that cannot be printed, with these arguments"
+        )
+    excess = len(key) - MAX_KEY_LENGTH
+    if excess <= 0:
+        return key
+    for place in reversed(range(len(filled))):  # the key's name and its beginning stay as long as they can
+        literal, text = filled[place]
+        if excess > 0 and len(text) > DIGEST_LENGTH:
+            cut = f"{text[: max(0, len(text) - excess - DIGEST_LENGTH)]}{_tail(text)}"
+            excess -= len(text) - len(cut)
+            filled[place] = literal, cut
+    return "".join(literal + text for literal, text in filled)
+
+
+def _unique_key(template: str, values: Mapping[str, JsonValue]) -> str:
+    key = "".join(literal + text for literal, text in _filled("Unique key", template, values))
+    if not key or not key.isprintable():
+        what = "holds characters that cannot be printed" if key else "is empty"
+        raise ArgumentError(f"Unique key {template!r} {what}, with these arguments")
+    return key if len(key) <= MAX_KEY_LENGTH else f"{key[: MAX_KEY_LENGTH - DIGEST_LENGTH]}{_tail(key)}"
+
+
+def _tail(text: str) -> str:
+    """Return what stands for the rest of a text that is too long."""
+    return f"~{hashlib.sha256(text.encode()).hexdigest()[: DIGEST_LENGTH - 1]}"
+
+
+def _digest(values: Mapping[str, JsonValue]) -> str:
+    """Return the key of all arguments, whatever their order and whether defaults were given or left out."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _cost(limit: Limit | Turns, values: Mapping[str, JsonValue]) -> int:
+    if isinstance(limit, Turns):
+        return 1
+    cost = limit.cost
+    if isinstance(cost, int):
+        return cost
+    name = pieces("Cost", cost)[0][1] or ""
+    value = values.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_COST:
+        raise ArgumentError(
+            f"Limit {limit.key!r} costs {cost}, which is {shown(value)}; pass a whole number from 0 to "
+            f"{_MAX_COST:,}"
+        )
+    return value

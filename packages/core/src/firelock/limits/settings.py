@@ -1,0 +1,101 @@
+"""The numbers of a limit: how many jobs hold a key at once, how often one may start.
+
+Rates are kept by the generic cell rate algorithm (ITU-T I.371): one instant a key, up to which it was used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+
+import attrs
+
+from firelock.errors import StorageError
+from firelock.model.clock import SECOND
+
+
+@lru_cache(maxsize=4_096)
+def name_of(key: str) -> str:
+    """Return whose numbers a key has where it has none of its own: `tenant:7/openai` → `tenant/openai`."""
+    return "/".join(part.partition(":")[0] for part in key.split("/"))
+
+
+@attrs.frozen
+class LimitNumbers:
+    """How many jobs hold a key at once, and how often one may start."""
+
+    concurrent: int | None = None  # None: any number
+    rate: int | None = None  # units of cost in every `per`; None: any number
+    per: int = SECOND  # micros
+    burst: int | None = None  # units that may start at once; None: a second's worth, at least 1
+    is_paused: bool = False
+    interval: float = attrs.field(init=False, eq=False, repr=False)
+    """Micros that a unit takes up; 0 without a rate, and for a rate of 0, which never admits."""
+    units: float = attrs.field(init=False, eq=False, repr=False)
+    """Units that may start at once."""
+
+    @interval.default
+    def _interval(self) -> float:
+        return self.per / self.rate if self.rate else 0.0
+
+    @units.default
+    def _units(self) -> float:
+        if self.burst is not None:
+            return float(max(1, self.burst))
+        return max(1.0, SECOND / self.interval if self.interval else 1.0)
+
+    @property
+    def has_any(self) -> bool:
+        """Tell whether there is a number."""
+        return self.concurrent is not None or self.rate is not None
+
+    def opens_at(self, free_at: float, cost: int = 1) -> float:
+        """Return the instant from which a start of this cost is admitted, of a key used up to `free_at`.
+
+        What costs more than may start at once waits until the key is wholly free and then goes into debt: it
+        is late, it never starves.
+        """
+        return free_at - max(0.0, self.units - cost) * self.interval
+
+    def charged(self, free_at: float, cost: float, now: int) -> float:
+        """Return up to when the key is used after a start of this cost."""
+        return max(free_at, now) + cost * self.interval if self.interval and cost else free_at
+
+
+UNLIMITED = LimitNumbers()
+
+
+def read_numbers(value: str) -> LimitNumbers:
+    """Return what the value of a record of the kind `limit` says.
+
+    Raises:
+        StorageError: it is no such value.
+    """
+    try:
+        said = json.loads(value)
+        return LimitNumbers(
+            said.get("concurrent"), said.get("rate"), said.get("per") or SECOND, said.get("burst"),
+            bool(said.get("paused")),
+        )  # fmt: skip
+    except (AttributeError, TypeError, ValueError) as error:
+        raise StorageError(f"The numbers of a limit cannot be read: {value[:200]!r}.") from error
+
+
+def numbers_for(key: str, known: Mapping[str, LimitNumbers]) -> LimitNumbers:
+    """Return the numbers of a key: its own, else its name's, else none; paused where either is."""
+    own, named = known.get(key, UNLIMITED), known.get(name_of(key), UNLIMITED)
+    numbers = own if own.has_any else named
+    is_paused = own.is_paused or named.is_paused
+    return numbers if numbers.is_paused == is_paused else attrs.evolve(numbers, is_paused=is_paused)
+
+
+def spent(numbers: LimitNumbers, free_at: int, *, cost: int, until: int | None, now: int) -> int:
+    """Return up to when a key is used after `Storage.spend`."""
+    if cost >= 0:
+        used = numbers.charged(free_at, cost, now)
+    else:  # without a rate nothing is used
+        used = free_at + cost * numbers.interval if numbers.interval else 0
+    if until is not None:
+        used = max(used, until + (numbers.units - 1) * numbers.interval)
+    return max(0, round(used))

@@ -1,0 +1,110 @@
+"""The rule of unique keys: which calls are stored.
+
+A key points at a job, and the job is the truth: whether it has the key still is asked of it. So no end of a
+job gives anything back, and nothing can leak. Every storage in Python runs this; Redis says it in Lua.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from firelock.errors import DuplicateJob
+from firelock.limits.admission import is_late
+from firelock.model.job import NewJob
+from firelock.model.limit import Admission, UniqueUse, Until
+from firelock.model.state import FINAL_STATES, State
+
+
+@attrs.frozen
+class UniqueRow:
+    """What is stored of a unique key."""
+
+    job_id: str
+    mark: int  # `starts_of` the job when it took the key
+    free_at: int = 0  # before it is taken whatever became of the job
+
+
+@attrs.frozen
+class JobFacts:
+    """What the job that a unique key points at says."""
+
+    state: State
+    attempt: int
+    crashes: int
+    is_held: bool  # a session has it, running or as a tail
+    enqueued_at: int | None
+    admission: Admission
+
+
+def starts_of(attempt: int, crashes: int) -> int:
+    """Return how often a job was started: a hand-back takes a start back, a crash and a retry do not."""
+    return attempt + crashes
+
+
+def unique_is_taken(row: UniqueRow, job: JobFacts | None, now: int) -> bool:
+    """Tell whether the job that the key points at has it still; None for one that is gone."""
+    if now < row.free_at:
+        return True
+    if job is None or job.admission.unique is None:
+        return False
+    is_unstarted = starts_of(job.attempt, job.crashes) == row.mark
+    if is_unstarted and job.state is not State.PROCESSING and job.enqueued_at is not None:
+        at, first = job.enqueued_at, starts_of(job.attempt, job.crashes)
+        if is_late(job.admission, enqueued_at=at, attempt=first, crashes=0, now=now):
+            return False
+    match job.admission.unique.until:
+        case Until.DUE:
+            return job.state is State.SCHEDULED and is_unstarted
+        case Until.STARTED:
+            return job.state not in (*FINAL_STATES, State.PROCESSING) and is_unstarted
+        case Until.SUCCEEDED:
+            return job.state not in (State.SUCCEEDED, State.DELETED) or job.is_held
+        case _:
+            return job.state not in FINAL_STATES or job.is_held
+
+
+def refuse_duplicate(use: UniqueUse, row: UniqueRow, job: JobFacts | None) -> None:
+    """The call, whose key is taken, is answered by the job that has it.
+
+    Raises:
+        DuplicateJob: it asked to be refused then, or the job was deleted and still runs: nothing would run
+            for the call.
+    """
+    owner, _, key = use.key.partition(" ")
+    shown = f"unique key {key!r} of task {owner!r}"
+    if job is not None and job.state is State.DELETED and job.is_held:
+        raise DuplicateJob(
+            f"Job {row.job_id} has the {shown}; it was deleted and still runs. Nothing was "
+            "stored; call again when it has stopped.",
+            row.job_id,
+        )
+    if use.raises:
+        raise DuplicateJob(f"Job {row.job_id} has the {shown}; nothing was stored.", row.job_id)
+
+
+def replaces(use: UniqueUse, row: UniqueRow, job: JobFacts | None) -> bool:
+    """Tell whether the call's arguments, tags, priority and limits replace those of the key's job."""
+    return use.keeps_last and job is not None and _is_changeable(row, job)
+
+
+def debounced_due(
+    use: UniqueUse, row: UniqueRow, job: JobFacts | None, *, created_at: int, now: int
+) -> int | None:
+    """Return when the job that has the key is due after this call; None where that stays."""
+    if use.wait is None or job is None or job.state is not State.SCHEDULED or not _is_changeable(row, job):
+        return None
+    due_at = now + use.wait
+    return due_at if use.max_wait is None else min(due_at, created_at + use.max_wait)
+
+
+def _is_changeable(row: UniqueRow, job: JobFacts) -> bool:
+    if job.admission.unread is not None:
+        return False  # only a newer release knows what a change would break
+    is_waiting = job.state in (State.AWAITING, State.SCHEDULED, State.ENQUEUED)
+    return is_waiting and not job.is_held and starts_of(job.attempt, job.crashes) == row.mark
+
+
+def taken_by(job: NewJob, now: int) -> UniqueRow:
+    """Return what is stored of the unique key of a new job."""
+    use = job.admission.unique if job.admission is not None else None
+    return UniqueRow(job.id, 0, now + use.at_least if use is not None and use.at_least else 0)

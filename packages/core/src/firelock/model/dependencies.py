@@ -1,0 +1,125 @@
+"""How a job depends on others, and the JSON in which that is stored."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any
+
+import attrs
+
+from firelock.model.batch import BatchRules
+from firelock.model.stored_json import (
+    INTEGER_OR_NULL,
+    STRING_OR_INTEGER,
+    STRING_OR_NULL,
+    UNREADABLE,
+    encode,
+    list_or_empty,
+    read_or_none,
+)
+
+
+class On(StrEnum):
+    """The end of a parent that a continuation waits for."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    DELETED = "deleted"
+    FINISHED = "finished"
+
+
+@attrs.frozen
+class Edge:
+    """A continuation's tie to its parent."""
+
+    parent_id: str
+    on: On = On.SUCCEEDED
+    carries: bool = False  # the parent's result is among its arguments: see `Ties.inputs`
+
+
+@attrs.frozen
+class Input:
+    """A place in a job's arguments that the result of another one fills; null stands there in the text."""
+
+    job_id: str
+    path: tuple[str | int, ...]  # the parameter's name, then keys and places within its JSON value
+
+
+@attrs.frozen
+class Ties:
+    """What a job is to others beside waiting for them; most are nothing."""
+
+    batch_id: str | None = None  # of which it is a member; fixed
+    caller_id: str | None = None  # the job that made it within a step and waits for its result
+    inputs: tuple[Input, ...] = ()  # from parents whose edges carry
+    batch: BatchRules | None = None  # set for a batch itself
+    unread: str | None = None  # the stored string, if this release cannot read all of it: see `read_ties`
+
+
+def write_ties(ties: Ties) -> str | None:
+    """Return what is stored of them, None for nothing."""
+    if ties == _NO_TIES:
+        return None
+    batch = ties.batch
+    said = [
+        ties.batch_id,
+        ties.caller_id,
+        [[one.job_id, *one.path] for one in ties.inputs],
+        None if batch is None else [batch.name, int(batch.fails_fast), *batch.keeps],
+    ]
+    return encode(said)
+
+
+@lru_cache(maxsize=4_096)
+def read_ties(text: str) -> Ties:
+    """Return the ties that `write_ties` wrote; fields that a newer release appended are ignored.
+
+    Never raises: a string that this release cannot read must not stop the jobs next to this one. `unread` is
+    set then, and the other fields hold the parts that can be read. No server runs such a job.
+    """
+    try:
+        batch_id, caller_id, inputs, batch, *_ = json.loads(text)
+        if type(batch_id) not in STRING_OR_NULL or type(caller_id) not in STRING_OR_NULL:
+            return _read_known_ties(text)
+        return Ties(
+            batch_id,
+            caller_id,
+            tuple([_read_input(one) for one in inputs]) if inputs else (),
+            None if batch is None else _read_rules(batch),
+        )
+    except UNREADABLE:
+        return _read_known_ties(text)
+
+
+def _read_known_ties(text: str) -> Ties:
+    said = list_or_empty(text)
+    batch_id, caller_id, inputs, batch, *_ = *said, None, None, None, None
+    return Ties(
+        batch_id if isinstance(batch_id, str) else None,
+        caller_id if isinstance(caller_id, str) else None,
+        tuple(one for each in inputs if (one := read_or_none(_read_input, each)) is not None)
+        if isinstance(inputs, list)
+        else (),
+        read_or_none(_read_rules, batch),
+        unread=text,
+    )
+
+
+def _read_input(said: Any) -> Input:  # noqa: ANN401 - JSON
+    job_id, *path = said
+    if type(said) is not list or type(job_id) is not str or not {*map(type, path)} <= STRING_OR_INTEGER:
+        raise ValueError(said)
+    return Input(job_id, tuple(path))
+
+
+def _read_rules(said: Any) -> BatchRules:  # noqa: ANN401 - JSON
+    name, fails_fast, *keeps = said[:5]
+    succeeded, failed, deleted = keeps
+    if type(said) is not list or type(name) is not str or not {*map(type, keeps)} <= INTEGER_OR_NULL:
+        raise ValueError(said)
+    return BatchRules(name, bool(fails_fast), (succeeded, failed, deleted))
+
+
+_NO_TIES = Ties()

@@ -1,0 +1,73 @@
+"""What travels with a job: short texts by name, checked, stored as one JSON text, and read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from firelock.errors import ConfigurationError
+from firelock.model.text import printable, shown
+
+META_LIMIT: Final = 2_048  # bytes of UTF-8, as stored
+NO_META: Final[Mapping[str, str]] = MappingProxyType({})
+
+_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}\Z")
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
+
+
+def check_meta(meta: object) -> Mapping[str, str]:
+    """Return a read-only copy of what is to travel with a job.
+
+    Raises:
+        ConfigurationError: it is no mapping; a key is no name of 1 to 64 of `a-z A-Z 0-9 _ . -` that begins
+            with a letter; a value is no printable text; or all together are above 2 KiB as JSON.
+    """
+    if not isinstance(meta, Mapping):
+        raise ConfigurationError(
+            f'meta={shown(meta)} is no mapping; pass short texts by name: meta={{"tenant": "acme"}}.'
+        )
+    for key, value in meta.items():
+        if not isinstance(key, str) or not _KEY.match(key):
+            raise ConfigurationError(
+                f"Meta key {shown(key)} is refused; use 1 to 64 of a-z, A-Z, 0-9, '_', '.', '-', the first a "
+                "letter."
+            )
+        if not isinstance(value, str):
+            raise ConfigurationError(f"Meta {key!r} is {shown(value)}; it takes a text: {str(value)[:60]!r}.")
+        if not value.isprintable():
+            raise ConfigurationError(f"Meta {key!r} holds characters that cannot be printed: {shown(value)}.")
+    copy = dict(meta)
+    write_meta(copy)
+    return MappingProxyType(copy)
+
+
+def write_meta(meta: Mapping[str, str]) -> str | None:
+    """Return what is stored of checked texts: JSON in order of keys, equal for equal ones; None for none.
+
+    Raises:
+        ConfigurationError: together they are above 2 KiB.
+    """
+    if not meta:
+        return None
+    text = _encode(dict(meta))
+    if len(text) > META_LIMIT // 4 and (size := len(text.encode())) > META_LIMIT:
+        key = max(meta, key=lambda name: len(meta[name].encode()))
+        raise ConfigurationError(
+            f"Meta of {size:,} bytes; a job carries at most {META_LIMIT:,} as JSON, all of it together. The "
+            f"largest is {key!r}: {shown(meta[key])}. Pass an id, and load what it names inside the task."
+        )
+    return text
+
+
+def read_meta(text: str | None) -> Mapping[str, str]:
+    """Return the texts that `write_meta` wrote, read only; none where somebody else wrote something else."""
+    if text is None:
+        return NO_META
+    try:
+        found = json.loads(text).items()
+    except (AttributeError, TypeError, ValueError, RecursionError):
+        return NO_META
+    return MappingProxyType({printable(key): printable(value) for key, value in found})

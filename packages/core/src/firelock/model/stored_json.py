@@ -1,0 +1,44 @@
+"""Read stored JSON that a newer release wrote, or that is damaged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+UNREADABLE = (TypeError, ValueError, LookupError, RecursionError)
+STRING_OR_NULL = frozenset({str, type(None)})
+INTEGER_OR_NULL = frozenset({int, type(None)})
+STRING_OR_INTEGER = frozenset({str, int})
+_T = TypeVar("_T")
+
+
+def read_or_none(read: Callable[[Any], _T], said: object) -> _T | None:
+    """Return what `read` makes of a part; None if it cannot be read."""
+    try:
+        return read(said)
+    except UNREADABLE:
+        return None
+
+
+def list_or_empty(text: str) -> list[Any]:
+    """Return the list that a stored string holds; an empty one if it holds something else."""
+    said = read_or_none(json.loads, text)
+    return said if isinstance(said, list) else []
+
+
+def is_damaged(text: object) -> bool:
+    """Return whether a stored string is not JSON, so that no release can read it.
+
+    JSON that this release cannot read may be a newer one's: a server puts its job off instead of failing it.
+    """
+    if not isinstance(text, str):
+        return True
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return True
+    return False
+
+
+encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

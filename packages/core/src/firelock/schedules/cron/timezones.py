@@ -1,0 +1,279 @@
+"""What a time zone does to wall times: it makes them instants.
+
+A wall time that a change of clocks skips (a gap) fires at the first instant after it. One that comes twice
+(an overlap) fires in the first pass; an interval-like expression fires in both. Instants are UTC and whole
+seconds.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from math import prod
+from zoneinfo import ZoneInfo, available_timezones
+
+import attrs
+
+from firelock.errors import ScheduleError
+from firelock.schedules.cron.grammar import MONTHS, CronFields, days_in, shape_of
+
+_SECOND = timedelta(seconds=1)
+# Since 1900 no zone has changed twice within 3.9 days, and none was put back by more than 23 hours. The first
+# bounds how far apart two looks at the offset may be, the second how far ahead wall times may repeat.
+_LOOK_EVERY = timedelta(days=3)
+_LONGEST_OVERLAP = timedelta(hours=24)
+
+
+@attrs.frozen
+class Timetable:
+    """The instants of one cron expression in one time zone."""
+
+    walls: WallTimes
+    zone: ZoneInfo
+
+    def next_after(self, instant: datetime) -> datetime | None:
+        """Return the first instant strictly after; None if 40 years hold none."""
+        floor = instant.replace(microsecond=0)
+        here = floor.astimezone(self.zone)
+        wall = _bare(here) + _SECOND
+        is_interval = self.walls.fields.is_interval
+        if here.fold:
+            overlap_end = self._overlap_end(here, floor)
+            again = self.walls.at_or_after(wall) if is_interval else None
+            if again is not None and again < overlap_end:
+                return _instant(again, self._offset(floor))
+            wall = overlap_end
+        found = self.walls.at_or_after(wall)
+        if found is None:
+            return None
+        fire = self._first_at(found)
+        if not is_interval or here.fold:
+            return fire
+        return self._earlier_in_second_pass(floor, fire) or fire
+
+    def count(self, after: datetime, until: datetime) -> int:
+        """Return how many instants lie after the first and not after the second, without walking them."""
+        start, end = after.replace(microsecond=0), until.replace(microsecond=0)
+        here = start.astimezone(self.zone)
+        wall = _bare(here) + _SECOND
+        if here.fold and not self.walls.fields.is_interval:
+            wall = self._overlap_end(here, start)
+        total = 0
+        for change in self._changes(start, end):
+            before, behind = self._offset(change - _SECOND), self._offset(change)
+            old, new = change.replace(tzinfo=None) + before, change.replace(tzinfo=None) + behind
+            total += self.walls.count(wall, old)
+            if new > old:
+                # All that the gap swallows fires once, at its end, unless that fires anyway.
+                swallowed = self.walls.count(max(wall, old), new)
+                total += bool(swallowed and not self.walls.count(new, new + _SECOND))
+            wall = new if new > old or self.walls.fields.is_interval else old
+        return total + self.walls.count(wall, self._wall(end) + _SECOND)
+
+    def note(self, at: datetime) -> str | None:
+        """Return what a change of clocks does to one of the instants, for people; None where nothing."""
+        return self._note_on_gap(at) or self._note_on_overlap(at)
+
+    def _note_on_gap(self, at: datetime) -> str | None:
+        before, here = self._wall(at - _SECOND) + _SECOND, self._wall(at)
+        skipped = self.walls.count(before, here)
+        if not skipped:
+            return None
+        first = self.walls.at_or_after(before) or before
+        if skipped > 1:
+            gap = f"{_clock(before)} to {_clock(here)} does not exist on {_day(first)}"
+            return f"{gap}: its {skipped:,} times run once, at {_clock(here)}"
+        runs_anyway = self.walls.count(here, here + _SECOND)
+        outcome = f"the run at {_clock(here)} stands for it" if runs_anyway else f"runs at {_clock(here)}"
+        return f"{_clock(first)} does not exist on {_day(first)}: {outcome}"
+
+    def _note_on_overlap(self, at: datetime) -> str | None:
+        here = at.astimezone(self.zone)
+        if here.replace(fold=0).utcoffset() == here.replace(fold=1).utcoffset():
+            return None
+        comes_twice = f"{_clock(here)} comes twice on {_day(here)}"
+        if not self.walls.fields.is_interval:
+            return f"{comes_twice}: runs once, the first time"
+        return f"{comes_twice}: runs both times, this is the {'second' if here.fold else 'first'}"
+
+    def _offset(self, instant: datetime) -> timedelta:
+        return instant.astimezone(self.zone).utcoffset() or timedelta(0)
+
+    def _wall(self, instant: datetime) -> datetime:
+        return _bare(instant.astimezone(self.zone))
+
+    def _first_at(self, wall: datetime) -> datetime:
+        """Return the first instant at which clocks show this wall time or, if they skip it, a later one."""
+        instant = wall.replace(tzinfo=self.zone).astimezone(UTC)
+        if self._wall(instant) == wall:
+            return instant
+        before = wall.replace(tzinfo=self.zone, fold=1).astimezone(UTC)
+        return self._change(before, instant)
+
+    def _earlier_in_second_pass(self, floor: datetime, fire: datetime) -> datetime | None:
+        """Return the first instant of a second pass beginning between `floor` and `fire`, or None."""
+        end = min(fire, floor + _LONGEST_OVERLAP)
+        if self._offset(end) >= self._offset(floor):
+            return None
+        change = self._change(floor, end)
+        again = self.walls.at_or_after(self._wall(change))
+        return None if again is None else _instant(again, self._offset(change))
+
+    def _overlap_end(self, here: datetime, instant: datetime) -> datetime:
+        """Return the wall time at which the second pass that `here` lies in is over."""
+        first_pass = here.replace(fold=0).astimezone(UTC)
+        return self._change(first_pass, instant).replace(tzinfo=None) + self._offset(first_pass)
+
+    def _changes(self, after: datetime, until: datetime) -> Iterator[datetime]:
+        """Return the instants after the first, not after the second, from which another offset holds."""
+        low = after
+        while low < until:
+            high = min(low + _LOOK_EVERY, until)
+            if self._offset(low) != self._offset(high):
+                yield self._change(low, high)
+            low = high
+
+    def _change(self, before: datetime, after: datetime) -> datetime:
+        """Return the first instant with another offset than `before`; `after` has one."""
+        offset = self._offset(before)
+        low, high = 0, (after - before) // _SECOND
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._offset(before + middle * _SECOND) == offset:
+                low = middle
+            else:
+                high = middle
+        return before + high * _SECOND
+
+
+def _bare(local: datetime) -> datetime:
+    return local.replace(tzinfo=None, fold=0)
+
+
+def _instant(wall: datetime, offset: timedelta) -> datetime:
+    return (wall - offset).replace(tzinfo=UTC)
+
+
+def _clock(wall: datetime) -> str:
+    return f"{wall:%H:%M:%S}" if wall.second else f"{wall:%H:%M}"
+
+
+def _day(wall: datetime) -> str:
+    return f"{wall.day} {MONTHS[wall.month - 1]}"
+
+
+# ---- zones -----------------------------------------------------------------------------------------------
+
+
+@cache
+def _zone_names() -> frozenset[str]:
+    # "localtime" is whatever the machine is set to: the same schedule would differ from server to server.
+    return frozenset(available_timezones() - {"localtime"})
+
+
+def find_zone(name: object) -> ZoneInfo:
+    """Return the zone of that name; the name is looked up in the list of known ones, never used as a path.
+
+    Raises:
+        ScheduleError: no zone has that name.
+    """
+    if isinstance(name, str) and name in _zone_names():
+        return ZoneInfo(name)
+    shown = repr(name[:64]) if isinstance(name, str) else repr(type(name).__name__)
+    if not _zone_names():
+        message = f"Unknown time zone {shown}: this system has no time zone data. Install the package tzdata."
+    else:
+        message = (
+            f"Unknown time zone {shown}. Use an IANA name such as 'Europe/Istanbul' or 'UTC'{_hint(name)}."
+        )
+    raise ScheduleError(message)
+
+
+def _hint(name: object) -> str:
+    folded = name.casefold() if isinstance(name, str) and len(name) <= 64 else ""  # noqa: PLR2004 (no zone is longer)
+    close = next((known for known in sorted(_zone_names()) if known.casefold() == folded), None)
+    return f"; did you mean {close!r}?" if close else ""
+
+
+# ---- wall times ------------------------------------------------------------------------------------------
+
+# 29 February falls on a given weekday every 28 years, every 40 across a year such as 2100.
+SEARCH_YEARS = 40
+_DECEMBER = 12
+
+
+@attrs.frozen
+class WallTimes:
+    """All naive local times that match, found and counted without walking from one to the next."""
+
+    fields: CronFields
+    _days: dict[tuple[int, int], tuple[int, ...]] = attrs.field(
+        init=False, factory=dict, eq=False, repr=False
+    )
+
+    def at_or_after(self, wall: datetime) -> datetime | None:
+        """Return the first match that is not before the whole second `wall`; None if 40 years hold none."""
+        today = self._at_or_after((wall.hour, wall.minute, wall.second))
+        first = tuple(unit[0] for unit in self._units())
+        year, month, day = wall.year, wall.month, wall.day + (today is None)
+        for _ in range(SEARCH_YEARS * _DECEMBER + 1):
+            days = self._days_of(year, month)
+            at = bisect_left(days, day)
+            if at < len(days):
+                is_today = (year, month, days[at]) == (wall.year, wall.month, wall.day)
+                hour, minute, second = today if is_today and today else first
+                return datetime(year, month, days[at], hour, minute, second)  # noqa: DTZ001 (wall times are naive)
+            (year, month), day = _month_after(year, month), 1
+        return None
+
+    def count(self, start: datetime, end: datetime) -> int:
+        """Return how many matches lie at or after `start` and before `end`; 0 when `end` is not later."""
+        if end <= start:
+            return 0
+        whole_days = 0
+        year, month = start.year, start.month
+        while (year, month) < (end.year, end.month):
+            whole_days += len(self._days_of(year, month))
+            year, month = _month_after(year, month)
+        times = whole_days * prod(map(len, self._units()))
+        return times + self._passed_in_month(end) - self._passed_in_month(start)
+
+    def _units(self) -> tuple[tuple[int, ...], ...]:
+        return self.fields.hours, self.fields.minutes, self.fields.seconds
+
+    def _days_of(self, year: int, month: int) -> tuple[int, ...]:
+        if month not in self.fields.months:
+            return ()
+        shape = shape_of(year, month)
+        key = (shape.length, shape.first)
+        days = self._days.get(key)
+        if days is None:
+            days = self._days[key] = days_in(self.fields, shape)
+        return days
+
+    def _at_or_after(self, time: tuple[int, int, int]) -> tuple[int, ...] | None:
+        """Return the first matching time of a day that is not before this one."""
+        units = self._units()
+        for depth in (2, 1, 0):  # what stands before the unit is kept, the unit itself may have to move on
+            kept, unit = time[:depth], units[depth]
+            at = bisect_left(unit, time[depth] + (depth < 2))  # noqa: PLR2004 - a second may stay as it is
+            if at < len(unit) and all(value in one for value, one in zip(kept, units, strict=False)):
+                return (*kept, unit[at], *(later[0] for later in units[depth + 1 :]))
+        return None
+
+    def _passed_in_month(self, wall: datetime) -> int:
+        """Return how many matches of the month lie before this wall time."""
+        units = (self._days_of(wall.year, wall.month), *self._units())
+        passed, size = 0, prod(map(len, units))
+        for value, unit in zip((wall.day, wall.hour, wall.minute, wall.second), units, strict=True):
+            size //= max(1, len(unit))
+            passed += bisect_left(unit, value) * size
+            if value not in unit:
+                break
+        return passed
+
+
+def _month_after(year: int, month: int) -> tuple[int, int]:
+    return (year, month + 1) if month < _DECEMBER else (year + 1, 1)

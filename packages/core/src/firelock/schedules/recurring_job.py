@@ -1,0 +1,384 @@
+"""What is stored of a recurring job, as its readers see it: the definition, its origin, what comes.
+
+A definition is a record of the kind `recurring`, due when it is to fire. It has a version of its own in its
+value, which a firing leaves: an edit that was begun before one does not conflict with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from enum import StrEnum
+from functools import cache
+from typing import Any, get_type_hints
+
+import attrs
+
+from firelock.errors import ConfigurationError
+from firelock.model.clock import from_micros
+from firelock.model.job import NewJob
+from firelock.model.limit import Admission, read_admission
+from firelock.model.meta import read_meta
+from firelock.model.record import Record
+from firelock.model.state import State
+from firelock.model.text import shown
+from firelock.schedules.cron import Cron, Every, schedule_from_json
+from firelock.storage import Storage
+
+RECURRING = "recurring"
+"""The kind of the records that definitions are."""
+
+_ID_LIMIT = 200
+_OF_CALLS = "call:"  # before the digest of what `recur()` wrote, so that an edit of it is told from others
+_RESET = "reset"  # in place of a digest: equal to none, so that the code's next word counts
+
+
+class Origin(StrEnum):
+    """Where a definition came from; the text is what people read."""
+
+    CODE = "code"  # declared by `@fire.recurring`
+    CALL = "call"  # written by `task.recur(…)`
+    EDITED = "code, edited"  # one of the two, changed by an operator since
+    CREATED = "created here"  # by an operator: the code knows nothing of it
+
+
+@attrs.frozen
+class Upcoming:
+    """An instant at which a schedule fires, in UTC."""
+
+    at: datetime
+    note: str | None = None  # what a change of clocks does to it, for people; None where nothing
+
+
+@attrs.frozen
+class RecurringRecord:
+    """A recurring definition and how far it has come."""
+
+    id: str
+    task: str
+    arguments: str
+    serializer: str
+    schedule: str  # JSON of a Cron or Every
+    queue: str
+    priority: int = 0
+    tags: tuple[str, ...] = ()
+    timeout_seconds: float | None = None
+    retry: str | None = None
+    meta_json: str | None = None
+    is_paused: bool = False
+    origin: str = "call"  # call: by recur(); code: declared; operator: edited by hand
+    code_digest: str | None = None  # of the definition in code, as last seen by a server
+    is_gone: bool = False  # declared once, no longer in code
+    created_at: int = 0
+    updated_at: int = 0
+    version: int = 0  # of the definition; 0 for not stored yet
+    timed_at: int = 0  # since when the instants of its schedule are what they are: earlier ones are not its
+    # progress: written by firing, kept by an update of the definition
+    next_at: int | None = None  # None: never again
+    last_at: int | None = None  # the last instant fired, nominal
+    last_job_id: str | None = None
+    dropped: int = 0  # missed instants given up, in all
+    error: str | None = None  # why the last firing failed
+    # written where they say something alone: a former version fires what it knows
+    admission_json: str | None = None  # of its jobs
+    skipped: str | None = None  # why the last instant made no job; progress
+    newer: str | None = None  # the value as stored, if this release cannot read a field of it
+    more: str | None = None  # fields of a newer release, as JSON; kept as they are
+
+    @property
+    def due_at(self) -> int | None:
+        """When it is to fire; None for never, or while it is paused."""
+        return None if self.is_paused else self.next_at
+
+
+@attrs.frozen
+class RecurringJob:
+    """A recurring definition as it was read."""
+
+    record: RecurringRecord
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return self.record.id
+
+    @property
+    def task(self) -> str:
+        """The task it runs."""
+        return self.record.task
+
+    @property
+    def schedule(self) -> Cron | Every:
+        """When it runs."""
+        return schedule_from_json(self.record.schedule)
+
+    @property
+    def queue(self) -> str:
+        """The queue of its jobs."""
+        return self.record.queue
+
+    @property
+    def priority(self) -> int:
+        """The priority of its jobs."""
+        return self.record.priority
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags of its jobs."""
+        return self.record.tags
+
+    @property
+    def meta(self) -> Mapping[str, str]:
+        """What travels with its jobs, read only; empty for nothing."""
+        return read_meta(self.record.meta_json)
+
+    @property
+    def arguments(self) -> str:
+        """The arguments of its jobs, as their serializer stored them."""
+        return self.record.arguments
+
+    @property
+    def version(self) -> int:
+        """Its version, which grows with every change of the definition."""
+        return self.record.version
+
+    @property
+    def origin(self) -> Origin:
+        """Where it came from."""
+        if self.record.origin != "operator":
+            return Origin(self.record.origin)
+        return Origin.CREATED if self.record.code_digest is None else Origin.EDITED
+
+    @property
+    def is_gone(self) -> bool:
+        """Tell whether it was declared once and is no longer in the code."""
+        return self.record.is_gone
+
+    @property
+    def awaits_code(self) -> bool:
+        """Tell whether it was reset, and what the code says is written when code next says it."""
+        return (self.record.code_digest or "").removeprefix(_OF_CALLS) == _RESET
+
+    @property
+    def is_paused(self) -> bool:
+        """Tell whether it is paused."""
+        return self.record.is_paused
+
+    @property
+    def next_at(self) -> datetime | None:
+        """The next instant it runs for, one that could not be fired yet among them; None for never."""
+        return None if self.record.next_at is None else from_micros(self.record.next_at)
+
+    @property
+    def last_at(self) -> datetime | None:
+        """The last instant it ran for, nominal."""
+        return None if self.record.last_at is None else from_micros(self.record.last_at)
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """The keys that its jobs hold while they run, as "tenant:7"; empty for none."""
+        admission = self._admission
+        return () if admission is None else tuple(use.key for use in admission.limits)
+
+    @property
+    def unique_key(self) -> str | None:
+        """The key that no other job of its task has while one of its jobs has it; None for none."""
+        admission = self._admission
+        unique = None if admission is None else admission.unique
+        return None if unique is None else unique.key.partition(" ")[2]
+
+    @property
+    def start_within(self) -> timedelta | None:
+        """How long each of its jobs may wait in its queue before it is deleted unrun; None for ever."""
+        admission = self._admission
+        within = None if admission is None else admission.start_within
+        return None if within is None else timedelta(microseconds=within)
+
+    @property
+    def _admission(self) -> Admission | None:
+        text = self.record.admission_json
+        return None if text is None else read_admission(text)
+
+    @property
+    def skipped(self) -> str | None:
+        """Why its last instant made no job: another job had its unique key; None where it made one."""
+        return self.record.skipped
+
+    @property
+    def error(self) -> str | None:
+        """Why the last firing failed, or why this process fires it never: a newer version wrote it."""
+        return newer_words(self.record) if is_newer(self.record) else self.record.error
+
+
+def is_newer(definition: RecurringRecord) -> bool:
+    """Return whether a newer release wrote a field of it in a way that this one cannot read."""
+    return definition.newer is not None
+
+
+def newer_words(definition: RecurringRecord) -> str:
+    """Return what is unknown of a definition that a newer version wrote, and what to do."""
+    kept = _object("{}" if definition.newer is None else definition.newer)
+    if kept is None:
+        return f"The definition cannot be read: {shown(definition.newer)}. Remove it and add it again."
+    unknown = {name for name, value in kept.items() if name in _kinds() and not _is_known(name, value)}
+    names = ", ".join(sorted({*unknown, *(_NEEDED - kept.keys())}) or ["schedule"])
+    return (
+        f"A newer version of Firelock wrote this definition: {names} is unknown here. It is neither fired "
+        "nor changed by this process; upgrade it."
+    )
+
+
+def check_recurring_id(recurring_id: str) -> str:
+    """Return the id; ConfigurationError unless it is 1 to 200 printable characters."""
+    is_text = isinstance(recurring_id, str)
+    if not is_text or not 0 < len(recurring_id) <= _ID_LIMIT or not recurring_id.isprintable():
+        raise ConfigurationError(
+            f"Recurring id {shown(recurring_id)} is refused; use 1 to {_ID_LIMIT} printable characters."
+        )
+    return recurring_id
+
+
+def digest_of(definition: RecurringRecord) -> str:
+    """Return the digest of what code says of a definition, and of the way in which it says it."""
+    fields: Sequence[object] = [
+        definition.task, definition.arguments, definition.serializer, definition.schedule, definition.queue,
+        definition.priority, definition.tags, definition.timeout_seconds, definition.retry,
+        definition.meta_json,
+    ]  # fmt: skip
+    if definition.admission_json is not None:
+        fields = [*fields, definition.admission_json]
+    digest = hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:32]
+    return f"{_OF_CALLS}{digest}" if definition.origin == "call" else digest
+
+
+def awaiting_code(definition: RecurringRecord) -> RecurringRecord:
+    """Return an edited definition that whatever the code says next takes the place of."""
+    is_of_calls = (definition.code_digest or "").startswith(_OF_CALLS)
+    return attrs.evolve(definition, code_digest=f"{_OF_CALLS}{_RESET}" if is_of_calls else _RESET)
+
+
+def is_declared_once(definition: RecurringRecord) -> bool:
+    """Tell whether a declaration in code wrote it, whoever edited it since."""
+    if definition.origin == "code":
+        return True
+    digest = definition.code_digest
+    return definition.origin == "operator" and digest is not None and not digest.startswith(_OF_CALLS)
+
+
+def job_of(record: RecurringRecord, job_id: str, instant: int, now: int, reason: str) -> NewJob:
+    """Return a job of the definition, for a nominal instant."""
+    return NewJob(
+        job_id, record.task, record.arguments, record.serializer, record.queue, record.priority,
+        State.ENQUEUED, now, None, instant, reason, record.tags, record.timeout_seconds, record.retry,
+        record.id, record.meta_json, record.admission_json,
+    )  # fmt: skip
+
+
+# ---- as a record -----------------------------------------------------------------------------------------
+
+_NEEDED = {"task", "arguments", "serializer", "schedule", "queue"}
+_PROGRESS = ("next_at", "last_at", "last_job_id", "dropped", "error", "skipped")
+_LATER = ("admission_json", "skipped")  # what a former version does not know
+
+
+def put_recurring(
+    storage: Storage, recurring: RecurringRecord, *, keep_progress: bool, read: RecurringRecord | None = None
+) -> RecurringRecord | None:
+    """The definition is stored with version + 1 if the stored version is still its own, 0 for none.
+
+    With `keep_progress` the stored progress (`next_at` to `error`) stays whatever it is by then. Return what
+    is now stored, None where the version had moved on, or a newer version of Firelock wrote what is there.
+
+    Args:
+        storage: where it is stored.
+        recurring: what is to be stored.
+        keep_progress: the change says nothing of what fired, and of what is to fire.
+        read: what the change was made of: None is returned also where that was removed and added again, or
+            where it has fired meanwhile, and the progress is not kept.
+    """
+    while True:
+        record = storage.get_record(RECURRING, recurring.id)
+        stored = read_recurring(record) if record else None
+        if (stored.version if stored else 0) != recurring.version:
+            return None
+        if stored is not None and (
+            is_newer(stored) or not _is_as_read(stored, read, keep_progress=keep_progress)
+        ):
+            return None
+        wanted = attrs.evolve(recurring, version=recurring.version + 1)
+        if keep_progress and stored is not None:
+            wanted = attrs.evolve(wanted, **{name: getattr(stored, name) for name in _PROGRESS})
+        written = storage.put_record(
+            RECURRING,
+            recurring.id,
+            recurring_json(wanted),
+            expected_version=record.version if record else 0,
+            due_at=wanted.due_at,
+        )
+        if written is not None:  # else it has fired meanwhile, or somebody changed it
+            return wanted
+
+
+def _is_as_read(stored: RecurringRecord, read: RecurringRecord | None, *, keep_progress: bool) -> bool:
+    names = ("created_at",) if keep_progress else ("created_at", *_PROGRESS)
+    return read is None or all(getattr(stored, name) == getattr(read, name) for name in names)
+
+
+def get_recurring(storage: Storage, recurring_id: str) -> RecurringRecord | None:
+    """Return the stored definition, None where there is none."""
+    record = storage.get_record(RECURRING, recurring_id)
+    return read_recurring(record) if record else None
+
+
+def recurring_json(recurring: RecurringRecord) -> str:
+    """Return the value of the definition's record."""
+    fields = attrs.asdict(recurring)
+    del fields["newer"], fields["more"]
+    for name in _LATER:
+        if fields[name] is None:
+            del fields[name]
+    return json.dumps(fields | json.loads(recurring.more or "{}"), ensure_ascii=False)
+
+
+def read_recurring(record: Record) -> RecurringRecord:
+    """Return the definition of a record; nothing is refused.
+
+    Fields that this release does not know are kept in `more`. If it cannot read a field that it does know,
+    `newer` is set, and every field that it can read.
+    """
+    stored = _object(record.value)
+    fields = {**(stored or {}), "id": record.key}
+    known: dict[str, Any] = {name: value for name, value in fields.items() if _is_known(name, value)}
+    more = {name: value for name, value in fields.items() if name not in _kinds()}
+    is_whole = stored is not None and known.keys() >= (fields.keys() - more.keys()) | _NEEDED
+    known["tags"] = tuple(known.get("tags", ()))
+    return RecurringRecord(
+        **{**dict.fromkeys(_NEEDED, ""), **known},
+        newer=None if is_whole else record.value,
+        more=json.dumps(more, ensure_ascii=False) if more else None,
+    )
+
+
+@cache
+def _kinds() -> Mapping[str, Any]:
+    """Return what a value of each field has to be."""
+    hints = get_type_hints(RecurringRecord)
+    del hints["newer"], hints["more"]
+    return {**hints, "timeout_seconds": float | int | None, "tags": list}
+
+
+def _object(text: str) -> dict[str, object] | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _is_known(name: str, value: object) -> bool:
+    kinds = _kinds()
+    if name not in kinds or not isinstance(value, kinds[name]):
+        return False
+    return name != "tags" or all(isinstance(tag, str) for tag in value)

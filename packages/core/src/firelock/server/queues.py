@@ -1,0 +1,82 @@
+"""Which queues a server takes jobs from, and in which order."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import attrs
+
+from firelock.errors import ConfigurationError
+from firelock.options import check_queue
+
+_HEAVIEST = 1_000  # weight of a queue
+
+
+@attrs.frozen
+class QueueChoice:
+    """Every queue, a strict order, or a weighted one that is drawn anew for each claim."""
+
+    names: tuple[str, ...] | None
+    weights: tuple[int, ...] | None = None
+
+    def order(self) -> Sequence[str] | None:
+        """Return the queues of the next claim, first to last; None for every queue.
+
+        By weights a queue comes first as often as its share, so a heavy one is preferred and none starves.
+        """
+        if self.names is None or self.weights is None:
+            return self.names
+        drawn = [random.random() ** (1 / weight) for weight in self.weights]  # noqa: S311 - a fair draw
+        return [name for _, name in sorted(zip(drawn, self.names, strict=True), reverse=True)]
+
+    def __str__(self) -> str:
+        """Return the choice as it would be written."""
+        if self.names is None:
+            return "*"
+        if self.weights is None:
+            return ",".join(self.names)
+        return ",".join(f"{name}:{weight}" for name, weight in zip(self.names, self.weights, strict=True))
+
+
+def parse_queues(queues: Sequence[str] | str | None) -> QueueChoice:
+    """Return the choice for a list of names, a text "critical,default" or "critical:3,default:1", or None.
+
+    None and "*" are every queue.
+
+    Raises:
+        ConfigurationError: a name or weight is wrong, named twice, or only some have weights.
+    """
+    if queues is None or queues == "*":
+        return QueueChoice(None)
+    pairs = [part.strip().partition(":") for part in _parts(queues) if part.strip()]
+    names = tuple(check_queue(name) for name, _, _ in pairs)
+    if not names:
+        raise ConfigurationError(f"queues={queues!r} names no queue; leave it out to serve every queue.")
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"queues={queues!r} names a queue twice.")
+    weights = [text for _, colon, text in pairs if colon]
+    if weights and len(weights) < len(names):
+        raise ConfigurationError(
+            f"queues={queues!r}: give every queue a weight (critical:3,default:1), or none."
+        )
+    return QueueChoice(names, tuple(_weight(text, queues) for text in weights) or None)
+
+
+def _parts(queues: Sequence[str] | str) -> list[str]:
+    if isinstance(queues, str):
+        return queues.split(",")
+    if not isinstance(queues, list | tuple):
+        raise ConfigurationError(f"queues={queues!r}: name queues in a list or a text.")
+    for name in queues:
+        if not isinstance(name, str):
+            raise ConfigurationError(f"queues={queues!r}: a queue is named by a text, not by {name!r}.")
+    return list(queues)
+
+
+def _weight(text: str, queues: Sequence[str] | str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _HEAVIEST):
+        raise ConfigurationError(
+            f"queues={queues!r}: weight {text!r} is no whole number from 1 to {_HEAVIEST}."
+        )
+    return int(text)

@@ -1,0 +1,352 @@
+"""Distributed locks with fencing tokens, kept alive while they are held.
+
+A lock by time alone only makes two holders unlikely; the fence makes the second one detectable: pass
+`lock.fence` on to whatever must refuse an old holder.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol, Self
+
+from firelock.errors import ConfigurationError, LockLost, LockTimeout, StorageError
+from firelock.model.aio import in_thread
+from firelock.model.clock import elapsed_seconds
+from firelock.model.ids import new_id
+from firelock.model.text import shown
+
+log = logging.getLogger(__name__)
+
+_NAME_LIMIT = 200
+_FIRST_WAIT, _LONGEST_WAIT = 0.01, 0.25
+_SHORTEST_LIFE, _LONGEST_LIFE = 0.001, 366 * 86_400.0
+_MOST_SLOTS, _TRIED_AT_ONCE = 1_000, 8
+_NAMES_KEPT = 10_000
+
+
+class LockProvider(Protocol):
+    """What keeps locks: every storage does, and a plugin may offer another; see `Storage` for the verbs."""
+
+    def acquire_lock(self, name: str, owner: str, ttl_seconds: float) -> int | None:
+        """Return a fencing token, or None while another owner holds the lock."""
+
+    def renew_lock(self, name: str, owner: str, fence: int, ttl_seconds: float) -> bool:
+        """The lock lives on; False where it is lost."""
+
+    def release_lock(self, name: str, owner: str, fence: int) -> bool:
+        """The lock is free; False where it was lost."""
+
+
+class Lock:
+    """A lock to be held: a context manager. Not reentrant; make one a use.
+
+    Waits up to `timeout` seconds, then `LockTimeout`. While held it is renewed at a third of its `ttl`.
+    Leaving it after it was lost raises `LockLost`, unless an exception is already on its way.
+
+    With slots as many may hold it at once: it is one of the locks `name#0`, `name#1` and so on, whichever is
+    free. Fences of different slots do not compare.
+    """
+
+    def __init__(
+        self,
+        provider: LockProvider,
+        keeper: LockKeeper,
+        name: str,
+        *,
+        timeout: float,
+        ttl: float,
+        slots: int | None = None,
+        elapsed: Callable[[], float] = elapsed_seconds,
+    ) -> None:
+        _check_name(name)
+        _check_spans(timeout, ttl)
+        self._names = _slot_names(name, slots)
+        keeper.agree(name, slots)
+        self.name = name
+        self.slot: int | None = None  # the number of the slot, from 0, while held; None without slots
+        self.fence = 0  # the token, while held
+        self._is_first_try = True
+        self._next = random.randrange(len(self._names))  # where to look first  # noqa: S311 - so that all are
+        self._held_name = name
+        self._provider = provider
+        self._keeper = keeper
+        self._elapsed = elapsed  # a suspension counts: the storage's clock goes on meanwhile
+        self._timeout = timeout
+        self._ttl = ttl
+        self._owner = new_id()
+        self._ends_at = 0.0
+        self._is_held = False  # from the grant until it is being left
+        self._is_lost = False
+
+    @property
+    def lost(self) -> bool:
+        """Tell whether the lock ended before it was left; from then on another may hold it."""
+        return self._is_lost or (self.fence > 0 and self._elapsed() >= self._ends_at)
+
+    # ---- taking it ---------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        """The lock is held.
+
+        Raises:
+            LockTimeout: it was not free in time.
+        """
+        deadline, waits = self._begin(), _waits()
+        while not self._try():
+            self._keeper.pause(min(self._left(deadline), next(waits)))
+        return self
+
+    async def __aenter__(self) -> Self:
+        """The lock is held. No thread is kept while it waits, so those who leave find one."""
+        import asyncio  # noqa: PLC0415 - loaded when first used
+
+        deadline, waits = self._begin(), _waits()
+        while not await self._atry():
+            await asyncio.sleep(min(self._left(deadline), next(waits)))
+        return self
+
+    def _begin(self) -> float:
+        """Return until when to wait; the first look is at all slots."""
+        self._is_first_try = True
+        return time.monotonic() + self._timeout
+
+    def _left(self, deadline: float) -> float:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            which = f"None of the {len(self._names)} slots of lock" if len(self._names) > 1 else "Lock"
+            verb = "was" if len(self._names) > 1 else "was not"
+            raise LockTimeout(f"{which} {self.name!r} {verb} free within {self._timeout:g} s.")
+        return left
+
+    def _try(self) -> bool:
+        if self._is_held:
+            raise ConfigurationError(f"Lock {self.name!r} is held through this very object; make one a use.")
+        count = len(self._names)
+        looks = count if self._is_first_try else min(count, _TRIED_AT_ONCE)
+        self._is_first_try = False
+        for _ in range(looks):
+            slot = self._next
+            self._next = (slot + 1) % count  # in turn, so that each wait looks at all of them
+            asked_at = self._elapsed()
+            fence = self._provider.acquire_lock(self._names[slot], self._owner, self._ttl)
+            if fence is not None:
+                break
+        else:
+            return False
+        self._held_name = self._names[slot]
+        self.slot = slot if self._held_name != self.name else None
+        self.fence, self._ends_at = fence, asked_at + self._ttl
+        self._is_lost, self._is_held = False, True
+        self._keeper.add(self)
+        return True
+
+    async def _atry(self) -> bool:
+        """Try in a thread; a lock that comes after the coroutine was cancelled is given back."""
+        import asyncio  # noqa: PLC0415 - loaded when first used
+
+        mutex = threading.Lock()
+        is_cancelled = is_taken = False
+
+        def ask() -> bool:
+            nonlocal is_taken
+            taken = self._try()
+            with mutex:
+                is_taken = taken and not is_cancelled
+            if taken and not is_taken:
+                self._give_back()
+            return taken
+
+        try:
+            return await in_thread(ask)
+        except asyncio.CancelledError:
+            with mutex:
+                is_cancelled = True
+            if is_taken:
+                threading.Thread(target=self._give_back, name="firelock-unlock").start()
+            raise
+
+    # ---- leaving it --------------------------------------------------------------------------------------
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        """The lock is free for others."""
+        self._keeper.remove(self)
+        self._is_held = False  # first: a renewal that is under way says nothing about it any more
+        if not self.lost:
+            self._ends_at = float("inf")  # no longer held, and so no longer to be lost
+        try:
+            # The provider's word decides: with this token it was ours until now, or it was lost.
+            released = self._provider.release_lock(self._held_name, self._owner, self.fence)
+        except StorageError:
+            if kind is None:
+                raise
+            log.warning("Lock %r was not released; it ends by itself within %g s.", self.name, self._ttl)
+            return
+        if kind is None and not released:
+            self._is_lost = True
+            raise LockLost(
+                f"Lock {self.name!r} (fence {self.fence}) was lost before it was left: work under it may "
+                "have overlapped with another holder's."
+            )
+
+    async def __aexit__(self, kind: object, *_: object) -> None:
+        """The lock is free for others."""
+        await in_thread(self.__exit__, kind)
+
+    def _give_back(self) -> None:
+        """Leave a lock that nobody waits for any more."""
+        try:
+            self.__exit__(None)
+        except (StorageError, LockLost) as error:
+            log.warning("Lock %r was not released; it ends by itself: %s", self.name, error)
+
+    # ---- keeping it --------------------------------------------------------------------------------------
+
+    @property
+    def renews_every(self) -> float:
+        """Seconds between two renewals."""
+        return self._ttl / 3
+
+    def renew(self) -> bool:
+        """The lock lives on for its ttl; False once it is lost. Called by the keeper."""
+        asked_at = self._elapsed()
+        try:
+            is_ours = self._provider.renew_lock(self._held_name, self._owner, self.fence, self._ttl)
+        except Exception:
+            log.warning("Lock %r could not be renewed; trying again until it ends.", self.name, exc_info=True)
+            is_ours = asked_at < self._ends_at
+        else:
+            if is_ours and self._is_held:
+                self._ends_at = asked_at + self._ttl
+        if self._is_held and not is_ours:
+            self._is_lost = True
+        return is_ours
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not 0 < len(name) <= _NAME_LIMIT or not name.isprintable():
+        raise ConfigurationError(
+            f"Lock name {shown(name)} is refused; use 1 to {_NAME_LIMIT} printable characters."
+        )
+
+
+def _slot_names(name: str, slots: object) -> tuple[str, ...]:
+    """Return the names of the locks of which one is to be held."""
+    if slots is None:
+        return (name,)
+    if not isinstance(slots, int) or isinstance(slots, bool) or not 1 <= slots <= _MOST_SLOTS:
+        raise ConfigurationError(
+            f"Lock {name!r}: slots={shown(slots)} is refused; pass a whole number from 1 to {_MOST_SLOTS:,}."
+        )
+    names = tuple(f"{name}#{slot}" for slot in range(slots))
+    if len(names[-1]) > _NAME_LIMIT:
+        raise ConfigurationError(
+            f"Lock name {shown(name)} is too long to have slots; use up to {_NAME_LIMIT - 4} characters."
+        )
+    return names
+
+
+def _check_spans(timeout: object, ttl: object) -> None:
+    if not _is_between(timeout, 0, float("inf")) or not _is_between(ttl, _SHORTEST_LIFE, _LONGEST_LIFE):
+        raise ConfigurationError(
+            f"A lock takes timeout ≥ 0 and ttl > 0 seconds, ttl up to a year, not {timeout!r} and {ttl!r}."
+        )
+
+
+def _is_between(value: object, least: float, most: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+def _waits() -> Iterator[float]:
+    """Yield how long to wait between two looks at a taken lock, in seconds, jitter included."""
+    wait = _FIRST_WAIT
+    while True:
+        yield wait * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+        wait = min(_LONGEST_WAIT, wait * 1.6)
+
+
+class LockKeeper:
+    """Renews an app's held locks from one thread, which lives while any is held."""
+
+    def __init__(self) -> None:
+        self._slots: dict[str, int] = {}  # how many each name has, of those that were asked for with slots
+        self._reset()
+
+    def agree(self, name: str, slots: int | None) -> None:
+        """The name has as many slots as ever in this app.
+
+        Raises:
+            ConfigurationError: it had another number, or has slots and is asked for without.
+        """
+        former = self._slots.get(name)
+        if former is not None and former != slots:
+            given = "without slots" if slots is None else f"with slots={slots}"
+            raise ConfigurationError(
+                f"Lock {name!r} has slots={former} in this app, and now is asked for {given}: more could "
+                "hold it than either says. Give it one number."
+            )
+        if slots is not None and former is None:
+            if len(self._slots) >= _NAMES_KEPT:
+                self._slots.clear()
+            self._slots[name] = slots
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._condition = threading.Condition()
+        self._held: dict[int, tuple[Lock, float]] = {}
+        self._thread: threading.Thread | None = None
+
+    def _follow_fork(self) -> None:
+        if self._pid != os.getpid():  # the thread and the locks of before a fork are the parent's
+            self._reset()
+
+    def pause(self, seconds: float) -> None:
+        """Return after a while, or when a lock of this process is left."""
+        self._follow_fork()
+        with self._condition:
+            self._condition.wait(seconds)
+
+    def add(self, lock: Lock) -> None:
+        """The lock is renewed from now on."""
+        self._follow_fork()
+        with self._condition:
+            self._held[id(lock)] = (lock, time.monotonic() + lock.renews_every)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="firelock-locks", daemon=True)
+                self._thread.start()
+            self._condition.notify_all()
+
+    def remove(self, lock: Lock) -> None:
+        """The lock is no longer renewed."""
+        self._follow_fork()
+        with self._condition:
+            self._held.pop(id(lock), None)
+            self._condition.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                if not self._held:
+                    self._thread = None
+                    return
+                now = time.monotonic()
+                due = [lock for lock, at in self._held.values() if at <= now]
+                if not due:
+                    self._condition.wait(min(at for _, at in self._held.values()) - now)
+                    continue
+            for lock in due:
+                self._renew(lock)
+
+    def _renew(self, lock: Lock) -> None:
+        is_held = lock.renew()
+        with self._condition:
+            if id(lock) not in self._held:
+                return
+            if is_held:
+                self._held[id(lock)] = (lock, time.monotonic() + lock.renews_every)
+            else:
+                del self._held[id(lock)]

@@ -1,0 +1,193 @@
+"""The members of a batch as a graph that can be read: layers from left to right, many alike as one; pure.
+
+A member's layer is the length of the longest way to it. Where a layer has more than eight members of one task
+these are one node with a count of each state, so that a fan-out of thousands is three nodes, not a wall.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import attrs
+
+from firelock.storage import JobRecord
+from firelock_dashboard.web.formatting import job_name, short_id, task_name
+
+_ALIKE = 8  # members of one task in one layer that are still drawn each
+_ROWS = 40  # nodes of one layer; where there are more, all its tasks are drawn as one node each
+_LABEL = 21  # characters that a node has room for
+_WIDTH, _HEIGHT, _GAP, _COLUMN, _MARGIN = 188, 46, 12, 226, 6
+_DETAIL = 16  # characters of what tells members of one task apart
+
+# In this order they are named, and the first one that a node has any of gives it its colour.
+ORDER = ("failed", "processing", "retrying", "enqueued", "scheduled", "awaiting", "deleted", "succeeded")
+
+
+@attrs.frozen
+class FlowNode:
+    """A member, or several alike."""
+
+    label: str
+    states: tuple[tuple[str, int], ...]  # how many are in each, in `ORDER`
+    job_id: str | None  # of a single one
+    task: str
+    detail: str = ""  # what tells a single one from others of its task
+    x: int = 0
+    y: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many members it stands for."""
+        return sum(number for _, number in self.states)
+
+    @property
+    def state(self) -> str:
+        """The state that people should see first."""
+        return self.states[0][0]
+
+
+@attrs.frozen
+class FlowGraph:
+    """Nodes at their places, and ways between them as paths of SVG."""
+
+    nodes: Sequence[FlowNode]
+    ways: Sequence[str]
+    width: int
+    height: int
+    node_width: int = _WIDTH
+    node_height: int = _HEIGHT
+
+    @property
+    def is_flow(self) -> bool:
+        """Tell whether any member waits for another one; else there is nothing to draw."""
+        return bool(self.ways)
+
+
+def draw_flow(
+    members: Sequence[JobRecord], *, digest: Callable[[JobRecord], str] = lambda _: ""
+) -> FlowGraph:
+    """Return the graph of these members; ties to jobs that are not among them are left out.
+
+    Args:
+        members: the jobs.
+        digest: what tells a job from others of its task, its arguments; where it is empty or another one's as
+            well, its id does. Asked of those that are a node each.
+    """
+    parents = _parents(members)
+    layers = _layers(parents)
+    nodes, node_of = _grouped(members, layers, digest)
+    ways = {
+        (node_of[parent], node_of[child])
+        for child, of_child in parents.items()
+        for parent in of_child
+        if node_of[parent][0] < node_of[child][0]  # not so of a circle
+    }
+    columns = _columns(nodes, ways)
+    placed: dict[_Key, FlowNode] = {}
+    tallest = max((len(column) for column in columns), default=0)
+    for number, column in enumerate(columns):
+        top = (tallest - len(column)) * (_HEIGHT + _GAP) // 2
+        for row, key in enumerate(column):
+            x, y = _MARGIN + number * _COLUMN, _MARGIN + top + row * (_HEIGHT + _GAP)
+            placed[key] = attrs.evolve(nodes[key], x=x, y=y)
+    width = 2 * _MARGIN + max(0, len(columns) - 1) * _COLUMN + _WIDTH
+    height = 2 * _MARGIN + max(0, tallest * (_HEIGHT + _GAP) - _GAP)
+    drawn = [_way(placed[one], placed[other]) for one, other in sorted(ways)]
+    return FlowGraph([placed[key] for column in columns for key in column], drawn, width, height)
+
+
+_Key = tuple[int, str, str]  # layer, task, id of a single one
+
+
+def _parents(members: Sequence[JobRecord]) -> dict[str, list[str]]:
+    ids = {job.id for job in members}
+    return {
+        job.id: list(dict.fromkeys(edge.parent_id for edge in job.parents if edge.parent_id in ids))
+        for job in members
+    }
+
+
+def _layers(parents: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Return the length of the longest way to each; who waits in a circle is in the first layer."""
+    children, waiting = defaultdict[str, list[str]](list), dict[str, int]()
+    for child, of_child in parents.items():
+        waiting[child] = len(of_child)
+        for parent in of_child:
+            children[parent].append(child)
+    layers = dict.fromkeys(parents, 0)
+    ready = [id for id, number in waiting.items() if not number]
+    while ready:
+        parent = ready.pop()
+        for child in children[parent]:
+            layers[child] = max(layers[child], layers[parent] + 1)
+            waiting[child] -= 1
+            if not waiting[child]:
+                ready.append(child)
+    return layers
+
+
+def _grouped(
+    members: Sequence[JobRecord], layers: Mapping[str, int], digest: Callable[[JobRecord], str]
+) -> tuple[dict[_Key, FlowNode], dict[str, _Key]]:
+    alike = defaultdict[tuple[int, str], list[JobRecord]](list)
+    for job in members:
+        alike[layers[job.id], job_name(job)].append(job)
+    single = Counter[int]()
+    for (layer, _), jobs in alike.items():
+        single[layer] += len(jobs) if len(jobs) <= _ALIKE else 1
+    nodes: dict[_Key, FlowNode] = {}
+    node_of: dict[str, _Key] = {}
+    for (layer, name), jobs in alike.items():
+        is_each = len(jobs) <= _ALIKE and single[layer] <= _ROWS
+        details = _details(jobs, digest) if is_each or len(jobs) == 1 else {}
+        for part in ([job] for job in jobs) if is_each else (jobs,):
+            key = (layer, name, part[0].id if is_each else "")
+            job_id = part[0].id if len(part) == 1 else None
+            nodes[key] = FlowNode(
+                _cut(task_name(name), _LABEL), _states(part), job_id, name, details.get(job_id or "", "")
+            )
+            node_of |= {job.id: key for job in part}
+    return nodes, node_of
+
+
+def _details(jobs: Sequence[JobRecord], digest: Callable[[JobRecord], str]) -> dict[str, str]:
+    """Return what tells each from the others, by its id."""
+    cut = {job.id: _cut(digest(job), _DETAIL) for job in jobs}
+    seen = Counter(cut.values())
+    return {id: text if text and seen[text] == 1 else short_id(id) for id, text in cut.items()}
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def _states(jobs: Iterable[JobRecord]) -> tuple[tuple[str, int], ...]:
+    found = Counter("retrying" if job.is_retrying else job.state.value for job in jobs)
+    return tuple((state, found[state]) for state in ORDER if found[state])
+
+
+def _columns(nodes: Mapping[_Key, FlowNode], ways: Iterable[tuple[_Key, _Key]]) -> list[list[_Key]]:
+    """Return the layers, each ordered by the middle of what it follows, so that few ways cross."""
+    follows = defaultdict[_Key, list[_Key]](list)
+    for one, other in ways:
+        follows[other].append(one)
+    columns: list[list[_Key]] = []
+    row_of: dict[_Key, float] = {}
+    for layer in sorted({key[0] for key in nodes}):
+        keys = sorted(key for key in nodes if key[0] == layer)
+        keys.sort(key=lambda key: _middle([row_of[one] for one in follows[key]]))
+        row_of |= {key: row - len(keys) / 2 for row, key in enumerate(keys)}
+        columns.append(keys)
+    return columns
+
+
+def _middle(rows: Sequence[float]) -> float:
+    return sum(rows) / len(rows) if rows else 0.0
+
+
+def _way(one: FlowNode, other: FlowNode) -> str:
+    from_x, from_y = one.x + _WIDTH, one.y + _HEIGHT // 2
+    to_x, to_y = other.x, other.y + _HEIGHT // 2
+    bend = max(24, (to_x - from_x) // 2)
+    return f"M{from_x} {from_y}C{from_x + bend} {from_y} {to_x - bend} {to_y} {to_x} {to_y}"

@@ -1,0 +1,133 @@
+"""What a reader of jobs is helped with: names of tasks, how what is typed may go on, what has started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import attrs
+
+from firelock.storage import JobFilter, State
+from firelock_dashboard.stats.job_search import KnownTasks
+from firelock_dashboard.web.formatting import task_name
+
+if TYPE_CHECKING:
+    from firelock.storage import JobRecord
+    from firelock_dashboard.web.request import Visit
+
+_SHOWN = 12
+_NEWEST = 100  # jobs whose tags and tasks are offered
+_GROUPS = 30
+_LOGS = 24  # jobs whose log is looked at for a start
+_LINES = 1_000
+_CHIPS = ("state:", "task:", "queue:", "tag:", "error:", "args.", "created:", "server:", "id:", "recurring:")
+_AGES = ("<15m", "<1h", "<24h", ">1h", ">24h")
+
+
+@attrs.frozen
+class Suggestion:
+    """One way to go on."""
+
+    text: str  # the whole text, gone on with
+    shown: str
+    kind: str  # a key of jobs.toml, said beside it
+    is_whole: bool = True  # nothing has to follow: it may be asked for at once
+
+
+def known_tasks(visit: Visit) -> KnownTasks:
+    """Return what this process and, where servers said so, they know of tasks."""
+    templates = {info.name: info.tags for info in visit.fire.tasks()}
+    for entry in visit.fire.catalogue.list():
+        templates.setdefault(entry.name, tuple(entry.tags))
+    return KnownTasks(templates)
+
+
+def starts(visit: Visit, jobs: Iterable[JobRecord]) -> dict[str, int]:
+    """Return when running jobs started, in micros by id; who may be claimed and not started is left out.
+
+    A start is stored about a second after it. Until then a job has started that told progress since its
+    claim, or logged something in this attempt; logs are looked at for the first 24 of them.
+    """
+    running = [job for job in jobs if job.state is State.PROCESSING]
+    found = {job.id: job.started_at for job in running if job.started_at is not None}
+    unknown = [job for job in running if job.id not in found]
+    if not unknown:
+        return found
+    storage = visit.fire.storage
+    for told in storage.get([job.id for job in unknown]):
+        if told is not None and told.progress is not None and told.progress.at >= (told.claimed_at or 0):
+            found[told.id] = told.progress.at
+    for job in [job for job in unknown if job.id not in found][:_LOGS]:
+        lines = storage.read_log(job.id, limit=1 if job.attempt == 1 else _LINES)
+        first = next((line for line in lines if line.attempt == job.attempt), None)
+        if first is not None:
+            found[job.id] = first.at
+    return found
+
+
+def suggestions(visit: Visit, text: str) -> list[Suggestion]:
+    """Return how the last word of a text may go on: names of chips, then values of one."""
+    head, last = _split(text)
+    name, colon, value = last.partition(":")
+    found = (
+        _values(visit, name, value.strip('"').casefold()) if colon else _beginnings(visit, last.casefold())
+    )
+    return [attrs.evolve(one, text=f"{head}{one.text}") for one in islice(found, _SHOWN)]
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Return what stands before the word that is being typed, and the word."""
+    is_quoted = text.count('"') % 2 == 1
+    start = text.rfind(" ", 0, text.rindex('"') if is_quoted else len(text)) + 1
+    return text[:start], text[start:]
+
+
+def _beginnings(visit: Visit, typed: str) -> Iterator[Suggestion]:
+    for chip in _CHIPS:
+        if chip.startswith(typed):
+            yield Suggestion(chip, chip, "chip", is_whole=False)
+    if typed:
+        for state in State:
+            if state.startswith(typed):
+                yield Suggestion(f"state:{state}", f"state:{state}", "state")
+        for task in task_names(visit):
+            if typed in task.casefold():
+                yield Suggestion(f"task:{task}", task, "task")
+        for queue in visit.dashboard.counts().by_queue:
+            if queue.casefold().startswith(typed):
+                yield Suggestion(f"queue:{_quoted(queue)}", queue, "queue")
+
+
+def _values(visit: Visit, name: str, typed: str) -> Iterator[Suggestion]:
+    seen = set[str]()
+    for value in _known_values(visit, name):
+        if value not in seen and typed in value.casefold():
+            seen.add(value)
+            yield Suggestion(f"{name}:{_quoted(value)}", value, name)
+
+
+def _known_values(visit: Visit, name: str) -> Iterable[str]:
+    jobs = visit.fire.jobs
+    sources: dict[str, Callable[[], Iterable[str]]] = {
+        "state": lambda: [*State, "retrying"],
+        "task": lambda: task_names(visit),
+        "queue": lambda: sorted(visit.dashboard.counts().by_queue),
+        "server": lambda: [server.name for server in visit.fire.servers.list()],
+        "tag": lambda: [tag for job in jobs.page(JobFilter(), limit=_NEWEST) for tag in job.tags],
+        "error": lambda: [group.type for group in visit.dashboard.watch.failure_groups(_GROUPS)],
+        "created": lambda: _AGES,
+        "recurring": lambda: [one.id for one in visit.fire.recurring.list(limit=_NEWEST)],
+    }
+    return sources.get(name, tuple)()
+
+
+def task_names(visit: Visit) -> list[str]:
+    """Return the tasks that are known or that new jobs are of, in order of what people call them."""
+    known = set(known_tasks(visit).templates)
+    known.update(job.task for job in visit.fire.jobs.page(JobFilter(), limit=_NEWEST))
+    return sorted(known, key=lambda task: (task_name(task), task))
+
+
+def _quoted(value: str) -> str:
+    return f'"{value}"' if " " in value else value

@@ -1,0 +1,550 @@
+"""What a list of jobs is asked for, chip by chip, and what a storage can look up of it.
+
+`/jobs?state=failed&task=shop.mail.send&error=Timeout` is read into `Chips`; `plan` splits them into a
+`JobFilter`, which the storage answers, and tests of each job that it finds.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from firelock import StorageError, StorageUnavailable
+from firelock.storage import JobFilter, JobRecord, State
+from firelock_dashboard.problems import BadRequest
+from firelock_dashboard.web.fields import SPAN_UNITS, Choice, Field, Moment, Text, Texts
+from firelock_dashboard.web.formatting import micros, task_name
+
+if TYPE_CHECKING:
+    from firelock import Firelock, JobPage, JsonValue
+    from firelock_dashboard.web.fields import SentFields
+
+_ORDER = (
+    "state", "task", "queue", "tag", "server", "arg", "error", "id", "created", "since", "until", "recurring",
+    "parent", "batch", "fingerprint",
+)  # fmt: skip
+ARGUMENT = re.compile(r"(?P<path>[A-Za-z_*][\w.*-]{0,99}):(?P<value>.*)", re.DOTALL)
+_MICROSECOND = timedelta(microseconds=1)
+_FIRST = micros(datetime.min.replace(tzinfo=UTC))  # no time is before the year 1
+_AGE = re.compile(r"([<>])([0-9]{1,6})([smhdw])")
+Arguments = Callable[[JobRecord], "JsonValue"]
+"""Returns a job's arguments as they may be shown; None where they may not, or cannot be read."""
+
+
+@attrs.frozen
+class Age:
+    """Younger or older than a span: `<30m`, `>2h`."""
+
+    text: str
+    is_older: bool
+    span: timedelta
+
+
+@attrs.frozen
+class AgeField(Field[Age]):
+    """The field of an age."""
+
+    def parse(self, text: str, name: str) -> Age:
+        """See `Field.parse`."""
+        found = _AGE.fullmatch(text)
+        if found is None:
+            raise BadRequest(
+                f"{name} must be an age such as <30m for younger or >2h for older (s, m, h, d, w), "
+                f"got {text[:40]!r}."
+            )
+        return Age(text, found[1] == ">", timedelta(seconds=int(found[2]) * SPAN_UNITS[found[3]]))
+
+    def schema(self) -> dict[str, Any]:
+        """See `Field.schema`."""
+        return {"type": "string", "pattern": f"^{_AGE.pattern}$"}
+
+
+# The fields of a query that asks for a list of jobs.
+STATE = Choice("state", choices=tuple(State))
+_TEXTS = tuple(  # plain chips
+    Text(name)
+    for name in (
+        "task", "queue", "server", "error", "id", "recurring", "parent", "batch", "fingerprint",
+    )
+)  # fmt: skip
+_TAGS, _ARGUMENTS = Texts("tag", most=10), Texts("arg", most=5)
+_CREATED = AgeField("created")
+_SINCE, _UNTIL = Moment("since"), Moment("until")
+CHIP_FIELDS: tuple[Field[Any], ...] = (*_TEXTS, _TAGS, _ARGUMENTS, _CREATED, _SINCE, _UNTIL)
+"""All of them but the state: a list of retries has none."""
+
+
+@attrs.frozen
+class Chip:
+    """One condition as it is shown, and the query without it."""
+
+    name: str
+    value: str
+    rest: Mapping[str, object]
+
+
+@attrs.frozen
+class Chips:
+    """Everything that a list is asked for; what is None or empty is not asked."""
+
+    state: State | None = None
+    is_retrying: bool = False  # the list of retries; then no other state is asked
+    task: str | None = None
+    queue: str | None = None
+    tags: tuple[str, ...] = ()
+    server: str | None = None
+    arguments: tuple[str, ...] = ()  # `path:value`, or any text
+    error: str | None = None
+    id: str | None = None
+    created: Age | None = None
+    since: datetime | None = None  # by the order of the list
+    until: datetime | None = None
+    recurring: str | None = None
+    parent: str | None = None
+    batch: str | None = None
+    fingerprint: str | None = None
+
+    @classmethod
+    def read(cls, fields: SentFields, *, is_retrying: bool = False) -> Chips:
+        """Return the chips of a query.
+
+        Raises:
+            BadRequest: a field is wrong.
+        """
+        since, until = fields.maybe(_SINCE), fields.maybe(_UNTIL)
+        if since is not None and until is not None and since >= until:
+            raise BadRequest("since is not before until; swap them, or leave one out.")
+        return cls(
+            state=None if is_retrying else fields.maybe(STATE), is_retrying=is_retrying,
+            tags=_several(fields, _TAGS), arguments=_several(fields, _ARGUMENTS),
+            created=fields.maybe(_CREATED), since=since, until=until,
+            **{field.name: fields.maybe(field) for field in _TEXTS},
+        )  # fmt: skip
+
+    @property
+    def path(self) -> str:
+        """The page that shows them."""
+        return "/retries" if self.is_retrying else "/jobs"
+
+    def query(self) -> dict[str, object]:
+        """Return them as the fields of a query, in one order whatever the order in which they were typed."""
+        told = {
+            "tag": self.tags, "arg": self.arguments, "created": self.created and self.created.text,
+            "since": _iso(self.since), "until": _iso(self.until),
+        }  # fmt: skip
+        return {name: told.get(name, getattr(self, name, None)) for name in _ORDER}
+
+    def shown(self) -> list[Chip]:
+        """Return every condition but the state, which the tabs show, each with the query that lacks it."""
+        query = {name: value for name, value in self.query().items() if value}
+        chips: list[Chip] = []
+        for name, value in query.items():
+            if isinstance(value, tuple):
+                for one in value:
+                    others = tuple(other for other in value if other != one)
+                    chips.append(Chip(name, one, {**query, name: others}))
+            elif name != "state":
+                chips.append(Chip(name, str(value), {**query, name: None}))
+        return chips
+
+    @property
+    def is_bare(self) -> bool:
+        """Tell whether nothing but a state is asked for."""
+        return not self.shown()
+
+
+def _several(fields: SentFields, field: Texts) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(fields.maybe(field) or ()))
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+# ---- what is looked up and what is tested ----------------------------------------------------------------
+
+
+@attrs.frozen
+class SearchPlan:
+    """How chips are answered: by a filter of the storage, and by tests of the jobs that it finds."""
+
+    where: JobFilter
+    tests: tuple[Callable[[JobRecord], bool], ...] = ()
+    contains: Mapping[str, str] = attrs.field(factory=dict)  # the tests, where an operation knows them too
+    is_whole: bool = True  # an operation can be told all of it
+    by_tag: str | None = None  # an argument is looked up by this tag
+    several_tasks: tuple[str, ...] = ()  # the task's name is that of these
+
+    def accepts(self, job: JobRecord) -> bool:
+        """Tell whether a job that the filter found is meant."""
+        return all(test(job) for test in self.tests)
+
+    def time_of(self, job: JobRecord) -> int:
+        """Return when the job stands in the list's order, in micros."""
+        if self.where.by_due:
+            return job.due_at or 0
+        return job.created_at if self.where.state is None else job.changed_at
+
+
+def plan(
+    chips: Chips, now: datetime, known: KnownTasks, arguments: Arguments, *, by_due: bool = False,
+    masked: Callable[[str], str] = str,
+) -> SearchPlan:  # fmt: skip
+    """Return how these chips are answered at this instant; pure.
+
+    An argument is looked up by a tag where the tasks that may be meant make a tag of it. The age is a window
+    of the list where the list is in order of creation, else a test. A list by due has its windows by due,
+    which no operation knows. Errors are searched as `masked` shows them: what is secret is not found.
+    """
+    tests: list[Callable[[JobRecord], bool]] = []
+    contains: dict[str, str] = {}
+    since, until = micros(chips.since), micros(chips.until)
+    is_whole = len(chips.tags) <= 1 and not (by_due and (since or until))
+    if (age := chips.created) is not None:
+        edge = max(_FIRST, micros(now) - age.span // _MICROSECOND)
+        if chips.state is not None or chips.is_retrying:
+            is_whole = False
+            tests.append(lambda job: (job.created_at < edge) is age.is_older)
+        elif age.is_older:
+            until = min(until or edge, edge)
+        if not age.is_older and not by_due:  # what was created since then changed since then
+            since = max(since or edge, edge)
+    tests += [lambda job, tag=tag: tag in job.tags for tag in chips.tags[1:]]  # type: ignore[misc]
+    named = known.named(chips.task) if chips.task else ()
+    task = named[0] if len(named) == 1 else chips.task
+    tag = next(iter(chips.tags), None)
+    by_tag = None
+    for wanted in chips.arguments:
+        made = _made_tag(wanted, task, known)
+        if made is not None and tag is None:
+            tag = by_tag = made
+        is_whole = is_whole and ARGUMENT.fullmatch(wanted) is None and "argument" not in contains
+        contains["argument"] = wanted
+        tests.append(_has_argument(wanted, arguments))
+    if chips.error is not None:
+        tests.append(_has_error(chips.error, masked))
+        contains["error"] = chips.error
+    where = JobFilter(
+        State.SCHEDULED if chips.is_retrying else chips.state, task, chips.queue, tag, chips.server,
+        chips.fingerprint, chips.recurring, chips.id, chips.parent, since, until, chips.is_retrying or None,
+        by_due=by_due or None, batch_id=chips.batch,
+    )  # fmt: skip
+    return SearchPlan(where, tuple(tests), contains, is_whole, by_tag, tuple(named) if len(named) > 1 else ())
+
+
+def _made_tag(wanted: str, task: str | None, known: KnownTasks) -> str | None:
+    """Return the tag that the tasks make of this argument alone; None where any of them makes another."""
+    found = ARGUMENT.fullmatch(wanted)
+    if found is None or not found["value"]:
+        return None
+    field = f"{{{found['path']}}}"
+    tasks = [task] if task is not None else list(known.templates)
+    made = {
+        template.replace(field, found["value"]).replace("{{", "{").replace("}}", "}")
+        for name in tasks
+        for template in known.templates.get(name, ())
+        if template.count("{") == 1 and field in template
+    }
+    return made.pop() if len(made) == 1 else None
+
+
+# ---- tests -----------------------------------------------------------------------------------------------
+
+
+def shown_holds(
+    contains: Mapping[str, str], arguments: Arguments, masked: Callable[[str], str]
+) -> Callable[[JobRecord], bool]:
+    """Return what tells whether the texts that an operation wants are in what is shown of a job.
+
+    An operation looks into what is stored, in which secrets can be read.
+    """
+    tests = []
+    if "argument" in contains:
+        tests.append(_has_argument(contains["argument"], arguments))
+    if "error" in contains:
+        tests.append(_has_error(contains["error"], masked))
+    return lambda job: all(test(job) for test in tests)
+
+
+def _has_error(text: str, masked: Callable[[str], str]) -> Callable[[JobRecord], bool]:
+    wanted = text.casefold()
+
+    def test(job: JobRecord) -> bool:
+        # What is not in the stored text is not in the masked one either: most jobs are told by that.
+        error = job.error
+        return error is not None and all(
+            wanted in f"{error.type}: {shown(error.message)}".casefold() for shown in (str, masked)
+        )
+
+    return test
+
+
+def _has_argument(wanted: str, arguments: Arguments) -> Callable[[JobRecord], bool]:
+    path, _, value = wanted.partition(":") if ARGUMENT.fullmatch(wanted) else ("", "", wanted)
+
+    def test(job: JobRecord) -> bool:
+        # What is not in the stored JSON is in no argument: most jobs are told by that, without reading it.
+        is_told = job.serializer == "json" and value.isascii() and value.isalnum()
+        if is_told and value.casefold() not in job.arguments.casefold():
+            return False
+        given = arguments(job)
+        return is_found(argument_at(given, path) if path else given, value)
+
+    return test
+
+
+def argument_at(arguments: JsonValue, path: str) -> JsonValue:
+    """Return what stands at a path such as `user.id` or `items.0`; None where nothing does."""
+    at = arguments
+    for step in path.split("."):
+        if isinstance(at, dict) and step in at:
+            at = at[step]
+        elif isinstance(at, list) and step.isascii() and step.isdigit() and int(step[:6]) < len(at):
+            at = at[int(step[:6])]
+        else:
+            return None
+    return at
+
+
+def is_found(value: JsonValue, text: str) -> bool:
+    """Tell whether a leaf is this text, or in a list or object any text or key holds it."""
+    if isinstance(value, dict):
+        wanted = text.casefold()
+        return any(wanted in name.casefold() or _holds(one, wanted) for name, one in value.items())
+    if isinstance(value, list):
+        return any(_holds(one, text.casefold()) for one in value)
+    return value is not None and _leaf(value).casefold() == text.casefold()
+
+
+def _holds(value: JsonValue, wanted: str) -> bool:
+    if isinstance(value, dict | list):
+        return is_found(value, wanted)
+    return wanted in _leaf(value).casefold()
+
+
+def _leaf(value: JsonValue) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "null" if value is None else str(value)
+
+
+_TYPED = re.compile(r'(?:(?P<name>[a-z]+(?:\.[\w.*-]+)?):)?(?:"(?P<quoted>[^"]*)"?|(?P<plain>\S+))')
+_LIKE_ID = re.compile(r"(?=[0-9a-f-]*\d)[0-9a-f][0-9a-f-]{5,63}")
+
+
+@attrs.frozen
+class KnownTasks:
+    """What is known of tasks: their names, and the templates that make tags of their arguments."""
+
+    templates: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)  # by task
+
+    def named(self, text: str) -> list[str]:
+        """Return the tasks that a text may name: the one called so in full, else all with that end."""
+        if text in self.templates:
+            return [text]
+        return sorted(name for name in self.templates if task_name(name) == text or name.endswith(f".{text}"))
+
+
+_NAMES = {name: name for name in _ORDER} | {"is": "state", "args": "arg", "age": "created"}  # as typed
+_REPEATED = ("arg", "tag")
+
+
+def read_typed(
+    text: str, known: KnownTasks, former: Mapping[str, object] | None = None
+) -> list[tuple[str, str]]:
+    """Return typed text as pairs for a query, added to those that hold already; a later one takes the place.
+
+    `name:value` is a chip, quotes keep blanks. Text without a name is a task that is called so, else a state,
+    else the start of an id, else words of an error.
+    """
+    held = {name: value for name, value in (former or {}).items() if value}
+    several = {name: list(map(str, held.pop(name, ()))) for name in _REPEATED}  # type: ignore[call-overload]
+    single = {name: str(value) for name, value in held.items()}
+    words: list[str] = []
+    for name, value in _tokens(text):
+        meant, value = (name, value) if name else _guess(value, known)  # noqa: PLW2901 - what is meant by it
+        if meant is None:
+            words.append(value)
+        elif meant in several:
+            several[meant].append(value)
+        else:
+            single[meant] = value
+    if words:
+        single["error"] = " ".join(words)
+    repeated = ((name, value) for name, values in several.items() for value in dict.fromkeys(values))
+    return [*single.items(), *repeated]
+
+
+def _tokens(text: str) -> Iterator[tuple[str | None, str]]:
+    for token in _TYPED.finditer(text):
+        name, value = token["name"], token["quoted"] if token["quoted"] is not None else token["plain"]
+        head, _, inner = (name or "").partition(".")
+        if head in {"arg", "args"} and inner:
+            yield "arg", f"{inner}:{value}"
+        elif name in _NAMES:
+            if value:
+                yield _NAMES[name], value
+        else:
+            yield None, token[0] if name else value
+
+
+def _guess(word: str, known: KnownTasks) -> tuple[str | None, str]:
+    if known.named(word):
+        return "task", word
+    if word in {*State, "retrying"}:
+        return "state", word
+    return "id" if _LIKE_ID.fullmatch(word) else None, word
+
+
+ROWS = 10_000
+"""So many jobs are looked at for one page."""
+
+SECONDS = 0.06
+"""So long is searched for one page, a first look apart; the rest of the page needs its time as well."""
+
+COUNTED = 10_000
+
+_CHUNK = 500
+_LOOK = 100  # jobs from one look at the clock to the next: what any page looks at, however slow the machine
+_CURSOR_LIMIT = 600
+_PLACE = re.compile(r"(?P<page>.*)\|(?P<at>-?\d{1,18})\|(?P<id>[^|]{1,200})", re.DOTALL)
+
+
+@attrs.frozen
+class JobsFound:
+    """A page of jobs as far as was searched."""
+
+    jobs: list[JobRecord]
+    cursor: str | None  # opens what lies behind; None where all has been seen
+    looked_at: int  # jobs that were looked at; those of the page where each that was found is meant
+    is_cut: bool  # the search ended at its bounds: there may be more though the page is not full
+    last_at: int | None = None  # where in the list's order it ended, in micros
+
+
+def find_page(
+    fire: Firelock, plan: SearchPlan, *, limit: int, cursor: str | None, oldest_first: bool = False,
+    seconds: float = SECONDS, monotonic: Callable[[], float] = time.monotonic,
+) -> JobsFound:  # fmt: skip
+    """Return up to `limit` jobs that the plan means, behind the cursor.
+
+    Raises:
+        BadRequest: no page of this filter gave the cursor.
+    """
+    if cursor is not None and len(cursor) > _CURSOR_LIMIT:
+        raise _no_cursor()
+    try:
+        return _page(
+            fire, plan, limit, cursor, monotonic() + seconds, oldest_first=oldest_first, monotonic=monotonic
+        )
+    except StorageUnavailable:
+        raise
+    except StorageError as error:
+        message = "cursor belongs to no page of this filter; leave it out to start with the newest."
+        raise BadRequest(message) from error
+
+
+def _no_cursor() -> BadRequest:
+    return BadRequest("cursor is none that a page gave; leave it out to start with the newest.")
+
+
+def _page(
+    fire: Firelock, plan: SearchPlan, limit: int, cursor: str | None, until: float, *, oldest_first: bool,
+    monotonic: Callable[[], float],
+) -> JobsFound:  # fmt: skip
+    """Return a page; a cursor of ours names a page of the storage and the last job seen of it."""
+    tests = bool(plan.tests)
+    at, behind = _read_cursor(cursor) if tests else (cursor, None)
+    found: list[JobRecord] = []
+    looked_at, last = 0, None
+
+    def is_behind(record: JobRecord, place: tuple[int, str]) -> bool:
+        here = (plan.time_of(record), record.id)
+        return here > place if oldest_first else here < place
+
+    def told(cursor: str | None, *, is_cut: bool) -> JobsFound:
+        return JobsFound(found, cursor, looked_at, is_cut, None if last is None else plan.time_of(last))
+
+    while True:
+        began = monotonic()
+        # Where every job that is found is meant, what is missing is asked for and no more.
+        page = fire.jobs.page(
+            plan.where, limit=_CHUNK if tests else limit - len(found), cursor=at,
+            oldest_first=oldest_first,
+        )  # fmt: skip
+        for handle in page:
+            record = handle.record()
+            if behind is not None and not is_behind(record, behind):
+                continue
+            looked_at, last = looked_at + 1, record
+            is_full = False
+            if plan.accepts(record):
+                found.append(record)
+                is_full = len(found) == limit
+            if tests and (is_full or (looked_at % _LOOK == 0 and monotonic() >= until)):
+                return told(f"{at or ''}|{plan.time_of(record)}|{record.id}", is_cut=not is_full)
+        # The former part may have ended at the page's last job.
+        is_rest_empty = behind is not None and looked_at == 0
+        at, behind = page.cursor, None
+        is_done = at is None or len(found) >= limit
+        is_late = looked_at >= ROWS or (_is_over(began, monotonic(), until) and not is_rest_empty)
+        if is_done or is_late:
+            return told(f"{at}|0|-" if at and tests else at, is_cut=not is_done)
+
+
+def _is_over(began: float, now: float, until: float) -> bool:
+    """Tell whether a further look, that takes as long as the last ends too late: it may find nothing."""
+    return now + (now - began) > until
+
+
+def _read_cursor(cursor: str | None) -> tuple[str | None, tuple[int, str] | None]:
+    if cursor is None:
+        return None, None
+    place = _PLACE.fullmatch(cursor)
+    if place is None:
+        raise _no_cursor()
+    return place["page"] or None, None if place["id"] == "-" else (int(place["at"]), place["id"])
+
+
+def pages_of(fire: Firelock, where: JobFilter, *, oldest_first: bool = False) -> Iterator[JobPage]:
+    """Yield the pages of what a filter means, of 500 jobs each, as they are taken."""
+    cursor, is_over = None, False
+    while not is_over:
+        page = fire.jobs.page(where, limit=_CHUNK, cursor=cursor, oldest_first=oldest_first)
+        yield page
+        cursor, is_over = page.cursor, page.cursor is None
+
+
+def every_match(
+    fire: Firelock, plan: SearchPlan, limit: int, *, oldest_first: bool = False
+) -> Iterator[JobRecord]:
+    """Yield up to `limit` jobs that the plan means, in the list's order, in pages as they are taken."""
+    pages = pages_of(fire, plan.where, oldest_first=oldest_first)
+    return islice(filter(plan.accepts, (job.record() for page in pages for job in page)), limit)
+
+
+def count_up_to(
+    fire: Firelock,
+    plan: SearchPlan,
+    *,
+    seconds: float = SECONDS,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> tuple[int, bool]:
+    """Return how many jobs the plan means, and whether that is all of them; looks at most at `COUNTED`."""
+    began = monotonic()
+    until, counted, looked_at = began + seconds, 0, 0
+    for page in pages_of(fire, plan.where):
+        looked_at += len(page)
+        counted += sum(plan.accepts(handle.record()) for handle in page) if plan.tests else len(page)
+        if page.cursor is None:
+            return counted, True
+        now = monotonic()
+        if looked_at >= COUNTED or _is_over(began, now, until):
+            break
+        began = now
+    return counted, False

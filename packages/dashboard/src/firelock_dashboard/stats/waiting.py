@@ -1,0 +1,195 @@
+"""Why a job is not running: sentences out of a snapshot, with what to do; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import attrs
+
+from firelock.control.doctor import Sight, lacks_release, lacks_serializer
+from firelock.jobs.blocked_by import KeyWait
+from firelock.storage import JobRecord, State
+from firelock_dashboard.web.formatting import instant, micros, span
+
+if TYPE_CHECKING:
+    from firelock import ServerView
+
+_RECENT = 10.0  # seconds within which a wait needs no reason
+
+
+class Weight(StrEnum):
+    """How a reason is shown."""
+
+    BAD = "bad"  # the job does not run until somebody does something
+    WARN = "warn"  # it may not
+    NOTE = "note"  # it runs by itself
+
+
+@attrs.frozen
+class Parent:
+    """A job that this one waits for; its state and task are None where it is not stored any more."""
+
+    id: str
+    on: str
+    state: State | None
+    task: str | None = None
+
+
+@attrs.frozen
+class JobWait:
+    """What holds around a job at one instant."""
+
+    job: JobRecord
+    now: datetime
+    is_paused: bool = False
+    note: str | None = None  # why the queue is paused
+    servers: Sequence[ServerView] = ()
+    ahead: int | None = None  # enqueued jobs in front of it; None where they were not counted
+    is_ahead_cut: bool = False  # there are at least so many
+    per_minute: float | None = None  # how many jobs of its queue ended in a minute of late
+    parents: tuple[Parent, ...] = ()
+    waits: Sequence[KeyWait] = ()  # keys of limits that hold it back
+    is_registered: bool | None = None  # whether any living server knows the task; None where nobody can tell
+
+    @property
+    def sight(self) -> Sight:
+        """The servers as they are at this instant."""
+        return Sight(micros(self.now), servers=self.servers)
+
+
+@attrs.frozen
+class Reason:
+    """A sentence by its key in `job.toml`, its values, and the page where something can be done about it."""
+
+    key: str
+    weight: Weight
+    values: Mapping[str, object] = attrs.field(factory=dict)
+    path: str | None = None
+    query: Mapping[str, str] = attrs.field(factory=dict)
+
+
+def explain(at: JobWait) -> list[Reason]:
+    """Return the reasons, those that need somebody first; empty for a job that runs or has ended."""
+    match at.job.state:
+        case State.AWAITING if at.job.waits_for is not None:
+            reasons = [_of_wait(at, at.job.waits_for)]
+        case State.AWAITING:
+            reasons = [*_of_parents(at)]
+        case State.SCHEDULED:
+            reasons = [*_of_schedule(at), *_of_queue(at)]
+        case State.ENQUEUED:
+            reasons = [*_of_task(at), *_of_queue(at), *(_of_limits(at) if at.waits else _of_line(at))]
+        case _:
+            return []
+    if at.job.is_stopping:
+        reasons.append(Reason("why_tail", Weight.WARN, {"server": at.job.server or "–"}))
+    order = list(Weight)
+    return sorted(reasons, key=lambda reason: order.index(reason.weight))
+
+
+def _of_wait(at: JobWait, waits_for: str) -> Reason:
+    """A suspended job: what its task waits for, without a worker."""
+    kind, _, name = waits_for.partition(" ")
+    due_at = instant(at.job.due_at)
+    if due_at is None:
+        return Reason(f"why_{kind}", Weight.NOTE, {"name": name})
+    left = span(max(0.0, (due_at - at.now).total_seconds()))
+    return Reason(f"why_{kind}_until", Weight.NOTE, {"name": name, "span": left})
+
+
+def _of_parents(at: JobWait) -> Iterator[Reason]:
+    for parent in at.parents:
+        values = {"id": parent.id, "on": parent.on}
+        path = f"/jobs/{parent.id}"
+        if parent.state is None:
+            yield Reason("why_parent_gone", Weight.BAD, values)
+        elif parent.state is State.FAILED:
+            yield Reason("why_parent_failed", Weight.BAD, values, path)
+        else:
+            yield Reason("why_parent", Weight.NOTE, {**values, "state": parent.state.value}, path)
+    ties = at.job.ties
+    if at.parents or (ties is not None and ties.batch is not None):
+        return
+    if ties is not None and ties.batch_id is not None:
+        yield Reason("why_shut_out", Weight.NOTE, {"id": ties.batch_id}, f"/batches/{ties.batch_id}")
+    else:
+        yield Reason("why_no_parent", Weight.BAD)
+
+
+def _of_schedule(at: JobWait) -> Iterator[Reason]:
+    due_at = instant(at.job.due_at)
+    left = None if due_at is None else (due_at - at.now).total_seconds()
+    values: dict[str, object] = {
+        "span": span(abs(left or 0)),
+        "number": at.job.retries,
+        "attempt": at.job.attempt,
+    }
+    if left is not None and left < -_RECENT:
+        yield Reason("why_overdue", Weight.BAD, values, "/servers")
+    elif at.job.waits_for is not None:
+        yield _of_wait(at, at.job.waits_for)
+    elif lacks_serializer(at.job):
+        yield Reason("why_unreadable", Weight.BAD, {"serializer": at.job.serializer, **values}, "/servers")
+    elif (part := lacks_release(at.job)) is not None:
+        yield Reason("why_unread", Weight.BAD, {"part": part, **values}, "/servers")
+    elif at.job.is_retrying:
+        error = at.job.error
+        values["error"] = f"{error.type}: {error.message[:200]}" if error else at.job.reason or "–"
+        yield Reason("why_retry", Weight.NOTE, values)
+    elif at.is_registered is False:
+        yield Reason("why_unregistered", Weight.BAD, {"task": at.job.task}, "/tasks")
+    else:
+        yield Reason("why_due", Weight.NOTE, values)
+
+
+def _of_task(at: JobWait) -> Iterator[Reason]:
+    if at.is_registered is False:
+        yield Reason("why_unregistered", Weight.BAD, {"task": at.job.task}, "/tasks")
+
+
+def _of_queue(at: JobWait) -> Iterator[Reason]:
+    queue = at.job.queue
+    if at.is_paused:
+        key = "why_paused_note" if at.note else "why_paused"
+        yield Reason(key, Weight.BAD, {"queue": queue, "note": at.note}, "/queues")
+    alive = at.sight.alive
+    if not alive:
+        yield Reason("why_no_servers", Weight.BAD, {}, "/servers")
+        return
+    listening = [one for one in alive if one.listens_to(queue)]
+    if not listening:
+        heard = ", ".join(f"{one.name} ({one.queues})" for one in alive[:5])
+        yield Reason("why_no_listener", Weight.BAD, {"queue": queue, "listeners": heard}, "/servers")
+    elif not at.sight.listening(queue):
+        names = ", ".join(one.name for one in listening[:5])
+        yield Reason("why_quiet", Weight.BAD, {"servers": names, "queue": queue}, "/servers")
+
+
+def _of_limits(at: JobWait) -> Iterator[Reason]:
+    for wait in at.waits:
+        weight = Weight.BAD if wait.is_paused else Weight.NOTE
+        yield Reason("why_limit", weight, {"limit": str(wait)}, "/limits/key", {"key": wait.key})
+
+
+def _of_line(at: JobWait) -> Iterator[Reason]:
+    listening = at.sight.listening(at.job.queue)
+    if at.is_paused or not listening or at.is_registered is False:
+        return
+    query = {"state": "enqueued", "queue": at.job.queue}
+    if at.ahead:
+        key = "why_ahead_cut" if at.is_ahead_cut else "why_ahead"
+        values: dict[str, object] = {"count": at.ahead, "queue": at.job.queue}
+        if at.per_minute:
+            values["span"] = span(60 * at.ahead / at.per_minute)
+            key += "_rate"
+        yield Reason(key, Weight.NOTE, values, "/jobs", query)
+        return
+    workers = sum(one.workers for one in listening)
+    busy = sum(one.busy for one in listening)
+    if workers and busy >= workers:
+        yield Reason("why_busy", Weight.NOTE, {"count": workers}, "/servers")
+    elif at.ahead == 0:
+        yield Reason("why_next", Weight.NOTE, {"queue": at.job.queue})

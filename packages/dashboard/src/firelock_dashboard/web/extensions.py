@@ -1,0 +1,127 @@
+"""What plugins add: pages in the navigation, and panels on a job's page."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Container, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from firelock import PluginError
+from firelock_dashboard.problems import RequestProblem
+from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.web.routes import Route
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+    from firelock import Firelock, Job
+    from firelock_dashboard.web.request import Visit
+
+log = logging.getLogger(__name__)
+
+_TITLE = 80
+_NAME = re.compile(r"[a-z0-9-]{1,40}\Z")
+
+
+@attrs.frozen
+class Page:
+    """A page of a plugin, at `/x/<name>` and in the navigation: what `dashboard_pages` returns.
+
+    `render` gets the visit and returns the content: a `markupsafe.Markup` as it is, any other text escaped.
+    The content security policy holds there as well: no inline script, no style attribute.
+    """
+
+    name: str  # of its address: a to z, 0 to 9 and dashes
+    title: str
+    render: Callable[[Visit], str]
+    permission: Permission = Permission.READ
+
+
+@attrs.frozen
+class JobPanel:
+    """A card on a job's page: what `job_panels` returns. `render` as for `Page`."""
+
+    title: str
+    render: Callable[[Visit, Job[object]], str]
+
+
+@attrs.frozen
+class PluginPages:
+    """What plugins offer: the pages that can be shown, and what is wrong with the others."""
+
+    pages: Sequence[Page]
+    problems: Sequence[str]
+
+
+def plugin_pages(fire: Firelock) -> PluginPages:
+    """Return the pages that the app's plugins offer, in the order of the plugins.
+
+    One that cannot be shown costs nothing but itself: what is wrong with it is in the log.
+    """
+    found: dict[str, Page] = {}
+    problems: list[str] = []
+    for page in fire.plugins.ask_each("dashboard_pages"):
+        problem = _problem_of(page, found)
+        if problem is None and isinstance(page, Page):
+            found[page.name] = attrs.evolve(page, title=str.__str__(page.title))
+        else:
+            problems.append(str(problem))
+            log.error("A page of a plugin is left out: %s", problem)
+    return PluginPages(list(found.values()), problems)
+
+
+def _problem_of(page: object, found: Container[str]) -> str | None:
+    """Return why a page cannot be shown."""
+    if isinstance(page, PluginError):
+        return str(page)
+    if not isinstance(page, Page):
+        return f"dashboard_pages() returned a {type(page).__name__}; return Page objects."
+    if not isinstance(page.name, str) or not _NAME.match(page.name) or page.name in found:
+        return f"The name {page.name!r:.80} of a page is taken or refused; use a-z, 0-9 and dashes."
+    if not isinstance(page.title, str) or not 0 < len(page.title.strip()) <= _TITLE:
+        return f"The page {page.name!r} has no title of 1 to {_TITLE} characters; give one."
+    if not callable(page.render) or not isinstance(page.permission, Permission):
+        return f"The page {page.name!r} has no function render, or no Permission; give both."
+    return None
+
+
+def route_of(page: Page) -> Route:
+    """Return the route of a plugin's page, in the frame of all the others; its query is its own affair."""
+
+    def show(visit: Visit) -> Response:
+        body, is_bad = rendered(visit, lambda: page.render(visit), f"The page {page.name}")
+        return visit.page(
+            "extension.html", title=page.title, section=f"x:{page.name}", body=body, is_bad=is_bad,
+            status=500 if is_bad else 200,
+        )  # fmt: skip
+
+    return Route("GET", f"/x/{page.name}", page.permission, show, None)
+
+
+def rendered(visit: Visit, make: Callable[[], object], name: str) -> tuple[str, bool]:
+    """Return what a plugin's function made, and whether that is what went wrong instead.
+
+    Raises:
+        RequestProblem: the function refuses the request.
+    """
+    try:
+        content = make()
+        if isinstance(content, str):
+            return content, False
+        problem = f"render returned a {type(content).__name__}; return a text."
+    except RequestProblem:
+        raise
+    except (Exception, SystemExit) as error:  # a page must not end the server
+        log.exception("%s of a plugin failed", name)
+        problem = f"{type(error).__name__}: {_words(error)}"
+    return visit.redacted(problem)[:1_000], True
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a stranger's class
+        return "its message cannot be read"

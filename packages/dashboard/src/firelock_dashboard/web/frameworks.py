@@ -1,0 +1,224 @@
+"""The dashboard inside Flask, Django and any WSGI application.
+
+a2wsgi runs it on an event loop in a thread of its own. Under WSGI every open stream would hold a worker of
+the host, so there are none: pages ask now and then.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from a2wsgi import ASGIMiddleware
+from a2wsgi.asgi import build_scope
+from starlette.requests import Request
+
+from firelock.flows.approval import APPROVAL
+from firelock_dashboard.security.auth import refusal_of
+from firelock_dashboard.security.permissions import ASKED, to_access
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest, HttpResponse
+    from flask import Flask
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from firelock_dashboard.security.permissions import Auth
+
+NO_STREAM = "firelock.no_stream"  # in a scope's extensions: a stream cannot be kept open here
+
+_FORBIDDEN = 403
+_Start = Callable[..., Any]
+
+
+def framework_of(scope: Scope) -> str:
+    """Return what the dashboard is mounted in, as far as a request shows it; `alone` where it does not."""
+    if "django.request" in scope:
+        return "django"
+    environ = scope.get("wsgi_environ")
+    if environ is not None:
+        return "flask" if "werkzeug.request" in environ else "wsgi"
+    homes = {each.__module__.partition(".")[0] for each in type(scope.get("app")).__mro__}
+    return "fastapi" if homes & {"fastapi", "starlette"} else "alone"
+
+
+class WsgiDashboard:
+    """A WSGI application; nothing is started before the first request, and again after a fork."""
+
+    def __init__(self, application: ASGIApp, auth: Auth | None) -> None:
+        self._asgi = application
+        self._auth = auth
+        self._lock = threading.Lock()
+        self._started: tuple[int, Any] | None = None  # process, application
+
+    def __call__(self, environ: dict[str, Any], start_response: _Start) -> Iterable[bytes]:
+        """Answer one request."""
+        problem = _unreadable(environ)
+        if problem is not None:
+            start_response("400 Bad Request", [("Content-Type", "text/plain; charset=utf-8")])
+            return [problem.encode()]
+        if environ.get("REMOTE_ADDR"):
+            environ.setdefault("REMOTE_PORT", "0")  # without one the peer's address would be passed over
+        answer: Iterable[bytes] = self._application()(environ, start_response)
+        return answer
+
+    def ask_auth(self, environ: dict[str, Any], **more: object) -> None:
+        """`auth=` is asked here, in the thread of the host's own request, and the environ holds its answer.
+
+        There the host's context (its session, its user, its database connection) is at hand. A refusal is
+        kept for the dashboard to show. Where the answer has to be awaited, the dashboard asks.
+        """
+        if self._auth is None or inspect.iscoroutinefunction(self._auth):
+            return
+        try:
+            answer = self._auth(Request({**build_scope(environ), **more}))  # type: ignore[arg-type]
+            if inspect.isawaitable(answer):
+                getattr(answer, "close", lambda: None)()
+            else:
+                environ[ASKED] = to_access(answer)
+        except Exception as error:  # noqa: BLE001 - nobody gets in by it
+            environ[ASKED] = refusal_of(error)
+
+    def _application(self) -> Any:  # noqa: ANN401 - a2wsgi's types are its own
+        with self._lock:
+            if self._started is None or self._started[0] != os.getpid():
+                self._started = (os.getpid(), ASGIMiddleware(self._without_stream))  # type: ignore[arg-type]
+            return self._started[1]
+
+    async def _without_stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["extensions"][NO_STREAM] = {}
+        await self._asgi(scope, receive, send)
+
+
+def _unreadable(environ: dict[str, Any]) -> str | None:
+    """Return what is wrong with a request that cannot become an ASGI scope."""
+    for name in ("SCRIPT_NAME", "PATH_INFO"):
+        try:
+            environ.get(name, "").encode("latin-1").decode("utf-8")
+        except (UnicodeDecodeError, UnicodeEncodeError):
+            return "The path is no UTF-8."
+    if not environ.get("QUERY_STRING", "").isascii():
+        return "The query is not percent-encoded."
+    if not str(environ.get("SERVER_PORT", "")).isdigit():
+        environ["SERVER_PORT"] = "0"
+    length = environ.get("CONTENT_LENGTH") or "0"
+    return None if length.isdigit() else "Content-Length is no number."
+
+
+# ---- Flask -----------------------------------------------------------------------------------------------
+
+
+def mount_in_flask(dashboard: WsgiDashboard, app: Flask, prefix: str) -> None:
+    """The application answers below the prefix with the dashboard; its own checks come first.
+
+    `auth=` is asked within Flask's request: `flask_login.current_user` and `flask.session` are at hand.
+    """
+    from flask import Blueprint, Response, request  # noqa: PLC0415 - who mounts this has it
+
+    name = f"firelock_{prefix.strip('/').replace('/', '_').replace('.', '_') or 'root'}"
+    blueprint = Blueprint(name, __name__, url_prefix=prefix)
+
+    def answer(path: str = "") -> Any:  # noqa: ANN401, ARG001 - a response of Flask's; the path is in the environ
+        environ = dict(request.environ)
+        script = f"{environ.get('SCRIPT_NAME', '')}{prefix}"
+        environ["PATH_INFO"] = environ.get("PATH_INFO", "").removeprefix(prefix)
+        environ["SCRIPT_NAME"] = script
+        environ["wsgi.input"] = request.stream
+        dashboard.ask_auth(environ)
+        return Response.from_app(dashboard, environ, buffered=True)
+
+    methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]  # the dashboard says no itself
+    options: dict[str, Any] = {"methods": methods, "provide_automatic_options": False}
+    blueprint.add_url_rule("/", "root", answer, **options)
+    blueprint.add_url_rule("/<path:path>", "page", answer, **options)
+    app.register_blueprint(blueprint)
+    protection = app.extensions.get("csrf")  # Flask-WTF's token; the dashboard has evidence of its own
+    if protection is not None:
+        protection.exempt(blueprint)
+
+
+# ---- Django ----------------------------------------------------------------------------------------------
+
+
+def mount_in_django(
+    dashboard: WsgiDashboard, login_url: str | None = None, *, asks_login: bool = False
+) -> Any:  # noqa: ANN401 - Django's include
+    """Return what Django's `path(…)` includes: every page of the dashboard below it.
+
+    With `asks_login` a visitor who is not logged in is sent to do that, and comes back to the page.
+    """
+    from django.urls import include, re_path  # noqa: PLC0415 - who mounts this has it
+    from django.views.decorators.csrf import csrf_exempt  # noqa: PLC0415
+
+    def view(request: HttpRequest, path: str) -> HttpResponse:
+        response = _answer_django(dashboard, request, path)
+        if asks_login and response.status_code == _FORBIDDEN and _wants_page(request, path):
+            return _to_login(request, login_url)
+        return response
+
+    # Django's token check is left to the dashboard: it asks each unsafe request for evidence of its own.
+    return include(([re_path(r"^(?P<path>(?s:.*))$", csrf_exempt(view), name="dashboard")], "firelock"))
+
+
+def _wants_page(request: HttpRequest, path: str) -> bool:
+    """Tell whether a person who is not logged in follows an address: no script, and no part of a page.
+
+    An approval link asks for no login, and one with its token in the path must not be in a redirect.
+    """
+    if path.partition("/")[0] == APPROVAL:
+        return False
+    is_known = getattr(getattr(request, "user", None), "is_authenticated", True)
+    is_part = "HX-Request" in request.headers
+    return request.method == "GET" and not is_known and not is_part and request.accepts("text/html")
+
+
+def _to_login(request: HttpRequest, login_url: str | None) -> HttpResponse:
+    from django.conf import global_settings, settings  # noqa: PLC0415
+    from django.contrib.auth.views import redirect_to_login  # noqa: PLC0415
+    from django.urls import NoReverseMatch, reverse  # noqa: PLC0415
+
+    if login_url is None and settings.LOGIN_URL == global_settings.LOGIN_URL:
+        try:
+            login_url = reverse("admin:login")
+        except NoReverseMatch:
+            login_url = None
+    return redirect_to_login(request.get_full_path(), login_url)
+
+
+def _answer_django(dashboard: WsgiDashboard, request: HttpRequest, path: str) -> HttpResponse:
+    from django.http import HttpResponse  # noqa: PLC0415
+
+    environ = _environ(request, path)
+    dashboard.ask_auth(environ, **{"django.request": request})
+    started: dict[str, Any] = {}
+
+    def start_response(status: str, headers: list[tuple[str, str]], _error: object = None) -> None:
+        started.update(status=int(status.split(maxsplit=1)[0]), headers=headers)
+
+    body = b"".join(dashboard(environ, start_response))
+    response = HttpResponse(body, status=started["status"])
+    del response["Content-Type"]
+    for name, value in started["headers"]:
+        if name.lower() == "set-cookie":
+            response.cookies.load(value)
+        else:
+            response[name] = value
+    return response
+
+
+def _environ(request: HttpRequest, path: str) -> dict[str, Any]:
+    """Return a WSGI environ of the request; one that came by ASGI has the same names in its META."""
+    wanted = ("REMOTE_", "SERVER_", "HTTP_", "CONTENT_", "REQUEST_METHOD", "QUERY_STRING")
+    environ = {name: value for name, value in request.META.items() if name.startswith(wanted)}
+    asked: Mapping[str, str] = getattr(request, "scope", {})  # of a request that came by ASGI
+    environ.setdefault("SERVER_PROTOCOL", f"HTTP/{asked.get('http_version', '1.1')}")
+    script = request.path.removesuffix(path).rstrip("/")
+    environ["SCRIPT_NAME"] = script.encode().decode("latin-1")
+    environ["PATH_INFO"] = f"/{path}".encode().decode("latin-1")
+    environ["wsgi.url_scheme"] = request.scheme
+    environ["wsgi.input"] = BytesIO(request.body)
+    environ["CONTENT_LENGTH"] = str(len(request.body))
+    return {name: value for name, value in environ.items() if value is not None}

@@ -1,0 +1,30 @@
+"""Icons as inline SVG: drawn on a grid of 16, in strokes of the text's colour; `icons.toml` has the paths."""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+from importlib.resources import files
+
+from markupsafe import Markup
+
+_PATHS = tomllib.loads(files("firelock_dashboard").joinpath("icons.toml").read_text("utf-8"))
+
+
+def icon(name: str, *, size: int = 16, label: str = "") -> Markup:
+    """Return an icon; without a label it is an ornament that a screen reader passes over."""
+    if not label:
+        return _ornament(name, size)
+    return _drawn(name, size, Markup('role="img" aria-label="{}"').format(label))
+
+
+@cache
+def _ornament(name: str, size: int) -> Markup:
+    """Return an icon without a label; a list draws hundreds of a few."""
+    return _drawn(name, size, Markup('aria-hidden="true"'))
+
+
+def _drawn(name: str, size: int, said: Markup) -> Markup:
+    return Markup(
+        '<svg class="icon icon-{}" width="{}" height="{}" viewBox="0 0 16 16" {}><path d="{}"/></svg>'
+    ).format(name, size, size, said, _PATHS[name])

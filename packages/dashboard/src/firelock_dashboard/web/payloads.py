@@ -1,0 +1,311 @@
+"""What a job was called with and what it returned, as a visitor may see it: decoded, redacted, cut."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+
+from firelock import JsonValue, Serializer
+from firelock.arguments.references import OutputText, with_outputs
+from firelock_dashboard.security.redaction import Redactor
+from firelock_dashboard.web.formatting import task_name
+
+if TYPE_CHECKING:
+    from firelock.storage import Input, JobRecord
+
+IN_LISTS = 4 * 1024  # characters
+IN_DETAIL = 64 * 1024
+
+
+@attrs.frozen
+class Payload:
+    """A stored value for people."""
+
+    text: str = ""  # indented JSON, or the stored text where it cannot be read; cut to the limit
+    line: str = ""  # the same on one line
+    value: JsonValue = None  # decoded and redacted; None where it cannot be read or may not be seen
+    reason: str | None = None  # why `value` is None: it may not be seen, or cannot be read
+    is_hidden: bool = False  # the visitor may not see it: there is no text either
+    is_cut: bool = False  # there is more than `text` holds: offer a download
+    size: int = 0  # characters, whole
+
+
+def hidden(reason: str) -> Payload:
+    """Return what a visitor gets who may not see the value."""
+    return Payload(reason=reason, is_hidden=True)
+
+
+class Called(Protocol):
+    """A job or the definition of a recurring one: what is called, and with what."""
+
+    @property
+    def task(self) -> str:
+        """The task."""
+        ...
+
+    @property
+    def arguments(self) -> str:
+        """Its arguments as stored."""
+        ...
+
+    @property
+    def serializer(self) -> str:
+        """Who stored them."""
+        ...
+
+
+@attrs.frozen
+class PayloadReader:
+    """Reads what was stored of jobs, as one dashboard may show it.
+
+    Stored text is judged, never trusted: whoever writes to the storage may have left anything.
+    """
+
+    serializers: Mapping[str, Serializer]
+    redactor: Redactor
+
+    def payload(
+        self, record: Called, stored: object, limit: int | None, inputs: Sequence[Input] = ()
+    ) -> Payload:
+        """Return stored text as a value, redacted; what cannot be read is given raw, with the reason.
+
+        Where the outputs of other jobs are put, `inputs`, these are named.
+        """
+        text = stored if isinstance(stored, str) else str(stored)
+        reader = self.serializers.get(record.serializer)
+        if reader is None:
+            reason = f"It was stored by the serializer {record.serializer!r}, which is not installed here."
+            return self._raw(text, reason, record.task, limit)
+        try:
+            value = with_outputs(self.redactor.value(reader.loads(text), record.task), inputs)
+            shown = json.dumps(value, ensure_ascii=False, indent=2)
+            line = json.dumps(value, ensure_ascii=False)
+        except Exception as error:  # noqa: BLE001 - a stranger's serializer, a stranger's text
+            return self._raw(text, f"It cannot be read: {error}", record.task, limit)
+        return _cut(Payload(shown, line, value, size=len(shown)), limit)
+
+    def arguments(self, record: JobRecord) -> JsonValue:
+        """Return a job's arguments alone, redacted, without texts to show; None where they cannot be read."""
+        try:
+            return self.redactor.value(
+                self.serializers[record.serializer].loads(record.arguments), record.task
+            )
+        except Exception:  # noqa: BLE001 - a stranger's serializer, a stranger's text
+            return None
+
+    def _raw(self, text: str, reason: str, task: str, limit: int | None) -> Payload:
+        clean, said = (self.redactor.text(one, task) for one in (text, reason[:500]))
+        return _cut(Payload(clean, " ".join(clean.split()), None, said, size=len(clean)), limit)
+
+
+def _cut(payload: Payload, limit: int | None) -> Payload:
+    if limit is None or (len(payload.text) <= limit and len(payload.line) <= limit):
+        return payload
+    return attrs.evolve(payload, text=payload.text[:limit], line=payload.line[:limit], is_cut=True)
+
+
+CUT = 64 * 1024
+"""So many characters of a text are shown; the rest is for a download."""
+
+_FOLDED = 240  # a value whose text is longer is folded
+_SUMMARY = 240
+_WIDE = 88  # a call that is longer has a line for each argument
+_NODES = 600
+_DEPTH = 40
+
+_PIECES = re.compile(
+    r'(?P<text>"(?:[^"\\]|\\.)*"?)|(?P<number>-?\b\d[\d_.eE+-]*)|(?P<word>\b(?:True|False|None)\b)'
+    r"|(?P<name>[A-Za-z_]\w*(?==))|(?P<call>[A-Za-z_]\w*(?=\())|(?P<rest>.)",
+    re.DOTALL,
+)
+
+
+@attrs.frozen
+class Piece:
+    """A part of a line of code with the class that colours it; empty for plain."""
+
+    kind: str
+    text: str
+
+
+@attrs.frozen
+class Given:
+    """One argument of a call."""
+
+    name: str  # as it is written: empty where it is given by position
+    parameter: str
+    text: str  # the value as Python
+
+    @property
+    def is_long(self) -> bool:
+        """Tell whether the value is folded."""
+        return len(self.text) > _FOLDED
+
+    @property
+    def start(self) -> str:
+        """How a folded value begins."""
+        return self.text[: _FOLDED // 3]
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """The value in coloured pieces, at most `CUT` characters of it."""
+        return pieces(self.text[:CUT])
+
+
+@attrs.frozen
+class ShownCall:
+    """A call of a task by stored arguments."""
+
+    function: str
+    given: tuple[Given, ...]
+    using: tuple[Given, ...] = ()  # the options in which the job differs from its task
+
+    @property
+    def is_wide(self) -> bool:
+        """Tell whether each argument has a line of its own."""
+        return sum(len(one.name) + len(one.text) + 2 for one in self.given) + len(self.function) > _WIDE
+
+    @property
+    def text(self) -> str:
+        """The call as one text, to be copied."""
+        using = ", ".join(f"{one.name}={one.text}" for one in self.using)
+        head = f"{self.function}.using({using}).enqueue" if using else f"{self.function}.enqueue"
+        return f"{head}({', '.join(_written(one) for one in self.given)})"
+
+
+def call_of(
+    task: str, arguments: Mapping[str, JsonValue], using: Mapping[str, JsonValue] | None = None
+) -> ShownCall:
+    """Return the call that stored arguments, by the names of their parameters, came from.
+
+    `*name` holds what was given by position behind the parameters, `**name` what was given by other names.
+    """
+    further = next((value for name, value in arguments.items() if _stars(name) == 1), None)
+    by_position = isinstance(further, list) and bool(further)
+    given: list[Given] = []
+    for name, value in arguments.items():
+        if _stars(name) == 1 and isinstance(value, list):
+            given += [Given("", name, literal(one)) for one in value]
+        elif _stars(name) == 2 and isinstance(value, dict):  # noqa: PLR2004 - two stars
+            given += [Given(inner, inner, literal(one)) for inner, one in value.items()]
+        else:
+            given.append(Given("" if by_position else name, name, literal(value)))
+    options = tuple(Given(name, name, literal(value)) for name, value in (using or {}).items())
+    return ShownCall(task_name(task), tuple(given), options)
+
+
+def _stars(name: str) -> int:
+    return len(name) - len(name.lstrip("*"))
+
+
+def _written(one: Given) -> str:
+    return f"{one.name}={one.text}" if one.name else one.text
+
+
+def summary(arguments: Mapping[str, JsonValue], limit: int = _SUMMARY) -> str:
+    """Return the arguments on one line, `order_id=42, locale="tr"`, cut to the limit."""
+    parts: list[str] = []
+    left = limit
+    for one in call_of("", arguments).given:
+        part = _written(one)
+        parts.append(part[:left] + ("…" if len(part) > left else ""))
+        left -= len(part) + 2
+        if left <= 0:
+            break
+    return ", ".join(parts)
+
+
+# ---- values ----------------------------------------------------------------------------------------------
+
+
+def literal(value: JsonValue) -> str:
+    """Return a JSON value as Python writes it, what cannot be printed as escapes."""
+    match value:
+        case OutputText():
+            return str(value)
+        case str():
+            return _quoted(value)
+        case list():
+            return f"[{', '.join(map(literal, value))}]"
+        case dict():
+            return "{" + ", ".join(f"{_quoted(name)}: {literal(one)}" for name, one in value.items()) + "}"
+        case _:
+            return str(value)
+
+
+def _quoted(text: str) -> str:
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(one if one.isprintable() else _escape(one) for one in quoted)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"  # noqa: PLR2004 - the two forms of Python
+
+
+def pieces(code: str) -> list[Piece]:
+    """Return a text in the pieces by which it is coloured: strings, numbers, words, names, calls."""
+    found: list[Piece] = []
+    for kind, run in groupby(_PIECES.finditer(code), key=lambda match: match.lastgroup or "rest"):
+        texts = [match[0] for match in run]
+        found += [Piece("", "".join(texts))] if kind == "rest" else [Piece(kind, text) for text in texts]
+    return found
+
+
+# ---- trees -----------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Node:
+    """A value of a JSON tree: a leaf with its text, or a branch with what it holds."""
+
+    key: str | None
+    kind: str  # text, number, word, object, list
+    text: str  # of a leaf; of a branch how it begins and how many it holds
+    children: tuple[Node, ...] = ()
+    left_out: int = 0  # so many children are not shown
+
+    @property
+    def is_branch(self) -> bool:
+        """Tell whether it holds others."""
+        return bool(self.children) or self.left_out > 0
+
+
+def tree(value: JsonValue) -> Node:
+    """Return a value as a tree of at most some hundred nodes."""
+    return _Tree().node(None, value, 0)
+
+
+class _Tree:
+    def __init__(self) -> None:
+        self._left = _NODES
+
+    def node(self, key: str | None, value: JsonValue, depth: int) -> Node:
+        self._left -= 1
+        match value:
+            case dict():
+                pairs: Sequence[tuple[str | None, JsonValue]] = list(value.items())
+                return self._branch(key, "object", f"{{{len(value)}}}", pairs, depth)
+            case list():
+                return self._branch(key, "list", f"[{len(value)}]", [(None, one) for one in value], depth)
+            case str():
+                return Node(key, "text", _quoted(value)[:CUT])
+            case None | bool():
+                return Node(key, "word", json.dumps(value))
+            case _:
+                return Node(key, "number", str(value))
+
+    def _branch(
+        self, key: str | None, kind: str, text: str, pairs: Sequence[tuple[str | None, JsonValue]], depth: int
+    ) -> Node:
+        children: list[Node] = []
+        for name, one in pairs:
+            if self._left <= 0 or depth >= _DEPTH:
+                break
+            children.append(self.node(name, one, depth + 1))
+        return Node(key, kind, text, tuple(children), len(pairs) - len(children))

@@ -1,0 +1,424 @@
+"""One request on its way through a view: what was asked, who asks, and the ways to answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import attrs
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+from firelock.storage import JobRecord, State
+from firelock_dashboard.problems import BadRequest, Forbidden, NotHere, RequestProblem
+from firelock_dashboard.security.permissions import Access, Permission
+from firelock_dashboard.web.fields import SentFields
+from firelock_dashboard.web.formatting import ago, instant, micros, span
+from firelock_dashboard.web.payloads import IN_DETAIL, Called, Payload, hidden
+from firelock_dashboard.web.rendering import written_out
+from firelock_dashboard.web.routes import BACK, PART
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.types import Scope
+
+    from firelock import Firelock, JsonValue, RecurringJob
+    from firelock.storage import Input
+    from firelock_dashboard.site import Site
+    from firelock_dashboard.web.fields import Field
+    from firelock_dashboard.web.urls import Urls
+
+SETTINGS_COOKIE = "firelock_settings"
+
+# What a visitor may choose: the first of each is the default.
+SETTINGS = {
+    "theme": ("system", "light", "dark"),
+    "density": ("comfortable", "compact"),
+    "times": ("relative", "absolute"),
+    "shortcuts": ("on", "off"),
+}
+
+_FLASH = "firelock_flash"
+_FLASH_LIMIT = 3_000  # characters of a cookie, which browsers take up to 4,096 of
+_UNDOES = frozenset(
+    {
+        "/jobs/restore",
+        "/limits/pause",
+        "/limits/resume",
+        "/queues/pause",
+        "/queues/resume",
+        "/recurring/pause",
+        "/recurring/resume",
+    }
+)
+_YEAR = 365 * 86_400  # seconds
+_PART = f"{PART.name}="
+_FORM, _JSON = "application/x-www-form-urlencoded", "application/json"
+_LARGEST_BODY = 1024 * 1024
+_SECONDS = 30.0  # a body that takes longer is not waited for
+
+
+@attrs.frozen
+class Undo:
+    """The form that takes an action back."""
+
+    path: str
+    fields: dict[str, list[str]]
+
+    @classmethod
+    def read(cls, value: object) -> Undo | None:
+        """Return what a cookie says; None where it is no undo of ours, since a cookie is nobody's word."""
+        if not isinstance(value, dict) or value.get("path") not in _UNDOES:
+            return None
+        fields = value.get("fields")
+        if not isinstance(fields, dict):
+            return None
+        lists = {str(name): values for name, values in fields.items() if isinstance(values, list)}
+        return cls(value["path"], {name: [str(one) for one in values] for name, values in lists.items()})
+
+
+@attrs.frozen
+class Flash:
+    """The message of an action that led to a page."""
+
+    kind: str  # good, note or bad
+    message: str
+    link: str | None
+    undo: Undo | None
+
+
+class Visit:
+    """What a view gets. Views are plain functions, run in a thread: they may block."""
+
+    def __init__(
+        self,
+        dashboard: Site,
+        request: Request,
+        urls: Urls,
+        *,
+        access: Access,
+        places: Mapping[str, str],
+        body: bytes,
+    ) -> None:
+        self.dashboard = dashboard
+        self.request = request
+        self.url = urls
+        self.access = access
+        self.places = places  # what the `{name}`s of the route took
+        self.body = body
+
+    # ---- what was asked ----------------------------------------------------------------------------------
+
+    @property
+    def fire(self) -> Firelock:
+        """The app whose jobs are shown."""
+        return self.dashboard.fire
+
+    @cached_property
+    def query(self) -> SentFields:
+        """The fields of the query."""
+        return SentFields.parse(self.request.scope["query_string"].decode("latin-1"))
+
+    @cached_property
+    def form(self) -> SentFields:
+        """The fields of a posted form, or of a JSON object that a program posted."""
+        kind = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind == _JSON:
+            return SentFields.parse_json(self.body)
+        if kind != _FORM:
+            raise BadRequest(f"Content-Type {kind[:60]!r} is not read here; send {_FORM}.", status=415)
+        try:
+            return SentFields.parse(self.body.decode("ascii"))
+        except UnicodeDecodeError as error:
+            raise BadRequest("The form is not urlencoded; send ASCII with percent signs.") from error
+
+    def check_fields(
+        self,
+        query: Sequence[Field[Any]] | None,
+        form: Sequence[Field[Any]],
+        *,
+        is_strict: bool = False,
+        left: Collection[Field[Any]] = (),
+    ) -> None:
+        """Check what was sent against the declared fields; None for any query.
+
+        Args:
+            query: the fields of the query.
+            form: the fields of the body.
+            is_strict: no field may be empty.
+            left: the fields next to which the view shows a value of the wrong type.
+
+        Raises:
+            BadRequest: a field is unknown, missing or of another type; the message names it.
+        """
+        if query is not None:
+            self.query.check(query, is_strict=is_strict)
+        has_form = self.request.method == "POST" and any(field.is_required for field in form)
+        if self.body or has_form:
+            self.form.check(form, is_strict=is_strict, left=left)
+
+    @cached_property
+    def now(self) -> datetime:
+        """The storage's time."""
+        return instant(self.fire.client.clock.now())
+
+    @property
+    def now_micros(self) -> int:
+        """The same instant in micros."""
+        return micros(self.now)
+
+    @property
+    def part(self) -> str | None:
+        """The name of the region that is wanted alone; None for a whole page."""
+        return None if self.request.method == "POST" else self.query.maybe(PART)
+
+    @property
+    def is_for_part(self) -> bool:
+        """Whether the query names a region, valid or not: for answers to a query that nobody has checked."""
+        query = self.request.scope["query_string"].decode("latin-1")
+        return any(pair.startswith(_PART) for pair in query.split("&"))
+
+    @property
+    def wants_json(self) -> bool:
+        """Tell whether an action is to be answered to a script rather than with a page."""
+        return "application/json" in self.request.headers.get("accept", "")
+
+    @property
+    def here(self) -> str:
+        """The address of this page, to come back to."""
+        query = self.request.scope["query_string"].decode("latin-1")
+        pairs = [pair for pair in query.split("&") if pair and not pair.startswith(_PART)]
+        return self.url(path_of(self.request.scope) or "/") + (f"?{'&'.join(pairs)}" if pairs else "")
+
+    def setting(self, name: str) -> str:
+        """Return one of the visitor's settings, kept in a cookie."""
+        return self._settings.get(name, SETTINGS[name][0])
+
+    @property
+    def _settings(self) -> dict[str, str]:
+        """What the cookie holds; unknown names and values are passed over."""
+        pairs = (pair.partition("=") for pair in self.request.cookies.get(SETTINGS_COOKIE, "").split("."))
+        return {name: value for name, _, value in pairs if value in SETTINGS.get(name, ())}
+
+    def state_counts(self) -> dict[str, int]:
+        """Return how many jobs are in each state, every state named."""
+        by_state = self.dashboard.counts().by_state
+        return {str(state): by_state.get(state, 0) for state in State}
+
+    def text(self, key: str, **values: object) -> str:
+        """Return one of the dashboard's texts."""
+        return self.dashboard.texts(key, **values)
+
+    def may(self, permission: Permission | str) -> bool:
+        """Tell whether the visitor may do this here."""
+        return self.dashboard.may(self.access, Permission(permission))
+
+    def require(self, permission: Permission) -> None:
+        """Refuse who may not do this: for actions whose permission depends on what was asked.
+
+        Raises:
+            Forbidden: the visitor may not.
+        """
+        if not self.may(permission):
+            raise Forbidden(self.text("shared.forbidden", permission=permission))
+
+    def audit(self, action: str, target: str, **detail: JsonValue) -> None:
+        """The action is in the audit, under the visitor's name."""
+        self.fire.audit.record(action, target, by=self.who, detail=detail or None)
+
+    @property
+    def who(self) -> str:
+        """The visitor's name, for the audit: as auth says, else the address."""
+        client = self.request.client
+        return self.access.name or (client.host if client else "local")
+
+    # ---- what a job holds, as this visitor may see it -----------------------------------------------------
+
+    def arguments(self, record: Called, *, limit: int | None = IN_DETAIL) -> Payload:
+        """Return what a job was called with: decoded, redacted, and cut to the limit, None for a download.
+
+        The outputs of other jobs that it takes are named in their places.
+        """
+        ties = record.ties if isinstance(record, JobRecord) else None
+        return self._payload(record, record.arguments, limit, () if ties is None else ties.inputs)
+
+    def arguments_value(self, record: JobRecord) -> JsonValue:
+        """Return what a job was called with, decoded and redacted; None where it cannot be read or seen."""
+        if not self.may(Permission.VIEW_ARGUMENTS):
+            return None
+        return self.dashboard.payloads.arguments(record)
+
+    def meta(self, record: JobRecord | RecurringJob) -> JsonValue:
+        """Return what travels with a job or with runs, redacted; None where it may not be seen."""
+        if not self.may(Permission.VIEW_ARGUMENTS):
+            return None
+        return self.dashboard.redactor.value(dict(record.meta), record.task)
+
+    def result(self, record: JobRecord, *, limit: int | None = IN_DETAIL) -> Payload:
+        """Return what a job returned, as `arguments` does; only where `record.result` is not None."""
+        return self._payload(record, record.result, limit)
+
+    def redacted(self, text: str) -> str:
+        """Return a message, a traceback or a log line without what is unmistakably a secret."""
+        return self.dashboard.redactor.text(text)
+
+    def _payload(
+        self, record: Called, stored: object, limit: int | None, inputs: Sequence[Input] = ()
+    ) -> Payload:
+        if not self.may(Permission.VIEW_ARGUMENTS):
+            return hidden(self.text("shared.not_allowed", permission=Permission.VIEW_ARGUMENTS))
+        return self.dashboard.payloads.payload(record, stored, limit, inputs)
+
+    # ---- ways to answer ----------------------------------------------------------------------------------
+
+    def page(
+        self, template: str, *, title: str = "", section: str = "", status: int = 200, **values: object
+    ) -> Response:
+        """Return a page, or the one region of it that the request names in `part`.
+
+        A section's own page has its name: then neither section nor title need be said.
+
+        Values may be functions without parameters, which a template calls: then a region that does not show
+        them does not pay for them.
+        """
+        part = self.part if status < 400 else None  # noqa: PLR2004 - what went wrong is shown whole
+        section = section or template.removesuffix(".html")
+        title = title or self.text(f"nav.{section.partition(':')[0]}")
+        html = self.render(template, title=title, section=section, part=part, **values)
+        return self._tagged(html, status, "text/html; charset=utf-8")
+
+    def _tagged(self, text: str, status: int, kind: str) -> Response:
+        """Return the answer; who has it already is told so without it."""
+        headers = {"ETag": f'"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"'}
+        if self.request.method != "POST" and self.request.headers.get("if-none-match") == headers["ETag"]:
+            return Response(status_code=304, headers=headers)
+        return Response(text, status, headers, kind)
+
+    def render(
+        self, template: str, *, title: str, section: str, part: str | None = None, **values: object
+    ) -> str:
+        """Return a page as text, or the one part of it.
+
+        Raises:
+            NotHere: the page has no part of that name.
+        """
+        began = time.perf_counter()
+        context: dict[str, object] = {
+            **values, "visit": self, "url": self.url, "asset": self.url.asset, "may": self.may,
+            "title": title, "section": section, "dashboard": self.dashboard, "now": self.now,
+            "since": lambda at: ago(at, self.now), "elapsed": lambda: span(time.perf_counter() - began),
+        }  # fmt: skip
+        html = self.dashboard.templates.render_page(template, context, part)
+        if html is None:
+            raise NotHere(self.text("shared.no_part", part=part))
+        return html
+
+    def json(self, value: object, status: int = 200) -> Response:
+        """Return JSON."""
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+        return self._tagged(text, status, "application/json")
+
+    def done(
+        self, message: str, *, to: str = "/", kind: str = "good", link: str | None = None,
+        undo: Undo | None = None,
+    ) -> Response:  # fmt: skip
+        """Return the answer to an action: to a script JSON that it shows, else the page it came from.
+
+        Args:
+            message: what was done, in numbers where there are any.
+            to: where to go if the form does not say (its field `back`).
+            kind: good, note or bad: how the message looks.
+            link: where the message leads, if anywhere.
+            undo: what takes the action back, if anything does.
+        """
+        back = None if undo is None else attrs.asdict(undo)
+        if self.wants_json:
+            message = written_out(message)  # a script shows it as it is
+            return JSONResponse({"message": message, "kind": kind, "link": link, "undo": back})
+        response = RedirectResponse(self.url.back(self.form.maybe(BACK), to), 303)
+        flash = json.dumps([kind, message, link, back])
+        if 2 * len(flash) > _FLASH_LIMIT:
+            flash = json.dumps([kind, message, link, None])
+        self.set_cookie(response, _FLASH, flash.encode().hex(), 30)
+        return response
+
+    def keep_settings(self, response: Response, changes: Mapping[str, str]) -> None:
+        """The visitor's browser keeps these settings beside those that it has."""
+        kept = {**self._settings, **changes}
+        value = ".".join(f"{name}={value}" for name, value in kept.items())
+        self.set_cookie(response, SETTINGS_COOKIE, value, _YEAR)
+
+    def take_flash(self) -> Flash | None:
+        """Return the message of an action that led here, once."""
+        try:
+            kind, message, link, undo = json.loads(bytes.fromhex(self.request.cookies.get(_FLASH, "")))
+        except (ValueError, TypeError):
+            return None
+        if kind not in {"good", "note", "bad"} or not isinstance(message, str):
+            return None
+        self.clears_flash = True
+        leads = link if isinstance(link, str) and self.url.is_here(link) else None
+        return Flash(kind, message, leads, Undo.read(undo))
+
+    clears_flash = False
+
+    def finish(self, response: Response) -> Response:
+        """Return the response with the cookies that this visit leaves behind."""
+        if self.clears_flash:
+            response.delete_cookie(_FLASH, path=f"{self.url.root}/", httponly=True, samesite="strict")
+        return response
+
+    def set_cookie(self, response: Response, name: str, value: str, seconds: int) -> None:
+        """The visitor's browser keeps the value for this mount; no script and no other site has it."""
+        response.set_cookie(
+            name, value, max_age=seconds, path=f"{self.url.root}/", httponly=True, samesite="strict",
+            secure=self.dashboard.gate.scheme(self.request) == "https",
+        )  # fmt: skip
+
+
+# ---- before the visit ------------------------------------------------------------------------------------
+
+
+def path_of(scope: Scope) -> str:
+    """Return the path below the mount; empty where the mount itself was asked for without its slash."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    if root and (path == root or path.startswith(f"{root}/")):
+        return path[len(root) :]
+    return path
+
+
+async def read_body(request: Request, *, seconds: float = _SECONDS) -> bytes:
+    """Return the body; no more of it is held than may be sent.
+
+    Raises:
+        RequestProblem: it is larger than anything that a form here sends, compressed, of another kind than
+            forms and JSON, or takes longer than `seconds`.
+    """
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise RequestProblem("Content-Encoding is not read here; send the body as it is.", status=415)
+    length = request.headers.get("content-length", "")
+    if length.isascii() and length.isdigit() and (len(length) > 9 or int(length) > _LARGEST_BODY):  # noqa: PLR2004
+        raise _too_large()
+    chunks, size = [], 0
+    with anyio.move_on_after(seconds) as deadline:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > _LARGEST_BODY:
+                raise _too_large()
+            chunks.append(chunk)
+    if deadline.cancelled_caught:
+        raise RequestProblem(f"The body did not arrive within {seconds:g} s; send it again.", status=408)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if size and kind not in {_FORM, _JSON}:
+        raise RequestProblem(f"Content-Type {kind[:60]!r} is not read here; send {_FORM}.", status=415)
+    return b"".join(chunks)
+
+
+def _too_large() -> RequestProblem:
+    return RequestProblem(f"The body is larger than {_LARGEST_BODY} bytes; send less at once.", status=413)

@@ -1,0 +1,110 @@
+"""What a route is and how an address finds one; `TABLE` in `app` has all, and nothing is reached past it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from firelock_dashboard.security.permissions import Permission
+from firelock_dashboard.web.fields import Field, Flag, Text
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+    from firelock_dashboard.web.request import Visit
+
+_PLACE = re.compile(r"\{([a-z_]+)(:path)?\}")
+
+
+BACK = Text("back", limit=4_000, may_be_empty=True)
+"""Where an action leads afterwards."""
+
+SURE = Flag("sure")
+"""Whether the visitor has confirmed the action."""
+
+PART = Text("part")
+"""The region of a page that is requested alone."""
+
+
+def _check_declared(route: Route, attribute: attrs.Attribute[Any], fields: Sequence[object] | None) -> None:
+    """Refuse a field without a declared type: nothing would check what is sent for it."""
+    for field in fields or ():
+        if not isinstance(field, Field):
+            raise TypeError(
+                f"{attribute.name} of {route.method} {route.path} has {field!r}; declare it as a Field."
+            )
+
+
+@attrs.frozen(slots=False)
+class Route:
+    """A method and a path below the mount, who may come in, and what answers.
+
+    A `{name}` in the path takes one segment, a last `{name:path}` all that is left. A request is checked
+    before the view: a field that is not declared here, or has another type, is a 400.
+    """
+
+    method: str  # GET or POST; HEAD follows GET
+    path: str
+    permission: Permission
+    view: Callable[[Visit], Response]
+    query: tuple[Field[Any], ...] | None = attrs.field(  # None for a plugin's view, which reads any
+        default=(), validator=_check_declared
+    )
+    form: tuple[Field[Any], ...] = attrs.field(default=(), validator=_check_declared)  # fields of the body
+    is_personal: bool = False  # changes nothing but what the visitor sees; there on a read-only dashboard too
+    is_api: bool = False  # answers JSON, its errors too
+    is_strict: bool = False  # no field may be empty, as in the API
+    shows_problems: bool = False  # the view shows a value of the wrong type next to its field of `form`
+    summary: str = ""  # for the description of the JSON API
+    parameters: tuple[Field[Any], ...] = attrs.field(default=(), validator=_check_declared)  # of the JSON API
+
+    @cached_property
+    def query_fields(self) -> tuple[Field[Any], ...] | None:
+        """Every field that the query may have; None for any."""
+        if self.query is None:
+            return None
+        common = () if self.is_api or self.method != "GET" else (PART,)
+        return (*self.query, *common, *(self.parameters if self.method == "GET" else ()))
+
+    @cached_property
+    def form_fields(self) -> tuple[Field[Any], ...]:
+        """Every field that the body may have."""
+        if self.method == "GET":
+            return ()
+        return (*self.form, *(() if self.is_api else (BACK, SURE)), *self.parameters)
+
+    @property
+    def is_action(self) -> bool:
+        """Tell whether it changes anything; a read-only dashboard has none of these."""
+        return self.method != "GET" and not self.is_personal
+
+
+class Routes:
+    """Finds the route of a request."""
+
+    def __init__(self, table: Sequence[Route]) -> None:
+        self.table = tuple(table)
+        self._patterns = [(_pattern(route.path), route) for route in self.table]
+
+    def find(self, method: str, path: str) -> tuple[Route, dict[str, str]] | frozenset[str]:
+        """Return the route and what its places took; else the methods that the path answers to, if any."""
+        wanted = "GET" if method == "HEAD" else method
+        others: set[str] = set()
+        for pattern, route in self._patterns:
+            if match := pattern.fullmatch(path):
+                if route.method == wanted:
+                    return route, match.groupdict()
+                others.add(route.method)
+        return frozenset(others)
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    parts, at = [], 0
+    for place in _PLACE.finditer(path):
+        parts += [re.escape(path[at : place.start()]), f"(?P<{place[1]}>{'.+' if place[2] else '[^/]+'})"]
+        at = place.end()
+    return re.compile("".join([*parts, re.escape(path[at:])]), re.DOTALL)
