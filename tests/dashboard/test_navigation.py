@@ -43,3 +43,19 @@ def test_a_section_may_be_anything_that_a_plugin_names_but_not_endless(client):
     """It marks nothing then."""
     assert 200 == client.get("/navigation?section=%22%3E%3Cscript%3E&part=nav").status
     assert 400 == client.get(f"/navigation?section={'x' * 300}&part=nav").status
+
+
+def test_the_palette_and_its_keys_list_every_section(client):
+    """In the order of the navigation, with the same titles."""
+    html = client.get("/").text
+    nav = re.search(r"<nav.*?</nav>", html, re.DOTALL)[0]
+    palette = re.search(r'<dialog id="palette".*?</dialog>', html, re.DOTALL)[0]
+    keys = re.search(r'<dl class="shortcuts">.*?</dl>', html, re.DOTALL)[0]
+
+    sections = re.findall(r'<a class="to" href="([^"?]+)"[^>]*><svg.*?<span>([^<]+)</span>', nav)
+    options = re.findall(r'data-key="\w?"[^>]* href="([^"]+)">.*?<span>([^<]+)</span>', palette)
+    with_a_key = re.findall(r"<kbd>g</kbd> <kbd>\w</kbd> </dt><dd>([^<]+)</dd>", keys)
+
+    assert ("/limits", "Limits") in sections
+    assert options == sections
+    assert with_a_key == [title for _, title in sections if title != "Settings"]

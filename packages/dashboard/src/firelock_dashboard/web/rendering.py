@@ -17,6 +17,7 @@ from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.web import formatting
 from firelock_dashboard.web.assets import preferred_encoding
 from firelock_dashboard.web.icons import icon
+from firelock_dashboard.web.sections import SECTIONS
 
 if TYPE_CHECKING:
     from types import CodeType
@@ -68,7 +69,7 @@ class Templates:
             auto_reload=False,  # a page has some twenty templates: each would be a look at the disk
         )
         self._environment.globals.update(
-            t=texts, Permission=Permission, draw=icon, percent=formatting.percent
+            t=texts, Permission=Permission, draw=icon, percent=formatting.percent, sections=SECTIONS
         )
         self._environment.filters.update(
             {name: filter_ for name, filter_ in vars(formatting).items() if inspect.isfunction(filter_)},

@@ -1,0 +1,32 @@
+"""The sections of the dashboard: what the navigation, the command palette and its sheet of keys list."""
+
+from __future__ import annotations
+
+import attrs
+
+
+@attrs.frozen
+class Section:
+    """A page that the navigation leads to; its title is the text `nav.<name>`."""
+
+    name: str
+    path: str
+    icon: str
+    key: str = ""  # pressed after g; empty for none
+    is_in_foot: bool = False
+
+
+SECTIONS = (
+    Section("overview", "/", "overview", "o"),
+    Section("jobs", "/jobs", "jobs", "j"),
+    Section("batches", "/batches", "batch", "b"),
+    Section("failures", "/failures", "failures", "f"),
+    Section("queues", "/queues", "queues", "q"),
+    Section("limits", "/limits", "limits", "l"),
+    Section("recurring", "/recurring", "recurring", "r"),
+    Section("tasks", "/tasks", "tasks", "t"),
+    Section("servers", "/servers", "servers", "s"),
+    Section("activity", "/activity", "activity", "a", is_in_foot=True),
+    Section("system", "/system", "system", "y", is_in_foot=True),
+    Section("settings", "/settings", "settings", is_in_foot=True),
+)
