@@ -22,3 +22,14 @@ def test_the_walk_names_every_file_that_a_job_runs_through():
 
     assert {"firelock/jobs/creation.py", "firelock/server/dispatcher.py"} <= crossed
     assert set() == crossed - linked
+
+
+def test_a_link_with_the_name_of_a_file_leads_to_it():
+    """Files move; a label that stays behind would send readers to a file that is not there."""
+    page = (ROOT / "docs" / "how-it-works.md").read_text("utf-8")
+    links = re.findall(r"\[([^\]\n]+\.(?:py|lua))\]\(([^)\n]+)\)", page)
+
+    misleading = [(label, path) for label, path in links if not path.endswith(f"/{label}")]
+
+    assert links != []
+    assert misleading == []
