@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.redis.programs import Program
-from tests.sql.programs import Missing, MysqlProgram, PostgresqlProgram
+from tests.sql.servers.programs import Missing, MysqlProgram, PostgresqlProgram
 
 # Where every test is heavy, with the reason.
 FOLDERS = {

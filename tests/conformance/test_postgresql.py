@@ -9,7 +9,7 @@ from firelock.testing import LockConformance, StorageConformance
 from tests.conformance.kin import kin_conformance
 from tests.ports import free_port
 from tests.sql.databases import newer_schema
-from tests.sql.programs import WANTED, newer_postgresqls
+from tests.sql.servers.programs import WANTED, newer_postgresqls
 from tests.sql.transactions import WAYS
 
 

@@ -12,8 +12,8 @@ from firelock.storage import StorageError
 from firelock_sql.postgresql.storage import open_url
 from tests.conformance.kin import kin_conformance
 from tests.sql.fixtures import here
-from tests.sql.processes import PASSWORD, USER
-from tests.sql.programs import WANTED, one_postgresql
+from tests.sql.servers.processes import PASSWORD, USER
+from tests.sql.servers.programs import WANTED, one_postgresql
 
 _PAGE = Path(__file__).parents[2] / "docs" / "sql.md"
 

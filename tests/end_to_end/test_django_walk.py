@@ -18,7 +18,7 @@ import attrs
 import pytest
 
 from firelock.testing import eventually
-from tests.core.integrations.django_versions import ROOT, VERSIONS, Djangos
+from tests.core.integrations.django.versions import ROOT, VERSIONS, Djangos
 from tests.ports import free_port
 from tests.repository.docs.pages import python_blocks
 

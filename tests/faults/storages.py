@@ -7,10 +7,17 @@ from contextlib import contextmanager
 from tests.faults.servers import Place
 from tests.redis.programs import Program, programs
 from tests.redis.servers import RedisServer
-from tests.sql.mariadb import Mariadb
-from tests.sql.pgbouncer import Pgbouncer
-from tests.sql.postgresql import Postgresql
-from tests.sql.programs import Missing, MysqlProgram, PostgresqlProgram, mysqls, pgbouncer, postgresqls
+from tests.sql.servers.mariadb import Mariadb
+from tests.sql.servers.pgbouncer import Pgbouncer
+from tests.sql.servers.postgresql import Postgresql
+from tests.sql.servers.programs import (
+    Missing,
+    MysqlProgram,
+    PostgresqlProgram,
+    mysqls,
+    pgbouncer,
+    postgresqls,
+)
 
 AnyProgram = Program | PostgresqlProgram | MysqlProgram
 

@@ -10,7 +10,7 @@ import pytest
 from tests.faults.scenarios import SCENARIOS, NotHere
 from tests.faults.storages import is_played_on, opened
 from tests.redis.programs import programs_of_groups
-from tests.sql.programs import Missing, chosen_mysqls, chosen_postgresqls
+from tests.sql.servers.programs import Missing, chosen_mysqls, chosen_postgresqls
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 

@@ -19,7 +19,7 @@ from firelock.storage.memory import MemoryStorage
 from firelock.testing import eventually
 from tests.faults.proxy import FaultProxy
 from tests.faults.watching import SqliteMeter, WatchedStorage, arranging, lines_run
-from tests.sql.processes import USER
+from tests.sql.servers.processes import USER
 
 LONG = 30.0  # seconds until a condition counts as never met
 SETTINGS = Settings(poll=0.05, heartbeat=0.2, session_timeout=30, sweep=0.1, argument_warning=32 * 1024)

@@ -18,8 +18,11 @@ from tests.sharing import together
             "tests/repository/test_words.py::test_a",
             "tests/repository/docs/test_hooks_documented.py::test_b[x]",
         ),
-        ("tests/core/test_ids.py::test_a", "tests/core/test_ids.py::test_b[x::y]"),
-        ("tests/redis/test_lists.py::test_a[redis-6.2]", "tests/redis/test_lists.py::test_b[3-redis-6.2-4]"),
+        ("tests/core/model/test_ids.py::test_a", "tests/core/model/test_ids.py::test_b[x::y]"),
+        (
+            "tests/redis/verbs/test_find.py::test_a[redis-6.2]",
+            "tests/redis/verbs/test_find.py::test_b[3-redis-6.2-4]",
+        ),
         (
             "tests/conformance/test_redis.py::TestRedis::test_a",
             "tests/conformance/test_redis.py::TestRedis::test_b",
@@ -34,8 +37,11 @@ def test_what_shares_something_stays_together(one, other):
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        ("tests/core/test_ids.py::test_a", "tests/core/cron/test_schedule.py::test_a"),
-        ("tests/redis/test_lists.py::test_a[redis-6.2]", "tests/redis/test_lists.py::test_a[valkey-8.1]"),
+        ("tests/core/model/test_ids.py::test_a", "tests/core/schedules/cron/test_schedule.py::test_a"),
+        (
+            "tests/redis/verbs/test_find.py::test_a[redis-6.2]",
+            "tests/redis/verbs/test_find.py::test_a[valkey-8.1]",
+        ),
         (
             "tests/conformance/test_redis.py::TestRedis::test_a",
             "tests/conformance/test_redis.py::TestCluster::test_a",

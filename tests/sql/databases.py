@@ -8,9 +8,9 @@ import attrs
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
-from tests.sql.mariadb import Mariadb
-from tests.sql.postgresql import Postgresql, end_connections
-from tests.sql.processes import DatabaseServer
+from tests.sql.servers.mariadb import Mariadb
+from tests.sql.servers.postgresql import Postgresql, end_connections
+from tests.sql.servers.processes import DatabaseServer
 
 _AHEAD = 100  # versions that no code of now knows
 

@@ -11,12 +11,12 @@ import psycopg
 import pytest
 
 from tests.processes import Process
-from tests.sql import programs
 from tests.sql.databases import MysqlDatabase, PostgresqlDatabase
-from tests.sql.mariadb import Mariadb
-from tests.sql.pgbouncer import Pgbouncer
-from tests.sql.postgresql import Postgresql
-from tests.sql.programs import (
+from tests.sql.servers import programs
+from tests.sql.servers.mariadb import Mariadb
+from tests.sql.servers.pgbouncer import Pgbouncer
+from tests.sql.servers.postgresql import Postgresql
+from tests.sql.servers.programs import (
     Missing,
     MysqlProgram,
     PostgresqlProgram,

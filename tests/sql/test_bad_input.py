@@ -11,8 +11,8 @@ from firelock_sql.connections.server_database import Meaning
 from firelock_sql.postgresql.connect import read_failure, require_usable
 from tests.ports import HOST, free_port
 from tests.refusals import SECRET, refusal, stranger
-from tests.sql.postgresql import Postgresql
-from tests.sql.processes import PASSWORD, USER
+from tests.sql.servers.postgresql import Postgresql
+from tests.sql.servers.processes import PASSWORD, USER
 
 # ---- who may come in -------------------------------------------------------------------------------------
 

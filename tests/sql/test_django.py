@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy.engine import make_url
 
-from tests.core.integrations.projects import (
+from tests.core.integrations.django.projects import (
     TIES,
     TIES_SAID,
     TRANSACTIONS,

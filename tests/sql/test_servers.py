@@ -14,10 +14,10 @@ import pytest
 from firelock.testing import eventually
 from tests.ports import HOST
 from tests.processes import is_there, said_before_killed
-from tests.sql.mariadb import Mariadb
-from tests.sql.postgresql import Postgresql
-from tests.sql.processes import account
-from tests.sql.programs import Missing, PostgresqlProgram, chosen_mysqls, chosen_postgresqls
+from tests.sql.servers.mariadb import Mariadb
+from tests.sql.servers.postgresql import Postgresql
+from tests.sql.servers.processes import account
+from tests.sql.servers.programs import Missing, PostgresqlProgram, chosen_mysqls, chosen_postgresqls
 
 
 def test_servers_listen_on_loopback_alone(postgresql, pgbouncer, mariadb):
@@ -72,7 +72,8 @@ def test_a_server_dies_with_the_tests(postgresql_program):
     """Also when their process is killed, and can stop nothing."""
     starts = (
         "import sys\n"
-        "from tests.sql.programs import postgresqls; from tests.sql.postgresql import Postgresql, _new_data\n"
+        "from tests.sql.servers.postgresql import Postgresql, _new_data\n"
+        "from tests.sql.servers.programs import postgresqls\n"
         "program = next(one for one in postgresqls() if str(one) == sys.argv[1])\n"
         "server = Postgresql(program).start()\n"
         "print(server.pid, server.folder, _new_data(program).parent, flush=True); sys.stdin.read()"
@@ -101,8 +102,8 @@ def _folder_of(process: Path) -> str | None:
 def test_what_has_to_be_here_fails_the_tests(monkeypatch):
     """With CI=true a missing wheel is no reason to skip."""
     monkeypatch.setenv("CI", "true")
-    monkeypatch.setattr("tests.sql.programs._folder_of_the_wheel", lambda: None)
-    monkeypatch.setattr("tests.sql.programs._has_a_wheel", lambda: True)
+    monkeypatch.setattr("tests.sql.servers.programs._folder_of_the_wheel", lambda: None)
+    monkeypatch.setattr("tests.sql.servers.programs._has_a_wheel", lambda: True)
 
     missing = [
         one for parameter in chosen_postgresqls() for one in parameter.values if isinstance(one, Missing)

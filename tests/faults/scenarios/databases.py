@@ -15,8 +15,8 @@ from firelock import Firelock, StorageUnavailable
 from tests.faults.scenarios.base import Size, at, every, feeding, scenario
 from tests.faults.servers import eventually
 from tests.faults.storages import sql_server
-from tests.sql.postgresql import Postgresql
-from tests.sql.processes import USER
+from tests.sql.servers.postgresql import Postgresql
+from tests.sql.servers.processes import USER
 
 SQL = ["postgresql", "mysql"]
 

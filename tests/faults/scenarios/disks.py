@@ -17,8 +17,8 @@ from tests.faults.scenarios.base import NotHere, Size, at, feeding, scenario
 from tests.faults.scenarios.databases import PATIENT
 from tests.faults.servers import eventually
 from tests.faults.storages import scheme_of
-from tests.sql.postgresql import Postgresql
-from tests.sql.processes import account
+from tests.sql.servers.postgresql import Postgresql
+from tests.sql.servers.processes import account
 
 _DISK_OF_SERVER = 224  # MiB: an empty server takes a half, its log of writes grows
 _DISK_OF_FILE = 64

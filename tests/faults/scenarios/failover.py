@@ -12,9 +12,9 @@ from typing_extensions import override
 from tests.faults.scenarios.base import NotHere, Size, at, feeding, scenario
 from tests.faults.servers import eventually
 from tests.ports import HOST
-from tests.sql.postgresql import Postgresql
-from tests.sql.processes import PASSWORD, USER, run_to_its_end
-from tests.sql.programs import PostgresqlProgram
+from tests.sql.servers.postgresql import Postgresql
+from tests.sql.servers.processes import PASSWORD, USER, run_to_its_end
+from tests.sql.servers.programs import PostgresqlProgram
 
 _STANDBY = "standby"
 _PRIMARY = {

@@ -1,0 +1,85 @@
+"""What `manage.py check` says of a project's jobs."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.core.integrations.django.projects import DjangoProject, sqlite_database
+
+IMMEDIATE = {"OPTIONS": {"transaction_mode": "IMMEDIATE"}}
+
+
+@pytest.fixture
+def check(tmp_path):
+    """Returns what `manage.py check` says; `code` is how it ends."""
+
+    def run(block, *words, code=0, **entry):
+        databases = {"default": {**sqlite_database(tmp_path / "shop.db"), **entry}}
+        return DjangoProject(databases, block)("check", *words, code=code, SHOP_URLS="mysite.bare_urls")
+
+    return run
+
+
+def test_every_mistake_in_the_block_is_an_error(check):
+    """All at once, with the remedy; nothing of the project is imported before."""
+    said = check({"storge": "memory://", "workers": -1, "queues": 7}, code=1)
+
+    for part in (
+        "?: (firelock.E002) FIRELOCK has a key 'storge' that Firelock does not know.",
+        "HINT: Did you mean 'storage'?",
+        "?: (firelock.E003) FIRELOCK['queues'] is 7; it takes a text or a list of names.",
+        "?: (firelock.E004) FIRELOCK names no storage.",
+        "?: (firelock.E005) Setting workers is -1",
+    ):
+        assert part in said
+
+
+@pytest.mark.heavy("processes of Django's")
+@pytest.mark.parametrize(
+    ("block", "expected"),
+    [
+        ({"storage": "mongo://x"}, "No storage for scheme 'mongo'"),
+        ({"database": "gone"}, "DATABASES has no 'gone', where jobs should live; it has default."),
+        (
+            {"storage": "memory://", "plugins": ["shop.gone.Hooks"]},
+            "names 'shop.gone.Hooks', which cannot",
+        ),
+        ({"app": "shop.models:Order"}, "names 'shop.models:Order', which is ModelBase, no Firelock"),
+    ],
+)
+def test_an_app_that_cannot_be_made_is_an_error(check, block, expected):
+    """In the words of whoever could not make it."""
+    said = check(block, code=1)
+
+    assert "(firelock.E007)" in said
+    assert expected in said
+
+
+@pytest.mark.heavy("processes of Django's")
+def test_what_could_be_better_is_a_warning(check):
+    """Kept connections that nobody tries, transactions that SQLite would refuse, a plugin that is missing."""
+    said = check({"database": "default"}, CONN_MAX_AGE=60)
+    own = check({"app": "shop.own:fire"}, **IMMEDIATE)
+    elsewhere = check({"database": "default", "storage": "memory://"}, **IMMEDIATE)
+
+    assert "(firelock.W003) Connections of database 'default' are kept" in said
+    assert "(firelock.W004) Transactions of database 'default' begin by reading" in said
+    assert "(firelock.W001) The app 'shop.own:fire' does not close Django's connections" in own
+    assert "(firelock.W002) FIRELOCK names database 'default', and storage memory://" in elsewhere
+
+
+@pytest.mark.heavy("processes of Django's")
+def test_a_sound_project_has_nothing_said_of_it(check):
+    """No noise."""
+    assert "no issues" in check({"database": "default"}, **IMMEDIATE)
+
+
+@pytest.mark.heavy("processes of Django's")
+def test_before_it_is_deployed_the_storage_is_asked(check, tmp_path):
+    """Whether it has the schema, and whether another process could see the jobs at all."""
+    missing = check({"database": "default"}, "--deploy", "--tag", "firelock", code=1, **IMMEDIATE)
+    alone = check({"storage": "memory://"}, "--deploy", "--tag", "firelock")
+
+    assert "(firelock.E009) Storage sqlite:///" in missing
+    assert "Run python manage.py firelock migrate." in missing
+    assert "(firelock.W005) Jobs in memory:// are of one process alone" in alone

@@ -1,0 +1,119 @@
+"""A Django project with Firelock in it, by the commands that its people type."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.core.integrations.django.projects import FOLDER, DjangoProject, sqlite_database
+
+RUN_ALL = """
+import json
+from firelock.integrations.django import fire
+from shop.models import Order
+from shop.tasks import asend_receipt, draw_catalogue, send_receipt
+
+order = Order.objects.create(buyer="ann")
+with fire.server(workers=1):
+    jobs = [send_receipt.enqueue(order.pk), asend_receipt.enqueue(order.pk), draw_catalogue.enqueue()]
+    print(json.dumps([job.result(timeout=60) for job in jobs]))
+fire.close()
+"""
+
+
+@pytest.fixture
+def project(django_project):
+    """The project with everything in one SQLite file, its tables made."""
+    return django_project
+
+
+def test_the_tasks_of_installed_apps_are_registered_when_django_is_set_up(project):
+    """`tasks.py` and `jobs.py` of each app are imported, without anybody naming them."""
+    listed = project.shell(
+        "import json; from firelock.integrations.django import fire; "
+        "print(json.dumps([task.name for task in fire.tasks()]))"
+    )
+
+    assert {"shop.tasks.send_receipt", "shop.tasks.asend_receipt", "shop.tasks.draw_catalogue"} <= set(listed)
+
+
+@pytest.mark.heavy("a process of its own, and one for a job")
+def test_jobs_of_every_kind_use_models(project):
+    """In a thread, as a coroutine and in a process: models are ready there, the database is reached."""
+    assert ["ann", "ann", 1] == project.shell(RUN_ALL)
+
+
+@pytest.mark.heavy("a server's processes")
+@pytest.mark.parametrize("way", ["manage.py", "firelock"])
+def test_a_server_is_started_by_either_command(project, way, tmp_path):
+    """`manage.py firelock server`, or `firelock server` where DJANGO_SETTINGS_MODULE is set.
+
+    The first does it from any folder, with --pythonpath too. With DEBUG Django has a handler of its own, yet
+    each line is in the server's log once, and in its form.
+    """
+    order = project.shell("from shop.models import Order; print(Order.objects.create(buyer='bob').pk)")
+    words = [str(FOLDER / "manage.py"), "firelock"] if way == "manage.py" else ["-m", "firelock"]
+    settings = {"DEBUG": "1"}
+    folder, more = tmp_path, ["--pythonpath", str(tmp_path)]
+    if way == "firelock":
+        folder, more = FOLDER, []
+        settings["DJANGO_SETTINGS_MODULE"] = "mysite.settings"
+    server = subprocess.Popen(
+        [sys.executable, *words, "server", "--workers", "1", *more], cwd=folder,
+        env=project.all_environment(settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+    try:
+        result = project.shell(
+            "import json; from shop.tasks import send_receipt; "
+            f"print(json.dumps(send_receipt.enqueue({order}).result(timeout=60)))"
+        )
+        server.send_signal(signal.SIGTERM)
+        said, _ = server.communicate(timeout=60)
+    finally:
+        server.kill()
+
+    assert "bob" == result
+    assert 0 == server.returncode, said
+    (line,) = [line for line in said.splitlines() if "A receipt leaves the shop." in line]
+    assert "INFO django.shop: A receipt leaves the shop. [job_id=" in line
+
+
+def test_commands_work_on_the_projects_app(project):
+    """`manage.py firelock jobs list` needs neither --app nor --storage, and passes on the exit code."""
+    assert [] == json.loads(project("firelock", "jobs", "list", "--json"))["jobs"]
+    assert "no command 'job'" in project("firelock", "job", code=2)
+    assert "firelock demo" in project("help", "firelock")
+
+
+def test_a_module_that_needs_django_gets_a_hint_where_it_is_not_set_up(project):
+    """AppRegistryNotReady and its like, at the command line."""
+    said = project.run(["-m", "firelock", "jobs", "list", "--app", "shop.models:Order"], code=2)
+
+    assert "Django is not set up here: set DJANGO_SETTINGS_MODULE" in said
+
+
+def test_settings_that_cannot_be_imported_are_said_to_be_that(project):
+    """The variable may be left over from elsewhere."""
+    said = project.firelock(
+        "jobs", "list", "--app", "shop.tasks:task", code=2, DJANGO_SETTINGS_MODULE="gone.settings"
+    )
+
+    assert "Django cannot be set up with DJANGO_SETTINGS_MODULE=gone.settings" in said
+    assert "No module named 'gone'" in said
+
+
+@pytest.mark.heavy("Django's own runner of tests")
+def test_the_tests_of_a_project_run_jobs_as_the_page_says(tmp_path):
+    """By a Tester in TestCases, sync and async; what no Tester takes stays in memory."""
+    project = DjangoProject({"default": sqlite_database(tmp_path / "shop.db")}, {"database": "default"})
+
+    said = project("test")
+
+    assert "Ran 11 tests" in said
+    assert "no issues" in said
+    assert not (tmp_path / "shop.db").exists()

@@ -1,0 +1,71 @@
+"""Which storage's URL leads into which database of Django's."""
+
+from __future__ import annotations
+
+from tests.core.integrations.django.projects import DjangoProject, sqlite_database
+
+POSTGRESQL = {
+    "ENGINE": "django.db.backends.postgresql",
+    "NAME": "shop",
+    "USER": "ann",
+    "PASSWORD": "p@ss/word",
+}
+MYSQL = {"ENGINE": "django.db.backends.mysql", "NAME": "shop", "USER": "ann"}
+OWN = {"pool": True, "isolation_level": 4, "server_side_binding": True}
+URLS = """
+import json
+from django.db import connections
+from firelock import ConfigurationError
+from firelock.integrations.django.database_url import url_of_database
+
+def url(alias):
+    try:
+        return url_of_database(alias)
+    except ConfigurationError as error:
+        return str(error)
+
+print(json.dumps({alias: url(alias) for alias in connections}))
+"""
+
+
+def test_a_url_says_what_an_entry_of_databases_says(tmp_path):
+    """Sockets, options of the client's library and odd characters; Django's own options are left to it."""
+    databases = {
+        "default": sqlite_database("/var/lib/shop #1.db"),
+        "memory": sqlite_database(":memory:"),
+        "test": sqlite_database("file:memorydb_default?mode=memory&cache=shared"),
+        "postgresql": {**POSTGRESQL, "HOST": "db", "PORT": 5433, "OPTIONS": {"sslmode": "require", **OWN}},
+        "role": {**POSTGRESQL, "PASSWORD": "", "HOST": "db", "OPTIONS": {"assume_role": "shop owner", **OWN}},
+        "ipv6": {**POSTGRESQL, "PASSWORD": "", "HOST": "::1", "OPTIONS": {"sslmode": None}},
+        "socket": {**POSTGRESQL, "HOST": "/run/postgresql"},
+        "mysql": {**MYSQL, "HOST": "/run/mysqld.sock", "OPTIONS": {"charset": "utf8mb4"}},
+    }
+
+    said = DjangoProject(databases, {"storage": "memory://"}).shell(URLS, SHOP_PYMYSQL="1")
+
+    assert {
+        "default": "sqlite:////var/lib/shop%20%231.db",
+        "memory": "memory://",
+        "test": "memory://",
+        "postgresql": "postgresql://ann:p%40ss%2Fword@db:5433/shop?sslmode=require",
+        "role": "postgresql://ann@db/shop?options=-c%20role%3Dshop%5C%20owner",
+        "ipv6": "postgresql://ann@[::1]/shop",
+        "socket": "postgresql://ann:p%40ss%2Fword@/shop?host=%2Frun%2Fpostgresql",
+        "mysql": "mysql://ann@/shop?unix_socket=%2Frun%2Fmysqld.sock",
+    } == said
+
+
+def test_what_no_url_can_say_is_refused_with_the_way_to_say_it(tmp_path):
+    """A service's file, an option that is no text, an SQLite URI: the storage's URL is given beside them."""
+    databases = {
+        "default": sqlite_database("file:/srv/shop.db?nolock=1"),
+        "service": {**POSTGRESQL, "NAME": "", "OPTIONS": {"service": "shop"}},
+        "ssl": {**MYSQL, "OPTIONS": {"ssl": {"ca": "/etc/ca.pem"}}},
+    }
+
+    said = DjangoProject(databases, {"storage": "memory://"}).shell(URLS, SHOP_PYMYSQL="1")
+
+    assert "'default' is named by a URI" in said["default"]
+    assert "'service' is named in a file of the client's library" in said["service"]
+    assert "OPTIONS['ssl'] of database 'ssl' is dict, which no URL can say." in said["ssl"]
+    assert all('FIRELOCK = {"database": …, "storage": "…"}' in each for each in said.values())

@@ -1,0 +1,747 @@
+"""The backend of Django's tasks: what Django's contract asks, and what Firelock has beyond it."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import django
+import pytest
+
+from firelock import (
+    Every,
+    Firelock,
+    JobFailed,
+    ResultUnavailable,
+    SignatureMismatch,
+    Turns,
+    Unique,
+)
+from firelock.testing import Tester
+from tests.django_process import configure_django
+
+configure_django()
+
+from django.test import override_settings  # noqa: E402 - Django needs its settings first, here and below
+from django.utils import timezone  # noqa: E402
+
+from firelock.integrations.django.task_api import (  # noqa: E402
+    NAMESPACE,
+    InvalidTask,
+    InvalidTaskBackend,
+    TaskResultDoesNotExist,
+    TaskResultStatus,
+    task_backends,
+    task_enqueued,
+    task_finished,
+    task_started,
+)
+from firelock.integrations.django.task_backend import (  # noqa: E402
+    FirelockTask,
+    TaskBackend,
+    register_declared,
+)
+
+BACKEND = "firelock.integrations.django.TaskBackend"
+PLACE = "tests.core.integrations.django.tasks_declared"
+READY, RUNNING, SUCCESSFUL, FAILED = (
+    TaskResultStatus.READY,
+    TaskResultStatus.RUNNING,
+    TaskResultStatus.SUCCESSFUL,
+    TaskResultStatus.FAILED,
+)
+
+
+# For the one Django whose decorator takes no options, these are in the settings.
+OPTIONS_BY_PATH = {
+    f"{PLACE}.{name}": options
+    for name, options in {
+        "flaky": {"max_attempts": 3, "backoff": f"{PLACE}.told_backoff"},
+        "aflaky": {"max_attempts": 3, "backoff": f"{PLACE}.told_backoff"},
+        "patient": {"max_attempts": 3},
+        "sleepy": {"max_attempts": 3, "backoff": f"{PLACE}.told_backoff"},
+        "reasonable": {"backoff": f"{PLACE}.giving_up"},
+        "badly_backed": {"max_attempts": 2, "backoff": f"{PLACE}.broken_backoff"},
+        "second_time": {"max_attempts": 2, "backoff": 10},
+        "wait": {"timeout": 0.1},
+        "await_for_ever": {"timeout": 0.1},
+        "tagged": {"tags": ["order:{order_id}"], "keep": timedelta(hours=2)},
+        "bounded": {"timeout": timedelta(minutes=5)},
+        "limited": {
+            "limits": [Turns("order:{order_id}")],
+            "unique": Unique("{order_id}"),
+            "start_before": timedelta(hours=1),
+        },
+    }.items()
+    if django.VERSION[:2] == (6, 0)
+}
+
+
+def backend_settings(app, **options):
+    options["tasks"] = {**OPTIONS_BY_PATH, **options.get("tasks", {})}
+    return {"BACKEND": BACKEND, "QUEUES": ["default", "mail"], "OPTIONS": {"app": app, **options}}
+
+
+@pytest.fixture
+def fire():
+    """An app in memory; newer Djangos run this file by itself, without the folders' fixtures."""
+    with Firelock("memory://") as app:
+        yield app
+
+
+@pytest.fixture
+def options():
+    """`OPTIONS` beside the app; a test may change them."""
+    return {}
+
+
+@pytest.fixture
+def tester(fire, options):
+    """Django has a backend of Firelock's, whose jobs are run when the test says so."""
+    with (
+        override_settings(TASKS={"default": backend_settings(fire, **options)}, USE_TZ=True),
+        Tester(fire) as tester,
+    ):
+        yield tester
+
+
+@pytest.fixture
+def tasks(tester):
+    """The module of tasks, imported anew: its tasks are declared with the app of this test."""
+    sys.modules.pop(PLACE, None)
+    yield importlib.import_module(PLACE)
+    del sys.modules[PLACE]
+
+
+@pytest.fixture
+def heard():
+    """What Django's signals said: which, the status, how many errors."""
+    said = []
+
+    def hear(name):
+        def receiver(sender, task_result, **_):
+            assert TaskBackend is sender
+            error = sys.exc_info()[1]
+            said.append((name, task_result.status, len(task_result.errors), error and str(error)))
+
+        return receiver
+
+    receivers = [
+        (task_enqueued, hear("enqueued")),
+        (task_started, hear("started")),
+        (task_finished, hear("finished")),
+    ]
+    for signal, receiver in receivers:
+        signal.connect(receiver)
+    yield said
+    for signal, receiver in receivers:
+        signal.disconnect(receiver)
+
+
+# ---- enqueuing and results ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["add", "aadd"])
+def test_a_task_is_enqueued_run_and_its_result_read(tester, tasks, name):
+    """Of both kinds, and from READY to what it returned."""
+    task = getattr(tasks, name)
+
+    result = task.enqueue(40)
+    before = task.get_result(result.id)
+    tester.drain()
+    result.refresh()
+
+    assert (READY, 0, [], None) == (before.status, before.attempts, before.worker_ids, before.started_at)
+    assert (SUCCESSFUL, 42, 1, [40], {}) == (
+        result.status, result.return_value, result.attempts, result.args, result.kwargs
+    )  # fmt: skip
+    assert result.enqueued_at <= result.started_at == result.last_attempted_at <= result.finished_at
+
+
+def test_the_result_of_an_enqueue_equals_the_one_that_is_read(tester, tasks):
+    """With the task's own options for this call."""
+    later = datetime(2031, 5, 1, tzinfo=UTC)
+    task = tasks.send.using(run_after=later, priority=-3)
+
+    result = task.enqueue("ann@example.org")
+
+    assert result == task.get_result(result.id)
+    assert ("mail", -3, later) == (result.task.queue_name, result.task.priority, result.task.run_after)
+    assert task == result.task
+
+
+@pytest.mark.anyio
+async def test_everything_can_be_awaited(tester, tasks):
+    """Enqueue, get and refresh."""
+    result = await tasks.aadd.aenqueue(1)
+    await tester.adrain()
+    found = await tasks.aadd.aget_result(result.id)
+    await result.arefresh()
+
+    assert (3, found) == (found.return_value, result)
+
+
+def test_the_call_s_own_queue_priority_and_instant_are_the_job_s(tester, tasks, fire):
+    """They stand in the storage as for every job; the task's name is its path."""
+    tasks.send.using(priority=9).enqueue("a")
+    tasks.add.using(run_after=datetime(2030, 1, 1, 5, tzinfo=UTC)).enqueue(1)
+
+    tester.assert_enqueued(f"{PLACE}.send", queue="mail", priority=9, args=("a",))
+    tester.assert_enqueued(f"{PLACE}.add", queue="default", due_at=timedelta(hours=5))
+
+
+def test_jobs_run_by_priority(tester, tasks):
+    """Higher first."""
+    low, high = tasks.add.using(priority=-100).enqueue(1), tasks.add.using(priority=100).enqueue(2)
+
+    tester.drain(limit=1)
+
+    assert (READY, SUCCESSFUL) == (tasks.add.get_result(low.id).status, tasks.add.get_result(high.id).status)
+
+
+@pytest.mark.parametrize("call", [((1,), {"second": 5}), ((), {"first": 1}), ((1, 2), {}), ((1,), {})])
+def test_a_result_shows_the_call_as_it_was_made(tester, tasks, call):
+    """By position or by name, though a job's arguments are stored by name."""
+    args, kwargs = call
+    result = tasks.add.enqueue(*args, **kwargs)
+    found = tasks.add.get_result(result.id)
+
+    assert (list(args), kwargs) == (found.args, found.kwargs)
+    assert result == found
+
+
+@pytest.mark.parametrize("prepare", ["scheduled", "retried", "deleted", "failed"])
+def test_seven_states_are_four_statuses(tester, tasks, fire, prepare):
+    """What waits is READY, whatever for; what will never run is FAILED, and says why."""
+    result = {
+        "scheduled": lambda: tasks.add.using(run_after=datetime(2030, 2, 1, tzinfo=UTC)).enqueue(1),
+        "retried": tasks.patient.enqueue,
+        "deleted": lambda: tasks.add.enqueue(1),
+        "failed": tasks.fail.enqueue,
+    }[prepare]()
+    if prepare == "deleted":
+        fire.jobs.get(result.id).delete()
+    tester.drain()
+    result.refresh()
+
+    status, errors, is_finished = {
+        "scheduled": (READY, [], False),
+        "retried": (READY, ["LookupError"], False),
+        "deleted": (FAILED, ["JobDeleted"], True),
+        "failed": (FAILED, ["LookupError"], True),
+    }[prepare]
+    assert (status, is_finished) == (result.status, result.is_finished)
+    assert errors == [error.exception_class.__name__ for error in result.errors]
+
+
+def test_a_failure_shows_its_traceback(tester, tasks):
+    """As Django's own backends keep it: text that ends with the error."""
+    result = tasks.fail.enqueue("missing")
+    tester.drain()
+    result.refresh()
+
+    (error,) = result.errors
+    assert LookupError is error.exception_class
+    assert error.traceback.startswith("Traceback (most recent call last):\n")
+    assert "  File " in error.traceback
+    assert error.traceback.endswith("LookupError: missing\n")
+    with pytest.raises(ValueError, match="Task failed"):
+        _ = result.return_value
+
+
+@pytest.mark.parametrize("name", ["context_of", "acontext_of"])
+def test_a_task_that_takes_its_context_gets_it(tester, tasks, name):
+    """With the result of the very job, running; arguments follow."""
+    result = getattr(tasks, name).enqueue("a", "b")
+    tester.drain()
+    result.refresh()
+
+    attempt, found, *_, names = result.return_value
+    assert (1, result.id, ["a", "b"]) == (attempt, found, names)
+
+
+def test_a_later_attempt_knows_the_earlier_ones(tester, tasks):
+    """The context's result has their errors."""
+    result = tasks.second_time.enqueue()
+    tester.clock.advance(seconds=10)
+    result.refresh()
+
+    assert [2, ["LookupError"], 2] == result.return_value
+    assert timedelta(seconds=10) == result.last_attempted_at - result.started_at
+
+
+def test_arguments_are_json_as_django_makes_it(tester, tasks):
+    """A tuple comes as a list; an annotation converts nothing and refuses nothing."""
+    result = tasks.anything.enqueue((1, 2), key=(3,))
+    sent = tasks.send.enqueue("x")
+    tester.drain()
+    result.refresh()
+    sent.refresh()
+
+    assert ([[1, 2]], {"key": [3]}) == (result.args, result.kwargs)
+    assert [[[1, 2]], {"key": [3]}] == result.return_value
+    assert "x" == sent.return_value
+
+
+def test_what_cannot_be_an_argument_is_refused_where_it_is_enqueued(tester, tasks):
+    """No JSON, or a call that the function does not take: nothing is stored."""
+    with pytest.raises(TypeError, match="Unsupported type"):
+        tasks.add.enqueue(datetime.now(UTC))
+    with pytest.raises(SignatureMismatch, match=r"add\(first, second=2\) has no parameter 'third'"):
+        tasks.add.enqueue(1, third=3)
+
+    tester.refute_enqueued()
+
+
+def test_a_return_value_that_is_no_json_fails_for_good(tester, tasks, options):
+    """The work is done: it is not done again, however many attempts there are."""
+    backend = task_backends["default"]
+    result = backend.enqueue(tasks.unprintable, (), {})
+    tester.drain()
+    result.refresh()
+
+    assert (FAILED, 1, TypeError) == (result.status, result.attempts, result.errors[0].exception_class)
+
+
+def test_a_result_that_was_not_stored_is_told_from_none(tester, tasks):
+    """The job has succeeded all the same."""
+    result = tasks.long_text.enqueue(300_000)
+    tester.drain()
+    result.refresh()
+
+    assert SUCCESSFUL == result.status
+    with pytest.raises(ResultUnavailable, match="above the limit of 262,144"):
+        _ = result.return_value
+
+
+def test_a_task_may_snooze(tester, tasks):
+    """As every task of Firelock's: it has not finished."""
+    result = tasks.snooze_once.enqueue()
+    tester.drain()
+    result.refresh()
+
+    assert (READY, 0) == (result.status, result.attempts)
+
+
+def test_without_time_zones_instants_are_naive(tester, tasks):
+    """As Django says them under USE_TZ=False; they mean the same."""
+    with override_settings(USE_TZ=False, TIME_ZONE="Asia/Tokyo"):
+        later = datetime(2030, 1, 1, 12)  # noqa: DTZ001 - what such a project has
+        result = tasks.add.using(run_after=later).enqueue(1)
+
+        assert (later, result) == (result.task.run_after, tasks.add.get_result(result.id))
+        assert datetime(2030, 1, 1, 9) == result.enqueued_at  # noqa: DTZ001
+    tester.assert_enqueued(f"{PLACE}.add", due_at=timedelta(hours=3))
+
+
+def test_a_result_that_is_not_there_is_said(tester, tasks, fire):
+    """No job, or a job that is no task of Django's here."""
+    other = fire.task(name="other")(lambda: None).enqueue()
+
+    for result_id, word in [("123", "123"), (other.id, "no Django task")]:
+        with pytest.raises(TaskResultDoesNotExist, match=word):
+            tasks.add.get_result(result_id)
+
+
+def test_a_path_in_the_storage_is_never_imported(tester, fire):
+    """A server runs what its code has declared; a job of another path waits for a server that knows it."""
+    assert PLACE not in sys.modules
+    Stranger = Firelock(fire.storage)  # noqa: N806
+    Stranger.task(name=f"{PLACE}.plain", remote=True)(lambda: None).enqueue()
+
+    drained = tester.drain(limit=1)
+
+    assert (1, 1) == (drained.unknown, drained.total)
+    assert PLACE not in sys.modules
+
+
+def test_a_task_can_recur_and_continue_another(tester, tasks, fire):
+    """Under its path it is a task of Firelock's; its result is read as ever."""
+    add = fire.task_named(f"{PLACE}.add")
+    add.recur("hourly", Every(timedelta(hours=1)), 1, second=2)
+    first = tasks.add.enqueue(3)
+    child = fire.jobs.get(first.id).then(add, 4)
+    tester.clock.advance(hours=1)
+
+    (recurred,) = fire.jobs.find(recurring="hourly").jobs
+    found = [tasks.add.get_result(job.id).return_value for job in (child, recurred)]
+    assert [6, 3] == found
+    assert tasks.add.get_result(recurred.id).task.run_after == recurred.due_at
+
+
+# ---- retries ---------------------------------------------------------------------------------------------
+
+
+def test_a_task_runs_once_unless_it_says_otherwise(tester, tasks):
+    """As Django's own backends have it: a task that was not written for it never runs again."""
+    result = tasks.fail.enqueue()
+    tester.drain()
+    tester.clock.advance(days=30)
+    result.refresh()
+
+    assert (FAILED, 1) == (result.status, result.attempts)
+
+
+@pytest.mark.parametrize("name", ["flaky", "aflaky"])
+def test_max_attempts_and_backoff_say_how_often_and_when(tester, tasks, name):
+    """The backoff sees the attempt as it ended: failed, counted, its error among the others."""
+    result = getattr(tasks, name).enqueue("no")
+    for _ in range(5):
+        tester.clock.advance(seconds=60)
+    result.refresh()
+
+    assert [("no", "FAILED", 1, 1), ("no", "FAILED", 2, 2)] == tasks.seen
+    assert (FAILED, 3, 3) == (result.status, result.attempts, len(result.errors))
+
+
+def test_max_attempts_alone_waits_as_firelock_does(tester, tasks):
+    """A minute, five, fifteen and so on."""
+    result = tasks.patient.enqueue()
+    tester.clock.advance(minutes=10)
+    result.refresh()
+
+    assert (FAILED, 3) == (result.status, result.attempts)
+
+
+def test_a_backoff_may_give_up(tester, tasks):
+    """None: not again."""
+    result, other = tasks.reasonable.enqueue("hopeless"), tasks.reasonable.enqueue("busy")
+    tester.drain()
+    result.refresh()
+    other.refresh()
+
+    assert (FAILED, READY) == (result.status, other.status)
+
+
+def test_a_backoff_that_raises_fails_the_job(tester, tasks, fire, caplog):
+    """The history says so, the log has its traceback."""
+    result = tasks.badly_backed.enqueue()
+    tester.drain()
+    result.refresh()
+
+    assert FAILED == result.status
+    assert "its backoff raised RuntimeError" == fire.jobs.get(result.id).reason
+    assert "no idea" in caplog.text
+
+
+class TestOptionsOfTheBackend:
+    """Where the decorator takes none of ours, as on Django 6.0, `OPTIONS` say it; the nearest place wins."""
+
+    @pytest.fixture
+    def options(self):
+        return {
+            "max_attempts": 2,
+            "backoff": f"{PLACE}.told_backoff",
+            "queues": {"mail": {"max_attempts": 4, "timeout": 30}},
+            "tasks": {f"{PLACE}.afail": {"max_attempts": 1}},
+        }
+
+    @pytest.mark.parametrize(("name", "queue", "attempts"), [
+        ("fail", "default", 2), ("fail", "mail", 4), ("afail", "default", 1), ("flaky", "mail", 3),
+    ])  # fmt: skip
+    def test_the_task_comes_first_then_its_path_then_its_queue(self, tester, tasks, name, queue, attempts):
+        """What is said of all tasks comes last."""
+        result = getattr(tasks, name).using(queue_name=queue).enqueue("no")
+        for _ in range(5):
+            tester.clock.advance(seconds=60)
+        result.refresh()
+
+        assert attempts == result.attempts
+
+    def test_a_queue_s_timeout_is_the_job_s(self, tester, tasks, fire):
+        """Also where the call alone chose the queue."""
+        results = [
+            tasks.add.enqueue(1),
+            tasks.add.using(queue_name="mail").enqueue(1),
+            tasks.bounded.enqueue(),
+        ]
+
+        timeouts = [fire.jobs.get(result.id).record().timeout_seconds for result in results]
+        assert [None, 30.0, None] == timeouts
+        assert 300.0 == fire.task_named(f"{PLACE}.bounded").info.timeout_seconds
+
+
+# ---- signals ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["add", "aadd"])
+def test_signals_tell_of_a_job_s_life(tester, tasks, heard, name):
+    """Enqueued, started, finished, each with the result as it then was."""
+    getattr(tasks, name).enqueue(1)
+    tester.drain()
+
+    assert [("enqueued", READY, 0), ("started", RUNNING, 0), ("finished", SUCCESSFUL, 0)] == [
+        said[:3] for said in heard
+    ]
+
+
+@pytest.mark.parametrize("name", ["flaky", "aflaky"])
+def test_a_job_finishes_once(tester, tasks, heard, name):
+    """An attempt that is repeated is no end; the end is told where the exception still is at hand."""
+    getattr(tasks, name).enqueue("no")
+    for _ in range(3):
+        tester.clock.advance(seconds=60)
+
+    assert ["enqueued", "started", "started", "started", "finished"] == [name for name, *_ in heard]
+    assert (FAILED, 3, "no") == heard[-1][1:]
+
+
+def test_what_a_receiver_raises_touches_no_job(tester, tasks, caplog):
+    """It is logged."""
+
+    def receiver(**_):
+        raise RuntimeError("receiver")
+
+    for signal in (task_enqueued, task_started, task_finished):
+        signal.connect(receiver)
+    try:
+        result = tasks.add.enqueue(1)
+        tester.drain()
+    finally:
+        for signal in (task_enqueued, task_started, task_finished):
+            signal.disconnect(receiver)
+    result.refresh()
+
+    assert SUCCESSFUL == result.status
+    assert 3 == caplog.text.count("RuntimeError: receiver")
+
+
+@pytest.mark.parametrize("name", ["sleepy", "asleepy", "careless"])
+def test_a_wait_is_no_end(tester, tasks, heard, caplog, name):
+    """Each run is told as it starts, the end once; what the task makes of the wait's exception is nothing."""
+    result = getattr(tasks, name).enqueue()
+    tester.drain()
+    result.refresh()
+    waiting, said = result.status, [each[:3] for each in heard]
+    tester.clock.advance(days=1)
+    result.refresh()
+
+    assert (READY, [("enqueued", READY, 0), ("started", RUNNING, 0)]) == (waiting, said)
+    assert [("started", RUNNING, 0), ("finished", SUCCESSFUL, 0)] == [each[:3] for each in heard[2:]]
+    assert (["awake", 1], 1, []) == (result.return_value, result.attempts, result.errors)
+    assert [] == tasks.seen
+    assert "FAILED" not in caplog.text
+
+
+class TestOnAServer:
+    """With threads, an event loop and a clock that runs."""
+
+    @pytest.fixture
+    def served(self, fire, options):
+        """The module of tasks, and a server that runs them."""
+        with override_settings(TASKS={"default": backend_settings(fire, **options)}, USE_TZ=True):
+            sys.modules.pop(PLACE, None)
+            tasks = importlib.import_module(PLACE)
+            with fire.server(workers=1, async_workers=1):
+                yield tasks
+            del sys.modules[PLACE]
+
+    @pytest.mark.parametrize("name", ["wait", "await_for_ever"])
+    def test_a_timeout_is_a_failure_and_told_once(self, served, fire, heard, name):
+        """The task was told to stop, which is no failure of its own; the server says what it was."""
+        result = getattr(served, name).enqueue()
+        with pytest.raises(JobFailed):
+            fire.jobs.get(result.id).result(timeout=60)
+        result.refresh()
+
+        assert (FAILED, TimeoutError) == (result.status, result.errors[0].exception_class)
+        assert [("enqueued", 0), ("started", 0), ("finished", 1)] == [
+            (name, errors) for name, _, errors, _ in heard
+        ]
+
+    @pytest.mark.parametrize("name", ["aadd", "acontext_of"])
+    def test_coroutines_run_on_the_server_s_loop(self, served, fire, heard, name):
+        """With the signals of the others."""
+        result = getattr(served, name).enqueue("a") if name == "acontext_of" else served.aadd.enqueue(1)
+        fire.jobs.get(result.id).result(timeout=60)
+        result.refresh()
+
+        assert (SUCCESSFUL, 1) == (result.status, result.attempts)
+        assert ["enqueued", "started", "finished"] == [name for name, *_ in heard]
+        assert [None, None, None] == [error for *_, error in heard]
+
+
+def test_a_failure_that_the_task_never_saw_is_told_all_the_same(tester, tasks, heard):
+    """Such as a plugin's error before it, or a timeout."""
+    tester.fail_next(f"{PLACE}.add", TimeoutError("planned"))
+    result = tasks.add.enqueue(1)
+    tester.drain()
+    result.refresh()
+
+    assert [("enqueued", READY, 0), ("finished", FAILED, 1)] == [said[:3] for said in heard]
+    assert (FAILED, TimeoutError) == (result.status, result.errors[0].exception_class)
+
+
+# ---- what is refused -------------------------------------------------------------------------------------
+
+
+def test_a_task_keeps_django_s_rules(tester, tasks):
+    """As every backend's `validate_task`, ours among them."""
+    refused = {
+        "whole number": {"priority": 101},
+        "aware datetime": {"run_after": timezone.make_naive(timezone.now())},
+        "not valid for backend": {"queue_name": "unknown"},
+    }
+
+    for word, change in refused.items():
+        with pytest.raises(InvalidTask, match=word):
+            tasks.add.using(**change)
+
+
+def test_a_wrong_option_is_refused_where_the_task_is_declared(tester, tasks):
+    """Not when its first job fails."""
+    for options, word in [
+        ({"max_attempts": 0}, "max_attempts=0 is refused"),
+        ({"backoff": "nowhere"}, "backoff='nowhere' is refused"),
+        ({"backoff": -1}, "backoff=-1 is refused"),
+        ({"timeout": "soon"}, "Timeout 'soon' is refused"),
+        ({"tags": "one"}, "tags='one' is one text"),
+        ({"keep": -1}, "keep=-1 is refused"),
+        ({"tags": ["order:{order_id}"]}, "order_id"),
+        ({"executor": "gpu"}, "executor='gpu' is unknown"),
+        ({"limits": Turns("order")}, "is one limit; pass a list"),
+        ({"unique": "order"}, "unique='order' is refused"),
+        ({"start_before": 5}, "start_before=5 is refused"),
+    ]:
+        with pytest.raises(InvalidTask, match=word):
+            FirelockTask(
+                func=tasks.plain,
+                priority=0,
+                backend="default",
+                queue_name="default",
+                run_after=None,
+                **options,
+            )
+
+
+def test_a_job_has_its_task_s_tags(tester, tasks, fire):
+    """They may name parameters, so that a page can show the jobs of an object."""
+    result = tasks.tagged.enqueue(order_id=7)
+    tester.drain()
+    result.refresh()
+
+    assert ("order:7",) == fire.jobs.get(result.id).tags
+    assert {"order_id": 7} == result.return_value
+
+
+def test_a_job_has_its_task_s_limits_and_key(tester, tasks, fire, heard):
+    """The result of a call that another job answers is that job's, of which Django was told once."""
+    first = tasks.limited.enqueue(7)
+    second = tasks.limited.enqueue(order_id=7)
+
+    job = fire.jobs.get(first.id)
+    assert (("order:7",), "7", True) == (job.limits, job.unique_key, job.start_before is not None)
+    assert first.id == second.id
+    assert ["enqueued"] == [name for name, *_ in heard]
+
+
+def test_a_task_says_how_long_its_results_stay(tester, tasks, fire):
+    """Beside what holds for all jobs."""
+    result = tasks.tagged.enqueue(1)
+    tester.drain()
+
+    record = fire.jobs.get(result.id).record()
+    assert timedelta(hours=2) == timedelta(microseconds=record.expires_at - record.ended_at)
+
+
+def test_a_function_is_one_task(tester, tasks):
+    """Nobody could tell which of two sets of options its jobs get."""
+    same = FirelockTask(func=tasks.add.func, priority=3, backend="default", queue_name="mail", run_after=None)
+
+    assert "mail" == same.queue_name
+    with pytest.raises(InvalidTask, match="A function is one task"):
+        FirelockTask(
+            func=tasks.add.func, priority=0, backend="default", queue_name="default", run_after=None,
+            max_attempts=9,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(("settings", "word"), [
+    ({"OPTIONS": {"max_attempt": 3}}, "Did you mean 'max_attempts'"),
+    ({"OPTIONS": {"max_attempts": True}}, "max_attempts=True is refused"),
+    ({"OPTIONS": {"queues": {"default": {"colour": 1}}}}, r"\['queues'\]\['default'\] has a key 'colour'"),
+    ({"OPTIONS": {"queues": {"mial": {"timeout": 1}}}}, "has 'mial', which is not in QUEUES"),
+    ({"OPTIONS": {"tasks": ["a"]}}, r"OPTIONS\['tasks'\] is \['a'\]"),
+    ({"OPTIONS": ["a"]}, "no mapping"),
+    ({"QUEUES": ["Mail"]}, "Queue name 'Mail' is refused"),
+    ({"OPTIONS": {"app": "shop.jobs:fire"}}, "cannot be imported"),
+    ({"OPTIONS": {"app": "os.path:join"}}, "no Firelock"),
+])  # fmt: skip
+def test_wrong_settings_are_named_by_check_and_by_use(fire, settings, word):
+    """Each mistake in a sentence of its own."""
+    whole = {"BACKEND": BACKEND, **settings}
+    if isinstance(whole.get("OPTIONS", {}), dict):
+        whole["OPTIONS"] = {"app": fire, **whole.get("OPTIONS", {})}
+
+    with override_settings(TASKS={"default": whole}):
+        backend = task_backends["default"]
+        (found,) = backend.check()
+        with pytest.raises(InvalidTaskBackend, match=word):
+            _ = backend.app
+
+    assert found.is_serious()
+    assert found.id in {"firelock.E101", "firelock.E102"}
+
+
+def test_the_check_looks_at_functions_that_only_a_failure_needs(fire):
+    """A backoff's path is imported late, since tasks may stand in its module."""
+    settings = backend_settings(
+        fire, backoff="nowhere.at_all", queues={"mail": {"backoff": f"{__name__}.BACKEND"}}
+    )
+    with override_settings(TASKS={"default": settings}):
+        told = [found.msg for found in task_backends["default"].check()]
+
+    assert [True, True] == ["cannot be imported" in told[0], "is no function" in told[1]]
+
+
+def test_right_settings_pass_the_check(tester, tasks):
+    """Nothing is said."""
+    assert [] == task_backends["default"].check()
+
+
+def test_the_check_warns_of_options_of_a_task_that_nobody_declares(fire):
+    """They would have no effect."""
+    options = {"app": fire, "tasks": {"shop.tasks.gone": {"timeout": 1}}}
+    with override_settings(TASKS={"default": {"BACKEND": BACKEND, "OPTIONS": options}}):
+        (told,) = task_backends["default"].check()
+
+    assert ("firelock.W102", True) == (told.id, "shop.tasks.gone" in told.msg)
+
+
+def test_the_check_warns_of_a_project_whose_tasks_no_server_would_find():
+    """Firelock's app for Django discovers them. In a process of its own, since it makes the project's app."""
+    program = f"""
+import django
+from django.conf import settings
+settings.configure(FIRELOCK={{"storage": "memory://"}}, TASKS={{"default": {{"BACKEND": {BACKEND!r}}}}})
+django.setup()
+from firelock.integrations.django.task_api import task_backends
+print([found.id for found in task_backends["default"].check()])
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+    assert "['firelock.W101']" == told.strip()
+
+
+# ---- which tasks a server knows --------------------------------------------------------------------------
+
+
+def test_a_task_of_another_backend_is_known_as_well(fire):
+    """`using(backend=…)` may send it here, and a server has to know it before."""
+    settings = {
+        "default": {"BACKEND": f"{NAMESPACE}.backends.immediate.ImmediateBackend"},
+        "jobs": backend_settings(fire),
+    }
+    with override_settings(TASKS=settings), Tester(fire) as tester:
+        sys.modules.pop(PLACE, None)
+        module = importlib.import_module(f"{PLACE}_plainly")
+        register_declared()
+        result = module.double.using(backend="jobs").enqueue(4)
+        tester.drain()
+        result.refresh()
+
+    assert f"{PLACE}_plainly.double" in {info.name for info in fire.tasks()}
+    assert ("jobs", 8) == (result.backend, result.return_value)
+    assert type(module.double) is not FirelockTask

@@ -1,0 +1,194 @@
+"""The backend under each Django, and under Django's own tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+
+from tests.core.integrations.django.versions import ROOT, VERSIONS, Djangos
+from tests.repository.docs.pages import python_blocks
+
+pytestmark = pytest.mark.heavy("installs Djangos into environments of their own")
+HERE = Path(__file__).parent
+# Fewer would mean that a translation has lost some.
+FEWEST = {"5.2": 65, "6.0": 65, "6.1": 70}
+
+
+@pytest.fixture(scope="module")
+def djangos(tmp_path_factory):
+    """Environments and sources, had once."""
+    return Djangos(tmp_path_factory.mktemp)
+
+
+def run(python, *words):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [python, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_django_s_own_tests_of_its_tasks_pass(djangos, version, tmp_path):
+    """Those that ask what every backend owes; `tasks_own` names the others, each with its reason."""
+    shutil.copytree(djangos.own_tests(version), tmp_path / "tasks")
+
+    done = run(djangos.python(version), "-W", "error", str(HERE / "tasks_own.py"), str(tmp_path))
+
+    said = json.loads((done.stdout.splitlines() or ["{}"])[-1])
+    assert said, done.stderr
+    assert ([], True) == (said["broken"], said["run"] >= FEWEST[version]), done.stderr
+    assert said["django"].startswith(version)
+
+
+@pytest.mark.parametrize("version", VERSIONS[1:])
+def test_our_tests_pass_with_newer_djangos(djangos, version):
+    """Those of the backend, as they run here with the oldest."""
+    words = ["-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider"]
+
+    done = run(djangos.python(version), *words, str(HERE / "test_task_backend.py"))
+
+    assert 0 == done.returncode, done.stdout[-4000:]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_reader_of_the_page_gets_a_result(djangos, version, tmp_path):
+    """From an empty folder, by Django's own commands and the page's files."""
+    project = PageProject(djangos.python(version), tmp_path, version)
+    project.make()
+
+    checked = project.manage("check")
+    result_id, status = project.manage("shell", said=project.enqueue).split()[-2:]
+    with project.server():
+        read = project.manage("shell", said=project.reading(result_id))
+
+    assert "no issues" in checked
+    assert "READY" == status
+    assert read.strip().endswith("SUCCESSFUL Good morning, ann!")
+
+
+JOINED = """
+from django.contrib.auth import get_user_model
+from django.db import transaction
+from firelock.integrations.django import fire
+from shop.tasks import welcome
+
+try:
+    with transaction.atomic():
+        user = get_user_model().objects.create_user("bob")
+        gone = welcome.enqueue(user.pk)
+        raise InterruptedError
+except InterruptedError:
+    pass
+
+with transaction.atomic():
+    kept = welcome.enqueue(1)
+    before = fire.jobs.counts().total
+
+print([before, fire.jobs.counts().total, welcome.get_result(kept.id) == kept])
+"""
+
+
+def test_an_enqueue_belongs_to_the_transaction_that_it_is_made_in(djangos, tmp_path):
+    """Where jobs live in the project's database: a rollback takes it back, a commit lets others see it."""
+    project = PageProject(djangos.python("5.2"), tmp_path, "5.2")
+    project.make()
+
+    said = project.manage("shell", said=f"exec({JOINED!r})")
+
+    assert "[0, 1, True]" == said.splitlines()[-1]
+
+
+APART = """
+import os
+from django.contrib.auth import get_user_model
+
+@task(executor="process")
+def apart():
+    return [os.getpid(), get_user_model().objects.count()]
+"""
+RUN_APART = """
+import os
+from firelock.integrations.django import fire
+from shop.tasks import apart
+
+with fire.server(workers=1):
+    pid, users = fire.jobs.get(apart.enqueue().id).result(timeout=60)
+
+print([pid == os.getpid(), users])
+"""
+
+
+def test_a_task_runs_in_a_process_of_its_own(djangos, tmp_path):
+    """Which has Django set up, and knows the tasks of the apps."""
+    project = PageProject(djangos.python("5.2"), tmp_path, "5.2")
+    project.make(tasks=APART)
+
+    said = project.manage("shell", said=f"exec({RUN_APART!r})")
+
+    assert "[False, 0]" == said.splitlines()[-1]
+
+
+@attrs.define
+class PageProject:
+    """The project that `docs/django-tasks.md` has its readers make."""
+
+    python: str
+    folder: Path
+    version: str
+
+    def make(self, tasks=""):
+        """The folder holds the project, further tasks behind the page's, its tables made."""
+        settings, shown, *_ = self.blocks
+        self.run("-m", "django", "startproject", "mysite", ".")
+        self.manage("startapp", "shop")
+        with (self.folder / "mysite" / "settings.py").open("a", encoding="utf-8") as file:
+            file.write(settings)
+            if self.version == "5.2":
+                file.write('INSTALLED_APPS += ["django_tasks"]\n')
+        (self.folder / "shop" / "tasks.py").write_text(shown + tasks, encoding="utf-8")
+        self.manage("migrate", "-v", "0")
+
+    @property
+    def blocks(self):
+        page = (ROOT / "docs" / "django-tasks.md").read_text(encoding="utf-8")
+        text = page.replace("django.tasks import", "django_tasks import") if self.version == "5.2" else page
+        return [block.code for block in python_blocks(text)[:4]]
+
+    @property
+    def enqueue(self):
+        return self.blocks[2]
+
+    def reading(self, result_id):
+        """Return the page's program for a result, which waits for it first."""
+        wait = "from firelock.integrations.django import fire; fire.jobs.get(result_id).result(timeout=60)"
+        return f"result_id = {result_id!r}\n{wait}\n{self.blocks[3]}"
+
+    def manage(self, *words, said=None):
+        return self.run("manage.py", *words, said=said)
+
+    def run(self, *words, said=None):
+        done = subprocess.run(
+            [self.python, *words], cwd=self.folder, input=said, capture_output=True, text=True, timeout=120,
+            check=False,
+        )  # fmt: skip
+        assert 0 == done.returncode, done.stdout + done.stderr
+        return done.stdout
+
+    @contextmanager
+    def server(self):
+        """Within the block the project's server runs."""
+        words = [self.python, "manage.py", "firelock", "server", "--workers", "1"]
+        with subprocess.Popen(
+            words, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as server:
+            try:
+                yield
+            finally:
+                server.terminate()

@@ -1,0 +1,126 @@
+"""Jobs and Django's transactions, on SQLite; tests/sql/test_django.py does the same on servers."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.core.integrations.django.projects import (
+    TIES,
+    TIES_SAID,
+    TRANSACTIONS,
+    TRANSACTIONS_SAID,
+    DjangoProject,
+    sqlite_database,
+)
+
+
+@pytest.fixture
+def databases(django_project, tmp_path):
+    """Two files, the first with the tables of the models and of the jobs."""
+    return {**django_project.databases, "other": sqlite_database(tmp_path / "other.db")}
+
+
+def test_jobs_come_and_go_with_the_transaction_of_their_database(databases):
+    """By themselves inside atomic(), by an alias or by a connection; a savepoint undoes its own."""
+    project = DjangoProject(databases, {"database": "default"})
+
+    said = project.shell(TRANSACTIONS)
+
+    assert TRANSACTIONS_SAID == said
+
+
+def test_with_another_storage_nothing_happens_unless_asked(databases, tmp_path):
+    """The job is there at once, whatever becomes of the transaction; `enqueue_on_commit` waits for it."""
+    project = DjangoProject(databases, {"storage": f"sqlite:///{tmp_path}/jobs.db"})
+
+    said = project.shell("""
+import json
+from django.db import transaction
+from firelock.integrations.django import enqueue_on_commit, fire
+from shop.tasks import send_receipt
+
+said = []
+try:
+    with transaction.atomic():
+        send_receipt.enqueue(1)
+        enqueue_on_commit(send_receipt, 2)
+        said.append(fire.jobs.counts().total)
+        raise LookupError
+except LookupError:
+    said.append(fire.jobs.counts().total)
+with transaction.atomic():
+    enqueue_on_commit(send_receipt.using(queue="later"), 3)
+    said.append(fire.jobs.counts().total)
+said.append(fire.jobs.counts().total)
+print(json.dumps(said))
+""")
+
+    assert [1, 1, 1, 2] == said
+
+
+def test_jobs_tied_to_others_join_the_transaction_as_a_tester_has_it(django_project):
+    """A Tester accepts and refuses what the storage does: in the transaction, outside of it and after it."""
+    said = django_project.shell(TIES)
+
+    assert said == TIES_SAID
+
+
+# Prints what becomes of batches, their members and callbacks in transactions of Django's.
+BATCHES = """
+import json
+from django.db import transaction
+from firelock import JobNotCommitted
+from firelock.integrations.django import fire
+from shop.models import Order
+from shop.tasks import send_receipt
+
+said = {}
+
+def receipts(name, count=2):
+    with fire.batch(name) as batch:
+        batch.add_many([send_receipt.call(order.pk) for _ in range(count)])
+        batch.then(send_receipt, order.pk)
+    return batch
+
+with transaction.atomic():
+    order = Order.objects.create(buyer="ann")
+    kept = receipts("kept")
+    try:
+        kept.refresh()
+    except JobNotCommitted as error:
+        said["inside"] = type(error).__name__
+    try:
+        with transaction.atomic():
+            receipts("undone by a savepoint")
+            raise LookupError
+    except LookupError:
+        pass
+said["kept"] = kept.tally().total
+try:
+    with transaction.atomic():
+        gone = [receipts("gone"), receipts("more than one chunk", 1_200)]
+        raise LookupError
+except LookupError:
+    said["stored"] = [[batch.name for batch in fire.batches.list().batches], fire.jobs.counts().total]
+said["gone"] = []
+for batch in gone:
+    try:
+        batch.refresh()
+    except JobNotCommitted as error:
+        said["gone"].append(type(error).__name__)
+
+with fire.server(workers=1, queues="mail"):
+    said["ended"] = kept.result(timeout=60).succeeded
+fire.close()
+print(json.dumps(said))
+"""
+
+
+def test_batches_come_and_go_with_the_transaction_around_their_block(django_project):
+    """With members and callbacks, also in a savepoint, and where they are stored in more than one step."""
+    said = django_project.shell(BATCHES)
+
+    assert said == {
+        "inside": "JobNotCommitted", "kept": 2, "stored": [["kept"], 4],
+        "gone": ["JobNotCommitted", "JobNotCommitted"], "ended": 2,
+    }  # fmt: skip

@@ -1,0 +1,78 @@
+"""The list of batches: page by page, by state and by name."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from firelock.storage import State
+from tests.dashboard.flows import add, claim, end, new_batch
+from tests.dashboard.pages.test_batch import text_of
+
+
+def names(page):
+    """The batches of a page, from top to bottom."""
+    return re.findall(r'<tr id="batch-.*?<span class="strong">(.*?)</span>', page.text, re.DOTALL)
+
+
+@pytest.fixture
+def batches(fire):
+    """An open batch, one that has failed, one without members."""
+    failed = new_batch(fire, "import of monday")
+    add(fire, failed)
+    for job in claim(fire):
+        end(fire, job, State.FAILED)
+    add(fire, new_batch(fire, "import of tuesday"))
+    add(fire, new_batch(fire, "letters"))
+
+
+@pytest.mark.usefixtures("batches")
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("", ["letters", "import of tuesday", "import of monday"]),
+        ("?state=open", ["letters", "import of tuesday"]),
+        ("?state=failed", ["import of monday"]),
+        ("?q=IMPORT", ["import of tuesday", "import of monday"]),
+        ("?q=import&state=open", ["import of tuesday"]),
+        ("?q=nobody", []),
+    ],
+)
+def test_batches_are_listed(client, query, found):
+    page = client.get(f"/batches{query}")
+    assert page.status == 200
+    assert found == names(page)
+
+
+@pytest.mark.usefixtures("batches")
+def test_each_says_how_far_it_is(client):
+    page = client.get("/batches?state=failed")
+    assert "import of monday Failed 1 / 1 1 0" in text_of(page.text)
+
+
+def test_a_page_has_fifty_and_leads_to_the_next(fire, client):
+    for number in range(51):
+        add(fire, new_batch(fire, f"number {number}"))
+    first = client.get("/batches")
+    assert len(names(first)) == 50
+
+    older = re.search(r'href="([^"]+)" rel="next"', first.text)[1].replace("&amp;", "&")
+    last = client.get(older.partition("/jobs-admin")[2] or older)
+
+    assert names(last) == ["number 0"]
+    assert 'rel="next"' not in last.text
+
+
+def test_without_batches_it_says_how_one_is_made(client):
+    assert "fire.batch(" in client.get("/batches").text
+
+
+def test_an_unknown_state_is_told(client):
+    assert client.get("/batches?state=lost").status == 400
+
+
+def test_a_hostile_name_is_shown_as_it_is(fire, client, hostile):
+    add(fire, new_batch(fire, hostile))
+    page = client.get("/batches").text
+    assert hostile not in page or not set(hostile) & set("<>&\"'")

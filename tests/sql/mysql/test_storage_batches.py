@@ -1,0 +1,519 @@
+"""Batches and memos on MariaDB: few round trips, and transactions that stay open harm nobody."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+
+import attrs
+import pymysql
+import pytest
+
+from firelock import State
+from firelock.errors import BatchFinished
+from firelock.model.batch import BATCH_TASK, BatchRules
+from firelock.model.dependencies import Ties, write_ties
+from firelock.model.memo import Memo, MemoKind, NewMemo
+from firelock.storage import Applied, Edge, JobFilter, On, StorageUnavailable
+from firelock.testing.conformance.flow_scene import recount, suspends
+from firelock.testing.conformance.race import race, until_none_is_left
+from firelock.testing.conformance.scene import Running, fails, requeues, succeeds
+from tests.faults.proxy import FaultProxy
+from tests.scenes import scene_at
+from tests.sql.servers.processes import PASSWORD, USER
+
+MOST = 100
+
+
+@pytest.fixture
+def proxy(mariadb):
+    """A proxy that counts, before the server."""
+    with FaultProxy(mariadb.server.address) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def scene(mariadb, proxy):
+    """An empty storage behind the proxy, in touch with it."""
+    with scene_at(mariadb.url(port=proxy.port)) as scene:
+        yield scene
+
+
+@pytest.fixture
+def holder(scene):
+    """A session that takes jobs."""
+    return scene.begin()
+
+
+@pytest.fixture
+def open_transaction(mariadb):
+    """Begins a caller's transaction, at the level that MariaDB has by itself."""
+
+    @contextmanager
+    def begin():
+        connection = pymysql.connect(
+            host=mariadb.server.address[0], port=mariadb.server.port, user=USER, password=PASSWORD,
+            database=mariadb.name,
+        )  # fmt: skip
+        with connection:
+            connection.begin()
+            yield connection
+            connection.rollback()
+
+    return begin
+
+
+def new_batch(scene, **rules):
+    """A batch that is not held."""
+    within = rules.pop("within", None)
+    ties = Ties(batch_id=within, batch=BatchRules("night", **rules))
+    return scene.new_job(
+        task=BATCH_TASK, state=State.AWAITING, arguments="{}", ties_json=write_ties(ties), created_at=1
+    )
+
+
+def new_members(scene, batch_id, number=1, **fields):
+    """Jobs that are members of it."""
+    ties = write_ties(Ties(batch_id))
+    return [scene.new_job(ties_json=ties, created_at=1, **fields) for _ in range(number)]
+
+
+def store_batch(scene, number=1, **rules):
+    """A batch with so many members is stored; return the ids of both."""
+    batch = new_batch(scene, **rules)
+    members = new_members(scene, batch.id, number)
+    scene.storage.insert([batch, *members])
+    return batch.id, [member.id for member in members]
+
+
+def settle_all(scene):
+    """Everything that is left to `release` is done."""
+    return until_none_is_left(lambda: scene.release(1_000))
+
+
+def tally(scene, batch_id):
+    """How far the batch is."""
+    [found] = scene.storage.tally([batch_id])
+    return found
+
+
+def ends(holder, claimed):
+    """The ends of claimed jobs whose tasks returned."""
+    return [succeeds(Running(job, holder)) for job in claimed]
+
+
+# ---- round trips -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [1, 500])
+def test_a_batch_and_its_members_are_stored_in_few_round_trips(scene, holder, proxy, number):
+    """However many there are: whether they are known, what the time is, and all that belongs to them."""
+    batch = new_batch(scene)
+    members = new_members(scene, batch.id, number)
+    before = proxy.traffic
+
+    scene.storage.insert([batch, *members])
+
+    assert (proxy.traffic - before).trips <= 3
+    assert (tally(scene, batch.id).total, tally(scene, batch.id).active) == (number, number)
+    claimed = scene.claim(holder, number)
+    assert {one.id for one in claimed} == {one.id for one in members}
+    assert {one.ties_json for one in claimed} == {members[0].ties_json}
+
+
+def test_members_are_added_in_two_round_trips(scene, proxy):
+    """The batch is looked at, and locked; then they are stored."""
+    batch_id, _ = store_batch(scene)
+    more = new_members(scene, batch_id, MOST)
+    before = proxy.traffic
+
+    scene.storage.insert(more)
+
+    assert (proxy.traffic - before).trips <= 2
+    assert tally(scene, batch_id).total == 1 + MOST
+
+
+@pytest.mark.parametrize("queues", [["default"], None], ids=["one queue", "every queue"])
+def test_an_exchange_of_members_is_as_few_round_trips_as_one_of_plain_jobs(scene, holder, proxy, queues):
+    """Nobody reads a member to end it."""
+    batch_id, _ = store_batch(scene, 3 * MOST)
+    claimed = ends(holder, scene.claim(holder, MOST))
+    scene.exchange(holder, [claimed.pop()], 1, queues)
+    before = proxy.traffic
+
+    exchange = scene.exchange(holder, claimed, MOST, queues)
+
+    assert {result.is_applied for result in exchange.results} == {True}
+    assert len(exchange.claim.jobs) == MOST
+    assert (proxy.traffic - before).trips == 2
+    assert (tally(scene, batch_id).succeeded, tally(scene, batch_id).active) == (MOST, 2 * MOST)
+
+
+def test_members_and_plain_jobs_are_settled_together(scene, holder):
+    """Each in its own way, the answers in the order of the ends."""
+    batch_id, members = store_batch(scene, 3)
+    plain = scene.add_many(3)
+    claimed = {one.id: one for one in scene.claim(holder)}
+    order = [one for pair in zip(members, plain, strict=True) for one in pair]
+
+    results = scene.storage.apply(ends(holder, [claimed[one] for one in order]))
+
+    assert results[1::2] == [Applied.APPLIED] * 3
+    assert {one.is_applied for one in results} == {True}
+    assert scene.by_state() == {State.SUCCEEDED: 6, State.AWAITING: 1}
+    settle_all(scene)
+    assert scene.state(batch_id) is State.SUCCEEDED
+
+
+def test_an_end_of_a_member_from_memory_is_the_one_that_reading_would_have_written(scene, holder):
+    """One process settles what it claimed, another one what it has to read first; nobody can tell."""
+    store_batch(scene, 2)
+    first, second = ends(holder, scene.claim(holder))
+    second = attrs.evolve(second, at=first.at, started_at=first.started_at)
+
+    scene.storage.apply([first])
+    scene.handles.open().apply([second])
+
+    one, other = scene.storage.get([first.job_id, second.job_id])
+    assert attrs.evolve(one, id=other.id) == other
+    assert scene.history(one.id) == scene.history(other.id)
+
+
+TELL = "INSERT INTO firelock_batch_deltas (batch_id, total, succeeded) VALUES "
+
+
+def tell(connection, batch_id, number):
+    """So many members more of the batch have succeeded, a row each, one number behind the other."""
+    with connection.cursor() as cursor:
+        cursor.execute(TELL + ", ".join(["(%s, 1, 1)"] * number), [batch_id] * number)
+
+
+def test_a_fold_drops_what_it_has_summed_and_nothing_else(scene, open_transaction):
+    """Whatever others have stored between and behind these numbers, committed or not; it waits for nobody."""
+    batch_id, _ = store_batch(scene)
+    other, _ = store_batch(scene)
+    settle_all(scene)
+    with open_transaction() as ended, open_transaction() as late:
+        for connection, of, number in (
+            (ended, batch_id, 200), (late, batch_id, 1), (ended, batch_id, 200), (ended, other, 1),
+            (ended, batch_id, 61), (late, batch_id, 200),
+        ):  # fmt: skip
+            tell(connection, of, number)
+        ended.commit()
+
+        settle_all(scene)
+
+        assert [1 + 461, 1 + 1] == [tally(scene, one).total for one in (batch_id, other)]
+        late.commit()
+    assert 1 + 461 + 201 == tally(scene, batch_id).total
+    settle_all(scene)
+    assert 1 + 461 + 201 == tally(scene, batch_id).total
+
+
+def test_a_member_that_became_a_parent_is_not_ended_from_memory(scene, holder):
+    """What waits for it was tied to it after its claim; it stays active until that is decided."""
+    batch_id, _ = store_batch(scene)
+    [end] = ends(holder, scene.claim(holder))
+    [child] = new_members(scene, batch_id, state=State.AWAITING, parents=(Edge(end.job_id, On.SUCCEEDED),))
+    scene.storage.insert([child])
+
+    assert scene.storage.apply([end]) == [Applied.RELEASING]
+
+    assert (tally(scene, batch_id).active, tally(scene, batch_id).waiting) == (1, 1)
+    settle_all(scene)
+    assert scene.state(child.id) is State.ENQUEUED
+    assert scene.state(batch_id) is State.AWAITING
+
+
+def remembers(running, name, value="1"):
+    """What its holder asks to be remembered of a step."""
+    memo = Memo(MemoKind.STEP, name, value, is_done=True, at=1, attempt=1)
+    return NewMemo(running.id, memo, running.holder.session, running.job.fence)
+
+
+def test_a_step_is_one_round_trip(scene, holder, proxy):
+    """The first one of a job as well as a later one, and several together."""
+    running = scene.run(holder)
+    for names in (["a"], ["b"], ["c", "d"]):
+        before = proxy.traffic
+
+        found = scene.storage.remember([remembers(running, name) for name in names])
+
+        assert [one.answer for one in found] == [Applied.APPLIED] * len(names)
+        assert (proxy.traffic - before).trips == 1
+    assert [one.name for one in scene.storage.recall(running.id)] == list("abcd")
+
+
+def test_jobs_that_remember_end_like_plain_ones(scene, holder, proxy):
+    """Nobody reads them to end them, whether they remembered in this run or before."""
+    _, members = store_batch(scene, 2)
+    scene.add_many(2)
+    claimed = [Running(job, holder) for job in scene.claim(holder)]
+    scene.storage.remember([remembers(running, "a") for running in claimed])
+    before = proxy.traffic
+
+    results = scene.storage.apply([succeeds(running) for running in claimed])
+
+    assert {result.is_applied for result in results} == {True}
+    assert (proxy.traffic - before).trips == 2
+    assert scene.states(*members) == [State.SUCCEEDED] * 2
+
+
+def test_to_recall_is_one_round_trip(scene, holder, proxy):
+    """Whether the run may, and all that there is, of one snapshot."""
+    running = scene.run(holder)
+    scene.storage.remember([remembers(running, name) for name in "ba"])
+    before = proxy.traffic
+
+    found = scene.storage.recall(running.id, session=holder.session, fence=running.job.fence)
+
+    assert [one.name for one in found] == ["b", "a"]
+    assert (proxy.traffic - before).trips == 1
+    assert scene.storage.recall(running.id, session=holder.session, fence=running.job.fence + 1) is None
+    assert scene.storage.recall("nobody") is None
+
+
+# ---- transactions that stay open -------------------------------------------------------------------------
+
+
+def test_an_end_that_is_not_committed_is_not_counted_and_nobody_waits_for_it(scene, holder, open_transaction):
+    """A fold passes over it, and finds it when it is there."""
+    batch_id, _ = store_batch(scene, 2)
+    first, second = ends(holder, scene.claim(holder))
+    with open_transaction() as connection:
+        scene.storage.apply([first], within=connection)
+        scene.storage.apply([second])
+
+        settle_all(scene)
+
+        assert scene.state(batch_id) is State.AWAITING
+        assert (tally(scene, batch_id).active, tally(scene, batch_id).succeeded) == (1, 1)
+        connection.commit()
+    settle_all(scene)
+    assert scene.state(batch_id) is State.SUCCEEDED
+    assert tally(scene, batch_id).succeeded == 2
+
+
+def test_a_batch_does_not_end_while_somebody_is_about_to_add_to_it(scene, holder, open_transaction):
+    """Who adds shares the batch's lock with others who add, until the commit."""
+    batch_id, _ = store_batch(scene)
+    first, second = (new_members(scene, batch_id) for _ in range(2))
+    with open_transaction() as connection, open_transaction() as other:
+        scene.storage.insert(first, within=connection)
+        scene.storage.insert(second, within=other)  # it does not wait
+        scene.storage.apply(ends(holder, scene.claim(holder)))
+        settle_all(scene)
+        assert scene.state(batch_id) is State.AWAITING
+        other.rollback()
+        connection.commit()
+
+    settle_all(scene)
+
+    assert scene.state(batch_id) is State.AWAITING
+    scene.storage.apply(ends(holder, scene.claim(holder)))
+    settle_all(scene)
+    assert scene.state(batch_id) is State.SUCCEEDED
+    assert tally(scene, batch_id).total == 2
+
+
+def test_a_snapshot_from_before_the_end_adds_nothing(scene, holder, open_transaction):
+    """A caller's transaction that has begun before sees the batch as it was, but what it adds is refused."""
+    batch_id, _ = store_batch(scene)
+    with open_transaction() as connection:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT state FROM firelock_jobs")
+        scene.storage.apply(ends(holder, scene.claim(holder)))
+        settle_all(scene)
+
+        with pytest.raises(BatchFinished):
+            scene.storage.insert(new_members(scene, batch_id), within=connection)
+        connection.commit()
+
+    assert tally(scene, batch_id).total == 1
+
+
+def test_a_step_in_the_callers_transaction_stands_with_its_commit(scene, holder, open_transaction):
+    """And nobody takes the job from it meanwhile; after a rollback nothing is remembered."""
+    running = scene.run(holder)
+    for is_kept in (False, True):
+        with open_transaction() as connection:
+            [found] = scene.storage.remember([remembers(running, "pay")], within=connection)
+            assert found.answer is Applied.APPLIED
+            assert scene.storage.recall(running.id) == []
+            if is_kept:
+                connection.commit()
+    assert [one.name for one in scene.storage.recall(running.id)] == ["pay"]
+
+
+def test_steps_of_a_transaction_that_began_long_ago_come_behind_those_since(scene, holder, open_transaction):
+    """What others have written since its snapshot is known: places ascend, and what is full stays so."""
+    running = scene.run(holder)
+    with open_transaction() as connection:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT id FROM firelock_jobs")
+        scene.storage.remember([remembers(running, "load")])
+        found = scene.storage.remember(
+            [remembers(running, "pay"), remembers(running, "load", "2")], within=connection
+        )
+        connection.commit()
+
+    assert [one.answer for one in found] == [Applied.APPLIED, Applied.TAKEN]
+    assert [(one.name, one.value, one.place) for one in scene.storage.recall(running.id)] == [
+        ("load", "1", 0), ("pay", "1", 1),
+    ]  # fmt: skip
+
+
+def test_first_steps_of_jobs_in_callers_transactions_do_not_cross(scene, holder, open_transaction):
+    """No room between the memos of two jobs is locked, where each would wait for the other."""
+    scene.add_many(2)
+    first, second = (Running(job, holder) for job in scene.claim(holder))
+    with open_transaction() as one, open_transaction() as other:
+        scene.storage.remember([remembers(first, "a")], within=one)
+        scene.storage.remember([remembers(second, "a")], within=other)
+        scene.storage.remember([remembers(first, "b")], within=one)
+        scene.storage.remember([remembers(second, "b")], within=other)
+        other.commit()
+        one.commit()
+
+    assert [len(scene.storage.recall(running.id)) for running in (first, second)] == [2, 2]
+
+
+@pytest.mark.parametrize("is_folded", [True, False], ids=["folded", "not yet"])
+def test_failures_stop_nothing_behind_a_requeue_in_a_callers_transaction(
+    scene, holder, open_transaction, is_folded
+):
+    """Who lets members run again knows all that has failed so far, and what is counted already is gone."""
+    batch_id, _ = store_batch(scene, 4, fails_fast=True)
+    claimed = [Running(job, holder) for job in scene.claim(holder)]
+    scene.settle(fails(claimed[0]))
+    scene.settle(fails(claimed[2]))
+    with open_transaction() as connection:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT batch_id FROM firelock_batch_deltas")
+        scene.settle(succeeds(claimed[1]))
+        if is_folded:
+            scene.release(1)
+
+        for place in (0, 2):
+            assert scene.storage.apply([requeues(claimed[place].id)], within=connection) == [
+                Applied.RELEASING
+            ]
+        connection.commit()
+
+    settle_all(scene)
+    told = tally(scene, batch_id)
+    members = scene.storage.find(JobFilter(batch_id=batch_id), limit=10).jobs
+    assert recount(scene.storage, batch_id, members) == told
+    assert (told.is_stopping, told.deleted) == (False, 0)
+    scene.settle(fails(claimed[3]))
+    settle_all(scene)
+    assert tally(scene, batch_id).deleted == 2  # a later failure stops the rest all the same
+
+
+# ---- many at once ----------------------------------------------------------------------------------------
+
+
+def test_a_batch_never_ends_while_one_member_has_not(scene, mariadb):
+    """Others add members and end them, and two fold all the while."""
+    batch_id, [last] = store_batch(scene)
+    holder = scene.begin()
+    [running] = scene.claim(holder)
+    storages = scene.open(5)
+    stop = threading.Event()
+
+    def adds(storage, name):
+        mine = attrs.evolve(scene.request(scene.begin(name), 10, [name]), now=1)
+        while not stop.is_set():
+            storage.insert(new_members(scene, batch_id, 2, queue=name))
+            claim = storage.claim(mine)
+            who = attrs.evolve(holder, session=mine.session, server=f"host:{name}")
+            storage.apply(ends(who, claim.jobs))
+
+    def folds(storage):
+        ended = 0
+        for _ in range(150):
+            storage.release(100)
+            [found] = storage.get([batch_id])
+            ended += found.state is not State.AWAITING
+        return ended
+
+    with ThreadPoolExecutor() as pool:
+        adding = [pool.submit(adds, storage, name) for storage, name in zip(storages, "xyz", strict=False)]
+        folding = [pool.submit(folds, storage) for storage in storages[3:]]
+        assert [one.result() for one in folding] == [0, 0]
+        stop.set()
+        for one in adding:
+            one.result()
+
+    settle_all(scene)
+    assert tally(scene, batch_id).active == 1
+    scene.storage.apply(ends(holder, [running]))
+    settle_all(scene)
+    found = tally(scene, batch_id)
+    assert scene.state(batch_id) is State.SUCCEEDED
+    assert (found.active, found.waiting, found.succeeded) == (0, 0, found.total)
+    assert [entry.state for entry in scene.history(batch_id)] == [State.AWAITING, State.SUCCEEDED]
+    assert scene.state(last) is State.SUCCEEDED
+
+
+def test_one_answer_of_many_is_the_first(scene, holder):
+    """Eight people answer at once; a job that waits is woken once."""
+    running = scene.run(holder)
+    scene.storage.apply([suspends(running)])
+
+    def sends(storage, value):
+        memo = Memo(MemoKind.SIGNAL, "approval", value, is_done=True, at=3, author="ada")
+        return lambda: storage.remember([NewMemo(running.id, memo)])[0]
+
+    found = race([sends(storage, str(number)) for number, storage in enumerate(scene.open(8))])
+
+    answers = [one.answer for one in found]
+    assert (answers.count(Applied.APPLIED), answers.count(Applied.TAKEN)) == (1, 7)
+    assert len({one.memo.value for one in found}) == 1
+    scene.check(running.id, state=State.ENQUEUED, reason="signal approval")
+
+
+def test_suspensions_of_a_server_that_is_gone_are_whole_or_were_not(mariadb):
+    """MariaDB goes on with the statements of one who is gone, and of some of them forgets the row count.
+
+    So no statement may go by the number of rows that another one has changed. Each try is cut off later.
+    """
+    was_sent = threading.Event()
+
+    with (
+        FaultProxy(mariadb.server.address, on_sent=lambda *_: was_sent.set()) as proxy,
+        scene_at(mariadb.url(port=proxy.port)) as scene,
+        ThreadPoolExecutor(1) as server,
+    ):
+        holder = scene.begin()
+        for tenths in range(40):
+            scene.add_many(8)
+            runs = scene.take(holder)
+            children = [scene.add(queue="children") for _ in runs]
+            asked = [
+                suspends(run, "pay", kind=MemoKind.CALL, children=[child])
+                for run, child in zip(runs, children, strict=True)
+            ]
+            was_sent.clear()
+            answer = server.submit(scene.storage.apply, asked)
+            assert was_sent.wait(10)
+            cut_at = time.perf_counter() + tenths / 10_000
+            while time.perf_counter() < cut_at:
+                pass
+            proxy.reset()
+            with suppress(StorageUnavailable):
+                answer.result()
+
+            again = scene.storage.apply(asked)  # as a server asks again, or another one that has taken over
+            left = set(children)
+            while left:  # one that was cut off may lock some for a moment yet
+                taken = scene.take(holder, queues=["children"])
+                scene.storage.apply([succeeds(one) for one in taken])
+                left -= {one.id for one in taken}
+            settle_all(scene)
+
+            assert {Applied.APPLIED, Applied.ALREADY} >= set(again)
+            assert [State.ENQUEUED] * 8 == scene.states(*(run.id for run in runs))
+            scene.storage.apply([succeeds(one) for one in scene.take(holder)])

@@ -1,0 +1,60 @@
+"""Several hosts in a URL: a connection goes to the one that takes writes, whichever that is by now."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+
+from firelock import Firelock, StorageUnavailable
+from firelock_sql.postgresql.storage import open_url
+from tests.ports import HOST
+from tests.sql.servers.postgresql import Postgresql
+from tests.sql.servers.processes import PASSWORD, USER
+
+
+@pytest.fixture
+def servers(postgresql_program):
+    """Two servers with the tables in a database each: the first one is a standby."""
+    with Postgresql(postgresql_program) as standby, Postgresql(postgresql_program) as primary:
+        for server in (standby, primary):
+            server.create_database("jobs")
+            with closing(open_url(server.url("jobs"))) as storage:
+                storage.migrate()
+        become_standby(standby)
+        yield standby, primary
+
+
+def become_standby(server):
+    """It takes no writes any more."""
+    server.stop()
+    (server.folder / "data" / "standby.signal").touch()
+    server.start()
+
+
+def become_primary(server):
+    """It takes writes."""
+    with server.connect() as connection:
+        connection.execute("SELECT pg_promote()")
+
+
+def test_jobs_go_to_the_host_that_takes_writes(servers):
+    """Before a failover, and after it; between, an enqueue says that nobody does."""
+    standby, primary = servers
+    hosts = "&".join(f"host={HOST}:{server.port}" for server in servers)
+    fire = Firelock(f"postgresql://{USER}:{PASSWORD}@/jobs?{hosts}&target_session_attrs=read-write")
+
+    @fire.task(name="task")
+    def task() -> None: ...
+
+    before = task.enqueue()
+    primary.stop()
+    with pytest.raises(StorageUnavailable) as caught:
+        task.enqueue()
+    become_primary(standby)
+    after = task.enqueue()
+
+    assert "enqueued" == after.refresh().state
+    assert before.id not in {job.id for job in fire.jobs.find(limit=10)}
+    assert "\n" not in str(caught.value)
+    fire.close()

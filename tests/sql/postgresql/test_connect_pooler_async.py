@@ -1,0 +1,102 @@
+"""asyncpg behind PgBouncer: it prepares every statement, by names that others took or that are lost."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+
+import psycopg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from firelock import Firelock, State
+from firelock.storage import StorageError
+from firelock_sql.postgresql.connect import read_failure
+from tests.sql.servers.pgbouncer import ADVISED
+
+WHO = "select pg_backend_pid()"
+
+
+class OfAsyncpg(Exception):
+    """An error as SQLAlchemy hands asyncpg's on."""
+
+    def __init__(self, sqlstate):
+        super().__init__()
+        self.sqlstate = sqlstate
+
+
+@pytest.fixture
+def fire(pgbouncer):
+    """An app whose storage is empty, behind a pooler."""
+    with closing(Firelock(pgbouncer.url())) as fire:
+        fire.storage.clear()
+        yield fire
+
+
+@pytest.fixture
+def task(fire):
+    """A task of the app."""
+    return fire.task(name="send")(lambda order: order)
+
+
+@asynccontextmanager
+async def opened(url, **arguments):
+    """A caller's engine by this URL; it is disposed of behind its block."""
+    engine = create_async_engine(url, poolclass=NullPool, connect_args=arguments)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def kept_by_another(database, pid):
+    """Somebody else has a transaction on the server's process of this number, which is free before."""
+    async with AsyncExitStack() as stack:
+        while True:
+            connection = await stack.enter_async_context(
+                await psycopg.AsyncConnection.connect(database.url(), prepare_threshold=None)
+            )
+            found = await (await connection.execute(WHO)).fetchone()
+            if found == (pid,):
+                break
+        yield
+
+
+async def enqueue_on_two(task, database, **arguments):
+    """One connection of asyncpg's has enqueued twice, each time on another process of the server."""
+    async with (
+        opened(database.async_engine_url("asyncpg"), **arguments) as engine,
+        engine.connect() as connection,
+    ):
+        await task.using(within=connection).aenqueue(1)
+        pid = (await connection.execute(text(WHO))).scalar()
+        await connection.commit()
+        async with kept_by_another(database, pid):
+            await task.using(within=connection).aenqueue(2)
+            await connection.commit()
+
+
+def test_statements_of_one_server_process_are_not_looked_for_on_another(fire, task, pgbouncer):
+    """So it is where an engine is made as docs/sql.md says."""
+    asyncio.run(enqueue_on_two(task, pgbouncer, **ADVISED))
+
+    assert {State.ENQUEUED: 2} == fire.storage.counts().by_state
+
+
+@pytest.mark.parametrize("code", ["26000", "42P05"], ids=["lost", "taken"])
+def test_what_a_pooler_breaks_leads_to_the_page(code):
+    """A name that is not there, or that another process gave to a statement of its own."""
+    failure = read_failure(OfAsyncpg(code))
+
+    assert failure.text.startswith(f"error {code} of the caller's connection; behind a pooler ")
+
+
+def test_a_statement_that_the_pooler_lost_says_what_the_engine_needs(fire, task, pgbouncer):
+    """asyncpg by itself keeps statements for the next transaction."""
+    with pytest.raises(StorageError, match=r"error 26000 .*; behind a pooler .*docs/sql\.md"):
+        asyncio.run(enqueue_on_two(task, pgbouncer))
+
+    assert {State.ENQUEUED: 1} == fire.storage.counts().by_state

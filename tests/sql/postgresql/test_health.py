@@ -1,0 +1,271 @@
+"""What is told of a PostgreSQL: at a server's start, by `doctor`, and to a role that may not see all."""
+
+from __future__ import annotations
+
+import io
+import json
+from contextlib import closing, redirect_stdout
+
+import psycopg
+import pytest
+from psycopg import sql
+from sqlalchemy import create_engine
+
+from firelock.cli import main
+from firelock.testing import eventually
+from firelock_sql.connections.pool import EnginePool
+from firelock_sql.postgresql import health
+from firelock_sql.postgresql.database import PostgresqlDatabase
+from firelock_sql.postgresql.storage import open_url
+from firelock_sql.schema.names import Names
+from tests.sql.servers.postgresql import Postgresql
+from tests.sql.servers.processes import PASSWORD, USER
+
+SAFE = {
+    "fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "synchronous_standby_names": "",
+}  # fmt: skip
+
+
+@pytest.fixture
+def storage(postgresql):
+    """A storage with its tables, opened as the superuser, who may see all."""
+    with closing(open_url(postgresql.url())) as owner:
+        owner.migrate()
+    storage = open_url(postgresql.socket_url())
+    yield storage
+    storage.close()
+
+
+def found(storage, word):
+    """What is found with this word in it, each as: whether it is an error, what, and how to mend it."""
+    return [(one.is_error, one.what, one.mend) for one in storage.diagnose() if word in one.what]
+
+
+def found_at_once(url, word, **limits):
+    """What is found with this word in it by somebody less patient."""
+    with closing(EnginePool("here", lambda: create_engine(url), is_own=True)) as connections:
+        findings = health.diagnose(
+            PostgresqlDatabase("here", connections, Names()), health.HealthBounds(**limits)
+        )
+    return [(one.is_error, one.what, one.mend) for one in findings if word in one.what]
+
+
+@pytest.fixture
+def engine_url(postgresql, storage):
+    """SQLAlchemy's URL of the database, as the superuser; there are tables."""
+    return postgresql.socket_url().replace("postgresql:", "postgresql+psycopg:")
+
+
+# ---- what is said of it ----------------------------------------------------------------------------------
+
+
+def test_a_real_server_is_described(storage, postgresql_program):
+    """What it is, how safe jobs are, how large they have grown, how many are connected."""
+    said = storage.describe()
+
+    assert f"PostgreSQL {'.'.join(map(str, postgresql_program.version))}" == said["server"]
+    assert "fsync off: a power failure may destroy the database" == said["durability"]
+    assert said["size"].endswith(" MiB")
+    assert said["connections"].endswith(" of 200")
+    assert "none" == said["pooler"]
+    assert "NOTIFY, one connection a process" == said["wake"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "what was acknowledged is on the disk"),
+        ({"fsync": "off"}, "may destroy the database"),
+        ({"full_page_writes": "off"}, "may damage the database"),
+        ({"synchronous_commit": "off"}, "takes what was acknowledged in the last second"),
+        ({"synchronous_commit": "local"}, "what was acknowledged is on the disk"),
+        ({"synchronous_commit": "local", "synchronous_standby_names": "b"}, "a failover may lose"),
+        (
+            {"synchronous_commit": "remote_write", "synchronous_standby_names": "b"},
+            "in the memory of a standby",
+        ),
+        ({"synchronous_standby_names": "b"}, "on the disk here and of a standby"),
+    ],
+)
+def test_durability_is_told_as_it_is_set(settings, expected):
+    """What a crash takes, in one line."""
+    assert expected in health.durability({**SAFE, **settings})
+
+
+# ---- what is found ---------------------------------------------------------------------------------------
+
+
+def test_settings_that_lose_data_are_found(storage, postgresql, admin):
+    """As they are for this database: it is our own connections that count."""
+    name = sql.Identifier(postgresql.name)
+    admin.execute(sql.SQL("ALTER DATABASE {} SET synchronous_commit = off").format(name))
+    another = open_url(postgresql.socket_url())
+    try:
+        findings = found(another, "synchronous_commit")
+    finally:
+        another.close()
+        admin.execute(sql.SQL("ALTER DATABASE {} RESET synchronous_commit").format(name))
+
+    assert [
+        (
+            False,
+            "synchronous_commit off: a crash takes what was acknowledged in the last second.",
+            "Set synchronous_commit on, unless that is meant.",
+        )
+    ] == findings
+    assert [] == found(storage, "synchronous_commit")
+    assert [False] == [is_error for is_error, _, _ in found(storage, "fsync")]
+
+
+def test_a_missing_index_is_found_with_the_statement_that_makes_it(storage, admin):
+    """Without it claims read the whole table."""
+    admin.execute("DROP INDEX firelock_ready")
+
+    ((is_error, what, mend),) = found(storage, "Index")
+    admin.execute(mend)
+
+    assert is_error
+    assert "Index firelock_ready is missing: jobs are looked for one by one." == what
+    assert [] == found(storage, "Index")
+
+
+def test_an_invalid_index_is_found(storage, admin):
+    """It is there, kept up, and never used."""
+    admin.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'firelock_due'::regclass")
+
+    ((is_error, what, mend),) = found(storage, "Index")
+    admin.execute(mend.rstrip("."))
+
+    assert (True, "Index firelock_due is not valid: it is not used.") == (is_error, what)
+    assert [] == found(storage, "Index")
+
+
+def test_indexes_of_another_prefix_and_schema_are_told_by_their_names(postgresql, admin):
+    """The statement that makes one names its table as it is."""
+    storage = open_url(postgresql.socket_url() + "&schema=other&prefix=jobs_")
+    storage.migrate()
+    admin.execute("DROP INDEX other.jobs_due")
+
+    ((_, what, mend),) = found(storage, "Index")
+    admin.execute(mend)
+    findings = found(storage, "Index")
+    storage.close()
+
+    assert "Index jobs_due is missing: jobs are looked for one by one." == what
+    assert [] == findings
+
+
+def test_a_transaction_that_holds_old_rows_is_found(engine_url, postgresql):
+    """With its process, its application and its role, so that somebody can end it."""
+    with psycopg.connect(postgresql.url(), application_name="report") as reader:
+        reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        reader.execute("SELECT 1")
+        pid = reader.info.backend_pid
+
+        ((is_error, what, mend),) = found_at_once(engine_url, "is open for", old_seconds=0)
+
+    assert not is_error
+    assert f"The transaction of pid {pid} (report, role {USER}) is open for 0 seconds: no row that" in what
+    assert f"SELECT pg_terminate_backend({pid})" in mend
+
+
+def test_a_session_idle_in_a_transaction_is_found(engine_url, postgresql):
+    """Others wait for what it has locked."""
+    with psycopg.connect(postgresql.url(), application_name="shell") as forgotten:
+        forgotten.execute("SELECT 1")
+        pid = forgotten.info.backend_pid
+
+        ((_, what, _),) = found_at_once(engine_url, "idle in transaction", idle_seconds=0)
+
+    assert f"1 session is idle in transaction, pid {pid} (shell, role {USER}) for 0 seconds" in what
+
+
+def test_an_old_prepared_transaction_is_found(postgresql_program):
+    """It outlives its session, and restarts."""
+    with Postgresql(postgresql_program, {"max_prepared_transactions": "2"}) as server:
+        server.create_database("jobs")
+        with psycopg.connect(server.url("jobs"), autocommit=True) as connection:
+            connection.execute("BEGIN")
+            connection.execute("CREATE TABLE t ()")
+            connection.execute("PREPARE TRANSACTION 'forgotten'")
+        url = server.socket_url("jobs").replace("postgresql:", "postgresql+psycopg:")
+
+        ((_, what, mend),) = found_at_once(url, "prepared transaction", old_seconds=0)
+
+    assert "The prepared transaction 'forgotten' is 0 seconds old and holds locks." == what
+    assert "ROLLBACK PREPARED" in mend
+
+
+def test_dead_rows_are_found(engine_url, admin):
+    """With when they were last cleaned up, which tells a slow vacuum from a hindered one."""
+    admin.execute("ALTER TABLE firelock_records SET (autovacuum_enabled = false)")
+    admin.execute("INSERT INTO firelock_records SELECT 'kind', n, '', 1 FROM generate_series(1, 100) n")
+    admin.execute("DELETE FROM firelock_records")
+
+    def look():  # the server adds its figures up when a statement ends a second or more after the last time
+        admin.execute("SELECT 1")
+        return found_at_once(engine_url, "dead rows", dead_rows=10)
+
+    ((_, what, _),) = eventually(look)
+    admin.execute("VACUUM firelock_records")
+
+    assert "firelock_records has 100 dead rows beside 0; it was never vacuumed." == what
+    assert eventually(lambda: not look())
+
+
+def test_a_crowded_server_is_found(storage, engine_url):
+    """Before nobody comes in any more."""
+    ((_, what, _),) = found_at_once(engine_url, "connections are in use", crowded=0.0)
+
+    assert "of 197 connections are in use" in what
+    assert [] == found(storage, "connections are in use")
+
+
+def test_a_role_that_may_not_see_is_told_so(storage, postgresql):
+    """It is a finding and no error; what it may see is looked at all the same."""
+    limited = open_url(postgresql.url("application_name=limited"))
+    try:
+        findings = found(limited, "sees no other role's sessions")
+        others = found(limited, "fsync")
+    finally:
+        limited.close()
+
+    assert [
+        (
+            False,
+            f"Role {USER} sees no other role's sessions: who holds old rows cannot be told.",
+            f"GRANT pg_read_all_stats TO {USER}, or run doctor as another role.",
+        )
+    ] == findings
+    assert others
+    assert [] == found(storage, "sees no other")
+
+
+def test_what_may_not_be_read_is_a_finding(storage, postgresql, admin):
+    """A server whose operator has taken a view away is looked at as far as it goes."""
+    admin.execute("REVOKE SELECT ON pg_catalog.pg_prepared_xacts FROM public")
+    limited = open_url(postgresql.url())
+    try:
+        ((is_error, what, _),) = found(limited, "may not see prepared transactions")
+    finally:
+        limited.close()
+        admin.execute("GRANT SELECT ON pg_catalog.pg_prepared_xacts TO public")
+
+    assert not is_error
+    assert "permission denied" in what
+    assert PASSWORD not in what
+
+
+def test_doctor_shows_all_of_it(storage, postgresql):
+    """As a monitoring system sees it: warnings leave it well."""
+    out = io.StringIO()
+
+    with redirect_stdout(out):
+        code = main(["doctor", "--storage", postgresql.url(), "--json"])
+
+    said = json.loads(out.getvalue())
+    assert (0, True) == (code, said["is_well"]), said
+    assert said["about"]["server"].startswith("PostgreSQL ")
+    assert "fsync off: a power failure may destroy the database." in [
+        finding["what"] for finding in said["findings"]
+    ]

@@ -1,0 +1,150 @@
+"""Claims of jobs with limits on PostgreSQL: which statements there are, what they lock and see."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from firelock.testing import eventually
+from firelock.testing.conformance.scene import Running, fails, succeeds
+from firelock_sql.postgresql.database import PostgresqlDatabase
+from tests.faults.proxy import FaultProxy
+from tests.scenes import scene_at
+from tests.sql.postgresql.test_storage_hot_path import explained, running
+from tests.sql.servers.postgresql import end_connections
+
+WARM = 9  # jobs that have run before anything is counted
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'firelock'"
+
+
+@pytest.fixture
+def scene(postgresql):
+    """A store with jobs at hand."""
+    with scene_at(postgresql.url("listen=off")) as scene:
+        yield scene
+
+
+def test_who_holds_a_key_is_counted_behind_its_lock(scene, admin):
+    """What another claim took while this one waited for the key is seen: nothing exceeds the limit."""
+    scene.put_numbers("smtp", concurrent=2)
+    first, *_ = scene.add_limited(3, "smtp")
+    holder = scene.begin()
+    assert [first] == scene.claim_ids(holder, 1)  # there is a row of the key now
+    scene.storage._cursors.patience = 9  # noqa: SLF001 - as after a look that found all keys in other hands
+
+    with ThreadPoolExecutor(1) as pool:
+        with admin.transaction():
+            admin.execute("SELECT FROM firelock_limit_keys FOR UPDATE")
+            claimed = pool.submit(scene.claim, holder, 3)
+            eventually(lambda: admin.execute(WAITING).fetchone() == (1,))
+            (seq,) = admin.execute(
+                "UPDATE firelock_jobs SET state = 'processing', session = 'another', attempt = 1, fence = 1"
+                " WHERE seq = (SELECT min(seq) FROM firelock_jobs WHERE session IS NULL) RETURNING seq"
+            ).fetchone()
+            admin.execute("UPDATE firelock_limit_keys SET holders = holders || ' ' || %s", [str(seq)])
+        jobs = claimed.result(30)
+
+    assert [] == jobs
+
+
+def test_claims_see_the_present_whatever_a_role_is_told(scene, admin):
+    """A role whose transactions are repeatable would count those who held a key before."""
+    admin.execute("ALTER ROLE firelock SET default_transaction_isolation = 'repeatable read'")
+    end_connections(admin)
+    try:
+        scene.put_numbers("smtp", concurrent=1)
+        ids = scene.add_limited(2, "smtp")
+        holder = scene.begin()
+        levels: list[str] = []
+        keyed = scene.storage._keyed  # noqa: SLF001
+
+        def watched(tx, *values):
+            tx.cursor.execute("SHOW transaction_isolation")
+            levels.append(tx.cursor.fetchone()[0])
+            return keyed(tx, *values)
+
+        scene.storage._keyed = watched  # noqa: SLF001
+        claimed = scene.claim_ids(holder, 2)
+    finally:
+        admin.execute("ALTER ROLE firelock RESET default_transaction_isolation")
+
+    assert ids[:1] == claimed
+    assert ["read committed"] == levels
+
+
+def test_one_statement_tells_that_no_job_waits_in_a_lane(scene, monkeypatch):
+    """Who uses no limits is claimed as ever: there is no transaction beside the statement."""
+    scene.put_numbers("smtp", concurrent=1)
+    jobs = running(scene, 3)
+    monkeypatch.setattr(PostgresqlDatabase, "write_planned", None)
+
+    assert [] == scene.exchange(jobs[0].holder, [succeeds(job) for job in jobs], 5).claim.jobs
+
+
+def test_lanes_are_forgotten_once_they_are_empty(scene):
+    """The next claims are one statement again."""
+    scene.add_limited(1, "smtp")
+    holder = scene.begin()
+    assert 1 == len(scene.claim(holder, 5))
+    assert [] == scene.claim(holder, 5)
+
+    assert set() == scene.storage._laned  # noqa: SLF001
+
+
+def test_plans_go_along_the_lanes_however_small_the_table_was(scene, admin):
+    """They are made once, for a table known to be empty, and are right for a full one."""
+    admin.execute("VACUUM ANALYZE")
+    scene.put_numbers("smtp", concurrent=5)
+    scene.add_limited(9, "smtp")
+    holder = scene.begin()
+    for _ in range(7):  # a connection prepares what it has run five times
+        for job in scene.take(holder, 1):
+            scene.settle(succeeds(job))
+
+    plans = "\n".join(plans_of(scene.storage._database))  # noqa: SLF001 - its connection keeps them
+    assert "Seq Scan on firelock" not in plans
+    assert "Bitmap" not in plans
+    assert "Sort Key" not in plans
+    assert "firelock_lanes" in plans
+
+
+def plans_of(database):
+    """How the server runs what claims among lanes have prepared on a connection of the pool."""
+
+    def explain(cursor):
+        kept = "SELECT name, cardinality(parameter_types) FROM pg_prepared_statements WHERE statement ~ %s"
+        names = cursor.execute(kept, ["^(WITH RECURSIVE walk|WITH claimed|SELECT job|INSERT)"]).fetchall()
+        return ["\n".join(line for (line,) in explained(cursor, *one)) for one in names]
+
+    return database.at_once(explain)
+
+
+def test_a_number_set_again_counts_who_started_while_there_was_none(scene):
+    """A list that nobody kept meanwhile is made anew."""
+    scene.put_numbers("smtp", concurrent=2)
+    scene.add_limited(9, "smtp")
+    holder = scene.begin()
+    assert 1 == len(scene.claim(holder, 1))
+    scene.storage.delete_record("limit", "smtp")
+    assert 2 == len(scene.claim(holder, 2))
+
+    scene.put_numbers("smtp", concurrent=2)
+
+    assert [] == scene.claim(holder, 5)
+
+
+def test_a_job_that_fails_costs_no_look_at_numbers_where_none_has_limits(postgresql):
+    """Its end is no plain one; the claim beside it asks for what it asked before there were limits."""
+    with FaultProxy(postgresql.server.address) as proxy, scene_at(postgresql.url(port=proxy.port)) as scene:
+        holder = scene.begin()
+        scene.add_many(3 * WARM)
+        [job] = scene.claim(holder, 1)
+        for _ in range(WARM):
+            [job] = scene.exchange(holder, [fails(Running(job, holder))], 1).claim.jobs
+        before = proxy.traffic
+
+        exchange = scene.exchange(holder, [fails(Running(job, holder))], 1)
+
+        assert 1 == len(exchange.claim.jobs)
+        assert (proxy.traffic - before).trips <= 14  # one more would be the look

@@ -1,0 +1,63 @@
+"""Telling servers of work after an outage: a connection that died while nobody used it is no news."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import closing
+
+import pytest
+from sqlalchemy import create_engine
+
+from firelock_sql.connections.pool import EnginePool
+from firelock_sql.postgresql.connect import Way, dialect_of
+from firelock_sql.postgresql.listener import Channel, Sender
+from firelock_sql.postgresql.storage import open_url
+from firelock_sql.schema.names import Names
+from tests.sql.servers.postgresql import end_connections
+
+
+@pytest.fixture
+def channel(postgresql):
+    """The channel of the tables, and a pool of its own."""
+    with closing(open_url(postgresql.url())) as storage:
+        storage.migrate()
+    engine = create_engine(postgresql.engine_url(), isolation_level="AUTOCOMMIT")
+    connections = EnginePool("here", lambda: engine, is_own=True)
+    names = Names()
+    yield Channel(connections, names, dialect_of("psycopg", names), Way("here"), is_forced=False)
+    connections.close()
+
+
+@pytest.fixture
+def admin(admin):
+    """The superuser, who hears the channel and may end connections."""
+    admin.execute('LISTEN "public.firelock_wake"')
+    return admin
+
+
+@pytest.fixture
+def lent_at_once(channel):
+    """The pool has several connections, all of them idle."""
+    lend = channel._connections.lend  # noqa: SLF001 - nobody else says when one is in use
+    with lend() as first, lend() as second, lend() as third:
+        return {id(one.driver) for one in (first, second, third)}
+
+
+def heard(admin):
+    """The next message that the admin hears."""
+    return [notification.payload for notification in admin.notifies(timeout=30, stop_after=1)]
+
+
+def test_a_message_goes_out_when_every_idle_connection_has_died(channel, admin, lent_at_once, caplog):
+    """It is sent on a new connection, and nothing is said: all is well."""
+    end_connections(admin)
+    sender = Sender(channel.post)
+
+    with caplog.at_level(logging.WARNING):
+        sender.add(["mail"])
+        messages = heard(admin)
+        sender.close()
+
+    assert 3 == len(lent_at_once)
+    assert ["mail"] == messages
+    assert [] == caplog.records

