@@ -1,4 +1,4 @@
-"""Each verb that reads or writes the storage has an async twin: an `a` before its name, equal arguments."""
+"""Across modules: each verb that reads or writes the storage has an async twin with the same parameters."""
 
 from __future__ import annotations
 

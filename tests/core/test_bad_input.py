@@ -1,4 +1,4 @@
-"""Every mistake an app can make is one clear error, and stores nothing.
+"""Across modules: every mistake that an app can make raises one clear error and stores nothing.
 
 What the module of the mistake proves (options, plugins, settings, schedules, locks, arguments) is there.
 """

@@ -1,4 +1,4 @@
-"""What a forked process may go on using: it makes its own threads, and shares no wait of its parent's."""
+"""Across modules: a forked process starts its own threads and shares no wait with its parent."""
 
 from __future__ import annotations
 

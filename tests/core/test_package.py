@@ -1,4 +1,4 @@
-"""The package as one sees it: its names, loaded when they are asked for, and its program."""
+"""Across modules: the package `firelock`: its public names, its lazy imports and its program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.seed` makes up: a year of jobs that any storage could have come to by itself."""
+"""Across modules: `python -m benchmarks.seed` writes a year of jobs that a storage could really hold."""
 
 from __future__ import annotations
 

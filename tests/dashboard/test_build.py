@@ -1,4 +1,4 @@
-"""The dashboard's build: its locks, when npm is asked, what is said when it fails, what a package holds."""
+"""Across modules: `hatch_build.py`, which builds the dashboard: its locks, npm, errors and packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What docs/redis.md says of keys, options and rights is what the package uses: no more, no less."""
+"""Across modules: docs/redis.md lists exactly the keys, options and rights that the package uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A wrong URL, or a Redis that cannot be used: one line says what happened, where, and what to do."""
+"""Across modules: a wrong URL or an unusable Redis is reported in one line, with the reason and the fix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches, memos and streams in Redis: what lies together, what they cost, and that nothing of them stays."""
+"""Across modules: batches, memos and streams in Redis: their places, cost and removal."""
 
 from __future__ import annotations
 

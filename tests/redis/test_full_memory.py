@@ -1,4 +1,4 @@
-"""When memory is full, nothing new is stored, and what is stored drains, as docs/redis.md says."""
+"""Across modules: a Redis without free memory stores no new job, but its jobs run, as documented."""
 
 from __future__ import annotations
 

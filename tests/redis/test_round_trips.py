@@ -1,4 +1,4 @@
-"""What jobs cost on the wire: round trips and bytes, counted by a proxy; no machine is too slow for it."""
+"""Across modules: the round trips and bytes of a job, counted by a proxy, so no machine is too slow."""
 
 from __future__ import annotations
 

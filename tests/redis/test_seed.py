@@ -1,4 +1,4 @@
-"""A seed on Redis: the same story, in one partition, in several, on a Cluster."""
+"""Across modules: `python -m benchmarks.seed` on Redis: one partition, several, and a Cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A wrong URL, or a PostgreSQL that cannot be used: one line says what happened, where, and what to do."""
+"""Across modules: a wrong URL or an unusable PostgreSQL is reported in one line with reason and fix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs that end within a transaction of their task, and what their servers make of them after the commit."""
+"""Across modules: jobs that end in a transaction of their task, and their servers after the commit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A read whose connection is cut off is done again: nobody sees the restart of a server on a page."""
+"""Across modules: a read whose connection is cut is repeated, so no page shows the restart of a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Django project on real servers: what the database has cut off costs no job, jobs join transactions."""
+"""Across modules: a Django project on real servers: lost connections, and jobs that join transactions."""
 
 from __future__ import annotations
 

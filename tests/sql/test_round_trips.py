@@ -1,4 +1,4 @@
-"""What jobs cost on PostgreSQL: round trips and commits, counted; no machine is too slow for it."""
+"""Across modules: the round trips and commits of a job on PostgreSQL, counted, so no machine is too slow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text of every statement of the package, on every dialect that it is written for."""
+"""Across modules: the text of every statement of the package, in every dialect that it is written for."""
 
 from __future__ import annotations
 

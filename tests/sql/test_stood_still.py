@@ -1,4 +1,4 @@
-"""A server that stands still within a transaction, or is cut off there, is in nobody's way for long."""
+"""Across modules: a server that stalls or is cut off in a transaction does not block others for long."""
 
 from __future__ import annotations
 

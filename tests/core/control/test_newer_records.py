@@ -1,4 +1,4 @@
-"""Settings and summaries that a newer release stored: added fields stay, whoever writes the record again."""
+"""Across modules: settings and summaries that a newer release stored keep the fields it added."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flows run to their end: what members return reaches those that wait for it."""
+"""Across modules: whole flows, from their members' results to the jobs that wait for them."""
 
 from __future__ import annotations
 

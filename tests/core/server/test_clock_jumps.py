@@ -1,4 +1,4 @@
-"""What servers do when the clock of their host is set, or the machine was suspended."""
+"""Across modules: servers whose host's clock is set, or whose machine was suspended."""
 
 from __future__ import annotations
 

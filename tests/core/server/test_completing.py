@@ -1,4 +1,4 @@
-"""Ends within a transaction of the task, when others change the job meanwhile or the storage is away."""
+"""Across modules: a job that ends in a transaction of its task, under concurrent changes and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs with limits on a server: a rate that opens, a task told to wait, a start that comes too late."""
+"""Across modules: jobs with limits on a server: rates, rate-limited tasks, and late starts."""
 
 from __future__ import annotations
 

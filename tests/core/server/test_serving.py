@@ -1,4 +1,4 @@
-"""What a server makes of its jobs, through `fire.server()` on a storage that fails as it is told."""
+"""Across modules: whole servers, started with `fire.server()` on a storage that fails on request."""
 
 from __future__ import annotations
 

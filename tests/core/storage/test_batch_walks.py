@@ -1,4 +1,4 @@
-"""Random walks through nested batches: what is counted is what there is, and every batch ends.
+"""Across modules: random walks through nested batches; counts stay correct and every batch ends.
 
 The count is made anew, out of the records alone, whenever nothing is left to release.
 """

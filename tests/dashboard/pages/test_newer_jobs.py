@@ -1,4 +1,4 @@
-"""Jobs that a newer release stored: every page shows them, and says why they do not run."""
+"""Across modules: every page shows jobs that a newer release stored, and why they do not run."""
 
 from __future__ import annotations
 

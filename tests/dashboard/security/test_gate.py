@@ -1,4 +1,4 @@
-"""The gate: who may ask at all, in which form, from which page, and what every answer carries."""
+"""Across modules: the checks before each request, from host to origin, and each response's headers."""
 
 from __future__ import annotations
 

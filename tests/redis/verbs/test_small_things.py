@@ -1,4 +1,4 @@
-"""Locks, recurring definitions, rollups and logs in Redis: exact, bounded, and gone when they are over."""
+"""Across modules: locks, recurring definitions, rollups and logs in Redis are exact, bounded and removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches on PostgreSQL while many are at them for a while: no end is early, nobody is stuck for good."""
+"""Across modules: batches on PostgreSQL under many concurrent clients; no early end, no lasting wait."""
 
 from __future__ import annotations
 

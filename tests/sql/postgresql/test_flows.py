@@ -1,4 +1,4 @@
-"""Batches, steps and waits on PostgreSQL: the short way of members, who waits for whom, who is told."""
+"""Across modules: batches, steps and waits on PostgreSQL: the fast path of members, locks, notifications."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What somebody wrote into a row by hand harms the job of that row, at most."""
+"""Across modules: a value that someone wrote into a row by hand affects at most the job of that row."""
 
 from __future__ import annotations
 

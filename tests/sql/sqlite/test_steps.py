@@ -1,4 +1,4 @@
-"""Steps on an SQLite file: within a caller's transaction, and in a process of their own."""
+"""Across modules: steps on an SQLite file, in a caller's transaction and in their own process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Django project with Firelock in it, by the commands that its people type."""
+"""Across modules: a Django project with Firelock, through the commands that its developers run."""
 
 from __future__ import annotations
 

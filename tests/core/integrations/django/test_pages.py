@@ -1,4 +1,4 @@
-"""The dashboard and the admin of a Django project: who may see what, and where it leads."""
+"""Across modules: the dashboard and the admin of a Django project, their permissions and links."""
 
 from __future__ import annotations
 
