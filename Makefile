@@ -57,6 +57,7 @@ format: $(READY) ## write the code in the house format
 lint: $(READY) ## is the code in the house format and free of lint?
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 types: $(READY) ## do mypy and pyright agree with the types, also with the expected errors?
 	$(BIN)/mypy $(TYPED)

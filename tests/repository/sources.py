@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("packages", "tests", "benchmarks", "examples", "docs", "deploy", "scripts", ".ci")
+FOLDERS = ("packages", "tests", "benchmarks", "examples", "docs", "deploy", "scripts", ".ci", ".github")
 OF_OTHERS = {"vendor", "node_modules"}  # set-up puts them there, git ignores them
 NAMES_WITHOUT_SUFFIX = {"Makefile", "LICENSE", "run", ".gitignore"}
 TEXT_SUFFIXES = {

@@ -1,0 +1,90 @@
+"""The hosted CI calls `.ci/run` on every supported Python, with no more rights than it needs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+
+from tests.repository.sources import ROOT
+
+WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
+PROJECTS = sorted(ROOT.glob("packages/*/pyproject.toml"))
+NEXT = "3.14"  # may fail
+CLASSIFIER = re.compile(r"Programming Language :: Python :: (3\.\d+)$")
+
+
+@pytest.fixture(scope="module")
+def workflow():
+    return yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def job(workflow):
+    (job,) = workflow["jobs"].values()
+    return job
+
+
+@pytest.mark.parametrize("project", PROJECTS, ids=lambda path: path.parent.name)
+def test_ci_runs_on_the_pythons_of_the_packages_and_the_next_one(job, project):
+    """The oldest is that of requires-python; the others are those of the classifiers."""
+    metadata = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
+    supported = [found[1] for line in metadata["classifiers"] if (found := CLASSIFIER.search(line))]
+
+    pythons = job["strategy"]["matrix"]["python"]
+
+    assert pythons == [*supported, NEXT]
+    assert metadata["requires-python"] == f">={pythons[0]}"
+
+
+def test_only_the_next_python_may_fail(job):
+    """A failure of another Python fails the workflow and does not end the other runs."""
+    assert job["continue-on-error"] == f"${{{{ matrix.python == '{NEXT}' }}}}"
+    assert job["strategy"]["fail-fast"] is False
+
+
+def test_ci_run_gets_the_python_of_the_matrix(job):
+    """`.ci/run` takes its interpreter from PYTHON; otherwise it would use the first one on the path."""
+    (python,) = [step for step in job["steps"] if step.get("id") == "python"]
+    (run,) = [step for step in job["steps"] if step.get("run") == ".ci/run"]
+
+    assert python["with"]["python-version"] == "${{ matrix.python }}"
+    assert run["env"] == {"PYTHON": "${{ steps.python.outputs.python-path }}"}
+
+
+def test_workflow_runs_on_push_and_pull_request_and_only_reads(workflow, job):
+    """It runs code of strangers, so it has no rights that such code could use, and it ends."""
+    triggers = workflow[True]  # YAML 1.1 reads the key `on` as true
+
+    assert set(triggers) == {"push", "pull_request"}
+    assert workflow["permissions"] == {"contents": "read"}
+    assert "permissions" not in job
+    assert job["timeout-minutes"] <= 120
+    assert workflow["concurrency"]["group"] == "ci-${{ github.ref }}"
+
+
+def test_actions_are_pinned_to_commits(job):
+    """A tag can be moved to other code. The comment names the version of the commit."""
+    lines = [line.strip() for line in WORKFLOW.read_text(encoding="utf-8").splitlines() if "uses:" in line]
+
+    assert len(lines) == len([step for step in job["steps"] if "uses" in step])
+    for line in lines:
+        assert re.fullmatch(r"- uses: [\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)
+
+
+def test_workflow_follows_the_schema(tmp_path):
+    """The schema that GitHub's editors use rejects unknown keys; a wrong key is found."""
+    broken = tmp_path / "ci.yml"
+    broken.write_text(WORKFLOW.read_text(encoding="utf-8").replace("fail-fast:", "fail-fest:"))
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]
+
+    outcomes = [
+        subprocess.run([*command, str(path)], capture_output=True, check=False).returncode
+        for path in (WORKFLOW, broken)
+    ]
+
+    assert outcomes == [0, 1]
