@@ -16,7 +16,6 @@ _BESIDE_DOCS = {
     "README.md": "why.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
-    "DESIGN.md": "design.md",
     "SECURITY.md": "security.md",
     "benchmarks/README.md": "benchmarks.md",
     "benchmarks/claims/README.md": "claims.md",
@@ -29,7 +28,7 @@ _UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n"
 
 def stage(folder: Path) -> None:
     """Every page of the site is in the folder, as Markdown, with its pictures."""
-    site = {page: page.relative_to(ROOT / "docs").as_posix() for page in sorted(ROOT.glob("docs/**/*.md"))}
+    site = {page: name_on_site(page) for page in sorted(ROOT.glob("docs/**/*.md"))}
     site |= {ROOT / page: name for page, name in _BESIDE_DOCS.items() if (ROOT / page).exists()}
     shown: dict[Path, str] = {}
     for page, name in site.items():
@@ -43,6 +42,12 @@ def stage(folder: Path) -> None:
             target = folder / image.relative_to(ROOT / "docs")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(image, target)
+
+
+def name_on_site(page: Path) -> str:
+    """Return the path of a page of docs on the site; the README of a folder becomes its index."""
+    name = page.relative_to(ROOT / "docs")
+    return (name.with_name("index.md") if name.name == "README.md" else name).as_posix()
 
 
 def adapted(page: Path, name: str, site: Mapping[Path, str], shown: dict[Path, str]) -> str:

@@ -25,8 +25,9 @@ class Block:
 
 
 def code_pages():
-    """Pages whose Python blocks are run: the README and everything in docs."""
-    return [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+    """Pages whose Python blocks are run: the README and each page in docs that has such a block."""
+    pages = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+    return [page for page in pages if "```python" in page.read_text(encoding="utf-8")]
 
 
 def all_pages():

@@ -6,6 +6,7 @@ import inspect
 from collections import Counter
 from html.parser import HTMLParser
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
@@ -14,6 +15,7 @@ from scripts.site.__main__ import main
 from scripts.site.checks import BuiltPage, BuiltSite
 from scripts.site.navigation import places
 from scripts.site.reference import DOORS, Reference
+from scripts.site.staging import name_on_site
 from scripts.site.texts import lead
 from tests.repository.docs.pages import ROOT
 
@@ -53,7 +55,7 @@ def test_the_site_shows_what_the_pages_say(site):
     forge = MarkdownIt("commonmark").enable("table")
     differing = {}
     for page in sorted(ROOT.glob("docs/**/*.md")):
-        name = page.relative_to(ROOT / "docs").with_suffix(".html")
+        name = Path(name_on_site(page)).with_suffix(".html")
         want, got = (
             Counted(forge.render(page.read_text(encoding="utf-8"))).tags,
             site.pages[site.folder / name],
