@@ -19,6 +19,7 @@ _BESIDE_DOCS = {
     "SECURITY.md": "security.md",
     "benchmarks/README.md": "benchmarks.md",
     "benchmarks/claims/README.md": "claims.md",
+    "tests/README.md": "tests.md",
 }
 _SOURCES = "source"  # the folder of the site in which linked files of the repository are shown
 _SHOWN = {".py": "python", ".toml": "toml", ".txt": "text", ".lua": "lua", ".yml": "yaml", ".yaml": "yaml",

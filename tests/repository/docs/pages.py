@@ -11,6 +11,8 @@ from scripts.site.markdown import ROOT, anchors, headings, links, tokens
 __all__ = ["ROOT", "Block", "all_pages", "anchors", "broken_links", "code_pages", "headings", "links",
            "python_blocks", "tokens"]  # fmt: skip
 
+PLACES = ("*.md", "docs/**/*.md", "packages/*/*.md", "tests/*.md")
+
 # <!-- not run: needs a mail server --> on the line above a block leaves it out, with its reason.
 _NOT_RUN = re.compile(r"<!--\s*not run:\s*(?P<reason>\S.*?)\s*-->\s*$")
 
@@ -32,7 +34,7 @@ def code_pages():
 
 def all_pages():
     """Every page of the project, in order of their paths."""
-    return sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("packages/*/*.md")])
+    return sorted(page for pattern in PLACES for page in ROOT.glob(pattern))
 
 
 def python_blocks(text):
