@@ -95,7 +95,7 @@ from firelock.storage.own_work import is_server_work, server_work
 from firelock.storage.row_storage import Rows, RowStorage
 from firelock.storage.rules import StoredJob
 from firelock.storage.table_storage import TableStorage
-from firelock.storage.tables import Tables
+from firelock.storage.tables import MemoSum, StoredSession, Tables
 from firelock.storage.waiting import ANY_QUEUE, Waiting
 
 __all__ = [
@@ -141,6 +141,7 @@ __all__ = [
     "LostClaim",
     "Memo",
     "MemoKind",
+    "MemoSum",
     "MemoryStorage",
     "Moved",
     "NewJob",
@@ -169,6 +170,7 @@ __all__ = [
     "StorageError",
     "StorageUnavailable",
     "StoredJob",
+    "StoredSession",
     "TableStorage",
     "Tables",
     "Taken",
