@@ -6,17 +6,22 @@ import subprocess
 import sys
 
 from tests.core.fakes import unmeasured
+from tests.repository.public_api import FILE as PUBLIC_API
 from tests.repository.sources import ROOT, calls, imports, loads, package_sources
 
-DOORS = (
-    "firelock", "firelock.storage", "firelock.storage.batches", "firelock.limits", "firelock.testing",
+# The public import paths that the other packages use.
+PUBLIC_PATHS = (
+    "firelock",
     "firelock.integrations.django",
-)  # fmt: skip
+    "firelock.limits",
+    "firelock.storage",
+    "firelock.storage.batches",
+)
 
-# Rules that stand once in the core and are words and links in the dashboard, of the same house: what is wrong
-# with who runs jobs, what a link asks, what answers a signal, whose output an argument takes. No user has a
-# use for them, so they stand in no door.
-ROOMS = {
+# The dashboard shows these rules as texts and links: what is wrong with servers and queues, what an approval
+# link asks for, what answers a signal, whose output an argument takes. Users have no use for them, so they
+# are not public.
+LISTED_EXCEPTIONS = {
     "firelock_dashboard": (
         "firelock.arguments.references",
         "firelock.control.doctor",
@@ -69,19 +74,31 @@ def test_the_import_contracts_hold():
     assert (0, "") == (asked.returncode, asked.stderr), asked.stdout
 
 
-def test_backends_and_dashboard_enter_by_the_doors():
-    """Outside the core, firelock is imported by its doors only: a third party can do all that we do."""
-    outside = [source for source in package_sources() if not source.name.startswith("packages/core/")]
+def test_other_packages_import_public_paths():
+    """A third party can do all that our other packages do; each path and each exception is in use."""
+    used, others = set(), []
+    for source in package_sources():
+        package = source.module.partition(".")[0]
+        paths = {*PUBLIC_PATHS, *LISTED_EXCEPTIONS.get(package, ())}
+        for line, name in imports(source.tree) if package != "firelock" else ():
+            if name.split(".")[0] == "firelock":
+                found = {name, name.rpartition(".")[0]} & paths
+                used |= {(package, path) for path in found if path not in PUBLIC_PATHS}
+                used |= {path for path in found if path in PUBLIC_PATHS}
+                others += [] if found else [f"{source.name}:{line} imports {name}"]
 
-    other_ways_in = [
-        f"{source.name}:{line} imports {name}"
-        for source in outside
-        for doors in ((*DOORS, *ROOMS.get(source.module.partition(".")[0], ())),)
-        for line, name in imports(source.tree)
-        if name.split(".")[0] == "firelock" and name not in doors and name.rpartition(".")[0] not in doors
-    ]
+    assert others == []
+    assert used == {
+        *PUBLIC_PATHS,
+        *((package, path) for package, paths in LISTED_EXCEPTIONS.items() for path in paths),
+    }
 
-    assert other_ways_in == []
+
+def test_paths_of_other_packages_are_public():
+    """What they import is in the list of the public API."""
+    listed = PUBLIC_API.read_text(encoding="utf-8").splitlines()
+
+    assert [] == [path for path in PUBLIC_PATHS if f"{path}: module" not in listed]
 
 
 def test_what_decides_reads_no_clock():
