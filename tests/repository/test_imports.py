@@ -7,7 +7,7 @@ import sys
 
 from tests.core.fakes import unmeasured
 from tests.repository.public_api import FILE as PUBLIC_API
-from tests.repository.sources import ROOT, calls, imports, loads, package_sources
+from tests.repository.sources import ROOT, calls, imports, loads, package_sources, sources_of_tests
 
 # The public import paths that the other packages use.
 PUBLIC_PATHS = (
@@ -33,6 +33,11 @@ LISTED_EXCEPTIONS = {
     )
 }
 
+THIRD_PARTIES = (
+    "tests/end_to_end/third_party/firelock-files/",
+    "tests/end_to_end/third_party/firelock-extras/",
+)
+
 # The contract of pyproject.toml says the same of what they import.
 PURE = ("model", "limits", "retry", "schedules", "storage.rules", "storage.batches")
 READS_THE_CLOCK = {"firelock.model.clock", "firelock.model.ids", "firelock.model.aio"}
@@ -55,6 +60,12 @@ LOADED_WHEN_USED = {
 
 # Annotations may name its Converter anywhere; these alone need the library when a program runs.
 LOAD_CATTRS = {"firelock.arguments.conversion", "firelock.storage.row_storage"}
+
+
+def listed_paths():
+    """Return the import paths in the list of the public API."""
+    lines = PUBLIC_API.read_text(encoding="utf-8").splitlines()
+    return {line.removesuffix(": module") for line in lines if line.endswith(": module")}
 
 
 def is_pure(module):
@@ -95,10 +106,21 @@ def test_other_packages_import_public_paths():
 
 
 def test_paths_of_other_packages_are_public():
-    """What they import is in the list of the public API."""
-    listed = PUBLIC_API.read_text(encoding="utf-8").splitlines()
+    """The list of the public API has each of them."""
+    assert set(PUBLIC_PATHS) <= listed_paths()
 
-    assert [] == [path for path in PUBLIC_PATHS if f"{path}: module" not in listed]
+
+def test_distributions_of_third_parties_import_public_paths():
+    """The examples of other people's storages and plugins need nothing else."""
+    sources = [source for source in sources_of_tests() if source.name.startswith(THIRD_PARTIES)]
+    used = {
+        name.rpartition(".")[0] or name
+        for source in sources
+        for _, name in imports(source.tree)
+        if name.split(".")[0] == "firelock"
+    }
+
+    assert {"firelock", "firelock.storage", "firelock.testing"} <= used <= listed_paths()
 
 
 def test_what_decides_reads_no_clock():

@@ -14,7 +14,13 @@ from tests.repository.docs.pages import ROOT, tokens
 
 PAGE = ROOT / "docs" / "writing-a-storage.md"
 FOLDER = ROOT / "tests" / "end_to_end" / "third_party" / "firelock-files"
-RULES = ("rules", "batches", "admission", "limit_numbers", "unique_rules")
+RULES = {
+    "rules": "firelock.storage",
+    "batches": "firelock.storage",
+    "admission": "firelock.limits",
+    "settings": "firelock.limits",
+    "unique_rules": "firelock.limits",
+}
 PART_OF = re.compile(r"<!-- not run: part of (\S+), ")
 
 
@@ -80,10 +86,11 @@ def test_the_page_speaks_of_what_exists():
     named = rules_named(text)
 
     assert {("rules", "applied"), ("rules", "matches"), ("batches", "end_of")} <= set(named)
+    assert {module for module, _ in named} == set(RULES)
     assert [] == [
         f"{module}.{name}"
         for module, name in named
-        if not hasattr(import_module(f"firelock.storage.{module}"), name)
+        if not hasattr(import_module(f"{RULES[module]}.{module}"), name)
     ]
     assert {"step", "clock", "close"} == RowStorage.__abstractmethods__
     assert "Three methods are to be written" in text
