@@ -56,9 +56,6 @@ class PublicApi:
         for target in self.reached:  # which grows meanwhile
             if target.path not in self.names and target.name not in INSIDE:
                 self.add(f"({target.name})", target)
-                self.lines = {
-                    line for line in self.lines if not line.startswith(f"({target.name}).__init__:")
-                }
 
     def add_module(self, path, module):
         """Add the names that a module exports; if it has no __all__, those that it defines."""
@@ -101,6 +98,8 @@ class PublicApi:
             found = behind(one)
             is_ours = found.path.startswith(PACKAGES)
             is_shown = is_public(member) or (is_dunder(member) and found.is_function)
+            if member == "__init__" and name.startswith("("):
+                continue  # an app makes it, users do not
             if is_ours and is_shown and not member.startswith("test_") and not self.is_told(target, found):
                 if found.is_class:
                     self.add(f"{name}.{member}", found)
