@@ -1,9 +1,25 @@
-"""The rule of limits: which jobs may start.
+"""Which jobs may start under their limits.
 
-A limit's key points at jobs, and the jobs are the truth: its row lists those that were claimed under it,
-and who still holds it is asked of them. So nothing is ever given back, and nothing can leak. Pure functions
-first, then `KeyedClaim`, the whole choice of a claim, which reads and writes by the `KeyedLanes` of a storage
-alone. Every storage in Python runs this; that of Redis says it once more in Lua.
+The jobs are the truth: the row of a limit's key lists the jobs that were claimed under it, and whether one of
+them still holds the key is read from the job. So nothing is ever given back, and nothing can leak.
+
+The jobs of a queue that ask for the same keys wait in one lane, in their order. A claim has room for a
+number of jobs and fills it from the lanes of a queue (`KeyedClaim.take`):
+
+1. Find open lanes. The walk continues after the lane where the walk of the previous claim ended, and plans
+   one start in each lane whose keys all admit one. It skips lanes with a key that another claim has locked.
+2. Share the rest of the room. The open lanes get further starts in turn, those with the fewest first.
+3. Draw. Read as many jobs of each lane as planned. The plan holds if every job costs one unit of its keys
+   and is not late. Otherwise undo it and charge the jobs one by one for what they cost; jobs that their keys
+   do not admit stay in their lane.
+4. Repeat. If a lane has fewer jobs than planned, the other open lanes share its room (2). If the cost of a
+   job closes its lane, the walk first looks for lanes that it has not seen yet (1).
+
+A list of holders may name jobs that no longer hold the key, but it never misses a holder. So the jobs are
+read only if the list would refuse a start, or has become long.
+
+Pure functions first, then `KeyedClaim`, which reads and writes only through the `KeyedLanes` of a storage.
+Every storage in Python runs this code; the Redis storage follows the same rule in Lua.
 """
 
 from __future__ import annotations
@@ -312,21 +328,32 @@ class KeyedClaim(Generic[T]):
     # ---- for the storage ---------------------------------------------------------------------------------
 
     def take(self, queue: str, room: int) -> list[Head[T]]:
-        """Return up to `room` jobs to claim, among them late ones that are to end unrun."""
+        """Return up to `room` jobs to claim, among them late ones, which must end without a run."""
         heads: list[Head[T]] = []
-        open_lanes: list[str] = []
+        open_lanes: list[str] = []  # those that may give more jobs
         for _ in range(_PASSES):
-            refused = self._refused
-            planned = self._walk(queue, room - len(heads), open_lanes)
-            has_more = len(planned) >= room - len(heads)  # lanes that were not looked at, perhaps
-            heads += self._give_out(queue, room - len(heads), open_lanes, planned)
-            if len(heads) >= room or not (has_more or self._refused > refused):
+            planned, refused = self._find_open_lanes(queue, room - len(heads), open_lanes), self._refused
+            is_cut = len(planned) >= room - len(heads)  # the walk may not have seen all lanes
+            open_lanes += planned
+            # If the cost of a job closes its lane, lanes not seen yet come before the others get more.
+            while open_lanes and len(heads) < room and self._refused == refused:
+                self._share_room(queue, open_lanes, planned, room - len(heads) - sum(planned.values()))
+                if not planned:
+                    break
+                got = self._draw(queue, planned)
+                heads += _in_rounds(got.values())
+                short = {lane for lane, number in planned.items() if len(got[lane]) < number}
+                self._closed.update((queue, lane) for lane in short)
+                open_lanes = [lane for lane in open_lanes if lane not in short]
+                planned = Counter()
+            self._note_openings(queue, open_lanes)
+            if len(heads) >= room or not (is_cut or self._refused > refused):
                 return heads
         self._look_again(self._now)
         return heads
 
     def finish(self) -> None:
-        """What was taken is listed and charged."""
+        """Store which jobs were taken under each key, and what they cost."""
         rows = {}
         for key, state in self._keys.items():
             if state is not None and state.is_changed:
@@ -337,57 +364,32 @@ class KeyedClaim(Generic[T]):
             self._lanes.keep(dict(sorted(rows.items())))
 
     def is_awaited(self, lane: str) -> bool:
-        """Tell whether somebody may have been refused for a key of the lane, which a job of it has let go.
+        """Return whether another claim may have been refused a key that a job of this lane no longer holds.
 
-        A refusal, under the key's lock, finds it full; so whoever is first to end a job of it then finds it
-        full before that.
+        A claim that is refused holds the key's lock and finds the key full. So the first claim after it that
+        ends a job of the key also finds the key full before that end.
         """
         return not self._uncrowded.issuperset(keys_of(lane))
 
-    # ---- one walk ----------------------------------------------------------------------------------------
+    # ---- 1. find open lanes ------------------------------------------------------------------------------
 
-    def _give_out(
-        self, queue: str, room: int, open_lanes: list[str], planned: Mapping[str, int]
-    ) -> list[Head[T]]:
-        """Return jobs of the lanes found open, those with a start planned among them, as room allows.
+    def _find_open_lanes(self, queue: str, room: int, known: Sequence[str]) -> Counter[str]:
+        """Return further lanes that admit a start, one start planned in each, and move the cursor.
 
-        Stops where the cost of a head has closed its lane: lanes that were not looked at come before the
-        others get more. What has no more jobs is not among the open lanes any more.
+        The walk comes round once. It ends when all lanes were seen, or `WINDOW` of them, or there is no room.
         """
-        open_lanes += planned
-        heads: list[Head[T]] = []
-        wanted, refused = dict(planned), self._refused
-        while open_lanes and len(heads) < room and self._refused == refused:
-            left = room - len(heads) - sum(wanted.values())
-            for lane, number in self._choose(queue, open_lanes, wanted, left).items():
-                wanted[lane] = wanted.get(lane, 0) + number
-            if not wanted:
-                break
-            got = self._draw(queue, wanted)
-            heads += _in_rounds(got.values())
-            short = {lane for lane, number in wanted.items() if len(got.get(lane, ())) < number}
-            self._closed.update((queue, lane) for lane in short)
-            open_lanes[:] = [lane for lane in open_lanes if lane not in short]
-            wanted = {}
-        self._note_closed(queue, open_lanes)  # they may have more
-        return heads
-
-    def _walk(self, queue: str, room: int, known: Sequence[str]) -> dict[str, int]:
-        """Return more lanes that admit a start, each with one planned, from behind the one seen last."""
         cursor = self._cursors.of(queue)
         start = at = cursor.at
-        shares: dict[str, int] = {}
-        passing = set(known)
-        looked, met, until, is_all = 0, 0, "", False
-        while looked < WINDOW and len(shares) < room:
-            ask = min(WINDOW - looked, max(room - len(shares), _STEP)) + 1  # one more tells that there is one
+        planned: Counter[str] = Counter()
+        seen, locked, until, is_all = 0, 0, "", False
+        while seen < WINDOW and len(planned) < room:
+            ask = min(WINDOW - seen, max(room - len(planned), _STEP)) + 1  # one more: is there another lane?
             look = self._lanes.look(queue, at, until, ask, is_patient=self._is_patient)
-            self._read(look, room)
-            seen, passed_over = self._first_round(queue, look.lanes, shares, room, passing)
-            looked, met = looked + seen, met + passed_over
-            if seen:
-                at = look.lanes[seen - 1]
-            if seen < len(look.lanes):
+            new, new_locked = self._plan_first_starts(queue, look, planned, room, known)
+            seen, locked = seen + new, locked + new_locked
+            if new:
+                at = look.lanes[new - 1]
+            if new < len(look.lanes):
                 break
             if len(look.lanes) < ask:
                 if until or not start:
@@ -395,175 +397,68 @@ class KeyedClaim(Generic[T]):
                     break
                 at, until = "", start
         cursor.at = "" if is_all else at
-        if met:
+
+        if locked:
             self._look_again(self._now)
-            if met == looked:  # all in others' hands: the next looks wait, one behind another
+            if locked == seen:  # the next looks wait for locks, one after another
                 self._cursors.patience = _PATIENT + 1
         self._cursors.patience = max(0, self._cursors.patience - 1)
-        if len(shares) < room and not is_all:
-            self._add_freed(queue, shares, room, passing)
-            self._note_cut(cursor, has_found=bool(shares), is_round=bool(until))
-        else:
-            cursor.rounds = 0
-        return shares
 
-    def _note_cut(self, cursor: LaneCursor, *, has_found: bool, is_round: bool) -> None:
-        """A walk ended before it had seen all: look again at once, unless all were seen to no avail."""
-        cursor.rounds = 0 if has_found else cursor.rounds + is_round
+        if is_all or len(planned) >= room:
+            cursor.rounds = 0
+            return planned
+        # Lanes in which this process has just ended jobs come last: if they came first, others would starve.
+        freed = [lane for lane in dict.fromkeys(self._freed.get(queue, ())) if lane not in planned]
+        if freed:
+            self._plan_first_starts(queue, self._lanes.look_at(queue, freed), planned, room, known)
+        # More lanes remain: look again now, unless walks have seen all of them and found nothing.
+        cursor.rounds = 0 if planned else cursor.rounds + bool(until)
         if cursor.rounds > 1:
             cursor.rounds = 0
         else:
             self._look_again(self._now)
+        return planned
 
-    def _add_freed(self, queue: str, shares: dict[str, int], room: int, passing: Collection[str]) -> None:
-        """Lanes in which this process has just ended jobs come last: first they would starve the others."""
-        freed = [lane for lane in dict.fromkeys(self._freed.get(queue, ())) if lane not in shares]
-        if freed:
-            look = self._lanes.look_at(queue, freed)
-            self._read(look, room)
-            self._first_round(queue, look.lanes, shares, room, passing)
-
-    def _first_round(
-        self,
-        queue: str,
-        lanes: Sequence[str],
-        shares: dict[str, int],
-        room: int,
-        passing: Collection[str],
+    def _plan_first_starts(
+        self, queue: str, look: LaneLook, planned: Counter[str], room: int, known: Sequence[str]
     ) -> tuple[int, int]:
-        """Plan one start of each lane that admits it, at once, so that a later one sees what is left.
+        """Plan one start in each lane that admits one; lanes that share a key see what is left of it.
 
-        Return how many lanes were looked at, and how many of them were passed over for keys in other hands.
+        Return how many lanes were seen, and how many of those need a key that another claim has locked.
         """
-        met = 0
-        for looked, lane in enumerate(lanes):
-            if len(shares) >= room:
-                return looked, met
-            if lane in shares or lane in passing or (queue, lane) in self._closed:
+        self._open_keys(look, room)
+        locked = 0
+        for seen, lane in enumerate(look.lanes):
+            if len(planned) >= room:
+                return seen, locked
+            if lane in planned or lane in known or (queue, lane) in self._closed:
                 continue
-            keys = keys_of(lane)
-            if not self._busy.isdisjoint(keys):
-                met += 1
+            if not self._busy.isdisjoint(keys_of(lane)):
+                locked += 1
             elif self._admits(queue, lane):
                 self._plan(queue, lane)
-                shares[lane] = 1
-        return len(lanes), met
+                planned[lane] = 1
+        return len(look.lanes), locked
 
-    # ---- keys --------------------------------------------------------------------------------------------
+    # ---- 2. share the rest of the room -------------------------------------------------------------------
 
-    def _read(self, look: LaneLook, room: int) -> None:
-        """The keys of these lanes are known; jobs are asked where the list of holders would refuse."""
-        self._numbers.update(look.numbers)
-        self._busy.update(look.busy)
-        new: list[OpenKey] = []
-        for key in dict.fromkeys(key for lane in look.lanes for key in keys_of(lane)):
-            if key in self._keys or key in self._busy:
-                continue
-            numbers, row = numbers_for(key, self._numbers), look.rows.get(key)
-            if row is None and not numbers.has_any and not numbers.is_paused:
-                self._keys[key] = None
-                self._uncrowded.add(key)
-                continue
-            row = row or KeyRow()
-            listed: Sequence[str] = row.holders or ()
-            if numbers.concurrent is not None and row.holders is None:
-                listed = self._lanes.present(key)
-            if numbers.concurrent is None or (row.holders is not None and len(listed) < numbers.concurrent):
-                self._uncrowded.add(key)
-            listed = [ref for ref in listed if ref not in self._ended]
-            doubtful_from = self._cursors.doubtful_from(key)
-            state = self._keys[key] = OpenKey(key, numbers, listed, len(listed), row.free_at, doubtful_from)
-            state.was_listed = row.holders is not None
-            self._has_clocks |= numbers.rate is not None or row.free_at > 0
-            new.append(state)
-        self._ask(new, room)
-
-    def _ask(self, states: Iterable[OpenKey], room: int) -> None:
-        """Where the list of holders would refuse one of so many starts, the jobs have been asked."""
-        doubtful = [state for state in states if state.is_doubtful(room)]
-        if not doubtful:
-            return
-        refs = dict.fromkeys(ref.rstrip(_STRICT) for state in doubtful for ref in state.listed)
-        facts = self._lanes.holders(list(refs)) if refs else {}
-        for state in doubtful:
-            alive = []
-            for listed in state.listed:
-                one = facts.get(listed.rstrip(_STRICT))
-                is_strict = listed.endswith(_STRICT)
-                if one is None or is_free(one, is_strict=is_strict):
-                    continue
-                alive.append(listed)
-                if is_strict and one.ready_in is not None:
-                    state.returning, state.returning_in = listed.rstrip(_STRICT), one.ready_in
-                    self._has_returning = True
-            gone = len(state.listed) - len(alive)
-            state.listed, state.is_exact = alive, True
-            self._cursors.count(state.key, len(alive))
-            state.running -= gone
-            state.sure_running -= gone
-
-    def _states(self, lane: str) -> dict[str, OpenKey]:
-        states = self._states_of.get(lane)
-        if states is None:
-            found = {key: self._keys[key] for key in keys_of(lane)}
-            states = {key: state for key, state in found.items() if state is not None}
-            self._states_of[lane] = states
-        return states
-
-    def _returning(self, queue: str, lane: str) -> str | None:
-        """Return the strict holder that alone may start in this lane, if there is one."""
-        if not self._has_returning:
-            return None
-        states = self._states(lane).values()
-        found = (state.returning for state in states if state.returning_in == (queue, lane))
-        return next(found, None)
-
-    def _admits(self, queue: str, lane: str, costs: Mapping[str, int] | None = None) -> bool:
-        """Tell whether every key of the lane admits a start; one that only time opens is looked at again."""
-        states = self._states(lane)
-        self._ask(states.values(), 1)
-        returning, opens_at = self._returning(queue, lane), 0.0
-        for key, state in states.items():
-            holds = returning is not None and state.returning == returning
-            if state.numbers.is_paused or state.numbers.rate == 0 or not (holds or state.has_room()):
-                return False
-            opens_at = max(opens_at, state.numbers.opens_at(state.free_at, (costs or {}).get(key, 1)))
-        if opens_at <= self._now:
-            return True
-        self._look_again(round(opens_at + 0.5))
-        return False
-
-    def _plan(self, queue: str, lane: str, number: int = 1, costs: Mapping[str, int] | None = None) -> None:
-        returning = self._returning(queue, lane)
-        for key, state in self._states(lane).items():
-            holds = returning is None or state.returning != returning
-            state.plan(self._now, (costs or {}).get(key, 1), number, holds=holds)
-
-    def _look_again(self, at: int) -> None:
-        if self.look_again_at is None or at < self.look_again_at:
-            self.look_again_at = at
-
-    # ---- rounds ------------------------------------------------------------------------------------------
-
-    def _choose(
-        self, queue: str, lanes: Sequence[str], planned: Mapping[str, int], room: int
-    ) -> dict[str, int]:
-        """Return how many more of each lane start: one in turn, again and again, whoever got least first."""
+    def _share_room(self, queue: str, lanes: Sequence[str], planned: Counter[str], room: int) -> None:
+        """Plan further starts of these lanes in turn while there is room, those with the fewest first."""
         if room <= 0:
-            return {}
+            return
         hungry = [lane for lane in lanes if self._returning(queue, lane) is None]
-        self._ask((state for lane in hungry for state in self._states(lane).values()), room)
+        self._drop_past_holders((state for lane in hungry for state in self._states(lane).values()), room)
         total = {lane: self._given[queue, lane] + planned.get(lane, 0) for lane in hungry}
-        shares: Counter[str] = Counter()
         used = [key for lane in hungry for key in self._states(lane)]
         is_apart = len(used) == len(set(used)) and len(set(total.values())) < 2  # noqa: PLR2004 - all alike
-        if is_apart:  # no key in two lanes: whole rounds at once
+        if is_apart:  # no lane takes from another: whole rounds in one step
             left = {
                 lane: min(
                     (state.most(self._now, room) for state in self._states(lane).values()), default=room
                 )
                 for lane in hungry
             }
+            shares: Counter[str] = Counter()
             while room > 0 and (hungry := [lane for lane in hungry if left[lane] > 0]):
                 each = max(1, room // len(hungry))
                 for lane in hungry:
@@ -574,35 +469,34 @@ class KeyedClaim(Generic[T]):
             for lane, number in shares.items():
                 if number:
                     self._plan(queue, lane, number)
-            self._note_closed(queue, left if room > 0 else ())
-            return {lane: number for lane, number in shares.items() if number}
+                    planned[lane] += number
+            if room > 0:
+                self._note_openings(queue, left)
+            return
         while room > 0 and hungry:
             least = min(total[lane] for lane in hungry)
             for lane in [lane for lane in hungry if total[lane] == least]:
                 if room > 0 and self._admits(queue, lane):
                     self._plan(queue, lane)
-                    shares[lane] += 1
+                    planned[lane] += 1
                     total[lane] += 1
                     room -= 1
                 else:
                     hungry.remove(lane)
-        return dict(shares)
 
-    def _note_closed(self, queue: str, lanes: Iterable[str]) -> None:
-        """Of these lanes, those that a rate has closed by now are looked at again when it opens."""
-        for lane in lanes if self._has_clocks else ():
-            self._admits(queue, lane)
+    # ---- 3. draw -----------------------------------------------------------------------------------------
 
-    def _draw(self, queue: str, wanted: Mapping[str, int]) -> dict[str, list[Head[T]]]:
-        """Return the jobs of these shares that start, in order, and charge what they cost."""
-        returning = {lane: ref for lane in wanted if (ref := self._returning(queue, lane)) is not None}
-        asked = {lane: (self._given[queue, lane], n) for lane, n in wanted.items() if lane not in returning}
+    def _draw(self, queue: str, planned: Mapping[str, int]) -> dict[str, list[Head[T]]]:
+        """Return the jobs that start, by lane and in order; they are charged and listed as holders."""
+        returning = {lane: ref for lane in planned if (ref := self._returning(queue, lane)) is not None}
+        asked = {lane: (self._given[queue, lane], n) for lane, n in planned.items() if lane not in returning}
         got = {lane: list(heads) for lane, heads in self._lanes.heads(queue, asked).items()} if asked else {}
         for lane, ref in returning.items():
             head = self._lanes.head(ref)
             got[lane] = [] if head is None else [head]
+
         is_as_planned = True
-        for lane, number in wanted.items():
+        for lane, number in planned.items():
             heads = got.setdefault(lane, [])
             is_as_planned &= len(heads) == number
             for head in heads:
@@ -615,17 +509,29 @@ class KeyedClaim(Generic[T]):
                 )  # fmt: skip
                 is_as_planned &= not head.is_late and all(use.cost == 1 for use in asks.limits)
         if not is_as_planned:
-            got = self._replay(queue, got)
+            got = self._charge_one_by_one(queue, got)
+
         for lane, heads in got.items():
             self._given[queue, lane] += len(heads)
-            self._list(lane, heads, returning.get(lane))
-        for state in self._keys.values():
-            if state is not None:
-                state.confirm()
+            heads = [head for head in heads if not head.is_late]  # noqa: PLW2901 - a late job holds nothing
+            for key, state in self._states(lane).items() if heads else ():
+                # A list that is kept no longer is none: a number set later has to find all who hold it.
+                state.is_changed = state.numbers.has_any or state.was_listed
+                state.taken += [
+                    head.ref + _STRICT if _is_strict(head.admission_json, key) else head.ref for head in heads
+                ]
+                if lane in returning and state.returning == returning[lane]:
+                    state.returning = state.returning_in = None
+        for known in self._keys.values():
+            if known is not None:
+                known.confirm()
         return got
 
-    def _replay(self, queue: str, got: Mapping[str, list[Head[T]]]) -> dict[str, list[Head[T]]]:
-        """Return what starts once each job is charged for what it is, round after round."""
+    def _charge_one_by_one(self, queue: str, got: Mapping[str, list[Head[T]]]) -> dict[str, list[Head[T]]]:
+        """Undo the plan and charge each job for what it costs, in rounds; return the jobs that start.
+
+        The first job of a lane that is refused closes the lane.
+        """
         for state in self._keys.values():
             if state is not None:
                 state.forget()
@@ -650,18 +556,106 @@ class KeyedClaim(Generic[T]):
             self._lanes.leave(left)
         return kept
 
-    def _list(self, lane: str, heads: Sequence[Head[T]], returning: str | None) -> None:
-        heads = [head for head in heads if not head.is_late]
-        if not heads:
+    # ---- keys and lanes ----------------------------------------------------------------------------------
+
+    def _open_keys(self, look: LaneLook, room: int) -> None:
+        """Note the state of the keys of these lanes that are new to this claim."""
+        self._numbers.update(look.numbers)
+        self._busy.update(look.busy)
+        new: list[OpenKey] = []
+        for key in dict.fromkeys(key for lane in look.lanes for key in keys_of(lane)):
+            if key in self._keys or key in self._busy:
+                continue
+            numbers, row = numbers_for(key, self._numbers), look.rows.get(key)
+            if row is None and not numbers.has_any and not numbers.is_paused:
+                self._keys[key] = None
+                self._uncrowded.add(key)
+                continue
+            row = row or KeyRow()
+            listed: Sequence[str] = row.holders or ()
+            if numbers.concurrent is not None and row.holders is None:
+                listed = self._lanes.present(key)
+            if numbers.concurrent is None or (row.holders is not None and len(listed) < numbers.concurrent):
+                self._uncrowded.add(key)
+            listed = [ref for ref in listed if ref not in self._ended]
+            doubtful_from = self._cursors.doubtful_from(key)
+            state = self._keys[key] = OpenKey(key, numbers, listed, len(listed), row.free_at, doubtful_from)
+            state.was_listed = row.holders is not None
+            self._has_clocks |= numbers.rate is not None or row.free_at > 0
+            new.append(state)
+        self._drop_past_holders(new, room)
+
+    def _drop_past_holders(self, states: Iterable[OpenKey], room: int) -> None:
+        """Read the jobs listed under keys that would refuse one of `room` starts; drop who holds no more."""
+        doubtful = [state for state in states if state.is_doubtful(room)]
+        if not doubtful:
             return
+        refs = dict.fromkeys(ref.rstrip(_STRICT) for state in doubtful for ref in state.listed)
+        facts = self._lanes.holders(list(refs)) if refs else {}
+        for state in doubtful:
+            alive = []
+            for listed in state.listed:
+                one = facts.get(listed.rstrip(_STRICT))
+                is_strict = listed.endswith(_STRICT)
+                if one is None or is_free(one, is_strict=is_strict):
+                    continue
+                alive.append(listed)
+                if is_strict and one.ready_in is not None:
+                    state.returning, state.returning_in = listed.rstrip(_STRICT), one.ready_in
+                    self._has_returning = True
+            gone = len(state.listed) - len(alive)
+            state.listed, state.is_exact = alive, True
+            self._cursors.count(state.key, len(alive))
+            state.running -= gone
+            state.sure_running -= gone
+
+    def _states(self, lane: str) -> dict[str, OpenKey]:
+        """Return the keys of the lane that something limits."""
+        states = self._states_of.get(lane)
+        if states is None:
+            found = {key: self._keys[key] for key in keys_of(lane)}
+            states = {key: state for key, state in found.items() if state is not None}
+            self._states_of[lane] = states
+        return states
+
+    def _returning(self, queue: str, lane: str) -> str | None:
+        """Return the strict holder that alone may start in this lane; None if there is none."""
+        if not self._has_returning:
+            return None
+        states = self._states(lane).values()
+        found = (state.returning for state in states if state.returning_in == (queue, lane))
+        return next(found, None)
+
+    def _admits(self, queue: str, lane: str, costs: Mapping[str, int] | None = None) -> bool:
+        """Return whether every key of the lane admits a start; if only time is missing, note when to look."""
+        states = self._states(lane)
+        self._drop_past_holders(states.values(), 1)
+        returning, opens_at = self._returning(queue, lane), 0.0
+        for key, state in states.items():
+            holds = returning is not None and state.returning == returning
+            if state.numbers.is_paused or state.numbers.rate == 0 or not (holds or state.has_room()):
+                return False
+            opens_at = max(opens_at, state.numbers.opens_at(state.free_at, (costs or {}).get(key, 1)))
+        if opens_at <= self._now:
+            return True
+        self._look_again(round(opens_at + 0.5))
+        return False
+
+    def _plan(self, queue: str, lane: str, number: int = 1, costs: Mapping[str, int] | None = None) -> None:
+        """Charge the keys of the lane for so many starts; they are not certain until `_draw` has the jobs."""
+        returning = self._returning(queue, lane)
         for key, state in self._states(lane).items():
-            # A list that is kept no longer is none: a number set later has to find all who hold it.
-            state.is_changed = state.numbers.has_any or state.was_listed
-            state.taken += [
-                head.ref + _STRICT if _is_strict(head.admission_json, key) else head.ref for head in heads
-            ]
-            if returning is not None and state.returning == returning:
-                state.returning = state.returning_in = None
+            holds = returning is None or state.returning != returning
+            state.plan(self._now, (costs or {}).get(key, 1), number, holds=holds)
+
+    def _note_openings(self, queue: str, lanes: Iterable[str]) -> None:
+        """Note when to look again at the lanes among these that a rate has closed by now."""
+        for lane in lanes if self._has_clocks else ():
+            self._admits(queue, lane)
+
+    def _look_again(self, at: int) -> None:
+        if self.look_again_at is None or at < self.look_again_at:
+            self.look_again_at = at
 
 
 @lru_cache(maxsize=4_096)
