@@ -278,7 +278,39 @@ class JobRunner:
     def prepare(self, job: ClaimedJob, holder: Holder) -> Run | EndedRun:
         """Return the run, ready to start, or its end if it cannot start. Never raises an `Exception`."""
         try:
-            return self._prepare(job, holder)
+            is_special = not (job.admission_json is None and job.ties_json is None and job.retry is None)
+            if is_special and (part := unread_part(job)) is not None:
+                return self._unread(job, holder, part)
+            if job.admission_json is not None and (ended := self._late(job, holder)) is not None:
+                return ended
+            tasks, serializer = self._runtime.tasks, self._runtime.client.serializers.get(job.serializer)
+            info = tasks.get(job.task)
+            if info is None or info.is_remote or serializer is None:
+                is_known = info is not None and not info.is_remote
+                wait = lifecycle.unknown_serializer if is_known else lifecycle.unknown_task
+                return self._put_off(job, wait(job, holder, at=self._runtime.clock.now()))
+            try:
+                ties = job.ties
+                if ties is not None and (why := self.tied.refusal(ties)) is not None:
+                    return self._stopped(job, holder, why)
+                if ties is None or not ties.inputs:
+                    args, kwargs = tasks.binder(info).decode_text(job.arguments, serializer)
+                else:
+                    args, kwargs = tasks.binder(info).decode(self.tied.arguments(job, ties, serializer))
+            except StorageError as error:
+                return self._handed_back(job, holder, f"what it is tied to could not be read: {error}")
+            except Exception as error:  # noqa: BLE001 - a serializer of a plugin may raise anything; nothing may end the loop
+                return self._unreadable(job, holder, error)
+            context = JobContext(
+                job, self._console, args=args, kwargs=kwargs, resources=self.resources, server=holder.server
+            )
+            timeout = info.timeout_seconds if job.timeout_seconds is None else job.timeout_seconds
+            run = Run(
+                job, holder, context, info, (context, *args) if info.takes_context else args, kwargs, timeout
+            )
+            run.runner = self
+            context.served_by(run)
+            return run
         except Exception as error:
             log.exception("Job %s could not be started.", job.id, extra={"job_id": job.id})
             return self.unprepared(job, holder, error)
@@ -287,41 +319,6 @@ class JobRunner:
         """Return the end of a job that an unexpected error kept from starting: it is tried again later."""
         at, why = self._runtime.clock.now(), describe_error(error)
         return self._put_off(job, lifecycle.unprepared(job, holder, at=at, why=why))
-
-    def _prepare(self, job: ClaimedJob, holder: Holder) -> Run | EndedRun:
-        is_special = not (job.admission_json is None and job.ties_json is None and job.retry is None)
-        if is_special and (part := unread_part(job)) is not None:
-            return self._unread(job, holder, part)
-        if job.admission_json is not None and (ended := self._late(job, holder)) is not None:
-            return ended
-        tasks, serializer = self._runtime.tasks, self._runtime.client.serializers.get(job.serializer)
-        info = tasks.get(job.task)
-        if info is None or info.is_remote or serializer is None:
-            is_known = info is not None and not info.is_remote
-            wait = lifecycle.unknown_serializer if is_known else lifecycle.unknown_task
-            return self._put_off(job, wait(job, holder, at=self._runtime.clock.now()))
-        try:
-            ties = job.ties
-            if ties is not None and (why := self.tied.refusal(ties)) is not None:
-                return self._stopped(job, holder, why)
-            if ties is None or not ties.inputs:
-                args, kwargs = tasks.binder(info).decode_text(job.arguments, serializer)
-            else:
-                args, kwargs = tasks.binder(info).decode(self.tied.arguments(job, ties, serializer))
-        except StorageError as error:
-            return self._handed_back(job, holder, f"what it is tied to could not be read: {error}")
-        except Exception as error:  # noqa: BLE001 - a serializer of a plugin may raise anything; nothing may end the loop
-            return self._unreadable(job, holder, error)
-        context = JobContext(
-            job, self._console, args=args, kwargs=kwargs, resources=self.resources, server=holder.server
-        )
-        timeout = info.timeout_seconds if job.timeout_seconds is None else job.timeout_seconds
-        run = Run(
-            job, holder, context, info, (context, *args) if info.takes_context else args, kwargs, timeout
-        )
-        run.runner = self
-        context.served_by(run)
-        return run
 
     def _late(self, job: ClaimedJob, holder: Holder) -> EndedRun | None:
         """Return the end of a job that was to start before now; None for one that may start.
@@ -449,8 +446,11 @@ class JobRunner:
                 await self._arest(run.begun)
         except BaseException as error:  # noqa: BLE001 - a cancellation ends the job; the loop goes on
             await self._alook_up(run)
-            if run.begun is not None and (stopped := await self._stopped_at_rest(run.begun)) is not None:
-                return self.raised(run, stopped)
+            if run.begun is not None:
+                try:
+                    await self._arest(run.begun)
+                except BaseException as stopped:  # noqa: BLE001 - it was cancelled while its steps ended
+                    return self.raised(run, stopped)
             return self._suspended(run) or self.raised(run, error)
         finally:
             running_job.reset(token)
@@ -502,11 +502,9 @@ class JobRunner:
 
     def _suspended(self, run: Run) -> EndedRun | None:
         """Return the end of a run that waits for something, whatever its task made of it; else None."""
-        if run.begun is None:
+        steps = run.begun
+        if steps is None:
             return None
-        return self._suspend(run, run.begun)
-
-    def _suspend(self, run: Run, steps: JobSteps) -> EndedRun | None:
         steps.rest()
         steps.finish()
         wait = steps.wait
@@ -524,15 +522,6 @@ class JobRunner:
                 reason=wait.reason, parents=wait.parents, due_at=wait.due_at,
             )  # fmt: skip
         return self._ended(run, transition)
-
-    @staticmethod
-    async def _stopped_at_rest(steps: JobSteps) -> BaseException | None:
-        """Steps under way have ended; return what ends the run instead: a cancellation meanwhile."""
-        try:
-            await JobRunner._arest(steps)
-        except BaseException as stopped:  # noqa: BLE001 - it is the end of the run
-            return stopped
-        return None
 
     @staticmethod
     async def _arest(steps: JobSteps) -> None:
@@ -555,7 +544,7 @@ class JobRunner:
         return self._ended(run, transition)
 
     def _succeeded(self, run: Run, at: int, result: object) -> Transition:
-        text, absent = self._nothing_of(run) if result is None else self._encode_result(run, result)
+        text, absent = self._encode_result(run, result)
         keep, own = self._runtime.client.retention.succeeded, run.info.keep_seconds
         if own is not None:
             keep = int(own * SECOND)
@@ -563,6 +552,24 @@ class JobRunner:
             run.job, run.holder, at=at, started_at=run.started_at, result=text, result_absent=absent,
             expires_at=None if keep is None else at + keep,
         )  # fmt: skip
+
+    def _encode_result(self, run: Run, result: object) -> tuple[str | None, str | None]:
+        """Return the result as it is stored, or why it is not stored.
+
+        None in JSON is encoded once per task, because most tasks return it.
+        """
+        is_nothing = result is None and run.job.serializer == _JSON
+        if is_nothing and (nothing := self._nothing.get(run.info.name)) is not None:
+            return nothing
+        encoded: tuple[str | None, str | None]
+        try:
+            serializer = self._runtime.client.serializers[run.job.serializer]
+            encoded = self._runtime.tasks.binder(run.info).encode_result_text(result, serializer), None
+        except BaseException as error:  # noqa: BLE001 - the job succeeded; what cannot be stored is only said
+            encoded = None, f"the result was not stored: {error}"
+        if is_nothing:
+            self._nothing[run.info.name] = encoded
+        return encoded
 
     # ---- ending within the task's own transaction --------------------------------------------------------
 
@@ -631,26 +638,14 @@ class JobRunner:
             ended.shuts = _shut_by(error, self._runtime.clock.now())
         return ended
 
-    # ---- after: results and failures ---------------------------------------------------------------------
-
-    def _nothing_of(self, run: Run) -> tuple[str | None, str | None]:
-        """Return None as a result: in JSON it is worked out once a task, since most return nothing."""
-        if run.job.serializer != _JSON:
-            return self._encode_result(run, None)
-        nothing = self._nothing.get(run.info.name)
-        if nothing is None:
-            nothing = self._nothing[run.info.name] = self._encode_result(run, None)
-        return nothing
-
-    def _encode_result(self, run: Run, result: object) -> tuple[str | None, str | None]:
-        try:
-            serializer = self._runtime.client.serializers[run.job.serializer]
-            return self._runtime.tasks.binder(run.info).encode_result_text(result, serializer), None
-        except BaseException as error:  # noqa: BLE001 - the job succeeded; what cannot be stored is only said
-            return None, f"the result was not stored: {error}"
+    # ---- after: what follows a failure -------------------------------------------------------------------
 
     def raised(self, run: Run, error: BaseException) -> EndedRun:
-        """Return the end of a run whose task raised, was cancelled or timed out."""
+        """Return the end of a run whose task raised, was cancelled or timed out.
+
+        The first that applies decides: the server has cancelled the run, the task's own transaction has ended
+        the job, the task must wait for a rate limit. Any other error is a failure, see `_decide`.
+        """
         match run.cancelled:
             case CancelKind.STOP | CancelKind.LOST if _is_cancellation(error):
                 return self.hand_back(run, run.context.cancel_reason)
@@ -687,6 +682,46 @@ class JobRunner:
         log.info("Job %s is %s.", run.job.id, transition.reason, extra={"job_id": run.job.id})
         return ended
 
+    def _decide(self, run: Run, error: BaseException) -> RetryDecision:
+        """Return what follows a failure: a plugin decides, otherwise the retry policy of the call or task.
+
+        If the policy returns nothing, the default policy decides. No policy is called for an error that every
+        further attempt would meet.
+        """
+        if isinstance(error, StepError) or (run.begun is not None and run.begun.fails_for_good(error)):
+            proposed = RetryDecision.fail()
+        else:
+            try:
+                answer = _policy(run).decide(run.job, error)
+            except Exception:
+                log.exception("The retry policy of task %r raised; the job is failed.", run.info.name)
+                answer = RetryDecision.fail("the retry policy raised")
+            proposed = answer if isinstance(answer, RetryDecision) else Retry().decide(run.job, error)
+        if self._runtime.plugins.has_retry_decision:
+            decision = self._runtime.plugins.retry_decision(run.context, run.info, error, proposed)
+            if isinstance(decision, RetryDecision):
+                return decision
+            if decision is not None:
+                log.error("A retry_decision hook answered %r; it counts as no answer.", decision)
+        return proposed
+
+    def _transition_of(self, run: Run, error: BaseException, decision: RetryDecision, at: int) -> Transition:
+        info = describe_failure(error)
+        told = decision.reason or f"{info.type}: {info.message}"[:200]
+        wait = span_micros(decision.after) if decision.after is not None else 0
+        job, holder, started_at = run.job, run.holder, run.started_at
+        if decision.kind is DecisionKind.RETRY:
+            reason = decision.reason or retry_reason(job.retries + 1, _attempts(run), error)
+            return lifecycle.retried(
+                job, holder, at=at, started_at=started_at, wait=wait, reason=reason, error=info
+            )
+        if decision.kind is DecisionKind.SNOOZE:
+            return lifecycle.snoozed(job, holder, at=at, started_at=started_at, wait=wait, reason=told)
+        is_deleted = decision.kind is DecisionKind.DELETE
+        end = lifecycle.deleted_by_policy if is_deleted else lifecycle.failed
+        expires_at = self._runtime.client.retention.until(State.DELETED if is_deleted else State.FAILED, at)
+        return end(job, holder, at=at, started_at=started_at, reason=told, error=info, expires_at=expires_at)
+
     def interrupted(self, run: Run, error: BaseException) -> EndedRun:
         """Return the end of a run that met an error outside of its task: no process for it, say.
 
@@ -707,14 +742,7 @@ class JobRunner:
 
     def passed_over(self, run: Run, reason: str = "lost before it started") -> EndedRun:
         """Return the end of a run that was void before it started; the refusal tells that nobody runs it."""
-        transition = lifecycle.handed_back(
-            run.job,
-            run.holder,
-            at=self._runtime.clock.now(),
-            started_at=None,
-            reason=reason,
-        )
-        return EndedRun(run.job, transition)
+        return self._handed_back(run.job, run.holder, reason)
 
     def hand_back(self, run: Run, reason: str) -> EndedRun:
         """Return the end of a run that is given back: for one that cannot be waited for any longer."""
@@ -737,82 +765,31 @@ class JobRunner:
         self._report(ended, reason, died)
         return ended
 
-    # ---- deciding about a failure ------------------------------------------------------------------------
-
-    def _decide(self, run: Run, error: BaseException) -> RetryDecision:
-        proposed = self._proposed(run, error)
-        if self._runtime.plugins.has_retry_decision:
-            decision = self._runtime.plugins.retry_decision(run.context, run.info, error, proposed)
-            if isinstance(decision, RetryDecision):
-                return decision
-            if decision is not None:
-                log.error("A retry_decision hook answered %r; it counts as no answer.", decision)
-        return proposed
-
-    def _proposed(self, run: Run, error: BaseException) -> RetryDecision:
-        """Return what the call's policy makes of the failure, or else the task's, or else the default."""
-        if isinstance(error, StepError) or (run.begun is not None and run.begun.fails_for_good(error)):
-            return RetryDecision.fail()
-        try:
-            decision = _policy(run).decide(run.job, error)
-        except Exception:
-            log.exception("The retry policy of task %r raised; the job is failed.", run.info.name)
-            return RetryDecision.fail("the retry policy raised")
-        if isinstance(decision, RetryDecision):
-            return decision
-        return Retry().decide(run.job, error)
-
-    def _transition_of(self, run: Run, error: BaseException, decision: RetryDecision, at: int) -> Transition:
-        info = describe_failure(error)
-        told = decision.reason or f"{info.type}: {info.message}"[:200]
-        wait = span_micros(decision.after) if decision.after is not None else 0
-        job, holder, started_at = run.job, run.holder, run.started_at
-        if decision.kind is DecisionKind.RETRY:
-            reason = decision.reason or retry_reason(job.retries + 1, _attempts(run), error)
-            return lifecycle.retried(
-                job, holder, at=at, started_at=started_at, wait=wait, reason=reason, error=info
-            )
-        if decision.kind is DecisionKind.SNOOZE:
-            return lifecycle.snoozed(job, holder, at=at, started_at=started_at, wait=wait, reason=told)
-        is_deleted = decision.kind is DecisionKind.DELETE
-        end = lifecycle.deleted_by_policy if is_deleted else lifecycle.failed
-        expires_at = self._runtime.client.retention.until(State.DELETED if is_deleted else State.FAILED, at)
-        return end(job, holder, at=at, started_at=started_at, reason=told, error=info, expires_at=expires_at)
+    # ---- after: the end ----------------------------------------------------------------------------------
 
     def _ended(self, run: Run, transition: Transition) -> EndedRun:
+        """Return the end of a run by this transition, or by the one that a plugin elects instead."""
         duration = max(0, transition.at - run.started_at)
         if self._runtime.plugins.has_elect_transition:
-            transition = self._elect(run.job, transition)
+            elected: object = self._runtime.plugins.elect_transition(run.job, attrs.evolve(transition))
+            if isinstance(elected, Transition) and _ends_same_run(elected, transition):
+                transition = elected if elected.to in _MAY_BE_DUE else attrs.evolve(elected, due_at=None)
+            elif elected is not None:
+                log.error(
+                    "An elect_transition hook answered a %s that cannot end this run; it is passed over.",
+                    type(elected).__name__,  # not the value itself: a job holds its arguments
+                )
         return EndedRun(run.job, transition, duration, run.completion)
 
-    def _elect(self, job: ClaimedJob, proposed: Transition) -> Transition:
-        """Return what a plugin puts in place of a transition, if it still is an end of this very run."""
-        guards = _guards(proposed)
-        elected: object = self._runtime.plugins.elect_transition(job, attrs.evolve(proposed))
-        if elected is None:
-            return proposed
-        if isinstance(elected, Transition) and _guards(elected) == guards and _is_possible(elected):
-            return elected if elected.to in _MAY_BE_DUE else attrs.evolve(elected, due_at=None)
-        log.error(
-            "An elect_transition hook answered a %s that cannot end this run; it is passed over.",
-            type(elected).__name__,  # not the value itself: a job holds its arguments
-        )
-        return proposed
-
-    # ---- saying so in the log ----------------------------------------------------------------------------
-
     def _report(self, ended: EndedRun, what: str, error: BaseException) -> None:
-        """Plugins know of a failed attempt, and it has its line in the log."""
+        """Report a failed attempt to plugins and log it: a warning if the job runs again, else an error.
+
+        The log line does not contain arguments, but the message of the task's exception might.
+        """
         if self._runtime.plugins.has_attempt_failed:
             self._runtime.plugins.attempt_failed(ended.job, error, ended.transition)
-        if self._runtime.settings.log_failures:
-            self._log_failure(ended, what, error)
-
-    def _log_failure(self, ended: EndedRun, what: str, error: BaseException) -> None:
-        """There is a line: a warning if the job runs again, else an error.
-
-        No line holds an argument; what the task's own exception says is its author's.
-        """
+        if not self._runtime.settings.log_failures:
+            return
         job, transition = ended.job, ended.transition
         verb = "failed" if transition.crashes is None else "crashed"
         is_over = transition.to in {State.FAILED, State.DELETED}
@@ -857,16 +834,17 @@ def has_succeeded(job: ClaimedJob, record: JobRecord | None) -> bool:
 _MAY_BE_DUE = (State.SCHEDULED, State.AWAITING)
 
 
-def _guards(transition: Transition) -> tuple[object, ...]:
-    return (transition.job_id, transition.from_states, transition.session, transition.fence)
-
-
-def _is_possible(transition: Transition) -> bool:
-    to = transition.to
+def _ends_same_run(elected: Transition, proposed: Transition) -> bool:
+    """Return whether the elected transition can end the run that the proposed one ends."""
+    to = elected.to
     return (
-        lifecycle.is_legal(State.PROCESSING, to)
-        and (to is not State.SCHEDULED or transition.due_at is not None)
-        and (to is not State.AWAITING or transition.waits_for is not None)
+        elected.job_id == proposed.job_id
+        and elected.from_states == proposed.from_states
+        and elected.session == proposed.session
+        and elected.fence == proposed.fence
+        and lifecycle.is_legal(State.PROCESSING, to)
+        and (to is not State.SCHEDULED or elected.due_at is not None)
+        and (to is not State.AWAITING or elected.waits_for is not None)
     )
 
 
