@@ -45,8 +45,8 @@ from firelock.storage import Applied, Claim, ClaimRequest, Exchange, Held, serve
 
 if TYPE_CHECKING:
     from firelock.runtime import Runtime
+    from firelock.server.queues import QueueChoice
     from firelock.server.upkeep import ChildUpkeep
-from firelock.server.queues import QueueChoice
 
 log = logging.getLogger(__name__)
 
@@ -233,22 +233,31 @@ class Dispatcher:
         return self._workers.room(self._ahead.ahead, self._settler.unended)
 
     def _exchange(self, limit: int) -> Exchange:
-        transitions = self._settler.transitions()
-        holder = self._holder
-        if limit and holder is not None:
-            request = ClaimRequest(self._queues.order(), limit, holder.session, self._runtime.clock.now())
-            if transitions:
-                reply, before = self._settler.exchange(transitions, request), self._was_refused
-                self._was_refused = reply is None
-                if reply is not None:
-                    return reply
-                if not before:  # as in `_rest`; a second time in a row it is an end that is refused again
-                    self._reconciled_at = 0.0
-                return Exchange(self._settler.apply(transitions), Claim([]))
+        """Send the ends that are owed and claim up to `limit` jobs, in one round trip.
+
+        If the storage refuses both in one, only settle, so that no end is lost; the next turn claims.
+        """
+        transitions, holder = self._settler.transitions(), self._holder
+        if not limit or holder is None:
+            return Exchange(self._settler.apply(transitions) if transitions else [], Claim([]))
+        request = ClaimRequest(self._queues.order(), limit, holder.session, self._runtime.clock.now())
+        if not transitions:
             claim = self._runtime.storage.claim(request)
             self._was_refused = False
             return Exchange([], claim)
-        return Exchange(self._settler.apply(transitions) if transitions else [], Claim([]))
+        try:
+            reply = self._runtime.storage.exchange(transitions, request)
+        except StorageUnavailable:
+            raise
+        except StorageError:
+            log.exception("An exchange was refused; settling first, claiming in the next turn.")
+            self._inbox.look_again()
+            if not self._was_refused:  # as in `_rest`; a second time in a row an end is refused again
+                self._reconciled_at = 0.0
+            self._was_refused = True
+            return Exchange(self._settler.apply(transitions), Claim([]))
+        self._was_refused = False
+        return reply
 
     def _give_out(self, claim: Claim, limit: int) -> bool:
         """What was claimed waits for workers; return whether it was all that was asked for."""
@@ -305,16 +314,15 @@ class Dispatcher:
             poll = min(poll, max(0.0, self._reconciled_at + _OFTENEST - time.monotonic()))
         if self._workers.is_loop_full:
             return min(poll, FULL_PAUSE)
-        return poll if self._look_again_at is None else min(poll, self._time_until(self._look_again_at))
-
-    def _time_until(self, look_again_at: int) -> float:
-        """Return the seconds until the storage is to be asked again; at once only while that is no circle."""
-        seconds = (look_again_at - self._runtime.clock.now()) / SECOND
+        if self._look_again_at is None:
+            return poll
+        seconds = (self._look_again_at - self._runtime.clock.now()) / SECOND
         if seconds > 0:
-            return seconds + _CLOCK_SLACK
+            return min(poll, seconds + _CLOCK_SLACK)
         if not self._looks:
             return 0.0
-        return _CLOCK_SLACK if self._looks <= _LOOKS_AT_ONCE else _LOOK_PAUSE
+        # The last claims looked again without a pause and found nothing: never claim in a busy loop.
+        return min(poll, _CLOCK_SLACK if self._looks <= _LOOKS_AT_ONCE else _LOOK_PAUSE)
 
     def _hand_back_late(self) -> None:
         wait, coroutines = self._workers.threads.oldest_wait(), self._workers.coroutines
@@ -508,17 +516,10 @@ class _Settler:
         return not (self.held or self._unsent or self._context.inbox.ended or self._back or self._doubtful)
 
     def transitions(self) -> list[Transition]:
-        """Return what is owed, ends first, after what the jobs said is written, and keys are shut."""
-        if self._shuts:
-            self._shut_keys()
-        transitions = [ended.transition for ended in self._unsent]
-        transitions += [back.transition for back in self._back]
-        if transitions:
-            self._context.console.flush(self._runtime.storage)
-        return transitions
+        """Return the transitions to send, ends first; their log lines are stored, and their keys are shut.
 
-    def _shut_keys(self) -> None:
-        """The keys are shut: before the ends are written, which let the next job start."""
+        Keys are shut before the ends are stored, because an end lets the next job start.
+        """
         for key, until in list(self._shuts.items()):
             try:
                 self._runtime.storage.spend(key, until=until)
@@ -527,17 +528,11 @@ class _Settler:
             except StorageError as error:
                 log.warning("Limit %r could not be shut: %s", key, error)
             del self._shuts[key]
-
-    def exchange(self, transitions: list[Transition], request: ClaimRequest) -> Exchange | None:
-        """Settle and claim in one; None if that is refused: then settle alone, so that no end is lost."""
-        try:
-            return self._runtime.storage.exchange(transitions, request)
-        except StorageUnavailable:
-            raise
-        except StorageError:
-            log.exception("An exchange was refused; settling first, claiming in the next turn.")
-            self._context.inbox.look_again()
-            return None
+        transitions = [ended.transition for ended in self._unsent]
+        transitions += [back.transition for back in self._back]
+        if transitions:
+            self._context.console.flush(self._runtime.storage)
+        return transitions
 
     def apply(self, transitions: list[Transition]) -> list[Applied]:
         """Settle; where a batch is refused, one by one, so that one bad end hinders no other."""
@@ -587,12 +582,22 @@ class _Settler:
             claimed = held.get(end.job.id)
             if claimed is not None and claimed.job.fence == end.job.fence:
                 del held[end.job.id]
-            if end.completion is not None:
-                self._answer_completed(end, end.completion, result, accepted)
-            elif result in _IN_STORAGE:
+            completion = end.completion
+            if completion is not None:  # the run may have ended the job within its own transaction
+                if completion.is_counted:
+                    continue
+                is_repeat = result is Applied.ALREADY and end.transition.to is State.SUCCEEDED
+                is_late = result is Applied.REFUSED and completion.is_stored
+                if is_repeat or is_late or result is Applied.MISSING:
+                    completion.is_counted = True
+                    accepted.append(completed_end(end.job, completion))
+                    continue
+            if result in _IN_STORAGE:  # its own transaction, if it had one, was rolled back
                 accepted.append(end)
                 if end.tell is not None:
                     end.tell()
+            elif completion is not None:
+                self._doubtful.append(end)  # if the transaction committed, every end but a success is refused
             else:
                 log.info(_REFUSED, end.job.id)
         self._count(accepted)
@@ -602,27 +607,6 @@ class _Settler:
                 end for end, result in zip(ended, results, strict=False) if result is Applied.RELEASING
             ]
         return self._tell_batches(releasing + _freeing(accepted), batches)
-
-    def _answer_completed(
-        self, end: EndedRun, completion: Completion, result: Applied, accepted: list[EndedRun]
-    ) -> None:
-        """Add the end of a run that may have ended within its own transaction to the accepted ones.
-
-        One that is counted already is not added again. One that is refused is looked up: if the transaction
-        committed, every end but a success is.
-        """
-        if completion.is_counted:
-            return
-        is_repeat = result is Applied.ALREADY and end.transition.to is State.SUCCEEDED
-        if is_repeat or result is Applied.MISSING or (result is Applied.REFUSED and completion.is_stored):
-            completion.is_counted = True
-            accepted.append(completed_end(end.job, completion))
-        elif result in _IN_STORAGE:  # the transaction was rolled back
-            accepted.append(end)
-            if end.tell is not None:
-                end.tell()
-        else:
-            self._doubtful.append(end)
 
     def completed(self, ends: list[EndedRun], batches: BatchLooks) -> bool:
         """Count ends that the tasks' own transactions have stored; return as `answered` does."""

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from firelock.context import Console
     from firelock.options import TaskInfo
-    from firelock.server.open_resources import OpenResources
     from firelock.task import Registry
 
 log = logging.getLogger(__name__)
@@ -229,25 +228,25 @@ class Workers:
 
     def put(self, claimed: list[ClaimedRun]) -> None:
         """The jobs run as soon as workers are free, each where its task belongs."""
-        if self.coroutines is None:
+        coroutines = self.coroutines
+        if coroutines is None:
             self.threads.put(claimed)
-        else:
-            self._put_apart(claimed, self.coroutines)
-
-    def _put_apart(self, claimed: list[ClaimedRun], coroutines: AsyncWorkers) -> None:
-        on_loop = [each for each in claimed if self._is_for_loop(each.job)]
-        others = claimed if not on_loop else [each for each in claimed if not self._is_for_loop(each.job)]
-        if others:
-            self.threads.put(others)
+            return
+        in_threads: list[ClaimedRun] = []
+        on_loop: list[ClaimedRun] = []
+        for each in claimed:
+            info = self._tasks.get(each.job.task)
+            if info is not None and info.is_async and not self._context.runs_apart(info, each.job.crashes):
+                on_loop.append(each)
+            else:
+                in_threads.append(each)
+        if in_threads:
+            self.threads.put(in_threads)
         if on_loop:
             coroutines.put(on_loop)
         if self._has_sync:
             window = self._window * 2 if len(on_loop) * 2 > self._window else self._window // 2
             self._window = max(1, min(coroutines.limit, window))
-
-    def _is_for_loop(self, job: ClaimedJob) -> bool:
-        info = self._tasks.get(job.task)
-        return info is not None and info.is_async and not self._context.runs_apart(info, job.crashes)
 
     def take_back(self) -> list[ClaimedRun]:
         """Return the jobs that have not started; they will not."""
@@ -506,7 +505,14 @@ class AsyncWorkers:
             timeout += _CLOSING_GRACE
         if self._thread is None:
             if resources.has_async:
-                _close_on_host(loop, resources, timeout)
+                import asyncio  # noqa: PLC0415 - loaded by now
+
+                try:
+                    asyncio.run_coroutine_threadsafe(resources.aclose(), loop).result(timeout)
+                except TimeoutError:
+                    log.warning(
+                        "Resources on the host's event loop are left open: they were not closed in time."
+                    )
             return
         self._is_closing = True
         loop.call_soon_threadsafe(loop.stop)
@@ -538,10 +544,12 @@ class AsyncWorkers:
     def _start_one(self, loop: asyncio.AbstractEventLoop, claimed_run: ClaimedRun) -> None:
         runner = self._context.runner
         try:
-            if claimed_run.job.ties_json is not None and runner.takes_a_trip(
-                claimed_run.job
-            ):  # so in a thread
-                self._start_in_thread(loop, claimed_run, self._free[-1])
+            if claimed_run.job.ties_json is not None and runner.takes_a_trip(claimed_run.job):
+                place = self._free[-1]
+                task = loop.create_task(self._start_tied(loop, claimed_run, place))
+                self._free.remove(place)
+                self._preparing.add(task)
+                task.add_done_callback(self._preparing.discard)
                 return
             run = runner.prepare(claimed_run.job, claimed_run.holder)
         except Exception as error:  # noqa: BLE001 - whatever it is, no other job waits for it
@@ -552,18 +560,13 @@ class AsyncWorkers:
         else:
             self._start_prepared(loop, claimed_run, run, self._free.pop())
 
-    def _start_in_thread(self, loop: asyncio.AbstractEventLoop, claimed_run: ClaimedRun, place: int) -> None:
-        task = loop.create_task(self._start_tied(loop, claimed_run, place))
-        self._free.remove(place)
-        self._preparing.add(task)
-        task.add_done_callback(self._preparing.discard)
-
     def _not_started(self, claimed_run: ClaimedRun, error: Exception) -> EndedRun:
         """Return the end of a job that is to leave its session, and no other job, whatever was raised."""
         log.error("Job %s could not be started.", claimed_run.job.id, exc_info=error)
         return self._context.runner.unprepared(claimed_run.job, claimed_run.holder, error)
 
     async def _start_tied(self, loop: asyncio.AbstractEventLoop, claimed_run: ClaimedRun, place: int) -> None:
+        """Prepare the job in a thread, because that reads the storage, and start it here."""
         run: Run | EndedRun | None = None
         try:
             run = await in_thread(self._context.runner.prepare, claimed_run.job, claimed_run.holder)
@@ -656,12 +659,3 @@ class AsyncWorkers:
     def _answer(self) -> None:
         self._answered_at = time.monotonic()
         self._is_warned = False
-
-
-def _close_on_host(loop: asyncio.AbstractEventLoop, resources: OpenResources, timeout: float) -> None:
-    import asyncio  # noqa: PLC0415 - loaded by now
-
-    try:
-        asyncio.run_coroutine_threadsafe(resources.aclose(), loop).result(timeout)
-    except TimeoutError:
-        log.warning("Resources on the host's event loop are left open: they were not closed in time.")
