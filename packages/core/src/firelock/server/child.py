@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     import asyncio
 
     from firelock.runtime import Runtime, ServedApp
-    from firelock.settings import Settings
 
 log = logging.getLogger("firelock.server.child")  # also where this module is the program
 
@@ -253,7 +252,19 @@ class ChildProcess:
             store_declared(app)
         runtime.plugins.worker_process_started(server)
         enable_loggers()  # a plugin may configure logging there
-        child = self._child(runtime, memory, server, queues, threads=threads, coroutines=coroutines)
+        settings = runtime.settings
+        megabytes = options.max_memory_per_child or settings.max_memory_per_child
+        limits = ChildLimits(options.max_jobs_per_child or settings.max_jobs_per_child, megabytes * 1_000_000)
+        child = Child(
+            runtime, memory, server, queues, threads=threads, coroutines=coroutines,
+            process_spec=JobProcessSpec(
+                options.app_spec, server, options.storage, tuple(options.imports), options.log_format,
+                tuple(options.log_meta), ready_seconds=settings.child_silence,
+            ),
+            on_session_lost=lambda session: self._report({"session_lost": session}),
+            limits=limits,
+            on_worn=lambda why: self._report({"worn": why}),
+        )  # fmt: skip
         self._report({"ready": {
             "storage": runtime.storage.connect_url, "settings": runtime.settings.to_json(),
             "workers": threads, "queues": str(queues), "about": about, "places": memory.workers,
@@ -275,28 +286,6 @@ class ChildProcess:
             logging.shutdown()
             os._exit(EXIT_OK)  # threads cannot be ended, and their jobs have been handed back
         return EXIT_OK
-
-    def _child(
-        self,
-        runtime: Runtime,
-        memory: ChildMemory,
-        server: ServerInfo,
-        queues: QueueChoice,
-        *,
-        threads: int,
-        coroutines: int,
-    ) -> Child:
-        options = self._options
-        return Child(
-            runtime, memory, server, queues, threads=threads, coroutines=coroutines,
-            process_spec=JobProcessSpec(
-                options.app_spec, server, options.storage, tuple(options.imports), options.log_format,
-                tuple(options.log_meta), ready_seconds=runtime.settings.child_silence,
-            ),
-            on_session_lost=lambda session: self._report({"session_lost": session}),
-            limits=_limits(options, runtime.settings),
-            on_worn=lambda why: self._report({"worn": why}),
-        )  # fmt: skip
 
     def _report(self, report: dict[str, Any]) -> None:
         try:
@@ -337,11 +326,6 @@ class ChildProcess:
             child.hurry()
         elif "quiet" in order and not self._is_retired:
             child.quiet(is_quiet=order["quiet"])
-
-
-def _limits(options: ChildOptions, settings: Settings) -> ChildLimits:
-    megabytes = options.max_memory_per_child or settings.max_memory_per_child
-    return ChildLimits(options.max_jobs_per_child or settings.max_jobs_per_child, megabytes * 1_000_000)
 
 
 def _in_time(seconds: float, what: Callable[[], None]) -> None:

@@ -339,17 +339,15 @@ class ProbeListener:
             return ProbeAnswer(_BAD_REQUEST, "This is no request of HTTP.\n"), True
         if method not in {b"GET", b"HEAD"}:
             return ProbeAnswer(_NOT_ALLOWED, "Only GET and HEAD are answered here.\n"), True
-        return self._page(target.partition(b"?")[0].decode("latin-1")), method == b"GET"
-
-    def _page(self, path: str) -> ProbeAnswer:
+        path, is_get = target.partition(b"?")[0].decode("latin-1"), method == b"GET"
         page = self._pages.get(path)
         if page is None:
-            return ProbeAnswer(_NOT_FOUND, f"Here are {', '.join(self._pages)}.\n")
+            return ProbeAnswer(_NOT_FOUND, f"Here are {', '.join(self._pages)}.\n"), is_get
         try:
-            return page()
+            return page(), is_get
         except Exception:
             log.exception("Probe %s failed.", path)
-            return ProbeAnswer(_BROKEN, "The probe itself failed; the server's log says how.\n")
+            return ProbeAnswer(_BROKEN, "The probe itself failed; the server's log says how.\n"), is_get
 
 
 def _head(connection: socket.socket) -> bytes | None:

@@ -30,7 +30,6 @@ from firelock.storage import DURATION_BUCKETS, Rollup, Storage, server_work
 if TYPE_CHECKING:
     from firelock.plugins.hookspecs import ServerInfo
     from firelock.runtime import Runtime
-    from firelock.server.attempt import Completion
 
 log = logging.getLogger(__name__)
 
@@ -91,10 +90,6 @@ class MinuteRollups:
                 for key, older in sums.items():
                     self._sums[key] = [a + b for a, b in zip(older, self._sums[key], strict=True)]
             raise
-
-
-def _has_ended(completion: Completion | None) -> bool:
-    return completion is not None and completion.is_counted
 
 
 def _repeat(verb: Callable[[int], int]) -> None:
@@ -182,6 +177,7 @@ class ChildUpkeep:
     # ---- the loop ----------------------------------------------------------------------------------------
 
     def _run(self, duties: Sequence[_Duty]) -> None:
+        """Do the duty whose time comes next, and continue after any error."""
         while True:
             with self._condition:
                 if self._is_over:
@@ -192,17 +188,14 @@ class ChildUpkeep:
                     self._condition.wait(duty.at - now)
                     continue
                 duty.at = now + duty.every * random.uniform(0.8, 1.2)  # noqa: S311 - servers drift apart
-            self._do(duty)
-
-    def _do(self, duty: _Duty) -> None:
-        try:
-            with server_work():
-                duty.run()
-        except StorageUnavailable as error:
-            self.contact(is_there=False)
-            log.debug("Duty %s: storage unavailable: %s", duty.name, error)
-        except Exception:
-            log.exception("Duty %s met an error; it is tried again.", duty.name)
+            try:
+                with server_work():
+                    duty.run()
+            except StorageUnavailable as error:
+                self.contact(is_there=False)
+                log.debug("Duty %s: storage unavailable: %s", duty.name, error)
+            except Exception:
+                log.exception("Duty %s met an error; it is tried again.", duty.name)
 
     def contact(self, *, is_there: bool) -> None:
         """After an outage nobody is reaped until all had a full session timeout to renew."""
@@ -330,7 +323,8 @@ class ChildUpkeep:
                 self._context.inbox.wake()  # to look whether its job has ended, while what follows goes on
             if run.is_stopped or not run.busy_since:
                 continue
+            has_ended = completion is not None and completion.is_counted
             if run.started and run.timeout_seconds is not None and now - run.started > run.timeout_seconds:
                 run.cancel(CancelKind.TIMEOUT, f"timed out after {run.timeout_seconds:g} s")
-            elif not has_right and run.info.on_risk is OnRisk.CANCEL and not _has_ended(completion):
+            elif not has_right and run.info.on_risk is OnRisk.CANCEL and not has_ended:
                 run.cancel(CancelKind.LOST, "the server cannot be sure that the job is still its own")
