@@ -164,7 +164,11 @@ class TableStorage(DerivedStorage):
             _put(tables, after)
         if is_reviving and result is Applied.APPLIED and not after.record.is_final:
             take_again(tables, after.record)
-        self._note_freed(row, after)
+        if row.lane is not None and row.record.session is not None and after.record.session is None:
+            # The next claim looks at the lane of a job that a session no longer has.
+            if len(self._freed) > _FREED_QUEUES:
+                self._freed.clear()
+            self._freed.setdefault(row.record.queue, {})[row.lane] = None
         if result is not Applied.APPLIED:
             return result
         batch_id = after.batch_id
@@ -172,14 +176,6 @@ class TableStorage(DerivedStorage):
             batch_id is not None and tables.is_changed(batch_id)
         )
         return Applied.RELEASING if is_releasing else result
-
-    def _note_freed(self, before: StoredJob, after: StoredJob) -> None:
-        """The lane of a job that a session had is looked at first by the next claim."""
-        if before.record.session is None or after.record.session is not None or before.lane is None:
-            return
-        if len(self._freed) > _FREED_QUEUES:
-            self._freed.clear()
-        self._freed.setdefault(before.record.queue, {})[before.lane] = None
 
     # ---- what is remembered, batches -----------------------------------------------------------------------
 

@@ -151,9 +151,7 @@ def _kept_out(row: StoredJob, batch: StoredJob | None) -> StoredJob:
 def changed(tables: Tables, row: StoredJob, transition: Transition, *, now: int) -> tuple[StoredJob, Applied]:
     """Return what `rules.applied` does to a suspension or by an operator, with what other rows say of it."""
     if transition.session is not None:
-        transition = _looked(tables, row, transition)
-        after, result = rules.applied(row, transition, now=now)
-        return (_suspended(tables, after, transition, now=now) if result is _APPLIED else after), result
+        return _suspended(tables, row, transition, now=now)
     if _is_refused(tables, row, transition):
         return row, Applied.REFUSED
     after, result = rules.applied(row, transition, now=now)
@@ -217,8 +215,10 @@ def change_batch(tables: Tables, row: StoredJob, transition: Transition) -> Appl
     return Applied.RELEASING if tables.is_changed(job.id) else Applied.APPLIED
 
 
-def _looked(tables: Tables, row: StoredJob, transition: Transition) -> Transition:
-    """Return the suspension, or what becomes of it where what the job is to wait for is there."""
+def _suspended(
+    tables: Tables, row: StoredJob, transition: Transition, *, now: int
+) -> tuple[StoredJob, Applied]:
+    """Return the job with what it waits for; at the end of its queue if nothing is left to wait for."""
     reason = None
     ended = [tables.job(edge.parent_id) for edge in transition.parents]
     if ended and all(one is None or one.record.is_final for one in ended):
@@ -229,21 +229,19 @@ def _looked(tables: Tables, row: StoredJob, transition: Transition) -> Transitio
         memo = tables.memo(row.record.id, MemoKind.SIGNAL, name)
         if memo is not None and memo.is_done:
             reason = Moved.SIGNALLED.format(name=name)
-    if reason is None:
-        return transition
-    return attrs.evolve(transition, to=State.ENQUEUED, reason=reason, due_at=None, waits_for=None)
-
-
-def _suspended(tables: Tables, row: StoredJob, transition: Transition, *, now: int) -> StoredJob:
-    """Return the job that this suspension was applied to with what it waits for, or behind its queue."""
-    if row.record.state is State.ENQUEUED:
-        return attrs.evolve(row, record=attrs.evolve(row.record, enqueued_at=now))
+    if reason is not None:
+        transition = attrs.evolve(transition, to=State.ENQUEUED, reason=reason, due_at=None, waits_for=None)
+    after, result = rules.applied(row, transition, now=now)
+    if result is not _APPLIED:
+        return after, result
+    if after.record.state is State.ENQUEUED:
+        return attrs.evolve(after, record=attrs.evolve(after.record, enqueued_at=now)), result
     pending = tuple(
         edge
         for edge in transition.parents
         if (parent := tables.job(edge.parent_id)) is not None and not parent.record.is_final
     )
-    return attrs.evolve(row, pending=pending)
+    return attrs.evolve(after, pending=pending), result
 
 
 # ---- release ---------------------------------------------------------------------------------------------
@@ -278,24 +276,17 @@ def look_at(tables: Tables, id: str, room: int, *, now: int) -> int:
     if state in FINAL_STATES:
         tables.put_tally(id, attrs.evolve(cast("Tally", tables.tally(id)), is_stopping=False))
         return 1
-    moved = _move_members(tables, batch, tally, room, now=now)
-    if moved == room:
-        tables.note_changed(id)
-    return max(1, moved)
-
-
-def _move_members(tables: Tables, batch: StoredJob, tally: Tally, room: int, *, now: int) -> int:
-    """Members of an open batch are swept, or let in; return how many."""
-    id, of = batch.record.id, _rules(batch)
     if tally.is_cancelled or tally.is_stopping:
-        reason = Moved.SWEPT.value if tally.is_cancelled else Moved.STOPPED.value
+        reason, of = Moved.SWEPT.value if tally.is_cancelled else Moved.STOPPED.value, _rules(batch)
         moved = [_swept(row, reason, of, now=now) for row in tables.unswept(id, room)]
     else:
         shut_out = [] if tally.is_shut else tables.shut_out(id, room)
         moved = [rules.let_in(row, now=now) for row in shut_out]
     for row in moved:
         put(tables, row)
-    return len(moved)
+    if len(moved) == room:
+        tables.note_changed(id)
+    return max(1, len(moved))
 
 
 def _swept(row: StoredJob, reason: str, of: BatchRules, *, now: int) -> StoredJob:
