@@ -107,35 +107,23 @@ def _as_misfit(error: Exception, value: object, annotation: object) -> Misfit:
         return misfit
     if isinstance(error, AttributeError):
         return mismatch(value, annotation)
-    return Misfit(_problem_of(error, annotation), value, _advice_of(error, annotation))
-
-
-def _problem_of(error: Exception, annotation: object) -> str:
     match error:
         case RecursionError():
-            return "contains itself or is nested too deep"
+            advice = "store it elsewhere and pass a reference"
+            return Misfit("contains itself or is nested too deep", value, advice)
         case StructureHandlerNotFoundError():
-            return f"{describe(error.type_)} is not a type that can be stored"
+            problem = f"{describe(error.type_)} is not a type that can be stored"
+            return Misfit(problem, value, "use a dataclass of plain values")
         case ForbiddenExtraKeysError():
-            return f"unknown fields {', '.join(sorted(map(repr, error.extra_fields)))}"
+            return Misfit(f"unknown fields {', '.join(sorted(map(repr, error.extra_fields)))}", value, "")
         case KeyError():
-            return f"{error} is missing"
+            return Misfit(f"{error} is missing", value, "")
+    expected = describe(annotation)
     try:
         reason = str(error)
     except Exception:  # noqa: BLE001 - the error is of a stranger's class, and so is its text
         reason = type(error).__name__
-    return f"does not fit {describe(annotation)}: {reason}"
-
-
-def _advice_of(error: Exception, annotation: object) -> str:
-    match error:
-        case RecursionError():
-            return "store it elsewhere and pass a reference"
-        case StructureHandlerNotFoundError():
-            return "use a dataclass of plain values"
-        case ForbiddenExtraKeysError() | KeyError():
-            return ""
-    return f"pass {describe(annotation)}"
+    return Misfit(f"does not fit {expected}: {reason}", value, f"pass {expected}")
 
 
 # ---- whether a value has come back unchanged -------------------------------------------------------------
