@@ -706,6 +706,7 @@ class JobRunner:
         return proposed
 
     def _transition_of(self, run: Run, error: BaseException, decision: RetryDecision, at: int) -> Transition:
+        """Return the transition that ends a failed run as decided."""
         info = describe_failure(error)
         told = decision.reason or f"{info.type}: {info.message}"[:200]
         wait = span_micros(decision.after) if decision.after is not None else 0

@@ -235,7 +235,7 @@ class Dispatcher:
     def _exchange(self, limit: int) -> Exchange:
         """Send the ends that are owed and claim up to `limit` jobs, in one round trip.
 
-        If the storage refuses both in one, only settle, so that no end is lost; the next turn claims.
+        If the storage refuses that, only settle, so that no end is lost; the next turn claims.
         """
         transitions, holder = self._settler.transitions(), self._holder
         if not limit or holder is None:
@@ -245,6 +245,7 @@ class Dispatcher:
             claim = self._runtime.storage.claim(request)
             self._was_refused = False
             return Exchange([], claim)
+        reply: Exchange | None = None
         try:
             reply = self._runtime.storage.exchange(transitions, request)
         except StorageUnavailable:
@@ -252,12 +253,12 @@ class Dispatcher:
         except StorageError:
             log.exception("An exchange was refused; settling first, claiming in the next turn.")
             self._inbox.look_again()
-            if not self._was_refused:  # as in `_rest`; a second time in a row an end is refused again
-                self._reconciled_at = 0.0
-            self._was_refused = True
-            return Exchange(self._settler.apply(transitions), Claim([]))
-        self._was_refused = False
-        return reply
+        was_refused, self._was_refused = self._was_refused, reply is None
+        if reply is not None:
+            return reply
+        if not was_refused:  # as in `_rest`; a second time in a row an end is refused again
+            self._reconciled_at = 0.0
+        return Exchange(self._settler.apply(transitions), Claim([]))
 
     def _give_out(self, claim: Claim, limit: int) -> bool:
         """What was claimed waits for workers; return whether it was all that was asked for."""
