@@ -332,7 +332,8 @@ class KeyedClaim(Generic[T]):
         heads: list[Head[T]] = []
         open_lanes: list[str] = []  # those that may give more jobs
         for _ in range(_PASSES):
-            planned, refused = self._find_open_lanes(queue, room - len(heads), open_lanes), self._refused
+            planned = self._find_open_lanes(queue, room - len(heads), set(open_lanes))
+            refused = self._refused
             is_cut = len(planned) >= room - len(heads)  # the walk may not have seen all lanes
             open_lanes += planned
             # If the cost of a job closes its lane, lanes not seen yet come before the others get more.
@@ -345,7 +346,7 @@ class KeyedClaim(Generic[T]):
                 short = {lane for lane, number in planned.items() if len(got[lane]) < number}
                 self._closed.update((queue, lane) for lane in short)
                 open_lanes = [lane for lane in open_lanes if lane not in short]
-                planned = Counter()
+                planned = {}
             self._note_openings(queue, open_lanes)
             if len(heads) >= room or not (is_cut or self._refused > refused):
                 return heads
@@ -373,14 +374,14 @@ class KeyedClaim(Generic[T]):
 
     # ---- 1. find open lanes ------------------------------------------------------------------------------
 
-    def _find_open_lanes(self, queue: str, room: int, known: Sequence[str]) -> Counter[str]:
+    def _find_open_lanes(self, queue: str, room: int, known: Collection[str]) -> dict[str, int]:
         """Return further lanes that admit a start, one start planned in each, and move the cursor.
 
         The walk comes round once. It ends when all lanes were seen, or `WINDOW` of them, or there is no room.
         """
         cursor = self._cursors.of(queue)
         start = at = cursor.at
-        planned: Counter[str] = Counter()
+        planned: dict[str, int] = {}
         seen, locked, until, is_all = 0, 0, "", False
         while seen < WINDOW and len(planned) < room:
             ask = min(WINDOW - seen, max(room - len(planned), _STEP)) + 1  # one more: is there another lane?
@@ -420,7 +421,7 @@ class KeyedClaim(Generic[T]):
         return planned
 
     def _plan_first_starts(
-        self, queue: str, look: LaneLook, planned: Counter[str], room: int, known: Sequence[str]
+        self, queue: str, look: LaneLook, planned: dict[str, int], room: int, known: Collection[str]
     ) -> tuple[int, int]:
         """Plan one start in each lane that admits one; lanes that share a key see what is left of it.
 
@@ -442,7 +443,7 @@ class KeyedClaim(Generic[T]):
 
     # ---- 2. share the rest of the room -------------------------------------------------------------------
 
-    def _share_room(self, queue: str, lanes: Sequence[str], planned: Counter[str], room: int) -> None:
+    def _share_room(self, queue: str, lanes: Sequence[str], planned: dict[str, int], room: int) -> None:
         """Plan further starts of these lanes in turn while there is room, those with the fewest first."""
         if room <= 0:
             return
@@ -469,7 +470,7 @@ class KeyedClaim(Generic[T]):
             for lane, number in shares.items():
                 if number:
                     self._plan(queue, lane, number)
-                    planned[lane] += number
+                    planned[lane] = planned.get(lane, 0) + number
             if room > 0:
                 self._note_openings(queue, left)
             return
@@ -478,7 +479,7 @@ class KeyedClaim(Generic[T]):
             for lane in [lane for lane in hungry if total[lane] == least]:
                 if room > 0 and self._admits(queue, lane):
                     self._plan(queue, lane)
-                    planned[lane] += 1
+                    planned[lane] = planned.get(lane, 0) + 1
                     total[lane] += 1
                     room -= 1
                 else:
