@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from firelock import Diagnosis, Firelock, Limit, NumberSource, RecurringJob, Retry, Unique
-from firelock.control.doctor import Sight, check_all, check_running
+from firelock.control.doctor import EndedRuns, Sight, check_all, check_running
 from firelock.control.limits import LimitName, LimitView
 from firelock.control.queues import QueueView
 from firelock.control.servers import ServerView
@@ -49,14 +49,6 @@ def recurring(recurring_id="nightly", *, next_in=3_600.0, **fields):
     return RecurringJob(attrs.evolve(record, next_at=at(seconds=next_in)))
 
 
-@attrs.frozen
-class Ended:
-    """How a task's attempts ended."""
-
-    runs: int
-    failed_attempts: int
-
-
 def found(**seen):
     return check_running(Sight(at(), **seen))
 
@@ -75,8 +67,8 @@ def test_nothing_is_wrong_where_all_is_well():
     assert [] == kinds()
     assert [] == kinds(
         queues=[queue()], servers=[server()], recurring=[recurring()],
-        oldest={"mail": at(seconds=-9)}, lately={"send": Ended(50, 2)},
-        usually={"send": Ended(900, 30)}, skew=-2 * MICROS,
+        oldest={"mail": at(seconds=-9)}, lately={"send": EndedRuns(50, 2)},
+        usually={"send": EndedRuns(900, 30)}, skew=-2 * MICROS,
     )  # fmt: skip
 
 
@@ -159,13 +151,13 @@ def test_a_server_that_is_back_is_not_lost():
 @pytest.mark.parametrize(
     ("lately", "usually", "is_error"),
     [
-        (Ended(20, 4), Ended(1_000, 5), False),
-        (Ended(20, 12), Ended(1_000, 5), True),
-        (Ended(9, 9), Ended(1_000, 5), None),
-        (Ended(100, 9), Ended(1_000, 9), None),
-        (Ended(20, 4), Ended(1_000, 150), None),
-        (Ended(20, 4), Ended(20, 4), None),
-        (Ended(20, 12), None, True),
+        (EndedRuns(20, 4), EndedRuns(1_000, 5), False),
+        (EndedRuns(20, 12), EndedRuns(1_000, 5), True),
+        (EndedRuns(9, 9), EndedRuns(1_000, 5), None),
+        (EndedRuns(100, 9), EndedRuns(1_000, 9), None),
+        (EndedRuns(20, 4), EndedRuns(1_000, 150), None),
+        (EndedRuns(20, 4), EndedRuns(20, 4), None),
+        (EndedRuns(20, 12), None, True),
     ],
 )
 def test_a_task_fails_more_than_usual(lately, usually, is_error):
@@ -178,7 +170,7 @@ def test_a_task_fails_more_than_usual(lately, usually, is_error):
 @pytest.mark.parametrize(("share", "told"), [(0.0, [0.6]), (0.5, [0.3]), (0.9, []), (1.0, [])])
 def test_what_is_muted_is_not_told(share, told):
     """Of 20 runs 12 failed: with half of them muted three in ten, with nine of ten too few to tell of."""
-    failing = found(lately={"t": Ended(20, 12)}, usually={"t": Ended(520, 12)}, muted={"t": share})
+    failing = found(lately={"t": EndedRuns(20, 12)}, usually={"t": EndedRuns(520, 12)}, muted={"t": share})
 
     assert told == [finding.values["rate"] for finding in failing]
 

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
 import attrs
 
@@ -26,10 +26,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from firelock.flows.batch import Batch
+    from firelock.flows.fake_steps import FakeAttempt
     from firelock.flows.signals import Signal
     from firelock.flows.steps import JobSteps, Steps
-    from firelock.jobs.job import Continuation, Job
+    from firelock.jobs.job import Job
     from firelock.options import Call
+    from firelock.server.attempt import Run
+    from firelock.server.open_resources import OpenResources
+    from firelock.task import TaskVerbs
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,31 +42,6 @@ T = TypeVar("T")
 running_job: ContextVar[JobContext] = ContextVar("firelock_running_job")
 
 _KEYS = "9e1c4a56-60d1-5e4f-9b5a-2f4b5a1d7c3e"  # of all that `key` makes: a name space
-
-
-class Opener(Protocol):
-    """What a worker has open: its values by the resources that the app declares."""
-
-    def get(self, resource: Resource) -> Any:  # noqa: ANN401 - whatever it yields
-        """Return what is open, opened if this is its first use."""
-
-    async def aget(self, resource: Resource) -> Any:  # noqa: ANN401 - whatever it yields
-        """As `get`, on the event loop."""
-
-
-class ServedAttempt(Protocol):
-    """The server's side of a running job."""
-
-    def complete(self, session: object, result: object) -> None:
-        """The job succeeds with the transaction of a session."""
-
-    @property
-    def steps(self) -> JobSteps:
-        """What it remembers and waits for; made at its first use."""
-
-    @property
-    def is_suspended(self) -> bool:
-        """Tell whether it ends here because the job waits for something."""
 
 
 @attrs.define(eq=False, repr=False)
@@ -79,9 +58,9 @@ class JobContext:
     cancel_reason: str = ""
     args: tuple[object, ...] = ()  # decoded, the context left out
     kwargs: Mapping[str, object] = attrs.Factory(dict)
-    _resources: Opener | None = None
+    _resources: OpenResources | None = None
     server: str = ""  # the name of the server that runs it
-    _attempt: ServedAttempt | None = None
+    _attempt: Run | FakeAttempt | None = None
 
     @classmethod
     def fake(
@@ -265,7 +244,7 @@ class JobContext:
         else:
             await run_sync(lambda inner: self.complete_within(inner, result))
 
-    def served_by(self, attempt: ServedAttempt) -> None:
+    def served_by(self, attempt: Run | FakeAttempt) -> None:
         """This is the attempt of a server; called by the server."""
         self._attempt = attempt
 
@@ -358,7 +337,7 @@ class JobContext:
         """`receive` in an async task."""
         return await self._steps.areceive(signal, timeout)
 
-    def run(self, name: str, task: Continuation[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(self, name: str, task: TaskVerbs[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the result of a job of the task, which runs on any server.
 
         This job holds no worker meanwhile, see `sleep`. The other one is made once: retries of its own are
@@ -373,7 +352,7 @@ class JobContext:
         result: R = self._steps.run(name, call_to_run(name, task, args, kwargs))
         return result
 
-    async def arun(self, name: str, task: Continuation[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def arun(self, name: str, task: TaskVerbs[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """`run` in an async task."""
         result: R = await self._steps.arun(name, call_to_run(name, task, args, kwargs))
         return result
@@ -460,7 +439,7 @@ class JobContext:
             "T", found.replacements[-1] if found.replacements else await self._opener(found).aget(found)
         )
 
-    def _opener(self, resource: Resource) -> Opener:
+    def _opener(self, resource: Resource) -> OpenResources:
         if self._resources is None:
             raise LookupError(
                 f"No worker runs this, so that {resource.name} is open nowhere. Pass it where you call the "

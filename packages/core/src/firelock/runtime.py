@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 
@@ -14,6 +14,10 @@ from firelock.plugins.loader import Plugins
 from firelock.settings import Settings
 from firelock.storage import Storage
 from firelock.task import Registry
+
+if TYPE_CHECKING:
+    from firelock.control.limits import Limits
+    from firelock.control.recurring import Recurring
 
 
 @attrs.frozen
@@ -28,13 +32,6 @@ class Runtime:
     settings: Settings
 
 
-class Declarations(Protocol):
-    """What an app's code declares of recurring jobs, or of limits."""
-
-    def sync(self) -> object:
-        """What is declared is in the storage."""
-
-
 class ServedApp(abc.ABC):
     """What a server asks of an app that it finds by name; `Firelock` is one."""
 
@@ -43,8 +40,8 @@ class ServedApp(abc.ABC):
 
     module: str | None
     imports: Sequence[str]
-    recurring: Declarations
-    limits: Declarations
+    recurring: Recurring
+    limits: Limits
 
     @property
     @abc.abstractmethod

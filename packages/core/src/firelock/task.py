@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import attrs
@@ -45,7 +45,9 @@ if TYPE_CHECKING:
 
     from firelock.arguments.codec import Codec
     from firelock.arguments.serializer import Serializer
-    from firelock.jobs.job import Creator, Job
+    from firelock.control.recurring import Recurring
+    from firelock.jobs.creation import Client
+    from firelock.jobs.job import Job
     from firelock.limits.limit import Limit, Turns
     from firelock.limits.unique import Debounce, Unique
     from firelock.schedules.cron import Cron, Every
@@ -112,21 +114,14 @@ def main_module_name() -> str:
 # ---- calls -----------------------------------------------------------------------------------------------
 
 
-class Definitions(Protocol):
-    """Where `recur` writes: `fire.recurring`."""
-
-    def add_or_update(self, call: Call[Any], recurring_id: str, schedule: str | Cron | Every) -> RecurringJob:
-        """The definition is stored."""
-
-
 class TaskVerbs(Generic[P, R]):
     """Everything that makes jobs of a task. The arguments behind a verb are always the function's own."""
 
     def __init__(
-        self, creator: Creator, definitions: Definitions, info: TaskInfo, options: CallOptions = NO_OPTIONS
+        self, client: Client, recurring: Recurring, info: TaskInfo, options: CallOptions = NO_OPTIONS
     ) -> None:
-        self._creator = creator
-        self._definitions = definitions
+        self._client = client
+        self._recurring = recurring
         self.info = info
         self.options = options
 
@@ -190,7 +185,7 @@ class TaskVerbs(Generic[P, R]):
         options = attrs.evolve(self.options, **given.given())
         if given.has_admission:
             self.info.keys(options)
-        return TaskVerbs(self._creator, self._definitions, self.info, options)
+        return TaskVerbs(self._client, self._recurring, self.info, options)
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """Return the call, to be stored with others by `fire.enqueue_many` or `batch.add_many`."""
@@ -204,11 +199,11 @@ class TaskVerbs(Generic[P, R]):
             ArgumentError: an argument cannot be stored.
             StorageError: nothing was stored.
         """
-        return self._creator.create(self.call(*args, **kwargs))
+        return self._client.create(self.call(*args, **kwargs))
 
     async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """Enqueue without blocking the event loop; concurrent awaits share one round trip."""
-        return await self._creator.acreate(self.call(*args, **kwargs))
+        return await self._client.acreate(self.call(*args, **kwargs))
 
     def schedule(self, when: timedelta | datetime | float, /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """A job is stored that becomes due at an aware datetime, or after a timedelta or seconds.
@@ -218,13 +213,13 @@ class TaskVerbs(Generic[P, R]):
         Raises:
             ScheduleError: the datetime is naive, the delay negative or beyond the year 9999.
         """
-        return self._creator.create(Call(self.info, self._at(when), args, kwargs))
+        return self._client.create(Call(self.info, self._at(when), args, kwargs))
 
     async def aschedule(
         self, when: timedelta | datetime | float, /, *args: P.args, **kwargs: P.kwargs
     ) -> Job[R]:
         """Schedule without blocking the event loop."""
-        return await self._creator.acreate(Call(self.info, self._at(when), args, kwargs))
+        return await self._client.acreate(Call(self.info, self._at(when), args, kwargs))
 
     def _at(self, when: timedelta | datetime | float) -> CallOptions:
         if isinstance(when, datetime):
@@ -233,11 +228,11 @@ class TaskVerbs(Generic[P, R]):
 
     def enqueue_many(self, calls: Iterable[Sequence[object]]) -> list[Job[R]]:
         """A job is stored for each tuple of arguments: all checked first, then 500 at a time, each atomic."""
-        return self._creator.create_alike(self.info, self.options, calls)
+        return self._client.create_alike(self.info, self.options, calls)
 
     async def aenqueue_many(self, calls: Iterable[Sequence[object]]) -> list[Job[R]]:
         """`enqueue_many` without blocking the event loop."""
-        return await self._creator.acreate_alike(self.info, self.options, calls)
+        return await self._client.acreate_alike(self.info, self.options, calls)
 
     def recur(
         self, recurring_id: str, schedule: str | Cron | Every, /, *args: P.args, **kwargs: P.kwargs
@@ -250,7 +245,7 @@ class TaskVerbs(Generic[P, R]):
         Raises:
             ScheduleError: the cron text or zone is wrong.
         """
-        return self._definitions.add_or_update(self.call(*args, **kwargs), recurring_id, schedule)
+        return self._recurring.add_or_update(self.call(*args, **kwargs), recurring_id, schedule)
 
     arecur = twin(recur)
 
@@ -319,9 +314,9 @@ _KINDS: dict[tuple[bool, bool], type[TaskVerbs[Any, Any]]] = {
 }
 
 
-def task_of(creator: Creator, definitions: Definitions, info: TaskInfo) -> TaskVerbs[Any, Any]:
+def task_of(client: Client, recurring: Recurring, info: TaskInfo) -> TaskVerbs[Any, Any]:
     """Return the task object of a registration, of the class that fits how it is called."""
-    task = _KINDS[info.takes_context, info.is_async](creator, definitions, info)
+    task = _KINDS[info.takes_context, info.is_async](client, recurring, info)
     functools.update_wrapper(cast("Callable[..., object]", task), info.function, updated=())
     return task
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -101,6 +101,14 @@ _WAITS_IN_VAIN = lifecycle.waiting_reason(On.SUCCEEDED, State.FAILED).partition(
 
 
 @attrs.frozen
+class EndedRuns:
+    """How many attempts of a task ended within a period, and how many of them did not succeed."""
+
+    runs: int
+    failed_attempts: int
+
+
+@attrs.frozen
 class Sight:
     """What was read of a storage, in one go; what nobody has looked at is left as it is."""
 
@@ -167,18 +175,6 @@ class Sight:
             "servers": f"{len(alive)} alive: {names}" if alive else "none alive",
             "jobs": states or "none",
         }
-
-
-class EndedRuns(Protocol):
-    """How a task's attempts ended within a while."""
-
-    @property
-    def runs(self) -> int:
-        """How many ended."""
-
-    @property
-    def failed_attempts(self) -> int:
-        """How many of them did not succeed."""
 
 
 def look(runtime: Runtime, *, knows_tasks: bool) -> Sight:

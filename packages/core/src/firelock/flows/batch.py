@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from types import TracebackType
 
-    from firelock.jobs.job import Continuation, Creator
+    from firelock.jobs.creation import Client
+    from firelock.task import TaskVerbs
 
 P = ParamSpec("P")
 R2 = TypeVar("R2")
@@ -63,14 +64,14 @@ class Batch(Gathered[Tally]):
     __slots__ = ("_depth", "_is_entered")
 
     def __init__(
-        self, client: Creator, record: NewJob | JobRecord, filling: Filling | None = None, depth: int = 0
+        self, client: Client, record: NewJob | JobRecord, filling: Filling | None = None, depth: int = 0
     ) -> None:
         super().__init__(client, record, filling)
         self._depth = depth  # 1 for one that is in no other; 0 where nobody has looked
         self._is_entered = False
 
     @classmethod
-    def of(cls, client: Creator, batch_id: str) -> Batch:
+    def of(cls, client: Client, batch_id: str) -> Batch:
         """Return the handle of a stored batch of which no more is known than its id; nothing is read."""
         return cls(client, NewJob(batch_id, BATCH_TASK, "{}", "json", "default", 0, State.AWAITING, 0))
 
@@ -137,7 +138,7 @@ class Batch(Gathered[Tally]):
             filling.begin(self, record)
         return self
 
-    def add(self, task: Continuation[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
+    def add(self, task: TaskVerbs[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
         """A member is gathered within the block, or stored at once where the batch is stored; its handle.
 
         A member may add to its own batch by `job.batch`, others until it has ended. Where another job has the
@@ -151,7 +152,7 @@ class Batch(Gathered[Tally]):
         """
         return cast("Job[R2]", self._add([call_of("add", task, args, kwargs)])[0])
 
-    async def aadd(self, task: Continuation[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
+    async def aadd(self, task: TaskVerbs[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
         """`add` without blocking the event loop."""
         call, filling = call_of("aadd", task, args, kwargs), self._taker()
         if filling is None:
@@ -288,7 +289,7 @@ class Batch(Gathered[Tally]):
             if cursor is None:
                 return
 
-    def results(self, task: Continuation[..., R2], /, *, after: str | None = None) -> Iterator[R2]:
+    def results(self, task: TaskVerbs[..., R2], /, *, after: str | None = None) -> Iterator[R2]:
         """Iterate over what its members of a task returned, in the order in which they were added.
 
         Left out are those that have not succeeded, and members of batches within it. They are read 500 at a
@@ -305,16 +306,14 @@ class Batch(Gathered[Tally]):
         for page in self._pages_of(task, after):
             yield from (cast("R2", result_of(self._client, record)) for record in page)
 
-    async def aresults(
-        self, task: Continuation[..., R2], /, *, after: str | None = None
-    ) -> AsyncIterator[R2]:
+    async def aresults(self, task: TaskVerbs[..., R2], /, *, after: str | None = None) -> AsyncIterator[R2]:
         """`results` without blocking the event loop: `async for result in batch.aresults(task)`."""
         pages = self._pages_of(task, after)
         while (page := await in_thread(next, pages, None)) is not None:
             for record in page:
                 yield cast("R2", result_of(self._client, record))
 
-    def _pages_of(self, task: Continuation[..., Any], after: str | None) -> Iterator[list[JobRecord]]:
+    def _pages_of(self, task: TaskVerbs[..., Any], after: str | None) -> Iterator[list[JobRecord]]:
         """Yield the succeeded members of a task behind one of them, page by page."""
         names, since, behind = {task.info.name, *task.info.aliases}, None, (0, "")
         if after is not None:
@@ -433,7 +432,7 @@ def _chunks(calls: Iterable[Call[Any]]) -> Iterator[list[Call[Any]]]:
 
 
 def new_batch(
-    client: Creator,
+    client: Client,
     name: str,
     *,
     after: Job[Any] | Sequence[Job[Any]] = (),
@@ -500,7 +499,7 @@ def _fails_fast(on_failure: object) -> bool:
     return on_failure == "cancel"
 
 
-def _keeps(client: Creator, keep: timedelta | float | None) -> tuple[int | None, int | None, int | None]:
+def _keeps(client: Client, keep: timedelta | float | None) -> tuple[int | None, int | None, int | None]:
     seconds, retention = to_keep_seconds(keep), client.retention
     succeeded = retention.succeeded if seconds is None else int(seconds * SECOND)
     return (succeeded, retention.failed, retention.deleted)
@@ -514,13 +513,13 @@ def _hold(hold: object) -> int:
     return span_micros(hold)
 
 
-def handle_of(client: Creator, record: JobRecord) -> Job[Any]:
+def handle_of(client: Client, record: JobRecord) -> Job[Any]:
     """Return the handle of a stored job: a `Batch` of a batch."""
     is_batch = record.ties_json is not None and record.is_batch
     return Batch(client, record) if is_batch else Job(client, record)
 
 
-def find_batch(client: Creator, batch_id: str) -> Batch:
+def find_batch(client: Client, batch_id: str) -> Batch:
     """Return the handle of a stored batch.
 
     Raises:

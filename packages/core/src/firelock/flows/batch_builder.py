@@ -34,7 +34,8 @@ from firelock.options import Call, makes_calls
 
 if TYPE_CHECKING:
     from firelock.flows.batch import Batch
-    from firelock.jobs.job import Continuation, Creator
+    from firelock.jobs.creation import Client
+    from firelock.task import TaskVerbs
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
@@ -59,7 +60,7 @@ class Gathered(Job[R]):
 
     def __init__(
         self,
-        client: Creator,
+        client: Client,
         record: NewJob | JobRecord,
         filling: Filling | None = None,
         job_id: str | None = None,
@@ -94,7 +95,7 @@ class Gathered(Job[R]):
         if not is_within:
             self._looked = 0
 
-    def then(self, task: Continuation[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
+    def then(self, task: TaskVerbs[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
         """A continuation is stored, within the block together with what it continues: see `Job.then`.
 
         It is no member of the batch.
@@ -104,7 +105,7 @@ class Gathered(Job[R]):
             return super().then(task, *args, **kwargs)
         return cast("Job[R2]", filling.add(filling.child(self, call_of("then", task, args, kwargs)))[0])
 
-    async def athen(self, task: Continuation[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
+    async def athen(self, task: TaskVerbs[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
         """Continue without blocking the event loop."""
         filling = self._gathering
         if filling is None:
@@ -114,7 +115,7 @@ class Gathered(Job[R]):
 
 
 def call_of(
-    verb: str, task: Continuation[..., Any], args: Sequence[object], kwargs: Mapping[str, object]
+    verb: str, task: TaskVerbs[..., Any], args: Sequence[object], kwargs: Mapping[str, object]
 ) -> Call[Any]:
     """Return the call of a task; TaskError for what is none."""
     if not makes_calls(task):
@@ -130,7 +131,7 @@ _Pair: TypeAlias = tuple[NewJob, Gathered[Any]]
 class Filling:
     """What a block has gathered and not stored yet: of its batch, and of those within it."""
 
-    client: Creator
+    client: Client
     root: str  # the id of the batch whose block it is
     within: object | None
     hold: int  # micros

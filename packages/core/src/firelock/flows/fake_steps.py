@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from firelock.arguments.serializer import JsonSerializer
 from firelock.arguments.signature import make_converter, returned_codec
@@ -18,30 +18,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from firelock.arguments.codec import Codec
+    from firelock.context import JobContext
     from firelock.flows.signals import Signal
     from firelock.jobs.job import Job
     from firelock.model.job import ClaimedJob
     from firelock.options import Call
 
 
-class Cancellable(Protocol):
-    """The context of the task."""
-
-    cancel_reason: str
-
-    @property
-    def cancelled(self) -> bool:
-        """Tell whether it is told to stop."""
-
-
-class _NoApp:
-    """Nothing is stored, and nothing runs."""
-
-    clock: Any = None
+class _NoClient:
+    """What steps use of a client, without a storage: a serializer, codecs and a clock that stands still."""
 
     def __init__(self) -> None:
         self.serializers = {"json": JsonSerializer()}
-        self.clock = self
+        self.clock = self.registry = self
 
     @staticmethod
     def now() -> int:
@@ -55,7 +44,7 @@ class _NoApp:
 class FakeAttempt:
     """Stands where a server's attempt does: steps run, and waits have the answers that the test gives."""
 
-    def __init__(self, job: ClaimedJob, context: Cancellable, answers: Mapping[str, object]) -> None:
+    def __init__(self, job: ClaimedJob, context: JobContext, answers: Mapping[str, object]) -> None:
         self._context = context
         self.steps: JobSteps = FakeSteps(job, self, answers)
 
@@ -90,7 +79,9 @@ class FakeSteps(JobSteps):
 
     def __init__(self, job: ClaimedJob, attempt: FakeAttempt, answers: Mapping[str, object]) -> None:
         nothing: Any = None  # nothing is sent
-        super().__init__(job, Holder("", ""), cast("Any", _NoApp()), attempt, memos=nothing, flusher=nothing)
+        super().__init__(
+            job, Holder("", ""), cast("Any", _NoClient()), attempt, memos=nothing, flusher=nothing
+        )
         self._answers = answers
 
     def _ask(self, request: object) -> object:

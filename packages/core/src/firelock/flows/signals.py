@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import attrs
 
@@ -19,7 +19,7 @@ from firelock.errors import (
     StorageUnavailable,
 )
 from firelock.flows.approval import ApprovalLink, make_link
-from firelock.jobs.job import Creator, Job
+from firelock.jobs.job import Job
 from firelock.model.aio import in_thread, twin
 from firelock.model.answers import Applied
 from firelock.model.batch import BATCH_TASK
@@ -36,6 +36,9 @@ from firelock.model.memo import (
 )
 from firelock.model.state import State
 from firelock.model.text import shown
+
+if TYPE_CHECKING:
+    from firelock.jobs.creation import Client
 
 T = TypeVar("T")
 
@@ -57,7 +60,7 @@ class Signal(Generic[T]):
 
     name: str
     type: type[T]
-    _client: Creator
+    _client: Client
     _codec: ValueCodec
 
     def __repr__(self) -> str:

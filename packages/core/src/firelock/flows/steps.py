@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, 
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeAlias, TypeVar, cast
 
 import attrs
 
@@ -32,12 +32,13 @@ from firelock.errors import (
     StepError,
     StorageUnavailable,
     TaskError,
+    UnknownTask,
     UnsupportedFeature,
 )
 from firelock.flows.batch import Batch
 from firelock.flows.signals import TIMED_OUT
 from firelock.flows.streams import EmittedStreams
-from firelock.jobs.job import Creator, Job, without_result
+from firelock.jobs.job import Job, without_result
 from firelock.model.aio import in_thread
 from firelock.model.answers import Applied, Duplicate
 from firelock.model.batch import BATCH_TASK, Tally
@@ -60,14 +61,16 @@ from firelock.options import Call, makes_calls
 if TYPE_CHECKING:
     from firelock.arguments.codec import Codec
     from firelock.arguments.serializer import JsonValue, Serializer
-    from firelock.arguments.signature import Binder
+    from firelock.flows.fake_steps import FakeAttempt
     from firelock.flows.signals import Signal
     from firelock.flows.streams import StreamFlusher
-    from firelock.jobs.job import Continuation
+    from firelock.jobs.creation import Client
     from firelock.model.job import ClaimedJob, JobRecord, NewJob
     from firelock.model.memo import Remembered
     from firelock.model.session import Holder
-    from firelock.options import TaskInfo
+    from firelock.server.attempt import Run
+    from firelock.server.memo_commit import MemoCommit
+    from firelock.task import TaskVerbs
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -87,49 +90,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 _SLICE = 0.05  # seconds of a wait in place after which a cancellation is seen
 
 _inside: ContextVar[tuple[object, str] | None] = ContextVar("firelock_step", default=None)
-
-
-class StepsApp(Creator, Protocol):
-    """What steps need of an app; its client is one."""
-
-    serializers: Mapping[str, Serializer]
-
-    def returned_codec(self, function: Callable[..., object]) -> Codec:
-        """Return how what a function returns is stored."""
-
-    def binder_of(self, task: TaskInfo | str) -> Binder:
-        """Return the binder of a task; UnknownTask where there is none of that name."""
-
-    def called_jobs(self, calls: Sequence[Call[Any]], caller: ClaimedJob) -> list[NewJob]:
-        """Return the jobs of calls that a job makes and waits for; nothing is stored."""
-
-    def store_called(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        """They are stored, those that already are left as they are."""
-
-
-class RunningAttempt(Protocol):
-    """What steps need of the run that they are steps of."""
-
-    @property
-    def refusal(self) -> str | None:
-        """Why the job has been told to end; None where it has not."""
-
-    @property
-    def has_right(self) -> bool:
-        """Tell whether its server can be sure that the job is its own."""
-
-    def lose(self, reason: str, *, is_raised: bool) -> None:
-        """End the run, because the job is no longer its own; `is_raised` if the caller raises as well."""
-
-
-class MemoPut(Protocol):
-    """Where a run's memos are put."""
-
-    def put(self, memo: NewMemo) -> Remembered:
-        """The memo is remembered; return what became of it. It may share a round trip with others'."""
-
-    async def aput(self, memo: NewMemo) -> Remembered:
-        """`put`, for a coroutine."""
 
 
 @attrs.frozen
@@ -154,7 +114,7 @@ class JobSteps:
     Args:
         job: as it was claimed.
         holder: who runs it.
-        app: where its tasks, serializers and storage are.
+        client: where its tasks, serializers and storage are.
         attempt: the run.
         memos: where they are put.
         flusher: stores what is emitted.
@@ -165,16 +125,16 @@ class JobSteps:
         self,
         job: ClaimedJob,
         holder: Holder,
-        app: StepsApp,
-        attempt: RunningAttempt,
+        client: Client,
+        attempt: Run | FakeAttempt,
         *,
-        memos: MemoPut,
+        memos: MemoCommit,
         flusher: StreamFlusher,
         in_place: int = IN_PLACE,
     ) -> None:
         self._job = job
         self._holder = holder
-        self._app = app
+        self._client = client
         self._attempt = attempt
         self._put_by = memos
         self._flusher = flusher
@@ -223,7 +183,7 @@ class JobSteps:
                 f"Job {self._job.id} is a member of no batch, so that there is none to add to. Make one: "
                 "fire.batch(…)."
             )
-        return Batch.of(self._app, self._batch_id)
+        return Batch.of(self._client, self._batch_id)
 
     # ---- streams -----------------------------------------------------------------------------------------
 
@@ -245,7 +205,7 @@ class JobSteps:
         with self._condition:
             if self._streams is None:
                 self._streams = EmittedStreams(
-                    self._app.storage, self._job, self._holder, self._attempt, self._flusher
+                    self._client.storage, self._job, self._holder, self._attempt, self._flusher
                 )
             return self._streams
 
@@ -275,7 +235,7 @@ class JobSteps:
             memo = self._drive(self._known(MemoKind.STEP, name, is_fresh=name in self._tried))
             if memo is not None:
                 return cast("T", self._value_of(memo, codec))
-            started_at = self._app.clock.now()
+            started_at = self._client.clock.now()
             with self._inside_of(name):
                 value = function(*args, **kwargs)
             if inspect.iscoroutine(value):
@@ -303,7 +263,7 @@ class JobSteps:
             memo = await self._adrive(self._known(MemoKind.STEP, name, is_fresh=name in self._tried))
             if memo is not None:
                 return cast("T", self._value_of(memo, codec))
-            started_at = self._app.clock.now()
+            started_at = self._client.clock.now()
             with self._inside_of(name):
                 awaited: object = function(*args, **kwargs)
                 if not inspect.isawaitable(awaited):
@@ -325,7 +285,7 @@ class JobSteps:
                 f"{shown(function)}."
             )
         try:
-            return self._app.returned_codec(function)
+            return self._client.registry.returned_codec(function)
         except TaskError as error:
             raise StepError(f"What step {name!r} returns cannot be remembered: {error}") from error
 
@@ -359,13 +319,13 @@ class JobSteps:
 
     @property
     def _serializer(self) -> Serializer:
-        return self._app.serializers[self._job.serializer]
+        return self._client.serializers[self._job.serializer]
 
     # ---- within a transaction ----------------------------------------------------------------------------
 
     def check_within(self) -> None:
         """The storage can take part in a transaction of the caller's; else UnsupportedFeature."""
-        storage = self._app.storage
+        storage = self._client.storage
         if Feature.TRANSACTIONAL_ENQUEUE not in storage.features:
             raise UnsupportedFeature(
                 f"The storage {storage.url} cannot take part in a transaction of yours, so that "
@@ -375,17 +335,17 @@ class JobSteps:
 
     def _put_within(self, new: Memo, session: object) -> None:
         self._tried.add(new.name)
-        joined = self._app.transaction(session)
-        self._check_put_within(self._app.storage.remember([self._new(new)], within=joined)[0])
+        joined = self._client.transaction(session)
+        self._check_put_within(self._client.storage.remember([self._new(new)], within=joined)[0])
 
     async def _aput_within(self, new: Memo, session: object) -> None:
         self._tried.add(new.name)
-        joined = self._app.transaction(session)
+        joined = self._client.transaction(session)
         run_sync = getattr(joined, "run_sync", None)
         if run_sync is None:
             self._put_within(new, session)
             return
-        memos, storage = [self._new(new)], self._app.storage
+        memos, storage = [self._new(new)], self._client.storage
         answers = await run_sync(lambda inner: storage.remember(memos, within=inner))
         self._check_put_within(answers[0])
 
@@ -457,7 +417,7 @@ class JobSteps:
         memo = yield from self._known(MemoKind.SLEEP, name)
         is_new = memo is None
         if memo is None:
-            now = self._app.clock.now()
+            now = self._client.clock.now()
             due_at = micros(span) if isinstance(span, datetime) else now + _span(span, f"sleep({name!r}, …)")
             memo = yield from self._put(self._memo(MemoKind.SLEEP, name, str(due_at), is_done=True))
         due_at = int(memo.value or 0)
@@ -474,7 +434,7 @@ class JobSteps:
         memo = yield from self._known(MemoKind.SIGNAL, name)
         is_new = memo is None
         if memo is None:
-            now = self._app.clock.now()
+            now = self._client.clock.now()
             deadline = None if timeout is None else now + _span(timeout, f"receive({name!r}, timeout=…)")
             begun = self._memo(MemoKind.SIGNAL, name, None if deadline is None else str(deadline))
             memo = yield from self._put(begun, replaces=False)
@@ -498,9 +458,9 @@ class JobSteps:
 
     def _left(self, instant: int, *, is_new: bool) -> _Flow[int]:
         """Return the micros until then; a wait that was woken before asks the storage itself."""
-        left = instant - self._app.clock.now()
+        left = instant - self._client.clock.now()
         if not is_new and self._in_place < left < _LATE_LOOK:
-            left = instant - (yield self._app.storage.clock)
+            left = instant - (yield self._client.storage.clock)
         return left
 
     # ---- other jobs --------------------------------------------------------------------------------------
@@ -524,7 +484,7 @@ class JobSteps:
             begun = json.loads(memo.value or "{}")
             ids = list(begun["ids"])
             self._check_number(name, ids, calls)
-            records = yield lambda: self._app.storage.get(ids)
+            records = yield lambda: self._client.storage.get(ids)
             is_later = (
                 begun["attempt"] < self._job.attempt
             )  # an attempt is told of a failure, a later one tries again
@@ -533,7 +493,7 @@ class JobSteps:
             if to_start:
                 wanted = ["" if at in failed else job_id for at, job_id in enumerate(ids)]
                 ids = yield from self._start(name, calls, to_start, wanted)
-                records = yield lambda: self._app.storage.get(ids)
+                records = yield lambda: self._client.storage.get(ids)
         pending = [
             job_id
             for job_id, record in zip(ids, records or [None] * len(ids), strict=True)
@@ -551,7 +511,7 @@ class JobSteps:
 
         An id that is there stays: it is remembered already, and that job may be stored.
         """
-        jobs: list[NewJob] = yield lambda: self._app.called_jobs([calls[at] for at in places], self._job)
+        jobs: list[NewJob] = yield lambda: self._client.called_jobs([calls[at] for at in places], self._job)
         all_ids = list(ids)
         for at, job in zip(places, jobs, strict=True):
             if ids[at]:
@@ -559,7 +519,7 @@ class JobSteps:
             all_ids[at] = job.id
         if all_ids != ids:
             yield from self._name(name, all_ids)
-        answers: Sequence[bool | Duplicate] = yield lambda: self._app.store_called(jobs)
+        answers: Sequence[bool | Duplicate] = yield lambda: self._client.insert(jobs, None)
         others = {
             at: answer.job_id
             for at, answer in zip(places, answers, strict=True)
@@ -590,7 +550,7 @@ class JobSteps:
     def _result_of(self, record: JobRecord) -> JsonValue:
         if record.state is not State.SUCCEEDED or record.result is None:
             self._raise_for_good(without_result(record))
-        serializer = self._app.serializers.get(record.serializer)
+        serializer = self._client.serializers.get(record.serializer)
         if serializer is None:
             self._raise_for_good(
                 ResultUnavailable(
@@ -603,12 +563,12 @@ class JobSteps:
     def _results(self, memo: Memo, calls: Sequence[Call[Any]], *, is_one: bool) -> object:
         def decode(values: JsonValue) -> object:
             if is_one:
-                return self._app.binder_of(calls[0].info).decode_result(values)
+                return self._client.registry.binder(calls[0].info).decode_result(values)
             if not isinstance(values, list):
                 raise ArgumentError("it is no list of results")
             self._check_number(memo.name, values, calls)
             return [
-                self._app.binder_of(call.info).decode_result(value)
+                self._client.registry.binder(call.info).decode_result(value)
                 for call, value in zip(calls, values, strict=True)
             ]
 
@@ -627,7 +587,7 @@ class JobSteps:
             raise StepError(f"Job {self._job.id} waits for {what}, which would never end.")
         memo = yield from self._known(MemoKind.CALL, job.id)
         if memo is None:
-            record: JobRecord | None = (yield lambda: self._app.storage.get([job.id]))[0]
+            record: JobRecord | None = (yield lambda: self._client.storage.get([job.id]))[0]
             if record is None:
                 missing = JobNotFound(f"Job {job.id} is not stored, so that nobody can wait for it.")
                 self._raise_for_good(missing)
@@ -635,7 +595,7 @@ class JobSteps:
                 self._suspend(_wait_for_jobs(job.id, [job.id]))
             value: JsonValue
             if record.is_batch and record.state is State.SUCCEEDED:
-                tally: Tally | None = (yield lambda: self._app.storage.tally([job.id]))[0]
+                tally: Tally | None = (yield lambda: self._client.storage.tally([job.id]))[0]
                 value = attrs.asdict(tally or Tally())
             else:
                 value = self._result_of(record)
@@ -653,7 +613,12 @@ class JobSteps:
         if job.task == BATCH_TASK:
             fields = cast("dict[str, Any]", value)
             return Tally(**{name: fields[name] for name in attrs.fields_dict(Tally) if name in fields})
-        return self._app.binder_of(job.task).decode_result(value)
+        info = self._client.registry.get(job.task)
+        if info is None:
+            raise UnknownTask(
+                f"What a job returned cannot be read: task {job.task!r} is not registered here."
+            )
+        return self._client.registry.binder(info).decode_result(value)
 
     def _raise_for_good(self, error: FirelockError) -> NoReturn:
         self._for_good.append(error)
@@ -715,7 +680,9 @@ class JobSteps:
         started_at: int | None = None,
         author: str = "",
     ) -> Memo:
-        return Memo(kind, name, value, is_done, self._app.clock.now(), started_at, self._job.attempt, author)
+        return Memo(
+            kind, name, value, is_done, self._client.clock.now(), started_at, self._job.attempt, author
+        )
 
     def _new(self, memo: Memo, *, replaces: bool = True) -> NewMemo:
         return NewMemo(self._job.id, memo, self._holder.session, self._job.fence, replaces)
@@ -730,7 +697,7 @@ class JobSteps:
         return memos.get((kind, name))
 
     def _recall(self) -> _Flow[dict[tuple[MemoKind, str], Memo]]:
-        storage, job = self._app.storage, self._job
+        storage, job = self._client.storage, self._job
         found: list[Memo] | None = yield lambda: storage.recall(
             job.id, session=self._holder.session, fence=job.fence
         )
@@ -913,7 +880,7 @@ def _twice(kind: MemoKind, name: str) -> str:
 
 
 def call_to_run(
-    name: str, task: Continuation[P, R], args: Sequence[object], kwargs: Mapping[str, object]
+    name: str, task: TaskVerbs[P, R], args: Sequence[object], kwargs: Mapping[str, object]
 ) -> Call[R]:
     """Return the call of `job.run(name, task, …)`.
 

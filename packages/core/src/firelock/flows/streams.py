@@ -6,7 +6,7 @@ import logging
 import re
 import threading
 from collections import defaultdict
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -18,8 +18,10 @@ from firelock.model.text import shown
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from firelock.flows.fake_steps import FakeAttempt
     from firelock.model.job import ClaimedJob
     from firelock.model.session import Holder
+    from firelock.server.attempt import Run
     from firelock.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -27,21 +29,6 @@ log = logging.getLogger(__name__)
 _EVERY = 0.1  # seconds
 _FULL = 16 * CHUNK_BYTES  # of a run that wait here; whoever emits more waits for them to be stored
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
-
-
-class EmittingAttempt(Protocol):
-    """What streams need of the run that emits."""
-
-    @property
-    def refusal(self) -> str | None:
-        """Why the job has been told to end; None where it has not."""
-
-    @property
-    def has_right(self) -> bool:
-        """Tell whether its server can be sure that the job is its own."""
-
-    def lose(self, reason: str, *, is_raised: bool) -> None:
-        """End the run, because the job is no longer its own; `is_raised` if the caller raises as well."""
 
 
 @attrs.define
@@ -63,7 +50,7 @@ class EmittedStreams:
         storage: Storage,
         job: ClaimedJob,
         holder: Holder,
-        attempt: EmittingAttempt,
+        attempt: Run | FakeAttempt,
         flusher: StreamFlusher,
     ) -> None:
         self._storage = storage

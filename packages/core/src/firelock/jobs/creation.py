@@ -58,7 +58,6 @@ from firelock.storage import Applied, JobFilter, Storage
 from firelock.storage.batches import end_of
 
 if TYPE_CHECKING:
-    from firelock.arguments.codec import Codec
     from firelock.arguments.references import Reference
     from firelock.arguments.serializer import JsonValue, Serializer
     from firelock.arguments.signature import Binder
@@ -85,7 +84,7 @@ _LAST = micros(datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
 
 
 class Client:
-    """Makes jobs from calls and stores them; shared by every task and handle of an app: their `Creator`."""
+    """Makes jobs from calls and stores them; shared by every task and handle of an app."""
 
     makes_no_jobs: ClassVar[str | None] = None
     """Why no job may be made now, in the whole process: set while the process of a job imports the app."""
@@ -550,25 +549,6 @@ class Client:
                     "given with run() or gather()."
                 )
         return [self._new_job(call, caller.meta, Tie(caller_id=caller.id)) for call in calls]
-
-    def store_called(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        """They are stored in one step, those that already are left as they are."""
-        return self.insert(jobs, None)
-
-    def returned_codec(self, function: Callable[..., object]) -> Codec:
-        """Return how what a function returns is stored; TaskError where that has no form in JSON."""
-        return self.registry.returned_codec(function)
-
-    def binder_of(self, task: TaskInfo | str) -> Binder:
-        """Return the binder of a task.
-
-        Raises:
-            UnknownTask: none of that name is registered here.
-        """
-        info = self.registry.get(task) if isinstance(task, str) else task
-        if info is None:
-            raise UnknownTask(f"What a job returned cannot be read: task {task!r} is not registered here.")
-        return self.registry.binder(info)
 
     def recurring_arguments(self, call: Call[Any]) -> NewJob:
         """Return a job as each run of a recurring job would be, never stored itself.

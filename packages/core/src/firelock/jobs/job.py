@@ -8,7 +8,7 @@ import threading
 from concurrent.futures import wait
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, cast, overload
 
 import attrs
 
@@ -37,19 +37,15 @@ from firelock.model.job import ErrorInfo, JobRecord, NewJob
 from firelock.model.memo import Chunk, MemoKind, memo_words
 from firelock.model.state import State
 from firelock.model.text import clock_time, shown
-from firelock.options import CallOptions, makes_calls
+from firelock.options import makes_calls
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-    from concurrent.futures import Future
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
-    from firelock.model.answers import Duplicate
-    from firelock.model.clock import StorageClock
+    from firelock.jobs.creation import Client
     from firelock.model.job import Transition
-    from firelock.model.lifecycle import Retention
     from firelock.model.memo import Memo
-    from firelock.options import Call, TaskInfo
-    from firelock.storage import Storage
+    from firelock.task import TaskVerbs
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
@@ -99,7 +95,7 @@ class Job(Generic[R]):
 
     def __init__(
         self,
-        client: Creator,
+        client: Client,
         record: NewJob | JobRecord,
         is_uncommitted: bool = False,
         job_id: str | None = None,
@@ -571,7 +567,7 @@ class Job(Generic[R]):
             raise JobConflict(f"Job {self.id} is {record.state}; it cannot be {done}: {why}.")
         return self
 
-    def then(self, task: Continuation[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
+    def then(self, task: TaskVerbs[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
         """A continuation is stored: it runs when this job has succeeded, or as `task.using(on=…)` says.
 
         It has this job's `meta`, but for the names that its own call or a plugin gives.
@@ -589,7 +585,7 @@ class Job(Generic[R]):
             self.explain(error)
             raise
 
-    async def athen(self, task: Continuation[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
+    async def athen(self, task: TaskVerbs[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
         """Continue without blocking the event loop."""
         check_continues("athen", task)
         await self.arequire_visible(lambda: task.options.within)
@@ -671,7 +667,7 @@ def check_continues(verb: str, task: object) -> None:
         raise TaskError(f"{verb}() takes a task, then its arguments: job.{verb}(task, …), not {task!r}.")
 
 
-def result_of(client: Creator, record: JobRecord) -> object:
+def result_of(client: Client, record: JobRecord) -> object:
     """Return what the task of a job returned.
 
     Raises:
@@ -719,109 +715,6 @@ class JobPage(Paged[Job[Any]]):
 
     jobs: list[Job[Any]]
     cursor: str | None
-
-
-class Creator(Protocol):
-    """What tasks and handles need of an app: its client makes jobs, reads them and changes them."""
-
-    storage: Storage
-    clock: StorageClock
-    retention: Retention
-
-    def create(self, call: Call[Any]) -> Job[Any]:
-        """The call is stored as a job."""
-
-    async def acreate(self, call: Call[Any], reason: str | None = None) -> Job[Any]:
-        """The call is stored as a job, without blocking the event loop."""
-
-    def create_alike(
-        self, info: TaskInfo, options: CallOptions, calls: Iterable[Sequence[object]]
-    ) -> list[Job[Any]]:
-        """A job of one task is stored for each tuple of arguments."""
-
-    async def acreate_alike(
-        self, info: TaskInfo, options: CallOptions, calls: Iterable[Sequence[object]]
-    ) -> list[Job[Any]]:
-        """A job of one task is stored for each tuple of arguments, without blocking the event loop."""
-
-    def create_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> Job[Any]:
-        """The call is stored as a continuation of a job with this meta."""
-
-    async def acreate_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> Job[Any]:
-        """The call is stored as a continuation, without blocking the event loop."""
-
-    def new_child(
-        self,
-        parent_id: str,
-        call: Call[Any],
-        meta: Mapping[str, str],
-        transaction: Callable[[], object | None],
-    ) -> NewJob:
-        """Return the continuation that the call makes, for that transaction; nothing is stored."""
-
-    def new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Sequence[NewJob]]:
-        """Return the members that the calls make, in runs of jobs that are alike; nothing is stored."""
-
-    def batch_meta(self, name: str) -> str | None:
-        """Return what plugins have travel with a batch of that name, as it is stored."""
-
-    def create_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Job[Any]]:
-        """The calls are stored as members of a batch that is stored."""
-
-    async def acreate_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Job[Any]]:
-        """The calls are stored as members, without blocking the event loop."""
-
-    async def acreate_member(self, call: Call[Any], batch_id: str) -> Job[Any]:
-        """The call is stored as a member, without blocking the event loop."""
-
-    def transaction(self, within: object | None) -> object | None:
-        """Return the transaction that jobs become part of: the caller's, or what a plugin makes of it."""
-
-    def insert(self, jobs: Sequence[NewJob], within: object | None) -> Sequence[bool | Duplicate]:
-        """The jobs are stored; return what became of each."""
-
-    def wait_for_end(self, job_id: str) -> Future[Observation]:
-        """Return a future of the read that sees the job ended, or gone."""
-
-    def forget_wait(self, job_id: str, future: Future[Observation]) -> None:
-        """Nobody waits for this future any more."""
-
-    def decode_result(self, record: JobRecord) -> object:
-        """Return the result of a succeeded job."""
-
-    def taken_words(self, record: JobRecord) -> str:
-        """Return which job has the unique key of one that cannot be run again therefore."""
-
-    def refusal(self, record: JobRecord, done: str) -> str:
-        """Return why the storage has refused to make the job that, as the rest of a sentence."""
-
-    def release_children_soon(self) -> None:
-        """Continuations that a change set free are moved."""
-
-    def tell_batches_soon(self, batch_id: str | None) -> None:
-        """A batch and those around it are open, or have ended, by what their members are now."""
-
-    def restoration(self, record: JobRecord, *, reason: str) -> Transition | str:
-        """Return the change that takes the job's delete back, or why nothing can."""
-
-    def apply_unless_changed(self, changes: Sequence[Transition], seen: Sequence[JobRecord]) -> list[Applied]:
-        """The changes are applied, but to a job that is no longer stored as it was seen."""
-
-
-class Continuation(Protocol[P, R]):
-    """A task as `then` takes it: with or without `using(…)`."""
-
-    info: TaskInfo
-
-    @property
-    def options(self) -> CallOptions:
-        """Those of its calls."""
-
-    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
-        """Return the call."""
-
-    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
-        """A job is stored; here for the type of its result."""
 
 
 # ---- what it shows of a life: the contract's values with aware datetimes in place of micros ---------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -12,35 +12,10 @@ from firelock.model.stored_json import is_damaged
 from firelock.retry import Retry
 
 if TYPE_CHECKING:
-    from firelock.model.dependencies import Ties
-    from firelock.model.limit import Admission
+    from firelock.model.job import ClaimedJob, JobRecord
 
 TIES, ADMISSION, RETRY = "its ties to other jobs", "its limits or unique key", "its retry policy"
 PARTS = (TIES, ADMISSION, RETRY)
-
-
-class HasStoredParts(Protocol):
-    """The parts of a job that are stored as JSON and decide how it runs."""
-
-    @property
-    def admission_json(self) -> str | None:
-        """See `NewJob`."""
-
-    @property
-    def ties_json(self) -> str | None:
-        """See `NewJob`."""
-
-    @property
-    def retry(self) -> str | None:
-        """See `NewJob`."""
-
-    @property
-    def admission(self) -> Admission | None:
-        """See `NewJob`."""
-
-    @property
-    def ties(self) -> Ties | None:
-        """See `NewJob`."""
 
 
 @attrs.frozen
@@ -56,7 +31,7 @@ class UnreadPart:
         return is_damaged(self.stored)
 
 
-def unread_part(job: HasStoredParts) -> UnreadPart | None:
+def unread_part(job: ClaimedJob | JobRecord) -> UnreadPart | None:
     """Return the first part that this release cannot read; None if it can read the whole job."""
     for name, said in ((TIES, job.ties), (ADMISSION, job.admission)):
         if said is not None and said.unread is not None:

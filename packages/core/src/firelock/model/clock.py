@@ -16,11 +16,14 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import attrs
 
 from firelock.errors import ScheduleError, StorageUnavailable
+
+if TYPE_CHECKING:
+    from firelock.storage import Storage
 
 SECOND = 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -171,13 +174,6 @@ class HostWatch:
 # ---- the storage's clock ---------------------------------------------------------------------------------
 
 
-class HasClock(Protocol):
-    """What a `StorageClock` needs of a storage."""
-
-    def clock(self) -> int:
-        """Return the storage's own time in micros."""
-
-
 @attrs.define(eq=False)
 class StorageClock:
     """The storage's time, read about once a minute; between readings this host's elapsed time carries it on.
@@ -191,7 +187,7 @@ class StorageClock:
         host: the other clocks as well; for a test that passes only `monotonic`, all of them are that one.
     """
 
-    _storage: HasClock
+    _storage: Storage
     _monotonic: Callable[[], float] = elapsed_seconds
     host: HostClocks = attrs.Factory(lambda self: _clocks_of(self._monotonic), takes_self=True)
     # Replaced as a whole: a thread that met half of another's reading would be a minute ahead.

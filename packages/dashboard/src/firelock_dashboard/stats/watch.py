@@ -6,14 +6,14 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
 from firelock import FirelockError
-from firelock.control.doctor import Sight
+from firelock.control.doctor import EndedRuns, Sight
 from firelock.jobs.blocked_by import HeldHead, held_heads
 from firelock.storage import Feature, State
 from firelock_dashboard.stats.causes import NO_HOURS, Cause, Causes, Hours, added, muted_share, strips
@@ -22,7 +22,7 @@ from firelock_dashboard.web.formatting import instant, micros
 if TYPE_CHECKING:
     from firelock import Diagnosis, Firelock, LimitView, Operation, Outcome, QueueView
     from firelock.storage import FailureGroup, Finding, JobRecord
-    from firelock_dashboard.stats.history import History
+    from firelock_dashboard.stats.history import History, TaskStats
 
 log = logging.getLogger(__name__)
 
@@ -191,8 +191,8 @@ class Watch:
         failing = [task for task, stats in lately.items() if stats.failed_attempts]
         return Sight(
             now, queues, fire.servers.list(), fire.recurring.list(limit=_RECURRING), skew=skew,
-            storage=self._findings(), unknown_tasks=unknown, oldest=oldest, held=held, lately=lately,
-            usually=history.tasks(),
+            storage=self._findings(), unknown_tasks=unknown, oldest=oldest, held=held,
+            lately=_ended_runs(lately), usually=_ended_runs(history.tasks()),
             muted=self._keep("muted shares", _GROUPS, lambda: self._muted_shares(failing)),
             limits=self._keep("limits", _WAITS, self._paused_limits),
         )  # fmt: skip
@@ -255,3 +255,7 @@ class Watch:
         with self._lock:
             self._kept.setdefault("findings", _Reading([], float("-inf")))
         return self._keep("findings", _FINDINGS, self._fire.storage.diagnose)
+
+
+def _ended_runs(by_task: Mapping[str, TaskStats]) -> dict[str, EndedRuns]:
+    return {task: EndedRuns(stats.runs, stats.failed_attempts) for task, stats in by_task.items()}
