@@ -7,13 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from firelock import (
     ConfigurationError,
-    Firelock,
     Job,
     JobConflict,
     JobDeleted,
@@ -26,6 +25,7 @@ from firelock.compat.celery.refused import Refusing
 from firelock.model.dependencies import On
 
 if TYPE_CHECKING:
+    from firelock.compat.celery.app import Celery
     from firelock.model.job import ErrorInfo
 
 _PENDING, _STARTED, _RETRY = "PENDING", "STARTED", "RETRY"
@@ -42,18 +42,10 @@ _STATES: Final = {
 }
 
 
-class HasFire(Protocol):
-    """An app of Celery's kind, as a result needs it."""
-
-    @property
-    def fire(self) -> Firelock:
-        """The Firelock app behind it."""
-
-
 class CurrentApp:
     """The app that was made last: what shared tasks and results without an app belong to."""
 
-    made: HasFire | None = None
+    made: Celery | None = None
 
 
 @attrs.frozen
@@ -83,14 +75,14 @@ running: ContextVar[TaskRequest] = ContextVar("celery_request", default=_NO_REQU
 class AsyncResult(Refusing):
     """The result of a job, by its id."""
 
-    def __init__(self, id: str, *, app: HasFire | None = None, parent: AsyncResult | None = None) -> None:
+    def __init__(self, id: str, *, app: Celery | None = None, parent: AsyncResult | None = None) -> None:
         self.id = id
         self.parent = parent
         self._app = app or CurrentApp.made
         self._job: Job[Any] | None = None
 
     @classmethod
-    def of(cls, app: HasFire, job: Job[Any], parent: AsyncResult | None = None) -> AsyncResult:
+    def of(cls, app: Celery, job: Job[Any], parent: AsyncResult | None = None) -> AsyncResult:
         """Return the result of a job that was stored just now."""
         result = cls(job.id, app=app, parent=parent)
         result._job = job

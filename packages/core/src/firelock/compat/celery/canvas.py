@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import attrs
 
-from firelock import ConfigurationError, Firelock
+from firelock import ConfigurationError
 from firelock.compat.celery.async_result import AsyncResult, GroupResult
 from firelock.compat.celery.errors import NotMapped
 from firelock.compat.celery.refused import CHORD, Refusing
 
 if TYPE_CHECKING:
+    from firelock.compat.celery.app import CeleryTask
     from firelock.options import Call
-    from firelock.task import TaskVerbs
 
 WITH_RESULT: Final = "celery.with_result"
 """The task whose jobs run another one, with the result of their parent as its first argument."""
@@ -23,50 +23,11 @@ EXPIRES: Final = "celery.expires"  # in a job's meta: an instant, or "+15" for s
 NEVER: Final = "never"
 
 
-class CanvasApp(Protocol):
-    """An app of Celery's kind, as signatures need it."""
-
-    @property
-    def fire(self) -> Firelock:
-        """The Firelock app behind it."""
-
-    def options_of(self, name: str, given: Mapping[str, object]) -> dict[str, Any]:
-        """Return what `using(…)` takes for a call of the task with these options."""
-
-
-class CanvasTask(Protocol):
-    """A task of Celery's kind, as signatures need it."""
-
-    name: str
-
-    def __call__(self, *args: object, **kwargs: object) -> Any:  # noqa: ANN401 - whatever it returns
-        """Run the function here and now."""
-
-    @property
-    def app(self) -> CanvasApp:
-        """The app that it belongs to."""
-
-    @property
-    def verbs(self) -> TaskVerbs[Any, Any]:
-        """The task as Firelock has it."""
-
-    def as_function(self) -> Callable[..., Any]:
-        """Return the function as jobs call it."""
-
-    def apply_async(
-        self,
-        args: Sequence[object] | None = None,
-        kwargs: Mapping[str, object] | None = None,
-        **options: Any,  # noqa: ANN401 - as of the task
-    ) -> AsyncResult:
-        """A job is stored."""
-
-
 @attrs.frozen
 class CelerySignature(Refusing):
     """A call as a value: `task.s(…)`."""
 
-    task: CanvasTask
+    task: CeleryTask
     args: tuple[object, ...]
     kwargs: Mapping[str, object]
     options: Mapping[str, object] = attrs.Factory(dict)
