@@ -706,7 +706,7 @@ def test_requeue_reaches_into_inner_batches(fire, load, worker):
 
 def test_requeue_of_a_member_opens_all_around_it_beside_much_else(fire, load, report, worker, monkeypatch):
     """Also where a single look of `release` does not come as far."""
-    monkeypatch.setattr("firelock.jobs.creation.RELEASE_LIMIT", 1)
+    monkeypatch.setattr("firelock.jobs.administration.RELEASE_LIMIT", 1)
     with fire.batch("outer") as outer, outer.batch("inner") as inner:
         job = inner.add(load, -1)
     run_all(fire, worker)

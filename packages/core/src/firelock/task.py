@@ -199,11 +199,11 @@ class TaskVerbs(Generic[P, R]):
             ArgumentError: an argument cannot be stored.
             StorageError: nothing was stored.
         """
-        return self._client.create(self.call(*args, **kwargs))
+        return self._client.create(Call(self.info, self.options, args, kwargs))
 
     async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """Enqueue without blocking the event loop; concurrent awaits share one round trip."""
-        return await self._client.acreate(self.call(*args, **kwargs))
+        return await self._client.acreate(Call(self.info, self.options, args, kwargs))
 
     def schedule(self, when: timedelta | datetime | float, /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """A job is stored that becomes due at an aware datetime, or after a timedelta or seconds.

@@ -17,6 +17,12 @@ from firelock.errors import (
     StorageUnavailable,
 )
 from firelock.flows.batch import handle_of
+from firelock.jobs.administration import (
+    apply_unless_changed,
+    release_continuations,
+    restoration,
+    why_not_requeued,
+)
 from firelock.jobs.blocked_by import KeyWait, key_waits
 from firelock.jobs.job import Job, JobPage, JobProgress
 from firelock.jobs.pagination import PAGE_LIMIT, check_limit
@@ -310,8 +316,11 @@ class Jobs:
         Costs a read, and one more for each member of a batch. What another job has the unique key of is told
         by the requeue alone.
         """
-        why = self._client.why_not_requeued
-        return ["it is not stored" if one is None else why(one) for one in self._records(ids)]
+        storage = self._client.storage
+        return [
+            "it is not stored" if one is None else why_not_requeued(storage, one)
+            for one in self._records(ids)
+        ]
 
     awhy_not_requeued = twin(why_not_requeued)
 
@@ -370,7 +379,7 @@ class Jobs:
         self, records: Sequence[JobRecord | None], reason: str
     ) -> list[Transition | str | None]:
         return [
-            None if record is None else self._client.restoration(record, reason=reason) for record in records
+            None if record is None else restoration(self._client, record, reason=reason) for record in records
         ]
 
     def reschedule(
@@ -467,14 +476,15 @@ class Jobs:
                 if seen is None:
                     answers = self._client.storage.apply(asked)
                 else:
-                    answers = self._client.apply_unless_changed(asked, [seen[one.job_id] for one in asked])
+                    known_states = [seen[one.job_id] for one in asked]
+                    answers = apply_unless_changed(self._client.storage, asked, known_states)
             except StorageError as error:
                 if start:
                     raise _partly(known, len(changes), error) from error
                 raise
             known.update((place, answer) for (place, _), answer in zip(chunk, answers, strict=True))
         if Applied.RELEASING in known.values():
-            self._client.release_children_soon()
+            release_continuations(self._client.storage)
         return [known[place] for place in range(len(changes))]
 
 

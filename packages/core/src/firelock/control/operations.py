@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import attrs
 
 from firelock.errors import ConfigurationError, LockLost, LockTimeout, StorageError, StorageUnavailable
+from firelock.jobs.administration import release_continuations
 from firelock.jobs.pagination import Paged, newest_records
 from firelock.model import lifecycle
 from firelock.model.aio import twin
@@ -480,7 +481,7 @@ class Operations:
         wanted = [one for one in transitions if one.from_states]
         results = self._client.storage.apply(wanted) if wanted else []
         if Applied.RELEASING in results:
-            self._client.release_children_soon()  # whatever it meets, what was done is written down
+            release_continuations(self._client.storage)  # whatever it meets, what was done is written down
         changed = [one.job_id for one, result in zip(wanted, results, strict=True) if result.is_applied]
         missing = results.count(Applied.MISSING)
         skipped = len(matching) - len(changed) - missing

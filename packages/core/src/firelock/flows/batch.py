@@ -19,9 +19,11 @@ from firelock.errors import (
     TaskError,
 )
 from firelock.flows.batch_builder import CHUNK, DEEPEST, Filling, Gathered, call_of
+from firelock.jobs.administration import release_continuations, update_batches
 from firelock.jobs.dependencies import check_bounded, waiting_words
-from firelock.jobs.job import Job, JobPage, Observation, result_of
+from firelock.jobs.job import Job, JobPage
 from firelock.jobs.pagination import check_limit
+from firelock.jobs.results import Observation, result_of
 from firelock.model import lifecycle
 from firelock.model.aio import in_thread, twin
 from firelock.model.batch import BATCH_TASK, BatchRules, Tally
@@ -158,7 +160,7 @@ class Batch(Gathered[Tally]):
         if filling is None:
             await self.arequire_visible(lambda: call.options.within)
             try:
-                return await self._client.acreate_member(call, self.id)
+                return await self._client.acreate(call, batch_id=self.id)
             except JobNotFound as error:
                 await in_thread(self.explain, error)
                 raise
@@ -399,8 +401,8 @@ class Batch(Gathered[Tally]):
             ]
             applied = sum(answer.is_applied for answer in (storage.apply(changes) if changes else ()))
             if applied and not number:
-                self._client.release_children_soon()
-                self._client.tell_batches_soon(self.id)
+                release_continuations(storage)
+                update_batches(storage, self.id)
             number += applied
             number += sum(
                 Batch(self._client, record)._requeue_failed()  # noqa: SLF001 - of the same class

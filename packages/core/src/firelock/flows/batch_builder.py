@@ -24,6 +24,7 @@ from firelock.errors import (
     StorageUnavailable,
     TaskError,
 )
+from firelock.jobs.administration import release_continuations
 from firelock.jobs.job import Job
 from firelock.model import lifecycle
 from firelock.model.aio import in_thread
@@ -283,7 +284,7 @@ class Filling:
             self._abandon(transaction)
             raise
         if self._empty and transaction is None:
-            self.client.release_children_soon()
+            release_continuations(self.client.storage)
 
     def _abandon(self, transaction: object | None) -> None:
         """Nothing that waits is stored; the batch, where it is stored already, is cancelled."""
@@ -388,7 +389,7 @@ class Filling:
         if batches:
             self._change(dict.fromkeys(batches), self.client.clock.now())
             self._held -= batches
-            self.client.release_children_soon()
+            release_continuations(self.client.storage)
 
     def _change(self, until: Mapping[str, int | None], now: int) -> None:
         """Each batch is held until then, or no more.
@@ -423,7 +424,7 @@ class Filling:
             log.warning("Batch %s was not cancelled; the end of its hold will do it: %s", batch_id, error)
             return
         if transaction is None:
-            self.client.release_children_soon()
+            release_continuations(self.client.storage)
 
 
 def _batches_of(pairs: Sequence[_Pair]) -> set[str]:

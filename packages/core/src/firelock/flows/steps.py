@@ -38,7 +38,8 @@ from firelock.errors import (
 from firelock.flows.batch import Batch
 from firelock.flows.signals import TIMED_OUT
 from firelock.flows.streams import EmittedStreams
-from firelock.jobs.job import Job, without_result
+from firelock.jobs.job import Job
+from firelock.jobs.results import without_result
 from firelock.model.aio import in_thread
 from firelock.model.answers import Applied, Duplicate
 from firelock.model.batch import BATCH_TASK, Tally

@@ -1,13 +1,10 @@
-"""The side that creates jobs and never runs them."""
+"""Turn calls into jobs and store them: `Client`, which creates jobs and never runs them."""
 
 from __future__ import annotations
 
-import logging
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -21,14 +18,10 @@ from firelock.errors import (
     ArgumentError,
     ConfigurationError,
     DuplicateJob,
-    FirelockError,
     JobNotFound,
-    ResultUnavailable,
     ScheduleError,
     StorageError,
-    StorageUnavailable,
     TaskError,
-    UnknownTask,
     UnsupportedFeature,
 )
 from firelock.jobs.dependencies import (
@@ -39,11 +32,10 @@ from firelock.jobs.dependencies import (
     tie_to_sources,
 )
 from firelock.jobs.group_commit import insert_surely
-from firelock.jobs.job import Job, Observation
+from firelock.jobs.job import Job
 from firelock.jobs.storage_access import StorageAccess
 from firelock.limits.keys import check_known
 from firelock.limits.unique import Debounce
-from firelock.model import lifecycle
 from firelock.model.aio import in_thread
 from firelock.model.answers import Duplicate
 from firelock.model.clock import SECOND, micros, span_micros
@@ -54,29 +46,24 @@ from firelock.model.storage import Feature
 from firelock.model.text import shown
 from firelock.options import Call, CallOptions, TaskInfo
 from firelock.plugins.hookspecs import TaskCall
-from firelock.storage import Applied, JobFilter, Storage
-from firelock.storage.batches import end_of
+from firelock.storage import Storage
 
 if TYPE_CHECKING:
     from firelock.arguments.references import Reference
     from firelock.arguments.serializer import JsonValue, Serializer
     from firelock.arguments.signature import Binder
-    from firelock.limits.keys import Asked, KeyMaker
+    from firelock.limits.keys import Asked
     from firelock.model.answers import Inserted
-    from firelock.model.job import ClaimedJob, JobRecord, Transition
+    from firelock.model.job import ClaimedJob, JobRecord
     from firelock.model.lifecycle import Retention
     from firelock.plugins.loader import Plugins
     from firelock.task import Registry
-
-log = logging.getLogger("firelock.client")  # not below firelock.jobs, the logger of failed attempts
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _is_awaited = ContextVar("firelock_is_awaited", default=False)  # this thread works for an async verb
 
-RELEASE_LIMIT = 1_000
-_TELLING, _LOOK_AGAIN = 1.0, 0.01  # seconds
 CHUNK = 500  # jobs of one call that share an atomic step
 _NO_KEYWORDS: Mapping[str, object] = {}
 _FIRST = micros(datetime(1, 1, 1, tzinfo=UTC))
@@ -84,7 +71,7 @@ _LAST = micros(datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
 
 
 class Client:
-    """Makes jobs from calls and stores them; shared by every task and handle of an app."""
+    """Creates jobs from calls and stores them; shared by every task and handle of an app."""
 
     makes_no_jobs: ClassVar[str | None] = None
     """Why no job may be made now, in the whole process: set while the process of a job imports the app."""
@@ -124,9 +111,24 @@ class Client:
 
     # ---- one job -----------------------------------------------------------------------------------------
 
-    def create(self, call: Call[Any], reason: str | None = None) -> Job[Any]:
-        """The call is stored as a job; `reason` is what its history says of its creation."""
-        job = self._new_job(call)
+    def create(
+        self,
+        call: Call[Any],
+        reason: str | None = None,
+        *,
+        parent_id: str | None = None,
+        inherited: Mapping[str, str] = NO_META,
+    ) -> Job[Any]:
+        """Store the call as a job.
+
+        Args:
+            call: of a task.
+            reason: for the job's history, why it was created.
+            parent_id: of the job that it continues.
+            inherited: the meta of that job.
+        """
+        tie = None if parent_id is None else tie_to_parent(parent_id, call.options)
+        job = self._new_job(call, inherited, tie)
         if reason is not None:
             job.reason = reason
         try:
@@ -135,18 +137,26 @@ class Client:
             _explain(error, (call,))
             raise
 
-    async def acreate(self, call: Call[Any], reason: str | None = None) -> Job[Any]:
-        """The call is stored as a job, together with those of other coroutines that await at this moment."""
-        await self._read_clock()
-        return await self._acreate(call, reason=reason)
-
-    async def _acreate(
+    async def acreate(
         self,
         call: Call[Any],
-        inherited: Mapping[str, str] = NO_META,
-        tie: Tie | None = None,
         reason: str | None = None,
+        *,
+        parent_id: str | None = None,
+        inherited: Mapping[str, str] = NO_META,
+        batch_id: str | None = None,
     ) -> Job[Any]:
+        """`create` without blocking the event loop: with the calls of other coroutines that await now.
+
+        With `batch_id` the job is a member of that batch.
+        """
+        if not self.clock.is_fresh:
+            await in_thread(self.clock.now)
+        tie = None
+        if parent_id is not None:
+            tie = tie_to_parent(parent_id, call.options)
+        elif batch_id is not None:
+            tie = tie_to_batch(batch_id)
         job = self._new_job(call, inherited, tie, lambda: call.options.within)
         if reason is not None:
             job.reason = reason
@@ -155,20 +165,6 @@ class Client:
         except JobNotFound as error:
             await in_thread(_explain, error, (call,))
             raise
-
-    def create_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> Job[Any]:
-        """The call is stored as a continuation of a job with this meta."""
-        job = self._new_job(call, meta, tie_to_parent(parent_id, call.options))
-        try:
-            return self.store(job, self.transaction(call.options.within))
-        except JobNotFound as error:
-            _explain(error, (call,))
-            raise
-
-    async def acreate_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> Job[Any]:
-        """The call is stored as a continuation, without blocking the event loop."""
-        await self._read_clock()
-        return await self._acreate(call, meta, tie_to_parent(parent_id, call.options))
 
     def new_child(
         self,
@@ -185,7 +181,7 @@ class Client:
 
         Nothing is stored.
         """
-        return self._new_members(calls, tie_to_batch(batch_id))
+        return self._new_members(calls, batch_id)
 
     def batch_meta(self, name: str) -> str | None:
         """Return what plugins have travel with a batch of that name, as it is stored."""
@@ -193,11 +189,12 @@ class Client:
 
     def create_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Job[Any]]:
         """As `create_many`, of members of a batch that is stored."""
-        jobs = [job for run in self._new_members(calls, tie_to_batch(batch_id)) for job in run]
+        jobs = [job for run in self._new_members(calls, batch_id) for job in run]
         return self._store_many(jobs, self._common_within(calls))
 
-    def _new_members(self, calls: Sequence[Call[Any]], tie: Tie) -> list[Sequence[NewJob]]:
-        """Return jobs of such a tie; what those of one task and the same options share is worked out once."""
+    def _new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Sequence[NewJob]]:
+        """Return members; what those of one task and the same options share is worked out once."""
+        tie = tie_to_batch(batch_id)
         runs: list[Sequence[NewJob]] = []
         for first, *others in _runs_of_alike(calls):
             job = self._new_job(first, tie=tie)
@@ -222,15 +219,6 @@ class Client:
                 ids = self.storage.new_ids(len(texts), tie.beside)
                 return [NewJob(one, first.task, text, *shared) for one, text in zip(ids, texts, strict=True)]
         return ()
-
-    async def acreate_member(self, call: Call[Any], batch_id: str) -> Job[Any]:
-        """The call is stored as a member, without blocking the event loop."""
-        await self._read_clock()
-        return await self._acreate(call, tie=tie_to_batch(batch_id))
-
-    async def _read_clock(self) -> None:
-        if not self.clock.is_fresh:
-            await in_thread(self.clock.now)
 
     def transaction(self, within: object | None) -> object | None:
         """Return the transaction that jobs become part of: the caller's, or what a plugin makes of it.
@@ -268,7 +256,13 @@ class Client:
             if within is None:
                 answer = await self.access.group_commit.insert(job)
             else:
-                answer = await _insert_within(self.storage, job, self.transaction(within))
+                joined = self.transaction(within)
+                run_sync = getattr(joined, "run_sync", None)  # of an AsyncSession: in its own greenlet
+                if run_sync is None:
+                    inserted: Inserted = self.storage.insert((job,), within=joined)
+                else:
+                    inserted = await run_sync(lambda session: self.storage.insert((job,), within=session))
+                answer = inserted.is_new[0]
         except DuplicateJob as error:
             self._name_holder(error, (job,))
             raise
@@ -308,7 +302,7 @@ class Client:
         self, info: TaskInfo, options: CallOptions, calls: Iterable[Sequence[object]]
     ) -> list[Job[Any]]:
         """As `create_many` for one task and positional arguments: what the jobs share is worked out once."""
-        positional = _each_positional(calls)
+        positional = each_positional(calls)
         if not self._differ_in_arguments(info, options):
             return self.create_many([Call(info, options, args, {}) for args in positional])
         if not positional:
@@ -460,13 +454,20 @@ class Client:
             arguments, text, references = binder.encode_references(call.args, call.kwargs, self.serializer)
             chosen = transaction or partial(self.transaction, call.options.within)
             tie = tie_to_outputs(call.options, tie or Tie(), references, chosen)
-            _check_known(info, options, references)
+            _check_keys_without_outputs(info, options, references)
         now = self.clock.now()
-        due_at = nominal_at = self._due_at(options, now)
+        due_at = nominal_at = _due_at(options, now)
         is_later = due_at is not None and due_at > now
         queue, priority = options.queue, options.priority
         state = State.SCHEDULED if is_later else State.ENQUEUED
-        tags = self._tags(binder, info, arguments, options.tags or ()) if info.tags or options.tags else ()
+        tags: tuple[str, ...] = ()
+        if info.tags or options.tags:
+            own = format_tags(info.tags, arguments, defaults=binder.defaults)
+            tags = tuple(dict.fromkeys((*own, *check_tags(options.tags or ()))))
+            if len(tags) > MAX_TAGS:
+                raise ConfigurationError(
+                    f"{len(tags)} tags; a job has at most {MAX_TAGS}, its task's and the call's together."
+                )
         retry = None if options.retry is None else options.retry.to_json()
         meta = options.meta
         if inherited:
@@ -508,7 +509,16 @@ class Client:
         if options.limits:
             check_known(options.limits, self.registry.declared_limits())
         start_before = info.start_before if options.start_before is None else options.start_before
-        self._check_offered(keys, start_before)
+        offered = self.storage.features
+        if not (Feature.LIMITS in offered and Feature.UNIQUE in offered):
+            wanted = [Feature.LIMITS] * bool(keys.limits) + [Feature.UNIQUE] * (keys.unique is not None)
+            if start_before is not None and not offered & {Feature.LIMITS, Feature.UNIQUE}:
+                wanted.append(Feature.LIMITS)  # a deadline needs one that keeps what a job asks
+            if missing := [feature for feature in wanted if feature not in offered]:
+                raise UnsupportedFeature(
+                    f"The storage {self.storage.url} does not offer {missing[0]}. Leave limits, unique and "
+                    "start_before out, or use a storage that has them."
+                )
         if isinstance(keys.unique, Debounce) and (
             is_child or options.delay is not None or options.at is not None
         ):
@@ -518,19 +528,6 @@ class Client:
                 "call it through using(unique=False)."
             )
         return keys.asked(arguments, binder.defaults, start_before)
-
-    def _check_offered(self, keys: KeyMaker, start_before: object) -> None:
-        offered = self.storage.features
-        if Feature.LIMITS in offered and Feature.UNIQUE in offered:
-            return
-        wanted = [Feature.LIMITS] * bool(keys.limits) + [Feature.UNIQUE] * (keys.unique is not None)
-        if start_before is not None and not offered & {Feature.LIMITS, Feature.UNIQUE}:
-            wanted.append(Feature.LIMITS)  # a deadline needs one that keeps what a job asks
-        if missing := [feature for feature in wanted if feature not in offered]:
-            raise UnsupportedFeature(
-                f"The storage {self.storage.url} does not offer {missing[0]}. Leave limits, unique and "
-                "start_before out, or use a storage that has them."
-            )
 
     # ---- jobs that a job calls ---------------------------------------------------------------------------
 
@@ -596,251 +593,6 @@ class Client:
                 f"A job_options hook answered {chosen!r}, which using(…) does not take: {error}"
             ) from error
 
-    def _due_at(self, options: CallOptions, now: int) -> int | None:
-        if options.at is not None:
-            return micros(_instant(options.at))
-        if options.delay is not None:
-            return now + _delay(options.delay, now)
-        return None
-
-    def _tags(
-        self, binder: Binder, info: TaskInfo, arguments: Mapping[str, JsonValue], given: Sequence[str]
-    ) -> tuple[str, ...]:
-        own = format_tags(info.tags, arguments, defaults=binder.defaults)
-        tags = tuple(dict.fromkeys((*own, *check_tags(given))))
-        if len(tags) > MAX_TAGS:
-            raise ConfigurationError(
-                f"{len(tags)} tags; a job has at most {MAX_TAGS}, its task's and the call's together."
-            )
-        return tags
-
-    def tell_batches_soon(self, batch_id: str | None) -> None:
-        """A batch and those around it are open, or have ended, by what their members are now.
-
-        Looks for a second at most, at each; what another process has under its lock then is told by that one.
-        """
-        try:
-            while batch_id is not None:
-                batch_id = self._tell_batch(batch_id, until=time.monotonic() + _TELLING)
-        except StorageUnavailable as error:
-            log.warning("Batches are told by the next sweep of a server: %s", error)
-
-    def _tell_batch(self, batch_id: str, *, until: float) -> str | None:
-        """The batch is as its tally says; return the id of the one around it, if there is one."""
-        while True:
-            record, tally = self.storage.get((batch_id,))[0], self.storage.tally((batch_id,))[0]
-            if record is None or tally is None:
-                return None
-            if record.state in {State.DELETED, end_of(tally)} or time.monotonic() > until:
-                return None if record.ties is None else record.ties.batch_id
-            if not self.storage.release(RELEASE_LIMIT):
-                time.sleep(_LOOK_AGAIN)  # another process has it
-
-    def release_children_soon(self) -> None:
-        """Continuations that a change set free are moved: by upkeep where the storage has gone away since."""
-        try:
-            self.storage.release(RELEASE_LIMIT)
-        except StorageUnavailable as error:
-            log.warning("Continuations wait for the next sweep of a server: %s", error)
-
-    def restoration(self, record: JobRecord, *, reason: str) -> Transition | str:
-        """Return the change that takes the job's delete back, or why nothing can, as the rest of a sentence.
-
-        Reads the job's history, and whether it had continuations. Both may be those of a later delete: apply
-        the change by `apply_unless_changed`.
-        """
-        if record.state is not State.DELETED:
-            return f"it is {record.state}, not deleted"
-        if record.is_batch:
-            return "it is a batch, and a cancelled one stays so"
-        former = lifecycle.former(self.storage.history(record.id).entries)
-        if former is None:
-            return "its history does not tell what it was"
-        refusal = former.refusal
-        if refusal is None and self._is_of_cancelled(record):
-            refusal = "its batch was cancelled, which is for good"
-        if refusal is None and self._had_children(record.id):
-            refusal = "continuations waited for it, and its delete decided them"
-        if refusal is not None:
-            return refusal
-        now = self.clock.now()
-        expires_at = self.retention.until(former.state, now)
-        return lifecycle.restore(record.id, former, at=now, reason=reason, expires_at=expires_at)
-
-    def _is_of_cancelled(self, record: JobRecord) -> bool:
-        ties = record.ties
-        if ties is None or ties.batch_id is None:
-            return False
-        tally = self.storage.tally((ties.batch_id,))[0]
-        return tally is not None and tally.is_cancelled
-
-    def refusal(self, record: JobRecord, done: str) -> str:
-        """Return why the storage has refused to make the job that, as the rest of a sentence."""
-        if done == "deleted":
-            return "it is already"
-        why = self.why_not_requeued(record) if done == "requeued" else None
-        return why or "it was changed meanwhile"
-
-    def why_not_requeued(self, record: JobRecord) -> str | None:
-        """Return why a job cannot be requeued as it is, as the rest of a sentence; None where it can."""
-        if record.is_batch:
-            return "a batch is never run; requeue its members"
-        if record.state in {State.ENQUEUED, State.PROCESSING}:
-            return f"it is {record.state} and runs anyway"
-        if self._is_of_cancelled(record):
-            return "its batch was cancelled, which is for good"
-        if record.state is State.AWAITING and record.ties is not None and record.ties.inputs:
-            return "it waits for the output of another job, without which it cannot run"
-        return None
-
-    def taken_words(self, record: JobRecord) -> str:
-        """Return which job has the unique key of one that cannot be run again therefore, and what to do."""
-        admission = record.admission
-        use = None if admission is None else admission.unique
-        if use is None:  # it has been replaced since
-            return f"Job {record.id} cannot be run again: another job has its unique key."
-        found = self.storage.find_unique(use.key, limit=1)
-        holder = found[0].job_id if found and found[0].key == use.key else "another"
-        return (
-            f"Job {holder} holds key {use.key.partition(' ')[2]!r} of {record.task}, so that job {record.id} "
-            "cannot be run again now. Wait until that one has ended, or delete it."
-        )
-
-    def apply_unless_changed(self, changes: Sequence[Transition], seen: Sequence[JobRecord]) -> list[Applied]:
-        """`Storage.apply`, but a job that is no longer stored as it was seen is left alone: REFUSED.
-
-        A change in the one round trip between the look and that is not noticed.
-        """
-        stored = self.storage.get([change.job_id for change in changes])
-        is_as_seen = [one is None or one == former for one, former in zip(stored, seen, strict=True)]
-        wanted = [change for change, is_same in zip(changes, is_as_seen, strict=True) if is_same]
-        answers = iter(self.storage.apply(wanted) if wanted else ())
-        return [next(answers) if is_same else Applied.REFUSED for is_same in is_as_seen]
-
-    def _had_children(self, job_id: str) -> bool:
-        page = self.storage.find(JobFilter(parent_id=job_id), limit=1)
-        while not page.jobs and page.cursor is not None:  # a page may be empty and not the last
-            page = self.storage.find(JobFilter(parent_id=job_id), limit=1, cursor=page.cursor)
-        return bool(page.jobs)
-
-    # ---- results -----------------------------------------------------------------------------------------
-
-    def wait_for_end(self, job_id: str) -> Future[Observation]:
-        """Return a future of the read that sees the job ended, or gone; StorageError where this is closed."""
-        return self.access.results.wait_for(job_id)
-
-    def forget_wait(self, job_id: str, future: Future[Observation]) -> None:
-        """Nobody waits for this future any more."""
-        self.access.results.forget(job_id, future)
-
-    def decode_result(self, record: JobRecord) -> object:
-        """Return the result of a succeeded job.
-
-        Raises:
-            UnknownTask: its task is not registered here.
-            ResultUnavailable: its serializer is not installed here.
-        """
-        info, serializer = self.registry.get(record.task), self.serializers.get(record.serializer)
-        if info is None or serializer is None:
-            raise _unreadable_result(record, is_known=info is not None)
-        return self.registry.binder(info).decode_result_text(record.result or "", serializer)
-
-
-class WrappedClient(Client):
-    """A client whose jobs are made within what `enqueue_context` returns; another one looks for nothing."""
-
-    def create(self, call: Call[Any], reason: str | None = None) -> Job[Any]:
-        """The call is stored as a job, within the plugins' contexts."""
-        with self._contexts((call,)):
-            return super().create(call, reason)
-
-    async def acreate(self, call: Call[Any], reason: str | None = None) -> Job[Any]:
-        """The call is stored as a job, within the plugins' contexts."""
-        with self._contexts((call,)):
-            return await super().acreate(call, reason)
-
-    def create_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> Job[Any]:
-        """The call is stored as a continuation, within the plugins' contexts."""
-        with self._contexts((call,), meta):
-            return super().create_child(parent_id, call, meta)
-
-    async def acreate_child(self, parent_id: str, call: Call[Any], meta: Mapping[str, str]) -> Job[Any]:
-        """The call is stored as a continuation, within the plugins' contexts."""
-        with self._contexts((call,), meta):
-            return await super().acreate_child(parent_id, call, meta)
-
-    def called_jobs(self, calls: Sequence[Call[Any]], caller: ClaimedJob) -> list[NewJob]:
-        """Return the jobs of calls that a job makes, made within the plugins' contexts."""
-        with self._contexts(calls, caller.meta) as made:
-            made.extend(super().called_jobs(calls, caller))
-            return made
-
-    def new_child(
-        self,
-        parent_id: str,
-        call: Call[Any],
-        meta: Mapping[str, str],
-        transaction: Callable[[], object | None],
-    ) -> NewJob:
-        """Return the continuation that the call makes, made within the plugins' contexts."""
-        with self._contexts((call,), meta) as made:
-            made.append(super().new_child(parent_id, call, meta, transaction))
-            return made[0]
-
-    def new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Sequence[NewJob]]:
-        """Return the members that the calls make, made within the plugins' contexts."""
-        if not calls:
-            return []
-        with self._contexts(calls) as made:
-            runs = super().new_members(calls, batch_id)
-            made.extend(job for run in runs for job in run)
-            return runs
-
-    def create_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Job[Any]]:
-        """Every call is checked, then all are stored as members, within the plugins' contexts."""
-        if not calls:
-            return []
-        with self._contexts(calls):
-            return super().create_members(calls, batch_id)
-
-    async def acreate_member(self, call: Call[Any], batch_id: str) -> Job[Any]:
-        """The call is stored as a member, within the plugins' contexts."""
-        with self._contexts((call,)):
-            return await super().acreate_member(call, batch_id)
-
-    def create_many(self, calls: Sequence[Call[Any]]) -> list[Job[Any]]:
-        """Every call is checked, then all are stored, within the plugins' contexts."""
-        if not calls:
-            return []
-        with self._contexts(calls):
-            return super().create_many(calls)
-
-    def create_alike(
-        self, info: TaskInfo, options: CallOptions, calls: Iterable[Sequence[object]]
-    ) -> list[Job[Any]]:
-        """As `create_many`, for one task and positional arguments."""
-        return self.create_many([Call(info, options, args, {}) for args in _each_positional(calls)])
-
-    @contextmanager
-    def _contexts(
-        self, calls: Sequence[Call[Any]], inherited: Mapping[str, str] = NO_META
-    ) -> Iterator[list[NewJob]]:
-        """Yield a list for the jobs that are made within the plugins' contexts and stored behind them."""
-        made: list[NewJob] = []
-        task = calls[0].info if len({call.info.name for call in calls}) == 1 else None
-        told = [TaskCall(call.info.name, call.args, call.kwargs, call.options.given()) for call in calls]
-        refusal: BaseException | None = None
-        with ExitStack() as contexts:
-            for context in self.plugins.enqueue_contexts(task, told, inherited, made):
-                contexts.enter_context(context)
-            try:
-                yield made
-            except BaseException as error:
-                refusal = error
-                raise
-        if refusal is not None:  # a context has swallowed it, and there is no job to return
-            raise refusal
-
 
 async def _awaited(verb: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
     """Return what the verb returns, run in a thread in which it joins no transaction by itself."""
@@ -874,7 +626,9 @@ def _shared(first: NewJob) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _check_known(info: TaskInfo, options: CallOptions, references: Sequence[Reference]) -> None:
+def _check_keys_without_outputs(
+    info: TaskInfo, options: CallOptions, references: Sequence[Reference]
+) -> None:
     """Prove that neither tags nor keys of a job are made of outputs, which nobody knows yet.
 
     Raises:
@@ -893,41 +647,38 @@ def _check_known(info: TaskInfo, options: CallOptions, references: Sequence[Refe
         check_made_of(f"The key of {keys.unique!r}", names, references)
 
 
-def _unreadable_result(record: JobRecord, *, is_known: bool) -> FirelockError:
-    if not is_known:
-        return UnknownTask(
-            f"The result of job {record.id} cannot be read: task {record.task!r} is not registered here."
-        )
-    return ResultUnavailable(
-        f"The result of job {record.id} was stored by the serializer {record.serializer!r}, which is not "
-        "installed here."
-    )
+def _due_at(options: CallOptions, now: int) -> int | None:
+    """Return when a job with these options is due; None if they give no time.
+
+    Raises:
+        ScheduleError: the time is no aware datetime, or the delay no span of zero or more; or it is not in
+            the years 1 to 9999.
+    """
+    at, delay = options.at, options.delay
+    if at is not None:
+        if not isinstance(at, datetime):
+            raise ScheduleError(
+                f"at={at!r} is no datetime; pass an aware one: datetime.now(UTC) + timedelta(hours=1)."
+            )
+        bare = at if at.utcoffset() is not None else at.replace(tzinfo=None)
+        due_at = micros(bare)
+        if not _FIRST <= due_at <= _LAST:
+            raise ScheduleError(f"{at.isoformat()} lies outside of the years 1 to 9999, in UTC.")
+        return due_at
+    if delay is None:
+        return None
+    is_number = isinstance(delay, int | float) and not isinstance(delay, bool)
+    if not isinstance(delay, timedelta) and not (is_number and abs(delay) < math.inf):
+        raise ScheduleError(f"Delay {shown(delay)} is refused; pass a timedelta or a number of seconds.")
+    seconds = delay if not isinstance(delay, timedelta) else span_micros(delay) / SECOND
+    if seconds < 0:
+        raise ScheduleError(f"Delay {shown(delay)} is negative; pass zero or more.")
+    if seconds > (_LAST - now) / SECOND:
+        raise ScheduleError(f"Delay {shown(delay)} ends after the year 9999; pass a shorter one.")
+    return now + (span_micros(delay) if isinstance(delay, timedelta) else int(delay * SECOND))
 
 
-def _instant(value: object) -> datetime:
-    if not isinstance(value, datetime):
-        raise ScheduleError(
-            f"at={value!r} is no datetime; pass an aware one: datetime.now(UTC) + timedelta(hours=1)."
-        )
-    bare = value if value.utcoffset() is not None else value.replace(tzinfo=None)
-    if bare.tzinfo is not None and not _FIRST <= micros(bare) <= _LAST:
-        raise ScheduleError(f"{value.isoformat()} lies outside of the years 1 to 9999, in UTC.")
-    return bare
-
-
-def _delay(value: timedelta | float, now: int) -> int:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not isinstance(value, timedelta) and not (is_number and abs(value) < math.inf):
-        raise ScheduleError(f"Delay {shown(value)} is refused; pass a timedelta or a number of seconds.")
-    span = value if not isinstance(value, timedelta) else span_micros(value) / SECOND
-    if span < 0:
-        raise ScheduleError(f"Delay {shown(value)} is negative; pass zero or more.")
-    if span > (_LAST - now) / SECOND:
-        raise ScheduleError(f"Delay {shown(value)} ends after the year 9999; pass a shorter one.")
-    return span_micros(value) if isinstance(value, timedelta) else int(value * SECOND)
-
-
-def _each_positional(calls: Iterable[Sequence[object]]) -> list[tuple[object, ...]]:
+def each_positional(calls: Iterable[Sequence[object]]) -> list[tuple[object, ...]]:
     """Return the arguments of each call; a text or mapping, which would be taken apart, is refused."""
     given = list(calls) if isinstance(calls, Iterable) and not isinstance(calls, str | bytes) else [calls]
     for args in given:
@@ -937,12 +688,3 @@ def _each_positional(calls: Iterable[Sequence[object]]) -> list[tuple[object, ..
                 "task.enqueue_many([(1,), (2,)])."
             )
     return [tuple(args) for args in given]
-
-
-async def _insert_within(storage: Storage, job: NewJob, within: object) -> bool | Duplicate:
-    """Store within a caller's transaction: an AsyncSession runs it in its own greenlet, others at once."""
-    run_sync = getattr(within, "run_sync", None)
-    if run_sync is None:
-        return storage.insert((job,), within=within).is_new[0]
-    inserted: Inserted = await run_sync(lambda session: storage.insert((job,), within=session))
-    return inserted.is_new[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
 from concurrent.futures import wait
@@ -16,10 +15,7 @@ from firelock.arguments.references import StandIn
 from firelock.errors import (
     ConfigurationError,
     DuplicateJob,
-    FirelockError,
     JobConflict,
-    JobDeleted,
-    JobFailed,
     JobNotCommitted,
     JobNotFound,
     ResultTimeout,
@@ -27,8 +23,17 @@ from firelock.errors import (
     StepError,
     TaskError,
 )
+from firelock.jobs.administration import (
+    apply_unless_changed,
+    release_continuations,
+    restoration,
+    update_batches,
+    why_key_is_taken,
+    why_refused,
+)
 from firelock.jobs.blocked_by import key_waits, waits_words
 from firelock.jobs.pagination import Paged
+from firelock.jobs.results import Observation, reads, result_of
 from firelock.model import lifecycle
 from firelock.model.aio import in_thread, twin
 from firelock.model.answers import Applied
@@ -332,13 +337,13 @@ class Job(Generic[R]):
             ResultUnavailable: it succeeded without a storable result, or was pruned.
         """
         self._require_committed()
-        future = self._client.wait_for_end(self.id)
+        future = self._client.access.results.wait_for(self.id)
         try:
             look = future.result(timeout)
         except TimeoutError as error:
             look = self._ended_at_last(timeout, error)
         finally:
-            self._client.forget_wait(self.id, future)
+            self._client.access.results.forget(self.id, future)
         return self._result_of(look)
 
     async def aresult(self, timeout: float | None = None) -> R:
@@ -346,13 +351,13 @@ class Job(Generic[R]):
         import asyncio  # noqa: PLC0415 - loaded when first used
 
         await in_thread(self._require_committed)
-        future = self._client.wait_for_end(self.id)
+        future = self._client.access.results.wait_for(self.id)
         try:
             look = await asyncio.wait_for(asyncio.wrap_future(future), timeout)
         except TimeoutError as error:
             look = await in_thread(self._ended_at_last, timeout, error)
         finally:
-            self._client.forget_wait(self.id, future)
+            self._client.access.results.forget(self.id, future)
         return self._result_of(look)
 
     def _ended_at_last(self, timeout: float | None, cause: Exception) -> Observation:
@@ -429,7 +434,7 @@ class Job(Generic[R]):
         return self._streamed(name, after)
 
     def _streamed(self, name: str, after: int) -> Iterator[Chunk]:
-        future, pause, has_ended = self._client.wait_for_end(self.id), _SHORTEST_PAUSE, False
+        future, pause, has_ended = self._client.access.results.wait_for(self.id), _SHORTEST_PAUSE, False
         try:
             while True:
                 chunks = self._client.storage.read_stream(self.id, name, after=after, limit=_CHUNKS)
@@ -442,7 +447,7 @@ class Job(Generic[R]):
                     has_ended = self._saw_end(future.result())
                 pause = min(_LONGEST_PAUSE, pause * 1.5)
         finally:
-            self._client.forget_wait(self.id, future)
+            self._client.access.results.forget(self.id, future)
 
     async def astream(self, name: str = "out", *, after: int = 0) -> AsyncIterator[Chunk]:
         """`stream` without blocking the event loop: `async for chunk in job.astream()`."""
@@ -450,7 +455,7 @@ class Job(Generic[R]):
 
         await in_thread(self._require_committed)
         read = self._client.storage.read_stream
-        future, pause, has_ended = self._client.wait_for_end(self.id), _SHORTEST_PAUSE, False
+        future, pause, has_ended = self._client.access.results.wait_for(self.id), _SHORTEST_PAUSE, False
         ended = asyncio.wrap_future(future)
         try:
             while True:
@@ -466,7 +471,7 @@ class Job(Generic[R]):
                 pause = min(_LONGEST_PAUSE, pause * 1.5)
         finally:
             ended.cancel()
-            self._client.forget_wait(self.id, future)
+            self._client.access.results.forget(self.id, future)
 
     def _saw_end(self, look: Observation) -> bool:
         """The handle shows the end; True."""
@@ -541,12 +546,12 @@ class Job(Generic[R]):
         """
         self._require_committed()
         seen = self._look()
-        change = self._client.restoration(seen, reason="restored by code")
+        change = restoration(self._client, seen, reason="restored by code")
         if isinstance(change, str):
             raise JobConflict(
                 f"Job {self.id} cannot be restored: {change}. requeue() runs a deleted job again."
             )
-        applied = self._client.apply_unless_changed([change], [seen])[0]
+        applied = apply_unless_changed(self._client.storage, [change], [seen])[0]
         return self._applied(applied, "restored")
 
     arestore = twin(restore)
@@ -556,14 +561,14 @@ class Job(Generic[R]):
 
     def _applied(self, applied: Applied, done: str) -> Job[R]:
         if applied is Applied.RELEASING:
-            self._client.release_children_soon()
+            release_continuations(self._client.storage)
         record = self._look()
         if applied is Applied.RELEASING and done == "requeued" and record.ties is not None:
-            self._client.tell_batches_soon(record.ties.batch_id)
+            update_batches(self._client.storage, record.ties.batch_id)
         if applied is Applied.TAKEN:
-            raise JobConflict(self._client.taken_words(record))
+            raise JobConflict(why_key_is_taken(self._client.storage, record))
         if not applied.is_applied or applied is Applied.ALREADY:
-            why = self._client.refusal(record, done)
+            why = why_refused(self._client.storage, record, done)
             raise JobConflict(f"Job {self.id} is {record.state}; it cannot be {done}: {why}.")
         return self
 
@@ -580,7 +585,7 @@ class Job(Generic[R]):
         check_continues("then", task)
         self.require_visible(partial(self._client.transaction, task.options.within))
         try:
-            return self._client.create_child(self.id, task.call(*args, **kwargs), self.meta)
+            return self._client.create(task.call(*args, **kwargs), parent_id=self.id, inherited=self.meta)
         except JobNotFound as error:
             self.explain(error)
             raise
@@ -590,7 +595,9 @@ class Job(Generic[R]):
         check_continues("athen", task)
         await self.arequire_visible(lambda: task.options.within)
         try:
-            return await self._client.acreate_child(self.id, task.call(*args, **kwargs), self.meta)
+            return await self._client.acreate(
+                task.call(*args, **kwargs), parent_id=self.id, inherited=self.meta
+            )
         except JobNotFound as error:
             await in_thread(self.explain, error)
             raise
@@ -667,46 +674,11 @@ def check_continues(verb: str, task: object) -> None:
         raise TaskError(f"{verb}() takes a task, then its arguments: job.{verb}(task, …), not {task!r}.")
 
 
-def result_of(client: Client, record: JobRecord) -> object:
-    """Return what the task of a job returned.
-
-    Raises:
-        JobFailed, JobDeleted: it ended otherwise.
-        ResultUnavailable: there is no storable result.
-    """
-    if record.state is not State.SUCCEEDED or record.result is None:
-        raise without_result(record)
-    return client.decode_result(record)
-
-
-def without_result(record: JobRecord) -> FirelockError:
-    """Return what to raise where a job has ended that has no result."""
-    named = f"Job {record.id} ({record.task})"
-    if record.state is State.DELETED:
-        return JobDeleted(f"{named} was deleted: {record.reason}.")
-    if record.state is State.SUCCEEDED:
-        return ResultUnavailable(f"{named} succeeded: {record.result_absent}")
-    error = record.error
-    why = f"{error.type}: {error.message}" if error else record.reason or "no reason"
-    return JobFailed(f"{named} failed: {why}")
-
-
 # ---- what a handle needs -----------------------------------------------------------------------------------
 
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # between two looks at a stream in which nothing came
 _CHUNKS = 100
-
-reads = itertools.count(1)
-"""Numbers for the looks at jobs in this process, taken before each is sent."""
-
-
-@attrs.frozen
-class Observation:
-    """A job as one read of the storage saw it; None where it is gone."""
-
-    began: int
-    record: JobRecord | None
 
 
 @attrs.frozen

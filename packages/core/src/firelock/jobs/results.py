@@ -1,18 +1,48 @@
-"""Look up the results that callers wait for, all at once, in a thread that starts with the first one."""
+"""Wait for jobs to end, and read what they returned.
+
+All waits of an app share the lookups, in a thread that starts with the first wait.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
-from firelock.errors import StorageError, StorageUnavailable
-from firelock.jobs.job import Observation, reads
+import attrs
+
+from firelock.errors import (
+    FirelockError,
+    JobDeleted,
+    JobFailed,
+    ResultUnavailable,
+    StorageError,
+    StorageUnavailable,
+    UnknownTask,
+)
+from firelock.model.job import JobRecord
+from firelock.model.state import State
 from firelock.storage import Storage
+
+if TYPE_CHECKING:
+    from firelock.jobs.creation import Client
 
 _FIRST_LOOK, _LONGEST = 0.005, 0.25
 _IDS_A_CALL = 500
+
+reads = itertools.count(1)
+"""Numbers for the looks at jobs in this process, taken before each is sent."""
+
+
+@attrs.frozen
+class Observation:
+    """A job as one read of the storage saw it; None where it is gone."""
+
+    began: int
+    record: JobRecord | None
 
 
 class Results:
@@ -110,3 +140,51 @@ class Results:
                 future.set_result(answer)
             else:
                 future.set_exception(answer)
+
+
+# ---- what a job returned -----------------------------------------------------------------------------------
+
+
+def result_of(client: Client, record: JobRecord) -> object:
+    """Return what the task of a job returned.
+
+    Raises:
+        JobFailed, JobDeleted: it ended otherwise.
+        ResultUnavailable: there is no storable result.
+    """
+    if record.state is not State.SUCCEEDED or record.result is None:
+        raise without_result(record)
+    return decode_result(client, record)
+
+
+def decode_result(client: Client, record: JobRecord) -> object:
+    """Return the result of a succeeded job.
+
+    Raises:
+        UnknownTask: its task is not registered here.
+        ResultUnavailable: its serializer is not installed here.
+    """
+    info = client.registry.get(record.task)
+    if info is None:
+        raise UnknownTask(
+            f"The result of job {record.id} cannot be read: task {record.task!r} is not registered here."
+        )
+    serializer = client.serializers.get(record.serializer)
+    if serializer is None:
+        raise ResultUnavailable(
+            f"The result of job {record.id} was stored by the serializer {record.serializer!r}, which is not "
+            "installed here."
+        )
+    return client.registry.binder(info).decode_result_text(record.result or "", serializer)
+
+
+def without_result(record: JobRecord) -> FirelockError:
+    """Return what to raise where a job has ended that has no result."""
+    named = f"Job {record.id} ({record.task})"
+    if record.state is State.DELETED:
+        return JobDeleted(f"{named} was deleted: {record.reason}.")
+    if record.state is State.SUCCEEDED:
+        return ResultUnavailable(f"{named} succeeded: {record.result_absent}")
+    error = record.error
+    why = f"{error.type}: {error.message}" if error else record.reason or "no reason"
+    return JobFailed(f"{named} failed: {why}")

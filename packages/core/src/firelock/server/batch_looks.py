@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.jobs.creation import RELEASE_LIMIT
+from firelock.jobs.administration import RELEASE_LIMIT
 
 if TYPE_CHECKING:
     from firelock.storage import Storage

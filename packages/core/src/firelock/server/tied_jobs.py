@@ -10,7 +10,7 @@ import attrs
 
 from firelock.arguments.signature import read_text
 from firelock.errors import ArgumentError
-from firelock.jobs.job import without_result
+from firelock.jobs.results import without_result
 from firelock.model.dependencies import Input
 from firelock.model.lifecycle import Moved
 from firelock.model.state import State

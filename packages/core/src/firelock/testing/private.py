@@ -10,8 +10,7 @@ import attrs
 
 from firelock.errors import JobNotFound
 from firelock.jobs.group_commit import GroupCommit
-from firelock.jobs.job import Observation, reads
-from firelock.jobs.results import Results
+from firelock.jobs.results import Observation, Results, reads
 from firelock.model.answers import Duplicate, Inserted
 from firelock.model.job import ClaimedJob, JobFilter, JobRecord, NewJob, Transition
 from firelock.model.limit import UniqueUse

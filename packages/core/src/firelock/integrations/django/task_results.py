@@ -15,6 +15,7 @@ from django.utils import timezone
 from firelock.errors import FirelockError, JobDeleted, ResultUnavailable
 from firelock.integrations.django.task_api import AttemptError, Task, TaskResult, TaskResultStatus
 from firelock.jobs.job import as_datetime
+from firelock.jobs.results import decode_result
 from firelock.model.job import ErrorInfo, HistoryEntry, JobHistory, JobRecord
 from firelock.model.state import State
 
@@ -216,4 +217,4 @@ def _call_of(app: Firelock, record: JobRecord) -> tuple[list[Any], dict[str, Any
 def _returned(app: Firelock, record: JobRecord) -> object:
     if record.result is None:
         return AbsentResult(record.result_absent or "its result was not stored")
-    return app.client.decode_result(record)
+    return decode_result(app.client, record)

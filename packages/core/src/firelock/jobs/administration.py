@@ -1,0 +1,157 @@
+"""Change jobs that are stored: what a requeue, delete or restore needs besides the change itself.
+
+Each function works on the storage; none creates a job. `Job` and `fire.jobs` call them before and after they
+apply a change: why a job cannot be changed, in words; the change that undoes a delete; and the work that a
+change leaves behind, releasing continuations and updating batches.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from firelock.errors import StorageUnavailable
+from firelock.model import lifecycle
+from firelock.model.answers import Applied
+from firelock.model.job import JobFilter, JobRecord
+from firelock.model.state import State
+from firelock.storage import Storage
+from firelock.storage.batches import end_of
+
+if TYPE_CHECKING:
+    from firelock.jobs.creation import Client
+    from firelock.model.job import Transition
+
+log = logging.getLogger("firelock.client")  # not below firelock.jobs, the logger of failed attempts
+
+RELEASE_LIMIT = 1_000
+_LONGEST_UPDATE, _PAUSE = 1.0, 0.01  # seconds
+
+
+# ---- why a job cannot be changed -------------------------------------------------------------------------
+
+
+def why_refused(storage: Storage, record: JobRecord, done: str) -> str:
+    """Return why the storage refused a change, as the rest of a sentence; `done` is its participle."""
+    if done == "deleted":
+        return "it is already"
+    why = why_not_requeued(storage, record) if done == "requeued" else None
+    return why or "it was changed meanwhile"
+
+
+def why_not_requeued(storage: Storage, record: JobRecord) -> str | None:
+    """Return why a job cannot be requeued as it is, as the rest of a sentence; None if it can."""
+    if record.is_batch:
+        return "a batch is never run; requeue its members"
+    if record.state in {State.ENQUEUED, State.PROCESSING}:
+        return f"it is {record.state} and runs anyway"
+    if _is_in_cancelled_batch(storage, record):
+        return "its batch was cancelled, which is for good"
+    if record.state is State.AWAITING and record.ties is not None and record.ties.inputs:
+        return "it waits for the output of another job, without which it cannot run"
+    return None
+
+
+def why_key_is_taken(storage: Storage, record: JobRecord) -> str:
+    """Return which job has the unique key that this job needs to run again, and what to do."""
+    admission = record.admission
+    use = None if admission is None else admission.unique
+    if use is None:  # it has been replaced since
+        return f"Job {record.id} cannot be run again: another job has its unique key."
+    found = storage.find_unique(use.key, limit=1)
+    holder = found[0].job_id if found and found[0].key == use.key else "another"
+    return (
+        f"Job {holder} holds key {use.key.partition(' ')[2]!r} of {record.task}, so that job {record.id} "
+        "cannot be run again now. Wait until that one has ended, or delete it."
+    )
+
+
+def _is_in_cancelled_batch(storage: Storage, record: JobRecord) -> bool:
+    ties = record.ties
+    if ties is None or ties.batch_id is None:
+        return False
+    tally = storage.tally((ties.batch_id,))[0]
+    return tally is not None and tally.is_cancelled
+
+
+# ---- undoing a delete ------------------------------------------------------------------------------------
+
+
+def restoration(client: Client, record: JobRecord, *, reason: str) -> Transition | str:
+    """Return the change that undoes the job's delete, or why none can, as the rest of a sentence.
+
+    Reads the job's history, and whether it had continuations. Both may be those of a later delete: apply
+    the change by `apply_unless_changed`.
+    """
+    storage = client.storage
+    if record.state is not State.DELETED:
+        return f"it is {record.state}, not deleted"
+    if record.is_batch:
+        return "it is a batch, and a cancelled one stays so"
+    former = lifecycle.former(storage.history(record.id).entries)
+    if former is None:
+        return "its history does not tell what it was"
+    if former.refusal is not None:
+        return former.refusal
+    if _is_in_cancelled_batch(storage, record):
+        return "its batch was cancelled, which is for good"
+    if _had_continuations(storage, record.id):
+        return "continuations waited for it, and its delete decided them"
+    now = client.clock.now()
+    expires_at = client.retention.until(former.state, now)
+    return lifecycle.restore(record.id, former, at=now, reason=reason, expires_at=expires_at)
+
+
+def _had_continuations(storage: Storage, job_id: str) -> bool:
+    page = storage.find(JobFilter(parent_id=job_id), limit=1)
+    while not page.jobs and page.cursor is not None:  # a page may be empty and not the last
+        page = storage.find(JobFilter(parent_id=job_id), limit=1, cursor=page.cursor)
+    return bool(page.jobs)
+
+
+def apply_unless_changed(
+    storage: Storage, changes: Sequence[Transition], seen: Sequence[JobRecord]
+) -> list[Applied]:
+    """Apply the changes, except to a job that differs from what was seen of it: REFUSED.
+
+    A change in the one round trip between the read and the write is not noticed.
+    """
+    stored = storage.get([change.job_id for change in changes])
+    is_as_seen = [one is None or one == former for one, former in zip(stored, seen, strict=True)]
+    wanted = [change for change, is_same in zip(changes, is_as_seen, strict=True) if is_same]
+    answers = iter(storage.apply(wanted) if wanted else ())
+    return [next(answers) if is_same else Applied.REFUSED for is_same in is_as_seen]
+
+
+# ---- what a change leaves behind -------------------------------------------------------------------------
+
+
+def release_continuations(storage: Storage) -> None:
+    """Move the continuations that a change released; a server does it if the storage is unavailable."""
+    try:
+        storage.release(RELEASE_LIMIT)
+    except StorageUnavailable as error:
+        log.warning("Continuations wait for the next sweep of a server: %s", error)
+
+
+def update_batches(storage: Storage, batch_id: str | None) -> None:
+    """Reopen or end a batch and those around it, by what their members are now.
+
+    Takes at most a second for each; a batch that another process has locked then is updated by that process.
+    """
+    try:
+        while batch_id is not None:
+            until = time.monotonic() + _LONGEST_UPDATE
+            while True:
+                record, tally = storage.get((batch_id,))[0], storage.tally((batch_id,))[0]
+                if record is None or tally is None:
+                    return
+                if record.state in {State.DELETED, end_of(tally)} or time.monotonic() > until:
+                    break
+                if not storage.release(RELEASE_LIMIT):
+                    time.sleep(_PAUSE)  # another process has it
+            batch_id = None if record.ties is None else record.ties.batch_id
+    except StorageUnavailable as error:
+        log.warning("Batches are told by the next sweep of a server: %s", error)
