@@ -142,13 +142,13 @@ class Signal(Generic[T]):
         job_id, text = self._job_id(job, within), self.encode(payload)
         new = answer(job_id, self.name, text, at=self._client.clock.now(), author=_author(author))
         try:
-            return self._told(job_id, new.memo, self._remembered(new, within))
+            return self._is_first(job_id, new.memo, self._remember(new, within))
         except JobNotFound as error:
             if isinstance(job, Job):
                 job.explain(error)
             raise
 
-    def _remembered(self, new: NewMemo, within: object | None) -> Remembered:
+    def _remember(self, new: NewMemo, within: object | None) -> Remembered:
         if within is not None:
             return self._client.storage.remember((new,), within=within)[0]
         try:
@@ -158,14 +158,15 @@ class Signal(Generic[T]):
                 raise
             return self._client.storage.remember((new,))[0]  # the reply may have been lost: it stands then
 
-    def _told(self, job_id: str, memo: Memo, told: Remembered) -> bool:
-        stands = told.memo
-        if told.answer is Applied.MISSING:
+    def _is_first(self, job_id: str, memo: Memo, result: Remembered) -> bool:
+        """Return whether the job keeps this answer, rather than another one that came before it."""
+        kept = result.memo
+        if result.answer is Applied.MISSING:
             raise JobNotFound(_NOT_STORED.format(job=shown(job_id)))
-        if told.answer is Applied.APPLIED:
+        if result.answer is Applied.APPLIED:
             return True
-        if stands is not None and stands.is_done:
-            return (stands.value, stands.author) == (memo.value, memo.author)
+        if kept is not None and kept.is_done:
+            return (kept.value, kept.author) == (memo.value, memo.author)
         record = self._client.storage.get((job_id,))[0]
         if record is None or record.state in _ENDED:
             raise JobConflict(self._ended_words(job_id, record))
@@ -214,23 +215,19 @@ class Signal(Generic[T]):
             raise JobNotFound(_NOT_STORED.format(job=shown(job_id)))
         if record.state in _ENDED:
             raise JobConflict(self._ended_words(job_id, record))
-        approval = ApprovalLink(
-            job_id, self.name,
-            {label: self.encode(payload) for label, payload in choices.items()}, self._expiry(expires),
-            question, name,
-        )  # fmt: skip
+        payloads = {label: self.encode(payload) for label, payload in choices.items()}
+        if isinstance(expires, timedelta) and expires > timedelta():
+            expires_at = self._client.clock.now() + span_micros(expires)
+        elif isinstance(expires, datetime):
+            expires_at = micros(expires)
+        else:
+            raise ConfigurationError(
+                f"expires={shown(expires)} is refused; pass a timedelta from now, or an aware datetime."
+            )
+        approval = ApprovalLink(job_id, self.name, payloads, expires_at, question, name)
         return make_link(self._client.storage, approval, at=at)
 
     alink = twin(link)
-
-    def _expiry(self, expires: object) -> int:
-        if isinstance(expires, timedelta) and expires > timedelta():
-            return self._client.clock.now() + span_micros(expires)
-        if isinstance(expires, datetime):
-            return micros(expires)
-        raise ConfigurationError(
-            f"expires={shown(expires)} is refused; pass a timedelta from now, or an aware datetime."
-        )
 
     def _job_id(self, job: Job[Any] | str, within: object | None = None) -> str:
         if isinstance(job, str):

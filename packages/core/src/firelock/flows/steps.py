@@ -486,10 +486,10 @@ class JobSteps:
             ids = list(begun["ids"])
             self._check_number(name, ids, calls)
             records = yield lambda: self._client.storage.get(ids)
-            is_later = (
-                begun["attempt"] < self._job.attempt
-            )  # an attempt is told of a failure, a later one tries again
-            failed = {at for at, record in enumerate(records) if is_later and record and _has_failed(record)}
+            failed: set[int] = set()
+            if begun["attempt"] < self._job.attempt:  # one attempt reports a failure, a later one tries again
+                unsuccessful = (State.FAILED, State.DELETED)
+                failed = {at for at, record in enumerate(records) if record and record.state in unsuccessful}
             to_start = [at for at, record in enumerate(records) if record is None or at in failed]
             if to_start:
                 wanted = ["" if at in failed else job_id for at, job_id in enumerate(ids)]
@@ -502,8 +502,12 @@ class JobSteps:
         ]
         if pending:
             self._suspend(_wait_for_jobs(name, pending))
-        ended = [each for each in records if each is not None]
-        return (yield from self._collect(name, calls, ended, is_one=is_one))
+        values = [self._result_of(each) for each in records if each is not None]
+        text = write_text(self._serializer, values[0] if is_one else values)
+        memo = self._memo(MemoKind.CALL, name, text, is_done=True)
+        if self._why_no_room(memo) is None:  # else results are read from the jobs, which stay with this one
+            memo = yield from self._put(memo)
+        return self._results(memo, calls, is_one=is_one)
 
     def _start(
         self, name: str, calls: Sequence[Call[Any]], places: Sequence[int], ids: list[str]
@@ -534,19 +538,6 @@ class JobSteps:
     def _name(self, name: str, ids: list[str]) -> _Flow[None]:
         said = json.dumps({"ids": ids, "attempt": self._job.attempt}, separators=(",", ":"))
         yield from self._put(self._memo(MemoKind.CALL, name, said))
-
-    def _collect(
-        self, name: str, calls: Sequence[Call[Any]], records: Sequence[JobRecord], *, is_one: bool
-    ) -> _Flow[Any]:
-        """All have ended: return their results, remembered where they fit into a memo."""
-        values = [self._result_of(record) for record in records]
-        text = write_text(self._serializer, values[0] if is_one else values)
-        memo = self._memo(MemoKind.CALL, name, text, is_done=True)
-        if (
-            self._why_no_room(memo) is None
-        ):  # else they are read from the jobs, which stay as long as this one
-            memo = yield from self._put(memo)
-        return self._results(memo, calls, is_one=is_one)
 
     def _result_of(self, record: JobRecord) -> JsonValue:
         if record.state is not State.SUCCEEDED or record.result is None:
@@ -630,7 +621,11 @@ class JobSteps:
     @contextmanager
     def _entered(self, kind: MemoKind, name: str, *, is_within: bool = False) -> Iterator[None]:
         """The name is used in this run from now on, unless it ends by an exception."""
-        _check_name(kind, name)
+        if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
+            raise StepError(
+                f"{shown(name)} is no name of a {kind}; use a text of 1 to {_LONGEST_NAME} printable "
+                "characters."
+            )
         outer = _inside.get()
         if outer is not None and outer[0] is self:
             raise StepError(
@@ -642,7 +637,10 @@ class JobSteps:
             if self.wait is not None:
                 raise JobSuspended(self.wait.reason)
             if key in self._used:
-                raise StepError(_twice(kind, name))
+                raise StepError(
+                    f"{memo_words(kind, name)!r} stands twice in this run; a name has one value. In a loop, "
+                    f"{_RENAMED[kind]}."
+                )
             self._used.add(key)
             self._under_way += 1
         is_used = False
@@ -873,13 +871,6 @@ _RENAMED = {
 }
 
 
-def _twice(kind: MemoKind, name: str) -> str:
-    return (
-        f"{memo_words(kind, name)!r} stands twice in this run; a name has one value. In a loop, "
-        f"{_RENAMED[kind]}."
-    )
-
-
 def call_to_run(
     name: str, task: TaskVerbs[P, R], args: Sequence[object], kwargs: Mapping[str, object]
 ) -> Call[R]:
@@ -935,13 +926,6 @@ def _check_signal(signal: object) -> None:
         )
 
 
-def _check_name(kind: MemoKind, name: object) -> None:
-    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
-        raise StepError(
-            f"{shown(name)} is no name of a {kind}; use a text of 1 to {_LONGEST_NAME} printable characters."
-        )
-
-
 def _span(span: timedelta | float, where: str) -> int:
     """Return a span in micros."""
     if isinstance(span, timedelta):
@@ -951,10 +935,6 @@ def _span(span: timedelta | float, where: str) -> int:
         return int(span * SECOND)
     days = f"{_LONGEST.days:,}"
     raise StepError(f"{where} with {shown(span)}: pass a timedelta, or seconds, from 0 to {days} days.")
-
-
-def _has_failed(record: JobRecord) -> bool:
-    return record.state in (State.FAILED, State.DELETED)
 
 
 def _wait_for_jobs(name: str, ids: Sequence[str]) -> Wait:

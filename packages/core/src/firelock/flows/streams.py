@@ -108,7 +108,14 @@ class EmittedStreams:
         """
         with self._sending:
             with self._lock:
-                self._unsent += self._taken()
+                for name, stream in self._streams.items():
+                    if stream.parts:
+                        text = "".join(stream.parts)
+                        stream.parts, stream.size = [], 0
+                        for data in _pieces(text):
+                            offset = chunk_offset(self._job.fence, stream.chunks)
+                            self._unsent.append(Chunk(name, offset, data))
+                            stream.chunks += 1
             while self._unsent:
                 first = self._unsent[0].stream
                 batch = [chunk for chunk in self._unsent if chunk.stream == first]
@@ -145,15 +152,6 @@ class EmittedStreams:
                 pause = min(1.0, pause * 2)
             else:
                 return
-
-    def _taken(self) -> Iterator[Chunk]:
-        for name, stream in self._streams.items():
-            if stream.parts:
-                text = "".join(stream.parts)
-                stream.parts, stream.size = [], 0
-                for data in _pieces(text):
-                    yield Chunk(name, chunk_offset(self._job.fence, stream.chunks), data)
-                    stream.chunks += 1
 
 
 def _pieces(text: str) -> Iterator[str]:
