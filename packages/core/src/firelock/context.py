@@ -525,35 +525,30 @@ class Console:
             StorageUnavailable: nothing was written.
         """
         with self._sending:
-            if self._lines or self._progress:
-                self._send(storage)
-
-    def _send(self, storage: Storage) -> None:
-        with self._lock:
-            lines, progress, left_out = dict(self._lines), self._progress, dict(self._left_out)
-            self._lines.clear()
-            self._left_out.clear()
-            self._progress = {}
-        for job_id, count in left_out.items():
-            first = lines[job_id][0]
-            lines[job_id][0] = LogLine(
-                0, first.at, "warning", f"({count + 1} lines left out: written too fast)", first.attempt
-            )
-        try:
-            storage.append_logs(lines, progress)
-        except StorageUnavailable:
-            self._put_back(lines, progress)
-            raise
-        except Exception:
-            log.exception(
-                "Log lines of %d jobs were refused by the storage and are lost.", len({*lines, *progress})
-            )
-
-    def _put_back(self, lines: dict[str, list[LogLine]], progress: dict[str, Progress]) -> None:
-        with self._lock:
-            for job_id, older in lines.items():
-                self._lines[job_id] = (older + self._lines[job_id])[-_JOB_LIMIT:]
-            self._progress = {**progress, **self._progress}
+            if not (self._lines or self._progress):
+                return
+            with self._lock:
+                lines, progress, left_out = dict(self._lines), self._progress, dict(self._left_out)
+                self._lines.clear()
+                self._left_out.clear()
+                self._progress = {}
+            for job_id, count in left_out.items():
+                first = lines[job_id][0]
+                lines[job_id][0] = LogLine(
+                    0, first.at, "warning", f"({count + 1} lines left out: written too fast)", first.attempt
+                )
+            try:
+                storage.append_logs(lines, progress)
+            except StorageUnavailable:
+                with self._lock:
+                    for job_id, older in lines.items():
+                        self._lines[job_id] = (older + self._lines[job_id])[-_JOB_LIMIT:]
+                    self._progress = {**progress, **self._progress}
+                raise
+            except Exception:
+                log.exception(
+                    "Log lines of %d jobs were refused by the storage and are lost.", len({*lines, *progress})
+                )
 
 
 def check_level(level: str) -> None:

@@ -351,17 +351,14 @@ class Registry:
                         'or pin a name: @fire.task(name="…").'
                     )
             if info.limits or info.name in self._by_name:
-                self._limits = self._limits_with(info)
+                limits: dict[str, Limit] = {}
+                for each in (*(other for other in self._by_name.values() if other.name != info.name), info):
+                    if not each.is_told:
+                        limits = check_declared(each.limits, limits)
+                self._limits = limits
             self._by_name[info.name] = info
             self._aliases.update(dict.fromkeys(info.aliases, info))
             self._binders.pop(info.name, None)
-
-    def _limits_with(self, info: TaskInfo) -> Mapping[str, Limit]:
-        limits: dict[str, Limit] = {}
-        for each in (*(other for other in self._by_name.values() if other.name != info.name), info):
-            if not each.is_told:
-                limits = check_declared(each.limits, limits)
-        return limits
 
     def declared_limits(self) -> Mapping[str, Limit]:
         """Return a limit of each name that the registered tasks give numbers to."""

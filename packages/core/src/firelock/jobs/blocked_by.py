@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import attrs
@@ -10,7 +10,7 @@ import attrs
 from firelock.limits.settings import LimitNumbers, name_of, numbers_for, read_numbers
 from firelock.model.clock import from_micros
 from firelock.model.job import JobFilter, JobRecord
-from firelock.model.limit import KeyState, LimitUse
+from firelock.model.limit import KeyState
 from firelock.model.state import State
 from firelock.model.text import span
 from firelock.storage import Feature, Storage
@@ -102,18 +102,26 @@ class _KeyReads:
 
     def waits(self, record: JobRecord | None) -> list[KeyWait]:
         """Return the keys that hold a job back."""
-        return [
-            wait
-            for use in self._uses(record)
-            if (wait := _wait(record, use, self._look(use.key), self.known, self.now)) is not None
-        ]
-
-    def _uses(self, record: JobRecord | None) -> Sequence[LimitUse]:
         if record is None or record.state is not State.ENQUEUED or record.admission is None:
-            return ()
-        return record.admission.limits if Feature.LIMITS in self.storage.features else ()
+            return []
+        if Feature.LIMITS not in self.storage.features:
+            return []
+        waits: list[KeyWait] = []
+        for use in record.admission.limits:
+            state = self._read(use.key)
+            numbers = numbers_for(use.key, self.known)
+            running = 0 if state is None else state.running
+            holds_itself = state is not None and record.id in state.holders
+            is_full = numbers.concurrent is not None and running - holds_itself >= numbers.concurrent
+            opens_at = 0 if state is None else round(numbers.opens_at(state.free_at, use.cost))
+            opens_in = max(0, opens_at - self.now)
+            if numbers.is_paused or is_full or opens_in:
+                at = from_micros(opens_at) if opens_in else None
+                concurrent, is_paused = numbers.concurrent, numbers.is_paused
+                waits.append(KeyWait(use.key, running, concurrent, is_paused, is_full, opens_in, at))
+        return waits
 
-    def _look(self, key: str) -> KeyState | None:
+    def _read(self, key: str) -> KeyState | None:
         """Return how a key stands, and know the numbers of it and its name."""
         if key not in self.looks:
             found = self.storage.find_keys(key, limit=1)  # of those that begin so the key itself is the first
@@ -122,22 +130,3 @@ class _KeyReads:
             record = self.storage.get_record(_KIND, one)
             self.known[one] = LimitNumbers() if record is None else read_numbers(record.value)
         return self.looks[key]
-
-
-def _wait(
-    record: JobRecord | None,
-    use: LimitUse,
-    state: KeyState | None,
-    known: Mapping[str, LimitNumbers],
-    now: int,
-) -> KeyWait | None:
-    numbers = numbers_for(use.key, known)
-    running = 0 if state is None else state.running
-    holds_itself = record is not None and state is not None and record.id in state.holders
-    is_full = numbers.concurrent is not None and running - holds_itself >= numbers.concurrent
-    opens_at = 0 if state is None else round(numbers.opens_at(state.free_at, use.cost))
-    opens_in = max(0, opens_at - now)
-    if not (numbers.is_paused or is_full or opens_in):
-        return None
-    at = from_micros(opens_at) if opens_in else None
-    return KeyWait(use.key, running, numbers.concurrent, numbers.is_paused, is_full, opens_in, at)
