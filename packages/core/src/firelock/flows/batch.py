@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
 from itertools import islice
@@ -177,20 +177,13 @@ class Batch(Gathered[Tally]):
         """`add_many` without blocking the event loop."""
         handles: list[Job[R2]] = []
         for chunk in _chunks(calls):
-            filling = self._taker()
-            if filling is None:
-                handles += await self._acreate_members(chunk)
-            else:
-                handles += await filling.aadd(filling.members(chunk, self.id))
+            handles += await self._aadd(chunk)
         return handles
 
     def _add(self, calls: Sequence[Call[Any]]) -> Sequence[Job[Any]]:
         filling = self._taker()
-        if filling is None:
-            return self._create_members(calls)
-        return filling.add(filling.members(calls, self.id))
-
-    def _create_members(self, calls: Sequence[Call[Any]]) -> list[Job[Any]]:
+        if filling is not None:
+            return filling.add(filling.members(calls, self.id))
         self.require_visible(partial(self._client.transaction, calls[0].options.within))
         try:
             return self._client.create_members(calls, self.id)
@@ -198,7 +191,10 @@ class Batch(Gathered[Tally]):
             self.explain(error)
             raise
 
-    async def _acreate_members(self, calls: Sequence[Call[Any]]) -> list[Job[Any]]:
+    async def _aadd(self, calls: Sequence[Call[Any]]) -> Sequence[Job[Any]]:
+        filling = self._taker()
+        if filling is not None:
+            return await filling.aadd(filling.members(calls, self.id))
         await self.arequire_visible(lambda: calls[0].options.within)
         try:
             return await self._client.acreate_members(calls, self.id)
@@ -452,8 +448,16 @@ def new_batch(
     Raises:
         ConfigurationError: an option is wrong, or it would be too deep.
     """
-    keeps = _keeps(client, keep)
-    rules = BatchRules(_name(name), _fails_fast(on_failure), keeps)
+    seconds, retention = to_keep_seconds(keep), client.retention
+    succeeded = retention.succeeded if seconds is None else int(seconds * SECOND)
+    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
+        raise ConfigurationError(
+            f"Batch name {shown(name)} is refused; use 1 to {_LONGEST_NAME} printable characters."
+        )
+    if on_failure not in ("continue", "cancel"):
+        raise ConfigurationError(f"on_failure={shown(on_failure)} is unknown; use one of continue, cancel.")
+    keeps = (succeeded, retention.failed, retention.deleted)
+    rules = BatchRules(name, on_failure == "cancel", keeps)
     outer_id = None if outer is None else outer.id
     filling = None if outer is None else outer._taker()  # noqa: SLF001 - of this module
     depth = 1 if outer is None else 1 + outer.depth()
@@ -461,8 +465,10 @@ def new_batch(
         raise ConfigurationError(
             f"Batch {name!r} would be {depth} deep; at most {DEEPEST} lie within one another."
         )
-    sources = to_sources(after)
-    edges = _edges(sources, on, outer_id, partial(client.transaction, within))
+    sources, end = to_sources(after), to_choice(On, "on", on)
+    transaction = partial(client.transaction, within)
+    ids = [source.as_source(outer_id, transaction) for source in sources]
+    edges = tuple(check_bounded({one: Edge(one, end) for one in ids}, is_batch=True).values())
     place = outer_id or beside or (edges[0].parent_id if edges else None)
     record = NewJob(
         client.storage.new_ids(1, place)[0], BATCH_TASK, "{}", "json", "default", 0, State.AWAITING,
@@ -474,45 +480,14 @@ def new_batch(
         batch = Batch(client, record, filling, depth)
         filling.begin(batch, record)
         return batch
-    filling = Filling(client, record.id, within, _hold(hold), sources=[*sources, *([outer] if outer else [])])
-    filling.promise(record.id)
-    return Batch(client, record, filling, depth)
-
-
-def _edges(
-    sources: Sequence[Job[Any]], on: str, outer_id: str | None, transaction: Callable[[], object | None]
-) -> tuple[Edge, ...]:
-    end = to_choice(On, "on", on)
-    ids = [source.as_source(outer_id, transaction) for source in sources]
-    return tuple(check_bounded({one: Edge(one, end) for one in ids}, is_batch=True).values())
-
-
-def _name(name: object) -> str:
-    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
-        raise ConfigurationError(
-            f"Batch name {shown(name)} is refused; use 1 to {_LONGEST_NAME} printable characters."
-        )
-    return name
-
-
-def _fails_fast(on_failure: object) -> bool:
-    if on_failure not in ("continue", "cancel"):
-        raise ConfigurationError(f"on_failure={shown(on_failure)} is unknown; use one of continue, cancel.")
-    return on_failure == "cancel"
-
-
-def _keeps(client: Client, keep: timedelta | float | None) -> tuple[int | None, int | None, int | None]:
-    seconds, retention = to_keep_seconds(keep), client.retention
-    succeeded = retention.succeeded if seconds is None else int(seconds * SECOND)
-    return (succeeded, retention.failed, retention.deleted)
-
-
-def _hold(hold: object) -> int:
     if not isinstance(hold, timedelta) or not timedelta(seconds=1) <= hold <= _LONGEST_HOLD:
         raise ConfigurationError(
             f"hold={shown(hold)} is refused; pass a timedelta from a second to 366 days."
         )
-    return span_micros(hold)
+    waits_for = [*sources] if outer is None else [*sources, outer]
+    filling = Filling(client, record.id, within, span_micros(hold), sources=waits_for)
+    filling.promise(record.id)
+    return Batch(client, record, filling, depth)
 
 
 def handle_of(client: Client, record: JobRecord) -> Job[Any]:

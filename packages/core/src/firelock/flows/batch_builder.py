@@ -266,16 +266,18 @@ class Filling:
         return "a batch is filled in a block, which was not entered: with fire.batch(…) as batch"
 
     def leave(self, batch_id: str, transaction: object | None, *, has_raised: bool) -> None:
-        """The block of a batch has ended: all of it is stored, or as little as can be where it raised."""
+        """End the block of a batch: store all of it, or as little as possible if it raised."""
         if batch_id != self.root:
-            (self._drop if has_raised else self._close)(batch_id, transaction)
-        elif has_raised:
+            if has_raised:
+                self._drop(batch_id, transaction)
+                return
+            with self._storing:  # the batch within is filled: it may end once all of it is stored
+                self._open.pop(batch_id, None)
+                self._let_go(self._held - self._filled_later(0))
+            return
+        if has_raised:
             self._abandon(transaction)
-        else:
-            self._finish(transaction)
-
-    def _finish(self, transaction: object | None) -> None:
-        """All that was gathered is stored, and no batch is held any more."""
+            return
         self.is_open = False
         self._open.clear()
         try:
@@ -292,12 +294,6 @@ class Filling:
         self._waiting.clear()
         if self._has_stored:
             self._cancel(self.root, transaction)
-
-    def _close(self, batch_id: str, _transaction: object | None) -> None:
-        """A batch within the block is filled: it may end once all of it is stored."""
-        with self._storing:
-            self._open.pop(batch_id, None)
-            self._let_go(self._held - self._filled_later(0))
 
     def _drop(self, batch_id: str, transaction: object | None) -> None:
         """As `_abandon`, of a batch within the block, whose own one goes on."""
@@ -317,38 +313,34 @@ class Filling:
             self._cancel(batch_id, transaction)
 
     def _store(self, transaction: object | None, most_left: int | None = None) -> None:
-        """What was gathered is stored chunk by chunk until less than one is left, or as many as that."""
+        """Store what was gathered, chunk by chunk, until less than a chunk is left, or `most_left` jobs."""
+        is_within = transaction is not None
         with self._storing:
             while len(self._waiting) > (self._size if most_left is None else most_left):
-                self._store_chunk(transaction)
-
-    def _store_chunk(self, transaction: object | None) -> None:
-        size = self._size
-        chunk, unfilled = self._waiting[:size], self._filled_later(size)
-        if transaction is None:
-            self._hold([job for job, _ in chunk if job.id in unfilled])
-        answers = self._insert([job for job, _ in chunk], transaction)
-        del self._waiting[:size]
-        self._has_stored = True
-        self._is_within = transaction is not None
-        self._unstored.difference_update([job.id for job, _ in chunk])
-        for (_, handle), answer in zip(chunk, answers, strict=True):
-            handle.became(answer, is_within=transaction is not None)
-        if transaction is None:
-            self._held |= {job.id for job, _ in chunk if job.id in unfilled}
-            self._let_go(self._held - unfilled)
+                size = self._size
+                chunk, unfilled = self._waiting[:size], self._filled_later(size)
+                jobs = [job for job, _ in chunk]
+                held = [job for job in jobs if job.id in unfilled]
+                if not is_within:
+                    self._hold(held)
+                try:
+                    answers = self.client.insert(jobs, transaction)
+                except JobNotFound as error:
+                    for source in self._sources:
+                        source.explain(error)
+                    raise self._duplicate(jobs) or error from error
+                del self._waiting[:size]
+                self._has_stored, self._is_within = True, is_within
+                self._unstored.difference_update([job.id for job in jobs])
+                for (_, handle), answer in zip(chunk, answers, strict=True):
+                    handle.became(answer, is_within=is_within)
+                if not is_within:
+                    self._held.update(job.id for job in held)
+                    self._let_go(self._held - unfilled)
 
     def _filled_later(self, start: int) -> set[str]:
         """Return the batches that are filled still, or have members that wait from this place on."""
         return {*self._open, *_batches_of(self._waiting[start:])}
-
-    def _insert(self, jobs: Sequence[NewJob], transaction: object | None) -> Sequence[bool | Duplicate]:
-        try:
-            return self.client.insert(jobs, transaction)
-        except JobNotFound as error:
-            for source in self._sources:
-                source.explain(error)
-            raise self._duplicate(jobs) or error from error
 
     def _duplicate(self, jobs: Sequence[NewJob]) -> DuplicateJob | None:
         """Return the error of a job that others wait for, and whose unique key another one has."""
