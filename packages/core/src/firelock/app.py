@@ -129,7 +129,11 @@ class Firelock(ServedApp):
         self.module = sys._getframe(1).f_globals.get("__name__")  # noqa: SLF001 - as namedtuple asks for it
         self.settings = settings or Settings.from_environment()
         self.plugins = Plugins(plugins)
-        self.imports = _names(imports)
+        if not isinstance(imports, list | tuple) or not all(isinstance(name, str) for name in imports):
+            raise ConfigurationError(
+                f'imports={imports!r} is no list of module names; write imports=["app.tasks"].'
+            )
+        self.imports = tuple(imports)
         self._signals: dict[str, Signal[Any]] = {}
         opened = self._open_storage(storage)
         self._given = storage
@@ -646,14 +650,6 @@ class Firelock(ServedApp):
     async def __aexit__(self, *_: object) -> None:
         """Close without blocking the event loop."""
         await self.aclose()
-
-
-def _names(imports: Sequence[str]) -> tuple[str, ...]:
-    if not isinstance(imports, list | tuple) or not all(isinstance(name, str) for name in imports):
-        raise ConfigurationError(
-            f'imports={imports!r} is no list of module names; write imports=["app.tasks"].'
-        )
-    return tuple(imports)
 
 
 def _calls(calls: Iterable[Call[Any]]) -> list[Call[Any]]:

@@ -118,12 +118,12 @@ def _entry(record: Record, *, is_registered_here: bool) -> TaskEntry:
         "tags": tuple(value["tags"]),
         "seen_at": from_micros(value["seen_at"]),
         "parameters": _outlines(value.get("parameters")),
-        **_asked(value.get("admission")),
+        **_admission_fields(value.get("admission")),
     }
     return TaskEntry(name=record.key, is_registered_here=is_registered_here, **told)
 
 
-def _asked(told: Mapping[str, Any] | None) -> dict[str, Any]:
+def _admission_fields(told: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the fields of what a task's jobs ask; what a newer version told alone is left out."""
     if told is None:
         return {}

@@ -442,16 +442,17 @@ class Jobs:
             )
         client.check_makes_jobs()
         now = client.clock.now()
-        admission = _copied(record.admission or Admission(), now)
+        admission = _admission_of_copy(record.admission or Admission(), now)
+        inputs = () if record.ties is None else record.ties.inputs
+        place = inputs[0].job_id if inputs else beside_of(admission)
         job = NewJob(
-            client.storage.new_ids(1, _place(record, admission))[0], record.task, record.arguments,
+            client.storage.new_ids(1, place)[0], record.task, record.arguments,
             record.serializer, record.queue,
             record.priority, State.ENQUEUED, now, tags=record.tags,
             reason=f"copied from {record.id}" if reason is None else reason,
             timeout_seconds=record.timeout_seconds, retry=record.retry, meta_json=record.meta_json,
             admission_json=write_admission(admission),
         )  # fmt: skip
-        inputs = () if record.ties is None else record.ties.inputs
         if inputs:
             job.state, job.ties_json = State.AWAITING, write_ties(Ties(inputs=inputs))
             job.parents = tuple(Edge(one, carries=True) for one in dict.fromkeys(i.job_id for i in inputs))
@@ -488,13 +489,7 @@ class Jobs:
         return [known[place] for place in range(len(changes))]
 
 
-def _place(record: JobRecord, admission: Admission) -> str | None:
-    """Return what the copy lies beside: a job whose output it takes, or a key."""
-    inputs = () if record.ties is None else record.ties.inputs
-    return inputs[0].job_id if inputs else beside_of(admission)
-
-
-def _copied(admission: Admission, now: int) -> Admission:
+def _admission_of_copy(admission: Admission, now: int) -> Admission:
     """Return what the copy of a job asks: it changes no other job, and is not late from the beginning."""
     unique, before = admission.unique, admission.start_before
     if unique is not None:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import attrs
 
@@ -23,7 +23,7 @@ from firelock.model.job import JobRecord
 from firelock.model.state import FINAL_STATES, State
 from firelock.model.text import shown
 from firelock.options import to_choice
-from firelock.storage import Applied, FoundJobs, JobFilter, Record
+from firelock.storage import Applied, JobFilter, Record
 from firelock.storage.derived import every_record
 
 if TYPE_CHECKING:
@@ -192,37 +192,29 @@ def read_operation(record: Record) -> Operation:
         value[name] = None if value[name] is None else from_micros(value[name])
     fields = {name: value[name] for name in (_names(Operation) - _OWN) & value.keys()}
     where = {name: field for name, field in value["where"].items() if name in _names(JobFilter)}
+    if where.get("state") is not None:
+        where["state"] = State(where["state"])
+    outcome = value.get("outcome")
+    if outcome is not None:
+        by_state = {State(state): number for state, number in outcome["by_state"].items()}
+        outcome = Outcome(outcome["looked_at"], by_state, outcome["missing"])
     fields |= {
         "id": record.key,
         "verb": Verb(value["verb"]),
-        "where": _filter(where),
+        "where": JobFilter(**where),
         "state": Status(value["state"]),
         "first_ids": tuple(value["first_ids"]),
-        "outcome": _outcome(value.get("outcome")),
+        "outcome": outcome,
         "more": json.dumps(more) if more else None,
     }
     operation = Operation(**fields)
-    return _unreadable(operation, sorted(unknown)) if unknown else operation
-
-
-def _unreadable(operation: Operation, unknown: list[str]) -> Operation:
+    if not unknown:
+        return operation
     error = (
-        f"A newer version of Firelock stored this operation: {', '.join(unknown)} is unknown here. "
+        f"A newer version of Firelock stored this operation: {', '.join(sorted(unknown))} is unknown here. "
         "Upgrade this process, or start it again."
     )
     return operation.ended(Status.FAILED, operation.updated_at, error=error)
-
-
-def _outcome(value: Mapping[str, Any] | None) -> Outcome | None:
-    if value is None:
-        return None
-    by_state = {State(state): number for state, number in value["by_state"].items()}
-    return Outcome(value["looked_at"], by_state, value["missing"])
-
-
-def _filter(value: Mapping[str, Any]) -> JobFilter:
-    where = JobFilter(**value)
-    return where if where.state is None else attrs.evolve(where, state=State(where.state))
 
 
 _OWN = {"id", "more"}  # fields that are not in the value
@@ -451,13 +443,20 @@ class Operations:
     arun = twin(run)
 
     def _step(self, operation: Operation, is_meant: Callable[[JobRecord], bool]) -> Operation:
-        """One chunk is done and written down; what makes no sense to try again ends the operation."""
+        """Change one chunk of jobs and write it down; end the operation if no further try can help."""
+        storage = self._client.storage
         try:
-            page = self._client.storage.find(
-                operation.where, limit=_CHUNK, cursor=operation.cursor, oldest_first=True
-            )
-            done = self._apply(operation, page, is_meant)
-            self._keep_ids(operation, done.ids)
+            page = storage.find(operation.where, limit=_CHUNK, cursor=operation.cursor, oldest_first=True)
+            matching = [job for job in page.jobs if operation.is_meant(job) and is_meant(job)]
+            transitions = [self._transition(operation, job) for job in matching]
+            wanted = [one for one in transitions if one.from_states]
+            results = storage.apply(wanted) if wanted else []
+            if Applied.RELEASING in results:
+                release_continuations(storage)  # whatever it meets, what was done is written down
+            changed = [one.job_id for one, result in zip(wanted, results, strict=True) if result.is_applied]
+            if operation.verb is Verb.REQUEUE and changed and operation.changed < _IDS_KEPT:
+                key = f"{operation.id}:{operation.total_seen:012d}"  # a chunk done again changes none
+                storage.put_record(_IDS_KIND, key, json.dumps(changed[: _IDS_KEPT - operation.changed]))
         except StorageUnavailable:
             raise
         except StorageError as error:
@@ -465,35 +464,17 @@ class Operations:
             return self._change(
                 operation.id, lambda stored: stored.ended(Status.FAILED, self._now(), error=text)
             )
-        return self._change(operation.id, lambda stored: self._advanced(stored, operation, page, done))
-
-    def _advanced(self, stored: Operation, before: Operation, page: FoundJobs, done: ChunkDone) -> Operation:
-        if stored.fence != before.fence:  # another took over: what it writes down is the truth
-            return stored
-        after = stored.advanced(done, page.cursor, self._now())
-        return after.ended(Status.DONE, self._now()) if page.cursor is None else after
-
-    def _apply(
-        self, operation: Operation, page: FoundJobs, is_meant: Callable[[JobRecord], bool]
-    ) -> ChunkDone:
-        matching = [job for job in page.jobs if operation.is_meant(job) and is_meant(job)]
-        transitions = [self._transition(operation, job) for job in matching]
-        wanted = [one for one in transitions if one.from_states]
-        results = self._client.storage.apply(wanted) if wanted else []
-        if Applied.RELEASING in results:
-            release_continuations(self._client.storage)  # whatever it meets, what was done is written down
-        changed = [one.job_id for one, result in zip(wanted, results, strict=True) if result.is_applied]
         missing = results.count(Applied.MISSING)
         skipped = len(matching) - len(changed) - missing
-        return ChunkDone(len(page.jobs), len(changed), skipped, missing, tuple(changed))
+        done = ChunkDone(len(page.jobs), len(changed), skipped, missing, tuple(changed))
 
-    def _keep_ids(self, operation: Operation, ids: Sequence[str]) -> None:
-        """What a requeue changed is written down by its ids; a chunk done again changes none."""
-        if operation.verb is not Verb.REQUEUE or not ids or operation.changed >= _IDS_KEPT:
-            return
-        key = f"{operation.id}:{operation.total_seen:012d}"
-        value = json.dumps(ids[: _IDS_KEPT - operation.changed])
-        self._client.storage.put_record(_IDS_KIND, key, value)
+        def advanced(stored: Operation) -> Operation:
+            if stored.fence != operation.fence:  # another took over: what it writes down is the truth
+                return stored
+            after = stored.advanced(done, page.cursor, self._now())
+            return after.ended(Status.DONE, self._now()) if page.cursor is None else after
+
+        return self._change(operation.id, advanced)
 
     def _transition(self, operation: Operation, job: JobRecord) -> Transition:
         """Return the change, from no state at all where it makes no sense.

@@ -106,7 +106,12 @@ class GroupCommit:
         try:
             return list(insert_surely(self._storage, [job for job, _ in batch]).is_new)
         except DuplicateJob as error:
-            return [error] if len(batch) == 1 else self._store_apart(batch)
+            if len(batch) == 1:
+                return [error]
+            # Those with a unique key are stored one by one, as one of them was refused; the others together.
+            others = [entry for entry in batch if not _is_unique(entry[0])]
+            answers = iter(self._store(others) if others else ())
+            return [self._store([entry])[0] if _is_unique(entry[0]) else next(answers) for entry in batch]
         except StorageUnavailable as error:  # one by one they would meet the same outage, each for its time
             return [another(error) for _ in batch]
         except Exception as error:  # noqa: BLE001 - it goes to whoever awaits
@@ -114,12 +119,6 @@ class GroupCommit:
                 return [error]
             # One bad job, such as a continuation of an unknown parent, must not refuse its neighbours.
             return [answer for entry in batch for answer in self._store([entry])]
-
-    def _store_apart(self, batch: list[_Waiting]) -> list[_Answer]:
-        """Those with a unique key are stored one by one, as one of them was refused; the others together."""
-        others = [entry for entry in batch if not _is_unique(entry[0])]
-        answers = iter(self._store(others) if others else ())
-        return [self._store([entry])[0] if _is_unique(entry[0]) else next(answers) for entry in batch]
 
     def _answer(self, batch: list[_Waiting], answers: list[_Answer]) -> None:
         loops: dict[asyncio.AbstractEventLoop, list[_Answered]] = {}

@@ -65,10 +65,16 @@ class Plugins:
         self._sources: dict[str, tuple[str, str]] = {}
         self._loaded: dict[str, object] = {}
         self._register(_Core(), "core", "firelock", "")
-        for place, plugin in enumerate(_listed(app_plugins)):
-            self._load(_name_of(plugin, place), lambda plugin=plugin: plugin, "app", "")  # type: ignore[misc]
+        if not isinstance(app_plugins, list | tuple):
+            raise ConfigurationError(f"plugins={app_plugins!r} is no list; write plugins=[…].")
+        for place, plugin in enumerate(app_plugins):
+            name = getattr(plugin, "__name__", None) or type(plugin).__name__
+            self._load(f"{name}#{place}", lambda plugin=plugin: plugin, "app", "")  # type: ignore[misc]
         if use_entry_points:
-            self._load_entry_points()
+            wanted = _selection(os.environ.get(_SELECTION, ""))
+            for name, load, source, its_version in _installed(distributions, tuple(map(_changed, sys.path))):
+                if wanted(name):
+                    self._load(name, load, source, its_version)
         self._add_hookspecs()
         for name, plugin in self._loaded.items():
             self._check_marks(plugin, name)
@@ -133,12 +139,6 @@ class Plugins:
                 f"Known: {', '.join(self._hooks)}.{instead}"
             )
         raise PluginError(message)
-
-    def _load_entry_points(self) -> None:
-        wanted = _selection(os.environ.get(_SELECTION, ""))
-        for name, load, source, its_version in _installed(distributions, tuple(map(_changed, sys.path))):
-            if wanted(name):
-                self._load(name, load, source, its_version)
 
     def _load(self, name: str, load: Callable[[], object], source: str, version: str) -> None:
         if name in self._sources:
@@ -261,12 +261,33 @@ class Plugins:
             raise UnknownScheme(
                 f"No lock provider for scheme {scheme!r}. Installed: {known}. Install one that offers it."
             )
-        return _check_lock_provider(factory(url), scheme)
+        provider = factory(url)
+        for verb in ("acquire_lock", "renew_lock", "release_lock"):
+            if not callable(getattr(provider, verb, None)):
+                kind = type(provider).__name__
+                raise PluginError(
+                    f"The plugin for {scheme!r} returned {kind}, no lock provider: it has no {verb}."
+                )
+        return provider  # type: ignore[return-value]  # its verbs were looked at
 
     def serializers(self) -> dict[str, Serializer]:
-        """Return every serializer by name, the core's `json` among them."""
-        found = self._offers("register_serializers", "serializer")
-        return {name: _check_serializer(offer, name) for name, offer in found.items()}
+        """Return every serializer by name, the core's `json` among them.
+
+        Raises:
+            PluginError: a plugin offers something else, or a serializer under another name than its own.
+        """
+        from firelock.arguments.serializer import Serializer  # noqa: PLC0415 - loaded when an app is made
+
+        serializers: dict[str, Serializer] = {}
+        for name, offer in self._offers("register_serializers", "serializer").items():
+            if not isinstance(offer, Serializer) or offer.name != name:
+                kind, own = type(offer).__name__, getattr(offer, "name", None)
+                raise PluginError(
+                    f"A plugin offers {kind} as the serializer {name!r}; it takes a Serializer under its own "
+                    f"name, which is {own!r}: jobs are stored with it."
+                )
+            serializers[name] = offer
+        return serializers
 
     def commands(self) -> list[Command]:
         """Return the commands that plugins offer."""
@@ -484,21 +505,10 @@ def hook_names(specs: object = hookspecs) -> list[str]:
     return [name for name, value in vars(specs).items() if hasattr(value, f"{PROJECT}_spec")]
 
 
-def _listed(plugins: Sequence[object]) -> Sequence[object]:
-    if not isinstance(plugins, list | tuple):
-        raise ConfigurationError(f"plugins={plugins!r} is no list; write plugins=[…].")
-    return plugins
-
-
 def _has_function(plugin: object, name: str) -> bool:
     """Tell whether the plugin has something to call by this name; no property is read."""
     found = inspect.getattr_static(plugin, name, None)
     return callable(found) or isinstance(found, classmethod)
-
-
-def _name_of(plugin: object, place: int) -> str:
-    name = getattr(plugin, "__name__", None) or type(plugin).__name__
-    return f"{name}#{place}"
 
 
 def _selection(text: str) -> Callable[[str], bool]:
@@ -575,30 +585,6 @@ def check_contract(storage: Storage) -> Storage:
             f"Firelock version {CONTRACT}. Install a version of the plugin that matches."
         )
     return storage
-
-
-def _check_lock_provider(made: object, scheme: str) -> LockProvider:
-    """Return what a plugin made for a scheme; PluginError where it has not the verbs of a lock provider."""
-    for verb in ("acquire_lock", "renew_lock", "release_lock"):
-        if not callable(getattr(made, verb, None)):
-            kind = type(made).__name__
-            raise PluginError(
-                f"The plugin for {scheme!r} returned {kind}, no lock provider: it has no {verb}."
-            )
-    return made  # type: ignore[return-value]  # its verbs were looked at
-
-
-def _check_serializer(offer: object, name: str) -> Serializer:
-    """Return what a plugin offers under a name; PluginError unless it is a serializer of this name."""
-    from firelock.arguments.serializer import Serializer  # noqa: PLC0415 - loaded when an app is made
-
-    if not isinstance(offer, Serializer) or offer.name != name:
-        kind, own = type(offer).__name__, getattr(offer, "name", None)
-        raise PluginError(
-            f"A plugin offers {kind} as the serializer {name!r}; it takes a Serializer under its own name, "
-            f"which is {own!r}: jobs are stored with it."
-        )
-    return offer
 
 
 def _install_hint(scheme: str) -> str:

@@ -201,7 +201,15 @@ def _read_field(expression: str, kind: _Kind, column: int, field: str) -> _Read:
             raise ValueError(f"the list has {len(items)} items; at most {_ITEM_LIMIT} are read")
         for item in items:
             is_any = item == "?" and kind in {_DAY, _WEEKDAY} and len(items) == 1
-            _read_item(kind, "*" if is_any else item, read)
+            text = "*" if is_any else item
+            if rule := _day_rule(kind, text):
+                read.rules.append(rule)
+            else:
+                found = _PLAIN.fullmatch(text)
+                if found is None or (found["low"] == "*" and found["high"]):
+                    raise ValueError("this form is not read here" if text else "an item is missing")
+                read.plain.extend(_plain_forms(kind, *found.group("low", "high", "step")))
+                read.is_any |= text in {"*", "*/1"}
             column += len(item) + 1
     except ValueError as error:
         raise ScheduleError(
@@ -209,17 +217,6 @@ def _read_field(expression: str, kind: _Kind, column: int, field: str) -> _Read:
             f"Write {kind.forms}."
         ) from None
     return read
-
-
-def _read_item(kind: _Kind, text: str, read: _Read) -> None:
-    if rule := _day_rule(kind, text):
-        read.rules.append(rule)
-        return
-    found = _PLAIN.fullmatch(text)
-    if found is None or (found["low"] == "*" and found["high"]):
-        raise ValueError("this form is not read here" if text else "an item is missing")
-    read.plain.extend(_plain_forms(kind, *found.group("low", "high", "step")))
-    read.is_any |= text in {"*", "*/1"}
 
 
 def _day_rule(kind: _Kind, text: str) -> DayRule | None:
