@@ -9,7 +9,10 @@ from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
+
+import attrs
 
 from firelock.arguments.references import check_made_of, holds_output, sources_in
 from firelock.arguments.tags import MAX_TAGS, check_tags, format_tags
@@ -66,6 +69,15 @@ _is_awaited = ContextVar("firelock_is_awaited", default=False)  # this thread wo
 
 CHUNK = 500  # jobs of one call that share an atomic step
 _NO_KEYWORDS: Mapping[str, object] = {}
+
+# Calls that differ only in their arguments become jobs that share all fields after `arguments`; if they have
+# keys, the fields before `admission_json`. They are passed by position, because keywords would make a bulk
+# enqueue 6 % slower.
+_FIELDS = [field.name for field in attrs.fields(NewJob)]
+_SHARED_FROM, _SHARED_TO = _FIELDS.index("arguments") + 1, _FIELDS.index("admission_json")
+_shared = attrgetter(*_FIELDS[_SHARED_FROM:])
+_shared_by_keyed = attrgetter(*_FIELDS[_SHARED_FROM:_SHARED_TO])
+
 _FIRST = micros(datetime(1, 1, 1, tzinfo=UTC))
 _LAST = micros(datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
 
@@ -215,7 +227,7 @@ class Client:
             except ArgumentError:
                 texts = []  # an output is among them, or what is refused below
             if texts:
-                shared = (*_shared(first), None, (), first.ties_json)
+                shared = _shared(first)
                 ids = self.storage.new_ids(len(texts), tie.beside)
                 return [NewJob(one, first.task, text, *shared) for one, text in zip(ids, texts, strict=True)]
         return ()
@@ -346,7 +358,7 @@ class Client:
         binder, keys, serializer = self.registry.binder(info), info.keys(options), self.serializer
         start_before = info.start_before if options.start_before is None else options.start_before
         defaults = binder.defaults
-        shared = _shared(first)
+        shared = _shared_by_keyed(first)
         texts, asks = list[str](), list["Asked"]()
         for args in positional:
             arguments, text = binder.encode_both(args, _NO_KEYWORDS, serializer)
@@ -616,14 +628,6 @@ def _runs_of_alike(calls: Sequence[Call[Any]]) -> Iterable[Iterable[Call[Any]]]:
     if all(call.info is info and call.options is options for call in calls):
         return (calls,)
     return [list(run) for _, run in groupby(calls, key=lambda call: (id(call.info), id(call.options)))]
-
-
-def _shared(first: NewJob) -> tuple[Any, ...]:
-    """Return the fields of a job, behind its arguments, that are those of all that are called alike."""
-    return (
-        first.serializer, first.queue, first.priority, first.state, first.created_at, first.due_at,
-        first.nominal_at, None, (), first.timeout_seconds, first.retry, None, first.meta_json,
-    )  # fmt: skip
 
 
 def _check_keys_without_outputs(
