@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from types import EllipsisType
@@ -495,16 +495,14 @@ def _name(name: str, chosen: _Stored, all_of_it: Sequence[_Stored]) -> LimitName
 
 def numbers_words(numbers: LimitNumbers) -> str:
     """Return the numbers of a limit for people: "4 at once, 90 per 60 s"; "turns" where it has none."""
-    return ", ".join(_words(numbers)) or "turns"
-
-
-def _words(numbers: LimitNumbers) -> Iterator[str]:
+    words: list[str] = []
     if numbers.concurrent is not None:
-        yield f"{numbers.concurrent:,} at once"
+        words.append(f"{numbers.concurrent:,} at once")
     if numbers.rate is not None:
-        yield f"{numbers.rate:,} per {numbers.per / SECOND:,g} s"
+        words.append(f"{numbers.rate:,} per {numbers.per / SECOND:,g} s")
         if numbers.burst is not None:
-            yield f"{numbers.burst:,} in a burst"
+            words.append(f"{numbers.burst:,} in a burst")
+    return ", ".join(words) or "turns"
 
 
 def checked_numbers(key: str, given: Mapping[str, Any]) -> LimitNumbers:
