@@ -133,7 +133,7 @@ class Firelock(ServedApp):
             raise ConfigurationError(
                 f'imports={imports!r} is no list of module names; write imports=["app.tasks"].'
             )
-        self.imports = tuple(imports)
+        self.imports = (*imports,)
         self._signals: dict[str, Signal[Any]] = {}
         opened = self._open_storage(storage)
         self._given = storage
