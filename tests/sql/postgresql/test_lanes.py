@@ -57,14 +57,14 @@ def test_claims_see_the_present_whatever_a_role_is_told(scene, admin):
         ids = scene.add_limited(2, "smtp")
         holder = scene.begin()
         levels: list[str] = []
-        keyed = scene.storage._keyed  # noqa: SLF001
+        take = scene.storage._take_with_lanes  # noqa: SLF001
 
         def watched(tx, *values):
             tx.cursor.execute("SHOW transaction_isolation")
             levels.append(tx.cursor.fetchone()[0])
-            return keyed(tx, *values)
+            return take(tx, *values)
 
-        scene.storage._keyed = watched  # noqa: SLF001
+        scene.storage._take_with_lanes = watched  # noqa: SLF001
         claimed = scene.claim_ids(holder, 2)
     finally:
         admin.execute("ALTER ROLE firelock RESET default_transaction_isolation")

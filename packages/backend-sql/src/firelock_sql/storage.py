@@ -3,7 +3,7 @@
 A plain job asks for nothing; a plain end is a success that the storage hears of the first time. What most
 jobs are is done a shorter way: what a session has claimed through this process is remembered, so that its
 plain ends need no reading. Each dialect has a class of its own, in its fastest form. The other verbs are in
-groups, each of which is a base of this class: `sessions`, `upkeep`, `find`, `logs`, `records`, `locks`.
+groups, each of which is a base of this class.
 """
 
 from __future__ import annotations
@@ -44,16 +44,21 @@ from firelock_sql.verbs.batches import SqlBatchVerbs
 from firelock_sql.verbs.claim import (
     PLACE_MARKS,
     PLACE_SEQ,
+    MixedClaim,
     QueueTurns,
+    ReadyRow,
+    ReadyRows,
     TakenRows,
     has_ready,
     living_server,
     next_due_at,
-    take_jobs,
+    ready_rows,
+    serving_with_lanes,
+    take_rows,
 )
 from firelock_sql.verbs.find import SqlReadingVerbs
 from firelock_sql.verbs.insert import insert_jobs
-from firelock_sql.verbs.limits import SqlLanes, SqlLimitVerbs
+from firelock_sql.verbs.limits import SqlLimitVerbs
 from firelock_sql.verbs.locks import SqlLockVerbs
 from firelock_sql.verbs.logs import SqlLogVerbs
 from firelock_sql.verbs.memos import SqlMemoVerbs
@@ -148,19 +153,7 @@ class Holdings:
             holding = self._of[session] = _Holding(server)
         holding.jobs.update(claimed)
 
-    def plainly_held(self, transition: Transition) -> Held | None:
-        """Return the job whose plain end this is; None where it is not one."""
-        session = transition.session
-        holding = self._of.get(session) if session is not None else None
-        if holding is None or not transition.is_plain_success or transition.server != holding.server:
-            return None
-        held = holding.jobs.get(transition.job_id)
-        if held is None or transition.started_at is None:
-            return None
-        is_current = transition.attempt == held[2] and transition.claimed_at == held[3]
-        return held if is_current else None
-
-    def parted(self, transitions: Sequence[Transition], session: str | None) -> Parted:
+    def split(self, transitions: Sequence[Transition], session: str | None) -> Parted:
         """Return the plain ends of one session, whichever comes first if none is given, apart from others.
 
         None is plain where a job is there twice: the order counts.
@@ -168,13 +161,22 @@ class Holdings:
         if len({one.job_id for one in transitions}) < len(transitions):
             return Parted([], list(range(len(transitions))))
         parted = Parted()
-        for place, transition in enumerate(transitions):
-            held = self.plainly_held(transition)
-            if held is None or transition.session != (session or transition.session):
+        for place, end in enumerate(transitions):
+            holding = None if end.session is None else self._of.get(end.session)
+            held = None if holding is None else holding.jobs.get(end.job_id)
+            if (
+                holding is None
+                or held is None
+                or end.session != (session or end.session)
+                or end.server != holding.server
+                or end.started_at is None
+                or (end.attempt, end.claimed_at) != held[2:4]
+                or not end.is_plain_success
+            ):
                 parted.others.append(place)
             else:
-                session = transition.session
-                parted.plain.append((transition, held))
+                session = end.session
+                parted.plain.append((end, held))
         return parted
 
     def let_go(self, transitions: Iterable[Transition]) -> None:
@@ -186,9 +188,18 @@ class Holdings:
 
 
 class SqlStorage(
-    SqlSessionVerbs, SqlUpkeepVerbs, SqlReadingVerbs, SqlLogVerbs, SqlRecordVerbs, SqlLockVerbs,
-    SqlLimitVerbs, SqlUniqueVerbs, SqlBatchVerbs, SqlMemoVerbs, SqlStreamVerbs,
-):  # fmt: skip
+    SqlMemoVerbs,  # remember, recall
+    SqlBatchVerbs,  # tally
+    SqlStreamVerbs,  # append_stream, read_stream
+    SqlLimitVerbs,  # spend, find_keys
+    SqlUniqueVerbs,  # find_unique
+    SqlSessionVerbs,  # begin_session, renew, reconcile, end_session, orphans, list_sessions
+    SqlUpkeepVerbs,  # promote, release, prune; record_metrics, timeline
+    SqlReadingVerbs,  # find, counts, failure_groups
+    SqlLogVerbs,  # append_logs, read_log
+    SqlLockVerbs,  # acquire_lock, renew_lock, release_lock
+    SqlRecordVerbs,  # put_record, get_record, list_records, due_records, delete_record
+):
     """A storage in an SQL database."""
 
     contract = 1
@@ -252,23 +263,6 @@ class SqlStorage(
     def diagnose(self) -> list[Finding]:
         return self._database.diagnose()
 
-    @override
-    def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
-        taken = super().end_session(session, running, reason=reason)
-        self._holdings.forget(session)
-        return taken
-
-    # ---- waiting -----------------------------------------------------------------------------------------
-
-    @override
-    def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
-        self._database.check_open()
-        return self._database.wake.wait(queues, timeout_seconds)
-
-    @override
-    def interrupt(self) -> None:
-        self._database.wake.interrupt()
-
     # ---- the hot path ------------------------------------------------------------------------------------
 
     @override
@@ -298,13 +292,13 @@ class SqlStorage(
     def claim(self, request: ClaimRequest) -> Claim:
         """A look that finds nothing takes no lock."""
         self._database.wake.mark(request.queues)
-        idle = self._database.read(lambda tx: self._look(tx, request))
-        if idle is not None:
-            return self._remembered(request, TakenRows(idle, [], ""))
-        return self._remembered(request, self._database.write(lambda tx: self._take(tx, request)))
+        nothing = self._database.read(lambda tx: self._claim_nothing(tx, request))
+        if nothing is not None:
+            return self._remember_claim(request, TakenRows(nothing, [], ""))
+        return self._remember_claim(request, self._database.write(lambda tx: self._take_jobs(tx, request)))
 
-    def _look(self, tx: Transaction, request: ClaimRequest) -> Claim | None:
-        """Return the claim where it takes nothing, None where there may be work."""
+    def _claim_nothing(self, tx: Transaction, request: ClaimRequest) -> Claim | None:
+        """Return the claim of a session that takes nothing, None where there may be work for it."""
         server, has_lanes = living_server(tx, request.session)
         if server is None:
             return Claim([], next_due_at(tx), is_session_lost=True)
@@ -312,18 +306,34 @@ class SqlStorage(
             return None
         return Claim([], next_due_at(tx))
 
-    def _take(self, tx: Transaction, request: ClaimRequest) -> TakenRows:
-        """Return what the session has claimed."""
-        return take_jobs(tx, request, self._turns, self._lanes_in, self._cursors)
+    def _take_jobs(self, tx: Transaction, request: ClaimRequest) -> TakenRows:
+        """Claim jobs in this transaction, before whose end the session cannot end."""
+        server, has_lanes = serving_with_lanes(tx, request.session)
+        rows: Sequence[ReadyRow] = []
+        look_again_at = None
+        if server is not None and request.limit > 0:
+            if has_lanes:
+                lanes = self._lanes_in(tx)
+                lanes.hold_numbers()
+                mixed = MixedClaim(tx, lanes, self._cursors)
+                rows = mixed.rows(request.queues, request.limit, self._turns)
+                look_again_at = mixed.look_again_at
+            else:
+                rows = ready_rows(tx, request.queues, request.limit, self._turns)
+        return take_rows(tx, request, ReadyRows(server, rows, next_due_at(tx), look_again_at))
 
-    def _lanes_in(self, tx: Transaction) -> SqlLanes:
-        """Return the lanes as this transaction sees them."""
-        return SqlLanes(tx)
-
-    def _take_freed(self, tx: Transaction, request: ClaimRequest, claim: Claim) -> None:
-        """Nobody else is told of the keys that the transitions have let go, where this claim took all."""
-        if request.queues is None and len(claim.jobs) < request.limit:
-            tx.let_go.clear()
+    def _remember_claim(self, request: ClaimRequest, taken: TakenRows) -> Claim:
+        """Return the claim; what was claimed for sure is remembered, so that its end needs no reading."""
+        if taken.claim.is_session_lost:
+            self._holdings.forget(request.session)
+        held = (
+            (job.id, held_of(job, row[PLACE_SEQ]))
+            for row, job in zip(taken.rows, taken.claim.jobs, strict=True)
+            if row[PLACE_MARKS] in self.hot_marks
+        )
+        if taken.claim.jobs:
+            self._holdings.remember(request.session, taken.server, held)
+        return taken.claim
 
     @override
     def apply(self, transitions: Sequence[Transition], *, within: object | None = None) -> list[Applied]:
@@ -331,7 +341,7 @@ class SqlStorage(
             return self._database.join(within, lambda tx: apply_transitions(tx, transitions))
         if not transitions:
             return []
-        waiting = self._suspended(transitions)
+        waiting = self._suspend_jobs(transitions)
         left = _without(transitions, waiting)
         results = self._settle(left) if left else []
         self._holdings.let_go(transitions)
@@ -341,22 +351,33 @@ class SqlStorage(
     def _settle(self, transitions: Sequence[Transition]) -> list[Applied]:
         """Return the results; plain ends are written without reading, others by way of their rows."""
 
-    def _suspended(self, transitions: Sequence[Transition]) -> Collection[str]:
+    def _suspend_jobs(self, transitions: Sequence[Transition]) -> Collection[str]:
         """Return the jobs that wait now, by the short way of suspensions."""
         if not any(map(_waits_for, transitions)):
             return ()
-        asked = find_suspensions(transitions)
-        return self._suspend(asked) if asked else ()
+        suspensions = find_suspensions(transitions)
+        return self._suspend(suspensions) if suspensions else ()
 
     def _suspend(self, suspensions: Sequence[Suspension]) -> Collection[str]:
         """Return the jobs that wait now; what is not stored the short way is by way of its row."""
         del suspensions
         return ()
 
+    def _apply_rest(
+        self, tx: Transaction, transitions: Sequence[Transition], places: Sequence[int]
+    ) -> list[Applied]:
+        """Return the results of all; those at these places are applied now, the others are already."""
+        results = [Applied.APPLIED] * len(transitions)
+        if places:
+            found = apply_transitions(tx, [transitions[place] for place in places])
+            for place, result in zip(places, found, strict=True):
+                results[place] = result
+        return results
+
     @override
     def exchange(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
         """Suspensions come first, in a transaction of their own."""
-        waiting = self._suspended(transitions)
+        waiting = self._suspend_jobs(transitions)
         left = _without(transitions, waiting)
         if waiting:
             self._holdings.let_go([one for one in transitions if one.job_id in waiting])
@@ -375,12 +396,12 @@ class SqlStorage(
         def both(tx: Transaction) -> tuple[list[Applied], TakenRows]:
             results, taken = self._settle_and_take(tx, transitions, request)
             if tx.let_go:
-                self._take_freed(tx, request, taken.claim)
+                self._skip_needless_wake(tx, request, taken.claim)
             return results, taken
 
         results, taken = self._database.write(both)
         self._holdings.let_go(transitions)
-        return Exchange(results, self._remembered(request, taken))
+        return Exchange(results, self._remember_claim(request, taken))
 
     @abstractmethod
     def _settle_and_take(
@@ -388,31 +409,29 @@ class SqlStorage(
     ) -> tuple[list[Applied], TakenRows]:
         """Return the results, and what the session has claimed behind them."""
 
-    def _apply_rest(
-        self, tx: Transaction, transitions: Sequence[Transition], places: Sequence[int]
-    ) -> list[Applied]:
-        """Return the results of all; those at these places are applied now, the others are already."""
-        results = [Applied.APPLIED] * len(transitions)
-        if places:
-            found = apply_transitions(tx, [transitions[place] for place in places])
-            for place, result in zip(places, found, strict=True):
-                results[place] = result
-        return results
+    def _skip_needless_wake(self, tx: Transaction, request: ClaimRequest, claim: Claim) -> None:
+        """Wake nobody for the keys that the transitions have let go, where this claim took all."""
+        if request.queues is None and len(claim.jobs) < request.limit:
+            tx.let_go.clear()
 
-    def _remembered(self, request: ClaimRequest, taken: TakenRows) -> Claim:
-        """Return the claim; what was claimed for sure is remembered, so that its end needs no reading."""
-        if taken.claim.is_session_lost:
-            self._holdings.forget(request.session)
-        held = (
-            (job.id, held_of(job, row[PLACE_SEQ]))
-            for row, job in zip(taken.rows, taken.claim.jobs, strict=True)
-            if row[PLACE_MARKS] in self.hot_marks
-        )
-        if taken.claim.jobs:
-            self._holdings.remember(request.session, taken.server, held)
-        return taken.claim
+    @override
+    def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
+        self._database.check_open()
+        return self._database.wake.wait(queues, timeout_seconds)
 
-    # ---- single jobs -------------------------------------------------------------------------------------
+    @override
+    def interrupt(self) -> None:
+        self._database.wake.interrupt()
+
+    # ---- sessions ----------------------------------------------------------------------------------------
+
+    @override
+    def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
+        taken = super().end_session(session, running, reason=reason)
+        self._holdings.forget(session)
+        return taken
+
+    # ---- what people read --------------------------------------------------------------------------------
 
     @override
     def get(self, ids: Sequence[str]) -> list[JobRecord | None]:

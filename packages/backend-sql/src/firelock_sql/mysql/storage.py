@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import count
 from operator import attrgetter
 from typing import Any, TypeVar, cast
@@ -39,7 +39,7 @@ from firelock.storage import (
     read_ties,
 )
 from firelock_sql.connections.pool import EnginePool
-from firelock_sql.connections.transaction import Text, Transaction, Value, insert_into
+from firelock_sql.connections.transaction import Text, Transaction, insert_into
 from firelock_sql.connections.url import ServerUrl, parse_server_url
 from firelock_sql.mysql.connect import CLOCK, is_lock_timeout
 from firelock_sql.mysql.database import MysqlDatabase
@@ -55,7 +55,6 @@ from firelock_sql.storage import (
     LOCK,
     SETTLE,
     SETTLE_MEMBERS,
-    Held,
     SqlStorage,
     freed_by,
     settle_values,
@@ -142,74 +141,81 @@ class Claims:
         """Return the lanes as this transaction sees them."""
         return MysqlLanes(tx, cursor_of(tx), self._memory)
 
-    def look(self, tx: Transaction, request: ClaimRequest) -> Claim | None:
+    def claim_nothing(self, tx: Transaction, request: ClaimRequest) -> Claim | None:
         """Return the claim where it takes nothing, None where there may be work; end the transaction."""
         names = _once_each(request.queues)
         questions: list[_Question] = [(NEXT_WITH_WORK, {"former": ""})]
         if names is not None:
             questions = [(IS_WAITING, {"queue": name}) for name in names]
         serving: _Question = (SERVER, {"session": request.session})
-        known = _ask(tx, serving, questions, is_last=True)
+        known = _ask_together(tx, serving, questions, is_last=True)
         if known.server is None:
             return Claim([], known.next_due_at, is_session_lost=True)
-        if request.limit > 0 and _may_have_work(names, known):
-            return None
-        return Claim([], known.next_due_at)
+        if names is None:  # the first queue may be a paused one: a claim looks at the others as well
+            has_work = known.others[0][0][0] is not None
+        else:
+            found = zip(names, known.others, strict=True)
+            has_work = any(rows and name not in known.paused for name, rows in found)
+        return None if has_work and request.limit > 0 else Claim([], known.next_due_at)
 
-    def find(self, tx: Transaction, request: ClaimRequest) -> ReadyRows:
+    def find_rows(self, tx: Transaction, request: ClaimRequest) -> ReadyRows:
         """Return what the session may take, locked."""
         names = _once_each(request.queues)
         if names is None:
-            return self._ready_of_all(tx, request)
-        return self._ready_of_some(tx, request, names)
+            return self._find_in_all(tx, request)
+        return self._find_in_named(tx, request, names)
 
-    def _ready_of_all(self, tx: Transaction, request: ClaimRequest) -> ReadyRows:
+    def _find_in_all(self, tx: Transaction, request: ClaimRequest) -> ReadyRows:
         guess = self._guess
         questions: list[_Question] = [(NEXT_WITH_WORK, {"former": name}) for name in ["", *guess]]
         if len(guess) == 1:
             questions.append((READY, {"queue": guess[0], "most": request.limit}))
-        known = self._known(tx, request, [], questions)
+        known = self._ask_first(tx, request, [], questions)
         if known.server is None or request.limit <= 0:
             return ReadyRows(known.server, [], known.next_due_at)
+        # A row for each queue with work, and one behind: its name, whether the one before has lanes.
         steps = [rows[0] for rows in known.others[: len(guess) + 1]]
         is_right = [step[0] for step in steps] == [*guess, None]
         if not is_right:
-            steps = _steps(tx)
+            steps = [tx.one(NEXT_WITH_WORK, former="")]
+            while steps[-1][0] is not None:
+                steps.append(tx.one(NEXT_WITH_WORK, former=steps[-1][0]))
         names = [str(step[0]) for step in steps[:-1]]
         self._guess = names if len(names) <= _MOST_GUESSED else []
         opened = [name for name in names if name not in known.paused]
         is_guessed = is_right and opened == guess and len(guess) == 1
         first = {guess[0]: known.others[-1]} if is_guessed else {}
         if any(step[1] for step in steps):
-            return self._mixed(tx, request, known, opened, first)
+            return self._find_with_lanes(tx, request, known, opened, first)
         if is_guessed:
             return ReadyRows(known.server, known.others[-1], known.next_due_at)
         rows = rows_in_turn(tx, opened, request.limit, self._turns)
         return ReadyRows(known.server, rows, known.next_due_at)
 
-    def _ready_of_some(self, tx: Transaction, request: ClaimRequest, names: Sequence[str]) -> ReadyRows:
+    def _find_in_named(self, tx: Transaction, request: ClaimRequest, names: Sequence[str]) -> ReadyRows:
         """Return the rows of the queues in their order; those of the first are asked for with all else."""
         questions: list[_Question] = [(READY, {"queue": name, "most": request.limit}) for name in names[:1]]
-        known = self._known(tx, request, names, questions)
+        known = self._ask_first(tx, request, names, questions)
         rows: list[ReadyRow] = []
         if known.server is None or request.limit <= 0:
             return ReadyRows(known.server, rows, known.next_due_at)
         opened = [name for name in names if name not in known.paused]
         if known.has_lanes:
-            return self._mixed(tx, request, known, opened, {names[0]: known.others[0]})
+            return self._find_with_lanes(tx, request, known, opened, {names[0]: known.others[0]})
         for name in opened:
             if len(rows) >= request.limit:
                 break
             rows += known.others[0] if name == names[0] else ready_of(tx, name, request.limit - len(rows))
         return ReadyRows(known.server, rows, known.next_due_at)
 
-    def _known(
+    def _ask_first(
         self, tx: Transaction, request: ClaimRequest, names: Sequence[str], questions: Sequence[_Question]
     ) -> _Answers:
+        """Return what a claim has to know, with the instant; lock the session."""
         values = {"session": request.session, "ids": list(names), "offset": self._database.clock_offset}
-        return _ask(tx, (_SERVER_TIMED, values), questions if request.limit > 0 else [])
+        return _ask_together(tx, (_SERVER_TIMED, values), questions if request.limit > 0 else [])
 
-    def _mixed(
+    def _find_with_lanes(
         self,
         tx: Transaction,
         request: ClaimRequest,
@@ -247,21 +253,7 @@ class _ClaimBeside(MixedClaim):
         return super().plain_rows(queue, number) if first is None else list(first)
 
 
-def _steps(tx: Transaction) -> list[Sequence[Any]]:
-    """Return a row for each queue with work, and one behind: its name, whether the one before has lanes."""
-    steps = [tx.one(NEXT_WITH_WORK, former="")]
-    while steps[-1][0] is not None:
-        steps.append(tx.one(NEXT_WITH_WORK, former=steps[-1][0]))
-    return steps
-
-
-def _may_have_work(names: Sequence[str] | None, known: _Answers) -> bool:
-    if names is None:  # the first queue may be a paused one: a claim looks at the others as well
-        return known.others[0][0][0] is not None
-    return any(rows and name not in known.paused for name, rows in zip(names, known.others, strict=True))
-
-
-def _ask(
+def _ask_together(
     tx: Transaction, serving: _Question, questions: Sequence[_Question], *, is_last: bool = False
 ) -> _Answers:
     """Return what a claim has to know, and the answers to the questions, all in one round trip."""
@@ -451,23 +443,13 @@ class MysqlStorage(SqlStorage):
                     f"{self._database.name}: the connection was lost; the jobs may have been stored."
                 )
             return answers
-        if all(job.is_plain for job in batch):
-            self._insert_alike(tx, batch, _PLAIN, _own)
-        elif all(_besides_limits(job) == _NOTHING_BESIDES for job in batch):
-            self._insert_alike(tx, batch, _LIMITED, _limited)
+        is_plain = all(job.is_plain for job in batch)
+        if is_plain or all(_besides_limits(job) == _NOTHING_BESIDES for job in batch):
+            tx.may_repeat = True  # a job that is stored already is known then
+            self._store_alike(tx, batch, *((_PLAIN, _own) if is_plain else (_LIMITED, _limited)))
         else:
             insert_new(tx, batch)
         return [True] * len(batch)
-
-    def _insert_alike(
-        self,
-        tx: Transaction,
-        batch: Sequence[NewJob],
-        inserts: _Inserts,
-        own: Callable[[NewJob], tuple[Any, ...]],
-    ) -> None:
-        tx.may_repeat = True  # a job that is stored already is known then
-        self._store_alike(tx, batch, inserts, own)
 
     def _store_alike(
         self,
@@ -476,6 +458,7 @@ class MysqlStorage(SqlStorage):
         inserts: _Inserts,
         own: Callable[[NewJob], tuple[Any, ...]],
     ) -> None:
+        """Store jobs that ask for nothing but what these statements store; tell what all have alike once."""
         offset = self._database.clock_offset
         ties = () if inserts.tell is _TELL_ALIKE else (batch[0].ties_json, IS_MEMBER)
         if len(batch) > 1 and len(set(map(_alike, batch))) == 1:
@@ -491,12 +474,12 @@ class MysqlStorage(SqlStorage):
     # ---- claim -------------------------------------------------------------------------------------------
 
     @override
-    def _look(self, tx: Transaction, request: ClaimRequest) -> Claim | None:
-        return self._claims.look(tx, request)
+    def _claim_nothing(self, tx: Transaction, request: ClaimRequest) -> Claim | None:
+        return self._claims.claim_nothing(tx, request)
 
     @override
-    def _take(self, tx: Transaction, request: ClaimRequest) -> TakenRows:
-        return take_rows(tx, request, self._claims.find(tx, request))
+    def _take_jobs(self, tx: Transaction, request: ClaimRequest) -> TakenRows:
+        return take_rows(tx, request, self._claims.find_rows(tx, request))
 
     @override
     def _lanes_in(self, tx: Transaction) -> SqlLanes:
@@ -520,29 +503,44 @@ class MysqlStorage(SqlStorage):
 
         Where an end turns out not to be plain, all are applied by way of their rows, and `ask` asks again.
         """
-        batch = self._holdings.parted(transitions, None)
-        if not batch.plain:
+        parted = self._holdings.split(transitions, None)
+        if not parted.plain:
             return apply_transitions(tx, transitions), ask()
-        if batch.others:
+        if parted.others:
             tx.all(LOCK, ids=[transition.job_id for transition in transitions])
         cursor = cursor_of(tx)
         cursor.put("SAVEPOINT plain")
-        answers = [answer for rows in _hot_ends(tx, batch.plain) for answer in cursor.executemany(*rows)]
+        answers: list[Any] = []
+        in_order = sorted(parted.plain, key=lambda one: one[0].job_id)
+        for statement, are_members in ((SETTLE, False), (SETTLE_MEMBERS, True)):
+            rows = [
+                settle_values(end, held) for end, held in in_order if (held[5] is not None) is are_members
+            ]
+            if rows:
+                answers += cursor.executemany(statement.compiled(tx.dialect).text, rows)
         deltas, let_go = dict(tx.deltas), list(tx.let_go)
-        results = self._apply_rest(tx, transitions, batch.others)
-        tx.let_go += freed_by(batch.plain)
+        results = self._apply_rest(tx, transitions, parted.others)
+        tx.let_go += freed_by(parted.plain)
         found = ask()
         if any(answer.rowcount < 0 for answer in answers):
             cursor.send()
-        if sum(answer.rowcount for answer in answers) != len(batch.plain):
+        if sum(answer.rowcount for answer in answers) != len(parted.plain):
             cursor.put("ROLLBACK TO SAVEPOINT plain")
             tx.deltas.clear()
             tx.deltas.update(deltas)
             tx.let_go[:] = let_go
             return apply_transitions(tx, transitions), ask()
-        for queue, number in Counter(held[1] for _, held in batch.plain).items():
+        for queue, number in Counter(held[1] for _, held in parted.plain).items():
             tx.moved(queue, _PROCESSING, _SUCCEEDED, number)
-        return _with_batches_told(tx, transitions, batch.plain, results), found
+        batches = {end.job_id: held[5] for end, held in parted.plain if held[5] is not None}
+        if not batches:
+            return results, found
+        for batch_id, number in sorted(Counter(batches.values()).items()):
+            tell_batch(tx, batch_id, active=-number, succeeded=number)
+        return [  # the batch of a member may end by it
+            Applied.RELEASING if one.job_id in batches else result
+            for one, result in zip(transitions, results, strict=True)
+        ], found
 
     @override
     def _suspend(self, suspensions: Sequence[Suspension]) -> Collection[str]:
@@ -556,7 +554,7 @@ class MysqlStorage(SqlStorage):
     ) -> tuple[list[Applied], TakenRows]:
         """The session is locked before the jobs are, as by who ends a session."""
         cursor_of(tx).put(*_written(tx, SERVING, {"session": request.session}))
-        results, found = self._settle_in(tx, transitions, lambda: self._claims.find(tx, request))
+        results, found = self._settle_in(tx, transitions, lambda: self._claims.find_rows(tx, request))
         return results, take_rows(tx, request, found)
 
     # ---- what is remembered ------------------------------------------------------------------------------
@@ -573,33 +571,6 @@ class MysqlStorage(SqlStorage):
         self, job_id: str, *, session: str | None = None, fence: int | None = None
     ) -> list[Memo] | None:
         return self._database.read(lambda tx: recall_at_once(tx, cursor_of(tx), job_id, session, fence))
-
-
-_PlainEnds = Sequence[tuple[Transition, Held]]
-
-
-def _hot_ends(tx: Transaction, plain: _PlainEnds) -> Iterator[tuple[str, list[tuple[Value, ...]]]]:
-    """Yield a statement and its rows for plain ends of jobs without a batch, and one for those of members."""
-    plain = sorted(plain, key=lambda one: one[0].job_id)
-    for statement, are_members in ((SETTLE, False), (SETTLE_MEMBERS, True)):
-        rows = [settle_values(end, held) for end, held in plain if (held[5] is not None) is are_members]
-        if rows:
-            yield statement.compiled(tx.dialect).text, rows
-
-
-def _with_batches_told(
-    tx: Transaction, transitions: Sequence[Transition], plain: _PlainEnds, results: list[Applied]
-) -> list[Applied]:
-    """Return the results; the batches of members that plainly ended are told, which may end by it."""
-    batches = {end.job_id: held[5] for end, held in plain if held[5] is not None}
-    if not batches:
-        return results
-    for batch_id, number in sorted(Counter(batches.values()).items()):
-        tell_batch(tx, batch_id, active=-number, succeeded=number)
-    return [
-        Applied.RELEASING if one.job_id in batches else result
-        for one, result in zip(transitions, results, strict=True)
-    ]
 
 
 def tell_batch(

@@ -97,20 +97,20 @@ _PLACE_OPEN, _PLACE_SETTLED, _PLACE_LANES, _FIRST = 2, 3, 4, 6
 _QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _MARKS = 10, 11, 17, 27, 28
 _AT_LEVEL = itemgetter(_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ)
 
-_Plain = Sequence[tuple[Transition, Held]]
+_PlainEnds = Sequence[tuple[Transition, Held]]
 
 
 @attrs.frozen
-class _Beside:
-    """What a claim beside lanes has done."""
+class _LaneExchange:
+    """What an exchange has done that looked for jobs in lanes, too."""
 
     settled: Sequence[int] | None  # numbers of the jobs that have ended, where these are not all
     taken: TakenRows
-    rows: list[Any] | None = None  # the answer of `EXCHANGE`, where no lane was open to it
+    open_queues: int | None = None  # that `EXCHANGE` looked at; None where lanes were looked at
     has_written: bool = True  # but for ends
 
 
-class _NotSo(Exception):
+class _NothingStored(Exception):
     """A job of the batch was stored before, or the batch that they are members of is not open."""
 
 
@@ -132,13 +132,13 @@ class PostgresqlStorage(SqlStorage):
         self._floors = LaneFloors()
         self._laned: set[tuple[str, ...] | None] = set()  # queues of whose last claim some had lanes
 
-    def _run(self, work: Callable[[Any], _T]) -> _T:
-        """The work, one statement run by a cursor, is committed as one transaction."""
+    def _commit_one(self, work: Callable[[Any], _T]) -> _T:
+        """Commit the work, one statement run by a cursor, as one transaction."""
         if self._database.is_direct:
             return self._database.at_once(work)
         return self._database.write(lambda tx: work(tx.cursor))
 
-    def _rows(self, cursor: Any, statement: Text, values: Mapping[str, object]) -> list[Any]:  # noqa: ANN401 - psycopg's
+    def _fetch_rows(self, cursor: Any, statement: Text, values: Mapping[str, object]) -> list[Any]:  # noqa: ANN401 - psycopg's
         self._execute(cursor, statement, values)
         rows: list[Any] = cursor.fetchall()
         return rows
@@ -151,20 +151,33 @@ class PostgresqlStorage(SqlStorage):
 
     @override
     def _insert(self, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
+        """Store the jobs as new ones, and look for them first only where that fails.
+
+        One round trip where all are of one kind, and plain or members of one batch.
+        """
         if not all(job.is_plain for job in batch) and not _are_alike(batch):
             return self._insert_filled(batch)
-        orders = _orders(batch)
+        database, orders = self._database, _orders(batch)
         kinds = set(map(kind, batch))
+        ties = batch[0].ties_json
+
+        def store(tx: Transaction) -> None:
+            if ties is not None:
+                tx.run(KEEP_OPEN, batch=read_ties(ties).batch_id)
+            self._store_kinds(tx.cursor, next(orders))
+
         try:
-            if batch[0].ties_json is not None:
-                self._insert_members(orders, is_alike=len(kinds) == 1)
-            elif len(kinds) == 1:
-                self._run(lambda cursor: self._store(cursor, next(orders)))
+            if len(kinds) > 1:
+                database.write(store)
+            elif ties is None:
+                self._commit_one(lambda cursor: self._store_kind(cursor, next(orders)))
+            elif database.is_direct and Pipeline.is_supported():
+                database.at_once(lambda cursor: self._store_members(cursor, next(orders)))
             else:
-                self._database.write(lambda tx: self._store_kinds(tx.cursor, next(orders)))
-        except _NotSo:
+                database.write(store)
+        except _NothingStored:
             return self._insert_any(batch)
-        self._database.wake.tell({queue for queue, *_ in kinds})
+        database.wake.tell({queue for queue, *_ in kinds})
         return [True] * len(batch)
 
     def _insert_filled(self, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
@@ -175,15 +188,34 @@ class PostgresqlStorage(SqlStorage):
 
         def store(tx: Transaction) -> list[bool | Duplicate]:
             if not all(insert_jobs(tx, batch[:1])):
-                raise _NotSo
+                raise _NothingStored
             self._store_kinds(tx.cursor, members, is_batch_new=True)
             tx.woken |= {job.queue for job in members}
             return [True] * (1 + number) + insert_jobs(tx, rest)
 
         try:
             return self._database.write(store)
-        except _NotSo:
+        except _NothingStored:
             return self._insert_any(batch)
+
+    def _store_members(self, cursor: Any, jobs: Sequence[NewJob]) -> None:  # noqa: ANN401 - psycopg's
+        """Store members of one kind behind the lock of their batch, which others that add to it may share.
+
+        One round trip.
+
+        Raises:
+            _NothingStored: see there.
+        """
+        statement, values = self._compose_insert(jobs)
+        answer = cursor.connection.cursor()
+        try:
+            with cursor.connection.pipeline():
+                self._execute(cursor, KEEP_OPEN, {"batch": values["batch"]})
+                self._execute(answer, statement, values)
+        except UniqueViolation as error:
+            raise _NothingStored from error
+        if answer.fetchone() is None:
+            raise _NothingStored
 
     def _store_kinds(
         self,
@@ -192,62 +224,40 @@ class PostgresqlStorage(SqlStorage):
         *,
         is_batch_new: bool = False,
     ) -> None:
-        for one in dict.fromkeys(map(kind, batch)):
-            self._store(cursor, [job for job in batch if kind(job) == one], is_batch_new=is_batch_new)
-
-    def _insert_members(self, orders: Iterator[Sequence[NewJob]], *, is_alike: bool) -> None:
-        """The members of one batch are stored; one round trip where they are of one kind.
+        """Store jobs by one statement a kind.
 
         Raises:
-            _NotSo: see there.
+            _NothingStored: see `_store_kind`.
         """
-        database = self._database
-        if is_alike and database.is_direct and Pipeline.is_supported():
-            database.at_once(lambda cursor: self._store_members(cursor, next(orders)))
-            return
+        for one in dict.fromkeys(map(kind, batch)):
+            jobs = [job for job in batch if kind(job) == one]
+            self._store_kind(cursor, jobs, is_batch_new=is_batch_new)
 
-        def store(tx: Transaction) -> None:
-            jobs = next(orders)
-            tx.run(KEEP_OPEN, batch=read_ties(str(jobs[0].ties_json)).batch_id)
-            self._store_kinds(tx.cursor, jobs)
-
-        database.write(store)
-
-    def _store_members(self, cursor: Any, jobs: Sequence[NewJob]) -> None:  # noqa: ANN401 - psycopg's
-        """The members are stored behind the lock of their batch, which others that add to it may share."""
-        statement, values = self._told(jobs)
-        answer = cursor.connection.cursor()
-        try:
-            with cursor.connection.pipeline():
-                self._execute(cursor, KEEP_OPEN, {"batch": values["batch"]})
-                self._execute(answer, statement, values)
-        except UniqueViolation as error:
-            raise _NotSo from error
-        if answer.fetchone() is None:
-            raise _NotSo
-
-    def _store(
+    def _store_kind(
         self,
         cursor: Any,  # noqa: ANN401 - psycopg's
         batch: Sequence[NewJob],
         *,
         is_batch_new: bool = False,
     ) -> None:
-        """The jobs of one kind are stored.
+        """Store jobs of one kind.
 
         Raises:
-            _NotSo: one of them was stored before; the transaction is of no use any more.
+            _NothingStored: one of them was stored before, so the transaction is of no use any more; or their
+                batch is not open.
         """
-        statement, values = self._told(batch, is_batch_new=is_batch_new)
+        statement, values = self._compose_insert(batch, is_batch_new=is_batch_new)
         try:
             cursor.execute(statement.compiled(self._database.dialect).text, values)
         except UniqueViolation as error:
-            raise _NotSo from error
+            raise _NothingStored from error
         if "batch" in values and cursor.fetchone() is None:
-            raise _NotSo
+            raise _NothingStored
 
-    def _told(self, batch: Sequence[NewJob], *, is_batch_new: bool = False) -> tuple[Text, dict[str, object]]:
-        """Return what stores the jobs of one kind, and what it is told of them."""
+    def _compose_insert(
+        self, batch: Sequence[NewJob], *, is_batch_new: bool = False
+    ) -> tuple[Text, dict[str, object]]:
+        """Return the statement that stores jobs of one kind, and its parameters."""
         values = {
             "ids": text_array([job.id for job in batch]),
             "arguments": text_array([job.arguments for job in batch]),
@@ -261,7 +271,6 @@ class PostgresqlStorage(SqlStorage):
             statement, limited = (
                 (FILL, FILL_LIMITED) if is_batch_new else (INSERT_MEMBERS, INSERT_LIMITED_MEMBERS)
             )
-        if ties is not None:
             values |= {"ties": ties, "batch": read_ties(ties).batch_id}
         if all(job.admission_json is None for job in batch):
             return statement, values
@@ -273,53 +282,53 @@ class PostgresqlStorage(SqlStorage):
 
     @override
     def claim(self, request: ClaimRequest) -> Claim:
+        """One round trip, unless there are jobs in lanes."""
         self._database.wake.mark(request.queues)
         if self._has_lanes(request):
-            return self._claimed_beside(request, self._beside(request, ()))
-        return self._claim(self._claim_start.look(request))
+            return self._remember_lanes(request, self._exchange_with_lanes(request, ()))
+        return self._run_claim(self._claim_start.look(request))
 
-    def _claim(self, look: Look) -> Claim:
-        rows = self._run(lambda cursor: self._ask(cursor, look))
-        return self._answered(look, rows)
+    def _run_claim(self, look: Look) -> Claim:
+        """Claim by one statement, which looks where `look` says."""
+        rows = self._commit_one(lambda cursor: self._fetch_claim(cursor, look))
+        return self._finish_claim(look, rows)
 
-    def _answered(self, look: Look, rows: list[Any]) -> Claim:
-        """Return the claim of a hot statement, which has left everything alone where a queue has lanes."""
-        request = look.request
-        if not rows[0][_PLACE_LANES] or request.limit <= 0:
-            return self._topped_up(self._kept(look, rows), rows, look)
-        self._laned.add(_queues_of(request))
-        return self._claimed_beside(request, self._beside(request, ()))
-
-    def _ask(self, cursor: Any, look: Look, plain: _Plain = ()) -> list[Any]:  # noqa: ANN401 - psycopg's
-        """Return the answer to a claim, beside the settling of plain ends where it looks everywhere."""
-        values = self._values(look.request)
+    def _fetch_claim(self, cursor: Any, look: Look, plain: _PlainEnds = ()) -> list[Any]:  # noqa: ANN401 - psycopg's
+        """Run a claim's statement, which settles plain ends beside where it looks everywhere."""
+        values = self._claim_values(look.request)
         if look.probes is not None:
-            return self._rows(cursor, CLAIM_BEHIND, values | look.values)
-        return self._rows_beside(cursor, _exchange_for(look.request), values, plain)
+            return self._fetch_rows(cursor, CLAIM_BEHIND, values | look.values)
+        return self._fetch_settling(cursor, _exchange_for(look.request), values, plain)
 
-    def _rows_beside(
+    def _fetch_settling(
         self,
         cursor: Any,  # noqa: ANN401 - psycopg's
         statement: Settling,
         values: Mapping[str, object],
-        plain: _Plain,
+        plain: _PlainEnds,
     ) -> list[Any]:
-        """Return the rows of a statement that settles plain ends, of members too where there are any."""
-        ends = _ended(plain)
+        """Run a statement that settles plain ends, of members too where there are any."""
+        ends = _end_values(plain)
         text = statement.with_members if "batches" in ends else statement.alone
-        return self._rows(cursor, text, {**values, **ends})
+        return self._fetch_rows(cursor, text, {**values, **ends})
 
-    def _values(self, request: ClaimRequest) -> dict[str, object]:
+    def _claim_values(self, request: ClaimRequest) -> dict[str, object]:
         return {
             "session": request.session, "limit": max(request.limit, 0), "now": request.now,
             "queues": text_array(list(dict.fromkeys(request.queues or ()))), "every": request.queues is None,
             "served": self._turns.last, "beside": False,
         }  # fmt: skip
 
-    def _kept(self, look: Look, rows: list[Any]) -> Claim:
-        """Return the answer as a claim; what was claimed for sure is remembered."""
-        server, next_due_at, opened, *_, took = rows[0][:_FIRST]
+    def _finish_claim(self, look: Look, rows: list[Any]) -> Claim:
+        """Return the claim of a statement's rows; what was claimed for sure is remembered.
+
+        Where a queue has lanes, the statement has claimed nothing: that is done now.
+        """
         request = look.request
+        if rows[0][_PLACE_LANES] and request.limit > 0:
+            self._laned.add(_queues_of(request))
+            return self._remember_lanes(request, self._exchange_with_lanes(request, ()))
+        server, next_due_at, opened, *_, took = rows[0][:_FIRST]
         if server is None:
             self._holdings.forget(request.session)
             return Claim([], next_due_at, is_session_lost=True)
@@ -328,7 +337,7 @@ class PostgresqlStorage(SqlStorage):
         self._claim_start.looked(look, [_AT_LEVEL(row) for row in rows], opened if took is None else took)
         if not rows:
             return Claim([], next_due_at)
-        rows = self._in_order(request, rows)
+        rows = self._sort_rows(request, rows)
         claimed = [claimed_job(row[_FIRST:_SEQ], row[_MARKS]) for row in rows]
         self._holdings.remember(
             request.session,
@@ -339,9 +348,9 @@ class PostgresqlStorage(SqlStorage):
                 if row[_MARKS] in self.hot_marks
             ),
         )
-        return Claim(claimed, next_due_at)
+        return self._top_up(look, Claim(claimed, next_due_at), opened)
 
-    def _in_order(self, request: ClaimRequest, rows: list[Any]) -> list[Any]:
+    def _sort_rows(self, request: ClaimRequest, rows: list[Any]) -> list[Any]:
         """Return the claimed rows in the order to run them: queue by queue as named, or by turns."""
         rows.sort(key=lambda row: (-row[_PRIORITY], row[_ENQUEUED_AT], row[_SEQ]))
         if request.queues is not None:
@@ -349,78 +358,79 @@ class PostgresqlStorage(SqlStorage):
                 places = {name: place for place, name in enumerate(dict.fromkeys(request.queues))}
                 rows.sort(key=lambda row: places[row[_QUEUE]])
             return rows
-        of: dict[str, list[Any]] = {}
+        by_queue: dict[str, list[Any]] = {}
         for row in rows:
-            of.setdefault(row[_QUEUE], []).append(row)
-        if len(of) > 1:
-            turns = [of[name] for name in self._turns.of(sorted(of))]
+            by_queue.setdefault(row[_QUEUE], []).append(row)
+        if len(by_queue) > 1:
+            turns = [by_queue[name] for name in self._turns.of(sorted(by_queue))]
             rows = [row for row in chain.from_iterable(zip_longest(*turns)) if row is not None]
         self._turns.served(rows[-1][_QUEUE])
         return rows
 
-    def _topped_up(self, claim: Claim, rows: list[Any], look: Look) -> Claim:
+    def _top_up(self, look: Look, claim: Claim, open_queues: int) -> Claim:
         """Return the claim with what queues have beyond their share, or beyond what a statement takes."""
         request, most = look.request, _MOST
         left = request.limit - len(claim.jobs)
         if not claim.jobs or left <= 0:
             return claim
-        if request.queues is None and look.probes is None:
-            most = min(most, -(-request.limit // rows[0][_PLACE_OPEN]))
-            if rows[0][_PLACE_OPEN] == 1:
-                most = _MOST
+        if request.queues is None and look.probes is None and open_queues > 1:
+            most = min(most, -(-request.limit // open_queues))
         if max(Counter(job.queue for job in claim.jobs).values()) < most:
             return claim
         more = attrs.evolve(request, limit=left)
-        rest = self._remembered(more, self._database.write(lambda tx: self._take(tx, more)))
+        rest = self._remember_claim(more, self._database.write(lambda tx: self._take_jobs(tx, more)))
         return Claim([*claim.jobs, *rest.jobs], claim.next_due_at)
 
-    # ---- beside lanes ------------------------------------------------------------------------------------
-
-    def _claimed_beside(self, request: ClaimRequest, answer: _Beside) -> Claim:
-        claim = self._remembered(request, answer.taken)
-        return claim if answer.rows is None else self._topped_up(claim, answer.rows, Look(request))
+    # ---- with lanes --------------------------------------------------------------------------------------
 
     def _has_lanes(self, request: ClaimRequest) -> bool:
-        """Tell whether the last claim of these queues found jobs with limits."""
+        """Return whether the last claim of these queues found jobs with limits."""
         return bool(self._laned) and request.limit > 0 and _queues_of(request) in self._laned
 
-    def _beside(self, request: ClaimRequest, plain: _Plain) -> _Beside:
-        """Plain ends are settled, jobs with limits and others are claimed."""
+    def _remember_lanes(self, request: ClaimRequest, done: _LaneExchange) -> Claim:
+        """Return the claim; what was claimed for sure is remembered."""
+        claim = self._remember_claim(request, done.taken)
+        return claim if done.open_queues is None else self._top_up(Look(request), claim, done.open_queues)
+
+    def _exchange_with_lanes(self, request: ClaimRequest, plain: _PlainEnds) -> _LaneExchange:
+        """Settle plain ends, then claim jobs with limits and others; make the keys that were missing."""
         missing: set[str] = set()
 
-        def work(tx: Transaction) -> _Beside:
+        def work(tx: Transaction) -> _LaneExchange:
             missing.clear()
-            answer = self._keyed(tx, request, plain, missing)
-            tx.has_written = bool(plain or answer.has_written)
-            return answer
+            done = self._take_with_lanes(tx, request, plain, missing)
+            tx.has_written = bool(plain or done.has_written)
+            return done
 
         database = self._database
-        found = database.write_planned(work) if database.is_direct else database.write(work)
+        done = database.write_planned(work) if database.is_direct else database.write(work)
         if missing:
             keys = text_array(sorted(missing))
-            self._run(lambda cursor: self._rows(cursor, MAKE_KEYS, {"keys": keys}))
-        return found
+            self._commit_one(lambda cursor: self._fetch_rows(cursor, MAKE_KEYS, {"keys": keys}))
+        return done
 
-    def _keyed(self, tx: Transaction, request: ClaimRequest, plain: _Plain, missing: set[str]) -> _Beside:
-        of = _queues_of(request)
+    def _take_with_lanes(
+        self, tx: Transaction, request: ClaimRequest, plain: _PlainEnds, missing: set[str]
+    ) -> _LaneExchange:
+        """Settle plain ends and claim jobs in this transaction; add the keys that are to be made."""
         statement = BESIDE if request.queues is not None else BESIDE_OF_EVERY
         floors = self._floors if self._floors.is_behind else None
         known = [] if floors is None else floors.queues
-        values = self._values(request) | {"known": text_array(known)}
-        ((server, next_due_at, settled, has_lanes, laned, others, now),) = self._rows_beside(
+        values = self._claim_values(request) | {"known": text_array(known)}
+        ((server, next_due_at, settled, has_lanes, laned, others, now),) = self._fetch_settling(
             tx.cursor, statement, values, plain
         )
         if server is None:
-            return _Beside(settled, TakenRows(Claim([], next_due_at, is_session_lost=True), [], ""))
+            return _LaneExchange(settled, TakenRows(Claim([], next_due_at, is_session_lost=True), [], ""))
         tx.let_go += freed_by([one for one in plain if settled is None or one[1][0] in settled])
         if not has_lanes:
-            self._laned.discard(of)
+            self._laned.discard(_queues_of(request))
         if not laned:
-            rows = self._rows_beside(tx.cursor, _exchange_for(request), values | {"beside": True}, ())
-            found = [] if rows[0][_FIRST] is None else self._in_order(request, rows)
+            rows = self._fetch_settling(tx.cursor, _exchange_for(request), values | {"beside": True}, ())
+            found = [] if rows[0][_FIRST] is None else self._sort_rows(request, rows)
             jobs = [claimed_job(row[_FIRST:_SEQ], row[_MARKS]) for row in found]
             taken = TakenRows(Claim(jobs, next_due_at), [row[_FIRST:] for row in found], server)
-            answer = _Beside(settled, taken, rows)
+            done = _LaneExchange(settled, taken, rows[0][_PLACE_OPEN])
         else:
             timed = attrs.evolve(tx, began=now + self._database.clock_offset)
             lanes = PostgresqlLanes(timed, floors)
@@ -436,10 +446,10 @@ class PostgresqlStorage(SqlStorage):
             jobs = [started_job(row, request.now) for row in found]
             taken = TakenRows(Claim(jobs, next_due_at, look_again_at=claim.look_again_at), found, server)
             has_written = bool(found or lanes.has_written or lanes.unreadable)
-            answer = _Beside(settled, taken, has_written=has_written)
+            done = _LaneExchange(settled, taken, has_written=has_written)
         if tx.let_go:
-            self._take_freed(tx, request, taken.claim)
-        return answer
+            self._skip_needless_wake(tx, request, taken.claim)
+        return done
 
     @override
     def _hold_claims(self, tx: Transaction) -> None:
@@ -449,16 +459,94 @@ class PostgresqlStorage(SqlStorage):
     def _lanes_in(self, tx: Transaction) -> SqlLanes:
         return HeldLanes(tx)
 
-    # ---- upkeep ------------------------------------------------------------------------------------------
+    # ---- apply -------------------------------------------------------------------------------------------
 
     @override
-    def _look_for_release(self) -> tuple[int, int]:
-        if not self._database.is_direct:
-            return super()._look_for_release()
-        ((has_parents, has_batches),) = self._database.at_once(
-            lambda cursor: self._rows(cursor, IS_RELEASING, {})
-        )
-        return has_parents, has_batches
+    def _settle(self, transitions: Sequence[Transition]) -> list[Applied]:
+        """One round trip where all are plain ends."""
+        parted = self._holdings.split(transitions, None)
+        if parted.others:
+            return self._database.write(lambda tx: self._settle_mixed(tx, transitions, parted))
+        settled = self._commit_one(lambda cursor: self._settle_plain(cursor, parted.plain))
+        self._wake_for_keys(parted.plain)
+        return self._settle_rest(transitions, parted, settled)
+
+    def _settle_plain(self, cursor: Any, plain: _PlainEnds) -> Sequence[int] | None:  # noqa: ANN401 - psycopg's
+        """Settle plain ends by a claim of nothing; return the numbers of those that are, None: all."""
+        nobody = ClaimRequest([], 0, str(plain[0][0].session), 0)
+        settled: Sequence[int] | None = self._fetch_claim(cursor, Look(nobody), plain)[0][_PLACE_SETTLED]
+        return settled
+
+    def _settle_mixed(
+        self, tx: Transaction, transitions: Sequence[Transition], parted: Parted
+    ) -> list[Applied]:
+        """Return the results; the session is locked before the jobs are, as by who ends a session."""
+        if not parted.plain:
+            return apply_transitions(tx, transitions)
+        serving(tx, str(parted.plain[0][0].session))
+        tx.all(LOCK, ids=[one.job_id for one in transitions])
+        left = _unsettled(transitions, parted, self._settle_plain(tx.cursor, parted.plain))
+        tx.let_go += freed_by(parted.plain)
+        return _mark_releasing(transitions, parted, self._apply_rest(tx, transitions, left))
+
+    def _settle_rest(
+        self, transitions: Sequence[Transition], parted: Parted, settled: Sequence[int] | None
+    ) -> list[Applied]:
+        """Return the results; an end that turned out not to be plain, as a parent's, is applied now."""
+        results = [Applied.APPLIED] * len(transitions)
+        if left := _unsettled(transitions, parted, settled):
+            results = self._database.write(lambda tx: self._apply_rest(tx, transitions, left))
+        return _mark_releasing(transitions, parted, results)
+
+    def _wake_for_keys(self, plain: _PlainEnds) -> None:
+        """Wake servers if jobs that wait for the same keys as these may start."""
+        if freed_by(plain):
+            self._database.wake.tell({ANY_QUEUE})
+
+    @override
+    def _suspend(self, suspensions: Sequence[Suspension]) -> Collection[str]:
+        database = self._database
+        if not (database.is_direct and can_suspend_at_once()):
+            return ()
+        keys = database.at_once(lambda cursor: suspend_at_once(cursor, database.dialect, suspensions))
+        if any(keys.values()):
+            database.wake.tell({ANY_QUEUE})
+        return keys
+
+    # ---- exchange ----------------------------------------------------------------------------------------
+
+    @override
+    def _settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
+        """One round trip where all are plain ends, unless there are jobs in lanes."""
+        look = self._claim_start.look(request)
+        parted = self._holdings.split(transitions, request.session)
+        if parted.others:
+            return super()._settle_and_claim(transitions, request)
+        if self._has_lanes(request):
+            done = self._exchange_with_lanes(request, parted.plain)
+            results = self._settle_rest(transitions, parted, done.settled)
+            self._holdings.let_go(transitions)
+            return Exchange(results, self._remember_lanes(request, done))
+        if look.probes is not None:
+            return Exchange(self.apply(transitions), self._run_claim(look))
+        rows = self._commit_one(lambda cursor: self._fetch_claim(cursor, look, parted.plain))
+        results = self._settle_rest(transitions, parted, rows[0][_PLACE_SETTLED])
+        self._holdings.let_go(transitions)
+        claim = self._finish_claim(look, rows)
+        if request.queues is not None or len(claim.jobs) >= request.limit:
+            self._wake_for_keys(parted.plain)
+        return Exchange(results, claim)
+
+    @override
+    def _settle_and_take(
+        self, tx: Transaction, transitions: Sequence[Transition], request: ClaimRequest
+    ) -> tuple[list[Applied], TakenRows]:
+        serving(tx, request.session)
+        parted = self._holdings.split(transitions, request.session)
+        results = self._settle_mixed(tx, transitions, parted)
+        if self._has_lanes(request):
+            return results, self._take_with_lanes(tx, request, (), set()).taken
+        return results, self._take_jobs(tx, request)
 
     # ---- what is remembered ------------------------------------------------------------------------------
 
@@ -477,108 +565,32 @@ class PostgresqlStorage(SqlStorage):
         if not self._database.is_direct:
             return super().recall(job_id, session=session, fence=fence)
         values = {"job": job_id, "session": session, "fence": fence}
-        return recalled(self._database.at_once(lambda cursor: self._rows(cursor, RECALL, values)))
+        return recalled(self._database.at_once(lambda cursor: self._fetch_rows(cursor, RECALL, values)))
 
-    # ---- apply -------------------------------------------------------------------------------------------
-
-    @override
-    def _settle(self, transitions: Sequence[Transition]) -> list[Applied]:
-        batch = self._holdings.parted(transitions, None)
-        if batch.others:
-            return self._database.write(lambda tx: self._settle_mixed(tx, transitions, batch))
-        rows = self._run(lambda cursor: self._end(cursor, batch.plain))
-        self._tell_of_keys(batch.plain)
-        return self._settle_rest(transitions, batch, rows[0][_PLACE_SETTLED])
+    # ---- upkeep ------------------------------------------------------------------------------------------
 
     @override
-    def _suspend(self, suspensions: Sequence[Suspension]) -> Collection[str]:
-        database = self._database
-        if not (database.is_direct and can_suspend_at_once()):
-            return ()
-        keys = database.at_once(lambda cursor: suspend_at_once(cursor, database.dialect, suspensions))
-        if any(keys.values()):
-            database.wake.tell({ANY_QUEUE})
-        return keys
-
-    def _tell_of_keys(self, plain: _Plain) -> None:
-        """Jobs that wait for the same keys as these may start."""
-        if freed_by(plain):
-            self._database.wake.tell({ANY_QUEUE})
-
-    def _end(self, cursor: Any, plain: _Plain) -> list[Any]:  # noqa: ANN401 - psycopg's
-        """Return the answer to the settling of plain ends alone."""
-        nobody = ClaimRequest([], 0, str(plain[0][0].session), 0)
-        return self._ask(cursor, Look(nobody), plain)
-
-    def _settle_mixed(
-        self, tx: Transaction, transitions: Sequence[Transition], batch: Parted
-    ) -> list[Applied]:
-        """Return the results; the session is locked before the jobs are, as by who ends a session."""
-        if not batch.plain:
-            return apply_transitions(tx, transitions)
-        serving(tx, str(batch.plain[0][0].session))
-        tx.all(LOCK, ids=[one.job_id for one in transitions])
-        left = _unsettled(transitions, batch, self._end(tx.cursor, batch.plain)[0][_PLACE_SETTLED])
-        tx.let_go += freed_by(batch.plain)
-        return _answers(transitions, batch, self._apply_rest(tx, transitions, left))
-
-    def _settle_rest(
-        self, transitions: Sequence[Transition], batch: Parted, settled: Sequence[int] | None
-    ) -> list[Applied]:
-        """Return the results; an end that turned out not to be plain, as a parent's, is applied now."""
-        left = _unsettled(transitions, batch, settled)
-        if not left:
-            return _answers(transitions, batch, [Applied.APPLIED] * len(transitions))
-        results = self._database.write(lambda tx: self._apply_rest(tx, transitions, left))
-        return _answers(transitions, batch, results)
-
-    # ---- exchange ----------------------------------------------------------------------------------------
-
-    @override
-    def _settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
-        look = self._claim_start.look(request)
-        batch = self._holdings.parted(transitions, request.session)
-        if batch.others:
-            return super()._settle_and_claim(transitions, request)
-        if self._has_lanes(request):
-            answer = self._beside(request, batch.plain)
-            results = self._settle_rest(transitions, batch, answer.settled)
-            self._holdings.let_go(transitions)
-            return Exchange(results, self._claimed_beside(request, answer))
-        if look.probes is not None:
-            return Exchange(self.apply(transitions), self._claim(look))
-        rows = self._run(lambda cursor: self._ask(cursor, look, batch.plain))
-        results = self._settle_rest(transitions, batch, rows[0][_PLACE_SETTLED])
-        self._holdings.let_go(transitions)
-        claim = self._answered(look, rows)
-        if request.queues is not None or len(claim.jobs) >= request.limit:
-            self._tell_of_keys(batch.plain)
-        return Exchange(results, claim)
-
-    @override
-    def _settle_and_take(
-        self, tx: Transaction, transitions: Sequence[Transition], request: ClaimRequest
-    ) -> tuple[list[Applied], TakenRows]:
-        serving(tx, request.session)
-        batch = self._holdings.parted(transitions, request.session)
-        results = self._settle_mixed(tx, transitions, batch)
-        if self._has_lanes(request):
-            return results, self._keyed(tx, request, (), set()).taken
-        return results, self._take(tx, request)
+    def _look_for_release(self) -> tuple[int, int]:
+        if not self._database.is_direct:
+            return super()._look_for_release()
+        ((has_parents, has_batches),) = self._database.at_once(
+            lambda cursor: self._fetch_rows(cursor, IS_RELEASING, {})
+        )
+        return has_parents, has_batches
 
 
-_asks_beside = attrgetter(
+_asked_besides = attrgetter(
     "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id",
     "meta_json", "parents", "ties_json",
 )  # fmt: skip
-_NOTHING_BESIDE = (State.ENQUEUED, None, None, None, (), None, None, None, None, ())
+_NOTHING_BESIDES = (State.ENQUEUED, None, None, None, (), None, None, None, None, ())
 
 
 def _are_alike(batch: Sequence[NewJob]) -> bool:
     """Tell whether the jobs ask for what a claim looks at alone, and are members of one batch, if any."""
     ties = batch[0].ties_json
-    wanted = (*_NOTHING_BESIDE, ties)
-    if any(asked != wanted for asked in map(_asks_beside, batch)):
+    wanted = (*_NOTHING_BESIDES, ties)
+    if any(asked != wanted for asked in map(_asked_besides, batch)):
         return False
     if ties is not None and read_ties(ties) != Ties(read_ties(ties).batch_id):
         return False
@@ -593,18 +605,20 @@ def _queues_of(request: ClaimRequest) -> tuple[str, ...] | None:
     return None if request.queues is None else tuple(request.queues)
 
 
-def _unsettled(transitions: Sequence[Transition], batch: Parted, settled: Sequence[int] | None) -> list[int]:
-    """Return the places of what the statement has left alone; None: nothing."""
+def _unsettled(transitions: Sequence[Transition], parted: Parted, settled: Sequence[int] | None) -> list[int]:
+    """Return the places of what the statement has left alone; it settled these numbers, None: all."""
     if settled is None:
-        return batch.others
+        return parted.others
     found = frozenset(settled)
-    left = {end.job_id for end, held in batch.plain if held[0] not in found}
-    return sorted([*batch.others, *(n for n, one in enumerate(transitions) if one.job_id in left)])
+    left = {end.job_id for end, held in parted.plain if held[0] not in found}
+    return sorted([*parted.others, *(n for n, one in enumerate(transitions) if one.job_id in left)])
 
 
-def _answers(transitions: Sequence[Transition], batch: Parted, results: list[Applied]) -> list[Applied]:
+def _mark_releasing(
+    transitions: Sequence[Transition], parted: Parted, results: list[Applied]
+) -> list[Applied]:
     """Return the results; with a plain end of a member its batch may have ended."""
-    members = {end.job_id for end, held in batch.plain if held[5] is not None}
+    members = {end.job_id for end, held in parted.plain if held[5] is not None}
     if not members:
         return results
     return [
@@ -619,8 +633,8 @@ def _orders(batch: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
     yield from repeat(sorted(batch, key=attrgetter("id")))
 
 
-def _ended(plain: _Plain) -> dict[str, object]:
-    """Return what a settle is told of plain ends, in the order of their ids."""
+def _end_values(plain: _PlainEnds) -> dict[str, object]:
+    """Return the parameters of plain ends, in the order of their ids."""
     if not plain:
         return _NO_ENDS
     plain = sorted(plain, key=lambda one: one[0].job_id)

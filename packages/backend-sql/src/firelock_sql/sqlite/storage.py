@@ -174,32 +174,36 @@ class SqliteStorage(SqlStorage):
 
     def _settle_in(self, tx: Transaction, transitions: Sequence[Transition]) -> list[Applied]:
         """Return the results; where an end turns out not to be plain, all go by way of their rows."""
-        batch = self._holdings.parted(transitions, None)
-        if batch.plain:
-            tx.cursor.execute("SAVEPOINT plain")
-            members = [one for one in batch.plain if one[1][5] is not None]
-            alone = batch.plain if not members else [one for one in batch.plain if one[1][5] is None]
-            if not (_settled(tx, SETTLE, alone) and _settled(tx, SETTLE_MEMBERS, members)):
-                tx.cursor.execute("ROLLBACK TO plain")
-                return apply_transitions(tx, transitions)
-            tx.cursor.execute("RELEASE plain")
-            for queue, number in Counter(held[1] for _, held in batch.plain).items():
-                tx.moved(queue, _PROCESSING, _SUCCEEDED, number)
-            tx.let_go += freed_by(batch.plain)
-            if members:
-                releasing = _told_of(tx, members)
-                results = self._apply_rest(tx, transitions, batch.others)
-                return [
-                    Applied.RELEASING if end.job_id in releasing else result
-                    for end, result in zip(transitions, results, strict=True)
-                ]
-        return self._apply_rest(tx, transitions, batch.others)
+        parted = self._holdings.split(transitions, None)
+        if not parted.plain:
+            return self._apply_rest(tx, transitions, parted.others)
+        tx.cursor.execute("SAVEPOINT plain")
+        members = [one for one in parted.plain if one[1][5] is not None]
+        alone = parted.plain if not members else [one for one in parted.plain if one[1][5] is None]
+        if not (_write_ends(tx, SETTLE, alone) and _write_ends(tx, SETTLE_MEMBERS, members)):
+            tx.cursor.execute("ROLLBACK TO plain")
+            return apply_transitions(tx, transitions)
+        tx.cursor.execute("RELEASE plain")
+        for queue, number in Counter(held[1] for _, held in parted.plain).items():
+            tx.moved(queue, _PROCESSING, _SUCCEEDED, number)
+        tx.let_go += freed_by(parted.plain)
+        if not members:
+            return self._apply_rest(tx, transitions, parted.others)
+        ended = Counter(str(held[5]) for _, held in members)
+        shares = {id: Share(active=-number, succeeded=number) for id, number in ended.items()}
+        told = tell_batches(tx, shares)  # those that may end by it
+        releasing = {end.job_id for end, held in members if held[5] in told}
+        results = self._apply_rest(tx, transitions, parted.others)
+        return [
+            Applied.RELEASING if end.job_id in releasing else result
+            for end, result in zip(transitions, results, strict=True)
+        ]
 
     @override
     def _settle_and_take(
         self, tx: Transaction, transitions: Sequence[Transition], request: ClaimRequest
     ) -> tuple[list[Applied], TakenRows]:
-        return self._settle_in(tx, transitions), self._take(tx, request)
+        return self._settle_in(tx, transitions), self._take_jobs(tx, request)
 
 
 def are_fellows(batch: Sequence[NewJob]) -> bool:
@@ -212,21 +216,14 @@ def are_fellows(batch: Sequence[NewJob]) -> bool:
     )
 
 
-def _settled(tx: Transaction, statement: Text, ends: Sequence[tuple[Transition, Held]]) -> bool:
-    """Write plain ends; tell whether all of them were."""
+def _write_ends(tx: Transaction, statement: Text, ends: Sequence[tuple[Transition, Held]]) -> bool:
+    """Write plain ends; return whether all of them were plain."""
     if not ends:
         return True
     tx.cursor.executemany(
         statement.compiled(tx.dialect).text, [settle_values(end, held) for end, held in ends]
     )
     return tx.cursor.rowcount == len(ends)
-
-
-def _told_of(tx: Transaction, members: Sequence[tuple[Transition, Held]]) -> set[str]:
-    """The batches of members that succeeded are told; return the members whose batch may end by it."""
-    numbers = Counter(str(held[5]) for _, held in members)
-    told = tell_batches(tx, {id: Share(active=-number, succeeded=number) for id, number in numbers.items()})
-    return {end.job_id for end, held in members if held[5] in told}
 
 
 def _own_with_lane(job: NewJob) -> tuple[Any, ...]:

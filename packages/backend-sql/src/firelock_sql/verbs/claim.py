@@ -104,8 +104,13 @@ def _with_lanes(found: Sequence[Any] | None) -> tuple[str | None, bool]:
     return (None, False) if found is None else (str(found[0]), bool(found[1]))
 
 
-def serving(tx: Transaction, session: str) -> str | None:
+def serving_with_lanes(tx: Transaction, session: str) -> tuple[str | None, bool]:
     """Return what `living_server` does; the session cannot end before this transaction."""
+    return _with_lanes(tx.one(_SERVING_AND_LANES, session=session))
+
+
+def serving(tx: Transaction, session: str) -> str | None:
+    """Return the name of the session's server, None likewise; it cannot end before this transaction."""
     found = tx.one(SERVING, session=session)
     return None if found is None else str(found[0])
 
@@ -266,29 +271,6 @@ class TakenRows:
     claim: Claim
     rows: Sequence[Any]
     server: str
-
-
-def take_jobs(
-    tx: Transaction,
-    request: ClaimRequest,
-    turns: QueueTurns,
-    lanes_in: Callable[[Transaction], SqlLanes],
-    cursors: LaneCursors,
-) -> TakenRows:
-    """See `Storage.claim`."""
-    server, has_lanes = _with_lanes(tx.one(_SERVING_AND_LANES, session=request.session))
-    rows: Sequence[ReadyRow] = []
-    look_again_at = None
-    if server is not None and request.limit > 0:
-        if has_lanes:
-            lanes = lanes_in(tx)
-            lanes.hold_numbers()
-            mixed = MixedClaim(tx, lanes, cursors)
-            rows = mixed.rows(request.queues, request.limit, turns)
-            look_again_at = mixed.look_again_at
-        else:
-            rows = ready_rows(tx, request.queues, request.limit, turns)
-    return take_rows(tx, request, ReadyRows(server, rows, next_due_at(tx), look_again_at))
 
 
 def take_rows(tx: Transaction, request: ClaimRequest, found: ReadyRows) -> TakenRows:
