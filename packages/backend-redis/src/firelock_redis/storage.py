@@ -35,34 +35,38 @@ from firelock.storage import (
 from firelock_redis.connections.database import SCHEMA, RedisDatabase
 from firelock_redis.connections.health import HealthVerbs
 from firelock_redis.connections.notify import RedisWaiting
-from firelock_redis.layout.encoding import LETTERS, claimed_job, flags_of, quoted
+from firelock_redis.layout.encoding import claimed_job, flags_of
 from firelock_redis.layout.partitions import EVERYWHERE
-from firelock_redis.verbs.changes import fields_of, further_fields, goes_further, groups_of
+from firelock_redis.verbs.changes import Held, write_changes
 from firelock_redis.verbs.find import FindVerbs
 from firelock_redis.verbs.insert import InsertVerbs
 from firelock_redis.verbs.keys import KeyVerbs
 from firelock_redis.verbs.locks import LockVerbs
 from firelock_redis.verbs.logs import LogVerbs
 from firelock_redis.verbs.memos import MemoVerbs
+from firelock_redis.verbs.records import RecordVerbs
 from firelock_redis.verbs.sessions import SessionVerbs
 from firelock_redis.verbs.upkeep import UpkeepVerbs, earliest_due_at
 
-_MINUTE = 60_000_000
 _RESULTS = dict(zip("012345", Applied, strict=True))
 _APPLIED, _LOOK_CLOSER = "0", "?"
 _LOST = "1"
-_ENDS_PLAINLY = frozenset("mcrfs")  # flags of scripts/jobs.lua that ask for nothing more at an end
-_FIELD_BY_FIELD = 200  # changes that one script makes of those that are not plain ends
-
 
 _Freed: TypeAlias = dict[tuple[str, str], list[str]]
 """Ids of jobs that have ended, by queue and lane."""
-_PlainEnds: TypeAlias = dict[tuple[str, str, int | str], dict[str, tuple[list[Any], list[int]]]]
-"""Arguments of plain ends and their places, by session, queue and minute, then by batch, nothing for none."""
 
 
 class RedisStorage(
-    InsertVerbs, SessionVerbs, UpkeepVerbs, FindVerbs, KeyVerbs, LockVerbs, LogVerbs, MemoVerbs, HealthVerbs
+    HealthVerbs,  # describe, diagnose
+    InsertVerbs,  # insert
+    MemoVerbs,  # remember, recall, tally, append_stream, read_stream
+    KeyVerbs,  # spend, find_keys, find_unique
+    SessionVerbs,  # begin_session, renew, reconcile, end_session, orphans, list_sessions
+    UpkeepVerbs,  # promote, release, prune; record_metrics, timeline
+    FindVerbs,  # get, find, history, counts, failure_groups
+    LogVerbs,  # append_logs, read_log
+    LockVerbs,  # acquire_lock, renew_lock, release_lock
+    RecordVerbs,  # put_record, get_record, list_records, due_records, delete_record
 ):
     """A storage in Redis or Valkey: one server, a primary with Sentinels, or a cluster."""
 
@@ -76,14 +80,9 @@ class RedisStorage(
         self._waiting = self._polls = RedisWaiting(database, self._turns.note)
         # By session and id what was claimed here: record less its last line, and job. A change takes it out,
         # for if its reply is lost it is sent again field by field.
-        self._holdings: dict[str, dict[str, tuple[str, ClaimedJob]]] = {}
+        self._holdings: dict[str, dict[str, Held]] = {}
 
-    def forget_held(self, session: str | None = None) -> None:
-        """The session has ended, or all have: nothing of it is settled from memory any more."""
-        if session is None:
-            self._holdings.clear()
-        else:
-            self._holdings.pop(session, None)
+    # ---- life --------------------------------------------------------------------------------------------
 
     @property
     def clock_offset(self) -> int:
@@ -93,16 +92,6 @@ class RedisStorage(
     @clock_offset.setter
     def clock_offset(self, offset: int) -> None:
         self.database.clock_offset = offset
-
-    @override
-    def clock(self) -> int:
-        return int(self._run("prefix.clock", 0))
-
-    @override
-    def new_ids(self, count: int, beside: str | Sequence[str | None] | None = None) -> list[str]:
-        return self._partitions.new_ids(count, beside)
-
-    # ---- the layout --------------------------------------------------------------------------------------
 
     @override
     def migrate(self) -> list[str]:
@@ -127,12 +116,14 @@ class RedisStorage(
         self.database.close()
 
     @override
-    def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
-        taken = super().end_session(session, running, reason=reason)
-        self.forget_held(session)
-        return taken
+    def clock(self) -> int:
+        return int(self._run("prefix.clock", 0))
 
-    # ---- jobs --------------------------------------------------------------------------------------------
+    @override
+    def new_ids(self, count: int, beside: str | Sequence[str | None] | None = None) -> list[str]:
+        return self._partitions.new_ids(count, beside)
+
+    # ---- the hot path ------------------------------------------------------------------------------------
 
     @override
     def claim(self, request: ClaimRequest) -> Claim:
@@ -144,10 +135,12 @@ class RedisStorage(
         """One round trip a partition; one that cannot be reached does not hinder the others."""
         self.refuse_within(within)
         if self._partitions.number == 1:
-            return self._send(0, transitions, None)[0] if transitions else []
-        return self._apply_apart(transitions, {})
+            return self._exchange_in(0, transitions, None)[0] if transitions else []
+        return self._apply_by_partition(transitions, {})
 
-    def _apply_apart(self, transitions: Sequence[Transition], freed: dict[int, _Freed]) -> list[Applied]:
+    def _apply_by_partition(
+        self, transitions: Sequence[Transition], freed: dict[int, _Freed]
+    ) -> list[Applied]:
         """The changes are sent to their partitions, and the lanes where jobs with limits ended are noted."""
         places = self._partitions.parted(range(len(transitions)), lambda at: transitions[at].job_id)
         results = [Applied.REFUSED] * len(transitions)
@@ -155,7 +148,7 @@ class RedisStorage(
         for partition, here in places.items():
             lanes: _Freed = {}
             try:
-                found, _ = self._send(partition, [transitions[place] for place in here], None, lanes)
+                found, _ = self._exchange_in(partition, [transitions[place] for place in here], None, lanes)
             except StorageError as error:
                 failed = error if failed is None or isinstance(error, StorageUnavailable) else failed
                 continue
@@ -176,8 +169,8 @@ class RedisStorage(
         self._waiting.mark(request.queues)
         if self._partitions.number > 1:
             freed: dict[int, _Freed] = {}
-            return Exchange(self._apply_apart(transitions, freed), self._claim_in_turn(request, freed))
-        return Exchange(*self._send(0, transitions, request))
+            return Exchange(self._apply_by_partition(transitions, freed), self._claim_in_turn(request, freed))
+        return Exchange(*self._exchange_in(0, transitions, request))
 
     def _claim_in_turn(self, asked: ClaimRequest, freed: Mapping[int, _Freed]) -> Claim:
         jobs: list[ClaimedJob] = []
@@ -185,7 +178,9 @@ class RedisStorage(
         for partition in self._turns.order(asked.queues, jobs, self.database.clock_offset):
             wanted = asked.limit - len(jobs)
             try:
-                _, claim = self._send(partition, [], attrs.evolve(asked, limit=wanted), freed.get(partition))
+                _, claim = self._exchange_in(
+                    partition, [], attrs.evolve(asked, limit=wanted), freed.get(partition)
+                )
             except StorageError:
                 self._turns.note(partition)  # nobody has looked: what is there must not wait for its poll
                 if not jobs:
@@ -203,32 +198,40 @@ class RedisStorage(
             next_due_at = earliest_due_at(self.database)
         return Claim(jobs, next_due_at, look_again_at=look_again_at)
 
-    # ---- one script --------------------------------------------------------------------------------------
-
-    def _send(
+    def _exchange_in(
         self,
         partition: int,
         transitions: Sequence[Transition],
         asked: ClaimRequest | None,
         freed: _Freed | None = None,
     ) -> tuple[list[Applied], Claim]:
-        """Changes and a claim are sent; `freed` are lanes of earlier ones, and gets those of these."""
+        """Send changes and a claim by one script; `freed` are lanes of earlier ones, and gets those of these.
+
+        More round trips where there are more changes than one script makes, or a job is not held as here.
+        """
         arguments: list[Any] = ["", 0, -1, 0]
         if asked is not None:
             names = () if asked.queues is None else tuple(dict.fromkeys(asked.queues))
             number = -1 if asked.queues is None else len(names)
             arguments = [asked.session, asked.now, max(asked.limit, 0), number, *names]
         freed = {} if freed is None else freed
-        changes: list[Any] = []
-        order, before = self._lay(transitions, changes, freed)
+        held: list[Held | None] = []
+        for transition in transitions:
+            holding = self._holdings.get(transition.session or "")
+            one = None if holding is None else holding.pop(transition.job_id, None)
+            held.append(one)
+            if one is not None and one[1].admission_json is not None:
+                lane = admission.lane_of(one[1].admission)
+                if lane is not None:
+                    freed.setdefault((one[1].queue, lane), []).append(transition.job_id)
         if freed:  # first, so that ends know their lanes
             arguments += ("", "", "", "", "", len(freed))
             for (queue, lane), ids in freed.items():
                 arguments += (queue, lane, len(ids), *ids)
-        arguments += changes
+        order, before = write_changes(arguments, transitions, held, self._partitions)
         results = [Applied.REFUSED] * len(transitions)
-        for first in range(0, len(before), _FIELD_BY_FIELD):  # lest one script holds the server for long
-            self._send_some(partition, transitions, before[first : first + _FIELD_BY_FIELD], results, None)
+        for some in before:
+            self._exchange_some(partition, transitions, some, results, None)
         reply = self._run("exchange", partition, *arguments)
         letters: str = reply[0]
         closer = []
@@ -241,10 +244,10 @@ class RedisStorage(
                 else:
                     results[place] = _RESULTS[letter]
         if closer:  # no longer held as it was claimed: sent field by field, and claimed behind that
-            return results, self._send_some(partition, transitions, closer, results, asked)
-        return results, Claim([]) if asked is None else self._claimed(partition, reply, asked)
+            return results, self._exchange_some(partition, transitions, closer, results, asked)
+        return results, Claim([]) if asked is None else self._read_claim(partition, reply, asked)
 
-    def _send_some(
+    def _exchange_some(
         self,
         partition: int,
         transitions: Sequence[Transition],
@@ -252,13 +255,14 @@ class RedisStorage(
         results: list[Applied],
         asked: ClaimRequest | None,
     ) -> Claim:
-        """The changes at these places are sent by themselves, and what became of them is in the results."""
-        found, claim = self._send(partition, [transitions[place] for place in places], asked)
+        """Send the changes at these places by themselves; write what became of them to the results."""
+        found, claim = self._exchange_in(partition, [transitions[place] for place in places], asked)
         for place, result in zip(places, found, strict=True):
             results[place] = result
         return claim
 
-    def _claimed(self, partition: int, reply: Sequence[Any], asked: ClaimRequest) -> Claim:
+    def _read_claim(self, partition: int, reply: Sequence[Any], asked: ClaimRequest) -> Claim:
+        """Return the claim of a reply; what was claimed is held. End jobs that cannot be read."""
         next_due_at = self._turns.due(partition, int(float(reply[1])) if reply[1] else None)
         look_again_at = None
         if reply[2] == _LOST:
@@ -283,92 +287,25 @@ class RedisStorage(
             held[id] = (record, job)
             jobs.append(job)
         if unreadable:
-            self._send(partition, unreadable, None)
+            self._exchange_in(partition, unreadable, None)
         return Claim(jobs, next_due_at, look_again_at=look_again_at)
 
-    # ---- changes as arguments ----------------------------------------------------------------------------
+    # ---- sessions ----------------------------------------------------------------------------------------
 
-    def _lay(
-        self, transitions: Sequence[Transition], arguments: list[Any], freed: _Freed
-    ) -> tuple[list[int], list[int]]:
-        """Lay the changes behind the arguments, in groups; return their places in the order they are laid.
+    @override
+    def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
+        taken = super().end_session(session, running, reason=reason)
+        self.forget_held(session)
+        return taken
 
-        The lanes of those that end a claim are noted, with their queues and ids.
+    # ---- what was claimed here ---------------------------------------------------------------------------
 
-        Also the places of those that are to be sent before them, because they are too many for one script.
-        """
-        if not transitions:
-            return [], []
-        order: list[int] = []
-        plain: _PlainEnds = {}
-        others: list[int] = []
-        is_each_once = len({transition.job_id for transition in transitions}) == len(transitions)
-        for place, transition in enumerate(transitions):
-            end = self._plain_end(transition, freed)
-            if end is None or not is_each_once:
-                others.append(place)
-                continue
-            queue, words, batch = end
-            expires = transition.expires_at
-            key = (transition.session or "", queue, "" if expires is None else expires // _MINUTE)
-            if key not in plain:
-                plain[key] = {}
-            if batch not in plain[key]:
-                plain[key][batch] = [], []
-            ends, here = plain[key][batch]
-            ends += words
-            here.append(place)
-        order += _lay_plain(plain, arguments)
-        before, others = others[:-_FIELD_BY_FIELD], others[-_FIELD_BY_FIELD:]
-        for group in groups_of(transitions, others):
-            first = transitions[group[0]]
-            letters = "".join(LETTERS[state] for state in first.from_states)
-            is_further = goes_further(first)
-            kind = "=" if is_further else "-"
-            arguments += (letters, first.session or "", LETTERS[first.to], kind, "", len(group))
-            for place in group:
-                arguments += fields_of(transitions[place])
-                if is_further:
-                    arguments += further_fields(transitions[place], self._partitions)
-            order += group
-        return order, before
-
-    def _plain_end(
-        self, transition: Transition, freed: _Freed
-    ) -> tuple[str, tuple[str, str, int, str], str] | None:
-        """Return a plain end: queue, then id, first line, instant, record as arguments, then the batch.
-
-        None for another.
-        """
-        holding = self._holdings.get(transition.session or "")
-        held = holding.pop(transition.job_id, None) if holding is not None else None
-        if held is not None and held[1].admission_json is not None:
-            lane = admission.lane_of(held[1].admission)
-            if lane is not None:
-                freed.setdefault((held[1].queue, lane), []).append(transition.job_id)
-        if held is None or transition.started_at is None or not transition.is_plain_success:
-            return None
-        record, job = held
-        if (transition.fence, transition.attempt, transition.claimed_at) != (
-            job.fence, job.attempt, job.claimed_at
-        ):  # fmt: skip
-            return None
-        batch = ""
-        if not record[1].isdigit():
-            if not _ENDS_PLAINLY.issuperset(flags_of(record)):
-                return None  # others wait for its end, which is announced on the long way
-            ties = job.ties
-            batch = (ties and ties.batch_id) or ""
-        head, rest = record.split("\n", 1)
-        at, expires, server = transition.at, transition.expires_at, transition.server
-        result, absent = transition.result, transition.result_absent
-        fresh = (
-            f"S{head[1 : -len(transition.session or '')]}\n{rest}{at}\t{job.claimed_at}\t"
-            f"{transition.started_at}\t\t{'' if expires is None else expires}\t\t"
-            f"{'' if server is None else quoted(server)}\t\t"
-            f"{'' if result is None else quoted(result)}\t{'' if absent is None else quoted(absent)}"
-        )
-        return job.queue, (transition.job_id, head + "\n", at, fresh), batch
+    def forget_held(self, session: str | None = None) -> None:
+        """The session has ended, or all have: nothing of it is settled from memory any more."""
+        if session is None:
+            self._holdings.clear()
+        else:
+            self._holdings.pop(session, None)
 
     @override
     def note_flag(self, session: str, job_id: str, flag: str) -> None:
@@ -379,20 +316,6 @@ class RedisStorage(
         record, job = held
         attempt = len(flags_of(record)) + 1
         holding[job_id] = record[:attempt] + flag + record[attempt:], job
-
-
-def _lay_plain(plain: _PlainEnds, arguments: list[Any]) -> list[int]:
-    """Lay plain ends behind the arguments, members of batches first; return their places in that order."""
-    order: list[int] = []
-    for (session, queue, minute), by_batch in plain.items():
-        of_none = by_batch.pop("", ([], []))
-        runs = "".join(f" {batch} {len(here)}" for batch, (_, here) in by_batch.items())
-        places = [place for _, here in (*by_batch.values(), of_none) for place in here]
-        arguments += (f"P{runs}", session, "S", minute, queue, len(places))
-        for ends, _ in (*by_batch.values(), of_none):
-            arguments += ends
-        order += places
-    return order
 
 
 def _require_admission(text: str) -> None:

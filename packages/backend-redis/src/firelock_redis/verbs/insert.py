@@ -88,7 +88,7 @@ class InsertVerbs(RecordVerbs):
         if only_if is not None:
             return self._insert_if(jobs, only_if)
         if self._partitions.number == 1 and jobs:
-            return Inserted(_insert(self.database, 0, jobs))
+            return Inserted(_store_jobs(self.database, 0, jobs))
         places = self._partitions.parted(range(len(jobs)), lambda place: jobs[place].id)
         results: list[bool | Duplicate] = [False] * len(jobs)
         # Those that can be refused first; where there are several, each is asked before anything is stored.
@@ -101,7 +101,7 @@ class InsertVerbs(RecordVerbs):
         for partition in sorted(places, key=lambda one: one not in refusable):
             here = [jobs[place] for place in places[partition]]
             try:
-                stored = _insert(self.database, partition, here)
+                stored = _store_jobs(self.database, partition, here)
             except StorageUnavailable:
                 self._partitions.begin_anywhere()  # who tries again is not refused 500 times in a row
                 raise
@@ -161,7 +161,8 @@ def require_parents_beside(database: RedisDatabase, jobs: Sequence[NewJob]) -> N
             )
 
 
-def _insert(database: RedisDatabase, partition: int, jobs: Sequence[NewJob]) -> list[bool | Duplicate]:
+def _store_jobs(database: RedisDatabase, partition: int, jobs: Sequence[NewJob]) -> list[bool | Duplicate]:
+    """Store jobs of one partition by the first script that knows their kind; return which are new."""
     plain = _plain_arguments(jobs)
     if plain is not None and database.run_replicated("insert_plain", partition, *plain):
         return [True] * len(jobs)
@@ -291,22 +292,18 @@ def answered(jobs: Sequence[NewJob], reply: Sequence[Any]) -> list[bool | Duplic
     """
     if reply and isinstance(reply[0], list):
         why, id, *others = reply[0]
+        job = next(job for job in jobs if job.id == id)
         if why == "missing":
-            raise JobNotFound(_missing(next(job for job in jobs if job.id == id), others[0]))
+            is_batch = job.ties is not None and job.ties.batch_id == others[0]
+            wish = "be a member of batch" if is_batch else "wait for"
+            raise JobNotFound(f"Job {id} is to {wish} {others[0]}, which is not stored. Nothing was stored.")
         if why == "finished":
             raise BatchFinished(
                 f"Batch {others[0]} has ended or is cancelled, so job {id} cannot be added to it. Nothing "
                 "was stored. Make a batch of its own for what comes later, after=batch."
             )
-        _raise_duplicate(next(job for job in jobs if job.id == id), *others)
+        _raise_duplicate(job, *others)
     return [Duplicate(one) if isinstance(one, str) else bool(one) for one in reply]
-
-
-def _missing(job: NewJob, other: str) -> str:
-    ties = job.ties
-    is_batch = ties is not None and ties.batch_id == other
-    wish = "be a member of batch" if is_batch else "wait for"
-    return f"Job {job.id} is to {wish} {other}, which is not stored. Nothing was stored."
 
 
 def _raise_duplicate(job: NewJob, holder: str, why: str) -> None:
