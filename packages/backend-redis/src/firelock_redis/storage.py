@@ -40,7 +40,7 @@ from firelock_redis.layout.partitions import EVERYWHERE
 from firelock_redis.verbs.changes import Held, write_changes
 from firelock_redis.verbs.find import FindVerbs
 from firelock_redis.verbs.insert import InsertVerbs
-from firelock_redis.verbs.keys import KeyVerbs
+from firelock_redis.verbs.limits import LimitVerbs
 from firelock_redis.verbs.locks import LockVerbs
 from firelock_redis.verbs.logs import LogVerbs
 from firelock_redis.verbs.memos import MemoVerbs
@@ -60,7 +60,7 @@ class RedisStorage(
     HealthVerbs,  # describe, diagnose
     InsertVerbs,  # insert
     MemoVerbs,  # remember, recall, tally, append_stream, read_stream
-    KeyVerbs,  # spend, find_keys, find_unique
+    LimitVerbs,  # spend, find_keys, find_unique
     SessionVerbs,  # begin_session, renew, reconcile, end_session, orphans, list_sessions
     UpkeepVerbs,  # promote, release, prune; record_metrics, timeline
     FindVerbs,  # get, find, history, counts, failure_groups

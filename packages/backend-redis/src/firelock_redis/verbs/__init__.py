@@ -1,5 +1,5 @@
 """The arguments and the reply of each verb's script.
 
-One job's way: `insert`, `changes`. Then `sessions`, `upkeep`, `find`, `records`, `locks`, `logs`; `keys` of
-limits and unique jobs; `memos`, with batches and streams.
+One job's way: `insert`, `changes`. Then in the order of the contract: `memos`, with batches and streams;
+`limits`, with unique keys; `sessions`, `upkeep`, `find`, `logs`, `locks`, `records`.
 """

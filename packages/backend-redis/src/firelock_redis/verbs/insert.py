@@ -41,7 +41,7 @@ from firelock_redis.layout.encoding import (
     rare_of,
     text_word,
 )
-from firelock_redis.verbs.keys import require_keys_beside, require_ties_beside
+from firelock_redis.verbs.limits import require_keys_beside, require_ties_beside
 from firelock_redis.verbs.records import RecordVerbs, copied
 
 ON_LETTERS = dict(zip(On, "SFDX", strict=True))

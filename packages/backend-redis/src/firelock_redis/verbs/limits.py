@@ -1,4 +1,4 @@
-"""Keys of limits and unique keys: in which partition each lies, and what people see of it."""
+"""Limits and unique keys: in which partition each key lies, and what people see of it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from firelock_redis.layout.partitions import EVERYWHERE, Partitions
 _key = attrgetter("key")
 
 
-class KeyVerbs(RedisVerbs):
-    """The verbs of keys."""
+class LimitVerbs(RedisVerbs):
+    """The verbs of limits and unique keys."""
 
     @override
     def spend(self, key: str, *, cost: int = 0, until: int | None = None) -> int:
