@@ -66,7 +66,10 @@ class Database(ABC):
 
     @abstractmethod
     def transact(self, work: Callable[[Transaction], _T], *, is_writing: bool) -> _T:
-        """Return what the work returned in one transaction, done again while others are in the way."""
+        """Return what the work returned in one transaction, done again while others are in the way.
+
+        Whatever schema there is; what the work changed of the counts is not written.
+        """
 
     @abstractmethod
     def write_counts(self, tx: Transaction) -> None:
@@ -109,39 +112,31 @@ class Database(ABC):
             StorageError: it will not; nothing was written.
         """
         self.ensure_schema()
-        return self.write_unchecked(work)
+        result, woken = self.transact(lambda tx: self._run_work(tx, work), is_writing=True)
+        if woken:
+            self.wake.tell(woken)
+        return result
 
     def read(self, work: Callable[[Transaction], _T]) -> _T:
         """Return what the work read from one snapshot."""
         self.ensure_schema()
-        return self.read_unchecked(work)
+        return self.transact(work, is_writing=False)
 
     def look(self, work: Callable[[Transaction], _T]) -> _T:
         """Return what the work read by one query, which needs no snapshot but its own."""
         return self.read(work)
 
-    def write_unchecked(self, work: Callable[[Transaction], _T]) -> _T:
-        """`write`, whatever schema there is."""
-        result, woken = self.transact(lambda tx: self._counted(tx, work), is_writing=True)
-        if woken:
-            self.wake.tell(woken)
-        return result
-
-    def read_unchecked(self, work: Callable[[Transaction], _T]) -> _T:
-        """`read`, whatever schema there is."""
-        return self.transact(work, is_writing=False)
-
-    def _counted(self, tx: Transaction, work: Callable[[Transaction], _T]) -> tuple[_T, set[str]]:
-        """Return what the work returns, and the queues to tell of."""
+    def _run_work(self, tx: Transaction, work: Callable[[Transaction], _T]) -> tuple[_T, set[str]]:
+        """Do the work, then write the counts; return its result, and the queues to tell of."""
         result = work(tx)
         if tx.let_go:
             tx.woken.add(ANY_QUEUE)  # other queues' jobs may wait for the keys
         self.write_counts(tx)
         return result, tx.woken
 
-    def _counted_now(self, tx: Transaction, work: Callable[[Transaction], _T]) -> tuple[_T, set[str]]:
-        """`_counted` in a caller's transaction, whatever others have changed since that began."""
-        return self._counted(tx, work)
+    def _run_joined_work(self, tx: Transaction, work: Callable[[Transaction], _T]) -> tuple[_T, set[str]]:
+        """`_run_work` in a caller's transaction, whatever others have changed since that began."""
+        return self._run_work(tx, work)
 
     def check_open(self) -> None:
         """Nothing happens unless it is closed."""
@@ -162,7 +157,7 @@ class Database(ABC):
         """
         if self._is_checked:  # without a lock: to look twice is harmless, a lock held at a fork is not
             return
-        found, works_with = self.read_unchecked(self._stored_schema)
+        found, works_with = self.transact(self._stored_schema, is_writing=False)
         if found == 0:
             self.migrate()
         elif found < schema.OLDEST:
@@ -176,7 +171,7 @@ class Database(ABC):
 
     def schema_state(self) -> SchemaState:
         """Return the stored version and the wanted one."""
-        return SchemaState(self.read_unchecked(self._stored_schema)[0], schema.WANTED)
+        return SchemaState(self.transact(self._stored_schema, is_writing=False)[0], schema.WANTED)
 
     def _stored_schema(self, tx: Transaction) -> tuple[int, int]:
         """Return the version, 0 for none, and the schema that the oldest code must know which works on it.
@@ -198,7 +193,7 @@ class Database(ABC):
     def migrate(self) -> list[str]:
         """See `Storage.migrate`."""
         self._is_checked = False  # until somebody has looked at what there is then
-        return self.write_unchecked(self._migrate)
+        return self.transact(self._migrate, is_writing=True)
 
     def _migrate(self, tx: Transaction) -> list[str]:
         self.prepare_migration(tx)
@@ -219,7 +214,7 @@ class Database(ABC):
                 line for step in schema.script(tx.dialect, self._known_schema(tx), tx.now) for line in step
             ]
 
-        return self.read_unchecked(compose)
+        return self.transact(compose, is_writing=False)
 
     def _known_schema(self, tx: Transaction) -> int:
         found, _ = self._stored_schema(tx)
@@ -292,7 +287,7 @@ class Database(ABC):
         self.ensure_schema()
 
         def part(tx: Transaction) -> tuple[_T, set[str]]:
-            return self._counted(tx, work) if is_adding_alone else self._counted_now(tx, work)
+            return self._run_work(tx, work) if is_adding_alone else self._run_joined_work(tx, work)
 
         with self.borrowed(callers.driver):
             result, woken = self.take_part(callers, part)

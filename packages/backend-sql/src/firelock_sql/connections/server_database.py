@@ -316,7 +316,7 @@ class ServerDatabase(Database):
 
     @override
     def clock(self) -> int:
-        return self.read_unchecked(lambda tx: tx.now)
+        return self.transact(lambda tx: tx.now, is_writing=False)
 
     @override
     def tidy(self) -> None:

@@ -132,13 +132,13 @@ class MysqlDatabase(ServerDatabase):
         return tx
 
     @override
-    def _counted_now(self, tx: Transaction, work: Callable[[Transaction], _T]) -> tuple[_T, set[str]]:
+    def _run_joined_work(self, tx: Transaction, work: Callable[[Transaction], _T]) -> tuple[_T, set[str]]:
         """A MariaDB that undoes the caller's transaction for a row that has changed is told not to."""
         if not self._undoes_for_changes():
-            return super()._counted_now(tx, work)
+            return super()._run_joined_work(tx, work)
         tx.cursor.execute(_LET_CHANGE)
         try:
-            return super()._counted_now(tx, work)
+            return super()._run_joined_work(tx, work)
         finally:
             with suppress(Exception):  # the connection is lost, which others will say
                 tx.cursor.execute(_AS_BEFORE)
@@ -204,7 +204,7 @@ class MysqlDatabase(ServerDatabase):
 
     @override
     def describe(self) -> Mapping[str, str]:
-        settings = self.read_unchecked(lambda tx: health.read_settings(tx.cursor))
+        settings = self.transact(lambda tx: health.read_settings(tx.cursor), is_writing=False)
         return health.describe(self.name, self.product, settings, self.wake.describe())
 
     @override
@@ -212,7 +212,7 @@ class MysqlDatabase(ServerDatabase):
         def ask(tx: Transaction) -> tuple[health.Settings, int | None, int]:
             return health.read_settings(tx.cursor), health.read_history_length(tx.cursor), tx.now
 
-        settings, history, now = self.read_unchecked(ask)
+        settings, history, now = self.transact(ask, is_writing=False)
         ahead = now - self.clock_offset - time.time_ns() // 1_000
         longest = self._read_longest()
         seen = health.Observed(self.product, settings, self.schema_state(), ahead, history, longest)
@@ -221,7 +221,7 @@ class MysqlDatabase(ServerDatabase):
     def _read_longest(self) -> tuple[int, int] | None:
         """Return the oldest transaction, None where there is none or the user may not see those of others."""
         try:
-            return self.read_unchecked(lambda tx: health.read_longest(tx.cursor))
+            return self.transact(lambda tx: health.read_longest(tx.cursor), is_writing=False)
         except StorageError:
             return None
 

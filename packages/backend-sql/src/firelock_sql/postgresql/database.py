@@ -126,7 +126,7 @@ class PostgresqlDatabase(ServerDatabase):
     def _framed(self, cursor: Any, work: Callable[[Transaction], _T]) -> tuple[_T, set[str]]:  # noqa: ANN401 - psycopg's
         cursor.execute(_BEGIN, prepare=False)
         tx = Transaction(cursor, self.dialect, lambda: self.now(cursor), adds_deltas=True)
-        found = self._counted(tx, work)
+        found = self._run_work(tx, work)
         cursor.execute("COMMIT" if tx.has_written else _LET_GO, prepare=False)
         return found
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from sqlalchemy import Table
 from sqlalchemy.schema import CreateIndex
 
 from firelock.storage import Finding, StorageError, StorageUnavailable
@@ -80,7 +79,7 @@ def _ask(database: ServerDatabase, query: str, *values: object) -> list[tuple[An
         rows: list[tuple[Any, ...]] = tx.cursor.fetchall()
         return rows
 
-    return database.read_unchecked(ask)
+    return database.transact(ask, is_writing=False)
 
 
 def _names(database: ServerDatabase) -> list[str]:
@@ -225,19 +224,15 @@ def _about_prepared(database: ServerDatabase, limits: HealthBounds) -> Iterator[
 def _about_indexes(database: ServerDatabase, _: HealthBounds) -> Iterator[Finding]:
     found = {str(name): bool(is_valid) for name, is_valid in _ask(database, _INDEXES, _names(database))}
     for table in METADATA.sorted_tables:
-        yield from _broken_indexes(database, table, found)
-
-
-def _broken_indexes(database: ServerDatabase, table: Table, found: Mapping[str, bool]) -> Iterator[Finding]:
-    for index in sorted(table.indexes, key=lambda index: str(index.name)):
-        name = database.names.of(str(index.name))
-        if not is_of(index, database.dialect.name) or found.get(name):
-            continue
-        make = " ".join(str(CreateIndex(index).compile(dialect=database.dialect)).split())
-        if name in found:
-            yield Finding(True, f"Index {name} is not valid: it is not used.", f"REINDEX INDEX {name}.")
-        else:
-            yield Finding(True, f"Index {name} is missing: jobs are looked for one by one.", f"{make};")
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            name = database.names.of(str(index.name))
+            if not is_of(index, database.dialect.name) or found.get(name):
+                continue
+            make = " ".join(str(CreateIndex(index).compile(dialect=database.dialect)).split())
+            if name in found:
+                yield Finding(True, f"Index {name} is not valid: it is not used.", f"REINDEX INDEX {name}.")
+            else:
+                yield Finding(True, f"Index {name} is missing: jobs are looked for one by one.", f"{make};")
 
 
 def _about_connections(database: ServerDatabase, limits: HealthBounds) -> Iterator[Finding]:

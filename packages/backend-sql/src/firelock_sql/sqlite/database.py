@@ -324,18 +324,15 @@ class FileConnections:
                 result = work(cursor)
                 cursor.execute("COMMIT")
         except BaseException as error:
-            self._undo(connection, error)
+            with suppress(sqlite3.Error):
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            if is_worn(error):
+                self._writer = None
+                with suppress(sqlite3.Error):
+                    connection.close()
             raise
         return result
-
-    def _undo(self, connection: sqlite3.Connection, error: BaseException) -> None:
-        with suppress(sqlite3.Error):
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-        if is_worn(error):
-            self._writer = None
-            with suppress(sqlite3.Error):
-                connection.close()
 
     def _open_writer(self) -> sqlite3.Connection:
         connection = self._connect()
