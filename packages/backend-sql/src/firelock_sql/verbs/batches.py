@@ -99,11 +99,11 @@ def release_batches(tx: Transaction, limit: int) -> int:
     for id in sorted(str(row[0]) for row in found):
         if looked_at >= limit:
             break
-        looked_at += _look_at(tx, id, limit - looked_at)
+        looked_at += _release_batch(tx, id, limit - looked_at)
     return looked_at
 
 
-def _look_at(tx: Transaction, id: str, room: int) -> int:
+def _release_batch(tx: Transaction, id: str, room: int) -> int:
     """The batch is as its counts say, and some of its members are where it has them; return how many."""
     row = load_rows(tx, [id], is_patient=False).get(id)
     if row is None and tx.adds_deltas and tx.all(_OF_BATCHES, ids=[id]):
@@ -121,18 +121,18 @@ def _look_at(tx: Transaction, id: str, room: int) -> int:
     fold(tx, batch, fails_fast=rules.fails_fast)
     state = row.state if row.state is State.DELETED else end_of(batch.tally(row.state, row.due_at))
     if state is not row.state:
-        _decide(tx, row, batch, rules, state)
-    _set_out(row, batch)
+        _end_or_reopen(tx, row, batch, rules, state)
+    _plan_walk(row, batch)
     if batch.flags != flags:
         save_batch(tx, batch)
     save_rows(tx, [row])
     if row.has_children:
         follow_parents(tx, [row])
     counts.tell()
-    return _walk(tx, batch, rules, room) if batch.walk is not None else 1
+    return _walk_members(tx, batch, rules, room) if batch.walk is not None else 1
 
 
-def _set_out(row: JobRow, batch: BatchRow) -> None:
+def _plan_walk(row: JobRow, batch: BatchRow) -> None:
     """What is to be done to the members is what the batch is now; a sweep that left some begins anew."""
     if row.is_final:
         batch.is_shut, batch.is_stopping, batch.walk = 0, 0, None
@@ -144,7 +144,7 @@ def _set_out(row: JobRow, batch: BatchRow) -> None:
     batch.is_changed = 0
 
 
-def _decide(tx: Transaction, row: JobRow, batch: BatchRow, rules: BatchRules, state: State) -> None:
+def _end_or_reopen(tx: Transaction, row: JobRow, batch: BatchRow, rules: BatchRules, state: State) -> None:
     """The batch ends, or is open again; one that ends otherwise than before was open in between."""
     reason = row.reason if state is State.DELETED else None
     if row.is_final:
@@ -163,7 +163,7 @@ def _decide(tx: Transaction, row: JobRow, batch: BatchRow, rules: BatchRules, st
     decide_all_of(tx, [row.id])
 
 
-def _walk(tx: Transaction, batch: BatchRow, rules: BatchRules, room: int) -> int:
+def _walk_members(tx: Transaction, batch: BatchRow, rules: BatchRules, room: int) -> int:
     """The next members of an open batch are swept, or let in; return how many were looked at.
 
     One that somebody else holds is waited for by nobody: the walk goes on with it the next time.
@@ -171,7 +171,7 @@ def _walk(tx: Transaction, batch: BatchRow, rules: BatchRules, room: int) -> int
     found = tx.all(_NEXT_MEMBERS, batch=batch.id, at=batch.walked_at, id=batch.walked_id, most=room)
     movable = _UNENDED if batch.walk == SWEEP else {State.AWAITING}
     wanted = [id for _, id, state in found if read_state(state) in movable]
-    free = _free_among(tx, wanted)
+    free = _lock_free(tx, wanted)
     if batch.walk == SWEEP:
         _sweep(tx, batch, rules, [id for id in wanted if id in free])
     else:
@@ -186,7 +186,7 @@ def _walk(tx: Transaction, batch: BatchRow, rules: BatchRules, room: int) -> int
     return len(free) if held else max(1, len(found))
 
 
-def _free_among(tx: Transaction, ids: Sequence[str]) -> set[str]:
+def _lock_free(tx: Transaction, ids: Sequence[str]) -> set[str]:
     """Return those of the jobs that nobody else holds, nor can from now on."""
     if not tx.adds_deltas or not ids:
         return set(ids)

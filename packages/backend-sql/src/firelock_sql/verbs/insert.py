@@ -130,7 +130,7 @@ def _insert_unique(tx: Transaction, calls: Sequence[NewJob]) -> list[bool | Dupl
         new.clear()
 
     unique = UniqueCalls(tx, calls, flush)  # keys are locked before batches, and those before parents
-    known = _known(tx, calls)
+    known = _load_known(tx, calls)
     answers: list[bool | Duplicate] = []
     for job in calls:
         duplicate = unique.answer(job)
@@ -146,13 +146,13 @@ def _insert_unique(tx: Transaction, calls: Sequence[NewJob]) -> list[bool | Dupl
 
 def insert_new(tx: Transaction, new: Sequence[NewJob]) -> None:
     """The jobs, none of which is stored yet and which have no unique keys, are stored."""
-    known = _known(tx, new)
+    known = _load_known(tx, new)
     _store(tx, new, [_start_of(job, known) for job in new])
 
 
 def _store(tx: Transaction, new: Sequence[NewJob], starts: Sequence[_Start]) -> None:
     if any(start.due_at is not None for start in starts):
-        _tell_of_due(tx, starts)
+        _wake_if_due_sooner(tx, starts)
     tx.run_many(_INSERT, [_values(job, start, tx.now) for job, start in zip(new, starts, strict=True)])
     for (state, queue), number in Counter(
         (start.state.value, job.queue) for job, start in zip(new, starts, strict=True)
@@ -164,7 +164,7 @@ def _store(tx: Transaction, new: Sequence[NewJob], starts: Sequence[_Start]) -> 
         _store_members(tx, new, starts)
     tags = ((tag, job) for job in new for tag in dict.fromkeys(job.tags))
     tx.run_many(_TAG, [{"tag": tag, "created_at": job.created_at, "job_id": job.id} for tag, job in tags])
-    _tie(tx, new, starts)
+    _store_edges(tx, new, starts)
 
 
 def _store_members(tx: Transaction, new: Sequence[NewJob], starts: Sequence[_Start]) -> None:
@@ -222,7 +222,7 @@ def _values(job: NewJob, start: _Start, now: int) -> dict[str, Value]:
     }
 
 
-def _tell_of_due(tx: Transaction, starts: Sequence[_Start]) -> None:
+def _wake_if_due_sooner(tx: Transaction, starts: Sequence[_Start]) -> None:
     """Servers that sleep until the next due instant are told where it has become an earlier one."""
     found = tx.one(DUE)
     first = min((start.due_at for start in starts if start.due_at is not None), default=None)
@@ -233,12 +233,16 @@ def _tell_of_due(tx: Transaction, starts: Sequence[_Start]) -> None:
 # ---- parents ---------------------------------------------------------------------------------------------
 
 
-def _known(tx: Transaction, new: Sequence[NewJob]) -> dict[str, _Start]:
+def _load_known(tx: Transaction, new: Sequence[NewJob]) -> dict[str, _Start]:
     """Return what is stored of batches and parents of new jobs, to which `_start_of` adds what is new."""
     batches = {id for job in new if (id := ties_in(job.ties_json).batch_id) is not None}
     batches -= {job.id for job in new}
     shared = share_batches(tx, visible(tx, batches))  # before the parents
-    known = _load_parents(tx, new) if any(job.parents for job in new) else {}
+    known: dict[str, _Start] = {}
+    if any(job.parents for job in new):
+        ids = {edge.parent_id for job in new if job.state is State.AWAITING for edge in job.parents}
+        found = tx.all(_PARENTS, ids=visible(tx, ids))
+        known = {id: _Start(State(state), None, ended, expires) for id, state, ended, expires in found}
     if shared:
         for id, state in dict(tx.all_known(_STATES, ids=sorted(shared))).items():
             start = known.setdefault(id, _Start(State(state), None))
@@ -250,7 +254,7 @@ def _start_of(job: NewJob, known: dict[str, _Start]) -> _Start:
     """Return how the job begins, by what is known of its parents; it is known then, too."""
     start = _Start(job.state, job.reason, due_at=job.due_at)
     if job.state is State.AWAITING and job.parents:
-        _decide(job, start, known)
+        _decide_by_parents(job, start, known)
     if job.ties_json is not None:
         ties = ties_in(job.ties_json)
         if ties.batch is not None:
@@ -302,13 +306,7 @@ def _begin_member(job: NewJob, batch_id: str, start: _Start, known: Mapping[str,
             start.batch.is_shut = 1
 
 
-def _load_parents(tx: Transaction, new: Sequence[NewJob]) -> dict[str, _Start]:
-    ids = {edge.parent_id for job in new if job.state is State.AWAITING for edge in job.parents}
-    found = tx.all(_PARENTS, ids=visible(tx, ids))
-    return {id: _Start(State(state), None, ended_at, expires_at) for id, state, ended_at, expires_at in found}
-
-
-def _decide(job: NewJob, start: _Start, known: Mapping[str, _Start]) -> None:
+def _decide_by_parents(job: NewJob, start: _Start, known: Mapping[str, _Start]) -> None:
     """The job begins as its parents leave it; what is not decided stays in `open_edges`."""
     for edge in job.parents:
         if edge.parent_id not in known:
@@ -334,7 +332,7 @@ def _decide(job: NewJob, start: _Start, known: Mapping[str, _Start]) -> None:
         start.state, start.reason = State.ENQUEUED, reason
 
 
-def _tie(tx: Transaction, new: Sequence[NewJob], starts: Sequence[_Start]) -> None:
+def _store_edges(tx: Transaction, new: Sequence[NewJob], starts: Sequence[_Start]) -> None:
     ties = [
         (job, edge, edge in start.open_edges)
         for job, start in zip(new, starts, strict=True)

@@ -106,7 +106,8 @@ class SqlLanes(KeyedLanes[Row]):
 
     @override
     def look_at(self, queue: str, lanes: Sequence[str]) -> LaneLook:
-        return self._look_of([lane for lane in lanes if self._has_work(queue, lane)], is_patient=False)
+        with_work = [lane for lane in lanes if self._tx.one(_IS_IN_LANE, queue=queue, lane=lane) is not None]
+        return self._look_of(with_work, is_patient=False)
 
     @override
     def holders(self, refs: Sequence[str]) -> Mapping[str, HolderFacts]:
@@ -200,9 +201,6 @@ class SqlLanes(KeyedLanes[Row]):
         for ref in refs:
             self._listed.setdefault(ref.rstrip(STRICT), set()).add(key)
 
-    def _has_work(self, queue: str, lane: str) -> bool:
-        return self._tx.one(_IS_IN_LANE, queue=queue, lane=lane) is not None
-
     def _new_of(self, queue: str, lane: str, rows: Sequence[Row], number: int) -> list[Head[Row]]:
         """Return those of a lane's rows that were not given out before; now they are."""
         given = self._given.setdefault((queue, lane), set())
@@ -233,11 +231,10 @@ class LockedKeys:
 
 def read_keys(rows: Iterable[Row]) -> dict[str, KeyRow]:
     """Return rows of keys by key."""
-    return {key: KeyRow(_read_holders(holders), free_at) for key, holders, free_at in rows}
-
-
-def _read_holders(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(text.split())
+    return {
+        key: KeyRow(None if holders is None else tuple(holders.split()), free_at)
+        for key, holders, free_at in rows
+    }
 
 
 def key_values(key: str, row: KeyRow) -> dict[str, object]:
@@ -384,15 +381,12 @@ class _KeyStates:
         for key, row in read_keys(self._tx.all(_STRICT_KEYS, **asked, now=self._tx.now)).items():
             found[key] = row.free_at
             strict += [(key, ref.rstrip(STRICT)) for ref in row.holders or () if ref.endswith(STRICT)]
-        listed = self._listed({ref for _, ref in strict})
+        listed = listed_jobs(self._tx, {ref for _, ref in strict})
         for key, ref in strict:
             job = listed.get(ref)
             if job is not None and not is_free(job.facts, is_strict=True) and key in keys_of(job.lane):
                 running.setdefault(key, {})[job.id] = None
         return found
-
-    def _listed(self, refs: Collection[str]) -> dict[str, _Listed]:
-        return listed_jobs(self._tx, refs) if refs else {}
 
     def _every_lane(self) -> Iterable[tuple[str, str]]:
         for queue in known_queues(self._tx):
@@ -423,7 +417,7 @@ class _Listed:
 
 def listed_jobs(tx: Transaction, refs: Collection[str]) -> dict[str, _Listed]:
     """Return what the jobs say that keys list, by number."""
-    rows = tx.all(_LISTED, seqs=sorted(map(int, refs)))
+    rows = tx.all(_LISTED, seqs=sorted(map(int, refs))) if refs else []
     return {
         str(seq): _Listed(id, lane or "", HolderFacts(session is not None, read_state(state) in FINAL_STATES))
         for seq, id, state, session, lane in rows
@@ -451,7 +445,7 @@ def forget_limits(tx: Transaction, keys: Sequence[str]) -> None:
 
 def _idle(tx: Transaction, rows: Mapping[str, KeyRow]) -> list[str]:
     refs = {ref.rstrip(STRICT) for row in rows.values() for ref in row.holders or ()}
-    listed = listed_jobs(tx, refs) if refs else {}
+    listed = listed_jobs(tx, refs)
 
     def is_held(key: str, ref: str) -> bool:
         job = listed.get(ref.rstrip(STRICT))

@@ -101,7 +101,7 @@ def _apply(
     row = rows[transition.job_id]
     job = cast("JobRecord", row)  # in all that the rules look at
     if row.state not in transition.from_states or not rules.is_holder(job, transition):
-        return _refused(tx, row, transition)
+        return _judge_refusal(tx, row, transition)
     key = revived_key(row, transition)
     if key is not None and is_taken_from(tx, row, key):
         return Applied.TAKEN
@@ -110,7 +110,7 @@ def _apply(
         if not _is_allowed(tx, row, transition, around):
             return Applied.REFUSED
     elif transition.to is State.AWAITING:
-        transition = _looked(tx, rows, transition)
+        transition = _resume_if_met(tx, rows, transition)
         is_resumed = transition.to is State.ENQUEUED
     is_calming = lets_run(row, transition)
     _write(tx, row, transition, is_resumed=is_resumed)
@@ -168,7 +168,7 @@ def _awaited(transition: Transition) -> Iterable[str]:
     return [edge.parent_id for edge in transition.parents]
 
 
-def _looked(tx: Transaction, rows: Mapping[str, JobRow], transition: Transition) -> Transition:
+def _resume_if_met(tx: Transaction, rows: Mapping[str, JobRow], transition: Transition) -> Transition:
     """Return the suspension, or what becomes of it where what the job is to wait for is there."""
     reason = None
     awaited = [rows.get(id) for id in _awaited(transition)]
@@ -233,7 +233,7 @@ def _is_due_sooner(row: JobRow, transition: Transition) -> bool:
     return row.due_at is None or transition.due_at < row.due_at
 
 
-def _refused(tx: Transaction, row: JobRow, transition: Transition) -> Applied:
+def _judge_refusal(tx: Transaction, row: JobRow, transition: Transition) -> Applied:
     """Tell a repeat from a stranger; the holder's late end takes its own tail away."""
     if transition.session is None or row.fence != transition.fence:
         return Applied.REFUSED

@@ -161,7 +161,8 @@ class SqlUpkeepVerbs(SqlVerbs):
         if has_news:
             self._database.write(_prune_old_news)
         if has_locks:
-            self._prune_locks()
+            while self._database.write(partial(locks.prune_locks, limit=_PRUNED_AT_ONCE)) == _PRUNED_AT_ONCE:
+                continue
         if has_limits:
             self._prune_keys(idle_limits, forget_limits)
         if has_unique:
@@ -188,18 +189,13 @@ class SqlUpkeepVerbs(SqlVerbs):
         locks, limits, unique = tx.one(_HAS_HOURLY, before=tx.now - _DAY)
         return news, bool(locks), bool(limits), bool(unique)
 
-    def _prune_locks(self) -> None:
-        pruned = _PRUNED_AT_ONCE
-        while pruned == _PRUNED_AT_ONCE:
-            pruned = self._database.write(lambda tx: locks.prune_locks(tx, _PRUNED_AT_ONCE))
-
     def _prune_keys(self, find: _Find, forget: _Forget) -> None:
         """Keys that nobody has are gone; a few at once are looked at, and only those that are idle locked."""
         after: str | None = None
         while after != "":
-            idle, after = self._database.read(partial(_looked, find, after or ""))
+            idle, after = self._database.read(partial(find, after=after or "", limit=_PRUNED_AT_ONCE))
             if idle:
-                self._database.write(partial(_forgotten, forget, idle))
+                self._database.write(partial(forget, keys=idle))
 
     def _prune_some(self, limit: int) -> tuple[int, int]:
         """Return how many expired jobs were found that are gone or kept now, and how many are gone."""
@@ -212,16 +208,14 @@ class SqlUpkeepVerbs(SqlVerbs):
         kept = self._database.write(lambda tx: keep_tied(tx, tied)) if tied else set()
         found = [row for row in found if row[0] not in kept]
         for job_id, marks, ties, _ in found:
-            while marks & HAS_CHILDREN and self._delete_children(job_id):
+            children = partial(delete_children, parent_id=job_id, limit=_CHILDREN_AT_ONCE)
+            while marks & HAS_CHILDREN and self._database.write(children):
                 continue
             while ties is not None and self._database.write(partial(delete_waiting, id=job_id)):
                 continue
         ids = [row[0] for row in found]
         gone = self._database.write(lambda tx: _prune_jobs(tx, ids)) if ids else 0
         return len(expiring) if gone or kept else 0, gone
-
-    def _delete_children(self, parent_id: str) -> int:
-        return self._database.write(lambda tx: delete_children(tx, parent_id, _CHILDREN_AT_ONCE))
 
     @override
     def record_metrics(self, rollups: Sequence[Rollup]) -> None:
@@ -236,16 +230,8 @@ class SqlUpkeepVerbs(SqlVerbs):
         return [one for one in map(_read, rows) if task in {None, one.task} and queue in {None, one.queue}]
 
 
-_Find = Callable[[Transaction, str, int], tuple[list[str], str]]
-_Forget = Callable[[Transaction, Sequence[str]], None]
-
-
-def _looked(find: _Find, after: str, tx: Transaction) -> tuple[list[str], str]:
-    return find(tx, after, _PRUNED_AT_ONCE)
-
-
-def _forgotten(forget: _Forget, keys: Sequence[str], tx: Transaction) -> None:
-    forget(tx, keys)
+_Find = Callable[..., tuple[list[str], str]]  # of a transaction, `after` and `limit`
+_Forget = Callable[..., None]  # of a transaction and `keys`
 
 
 def _promote(tx: Transaction, limit: int) -> Promotion:
