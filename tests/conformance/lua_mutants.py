@@ -40,7 +40,9 @@ def lua_mutations():
 
 def script_of(mutation):
     """Return the file that the mutation changes."""
-    return files(home) / f"{mutation.module}.lua"
+    name = f"{mutation.module}.lua"
+    whole = files(home) / name
+    return whole if whole.is_file() else files(home) / "functions" / name
 
 
 def lua_catcher(mutation, url, *, rounds=1):

@@ -146,7 +146,7 @@ def _edge(edge: Edge) -> list[str | int]:
 
 
 def flags_of(record: str) -> str:
-    """Return the flags of a record, letters that scripts/jobs.lua names; most have none."""
+    """Return the flags of a record, letters that functions/jobs.lua names; most have none."""
     return "" if record[1] in _DIGITS else _DIGIT.split(record, 1)[0][1:]
 
 
@@ -269,7 +269,7 @@ def _read_entry(line: str) -> HistoryEntry | None:
 
 
 def read_history(record: str, created_at: int) -> list[HistoryEntry]:
-    """Return the steps of a job's life, those not written out among them; see scripts/jobs.lua.
+    """Return the steps of a job's life, those not written out among them; see functions/jobs.lua.
 
     A line that cannot be read is passed over.
 

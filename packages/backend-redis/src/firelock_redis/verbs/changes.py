@@ -24,7 +24,7 @@ from firelock_redis.verbs.memos import memo_field
 _LOOK_ELSEWHERE = 5_000_000  # micros after which a job looks again at those it waits for in other partitions
 _PARENT_GONE = quoted(Moved.PARENT_GONE.value)
 _MINUTE = 60_000_000
-_ENDS_PLAINLY = frozenset("mcrfs")  # flags of scripts/jobs.lua that ask for nothing more at an end
+_ENDS_PLAINLY = frozenset("mcrfs")  # flags of functions/jobs.lua that ask for nothing more at an end
 _FIELD_BY_FIELD = 200  # changes that one script makes of those that are not plain ends
 _further = attrgetter("waits_for", "parents", "forget_from")
 _NOTHING_FURTHER = (None, (), None)
@@ -175,7 +175,7 @@ def _failure(at: int, error: ErrorInfo | None) -> tuple[str, str]:
 
 
 def _further_fields(transition: Transition, partitions: Partitions) -> list[Any]:
-    """Return what scripts/suspensions.lua reads of a change that suspends the job or makes it forget.
+    """Return a change that suspends the job or makes it forget as functions/suspensions.lua reads it.
 
     No script sees jobs that lie in other partitions: who waits for such looks again now and then.
     """

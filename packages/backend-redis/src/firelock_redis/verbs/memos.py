@@ -34,7 +34,7 @@ class MemoVerbs(RedisVerbs):
 
     @abstractmethod
     def note_flag(self, session: str, job_id: str, flag: str) -> None:
-        """A script has given a job that this session holds a flag of scripts/jobs.lua."""
+        """A script has given a job that this session holds a flag of functions/jobs.lua."""
 
     @override
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:

@@ -97,7 +97,7 @@ def _pages(kind: str, limit: int, page: Callable[[list[Record], int], list[Any]]
 def copied(kind: str, value: str) -> int | str:
     """Return what every partition has of a record; nothing for most kinds.
 
-    Of a queue 1 where it is paused, else 0; of a limit its numbers as scripts/limits.lua reads them.
+    Of a queue 1 where it is paused, else 0; of a limit its numbers as functions/limits.lua reads them.
 
     Raises:
         StorageError: the numbers of a limit cannot be read; nothing was stored.
