@@ -1,8 +1,8 @@
 """A storage for SQLite, PostgreSQL, MySQL and MariaDB.
 
-Read `storage` first: every verb, in the order of the contract. Each verb is one transaction and is written
-once, in `verbs/`; the few that run for every job are written for each dialect, in `sqlite/`, `postgresql/`
-and `mysql/`. `rows/` reads and writes a job, a batch and a memo, `schema/` has the tables, and
+Read `storage` first: it lists every verb in the order of the contract, and the class in `verbs/` that has it.
+Each verb is one transaction and is written once; insert, claim and settle also have a faster form for plain
+jobs in each dialect's storage, in `sqlite/`, `postgresql/` and `mysql/`. `rows/` reads and writes a job, a batch and a memo, `schema/` has the tables, and
 `connections/` is what lies between a verb and the driver. `plugin` offers the storage to Firelock.
 """
 

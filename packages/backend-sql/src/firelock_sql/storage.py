@@ -281,12 +281,12 @@ class SqlStorage(
         return self._database.join(within, insert, is_adding_alone=is_adding_alone)
 
     @abstractmethod
-    def _insert(self, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
+    def _insert(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
         """Return which of some jobs are new, in a transaction of their own."""
 
-    def _insert_any(self, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
+    def _insert_any(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
         """Return which of the jobs are new, whatever jobs they are."""
-        return self._database.write(lambda tx: insert_jobs(tx, batch))
+        return self._database.write(lambda tx: insert_jobs(tx, jobs))
 
     @override
     def claim(self, request: ClaimRequest) -> Claim:

@@ -50,7 +50,7 @@ local function count_ends(runs, results)
   end
 end
 
--- Plain ends: the task returned. Each is five arguments less two: id, the record's first line as it was claimed,
+-- Plain ends: the task returned. Each is four arguments: id, the record's first line as it was claimed,
 -- the instant, and the whole new record. Whoever has the first line unchanged holds the job, and nobody can have
 -- changed what is behind it. Return the results, and the numbers of those that need a closer look.
 local function end_plainly(first, count, session, queue, minute, runs, results)

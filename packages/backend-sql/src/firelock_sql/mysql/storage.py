@@ -339,12 +339,10 @@ _besides_limits = attrgetter(
 _NOTHING_BESIDES = (State.ENQUEUED, None, None, None, (), None, None, None, None, ())
 
 
-def _batch_of_all(batch: Sequence[NewJob]) -> str | None:
+def _batch_of_all(jobs: Sequence[NewJob]) -> str | None:
     """Return the batch that the jobs are members of, where they have no other ties and nothing else apart."""
-    ties = batch[0].ties_json
-    if ties is None or any(
-        job.ties_json != ties or _besides_limits(job) != _NOTHING_BESIDES for job in batch
-    ):
+    ties = jobs[0].ties_json
+    if ties is None or any(job.ties_json != ties or _besides_limits(job) != _NOTHING_BESIDES for job in jobs):
         return None
     batch_id = read_ties(ties).batch_id
     return batch_id if read_ties(ties) == Ties(batch_id) else None
@@ -370,23 +368,23 @@ class MysqlStorage(SqlStorage):
     # ---- insert ------------------------------------------------------------------------------------------
 
     @override
-    def _insert(self, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
+    def _insert(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
         """One round trip where the jobs are plain and none is known, which the unique key tells."""
-        if any(unique_use(job) is not None for job in batch):
-            return self._insert_unique(batch)
-        if any(job.parents for job in batch):
-            return self._insert_any(batch)
+        if any(unique_use(job) is not None for job in jobs):
+            return self._insert_unique(jobs)
+        if any(job.parents for job in jobs):
+            return self._insert_any(jobs)
         tries = count()
-        if (batch_id := _batch_of_all(batch)) is not None:
+        if (batch_id := _batch_of_all(jobs)) is not None:
             return self._database.write(
-                lambda tx: self._insert_members(tx, batch, batch_id, is_first=next(tries) == 0)
+                lambda tx: self._insert_members(tx, jobs, batch_id, is_first=next(tries) == 0)
             )
-        if any(job.ties_json is not None for job in batch):
-            return self._insert_any(batch)
-        return self._database.write(lambda tx: self._insert_in(tx, batch, is_first=next(tries) == 0))
+        if any(job.ties_json is not None for job in jobs):
+            return self._insert_any(jobs)
+        return self._database.write(lambda tx: self._insert_in(tx, jobs, is_first=next(tries) == 0))
 
     def _insert_members(
-        self, tx: Transaction, batch: Sequence[NewJob], batch_id: str, *, is_first: bool
+        self, tx: Transaction, jobs: Sequence[NewJob], batch_id: str, *, is_first: bool
     ) -> Sequence[bool | Duplicate]:
         """Return which are new; two round trips where none is known and the batch is open."""
         if is_first:
@@ -394,18 +392,18 @@ class MysqlStorage(SqlStorage):
             asked = cursor_of(tx).each([_written(tx, _KEEP_OPEN, of), _written(tx, _IS_OPEN, of)])
             is_first = [list(map(tuple, rows)) for rows in asked] == [[(0, 0)], [(1,)]]
         if not is_first:
-            return insert_jobs(tx, batch)
-        if all(job.admission_json is None for job in batch):
-            self._store_alike(tx, batch, _MEMBERS, _own)
+            return insert_jobs(tx, jobs)
+        if all(job.admission_json is None for job in jobs):
+            self._store_alike(tx, jobs, _MEMBERS, _own)
         else:
-            self._store_alike(tx, batch, _LIMITED_MEMBERS, _limited)
+            self._store_alike(tx, jobs, _LIMITED_MEMBERS, _limited)
         cursor_of(tx).put("SET @batch = %s", [batch_id])
-        listed = [(job.created_at, job.id) for job in batch]
+        listed = [(job.created_at, job.id) for job in jobs]
         tx.cursor.executemany(_LIST_MEMBER.compiled(tx.dialect).text, listed)
-        tell_batch(tx, batch_id, total=len(batch), active=len(batch))
-        return [True] * len(batch)
+        tell_batch(tx, batch_id, total=len(jobs), active=len(jobs))
+        return [True] * len(jobs)
 
-    def _insert_unique(self, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
+    def _insert_unique(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
         """Return what `_insert_any` does.
 
         Raises:
@@ -415,7 +413,7 @@ class MysqlStorage(SqlStorage):
 
         def insert(tx: Transaction) -> Sequence[bool | Duplicate]:
             try:
-                return insert_jobs(tx, batch)
+                return insert_jobs(tx, jobs)
             except Exception as error:
                 if not is_lock_timeout(error) or time.monotonic() < deadline:
                     raise
@@ -429,7 +427,7 @@ class MysqlStorage(SqlStorage):
         return self._database.write(insert)
 
     def _insert_in(
-        self, tx: Transaction, batch: Sequence[NewJob], *, is_first: bool
+        self, tx: Transaction, jobs: Sequence[NewJob], *, is_first: bool
     ) -> Sequence[bool | Duplicate]:
         """Return which are new.
 
@@ -437,37 +435,37 @@ class MysqlStorage(SqlStorage):
             StorageUnavailable: one is known, by the first try, whose answer was lost, or from long before.
         """
         if not is_first:
-            answers = insert_jobs(tx, batch)
+            answers = insert_jobs(tx, jobs)
             if tx.is_again and not all(answers):
                 raise StorageUnavailable(
                     f"{self._database.name}: the connection was lost; the jobs may have been stored."
                 )
             return answers
-        is_plain = all(job.is_plain for job in batch)
-        if is_plain or all(_besides_limits(job) == _NOTHING_BESIDES for job in batch):
+        is_plain = all(job.is_plain for job in jobs)
+        if is_plain or all(_besides_limits(job) == _NOTHING_BESIDES for job in jobs):
             tx.may_repeat = True  # a job that is stored already is known then
-            self._store_alike(tx, batch, *((_PLAIN, _own) if is_plain else (_LIMITED, _limited)))
+            self._store_alike(tx, jobs, *((_PLAIN, _own) if is_plain else (_LIMITED, _limited)))
         else:
-            insert_new(tx, batch)
-        return [True] * len(batch)
+            insert_new(tx, jobs)
+        return [True] * len(jobs)
 
     def _store_alike(
         self,
         tx: Transaction,
-        batch: Sequence[NewJob],
+        jobs: Sequence[NewJob],
         inserts: _Inserts,
         own: Callable[[NewJob], tuple[Any, ...]],
     ) -> None:
         """Store jobs that ask for nothing but what these statements store; tell what all have alike once."""
         offset = self._database.clock_offset
-        ties = () if inserts.tell is _TELL_ALIKE else (batch[0].ties_json, IS_MEMBER)
-        if len(batch) > 1 and len(set(map(_alike, batch))) == 1:
-            cursor_of(tx).put(inserts.tell, [*_alike(batch[0]), offset, *ties])
-            tx.cursor.executemany(inserts.alike.compiled(tx.dialect).text, list(map(own, batch)))
+        ties = () if inserts.tell is _TELL_ALIKE else (jobs[0].ties_json, IS_MEMBER)
+        if len(jobs) > 1 and len(set(map(_alike, jobs))) == 1:
+            cursor_of(tx).put(inserts.tell, [*_alike(jobs[0]), offset, *ties])
+            tx.cursor.executemany(inserts.alike.compiled(tx.dialect).text, list(map(own, jobs)))
         else:
-            rows = [(*own(job), *_alike(job), job.created_at, offset, *ties) for job in batch]
+            rows = [(*own(job), *_alike(job), job.created_at, offset, *ties) for job in jobs]
             tx.cursor.executemany(inserts.each.compiled(tx.dialect).text, rows)
-        for queue, number in Counter(job.queue for job in batch).items():
+        for queue, number in Counter(job.queue for job in jobs).items():
             tx.moved(queue, None, _ENQUEUED, number)
             tx.woken.add(queue)
 

@@ -42,21 +42,6 @@ from firelock_sql.postgresql.claim_start import ClaimStart, Look
 from firelock_sql.postgresql.connect import number_array, patient_for, text_array
 from firelock_sql.postgresql.database import PostgresqlDatabase
 from firelock_sql.postgresql.deltas import take_deltas
-from firelock_sql.postgresql.exchange import (
-    BESIDE,
-    BESIDE_OF_EVERY,
-    CLAIM_BEHIND,
-    EXCHANGE,
-    EXCHANGE_OF_EVERY,
-    FILL,
-    FILL_LIMITED,
-    INSERT,
-    INSERT_LIMITED,
-    INSERT_LIMITED_MEMBERS,
-    INSERT_MEMBERS,
-    KEEP_OPEN,
-    Settling,
-)
 from firelock_sql.postgresql.lanes import (
     HOLD_CLAIMS,
     MAKE_KEYS,
@@ -71,6 +56,21 @@ from firelock_sql.postgresql.memos import (
     can_remember_at_once,
     recalled,
     remember_at_once,
+)
+from firelock_sql.postgresql.statements import (
+    BESIDE,
+    BESIDE_OF_EVERY,
+    CLAIM_BEHIND,
+    EXCHANGE,
+    EXCHANGE_OF_EVERY,
+    FILL,
+    FILL_LIMITED,
+    INSERT,
+    INSERT_LIMITED,
+    INSERT_LIMITED_MEMBERS,
+    INSERT_MEMBERS,
+    KEEP_OPEN,
+    Settling,
 )
 from firelock_sql.postgresql.suspensions import can_suspend_at_once, suspend_at_once
 from firelock_sql.postgresql.unique_lock import lock_keys
@@ -150,20 +150,20 @@ class PostgresqlStorage(SqlStorage):
     # ---- insert ------------------------------------------------------------------------------------------
 
     @override
-    def _insert(self, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
+    def _insert(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
         """Store the jobs as new ones, and look for them first only where that fails.
 
         One round trip where all are of one kind, and plain or members of one batch.
         """
-        if not all(job.is_plain for job in batch) and not _are_alike(batch):
-            return self._insert_filled(batch)
-        database, orders = self._database, _orders(batch)
-        kinds = set(map(kind, batch))
-        ties = batch[0].ties_json
+        if not all(job.is_plain for job in jobs) and not _are_alike(jobs):
+            return self._insert_filled(jobs)
+        database, orders = self._database, _orders(jobs)
+        kinds = set(map(kind, jobs))
+        ties = jobs[0].ties_json
 
         def store(tx: Transaction) -> None:
             if ties is not None:
-                tx.run(KEEP_OPEN, batch=read_ties(ties).batch_id)
+                tx.run(KEEP_OPEN, jobs=read_ties(ties).batch_id)
             self._store_kinds(tx.cursor, next(orders))
 
         try:
@@ -176,18 +176,18 @@ class PostgresqlStorage(SqlStorage):
             else:
                 database.write(store)
         except _NothingStored:
-            return self._insert_any(batch)
+            return self._insert_any(jobs)
         database.wake.tell({queue for queue, *_ in kinds})
-        return [True] * len(batch)
+        return [True] * len(jobs)
 
-    def _insert_filled(self, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
+    def _insert_filled(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
         """Return which jobs are new: a batch goes first with the plain members right behind it."""
-        if not (number := first_fellows(batch)):
-            return self._insert_any(batch)
-        members, rest = batch[1 : number + 1], batch[number + 1 :]
+        if not (number := first_fellows(jobs)):
+            return self._insert_any(jobs)
+        members, rest = jobs[1 : number + 1], jobs[number + 1 :]
 
         def store(tx: Transaction) -> list[bool | Duplicate]:
-            if not all(insert_jobs(tx, batch[:1])):
+            if not all(insert_jobs(tx, jobs[:1])):
                 raise _NothingStored
             self._store_kinds(tx.cursor, members, is_batch_new=True)
             tx.woken |= {job.queue for job in members}
@@ -196,7 +196,7 @@ class PostgresqlStorage(SqlStorage):
         try:
             return self._database.write(store)
         except _NothingStored:
-            return self._insert_any(batch)
+            return self._insert_any(jobs)
 
     def _store_members(self, cursor: Any, jobs: Sequence[NewJob]) -> None:  # noqa: ANN401 - psycopg's
         """Store members of one kind behind the lock of their batch, which others that add to it may share.
@@ -220,7 +220,7 @@ class PostgresqlStorage(SqlStorage):
     def _store_kinds(
         self,
         cursor: Any,  # noqa: ANN401 - psycopg's
-        batch: Sequence[NewJob],
+        new_jobs: Sequence[NewJob],
         *,
         is_batch_new: bool = False,
     ) -> None:
@@ -229,14 +229,14 @@ class PostgresqlStorage(SqlStorage):
         Raises:
             _NothingStored: see `_store_kind`.
         """
-        for one in dict.fromkeys(map(kind, batch)):
-            jobs = [job for job in batch if kind(job) == one]
+        for one in dict.fromkeys(map(kind, new_jobs)):
+            jobs = [job for job in new_jobs if kind(job) == one]
             self._store_kind(cursor, jobs, is_batch_new=is_batch_new)
 
     def _store_kind(
         self,
         cursor: Any,  # noqa: ANN401 - psycopg's
-        batch: Sequence[NewJob],
+        jobs: Sequence[NewJob],
         *,
         is_batch_new: bool = False,
     ) -> None:
@@ -246,7 +246,7 @@ class PostgresqlStorage(SqlStorage):
             _NothingStored: one of them was stored before, so the transaction is of no use any more; or their
                 batch is not open.
         """
-        statement, values = self._compose_insert(batch, is_batch_new=is_batch_new)
+        statement, values = self._compose_insert(jobs, is_batch_new=is_batch_new)
         try:
             cursor.execute(statement.compiled(self._database.dialect).text, values)
         except UniqueViolation as error:
@@ -255,27 +255,27 @@ class PostgresqlStorage(SqlStorage):
             raise _NothingStored
 
     def _compose_insert(
-        self, batch: Sequence[NewJob], *, is_batch_new: bool = False
+        self, jobs: Sequence[NewJob], *, is_batch_new: bool = False
     ) -> tuple[Text, dict[str, object]]:
         """Return the statement that stores jobs of one kind, and its parameters."""
         values = {
-            "ids": text_array([job.id for job in batch]),
-            "arguments": text_array([job.arguments for job in batch]),
-            "ats": number_array([job.created_at for job in batch]),
+            "ids": text_array([job.id for job in jobs]),
+            "arguments": text_array([job.arguments for job in jobs]),
+            "ats": number_array([job.created_at for job in jobs]),
             "offset": self._database.clock_offset,
-            **dict(zip(KIND, kind(batch[0]), strict=True)),
+            **dict(zip(KIND, kind(jobs[0]), strict=True)),
         }
-        ties = batch[0].ties_json
+        ties = jobs[0].ties_json
         statement, limited = INSERT, INSERT_LIMITED
         if ties is not None:
             statement, limited = (
                 (FILL, FILL_LIMITED) if is_batch_new else (INSERT_MEMBERS, INSERT_LIMITED_MEMBERS)
             )
             values |= {"ties": ties, "batch": read_ties(ties).batch_id}
-        if all(job.admission_json is None for job in batch):
+        if all(job.admission_json is None for job in jobs):
             return statement, values
-        values["lanes"] = text_array([lane_of(job.admission) for job in batch])
-        values["admissions"] = text_array([job.admission_json for job in batch])
+        values["lanes"] = text_array([lane_of(job.admission) for job in jobs])
+        values["admissions"] = text_array([job.admission_json for job in jobs])
         return limited, values
 
     # ---- claim -------------------------------------------------------------------------------------------
@@ -586,15 +586,15 @@ _asked_besides = attrgetter(
 _NOTHING_BESIDES = (State.ENQUEUED, None, None, None, (), None, None, None, None, ())
 
 
-def _are_alike(batch: Sequence[NewJob]) -> bool:
+def _are_alike(jobs: Sequence[NewJob]) -> bool:
     """Tell whether the jobs ask for what a claim looks at alone, and are members of one batch, if any."""
-    ties = batch[0].ties_json
+    ties = jobs[0].ties_json
     wanted = (*_NOTHING_BESIDES, ties)
-    if any(asked != wanted for asked in map(_asked_besides, batch)):
+    if any(asked != wanted for asked in map(_asked_besides, jobs)):
         return False
     if ties is not None and read_ties(ties) != Ties(read_ties(ties).batch_id):
         return False
-    return all(unique_use(job) is None for job in batch)
+    return all(unique_use(job) is None for job in jobs)
 
 
 def _exchange_for(request: ClaimRequest) -> Settling:
@@ -627,10 +627,10 @@ def _mark_releasing(
     ]
 
 
-def _orders(batch: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
+def _orders(jobs: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
     """Yield the jobs as they are given; from then on, as others store some too, in everybody's order."""
-    yield batch
-    yield from repeat(sorted(batch, key=attrgetter("id")))
+    yield jobs
+    yield from repeat(sorted(jobs, key=attrgetter("id")))
 
 
 def _end_values(plain: _PlainEnds) -> dict[str, object]:

@@ -308,6 +308,11 @@ class JobRow(Standing):
             setattr(self, name, value)
         self.is_changed = True
 
+    def tell_if_claimable(self, tx: Transaction) -> None:
+        """Tell servers of the job after the commit, if one may claim it."""
+        if self.session is None and self.state == State.ENQUEUED:
+            tx.woken.add(self.queue)
+
     def note(self, state: State, at: int, reason: str | None, *, of_attempt: bool = False) -> None:
         """The history has one entry more."""
         attempt = (self.attempt, self.claimed_at, self.started_at, self.server) if of_attempt else ()

@@ -82,36 +82,36 @@ class SqliteStorage(SqlStorage):
     # ---- insert ------------------------------------------------------------------------------------------
 
     @override
-    def _insert(self, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        if all(job.is_plain for job in batch):
-            return self._database.write(lambda tx: self._insert_plain(tx, batch))
-        if all(map(asks_only_limits, batch)):
-            return self._database.write(lambda tx: self._insert_plain(tx, batch, has_lanes=True))
-        if are_fellows(batch):
-            return self._database.write(lambda tx: self._insert_members(tx, batch))
-        if number := first_fellows(batch):
-            return self._database.write(lambda tx: self._insert_batch(tx, batch, number))
-        return self._insert_any(batch)
+    def _insert(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
+        if all(job.is_plain for job in jobs):
+            return self._database.write(lambda tx: self._insert_plain(tx, jobs))
+        if all(map(asks_only_limits, jobs)):
+            return self._database.write(lambda tx: self._insert_plain(tx, jobs, has_lanes=True))
+        if are_fellows(jobs):
+            return self._database.write(lambda tx: self._insert_members(tx, jobs))
+        if number := first_fellows(jobs):
+            return self._database.write(lambda tx: self._insert_batch(tx, jobs, number))
+        return self._insert_any(jobs)
 
     def _insert_batch(
-        self, tx: Transaction, batch: Sequence[NewJob], number: int
+        self, tx: Transaction, jobs: Sequence[NewJob], number: int
     ) -> Sequence[bool | Duplicate]:
         """Return which are new of a batch, so many members that are otherwise plain jobs, and the rest."""
-        first, members, rest = batch[:1], batch[1 : number + 1], batch[number + 1 :]
+        first, members, rest = jobs[:1], jobs[1 : number + 1], jobs[number + 1 :]
         is_new = insert_jobs(tx, first)
         answers = [*is_new, *self._insert_members(tx, members)]
         if is_new[0]:
             tx.run(_FILLED, id=first[0].id)
         return [*answers, *(insert_jobs(tx, rest) if rest else [])]
 
-    def _insert_members(self, tx: Transaction, batch: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
+    def _insert_members(self, tx: Transaction, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
         """Return which members of one batch are new, otherwise plain jobs; it has to be open."""
-        batch_id = ties_in(batch[0].ties_json).batch_id
+        batch_id = ties_in(jobs[0].ties_json).batch_id
         if tx.one(_IS_OPEN, id=batch_id) is None:
-            return insert_jobs(tx, batch)
-        has_lanes = any(job.admission_json is not None for job in batch)
-        answers = self._insert_plain(tx, batch, has_lanes=has_lanes, are_members=True)
-        new = list(compress(batch, answers))
+            return insert_jobs(tx, jobs)
+        has_lanes = any(job.admission_json is not None for job in jobs)
+        answers = self._insert_plain(tx, jobs, has_lanes=has_lanes, are_members=True)
+        new = list(compress(jobs, answers))
         done = 0
         for size in _SIZES:
             while len(new) - done >= size:
@@ -124,18 +124,18 @@ class SqliteStorage(SqlStorage):
     def _insert_plain(
         self,
         tx: Transaction,
-        batch: Sequence[NewJob],
+        jobs: Sequence[NewJob],
         *,
         has_lanes: bool = False,
         are_members: bool = False,
     ) -> list[bool]:
         """Return which of the plain jobs are new: those that are stored now have the highest numbers."""
-        kinds = Counter(map(kind, batch))
+        kinds = Counter(map(kind, jobs))
         is_uniform = len(kinds) == 1
         common = [
             tx.now,
-            *((batch[0].ties_json,) if are_members else ()),
-            *(kind(batch[0]) if is_uniform else ()),
+            *((jobs[0].ties_json,) if are_members else ()),
+            *(kind(jobs[0]) if is_uniform else ()),
         ]
         values: Callable[[NewJob], Iterable[Any]] = _own if is_uniform else _kind_and_own
         if has_lanes:
@@ -143,18 +143,18 @@ class SqliteStorage(SqlStorage):
         done = stored = 0
         for size in _SIZES:
             text = _many_rows(size, is_uniform=is_uniform, has_lanes=has_lanes, are_members=are_members)
-            while len(batch) - done >= size:
-                rows = map(values, batch[done : done + size])
+            while len(jobs) - done >= size:
+                rows = map(values, jobs[done : done + size])
                 tx.cursor.execute(text, [*common, *chain.from_iterable(rows)])
                 stored += tx.cursor.rowcount
                 done += size
-        answers = [True] * len(batch)
-        if stored != len(batch):
+        answers = [True] * len(jobs)
+        if stored != len(jobs):
             new = {row[0] for row in tx.all(_NEWEST, most=stored)}
-            for place, job in enumerate(batch):
+            for place, job in enumerate(jobs):
                 answers[place] = job.id in new
                 new.discard(job.id)  # of one that is there twice the second is not new
-            kinds = Counter(map(kind, compress(batch, answers)))
+            kinds = Counter(map(kind, compress(jobs, answers)))
         for (queue, *_), number in kinds.items():
             tx.moved(queue, None, _ENQUEUED, number)
             tx.woken.add(queue)
@@ -206,12 +206,12 @@ class SqliteStorage(SqlStorage):
         return self._settle_in(tx, transitions), self._take_jobs(tx, request)
 
 
-def are_fellows(batch: Sequence[NewJob]) -> bool:
+def are_fellows(jobs: Sequence[NewJob]) -> bool:
     """Tell whether the jobs are members of one batch, and ask for nothing else but limits."""
-    ties = batch[0].ties_json
+    ties = jobs[0].ties_json
     return (
         ties is not None
-        and all(job.ties_json == ties and asks_only_limits(job, but_ties=True) for job in batch)
+        and all(job.ties_json == ties and asks_only_limits(job, but_ties=True) for job in jobs)
         and ties_in(ties) == Ties(ties_in(ties).batch_id)
     )
 

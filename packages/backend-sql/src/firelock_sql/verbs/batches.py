@@ -27,15 +27,8 @@ from firelock_sql.rows.batch_row import (
 )
 from firelock_sql.rows.job_row import JobRow, load_rows, read_state, save_rows, ties_in
 from firelock_sql.verbs.batch_change import cancel_batch
-from firelock_sql.verbs.settle import (
-    apply_transitions,
-    decide_all_of,
-    delete_with,
-    follow_parents,
-    keep_waiting,
-    resume,
-    tell_if_claimable,
-)
+from firelock_sql.verbs.children import decide_all_of, delete_with, follow_parents, keep_waiting, resume
+from firelock_sql.verbs.settle import apply_transitions
 
 _UNENDED = frozenset(State) - FINAL_STATES
 _NO_RULES = BatchRules("")
@@ -229,7 +222,7 @@ def _let_in(tx: Transaction, ids: Sequence[str]) -> None:
             tx.woken.add(ANY_QUEUE)  # who sleeps until the next due instant
         else:
             row.move(tx, State.ENQUEUED, reason=reason, changed_at=tx.now, enqueued_at=tx.now)
-            tell_if_claimable(tx, row)
+            row.tell_if_claimable(tx)
         row.note(row.state, tx.now, reason)
     save_rows(tx, rows.values())
 

@@ -37,8 +37,8 @@ from firelock_sql.rows.batch_row import (
 )
 from firelock_sql.rows.job_row import KNOWN, edges_text, entry_line, list_text, ties_in, visible
 from firelock_sql.schema.tables import IS_MEMBER
+from firelock_sql.verbs.children import MARK_PARENTS, kept_until
 from firelock_sql.verbs.claim import DUE
-from firelock_sql.verbs.settle import MARK_PARENTS, kept_until
 from firelock_sql.verbs.unique import UniqueCalls, unique_use
 
 _AS_GIVEN = (
@@ -89,26 +89,26 @@ def asks_only_limits(job: NewJob, *, but_ties: bool = False) -> bool:
     return _asked(job) == _NOTHING_ASKED and not has_ties and unique_use(job) is None
 
 
-def first_fellows(batch: Sequence[NewJob]) -> int:
+def first_fellows(jobs: Sequence[NewJob]) -> int:
     """Return how many members of the first job, a batch, stand behind it that ask for nothing but limits.
 
     None of a batch that waits: where that cannot come, its members are stored and swept. None either where a
     later job has a unique key, since keys are locked before all else.
     """
-    ties = batch[1].ties_json if len(batch) > 1 and not batch[0].parents else None
-    if ties is None or ties_in(ties) != Ties(batch[0].id):
+    ties = jobs[1].ties_json if len(jobs) > 1 and not jobs[0].parents else None
+    if ties is None or ties_in(ties) != Ties(jobs[0].id):
         return 0
-    fellows = takewhile(lambda job: job.ties_json == ties and asks_only_limits(job, but_ties=True), batch[1:])
+    fellows = takewhile(lambda job: job.ties_json == ties and asks_only_limits(job, but_ties=True), jobs[1:])
     number = sum(1 for _ in fellows)
-    return 0 if any(unique_use(job) is not None for job in batch[number + 1 :]) else number
+    return 0 if any(unique_use(job) is not None for job in jobs[number + 1 :]) else number
 
 
-def insert_jobs(tx: Transaction, batch: Sequence[NewJob]) -> list[bool | Duplicate]:
+def insert_jobs(tx: Transaction, jobs: Sequence[NewJob]) -> list[bool | Duplicate]:
     """See `Storage.insert`."""
-    known = {row[0] for row in tx.all(KNOWN, ids=[job.id for job in batch])}
+    known = {row[0] for row in tx.all(KNOWN, ids=[job.id for job in jobs])}
     answers: list[bool | Duplicate] = []
     new: list[NewJob] = []
-    for job in batch:
+    for job in jobs:
         answers.append(job.id not in known)
         if job.id not in known:
             known.add(job.id)

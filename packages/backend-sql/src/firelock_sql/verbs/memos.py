@@ -23,7 +23,7 @@ from firelock_sql.connections.database import SqlVerbs
 from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.rows.job_row import IS_HELD, JobRow, load_rows, save_rows, visible
 from firelock_sql.rows.memo_row import memo_size, memo_total, put_memo, read_memo, read_memos
-from firelock_sql.verbs.settle import decide_all_of, resume
+from firelock_sql.verbs.children import decide_all_of, resume
 
 _UNWATCHED = frozenset({State.SUCCEEDED, State.DELETED})  # nobody outside tells such a job anything
 IS_KNOWN = Text("SELECT 1 FROM firelock_jobs WHERE id = :id")

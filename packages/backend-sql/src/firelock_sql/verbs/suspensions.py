@@ -1,22 +1,28 @@
-"""Suspensions, of runs that wait without a worker: which of them go the short way, nearly all.
+"""Suspensions: runs that wait without a worker, for a signal, other jobs or an instant.
 
-That is one round trip. It locks the job, and the jobs that it is to wait for, in a statement of its own; a
-second one, which sees what others have left behind these locks, looks for what the job waits for, and writes
-where that is not there and the run holds the job. It leaves all else alone: that is decided on rows, by
-`settle`. A long history it leaves to what lets the job run again.
+On a database server nearly all of them go the short way, which is one round trip. One statement locks the job
+and the jobs that it is to wait for. A second one, which sees what others have committed before these locks,
+looks for what the job waits for, and writes if that is not there and the run holds the job. Everything else
+goes the long way, on rows, as part of `settle`; on SQLite each suspension does. A long history is left to
+what lets the job run again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
-from firelock.storage import MemoKind, State, Transition
-from firelock_sql.rows.job_row import entry_line
+from firelock.storage import MemoKind, Moved, State, Transition
+from firelock_sql.connections.transaction import Transaction, insert_into
+from firelock_sql.rows.job_row import JobRow, entry_line
+from firelock_sql.rows.memo_row import read_memo
+from firelock_sql.schema.tables import HAS_CHILDREN
+from firelock_sql.verbs.children import MARK_PARENTS
 
 _HELD = frozenset({State.PROCESSING})
 _WAITING = frozenset({State.AWAITING, State.SCHEDULED})
+_WAIT = insert_into("firelock_edges", "parent_id", "child_id", "awaited", "is_decided", "is_wait")
 
 
 @attrs.frozen
@@ -69,3 +75,51 @@ def _read(one: Transition) -> Suspension:
 def jobs_of(suspensions: Sequence[Suspension]) -> list[str]:
     """Return those that are to wait, and those that they wait for, in the order to lock them."""
     return sorted({id for one in suspensions for id in (one.job_id, *one.parents)})
+
+
+# ---- the long way, on rows ---------------------------------------------------------------------------------
+
+
+def awaited_jobs(transition: Transition) -> Iterable[str]:
+    """Return the jobs that a suspended one waits for."""
+    return [edge.parent_id for edge in transition.parents]
+
+
+def resume_if_met(tx: Transaction, rows: Mapping[str, JobRow], transition: Transition) -> Transition:
+    """Return the suspension, or what becomes of it where what the job is to wait for is there."""
+    reason = None
+    awaited = [rows.get(id) for id in awaited_jobs(transition)]
+    if awaited and all(one is None or one.is_final for one in awaited):
+        last = awaited[-1]
+        reason = Moved.PARENT_GONE if last is None else Moved.PARENT_ENDED.format(state=last.state)
+    kind, _, name = (transition.waits_for or "").partition(" ")
+    if kind == MemoKind.SIGNAL:
+        memo = read_memo(tx, transition.job_id, kind, name)
+        if memo is not None and memo.is_done:
+            reason = Moved.SIGNALLED.format(name=name)
+    if reason is None:
+        return transition
+    return attrs.evolve(
+        transition, to=State.ENQUEUED, reason=str(reason), due_at=None, waits_for=None, parents=()
+    )
+
+
+def wait_for(tx: Transaction, rows: Mapping[str, JobRow], transition: Transition) -> None:
+    """The suspended job has a tie to each of those that have not ended."""
+    found = [
+        (edge, parent) for edge in transition.parents if (parent := rows.get(edge.parent_id)) is not None
+    ]
+    waiting = [(edge, parent) for edge, parent in found if not parent.is_final]
+    tx.run_many(
+        _WAIT,
+        [
+            {
+                "parent_id": edge.parent_id, "child_id": transition.job_id, "awaited": edge.on.value,
+                "is_decided": 0, "is_wait": 1,
+            }
+            for edge, _ in waiting
+        ],
+    )  # fmt: skip
+    tx.run(MARK_PARENTS, ids=sorted({edge.parent_id for edge, _ in waiting}))
+    for _, parent in waiting:
+        parent.marks |= HAS_CHILDREN

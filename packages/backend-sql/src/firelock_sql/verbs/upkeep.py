@@ -31,9 +31,9 @@ from firelock_sql.verbs.batches import (
     release_batches,
     time_out,
 )
+from firelock_sql.verbs.children import delete_children, release_children
 from firelock_sql.verbs.claim import next_due_at
 from firelock_sql.verbs.limits import forget_limits, idle_limits
-from firelock_sql.verbs.settle import delete_children, release_children
 from firelock_sql.verbs.unique import forget_unique, idle_unique
 
 _HOUR = 3_600_000_000

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import attrs
 
-from firelock.limits.settings import LimitNumbers, name_of, numbers_for, read_numbers
+from firelock.limits.numbers import LimitNumbers, name_of, numbers_for, read_numbers
 from firelock.model.clock import from_micros
 from firelock.model.job import JobFilter, JobRecord
 from firelock.model.limit import KeyState

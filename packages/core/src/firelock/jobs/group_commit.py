@@ -102,27 +102,27 @@ class GroupCommit:
                 continue
             self._answer(batch, self._store(batch))
 
-    def _store(self, batch: list[_Waiting]) -> list[_Answer]:
+    def _store(self, entries: list[_Waiting]) -> list[_Answer]:
         try:
-            return list(insert_surely(self._storage, [job for job, _ in batch]).is_new)
+            return list(insert_surely(self._storage, [job for job, _ in entries]).is_new)
         except DuplicateJob as error:
-            if len(batch) == 1:
+            if len(entries) == 1:
                 return [error]
             # Those with a unique key are stored one by one, as one of them was refused; the others together.
-            others = [entry for entry in batch if not _is_unique(entry[0])]
+            others = [entry for entry in entries if not _is_unique(entry[0])]
             answers = iter(self._store(others) if others else ())
-            return [self._store([entry])[0] if _is_unique(entry[0]) else next(answers) for entry in batch]
+            return [self._store([entry])[0] if _is_unique(entry[0]) else next(answers) for entry in entries]
         except StorageUnavailable as error:  # one by one they would meet the same outage, each for its time
-            return [another(error) for _ in batch]
+            return [another(error) for _ in entries]
         except Exception as error:  # noqa: BLE001 - it goes to whoever awaits
-            if len(batch) == 1:
+            if len(entries) == 1:
                 return [error]
             # One bad job, such as a continuation of an unknown parent, must not refuse its neighbours.
-            return [answer for entry in batch for answer in self._store([entry])]
+            return [answer for entry in entries for answer in self._store([entry])]
 
-    def _answer(self, batch: list[_Waiting], answers: list[_Answer]) -> None:
+    def _answer(self, entries: list[_Waiting], answers: list[_Answer]) -> None:
         loops: dict[asyncio.AbstractEventLoop, list[_Answered]] = {}
-        for (_, future), answer in zip(batch, answers, strict=True):
+        for (_, future), answer in zip(entries, answers, strict=True):
             loops.setdefault(future.get_loop(), []).append((future, answer))
         for loop, answered in loops.items():
             try:
