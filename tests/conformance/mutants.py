@@ -22,7 +22,7 @@ from types import MappingProxyType, ModuleType
 import attrs
 import pytest
 
-from firelock.limits import admission, settings, unique_rules
+from firelock.limits import admission, numbers, unique_rules
 from firelock.model.ids import new_id
 from firelock.storage import (
     Storage,
@@ -45,7 +45,7 @@ _TABLE = Path(__file__).with_name("mutations.txt")
 _THIRD_PARTY = Path(__file__).parents[1] / "end_to_end" / "third_party" / "firelock-files" / "src"
 _STRANGER = "firelock_files"
 _PARTS = (
-    settings,
+    numbers,
     admission,
     unique_rules,
     rules,

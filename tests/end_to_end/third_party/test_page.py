@@ -18,7 +18,7 @@ RULES = {
     "rules": "firelock.storage",
     "batches": "firelock.storage",
     "admission": "firelock.limits",
-    "settings": "firelock.limits",
+    "numbers": "firelock.limits",
     "unique_rules": "firelock.limits",
 }
 PART_OF = re.compile(r"<!-- not run: part of (\S+), ")

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import attrs
 from typing_extensions import override
 
-from firelock.limits import admission
+from firelock.limits import lane_of
 from firelock.storage import (
     Applied,
     Claim,
@@ -221,7 +221,7 @@ class RedisStorage(
             one = None if holding is None else holding.pop(transition.job_id, None)
             held.append(one)
             if one is not None and one[1].admission_json is not None:
-                lane = admission.lane_of(one[1].admission)
+                lane = lane_of(one[1].admission)
                 if lane is not None:
                     freed.setdefault((one[1].queue, lane), []).append(transition.job_id)
         if freed:  # first, so that ends know their lanes

@@ -10,7 +10,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from firelock.limits import admission, unique_rules
+from firelock.limits import JobFacts, UniqueRow, lane_of, refuse_duplicate
 from firelock.storage import (
     FINAL_STATES,
     Admission,
@@ -256,7 +256,7 @@ def _standing(asks: Admission) -> tuple[str, str] | None:
 
     None where a call may change the job that has its unique key, or is refused then.
     """
-    lane, use = admission.lane_of(asks), asks.unique
+    lane, use = lane_of(asks), asks.unique
     is_late = asks.start_before is not None or asks.start_within is not None
     is_odd = is_late or any(one.cost != 1 or one.is_strict for one in asks.limits)
     said = "\n" if lane and is_odd else ""
@@ -310,5 +310,5 @@ def _raise_duplicate(job: NewJob, holder: str, why: str) -> None:
     asks = job.admission
     if asks is not None and asks.unique is not None:
         state = State.DELETED if why == "deleted" else State.ENQUEUED
-        facts = unique_rules.JobFacts(state, 0, 0, why == "deleted", None, asks)
-        unique_rules.refuse_duplicate(asks.unique, unique_rules.UniqueRow(holder, 0), facts)
+        facts = JobFacts(state, 0, 0, why == "deleted", None, asks)
+        refuse_duplicate(asks.unique, UniqueRow(holder, 0), facts)

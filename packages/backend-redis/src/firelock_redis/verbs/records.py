@@ -8,7 +8,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from firelock.limits import settings as limit_numbers
+from firelock.limits import read_numbers
 from firelock.storage import Record, StorageError
 from firelock_redis.connections.database import RedisDatabase, RedisVerbs
 from firelock_redis.layout.encoding import number_word
@@ -106,7 +106,7 @@ def copied(kind: str, value: str) -> int | str:
         return int(_pauses(value))
     if kind != LIMITS:
         return ""
-    numbers = limit_numbers.read_numbers(value)
+    numbers = read_numbers(value)
     said = (numbers.concurrent, numbers.rate, numbers.per, numbers.burst, int(numbers.is_paused))
     return " ".join("-" if one is None else f"{one:d}" for one in said)
 

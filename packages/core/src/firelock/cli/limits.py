@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from firelock.app import Firelock
     from firelock.cli.commands import Commands
     from firelock.control.limits import LimitName, LimitView
-    from firelock.limits.settings import LimitNumbers
+    from firelock.limits.numbers import LimitNumbers
 
 _COLUMNS = (
     Column("KEY", is_whole=True),

@@ -20,7 +20,7 @@ from firelock.errors import ConfigurationError, UnsupportedFeature
 from firelock.jobs.job import as_datetime
 from firelock.jobs.pagination import check_limit
 from firelock.limits.limit import MAX_CONCURRENT, Limit, to_span
-from firelock.limits.settings import LimitNumbers, name_of, read_numbers
+from firelock.limits.numbers import LimitNumbers, name_of, read_numbers
 from firelock.model.aio import twin
 from firelock.model.clock import SECOND, from_micros, span_micros
 from firelock.model.limit import KeyState

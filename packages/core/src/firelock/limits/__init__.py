@@ -1,13 +1,13 @@
 """Limits and unique jobs: what a user writes, and the rules that a storage applies.
 
-Users write a `limit` and a `unique` key, of which `keys` makes strings. Authors of storages need the rest,
-which this package exports: `admission` (which jobs with limits start), by each limit's `settings`, and
-`unique_rules` (which calls are stored).
+Users write a `limit` and a `unique` key; `keys` makes the strings that a job is stored with. The numbers of a
+limit are not part of a job: servers store them when they start, and people change them (`control/limits.py`).
+Authors of storages need the rest, which this package exports: `admission` (which jobs with limits start),
+`numbers` (what a limit allows) and `unique_rules` (which calls are stored).
 """
 
 from __future__ import annotations
 
-from firelock.limits import admission, settings, unique_rules
 from firelock.limits.admission import (
     Head,
     HolderFacts,
@@ -26,7 +26,7 @@ from firelock.limits.admission import (
     latest_start,
     shared_out,
 )
-from firelock.limits.settings import UNLIMITED, LimitNumbers, name_of, numbers_for, read_numbers, spent
+from firelock.limits.numbers import UNLIMITED, LimitNumbers, name_of, numbers_for, read_numbers, spent
 from firelock.limits.unique_rules import (
     JobFacts,
     UniqueRow,
@@ -52,7 +52,6 @@ __all__ = [
     "LimitNumbers",
     "OpenKey",
     "UniqueRow",
-    "admission",
     "debounced_due",
     "is_free",
     "is_late",
@@ -65,11 +64,9 @@ __all__ = [
     "read_numbers",
     "refuse_duplicate",
     "replaces",
-    "settings",
     "shared_out",
     "spent",
     "starts_of",
     "taken_by",
     "unique_is_taken",
-    "unique_rules",
 ]  # fmt: skip

@@ -32,8 +32,8 @@ from typing import Generic, Protocol, TypeVar
 
 import attrs
 
-from firelock.limits.settings import LimitNumbers, numbers_for
-from firelock.model.limit import Admission, read_admission, write_admission
+from firelock.limits.numbers import LimitNumbers, numbers_for
+from firelock.model.limit import Admission, read_admission
 
 __all__ = [
     "Head",
@@ -49,9 +49,7 @@ __all__ = [
     "keys_of",
     "lane_of",
     "latest_start",
-    "read_admission",
     "shared_out",
-    "write_admission",
 ]  # fmt: skip
 
 WINDOW = 256  # lanes that one claim looks at
@@ -130,7 +128,7 @@ def is_free(job: HolderFacts, *, is_strict: bool) -> bool:
 
 @attrs.frozen
 class LaneLook:
-    """KeyedLanes of a queue that have work, and what is stored of their keys."""
+    """Lanes of a queue that have work, and what is stored of their keys."""
 
     lanes: Sequence[str]
     numbers: Mapping[str, LimitNumbers]  # by key or name, those that have a record

@@ -19,7 +19,7 @@ from firelock.limits.admission import (
     keys_of,
     shared_out,
 )
-from firelock.limits.settings import LimitNumbers, name_of, numbers_for, read_numbers, spent
+from firelock.limits.numbers import LimitNumbers, name_of, numbers_for, read_numbers, spent
 from firelock.limits.unique_rules import (
     JobFacts,
     UniqueRow,
