@@ -69,8 +69,8 @@ def test_each_test_has_the_path_of_its_module():
         ("tests/core/flows/test_batch_builder.py", "packages/core/src/firelock/flows/batch_builder.py"),
         ("tests/core/compat/test_celery.py", "packages/core/src/firelock/compat/celery"),
         (
-            "tests/redis/scripts/test_unique.py",
-            "packages/backend-redis/src/firelock_redis/scripts/unique.lua",
+            "tests/redis/scripts/functions/test_unique.py",
+            "packages/backend-redis/src/firelock_redis/scripts/functions/unique.lua",
         ),
         ("tests/redis/test_servers.py", "tests/redis/servers.py"),
         ("tests/sql/test_servers.py", "tests/sql/servers"),

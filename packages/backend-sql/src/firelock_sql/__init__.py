@@ -1,9 +1,10 @@
 """A storage for SQLite, PostgreSQL, MySQL and MariaDB.
 
-Read `storage` first: it lists every verb in the order of the contract, and the class in `verbs/` that has it.
-Each verb is one transaction and is written once; insert, claim and settle also have a faster form for plain
-jobs in each dialect's storage, in `sqlite/`, `postgresql/` and `mysql/`. `rows/` reads and writes a job, a batch and a memo, `schema/` has the tables, and
-`connections/` is what lies between a verb and the driver. `plugin` offers the storage to Firelock.
+Read `storage` first: it lists every verb in the order of the contract, and the class in `verbs/` that has
+it. Each verb is one transaction and is written once; insert, claim and settle also have a faster form for
+plain jobs in each dialect's storage, in `sqlite/`, `postgresql/` and `mysql/`. `rows/` reads and writes a
+job, a batch and a memo, `schema/` has the tables, and `connections/` is what lies between a verb and the
+driver. `plugin` offers the storage to Firelock.
 """
 
 from __future__ import annotations
