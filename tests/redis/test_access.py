@@ -63,7 +63,7 @@ def scripts():
     """The scripts without their comments, by name."""
     return {
         path.name: "\n".join(line.split("--")[0] for line in path.read_text("utf-8").splitlines())
-        for path in sorted((PACKAGE / "scripts").glob("*.lua"))
+        for path in sorted((PACKAGE / "scripts").rglob("*.lua"))
     }
 
 

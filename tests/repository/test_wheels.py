@@ -211,7 +211,7 @@ def test_every_data_file_loads_from_its_wheel(loaded):
     texts = {f"{path.stem}.{key}" for path in DASHBOARD.glob("texts/en/*.toml") for key in texts_of(path)}
     static = {name for name in files_of(DASHBOARD / "static") if not name.endswith((".br", ".gz"))}
 
-    assert set(loaded["scripts"]) == {path.stem for path in REDIS.glob("scripts/*.lua")}
+    assert set(loaded["scripts"]) == {path.stem for path in REDIS.glob("scripts/**/*.lua")}
     assert set(loaded["templates"]) == files_of(DASHBOARD / "templates")
     assert set(loaded["static"]) == static
     assert set(loaded["texts"]) == texts
