@@ -41,6 +41,11 @@ DOORS = (
         "The storage authors' door; [Writing a storage](../writing-a-storage.md) leads through it.",
     ),
     Door(
+        "firelock.limits",
+        "limits.md",
+        "For authors of storages: which jobs with limits start, and which calls with a unique key are stored.",
+    ),
+    Door(
         "firelock_dashboard",
         "dashboard.md",
         "The dashboard as an application mounts it; [its page](../dashboard.md) shows how.",

@@ -163,7 +163,7 @@ class PostgresqlStorage(SqlStorage):
 
         def store(tx: Transaction) -> None:
             if ties is not None:
-                tx.run(KEEP_OPEN, jobs=read_ties(ties).batch_id)
+                tx.run(KEEP_OPEN, batch=read_ties(ties).batch_id)
             self._store_kinds(tx.cursor, next(orders))
 
         try:

@@ -679,6 +679,24 @@ class TallyDuty(StorageFixtures):
         flow.settle_all()
         assert _DONE is flow.state(batch)
 
+    @pytest.mark.parametrize("tasks", [("mail.send",), ("mail.send", "report.build")], ids=["one", "two"])
+    def test_plain_members_of_any_task_join_a_stored_batch(
+        self, flow: FlowScene, tasks: tuple[str, ...]
+    ) -> None:
+        """Members that ask for nothing else are stored by one insert, also if their tasks differ.
+
+        If this fails: the second chunk of a large batch is refused, or its members are not counted.
+        """
+        batch = flow.batch()
+        members = [flow.new_member(batch, task=task) for task in tasks for _ in range(2)]
+
+        answers = flow.storage.insert(members).is_new
+
+        number = len(members)
+        assert [True] * number == list(answers)
+        assert (number, number, 0, 0, 0, 0) == flow.counts(batch)
+        assert {State.ENQUEUED} == {flow.state(member.id) for member in members}
+
     @pytest.mark.parametrize("how", ["ended", "failed", "cancelled"])
     def test_a_batch_that_is_over_takes_no_more(self, flow: FlowScene, how: str) -> None:
         """Adding to a batch that has ended or is cancelled is `BatchFinished`; nothing of the call is stored.
