@@ -43,7 +43,7 @@ DOORS = (
     Door(
         "firelock.limits",
         "limits.md",
-        "For authors of storages: which jobs with limits start, and which calls with a unique key are stored.",
+        "For authors of storages: which jobs with limits start, which calls with a unique key are stored.",
     ),
     Door(
         "firelock_dashboard",

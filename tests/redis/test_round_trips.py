@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from firelock import Settings
-from firelock.server.scheduler import fire_due
+from firelock.server.recurring import fire_due
 from firelock.storage import ClaimRequest, NewSession, Renewal
 from tests.apps import app_at
 from tests.redis.counting import CountingProxy

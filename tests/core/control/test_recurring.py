@@ -23,7 +23,7 @@ from firelock.model.clock import SECOND, StorageClock, from_micros, micros
 from firelock.model.state import State
 from firelock.schedules.cron import schedule_to_json
 from firelock.schedules.recurring_job import get_recurring, put_recurring
-from firelock.server.scheduler import fire_due
+from firelock.server.recurring import fire_due
 from firelock.testing.conformance.race import race
 from tests.core.fakes import FailingStorage, Worker
 

@@ -19,7 +19,7 @@ from firelock.errors import (
 )
 from firelock.model.clock import StorageClock, micros
 from firelock.schedules.recurring_job import get_recurring, put_recurring
-from firelock.server.scheduler import fire_due
+from firelock.server.recurring import fire_due
 from tests.core.fakes import FailingStorage
 
 START = datetime(2030, 1, 1, 0, 0, 30, tzinfo=UTC)

@@ -11,7 +11,7 @@ from firelock import ConfigurationError, Cron, Firelock, Limit, Turns, Unique
 from firelock.model.clock import StorageClock, micros
 from firelock.model.state import State
 from firelock.schedules.recurring_job import get_recurring
-from firelock.server.scheduler import fire_due
+from firelock.server.recurring import fire_due
 from firelock.storage import ClaimRequest, NewSession
 from firelock.storage.memory import MemoryStorage
 

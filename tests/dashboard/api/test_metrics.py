@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from firelock import Cron, Firelock, Limit, StorageUnavailable
-from firelock.server.scheduler import fire_due
+from firelock.server.recurring import fire_due
 from firelock.storage import NewSession, Renewal
 from firelock.testing.movable_clock import movable
 from firelock_dashboard import Dashboard, Permission, any_of, basic_auth, bearer_tokens, hash_password

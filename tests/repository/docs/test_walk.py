@@ -20,7 +20,7 @@ def test_the_walk_names_every_file_that_a_job_runs_through():
     ).stdout  # fmt: skip
     crossed = set(re.findall(r"^ *[\d,]+  (firelock/[\w/]+\.py)$", walked, re.MULTILINE))
 
-    assert {"firelock/jobs/creation.py", "firelock/server/dispatcher.py"} <= crossed
+    assert {"firelock/jobs/client.py", "firelock/server/dispatcher.py"} <= crossed
     assert set() == crossed - linked
 
 

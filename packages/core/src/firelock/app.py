@@ -27,7 +27,7 @@ from firelock.control.servers import Servers
 from firelock.errors import ConfigurationError, TaskError, UnknownTask
 from firelock.flows.batch import Batch, OnFailureText, OnText, new_batch
 from firelock.flows.signals import Signal, check_name
-from firelock.jobs.creation import Client
+from firelock.jobs.client import Client
 from firelock.jobs.enqueue_context import WrappedClient
 from firelock.jobs.job import Job
 from firelock.jobs.storage_access import StorageAccess

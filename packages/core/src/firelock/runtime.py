@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 
-from firelock.jobs.creation import Client
+from firelock.jobs.client import Client
 from firelock.model.clock import StorageClock
 from firelock.plugins.loader import Plugins
 from firelock.settings import Settings

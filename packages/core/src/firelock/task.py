@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from firelock.arguments.codec import Codec
     from firelock.arguments.serializer import Serializer
     from firelock.control.recurring import Recurring
-    from firelock.jobs.creation import Client
+    from firelock.jobs.client import Client
     from firelock.jobs.job import Job
     from firelock.limits.limit import Limit, Turns
     from firelock.limits.unique import Debounce, Unique

@@ -1,9 +1,9 @@
 """Lua that runs in the server: one script a group of verbs, behind `library`, which all of them share.
 
-To read: `library`, `functions/` (how a job is stored, and how it moves), `insert_plain` and `exchange`, which
-run for every job. Other inserts: `insert`, `insert_keyed`. What moves by itself: `upkeep`, `prune`,
+To read: `library`, `functions/` (how a job is stored, and how it moves), `insert_plain` and `exchange`,
+which run for every job. Other inserts: `insert`, `insert_keyed`. What moves by itself: `upkeep`, `prune`,
 `sessions`. What is read: `find`, `reading`. Beside jobs: `records`, `locks`, `logs`, `metrics`, `memos`,
-`keys`, `prefix`. A verb that is not asked for costs 0.2 µs of a call.
+`limit_keys`, `prefix`. A verb that is not asked for costs 0.2 µs of a call.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["TEXTS", "RedisScript", "script"]
 
 _BEHIND = {  # a group, and the functions behind which it stands, in order
     "exchange": ("batches", "jobs", "unique", "limits", "suspensions"),
-    "keys": ("batches", "jobs", "record", "limits"),
+    "limit_keys": ("batches", "jobs", "record", "limits"),
     "insert": ("batches", "jobs", "children", "record", "unique", "duplicates"),
     "memos": ("batches", "jobs"),
     "prune": ("batches", "jobs", "children"),

@@ -22,7 +22,9 @@ class LimitVerbs(RedisVerbs):
     @override
     def spend(self, key: str, *, cost: int = 0, until: int | None = None) -> int:
         """One round trip."""
-        opens_at = int(self._run("keys.spend", self._partitions.of_key(key), key, cost, number_word(until)))
+        opens_at = int(
+            self._run("limit_keys.spend", self._partitions.of_key(key), key, cost, number_word(until))
+        )
         if cost < 0:
             self._turns.note(EVERYWHERE)
         return opens_at
@@ -34,7 +36,7 @@ class LimitVerbs(RedisVerbs):
         for partition in range(self._partitions.number):
             more, last, here = 1, after, 0
             while more and here < limit:
-                more, last, *keys = self._run("keys.list", partition, prefix, last, limit - here)
+                more, last, *keys = self._run("limit_keys.list", partition, prefix, last, limit - here)
                 found += (
                     KeyState(key, tuple(holders), running, waiting, int(free_at))
                     for key, running, waiting, free_at, *holders in keys
@@ -46,7 +48,7 @@ class LimitVerbs(RedisVerbs):
     def find_unique(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[UniqueState]:
         """One round trip a partition."""
         found: list[UniqueState] = []
-        for said in self.database.run_everywhere("keys.unique", prefix, after, limit):
+        for said in self.database.run_everywhere("limit_keys.unique", prefix, after, limit):
             for key, stored in zip(said[::2], said[1::2], strict=True):
                 _, free_at, job_id = stored.split(" ", 2)
                 found.append(UniqueState(key, job_id, int(free_at)))

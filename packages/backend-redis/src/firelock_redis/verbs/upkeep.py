@@ -78,7 +78,7 @@ class UpkeepVerbs(RedisVerbs):
         if has_freed:
             self._turns.note(EVERYWHERE)
         if has_keys:
-            self.database.run_everywhere("keys.forget", min(limit, _KEYS_AT_ONCE))
+            self.database.run_everywhere("limit_keys.forget", min(limit, _KEYS_AT_ONCE))
         if is_past or self._partitions.number > 1:
             prune_sessions(self.database, limit)
         return pruned

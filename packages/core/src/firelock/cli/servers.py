@@ -84,7 +84,7 @@ def _serve(options: argparse.Namespace, screen: Screen) -> int:
     import logging  # noqa: PLC0415 - loaded where there is something to log
 
     from firelock.server.logs import LogFormat, log_to_stderr  # noqa: PLC0415 - other commands run no server
-    from firelock.server.queues import parse_queues  # noqa: PLC0415
+    from firelock.server.queue_choice import parse_queues  # noqa: PLC0415
     from firelock.server.supervisor import ServerOptions, Supervisor  # noqa: PLC0415
 
     spec = options.spec or app_spec(options)

@@ -18,7 +18,7 @@ from firelock.model.text import shorten, shown
 
 if TYPE_CHECKING:
     from firelock.arguments.serializer import JsonValue
-    from firelock.jobs.creation import Client
+    from firelock.jobs.client import Client
     from firelock.storage import Record
 
 KEPT = 10_000

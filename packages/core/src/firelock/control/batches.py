@@ -15,7 +15,7 @@ from firelock.options import to_choice
 from firelock.storage import JobFilter
 
 if TYPE_CHECKING:
-    from firelock.jobs.creation import Client
+    from firelock.jobs.client import Client
 
 
 @attrs.frozen

@@ -28,7 +28,7 @@ from firelock.task import main_module_name
 if TYPE_CHECKING:
     from firelock.arguments.serializer import JsonValue
     from firelock.arguments.signature import Binder
-    from firelock.jobs.creation import Client
+    from firelock.jobs.client import Client
     from firelock.options import TaskInfo
 
 _KIND = "task"

@@ -49,7 +49,7 @@ from firelock.storage import (
 )
 
 if TYPE_CHECKING:
-    from firelock.jobs.creation import Client
+    from firelock.jobs.client import Client
 
 _StateName = Literal["awaiting", "scheduled", "enqueued", "processing", "succeeded", "failed", "deleted"]
 

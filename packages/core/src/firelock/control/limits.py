@@ -30,7 +30,7 @@ from firelock.storage.derived import every_record
 
 if TYPE_CHECKING:
     from firelock.arguments.serializer import JsonValue
-    from firelock.jobs.creation import Client
+    from firelock.jobs.client import Client
     from firelock.options import TaskInfo
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from firelock.storage import Applied, JobFilter, Record
 from firelock.storage.derived import every_record
 
 if TYPE_CHECKING:
-    from firelock.jobs.creation import Client
+    from firelock.jobs.client import Client
     from firelock.model.job import Transition
     from firelock.storage.locks import Lock
 

@@ -16,7 +16,7 @@ from firelock.options import check_queue
 from firelock.storage.derived import every_record
 
 if TYPE_CHECKING:
-    from firelock.jobs.creation import Client
+    from firelock.jobs.client import Client
 
 
 @attrs.frozen

@@ -56,7 +56,7 @@ from firelock.task import TaskVerbs
 
 if TYPE_CHECKING:
     from firelock.arguments.serializer import JsonValue
-    from firelock.jobs.creation import Client
+    from firelock.jobs.client import Client
     from firelock.model.job import NewJob
     from firelock.options import TaskInfo
 

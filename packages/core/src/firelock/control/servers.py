@@ -15,7 +15,7 @@ from firelock.model.clock import from_micros
 from firelock.storage import SessionRecord
 
 if TYPE_CHECKING:
-    from firelock.jobs.creation import Client
+    from firelock.jobs.client import Client
 
 _MICROS = 1_000_000
 _STALE_AFTER = 0.6  # of the session's timeout: at least three renewals fit into it

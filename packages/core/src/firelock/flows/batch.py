@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from types import TracebackType
 
-    from firelock.jobs.creation import Client
+    from firelock.jobs.client import Client
     from firelock.task import TaskVerbs
 
 P = ParamSpec("P")

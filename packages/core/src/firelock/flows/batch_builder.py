@@ -35,7 +35,7 @@ from firelock.options import Call, makes_calls
 
 if TYPE_CHECKING:
     from firelock.flows.batch import Batch
-    from firelock.jobs.creation import Client
+    from firelock.jobs.client import Client
     from firelock.task import TaskVerbs
 
 P = ParamSpec("P")

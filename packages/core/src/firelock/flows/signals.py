@@ -38,7 +38,7 @@ from firelock.model.state import State
 from firelock.model.text import shown
 
 if TYPE_CHECKING:
-    from firelock.jobs.creation import Client
+    from firelock.jobs.client import Client
 
 T = TypeVar("T")
 

@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from firelock.flows.fake_steps import FakeAttempt
     from firelock.flows.signals import Signal
     from firelock.flows.streams import StreamFlusher
-    from firelock.jobs.creation import Client
+    from firelock.jobs.client import Client
     from firelock.model.job import ClaimedJob, JobRecord, NewJob
     from firelock.model.memo import Remembered
     from firelock.model.session import Holder

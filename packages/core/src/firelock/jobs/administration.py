@@ -21,7 +21,7 @@ from firelock.storage import Storage
 from firelock.storage.batches import end_of
 
 if TYPE_CHECKING:
-    from firelock.jobs.creation import Client
+    from firelock.jobs.client import Client
     from firelock.model.job import Transition
 
 log = logging.getLogger("firelock.client")  # not below firelock.jobs, the logger of failed attempts

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from firelock.jobs.creation import Client, each_positional
+from firelock.jobs.client import Client, each_positional
 from firelock.model.meta import NO_META
 from firelock.options import Call, CallOptions, TaskInfo
 from firelock.plugins.hookspecs import TaskCall

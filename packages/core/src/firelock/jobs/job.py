@@ -47,7 +47,7 @@ from firelock.options import makes_calls
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
-    from firelock.jobs.creation import Client
+    from firelock.jobs.client import Client
     from firelock.model.job import Transition
     from firelock.model.memo import Memo
     from firelock.task import TaskVerbs

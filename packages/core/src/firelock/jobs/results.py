@@ -28,7 +28,7 @@ from firelock.model.state import State
 from firelock.storage import Storage
 
 if TYPE_CHECKING:
-    from firelock.jobs.creation import Client
+    from firelock.jobs.client import Client
 
 _FIRST_LOOK, _LONGEST = 0.005, 0.25
 _IDS_A_CALL = 500

@@ -27,7 +27,7 @@ from firelock.server.job_process import JobProcessSpec
 from firelock.server.loading import load_app, load_module
 from firelock.server.logs import LogFormat, log_to_stderr, say_last
 from firelock.server.process_state import die_with_parent, enable_loggers, keep_streams_open
-from firelock.server.queues import QueueChoice, parse_queues
+from firelock.server.queue_choice import QueueChoice, parse_queues
 from firelock.server.shared_memory import ChildMemory
 from firelock.server.supervisor import EXIT_FAILED, EXIT_OK, ChildOptions, exit_code_of, share
 from firelock.server.upkeep import ChildUpkeep

@@ -45,7 +45,7 @@ from firelock.storage import Applied, Claim, ClaimRequest, Exchange, Held, serve
 
 if TYPE_CHECKING:
     from firelock.runtime import Runtime
-    from firelock.server.queues import QueueChoice
+    from firelock.server.queue_choice import QueueChoice
     from firelock.server.upkeep import ChildUpkeep
 
 log = logging.getLogger(__name__)

@@ -31,7 +31,7 @@ from firelock.server.probes import (
     probe_pages,
     reported,
 )
-from firelock.server.queues import QueueChoice, parse_queues
+from firelock.server.queue_choice import QueueChoice, parse_queues
 from firelock.server.session_renewal import SessionRenewal
 from firelock.server.shared_memory import ChildMemory
 from firelock.server.workers import thread_count

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 from firelock.errors import ConfigurationError
-from firelock.jobs.creation import Client
+from firelock.jobs.client import Client
 from firelock.runtime import ServedApp
 
 _OF_DJANGO = ("AppRegistryNotReady", "ImproperlyConfigured")  # what it raises before it is set up

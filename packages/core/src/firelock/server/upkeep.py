@@ -23,7 +23,7 @@ from firelock.model.job import ClaimedJob
 from firelock.options import OnRisk
 from firelock.server.attempt import CancelKind
 from firelock.server.process_state import resident_bytes
-from firelock.server.scheduler import fire_due
+from firelock.server.recurring import fire_due
 from firelock.server.workers import WorkerContext, Workers, have_ended
 from firelock.storage import DURATION_BUCKETS, Rollup, Storage, server_work
 

@@ -27,7 +27,7 @@ from firelock.server.attempt import (
     completed_end,
     has_succeeded,
 )
-from firelock.server.scheduler import fire_due
+from firelock.server.recurring import fire_due
 from firelock.server.tied_jobs import TiedJobs
 from firelock.storage import Applied, ClaimRequest, NewSession
 from firelock.testing.private import StillStorage

@@ -135,7 +135,7 @@ local function batches()
     return true
   end
 
-  -- The parts that can be read, as `read_ties` in values.py says; a text that cannot be read ends no script.
+  -- The parts that can be read, as `read_ties` in model/dependencies.py says; a text that cannot be read ends no script.
   local function read_ties(text)
     local is_read, said = pcall(cjson.decode, text or '[]')
     if not is_read or type(said) ~= 'table' then said = {} end

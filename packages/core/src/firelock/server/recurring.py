@@ -28,7 +28,7 @@ from firelock.schedules.recurring_job import (
 )
 
 if TYPE_CHECKING:
-    from firelock.jobs.creation import Client
+    from firelock.jobs.client import Client
     from firelock.model.answers import Inserted
     from firelock.model.record import Record
     from firelock.schedules.recurring_job import RecurringRecord

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from firelock.errors import ConfigurationError
-from firelock.server.queues import QueueChoice, parse_queues
+from firelock.server.queue_choice import QueueChoice, parse_queues
 
 
 @pytest.mark.parametrize("queues", [["critical", "default"], "critical,default", " critical , default ,"])
