@@ -11,7 +11,7 @@
 -- KEYS  1 base; derived: those of jobs.lua, batches.lua and children.lua, e: g: o:<id>, memo: os: (see memos.lua), sd mz; soon ZSET of jobs by their expiry
 -- ARGV  2 limit, 3 reason as JSON of children that still wait for such a job
 -- Reply how many are gone, 1 where there is more to look at, and 1 where a session may be past its time, which
---       sessions.prune looks for, 1 where there are keys, which keys.forget looks at, and 1 where jobs may start
+--       sessions.prune looks for, 1 where there are keys, which limit_keys.forget looks at, and 1 where jobs may start
 --       whose keys were held
 
 local BATCH, LOOKS, BYTES, CHILDREN = 25, 500, 1048576, 250

@@ -1,7 +1,8 @@
 """`apply` in full: every kind of transition, decided on rows read in the same transaction.
 
-Plain ends never come here: each dialect settles them in its storage. Children of what ends follow later, by
-`release`: see `children`.
+Most plain ends never come here, as each dialect settles them in its storage. Those do that are written in a
+caller's transaction, end a job that this process did not claim, or turn out not to be plain. Children of what
+ends follow later, by `release`: see `children`.
 """
 
 from __future__ import annotations

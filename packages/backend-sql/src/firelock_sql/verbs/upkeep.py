@@ -193,9 +193,10 @@ class SqlUpkeepVerbs(SqlVerbs):
         """Keys that nobody has are gone; a few at once are looked at, and only those that are idle locked."""
         after: str | None = None
         while after != "":
-            idle, after = self._database.read(partial(find, after=after or "", limit=_PRUNED_AT_ONCE))
+            begin = after or ""
+            idle, after = self._database.read(lambda tx: find(tx, begin, _PRUNED_AT_ONCE))  # noqa: B023 - at once
             if idle:
-                self._database.write(partial(forget, keys=idle))
+                self._database.write(lambda tx: forget(tx, idle))  # noqa: B023 - at once
 
     def _prune_some(self, limit: int) -> tuple[int, int]:
         """Return how many expired jobs were found that are gone or kept now, and how many are gone."""
@@ -230,8 +231,8 @@ class SqlUpkeepVerbs(SqlVerbs):
         return [one for one in map(_read, rows) if task in {None, one.task} and queue in {None, one.queue}]
 
 
-_Find = Callable[..., tuple[list[str], str]]  # of a transaction, `after` and `limit`
-_Forget = Callable[..., None]  # of a transaction and `keys`
+_Find = Callable[[Transaction, str, int], tuple[list[str], str]]
+_Forget = Callable[[Transaction, Sequence[str]], None]
 
 
 def _promote(tx: Transaction, limit: int) -> Promotion:
