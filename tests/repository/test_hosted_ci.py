@@ -64,7 +64,16 @@ def test_workflow_runs_on_push_and_pull_request_and_only_reads(workflow, job):
     assert workflow["permissions"] == {"contents": "read"}
     assert "permissions" not in job
     assert job["timeout-minutes"] <= 120
-    assert workflow["concurrency"]["group"] == "ci-${{ github.ref }}"
+
+
+def test_each_push_to_main_is_checked_to_its_end(workflow):
+    """Of several runs that wait in one group only the newest runs; a pull request needs no more than that."""
+    pull_request = "github.event_name == 'pull_request'"
+
+    assert workflow["concurrency"] == {
+        "group": f"ci-${{{{ {pull_request} && github.ref || github.run_id }}}}",
+        "cancel-in-progress": f"${{{{ {pull_request} }}}}",
+    }
 
 
 def test_actions_are_pinned_to_commits(job):
