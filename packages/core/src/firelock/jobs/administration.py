@@ -1,8 +1,9 @@
 """Change jobs that are stored: what a requeue, delete or restore needs besides the change itself.
 
-Each function works on the storage; none creates a job. `Job` and `fire.jobs` call them before and after they
-apply a change: why a job cannot be changed, in words; the change that undoes a delete; and the work that a
-change leaves behind, releasing continuations and updating batches.
+Each function works on the storage, and `restoration` also with the client's clock and retention; none
+creates a job. `Job` and `fire.jobs` call them before and after they apply a change: why a job cannot be
+changed, in words; the change that undoes a delete; and the work that a change leaves behind, releasing
+continuations and updating batches.
 """
 
 from __future__ import annotations

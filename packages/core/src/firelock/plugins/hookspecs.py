@@ -306,10 +306,9 @@ def retry_decision(
 def elect_transition(job: ClaimedJob, proposed: Transition) -> Transition | None:
     """Replace the transition that an attempt is about to end with: the state filter.
 
-    Called once an ended attempt, before it is sent to the storage. Returns a transition built by a function
-    of `lifecycle` (guards unchanged), or None to accept the proposed one. An exception is logged
-    and counts as None.
-    The first plugin that answers something other than None decides, and no other is asked.
+    Called once an ended attempt, before it is sent to the storage. Returns a copy of the proposed transition
+    with other values and the same guards, or None to accept the proposed one. An exception is logged and
+    counts as None. The first plugin that answers something other than None decides, and no other is asked.
 
     Example:
         @hookimpl
