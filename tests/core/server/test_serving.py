@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 import time
@@ -835,6 +836,23 @@ def test_a_timeout_ends_a_job_that_waits_for_its_steps(make_crew):
     crew.until_all(State.FAILED, [job])
 
     assert "timed out after 0.2 s" in job.error.message
+
+
+def test_a_step_under_way_is_not_garbage(make_crew):
+    """asyncio refers to tasks weakly: a step that waits for what only it knows is kept by its run."""
+    crew = make_crew()
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    async def stuck(job: JobContext) -> None:
+        await asyncio.gather(job.asleep("night", 3_600), job.astep("never", never))
+
+    job = crew.task(stuck, timeout=0.5, retry=Retry.never()).enqueue()
+    crew.start()
+    until(lambda: gc.collect() is not None and job.refresh().state in {State.FAILED, State.SCHEDULED})
+
+    assert (State.FAILED, True) == (job.state, "timed out after 0.5 s" in job.error.message)
 
 
 class SlowLogs(MemoryStorage):

@@ -146,6 +146,7 @@ class JobSteps:
         self._used: set[tuple[MemoKind, str]] = set()  # names that this run has done, or is about
         self._tried: set[str] = set()  # steps of this run within transactions: nobody knows of their commits
         self._under_way = 0
+        self._tasks: set[object] = set()  # of the asynchronous ones
         self._total = 0  # bytes of the values of `_memos`
         self._for_good: list[BaseException] = []
         self.wait: Wait | None = None  # set: the run is to be suspended
@@ -272,7 +273,8 @@ class JobSteps:
                         f"Step {name!r}: {_name_of(function)} is no async function; write job.step(…), or "
                         "await job.astep(name, asyncio.to_thread, function, …) where it blocks."
                     )
-                value = await cast("Awaitable[T]", awaited)
+                with self._kept_alive():
+                    value = await cast("Awaitable[T]", awaited)
             new = self._new_step(name, codec, value, started_at)
             if session is not None:
                 await self._aput_within(new, session)
@@ -653,6 +655,22 @@ class JobSteps:
                     self._used.discard(key)
                 self._under_way -= 1
                 self._condition.notify_all()
+
+    @contextmanager
+    def _kept_alive(self) -> Iterator[None]:
+        """Refer to the asyncio task of a step, as asyncio itself does so weakly.
+
+        Without it, a task that awaits what only its own step refers to is collected as garbage, and the run
+        is suspended as if the step had ended.
+        """
+        import asyncio  # noqa: PLC0415 - loaded by now
+
+        task = asyncio.current_task()
+        self._tasks.add(task)
+        try:
+            yield
+        finally:
+            self._tasks.discard(task)
 
     @contextmanager
     def _inside_of(self, name: str) -> Iterator[None]:
