@@ -130,7 +130,7 @@ def _plain_end(
 
 
 def _goes_further(transition: Transition) -> bool:
-    """Tell whether the change suspends the job or makes it forget, which most do not."""
+    """Whether the change suspends the job or makes it forget memos; most changes do neither."""
     return _further(transition) != _NOTHING_FURTHER
 
 
