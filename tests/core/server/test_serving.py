@@ -866,7 +866,7 @@ class SlowLogs(MemoryStorage):
         self.is_writing.set()
         self.overtaken.wait(1)
         self.is_writing.clear()
-        super().append_logs(lines, progress)
+        return super().append_logs(lines, progress)
 
     def exchange(self, transitions, request):
         self._note(transitions)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import attrs
 from typing_extensions import override
@@ -21,7 +21,9 @@ class LogVerbs(RedisVerbs):
     """The verbs of log lines and progress."""
 
     @override
-    def append_logs(self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]) -> None:
+    def append_logs(
+        self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]
+    ) -> Collection[str]:
         """One round trip a partition, more where there is much to write."""
         for partition, ids in self._partitions.parted(sorted({*lines, *progress})).items():
             words: list[object] = []
@@ -34,6 +36,7 @@ class LogVerbs(RedisVerbs):
                     words, size = [], 0
             if words:
                 self._run("logs.append", partition, *words)
+        return ()
 
     @override
     def read_log(self, job_id: str, *, after: int = 0, limit: int = 100) -> list[LogLine]:

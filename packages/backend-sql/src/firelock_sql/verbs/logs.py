@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from typing_extensions import override
 
@@ -31,9 +31,12 @@ class SqlLogVerbs(SqlVerbs):
     """What jobs say of themselves."""
 
     @override
-    def append_logs(self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]) -> None:
+    def append_logs(
+        self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]
+    ) -> Collection[str]:
         if lines or progress:
             self._database.write(lambda tx: _append_all(tx, lines, progress))
+        return ()
 
     @override
     def read_log(self, job_id: str, *, after: int = 0, limit: int = 100) -> list[LogLine]:

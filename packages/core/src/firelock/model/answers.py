@@ -19,6 +19,7 @@ class Applied(StrEnum):
     REFUSED = "refused"  # a guard no longer holds; nothing was written
     MISSING = "missing"  # no job of that id
     TAKEN = "taken"  # another job has its unique key now; nothing was written
+    BUSY = "busy"  # another transaction has locked a row that it needs; nothing was written: send it again
 
     @property
     def is_applied(self) -> bool:

@@ -130,6 +130,7 @@ class Reconciliation:
     is_session_lost: bool
     lost: list[LostClaim]  # claims that the session does not hold, in the order in which they were named
     unknown: list[ClaimedJob]  # the session's, says the storage; the child did not name them
+    busy: list[str] = attrs.Factory(list)  # ids of locked jobs, whose start was not written
 
 
 @attrs.frozen

@@ -208,6 +208,15 @@ class Storage(ABC):
         Several transitions of one job are applied in order. One refused never hinders another. `within` as in
         `insert`.
 
+        A settle (`session` set, no `within`) never waits for a row that another transaction has locked. Its
+        answer is then BUSY: the job exists and keeps its state, session, fence, keys and place, nothing is
+        written of it, and the caller sends the same transition again. The others of the call are applied as
+        if it were not there, but a later transition of the same job is BUSY as well. A settle that needs more
+        rows than its own, such as those of a parent's children list, a batch or a unique key, may wait for
+        these some milliseconds before it is BUSY. BUSY may be told of a row that was changed just then
+        instead of locked. An operator's change and one `within` wait. A storage without row locks is never
+        busy.
+
         Raises:
             UnsupportedFeature: `within` is given and not offered.
         """
@@ -217,7 +226,7 @@ class Storage(ABC):
         """`apply`, then `claim`: one round trip or one transaction where the storage can.
 
         Where one of the two is refused, the other may be as well: the caller then does each alone, so that a
-        bad claim never loses a settle.
+        bad claim never loses a settle. A settle that is BUSY hinders neither the claim nor other settles.
         """
 
     @abstractmethod
@@ -312,9 +321,11 @@ class Storage(ABC):
     def reconcile(self, session: str, held: Sequence[Held]) -> Reconciliation:
         """Compare what a child believes it holds with what the storage says; nothing is moved.
 
-        `started_at` is written where given. A held job is lost unless it is processing for this session
-        with this fence. Each lost one is returned with what is stored of its job: its state (None where no
-        such job is stored), the fence of its latest claim, and whether it has a tail, of whichever session.
+        `started_at` is written where given, except to jobs that another transaction has locked: these are
+        named in `busy`, and the caller sends their starts again. A held job is lost unless it is processing
+        for this session with this fence, locked or not. Each lost one is returned with what is stored of its
+        job: its state (None where no such job is stored), the fence of its latest claim, and whether it has a
+        tail, of whichever session.
         By that the child tells a job that its run ended within a transaction of its own from one that was
         deleted, requeued or taken away. A storage reads this for lost jobs alone.
 
@@ -363,14 +374,18 @@ class Storage(ABC):
 
         `enqueued_at` is the storage's clock; one history entry with the reason `Moved.DUE`, `due_at` empty.
         Likewise awaiting jobs that are due: their wait has timed out, and they wait for nothing any more. A
-        batch that is due is cancelled, with the reason `Moved.HOLD_OVER`: whoever filled it is gone.
+        batch that is due is cancelled, with the reason `Moved.HOLD_OVER`: whoever filled it is gone. Jobs
+        that another transaction has locked are skipped, and moved by a later call.
         """
 
     @abstractmethod
     def release(self, limit: int) -> int:
         """Up to `limit` awaiting children of ended parents are moved as `continuation_target` says.
 
-        Return how many were looked at; 0 when the releasing list is empty. A child that goes on waiting gets
+        Return how many were looked at; 0 when the releasing list is empty, or nothing but locked rows is left
+        to do. It never waits for a row that another transaction has locked: such a child is skipped and not
+        counted, its parent stays on the list and is not pruned, and a later call moves the child; a locked
+        parent, batch or member likewise. A child that goes on waiting gets
         `waiting_reason`. Each edge is decided once by a target; a child with several parents is enqueued with
         the last and deleted with the first that asks for it. Children that are deleted here put their own
         children on the releasing list; such a child stays as long after its end as its parent stays after its
@@ -457,10 +472,15 @@ class Storage(ABC):
         """Return the rollups of minutes in [since, until), in order of minute."""
 
     @abstractmethod
-    def append_logs(self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]) -> None:
+    def append_logs(
+        self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]
+    ) -> Collection[str]:
         """The lines are added to their jobs' logs and the progress replaces the former.
 
         Unknown jobs are passed over. A line's `number` is given by the storage. The newest 1,000 lines stay.
+
+        Return the ids of jobs that another transaction has locked, as a rule none: nothing of these was
+        stored, and the caller sends it again. It never waits for a locked row.
         """
 
     @abstractmethod

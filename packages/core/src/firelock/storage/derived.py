@@ -6,7 +6,7 @@ Locks, metrics, logs and progress live in versioned records, changed by compare-
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice, takewhile
 from typing import TypeVar
 
@@ -177,8 +177,10 @@ class DerivedStorage(Storage):
                 found.append(rollup)
         return found
 
-    def append_logs(self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]) -> None:
-        """See `Storage.append_logs`."""
+    def append_logs(
+        self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]
+    ) -> Collection[str]:
+        """See `Storage.append_logs`; a record is never locked by others."""
         ids = list({*lines, *progress})
         known = {job.id for job in self.get(ids) if job is not None}
         for job_id in known & lines.keys():
@@ -195,6 +197,7 @@ class DerivedStorage(Storage):
             self._change_record("log", job_id, append)
         for job_id in known & progress.keys():
             self.put_record("progress", job_id, json.dumps(attrs.astuple(progress[job_id])))
+        return ()
 
     def read_log(self, job_id: str, *, after: int = 0, limit: int = 100) -> list[LogLine]:
         """See `Storage.read_log`."""
