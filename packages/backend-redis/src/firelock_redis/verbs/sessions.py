@@ -69,8 +69,8 @@ class SessionVerbs(RedisVerbs):
         """One round trip."""
         arguments: list[str] = []
         for renewal in renewals:
-            said = [renewal.busy, renewal.state, renewal.rss_bytes, renewal.cpu_percent]
-            arguments += (renewal.session, _json(said))
+            session, *reported = attrs.astuple(renewal)
+            arguments += (session, _json(reported))
         replies = self._run("sessions.renew", 0, *arguments) if renewals else []
         return list(map(bool, replies))
 

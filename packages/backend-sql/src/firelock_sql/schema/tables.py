@@ -417,6 +417,9 @@ sessions = Table(
     Column("reported", _WORD, nullable=False, server_default="running"),
     Column("rss_bytes", BigInteger, nullable=False, server_default="0"),
     Column("cpu_percent", Double, nullable=False, server_default="0"),
+    _count("stuck_threads"),
+    _count("stuck_coroutines"),
+    _count("parked"),
     sqlite_with_rowid=False,
     postgresql_with=CHANGED_IN_PLACE,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from itertools import islice
 
+import attrs
 from typing_extensions import override
 
 from firelock.storage import (
@@ -40,15 +41,18 @@ _FIELDS = (
     "id", "server_id", "server", "host", "pid", "started_at", "timeout_seconds", "workers", "queues",
     "version",
 )  # fmt: skip
+# Of a renewal, in its order, behind its session.
+_REPORTED = (
+    "busy", "reported", "rss_bytes", "cpu_percent", "stuck_threads", "stuck_coroutines", "parked",
+)  # fmt: skip
 _BEGIN = insert_into("firelock_sessions", *_FIELDS, "expires_at")
 _KNOWN = Text("SELECT id FROM firelock_sessions WHERE id = :session")
 _TIMEOUT = Text("SELECT timeout_seconds FROM firelock_sessions WHERE id = :session AND died_at IS NULL")
-_RENEW = Text("""
+_RENEW = Text(f"""
 UPDATE firelock_sessions
-SET expires_at = :expires_at, busy = :busy, reported = :reported, rss_bytes = :rss_bytes,
-    cpu_percent = :cpu_percent
+SET expires_at = :expires_at, {", ".join(f"{name} = :{name}" for name in _REPORTED)}
 WHERE id = :session AND died_at IS NULL
-""")
+""")  # noqa: S608 - names of columns
 _DIE = Text("UPDATE firelock_sessions SET died_at = :at WHERE id = :session AND died_at IS NULL")
 _LOCK = Text("""
 SELECT server, expires_at, timeout_seconds FROM firelock_sessions
@@ -58,7 +62,7 @@ _LIVING = Text("""
 SELECT id, expires_at, timeout_seconds FROM firelock_sessions WHERE died_at IS NULL ORDER BY expires_at
 """)
 _LIST = Text(f"""
-SELECT {", ".join(_FIELDS)}, expires_at, died_at, busy, reported, rss_bytes, cpu_percent
+SELECT {", ".join(_FIELDS)}, expires_at, died_at, {", ".join(_REPORTED)}
 FROM firelock_sessions ORDER BY started_at, id
 """)  # noqa: S608 - names of columns
 _HELD_IDS = Text("""
@@ -130,10 +134,9 @@ def _renew(tx: Transaction, renewal: Renewal) -> bool:
     if found is None:
         return False
     expires_at = tx.now + int(found[0] * _SECOND)
-    told = {"busy": renewal.busy, "rss_bytes": renewal.rss_bytes, "cpu_percent": renewal.cpu_percent}
-    return (
-        tx.changed(_RENEW, session=renewal.session, expires_at=expires_at, reported=renewal.state, **told) > 0
-    )
+    session, *reported = attrs.astuple(renewal)
+    told = dict(zip(_REPORTED, reported, strict=True))
+    return tx.changed(_RENEW, session=session, expires_at=expires_at, **told) > 0
 
 
 def _reconcile(tx: Transaction, session: str, held: Sequence[Held]) -> Reconciliation:

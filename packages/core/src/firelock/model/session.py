@@ -82,6 +82,9 @@ class Renewal:
     state: str = "running"  # running, quiet, overdue (silent) or stopping, which is its last word
     rss_bytes: int = 0
     cpu_percent: float = 0.0
+    stuck_threads: int = 0  # taken by jobs that go on after their timeout
+    stuck_coroutines: int = 0  # likewise
+    parked: int = 0  # ends that wait for a locked row
 
 
 @attrs.frozen

@@ -75,7 +75,7 @@ class SessionDuty(StorageFixtures):
         """
         holder = scene.begin("a", HOURS)
         scene.advance(3_000)
-        renewal = Renewal(holder.session, 3, "quiet", 12_345_678, 12.5)
+        renewal = Renewal(holder.session, 3, "quiet", 12_345_678, 12.5, 4, 5, 6)
 
         renewed = scene.storage.renew([renewal])
 
@@ -347,16 +347,16 @@ class SessionDuty(StorageFixtures):
         If this fails: a server that stopped in order cannot be told from one that was killed.
         """
         holder, killed = scene.begin("a"), scene.begin("b")
-        scene.storage.renew(
-            [Renewal(holder.session, 0, "stopping", 7, 0.5), Renewal(killed.session, 3, "running", 9, 1.5)]
-        )
+        last = [
+            Renewal(holder.session, 0, "stopping", 7, 0.5),
+            Renewal(killed.session, 3, "running", 9, 1.5, 1, 2, 3),
+        ]
+        scene.storage.renew(last)
 
         for each in (holder, killed):
             scene.lose(each, running=(), reason="stopped")
 
-        assert [
-            Renewal(holder.session, 0, "stopping", 7, 0.5), Renewal(killed.session, 3, "running", 9, 1.5)
-        ] == [record.renewal for record in scene.storage.list_sessions()]  # fmt: skip
+        assert last == [record.renewal for record in scene.storage.list_sessions()]
 
     def test_sessions_are_listed_oldest_first(self, scene: Scene) -> None:
         """The list has living and dead sessions in order of `started_at`.
