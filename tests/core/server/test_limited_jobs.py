@@ -250,21 +250,21 @@ def test_a_key_is_shut_before_its_next_job_can_start(fire, serve):
     """Also where the storage was away at first; the end waits for it."""
     storage = fire.storage
     task = fire.task(name="limited")(limited(3_600, key="smtp"))
-    storage.fail("spend", StorageUnavailable("away"))
+    storage.fail("shut", StorageUnavailable("away"))
     first = ask(fire, task, limits=on("smtp"))
 
     serve()
     until(lambda: fire.jobs.get(first).state is State.SCHEDULED)
 
     assert fire.limits.get("smtp").opens_at is not None
-    assert 2 == len(storage.called["spend"])
+    assert 2 == len(storage.called["shut"])
 
 
 def test_a_key_that_cannot_be_shut_loses_no_end(fire, serve, caplog):
     """The job waits alone, and the log says why."""
     storage = fire.storage
     task = fire.task(name="limited")(limited(3_600, key="smtp"))
-    storage.fail("spend", StorageError("no such key"))
+    storage.fail("shut", StorageError("no such key"))
     first = ask(fire, task)
 
     serve()

@@ -310,6 +310,17 @@ class SqlLimitVerbs(SqlVerbs):
         self._offers_limits(key)
         return self._database.write(lambda tx: self._spend(tx, key, cost, until))
 
+    @override
+    def shut(self, key: str, *, until: int) -> bool:
+        self._offers_limits(key)
+        return self._database.write(lambda tx: self._shut(tx, key, until))
+
+    def _shut(self, tx: Transaction, key: str, until: int) -> bool:
+        if not tx.all(LOCK_FREE_KEYS, ids=[key]) and tx.all(READ_KEYS, ids=[key]):
+            return False
+        self._spend(tx, key, 0, until)
+        return True
+
     def _offers_limits(self, about: str) -> None:
         if Feature.LIMITS not in self.features:
             raise self._without(Feature.LIMITS, about)

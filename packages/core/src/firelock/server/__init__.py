@@ -1,8 +1,9 @@
 """Running jobs: a supervisor that runs none, children that do.
 
 Follow a job: `dispatcher` claims it, `workers` give it a thread, a coroutine or a process, `attempt` runs
-it and says what becomes of it, `dispatcher` settles that in its next exchange; `batch_looks` says when
-batches are looked at whose members have ended. `tied_jobs` looks at a job's batch and its inputs before it
+it and says what becomes of it, `dispatcher` settles that in its next exchange; `parked_ends` keeps those
+ends whose rows other transactions have locked; `batch_looks` says when batches are looked at whose members
+have ended. `tied_jobs` looks at a job's batch and its inputs before it
 starts, `open_resources` has open what it needs, `memo_commit` stores what its steps remember. `upkeep` does
 what nobody waits for, and `recurring` what recurs. `child` is all of these; `supervisor` keeps the
 children, `session_renewal` their sessions, and `embedded` is both in one process. `queue_choice` is which

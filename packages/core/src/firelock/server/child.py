@@ -53,6 +53,7 @@ _PROGRAM = "firelock"
 _CANCEL_GRACE = 5.0  # for cancelled jobs to end, before they are handed back under their own feet
 _LEAST_GRACE = 1.0  # of that also in a hurry, or a job that heeds its cancellation could run twice at once
 _SETTLE_GRACE = 10.0  # for the last ends to be written
+_PARKED_GRACE = 1.0  # at least, for ends whose rows are locked; the rest of the grace time if that is more
 _THREAD_GRACE = 0.5
 
 
@@ -148,8 +149,9 @@ class Child:
 
         Return the ids of jobs that still run although they were handed back: threads cannot be ended.
         """
-        dispatcher = self._dispatcher
+        dispatcher, deadline = self._dispatcher, time.monotonic() + grace
         dispatcher.quiet(is_quiet=True)
+        dispatcher.hurry_parked()
         _wait_for(lambda: dispatcher.is_quiet, _CANCEL_GRACE)  # a claim under way brings jobs yet
         self._wait_until_idle(grace)
         for run in self._workers.runs():
@@ -163,7 +165,11 @@ class Child:
             )
         if not dispatcher.is_drained:
             dispatcher.abandon("server stopped while the job was running")
-        _wait_for(lambda: dispatcher.holds_nothing, _SETTLE_GRACE)
+        _wait_for(lambda: dispatcher.has_settled, _SETTLE_GRACE)
+        _wait_for(
+            lambda: dispatcher.holds_nothing or self._is_hurried.is_set(),
+            max(_PARKED_GRACE, deadline - time.monotonic()),
+        )
         self._is_over.set()
         self._runtime.storage.interrupt()
         if not dispatcher.stop(_SETTLE_GRACE):

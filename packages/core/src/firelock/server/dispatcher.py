@@ -10,7 +10,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,7 @@ from firelock.server.attempt import (
 )
 from firelock.server.batch_looks import BatchLooks
 from firelock.server.failure import describe_failure
+from firelock.server.parked_ends import PARKED_LIMIT, ParkedEnd, ParkedEnds
 from firelock.server.workers import (
     FLUSH_SIZE,
     FULL_PAUSE,
@@ -58,6 +59,7 @@ _IDLE_HEARTBEATS = 3
 _SHOWN_AS_STARTED = 1.0  # seconds from which `started_at` is written while the job still runs
 _LONG_WAIT, _TOO_LONG_WAIT = 0.020, 0.050
 _CLOCK_SLACK = 0.0005  # seconds behind the instant, so that the storage's clock has come to it as well
+_SENDER_GRACE = 2.0  # seconds for the attempt to store a parked end that is under way
 _LOOKS_AT_ONCE, _LOOK_PAUSE = 100, 0.020  # some 25,000 lanes; then locks of others are in the way
 _REFUSED = "The end of job %s was refused: it is no longer ours."
 _IN_STORAGE = frozenset(result for result in Applied if result.is_applied)
@@ -99,9 +101,10 @@ class Dispatcher:
     _was_refused: bool = False  # the last exchange
     _looks: int = 0  # in a row that were to look again at once and found nothing
     _is_releasing: bool = False  # continuations wait for a release
+    _has_parked_too_many: bool = False  # as logged
 
     def __attrs_post_init__(self) -> None:
-        self._settler = _Settler(self._runtime, self._context, self._upkeep)
+        self._settler = _Settler(self._runtime, self._context, self._upkeep, self._answer_parked)
         self._ahead = ClaimAhead(self._runtime.settings.claim_ahead)
         self._batches = BatchLooks(self._runtime.storage)
         self._inbox = self._context.inbox
@@ -166,11 +169,24 @@ class Dispatcher:
         """Tell whether everything claimed has been settled."""
         return self._settler.holds_nothing
 
+    @property
+    def has_settled(self) -> bool:
+        """Whether the storage has answered for everything claimed, except for ends whose rows are locked."""
+        return self._settler.has_settled
+
     def stop(self, timeout: float) -> bool:
         """The loop has ended; False if it did not in time."""
+        parked = self._settler.parked
+        parked.stop(_SENDER_GRACE)
         self._inbox.order(lambda: self._enter(DispatcherState.STOPPED))
         self._inbox.ran_dry()  # who waits for that ends too
-        return have_ended([self._thread], timeout)
+        has_ended = have_ended([self._thread], timeout)
+        parked.report_unstored()
+        return has_ended
+
+    def hurry_parked(self) -> None:
+        """Try to store parked ends more often, because the server stops."""
+        self._inbox.order(self._settler.parked.hurry_all)
 
     def _enter(self, state: DispatcherState) -> None:
         if self._state is not DispatcherState.STOPPED:  # for good, whatever was ordered behind it
@@ -228,9 +244,32 @@ class Dispatcher:
     def _limit(self) -> int:
         """Return how many jobs there is room for."""
         is_claiming = self._state is DispatcherState.CLAIMING and self._holder is not None
-        if not is_claiming or not self._context.memory.may_start():
+        if not is_claiming or not self._context.memory.may_start() or self._has_too_many_parked():
             return 0
         return self._workers.room(self._ahead.ahead, self._settler.unended)
+
+    def _has_too_many_parked(self) -> bool:
+        """Return whether so many ends are parked that no job is claimed; log each change."""
+        has_too_many = len(self._settler.parked) >= PARKED_LIMIT
+        if has_too_many is not self._has_parked_too_many:
+            self._has_parked_too_many = has_too_many
+            if has_too_many:
+                log.warning(
+                    "%d ends wait for rows that other transactions have locked; claiming no jobs until fewer "
+                    "do. Look for a long transaction in the database.",
+                    len(self._settler.parked),
+                )
+            else:
+                log.info("Fewer than %d ends wait for locked rows; claiming jobs again.", PARKED_LIMIT)
+        return has_too_many
+
+    def _answer_parked(self, parked: ParkedEnd, result: Applied) -> None:
+        """Handle in the dispatcher's thread what the storage has answered for a parked end."""
+
+        def answer() -> None:
+            self._is_releasing |= self._settler.answered_parked(parked, result, self._batches)
+
+        self._inbox.order(answer)
 
     def _exchange(self, limit: int) -> Exchange:
         """Send the ends that are owed and claim up to `limit` jobs, in one round trip.
@@ -371,14 +410,17 @@ class Dispatcher:
         beliefs = self._settler.beliefs(self._workers.runs())
         reply = self._runtime.storage.reconcile(holder.session, beliefs)
         self._reconciled_at = time.monotonic()
-        self._settler.told(beliefs)
+        self._settler.told(beliefs, reply.busy)
         if reply.is_session_lost:
             self._lose_session(holder)
             return
-        lost = [self._settler.held.pop(one.held.job_id) for one in reply.lost]
+        parked = self._settler.parked
+        parked.hurry([one.held.job_id for one in reply.lost])  # their ends are refused: see `Storage.apply`
+        losses = [one for one in reply.lost if parked.get(one.held.job_id) is None]
+        lost = [self._settler.held.pop(one.held.job_id) for one in losses]
         running = self._drop(lost)
         completed: list[EndedRun] = []
-        for one, claimed in zip(reply.lost, lost, strict=True):
+        for one, claimed in zip(losses, lost, strict=True):
             run = running.get(claimed.job.id)
             if run is None:  # an end that is refused tells the storage that nobody here runs it
                 self._settler.hand_back(claimed.job, claimed.holder, "lost before it started")
@@ -448,11 +490,15 @@ class _Settler:
     _runtime: Runtime
     _context: WorkerContext
     _upkeep: ChildUpkeep
+    _answer_parked: Callable[[ParkedEnd, Applied], None]  # called in the sender's thread
     _unsent: list[EndedRun] = attrs.Factory(list)
     _back: list[EndedRun] = attrs.Factory(list)  # hand-backs of jobs that never started
     _doubtful: list[EndedRun] = attrs.Factory(list)  # refused, but their jobs may have ended before
     held: dict[str, ClaimedRun] = attrs.Factory(dict)
-    _shuts: dict[str, int] = attrs.Factory(dict)  # keys of limits by the instant until which they are shut
+    parked: ParkedEnds = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.parked = ParkedEnds(self.apply, self._shut_key, self._answer_parked)
 
     def collect(self) -> None:
         """What workers have ended is owed now."""
@@ -461,11 +507,8 @@ class _Settler:
             self.owe(ended.popleft())
 
     def owe(self, ended: EndedRun) -> None:
-        """An end is owed, and that the key is shut which it names."""
+        """An end is owed."""
         self._unsent.append(ended)
-        if ended.shuts is not None:
-            key, until = ended.shuts
-            self._shuts[key] = max(until, self._shuts.get(key, 0))
 
     def hand_back(self, job: ClaimedJob, holder: Holder, reason: str) -> None:
         """A job that never started goes back to its place in the queue with the next exchange."""
@@ -479,31 +522,37 @@ class _Settler:
             claimed.is_dropped = True
         self.held.clear()
         self._back.clear()
+        self.parked.drop_all()
 
     @property
     def unended(self) -> int:
         """How many of the jobs held have not ended."""
-        return len(self.held) - len(self._unsent) - len(self._context.inbox.ended)
+        return len(self.held) - len(self._unsent) - len(self._context.inbox.ended) - self.parked.ended
 
     def unended_runs(self) -> list[ClaimedRun]:
         """Return the jobs held that have not ended, of what was collected."""
         ended = {(end.job.id, end.job.fence) for end in self._unsent}
+        ended |= {(one.end.job.id, one.end.job.fence) for one in self.parked.all()}
         return [each for each in self.held.values() if (each.job.id, each.job.fence) not in ended]
 
     def beliefs(self, runs: Sequence[Run]) -> list[Held]:
         """Return what is held, to be compared; with its start where it has run for long and was not told."""
         long_ago = time.monotonic() - _SHOWN_AS_STARTED
         starts = {run.job.id: run.started_at for run in runs if run.started and run.started < long_ago}
-        return [
+        held = [
             Held(job_id, claimed.job.fence, None if claimed.is_start_told else starts.get(job_id))
             for job_id, claimed in self.held.items()
         ]
+        backs = [one.end.job for one in self.parked.all() if one.is_hand_back]
+        return held + [Held(job.id, job.fence) for job in backs if job.id not in self.held]
 
-    def told(self, beliefs: Sequence[Held]) -> None:
-        """The storage knows the starts among these: each is written once."""
+    def told(self, beliefs: Sequence[Held], busy: Collection[str]) -> None:
+        """The storage knows the starts among these, except those of busy jobs: each is written once."""
         for one in beliefs:
             claimed = self.held.get(one.job_id)
-            if claimed is not None and one.started_at is not None and claimed.job.fence == one.fence:
+            if claimed is None or one.started_at is None or one.job_id in busy:
+                continue
+            if claimed.job.fence == one.fence:
                 claimed.is_start_told = True
 
     @property
@@ -514,21 +563,49 @@ class _Settler:
     @property
     def holds_nothing(self) -> bool:
         """Tell whether everything claimed has been settled."""
-        return not (self.held or self._unsent or self._context.inbox.ended or self._back or self._doubtful)
+        return self.has_settled and not self.parked
 
-    def transitions(self) -> list[Transition]:
-        """Return the transitions to send, ends first; their log lines are stored, and their keys are shut.
+    @property
+    def has_settled(self) -> bool:
+        """Whether everything claimed has been settled, except for parked ends."""
+        waits = self._unsent or self._context.inbox.ended or self._back or self._doubtful
+        return not waits and len(self.held) <= self.parked.ended
+
+    def _shut_keys(self) -> None:
+        """Shut the keys that ends name, each once; park the ends whose key is locked.
 
         Keys are shut before the ends are stored, because an end lets the next job start.
         """
-        for key, until in list(self._shuts.items()):
-            try:
-                self._runtime.storage.spend(key, until=until)
-            except StorageUnavailable:
-                raise
-            except StorageError as error:
-                log.warning("Limit %r could not be shut: %s", key, error)
-            del self._shuts[key]
+        untils: dict[str, int] = {}
+        for key, until in filter(None, (end.shuts for end in self._unsent)):
+            untils[key] = max(until, untils.get(key, 0))
+        are_shut = {key: self._shut(key, until) for key, until in untils.items()}
+        for end in list(self._unsent):
+            if end.shuts is None:
+                continue
+            if are_shut[end.shuts[0]]:
+                end.shuts = None
+            else:
+                self._unsent.remove(end)
+                self.parked.park(end)
+
+    def _shut_key(self, end: EndedRun) -> bool:
+        """Shut the key that an end names; return False if another transaction has locked it."""
+        return end.shuts is None or self._shut(*end.shuts)
+
+    def _shut(self, key: str, until: int) -> bool:
+        try:
+            return self._runtime.storage.shut(key, until=until)
+        except StorageUnavailable:
+            raise
+        except StorageError as error:
+            log.warning("Limit %r could not be shut: %s", key, error)
+            return True
+
+    def transitions(self) -> list[Transition]:
+        """Return the transitions to send, ends first; their log lines are stored, and their keys are shut."""
+        if any(end.shuts is not None for end in self._unsent):
+            self._shut_keys()
         transitions = [ended.transition for ended in self._unsent]
         transitions += [back.transition for back in self._back]
         if transitions:
@@ -573,6 +650,29 @@ class _Settler:
         """
         ended, self._unsent = self._unsent, []
         back, self._back = self._back, []
+        if Applied.BUSY in results:
+            number = len(ended)
+            free: list[tuple[EndedRun, Applied]] = []
+            for place, (end, result) in enumerate(zip([*ended, *back], results, strict=False)):
+                if result is Applied.BUSY:
+                    self.parked.park(end, is_hand_back=place >= len(ended))
+                    number -= place < len(ended)
+                else:
+                    free.append((end, result))
+            sent, results = [end for end, _ in free], [result for _, result in free]
+            ended, back = sent[:number], sent[number:]
+        return self._take_answers(ended, back, results, batches)
+
+    def answered_parked(self, parked: ParkedEnd, result: Applied, batches: BatchLooks) -> bool:
+        """Handle the answer for a parked end; return as `answered` does."""
+        self.parked.remove(parked)
+        ended, back = ([], [parked.end]) if parked.is_hand_back else ([parked.end], [])
+        return self._take_answers(ended, back, [result], batches)
+
+    def _take_answers(
+        self, ended: list[EndedRun], back: list[EndedRun], results: Sequence[Applied], batches: BatchLooks
+    ) -> bool:
+        """Handle the answers for ends, then for hand-backs; return as `answered` does."""
         if Applied.REFUSED in results:
             _tell_stopped([*ended, *back], results, batches)
         if not ended:

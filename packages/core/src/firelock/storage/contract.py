@@ -294,6 +294,14 @@ class Storage(ABC):
         """
 
     @abstractmethod
+    def shut(self, key: str, *, until: int) -> bool:
+        """Shut the key until this time, as `spend` does.
+
+        Return False if another transaction has locked the key; nothing was written then. A server calls this
+        before it stores the end of a job that was told to wait, and must not wait for such a lock.
+        """
+
+    @abstractmethod
     def find_keys(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[KeyState]:
         """Return the limit keys that begin so, above `after`, in order of key, by code points.
 

@@ -402,6 +402,22 @@ class RateDuty(StorageFixtures):
         assert [] == early
         assert scene.claim(holder)
 
+    def test_a_server_shuts_a_key(self, scene: Scene) -> None:
+        """`shut` does what `spend` does with `until`, for a known key and for a new one.
+
+        If this fails: a service that asked for a pause is called again by other jobs.
+        """
+        scene.put_numbers(A, concurrent=9)
+        for key in (A, B):
+            scene.add_limited(2, key)
+        until = scene.now() + HOUR
+
+        are_shut = [scene.storage.shut(key, until=until) for key in (A, B)]
+
+        assert [True, True] == are_shut
+        assert [until, until] == [scene.storage.spend(key) for key in (A, B)]
+        assert [] == scene.claim(scene.begin())
+
     def test_a_key_without_a_rate_spends_nothing(self, scene: Scene) -> None:
         """A cost of a key without a rate, or that nobody knows, changes nothing.
 

@@ -1,0 +1,216 @@
+"""Ends whose rows are locked by other transactions: kept apart, and sent one by one until they are stored.
+
+The dispatcher parks an end that the storage reports as busy. The sender, a thread of its own, sends each
+parked end in a call of its own, so a locked row delays the end of its own job and nothing else.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from firelock.errors import StorageUnavailable
+from firelock.model.answers import Applied
+from firelock.server.workers import have_ended
+from firelock.storage import server_work
+
+if TYPE_CHECKING:
+    from firelock.model.job import Transition
+    from firelock.server.attempt import EndedRun
+
+log = logging.getLogger(__name__)
+
+PARKED_LIMIT = 1_000
+"""How many ends a worker process parks before it claims no more jobs."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between two attempts to store an end
+_PAUSE_AT_STOP = 0.25  # seconds at most, while the server stops
+_REPORTED_AFTER = 5.0  # seconds
+
+
+@attrs.define(eq=False)
+class ParkedEnd:
+    """An end that waits until its row is free."""
+
+    end: EndedRun
+    is_hand_back: bool  # of a job that never started
+    since: float  # monotonic
+    next_at: float  # monotonic
+    pause: float = _FIRST_PAUSE  # before the attempt after the next one
+    is_reported: bool = False  # in the log
+    is_dropped: bool = False
+
+
+@attrs.define(eq=False)
+class ParkedEnds:
+    """The parked ends of a worker process, by the id of their job, and the thread that sends them.
+
+    The dispatcher's thread adds, drops and reads them. `answered` is called in the sender's thread with each
+    end that the storage has answered for.
+    """
+
+    _apply: Callable[[list[Transition]], Sequence[Applied]]
+    _shut: Callable[[EndedRun], bool]  # shuts the limit's key that the end names; False while it is locked
+    _answered: Callable[[ParkedEnd, Applied], None]
+    _clock: Callable[[], float] = time.monotonic
+    ended: int = 0  # how many of the parked ends are of jobs that have run
+    _parked: dict[str, ParkedEnd] = attrs.Factory(dict)
+    _due: list[tuple[float, int, ParkedEnd]] = attrs.Factory(list)  # a heap; the number keeps the order
+    _number: int = 0
+    _condition: threading.Condition = attrs.Factory(threading.Condition)
+    _longest_pause: float = _LONGEST_PAUSE
+    _thread: threading.Thread | None = None  # started with the first parked end
+    _is_stopped: bool = False
+
+    def __len__(self) -> int:
+        """Return how many ends are parked."""
+        return len(self._parked)
+
+    def get(self, job_id: str) -> ParkedEnd | None:
+        """Return the parked end of a job, None if it has none."""
+        return self._parked.get(job_id)
+
+    def all(self) -> list[ParkedEnd]:
+        """Return the parked ends, oldest first."""
+        return list(self._parked.values())
+
+    def park(self, end: EndedRun, *, is_hand_back: bool = False) -> None:
+        """Keep the end and send it until the storage has answered for it."""
+        now = self._clock()
+        parked = ParkedEnd(end, is_hand_back, now, now + _FIRST_PAUSE, 2 * _FIRST_PAUSE)
+        self._parked[end.job.id] = parked
+        self.ended += not is_hand_back
+        with self._condition:
+            self._push(parked)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="firelock-sender", daemon=True)
+                self._thread.start()
+
+    def hurry(self, job_ids: Sequence[str]) -> None:
+        """Send the parked ends of these jobs now."""
+        now = self._clock()
+        with self._condition:
+            for job_id in job_ids:
+                parked = self._parked.get(job_id)
+                if parked is not None and parked.next_at > now:
+                    parked.next_at = now
+                    self._push(parked)
+
+    def hurry_all(self) -> None:
+        """Send all now, and often from now on: the server stops."""
+        self._longest_pause = _PAUSE_AT_STOP
+        self.hurry(list(self._parked))
+
+    def remove(self, parked: ParkedEnd) -> None:
+        """Forget an end that the storage has answered for."""
+        if self._parked.get(parked.end.job.id) is parked:
+            del self._parked[parked.end.job.id]
+            self.ended -= not parked.is_hand_back
+
+    def drop_all(self) -> None:
+        """Forget all: their session is lost, so the storage would refuse them."""
+        for parked in self._parked.values():
+            parked.is_dropped = True
+        self._parked.clear()
+        self.ended = 0
+
+    def stop(self, timeout: float) -> None:
+        """End the thread."""
+        with self._condition:
+            self._is_stopped = True
+            self._condition.notify()
+        if self._thread is not None and not have_ended([self._thread], timeout):
+            log.error("The thread that stores parked ends has not ended: the storage does not answer.")
+
+    def report_unstored(self) -> None:
+        """Log the jobs whose ends are not stored; called after the last answer."""
+        for parked in self.all():
+            log.warning(
+                "The end of job %s was not stored: another transaction has locked its row. The job runs "
+                "again when this server's session has ended and the lock is released.",
+                parked.end.job.id,
+                extra={"job_id": parked.end.job.id},
+            )
+
+    # ---- the sender's thread -----------------------------------------------------------------------------
+
+    def _push(self, parked: ParkedEnd) -> None:
+        self._number += 1
+        heapq.heappush(self._due, (parked.next_at, self._number, parked))
+        self._condition.notify()
+
+    def _run(self) -> None:
+        with server_work():
+            while (parked := self._wait_for_due()) is not None:
+                try:
+                    self._send(parked)
+                except Exception:
+                    log.exception(
+                        "Unexpected error while sending the end of job %s; sending it again.",
+                        parked.end.job.id,
+                        extra={"job_id": parked.end.job.id},
+                    )
+                    self._put_off(parked)
+
+    def _wait_for_due(self) -> ParkedEnd | None:
+        """Return the next end to send, None after a stop."""
+        with self._condition:
+            while not self._is_stopped:
+                if not self._due:
+                    self._condition.wait()
+                    continue
+                at, _, parked = self._due[0]
+                if parked.is_dropped or at != parked.next_at:  # answered, or listed again for an earlier time
+                    heapq.heappop(self._due)
+                    continue
+                seconds = at - self._clock()
+                if seconds <= 0:
+                    heapq.heappop(self._due)
+                    return parked
+                self._condition.wait(seconds)
+            return None
+
+    def _send(self, parked: ParkedEnd) -> None:
+        """Try to store the end, and try again later if its row is still locked."""
+        try:
+            if parked.end.shuts is not None and not self._shut(parked.end):
+                result = Applied.BUSY
+            else:
+                (result,) = self._apply([parked.end.transition])
+        except StorageUnavailable as error:
+            log.debug("The end of job %s cannot be stored yet: %s", parked.end.job.id, error)
+            self._put_off(parked)
+            return
+        if result is Applied.BUSY:
+            self._put_off(parked)
+            return
+        parked.is_dropped = True
+        if parked.is_reported:
+            seconds = self._clock() - parked.since
+            log.info(
+                "The end of job %s is stored, after %.0f s.",
+                parked.end.job.id, seconds,
+                extra={"job_id": parked.end.job.id},
+            )  # fmt: skip
+        self._answered(parked, result)
+
+    def _put_off(self, parked: ParkedEnd) -> None:
+        now = self._clock()
+        if not parked.is_reported and now - parked.since >= _REPORTED_AFTER:
+            parked.is_reported = True
+            log.warning(
+                "The end of job %s has waited %.0f s because another transaction has locked its row; sending "
+                "it again until the lock is released. Keep transactions that change jobs short.",
+                parked.end.job.id, now - parked.since,
+                extra={"job_id": parked.end.job.id},
+            )  # fmt: skip
+        with self._condition:
+            parked.next_at = now + min(self._longest_pause, parked.pause)
+            parked.pause = min(self._longest_pause, 2 * parked.pause)
+            self._push(parked)

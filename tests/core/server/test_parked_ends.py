@@ -1,0 +1,327 @@
+"""A busy end is parked: it is sent again until it is stored, and holds up no other job."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+
+from firelock import Firelock, RateLimited, Settings, current_job
+from firelock.errors import StorageUnavailable
+from firelock.model.job import ClaimedJob, Transition
+from firelock.model.state import State
+from firelock.server.attempt import EndedRun
+from firelock.server.parked_ends import PARKED_LIMIT, ParkedEnds
+from firelock.storage import Applied
+from tests.core.fakes import FailingStorage, until
+
+SETTINGS = Settings(poll=0.05, heartbeat=1, session_timeout=30, sweep=60, claim_ahead=0)
+
+
+class LockingStorage(FailingStorage):
+    """The storage in memory, where other transactions lock rows of jobs and limit keys as a test says."""
+
+    def __init__(self):
+        super().__init__()
+        self.locked = set()
+        self.is_everything_locked = False
+        self.busy = []  # ids of jobs whose settles met a lock
+
+    def is_busy(self, transition):
+        """Whether the transition is a settle of a locked job."""
+        is_locked = self.is_everything_locked or transition.job_id in self.locked
+        return transition.session is not None and is_locked
+
+    def apply(self, transitions, *, within=None):
+        """See `Storage.apply`."""
+        busy = [self.is_busy(one) for one in transitions]
+        self.busy += [one.job_id for one, is_busy in zip(transitions, busy, strict=True) if is_busy]
+        free = [one for one, is_busy in zip(transitions, busy, strict=True) if not is_busy]
+        results = iter(super().apply(free, within=within) if free else [])
+        return [Applied.BUSY if is_busy else next(results) for is_busy in busy]
+
+    def shut(self, key, *, until):
+        """See `Storage.shut`."""
+        if key in self.locked:
+            self.busy.append(key)
+            return False
+        return super().shut(key, until=until)
+
+
+class Shop:
+    """An application with a server of its own on a storage with locks."""
+
+    def __init__(self, *, workers=1, settings=SETTINGS):
+        self.storage = LockingStorage()
+        self.fire = fire = Firelock(self.storage, settings=settings)
+        self.server = fire.server(workers=workers, async_workers=1)
+        self.gate, self.ran = threading.Event(), []
+
+        @fire.task(name="note")
+        def note() -> None:
+            self.ran.append(current_job().id)
+
+        @fire.task(name="wait")
+        def wait() -> None:
+            self.ran.append(current_job().id)
+            assert self.gate.wait(20)
+
+        self.note, self.wait = note, wait
+
+    def lock(self, *jobs):
+        """Lock the rows of these jobs from now on."""
+        self.storage.locked.update(job.id for job in jobs)
+
+    def until_parked(self, job):
+        """Wait until the server has tried to store the end of the job."""
+        until(lambda: job.id in self.storage.busy)
+
+    def until_all(self, state, *jobs):
+        """Wait until all the jobs are in the state."""
+        until(lambda: all(job.refresh().state is state for job in jobs))
+
+
+@pytest.fixture
+def make_shop():
+    """Return a function that opens a shop; each is closed after the test."""
+    shops = []
+
+    def make(**options):
+        shops.append(Shop(**options))
+        return shops[-1]
+
+    yield make
+    for shop in shops:
+        shop.gate.set()
+        shop.storage.locked.clear()
+        shop.storage.is_everything_locked = False
+        shop.storage.mend()
+        shop.server.stop(grace=10)
+        shop.fire.close()
+
+
+@pytest.fixture
+def shop(make_shop):
+    """A shop with one worker."""
+    return make_shop()
+
+
+def test_other_jobs_run_while_a_row_is_locked(shop):
+    """The only worker and the dispatcher are free for other jobs; the locked job ends once."""
+    locked = shop.note.enqueue()
+    shop.lock(locked)
+    shop.server.start()
+    shop.until_parked(locked)
+
+    shop.until_all(State.SUCCEEDED, *shop.note.enqueue_many([()] * 20))
+    assert locked.refresh().state is State.PROCESSING
+    shop.storage.locked.clear()
+    shop.until_all(State.SUCCEEDED, locked)
+
+    assert shop.ran.count(locked.id) == 1
+    assert [entry.state for entry in locked.history()] == [State.ENQUEUED, State.SUCCEEDED]
+
+
+def test_parked_end_is_counted_after_it_is_stored(make_shop):
+    """The statistics contain it once."""
+    shop = make_shop()
+    locked = shop.note.enqueue()
+    shop.lock(locked)
+    shop.server.start()
+    shop.until_parked(locked)
+    shop.storage.locked.clear()
+    shop.until_all(State.SUCCEEDED, locked)
+
+    shop.server.stop(grace=10)
+
+    (rollup,) = shop.storage.timeline(0, shop.storage.clock() * 2)
+    assert (rollup.outcome, rollup.count) == ("succeeded", 1)
+
+
+def test_returned_job_is_parked_if_its_row_is_locked(shop):
+    """A claim whose reply was lost is returned; its job runs when the lock is released."""
+    job = shop.note.enqueue()
+    shop.lock(job)
+    shop.storage.fail("claim", StorageUnavailable("the reply is lost"), is_late=True)
+    shop.server.start()
+    shop.until_parked(job)
+
+    shop.until_all(State.SUCCEEDED, shop.note.enqueue())
+    shop.storage.locked.clear()
+    shop.until_all(State.SUCCEEDED, job)
+
+    assert shop.ran.count(job.id) == 1
+
+
+def test_deleted_job_with_a_parked_end_stops_being_held(shop):
+    """The end is refused, and a requeued job runs again."""
+    job = shop.note.enqueue()
+    shop.lock(job)
+    shop.server.start()
+    shop.until_parked(job)
+
+    job.delete()
+    job.requeue()
+    shop.storage.locked.clear()
+    until(lambda: shop.ran.count(job.id) == 2)
+
+    shop.until_all(State.SUCCEEDED, job)
+
+
+def test_lost_session_forgets_its_parked_ends(shop):
+    """The job runs again in the next session, and the old end is not stored."""
+    job = shop.note.enqueue()
+    shop.lock(job)
+    shop.server.start()
+    shop.until_parked(job)
+    (record,) = [each for each in shop.storage.list_sessions() if each.is_alive]
+
+    shop.storage.end_session(record.session.id, None, reason="server lost")
+    shop.storage.locked.clear()
+    until(lambda: shop.ran.count(job.id) == 2)
+
+    shop.until_all(State.SUCCEEDED, job)
+    (record,) = shop.storage.get([job.id])
+    assert record.crashes == 1
+
+
+def test_stop_waits_for_a_parked_end(shop):
+    """A lock that is released within the grace time costs no second run."""
+    job = shop.note.enqueue()
+    shop.lock(job)
+    shop.server.start()
+    shop.until_parked(job)
+    met = len(shop.storage.busy)
+
+    stopping = threading.Thread(target=shop.server.stop, kwargs={"grace": 60})
+    stopping.start()
+    until(lambda: len(shop.storage.busy) > met + 1)
+    shop.storage.locked.clear()
+    stopping.join(60)
+
+    assert job.refresh().state is State.SUCCEEDED
+    assert shop.ran.count(job.id) == 1
+
+
+def test_stop_names_the_jobs_whose_ends_are_not_stored(shop, caplog):
+    """After the grace time only the locked job runs again."""
+    job, other = shop.note.enqueue_many([()] * 2)
+    shop.lock(job)
+    shop.server.start()
+    shop.until_all(State.SUCCEEDED, other)
+    shop.until_parked(job)
+
+    with caplog.at_level(logging.WARNING):
+        shop.server.stop(grace=0)
+
+    assert f"The end of job {job.id} was not stored" in caplog.text
+    assert (job.refresh().state, other.refresh().state) == (State.ENQUEUED, State.SUCCEEDED)
+    (record,) = shop.storage.get([job.id])
+    assert record.crashes == 0
+
+
+def test_too_many_parked_ends_stop_claims(make_shop, caplog):
+    """At most 1,000 ends are parked, and what has ended beyond that; then claims wait for fewer."""
+    shop = make_shop(workers=4)
+    shop.storage.is_everything_locked = True
+    jobs = shop.note.enqueue_many([()] * (PARKED_LIMIT + 500))
+    shop.server.start()
+    until(lambda: f"{PARKED_LIMIT} ends wait" in caplog.text or "claiming no jobs" in caplog.text)
+
+    held = shop.fire.jobs.counts().by_state[State.PROCESSING]
+    assert PARKED_LIMIT <= held < PARKED_LIMIT + 500
+    shop.storage.is_everything_locked = False
+
+    shop.until_all(State.SUCCEEDED, *jobs)
+    assert len(shop.ran) == len(jobs)
+
+
+def test_locked_limit_key_delays_only_the_job_that_shuts_it(shop):
+    """The key is shut before the end is stored."""
+
+    @shop.fire.task(name="throttled")
+    def throttled() -> None:
+        raise RateLimited(3_600, key="api")
+
+    job = throttled.enqueue()
+    shop.storage.locked.add("api")
+    shop.server.start()
+    until(lambda: "api" in shop.storage.busy)
+
+    shop.until_all(State.SUCCEEDED, shop.note.enqueue())
+    assert job.refresh().state is State.PROCESSING
+    shop.storage.locked.clear()
+    shop.until_all(State.SCHEDULED, job)
+
+    assert [key.key for key in shop.storage.find_keys()] == ["api"]
+
+
+# ---- the sender alone --------------------------------------------------------------------------------------
+
+
+class Sender:
+    """Parked ends on a clock that a test sets, with an answer that a test gives."""
+
+    def __init__(self):
+        self.now, self.result, self.sent, self.answers = 0.0, Applied.BUSY, [], []
+        self.parked = ParkedEnds(self.apply, lambda end: True, self.answer, lambda: self.now)
+
+    def apply(self, transitions):
+        """Answer for a transition."""
+        self.sent.append(self.now)
+        return [self.result]
+
+    def answer(self, parked, result):
+        """Note an answer."""
+        self.answers.append((parked.end.job.id, result))
+
+
+@pytest.fixture
+def sender():
+    """Return a sender whose thread ends after the test."""
+    sender = Sender()
+    yield sender
+    sender.parked.stop(10)
+
+
+def ended_run(job_id="job"):
+    """Return an end of a job."""
+    job = ClaimedJob(
+        job_id, "note", "[]", "json", "default", 0, attempt=1, retries=0, crashes=0, fence=1,
+        created_at=0, enqueued_at=0, claimed_at=0,
+    )  # fmt: skip
+    return EndedRun(job, Transition(job_id, frozenset({State.PROCESSING}), "one", 1, State.SUCCEEDED, 0))
+
+
+def test_long_lock_is_logged_once(sender, caplog):
+    """A warning after 5 seconds names the job, and a line says when the end is stored."""
+    sender.parked.park(ended_run())
+
+    for seconds, logged in ((6.0, "has waited 6 s"), (12.0, "")):
+        sender.now, sent = seconds, len(sender.sent)
+        sender.parked.hurry(["job"])
+        until(lambda sent=sent, logged=logged: len(sender.sent) > sent and logged in caplog.text)
+    sender.now, sender.result = 20.0, Applied.APPLIED
+    with caplog.at_level(logging.INFO):
+        sender.parked.hurry(["job"])
+        until(lambda: sender.answers)
+
+    assert caplog.text.count("has waited") == 1
+    assert "The end of job job is stored, after 20 s." in caplog.text
+
+
+def test_answered_end_is_not_sent_again(sender):
+    """Each end is answered once."""
+    sender.result = Applied.APPLIED
+    for job_id in ("one", "two"):
+        sender.parked.park(ended_run(job_id))
+        sender.now += 1
+        sender.parked.hurry([job_id])
+    until(lambda: len(sender.answers) == 2)
+
+    sender.now += 60
+    sender.parked.hurry_all()
+
+    assert [("one", Applied.APPLIED), ("two", Applied.APPLIED)] == sorted(sender.answers)
+    assert len(sender.sent) == 2
