@@ -1,0 +1,23 @@
+"""`python -m benchmarks.isolation`: locked rows beside other jobs, and how long ends wait.
+
+python -m benchmarks.isolation locks --storage postgresql --storage mariadb
+python -m benchmarks.isolation ends --storage sqlite --storage mariadb
+python -m benchmarks.isolation locks --storage postgresql --scale 0.2
+"""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks.isolation import ends, locks
+from benchmarks.parts import Parts
+
+PARTS = Parts(
+    "isolation",
+    __doc__,
+    {"ends": ends.until_stored, "locks": locks.beside_locked_rows},
+    frozenset({"locks"}),
+)
+
+if __name__ == "__main__":
+    sys.exit(PARTS.main())

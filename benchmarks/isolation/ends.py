@@ -1,0 +1,47 @@
+"""How long the end of a job waits until it is stored, beside many short jobs in four worker processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks import places
+from benchmarks.isolation import tasks
+from benchmarks.pairs import Row
+from benchmarks.plan import Plan
+
+APP = "benchmarks.isolation.app:fire"
+JOBS, PROCESSES = 20_200, 4
+_CHUNK = 1_000
+
+
+def until_stored(plan: Plan) -> Iterator[Row]:
+    """Yield how long ends wait, and the exchanges that store them; in milliseconds."""
+    number, folder = plan.scaled(JOBS), plan.folder / "measures"
+    folder.mkdir()
+    with places.opened(plan.storage, plan.folder / "ends") as place, places.client(place.url) as fire:
+        noop = tasks.declare(fire).noop
+        for first in range(0, number, _CHUNK):
+            noop.enqueue_many([()] * min(_CHUNK, number - first))
+        with places.serving(place, APP, processes=PROCESSES, BENCHMARK_MEASURES=str(folder)) as (server,):
+            places.wait_for(server, fire, number)
+    measured = read_measures(folder)
+    waits = [1_000 * wait for one in measured for wait, _ in one["ends"]]
+    took = [1_000 * took for one in measured for _, took in one["ends"]]
+    before = [wait - its for wait, its in zip(waits, took, strict=True)]
+    for name, place_of in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("longest", 1.0)):
+        figures = {"median": quantile(waits, place_of), "beside": quantile(took, place_of)}
+        what = f"ends of {number:,} jobs until stored, beside their exchange, {name}, ms"
+        yield {"what": what, "ratio": figures["median"] / figures["beside"], **figures}
+    yield {"what": "ends until their exchange began, p99, ms", "median": quantile(before, 0.99)}
+
+
+def read_measures(folder: Path) -> list[dict[str, list[tuple[float, float]]]]:
+    """Return what each worker process has measured."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def quantile(values: Sequence[float], place: float) -> float:
+    """Return the value at this place, from 0 to 1, of all values in order."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * place))]

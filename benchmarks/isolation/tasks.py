@@ -1,0 +1,87 @@
+"""The tasks that are stored, and run by servers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from firelock import Firelock, JobContext, Limit, Unique, current_job
+
+GATES = "BENCHMARK_GATES"
+"""The environment variable with the folder of gates; a file there opens the gate of that name."""
+
+MEASURES = "BENCHMARK_MEASURES"
+"""The environment variable with the folder of what servers have measured."""
+
+_LOOK = 0.05  # seconds between two looks at a gate
+
+
+@attrs.frozen
+class Tasks:
+    """An application and its tasks."""
+
+    fire: Firelock
+    noop: Any
+    after: Any  # runs after another one
+    held: Any  # runs until its gate is open
+    limited: Any  # the same, with a limit's key for each number
+    unique: Any  # the same, with a unique key for each number
+    stepped: Any  # the same, and remembers a step before its end
+
+
+def declare(fire: Firelock, note_end: Callable[[str], None] | None = None) -> Tasks:
+    """Give an application the tasks; `note_end` is called with the id of a `noop` job at its end."""
+
+    def noop() -> None:
+        if note_end is not None:
+            note_end(current_job().id)
+
+    def after() -> None:
+        _note_run("after")
+
+    async def held(gate: str, number: int) -> None:
+        await _opened(gate)
+        _note_run(f"{gate} {number}")
+
+    async def stepped(job: JobContext, gate: str, number: int) -> None:
+        await _opened(gate)
+        await job.astep("one", _nothing)
+        _note_run(f"{gate} {number}")
+
+    return Tasks(
+        fire=fire,
+        noop=fire.task(name="noop")(noop),
+        after=fire.task(name="after")(after),
+        held=fire.task(name="held")(held),
+        limited=fire.task(name="limited", limits=[Limit("number:{number}", concurrent=1)])(held),
+        unique=fire.task(name="unique", unique=Unique("{gate}-{number}"))(held),
+        stepped=fire.task(name="stepped")(stepped),
+    )
+
+
+def runs(folder: Path) -> list[str]:
+    """Return a line for each run that has come to its end."""
+    path = folder / "runs"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+async def _nothing() -> None: ...
+
+
+async def _opened(gate: str) -> None:
+    path = Path(os.environ[GATES]) / gate
+    while not path.exists():
+        await asyncio.sleep(_LOOK)
+
+
+def _note_run(line: str) -> None:
+    descriptor = os.open(Path(os.environ[GATES]) / "runs", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(descriptor, f"{line}\n".encode())
+    finally:
+        os.close(descriptor)
