@@ -35,7 +35,7 @@ from firelock.storage import (
 from firelock_redis.connections.database import SCHEMA, RedisDatabase
 from firelock_redis.connections.health import HealthVerbs
 from firelock_redis.connections.notify import RedisWaiting
-from firelock_redis.layout.encoding import claimed_job, flags_of
+from firelock_redis.layout.encoding import APPLIED_BY_DIGIT, claimed_job, flags_of
 from firelock_redis.layout.partitions import EVERYWHERE
 from firelock_redis.verbs.changes import Held, write_changes
 from firelock_redis.verbs.find import FindVerbs
@@ -48,7 +48,6 @@ from firelock_redis.verbs.records import RecordVerbs
 from firelock_redis.verbs.sessions import SessionVerbs
 from firelock_redis.verbs.upkeep import UpkeepVerbs, earliest_due_at
 
-_RESULTS = dict(zip("012345", Applied, strict=True))
 _APPLIED, _LOOK_CLOSER = "0", "?"
 _LOST = "1"
 
@@ -242,7 +241,7 @@ class RedisStorage(
                 if letter == _LOOK_CLOSER:
                     closer.append(place)
                 else:
-                    results[place] = _RESULTS[letter]
+                    results[place] = APPLIED_BY_DIGIT[letter]
         if closer:  # no longer held as it was claimed: sent field by field, and claimed behind that
             return results, self._exchange_some(partition, transitions, closer, results, asked)
         return results, Claim([]) if asked is None else self._read_claim(partition, reply, asked)

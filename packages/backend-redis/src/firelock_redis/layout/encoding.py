@@ -17,6 +17,7 @@ from typing import Any
 import attrs
 
 from firelock.storage import (
+    Applied,
     ClaimedJob,
     Edge,
     ErrorInfo,
@@ -38,6 +39,16 @@ _DIGIT = re.compile("[0-9]")
 _NO_DIGITS = ascii_letters + "+"  # the state and the flags of a record, in front of its attempt
 _WORDS = 9  # of the first two lines of a record; then what the job asks before it starts, if it does
 _ASKS = "[["  # how that begins in this release, as no error and no step does
+
+# What scripts answer for a change. A script runs alone, so none is ever busy.
+APPLIED_BY_DIGIT = {
+    "0": Applied.APPLIED,
+    "1": Applied.RELEASING,
+    "2": Applied.ALREADY,
+    "3": Applied.REFUSED,
+    "4": Applied.MISSING,
+    "5": Applied.TAKEN,
+}
 
 quoted = json.encoder.encode_basestring  # a text as JSON, other languages' letters as they are
 

@@ -22,9 +22,8 @@ from firelock.storage import (
     memo_words,
 )
 from firelock_redis.connections.database import RedisVerbs
-from firelock_redis.layout.encoding import number_word, quoted
+from firelock_redis.layout.encoding import APPLIED_BY_DIGIT, number_word, quoted
 
-_ANSWERS = dict(zip("012345", Applied, strict=True))
 _AT_ONCE = 100  # memos, tallies or chunks of one script
 _BYTES = 500_000  # of values from which on a script gets no more of them
 
@@ -59,7 +58,7 @@ class MemoVerbs(RedisVerbs):
         return found
 
     def _remembered(self, asked: NewMemo, answer: str, stands: str) -> Remembered:
-        said = _ANSWERS[answer]
+        said = APPLIED_BY_DIGIT[answer]
         if said is Applied.APPLIED and asked.session is not None:
             self.note_flag(asked.session, asked.job_id, "r")
         elif said is Applied.APPLIED:
