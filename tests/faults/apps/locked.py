@@ -1,4 +1,4 @@
-"""Jobs with limits, members of batches, jobs with steps, and jobs that are removed a second after their end."""
+"""Jobs with limits, members of batches, jobs with steps, and jobs that are removed after their end."""
 
 from __future__ import annotations
 
