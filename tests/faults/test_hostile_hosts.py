@@ -77,11 +77,6 @@ def test_a_string_that_no_storage_takes_ends_its_job_and_stops_no_other(fire, ca
 LINES = 60  # at which threads are switched
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="`emit` adds up the sizes of its job's streams while another thread may add one.",
-)
 def test_threads_of_a_job_emit_to_new_streams_at_the_same_time(fire):
     """Whenever one thread runs a line of the module of streams, the other thread emits to a new stream."""
     wanted, emitted = threading.Semaphore(0), threading.Semaphore(0)

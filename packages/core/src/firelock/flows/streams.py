@@ -62,11 +62,12 @@ class EmittedStreams:
         self._sending = threading.Lock()  # one flush at a time: chunks are in order
         self._streams: defaultdict[str, _Stream] = defaultdict(_Stream)
         self._unsent: list[Chunk] = []
+        self._size = 0  # bytes of all streams' parts
 
     @property
     def has_much(self) -> bool:
-        """Tell whether so much waits here that whoever emits had better flush."""
-        return sum(stream.size for stream in self._streams.values()) >= _FULL
+        """Return whether the emitting thread should flush, because so many bytes wait to be stored."""
+        return self._size >= _FULL
 
     def emit(self, name: str, data: str) -> None:
         """The text is stored soon.
@@ -98,6 +99,7 @@ class EmittedStreams:
             stream.parts.append(data)
             stream.size += size
             stream.emitted += size
+            self._size += size
         self._flusher.add(self)
 
     def flush(self) -> None:
@@ -108,6 +110,7 @@ class EmittedStreams:
         """
         with self._sending:
             with self._lock:
+                self._size = 0
                 for name, stream in self._streams.items():
                     if stream.parts:
                         text = "".join(stream.parts)
