@@ -619,14 +619,17 @@ def _discard(groups: dict[str, dict[str, None]], name: str, id: str) -> None:
 class Order:
     """Ids sorted by key, then id; each is in it at most once.
 
-    What is dropped stays in the list as a dead entry and is swept out when the dead outnumber the living, so
-    that dropping costs nothing and looking at the first one costs little.
+    A dropped id leaves a dead entry in the list. Dead entries are removed when they outnumber the living, so
+    that a drop costs nothing and the first living entry is found quickly.
+
+    The entries before `_head` are all dead, in any order, and never read again. A new first entry replaces the
+    last of them, so that it does not make readers walk over the others a second time.
     """
 
     def __init__(self) -> None:
         self._entries: list[Entry] = []
         self._living: dict[str, Entry] = {}
-        self._head = 0  # everything before it is dead
+        self._head = 0  # the entries from here on are sorted
 
     def __len__(self) -> int:
         """Return how many ids there are."""
@@ -637,15 +640,17 @@ class Order:
         if id in self._living:
             self.drop(id)
         entry: Entry = (key, id)
-        place = bisect_left(self._entries, entry)
+        place = bisect_left(self._entries, entry, self._head)
         if place < len(self._entries) and self._entries[place] == entry:
             entry = self._entries[
                 place
             ]  # dropped from here before: it lives again, since a twin would be two
+        elif 0 < place == self._head:
+            self._head -= 1
+            self._entries[self._head] = entry
         else:
             self._entries.insert(place, entry)
         self._living[id] = entry
-        self._head = min(self._head, place)
 
     def drop(self, id: str) -> None:
         """The id is not in it."""
@@ -668,14 +673,15 @@ class Order:
         """Yield the entries behind this one, ascending; nothing may be put while it runs."""
         self.first()  # nobody walks over the dead at the head twice
         entries = self._entries
-        begin = self._head if start is None else bisect_right(entries, start)
+        begin = self._head if start is None else bisect_right(entries, start, self._head)
         return (entry for place in range(begin, len(entries)) if self._is_living(entry := entries[place]))
 
     def before(self, start: Entry | None = None) -> Iterator[Entry]:
         """Yield the entries in front of this one, descending; nothing may be put while it runs."""
         entries = self._entries
-        end = len(entries) if start is None else bisect_left(entries, start)
-        return (entry for place in range(end - 1, -1, -1) if self._is_living(entry := entries[place]))
+        head = self._head
+        end = len(entries) if start is None else bisect_left(entries, start, head)
+        return (entry for place in range(end - 1, head - 1, -1) if self._is_living(entry := entries[place]))
 
     def up_to(self, limit: int) -> Iterator[str]:
         """Yield the ids whose key begins with at most this number, ascending."""
