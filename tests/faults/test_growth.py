@@ -305,7 +305,6 @@ def test_a_held_snapshot_does_not_make_a_call_read_earlier_jobs(postgresql, admi
 # ---- waits for results -----------------------------------------------------------------------------------
 
 
-@grows("A new wait for a result makes all waits of its process poll again after 5 ms.")
 def test_a_new_wait_for_a_result_does_not_make_earlier_ones_poll_again():
     """Another wait begins at each poll, as in a web process with many requests."""
     storage = WatchedStorage(MemoryStorage())
@@ -335,7 +334,6 @@ def test_a_new_wait_for_a_result_does_not_make_earlier_ones_poll_again():
 # ---- memory ----------------------------------------------------------------------------------------------
 
 
-@grows("An urgent job makes the next claim walk over every job that was claimed before.")
 def test_an_urgent_job_costs_as_much_after_many_claims_in_memory():
     """The cost is counted in lines of Python that are run."""
     lines = []

@@ -130,16 +130,28 @@ def test_an_error_of_the_storage_reaches_who_waits(storage, results):
         future.result(10)
 
 
-def test_looks_become_rarer_until_somebody_new_waits(storage, results):
-    """The interval grows to a quarter of a second and starts anew with each wait."""
-    results.wait_for(add(storage, "a"))
-    until(lambda: results._interval == 0.25)  # noqa: SLF001 - what is slept is not to be measured
+def test_each_wait_has_an_interval_of_its_own(storage):
+    """The interval of a wait grows to a quarter of a second, and a new wait does not change that of others."""
+    now = [1_000.0]
+    looks = storage.called["get"]
+    results = Results(storage, clock=lambda: now[0])
 
-    results.wait_for(add(storage, "b"))
-    calls = len(storage.called["get"])
-    until(lambda: len(storage.called["get"]) > calls)
+    def look_after(seconds):
+        """Advance the clock; return the jobs that are looked at then."""
+        now[0] += seconds
+        seen = len(looks)
+        until(lambda: len(looks) > seen)
+        return looks[seen][0]
 
-    assert results._interval < 0.25  # noqa: SLF001
+    results.wait_for(add(storage, "old"))
+    alone = [look_after(0.25) for _ in range(20)]
+    now[0] += 0.01  # all old waits are looked at together, at multiples of a quarter of a second
+    results.wait_for(add(storage, "new"))
+    beside = [look_after(seconds) for seconds in (0.005, 0.1, 0.1, 0.25)]
+    results.close()
+
+    assert alone == [["old"]] * 20
+    assert [*map(sorted, beside)] == [["new"], ["new"], ["new"], ["new", "old"]]
 
 
 def test_closing_passes_over_what_was_cancelled(storage, results):

@@ -5,10 +5,12 @@ All waits of an app share the lookups, in a thread that starts with the first wa
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import os
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -30,7 +32,8 @@ from firelock.storage import Storage
 if TYPE_CHECKING:
     from firelock.jobs.client import Client
 
-_FIRST_LOOK, _LONGEST = 0.005, 0.25
+_FIRST_LOOK, _LONGEST = 0.005, 0.25  # seconds
+_GROWTH = 1.3
 _IDS_A_CALL = 500
 
 reads = itertools.count(1)
@@ -45,18 +48,46 @@ class Observation:
     record: JobRecord | None
 
 
-class Results:
-    """Shared by every `result()` of an app. Reads come 5 ms after a wait began, then less and less often."""
+@attrs.define
+class _Wait:
+    """A job that somebody waits for, and when it is looked at."""
 
-    def __init__(self, storage: Storage) -> None:
+    look_at: float  # by the clock of `Results`
+    interval: float = _FIRST_LOOK  # seconds until the look after that
+    futures: list[Future[Observation]] = attrs.Factory(list)
+
+    def postpone(self, now: float) -> None:
+        """Move the look by the interval, which grows, to an instant that it shares with other waits.
+
+        The instants are multiples of the longest interval divided by a power of two. So waits that have
+        reached the longest interval are all looked at together.
+        """
+        self.interval = min(_LONGEST, self.interval * _GROWTH)
+        step = _LONGEST
+        while step > self.interval:
+            step /= 2
+        self.look_at = (now + self.interval) // step * step
+
+
+class Results:
+    """The waits of all `result()` calls of an app.
+
+    A job is looked at 5 ms after somebody began to wait for it, then less and less often. Each job has an
+    interval of its own, so that a new wait does not make earlier ones read their jobs again.
+    """
+
+    def __init__(self, storage: Storage, clock: Callable[[], float] = time.monotonic) -> None:
         self._storage = storage
+        self._clock = clock
         self._reset()
 
     def _reset(self) -> None:
         self._pid = os.getpid()
         self._condition = threading.Condition()
-        self._waiting: dict[str, list[Future[Observation]]] = {}
-        self._interval = _FIRST_LOOK
+        self._waiting: dict[str, _Wait] = {}
+        # When which job is looked at. An entry whose wait has another instant by now, or none, is void.
+        self._looks: list[tuple[float, str]] = []
+        self._looked_at = -_FIRST_LOOK
         self._thread: threading.Thread | None = None
         self._is_closed = False
 
@@ -72,20 +103,27 @@ class Results:
         with self._condition:
             if self._is_closed:
                 raise StorageError("This Firelock is closed; make a new one.")
-            self._waiting.setdefault(job_id, []).append(future)
-            self._interval = _FIRST_LOOK
+            wait = self._waiting.setdefault(job_id, _Wait(0.0))
+            wait.futures.append(future)
+            wait.look_at, wait.interval = self._clock() + _FIRST_LOOK, _FIRST_LOOK
+            heapq.heappush(self._looks, (wait.look_at, job_id))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="firelock-results", daemon=True)
                 self._thread.start()
-            self._condition.notify()
+            if self._looks[0] == (wait.look_at, job_id):
+                self._condition.notify()
         return future
 
     def forget(self, job_id: str, future: Future[Observation]) -> None:
         """Nobody waits for this future any more."""
         with self._condition:
-            others = [each for each in self._waiting.pop(job_id, ()) if each is not future]
-            if others:
-                self._waiting[job_id] = others
+            wait = self._waiting.get(job_id)
+            if wait is None:
+                return
+            wait.futures = [each for each in wait.futures if each is not future]
+            if not wait.futures:
+                del self._waiting[job_id]
+                self._condition.notify()
 
     def close(self) -> None:
         """The thread has ended; who still waits is told so by a `StorageError`."""
@@ -104,13 +142,28 @@ class Results:
         while True:
             with self._condition:
                 if self._is_closed or not self._waiting:
+                    self._looks.clear()
                     self._thread = None
                     return
-                self._condition.wait(self._interval)
-                self._interval = min(_LONGEST, self._interval * 1.3)
-                ids = list(self._waiting)
+                now = self._clock()
+                look_at = max(self._looks[0][0], self._looked_at + _FIRST_LOOK)
+                if now < look_at:
+                    self._condition.wait(look_at - now)
+                    continue
+                self._looked_at = now
+                ids = list(self._due(now))
             for start in range(0, len(ids), _IDS_A_CALL):
                 self._look(ids[start : start + _IDS_A_CALL])
+
+    def _due(self, now: float) -> Iterable[str]:
+        """Yield the jobs to look at now, each of which is looked at again later."""
+        while self._looks and self._looks[0][0] <= now:
+            look_at, job_id = heapq.heappop(self._looks)
+            wait = self._waiting.get(job_id)
+            if wait is not None and wait.look_at == look_at:
+                wait.postpone(now)
+                heapq.heappush(self._looks, (wait.look_at, job_id))
+                yield job_id
 
     def _look(self, ids: list[str]) -> None:
         began = next(reads)
@@ -131,7 +184,10 @@ class Results:
     def _answer(self, ended: Mapping[str, Observation | Exception]) -> None:
         with self._condition:
             answers = [
-                (future, ended[job_id]) for job_id in ended for future in self._waiting.pop(job_id, [])
+                (future, answer)
+                for job_id, answer in ended.items()
+                if (wait := self._waiting.pop(job_id, None)) is not None
+                for future in wait.futures
             ]
         for future, answer in answers:
             if not future.set_running_or_notify_cancel():
