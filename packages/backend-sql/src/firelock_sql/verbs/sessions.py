@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from itertools import islice
+from typing import Any
 
 import attrs
 from typing_extensions import override
@@ -22,6 +23,7 @@ from firelock.storage import (
 )
 from firelock_sql.connections.database import SqlVerbs
 from firelock_sql.connections.transaction import Text, Transaction, insert_into
+from firelock_sql.connections.whole_looks import HeldLooks
 from firelock_sql.rows.batch_row import MemberCounts
 from firelock_sql.rows.job_row import (
     CLAIMED_COLUMNS,
@@ -68,17 +70,23 @@ FROM firelock_sessions ORDER BY started_at, id
 _HELD_IDS = Text("""
 SELECT id FROM firelock_jobs INDEXED BY firelock_holder WHERE session = :session ORDER BY seq
 """)
-_HELD = Text(f"""
-SELECT {CLAIMED_COLUMNS}, marks, state FROM firelock_jobs INDEXED BY firelock_holder
-WHERE session = :session ORDER BY seq
-""")  # noqa: S608 - names of columns
+_HELD = Text("""
+SELECT id, state, fence, session FROM firelock_jobs INDEXED BY firelock_holder
+WHERE session = :session
+""")
 # What became of jobs that a session does not hold any more; sent only if there are any.
-_LOST = Text("SELECT id, state, fence, session FROM firelock_jobs WHERE id IN :ids")
+_NAMED = Text("SELECT id, state, fence, session FROM firelock_jobs WHERE id IN :ids")
+# What a session holds without knowing it; sent only if there is any.
+_UNKNOWN = Text(f"""
+SELECT {CLAIMED_COLUMNS}, marks, session FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY seq
+""")  # noqa: S608 - names of columns
 _START = Text(f"UPDATE firelock_jobs SET started_at = :started_at WHERE {IS_HELD}")  # noqa: S608 - ours
 
 
 class SqlSessionVerbs(SqlVerbs):
     """What servers say of their children."""
+
+    _held_looks: HeldLooks | None = None  # None: reads of what a session holds are always whole
 
     @override
     def begin_session(self, session: NewSession) -> None:
@@ -98,7 +106,7 @@ class SqlSessionVerbs(SqlVerbs):
     def reconcile(self, session: str, held: Sequence[Held]) -> Reconciliation:
         is_writing = any(one.started_at is not None for one in held)
         transact = self._database.write if is_writing else self._database.read
-        return transact(lambda tx: _reconcile(tx, session, held))
+        return transact(lambda tx: _reconcile(tx, session, held, self._held_looks))
 
     @override
     def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
@@ -139,23 +147,46 @@ def _renew(tx: Transaction, renewal: Renewal) -> bool:
     return tx.changed(_RENEW, session=session, expires_at=expires_at, **told) > 0
 
 
-def _reconcile(tx: Transaction, session: str, held: Sequence[Held]) -> Reconciliation:
-    """See `Storage.reconcile`; writes only where a start is given."""
+def _reconcile(
+    tx: Transaction, session: str, held: Sequence[Held], looks: HeldLooks | None
+) -> Reconciliation:
+    """See `Storage.reconcile`; writes only where a start is given.
+
+    It reads few columns, and only of unknown jobs the whole row: what a session holds may be large.
+    """
     is_lost = tx.one(SERVER, session=session) is None
-    left = {(row[0], row[9]): row for row in tx.all(_HELD, session=session)}  # by id and fence
+    left = {(row[0], row[2]): row for row in _held_rows(tx, session, held, looks)}  # by id and fence
     not_held = []
     for one in held:
         row = left.pop((one.job_id, one.fence), None)
-        if row is None or row[-1] != State.PROCESSING:
+        if row is None or row[1] != State.PROCESSING:
             not_held.append(one)
         elif one.started_at is not None:
             tx.run(_START, id=one.job_id, session=session, fence=one.fence, started_at=one.started_at)
     lost = _lost(tx, not_held) if not_held else []
-    return Reconciliation(is_lost, lost, [claimed_job(row[:-2], row[-2]) for row in left.values()])
+    unknown = tx.all(_UNKNOWN, ids=[id for id, _ in left]) if left else []
+    return Reconciliation(
+        is_lost, lost, [claimed_job(row[:-2], row[-2]) for row in unknown if row[-1] == session]
+    )
+
+
+def _held_rows(
+    tx: Transaction, session: str, held: Sequence[Held], looks: HeldLooks | None
+) -> Sequence[Sequence[Any]]:
+    """Return id, state, fence and session of what the session holds, or of those that the caller names."""
+    if looks is None:
+        return tx.all(_HELD, session=session)
+    if not looks.is_time:
+        rows = tx.all(_NAMED, ids=[one.job_id for one in held]) if held else []
+        return [row for row in rows if row[3] == session]
+    begun = looks.clock()
+    rows = tx.all(_HELD, session=session)
+    looks.looked(looks.clock() - begun)
+    return rows
 
 
 def _lost(tx: Transaction, not_held: Sequence[Held]) -> list[LostClaim]:
-    rows = {row[0]: row for row in tx.all(_LOST, ids=[one.job_id for one in not_held])}
+    rows = {row[0]: row for row in tx.all(_NAMED, ids=[one.job_id for one in not_held])}
     lost = []
     for one in not_held:
         if (row := rows.get(one.job_id)) is None:
