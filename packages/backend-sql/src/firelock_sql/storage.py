@@ -38,6 +38,7 @@ from firelock.storage import (
 )
 from firelock_sql.connections.database import Database
 from firelock_sql.connections.transaction import LetGo, Text, Transaction, Value
+from firelock_sql.connections.whole_looks import DueFloor
 from firelock_sql.rows.job_row import admission_in, get_history, get_jobs
 from firelock_sql.schema.tables import HAS_MEMOS, IS_MEMBER
 from firelock_sql.verbs.batches import SqlBatchVerbs
@@ -213,6 +214,7 @@ class SqlStorage(
         self._holdings = Holdings()
         self._turns = QueueTurns()
         self._cursors = LaneCursors()
+        self._due_floor = DueFloor()
         self.features = self.admits | {Feature.SHARED, Feature.DURABLE, Feature.TRANSACTIONAL_ENQUEUE}
         if is_notified:
             self.features |= {Feature.NOTIFY}
@@ -301,10 +303,10 @@ class SqlStorage(
         """Return the claim of a session that takes nothing, None where there may be work for it."""
         server, has_lanes = living_server(tx, request.session)
         if server is None:
-            return Claim([], next_due_at(tx), is_session_lost=True)
+            return Claim([], next_due_at(tx, self._due_floor.start), is_session_lost=True)
         if request.limit > 0 and has_ready(tx, request.queues, has_lanes=has_lanes):
             return None
-        return Claim([], next_due_at(tx))
+        return Claim([], next_due_at(tx, self._due_floor.start))
 
     def _take_jobs(self, tx: Transaction, request: ClaimRequest) -> TakenRows:
         """Claim jobs in this transaction, before whose end the session cannot end."""
@@ -320,7 +322,7 @@ class SqlStorage(
                 look_again_at = mixed.look_again_at
             else:
                 rows = ready_rows(tx, request.queues, request.limit, self._turns)
-        return take_rows(tx, request, ReadyRows(server, rows, next_due_at(tx), look_again_at))
+        return take_rows(tx, request, ReadyRows(server, rows, next_due_at(tx, self._due_floor.start), look_again_at))
 
     def _remember_claim(self, request: ClaimRequest, taken: TakenRows) -> Claim:
         """Return the claim; what was claimed for sure is remembered, so that its end needs no reading."""

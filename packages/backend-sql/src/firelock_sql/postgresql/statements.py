@@ -102,9 +102,13 @@ _OF_NAMED = f"""EXISTS (
 _OF_EVERY = f"""EXISTS (
     SELECT FROM ({_OF_JOBS} {IN_LANE} ORDER BY queue, held_by LIMIT 1) AS job
 )"""  # noqa: RUF100, S608
+# Of jobs from an instant on: see `DueFloor`.
 _DUE = """
 least(
-    (SELECT due_at FROM firelock_jobs WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1),
+    (
+        SELECT due_at FROM firelock_jobs WHERE due_at IS NOT NULL AND due_at >= :due_from
+        ORDER BY due_at LIMIT 1
+    ),
     (SELECT min(due_at) FROM firelock_recurring WHERE kind = 'recurring' AND due_at IS NOT NULL)
 )"""
 _SETTLED = """
@@ -344,3 +348,16 @@ FROM (
     .replace("CLAIMED", _CLAIMED)
     .replace("DUE", _DUE)
 )
+
+# A row is: the next due instant of a job, of a recurring job, the time, and the micros that the look took.
+LOOK_FOR_DUE = Text("""
+SELECT due.*, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
+    (extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000000)::bigint
+FROM (
+    SELECT (
+        SELECT due_at FROM firelock_jobs WHERE due_at IS NOT NULL AND due_at >= :due_from
+        ORDER BY due_at LIMIT 1
+    ), (SELECT min(due_at) FROM firelock_recurring WHERE kind = 'recurring' AND due_at IS NOT NULL)
+    OFFSET 0
+) AS due
+""")

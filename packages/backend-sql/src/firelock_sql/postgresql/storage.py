@@ -31,6 +31,7 @@ from firelock.storage import (
     NewMemo,
     Remembered,
     State,
+    StorageError,
     Ties,
     Transition,
     read_ties,
@@ -38,6 +39,7 @@ from firelock.storage import (
 from firelock_sql.connections.pool import EnginePool
 from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.connections.url import ServerUrl, parse_server_url
+from firelock_sql.connections.whole_looks import LONG_SECONDS, DueFloor, HeldLooks
 from firelock_sql.postgresql.claim_start import ClaimStart, Look
 from firelock_sql.postgresql.connect import number_array, patient_for, text_array
 from firelock_sql.postgresql.database import PostgresqlDatabase
@@ -70,6 +72,7 @@ from firelock_sql.postgresql.statements import (
     INSERT_LIMITED_MEMBERS,
     INSERT_MEMBERS,
     KEEP_OPEN,
+    LOOK_FOR_DUE,
     Settling,
 )
 from firelock_sql.postgresql.suspensions import can_suspend_at_once, suspend_at_once
@@ -85,7 +88,7 @@ from firelock_sql.verbs.limits import SqlLanes
 from firelock_sql.verbs.settle import apply_transitions
 from firelock_sql.verbs.suspensions import Suspension
 from firelock_sql.verbs.unique import LOCKERS, unique_use
-from firelock_sql.verbs.upkeep import IS_RELEASING
+from firelock_sql.verbs.upkeep import IS_RELEASING, NextDue
 
 LOCKERS["postgresql"] = lock_keys
 TAKERS["postgresql"] = take_deltas
@@ -130,6 +133,8 @@ class PostgresqlStorage(SqlStorage):
         super().__init__(database, is_notified=database.wake.has_mailbox)
         self._claim_start = ClaimStart()
         self._floors = LaneFloors()
+        self._due_floor = DueFloor(LONG_SECONDS)
+        self._held_looks = HeldLooks(LONG_SECONDS)
         self._laned: set[tuple[str, ...] | None] = set()  # queues of whose last claim some had lanes
 
     def _commit_one(self, work: Callable[[Any], _T]) -> _T:
@@ -284,9 +289,13 @@ class PostgresqlStorage(SqlStorage):
     def claim(self, request: ClaimRequest) -> Claim:
         """One round trip, unless there are jobs in lanes."""
         self._database.wake.mark(request.queues)
-        if self._has_lanes(request):
-            return self._remember_lanes(request, self._exchange_with_lanes(request, ()))
-        return self._run_claim(self._claim_start.look(request))
+        try:
+            if self._has_lanes(request):
+                return self._remember_lanes(request, self._exchange_with_lanes(request, ()))
+            return self._run_claim(self._claim_start.look(request))
+        except StorageError:
+            self._held_looks.expect()  # jobs may have been claimed
+            raise
 
     def _run_claim(self, look: Look) -> Claim:
         """Claim by one statement, which looks where `look` says."""
@@ -316,7 +325,7 @@ class PostgresqlStorage(SqlStorage):
         return {
             "session": request.session, "limit": max(request.limit, 0), "now": request.now,
             "queues": text_array(list(dict.fromkeys(request.queues or ()))), "every": request.queues is None,
-            "served": self._turns.last, "beside": False,
+            "served": self._turns.last, "beside": False, "due_from": self._due_floor.start,
         }  # fmt: skip
 
     def _finish_claim(self, look: Look, rows: list[Any]) -> Claim:
@@ -518,21 +527,25 @@ class PostgresqlStorage(SqlStorage):
     @override
     def _settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
         """One round trip where all are plain ends, unless there are jobs in lanes."""
-        look = self._claim_start.look(request)
-        parted = self._holdings.split(transitions, request.session)
-        if parted.others:
-            return super()._settle_and_claim(transitions, request)
-        if self._has_lanes(request):
-            done = self._exchange_with_lanes(request, parted.plain)
-            results = self._settle_rest(transitions, parted, done.settled)
+        try:
+            look = self._claim_start.look(request)
+            parted = self._holdings.split(transitions, request.session)
+            if parted.others:
+                return super()._settle_and_claim(transitions, request)
+            if self._has_lanes(request):
+                done = self._exchange_with_lanes(request, parted.plain)
+                results = self._settle_rest(transitions, parted, done.settled)
+                self._holdings.let_go(transitions)
+                return Exchange(results, self._remember_lanes(request, done))
+            if look.probes is not None:
+                return Exchange(self.apply(transitions), self._run_claim(look))
+            rows = self._commit_one(lambda cursor: self._fetch_claim(cursor, look, parted.plain))
+            results = self._settle_rest(transitions, parted, rows[0][_PLACE_SETTLED])
             self._holdings.let_go(transitions)
-            return Exchange(results, self._remember_lanes(request, done))
-        if look.probes is not None:
-            return Exchange(self.apply(transitions), self._run_claim(look))
-        rows = self._commit_one(lambda cursor: self._fetch_claim(cursor, look, parted.plain))
-        results = self._settle_rest(transitions, parted, rows[0][_PLACE_SETTLED])
-        self._holdings.let_go(transitions)
-        claim = self._finish_claim(look, rows)
+            claim = self._finish_claim(look, rows)
+        except StorageError:
+            self._held_looks.expect()  # jobs may have been claimed
+            raise
         if request.queues is not None or len(claim.jobs) >= request.limit:
             self._wake_for_keys(parted.plain)
         return Exchange(results, claim)
@@ -568,6 +581,13 @@ class PostgresqlStorage(SqlStorage):
         return recalled(self._database.at_once(lambda cursor: self._fetch_rows(cursor, RECALL, values)))
 
     # ---- upkeep ------------------------------------------------------------------------------------------
+
+    @override
+    def _look_for_due(self, begin: int) -> NextDue:
+        """One round trip."""
+        first, firing, now, micros = self._database.look(lambda tx: tx.one(LOOK_FOR_DUE, due_from=begin))
+        self._due_floor.looked(begin, micros / 1_000_000)
+        return NextDue(first, firing, now + self._database.clock_offset)
 
     @override
     def _look_for_release(self) -> tuple[int, int]:

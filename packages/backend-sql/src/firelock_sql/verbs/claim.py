@@ -21,6 +21,7 @@ from firelock.storage import (
     Transition,
 )
 from firelock_sql.connections.transaction import Text, Transaction
+from firelock_sql.connections.whole_looks import EARLIEST
 from firelock_sql.rows.job_row import CLAIMED_COLUMNS, read_list, readable_admission
 from firelock_sql.schema.tables import HAS_MEMOS
 from firelock_sql.verbs.limits import IN_LANE, SqlLanes, queues_with_lanes
@@ -41,6 +42,10 @@ _WITH_WORK = Text("SELECT queue FROM firelock_counts WHERE state = 'enqueued' AN
 DUE = Text("""
 SELECT due_at FROM firelock_jobs INDEXED BY firelock_due
 WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1
+""")
+_DUE_FROM = Text("""
+SELECT due_at FROM firelock_jobs INDEXED BY firelock_due
+WHERE due_at IS NOT NULL AND due_at >= :due_from ORDER BY due_at LIMIT 1
 """)
 FIRING = Text("""
 SELECT due_at FROM firelock_recurring
@@ -115,9 +120,31 @@ def serving(tx: Transaction, session: str) -> str | None:
     return None if found is None else str(found[0])
 
 
-def next_due_at(tx: Transaction) -> int | None:
-    """Return the earliest instant of a scheduled or recurring job."""
-    return min((row[0] for row in (tx.one(DUE), tx.one(FIRING)) if row is not None), default=None)
+def next_due_at(tx: Transaction, due_from: int = EARLIEST) -> int | None:
+    """Return the earliest instant of a scheduled or recurring job.
+
+    Args:
+        tx: the transaction.
+        due_from: jobs that are due before are left out: see `DueFloor`.
+    """
+    return earlier(first_due(tx, due_from), next_firing(tx))
+
+
+def first_due(tx: Transaction, due_from: int = EARLIEST) -> int | None:
+    """Return the earliest instant of a scheduled job, of those from this instant on."""
+    found = tx.one(DUE) if due_from == EARLIEST else tx.one(_DUE_FROM, due_from=due_from)
+    return None if found is None else int(found[0])
+
+
+def next_firing(tx: Transaction) -> int | None:
+    """Return the earliest instant of a recurring job."""
+    found = tx.one(FIRING)
+    return None if found is None else int(found[0])
+
+
+def earlier(*instants: int | None) -> int | None:
+    """Return the earliest of these instants; None if there is none."""
+    return min((one for one in instants if one is not None), default=None)
 
 
 def has_ready(tx: Transaction, queues: Sequence[str] | None, *, has_lanes: bool) -> bool:

@@ -27,6 +27,7 @@ from firelock.storage import (
 )
 from firelock.storage.batches import NOTHING, Share
 from firelock_sql.connections.transaction import Text, Transaction, Value, insert_into
+from firelock_sql.connections.whole_looks import LATE
 from firelock_sql.rows.batch_row import (
     SWEEP,
     BatchRow,
@@ -38,7 +39,6 @@ from firelock_sql.rows.batch_row import (
 from firelock_sql.rows.job_row import KNOWN, edges_text, entry_line, list_text, ties_in, visible
 from firelock_sql.schema.tables import IS_MEMBER
 from firelock_sql.verbs.children import MARK_PARENTS, kept_until
-from firelock_sql.verbs.claim import DUE
 from firelock_sql.verbs.unique import UniqueCalls, unique_use
 
 _AS_GIVEN = (
@@ -63,6 +63,11 @@ SELECT id, state, ended_at, expires_at FROM firelock_jobs INDEXED BY id
 WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE
 """)
 _STATES = Text("SELECT id, state FROM firelock_jobs WHERE id IN :ids")
+# From the later ones on, since those that were due before may have left many entries: see `DueFloor`.
+_IS_DUE_BEFORE = Text("""
+SELECT 1 FROM firelock_jobs INDEXED BY firelock_due
+WHERE due_at IS NOT NULL AND due_at >= :due_from AND due_at <= :due_at ORDER BY due_at DESC LIMIT 1
+""")
 
 
 @attrs.define
@@ -223,10 +228,12 @@ def _values(job: NewJob, start: _Start, now: int) -> dict[str, Value]:
 
 
 def _wake_if_due_sooner(tx: Transaction, starts: Sequence[_Start]) -> None:
-    """Servers that sleep until the next due instant are told where it has become an earlier one."""
-    found = tx.one(DUE)
+    """Wake servers that sleep until the next due instant, if that becomes an earlier one.
+
+    Jobs that have been due for some seconds do not count: servers know of them already.
+    """
     first = min((start.due_at for start in starts if start.due_at is not None), default=None)
-    if first is not None and (found is None or first < found[0]):
+    if first is not None and not tx.one(_IS_DUE_BEFORE, due_at=first, due_from=tx.now - LATE):
         tx.woken.add(ANY_QUEUE)
 
 

@@ -9,11 +9,13 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
+import attrs
 from typing_extensions import override
 
 from firelock.storage import ANY_QUEUE, HistoryEntry, Moved, Promotion, Rollup, State, add_rollups
 from firelock_sql.connections.database import SqlVerbs
 from firelock_sql.connections.transaction import Text, Transaction, insert_into
+from firelock_sql.connections.whole_looks import DueFloor
 from firelock_sql.rows.job_row import (
     COMPACT_FROM,
     compact,
@@ -32,7 +34,7 @@ from firelock_sql.verbs.batches import (
     time_out,
 )
 from firelock_sql.verbs.children import delete_children, release_children
-from firelock_sql.verbs.claim import next_due_at
+from firelock_sql.verbs.claim import earlier, first_due, next_due_at, next_firing
 from firelock_sql.verbs.limits import forget_limits, idle_limits
 from firelock_sql.verbs.unique import forget_unique, idle_unique
 
@@ -42,11 +44,10 @@ _CHILDREN_AT_ONCE = 1_000
 _BATCHES_AT_ONCE = 1_000
 _PRUNED_AT_ONCE = 500
 
-_DUE = """
-SELECT seq, id, queue, history_lines, state FROM firelock_jobs INDEXED BY firelock_due
-WHERE due_at <= :now ORDER BY due_at, id LIMIT :most
-"""
-_IS_DUE, _TAKE_DUE = Text(_DUE), Text(f"{_DUE} FOR NO KEY UPDATE SKIP LOCKED")
+_TAKE_DUE = Text("""
+SELECT seq, id, queue, history_lines, state, due_at FROM firelock_jobs INDEXED BY firelock_due
+WHERE due_at <= :now AND due_at >= :due_from ORDER BY due_at, id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
+""")
 _PROMOTE = Text("""
 UPDATE firelock_jobs
 SET state = 'enqueued', reason = :reason, changed_at = :now, enqueued_at = :now, due_at = NULL,
@@ -111,20 +112,41 @@ UPDATE firelock_rollups SET count = :count, duration = :duration, histogram = :h
 _SINCE = Text(f"{_ROLLUP} minute >= :since AND minute < :until ORDER BY minute, task, queue, outcome")
 
 
+@attrs.frozen
+class NextDue:
+    """The next due instants, and the storage's clock."""
+
+    first: int | None  # of scheduled jobs
+    firing: int | None  # of recurring jobs
+    now: int
+
+
 class SqlUpkeepVerbs(SqlVerbs):
     """What servers do for all."""
 
     _hourly_looked_at: int | None = None
+    _due_floor: DueFloor
 
     @override
     def promote(self, limit: int) -> Promotion:
         """Up to `limit` due jobs are enqueued; a look that finds none takes no lock."""
         self._database.tidy()
+        floor = self._due_floor
+        begin = floor.begin()
+        found = self._look_for_due(begin)
+        if found.first is None or found.first > found.now:
+            floor.passed(begin, found.now)
+            return Promotion(0, earlier(found.first, found.firing))
+        return self._database.write(lambda tx: self._promote(tx, limit, begin))
 
-        def idle(tx: Transaction) -> Promotion | None:
-            return None if tx.all(_IS_DUE, now=tx.now, most=1) else Promotion(0, next_due_at(tx))
+    def _look_for_due(self, begin: int) -> NextDue:
+        """Return the next due instants, of those jobs that are due from this instant on."""
+        return self._database.read(lambda tx: NextDue(first_due(tx, begin), next_firing(tx), tx.now))
 
-        return self._database.read(idle) or self._database.write(lambda tx: _promote(tx, limit))
+    def _promote(self, tx: Transaction, limit: int, begin: int) -> Promotion:
+        due = tx.all(_TAKE_DUE, now=tx.now, due_from=begin, most=limit)
+        self._due_floor.passed(begin, tx.now if len(due) < limit else due[-1][5])
+        return Promotion(_enqueue(tx, due), next_due_at(tx, self._due_floor.start))
 
     @override
     def release(self, limit: int) -> int:
@@ -235,8 +257,8 @@ _Find = Callable[[Transaction, str, int], tuple[list[str], str]]
 _Forget = Callable[[Transaction, Sequence[str]], None]
 
 
-def _promote(tx: Transaction, limit: int) -> Promotion:
-    due = tx.all(_TAKE_DUE, now=tx.now, most=limit)
+def _enqueue(tx: Transaction, due: Sequence[Any]) -> int:
+    """Enqueue jobs that are due, and let waits that are over time out; return how many these are."""
     waiting = [row[1] for row in due if row[4] == State.AWAITING]
     due = [row for row in due if row[4] == State.SCHEDULED]
     promoted = len(due) + (time_out(tx, waiting) if waiting else 0)
@@ -250,7 +272,7 @@ def _promote(tx: Transaction, limit: int) -> Promotion:
         if long := [row[1] for row in due if row[3] + 1 >= COMPACT_FROM]:
             for one in load_rows(tx, long).values():
                 compact(tx, one)
-    return Promotion(promoted, next_due_at(tx))
+    return promoted
 
 
 def _prune_jobs(tx: Transaction, ids: list[str]) -> int:

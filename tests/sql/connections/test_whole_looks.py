@@ -1,0 +1,183 @@
+"""Reads that leave out old entries of an index while somebody holds a snapshot open on PostgreSQL."""
+
+from __future__ import annotations
+
+import pytest
+
+from firelock.storage import Held, State, StorageError
+from firelock.testing.conformance.scene import deletes
+from firelock_sql.connections import whole_looks
+from firelock_sql.connections.whole_looks import EARLIEST, LATE, DueFloor, HeldLooks, WholeLooks
+from firelock_sql.postgresql import storage as postgresql_storage
+from tests.scenes import scene_at
+
+HOUR = 3_600
+
+
+class Clock:
+    """A monotonic clock that a test moves."""
+
+    now = 100.0
+
+    def __call__(self):
+        """Return what it shows."""
+        return self.now
+
+
+# ---- when reads are whole --------------------------------------------------------------------------------
+
+
+def test_reads_rest_after_several_long_ones_in_a_row():
+    """A short one in between begins anew, and the rest is a multiple of the long one."""
+    clock = Clock()
+    looks = WholeLooks(20, 0.01, clock)
+    for seconds in (0.02, 0.02, 0.01, 0.02, 0.02):
+        looks.looked(seconds)
+        assert looks.is_time
+
+    looks.looked(0.5)
+    is_time = []
+    for clock.now in (100.0, 109.9, 110.0):
+        is_time.append(looks.is_time)
+
+    assert is_time == [False, False, True]
+
+
+def test_reads_rest_again_after_one_long_one():
+    """What made the earlier ones long is there still."""
+    clock = Clock()
+    looks = WholeLooks(20, 0.01, clock)
+    for _ in range(3):
+        looks.looked(0.5)
+
+    clock.now += 10
+    looks.looked(0.5)
+
+    assert not looks.is_time
+
+
+def test_an_expected_find_ends_the_rest():
+    """A claim whose reply was lost has to be found."""
+    looks = HeldLooks(0.01, Clock())
+    for _ in range(3):
+        looks.looked(0.5)
+
+    looks.expect()
+
+    assert looks.is_time
+
+
+def test_the_floor_of_due_jobs_is_there_while_reads_rest():
+    """It lies some seconds before what was enqueued last, and is gone once a whole read was short."""
+    clock = Clock()
+    floor = DueFloor(0.01, clock)
+    starts = []
+    for seconds, instant in ((0.5, 1), (0.5, 2), (0.5, LATE), (0.0, 3 * LATE)):
+        begin = floor.begin()
+        floor.looked(begin, seconds)
+        floor.passed(begin, instant)
+        starts.append(floor.start)
+    clock.now += 10
+    begin = floor.begin()
+    floor.looked(begin, 0.001)
+    floor.passed(begin, 9 * LATE)
+
+    assert (starts, begin) == ([EARLIEST, EARLIEST, 0, 2 * LATE], EARLIEST)
+    assert floor.start == EARLIEST
+
+
+def test_a_database_without_old_entries_reads_all():
+    """Its reads may take long for other reasons."""
+    floor = DueFloor()
+    for _ in range(10):
+        floor.looked(floor.begin(), 60.0)
+        floor.passed(floor.begin(), 10 * LATE)
+
+    assert floor.start == EARLIEST
+
+
+# ---- on PostgreSQL ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scene(postgresql, monkeypatch):
+    """A store each of whose whole reads is a long one, after which reads rest until a test ends that."""
+    monkeypatch.setattr(postgresql_storage, "LONG_SECONDS", -1)
+    monkeypatch.setattr(whole_looks, "_IN_A_ROW", 1)
+    for rest in ("_REST", "_REST_OF_HELD"):
+        monkeypatch.setattr(whole_looks, rest, 1e9)
+    with scene_at(postgresql.url("listen=off")) as scene:
+        yield scene
+
+
+def test_jobs_become_due_above_the_floor(scene):
+    """Claims and `promote` find them, at any number a call."""
+    scene.storage.promote(1)
+    early, middle, late = (scene.schedule(seconds) for seconds in (-2, 60, HOUR))
+    first, last = scene.record(early).due_at, scene.record(late).due_at
+    shown = scene.storage.claim(scene.request(scene.begin(), 0)).next_due_at
+
+    scene.advance(120)
+    promotions = [scene.storage.promote(1) for _ in range(3)]
+
+    assert shown == first
+    assert [one.promoted for one in promotions] == [1, 1, 0]
+    assert promotions[2].next_due_at == last
+    assert {scene.state(early), scene.state(middle)} == {State.ENQUEUED}
+
+
+def test_a_backlog_of_due_jobs_stays_above_the_floor(scene):
+    """The floor never passes a job that one call was too small for."""
+    jobs = [scene.schedule(number) for number in range(6)]
+    scene.storage.promote(1)
+    scene.advance(HOUR)
+
+    promoted = [scene.storage.promote(2).promoted for _ in range(4)]
+
+    assert promoted == [2, 2, 1, 0]
+    assert {scene.record(job).state for job in jobs} == {State.ENQUEUED}
+
+
+def test_a_job_due_before_the_floor_waits_for_a_whole_read(scene):
+    """Nobody stores such jobs as a rule: it was due long before it was stored."""
+    scene.storage.promote(1)
+    late = scene.schedule(-HOUR)
+    missed = scene.storage.promote(10).promoted
+
+    scene.storage._due_floor._looks.expect()  # noqa: SLF001 - time has passed
+
+    assert (missed, scene.storage.promote(10).promoted) == (0, 1)
+    assert scene.record(late).state is State.ENQUEUED
+
+
+def test_a_comparison_between_whole_reads_finds_what_is_lost(scene):
+    """It reads the jobs that the caller names."""
+    holder = scene.begin()
+    for _ in range(3):
+        scene.add()
+    lost, held, other = (Held(job.id, job.fence, None) for job in scene.claim(holder, 3))
+    scene.reconcile(holder, [])
+    scene.settle(deletes(lost.job_id))
+
+    found = scene.reconcile(holder, [lost, held])
+
+    assert [one.held for one in found.lost] == [lost]
+    assert found.unknown == []
+    assert other.job_id != held.job_id
+
+
+def test_a_claim_whose_reply_was_lost_is_found_by_the_next_comparison(scene, admin):
+    """The connection ended with the claim, so the storage reads all that the session holds."""
+    holder = scene.begin()
+    scene.add()
+    (job,) = scene.claim(holder, 1)
+    scene.reconcile(holder, [])
+    assert scene.reconcile(holder, []).unknown == []
+    admin.execute("ALTER TABLE firelock_sessions RENAME TO firelock_away")
+    try:
+        with pytest.raises(StorageError):
+            scene.claim(holder, 1)
+    finally:
+        admin.execute("ALTER TABLE firelock_away RENAME TO firelock_sessions")
+
+    assert [one.id for one in scene.reconcile(holder, []).unknown] == [job.id]
