@@ -7,31 +7,68 @@ from contextlib import closing
 import pytest
 
 from firelock.plugins.loader import open_storage
+from firelock.storage import StorageUnavailable
+from firelock_sql.connections.transaction import Text
+from firelock_sql.postgresql import storage as postgresql_storage
 from firelock_sql.schema import tables as schema
 
 
-@pytest.fixture
-def migrated(postgresql):
-    """A storage whose tables are of this release."""
-    with closing(open_storage(postgresql.url("listen=off"))) as storage:
-        storage.migrate()
-        yield storage
-        storage.clear()
-
-
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="Migrations run with the statement timeout of ordinary transactions, 30 seconds.",
-)
-def test_a_step_of_a_migration_on_postgresql_has_no_statement_timeout(migrated, admin, monkeypatch):
-    """Adding an index to ten million rows takes more than 30 seconds."""
-    step = "CREATE TABLE firelock_seen AS SELECT current_setting('statement_timeout') AS statement_timeout"
+def note_in_a_step(monkeypatch, columns):
+    """Add a migration whose step stores what the query of these columns returns."""
+    step = f"CREATE TABLE firelock_seen AS SELECT {columns}"
     added = schema.Migration("Noted the timeout.", lambda _: iter([step]), works_with=1)
     monkeypatch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, added])
     monkeypatch.setattr(schema, "WANTED", schema.WANTED + 1)
 
+
+@pytest.fixture
+def migrated(postgresql, admin):
+    """A storage whose tables are of this release, and are so again after the test."""
+    wanted = schema.WANTED
+    with closing(open_storage(postgresql.url("listen=off"))) as storage:
+        storage.migrate()
+        yield storage
+    admin.execute("DROP TABLE IF EXISTS firelock_seen")
+    admin.execute("DELETE FROM firelock_schema WHERE version > %s", (wanted,))
+
+
+def test_a_step_of_a_migration_on_postgresql_has_no_statement_timeout(migrated, admin, monkeypatch):
+    """Adding an index to ten million rows takes more than 30 seconds."""
+    note_in_a_step(
+        monkeypatch,
+        "current_setting('statement_timeout') AS statement_timeout,"
+        " current_setting('lock_timeout') AS lock_timeout",
+    )
+
     assert migrated.migrate() == ["Noted the timeout."]
 
-    ((statement_timeout,),) = admin.execute("SELECT statement_timeout FROM firelock_seen").fetchall()
-    assert statement_timeout == "0"
+    found = admin.execute("SELECT statement_timeout, lock_timeout FROM firelock_seen").fetchall()
+    assert found == [("0", "2s")]
+
+
+@pytest.mark.usefixtures("migrated")
+def test_a_migration_waits_longer_for_an_answer_than_other_transactions(postgresql, monkeypatch):
+    """Connections of Firelock close if an answer takes too long, but not while a migration waits for one."""
+    note_in_a_step(monkeypatch, "pg_sleep(1)::text AS slept")
+    monkeypatch.setattr(postgresql_storage, "SILENT_SECONDS", 0.3)
+
+    with closing(open_storage(postgresql.url("listen=off"))) as storage:
+        assert storage.migrate() == ["Noted the timeout."]
+
+        with pytest.raises(StorageUnavailable, match="no answer"):
+            storage._database.read(lambda tx: tx.cursor.execute("SELECT pg_sleep(1)"))  # noqa: SLF001 - slow
+
+
+def test_a_step_of_a_migration_on_mariadb_gives_up_waiting_for_a_table(mariadb, monkeypatch):
+    """All other statements on the table would wait behind it; the connection is as before afterwards."""
+    note_in_a_step(monkeypatch, "@@SESSION.lock_wait_timeout AS waits")
+    with closing(open_storage(mariadb.url("pool_size=1"))) as storage:
+        assert storage.migrate()[-1] == "Noted the timeout."
+
+        rows = storage._database.read(  # noqa: SLF001 - no verb shows what a connection waits for
+            lambda tx: (
+                tx.all(Text("SELECT waits FROM firelock_seen")),
+                tx.all(Text("SELECT @@SESSION.lock_wait_timeout = @@GLOBAL.lock_wait_timeout")),
+            )
+        )
+    assert rows == ([(2,)], [(1,)])

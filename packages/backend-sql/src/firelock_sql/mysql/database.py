@@ -50,6 +50,16 @@ _LOCK_NAME = "LEFT(CONCAT('firelock/', MD5(COALESCE(%s, DATABASE())), '/', %s), 
 _LOCK = f"SELECT GET_LOCK({_LOCK_NAME}, %s)"
 _UNLOCK = f"SELECT RELEASE_LOCK({_LOCK_NAME})"
 _MIGRATION_SECONDS = 30
+# An index of ten million rows takes minutes. All others queue behind a statement that waits for a table, a day
+# as a rule, so it soon gives up and the migration is tried again.
+_MIGRATING = {
+    "MariaDB": "SET SESSION lock_wait_timeout = 2, max_statement_time = 0",
+    "MySQL": "SET SESSION lock_wait_timeout = 2",
+}
+_MIGRATED = {
+    "MariaDB": "SET SESSION lock_wait_timeout = DEFAULT, max_statement_time = DEFAULT",
+    "MySQL": "SET SESSION lock_wait_timeout = DEFAULT",
+}
 
 
 class MysqlDatabase(ServerDatabase):
@@ -165,6 +175,7 @@ class MysqlDatabase(ServerDatabase):
             raise StorageUnavailable(
                 f"{self.name}: another process has been migrating for {_MIGRATION_SECONDS} seconds."
             )
+        tx.cursor.execute(_MIGRATING[self.product.name])
         if self.names.schema is not None:
             name = tx.dialect.identifier_preparer.quote_schema(self.names.schema)
             tx.cursor.execute(f"CREATE DATABASE IF NOT EXISTS {name}")
@@ -172,6 +183,7 @@ class MysqlDatabase(ServerDatabase):
     @override
     def finish_migration(self, tx: Transaction) -> None:
         with suppress(Exception):  # a connection that is lost has let go already
+            tx.cursor.execute(_MIGRATED[self.product.name])
             tx.cursor.execute(_UNLOCK, [self.names.schema, self.names.prefix])
             tx.cursor.fetchone()
 

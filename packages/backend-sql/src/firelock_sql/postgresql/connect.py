@@ -203,9 +203,10 @@ def require_usable(name: str, version: str, number: int) -> None:
 
 
 class PatientConnection(psycopg.Connection[Any]):
-    """It is closed when an answer takes too long."""
+    """It is closed when an answer takes too long, unless it is told to be patient."""
 
     most_seconds: ClassVar[float]
+    is_patient = False
 
     @override
     def wait(self, gen: Generator[Any, Any, Any], *args: Any, **named: Any) -> Any:
@@ -222,7 +223,7 @@ class PatientConnection(psycopg.Connection[Any]):
             wanted = next(gen)
             while True:
                 ready = yield wanted
-                if not ready and time.monotonic() > deadline:
+                if not ready and not self.is_patient and time.monotonic() > deadline:
                     self.pgconn.finish()
                     raise psycopg.OperationalError(
                         f"connection timeout: no answer within {self.most_seconds:g} s"

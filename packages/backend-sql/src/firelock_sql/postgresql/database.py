@@ -17,7 +17,14 @@ from firelock_sql.connections.server_database import STALE_LIMIT, ServerDatabase
 from firelock_sql.connections.transaction import Transaction
 from firelock_sql.connections.within import Joined, tell_nobody
 from firelock_sql.postgresql import health
-from firelock_sql.postgresql.connect import DRIVERS, UNPREPARED, Way, dialect_of, read_failure
+from firelock_sql.postgresql.connect import (
+    DRIVERS,
+    UNPREPARED,
+    PatientConnection,
+    Way,
+    dialect_of,
+    read_failure,
+)
 from firelock_sql.postgresql.listener import Channel, ChannelMailbox
 from firelock_sql.postgresql.pipeline import PipelinedCursor, PreparingCursor
 from firelock_sql.schema.names import table_name
@@ -64,6 +71,11 @@ _WRITE = f"{_BEGIN}; {_LIMITS}; {_AS_USUAL}; {_NOW}"
 _READ = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_LIMITS}; {_AS_USUAL}; {_NOW}"
 _RESULTS_BEFORE_NOW = 1 + 3 + len(_PLANNING)
 _SCHEMA_LOCK = 0x4669_7265_6C6F_636B  # "Firelock": one migration at a time
+# An index of ten million rows takes minutes. Another migration may be under way for long, and nobody waits
+# behind one that waits for it. All others queue behind a statement that waits for a table, so it soon gives up
+# and the migration is tried again.
+_OTHER_MIGRATION = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '30s'"
+_MIGRATION = "SET LOCAL lock_timeout = '2s'"
 
 
 class PostgresqlDatabase(ServerDatabase):
@@ -211,7 +223,10 @@ class PostgresqlDatabase(ServerDatabase):
 
     @override
     def prepare_migration(self, tx: Transaction) -> None:
+        _wait_for_ever(tx.cursor, is_patient=True)
+        tx.cursor.execute(_OTHER_MIGRATION)
         tx.cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_SCHEMA_LOCK])
+        tx.cursor.execute(_MIGRATION)
         if self.names.schema is None:
             return
         # IF NOT EXISTS asks for the right to create one first, which the owner of this one need not have.
@@ -219,6 +234,10 @@ class PostgresqlDatabase(ServerDatabase):
         if tx.cursor.fetchone() is None:
             schema = tx.dialect.identifier_preparer.quote_schema(self.names.schema)
             tx.cursor.execute(f"CREATE SCHEMA {schema}")
+
+    @override
+    def finish_migration(self, tx: Transaction) -> None:
+        _wait_for_ever(tx.cursor, is_patient=False)
 
     @override
     def now(self, cursor: Cursor) -> int:
@@ -272,6 +291,16 @@ class PostgresqlDatabase(ServerDatabase):
     @override
     def diagnose(self) -> list[Finding]:
         return health.diagnose(self)
+
+
+def _wait_for_ever(cursor: Any, *, is_patient: bool) -> None:  # noqa: ANN401 - psycopg's
+    """Let the connection wait for an answer for as long as it is open, or as usual.
+
+    The operating system closes it when the server is gone: see `keepalives` and `tcp_user_timeout`.
+    """
+    connection = cursor.connection
+    if isinstance(connection, PatientConnection):  # one of ours
+        connection.is_patient = is_patient
 
 
 def _is_stale(driver: psycopg.Connection[Any]) -> bool:
