@@ -111,7 +111,6 @@ def bytes_of_a_sweep(server, proxy, dead):
 # ---- streams ---------------------------------------------------------------------------------------------
 
 
-@grows("Each append adds up the sizes of all chunks of the stream.")
 def test_an_append_to_a_long_stream_costs_as_much_as_to_a_short_one(tmp_path, monkeypatch):
     """The cost is counted in instructions of SQLite, which run while every other writer waits."""
     meter = SqliteMeter(monkeypatch)

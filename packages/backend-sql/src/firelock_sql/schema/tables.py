@@ -351,13 +351,16 @@ memos = Table(
     Column("bytes", Integer, nullable=False),  # of the value, in UTF-8
 )
 
+TOTAL = -1
+"""The place of the row of a stream that counts the bytes of all its chunks, and has no data."""
+
 # What a job emits: see `Chunk`.
 stream_chunks = Table(
     PREFIX + "stream_chunks",
     METADATA,
     Column("job_id", _NAME, primary_key=True),
     Column("stream", _NAME, primary_key=True),
-    Column("place", BigInteger, primary_key=True),  # its offset
+    Column("place", BigInteger, primary_key=True),  # its offset; see `TOTAL`
     Column("data", _TEXT, nullable=False),
     Column("bytes", Integer, nullable=False),  # of the data, in UTF-8
 )
