@@ -35,7 +35,7 @@ from firelock.storage import (
 from firelock_redis.connections.database import SCHEMA, RedisDatabase
 from firelock_redis.connections.health import HealthVerbs
 from firelock_redis.connections.notify import RedisWaiting
-from firelock_redis.layout.encoding import APPLIED_BY_DIGIT, claimed_job, flags_of
+from firelock_redis.layout.encoding import APPLIED_BY_DIGIT, claimed_job, flags_of, task_head
 from firelock_redis.layout.partitions import EVERYWHERE
 from firelock_redis.verbs.changes import Held, write_changes
 from firelock_redis.verbs.find import FindVerbs
@@ -190,7 +190,10 @@ class RedisStorage(
                 self._turns.note(partition)  # a lost session is told nothing of what is there
                 return Claim([], earliest_due_at(self.database), is_session_lost=True)
             jobs += claim.jobs
-            self._turns.found(asked.queues, partition, claim.jobs, wanted)
+            if asked.left_out:  # others may take what such a claim has left
+                self._turns.note(partition)
+            else:
+                self._turns.found(asked.queues, partition, claim.jobs, wanted)
             if len(claim.jobs) == wanted:
                 break
         if not asked.limit:  # who wants no job asks when there will be one
@@ -227,6 +230,8 @@ class RedisStorage(
             arguments += ("", "", "", "", "", len(freed))
             for (queue, lane), ids in freed.items():
                 arguments += (queue, lane, len(ids), *ids)
+        if asked is not None and asked.left_out:
+            arguments += ("-", "", "", "", "", len(asked.left_out), *map(task_head, sorted(asked.left_out)))
         order, before = write_changes(arguments, transitions, held, self._partitions)
         results = [Applied.REFUSED] * len(transitions)
         for some in before:

@@ -304,7 +304,7 @@ class SqlStorage(
         server, has_lanes = living_server(tx, request.session)
         if server is None:
             return Claim([], next_due_at(tx, self._due_floor.start), is_session_lost=True)
-        if request.limit > 0 and has_ready(tx, request.queues, has_lanes=has_lanes):
+        if request.limit > 0 and has_ready(tx, request, has_lanes=has_lanes):
             return None
         return Claim([], next_due_at(tx, self._due_floor.start))
 
@@ -317,12 +317,13 @@ class SqlStorage(
             if has_lanes:
                 lanes = self._lanes_in(tx)
                 lanes.hold_numbers()
-                mixed = MixedClaim(tx, lanes, self._cursors)
-                rows = mixed.rows(request.queues, request.limit, self._turns)
+                mixed = MixedClaim(tx, lanes, self._cursors, request)
+                rows = mixed.rows(self._turns)
                 look_again_at = mixed.look_again_at
             else:
-                rows = ready_rows(tx, request.queues, request.limit, self._turns)
-        return take_rows(tx, request, ReadyRows(server, rows, next_due_at(tx, self._due_floor.start), look_again_at))
+                rows = ready_rows(tx, request, self._turns)
+        due_at = next_due_at(tx, self._due_floor.start)
+        return take_rows(tx, request, ReadyRows(server, rows, due_at, look_again_at))
 
     def _remember_claim(self, request: ClaimRequest, taken: TakenRows) -> Claim:
         """Return the claim; what was claimed for sure is remembered, so that its end needs no reading."""

@@ -5,6 +5,7 @@
 --       5 number of queues, -1 for all of them, then their names; then groups of changes, each:
 --         from (letters of states), session or nothing, to (a letter), minute of expiry or -, queue, number of jobs
 --         from is nothing: number is one of lanes in which jobs with limits end here; for each queue, lane, number, and ids;
+--         from is -: number is one of tasks that the claim leaves out; for each how the payloads of its jobs begin;
 --         plain where from is P, to is S and the minute is a number or nothing; for each job id, first line, at, new record; where
 --         there are members of batches, they come first, and behind the P stand a batch and the number of its members, and so on;
 --         else for each job id, fence, and fifteen fields, nothing where they do not matter: at, line of history,
@@ -175,8 +176,9 @@ end
 
 -- ---- claims --------------------------------------------------------------------------------------------------------
 
--- How many to take from each of the queues, all together at most the limit: in order as many as there are, in turn alike.
-local function shares(names, limit, in_turn)
+-- How many to take from each of the queues, all together at most the limit: in order as many as there are, in turn alike. Where
+-- tasks are left out, `near` gets by number of the queue the jobs that may be taken.
+local function shares(names, limit, in_turn, near)
   local sizes, taking, left = {}, {}, limit
   for number, queue in ipairs(names) do
     local size = call('ZCARD', base .. 'r:' .. queue)
@@ -184,6 +186,9 @@ local function shares(names, limit, in_turn)
       call('SREM', base .. 'work', queue)
     elseif call('SISMEMBER', base .. 'paused', queue) == 1 then
       size = 0
+    elseif leaving_out then
+      near[number] = leaving_out.first_of('r:' .. queue, limit, leaving_out.share(#names))
+      size = #near[number]
     end
     sizes[number], taking[number] = size, 0
   end
@@ -220,14 +225,19 @@ local function queues_in_turn(set, other)
   return names
 end
 
-local function popped(names, taking, in_turn)
+local function popped(names, taking, in_turn, near)
   local lines = {}
   for number, queue in ipairs(names) do
     local line = {}
     if taking[number] > 0 then
       local key = base .. 'r:' .. queue
-      local members = call('ZPOPMIN', key, taking[number])
-      for pair = 1, #members, 2 do line[#line + 1] = members[pair] end
+      if near[number] then
+        for place = 1, taking[number] do line[place] = near[number][place] end
+        many('ZREM', key, line)
+      else
+        local members = call('ZPOPMIN', key, taking[number])
+        for pair = 1, #members, 2 do line[#line + 1] = members[pair] end
+      end
       if call('EXISTS', key) == 0 then call('SREM', base .. 'work', queue) end
       many('ZREM', base .. 'l:E:' .. queue, line)
       call('HINCRBY', base .. 'running', queue, #line)
@@ -276,7 +286,8 @@ local function claim(reply, names, limit, session, server, now)
     local at = limited.finish()
     if at then reply[3] = int(at) .. ' ' .. int(at - instant()) end
   else
-    ids, lines = popped(names, shares(names, limit, in_turn), in_turn)
+    local near = {}
+    ids, lines = popped(names, shares(names, limit, in_turn, near), in_turn, near)
   end
   local count = #ids
   if count == 0 then return 0 end
@@ -336,6 +347,9 @@ while arg < #ARGV do
       for place = arg + 3, arg + 2 + number do lane_of_end[ARGV[place]] = lane end
       arg = arg + 3 + number
     end
+  elseif from == '-' then
+    leave_out(arg, count)
+    arg = arg + count
   elseif minute ~= '-' and minute ~= '=' then
     local some = {}
     end_plainly(arg, count, session, queue, minute, sub(from, 2), some)

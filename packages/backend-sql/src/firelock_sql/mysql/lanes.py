@@ -265,7 +265,9 @@ class MysqlLanes(SqlLanes):
     # ---- jobs --------------------------------------------------------------------------------------------
 
     @override
-    def heads(self, queue: str, wanted: Mapping[str, tuple[int, int]]) -> Mapping[str, Sequence[Head[Row]]]:
+    def _first_heads(
+        self, queue: str, wanted: Mapping[str, tuple[int, int]]
+    ) -> Mapping[str, Sequence[Head[Row]]]:
         """Single first jobs by their numbers, at once; where somebody else was faster, as all others."""
         firsts = {
             lane: first

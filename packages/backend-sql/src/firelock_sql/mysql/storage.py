@@ -72,9 +72,9 @@ from firelock_sql.verbs.claim import (
     ReadyRow,
     ReadyRows,
     TakenRows,
-    ready_of,
     rows_in_turn,
     take_rows,
+    taking,
 )
 from firelock_sql.verbs.insert import insert_jobs, insert_new
 from firelock_sql.verbs.limits import SqlLanes
@@ -168,7 +168,7 @@ class Claims:
     def _find_in_all(self, tx: Transaction, request: ClaimRequest) -> ReadyRows:
         guess = self._guess
         questions: list[_Question] = [(NEXT_WITH_WORK, {"former": name}) for name in ["", *guess]]
-        if len(guess) == 1:
+        if len(guess) == 1 and not request.left_out:
             questions.append((READY, {"queue": guess[0], "most": request.limit}))
         known = self._ask_first(tx, request, [], questions)
         if known.server is None or request.limit <= 0:
@@ -183,29 +183,32 @@ class Claims:
         names = [str(step[0]) for step in steps[:-1]]
         self._guess = names if len(names) <= _MOST_GUESSED else []
         opened = [name for name in names if name not in known.paused]
-        is_guessed = is_right and opened == guess and len(guess) == 1
+        is_guessed = is_right and opened == guess and len(guess) == 1 and not request.left_out
         first = {guess[0]: known.others[-1]} if is_guessed else {}
         if any(step[1] for step in steps):
             return self._find_with_lanes(tx, request, known, opened, first)
         if is_guessed:
             return ReadyRows(known.server, known.others[-1], known.next_due_at)
-        rows = rows_in_turn(tx, opened, request.limit, self._turns)
+        rows = rows_in_turn(opened, request.limit, self._turns, taking(tx, request, len(opened)))
         return ReadyRows(known.server, rows, known.next_due_at)
 
     def _find_in_named(self, tx: Transaction, request: ClaimRequest, names: Sequence[str]) -> ReadyRows:
         """Return the rows of the queues in their order; those of the first are asked for with all else."""
-        questions: list[_Question] = [(READY, {"queue": name, "most": request.limit}) for name in names[:1]]
+        asked = [] if request.left_out else names[:1]
+        questions: list[_Question] = [(READY, {"queue": name, "most": request.limit}) for name in asked]
         known = self._ask_first(tx, request, names, questions)
         rows: list[ReadyRow] = []
         if known.server is None or request.limit <= 0:
             return ReadyRows(known.server, rows, known.next_due_at)
         opened = [name for name in names if name not in known.paused]
+        first = dict(zip(asked, known.others, strict=True))
         if known.has_lanes:
-            return self._find_with_lanes(tx, request, known, opened, {names[0]: known.others[0]})
+            return self._find_with_lanes(tx, request, known, opened, first)
+        take = taking(tx, request, len(opened))
         for name in opened:
             if len(rows) >= request.limit:
                 break
-            rows += known.others[0] if name == names[0] else ready_of(tx, name, request.limit - len(rows))
+            rows += first[name] if name in first else take(name, request.limit - len(rows))
         return ReadyRows(known.server, rows, known.next_due_at)
 
     def _ask_first(
@@ -224,8 +227,8 @@ class Claims:
         first: Mapping[str, Sequence[ReadyRow]],
     ) -> ReadyRows:
         """Return the rows where jobs wait in lanes, of the open queues; of some the first ones are known."""
-        mixed = _ClaimBeside(tx, self.lanes_in(tx), self._cursors, opened, first)
-        rows = mixed.rows(request.queues, request.limit, self._turns)
+        mixed = _ClaimBeside(tx, self.lanes_in(tx), self._cursors, request, opened=opened, first=first)
+        rows = mixed.rows(self._turns)
         return ReadyRows(known.server, rows, known.next_due_at, mixed.look_again_at)
 
 
@@ -237,11 +240,13 @@ class _ClaimBeside(MixedClaim):
         tx: Transaction,
         lanes: MysqlLanes,
         cursors: LaneCursors,
+        request: ClaimRequest,
+        *,
         opened: Sequence[str],
         first: Mapping[str, Sequence[ReadyRow]],
     ) -> None:
-        super().__init__(tx, lanes, cursors)
         self._opened, self._first = opened, dict(first)
+        super().__init__(tx, lanes, cursors, request)
 
     @override
     def open_queues(self, queues: Sequence[str] | None) -> list[str]:

@@ -18,6 +18,7 @@ import attrs
 from typing_extensions import override
 
 from firelock.limits import Head, KeyRow, LaneCursors, LaneLook, keys_of, numbers_for
+from firelock.storage import ClaimRequest
 from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.postgresql.connect import number_array, text_array
 from firelock_sql.rows.job_row import CLAIMED_COLUMNS
@@ -229,11 +230,13 @@ class ClaimBeside(MixedClaim):
         tx: Transaction,
         lanes: SqlLanes,
         cursors: LaneCursors,
+        request: ClaimRequest,
+        *,
         plain: Collection[str],
         laned: Collection[str],
     ) -> None:
-        super().__init__(tx, lanes, cursors)
         self._plain, self._laned = frozenset(plain), frozenset(laned)
+        super().__init__(tx, lanes, cursors, request)
 
     @override
     def open_queues(self, queues: Sequence[str] | None) -> list[str]:
@@ -304,7 +307,9 @@ class PostgresqlLanes(SqlLanes):
         return {str(row[0]) for row in self._tx.all(MAKE_KEYS, keys=text_array(missing))}
 
     @override
-    def heads(self, queue: str, wanted: Mapping[str, tuple[int, int]]) -> Mapping[str, Sequence[Head[Row]]]:
+    def _first_heads(
+        self, queue: str, wanted: Mapping[str, tuple[int, int]]
+    ) -> Mapping[str, Sequence[Head[Row]]]:
         shares = number_array([given + number for given, number in wanted.values()])
         values: dict[str, object] = {"queue": queue, "lanes": text_array(list(wanted)), "shares": shares}
         heads = HEADS

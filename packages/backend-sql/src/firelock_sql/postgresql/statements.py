@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 
+from firelock.limits import EXAMINED
 from firelock_sql.connections.transaction import Text
 from firelock_sql.postgresql.lanes import GATE
 from firelock_sql.rows.job_row import CLAIMED_COLUMNS
@@ -180,6 +181,28 @@ claimed AS (
     RETURNING {CLAIMED_COLUMNS}, seq, marks
 )"""  # noqa: S608 - names of columns
 
+# The jobs of a queue that a claim may take. One that leaves out tasks reads the first ones, and locks those
+# of them that it may take, which it sorts again: a list has no order.
+_NEAR = f"""
+            SELECT ctid FROM firelock_jobs
+            WHERE {_READY} AND queue = queue.name AND (SELECT count(*) FROM holder) = 1
+            ORDER BY priority DESC, enqueued_at, seq LIMIT 512 FOR NO KEY UPDATE SKIP LOCKED
+"""  # noqa: S608 - conditions of ours
+_NEAR_LEAVING_OUT = f"""
+            SELECT ctid FROM firelock_jobs
+            WHERE {_READY} AND (SELECT count(*) FROM holder) = 1 AND ctid = ANY (ARRAY (
+                SELECT seen.ctid FROM (
+                    SELECT ctid, task FROM (
+                        SELECT ctid, task FROM firelock_jobs WHERE {_READY} AND queue = queue.name
+                        ORDER BY priority DESC, enqueued_at, seq LIMIT {EXAMINED}
+                    ) AS first
+                    LIMIT greatest({EXAMINED} / (SELECT count(*) FROM open), 1)
+                ) AS seen
+                WHERE seen.task <> ALL (:left_out::text[])
+            ))
+            ORDER BY priority DESC, enqueued_at, seq LIMIT 512 FOR NO KEY UPDATE SKIP LOCKED
+"""  # noqa: S608 - conditions of ours
+
 # Settles plain ends, and claims what there is room for; either may be asked for alone. Where a queue may have
 # jobs with limits it claims nothing, unless it is told to: `lanes` claims them, and the others beside them.
 #
@@ -205,11 +228,7 @@ _EXCHANGE = f"""
 ), {_SETTLED}, found AS MATERIALIZED (
     SELECT job.ctid AS row
     FROM (SELECT name FROM open ORDER BY place) AS queue, LATERAL (
-        SELECT ctid FROM (
-            SELECT ctid FROM firelock_jobs
-            WHERE {_READY} AND queue = queue.name AND (SELECT count(*) FROM holder) = 1
-            ORDER BY priority DESC, enqueued_at, seq LIMIT 512 FOR NO KEY UPDATE SKIP LOCKED
-        ) AS near
+        SELECT ctid FROM ({_NEAR}) AS near
         LIMIT PER_QUEUE
     ) AS job
     LIMIT CASE WHEN :beside OR NOT (SELECT has_lanes FROM work) THEN :limit ELSE 0 END
@@ -230,13 +249,20 @@ FROM (
         {_DUE}, (SELECT count(*) FROM open), {_UNSETTLED}, (SELECT has_lanes FROM work)
 ) AS said LEFT JOIN claimed ON true
 """  # noqa: S608 - conditions of ours
-EXCHANGE = _settling(_NAMED + _EXCHANGE.replace("HAS_LANES", _OF_NAMED).replace("PER_QUEUE", ":limit", 1))
-EXCHANGE_OF_EVERY = _settling(
-    _EVERY
-    + _EXCHANGE.replace("HAS_LANES", _OF_EVERY).replace(
-        "PER_QUEUE", "ceil(:limit / (SELECT count(*)::float FROM open))", 1
-    )
+_EXCHANGE_NAMED = _NAMED + _EXCHANGE.replace("HAS_LANES", _OF_NAMED).replace("PER_QUEUE", ":limit", 1)
+_EXCHANGE_EVERY = _EVERY + _EXCHANGE.replace("HAS_LANES", _OF_EVERY).replace(
+    "PER_QUEUE", "ceil(:limit / (SELECT count(*)::float FROM open))", 1
 )
+EXCHANGE, EXCHANGE_OF_EVERY = _settling(_EXCHANGE_NAMED), _settling(_EXCHANGE_EVERY)
+
+
+def _leaving_out(statement: str) -> Settling:
+    assert _NEAR in statement  # noqa: S101 - it is ours
+    return _settling(statement.replace(_NEAR, _NEAR_LEAVING_OUT))
+
+
+EXCHANGE_LEAVING_OUT = _leaving_out(_EXCHANGE_NAMED)
+EXCHANGE_OF_EVERY_LEAVING_OUT = _leaving_out(_EXCHANGE_EVERY)
 
 # Begins a claim beside lanes: settles plain ends, and locks the session in any case. A row is: its server,
 # the next due instant, the jobs that were settled where not all were, whether there may be lanes, the queues

@@ -64,7 +64,9 @@ from firelock_sql.postgresql.statements import (
     BESIDE_OF_EVERY,
     CLAIM_BEHIND,
     EXCHANGE,
+    EXCHANGE_LEAVING_OUT,
     EXCHANGE_OF_EVERY,
+    EXCHANGE_OF_EVERY_LEAVING_OUT,
     FILL,
     FILL_LIMITED,
     INSERT,
@@ -292,10 +294,14 @@ class PostgresqlStorage(SqlStorage):
         try:
             if self._has_lanes(request):
                 return self._remember_lanes(request, self._exchange_with_lanes(request, ()))
-            return self._run_claim(self._claim_start.look(request))
+            return self._run_claim(self._look_for(request))
         except StorageError:
             self._held_looks.expect()  # jobs may have been claimed
             raise
+
+    def _look_for(self, request: ClaimRequest) -> Look:
+        """Return where a claim looks; one that leaves out tasks passes over jobs, and looks everywhere."""
+        return Look(request) if request.left_out else self._claim_start.look(request)
 
     def _run_claim(self, look: Look) -> Claim:
         """Claim by one statement, which looks where `look` says."""
@@ -322,11 +328,14 @@ class PostgresqlStorage(SqlStorage):
         return self._fetch_rows(cursor, text, {**values, **ends})
 
     def _claim_values(self, request: ClaimRequest) -> dict[str, object]:
-        return {
+        values: dict[str, object] = {
             "session": request.session, "limit": max(request.limit, 0), "now": request.now,
             "queues": text_array(list(dict.fromkeys(request.queues or ()))), "every": request.queues is None,
             "served": self._turns.last, "beside": False, "due_from": self._due_floor.start,
         }  # fmt: skip
+        if request.left_out:
+            values["left_out"] = text_array(sorted(request.left_out))
+        return values
 
     def _finish_claim(self, look: Look, rows: list[Any]) -> Claim:
         """Return the claim of a statement's rows; what was claimed for sure is remembered.
@@ -343,7 +352,8 @@ class PostgresqlStorage(SqlStorage):
             return Claim([], next_due_at, is_session_lost=True)
         if rows[0][_FIRST] is None:
             rows = []
-        self._claim_start.looked(look, [_AT_LEVEL(row) for row in rows], opened if took is None else took)
+        if not request.left_out:
+            self._claim_start.looked(look, [_AT_LEVEL(row) for row in rows], opened if took is None else took)
         if not rows:
             return Claim([], next_due_at)
         rows = self._sort_rows(request, rows)
@@ -386,6 +396,8 @@ class PostgresqlStorage(SqlStorage):
             most = min(most, -(-request.limit // open_queues))
         if max(Counter(job.queue for job in claim.jobs).values()) < most:
             return claim
+        if request.left_out:  # another look would examine candidates of the same claim anew
+            return attrs.evolve(claim, look_again_at=min(request.now, claim.look_again_at or request.now))
         more = attrs.evolve(request, limit=left)
         rest = self._remember_claim(more, self._database.write(lambda tx: self._take_jobs(tx, more)))
         return Claim([*claim.jobs, *rest.jobs], claim.next_due_at)
@@ -423,7 +435,7 @@ class PostgresqlStorage(SqlStorage):
     ) -> _LaneExchange:
         """Settle plain ends and claim jobs in this transaction; add the keys that are to be made."""
         statement = BESIDE if request.queues is not None else BESIDE_OF_EVERY
-        floors = self._floors if self._floors.is_behind else None
+        floors = self._floors if self._floors.is_behind and not request.left_out else None
         known = [] if floors is None else floors.queues
         values = self._claim_values(request) | {"known": text_array(known)}
         ((server, next_due_at, settled, has_lanes, laned, others, now),) = self._fetch_settling(
@@ -443,15 +455,16 @@ class PostgresqlStorage(SqlStorage):
         else:
             timed = attrs.evolve(tx, began=now + self._database.clock_offset)
             lanes = PostgresqlLanes(timed, floors)
-            claim = ClaimBeside(timed, lanes, self._cursors, others, laned)
-            found = claim.rows(request.queues, request.limit, self._turns)
+            claim = ClaimBeside(timed, lanes, self._cursors, request, plain=others, laned=laned)
+            found = claim.rows(self._turns)
             if found:
                 seqs = number_array([row[PLACE_SEQ] for row in found])
                 self._execute(tx.cursor, TAKE, {**values, **lanes.values, "server": server, "seqs": seqs})
             missing |= lanes.missing
             if floors is None:
                 self._floors.looked(*lanes.longest)
-            self._floors.claimed(found)
+            if not request.left_out:  # such a claim passes over jobs
+                self._floors.claimed(found)
             jobs = [started_job(row, request.now) for row in found]
             taken = TakenRows(Claim(jobs, next_due_at, look_again_at=claim.look_again_at), found, server)
             has_written = bool(found or lanes.has_written or lanes.unreadable)
@@ -528,7 +541,7 @@ class PostgresqlStorage(SqlStorage):
     def _settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
         """One round trip where all are plain ends, unless there are jobs in lanes."""
         try:
-            look = self._claim_start.look(request)
+            look = self._look_for(request)
             parted = self._holdings.split(transitions, request.session)
             if parted.others:
                 return super()._settle_and_claim(transitions, request)
@@ -618,6 +631,8 @@ def _are_alike(jobs: Sequence[NewJob]) -> bool:
 
 
 def _exchange_for(request: ClaimRequest) -> Settling:
+    if request.left_out:
+        return EXCHANGE_OF_EVERY_LEAVING_OUT if request.queues is None else EXCHANGE_LEAVING_OUT
     return EXCHANGE_OF_EVERY if request.queues is None else EXCHANGE
 
 

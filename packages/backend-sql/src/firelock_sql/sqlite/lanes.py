@@ -49,14 +49,16 @@ class SqliteLanes(SqlLanes):
         return LockedKeys(read_keys(self._tx.all(READ_KEYS, ids=list(keys))))
 
     @override
-    def heads(self, queue: str, wanted: Mapping[str, tuple[int, int]]) -> Mapping[str, Sequence[Head[Row]]]:
+    def _first_heads(
+        self, queue: str, wanted: Mapping[str, tuple[int, int]]
+    ) -> Mapping[str, Sequence[Head[Row]]]:
         by_number: dict[int, list[str]] = {}
         for lane, (given, number) in wanted.items():
             by_number.setdefault(given + number, []).append(lane)
         heads: dict[str, Sequence[Head[Row]]] = {}
         for most, lanes in by_number.items():
             if len(lanes) == 1 or most > _FEW:
-                heads.update(super().heads(queue, {lane: wanted[lane] for lane in lanes}))
+                heads.update(super()._first_heads(queue, {lane: wanted[lane] for lane in lanes}))
                 continue
             rows: dict[str, list[Row]] = {lane: [] for lane in lanes}
             for row in self._tx.all(_first_of(most), queue=queue, ids=lanes):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
 import attrs
 
-from firelock.limits import KeyedClaim, LaneCursors, keyed_room, shared_out
+from firelock.limits import KeyedClaim, LaneCursors, examined_share, keyed_room, shared_out
 from firelock.storage import (
     Claim,
     ClaimedJob,
@@ -64,7 +65,21 @@ _IS_IN_LANES = Text(f"""
 SELECT 1 FROM firelock_jobs INDEXED BY firelock_lanes WHERE {IN_LANE} AND queue = :queue LIMIT 1
 """)  # noqa: S608 - a condition of ours
 
+# Where tasks are left out, candidates are read without a lock, then those that may start with one.
+_NEAR = Text("""
+SELECT seq, task FROM firelock_jobs INDEXED BY firelock_ready
+WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = :queue
+ORDER BY priority DESC, enqueued_at, seq LIMIT :most
+""")
+_READY_BY_NUMBER = Text(f"""
+SELECT {CLAIMED_COLUMNS}, seq, marks FROM firelock_jobs INDEXED BY seq
+WHERE seq IN :seqs AND state = 'enqueued' AND session IS NULL AND held_by IS NULL
+FOR NO KEY UPDATE SKIP LOCKED
+""")  # noqa: S608 - names of columns
+
 ReadyRow = Sequence[Any]
+TakeReady = Callable[[str, int], Sequence[ReadyRow]]
+"""Return the first rows of a queue that wait in no lane and may be claimed, locked: by queue and how many."""
 
 
 class QueueTurns:
@@ -147,24 +162,52 @@ def earlier(*instants: int | None) -> int | None:
     return min((one for one in instants if one is not None), default=None)
 
 
-def has_ready(tx: Transaction, queues: Sequence[str] | None, *, has_lanes: bool) -> bool:
-    """Tell whether a claim may take anything; keys are not asked."""
-    names = _open_queues(tx, queues, has_lanes=has_lanes)
+def has_ready(tx: Transaction, request: ClaimRequest, *, has_lanes: bool) -> bool:
+    """Tell whether a claim may take anything; neither keys nor tasks of jobs in lanes are asked."""
+    names = _open_queues(tx, request.queues, has_lanes=has_lanes)
+    near = NearRows(tx, request.left_out, len(names)) if request.left_out else None
     return any(
-        tx.one(IS_READY, queue=queue) or (has_lanes and tx.one(_IS_IN_LANES, queue=queue)) for queue in names
+        (tx.one(IS_READY, queue=queue) if near is None else near.numbers(queue))
+        or (has_lanes and tx.one(_IS_IN_LANES, queue=queue))
+        for queue in names
     )
 
 
-def ready_rows(
-    tx: Transaction, queues: Sequence[str] | None, limit: int, turns: QueueTurns
-) -> list[ReadyRow]:
+class NearRows:
+    """The rows without limits that a claim may take which leaves out tasks."""
+
+    def __init__(self, tx: Transaction, left_out: Collection[str], queues: int) -> None:
+        self._tx, self._left_out = tx, left_out
+        self._share = examined_share(queues)
+        self._numbers: dict[str, list[int]] = {}
+
+    def numbers(self, queue: str) -> list[int]:
+        """Return the numbers of those of a queue, in order."""
+        if queue not in self._numbers:
+            near = self._tx.all(_NEAR, queue=queue, most=self._share)
+            self._numbers[queue] = [seq for seq, task in near if task not in self._left_out]
+        return self._numbers[queue]
+
+    def take(self, queue: str, limit: int) -> list[ReadyRow]:
+        """Return the first rows of a queue, which nobody else can claim now."""
+        numbers, rows = self.numbers(queue), []
+        while len(rows) < limit and numbers:
+            some, numbers = numbers[: limit - len(rows)], numbers[limit - len(rows) :]
+            found = {row[PLACE_SEQ]: row for row in self._tx.all(_READY_BY_NUMBER, seqs=some)}
+            rows += [found[seq] for seq in some if seq in found]
+        return rows
+
+
+def ready_rows(tx: Transaction, request: ClaimRequest, turns: QueueTurns) -> list[ReadyRow]:
     """Return the rows to claim where none waits in a lane, in the order to run them."""
+    queues, limit = request.queues, request.limit
     names = _open_queues(tx, queues, has_lanes=False)
+    take = taking(tx, request, len(names))
     if queues is None and len(names) > 1:
-        return rows_in_turn(tx, names, limit, turns)
+        return rows_in_turn(names, limit, turns, take)
     rows: list[ReadyRow] = []
     for name in names:
-        rows += ready_of(tx, name, limit - len(rows))
+        rows += take(name, limit - len(rows))
         if len(rows) >= limit:
             break
     return rows
@@ -199,13 +242,20 @@ def ready_of(tx: Transaction, queue: str, limit: int) -> list[ReadyRow]:
     return tx.all(READY, queue=queue, most=limit)
 
 
-def rows_in_turn(tx: Transaction, names: Sequence[str], limit: int, turns: QueueTurns) -> list[ReadyRow]:
+def taking(tx: Transaction, request: ClaimRequest, queues: int) -> TakeReady:
+    """Return how a claim of so many queues takes rows that wait in no lane."""
+    if request.left_out:
+        return NearRows(tx, request.left_out, queues).take
+    return partial(ready_of, tx)
+
+
+def rows_in_turn(names: Sequence[str], limit: int, turns: QueueTurns, ready: TakeReady) -> list[ReadyRow]:
     """Return an equal share of each queue, where none has lanes."""
     given: dict[str, set[str]] = {name: set() for name in names}
 
     def take(queue: str, room: int) -> list[ReadyRow]:
         known = given[queue]
-        found = ready_of(tx, queue, len(known) + room)  # others may have let go of some before those
+        found = ready(queue, len(known) + room)  # others may have let go of some before those
         rows = [row for row in found if row[0] not in known][:room]
         known.update(row[0] for row in rows)
         return rows
@@ -216,13 +266,18 @@ def rows_in_turn(tx: Transaction, names: Sequence[str], limit: int, turns: Queue
 class MixedClaim:
     """One claim where jobs wait in lanes: of each queue they get half, and those without limits the rest."""
 
-    def __init__(self, tx: Transaction, lanes: SqlLanes, cursors: LaneCursors) -> None:
-        self._tx, self._lanes, self._cursors = tx, lanes, cursors
+    def __init__(self, tx: Transaction, lanes: SqlLanes, cursors: LaneCursors, request: ClaimRequest) -> None:
+        self._tx, self._lanes, self._cursors, self._request = tx, lanes, cursors, request
         freed: dict[str, list[str]] = {}
         for _, queue, lane in tx.let_go:
             freed.setdefault(queue, []).append(lane)
         ended = [str(seq) for seq, _, _ in tx.let_go]
-        self._keyed = KeyedClaim(lanes, cursors, tx.now, ended=ended, freed=freed)
+        names = self._names = self.open_queues(request.queues)
+        self._ready = taking(tx, request, len(names))
+        self._keyed = KeyedClaim(
+            lanes, cursors, tx.now, ended=ended, freed=freed, left_out=request.left_out,
+            share=examined_share(len(names)),
+        )  # fmt: skip
         self._given: dict[str, set[str]] = {}  # by queue: jobs without limits
 
     @property
@@ -230,9 +285,9 @@ class MixedClaim:
         """When a rate opens, or now where lanes were not looked at."""
         return self._keyed.look_again_at
 
-    def rows(self, queues: Sequence[str] | None, limit: int, turns: QueueTurns) -> list[ReadyRow]:
+    def rows(self, turns: QueueTurns) -> list[ReadyRow]:
         """Return the rows to claim, in the order to run them; their keys are written."""
-        names = self.open_queues(queues)
+        names, queues, limit = self._names, self._request.queues, self._request.limit
         rows: list[ReadyRow] = []
         if queues is None and len(names) > 1:
             rows = turns.rows(names, limit, self._take)
@@ -263,7 +318,7 @@ class MixedClaim:
 
     def plain_rows(self, queue: str, number: int) -> list[ReadyRow]:
         """Return the first rows of a queue that wait in no lane."""
-        return ready_of(self._tx, queue, number)
+        return list(self._ready(queue, number))
 
     def keyed_rows(self, queue: str, room: int) -> list[ReadyRow]:
         """Return up to so many rows from a queue's lanes."""

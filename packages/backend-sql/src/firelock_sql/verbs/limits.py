@@ -19,6 +19,7 @@ from firelock.limits import (
     KeyedLanes,
     KeyRow,
     LaneLook,
+    LeavingOut,
     LimitNumbers,
     is_free,
     keys_of,
@@ -77,8 +78,12 @@ _HEAD = Text(f"""
 SELECT {HEAD_COLUMNS} FROM firelock_jobs INDEXED BY seq WHERE seq IN :seqs AND {IN_LANE}
 FOR NO KEY UPDATE SKIP LOCKED
 """)  # noqa: S608 - names of columns
+_NEAR = Text(f"""
+SELECT seq, task {_INDEXED} AND queue = :queue AND held_by = :lane
+ORDER BY priority DESC, enqueued_at, seq LIMIT :most
+""")
 # Places in what is read of a head.
-_ID, _ATTEMPT, _CRASHES, _ENQUEUED_AT, _ADMISSION, _SEQ, _LANE = 0, 6, 8, 11, 19, 21, 23
+_ID, _TASK, _ATTEMPT, _CRASHES, _ENQUEUED_AT, _ADMISSION, _SEQ, _LANE = 0, 1, 6, 8, 11, 19, 21, 23
 
 STRICT = "!"
 _NO_KEYS: frozenset[str] = frozenset()
@@ -127,15 +132,45 @@ class SqlLanes(KeyedLanes[Row]):
         return found
 
     @override
-    def heads(self, queue: str, wanted: Mapping[str, tuple[int, int]]) -> Mapping[str, Sequence[Head[Row]]]:
+    def heads(
+        self, queue: str, wanted: Mapping[str, tuple[int, int]], leaving_out: LeavingOut | None = None
+    ) -> Mapping[str, Sequence[Head[Row]]]:
+        if leaving_out is not None:
+            return self._heads_leaving_out(queue, wanted, leaving_out)
+        return self._first_heads(queue, wanted)
+
+    def _first_heads(
+        self, queue: str, wanted: Mapping[str, tuple[int, int]]
+    ) -> Mapping[str, Sequence[Head[Row]]]:
+        """Return what `heads` does where no task is left out."""
         return {
             lane: self._new_of(queue, lane, self.rows_of(queue, lane, given + number), number)
             for lane, (given, number) in wanted.items()
         }
 
+    def _heads_leaving_out(
+        self, queue: str, wanted: Mapping[str, tuple[int, int]], leaving_out: LeavingOut
+    ) -> Mapping[str, Sequence[Head[Row]]]:
+        """Return what `heads` does: candidates are read, then those that may start are locked."""
+        depth = leaving_out.depth(len(wanted))
+        chosen: dict[int, str] = {}  # lanes by the numbers of jobs, in order
+        for lane, (_, number) in wanted.items():
+            given = self._given.get((queue, lane), _NO_KEYS)
+            near = self._tx.all(_NEAR, queue=queue, lane=lane, most=depth) if depth else ()
+            seqs = [seq for seq, task in near if leaving_out.takes(task) and str(seq) not in given]
+            chosen |= dict.fromkeys(seqs[:number], lane)
+        found = {row[_SEQ]: row for row in self._tx.all(_HEAD, seqs=list(chosen))} if chosen else {}
+        rows: dict[str, list[Row]] = {lane: [] for lane in wanted}
+        for seq, lane in chosen.items():
+            if seq in found:
+                rows[lane].append(found[seq])
+        return {lane: self._new_of(queue, lane, rows[lane], number) for lane, (_, number) in wanted.items()}
+
     @override
-    def head(self, ref: str) -> Head[Row] | None:
+    def head(self, ref: str, leaving_out: LeavingOut | None = None) -> Head[Row] | None:
         found = self._tx.one(_HEAD, seqs=[int(ref)])
+        if found is not None and leaving_out is not None and not leaving_out.takes(found[_TASK]):
+            return None
         head = None if found is None else self._read(found)
         if head is not None:
             self._given.setdefault((found[4], found[_LANE]), set()).add(ref)

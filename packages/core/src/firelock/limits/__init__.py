@@ -9,6 +9,7 @@ Authors of storages need the rest, which this package exports: `admission` (whic
 from __future__ import annotations
 
 from firelock.limits.admission import (
+    EXAMINED,
     Head,
     HolderFacts,
     KeyedClaim,
@@ -17,7 +18,9 @@ from firelock.limits.admission import (
     LaneCursor,
     LaneCursors,
     LaneLook,
+    LeavingOut,
     OpenKey,
+    examined_share,
     is_free,
     is_late,
     keyed_room,
@@ -39,6 +42,7 @@ from firelock.limits.unique_rules import (
 )
 
 __all__ = [
+    "EXAMINED",
     "UNLIMITED",
     "Head",
     "HolderFacts",
@@ -49,10 +53,12 @@ __all__ = [
     "LaneCursor",
     "LaneCursors",
     "LaneLook",
+    "LeavingOut",
     "LimitNumbers",
     "OpenKey",
     "UniqueRow",
     "debounced_due",
+    "examined_share",
     "is_free",
     "is_late",
     "keyed_room",

@@ -59,6 +59,7 @@ _COUNTED = 10_000  # keys of which that is remembered
 _PATIENT = 32  # looks that wait for keys in other hands, after one that found all of them so
 _PASSES = 8  # walks of one claim, where costs have closed lanes that the former one took for open
 _QUEUES = 1_000  # whose place in the walk is remembered
+EXAMINED = 1_000  # jobs without limits, and as many in lanes, that a claim looks at which leaves out tasks
 _BETWEEN = "\n"
 _STRICT = "!"
 
@@ -172,12 +173,14 @@ class KeyedLanes(Protocol[T]):
         """Return the jobs that a session has whose lane has the key, tails too."""
         ...
 
-    def heads(self, queue: str, wanted: Mapping[str, tuple[int, int]]) -> Mapping[str, Sequence[Head[T]]]:
+    def heads(
+        self, queue: str, wanted: Mapping[str, tuple[int, int]], leaving_out: LeavingOut | None = None
+    ) -> Mapping[str, Sequence[Head[T]]]:
         """Return jobs of each lane in order: behind so many that were given out already, at most so many."""
         ...
 
-    def head(self, ref: str) -> Head[T] | None:
-        """Return this job, which waits to be claimed; None where another claim has it."""
+    def head(self, ref: str, leaving_out: LeavingOut | None = None) -> Head[T] | None:
+        """Return this job, which waits to be claimed; None if others have it or its task is left out."""
         ...
 
     def leave(self, heads: Sequence[Head[T]]) -> None:
@@ -190,11 +193,34 @@ class KeyedLanes(Protocol[T]):
 
 
 @attrs.define
+class LeavingOut:
+    """The tasks that a claim leaves out, and how many candidates of a queue it may still look at."""
+
+    tasks: Collection[str]
+    left: int
+
+    def depth(self, parts: int) -> int:
+        """Return how many candidates of each of so many parts it may look at."""
+        return max(0, self.left // parts)
+
+    def takes(self, task: str) -> bool:
+        """Look at one candidate; return whether its task is not left out."""
+        self.left -= 1
+        return task not in self.tasks
+
+
+def examined_share(queues: int) -> int:
+    """Return how many candidates of each kind a claim of so many queues looks at in each of them."""
+    return max(1, EXAMINED // max(1, queues))
+
+
+@attrs.define
 class LaneCursor:
     """Where the walk of a queue's lanes goes on."""
 
     at: str = ""  # behind this lane
     rounds: int = 0  # how often walks that found nothing and were cut have come round
+    barren: int = 0  # how often they have since a claim that left out tasks found anything
 
 
 class LaneCursors:
@@ -297,6 +323,8 @@ class KeyedClaim(Generic[T]):
         now: the storage's clock.
         ended: jobs that ended in this very step, as lists of holders name them: they hold nothing.
         freed: the lanes of those, by queue.
+        left_out: tasks whose jobs are passed over.
+        share: candidates that may be looked at in each queue, where tasks are left out.
     """
 
     def __init__(
@@ -307,8 +335,12 @@ class KeyedClaim(Generic[T]):
         *,
         ended: Collection[str] = (),
         freed: Mapping[str, Collection[str]] | None = None,
+        left_out: Collection[str] = (),
+        share: int = EXAMINED,
     ) -> None:
         self._lanes, self._cursors, self._now = lanes, cursors, now
+        self._left_out, self._share = left_out, share
+        self._leaving_out: dict[str, LeavingOut] = {}  # by queue
         self._ended, self._freed = frozenset(ended), freed or {}
         self._keys: dict[str, OpenKey | None] = {}  # None: nothing limits it
         self._states_of: dict[str, dict[str, OpenKey]] = {}  # by lane and key: those that something limits
@@ -348,8 +380,23 @@ class KeyedClaim(Generic[T]):
             self._note_openings(queue, open_lanes)
             if len(heads) >= room or not (is_cut or self._refused > refused):
                 return heads
+            if self._left_out and self._left_out_of(queue).left <= 0:
+                break
+        if self._left_out and not self._is_worth_another_look(queue, has_found=bool(heads)):
+            return heads
         self._look_again(self._now)
         return heads
+
+    def _left_out_of(self, queue: str) -> LeavingOut:
+        return self._leaving_out.setdefault(queue, LeavingOut(self._left_out, self._share))
+
+    def _is_worth_another_look(self, queue: str, *, has_found: bool) -> bool:
+        """Return False once every lane was seen since a claim that left out tasks found a job."""
+        cursor = self._cursors.of(queue)
+        is_over = cursor.barren > 1
+        if has_found or is_over:
+            cursor.barren = 0
+        return has_found or not is_over
 
     def finish(self) -> None:
         """Store which jobs were taken under each key, and what they cost."""
@@ -396,6 +443,8 @@ class KeyedClaim(Generic[T]):
                     break
                 at, until = "", start
         cursor.at = "" if is_all else at
+        if self._left_out:
+            cursor.barren += bool(until) + 2 * is_all
 
         if locked:
             self._look_again(self._now)
@@ -489,9 +538,11 @@ class KeyedClaim(Generic[T]):
         """Return the jobs that start, by lane and in order; they are charged and listed as holders."""
         returning = {lane: ref for lane in planned if (ref := self._returning(queue, lane)) is not None}
         asked = {lane: (self._given[queue, lane], n) for lane, n in planned.items() if lane not in returning}
-        got = {lane: list(heads) for lane, heads in self._lanes.heads(queue, asked).items()} if asked else {}
+        leaving_out = self._left_out_of(queue) if self._left_out else None
+        found = self._lanes.heads(queue, asked, leaving_out) if asked else {}
+        got = {lane: list(heads) for lane, heads in found.items()}
         for lane, ref in returning.items():
-            head = self._lanes.head(ref)
+            head = self._lanes.head(ref, leaving_out)
             got[lane] = [] if head is None else [head]
 
         is_as_planned = True

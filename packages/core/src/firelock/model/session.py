@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import attrs
 
@@ -27,6 +27,7 @@ class ClaimRequest:
     limit: int  # jobs at most
     session: str
     now: int  # stamp of what is claimed
+    left_out: Collection[str] = ()  # tasks whose jobs it does not take; then it looks at few candidates
 
 
 @attrs.frozen

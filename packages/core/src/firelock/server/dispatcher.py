@@ -279,7 +279,8 @@ class Dispatcher:
         transitions, holder = self._settler.transitions(), self._holder
         if not limit or holder is None:
             return Exchange(self._settler.apply(transitions) if transitions else [], Claim([]))
-        request = ClaimRequest(self._queues.order(), limit, holder.session, self._runtime.clock.now())
+        now, left_out = self._runtime.clock.now(), self._workers.claiming()
+        request = ClaimRequest(self._queues.order(), limit, holder.session, now, left_out)
         if not transitions:
             claim = self._runtime.storage.claim(request)
             self._was_refused = False
@@ -310,6 +311,7 @@ class Dispatcher:
             return False
         self._upkeep.next_due(claim.next_due_at)
         is_full = len(claim.jobs) >= limit
+        self._workers.claimed(is_full=is_full)
         self._looks = 0 if claim.jobs else self._looks + 1
         if not is_full:
             self._inbox.ran_dry()
@@ -336,7 +338,7 @@ class Dispatcher:
         ended = self._inbox.ended
         if len(ended) >= FLUSH_SIZE or (ended and not self._workers.threads.waiting):
             return
-        if is_more_likely and self._limit() > 0:
+        if self._workers.owes_a_claim or (is_more_likely and self._limit() > 0):
             return
         if ended:
             self._inbox.wait(_FLUSH_WAIT)
@@ -369,7 +371,9 @@ class Dispatcher:
         late = [] if coroutines is None else coroutines.take_back_late()
         if wait and self._ahead.observe(wait):
             late += self._workers.threads.take_back()
-        self._hand_back(late, "waited too long behind others")
+        if late:
+            self._workers.found_no_place()
+            self._hand_back(late, "waited too long behind others")
 
     def _hand_back(self, claimed: Iterable[ClaimedRun], reason: str) -> None:
         for each in claimed:

@@ -44,6 +44,7 @@ _RIGHT_POLL = 0.05
 _LONG_WAIT = 0.050  # seconds that a coroutine waits here for a place before it goes back to its queue
 _LAST_STEPS = 0.2  # seconds for coroutines to end that are cancelled when their loop stops
 _CLOSING_GRACE = 10.0  # seconds for what is open on the loop to be closed
+_APART_SECONDS = 60.0  # that each kind of worker gets claims of its own after jobs found no place
 _BLOCKED = 0.7  # seconds without an answer from the event loop that are worth a warning
 
 
@@ -183,12 +184,20 @@ class Workers:
     ) -> None:
         self._context = context
         self._tasks = tasks
-        on_loop = [info.is_async and not context.runs_apart(info) for info in tasks.runnable()]
-        self._has_sync = not on_loop or not all(on_loop)
+        on_loop = {info.name for info in tasks.runnable() if info.is_async and not context.runs_apart(info)}
+        self._on_loop = frozenset(on_loop)
+        self._in_threads = frozenset(info.name for info in tasks.runnable()) - on_loop
+        self._has_sync = not on_loop or bool(self._in_threads)
         self._window = 1 if self._has_sync else coroutines  # claims for the loop, while threads claim as well
         self.threads = ThreadWorkers(context, threads)
         places = [*range(threads, threads + coroutines)]
-        self.coroutines = AsyncWorkers(context, coroutines, places, host=loop) if any(on_loop) else None
+        self.coroutines = AsyncWorkers(context, coroutines, places, host=loop) if on_loop else None
+        self.left_out: frozenset[str] = frozenset()  # tasks that a claim for the last room leaves out
+        self.owes_a_claim = False  # the other kind of worker has room as well, and gets the next claim
+        self._is_loops_turn = False
+        self._apart_until = 0.0  # monotonic: each kind gets claims of its own
+        self._suspected: set[str] = set()  # tasks on the loop of which a job waits for a thread, and none is free
+        self._is_mixture_told = False
         self._both = [each for each in (self.threads, self.coroutines) if each is not None]
 
     def start(self) -> None:
@@ -216,15 +225,54 @@ class Workers:
             ahead: so many may wait for a thread.
             unended: so many are held and have not ended.
         """
-        if self.is_loop_full:
-            return 0  # a claim cannot choose, and would bring more of them
         threads, coroutines = self.threads, self.coroutines
         in_threads = len(threads.running) + threads.waiting
-        room = max(0, threads.count + ahead - in_threads) if self._has_sync else 0
-        if coroutines is not None:
-            on_loop = max(len(coroutines.running), unended - in_threads)
-            room += max(0, min(coroutines.limit - on_loop, self._window))
-        return min(room, _MOST_AT_ONCE)
+        for_threads = max(0, threads.count + ahead - in_threads) if self._has_sync else 0
+        if coroutines is None:
+            return min(for_threads, _MOST_AT_ONCE)
+        on_loop = max(len(coroutines.running), unended - in_threads)
+        for_loop = 0 if coroutines.is_full else max(0, coroutines.limit - on_loop)
+        return min(self._share(for_threads, for_loop), _MOST_AT_ONCE)
+
+    def _share(self, for_threads: int, for_loop: int) -> int:
+        """Return how many jobs to claim, and note of which tasks none: of those that would find no worker."""
+        if for_threads:
+            self._suspected.clear()
+        self.left_out, self.owes_a_claim = frozenset(), False
+        if not self._has_sync or not (for_threads or for_loop):
+            return for_loop
+        if for_threads and for_loop and time.monotonic() >= self._apart_until:
+            return for_threads + min(for_loop, self._window)
+        self.owes_a_claim = bool(for_threads and for_loop) and not self._is_loops_turn
+        if for_loop and (self._is_loops_turn or not for_threads):
+            self.left_out = self._in_threads | self._suspected
+            return for_loop
+        self.left_out = self._on_loop
+        return for_threads
+
+    def claiming(self) -> frozenset[str]:
+        """A claim for the last room begins; return the tasks that it leaves out."""
+        self._is_loops_turn = self.owes_a_claim
+        return self.left_out
+
+    def claimed(self, *, is_full: bool) -> None:
+        """The claim is over; was it given all that it asked for?"""
+        if is_full and self.left_out:  # more of the kind wait than it has workers
+            self._apart_until = time.monotonic() + _APART_SECONDS
+
+    def found_no_place(self) -> None:
+        """Jobs go back that have waited for a worker of their kind: claims are made for one kind at a time."""
+        if self.coroutines is None or not self._has_sync:
+            return
+        self._apart_until = time.monotonic() + _APART_SECONDS
+        if not self._is_mixture_told:
+            self._is_mixture_told = True
+            log.warning(
+                "Jobs of `async def` and of `def` tasks come from the same queues, and one kind found no free "
+                "worker. From now on claims pass over jobs of a kind whose workers are all busy, but look at "
+                "1,000 of them at most. Give each kind queues of its own, with the option queue of its tasks, "
+                "so that none waits behind the other."
+            )
 
     def put(self, claimed: list[ClaimedRun]) -> None:
         """The jobs run as soon as workers are free, each where its task belongs."""
@@ -235,8 +283,7 @@ class Workers:
         in_threads: list[ClaimedRun] = []
         on_loop: list[ClaimedRun] = []
         for each in claimed:
-            info = self._tasks.get(each.job.task)
-            if info is not None and info.is_async and not self._context.runs_apart(info, each.job.crashes):
+            if self._runs_on_loop(each.job):
                 on_loop.append(each)
             else:
                 in_threads.append(each)
@@ -244,9 +291,20 @@ class Workers:
             self.threads.put(in_threads)
         if on_loop:
             coroutines.put(on_loop)
-        if self._has_sync:
+        if self._has_sync and not self.left_out:
             window = self._window * 2 if len(on_loop) * 2 > self._window else self._window // 2
             self._window = max(1, min(coroutines.limit, window))
+
+    def _runs_on_loop(self, job: ClaimedJob) -> bool:
+        info = self._tasks.get(job.task)
+        if info is None or info.is_remote:  # it is put off, whoever has it: the kind that the claim was for
+            return bool(self.left_out) and self.left_out != self._on_loop
+        if not info.is_async or self._context.runs_apart(info):
+            return False
+        is_suspect = self._context.runs_apart(info, job.crashes)
+        if is_suspect and not self.threads.has_idle:
+            self._suspected.add(job.task)
+        return not is_suspect
 
     def take_back(self) -> list[ClaimedRun]:
         """Return the jobs that have not started; they will not."""

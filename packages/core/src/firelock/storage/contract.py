@@ -164,6 +164,12 @@ class Storage(ABC):
         all keys of a job admit it, by the numbers of the records of the kind `limit`, or none is touched.
         Where a queue has work of both kinds, each gets half of what is claimed; what one does not need goes
         to the other. `look_again_at` says when a rate opens, and now where lanes were not looked at.
+
+        A claim that leaves out tasks (`left_out`) passes over their jobs, which keep their places and touch
+        no key, in lanes as well; the others come in the same order. It examines at most 1,000 jobs without
+        limits and as many in lanes (with partitions, of each), shared equally among the queues that it looks
+        at, and so may return fewer jobs than there are. `look_again_at` is now where it left lanes
+        unexamined, unless claims have come round all of them and found nothing.
         """
 
     @abstractmethod
@@ -233,7 +239,8 @@ class Storage(ABC):
     def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
         """Return True as soon as there may be work, False after the timeout; a hint, the poll is the truth.
 
-        True also where the next due instant has become earlier than `claim` or `promote` said last.
+        True also where the next due instant has become earlier than `claim` or `promote` said last. What
+        the last claim has passed over, as it left out tasks, is no work.
         """
 
     @abstractmethod

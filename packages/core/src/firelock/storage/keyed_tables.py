@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import attrs
@@ -14,6 +15,8 @@ from firelock.limits.admission import (
     KeyRow,
     LaneCursors,
     LaneLook,
+    LeavingOut,
+    examined_share,
     is_free,
     keyed_room,
     keys_of,
@@ -58,12 +61,13 @@ def take_keyed(
 
     The names are in the order in which they are served, one after another or each with its share.
     """
-    claim = KeyedClaim(_TableLanes(tables), cursors, now, freed=freed)
+    share = examined_share(len(names))
+    claim = KeyedClaim(_TableLanes(tables), cursors, now, freed=freed, left_out=request.left_out, share=share)
     given: dict[str, int] = {}
 
     def take(queue: str, room: int) -> list[StoredJob]:
         behind = given.get(queue, 0)
-        plain = list(tables.ready(queue, behind + room))[behind:]
+        plain = list(ready_of(tables, request, queue, behind + room, share))[behind:]
         keyed = [head.row for head in claim.take(queue, keyed_room(cursors, room, len(plain)))]
         plain = plain[: room - len(keyed)]
         given[queue] = behind + len(plain)
@@ -77,6 +81,16 @@ def take_keyed(
             rows += take(name, request.limit - len(rows))
     claim.finish()
     return rows, claim.look_again_at
+
+
+def ready_of(
+    tables: Tables, request: ClaimRequest, queue: str, limit: int, share: int
+) -> Iterable[StoredJob]:
+    """Return up to `limit` jobs without limits that the claim may take of the queue, the first ones first."""
+    if not request.left_out:
+        return tables.ready(queue, limit)
+    near = tables.ready(queue, share)
+    return islice((row for row in near if row.record.task not in request.left_out), limit)
 
 
 def take_one(tables: Tables, row: StoredJob, *, now: int) -> StoredJob | None:
@@ -124,18 +138,31 @@ class _TableLanes:
         return [row.record.id for row in present(self._tables) if key in keys_of(row.lane or "")]
 
     def heads(
-        self, queue: str, wanted: Mapping[str, tuple[int, int]]
+        self,
+        queue: str,
+        wanted: Mapping[str, tuple[int, int]],
+        leaving_out: LeavingOut | None = None,
     ) -> Mapping[str, Sequence[Head[StoredJob]]]:
         """See `KeyedLanes.heads`."""
-        return {
-            lane: [_head(row) for row in self._tables.in_lane(queue, lane, behind, limit)]
-            for lane, (behind, limit) in wanted.items()
-        }
+        if leaving_out is None:
+            return {
+                lane: [_head(row) for row in self._tables.in_lane(queue, lane, behind, limit)]
+                for lane, (behind, limit) in wanted.items()
+            }
+        depth = leaving_out.depth(len(wanted))
+        found: dict[str, Sequence[Head[StoredJob]]] = {}
+        for lane, (behind, limit) in wanted.items():
+            near = self._tables.in_lane(queue, lane, 0, depth)
+            open_rows = (row for row in near if leaving_out.takes(row.record.task))
+            found[lane] = [_head(row) for row in islice(open_rows, behind, behind + limit)]
+        return found
 
-    def head(self, ref: str) -> Head[StoredJob] | None:
+    def head(self, ref: str, leaving_out: LeavingOut | None = None) -> Head[StoredJob] | None:
         """See `KeyedLanes.head`."""
         row = self._tables.job(ref)
-        return None if row is None or not row.is_ready else _head(row)
+        if row is None or not row.is_ready:
+            return None
+        return None if leaving_out is not None and not leaving_out.takes(row.record.task) else _head(row)
 
     def leave(self, heads: Sequence[Head[StoredJob]]) -> None:
         """See `KeyedLanes.leave`: what is not claimed is where it was."""
@@ -160,10 +187,13 @@ class _JobLanes(_TableLanes):
         return self._seen([self._lane] if is_there else [])
 
     def heads(
-        self, queue: str, wanted: Mapping[str, tuple[int, int]]
+        self,
+        queue: str,
+        wanted: Mapping[str, tuple[int, int]],
+        leaving_out: LeavingOut | None = None,
     ) -> Mapping[str, Sequence[Head[StoredJob]]]:
         """See `KeyedLanes.heads`."""
-        del queue
+        del queue, leaving_out
         return {lane: [] if behind else [_head(self._row)] for lane, (behind, _) in wanted.items()}
 
 

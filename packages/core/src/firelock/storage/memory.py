@@ -58,7 +58,8 @@ class MemoryStorage(TableStorage):
         self._is_closed = False
         self.clock_offset = 0  # micros, moved by tests
         self._waiters = _Waiters(self._store.changed, self._may_work)
-        self._lane_news: dict[Sequence[str] | None, int] = {}  # by queues: what the last claim has seen of it
+        self._lane_news: dict[frozenset[str] | None, int] = {}  # by queues: as the last claim saw it
+        self._passed_over: dict[frozenset[str] | None, int] = {}  # the same, where it left out tasks
 
     # ---- life --------------------------------------------------------------------------------------------
 
@@ -108,7 +109,13 @@ class MemoryStorage(TableStorage):
             answer = super().claim(request)
             if len(self._lane_news) > _QUEUE_LISTS:
                 self._lane_news.clear()
-            self._lane_news[_as_key(request.queues)] = store.table.lane_news
+                self._passed_over.clear()
+            key = _as_key(request.queues)
+            self._lane_news[key] = store.table.lane_news
+            if request.left_out:
+                self._passed_over[key] = store.table.ready_news
+            else:
+                self._passed_over.pop(key, None)
         return answer
 
     # ---- waiting for work --------------------------------------------------------------------------------
@@ -131,14 +138,17 @@ class MemoryStorage(TableStorage):
         if self._is_closed:
             return False
         table = self._store.table
-        if table.has_ready(queues) or table.lane_news != self._lane_news.get(_as_key(queues), 0):
+        key = _as_key(queues)
+        if table.has_ready(queues) and table.ready_news != self._passed_over.get(key):
+            return True
+        if table.lane_news != self._lane_news.get(key, 0):
             return True
         due_at, told = table.next_due_at(), self._told_due_at
         return due_at is not None and (told is None or due_at < told)
 
 
-def _as_key(queues: Sequence[str] | None) -> Sequence[str] | None:
-    return None if queues is None else tuple(queues)
+def _as_key(queues: Sequence[str] | None) -> frozenset[str] | None:
+    return None if queues is None else frozenset(queues)
 
 
 class _Waiters(Waiting):
@@ -201,6 +211,7 @@ class Table(Tables):
         self._lane_names: dict[str, list[str]] = {}  # by queue, sorted
         self._key_rows: dict[str, KeyRow] = {}
         self._unique_rows: dict[str, UniqueRow] = {}
+        self.ready_news = 0  # grows whenever a job without limits may have become able to start
         self.lane_news = 0  # grows whenever a job in a lane may have become able to start
         self._due = Order()  # due_at of scheduled and awaiting jobs
         self._expiring = Order()  # expires_at
@@ -533,6 +544,7 @@ class Table(Tables):
 
     def _note_record(self, kind: str) -> None:
         self.has_news |= kind in ("queue", "limit")
+        self.ready_news += kind == "queue"
         self.lane_news += kind == "limit" or (kind == "queue" and bool(self._lanes))
 
     def remove_record(self, record: Record) -> None:
@@ -584,6 +596,7 @@ class Table(Tables):
         """Return where the ready job waits."""
         queue, lane = row.record.queue, row.lane
         if lane is None:
+            self.ready_news += 1
             return self._ready.setdefault(queue, Order())
         self.lane_news += 1
         lanes = self._lanes.setdefault(queue, {})

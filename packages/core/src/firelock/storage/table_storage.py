@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import attrs
 
-from firelock.limits.admission import LaneCursors
+from firelock.limits.admission import LaneCursors, examined_share
 from firelock.model.answers import Applied, Duplicate, Inserted
 from firelock.model.batch import Tally
 from firelock.model.clock import SECOND
@@ -42,6 +42,7 @@ from firelock.storage.keyed_tables import (
     forget_idle,
     forget_unique,
     is_taken,
+    ready_of,
     spend,
     take_again,
     take_keyed,
@@ -125,7 +126,8 @@ class TableStorage(DerivedStorage):
                     tables, request, names, self._cursors, now=self.clock(), freed=freed
                 )
             else:
-                lines = {name: tables.ready(name, request.limit) for name in names}
+                share = examined_share(len(names))
+                lines = {name: ready_of(tables, request, name, request.limit, share) for name in names}
                 rows = rules.next_in_line(lines, request.queues, request.limit, served=served)
             claimed = [
                 rules.claimed_by(row, request.session, living.session.server, now=request.now) for row in rows

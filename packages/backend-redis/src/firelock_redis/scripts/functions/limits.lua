@@ -10,6 +10,53 @@
 -- lanes claims have looked at one after another that were not all there are, and found nothing; odd how many odd claims were
 -- shared by jobs with limits and jobs without.
 
+-- What a claim leaves out; nil where it takes jobs of every task.
+local leaving_out
+
+-- The tasks whose payloads begin with one of these words are left out. Of each queue the first jobs are looked at, `EXAMINED` of
+-- all queues without limits and as many in lanes, or fewer where their payloads are large: a script keeps everybody waiting.
+local function leave_out(first, count)
+  local EXAMINED, STEP, BYTES = 1000, 50, 4000000
+  local heads, bytes = {}, 0
+  for place = first, first + count - 1 do heads[ARGV[place]] = true end
+  leaving_out = {}
+
+  function leaving_out.share(queues)
+    return math.max(1, math.floor(EXAMINED / math.max(1, queues)))
+  end
+
+  -- Which of these jobs may be taken, as a set.
+  function leaving_out.open(ids)
+    local open = {}
+    if #ids == 0 then return open end
+    for number, payload in ipairs(call('HMGET', base .. 'payloads', unpack(ids))) do
+      bytes = bytes + (payload and #payload or 0)
+      if not payload or not heads[match(payload, '^[^\t]*\t')] then open[ids[number]] = true end
+    end
+    return open
+  end
+
+  -- Whether so much was read of payloads that the claim looks no further.
+  function leaving_out.is_over()
+    return bytes > BYTES
+  end
+
+  -- The first jobs of a list that may be taken, at most `limit`; so many are looked at.
+  function leaving_out.first_of(key, limit, depth)
+    local found, seen = {}, 0
+    while #found < limit and seen < depth and not leaving_out.is_over() do
+      local ids = call('ZRANGE', base .. key, seen, math.min(seen + STEP, depth) - 1)
+      if #ids == 0 then break end
+      local open = leaving_out.open(ids)
+      for _, id in ipairs(ids) do
+        if open[id] and #found < limit then found[#found + 1] = id end
+      end
+      seen = seen + #ids
+    end
+    return found
+  end
+end
+
 -- The ids of a claim, by queue, in the order to run them: one of each queue in each round, and whose turn was last is kept; or
 -- queue by queue.
 local function in_order(names, lines, in_turn)
@@ -242,8 +289,37 @@ local function limits()
   -- The member at the head of the lane behind those given out, nil where there is none. What is read is what the lane will
   -- give where all are open, and one more, which tells that it is not over.
   local sharers = 1  -- lanes among which the room is shared
+  local unseen = {}  -- by queue: how many candidates may still be looked at, where tasks are left out
+  local function read_open(lane)
+    local left = unseen[lane.queue]
+    while lane.given == #lane.members and not lane.is_all do
+      local some = min(left, 50)
+      if some <= 0 or leaving_out.is_over() then
+        lane.is_all = true
+        break
+      end
+      local more = call('ZRANGE', base .. lane.key, lane.read, lane.read + some - 1, 'WITHSCORES')
+      local ids = {}
+      for two = 1, #more, 2 do ids[#ids + 1] = match(more[two], '^[^\n]*') end
+      local open = leaving_out.open(ids)
+      for number, id in ipairs(ids) do
+        if open[id] then
+          lane.members[#lane.members + 1] = more[2 * number - 1]
+          note_level(id, more[2 * number])
+        end
+      end
+      lane.read, left = lane.read + #ids, left - #ids
+      lane.is_all = #ids < some
+    end
+    unseen[lane.queue] = left
+  end
+  local function is_spent(queue)
+    return leaving_out and (unseen[queue] <= 0 or leaving_out.is_over())
+  end
   local function head_of(lane, room)
-    if lane.given == #lane.members and not lane.is_all then
+    if leaving_out then
+      read_open(lane)
+    elseif lane.given == #lane.members and not lane.is_all then
       local some = min(floor((room - 1) / sharers) + 2, CHUNK)
       local more = call('ZRANGE', base .. lane.key, lane.read, lane.read + some - 1, 'WITHSCORES')
       for two = 1, #more, 2 do
@@ -299,7 +375,7 @@ local function limits()
     if comes_back then
       member = comes_back .. '\n'
       local place = not lane.came_back and call('ZSCORE', base .. lane.key, member)
-      if not place then return false end
+      if not place or (leaving_out and not leaving_out.open({ comes_back })[comes_back]) then return false end
       note_level(comes_back, place)
       lane.came_back = member
     else
@@ -376,7 +452,7 @@ local function limits()
     local function first_round(names)
       know(keys_of(names))
       for number, name in ipairs(names) do
-        if #given >= room then return number - 1 end
+        if #given >= room or is_spent(queue) then return number - 1 end
         if not seen[name] then
           seen[name] = true
           local lane = lane_at(queue, name)
@@ -386,11 +462,11 @@ local function limits()
       return #names
     end
     sharers = max(1, min(room, WINDOW, call('ZCARD', ring)))
-    while #looked < WINDOW and #given < room and not is_all do
+    while #looked < WINDOW and #given < room and not is_all and not is_spent(queue) do
       local ask = min(WINDOW - #looked, max(room - #given, STEP))
       local names = call('ZRANGE', ring, #looked, #looked + ask - 1)
       for number = 1, first_round(names) do looked[#looked + 1] = names[number] end
-      is_all = #names < ask
+      is_all = #names < ask and not is_spent(queue)
     end
     if #given < room and not is_all then
       local some = {}
@@ -443,10 +519,18 @@ local function limits()
 
   -- ---- claims --------------------------------------------------------------------------------------------------
 
-  local function pop_plain(queue, count, line)
+  local function pop_plain(queue, count, line, near)
     if count <= 0 then return end
     local key = base .. 'r:' .. queue
-    local members = call('ZPOPMIN', key, count)
+    local members = near and {} or call('ZPOPMIN', key, count)
+    if near then
+      local some = {}
+      for place = 1, count do
+        local id = table.remove(near, 1)
+        some[place], members[2 * place - 1], members[2 * place] = id, id, call('ZSCORE', key, id)
+      end
+      many('ZREM', key, some)
+    end
     for pair = 1, #members, 2 do
       line[#line + 1] = members[pair]
       note_level(members[pair], members[pair + 1])
@@ -464,7 +548,7 @@ local function limits()
       for _, id in ipairs(given) do entry.line[#entry.line + 1] = id end
     end
     local count = min(entry.plain, room - (#entry.line - before))
-    pop_plain(entry.queue, count, entry.line)
+    pop_plain(entry.queue, count, entry.line, entry.near)
     entry.plain = entry.plain - count
     put_in_order(entry.line, before + 1)
     return #entry.line - before
@@ -480,6 +564,11 @@ local function limits()
       if call('SISMEMBER', base .. 'paused', queue) == 0 then
         entry.plain = call('ZCARD', base .. 'r:' .. queue)
         entry.has_lanes = call('EXISTS', base .. 'ring:' .. queue) == 1
+        if leaving_out then
+          unseen[queue] = leaving_out.share(#names)
+          entry.near = leaving_out.first_of('r:' .. queue, limit, unseen[queue])
+          entry.plain = #entry.near
+        end
       end
       entries[number], lines[number] = entry, entry.line
     end

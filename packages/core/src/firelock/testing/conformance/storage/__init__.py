@@ -1,9 +1,9 @@
 """The storage kit: subclass `StorageConformance`, give it the URL of an empty store, and run pytest.
 
 Read `subject` (the fixtures), then the duties in the order of the class, from its end: `life`, `insert`,
-`text`, `claim`, `settle`, `sessions`, `upkeep`; `limits`, `turns`, `rates`, `unique`; `reading`; `batches`,
-`memos`, `calls`, `streams`; `newer`; `recurring`, `records`; `races`, `key_races`, `flow_races`; `model`,
-random steps. `rows` is for who derives from `RowStorage` alone.
+`text`, `claim`, `left_out`, `settle`, `sessions`, `upkeep`; `limits`, `turns`, `rates`, `unique`; `reading`;
+`batches`, `memos`, `calls`, `streams`; `newer`; `recurring`, `records`; `races`, `key_races`, `flow_races`;
+`model`, random steps. `rows` is for who derives from `RowStorage` alone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from firelock.testing.conformance.storage.claim import ClaimDuty
 from firelock.testing.conformance.storage.flow_races import FlowRaceDuty
 from firelock.testing.conformance.storage.insert import InsertDuty
 from firelock.testing.conformance.storage.key_races import LimitRaceDuty, UniqueRaceDuty
+from firelock.testing.conformance.storage.left_out import LeftOutDuty, LeftOutInLanesDuty
 from firelock.testing.conformance.storage.life import LifeDuty
 from firelock.testing.conformance.storage.limits import KeyDuty, LimitDuty
 from firelock.testing.conformance.storage.memos import MemoDuty
@@ -42,7 +43,8 @@ class StorageConformance(
     ModelDuty, FlowRaceDuty, UniqueRaceDuty, LimitRaceDuty, CrowdDuty, RaceDuty, LockDuty, RecordDuty,
     RecurringDuty, NewerDuty, StreamDuty, CallDuty, MemoDuty, TallyDuty, PeopleDuty, FindDuty, UniqueDuty,
     KeyDuty, RateDuty, TurnDuty, LimitDuty, PruneDuty, ContinuationDuty, PromoteDuty, TailDuty, ReconcileDuty,
-    SessionDuty, ExchangeDuty, GuardDuty, SettleDuty, ClaimDuty, TextDuty, InsertDuty, LifeDuty,
+    SessionDuty, ExchangeDuty, GuardDuty, SettleDuty, LeftOutInLanesDuty, LeftOutDuty, ClaimDuty, TextDuty,
+    InsertDuty, LifeDuty,
 ):  # fmt: skip
     """Everything a storage promises.
 

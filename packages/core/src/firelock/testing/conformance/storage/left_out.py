@@ -1,0 +1,209 @@
+"""Claims that leave out tasks: a server whose coroutines are all busy still finds jobs for its threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import attrs
+import pytest
+
+from firelock.limits import EXAMINED
+from firelock.model.session import Claim, Holder
+from firelock.storage import Feature
+from firelock.testing.conformance.kit import requires
+from firelock.testing.conformance.scene import HOUR, Running, Scene, succeeds
+from firelock.testing.conformance.storage.subject import StorageFixtures
+
+# With partitions the jobs of a test lie together, beside one key: how many are examined counts in each.
+A, B = "kit/a", "kit/b"
+_OUT, _IN = "tasks.call", "tasks.report"
+
+
+def _claim(
+    scene: Scene, holder: Holder, limit: int = 100, queues: Sequence[str] | None = ("default",)
+) -> Claim:
+    """Return what a claim takes that leaves out `_OUT`."""
+    return scene.storage.claim(attrs.evolve(scene.request(holder, limit, queues), left_out=frozenset({_OUT})))
+
+
+def _ids(claim: Claim) -> list[str]:
+    return [job.id for job in claim.jobs]
+
+
+class LeftOutDuty(StorageFixtures):
+    """What `claim` promises of tasks that are left out."""
+
+    verbs = "claim left_out"
+
+    @pytest.mark.parametrize("queues", [("default",), None], ids=["named", "every queue"])
+    def test_jobs_of_a_task_left_out_are_passed_over(
+        self, scene: Scene, queues: Sequence[str] | None
+    ) -> None:
+        """A claim takes none of their jobs, and the others in the order that they have without them.
+
+        If this fails: idle threads take turns with coroutines that find no place, or priorities are lost.
+        """
+        ids: dict[str, list[str]] = {_OUT: [], _IN: []}
+        tasks, priorities = [_OUT, _IN, _OUT, _IN, _IN, _OUT, _IN], [0, 0, 9, -5, 7, 7, 0]
+        for task, priority in zip(tasks, priorities, strict=True):
+            ids[task].append(scene.add(task=task, priority=priority, beside=A))
+        first, lowest, highest, last = ids[_IN]
+        holder = scene.begin()
+
+        claims = [_ids(_claim(scene, holder, 3, queues)), _ids(_claim(scene, holder, 3, queues))]
+
+        assert [[highest, first, last], [lowest]] == claims
+        first, highest, second = ids[_OUT]
+        assert [highest, second, first] == scene.claim_ids(holder), "who was passed over keeps its place"
+
+    def test_each_queue_has_its_share(self, scene: Scene) -> None:
+        """However many jobs of one queue are passed over, those of the next are found; paused ones are not.
+
+        If this fails: separate queues, which servers recommend, do not help.
+        """
+        scene.add_many(EXAMINED, task=_OUT, beside=A)
+        scene.storage.put_record("queue", "shut", '{"paused": true}')
+        scene.add(task=_IN, queue="shut", beside=A)
+        wanted = [scene.add(task=_IN, queue=queue, beside=A) for queue in ("one", "two")]
+        holder = scene.begin()
+
+        named = _ids(_claim(scene, holder, 1, ("default", "shut", "one")))
+        every = _ids(_claim(scene, holder, 100, None))
+
+        assert [[one] for one in wanted] == [named, every]
+
+    def test_a_thousand_are_examined_at_most(self, scene: Scene) -> None:
+        """Behind 1,000 jobs that are passed over nothing is found; behind a few hundred all is.
+
+        If this fails: a claim reads a whole backlog, and every other one waits for it.
+        """
+        scene.add_many(EXAMINED // 2, task=_OUT, beside=A)
+        near = scene.add(task=_IN, beside=A)
+        scene.add_many(EXAMINED // 2, task=_OUT, beside=A)
+        far = scene.add(task=_IN, beside=A)
+        holder = scene.begin()
+
+        assert [near] == _ids(_claim(scene, holder))
+        assert [] == _ids(_claim(scene, holder))
+
+        taken = scene.claim_ids(holder, 1)
+        assert taken != []
+        assert [far] == _ids(_claim(scene, holder))
+
+    def test_an_exchange_leaves_out_tasks_as_well(self, scene: Scene) -> None:
+        """Ends are applied, and the claim behind them passes over the same jobs.
+
+        If this fails: a busy server claims what it cannot run, as soon as it has something to settle.
+        """
+        scene.add(task=_OUT, beside=A)
+        running, next_one = scene.add_many(2, task=_IN, beside=A)
+        holder = scene.begin()
+        (claimed,) = _claim(scene, holder, 1).jobs
+        assert running == claimed.id
+        request = attrs.evolve(scene.request(holder), left_out=frozenset({_OUT}))
+
+        reply = scene.storage.exchange([succeeds(Running(claimed, holder))], request)
+
+        assert (1, [next_one]) == (len(reply.results), _ids(reply.claim))
+        assert reply.results[0].is_applied
+
+    @requires(Feature.NOTIFY)
+    def test_what_was_passed_over_is_no_news(self, scene: Scene) -> None:
+        """A wait behind such a claim is not ended by the jobs that it has passed over, but by a new one.
+
+        If this fails: a server whose coroutines are all busy asks for work in a busy loop.
+        """
+        scene.add_many(3, task=_OUT, beside=A)
+        holder, answers = scene.begin(), list[bool]()
+        scene.storage.wait(["default"], 0.0)  # what was stored before is told once
+        assert [] == _ids(_claim(scene, holder))
+
+        waits = [scene.storage.wait(["default"], 0.05) for _ in range(3)]  # a message may come late
+        assert not waits[-1]
+
+        thread = threading.Thread(target=lambda: answers.append(scene.storage.wait(["default"], 600.0)))
+        thread.start()
+        scene.add(task=_OUT, beside=A)
+        thread.join(60.0)
+        assert [True] == answers
+
+
+class LeftOutInLanesDuty(StorageFixtures):
+    """What `claim` promises of tasks that are left out, where jobs wait for keys."""
+
+    verbs = "claim left_out turns"
+    needs = Feature.LIMITS
+
+    @pytest.mark.parametrize("queues", [("default",), None], ids=["named", "every queue"])
+    def test_jobs_in_lanes_are_passed_over(self, scene: Scene, queues: Sequence[str] | None) -> None:
+        """Within a lane the next job starts that is not left out; who is passed over holds no key.
+
+        If this fails: threads starve behind the first coroutine of a key, or keys are lost to jobs that wait.
+        """
+        scene.put_numbers(A, concurrent=2)
+        jobs = [(_OUT, 5), (_IN, 0), (_OUT, 0), (_IN, 3), (_IN, 0)]
+        ids = [scene.add_limited(1, A, task=task, priority=priority)[0] for task, priority in jobs]
+        beside = scene.add(task=_OUT, beside=A)
+        holder = scene.begin()
+
+        claimed = _ids(_claim(scene, holder, 10, queues))
+
+        assert [ids[3], ids[1]] == claimed
+        assert [] == _ids(_claim(scene, holder, 10, queues)), "the key is full"
+        assert [beside] == scene.claim_ids(holder, 10, queues)
+
+    def test_a_lane_is_found_behind_many_that_are_left_out(self, scene: Scene) -> None:
+        """Small claims come round all lanes by looking again, and stop that once they have found nothing.
+
+        If this fails: an idle thread waits for polls behind the lanes of coroutines, or asks without an end.
+        """
+        for number in range(40):
+            scene.add_limited(1, f"kit/t:{number:02}", task=_OUT)
+        (wanted,) = scene.add_limited(1, "kit/t:99", task=_IN)
+        holder = scene.begin()
+
+        assert [wanted] == self._claim_until_told_to_wait(scene, holder)
+        assert [] == self._claim_until_told_to_wait(scene, holder)
+
+    @staticmethod
+    def _claim_until_told_to_wait(scene: Scene, holder: Holder) -> list[str]:
+        claimed: list[str] = []
+        for _ in range(100):
+            claim = _claim(scene, holder, 2)
+            claimed += _ids(claim)
+            if claim.look_again_at is None:
+                return claimed
+            assert claim.look_again_at <= scene.now()
+        raise AssertionError("claims that leave out tasks are told to look again without an end")
+
+    def test_a_thousand_in_lanes_are_examined_at_most(self, scene: Scene) -> None:
+        """Behind 1,000 jobs of a lane that are passed over nothing is found.
+
+        If this fails: a claim reads all that waits for a key, and every other one waits for it.
+        """
+        scene.add_limited(EXAMINED, A, task=_OUT)
+        (far,) = scene.add_limited(1, A, task=_IN)
+        holder = scene.begin()
+
+        assert [] == self._claim_until_told_to_wait(scene, holder)
+
+        scene.claim_ids(holder, 1)
+        assert [far] == self._claim_until_told_to_wait(scene, holder)
+
+    def test_a_rate_that_opens_is_told(self, scene: Scene) -> None:
+        """`look_again_at` is the instant at which the rate of a lane opens that has jobs to be taken.
+
+        If this fails: what a rate has held up starts with a poll, seconds late.
+        """
+        scene.put_numbers(A, rate=1, per=HOUR)
+        scene.add_limited(1, B, task=_OUT)
+        scene.add_limited(2, A, task=_IN)
+        holder = scene.begin()
+
+        first = _claim(scene, holder)
+        second = _claim(scene, holder)
+
+        assert (1, 0) == (len(first.jobs), len(second.jobs))
+        assert second.look_again_at is not None
+        assert scene.now() < second.look_again_at
