@@ -62,11 +62,6 @@ def succeeded(jobs):
 # ---- coroutines before threads ---------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="A claim for idle threads returns coroutines, which are handed back because the loop is full.",
-)
 def test_idle_threads_get_the_jobs_behind_coroutines_that_find_no_place(app, gate):
     """Two long coroutines run, others wait, and plain jobs are in the queue after them."""
     fire, serve = app()

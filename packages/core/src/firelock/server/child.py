@@ -135,6 +135,7 @@ class Child:
                 self._is_over.wait(poll)
                 continue
             if has_work:
+                self._is_over.wait(self._workers.rest)
                 self._inbox.work_came()
                 self._inbox.wait_until_dry(poll)  # while workers are busy, work that waits is no news
 

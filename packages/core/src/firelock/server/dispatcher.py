@@ -36,7 +36,6 @@ from firelock.server.failure import describe_failure
 from firelock.server.parked_ends import PARKED_LIMIT, ParkedEnd, ParkedEnds
 from firelock.server.workers import (
     FLUSH_SIZE,
-    FULL_PAUSE,
     ClaimedRun,
     WorkerContext,
     Workers,
@@ -311,12 +310,12 @@ class Dispatcher:
             return False
         self._upkeep.next_due(claim.next_due_at)
         is_full = len(claim.jobs) >= limit
-        self._workers.claimed(is_full=is_full)
+        have_run_dry = self._workers.claimed(is_full=is_full)
         self._looks = 0 if claim.jobs else self._looks + 1
         if not is_full:
             self._inbox.ran_dry()
         if claim.jobs:
-            if is_full and self._workers.threads.has_idle:
+            if have_run_dry:
                 self._ahead.ran_dry()
             claimed = [ClaimedRun(job, holder) for job in claim.jobs]
             self._settler.held.update((each.job.id, each) for each in claimed)
@@ -338,7 +337,7 @@ class Dispatcher:
         ended = self._inbox.ended
         if len(ended) >= FLUSH_SIZE or (ended and not self._workers.threads.waiting):
             return
-        if self._workers.owes_a_claim or (is_more_likely and self._limit() > 0):
+        if (is_more_likely or self._workers.owes_a_claim) and self._limit() > 0:
             return
         if ended:
             self._inbox.wait(_FLUSH_WAIT)
@@ -354,8 +353,6 @@ class Dispatcher:
         poll = self._runtime.settings.poll
         if self._holder is not None and any(_is_doubtful(run) for run in self._workers.runs()):
             poll = min(poll, max(0.0, self._reconciled_at + _OFTENEST - time.monotonic()))
-        if self._workers.is_loop_full:
-            return min(poll, FULL_PAUSE)
         if self._look_again_at is None:
             return poll
         seconds = (self._look_again_at - self._runtime.clock.now()) / SECOND
@@ -369,11 +366,14 @@ class Dispatcher:
     def _hand_back_late(self) -> None:
         wait, coroutines = self._workers.threads.oldest_wait(), self._workers.coroutines
         late = [] if coroutines is None else coroutines.take_back_late()
+        ahead, are_too_many = self._ahead.ahead, bool(late)
         if wait and self._ahead.observe(wait):
-            late += self._workers.threads.take_back()
-        if late:
+            behind = self._workers.threads.take_back()
+            are_too_many |= len(behind) > ahead
+            late += behind
+        if are_too_many:
             self._workers.found_no_place()
-            self._hand_back(late, "waited too long behind others")
+        self._hand_back(late, "waited too long behind others")
 
     def _hand_back(self, claimed: Iterable[ClaimedRun], reason: str) -> None:
         for each in claimed:

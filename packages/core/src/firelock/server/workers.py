@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FLUSH_SIZE = 100  # ends that are worth a round trip of their own
-FULL_PAUSE = 0.25  # seconds until more is claimed after coroutines found no place, unless one becomes free
 SUSPECT_CRASHES = 2  # from so many crashes on a job runs alone
 _MEGABYTE = 1_000_000
 _MOST_AT_ONCE = 500  # jobs of one claim
@@ -44,7 +43,9 @@ _RIGHT_POLL = 0.05
 _LONG_WAIT = 0.050  # seconds that a coroutine waits here for a place before it goes back to its queue
 _LAST_STEPS = 0.2  # seconds for coroutines to end that are cancelled when their loop stops
 _CLOSING_GRACE = 10.0  # seconds for what is open on the loop to be closed
+_NOTHING: frozenset[str] = frozenset()
 _APART_SECONDS = 60.0  # that each kind of worker gets claims of its own after jobs found no place
+_LONGEST_REST = 0.25  # seconds after a claim that left out tasks until work that comes in is news
 _BLOCKED = 0.7  # seconds without an answer from the event loop that are worth a warning
 
 
@@ -192,11 +193,13 @@ class Workers:
         self.threads = ThreadWorkers(context, threads)
         places = [*range(threads, threads + coroutines)]
         self.coroutines = AsyncWorkers(context, coroutines, places, host=loop) if on_loop else None
-        self.left_out: frozenset[str] = frozenset()  # tasks that a claim for the last room leaves out
+        self.left_out = _NOTHING  # tasks that a claim for the last room leaves out
         self.owes_a_claim = False  # the other kind of worker has room as well, and gets the next claim
         self._is_loops_turn = False
         self._apart_until = 0.0  # monotonic: each kind gets claims of its own
-        self._suspected: set[str] = set()  # tasks on the loop of which a job waits for a thread, and none is free
+        self._rests_until = 0.0  # monotonic
+        self._claiming_since = 0.0
+        self._suspected: set[str] = set()  # tasks of which a job met no free thread, in which it runs apart
         self._is_mixture_told = False
         self._both = [each for each in (self.threads, self.coroutines) if each is not None]
 
@@ -213,11 +216,6 @@ class Workers:
         """Tell whether jobs wait here for a worker."""
         return any(each.waiting for each in self._both)
 
-    @property
-    def is_loop_full(self) -> bool:
-        """Tell whether more coroutines would find no place."""
-        return self.coroutines is not None and self.coroutines.is_full
-
     def room(self, ahead: int, unended: int) -> int:
         """Return how many jobs to claim now.
 
@@ -231,15 +229,15 @@ class Workers:
         if coroutines is None:
             return min(for_threads, _MOST_AT_ONCE)
         on_loop = max(len(coroutines.running), unended - in_threads)
-        for_loop = 0 if coroutines.is_full else max(0, coroutines.limit - on_loop)
+        for_loop = max(0, coroutines.limit - on_loop)
         return min(self._share(for_threads, for_loop), _MOST_AT_ONCE)
 
     def _share(self, for_threads: int, for_loop: int) -> int:
         """Return how many jobs to claim, and note of which tasks none: of those that would find no worker."""
         if for_threads:
             self._suspected.clear()
-        self.left_out, self.owes_a_claim = frozenset(), False
-        if not self._has_sync or not (for_threads or for_loop):
+        self.left_out, self.owes_a_claim = _NOTHING, False
+        if not self._has_sync:
             return for_loop
         if for_threads and for_loop and time.monotonic() >= self._apart_until:
             return for_threads + min(for_loop, self._window)
@@ -252,26 +250,38 @@ class Workers:
 
     def claiming(self) -> frozenset[str]:
         """A claim for the last room begins; return the tasks that it leaves out."""
-        self._is_loops_turn = self.owes_a_claim
+        self._is_loops_turn, self._claiming_since = self.owes_a_claim, time.monotonic()
         return self.left_out
 
-    def claimed(self, *, is_full: bool) -> None:
-        """The claim is over; was it given all that it asked for?"""
-        if is_full and self.left_out:  # more of the kind wait than it has workers
-            self._apart_until = time.monotonic() + _APART_SECONDS
+    def claimed(self, *, is_full: bool) -> bool:
+        """The claim is over, and was given all that it asked for or not; return whether threads ran dry.
+
+        One that leaves out tasks may look at many jobs to find none. Then what comes in is no news for ten
+        times as long as it took.
+        """
+        left_out, now = self.left_out, time.monotonic()
+        if left_out and is_full:  # more of that kind wait than it has workers
+            self._apart_until = now + _APART_SECONDS
+        elif left_out:
+            self._rests_until = now + min(_LONGEST_REST, 10 * (now - self._claiming_since))
+        return is_full and self.threads.has_idle and (not left_out or left_out == self._on_loop)
+
+    @property
+    def rest(self) -> float:
+        """Return the seconds for which work that comes in is no reason to claim."""
+        return max(0.0, self._rests_until - time.monotonic())
 
     def found_no_place(self) -> None:
-        """Jobs go back that have waited for a worker of their kind: claims are made for one kind at a time."""
+        """Jobs have waited too long for a worker of their kind: a claim is for one kind from now on."""
         if self.coroutines is None or not self._has_sync:
             return
         self._apart_until = time.monotonic() + _APART_SECONDS
         if not self._is_mixture_told:
             self._is_mixture_told = True
             log.warning(
-                "Jobs of `async def` and of `def` tasks come from the same queues, and one kind found no free "
-                "worker. From now on claims pass over jobs of a kind whose workers are all busy, but look at "
-                "1,000 of them at most. Give each kind queues of its own, with the option queue of its tasks, "
-                "so that none waits behind the other."
+                "Jobs of `async def` and `def` tasks share queues, and one kind found no free worker. Claims "
+                "now pass over the jobs of a kind whose workers are all busy, but look at 1,000 jobs at most. "
+                "Give each kind queues of its own (queue= of its tasks), so that none waits behind the other."
             )
 
     def put(self, claimed: list[ClaimedRun]) -> None:
@@ -469,7 +479,6 @@ class AsyncWorkers:
     _loop: asyncio.AbstractEventLoop | None = None
     _thread: threading.Thread | None = None
     _todo: deque[tuple[float, ClaimedRun]] = attrs.Factory(deque)  # and since when it waits
-    _full_until: float = 0.0  # monotonic
     _is_polling: bool = False
     _is_waking: bool = False
     _is_closing: bool = False
@@ -494,18 +503,10 @@ class AsyncWorkers:
         """How many jobs wait here for a place."""
         return len(self._todo)
 
-    @property
-    def is_full(self) -> bool:
-        """Tell whether more coroutines would find no place here, now or a moment ago."""
-        if self._todo:
-            return True
-        return len(self.running) >= self.limit and time.monotonic() < self._full_until
-
     def take_back_late(self) -> list[ClaimedRun]:
         """Return the jobs that wait for a place if the first has waited too long; they will not start."""
         if self.oldest_wait() <= _LONG_WAIT:
             return []
-        self._full_until = time.monotonic() + FULL_PAUSE
         return self.take_back()
 
     def oldest_wait(self) -> float:
