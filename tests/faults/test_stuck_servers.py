@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import ExitStack, closing
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -85,6 +86,32 @@ def test_idle_threads_get_the_jobs_behind_coroutines_that_find_no_place(app, gat
         eventually(lambda: succeeded(reports) or handed_back() >= 50, within=LONG)
 
     assert succeeded(reports)
+
+
+# ---- jobs ahead of workers -------------------------------------------------------------------------------
+
+
+def test_jobs_that_turn_out_long_are_not_handed_back_again_and_again(app, gate):
+    """Short jobs have let a server claim ahead; what it then holds behind long ones goes back, and stays away."""
+    fire, serve = app()
+    noop = fire.task(name="noop")(lambda: None)
+    started = []
+
+    @fire.task(name="long", retry=Retry.never())
+    def long(number: int) -> None:
+        started.append(number)
+        gate.wait(LONG)
+
+    noop.enqueue_many([()] * 2_000)
+    ids = {job.id for job in long.enqueue_many([(number,) for number in range(8)])}
+    for name in ("one", "two"):
+        serve(name=name, workers=4)
+
+    with arranging():
+        eventually(lambda: len(started) == 8, within=LONG)
+
+    back = Counter(one.job_id for one in fire.storage.transitions() if one.gives_back)
+    assert max((back[job_id] for job_id in ids), default=0) <= 2
 
 
 # ---- jobs past their time --------------------------------------------------------------------------------

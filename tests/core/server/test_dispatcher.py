@@ -21,10 +21,10 @@ def test_running_dry_raises_it():
 
 @pytest.mark.parametrize(
     ("wait", "left", "are_handed_back"),
-    [(0.0, 100, False), (0.020, 100, False), (0.0201, 90, False), (0.050, 90, False), (0.0501, 50, True)],
+    [(0.0, 100, False), (0.020, 100, False), (0.0201, 90, False), (0.050, 90, False), (0.0501, 0, True)],
 )
 def test_waiting_jobs_lower_it(wait, left, are_handed_back):
-    """A wait above 20 ms takes a tenth off; one above 50 ms half, and what waits is handed back."""
+    """A wait above 20 ms takes a tenth off; behind one above 50 ms what waits is handed back, none is held."""
     ahead = ClaimAhead(100)
     for _ in range(100):
         ahead.ran_dry()
@@ -32,3 +32,18 @@ def test_waiting_jobs_lower_it(wait, left, are_handed_back):
     handed_back = ahead.observe(wait)
 
     assert (left, are_handed_back) == (ahead.ahead, handed_back)
+
+
+@pytest.mark.parametrize(("seconds", "left"), [(0.1, 50), (0.3, 0)])
+def test_a_free_worker_lets_it_go_on(seconds, left):
+    """Half of it, or nothing where no worker became free for so long that the jobs are long ones."""
+    now = [7.0]
+    ahead = ClaimAhead(100, lambda: now[0])
+    for _ in range(100):
+        ahead.ran_dry()
+    ahead.observe(0.06)
+
+    now[0] += seconds
+    ahead.go_on()
+
+    assert (left, False) == (ahead.ahead, ahead.is_stalled)

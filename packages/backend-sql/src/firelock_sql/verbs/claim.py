@@ -190,7 +190,8 @@ class NearRows:
 
     def take(self, queue: str, limit: int) -> list[ReadyRow]:
         """Return the first rows of a queue, which nobody else can claim now."""
-        numbers, rows = self.numbers(queue), []
+        numbers = self.numbers(queue)
+        rows: list[ReadyRow] = []
         while len(rows) < limit and numbers:
             some, numbers = numbers[: limit - len(rows)], numbers[limit - len(rows) :]
             found = {row[PLACE_SEQ]: row for row in self._tx.all(_READY_BY_NUMBER, seqs=some)}

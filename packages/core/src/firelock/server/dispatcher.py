@@ -57,6 +57,7 @@ _FIRST_PAUSE, _SECOND_PAUSE, _LONGEST_PAUSE = 0.01, 0.1, 5.0  # a lost connectio
 _IDLE_HEARTBEATS = 3
 _SHOWN_AS_STARTED = 1.0  # seconds from which `started_at` is written while the job still runs
 _LONG_WAIT, _TOO_LONG_WAIT = 0.020, 0.050
+_STALL = 0.2  # seconds without a free worker, behind jobs that were handed back, that are no hiccup
 _CLOCK_SLACK = 0.0005  # seconds behind the instant, so that the storage's clock has come to it as well
 _SENDER_GRACE = 2.0  # seconds for the attempt to store a parked end that is under way
 _LOOKS_AT_ONCE, _LOOK_PAUSE = 100, 0.020  # some 25,000 lanes; then locks of others are in the way
@@ -245,6 +246,8 @@ class Dispatcher:
         is_claiming = self._state is DispatcherState.CLAIMING and self._holder is not None
         if not is_claiming or not self._context.memory.may_start() or self._has_too_many_parked():
             return 0
+        if self._ahead.is_stalled and self._workers.threads.has_idle:
+            self._ahead.go_on()
         return self._workers.room(self._ahead.ahead, self._settler.unended)
 
     def _has_too_many_parked(self) -> bool:
@@ -460,15 +463,32 @@ def _completion_of(run: Run, lost: LostClaim) -> Completion | None:
 
 @attrs.define
 class ClaimAhead:
-    """The number of jobs that may wait here without a free worker: by the wait observed, 0 at first."""
+    """The number of jobs that may wait here without a free worker: by the wait observed, 0 at first.
+
+    It is 0 from when jobs were handed back until a worker is free: the exchange that hands them back would
+    claim them again.
+    """
 
     limit: int  # the most it may be
+    _clock: Callable[[], float] = time.monotonic
     _ahead: float = 0.0
+    _stalled_at: float | None = None  # no worker has been free since jobs were handed back
 
     @property
     def ahead(self) -> int:
         """Return how many jobs to hold beyond the workers."""
-        return int(self._ahead)
+        return int(self._ahead) if self._stalled_at is None else 0
+
+    @property
+    def is_stalled(self) -> bool:
+        """Tell whether no worker has been free since jobs were handed back."""
+        return self._stalled_at is not None
+
+    def go_on(self) -> None:
+        """A worker is free again; where that took long, the jobs are long ones, and none is held beyond."""
+        if self._stalled_at is not None and self._clock() - self._stalled_at > _STALL:
+            self._ahead = 0.0
+        self._stalled_at = None
 
     def ran_dry(self) -> None:
         """Workers had nothing to do while a claim that found jobs was under way: hold more."""
@@ -478,6 +498,7 @@ class ClaimAhead:
         """Note the oldest wait here, in seconds; return True if all that wait should be handed back."""
         if oldest_wait > _TOO_LONG_WAIT:
             self._ahead /= 2
+            self._stalled_at = self._clock()
             return True
         if oldest_wait > _LONG_WAIT:
             self._ahead *= 0.9

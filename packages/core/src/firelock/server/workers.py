@@ -280,7 +280,7 @@ class Workers:
             self._is_mixture_told = True
             log.warning(
                 "Jobs of `async def` and `def` tasks share queues, and one kind found no free worker. Claims "
-                "now pass over the jobs of a kind whose workers are all busy, but look at 1,000 jobs at most. "
+                "now pass over jobs of a kind whose workers are all busy, but look at 1,000 jobs at most. "
                 "Give each kind queues of its own (queue= of its tasks), so that none waits behind the other."
             )
 
