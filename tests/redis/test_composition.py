@@ -312,7 +312,7 @@ def test_nothing_stays_of_a_batch_and_its_members(scene, server):
 
     assert [] == scene.found(JobFilter())
     left = {key.partition(":")[0] for key in set(keys_of(server)) - before}
-    assert left <= {"seq", "ends", "ties", "layout", "s", "ss", "sx", "sd", "living", "turn", "pausing"}
+    assert left <= {"seq", "ends", "ties", "layout", "s", "ss", "sl", "sx", "sb", "living", "turn", "pausing"}
 
 
 def test_a_requeue_takes_results_for_needed_again(scene, server):

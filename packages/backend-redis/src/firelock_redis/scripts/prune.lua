@@ -10,8 +10,8 @@
 --
 -- KEYS  1 base; derived: those of jobs.lua, batches.lua and children.lua, e: g: o:<id>, memo: os: (see memos.lua), sd mz; soon ZSET of jobs by their expiry
 -- ARGV  2 limit, 3 reason as JSON of children that still wait for such a job
--- Reply how many are gone, 1 where there is more to look at, and 1 where a session may be past its time, which
---       sessions.prune looks for, 1 where there are keys, which limit_keys.forget looks at, and 1 where jobs may start
+-- Reply how many are gone, 1 where there is more to look at, and 1 where a dead session may be forgotten, which
+--       sessions.prune does, 1 where there are keys, which limit_keys.forget looks at, and 1 where jobs may start
 --       whose keys were held
 
 local BATCH, LOOKS, BYTES, CHILDREN = 25, 500, 1048576, 250
@@ -245,8 +245,8 @@ for place, at in ipairs(old) do minutes[place] = base .. 'm:' .. at end
 unlink(minutes)
 many('ZREM', base .. 'mz', old)
 
-local died = first_score('sd')
+local forget_at = first_score('sd')
 return {
-  pruned, #ids > 0 and 1 or 0, died and tonumber(died) < now - DAY and 1 or 0,
+  pruned, #ids > 0 and 1 or 0, forget_at and tonumber(forget_at) <= now and 1 or 0,
   call('EXISTS', base .. 'lanes', base .. 'uz') > 0 and 1 or 0, has_freed,
 }

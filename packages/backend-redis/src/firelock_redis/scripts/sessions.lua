@@ -1,23 +1,33 @@
 -- Sessions: begun, renewed, compared, ended. Behind library.lua, batches.lua and jobs.lua.
 --
 -- The first partition holds a session: s:<session> HASH alive (1 or 0), token (the server's name as JSON), info (JSON),
--- timeout in micros, expires_at, renewal (JSON or nothing), while it ends also running and reason; ss ZSET of all sessions
--- by started_at; sx ZSET of the living ones by expires_at; sd ZSET of the dead ones by the instant of their death; ending
--- ZSET of dead sessions that may hold something, by the instant of their death. Any other partition knows what a claim
--- asks: s:<session> HASH alive, token; living SET of the sessions that live here. What a session holds is in jobs.lua.
+-- server (id of the server), timeout in micros, expires_at, renewal (JSON or nothing), while it ends also running and reason;
+-- ss ZSET of all sessions by started_at; sl ZSET of the living ones by started_at, sx by expires_at, sb by expires_at less two
+-- timeouts; sd ZSET of the dead ones by the instant when they may be forgotten; dead:<server id> SET of those that no other
+-- session of that server has followed; ending ZSET of dead sessions that may hold something, by the instant of their death.
+-- Any other partition knows what a claim asks: s:<session> HASH alive, token; living SET of the sessions that live here. What a session holds is in jobs.lua.
+
+local HOUR, DAY = 3600 * 1000000, 86400 * 1000000
 
 local verbs = {}
 
 -- The session lives for its timeout from now; one that is known already stays as it is. Reply 1 where it lives.
-function verbs.begin(session, token, info, started_at, timeout)
+function verbs.begin(session, token, info, started_at, timeout, server)
   despite_full_memory()
   local key = base .. 's:' .. session
   local alive = call('HGET', key, 'alive')
   if alive then return tonumber(alive) end
+  for _, dead in ipairs(call('SMEMBERS', base .. 'dead:' .. server)) do
+    call('ZINCRBY', base .. 'sd', HOUR - DAY, dead)  -- followed, so it is forgotten earlier
+  end
+  call('UNLINK', base .. 'dead:' .. server)
   local expires_at = int(clock() + timeout)
-  call('HSET', key, 'alive', '1', 'token', token, 'info', info, 'timeout', timeout, 'expires_at', expires_at, 'renewal', '')
+  call('HSET', key, 'alive', '1', 'token', token, 'info', info, 'server', server, 'timeout', timeout,
+    'expires_at', expires_at, 'renewal', '')
   call('ZADD', base .. 'ss', started_at, session)
+  call('ZADD', base .. 'sl', started_at, session)
   call('ZADD', base .. 'sx', expires_at, session)
+  call('ZADD', base .. 'sb', int(expires_at - 2 * timeout), session)
   return 1
 end
 
@@ -43,10 +53,17 @@ function verbs.renew()
       local expires_at = int(now + timeout)
       call('HSET', key, 'expires_at', expires_at, 'renewal', ARGV[arg + 1])
       call('ZADD', base .. 'sx', expires_at, session)
+      call('ZADD', base .. 'sb', int(expires_at - 2 * timeout), session)
     end
     reply[#reply + 1] = alive == '1' and 1 or 0
   end
   return reply
+end
+
+-- The living session that is first by started_at; reply as one of `list`, nil for none.
+function verbs.oldest()
+  local session = call('ZRANGE', base .. 'sl', 0, 0)[1]
+  return session and call('HMGET', base .. 's:' .. session, 'info', 'expires_at', 'alive', 'renewal')
 end
 
 -- Sessions, oldest first, some at a time. ARGV from 3: nothing for all, or the sessions that are wanted. Reply those for a
@@ -190,15 +207,16 @@ end
 function verbs.finish(session, running, reason, not_started, limit, has_partitions, expired_by)
   despite_full_memory()
   local now, key = clock(), base .. 's:' .. session
-  local alive, token, expires_at, timeout = unpack(call('HMGET', key, 'alive', 'token', 'expires_at', 'timeout'))
+  local alive, token, expires_at, timeout, server = unpack(call('HMGET', key, 'alive', 'token', 'expires_at', 'timeout', 'server'))
   if alive == '1' then
     if expired_by ~= '0' then
       local earliest, latest = clocks(now, expired_by)
       if tonumber(expires_at) > earliest and not is_from_later(expires_at, timeout, latest) then return false end
     end
     call('HSET', key, 'alive', '0')
-    call('ZREM', base .. 'sx', session)
-    call('ZADD', base .. 'sd', int(now), session)
+    for _, order in ipairs({ 'sl', 'sx', 'sb' }) do call('ZREM', base .. order, session) end
+    call('ZADD', base .. 'sd', int(now + DAY), session)
+    call('SADD', base .. 'dead:' .. server, session)
   elseif call('ZSCORE', base .. 'ending', session) then
     running, reason = unpack(call('HMGET', key, 'running', 'reason'))
   else
@@ -235,14 +253,13 @@ end
 
 -- Sessions that have to be ended: living ones that have expired, longest expired first; then dead ones whose end was begun
 -- so many micros ago and not finished, so that its maker is given up. Expired is who would live until the past, by this
--- clock and by the caller's, or for longer than any session lives: they are among those that would live longest.
+-- clock and by the caller's, or for longer than any session lives.
 function verbs.orphans(limit, given_up, as_of)
   local now = clock()
   local earliest, latest = clocks(now, as_of)
   local expired = call('ZRANGEBYSCORE', base .. 'sx', '-inf', int(earliest), 'LIMIT', 0, limit)
-  for _, session in ipairs(call('ZRANGE', base .. 'sx', 0, limit - 1, 'REV')) do
-    local expires_at, timeout = unpack(call('HMGET', base .. 's:' .. session, 'expires_at', 'timeout'))
-    if expires_at and is_from_later(expires_at, timeout, latest) then expired[#expired + 1] = session end
+  for _, session in ipairs(call('ZRANGEBYSCORE', base .. 'sb', '(' .. int(latest), '+inf', 'LIMIT', 0, limit)) do
+    expired[#expired + 1] = session
   end
   return { expired, call('ZRANGEBYSCORE', base .. 'ending', '-inf', int(now - given_up), 'LIMIT', 0, limit) }
 end
@@ -252,13 +269,15 @@ function verbs.living()
   return call('SMEMBERS', base .. 'living')
 end
 
--- Sessions that died more than a day ago are gone. ARGV from 4: the sessions that live in other partitions. Reply those
--- among them that are dead or unknown here, and that nobody is about to end.
+-- Up to `limit` dead sessions are gone that may be forgotten: an hour after their death if another one of their server has
+-- begun since, else after a day. ARGV from 4: the sessions that live in other partitions. Reply those among them that are
+-- dead or unknown here, and that nobody is about to end.
 function verbs.prune(limit)
   despite_full_memory()
-  local before, strays = int(clock() - 86400 * 1000000), {}
-  for _, session in ipairs(call('ZRANGEBYSCORE', base .. 'sd', '-inf', '(' .. before, 'LIMIT', 0, limit)) do
+  local strays = {}
+  for _, session in ipairs(call('ZRANGEBYSCORE', base .. 'sd', '-inf', int(clock()), 'LIMIT', 0, limit)) do
     if not call('ZSCORE', base .. 'ending', session) then
+      call('SREM', base .. 'dead:' .. call('HGET', base .. 's:' .. session, 'server'), session)
       call('UNLINK', base .. 's:' .. session)
       call('ZREM', base .. 'sd', session)
       call('ZREM', base .. 'ss', session)

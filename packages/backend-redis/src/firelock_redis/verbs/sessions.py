@@ -33,7 +33,7 @@ from firelock_redis.layout.partitions import EVERYWHERE
 _SECOND = 1_000_000
 _JOBS_AT_ONCE = 400  # that one step of an end takes back
 _GIVEN_UP = 10 * _SECOND  # after which the maker of an unfinished end is taken for dead
-_MARK_MILLISECONDS = 2 * 86_400_000  # a day beyond that for which the first partition keeps a dead session
+_MARK_MILLISECONDS = 2 * 86_400_000  # a day beyond the longest for which the first partition keeps a dead one
 _EXPIRED = 1  # by the clock of Redis alone
 _NO_DIGITS = ascii_letters + "+"  # the state and the flags of a record, in front of its attempt
 _NOT_STARTED = quoted(Moved.NOT_STARTED.value)
@@ -59,6 +59,7 @@ class SessionVerbs(RedisVerbs):
             info,
             session.started_at,
             timeout,
+            session.server_id,
         )
         if lives:
             for partition in range(1, self._partitions.number):
@@ -73,6 +74,12 @@ class SessionVerbs(RedisVerbs):
             arguments += (session, _json(reported))
         replies = self._run("sessions.renew", 0, *arguments) if renewals else []
         return list(map(bool, replies))
+
+    @override
+    def oldest_session(self) -> SessionRecord | None:
+        """One round trip, however many sessions are stored."""
+        found = self._run("sessions.oldest", 0)
+        return None if found is None else _record(*found)
 
     @override
     def list_sessions(self) -> list[SessionRecord]:
@@ -223,7 +230,7 @@ def _take_everywhere(database: RedisDatabase, taken: Taken, blamed: str, reason:
 
 
 def prune_sessions(database: RedisDatabase, limit: int) -> None:
-    """Up to `limit` sessions that died more than a day ago are gone.
+    """Up to `limit` dead sessions that may be forgotten are gone.
 
     Those that live in some partition and not in the first one are ended there as lost: a failover has made
     the one forget their begin, or the other their end, and nobody else would look for their jobs.

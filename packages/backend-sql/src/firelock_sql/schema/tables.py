@@ -425,6 +425,8 @@ sessions = Table(
     _count("parked"),
     sqlite_with_rowid=False,
     postgresql_with=CHANGED_IN_PLACE,
+    Column("forget_at", BigInteger),  # when a dead session is deleted
+    _count("is_followed"),  # 1 if another session of its server began after its death
 )
 
 RECURRING = "recurring"  # the kind of records that counts in the next due instant
@@ -433,6 +435,22 @@ RECURRING = "recurring"  # the kind of records that counts in the next due insta
 def _records(name: str, *more: Column[Any]) -> Table:
     table = Table(
         PREFIX + name,
+make_index(  # serves `oldest_session` and `orphans`
+    "living_sessions",
+    sessions.c.started_at,
+    sessions.c.id,
+    where=sessions.c.died_at.is_(None),
+    whole=[sessions.c.died_at, sessions.c.started_at, sessions.c.id],
+)
+make_index(  # serves `begin_session`, which finds the dead sessions of its server
+    "unfollowed_sessions",
+    sessions.c.server_id,
+    where=sessions.c.died_at.is_not(None) & (sessions.c.is_followed == ZERO),
+    whole=[sessions.c.server_id, sessions.c.is_followed],
+)
+# serves `prune`
+make_index("forgettable_sessions", sessions.c.forget_at, where=sessions.c.forget_at.is_not(None))
+
         METADATA,
         Column("kind", _NAME, primary_key=True),  # nothing: the key is a kind, with the last version gone
         Column("key", _NAME, primary_key=True),

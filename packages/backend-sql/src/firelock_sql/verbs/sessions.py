@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from itertools import islice
 from typing import Any
 
 import attrs
@@ -55,18 +54,31 @@ UPDATE firelock_sessions
 SET expires_at = :expires_at, {", ".join(f"{name} = :{name}" for name in _REPORTED)}
 WHERE id = :session AND died_at IS NULL
 """)  # noqa: S608 - names of columns
-_DIE = Text("UPDATE firelock_sessions SET died_at = :at WHERE id = :session AND died_at IS NULL")
+_DIE = Text("""
+UPDATE firelock_sessions SET died_at = :at, forget_at = :forget_at WHERE id = :session AND died_at IS NULL
+""")
+# For `begin_session`: the dead sessions of a server have been followed by another one.
+_FOLLOW = Text("""
+UPDATE firelock_sessions SET is_followed = 1, forget_at = forget_at - :earlier
+WHERE server_id = :server_id AND died_at IS NOT NULL AND is_followed = 0
+""")
+_EARLIER = rules.forget_at(0, is_followed=False) - rules.forget_at(0, is_followed=True)
 _LOCK = Text("""
 SELECT server, expires_at, timeout_seconds FROM firelock_sessions
 WHERE id = :session AND died_at IS NULL FOR UPDATE
 """)
-_LIVING = Text("""
-SELECT id, expires_at, timeout_seconds FROM firelock_sessions WHERE died_at IS NULL ORDER BY expires_at
+# For `orphans`: as `rules.has_expired` says.
+_EXPIRED = Text("""
+SELECT id FROM firelock_sessions
+WHERE died_at IS NULL AND (expires_at <= :earliest OR expires_at - 2000000 * timeout_seconds > :latest)
+ORDER BY expires_at LIMIT :most
 """)
-_LIST = Text(f"""
+_SESSIONS = f"""
 SELECT {", ".join(_FIELDS)}, expires_at, died_at, {", ".join(_REPORTED)}
-FROM firelock_sessions ORDER BY started_at, id
-""")  # noqa: S608 - names of columns
+FROM firelock_sessions
+"""  # noqa: S608 - names of columns
+_LIST = Text(f"{_SESSIONS} ORDER BY started_at, id")
+_OLDEST = Text(f"{_SESSIONS} WHERE died_at IS NULL ORDER BY started_at, id LIMIT 1")
 _HELD_IDS = Text("""
 SELECT id FROM firelock_jobs INDEXED BY firelock_holder WHERE session = :session ORDER BY seq
 """)
@@ -94,6 +106,7 @@ class SqlSessionVerbs(SqlVerbs):
 
         def begin(tx: Transaction) -> None:
             if tx.one(_KNOWN, session=session.id) is None:
+                tx.run(_FOLLOW, server_id=session.server_id, earlier=_EARLIER)
                 tx.run(_BEGIN, **fields, expires_at=tx.now + int(session.timeout_seconds * _SECOND))
 
         self._database.write(begin)
@@ -116,10 +129,8 @@ class SqlSessionVerbs(SqlVerbs):
     @override
     def orphans(self, limit: int, *, as_of: int | None = None) -> list[Taken]:
         def expired(tx: Transaction) -> list[str]:
-            found = (
-                str(id) for id, *ends in tx.all(_LIVING) if rules.has_expired(*ends, now=tx.now, as_of=as_of)
-            )
-            return list(islice(found, limit))
+            earliest, latest = rules.clocks(tx.now, as_of)
+            return [row[0] for row in tx.all(_EXPIRED, earliest=earliest, latest=latest, most=limit)]
 
         ended = [self._end_expired(session, as_of) for session in self._database.read(expired)]
         return [taken for taken in ended if taken is not None]
@@ -129,12 +140,18 @@ class SqlSessionVerbs(SqlVerbs):
         return self._database.write(lambda tx: end_expired(tx, session, asked_at, as_of=as_of))
 
     @override
+    def oldest_session(self) -> SessionRecord | None:
+        """One index entry and its row, however many sessions are stored."""
+        row = self._database.read(lambda tx: tx.one(_OLDEST))
+        return None if row is None else _record(row)
+
+    @override
     def list_sessions(self) -> list[SessionRecord]:
-        rows = self._database.read(lambda tx: tx.all(_LIST))
-        return [
-            SessionRecord(NewSession(*row[:10]), row[10], row[11] is None, Renewal(row[0], *row[12:]))
-            for row in rows
-        ]
+        return [_record(row) for row in self._database.read(lambda tx: tx.all(_LIST))]
+
+
+def _record(row: Any) -> SessionRecord:  # noqa: ANN401 - a driver's row
+    return SessionRecord(NewSession(*row[:10]), row[10], row[11] is None, Renewal(row[0], *row[12:]))
 
 
 def _renew(tx: Transaction, renewal: Renewal) -> bool:
@@ -211,7 +228,7 @@ def _end(
     found = tx.one(_LOCK, session=session)  # a claim under way has ended, none begins
     if found is None or (is_expired_only and not rules.has_expired(*found[1:], now=tx.now, as_of=as_of)):
         return None
-    tx.run(_DIE, session=session, at=tx.now)
+    tx.run(_DIE, session=session, at=tx.now, forget_at=rules.forget_at(tx.now, is_followed=False))
     ids = [row[0] for row in tx.all(_HELD_IDS, session=session)]
     taken = Taken(session, str(found[0]), [], [])
     if not ids:

@@ -91,14 +91,17 @@ _DELETE = [
     )
 ]
 _HAS_OLD_NEWS = Text("""
-SELECT 1 WHERE EXISTS (SELECT 1 FROM firelock_sessions WHERE died_at < :dead_before)
+SELECT 1 WHERE EXISTS (SELECT 1 FROM firelock_sessions WHERE forget_at <= :now)
     OR EXISTS (SELECT 1 FROM firelock_rollups WHERE minute < :before)
 """)
 _HAS_HOURLY = Text("""
 SELECT EXISTS (SELECT 1 FROM firelock_locks WHERE expires_at < :before AND name > ''),
     EXISTS (SELECT 1 FROM firelock_limit_keys), EXISTS (SELECT 1 FROM firelock_unique_keys)
 """)
-_OLD_SESSIONS = Text("DELETE FROM firelock_sessions WHERE died_at < :before")
+_OLD_SESSIONS = Text(
+    "SELECT id FROM firelock_sessions WHERE forget_at <= :now ORDER BY forget_at LIMIT :most"
+)
+_FORGET_SESSIONS = Text("DELETE FROM firelock_sessions WHERE id IN :ids")
 _OLD_ROLLUPS = Text("DELETE FROM firelock_rollups WHERE minute < :before")
 
 _COLUMNS = ("minute", "task", "queue", "outcome", "count", "duration", "histogram")
@@ -181,7 +184,7 @@ class SqlUpkeepVerbs(SqlVerbs):
         """Up to `limit` expired jobs are gone, some hundreds in a transaction."""
         has_news, has_locks, has_limits, has_unique = self._database.read(self._has_old)
         if has_news:
-            self._database.write(_prune_old_news)
+            self._database.write(partial(_prune_old_news, limit=_PRUNED_AT_ONCE))
         if has_locks:
             while self._database.write(partial(locks.prune_locks, limit=_PRUNED_AT_ONCE)) == _PRUNED_AT_ONCE:
                 continue
@@ -203,7 +206,7 @@ class SqlUpkeepVerbs(SqlVerbs):
 
         No index leads to old locks and idle keys, since every renewal and every claim would change it.
         """
-        news = tx.one(_HAS_OLD_NEWS, dead_before=tx.now - _DAY, before=tx.now - 30 * _DAY) is not None
+        news = tx.one(_HAS_OLD_NEWS, now=tx.now, before=tx.now - 30 * _DAY) is not None
         last = self._hourly_looked_at
         if last is not None and 0 <= tx.now - last < _HOUR:
             return news, False, False, False
@@ -293,9 +296,21 @@ def _prune_jobs(tx: Transaction, ids: list[str]) -> int:
     return len(found)
 
 
-def _prune_old_news(tx: Transaction) -> None:
-    """Dead sessions older than a day and rollups older than 30 days are gone."""
-    tx.run(_OLD_SESSIONS, before=tx.now - _DAY)
+def _untag(tx: Transaction, rows: Sequence[tuple[str, int, str]]) -> None:
+    """Each tag, `created_at` and job is in no list by tag any more; one statement where that is faster."""
+    if not rows:
+        return
+    if tx.dialect.name == "postgresql":
+        tags, created, jobs = map(list, zip(*rows, strict=True))
+        tx.run(_UNTAG_ALL, tags=tags, created=created, jobs=jobs)
+    else:
+        tx.run_many(_UNTAG, [{"tag": tag, "created_at": at, "job": job} for tag, at, job in rows])
+
+
+def _prune_old_news(tx: Transaction, limit: int) -> None:
+    """Some dead sessions that may be forgotten, and rollups older than 30 days, are gone."""
+    if ids := [row[0] for row in tx.all(_OLD_SESSIONS, now=tx.now, most=limit)]:
+        tx.run(_FORGET_SESSIONS, ids=ids)
     tx.run(_OLD_ROLLUPS, before=tx.now - 30 * _DAY)
 
 

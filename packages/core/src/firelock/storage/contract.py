@@ -375,8 +375,16 @@ class Storage(ABC):
         """
 
     @abstractmethod
+    def oldest_session(self) -> SessionRecord | None:
+        """Return the living session that comes first in `list_sessions`; None if none lives.
+
+        Each worker process calls this every few seconds, so the cost must not grow with the number of stored
+        sessions.
+        """
+
+    @abstractmethod
     def list_sessions(self) -> list[SessionRecord]:
-        """Return the living sessions, and dead ones until they are pruned after a day; oldest first.
+        """Return the living sessions, and dead ones until `prune` deletes them; oldest first by `started_at`.
 
         A dead session keeps its last renewal: what it said tells one that stopped from one that was lost.
         """
@@ -437,8 +445,15 @@ class Storage(ABC):
 
         Return how many. A job on the releasing list stays until its children were released; those that
         still wait for it then are deleted first, with the reason of `Moved.PARENT_GONE` and the expiry that
-        `release` gives. Dead sessions older than a day and rollups older than 30 days go too, and within an
-        hour locks that ended a day ago: a name that was forgotten goes on with a larger token all the same.
+        `release` gives. Rollups older than 30 days go too, and within an hour locks that ended a day ago: a
+        name that was forgotten goes on with a larger token all the same.
+
+        A dead session is deleted an hour after its death if another session of the same server
+        (`NewSession.server_id`) began after it, otherwise a day after its death. One call deletes a bounded
+        number of them.
+
+        A job that another transaction has locked is passed over. Fewer than `limit` means that there was
+        nothing else to delete.
         """
 
     # ---- what people read --------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from firelock.model.limit import KeyState, UniqueState
 from firelock.model.memo import Chunk
 from firelock.model.record import Record
 from firelock.model.report import FailureGroup, Finding, Rollup
-from firelock.model.session import ClaimRequest, Exchange
+from firelock.model.session import ClaimRequest, Exchange, SessionRecord
 from firelock.model.state import State
 from firelock.model.storage import Feature, SchemaState
 from firelock.storage.contract import CONTRACT, Storage
@@ -93,6 +93,12 @@ class DerivedStorage(Storage):
     def interrupt(self) -> None:
         """See `Storage.interrupt`."""
         self._polls.interrupt()
+
+    # ---- sessions ----------------------------------------------------------------------------------------
+
+    def oldest_session(self) -> SessionRecord | None:
+        """See `Storage.oldest_session`; reads all sessions."""
+        return next((record for record in self.list_sessions() if record.is_alive), None)
 
     # ---- records -----------------------------------------------------------------------------------------
 

@@ -227,6 +227,9 @@ class Table(Tables):
         self._inserted = 0  # how many ever were: the sequence of the next one
         self._counts: dict[str, Counter[State]] = {}
         self._sessions: dict[str, StoredSession] = {}
+        self._living = Order()  # sessions by started_at
+        self._forgettable = Order()  # dead sessions by forget_at
+        self._unfollowed: defaultdict[str, dict[str, None]] = defaultdict(dict)  # by server: dead sessions
         self._kinds: defaultdict[str, RecordKind] = defaultdict(RecordKind)
         self.has_news = False  # those who wait have not been told yet
 
@@ -502,11 +505,43 @@ class Table(Tables):
 
     def put_session(self, session: StoredSession) -> None:
         """See `Tables.put_session`."""
-        self._sessions[session.record.session.id] = session
+        id, stored = session.record.session.id, session.record.session
+        if id in self._sessions:
+            self._unlist_session(id)
+        self._sessions[id] = session
+        if session.forget_at is None:
+            self._living.put(id, stored.started_at)
+            return
+        self._forgettable.put(id, session.forget_at)
+        if not session.is_followed:
+            self._unfollowed[stored.server_id][id] = None
+
+    def _unlist_session(self, id: str) -> None:
+        """The session is in no order."""
+        before = self._sessions[id]
+        if before.forget_at is None:
+            self._living.drop(id)
+            return
+        self._forgettable.drop(id)
+        if not before.is_followed:
+            _discard(self._unfollowed, before.record.session.server_id, id)
 
     def remove_session(self, id: str) -> None:
         """See `Tables.remove_session`."""
+        self._unlist_session(id)
         del self._sessions[id]
+
+    def living_sessions(self, limit: int | None = None) -> list[StoredSession]:
+        """See `Tables.living_sessions`."""
+        return [self._sessions[id] for _, id in islice(self._living.after(), limit)]
+
+    def unfollowed(self, server_id: str) -> list[StoredSession]:
+        """See `Tables.unfollowed`."""
+        return [self._sessions[id] for id in self._unfollowed.get(server_id, ())]
+
+    def forgettable(self, now: int, limit: int) -> list[StoredSession]:
+        """See `Tables.forgettable`."""
+        return [self._sessions[id] for id in islice(self._forgettable.up_to(now), limit)]
 
     def sessions(self) -> Iterable[StoredSession]:
         """See `Tables.sessions`."""

@@ -481,11 +481,41 @@ class _Tables(Tables):
 
     def put_session(self, session: StoredSession) -> None:
         """The session is stored."""
-        self._store(f"session/{session.record.session.id}", session)
+        id = session.record.session.id
+        self._list_session(self.session(id), session)
+        self._store(f"session/{id}", session)
+
+    def _list_session(self, before: StoredSession | None, after: StoredSession | None) -> None:
+        """The session is in the orders in which it belongs."""
+        old, new = _session_places(before), _session_places(after)
+        for key in old - new:
+            self.rows.delete(key)
+        for key in new - old:
+            self.rows.put(key, "")
 
     def remove_session(self, id: str) -> None:
         """See `Tables.remove_session`."""
+        self._list_session(self.session(id), None)
         self.rows.delete(f"session/{id}")
+
+    def _sessions(self, ids: Iterable[str]) -> list[StoredSession]:
+        return [session for id in ids if (session := self.session(id)) is not None]
+
+    def living_sessions(self, limit: int | None = None) -> list[StoredSession]:
+        """See `Tables.living_sessions`."""
+        first = None if limit is None else self.rows.scan("living/", limit=limit)
+        places = self.scan("living/") if first is None else first
+        return self._sessions(place.rpartition("/")[2] for place, _ in places)
+
+    def unfollowed(self, server_id: str) -> list[StoredSession]:
+        """See `Tables.unfollowed`."""
+        return self._sessions([id for id, _ in self.scan(f"unfollowed/{server_id}/")])
+
+    def forgettable(self, now: int, limit: int) -> list[StoredSession]:
+        """See `Tables.forgettable`."""
+        found = self.rows.scan("forget/", limit=limit)
+        places = [key.removeprefix("forget/").partition("/") for key, _ in found]
+        return self._sessions(id for at, _, id in places if int(at, 16) <= now)
 
     def sessions(self) -> Iterator[StoredSession]:
         """Yield all, dead ones too."""
@@ -560,6 +590,17 @@ def _places(row: StoredJob | None) -> set[str]:
     if (batch := row.batch_id) is not None:
         places |= _places_in(batch, row)
     return places
+
+
+def _session_places(session: StoredSession | None) -> set[str]:
+    """Return the keys by which the session is found, one for each order."""
+    if session is None:
+        return set()
+    id, server_id = session.record.session.id, session.record.session.server_id
+    if session.forget_at is None:
+        return {f"living/{max(0, session.record.session.started_at):016x}/{id}"}
+    places = {f"forget/{session.forget_at:016x}/{id}"}
+    return places if session.is_followed else places | {f"unfollowed/{server_id}/{id}"}
 
 
 def _places_in(batch: str, row: StoredJob) -> set[str]:

@@ -51,6 +51,8 @@ Place = tuple[int, str]
 _T = TypeVar("_T")
 _INSTANT = re.compile(r"-?[0-9]{1,18}")  # any of a `datetime`, and nothing that a database cannot hold
 _ERRORS_LIMIT = 20
+_HOUR = 3_600 * SECOND
+_FOLLOWED_STAYS, _DEAD_STAYS = _HOUR, 24 * _HOUR  # after the death of a session
 
 
 @attrs.frozen
@@ -435,8 +437,18 @@ def renewed(record: SessionRecord, renewal: Renewal, *, now: int) -> SessionReco
 
 def has_expired(expires_at: int, timeout_seconds: float, *, now: int, as_of: int | None) -> bool:
     """Return whether a session has expired by the storage's clock and by `as_of`; see `Storage.orphans`."""
-    earliest, latest = (now, now) if as_of is None else (min(now, as_of), max(now, as_of))
+    earliest, latest = clocks(now, as_of)
     return expires_at <= earliest or expires_at > latest + int(2 * timeout_seconds * SECOND)
+
+
+def clocks(now: int, as_of: int | None) -> tuple[int, int]:
+    """Return the storage's clock and the caller's reading of it, the earlier one first."""
+    return (now, now) if as_of is None else (min(now, as_of), max(now, as_of))
+
+
+def forget_at(died_at: int, *, is_followed: bool) -> int:
+    """Return when a dead session may be deleted; see `Storage.prune`."""
+    return died_at + (_FOLLOWED_STAYS if is_followed else _DEAD_STAYS)
 
 
 def _lives_until(session: NewSession, now: int) -> int:

@@ -15,7 +15,6 @@ import attrs
 from firelock.limits.admission import LaneCursors, examined_share
 from firelock.model.answers import Applied, Duplicate, Inserted
 from firelock.model.batch import Tally
-from firelock.model.clock import SECOND
 from firelock.model.job import FoundJobs, JobFilter, JobHistory, JobRecord, NewJob, Transition
 from firelock.model.lifecycle import Moved
 from firelock.model.limit import KeyState, UniqueState
@@ -50,7 +49,6 @@ from firelock.storage.keyed_tables import (
 from firelock.storage.rules import StoredJob
 from firelock.storage.tables import StoredSession, Tables
 
-_DAY = 24 * 3_600 * SECOND
 _FREED_QUEUES = 1_000
 
 _T = TypeVar("_T")
@@ -222,6 +220,9 @@ class TableStorage(DerivedStorage):
 
         def begin(tables: Tables) -> None:
             if tables.session(session.id) is None:
+                for dead in list(tables.unfollowed(session.server_id)):
+                    forget_at = rules.forget_at(dead.ended_at or now, is_followed=True)
+                    tables.put_session(attrs.evolve(dead, forget_at=forget_at, is_followed=True))
                 tables.put_session(StoredSession(rules.begun(session, now=now)))
 
         self._step(begin)
@@ -262,7 +263,7 @@ class TableStorage(DerivedStorage):
         now, reason = self.clock(), Moved.SESSION_LOST.value
 
         def end_first(tables: Tables) -> Taken | None:
-            living = [one.record for one in tables.sessions() if one.record.is_alive]
+            living = [one.record for one in tables.living_sessions()]
             expired = [
                 one
                 for one in living
@@ -277,6 +278,10 @@ class TableStorage(DerivedStorage):
         while len(taken) < limit and (one := self._step(end_first)) is not None:
             taken.append(one)
         return taken
+
+    def oldest_session(self) -> SessionRecord | None:
+        """See `Storage.oldest_session`."""
+        return next((one.record for one in self._step(lambda tables: list(tables.living_sessions(1)))), None)
 
     def list_sessions(self) -> list[SessionRecord]:
         """See `Storage.list_sessions`."""
@@ -321,9 +326,8 @@ class TableStorage(DerivedStorage):
 
         def prune(tables: Tables) -> list[str]:
             expired = [row for row in tables.expired(now, limit) if tied_tables.prune(tables, row, now=now)]
-            for session in list(tables.sessions()):
-                if session.ended_at is not None and session.ended_at < now - _DAY:
-                    tables.remove_session(session.record.session.id)
+            for session in tables.forgettable(now, limit):
+                tables.remove_session(session.record.session.id)
             keys = list(tables.key_rows(""))
             self._idle_after = forget_idle(tables, keys, self._idle_after, limit, now=now) if keys else ""
             unique = tables.unique_rows("", self._unique_after, limit)
@@ -455,7 +459,8 @@ def _end_session(tables: Tables, id: str, running: Collection[str] | None, *, re
     living = tables.living(id)
     if living is None:
         return Taken(id, "", [], [])
-    tables.put_session(StoredSession(attrs.evolve(living, is_alive=False), now))
+    dead = attrs.evolve(living, is_alive=False)
+    tables.put_session(StoredSession(dead, now, rules.forget_at(now, is_followed=False)))
     taken = Taken(id, living.session.server, [], [])
     for row in tables.held(id):
         has_crashed = running is None or row.record.id in running

@@ -21,10 +21,12 @@ from firelock.storage.rules import StoredJob
 
 @attrs.frozen
 class StoredSession:
-    """A session, and since when it is dead."""
+    """A session; since when it is dead, and when it may be forgotten."""
 
     record: SessionRecord
     ended_at: int | None = None
+    forget_at: int | None = None  # empty while it lives
+    is_followed: bool = False  # another session of its server began after its death
 
 
 @attrs.frozen
@@ -212,6 +214,18 @@ class Tables(ABC):
     @abstractmethod
     def sessions(self) -> Iterable[StoredSession]:
         """Return all, dead ones too."""
+
+    @abstractmethod
+    def living_sessions(self, limit: int | None = None) -> Iterable[StoredSession]:
+        """Return the living ones, or the first of them, in order of `started_at` and id."""
+
+    @abstractmethod
+    def unfollowed(self, server_id: str) -> list[StoredSession]:
+        """Return the dead sessions of the server that no other one has followed."""
+
+    @abstractmethod
+    def forgettable(self, now: int, limit: int) -> list[StoredSession]:
+        """Return the first of those that may be forgotten by now."""
 
     def living(self, id: str) -> SessionRecord | None:
         """Return the session, None where it is dead or unknown."""

@@ -561,6 +561,7 @@ class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):
         self.twin.compare(model, real)
         self.twin.ask("counts")
         self.twin.ask("list_sessions")
+        self.twin.ask("oldest_session")
         self.twin.ask("list_records", "kind")
         self.twin.ask("list_records", "recurring")
         records = {record.id: record for record in self.twin.real.get(ids) if record is not None}

@@ -59,6 +59,7 @@ def _arguments(job: NewJob) -> dict[str, tuple[object, ...]]:
         "renew": ([Renewal("session-z", 0, "")],),
         "reconcile": ("session-z", []),
         "orphans": (1,),
+        "oldest_session": (),
         "list_sessions": (),
         "promote": (1,),
         "release": (1,),

@@ -30,9 +30,9 @@ HOURS = 3_600.0
 
 
 class SessionDuty(StorageFixtures):
-    """What `begin_session`, `renew`, `end_session`, `orphans` and `list_sessions` promise."""
+    """What `begin_session`, `renew`, `end_session`, `orphans` and the lists of sessions promise."""
 
-    verbs = "begin_session renew end_session orphans list_sessions"
+    verbs = "begin_session renew end_session orphans oldest_session list_sessions"
 
     def test_a_session_is_stored_as_given(self, scene: Scene) -> None:
         """A session is listed with every field, alive, for its timeout by the storage's clock.
@@ -372,6 +372,55 @@ class SessionDuty(StorageFixtures):
         assert [("session-c", True), ("session-a", False), ("session-b", True)] == [
             (record.session.id, record.is_alive) for record in listed
         ]
+
+    def test_oldest_session_is_the_first_living_one_of_the_list(self, scene: Scene) -> None:
+        """The oldest session is the first in the list that has not been marked as dead.
+
+        If this fails: no server, or every server, takes due jobs without delay.
+        """
+        before = scene.storage.oldest_session()
+        for name in "cab":
+            scene.begin(name)
+        started_at = scene.storage.list_sessions()[0].session.started_at
+        scene.storage.begin_session(
+            NewSession("session-0", "server-0", "host:0", "host", 7, started_at, HOURS)
+        )
+        scene.storage.renew([Renewal("session-0", 2, "quiet", 5, 1.5)])
+
+        listed, oldest = scene.storage.list_sessions(), []
+        for record in listed:
+            oldest.append(scene.storage.oldest_session())
+            scene.storage.end_session(record.session.id, (), reason="stopped")
+
+        assert ["session-0", "session-c", "session-a", "session-b"] == [one.session.id for one in listed]
+        assert listed == oldest
+        assert (None, None) == (before, scene.storage.oldest_session())
+
+    def test_followed_session_is_deleted_an_hour_after_its_death(self, scene: Scene) -> None:
+        """If another session of the same server began after a death, the dead session goes after an hour.
+
+        If this fails: each restart of a worker process leaves a session for a day, or the last sessions of a
+        lost server are gone before anybody has seen them.
+        """
+        server = NewSession("first", "server", "host:7", "host", 7, scene.stamp(), 90 * HOURS)
+        sibling, later = attrs.evolve(server, id="sibling"), attrs.evolve(server, id="later", started_at=0)
+        for session in (server, sibling):
+            scene.storage.begin_session(session)
+        scene.lose(scene.begin("other"))
+        scene.storage.end_session("first", (), reason="died")
+        scene.storage.begin_session(later)
+        scene.storage.end_session("sibling", (), reason="died")
+        scene.begin("another", 90 * HOURS)  # of another server
+
+        kept = []
+        for seconds in (0, 0.9 * HOURS, 0.2 * HOURS, 20 * HOURS, 3 * HOURS):
+            scene.advance(seconds)
+            scene.prune(100)
+            kept.append({record.session.id for record in scene.storage.list_sessions()})
+
+        living = {"later", "session-another"}
+        everything = living | {"first", "sibling", "session-other"}
+        assert [everything, everything, everything - {"first"}, everything - {"first"}, living] == kept
 
     def test_dead_sessions_are_shown_for_a_day(self, scene: Scene) -> None:
         """A dead session is pruned a day after its death; a living one stays, however old.
