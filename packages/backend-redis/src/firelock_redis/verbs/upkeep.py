@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
@@ -25,6 +26,8 @@ from firelock_redis.verbs.sessions import prune_sessions
 
 _AT_ONCE = 250  # jobs that one script moves
 _RECORDED_AT_ONCE = 100
+_SESSIONS_AT_ONCE = 250  # that one script deletes
+_STRAYS_EVERY = 10.0  # seconds
 _KEYS_AT_ONCE = 250  # that one script looks at
 _order = attrgetter("minute", "task", "queue", "outcome")
 _DUE, _HOLD_OVER = quoted(Moved.DUE.value), quoted(Moved.HOLD_OVER.value)
@@ -42,6 +45,8 @@ def earliest_due_at(database: RedisDatabase) -> int | None:
 
 class UpkeepVerbs(RedisVerbs):
     """The verbs of upkeep."""
+
+    _strays_at = 0.0  # monotonic
 
     @override
     def promote(self, limit: int) -> Promotion:
@@ -79,9 +84,17 @@ class UpkeepVerbs(RedisVerbs):
             self._turns.note(EVERYWHERE)
         if has_keys:
             self.database.run_everywhere("limit_keys.forget", min(limit, _KEYS_AT_ONCE))
-        if is_past or self._partitions.number > 1:
-            prune_sessions(self.database, limit)
+        if is_past or (pruned < limit and self._is_time_for_strays()):
+            prune_sessions(self.database, min(limit, _SESSIONS_AT_ONCE))
         return pruned
+
+    def _is_time_for_strays(self) -> bool:
+        """Return whether to look for sessions that live in other partitions only: a call to each of them."""
+        now = time.monotonic()
+        if self._partitions.number == 1 or now < self._strays_at:
+            return False
+        self._strays_at = now + _STRAYS_EVERY
+        return True
 
     # ---- rollups of what ended within each minute, in the first partition --------------------------------
 
