@@ -217,6 +217,32 @@ def test_what_is_no_order_is_passed_over(scene, value):
     assert ["quiet"] * 2 == scene.orders
 
 
+def test_order_is_deleted_when_it_has_been_obeyed(scene):
+    """So that orders to servers that have ended do not stay for ever."""
+    scene.begin()
+
+    scene.storage.put_record("server_order", "server-a", '"quiet"')
+
+    until(lambda: scene.orders)
+    until(lambda: scene.storage.get_record("server_order", "server-a") is None)
+    assert ["quiet"] == scene.orders
+
+
+def test_order_that_cannot_be_deleted_is_obeyed_once(scene):
+    """It is deleted when the storage is there again, and a newer order is obeyed."""
+    scene.begin()
+    scene.storage.fail_always("delete_record", StorageUnavailable("down"))
+    scene.storage.put_record("server_order", "server-a", '"quiet"')
+    until(lambda: len(scene.storage.called["delete_record"]) >= 3)
+    obeyed = list(scene.orders)
+
+    scene.storage.mend()
+    scene.storage.put_record("server_order", "server-a", '"resume"')
+    until(lambda: scene.storage.get_record("server_order", "server-a") is None)
+
+    assert (["quiet"], ["quiet", "resume"]) == (obeyed, scene.orders)
+
+
 def test_orders_that_cannot_be_read_cost_no_right_to_run(scene):
     """What was renewed is renewed."""
     board, granted, grant = scene.begin(), [], scene.children["a"].grant

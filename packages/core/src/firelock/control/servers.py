@@ -12,11 +12,14 @@ import attrs
 from firelock.errors import ConfigurationError
 from firelock.model.aio import twin
 from firelock.model.clock import from_micros
-from firelock.storage import SessionRecord
+from firelock.storage import SessionRecord, Storage
 
 if TYPE_CHECKING:
     from firelock.jobs.client import Client
 
+ORDERS = "server_order"
+"""The kind of the records that are orders, by the id of the server."""
+_ORDERS_AT_ONCE = 1_000
 _MICROS = 1_000_000
 _STALE_AFTER = 0.6  # of the session's timeout: at least three renewals fit into it
 
@@ -115,9 +118,23 @@ class Servers:
         """Within a heartbeat the server claims no more (quiet), claims again (resume) or stops (stop)."""
         if order not in {"quiet", "resume", "stop"}:
             raise ConfigurationError(f"Order {order!r} is unknown; use quiet, resume or stop.")
-        self._client.storage.put_record("server_order", server_id, json.dumps(order))
+        self._client.storage.put_record(ORDERS, server_id, json.dumps(order))
 
     atell = twin(tell)
+
+
+def forget_orders(storage: Storage) -> int:
+    """Delete orders to servers without a living session; return how many.
+
+    A server deletes an order that it has obeyed, so these are orders that came too late. A bounded number is
+    looked at.
+    """
+    orders = storage.list_records(ORDERS, limit=_ORDERS_AT_ONCE)
+    if not orders:
+        return 0
+    living = {one.session.server_id for one in storage.list_sessions() if one.is_alive}
+    late = [order for order in orders if order.key not in living]
+    return sum(storage.delete_record(ORDERS, order.key, expected_version=order.version) for order in late)
 
 
 def is_stale(record: SessionRecord, now: int) -> bool:

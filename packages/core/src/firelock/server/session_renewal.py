@@ -15,6 +15,7 @@ from itertools import chain, repeat
 
 import attrs
 
+from firelock.control.servers import ORDERS
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.model.clock import HOST_CLOCKS, HostClocks, HostWatch, StorageClock
 from firelock.model.ids import new_id
@@ -214,13 +215,23 @@ class SessionRenewal:
         self.round_trip_seconds += seconds
 
     def _look_for_orders(self) -> None:
-        record = self._storage.get_record("server_order", self._server.id)
-        if record is None or record.version == self._order_version:
+        record = self._storage.get_record(ORDERS, self._server.id)
+        if record is None:
             return
-        self._order_version = record.version
-        order = json.loads(record.value)
-        if order in {"quiet", "resume", "stop"}:
+        if record.version != self._order_version:  # else it was obeyed and could not be deleted
+            self._order_version = record.version
+            self._obey(record.value)
+        self._storage.delete_record(ORDERS, record.key, expected_version=record.version)
+
+    def _obey(self, value: str) -> None:
+        try:
+            order = json.loads(value)
+        except ValueError:
+            order = None
+        if isinstance(order, str) and order in {"quiet", "resume", "stop"}:
             self._on_order(order)
+        else:
+            log.warning("Order %.100r to this server is unknown; it is deleted.", value)
 
 
 @attrs.define(eq=False)
