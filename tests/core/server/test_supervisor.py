@@ -341,6 +341,42 @@ def test_a_worn_child_drains_once_another_works(house):
     assert (True, None) == (old.is_retired, new.replaces)
 
 
+def test_of_too_many_retired_children_the_oldest_one_is_stopped(house, caplog):
+    """A job that hangs would keep each child that runs it; the other retired ones go on."""
+    children = [house.child(ECHO) for _ in range(6)]
+    elsewhere = house.child(ECHO)
+    elsewhere.place, elsewhere.is_retired = 1, True
+    retired, stopped = {"retire": True}, {"retire": True, "stop": SETTINGS.grace}
+
+    for child in children:
+        house.supervisor._retire(child)
+
+    told = []
+    for child in children:
+        number = 2 if child in children[:2] else 1
+        told.append({name: value for order in house.told(child, number) for name, value in order.items()})
+    assert [stopped, stopped, retired, retired, retired, retired] == told
+    assert 2 == caplog.text.count("was replaced and still runs jobs, as do 4 that were replaced after it")
+
+
+def test_retired_child_that_does_not_stop_is_killed(house, monkeypatch):
+    """Its jobs get a crash then, as those of any child that is killed."""
+    monkeypatch.setattr(module, "_STOP_MARGIN", -SETTINGS.grace)
+    children = [house.with_session("import time; time.sleep(600)") for _ in range(5)]
+    oldest = children[0]
+    job = house.claimed(oldest)
+    oldest.memory.start(0, job.id)
+    for child in children:
+        house.supervisor._retire(child)
+
+    house.supervisor._tick()
+
+    assert -signal.SIGKILL == oldest.process.wait(10)
+    house.supervisor._exited(oldest)
+    assert 1 == job.refresh().record().crashes
+    assert [None] * 4 == [child.process.poll() for child in children[1:]]
+
+
 def test_of_two_children_in_a_place_the_one_that_claims_is_seen(house):
     """A successor that still starts makes no server unready, nor does one that drains."""
     old = house.with_session(READS)

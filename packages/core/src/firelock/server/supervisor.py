@@ -56,6 +56,7 @@ log = logging.getLogger(__name__)
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE = 0, 1, 2, 3
 _HAVE_SAID_WHY = {EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE}
 _TICK = 1.0
+_MOST_RETIRED = 4  # of a place: worker processes that were replaced and still run jobs
 _STOP_MARGIN = 20.0  # beyond the grace time: a child that has not ended by then is killed
 _SHORT_LIFE, _LONGEST_PAUSE = 5.0, 30.0
 _DOUBLINGS = 10  # of a pause: more than its longest has, and no more than a float
@@ -128,6 +129,7 @@ class _KnownChild:
     workers: int = 0
     replaces: _KnownChild | None = None  # until it works: who drains then
     is_retired: bool = False  # another has taken its place; it drains
+    ends_by: float = _NEVER  # monotonic; it is killed then
 
 
 class Supervisor:
@@ -229,7 +231,7 @@ class Supervisor:
                     "Child %d has reported nothing for %.0f s; it is killed.", child.process.pid, silence
                 )
                 child.process.kill()
-            elif now > self._stops_at:
+            elif now > min(self._stops_at, child.ends_by):
                 log.error("Child %d did not end in time; it is killed.", child.process.pid)
                 child.process.kill()
 
@@ -491,9 +493,27 @@ class Supervisor:
             self._later(lambda: self._replace(child, why), _LONGEST_PAUSE)
 
     def _retire(self, child: _KnownChild) -> None:
-        """The child claims nothing more and ends after its last job, however long that takes."""
+        """The child claims nothing more and ends after its last job.
+
+        It may take as long as it takes until too many others were retired after it, since a job that hangs
+        would keep each process that runs it.
+        """
         child.is_retired = True
         self._tell(child, {"retire": True})
+        draining = [
+            one
+            for one in self._children.values()  # in the order in which they were started
+            if one.place == child.place and one.is_retired and one.ends_by == _NEVER
+        ]
+        for oldest in draining[:-_MOST_RETIRED]:
+            grace = self._settings.grace
+            log.warning(
+                "Child %d was replaced and still runs jobs, as do %d that were replaced after it; its jobs "
+                "have %g s to end, then they go back to their queues.",
+                oldest.process.pid, _MOST_RETIRED, grace,
+            )  # fmt: skip
+            oldest.ends_by = time.monotonic() + grace + _STOP_MARGIN
+            self._tell(oldest, {"stop": grace})
 
     def _restart(self, child: _KnownChild, code: int, *, was_running: bool) -> None:
         """Another child starts: at once where a job may have killed this one, since crashes bound that.
