@@ -72,7 +72,6 @@ def behind_proxy(server_database, proxy):
 DEAD = 200  # sessions, as a day of restarts leaves them
 
 
-@grows("Each sweep of each server process lists all sessions of the last day.")
 def test_a_sweep_reads_no_dead_sessions():
     """A server searches for lost servers every few seconds and does not need sessions that have ended."""
     storage = WatchedStorage(MemoryStorage())
@@ -86,7 +85,6 @@ def test_a_sweep_reads_no_dead_sessions():
     assert not [record for record in read if not record.is_alive]
 
 
-@grows("Each sweep of each server process lists all sessions of the last day.")
 def test_a_sweep_receives_as_many_bytes_beside_dead_sessions_on_redis(server):
     """Otherwise Redis builds a long list for every sweep of every server process."""
     with FaultProxy(server.address) as proxy:

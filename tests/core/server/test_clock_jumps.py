@@ -248,7 +248,7 @@ def test_jump_is_logged_once(scene, caplog):
     ) == line
 
 
-@pytest.mark.parametrize("verb", ["list_sessions", "orphans"])
+@pytest.mark.parametrize("verb", ["oldest_session", "orphans"])
 def test_jump_within_a_sweep_ends_no_session(scene, verb, jump):
     """The clock may jump after the sweep has looked at it, and before the storage does."""
     call = getattr(scene.storage, verb)
@@ -342,8 +342,8 @@ def test_new_server_finds_nobody_dead_for_a_heartbeat():
         scene.fire.runtime, ServerInfo("server-c", "host:c", "*", 1, 9), scene.upkeep._context, FakeWorkers()  # noqa: SLF001
     )  # fmt: skip
     scene.upkeep.start()
-    sweeps = len(scene.storage.called["list_sessions"])
-    until(lambda: len(scene.storage.called["list_sessions"]) > sweeps + 3)
+    sweeps = len(scene.storage.called["oldest_session"])
+    until(lambda: len(scene.storage.called["oldest_session"]) > sweeps + 3)
     at_first = scene.other_lives
 
     scene.host.go_on(9)

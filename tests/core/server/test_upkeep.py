@@ -73,8 +73,8 @@ class Scene:
 
     def until_swept(self, times=1):
         """So many sweeps that begin from now on are over."""
-        before = len(self.storage.called["list_sessions"])
-        until(lambda: len(self.storage.called["list_sessions"]) > before + times)
+        before = len(self.storage.called["oldest_session"])
+        until(lambda: len(self.storage.called["oldest_session"]) > before + times)
 
     def run(self, **fields):
         """A run that is under way."""
@@ -89,7 +89,7 @@ class Scene:
 
     def close(self):
         self.storage.mend()
-        if self.upkeep._threads[0].ident is not None:  # noqa: SLF001 - some tests never start it
+        if self.upkeep._threads[0].thread.ident is not None:  # noqa: SLF001 - some tests never start it
             self.upkeep.stop(10)
         self.board.close()
         self.fire.close()
@@ -213,9 +213,9 @@ def test_what_is_due_is_met_by_itself(scene, verb):
 
 def test_nobody_is_reaped_until_all_could_renew_after_an_outage(scene):
     """One full session timeout from the moment the storage answers again."""
-    scene.storage.fail_always("list_sessions", StorageUnavailable("down"))
+    scene.storage.fail_always("oldest_session", StorageUnavailable("down"))
     scene.upkeep.start()
-    until(lambda: len(scene.storage.called["list_sessions"]) >= 3)
+    until(lambda: len(scene.storage.called["oldest_session"]) >= 3)
     reaped = len(scene.storage.called["orphans"])
 
     scene.storage.mend()
@@ -305,22 +305,26 @@ def test_a_task_says_how_long_its_succeeded_jobs_stay(keep, days):
         assert (True, [None]) == (is_there, storage.get([done.id]))
 
 
-def test_a_sweep_yields_after_so_many_batches(seldom):
-    """Retention never keeps the thread from its other duties for long."""
-    batches = {"release": 0, "prune": 0}
+def test_a_due_sweep_comes_before_the_rest_of_what_is_to_be_released(scene):
+    """A call that leaves children is followed by the next one, but by a sweep first if it is due."""
+    order = []
 
-    def verb(name, full):
-        def call(limit):
-            batches[name] += 1
-            return limit if batches[name] <= full else 0
+    def release(limit):
+        order.append("release")
+        return limit if len(order) < 1_000 else 0
 
-        return call
+    sweep = scene.storage.oldest_session
 
-    seldom.storage.release, seldom.storage.prune = verb("release", 3), verb("prune", 1_000)
+    def oldest_session():
+        order.append("sweep")
+        return sweep()
 
-    seldom.upkeep._tidy()  # noqa: SLF001 - one look, by hand
+    scene.storage.release, scene.storage.oldest_session = release, oldest_session
 
-    assert {"release": 4, "prune": 20} == batches
+    scene.upkeep.start()
+
+    until(lambda: order.count("sweep") >= 3)
+    assert order.count("release") > 3
 
 
 # ---- this child ------------------------------------------------------------------------------------------
@@ -436,7 +440,7 @@ def test_a_duty_that_fails_hinders_no_other(scene, caplog):
     caplog.set_level(logging.DEBUG, "firelock")
     job = scene.task.enqueue()
     scene.worker.console.log(job.id, 1, "info", "half way")
-    scene.storage.fail("list_sessions", RuntimeError("a bug"), StorageError("refused"))
+    scene.storage.fail("oldest_session", RuntimeError("a bug"), StorageError("refused"))
     scene.storage.fail("promote", StorageUnavailable("down"))
 
     scene.upkeep.start()

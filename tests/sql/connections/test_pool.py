@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import ExitStack, closing
+from sqlite3 import ProgrammingError
 
 import pytest
 from sqlalchemy import create_engine
@@ -11,7 +12,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool, QueuePool
 
 from firelock import Firelock, Retry, Unique
-from firelock.storage import StorageUnavailable, is_server_work, server_work
+from firelock.storage import StorageError, StorageUnavailable, is_server_work, server_work
 from firelock_sql.connections.pool import EnginePool
 from tests.core.fakes import until
 
@@ -73,6 +74,35 @@ def test_server_may_use_all_connections(make_pool):
         for_others = lent_by(pool, stack)
 
     assert (4, 2) == (for_server, for_others)
+
+
+def test_work_with_its_own_connection_does_not_wait_for_the_pool(make_pool):
+    """However many connections other work uses; the connection is kept for the next time."""
+    pool = make_pool(2)
+    drivers = []
+
+    with ExitStack() as stack, server_work():
+        in_use = lent_by(pool, stack)
+        for _ in range(2):
+            with server_work(has_own_connection=True), pool.lend() as lent:
+                drivers.append(lent.driver)
+
+    assert 2 == in_use
+    assert drivers[0] is drivers[1]
+
+
+def test_own_connection_is_closed_with_the_pool(make_pool):
+    """Nothing is left open."""
+    pool = make_pool(2)
+    with server_work(has_own_connection=True), pool.lend() as lent:
+        driver = lent.driver
+
+    pool.close()
+
+    with pytest.raises(ProgrammingError, match="closed"):
+        driver.execute("SELECT 1")
+    with pytest.raises(StorageError, match="is closed"), server_work(has_own_connection=True), pool.lend():
+        pass
 
 
 def test_nothing_is_reserved_without_a_server(make_pool):

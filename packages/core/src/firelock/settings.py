@@ -46,7 +46,10 @@ class Settings:
     )
     heartbeat: float = _number(10, least=0.1, most=1200, doc="between two renewals of a server's sessions")
     sweep: float = _number(
-        5, least=0.05, most=300, doc="between two looks for dead sessions and expired jobs"
+        5,
+        least=0.05,
+        most=300,
+        doc="between two searches for dead sessions; a third as often for expired jobs if none expire",
     )
     poll: float = _number(1, least=0.01, most=60, doc="between two looks for work without a wake-up")
     grace: float = _number(25, least=0, most=86_400, doc="for running jobs to end when a server stops")

@@ -16,9 +16,9 @@ from typing import Any
 import attrs
 from sqlalchemy import Engine, PoolProxiedConnection
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import Pool, QueuePool
 
-from firelock.storage import StorageError, StorageUnavailable, is_server_work
+from firelock.storage import StorageError, StorageUnavailable, has_own_connection, is_server_work
 
 _MET = "firelock: met"  # in what the pool keeps beside a connection
 _RESERVED = 2  # connections for the server's own work, if the pool has more
@@ -57,6 +57,7 @@ class EnginePool:
         self._is_closed = False
         self._reserving = threading.Lock()
         self._others: threading.Semaphore | None = None  # limits other work; None in a process without server
+        self._apart: Pool | None = None  # for the work that never waits for a connection
         _living.add(self)
 
     @property
@@ -78,7 +79,7 @@ class EnginePool:
 
     def leave_behind(self) -> None:
         """This is another process than the one that connected, whose connections stay its own."""
-        self._reserving, self._others = threading.Lock(), None
+        self._reserving, self._others, self._apart = threading.Lock(), None, None
         if self._engine is not None:
             self._engine.dispose(close=False)
 
@@ -86,7 +87,8 @@ class EnginePool:
     def lend(self) -> Iterator[Lent]:
         """Yield a connection in autocommit mode.
 
-        As soon as a server has used the pool, two connections of ours are lent for its own work alone.
+        As soon as a server has used the pool, two connections of ours are lent for its own work alone. Work
+        that has its own connection is not counted among those of the pool.
 
         Raises:
             StorageUnavailable: every connection is in use, and stays so.
@@ -155,7 +157,7 @@ class EnginePool:
 
     def _pooled(self) -> PoolProxiedConnection:
         try:
-            return self.engine.raw_connection()
+            return self._pool_apart().connect() if has_own_connection() else self.engine.raw_connection()
         except NoConnectionLeft as error:
             raise StorageUnavailable(
                 f"{self._name}: every connection of the pool is in use; raise ?pool_size= or the engine's."
@@ -171,6 +173,14 @@ class EnginePool:
             lent.is_lost = True
             raise
         pooled.info[_MET] = lent.is_new = True
+
+    def _pool_apart(self) -> Pool:
+        """Return a pool like the engine's, which has a connection for each thread that uses it."""
+        self.check_open()
+        with self._reserving:
+            if self._apart is None:
+                self._apart = self.engine.pool.recreate()
+            return self._apart
 
     def connect_apart(self) -> Any:  # noqa: ANN401 - any driver's connection
         """Return a new connection of the driver, in autocommit mode, that no pool knows; close it."""
@@ -189,6 +199,8 @@ class EnginePool:
     def close(self) -> None:
         """Our own connections are closed; the caller's are the caller's."""
         self._is_closed = True
+        if self._apart is not None:
+            self._apart.dispose()
         if self._engine is not None and self.is_own:
             self._engine.dispose()
 

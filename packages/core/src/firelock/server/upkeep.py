@@ -1,6 +1,7 @@
-"""What nobody waits for, in each child: due jobs, dead sessions, retention, timeouts, logs and statistics.
+"""What a worker process does beside its jobs: due jobs, lost servers, retention, timeouts, logs, statistics.
 
-Every duty may run on every server at once; the storage makes each change once.
+Every duty but retention may run in every process at the same time; the storage makes each change once. A duty
+delays only the duties of its own thread.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from firelock.options import OnRisk
 from firelock.server.attempt import CancelKind
 from firelock.server.process_state import resident_bytes
 from firelock.server.recurring import fire_due
+from firelock.server.retention import Retention
 from firelock.server.workers import WorkerContext, Workers, have_ended
 from firelock.storage import DURATION_BUCKETS, Rollup, Storage, server_work
 
@@ -37,7 +39,7 @@ _BATCH = 1_000
 _SELDOM = 3  # sweeps to one look for what is seldom there
 _LONGEST_DISTRUST = 3  # session timeouts, however often the clock jumps
 _RENEWED_WITHIN = 1.0  # seconds; living servers look at their clocks twice as often, and renew after a jump
-_BATCHES_A_SWEEP = 20  # then the next sweep goes on: retention yields to claims
+_RELEASES = 20  # calls after sessions were lost; the duty that releases does the rest
 _COMPLETED = 0.1  # seconds after which a run that ended within its own transaction has likely more to do
 _REPORT, _CONSOLE, _METRICS, _WATCH = 1.0, 0.5, 2.0, 0.1
 _CATALOGUE = 12 * 3_600.0  # and at the start, when nobody waits for it
@@ -92,28 +94,71 @@ class MinuteRollups:
             raise
 
 
-def _repeat(verb: Callable[[int], int]) -> None:
-    """Call the verb until it finds less than a batch, or often enough for one sweep."""
-    for _ in range(_BATCHES_A_SWEEP):
-        if verb(_BATCH) < _BATCH:
-            return
-
-
 @attrs.define(eq=False)
 class _Duty:
     name: str
     every: float
-    run: Callable[[], None]
+    run: Callable[[], float | None]  # returns the seconds until its next turn; None for `every`, with jitter
     at: float = 0.0  # monotonic
 
 
 @attrs.define(eq=False, slots=False)
-class ChildUpkeep:
-    """Does each duty when it is time, and goes on whatever a duty meets.
+class _DutyThread:
+    """Does each of its duties when it is time, and continues whatever a duty meets."""
 
-    What asks the storage has one thread, and what looks after this child another, so that a storage that
-    hangs keeps no job beyond its time, nor beyond the right to run.
-    """
+    name: str
+    duties: Sequence[_Duty]
+    _on_outage: Callable[[], None]  # called if the storage could not be reached
+    _has_own_connection: bool = False
+    _condition: threading.Condition = attrs.Factory(threading.Condition)
+    is_over: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        self.thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+
+    def advance(self, duty: _Duty, at: float) -> None:
+        """Do the duty at that monotonic time, unless its turn comes earlier."""
+        with self._condition:
+            if at < duty.at:
+                duty.at = at
+                self._condition.notify()
+
+    def end(self) -> None:
+        """Begin no further duty; a duty under way may look at `is_over`."""
+        with self._condition:
+            self.is_over = True
+            self._condition.notify()
+
+    def _run(self) -> None:
+        while (duty := self._next()) is not None:
+            again = None
+            try:
+                with server_work(has_own_connection=self._has_own_connection):
+                    again = duty.run()
+            except StorageUnavailable as error:
+                self._on_outage()
+                log.debug("Duty %s: storage unavailable: %s", duty.name, error)
+            except Exception:
+                log.exception("Duty %s met an error; it is tried again.", duty.name)
+            if again is not None:
+                self.advance(duty, time.monotonic() + again)
+
+    def _next(self) -> _Duty | None:
+        """Wait for the next turn and return its duty; None if all is over."""
+        with self._condition:
+            while not self.is_over:
+                now = time.monotonic()
+                duty = min(self.duties, key=lambda duty: duty.at)
+                if duty.at <= now:
+                    duty.at = now + duty.every * random.uniform(0.8, 1.2)  # noqa: S311 - servers drift apart
+                    return duty
+                self._condition.wait(duty.at - now)
+        return None
+
+
+@attrs.define(eq=False, slots=False)
+class ChildUpkeep:
+    """The duties of one worker process, in five threads: see docs/decisions/0092."""
 
     _runtime: Runtime
     _server: ServerInfo
@@ -122,10 +167,9 @@ class ChildUpkeep:
     _on_worn: Callable[[str], None] | None = None  # told once, and why, when a limit of the child is reached
     ended: int = 0  # jobs of this child
     metrics: MinuteRollups = attrs.Factory(MinuteRollups)
-    _condition: threading.Condition = attrs.Factory(threading.Condition)
-    _is_over: bool = False
     _is_first: bool = True  # of the living sessions: it takes due instants at once
     _trusts_clock_from: float = 0.0  # monotonic instant before which nobody is reaped
+    _trusting: threading.Lock = attrs.Factory(threading.Lock)
     _jumped_at: float | None = None  # monotonic; the first jump of the clock since nobody has been reaped
     _had_right: bool = True
     _look_again: float = _FIRST_LOOK  # seconds, growing while what is due does not move
@@ -137,17 +181,34 @@ class ChildUpkeep:
         # Every claim tells the next due instant and every end of a parent calls `release`: looking for both
         # is a second net, and seldom, so that an idle server stays below two storage calls a second.
         self._due = _Duty("due", _SELDOM * sweep, self._promote_and_fire)
+        self._sweeps = _Duty("sweep", sweep, self._sweep)
+        releases = _Duty("release", _SELDOM * sweep, self._release)
         self._catalogue = _Duty("catalogue", _CATALOGUE, self._tell_tasks)
         self._flushes = [
             _Duty("console", _CONSOLE, lambda: self._context.console.flush(storage)),
             _Duty("metrics", _METRICS, lambda: self.metrics.flush(storage)),
         ]
-        self._sweeps, tidies = _Duty("sweep", sweep, self._sweep), _Duty("tidy", _SELDOM * sweep, self._tidy)
-        far = [self._due, self._sweeps, tidies, *self._flushes, self._catalogue]
+        self._retention = Retention(
+            storage, seldom=_SELDOM * sweep, lease_seconds=self._runtime.settings.session_timeout,
+            ended=lambda: self.ended, is_over=lambda: retention.is_over,
+        )  # fmt: skip
+        removes = _Duty("retention", _SELDOM * sweep, self._retention.run_slice)
         near = [_Duty("report", _REPORT, self._report), _Duty("watch", _WATCH, self._watch)]
+
+        def distrust() -> None:
+            self.contact(is_there=False)
+
+        def ignore() -> None:
+            """Only what would find lost servers judges whether the storage can be reached."""
+
+        self._promotes = _DutyThread("firelock-due", [self._due], distrust, has_own_connection=True)
+        retention = _DutyThread("firelock-retention", [removes], ignore)
         self._threads = [
-            threading.Thread(target=self._run, args=(duties,), name=name, daemon=True)
-            for name, duties in (("firelock-upkeep", far), ("firelock-watch", near))
+            self._promotes,
+            _DutyThread("firelock-upkeep", [self._sweeps, releases, self._catalogue], distrust),
+            retention,
+            _DutyThread("firelock-flush", self._flushes, ignore),
+            _DutyThread("firelock-watch", near, ignore),
         ]
 
     def start(self) -> None:
@@ -158,51 +219,29 @@ class ChildUpkeep:
         """
         self._trusts_clock_from = self._awake() + self._runtime.settings.heartbeat
         self._report()
-        for thread in self._threads:
-            thread.start()
+        for one in self._threads:
+            one.thread.start()
 
     def stop(self, timeout: float) -> None:
-        """The threads have ended; what jobs said and what was counted is written if the storage answers."""
-        with self._condition:
-            self._is_over = True
-            self._condition.notify_all()
-        have_ended(self._threads, timeout)
-        for flush in self._flushes:
-            try:
-                with server_work():
+        """End all threads; write what jobs logged and what was counted if the storage answers."""
+        for one in self._threads:
+            one.end()
+        have_ended([one.thread for one in self._threads], timeout)
+        with server_work():
+            for flush in self._flushes:
+                try:
                     flush.run()
-            except StorageError as error:
-                log.warning("Logs or statistics of the last moments were not written: %s", error)
-
-    # ---- the loop ----------------------------------------------------------------------------------------
-
-    def _run(self, duties: Sequence[_Duty]) -> None:
-        """Do the duty whose time comes next, and continue after any error."""
-        while True:
-            with self._condition:
-                if self._is_over:
-                    return
-                now = time.monotonic()
-                duty = min(duties, key=lambda duty: duty.at)
-                if duty.at > now:
-                    self._condition.wait(duty.at - now)
-                    continue
-                duty.at = now + duty.every * random.uniform(0.8, 1.2)  # noqa: S311 - servers drift apart
-            try:
-                with server_work():
-                    duty.run()
-            except StorageUnavailable as error:
-                self.contact(is_there=False)
-                log.debug("Duty %s: storage unavailable: %s", duty.name, error)
-            except Exception:
-                log.exception("Duty %s met an error; it is tried again.", duty.name)
+                except StorageError as error:
+                    log.warning("Logs or statistics of the last moments were not written: %s", error)
+            self._retention.hand_over()
 
     def contact(self, *, is_there: bool) -> None:
         """After an outage nobody is reaped until all had a full session timeout to renew."""
-        if not is_there:
-            self._trusts_clock_from = float("inf")
-        elif self._trusts_clock_from == float("inf"):
-            self._trusts_clock_from = self._awake() + self._runtime.settings.session_timeout
+        with self._trusting:
+            if not is_there:
+                self._trusts_clock_from = float("inf")
+            elif self._trusts_clock_from == float("inf"):
+                self._trusts_clock_from = self._awake() + self._runtime.settings.session_timeout
 
     # ---- due instants ------------------------------------------------------------------------------------
 
@@ -213,11 +252,7 @@ class ChildUpkeep:
         seconds = max(0.0, (instant - self._runtime.clock.now()) / SECOND)
         if not self._is_first:
             seconds += random.uniform(*_LATER)  # noqa: S311 - jitter
-        at = time.monotonic() + seconds
-        with self._condition:
-            if at < self._due.at:
-                self._due.at = at
-                self._condition.notify_all()
+        self._promotes.advance(self._due, time.monotonic() + seconds)
 
     def _promote_and_fire(self) -> None:
         fired, refusal = 0, None
@@ -246,10 +281,8 @@ class ChildUpkeep:
         look = self._clock_watch.look()  # before anything else: what is set later is later than `as_of`
         if look.jumped:
             self._distrust(look)
-        first = next(
-            (record.session for record in self._runtime.storage.list_sessions() if record.is_alive), None
-        )
-        self._is_first = first is None or first.server_id == self._server.id
+        first = self._runtime.storage.oldest_session()
+        self._is_first = first is None or first.session.server_id == self._server.id
         self.contact(is_there=self._context.memory.may_start())  # who could not renew is no judge of others
         if look.jumped or self._awake() < self._trusts_clock_from:
             return
@@ -263,7 +296,13 @@ class ChildUpkeep:
             )  # fmt: skip
             self._context.inbox.work_came()
         if lost:  # the last running members of cancelled batches may have stopped with these sessions
-            _repeat(self._runtime.storage.release)
+            for _ in range(_RELEASES):
+                if self._release() is None:
+                    return
+
+    def _release(self) -> float | None:
+        """Move some of what waits for ended parents, or for its batch; a due sweep comes before the rest."""
+        return 0.0 if self._runtime.storage.release(_BATCH) >= _BATCH else None
 
     def _distrust(self, look: StorageLook) -> None:
         """The storage's clock jumped: nobody is reaped until all had a full session timeout to renew.
@@ -282,10 +321,6 @@ class ChildUpkeep:
             "%s; the sessions of this server are renewed now, and no server is declared lost for %.0f s.",
             look, wait or _RENEWED_WITHIN,
         )  # fmt: skip
-
-    def _tidy(self) -> None:
-        _repeat(self._runtime.storage.release)
-        _repeat(self._runtime.storage.prune)
 
     def _tell_tasks(self) -> None:
         next_at, self._catalogue.at = self._catalogue.at, time.monotonic() + _CATALOGUE_AGAIN

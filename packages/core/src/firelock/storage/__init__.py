@@ -92,7 +92,7 @@ from firelock.storage.derived import (
     with_progress,
 )
 from firelock.storage.memory import MemoryStorage
-from firelock.storage.own_work import is_server_work, server_work
+from firelock.storage.own_work import has_own_connection, is_server_work, server_work
 from firelock.storage.row_storage import Rows, RowStorage
 from firelock.storage.rules import StoredJob
 from firelock.storage.table_storage import TableStorage
@@ -188,6 +188,7 @@ __all__ = [
     "batches",
     "bounded_history",
     "continuation_target",
+    "has_own_connection",
     "is_damaged",
     "is_server_work",
     "memo_words",

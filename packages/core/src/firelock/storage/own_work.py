@@ -9,22 +9,29 @@ from contextlib import contextmanager
 
 class _Marks(threading.local):
     depth = 0  # how many blocks of `server_work` this thread is in
+    has_own_connection = False
 
 
 _marks = _Marks()
 
 
 @contextmanager
-def server_work() -> Iterator[None]:
+def server_work(*, has_own_connection: bool = False) -> Iterator[None]:
     """Mark the storage calls of this block, in this thread, as a server's own.
 
     These are claims, ends, renewals and upkeep, but not the calls of jobs and of applications.
+
+    Args:
+        has_own_connection: a storage with a pool gives this thread a connection that no other work uses.
     """
+    before = _marks.has_own_connection
     _marks.depth += 1
+    _marks.has_own_connection = has_own_connection
     try:
         yield
     finally:
         _marks.depth -= 1
+        _marks.has_own_connection = before
 
 
 def is_server_work() -> bool:
@@ -34,3 +41,8 @@ def is_server_work() -> bool:
     be able to renew its sessions, settle and claim: a storage with a pool keeps a few connections for that.
     """
     return _marks.depth > 0
+
+
+def has_own_connection() -> bool:
+    """Return whether this work must never wait until a pool has a free connection."""
+    return _marks.has_own_connection

@@ -1,0 +1,127 @@
+"""Removes expired jobs: one worker process per storage does, in slices, as fast as they expire."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+
+import attrs
+
+from firelock.control.servers import forget_orders
+from firelock.errors import StorageError, StorageUnavailable
+from firelock.model.ids import new_id
+from firelock.storage import Storage
+
+log = logging.getLogger(__name__)
+
+LEASE = "firelock:retention"
+"""The lock whose holder removes expired jobs."""
+_SLICE = 0.2  # seconds, plus those of the call that is under way
+_CALL = 0.03  # seconds that a call may take; others wait for it, for example for the right to write on SQLite
+_FEWEST, _MOST = 10, 500  # jobs of a call
+_RESTS = (3, 1)  # durations of the last slice: after the first one that left jobs, and after many in a row
+_IN_A_ROW = 5  # slices that left jobs, after which the next rest is one duration shorter
+_SHORTEST_PAUSE = 1.0  # seconds, after a slice that left no jobs
+_ORDERS_EVERY = 3_600.0  # seconds between two looks for orders to servers that have ended
+
+
+@attrs.define(eq=False)
+class Retention:
+    """The duty to remove expired jobs, and the lease that gives it to one worker process per storage.
+
+    Args:
+        storage: of the jobs.
+        seldom: seconds between two slices if nothing expires.
+        lease_seconds: after which another process continues if this one does not.
+        ended: returns how many jobs this process has ended, which is a reason to look again soon.
+        is_over: returns whether the process stops.
+        clock: returns monotonic seconds.
+    """
+
+    _storage: Storage
+    _seldom: float
+    _lease_seconds: float
+    _ended: Callable[[], int]
+    _is_over: Callable[[], bool]
+    _clock: Callable[[], float] = time.monotonic
+    _owner: str = attrs.Factory(new_id)
+    _token: int | None = None
+    _chunk: int = 100  # jobs of the next call
+    _pause: float = _SHORTEST_PAUSE
+    _left_jobs: int = 0  # slices in a row that did
+    _ended_before: int = 0
+    _orders_at: float = float("-inf")  # monotonic
+
+    def run_slice(self) -> float:
+        """Remove expired jobs for a fifth of a second if this process holds the lease.
+
+        Return the seconds until the next slice.
+        """
+        try:
+            return self._rest() if self._holds_lease() else self._seldom
+        except StorageUnavailable as error:
+            self._pause = min(self._seldom, 2 * self._pause)
+            log.debug("Expired jobs could not be removed; trying again in %.0f s: %s", self._pause, error)
+            return self._pause
+
+    def _holds_lease(self) -> bool:
+        """Take the lease, or renew it; each slice does, so a process that lost it removes nothing more."""
+        held, self._token = self._token, None
+        self._token = self._storage.acquire_lock(LEASE, self._owner, self._lease_seconds)
+        if self._token is None and held is not None:
+            log.info("Another server removes expired jobs from now on.")
+        elif self._token is not None and held is None:
+            log.debug("This process removes expired jobs from now on.")
+        return self._token is not None
+
+    def _rest(self) -> float:
+        """Do a slice; return the seconds until the next one."""
+        began = self._clock()
+        removed, has_more = self._remove(began + _SLICE)
+        if has_more:
+            self._pause = _SHORTEST_PAUSE
+            first, last = _RESTS
+            rest = max(last, first - self._left_jobs // _IN_A_ROW)
+            self._left_jobs += 1
+            return rest * (self._clock() - began)
+        self._left_jobs = 0
+        self._forget_orders()
+        ended = self._ended()
+        is_busy = bool(removed) or ended != self._ended_before
+        self._pause = _SHORTEST_PAUSE if is_busy else 2 * self._pause
+        self._pause, self._ended_before = min(self._seldom, self._pause), ended
+        return self._pause * random.uniform(0.8, 1.2)  # noqa: S311 - servers drift apart
+
+    def _remove(self, until: float) -> tuple[int, bool]:
+        """Return how many jobs are removed, and whether there may be more."""
+        removed = 0
+        while not self._is_over() and (began := self._clock()) < until:
+            asked = self._chunk
+            gone = self._storage.prune(asked)
+            removed += gone
+            if gone < asked:
+                return removed, False
+            took = self._clock() - began
+            if took > 2 * _CALL:
+                self._chunk = max(_FEWEST, asked // 2)
+            elif took < _CALL / 2:
+                self._chunk = min(_MOST, 2 * asked)
+        return removed, True
+
+    def _forget_orders(self) -> None:
+        now = self._clock()
+        if now >= self._orders_at:
+            self._orders_at = now + _ORDERS_EVERY
+            forget_orders(self._storage)
+
+    def hand_over(self) -> None:
+        """Release the lease at the end of this process, so that the next one need not wait."""
+        token, self._token = self._token, None
+        if token is None:
+            return
+        try:
+            self._storage.release_lock(LEASE, self._owner, token)
+        except StorageError as error:
+            log.debug("The lease for removing expired jobs ends by itself: %s", error)

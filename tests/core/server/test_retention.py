@@ -1,0 +1,233 @@
+"""One worker process per storage removes expired jobs, in slices, as fast as they expire."""
+
+from __future__ import annotations
+
+import pytest
+
+from firelock import Firelock
+from firelock.errors import StorageUnavailable
+from firelock.model.clock import SECOND
+from firelock.server.retention import LEASE, Retention
+from firelock.storage import NewSession
+from tests.core.fakes import FailingStorage
+
+SELDOM, TTL = 15.0, 30.0
+
+
+class Process:
+    """A worker process with the duty, and a clock that only `prune` and the test move."""
+
+    def __init__(self, storage):
+        self.storage = storage
+        self.now, self.ended, self.is_over = 1_000.0, 0, False
+        self.retention = Retention(
+            storage, seldom=SELDOM, lease_seconds=TTL, ended=lambda: self.ended,
+            is_over=lambda: self.is_over, clock=lambda: self.now,
+        )  # fmt: skip
+        self.asked = []
+
+    def lasting(self, seconds, left=10**9):
+        """Each job takes so many seconds to remove; so many are left."""
+        self.left = left
+
+        def prune(limit):
+            self.asked.append(limit)
+            gone = min(limit, self.left)
+            self.left -= gone
+            self.now += seconds * gone
+            return gone
+
+        self.storage.prune = prune
+        return self
+
+    def slice(self):
+        """Do a slice; return the seconds until the next one."""
+        return self.retention.run_slice()
+
+
+@pytest.fixture
+def storage():
+    """A storage in memory whose clock the tests move."""
+    return FailingStorage()
+
+
+@pytest.fixture
+def process(storage):
+    """A worker process."""
+    return Process(storage)
+
+
+# ---- the lease -------------------------------------------------------------------------------------------
+
+
+def test_only_the_process_with_the_lease_removes_jobs(storage, process):
+    """The others look again after three sweeps."""
+    other = Process(storage)
+
+    process.slice()
+    pauses = [other.slice() for _ in range(3)]
+
+    assert [SELDOM] * 3 == pauses
+    assert 1 == len(storage.called["prune"])
+
+
+def test_lease_of_a_process_that_died_goes_to_the_next_one(storage, process):
+    """The next process takes it as soon as it has ended."""
+    other = Process(storage)
+    process.slice()
+
+    pruned = []
+    for seconds in (TTL - 1, 2):
+        storage.clock_offset += int(seconds * SECOND)
+        other.slice()
+        pruned.append(len(storage.called["prune"]))
+
+    assert [1, 2] == pruned
+
+
+def test_process_that_has_lost_its_lease_removes_nothing_more(storage, process):
+    """The lease is renewed before each slice."""
+    other = Process(storage)
+    process.slice()
+    storage.clock_offset += int((TTL + 1) * SECOND)
+    other.slice()
+    pruned = len(storage.called["prune"])
+
+    pause = process.slice()
+
+    assert (pruned, SELDOM) == (len(storage.called["prune"]), pause)
+
+
+def test_lease_is_renewed_by_each_slice(storage, process):
+    """A process that goes on removing jobs keeps it for as long as it does."""
+    other = Process(storage)
+    for _ in range(5):
+        process.slice()
+        storage.clock_offset += int(0.6 * TTL * SECOND)
+
+    assert SELDOM == other.slice()
+
+
+def test_process_that_stops_hands_its_lease_over(storage, process):
+    """The next process need not wait until it ends."""
+    other = Process(storage)
+    process.slice()
+
+    process.retention.hand_over()
+    other.slice()
+
+    assert 2 == len(storage.called["prune"])
+    assert storage.acquire_lock(LEASE, "somebody else", 1) is None
+
+
+def test_handing_over_what_is_not_held_asks_nothing(storage, process):
+    """A process without the lease releases nothing; an outage at the end is harmless."""
+    process.retention.hand_over()
+    before = len(storage.called["release_lock"])
+    process.slice()
+    storage.fail_always("release_lock", StorageUnavailable("down"))
+
+    process.retention.hand_over()
+
+    assert (0, 1) == (before, len(storage.called["release_lock"]))
+
+
+# ---- slices ----------------------------------------------------------------------------------------------
+
+
+def test_slice_ends_after_a_fifth_of_a_second(process):
+    """Then the other duties of its thread have their turn, and the lease is renewed."""
+    process.lasting(0.0001)
+    began = process.now
+
+    process.slice()
+
+    assert 0.2 <= process.now - began <= 0.3
+
+
+def test_slices_that_leave_jobs_follow_each_other_faster(process):
+    """The rest is three times what a slice took at first, and as long as the slice in the end."""
+    process.lasting(0.0001)
+    rests = []
+    for _ in range(30):
+        began = process.now
+        rests.append(process.slice() / (process.now - began))
+
+    assert 3.0 == pytest.approx(rests[0])
+    assert 1.0 == pytest.approx(rests[-1])
+    assert sorted(rests, reverse=True) == pytest.approx(rests)
+
+
+@pytest.mark.parametrize(("seconds", "jobs"), [(0.01, 10), (0.0002, 200), (0.0000001, 500)])
+def test_call_removes_as_many_jobs_as_take_a_moment(process, seconds, jobs):
+    """A call holds up others, so it removes few jobs if they are slow to remove."""
+    process.lasting(seconds, left=50_000)
+
+    for _ in range(10):
+        process.slice()
+
+    assert jobs / 2 <= process.asked[-1] <= jobs
+
+
+def test_storage_without_expired_jobs_is_looked_at_more_and_more_seldom(process):
+    """From every second to every three sweeps."""
+    process.lasting(0, left=0)
+
+    pauses = [process.slice() for _ in range(8)]
+
+    assert pauses[0] < 2.5
+    assert 0.8 * SELDOM <= pauses[-1] <= 1.2 * SELDOM
+
+
+@pytest.mark.parametrize("reason", ["expired", "ended"])
+def test_pause_is_a_second_while_jobs_expire_or_end(process, reason):
+    """Otherwise jobs that are kept for a second would be stored for a quarter of a minute."""
+    process.lasting(0, left=0)
+    for _ in range(8):
+        process.slice()
+
+    if reason == "expired":
+        process.left = 1
+    else:
+        process.ended += 1
+
+    assert process.slice() <= 1.2
+
+
+def test_outage_is_followed_by_longer_and_longer_pauses(storage, process):
+    """The duty goes on when the storage is there again."""
+    storage.fail_always("prune", StorageUnavailable("down"))
+
+    pauses = [process.slice() for _ in range(6)]
+    storage.mend()
+    process.slice()
+
+    assert [2.0, 4.0, 8.0, 15.0, 15.0, 15.0] == pauses
+    assert 7 == len(storage.called["prune"])
+
+
+def test_process_that_stops_ends_its_slice(process):
+    """It makes no further call."""
+    process.lasting(0.0001)
+    process.is_over = True
+
+    process.slice()
+
+    assert [] == process.asked
+
+
+# ---- orders ----------------------------------------------------------------------------------------------
+
+
+def test_orders_to_servers_that_have_ended_are_deleted(storage, process):
+    """An order to a living server stays until the server has obeyed it."""
+    for name in ("living", "lost"):
+        storage.begin_session(NewSession(name, f"server-{name}", name, "host", 7, 0, 1e9))
+    storage.end_session("lost", None, reason="killed")
+    with Firelock(storage) as fire:
+        for name in ("living", "lost", "unknown"):
+            fire.servers.tell(f"server-{name}", "quiet")
+
+        process.slice()
+
+        assert ["server-living"] == [one.key for one in storage.list_records("server_order")]
