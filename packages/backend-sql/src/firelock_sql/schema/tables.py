@@ -228,7 +228,13 @@ make_index(
     whole=(jobs.c.state, jobs.c.changed_at, jobs.c.id),
 )
 # serves prune
-make_index("expires", jobs.c.expires_at, where=jobs.c.expires_at.is_not(None))
+make_index(
+    "expires",
+    jobs.c.expires_at,
+    where=jobs.c.expires_at.is_not(None),
+    whole=(jobs.c.expires_at,),
+    ordered=(jobs.c.expires_at, jobs.c.seq),
+)
 # serves lists without a state, merged from its parts; an index for each filter costs an insert 0.5 µs
 make_index(
     "by_task",
@@ -416,6 +422,8 @@ sessions = Table(
     Column("version", _NAME, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     Column("died_at", BigInteger),  # set for ever once the session is dead
+    Column("forget_at", BigInteger),  # when a dead session is deleted
+    _count("is_followed"),  # 1 if another session of its server began after its death
     _count("busy"),
     Column("reported", _WORD, nullable=False, server_default="running"),
     Column("rss_bytes", BigInteger, nullable=False, server_default="0"),
@@ -425,16 +433,8 @@ sessions = Table(
     _count("parked"),
     sqlite_with_rowid=False,
     postgresql_with=CHANGED_IN_PLACE,
-    Column("forget_at", BigInteger),  # when a dead session is deleted
-    _count("is_followed"),  # 1 if another session of its server began after its death
 )
 
-RECURRING = "recurring"  # the kind of records that counts in the next due instant
-
-
-def _records(name: str, *more: Column[Any]) -> Table:
-    table = Table(
-        PREFIX + name,
 make_index(  # serves `oldest_session` and `orphans`
     "living_sessions",
     sessions.c.started_at,
@@ -451,6 +451,12 @@ make_index(  # serves `begin_session`, which finds the dead sessions of its serv
 # serves `prune`
 make_index("forgettable_sessions", sessions.c.forget_at, where=sessions.c.forget_at.is_not(None))
 
+RECURRING = "recurring"  # the kind of records that counts in the next due instant
+
+
+def _records(name: str, *more: Column[Any]) -> Table:
+    table = Table(
+        PREFIX + name,
         METADATA,
         Column("kind", _NAME, primary_key=True),  # nothing: the key is a kind, with the last version gone
         Column("key", _NAME, primary_key=True),

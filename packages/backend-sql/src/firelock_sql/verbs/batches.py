@@ -273,8 +273,11 @@ def time_out(tx: Transaction, ids: Sequence[str]) -> int:
 
 
 def keep_tied(tx: Transaction, ids: Sequence[str]) -> set[str]:
-    """Return those of the expired jobs that stay with what they belong to; until when is stored."""
-    rows = load_rows(tx, ids)
+    """Return those of the expired jobs that stay with what they belong to; until when is stored.
+
+    Also those that another transaction has locked.
+    """
+    rows = load_rows(tx, ids, is_patient=False)
     until: dict[str, int] = {}
     ties = {id: row.ties for id, row in rows.items()}
     named = {id for one in ties.values() for id in (one.batch_id, one.caller_id) if id is not None}
@@ -295,7 +298,8 @@ def keep_tied(tx: Transaction, ids: Sequence[str]) -> set[str]:
     changed = {id for id, batch in batches.items() if batch.is_changed}
     if tx.adds_deltas and batches:
         changed |= {row[0] for row in tx.all(_TOLD_AMONG, ids=sorted(batches))}
-    return {*kept, *changed}  # such a batch may be open again by what is known of it
+    # Such a batch may be open again by what is known of it.
+    return {*kept, *changed, *(id for id in ids if id not in rows)}
 
 
 def delete_waiting(tx: Transaction, id: str) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,7 +14,16 @@ from typing import Any
 import attrs
 from typing_extensions import override
 
-from firelock.storage import ANY_QUEUE, HistoryEntry, Moved, Promotion, Rollup, State, add_rollups
+from firelock.storage import (
+    ANY_QUEUE,
+    HistoryEntry,
+    Moved,
+    Promotion,
+    Rollup,
+    State,
+    StorageUnavailable,
+    add_rollups,
+)
 from firelock_sql.connections.database import SqlVerbs
 from firelock_sql.connections.transaction import Text, Transaction, insert_into
 from firelock_sql.connections.whole_looks import DueFloor
@@ -38,11 +49,15 @@ from firelock_sql.verbs.claim import earlier, first_due, next_due_at, next_firin
 from firelock_sql.verbs.limits import forget_limits, idle_limits
 from firelock_sql.verbs.unique import forget_unique, idle_unique
 
+log = logging.getLogger(__name__)
+
 _HOUR = 3_600_000_000
 _DAY = 24 * _HOUR
 _CHILDREN_AT_ONCE = 1_000
 _BATCHES_AT_ONCE = 1_000
 _PRUNED_AT_ONCE = 500
+_FIRST = (0, 0)  # before every expired job
+_WALK_SECONDS = 60.0  # after which `prune` begins at the first expired job again
 
 _TAKE_DUE = Text("""
 SELECT seq, id, queue, history_lines, state, due_at FROM firelock_jobs INDEXED BY firelock_due
@@ -59,14 +74,19 @@ SELECT CASE WHEN EXISTS (SELECT 1 FROM firelock_releasing) THEN 1 ELSE 0 END,
     CASE WHEN EXISTS (SELECT 1 FROM firelock_batches WHERE is_changed = 1)
         OR EXISTS (SELECT 1 FROM firelock_batch_deltas) THEN 1 ELSE 0 END
 """)
+# For `prune`: the next expired jobs after a place in their order. The first condition is for MySQL, which
+# cannot search an index for a row of values.
 _EXPIRED = Text("""
 SELECT id, marks, ties_json, (
     SELECT max(carries) FROM firelock_edges WHERE parent_id = firelock_jobs.id
-) FROM firelock_jobs INDEXED BY firelock_expires
-WHERE expires_at IS NOT NULL AND expires_at <= :now
+), expires_at, seq FROM firelock_jobs INDEXED BY firelock_expires
+WHERE expires_at >= :place_at AND (expires_at, seq) > (:place_at, :place_seq) AND expires_at <= :now
     AND NOT EXISTS (SELECT 1 FROM firelock_releasing WHERE parent_id = firelock_jobs.id)
-ORDER BY expires_at LIMIT :most
+ORDER BY expires_at, seq LIMIT :most
 """)
+_WITH_OPEN_EDGES = Text(
+    "SELECT DISTINCT parent_id FROM firelock_edges WHERE parent_id IN :ids AND is_decided = 0"
+)
 _LOCK = Text("""
 SELECT id FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR UPDATE SKIP LOCKED
 """)
@@ -77,6 +97,11 @@ WHERE id IN :ids AND expires_at <= :now
     AND NOT EXISTS (SELECT 1 FROM firelock_edges WHERE parent_id = firelock_jobs.id AND is_decided = 0)
 """)
 _UNTAG = Text("DELETE FROM firelock_job_tags WHERE tag = :tag AND created_at = :created_at AND job_id = :job")
+_UNTAG_ALL = Text("""
+DELETE FROM firelock_job_tags AS stored
+USING unnest(:tags::text[], :created::bigint[], :jobs::text[]) AS gone (tag, created_at, job_id)
+WHERE stored.tag = gone.tag AND stored.created_at = gone.created_at AND stored.job_id = gone.job_id
+""")
 _DELETE = [
     Text(f"DELETE FROM firelock_{table} WHERE {column} IN :ids")  # noqa: S608 - names of ours
     for table, column in (
@@ -129,6 +154,8 @@ class SqlUpkeepVerbs(SqlVerbs):
 
     _hourly_looked_at: int | None = None
     _due_floor: DueFloor
+    _place = _FIRST  # of the expired job that `prune` looked at last
+    _began_at_first = 0.0  # monotonic; when it last began at the first one
 
     @override
     def promote(self, limit: int) -> Promotion:
@@ -181,7 +208,12 @@ class SqlUpkeepVerbs(SqlVerbs):
 
     @override
     def prune(self, limit: int) -> int:
-        """Up to `limit` expired jobs are gone, some hundreds in a transaction."""
+        """Up to `limit` expired jobs are gone, some hundreds in a transaction.
+
+        It walks over the expired jobs in their order and continues where the last call has ended, because
+        jobs that stay, and rows that are deleted but still visible to somebody, would be met each time.
+        Nothing is left only if it has walked over all of them.
+        """
         has_news, has_locks, has_limits, has_unique = self._database.read(self._has_old)
         if has_news:
             self._database.write(partial(_prune_old_news, limit=_PRUNED_AT_ONCE))
@@ -193,12 +225,20 @@ class SqlUpkeepVerbs(SqlVerbs):
         if has_unique:
             self._prune_keys(idle_unique, forget_unique)
         pruned = 0
+        if time.monotonic() - self._began_at_first > _WALK_SECONDS:
+            self._place = _FIRST
+        has_seen_all = self._place == _FIRST
         while pruned < limit:
+            if self._place == _FIRST:
+                self._began_at_first = time.monotonic()
             wanted = min(limit - pruned, _PRUNED_AT_ONCE)
             found, gone = self._prune_some(wanted)
             pruned += gone
             if found < wanted:
-                break
+                self._place = _FIRST
+                if has_seen_all:
+                    break
+                has_seen_all = True
         return pruned
 
     def _has_old(self, tx: Transaction) -> tuple[bool, bool, bool, bool]:
@@ -224,24 +264,48 @@ class SqlUpkeepVerbs(SqlVerbs):
                 self._database.write(lambda tx: forget(tx, idle))  # noqa: B023 - at once
 
     def _prune_some(self, limit: int) -> tuple[int, int]:
-        """Return how many expired jobs were found that are gone or kept now, and how many are gone."""
+        """Return how many expired jobs were found behind the last place, and how many are gone."""
+        place_at, place_seq = self._place
 
         def expired(tx: Transaction) -> list[Any]:
-            return tx.all(_EXPIRED, now=tx.now, most=limit)
+            return tx.all(_EXPIRED, now=tx.now, place_at=place_at, place_seq=place_seq, most=limit)
 
-        expiring = found = self._database.read(expired)
+        found = self._database.read(expired)
+        if not found:
+            return 0, 0
+        self._place = found[-1][4], found[-1][5]
         tied = [row[0] for row in found if row[1] or row[2] is not None or row[3]]
         kept = self._database.write(lambda tx: keep_tied(tx, tied)) if tied else set()
-        found = [row for row in found if row[0] not in kept]
-        for job_id, marks, ties, _ in found:
-            children = partial(delete_children, parent_id=job_id, limit=_CHILDREN_AT_ONCE)
-            while marks & HAS_CHILDREN and self._database.write(children):
-                continue
-            while ties is not None and self._database.write(partial(delete_waiting, id=job_id)):
-                continue
-        ids = [row[0] for row in found]
-        gone = self._database.write(lambda tx: _prune_jobs(tx, ids)) if ids else 0
-        return len(expiring) if gone or kept else 0, gone
+        left = [row for row in found if row[0] not in kept]
+        kept |= self._delete_dependents(left)
+        ids = [row[0] for row in left if row[0] not in kept]
+        return len(found), self._database.write(lambda tx: _prune_jobs(tx, ids)) if ids else 0
+
+    def _delete_dependents(self, found: Sequence[Any]) -> set[str]:
+        """Delete children and members that wait for the jobs; return the jobs of those that cannot be yet."""
+        parents = [row[0] for row in found if row[1] & HAS_CHILDREN]
+        waited_for: set[str] = set()
+        if parents:
+            waited_for = {
+                row[0] for row in self._database.read(lambda tx: tx.all(_WITH_OPEN_EDGES, ids=parents))
+            }
+        kept: set[str] = set()
+        for job_id, _, ties, *_ in found:
+            works: list[Callable[[Transaction], int]] = []
+            if job_id in waited_for:
+                works.append(partial(delete_children, parent_id=job_id, limit=_CHILDREN_AT_ONCE))
+            if ties is not None:
+                works.append(partial(delete_waiting, id=job_id))
+            try:
+                for work in works:
+                    while self._database.write(work):
+                        continue
+            except StorageUnavailable as error:
+                if not error.is_untouched:
+                    raise
+                kept.add(job_id)  # somebody has locked one of them: the other jobs do not wait for that
+                log.info("Expired job %s stays: what waits for it could not be deleted: %s", job_id, error)
+        return kept
 
     @override
     def record_metrics(self, rollups: Sequence[Rollup]) -> None:
@@ -288,10 +352,10 @@ def _prune_jobs(tx: Transaction, ids: list[str]) -> int:
     tied = [(id, created_at, ties_in(ties)) for id, *_, created_at, ties, _ in found if ties is not None]
     if tied:
         forget_ties(tx, tied)
-    for id, state, queue, tags, created_at, _, is_holding in found:
+    _untag(tx, [(tag, row[4], row[0]) for row in found for tag in read_list(row[3])])
+    for _, state, queue, _, _, _, is_holding in found:
         if is_holding:
             tx.woken.add(ANY_QUEUE)  # other queues' jobs may wait for its keys
-        tx.run_many(_UNTAG, [{"tag": tag, "created_at": created_at, "job": id} for tag in read_list(tags)])
         tx.moved(queue, state, None)
     return len(found)
 
