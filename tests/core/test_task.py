@@ -57,6 +57,10 @@ def test_without_options_the_defaults_hold(fire):
             info.queue, info.priority, info.retry, info.timeout_seconds, info.tags, info.aliases,
             info.executor, info.on_risk, info.is_remote,
         )  # fmt: skip
+    assert [10, 3] == [
+        info.max_host_losses,
+        fire.task(name="hog", max_host_losses=3)(send).info.max_host_losses,
+    ]
     assert OnRisk.CANCEL is fire.task(name="careful", on_risk="cancel")(send).info.on_risk
 
 
@@ -176,6 +180,9 @@ def test_a_bad_name_is_refused(fire, name, which):
         ({"aliases": [7]}, r"aliases=\[7\]: a name is a text, not 7"),
         ({"executor": "gpu"}, "executor='gpu' is unknown; use one of auto, process"),
         ({"on_risk": "panic"}, "on_risk='panic' is unknown; use one of continue, cancel"),
+        ({"max_host_losses": 0}, "max_host_losses must be an integer from 1 to 1,000, got 0"),
+        ({"max_host_losses": True}, "max_host_losses must be an integer from 1 to 1,000, got True"),
+        ({"max_host_losses": 1_001}, "max_host_losses must be an integer from 1 to 1,000, got 1001"),
         ({"quee": "mail"}, "Task option 'quee' is unknown; use one of name, queue, priority"),
     ],
 )

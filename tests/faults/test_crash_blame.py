@@ -9,7 +9,8 @@ from contextlib import closing
 import pytest
 
 from firelock import Firelock, State
-from firelock.storage import ClaimRequest, NewSession
+from firelock.model.state import FINAL_STATES
+from firelock.storage import ClaimRequest, Held, Moved, NewSession
 from tests.faults.scenarios.base import stage
 from tests.faults.servers import Place, eventually, is_running, kill
 from tests.faults.watching import arranging
@@ -46,15 +47,8 @@ def kill_child(server):
     [("held", kill_child), ("pheld", kill_child), ("kill-parent", lambda server: None)],
     ids=["thread", "process", "process-that-kills"],
 )
-def test_a_job_that_runs_when_its_server_process_dies_has_a_crash(on, task, death, request):
+def test_a_job_that_runs_when_its_server_process_dies_has_a_crash(on, task, death):
     """The crash is counted and has a line in the history, wherever the job was running."""
-    if task != "held":
-        mark = pytest.mark.xfail(
-            strict=True,
-            raises=AssertionError,
-            reason="A job in a process of its own is not listed as running in the server's shared memory.",
-        )
-        request.applymarker(mark)
     with arranging():
         (server,) = on.serve(workers=2, app="blamed")
         (job_id,) = on.enqueue(1, 0.05, task=task)
@@ -68,11 +62,6 @@ def test_a_job_that_runs_when_its_server_process_dies_has_a_crash(on, task, deat
 
 
 @kills
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="After two crashes a job runs in a process of its own, where crashes are not counted.",
-)
 def test_a_job_that_kills_its_server_process_wherever_it_runs_fails_at_last(on):
     """The third crash, alone in a process of its own, is the last one."""
     with arranging():
@@ -85,22 +74,22 @@ def test_a_job_that_kills_its_server_process_wherever_it_runs_fails_at_last(on):
     assert on.record(job_id).state is State.FAILED
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="A job that ends the whole server is repeated without an upper bound.",
-)
 def test_a_job_that_loses_a_whole_server_each_time_ends_at_last():
     """A container's memory limit can end all its processes together, each time that the job runs."""
     with closing(Firelock("memory://")) as fire:
         job, storage = fire.task(name="hog")(lambda: None).enqueue(), fire.storage
-        for number in range(100):
+        for number in range(10):
             session = NewSession(f"s{number}", "server", "host:1", "host", 1, storage.clock(), 30.0)
             storage.begin_session(session)
-            storage.claim(ClaimRequest(None, 1, session.id, storage.clock()))
-            storage.end_session(session.id, None, reason="server lost")
+            (claimed,) = storage.claim(ClaimRequest(None, 1, session.id, storage.clock())).jobs
+            storage.reconcile(session.id, [Held(claimed.id, claimed.fence, started_at=storage.clock())])
+            storage.end_session(session.id, None, reason=Moved.SESSION_LOST)
 
-        assert job.refresh().state is State.FAILED
+        with fire.server(workers=1):
+            eventually(lambda: job.refresh().state in FINAL_STATES, LONG, "an end")
+
+        assert job.state is State.FAILED
+        assert "losses: 10, max_host_losses: 10" in job.record().reason
 
 
 # ---- programs that a job has started ---------------------------------------------------------------------

@@ -16,6 +16,7 @@ from firelock.model.lifecycle import (
     ALLOWED,
     CRASH_LIMIT,
     HISTORY_LIMIT,
+    Moved,
     Retention,
     bounded_history,
     continuation_target,
@@ -125,6 +126,56 @@ def test_only_a_last_delete_tells_what_a_job_was():
     ]
 
     assert (lifecycle.Former(State.ENQUEUED), None) == (lifecycle.former(steps[:2]), lifecycle.former(steps))
+
+
+# ---- crashes that are judged by the history ---------------------------------------------------------------
+
+HOW = "SIGKILL; out of memory, perhaps"
+LOST, DIED = Moved.SESSION_LOST.value, Moved.WORKER_DIED.format(how=HOW)
+DIED_ALONE, ITS_OWN = Moved.WORKER_DIED_ALONE.format(how=HOW), lifecycle.JOB_PROCESS_DIED.format(how=HOW)
+
+
+def crash(reason, started_at=None):
+    """The entry of a crash."""
+    return HistoryEntry(State.ENQUEUED, AT, reason, 1, 3_000, started_at, "host:a")
+
+
+@pytest.mark.parametrize(
+    ("entries", "losses"),
+    [
+        ([], 0),
+        ([crash(LOST)], 0),
+        ([crash(LOST, STARTED_AT)], 1),
+        ([crash(DIED)], 1),
+        ([crash(DIED_ALONE)], 1),
+        ([crash(ITS_OWN, STARTED_AT)], 0),
+        ([crash("server stopping", STARTED_AT), HistoryEntry(State.ENQUEUED, AT, LOST)], 0),
+        ([crash(LOST, STARTED_AT), crash(ITS_OWN), crash(LOST), crash(DIED)], 2),
+    ],
+)
+def test_a_crash_counts_as_a_loss_if_the_job_is_known_to_have_been_running(entries, losses):
+    """A job that a lost server had only claimed is innocent, and a job's own process is no server."""
+    count = sum(entry.reason != "server stopping" for entry in entries)
+
+    assert losses == lifecycle.crashes_of(entries, count).losses
+
+
+def test_crashes_before_the_last_requeue_do_not_count():
+    """A requeue sets the count of crashes back, and their entries stay in the history."""
+    entries = [crash(DIED), crash(DIED_ALONE), HistoryEntry(State.ENQUEUED, AT, "requeued"), crash(DIED)]
+
+    assert [1, 0] == [lifecycle.crashes_of(entries, count).losses for count in (1, 0)]
+    assert lifecycle.crashes_of(entries[:3], 0).alone is None
+
+
+def test_only_the_last_crash_is_known_to_be_alone():
+    """The reason says how its worker process died."""
+    alone = [
+        lifecycle.crashes_of([crash(first), crash(last)], 2).alone
+        for first, last in ((DIED, DIED_ALONE), (DIED_ALONE, DIED), (DIED_ALONE, ITS_OWN))
+    ]
+
+    assert [DIED_ALONE, None, None] == alone
 
 
 # ---- tasks that nobody knows here ------------------------------------------------------------------------

@@ -11,14 +11,16 @@ import attrs
 import pytest
 
 from firelock import Firelock, JobContext, Retry, Settings, Snooze, current_job, hookimpl
-from firelock.errors import JobCancelled
+from firelock.errors import JobCancelled, StorageUnavailable
 from firelock.model import lifecycle
 from firelock.model.clock import SECOND
 from firelock.model.job import ClaimedJob
+from firelock.model.lifecycle import Moved
 from firelock.model.state import State
 from firelock.retry import DecisionKind, RetryDecision
 from firelock.server.attempt import CancelKind, Run
-from tests.core.fakes import Worker, plugin
+from firelock.storage import Held
+from tests.core.fakes import FailingStorage, Worker, plugin
 
 HOUR = timedelta(hours=1)
 
@@ -849,6 +851,85 @@ def test_a_crash_is_logged_as_what_comes_of_it(make_app, caplog, crashes, level,
     (line,) = lines_of(caplog)
     assert level == line.levelname
     assert words in line.getMessage()
+
+
+@pytest.fixture
+def claim_after(make_app):
+    """A function that returns a worker and its claim of a job that was lost as often as given."""
+
+    def claim(losses, *, reason=Moved.SESSION_LOST, is_started=True, **options):
+        fire, worker = make_app()
+        fire.task(name="task", **options)(lambda: None).enqueue()
+        for number in range(losses):
+            lost = Worker(fire, f"lost:{number}")
+            (job,) = lost.claim()
+            if is_started:
+                fire.storage.reconcile(lost.holder.session, [Held(job.id, job.fence, 1_000)])
+            fire.storage.end_session(lost.holder.session, None, reason=reason)
+        (job,) = worker.claim()
+        return worker, job
+
+    return claim
+
+
+ALONE = Moved.WORKER_DIED_ALONE.format(how="SIGKILL")
+DIED = Moved.WORKER_DIED.format(how="SIGKILL")
+
+
+@pytest.mark.parametrize(
+    ("losses", "options", "words"),
+    [
+        (10, {}, "was lost while it ran; losses: 10, max_host_losses: 10"),
+        (1, {"max_host_losses": 1}, "losses: 1, max_host_losses: 1"),
+        (10, {"reason": DIED, "is_started": False}, "losses: 10, max_host_losses: 10"),
+        (3, {"reason": ALONE, "is_started": False}, f"3 crashes, the last one alone: {ALONE}"),
+    ],
+    ids=["lost", "bound", "known", "alone"],
+)
+def test_a_job_that_has_crashed_too_often_fails_and_does_not_start(
+    claim_after, caplog, losses, options, words
+):
+    """It is judged when it is claimed again, whatever its retry policy says."""
+    worker, job = claim_after(losses, **options)
+
+    ended = worker.attempt(job)
+
+    assert (State.FAILED, losses) == (ended.transition.to, job.crashes)
+    assert words in ended.transition.reason
+    assert ended.transition.started_at is None
+    assert words in lines_of(caplog)[0].getMessage()
+
+
+@pytest.mark.parametrize(
+    ("losses", "options"),
+    [
+        (9, {}),
+        (12, {"is_started": False}),
+        (12, {"max_host_losses": 13}),
+        (9, {"reason": DIED}),
+        (2, {"reason": ALONE}),
+        (3, {"reason": "ended by an operator"}),
+    ],
+    ids=["below", "only-claimed", "bound", "not-alone", "two", "other"],
+)
+def test_a_job_that_may_be_innocent_starts_after_its_crashes(claim_after, losses, options):
+    """A job that lost servers had only claimed never fails by them."""
+    worker, job = claim_after(losses, **options)
+
+    assert State.SUCCEEDED is worker.attempt(job).transition.to
+
+
+def test_a_job_goes_back_if_its_crashes_cannot_be_judged():
+    """The next claim judges it; it neither starts nor fails meanwhile."""
+    with contextlib.closing(Firelock(FailingStorage())) as fire:
+        fire.task(name="task")(lambda: None).enqueue()
+        worker = Worker(fire)
+        (job,) = worker.claim()
+        fire.storage.fail("history", StorageUnavailable("gone"))
+
+        ended = worker.attempt(attrs.evolve(job, crashes=3))
+
+    assert (State.ENQUEUED, True) == (ended.transition.to, ended.transition.gives_back)
 
 
 def test_lines_about_failed_jobs_can_be_turned_off(logged):

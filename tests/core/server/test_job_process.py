@@ -386,6 +386,39 @@ def test_a_suspect_runs_alone(bench, office):
     assert 3 == ends[0].transition.crashes
 
 
+@pytest.mark.parametrize(("crashes", "is_stored"), [(0, False), (2, True)])
+def test_a_job_that_runs_apart_is_listed_as_running(bench, office, crashes, is_stored):
+    """If the worker process dies, the job gets its crash. The start of a suspect is stored as well."""
+    desk, workers = office
+    job = bench.claim("sleep")
+    job.crashes = crashes
+
+    workers.put([ClaimedRun(job, bench.worker.holder)])
+    until(lambda: desk.memory.running() == [job.id], 30)
+    if is_stored:
+        until(lambda: bench.fire.jobs.get(job.id).record().started_at, 30)
+    started_at = bench.fire.jobs.get(job.id).record().started_at
+    (run,) = workers.runs()
+    run.cancel(CancelKind.STOP, "the test has ended")
+    ended(desk, 1)
+
+    assert is_stored == (started_at is not None)
+    assert [] == desk.memory.running()
+
+
+def test_a_suspect_runs_although_its_start_cannot_be_stored(bench, office, caplog):
+    """An outage must not keep a job from running that has been claimed."""
+    desk, workers = office
+    job = bench.claim("atalk", "x")
+    job.crashes = 2
+    bench.fire.storage.close()
+
+    workers.put([ClaimedRun(job, bench.worker.holder)])
+
+    assert State.SUCCEEDED is ended(desk, 1)[0].transition.to
+    assert f"The start of job {job.id} could not be stored" in caplog.text
+
+
 def test_a_process_above_the_limit_of_memory_is_not_used_again(bench, office):
     """Its job has ended as ever; the next one has another."""
     desk, workers = office

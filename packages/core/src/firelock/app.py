@@ -86,6 +86,7 @@ _TASK_OPTIONS = {
             "aliases",
             "executor",
             "on_risk",
+            "max_host_losses",
             "limits",
             "unique",
             "start_before",
@@ -235,6 +236,7 @@ class Firelock(ServedApp):
         aliases: Sequence[str] = (),
         executor: str = "auto",
         on_risk: str = "continue",
+        max_host_losses: int = 10,
         remote: bool = False,
         limits: Sequence[Limit | Turns] = (),
         unique: Unique | Debounce | None = None,
@@ -254,10 +256,11 @@ class Firelock(ServedApp):
                 `retry` (a Retry or an object with `decide`), `timeout` (of an attempt), `keep` (how long a
                 succeeded job stays, with its result; by default as the settings say), `tags` (texts that may
                 name parameters: "user:{user_id}"), `aliases` (old names still stored with jobs), `executor`
-                ("auto" or "process"), `on_risk` ("continue" or "cancel"), `remote` (a stub for code that
-                lives elsewhere), `limits` (of Limit and Turns, 4 at most), `unique` (a Unique or Debounce),
-                `start_before` (a timedelta from when the job becomes enqueued, or an aware datetime, after
-                which it is deleted unrun).
+                ("auto" or "process"), `on_risk` ("continue" or "cancel"), `max_host_losses` (how often a job
+                may be running when its server or worker process is lost before it fails), `remote` (a stub
+                for code that lives elsewhere), `limits` (of Limit and Turns, 4 at most), `unique` (a Unique
+                or Debounce), `start_before` (a timedelta from when the job becomes enqueued, or an aware
+                datetime, after which it is deleted unrun).
 
         Raises:
             TaskError: it is no plain function, no other process could find it, or a limit or unique key names

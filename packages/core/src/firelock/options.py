@@ -17,6 +17,7 @@ from firelock.limits.keys import KeyMaker, key_maker, to_limits, to_start_before
 from firelock.limits.limit import Limit, Turns
 from firelock.limits.unique import Debounce, Unique
 from firelock.model.dependencies import On
+from firelock.model.lifecycle import MAX_HOST_LOSSES
 from firelock.model.meta import check_meta
 from firelock.model.text import shown
 from firelock.resource import Resource
@@ -28,6 +29,7 @@ R = TypeVar("R", covariant=True)
 _QUEUE = re.compile(r"[a-z0-9_.-]{1,64}\Z")
 _PRIORITY = 100
 _TIMEOUT_LIMIT = 366 * 86_400.0
+_MOST_HOST_LOSSES = 1_000
 _KEEP_LIMIT = 3_650 * 86_400.0  # as of the settings
 MOST_SOURCES = 100  # jobs that one waits for; a larger fan-in waits for a batch
 
@@ -76,6 +78,19 @@ def to_keep_seconds(value: timedelta | float | None) -> float | None:
             f"keep={shown(value)} is refused; pass a timedelta or seconds, from zero to 3,650 days."
         )
     return float(seconds)
+
+
+def check_host_losses(value: int) -> int:
+    """Return how many lost hosts a task allows.
+
+    Raises:
+        ConfigurationError: it is not an integer from 1 to 1,000.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST_HOST_LOSSES:
+        raise ConfigurationError(
+            f"max_host_losses must be an integer from 1 to {_MOST_HOST_LOSSES:,}, got {shown(value)}."
+        )
+    return value
 
 
 def check_retry(value: object) -> RetryPolicy:
@@ -239,6 +254,7 @@ class TaskInfo:
     aliases: tuple[str, ...] = attrs.field(default=(), converter=to_aliases)
     executor: Executor = attrs.field(default=Executor.AUTO, converter=_to_executor)
     on_risk: OnRisk = attrs.field(default=OnRisk.CONTINUE, converter=_to_on_risk)
+    max_host_losses: int = attrs.field(default=MAX_HOST_LOSSES, converter=check_host_losses)
     is_remote: bool = False  # a stub: it enqueues, it is never run here
     is_async: bool = False
     takes_context: bool = False

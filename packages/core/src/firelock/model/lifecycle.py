@@ -22,6 +22,8 @@ from firelock.model.state import State
 from firelock.model.text import clock_time
 
 CRASH_LIMIT = 3
+MAX_HOST_LOSSES = 10  # of a task that does not set another bound
+JOB_PROCESS_DIED = "its process died: {how}"
 HISTORY_LIMIT = 100
 _HISTORY_HEAD = HISTORY_LIMIT // 2
 _SECOND = 1_000_000
@@ -66,6 +68,8 @@ class Moved(StrEnum):
     PARENT_ENDED = "parent {state}"
     PARENT_GONE = "parent removed before it ended as wanted"
     SESSION_LOST = "server lost while the job was running"
+    WORKER_DIED = "its worker process died: {how}"
+    WORKER_DIED_ALONE = "its worker process died while it ran only this job: {how}"
     NOT_STARTED = "server lost before the job started"
     DUPLICATES = "{count} duplicate calls"
     SIGNALLED = "signal {name}"
@@ -309,6 +313,41 @@ def crashed_alone(
         job, holder, State.FAILED if is_over else State.ENQUEUED, at, started_at, reason=reason,
         gives_back=not is_over, crashes=crashes, error=error, expires_at=expires_at if is_over else None,
     )  # fmt: skip
+
+
+@attrs.frozen
+class Crashes:
+    """The crashes of a job since it was last requeued, as its history shows them."""
+
+    losses: int  # it was running when its worker process died or its server was lost
+    alone: str | None  # the reason of the last one if its worker process ran only this job; otherwise None
+
+
+def crashes_of(history: Sequence[HistoryEntry], count: int) -> Crashes:
+    """Return the crashes of a job that has so many.
+
+    The running jobs of a worker process are known when it dies. Of a server that is lost as a whole only the
+    jobs with a stored start count as running. Entries that a long history has left out are not counted.
+    """
+    crashed = [entry for entry in history if entry.attempt is not None and _is_crash(entry)]
+    crashed = crashed[-count:] if count else []
+    alone = crashed[-1].reason if crashed and _says(crashed[-1], Moved.WORKER_DIED_ALONE) else None
+    return Crashes(sum(map(_is_loss, crashed)), alone)
+
+
+def _is_crash(entry: HistoryEntry) -> bool:
+    return _says(entry, Moved.SESSION_LOST, Moved.WORKER_DIED, Moved.WORKER_DIED_ALONE, JOB_PROCESS_DIED)
+
+
+def _is_loss(crash: HistoryEntry) -> bool:
+    if _says(crash, Moved.SESSION_LOST):
+        return crash.started_at is not None
+    return not _says(crash, JOB_PROCESS_DIED)
+
+
+def _says(entry: HistoryEntry, *reasons: str) -> bool:
+    beginnings = tuple(reason.partition("{")[0] for reason in reasons)
+    return (entry.reason or "").startswith(beginnings)
 
 
 def _end(

@@ -42,7 +42,7 @@ from firelock.server.failure import describe_failure
 from firelock.server.memo_commit import MemoCommit
 from firelock.server.open_resources import OpenResources
 from firelock.server.tied_jobs import TiedJobs
-from firelock.storage import Applied
+from firelock.storage import Applied, Held
 
 if TYPE_CHECKING:
     import asyncio
@@ -281,7 +281,8 @@ class JobRunner:
             is_special = not (job.admission_json is None and job.ties_json is None and job.retry is None)
             if is_special and (part := unread_part(job)) is not None:
                 return self._unread(job, holder, part)
-            if job.admission_json is not None and (ended := self._late(job, holder)) is not None:
+            may_be_barred = job.admission_json is not None or job.crashes
+            if may_be_barred and (ended := self._barred(job, holder)) is not None:
                 return ended
             tasks, serializer = self._runtime.tasks, self._runtime.client.serializers.get(job.serializer)
             info = tasks.get(job.task)
@@ -320,6 +321,10 @@ class JobRunner:
         at, why = self._runtime.clock.now(), describe_error(error)
         return self._put_off(job, lifecycle.unprepared(job, holder, at=at, why=why))
 
+    def _barred(self, job: ClaimedJob, holder: Holder) -> EndedRun | None:
+        """Return the end of a job that must not start, because it is late or has crashed too often."""
+        return self._crashed_too_often(job, holder) if job.crashes else self._late(job, holder)
+
     def _late(self, job: ClaimedJob, holder: Holder) -> EndedRun | None:
         """Return the end of a job that was to start before now; None for one that may start.
 
@@ -327,7 +332,7 @@ class JobRunner:
         that is asked where ours is near the instant.
         """
         asks = job.admission
-        if asks is None or job.attempt != 1 or job.crashes:
+        if asks is None or job.attempt != 1:
             return None
         before = latest_start(asks, job.enqueued_at)
         now = self._runtime.clock.now()
@@ -346,6 +351,39 @@ class JobRunner:
         ended = lifecycle.not_started(job, holder, at=now, before=before, expires_at=expires_at)
         log.info("Job %s is deleted unrun: %s.", job.id, ended.reason, extra={"job_id": job.id})
         return EndedRun(job, ended)
+
+    def _crashed_too_often(self, job: ClaimedJob, holder: Holder) -> EndedRun | None:
+        """Return the end of a job that has crashed too often; None if it may start.
+
+        The end of a session counts crashes and fails no job, so they are judged here. This reads the history
+        of a job with so many crashes.
+        """
+        info = self._runtime.tasks.get(job.task)
+        if self._is_apart or info is None or not _may_be_its_last_crash(job, info):
+            return None
+        try:
+            history = self._runtime.storage.history(job.id)
+        except StorageError:
+            return self._handed_back(job, holder, "its history could not be read after its crashes")
+        crashes = lifecycle.crashes_of(history.entries, job.crashes)
+        if crashes.losses >= info.max_host_losses:
+            reason = (
+                "its server or worker process was lost while it ran; "
+                f"losses: {crashes.losses}, max_host_losses: {info.max_host_losses}"
+            )
+        elif crashes.alone is not None and job.crashes >= lifecycle.CRASH_LIMIT:
+            reason = f"{job.crashes} crashes, the last one alone: {crashes.alone}"
+        else:
+            return None
+        at = self._runtime.clock.now()
+        error = attrs.evolve(describe_failure(died := ProcessDied(reason)), traceback=None)
+        expires_at = self._runtime.client.retention.until(State.FAILED, at)
+        transition = lifecycle.failed(
+            job, holder, at=at, started_at=None, reason=reason, error=error, expires_at=expires_at
+        )
+        ended = EndedRun(job, transition)
+        self._report(ended, reason, died)
+        return ended
 
     def _handed_back(self, job: ClaimedJob, holder: Holder, why: str) -> EndedRun:
         at = self._runtime.clock.now()
@@ -392,7 +430,10 @@ class JobRunner:
         return ended
 
     def takes_a_trip(self, job: ClaimedJob) -> bool:
-        """Tell whether `prepare` reads of the storage what the job is tied to."""
+        """Return whether `prepare` reads the storage: what the job is tied to, or its crashes."""
+        info = self._runtime.tasks.get(job.task) if job.crashes else None
+        if info is not None and _may_be_its_last_crash(job, info):
+            return True
         ties = job.ties
         return ties is not None and (bool(ties.inputs) or not self.tied.has_looked(ties))
 
@@ -400,6 +441,21 @@ class JobRunner:
         """The run's clock is ticking."""
         run.started_at = self._runtime.clock.now()
         run.started = time.monotonic()
+
+    def store_start(self, run: Run) -> None:
+        """Store that the run has started, which the dispatcher otherwise does after a second.
+
+        For a suspect, which may end its whole server sooner. The job runs even if the storage is away.
+        """
+        held = Held(run.job.id, run.job.fence, started_at=run.started_at)
+        try:
+            self._runtime.storage.reconcile(run.holder.session, [held])
+        except StorageError as error:
+            log.warning(
+                "The start of job %s could not be stored, so it does not count if its server is lost now: %s",
+                run.job.id, error,
+                extra={"job_id": run.job.id},
+            )  # fmt: skip
 
     # ---- during ------------------------------------------------------------------------------------------
 
@@ -809,6 +865,10 @@ class JobRunner:
                 "fingerprint": None if transition.error is None else transition.error.fingerprint,
             },
         )  # fmt: skip
+
+
+def _may_be_its_last_crash(job: ClaimedJob, info: TaskInfo) -> bool:
+    return job.crashes >= min(lifecycle.CRASH_LIMIT, info.max_host_losses)
 
 
 def _shut_by(error: RateLimited, at: int) -> tuple[str, int] | None:

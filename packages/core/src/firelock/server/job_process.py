@@ -32,7 +32,7 @@ from firelock.context import Console, check_level, check_progress
 from firelock.errors import ConfigurationError, JobCancelled
 from firelock.model.dependencies import Edge, On
 from firelock.model.job import ClaimedJob, ErrorInfo, Transition
-from firelock.model.lifecycle import HELD
+from firelock.model.lifecycle import HELD, JOB_PROCESS_DIED
 from firelock.model.session import Holder
 from firelock.model.state import State
 from firelock.plugins.hookspecs import ServerInfo
@@ -146,12 +146,20 @@ class JobProcess:
             self._process.wait()
         self._back.close()
 
-    def run(self, run: Run, runner: JobRunner, console: Console) -> EndedRun:
+    def run(
+        self, run: Run, runner: JobRunner, console: Console, on_start: Callable[[], None] | None = None
+    ) -> EndedRun:
         """Return the end of the run; a process that dies without a word is a crash of its job.
 
         The run starts when the process has loaded the app. If that fails or takes too long, the job fails
         with the reason, as its policy says, and has no crash. If the run is cancelled meanwhile, the job goes
         back to its queue as one that never started.
+
+        Args:
+            run: prepared, and not started.
+            runner: of this process.
+            console: for what the job logs.
+            on_start: called when the run starts, before the process gets the job.
         """
         run.loading_since = time.monotonic()
         with self._lock:
@@ -164,6 +172,8 @@ class JobProcess:
             unready = self._load()
             if self._is_ready:
                 runner.start(run)
+                if on_start is not None:
+                    on_start()
                 answer = self._exchange(run, console)
         except (OSError, ValueError):
             answer = None
@@ -184,7 +194,7 @@ class JobProcess:
             return runner.passed_over(run, run.context.cancel_reason)
         how = describe_exit(self._process.returncode)
         if self._is_ready:
-            return runner.crashed(run, f"its process died: {how}")
+            return runner.crashed(run, JOB_PROCESS_DIED.format(how=how))
         why = unready or how
         return runner.interrupted(run, ProcessDied(f"the process for this job could not load the app: {why}"))
 

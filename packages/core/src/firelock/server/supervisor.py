@@ -31,6 +31,7 @@ from firelock.errors import (
     StorageUnavailable,
 )
 from firelock.model.ids import new_id
+from firelock.model.lifecycle import Moved
 from firelock.plugins.hookspecs import ServerInfo
 from firelock.plugins.loader import open_storage
 from firelock.server.job_counters import Counted, read_counters, summed
@@ -396,7 +397,10 @@ class Supervisor:
             return
         code = child.process.returncode
         is_in_order = code == EXIT_OK and not running
-        reason = "server stopped" if is_in_order else f"its process died: {describe_exit(code)}"
+        reason = "server stopped"
+        if not is_in_order:
+            died = Moved.WORKER_DIED_ALONE if len(running) == 1 else Moved.WORKER_DIED
+            reason = died.format(how=describe_exit(code))
         try:
             taken = sessions.end(session, running, reason=reason)
         except StorageUnavailable as error:
@@ -410,7 +414,10 @@ class Supervisor:
         if taken.crashed:
             self._places[child.place].crashed_jobs += len(taken.crashed)
             log.warning(
-                "Child %d died (%s); it was running %s.", child.process.pid, reason, ", ".join(taken.crashed)
+                "Child %d died (%s); it was running %s.",
+                child.process.pid,
+                describe_exit(code),
+                ", ".join(taken.crashed),
             )
 
     # ---- the end of a child ------------------------------------------------------------------------------

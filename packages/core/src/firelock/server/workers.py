@@ -440,7 +440,7 @@ class ThreadWorkers:
             if claimed_run.is_dropped:  # while it was prepared, when the dispatcher could not see it running
                 return context.runner.passed_over(run)
             if self._pool is not None and context.runs_apart(run.info, claimed_run.job.crashes):
-                return self._run_apart(run, self._pool)
+                return self._run_apart(worker, run, self._pool)
             context.memory.start(worker, claimed_run.job.id)
             return context.runner.run(run)
         except BaseException as error:  # noqa: BLE001 - no process could be started, say: the thread goes on
@@ -450,12 +450,22 @@ class ThreadWorkers:
             context.state.mend()
             del self.running[worker]
 
-    def _run_apart(self, run: Run, pool: JobProcessPool) -> EndedRun:
-        """Run in a process of its own: a suspect in a new one that nobody uses again, else in an idle one."""
+    def _run_apart(self, worker: int, run: Run, pool: JobProcessPool) -> EndedRun:
+        """Run in a process of its own: a suspect in a new one that nobody uses again, else in an idle one.
+
+        The job is listed as running from its start there, so that it gets its crash if this process dies.
+        """
+        context = self._context
+
+        def on_start() -> None:
+            context.memory.start(worker, run.job.id)
+            if is_suspect:
+                context.runner.store_start(run)
+
         is_suspect = run.job.crashes >= SUSPECT_CRASHES
         process = pool.take(run.info, is_new=is_suspect)
         try:
-            return process.run(run, self._context.runner, self._context.console)
+            return process.run(run, context.runner, context.console, on_start)
         except BaseException:
             process.kill()  # nobody knows what it would answer next
             raise
@@ -603,7 +613,8 @@ class AsyncWorkers:
     def _start_one(self, loop: asyncio.AbstractEventLoop, claimed_run: ClaimedRun) -> None:
         runner = self._context.runner
         try:
-            if claimed_run.job.ties_json is not None and runner.takes_a_trip(claimed_run.job):
+            job = claimed_run.job
+            if (job.ties_json is not None or job.crashes) and runner.takes_a_trip(job):
                 place = self._free[-1]
                 task = loop.create_task(self._start_tied(loop, claimed_run, place))
                 self._free.remove(place)

@@ -8,6 +8,7 @@ import pytest
 from firelock.model.clock import SECOND
 from firelock.model.job import JobRecord
 from firelock.model.lifecycle import Moved
+from firelock.model.session import Holder
 from firelock.model.state import State
 from firelock.storage import Applied, Held, LostClaim, NewSession, Renewal
 from firelock.testing.conformance.scene import (
@@ -232,6 +233,36 @@ class SessionDuty(StorageFixtures):
             entry.state, entry.reason, entry.attempt, entry.claimed_at, entry.server,
         )  # fmt: skip
         assert Moved.SESSION_LOST == record.reason
+
+    @pytest.mark.parametrize("is_expired", [True, False], ids=["expired", "ended"])
+    def test_the_crash_of_a_job_shows_whether_its_start_was_stored(
+        self, scene: Scene, is_expired: bool
+    ) -> None:
+        """The history entry of the crash has the start that the session last stored, of that attempt alone.
+
+        If this fails: a job that takes down its whole server each time runs for ever, or jobs that were only
+        claimed by lost servers are failed.
+        """
+
+        def end(holder: Holder) -> None:
+            if is_expired:
+                scene.advance(2 * HOURS)
+                scene.orphans()
+            else:
+                scene.lose(holder)
+
+        first = scene.begin("a", HOURS)
+        running = scene.run(first)
+        scene.reconcile(first, [_held(running, started_at=scene.stamp())])
+        started_at = scene.record(running.id).started_at
+        end(first)
+        second = scene.begin("b", HOURS)
+        scene.claim(second)
+        end(second)
+
+        crashes = [entry for entry in scene.history(running.id) if entry.attempt is not None]
+        assert started_at is not None
+        assert [started_at, None] == [entry.started_at for entry in crashes]
 
     def test_only_what_ran_is_blamed(self, scene: Scene) -> None:
         """Jobs named as running get a crash and the reason; the others go back without a trace.
