@@ -125,15 +125,8 @@ def has_ended(pid):
 
 @kills
 @pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "stopped"])
-def test_a_program_of_a_running_job_ends_with_its_server(on, program_of, is_killed, request):
+def test_a_program_of_a_running_job_ends_with_its_server(on, program_of, is_killed):
     """The documentation promises this for jobs with a process of their own."""
-    if is_killed:
-        mark = pytest.mark.xfail(
-            strict=True,
-            raises=AssertionError,
-            reason="The kernel ends the job's process when its server is killed, but no programs of the job.",
-        )
-        request.applymarker(mark)
     with arranging():
         (server,) = on.serve(workers=2, app="blamed")
         _, program = program_of("program-and-hold")
@@ -146,17 +139,16 @@ def test_a_program_of_a_running_job_ends_with_its_server(on, program_of, is_kill
 
 
 @kills
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="An idle job process ends without ending the programs that its jobs have left behind.",
-)
-def test_a_program_that_a_job_has_left_behind_ends_with_its_server(on, program_of):
-    """The job has ended, and the server is stopped by SIGTERM."""
+@pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "stopped"])
+def test_a_program_that_a_job_has_left_behind_ends_with_its_server(on, program_of, is_killed):
+    """The job has ended, and the server is killed or stopped by SIGTERM."""
     with arranging():
         (server,) = on.serve(workers=2, app="blamed")
         job_id, program = program_of("program-and-end")
         eventually(lambda: on.record(job_id).is_final, LONG, "the job has ended")
-        server.stop(LONG)
+        if is_killed:
+            kill(server.pid)
+        else:
+            server.stop(LONG)
 
     assert has_ended(program)

@@ -4,8 +4,7 @@ The process imports the app by the name its server was started with and says tha
 gets one job after another as a line of JSON, and answers each with its log lines and its transition. A job
 that ends within a transaction of its task is reported before that can commit: the process waits until its
 server has noted it. When it dies, exactly one job is to blame; when it never got ready, none is. When its
-server dies, the pipe that brings the jobs ends, and with it the process and all that it started, in the
-middle of a job.
+server dies, the process ends with all that it started, in the middle of a job: see `process_groups`.
 """
 
 from __future__ import annotations
@@ -40,6 +39,7 @@ from firelock.server.attempt import Completion, EndedRun, JobRunner, ProcessDied
 from firelock.server.job_counters import count_in
 from firelock.server.loading import load_in_job_process
 from firelock.server.logs import LogFormat, log_to_stderr, say_last
+from firelock.server.process_groups import GroupGuard
 from firelock.server.process_state import (
     describe_exit,
     die_with_parent,
@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NOTED = b"noted\n"  # the server's answer to a completion: the only line it sends while a job runs
+_ORDERLY_END = 2.0  # seconds for an idle process to end
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.05  # seconds between two looks at it
 _MEANWHILE = frozenset({"log", "progress", "completed"})  # what a process says while its job goes on
 
 
@@ -100,11 +102,25 @@ class JobProcess:
             raise AssertionError(self._process)
         self._out, self._back = out, back
         _started.add(self)
+        try:
+            _groups.add(self._process.pid)
+        except OSError:
+            self.kill()
+            self.close()
+            raise
 
     @property
     def is_alive(self) -> bool:
-        """Tell whether the process runs and goes on running."""
-        return not self._is_killed and self._process.poll() is None
+        """Whether the process runs and goes on running."""
+        return not self._is_killed and not self._has_ended()
+
+    def _has_ended(self) -> bool:
+        """Return whether the process has ended. What is left of its group is killed before it is reaped."""
+        if self._process.returncode is None:
+            if _is_running(self._process):
+                return False
+            _groups.kill(self._process.pid)
+        return self._process.poll() is not None
 
     def rss_bytes(self) -> int:
         """Return how much memory it has; 0 where the system does not tell."""
@@ -117,11 +133,10 @@ class JobProcess:
         os.close(nowhere)
 
     def kill(self) -> None:
-        """The process is dead, and what it started with it."""
+        """Kill the process, and with it what it started."""
         self._is_killed = True
-        try:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
+        if self._process.returncode is None:  # otherwise its number may be another's by now
+            _groups.kill(self._process.pid)
             self._process.kill()
 
     def _stop(self, run: Run) -> None:
@@ -137,13 +152,16 @@ class JobProcess:
             self._out.close()
 
     def close(self) -> None:
-        """The process has ended: in order if it is idle."""
+        """End the process, in order if it is idle, and what its jobs have left behind."""
         self.dismiss()
-        try:
-            self._process.wait(timeout=2)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            self._process.wait()
+        deadline, pause = time.monotonic() + _ORDERLY_END, _FIRST_PAUSE
+        while not self._has_ended():
+            if time.monotonic() > deadline:
+                self.kill()
+                self._process.wait()
+                break
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
         self._back.close()
 
     def run(
@@ -250,14 +268,26 @@ def _write(pipe: IO[bytes], words: Mapping[str, Any]) -> None:
     pipe.flush()
 
 
+def _is_running(process: subprocess.Popen[bytes]) -> bool:
+    """Return whether a child process runs, without reaping it if the system allows that."""
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13, Windows
+        return process.poll() is None
+    try:
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:  # the application reaps all children of the process itself
+        return False
+
+
 # Those whose pipes this process holds.
 _started: weakref.WeakSet[JobProcess] = weakref.WeakSet()
+_groups = GroupGuard()
 
 
 def _let_go_of_all() -> None:
     for process in list(_started):
         process.let_go()
     _started.clear()
+    _groups.let_go()
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
