@@ -191,11 +191,6 @@ def read_probe(port, path):
 
 @pytest.mark.heavy("starts a real server, and waits longer than a worker process may be silent")
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="A worker process that waits for its session is reported like one that never gets ready.",
-)
 def test_a_worker_process_that_starts_in_an_outage_does_not_make_its_server_dead(server, tmp_path):
     """A new server could not reach the storage either, so a restart would not help."""
     port = free_port()

@@ -25,12 +25,21 @@ from firelock.server.probes import (
     server_families,
     startup,
 )
-from firelock.server.shared_memory import ChildMemory
+from firelock.server.shared_memory import ChildMemory, WorkerCounts
 from tests.core.fakes import FailingStorage, until
 from tests.ports import HOST, free_port
 
 CHILD = ChildStatus(
-    place=0, pid=7, age=60, workers=20, busy=3, silence=0.5, turned=0.2, has_session=True, has_begun=True
+    place=0,
+    pid=7,
+    age=60,
+    has_loaded=True,
+    waited=50,
+    workers=WorkerCounts(20, busy_threads=3),
+    silence=0.5,
+    turned=0.2,
+    has_session=True,
+    has_begun=True,
 )
 SERVER = ServerStatus(
     name="web:1", mode="running", children=(CHILD,), reached=1.0, patience=300.0, heartbeat=10.0
@@ -56,7 +65,7 @@ def test_a_server_at_work_is_alive_ready_and_started():
     """One line a check, each with its figures."""
     assert lines(liveness(SERVER)) == [
         "ok supervisor: its loop turned 0.0 s ago",
-        "ok child 0: its loop turned 0.2 s ago, 3 of 20 workers busy",
+        "ok child 0: its loop turned 0.2 s ago, 3 of 20 threads busy",
     ]
     assert lines(readiness(SERVER)) == [
         "ok storage: it answered 1.0 s ago",
@@ -71,7 +80,12 @@ def test_a_server_at_work_is_alive_ready_and_started():
     [
         (child_with(turned=301), "child 0: its loop has not turned for 301 s, 300 s at most"),
         (child_with(silence=301), "child 0: it has reported nothing for 301 s, 300 s at most"),
-        (child_with(silence=None, age=301), "child 0: it starts, for 301.0 s, of 300 s at most"),
+        (
+            child_with(silence=None, has_loaded=False, age=301),
+            "child 0: it starts, for 301.0 s, of 300 s at most",
+        ),
+        (child_with(silence=None, waited=301), "child 0: it starts, for 301.0 s, of 300 s at most"),
+        (child_with(turned=None, waited=301), "child 0: its loop has not turned for 301 s"),
         (server_with(turned=301), "supervisor: its loop has not turned for 301 s"),
     ],
 )
@@ -87,7 +101,11 @@ def test_a_loop_that_does_not_turn_is_not_alive(status, said):
     ("status", "said"),
     [
         (child_with(pid=None, starts_in=4.0), "ok child 0: it has ended, another one starts in 4 s"),
-        (child_with(turned=None, age=3), "ok child 0: it starts, for 3.0 s, of 300 s at most"),
+        (
+            child_with(silence=None, has_loaded=False, age=3),
+            "ok child 0: it starts, for 3.0 s, of 300 s at most",
+        ),
+        (child_with(turned=None, waited=3), "ok child 0: its loop turned 3.0 s ago"),
     ],
 )
 def test_a_child_that_is_being_replaced_is_said_and_no_reason_to_start_anew(status, said):
@@ -98,6 +116,33 @@ def test_a_child_that_is_being_replaced_is_said_and_no_reason_to_start_anew(stat
 def test_a_storage_that_is_away_does_not_make_a_server_dead():
     """A new process would not reach it either."""
     assert all(check.is_ok for check in liveness(server_with(reached=None)))
+
+
+def test_a_child_that_waits_for_its_session_is_alive():
+    """It can wait for as long as an outage lasts, and its time counts from its session on."""
+    waits = attrs.evolve(CHILD, age=9_000, waited=None, silence=None, turned=None, has_session=False)
+    has_begun = attrs.evolve(waits, waited=4)
+
+    assert lines(liveness(server_with(children=(waits,))))[1] == (
+        "ok child 0: it waits for its session, which begins when the storage answers"
+    )
+    assert [0, 4] == [child.silent_for for child in (waits, has_begun)]
+
+
+@pytest.mark.parametrize(
+    ("workers", "said"),
+    [
+        (WorkerCounts(4, 0, 3, 0), "3 of 4 threads busy"),
+        (WorkerCounts(4, 100, 3, 7), "3 of 4 threads and 7 of 100 coroutines busy"),
+        (
+            WorkerCounts(4, 100, 4, 7, 4, 1),
+            "4 of 4 threads and 7 of 100 coroutines busy, 5 of them with a job past its timeout",
+        ),
+    ],
+)
+def test_threads_and_coroutines_are_counted_apart(workers, said):
+    """Idle coroutines do not hide that all threads are taken; a job past its timeout is no dead loop."""
+    assert lines(liveness(child_with(workers=workers)))[1] == f"ok child 0: its loop turned 0.2 s ago, {said}"
 
 
 @pytest.mark.parametrize(
@@ -132,14 +177,14 @@ def test_a_child_is_read_from_its_memory():
     """What it has not reported yet is left open; its right to run is its session's."""
     memory, status = ChildMemory.create(2), ChildStatus(place=0, pid=7, has_session=True, cpu_seconds=5.0)
     silent = reported(status, memory)
-    memory.report(1, cpu_seconds=2.0, rss_bytes=4096)
+    memory.report(WorkerCounts(2, busy_threads=1), cpu_seconds=2.0, rss_bytes=4096)
     memory.turn()
     memory.grant(9e9)
     child = reported(status, memory)
     memory.close()
 
     assert (silent.silence, silent.turned, silent.has_session) == (None, None, False)
-    assert (child.workers, child.busy, child.cpu_seconds, child.rss_bytes) == (2, 1, 7.0, 4096)
+    assert (child.workers, child.cpu_seconds, child.rss_bytes) == (WorkerCounts(2, busy_threads=1), 7.0, 4096)
     assert child.has_session
     assert child.silence is not None
     assert child.turned is not None
@@ -149,7 +194,9 @@ def test_a_child_is_read_from_its_memory():
 
 def test_a_server_in_numbers():
     """Its mode, whether it is ready, and each child's slots, time and memory."""
-    text = metrics_text(server_families(attrs.evolve(SERVER, round_trips=(0,) * 13 + (2,), mode="quiet")))
+    workers = WorkerCounts(20, busy_threads=3, stuck_threads=2)
+    server = attrs.evolve(child_with(workers=workers), round_trips=(0,) * 13 + (2,), mode="quiet")
+    text = metrics_text(server_families(server))
 
     assert {
         "firelock_server_ready 0",
@@ -161,6 +208,8 @@ def test_a_server_in_numbers():
         'firelock_child_starts_total{child="0"} 1',
         'firelock_child_worker_slots{child="0",state="busy"} 3',
         'firelock_child_worker_slots{child="0",state="idle"} 17',
+        'firelock_child_stuck_workers{child="0",kind="thread"} 2',
+        'firelock_child_stuck_workers{child="0",kind="coroutine"} 0',
     } <= set(text.splitlines())
 
 

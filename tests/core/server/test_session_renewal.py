@@ -10,7 +10,7 @@ from firelock import Firelock, Settings, State
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.plugins.hookspecs import ServerInfo
 from firelock.server.session_renewal import SessionRenewal
-from firelock.server.shared_memory import ChildMemory
+from firelock.server.shared_memory import NO_WORKERS, ChildMemory, WorkerCounts
 from firelock.storage import ClaimRequest
 from tests.core.fakes import FailingStorage, until
 
@@ -96,15 +96,15 @@ def test_the_right_to_run_ends_before_the_session(timeout, heartbeat, margin):
 def test_all_sessions_are_renewed_in_one_call(scene):
     """With what their children report; the right to run grows with each renewal."""
     boards = [scene.begin(name) for name in "ab"]
-    boards[0].report(3)
+    boards[0].report(WorkerCounts(busy_threads=2, busy_coroutines=1, stuck_threads=2, stuck_coroutines=1))
     granted = []
     boards[1].grant = granted.append
 
     scene.until_renewed()
 
     (renewals,) = scene.storage.called["renew"][-1]
-    assert [(scene.ids["a"], 3, "running"), (scene.ids["b"], 0, "running")] == [
-        (one.session, one.busy, one.state) for one in renewals
+    assert [(scene.ids["a"], 3, 2, 1, "running"), (scene.ids["b"], 0, 0, 0, "running")] == [
+        (one.session, one.busy, one.stuck_threads, one.stuck_coroutines, one.state) for one in renewals
     ]
     assert time.monotonic() < granted[-1]
 
@@ -113,12 +113,12 @@ def test_a_renewal_tells_what_the_child_takes():
     """Its memory, and its share of one processor since the renewal before, from its own reports."""
     scene = Scene(Settings(heartbeat=600, session_timeout=2_000))
     board = scene.begin()
-    board.report(1, cpu_seconds=10.0, rss_bytes=50_000_000)
+    board.report(NO_WORKERS, cpu_seconds=10.0, rss_bytes=50_000_000)
     scene.renewal.renew()
     first = scene.session()
     before = board.last_report().at
 
-    board.report(1, cpu_seconds=10.5, rss_bytes=60_000_000)
+    board.report(NO_WORKERS, cpu_seconds=10.5, rss_bytes=60_000_000)
     scene.renewal.renew()
 
     second = scene.session()
@@ -131,10 +131,10 @@ def test_a_renewal_tells_what_the_child_takes():
 def test_a_child_that_reports_nothing_is_overdue(scene):
     """Three heartbeats without a word, whatever its server says of itself."""
     board = scene.begin()
-    board.report(1)
+    board.report(NO_WORKERS)
 
     until(lambda: scene.session().state == "overdue")
-    board.report(0)
+    board.report(NO_WORKERS)
     until(lambda: scene.session().state == "running")
 
 

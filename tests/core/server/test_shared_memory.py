@@ -14,7 +14,7 @@ import pytest
 from firelock import ConfigurationError
 from firelock.model.clock import elapsed_seconds
 from firelock.model.ids import new_id
-from firelock.server.shared_memory import ChildMemory, share_memory
+from firelock.server.shared_memory import NO_WORKERS, ChildMemory, WorkerCounts, share_memory
 from tests.core.fakes import Host
 
 
@@ -41,7 +41,7 @@ def test_a_suspension_uses_up_the_right_and_does_not_silence_the_child():
     host = Host()
     board = ChildMemory.create(1, host.clocks.elapsed)
     board.grant(host.clocks.elapsed() + 30)
-    board.report(0)
+    board.report(NO_WORKERS)
 
     seen = []
     for seconds in (20, 20):
@@ -57,10 +57,14 @@ def test_a_report_says_what_the_process_takes(board):
     before = (board.last_report().cpu_seconds, board.last_report().rss_bytes, board.last_report().at)
     began = time.monotonic()
 
-    board.report(2, cpu_seconds=1.25, rss_bytes=48 * 1024 * 1024)
+    workers = WorkerCounts(4, 100, 3, 50, 2, 1)
+    board.report(workers, cpu_seconds=1.25, rss_bytes=48 * 1024 * 1024)
+    board.turn()
+    board.start(0, new_id())
 
     assert (0.0, 0, 0.0) == before
     assert (1.25, 48 * 1024 * 1024) == (board.last_report().cpu_seconds, board.last_report().rss_bytes)
+    assert (workers, 53) == (board.last_report().workers, board.last_report().workers.busy)
     assert began <= board.last_report().at <= time.monotonic()
 
 

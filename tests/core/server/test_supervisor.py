@@ -224,15 +224,44 @@ def test_a_new_child_of_a_quiet_server_is_quiet(house):
 
 
 def test_a_child_that_never_gets_ready_is_killed(house):
-    """It hangs while it imports the app, say; one that is ready and waits for its session is left alone."""
-    hangs, waits = house.child("while True: pass"), house.child("while True: pass")
-    hangs.started_at = waits.started_at = time.monotonic() - SETTINGS.child_silence - 1
-    waits.memory = ChildMemory.attach(waits.descriptor, PLACES)
+    """It hangs while it imports the app, or before it reports. One that waits for its session is alive."""
+    long_ago = time.monotonic() - SETTINGS.child_silence - 1
+    hangs, waits, frozen, begins = (house.child("while True: pass") for _ in range(4))
+    for child in (hangs, waits, frozen, begins):
+        child.started_at = long_ago
+    for child in (waits, frozen, begins):
+        child.memory = ChildMemory.attach(child.descriptor, PLACES)
+    frozen.began_at, begins.began_at = long_ago, time.monotonic()
 
     house.supervisor._tick()
 
-    until(lambda: hangs.process.poll() is not None)
-    assert waits.process.poll() is None
+    until(lambda: hangs.process.poll() is not None and frozen.process.poll() is not None)
+    assert (None, None) == (waits.process.poll(), begins.process.poll())
+
+
+def test_outage_that_delays_sessions_is_logged_once(house, caplog):
+    """One line when it begins and one when it is over, for the new session and for the end of the old one."""
+    caplog.set_level(logging.INFO, "firelock.server.supervisor")
+    dead, new = house.with_session("pass"), house.child("import sys; sys.stdin.read()")
+    dead.process.wait()
+    away = [StorageUnavailable("away")] * 3
+    house.storage.fail("end_session", *away)
+    house.storage.fail("begin_session", *away)
+
+    house.supervisor._exited(dead)
+    house.supervisor._introduce(new, {"about": [], "places": PLACES, "workers": 1})
+    house.events(7)
+
+    lines = [line.getMessage() for line in caplog.records if "ession" in line.getMessage()]
+    assert [
+        f"Session {dead.session} could not be ended; until it is, its jobs wait: away",
+        f"No new session yet for child {new.process.pid}; trying again every second: away",
+    ] == lines[:2]
+    assert {
+        f"Session {dead.session} has ended; its jobs are back in their queues.",
+        f"Child {new.process.pid} has its new session.",
+    } == set(lines[2:])
+    assert 4 == len(lines)
 
 
 def test_a_child_that_cannot_be_started_is_tried_again(house, monkeypatch):

@@ -20,7 +20,7 @@ from firelock.model.clock import SECOND
 from firelock.model.state import State
 from firelock.plugins.hookspecs import ServerInfo
 from firelock.server.attempt import CancelKind, Run
-from firelock.server.shared_memory import ChildMemory
+from firelock.server.shared_memory import ChildMemory, WorkerCounts
 from firelock.server.upkeep import ChildUpkeep
 from firelock.server.workers import DispatcherInbox, WorkerContext
 from firelock.storage import ClaimRequest, NewSession, Promotion
@@ -41,6 +41,11 @@ class FakeWorkers:
 
     def runs(self):
         return self.running
+
+    def counts(self):
+        return WorkerCounts(
+            busy_threads=len(self.running), stuck_threads=sum(run.is_stuck for run in self.running)
+        )
 
     def watch(self):
         self.watched += 1
@@ -350,7 +355,7 @@ def test_a_child_whose_memory_nobody_tells_reports_all_the_same(seldom, monkeypa
 
     seldom.upkeep.start()
 
-    assert (1, 0) == (seldom.board.last_report().busy, seldom.board.last_report().rss_bytes)
+    assert (1, 0) == (seldom.board.last_report().workers.busy, seldom.board.last_report().rss_bytes)
     assert 0 < seldom.board.last_report().at <= time.monotonic()
 
 
@@ -360,9 +365,9 @@ def test_the_child_reports_how_busy_it_is(scene):
 
     scene.upkeep.start()
 
-    assert 1 == scene.board.last_report().busy
+    assert 1 == scene.board.last_report().workers.busy
     scene.dispatched.running.clear()
-    until(lambda: scene.board.last_report().busy == 0)
+    until(lambda: scene.board.last_report().workers.busy == 0)
 
 
 def test_what_was_counted_is_written(scene):

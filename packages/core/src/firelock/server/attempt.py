@@ -139,6 +139,7 @@ class Run:
     loading_since: float = 0.0  # monotonic: of one in a process of its own, which has to be ready first
     cancelled: CancelKind | None = None
     is_stopped: bool = False  # `cancel` has been called; nothing ends the run by force a second time
+    is_stuck: bool = False  # it goes on after its timeout, and that has been logged
     stop: Any = None  # how to end it by force: set by executors that can
     coroutine: asyncio.Task[Any] | None = None  # the asyncio task that runs it; None in a thread
     completion: Completion | None = None  # from `complete` on; the latest, where one was rolled back

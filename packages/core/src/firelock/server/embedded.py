@@ -260,7 +260,8 @@ class _RunningServer:
         now, sessions = time.monotonic(), self._sessions
         child = ChildStatus(place=0, has_begun=True)
         with suppress(ValueError):  # it has ended at this moment
-            alive = attrs.evolve(child, pid=self._server.pid, age=now - self._started_at, has_session=True)
+            age = now - self._started_at
+            alive = attrs.evolve(child, pid=self._server.pid, age=age, waited=age, has_session=True)
             child = reported(alive, self._memory)
         return attrs.evolve(
             status, mode=sessions.state, children=(child,),
@@ -273,16 +274,21 @@ class _RunningServer:
         threading.Thread(target=self._replace, args=(lost,), name="firelock-session", daemon=True).start()
 
     def _replace(self, lost: str) -> None:
+        is_repeat = False
         with self._renewing:
             while lost == self._session and not self._ending.is_set():
                 self._sessions.forget(lost)
                 try:
                     self._session = self._begin()
                 except StorageError as error:
-                    log.warning("No new session yet, trying again: %s", error)
+                    if not is_repeat:
+                        log.warning("No new session yet; trying again every second: %s", error)
+                    is_repeat = True
                     self._ending.wait(_BEGIN_AGAIN)
                 else:
                     self._child.adopt(self._session)
+                    if is_repeat:
+                        log.info("The server has its new session.")
 
     def _obey(self, order: str) -> None:
         if self._ending.is_set():

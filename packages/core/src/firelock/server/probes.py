@@ -22,7 +22,7 @@ from firelock.model.metrics import METRICS_TYPE, MetricFamily, metrics_text
 from firelock.plugins.loader import installed_version
 from firelock.server.job_counters import Counted, job_families
 from firelock.server.session_renewal import ROUND_TRIPS
-from firelock.server.shared_memory import ChildMemory
+from firelock.server.shared_memory import NO_WORKERS, ChildMemory, WorkerCounts
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +50,9 @@ class ChildStatus:
     place: int  # from 0
     pid: int | None = None  # None: nobody is there; it has ended, and another one starts
     age: float = 0.0  # since its process began
-    workers: int = 0  # threads and coroutines; 0 until it has imported the app
-    busy: int = 0
+    has_loaded: bool = False  # it has imported the app
+    waited: float | None = None  # since it had a session to work for; None before the first
+    workers: WorkerCounts = NO_WORKERS  # zeros before the first report
     silence: float | None = None  # since its last report; None before the first
     turned: float | None = None  # since its dispatcher's last turn; None before the first
     has_session: bool = False  # a living one: it may start jobs
@@ -61,6 +62,17 @@ class ChildStatus:
     starts_in: float = 0.0  # until another one starts, where nobody is there
     starts: int = 1  # of processes in this place
     crashed_jobs: int = 0  # that ran in a child of this place when it died
+
+    @property
+    def silent_for(self) -> float:
+        """The seconds in which it has said nothing although it should have: see the setting child_silence.
+
+        A child that has imported the app waits for its session, which it gets as soon as the storage answers.
+        It reports from then on, so this time does not count.
+        """
+        if self.silence is not None:
+            return self.silence
+        return (self.waited or 0.0) if self.has_loaded else self.age
 
 
 def reported(status: ChildStatus, memory: ChildMemory) -> ChildStatus:
@@ -72,8 +84,8 @@ def reported(status: ChildStatus, memory: ChildMemory) -> ChildStatus:
     now, report, turned_at = time.monotonic(), memory.last_report(), memory.last_turn()
     return attrs.evolve(
         status,
-        workers=memory.workers,
-        busy=report.busy,
+        has_loaded=True,
+        workers=report.workers,
         silence=now - report.at if report.at else None,
         turned=now - turned_at if turned_at else None,
         has_session=status.has_session and memory.has_right(),
@@ -113,8 +125,8 @@ class Check:
 def liveness(status: ServerStatus) -> list[Check]:
     """Return whether every loop turns, or the server has to be started anew.
 
-    A child that is being replaced, one that imports its app and one that stops are alive. The storage is no
-    part of it: a new process would not reach it either.
+    A child that is being replaced, one that imports its app or waits for its session, and one that stops are
+    alive. The storage is no part of it: a new process would not reach it either.
     """
     loop = _turning("supervisor", status.turned, status.patience, "")
     return [loop, *(_child_is_alive(child, status) for child in status.children)]
@@ -124,11 +136,26 @@ def _child_is_alive(child: ChildStatus, status: ServerStatus) -> Check:
     name, limit = f"child {child.place}", status.patience
     if child.pid is None:
         return Check(name, True, f"it has ended, another one starts in {child.starts_in:.0f} s")
-    if child.silence is None or child.turned is None:
-        return Check(name, child.age <= limit, f"it starts, for {child.age:.1f} s, of {limit:g} s at most")
-    if child.silence > limit:
-        return Check(name, False, f"it has reported nothing for {child.silence:.0f} s, {limit:g} s at most")
-    return _turning(name, child.turned, limit, f", {child.busy} of {child.workers} workers busy")
+    if child.silence is None and child.has_loaded and child.waited is None:
+        return Check(name, True, "it waits for its session, which begins when the storage answers")
+    silent = child.silent_for
+    if child.silence is None:
+        return Check(name, silent <= limit, f"it starts, for {silent:.1f} s, of {limit:g} s at most")
+    if silent > limit:
+        return Check(name, False, f"it has reported nothing for {silent:.0f} s, {limit:g} s at most")
+    if child.turned is None:
+        return _turning(name, child.waited or 0.0, limit, "")
+    return _turning(name, child.turned, limit, _in_words(child.workers))
+
+
+def _in_words(workers: WorkerCounts) -> str:
+    """Return what the workers do, as the rest of a sentence."""
+    kinds = [f"{workers.busy_threads} of {workers.threads} threads"]
+    if workers.coroutines:
+        kinds.append(f"{workers.busy_coroutines} of {workers.coroutines} coroutines")
+    stuck = workers.stuck_threads + workers.stuck_coroutines
+    late = f", {stuck} of them with a job past its timeout" if stuck else ""
+    return f", {' and '.join(kinds)} busy{late}"
 
 
 def _turning(name: str, turned: float, limit: float, more: str) -> Check:
@@ -229,6 +256,9 @@ def _child_families(children: Sequence[ChildStatus]) -> list[MetricFamily]:
         "firelock_child_crashed_jobs_total", "counter", "Jobs that were running when their child died."
     )
     slots = MetricFamily("firelock_child_worker_slots", "gauge", "Threads and coroutines, by what they do.")
+    stuck = MetricFamily(
+        "firelock_child_stuck_workers", "gauge", "Workers that are occupied by a job past its timeout."
+    )
     cpu = MetricFamily(
         "firelock_child_cpu_seconds_total", "counter", "Time on processors, of all in this place."
     )
@@ -239,13 +269,17 @@ def _child_families(children: Sequence[ChildStatus]) -> list[MetricFamily]:
         up.add(float(child.has_session), child=place)
         starts.add(child.starts, child=place)
         crashed.add(child.crashed_jobs, child=place)
-        slots.add(child.busy, child=place, state="busy")
-        slots.add(max(0, child.workers - child.busy), child=place, state="idle")
+        workers = child.workers
+        slots.add(workers.busy, child=place, state="busy")
+        idle = workers.threads + workers.coroutines - workers.busy
+        slots.add(max(0, idle), child=place, state="idle")
+        stuck.add(workers.stuck_threads, child=place, kind="thread")
+        stuck.add(workers.stuck_coroutines, child=place, kind="coroutine")
         cpu.add(round(child.cpu_seconds, 3), child=place)
         memory.add(child.rss_bytes, child=place)
         if child.turned is not None:
             turned.add(round(child.turned, 3), child=place)
-    return [up, starts, crashed, slots, cpu, memory, turned]
+    return [up, starts, crashed, slots, stuck, cpu, memory, turned]
 
 
 # ---- the port --------------------------------------------------------------------------------------------

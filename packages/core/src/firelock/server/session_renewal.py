@@ -249,4 +249,8 @@ class _RenewedSession:
                 spent = report.cpu_seconds - told.cpu_seconds
                 self.cpu_percent = max(0.0, 100 * spent / (report.at - told.at))
             self.told = report
-        return Renewal(self.id, report.busy, state, report.rss_bytes, self.cpu_percent)
+        workers = report.workers
+        return Renewal(
+            self.id, workers.busy, state, report.rss_bytes, self.cpu_percent,
+            stuck_threads=workers.stuck_threads, stuck_coroutines=workers.stuck_coroutines,
+        )  # fmt: skip

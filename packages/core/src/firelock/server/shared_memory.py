@@ -7,10 +7,10 @@ nothing in it needs an orderly end.
 The memory belongs to no file: a full or read-only disk cannot take it away. A child is another program, so it
 gets the memory as a descriptor, and gives it its size once it knows how many workers it has.
 
-Layout, little-endian: right to run (elapsed ns) · number of the session · last report (monotonic ns) · busy
-workers · time on processors (ns) · memory (bytes) · last turn of the dispatcher (monotonic ns), then 40 bytes
-a worker: the id of its job, or zeros. Numbers are written by one assignment, which copies them whole:
-`pack_into` writes zeros first, which another process would read.
+Layout, little-endian: right to run (elapsed ns) · number of the session · last report (monotonic ns) · time
+on processors (ns) · memory (bytes) · last turn of the dispatcher (monotonic ns) · the fields of
+`WorkerCounts`, then 40 bytes a worker: the id of its job, or zeros. Numbers are written by one assignment,
+which copies them whole: `pack_into` writes zeros first, which another process would read.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from firelock.errors import ConfigurationError
 from firelock.model.clock import elapsed_seconds
 
 _WORD = struct.Struct("<q")
-_REPORT = struct.Struct("<qqqq")
-_RIGHT, _SESSION, _REPORTED, _TURNED = 0, 8, 16, 48
-_HEAD = 56
+_REPORT = struct.Struct("<qqq")
+_RIGHT, _SESSION, _REPORTED, _TURNED = 0, 8, 16, 40
+_COUNTED = struct.Struct("<qqqqqq")
+_COUNTS, _HEAD = 48, 96
 _WIDTH = 40
 _ID = 36
 _EMPTY = bytes(_ID)
@@ -65,11 +66,31 @@ def _open_shared_memory() -> int:
 
 
 @attrs.frozen
+class WorkerCounts:
+    """The workers of a child by their kind; a worker is stuck if its job goes on after its timeout."""
+
+    threads: int = 0
+    coroutines: int = 0  # 0 if no task of the app is asynchronous
+    busy_threads: int = 0
+    busy_coroutines: int = 0
+    stuck_threads: int = 0
+    stuck_coroutines: int = 0
+
+    @property
+    def busy(self) -> int:
+        """The number of workers that run a job."""
+        return self.busy_threads + self.busy_coroutines
+
+
+NO_WORKERS = WorkerCounts()
+
+
+@attrs.frozen
 class Report:
     """What a child last said of itself."""
 
     at: float  # in monotonic seconds; 0 before the first
-    busy: int  # workers that run a job
+    workers: WorkerCounts
     cpu_seconds: float  # time on processors since its process began
     rss_bytes: int  # its memory; 0 where the system does not tell it
 
@@ -167,16 +188,18 @@ class ChildMemory:
 
     # ---- being alive -------------------------------------------------------------------------------------
 
-    def report(self, busy: int, *, cpu_seconds: float = 0.0, rss_bytes: int = 0) -> None:
-        """The child lives, so many of its workers are busy, and its process takes so much."""
+    def report(self, workers: WorkerCounts, *, cpu_seconds: float = 0.0, rss_bytes: int = 0) -> None:
+        """The child lives, its workers do this, and its process takes so much."""
+        self._memory[_COUNTS:_HEAD] = _COUNTED.pack(*attrs.astuple(workers))
         self._memory[_REPORTED:_TURNED] = _REPORT.pack(
-            time.monotonic_ns(), busy, int(cpu_seconds * _NANO), rss_bytes
+            time.monotonic_ns(), int(cpu_seconds * _NANO), rss_bytes
         )
 
     def last_report(self) -> Report:
         """Return the last report; all zeros before the first."""
-        at, busy, cpu, rss = _REPORT.unpack_from(self._memory, _REPORTED)
-        return Report(at / _NANO, busy, cpu / _NANO, rss)
+        at, cpu, rss = _REPORT.unpack_from(self._memory, _REPORTED)
+        workers = WorkerCounts(*_COUNTED.unpack_from(self._memory, _COUNTS))
+        return Report(at / _NANO, workers, cpu / _NANO, rss)
 
     def silence(self) -> float:
         """Return the seconds since the last report; 0 before the first."""
@@ -185,7 +208,7 @@ class ChildMemory:
 
     def turn(self) -> None:
         """The dispatcher begins a turn."""
-        self._memory[_TURNED:_HEAD] = _WORD.pack(time.monotonic_ns())
+        self._memory[_TURNED:_COUNTS] = _WORD.pack(time.monotonic_ns())
 
     def last_turn(self) -> float:
         """Return when the dispatcher last began a turn, in monotonic seconds; 0 before the first."""

@@ -47,7 +47,7 @@ from firelock.server.probes import (
 )
 from firelock.server.process_state import describe_exit
 from firelock.server.session_renewal import SessionRenewal
-from firelock.server.shared_memory import ChildMemory, share_memory
+from firelock.server.shared_memory import NO_WORKERS, ChildMemory, share_memory
 from firelock.server.systemd import SystemdNotifier
 from firelock.settings import Settings
 from firelock.storage import Feature, Storage
@@ -226,11 +226,9 @@ class Supervisor:
             if not self._is_stopping:
                 self._start_again(restart[1], restart[2])
         for child in list(self._children.values()):
-            silence = now - child.started_at if child.memory is None else child.memory.silence()
+            silence = _status_of_child(ChildStatus(place=child.place), child).silent_for
             if silence > self._settings.child_silence:
-                log.error(
-                    "Child %d has reported nothing for %.0f s; it is killed.", child.process.pid, silence
-                )
+                log.error("Child %d has reported nothing for %.0f s; killing it.", child.process.pid, silence)
                 child.process.kill()
             elif now > min(self._stops_at, child.ends_by):
                 log.error("Child %d did not end in time; it is killed.", child.process.pid)
@@ -372,15 +370,23 @@ class Supervisor:
             self._retire(child.replaces)
             child.replaces = None
 
-    def _begin_when_possible(self, child: _KnownChild, former: str | None) -> None:
-        """The child has a session in place of its former one; while the storage is away it is tried again."""
+    def _begin_when_possible(
+        self, child: _KnownChild, former: str | None, *, is_repeat: bool = False
+    ) -> None:
+        """Begin a session of the child in place of its former one; while the storage is away, try again."""
         if child.session != former or child.process.poll() is not None:
             return
         try:
             self._begin(child)
         except StorageError as error:
-            log.warning("No new session yet, trying again: %s", error)
-            self._later(lambda: self._begin_when_possible(child, former))
+            if not is_repeat:
+                log.warning(
+                    "No new session yet for child %d; trying again every second: %s", child.process.pid, error
+                )
+            self._later(lambda: self._begin_when_possible(child, former, is_repeat=True))
+            return
+        if is_repeat and child.session != former:
+            log.info("Child %d has its new session.", child.process.pid)
 
     def _begin_anew(self, lost: str) -> None:
         """A session is dead: its child, if it lives, gets another one and drops what it held."""
@@ -391,7 +397,7 @@ class Supervisor:
             if child.session == lost:
                 self._begin_when_possible(child, lost)
 
-    def _end_session(self, child: _KnownChild, running: Collection[str]) -> None:
+    def _end_session(self, child: _KnownChild, running: Collection[str], *, is_repeat: bool = False) -> None:
         sessions, session = self._sessions, child.session
         if sessions is None or session is None:
             return
@@ -404,13 +410,16 @@ class Supervisor:
         try:
             taken = sessions.end(session, running, reason=reason)
         except StorageUnavailable as error:
-            log.warning("Session %s could not be ended; until it is, its jobs wait: %s", session, error)
+            if not is_repeat:
+                log.warning("Session %s could not be ended; until it is, its jobs wait: %s", session, error)
             if not self._is_stopping:
-                self._later(lambda: self._end_session(child, running))
+                self._later(lambda: self._end_session(child, running, is_repeat=True))
             return
         except StorageError as error:
             log.warning("Session %s could not be ended, so its jobs wait for its timeout: %s", session, error)
             return
+        if is_repeat:
+            log.info("Session %s has ended; its jobs are back in their queues.", session)
         if taken.crashed:
             self._places[child.place].crashed_jobs += len(taken.crashed)
             log.warning(
@@ -581,13 +590,7 @@ class Supervisor:
         here = [child for child in list(self._children.values()) if child.place == number]
         here.sort(key=lambda child: child.session is not None and not child.is_retired)
         for child in here:  # of two in a place the one that claims comes last, and the time is of both
-            status = attrs.evolve(
-                status, pid=child.process.pid, age=time.monotonic() - child.started_at,
-                has_session=child.session is not None, silence=None, turned=None,
-                workers=0, busy=0, rss_bytes=0,
-            )  # fmt: skip
-            if child.memory is not None:
-                status = reported(status, child.memory)
+            status = _status_of_child(status, child)
         return status
 
     def _counted(self) -> Counted:
@@ -642,6 +645,17 @@ class Supervisor:
                 "Quiet: no job is claimed until told otherwise." if is_quiet else "Jobs are claimed again."
             )
             self._enter(ServerMode.QUIET if is_quiet else ServerMode.RUNNING, {"quiet": is_quiet})
+
+
+def _status_of_child(status: ChildStatus, child: _KnownChild) -> ChildStatus:
+    """Return the status of a place with what is known of this child there."""
+    now = time.monotonic()
+    status = attrs.evolve(
+        status, pid=child.process.pid, age=now - child.started_at, has_session=child.session is not None,
+        has_loaded=child.memory is not None, waited=None if child.began_at is None else now - child.began_at,
+        silence=None, turned=None, workers=NO_WORKERS, rss_bytes=0,
+    )  # fmt: skip
+    return status if child.memory is None else reported(status, child.memory)
 
 
 def _is_in_terminal() -> bool:

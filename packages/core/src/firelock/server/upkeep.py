@@ -332,7 +332,7 @@ class ChildUpkeep:
     def _report(self) -> None:
         rss_bytes = resident_bytes()
         self._context.memory.report(
-            len(self._workers.runs()), cpu_seconds=time.process_time(), rss_bytes=rss_bytes
+            self._workers.counts(), cpu_seconds=time.process_time(), rss_bytes=rss_bytes
         )
         if self._on_worn is not None and (why := self._context.limits.reached(self.ended, rss_bytes)):
             on_worn, self._on_worn = self._on_worn, None
@@ -363,3 +363,4 @@ class ChildUpkeep:
                 run.cancel(CancelKind.TIMEOUT, f"timed out after {run.timeout_seconds:g} s")
             elif not has_right and run.info.on_risk is OnRisk.CANCEL and not has_ended:
                 run.cancel(CancelKind.LOST, "the server cannot be sure that the job is still its own")
+

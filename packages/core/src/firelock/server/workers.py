@@ -24,7 +24,7 @@ from firelock.model.session import Holder
 from firelock.options import Executor
 from firelock.server.attempt import EndedRun, JobRunner, Run, Surroundings
 from firelock.server.job_process import JobProcess, JobProcessPool, JobProcessSpec
-from firelock.server.shared_memory import ChildMemory
+from firelock.server.shared_memory import ChildMemory, WorkerCounts
 
 if TYPE_CHECKING:
     import asyncio
@@ -210,6 +210,18 @@ class Workers:
     def runs(self) -> list[Run]:
         """Return what is running now."""
         return [run for each in self._both for run in list(each.running.values())]
+
+    def counts(self) -> WorkerCounts:
+        """Return how many workers of each kind there are, run a job, and are kept beyond a timeout."""
+        threads, coroutines = self.threads, self.coroutines
+        in_threads = list(threads.running.values())
+        on_loop = [] if coroutines is None else list(coroutines.running.values())
+        return WorkerCounts(
+            threads=threads.count, coroutines=0 if coroutines is None else coroutines.limit,
+            busy_threads=len(in_threads), busy_coroutines=len(on_loop),
+            stuck_threads=sum(run.is_stuck for run in in_threads),
+            stuck_coroutines=sum(run.is_stuck for run in on_loop),
+        )  # fmt: skip
 
     @property
     def has_waiting(self) -> bool:
