@@ -118,11 +118,6 @@ def test_jobs_that_turn_out_long_are_not_handed_back_again_and_again(app, gate):
 
 
 @pytest.mark.heavy("waits some seconds for a line of the log")
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="A job that ignores its timeout keeps its thread, and nothing is logged until it ends.",
-)
 def test_a_job_that_ignores_its_timeout_is_logged_while_it_runs(app, gate, caplog):
     """Its thread cannot run other jobs meanwhile."""
     caplog.set_level(logging.WARNING)

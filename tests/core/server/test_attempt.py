@@ -932,6 +932,24 @@ def test_a_job_goes_back_if_its_crashes_cannot_be_judged():
     assert (State.ENQUEUED, True) == (ended.transition.to, ended.transition.gives_back)
 
 
+def test_failure_of_a_job_that_ignored_its_timeout_is_reported_when_its_end_is_stored(make_app, caplog):
+    """It may have been deleted meanwhile: then its end is refused, and it has not failed."""
+    fire, worker = make_app()
+    fire.task(name="task", retry=Retry.never(), timeout=5)(lambda: None).enqueue()
+    (job,) = worker.claim()
+    run = worker.runner.prepare(job, worker.holder)
+    worker.runner.start(run)
+    run.cancel(CancelKind.TIMEOUT, "timed out after 5 s")
+    run.is_stuck = True
+
+    ended = worker.runner.raised(run, JobCancelled("timed out after 5 s"))
+    before = lines_of(caplog)
+    ended.tell()
+
+    assert (State.FAILED, []) == (ended.transition.to, before)
+    assert "has failed in attempt 1" in lines_of(caplog)[0].getMessage()
+
+
 def test_lines_about_failed_jobs_can_be_turned_off(logged):
     """`log_failures=False`, for those who report failures by a plugin."""
     lines = logged(raising(ValueError("boom")), retry=Retry.never(), settings=Settings(log_failures=False))

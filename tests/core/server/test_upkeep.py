@@ -413,6 +413,37 @@ def test_job_whose_process_is_not_ready_is_not_out_of_time(seldom):
     assert (None, CancelKind.LOST) == (run.cancelled, must_not_overlap.cancelled)
 
 
+@pytest.mark.parametrize("cancelled", [CancelKind.TIMEOUT, CancelKind.LOST])
+def test_job_that_ignores_its_timeout_is_logged_once_and_counted(seldom, caplog, cancelled):
+    """Its worker is occupied, whatever the job was first told; a moment to end in is given to each."""
+    runs = []
+    for seconds in (60, 5.5):
+        seldom.task.enqueue()
+        runs.append(seldom.run(timeout_seconds=5.0, started=time.monotonic() - seconds))
+        runs[-1].cancel(cancelled, "told")
+    deaf, heeds = runs
+
+    for _ in range(3):
+        seldom.upkeep._watch()  # noqa: SLF001 - one look, by hand
+    seldom.upkeep._report()  # noqa: SLF001
+
+    (line,) = [line.getMessage() for line in caplog.records if "ignores" in line.getMessage()]
+    assert f"Job {deaf.job.id} of task 'task' ignores its timeout of 5 s; its worker is occupied" in line
+    assert (True, False) == (deaf.is_stuck, heeds.is_stuck)
+    assert 1 == seldom.board.last_report().workers.stuck_threads
+
+
+@pytest.mark.parametrize("started", [0.0, 1.0])
+def test_job_without_a_timeout_or_a_start_is_not_stuck(seldom, started):
+    """Nothing says when it should have ended."""
+    run = seldom.run(started=started, timeout_seconds=None if started else 5.0)
+    run.cancel(CancelKind.LOST, "told")
+
+    seldom.upkeep._watch()  # noqa: SLF001 - one look, by hand
+
+    assert not run.is_stuck
+
+
 def test_a_storage_that_hangs_keeps_no_job_beyond_its_time(scene):
     """Times are watched, and the child reports, while a duty waits for an answer."""
     asked, may_answer = threading.Event(), threading.Event()

@@ -714,7 +714,7 @@ class JobRunner:
             return self._rate_limited(run, error)
         at = self._runtime.clock.now()
         ended = self._ended(run, self._transition_of(run, error, self._decide(run, error), at))
-        if run.cancelled is CancelKind.LOST:  # most likely it is refused, and the job did not fail
+        if run.cancelled is CancelKind.LOST or run.is_stuck:  # it may be refused: then the job did not fail
             ended.tell = lambda: self._report(ended, describe_error(error), error)
         else:
             self._report(ended, describe_error(error), error)

@@ -22,7 +22,7 @@ from firelock.errors import StorageError, StorageUnavailable
 from firelock.model.clock import SECOND, StorageLook, StorageWatch
 from firelock.model.job import ClaimedJob
 from firelock.options import OnRisk
-from firelock.server.attempt import CancelKind
+from firelock.server.attempt import CancelKind, Run
 from firelock.server.process_state import resident_bytes
 from firelock.server.recurring import fire_due
 from firelock.server.retention import Retention
@@ -40,6 +40,7 @@ _SELDOM = 3  # sweeps to one look for what is seldom there
 _LONGEST_DISTRUST = 3  # session timeouts, however often the clock jumps
 _RENEWED_WITHIN = 1.0  # seconds; living servers look at their clocks twice as often, and renew after a jump
 _RELEASES = 20  # calls after sessions were lost; the duty that releases does the rest
+_IGNORED = 2.0  # seconds after its timeout in which a job may still end
 _COMPLETED = 0.1  # seconds after which a run that ended within its own transaction has likely more to do
 _REPORT, _CONSOLE, _METRICS, _WATCH = 1.0, 0.5, 2.0, 0.1
 _CATALOGUE = 12 * 3_600.0  # and at the start, when nobody waits for it
@@ -356,6 +357,13 @@ class ChildUpkeep:
             if completion is not None and not completion.is_due and now - completion.written > _COMPLETED:
                 completion.is_due = True
                 self._context.inbox.wake()  # to look whether its job has ended, while what follows goes on
+            if run.is_stopped and not run.is_stuck and _ignores_timeout(run, now):
+                run.is_stuck = True
+                log.warning(
+                    "Job %s of task %r ignores its timeout of %g s; its worker is occupied until it ends.",
+                    run.job.id, run.job.task, run.timeout_seconds,
+                    extra={"job_id": run.job.id, "task": run.job.task, "queue": run.job.queue},
+                )  # fmt: skip
             if run.is_stopped or not run.busy_since:
                 continue
             has_ended = completion is not None and completion.is_counted
@@ -364,3 +372,8 @@ class ChildUpkeep:
             elif not has_right and run.info.on_risk is OnRisk.CANCEL and not has_ended:
                 run.cancel(CancelKind.LOST, "the server cannot be sure that the job is still its own")
 
+
+def _ignores_timeout(run: Run, now: float) -> bool:
+    """Return whether the run goes on although its time was over a while ago."""
+    timeout = run.timeout_seconds
+    return bool(run.started) and timeout is not None and now - run.started > timeout + _IGNORED
