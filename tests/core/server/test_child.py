@@ -35,6 +35,12 @@ class Notes:
 fire = Firelock("sqlite:///jobs.db", plugins=[Notes])
 fire.task(name="noop")(lambda: None)
 
+@fire.task(name="leak")
+def leak():
+    import resource
+    highest = max(int(name) for name in os.listdir("/dev/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 4, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
 @fire.task(name="stuck")
 def stuck():
     while True:
@@ -227,6 +233,21 @@ def test_a_child_says_once_that_it_has_reached_a_limit(start, fire, options, tol
     assert EXIT_OK == child.process.wait(20)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="the system has no such limit")
+def test_a_child_without_file_descriptors_says_so_after_a_job(start, fire):
+    """A job has left files open; another child takes its place before all further jobs fail."""
+    child = start()
+    assert "ready" in child.report()
+    leak = fire.task(name="leak")(lambda: None)
+    child.grant()
+    child.tell(json.dumps({"session": session(fire)}))
+    leak.enqueue().result(timeout=20)
+
+    assert "is out of file descriptors" in child.report()["worn"]
+    child.tell('{"stop": 0}')
+    assert EXIT_OK == child.process.wait(20)
+
+
 CONFIGURED = """
 import logging.config
 from firelock import Firelock, Retry, hookimpl
@@ -282,7 +303,7 @@ def test_the_first_child_tells_what_the_server_is(start, tmp_path):
 
     ready = child.report()["ready"]
 
-    assert "Firelock server host:a: 1 workers, queues mail:1, 3 tasks" == ready["about"][0]
+    assert "Firelock server host:a: 1 workers, queues mail:1, 4 tasks" == ready["about"][0]
     assert any("jobs.db" in line for line in ready["about"][1:])
     assert (1, "mail:1") == (ready["workers"], ready["queues"])
     assert f"sqlite:///{tmp_path / 'jobs.db'}" == ready["storage"]

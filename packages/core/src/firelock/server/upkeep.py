@@ -23,7 +23,7 @@ from firelock.model.clock import SECOND, StorageLook, StorageWatch
 from firelock.model.job import ClaimedJob
 from firelock.options import OnRisk
 from firelock.server.attempt import CancelKind, Run
-from firelock.server.process_state import resident_bytes
+from firelock.server.process_state import has_descriptors, resident_bytes
 from firelock.server.recurring import fire_due
 from firelock.server.retention import Retention
 from firelock.server.workers import WorkerContext, Workers, have_ended
@@ -40,6 +40,7 @@ _SELDOM = 3  # sweeps to one look for what is seldom there
 _LONGEST_DISTRUST = 3  # session timeouts, however often the clock jumps
 _RENEWED_WITHIN = 1.0  # seconds; living servers look at their clocks twice as often, and renew after a jump
 _RELEASES = 20  # calls after sessions were lost; the duty that releases does the rest
+_SPARE_DESCRIPTORS = 16  # for a connection to the storage and the pipes of a job process
 _IGNORED = 2.0  # seconds after its timeout in which a job may still end
 _COMPLETED = 0.1  # seconds after which a run that ended within its own transaction has likely more to do
 _REPORT, _CONSOLE, _METRICS, _WATCH = 1.0, 0.5, 2.0, 0.1
@@ -335,9 +336,18 @@ class ChildUpkeep:
         self._context.memory.report(
             self._workers.counts(), cpu_seconds=time.process_time(), rss_bytes=rss_bytes
         )
-        if self._on_worn is not None and (why := self._context.limits.reached(self.ended, rss_bytes)):
+        if self._on_worn is not None and (why := self._worn_by(rss_bytes)):
             on_worn, self._on_worn = self._on_worn, None
             on_worn(why)
+
+    def _worn_by(self, rss_bytes: int) -> str | None:
+        """Return why another child has to take the place of this one; None if it can go on.
+
+        As for memory, one that has run no job is not to blame: its successor would soon be like it.
+        """
+        if self.ended and not has_descriptors(_SPARE_DESCRIPTORS):
+            return "is out of file descriptors"
+        return self._context.limits.reached(self.ended, rss_bytes)
 
     def _watch(self) -> None:
         """Jobs whose time is over are told so; and jobs that must not overlap, when the right to run ends."""
