@@ -34,9 +34,11 @@ def queue(name="mail", enqueued=5, **fields):
     return QueueView(name, enqueued, 0, 0, fields.get("is_paused", False), fields.get("note"))
 
 
-def server(name="one", queues="*", *, expires_in=30.0, is_alive=True, busy=0, state="running"):
+def server(name="one", queues="*", *, expires_in=30.0, is_alive=True, busy=0, state="running", **reported):
     session = NewSession(f"s-{name}", f"id-{name}", name, "host", 1, at(hours=-1), 30.0, 10, queues)
-    record = SessionRecord(session, at(seconds=expires_in), is_alive, Renewal(session.id, busy, state))
+    record = SessionRecord(
+        session, at(seconds=expires_in), is_alive, Renewal(session.id, busy, state, **reported)
+    )
     return ServerView(f"id-{name}", name, "host", queues, 10, NOW, is_alive, busy, (record,))
 
 
@@ -139,6 +141,31 @@ def test_a_server_that_died_in_the_midst_of_work_is_told_for_an_hour(lost, is_to
     gone = server("two", is_alive=False, **{"expires_in": -60, **lost})
 
     assert (["server_lost"] if is_told else []) == kinds(servers=[server(), gone])
+
+
+@pytest.mark.parametrize(
+    ("reported", "what", "is_error"),
+    [
+        ({"stuck_threads": 3}, "3 of 10 threads are taken by jobs past their timeout.", False),
+        ({"stuck_threads": 1}, "1 of 10 threads is taken by jobs past their timeout.", False),
+        ({"stuck_threads": 10}, "10 of 10 threads are taken by jobs past their timeout.", True),
+        ({"stuck_coroutines": 1}, "1 coroutine is taken by jobs past their timeout.", False),
+        (
+            {"stuck_threads": 1, "stuck_coroutines": 2},
+            "1 of 10 threads and 2 coroutines are taken by jobs past their timeout.",
+            False,
+        ),
+    ],
+)
+def test_workers_that_are_taken_by_jobs_past_their_timeout_are_a_trouble(reported, what, is_error):
+    """It is an error if no thread of the server is left for other jobs."""
+    trouble = only(servers=[server(**reported), server("two")])
+
+    assert ("stuck_workers", is_error, f"Server one: {what}") == (
+        trouble.code, trouble.is_error, trouble.what,
+    )  # fmt: skip
+    assert "job.cancelled" in trouble.mend
+    assert [] == kinds(servers=[server(**reported, is_alive=False, state="stopping")])
 
 
 def test_a_server_that_is_back_is_not_lost():

@@ -30,6 +30,7 @@ from firelock import (
     JobFailed,
     Retry,
     Snooze,
+    State,
     StorageError,
     current_job,
 )
@@ -597,6 +598,31 @@ def test_metrics_count_what_is_sent_and_consumed(traced):
             (1, {**told, **running, "error.type": "ValueError"}), (1, {**told, **running}),
         ] == [(getattr(point, figure), dict(point.attributes)) for point in points]  # fmt: skip
     assert {DURATION_BUCKETS} == {point.explicit_bounds for point in ran}
+
+
+def test_workers_that_are_occupied_past_a_timeout_are_counted(traced):
+    """As long as the job goes on after its time, and by queue and task."""
+    gate, started = threading.Event(), threading.Event()
+
+    @traced.app.task(name="deaf", timeout=0.05)
+    def deaf() -> None:
+        started.set()
+        gate.wait(30)
+
+    job = deaf.enqueue()
+    with traced.app.server(workers=1):
+        try:
+            assert started.wait(20)
+            until(lambda: traced.points("firelock.workers.stuck"))
+            (point,) = traced.points("firelock.workers.stuck")
+        finally:
+            gate.set()
+        until(lambda: job.refresh().state is not State.PROCESSING)
+        after = traced.points("firelock.workers.stuck")
+
+    assert (1, "default", "deaf", []) == (
+        point.value, point.attributes["messaging.destination.name"], point.attributes["firelock.task"], after,
+    )  # fmt: skip
 
 
 def test_a_batch_is_no_job_that_is_sent(traced):

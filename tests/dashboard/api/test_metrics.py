@@ -46,13 +46,13 @@ def samples(client):
     }
 
 
-def begin(fire, server, *, queues="*", workers=4, busy=0, server_id=None):
+def begin(fire, server, *, queues="*", workers=4, busy=0, server_id=None, **reported):
     """A server lives and has told that so many of its workers are busy."""
     server_id = server_id or f"id of {server}"
     now = fire.storage.clock()
     session = NewSession(f"s of {server_id}", server_id, server, "vm", 1, now, 30.0, workers, queues)
     fire.storage.begin_session(session)
-    fire.storage.renew([Renewal(session.id, busy, "running")])
+    fire.storage.renew([Renewal(session.id, busy, "running", **reported)])
 
 
 # ---- metrics ---------------------------------------------------------------------------------------------
@@ -82,13 +82,17 @@ def test_servers_in_numbers(client, fire):
     """By state, and their workers; two of one name are one."""
     begin(fire, "web:1", workers=4, busy=3)
     begin(fire, "web:2", workers=10, busy=2)
-    begin(fire, "web:2", workers=10, busy=1, server_id="its successor")
+    begin(fire, "web:2", workers=10, busy=1, server_id="its successor", stuck_threads=2, stuck_coroutines=5)
 
     found = samples(client)
 
     assert (found["servers", "active"], found["servers", "lost"]) == (3.0, 0.0)
     assert (found["worker_slots", "web:1", "busy"], found["worker_slots", "web:1", "idle"]) == (3.0, 1.0)
     assert (found["worker_slots", "web:2", "busy"], found["worker_slots", "web:2", "idle"]) == (3.0, 17.0)
+    assert [0.0, 2.0, 5.0] == [
+        found["stuck_workers", name, kind]
+        for name, kind in (("web:1", "thread"), ("web:2", "thread"), ("web:2", "coroutine"))
+    ]
 
 
 def test_recurring_jobs_in_numbers(client, fire, send):

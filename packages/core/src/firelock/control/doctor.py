@@ -340,7 +340,7 @@ def check_all(sight: Sight) -> list[Finding]:
     return [
         finding
         for check in (
-            _check_sharing, _check_no_server, _check_silence, _check_missing, _check_paused,
+            _check_sharing, _check_no_server, _check_silence, _check_missing, _check_stuck, _check_paused,
             _check_listeners, _check_unregistered, _check_unreadable, _check_unread, _check_unknown_here,
             _check_recurring, _check_gone, _check_continuations, _check_overdue, _check_still,
             _check_limit_zeros, _check_limit_pauses, _check_unserved_limits, _check_costs, _check_unlimited,
@@ -356,7 +356,7 @@ def check_running(sight: Sight) -> list[Finding]:
         finding
         for check in (
             _check_no_server, _storage_errors, _check_listeners, _check_unknown_tasks, _check_lost,
-            _check_failing, _check_unpaused, _check_late, _check_long_waits, _check_full_pauses,
+            _check_stuck, _check_failing, _check_unpaused, _check_late, _check_long_waits, _check_full_pauses,
             _check_forgotten_limits, check_clock,
         )
         for finding in check(sight)
@@ -403,6 +403,27 @@ def _check_missing(sight: Sight) -> Iterator[Finding]:
         what = f"Lost within a day, and none in its place: {_names(lost)}."
         mend = "It was killed or cut off; what it ran is back in its queues. Start it again if it is missed."
         yield Finding(False, what, mend, "server_missing")
+
+
+def _check_stuck(sight: Sight) -> Iterator[Finding]:
+    for server in sight.alive:
+        alive = server.living(sight.now)
+        threads = sum(record.renewal.stuck_threads for record in alive)
+        coroutines = sum(record.renewal.stuck_coroutines for record in alive)
+        if not threads and not coroutines:
+            continue
+        workers = sum(record.session.workers for record in alive)
+        taken = [f"{threads:,} of {workers:,} threads"] if threads else []
+        taken += ["1 coroutine" if coroutines == 1 else f"{coroutines:,} coroutines"] if coroutines else []
+        verb = "is" if threads + coroutines == 1 else "are"
+        yield Finding(
+            threads >= workers,
+            f"Server {server.name}: {' and '.join(taken)} {verb} taken by jobs past their timeout.",
+            'Its log names the jobs (search for "ignores its timeout"). Check job.cancelled in their tasks, '
+            'or use executor="process", whose jobs can be killed. A restart of the server frees the workers.',
+            "stuck_workers",
+            {"server": server.name, "threads": threads, "coroutines": coroutines},
+        )
 
 
 def _check_lost(sight: Sight) -> Iterator[Finding]:

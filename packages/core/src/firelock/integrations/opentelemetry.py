@@ -9,7 +9,7 @@ with a version of Firelock. What the conventions have no word for is under `fire
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import timedelta
 from enum import StrEnum
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 from opentelemetry import metrics, propagate, trace
 from opentelemetry.context import Context, attach, detach, get_current
+from opentelemetry.metrics import Observation
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
 from firelock import (
@@ -37,7 +38,7 @@ from firelock.storage import BATCH_TASK
 if TYPE_CHECKING:
     from contextvars import Token
 
-    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.metrics import CallbackOptions, MeterProvider
     from opentelemetry.trace import Span, TracerProvider
 
     from firelock import Settled
@@ -107,6 +108,11 @@ class OpenTelemetry:
         self._sending_seconds = meter.create_histogram(
             "messaging.client.operation.duration", "s", "How long a verb took that stores jobs."
         )
+        self._running: set[_ProcessSpan] = set()
+        meter.create_observable_up_down_counter(
+            "firelock.workers.stuck", [self._count_stuck], "{worker}",
+            "Workers that are occupied by a job past its timeout.",
+        )  # fmt: skip
         self._process_seconds = meter.create_histogram(
             "messaging.process.duration", "s", "How long an attempt took.",
             explicit_bucket_boundaries_advisory=DURATION_BUCKETS,
@@ -170,7 +176,15 @@ class OpenTelemetry:
         if creation.is_valid and not self._is_child(job):
             created = trace.set_span_in_context(trace.INVALID_SPAN, created)  # what else travels stays
             links = [Link(creation)]
-        return _ProcessSpan(self._tracer, job, created, links)
+        return _ProcessSpan(self._tracer, job, created, links, self._running)
+
+    def _count_stuck(self, _: CallbackOptions) -> Iterator[Observation]:
+        """Yield how many attempts of each queue and task go on after their timeout."""
+        late = Counter(
+            (span.job.queue, span.job.task) for span in list(self._running) if _is_out_of_time(span.job)
+        )
+        for (queue, task), count in late.items():
+            yield Observation(count, {**_told("process", queue), "firelock.task": task})
 
     def _is_child(self, job: JobContext) -> bool:
         if self._correlation is not Correlation.AUTO:
@@ -319,14 +333,15 @@ class _ProcessSpan:
     """An attempt as a span: `with` begins and ends it, under the job's own context and no other."""
 
     _tracer: trace.Tracer
-    _job: JobContext
+    job: JobContext
     _context: Context
     _links: list[Link]
+    _running: set[_ProcessSpan]  # of the plugin: those that have begun and not ended
     _span: Span = trace.INVALID_SPAN
     _token: Token[Context] | None = None
 
     def __enter__(self) -> None:
-        job = self._job
+        job = self.job
         words: dict[str, str | int | float] = {
             **_told("process", job.queue),
             "messaging.message.id": job.id,
@@ -342,21 +357,23 @@ class _ProcessSpan:
             _name("process", job.queue), self._context, SpanKind.CONSUMER, words, self._links
         )
         self._token = attach(trace.set_span_in_context(self._span, self._context))
+        self._running.add(self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
+        self._running.discard(self)
         if self._token is not None:
             detach(self._token)
-        if self._job.suspended:
+        if self.job.suspended:
             self._span.set_attribute("firelock.suspended", True)
         elif error is not None:
             self._record_end(error)
         self._span.end()
 
     def _record_end(self, error: BaseException) -> None:
-        reason = self._job.cancel_reason if self._job.cancelled else ""
-        if reason.startswith("timed out"):
+        reason = self.job.cancel_reason if self.job.cancelled else ""
+        if _is_out_of_time(self.job):
             self._span.set_attribute("error.type", "timeout")
             self._span.set_status(Status(StatusCode.ERROR, reason))
         elif reason and (isinstance(error, JobCancelled) or type(error).__name__ == "CancelledError"):
@@ -365,3 +382,7 @@ class _ProcessSpan:
             self._span.set_attribute("firelock.rate_limited", str(error))  # it waits: no failure
         else:
             _record(self._span, error)
+
+
+def _is_out_of_time(job: JobContext) -> bool:
+    return job.cancelled and job.cancel_reason.startswith("timed out")

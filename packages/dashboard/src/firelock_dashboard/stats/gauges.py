@@ -166,6 +166,9 @@ def _server_families(sight: Sight) -> list[MetricFamily]:
     for state in ServerState:
         servers.add(states[state], state=str(state))
     slots = MetricFamily("firelock_worker_slots", "gauge", "Workers of the living servers, by what they do.")
+    stuck = MetricFamily(
+        "firelock_stuck_workers", "gauge", "Workers of the living servers with a job past its timeout."
+    )
     by_name: dict[str, list[ServerView]] = {}  # one that is started anew may have its forerunner's name
     for server in sight.alive:
         by_name.setdefault(server.name, []).append(server)
@@ -173,7 +176,10 @@ def _server_families(sight: Sight) -> list[MetricFamily]:
         busy, workers = sum(one.busy for one in alike), sum(one.workers for one in alike)
         slots.add(busy, server=name, state="busy")
         slots.add(max(0, workers - busy), server=name, state="idle")
-    return [servers, slots]
+        renewals = [record.renewal for one in alike for record in one.living(sight.now)]
+        stuck.add(sum(one.stuck_threads for one in renewals), server=name, kind="thread")
+        stuck.add(sum(one.stuck_coroutines for one in renewals), server=name, kind="coroutine")
+    return [servers, slots, stuck]
 
 
 def _findings(sight: Sight) -> MetricFamily:
