@@ -8,9 +8,10 @@ import re
 import secrets
 import struct
 import zlib
+from functools import cache
 from typing import TYPE_CHECKING
 
-from jinja2 import BytecodeCache, Environment, PackageLoader, StrictUndefined
+from jinja2 import BytecodeCache, Environment, FunctionLoader, PackageLoader, StrictUndefined
 from starlette.responses import JSONResponse, Response
 
 from firelock_dashboard.security.permissions import Permission
@@ -20,6 +21,7 @@ from firelock_dashboard.web.icons import icon
 from firelock_dashboard.web.sections import SECTIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from types import CodeType
 
     from jinja2.bccache import Bucket
@@ -55,12 +57,19 @@ class _Compiled(BytecodeCache):
 _compiled = _Compiled()
 
 
+@cache
+def _sources() -> Mapping[str, tuple[str, str | None, Callable[[], bool] | None]]:
+    """Return every template with its file, read once: an upgrade of the package must not mix two releases."""
+    loader, environment = PackageLoader("firelock_dashboard"), Environment(autoescape=True)
+    return {name: loader.get_source(environment, name) for name in loader.list_templates()}
+
+
 class Templates:
-    """The templates, compiled at their first use."""
+    """The templates, read when the first dashboard is made and compiled at their first use."""
 
     def __init__(self, texts: Texts) -> None:
         self._environment = Environment(
-            loader=PackageLoader("firelock_dashboard"),
+            loader=FunctionLoader(_sources().get),
             autoescape=True,
             undefined=StrictUndefined,
             trim_blocks=True,

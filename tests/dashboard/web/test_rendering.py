@@ -1,0 +1,37 @@
+"""Pages as they are rendered."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from tests.core.fakes import unmeasured
+
+PROGRAM = """
+import sys
+from firelock import Firelock
+from firelock_dashboard import Dashboard
+from tests.dashboard.asking import Browser
+
+opened = []
+
+def watch(event, arguments):
+    if event == "open" and str(arguments[0]).endswith(".html"):
+        opened.append(arguments[0])
+
+fire = Firelock("memory://")
+client = Browser(Dashboard(fire))
+sys.addaudithook(watch)
+print([client.get(path).status for path in ("/", "/queues", "/servers")], opened)
+client.close()
+fire.close()
+"""
+
+
+def test_templates_are_read_when_the_dashboard_is_made():
+    """An upgrade of the package on disk does not mix templates of two releases in a running dashboard."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, env=unmeasured()
+    )
+
+    assert done.stdout.strip() == "[200, 200, 200] []"
