@@ -44,6 +44,12 @@ WHERE seq > :after ORDER BY seq LIMIT :most FOR UPDATE SKIP LOCKED
 _DROP = Text("DELETE FROM firelock_count_deltas WHERE seq IN :seqs")
 _COUNT = Text("UPDATE firelock_counts SET jobs = jobs + :more WHERE state = :state AND queue = :queue")
 _FIRST = insert_into("firelock_counts", "state", "queue", "jobs")
+_IDLE = Text("""
+SELECT queue FROM firelock_counts GROUP BY queue HAVING min(jobs) = 0 AND max(jobs) = 0
+ORDER BY queue LIMIT :most
+""")
+# Whoever folds beside this waits, and either adds to a row before it is looked at, or makes a new one.
+_FORGET = Text("DELETE FROM firelock_counts WHERE jobs = 0 AND queue IN :ids")
 
 
 def counted(tx: Transaction) -> Sequence[tuple[Any, ...]]:
@@ -55,6 +61,16 @@ def counted(tx: Transaction) -> Sequence[tuple[Any, ...]]:
 def known_queues(tx: Transaction) -> list[str]:
     """Return every queue that has jobs, or had some."""
     return [str(row[0]) for row in tx.all(_ALL_QUEUES if tx.adds_deltas else _QUEUES)]
+
+
+def idle_queues(tx: Transaction, limit: int) -> list[str]:
+    """Return queues that had jobs and have none."""
+    return [str(row[0]) for row in tx.all(_IDLE, most=limit)]
+
+
+def forget_queues(tx: Transaction, queues: Sequence[str]) -> None:
+    """Delete what is counted of queues, unless they have jobs again."""
+    tx.run(_FORGET, ids=list(queues))
 
 
 def add_deltas(tx: Transaction) -> None:

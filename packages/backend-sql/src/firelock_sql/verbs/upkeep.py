@@ -24,6 +24,7 @@ from firelock.storage import (
     StorageUnavailable,
     add_rollups,
 )
+from firelock_sql.connections.counting import forget_queues, idle_queues
 from firelock_sql.connections.database import SqlVerbs
 from firelock_sql.connections.transaction import Text, Transaction, insert_into
 from firelock_sql.connections.whole_looks import DueFloor
@@ -224,6 +225,8 @@ class SqlUpkeepVerbs(SqlVerbs):
             self._prune_keys(idle_limits, forget_limits)
         if has_unique:
             self._prune_keys(idle_unique, forget_unique)
+        if queues := self._database.read(lambda tx: idle_queues(tx, _PRUNED_AT_ONCE)):
+            self._database.write(lambda tx: forget_queues(tx, queues))
         pruned = 0
         if time.monotonic() - self._began_at_first > _WALK_SECONDS:
             self._place = _FIRST
