@@ -132,7 +132,6 @@ def test_an_append_to_a_long_stream_costs_as_much_as_to_a_short_one(tmp_path, mo
 # ---- lists and counts ------------------------------------------------------------------------------------
 
 
-@grows("A page of all jobs takes a round trip for each queue and two for each task in it.")
 def test_a_page_of_jobs_takes_as_many_round_trips_with_many_queues(behind_proxy, proxy):
     """The dashboard reads such a page first."""
     trips = []
@@ -147,7 +146,6 @@ def test_a_page_of_jobs_takes_as_many_round_trips_with_many_queues(behind_proxy,
     assert trips[1] <= trips[0] + 10
 
 
-@grows("The counts of a queue are never deleted, and each page of jobs queries that queue.")
 def test_a_queue_without_jobs_is_forgotten(tmp_path):
     """An application may use a new queue every day."""
     path = tmp_path / "jobs.db"

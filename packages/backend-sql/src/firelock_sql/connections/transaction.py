@@ -231,6 +231,15 @@ class Transaction:
         found = self.all(statement, **parameters)
         return found if self.newer is None else [*found, *self.newer(statement, parameters)]
 
+    def each(self, asked: Sequence[tuple[Text, Mapping[str, object]]]) -> list[list[Any]]:
+        """Return every row of each of several queries, in one round trip where the cursor can."""
+        compiled = [(statement.compiled(self.dialect), parameters) for statement, parameters in asked]
+        together = getattr(self.cursor, "each", None)
+        if together is not None:
+            answers = together([(one.text, one.bind(parameters)) for one, parameters in compiled])
+            return [list(rows) for rows in answers]
+        return [self.all(statement, **parameters) for statement, parameters in asked]
+
     def one(self, statement: Text, **parameters: object) -> Any:  # noqa: ANN401
         """Return the first row of a query, None where there is none."""
         self._execute(statement, parameters)

@@ -26,7 +26,7 @@ from firelock_sql.postgresql.connect import (
     read_failure,
 )
 from firelock_sql.postgresql.listener import Channel, ChannelMailbox
-from firelock_sql.postgresql.pipeline import PipelinedCursor, PreparingCursor
+from firelock_sql.postgresql.pipeline import BundlingCursor, PipelinedCursor, PreparingCursor
 from firelock_sql.schema.names import table_name
 from firelock_sql.schema.tables import schema_version
 
@@ -171,9 +171,8 @@ class PostgresqlDatabase(ServerDatabase):
         """On our own connections a writing one begins without a round trip."""
         if is_writing and self._is_checked and self.is_direct and psycopg.Pipeline.is_supported():
             return self._begin_pipelined(lent.driver)
-        cursor: Any = (
-            PreparingCursor(lent.driver) if self._is_checked and self.is_direct else lent.driver.cursor()
-        )
+        kind = PreparingCursor if self._is_checked and self.is_direct else BundlingCursor
+        cursor: Any = kind(lent.driver)
         cursor.execute(_WRITE if is_writing else _READ, prepare=False)
         for _ in range(_RESULTS_BEFORE_NOW):
             cursor.nextset()

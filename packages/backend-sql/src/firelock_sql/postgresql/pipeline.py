@@ -13,7 +13,25 @@ if TYPE_CHECKING:
     from firelock_sql.connections.transaction import Row
 
 
-class PreparingCursor(psycopg.Cursor[Any]):
+class BundlingCursor(psycopg.Cursor[Any]):
+    """A cursor that sends several queries in one round trip."""
+
+    def each(self, asked: Sequence[tuple[str, Any]]) -> list[list[Row]]:
+        """Return the rows of each query."""
+        if not psycopg.Pipeline.is_supported():
+            return [self.execute(*one).fetchall() for one in asked]
+        cursors = [self._another() for _ in asked]
+        with self.connection.pipeline():
+            for cursor, one in zip(cursors, asked, strict=True):
+                cursor.execute(*one)
+        return [cursor.fetchall() for cursor in cursors]
+
+    def _another(self) -> Self:
+        """Return one more cursor of this kind on the same connection."""
+        return type(self)(self.connection)
+
+
+class PreparingCursor(BundlingCursor):
     """A cursor of a connection of our own: every statement is prepared when it comes first.
 
     psycopg then looks at the answer, and forgets one that was not prepared, as another had failed before it

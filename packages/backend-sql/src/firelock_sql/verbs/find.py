@@ -1,14 +1,16 @@
 """What people read of all jobs: pages in order of time, numbers.
 
 A page without a state is merged from the parts of one index, one for each queue and task; every other one
-walks along one index, and looks at so many jobs and no more.
+walks along one index, and looks at so many jobs and no more. The parts are listed by one statement, with the
+time of the first job of each, and only those are read whose jobs can be on the page, several in one round
+trip.
 """
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, lru_cache
-from heapq import merge
 from typing import Any
 
 import attrs
@@ -23,53 +25,10 @@ from firelock.storage import (
     State,
     rules,
 )
-from firelock_sql.connections.counting import counted, known_queues
+from firelock_sql.connections.counting import counted
 from firelock_sql.connections.database import SqlVerbs
-from firelock_sql.connections.transaction import Text, Transaction, Value
+from firelock_sql.connections.transaction import Parameter, Text, Transaction, Value
 from firelock_sql.rows.job_row import get_jobs, read_state
-
-Part = tuple[str, str]
-"""A queue and a task."""
-
-_NEXT_TASK = Text("""
-SELECT task FROM firelock_jobs INDEXED BY firelock_by_task
-WHERE queue = :part_queue AND task > :former ORDER BY task LIMIT 1
-""")
-_SIZE = Text("""
-SELECT count(*) FROM (
-    SELECT 1 FROM firelock_jobs INDEXED BY firelock_by_task
-    WHERE queue = :part_queue AND task = :part_task LIMIT :most
-) AS few
-""")
-
-
-def _find_parts(tx: Transaction, queue: str | None, task: str | None) -> list[Part]:
-    """Return the parts that may hold jobs of this queue and task, of all of them where none is given."""
-    queues = [queue] if queue is not None else known_queues(tx)
-    if task is not None:
-        return [(name, task) for name in queues]
-    return [(name, found) for name in queues for found in _tasks(tx, name)]
-
-
-def _tasks(tx: Transaction, queue: str) -> list[str]:
-    """Return the tasks of a queue, by one short step along the index for each."""
-    tasks: list[str] = []
-    while found := tx.one(_NEXT_TASK, part_queue=queue, former=tasks[-1] if tasks else ""):
-        if not isinstance(found[0], str):  # bytes that somebody put there come behind every text, for ever
-            break
-        tasks.append(found[0])
-    return tasks
-
-
-def _size_of(tx: Transaction, parts: list[Part], most: int) -> int:
-    """Return how many jobs the parts hold, at most about `most`."""
-    size = 0
-    for queue, task in parts:
-        size += int(tx.one(_SIZE, part_queue=queue, part_task=task, most=most)[0])
-        if size >= most:
-            break
-    return size
-
 
 SCANNED = 20_000
 RARE = 5_000
@@ -140,6 +99,7 @@ class _Walk:
     has_since: bool
     has_until: bool
     has_cursor: bool
+    is_of_queues: bool = False  # along "by_task": of the queues that are listed or named, not of one part
 
 
 @attrs.frozen
@@ -288,13 +248,15 @@ def _rows(tx: Transaction, query: _Query) -> tuple[Iterator[_Found], int | None]
             walk = query.walk(name, frozenset({name}))
             return _along(tx, query, walk), SCANNED if walk.tested else None
     queue, task = (query.parameters.get(name) for name in ("queue", "task"))
-    if query.state is None or queue is not None or task is not None:
-        parts = _find_parts(tx, queue, task)  # type: ignore[arg-type]  # both are texts
-        if query.state is None:
-            walk = query.walk("by_task", frozenset({"queue", "task"}) & everything)
-            return _merged(tx, query, walk, parts), SCANNED if walk.tested else None
-        if _size_of(tx, parts, RARE + 1) <= RARE:
-            return _merged(tx, query, query.walk("by_task", everything), parts), None
+    if query.state is None:
+        walk = query.walk("by_task", frozenset({"queue", "task"}) & everything)
+        return _merged(tx, query, walk), SCANNED if walk.tested else None
+    if queue is not None or task is not None:
+        walk = attrs.evolve(query.walk("by_task", everything), is_of_queues=True)
+        listed = {} if queue is not None else {"ids": _queues_of(tx)}
+        size = tx.one(_size(walk, tx.dialect.name), **query.parameters, **listed, most=RARE + 1)
+        if size[0] <= RARE:
+            return _along(tx, query, walk, more=listed), None
     walk = query.walk("due" if query.time == "due_at" else "listed", frozenset({"state"}))
     return _along(tx, query, walk), SCANNED if walk.tested else None
 
@@ -317,25 +279,190 @@ def _count_up_to(name: str, index: str | None) -> Text:
 # ---- rows ------------------------------------------------------------------------------------------------
 
 
-def _merged(tx: Transaction, query: _Query, walk: _Walk, parts: Sequence[Part]) -> Iterator[_Found]:
-    """Yield the rows of every part in the order of the page."""
-    chunk = max(_SMALLEST_CHUNK, 2 * (query.limit + 1) // max(1, len(parts)))
-    sources = [
-        _along(tx, query, walk, chunk, {"part_queue": queue, "part_task": task}) for queue, task in parts
+@attrs.define(eq=False)
+class _Part:
+    """The jobs of one queue and task, some of which have been read."""
+
+    queue: str
+    task: str
+    first: int  # the time of its first job, or of an earlier one that the cursor leaves out
+    most: int = 0  # jobs that the next read returns
+    last: rules.Place | None = None  # that was read
+    is_over: bool = False
+
+
+_PartRow = tuple[_Found, _Part]
+
+
+def _merged(tx: Transaction, query: _Query, walk: _Walk) -> Iterator[_Found]:
+    """Yield the rows of every part in the order of the page.
+
+    Rows are yielded as soon as no part can have an earlier one: neither one of which there is more to read,
+    nor one that waits to be read at all.
+    """
+    waiting = deque(_list_parts(tx, query, walk))
+    batch = query.limit + 1  # no more parts have rows on a page
+    chunk = max(_SMALLEST_CHUNK, 2 * batch // max(1, min(len(waiting), batch)))
+    chunk = min(chunk, batch * (_HOPEFUL if walk.tested else 1))
+    opened: list[_Part] = []  # of which there may be more to read
+    rows: list[_PartRow] = []  # read, and not yielded
+    while waiting or opened:
+        left = Counter(part for _, part in rows)
+        wanted = [part for part in opened if left[part] <= part.most // 8]
+        if waiting and not _is_behind(query, waiting[0].first, _nearest_end(query, opened)):
+            new = [waiting.popleft() for _ in range(min(batch, len(waiting)))]
+            for part in new:
+                part.most, part.last = chunk, query.place
+            opened, wanted, batch = [*opened, *new], [*wanted, *new], 2 * batch
+        rows += _read_parts(tx, query, walk, wanted)
+        rows.sort(key=lambda row: row[0][:2], reverse=not query.is_oldest_first)
+        opened = [part for part in opened if not part.is_over]
+        number = _count_ready(query, rows, opened, waiting[0].first if waiting else None)
+        yield from (found for found, _ in rows[:number])
+        del rows[:number]
+    yield from (found for found, _ in rows)
+
+
+def _is_behind(query: _Query, time: int, place: rules.Place | None) -> bool:
+    """Return whether all jobs from this time on come behind the place; no place is in front of any."""
+    if place is None:
+        return False
+    return time > place[0] if query.is_oldest_first else time < place[0]
+
+
+def _nearest_end(query: _Query, opened: Sequence[_Part]) -> rules.Place | None:
+    """Return the first place behind which there may be rows that have not been read."""
+    ends = (part.last for part in opened if part.last is not None)
+    return (min if query.is_oldest_first else max)(ends, default=None)
+
+
+def _count_ready(
+    query: _Query, rows: Sequence[_PartRow], opened: Sequence[_Part], first_waiting: int | None
+) -> int:
+    """Return how many rows come before all that have not been read."""
+    end = _nearest_end(query, opened)
+    for number, ((time, id, _), _) in enumerate(rows):
+        if end is not None and ((time, id) > end if query.is_oldest_first else (time, id) < end):
+            return number
+        if first_waiting is not None and not _is_behind(query, first_waiting, (time, id)):
+            return number
+    return len(rows)
+
+
+def _read_parts(tx: Transaction, query: _Query, walk: _Walk, parts: Sequence[_Part]) -> Iterator[_PartRow]:
+    """Read the next rows of some parts, in one round trip where the driver can."""
+    asked = []
+    for part in parts:
+        values = {**query.parameters, "part_queue": part.queue, "part_task": part.task, "most": part.most}
+        if part.last is not None:
+            values |= {"cursor_time": part.last[0], "cursor_id": part.last[1]}
+        asked.append((_statement(attrs.evolve(walk, has_cursor=part.last is not None)), values))
+    for part, found in zip(parts, tx.each(asked), strict=True):
+        part.is_over = len(found) < part.most
+        if found:
+            part.last = found[-1][:2]
+        part.most = min(2 * part.most, _CHUNK)
+        yield from ((row, part) for row in found)
+
+
+def _list_parts(tx: Transaction, query: _Query, walk: _Walk) -> list[_Part]:
+    """Return the parts that may have jobs on the page, in the order of their first jobs."""
+    queue, task = query.parameters.get("queue"), query.parameters.get("task")
+    if isinstance(queue, str) and isinstance(task, str):
+        return [_Part(queue, task, 0)]
+    values = dict(query.parameters)
+    if query.place is not None:
+        values["cursor_time"] = query.place[0]
+    rows = tx.all(_parts_statement(walk, is_grouping=tx.dialect.name in _GROUPING), **values)
+    parts = [
+        _Part(queue, task or found, first)
+        for queue, found, first in rows
+        if first is not None and isinstance(queue, str) and isinstance(task or found, str)  # no bytes of others
     ]
-    return merge(*sources, key=lambda row: row[:2], reverse=not query.is_oldest_first)
+    return sorted(parts, key=lambda part: part.first, reverse=not query.is_oldest_first)
+
+
+def _queues_of(tx: Transaction) -> list[str]:
+    """Return every queue that has jobs."""
+    statement = _GROUPED_QUEUES if tx.dialect.name in _GROUPING else _QUEUES
+    return [row[0] for row in tx.all(statement) if isinstance(row[0], str)]
+
+
+# MySQL and MariaDB step from group to group of an index by themselves, but limit recursions to 1,000 rows.
+_GROUPING = frozenset({"mysql", "mariadb"})
+_BY_TASK = "firelock_jobs INDEXED BY firelock_by_task"
+# One short step along the index for each queue, and for each task of a queue.
+_TURN = f"""turn (queue) AS (
+    SELECT queue FROM (SELECT queue FROM {_BY_TASK} ORDER BY queue LIMIT 1) AS first
+    UNION ALL
+    SELECT (SELECT queue FROM {_BY_TASK} WHERE queue > turn.queue ORDER BY queue LIMIT 1)
+    FROM turn WHERE turn.queue IS NOT NULL
+)"""  # noqa: RUF100, S608 - names of ours
+_QUEUES = Text(f"WITH RECURSIVE {_TURN} SELECT queue FROM turn WHERE queue IS NOT NULL")  # noqa: S608 - ours
+_GROUPED_QUEUES = Text(f"SELECT queue FROM {_BY_TASK} GROUP BY queue")  # noqa: S608 - ours
+_FIRST_TASK = f"SELECT task FROM {_BY_TASK} WHERE queue = turn.queue ORDER BY task LIMIT 1"  # noqa: S608 - ours
+_NEXT_TASK = f"""
+    SELECT task FROM {_BY_TASK} WHERE queue = part.queue AND task > part.task ORDER BY task LIMIT 1
+"""  # noqa: S608 - ours
+_PARTS_OF_ALL = f"""{_TURN}, part (queue, task) AS (
+    SELECT queue, ({_FIRST_TASK}) FROM turn WHERE queue IS NOT NULL
+    UNION ALL SELECT part.queue, ({_NEXT_TASK}) FROM part WHERE part.task IS NOT NULL
+)"""
+_PARTS_OF_QUEUE = f"""part (queue, task) AS (
+    SELECT queue, task FROM (
+        SELECT queue, task FROM {_BY_TASK} WHERE queue = :queue ORDER BY task LIMIT 1
+    ) AS first
+    UNION ALL SELECT part.queue, ({_NEXT_TASK}) FROM part WHERE part.task IS NOT NULL
+)"""  # noqa: S608 - ours
+
+
+@lru_cache(maxsize=64)
+def _parts_statement(walk: _Walk, *, is_grouping: bool) -> Text:
+    """Return the statement that lists the parts, each with the time of its first job."""
+    window = list(_window(walk, "created_at", None))
+    if is_grouping:
+        conditions = [_CONDITIONS[name] for name in sorted(walk.led_by)] + window
+        first = "min" if walk.is_oldest_first else "max"
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        return Text(f"SELECT queue, task, {first}(created_at) FROM {_BY_TASK}{where} GROUP BY queue, task")  # noqa: S608
+    parts, of, condition = _PARTS_OF_ALL, "part", "task = part.task"
+    if "queue" in walk.led_by:
+        parts = _PARTS_OF_QUEUE
+    elif "task" in walk.led_by:
+        parts, of, condition = _TURN, "turn", "task = :task"
+    conditions = " AND ".join([f"queue = {of}.queue", condition, *window])
+    order = "created_at" if walk.is_oldest_first else "created_at DESC"
+    first = f"SELECT created_at FROM {_BY_TASK} WHERE {conditions} ORDER BY {order} LIMIT 1"  # noqa: S608 - ours
+    shown = "queue, task" if of == "part" else "queue, NULL"
+    return Text(f"WITH RECURSIVE {parts} SELECT {shown}, ({first}) FROM {of} WHERE queue IS NOT NULL")  # noqa: S608
+
+
+@lru_cache(maxsize=16)
+def _size(walk: _Walk, dialect: str) -> Text:
+    """Return the statement that counts the jobs of queues, up to so many, along the index."""
+    conditions = _along_conditions(walk, [name for name in ("queue", "task") if name in walk.led_by])
+    jobs = f"SELECT 1 FROM {_BY_TASK} WHERE {' AND '.join(conditions)}"  # noqa: S608 - ours
+    if "queue" in walk.led_by:
+        jobs += " ORDER BY created_at" if "task" in walk.led_by else " ORDER BY task, created_at"
+    elif dialect == "postgresql":  # otherwise it may read all such jobs, or all jobs, for a bitmap
+        jobs = f"""
+            SELECT 1 FROM unnest(:ids::text[]) AS named (queue), LATERAL (
+                SELECT 1 FROM {_BY_TASK} WHERE queue = named.queue AND task = :task
+                ORDER BY created_at LIMIT :most
+            ) AS job
+        """  # noqa: S608 - ours
+    return Text(f"SELECT count(*) FROM ({jobs} LIMIT :most) AS few")  # noqa: S608 - ours
 
 
 def _along(
     tx: Transaction,
     query: _Query,
     walk: _Walk,
-    chunk: int = _CHUNK,
-    part: Mapping[str, Value] | None = None,
+    more: Mapping[str, Parameter] | None = None,
 ) -> Iterator[_Found]:
     """Yield the rows of one walk, fetched some at a time."""
-    parameters = {**query.parameters, **(part or {})}
-    most = min(chunk, (query.limit + 1) * (_HOPEFUL if walk.tested else 1))
+    parameters = {**query.parameters, **(more or {})}
+    most = min(_CHUNK, (query.limit + 1) * (_HOPEFUL if walk.tested else 1))
     place = query.place
     while True:
         if place is not None:
@@ -363,8 +490,7 @@ def _statement(walk: _Walk) -> Text:
         time, id, source = walk.time, "id", "firelock_jobs"
         if walk.index is not None:
             source += f" INDEXED BY firelock_{walk.index}"
-        conditions = [_CONDITIONS[name] for name in sorted(walk.led_by)]
-        conditions += _ALONG.get(walk.index or "", ())
+        conditions = _along_conditions(walk, sorted(walk.led_by))
     is_match = f"CASE WHEN {' AND '.join(tests)} THEN 1 ELSE 0 END" if tests else "1"
     conditions += _window(walk, time, id)
     order = f"{time}, {id}" if walk.is_oldest_first else f"{time} DESC, {id} DESC"
@@ -374,12 +500,25 @@ def _statement(walk: _Walk) -> Text:
     )
 
 
-def _window(walk: _Walk, time: str, id: str) -> Iterator[str]:
-    """Yield what holds for the rows of the window behind the cursor; an index can begin at its bound."""
+def _along_conditions(walk: _Walk, names: Sequence[str]) -> list[str]:
+    """Return the conditions of these names, and what else leads along the index."""
+    conditions = [_CONDITIONS[name] for name in names]
+    if not walk.is_of_queues:
+        return [*conditions, *_ALONG.get(walk.index or "", ())]
+    return conditions if "queue" in walk.led_by else [*conditions, "queue IN :ids"]
+
+
+def _window(walk: _Walk, time: str, id: str | None) -> Iterator[str]:
+    """Yield what holds for the rows of the window behind the cursor; an index can begin at its bound.
+
+    Without a column of ids, rows of the cursor's own time are among them.
+    """
     if walk.has_since:
         yield f"{time} >= :since"
     if walk.has_until:
         yield f"{time} < :until"
     if walk.has_cursor:
         sign = ">" if walk.is_oldest_first else "<"
-        yield f"{time} {sign}= :cursor_time AND ({time} {sign} :cursor_time OR {id} {sign} :cursor_id)"
+        yield f"{time} {sign}= :cursor_time"
+        if id is not None:
+            yield f"({time} {sign} :cursor_time OR {id} {sign} :cursor_id)"
