@@ -162,7 +162,6 @@ def test_a_queue_without_jobs_is_forgotten(tmp_path):
     assert rows <= 5
 
 
-@grows("One call of promote folds all differences of the counts, however many there are.")
 def test_promote_folds_a_bounded_number_of_differences(postgresql, admin):
     """Each job enqueued while no server ran has left one, and due jobs wait until the call returns."""
     trips = []

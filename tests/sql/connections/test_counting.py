@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from firelock.storage import State
+from firelock_sql import storage
 from firelock_sql.connections.counting import Folding
 from tests.scenes import scene_at
 
@@ -62,6 +63,45 @@ def test_many_differences_are_folded_and_few_are_left(scene, admin, clock):
     assert 200 == enqueued(scene)
 
 
+def test_a_run_ends_although_differences_are_left(scene, admin, clock):
+    """Due jobs wait for it; the next run goes on. It ends earlier if its folds take long."""
+    database, folding = scene.storage._database, Folding(clock)  # noqa: SLF001 - see above
+    admin.execute(
+        "INSERT INTO firelock_count_deltas (state, queue, jobs)"
+        " SELECT 'enqueued', 'default', 1 FROM generate_series(1, 30000)"
+    )
+    left = []
+
+    for clock.step in (0.0, 1.0, 0.0):
+        folding.run(database)
+        left.append(len(places(admin)))
+
+    assert left == [10_000, 5_000, 0]
+    assert enqueued(scene) == 30_000
+
+
+def test_clients_fold_where_no_server_does(scene, admin, monkeypatch):
+    """Each call leaves a difference, and nobody else may be there."""
+    monkeypatch.setattr(storage, "FOLD_EVERY", 300)
+
+    add_singly(scene, 600)
+
+    assert len(places(admin)) <= 300
+    assert enqueued(scene) == 600
+
+
+def test_jobs_are_stored_although_folding_fails(scene, admin, monkeypatch):
+    """The call that folds has stored its jobs before."""
+    monkeypatch.setattr(storage, "FOLD_EVERY", 1)
+    admin.execute("ALTER TABLE firelock_counts RENAME TO firelock_away")
+    try:
+        add_singly(scene, 250)
+    finally:
+        admin.execute("ALTER TABLE firelock_away RENAME TO firelock_counts")
+
+    assert enqueued(scene) == 250
+
+
 def test_after_a_long_look_only_newer_ones_are_looked_for(scene, admin, clock):
     """What a long transaction adds before them waits for the next whole look, and counts meanwhile."""
     database, folding = scene.storage._database, Folding(clock)  # noqa: SLF001 - see above
@@ -84,7 +124,7 @@ def test_after_a_long_look_only_newer_ones_are_looked_for(scene, admin, clock):
     folding.run(database)
     assert set(range(first - 200, first)) == places(admin)
 
-    clock.seconds += 21.0
+    clock.seconds += 41.0
     folding.run(database)
     assert set() == places(admin)
     assert 600 == enqueued(scene)

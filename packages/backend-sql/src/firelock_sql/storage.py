@@ -8,6 +8,7 @@ groups, each of which is a base of this class.
 
 from __future__ import annotations
 
+import random
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import attrgetter
@@ -36,6 +37,7 @@ from firelock.storage import (
     Transition,
     read_ties,
 )
+from firelock_sql.connections.counting import FOLD_EVERY
 from firelock_sql.connections.database import Database
 from firelock_sql.connections.transaction import LetGo, Text, Transaction, Value
 from firelock_sql.connections.whole_looks import DueFloor
@@ -215,6 +217,7 @@ class SqlStorage(
         self._turns = QueueTurns()
         self._cursors = LaneCursors()
         self._due_floor = DueFloor()
+        self._inserts = random.randrange(FOLD_EVERY)  # noqa: S311 - many processes may live for few calls
         self.features = self.admits | {Feature.SHARED, Feature.DURABLE, Feature.TRANSACTIONAL_ENQUEUE}
         if is_notified:
             self.features |= {Feature.NOTIFY}
@@ -272,7 +275,12 @@ class SqlStorage(
         self, jobs: Sequence[NewJob], *, within: object | None = None, only_if: RecordChange | None = None
     ) -> Inserted:
         if within is None and only_if is None:
-            return Inserted(self._insert(jobs) if jobs else [])
+            answers = self._insert(jobs) if jobs else []
+            self._inserts += 1
+            if self._inserts >= FOLD_EVERY:
+                self._inserts = 0
+                self._database.tidy_some()
+            return Inserted(answers)
 
         def insert(tx: Transaction) -> Inserted:
             return Inserted(insert_jobs(tx, jobs)) if only_if is None else insert_if(tx, jobs, only_if)

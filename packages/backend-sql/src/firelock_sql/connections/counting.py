@@ -17,6 +17,9 @@ from firelock_sql.connections.database import Database
 from firelock_sql.connections.transaction import Text, Transaction, insert_into
 
 _FOLDED_AT_ONCE = 5_000
+_FOLDS_A_RUN = 4  # due jobs wait for the run
+_LONGEST_SECONDS = 0.25  # of the folds of a run, where they take long
+FOLD_EVERY = 1_000  # calls that add differences until their client folds some
 _WORTH_FOLDING = 200
 _LONG_SECONDS = 0.05
 _REST = 20  # times as long as a long fold took
@@ -97,12 +100,17 @@ class Folding:
         self._last = 0
         self._whole_at = clock()
 
-    def run(self, database: Database) -> None:
-        """No more differences are left than cost nothing to read."""
+    def run(self, database: Database, folds: int = _FOLDS_A_RUN) -> None:
+        """Fold until no more differences are left than cost nothing to read, or the next run has to go on.
+
+        Args:
+            database: theirs.
+            folds: the most transactions, each of which takes some thousands of them.
+        """
         begun_at = self._clock()
         is_whole = begun_at >= self._whole_at
         after = 0 if is_whole else self._last
-        while True:
+        for _ in range(folds):
             number, first = database.read(lambda tx: _some_after(tx, after))
             if number < _WORTH_FOLDING:
                 self._last = max(self._last, first - 1)
@@ -111,6 +119,8 @@ class Folding:
             if not last:  # who folds beside has taken them
                 break
             self._last = max(self._last, last)
+            if self._clock() - begun_at > _LONGEST_SECONDS:
+                break
         took = self._clock() - begun_at
         if is_whole and took > _LONG_SECONDS:
             self._whole_at = begun_at + took * _REST

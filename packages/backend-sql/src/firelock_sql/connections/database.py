@@ -79,6 +79,9 @@ class Database(ABC):
     def tidy(self) -> None:
         """What transactions left for upkeep is done, as far as it is worth it."""
 
+    def tidy_some(self) -> None:  # noqa: B027 - few databases have to
+        """A part of what transactions left for upkeep is done, as no server may be there to do it."""
+
     @abstractmethod
     def clock(self) -> int:
         """Return the database's own time in micros, `clock_offset` included."""
