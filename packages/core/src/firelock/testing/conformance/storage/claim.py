@@ -107,6 +107,21 @@ class ClaimDuty(StorageFixtures):
 
         assert [ids[place] for place in (2, 6, 5, 0, 3, 1, 4)] == claimed
 
+    def test_an_urgent_job_overtakes_jobs_that_waited_longer(self, scene: Scene) -> None:
+        """A job with a higher priority is claimed next, also after other jobs were claimed one by one.
+
+        If this fails: a claim begins where the last one ended, and leaves out what was enqueued before that.
+        """
+        ids = scene.add_many(6)
+        holder = scene.begin()
+        first = [scene.claim_ids(holder, 1) for _ in range(3)]
+
+        urgent = [scene.add(priority=priority) for priority in (3, 9)]
+        second = [scene.claim_ids(holder, 1) for _ in range(5)]
+
+        assert [[job] for job in ids[:3]] == first
+        assert [[job] for job in (urgent[1], urgent[0], *ids[3:])] == second
+
     def test_queues_are_taken_in_the_order_given(self, scene: Scene) -> None:
         """A later queue is touched only when the former ones are empty, whatever its priorities.
 
