@@ -158,7 +158,7 @@ def test_slices_that_leave_jobs_follow_each_other_faster(process):
     assert sorted(rests, reverse=True) == pytest.approx(rests)
 
 
-@pytest.mark.parametrize(("seconds", "jobs"), [(0.01, 10), (0.0002, 200), (0.0000001, 500)])
+@pytest.mark.parametrize(("seconds", "jobs"), [(0.01, 100), (0.0002, 200), (0.0000001, 500)])
 def test_call_removes_as_many_jobs_as_take_a_moment(process, seconds, jobs):
     """A call holds up others, so it removes few jobs if they are slow to remove."""
     process.lasting(seconds, left=50_000)

@@ -35,7 +35,7 @@ class Interrupted(RedisDatabase):
         if name == "sessions.take" and partition >= self.first_away:
             raise StorageUnavailable("that node is away")
         reply = super().run(name, partition, *arguments)
-        if name == "sessions.orphans" and self.renewed_late is not None:
+        if name == "leases.orphans" and self.renewed_late is not None:
             assert [True] == RedisStorage(self).renew([Renewal(self.renewed_late)])
         return reply
 

@@ -2,8 +2,8 @@
 
 To read: `library`, `functions/` (how a job is stored, and how it moves), `insert_plain` and `exchange`,
 which run for every job. Other inserts: `insert`, `insert_keyed`. What moves by itself: `upkeep`, `prune`,
-`sessions`. What is read: `find`, `reading`. Beside jobs: `records`, `locks`, `logs`, `metrics`, `memos`,
-`limit_keys`, `prefix`. A verb that is not asked for costs 0.2 µs of a call.
+`sessions`. What is read: `find`, `reading`. Beside jobs: `leases`, `records`, `locks`, `logs`, `metrics`,
+`memos`, `limit_keys`, `prefix`. A verb that is not asked for costs 0.2 µs of a call.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
--- Sessions: begun, renewed, compared, ended. Behind library.lua, batches.lua and jobs.lua.
+-- Sessions: begun, compared, ended. Behind library.lua, batches.lua and jobs.lua. What is asked of them without their jobs
+-- is in leases.lua.
 --
 -- The first partition holds a session: s:<session> HASH alive (1 or 0), token (the server's name as JSON), info (JSON),
 -- server (id of the server), timeout in micros, expires_at, renewal (JSON or nothing), while it ends also running and reason;
@@ -38,48 +39,6 @@ function verbs.admit(session, token)
   if call('EXISTS', key) == 1 then return end
   call('HSET', key, 'alive', '1', 'token', token)
   call('SADD', base .. 'living', session)
-end
-
--- Each living session lives for its timeout from now. ARGV from 3: session, renewal of each. Reply for each 1 where it
--- lives, 0 where it is dead or unknown.
-function verbs.renew()
-  despite_full_memory()
-  local now, reply = clock(), {}
-  for arg = 3, #ARGV, 2 do
-    local session = ARGV[arg]
-    local key = base .. 's:' .. session
-    local alive, timeout = unpack(call('HMGET', key, 'alive', 'timeout'))
-    if alive == '1' then
-      local expires_at = int(now + timeout)
-      call('HSET', key, 'expires_at', expires_at, 'renewal', ARGV[arg + 1])
-      call('ZADD', base .. 'sx', expires_at, session)
-      call('ZADD', base .. 'sb', int(expires_at - 2 * timeout), session)
-    end
-    reply[#reply + 1] = alive == '1' and 1 or 0
-  end
-  return reply
-end
-
--- The living session that is first by started_at; reply as one of `list`, nil for none.
-function verbs.oldest()
-  local session = call('ZRANGE', base .. 'sl', 0, 0)[1]
-  return session and call('HMGET', base .. 's:' .. session, 'info', 'expires_at', 'alive', 'renewal')
-end
-
--- Sessions, oldest first, some at a time. ARGV from 3: nothing for all, or the sessions that are wanted. Reply those for a
--- further call; then info, expires_at, alive, renewal of each of the first ones, passing over who is gone.
-function verbs.list(first)
-  local wanted = first and words_from(3) or call('ZRANGE', base .. 'ss', 0, -1)
-  local left, reply = {}, {}
-  for place, session in ipairs(wanted) do
-    if place > 500 then
-      left[#left + 1] = session
-    else
-      local fields = call('HMGET', base .. 's:' .. session, 'info', 'expires_at', 'alive', 'renewal')
-      if fields[1] then reply[#reply + 1] = fields end
-    end
-  end
-  return { left, reply }
 end
 
 -- ---- beliefs ---------------------------------------------------------------------------------------------------
@@ -249,24 +208,6 @@ end
 function verbs.finished(session)
   call('ZREM', base .. 'ending', session)
   call('HDEL', base .. 's:' .. session, 'running', 'reason')
-end
-
--- Sessions that have to be ended: living ones that have expired, longest expired first; then dead ones whose end was begun
--- so many micros ago and not finished, so that its maker is given up. Expired is who would live until the past, by this
--- clock and by the caller's, or for longer than any session lives.
-function verbs.orphans(limit, given_up, as_of)
-  local now = clock()
-  local earliest, latest = clocks(now, as_of)
-  local expired = call('ZRANGEBYSCORE', base .. 'sx', '-inf', int(earliest), 'LIMIT', 0, limit)
-  for _, session in ipairs(call('ZRANGEBYSCORE', base .. 'sb', '(' .. int(latest), '+inf', 'LIMIT', 0, limit)) do
-    expired[#expired + 1] = session
-  end
-  return { expired, call('ZRANGEBYSCORE', base .. 'ending', '-inf', int(now - given_up), 'LIMIT', 0, limit) }
-end
-
--- The sessions that may claim in this partition, which is any but the first.
-function verbs.living()
-  return call('SMEMBERS', base .. 'living')
 end
 
 -- Up to `limit` dead sessions are gone that may be forgotten: an hour after their death if another one of their server has

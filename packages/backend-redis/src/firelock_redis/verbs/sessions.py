@@ -72,19 +72,19 @@ class SessionVerbs(RedisVerbs):
         for renewal in renewals:
             session, *reported = attrs.astuple(renewal)
             arguments += (session, _json(reported))
-        replies = self._run("sessions.renew", 0, *arguments) if renewals else []
+        replies = self._run("leases.renew", 0, *arguments) if renewals else []
         return list(map(bool, replies))
 
     @override
     def oldest_session(self) -> SessionRecord | None:
         """One round trip, however many sessions are stored."""
-        found = self._run("sessions.oldest", 0)
+        found = self._run("leases.oldest", 0)
         return None if found is None else _record(*found)
 
     @override
     def list_sessions(self) -> list[SessionRecord]:
         """One round trip for 500 of them."""
-        return [_record(*four) for four in self._run_on("sessions.list", 0)]
+        return [_record(*four) for four in self._run_on("leases.list", 0)]
 
     @override
     def reconcile(self, session: str, held: Sequence[Held]) -> Reconciliation:
@@ -126,7 +126,7 @@ class SessionVerbs(RedisVerbs):
         the next sweep finishes it.
         """
         by = _EXPIRED if as_of is None else as_of
-        expired, ending = self._run("sessions.orphans", 0, limit, _GIVEN_UP, by)
+        expired, ending = self._run("leases.orphans", 0, limit, _GIVEN_UP, by)
         found: list[Taken] = []
         failed: StorageUnavailable | None = None
         reason = Moved.SESSION_LOST.value
@@ -238,7 +238,7 @@ def prune_sessions(database: RedisDatabase, limit: int) -> None:
     living = {
         session
         for partition in range(1, database.partitions.number)
-        for session in database.run("sessions.living", partition)
+        for session in database.run("leases.living", partition)
     }
     for session in database.run("sessions.prune", 0, limit, *living):
         reason = quoted(Moved.SESSION_LOST.value)

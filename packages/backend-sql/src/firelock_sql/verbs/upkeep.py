@@ -215,22 +215,12 @@ class SqlUpkeepVerbs(SqlVerbs):
         jobs that stay, and rows that are deleted but still visible to somebody, would be met each time.
         Nothing is left only if it has walked over all of them.
         """
-        has_news, has_locks, has_limits, has_unique = self._database.read(self._has_old)
-        if has_news:
-            self._database.write(partial(_prune_old_news, limit=_PRUNED_AT_ONCE))
-        if has_locks:
-            while self._database.write(partial(locks.prune_locks, limit=_PRUNED_AT_ONCE)) == _PRUNED_AT_ONCE:
-                continue
-        if has_limits:
-            self._prune_keys(idle_limits, forget_limits)
-        if has_unique:
-            self._prune_keys(idle_unique, forget_unique)
-        if queues := self._database.read(lambda tx: idle_queues(tx, _PRUNED_AT_ONCE)):
-            self._database.write(lambda tx: forget_queues(tx, queues))
         pruned = 0
         if time.monotonic() - self._began_at_first > _WALK_SECONDS:
             self._place = _FIRST
         has_seen_all = self._place == _FIRST
+        if has_seen_all:
+            self._prune_others()
         while pruned < limit:
             if self._place == _FIRST:
                 self._began_at_first = time.monotonic()
@@ -243,6 +233,21 @@ class SqlUpkeepVerbs(SqlVerbs):
                     break
                 has_seen_all = True
         return pruned
+
+    def _prune_others(self) -> None:
+        """What is old beside jobs is gone; calls that continue a walk over the jobs do not look for it."""
+        has_news, has_locks, has_limits, has_unique = self._database.read(self._has_old)
+        if has_news:
+            self._database.write(partial(_prune_old_news, limit=_PRUNED_AT_ONCE))
+        if has_locks:
+            while self._database.write(partial(locks.prune_locks, limit=_PRUNED_AT_ONCE)) == _PRUNED_AT_ONCE:
+                continue
+        if has_limits:
+            self._prune_keys(idle_limits, forget_limits)
+        if has_unique:
+            self._prune_keys(idle_unique, forget_unique)
+        if queues := self._database.read(lambda tx: idle_queues(tx, _PRUNED_AT_ONCE)):
+            self._database.write(lambda tx: forget_queues(tx, queues))
 
     def _has_old(self, tx: Transaction) -> tuple[bool, bool, bool, bool]:
         """Tell whether there is old news, and by the hour: old locks, keys of limits, and unique keys.

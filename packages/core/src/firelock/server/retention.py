@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 LEASE = "firelock:retention"
 """The lock whose holder removes expired jobs."""
 _SLICE = 0.2  # seconds, plus those of the call that is under way
-_CALL = 0.03  # seconds that a call may take; others wait for it, for example for the right to write on SQLite
-_FEWEST, _MOST = 10, 500  # jobs of a call
+_CALL = 0.05  # seconds that a call may take; others wait for it, for example for the right to write on SQLite
+_FEWEST, _MOST = 100, 500  # jobs of a call: with fewer, the round trips would cost more than the jobs
 _RESTS = (3, 1)  # durations of the last slice: after the first one that left jobs, and after many in a row
 _IN_A_ROW = 5  # slices that left jobs, after which the next rest is one duration shorter
 _SHORTEST_PAUSE = 1.0  # seconds, after a slice that left no jobs
