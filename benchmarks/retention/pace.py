@@ -2,42 +2,74 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
 
 from benchmarks import places
 from benchmarks.pairs import Row
 from benchmarks.plan import Plan
 from benchmarks.retention import tasks
 from benchmarks.retention.costs import CHUNK, store_expired
-from firelock import Firelock, Job, State
+from benchmarks.servers import Server
+from firelock import Every, Firelock, Job, State
+from firelock.server.retention import LEASE
 
 APP = "benchmarks.retention.app:fire"
-EXPIRED = 20_000
-TICKS, GAP = 200, 0.1  # due jobs, and seconds between two of them
+EXPIRED = 100_000
+DUE, GAP = 1_000, 0.02  # due jobs, and seconds between two of them
+BEATS = 50  # recurring jobs, each of them once a second
+SWEEP, JITTER = 0.5, 1.2  # seconds between two sweeps; the longest time between two is so many times that
+LONG = 3_600.0  # seconds
 RATE = 3_000  # jobs enqueued a second
-SECONDS = 80  # that they are
+SECONDS = 600  # that they are
+MOST = 15_000  # stored jobs with which retention keeps pace
+FULL = 2_000  # waiting jobs with which servers are busy
+
+
+# ---- what waits ------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Late:
+    """By how many seconds what waits for retention was late, each in order."""
+
+    due: list[float]
+    recurring: list[float]
+    sweeps: list[float]
+    left: int  # expired jobs when the last due job had run
+    seconds: float  # until no expired job was left, or until the last due job had run
 
 
 def of_due_jobs(plan: Plan) -> Iterator[Row]:
-    """Yield how late due jobs start beside a backlog of expired jobs, and beside none; in seconds."""
-    late = {expired: _lateness(plan, expired) for expired in (0, plan.scaled(EXPIRED))}
-    free, busy = late.values()
-    for name, place in (("p50", 0.5), ("p90", 0.9), ("latest", 1.0)):
-        figures = {"median": _quantile(busy, place), "beside": _quantile(free, place)}
-        quotient = figures["median"] / figures["beside"]
-        what = f"due jobs beside {plan.scaled(EXPIRED):,} expired ones, {name}, s late"
-        yield {"what": what, "ratio": quotient, **figures}
+    """Yield how late due and recurring jobs and sweeps are beside a backlog of expired jobs, and beside none.
+
+    The due jobs begin with the retention. What is left of it when they have run is told.
+    """
+    expired = plan.scaled(EXPIRED)
+    free, busy = _lateness(plan, 0), _lateness(plan, expired)
+    yield {
+        "what": f"seconds until {expired:,} expired jobs were removed; left when the last due job had run",
+        "ratio": busy.left / expired, "median": busy.seconds, "beside": busy.left,
+    }  # fmt: skip
+    for name in ("due", "recurring", "sweeps"):
+        values, others = getattr(busy, name), getattr(free, name)
+        for place in (0.5, 0.99, 1.0):
+            figures = {"median": _quantile(values, place), "beside": _quantile(others, place)}
+            what = f"{name} beside {expired:,} expired jobs, {place:.0%} of {len(values):,}, s late"
+            yield {"what": what, "ratio": figures["median"] / max(0.001, figures["beside"]), **figures}
 
 
 def _quantile(values: list[float], place: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * place))]
 
 
-def _lateness(plan: Plan, expired: int) -> list[float]:
-    """Return by how many seconds each due job started late."""
-    ticks = max(20, plan.scaled(TICKS))
+def _lateness(plan: Plan, expired: int) -> Late:
+    number = max(20, plan.scaled(DUE))
     with (
         places.opened(plan.storage, plan.folder / f"late-{expired}") as place,
         places.client(place.url, keep_deleted=0) as fire,
@@ -45,45 +77,105 @@ def _lateness(plan: Plan, expired: int) -> list[float]:
         declared = tasks.declare(fire)
         if expired:
             store_expired(fire, declared.noop, expired, is_rich=True)
-        begins = datetime.now(UTC) + timedelta(seconds=3)
-        due = [begins + timedelta(seconds=GAP * number) for number in range(ticks)]
-        jobs = [declared.tick.using(at=at).enqueue(number) for number, at in enumerate(due)]
-        with places.serving(place, APP, FIRELOCK_KEEP_DELETED="0") as (server,):
-            server.wait_until(lambda: _have_succeeded(fire, ticks), what="all due jobs had run")
-        return [_started_at(job) - at.timestamp() for job, at in zip(jobs, due, strict=True)]
+        token = fire.storage.acquire_lock(LEASE, "benchmark", LONG) or 0  # until the due jobs begin
+        sweeps = place.folder / "sweeps"
+        settings = {"FIRELOCK_KEEP_DELETED": "0", "FIRELOCK_SWEEP": str(SWEEP), tasks.SWEEPS: str(sweeps)}
+        with places.serving(place, APP, **settings) as (server,):
+            _await_server(server, fire, declared.noop)
+            begins = datetime.now(UTC) + timedelta(seconds=2)
+            due = [begins + timedelta(seconds=GAP * place) for place in range(number)]
+            jobs = [declared.tick.using(at=at).enqueue(place) for place, at in enumerate(due)]
+            for beat in range(BEATS):
+                declared.beat.recur(f"beat-{beat}", Every(timedelta(seconds=1)), beat)
+            began, ends = time.monotonic(), None
+            fire.storage.release_lock(LEASE, "benchmark", token)
+            while jobs[-1].refresh().state is not State.SUCCEEDED:
+                if ends is None and fire.jobs.counts()[State.DELETED] == 0:
+                    ends = time.monotonic()
+                time.sleep(0.2)
+            left, seconds = fire.jobs.counts()[State.DELETED], (ends or time.monotonic()) - began
+            server.wait_until(lambda: _have_run(jobs), what="all due jobs had run")
+        beats = [job for job in fire.jobs.iterate(task="beat") if job.record().started_at is not None]
+        instants = [float(line) for line in sweeps.read_text(encoding="ascii").split()]
+        instants = [instant for instant in instants if instant > began]
+        return Late(
+            [_started_at(job) - at.timestamp() for job, at in zip(jobs, due, strict=True)],
+            [_started_at(job) - (job.record().nominal_at or 0) / 1e6 for job in beats],
+            [
+                max(0.0, later - earlier - JITTER * SWEEP)
+                for earlier, later in itertools.pairwise(instants)
+            ],
+            left, seconds,
+        )  # fmt: skip
 
 
-def _have_succeeded(fire: Firelock, number: int) -> bool:
-    return fire.jobs.counts()[State.SUCCEEDED] >= number
+def _await_server(server: Server, fire: Firelock, noop: Any) -> None:  # noqa: ANN401 - any task
+    """Return when the server has run a job."""
+    noop.enqueue()
+    server.wait_until(lambda: _waiting(fire) == 0, what="the server had begun")
+
+
+def _have_run(jobs: list[Job[None]]) -> bool:
+    return all(job.refresh().state is State.SUCCEEDED for job in jobs)
 
 
 def _started_at(job: Job[None]) -> float:
-    started_at = job.refresh().record().started_at
+    started_at = job.record().started_at
     if started_at is None:
         message = f"job {job.id} has not started"
         raise RuntimeError(message)
     return started_at / 1e6
 
 
+# ---- pace ------------------------------------------------------------------------------------------------
+
+
 def of_removal(plan: Plan) -> Iterator[Row]:
-    """Yield how many succeeded jobs are stored in the end beside half-time; removal that keeps pace has 1."""
+    """Yield how many succeeded jobs are stored at most with `keep_succeeded` of a second, and the throughput.
+
+    The throughput is compared with that of a run that removes nothing. On MariaDB the rate is what a run
+    without retention reached before.
+    """
     seconds = max(8.0, SECONDS * min(1.0, plan.scale))
-    rate = RATE if plan.storage in {"sqlite", "redis"} else RATE // 3
-    stored: list[int] = []
-    with places.opened(plan.storage, plan.folder / "pace") as place, places.client(place.url) as fire:
+    rate = None if plan.storage == "mariadb" else RATE
+    if rate is None:
+        rate = int(_ended(plan, "found", min(60.0, seconds), None, keep="86400")[0])
+    free, _ = _ended(plan, "kept", seconds, rate, keep="86400")
+    busy, most = _ended(plan, "removed", seconds, rate, keep="1")
+    what = f"jobs/s ended of {rate:,} enqueued for {seconds:.0f} s, with retention beside without"
+    yield {"what": what, "ratio": busy / free, "median": busy, "beside": free}
+    yield {
+        "what": f"succeeded jobs stored at most, {rate:,} jobs/s, beside what is allowed",
+        "ratio": most / MOST, "median": most, "beside": MOST,
+    }  # fmt: skip
+
+
+def _ended(plan: Plan, name: str, seconds: float, rate: int | None, *, keep: str) -> tuple[float, int]:
+    """Return how many jobs ended per second, and how many succeeded ones were stored at most.
+
+    Jobs are enqueued at the rate; without one, so that the server never runs out of them.
+    """
+    most = sent = 0
+    with places.opened(plan.storage, plan.folder / name) as place, places.client(place.url) as fire:
         noop = tasks.declare(fire).noop
-        with places.serving(place, APP, FIRELOCK_KEEP_SUCCEEDED="1"):
-            begun, sent = time.monotonic(), 0
+        with places.serving(place, APP, FIRELOCK_KEEP_SUCCEEDED=keep) as (server,):
+            _await_server(server, fire, noop)
+            begun, look_at = time.monotonic(), 0.0
             while (passed := time.monotonic() - begun) < seconds:
-                if sent <= rate * passed:
+                if passed > look_at:
+                    most, look_at = max(most, fire.jobs.counts()[State.SUCCEEDED]), passed + 0.5
+                if _is_time(fire, rate, sent, passed):
                     noop.enqueue_many([()] * CHUNK)
                     sent += CHUNK
                 else:
-                    time.sleep((sent - rate * passed) / rate)
-                if passed > seconds * (len(stored) + 1) / 4:
-                    stored.append(fire.jobs.counts()[State.SUCCEEDED])
-            stored.append(fire.jobs.counts()[State.SUCCEEDED])
-    what = (
-        f"succeeded jobs stored after {seconds:.0f} s beside half of that time, {sent / seconds:,.0f} jobs/s"
-    )
-    yield {"what": what, "ratio": stored[-1] / max(1, stored[1]), "median": stored[-1], "beside": stored[1]}
+                    time.sleep(0.01)
+            return (sent - _waiting(fire)) / passed, most
+
+
+def _is_time(fire: Firelock, rate: int | None, sent: int, passed: float) -> bool:
+    return _waiting(fire) < FULL if rate is None else sent <= rate * passed
+
+
+def _waiting(fire: Firelock) -> int:
+    counts = fire.jobs.counts()
+    return counts[State.ENQUEUED] + counts[State.PROCESSING]

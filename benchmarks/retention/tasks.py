@@ -8,6 +8,10 @@ import attrs
 
 from firelock import Firelock, Unique
 
+SWEEPS = "BENCHMARK_SWEEPS"
+"""The environment variable with the path of a file, to which each sweep appends its monotonic time."""
+DAY = 86_400.0  # seconds
+
 
 @attrs.frozen
 class Tasks:
@@ -15,6 +19,7 @@ class Tasks:
 
     noop: Any
     tick: Any  # due at a given time; when it started is stored with the job
+    beat: Any  # recurring
     unique: Any  # with a key for each number
 
 
@@ -27,6 +32,7 @@ def declare(fire: Firelock) -> Tasks:
 
     return Tasks(
         noop=fire.task(name="noop")(nothing),
-        tick=fire.task(name="tick")(numbered),
+        tick=fire.task(name="tick", keep=DAY)(numbered),
+        beat=fire.task(name="beat", keep=DAY)(numbered),
         unique=fire.task(name="unique", unique=Unique("{number}"))(numbered),
     )

@@ -631,6 +631,23 @@ class PruneDuty(StorageFixtures):
 
         assert (1, [gone]) == (pruned, [one for one in (kept, gone) if scene.storage.get([one]) == [None]])
 
+    def test_fewer_than_asked_for_means_that_nothing_is_left(self, scene: Scene) -> None:
+        """A job whose expiry lies before that of jobs that were removed earlier is found by the same call.
+
+        If this fails: servers stop to remove jobs although some have expired, until their next look.
+        """
+        ids = scene.add_many(6)
+        for number, job_id in enumerate(ids[:4]):
+            scene.settle(deletes(job_id, expires_at=BASE + (number + 2) * HOUR))
+        scene.advance(8 * 3_600)
+        first = scene.prune(2)
+        for number, job_id in enumerate(ids[4:]):
+            scene.settle(deletes(job_id, expires_at=BASE + number * HOUR))
+
+        rest = scene.prune(10)
+
+        assert (2, 4, [None] * 6) == (first, rest, scene.storage.get(ids))
+
     def test_pruning_is_bounded(self, scene: Scene) -> None:
         """At most so many jobs go with one call; the rest with the next.
 
