@@ -12,9 +12,11 @@ from contextlib import ExitStack, closing
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+import attrs
 import pytest
 
 from firelock import Firelock, Retry, Settings, State, hookimpl
+from firelock.storage import is_of_taken
 from firelock.storage.memory import MemoryStorage
 from firelock.testing import eventually
 from tests.faults.proxy import FaultProxy
@@ -92,7 +94,7 @@ def test_idle_threads_get_the_jobs_behind_coroutines_that_find_no_place(app, gat
 
 
 def test_jobs_that_turn_out_long_are_not_handed_back_again_and_again(app, gate):
-    """Short jobs have let a server claim ahead; what it then holds behind long ones goes back, and stays away."""
+    """Short jobs have let a server claim ahead; what it holds behind long ones goes back and stays there."""
     fire, serve = app()
     noop = fire.task(name="noop")(lambda: None)
     started = []
@@ -112,6 +114,62 @@ def test_jobs_that_turn_out_long_are_not_handed_back_again_and_again(app, gate):
 
     back = Counter(one.job_id for one in fire.storage.transitions() if one.gives_back)
     assert max((back[job_id] for job_id in ids), default=0) <= 2
+
+
+class HeldStorage(WatchedStorage):
+    """A storage that answers the first claim with all there is, and then holds up who settles."""
+
+    def __init__(self, inner):
+        super().__init__(inner)
+        self.go_on, self.is_held = threading.Event(), threading.Event()
+        self.watches = 0  # how often somebody has waited for what others take from a session
+
+    def claim(self, request):
+        """As the storage, but for the limit."""
+        return super().claim(attrs.evolve(request, limit=500))
+
+    def apply(self, transitions, *, within=None):
+        """As the storage, an end of a run once it is released."""
+        if transitions[0].session is not None:
+            self.is_held.set()
+            self.go_on.wait(LONG)
+        return super().apply(transitions, within=within)
+
+    def wait(self, queues, timeout_seconds):
+        """As the storage, and counted."""
+        self.watches += bool(queues) and is_of_taken(queues[0])
+        return super().wait(queues, timeout_seconds)
+
+
+def test_no_job_that_was_claimed_ahead_starts_after_its_delete(gate):
+    """One runs and 119 wait behind it while the dispatcher is within a round trip; all are deleted."""
+    storage = HeldStorage(MemoryStorage())
+    with closing(Firelock(storage, settings=SETTINGS)) as fire, ExitStack() as stack:
+        noop = fire.task(name="noop")(lambda: None)
+        started = []
+
+        @fire.task(name="mail", retry=Retry.never())
+        def mail(number: int) -> None:
+            started.append(number)
+            gate.wait(LONG)
+
+        noop.enqueue()
+        ids = [job.id for job in mail.enqueue_many([(number,) for number in range(120)])]
+        server = fire.server(workers=1).start()
+        stack.callback(server.stop, grace=1)
+        stack.callback(storage.go_on.set)
+        stack.callback(gate.set)
+        with arranging():
+            eventually(lambda: storage.is_held.is_set() and len(started) == 1, within=LONG)
+        watches = storage.watches
+
+        fire.jobs.delete(ids)
+        eventually(lambda: storage.watches > watches, within=LONG)
+        gate.set()
+        storage.go_on.set()
+        eventually(lambda: all(job.session is None for job in storage.get(ids)), within=LONG)
+
+    assert started == [0]
 
 
 # ---- jobs past their time --------------------------------------------------------------------------------

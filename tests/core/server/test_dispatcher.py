@@ -24,7 +24,7 @@ def test_running_dry_raises_it():
     [(0.0, 100, False), (0.020, 100, False), (0.0201, 90, False), (0.050, 90, False), (0.0501, 0, True)],
 )
 def test_waiting_jobs_lower_it(wait, left, are_handed_back):
-    """A wait above 20 ms takes a tenth off; behind one above 50 ms what waits is handed back, none is held."""
+    """A wait above 20 ms takes a tenth off; after one above 50 ms what waits goes back, none is held."""
     ahead = ClaimAhead(100)
     for _ in range(100):
         ahead.ran_dry()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from redis import exceptions as driver
 from typing_extensions import override
 
-from firelock.storage import ANY_QUEUE, StorageError, Waiting
+from firelock.storage import ANY_QUEUE, StorageError, Waiting, is_of_taken
 from firelock_redis.connections.database import RedisDatabase
 from firelock_redis.layout.partitions import EVERYWHERE
 
@@ -65,7 +65,9 @@ class RedisWaiting(Waiting):
     @override
     def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
         """See `Storage.wait`; who has not claimed before gets a look at what there is."""
-        if not self.is_marked(queues):
+        if queues and all(map(is_of_taken, queues)):
+            self._listen()
+        elif not self.is_marked(queues):
             self.mark(queues)
             if any(self._database.run_everywhere("reading.ready", *(queues or ()))):
                 return True
@@ -132,5 +134,6 @@ class RedisWaiting(Waiting):
             self._tell(self._channels[reply[1]], reply[2])
 
     def _tell(self, partition: int, queue: str) -> None:
-        self._on_message(partition, queue)
+        if not is_of_taken(queue):
+            self._on_message(partition, queue)
         self.note([queue])

@@ -62,7 +62,8 @@ local function next_due()
   return due or recurring or ''
 end
 
--- Tell those who wait: a queue's name where it got its first work, * where an instant came nearer or a queue was resumed.
+-- Tell those who wait: a queue's name where it got its first work, * where an instant came nearer or a queue was resumed, taken
+-- and a session where others have taken jobs from it.
 local function wake(message)
   call('PUBLISH', base .. 'wake', message)
 end

@@ -19,6 +19,7 @@ from firelock.storage import (
     State,
     Transition,
     rules,
+    taken_from,
 )
 from firelock_sql.connections.transaction import Text, Transaction, insert_into
 from firelock_sql.rows.batch_row import MemberCounts, load_batches
@@ -139,6 +140,8 @@ def _write(tx: Transaction, row: JobRow, transition: Transition, *, is_resumed: 
     # Where nothing comes into a queue the clock is not asked: it may be a round trip.
     is_timed = transition.to is State.ENQUEUED and not transition.gives_back
     was_held = row.session is not None
+    if transition.session is None and row.session is not None and row.state is State.PROCESSING:
+        tx.woken.add(taken_from(row.session))
     fields = rules.written(job, transition, tx.now if is_timed else 0)
     del fields["state"]
     fields["waits_for"] = transition.waits_for

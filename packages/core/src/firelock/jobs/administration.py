@@ -130,9 +130,14 @@ def apply_unless_changed(
 
 
 def release_continuations(storage: Storage) -> None:
-    """Move the continuations that a change released; a server does it if the storage is unavailable."""
+    """Move the continuations, and the members of cancelled batches, that a change released.
+
+    It takes at most a second; servers do the rest, and all of it if the storage is unavailable.
+    """
+    until = time.monotonic() + _LONGEST_UPDATE
     try:
-        storage.release(RELEASE_LIMIT)
+        while storage.release(RELEASE_LIMIT) >= RELEASE_LIMIT and time.monotonic() < until:
+            pass
     except StorageUnavailable as error:
         log.warning("Continuations wait for the next sweep of a server: %s", error)
 

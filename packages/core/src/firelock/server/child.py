@@ -40,7 +40,7 @@ from firelock.server.workers import (
     have_ended,
     thread_count,
 )
-from firelock.storage import server_work
+from firelock.storage import Feature, server_work, taken_from
 
 if TYPE_CHECKING:
     import asyncio
@@ -55,6 +55,7 @@ _LEAST_GRACE = 1.0  # of that also in a hurry, or a job that heeds its cancellat
 _SETTLE_GRACE = 10.0  # for the last ends to be written
 _PARKED_GRACE = 1.0  # at least, for ends whose rows are locked; the rest of the grace time if that is more
 _THREAD_GRACE = 0.5
+_DOUBT_PAUSE = 0.05  # seconds between two comparisons at least, however many jobs others take from here
 
 
 @attrs.define(eq=False, slots=False)
@@ -104,19 +105,25 @@ class Child:
             runtime, context, self._workers, self._queues, self._upkeep, self._on_session_lost
         )
         self._waker = threading.Thread(target=self._wait_for_work, name="firelock-waker", daemon=True)
+        self._watcher = threading.Thread(target=self._watch_claims, name="firelock-watcher", daemon=True)
+        self._session = ""
 
     def start(self, session_id: str) -> None:
         """Jobs are claimed and run for this session; where that fails, `stop` ends what has started."""
         self._memory.adopt_session()
+        self._session = session_id
         self._dispatcher.start(Holder(session_id, self._server.name))
         self._workers.start()
         self._upkeep.start()  # after the session is adopted: before, the right to run looks lost
         log.info("Jobs are run from now on.", extra={"session": session_id})
         self._waker.start()
+        if Feature.NOTIFY in self._runtime.storage.features:
+            self._watcher.start()
 
     def adopt(self, session_id: str) -> None:
         """A new session takes the place of one that was lost."""
         log.warning("The session of this server was lost; what ran is cancelled, a new session begins.")
+        self._session = session_id
         self._dispatcher.adopt(Holder(session_id, self._server.name))
 
     def quiet(self, *, is_quiet: bool) -> None:
@@ -138,6 +145,22 @@ class Child:
                 self._is_over.wait(self._workers.rest)
                 self._inbox.work_came()
                 self._inbox.wait_until_dry(poll)  # while workers are busy, work that waits is no news
+
+    def _watch_claims(self) -> None:
+        """As soon as others take jobs from the session, the dispatcher compares what it holds."""
+        poll = self._runtime.settings.poll
+        while not self._is_over.is_set():
+            try:
+                with server_work():
+                    are_taken = self._runtime.storage.wait([taken_from(self._session)], poll)
+            except Exception as error:  # without this thread a delete is met a heartbeat later
+                if not isinstance(error, StorageError):
+                    log.exception("The watch for jobs taken from here met an error that it does not know.")
+                self._is_over.wait(poll)
+                continue
+            if are_taken:
+                self._dispatcher.doubt()
+                self._is_over.wait(_DOUBT_PAUSE)
 
     # ---- stopping ----------------------------------------------------------------------------------------
 
@@ -177,7 +200,7 @@ class Child:
             log.error("The last ends could not be written: the storage does not answer.")
         self._upkeep.stop(_SETTLE_GRACE)
         self._workers.close(_THREAD_GRACE)
-        have_ended([self._waker], _THREAD_GRACE)
+        have_ended([self._waker, self._watcher], _THREAD_GRACE)
         return stuck
 
     def _wait_until_idle(self, seconds: float) -> None:

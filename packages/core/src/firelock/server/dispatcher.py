@@ -41,7 +41,7 @@ from firelock.server.workers import (
     Workers,
     have_ended,
 )
-from firelock.storage import Applied, Claim, ClaimRequest, Exchange, Held, server_work
+from firelock.storage import Applied, Claim, ClaimRequest, Exchange, Feature, Held, server_work
 
 if TYPE_CHECKING:
     from firelock.runtime import Runtime
@@ -58,6 +58,7 @@ _IDLE_HEARTBEATS = 3
 _SHOWN_AS_STARTED = 1.0  # seconds from which `started_at` is written while the job still runs
 _LONG_WAIT, _TOO_LONG_WAIT = 0.020, 0.050
 _STALL = 0.2  # seconds without a free worker, behind jobs that were handed back, that are no hiccup
+_PASSING_POLL = 0.25  # seconds; a storage may tell only of the first work of a queue that was empty
 _CLOCK_SLACK = 0.0005  # seconds behind the instant, so that the storage's clock has come to it as well
 _SENDER_GRACE = 2.0  # seconds for the attempt to store a parked end that is under way
 _LOOKS_AT_ONCE, _LOOK_PAUSE = 100, 0.020  # some 25,000 lanes; then locks of others are in the way
@@ -137,6 +138,23 @@ class Dispatcher:
             self._holder = holder
 
         self._inbox.order(change)
+
+    def doubt(self) -> None:
+        """Jobs of the session were taken from it: what has not started is held up until it is known which."""
+        held_up = self._workers.hold_up()
+
+        def compare() -> None:
+            try:
+                self._reconcile()
+            finally:
+                for workers, waiting in held_up:
+                    kept = [each for each in waiting if not each.is_dropped]
+                    if self._state is not DispatcherState.CLAIMING:
+                        self._hand_back(kept, "server stopping")
+                    elif kept:
+                        workers.put(kept)
+
+        self._inbox.order(compare)
 
     def abandon(self, reason: str) -> None:
         """What has not ended is handed back, whatever it does later; its end will be refused."""
@@ -356,6 +374,8 @@ class Dispatcher:
         poll = self._runtime.settings.poll
         if self._holder is not None and any(_is_doubtful(run) for run in self._workers.runs()):
             poll = min(poll, max(0.0, self._reconciled_at + _OFTENEST - time.monotonic()))
+        if self._workers.is_passing_over:
+            poll = min(poll, _PASSING_POLL)
         if self._look_again_at is None:
             return poll
         seconds = (self._look_again_at - self._runtime.clock.now()) / SECOND
@@ -400,6 +420,8 @@ class Dispatcher:
         # Also who holds nothing asks, only more seldom: a storage that failed over may have forgotten an end.
         if since >= self._runtime.settings.heartbeat * (1 if self._settler.held else _IDLE_HEARTBEATS):
             return True
+        if self._workers.has_waiting and Feature.NOTIFY not in self._runtime.storage.features:
+            return True  # what waits here may be deleted, and nobody tells
         return self._reconciled_at == 0.0 or any(
             (run.busy_since and now - run.busy_since > _LONG_RUN) or _is_doubtful(run)
             for run in self._workers.runs()

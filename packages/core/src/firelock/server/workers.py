@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
@@ -199,6 +199,7 @@ class Workers:
         self._apart_until = 0.0  # monotonic: each kind gets claims of its own
         self._rests_until = 0.0  # monotonic
         self._claiming_since = 0.0
+        self._has_come_short = False  # the last claim got less than it asked for
         self._suspected: set[str] = set()  # tasks of which a job met no free thread, in which it runs apart
         self._is_mixture_told = False
         self._both = [each for each in (self.threads, self.coroutines) if each is not None]
@@ -272,11 +273,17 @@ class Workers:
         times as long as it took.
         """
         left_out, now = self.left_out, time.monotonic()
+        self._has_come_short = not is_full
         if left_out and is_full:  # more of that kind wait than it has workers
             self._apart_until = now + _APART_SECONDS
         elif left_out:
             self._rests_until = now + min(_LONGEST_REST, 10 * (now - self._claiming_since))
         return is_full and self.threads.has_idle and (not left_out or left_out == self._on_loop)
+
+    @property
+    def is_passing_over(self) -> bool:
+        """Tell whether workers are free while jobs of the other kind may wait before theirs."""
+        return bool(self.left_out) and self._has_come_short
 
     @property
     def rest(self) -> float:
@@ -331,6 +338,10 @@ class Workers:
     def take_back(self) -> list[ClaimedRun]:
         """Return the jobs that have not started; they will not."""
         return [claimed for each in self._both for claimed in each.take_back()]
+
+    def hold_up(self) -> list[HeldUp]:
+        """Return the jobs that have not started, by who has them; they will start when put there again."""
+        return [(each, each.take_back()) for each in self._both]
 
     def close(self, timeout: float) -> None:
         """Idle workers and the loop have ended, and resources are closed; busy ones end with their job."""
@@ -741,3 +752,7 @@ class AsyncWorkers:
     def _answer(self) -> None:
         self._answered_at = time.monotonic()
         self._is_warned = False
+
+
+HeldUp: TypeAlias = tuple[ThreadWorkers | AsyncWorkers, list[ClaimedRun]]
+"""Jobs that wait, and the workers that they wait for."""

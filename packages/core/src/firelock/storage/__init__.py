@@ -97,7 +97,7 @@ from firelock.storage.row_storage import Rows, RowStorage
 from firelock.storage.rules import StoredJob
 from firelock.storage.table_storage import TableStorage
 from firelock.storage.tables import MemoSum, StoredSession, Tables
-from firelock.storage.waiting import ANY_QUEUE, Waiting
+from firelock.storage.waiting import ANY_QUEUE, Waiting, is_of_taken, taken_from
 
 __all__ = [
     "ANY_QUEUE",
@@ -190,6 +190,7 @@ __all__ = [
     "continuation_target",
     "has_own_connection",
     "is_damaged",
+    "is_of_taken",
     "is_server_work",
     "memo_words",
     "new_id",
@@ -199,6 +200,7 @@ __all__ = [
     "rules",
     "server_work",
     "shown_url",
+    "taken_from",
     "waiting_reason",
     "with_progress",
     "write_admission",

@@ -241,6 +241,9 @@ class Storage(ABC):
 
         True also where the next due instant has become earlier than `claim` or `promote` said last. What
         the last claim has passed over, as it left out tasks, is no work.
+
+        With `Feature.NOTIFY` one may also wait for `[taken_from(session)]`: True as soon as others have taken
+        a job of that session out of processing, as a delete does, and never for work.
         """
 
     @abstractmethod

@@ -30,7 +30,7 @@ from firelock.storage import rules
 from firelock.storage.rules import StoredJob
 from firelock.storage.table_storage import TableStorage
 from firelock.storage.tables import MemoSum, StoredSession, Tables
-from firelock.storage.waiting import Waiting
+from firelock.storage.waiting import Waiting, is_of_taken, taken_from
 
 _WAITS_FOR_TIME = (State.SCHEDULED, State.AWAITING)
 _SPARE = 64  # dead entries of an order that are never worth sweeping out
@@ -59,6 +59,7 @@ class MemoryStorage(TableStorage):
         self.clock_offset = 0  # micros, moved by tests
         self._waiters = _Waiters(self._store.changed, self._may_work)
         self._lane_news: dict[frozenset[str] | None, int] = {}  # by queues: as the last claim saw it
+        self._taken_seen: dict[str, int] = {}  # by what is waited for: as the last wait saw it
         self._passed_over: dict[frozenset[str] | None, int] = {}  # the same, where it left out tasks
 
     # ---- life --------------------------------------------------------------------------------------------
@@ -124,7 +125,7 @@ class MemoryStorage(TableStorage):
         """See `Storage.wait`."""
         self._open()
         is_news = self._waiters.wait(queues, timeout_seconds)
-        if is_news:
+        if is_news and not _are_of_taken(queues):
             with self._store as store:
                 self._told_due_at = store.table.next_due_at()
         return is_news
@@ -138,6 +139,8 @@ class MemoryStorage(TableStorage):
         if self._is_closed:
             return False
         table = self._store.table
+        if queues is not None and _are_of_taken(queues):
+            return self._were_taken(queues)
         key = _as_key(queues)
         if table.has_ready(queues) and table.ready_news != self._passed_over.get(key):
             return True
@@ -145,6 +148,21 @@ class MemoryStorage(TableStorage):
             return True
         due_at, told = table.next_due_at(), self._told_due_at
         return due_at is not None and (told is None or due_at < told)
+
+    def _were_taken(self, names: Sequence[str]) -> bool:
+        """Tell whether jobs were taken from these sessions since this was asked last."""
+        table, news = self._store.table, False
+        if len(self._taken_seen) > _QUEUE_LISTS:
+            self._taken_seen.clear()
+        for name in names:
+            taken = table.taken.get(name, 0)
+            news |= taken > self._taken_seen.get(name, 0)
+            self._taken_seen[name] = taken
+        return news
+
+
+def _are_of_taken(queues: Sequence[str] | None) -> bool:
+    return bool(queues) and all(map(is_of_taken, queues or ()))
 
 
 def _as_key(queues: Sequence[str] | None) -> frozenset[str] | None:
@@ -211,6 +229,8 @@ class Table(Tables):
         self._lane_names: dict[str, list[str]] = {}  # by queue, sorted
         self._key_rows: dict[str, KeyRow] = {}
         self._unique_rows: dict[str, UniqueRow] = {}
+        self.taken_number = 0  # of the last time that others took a job from a session
+        self.taken: dict[str, int] = {}  # by what is waited for: the last number of a session
         self.ready_news = 0  # grows whenever a job without limits may have become able to start
         self.lane_news = 0  # grows whenever a job in a lane may have become able to start
         self._due = Order()  # due_at of scheduled and awaiting jobs
@@ -263,6 +283,16 @@ class Table(Tables):
             self._note_freed(before)
         if before is not None and before.record.state is not record.state:
             self._follow_state(record)
+            if record.session and before.record.state is State.PROCESSING:
+                self._note_taken(record.session)
+
+    def _note_taken(self, session: str) -> None:
+        """Others have taken a job from the session, which keeps a tail of it."""
+        if len(self.taken) > _QUEUE_LISTS:
+            self.taken.clear()
+        self.taken_number += 1
+        self.taken[taken_from(session)] = self.taken_number
+        self.has_news = True
 
     def _note_freed(self, before: StoredJob | None) -> None:
         """Who waits is told where a session had the job, which held keys of limits."""

@@ -13,6 +13,8 @@ import weakref
 from collections.abc import Collection, Sequence
 
 ANY_QUEUE = "*"  # what concerns every queue: an instant came nearer, a queue was resumed, nobody knows which
+_TAKEN = "taken "  # a queue's name has no blank
+_REST = 0.005  # seconds between two looks of who waits for none of all that arrives for queues
 _REMEMBERED = 1_000  # queues, and sets of queues, of which the last arrival is remembered apart
 
 _living: weakref.WeakSet[Waiting] = weakref.WeakSet()
@@ -27,6 +29,19 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
     os.register_at_fork(after_in_child=_leave_behind)
 
 
+def taken_from(session: str) -> str:
+    """Return what is waited for, in place of a queue, by who holds the jobs of a session.
+
+    It arrives when others have taken one of them out of processing: an operator, or the end of its batch.
+    """
+    return _TAKEN + session
+
+
+def is_of_taken(name: str) -> bool:
+    """Tell what `taken_from` returns from the name of a queue."""
+    return name.startswith(_TAKEN)
+
+
 class Waiting:
     """The waits of one handle; where work is heard of in another way, `look` and `sleep` are overridden."""
 
@@ -37,6 +52,7 @@ class Waiting:
     def _begin(self) -> None:
         self.changed = threading.Condition()
         self._number = 0  # of the last arrival
+        self._last_work = 0  # of the last one that concerns queues
         self._arrived: dict[str, int] = {}  # by queue: its last arrival
         self._seen: dict[frozenset[str] | None, int] = {}  # by queues: the last one before their last claim
         self._interrupts = 0
@@ -55,6 +71,8 @@ class Waiting:
             if len(self._arrived) + len(queues) > _REMEMBERED:
                 self._arrived = {ANY_QUEUE: self._number}
             self._arrived.update(dict.fromkeys(queues, self._number))
+            if not all(map(is_of_taken, queues)):
+                self._last_work = self._number
             self.rouse()
 
     def mark(self, queues: Sequence[str] | None) -> None:
@@ -82,6 +100,7 @@ class Waiting:
         deadline = time.monotonic() + timeout_seconds
         with self.changed:
             interrupts, key = self._interrupts, _key(queues)
+            is_for_queues, is_roused = queues is None or not all(map(is_of_taken, queues)), False
             self._waiters += 1
             try:
                 while True:
@@ -92,9 +111,21 @@ class Waiting:
                     left = deadline - time.monotonic()
                     if left <= 0 or interrupts != self._interrupts:
                         return False
+                    if is_roused and not is_for_queues:
+                        self._rest()
+                        is_roused = False
+                        continue
                     self.sleep(left)
+                    is_roused = True
             finally:
                 self._waiters -= 1
+
+    def _rest(self) -> None:
+        self.changed.release()
+        try:
+            time.sleep(_REST)
+        finally:
+            self.changed.acquire()
 
     # ---- what a storage does in its own way, each with the lock held ---------------------------------------
 
@@ -105,8 +136,9 @@ class Waiting:
         """Tell whether something has arrived for these queues since they were marked or told last."""
         seen = self._seen.setdefault(_key(queues), self._number)
         if queues is None:
-            return self._number > seen
-        return any(self._arrived.get(queue, 0) > seen for queue in (ANY_QUEUE, *queues))
+            return self._last_work > seen
+        is_for_queues = not all(map(is_of_taken, queues))
+        return any(self._arrived.get(queue, 0) > seen for queue in (*queues, *([ANY_QUEUE] * is_for_queues)))
 
     def sleep(self, seconds: float) -> None:
         """Return when something may have arrived, after a `rouse`, or after so many seconds."""

@@ -374,7 +374,10 @@ local function flush()
   for minute, ids in pairs(buckets) do
     expire(minute, ids)
   end
-  for session, ids in pairs(tails) do many('SADD', base .. 'tails:' .. session, ids) end
+  for session, ids in pairs(tails) do
+    many('SADD', base .. 'tails:' .. session, ids)
+    wake('taken ' .. session)
+  end
   for session, ids in pairs(cut) do many('SREM', base .. 'tails:' .. session, ids) end
   for queue, number in pairs(running) do
     if number ~= 0 then count_running(queue, number) end

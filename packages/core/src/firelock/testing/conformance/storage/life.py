@@ -26,8 +26,9 @@ from firelock.storage import (
     OpenTransaction,
     Renewal,
     Storage,
+    taken_from,
 )
-from firelock.testing.conformance.flow_scene import signal
+from firelock.testing.conformance.flow_scene import FlowScene, signal
 from firelock.testing.conformance.kit import requires
 from firelock.testing.conformance.scene import (
     BASE,
@@ -405,6 +406,47 @@ class LifeDuty(StorageFixtures):
                     scene.settle(restores(deleted, State.SCHEDULED, due_at=due_at))
 
         self._ends_a_wait(scene, step)
+
+    @requires(Feature.NOTIFY)
+    @pytest.mark.parametrize("what", ["delete", "delete of its batch"])
+    def test_a_job_taken_from_a_session_ends_its_wait(self, flow: FlowScene, what: str) -> None:
+        """A wait for what is taken from a session answers True once others take one of its running jobs.
+
+        If this fails: a hundred jobs that a server has claimed ahead start after their delete.
+        """
+        holder = flow.begin()
+        waiter, answers = flow.handles.open(), list[bool]()
+        name = [taken_from(holder.session)]
+        thread = threading.Thread(target=lambda: answers.append(waiter.wait(name, 600.0)), daemon=True)
+        thread.start()
+
+        for _ in range(int(self.patience / 0.05)):  # again, since the thread may not have begun to wait
+            is_of_batch = what == "delete of its batch"
+            job_id = flow.batch_of(1)[0] if is_of_batch else flow.add()
+            flow.take(holder)
+            flow.apply(deletes(job_id))
+            flow.storage.release(10)
+            thread.join(0.05)
+            if answers:
+                break
+
+        assert [True] == answers
+
+    @requires(Feature.NOTIFY)
+    def test_work_ends_no_wait_for_what_is_taken(self, scene: Scene) -> None:
+        """Neither new work nor what is taken from another session ends such a wait.
+
+        If this fails: a busy server compares what it holds with each job that comes.
+        """
+        holder, other = scene.begin(), scene.begin("b")
+        waiter = scene.handles.open()
+        name = [taken_from(holder.session)]
+        waiter.wait(name, 0.0)
+
+        scene.add()
+        scene.apply(deletes(scene.take(other)[0].id))
+
+        assert not waiter.wait(name, 0.2)
 
     @requires(Feature.TRANSACTIONAL_ENQUEUE)
     @pytest.mark.parametrize("commits", [True, False], ids=["commit", "rollback"])
