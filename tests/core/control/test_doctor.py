@@ -168,6 +168,16 @@ def test_workers_that_are_taken_by_jobs_past_their_timeout_are_a_trouble(reporte
     assert [] == kinds(servers=[server(**reported, is_alive=False, state="stopping")])
 
 
+def test_parked_ends_are_a_trouble():
+    """The finding names the server, the number and where the jobs are named."""
+    trouble = only(servers=[server(parked=1_000), server("two")])
+
+    assert ("parked_ends", False) == (trouble.code, trouble.is_error)
+    assert trouble.what.startswith("Server one: 1,000 ended jobs cannot be stored")
+    assert "long transaction" in trouble.mend
+    assert [] == kinds(servers=[server(parked=1_000, is_alive=False, state="stopping")])
+
+
 def test_a_server_that_is_back_is_not_lost():
     """A restarted server has its name back; its former sessions are of no interest."""
     gone = server("one", is_alive=False, busy=3, expires_in=-60)

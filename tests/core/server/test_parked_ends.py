@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from firelock import Firelock, RateLimited, Settings, current_job
+from firelock.control.doctor import check_running, look
 from firelock.errors import StorageUnavailable
 from firelock.model.job import ClaimedJob, Transition
 from firelock.model.state import State
@@ -82,6 +83,11 @@ class Shop:
         until(lambda: all(job.refresh().state is state for job in jobs))
 
 
+def parked_in(sight):
+    """Return how many ends are parked, for each server that the doctor finds."""
+    return [one.values["parked"] for one in check_running(sight) if one.code == "parked_ends"]
+
+
 @pytest.fixture
 def make_shop():
     """Return a function that opens a shop; each is closed after the test."""
@@ -137,6 +143,16 @@ def test_parked_end_is_counted_after_it_is_stored(make_shop):
 
     (rollup,) = shop.storage.timeline(0, shop.storage.clock() * 2)
     assert (rollup.outcome, rollup.count) == ("succeeded", 1)
+
+
+def test_parked_ends_are_reported_with_the_session(shop):
+    """The doctor of any program names the server and how many ends it has parked."""
+    job = shop.note.enqueue()
+    shop.lock(job)
+    shop.server.start()
+    shop.until_parked(job)
+
+    assert [1] == until(lambda: parked_in(look(shop.fire.runtime, knows_tasks=True)))
 
 
 def test_returned_job_is_parked_if_its_row_is_locked(shop):

@@ -194,7 +194,7 @@ def test_a_child_is_read_from_its_memory():
 
 def test_a_server_in_numbers():
     """Its mode, whether it is ready, and each child's slots, time and memory."""
-    workers = WorkerCounts(20, busy_threads=3, stuck_threads=2)
+    workers = WorkerCounts(20, busy_threads=3, stuck_threads=2, parked=4)
     server = attrs.evolve(child_with(workers=workers), round_trips=(0,) * 13 + (2,), mode="quiet")
     text = metrics_text(server_families(server))
 
@@ -210,6 +210,7 @@ def test_a_server_in_numbers():
         'firelock_child_worker_slots{child="0",state="idle"} 17',
         'firelock_child_stuck_workers{child="0",kind="thread"} 2',
         'firelock_child_stuck_workers{child="0",kind="coroutine"} 0',
+        'firelock_child_parked_ends{child="0"} 4',
     } <= set(text.splitlines())
 
 

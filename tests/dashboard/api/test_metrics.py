@@ -82,7 +82,7 @@ def test_servers_in_numbers(client, fire):
     """By state, and their workers; two of one name are one."""
     begin(fire, "web:1", workers=4, busy=3)
     begin(fire, "web:2", workers=10, busy=2)
-    begin(fire, "web:2", workers=10, busy=1, server_id="its successor", stuck_threads=2, stuck_coroutines=5)
+    begin(fire, "web:2", workers=10, busy=1, server_id="its successor", stuck_threads=2, stuck_coroutines=5, parked=7)
 
     found = samples(client)
 
@@ -93,6 +93,7 @@ def test_servers_in_numbers(client, fire):
         found["stuck_workers", name, kind]
         for name, kind in (("web:1", "thread"), ("web:2", "thread"), ("web:2", "coroutine"))
     ]
+    assert (found["parked_ends", "web:1"], found["parked_ends", "web:2"]) == (0.0, 7.0)
 
 
 def test_recurring_jobs_in_numbers(client, fire, send):

@@ -340,9 +340,10 @@ def check_all(sight: Sight) -> list[Finding]:
     return [
         finding
         for check in (
-            _check_sharing, _check_no_server, _check_silence, _check_missing, _check_stuck, _check_paused,
-            _check_listeners, _check_unregistered, _check_unreadable, _check_unread, _check_unknown_here,
-            _check_recurring, _check_gone, _check_continuations, _check_overdue, _check_still,
+            _check_sharing, _check_no_server, _check_silence, _check_missing, _check_stuck, _check_parked,
+            _check_paused, _check_listeners, _check_unregistered, _check_unreadable, _check_unread,
+            _check_unknown_here, _check_recurring, _check_gone, _check_continuations, _check_overdue,
+            _check_still,
             _check_limit_zeros, _check_limit_pauses, _check_unserved_limits, _check_costs, _check_unlimited,
             _check_keys_in_vain, _check_apart,
         )
@@ -356,8 +357,8 @@ def check_running(sight: Sight) -> list[Finding]:
         finding
         for check in (
             _check_no_server, _storage_errors, _check_listeners, _check_unknown_tasks, _check_lost,
-            _check_stuck, _check_failing, _check_unpaused, _check_late, _check_long_waits, _check_full_pauses,
-            _check_forgotten_limits, check_clock,
+            _check_stuck, _check_parked, _check_failing, _check_unpaused, _check_late, _check_long_waits,
+            _check_full_pauses, _check_forgotten_limits, check_clock,
         )
         for finding in check(sight)
     ]  # fmt: skip
@@ -424,6 +425,21 @@ def _check_stuck(sight: Sight) -> Iterator[Finding]:
             "stuck_workers",
             {"server": server.name, "threads": threads, "coroutines": coroutines},
         )
+
+
+def _check_parked(sight: Sight) -> Iterator[Finding]:
+    for server in sight.alive:
+        parked = sum(record.renewal.parked for record in server.living(sight.now))
+        if parked:
+            yield Finding(
+                False,
+                f"Server {server.name}: {parked:,} ended jobs cannot be stored, as other transactions have "
+                "locked their rows.",
+                'Its log names the jobs (search for "has locked its row"). Look for a long transaction in '
+                "the database and end it; keep transactions that change jobs short.",
+                "parked_ends",
+                {"server": server.name, "parked": parked},
+            )
 
 
 def _check_lost(sight: Sight) -> Iterator[Finding]:

@@ -235,6 +235,7 @@ class Dispatcher:
 
     def _take_turn(self) -> None:
         self._inbox.begin_turn()
+        self._inbox.parked = len(self._settler.parked)
         if self._state is not DispatcherState.STOPPED:  # else the memory may be gone
             self._context.memory.turn()
         self._settler.collect()

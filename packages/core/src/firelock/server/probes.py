@@ -259,6 +259,9 @@ def _child_families(children: Sequence[ChildStatus]) -> list[MetricFamily]:
     stuck = MetricFamily(
         "firelock_child_stuck_workers", "gauge", "Workers that are occupied by a job past its timeout."
     )
+    parked = MetricFamily(
+        "firelock_child_parked_ends", "gauge", "Ends that wait for rows which other transactions have locked."
+    )
     cpu = MetricFamily(
         "firelock_child_cpu_seconds_total", "counter", "Time on processors, of all in this place."
     )
@@ -275,11 +278,12 @@ def _child_families(children: Sequence[ChildStatus]) -> list[MetricFamily]:
         slots.add(max(0, idle), child=place, state="idle")
         stuck.add(workers.stuck_threads, child=place, kind="thread")
         stuck.add(workers.stuck_coroutines, child=place, kind="coroutine")
+        parked.add(workers.parked, child=place)
         cpu.add(round(child.cpu_seconds, 3), child=place)
         memory.add(child.rss_bytes, child=place)
         if child.turned is not None:
             turned.add(round(child.turned, 3), child=place)
-    return [up, starts, crashed, slots, stuck, cpu, memory, turned]
+    return [up, starts, crashed, slots, stuck, parked, cpu, memory, turned]
 
 
 # ---- the port --------------------------------------------------------------------------------------------

@@ -253,4 +253,5 @@ class _RenewedSession:
         return Renewal(
             self.id, workers.busy, state, report.rss_bytes, self.cpu_percent,
             stuck_threads=workers.stuck_threads, stuck_coroutines=workers.stuck_coroutines,
+            parked=workers.parked,
         )  # fmt: skip

@@ -30,8 +30,8 @@ from firelock.model.clock import elapsed_seconds
 _WORD = struct.Struct("<q")
 _REPORT = struct.Struct("<qqq")
 _RIGHT, _SESSION, _REPORTED, _TURNED = 0, 8, 16, 40
-_COUNTED = struct.Struct("<qqqqqq")
-_COUNTS, _HEAD = 48, 96
+_COUNTED = struct.Struct("<qqqqqqq")
+_COUNTS, _HEAD = 48, 104
 _WIDTH = 40
 _ID = 36
 _EMPTY = bytes(_ID)
@@ -75,6 +75,7 @@ class WorkerCounts:
     busy_coroutines: int = 0
     stuck_threads: int = 0
     stuck_coroutines: int = 0
+    parked: int = 0  # ends that wait for rows which other transactions have locked
 
     @property
     def busy(self) -> int:

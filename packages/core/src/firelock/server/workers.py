@@ -54,6 +54,7 @@ class DispatcherInbox:
     """What other threads tell the dispatcher: ends to settle, orders, and that there is work to claim."""
 
     ended: deque[EndedRun] = attrs.Factory(deque)
+    parked: int = 0  # ends that wait for locked rows, as of the dispatcher's last turn
     orders: deque[Callable[[], None]] = attrs.Factory(deque)
     _flag: threading.Event = attrs.Factory(threading.Event)
     _dry: threading.Event = attrs.Factory(threading.Event)  # the last claim got less than it asked for
@@ -221,7 +222,7 @@ class Workers:
             threads=threads.count, coroutines=0 if coroutines is None else coroutines.limit,
             busy_threads=len(in_threads), busy_coroutines=len(on_loop),
             stuck_threads=sum(run.is_stuck for run in in_threads),
-            stuck_coroutines=sum(run.is_stuck for run in on_loop),
+            stuck_coroutines=sum(run.is_stuck for run in on_loop), parked=self._context.inbox.parked,
         )  # fmt: skip
 
     @property

@@ -59,6 +59,7 @@ class _Tile:
 _OF_A_KIND = 3
 _PAGES = {  # of each kind of trouble: the page that its button leads to
     "no_server": "servers", "server_lost": "servers", "stuck_workers": "servers",
+    "parked_ends": "servers",
     "storage": "system", "skew": "system",
     "no_listener": "queue", "long_wait": "queue", "unknown_task": "jobs", "failing": "failures",
     "recurring_error": "recurring", "recurring_late": "recurring", "limit_paused": "limits",

@@ -169,6 +169,9 @@ def _server_families(sight: Sight) -> list[MetricFamily]:
     stuck = MetricFamily(
         "firelock_stuck_workers", "gauge", "Workers of the living servers with a job past its timeout."
     )
+    parked = MetricFamily(
+        "firelock_parked_ends", "gauge", "Ends that wait for rows which other transactions have locked."
+    )
     by_name: dict[str, list[ServerView]] = {}  # one that is started anew may have its forerunner's name
     for server in sight.alive:
         by_name.setdefault(server.name, []).append(server)
@@ -179,7 +182,8 @@ def _server_families(sight: Sight) -> list[MetricFamily]:
         renewals = [record.renewal for one in alike for record in one.living(sight.now)]
         stuck.add(sum(one.stuck_threads for one in renewals), server=name, kind="thread")
         stuck.add(sum(one.stuck_coroutines for one in renewals), server=name, kind="coroutine")
-    return [servers, slots, stuck]
+        parked.add(sum(one.parked for one in renewals), server=name)
+    return [servers, slots, stuck, parked]
 
 
 def _findings(sight: Sight) -> MetricFamily:
