@@ -8,10 +8,11 @@ import attrs
 import pytest
 
 from firelock.limits import EXAMINED
+from firelock.model.limit import LimitUse
 from firelock.model.session import Claim, Holder
 from firelock.storage import Feature
 from firelock.testing.conformance.kit import requires
-from firelock.testing.conformance.scene import HOUR, Running, Scene, succeeds
+from firelock.testing.conformance.scene import HOUR, Running, Scene, retries, succeeds
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
 # With partitions the jobs of a test lie together, beside one key: how many are examined counts in each.
@@ -159,11 +160,36 @@ class LeftOutInLanesDuty(StorageFixtures):
         assert [wanted] == self._claim_until_told_to_wait(scene, holder)
         assert [] == self._claim_until_told_to_wait(scene, holder)
 
+    def test_a_lane_is_found_behind_a_deep_one(self, scene: Scene) -> None:
+        """Where all that a claim may examine is in one lane, the next claim looks at another.
+
+        If this fails: one key's backlog of coroutines keeps every thread idle.
+        """
+        scene.add_limited(EXAMINED, A, task=_OUT)
+        (wanted,) = scene.add_limited(1, B, task=_IN)
+
+        assert [wanted] == self._claim_until_told_to_wait(scene, scene.begin(), 1)
+
+    def test_a_strict_holder_that_is_left_out_waits(self, scene: Scene) -> None:
+        """A job that keeps its key between attempts is passed over like any other, and keeps the key.
+
+        If this fails: a coroutine that is tried again is claimed by whoever has no place for it.
+        """
+        scene.put_numbers(A, concurrent=1)
+        (job_id,) = scene.add_limited(1, LimitUse(A, is_strict=True), task=_OUT)
+        scene.add_limited(1, A, task=_IN)
+        holder = scene.begin()
+        (running,) = scene.take(holder, 1)
+        scene.settle(retries(running))
+
+        assert [] == _ids(_claim(scene, holder))
+        assert [job_id] == scene.claim_ids(holder)
+
     @staticmethod
-    def _claim_until_told_to_wait(scene: Scene, holder: Holder) -> list[str]:
+    def _claim_until_told_to_wait(scene: Scene, holder: Holder, limit: int = 2) -> list[str]:
         claimed: list[str] = []
         for _ in range(100):
-            claim = _claim(scene, holder, 2)
+            claim = _claim(scene, holder, limit)
             claimed += _ids(claim)
             if claim.look_again_at is None:
                 return claimed
