@@ -88,6 +88,57 @@ def test_idle_threads_get_the_jobs_behind_coroutines_that_find_no_place(app, gat
         eventually(lambda: succeeded(reports) or handed_back() >= 50, within=LONG)
 
     assert succeeded(reports)
+    assert handed_back() < 50
+
+
+def test_coroutines_get_the_jobs_behind_threads_that_are_busy(app, gate, caplog):
+    """Two long `def` jobs run, others wait, and `async def` jobs are behind them; a warning says it once."""
+    caplog.set_level(logging.WARNING)
+    fire, serve = app()
+
+    @fire.task(name="report", retry=Retry.never())
+    def report() -> None:
+        gate.wait(LONG)
+
+    @fire.task(name="call", retry=Retry.never())
+    async def call() -> None: ...
+
+    report.enqueue_many([()] * 200)
+    serve(workers=2, async_workers=20)
+    for _ in range(3):
+        calls = call.enqueue_many([()] * 30)
+        with arranging():
+            eventually(lambda calls=calls: succeeded(calls), within=LONG)
+
+    assert sum(one.gives_back for one in fire.storage.transitions()) < 50
+    assert caplog.text.count("share queues") <= 1
+
+
+def test_both_kinds_of_workers_are_busy_with_a_backlog_of_both(app, gate):
+    """Neither kind waits for the other while each has more jobs than workers."""
+    fire, serve = app()
+    running = {"report": 0, "call": 0}
+
+    @fire.task(name="report", retry=Retry.never())
+    def report() -> None:
+        running["report"] += 1
+        gate.wait(LONG)
+
+    @fire.task(name="call", retry=Retry.never())
+    async def call() -> None:
+        running["call"] += 1
+        while not gate.is_set():
+            await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=0.02)
+
+    for _ in range(20):
+        call.enqueue_many([()] * 10)
+        report.enqueue_many([()] * 10)
+    serve(workers=3, async_workers=5)
+
+    with arranging():
+        eventually(lambda: running == {"report": 3, "call": 5}, within=LONG)
+
+    assert sum(one.gives_back for one in fire.storage.transitions()) < 50
 
 
 # ---- jobs ahead of workers -------------------------------------------------------------------------------
