@@ -262,22 +262,23 @@ def reconcile_nothing(storage):
         assert not storage.reconcile("session", []).unknown
 
 
+@pytest.fixture
+def few_whole_looks(monkeypatch):
+    """Each read of all entries counts as a long one, and no later one reads them all."""
+    monkeypatch.setattr(postgresql_storage, "LONG_SECONDS", -1)
+    monkeypatch.setattr(whole_looks, "_IN_A_ROW", 1)
+    for rest in ("_REST", "_REST_OF_HELD"):
+        monkeypatch.setattr(whole_looks, rest, 1e9)
+
+
+@pytest.mark.usefixtures("few_whole_looks")
 @pytest.mark.parametrize(
     ("work", "column", "value"),
     [(claim_a_job, "due_at", "1"), (reconcile_nothing, "session", "'session'")],
     ids=["claim-and-due-jobs", "reconcile-and-held-jobs"],
 )
-def test_a_held_snapshot_makes_few_calls_read_earlier_jobs(
-    postgresql, admin, monkeypatch, work, column, value
-):
-    """A report or a backup keeps old versions of rows and of the entries of their indexes.
-
-    Each read of all entries counts as a long one here. Among the calls that follow it, few read them again.
-    """
-    monkeypatch.setattr(postgresql_storage, "LONG_SECONDS", -1)
-    monkeypatch.setattr(whole_looks, "_IN_A_ROW", 1)
-    for rest in ("_REST", "_REST_OF_HELD"):
-        monkeypatch.setattr(whole_looks, rest, 1e9)
+def test_a_held_snapshot_makes_few_calls_read_earlier_jobs(postgresql, admin, work, column, value):
+    """A report or a backup keeps old versions of rows and of the entries of their indexes."""
     url = postgresql.url("listen=off")
     state = "scheduled" if column == "due_at" else "processing"
     with closing(open_storage(url)) as storage:

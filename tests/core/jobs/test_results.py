@@ -131,7 +131,7 @@ def test_an_error_of_the_storage_reaches_who_waits(storage, results):
 
 
 def test_each_wait_has_an_interval_of_its_own(storage):
-    """The interval of a wait grows to a quarter of a second, and a new wait does not change that of others."""
+    """The interval grows to a quarter of a second, and a new wait does not change that of others."""
     now = [1_000.0]
     looks = storage.called["get"]
     results = Results(storage, clock=lambda: now[0])

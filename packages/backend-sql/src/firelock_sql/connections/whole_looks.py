@@ -81,9 +81,7 @@ class DueFloor:
         clock: the monotonic clock.
     """
 
-    def __init__(
-        self, long_seconds: float = math.inf, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, long_seconds: float = math.inf, clock: Callable[[], float] = time.monotonic) -> None:
         self._looks = WholeLooks(_REST, long_seconds, clock)
         self.start = EARLIEST
 

@@ -50,8 +50,8 @@ _LOCK_NAME = "LEFT(CONCAT('firelock/', MD5(COALESCE(%s, DATABASE())), '/', %s), 
 _LOCK = f"SELECT GET_LOCK({_LOCK_NAME}, %s)"
 _UNLOCK = f"SELECT RELEASE_LOCK({_LOCK_NAME})"
 _MIGRATION_SECONDS = 30
-# An index of ten million rows takes minutes. All others queue behind a statement that waits for a table, a day
-# as a rule, so it soon gives up and the migration is tried again.
+# An index of ten million rows takes minutes. All others queue behind a statement that waits for a table: it
+# gives up after two seconds, not after a day, and the migration is tried again.
 _MIGRATING = {
     "MariaDB": "SET SESSION lock_wait_timeout = 2, max_statement_time = 0",
     "MySQL": "SET SESSION lock_wait_timeout = 2",

@@ -72,8 +72,8 @@ _READ = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_LIMITS}; {_AS_USUAL
 _RESULTS_BEFORE_NOW = 1 + 3 + len(_PLANNING)
 _SCHEMA_LOCK = 0x4669_7265_6C6F_636B  # "Firelock": one migration at a time
 # An index of ten million rows takes minutes. Another migration may be under way for long, and nobody waits
-# behind one that waits for it. All others queue behind a statement that waits for a table, so it soon gives up
-# and the migration is tried again.
+# behind one that waits for it. All others queue behind a statement that waits for a table, so it soon gives
+# up and the migration is tried again.
 _OTHER_MIGRATION = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '30s'"
 _MIGRATION = "SET LOCAL lock_timeout = '2s'"
 

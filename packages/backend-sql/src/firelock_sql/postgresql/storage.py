@@ -125,6 +125,7 @@ class PostgresqlStorage(SqlStorage):
     admits = frozenset({Feature.LIMITS, Feature.UNIQUE})
     hot_marks = (0, IS_MEMBER, HAS_MEMOS, IS_MEMBER | HAS_MEMOS)
     _database: PostgresqlDatabase
+    _held_looks: HeldLooks
 
     def __init__(
         self, shown: str, connect_url: str, connections: EnginePool, names: Names, listen: str

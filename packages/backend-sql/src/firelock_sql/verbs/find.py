@@ -374,10 +374,11 @@ def _list_parts(tx: Transaction, query: _Query, walk: _Walk) -> list[_Part]:
     if query.place is not None:
         values["cursor_time"] = query.place[0]
     rows = tx.all(_parts_statement(walk, is_grouping=tx.dialect.name in _GROUPING), **values)
+    named = ((queue, of_row if task is None else task, first) for queue, of_row, first in rows)
     parts = [
-        _Part(queue, task or found, first)
-        for queue, found, first in rows
-        if first is not None and isinstance(queue, str) and isinstance(task or found, str)  # no bytes of others
+        _Part(queue, task, first)
+        for queue, task, first in named
+        if first is not None and isinstance(queue, str) and isinstance(task, str)  # no bytes of others
     ]
     return sorted(parts, key=lambda part: part.first, reverse=not query.is_oldest_first)
 
@@ -407,7 +408,7 @@ _NEXT_TASK = f"""
 _PARTS_OF_ALL = f"""{_TURN}, part (queue, task) AS (
     SELECT queue, ({_FIRST_TASK}) FROM turn WHERE queue IS NOT NULL
     UNION ALL SELECT part.queue, ({_NEXT_TASK}) FROM part WHERE part.task IS NOT NULL
-)"""
+)"""  # noqa: S608 - ours
 _PARTS_OF_QUEUE = f"""part (queue, task) AS (
     SELECT queue, task FROM (
         SELECT queue, task FROM {_BY_TASK} WHERE queue = :queue ORDER BY task LIMIT 1
@@ -430,9 +431,9 @@ def _parts_statement(walk: _Walk, *, is_grouping: bool) -> Text:
         parts = _PARTS_OF_QUEUE
     elif "task" in walk.led_by:
         parts, of, condition = _TURN, "turn", "task = :task"
-    conditions = " AND ".join([f"queue = {of}.queue", condition, *window])
+    conditions = [f"queue = {of}.queue", condition, *window]
     order = "created_at" if walk.is_oldest_first else "created_at DESC"
-    first = f"SELECT created_at FROM {_BY_TASK} WHERE {conditions} ORDER BY {order} LIMIT 1"  # noqa: S608 - ours
+    first = f"SELECT created_at FROM {_BY_TASK} WHERE {' AND '.join(conditions)} ORDER BY {order} LIMIT 1"  # noqa: S608 - ours
     shown = "queue, task" if of == "part" else "queue, NULL"
     return Text(f"WITH RECURSIVE {parts} SELECT {shown}, ({first}) FROM {of} WHERE queue IS NOT NULL")  # noqa: S608
 

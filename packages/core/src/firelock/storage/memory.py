@@ -700,8 +700,8 @@ class Order:
     A dropped id leaves a dead entry in the list. Dead entries are removed when they outnumber the living, so
     that a drop costs nothing and the first living entry is found quickly.
 
-    The entries before `_head` are all dead, in any order, and never read again. A new first entry replaces the
-    last of them, so that it does not make readers walk over the others a second time.
+    The entries before `_head` are all dead, in any order, and never read again. A new first entry replaces
+    the last of them, so that it does not make readers walk over the others a second time.
     """
 
     def __init__(self) -> None:
