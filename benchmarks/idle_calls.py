@@ -81,7 +81,7 @@ def main() -> int:
 
 def measure(place: Place, options: argparse.Namespace) -> None:
     """Record, replay, and print the share of a core."""
-    storage = RecordedStorage(open_storage(place.url))
+    storage = RecordedStorage.around(open_storage(place.url))
     with Firelock(storage) as fire:
         storage.migrate()
         tasks.declare(fire)

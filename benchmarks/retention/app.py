@@ -13,12 +13,13 @@ from firelock.storage import SessionRecord
 fire = Firelock()
 tasks.declare(fire)
 
-if path := os.environ.get(tasks.SWEEPS):
+if sweeps := os.environ.get("BENCHMARK_SWEEPS"):  # the path of a file
+    path = Path(sweeps)
     look = fire.storage.oldest_session  # with which each sweep begins
 
     def noted() -> SessionRecord | None:
         """Note the time, then look."""
-        with Path(path).open("a", encoding="ascii") as times:
+        with path.open("a", encoding="ascii") as times:
             times.write(f"{time.monotonic()}\n")
         return look()
 

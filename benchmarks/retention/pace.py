@@ -79,8 +79,9 @@ def _lateness(plan: Plan, expired: int) -> Late:
             store_expired(fire, declared.noop, expired, is_rich=True)
         token = fire.storage.acquire_lock(LEASE, "benchmark", LONG) or 0  # until the due jobs begin
         sweeps = place.folder / "sweeps"
-        settings = {"FIRELOCK_KEEP_DELETED": "0", "FIRELOCK_SWEEP": str(SWEEP), tasks.SWEEPS: str(sweeps)}
-        with places.serving(place, APP, **settings) as (server,):
+        with places.serving(
+            place, APP, FIRELOCK_KEEP_DELETED="0", FIRELOCK_SWEEP=str(SWEEP), BENCHMARK_SWEEPS=str(sweeps)
+        ) as (server,):
             _await_server(server, fire, declared.noop)
             begins = datetime.now(UTC) + timedelta(seconds=2)
             due = [begins + timedelta(seconds=GAP * place) for place in range(number)]

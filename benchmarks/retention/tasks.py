@@ -8,8 +8,6 @@ import attrs
 
 from firelock import Firelock, Unique
 
-SWEEPS = "BENCHMARK_SWEEPS"
-"""The environment variable with the path of a file, to which each sweep appends its monotonic time."""
 DAY = 86_400.0  # seconds
 
 

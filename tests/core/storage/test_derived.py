@@ -32,6 +32,7 @@ class SmallStorage(MemoryStorage):
     features = frozenset()
     wait, interrupt = DerivedStorage.wait, DerivedStorage.interrupt
     exchange = DerivedStorage.exchange
+    oldest_session = DerivedStorage.oldest_session
 
     def __init__(self):
         super().__init__()
@@ -70,6 +71,23 @@ def fail(storage, fingerprint, *tasks):
         storage.exchange([end], ClaimRequest(None, 0, HOLDER.session, 0))
         failed.append(job.id)
     return failed
+
+
+# ---- sessions --------------------------------------------------------------------------------------------
+
+
+def test_oldest_session_is_found_in_the_list():
+    """The first one that lives; none if none does."""
+    storage = SmallStorage()
+    for started_at, name in enumerate("bac"):
+        storage.begin_session(NewSession(name, name, name, name, 7, started_at, 30.0))
+    found = []
+
+    for name in ("b", "a", "c"):
+        storage.end_session(name, (), reason="stopped")
+        found.append(storage.oldest_session())
+
+    assert ["a", "c", None] == [record and record.session.id for record in found]
 
 
 # ---- compare-and-set -------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from firelock_redis.verbs.sessions import prune_sessions
 _AT_ONCE = 250  # jobs that one script moves
 _RECORDED_AT_ONCE = 100
 _SESSIONS_AT_ONCE = 250  # that one script deletes
-_STRAYS_EVERY = 10.0  # seconds
+_KEYS_EVERY, _STRAYS_EVERY = 1.0, 10.0  # seconds, while calls leave expired jobs
 _KEYS_AT_ONCE = 250  # that one script looks at
 _order = attrgetter("minute", "task", "queue", "outcome")
 _DUE, _HOLD_OVER = quoted(Moved.DUE.value), quoted(Moved.HOLD_OVER.value)
@@ -46,7 +46,7 @@ def earliest_due_at(database: RedisDatabase) -> int | None:
 class UpkeepVerbs(RedisVerbs):
     """The verbs of upkeep."""
 
-    _strays_at = 0.0  # monotonic
+    _keys_at = _strays_at = 0.0  # monotonic
 
     @override
     def promote(self, limit: int) -> Promotion:
@@ -82,15 +82,16 @@ class UpkeepVerbs(RedisVerbs):
         pruned, (is_past, has_keys, has_freed) = _in_batches(self.database, "prune", limit, _PARENT_GONE)
         if has_freed:
             self._turns.note(EVERYWHERE)
-        if has_keys:
+        now = time.monotonic()
+        if has_keys and (pruned < limit or now >= self._keys_at):
+            self._keys_at = now + _KEYS_EVERY
             self.database.run_everywhere("limit_keys.forget", min(limit, _KEYS_AT_ONCE))
-        if is_past or (pruned < limit and self._is_time_for_strays()):
+        if is_past or (pruned < limit and self._is_time_for_strays(now)):
             prune_sessions(self.database, min(limit, _SESSIONS_AT_ONCE))
         return pruned
 
-    def _is_time_for_strays(self) -> bool:
+    def _is_time_for_strays(self, now: float) -> bool:
         """Return whether to look for sessions that live in other partitions only: a call to each of them."""
-        now = time.monotonic()
         if self._partitions.number == 1 or now < self._strays_at:
             return False
         self._strays_at = now + _STRAYS_EVERY
