@@ -82,7 +82,16 @@ def test_servers_in_numbers(client, fire):
     """By state, and their workers; two of one name are one."""
     begin(fire, "web:1", workers=4, busy=3)
     begin(fire, "web:2", workers=10, busy=2)
-    begin(fire, "web:2", workers=10, busy=1, server_id="its successor", stuck_threads=2, stuck_coroutines=5, parked=7)
+    begin(
+        fire,
+        "web:2",
+        workers=10,
+        busy=1,
+        server_id="its successor",
+        stuck_threads=2,
+        stuck_coroutines=5,
+        parked=7,
+    )
 
     found = samples(client)
 
