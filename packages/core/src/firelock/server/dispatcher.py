@@ -36,6 +36,7 @@ from firelock.server.failure import describe_failure
 from firelock.server.parked_ends import PARKED_LIMIT, ParkedEnd, ParkedEnds
 from firelock.server.workers import (
     FLUSH_SIZE,
+    PASSING_POLL,
     ClaimedRun,
     WorkerContext,
     Workers,
@@ -58,7 +59,6 @@ _IDLE_HEARTBEATS = 3
 _SHOWN_AS_STARTED = 1.0  # seconds from which `started_at` is written while the job still runs
 _LONG_WAIT, _TOO_LONG_WAIT = 0.020, 0.050
 _STALL = 0.2  # seconds without a free worker, behind jobs that were handed back, that are no hiccup
-_PASSING_POLL = 0.25  # seconds; a storage may tell only of the first work of a queue that was empty
 _CLOCK_SLACK = 0.0005  # seconds behind the instant, so that the storage's clock has come to it as well
 _SENDER_GRACE = 2.0  # seconds for the attempt to store a parked end that is under way
 _LOOKS_AT_ONCE, _LOOK_PAUSE = 100, 0.020  # some 25,000 lanes; then locks of others are in the way
@@ -234,7 +234,8 @@ class Dispatcher:
         self._pause = min(_LONGEST_PAUSE, max(_SECOND_PAUSE, self._pause * 2))
 
     def _take_turn(self) -> None:
-        self._inbox.begin_turn()
+        if self._inbox.begin_turn():
+            self._workers.hear_news()
         self._inbox.parked = len(self._settler.parked)
         if self._state is not DispatcherState.STOPPED:  # else the memory may be gone
             self._context.memory.turn()
@@ -332,7 +333,8 @@ class Dispatcher:
             return False
         self._upkeep.next_due(claim.next_due_at)
         is_full = len(claim.jobs) >= limit
-        have_run_dry = self._workers.claimed(is_full=is_full)
+        has_more = is_full or claim.look_again_at is not None
+        have_run_dry = self._workers.claimed(is_full=is_full, has_more=has_more)
         self._looks = 0 if claim.jobs else self._looks + 1
         if not is_full:
             self._inbox.ran_dry()
@@ -376,7 +378,7 @@ class Dispatcher:
         if self._holder is not None and any(_is_doubtful(run) for run in self._workers.runs()):
             poll = min(poll, max(0.0, self._reconciled_at + _OFTENEST - time.monotonic()))
         if self._workers.is_passing_over:
-            poll = min(poll, _PASSING_POLL)
+            poll = min(poll, PASSING_POLL)
         if self._look_again_at is None:
             return poll
         seconds = (self._look_again_at - self._runtime.clock.now()) / SECOND

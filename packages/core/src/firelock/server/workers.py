@@ -45,7 +45,8 @@ _LAST_STEPS = 0.2  # seconds for coroutines to end that are cancelled when their
 _CLOSING_GRACE = 10.0  # seconds for what is open on the loop to be closed
 _NOTHING: frozenset[str] = frozenset()
 _APART_SECONDS = 60.0  # that each kind of worker gets claims of its own after jobs found no place
-_LONGEST_REST = 0.25  # seconds after a claim that left out tasks until work that comes in is news
+PASSING_POLL = 0.25  # seconds between claims that pass over jobs; no wake-up may tell of those behind them
+_REST_FACTOR = 30  # times as long as such a claim took, work that comes in is no news
 _BLOCKED = 0.7  # seconds without an answer from the event loop that are worth a warning
 
 
@@ -90,12 +91,13 @@ class DispatcherInbox:
 
     # ---- the dispatcher's side ---------------------------------------------------------------------------
 
-    def begin_turn(self) -> None:
-        """The orders are done; what comes from now on wakes the next turn."""
+    def begin_turn(self) -> bool:
+        """The orders are done; what comes from now on wakes the next turn. Return whether work had come."""
         self._flag.clear()
-        self._has_work = False
+        has_work, self._has_work = self._has_work, False
         while self.orders:
             self.orders.popleft()()
+        return has_work
 
     def look_again(self) -> None:
         """The next turn does not wait."""
@@ -200,7 +202,7 @@ class Workers:
         self._apart_until = 0.0  # monotonic: each kind gets claims of its own
         self._rests_until = 0.0  # monotonic
         self._claiming_since = 0.0
-        self._has_come_short = False  # the last claim got less than it asked for
+        self._idle_until: dict[bool, float] = {}  # monotonic, for threads and for the loop: no claim before
         self._suspected: set[str] = set()  # tasks of which a job met no free thread, in which it runs apart
         self._is_mixture_told = False
         self._both = [each for each in (self.threads, self.coroutines) if each is not None]
@@ -255,6 +257,8 @@ class Workers:
             return for_loop
         if for_threads and for_loop and time.monotonic() >= self._apart_until:
             return for_threads + min(for_loop, self._window)
+        for_threads = 0 if self._is_idle(for_threads=True) else for_threads
+        for_loop = 0 if self._is_idle(for_threads=False) else for_loop
         self.owes_a_claim = bool(for_threads and for_loop) and not self._is_loops_turn
         if for_loop and (self._is_loops_turn or not for_threads):
             self.left_out = self._in_threads | self._suspected
@@ -262,29 +266,46 @@ class Workers:
         self.left_out = self._on_loop
         return for_threads
 
+    def _is_idle(self, *, for_threads: bool) -> bool:
+        """Tell whether the last claim for a kind found nothing, and no other one would."""
+        until = self._idle_until.get(for_threads)
+        if until is not None and time.monotonic() >= until:
+            del self._idle_until[for_threads]
+            return False
+        return until is not None
+
     def claiming(self) -> frozenset[str]:
         """A claim for the last room begins; return the tasks that it leaves out."""
         self._is_loops_turn, self._claiming_since = self.owes_a_claim, time.monotonic()
         return self.left_out
 
-    def claimed(self, *, is_full: bool) -> bool:
+    def claimed(self, *, is_full: bool, has_more: bool) -> bool:
         """The claim is over, and was given all that it asked for or not; return whether threads ran dry.
 
-        One that leaves out tasks may look at many jobs to find none. Then what comes in is no news for ten
-        times as long as it took.
+        One that leaves out tasks may look at many jobs to find none. Then the kind that it was for gets no
+        other until work comes in, which is no news for some time, or `PASSING_POLL` is over.
+
+        Args:
+            is_full: it was given all that it asked for.
+            has_more: the next claim may find more.
         """
         left_out, now = self.left_out, time.monotonic()
-        self._has_come_short = not is_full
-        if left_out and is_full:  # more of that kind wait than it has workers
+        is_for_threads = not left_out or left_out == self._on_loop
+        if left_out and is_full and now < self._apart_until:  # more of that kind wait than it has workers
             self._apart_until = now + _APART_SECONDS
-        elif left_out:
-            self._rests_until = now + min(_LONGEST_REST, 10 * (now - self._claiming_since))
-        return is_full and self.threads.has_idle and (not left_out or left_out == self._on_loop)
+        elif left_out and not has_more:
+            self._idle_until[is_for_threads] = now + PASSING_POLL
+            self._rests_until = now + min(PASSING_POLL, _REST_FACTOR * (now - self._claiming_since))
+        return is_full and self.threads.has_idle and is_for_threads
+
+    def hear_news(self) -> None:
+        """There may be work that the last claims did not find."""
+        self._idle_until.clear()
 
     @property
     def is_passing_over(self) -> bool:
         """Tell whether workers are free while jobs of the other kind may wait before theirs."""
-        return bool(self.left_out) and self._has_come_short
+        return bool(self._idle_until)
 
     @property
     def rest(self) -> float:
