@@ -103,7 +103,7 @@ def test_a_server_is_watched_from_its_start_to_its_end(folder, serve, run):
 
         eventually(lambda: get(port, "/readyz")[0] == 200, within=DEADLINE)
         assert get(port, "/startupz") == (200, "ok child 0: it has started\nok child 1: it has started\n")
-        eventually(lambda: get(port, "/livez")[1].count(" workers busy") == 2, within=DEADLINE)
+        eventually(lambda: get(port, "/livez")[1].count(" threads busy") == 2, within=DEADLINE)
         healthy = run("health --json --probe-port", port)
         alive = run("health --live --probe-host 0.0.0.0 --probe-port", port)
 

@@ -53,10 +53,7 @@ class GroupGuard:
         """Kill what is left of the group. Call it before its leader is reaped, which frees the number."""
         if not HAS_GROUPS:
             return
-        with suppress(
-            ProcessLookupError, PermissionError
-        ):  # the second: macOS, if only the dead leader is left
-            os.killpg(group, signal.SIGKILL)
+        _kill_group(group)
         with self._lock:
             if group not in self._groups:
                 return
@@ -108,6 +105,12 @@ class GroupGuard:
             guard.returncode = 0  # not a child of the copy
 
 
+def _kill_group(group: int) -> None:
+    # macOS denies permission if only the dead leader is left.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+
+
 # ---- the guard's own side --------------------------------------------------------------------------------
 
 
@@ -118,8 +121,7 @@ def serve(pipe: IO[bytes]) -> None:
         change = groups.add if line.startswith(b"+") else groups.discard
         change(int(line[1:]))
     for group in groups:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(group, signal.SIGKILL)
+        _kill_group(group)
 
 
 def main() -> None:
