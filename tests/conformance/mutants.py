@@ -239,7 +239,7 @@ class _Hasty(RowStorageConformance):
     patience = 0.5
 
 
-_OPTIONAL = {"make_newer_schema", "open_unreachable"}  # fixtures that not every storage can have
+_OPTIONAL = {"make_newer_schema", "open_unreachable", "lock_job"}  # fixtures that not every storage can have
 
 
 @attrs.frozen

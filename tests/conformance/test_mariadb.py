@@ -8,7 +8,7 @@ from firelock.plugins.loader import open_storage
 from firelock.testing import LockConformance, StorageConformance
 from tests.ports import free_port
 from tests.sql.databases import newer_schema
-from tests.sql.transactions import WAYS
+from tests.sql.transactions import WAYS, lock_jobs
 
 
 class TestMariadb(StorageConformance):
@@ -29,6 +29,11 @@ class TestMariadb(StorageConformance):
     @pytest.fixture(params=WAYS, ids=lambda way: way.__name__)
     def open_transaction(self, request, mariadb):
         return request.param(mariadb.engine_url())
+
+    @pytest.fixture
+    def lock_job(self, mariadb):
+        with lock_jobs(mariadb.engine_url()) as lock:
+            yield lock
 
 
 class TestMariadbLocks(LockConformance):

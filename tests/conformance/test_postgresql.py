@@ -10,7 +10,7 @@ from tests.conformance.kin import kin_conformance
 from tests.ports import free_port
 from tests.sql.databases import newer_schema
 from tests.sql.servers.programs import WANTED, newer_postgresqls
-from tests.sql.transactions import WAYS
+from tests.sql.transactions import WAYS, lock_jobs
 
 
 class _OnPostgresql:
@@ -31,6 +31,11 @@ class _OnPostgresql:
     @pytest.fixture(params=WAYS, ids=lambda way: way.__name__)
     def open_transaction(self, request, postgresql):
         return request.param(postgresql.engine_url())
+
+    @pytest.fixture
+    def lock_job(self, postgresql):
+        with lock_jobs(postgresql.engine_url()) as lock:
+            yield lock
 
 
 class TestPostgresql(_OnPostgresql, StorageConformance):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
@@ -49,3 +49,21 @@ def by_driver(url: str) -> OpenTransaction:
 
 
 WAYS = [by_connection, by_session, by_driver]
+
+
+@contextmanager
+def lock_jobs(url: str) -> Iterator[Callable[[str], AbstractContextManager[object]]]:
+    """Yield a function for the kit's `lock_job`: a transaction of its own has locked the row of the job."""
+    engine = create_engine(url, poolclass=NullPool)
+
+    @contextmanager
+    def lock(job_id: str) -> Iterator[None]:
+        with engine.connect() as connection:
+            connection.execute(text("SELECT 1 FROM firelock_jobs WHERE id = :id FOR UPDATE"), {"id": job_id})
+            yield
+            connection.rollback()
+
+    try:
+        yield lock
+    finally:
+        engine.dispose()

@@ -8,7 +8,7 @@ import attrs
 
 from .moves import first_world, moves
 from .rules import Bounds, Rules
-from .state import FRESH, RUNNING, UP, normalised
+from .state import DEAD, FRESH, NOBODY, RUNNING, UP, normalised
 
 
 class Promise(StrEnum):
@@ -17,6 +17,7 @@ class Promise(StrEnum):
     ENDS = "ends"
     CLAIM_STANDS = "claim stands"
     ONE_RUN = "one run"
+    HELD_BY_LIVING = "held by living"  # or by a closing session
 
 
 ALL_PROMISES = frozenset(Promise)
@@ -48,6 +49,9 @@ class SessionModel:
         if world.broken and Promise.ENDS in self.promises:
             return world.broken
         job = world.job
+        is_held = job.session != NOBODY and world.sessions[job.session] == DEAD
+        if is_held and Promise.HELD_BY_LIVING in self.promises:
+            return "a dead session, which is not closing, holds the job"
         runs = [
             (index, child.session, held.fence)
             for index, child in enumerate(world.children)

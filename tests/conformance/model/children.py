@@ -6,8 +6,8 @@ from .rules import AtExit, Reconciler
 from .state import (
     CLAIM,
     CLAIMED,
-    DEAD,
     DONE,
+    ENDED,
     EXITED,
     FRESH,
     NO_FENCE,
@@ -45,7 +45,7 @@ def child_moves(world, index, rules, bounds):
         yield f"child {index} ends with its supervisor", True, _exited(world, index, rules)
     elif bounds.kills:
         yield f"child {index} is killed", False, _exited(world, index, rules)
-    if world.supervisor and world.sessions[child.session] == DEAD:
+    if world.supervisor and world.sessions[child.session] in ENDED:
         told = f"child {index} learns that its session is dead and begins a new one"
         yield told, True, _begun_anew(world, child.session)
 

@@ -52,6 +52,9 @@ class Rules:
     reconcile_sees_tails: bool = True
     delete_leaves_tail: bool = True
     tail_blocks_claim: bool = True
+    sweeps_continue: bool = True  # with a session that ended while its job was locked
+    sweeps_keep_blame: bool = True
+    sweeps_read_rows: bool = True  # and take what the session holds then, not what it held at its end
 
 
 @attrs.frozen(kw_only=True)
@@ -67,3 +70,4 @@ class Bounds:
     losses: bool = True  # a request or a reply is lost, a sender gives up waiting
     returns: bool = True  # a child hands back what it has not started
     operator: bool = True  # delete and requeue
+    locks: bool = True  # the job's row is locked when its session ends

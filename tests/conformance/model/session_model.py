@@ -2,11 +2,13 @@
 
 A server is a supervisor with two children; each child has one session. A call has three steps (sent, executed
 by the storage, reply handled), and may be executed after its sender was killed and its session was ended.
-Children and supervisors die, sessions lapse, requests and replies are lost, operators delete and requeue.
+Children and supervisors die, sessions lapse, requests and replies are lost, operators delete and requeue. The
+job's row may be locked when its session ends; then the session is closing until a sweep has taken the job.
 
 Promised in every world: one accepted end a claim, and that with the job's present fence; no end reported lost
 that stands; a run under a well session stays on the job's row, deleted or not; never two runs under well
-sessions, also after delete and requeue; and from everywhere a way to an end by ordinary steps.
+sessions, also after delete and requeue; no job with a dead session that is not closing; no crash for a job
+that had not started; and from everywhere a way to an end by ordinary steps.
 
 Left out: a second job (jobs meet only in batches), retries, and arithmetic with clocks.
 """

@@ -14,6 +14,9 @@ FINAL = (SUCCEEDED, FAILED, DELETED)
 FRESH = "fresh"
 LAPSED = "lapsed"
 DEAD = "dead"
+CLOSING = "closing"  # dead, but it still holds the job, which was locked and had not started
+BLAMING = "closing and blaming"  # dead, but it still holds the job, which was locked and gets a crash
+ENDED = (DEAD, CLOSING, BLAMING)
 
 UP = "up"
 EXITED = "exited"

@@ -8,8 +8,8 @@ from .rules import Reconciler, Token
 from .state import (
     APPLIED,
     CLAIM,
-    DEAD,
     DELETED,
+    ENDED,
     ENQUEUED,
     FAILED,
     NO_FENCE,
@@ -38,7 +38,7 @@ def executed(world, call, rules):
 def _claim(world, call, rules):
     job = world.job
     is_free = job.state == ENQUEUED and not (job.has_tail and rules.tail_blocks_claim)
-    is_entitled = world.sessions[call.session] != DEAD or not rules.claim_tests_session
+    is_entitled = world.sessions[call.session] not in ENDED or not rules.claim_tests_session
     if not is_free or not is_entitled:
         return without_call(world, call)
     job = job._replace(

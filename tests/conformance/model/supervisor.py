@@ -5,6 +5,8 @@ from __future__ import annotations
 from .children import UNSEEN, fences_of, hung_up
 from .rules import AtExit, Reconciler
 from .state import (
+    BLAMING,
+    CLOSING,
     DEAD,
     FRESH,
     HALF_ENDED,
@@ -53,6 +55,8 @@ def supervisor_moves(world, rules, bounds):
     for index, child in enumerate(world.children):
         if child.status != UP:
             yield _notices_exit(world, index, rules, bounds)
+            if bounds.locks and world.job.session == child.session:
+                yield _ends_without_job(world, index)
 
 
 def _renewed(world, rules):
@@ -86,12 +90,24 @@ def _notices_exit(world, index, rules, bounds):
             return f"the supervisor replaces child {index} under the same session", True, after
 
 
+def _ends_without_job(world, index):
+    """The job's row is locked: a sweep takes it later, with the blame that is known now."""
+    child = world.children[index]
+    state = BLAMING if _was_running(world.job, child) else CLOSING
+    after = _replaced(with_session(world, child.session, state), index)
+    return f"the supervisor ends the session of child {index}, whose job is locked", False, after
+
+
 def _taken_at_exit(job, child, rules, bounds):
     shown = [held for held in child.held if held.fence == job.fence]
     if rules.at_exit is AtExit.REPORT or (rules.at_exit is AtExit.TAKE_HELD and not shown):
         return job
-    crashed = any(held.phase == RUNNING for held in shown)
+    crashed = _was_running(job, child)
     return taken(job, child.session, crashed=crashed, crash_limit=bounds.crash_limit)
+
+
+def _was_running(job, child):
+    return any(held.fence == job.fence and held.phase == RUNNING for held in child.held)
 
 
 def _replaced(world, index):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from .children import handled, reconciled
 from .state import (
+    BLAMING,
     CLAIM,
+    CLOSING,
     DEAD,
     DELETED,
     FINAL,
@@ -65,6 +67,7 @@ def time_moves(world, rules, bounds):
     """A session lapses, which is nobody's fault where nobody renews it; another server's reaper ends it.
 
     Marking dead and taking is one step, and everything taken gets a crash: nothing is known of that host.
+    Unless the job is locked: then a later sweep takes it.
     """
     kept = kept_sessions(world.children, world.supervisor)
     for session, state in enumerate(world.sessions):
@@ -79,6 +82,25 @@ def time_moves(world, rules, bounds):
                 after = with_session(after, session, DEAD)
             if after != world:
                 yield f"another server reaps session {session}", True, after
+        if has_lapsed and bounds.locks and world.job.session == session:
+            after = with_session(world, session, BLAMING)
+            yield f"another server reaps session {session}, whose job is locked", False, after
+        if state in (CLOSING, BLAMING) and rules.sweeps_continue:
+            yield (
+                f"a sweep takes what session {session} still holds",
+                True,
+                _swept(world, session, rules, bounds),
+            )
+
+
+def _swept(world, session, rules, bounds):
+    state, job = world.sessions[session], world.job
+    is_blamed = state == BLAMING or not rules.sweeps_keep_blame
+    is_taken = job.session == session and not job.has_tail
+    broken = "a job that had not started gets a crash" if is_taken and is_blamed and state == CLOSING else ""
+    holder = session if rules.sweeps_read_rows else job.session
+    job = taken(job, holder, crashed=is_blamed, crash_limit=bounds.crash_limit)
+    return with_session(world, session, DEAD)._replace(job=job, broken=broken)
 
 
 def operator_moves(world, rules):

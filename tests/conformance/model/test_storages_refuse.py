@@ -21,14 +21,24 @@ def test_each_refusal_of_a_storage_has_its_test_in_the_kit(names):
 def test_a_session_is_never_dead_with_a_job_in_hand(kind, tmp_path):
     """A session is taken from as it is marked dead: nobody can look in between."""
     handles = Handles(opener("memory://refusals" if kind == "memory" else f"sqlite:///{tmp_path}/jobs.db"))
+    look_at_ends(handles, lambda one: not one.is_alive)
+
+
+def test_a_dead_session_with_a_job_in_hand_is_closing(server_database):
+    """Where rows can be locked, a session is marked dead first: until its job is taken it is closing."""
+    look_at_ends(Handles(opener(server_database.url())), lambda one: not one.is_alive and not one.is_closing)
+
+
+def look_at_ends(handles, is_over):
+    """End sessions, and look from another handle whether one that is over still has a job in hand."""
     scene, other = Scene(handles), handles.open()
     for number in range(2 * ROUNDS):
         a = scene.begin(f"a{number}")
         job_id = scene.run(a).id
 
         def look(session=a.session, job_id=job_id):
-            is_dead = any(one.session.id == session and not one.is_alive for one in other.list_sessions())
-            return is_dead, scene.state(job_id)
+            has_ended = any(one.session.id == session and is_over(one) for one in other.list_sessions())
+            return has_ended, scene.state(job_id)
 
         _, seen = race([lambda a=a: scene.lose(a), look])
 

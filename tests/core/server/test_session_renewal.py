@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import attrs
 import pytest
 
 from firelock import Firelock, Settings, State
@@ -66,6 +67,13 @@ class Overtaken(FailingStorage):
         return answer
 
 
+class Locked(FailingStorage):
+    """A storage in which others have locked two jobs of each session that ends."""
+
+    def end_session(self, session, running, *, reason):
+        return attrs.evolve(super().end_session(session, running, reason=reason), left=2)
+
+
 @pytest.fixture
 def scene():
     """Sessions that are renewed until the end."""
@@ -75,6 +83,20 @@ def scene():
     scene.renewal.stop()
     for child in scene.children.values():
         child.close()
+
+
+def test_jobs_that_stay_locked_at_the_end_of_their_session_are_logged(caplog):
+    """The operator reads which session it is, how many jobs, and what happens to them."""
+    scene = Scene(storage=Locked())
+    child = scene.begin()
+
+    taken = scene.renewal.end(scene.ids["a"], reason="killed")
+    child.close()
+
+    assert 2 == taken.left
+    assert (
+        f"Session {scene.ids['a']} has ended, but other transactions have locked 2 of its jobs" in caplog.text
+    )
 
 
 @pytest.mark.parametrize(

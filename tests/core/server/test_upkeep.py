@@ -23,7 +23,7 @@ from firelock.server.attempt import CancelKind, Run
 from firelock.server.shared_memory import ChildMemory, WorkerCounts
 from firelock.server.upkeep import ChildUpkeep
 from firelock.server.workers import DispatcherInbox, WorkerContext
-from firelock.storage import ClaimRequest, NewSession, Promotion
+from firelock.storage import ClaimRequest, NewSession, Promotion, Taken
 from tests.core.fakes import FailingStorage, Worker, until
 
 FOR_EVER = 1e9
@@ -255,6 +255,18 @@ def test_who_could_not_renew_reaps_nobody(seldom):
     seldom.upkeep._sweep()  # noqa: SLF001 - one sweep, by hand
 
     assert (0, 0) == (without_right, len(seldom.storage.called["orphans"]))
+
+
+def test_a_sweep_logs_what_it_took_and_what_is_locked(seldom, caplog):
+    """A later sweep continues with the locked jobs, and logs what it took then."""
+    seldom.storage.orphans = lambda limit, *, as_of: [Taken("gone", "vm:1", ["a"], ["b", "c"], 1)]
+
+    seldom.upkeep._sweep()  # noqa: SLF001 - one sweep, by hand
+
+    assert (
+        "Server vm:1 was lost or has ended; 1 running jobs and 2 waiting ones are back in their queues, "
+        "1 are locked by other transactions and follow."
+    ) in caplog.text
 
 
 def test_lost_session_of_the_last_running_member_ends_a_cancelled_batch(seldom):

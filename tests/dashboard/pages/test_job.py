@@ -258,6 +258,19 @@ def test_a_job_of_a_lost_server_is_warned_of(client, fire, send):
     assert "has not been heard of for too long" in seen(client.part(f"/jobs/{job.id}", "now"))
 
 
+def test_a_locked_job_of_a_dead_server_is_explained(client, fire, send):
+    """Its session is closing: the job waits for the end of the transaction that has locked it."""
+    job = send.enqueue(1)
+    Worker(fire).claim(started=True)
+    listed = [attrs.evolve(one, is_alive=False, is_closing=True) for one in fire.storage.list_sessions()]
+    fire.storage.list_sessions = lambda: listed
+
+    page = seen(client.part(f"/jobs/{job.id}", "now"))
+
+    assert "Another transaction has locked this job" in page
+    assert "has not been heard of" not in page
+
+
 @pytest.mark.parametrize("says", ["progress", "a log line"])
 def test_a_job_that_says_something_has_started(client, fire, send, says):
     """What it told since its claim shows that it runs, before its start is stored; lists know it too."""

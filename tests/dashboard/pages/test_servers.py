@@ -188,6 +188,18 @@ def test_a_server_that_stopped_is_told_from_one_that_was_killed(fire, client, se
     assert ("Ended" in rows["killed-1"], "Lost" in rows["killed-1"]) == (False, True)
 
 
+@pytest.mark.parametrize("is_closing", [False, True])
+def test_a_gone_server_with_locked_jobs_says_so(fire, client, serving, is_closing):
+    """Its session has ended, but a transaction keeps the row of one of its jobs."""
+    fire.storage.end_session(serving("killed-1"), None, reason="its session was lost")
+    listed = [attrs.evolve(one, is_closing=is_closing) for one in fire.storage.list_sessions()]
+    fire.storage.list_sessions = lambda: listed
+
+    page = client.part("/servers", "servers").text
+
+    assert ("Lost, some of its jobs are locked" in page) is is_closing
+
+
 def test_servers_are_paged(client, serving):
     """24 cards; the next page begins behind the last."""
     for number in range(26):

@@ -138,9 +138,12 @@ def test_an_unfinished_end_is_finished_by_a_sweep(database, scene, server, stora
 
     too_early = scene.storage.orphans(10)
     held = [scene.state(id) for id in ids]
+    (closing,) = scene.storage.list_sessions()
     scene.advance(11)
     (taken,) = scene.storage.orphans(10)
+    (ended,) = scene.storage.list_sessions()
 
+    assert [(False, True), (False, False)] == [(one.is_alive, one.is_closing) for one in (closing, ended)]
     assert ([], [State.ENQUEUED] * 2 + [State.PROCESSING] * 2) == (too_early, held)
     assert (holder.server, [ids[3]], [ids[2]]) == (taken.server, taken.crashed, taken.returned)
     assert ["killed by signal 9", Moved.NOT_STARTED] == [

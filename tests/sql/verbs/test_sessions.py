@@ -12,7 +12,7 @@ from firelock.storage import ClaimRequest, NewJob, NewSession
 from firelock_sql.connections.url import parse_sqlite_url
 from firelock_sql.sqlite.database import SqliteDatabase
 from firelock_sql.sqlite.storage import SqliteStorage
-from firelock_sql.verbs.sessions import end_expired
+from firelock_sql.verbs.sessions import mark_expired_dead
 
 SECOND = 1_000_000
 
@@ -31,8 +31,8 @@ def database(tmp_path):
 
 def test_who_had_to_wait_for_the_file_reaps_nobody(database):
     """While one writer held the file, those who wanted to renew had to wait as well: they come first."""
-    waited = database.write(lambda tx: end_expired(tx, "session", tx.now - SECOND))
-    at_once = database.write(lambda tx: end_expired(tx, "session", tx.now))
+    waited = database.write(lambda tx: mark_expired_dead(tx, "session", tx.now - SECOND))
+    at_once = database.write(lambda tx: mark_expired_dead(tx, "session", tx.now))
 
     assert waited is None
     assert at_once is not None

@@ -266,7 +266,7 @@ class SqlStorage(
 
     @override
     def diagnose(self) -> list[Finding]:
-        return self._database.diagnose()
+        return [*self._database.diagnose(), *self._diagnose_sessions()]
 
     # ---- the hot path ------------------------------------------------------------------------------------
 

@@ -30,7 +30,8 @@ function verbs.oldest()
 end
 
 -- Sessions, oldest first, some at a time. ARGV from 3: nothing for all, or the sessions that are wanted. Reply those for a
--- further call; then info, expires_at, alive, renewal of each of the first ones, passing over who is gone.
+-- further call; then info, expires_at, alive, renewal and, while it ends, running of each of the first ones, passing over
+-- who is gone.
 function verbs.list(first)
   local wanted = first and words_from(3) or call('ZRANGE', base .. 'ss', 0, -1)
   local left, reply = {}, {}
@@ -38,7 +39,7 @@ function verbs.list(first)
     if place > 500 then
       left[#left + 1] = session
     else
-      local fields = call('HMGET', base .. 's:' .. session, 'info', 'expires_at', 'alive', 'renewal')
+      local fields = call('HMGET', base .. 's:' .. session, 'info', 'expires_at', 'alive', 'renewal', 'running')
       if fields[1] then reply[#reply + 1] = fields end
     end
   end

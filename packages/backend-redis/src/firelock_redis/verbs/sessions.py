@@ -84,7 +84,7 @@ class SessionVerbs(RedisVerbs):
     @override
     def list_sessions(self) -> list[SessionRecord]:
         """One round trip for 500 of them."""
-        return [_record(*four) for four in self._run_on("leases.list", 0)]
+        return [_record(*fields) for fields in self._run_on("leases.list", 0)]
 
     @override
     def reconcile(self, session: str, held: Sequence[Held]) -> Reconciliation:
@@ -111,8 +111,8 @@ class SessionVerbs(RedisVerbs):
         """With one partition one step, which takes 400 jobs; further ones take what is held beyond that.
 
         Also what is held in other partitions. The session is dead from the first step on, so nothing comes to
-        it between them. Asked again, it finishes what it had to break off, blaming those that it was told of
-        at first.
+        it between them, and closing until the last. Asked again, it finishes what it had to break off,
+        blaming those that it was told of at first.
         """
         taken = _end(self.database, session, running, reason)
         self._turns.note(EVERYWHERE)
@@ -145,10 +145,13 @@ class SessionVerbs(RedisVerbs):
         return found
 
 
-def _record(info: str, expires_at: str, alive: str, renewal: str) -> SessionRecord:
+def _record(
+    info: str, expires_at: str, alive: str, renewal: str, running: str | None = None
+) -> SessionRecord:
     session = NewSession(*json.loads(info)[:_SESSION_FIELDS])
     said = json.loads(renewal)[: _RENEWAL_FIELDS - 1] if renewal else ()
-    return SessionRecord(session, int(expires_at), alive == "1", Renewal(session.id, *said))
+    is_closing = alive != "1" and running is not None
+    return SessionRecord(session, int(expires_at), alive == "1", Renewal(session.id, *said), is_closing)
 
 
 _SESSION_FIELDS, _RENEWAL_FIELDS = len(attrs.fields(NewSession)), len(attrs.fields(Renewal))

@@ -55,6 +55,7 @@ class Database(ABC):
     name: str  # as it may be shown
     connect_url: str  # with its password; empty where only the caller's engine leads there
     raw_kind: str  # what `raw_transaction` takes, for people
+    locks_rows: bool = True  # one by one, so that others can hold some; False: a writer holds all
     clock_offset: int = 0
 
     def __init__(self, connections: Connections, wake: Wake) -> None:

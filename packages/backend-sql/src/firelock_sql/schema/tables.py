@@ -424,6 +424,8 @@ sessions = Table(
     Column("died_at", BigInteger),  # set for ever once the session is dead
     Column("forget_at", BigInteger),  # when a dead session is deleted
     _count("is_followed"),  # 1 if another session of its server began after its death
+    Column("closing_since", BigInteger),  # equal to died_at while it may hold jobs
+    Column("blame", _TEXT),  # JSON, likewise: which jobs get a crash, and its reason
     _count("busy"),
     Column("reported", _WORD, nullable=False, server_default="running"),
     Column("rss_bytes", BigInteger, nullable=False, server_default="0"),
@@ -450,6 +452,8 @@ make_index(  # serves `begin_session`, which finds the dead sessions of its serv
 )
 # serves `prune`
 make_index("forgettable_sessions", sessions.c.forget_at, where=sessions.c.forget_at.is_not(None))
+# serves `orphans`
+make_index("closing", sessions.c.closing_since, where=sessions.c.closing_since.is_not(None))
 
 RECURRING = "recurring"  # the kind of records that counts in the next due instant
 

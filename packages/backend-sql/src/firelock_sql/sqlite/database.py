@@ -44,6 +44,7 @@ class SqliteDatabase(Database):
     """One file, shared by every process of one host."""
 
     raw_kind = "a sqlite3.Connection"
+    locks_rows = False
 
     def __init__(self, url: SqliteUrl, wall_nanos: Callable[[], int] = time.time_ns) -> None:
         self.url = url

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import json
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import attrs
 from typing_extensions import override
 
 from firelock.storage import (
+    Finding,
     Held,
     LostClaim,
     Moved,
@@ -37,6 +40,9 @@ from firelock_sql.verbs.settle import clear_tail, take_back
 
 _SECOND = 1_000_000
 _LONGEST_WAIT = _SECOND // 4  # for the right to write, when nobody holds it for long
+_LONG_CLOSING = 60 * _SECOND  # after which the doctor names what is locked
+_CLOSING_SHOWN, _LOCKED_SHOWN = 10, 3  # sessions, and jobs of each
+_TAKEN_AT_ONCE = 500  # jobs of a dead session in one transaction, where a database locks rows
 
 _FIELDS = (
     "id", "server_id", "server", "host", "pid", "started_at", "timeout_seconds", "workers", "queues",
@@ -54,8 +60,10 @@ UPDATE firelock_sessions
 SET expires_at = :expires_at, {", ".join(f"{name} = :{name}" for name in _REPORTED)}
 WHERE id = :session AND died_at IS NULL
 """)  # noqa: S608 - names of columns
+# A closing session is kept until it holds nothing.
 _DIE = Text("""
-UPDATE firelock_sessions SET died_at = :at, forget_at = :forget_at WHERE id = :session AND died_at IS NULL
+UPDATE firelock_sessions
+SET died_at = :at, forget_at = :forget_at, closing_since = :closing_since, blame = :blame WHERE id = :session
 """)
 # For `begin_session`: the dead sessions of a server have been followed by another one.
 _FOLLOW = Text("""
@@ -63,18 +71,39 @@ UPDATE firelock_sessions SET is_followed = 1, forget_at = forget_at - :earlier
 WHERE server_id = :server_id AND died_at IS NOT NULL AND is_followed = 0
 """)
 _EARLIER = rules.forget_at(0, is_followed=False) - rules.forget_at(0, is_followed=True)
-_LOCK = Text("""
+_LOCK_COLUMNS = """
 SELECT server, expires_at, timeout_seconds FROM firelock_sessions
 WHERE id = :session AND died_at IS NULL FOR UPDATE
-""")
+"""
+_LOCK, _LOCK_FREE = Text(_LOCK_COLUMNS), Text(f"{_LOCK_COLUMNS} SKIP LOCKED")
 # For `orphans`: as `rules.has_expired` says.
 _EXPIRED = Text("""
 SELECT id FROM firelock_sessions
 WHERE died_at IS NULL AND (expires_at <= :earliest OR expires_at - 2000000 * timeout_seconds > :latest)
 ORDER BY expires_at LIMIT :most
 """)
+_CLOSING = Text("""
+SELECT id FROM firelock_sessions INDEXED BY firelock_closing WHERE closing_since IS NOT NULL
+""")
+_LONG = Text("""
+SELECT id, server, closing_since FROM firelock_sessions INDEXED BY firelock_closing
+WHERE closing_since <= :before ORDER BY closing_since LIMIT :most
+""")
+_BLAME = Text("""
+SELECT server, blame FROM firelock_sessions WHERE id = :session AND closing_since IS NOT NULL
+""")
+_LOCK_CLOSING = Text("SELECT id FROM firelock_sessions WHERE id = :session FOR UPDATE SKIP LOCKED")
+_CLOSED = Text("""
+UPDATE firelock_sessions
+SET closing_since = NULL, blame = NULL,
+    forget_at = died_at + CASE WHEN is_followed = 1 THEN :followed_stays ELSE :stays END
+WHERE id = :session
+""")
+_STAYS = {
+    "stays": rules.forget_at(0, is_followed=False), "followed_stays": rules.forget_at(0, is_followed=True),
+}  # fmt: skip
 _SESSIONS = f"""
-SELECT {", ".join(_FIELDS)}, expires_at, died_at, {", ".join(_REPORTED)}
+SELECT {", ".join(_FIELDS)}, expires_at, died_at, closing_since IS NOT NULL, {", ".join(_REPORTED)}
 FROM firelock_sessions
 """  # noqa: S608 - names of columns
 _LIST = Text(f"{_SESSIONS} ORDER BY started_at, id")
@@ -99,6 +128,7 @@ class SqlSessionVerbs(SqlVerbs):
     """What servers say of their children."""
 
     _held_looks: HeldLooks | None = None  # None: reads of what a session holds are always whole
+    _continued_last = ""  # the closing session that a sweep of this process continued with last
 
     @override
     def begin_session(self, session: NewSession) -> None:
@@ -123,21 +153,70 @@ class SqlSessionVerbs(SqlVerbs):
 
     @override
     def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
-        taken = self._database.write(lambda tx: _end(tx, session, running, reason))
-        return taken or Taken(session, "", [], [])
+        """See `Storage.end_session`; waits for a claim of this session that has not committed yet."""
+        blame = _Blame(reason, None if running is None else frozenset(running))
+        taken = self._end(lambda tx: _mark_dead(tx, session, blame))
+        if taken is None:
+            taken, _ = self._continue_closing(session)
+        return taken
 
     @override
     def orphans(self, limit: int, *, as_of: int | None = None) -> list[Taken]:
-        def expired(tx: Transaction) -> list[str]:
-            earliest, latest = rules.clocks(tx.now, as_of)
-            return [row[0] for row in tx.all(_EXPIRED, earliest=earliest, latest=latest, most=limit)]
+        """Also continue with up to `limit` closing sessions; later calls continue with the others.
 
-        ended = [self._end_expired(session, as_of) for session in self._database.read(expired)]
-        return [taken for taken in ended if taken is not None]
+        A session that is locked, by a claim that has not committed yet, is left to the next call.
+        """
+        expired, closing = self._database.read(
+            lambda tx: (_find_expired(tx, limit, as_of), _find_closing(tx))
+        )
+        ended = [self._end_expired(session, as_of) for session in expired]
+        first = bisect_right(closing, self._continued_last)
+        for session in [*closing[first:], *closing[:first]][:limit]:
+            self._continued_last = session  # before: one that cannot be read must not stop the others twice
+            taken, number = self._continue_closing(session)
+            ended.append(taken if number else None)
+        return [one for one in ended if one is not None]
 
     def _end_expired(self, session: str, as_of: int | None) -> Taken | None:
         asked_at = self._database.clock()
-        return self._database.write(lambda tx: end_expired(tx, session, asked_at, as_of=as_of))
+        return self._end(lambda tx: mark_expired_dead(tx, session, asked_at, as_of=as_of))
+
+    def _end(self, mark_dead: Callable[[Transaction], _Dead | None]) -> Taken | None:
+        """Mark a session as dead and return its jobs to their queues; None if it was not marked.
+
+        Where rows can be locked, the mark is committed first. Otherwise both are one transaction.
+        """
+        if self._database.locks_rows:
+            dead = self._database.write(mark_dead)
+            return None if dead is None else self._take_all(dead)[0]
+
+        def end(tx: Transaction) -> Taken | None:
+            dead = mark_dead(tx)
+            if dead is None or not dead.is_closing:
+                return None if dead is None else Taken(dead.session, dead.server, [], [])
+            return _take_last(tx, dead, dead.held).taken
+
+        return self._database.write(end)
+
+    def _continue_closing(self, session: str) -> tuple[Taken, int]:
+        """Return what `_take_all` does; nothing for a session that is not closing."""
+        dead = self._database.read(lambda tx: _find_dead(tx, session))
+        return (Taken(session, "", [], []), 0) if dead is None else self._take_all(dead)
+
+    def _take_all(self, dead: _Dead) -> tuple[Taken, int]:
+        """Return the jobs whose rows are not locked to their queues; also return how many rows changed."""
+        taken, number = Taken(dead.session, dead.server, [], []), 0
+        if not dead.is_closing:
+            return taken, number
+        last = max(0, len(dead.held) - 1) // _TAKEN_AT_ONCE * _TAKEN_AT_ONCE
+        for at in range(0, last + 1, _TAKEN_AT_ONCE):
+            ids, take = dead.held[at : at + _TAKEN_AT_ONCE], _take_last if at == last else _take
+            part = self._database.write(lambda tx: take(tx, dead, ids))  # noqa: B023 - runs now
+            taken.crashed.extend(part.taken.crashed)
+            taken.returned.extend(part.taken.returned)
+            taken = attrs.evolve(taken, left=part.taken.left)
+            number += part.number
+        return taken, number
 
     @override
     def oldest_session(self) -> SessionRecord | None:
@@ -149,9 +228,17 @@ class SqlSessionVerbs(SqlVerbs):
     def list_sessions(self) -> list[SessionRecord]:
         return [_record(row) for row in self._database.read(lambda tx: tx.all(_LIST))]
 
+    def _diagnose_sessions(self) -> list[Finding]:
+        """Return a finding for each session that has been closing for more than a minute, oldest first."""
+        schema = self._database.schema_state()
+        if not self._database.locks_rows or schema.found != schema.wanted:
+            return []
+        return self._database.read(_find_long_closing)
+
 
 def _record(row: Any) -> SessionRecord:  # noqa: ANN401 - a driver's row
-    return SessionRecord(NewSession(*row[:10]), row[10], row[11] is None, Renewal(row[0], *row[12:]))
+    session, renewal = NewSession(*row[:10]), Renewal(row[0], *row[13:])
+    return SessionRecord(session, row[10], row[11] is None, renewal, bool(row[12]))
 
 
 def _renew(tx: Transaction, renewal: Renewal) -> bool:
@@ -215,47 +302,168 @@ def _lost(tx: Transaction, not_held: Sequence[Held]) -> list[LostClaim]:
     return lost
 
 
-def _end(
-    tx: Transaction,
-    session: str,
-    running: Collection[str] | None,
-    reason: str,
-    *,
-    is_expired_only: bool = False,
-    as_of: int | None = None,
-) -> Taken | None:
-    """See `Storage.end_session`; with `is_expired_only` one that lives on is left alone: None."""
-    found = tx.one(_LOCK, session=session)  # a claim under way has ended, none begins
-    if found is None or (is_expired_only and not rules.has_expired(*found[1:], now=tx.now, as_of=as_of)):
+# ---- the end ---------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class _Blame:
+    """Which jobs of a session get a crash when it has ended, and the reason in their history."""
+
+    reason: str
+    running: frozenset[str] | None  # ids; None: all
+
+    def is_for(self, job_id: str) -> bool:
+        return self.running is None or job_id in self.running
+
+    def text(self, held: Sequence[str]) -> str:
+        """Return the blame as it is stored with a session that holds these jobs."""
+        running = None if self.running is None else [id for id in held if id in self.running]
+        return json.dumps({"reason": self.reason, "running": running})
+
+    @classmethod
+    def read(cls, text: str) -> _Blame:
+        """Return a stored blame; one that nobody wrote so blames all, as nothing is known of that session."""
+        try:
+            stored = json.loads(text)
+            running = stored["running"]
+        except (KeyError, TypeError, ValueError):
+            return cls(Moved.SESSION_LOST.value, None)
+        return cls(stored["reason"], None if running is None else frozenset(running))
+
+
+@attrs.frozen
+class _Dead:
+    """A session that is marked as dead, and the ids of the jobs that it holds."""
+
+    session: str
+    server: str
+    blame: _Blame
+    held: list[str]
+    is_closing: bool  # stored with the session until it holds nothing
+
+
+@attrs.frozen
+class _Part:
+    """The result of one transaction that returns jobs of a dead session."""
+
+    taken: Taken
+    number: int  # jobs and tails
+
+
+def _find_expired(tx: Transaction, limit: int, as_of: int | None) -> list[str]:
+    """Return up to `limit` sessions that have expired, the longest expired first."""
+    earliest, latest = rules.clocks(tx.now, as_of)
+    return [str(row[0]) for row in tx.all(_EXPIRED, earliest=earliest, latest=latest, most=limit)]
+
+
+def _find_closing(tx: Transaction) -> list[str]:
+    """Return all closing sessions, in order of id."""
+    return sorted(str(row[0]) for row in tx.all(_CLOSING))
+
+
+def _find_dead(tx: Transaction, session: str) -> _Dead | None:
+    """Return a closing session with what it still holds, and the blame of its end; None if it is not one."""
+    found = tx.one(_BLAME, session=session)
+    if found is None:
         return None
-    tx.run(_DIE, session=session, at=tx.now, forget_at=rules.forget_at(tx.now, is_followed=False))
-    ids = [row[0] for row in tx.all(_HELD_IDS, session=session)]
-    taken = Taken(session, str(found[0]), [], [])
-    if not ids:
-        return taken
-    rows = load_rows(tx, ids)
-    counts = MemberCounts(tx, rows.values())
-    for id in ids:
-        row = rows.get(id)
-        if row is None or row.session != session:  # its end came first
-            continue
-        if row.state != State.PROCESSING:
-            clear_tail(tx, row)
-            continue
-        is_crash = running is None or id in running
-        take_back(tx, row, crash=reason if is_crash else None)
-        (taken.crashed if is_crash else taken.returned).append(id)
-    save_rows(tx, rows.values())
-    counts.tell()
-    return taken
+    return _Dead(session, str(found[0]), _Blame.read(found[1]), _held_by(tx, session), is_closing=True)
 
 
-def end_expired(tx: Transaction, session: str, asked_at: int, *, as_of: int | None = None) -> Taken | None:
-    """The session is ended if it is still expired, and could have been renewed.
+def _held_by(tx: Transaction, session: str) -> list[str]:
+    return [str(row[0]) for row in tx.all(_HELD_IDS, session=session)]
+
+
+def _mark_dead(tx: Transaction, session: str, blame: _Blame) -> _Dead | None:
+    """Mark a living session as dead, with the blame if it holds jobs; None if it is dead or unknown."""
+    found = tx.one(_LOCK, session=session)  # a claim under way has ended, none begins
+    return None if found is None else _die(tx, session, str(found[0]), blame)
+
+
+def mark_expired_dead(
+    tx: Transaction, session: str, asked_at: int, *, as_of: int | None = None
+) -> _Dead | None:
+    """Mark a session as dead if it is still expired, could have been renewed, and is not locked.
 
     Who had to wait for the database was not the only one: those who want to renew come first, and the session
     is looked at again with the next sweep.
     """
     if tx.now - asked_at > _LONGEST_WAIT:
         return None
-    return _end(tx, session, None, Moved.SESSION_LOST.value, is_expired_only=True, as_of=as_of)
+    found = tx.one(_LOCK_FREE, session=session)
+    if found is None or not rules.has_expired(*found[1:], now=tx.now, as_of=as_of):
+        return None
+    return _die(tx, session, str(found[0]), _Blame(Moved.SESSION_LOST.value, None))
+
+
+def _die(tx: Transaction, session: str, server: str, blame: _Blame) -> _Dead:
+    """Mark a session as dead, and as closing if it holds jobs; the transaction has locked it."""
+    held = _held_by(tx, session)
+    closing_since, text = (tx.now, blame.text(held)) if held else (None, None)
+    forget_at = None if held else rules.forget_at(tx.now, is_followed=False)
+    tx.run(
+        _DIE, session=session, at=tx.now, forget_at=forget_at, closing_since=closing_since, blame=text
+    )  # fmt: skip
+    return _Dead(session, server, blame, held, is_closing=bool(held))
+
+
+def _take(tx: Transaction, dead: _Dead, ids: Sequence[str]) -> _Part:
+    """Return these jobs of a dead session to their queues, and clear its tails; skip locked rows."""
+    taken, number = Taken(dead.session, dead.server, [], []), 0
+    rows = load_rows(tx, ids, is_patient=False) if ids else {}
+    counts = MemberCounts(tx, rows.values())
+    for id in ids:
+        row = rows.get(id)
+        if row is None or row.session != dead.session:  # locked, or its end came first
+            continue
+        number += 1
+        if row.state != State.PROCESSING:
+            clear_tail(tx, row)
+            continue
+        is_crash = dead.blame.is_for(id)
+        take_back(tx, row, crash=dead.blame.reason if is_crash else None)
+        (taken.crashed if is_crash else taken.returned).append(id)
+    save_rows(tx, rows.values())
+    counts.tell()
+    return _Part(taken, number)
+
+
+def _take_last(tx: Transaction, dead: _Dead, ids: Sequence[str]) -> _Part:
+    """Return the last of a dead session's jobs to their queues; it is closing only if it still holds some.
+
+    A dead session gets no more jobs, so one that holds nothing now never will.
+    """
+    part = _take(tx, dead, ids)
+    left = len(_held_by(tx, dead.session))
+    if not left and tx.one(_LOCK_CLOSING, session=dead.session) is not None:  # else the next sweep does it
+        tx.run(_CLOSED, session=dead.session, **_STAYS)
+    return attrs.evolve(part, taken=attrs.evolve(part.taken, left=left))
+
+
+# ---- for people ------------------------------------------------------------------------------------------
+
+_LISTS_TRANSACTIONS = {"postgresql": "pg_stat_activity"}
+
+
+def _find_long_closing(tx: Transaction) -> list[Finding]:
+    long = tx.all(_LONG, before=tx.now - _LONG_CLOSING, most=_CLOSING_SHOWN)
+    return [
+        _long_closing(tx, str(server), int(since), held)
+        for session, server, since in long
+        if (held := _held_by(tx, str(session)))
+    ]
+
+
+def _long_closing(tx: Transaction, server: str, since: int, held: Sequence[str]) -> Finding:
+    minutes = (tx.now - since) // (60 * _SECOND)
+    jobs = "1 of its jobs is" if len(held) == 1 else f"{len(held)} of its jobs are"
+    more = ", …" if len(held) > _LOCKED_SHOWN else ""
+    table = _LISTS_TRANSACTIONS.get(tx.dialect.name, "information_schema.innodb_trx")
+    return Finding(
+        True,
+        f"Server {server} ended {minutes} min ago, but {jobs} not back in a queue, because other "
+        f"transactions have locked the rows: {', '.join(held[:_LOCKED_SHOWN])}{more}.",
+        f"End the transaction that holds the rows ({table} lists open transactions). Then the next sweep of "
+        "a server returns the jobs to their queues.",
+        values={"server": server, "jobs": tuple(held[:_LOCKED_SHOWN]), "count": len(held)},
+        since=since,
+    )

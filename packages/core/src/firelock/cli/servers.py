@@ -165,10 +165,11 @@ def _row(server: ServerView, now: int) -> list[Piece]:
 def _state(server: ServerView, now: int) -> str:
     """Return what the server says of itself; silent where its sessions ran out and nobody ended them.
 
-    Lost where they were taken back and it had not said that it stops, ended where it had.
+    Lost where they were taken back and it had not said that it stops, ended where it had. Closing while it
+    has ended in either way, and rows of its jobs are locked.
     """
     alive = [record for record in server.sessions if record.is_alive]
     if not alive:
-        return "lost" if server.is_lost else "ended"
+        return "closing" if server.is_closing else "lost" if server.is_lost else "ended"
     current = [record for record in alive if record.expires_at > now]
     return current[0].renewal.state if current else "silent"

@@ -69,6 +69,11 @@ class ServerView:
         """Tell whether it is gone and none of its sessions said last that it stops: killed, or cut off."""
         return not self.is_alive and all(one.renewal.state != "stopping" for one in self.sessions)
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether a dead session of this server still holds jobs, because their rows are locked."""
+        return any(one.is_closing for one in self.sessions)
+
     def living(self, now: int) -> list[SessionRecord]:
         """Return the sessions that have not ended and not run out."""
         return [one for one in self.sessions if one.is_alive and one.expires_at > now]

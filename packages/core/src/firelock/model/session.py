@@ -96,6 +96,7 @@ class SessionRecord:
     expires_at: int  # by the storage's clock
     is_alive: bool  # False for ever once marked dead
     renewal: Renewal
+    is_closing: bool = False  # dead, and may still hold jobs: see `Storage.end_session`
 
 
 @attrs.frozen
@@ -145,3 +146,4 @@ class Taken:
     server: str
     crashed: list[str]  # ids of jobs that got a crash
     returned: list[str]  # ids of jobs that had not started
+    left: int = 0  # jobs that the session still holds, because other transactions have locked their rows

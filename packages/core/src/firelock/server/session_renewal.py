@@ -117,6 +117,12 @@ class SessionRenewal:
                     self._storage.renew([Renewal(session_id, state=self._state)])
             taken = self._storage.end_session(session_id, running, reason=reason)
             self._release(session_id)
+        if taken.left:
+            log.warning(
+                "Session %s has ended, but other transactions have locked %d of its jobs; a sweep returns "
+                "these to their queues when the transactions end.",
+                session_id, taken.left, extra={"session": session_id},
+            )  # fmt: skip
         return taken
 
     def _release(self, session_id: str) -> None:

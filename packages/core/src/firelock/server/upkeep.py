@@ -292,8 +292,9 @@ class ChildUpkeep:
         lost = self._runtime.storage.orphans(100, as_of=look.now)
         for taken in lost:
             log.warning(
-                "Server %s was lost; %d running jobs and %d waiting ones are back in their queues.",
-                taken.server, len(taken.crashed), len(taken.returned),
+                "Server %s was lost or has ended; %d running jobs and %d waiting ones are back in their "
+                "queues, %d are locked by other transactions and follow.",
+                taken.server, len(taken.crashed), len(taken.returned), taken.left,
                 extra={"session": taken.session},
             )  # fmt: skip
             self._context.inbox.work_came()

@@ -354,12 +354,23 @@ class Storage(ABC):
 
     @abstractmethod
     def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
-        """The session is dead for ever and holds nothing: one step.
+        """The session is dead for ever, and its jobs return to their queues.
 
         Of its processing jobs those named in `running` get crashes + 1 and the reason in their history; the
         others go back with the reason `Moved.NOT_STARTED` and without a trace in their history. All are
         enqueued at their old place, attempt given back. None for `running` means nothing is known: all get a
-        crash. Its tails are cleared. Ending a session twice, or an unknown one, does nothing.
+        crash. Its tails are cleared. The end of an unknown session, or of one that ended and holds nothing,
+        does nothing.
+
+        A storage whose rows other transactions can lock ends a session in two steps, and so may one that
+        splits long work. First the session is marked as dead, together with `running` and the reason. From
+        then on it claims nothing and cannot be renewed. Then its jobs and tails are released, a bounded
+        number in each transaction. Locked rows are skipped, never waited for, and counted in `Taken.left`.
+        The session is closing (`SessionRecord.is_closing`) until it holds nothing: `orphans` continues with
+        it, and so does another `end_session`. Both use the stored blame and ignore their own.
+
+        A settle is decided by the row of its job alone. So the end of a job that a closing session still
+        holds is stored, and then there is nothing to release.
         """
 
     @abstractmethod
@@ -368,10 +379,16 @@ class Storage(ABC):
 
         A session that would live for more than two of its timeouts from now has expired too: it was renewed
         before the storage's clock was set back, and never since. The reason is `Moved.SESSION_LOST`. At most
-        `limit` sessions, each a step that tests expiry again.
+        `limit` sessions, each a step that tests expiry again. A session whose own record is locked is left to
+        the next call; it does not stop the others from being ended.
+
+        Closing sessions are continued as well, also at most `limit` of them, and each of them in turn.
+
+        Return a result for each session that was ended, and for each closing session of which a job or a tail
+        was released, or whose end was finished for a caller that could not.
 
         Args:
-            limit: the most sessions to end.
+            limit: the most sessions to end, and the most closing ones to continue.
             as_of: the storage's time in micros, as the caller last read it. A session ends only if it has
                 expired by the storage's clock and by this time, so a clock that is set after the caller
                 looked at it ends no session. None for the storage's clock alone.
@@ -389,7 +406,8 @@ class Storage(ABC):
     def list_sessions(self) -> list[SessionRecord]:
         """Return the living sessions, and dead ones until `prune` deletes them; oldest first by `started_at`.
 
-        A dead session keeps its last renewal: what it said tells one that stopped from one that was lost.
+        A dead session keeps its last renewal: what it said tells one that stopped from one that was lost. A
+        closing session is never pruned.
         """
 
     # ---- upkeep ------------------------------------------------------------------------------------------

@@ -116,7 +116,8 @@ def server_json(server: Any, processing: Mapping[str, int]) -> dict[str, Any]:  
     """Return a server with its sessions; `processing` counts jobs by session."""
     names = ("id", "name", "host", "queues", "workers", "busy", "is_alive", "is_lost", "started_at")
     sessions = [
-        _told(one, "is_alive", "expires_at") | _told(one.renewal) | _told(one.session, "id", "pid", "version")
+        _told(one, "is_alive", "is_closing", "expires_at") | _told(one.renewal)
+        | _told(one.session, "id", "pid", "version")
         | {"processing": processing.get(one.session.id, 0)}
         for one in server.sessions
     ]  # fmt: skip

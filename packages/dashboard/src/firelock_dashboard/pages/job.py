@@ -425,7 +425,9 @@ class JobView:
         if job.state is State.PROCESSING:
             sessions = (session for server in self._servers for session in server.sessions)
             held = next((one for one in sessions if one.session.id == job.session), None)
-            if held is None or not held.is_alive or held.expires_at < now:
+            if held is not None and held.is_closing:
+                found.append("warn_closing")
+            elif held is None or not held.is_alive or held.expires_at < now:
                 found.append("warn_lost")
             elif is_stale(held, now):
                 found.append("warn_stale")

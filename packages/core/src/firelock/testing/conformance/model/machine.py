@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from itertools import chain, count, pairwise
 from typing import TypeVar
 
@@ -601,10 +602,12 @@ class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):
         assert dict(recount) == counts
 
     def _only_the_living_hold(self) -> None:
-        """What is processing, or has a tail, is in the hands of a living session."""
-        living = {one.session.id for one in self.twin.real.list_sessions() if one.is_alive}
+        """What is processing, or has a tail, is in the hands of a living session; none is closing now."""
+        sessions = self.twin.real.list_sessions()
+        living = {one.session.id for one in sessions if one.is_alive}
         held = {record.session for record in self.records.values() if record.session is not None}
         assert held <= living
+        assert not any(one.is_closing for one in sessions), "a sweep without locks left a session closing"
         assert all(record.session for record in self.records.values() if record.state is State.PROCESSING)
 
     def _fields_fit_their_state(self) -> None:
@@ -622,9 +625,99 @@ def _may_follow(before: State, after: State) -> bool:
     return is_legal(before, after) or (before is State.ENQUEUED and after in ALLOWED[State.PROCESSING])
 
 
-def machine_for(open_handle: Callable[[], Storage]) -> type[StorageMachine]:
-    """Return the machine that drives the storage which this function opens, again for each run."""
-    return type("StorageMachine", (StorageMachine,), {"open_handle": staticmethod(open_handle)})
+class LockingMachine(StorageMachine):
+    """Also ends sessions while another transaction has locked the row of a job.
+
+    The model has no locks and ends a session in one step. So the storage has to come to the same in two:
+    without the locked job, then with a sweep after the lock.
+    """
+
+    @staticmethod
+    def lock_job(job_id: str) -> AbstractContextManager[object]:
+        """Lock the row of the job; `machine_for` says how."""
+        raise NotImplementedError
+
+    @rule(
+        pick=PICK, running=st.none() | st.lists(PICK, max_size=3), locked=st.sets(PICK, min_size=1),
+        meanwhile=st.sampled_from(["nothing", *_CHANGES[:2], *_ENDS]), again=st.booleans(),
+    )  # fmt: skip
+    def end_session_with_locked_jobs(
+        self, pick: int, running: list[int] | None, locked: set[int], meanwhile: str, again: bool
+    ) -> None:
+        """A supervisor ends a session of which jobs are locked; one of them changes before a sweep."""
+        if not self._held():
+            self.enqueue(0, 2)
+            self.begin_session(40)
+            self.work(3, [], ["mail", "default"])
+        held = self._held()
+        session = self.pick(sorted(held), pick)
+        if session is None:  # the queues are paused
+            return
+        blamed = None if running is None else [*self.picked_ids(running), *held[session][:1]]
+        busy = sorted({held[session][number % len(held[session])] for number in locked})
+        taken = self._end_without(session, busy, blamed)
+        self._change_both(busy[0], meanwhile)
+        if again:
+            taken += [self.twin.real.end_session(session, [], reason="ended again")]
+        taken += [one for one in self.twin.real.orphans(_LIMIT) if one.session == session]
+        model = self.twin.model.end_session(session, blamed, reason="killed")
+        self.twin.model.orphans(_LIMIT)  # the sweeps have ended expired sessions as well
+        for name in ("crashed", "returned"):
+            found = [job_id for one in taken for job_id in getattr(one, name)]
+            assert sorted(getattr(model, name)) == sorted(found), f"other jobs were {name}"
+
+    end_session_with_locked_jobs_again = end_session_with_locked_jobs
+
+    def _held(self) -> dict[str, list[str]]:
+        """Return the ids of the jobs that each session holds or has a tail of."""
+        held: dict[str, list[str]] = {}
+        for record in self.twin.real.get(list(self.jobs)):
+            if record is not None and record.session is not None:
+                held.setdefault(record.session, []).append(record.id)
+        return held
+
+    def _end_without(self, session: str, busy: list[str], blamed: list[str] | None) -> list[Taken]:
+        """The storage ends the session without the locked jobs; what they are is untouched."""
+        real = self.twin.real
+        before = real.get(busy)
+        with ExitStack() as locks:
+            for job_id in busy:
+                locks.enter_context(self.lock_job(job_id))
+            taken = [real.end_session(session, blamed, reason="killed")]
+            swept = [one for one in real.orphans(_LIMIT) if one.session == session]
+        assert (len(busy), []) == (taken[0].left, swept)
+        assert before == real.get(busy), "the end of a session changed a locked job"
+        (listed,) = [one for one in real.list_sessions() if one.session.id == session]
+        assert (False, True) == (listed.is_alive, listed.is_closing)
+        assert [False] == real.renew([Renewal(session)])
+        assert real.claim(ClaimRequest(None, _LIMIT, session, self.stamp())).is_session_lost
+        left = [one for one in real.get(list(self.jobs)) if one is not None and one.session == session]
+        assert busy == sorted(one.id for one in left), "a closing session holds more than the locked jobs"
+        return taken
+
+    def _change_both(self, job_id: str, how: str) -> None:
+        """An operator changes the job, or its holder reports its end late."""
+        if how in _CHANGES:
+            self.twin.ask("apply", [self._change(job_id, how)])
+        elif how in _ENDS:
+            pairs = [pair for pair in self.claims if pair.id == job_id]
+            model = self._end(pairs[-1].model, how)
+            real = attrs.evolve(model, fence=pairs[-1].real.job.fence)
+            self.twin.compare(self.twin.model.apply([model]), self.twin.real.apply([real]))
+
+
+def machine_for(
+    open_handle: Callable[[], Storage],
+    lock_job: Callable[[str], AbstractContextManager[object]] | None = None,
+) -> type[StorageMachine]:
+    """Return the machine that drives the storage which this function opens, again for each run.
+
+    With a function that locks the row of a job, sessions end while some of their jobs are locked.
+    """
+    if lock_job is None:
+        return type("StorageMachine", (StorageMachine,), {"open_handle": staticmethod(open_handle)})
+    names = {"open_handle": staticmethod(open_handle), "lock_job": staticmethod(lock_job)}
+    return type("LockingMachine", (LockingMachine,), names)
 
 
 def run_machine(machine: type[StorageMachine], *, shrinks: bool = True, runs: int = 100) -> None:

@@ -1,7 +1,8 @@
 """The storage kit: subclass `StorageConformance`, give it the URL of an empty store, and run pytest.
 
 Read `subject` (the fixtures), then the duties in the order of the class, from its end: `life`, `insert`,
-`text`, `claim`, `left_out`, `settle`, `sessions`, `upkeep`; `limits`, `turns`, `rates`, `unique`; `reading`;
+`text`, `claim`, `left_out`, `settle`, `sessions`, `closing`, `upkeep`; `limits`, `turns`, `rates`,
+`unique`; `reading`;
 `batches`, `memos`, `calls`, `streams`; `newer`; `recurring`, `records`; `races`, `key_races`, `flow_races`;
 `model`, random steps. `rows` is for who derives from `RowStorage` alone.
 """
@@ -12,6 +13,7 @@ from firelock.testing.conformance.locks import LockDuty
 from firelock.testing.conformance.storage.batches import TallyDuty
 from firelock.testing.conformance.storage.calls import CallDuty
 from firelock.testing.conformance.storage.claim import ClaimDuty
+from firelock.testing.conformance.storage.closing import ClosingDuty
 from firelock.testing.conformance.storage.flow_races import FlowRaceDuty
 from firelock.testing.conformance.storage.insert import InsertDuty
 from firelock.testing.conformance.storage.key_races import LimitRaceDuty, UniqueRaceDuty
@@ -43,8 +45,8 @@ class StorageConformance(
     ModelDuty, FlowRaceDuty, UniqueRaceDuty, LimitRaceDuty, CrowdDuty, RaceDuty, LockDuty, RecordDuty,
     RecurringDuty, NewerDuty, StreamDuty, CallDuty, MemoDuty, TallyDuty, PeopleDuty, FindDuty, UniqueDuty,
     KeyDuty, RateDuty, TurnDuty, LimitDuty, PruneDuty, ContinuationDuty, PromoteDuty, TailDuty, ReconcileDuty,
-    SessionDuty, ExchangeDuty, GuardDuty, SettleDuty, LeftOutInLanesDuty, LeftOutDuty, ClaimDuty, TextDuty,
-    InsertDuty, LifeDuty,
+    ClosingDuty, SessionDuty, ExchangeDuty, GuardDuty, SettleDuty, LeftOutInLanesDuty, LeftOutDuty, ClaimDuty,
+    TextDuty, InsertDuty, LifeDuty,
 ):  # fmt: skip
     """Everything a storage promises.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import ClassVar
 
 import pytest
@@ -40,6 +41,22 @@ class ModelDuty(StorageFixtures):
 
         handles.first.clear()
         run_machine(machine_for(open_handle), runs=self.model_runs)
+
+    def test_random_ends_of_sessions_with_locked_jobs_agree_with_the_model(
+        self,
+        handles: Handles,
+        open_handle: Callable[[], Storage],
+        lock_job: Callable[[str], AbstractContextManager[object]],
+    ) -> None:
+        """Sessions end while rows of their jobs are locked; each run ends as in the model, without locks.
+
+        If this fails: Hypothesis prints a run that differs; read its last step against `end_session`.
+        """
+        pytest.importorskip("hypothesis", reason="the model test needs hypothesis: install firelock[testing]")
+        from firelock.testing.conformance.model import machine_for, run_machine
+
+        handles.first.clear()
+        run_machine(machine_for(open_handle, lock_job), runs=self.model_runs)
 
     @requires(Feature.LIMITS)
     def test_random_claims_are_just(self, open_handle: Callable[[], Storage]) -> None:

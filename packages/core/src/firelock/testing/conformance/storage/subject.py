@@ -48,6 +48,15 @@ class StorageFixtures(Conformance):
         pytest.skip("transactions are offered; define the fixture open_transaction to prove it")
 
     @pytest.fixture
+    def lock_job(self) -> Callable[[str], AbstractContextManager[object]]:
+        """Return a function: given a job's id, a context manager in which somebody else has locked its row.
+
+        Only for storages with locks of rows. It is another connection than any of the storage's, as the
+        transaction of an application, or a person at the database's shell, would have one.
+        """
+        pytest.skip("define the fixture lock_job to prove that a locked row delays its own job alone")
+
+    @pytest.fixture
     def make_newer_schema(self) -> Callable[[], None]:
         """Return a function by which the store says that a later release laid it out, unknown to this code.
 

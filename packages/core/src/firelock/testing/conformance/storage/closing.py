@@ -1,0 +1,333 @@
+"""The end of a session while other transactions have locked rows of its jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
+
+import pytest
+
+from firelock.model.clock import SECOND
+from firelock.model.job import Transition
+from firelock.model.lifecycle import Moved
+from firelock.model.state import State
+from firelock.storage import Applied, Renewal
+from firelock.testing.conformance.race import race
+from firelock.testing.conformance.scene import (
+    DAY,
+    Running,
+    Scene,
+    deletes,
+    fails,
+    hands_back,
+    requeues,
+    retries,
+    succeeds,
+)
+from firelock.testing.conformance.storage.subject import StorageFixtures
+
+_HOURS = 3_600.0
+_ENDS = (succeeds, fails, retries, hands_back)
+
+LockJob = Callable[[str], AbstractContextManager[object]]
+End = Callable[[Running], Transition]
+
+
+class ClosingDuty(StorageFixtures):
+    """What `end_session` and `orphans` promise of jobs with locked rows; needs the fixture `lock_job`."""
+
+    verbs = "end_session orphans list_sessions"
+
+    def test_a_locked_job_delays_its_own_return_alone(self, scene: Scene, lock_job: LockJob) -> None:
+        """The session is dead and its other jobs are back; it is closing until the locked one is back too.
+
+        If this fails: one row that an application keeps locked holds all jobs of a dead server, or its own
+        job stays processing for ever.
+        """
+        holder = scene.begin()
+        ids = scene.add_many(3)
+        before = scene.record(ids[1])
+        scene.claim(holder)
+
+        with lock_job(ids[1]):
+            taken = scene.lose(holder, running=ids, reason="killed by signal 9")
+            at_once = scene.orphans()
+            closing = _dead_sessions(scene)
+            states = scene.states(*ids)
+        later = scene.orphans()
+
+        assert (holder.server, sorted([ids[0], ids[2]]), [], 1) == (
+            taken.server, sorted(taken.crashed), taken.returned, taken.left,
+        )  # fmt: skip
+        assert [] == at_once
+        assert {holder.session: True} == closing
+        assert [State.ENQUEUED, State.PROCESSING, State.ENQUEUED] == states
+        assert [(holder.session, holder.server, [ids[1]], [], 0)] == [
+            (one.session, one.server, one.crashed, one.returned, one.left) for one in later
+        ]
+        assert {holder.session: False} == _dead_sessions(scene)
+        record, entry = scene.record(ids[1]), scene.last_entry(ids[1])
+        assert (State.ENQUEUED, 1, 0, None, before.enqueued_at) == (
+            record.state, record.crashes, record.attempt, record.session, record.enqueued_at,
+        )  # fmt: skip
+        assert (State.ENQUEUED, "killed by signal 9", 1) == (entry.state, entry.reason, entry.attempt)
+        assert ids == scene.claim_ids(scene.begin("heir"))
+
+    @pytest.mark.parametrize("how", ["a sweep", "another end"])
+    def test_a_closing_session_keeps_the_blame_of_its_end(
+        self, scene: Scene, lock_job: LockJob, how: str
+    ) -> None:
+        """Whoever continues, by whichever handle, blames the jobs that were named at first, for that reason.
+
+        If this fails: a job gets no crash for a run that killed its process, or one that never started gets
+        one, because its row was locked at that moment.
+        """
+        other, holder = scene.handles.open(), scene.begin()
+        ran, waited = scene.add_many(2)
+        scene.claim(holder)
+        with lock_job(ran), lock_job(waited):
+            first = scene.lose(holder, running=[ran], reason="killed by signal 9")
+
+        if how == "a sweep":
+            (taken,) = other.orphans(10)
+        else:
+            taken = other.end_session(holder.session, [waited], reason="another reason")
+
+        assert ([], [], 2) == (first.crashed, first.returned, first.left)
+        assert (holder.server, [ran], [waited], 0) == (
+            taken.server, taken.crashed, taken.returned, taken.left,
+        )  # fmt: skip
+        assert [1, 0] == [scene.record(job_id).crashes for job_id in (ran, waited)]
+        assert ["killed by signal 9", Moved.NOT_STARTED] == [
+            scene.record(job_id).reason for job_id in (ran, waited)
+        ]
+        assert [2, 1] == [len(scene.history(job_id)) for job_id in (ran, waited)]
+
+    def test_a_closing_session_that_was_lost_blames_all(self, scene: Scene, lock_job: LockJob) -> None:
+        """The locked job of an expired session gets its crash with a later sweep; the session died once.
+
+        If this fails: a job that kills its host is never found as long as its row is locked at that moment.
+        """
+        holder = scene.begin("a", _HOURS)
+        locked, free = scene.add_many(2)
+        scene.claim(holder)
+        scene.advance(2 * _HOURS)
+
+        with lock_job(locked):
+            (first,) = scene.orphans()
+            none = scene.orphans()
+        (second,) = scene.orphans()
+
+        assert ([free], 1, [], [locked], 0) == (
+            first.crashed, first.left, none, second.crashed, second.left,
+        )  # fmt: skip
+        assert [Moved.SESSION_LOST] * 2 == [scene.last_entry(job_id).reason for job_id in (locked, free)]
+        assert [1, 1] == [scene.record(job_id).crashes for job_id in (locked, free)]
+
+    def test_an_unfinished_end_is_repeated_until_nothing_is_left(
+        self, scene: Scene, lock_job: LockJob
+    ) -> None:
+        """Another end of a closing session reports what is still locked, and takes nothing twice.
+
+        If this fails: a supervisor believes that all jobs of a dead child are back, or one gets two crashes.
+        """
+        holder = scene.begin()
+        locked, free = scene.add_many(2)
+        scene.claim(holder)
+
+        with lock_job(locked):
+            takes = [scene.lose(holder, reason="killed"), scene.lose(holder, reason="killed")]
+        takes += [scene.lose(holder, reason="killed"), scene.lose(holder, reason="killed")]
+
+        assert [([free], 1), ([], 1), ([locked], 0), ([], 0)] == [(one.crashed, one.left) for one in takes]
+        assert [1, 1] == [scene.record(job_id).crashes for job_id in (locked, free)]
+
+    def test_a_closing_session_is_dead(self, scene: Scene, lock_job: LockJob) -> None:
+        """It claims nothing, cannot be renewed or begun again, and learns that it is lost.
+
+        If this fails: a worker process that everybody takes for dead starts jobs that nobody watches.
+        """
+        holder = scene.begin()
+        running = scene.run(holder)
+        with lock_job(running.id):
+            scene.lose(holder)
+        waiting = scene.add()
+
+        claim = scene.storage.claim(scene.request(holder))
+        exchange = scene.exchange(holder, [])
+        renewed = scene.storage.renew([Renewal(holder.session)])
+        scene.begin()
+
+        assert ([], True) == (claim.jobs, claim.is_session_lost)
+        assert ([], True) == (exchange.claim.jobs, exchange.claim.is_session_lost)
+        assert [False] == renewed
+        assert scene.reconcile(holder, []).is_session_lost
+        assert {holder.session: True} == _dead_sessions(scene)
+        assert State.ENQUEUED == scene.state(waiting)
+
+    @pytest.mark.parametrize("end", _ENDS, ids=lambda end: end.__name__)
+    @pytest.mark.parametrize("verb", ["apply", "exchange", "another handle"])
+    def test_a_late_end_counts_while_the_session_is_closing(
+        self, scene: Scene, lock_job: LockJob, end: End, verb: str
+    ) -> None:
+        """The end of a job that its dead session still holds is stored; then nothing is left to take.
+
+        If this fails: a job that has ended runs again, though nobody had taken it yet.
+        """
+        other, holder = scene.handles.open(), scene.begin()
+        running = scene.run(holder)
+        with lock_job(running.id):
+            scene.lose(holder)
+        transition = end(running)
+
+        if verb == "exchange":
+            answer = scene.exchange(holder, [transition]).results
+        else:
+            storage = other if verb == "another handle" else scene.storage
+            answer = storage.apply([transition])
+        after = scene.record(running.id)
+
+        assert [Applied.APPLIED] == answer
+        assert [] == scene.orphans()
+        assert {holder.session: False} == _dead_sessions(scene)
+        assert after == scene.record(running.id)
+        assert (None, 0) == (after.session, after.crashes)
+
+    def test_a_late_end_is_refused_after_the_job_was_taken(self, scene: Scene, lock_job: LockJob) -> None:
+        """Of a closing session's jobs, those that are back are no longer its own.
+
+        If this fails: a job that runs elsewhere by now is ended by its former holder.
+        """
+        holder = scene.begin()
+        one, other = scene.add_many(2)
+        taken, locked = scene.take(holder)
+        with lock_job(other):
+            scene.lose(holder)
+
+        answers = [scene.apply(succeeds(run)) for run in (taken, locked)]
+
+        assert (one, other) == (taken.id, locked.id)
+        assert [Applied.REFUSED, Applied.APPLIED] == answers
+
+    @pytest.mark.parametrize("is_requeued", [False, True])
+    def test_a_locked_tail_is_cleared_later(self, scene: Scene, lock_job: LockJob, is_requeued: bool) -> None:
+        """A deleted job keeps its tail while it is locked; one requeued under it is claimable afterwards.
+
+        If this fails: a requeued job waits for ever for a run that died, or it starts beside one.
+        """
+        holder, heir = scene.begin(), scene.begin("heir")
+        running = scene.run(holder)
+        scene.settle(deletes(running.id))
+        if is_requeued:
+            scene.settle(requeues(running.id))
+
+        with lock_job(running.id):
+            taken = scene.lose(holder)
+            closing, early = _dead_sessions(scene), scene.claim_ids(heir)
+        (later,) = scene.orphans()
+
+        assert ([], [], 1) == (taken.crashed, taken.returned, taken.left)
+        assert ({holder.session: True}, []) == (closing, early)
+        assert ([], [], 0) == (later.crashed, later.returned, later.left)
+        assert {holder.session: False} == _dead_sessions(scene)
+        scene.check(running.id, session=None, crashes=0)
+        assert ([running.id] if is_requeued else []) == scene.claim_ids(heir)
+
+    def test_a_job_deleted_while_its_session_is_closing_leaves_no_tail(
+        self, scene: Scene, lock_job: LockJob
+    ) -> None:
+        """An operator's delete stands, and the next sweep clears the tail that it left.
+
+        If this fails: a deleted job runs again, or is stopping for ever.
+        """
+        holder = scene.begin()
+        running = scene.run(holder)
+        with lock_job(running.id):
+            scene.lose(holder)
+
+        scene.settle(deletes(running.id))
+        (later,) = scene.orphans()
+
+        assert ([], [], 0) == (later.crashed, later.returned, later.left)
+        scene.check(running.id, state=State.DELETED, session=None, crashes=0)
+        assert {holder.session: False} == _dead_sessions(scene)
+
+    def test_a_closing_session_is_never_pruned(self, scene: Scene, lock_job: LockJob) -> None:
+        """It stays beyond the day after its death until it holds nothing.
+
+        If this fails: a job whose row is locked for a day is processing for ever.
+        """
+        holder, ended = scene.begin(), scene.begin("ended")
+        running = scene.run(holder)
+        with lock_job(running.id):
+            scene.lose(holder)
+            scene.lose(ended)
+        scene.advance(DAY // SECOND + _HOURS)
+
+        scene.prune(100)
+        closing = _dead_sessions(scene)
+        (taken,) = scene.orphans()
+        scene.prune(100)
+
+        assert {holder.session: True} == closing
+        assert [running.id] == taken.crashed
+        assert {} == _dead_sessions(scene)
+
+    def test_each_closing_session_has_its_turn(self, scene: Scene, lock_job: LockJob) -> None:
+        """Sweeps with a limit continue with each closing session in turn, and end expired ones meanwhile.
+
+        If this fails: one job that is locked for hours keeps the jobs of other dead servers back.
+        """
+        holders = [scene.begin(name) for name in "abc"]
+        runs = [scene.run(holder) for holder in holders]
+        expiring = scene.begin("d", _HOURS)
+        lost = scene.run(expiring)
+        with ExitStack() as locks:
+            for run in runs:
+                locks.enter_context(lock_job(run.id))
+            for holder in holders:
+                scene.lose(holder)
+        scene.advance(2 * _HOURS)
+
+        with lock_job(runs[0].id):
+            sweeps = [scene.orphans(1) for _ in range(3)]
+
+        assert lost.id in [job_id for one in sweeps[0] for job_id in one.crashed]
+        assert sorted([lost.id, runs[1].id, runs[2].id]) == sorted(
+            job_id for sweep in sweeps for one in sweep for job_id in one.crashed
+        )
+
+    def test_many_sweeps_take_a_freed_job_once(self, scene: Scene, lock_job: LockJob) -> None:
+        """Several servers continue with the same closing session at the same time.
+
+        If this fails: one death counts as two, or no server takes the job.
+        """
+        handles = scene.open(4)
+        for number in range(6):
+            holder = scene.begin(str(number))
+            ids = scene.add_many(5)
+            scene.claim(holder)
+            with ExitStack() as locks:
+                for job_id in ids:
+                    locks.enter_context(lock_job(job_id))
+                scene.lose(holder)
+
+            found = race([partial(one.orphans, 10) for one in handles])
+            found.append(scene.orphans())
+
+            taken = [job_id for sweep in found for one in sweep for job_id in one.crashed]
+            assert sorted(ids) == sorted(taken)
+            assert [(State.ENQUEUED, 1, 2)] * 5 == [
+                (scene.state(job_id), scene.record(job_id).crashes, len(scene.history(job_id)))
+                for job_id in ids
+            ]
+            assert not _dead_sessions(scene)[holder.session]
+            scene.storage.apply([deletes(job_id) for job_id in ids])
+
+
+def _dead_sessions(scene: Scene) -> dict[str, bool]:
+    """Return whether each dead session is closing; a living one never is."""
+    listed = scene.storage.list_sessions()
+    assert not any(one.is_alive and one.is_closing for one in listed)
+    return {one.session.id: one.is_closing for one in listed if not one.is_alive}

@@ -1,0 +1,40 @@
+"""The kit sees what is broken in the verbs in SQL while rows are locked."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conformance.mutants import Mutation
+from tests.conformance.sql_mutants import sql_catcher, sql_mutations
+from tests.conformance.test_mutants import named
+from tests.sql.transactions import lock_jobs
+
+pytestmark = pytest.mark.heavy("each of many faults runs tests of the kit on a server")
+
+
+@pytest.fixture
+def lock_job(postgresql):
+    with lock_jobs(postgresql.engine_url()) as lock:
+        yield lock
+
+
+@pytest.mark.parametrize("mutation", [one for one in sql_mutations() if not one.legal], ids=named)
+def test_every_mutant_of_the_verbs_is_caught(mutation, postgresql, lock_job):
+    """A verb with one fault fails a test of the part of the kit, or of the tables, that is about it."""
+    assert sql_catcher(mutation, postgresql, lock_job) is not None, (
+        f"no test of {mutation.duty} notices: {mutation.name}"
+    )
+
+
+@pytest.mark.parametrize("mutation", [one for one in sql_mutations() if one.legal], ids=named)
+def test_what_is_no_fault_is_let_be(mutation, postgresql, lock_job):
+    """A change with a reason why it is legal turns no test red."""
+    assert sql_catcher(mutation, postgresql, lock_job) is None, f"it is no fault: {mutation.legal}"
+
+
+@pytest.mark.parametrize("duty", sorted({mutation.duty for mutation in sql_mutations()}))
+def test_the_unbroken_verbs_are_not_caught(duty, postgresql, lock_job):
+    """The same runner finds nothing wrong with the verbs as they are."""
+    unbroken = Mutation("nothing", duty, "sessions", "from __future__", "from __future__")
+
+    assert sql_catcher(unbroken, postgresql, lock_job) is None
