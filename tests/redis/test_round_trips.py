@@ -101,11 +101,14 @@ def test_an_idle_server_sends_two_commands_a_second(counted, proxy):
             lambda: storage.renew([Renewal("session", 0, "running")]),
             lambda: storage.get_record("server_order", "server"),
         ],
-        settings.sweep: [storage.list_sessions, lambda: storage.orphans(100)],
+        settings.sweep: [storage.oldest_session, lambda: storage.orphans(100)],
         settings.sweep * 3: [
             lambda: fire_due(counted.fire.client),
             lambda: storage.promote(1_000),
             lambda: storage.release(1_000),
+        ],
+        settings.sweep * 6: [
+            lambda: storage.acquire_lock("firelock:retention", "owner", 30.0),
             lambda: storage.prune(1_000),
         ],
     }

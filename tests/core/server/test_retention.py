@@ -61,7 +61,7 @@ def process(storage):
 
 
 def test_only_the_process_with_the_lease_removes_jobs(storage, process):
-    """The others look again after three sweeps."""
+    """The others look again after six sweeps."""
     other = Process(storage)
 
     process.slice()
@@ -170,7 +170,7 @@ def test_call_removes_as_many_jobs_as_take_a_moment(process, seconds, jobs):
 
 
 def test_storage_without_expired_jobs_is_looked_at_more_and_more_seldom(process):
-    """From every second to every three sweeps."""
+    """From every second to every six sweeps."""
     process.lasting(0, left=0)
 
     pauses = [process.slice() for _ in range(8)]

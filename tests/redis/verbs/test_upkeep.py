@@ -337,12 +337,13 @@ def test_one_script_deletes_some_children(scene, server):
 
 
 def test_one_script_looks_at_some_jobs(scene, server):
-    """Jobs that were requeued are passed so many at a time."""
+    """Jobs that were requeued are passed so many at a time, at most: a slow server ends a script earlier."""
     ids, at = scene.add_many(1_001), scene.now()
     scene.storage.apply([deletes(id, expires_at=at - HOUR) for id in ids])
     scene.storage.apply([requeues(id) for id in ids])
 
-    assert [[0, 1], [0, 1], [0, 0]] == [prune_once(scene, server) for _ in range(3)]
+    assert [[0, 1], [0, 1]] == [prune_once(scene, server) for _ in range(2)]
+    assert [0, 0] in [prune_once(scene, server) for _ in range(1_001 // 25)]
 
 
 def test_one_script_reads_some_bytes(scene, server):
@@ -353,7 +354,12 @@ def test_one_script_reads_some_bytes(scene, server):
             end = succeeds(scene.run(holder, scene.add(arguments=arguments)), expires_at=at - HOUR)
             scene.settle(attrs.evolve(end, result=result))
 
-    assert [[50, 1], [30, 0]] == [prune_once(scene, server) for _ in range(2)]
+    runs = [prune_once(scene, server)]
+    while runs[-1][1]:
+        runs.append(prune_once(scene, server))
+
+    assert max(pruned for pruned, _ in runs) <= 50
+    assert 80 == sum(pruned for pruned, _ in runs)
 
 
 # ---- full memory -------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ class Settings:
         5,
         least=0.05,
         most=300,
-        doc="between two searches for dead sessions; a third as often for expired jobs if none expire",
+        doc="between two searches for dead sessions; a sixth as often for expired jobs if none expire",
     )
     poll: float = _number(1, least=0.01, most=60, doc="between two looks for work without a wake-up")
     grace: float = _number(25, least=0, most=86_400, doc="for running jobs to end when a server stops")

@@ -78,6 +78,7 @@ from firelock_sql.postgresql.statements import (
     Settling,
 )
 from firelock_sql.postgresql.suspensions import can_suspend_at_once, suspend_at_once
+from firelock_sql.postgresql.tags import untag
 from firelock_sql.postgresql.unique_lock import lock_keys
 from firelock_sql.rows.batch_row import TAKERS
 from firelock_sql.rows.job_row import claimed_job
@@ -90,9 +91,10 @@ from firelock_sql.verbs.limits import SqlLanes
 from firelock_sql.verbs.settle import apply_transitions
 from firelock_sql.verbs.suspensions import Suspension
 from firelock_sql.verbs.unique import LOCKERS, unique_use
-from firelock_sql.verbs.upkeep import IS_RELEASING, NextDue
+from firelock_sql.verbs.upkeep import IS_RELEASING, UNTAGGERS, NextDue
 
 LOCKERS["postgresql"] = lock_keys
+UNTAGGERS["postgresql"] = untag
 TAKERS["postgresql"] = take_deltas
 
 _T = TypeVar("_T")
