@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 _BATCH = 1_000
 _SELDOM = 3  # sweeps to one look for what is seldom there
-_SELDOMER = 6  # sweeps to one look for expired jobs if none expire
+_IDLE_RETENTION = 6  # sweeps to one look for expired jobs if none expire
 _LONGEST_DISTRUST = 3  # session timeouts, however often the clock jumps
 _RENEWED_WITHIN = 1.0  # seconds; living servers look at their clocks twice as often, and renew after a jump
 _RELEASES = 20  # calls after sessions were lost; the duty that releases does the rest
@@ -192,10 +192,10 @@ class ChildUpkeep:
             _Duty("metrics", _METRICS, lambda: self.metrics.flush(storage)),
         ]
         self._retention = Retention(
-            storage, seldom=_SELDOMER * sweep, lease_seconds=self._runtime.settings.session_timeout,
+            storage, seldom=_IDLE_RETENTION * sweep, lease_seconds=self._runtime.settings.session_timeout,
             ended=lambda: self.ended, is_over=lambda: retention.is_over,
         )  # fmt: skip
-        removes = _Duty("retention", _SELDOMER * sweep, self._retention.run_slice)
+        removes = _Duty("retention", _IDLE_RETENTION * sweep, self._retention.run_slice)
         near = [_Duty("report", _REPORT, self._report), _Duty("watch", _WATCH, self._watch)]
 
         def distrust() -> None:
