@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import count
@@ -215,3 +216,70 @@ def test_refused_lines_hinder_nothing(console, storage, caplog):
 
     assert ["taken"] == texts(storage)
     assert "Log lines of 1 jobs were refused by the storage and are lost" in caplog.text
+
+
+def test_lines_of_a_locked_job_are_sent_again(console, storage, monkeypatch):
+    """They are written before what comes after them, once; those of other jobs are written at once."""
+    monkeypatch.setattr("firelock.context._LOCKED_REST", 0.0)
+    storage.insert([NewJob("b", "mail.send", "{}", "json", "default", 0, State.ENQUEUED, 0)])
+    taken = storage.append_logs
+
+    def with_a_locked(lines, progress):
+        told = {job_id: some for job_id, some in lines.items() if job_id != "a"}
+        taken(told, {})
+        return ["a"]
+
+    monkeypatch.setattr(storage, "append_logs", with_a_locked)
+    for job_id in ("a", "b"):
+        console.log(job_id, 1, "info", "first")
+        console.progress(job_id, 1, 2, None)
+    console.flush(storage)
+    assert ([], ["first"]) == (texts(storage), [line.text for line in storage.read_log("b")])
+    monkeypatch.undo()
+
+    console.log("a", 1, "info", "second")
+    console.flush(storage)
+    console.flush(storage)
+
+    assert ["first", "second"] == texts(storage)
+    assert [1] == [one.progress.done for one in storage.get(["a"])]
+    assert 1 == len(storage.read_log("b"))
+
+
+def test_lines_of_a_locked_job_rest(console, storage, monkeypatch):
+    """They are not sent with every flush while the lock is held; other lines are."""
+    monkeypatch.setattr("firelock.context._LOCKED_REST", 1e9)
+    asked = []
+    monkeypatch.setattr(storage, "append_logs", lambda lines, progress: asked.append(set(lines)) or ["a"])
+    console.log("a", 1, "info", "said")
+    console.flush(storage)
+    for job_id in ("a", "b"):
+        console.log(job_id, 1, "info", "more")
+
+    console.flush(storage)
+    console.flush(storage)
+
+    assert [{"a"}, {"b"}] == asked
+
+
+def test_a_flush_waits_for_another_one_only_so_long(console, storage, monkeypatch):
+    """A flush that hangs in another thread does not hold up ends for ever; its lines are that flush's."""
+    monkeypatch.setattr("firelock.context._LONGEST_WAIT", 0.01)
+    began, may_end = threading.Event(), threading.Event()
+
+    def hang(lines, progress):
+        began.set()
+        assert may_end.wait(60)
+        return ()
+
+    monkeypatch.setattr(storage, "append_logs", hang)
+    console.log("a", 1, "info", "said")
+    thread = threading.Thread(target=console.flush, args=(storage,))
+    thread.start()
+    assert began.wait(60)
+
+    console.flush(storage)
+
+    assert thread.is_alive()
+    may_end.set()
+    thread.join(60)

@@ -116,10 +116,15 @@ def test_rows_are_locked_as_mysql_writes_it(dialect):
     texts = [text_of(one, dialect) for one in statements_for(dialect)]
 
     endings = {
-        found[0] for text in texts if (found := re.search(r"(FOR UPDATE|LOCK IN SHARE MODE).*$", text))
+        found[0]
+        for text in texts
+        if (found := re.search(r"(FOR UPDATE|FOR SHARE|LOCK IN SHARE MODE).*$", text))
     }
-    assert endings == {"FOR UPDATE", "FOR UPDATE SKIP LOCKED", "LOCK IN SHARE MODE"}
-    assert sum("FOR UPDATE" in text or "SHARE MODE" in text for text in texts) == len(locking)
+    shared = {"mysql": "FOR SHARE", "mariadb": "LOCK IN SHARE MODE"}[dialect]
+    exclusive = {f"FOR UPDATE{how}" for how in ("", " SKIP LOCKED", " NOWAIT")}
+    assert endings == {*exclusive, "LOCK IN SHARE MODE", f"{shared} SKIP LOCKED"}
+    locks = ("FOR UPDATE", "FOR SHARE", "SHARE MODE")
+    assert sum(any(lock in text for lock in locks) for text in texts) == len(locking)
     assert [text for text in texts if "KEY SHARE" in text or "INDEXED BY" in text or "ANY(" in text] == []
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import attrs
 from typing_extensions import override
@@ -38,7 +38,7 @@ from firelock.storage import (
     read_ties,
 )
 from firelock_sql.connections.counting import FOLD_EVERY
-from firelock_sql.connections.database import Database
+from firelock_sql.connections.database import BRIEF_SECONDS, Database, RowLocked
 from firelock_sql.connections.transaction import LetGo, Text, Transaction, Value
 from firelock_sql.connections.whole_looks import DueFloor
 from firelock_sql.rows.job_row import admission_in, get_history, get_jobs
@@ -73,6 +73,7 @@ from firelock_sql.verbs.suspensions import Suspension, find_suspensions
 from firelock_sql.verbs.unique import SqlUniqueVerbs
 from firelock_sql.verbs.upkeep import SqlUpkeepVerbs
 
+_T = TypeVar("_T")
 KIND = ("queue", "priority", "task", "serializer")  # as a rule the same for every job of a batch
 kind = attrgetter(*KIND)
 
@@ -100,9 +101,6 @@ def settle_values(end: Transition, held: Held) -> tuple[Value, ...]:
         end.session, end.fence,
     )  # fmt: skip
 
-
-# Locks what is about to be settled, in one order, as everywhere.
-LOCK = Text("SELECT 1 FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE")
 
 Held = tuple[int, str, int, int, str | None, str | None]
 """Of a claimed job: seq, queue, attempt, claimed_at, admission_json, batch_id."""
@@ -182,8 +180,11 @@ class Holdings:
                 parted.plain.append((end, held))
         return parted
 
-    def let_go(self, transitions: Iterable[Transition]) -> None:
-        """The transitions are stored, whatever became of them."""
+    def let_go(self, transitions: Sequence[Transition], results: Sequence[Applied]) -> None:
+        """The transitions are stored, whatever became of them; one that is busy will be sent again."""
+        if Applied.BUSY in results:
+            both = zip(transitions, results, strict=True)
+            transitions = [one for one, result in both if result is not Applied.BUSY]
         for transition in transitions:
             holding = self._of.get(transition.session) if transition.session is not None else None
             if holding is not None:
@@ -210,6 +211,10 @@ class SqlStorage(
     """What this dialect offers of limits and unique keys."""
     hot_marks: ClassVar[Collection[int]] = (0,)
     """The marks of jobs whose plain ends it writes without reading: 0, and others where it can."""
+    locks_rows: ClassVar[bool] = True
+    """Whether others can lock a row here."""
+    first_wait_seconds: ClassVar[float] = BRIEF_SECONDS
+    """How long the first try of a turn with ends waits for locks of others."""
 
     def __init__(self, database: Database, *, is_notified: bool) -> None:
         self._database = database
@@ -305,7 +310,16 @@ class SqlStorage(
         nothing = self._database.read(lambda tx: self._claim_nothing(tx, request))
         if nothing is not None:
             return self._remember_claim(request, TakenRows(nothing, [], ""))
-        return self._remember_claim(request, self._database.write(lambda tx: self._take_jobs(tx, request)))
+        return self._remember_claim(request, self._take_alone(request))
+
+    def _take_alone(self, request: ClaimRequest) -> TakenRows:
+        """Claim jobs; where a key that others keep locked is waited for, briefly, look again without that."""
+        if self._cursors.patience > 0:
+            try:
+                return self._database.write_briefly(lambda tx: self._take_jobs(tx, request))
+            except RowLocked:
+                self._cursors.lose_patience()
+        return self._database.write(lambda tx: self._take_jobs(tx, request))
 
     def _claim_nothing(self, tx: Transaction, request: ClaimRequest) -> Claim | None:
         """Return the claim of a session that takes nothing, None where there may be work for it."""
@@ -354,9 +368,9 @@ class SqlStorage(
             return []
         waiting = self._suspend_jobs(transitions)
         left = _without(transitions, waiting)
-        results = self._settle(left) if left else []
-        self._holdings.let_go(transitions)
-        return _merged(transitions, waiting, results)
+        results = _merged(transitions, waiting, self._settle(left) if left else [])
+        self._holdings.let_go(transitions, results)
+        return results
 
     @abstractmethod
     def _settle(self, transitions: Sequence[Transition]) -> list[Applied]:
@@ -373,6 +387,42 @@ class SqlStorage(
         """Return the jobs that wait now; what is not stored the short way is by way of its row."""
         del suspensions
         return ()
+
+    def _unhindered(
+        self,
+        transitions: Sequence[Transition],
+        work: Callable[[Transaction, Sequence[Transition]], tuple[list[Applied], _T]],
+    ) -> tuple[list[Applied], _T]:
+        """Return what the work does with the transitions in one transaction, which waits for no locked row.
+
+        At first rows other than the transitions' own are waited for briefly. If one of these stays locked,
+        the second try skips every locked row of a job. If the lock is on something else, that is left to
+        plain ends, which need nothing else; all others are busy. An operator's change waits as long as any.
+        """
+        if not self.locks_rows or any(one.session is None for one in transitions):
+            return self._database.write(lambda tx: work(tx, transitions))
+
+        def skipping(
+            ends: Sequence[Transition], *, is_first: bool
+        ) -> Callable[[Transaction], tuple[list[Applied], _T]]:
+            def work_on(tx: Transaction) -> tuple[list[Applied], _T]:
+                tx.skips_own, tx.skips_all, tx.parts_first = True, not is_first, not is_first
+                return work(tx, ends)
+
+            return work_on
+
+        try:
+            first = skipping(transitions, is_first=True)
+            return self._database.write_briefly(first, seconds=self.first_wait_seconds)
+        except RowLocked:
+            self._cursors.lose_patience()
+        try:
+            return self._database.write_briefly(skipping(transitions, is_first=False))
+        except RowLocked:
+            plain = [end for end, _ in self._holdings.split(transitions, None).plain]
+            settled, other = self._database.write(skipping(plain, is_first=False))
+            found = dict(zip((end.job_id for end in plain), settled, strict=True))
+            return [found.get(one.job_id, Applied.BUSY) for one in transitions], other
 
     def _apply_rest(
         self, tx: Transaction, transitions: Sequence[Transition], places: Sequence[int]
@@ -391,7 +441,7 @@ class SqlStorage(
         waiting = self._suspend_jobs(transitions)
         left = _without(transitions, waiting)
         if waiting:
-            self._holdings.let_go([one for one in transitions if one.job_id in waiting])
+            self._holdings.let_go([one for one in transitions if one.job_id in waiting], ())
         if not left:
             return Exchange(_merged(transitions, waiting, []), self.claim(request))
         self._database.wake.mark(request.queues)
@@ -404,14 +454,14 @@ class SqlStorage(
         What has ended is let go before what is claimed is remembered: it may be the same job.
         """
 
-        def both(tx: Transaction) -> tuple[list[Applied], TakenRows]:
-            results, taken = self._settle_and_take(tx, transitions, request)
+        def both(tx: Transaction, ends: Sequence[Transition]) -> tuple[list[Applied], TakenRows]:
+            results, taken = self._settle_and_take(tx, ends, request)
             if tx.let_go:
                 self._skip_needless_wake(tx, request, taken.claim)
             return results, taken
 
-        results, taken = self._database.write(both)
-        self._holdings.let_go(transitions)
+        results, taken = self._unhindered(transitions, both)
+        self._holdings.let_go(transitions, results)
         return Exchange(results, self._remember_claim(request, taken))
 
     @abstractmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -476,6 +477,8 @@ log = logging.getLogger(__name__)
 
 LEVELS = ("debug", "info", "warning", "error")
 _TEXT_LIMIT = 4_096
+_LONGEST_WAIT = 2.0  # seconds, for the flush of another thread
+_LOCKED_REST = 1.0  # seconds after which the lines of a locked job are sent again
 _JOB_LIMIT = 1_000  # lines a job may have waiting here; a storage keeps no more of it either
 
 
@@ -484,7 +487,8 @@ class Console:
     """Lines and progress of a child's jobs until the next flush; a flush is one storage call.
 
     Bounded: a job that writes faster than the flushes keeps its newest lines, and the first of them says how
-    many were left out.
+    many were left out. What a job has said whose row another transaction locks is kept, and tried again
+    after a second.
     """
 
     _now: Callable[[], int]
@@ -493,6 +497,7 @@ class Console:
     _left_out: Counter[str] = attrs.Factory(Counter)
     _progress: dict[str, Progress] = attrs.Factory(dict)
     _sending: threading.Lock = attrs.Factory(threading.Lock)
+    _locked: dict[str, float] = attrs.Factory(dict)  # monotonic, by job: when its lines are sent again
 
     def log(self, job_id: str, attempt: int, level: str, text: str) -> None:
         """One line waits to be written; it is cut at 4,096 characters."""
@@ -517,38 +522,64 @@ class Console:
     def flush(self, storage: Storage) -> None:
         """Write the gathered lines and progress; keep them if the storage is unavailable.
 
-        Ends of jobs are sent after a flush. So a flush also waits for the one of another thread: otherwise an
-        end could be stored before lines that are still on their way. Lines that the storage refuses for
-        another reason are dropped and logged, because no line may keep an end waiting.
+        Ends of jobs are sent after a flush. So a flush also waits for the one of another thread, but at most
+        two seconds: otherwise an end could be stored before lines that are still on their way. Lines that the
+        storage refuses for another reason are dropped and logged, because no line may keep an end waiting.
 
         Raises:
             StorageUnavailable: nothing was written.
         """
-        with self._sending:
-            if not (self._lines or self._progress):
-                return
-            with self._lock:
-                lines, progress, left_out = dict(self._lines), self._progress, dict(self._left_out)
-                self._lines.clear()
-                self._left_out.clear()
-                self._progress = {}
-            for job_id, count in left_out.items():
-                first = lines[job_id][0]
-                lines[job_id][0] = LogLine(
-                    0, first.at, "warning", f"({count + 1} lines left out: written too fast)", first.attempt
-                )
-            try:
-                storage.append_logs(lines, progress)
-            except StorageUnavailable:
-                with self._lock:
-                    for job_id, older in lines.items():
-                        self._lines[job_id] = (older + self._lines[job_id])[-_JOB_LIMIT:]
-                    self._progress = {**progress, **self._progress}
-                raise
-            except Exception:
-                log.exception(
-                    "Log lines of %d jobs were refused by the storage and are lost.", len({*lines, *progress})
-                )
+        if not self._sending.acquire(timeout=_LONGEST_WAIT):
+            return
+        try:
+            self._flush(storage)
+        finally:
+            self._sending.release()
+
+    def _flush(self, storage: Storage) -> None:
+        lines, progress, left_out = self._take()
+        if not (lines or progress):
+            return
+        for job_id, count in left_out.items():
+            first = lines[job_id][0]
+            lines[job_id][0] = LogLine(
+                0, first.at, "warning", f"({count + 1} lines left out: written too fast)", first.attempt
+            )
+        try:
+            locked = storage.append_logs(lines, progress)
+        except StorageUnavailable:
+            self._put_back(lines, progress)
+            raise
+        except Exception:
+            log.exception(
+                "Log lines of %d jobs were refused by the storage and are lost.", len({*lines, *progress})
+            )
+            return
+        if locked:
+            self._locked |= dict.fromkeys(locked, time.monotonic() + _LOCKED_REST)
+            self._put_back(
+                {job_id: lines[job_id] for job_id in locked if job_id in lines},
+                {job_id: progress[job_id] for job_id in locked if job_id in progress},
+            )
+
+    def _take(self) -> tuple[dict[str, list[LogLine]], dict[str, Progress], dict[str, int]]:
+        """Return what is to be written now, which is not gathered any more."""
+        if not (self._lines or self._progress):
+            return {}, {}, {}
+        if self._locked:
+            now = time.monotonic()
+            self._locked = {job_id: until for job_id, until in self._locked.items() if until > now}
+        resting = self._locked
+        with self._lock:
+            lines = {id: self._lines.pop(id) for id in [*self._lines] if id not in resting}
+            progress = {id: self._progress.pop(id) for id in [*self._progress] if id not in resting}
+            return lines, progress, {id: self._left_out.pop(id) for id in [*self._left_out] if id in lines}
+
+    def _put_back(self, lines: Mapping[str, list[LogLine]], progress: Mapping[str, Progress]) -> None:
+        with self._lock:
+            for job_id, older in lines.items():
+                self._lines[job_id] = (older + self._lines[job_id])[-_JOB_LIMIT:]
+            self._progress = {**progress, **self._progress}
 
 
 def check_level(level: str) -> None:

@@ -23,6 +23,7 @@ from firelock_sql.connections.within import Joined, TellLater, find_connection, 
 from firelock_sql.schema import tables as schema
 
 _T = TypeVar("_T")
+BRIEF_SECONDS = 0.02  # for a lock, where the thread that claims jobs and stores ends waits
 _OF_ASYNC = "An AsyncSession or AsyncConnection is taken by aenqueue."
 _OF_DJANGO = "A connection or an alias of Django's is taken by an app with plugins=[DjangoPlugin()]."
 
@@ -34,6 +35,10 @@ _EMPTY = [
     for table in schema.METADATA.sorted_tables
     if table is not schema.schema_version
 ]
+
+
+class RowLocked(Exception):
+    """Another transaction holds a lock for longer than `write_briefly` waits; the transaction is undone."""
 
 
 class Connections(Protocol):
@@ -120,6 +125,17 @@ class Database(ABC):
         if woken:
             self.wake.tell(woken)
         return result
+
+    def write_briefly(self, work: Callable[[Transaction], _T], *, seconds: float = BRIEF_SECONDS) -> _T:
+        """`write`, which waits so long for all locks of others.
+
+        Here there are no locks of rows to wait for.
+
+        Raises:
+            RowLocked: see there; nothing was written.
+        """
+        del seconds
+        return self.write(work)
 
     def read(self, work: Callable[[Transaction], _T]) -> _T:
         """Return what the work read from one snapshot."""

@@ -18,7 +18,7 @@ from typing_extensions import override
 from firelock import ConfigurationError
 from firelock.storage import StorageError, StorageUnavailable
 from firelock_sql.connections.counting import Folding, add_deltas
-from firelock_sql.connections.database import Database
+from firelock_sql.connections.database import BRIEF_SECONDS, Database, RowLocked
 from firelock_sql.connections.notify import Wake
 from firelock_sql.connections.transaction import Transaction
 from firelock_sql.connections.within import Joined, TellLater
@@ -57,10 +57,15 @@ class Failure:
 
     meaning: Meaning
     text: str
+    is_lock: bool = False  # a lock was not to be had in time
 
 
 class Conflict(Exception):
     """Others were in the way; the transaction is undone."""
+
+    def __init__(self, text: str, *, is_lock: bool = False) -> None:
+        super().__init__(text)
+        self.is_lock = is_lock
 
 
 class Severed(Exception):
@@ -90,8 +95,12 @@ class ServerDatabase(Database):
         """Return what an error of the driver means; None where it is none."""
 
     @abstractmethod
-    def begin(self, lent: Lent, *, is_writing: bool) -> tuple[Cursor, int | Callable[[], int]]:
+    def begin(
+        self, lent: Lent, *, is_writing: bool, is_brief: bool = False
+    ) -> tuple[Cursor, int | Callable[[], int]]:
         """Begin a transaction; return its cursor and the database's time in micros, or who asks for it.
+
+        A brief one waits for a lock as short as the server allows, at most `BRIEF_SECONDS` if it can.
 
         That the connection is dead may show with the first statement only: see `has_begun`.
         """
@@ -136,30 +145,52 @@ class ServerDatabase(Database):
         return self.tried(lambda: self._done(work, is_writing=is_writing))
 
     @override
+    def write_briefly(self, work: Callable[[Transaction], _T], *, seconds: float = BRIEF_SECONDS) -> _T:
+        """`write`, which waits so long for all locks of others together, and once at least."""
+        self.ensure_schema()
+        result, woken = self.tried(
+            lambda: self._done(lambda tx: self._run_work(tx, work), is_writing=True, is_brief=True),
+            lock_seconds=seconds,
+        )
+        if woken:
+            self.wake.tell(woken)
+        return result
+
+    @override
     def write_counts(self, tx: Transaction) -> None:
         add_deltas(tx)
 
-    def _done(self, work: Callable[[Transaction], _T], *, is_writing: bool) -> _T:
+    def _done(self, work: Callable[[Transaction], _T], *, is_writing: bool, is_brief: bool = False) -> _T:
         """Return what the work returned; a pooled connection that is dead is put aside for another."""
         for number in range(STALE_LIMIT):
             with suppress(_Stale), self.translated(), self._connections.lend() as lent:
                 lent.is_last = number == STALE_LIMIT - 1
-                return self._finished(lent, work, is_writing=is_writing, is_again=number > 0)
+                is_again = number > 0
+                return self._finished(lent, work, is_writing=is_writing, is_brief=is_brief, is_again=is_again)
         raise AssertionError
 
-    def tried(self, once: Callable[[], _T]) -> _T:
+    def tried(self, once: Callable[[], _T], *, lock_seconds: float | None = None) -> _T:
         """A transaction is tried until no `Conflict` undoes it; once more where it is `Severed`.
 
+        Args:
+            once: the transaction.
+            lock_seconds: after which a lock of others is waited for no more; None: as any conflict.
+
         Raises:
+            RowLocked: a lock was not to be had in that time.
             StorageUnavailable: others stay in the way, or the connection is lost a second time.
         """
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        began = time.monotonic()
+        deadline = began + _PATIENCE_SECONDS
         pause, is_again = 0.002, False
         while True:
             try:
                 return once()
             except Conflict as conflict:
-                if time.monotonic() > deadline:
+                now = time.monotonic()
+                if lock_seconds is not None and conflict.is_lock and now >= began + lock_seconds:
+                    raise RowLocked(str(conflict)) from conflict.__cause__
+                if now > deadline:
                     busy = StorageUnavailable(str(conflict))
                     busy.is_untouched = not is_again  # each try was undone, but for one whose answer was lost
                     raise busy from conflict.__cause__
@@ -172,7 +203,13 @@ class ServerDatabase(Database):
             pause = min(_LONGEST_PAUSE, 2 * pause)
 
     def _finished(
-        self, lent: Lent, work: Callable[[Transaction], _T], *, is_writing: bool, is_again: bool
+        self,
+        lent: Lent,
+        work: Callable[[Transaction], _T],
+        *,
+        is_writing: bool,
+        is_brief: bool,
+        is_again: bool,
     ) -> _T:
         """Return what the work returned in a transaction on this connection, which is committed.
 
@@ -182,7 +219,7 @@ class ServerDatabase(Database):
             Severed: the connection was lost within a transaction that only reads.
         """
         try:
-            cursor, began = self.begin(lent, is_writing=is_writing)
+            cursor, began = self.begin(lent, is_writing=is_writing, is_brief=is_brief)
         except BaseException as error:
             lent.is_lost = True
             if self._is_loss(error) and not lent.is_last:
@@ -213,7 +250,7 @@ class ServerDatabase(Database):
             return None
         match failure.meaning:
             case Meaning.CONFLICT:
-                return Conflict(self._worded(failure))
+                return Conflict(self._worded(failure), is_lock=failure.is_lock)
             case Meaning.LOST if is_stale:
                 return _Stale()
             case Meaning.LOST if not is_writing:

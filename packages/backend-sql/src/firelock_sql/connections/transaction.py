@@ -76,8 +76,9 @@ class Text:
 
     Its parameters are written `:name`; `IN :ids` takes a list (of numbers, where it is named `:seqs`). Locks
     are PostgreSQL's, of which SQLite has none. `INDEXED BY` is told to SQLite and MySQL, and of the unique
-    `id` and `seq` to MySQL alone, where rows would be locked in another order else. A schema and a prefix of
-    the user's choice replace those of its tables.
+    `id` and `seq` to MySQL alone, where rows would be locked in another order else. `NOWAIT` is told to MySQL
+    alone, too: a brief transaction waits for a lock on PostgreSQL, and is tried again on MySQL. A schema and
+    a prefix of the user's choice replace those of its tables.
     """
 
     def __init__(self, text: str) -> None:
@@ -127,22 +128,24 @@ _MYSQL = (
     (r"\bexcluded\.(\w+)", r"VALUES(\1)"),
     (r" INDEXED BY (\w+)", r" FORCE INDEX (\1)"),
     (r"FOR NO KEY UPDATE", "FOR UPDATE"),
-    (r"FOR (KEY )?SHARE", "LOCK IN SHARE MODE"),
+    (r"FOR (KEY )?SHARE( SKIP LOCKED)?", r"LOCK IN SHARE MODE\2"),
     (r"(\w+) \|\| (:\w+)", r"CONCAT(\1, \2)"),
     (r"(?<!:)\bkey\b", "`key`"),
 )
 _WRITTEN = {
     "sqlite": (
-        (r" FOR (NO KEY UPDATE|UPDATE|KEY SHARE|SHARE)( SKIP LOCKED)?", ""),
+        (r" FOR (NO KEY UPDATE|UPDATE|KEY SHARE|SHARE)( SKIP LOCKED| NOWAIT)?", ""),
         (r" INDEXED BY (id|seq)\b", ""),
         (r"\bIN (:\w+)", r"IN (SELECT value FROM json_each(\1))"),
     ),
     "postgresql": (
         (r" INDEXED BY \w+", ""),
+        (r" NOWAIT\b", ""),
         (r"\bIN (:seqs)", r"= ANY (\1::bigint[])"),
         (r"\bIN (:\w+)", r"= ANY (\1::text[])"),
     ),
-    "mysql": _MYSQL,
+    # It takes SKIP LOCKED behind another word for the same, which MariaDB does not know.
+    "mysql": (*_MYSQL, (r"LOCK IN SHARE MODE SKIP LOCKED", "FOR SHARE SKIP LOCKED")),
     "mariadb": _MYSQL,
 }
 
@@ -166,6 +169,9 @@ class Transaction:
     adds_deltas: bool = False  # counts are the sum of what transactions added
     is_ended: bool = False  # committed by the work itself, which has only read
     has_written: bool = True  # False: only locks, whose end need not wait for the disk
+    skips_own: bool = False  # a settle whose job's row others have locked is busy; it is not waited for
+    skips_all: bool = False  # likewise for every job's row that a settle needs
+    parts_first: bool = False  # which rows others have locked is found out before any is written
     may_repeat: bool = False  # done twice it does no harm: its only round trip may be its commit
     _put: Callable[..., object] = attrs.field(init=False)
     is_again: bool = False  # the connection was lost at the first try, nobody knows before what

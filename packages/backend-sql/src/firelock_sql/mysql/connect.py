@@ -86,11 +86,9 @@ def read_product(version: str, comment: str) -> Product:
 
 _SEVERAL = 1 << 16  # CLIENT_MULTI_STATEMENTS
 _ASKED = "SELECT VERSION(), @@version_comment, @@SESSION.sql_mode, @@SESSION.character_set_client"
-_LOCK_SECONDS = 2
-_SESSION = (
-    "SET SESSION time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"
-    f", innodb_lock_wait_timeout = {_LOCK_SECONDS}"
-)
+# A transaction is tried again for longer than that. MySQL has no way to make one statement wait shorter.
+_LOCK_SECONDS = {"MariaDB": 2, "MySQL": 1}
+_SESSION = "SET SESSION time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"
 # A statement of its own: the variable's name is not the same everywhere.
 _LEVEL = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
 # Ends what a process leaves that stands still or is cut off: others need what it has locked. MySQL
@@ -109,7 +107,8 @@ def meet(driver: Any, *, is_own: bool) -> Product:  # noqa: ANN401 - any driver'
     version, comment, mode, charset = map(str, cursor.fetchone())
     product = read_product(version, comment)
     if is_own:
-        cursor.execute(f"{_SESSION}, {_IDLE[product.name]}")
+        waits = f"innodb_lock_wait_timeout = {_LOCK_SECONDS[product.name]}"
+        cursor.execute(f"{_SESSION}, {waits}, {_IDLE[product.name]}")
         cursor.execute(_LEVEL)
     else:
         _require(mode, charset)
@@ -139,6 +138,7 @@ def runs_several(driver: Any) -> bool:  # noqa: ANN401 - any driver's connection
 # A deadlock, a lock not to be had in time, a key that somebody else was first to write, a row or a table that
 # has changed since the snapshot. Galera tells conflicts of a commit as deadlocks too.
 _LOCK_TIMEOUT = 1205
+_LOCKED = frozenset({_LOCK_TIMEOUT, 3572})
 _CONFLICTS = frozenset({1213, _LOCK_TIMEOUT, 1062, 1020, 1412, 3572})
 _LOST = frozenset({0, 1053, 1158, 1159, 1160, 1161, 1927, 2006, 2013, 2014, 2055, 3169, 4031})
 # Too many connections, out of resources, read only while another server takes over, stopped by a limit.
@@ -186,7 +186,7 @@ def read_failure(error: BaseException) -> Failure | None:
     if not _is_of_driver(error):
         return None
     number, said = _parts(error)
-    return Failure(_meaning(error, number), _text(number, said))
+    return Failure(_meaning(error, number), _text(number, said), number in _LOCKED)
 
 
 def is_lock_timeout(error: BaseException) -> bool:
@@ -280,6 +280,10 @@ def dialect_of(product: str, names: Names) -> Dialect:
     set_names(dialect, names)
     return dialect
 
+
+NOT_WAITING = {"mariadb": "SET STATEMENT innodb_lock_wait_timeout = 0 FOR ", "mysql": ""}
+"""What goes before a change that is to fail at once where others have locked a row. A transaction in which it
+is set for all statements skips no locked row, but fails: so it is on MariaDB 11."""
 
 CLOCK = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', UTC_TIMESTAMP(6))"
 """The instant at which the statement began, in micros, whatever the session's time zone is."""

@@ -21,7 +21,7 @@ from firelock_sql.verbs.limits import (
     HEADS,
     IN_LANE,
     LOCK_FREE_KEYS,
-    LOCK_KEYS,
+    LOCK_KEYS_BRIEFLY,
     MAKE_KEY,
     NUMBERS,
     READ_KEYS,
@@ -250,7 +250,7 @@ class MysqlLanes(SqlLanes):
             self._holds_numbers = True
             self._cursor.put(*self._written(_CLAIM_BY_NUMBERS))
         names = sorted({name for key in keys for name in (key, name_of(key))})
-        locks = self._written(LOCK_KEYS if is_patient else LOCK_FREE_KEYS, ids=list(keys))
+        locks = self._written(LOCK_KEYS_BRIEFLY if is_patient else LOCK_FREE_KEYS, ids=list(keys))
         return [self._written(NUMBERS, ids=names), locks]
 
     def _make(self, missing: Sequence[str]) -> set[str]:

@@ -121,10 +121,11 @@ class TogetherCursor:
         self._last = [self._courier.put(*written) for written in _written(sql, parameters)]
         return self._last
 
-    def executemany(self, sql: str, rows: Sequence[Row], /) -> list[Answer]:
-        """Return what `put` does; the statement runs once for each row of parameters."""
+    def executemany(self, sql: str, rows: Sequence[Row], /, *, before: str = "") -> list[Answer]:
+        """Return what `put` does; the statement, behind these words, runs once for each row of parameters."""
         self._read = 0
-        self._last = [self._courier.put(*written) for written in _written_many(sql, rows)]
+        written = [(before + text, values) for text, values in _written_many(sql, rows)]
+        self._last = [self._courier.put(*one) for one in written]
         return self._last
 
     def each(self, asked: Iterable[Written]) -> list[Sequence[tuple[Value, ...]]]:

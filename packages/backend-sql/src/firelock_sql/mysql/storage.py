@@ -38,10 +38,11 @@ from firelock.storage import (
     Transition,
     read_ties,
 )
+from firelock_sql.connections.database import RowLocked
 from firelock_sql.connections.pool import EnginePool
 from firelock_sql.connections.transaction import Text, Transaction, insert_into
 from firelock_sql.connections.url import ServerUrl, parse_server_url
-from firelock_sql.mysql.connect import CLOCK, is_lock_timeout
+from firelock_sql.mysql.connect import CLOCK, NOT_WAITING, is_lock_timeout
 from firelock_sql.mysql.database import MysqlDatabase
 from firelock_sql.mysql.deltas import take_deltas
 from firelock_sql.mysql.lanes import HOLD_CLAIMS, LaneMemory, MysqlLanes
@@ -49,10 +50,10 @@ from firelock_sql.mysql.memos import can_remember_at_once, recall_at_once, remem
 from firelock_sql.mysql.pipeline import TogetherCursor, Written
 from firelock_sql.mysql.suspensions import suspend_at_once
 from firelock_sql.rows.batch_row import TAKERS
+from firelock_sql.rows.job_row import LOCK, lock_free, stored_among
 from firelock_sql.schema.names import Names
 from firelock_sql.schema.tables import HAS_MEMOS, IS_MEMBER
 from firelock_sql.storage import (
-    LOCK,
     SETTLE,
     SETTLE_MEMBERS,
     SqlStorage,
@@ -363,6 +364,8 @@ class MysqlStorage(SqlStorage):
 
     admits = frozenset({Feature.LIMITS, Feature.UNIQUE})
     hot_marks = (0, IS_MEMBER, HAS_MEMOS, IS_MEMBER | HAS_MEMOS)
+    first_wait_seconds = 0.0  # the turn is done again at once, by way of rows
+    _database: MysqlDatabase
 
     def __init__(self, shown: str, connect_url: str, connections: EnginePool, names: Names) -> None:
         database = MysqlDatabase(shown, connections, names)
@@ -496,8 +499,7 @@ class MysqlStorage(SqlStorage):
 
     @override
     def _settle(self, transitions: Sequence[Transition]) -> list[Applied]:
-        results, _ = self._database.write(lambda tx: self._settle_in(tx, transitions, lambda: None))
-        return results
+        return self._unhindered(transitions, lambda tx, ends: self._settle_in(tx, ends, lambda: None))[0]
 
     def _settle_in(
         self, tx: Transaction, transitions: Sequence[Transition], ask: Callable[[], _T]
@@ -505,13 +507,19 @@ class MysqlStorage(SqlStorage):
         """Return the results and what `ask` returns, whose questions go with the plain ends.
 
         Where an end turns out not to be plain, all are applied by way of their rows, and `ask` asks again.
+        Where others have locked one, all is tried again with those that are free.
         """
         parted = self._holdings.split(transitions, None)
         if not parted.plain:
             return apply_transitions(tx, transitions), ask()
-        if parted.others:
-            tx.all(LOCK, ids=[transition.job_id for transition in transitions])
+        ids = {transition.job_id for transition in transitions}
+        if tx.parts_first or (tx.skips_own and (parted.others or not self._database.has_brief_updates)):
+            if taken_away := ids - lock_free(tx, ids):
+                return self._settle_free(tx, transitions, taken_away, ask)
+        elif parted.others:
+            tx.all(LOCK, ids=sorted(ids))
         cursor = cursor_of(tx)
+        before = NOT_WAITING[tx.dialect.name] if tx.skips_own else ""
         cursor.put("SAVEPOINT plain")
         answers: list[Any] = []
         in_order = sorted(parted.plain, key=lambda one: one[0].job_id)
@@ -520,7 +528,8 @@ class MysqlStorage(SqlStorage):
                 settle_values(end, held) for end, held in in_order if (held[5] is not None) is are_members
             ]
             if rows:
-                answers += cursor.executemany(statement.compiled(tx.dialect).text, rows)
+                text = statement.compiled(tx.dialect).text
+                answers += cursor.executemany(text, rows, before=before)
         deltas, let_go = dict(tx.deltas), list(tx.let_go)
         results = self._apply_rest(tx, transitions, parted.others)
         tx.let_go += freed_by(parted.plain)
@@ -545,9 +554,29 @@ class MysqlStorage(SqlStorage):
             for one, result in zip(transitions, results, strict=True)
         ], found
 
+    def _settle_free(
+        self,
+        tx: Transaction,
+        transitions: Sequence[Transition],
+        taken_away: Collection[str],
+        ask: Callable[[], _T],
+    ) -> tuple[list[Applied], _T]:
+        """Return what `_settle_in` does; jobs that could not be locked are busy, or are not there."""
+        locked = stored_among(tx, taken_away)
+        free = [one for one in transitions if one.job_id not in taken_away]
+        results, found = self._settle_in(tx, free, ask)
+        rest = iter(results)
+        gone = {True: Applied.BUSY, False: Applied.MISSING}
+        return [
+            gone[one.job_id in locked] if one.job_id in taken_away else next(rest) for one in transitions
+        ], found
+
     @override
     def _suspend(self, suspensions: Sequence[Suspension]) -> Collection[str]:
-        return self._database.write(lambda tx: suspend_at_once(tx, cursor_of(tx), suspensions))
+        try:
+            return self._database.write_briefly(lambda tx: suspend_at_once(tx, cursor_of(tx), suspensions))
+        except RowLocked:  # the long way tells which are busy
+            return ()
 
     # ---- exchange ----------------------------------------------------------------------------------------
 

@@ -20,7 +20,8 @@ from firelock_sql.schema.tables import HAS_CHILDREN
 from firelock_sql.verbs.suspensions import Suspension, jobs_of
 
 _LOCK = Text("""
-SELECT id, seq, queue, held_by FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR UPDATE
+SELECT id, seq, queue, held_by FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id
+FOR UPDATE NOWAIT
 """)
 _IS_OPEN = "state <> 'succeeded' AND state <> 'failed' AND state <> 'deleted'"
 _LOOK_FOR_SIGNAL = Text("""

@@ -26,7 +26,8 @@ from firelock_sql.connections.server_database import Failure, Meaning
 from firelock_sql.schema.names import Names, set_names
 
 # Serialization, deadlock, a lock not to be had in time, a unique key that somebody else was first to write.
-_CONFLICTS = frozenset({"40001", "40P01", "55P03", "23505"})
+LOCKED = "55P03"
+_CONFLICTS = frozenset({"40001", "40P01", LOCKED, "23505"})
 _LOST_CLASSES = frozenset({"08"})
 _LOST = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03"})
 # Out of resources, canceled, system errors, read-only while another server takes over.
@@ -83,7 +84,7 @@ def read_failure(error: BaseException) -> Failure | None:
         error = error.__context__  # what went wrong before it
     if isinstance(error, psycopg.Error):
         code = error.sqlstate
-        return Failure(_meaning(error, code), _text(error, code))
+        return Failure(_meaning(error, code), _text(error, code), code == LOCKED)
     return _of_another_driver(error)
 
 

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from firelock import ConfigurationError
 from firelock.storage import Finding
+from firelock_sql.connections.database import BRIEF_SECONDS
 from firelock_sql.connections.notify import Wake
 from firelock_sql.connections.server_database import STALE_LIMIT, ServerDatabase
 from firelock_sql.connections.transaction import Transaction
@@ -43,8 +44,9 @@ _T = TypeVar("_T")
 _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 # One round trip. Limits are set within the transaction, so that a pooler may give the connection to others.
 # The third limit ends what a process leaves that stands still or is cut off: others need what it has locked.
+_LOCK_TIMEOUT, _BRIEF_TIMEOUT = "2s", f"{BRIEF_SECONDS * 1_000:.0f}ms"
 _LIMITS = (
-    "SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '30s'"
+    f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'; SET LOCAL statement_timeout = '30s'"
     "; SET LOCAL idle_in_transaction_session_timeout = '10s'"
 )
 # On connections of our own, where nobody else gets them, the same is set for as long as they live. What runs
@@ -55,13 +57,15 @@ _PLANNING = {"plan_cache_mode": "force_generic_plan"} | dict.fromkeys(
     ("enable_seqscan", "enable_bitmapscan", "enable_sort"), "off"
 )
 _SESSION = "; ".join(
-    ["SET lock_timeout = '2s'; SET statement_timeout = '30s'; SET jit = off"]
+    [f"SET lock_timeout = '{_LOCK_TIMEOUT}'; SET statement_timeout = '30s'; SET jit = off"]
     + ["SET idle_in_transaction_session_timeout = '10s'"]
     + [f"SET {name} = {value}" for name, value in _PLANNING.items()]
 )
 _PREPARED = 300  # statements of a connection: all that there are, so that none is prepared again and again
 _ASK_PLANNING = "SELECT " + ", ".join(f"current_setting('{name}')" for name in _PLANNING)
-_PLAN_AS_USUAL = "SELECT " + ", ".join(f"set_config('{name}', %s, true)" for name in _PLANNING)
+_PLAN_AS_USUAL = "SELECT " + ", ".join(
+    f"set_config('{name}', %s, true)" for name in ("lock_timeout", *_PLANNING)
+)
 _AS_USUAL = "; ".join(f"SET LOCAL {name} TO DEFAULT" for name in _PLANNING)
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 # A transaction that has only locked rows need not wait for the disk. To roll it back would be as good, but at
@@ -70,6 +74,8 @@ _LET_GO = "SET LOCAL synchronous_commit TO off; COMMIT"
 _WRITE = f"{_BEGIN}; {_LIMITS}; {_AS_USUAL}; {_NOW}"
 _READ = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_LIMITS}; {_AS_USUAL}; {_NOW}"
 _RESULTS_BEFORE_NOW = 1 + 3 + len(_PLANNING)
+_WAIT_BRIEFLY = f"SET LOCAL lock_timeout = '{_BRIEF_TIMEOUT}'"
+_WRITE_BRIEFLY = f"{_BEGIN}; {_LIMITS.replace(_LOCK_TIMEOUT, _BRIEF_TIMEOUT)}; {_AS_USUAL}; {_NOW}"
 _SCHEMA_LOCK = 0x4669_7265_6C6F_636B  # "Firelock": one migration at a time
 # An index of ten million rows takes minutes. Another migration may be under way for long, and nobody waits
 # behind one that waits for it. All others queue behind a statement that waits for a table, so it soon gives
@@ -105,13 +111,16 @@ class PostgresqlDatabase(ServerDatabase):
         """Tell whether connections are our own, and each leads to one of the server's for good."""
         return self._connections.is_own and self.way.is_pooled is False
 
-    def at_once(self, work: Callable[[Any], _T]) -> _T:
+    def at_once(self, work: Callable[[Any], _T], *, lock_seconds: float | None = None) -> _T:
         """The work, one statement run by a cursor, is a transaction of its own: one round trip.
 
         Only where the database `is_direct`.
+
+        Raises:
+            RowLocked: see `tried`.
         """
         self.ensure_schema()
-        return self.tried(lambda: self._at_once(work))
+        return self.tried(lambda: self._at_once(work), lock_seconds=lock_seconds)
 
     @override
     def look(self, work: Callable[[Transaction], _T]) -> _T:
@@ -124,19 +133,31 @@ class PostgresqlDatabase(ServerDatabase):
         self.ensure_schema()
         return self.tried(lambda: self._at_once(ask, is_writing=False))
 
-    def write_planned(self, work: Callable[[Transaction], _T]) -> _T:
-        """`write`, with the settings of the hot path: statements are planned once, along indexes.
+    def write_planned(self, work: Callable[[Transaction], _T], *, is_brief: bool = False) -> _T:
+        """`write`, or `write_briefly`, with the settings of the hot path: planned once, along indexes.
 
         Only where the database `is_direct`. The time is not asked for before the work asks for it.
+
+        Raises:
+            RowLocked: a brief one has waited for a lock.
         """
         self.ensure_schema()
-        result, woken = self.tried(lambda: self._at_once(lambda cursor: self._framed(cursor, work)))
+        begin = f"{_BEGIN}; {_WAIT_BRIEFLY}" if is_brief else _BEGIN
+        result, woken = self.tried(
+            lambda: self._at_once(lambda cursor: self._framed(cursor, begin, work)),
+            lock_seconds=BRIEF_SECONDS if is_brief else None,
+        )
         if woken:
             self.wake.tell(woken)
         return result
 
-    def _framed(self, cursor: Any, work: Callable[[Transaction], _T]) -> tuple[_T, set[str]]:  # noqa: ANN401 - psycopg's
-        cursor.execute(_BEGIN, prepare=False)
+    def _framed(
+        self,
+        cursor: Any,  # noqa: ANN401 - psycopg's
+        begin: str,
+        work: Callable[[Transaction], _T],
+    ) -> tuple[_T, set[str]]:
+        cursor.execute(begin, prepare=False)
         tx = Transaction(cursor, self.dialect, lambda: self.now(cursor), adds_deltas=True)
         found = self._run_work(tx, work)
         cursor.execute("COMMIT" if tx.has_written else _LET_GO, prepare=False)
@@ -167,21 +188,26 @@ class PostgresqlDatabase(ServerDatabase):
         return read_failure(error)
 
     @override
-    def begin(self, lent: Lent, *, is_writing: bool) -> tuple[Cursor, int | Callable[[], int]]:
+    def begin(
+        self, lent: Lent, *, is_writing: bool, is_brief: bool = False
+    ) -> tuple[Cursor, int | Callable[[], int]]:
         """On our own connections a writing one begins without a round trip."""
         if is_writing and self._is_checked and self.is_direct and psycopg.Pipeline.is_supported():
-            return self._begin_pipelined(lent.driver)
+            return self._begin_pipelined(lent.driver, _BRIEF_TIMEOUT if is_brief else _LOCK_TIMEOUT)
         kind = PreparingCursor if self._is_checked and self.is_direct else BundlingCursor
         cursor: Any = kind(lent.driver)
-        cursor.execute(_WRITE if is_writing else _READ, prepare=False)
+        write = _WRITE_BRIEFLY if is_brief else _WRITE
+        cursor.execute(write if is_writing else _READ, prepare=False)
         for _ in range(_RESULTS_BEFORE_NOW):
             cursor.nextset()
         return cursor, int(cursor.fetchone()[0])
 
-    def _begin_pipelined(self, driver: psycopg.Connection[Any]) -> tuple[Cursor, Callable[[], int]]:
+    def _begin_pipelined(
+        self, driver: psycopg.Connection[Any], lock_timeout: str
+    ) -> tuple[Cursor, Callable[[], int]]:
         cursor = PipelinedCursor(driver)
         cursor.put(_BEGIN, prepare=False)
-        cursor.put(_PLAN_AS_USUAL, self._usual)
+        cursor.put(_PLAN_AS_USUAL, [lock_timeout, *self._usual])
 
         def now() -> int:
             cursor.execute(_NOW)

@@ -122,7 +122,7 @@ ended AS MATERIALIZED (
         SELECT ctid FROM firelock_jobs
         WHERE seq = job.seq AND id = job.id AND coalesce(session, '') = :session AND fence = job.fence
             AND state = 'processing' AND marks | 4 = 4 AND (SELECT count(*) FROM holder) = 1
-        FOR NO KEY UPDATE
+        FOR NO KEY UPDATE SKIP LOCKED
     ) AS stored
 ), settled AS (
     UPDATE firelock_jobs AS job
@@ -132,9 +132,20 @@ ended AS MATERIALIZED (
     FROM ended WHERE job.ctid = ended.row
     RETURNING job.queue, job.seq
 )"""
+# Where not all were settled: the numbers of those that were, and of those that others have locked. What the
+# snapshot shows as held, with all guards, would have been settled; it may have been changed since.
 _UNSETTLED = """
 CASE WHEN (SELECT count(*) FROM settled) < cardinality(:seqs::bigint[])
-    THEN ARRAY (SELECT seq FROM settled) END
+    THEN ARRAY (SELECT seq FROM settled) END,
+CASE WHEN (SELECT count(*) FROM settled) < cardinality(:seqs::bigint[]) THEN ARRAY (
+    SELECT job.seq
+    FROM unnest(:seqs::bigint[], :ids::text[], :fences::integer[]) AS job (seq, id, fence), LATERAL (
+        SELECT FROM firelock_jobs
+        WHERE seq = job.seq AND id = job.id AND coalesce(session, '') = :session AND fence = job.fence
+            AND state = 'processing' AND marks | 4 = 4 AND (SELECT count(*) FROM holder) = 1
+    ) AS stored
+    WHERE job.seq NOT IN (SELECT seq FROM ended)
+) END
 """
 
 # What makes of such a statement one for ends of which some are members' of a batch: `:batches` names it, or
@@ -142,6 +153,10 @@ CASE WHEN (SELECT count(*) FROM settled) < cardinality(:seqs::bigint[])
 _FOR_MEMBERS = (
     (":absent::text[]", ":absent::text[], :batches::text[]"),
     ("result, result_absent), LATERAL", "result, result_absent, batch_id), LATERAL"),
+    (
+        ":fences::integer[]) AS job (seq, id, fence)",
+        ":fences::integer[], :batches::text[]) AS job (seq, id, fence, batch_id)",
+    ),
     ("marks | 4 = 4", "marks | 4 = CASE WHEN job.batch_id IS NULL THEN 4 ELSE 6 END"),
     (
         "RETURNING job.queue, job.seq\n)",
@@ -207,13 +222,14 @@ _NEAR_LEAVING_OUT = f"""
 # jobs with limits it claims nothing, unless it is told to: `lanes` claims them, and the others beside them.
 #
 # It locks the session first, so that it cannot end before this does, then jobs in the order of their ids,
-# in which the lists are sorted. A claim that finds nothing locks nothing. Each end is found by its number:
-# what a session holds is so little in the planner's eyes that it would read all of it for each. The limits of
-# 512 and of the look are for the planner as well: it knows nothing of the limits around them.
+# in which the lists are sorted; a job that others have locked is not waited for. A claim that finds nothing
+# locks nothing. Each end is found by its number: what a session holds is so little in the planner's eyes that
+# it would read all of it for each. The limits of 512 and of the look are for the planner as well: it knows
+# nothing of the limits around them.
 #
 # A row is: the living session's server, the next due instant, the number of open queues, the numbers of the
-# jobs that were settled where not all were, whether there may be lanes, the micros that it took, and a
-# claimed job or NULLs.
+# jobs that were settled and of those that others have locked, where not all were settled, whether there may
+# be lanes, the micros that it took, and a claimed job or NULLs.
 _EXCHANGE = f"""
 , work AS MATERIALIZED (
     SELECT CASE WHEN cardinality(:seqs::bigint[]) > 0 THEN true ELSE EXISTS (
@@ -265,8 +281,9 @@ EXCHANGE_LEAVING_OUT = _leaving_out(_EXCHANGE_NAMED)
 EXCHANGE_OF_EVERY_LEAVING_OUT = _leaving_out(_EXCHANGE_EVERY)
 
 # Begins a claim beside lanes: settles plain ends, and locks the session in any case. A row is: its server,
-# the next due instant, the jobs that were settled where not all were, whether there may be lanes, the queues
-# that have some, those that have other work, none of them paused, and the time.
+# the next due instant, the jobs that were settled and those that are locked where not all were settled,
+# whether there may be lanes, the queues that have some, those that have other work, none of them paused, and
+# the time.
 _BESIDE = f"""
 , gate AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared({GATE})), holder AS MATERIALIZED (
     SELECT server FROM firelock_sessions
@@ -368,7 +385,7 @@ WITH new AS MATERIALIZED (
 SELECT said.*, NULL, claimed.*
 FROM (
     SELECT (SELECT server FROM holder), DUE,
-        (SELECT array_agg(name) FROM open), NULL, HAS_LANES
+        (SELECT array_agg(name) FROM open), NULL, NULL, HAS_LANES
 ) AS said LEFT JOIN claimed ON true
 """.replace("HAS_LANES", f"CASE WHEN :every THEN {_OF_EVERY} ELSE {_OF_NAMED} END")
     .replace("CLAIMED", _CLAIMED)

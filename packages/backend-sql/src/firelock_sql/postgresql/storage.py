@@ -36,6 +36,7 @@ from firelock.storage import (
     Transition,
     read_ties,
 )
+from firelock_sql.connections.database import BRIEF_SECONDS, RowLocked
 from firelock_sql.connections.pool import EnginePool
 from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.connections.url import ServerUrl, parse_server_url
@@ -81,10 +82,10 @@ from firelock_sql.postgresql.suspensions import can_suspend_at_once, suspend_at_
 from firelock_sql.postgresql.tags import untag
 from firelock_sql.postgresql.unique_lock import lock_keys
 from firelock_sql.rows.batch_row import TAKERS
-from firelock_sql.rows.job_row import claimed_job
+from firelock_sql.rows.job_row import LOCK, claimed_job, lock_free, stored_among
 from firelock_sql.schema.names import Names
 from firelock_sql.schema.tables import HAS_MEMOS, IS_MEMBER
-from firelock_sql.storage import KIND, LOCK, Held, Parted, SqlStorage, freed_by, held_of, kind
+from firelock_sql.storage import KIND, Held, Parted, SqlStorage, freed_by, held_of, kind
 from firelock_sql.verbs.claim import PLACE_SEQ, TakenRows, serving, started_job
 from firelock_sql.verbs.insert import first_fellows, insert_jobs
 from firelock_sql.verbs.limits import SqlLanes
@@ -100,18 +101,34 @@ TAKERS["postgresql"] = take_deltas
 _T = TypeVar("_T")
 _MOST = 512  # that one statement claims
 # Places in its answer.
-_PLACE_OPEN, _PLACE_SETTLED, _PLACE_LANES, _FIRST = 2, 3, 4, 6
-_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _MARKS = 10, 11, 17, 27, 28
+_PLACE_OPEN, _PLACE_SETTLED, _PLACE_LOCKED, _PLACE_LANES, _FIRST = 2, 3, 4, 5, 7
+_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _MARKS = 11, 12, 18, 28, 29
 _AT_LEVEL = itemgetter(_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ)
 
 _PlainEnds = Sequence[tuple[Transition, Held]]
 
 
 @attrs.frozen
+class _Ended:
+    """What a statement has done with plain ends; by the numbers of their jobs."""
+
+    settled: Collection[int] | None  # None: all
+    locked: Collection[int] | None = None  # by others
+
+    def has(self, seq: int) -> bool:
+        """Tell whether the job has ended."""
+        return self.settled is None or seq in self.settled
+
+    def is_locked(self, seq: int) -> bool:
+        """Tell whether others have locked the job."""
+        return self.locked is not None and seq in self.locked
+
+
+@attrs.frozen
 class _LaneExchange:
     """What an exchange has done that looked for jobs in lanes, too."""
 
-    settled: Sequence[int] | None  # numbers of the jobs that have ended, where these are not all
+    ended: _Ended
     taken: TakenRows
     open_queues: int | None = None  # that `EXCHANGE` looked at; None where lanes were looked at
     has_written: bool = True  # but for ends
@@ -402,7 +419,7 @@ class PostgresqlStorage(SqlStorage):
         if request.left_out:  # another look would examine candidates of the same claim anew
             return attrs.evolve(claim, look_again_at=min(request.now, claim.look_again_at or request.now))
         more = attrs.evolve(request, limit=left)
-        rest = self._remember_claim(more, self._database.write(lambda tx: self._take_jobs(tx, more)))
+        rest = self._remember_claim(more, self._take_alone(more))
         return Claim([*claim.jobs, *rest.jobs], claim.next_due_at)
 
     # ---- with lanes --------------------------------------------------------------------------------------
@@ -417,7 +434,10 @@ class PostgresqlStorage(SqlStorage):
         return claim if done.open_queues is None else self._top_up(Look(request), claim, done.open_queues)
 
     def _exchange_with_lanes(self, request: ClaimRequest, plain: _PlainEnds) -> _LaneExchange:
-        """Settle plain ends, then claim jobs with limits and others; make the keys that were missing."""
+        """Settle plain ends, then claim jobs with limits and others; make the keys that were missing.
+
+        A look for keys that are in other hands may wait for them, briefly.
+        """
         missing: set[str] = set()
 
         def work(tx: Transaction) -> _LaneExchange:
@@ -426,12 +446,21 @@ class PostgresqlStorage(SqlStorage):
             tx.has_written = bool(plain or done.has_written)
             return done
 
-        database = self._database
-        done = database.write_planned(work) if database.is_direct else database.write(work)
+        try:
+            done = self._write_planned(work, is_brief=self._cursors.patience > 0)
+        except RowLocked:
+            self._cursors.lose_patience()
+            done = self._write_planned(work, is_brief=False)
         if missing:
             keys = text_array(sorted(missing))
             self._commit_one(lambda cursor: self._fetch_rows(cursor, MAKE_KEYS, {"keys": keys}))
         return done
+
+    def _write_planned(self, work: Callable[[Transaction], _T], *, is_brief: bool) -> _T:
+        database = self._database
+        if database.is_direct:
+            return database.write_planned(work, is_brief=is_brief)
+        return database.write_briefly(work) if is_brief else database.write(work)
 
     def _take_with_lanes(
         self, tx: Transaction, request: ClaimRequest, plain: _PlainEnds, missing: set[str]
@@ -441,12 +470,13 @@ class PostgresqlStorage(SqlStorage):
         floors = self._floors if self._floors.is_behind and not request.left_out else None
         known = [] if floors is None else floors.queues
         values = self._claim_values(request) | {"known": text_array(known)}
-        ((server, next_due_at, settled, has_lanes, laned, others, now),) = self._fetch_settling(
+        ((server, next_due_at, settled, locked, has_lanes, laned, others, now),) = self._fetch_settling(
             tx.cursor, statement, values, plain
         )
+        ended = _Ended(settled, locked)
         if server is None:
-            return _LaneExchange(settled, TakenRows(Claim([], next_due_at, is_session_lost=True), [], ""))
-        tx.let_go += freed_by([one for one in plain if settled is None or one[1][0] in settled])
+            return _LaneExchange(ended, TakenRows(Claim([], next_due_at, is_session_lost=True), [], ""))
+        tx.let_go += freed_by([one for one in plain if ended.has(one[1][0])])
         if not has_lanes:
             self._laned.discard(_queues_of(request))
         if not laned:
@@ -454,7 +484,7 @@ class PostgresqlStorage(SqlStorage):
             found = [] if rows[0][_FIRST] is None else self._sort_rows(request, rows)
             jobs = [claimed_job(row[_FIRST:_SEQ], row[_MARKS]) for row in found]
             taken = TakenRows(Claim(jobs, next_due_at), [row[_FIRST:] for row in found], server)
-            done = _LaneExchange(settled, taken, rows[0][_PLACE_OPEN])
+            done = _LaneExchange(ended, taken, rows[0][_PLACE_OPEN])
         else:
             timed = attrs.evolve(tx, began=now + self._database.clock_offset)
             lanes = PostgresqlLanes(timed, floors)
@@ -471,7 +501,7 @@ class PostgresqlStorage(SqlStorage):
             jobs = [started_job(row, request.now) for row in found]
             taken = TakenRows(Claim(jobs, next_due_at, look_again_at=claim.look_again_at), found, server)
             has_written = bool(found or lanes.has_written or lanes.unreadable)
-            done = _LaneExchange(settled, taken, has_written=has_written)
+            done = _LaneExchange(ended, taken, has_written=has_written)
         if tx.let_go:
             self._skip_needless_wake(tx, request, taken.claim)
         return done
@@ -491,16 +521,21 @@ class PostgresqlStorage(SqlStorage):
         """One round trip where all are plain ends."""
         parted = self._holdings.split(transitions, None)
         if parted.others:
-            return self._database.write(lambda tx: self._settle_mixed(tx, transitions, parted))
-        settled = self._commit_one(lambda cursor: self._settle_plain(cursor, parted.plain))
-        self._wake_for_keys(parted.plain)
-        return self._settle_rest(transitions, parted, settled)
+            return self._unhindered(transitions, self._settle_mixed_alone)[0]
+        ended = self._commit_one(lambda cursor: self._settle_plain(cursor, parted.plain))
+        self._wake_for_keys(parted.plain, ended)
+        return self._settle_rest(transitions, parted, ended)
 
-    def _settle_plain(self, cursor: Any, plain: _PlainEnds) -> Sequence[int] | None:  # noqa: ANN401 - psycopg's
-        """Settle plain ends by a claim of nothing; return the numbers of those that are, None: all."""
+    def _settle_plain(self, cursor: Any, plain: _PlainEnds) -> _Ended:  # noqa: ANN401 - psycopg's
+        """Settle plain ends by a claim of nothing."""
         nobody = ClaimRequest([], 0, str(plain[0][0].session), 0)
-        settled: Sequence[int] | None = self._fetch_claim(cursor, Look(nobody), plain)[0][_PLACE_SETTLED]
-        return settled
+        row = self._fetch_claim(cursor, Look(nobody), plain)[0]
+        return _Ended(row[_PLACE_SETTLED], row[_PLACE_LOCKED])
+
+    def _settle_mixed_alone(
+        self, tx: Transaction, transitions: Sequence[Transition]
+    ) -> tuple[list[Applied], None]:
+        return self._settle_mixed(tx, transitions, self._holdings.split(transitions, None)), None
 
     def _settle_mixed(
         self, tx: Transaction, transitions: Sequence[Transition], parted: Parted
@@ -509,23 +544,38 @@ class PostgresqlStorage(SqlStorage):
         if not parted.plain:
             return apply_transitions(tx, transitions)
         serving(tx, str(parted.plain[0][0].session))
-        tx.all(LOCK, ids=[one.job_id for one in transitions])
-        left = _unsettled(transitions, parted, self._settle_plain(tx.cursor, parted.plain))
-        tx.let_go += freed_by(parted.plain)
-        return _mark_releasing(transitions, parted, self._apply_rest(tx, transitions, left))
+        ids = {one.job_id for one in transitions}
+        if tx.skips_own:
+            taken_away = ids - lock_free(tx, ids)
+            locked = stored_among(tx, taken_away)
+            plain = [one for one in parted.plain if one[0].job_id not in taken_away]
+        else:
+            tx.all(LOCK, ids=sorted(ids))
+            locked, plain = set(), parted.plain
+        ended = self._settle_plain(tx.cursor, plain) if plain else _Ended(())
+        done = {end.job_id for end, held in plain if ended.has(held[0])}
+        tx.let_go += freed_by([one for one in plain if one[0].job_id in done])
+        left = [n for n, one in enumerate(transitions) if one.job_id not in done | locked]
+        results = self._apply_rest(tx, transitions, left)
+        return _mark_busy(transitions, _mark_releasing(transitions, parted, results), locked)
 
-    def _settle_rest(
-        self, transitions: Sequence[Transition], parted: Parted, settled: Sequence[int] | None
-    ) -> list[Applied]:
+    def _settle_rest(self, transitions: Sequence[Transition], parted: Parted, ended: _Ended) -> list[Applied]:
         """Return the results; an end that turned out not to be plain, as a parent's, is applied now."""
         results = [Applied.APPLIED] * len(transitions)
-        if left := _unsettled(transitions, parted, settled):
-            results = self._database.write(lambda tx: self._apply_rest(tx, transitions, left))
-        return _mark_releasing(transitions, parted, results)
+        if ended.settled is None:
+            return _mark_releasing(transitions, parted, results)
+        locked = {end.job_id for end, held in parted.plain if ended.is_locked(held[0])}
+        done = {end.job_id for end, held in parted.plain if ended.has(held[0])}
+        if left := [n for n, one in enumerate(transitions) if one.job_id not in done | locked]:
+            rest = [transitions[place] for place in left]
+            found, _ = self._unhindered(rest, lambda tx, ends: (apply_transitions(tx, ends), None))
+            for place, result in zip(left, found, strict=True):
+                results[place] = result
+        return _mark_busy(transitions, _mark_releasing(transitions, parted, results), locked)
 
-    def _wake_for_keys(self, plain: _PlainEnds) -> None:
-        """Wake servers if jobs that wait for the same keys as these may start."""
-        if freed_by(plain):
+    def _wake_for_keys(self, plain: _PlainEnds, ended: _Ended) -> None:
+        """Wake servers if jobs that wait for the same keys as those that have ended may start."""
+        if freed_by(plain) and any(ended.has(held[0]) for _, held in plain if held[4] is not None):
             self._database.wake.tell({ANY_QUEUE})
 
     @override
@@ -533,7 +583,13 @@ class PostgresqlStorage(SqlStorage):
         database = self._database
         if not (database.is_direct and can_suspend_at_once()):
             return ()
-        keys = database.at_once(lambda cursor: suspend_at_once(cursor, database.dialect, suspensions))
+        try:
+            keys = database.at_once(
+                lambda cursor: suspend_at_once(cursor, database.dialect, suspensions),
+                lock_seconds=BRIEF_SECONDS,
+            )
+        except RowLocked:  # the long way tells which are busy
+            return ()
         if any(keys.values()):
             database.wake.tell({ANY_QUEUE})
         return keys
@@ -550,20 +606,21 @@ class PostgresqlStorage(SqlStorage):
                 return super()._settle_and_claim(transitions, request)
             if self._has_lanes(request):
                 done = self._exchange_with_lanes(request, parted.plain)
-                results = self._settle_rest(transitions, parted, done.settled)
-                self._holdings.let_go(transitions)
+                results = self._settle_rest(transitions, parted, done.ended)
+                self._holdings.let_go(transitions, results)
                 return Exchange(results, self._remember_lanes(request, done))
             if look.probes is not None:
                 return Exchange(self.apply(transitions), self._run_claim(look))
             rows = self._commit_one(lambda cursor: self._fetch_claim(cursor, look, parted.plain))
-            results = self._settle_rest(transitions, parted, rows[0][_PLACE_SETTLED])
-            self._holdings.let_go(transitions)
+            ended = _Ended(rows[0][_PLACE_SETTLED], rows[0][_PLACE_LOCKED])
+            results = self._settle_rest(transitions, parted, ended)
+            self._holdings.let_go(transitions, results)
             claim = self._finish_claim(look, rows)
         except StorageError:
             self._held_looks.expect()  # jobs may have been claimed
             raise
         if request.queues is not None or len(claim.jobs) >= request.limit:
-            self._wake_for_keys(parted.plain)
+            self._wake_for_keys(parted.plain, ended)
         return Exchange(results, claim)
 
     @override
@@ -643,13 +700,16 @@ def _queues_of(request: ClaimRequest) -> tuple[str, ...] | None:
     return None if request.queues is None else tuple(request.queues)
 
 
-def _unsettled(transitions: Sequence[Transition], parted: Parted, settled: Sequence[int] | None) -> list[int]:
-    """Return the places of what the statement has left alone; it settled these numbers, None: all."""
-    if settled is None:
-        return parted.others
-    found = frozenset(settled)
-    left = {end.job_id for end, held in parted.plain if held[0] not in found}
-    return sorted([*parted.others, *(n for n, one in enumerate(transitions) if one.job_id in left)])
+def _mark_busy(
+    transitions: Sequence[Transition], results: list[Applied], locked: Collection[str]
+) -> list[Applied]:
+    """Return the results; jobs that others have locked are busy."""
+    if not locked:
+        return results
+    return [
+        Applied.BUSY if one.job_id in locked else result
+        for one, result in zip(transitions, results, strict=True)
+    ]
 
 
 def _mark_releasing(

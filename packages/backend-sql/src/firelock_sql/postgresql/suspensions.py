@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import Pipeline
 
+from firelock_sql.connections.database import BRIEF_SECONDS
 from firelock_sql.connections.transaction import Text
 from firelock_sql.postgresql.connect import number_array, text_array
 from firelock_sql.verbs.suspensions import Suspension, jobs_of
@@ -14,7 +15,11 @@ from firelock_sql.verbs.suspensions import Suspension, jobs_of
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
-_LOCK = Text("SELECT FROM firelock_jobs WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE")
+# Waits briefly where others have locked one.
+_LOCK = Text("""
+WITH brief AS MATERIALIZED (SELECT set_config('lock_timeout', :patience, true))
+SELECT FROM firelock_jobs WHERE id IN :ids AND (SELECT count(*) FROM brief) = 1 ORDER BY id FOR NO KEY UPDATE
+""")
 # A row is a job that waits now, and the keys that it had. What others wrote before the job was locked this
 # sees, since that was a statement of its own.
 SUSPEND = Text("""
@@ -82,7 +87,8 @@ def suspend_at_once(
     answer = cursor.connection.cursor()
     ids = text_array(jobs_of(suspensions))
     with cursor.connection.pipeline():
-        cursor.execute(_LOCK.compiled(dialect).text, {"ids": ids}, prepare=True)
+        locks = {"ids": ids, "patience": f"{BRIEF_SECONDS * 1_000:.0f}ms"}
+        cursor.execute(_LOCK.compiled(dialect).text, locks, prepare=True)
         answer.execute(SUSPEND.compiled(dialect).text, _values(suspensions), prepare=True)
     return dict(answer.fetchall())
 

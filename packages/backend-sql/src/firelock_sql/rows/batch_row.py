@@ -71,7 +71,8 @@ _READ = [field.name for field in attrs.fields(BatchRow)]
 _FLAGS = _READ[_READ.index("is_shut") :]
 _LOOK = f"SELECT {', '.join(_READ)} FROM firelock_batches WHERE id IN :ids ORDER BY id"  # noqa: S608 - names
 _LOAD, _LOAD_FREE = Text(f"{_LOOK} FOR NO KEY UPDATE"), Text(f"{_LOOK} FOR NO KEY UPDATE SKIP LOCKED")
-_PEEK, _SHARE = Text(_LOOK), Text(f"{_LOOK} FOR SHARE")
+_PEEK = Text(_LOOK)
+_SHARE, _SHARE_FREE = Text(f"{_LOOK} FOR SHARE"), Text(f"{_LOOK} FOR SHARE SKIP LOCKED")
 _SAVE = Text(
     f"UPDATE firelock_batches SET {', '.join(f'{name} = :{name}' for name in _FLAGS)} WHERE id = :id"  # noqa: S608 - names
 )
@@ -113,9 +114,12 @@ def peek_batches(tx: Transaction, ids: Iterable[str]) -> dict[str, BatchRow]:
     return _rows_by_id(tx.all_now(_PEEK, ids=wanted)) if (wanted := sorted(set(ids))) else {}
 
 
-def share_batches(tx: Transaction, ids: Iterable[str]) -> dict[str, BatchRow]:
-    """Return the batches among these jobs; nobody changes their rows before this transaction has ended."""
-    return _found(tx, _SHARE, ids)
+def share_batches(tx: Transaction, ids: Iterable[str], *, is_patient: bool = True) -> dict[str, BatchRow]:
+    """Return the batches among these jobs; nobody changes their rows before this transaction has ended.
+
+    Without patience those alone that nobody else has locked.
+    """
+    return _found(tx, _SHARE if is_patient else _SHARE_FREE, ids)
 
 
 def _found(tx: Transaction, statement: Text, ids: Iterable[str]) -> dict[str, BatchRow]:
@@ -142,12 +146,17 @@ def save_batch(tx: Transaction, batch: BatchRow) -> None:
     tx.run_many(_SAVE, [{"id": batch.id, **{name: getattr(batch, name) for name in _FLAGS}}])
 
 
-def shut_among(tx: Transaction, ids: Iterable[str | None]) -> set[str]:
-    """Return those of the batches whose members wait for the opening, which does not come meanwhile."""
+def shut_among(tx: Transaction, ids: Iterable[str | None]) -> tuple[set[str], set[str]]:
+    """Return those of the batches whose members wait for the opening, which does not come meanwhile.
+
+    And those that may be shut, which others have locked.
+    """
     wanted = [id for id in ids if id is not None]
-    if not any(batch.is_shut for batch in peek_batches(tx, wanted).values()):
-        return set()  # for good
-    return {id for id, batch in share_batches(tx, wanted).items() if batch.is_shut}
+    seen = {id for id, batch in peek_batches(tx, wanted).items() if batch.is_shut}
+    if not seen:
+        return set(), set()  # for good
+    shared = share_batches(tx, seen, is_patient=False)
+    return {id for id, batch in shared.items() if batch.is_shut}, seen.difference(shared)
 
 
 # ---- counting --------------------------------------------------------------------------------------------

@@ -327,7 +327,10 @@ SELECT {", ".join(_READ)} FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDE
 """  # noqa: S608 - names
 KNOWN = Text("SELECT id FROM firelock_jobs WHERE id IN :ids")
 _LOAD = Text(_LOOK)
-_LOAD_FREE = Text(f"{_LOOK} SKIP LOCKED")
+_LOAD_FREE, _LOAD_BRIEFLY = Text(f"{_LOOK} SKIP LOCKED"), Text(f"{_LOOK} NOWAIT")
+# Locks what is about to be settled, in one order, as everywhere.
+_LOCK = "SELECT id FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE"
+LOCK, _LOCK_FREE = Text(_LOCK), Text(f"{_LOCK} SKIP LOCKED")
 _SAVE = Text(
     f"UPDATE firelock_jobs SET {', '.join(f'{name} = :{name}' for name in _WRITTEN)},"  # noqa: S608 - names
     " history = history || :lines, history_lines = history_lines + :number, is_plain_end = 0 WHERE seq = :seq"
@@ -355,6 +358,23 @@ def load_rows(tx: Transaction, ids: Iterable[str], *, is_patient: bool = True) -
     """
     found = tx.all(_LOAD if is_patient else _LOAD_FREE, ids=list(ids))
     return {row[1]: JobRow(*row) for row in found}
+
+
+def load_briefly(tx: Transaction, ids: Iterable[str]) -> dict[str, JobRow]:
+    """Return what `load_rows` does, in a brief transaction, which fails where others keep one locked."""
+    return {row[1]: JobRow(*row) for row in tx.all(_LOAD_BRIEFLY, ids=list(ids))}
+
+
+def lock_free(tx: Transaction, ids: Iterable[str]) -> set[str]:
+    """Lock those of the jobs that nobody else has locked; return their ids."""
+    wanted = sorted(set(ids))
+    return {str(row[0]) for row in tx.all(_LOCK_FREE, ids=wanted)} if wanted else set()
+
+
+def stored_among(tx: Transaction, ids: Iterable[str]) -> set[str]:
+    """Return those of the jobs that are stored: of jobs that could not be locked, those in other hands."""
+    wanted = sorted(set(ids))
+    return {str(row[0]) for row in tx.all(KNOWN, ids=wanted)} if wanted else set()
 
 
 def save_rows(tx: Transaction, rows: Iterable[JobRow]) -> None:

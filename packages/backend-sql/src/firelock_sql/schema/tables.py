@@ -269,11 +269,13 @@ edges = Table(
 Index(PREFIX + "edges_of_parent", edges.c.parent_id, edges.c.is_decided, edges.c.seq)  # release, lists
 Index(PREFIX + "edges_of_child", edges.c.child_id)  # what a child still waits for, prune
 
-# Ended parents whose children are still to be looked at, and the last edge that was.
+# Ended parents whose children are still to be looked at, and the last edge that was; beside them each edge
+# whose child others had locked then.
 releasing = Table(
     PREFIX + "releasing",
     METADATA,
     Column("parent_id", _NAME, primary_key=True),
+    Column("skipped", BigInteger, primary_key=True, autoincrement=False, server_default="0"),  # an edge, or 0
     Column("after", BigInteger, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
     postgresql_with=VACUUMED_AT_ONCE,

@@ -74,6 +74,7 @@ class SqliteStorage(SqlStorage):
 
     admits = frozenset({Feature.LIMITS, Feature.UNIQUE})
     hot_marks = (0, IS_MEMBER, HAS_MEMOS, IS_MEMBER | HAS_MEMOS)
+    locks_rows = False
 
     def __init__(self, url: str, wall_nanos: Callable[[], int] = time.time_ns) -> None:
         database = SqliteDatabase(parse_sqlite_url(url), wall_nanos)

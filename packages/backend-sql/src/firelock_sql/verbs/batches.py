@@ -39,7 +39,8 @@ SELECT id FROM (SELECT id FROM firelock_batches WHERE is_changed = 1 LIMIT :most
 UNION SELECT batch_id FROM (SELECT DISTINCT batch_id FROM firelock_batch_deltas LIMIT :most) AS told
 """)
 _FREE_JOBS = Text("""
-SELECT id FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+SELECT id, (SELECT count(*) FROM firelock_batches AS inner_one WHERE inner_one.id = firelock_jobs.id)
+FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
 """)
 _NEXT_MEMBERS = Text("""
 SELECT listed.created_at, listed.job_id, job.state
@@ -180,10 +181,12 @@ def _walk_members(tx: Transaction, batch: BatchRow, rules: BatchRules, room: int
 
 
 def _lock_free(tx: Transaction, ids: Sequence[str]) -> set[str]:
-    """Return those of the jobs that nobody else holds, nor can from now on."""
+    """Return those of the jobs that nobody else holds, nor can from now on; batches with their own rows."""
     if not tx.adds_deltas or not ids:
         return set(ids)
-    return {str(row[0]) for row in tx.all(_FREE_JOBS, ids=sorted(ids))}
+    free = {str(id): bool(is_batch) for id, is_batch in tx.all(_FREE_JOBS, ids=sorted(ids))}
+    inner = {id for id, is_batch in free.items() if is_batch}
+    return set(free) - inner.difference(load_batches(tx, inner, is_patient=False))
 
 
 def _sweep(tx: Transaction, batch: BatchRow, rules: BatchRules, ids: Sequence[str]) -> None:
@@ -304,14 +307,12 @@ def keep_tied(tx: Transaction, ids: Sequence[str]) -> set[str]:
 
 def delete_waiting(tx: Transaction, id: str) -> int:
     """Some members that wait, of a batch about to be pruned, are deleted; return how many."""
-    rows = load_rows(tx, [id])
+    rows = load_rows(tx, [id], is_patient=False)
     expires_at = rows[id].expires_at if id in rows and rows[id].is_batch else None
     if expires_at is None or expires_at > tx.now:
         return 0
     found = [row[0] for row in tx.all(_WAITING, batch=id, most=_WAITING_AT_ONCE)]
-    if found:
-        delete_with(tx, rows[id], found, Moved.PARENT_GONE.value)
-    return len(found)
+    return delete_with(tx, rows[id], found, Moved.PARENT_GONE.value) if found else 0
 
 
 def forget_ties(tx: Transaction, gone: Sequence[tuple[str, int, Ties]]) -> None:

@@ -6,7 +6,9 @@ batches. Before a parent is pruned, `delete_children` deletes those that still w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import attrs
 
 from firelock.storage import (
     FINAL_STATES,
@@ -17,8 +19,15 @@ from firelock.storage import (
     waiting_reason,
 )
 from firelock_sql.connections.transaction import Text, Transaction, insert_into
-from firelock_sql.rows.batch_row import MemberCounts, load_batches, save_batch, shut_among
-from firelock_sql.rows.job_row import JobRow, load_rows, save_rows
+from firelock_sql.rows.batch_row import BatchRow, MemberCounts, load_batches, save_batch, shut_among
+from firelock_sql.rows.job_row import (
+    JobRow,
+    load_briefly,
+    load_rows,
+    lock_free,
+    save_rows,
+    stored_among,
+)
 from firelock_sql.schema.tables import HAS_CHILDREN
 from firelock_sql.verbs.batch_change import (
     cancel_batch,
@@ -29,8 +38,20 @@ _WITH_OPEN_EDGES = Text(
 )
 _OFF_THE_LIST = Text("DELETE FROM firelock_releasing WHERE parent_id IN :ids")
 _PUT_ON_THE_LIST = insert_into("firelock_releasing", "parent_id", "after")
-_TAKE_FIRST = Text("SELECT parent_id, after FROM firelock_releasing LIMIT 1 FOR UPDATE SKIP LOCKED")
-_MOVE_ON = Text("UPDATE firelock_releasing SET after = :looked_at WHERE parent_id = :parent")
+_TAKE_NEXT = Text("""
+SELECT parent_id, after FROM firelock_releasing WHERE parent_id > :passed AND skipped = 0
+ORDER BY parent_id LIMIT 1 FOR UPDATE SKIP LOCKED
+""")
+_MOVE_ON = Text("UPDATE firelock_releasing SET after = :looked_at WHERE parent_id = :parent AND skipped = 0")
+_LOOKED_AT_ALL = Text("DELETE FROM firelock_releasing WHERE parent_id = :parent AND skipped = 0")
+_SKIP = insert_into("firelock_releasing", "parent_id", "skipped")
+_SKIPPED = Text("""
+SELECT listed.parent_id, listed.skipped, edge.child_id, edge.awaited
+FROM firelock_releasing AS listed LEFT JOIN firelock_edges AS edge ON edge.seq = listed.skipped
+WHERE listed.skipped > 0 ORDER BY listed.parent_id, listed.skipped LIMIT :most
+""")
+_STILL_OPEN = Text("SELECT seq FROM firelock_edges WHERE seq IN :seqs AND is_decided = 0")
+_SKIPPED_NO_MORE = Text("DELETE FROM firelock_releasing WHERE parent_id = :parent AND skipped = :edge")
 _OPEN_EDGES = Text("""
 SELECT seq, child_id, awaited FROM firelock_edges
 WHERE parent_id = :parent AND is_decided = 0 AND seq > :looked_at ORDER BY seq LIMIT :most
@@ -69,40 +90,118 @@ def follow_parents(tx: Transaction, parents: Iterable[JobRow]) -> set[str]:
     return waited_for
 
 
-def release_children(tx: Transaction, limit: int) -> int:
-    """See `Storage.release`; one transaction, at most `limit` children."""
-    looked_at = 0
-    while looked_at < limit and (found := tx.one(_TAKE_FIRST)) is not None:
-        looked_at += _release_parent(tx, str(found[0]), after=int(found[1] or 0), limit=limit - looked_at)
-    return looked_at
+Edges = Sequence[tuple[int, str, str]]
+"""Ties of a parent to its children: number, child, and the end that the child waits for."""
 
 
-def _release_parent(tx: Transaction, parent_id: str, *, after: int, limit: int) -> int:
-    """Up to `limit` children behind that edge are moved, the list says how far it got; return how many."""
-    found = tx.all(_OPEN_EDGES, parent=parent_id, looked_at=after, most=limit)
-    rows = load_rows(tx, [parent_id, *{child for _, child, _ in found}])
+@attrs.define
+class Release:
+    """What a call of `release` has done so far with children of ended parents."""
+
+    looked_at: int = 0
+    skipped: set[str] = attrs.field(factory=set)  # jobs that others have locked
+
+
+def release_children(tx: Transaction, limit: int, awaited: Collection[str] = ()) -> Release:
+    """See `Storage.release`; one transaction, at most `limit` children.
+
+    Args:
+        tx: the transaction.
+        limit: the most children to look at.
+        awaited: jobs that were locked a moment ago; they are waited for as long as the transaction waits.
+    """
+    done = Release()
+    _release_skipped(tx, done, limit, awaited)
+    passed = ""  # parents up to here are left for another call
+    while done.looked_at < limit and (found := tx.one(_TAKE_NEXT, passed=passed)) is not None:
+        parent_id, after = str(found[0]), int(found[1] or 0)
+        if not _release_parent(tx, done, parent_id, after=after, limit=limit, awaited=awaited):
+            passed = parent_id
+    return done
+
+
+def _release_skipped(tx: Transaction, done: Release, limit: int, awaited: Collection[str]) -> None:
+    """Children that others had locked are moved where these have let go of them."""
+    found = tx.all(_SKIPPED, most=limit)
+    if not found:
+        return
+    children = {child for _, _, child, _ in found if child is not None}
+    free = lock_free(tx, children.difference(awaited)).union(children.intersection(awaited))
+    locked = stored_among(tx, children - free)
+    done.skipped |= locked
+    by_parent: dict[str, list[tuple[int, str, str]]] = {}
+    for parent_id, seq, child, awaited_end in found:
+        if child is None:  # it was pruned, and its ties with it
+            tx.run(_SKIPPED_NO_MORE, parent=parent_id, edge=seq)
+        elif child not in locked:
+            by_parent.setdefault(str(parent_id), []).append((seq, child, awaited_end))
+    for parent_id, edges in by_parent.items():
+        rows = _load_free(tx, [parent_id, *{child for _, child, _ in edges}], awaited)
+        counts = MemberCounts(tx, rows.values())
+        parent = rows.pop(parent_id, None)
+        if parent is None:
+            done.skipped.add(parent_id)
+            continue
+        open_now = {row[0] for row in tx.all_now(_STILL_OPEN, seqs=[seq for seq, _, _ in edges])}
+        open_edges = [edge for edge in edges if edge[0] in open_now]
+        left = _decide_edges(tx, parent, open_edges, rows, done) if parent.state in FINAL_STATES else []
+        settled = [seq for seq, _, _ in edges if seq not in left]
+        tx.run_many(_SKIPPED_NO_MORE, [{"parent": parent_id, "edge": seq} for seq in settled])
+        if settled:
+            tx.run(_UNMARK, parent=parent_id)
+        counts.tell()
+
+
+def _release_parent(
+    tx: Transaction, done: Release, parent_id: str, *, after: int, limit: int, awaited: Collection[str]
+) -> bool:
+    """Children behind that edge are moved, the list says how far it got; False if the parent is locked."""
+    room = limit - done.looked_at
+    found: Edges = tx.all(_OPEN_EDGES, parent=parent_id, looked_at=after, most=room)
+    rows = _load_free(tx, [parent_id, *{child for _, child, _ in found}], awaited)
+    if parent_id not in rows and stored_among(tx, [parent_id]):
+        done.skipped.add(parent_id)
+        return False
     counts = MemberCounts(tx, rows.values())
     parent = rows.pop(parent_id, None)
     if parent is not None and parent.state in FINAL_STATES:
-        _decide_edges(tx, parent, found, rows)
-    if len(found) < limit or parent is None:
-        tx.run(_OFF_THE_LIST, ids=[parent_id])
+        left = _decide_edges(tx, parent, found, rows, done)
+        tx.run_many(_SKIP, [{"parent_id": parent_id, "skipped": seq} for seq in left])
+    if len(found) < room or parent is None:
+        tx.run(_LOOKED_AT_ALL, parent=parent_id)
         tx.run(_UNMARK, parent=parent_id)
     else:
         tx.run(_MOVE_ON, parent=parent_id, looked_at=found[-1][0])
     counts.tell()
-    return len(found)
+    return True
+
+
+def _load_free(tx: Transaction, ids: Iterable[str], awaited: Collection[str]) -> dict[str, JobRow]:
+    """Return the rows of the jobs that nobody else has locked, and those that are waited for."""
+    wanted = set(ids)
+    waited_for = wanted.intersection(awaited)
+    rows = load_rows(tx, sorted(wanted - waited_for), is_patient=False)
+    return rows | load_briefly(tx, sorted(waited_for)) if waited_for else rows
 
 
 def _decide_edges(
-    tx: Transaction, parent: JobRow, found: Sequence[tuple[int, str, str]], children: dict[str, JobRow]
-) -> None:
-    """Each edge of an ended parent is decided, or its child says why not; a child moves with its last one."""
+    tx: Transaction, parent: JobRow, found: Edges, children: dict[str, JobRow], done: Release
+) -> list[int]:
+    """Each edge of an ended parent is decided, or its child says why not; a child moves with its last one.
+
+    Return the edges whose children others have locked.
+    """
+    locked, batches, shut = _locked_among(tx, {child for _, child, _ in found}, children)
+    done.skipped |= locked
     reason = Moved.PARENT_ENDED.format(state=parent.state)
     deleted: dict[str, str] = {}  # child: reason
     satisfied: set[str] = set()
     decided: list[int] = []
+    left: list[int] = []
     for edge, child_id, awaited in found:
+        if child_id in locked:
+            left.append(edge)
+            continue
         target = continuation_target(On(awaited), parent.state)
         child = children.get(child_id)
         if child is None or child.state != State.AWAITING or target is not None:
@@ -115,7 +214,27 @@ def _decide_edges(
             satisfied.add(child_id)
     if decided:
         tx.run(_DECIDE, seqs=decided)
-    _move_children(tx, parent, children, deleted, satisfied)
+    done.looked_at += len(found) - len(left)
+    free = {id: row for id, row in children.items() if id not in locked}
+    _move_children(tx, parent, free, deleted, satisfied, batches=batches, shut=shut)
+    return left
+
+
+def _locked_among(
+    tx: Transaction, wanted: Collection[str], rows: Mapping[str, JobRow]
+) -> tuple[set[str], dict[str, BatchRow], set[str]]:
+    """Return the children that cannot be moved now, as others have locked them or a batch that they need.
+
+    Beside them the rows of children that are batches, and the batches around children that are shut.
+    """
+    locked = stored_among(tx, set(wanted).difference(rows)) if len(rows) < len(wanted) else set()
+    awaiting = [row for row in rows.values() if row.state == State.AWAITING]
+    batches = load_batches(tx, [row.id for row in awaiting if row.is_batch], is_patient=False)
+    locked |= {row.id for row in awaiting if row.is_batch and row.id not in batches}
+    around = {row.id: row.ties.batch_id for row in awaiting if row.is_member}
+    shut, held = shut_among(tx, around.values())
+    locked |= {id for id, batch_id in around.items() if batch_id in held}
+    return locked, batches, shut
 
 
 def _move_children(
@@ -124,11 +243,13 @@ def _move_children(
     children: dict[str, JobRow],
     deleted: dict[str, str],
     satisfied: Iterable[str] = (),
+    *,
+    batches: Mapping[str, BatchRow],
+    shut: Collection[str] = (),
 ) -> None:
     awaiting = {id: row for id, row in children.items() if row.state == State.AWAITING}
-    batches = load_batches(tx, [row.id for row in awaiting.values() if row.is_batch])
     for id, reason in deleted.items():
-        if id in batches:
+        if id in batches and id in awaiting:
             cancel_batch(tx, awaiting[id], batches[id], reason, tx.now)
     gone = [awaiting[id] for id in deleted if id in awaiting and id not in batches]
     for row in gone:
@@ -140,9 +261,7 @@ def _move_children(
     ready = [id for id in awaiting if id in satisfied and id not in deleted]
     waiting = {row[0] for row in tx.all(_STILL_WAITING, ids=ready)} if ready else set()
     reason = Moved.PARENT_ENDED.format(state=parent.state)
-    moving = [awaiting[id] for id in ready if id not in waiting]
-    shut = shut_among(tx, {row.ties.batch_id for row in moving if row.is_member})
-    for row in moving:
+    for row in [awaiting[id] for id in ready if id not in waiting]:
         if row.is_member and row.ties.batch_id in shut:
             keep_waiting(row, Moved.SHUT_OUT.value, tx.now)
         elif row.id in batches:
@@ -171,24 +290,44 @@ def keep_waiting(row: JobRow, reason: str, at: int) -> None:
 
 
 def delete_children(tx: Transaction, parent_id: str, limit: int) -> int:
-    """Up to `limit` children that wait for a job about to be pruned are deleted; return how many."""
+    """Up to `limit` children that wait for a job about to be pruned are deleted; return how many.
+
+    Those that others have locked are left, and the job with them.
+    """
     found = tx.all(_OPEN_EDGES, parent=parent_id, looked_at=0, most=limit)
     if not found:
         return 0
-    rows = load_rows(tx, [parent_id, *{child for _, child, _ in found}])
+    wanted = {child for _, child, _ in found}
+    rows = load_rows(tx, [parent_id, *wanted], is_patient=False)
     counts = MemberCounts(tx, rows.values())
     parent = rows.pop(parent_id, None)
     if parent is None or parent.expires_at is None or parent.expires_at > tx.now:
-        return 0  # somebody requeued it, or has pruned it already
-    tx.run(_DECIDE, seqs=[edge for edge, _, _ in found])
-    _move_children(tx, parent, rows, dict.fromkeys(rows, Moved.PARENT_GONE.value))
+        return 0  # somebody requeued it, has locked it, or has pruned it already
+    free = _delete_free(tx, parent, wanted, rows, Moved.PARENT_GONE.value)
+    decided = [edge for edge, child, _ in found if child in free]
+    if decided:
+        tx.run(_DECIDE, seqs=decided)
     counts.tell()
-    return len(found)
+    return len(decided)
 
 
-def delete_with(tx: Transaction, owner: JobRow, ids: Sequence[str], reason: str) -> None:
-    """Jobs that wait are deleted, and kept as long after their end as their owner after its own."""
-    rows = load_rows(tx, ids)
+def _delete_free(
+    tx: Transaction, owner: JobRow, wanted: Collection[str], rows: dict[str, JobRow], reason: str
+) -> set[str]:
+    """Delete those of the waiting jobs that others have not locked; return them, and those that are gone."""
+    locked, batches, _ = _locked_among(tx, wanted, rows)
+    free = {id: row for id, row in rows.items() if id not in locked}
+    _move_children(tx, owner, free, dict.fromkeys(free, reason), batches=batches)
+    return set(wanted) - locked
+
+
+def delete_with(tx: Transaction, owner: JobRow, ids: Sequence[str], reason: str) -> int:
+    """Jobs that wait are deleted, and kept as long after their end as their owner after its own.
+
+    Those that others have locked are left; return how many are not.
+    """
+    rows = load_rows(tx, ids, is_patient=False)
     counts = MemberCounts(tx, rows.values())
-    _move_children(tx, owner, rows, dict.fromkeys(rows, reason))
+    free = _delete_free(tx, owner, ids, rows, reason)
     counts.tell()
+    return len(free)

@@ -48,6 +48,9 @@ _DUE_FROM = Text("""
 SELECT due_at FROM firelock_jobs INDEXED BY firelock_due
 WHERE due_at IS NOT NULL AND due_at >= :due_from ORDER BY due_at LIMIT 1
 """)
+_DUE_LATER = Text("""
+SELECT due_at FROM firelock_jobs INDEXED BY firelock_due WHERE due_at > :now ORDER BY due_at LIMIT 1
+""")
 FIRING = Text("""
 SELECT due_at FROM firelock_recurring
 WHERE kind = 'recurring' AND due_at IS NOT NULL ORDER BY due_at LIMIT 1
@@ -143,6 +146,15 @@ def next_due_at(tx: Transaction, due_from: int = EARLIEST) -> int | None:
         due_from: jobs that are due before are left out: see `DueFloor`.
     """
     return earlier(first_due(tx, due_from), next_firing(tx))
+
+
+def next_due_beside(tx: Transaction, locked_until: int, due_from: int = EARLIEST) -> int | None:
+    """Return what `next_due_at` does; jobs that are due and locked by others count as due at that instant."""
+    first = first_due(tx, due_from)
+    if first is not None and first <= tx.now:
+        later = tx.one(_DUE_LATER, now=tx.now)
+        first = earlier(locked_until, None if later is None else int(later[0]))
+    return earlier(first, next_firing(tx))
 
 
 def first_due(tx: Transaction, due_from: int = EARLIEST) -> int | None:

@@ -30,7 +30,7 @@ from firelock.limits import (
 )
 from firelock.storage import ANY_QUEUE, FINAL_STATES, Feature, KeyState, State, StorageError, read_admission
 from firelock_sql.connections.counting import known_queues
-from firelock_sql.connections.database import SqlVerbs
+from firelock_sql.connections.database import RowLocked, SqlVerbs
 from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.rows.job_row import CLAIMED_COLUMNS, read_state, readable_admission
 
@@ -54,6 +54,8 @@ NUMBERS = Text("SELECT key, value FROM firelock_records WHERE kind = 'limit' AND
 _KEYS = "SELECT key, holders, free_at FROM firelock_limit_keys WHERE key IN :ids ORDER BY key"
 READ_KEYS = Text(_KEYS)
 LOCK_KEYS, LOCK_FREE_KEYS = Text(f"{_KEYS} FOR UPDATE"), Text(f"{_KEYS} FOR UPDATE SKIP LOCKED")
+# Of a claim that is patient, whose transaction is brief.
+LOCK_KEYS_BRIEFLY = Text(f"{_KEYS} FOR UPDATE NOWAIT")
 MAKE_KEY = Text("""
 INSERT INTO firelock_limit_keys (key, holders, free_at) VALUES (:key, NULL, 0) ON CONFLICT (key) DO NOTHING
 """)
@@ -197,7 +199,9 @@ class SqlLanes(KeyedLanes[Row]):
     def lock(self, keys: Sequence[str], limited: Collection[str], *, is_patient: bool) -> LockedKeys:
         """Return the rows of these keys, locked; of those that are limited and have none, new ones."""
         tx = self._tx
-        locked = LockedKeys(read_keys(tx.all(LOCK_KEYS if is_patient else LOCK_FREE_KEYS, ids=list(keys))))
+        locked = LockedKeys(
+            read_keys(tx.all(LOCK_KEYS_BRIEFLY if is_patient else LOCK_FREE_KEYS, ids=list(keys)))
+        )
         if missing := sorted(set(limited) - locked.rows.keys()):
             busy = {str(row[0]) for row in tx.all(READ_KEYS, ids=missing)}
             for key in missing:
@@ -348,12 +352,10 @@ class SqlLimitVerbs(SqlVerbs):
     @override
     def shut(self, key: str, *, until: int) -> bool:
         self._offers_limits(key)
-        return self._database.write(lambda tx: self._shut(tx, key, until))
-
-    def _shut(self, tx: Transaction, key: str, until: int) -> bool:
-        if not tx.all(LOCK_FREE_KEYS, ids=[key]) and tx.all(READ_KEYS, ids=[key]):
+        try:
+            self._database.write_briefly(lambda tx: self._spend(tx, key, 0, until))
+        except RowLocked:
             return False
-        self._spend(tx, key, 0, until)
         return True
 
     def _offers_limits(self, about: str) -> None:

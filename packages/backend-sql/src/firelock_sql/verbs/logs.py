@@ -9,11 +9,14 @@ from typing_extensions import override
 from firelock.storage import LogLine, Progress
 from firelock_sql.connections.database import SqlVerbs
 from firelock_sql.connections.transaction import Text, Transaction, insert_into
+from firelock_sql.rows.job_row import stored_among
 
 _LOG_LIMIT = 1_000
 
 # The lock: a job that is pruned meanwhile would leave its log behind.
-_KNOWN = Text("SELECT id FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR KEY SHARE")
+_FREE = Text(
+    "SELECT id FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR KEY SHARE SKIP LOCKED"
+)
 _LAST = Text("SELECT max(number) FROM firelock_log_lines WHERE job_id = :job_id")
 _APPEND = insert_into("firelock_log_lines", "job_id", "number", "at", "level", "line", "attempt")
 _TRIM = Text("DELETE FROM firelock_log_lines WHERE job_id = :job_id AND number <= :up_to")
@@ -34,9 +37,9 @@ class SqlLogVerbs(SqlVerbs):
     def append_logs(
         self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]
     ) -> Collection[str]:
-        if lines or progress:
-            self._database.write(lambda tx: _append_all(tx, lines, progress))
-        return ()
+        if not (lines or progress):
+            return ()
+        return self._database.write(lambda tx: _append_all(tx, lines, progress))
 
     @override
     def read_log(self, job_id: str, *, after: int = 0, limit: int = 100) -> list[LogLine]:
@@ -46,14 +49,18 @@ class SqlLogVerbs(SqlVerbs):
 
 def _append_all(
     tx: Transaction, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]
-) -> None:
-    for (job_id,) in tx.all(_KNOWN, ids=sorted({*lines, *progress})):
+) -> list[str]:
+    """See `Storage.append_logs`."""
+    wanted = {*lines, *progress}
+    free = [str(row[0]) for row in tx.all(_FREE, ids=sorted(wanted))]
+    for job_id in free:
         if said := lines.get(job_id):
             _append(tx, job_id, said)
         if (one := progress.get(job_id)) is not None:
             row = {"done": one.done, "total": one.total, "at": one.at, "message": one.message}
             if not tx.changed(_REPLACE_PROGRESS, job_id=job_id, **row):
                 tx.run(_PUT_PROGRESS, job_id=job_id, **row)
+    return sorted(stored_among(tx, wanted.difference(free))) if len(free) < len(wanted) else []
 
 
 def _append(tx: Transaction, job_id: str, lines: Sequence[LogLine]) -> None:

@@ -62,12 +62,12 @@ class SqlRecordVerbs(SqlVerbs):
         due_at: int | None = None,
     ) -> int | None:
         def put(tx: Transaction) -> int | None:
-            if kind == LIMIT:
-                self._hold_claims(tx)
             found = _locked(tx, kind, key)
             version = found.version if found else 0
             if expected_version not in {None, version}:
                 return None
+            if kind == LIMIT:  # behind the record's lock: claims must not wait for who has that
+                self._hold_claims(tx)
             return _replace(tx, found, RecordChange(kind, key, value, version, due_at))
 
         return self._database.write(put)
@@ -95,11 +95,11 @@ class SqlRecordVerbs(SqlVerbs):
     @override
     def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
         def delete(tx: Transaction) -> bool:
-            if kind == LIMIT:
-                self._hold_claims(tx)
             found = _locked(tx, kind, key)
             if found is None or expected_version not in {None, found.version}:
                 return False
+            if kind == LIMIT:
+                self._hold_claims(tx)
             tx.run(_of(kind).delete, kind=kind, key=key)
             _raise_floor(tx, kind, found.version)
             if kind in {_QUEUE, LIMIT}:

@@ -32,6 +32,7 @@ from firelock_sql.rows.job_row import (
     IS_HELD,
     claimed_job,
     load_rows,
+    lock_free,
     read_state,
     save_rows,
 )
@@ -260,18 +261,27 @@ def _reconcile(
     """
     is_lost = tx.one(SERVER, session=session) is None
     left = {(row[0], row[2]): row for row in _held_rows(tx, session, held, looks)}  # by id and fence
-    not_held = []
+    not_held, started = [], []
     for one in held:
         row = left.pop((one.job_id, one.fence), None)
         if row is None or row[1] != State.PROCESSING:
             not_held.append(one)
         elif one.started_at is not None:
-            tx.run(_START, id=one.job_id, session=session, fence=one.fence, started_at=one.started_at)
+            started.append(one)
     lost = _lost(tx, not_held) if not_held else []
+    busy = _start(tx, session, started) if started else []
     unknown = tx.all(_UNKNOWN, ids=[id for id, _ in left]) if left else []
-    return Reconciliation(
-        is_lost, lost, [claimed_job(row[:-2], row[-2]) for row in unknown if row[-1] == session]
-    )
+    found = [claimed_job(row[:-2], row[-2]) for row in unknown if row[-1] == session]
+    return Reconciliation(is_lost, lost, found, busy)
+
+
+def _start(tx: Transaction, session: str, started: Sequence[Held]) -> list[str]:
+    """The jobs' starts are written; return the jobs that others have locked, whose are not."""
+    free = lock_free(tx, [one.job_id for one in started])
+    for one in started:
+        if one.job_id in free:
+            tx.run(_START, id=one.job_id, session=session, fence=one.fence, started_at=one.started_at)
+    return [one.job_id for one in started if one.job_id not in free]
 
 
 def _held_rows(

@@ -7,7 +7,7 @@ ends follow later, by `release`: see `children`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
 from firelock.storage import (
@@ -23,7 +23,7 @@ from firelock.storage import (
 )
 from firelock_sql.connections.transaction import Text, Transaction, insert_into
 from firelock_sql.rows.batch_row import MemberCounts, load_batches
-from firelock_sql.rows.job_row import JobRow, entry_line, load_rows, save_rows
+from firelock_sql.rows.job_row import JobRow, entry_line, load_briefly, load_rows, save_rows, stored_among
 from firelock_sql.rows.memo_row import forget_memos, read_memo
 from firelock_sql.verbs.batch_change import (
     BatchesAround,
@@ -58,7 +58,7 @@ def apply_transitions(
         return [apply_transitions(tx, [transition])[0] for transition in transitions]
     around = lock_around(tx, transitions)
     ids = {transition.job_id for transition in transitions}
-    rows = load_rows(tx, ids.union(*(awaited_jobs(transition) for transition in transitions)))
+    rows, busy = _load(tx, transitions, ids)
     was_awaiting = [id for id, row in rows.items() if row.state == State.AWAITING]
     is_entangled = was_awaiting or len(ids) < len(transitions)
     is_entangled = is_entangled and any(row.has_children for row in rows.values())
@@ -70,7 +70,9 @@ def apply_transitions(
     changed: dict[int, JobRow] = {}  # by place of the result
     for place, transition in enumerate(transitions):
         row = rows.get(transition.job_id)
-        if row is None:
+        if transition.job_id in busy:
+            results.append(Applied.BUSY)
+        elif row is None:
             results.append(Applied.MISSING)
         elif row.is_batch:
             results.append(change_batch(tx, row, batches.get(row.id), transition))
@@ -88,6 +90,27 @@ def apply_transitions(
         if row.id in listed or (row.is_member and row.ties.batch_id in told):
             results[place] = Applied.RELEASING
     return results
+
+
+def _load(
+    tx: Transaction, transitions: Sequence[Transition], ids: Collection[str]
+) -> tuple[dict[str, JobRow], set[str]]:
+    """Return the rows of these jobs and of those that suspensions wait for; and the jobs that are busy.
+
+    A row that others have locked cannot be told from one that is not there, but for a look without a lock.
+    """
+    awaited = {id for one in transitions for id in awaited_jobs(one)}
+    if not tx.skips_own:
+        return load_rows(tx, awaited.union(ids)), set()
+    rows = load_rows(tx, ids, is_patient=False)
+    if others := awaited.difference(ids):
+        rows |= load_rows(tx, others, is_patient=False) if tx.skips_all else load_briefly(tx, others)
+    if len(rows) == len(others) + len(ids):
+        return rows, set()
+    locked = stored_among(tx, awaited.union(ids).difference(rows))
+    return rows, {
+        one.job_id for one in transitions if one.job_id in locked or not locked.isdisjoint(awaited_jobs(one))
+    }
 
 
 def _apply(

@@ -9,7 +9,7 @@ what lets the job run again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 
@@ -80,7 +80,7 @@ def jobs_of(suspensions: Sequence[Suspension]) -> list[str]:
 # ---- the long way, on rows ---------------------------------------------------------------------------------
 
 
-def awaited_jobs(transition: Transition) -> Iterable[str]:
+def awaited_jobs(transition: Transition) -> list[str]:
     """Return the jobs that a suspended one waits for."""
     return [edge.parent_id for edge in transition.parents]
 

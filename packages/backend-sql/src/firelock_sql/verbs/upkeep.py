@@ -7,6 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -25,7 +26,7 @@ from firelock.storage import (
     add_rollups,
 )
 from firelock_sql.connections.counting import forget_queues, idle_queues
-from firelock_sql.connections.database import SqlVerbs
+from firelock_sql.connections.database import RowLocked, SqlVerbs
 from firelock_sql.connections.transaction import Text, Transaction, insert_into
 from firelock_sql.connections.whole_looks import DueFloor
 from firelock_sql.rows.job_row import (
@@ -46,7 +47,7 @@ from firelock_sql.verbs.batches import (
     time_out,
 )
 from firelock_sql.verbs.children import delete_children, release_children
-from firelock_sql.verbs.claim import earlier, first_due, next_due_at, next_firing
+from firelock_sql.verbs.claim import earlier, first_due, next_due_at, next_due_beside, next_firing
 from firelock_sql.verbs.limits import forget_limits, idle_limits
 from firelock_sql.verbs.unique import forget_unique, idle_unique
 
@@ -54,6 +55,7 @@ log = logging.getLogger(__name__)
 
 _HOUR = 3_600_000_000
 _DAY = 24 * _HOUR
+_LOCKED_REST = 1_000_000  # micros after which jobs that are due and locked are looked at again
 _CHILDREN_AT_ONCE = 1_000
 _BATCHES_AT_ONCE = 1_000
 _PRUNED_AT_ONCE = 500
@@ -150,6 +152,7 @@ class SqlUpkeepVerbs(SqlVerbs):
 
     _hourly_looked_at: int | None = None
     _due_floor: DueFloor
+    _seen_locked: frozenset[str] | set[str] = frozenset()  # jobs that the last release has skipped
     _place = _FIRST  # of the expired job that `prune` looked at last
     _began_at_first = 0.0  # monotonic; when it last began at the first one
 
@@ -171,8 +174,12 @@ class SqlUpkeepVerbs(SqlVerbs):
 
     def _promote(self, tx: Transaction, limit: int, begin: int) -> Promotion:
         due = tx.all(_TAKE_DUE, now=tx.now, due_from=begin, most=limit)
-        self._due_floor.passed(begin, tx.now if len(due) < limit else due[-1][5])
-        return Promotion(_enqueue(tx, due), next_due_at(tx, self._due_floor.start))
+        is_full, floor = len(due) == limit, self._due_floor
+        floor.passed(begin, due[-1][5] if is_full else tx.now)
+        number = _enqueue(tx, due)
+        if is_full:
+            return Promotion(number, next_due_at(tx, floor.start))
+        return Promotion(number, next_due_beside(tx, tx.now + _LOCKED_REST, floor.start))
 
     @override
     def release(self, limit: int) -> int:
@@ -180,12 +187,23 @@ class SqlUpkeepVerbs(SqlVerbs):
         looked_at = 0
         while looked_at < limit and any(looks := self._look_for_release()):
             if looks[0]:
-                looked_at += self._database.write(partial(release_children, limit=limit - looked_at))
+                looked_at += self._release_children(limit - looked_at)
             batches = self._release_batches(limit - looked_at)
             looked_at += batches
             if not batches:
                 break
         return looked_at
+
+    def _release_children(self, limit: int) -> int:
+        """Return how many children were looked at; a locked one is waited for briefly, the first time."""
+        done = self._database.write(partial(release_children, limit=limit))
+        new, self._seen_locked = done.skipped - self._seen_locked, done.skipped
+        if new and done.looked_at < limit:
+            room = limit - done.looked_at
+            with suppress(RowLocked):
+                more = partial(release_children, limit=room, awaited=new)
+                return done.looked_at + self._database.write_briefly(more).looked_at
+        return done.looked_at
 
     def _release_batches(self, limit: int) -> int:
         looked_at = 0

@@ -57,6 +57,7 @@ _STEP = 8  # lanes that are read at once at least
 _DOUBTFUL = 64  # holders listed from which the jobs are asked, or twice as many as were found the last time
 _COUNTED = 10_000  # keys of which that is remembered
 _PATIENT = 32  # looks that wait for keys in other hands, after one that found all of them so
+_IMPATIENT = 100  # looks that do not wait for keys, after one that has waited in vain
 _PASSES = 8  # walks of one claim, where costs have closed lanes that the former one took for open
 _QUEUES = 1_000  # whose place in the walk is remembered
 EXAMINED = 1_000  # jobs without limits, and as many in lanes, that a claim looks at which leaves out tasks
@@ -229,6 +230,7 @@ class LaneCursors:
     def __init__(self) -> None:
         self._of: dict[str, LaneCursor] = {}
         self.patience = 0  # looks that are to wait for keys
+        self._impatient = 0  # looks that do not become patient
         self.is_odd = False  # whether the odd one of a claim goes to jobs without limits this time
         self._counted: dict[str, int] = {}  # by key: how many held it when jobs were last asked
 
@@ -237,6 +239,17 @@ class LaneCursors:
         if len(self._of) > _QUEUES:
             self._of.clear()
         return self._of.setdefault(queue, LaneCursor())
+
+    def look_ended(self, *, is_shut_out: bool) -> None:
+        """The next looks wait for locks, one after another, if this one found all of its keys locked."""
+        if is_shut_out and not self._impatient:
+            self.patience = _PATIENT + 1
+        self.patience = max(0, self.patience - 1)
+        self._impatient = max(0, self._impatient - 1)
+
+    def lose_patience(self) -> None:
+        """A patient look has waited in vain: some transaction keeps a key for long."""
+        self.patience, self._impatient = 0, _IMPATIENT
 
     def doubtful_from(self, key: str) -> int:
         """Return from how many holders that are listed under the key the jobs are asked."""
@@ -448,9 +461,7 @@ class KeyedClaim(Generic[T]):
 
         if locked:
             self._look_again(self._now)
-            if locked == seen:  # the next looks wait for locks, one after another
-                self._cursors.patience = _PATIENT + 1
-        self._cursors.patience = max(0, self._cursors.patience - 1)
+        self._cursors.look_ended(is_shut_out=0 < locked == seen)
 
         if is_all or len(planned) >= room:
             cursor.rounds = 0

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+from firelock.model.answers import Applied
+
+if TYPE_CHECKING:
+    from firelock.model.job import Transition
+    from firelock.storage import Storage
 
 ROUNDS = 12
 """How often a race of two is run: each round is another chance to interleave."""
@@ -43,6 +50,21 @@ def race_two(one: Callable[[], _Answer], other: Callable[[], _Other]) -> tuple[_
 def race_all(*calls: Callable[[], object]) -> None:
     """Calls of any kind have begun together and returned; the first error among them is raised."""
     race(calls)
+
+
+def sent(storage: Storage, ends: Sequence[Transition]) -> list[Applied]:
+    """Return what became of these ends; those of jobs that others had locked are sent again, as servers do.
+
+    Raises:
+        AssertionError: a job was busy all the while.
+    """
+    results = storage.apply(ends)
+    deadline = time.monotonic() + _DEADLINE
+    while busy := [place for place, result in enumerate(results) if result is Applied.BUSY]:
+        assert time.monotonic() < deadline, f"{len(busy)} jobs were busy for {_DEADLINE:.0f} seconds"
+        for place, result in zip(busy, storage.apply([ends[place] for place in busy]), strict=True):
+            results[place] = result
+    return results
 
 
 @contextmanager

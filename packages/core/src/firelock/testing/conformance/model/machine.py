@@ -6,12 +6,19 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from itertools import chain, count, pairwise
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import attrs
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from firelock.model import lifecycle
 from firelock.model.clock import SECOND
@@ -48,6 +55,7 @@ from firelock.testing.conformance.model.twin import Pair, Twin
 from firelock.testing.conformance.scene import HOUR, STAMP, Running, pages
 
 _Thing = TypeVar("_Thing")
+LockJob = Callable[[str], AbstractContextManager[object]]
 
 PICK = st.sampled_from((0, 0, 0, 1, 1, 2, 3, 5, 8))
 """How far back the thing is that is chosen, of those made so far: mostly one of the newest."""
@@ -63,6 +71,12 @@ class Ground:
     """The state of one run of the machine."""
 
     twin: Twin
+    has_locks: ClassVar[bool] = False  # `lock_job` can be called
+
+    @staticmethod
+    def lock_job(job_id: str) -> AbstractContextManager[object]:
+        """Lock the row of a job, as a foreign transaction would, while a block runs."""
+        raise NotImplementedError(job_id)
 
     def __init__(self) -> None:
         super().__init__()
@@ -313,6 +327,50 @@ class JobRules(Ground):
             found.unknown.sort(key=lambda job: job.id)
         self.twin.compare(model, real)
         assert [one.has_ended for one in model.lost] == [one.has_ended for one in real.lost]  # fences differ
+
+    # ---- foreign transactions ----------------------------------------------------------------------------
+
+    @precondition(lambda self: self.has_locks)
+    @rule(
+        pick=PICK, names=st.lists(st.sampled_from(_ENDS), max_size=2), settles=_ends, limit=st.integers(0, 3)
+    )
+    def work_beside_a_lock(self, pick: int, names: list[str], settles: _Ends, limit: int) -> None:
+        """A claimed job is locked while the newest child works; what it had to wait with is done behind that.
+
+        The model knows of no lock: it is asked the same without what is busy, and for that afterwards.
+        """
+        pair = self.pick([pair for pair in self.claims if pair.id in self.jobs], pick)
+        if pair is None:
+            return
+        model_ends, real_ends = self._ends_of(settles)
+        for name in names:
+            model_ends.insert(0, self._end(pair.model, name))
+            real_ends.insert(0, attrs.evolve(model_ends[0], fence=pair.real.job.fence))
+        holder, now = self.holders[-1], self.stamp()
+        held = Held(pair.id, pair.real.job.fence, now)
+        lines = {pair.id: [LogLine(0, now, "info", "said")]}
+        is_enqueued = self.twin.real.get([pair.id])[0].state is State.ENQUEUED  # type: ignore[union-attr]  # stored
+        request = ClaimRequest(["mail", "default"], 0 if is_enqueued else limit, holder.session, now)
+
+        with self.lock_job(pair.id):
+            real = self.twin.real.exchange(real_ends, request)
+            found = self.twin.real.reconcile(pair.real.holder.session, [held])
+            assert [pair.id] == list(self.twin.real.append_logs(lines, {}))
+            for _ in range(_LIMIT):
+                if not self.twin.real.release(_LIMIT):
+                    break
+        free = [one for one in model_ends if one.job_id != pair.id]
+        model = self.twin.model.exchange(free, request)
+
+        both = list(zip(real_ends, real.results, strict=True))
+        assert {Applied.BUSY} >= {result for one, result in both if one.job_id == pair.id}
+        self.twin.compare(model.results, [result for one, result in both if one.job_id != pair.id])
+        self._take(holder, model.claim.jobs, real.claim.jobs, is_ordered=True)
+        assert (found.busy == [pair.id]) != bool(found.lost)
+        later = [[one for one in ends if one.job_id == pair.id] for ends in (model_ends, real_ends)]
+        self.twin.compare(self.twin.model.apply(later[0]), self.twin.real.apply(later[1]))
+        self.twin.ask("append_logs", lines, {})
+        self.release()
 
     # ---- supervisors and upkeep --------------------------------------------------------------------------
 
@@ -632,11 +690,6 @@ class LockingMachine(StorageMachine):
     without the locked job, then with a sweep after the lock.
     """
 
-    @staticmethod
-    def lock_job(job_id: str) -> AbstractContextManager[object]:
-        """Lock the row of the job; `machine_for` says how."""
-        raise NotImplementedError
-
     @rule(
         pick=PICK, running=st.none() | st.lists(PICK, max_size=3), locked=st.sets(PICK, min_size=1),
         meanwhile=st.sampled_from(["nothing", *_CHANGES[:2], *_ENDS]), again=st.booleans(),
@@ -706,18 +759,16 @@ class LockingMachine(StorageMachine):
             self.twin.compare(self.twin.model.apply([model]), self.twin.real.apply([real]))
 
 
-def machine_for(
-    open_handle: Callable[[], Storage],
-    lock_job: Callable[[str], AbstractContextManager[object]] | None = None,
-) -> type[StorageMachine]:
+def machine_for(open_handle: Callable[[], Storage], lock_job: LockJob | None = None) -> type[StorageMachine]:
     """Return the machine that drives the storage which this function opens, again for each run.
 
-    With a function that locks the row of a job, sessions end while some of their jobs are locked.
+    With a function that locks the row of a job, some steps are done while rows are locked.
     """
+    own: dict[str, object] = {"open_handle": staticmethod(open_handle)}
     if lock_job is None:
-        return type("StorageMachine", (StorageMachine,), {"open_handle": staticmethod(open_handle)})
-    names = {"open_handle": staticmethod(open_handle), "lock_job": staticmethod(lock_job)}
-    return type("LockingMachine", (LockingMachine,), names)
+        return type("StorageMachine", (StorageMachine,), own)
+    own |= {"lock_job": staticmethod(lock_job), "has_locks": True}
+    return type("LockingMachine", (LockingMachine,), own)
 
 
 def run_machine(machine: type[StorageMachine], *, shrinks: bool = True, runs: int = 100) -> None:

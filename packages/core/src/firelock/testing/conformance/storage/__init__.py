@@ -2,8 +2,8 @@
 
 Read `subject` (the fixtures), then the duties in the order of the class, from its end: `life`, `insert`,
 `text`, `claim`, `left_out`, `settle`, `sessions`, `closing`, `upkeep`; `limits`, `turns`, `rates`,
-`unique`; `reading`;
-`batches`, `memos`, `calls`, `streams`; `newer`; `recurring`, `records`; `races`, `key_races`, `flow_races`;
+`unique`; `reading`; `batches`, `memos`, `calls`, `streams`; `newer`; `recurring`, `records`; `locked`;
+`races`, `key_races`, `flow_races`;
 `model`, random steps. `rows` is for who derives from `RowStorage` alone.
 """
 
@@ -20,6 +20,7 @@ from firelock.testing.conformance.storage.key_races import LimitRaceDuty, Unique
 from firelock.testing.conformance.storage.left_out import LeftOutDuty, LeftOutInLanesDuty
 from firelock.testing.conformance.storage.life import LifeDuty
 from firelock.testing.conformance.storage.limits import KeyDuty, LimitDuty
+from firelock.testing.conformance.storage.locked import LockedRowDuty
 from firelock.testing.conformance.storage.memos import MemoDuty
 from firelock.testing.conformance.storage.model import ModelDuty
 from firelock.testing.conformance.storage.newer import NewerDuty
@@ -42,11 +43,11 @@ __all__ = ["RowStorageConformance", "StorageConformance"]
 
 # pytest runs the tests of the last base first: what names its rule comes before what compares everything.
 class StorageConformance(
-    ModelDuty, FlowRaceDuty, UniqueRaceDuty, LimitRaceDuty, CrowdDuty, RaceDuty, LockDuty, RecordDuty,
-    RecurringDuty, NewerDuty, StreamDuty, CallDuty, MemoDuty, TallyDuty, PeopleDuty, FindDuty, UniqueDuty,
-    KeyDuty, RateDuty, TurnDuty, LimitDuty, PruneDuty, ContinuationDuty, PromoteDuty, TailDuty, ReconcileDuty,
-    ClosingDuty, SessionDuty, ExchangeDuty, GuardDuty, SettleDuty, LeftOutInLanesDuty, LeftOutDuty, ClaimDuty,
-    TextDuty, InsertDuty, LifeDuty,
+    ModelDuty, FlowRaceDuty, UniqueRaceDuty, LimitRaceDuty, CrowdDuty, RaceDuty, LockedRowDuty, LockDuty,
+    RecordDuty, RecurringDuty, NewerDuty, StreamDuty, CallDuty, MemoDuty, TallyDuty, PeopleDuty, FindDuty,
+    UniqueDuty, KeyDuty, RateDuty, TurnDuty, LimitDuty, PruneDuty, ContinuationDuty, PromoteDuty, TailDuty,
+    ReconcileDuty, ClosingDuty, SessionDuty, ExchangeDuty, GuardDuty, SettleDuty, LeftOutInLanesDuty,
+    LeftOutDuty, ClaimDuty, TextDuty, InsertDuty, LifeDuty,
 ):  # fmt: skip
     """Everything a storage promises.
 

@@ -11,7 +11,7 @@ from firelock.model.memo import Memo, MemoKind, NewMemo
 from firelock.model.state import FINAL_STATES, State
 from firelock.storage import Applied, JobFilter, Storage
 from firelock.testing.conformance.flow_scene import FlowScene, forgets, recount, signal, suspends
-from firelock.testing.conformance.race import ROUNDS, race, race_all, race_two, until_none_is_left
+from firelock.testing.conformance.race import ROUNDS, race, race_all, race_two, sent, until_none_is_left
 from firelock.testing.conformance.scene import (
     BASE,
     HOUR,
@@ -62,7 +62,7 @@ class FlowRaceDuty(StorageFixtures):
             ends = [succeeds(one) if number else fails(one) for number, one in enumerate(running)]
 
             race_all(
-                *(partial(one.apply, [end]) for one, end in zip(handles, ends, strict=False)),
+                *(partial(sent, one, [end]) for one, end in zip(handles, ends, strict=False)),
                 *(partial(_release_all, one) for one in handles[4:]),
             )  # fmt: skip
 
@@ -81,7 +81,7 @@ class FlowRaceDuty(StorageFixtures):
             batch, (a,) = flow.batch_of(1, fails_fast=number % 2 == 1)
             flow.settle(fails(flow.run(flow.begin(str(number)), a)))
 
-            (result,), _ = race_two(partial(one.apply, [requeues(a)]), partial(_release_all, other))
+            (result,), _ = race_two(partial(sent, one, [requeues(a)]), partial(_release_all, other))
 
             self._judge(flow, batch)
             assert result.is_applied
@@ -121,7 +121,7 @@ class FlowRaceDuty(StorageFixtures):
 
             race_all(
                 partial(_insert, handles[0], more[0]), partial(_insert, handles[1], more[1]),
-                partial(handles[2].apply, [deletes(batch)]), partial(_release_all, handles[3]),
+                partial(sent, handles[2], [deletes(batch)]), partial(_release_all, handles[3]),
             )  # fmt: skip
 
             self._judge(flow, batch)
@@ -139,7 +139,7 @@ class FlowRaceDuty(StorageFixtures):
             batch, (a, b) = flow.batch_of(2, fails_fast=True)
             flow.settle(fails(flow.take(flow.begin(str(number)), 1)[0]))
 
-            (result,), _ = race_two(partial(one.apply, [requeues(a)]), partial(_release_all, other))
+            (result,), _ = race_two(partial(sent, one, [requeues(a)]), partial(_release_all, other))
 
             self._judge(flow, batch)
             assert result.is_applied
@@ -161,7 +161,7 @@ class FlowRaceDuty(StorageFixtures):
             one, two = flow.running(holder, a, b)
 
             race_all(
-                partial(handles[0].apply, [succeeds(one)]), partial(handles[1].apply, [succeeds(two)]),
+                partial(sent, handles[0], [succeeds(one)]), partial(sent, handles[1], [succeeds(two)]),
                 partial(_release_all, handles[2]), partial(_release_all, handles[3]),
             )  # fmt: skip
 
@@ -219,12 +219,12 @@ class FlowRaceDuty(StorageFixtures):
         for number in range(ROUNDS):
             running = flow.run(flow.begin(str(number)))
 
-            (suspended,), (sent,) = race_two(
-                partial(one.apply, [suspends(running)]),
+            (suspended,), (told,) = race_two(
+                partial(sent, one, [suspends(running)]),
                 partial(other.remember, [signal(running.id, "approval")]),
             )
 
-            assert (True, Applied.APPLIED) == (suspended.is_applied, sent.answer)
+            assert (True, Applied.APPLIED) == (suspended.is_applied, told.answer)
             flow.check(running.id, state=State.ENQUEUED, waits_for=None)
             assert [running.id] == flow.claim_ids(flow.begin(f"later-{number}"))
 
@@ -239,13 +239,13 @@ class FlowRaceDuty(StorageFixtures):
             flow.settle(suspends(running, due_at=flow.now() + HOUR))
             flow.advance(7_200)
 
-            promotion, (sent,) = race_two(
+            promotion, (told,) = race_two(
                 partial(one.promote, 10), partial(other.remember, [signal(running.id, "approval")])
             )
 
             woken = [entry.state for entry in flow.history(running.id)]
             assert [State.ENQUEUED, State.AWAITING, State.ENQUEUED] == woken
-            assert (Applied.APPLIED, True) == (sent.answer, promotion.promoted in (0, 1))
+            assert (Applied.APPLIED, True) == (told.answer, promotion.promoted in (0, 1))
             again = flow.run(flow.begin(f"later-{number}"), running.id)
             assert Applied.TAKEN is flow.time_out(again, "approval").answer
             flow.settle(succeeds(again))
@@ -284,7 +284,7 @@ class FlowRaceDuty(StorageFixtures):
             running = flow.run(flow.begin(f"child-{number}"), child.id)
             waits = suspends(caller, "child", kind=MemoKind.CALL, children=[child.id])
 
-            race_two(partial(self._ends, one, running), partial(other.apply, [waits]))
+            race_two(partial(self._ends, one, running), partial(sent, other, [waits]))
 
             flow.settle_all()
             assert State.ENQUEUED is flow.state(caller.id)
@@ -292,7 +292,7 @@ class FlowRaceDuty(StorageFixtures):
 
     @staticmethod
     def _ends(storage: Storage, running: Running) -> int:
-        storage.apply([succeeds(running)])
+        sent(storage, [succeeds(running)])
         return storage.release(10)
 
     def test_a_memo_races_the_loss_of_its_run(self, flow: FlowScene) -> None:
@@ -333,12 +333,12 @@ class FlowRaceDuty(StorageFixtures):
             flow.keep(running, "b")
             flow.settle(fails(running))
 
-            (result,), (sent,) = race_two(
-                partial(one.apply, [forgets(running.id, MemoKind.STEP, "b")]),
+            (result,), (told,) = race_two(
+                partial(sent, one, [forgets(running.id, MemoKind.STEP, "b")]),
                 partial(other.remember, [signal(running.id, "approval")]),
             )
 
-            assert (True, Applied.APPLIED) == (result.is_applied, sent.answer)
+            assert (True, Applied.APPLIED) == (result.is_applied, told.answer)
             left = list(flow.recalled(running.id))
             assert left[:1] == [(MemoKind.STEP, "a")]
             assert set(left[1:]) <= {(MemoKind.SIGNAL, "approval")}
@@ -359,8 +359,8 @@ class FlowRaceDuty(StorageFixtures):
             more = flow.new_member(inner)
 
             race_all(
-                partial(handles[0].apply, [deletes(outer)]), partial(handles[1].apply, [succeeds(one)]),
-                partial(handles[2].apply, [fails(two)]), partial(_insert, handles[3], more),
+                partial(sent, handles[0], [deletes(outer)]), partial(sent, handles[1], [succeeds(one)]),
+                partial(sent, handles[2], [fails(two)]), partial(_insert, handles[3], more),
                 partial(_release_all, handles[4]),
             )  # fmt: skip
             flow.settle_all()

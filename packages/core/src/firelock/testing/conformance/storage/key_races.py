@@ -17,7 +17,7 @@ from firelock.model.limit import LimitUse, UniqueUse, Until
 from firelock.model.session import Holder
 from firelock.model.state import State
 from firelock.storage import Applied, ClaimRequest, Feature, Storage
-from firelock.testing.conformance.race import ROUNDS, race, race_two
+from firelock.testing.conformance.race import ROUNDS, race, race_two, sent
 from firelock.testing.conformance.scene import (
     DAY,
     HOUR,
@@ -231,7 +231,7 @@ class UniqueRaceDuty(StorageFixtures):
                 jobs = storage.claim(ClaimRequest(["default"], 2, holder.session, 0)).jobs
                 for job in jobs:
                     ledger.end(job.id)
-                    storage.apply([succeeds(Running(job, holder))])
+                    sent(storage, [succeeds(Running(job, holder))])
                 ended += len(jobs)
                 if is_over and not jobs:
                     return ended
@@ -309,7 +309,7 @@ class UniqueRaceDuty(StorageFixtures):
             old = scene.settle(fails(scene.run(job_id=scene.add(admission=admission))))
             job = scene.new_job(admission=admission)
             (requeued,), inserted = race_two(
-                partial(one.apply, [requeues(old)]), partial(other.insert, [job])
+                partial(sent, one, [requeues(old)]), partial(other.insert, [job])
             )
 
             answers = requeued, inserted.is_new[0]
@@ -328,7 +328,7 @@ class UniqueRaceDuty(StorageFixtures):
             admission = asks(unique=UniqueUse(f"tasks.run kit/{number}"))
             ids = [scene.settle(fails(scene.run(job_id=scene.add(admission=admission)))) for _ in range(2)]
             results = race_two(
-                partial(one.apply, [requeues(ids[0])]), partial(other.apply, [requeues(ids[1])])
+                partial(sent, one, [requeues(ids[0])]), partial(sent, other, [requeues(ids[1])])
             )
 
             assert {Applied.APPLIED, Applied.TAKEN} == {result for (result,) in results}
@@ -389,7 +389,7 @@ class UniqueRaceDuty(StorageFixtures):
                 jobs = storage.claim(ClaimRequest(["default"], 5, holder.session, 0)).jobs
                 for job in jobs:
                     claimed[job.id] = job.arguments
-                    storage.apply([succeeds(Running(job, holder))])
+                    sent(storage, [succeeds(Running(job, holder))])
                 if is_over and not jobs and not storage.counts().by_state.get(State.SCHEDULED):
                     return
                 if not jobs:

@@ -13,7 +13,7 @@ from firelock.model.record import RecordChange
 from firelock.model.session import Holder
 from firelock.model.state import State
 from firelock.storage import DURATION_BUCKETS, Applied, ClaimRequest, Renewal, Rollup, Storage
-from firelock.testing.conformance.race import ROUNDS, race, race_two, until_none_is_left
+from firelock.testing.conformance.race import ROUNDS, race, race_two, sent, until_none_is_left
 from firelock.testing.conformance.scene import (
     BASE,
     HOUR,
@@ -94,7 +94,7 @@ class RaceDuty(StorageFixtures):
         for is_repeat in [True, False] * (ROUNDS // 2):
             running = scene.run(holder)
             first, second = retries(running), retries(running) if is_repeat else succeeds(running)
-            results = race([partial(one.apply, [first]), partial(other.apply, [second])])
+            results = race([partial(sent, one, [first]), partial(sent, other, [second])])
 
             answers = sorted(result for (result,) in results)
             other_answer = Applied.ALREADY if is_repeat else Applied.REFUSED
@@ -116,7 +116,7 @@ class RaceDuty(StorageFixtures):
         for number in range(ROUNDS):
             running = scene.run(scene.begin(str(number)))
             (result,), taken = race_two(
-                partial(one.apply, [succeeds(running)]),
+                partial(sent, one, [succeeds(running)]),
                 partial(other.end_session, running.holder.session, None, reason="killed"),
             )
 
@@ -140,7 +140,7 @@ class RaceDuty(StorageFixtures):
         for _ in range(ROUNDS):
             running = scene.run(holder)
             (settled,), (deleted,) = race(
-                [partial(one.apply, [succeeds(running)]), partial(other.apply, [deletes(running.id)])]
+                [partial(sent, one, [succeeds(running)]), partial(sent, other, [deletes(running.id)])]
             )
 
             record = scene.record(running.id)
@@ -162,7 +162,7 @@ class RaceDuty(StorageFixtures):
             job_id = scene.add()
             claim, _ = race_two(
                 partial(one.claim, scene.request(holder, 1)),
-                partial(other.apply, [deletes(job_id)]),
+                partial(sent, other, [deletes(job_id)]),
             )
 
             record = scene.record(job_id)
@@ -241,7 +241,7 @@ class RaceDuty(StorageFixtures):
             child = scene.new_job(state=State.AWAITING, parents=(Edge(running.id),))
 
             def end(running: Running) -> object:
-                return one.apply([succeeds(running)]), one.release(10)
+                return sent(one, [succeeds(running)]), one.release(10)
 
             race_two(partial(other.insert, [child]), partial(end, running))
             scene.release()
@@ -264,7 +264,7 @@ class RaceDuty(StorageFixtures):
             child = scene.continuation(first.id, second.id)
 
             def end(handle: Storage, job: ClaimedJob) -> int:
-                handle.apply([succeeds(Running(job, holder))])
+                sent(handle, [succeeds(Running(job, holder))])
                 return handle.release(10)
 
             race([partial(end, one, first), partial(end, other, second)])
@@ -395,7 +395,7 @@ class CrowdDuty(StorageFixtures):
 
         for _ in range(ROUNDS):
             job_id = scene.settle(fails(scene.run(holder), expires_at=BASE - HOUR))
-            (result,), pruned = race_two(partial(one.apply, [requeues(job_id)]), partial(other.prune, 10))
+            (result,), pruned = race_two(partial(sent, one, [requeues(job_id)]), partial(other.prune, 10))
 
             (record,) = scene.storage.get([job_id])
             expected = (Applied.APPLIED, 0, State.ENQUEUED) if record else (Applied.MISSING, 1, None)
@@ -415,12 +415,12 @@ class CrowdDuty(StorageFixtures):
         def work(handle: Storage, holder: Holder) -> int:
             jobs = handle.claim(ClaimRequest(["default"], 7, holder.session, 0)).jobs
             runs = [Running(job, holder) for job in jobs]
-            handle.apply([(succeeds, fails, gives_up)[place % 3](run) for place, run in enumerate(runs)])
+            sent(handle, [(succeeds, fails, gives_up)[place % 3](run) for place, run in enumerate(runs)])
             return len(jobs)
 
         def operate(handle: Storage) -> int:
-            results = handle.apply([deletes(job_id) for job_id in ids[::5]])
-            results += handle.apply([requeues(job_id) for job_id in ids[::10]])
+            results = sent(handle, [deletes(job_id) for job_id in ids[::5]])
+            results += sent(handle, [requeues(job_id) for job_id in ids[::10]])
             return handle.promote(100).promoted + sum(result.is_applied for result in results)
 
         race(

@@ -1,0 +1,64 @@
+"""Each rule of locked rows, broken in the SQL storages, is noticed by the test that is named for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.mutants import mutations
+from tests.repository.sources import ROOT
+from tests.sql.mutating import VARIABLE
+
+pytestmark = pytest.mark.heavy("each of some faults runs a test on a server of its own")
+
+FAULTS = mutations(Path(__file__).with_name("locked_mutations.txt"))
+PLACES = {
+    "postgresql": "tests/conformance/test_postgresql.py::TestPostgresql",
+    "mariadb": "tests/conformance/test_mariadb.py::TestMariadb",
+    "costs": "tests/sql/test_locked_rows.py",
+}
+
+
+def run(*tests, fault=None):
+    """Run these tests in a process of their own, with the fault."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    if fault is not None:
+        environment[VARIABLE] = json.dumps([f"firelock_sql.{fault.module}", fault.old, fault.new])
+    options = ("-q", "-x", "-p", "tests.sql.mutating", "-p", "no:cacheprovider")
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *options, *tests],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def place_of(fault):
+    """The test that has to notice the fault, as pytest takes it."""
+    where, test = fault.duty.split(" ")
+    return f"{PLACES[where]}::{test}"
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
+def test_every_broken_rule_is_noticed(fault):
+    """The test that is named fails, and not because the source cannot be broken so."""
+    ended = run(place_of(fault), fault=fault)
+
+    assert 1 == ended.returncode, ended.stdout[-4_000:]
+    assert f"::{fault.duty.split(' ')[1]}" in ended.stdout.partition("short test summary info")[2]
+    assert "times in the source" not in ended.stdout
+
+
+def test_unbroken_storages_pass_all_of_these():
+    """So each failure above is the fault's."""
+    ended = run(*dict.fromkeys(map(place_of, FAULTS)))
+
+    assert 0 == ended.returncode, ended.stdout[-4_000:]

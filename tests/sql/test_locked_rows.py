@@ -1,0 +1,197 @@
+"""Across modules: what a turn costs that meets locked rows, and locks on rows that are no job's."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, closing, contextmanager
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+
+from firelock.model.limit import UniqueUse
+from firelock.model.state import State
+from firelock.storage import Applied, Moved
+from firelock.testing.conformance.flow_scene import FlowScene, suspends
+from firelock.testing.conformance.race import until_none_is_left
+from firelock.testing.conformance.scene import Handles, asks, deletes, fails, opener, succeeds
+from tests.faults.proxy import FaultProxy
+from tests.sql.databases import PostgresqlDatabase
+from tests.sql.transactions import lock_jobs
+
+MORE_TRIPS = 5  # of a turn on MariaDB that is done again: tried, undone, what is free and what is there, ends
+
+
+@pytest.fixture
+def proxy(server_database):
+    """A proxy that counts, before the server."""
+    with FaultProxy(server_database.server.address) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def flow(server_database, proxy):
+    """An empty storage behind the proxy, in touch with it, whose statements are prepared."""
+    is_postgresql = isinstance(server_database, PostgresqlDatabase)
+    handles = Handles(opener(server_database.url("listen=off" if is_postgresql else "", port=proxy.port)))
+    with closing(handles):
+        flow = FlowScene(handles)
+        for number in range(9):
+            holder = flow.begin(str(number))
+            flow.exchange(holder, [succeeds(flow.run(holder))])
+            flow.settle(succeeds(flow.run(holder)))
+        yield flow
+
+
+@pytest.fixture
+def lock_job(server_database):
+    """What locks the row of a job within a block."""
+    with lock_jobs(server_database.engine_url()) as lock:
+        yield lock
+
+
+@pytest.fixture
+def lock_rows(server_database):
+    """What locks rows of any table within a block."""
+    engine = create_engine(server_database.engine_url(), poolclass=NullPool)
+
+    @contextmanager
+    def lock(table, key):
+        with engine.connect() as connection:
+            columns = {"limit_keys": "key", "unique_keys": "key", "batches": "id"}
+            name = engine.dialect.identifier_preparer.quote(columns[table])
+            look = f"SELECT 1 FROM firelock_{table} WHERE {name} = :key FOR UPDATE"
+            assert connection.execute(text(look), {"key": key}).fetchall()
+            yield
+            connection.rollback()
+
+    yield lock
+    engine.dispose()
+
+
+def trips_of(proxy, call):
+    """How many round trips the call takes, and what it returns."""
+    before = proxy.traffic
+    answer = call()
+    return (proxy.traffic - before).trips, answer
+
+
+def test_a_locked_end_costs_postgresql_no_round_trip(flow, proxy, lock_job, server_database):
+    """The statement that ends jobs says which are locked; on MariaDB the turn is done again, once."""
+    holder, ids = flow.begin(), flow.add_many(20)
+    ends = [succeeds(one) for one in flow.take(holder, 10)]
+    more = [succeeds(one) for one in flow.take(holder, 10)]
+    usual, _ = trips_of(proxy, lambda: flow.exchange(holder, ends))
+
+    with ExitStack() as locks:
+        for job_id in ids[10:16]:
+            locks.enter_context(lock_job(job_id))
+        trips, exchange = trips_of(proxy, lambda: flow.exchange(holder, more))
+
+    assert [Applied.BUSY] * 6 + [Applied.APPLIED] * 4 == exchange.results
+    assert trips <= usual + (0 if isinstance(server_database, PostgresqlDatabase) else MORE_TRIPS)
+
+
+def test_a_busy_end_is_sent_again_as_it_was(flow, proxy, lock_job):
+    """The storage still knows what it has claimed: the end needs no reading, also the second time."""
+    holder, ids = flow.begin(), flow.add_many(2)
+    first, second = flow.running(holder, *ids)
+    usual, _ = trips_of(proxy, lambda: flow.storage.apply([succeeds(first)]))
+    with lock_job(second.id):
+        assert [Applied.BUSY] == flow.storage.apply([succeeds(second)])
+
+    trips, results = trips_of(proxy, lambda: flow.storage.apply([succeeds(second)]))
+
+    assert ([Applied.APPLIED], usual) == (results, trips)
+
+
+@pytest.mark.parametrize("end", [succeeds, fails, suspends])
+def test_a_locked_limit_key_hinders_no_end_and_no_other_claim(flow, lock_rows, end):
+    """Jobs of the key are ended; those of other keys and of none are claimed; then its own are again."""
+    flow.put_numbers("a", concurrent=1)
+    flow.put_numbers("b", concurrent=1)
+    flow.add_limited(2, "a")
+    holder = flow.begin()
+    (running,) = flow.take(holder)
+    (keyed,), (plain,) = flow.add_limited(1, "b"), flow.add_many(1)
+
+    with lock_rows("limit_keys", "a"):
+        exchange = flow.exchange(holder, [end(running)])
+        claimed = [job.id for job in exchange.claim.jobs]
+        for _ in range(40):  # also those that have become patient
+            claimed += flow.claim_ids(holder)
+
+    assert ([Applied.APPLIED], {keyed, plain}) == (exchange.results, set(claimed))
+    assert 1 == len(flow.claim_ids(holder))
+
+
+def test_a_locked_batch_row_hinders_no_end_and_no_other_batch(flow, lock_rows):
+    """Members end, another batch is released; the batch itself ends when the lock is gone."""
+    (locked, ids), (other, others) = flow.batch_of(2), flow.batch_of(1)
+    runs = flow.running(flow.begin(), *ids, *others)
+
+    with lock_rows("batches", locked):
+        results = flow.storage.apply([succeeds(runs[0]), fails(runs[1]), succeeds(runs[2])])
+        until_none_is_left(lambda: flow.storage.release(100))
+        states = flow.states(locked, other)
+
+    assert ([Applied.RELEASING] * 3, [State.AWAITING, State.SUCCEEDED]) == (results, states)
+    flow.settle_all()
+    assert State.FAILED is flow.state(locked)
+
+
+def test_a_locked_inner_batch_keeps_no_member_of_the_outer_one(flow, lock_rows):
+    """A cancelled batch deletes its members; the inner batch follows when nobody has locked its row."""
+    outer = flow.batch("outer")
+    inner, member = flow.batch("inner", within=outer), flow.member(outer)
+    inside = flow.member(inner)
+    flow.settle(deletes(outer))
+
+    with lock_rows("batches", inner):
+        flow.settle_all()
+        states = flow.states(member, inside)
+
+    assert [State.DELETED, State.ENQUEUED] == states
+    flow.settle_all()
+    assert [State.DELETED] * 4 == flow.states(outer, inner, member, inside)
+
+
+def test_a_child_in_a_locked_batch_is_released_later(flow, lock_rows):
+    """A member whose batch is shut and locked waits; the child of the same parent does not."""
+    first = flow.add()
+    batch = flow.batch("shut", after=[flow.add(state=State.SCHEDULED, due_at=flow.now() + 10**12)])
+    running = flow.run(flow.begin(), first)
+    inside, outside = flow.member(batch, first), flow.continuation(first)
+    flow.settle(succeeds(running))
+
+    with lock_rows("batches", batch):
+        until_none_is_left(lambda: flow.storage.release(100))
+        states = flow.states(inside, outside)
+
+    assert [State.AWAITING, State.ENQUEUED] == states
+    assert until_none_is_left(lambda: flow.storage.release(100))
+    assert (State.AWAITING, Moved.SHUT_OUT) == (flow.state(inside), flow.record(inside).reason)
+
+
+def test_a_locked_unique_key_hinders_no_end(flow, lock_rows):
+    """An end writes no unique key: that of the job that has it is stored, and others' as well."""
+    admission = asks(unique=UniqueUse("kit:key"))
+    holder = flow.begin()
+    running = flow.run(holder, flow.add(admission=admission))
+    other = flow.run(holder)
+
+    with lock_rows("unique_keys", "kit:key"):
+        results = flow.exchange(holder, [succeeds(running), fails(other)]).results
+
+    assert [Applied.APPLIED] * 2 == results
+
+
+def test_a_locked_due_job_is_looked_at_again_in_a_second(flow, lock_job):
+    """Else upkeep would take it for due at once, again and again, or put off those that are due soon."""
+    locked, soon = flow.schedule(1), flow.schedule(3_600 + 100)
+    flow.advance(3_600)
+
+    with lock_job(locked):
+        promotion = flow.promote()
+
+    assert (0, True) == (promotion.promoted, flow.now() < promotion.next_due_at + 60_000_000)
+    assert flow.record(locked).due_at < promotion.next_due_at < flow.record(soon).due_at
