@@ -250,11 +250,6 @@ def test_a_job_that_ignores_its_timeout_is_logged_while_it_runs(app, gate, caplo
 
 
 @pytest.mark.heavy("waits some seconds for a job or a line of the log")
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="The thread that claims jobs calls the observers and waits for them; nothing is logged.",
-)
 def test_a_slow_observer_stops_no_job_or_is_named_in_the_log(app, gate, caplog):
     """An exporter of metrics may wait for its network, for example."""
     caplog.set_level(logging.WARNING)

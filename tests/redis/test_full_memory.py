@@ -6,8 +6,10 @@ from datetime import timedelta
 
 import pytest
 
-from firelock import Cron, Firelock, Retry, StorageUnavailable
+from firelock import Cron, Firelock, Retry, StorageUnavailable, Unique
 from firelock.testing import eventually
+from tests.faults.proxy import FaultProxy
+from tests.ports import HOST, free_port
 from tests.redis.servers import RedisServer
 
 
@@ -88,3 +90,61 @@ def test_operators_and_locks_go_on(fire):
     fire.recurring.remove("minutely")
 
     assert fire.storage.counts().by_state == {"deleted": 1}
+
+
+def test_a_refused_enqueue_is_untouched(fire):
+    """A caller may send it again without a second job, whatever the kind of job."""
+    echo, _ = tasks_of(fire)
+    keyed = fire.task(name="keyed", unique=Unique("{number}"))(lambda number: None)
+    parent = echo.enqueue(1)
+    fire.fill()
+
+    for store in (
+        lambda: echo.enqueue(2),
+        lambda: echo.enqueue_many([(2,), (3,)]),
+        lambda: parent.then(echo, 2),
+        lambda: keyed.enqueue(2),
+    ):
+        with pytest.raises(StorageUnavailable) as caught:
+            store()
+        assert caught.value.is_untouched, caught.value
+
+
+def test_refused_connection_and_replica_leave_an_enqueue_untouched(program):
+    """Nothing listens, no client more is allowed, or the server has become a replica."""
+    with RedisServer(program) as server:
+        away = Firelock(f"redis://{HOST}:{free_port()}")
+        fire = Firelock(server.url())
+        echo, _ = tasks_of(fire)
+        echo.enqueue(1)
+        server.ask("REPLICAOF", HOST, str(free_port()))
+        for task in (tasks_of(away)[0], echo):
+            with pytest.raises(StorageUnavailable) as caught:
+                task.enqueue(2)
+            assert caught.value.is_untouched, caught.value
+        server.ask("REPLICAOF", "NO", "ONE")
+        echo.enqueue(2)  # keeps its connection
+        crowd = Firelock(server.url())
+        server.ask("CONFIG", "SET", "maxclients", "1")
+        with pytest.raises(StorageUnavailable) as caught:
+            tasks_of(crowd)[0].enqueue(3)
+        for one in (away, fire, crowd):
+            one.close()
+
+    assert caught.value.is_untouched, caught.value
+
+
+def test_lost_reply_does_not_leave_an_enqueue_untouched(program):
+    """The job is stored, and each of both replies is lost."""
+    with RedisServer(program) as server, FaultProxy((HOST, server.port)) as proxy:
+        fire = Firelock(f"redis://{HOST}:{proxy.port}")
+        echo, _ = tasks_of(fire)
+        echo.enqueue(1)  # loads the script
+        proxy.lose_reply(lambda request: b"echo" in request, times=None)
+        with pytest.raises(StorageUnavailable) as caught:
+            echo.enqueue(2)
+        proxy.heal()
+
+        assert fire.jobs.counts().by_state["enqueued"] == 2
+        fire.close()
+    assert not caught.value.is_untouched

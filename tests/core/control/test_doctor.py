@@ -13,7 +13,7 @@ from firelock.control.doctor import EndedRuns, Sight, check_all, check_running
 from firelock.control.limits import LimitName, LimitView
 from firelock.control.queues import QueueView
 from firelock.control.servers import ServerView
-from firelock.errors import SchemaMismatch, StorageUnavailable
+from firelock.errors import SchemaMismatch, StorageError, StorageUnavailable
 from firelock.jobs.blocked_by import HeldHead
 from firelock.limits import LimitNumbers
 from firelock.model.job import JobRecord
@@ -462,3 +462,37 @@ def test_tasks_are_looked_at_where_the_storage_has_partitions(storage):
 
     assert ([], ["apart", "unique"]) == (before, [one.values["task"] for one in told])
     assert "(all arguments, as unique key)" in told[1].what
+
+
+# ---- writing ---------------------------------------------------------------------------------------------
+
+
+def findings_with(error):
+    """What a doctor finds whose test records meet this error."""
+    with Firelock(FailingStorage()) as fire:
+        if error is not None:
+            fire.storage.fail_always("put_record", error)
+        findings = [
+            (finding.is_error, finding.what) for finding in fire.diagnose().findings if "writ" in finding.what
+        ]
+        return findings, fire.storage.list_records("doctor")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (None, []),
+        (StorageUnavailable("disk full"), [(True, "A test record could not be written: disk full")]),
+        (
+            StorageError("denied"),
+            [(
+                False,
+                "Whether servers can write was not checked, because this user may not write: denied",
+            )],
+        ),
+    ],
+    ids=["well", "full", "not allowed"],
+)  # fmt: skip
+def test_the_doctor_writes_and_deletes_test_records(error, expected):
+    """A storage with a full disk answers every read."""
+    assert (expected, []) == findings_with(error)

@@ -111,10 +111,10 @@ def test_a_lost_reply_is_sent_again(fire, storage, approval, order):
 
     assert approval.send(job, Approval(ok=True)) is True
 
-    untouched = StorageUnavailable("away")
-    untouched.is_untouched = True
-    storage.fail("remember", untouched)
-    with pytest.raises(StorageUnavailable, match="away"):
+    locked = StorageUnavailable("locked")
+    locked.has_waited = True
+    storage.fail("remember", locked)
+    with pytest.raises(StorageUnavailable, match="locked"):
         approval.send(job, Approval(ok=True))
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
+from functools import partial
 
 import pytest
 
@@ -127,16 +128,71 @@ def test_what_is_lost_on_the_way_is_sent_once_more(mail, fire, storage, is_late)
     assert State.ENQUEUED == fire.jobs.get(job.id).state
 
 
-def test_what_the_storage_knows_not_to_be_stored_is_not_sent_again(mail, storage):
-    """It has waited as long as it was told to; a second wait would double that."""
+def test_a_call_that_has_waited_for_a_lock_is_not_sent_again(mail, storage):
+    """A second wait would double the time that the caller allowed."""
     busy = StorageUnavailable("busy")
-    busy.is_untouched = True
+    busy.has_waited = True
     storage.fail_always("insert", busy)
 
     with pytest.raises(StorageUnavailable, match="busy"):
         mail.enqueue("anna")
 
     assert 1 == len(storage.called["insert"])
+
+
+def refused(*, is_untouched):
+    """Return an error that says whether its call wrote nothing."""
+    error = StorageUnavailable("refused")
+    error.is_untouched = is_untouched
+    return error
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("second", [True, False])
+def test_a_call_is_untouched_if_both_of_its_tries_were(mail, storage, first, second):
+    """The reply to the first try may have been lost, whatever the second one meets."""
+    storage.fail("insert", refused(is_untouched=first))
+    storage.fail("insert", refused(is_untouched=second))
+
+    with pytest.raises(StorageUnavailable) as caught:
+        mail.enqueue("anna")
+
+    assert 2 == len(storage.called["insert"])
+    assert caught.value.is_untouched is (first and second)
+
+
+@pytest.mark.parametrize("is_alike", [True, False])
+def test_a_refused_second_chunk_does_not_leave_the_call_untouched(storage, is_alike):
+    """The first 500 jobs are stored, so the caller must not send all of them again."""
+
+    def fill(jobs):
+        storage.fail_always("insert", refused(is_untouched=True))
+
+    with Firelock(storage, plugins=[plugin(jobs_created=fill)]) as fire:
+        mail = fire.task(name="mail.send")(send)
+        calls = [mail.call("anna") for _ in range(501)]
+        enqueue = (
+            partial(mail.enqueue_many, [("anna",)] * 501) if is_alike else partial(fire.enqueue_many, calls)
+        )
+        with pytest.raises(StorageUnavailable) as caught:
+            enqueue()
+
+        assert {State.ENQUEUED: 500} == storage.counts().by_state
+    assert caught.value.is_untouched is False
+
+
+def test_a_batch_is_not_untouched_after_its_first_chunk(storage):
+    """The batch and its first members are stored, though its last ones were refused."""
+
+    def fill(jobs):
+        storage.fail_always("insert", refused(is_untouched=True))
+
+    with Firelock(storage, plugins=[plugin(jobs_created=fill)]) as fire:
+        mail = fire.task(name="mail.send")(send)
+        with pytest.raises(StorageUnavailable) as caught, fire.batch("letters") as batch:
+            batch.add_many([mail.call("anna") for _ in range(1_100)])
+
+    assert caught.value.is_untouched is False
 
 
 # ---- later -----------------------------------------------------------------------------------------------

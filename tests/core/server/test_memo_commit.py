@@ -38,7 +38,7 @@ class SlowStorage(FailingStorage):
             raise StorageError("a bad one")
         if "locked" in names:
             error = StorageUnavailable("somebody holds its row")
-            error.is_untouched = True
+            error.is_untouched = error.has_waited = True
             raise error
         if names[0] == "interrupted":
             raise Interrupt

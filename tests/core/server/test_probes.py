@@ -150,6 +150,10 @@ def test_threads_and_coroutines_are_counted_apart(workers, said):
     [
         (server_with(reached=None), "failed storage: it was not reached yet"),
         (server_with(reached=21.0), "failed storage: it answered 21.0 s ago, 20 s at most"),
+        (
+            server_with(children=(attrs.evolve(CHILD, failing=12.0), attrs.evolve(CHILD, failing=9.0))),
+            "failed storage: it answered 1.0 s ago, but it refuses claims, for 9.0 s",
+        ),
         (child_with(has_session=False), "failed session: 0 of 1 children may start jobs"),
         (server_with(mode="quiet"), "failed mode: draining: it was told to be quiet, and claims nothing"),
         (server_with(mode="stopping"), "failed mode: draining: it was told to stop"),
@@ -382,6 +386,28 @@ def test_a_storage_that_is_away_makes_a_server_unready_until_it_is_back(fire):
         until(lambda: get(port, "/readyz")[0] == 200)
 
     assert "failed storage: it answered" in said
+
+
+def test_a_server_is_ready_while_one_of_its_worker_processes_claims():
+    """The other one may have lost a single connection."""
+    children = (attrs.evolve(CHILD, failing=12.0), CHILD)
+
+    assert all(check.is_ok for check in readiness(server_with(children=children)))
+
+
+def test_a_storage_that_refuses_claims_makes_a_server_unready(fire):
+    """A full disk, for example, on which a session can still be renewed."""
+    from firelock.errors import StorageUnavailable
+
+    port = free_port()
+    with fire.server(workers=1, probe_port=port):
+        fire.storage.fail_always("claim", StorageUnavailable("the disk is full"))
+        until(lambda: get(port, "/readyz")[0] == 503)
+        said = get(port, "/readyz")[1]
+        fire.storage.mend()
+        until(lambda: get(port, "/readyz")[0] == 200)
+
+    assert "but it refuses claims, for" in said
 
 
 @pytest.mark.parametrize("port", [0, 70_000, "8081", True])

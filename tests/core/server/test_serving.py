@@ -609,6 +609,17 @@ def test_an_outage_is_told_once(crew, caplog):
     assert 1 == caplog.text.count("Storage unavailable, keeping what has ended and trying again: down")
 
 
+def test_longer_pauses_on_a_full_disk_are_logged(crew, caplog):
+    """The storage says how far apart tries should be."""
+    error = StorageUnavailable("the disk is full")
+    error.longest_pause = 30.0
+    crew.storage.fail_always("claim", error)
+    crew.task()
+    crew.start()
+
+    until(lambda: "The storage logs each refused call; tries will be up to 30 s apart." in caplog.messages)
+
+
 def test_a_claim_that_is_refused_loses_no_end(crew, caplog):
     """Where an exchange is refused the ends are settled alone."""
     job = crew.gated().enqueue()

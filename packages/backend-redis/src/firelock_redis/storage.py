@@ -158,6 +158,8 @@ class RedisStorage(
                 self._turns.note(partition)  # something may be enqueued now, due earlier, or run by nobody
             for place, result in zip(here, found, strict=True):
                 results[place] = result
+        if isinstance(failed, StorageUnavailable):
+            failed.is_untouched &= len(places) == 1
         if failed is not None:
             raise failed
         return results

@@ -192,7 +192,11 @@ class StorageUnavailable(StorageError):
     """The storage cannot be reached or is busy; trying again may help."""
 
     is_untouched: bool = False
-    """Whether the storage knows that nothing of the call was written, so that no reply can have been lost."""
+    """Whether nothing of the call was written, for certain; otherwise its reply may have been lost."""
+    has_waited: bool = False
+    """Whether the call has already waited for as long as it may, so that it is not repeated immediately."""
+    longest_pause: float = 5.0
+    """Seconds between two tries of a server at most; more where each try costs a full disk some space."""
 
 
 class UnsupportedFeature(StorageError):

@@ -16,7 +16,7 @@ from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from firelock.storage import StorageError, StorageUnavailable
-from firelock_redis.connections.errors import is_leaving, translated
+from firelock_redis.connections.errors import is_leaving, note_partly, note_unsent, translated
 from firelock_redis.connections.url import RedisUrl
 
 Reply: TypeAlias = Any
@@ -94,10 +94,22 @@ class RedisConnections:
         try:
             connection, used_at = self._idle.pop()
         except IndexError:
-            return self.listener()
+            return self._connected()
         if time.monotonic() - used_at > _LOOKED_AT_AFTER and _is_spoilt(connection):
             self._leave(connection)  # it would connect again to what may not be the primary now
-            return self.listener()
+            return self._connected()
+        return connection
+
+    def _connected(self) -> AbstractConnection:
+        """Return a new connection; an error says that nothing was sent."""
+        connection: AbstractConnection | None = None
+        try:
+            connection = self.listener()
+            connection.connect()
+        except BaseException as error:
+            note_unsent(error)
+            _drop(connection)
+            raise
         return connection
 
     def _give_back(self, number: int, connection: AbstractConnection | None) -> None:
@@ -219,6 +231,8 @@ class ClusterConnections:
         except (*_FAILURES, UnicodeError) as error:
             if not isinstance(error, driver.ResponseError) or isinstance(error, driver.ClusterDownError):
                 self._forget()
+            if isinstance(error.__context__, ConnectionRefusedError):  # by the node that the call was for
+                note_unsent(error)
             raise translated(error, self._url) from error
 
     def _while_slots_move(self, ask: Callable[[], _T]) -> _T:
@@ -248,7 +262,11 @@ class ClusterConnections:
             raise _closed(self._url)
         with self._lock:
             if self._client is None:
-                self._client = self._open()
+                try:
+                    self._client = self._open()
+                except BaseException as error:
+                    note_unsent(error)
+                    raise
             return self._client
 
     def _open(self) -> RedisCluster:
@@ -344,6 +362,8 @@ def _answers(connection: AbstractConnection, commands: Sequence[Sequence[object]
         except driver.ResponseError as error:
             failed = failed or error
     if failed is not None:
+        if replies:
+            note_partly(failed)
         raise failed
     return replies
 

@@ -31,6 +31,8 @@ _LASTING = {
     "CROSSSLOT": "it is a node of a cluster; use redis+cluster://",
     "WRONGTYPE": "a key below the prefix is not Firelock's; choose another ?prefix=",
 }
+_UNSENT, _PARTLY = "firelock_unsent", "firelock_partly"  # attributes of a driver's error
+_NO_PLACE = "max number of clients"
 _LEAVING = frozenset({"READONLY", "MASTERDOWN", "CLUSTERDOWN"})
 
 
@@ -53,8 +55,38 @@ def is_leaving(error: BaseException) -> bool:
     return _code(error) in _LEAVING
 
 
+def note_unsent(error: BaseException) -> None:
+    """Note that no connection was made, so that the server got nothing of the call."""
+    if isinstance(error, StorageUnavailable):
+        error.is_untouched = True
+    else:
+        setattr(error, _UNSENT, True)
+
+
+def note_partly(error: BaseException) -> None:
+    """Note that the server did another command of the same call."""
+    setattr(error, _PARTLY, True)
+
+
 def translated(error: Exception, url: RedisUrl) -> StorageError:
     """Return the storage's own error for the driver's."""
+    found = _translated(error, url)
+    if isinstance(found, StorageUnavailable):
+        found.is_untouched = getattr(error, _UNSENT, False) or _is_refusal(error)
+    return found
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Return whether the server refused the call before it wrote anything.
+
+    A script meets these errors at its first write at the latest: after that the server lets it finish.
+    """
+    if getattr(error, _PARTLY, False):
+        return False
+    return _code(error) in _PASSING or _NO_PLACE in str(error)
+
+
+def _translated(error: Exception, url: RedisUrl) -> StorageError:
     code, where = _code(error), f"Redis at {url}"
     if code in _PASSING:
         return StorageUnavailable(f"{where}: {_PASSING[code]} ({code}).")

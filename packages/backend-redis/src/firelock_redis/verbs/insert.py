@@ -102,8 +102,9 @@ class InsertVerbs(RecordVerbs):
             here = [jobs[place] for place in places[partition]]
             try:
                 stored = _store_jobs(self.database, partition, here)
-            except StorageUnavailable:
+            except StorageUnavailable as error:
                 self._partitions.begin_anywhere()  # who tries again is not refused 500 times in a row
+                error.is_untouched &= not any(results)
                 raise
             for place, is_new in zip(places[partition], stored, strict=True):
                 results[place] = is_new

@@ -124,7 +124,7 @@ class EnginePool:
         pool: Any = self.engine.pool if others is not None else None
         if others is None or others.acquire(timeout=pool.timeout()):
             return others
-        raise StorageUnavailable(
+        raise _in_use(
             f"{self._name}: every connection of the pool that is not reserved for the server is in use; "
             "raise ?pool_size=."
         )
@@ -159,7 +159,7 @@ class EnginePool:
         try:
             return self._pool_apart().connect() if has_own_connection() else self.engine.raw_connection()
         except NoConnectionLeft as error:
-            raise StorageUnavailable(
+            raise _in_use(
                 f"{self._name}: every connection of the pool is in use; raise ?pool_size= or the engine's."
             ) from error
 
@@ -203,6 +203,12 @@ class EnginePool:
             self._apart.dispose()
         if self._engine is not None and self.is_own:
             self._engine.dispose()
+
+
+def _in_use(message: str) -> StorageUnavailable:
+    error = StorageUnavailable(message)
+    error.is_untouched = True
+    return error
 
 
 @attrs.frozen

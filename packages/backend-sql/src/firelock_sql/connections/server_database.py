@@ -7,7 +7,7 @@ import random
 import time
 from abc import abstractmethod
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _PATIENCE_SECONDS = 15.0  # for others who are in the way; each try waits for a lock at most two seconds
 _LONGEST_PAUSE = 0.1
+_LOGGED_PAUSE = 30.0  # between two tries on a full disk, where the server logs each refused statement
 _MOST_PLACES = 64
 _TRIES = 3  # for a key that somebody else was first to write
 STALE_LIMIT = 64  # connections of a pool that may all be dead after the server was restarted
@@ -58,10 +59,14 @@ class Failure:
     meaning: Meaning
     text: str
     is_lock: bool = False  # a lock was not to be had in time
+    is_refusal: bool = False  # the server wrote nothing and said so, or no connection was made
+    is_logged: bool = False  # with its statement, on a disk that is full
 
 
 class Conflict(Exception):
     """Others were in the way; the transaction is undone."""
+
+    is_doubtful = False  # an earlier try on a dead connection may have been committed
 
     def __init__(self, text: str, *, is_lock: bool = False) -> None:
         super().__init__(text)
@@ -74,6 +79,10 @@ class Severed(Exception):
 
 class _Stale(Exception):
     """The connection was dead before the transaction began."""
+
+    def __init__(self, *, is_doubtful: bool = False) -> None:
+        super().__init__()
+        self.is_doubtful = is_doubtful  # all of the transaction had been sent, and no reply came
 
 
 class ServerDatabase(Database):
@@ -162,11 +171,24 @@ class ServerDatabase(Database):
 
     def _done(self, work: Callable[[Transaction], _T], *, is_writing: bool, is_brief: bool = False) -> _T:
         """Return what the work returned; a pooled connection that is dead is put aside for another."""
+        is_doubtful = False
         for number in range(STALE_LIMIT):
-            with suppress(_Stale), self.translated(), self._connections.lend() as lent:
-                lent.is_last = number == STALE_LIMIT - 1
-                is_again = number > 0
-                return self._finished(lent, work, is_writing=is_writing, is_brief=is_brief, is_again=is_again)
+            lent, is_again = None, number > 0
+            try:
+                with self.translated(), self._connections.lend() as lent:
+                    lent.is_last = number == STALE_LIMIT - 1
+                    return self._finished(
+                        lent, work, is_writing=is_writing, is_brief=is_brief, is_again=is_again
+                    )
+            except _Stale as stale:
+                is_doubtful |= stale.is_doubtful
+            except Conflict as conflict:
+                conflict.is_doubtful = is_doubtful
+                raise
+            except StorageUnavailable as error:
+                error.is_untouched |= lent is None  # no connection was made
+                error.is_untouched &= not is_doubtful
+                raise
         raise AssertionError
 
     def tried(self, once: Callable[[], _T], *, lock_seconds: float | None = None) -> _T:
@@ -182,18 +204,23 @@ class ServerDatabase(Database):
         """
         began = time.monotonic()
         deadline = began + _PATIENCE_SECONDS
-        pause, is_again = 0.002, False
+        pause, is_again, is_doubtful = 0.002, False, False
         while True:
             try:
                 return once()
             except Conflict as conflict:
+                is_doubtful |= conflict.is_doubtful
                 now = time.monotonic()
                 if lock_seconds is not None and conflict.is_lock and now >= began + lock_seconds:
                     raise RowLocked(str(conflict)) from conflict.__cause__
                 if now > deadline:
                     busy = StorageUnavailable(str(conflict))
-                    busy.is_untouched = not is_again  # each try was undone, but for one whose answer was lost
+                    busy.is_untouched = not (is_again or is_doubtful)  # every other try was undone
+                    busy.has_waited = True
                     raise busy from conflict.__cause__
+            except StorageUnavailable as error:
+                error.is_untouched &= not is_doubtful
+                raise
             except Severed as loss:
                 if is_again:
                     raise StorageUnavailable(str(loss)) from loss.__cause__
@@ -252,7 +279,7 @@ class ServerDatabase(Database):
             case Meaning.CONFLICT:
                 return Conflict(self._worded(failure), is_lock=failure.is_lock)
             case Meaning.LOST if is_stale:
-                return _Stale()
+                return _Stale(is_doubtful=is_writing)
             case Meaning.LOST if not is_writing:
                 return Severed(self._worded(failure))
             case _:
@@ -346,8 +373,13 @@ class ServerDatabase(Database):
             failure = self.read_failure(error)
             if failure is None:
                 raise
-            is_lasting = failure.meaning is Meaning.LASTING
-            raise (StorageError if is_lasting else StorageUnavailable)(self._worded(failure)) from error
+            if failure.meaning is Meaning.LASTING:
+                raise StorageError(self._worded(failure)) from error
+            unavailable = StorageUnavailable(self._worded(failure))
+            unavailable.is_untouched = failure.is_refusal
+            if failure.is_logged:
+                unavailable.longest_pause = _LOGGED_PAUSE
+            raise unavailable from error
 
     def _worded(self, failure: Failure) -> str:
         return f"{self.name}: {failure.text}"

@@ -146,7 +146,12 @@ _PASSING = frozenset(
     {1021, 1037, 1038, 1040, 1041, 1047, 1114, 1129, 1203, 1226, 1290, 1305, 1317, 1836, 1969, 2002, 2003,
      2005, 3024}
 )  # fmt: skip
+# The server refused to write, or no connection was made: it is full, takes no writes or has no place for us.
+_REFUSED = frozenset({1021, 1037, 1038, 1040, 1041, 1114, 1129, 1203, 1226, 1290, 1836, 2002, 2003, 2005})
+_FULL = frozenset({1021, 1114})
+_NO_SPACE = "No space left on device"  # of the system, which the server quotes
 _HINTS = {
+    1021: "free space on the server's disk",
     1040: "lower ?pool_size=, or raise max_connections",
     1044: "check what the user is granted: GRANT ALL ON database.* TO user",
     1045: "check the user's name and password, and the hosts it may come from",
@@ -186,7 +191,11 @@ def read_failure(error: BaseException) -> Failure | None:
     if not _is_of_driver(error):
         return None
     number, said = _parts(error)
-    return Failure(_meaning(error, number), _text(number, said), number in _LOCKED)
+    is_full = number in _FULL or _NO_SPACE in said
+    return Failure(
+        Meaning.PASSING if is_full else _meaning(error, number), _text(number, said),
+        is_lock=number in _LOCKED, is_refusal=is_full or number in _REFUSED,
+    )  # fmt: skip
 
 
 def is_lock_timeout(error: BaseException) -> bool:

@@ -429,7 +429,7 @@ class MysqlStorage(SqlStorage):
                     f"{self._database.name}: another transaction has held a unique key of this call for "
                     f"{_KEY_SECONDS:.0f} seconds; nothing was stored. Commit it, or call again later."
                 )
-                busy.is_untouched = True
+                busy.is_untouched = busy.has_waited = True
                 raise busy from error
 
         return self._database.write(insert)

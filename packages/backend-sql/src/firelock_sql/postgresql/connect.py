@@ -32,7 +32,8 @@ _LOST_CLASSES = frozenset({"08"})
 _LOST = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03"})
 # Out of resources, canceled, system errors, read-only while another server takes over.
 _PASSING_CLASSES = frozenset({"53", "57", "58", "55"})
-_PASSING = frozenset({"25006", "25P02", "0A000"})
+_NO_ROOM_CLASS, _DISK_FULL, _READ_ONLY = "53", "53100", "25006"
+_PASSING = frozenset({_READ_ONLY, "25P02", "0A000"})
 _HINTS = {
     "28P01": "check the user's name and password",
     "28000": "check the user's name and how this server lets it in (pg_hba.conf)",
@@ -84,7 +85,12 @@ def read_failure(error: BaseException) -> Failure | None:
         error = error.__context__  # what went wrong before it
     if isinstance(error, psycopg.Error):
         code = error.sqlstate
-        return Failure(_meaning(error, code), _text(error, code), code == LOCKED)
+        meaning = _meaning(error, code)
+        has_no_connection = code is None and meaning is Meaning.PASSING
+        return Failure(
+            meaning, _text(error, code), is_lock=code == LOCKED,
+            is_refusal=has_no_connection or _is_refused(code), is_logged=code == _DISK_FULL,
+        )  # fmt: skip
     return _of_another_driver(error)
 
 
@@ -97,7 +103,13 @@ def _of_another_driver(error: BaseException) -> Failure | None:
     if code[:2] in _PASSING_CLASSES | _LOST_CLASSES:
         meaning = Meaning.PASSING
     hint = _UNPREPARED_HINT if code in UNPREPARED else _HINTS.get(code, "")
-    return Failure(meaning, f"error {code} of the caller's connection{'; ' if hint else ''}{hint}.")
+    text = f"error {code} of the caller's connection{'; ' if hint else ''}{hint}."
+    return Failure(meaning, text, is_refusal=_is_refused(code), is_logged=code == _DISK_FULL)
+
+
+def _is_refused(code: str | None) -> bool:
+    """Return whether the server refused to write: it has no room, or takes no writes."""
+    return code is not None and (code[:2] == _NO_ROOM_CLASS or code == _READ_ONLY)
 
 
 def _meaning(error: psycopg.Error, code: str | None) -> Meaning:

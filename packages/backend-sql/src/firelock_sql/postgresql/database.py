@@ -11,7 +11,7 @@ from psycopg.pq import TransactionStatus
 from typing_extensions import override
 
 from firelock import ConfigurationError
-from firelock.storage import Finding
+from firelock.storage import Finding, StorageUnavailable
 from firelock_sql.connections.database import BRIEF_SECONDS
 from firelock_sql.connections.notify import Wake
 from firelock_sql.connections.server_database import STALE_LIMIT, ServerDatabase
@@ -165,22 +165,27 @@ class PostgresqlDatabase(ServerDatabase):
 
     def _at_once(self, work: Callable[[Any], _T], *, is_writing: bool = True) -> _T:
         for _ in range(STALE_LIMIT):
-            with self.translated(), self._connections.lend() as lent:
-                if _is_stale(lent.driver):
-                    lent.is_lost = True
-                    continue
-                cursor: Any = PreparingCursor(lent.driver)
-                try:
-                    return work(cursor)
-                except BaseException as error:
-                    if lent.driver.info.transaction_status is not TransactionStatus.IDLE:
-                        self._undo(lent, cursor)
-                    again = self._trying_again(error, is_stale=False, is_writing=is_writing)
-                    lent.is_lost |= not isinstance(error, Exception) or lent.driver.closed
-                    lent.is_lost |= self.is_spoiled(error)
-                    if again is not None:
-                        raise again from error
-                    raise
+            lent = None
+            try:
+                with self.translated(), self._connections.lend() as lent:
+                    if _is_stale(lent.driver):
+                        lent.is_lost = True
+                        continue
+                    cursor: Any = PreparingCursor(lent.driver)
+                    try:
+                        return work(cursor)
+                    except BaseException as error:
+                        if lent.driver.info.transaction_status is not TransactionStatus.IDLE:
+                            self._undo(lent, cursor)
+                        again = self._trying_again(error, is_stale=False, is_writing=is_writing)
+                        lent.is_lost |= not isinstance(error, Exception) or lent.driver.closed
+                        lent.is_lost |= self.is_spoiled(error)
+                        if again is not None:
+                            raise again from error
+                        raise
+            except StorageUnavailable as error:
+                error.is_untouched |= lent is None  # no connection was made
+                raise
         return self.write(lambda tx: work(tx.cursor))
 
     @override

@@ -43,7 +43,7 @@ def lock_keys(tx: Transaction, keys: Sequence[str]) -> None:
             f"Another transaction, not committed for {PATIENCE}, has stored a job with the unique key "
             f"{shown}{more}. Nothing was stored; try again when it has ended, and keep transactions short."
         )
-        unavailable.is_untouched = True
+        unavailable.is_untouched = unavailable.has_waited = True
         raise unavailable from error
     if found and found[0][0] != PATIENCE:
         tx.all(_GIVE_BACK, before=found[0][0])

@@ -299,7 +299,7 @@ class FileConnections:
         if not is_written_here(path):
             return
         if is_alone():
-            raise _untouched(
+            raise _waited(
                 f"SQLite database {path}: this thread waits for its own transaction, which has written to "
                 "the file and is still open. Store the job in it, by task.using(within=session).enqueue(…), "
                 "or commit it first."
@@ -311,7 +311,7 @@ class FileConnections:
 
     def _busy(self, waited: float, error: BaseException) -> StorageUnavailable:
         whose = "of this process " if is_written_here(self._url.path) else ""
-        return _untouched(
+        return _waited(
             f"SQLite database {self._url.path}: {error}, and was for {waited:.3g} s, since another "
             f"transaction {whose}writes to it. If that is your own, store the job in it by "
             "task.using(within=session)."
@@ -319,12 +319,16 @@ class FileConnections:
 
     def _write_once(self, work: Callable[[sqlite3.Cursor], _T]) -> _T:
         connection = self._writer or self._open_writer()
+        is_committing = False
         try:
             with closing(connection.cursor()) as cursor:
                 cursor.execute("BEGIN IMMEDIATE")
                 result = work(cursor)
+                is_committing = True
                 cursor.execute("COMMIT")
         except BaseException as error:
+            if not is_committing:
+                _note_undone(error)
             with suppress(sqlite3.Error):
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
@@ -342,7 +346,8 @@ class FileConnections:
             connection.execute(f"PRAGMA synchronous = {self._url.synchronous}")
             connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
-        except BaseException:
+        except BaseException as error:
+            _note_undone(error)
             connection.close()
             raise
         self._writer = connection
@@ -432,9 +437,14 @@ class FileConnections:
                 connection.close()
 
 
-def _untouched(message: str) -> StorageUnavailable:
+def _note_undone(error: BaseException) -> None:
+    if isinstance(error, sqlite3.Error):
+        setattr(error, _UNDONE, True)
+
+
+def _waited(message: str) -> StorageUnavailable:
     error = StorageUnavailable(message)
-    error.is_untouched = True  # it never began
+    error.is_untouched = error.has_waited = True  # it never began
     return error
 
 
@@ -453,6 +463,8 @@ _PASSING = _BUSY | {
     sqlite3.SQLITE_INTERRUPT,
     sqlite3.SQLITE_NOMEM,
 }
+_REFUSED = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
+_UNDONE = "firelock_undone"  # an attribute of an error that came before the commit
 _FULL = 65_536  # bytes: a disk that has no more has no room for what is opened beside a file
 _NO_SPACE = "free space on its disk"
 _HINTS = {
@@ -490,9 +502,12 @@ def translated(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         code = _code(error)
         hint = _hint(code, path)
-        raise (StorageUnavailable if code in _PASSING else StorageError)(
-            f"SQLite database {path}: {error}{'; ' if hint else ''}{hint}."
-        ) from error
+        message = f"SQLite database {path}: {error}{'; ' if hint else ''}{hint}."
+        if code not in _PASSING:
+            raise StorageError(message) from error
+        unavailable = StorageUnavailable(message)
+        unavailable.is_untouched = code in _REFUSED or getattr(error, _UNDONE, False)
+        raise unavailable from error
     except (OverflowError, UnicodeError) as error:
         raise StorageError(
             f"SQLite database {path} cannot hold a value of this call: {type(error).__name__}."

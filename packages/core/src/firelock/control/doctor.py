@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +16,7 @@ from firelock.control.queues import Queues, QueueView
 from firelock.control.recount import StillBatch, find_still
 from firelock.control.recurring import stored_definitions
 from firelock.control.servers import Servers, ServerState, ServerView, heard_at
-from firelock.errors import SchemaMismatch, StorageError
+from firelock.errors import SchemaMismatch, StorageError, StorageUnavailable
 from firelock.jobs.blocked_by import HeldHead
 from firelock.jobs.unread import PARTS
 from firelock.model import lifecycle
@@ -25,7 +27,7 @@ from firelock.model.job import JobRecord
 from firelock.model.state import State
 from firelock.model.text import age, clock_time, shorten, span
 from firelock.schedules.recurring_job import RecurringJob, is_newer
-from firelock.storage import Feature, Finding, JobFilter, SchemaState
+from firelock.storage import Feature, Finding, JobFilter, SchemaState, Storage
 
 if TYPE_CHECKING:
     from firelock.runtime import Runtime
@@ -78,6 +80,7 @@ def diagnose(runtime: Runtime, *, host_clock: Callable[[], int], knows_tasks: bo
         findings += check_clock(Sight(0, skew=_skew(runtime, host_clock)))
         about.update(runtime.storage.describe())
         findings += runtime.storage.diagnose()
+        findings += _check_writing(runtime.storage)
         sight = look(runtime, knows_tasks=knows_tasks)
         about.update(sight.about())
         findings += check_all(sight)
@@ -87,6 +90,36 @@ def diagnose(runtime: Runtime, *, host_clock: Callable[[], int], knows_tasks: bo
         mend = "Start it, or mend its address; check name, port, password and the rights on a file."
         findings.append(Finding(True, str(error), mend))
     return Diagnosis(about, findings)
+
+
+_TEST_KIND = "doctor"
+_TEST_KEYS = [f"write-{number}" for number in range(8)]
+_TEST_BYTES = 1_000
+"""Random bytes of a test record. All of them take more than a page of any database, so that a file grows.
+
+One long value would do as well, but MariaDB 11.8 aborts when it stores a long value on a full disk.
+"""
+
+
+def _check_writing(storage: Storage) -> Iterator[Finding]:
+    """Write some small records and delete them: a full disk answers every read and refuses this."""
+    try:
+        try:
+            for key in _TEST_KEYS:
+                storage.put_record(_TEST_KIND, key, json.dumps(secrets.token_hex(_TEST_BYTES)))
+        finally:
+            for key in _TEST_KEYS:
+                storage.delete_record(_TEST_KIND, key)
+    except StorageUnavailable as error:
+        yield Finding(
+            True, f"A test record could not be written: {error}",
+            "Free space on its disk or in its memory, or let it take writes; until then it refuses jobs.",
+        )  # fmt: skip
+    except StorageError as error:
+        yield Finding(
+            False, f"Whether servers can write was not checked, because this user may not write: {error}",
+            "Run the doctor as the user of the servers.",
+        )  # fmt: skip
 
 
 def _skew(runtime: Runtime, host_clock: Callable[[], int]) -> int:

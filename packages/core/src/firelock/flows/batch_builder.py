@@ -25,6 +25,7 @@ from firelock.errors import (
     TaskError,
 )
 from firelock.jobs.administration import release_continuations
+from firelock.jobs.group_commit import repeat_once
 from firelock.jobs.job import Job
 from firelock.model import lifecycle
 from firelock.model.aio import in_thread
@@ -314,29 +315,35 @@ class Filling:
 
     def _store(self, transaction: object | None, most_left: int | None = None) -> None:
         """Store what was gathered, chunk by chunk, until less than a chunk is left, or `most_left` jobs."""
-        is_within = transaction is not None
         with self._storing:
             while len(self._waiting) > (self._size if most_left is None else most_left):
-                size = self._size
-                chunk, unfilled = self._waiting[:size], self._filled_later(size)
-                jobs = [job for job, _ in chunk]
-                held = [job for job in jobs if job.id in unfilled]
-                if not is_within:
-                    self._hold(held)
                 try:
-                    answers = self.client.insert(jobs, transaction)
-                except JobNotFound as error:
-                    for source in self._sources:
-                        source.explain(error)
-                    raise self._duplicate(jobs) or error from error
-                del self._waiting[:size]
-                self._has_stored, self._is_within = True, is_within
-                self._unstored.difference_update([job.id for job in jobs])
-                for (_, handle), answer in zip(chunk, answers, strict=True):
-                    handle.became(answer, is_within=is_within)
-                if not is_within:
-                    self._held.update(job.id for job in held)
-                    self._let_go(self._held - unfilled)
+                    self._store_chunk(transaction)
+                except StorageUnavailable as error:
+                    error.is_untouched &= not self._has_stored
+                    raise
+
+    def _store_chunk(self, transaction: object | None) -> None:
+        is_within, size = transaction is not None, self._size
+        chunk, unfilled = self._waiting[:size], self._filled_later(size)
+        jobs = [job for job, _ in chunk]
+        held = [job for job in jobs if job.id in unfilled]
+        if not is_within:
+            self._hold(held)
+        try:
+            answers = self.client.insert(jobs, transaction)
+        except JobNotFound as error:
+            for source in self._sources:
+                source.explain(error)
+            raise self._duplicate(jobs) or error from error
+        del self._waiting[:size]
+        self._has_stored, self._is_within = True, is_within
+        self._unstored.difference_update([job.id for job in jobs])
+        for (_, handle), answer in zip(chunk, answers, strict=True):
+            handle.became(answer, is_within=is_within)
+        if not is_within:
+            self._held.update(job.id for job in held)
+            self._let_go(self._held - unfilled)
 
     def _filled_later(self, start: int) -> set[str]:
         """Return the batches that are filled still, or have members that wait from this place on."""
@@ -391,12 +398,7 @@ class Filling:
         """
         storage = self.client.storage
         changes = [lifecycle.hold(one, at=now, until=end) for one, end in until.items()]
-        try:
-            answers = storage.apply(changes)
-        except StorageUnavailable as error:
-            if error.is_untouched:
-                raise
-            answers = storage.apply(changes)
+        answers = repeat_once(lambda: storage.apply(changes))
         refused = [one.job_id for one, answer in zip(changes, answers, strict=True) if not answer.is_applied]
         for one, tally in zip(refused, storage.tally(refused) if refused else (), strict=True):
             if tally is None or tally.is_cancelled:

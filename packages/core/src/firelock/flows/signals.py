@@ -16,9 +16,9 @@ from firelock.errors import (
     JobConflict,
     JobNotFound,
     StepError,
-    StorageUnavailable,
 )
 from firelock.flows.approval import ApprovalLink, make_link
+from firelock.jobs.group_commit import repeat_once
 from firelock.jobs.job import Job
 from firelock.model.aio import in_thread, twin
 from firelock.model.answers import Applied
@@ -151,12 +151,7 @@ class Signal(Generic[T]):
     def _remember(self, new: NewMemo, within: object | None) -> Remembered:
         if within is not None:
             return self._client.storage.remember((new,), within=within)[0]
-        try:
-            return self._client.storage.remember((new,))[0]
-        except StorageUnavailable as error:
-            if error.is_untouched:
-                raise
-            return self._client.storage.remember((new,))[0]  # the reply may have been lost: it stands then
+        return repeat_once(lambda: self._client.storage.remember((new,)))[0]  # a lost reply stands then
 
     def _is_first(self, job_id: str, memo: Memo, result: Remembered) -> bool:
         """Return whether the job keeps this answer, rather than another one that came before it."""

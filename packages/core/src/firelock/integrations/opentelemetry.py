@@ -33,6 +33,7 @@ from firelock import (
     hookimpl,
 )
 from firelock.integrations.carrier import fitting, fitting_alone
+from firelock.plugins.observers import counts_in_memory
 from firelock.storage import BATCH_TASK
 
 if TYPE_CHECKING:
@@ -194,6 +195,7 @@ class OpenTelemetry:
         return job.claimed_at - job.created_at <= _LONGEST_CHILD
 
     @hookimpl
+    @counts_in_memory
     def jobs_settled(self, settled: Sequence[Settled]) -> None:
         """The attempts are counted and their durations recorded; not those that were given back."""
         for end in settled:

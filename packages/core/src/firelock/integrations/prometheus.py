@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from firelock import ConfigurationError, Settled, hookimpl
+from firelock.plugins.observers import counts_in_memory
 from firelock.server.job_counters import (
     DURATIONS,
     Counted,
@@ -69,6 +70,7 @@ class Prometheus:
         self._counters().count_created(jobs)
 
     @hookimpl
+    @counts_in_memory
     def jobs_settled(self, settled: Sequence[Settled]) -> None:
         """They are counted."""
         self._counters().count_settled(settled)

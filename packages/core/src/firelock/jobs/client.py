@@ -34,7 +34,7 @@ from firelock.jobs.dependencies import (
     tie_to_parent,
     tie_to_sources,
 )
-from firelock.jobs.group_commit import insert_surely
+from firelock.jobs.group_commit import insert_surely, part_of_call
 from firelock.jobs.job import Job
 from firelock.jobs.storage_access import StorageAccess
 from firelock.limits.keys import check_known
@@ -346,7 +346,8 @@ class Client:
         within = self.transaction(options.within)
         for start in range(0, len(texts), CHUNK):
             pairs = zip(ids[start : start + CHUNK], texts[start : start + CHUNK], strict=True)
-            self.insert([NewJob(job_id, first.task, text, *shared) for job_id, text in pairs], within)
+            with part_of_call(is_first=not start):
+                self.insert([NewJob(job_id, first.task, text, *shared) for job_id, text in pairs], within)
         is_within = within is not None
         return [Job(self, first, is_within, job_id) for job_id in ids]
 
@@ -375,7 +376,9 @@ class Client:
                 NewJob(job_id, first.task, text, *(*shared, asked.text))
                 for job_id, text, asked in zip(ids[part], texts[part], asks[part], strict=True)
             ]
-            for job, answer in zip(jobs, self.insert(jobs, within), strict=True):
+            with part_of_call(is_first=not start):
+                answers = self.insert(jobs, within)
+            for job, answer in zip(jobs, answers, strict=True):
                 shows = alike.setdefault(job.admission_json, job)
                 holder = answer.job_id if isinstance(answer, Duplicate) else None
                 handles.append(Job(self, shows, is_within, holder or job.id, holder is None))
@@ -387,7 +390,9 @@ class Client:
         handles: list[Job[Any]] = []
         for start in range(0, len(jobs), CHUNK):
             chunk = jobs[start : start + CHUNK]
-            for job, answer in zip(chunk, self.insert(chunk, within), strict=True):
+            with part_of_call(is_first=not start):
+                answers = self.insert(chunk, within)
+            for job, answer in zip(chunk, answers, strict=True):
                 holder = answer.job_id if isinstance(answer, Duplicate) else None
                 handles.append(Job(self, job, is_within, holder, holder is None))
         return handles

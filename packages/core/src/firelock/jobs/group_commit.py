@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakSet
 
 from firelock.errors import DuplicateJob, StorageError, StorageUnavailable
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 
 _LARGEST = 500
+_T = TypeVar("_T")
 
 
 def _is_unique(job: NewJob) -> bool:
@@ -134,7 +136,8 @@ class GroupCommit:
 def another(error: StorageUnavailable) -> StorageUnavailable:
     """Return the error once more: each await raises one of its own, with its own traceback."""
     other = StorageUnavailable(*error.args)
-    other.is_untouched = error.is_untouched
+    other.is_untouched, other.has_waited = error.is_untouched, error.has_waited
+    other.longest_pause = error.longest_pause
     other.__cause__ = error
     return other
 
@@ -150,15 +153,46 @@ def _resolve(answered: list[_Answered]) -> None:
 
 
 def insert_surely(storage: Storage, jobs: Sequence[NewJob]) -> Inserted:
-    """The jobs are stored, also where the reply to the first try was lost: `insert` is idempotent by id.
+    """Store the jobs, also if the reply to the first try was lost: `insert` is idempotent by id.
 
     Raises:
-        StorageUnavailable: the storage has waited in vain and knows that nothing is stored; or the second try
-            failed as well, and the jobs may be stored all the same.
+        StorageUnavailable: both tries failed, or the first one has waited for as long as it may. The jobs may
+            be stored nevertheless, unless `is_untouched` is set.
     """
     try:
         return storage.insert(jobs)
     except StorageUnavailable as error:
-        if error.is_untouched:  # it has had its patience; another wait of that length is nobody's wish
-            raise
-        return storage.insert(jobs)
+        return _repeated(lambda: storage.insert(jobs), error)
+
+
+def repeat_once(call: Callable[[], _T]) -> _T:
+    """Return the result of an idempotent call, which is sent once more if the storage was unavailable.
+
+    Raises:
+        StorageUnavailable: both tries failed, or the first one has waited for as long as it may.
+    """
+    try:
+        return call()
+    except StorageUnavailable as error:
+        return _repeated(call, error)
+
+
+def _repeated(call: Callable[[], _T], first: StorageUnavailable) -> _T:
+    is_lasting = first.is_untouched and first.longest_pause > StorageUnavailable.longest_pause
+    if first.has_waited or is_lasting:
+        raise first
+    try:
+        return call()
+    except StorageUnavailable as error:
+        error.is_untouched &= first.is_untouched  # the first try may have been stored
+        raise
+
+
+@contextmanager
+def part_of_call(*, is_first: bool) -> Iterator[None]:
+    """Within it, one part of a call is stored; a later part cannot say that the call wrote nothing."""
+    try:
+        yield
+    except StorageUnavailable as error:
+        error.is_untouched &= is_first
+        raise

@@ -1,1 +1,1 @@
-"""Plugins: `hookspecs` describes each hook, `loader` finds plugins, loads them and calls their hooks."""
+"""Plugins: `hookspecs` describes each hook, `observers` queues ended attempts, `loader` calls the hooks."""

@@ -339,9 +339,10 @@ def attempt_failed(job: ClaimedJob, error: BaseException, transition: Transition
 def jobs_settled(settled: Sequence[Settled]) -> None:
     """Learn of attempts whose end was accepted.
 
-    Called once a settled batch, in the child. Snoozes, `RateLimited` and jobs that did not start in time are
-    among them: `transition.reason` says so. So are runs that end in a wait: `transition.waits_for` is
-    set. An exception is logged and touches no job.
+    Called for up to 1,000 ends at a time, in order, in the worker process, in a thread of the plugin. The
+    ends wait in a queue. If the hook is slower than the jobs, or the process is killed, it misses some.
+    Snoozes, `RateLimited` and jobs that did not start in time are among them: `transition.reason` says so. So
+    are runs that end in a wait: `transition.waits_for` is set. An exception is logged and touches no job.
 
     Example:
         @hookimpl

@@ -6,9 +6,10 @@ import inspect
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from importlib.metadata import Distribution, PackageNotFoundError, distributions, version
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from firelock.errors import ConfigurationError, PluginError, UnknownScheme
 from firelock.model.meta import check_meta
 from firelock.plugins import hookspecs
 from firelock.plugins.hookspecs import PROJECT, Command, ServerInfo, TaskCall
+from firelock.plugins.observers import EndObserver, SlowObservers
 from firelock.storage import CONTRACT, Storage
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ class Plugins:
         self._hooks = hook_names()
         self._sources: dict[str, tuple[str, str]] = {}
         self._loaded: dict[str, object] = {}
+        self.slow_observers = SlowObservers()
         self._register(_Core(), "core", "firelock", "")
         if not isinstance(app_plugins, list | tuple):
             raise ConfigurationError(f"plugins={app_plugins!r} is no list; write plugins=[…].")
@@ -368,16 +371,16 @@ class Plugins:
         return elected
 
     def _ask(self, hook: str, **arguments: object) -> object:
-        answers = self._answers(hook, "no answer", arguments)
+        answers = self._answers(hook, arguments)
         return next((answer for answer in answers if answer is not None), None)
 
-    def _answers(self, hook: str, outcome: str, arguments: Mapping[str, object]) -> Iterator[object]:
+    def _answers(self, hook: str, arguments: Mapping[str, object]) -> Iterator[object]:
         """Yield what each plugin answers; of one that raised, the log says so."""
         for implementation in self._implementations(hook):
             try:
                 yield implementation.function(*(arguments[name] for name in implementation.argnames))
             except Exception:
-                log.exception("Plugin %r raised in %s; %s.", implementation.plugin_name, hook, outcome)
+                log.exception("Plugin %r raised in %s; no answer.", implementation.plugin_name, hook)
 
     # ---- reporting ---------------------------------------------------------------------------------------
 
@@ -390,8 +393,18 @@ class Plugins:
         self._tell("attempt_failed", job=job, error=error, transition=transition)
 
     def jobs_settled(self, settled: Sequence[Settled]) -> None:
-        """Observers know of the ended attempts."""
+        """Report the ended attempts to every observer, in the thread of the caller."""
         self._tell("jobs_settled", settled=settled)
+
+    def end_observers(self) -> list[EndObserver]:
+        """Return the observers of ended attempts, in the order of calls."""
+        return [
+            EndObserver(one.plugin_name, one.function, partial(self._report_settled, one))
+            for one in self._implementations("jobs_settled")
+        ]
+
+    def _report_settled(self, implementation: pluggy.HookImpl, settled: Sequence[Settled]) -> None:
+        self._observe("jobs_settled", implementation, {"settled": settled})
 
     def server_started(self, server: ServerInfo) -> None:
         """Observers know of the server."""
@@ -402,16 +415,32 @@ class Plugins:
         self._tell("server_stopped", server=server)
 
     def worker_process_started(self, server: ServerInfo) -> None:
-        """This process is ready for jobs; an exception of a plugin passes."""
-        self._manager.hook.worker_process_started(server=server)
+        """Let plugins prepare this process; an exception of a plugin is raised."""
+        for implementation in self._implementations("worker_process_started"):
+            self._timed("worker_process_started", implementation, {"server": server})
 
     def worker_process_stopped(self, server: ServerInfo) -> None:
         """Plugins have cleaned up in this process."""
         self._tell("worker_process_stopped", server=server)
 
     def _tell(self, hook: str, **arguments: object) -> None:
-        for _ in self._answers(hook, "no job is touched", arguments):
-            pass
+        for implementation in self._implementations(hook):
+            self._observe(hook, implementation, arguments)
+
+    def _observe(self, hook: str, implementation: pluggy.HookImpl, arguments: Mapping[str, object]) -> None:
+        """Call one observer; log an exception that it raises."""
+        try:
+            self._timed(hook, implementation, arguments)
+        except Exception:
+            log.exception("Plugin %r raised in %s; no job is touched.", implementation.plugin_name, hook)
+
+    def _timed(self, hook: str, implementation: pluggy.HookImpl, arguments: Mapping[str, object]) -> None:
+        """Call one observer; name it in the log if it is slow."""
+        began = time.monotonic()
+        try:
+            implementation.function(*(arguments[name] for name in implementation.argnames))
+        finally:
+            self.slow_observers.note(implementation.plugin_name, hook, time.monotonic() - began)
 
     # ---- hooks of others ---------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from firelock.errors import ConfigurationError, FirelockError, StorageError
 from firelock.model.session import Holder
 from firelock.options import Executor
 from firelock.plugins.hookspecs import ServerInfo
+from firelock.plugins.observers import EndObservers
 from firelock.server.attempt import CancelKind, JobRunner
 from firelock.server.dispatcher import Dispatcher
 from firelock.server.job_counters import count_in
@@ -94,9 +95,11 @@ class Child:
     def __attrs_post_init__(self) -> None:
         runtime, console = self._runtime, Console(self._runtime.clock.now)
         runner = JobRunner(runtime, console, self._memory.may_start)
+        self._observers = EndObservers(runtime.plugins.end_observers(), runtime.plugins.slow_observers)
         context = WorkerContext(
-            runner, console, self._memory, self._inbox, self._process_spec, limits=self._limits
-        )
+            runner, console, self._memory, self._inbox, self._process_spec, limits=self._limits,
+            observers=self._observers,
+        )  # fmt: skip
         self._workers = Workers(
             context, runtime.tasks, threads=self._threads, coroutines=self._coroutines, loop=self._loop
         )
@@ -112,6 +115,7 @@ class Child:
         """Jobs are claimed and run for this session; where that fails, `stop` ends what has started."""
         self._memory.adopt_session()
         self._session = session_id
+        self._observers.start()
         self._dispatcher.start(Holder(session_id, self._server.name))
         self._workers.start()
         self._upkeep.start()  # after the session is adopted: before, the right to run looks lost
@@ -198,10 +202,17 @@ class Child:
         self._runtime.storage.interrupt()
         if not dispatcher.stop(_SETTLE_GRACE):
             log.error("The last ends could not be written: the storage does not answer.")
+        self._drain_observers(deadline)
         self._upkeep.stop(_SETTLE_GRACE)
         self._workers.close(_THREAD_GRACE)
         have_ended([self._waker, self._watcher], _THREAD_GRACE)
         return stuck
+
+    def _drain_observers(self, deadline: float) -> None:
+        """Report the last ends to plugins; a slow plugin has the rest of the grace time."""
+        left = min(deadline - time.monotonic(), self._runtime.settings.grace)  # the deadline may be infinite
+        _wait_for(lambda: self._observers.is_drained or self._is_hurried.is_set(), left - _LEAST_GRACE)
+        self._observers.close(_LEAST_GRACE)
 
     def _wait_until_idle(self, seconds: float) -> None:
         _wait_for(lambda: self._dispatcher.is_drained or self._is_hurried.is_set(), seconds)

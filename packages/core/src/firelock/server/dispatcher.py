@@ -96,6 +96,7 @@ class Dispatcher:
     _state: DispatcherState = DispatcherState.CLAIMING
     _holder: Holder | None = None  # None: no session
     _is_reachable: bool = True
+    _failing_since: float = 0.0  # monotonic; 0: the last exchange was answered
     _pause: float = _FIRST_PAUSE  # after the next error
     _reconciled_at: float = attrs.Factory(time.monotonic)
     _look_again_at: int | None = None  # when a claim may find what the last one could not; storage's clock
@@ -220,18 +221,31 @@ class Dispatcher:
 
     def _rest(self, error: Exception) -> None:
         """Wait after an error, each time in a row longer."""
-        seconds = self._pause
+        seconds, longest = self._pause, _LONGEST_PAUSE
+        self._note_failing(self._failing_since or time.monotonic())
         if isinstance(error, StorageUnavailable):
             seconds = random.uniform(0, seconds)  # noqa: S311 - jitter
+            longest = max(longest, error.longest_pause)
             if self._is_reachable:
                 self._is_reachable = False
                 log.warning("Storage unavailable, keeping what has ended and trying again: %s", error)
+                if longest > _LONGEST_PAUSE:
+                    log.warning(
+                        "The storage logs each refused call; tries will be up to %g s apart.", longest
+                    )
             self._upkeep.contact(is_there=False)
         else:
             log.error("The dispatcher met an error that it does not know; it goes on.", exc_info=error)
         self._reconciled_at = 0.0  # the reply to a claim may have been lost: compare as soon as it answers
         self._inbox.wait(seconds)
-        self._pause = min(_LONGEST_PAUSE, max(_SECOND_PAUSE, self._pause * 2))
+        least = _SECOND_PAUSE if longest == _LONGEST_PAUSE else _LONGEST_PAUSE
+        self._pause = min(longest, max(least, self._pause * 2))
+
+    def _note_failing(self, since: float) -> None:
+        """Report to the probes since when the storage refuses claims and ends; 0 if it does not."""
+        self._failing_since = since
+        if self._state is not DispatcherState.STOPPED:  # else the memory may be gone
+            self._context.memory.note_failing(since)
 
     def _take_turn(self) -> None:
         if self._inbox.begin_turn():
@@ -249,6 +263,8 @@ class Dispatcher:
             self._is_reachable = True
             log.info("Storage is back.")
             self._upkeep.contact(is_there=True)
+        if self._failing_since and (limit or reply.results):  # else nothing was asked of the storage
+            self._note_failing(0.0)
         self._pause = _FIRST_PAUSE
         self._is_releasing |= self._settler.answered(reply.results, self._batches)
         is_full = self._give_out(reply.claim, limit)
@@ -808,9 +824,9 @@ class _Settler:
             for end in accepted
             if (outcome := _outcome(end.transition)) is not None
         )
-        plugins = self._runtime.plugins
-        if accepted and plugins.has_jobs_settled:
-            plugins.jobs_settled([Settled(end.job, end.transition, end.duration) for end in accepted])
+        observers = self._context.observers
+        if accepted and observers.is_used:
+            observers.report([Settled(end.job, end.transition, end.duration) for end in accepted])
 
     @staticmethod
     def _tell_batches(releasing: Sequence[EndedRun], batches: BatchLooks) -> bool:

@@ -146,7 +146,7 @@ class MemoCommit:
             answers = iter(self._storage.remember([memo for one in some for memo in one.memos]))
         except StorageUnavailable as error:
             for one in some:
-                one.is_alone = error.is_untouched and len(some) > 1
+                one.is_alone = error.has_waited and len(some) > 1
                 one.answer = None if one.is_alone else error
         except Exception as error:  # noqa: BLE001 - it goes to whoever asked
             if len(some) == 1:

@@ -55,6 +55,7 @@ class ChildStatus:
     workers: WorkerCounts = NO_WORKERS  # zeros before the first report
     silence: float | None = None  # since its last report; None before the first
     turned: float | None = None  # since its dispatcher's last turn; None before the first
+    failing: float | None = None  # since the storage refuses its claims and ends; None while it does not
     has_session: bool = False  # a living one: it may start jobs
     has_begun: bool = False  # somebody in this place had a session once
     cpu_seconds: float = 0.0  # of all processes that were in this place
@@ -82,12 +83,14 @@ def reported(status: ChildStatus, memory: ChildMemory) -> ChildStatus:
         ValueError: the memory is unmapped.
     """
     now, report, turned_at = time.monotonic(), memory.last_report(), memory.last_turn()
+    failing_since = memory.failing_since()
     return attrs.evolve(
         status,
         has_loaded=True,
         workers=report.workers,
         silence=now - report.at if report.at else None,
         turned=now - turned_at if turned_at else None,
+        failing=now - failing_since if failing_since else None,
         has_session=status.has_session and memory.has_right(),
         cpu_seconds=status.cpu_seconds + report.cpu_seconds,
         rss_bytes=report.rss_bytes,
@@ -165,7 +168,7 @@ def _turning(name: str, turned: float, limit: float, more: str) -> Check:
 
 
 def readiness(status: ServerStatus) -> list[Check]:
-    """Return whether the server claims jobs: storage reached lately, a session alive, not draining."""
+    """Return whether the server claims jobs: the storage accepts claims, a session is alive, not draining."""
     mode = Check("mode", status.mode == "running", status.mode)
     if status.mode == "quiet":
         mode = Check("mode", False, "draining: it was told to be quiet, and claims nothing")
@@ -182,6 +185,10 @@ def _storage(status: ServerStatus) -> Check:
         return Check("storage", False, "it was not reached yet")
     is_lately = status.reached <= limit
     text = f"it answered {status.reached:.1f} s ago"
+    failing = [child.failing for child in status.children if child.has_session]
+    seconds = [each for each in failing if each is not None]
+    if is_lately and seconds and len(seconds) == len(failing):
+        return Check("storage", False, f"{text}, but it refuses claims, for {min(seconds):.1f} s")
     return Check("storage", is_lately, text if is_lately else f"{text}, {limit:g} s at most")
 
 

@@ -8,9 +8,10 @@ The memory belongs to no file: a full or read-only disk cannot take it away. A c
 gets the memory as a descriptor, and gives it its size once it knows how many workers it has.
 
 Layout, little-endian: right to run (elapsed ns) · number of the session · last report (monotonic ns) · time
-on processors (ns) · memory (bytes) · last turn of the dispatcher (monotonic ns) · the fields of
-`WorkerCounts`, then 40 bytes a worker: the id of its job, or zeros. Numbers are written by one assignment,
-which copies them whole: `pack_into` writes zeros first, which another process would read.
+on processors (ns) · memory (bytes) · last turn of the dispatcher (monotonic ns) · since when its calls of the
+storage fail (monotonic ns) · the fields of `WorkerCounts`, then 40 bytes a worker: the id of its job, or
+zeros. Numbers are written by one assignment, which copies them whole: `pack_into` writes zeros first, which
+another process would read.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from firelock.model.clock import elapsed_seconds
 
 _WORD = struct.Struct("<q")
 _REPORT = struct.Struct("<qqq")
-_RIGHT, _SESSION, _REPORTED, _TURNED = 0, 8, 16, 40
+_RIGHT, _SESSION, _REPORTED, _TURNED, _FAILING = 0, 8, 16, 40, 48
 _COUNTED = struct.Struct("<qqqqqqq")
-_COUNTS, _HEAD = 48, 104
+_COUNTS, _HEAD = 56, 112
 _WIDTH = 40
 _ID = 36
 _EMPTY = bytes(_ID)
@@ -209,11 +210,19 @@ class ChildMemory:
 
     def turn(self) -> None:
         """The dispatcher begins a turn."""
-        self._memory[_TURNED:_COUNTS] = _WORD.pack(time.monotonic_ns())
+        self._memory[_TURNED:_FAILING] = _WORD.pack(time.monotonic_ns())
 
     def last_turn(self) -> float:
         """Return when the dispatcher last began a turn, in monotonic seconds; 0 before the first."""
         return self._read(_TURNED) / _NANO
+
+    def note_failing(self, since: float) -> None:
+        """Store since when the dispatcher cannot claim and settle, in monotonic seconds; 0 if it can."""
+        self._write(_FAILING, since * _NANO)
+
+    def failing_since(self) -> float:
+        """Return since when the dispatcher cannot claim and settle, in monotonic seconds; 0 if it can."""
+        return self._read(_FAILING) / _NANO
 
     # ---- who runs what -----------------------------------------------------------------------------------
 

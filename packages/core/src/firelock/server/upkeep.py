@@ -140,6 +140,8 @@ class _DutyThread:
                     again = duty.run()
             except StorageUnavailable as error:
                 self._on_outage()
+                if error.longest_pause > StorageUnavailable.longest_pause:  # each try costs a full disk space
+                    duty.at = max(duty.at, time.monotonic() + error.longest_pause)
                 log.debug("Duty %s: storage unavailable: %s", duty.name, error)
             except Exception:
                 log.exception("Duty %s met an error; it is tried again.", duty.name)

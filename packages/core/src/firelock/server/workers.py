@@ -22,6 +22,7 @@ from firelock.model.aio import in_thread
 from firelock.model.job import ClaimedJob
 from firelock.model.session import Holder
 from firelock.options import Executor
+from firelock.plugins.observers import EndObservers
 from firelock.server.attempt import EndedRun, JobRunner, Run, Surroundings
 from firelock.server.job_process import JobProcess, JobProcessPool, JobProcessSpec
 from firelock.server.shared_memory import ChildMemory, WorkerCounts
@@ -166,6 +167,7 @@ class WorkerContext:
     process_spec: JobProcessSpec | None  # None: no process of its own could find the app
     state: Surroundings = attrs.Factory(Surroundings)
     limits: ChildLimits = NO_LIMITS
+    observers: EndObservers = attrs.Factory(EndObservers)
 
     def runs_apart(self, info: TaskInfo, crashes: int = 0) -> bool:
         """Tell whether a job with so many crashes runs in a process of its own, which a thread waits for."""

@@ -1,0 +1,226 @@
+"""Observers of ended attempts: each plugin's `jobs_settled` has a bounded queue and a thread of its own.
+
+The dispatcher claims and settles jobs, so it must not wait for a plugin. A hook that only adds to counters
+in memory may be marked with `counts_in_memory`; the dispatcher calls it directly, and it misses no end.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import attrs
+
+if TYPE_CHECKING:
+    from firelock.model.job import Settled
+
+log = logging.getLogger(__name__)
+
+QUEUE_LIMIT: Final = 10_000
+"""Ends that may wait for one plugin, those included that its hook is processing."""
+CALL_LIMIT: Final = 1_000
+"""Ends in one call of a hook at most."""
+SLOW_SECONDS: Final = 0.5
+"""Duration of a call above which the log names the plugin."""
+LOG_INTERVAL: Final = 60.0
+"""Seconds between two log lines about the same plugin and hook."""
+
+_MARK = "firelock_counts_in_memory"
+_WAITED = {
+    "jobs_created": "The call that created the jobs waited for it.",
+    "attempt_failed": "The worker of the failed job waited for it.",
+    "jobs_settled": "The ends of later jobs wait for it.",
+}
+_START_OR_STOP = "The server waited for it."
+_UNHURRIED = frozenset({"worker_process_started", "worker_process_stopped"})  # a slow set-up is common
+
+_Hook = TypeVar("_Hook", bound=Callable[..., object])
+
+
+def counts_in_memory(hook: _Hook) -> _Hook:
+    """Mark a `jobs_settled` that only adds to counters, so that the dispatcher calls it directly.
+
+    Only for observers of Firelock itself: one that waits for anything else stops its worker process.
+    """
+    setattr(hook, _MARK, True)
+    return hook
+
+
+@attrs.frozen
+class EndObserver:
+    """The `jobs_settled` of one plugin."""
+
+    plugin: str
+    hook: Callable[..., object]
+    call: Callable[[Sequence[Settled]], None]
+    """Calls the hook; an exception of the hook is logged and not raised."""
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether the dispatcher calls it without a queue."""
+        return getattr(self.hook, _MARK, False) is True
+
+
+class SlowObservers:
+    """Names slow observers in the log: each plugin and hook once, then at most once per interval."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._logged_at: dict[tuple[str, str], float] = {}
+
+    def note(self, plugin: str, hook: str, seconds: float, *, is_running: bool = False) -> None:
+        """Log a call that took, or has taken so far, longer than `SLOW_SECONDS`."""
+        if seconds <= SLOW_SECONDS:
+            return
+        key, now = (plugin, hook), time.monotonic()
+        with self._lock:
+            if now - self._logged_at.get(key, -LOG_INTERVAL) < LOG_INTERVAL:
+                return
+            self._logged_at[key] = now
+        level = logging.INFO if hook in _UNHURRIED else logging.WARNING
+        took = "has been running" if is_running else "ran"
+        waited = _WAITED.get(hook, _START_OR_STOP)
+        log.log(level, "Plugin %r: %s %s for %.1f s. %s", plugin, hook, took, seconds, waited)
+
+
+class _EndQueue:
+    """The ends that wait for one plugin, in order, and the thread that reports them."""
+
+    def __init__(self, observer: EndObserver, slow: SlowObservers) -> None:
+        self._observer = observer
+        self._slow = slow
+        self._changed = threading.Condition()
+        self._waiting: deque[Settled] = deque()
+        self._held = 0  # waiting, or in the call that is under way
+        self._called_at: float | None = None  # when that call began
+        self._dropped = self._unlogged = 0
+        self._logged_at = -LOG_INTERVAL
+        self._is_closed = False
+        self._thread = threading.Thread(
+            target=self._run, name=f"firelock-observer-{observer.plugin}", daemon=True
+        )
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, settled: Sequence[Settled]) -> None:
+        """Add the ends, as many as there is room for; count the rest as dropped. Never waits."""
+        with self._changed:
+            room = 0 if self._is_closed else QUEUE_LIMIT - self._held
+            taken = settled if len(settled) <= room else settled[:room]
+            self._waiting.extend(taken)
+            self._held += len(taken)
+            self._dropped += len(settled) - len(taken)
+            self._unlogged += len(settled) - len(taken)
+            called_at = self._called_at
+            self._changed.notify_all()
+        if called_at is not None:
+            seconds = time.monotonic() - called_at
+            self._slow.note(self._observer.plugin, "jobs_settled", seconds, is_running=True)
+        self._log_dropped()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether every end that was added has been reported."""
+        return not self._held
+
+    def close(self, deadline: float) -> None:
+        """Report what waits until the deadline, then discard the rest and log how much that was."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+            while self._held and self._thread.is_alive() and (left := deadline - time.monotonic()) > 0:
+                self._changed.wait(left)
+            held = self._held
+            self._waiting.clear()
+        self._log_dropped(is_last=True)
+        if held:
+            log.warning(
+                "Plugin %r: the server stopped before jobs_settled had returned; ends not reported: %d.",
+                self._observer.plugin, held,
+            )  # fmt: skip
+        elif self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while settled := self._next():
+            try:
+                self._observer.call(settled)
+            except BaseException:  # a SystemExit, for example: the next ends are reported all the same
+                log.exception("Plugin %r raised in jobs_settled; no job is touched.", self._observer.plugin)
+            finally:
+                with self._changed:
+                    self._called_at = None
+                    self._held -= len(settled)
+                    self._changed.notify_all()
+            self._log_dropped()
+
+    def _next(self) -> list[Settled]:
+        """Wait for ends and return them; none after the queue was closed."""
+        while True:
+            with self._changed:
+                while not self._waiting and not self._is_closed and not self._unlogged:
+                    self._changed.wait()
+                if self._waiting or self._is_closed:
+                    count = min(CALL_LIMIT, len(self._waiting))
+                    self._called_at = time.monotonic() if count else None
+                    return [self._waiting.popleft() for _ in range(count)]
+                self._changed.wait(max(0.0, self._logged_at + LOG_INTERVAL - time.monotonic()))
+            self._log_dropped()
+
+    def _log_dropped(self, *, is_last: bool = False) -> None:
+        """Log the first dropped ends immediately, later ones as a sum once per interval and at the end."""
+        if not self._unlogged:
+            return
+        with self._changed:
+            now, count = time.monotonic(), self._unlogged
+            if not count or (not is_last and now - self._logged_at < LOG_INTERVAL):
+                return
+            self._unlogged, self._logged_at = 0, now
+            in_all = self._dropped
+        log.warning(
+            "Plugin %r: jobs_settled is slower than the jobs. Ends dropped: %d (%d in all). The jobs are not "
+            "affected.", self._observer.plugin, count, in_all,
+        )  # fmt: skip
+
+
+class EndObservers:
+    """The observers of ended attempts in one worker process.
+
+    Args:
+        observers: in the order in which they are called.
+        slow: names those that take long.
+    """
+
+    def __init__(self, observers: Sequence[EndObserver] = (), slow: SlowObservers | None = None) -> None:
+        slow = slow or SlowObservers()
+        self._direct = [each.call for each in observers if each.is_direct]
+        self._queues = [_EndQueue(each, slow) for each in observers if not each.is_direct]
+        self.is_used = bool(observers)
+
+    def start(self) -> None:
+        """Start a thread per queue."""
+        for each in self._queues:
+            each.start()
+
+    def report(self, settled: Sequence[Settled]) -> None:
+        """Count the ends, and add them to the queue of each plugin."""
+        for call in self._direct:
+            call(settled)
+        for each in self._queues:
+            each.put(settled)
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether every end has been reported to every plugin, except for those dropped."""
+        return all(each.is_empty for each in self._queues)
+
+    def close(self, seconds: float) -> None:
+        """Report the ends that still wait, for so long in all, and end the threads."""
+        deadline = time.monotonic() + seconds
+        for each in self._queues:
+            each.close(deadline)

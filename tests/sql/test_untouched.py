@@ -1,0 +1,177 @@
+"""Across modules: a refused enqueue is reported as untouched, and one whose reply was lost is not."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import ExitStack, closing, contextmanager, suppress
+
+import psycopg
+import pymysql
+import pytest
+
+from firelock import Firelock, StorageUnavailable
+from tests.faults.proxy import FaultProxy
+from tests.ports import free_port
+from tests.sql.databases import PostgresqlDatabase
+from tests.sql.servers.postgresql import Postgresql
+
+_FULL_POSTGRESQL = """
+CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'; END $$;
+CREATE TRIGGER full_disk BEFORE INSERT ON firelock_jobs EXECUTE FUNCTION fill()
+"""
+_FULL_MYSQL = """
+CREATE TRIGGER full_disk BEFORE INSERT ON firelock_jobs FOR EACH ROW
+SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1114, MESSAGE_TEXT = 'The table is full'
+"""
+
+
+@contextmanager
+def app_at(url, *, is_migrated=True):
+    """An app at the URL and its task; its tables exist."""
+    with closing(Firelock(url)) as fire:
+        if is_migrated:
+            fire.storage.migrate()
+        yield fire, fire.task(name="note")(lambda text="": None)
+
+
+def assert_untouched(task, words):
+    """Assert that each enqueue is refused with these words and wrote nothing."""
+    for enqueue in (task.enqueue, lambda: task.enqueue_many([()] * 3)):
+        with pytest.raises(StorageUnavailable, match=words) as caught:
+            enqueue()
+        assert caught.value.is_untouched, caught.value
+    return caught.value
+
+
+@pytest.fixture
+def task(server_database):
+    """The task of an app on the module's database of each server, which has no jobs."""
+    with app_at(server_database.url()) as (fire, task):
+        fire.storage.clear()
+        yield task
+
+
+@contextmanager
+def ruled(database, statements, undo):
+    """Within it the administrator's statements hold."""
+    with administrator(database) as run:
+        run(statements)
+        try:
+            yield
+        finally:
+            run(undo)
+
+
+@contextmanager
+def administrator(database):
+    """A function that runs statements with every right, in the database."""
+    if isinstance(database, PostgresqlDatabase):
+        with psycopg.connect(database.socket_url(), autocommit=True) as connection:
+            yield connection.execute
+        return
+    with closing(database.server.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute(f"USE `{database.name}`")
+        yield cursor.execute
+
+
+def test_refused_connection_leaves_the_call_untouched(server_database):
+    """Nothing listens at the port."""
+    with app_at(server_database.url(port=free_port()), is_migrated=False) as (_, task):
+        assert_untouched(task, "refused|connect")
+
+
+def test_server_without_a_free_connection_leaves_the_call_untouched(server_database):
+    """PostgreSQL refuses by the database's own limit; of MariaDB the test takes every connection."""
+    if isinstance(server_database, PostgresqlDatabase):
+        alter = f"ALTER DATABASE {server_database.name} CONNECTION LIMIT"
+        taken = ruled(server_database, f"{alter} 0", f"{alter} -1")
+    else:
+        taken = all_connections(server_database)
+    with taken, app_at(server_database.url(), is_migrated=False) as (_, task):
+        assert_untouched(task, "(?i)too many connections")
+
+
+@contextmanager
+def all_connections(database):
+    """Within it the server has no connection left."""
+    with ExitStack() as stack:
+        with suppress(pymysql.OperationalError):
+            while True:
+                stack.enter_context(closing(database.server.connect()))
+        yield
+
+
+def test_full_disk_leaves_the_call_untouched(server_database, task):
+    """The server's error is raised by a trigger."""
+    if isinstance(server_database, PostgresqlDatabase):
+        full, undo = _FULL_POSTGRESQL, "DROP TRIGGER full_disk ON firelock_jobs; DROP FUNCTION fill()"
+    else:
+        full, undo = _FULL_MYSQL, "DROP TRIGGER full_disk"
+    with ruled(server_database, full, undo):
+        error = assert_untouched(task, "extend file|full")
+
+    assert error.longest_pause == (30.0 if isinstance(server_database, PostgresqlDatabase) else 5.0)
+
+
+def test_read_only_mariadb_leaves_the_call_untouched(mariadb):
+    """A replica, or a primary before a failover."""
+    with (
+        app_at(mariadb.url()) as (_, task),
+        ruled(mariadb, "SET GLOBAL read_only = 1", "SET GLOBAL read_only = 0"),
+    ):
+        assert_untouched(task, "takes no writes")
+
+
+def test_standby_leaves_the_call_untouched(postgresql_program):
+    """A PostgreSQL that takes no writes."""
+    with Postgresql(postgresql_program) as server:
+        server.create_database("jobs")
+        with app_at(server.url("jobs")):
+            pass
+        server.stop()
+        (server.folder / "data" / "standby.signal").touch()
+        server.start()
+        with app_at(server.url("jobs"), is_migrated=False) as (_, task):
+            assert_untouched(task, "takes no writes")
+
+
+def test_lost_reply_does_not_leave_the_call_untouched(postgresql):
+    """The job is stored, and each of both replies is lost."""
+    with (
+        FaultProxy(postgresql.server.address) as proxy,
+        app_at(postgresql.url(port=proxy.port)) as (fire, task),
+    ):
+        fire.storage.clear()
+        proxy.lose_reply(lambda request: b"note" in request, times=None)
+        with pytest.raises(StorageUnavailable) as caught:
+            task.enqueue()
+        proxy.heal()
+
+        assert fire.jobs.counts().by_state["enqueued"] == 1
+    assert not caught.value.is_untouched
+
+
+@pytest.mark.parametrize("pragma", ["max_page_count = 1", "query_only = ON"], ids=["full", "read-only"])
+def test_full_or_read_only_sqlite_leaves_the_call_untouched(tmp_path, monkeypatch, pragma):
+    """The file has reached its quota of pages, or may not be written."""
+    url, connect = f"sqlite:///{tmp_path / 'jobs.db'}?synchronous=normal", sqlite3.connect
+    with app_at(url):
+        pass
+
+    def limited(*args, **kwargs):
+        connection = connect(*args, **kwargs)
+        connection.execute(f"PRAGMA {pragma}")
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", limited)
+    with app_at(url, is_migrated=False) as (_, task), pytest.raises(StorageUnavailable) as caught:
+        task.enqueue_many([("a" * 4_000,)] * 300)
+
+    assert caught.value.is_untouched, caught.value
+
+
+def test_sqlite_without_its_folder_leaves_the_call_untouched(tmp_path):
+    """The file cannot be opened."""
+    with app_at(f"sqlite:///{tmp_path / 'none' / 'jobs.db'}", is_migrated=False) as (_, task):
+        assert_untouched(task, "no folder")
