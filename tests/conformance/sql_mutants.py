@@ -22,6 +22,7 @@ from tests.sql import test_closing_sessions
 
 _TABLE = Path(__file__).with_name("sql_mutations.txt")
 _OF_ROWS = "Rows"  # the duty of tests that know the tables
+_GIVEN = frozenset({"scene", "server_database", "lock_job"})  # the fixtures that such a test may ask for here
 
 
 def sql_mutations():
@@ -74,8 +75,12 @@ class _RowCase:
 
 
 def _row_cases(database, lock_job):
-    names = [name for name in vars(test_closing_sessions) if name.startswith("test_")]
-    return [_RowCase(_OF_ROWS, name, database, lock_job) for name in names]
+    tests = {name: test for name, test in vars(test_closing_sessions).items() if name.startswith("test_")}
+    return [
+        _RowCase(_OF_ROWS, name, database, lock_job)
+        for name, test in tests.items()
+        if _GIVEN.issuperset(inspect.signature(test).parameters)
+    ]
 
 
 def sql_catcher(mutation, database, lock_job):

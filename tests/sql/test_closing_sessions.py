@@ -11,6 +11,7 @@ from sqlalchemy.pool import NullPool
 
 from firelock import State
 from firelock.cli import main
+from firelock.storage import Moved
 from tests.scenes import scene_at
 from tests.sql.transactions import lock_jobs
 
@@ -93,6 +94,21 @@ def test_a_session_that_holds_many_ends_in_transactions_of_some_hundreds(scene, 
     assert (3, 0) == (taken.left, later.left)
     assert ([ids[3]], sorted(locked[1:])) == (later.crashed, sorted(later.returned))
     assert {State.ENQUEUED: MANY} == scene.by_state()
+
+
+def test_a_session_whose_blame_cannot_be_read_blames_all(scene, server_database, lock_job):
+    """A value that somebody wrote by hand does not stop the sweeps: nothing is known of the session then."""
+    holder = scene.begin()
+    running = scene.run(holder)
+    with lock_job(running.id):
+        scene.lose(holder, running=[])
+    with create_engine(server_database.engine_url(), poolclass=NullPool).begin() as connection:
+        connection.execute(text("UPDATE firelock_sessions SET blame = 'by hand'"))
+
+    (taken,) = scene.orphans()
+
+    assert [running.id] == taken.crashed
+    assert Moved.SESSION_LOST == scene.record(running.id).reason
 
 
 def test_the_doctor_names_jobs_that_stay_locked(scene, lock_job):
