@@ -21,12 +21,6 @@ LONG = 60.0  # seconds until a condition counts as never met
 SETTINGS = Settings(poll=0.1, heartbeat=1, session_timeout=60, sweep=60)
 OTHERS = 8
 
-stops_the_server = pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="The thread that claims jobs and stores all ends waits for the locked row.",
-)
-
 
 class Shop:
     """An application on a database, its server with four threads, and transactions of other programs."""
@@ -124,7 +118,6 @@ def shop(server_database):
 
 
 @pytest.mark.parametrize("way", [Shop.lock, Shop.attach], ids=["select", "then"])
-@stops_the_server
 def test_other_jobs_end_while_the_row_of_an_ended_job_is_locked(shop, way):
     """It is locked by a statement, or by a request that attaches a continuation and does not commit."""
     shop.server.start()
@@ -147,7 +140,6 @@ def test_other_jobs_end_when_no_row_is_locked(shop):
     assert shop.others_end()
 
 
-@stops_the_server
 def test_a_server_that_stops_stores_the_ends_of_other_jobs_while_a_row_is_locked(shop):
     """Otherwise a deploy runs these jobs a second time."""
     shop.server.start()
@@ -165,7 +157,6 @@ def test_a_server_that_stops_stores_the_ends_of_other_jobs_while_a_row_is_locked
         eventually(lambda: shop.are(State.SUCCEEDED, others), within=WITHIN)
 
 
-@stops_the_server
 def test_other_jobs_end_while_a_job_that_completes_itself_keeps_its_transaction_open(shop):
     """The row is locked by `complete_within`; after a second the server writes when the job started."""
     completed = threading.Event()
@@ -195,7 +186,6 @@ def tells_start(storage, job):
     )
 
 
-@stops_the_server
 def test_other_jobs_end_while_the_row_of_a_waiting_continuation_is_locked(shop):
     """The parent ends, so the server has to enqueue the continuation."""
     shop.server.start()
@@ -219,11 +209,6 @@ def mariadb_shop(mariadb):
         yield shop
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="On MariaDB the thread that stores all ends first writes log lines, which wait for the lock.",
-)
 def test_other_jobs_end_while_a_job_with_a_locked_row_logs(mariadb_shop):
     """Each of the other jobs ends when the logging job has just written a line."""
     shop, asked, wrote = mariadb_shop, threading.Semaphore(0), threading.Semaphore(0)
