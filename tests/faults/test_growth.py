@@ -27,11 +27,6 @@ LONG = 30.0  # seconds until a condition counts as never met
 SETTINGS = Settings(poll=0.05, heartbeat=0.2, session_timeout=30, sweep=0.1, argument_warning=32 * 1024)
 
 
-def grows(reason):
-    """Mark a test as expected to fail because the cost still grows."""
-    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)
-
-
 def app_at(storage, **settings):
     """Return an application with one task on the storage."""
     fire = Firelock(storage, settings=Settings(**settings) if settings else SETTINGS)

@@ -1,4 +1,4 @@
-"""Each rule of locked rows, broken in the SQL storages, is noticed by the test that is named for it."""
+"""Across modules: each rule of locked rows, once broken, is noticed by the test that is named for it."""
 
 from __future__ import annotations
 
