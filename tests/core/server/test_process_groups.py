@@ -18,7 +18,13 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are f
 
 
 @pytest.fixture
-def start():
+def guard():
+    """A guard without groups."""
+    return GroupGuard()
+
+
+@pytest.fixture
+def start(guard):
     """A function that starts a program that leads a group; it is killed at the end."""
     started = []
 
@@ -29,14 +35,9 @@ def start():
 
     yield begin
     for process in started:
+        guard.kill(process.pid)  # also ends the guard itself
         process.kill()
         process.wait()
-
-
-@pytest.fixture
-def guard():
-    """A guard without groups."""
-    return GroupGuard()
 
 
 def guards():
@@ -109,9 +110,9 @@ def test_guard_runs_while_there_are_groups(start, guard):
 
     for process in (first, second):
         guard.add(process.pid)
-    running = guards()
+    running = until(guards)  # a program that has just begun has no command line yet
     guard.kill(first.pid)
-    left = guards()
+    left = until(guards)  # a program that has just begun has no command line yet
     guard.kill(second.pid)
 
     assert (1, running, []) == (len(running), left, guards())
@@ -122,12 +123,12 @@ def test_guard_that_was_killed_is_replaced(start, guard):
     """The next group starts another, which knows the earlier ones as well."""
     first, second = start(), start()
     guard.add(first.pid)
-    (killed,) = guards()
+    (killed,) = until(guards)  # a program that has just begun has no command line yet
     os.kill(killed, signal.SIGKILL)
     os.waitid(os.P_PID, killed, os.WEXITED | os.WNOWAIT)
 
     guard.add(second.pid)
-    (other,) = guards()
+    (other,) = until(guards)  # a program that has just begun has no command line yet
 
     assert other != killed
     for process in (first, second):
@@ -138,7 +139,7 @@ def test_guard_ignores_the_signals_of_a_stop(start, guard):
     """A service manager may signal all processes of a server, and the server stops in order."""
     first, second = start(), start()
     guard.add(first.pid)
-    (one,) = guards()
+    (one,) = until(guards)  # a program that has just begun has no command line yet
     status = Path(f"/proc/{one}/status")
 
     def ignored():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from firelock.storage import ClaimRequest
 from firelock_sql.verbs.claim import QueueTurns, ReadyRow, ready_rows
 
 MOST_ASKED = 20
@@ -42,7 +43,7 @@ def test_a_job_that_comes_free_before_those_taken_is_taken_next():
     turns = QueueTurns()
     turns.served("b")
 
-    rows = ready_rows(Looking(), None, 4, turns)  # type: ignore[arg-type]  # all that it asks of one
+    rows = ready_rows(Looking(), ClaimRequest(None, 4, "one", 0), turns)  # type: ignore[arg-type]  # all that it asks of one
 
     assert ["a1", "b1", "b2", "b0"] == sorted((row[0] for row in rows), key=["a1", "b1", "b2", "b0"].index)
 
@@ -52,6 +53,6 @@ def test_no_more_is_taken_than_was_asked_for():
     turns = QueueTurns()
     turns.served("b")
 
-    rows = ready_rows(Looking(), None, 3, turns)  # type: ignore[arg-type]
+    rows = ready_rows(Looking(), ClaimRequest(None, 3, "one", 0), turns)  # type: ignore[arg-type]
 
     assert 3 == len(rows) == len({row[0] for row in rows})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -41,6 +42,7 @@ from firelock_sql.verbs.settle import clear_tail, take_back
 
 _SECOND = 1_000_000
 _LONGEST_WAIT = _SECOND // 4  # for the right to write, when nobody holds it for long
+_MOMENT = 0.05  # seconds: longer than a transaction of Firelock
 _LONG_CLOSING = 60 * _SECOND  # after which the doctor names what is locked
 _CLOSING_SHOWN, _LOCKED_SHOWN = 10, 3  # sessions, and jobs of each
 _TAKEN_AT_ONCE = 500  # jobs of a dead session in one transaction, where a database locks rows
@@ -154,12 +156,25 @@ class SqlSessionVerbs(SqlVerbs):
 
     @override
     def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
-        """See `Storage.end_session`; waits for a claim of this session that has not committed yet."""
+        """See `Storage.end_session`; waits for a claim of this session that has not committed yet.
+
+        If rows are locked, tries them once more a moment later: a short transaction, such as the last memo of
+        a process that died, has ended by then, and its job does not have to wait for the next sweep.
+        """
         blame = _Blame(reason, None if running is None else frozenset(running))
         taken = self._end(lambda tx: _mark_dead(tx, session, blame))
         if taken is None:
-            taken, _ = self._continue_closing(session)
-        return taken
+            return self._continue_closing(session)[0]
+        if not taken.left:
+            return taken
+        time.sleep(_MOMENT)
+        more, _ = self._continue_closing(session)
+        return attrs.evolve(
+            taken,
+            crashed=[*taken.crashed, *more.crashed],
+            returned=[*taken.returned, *more.returned],
+            left=more.left,
+        )
 
     @override
     def orphans(self, limit: int, *, as_of: int | None = None) -> list[Taken]:

@@ -415,16 +415,16 @@ class CancellingDuty(ServerFixtures):
     def test_deleted_coroutine_that_streams_is_cancelled(
         self, stage: Stage, emit: Callable[..., Any]
     ) -> None:
-        """It is cancelled even if the refused write of its stream is what reports the deletion."""
+        """It is cancelled by the notification of the deletion or by the refused write of its stream."""
         started, deleted, cancelled = threading.Event(), threading.Event(), threading.Event()
 
         async def streams(context: JobContext) -> None:
             started.set()
-            while not deleted.is_set():
-                await asyncio.sleep(0.01)
-            if (awaitable := emit(context, "word")) is not None:
-                await awaitable
             try:
+                while not deleted.is_set():
+                    await asyncio.sleep(0.01)
+                if (awaitable := emit(context, "word")) is not None:
+                    await awaitable
                 await asyncio.wait_for(asyncio.get_running_loop().create_future(), PATIENCE)
             except asyncio.CancelledError:
                 cancelled.set()

@@ -31,7 +31,7 @@ _MINUTE = 60 * SECOND
 class RateDuty(StorageFixtures):
     """What a number of starts in a time promises; what `spend` does to it."""
 
-    verbs = "rates spend"
+    verbs = "rates spend shut"
     needs = Feature.LIMITS
 
     def test_a_burst_may_start_at_once(self, scene: Scene) -> None:
