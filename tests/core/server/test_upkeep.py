@@ -322,6 +322,17 @@ def test_a_task_says_how_long_its_succeeded_jobs_stay(keep, days):
         assert (True, [None]) == (is_there, storage.get([done.id]))
 
 
+def test_release_of_the_dispatcher_is_followed_by_others(seldom):
+    """They come after 1, 2, 4 … seconds, because rows may have been locked, until the duty's own turn."""
+    seldom.upkeep.start()
+    until(lambda: seldom.storage.called["release"])
+    before = len(seldom.storage.called["release"])
+
+    seldom.upkeep.release_again()
+
+    until(lambda: len(seldom.storage.called["release"]) >= before + 2)
+
+
 def test_a_due_sweep_comes_before_the_rest_of_what_is_to_be_released(scene):
     """A call that leaves children is followed by the next one, but by a sweep first if it is due."""
     order = []

@@ -275,6 +275,7 @@ class Dispatcher:
             self._is_releasing = False
             self._inbox.look_again()
             self._batches.look()
+            self._upkeep.release_again()
         self._wait(is_more_likely=is_full)
 
     def _limit(self) -> int:

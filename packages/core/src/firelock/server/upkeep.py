@@ -40,6 +40,7 @@ _SELDOM = 3  # sweeps to one look for what is seldom there
 _IDLE_RETENTION = 6  # sweeps to one look for expired jobs if none expire
 _LONGEST_DISTRUST = 3  # session timeouts, however often the clock jumps
 _RENEWED_WITHIN = 1.0  # seconds; living servers look at their clocks twice as often, and renew after a jump
+_RELEASE_AGAIN = 1.0  # seconds after a release of the dispatcher, which may have skipped locked rows
 _RELEASES = 20  # calls after sessions were lost; the duty that releases does the rest
 _SPARE_DESCRIPTORS = 16  # for a connection to the storage and the pipes of a job process
 _IGNORED = 2.0  # seconds after its timeout in which a job may still end
@@ -177,6 +178,7 @@ class ChildUpkeep:
     _trusting: threading.Lock = attrs.Factory(threading.Lock)
     _jumped_at: float | None = None  # monotonic; the first jump of the clock since nobody has been reaped
     _had_right: bool = True
+    _release_pause: float = float("inf")  # seconds, growing until only the duty's own interval is left
     _look_again: float = _FIRST_LOOK  # seconds, growing while what is due does not move
 
     def __attrs_post_init__(self) -> None:
@@ -187,7 +189,7 @@ class ChildUpkeep:
         # is a second net, and seldom, so that an idle server stays below two storage calls a second.
         self._due = _Duty("due", _SELDOM * sweep, self._promote_and_fire)
         self._sweeps = _Duty("sweep", sweep, self._sweep)
-        releases = _Duty("release", _SELDOM * sweep, self._release)
+        self._releases = _Duty("release", _SELDOM * sweep, self._release)
         self._catalogue = _Duty("catalogue", _CATALOGUE, self._tell_tasks)
         self._flushes = [
             _Duty("console", _CONSOLE, lambda: self._context.console.flush(storage)),
@@ -207,10 +209,13 @@ class ChildUpkeep:
             """Only what would find lost servers judges whether the storage can be reached."""
 
         self._promotes = _DutyThread("firelock-due", [self._due], distrust, has_own_connection=True)
+        self._upkeep = _DutyThread(
+            "firelock-upkeep", [self._sweeps, self._releases, self._catalogue], distrust
+        )
         retention = _DutyThread("firelock-retention", [removes], ignore)
         self._threads = [
             self._promotes,
-            _DutyThread("firelock-upkeep", [self._sweeps, releases, self._catalogue], distrust),
+            self._upkeep,
             retention,
             _DutyThread("firelock-flush", self._flushes, ignore),
             _DutyThread("firelock-watch", near, ignore),
@@ -306,9 +311,17 @@ class ChildUpkeep:
                 if self._release() is None:
                     return
 
+    def release_again(self) -> None:
+        """Release within a second: the dispatcher has just done so, and rows may have been locked then."""
+        self._release_pause = _RELEASE_AGAIN
+        self._upkeep.advance(self._releases, time.monotonic() + _RELEASE_AGAIN)
+
     def _release(self) -> float | None:
         """Move some of what waits for ended parents, or for its batch; a due sweep comes before the rest."""
-        return 0.0 if self._runtime.storage.release(_BATCH) >= _BATCH else None
+        if self._runtime.storage.release(_BATCH) >= _BATCH:
+            return 0.0
+        self._release_pause *= 2
+        return self._release_pause if self._release_pause < self._releases.every else None
 
     def _distrust(self, look: StorageLook) -> None:
         """The storage's clock jumped: nobody is reaped until all had a full session timeout to renew.
