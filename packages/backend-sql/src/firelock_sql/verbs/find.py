@@ -315,7 +315,7 @@ def _merged(tx: Transaction, query: _Query, walk: _Walk) -> Iterator[_Found]:
                 part.most, part.last = chunk, query.place
             opened, wanted, batch = [*opened, *new], [*wanted, *new], 2 * batch
         rows += _read_parts(tx, query, walk, wanted)
-        rows.sort(key=lambda row: row[0][:2], reverse=not query.is_oldest_first)
+        rows.sort(key=lambda row: _order(row[0][:2]), reverse=not query.is_oldest_first)
         opened = [part for part in opened if not part.is_over]
         number = _count_ready(query, rows, opened, waiting[0].first if waiting else None)
         yield from (found for found, _ in rows[:number])
@@ -327,13 +327,20 @@ def _is_behind(query: _Query, time: int, place: rules.Place | None) -> bool:
     """Return whether all jobs from this time on come behind the place; no place is in front of any."""
     if place is None:
         return False
-    return time > place[0] if query.is_oldest_first else time < place[0]
+    mine, other = _order((time, ""))[:3], _order(place)[:3]
+    return mine > other if query.is_oldest_first else mine < other
+
+
+def _order(place: rules.Place) -> tuple[bool, int, str, str]:
+    """Return what sorts places as the database does: a damaged time is a string, behind all others."""
+    time, id = place
+    return (False, time, "", id) if isinstance(time, int) else (True, 0, str(time), id)
 
 
 def _nearest_end(query: _Query, opened: Sequence[_Part]) -> rules.Place | None:
     """Return the first place behind which there may be rows that have not been read."""
     ends = (part.last for part in opened if part.last is not None)
-    return (min if query.is_oldest_first else max)(ends, default=None)
+    return (min if query.is_oldest_first else max)(ends, key=_order, default=None)
 
 
 def _count_ready(
@@ -342,7 +349,8 @@ def _count_ready(
     """Return how many rows come before all that have not been read."""
     end = _nearest_end(query, opened)
     for number, ((time, id, _), _) in enumerate(rows):
-        if end is not None and ((time, id) > end if query.is_oldest_first else (time, id) < end):
+        mine, nearest = _order((time, id)), None if end is None else _order(end)
+        if nearest is not None and (mine > nearest if query.is_oldest_first else mine < nearest):
             return number
         if first_waiting is not None and not _is_behind(query, first_waiting, (time, id)):
             return number
@@ -380,7 +388,7 @@ def _list_parts(tx: Transaction, query: _Query, walk: _Walk) -> list[_Part]:
         for queue, task, first in named
         if first is not None and isinstance(queue, str) and isinstance(task, str)  # no bytes of others
     ]
-    return sorted(parts, key=lambda part: part.first, reverse=not query.is_oldest_first)
+    return sorted(parts, key=lambda part: _order((part.first, "")), reverse=not query.is_oldest_first)
 
 
 def _queues_of(tx: Transaction) -> list[str]:

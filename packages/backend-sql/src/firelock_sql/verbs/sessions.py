@@ -98,13 +98,10 @@ SELECT server, blame FROM firelock_sessions WHERE id = :session AND closing_sinc
 _LOCK_CLOSING = Text("SELECT id FROM firelock_sessions WHERE id = :session FOR UPDATE SKIP LOCKED")
 _CLOSED = Text("""
 UPDATE firelock_sessions
-SET closing_since = NULL, blame = NULL,
-    forget_at = died_at + CASE WHEN is_followed = 1 THEN :followed_stays ELSE :stays END
+SET closing_since = NULL, blame = NULL, forget_at = died_at + :stays - is_followed * :earlier
 WHERE id = :session
 """)
-_STAYS = {
-    "stays": rules.forget_at(0, is_followed=False), "followed_stays": rules.forget_at(0, is_followed=True),
-}  # fmt: skip
+_STAYS = {"stays": rules.forget_at(0, is_followed=False), "earlier": _EARLIER}
 _SESSIONS = f"""
 SELECT {", ".join(_FIELDS)}, expires_at, died_at, closing_since IS NOT NULL, {", ".join(_REPORTED)}
 FROM firelock_sessions

@@ -246,6 +246,7 @@ class EndedRun:
     completion: Completion | None = None  # of a run that ended, or may have, within a transaction of its task
     tell: Callable[[], None] | None = None  # says in the log that it failed, where an end may be refused
     shuts: tuple[str, int] | None = None  # a limit's key, and the instant until which it admits no job
+    was_busy: bool = False  # once, when it was sent for the first time
 
 
 def _always() -> bool:

@@ -380,7 +380,7 @@ class Dispatcher:
             return
         if (is_more_likely or self._workers.owes_a_claim) and self._limit() > 0:
             return
-        if ended:
+        if ended or self._settler.has_busy:
             self._inbox.wait(_FLUSH_WAIT)
         elif self._batches.is_owed:
             self._inbox.wait_for_work(self._batches.rest)
@@ -722,13 +722,30 @@ class _Settler:
             free: list[tuple[EndedRun, Applied]] = []
             for place, (end, result) in enumerate(zip([*ended, *back], results, strict=False)):
                 if result is Applied.BUSY:
-                    self.parked.park(end, is_hand_back=place >= len(ended))
+                    self._send_again(end, is_hand_back=place >= len(ended))
                     number -= place < len(ended)
                 else:
                     free.append((end, result))
             sent, results = [end for end, _ in free], [result for _, result in free]
             ended, back = sent[:number], sent[number:]
         return self._take_answers(ended, back, results, batches)
+
+    def _send_again(self, end: EndedRun, *, is_hand_back: bool) -> None:
+        """Send a busy end once more with the next exchange, then park it.
+
+        On PostgreSQL a claim of another process may hold a row for some milliseconds that it has just seen
+        as enqueued, although this process had claimed it.
+        """
+        if end.was_busy:
+            self.parked.park(end, is_hand_back=is_hand_back)
+        else:
+            end.was_busy = True
+            (self._back if is_hand_back else self._unsent).append(end)
+
+    @property
+    def has_busy(self) -> bool:
+        """Whether busy ends wait to be sent once more; asked between two exchanges."""
+        return bool(self._unsent)
 
     def answered_parked(self, parked: ParkedEnd, result: Applied, batches: BatchLooks) -> bool:
         """Handle the answer for a parked end; return as `answered` does."""
