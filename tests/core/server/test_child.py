@@ -39,7 +39,14 @@ fire.task(name="noop")(lambda: None)
 def leak():
     import resource
     highest = max(int(name) for name in os.listdir("/dev/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 4, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 8, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    opened = []
+    try:
+        while True:  # also numbers below the highest may be free
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        for descriptor in opened[-8:]:
+            os.close(descriptor)
 
 @fire.task(name="stuck")
 def stuck():
