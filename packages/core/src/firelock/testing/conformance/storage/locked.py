@@ -35,6 +35,7 @@ from firelock.testing.conformance.storage.subject import StorageFixtures
 LockJob = Callable[[str], AbstractContextManager[object]]
 
 _DELETED_LATER = BASE - HOUR  # an expiry that has passed
+_ANSWER = 1.0  # seconds in which a storage that does not wait for a lock has answered
 
 
 def _whole(scene: Scene, job_id: str) -> tuple[JobRecord, object, object]:
@@ -192,6 +193,7 @@ class LockedRowDuty(StorageFixtures):
         thread = threading.Thread(target=lambda: results.extend(other.apply([change(job_id)])))  # type: ignore[list-item]  # a transition
         thread.start()
         neighbour = scene.apply(succeeds(scene.run(scene.begin("b"))))
+        thread.join(_ANSWER)
         lock.__exit__(None, None, None)
         thread.join(self.patience)
 
