@@ -70,7 +70,7 @@ def main() -> int:
     options = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="idle-calls-", dir=RESULTS))
-    folder.chmod(0o755)  # servers of databases run as somebody else
+    folder.chmod(0o755)  # database servers run as another user
     try:
         with places.opened(options.storage, folder / "storage") as place:
             measure(place, options)

@@ -118,7 +118,7 @@ class Others:
         self.ended = 0  # as last seen
 
     def feed(self) -> None:
-        """Keep jobs waiting until told to stop."""
+        """Keep jobs in the queue until `stop` is called."""
         while not self._is_over.is_set():
             counts = self._fire.jobs.counts()
             self.ended = counts[State.SUCCEEDED]

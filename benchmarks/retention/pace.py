@@ -48,7 +48,7 @@ class Late:
 def of_due_jobs(plan: Plan) -> Iterator[Row]:
     """Yield how late due and recurring jobs and sweeps are beside a backlog of expired jobs, and beside none.
 
-    The due jobs begin with the retention. What is left of it when they have run is told.
+    The due jobs begin with the retention. Also yield how many expired jobs are left when they have run.
     """
     expired = plan.scaled(EXPIRED)
     free, busy = _lateness(plan, 0), _lateness(plan, expired)

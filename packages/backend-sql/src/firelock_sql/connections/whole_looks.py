@@ -1,7 +1,7 @@
 """Reads that leave out the beginning of an index while that is full of old versions of rows.
 
-While somebody holds a snapshot open on a PostgreSQL server, the server keeps the index entry of each version
-of a row that was changed since. A read from the beginning of the index of due jobs steps over the entries of
+While a transaction holds a snapshot open on a PostgreSQL server, it keeps the index entry of each version of
+a row that was changed since. A read from the beginning of the index of due jobs steps over the entries of
 all jobs that were due before, and a read of what a session holds over those of all jobs that it held: 0.15 µs
 each, 30 ms after 200,000 jobs. So these reads are timed. After several long ones, most of the next ones leave
 out what was read before, and only now and then is one whole. A long read is then a small part of the time,
