@@ -12,18 +12,24 @@ from benchmarks.pairs import Row
 from benchmarks.plan import Plan
 
 APP = "benchmarks.isolation.app:fire"
-JOBS, PROCESSES = 20_200, 4
+JOBS, BRIEF_JOBS, PROCESSES = 20_200, 5_000, 4
 _CHUNK = 1_000
 
 
 def until_stored(plan: Plan) -> Iterator[Row]:
     """Yield how long ends wait, and the exchanges that store them; in milliseconds."""
-    number, folder = plan.scaled(JOBS), plan.folder / "measures"
+    yield from _measure(plan, "noop", plan.scaled(JOBS), f"{plan.scaled(JOBS):,} jobs of no length")
+    brief = plan.scaled(BRIEF_JOBS)
+    yield from _measure(plan, "brief", brief, f"{brief:,} jobs of {1_000 * tasks.BRIEF:g} ms")
+
+
+def _measure(plan: Plan, task: str, number: int, jobs: str) -> Iterator[Row]:
+    folder = plan.folder / f"{task}-measures"
     folder.mkdir()
-    with places.opened(plan.storage, plan.folder / "ends") as place, places.client(place.url) as fire:
-        noop = tasks.declare(fire).noop
+    with places.opened(plan.storage, plan.folder / task) as place, places.client(place.url) as fire:
+        chosen = getattr(tasks.declare(fire), task)
         for first in range(0, number, _CHUNK):
-            noop.enqueue_many([()] * min(_CHUNK, number - first))
+            chosen.enqueue_many([()] * min(_CHUNK, number - first))
         with places.serving(place, APP, processes=PROCESSES, BENCHMARK_MEASURES=str(folder)) as (server,):
             places.wait_for(server, fire, number)
     measured = read_measures(folder)
@@ -32,9 +38,9 @@ def until_stored(plan: Plan) -> Iterator[Row]:
     before = [wait - its for wait, its in zip(waits, took, strict=True)]
     for name, place_of in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("longest", 1.0)):
         figures = {"median": quantile(waits, place_of), "beside": quantile(took, place_of)}
-        what = f"ends of {number:,} jobs until stored, beside their exchange, {name}, ms"
+        what = f"ends of {jobs} until stored, beside their exchange, {name}, ms"
         yield {"what": what, "ratio": figures["median"] / figures["beside"], **figures}
-    yield {"what": "ends until their exchange began, p99, ms", "median": quantile(before, 0.99)}
+    yield {"what": f"ends of {jobs} until their exchange began, p99, ms", "median": quantile(before, 0.99)}
 
 
 def read_measures(folder: Path) -> list[dict[str, list[tuple[float, float]]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ GATES = "BENCHMARK_GATES"
 MEASURES = "BENCHMARK_MEASURES"
 """The environment variable with the folder of what servers have measured."""
 
+BRIEF = 0.010  # seconds
 _LOOK = 0.05  # seconds between two looks at a gate
 
 
@@ -27,6 +29,7 @@ class Tasks:
 
     fire: Firelock
     noop: Any
+    brief: Any  # takes `BRIEF` seconds
     after: Any  # runs after another one
     held: Any  # runs until its gate is open
     limited: Any  # the same, with a limit's key for each number
@@ -35,11 +38,15 @@ class Tasks:
 
 
 def declare(fire: Firelock, note_end: Callable[[str], None] | None = None) -> Tasks:
-    """Give an application the tasks; `note_end` is called with the id of a `noop` job at its end."""
+    """Give an application the tasks; `note_end` gets the id of each `noop` and `brief` job at its end."""
 
     def noop() -> None:
         if note_end is not None:
             note_end(current_job().id)
+
+    def brief() -> None:
+        time.sleep(BRIEF)
+        noop()
 
     def after() -> None:
         _note_run("after")
@@ -56,6 +63,7 @@ def declare(fire: Firelock, note_end: Callable[[str], None] | None = None) -> Ta
     return Tasks(
         fire=fire,
         noop=fire.task(name="noop")(noop),
+        brief=fire.task(name="brief")(brief),
         after=fire.task(name="after")(after),
         held=fire.task(name="held")(held),
         limited=fire.task(name="limited", limits=[Limit("number:{number}", concurrent=1)])(held),

@@ -47,3 +47,26 @@ def test_a_free_worker_lets_it_go_on(seconds, left):
     ahead.go_on()
 
     assert (left, False) == (ahead.ahead, ahead.is_stalled)
+
+
+@pytest.mark.parametrize(
+    ("short", "ends", "seconds", "left"),
+    [
+        (0.002, 500, 0.022, 101),  # 20 ms longer than an exchange with few ends
+        (0.002, 500, 0.0221, 86),
+        (0.050, 500, 0.150, 101),  # a distant storage: three times as long
+        (0.050, 500, 0.151, 86),
+        (0.002, 10, 0.5, 101),  # not because of its ends
+    ],
+)
+def test_exchanges_that_are_long_because_of_their_ends_lower_it(short, ends, seconds, left):
+    """A tenth fewer of 95 are held; no more are before an exchange is short again."""
+    ahead = ClaimAhead(500)
+    for _ in range(36):
+        ahead.ran_dry()
+    ahead.exchanged(2, short)
+
+    ahead.exchanged(ends, seconds)
+    ahead.ran_dry()
+
+    assert left == ahead.ahead

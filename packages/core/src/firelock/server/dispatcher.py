@@ -58,6 +58,8 @@ _FIRST_PAUSE, _SECOND_PAUSE, _LONGEST_PAUSE = 0.01, 0.1, 5.0  # a lost connectio
 _IDLE_HEARTBEATS = 3
 _SHOWN_AS_STARTED = 1.0  # seconds from which `started_at` is written while the job still runs
 _LONG_WAIT, _TOO_LONG_WAIT = 0.020, 0.050
+_FEW_ENDS = 10  # an exchange with no more of them costs little more than one without any
+_MUCH_LONGER, _TIMES_LONGER = 0.020, 3  # seconds beyond such an exchange, or as many times its duration
 _STALL = 0.2  # seconds without a free worker, behind jobs that were handed back, that are no hiccup
 _CLOCK_SLACK = 0.0005  # seconds behind the instant, so that the storage's clock has come to it as well
 _SENDER_GRACE = 2.0  # seconds for the attempt to store a parked end that is under way
@@ -257,8 +259,10 @@ class Dispatcher:
         self._hand_back_late()
         if self._is_time_to_reconcile():
             self._reconcile()
-        limit = self._limit()
+        limit, began = self._limit(), time.monotonic()
         reply = self._exchange(limit)
+        if reply.results:
+            self._ahead.exchanged(len(reply.results), time.monotonic() - began)
         if not self._is_reachable:
             self._is_reachable = True
             log.info("Storage is back.")
@@ -507,6 +511,9 @@ def _completion_of(run: Run, lost: LostClaim) -> Completion | None:
 class ClaimAhead:
     """The number of jobs that may wait here without a free worker: by the wait observed, 0 at first.
 
+    It shrinks while exchanges are long because of it: an end waits for the exchange under way and then for
+    its own, and a process that is killed meanwhile leaves the job to be run again.
+
     It is 0 from when jobs were handed back until a worker is free: the exchange that hands them back would
     claim them again.
     """
@@ -515,6 +522,8 @@ class ClaimAhead:
     _clock: Callable[[], float] = time.monotonic
     _ahead: float = 0.0
     _stalled_at: float | None = None  # no worker has been free since jobs were handed back
+    _short: float | None = None  # seconds of an exchange with few ends, as averaged
+    _is_long: bool = False  # the last exchange took much longer
 
     @property
     def ahead(self) -> int:
@@ -534,7 +543,19 @@ class ClaimAhead:
 
     def ran_dry(self) -> None:
         """Workers had nothing to do while a claim that found jobs was under way: hold more."""
-        self._ahead = min(self.limit, self._ahead * 1.05 + 1)
+        if not self._is_long:
+            self._ahead = min(self.limit, self._ahead * 1.05 + 1)
+
+    def exchanged(self, ends: int, seconds: float) -> None:
+        """An exchange has stored so many ends; hold fewer jobs if it took long because of their number."""
+        if self._short is None or seconds < self._short:
+            self._short = seconds
+        elif ends <= _FEW_ENDS:
+            self._short += (seconds - self._short) / 8
+        longest = max(self._short + _MUCH_LONGER, self._short * _TIMES_LONGER)
+        self._is_long = ends > _FEW_ENDS and seconds > longest
+        if self._is_long:
+            self._ahead *= 0.9
 
     def observe(self, oldest_wait: float) -> bool:
         """Note the oldest wait here, in seconds; return True if all that wait should be handed back."""
