@@ -240,7 +240,7 @@ def _batches(declared: tasks.Tasks, gate: str, number: int) -> Scene:
 
 def _unique(declared: tasks.Tasks, gate: str, number: int) -> Scene:
     jobs = declared.unique.enqueue_many([(gate, each) for each in range(number)])
-    return Scene(jobs, _UNIQUE, [str(job.unique_key) for job in jobs])
+    return Scene(jobs, _UNIQUE, [f"unique {job.unique_key}" for job in jobs])  # stored behind the task's name
 
 
 def _limits(declared: tasks.Tasks, gate: str, number: int) -> Scene:

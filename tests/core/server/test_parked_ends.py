@@ -357,3 +357,22 @@ def test_answered_end_is_not_sent_again(sender):
 
     assert [("one", Applied.APPLIED), ("two", Applied.APPLIED)] == sorted(sender.answers)
     assert len(sender.sent) == 2
+
+
+def test_attempts_that_meet_locks_are_apart(sender):
+    """Locked rows cost one attempt every 0.1 s; ends that can be stored do not wait, nor do any at a stop."""
+    names = ["one", "two", "three"]
+    for job_id in names:
+        sender.parked.park(ended_run(job_id))
+    sender.now = 1.0
+    sender.parked.hurry(names)
+    for number in (1, 2, 3):
+        until(lambda number=number: len(sender.sent) == number)
+        sender.now += 0.1
+
+    assert pytest.approx([1.0, 1.1, 1.2]) == sender.sent
+
+    sender.parked.hurry_all()
+    until(lambda: len(sender.sent) >= 6)
+    sender.result, sender.now = Applied.APPLIED, 9.0
+    until(lambda: len(sender.answers) == 3)

@@ -31,6 +31,7 @@ PARKED_LIMIT = 1_000
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between two attempts to store an end
 _PAUSE_AT_STOP = 0.25  # seconds at most, while the server stops
+_GAP = 0.1  # seconds after an attempt that met a lock: many locked rows must not keep the storage busy
 _REPORTED_AFTER = 5.0  # seconds
 
 
@@ -65,6 +66,8 @@ class ParkedEnds:
     _number: int = 0
     _condition: threading.Condition = attrs.Factory(threading.Condition)
     _longest_pause: float = _LONGEST_PAUSE
+    _gap: float = _GAP
+    _rests_until: float = 0.0  # monotonic
     _thread: threading.Thread | None = None  # started with the first parked end
     _is_stopped: bool = False
 
@@ -104,7 +107,7 @@ class ParkedEnds:
 
     def hurry_all(self) -> None:
         """Send all now, and often from now on: the server stops."""
-        self._longest_pause = _PAUSE_AT_STOP
+        self._longest_pause, self._gap, self._rests_until = _PAUSE_AT_STOP, 0.0, 0.0
         self.hurry(list(self._parked))
 
     def remove(self, parked: ParkedEnd) -> None:
@@ -169,7 +172,7 @@ class ParkedEnds:
                 if parked.is_dropped or at != parked.next_at:  # answered, or listed again for an earlier time
                     heapq.heappop(self._due)
                     continue
-                seconds = at - self._clock()
+                seconds = max(at, self._rests_until) - self._clock()
                 if seconds <= 0:
                     heapq.heappop(self._due)
                     return parked
@@ -211,6 +214,7 @@ class ParkedEnds:
                 extra={"job_id": parked.end.job.id},
             )  # fmt: skip
         with self._condition:
+            self._rests_until = now + self._gap
             parked.next_at = now + min(self._longest_pause, parked.pause)
             parked.pause = min(self._longest_pause, 2 * parked.pause)
             self._push(parked)
