@@ -18,12 +18,12 @@ from sqlalchemy import text
 from tests.faults.effects import database
 from tests.faults.program import run_program
 
-_TABLES = {  # the column that names a row, and how many rows are locked at once
-    "firelock_jobs": ("id", 20),
-    "firelock_batches": ("id", 2),
-    "firelock_limit_keys": ("key", 2),
-}
-_JOBS = "WHERE state IN ('processing', 'awaiting', 'enqueued', 'scheduled')"
+_CHOICES = [  # a table, the column that names a row, which rows, and how many of them are locked at once
+    ("firelock_jobs", "id", "WHERE state = 'processing'", 10),
+    ("firelock_jobs", "id", "WHERE state IN ('awaiting', 'enqueued', 'scheduled')", 10),
+    ("firelock_batches", "id", "ORDER BY id DESC", 4),  # the newest: their members run
+    ("firelock_limit_keys", "key", "", 2),
+]
 
 
 @attrs.define(eq=False)
@@ -66,12 +66,13 @@ class Locker:
             connection.execute("ROLLBACK")
 
     def _hold_rows(self, chance):
-        with database(self.url).connect() as connection:
+        engine = database(self.url).execution_options(isolation_level="READ COMMITTED")
+        with engine.connect() as connection:
             quote = connection.dialect.identifier_preparer.quote
-            for table, (column, number) in _TABLES.items():
-                name, where = quote(column), _JOBS if table == "firelock_jobs" else ""
+            for table, column, which, number in _CHOICES:
+                name = quote(column)
                 rows = (
-                    connection.execute(text(f"SELECT {name} FROM {table} {where} LIMIT 500")).scalars().all()
+                    connection.execute(text(f"SELECT {name} FROM {table} {which} LIMIT 40")).scalars().all()
                 )
                 found = chance.sample(rows, min(number, len(rows)))
                 names = {f"n{place}": one for place, one in enumerate(found)}

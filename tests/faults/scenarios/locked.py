@@ -8,6 +8,7 @@ from collections import defaultdict
 from itertools import count
 
 from firelock import Limit
+from firelock.errors import StorageUnavailable
 from firelock.model.state import State
 from tests.faults.rows import locking
 from tests.faults.scenarios.base import Size, scenario, stage
@@ -81,18 +82,33 @@ def _maker(on, chance, batches):
     member, stepped = (fire.task(name=name, remote=True)(timed) for name in ("member", "stepped"))
     filler = fire.task(name="filler", remote=True, keep=1)(filler)
 
+    def fill(name):
+        with fire.batch(name) as batch:
+            jobs = [batch.add(member, _MILLISECONDS) for _ in range(_MEMBERS)]
+            return batch, [*jobs, batch.then(member, _MILLISECONDS)]
+
     def make(number):
-        jobs = limited.enqueue_many([(chance.randrange(_TENANTS), _MILLISECONDS) for _ in range(_MEMBERS)])
-        jobs += stepped.enqueue_many([(_MILLISECONDS,)] * 5)
-        with fire.batch(f"batch {number}") as batch:
-            jobs += [batch.add(member, _MILLISECONDS) for _ in range(_MEMBERS)]
-            jobs.append(batch.then(member, _MILLISECONDS))
+        tenants = [(chance.randrange(_TENANTS), _MILLISECONDS) for _ in range(_MEMBERS)]
+        jobs = _patiently(lambda: limited.enqueue_many(tenants))
+        jobs += _patiently(lambda: stepped.enqueue_many([(_MILLISECONDS,)] * 5))
+        batch, members = _patiently(lambda: fill(f"batch {number}"))
+        jobs += members
         on.acknowledged.update(job.id for job in jobs)
         batches.append(batch.id)
-        filler.enqueue_many([()] * _FILLERS)
+        _patiently(lambda: filler.enqueue_many([()] * _FILLERS))
         return len(jobs)
 
     return make
+
+
+def _patiently(store):
+    """Store again for as long as a stranger's transaction makes SQLite refuse it, which changes nothing."""
+    while True:
+        try:
+            return store()
+        except StorageUnavailable as error:
+            if not error.is_untouched:
+                raise
 
 
 def _most_held(events):
