@@ -39,6 +39,8 @@ def main():
     storage = options.storage or default
     if not is_played_on(scenario.schemes, storage or "sqlite"):
         parser.error(f"{scenario.name} is for {', '.join(scenario.schemes)}")
+    if options.folder is not None and (options.folder / "ledger").exists():
+        parser.error(f"{options.folder} has the ledger of another run; name a new folder")
     seed = given.seed if options.seed is None else options.seed
     size = Size(options.jobs or given.jobs, options.kills or given.rounds, seed)
     with tempfile.TemporaryDirectory(prefix="firelock-faults-") as temporary:

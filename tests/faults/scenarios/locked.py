@@ -113,16 +113,18 @@ def _patiently(store):
 
 def _most_held(events):
     """Return how many jobs held one key at once at most, by what their runs have written."""
-    killed = {}
+    killed = defaultdict(list)  # by process; the system uses numbers again
     for event in events:
         if event.what == "kill":
-            killed |= {int(pid): event.at for pid in event.note.split(",")}
+            for pid in event.note.split(","):
+                killed[int(pid)].append(event.at)
     ended = {(event.job, event.pid, event.fence): event.at for event in events if event.what == "end"}
     changes = defaultdict(list)
     for event in events:
         if event.what == "start" and event.note:
-            until = ended.get((event.job, event.pid, event.fence), killed.get(event.pid))
-            assert until is not None, event
+            until = ended.get((event.job, event.pid, event.fence))
+            if until is None:
+                until = min(at for at in killed[event.pid] if at >= event.at)
             changes[event.note] += [(event.at, 1), (until, -1)]
     most = 0
     for of_key in changes.values():
