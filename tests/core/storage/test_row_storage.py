@@ -22,7 +22,7 @@ from firelock.storage import (
 )
 from firelock.storage.row_storage import RowStorage
 
-LONGEST = 1_400
+LONGEST = 500
 ERROR = ErrorInfo("Boom", "boom", "fingerprint")
 
 
@@ -79,6 +79,16 @@ def test_what_cannot_be_an_id_is_unknown(text):
     assert JobHistory([], []) == storage.history(text)
     assert [] == storage.find(JobFilter(parent_id=text), limit=10).jobs
     assert [] == storage.find(JobFilter(id_prefix=text or "none"), limit=10).jobs
+
+
+def test_longer_name_than_any_is_unknown():
+    """Also a name that no key has room for is asked of rows with short keys."""
+    storage, text = NarrowStorage(), "x" * 3_000
+
+    assert ([], []) == (storage.read_log(text), storage.read_stream(text, text))
+    assert (None, [None]) == (storage.recall(text), storage.tally([text]))
+    assert ([], []) == (storage.find_keys(text), storage.find_unique(text))
+    assert (None, []) == (storage.get_record("kind", text), storage.list_records("kind", after=text))
 
 
 def test_rows_keep_the_fields_of_a_newer_release():

@@ -4,7 +4,7 @@ Read `contract` first, the verbs and their promises; `rules` is what a transitio
 a batch counts its members. `derived` has the verbs that can be made of others; the storages in SQL and
 Redis build on it alone. `table_storage` has every verb on `tables`, which need not be SQL tables;
 `tied_tables` and `keyed_tables` keep batches and keys on them. `row_storage` is such tables on ordered
-rows, and `memory` on dictionaries. `waiting` waits for work, `own_work` marks the calls of servers, and
+rows, whose keys `short_keys` keeps short, and `memory` on dictionaries. `waiting` waits for work, `own_work` marks the calls of servers, and
 `locks` are what `fire.lock` gives.
 """
 
@@ -93,8 +93,9 @@ from firelock.storage.derived import (
 )
 from firelock.storage.memory import MemoryStorage
 from firelock.storage.own_work import has_own_connection, is_server_work, server_work
-from firelock.storage.row_storage import Rows, RowStorage
+from firelock.storage.row_storage import RowStorage
 from firelock.storage.rules import StoredJob
+from firelock.storage.short_keys import Rows
 from firelock.storage.table_storage import TableStorage
 from firelock.storage.tables import MemoSum, StoredSession, Tables
 from firelock.storage.waiting import ANY_QUEUE, Waiting, is_of_taken, taken_from

@@ -3,9 +3,10 @@
 A job is one row, and one without a value for each order in which jobs are looked for; how a job changes is
 for `rules`. Locks, logs and whatever else `DerivedStorage` makes of records come with it.
 
-Keys are text of at most 1,400 bytes in UTF-8. A value is a job with its arguments, its result, 100 steps and
-20 tracebacks: as large as the limits of the settings allow. A step writes some ten rows for each job that it
-changes, and changes as many as the verb was asked for, or as wait for a job that is pruned.
+Keys are strings of at most 500 bytes in UTF-8, without NUL: names can be longer, and `ShortKeys` cuts them. A
+value is a job with its arguments, its result, 100 steps and 20 tracebacks: as large as the limits of the
+settings allow. A step writes some ten rows for each job that it changes, and changes as many as the verb was
+asked for, or as wait for a job that is pruned.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 import attrs
 
-from firelock.errors import SchemaMismatch, StorageError
+from firelock.errors import SchemaMismatch
 from firelock.limits.admission import KeyRow
 from firelock.limits.unique_rules import UniqueRow
 from firelock.model.batch import Tally
@@ -31,6 +32,7 @@ from firelock.model.state import State
 from firelock.model.storage import Feature, SchemaState
 from firelock.storage import rules
 from firelock.storage.rules import StoredJob
+from firelock.storage.short_keys import Rows, ShortKeys, scan_after
 from firelock.storage.table_storage import TableStorage
 from firelock.storage.tables import MemoSum, StoredSession, Tables
 
@@ -45,31 +47,6 @@ _WAITS_FOR_TIME = (State.SCHEDULED, State.AWAITING)
 _PAGE = 200  # rows that are read at once where nobody knows how many will be wanted
 
 _T = TypeVar("_T")
-
-
-class Rows(Protocol):
-    """The rows within one step, with all that the step has written so far."""
-
-    def get(self, key: str) -> str | None:
-        """Return the row's value, None where there is none."""
-        ...
-
-    def put(self, key: str, value: str) -> None:
-        """The row has this value."""
-        ...
-
-    def delete(self, key: str) -> None:
-        """There is no such row; there need not have been one."""
-        ...
-
-    def scan(
-        self, prefix: str, *, start: str | None = None, reverse: bool = False, limit: int
-    ) -> list[tuple[str, str]]:
-        """Return up to `limit` rows whose keys go on behind the prefix, in order of code points.
-
-        Only those behind `start`, without it; with `reverse` the largest key comes first.
-        """
-        ...
 
 
 class RowStorage(TableStorage):
@@ -153,6 +130,7 @@ class _Tables(Tables):
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
+        self._named = ShortKeys(rows)  # rows whose keys have a name in them, which may be long
         self._more: dict[str, Mapping[str, Any]] = {}  # fields of a newer release, by the row's key
 
     def _load(self, key: str, text: str, kind: type[_T]) -> _T:
@@ -166,8 +144,11 @@ class _Tables(Tables):
 
     def _store(self, key: str, value: object) -> None:
         """Write a row, with the fields of a newer release that this step has read in it."""
+        self.rows.put(key, self._written(key, value))
+
+    def _written(self, key: str, value: object) -> str:
         fields = _converter().unstructure(value)
-        self.rows.put(key, json.dumps(_merged(fields, self._more.get(key)), ensure_ascii=False))
+        return json.dumps(_merged(fields, self._more.get(key)), ensure_ascii=False)
 
     def scan(self, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield every row that begins so, by what stands behind the prefix; none may come meanwhile."""
@@ -177,12 +158,14 @@ class _Tables(Tables):
             start = page[-1][0]
 
     def _page(self, prefix: str, start: str | None, *, reverse: bool) -> list[tuple[str, str]]:
-        page = self.rows.scan(prefix, start=start, reverse=reverse, limit=_PAGE)
-        if page and page[-1][0] == start:
-            raise StorageError(
-                f"A scan of the rows behind {start!r} gave that one too; it has to leave it out."
-            )
-        return page
+        return scan_after(self.rows, prefix, start, reverse=reverse, limit=_PAGE)
+
+    def _scan_named(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """Yield every row with a name that begins so, by its key; none may come meanwhile."""
+        start: str | None = None
+        while page := self._named.scan(prefix, start=start, limit=_PAGE):
+            yield from page
+            start = page[-1][0]
 
     # ---- jobs --------------------------------------------------------------------------------------------
 
@@ -262,40 +245,40 @@ class _Tables(Tables):
 
     def key_row(self, key: str) -> KeyRow | None:
         """See `Tables.key_row`."""
-        text = self.rows.get(f"limit-key/{key}")
+        text = self._named.get(f"limit-key/{key}")
         return None if text is None else self._load(f"limit-key/{key}", text, KeyRow)
 
     def put_key_row(self, key: str, row: KeyRow | None) -> None:
         """See `Tables.put_key_row`."""
         if row is None:
-            self.rows.delete(f"limit-key/{key}")
+            self._named.delete(f"limit-key/{key}")
         else:
-            self._store(f"limit-key/{key}", row)
+            self._named.put(f"limit-key/{key}", self._written(f"limit-key/{key}", row))
 
     def key_rows(self, prefix: str) -> Iterator[tuple[str, KeyRow]]:
         """See `Tables.key_rows`."""
-        if prefix and (row := self.key_row(prefix)) is not None:  # a scan tells of what goes on behind it
+        if prefix and (row := self.key_row(prefix)) is not None:  # a scan leaves out the row of its prefix
             yield prefix, row
-        for rest, text in self.scan(f"limit-key/{prefix}"):
-            yield prefix + rest, self._load(f"limit-key/{prefix}{rest}", text, KeyRow)
+        for key, text in self._scan_named(f"limit-key/{prefix}"):
+            yield key.removeprefix("limit-key/"), self._load(key, text, KeyRow)
 
     def unique_row(self, key: str) -> UniqueRow | None:
         """See `Tables.unique_row`."""
-        text = self.rows.get(f"unique/{key}")
+        text = self._named.get(f"unique/{key}")
         return None if text is None else self._load(f"unique/{key}", text, UniqueRow)
 
     def put_unique_row(self, key: str, row: UniqueRow | None) -> None:
         """See `Tables.put_unique_row`."""
         if row is None:
-            self.rows.delete(f"unique/{key}")
+            self._named.delete(f"unique/{key}")
         else:
-            self._store(f"unique/{key}", row)
+            self._named.put(f"unique/{key}", self._written(f"unique/{key}", row))
 
     def unique_rows(self, prefix: str, after: str, limit: int) -> list[tuple[str, UniqueRow]]:
         """See `Tables.unique_rows`."""
         start = f"unique/{after}" if after >= prefix and after else None
         own = self.unique_row(prefix) if prefix and after < prefix else None
-        rows = self.rows.scan(f"unique/{prefix}", start=start, limit=limit)
+        rows = self._named.scan(f"unique/{prefix}", start=start, limit=limit)
         found = [(key.removeprefix("unique/"), self._load(key, text, UniqueRow)) for key, text in rows]
         return (found if own is None else [(prefix, own), *found])[:limit]
 
@@ -342,22 +325,23 @@ class _Tables(Tables):
 
     def memos(self, job: str) -> list[Memo]:
         """See `Tables.memos`."""
-        found = [self._load(f"memo/{job}/{name}", text, Memo) for name, text in self.scan(f"memo/{job}/")]
+        found = [self._load(key, text, Memo) for key, text in self._scan_named(f"memo/{job}/")]
         return sorted(found, key=lambda memo: memo.place)
 
     def memo(self, job: str, kind: MemoKind, name: str) -> Memo | None:
         """See `Tables.memo`."""
         key = _memo_key(job, kind, name)
-        text = self.rows.get(key)
+        text = self._named.get(key)
         return None if text is None else self._load(key, text, Memo)
 
     def put_memo(self, job: str, memo: Memo) -> None:
         """See `Tables.put_memo`."""
-        self._store(_memo_key(job, memo.kind, memo.name), memo)
+        key = _memo_key(job, memo.kind, memo.name)
+        self._named.put(key, self._written(key, memo))
 
     def remove_memo(self, job: str, memo: Memo) -> None:
         """See `Tables.remove_memo`."""
-        self.rows.delete(_memo_key(job, memo.kind, memo.name))
+        self._named.delete(_memo_key(job, memo.kind, memo.name))
 
     def memo_sum(self, job: str) -> MemoSum:
         """See `Tables.memo_sum`."""
@@ -370,8 +354,8 @@ class _Tables(Tables):
             self._store(f"memo-sum/{job}", total)
             return
         self.rows.delete(f"memo-sum/{job}")
-        for key, _ in list(self.scan(f"memo/{job}/")):
-            self.rows.delete(f"memo/{job}/{key}")
+        for key, _ in list(self._scan_named(f"memo/{job}/")):
+            self._named.delete(key)
 
     # ---- orders --------------------------------------------------------------------------------------------
 
@@ -523,25 +507,25 @@ class _Tables(Tables):
 
     def record(self, kind: str, key: str) -> Record | None:
         """Return the record, None where there is none."""
-        text = self.rows.get(_record_key(kind, key))
+        text = self._named.get(_record_key(kind, key))
         return None if text is None else _record(kind, key, text)
 
     def records(self, kind: str, after: str, limit: int) -> list[Record]:
         """See `Tables.records`."""
         prefix = _record_key(kind, "")
-        found = self.rows.scan(prefix, start=prefix + after, limit=limit)
+        found = self._named.scan(prefix, start=prefix + after, limit=limit)
         return [_record(kind, name.removeprefix(prefix), text) for name, text in found]
 
     def due_records(self, kind: str, now: int, limit: int) -> list[Record]:
         """See `Tables.due_records`."""
         prefix = f"due-{_record_key(kind, '')}"
-        found = [key.removeprefix(prefix).partition("/") for key, _ in self.rows.scan(prefix, limit=limit)]
+        found = [key.removeprefix(prefix).partition("/") for key, _ in self._named.scan(prefix, limit=limit)]
         records = [self.record(kind, key) for at, _, key in found if int(at, 16) <= now]
         return [record for record in records if record is not None]
 
     def remove_record(self, record: Record) -> None:
         """See `Tables.remove_record`."""
-        self.rows.delete(_record_key(record.kind, record.key))
+        self._named.delete(_record_key(record.kind, record.key))
         self._put_due(record, None)
         self.rows.put(f"gone/{record.kind}", str(max(record.version, self._last_gone(record.kind))))
 
@@ -550,13 +534,13 @@ class _Tables(Tables):
         kind, key, stored = change.kind, change.key, self.record(change.kind, change.key)
         version = 1 + (stored.version if stored else self._last_gone(kind))
         text = json.dumps([version, change.value, change.due_at], ensure_ascii=False)
-        self.rows.put(_record_key(kind, key), text)
+        self._named.put(_record_key(kind, key), text)
         self._put_due(stored, Record(kind, key, change.value, version, change.due_at))
         return version
 
     def _put_due(self, before: Record | None, after: Record | None) -> None:
         """The record is found by its instant as it is after, and not as it was before."""
-        for record, write in ((before, self.rows.delete), (after, lambda key: self.rows.put(key, ""))):
+        for record, write in ((before, self._named.delete), (after, lambda key: self._named.put(key, ""))):
             if record is not None and record.due_at is not None:
                 write(f"due-{_record_key(record.kind, '')}{record.due_at:016x}/{record.key}")
 

@@ -1,0 +1,146 @@
+"""Rows with keys of any length, stored in rows with short keys.
+
+Many key-value stores limit the length of a key. LMDB, as its Python package is built, takes 511 bytes; the name
+of a lock alone can have 800. `ShortKeys` cuts a key that is too long: a row at its head marks that longer keys
+begin so, and the tail becomes a key of its own below a digest of that head, which is cut again if it is still
+too long. Keys keep their order, so a scan returns them where they belong. A key that fits is stored as it is.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Protocol
+
+from firelock.errors import StorageError
+
+LONGEST_KEY = 500  # bytes of UTF-8
+_MARK = "\U00010000"  # 4 bytes; sorts after the 3 bytes that a whole key can have after the same head
+_LONGEST_WHOLE = LONGEST_KEY - len(_MARK.encode())
+_SURELY_WHOLE = _LONGEST_WHOLE // 4  # characters, each of at most 4 bytes
+
+
+class Rows(Protocol):
+    """The rows within one step, including everything that the step has written so far."""
+
+    def get(self, key: str) -> str | None:
+        """Return the row's value; None if there is no such row. An empty string is a value."""
+        ...
+
+    def put(self, key: str, value: str) -> None:
+        """Store the row, in place of an earlier one."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Delete this row and no other; it need not exist."""
+        ...
+
+    def scan(
+        self, prefix: str, *, start: str | None = None, reverse: bool = False, limit: int
+    ) -> list[tuple[str, str]]:
+        """Return up to `limit` rows whose keys begin with the prefix and are longer, in order of code points.
+
+        The row whose key is the prefix is not among them.
+
+        Args:
+            prefix: how the keys begin; empty for all rows.
+            start: only rows with a larger key than this one, which need not be a row's; with `reverse`, only
+                rows with a smaller one.
+            reverse: return the largest key first.
+            limit: the most rows to return; some calls pass more than 1,000.
+        """
+        ...
+
+
+def scan_after(
+    rows: Rows, prefix: str, start: str | None, *, reverse: bool = False, limit: int
+) -> list[tuple[str, str]]:
+    """Return what the rows' `scan` does.
+
+    Raises:
+        StorageError: the scan returned its start, so a walk would never end.
+    """
+    found = rows.scan(prefix, start=start, reverse=reverse, limit=limit)
+    if found and found[0][0] == start:
+        raise StorageError(f"A scan that starts after {start!r} returned that row; scan must leave it out.")
+    return found
+
+
+class ShortKeys:
+    """The rows of one step, with keys of any length."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    def get(self, key: str) -> str | None:
+        """Return the row's value; None if there is no such row."""
+        while not _is_whole(key):
+            head, tail = _cut(key)
+            key = _tails_of(head) + tail
+        return self._rows.get(key)
+
+    def put(self, key: str, value: str) -> None:
+        """Store the row, in place of an earlier one."""
+        while not _is_whole(key):
+            head, tail = _cut(key)
+            self._rows.put(head + _MARK, "")
+            key = _tails_of(head) + tail
+        self._rows.put(key, value)
+
+    def delete(self, key: str) -> None:
+        """Delete this row and no other; it need not exist."""
+        if _is_whole(key):
+            self._rows.delete(key)
+            return
+        head, tail = _cut(key)
+        self.delete(_tails_of(head) + tail)
+        if not self._rows.scan(_tails_of(head), limit=1):
+            self._rows.delete(head + _MARK)
+
+    def scan(self, prefix: str, *, start: str | None = None, limit: int) -> list[tuple[str, str]]:
+        """See `Rows.scan`; forward only."""
+        if limit <= 0 or (start is not None and start > prefix and not start.startswith(prefix)):
+            return []
+        if start is not None and not start.startswith(prefix):
+            start = None
+        if not _is_whole(prefix):
+            head, rest = _cut(prefix)
+            return self._tails(head, rest, start, limit)
+        found: list[tuple[str, str]] = []
+        if start is not None and not _is_whole(start):
+            head, _ = _cut(start)  # begins with the prefix, because that is whole
+            found = self._tails(head, "", start, limit)
+            start = head + _MARK
+        if len(found) < limit:
+            for key, value in scan_after(self._rows, prefix, start, limit=limit - len(found)):
+                if _is_whole(key):
+                    found.append((key, value))
+                else:
+                    found += self._tails(key.removesuffix(_MARK), "", None, limit - len(found))
+                if len(found) == limit:
+                    break
+        return found
+
+    def _tails(self, head: str, rest: str, start: str | None, limit: int) -> list[tuple[str, str]]:
+        """Return the rows whose keys were cut after this head and go on with `rest`."""
+        tails = _tails_of(head)
+        start = None if start is None else tails + start.removeprefix(head)
+        found = self.scan(tails + rest, start=start, limit=limit)
+        return [(head + key.removeprefix(tails), value) for key, value in found]
+
+
+def _is_whole(key: str) -> bool:
+    """Return whether the key is stored as it is."""
+    return len(key) <= _SURELY_WHOLE or len(key.encode(errors="surrogatepass")) <= _LONGEST_WHOLE
+
+
+def _cut(key: str) -> tuple[str, str]:
+    """Return the largest head of the key that fits, and the rest."""
+    text, end = key.encode(errors="surrogatepass"), _LONGEST_WHOLE
+    while text[end] & 0xC0 == 0x80:  # noqa: PLR2004 - a byte within a character of UTF-8
+        end -= 1
+    head = text[:end].decode(errors="surrogatepass")
+    return head, key[len(head) :]
+
+
+def _tails_of(head: str) -> str:
+    return f"long/{sha256(head.encode(errors='surrogatepass')).hexdigest()[:32]}/"
