@@ -13,7 +13,7 @@ import pytest
 from firelock.storage import ClaimRequest, Feature, State
 from firelock.testing import Handles, Scene
 from firelock.testing.conformance.scene import hands_back, requeues, succeeds
-from firelock_sql.connections.notify import SocketMailbox
+from firelock_sql.connections.notify import SocketMailbox, Wake
 from firelock_sql.sqlite.storage import SqliteStorage
 
 
@@ -136,6 +136,43 @@ def test_closing_takes_the_socket_away(scene, server, path):
     server.close()
 
     assert (1, []) == (len(before), sockets(path))
+
+
+class Observed(Wake):
+    """Those who wait in one process, seen by a test."""
+
+    def __init__(self, path):
+        self.asleep = threading.Semaphore(0)
+        super().__init__(lambda: SocketMailbox(path))
+
+    def sleep(self, seconds):
+        """Sleep, and say so."""
+        self.asleep.release()
+        super().sleep(seconds)
+
+
+def test_closing_ends_every_wait_without_an_error(path):
+    """Threads that wait while their handle is closed return, also one that begins to wait just then."""
+    answers = []
+    for _ in range(20):
+        wake = Observed(path)
+        threads = [
+            threading.Thread(target=lambda waiter=wake: answers.append(waiter.wait(None, 60)))
+            for _ in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        for _ in threads:
+            assert wake.asleep.acquire(timeout=30)
+
+        wake.close()
+        wake.close()
+
+        for thread in threads:
+            thread.join(30)
+        assert not wake.wait(None, 60)
+    assert [False] * 60 == answers
+    assert [] == sockets(path)
 
 
 def test_the_folder_is_its_owners_alone(server, path):

@@ -78,7 +78,7 @@ class RedisWaiting(Waiting):
         with self.changed:  # a thread that is being started now has been, so that it can be joined
             self._is_over.set()
             connection, thread = self._connection, self._thread
-        self.interrupt()
+        self.end()
         if connection is not None:
             connection.disconnect()
         if thread is not None and thread is not threading.current_thread():

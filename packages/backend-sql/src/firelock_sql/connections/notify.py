@@ -143,7 +143,7 @@ class Wake(Waiting):
 
     def close(self) -> None:
         """Nobody waits any more and the socket is gone."""
-        self.interrupt()
+        self.end()
         with self.changed:
             if self._mailbox is not None:
                 self._mailbox.close()
@@ -178,8 +178,8 @@ class SocketMailbox:
         self._socket: socket.socket | None = None
         self._address: str | None = None
         self._sender: socket.socket | None = None  # made by the first `send`
-        self._sending = threading.Lock()  # around making and closing it
-        self._is_closed = False
+        self._sending = threading.Lock()  # around making and closing sockets
+        self._is_closed = self._is_listening = False
         self._nudge: tuple[socket.socket, socket.socket] | None = None
         self._listed: list[str] = []
         self._listed_at = -1  # the folder's time of change when it was listed
@@ -193,7 +193,7 @@ class SocketMailbox:
 
     def open(self) -> None:
         """Datagrams reach this process, unless the folder cannot be used; `describe` says why."""
-        if self._socket is not None or self._trouble is not None:
+        if self._socket is not None or self._trouble is not None or self._is_closed:
             return
         bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
@@ -211,31 +211,43 @@ class SocketMailbox:
         self._socket, self._address = bound, address
 
     def take(self) -> list[bytes]:
-        """Return what has arrived."""
-        arrived: list[bytes] = []
-        if self._socket is not None:
-            with suppress(BlockingIOError, InterruptedError):
+        """Return what has arrived; from the first call on datagrams reach this process."""
+        if self._socket is None:
+            self.open()  # by a claim: what is sent between it and the wait that follows must not be lost
+        bound, arrived = self._socket, list[bytes]()
+        if bound is not None:
+            with suppress(OSError):  # nothing more, or closed by another thread
                 while True:
-                    arrived.append(self._socket.recv(2_048))
+                    arrived.append(bound.recv(2_048))
         return arrived
 
     def listen(self, seconds: float) -> None:
         """Return when something has arrived, somebody has called `nudge`, or the time is over."""
-        if self._socket is None or self._nudge is None:
-            return
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        poll.register(self._nudge[0], select.POLLIN)
-        ready = dict(poll.poll(seconds * 1_000))
-        if self._nudge[0].fileno() in ready:
-            with suppress(OSError):
-                self._nudge[0].recv(1_024)
+        with self._sending:
+            if self._socket is None or self._nudge is None:
+                return
+            bound, nudged = self._socket, self._nudge[0]
+            self._is_listening = True
+        try:
+            poll = select.poll()
+            poll.register(bound, select.POLLIN)
+            poll.register(nudged, select.POLLIN)
+            ready = dict(poll.poll(seconds * 1_000))
+            if nudged.fileno() in ready:
+                with suppress(OSError):
+                    nudged.recv(1_024)
+        finally:
+            with self._sending:
+                self._is_listening = False
+                if self._is_closed:
+                    self._shut()
 
     def nudge(self) -> None:
         """A `listen` under way returns."""
-        if self._nudge is not None:
+        nudge = self._nudge
+        if nudge is not None:
             with suppress(OSError):
-                self._nudge[1].send(b".")
+                nudge[1].send(b".")
 
     # ---- sending -----------------------------------------------------------------------------------------
 
@@ -293,12 +305,17 @@ class SocketMailbox:
         """The socket is gone, and so is its name."""
         with self._sending:
             self._is_closed = True
-            self.leave_behind()
-            self._socket = self._sender = self._nudge = None
+            if not self._is_listening:  # otherwise the one who listens closes them, as soon as it returns
+                self._shut()
+        self.nudge()
         if self._address is not None:
             with suppress(OSError):
                 Path(self._address).unlink()
             self._address = None
+
+    def _shut(self) -> None:
+        self.leave_behind()
+        self._socket = self._sender = self._nudge = None
 
 
 def _folder(database: Path) -> Path:

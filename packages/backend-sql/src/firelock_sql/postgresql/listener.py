@@ -275,6 +275,9 @@ class ChannelMailbox:
         self._news: list[bytes] = []  # arrived, or made up for what may have been missed
         self._state = ""  # what is wrong, for people
         self._may_have_missed = False  # somebody looked for work while nothing could be heard
+        self._has_looked = (
+            False  # a wait has begun while nothing could be heard; a second one has missed what came
+        )
         self._is_dialing = False
         self._is_listening = False
         self._is_pooled = False
@@ -301,8 +304,10 @@ class ChannelMailbox:
         with self._lock:
             if self._connection is not None:
                 self._read(self._connection)
-            elif self._nudge is None:  # nobody has waited yet: this is a claim's look
+            elif self._nudge is None or self._has_looked:  # a claim's look, or that of a second wait
                 self._may_have_missed = True
+            else:
+                self._has_looked = True
             news, self._news = self._news, []
             return news
 

@@ -78,7 +78,7 @@ class MemoryStorage(TableStorage):
         """See `Storage.close`."""
         if not self._is_closed:
             self._is_closed = True
-            self.interrupt()
+            self._waiters.end()
             self._store = Store()  # the shared one goes with its last handle
 
     def clock(self) -> int:

@@ -56,6 +56,7 @@ class Waiting:
         self._arrived: dict[str, int] = {}  # by queue: its last arrival
         self._seen: dict[frozenset[str] | None, int] = {}  # by queues: the last one before their last claim
         self._interrupts = 0
+        self._is_ended = False
         self._waiters = 0
 
     def leave_behind(self) -> None:
@@ -89,6 +90,11 @@ class Waiting:
             self._interrupts += 1
             self.rouse()
 
+    def end(self) -> None:
+        """Every `wait` returns from now on; for a handle's `close`."""
+        self._is_ended = True
+        self.interrupt()
+
     # ---- waiting -----------------------------------------------------------------------------------------
 
     def is_marked(self, queues: Sequence[str] | None) -> bool:
@@ -109,7 +115,7 @@ class Waiting:
                         self._seen[key] = self._number
                         return True
                     left = deadline - time.monotonic()
-                    if left <= 0 or interrupts != self._interrupts:
+                    if left <= 0 or interrupts != self._interrupts or self._is_ended:
                         return False
                     if is_roused and not is_for_queues:
                         self._rest()
