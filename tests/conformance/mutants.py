@@ -1,7 +1,7 @@
-"""Mutants of two storages, and which test catches each: `python -m tests.conformance.mutants`.
+"""Mutants of three storages, and which test catches each: `python -m tests.conformance.mutants`.
 
-One is `MemoryStorage`, whose steps all others share; the other is the stranger's, `firelock-files`, with the
-slips of somebody who writes a storage for the first time.
+One is `MemoryStorage`, whose steps all others share. One is the stranger's, `firelock-files`, with the slips
+of somebody who writes a storage for the first time. The third has rows whose keys end at 511 bytes.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from firelock.storage import (
     memory,
     row_storage,
     rules,
+    short_keys,
     table_storage,
     tables,
     tied_tables,
@@ -40,6 +41,8 @@ from firelock.testing import Handles, RowStorageConformance, Scene, StorageConfo
 from firelock.testing.conformance.flow_scene import FlowScene
 from firelock.testing.conformance.kit import required_features
 from firelock.testing.conformance.locks import NamedLock
+from tests.conformance import plain_rows
+from tests.conformance.plain_rows import Store
 
 _TABLE = Path(__file__).with_name("mutations.txt")
 _THIRD_PARTY = Path(__file__).parents[1] / "end_to_end" / "third_party" / "firelock-files" / "src"
@@ -90,7 +93,7 @@ def path_of(mutation):
     """Return the file that the mutation changes."""
     if mutation.module.startswith(_STRANGER):
         return _THIRD_PARTY / f"{mutation.module.replace('.', '/')}.py"
-    parts = {part.__name__.rpartition(".")[2]: part for part in (*_PARTS, memory, row_storage)}
+    parts = {part.__name__.rpartition(".")[2]: part for part in (*_PARTS, memory, short_keys, row_storage)}
     return Path(parts[mutation.module].__file__)
 
 
@@ -145,6 +148,10 @@ def subject_of(mutation):
     elif mutation.module == "row_storage":
         with tempfile.TemporaryDirectory() as folder:
             yield _stranger(Path(folder), _row_mutant(name, mutation))
+    elif mutation.module == "short_keys":
+        store = Store()
+        plain = _on_mutated_rows(name, mutation, Path(plain_rows.__file__))["PlainStorage"]
+        yield Subject(lambda: plain(store))
     else:
         with tempfile.TemporaryDirectory() as folder, _imported(name, mutation) as package:
             yield _stranger(Path(folder), package.FileStorage)
@@ -170,6 +177,7 @@ def _stranger(folder, storage):
     fixtures = {
         "make_newer_schema": lambda: change_layout(2),
         "open_unreachable": lambda: storage(f"files://{folder}/file/jobs"),
+        "break_driver": lambda handle: handle.connection.close(),
     }
     return Subject(
         lambda: storage(f"files://{path}?sync=off"), fixtures, lambda: path.exists() and change_layout(1)
@@ -222,12 +230,18 @@ def _model_mutant(name, mutation):
 
 def _row_mutant(name, mutation):
     """Return the stranger's storage, on mutated rows."""
-    rows = _changed(name, row_storage, mutation)
-    path = _THIRD_PARTY / _STRANGER / "storage.py"
-    stranger = vars(ModuleType(f"{name}_files")) | {"RowStorage": rows.RowStorage}
+    return _on_mutated_rows(name, mutation, _THIRD_PARTY / _STRANGER / "storage.py")["FileStorage"]
+
+
+def _on_mutated_rows(name, mutation, path):
+    """Return the names of a file with a storage, whose `RowStorage` is a mutant."""
+    keys = f"{name}_short_keys"
+    _changed(keys, short_keys, mutation)
+    rows = _changed(name, row_storage, mutation, {short_keys.__name__: keys})
+    found = vars(ModuleType(f"{name}_storage")) | {"RowStorage": rows.RowStorage}
     source = path.read_text("utf-8").replace("RowStorage, ", "")
-    exec(compile(source, str(path), "exec"), stranger)
-    return stranger["FileStorage"]
+    exec(compile(source, str(path), "exec"), found)
+    return found
 
 
 # ---- running the kit on it -------------------------------------------------------------------------------
@@ -239,7 +253,8 @@ class _Hasty(RowStorageConformance):
     patience = 0.5
 
 
-_OPTIONAL = {"make_newer_schema", "open_unreachable", "lock_job"}  # fixtures that not every storage can have
+# Fixtures that not every storage can have.
+_OPTIONAL = {"make_newer_schema", "open_unreachable", "break_driver", "lock_job"}
 
 
 @attrs.frozen

@@ -37,7 +37,9 @@ class PlainRows:
         low, high = bisect_right(keys, fitting(prefix)), len(keys)
         if start is not None:
             fitting(start)
-            low, high = (low, bisect_left(keys, start)) if reverse else (max(low, bisect_right(keys, start)), high)
+            low, high = (
+                (low, bisect_left(keys, start)) if reverse else (max(low, bisect_right(keys, start)), high)
+            )
         found = keys[low:high]
         if prefix:
             found = [key for key in found if key.startswith(prefix)]

@@ -145,7 +145,7 @@ def test_a_plugin_can_be_left_out(environment):
 @pytest.mark.parametrize(
     ("run", "subject", "not_offered"),
     [
-        ("storage", "files", r", 2 skipped, \d+ not offered \(notify, transactional enqueue\)"),
+        ("storage", "files", r", 3 skipped, \d+ not offered \(notify, transactional enqueue\)"),
         ("locks", "FolderLocks", ""),
     ],
 )

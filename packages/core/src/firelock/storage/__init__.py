@@ -4,8 +4,8 @@ Read `contract` first, the verbs and their promises; `rules` is what a transitio
 a batch counts its members. `derived` has the verbs that can be made of others; the storages in SQL and
 Redis build on it alone. `table_storage` has every verb on `tables`, which need not be SQL tables;
 `tied_tables` and `keyed_tables` keep batches and keys on them. `row_storage` is such tables on ordered
-rows, whose keys `short_keys` keeps short, and `memory` on dictionaries. `waiting` waits for work, `own_work` marks the calls of servers, and
-`locks` are what `fire.lock` gives.
+rows, whose keys `short_keys` keeps short, and `memory` on dictionaries. `waiting` waits for work, `own_work`
+marks the calls of servers, and `locks` are what `fire.lock` gives.
 """
 
 from __future__ import annotations

@@ -76,7 +76,11 @@ class Storage(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Every connection is closed; a later verb raises `StorageError`. Closing twice is allowed."""
+        """Close every connection, and end every `wait` under way on this handle.
+
+        A wait that ends so returns False, or raises `StorageError` as every later verb does. Closing twice is
+        allowed.
+        """
 
     @abstractmethod
     def clock(self) -> int:
@@ -239,8 +243,13 @@ class Storage(ABC):
     def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
         """Return True as soon as there may be work, False after the timeout; a hint, the poll is the truth.
 
-        True also where the next due instant has become earlier than `claim` or `promote` said last. What
-        the last claim has passed over, as it left out tasks, is no work.
+        A wake-up counts since this handle's last claim of the same queues began, or since its last wait for
+        them returned, whichever is later. So work that arrives between a claim that found nothing and the
+        wait ends the wait. For a handle that has done neither it counts from this call. A wait that returns
+        True for no reason costs an empty claim.
+
+        True also if the next due time has become earlier than `claim` or `promote` returned last. Jobs that
+        the last claim passed over because it left out their tasks are not work.
 
         With `Feature.NOTIFY` one may also wait for `[taken_from(session)]`: True as soon as others have taken
         a job of that session out of processing, as a delete does, and never for work.
@@ -528,7 +537,8 @@ class Storage(ABC):
     ) -> Collection[str]:
         """The lines are added to their jobs' logs and the progress replaces the former.
 
-        Unknown jobs are passed over. A line's `number` is given by the storage. The newest 1,000 lines stay.
+        Unknown jobs are passed over. The newest 1,000 lines stay. The storage numbers the lines of a job:
+        each number is larger than that of every earlier line, also of lines that no longer exist.
 
         Return the ids of jobs that another transaction has locked, as a rule none: nothing of these was
         stored, and the caller sends it again. It never waits for a locked row.

@@ -1,9 +1,10 @@
 """Rows with keys of any length, stored in rows with short keys.
 
-Many key-value stores limit the length of a key. LMDB, as its Python package is built, takes 511 bytes; the name
-of a lock alone can have 800. `ShortKeys` cuts a key that is too long: a row at its head marks that longer keys
-begin so, and the tail becomes a key of its own below a digest of that head, which is cut again if it is still
-too long. Keys keep their order, so a scan returns them where they belong. A key that fits is stored as it is.
+Many key-value stores limit the length of a key. LMDB, as its Python package is built, takes 511 bytes; the
+name of a lock alone can have 800. `ShortKeys` cuts a key that is too long: a row at its head marks that
+longer keys begin so, and the tail becomes a key of its own below a digest of that head, which is cut again if
+it is still too long. Keys keep their order, so a scan returns them where they belong. A key that fits is
+stored as it is.
 """
 
 from __future__ import annotations

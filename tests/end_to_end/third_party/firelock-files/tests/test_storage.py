@@ -31,6 +31,10 @@ class TestFileStorage(RowStorageConformance):
         (tmp_path / "file").touch()
         return lambda: FileStorage(f"files://{tmp_path}/file/jobs")
 
+    @pytest.fixture
+    def break_driver(self):
+        return lambda storage: storage.connection.close()  # each later call of the driver raises
+
 
 class TestFileLocks(LockConformance):
     """The locks that the storage keeps, as a lock provider."""

@@ -34,7 +34,7 @@ class FileStorage(RowStorage):
         self.url = self.connect_url = url
         self._path, self._is_synced = Path(unquote(parts.path)), sync == "on"
         self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
+        self.connection: sqlite3.Connection | None = None
         self._process = os.getpid()
         self._is_closed = False
         self.clock_offset = 0  # micros, moved by tests
@@ -62,17 +62,17 @@ class FileStorage(RowStorage):
                 raise StorageError(message) from error
 
     def _connected(self) -> sqlite3.Connection:
-        if self._connection is None or self._process != os.getpid():  # a forked process opens its own
+        if self.connection is None or self._process != os.getpid():  # a forked process opens its own
             self._process = os.getpid()
-            self._connection = sqlite3.connect(
+            self.connection = sqlite3.connect(
                 self._path, timeout=30, isolation_level=None, check_same_thread=False
             )
-            self._connection.execute("pragma journal_mode = wal")
-            self._connection.execute(f"pragma synchronous = {'full' if self._is_synced else 'off'}")
-            self._connection.execute(
+            self.connection.execute("pragma journal_mode = wal")
+            self.connection.execute(f"pragma synchronous = {'full' if self._is_synced else 'off'}")
+            self.connection.execute(
                 "create table if not exists rows (key text primary key, value text not null) without rowid"
             )
-        return self._connection
+        return self.connection
 
     def clock(self) -> int:
         self._require_open()
@@ -81,9 +81,9 @@ class FileStorage(RowStorage):
     def close(self) -> None:
         with self._lock:
             self._is_closed = True
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            if self.connection is not None:
+                self.connection.close()
+                self.connection = None
         self.interrupt()
 
     def describe(self) -> Mapping[str, str]:

@@ -29,7 +29,7 @@ from firelock.testing.conformance.storage.rates import RateDuty
 from firelock.testing.conformance.storage.reading import FindDuty, PeopleDuty
 from firelock.testing.conformance.storage.records import RecordDuty
 from firelock.testing.conformance.storage.recurring import RecurringDuty
-from firelock.testing.conformance.storage.rows import RowDuty
+from firelock.testing.conformance.storage.rows import PrunedRowDuty, RowDuty
 from firelock.testing.conformance.storage.sessions import ReconcileDuty, SessionDuty
 from firelock.testing.conformance.storage.settle import ExchangeDuty, GuardDuty, SettleDuty, TailDuty
 from firelock.testing.conformance.storage.streams import StreamDuty
@@ -66,5 +66,5 @@ class StorageConformance(
     """
 
 
-class RowStorageConformance(StorageConformance, RowDuty):
-    """Everything a storage promises, and first the steps that a `RowStorage` makes it of."""
+class RowStorageConformance(PrunedRowDuty, StorageConformance, RowDuty):
+    """Everything a storage promises; first the steps that a `RowStorage` makes it of, last what is left."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from urllib.parse import urlsplit
@@ -183,6 +184,22 @@ class LifeDuty(StorageFixtures):
 
         assert STAMP < now < STAMP + 100 * 365 * DAY
 
+    def test_its_clock_is_finer_than_a_second(self, storage: Storage) -> None:
+        """Of two different readings one is no whole second.
+
+        If this fails: the clock counts seconds. Jobs enqueued within one second have no order by age, leases
+        end up to a second early, and a retry that is due soon comes late.
+        """
+        movable(storage).clock_offset = 0
+        first = last = storage.clock()
+
+        deadline = time.monotonic() + self.patience
+        while last == first and time.monotonic() < deadline:
+            last = storage.clock()
+
+        assert last != first, "the clock stands still"
+        assert [0, 0] != [first % SECOND, last % SECOND]
+
     def test_clear_empties_everything(self, scene: Scene) -> None:
         """After `clear` the store is as good as new.
 
@@ -252,6 +269,22 @@ class LifeDuty(StorageFixtures):
             _refuses([("migrate", storage.migrate), *_asked(storage, job)], StorageUnavailable)
         finally:
             storage.close()
+
+    def test_no_driver_s_error_leaks_from_a_used_handle(
+        self, scene: Scene, break_driver: Callable[[Storage], None]
+    ) -> None:
+        """Where the driver fails in a step, every verb raises `StorageUnavailable` or `StorageError`.
+
+        If this fails: an error of the driver that comes after the connection was made, such as a full disk or
+        a lost connection, ends a server's loop.
+        """
+        job, storage = scene.new_job(), scene.handles.open()
+        storage.counts()
+        verbs = _asked(storage, job)
+
+        break_driver(storage)
+
+        _refuses(verbs, StorageError)
 
     @requires(Feature.SHARED)
     def test_handles_share_one_store(self, scene: Scene) -> None:
@@ -355,6 +388,52 @@ class LifeDuty(StorageFixtures):
             alive[0].join(0.01)
 
         assert [] == [thread for thread in waits if thread.is_alive()]
+
+    def test_closing_ends_every_wait(self, scene: Scene) -> None:
+        """`close` ends the waits under way on its handle: they return, or raise `StorageError`.
+
+        If this fails: a program that closes its storage hangs for as long as its threads wait.
+        """
+        waiter, ended = scene.handles.open(), list[object]()
+
+        def wait() -> None:
+            try:
+                ended.append(waiter.wait(None, 20 * self.patience))
+            except StorageError as error:
+                ended.append(error)
+
+        waits = [threading.Thread(target=wait, daemon=True) for _ in range(3)]
+        for thread in waits:
+            thread.start()
+        waits[0].join(0.05)  # so that they wait by now
+
+        waiter.close()
+
+        for thread in waits:
+            thread.join(self.patience)
+        assert 3 == len(ended)
+
+    @requires(Feature.NOTIFY)
+    @pytest.mark.parametrize("since", ["claim", "exchange", "wait"])
+    def test_work_between_claim_and_wait_ends_the_wait(self, scene: Scene, since: str) -> None:
+        """Work that arrives after a handle's last claim, or last wait, ends its next wait immediately.
+
+        If this fails: a server that finds its queues empty sleeps through a job that arrives before its wait
+        begins, until the next poll.
+        """
+        holder, waiter = scene.begin(), scene.handles.open()
+        request = scene.request(holder)
+        match since:
+            case "claim":
+                waiter.claim(request)
+            case "exchange":
+                waiter.exchange([], request)
+            case _:
+                waiter.wait(request.queues, 0.0)
+
+        scene.add()
+
+        assert waiter.wait(request.queues, self.patience)
 
     def _ends_a_wait(self, scene: Scene, step: Callable[[int], object]) -> None:
         """A wait of another handle answers True soon after a step, which is done again and again."""

@@ -155,7 +155,9 @@ class MemoDuty(StorageFixtures):
         assert [{(_STEP, "a"): "1"}, {(_STEP, "b"): "1"}] == [flow.recalled(one.id), flow.recalled(other.id)]
         assert [] == flow.storage.remember([])
 
-    @pytest.mark.parametrize("text", ["x" * 200, "é" * 200, "page:1 'é' \"☃\" %s {} \\n", "a\tb", " ", "名"])
+    @pytest.mark.parametrize(
+        "text", ["x" * 200, "\U0001f525" * 200, "page:1 'é' \"☃\" %s {} \\n", "a\tb", " ", "名"]
+    )
     def test_names_and_values_are_any_text(self, flow: FlowScene, text: str) -> None:
         """A name of up to 200 characters, a value and an author come back as they were given.
 

@@ -489,6 +489,32 @@ class PeopleDuty(StorageFixtures):
         assert [str(number) for number in range(200, 1_200)] == [line.text for line in log]
         assert (log[0].number + 999, 100) == (log[-1].number, len(scene.storage.read_log(job_id)))
 
+    def test_numbers_of_a_log_never_start_again(self, scene: Scene) -> None:
+        """Numbers of lines grow by job, also after the oldest lines are gone.
+
+        A reader who goes on after the last line of 1,050 gets the next five.
+
+        If this fails: whoever follows the log of a job that writes more than 1,000 lines sees no new line.
+        """
+        job_id = scene.add()
+
+        def append(number: int) -> None:
+            lines = [LogLine(0, scene.stamp(), "INFO", f"line {place}") for place in range(number)]
+            scene.storage.append_logs({job_id: lines}, {})
+
+        append(1_050)
+        last = scene.storage.read_log(job_id, limit=2_000)[-1].number
+        append(5)
+        append(1)
+
+        following = scene.storage.read_log(job_id, after=last)
+        numbers = [line.number for line in scene.storage.read_log(job_id, limit=2_000)]
+        assert ["line 0", "line 1", "line 2", "line 3", "line 4", "line 0"] == [
+            line.text for line in following
+        ]
+        assert 1_000 == len(numbers) == len(set(numbers))
+        assert sorted(numbers) == numbers
+
     def test_progress_is_the_last_one_told(self, scene: Scene) -> None:
         """Progress replaces what was told before; one answer an id, None where there is none.
 

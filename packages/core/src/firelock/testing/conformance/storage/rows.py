@@ -9,11 +9,15 @@ from functools import partial
 import pytest
 
 from firelock.errors import StorageError
+from firelock.model.job import LogLine, Progress
 from firelock.storage import Rows, RowStorage
+from firelock.testing.conformance.flow_scene import FlowScene
 from firelock.testing.conformance.race import ROUNDS, race
-from firelock.testing.conformance.scene import Handles
+from firelock.testing.conformance.scene import BASE, HOUR, Handles, succeeds
 from firelock.testing.conformance.storage.subject import StorageFixtures
+from firelock.testing.conformance.storage.text import ODD_TEXTS
 
+_PRUNED = '"of the pruned job"'
 _OURS = "~kit|"  # what a verb stores begins otherwise
 _ORDERED = tuple(
     _OURS + end for end in (" ", "%", "A", "B", "_", "a", "aa", "ab", "b", "é", "東", "\U0001f525")
@@ -30,10 +34,10 @@ class RowDuty(StorageFixtures):
 
         If this fails: a verb that is refused midway, or a full disk, leaves half a job behind.
         """
-        _store(storage, {_OURS + "kept": "", _OURS + "gone": ""})
+        _store(storage, {_OURS + "kept": "1", _OURS + "gone": "1"})
 
         def fail(rows: Rows) -> None:
-            rows.put(_OURS + "new", "1")
+            rows.put(_OURS + "new", "2")
             rows.put(_OURS + "kept", "2")
             rows.delete(_OURS + "gone")
             raise StorageError(_OURS)
@@ -41,7 +45,7 @@ class RowDuty(StorageFixtures):
         with pytest.raises(StorageError, match=re.escape(_OURS)):
             storage.step(fail)
 
-        assert [(_OURS + "gone", ""), (_OURS + "kept", "")] == storage.step(_ours)
+        assert [(_OURS + "gone", "1"), (_OURS + "kept", "1")] == storage.step(_ours)
 
     def test_a_step_answers_and_is_seen_by_others(self, storage: RowStorage, handles: Handles) -> None:
         """A step returns what its body returned; then every handle sees what it wrote.
@@ -61,18 +65,56 @@ class RowDuty(StorageFixtures):
 
         If this fails: two jobs of one call do not know of each other.
         """
-        _store(storage, {_OURS + "old": "", _OURS + "replaced": ""})
+        _store(storage, {_OURS + "old": "1", _OURS + "replaced": "1"})
 
         def look(rows: Rows) -> object:
-            rows.put(_OURS + "new", "1")
+            rows.put(_OURS + "new", "2")
             rows.put(_OURS + "replaced", "2")
             rows.delete(_OURS + "old")
             rows.delete(_OURS + "never there")
             return [rows.get(_OURS + name) for name in ("new", "replaced", "old")], _ours(rows)
 
-        expected = [(_OURS + "new", "1"), (_OURS + "replaced", "2")]
-        assert (["1", "2", None], expected) == storage.step(look)
+        expected = [(_OURS + "new", "2"), (_OURS + "replaced", "2")]
+        assert (["2", "2", None], expected) == storage.step(look)
         assert expected == storage.step(_ours)
+
+    def test_an_empty_value_is_a_value(self, storage: RowStorage) -> None:
+        """A row with an empty value is read and scanned, in the step that writes it and in later ones.
+
+        If this fails: the store takes an empty string for no row. Every list in which jobs are looked for is
+        made of such rows, so no job is ever found.
+        """
+
+        def look(rows: Rows) -> object:
+            return rows.get(_OURS + "empty"), rows.get(_OURS + "none"), _ours(rows)
+
+        def put(rows: Rows) -> object:
+            rows.put(_OURS + "empty", "")
+            return look(rows)
+
+        expected = ("", None, [(_OURS + "empty", "")])
+        assert expected == storage.step(put)
+        assert expected == storage.step(look)
+
+    @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "backward"])
+    def test_a_scan_leaves_out_the_row_of_its_prefix(self, storage: RowStorage, reverse: bool) -> None:
+        """The row whose key is the prefix itself is not returned, with a start or without one.
+
+        If this fails: a key appears twice in a list of limits or unique jobs, and pages repeat it.
+        """
+        prefix = _OURS + "unit"
+        _store(storage, {prefix: "1", prefix + "/a": "2", prefix + "/b": "3"})
+        expected = [(prefix + "/a", "2"), (prefix + "/b", "3")]
+        expected = expected[::-1] if reverse else expected
+
+        def scan(rows: Rows) -> object:
+            start = prefix + "/z" if reverse else prefix
+            return (
+                rows.scan(prefix, reverse=reverse, limit=10),
+                rows.scan(prefix, start=start, reverse=reverse, limit=10),
+            )
+
+        assert (expected, expected) == storage.step(scan)
 
     @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "backward"])
     def test_a_scan_is_in_order_of_code_points(self, storage: RowStorage, reverse: bool) -> None:
@@ -81,7 +123,7 @@ class RowDuty(StorageFixtures):
         If this fails: the store sorts by a language's rules or folds case; jobs run in another order, pages
         leave out jobs.
         """
-        neighbours = {_OURS[:-1]: "", _OURS[:-1] + "}": ""}
+        neighbours = {_OURS[:-1]: "1", _OURS[:-1] + "}": "1"}
         _store(storage, neighbours | {key: key for key in reversed(_ORDERED)})
         ordered = [(key, key) for key in (reversed(_ORDERED) if reverse else _ORDERED)]
 
@@ -95,17 +137,69 @@ class RowDuty(StorageFixtures):
         middle = _OURS + "aaz"  # no row's key
         assert [pair for pair in ordered if (pair[0] < middle) is reverse] == scan(middle, 100)
 
+    @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "backward"])
+    def test_a_scan_returns_as_many_rows_as_asked_for(self, storage: RowStorage, reverse: bool) -> None:
+        """A scan returns all of 1,100 rows if its limit allows it, and no more than the limit.
+
+        If this fails: the store returns rows by pages of its own. Whatever goes beyond the first page is
+        never found: queues, keys, members of a batch, jobs of a dead session.
+        """
+        keys = [f"{_OURS}{number:04}" for number in range(1_100)]
+        _store(storage, dict.fromkeys(keys, "1"))
+        keys = keys[::-1] if reverse else keys
+
+        def scan(limit: int) -> list[str]:
+            found = storage.step(lambda rows: rows.scan(_OURS, reverse=reverse, limit=limit))
+            return [key for key, _ in found]
+
+        assert keys == scan(2_000)
+        assert keys[:1_050] == scan(1_050)
+
+    def test_rows_keep_their_exact_text(self, storage: RowStorage) -> None:
+        """Keys and values come back as they were written; keys that only look alike are two rows.
+
+        If this fails: the store normalizes, trims or folds text, such as "e\u0301" to "\u00e9". Arguments are
+        changed, and one name takes the place of another.
+        """
+        texts = [*ODD_TEXTS.values(), "\u00e9", "e\u0301", "E\u0301", " e\u0301", "e\u0301 "]
+        stored = {_OURS + text: text for text in texts}
+
+        _store(storage, stored)
+
+        assert sorted(stored.items()) == storage.step(_ours)
+        assert texts == storage.step(lambda rows: [rows.get(_OURS + text) for text in texts])
+
     def test_long_rows_are_kept_whole(self, storage: RowStorage) -> None:
-        """Keys of 1,400 bytes and values of 1 MiB come back as they are, to the last character.
+        """Keys of 500 bytes and values of 1 MiB come back as they are, to the last character.
 
         If this fails: a large result is lost, or two long names are one.
         """
-        keys = [_OURS + "é" * 697 + last for last in "ab"]
-        value = "東\x00\n" * 209_715
+        keys = _long_keys("ab")
+        value = "東\x01\n" * 209_715
 
         _store(storage, {key: value + key[-1] for key in keys})
 
         assert [(key, value + key[-1]) for key in keys] == storage.step(_ours)
+        assert value + "b" == storage.step(lambda rows: rows.get(keys[1]))
+
+    def test_a_long_row_is_deleted_alone(self, storage: RowStorage) -> None:
+        """Of rows whose keys have 499 bytes in common, one is replaced and one is deleted; the others stay.
+
+        If this fails: the store shortens or hashes long keys, and one delete takes other rows with it: a lock
+        is free although it is held, or the result of a step is forgotten.
+        """
+        first, deleted, replaced, last = keys = _long_keys("abcd")
+        _store(storage, dict.fromkeys(keys, "1"))
+
+        def change(rows: Rows) -> list[tuple[str, str]]:
+            rows.put(replaced, "2")
+            rows.delete(deleted)
+            return _ours(rows)
+
+        expected = [(first, "1"), (replaced, "2"), (last, "1")]
+        assert expected == storage.step(change)
+        assert expected == storage.step(_ours)
+        assert ["1", None, "2", "1"] == storage.step(lambda rows: [rows.get(key) for key in keys])
 
     def test_steps_are_as_if_one_came_after_the_other(self, storage: RowStorage, handles: Handles) -> None:
         """Of eight handles that each add one to a row at once, every one counts; so do rows that are scanned.
@@ -126,6 +220,33 @@ class RowDuty(StorageFixtures):
         assert 8 * ROUNDS + 1 == len(rows)
 
 
+class PrunedRowDuty(StorageFixtures):
+    """What `prune` promises of the rows of a `RowStorage`."""
+
+    verbs = "prune"
+
+    def test_a_pruned_job_leaves_no_row(self, storage: RowStorage, flow: FlowScene) -> None:
+        """No key and no value contains the id of a pruned job, whatever the job had.
+
+        If this fails: a store fills up with rows that no verb returns and nothing deletes, such as the memos
+        of jobs that were pruned long ago.
+        """
+        running = flow.run(job_id=flow.add(arguments=_PRUNED, tags=(_PRUNED,), meta_json=_PRUNED))
+        for name in ("short", "\U0001f525" * 200):
+            flow.keep(running, name, _PRUNED)
+            flow.append(running, name, _PRUNED, _PRUNED)
+        line, progress = LogLine(0, 1, "INFO", _PRUNED), Progress(1.0, 2.0, 3, _PRUNED)
+        storage.append_logs({running.id: [line]}, {running.id: progress})
+        flow.settle(succeeds(running, _PRUNED, expires_at=BASE + HOUR))
+        flow.advance(7_200)
+
+        assert 1 == flow.prune()
+
+        rows = storage.step(lambda rows: rows.scan("", limit=10_000))
+        left = [key for key, value in rows for word in (running.id, _PRUNED) if word in key or word in value]
+        assert [] == left
+
+
 def _store(storage: RowStorage, stored: Mapping[str, str]) -> None:
     def put(rows: Rows) -> None:
         for key, value in stored.items():
@@ -136,3 +257,8 @@ def _store(storage: RowStorage, stored: Mapping[str, str]) -> None:
 
 def _ours(rows: Rows) -> list[tuple[str, str]]:
     return rows.scan(_OURS, limit=1_000)
+
+
+def _long_keys(lasts: str) -> list[str]:
+    """Return keys of 500 bytes that differ in these last characters."""
+    return [_OURS + "é" * 247 + last for last in lasts]

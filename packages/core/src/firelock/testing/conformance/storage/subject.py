@@ -74,6 +74,17 @@ class StorageFixtures(Conformance):
         pytest.skip("define the fixture open_unreachable to prove that no driver's error leaks")
 
     @pytest.fixture
+    def break_driver(self) -> Callable[[Storage], None]:
+        """Return a function: given a handle that has been used, each later call of its driver raises.
+
+        Only for storages with a driver. Closing the driver's connection without the handle's knowledge is the
+        usual way; the handle must not be able to open another one.
+        """
+        pytest.skip(
+            "define the fixture break_driver to prove that no driver's error leaks from a used handle"
+        )
+
+    @pytest.fixture
     def handles(
         self, open_handle: Callable[[], Storage], request: pytest.FixtureRequest
     ) -> Iterator[Handles]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unicodedata import normalize
+
 import pytest
 
 from firelock.model.clock import micros
@@ -16,6 +18,7 @@ ODD_TEXTS = {
     "underscore": "a_b\\_c\\",
     "quotes": "'\"`; drop table jobs; --",
     "unicode": "İstanbul ñ 東京 \U0001f525 é",
+    "decomposed": "e\u0301 \u1112\u1161\u11ab \u212b",
     "white": " lead\ttab\r\nline trail ",
     "case": "Case cASE",
     "separators": "a:b|c,d/e{f}g\x1fh\x7f",
@@ -53,9 +56,15 @@ class TextDuty(StorageFixtures):
         If this fails: % or _ acts as a wildcard, or the store's collation takes two texts for one.
         """
         wanted = scene.add(task=text, tags=(text,), recurring_id=text)
-        for other in (text + " ", text.swapcase(), text.replace("_", "x").replace("%", "y"), "x"):
-            if other != text:
-                scene.add(task=other, tags=(other,), recurring_id=other)
+        others = {
+            text + " ",
+            text.swapcase(),
+            text.replace("_", "x").replace("%", "y"),
+            "x",
+            *_normalized(text),
+        }
+        for other in sorted(others - {text}):
+            scene.add(task=other, tags=(other,), recurring_id=other)
 
         for where in (JobFilter(task=text), JobFilter(tag=text), JobFilter(recurring_id=text)):
             assert [wanted] == scene.found(where), where
@@ -67,7 +76,7 @@ class TextDuty(StorageFixtures):
         If this fails: two names share one record, or a name is cut or escaped on its way back.
         """
         storage = scene.storage
-        names = [text, text + " ", text + "x", text.swapcase() + "2"]
+        names = [*_normalized(text), text + " ", text + "x", text.swapcase() + "2"]
 
         for number, name in enumerate(names):
             storage.put_record("kind", name, f"value {number} {name}")
@@ -79,6 +88,8 @@ class TextDuty(StorageFixtures):
         for number, name in enumerate(names):
             assert (f"value {number} {name}", 1) == scene.kept("kind", name)
             assert Record("recurring", name, name, 1) == storage.get_record("recurring", name)
+        assert storage.delete_record("kind", names[0])
+        assert sorted(names[1:]) == [record.key for record in storage.list_records("kind")]
 
     @pytest.mark.parametrize("character", ["n", "\U0001f525"], ids=["one byte", "four bytes"])
     def test_the_longest_names_are_told_apart(self, scene: Scene, character: str) -> None:
@@ -102,6 +113,28 @@ class TextDuty(StorageFixtures):
             assert of_job == scene.record(job_id).tags
             for where in (JobFilter(tag=of_job[-1]), JobFilter(recurring_id=name)):
                 assert [job_id] == scene.found(where)
+
+    def test_a_long_name_is_deleted_alone(self, scene: Scene) -> None:
+        """Of records whose keys begin with the same 199 characters, one is replaced and one is deleted.
+
+        The others stay as they are.
+
+        If this fails: the store shortens or hashes long keys, and one delete takes other records with it.
+        """
+        storage = scene.storage
+        first, deleted, replaced, last = names = ["\U0001f525" * 199 + end for end in "abcd"]
+        for name in names:
+            storage.put_record("kind", name, "1")
+
+        storage.put_record("kind", replaced, "2")
+        storage.delete_record("kind", deleted)
+
+        expected = [(first, "1"), (replaced, "2"), (last, "1")]
+        assert expected == [(record.key, record.value) for record in storage.list_records("kind")]
+        for after, rest in (("", 0), (first, 1), (deleted, 1), (replaced, 2), (last, 3)):
+            page = storage.list_records("kind", after=after, limit=1)
+            assert expected[rest : rest + 1] == [(record.key, record.value) for record in page]
+        assert storage.get_record("kind", deleted) is None
 
     def test_arguments_keep_their_exact_text(self, scene: Scene) -> None:
         """Arguments come back byte for byte: no reordering of keys, no other spelling of numbers.
@@ -204,3 +237,10 @@ class TextDuty(StorageFixtures):
         claimed = {name: scene.claim_ids(holder, queues=[name]) for name in names}
 
         assert {name: [job_id] for name, job_id in ids.items()} == claimed
+
+
+def _normalized(text: str) -> list[str]:
+    """Return the text, and what the normal forms of Unicode make of it, if that is another text."""
+    return list(
+        dict.fromkeys([text, normalize("NFC", text), normalize("NFD", text), normalize("NFKC", text)])
+    )

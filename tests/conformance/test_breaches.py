@@ -1,0 +1,47 @@
+"""Breaches of the contract that are easy to make, and the test of the kit that fails first for each.
+
+A red test is only as good as its name. Here all tests before it in the order of the kit pass on the broken
+storage, so an author who runs `pytest -x` reads the rule that was broken.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conformance.mutants import catcher, mutations
+
+pytestmark = pytest.mark.heavy("each breach runs the kit up to the test that sees it")
+
+FILES = "firelock_files.storage"
+BREACHES = [
+    (FILES, "values are normalized", "test_rows_keep_their_exact_text"),
+    (FILES, "a delete takes the rows with the same long beginning", "test_a_long_row_is_deleted_alone"),
+    (FILES, "an empty value is no row", "test_an_empty_value_is_a_value"),
+    (FILES, "a scan begins with the row of its prefix", "test_a_scan_leaves_out_the_row_of_its_prefix"),
+    (FILES, "a scan ends after a hundred rows", "test_a_scan_returns_as_many_rows_as_asked_for"),
+    (FILES, "the clock counts whole seconds", "test_its_clock_is_finer_than_a_second"),
+    (FILES, "an error of the driver within a step leaks", "test_no_driver_s_error_leaks_from_a_used_handle"),
+    (FILES, "waits outlive the handle", "test_closing_ends_every_wait"),
+    ("row_storage", "memos outlive their job", "test_a_pruned_job_leaves_no_row"),
+    (
+        "short_keys",
+        "long keys with the same head are lost with one of them",
+        "test_a_long_name_is_deleted_alone",
+    ),
+    ("memory", "waits outlive the handle", "test_closing_ends_every_wait"),
+    ("memory", "what arrives before a wait is not news", "test_work_between_claim_and_wait_ends_the_wait"),
+    ("rules", "arguments are normalized", "test_odd_text_comes_back_from_a_job"),
+    ("derived", "the numbers of a log start again", "test_numbers_of_a_log_never_start_again"),
+]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "test"), BREACHES, ids=[f"{one}: {name}" for one, name, _ in BREACHES]
+)
+def test_broken_rule_is_the_first_to_fail(module, name, test):
+    """The first red test of the whole kit is the one about the rule."""
+    (mutation,) = (one for one in mutations() if (one.module, one.name) == (module, name))
+
+    caught = catcher(mutation, rounds=1)
+
+    assert (test, True) == (caught.name, caught.duty == mutation.duty)
