@@ -84,7 +84,10 @@ class Storage(ABC):
 
     @abstractmethod
     def clock(self) -> int:
-        """Return the storage's own time in micros; tests move it: see `firelock.testing.MovableClock`."""
+        """Return the storage's own time in micros; it never goes back, and is finer than a second.
+
+        Tests move it: see `firelock.testing.MovableClock`.
+        """
 
     @abstractmethod
     def new_ids(self, count: int, beside: str | Sequence[str | None] | None = None) -> list[str]:

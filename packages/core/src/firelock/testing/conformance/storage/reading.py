@@ -490,9 +490,9 @@ class PeopleDuty(StorageFixtures):
         assert (log[0].number + 999, 100) == (log[-1].number, len(scene.storage.read_log(job_id)))
 
     def test_numbers_of_a_log_never_start_again(self, scene: Scene) -> None:
-        """Numbers of lines grow by job, also after the oldest lines are gone.
+        """The numbers of a job's lines keep growing after its oldest lines are gone.
 
-        A reader who goes on after the last line of 1,050 gets the next five.
+        Whoever has read 1,050 lines gets the next six by the number of the last one.
 
         If this fails: whoever follows the log of a job that writes more than 1,000 lines sees no new line.
         """

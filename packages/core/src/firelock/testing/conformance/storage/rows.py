@@ -17,7 +17,7 @@ from firelock.testing.conformance.scene import BASE, HOUR, Handles, succeeds
 from firelock.testing.conformance.storage.subject import StorageFixtures
 from firelock.testing.conformance.storage.text import ODD_TEXTS
 
-_PRUNED = '"of the pruned job"'
+_PRUNED = "of the pruned job"
 _OURS = "~kit|"  # what a verb stores begins otherwise
 _ORDERED = tuple(
     _OURS + end for end in (" ", "%", "A", "B", "_", "a", "aa", "ab", "b", "é", "東", "\U0001f525")
@@ -158,8 +158,8 @@ class RowDuty(StorageFixtures):
     def test_rows_keep_their_exact_text(self, storage: RowStorage) -> None:
         """Keys and values come back as they were written; keys that only look alike are two rows.
 
-        If this fails: the store normalizes, trims or folds text, such as "e\u0301" to "\u00e9". Arguments are
-        changed, and one name takes the place of another.
+        If this fails: the store normalizes, trims or folds text, such as an e with a combining accent to one
+        character. Arguments are changed, and one name takes the place of another.
         """
         texts = [*ODD_TEXTS.values(), "\u00e9", "e\u0301", "E\u0301", " e\u0301", "e\u0301 "]
         stored = {_OURS + text: text for text in texts}
