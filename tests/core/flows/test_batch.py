@@ -637,7 +637,7 @@ def mixed(fire, load, report, worker):
 
 def test_a_failed_batch_says_how_many_failed(mixed, fire):
     """Its tally never raises; what waits for a failed member makes it fail as well."""
-    said = rf"Batch 'mixed' \({mixed.id}\) failed: 1 of 5 members failed, 1 wait for them\."
+    said = rf"Batch 'mixed' \({mixed.id}\) failed: 1 of 5 members failed, 1 cannot start\."
     with pytest.raises(JobFailed, match=said):
         mixed.result(1)
 

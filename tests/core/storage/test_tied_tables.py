@@ -55,7 +55,7 @@ def test_what_waits_for_a_failure_lets_the_batch_end_failed(yard):
     yard.fail(yard.claim()[first.id])
     yard.settle()
     failed = yard.record(batch.id)
-    assert (State.FAILED, "1 of 2 members failed, 1 wait for them") == (failed.state, failed.reason)
+    assert (State.FAILED, "1 of 2 members failed, 1 cannot start") == (failed.state, failed.reason)
 
     yard.requeue(first.id)
     yard.settle()

@@ -48,7 +48,7 @@ if new > 0 then
   for id = two, 4, -2 do backwards[two - id + 1], backwards[two - id + 2] = places[id - 1], places[id] end
   call('ZADD', base .. 'bm:' .. batch, unpack(backwards))
   call('HSET', base .. 'b:' .. batch, 'total', members, 'active', members, 'waiting', 0, 'succeeded', 0, 'failed', 0, 'deleted', 0,
-    'shut', '', 'cancelled', '', 'stopping', '', 'fast', fast, 'outer', '', 'keeps', keeps, 'walk', '')
+    'batches', 0, 'shut', '', 'cancelled', '', 'stopping', '', 'fast', fast, 'outer', '', 'keeps', keeps, 'walk', '')
   call('ZADD', base .. 'l:W:' .. queue, created, batch)
   if queue ~= ARGV[from] then call('SADD', base .. 'queues', queue) end
   for tag = 10, from - 1 do call('ZADD', base .. 't:' .. ARGV[tag], created, batch) end

@@ -88,7 +88,7 @@ function verbs.tally()
     if row and text then
       local batch = read(id, text)
       reply[arg - 2] = {
-        row.total, row.active, row.waiting, row.succeeded, row.failed, row.deleted,
+        row.total, row.active, row.waiting, row.succeeded, row.failed, row.deleted, row.batches,
         batch.state == 'W' and batch.due ~= '' and '1' or '', row.shut, row.cancelled, row.stopping,
       }
     end

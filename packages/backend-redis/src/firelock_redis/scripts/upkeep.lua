@@ -116,6 +116,12 @@ end
 
 local announced = true  -- whether there may be ties to look at
 
+-- The number with a comma between groups of three digits.
+local function grouped(number)
+  local text = string.gsub(string.reverse(int(number)), '(%d%d%d)', '%1,')
+  return (string.gsub(string.reverse(text), '^,', ''))
+end
+
 -- The batch is in the state that its tally says; one that ends otherwise than before was open in between.
 local function decide_batch(batch, row, now)
   local state = batches().end_of(row, batch.state == 'W' and batch.due ~= '')
@@ -129,7 +135,10 @@ local function decide_batch(batch, row, now)
   batch.changed = now
   if state ~= 'W' then
     if state == 'S' then batch.reason = '' end
-    if state == 'F' then batch.reason = format(rules.ended, row.failed, row.total, row.waiting) end
+    if state == 'F' then
+      local reason = row.waiting > 0 and rules.batch_stuck or rules.batch_ended
+      batch.reason = format(reason, grouped(row.failed), grouped(row.total), grouped(row.waiting))
+    end
     batch.state, batch.due, batch.ended, batch.expires = state, '', now, batches().expiry(row, state, now)
     batch.history = batch.history .. step(state, now, batch.reason)
   end

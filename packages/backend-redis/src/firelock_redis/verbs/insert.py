@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from operator import attrgetter
@@ -58,7 +59,8 @@ def _rules() -> str:
     }
     for name in ("shut_out", "let_in", "swept", "stopped", "reopened"):
         rules[name] = quoted(Moved[name.upper()].value)
-    rules["ended"] = quoted(Moved.BATCH_ENDED.format(failed="%d", total="%d", waiting="%d"))
+    for name in ("batch_ended", "batch_stuck"):  # the scripts insert the numbers, in this order
+        rules[name] = quoted(re.sub(r"{(failed|total|waiting):,}", "%s", Moved[name.upper()].value))
     for on, letter in ON_LETTERS.items():
         for state in FINAL_STATES:
             target = continuation_target(on, state)

@@ -130,8 +130,8 @@ def memo_field(kind: MemoKind, name: str) -> str:
 
 
 def _tally(told: Sequence[Any]) -> Tally:
-    total, active, waiting, succeeded, failed, deleted, *marks = told
-    return Tally(total, active, waiting, succeeded, failed, deleted, *map(bool, marks))
+    total, active, waiting, succeeded, failed, deleted, batches, *marks = told
+    return Tally(total, active, waiting, succeeded, failed, deleted, *map(bool, marks), batches)
 
 
 def _memo_arguments(asked: NewMemo) -> tuple[object, ...]:

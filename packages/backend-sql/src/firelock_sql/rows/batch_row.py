@@ -35,6 +35,7 @@ class BatchRow:
     succeeded: int
     failed: int
     deleted: int
+    batches: int
     failures: int
     is_shut: int
     is_cancelled: int
@@ -49,7 +50,7 @@ class BatchRow:
         return Tally(
             self.total, self.active, self.waiting, self.succeeded, self.failed, self.deleted,
             is_held=state is State.AWAITING and due_at is not None, is_shut=bool(self.is_shut),
-            is_cancelled=bool(self.is_cancelled), is_stopping=bool(self.is_stopping),
+            is_cancelled=bool(self.is_cancelled), is_stopping=bool(self.is_stopping), batches=self.batches,
         )  # fmt: skip
 
     @property
@@ -133,7 +134,7 @@ def _rows_by_id(found: Iterable[Sequence[Any]]) -> dict[str, BatchRow]:
 
 def new_batch(id: str, *, is_shut: bool, is_cancelled: bool) -> BatchRow:
     """Return the row of a batch that is stored now."""
-    return BatchRow(id, 0, 0, 0, 0, 0, 0, 0, int(is_shut), int(is_cancelled), 0, 0, None, 0, "")
+    return BatchRow(id, 0, 0, 0, 0, 0, 0, 0, 0, int(is_shut), int(is_cancelled), 0, 0, None, 0, "")
 
 
 def put_batches(tx: Transaction, new: Sequence[BatchRow]) -> None:

@@ -292,6 +292,7 @@ batches = Table(
     _count("succeeded"),
     _count("failed"),
     _count("deleted"),
+    _count("batches"),
     _count("failures"),  # that were new since the last look, where they are not among the deltas
     _count("is_shut"),
     _count("is_cancelled"),
@@ -322,6 +323,7 @@ batch_deltas = Table(
     _count("succeeded"),
     _count("failed"),
     _count("deleted"),
+    _count("batches"),
     _count("failures"),  # that were new: see `batches.Share`
     postgresql_with=VACUUMED_AT_ONCE,
 )

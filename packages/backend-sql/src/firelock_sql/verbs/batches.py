@@ -10,7 +10,17 @@ from collections.abc import Sequence
 
 from typing_extensions import override
 
-from firelock.storage import ANY_QUEUE, FINAL_STATES, BatchRules, Moved, State, Tally, Ties, Transition
+from firelock.storage import (
+    ANY_QUEUE,
+    FINAL_STATES,
+    BatchRules,
+    Moved,
+    State,
+    Tally,
+    Ties,
+    Transition,
+    batch_failure_reason,
+)
 from firelock.storage.batches import end_of
 from firelock_sql.connections.database import SqlVerbs
 from firelock_sql.connections.transaction import Text, Transaction
@@ -148,7 +158,7 @@ def _end_or_reopen(tx: Transaction, row: JobRow, batch: BatchRow, rules: BatchRu
     if state is State.AWAITING:
         return
     if state is State.FAILED:
-        reason = Moved.BATCH_ENDED.format(failed=batch.failed, total=batch.total, waiting=batch.waiting)
+        reason = batch_failure_reason(failed=batch.failed, total=batch.total, waiting=batch.waiting)
     row.move(
         tx, state, reason=reason, changed_at=tx.now, ended_at=tx.now, due_at=None,
         expires_at=rules.expiry(state, tx.now),

@@ -186,9 +186,9 @@ def _store_members(tx: Transaction, new: Sequence[NewJob], starts: Sequence[_Sta
         if (batch := batches.get(batch_id)) is None:
             changes[batch_id] = changes.get(batch_id, NOTHING).plus(share)
         else:  # nobody sees it yet
-            batch.total, batch.active, batch.waiting, batch.deleted = (
+            batch.total, batch.active, batch.waiting, batch.deleted, batch.batches = (
                 batch.total + 1, batch.active + share.active, batch.waiting + share.waiting,
-                batch.deleted + share.deleted,
+                batch.deleted + share.deleted, batch.batches + share.batches,
             )  # fmt: skip
     for id, batch in batches.items():
         due_at = next(start.due_at for job, start in zip(new, starts, strict=True) if job.id == id)
@@ -200,11 +200,12 @@ def _store_members(tx: Transaction, new: Sequence[NewJob], starts: Sequence[_Sta
 
 def _share(start: _Start) -> Share:
     """Return what a new member adds to the tally of its batch."""
+    batches = int(start.batch is not None)
     if start.state is State.DELETED:
-        return Share(1, deleted=1)
+        return Share(1, deleted=1, batches=batches)
     is_cancelled = start.batch is not None and start.batch.is_cancelled
     waits = start.state is State.AWAITING and bool(start.open_edges) and not is_cancelled
-    return Share(1, active=int(not waits), waiting=int(waits))
+    return Share(1, active=int(not waits), waiting=int(waits), batches=batches)
 
 
 def _values(job: NewJob, start: _Start, now: int) -> dict[str, Value]:

@@ -71,19 +71,20 @@ def _members(storage: Storage, batch_id: str) -> Iterator[JobRecord]:
 def _recounted(members: Iterator[JobRecord], tally: Tally) -> Tally:
     """Return what the members say; which of them wait for a fellow is taken from the tally."""
     ended = dict.fromkeys(FINAL_STATES, 0)
-    total = moving = 0
+    total = moving = batches = 0
     for job in members:
         total += 1
+        batches += job.is_batch
         moving += not job.is_final or job.is_stopping
         if job.is_final:
             ended[job.state] += 1
     return Tally(
         total, moving - tally.waiting, tally.waiting, ended[State.SUCCEEDED], ended[State.FAILED],
-        ended[State.DELETED],
+        ended[State.DELETED], batches=batches,
     )  # fmt: skip
 
 
 def _counts(tally: Tally) -> tuple[int, ...]:
     return (
-        tally.total, tally.active, tally.waiting, tally.succeeded, tally.failed, tally.deleted,
+        tally.total, tally.active, tally.waiting, tally.succeeded, tally.failed, tally.deleted, tally.batches,
     )  # fmt: skip

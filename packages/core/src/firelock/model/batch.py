@@ -31,7 +31,7 @@ BATCH_TASK = "firelock:batch"
 
 @attrs.frozen
 class Tally:
-    """How far a batch is, all of one instant."""
+    """How far a batch is, all at one time: its own members are counted, not those of batches within it."""
 
     total: int = 0  # members; an inner batch is one
     active: int = 0  # that may still move by themselves, or that run although they were deleted
@@ -43,6 +43,7 @@ class Tally:
     is_shut: bool = False  # what it is after has not ended
     is_cancelled: bool = False  # for good
     is_stopping: bool = False  # a member has failed, and the rest is stopped therefore
+    batches: int = 0  # how many of its members are batches
 
     @property
     def ended(self) -> int:
@@ -53,3 +54,31 @@ class Tally:
     def progress(self) -> float:
         """How much of it has ended, from 0 to 1; falls by adding and by requeue alone."""
         return self.ended / self.total if self.total else 1.0
+
+
+@attrs.frozen
+class DeepTally:
+    """How far a batch is together with all batches within it: their jobs are counted, batches are not.
+
+    It is read batch by batch, so it is not the state at one time: while jobs run, the numbers may be off by
+    those that moved meanwhile.
+    """
+
+    total: int  # jobs
+    active: int  # that may still move by themselves, or that run although they were deleted
+    waiting: int  # that wait for another member
+    succeeded: int
+    failed: int
+    deleted: int
+    batches: int  # batches within it that were read
+    is_cut: bool  # more batches are within it than were to be read; each of these counts as one job
+
+    @property
+    def ended(self) -> int:
+        """How many jobs have succeeded, failed or were deleted."""
+        return self.succeeded + self.failed + self.deleted
+
+    @property
+    def progress(self) -> float:
+        """How much of it has ended, from 0 to 1."""
+        return min(1.0, self.ended / self.total) if self.total else 1.0

@@ -79,7 +79,17 @@ class Moved(StrEnum):
     STOPPED = "another member of its batch failed"
     REOPENED = "a member runs again"
     HOLD_OVER = "whoever filled it was gone"
-    BATCH_ENDED = "{failed} of {total} members failed, {waiting} wait for them"
+    BATCH_ENDED = "{failed:,} of {total:,} members failed"
+    BATCH_STUCK = "{failed:,} of {total:,} members failed, {waiting:,} cannot start"
+
+
+def batch_failure_reason(*, failed: int, total: int, waiting: int) -> str:
+    """Return the reason with which a batch fails, from the counts of its tally.
+
+    Members that wait can never start: the jobs for which they wait have ended otherwise than they need.
+    """
+    reason = Moved.BATCH_STUCK if waiting else Moved.BATCH_ENDED
+    return reason.format(failed=failed, total=total, waiting=waiting)
 
 
 @attrs.frozen

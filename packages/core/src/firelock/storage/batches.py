@@ -23,6 +23,7 @@ class Share(NamedTuple):
     succeeded: int = 0
     failed: int = 0
     deleted: int = 0
+    batches: int = 0
     failures: int = 0  # members that have failed by this change; a requeue takes none back
 
     def less(self, before: Share) -> Share:
@@ -51,7 +52,7 @@ def share_of(job: JobRecord, *, is_tied: bool, is_releasing: bool, is_cancelled:
     is_active = (not job.is_final and not waits) or is_releasing or job.is_stopping
     return Share(
         1, int(is_active), int(waits), int(state is State.SUCCEEDED), int(state is State.FAILED),
-        int(state is State.DELETED),
+        int(state is State.DELETED), int(job.is_batch),
     )  # fmt: skip
 
 
@@ -66,7 +67,7 @@ def folded(tally: Tally, known: Share, *, fails_fast: bool) -> Tally:
         tally.total + known.total, tally.active + known.active, tally.waiting + known.waiting,
         tally.succeeded + known.succeeded, tally.failed + known.failed, tally.deleted + known.deleted,
         tally.is_held, tally.is_shut, tally.is_cancelled,
-        tally.is_stopping or (fails_fast and known.failures > 0),
+        tally.is_stopping or (fails_fast and known.failures > 0), tally.batches + known.batches,
     )  # fmt: skip
 
 

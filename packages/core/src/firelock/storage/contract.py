@@ -452,8 +452,8 @@ class Storage(ABC):
         Then batches whose tally has changed are decided: the batch locked (one that is locked is passed
         over), what is known of it folded by a later statement, and it is as `batches.end_of` says: open while
         it is held or shut, if not cancelled. One that ends gets `ended_at` = the storage's clock, a history
-        entry, the reason of its cancellation or `Moved.BATCH_ENDED` where it failed, and the `expires_at` of
-        its `BatchRules.keeps`; one that had ended and is open again is awaiting with `Moved.REOPENED`, for
+        entry, the reason of its cancellation or `batch_failure_reason` where it failed, and the `expires_at`
+        of its `BatchRules.keeps`; one that had ended and is open again is awaiting with `Moved.REOPENED`, for
         one history entry also where it ends otherwise at once. Of one that `fails_fast`, a failure since the
         last fold sets `is_stopping`, its end clears it. A child that is a batch is opened by its last edge
         instead of enqueued, and cancelled where it would be deleted.

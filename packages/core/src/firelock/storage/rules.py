@@ -33,7 +33,13 @@ from firelock.model.job import (
     NewJob,
     Transition,
 )
-from firelock.model.lifecycle import Moved, bounded_history, continuation_target, waiting_reason
+from firelock.model.lifecycle import (
+    Moved,
+    batch_failure_reason,
+    bounded_history,
+    continuation_target,
+    waiting_reason,
+)
 from firelock.model.record import Record, RecordChange
 from firelock.model.session import (
     Held,
@@ -247,7 +253,7 @@ def batch_ended(row: StoredJob, tally: Tally, state: State, *, now: int) -> Stor
     of = cast("BatchRules", cast("Ties", row.record.ties).batch)
     reason = row.record.reason if state is State.DELETED else None
     if state is State.FAILED:
-        reason = Moved.BATCH_ENDED.format(failed=tally.failed, total=tally.total, waiting=tally.waiting)
+        reason = batch_failure_reason(failed=tally.failed, total=tally.total, waiting=tally.waiting)
     return _changed(
         row, HistoryEntry(state, now, reason), state=state, reason=reason, changed_at=now, ended_at=now,
         due_at=None, expires_at=of.expiry(state, now),

@@ -99,7 +99,7 @@ def tally_of(tables: Tables, batch: StoredJob) -> Tally:
     is_held = batch.record.state is State.AWAITING and batch.record.due_at is not None
     return Tally(
         counted.total, counted.active, counted.waiting, counted.succeeded, counted.failed, counted.deleted,
-        is_held, batch.is_shut, batch.is_cancelled, counted.is_stopping,
+        is_held, batch.is_shut, batch.is_cancelled, counted.is_stopping, counted.batches,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ local made_batches
 local function batches()
   if made_batches then return made_batches end
 
-  local NUMBERS = { 'total', 'active', 'waiting', 'succeeded', 'failed', 'deleted' }
+  local NUMBERS = { 'total', 'active', 'waiting', 'succeeded', 'failed', 'deleted', 'batches' }
   -- Marks, nothing where they do not hold: it waits for what it is after, or for the batch around it; is cancelled; is stopped by
   -- a failure; fails fast. Beside them the batch around it; for how many micros it stays by its end, - for ever; and the place in
   -- bm: up to which members have been swept or let in, nothing where none is to be.
@@ -117,7 +117,7 @@ local function batches()
     local is_active = not number and not waits
     if number and find(job.flag, '+', 1, true) then is_active = call('ZSCORE', base .. 'releasing', job.id) end
     if job.session ~= '' and state ~= 'P' then is_active = true end
-    local added = { 1, is_active and 1 or 0, waits and 1 or 0, 0, 0, 0 }
+    local added = { 1, is_active and 1 or 0, waits and 1 or 0, 0, 0, 0, find(job.flag, 'b', 1, true) and 1 or 0 }
     if number then added[number] = 1 end
     return added
   end
@@ -162,7 +162,7 @@ local function batches()
     local ties = read_ties(text)
     job.ties = ties
     job.flag = (ties.rules and 'b' or '') .. (ties.batch and 'm' or '') .. (ties.caller and 'c' or '') .. (ties.inputs[1] and 'i' or '')
-    if ties.batch then job.was = { 0, 0, 0, 0, 0, 0 } end
+    if ties.batch then job.was = { 0, 0, 0, 0, 0, 0, 0 } end
   end
 
   -- The tally has what the member adds now instead of what it added before.

@@ -215,7 +215,7 @@ def recount(storage: Storage, batch_id: str, records: Iterable[JobRecord]) -> Ta
     return attrs.evolve(
         told, total=len(members), active=len(active), waiting=len(waiting),
         succeeded=len(ended[State.SUCCEEDED]), failed=len(ended[State.FAILED]),
-        deleted=len(ended[State.DELETED]),
+        deleted=len(ended[State.DELETED]), batches=len(inner),
     )  # fmt: skip
 
 
