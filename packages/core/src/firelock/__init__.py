@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from firelock.jobs.job import FailedAttempt, Job, JobLogLine, JobPage, JobProgress, JobStep, Step
     from firelock.limits.limit import Limit, Turns
     from firelock.limits.unique import Debounce, Unique
-    from firelock.model.batch import Tally
+    from firelock.model.batch import DeepTally, Tally
     from firelock.model.job import Settled
     from firelock.model.memo import Chunk
     from firelock.model.metrics import METRICS_TYPE, MetricFamily, MetricSample, metrics_text
@@ -110,7 +110,7 @@ _HOMES = {
     "jobs.job": ("FailedAttempt", "Job", "JobLogLine", "JobPage", "JobProgress", "JobStep", "Step"),
     "limits.limit": ("Limit", "Turns"),
     "limits.unique": ("Debounce", "Unique"),
-    "model.batch": ("Tally",),
+    "model.batch": ("DeepTally", "Tally"),
     "model.job": ("Settled",),
     "model.memo": ("Chunk",),
     "model.metrics": ("METRICS_TYPE", "MetricFamily", "MetricSample", "metrics_text"),
@@ -143,6 +143,7 @@ __all__ = [
     "Cron",
     "Debounce",
     "DecisionKind",
+    "DeepTally",
     "Diagnosis",
     "DuplicateJob",
     "DuplicateTask",

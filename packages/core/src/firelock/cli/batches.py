@@ -15,7 +15,7 @@ from firelock.model.text import age, clock_time
 
 if TYPE_CHECKING:
     from firelock.flows.batch import Batch
-    from firelock.model.batch import Tally
+    from firelock.model.batch import DeepTally, Tally
     from firelock.model.job import JobRecord
 
 _COLUMNS = (
@@ -23,6 +23,7 @@ _COLUMNS = (
     Column("STATE", is_whole=True),
     Column("NAME"),
     Column("ENDED", is_number=True),
+    Column("BATCHES", is_number=True),
     Column("FAILED", is_number=True),
     Column("ACTIVE", is_number=True),
     Column("WAITING", is_number=True),
@@ -30,13 +31,14 @@ _COLUMNS = (
 )
 _MEMBERS = (Column("ID", is_whole=True), Column("STATE", is_whole=True), Column("TASK"), Column("REASON"))
 _PAGE_LIMIT, _SHOWN = 500, 20
+_WITHIN = 1_000  # batches within one that are read for their counts
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The parser has the group's commands."""
     group = add_group(parser)
     listing = add_command(
-        group, "list", "List batches, newest first, with how far they are.", _list,
+        group, "list", "List batches, newest first, with how far their own members are.", _list,
         examples=("firelock batches list", "firelock batches list --state failed --json"),
     )  # fmt: skip
     listing.add_argument(
@@ -47,7 +49,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     listing.add_argument("--cursor", metavar="TEXT", help="the next page, as the last one named it")
     show = add_command(
-        group, "show", "Show one batch: how far it is, and the first members that failed.", _show,
+        group, "show",
+        "Show one batch: how far it is, also with the batches within it, and its first failed members.",
+        _show,
         examples=("firelock batches show 01a21072-9d46-7c87-a484-8087cf5d557e",),
     )  # fmt: skip
     cancel = add_command(
@@ -84,6 +88,7 @@ def _list(options: argparse.Namespace, screen: Screen) -> None:
 def _row(batch: Batch, tally: Tally, now: int) -> list[Piece]:
     return [
         batch.id, _state(batch.record()), batch.name, f"{tally.ended:,}/{tally.total:,}",
+        f"{tally.batches:,}",
         Cell(f"{tally.failed:,}", "red" if tally.failed else "bright_black"), f"{tally.active:,}",
         f"{tally.waiting:,}", age(batch.record().created_at, now),
     ]  # fmt: skip
@@ -107,13 +112,17 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
         batch = app.batches.get(options.id)
         tally, failed = batch.tally(), batch.members(state=State.FAILED, limit=_SHOWN)
+        within = batch.tally(deep=True, limit=_WITHIN) if tally.batches else None
         now = app.client.clock.now()
     record = batch.record()
     if screen.is_json:
-        screen.json({**_answer(record, tally), "failed_members": [job.id for job in failed]})
+        screen.json({
+            **_answer(record, tally), "within": _within_answer(within),
+            "failed_members": [job.id for job in failed],
+        })  # fmt: skip
         return
     screen.line(Cell(f"Batch {batch.name}", "bold"), "  ", _state(record))
-    screen.facts(_facts(record, tally, now), indent=2)
+    screen.facts(_facts(record, tally, within, now), indent=2)
     if failed.jobs:
         screen.heading("Failed members")
         screen.table(
@@ -123,18 +132,34 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
             screen.note("There are more; firelock batches requeue runs all of them again.")
 
 
-def _facts(record: JobRecord, tally: Tally, now: int) -> list[tuple[str, Piece]]:
+def _within_answer(within: DeepTally | None) -> dict[str, object] | None:
+    return None if within is None else {**attrs.asdict(within), "progress": round(within.progress, 6)}
+
+
+def _within(within: DeepTally) -> str:
+    """Return how far the jobs of a batch and of all batches within it are."""
+    failed = f", {within.failed:,} failed" if within.failed else ""
+    of = "the first " if within.is_cut else ""
+    batches = f"{of}{within.batches:,} {'batch' if within.batches == 1 else 'batches'} within it"
+    return f"{within.ended:,} of {within.total:,} jobs ended ({within.progress:.0%}){failed}, with {batches}"
+
+
+def _facts(record: JobRecord, tally: Tally, within: DeepTally | None, now: int) -> list[tuple[str, Piece]]:
     ties = record.ties
     is_fast = ties is not None and ties.batch is not None and ties.batch.fails_fast
+    batches = ""
+    if tally.batches:
+        batches = ", 1 of them a batch" if tally.batches == 1 else f", {tally.batches:,} of them batches"
     held = f"until {clock_time(record.due_at)}" if tally.is_held and record.due_at else ""
     return [
         ("id", record.id),
-        ("ended", f"{tally.ended:,} of {tally.total:,} ({tally.progress:.0%})"),
+        ("ended", f"{tally.ended:,} of {tally.total:,} members ({tally.progress:.0%}){batches}"),
         ("succeeded", f"{tally.succeeded:,}"),
         ("failed", f"{tally.failed:,}" if tally.failed else ""),
         ("deleted", f"{tally.deleted:,}" if tally.deleted else ""),
         ("active", f"{tally.active:,}" if tally.active else ""),
         ("waiting", f"{tally.waiting:,} for another member" if tally.waiting else ""),
+        ("with batches", "" if within is None else _within(within)),
         ("being filled", held),
         ("waits", "for what it is after" if tally.is_shut else ""),
         ("cancelled", "yes" if tally.is_cancelled else ""),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, Self, TypeVar, cast, overload
 
 from firelock.arguments.tags import check_tags
 from firelock.errors import (
@@ -19,6 +19,7 @@ from firelock.errors import (
     TaskError,
 )
 from firelock.flows.batch_builder import CHUNK, DEEPEST, Filling, Gathered, call_of
+from firelock.flows.nesting import deep_tally, pages_of, path_to, walk_members
 from firelock.jobs.administration import release_continuations, update_batches
 from firelock.jobs.dependencies import check_bounded, waiting_words
 from firelock.jobs.job import Job, JobPage
@@ -26,7 +27,7 @@ from firelock.jobs.pagination import check_limit
 from firelock.jobs.results import Observation, result_of
 from firelock.model import lifecycle
 from firelock.model.aio import in_thread, twin
-from firelock.model.batch import BATCH_TASK, BatchRules, Tally
+from firelock.model.batch import BATCH_TASK, BatchRules, DeepTally, Tally
 from firelock.model.clock import SECOND, span_micros
 from firelock.model.dependencies import Edge, On, Ties, write_ties
 from firelock.model.job import JobFilter, JobRecord, NewJob
@@ -51,7 +52,6 @@ OnFailureText = Literal["continue", "cancel"]
 log = logging.getLogger(__name__)
 _LONGEST_NAME = 200
 _LONGEST_HOLD = timedelta(days=366)
-_PAGE = 500
 
 
 class Batch(Gathered[Tally]):
@@ -246,8 +246,23 @@ class Batch(Gathered[Tally]):
 
     adepth = twin(depth)
 
-    def tally(self) -> Tally:
-        """Return how far it is: its members by what they do, all of one instant. One round trip.
+    @overload
+    def tally(self, *, deep: Literal[False] = False) -> Tally: ...
+    @overload
+    def tally(self, *, deep: Literal[True], limit: int | None = None) -> DeepTally: ...
+    def tally(self, *, deep: bool = False, limit: int | None = None) -> Tally | DeepTally:
+        """Return how far it is.
+
+        Its own members are counted, all at one time, in one round trip. A batch within it is one member,
+        whatever is in that; `batches` says how many of them there are.
+
+        With `deep=True` the jobs of the batch and of all batches within it are counted instead, and batches
+        are not. They are read one batch after another, about one round trip for 500 batches and one for each
+        batch that has others within it.
+
+        Args:
+            deep: whether jobs of batches within it are counted.
+            limit: with `deep=True`, the most batches to read; `is_cut` says that there are more.
 
         Raises:
             JobNotFound: it is not stored.
@@ -256,16 +271,23 @@ class Batch(Gathered[Tally]):
         if tally is None:
             self._look()
             raise JobNotFound(f"Job {self.id} is no batch.")
-        return tally
+        return deep_tally(self._client.storage, self.id, tally, limit) if deep else tally
 
-    atally = twin(tally)
+    @overload
+    async def atally(self, *, deep: Literal[False] = False) -> Tally: ...
+    @overload
+    async def atally(self, *, deep: Literal[True], limit: int | None = None) -> DeepTally: ...
+    async def atally(self, *, deep: bool = False, limit: int | None = None) -> Tally | DeepTally:
+        """`tally` without blocking the event loop."""
+        return await in_thread(partial(self.tally, deep=True, limit=limit) if deep else self.tally)
 
     def members(
         self, *, state: State | str | None = None, limit: int = 50, cursor: str | None = None
     ) -> JobPage:
-        """Return a page of its members, those added first first; a batch among them is a `Batch`.
+        """Return a page of its own members, those added first first; a batch within it is a `Batch`.
 
-        With a state they are in order of when they came into it.
+        Members of such a batch are those of its own handle. With a state they are in order of when they came
+        into it.
 
         Raises:
             ConfigurationError: the state is unknown, or the limit is not 1 to 500.
@@ -278,56 +300,60 @@ class Batch(Gathered[Tally]):
 
     amembers = twin(members)
 
-    def _pages(self, where: JobFilter) -> Iterator[list[JobRecord]]:
-        cursor = None
-        while True:
-            page = self._client.storage.find(where, limit=_PAGE, cursor=cursor, oldest_first=True)
-            yield page.jobs
-            cursor = page.cursor
-            if cursor is None:
-                return
-
-    def results(self, task: TaskVerbs[..., R2], /, *, after: str | None = None) -> Iterator[R2]:
+    def results(
+        self, task: TaskVerbs[..., R2], /, *, after: str | None = None, deep: bool | None = None
+    ) -> Iterator[R2]:
         """Iterate over what its members of a task returned, in the order in which they were added.
 
-        Left out are those that have not succeeded, and members of batches within it. They are read 500 at a
-        time, when they are needed.
+        Members that have not succeeded are left out. They are read 500 at a time, when they are needed.
+
+        A batch that has others within it must be told whether their members count: `deep=True` returns the
+        results of all of them, `deep=False` those of its own members only. A batch without others needs
+        neither. With `deep=True` the batch's own members come first, then those of each batch within it, in
+        the order in which these were added.
 
         Args:
             task: whose results, and so of which type.
-            after: the id of a member; only what was added behind it comes.
+            after: the id of a member; only results that come after that member's are returned.
+            deep: whether members of batches within it count.
 
         Raises:
-            JobNotFound: no such member is stored.
+            ConfigurationError: batches are within it, and `deep` is not given.
+            JobNotFound: the batch is not stored, or no such member.
             ResultUnavailable: a member succeeded without a storable result.
         """
-        for page in self._pages_of(task, after):
+        for page in self._pages_of(task, after, deep):
             yield from (cast("R2", result_of(self._client, record)) for record in page)
 
-    async def aresults(self, task: TaskVerbs[..., R2], /, *, after: str | None = None) -> AsyncIterator[R2]:
+    async def aresults(
+        self, task: TaskVerbs[..., R2], /, *, after: str | None = None, deep: bool | None = None
+    ) -> AsyncIterator[R2]:
         """`results` without blocking the event loop: `async for result in batch.aresults(task)`."""
-        pages = self._pages_of(task, after)
+        pages = self._pages_of(task, after, deep)
         while (page := await in_thread(next, pages, None)) is not None:
             for record in page:
                 yield cast("R2", result_of(self._client, record))
 
-    def _pages_of(self, task: TaskVerbs[..., Any], after: str | None) -> Iterator[list[JobRecord]]:
+    def _pages_of(
+        self, task: TaskVerbs[..., Any], after: str | None, deep: bool | None
+    ) -> Iterator[list[JobRecord]]:
         """Yield the succeeded members of a task behind one of them, page by page."""
-        names, since, behind = {task.info.name, *task.info.aliases}, None, (0, "")
-        if after is not None:
-            record = self._client.storage.get((after,))[0]
-            if record is None or record.ties is None or record.ties.batch_id != self.id:
-                raise JobNotFound(f"{shown(after)} is no member of {self!r} that is stored.")
-            since, behind = record.created_at, (record.created_at, after)
-        where = JobFilter(batch_id=self.id, task=None if len(names) > 1 else task.info.name, since=since)
-        for page in self._pages(where):
-            yield [
-                record
-                for record in page
-                if record.task in names
-                and record.state is State.SUCCEEDED
-                and (record.created_at, record.id) > behind
-            ]
+        batches = self.tally().batches
+        if batches and deep is None:
+            number, these = ("1 batch", "that") if batches == 1 else (f"{batches:,} batches", "these")
+            raise ConfigurationError(
+                f"{self!r} has {number} within it, and results({task.info.name}) does not say whether the "
+                f"members of {these} count: pass deep=True for all results, deep=False for those of its own "
+                "members only."
+            )
+        names, storage = {task.info.name, *task.info.aliases}, self._client.storage
+        path = [] if after is None else path_to(storage, self.id, after, is_deep=bool(deep))
+        if path is None:
+            where = "is in no batch within" if deep else "is no member of"
+            raise JobNotFound(f"{shown(after)} {where} {self!r} that is stored.")
+        task_name = None if len(names) > 1 else task.info.name
+        for page in walk_members(storage, self.id, task_name, path, batches if deep else 0):
+            yield [record for record in page if record.task in names and record.state is State.SUCCEEDED]
 
     def result(self, timeout: float | None = None) -> Tally:
         """Return its tally once it has succeeded; waits up to `timeout` seconds.
@@ -389,7 +415,7 @@ class Batch(Gathered[Tally]):
         now, number = self._client.clock.now(), 0
         storage = self._client.storage
         where = JobFilter(state=State.FAILED, batch_id=self.id, until=storage.clock() + 1)
-        for page in self._pages(where):  # those that fail again meanwhile are left out, so that it ends
+        for page in pages_of(storage, where):  # those that fail again meanwhile are left out, so that it ends
             changes = [
                 lifecycle.requeue(record.id, at=now, reason="requeued with its batch")
                 for record in page

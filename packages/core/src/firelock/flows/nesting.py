@@ -1,0 +1,161 @@
+"""Read a batch together with the batches within it, one batch after another and in bounded pages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from firelock.model.batch import BATCH_TASK, DeepTally, Tally
+from firelock.model.job import JobFilter, JobRecord
+from firelock.model.state import State
+
+if TYPE_CHECKING:
+    from firelock.storage import Storage
+
+_PAGE = 500
+
+
+def pages_of(storage: Storage, where: JobFilter) -> Iterator[list[JobRecord]]:
+    """Yield the matching jobs page by page, the oldest first."""
+    cursor = None
+    while True:
+        page = storage.find(where, limit=_PAGE, cursor=cursor, oldest_first=True)
+        yield page.jobs
+        cursor = page.cursor
+        if cursor is None:
+            return
+
+
+def _inner_pages(
+    storage: Storage, batch_id: str, number: int, behind: JobRecord | None = None
+) -> Iterator[list[JobRecord]]:
+    """Yield the batches directly within a batch, those behind one of them, page by page.
+
+    Args:
+        storage: where they are.
+        batch_id: the outer batch.
+        number: how many there are at least; 0 reads nothing. The members of a large batch are not searched
+            for more than these.
+        behind: the batch after which to begin.
+    """
+    if not number:
+        return
+    since = None if behind is None else behind.created_at
+    found = 0
+    for page in pages_of(storage, JobFilter(batch_id=batch_id, task=BATCH_TASK, since=since)):
+        found += len(page)
+        wanted = [job for job in page if behind is None or _place(job) > _place(behind)]
+        if wanted:
+            yield wanted
+        if behind is None and found >= number:
+            return
+
+
+def _place(job: JobRecord) -> tuple[int, str]:
+    return job.created_at, job.id
+
+
+# ---- counts ----------------------------------------------------------------------------------------------
+
+
+def deep_tally(storage: Storage, batch_id: str, tally: Tally, limit: int | None = None) -> DeepTally:
+    """Return how far a batch is with all batches within it; see `Batch.tally`.
+
+    Args:
+        storage: where they are.
+        batch_id: the batch.
+        tally: its own tally.
+        limit: the most batches to read; None for all.
+    """
+    sums = Counter[str]()
+    _add(sums, tally, 1)
+    read, is_cut = 0, False
+    for inner, its_tally in _batches_within(storage, batch_id, tally):
+        if limit is not None and read >= limit:
+            is_cut = True
+            break
+        read += 1
+        _add(sums, its_tally, 1)
+        _add(sums, _as_member(inner, its_tally), -1)
+    return DeepTally(**{name: max(0, sums[name]) for name in _COUNTED}, batches=read, is_cut=is_cut)
+
+
+_COUNTED = ("total", "active", "waiting", "succeeded", "failed", "deleted")
+
+
+def _add(sums: Counter[str], tally: Tally, sign: int) -> None:
+    for name in _COUNTED:
+        sums[name] += sign * getattr(tally, name)
+
+
+def _as_member(inner: JobRecord, tally: Tally) -> Tally:
+    """Return what the batch itself adds to the tally of the one around it."""
+    state = inner.state
+    if inner.is_final:
+        return Tally(
+            1, succeeded=int(state is State.SUCCEEDED), failed=int(state is State.FAILED),
+            deleted=int(state is State.DELETED),
+        )  # fmt: skip
+    waits = bool(inner.parents) and tally.is_shut and not tally.is_cancelled
+    return Tally(1, active=int(not waits), waiting=int(waits))
+
+
+def _batches_within(storage: Storage, batch_id: str, tally: Tally) -> Iterator[tuple[JobRecord, Tally]]:
+    """Yield each batch within the batch, at any depth, with its tally; one is followed by those within it."""
+    for page in _inner_pages(storage, batch_id, tally.batches):
+        for inner, its_tally in zip(page, storage.tally([job.id for job in page]), strict=True):
+            if its_tally is not None:  # else it was pruned meanwhile
+                yield inner, its_tally
+                yield from _batches_within(storage, inner.id, its_tally)
+
+
+# ---- members ---------------------------------------------------------------------------------------------
+
+
+def path_to(storage: Storage, batch_id: str, job_id: str, *, is_deep: bool) -> list[JobRecord] | None:
+    """Return the members that lead from a batch to a job within it, the job last; None if it is not there.
+
+    Args:
+        storage: where they are.
+        batch_id: the outer batch.
+        job_id: the job.
+        is_deep: whether it may be in a batch within the batch.
+    """
+    path: list[JobRecord] = []
+    wanted: str | None = job_id
+    while wanted is not None and wanted != batch_id:
+        record = storage.get((wanted,))[0]
+        if record is None or (path and not is_deep):
+            return None
+        path.insert(0, record)
+        wanted = None if record.ties is None else record.ties.batch_id
+    return path if path and wanted == batch_id else None
+
+
+def walk_members(
+    storage: Storage, batch_id: str, task: str | None, path: Sequence[JobRecord], batches: int
+) -> Iterator[list[JobRecord]]:
+    """Yield the members of a batch page by page, then those of each batch within it, in order.
+
+    Args:
+        storage: where they are.
+        batch_id: the batch.
+        task: only jobs of this task; None for all.
+        path: what leads to the job behind which to begin, empty to begin with the first: see `path_to`.
+        batches: how many batches are directly within it; 0 leaves them out.
+    """
+    behind = path[0] if path else None
+    is_within = batches > 0 and behind is not None and behind.is_batch  # so its own members came before
+    if is_within and behind is not None and len(path) > 1:
+        tally = storage.tally([behind.id])[0]
+        yield from walk_members(storage, behind.id, task, path[1:], tally.batches if tally else 0)
+    if not is_within:
+        since = None if behind is None else behind.created_at
+        for page in pages_of(storage, JobFilter(batch_id=batch_id, task=task, since=since)):
+            yield [job for job in page if behind is None or _place(job) > _place(behind)]
+    for inner_page in _inner_pages(storage, batch_id, batches, behind if is_within else None):
+        tallies = storage.tally([inner.id for inner in inner_page])
+        for inner, tally in zip(inner_page, tallies, strict=True):
+            if tally is not None and tally.total:  # else it was pruned meanwhile, or has no members
+                yield from walk_members(storage, inner.id, task, (), tally.batches)

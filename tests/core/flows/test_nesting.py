@@ -1,0 +1,253 @@
+"""Batches within batches: what results and counts cover, and how a caller notices what they leave out."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from firelock import ConfigurationError, DeepTally, Firelock, JobNotFound, Retry, Tally
+from firelock.flows import nesting
+from firelock.storage import MemoryStorage
+from tests.core.fakes import Worker
+
+
+class CountingStorage(MemoryStorage):
+    """A storage in memory that counts the calls by which batches are read."""
+
+    def __init__(self):
+        super().__init__()
+        self.finds, self.tallies = 0, 0
+
+    def find(self, where, *, limit, cursor=None, oldest_first=False):
+        self.finds += 1
+        return super().find(where, limit=limit, cursor=cursor, oldest_first=oldest_first)
+
+    def tally(self, ids):
+        self.tallies += 1
+        return super().tally(ids)
+
+
+@pytest.fixture
+def fire():
+    """An app whose storage counts reads."""
+    with Firelock(CountingStorage()) as fire:
+        yield fire
+
+
+@pytest.fixture
+def load(fire):
+    """A task that returns its argument, and fails for a negative one."""
+
+    @fire.task(retry=Retry(attempts=0), name="load")
+    def load(number: int) -> int:
+        if number < 0:
+            raise ValueError("negative")
+        return number
+
+    return load
+
+
+@pytest.fixture
+def year(fire, load):
+    """A batch with two members of its own and two months, of which one has a week; all have ended."""
+    with fire.batch("year") as year:
+        year.add(load, 1)
+        with year.batch("january") as january:
+            january.add_many([load.call(number) for number in (10, 11)])
+            with january.batch("week") as week:
+                week.add_many([load.call(number) for number in (100, 101)])
+        year.add(load, 2)
+        with year.batch("february") as february:
+            february.add_many([load.call(number) for number in (20, -1)])
+    run(fire)
+    return year
+
+
+def run(fire):
+    worker = Worker(fire)
+    while worker.run():
+        pass
+    while fire.storage.release(500):
+        pass
+
+
+def collect(batch, task, **options):
+    async def awaited():
+        return [result async for result in batch.aresults(task, **options)]
+
+    results = list(batch.results(task, **options))
+    assert asyncio.run(awaited()) == results
+    return results
+
+
+# ---- results ---------------------------------------------------------------------------------------------
+
+
+def test_results_of_a_batch_with_batches_within_require_a_choice(year, load):
+    """A sum over its own members alone would look right, and be wrong."""
+    message = (
+        r"<Batch .* 'year' .*> has 2 batches within it, and results\(load\) does not say whether the members "
+        r"of these count: pass deep=True for all results, deep=False for those of its own members only\."
+    )
+    with pytest.raises(ConfigurationError, match=message):
+        list(year.results(load))
+    with pytest.raises(ConfigurationError, match="has 2 batches within it"):
+        asyncio.run(anext(year.aresults(load)))
+
+
+def test_deep_results_cover_all_batches_within(year, load):
+    """A batch's own members come first, then those of each batch within it."""
+    assert collect(year, load, deep=True) == [1, 2, 10, 11, 100, 101, 20]
+    assert collect(year, load, deep=False) == [1, 2]
+
+
+def test_results_of_a_batch_without_others_need_no_choice(fire, load):
+    with fire.batch("plain") as batch:
+        batch.add_many([load.call(number) for number in range(3)])
+    run(fire)
+
+    assert (
+        collect(batch, load)
+        == collect(batch, load, deep=True)
+        == collect(batch, load, deep=False)
+        == [0, 1, 2]
+    )
+
+
+def test_one_batch_within_is_named_in_the_singular(fire, load):
+    with fire.batch("outer") as outer, outer.batch("inner") as inner:
+        inner.add(load, 7)
+
+    with pytest.raises(ConfigurationError, match=r"has 1 batch within it, .* members of that count"):
+        list(outer.results(load))
+
+
+def test_deep_results_go_on_after_any_member(year, load):
+    """Each result is returned once, wherever a reader stopped."""
+    everything = collect(year, load, deep=True)
+    ids = {job.result(0): job.id for job in members_within(year) if job.state == "succeeded"}
+
+    rests = {number: collect(year, load, deep=True, after=ids[number]) for number in everything}
+
+    assert rests == {number: everything[place + 1 :] for place, number in enumerate(everything)}
+
+
+def test_deep_results_go_on_after_a_batch(year, load):
+    """Everything up to the end of that batch's own place has been read."""
+    january = next(job for job in year.members() if job.task != "load")
+
+    assert collect(year, load, deep=True, after=january.id) == [20]
+
+
+def test_a_member_of_a_batch_within_is_no_place_for_results_that_leave_it_out(year, load):
+    inner = next(job for job in members_within(year) if job.batch_id != year.id and job.task == "load")
+
+    with pytest.raises(JobNotFound, match=r"is no member of <Batch .* 'year'"):
+        list(year.results(load, deep=False, after=inner.id))
+
+
+def test_a_job_elsewhere_is_no_place_for_deep_results(year, load):
+    stranger = load.enqueue(5)
+
+    with pytest.raises(JobNotFound, match=r"is in no batch within <Batch .* 'year'"):
+        list(year.results(load, deep=True, after=stranger.id))
+
+
+def test_results_of_a_pruned_batch_raise(year, load):
+    """Nothing at all would be a wrong total as well."""
+    week = next(job for job in members_within(year) if getattr(job, "name", "") == "week")
+    year._client.storage.clear()  # noqa: SLF001 - as a prune leaves it
+
+    with pytest.raises(JobNotFound):
+        list(week.results(load))
+
+
+def test_deep_results_are_read_in_pages(fire, load, monkeypatch):
+    """A batch of many batches costs one read for each of them, and one for each page of them."""
+    monkeypatch.setattr(nesting, "_PAGE", 4)
+    with fire.batch("outer") as outer:
+        for number in range(10):
+            with outer.batch(f"inner {number}") as inner:
+                inner.add(load, number)
+    run(fire)
+    fire.storage.finds = fire.storage.tallies = 0
+
+    assert list(outer.results(load, deep=True)) == list(range(10))
+
+    assert fire.storage.finds <= 1 + 3 + 10
+    assert fire.storage.tallies <= 1 + 3
+
+
+def members_within(batch):
+    for job in batch.members():
+        yield job
+        if job.task == "firelock:batch":
+            yield from members_within(job)
+
+
+# ---- counts ----------------------------------------------------------------------------------------------
+
+
+def test_a_tally_counts_its_own_members_and_says_how_many_are_batches(year):
+    assert year.tally() == Tally(total=4, succeeded=3, failed=1, batches=2)
+
+
+def test_a_deep_tally_counts_the_jobs_of_all_batches_within(year):
+    expected = DeepTally(
+        total=8, active=0, waiting=0, succeeded=7, failed=1, deleted=0, batches=3, is_cut=False
+    )
+
+    assert year.tally(deep=True) == expected == asyncio.run(year.atally(deep=True))
+    assert asyncio.run(year.atally()) == year.tally()
+    assert year.tally(deep=True).progress == 1.0
+
+
+def test_a_deep_tally_of_jobs_that_wait_and_run(fire, load):
+    """Batches that wait for others are no jobs that wait."""
+    with fire.batch("outer") as outer:
+        first = outer.add(load, 1)
+        with outer.batch("later", after=first) as later:
+            later.add_many([load.call(number) for number in (2, 3)])
+        with outer.batch("now") as now:
+            a = now.add(load, 4)
+            now.add(load.using(after=a), 5)
+
+    opened = outer.tally(deep=True)
+    run(fire)
+
+    assert opened == DeepTally(
+        total=5, active=4, waiting=1, succeeded=0, failed=0, deleted=0, batches=2, is_cut=False
+    )
+    assert outer.tally(deep=True).succeeded == 5
+
+
+def test_a_deep_tally_reads_at_most_as_many_batches_as_it_may(fire, load):
+    """Each batch that it leaves out counts as one job."""
+    with fire.batch("outer") as outer:
+        for number in range(3):
+            with outer.batch(f"inner {number}") as inner:
+                inner.add_many([load.call(number) for _ in range(10)])
+
+    cut = outer.tally(deep=True, limit=2)
+
+    assert (cut.total, cut.batches, cut.is_cut) == (21, 2, True)
+    assert not outer.tally(deep=True, limit=3).is_cut
+
+
+def test_a_deep_tally_of_a_batch_without_others_is_one_read(fire, load):
+    """The members are not searched for batches if there are none."""
+    with fire.batch("plain") as batch:
+        batch.add_many([load.call(number) for number in range(3)])
+    fire.storage.finds = fire.storage.tallies = 0
+
+    assert batch.tally(deep=True).total == 3
+
+    assert (fire.storage.finds, fire.storage.tallies) == (0, 1)
+
+
+def test_an_empty_batch_has_ended_altogether(fire):
+    with fire.batch("nothing") as batch:
+        pass
+
+    assert batch.tally(deep=True).progress == 1.0
