@@ -32,20 +32,27 @@ def new_batch(fire, name="import of tuesday", *, outer=None, parents=(), **rules
     return id
 
 
-def add(fire, batch, task="shop.load", *, parents=(), queue="default"):
+def add(fire, batch, task="shop.load", *, parents=(), queue="default", arguments="{}", inputs=()):
     """A member that waits for these fellows, or for nothing; return its id."""
     storage = fire.storage
     (id,) = storage.new_ids(1, batch)
     state = State.AWAITING if parents else State.ENQUEUED
     edges = tuple(Edge(parent) for parent in parents)
     storage.insert(
-        [_job(id, task, state=state, now=storage.clock(), parents=edges, ties=Ties(batch), queue=queue)]
-    )
+        [
+            _job(
+                id, task, state=state, now=storage.clock(), parents=edges, ties=Ties(batch, inputs=inputs),
+                queue=queue, arguments=arguments,
+            )
+        ]
+    )  # fmt: skip
     return id
 
 
-def _job(id, task, *, state, now, parents, ties, queue="default"):
-    return NewJob(id, task, "{}", "json", queue, 0, state, now, parents=parents, ties_json=write_ties(ties))
+def _job(id, task, *, state, now, parents, ties, queue="default", arguments="{}"):
+    return NewJob(
+        id, task, arguments, "json", queue, 0, state, now, parents=parents, ties_json=write_ties(ties)
+    )
 
 
 def claim(fire, limit=100, queues=None):

@@ -47,9 +47,11 @@ def test_batches_are_listed_with_how_far_they_are(command, app):
 
     lines = command("batches list").out.splitlines()
 
-    assert ["ID", "STATE", "NAME", "ENDED", "FAILED", "ACTIVE", "WAITING", "CREATED"] == lines[0].split()
-    assert ["open", "letters", "0/1", "0", "1", "0"] == lines[1].split()[1:7]
-    assert ["failed", "import", "2/2", "1", "0", "0"] == lines[2].split()[1:7]
+    assert lines[0].split() == [
+        "ID", "STATE", "NAME", "ENDED", "BATCHES", "FAILED", "ACTIVE", "WAITING", "CREATED",
+    ]  # fmt: skip
+    assert ["open", "letters", "0/1", "0", "0", "1", "0"] == lines[1].split()[1:8]
+    assert ["failed", "import", "2/2", "0", "1", "0", "0"] == lines[2].split()[1:8]
     (only,) = command("batches list --state failed --json").json["batches"]
     assert (only["name"], only["total"], only["failed"], only["progress"]) == ("import", 2, 1, 1.0)
 
@@ -71,10 +73,38 @@ def test_show_says_how_far_it_is_and_what_failed(command, app):
     shown = command("batches show", batch)
 
     assert "Batch import" in shown.out
-    assert "2 of 2 (100%)" in shown.out
+    assert "2 of 2 members (100%)" in shown.out
+    assert "with batches" not in shown.out
     assert "Failed members" in shown.out
     assert "shop.load" in shown.out
     assert 1 == len(command("batches show", batch, "--json").json["failed_members"])
+
+
+def test_show_tells_own_members_from_jobs_of_batches_within(command, app):
+    """A batch counts once among the members; the jobs of all batches within it have a line of their own."""
+    outer = flows.new_batch(app, "year")
+    for name in ("january", "february"):
+        inner = flows.new_batch(app, name, outer=outer)
+        for _ in range(3):
+            flows.add(app, inner)
+    flows.add(app, outer)
+    job = flows.claim(app, 1)[0]
+    flows.end(app, job, State.FAILED)
+
+    shown = command("batches show", outer).out
+    answer = command("batches show", outer, "--json").json
+    listed = command("batches list").out.splitlines()
+
+    assert "0 of 3 members (0%), 2 of them batches" in shown
+    assert "1 of 7 jobs ended (14%), 1 failed, with 2 batches within it" in shown
+    assert (answer["total"], answer["batches"], answer["within"]["total"]) == (3, 2, 7)
+    assert (answer["within"]["failed"], answer["within"]["batches"]) == (1, 2)
+    (row,) = [line.split() for line in listed if "year" in line]
+    assert row[3:5] == ["0/3", "2"]
+
+
+def test_show_has_no_counts_within_a_batch_without_others(command, app):
+    assert command("batches show", failed_batch(app), "--json").json["within"] is None
 
 
 def test_what_failed_runs_again(command, app):

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 
-from firelock.storage import Edge, State
+import pytest
+
+from firelock.storage import Edge, ErrorInfo, FoundJobs, Input, State
+from firelock_dashboard import Access, Dashboard, Permission
+from tests.dashboard.asking import Browser
 from tests.dashboard.flows import add, claim, end, new_batch
 
 
@@ -30,7 +35,7 @@ def test_the_page_says_how_far_it_is(fire, client):
     assert "import of tuesday" in text
     assert "1 of 3 ended" in text
     assert "1 failed" in text
-    assert "1 wait for another member" in text
+    assert "1 waiting for another member" in text
 
 
 def test_the_page_of_a_job_leads_to_that_of_its_batch(fire, client):
@@ -97,7 +102,7 @@ def test_cancelling_stops_it_for_good(fire, client):
     while fire.storage.release(100):
         pass
     assert fire.storage.get([batch])[0].state is State.DELETED
-    assert "Cancel the batch" not in text_of(page_of(client, batch))
+    assert "Cancel batch" not in text_of(page_of(client, batch))
 
 
 def test_what_failed_runs_again(fire, client, dashboard):
@@ -105,7 +110,7 @@ def test_what_failed_runs_again(fire, client, dashboard):
     add(fire, batch)
     (job,) = claim(fire)
     end(fire, job, State.FAILED)
-    assert "Run what failed" in text_of(page_of(client, batch))
+    assert "Requeue failed members" in text_of(page_of(client, batch))
     answer = client.act("/batches/requeue", {"one": batch})
     assert answer.status == 200
     assert [State.ENQUEUED, State.AWAITING] == [one.state for one in fire.storage.get([job.id, batch])]
@@ -123,15 +128,262 @@ def test_of_many_that_failed_the_first_opens_the_batch(fire, client, dashboard, 
     assert [State.ENQUEUED, State.FAILED, State.AWAITING] == states
 
 
-def test_inner_batches_are_summed_up(fire, client):
+def test_jobs_of_batches_within_it_are_counted_apart(fire, client):
+    """Its own members first, where a batch counts once, then all jobs; each says what it covers."""
     outer = new_batch(fire, "outer")
     inner = new_batch(fire, "inner", outer=outer)
     for _ in range(3):
         add(fire, inner)
     add(fire, outer)
+    (job,) = claim(fire, 1)
+    end(fire, job, State.FAILED)
+
     text = text_of(page_of(client, outer))
+
     assert "0 of 2 ended" in text
-    assert "With 1 inner batch: 0 of 4 jobs have ended." in text
+    assert "These are its own members. 1 of them is a batch and counts once." in text
+    assert "With the jobs of the batch within it: 1 of 4 ended. 1 failed 3 active" in text
+    assert "Members of batches within it are on their own pages." in text
+
+
+def test_a_batch_without_others_has_one_count(fire, client):
+    batch = new_batch(fire)
+    add(fire, batch)
+
+    assert "own members" not in text_of(page_of(client, batch))
+
+
+def test_of_many_batches_within_it_the_first_are_counted(fire, client, monkeypatch):
+    monkeypatch.setattr("firelock_dashboard.pages.batch._WITHIN", 2)
+    outer = new_batch(fire, "outer")
+    for number in range(3):
+        inner = new_batch(fire, f"inner {number}", outer=outer)
+        for _ in range(5):
+            add(fire, inner)
+
+    text = text_of(page_of(client, outer))
+
+    assert "With the jobs of the first 2 batches within it: 0 of 11 ended." in text
+
+
+# ---- members ---------------------------------------------------------------------------------------------
+
+
+def fail(fire, job, message="no address", fingerprint="f-1", kind="ValueError"):
+    end(fire, job, State.FAILED, error=ErrorInfo(kind, message, fingerprint))
+
+
+def members_of(html):
+    """The ids of the members that a page lists."""
+    return re.findall(r'<tr id="member-([^"]+)"', html)
+
+
+def tabs_of(html):
+    """The tabs with their counts, and the one that is shown."""
+    tabs = re.findall(
+        r'<a id="tab-(\w+)"[^>]*?( aria-current="page")?>.*?<span class="number">([\d,]+)</span>', html
+    )
+    return {name: count for name, _, count in tabs}, [name for name, current, _ in tabs if current]
+
+
+def test_failed_members_come_first(fire, client):
+    """Without a choice the failed ones are listed, with their arguments and errors."""
+    batch = new_batch(fire)
+    members = [add(fire, batch, arguments=f'{{"customer_id":{number}}}') for number in range(30)]
+    for number, job in enumerate(claim(fire)):
+        fail(fire, job) if number in {3, 4} else end(fire, job)
+
+    html = page_of(client, batch)
+
+    assert sorted(members_of(html)) == sorted([members[3], members[4]])
+    assert "customer_id=3" in text_of(html)
+    assert "ValueError: no address" in text_of(html)
+    assert tabs_of(html) == (
+        {"all": "30", "failed": "2", "active": "0", "waiting": "0", "succeeded": "28", "deleted": "0"},
+        ["failed"],
+    )  # fmt: skip
+
+
+def test_without_failures_all_members_are_listed(fire, client):
+    batch = new_batch(fire)
+    member = add(fire, batch)
+
+    html = page_of(client, batch)
+
+    assert members_of(html) == [member]
+    assert tabs_of(html)[1] == ["all"]
+
+
+def test_each_tab_lists_its_members(fire, client):
+    """Active are those that can still move: running, enqueued, scheduled, or waiting for a signal."""
+    batch = new_batch(fire)
+    a, b, c, d, e = (add(fire, batch) for _ in range(5))
+    waiting = add(fire, batch, parents=[d])
+    jobs = {job.id: job for job in claim(fire, 4)}
+    end(fire, jobs[a], State.FAILED)
+    end(fire, jobs[b])
+    due_at = fire.storage.clock() + 3_600_000_000
+    end(fire, jobs[c], State.AWAITING, waits_for="signal go", gives_back=True, due_at=due_at)
+
+    html = page_of(client, batch)
+    listed = {
+        name: set(members_of(client.get(f"/batches/{batch}?show={name}").text)) for name in tabs_of(html)[0]
+    }
+
+    assert tabs_of(html)[0] == {
+        "all": "6", "failed": "1", "active": "3", "waiting": "1", "succeeded": "1", "deleted": "0",
+    }  # fmt: skip
+    assert listed == {
+        "all": {a, b, c, d, e, waiting}, "failed": {a}, "active": {c, d, e}, "waiting": {waiting},
+        "succeeded": {b}, "deleted": set(),
+    }  # fmt: skip
+
+
+def test_an_unknown_tab_is_refused(fire, client):
+    assert client.get(f"/batches/{new_batch(fire)}?show=lost").status == 400
+
+
+def test_arguments_of_members_are_hidden_from_who_may_not_see_them(fire):
+    batch = new_batch(fire)
+    add(fire, batch, arguments='{"customer_id":4711}')
+
+    reader = Access(frozenset({Permission.READ}), "reader")
+    with closing(Browser(Dashboard(fire, auth=lambda _: reader))) as client:
+        html = page_of(client, batch)
+
+    assert "shop.load" in text_of(html).replace(" ", "")
+    assert "4711" not in html
+
+
+def test_a_batch_among_the_members_leads_to_its_page(fire, client):
+    outer = new_batch(fire, "outer")
+    inner = new_batch(fire, "inner", outer=outer)
+    add(fire, inner)
+
+    html = page_of(client, outer)
+
+    row = re.search(rf'<tr id="member-{inner}".*?</tr>', html, re.DOTALL)[0]
+    assert f'href="/batches/{inner}"' in row
+    assert "inner 0 of 1 ended" in text_of(row)
+
+
+def test_failed_members_are_found_behind_pages_without_any(fire, client, monkeypatch):
+    """A storage may return an empty page although there are members further on."""
+    batch = new_batch(fire)
+    add(fire, batch)
+    (job,) = claim(fire)
+    fail(fire, job)
+    find, calls = fire.storage.find, []
+
+    def empty_first(where, *, limit, cursor=None, oldest_first=False):
+        if where.state is State.FAILED and cursor is None:
+            calls.append(where)
+            return FoundJobs([], "further")
+        return find(
+            where, limit=limit, cursor=None if cursor == "further" else cursor, oldest_first=oldest_first
+        )
+
+    monkeypatch.setattr(fire.storage, "find", empty_first)
+
+    assert members_of(page_of(client, batch)) == [job.id]
+    assert calls
+
+
+# ---- causes ----------------------------------------------------------------------------------------------
+
+
+def test_equal_errors_are_listed_once(fire, client):
+    """With their number and a link to the members that have it, the most frequent first."""
+    batch, other = new_batch(fire), new_batch(fire, "another")
+    for _ in range(4):
+        add(fire, batch)
+    add(fire, other)
+    jobs = claim(fire)
+    fail(fire, jobs[0], "upstream is slow", "f-2", "TimeoutError")
+    for job in jobs[1:]:
+        fail(fire, job)
+
+    html = page_of(client, batch)
+
+    causes = re.search(
+        r'<section class="card" aria-labelledby="causes-title">.*?</section>', html, re.DOTALL
+    )[0]
+    said = text_of(causes)
+    assert said.count("no address") == said.count("upstream is slow") == 1
+    assert re.search(
+        r"ValueError no address .* 3 members .* TimeoutError upstream is slow .* 1 member ", said
+    )
+    (address,) = set(re.findall(r'href="(/jobs\?[^"]*f-1[^"]*)"', causes))
+    listed = client.get(address.replace("&amp;", "&")).text
+    assert {job.id for job in jobs[1:4]} == set(re.findall(r'<tr id="job-([^"]+)"', listed))
+
+
+def test_a_failed_batch_among_the_members_has_its_errors_on_its_own_page(fire, client):
+    outer = new_batch(fire, "outer")
+    add(fire, new_batch(fire, "inner", outer=outer))
+    (job,) = claim(fire)
+    fail(fire, job)
+
+    text = text_of(page_of(client, outer))
+
+    assert "1 failed member is a batch: its own page lists its errors." in text
+    assert "1 of 1 members failed" in text
+
+
+def test_causes_say_when_not_all_failures_are_grouped(fire, client, monkeypatch):
+    monkeypatch.setattr("firelock_dashboard.pages.batch._PAGE", 2)
+    batch = new_batch(fire)
+    for _ in range(3):
+        add(fire, batch)
+    for job in claim(fire):
+        fail(fire, job)
+
+    assert "The newest 2 of 3 failed members are grouped." in text_of(page_of(client, batch))
+
+
+def test_a_batch_without_failures_has_no_causes(fire, client):
+    batch = new_batch(fire)
+    add(fire, batch)
+
+    assert "Why members failed" not in page_of(client, batch)
+
+
+# ---- what can be done ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outcome", [State.SUCCEEDED, State.FAILED])
+def test_a_batch_that_has_ended_cannot_be_cancelled(fire, client, outcome):
+    batch = new_batch(fire)
+    add(fire, batch)
+    (job,) = claim(fire)
+    before = text_of(page_of(client, batch))
+    end(fire, job, outcome)
+
+    after = text_of(page_of(client, batch))
+
+    assert fire.storage.get([batch])[0].state is outcome
+    assert "Cancel batch" in before
+    assert "Cancel batch" not in after
+
+
+def test_the_history_of_a_batch_uses_the_word_of_its_state(fire, client):
+    batch = new_batch(fire)
+    add(fire, batch)
+    html = page_of(client, batch)
+
+    assert "Awaiting" not in text_of(re.search(r'<ol class="steps">.*?</ol>', html, re.DOTALL)[0])
+
+
+def test_a_node_names_the_task_whose_output_it_takes(fire, client):
+    batch = new_batch(fire)
+    load = add(fire, batch)
+    add(
+        fire, batch, "shop.merge", parents=[load], arguments='{"rows":null}', inputs=(Input(load, ("rows",)),)
+    )
+
+    drawn = re.search(r'<svg class="flow".*?</svg>\s*</div>', page_of(client, batch), re.DOTALL)[0]
+
+    assert "merge Awaiting · output of load" in text_of(drawn)
 
 
 def test_one_that_waits_says_so(fire, client):
@@ -141,7 +393,7 @@ def test_one_that_waits_says_so(fire, client):
 
     batch = new_batch(fire, parents=[Edge(before.enqueue().id)])
     member = add(fire, batch)
-    assert "Its members start when what it is after has ended." in text_of(page_of(client, batch))
+    assert "Its members start after the jobs for which the batch waits." in text_of(page_of(client, batch))
     assert "runs when its batch" in text_of(client.get(f"/jobs/{member}").text)
 
 

@@ -76,3 +76,17 @@ def test_a_hostile_name_is_shown_as_it_is(fire, client, hostile):
     add(fire, new_batch(fire, hostile))
     page = client.get("/batches").text
     assert hostile not in page or not set(hostile) & set("<>&\"'")
+
+
+def test_a_batch_within_another_names_that(fire, client):
+    """It is no equal of the one around it."""
+    outer = new_batch(fire, "year")
+    inner = new_batch(fire, "january", outer=outer)
+    add(fire, inner)
+
+    page = client.get("/batches").text
+
+    rows = {id: text_of(row) for id, row in re.findall(r'<tr id="batch-([^"]+)"(.*?)</tr>', page, re.DOTALL)}
+    assert "january in year" in rows[inner]
+    assert " in " not in rows[outer]
+    assert "0 / 1 1 is a batch" in rows[outer]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from firelock import State, StorageError
+from firelock import Batch, State, StorageError
 from firelock.storage import JobFilter
 from firelock_dashboard.api import shapes
 from firelock_dashboard.problems import BadRequest, NotHere
@@ -30,6 +30,7 @@ __all__ = ["FILTERS", "ROUTES", "filter_of"]
 
 _LONGEST = timedelta(hours=24)
 _MOST = 500  # in one page
+_BATCHES_WITHIN = 100  # batches within one that are read for their counts
 
 _FILTERS: dict[str, Field[Any]] = {  # by the names of `JobFilter`
     "state": Choice("state", "Only jobs in this state.", choices=tuple(State)),
@@ -146,11 +147,12 @@ def show_steps(visit: Visit) -> Response:
 
 
 def show_batch(visit: Visit) -> Response:
-    job = _job(visit).record()
-    tally = visit.fire.storage.tally([job.id])[0]
-    if tally is None:
-        raise NotHere(visit.text("batch.none", id=job.id))
-    return visit.json(shapes.batch_json(job, tally))
+    batch = _job(visit)
+    if not isinstance(batch, Batch):
+        raise NotHere(visit.text("batch.none", id=batch.id))
+    tally = batch.tally()
+    within = batch.tally(deep=True, limit=_BATCHES_WITHIN) if tally.batches else None
+    return visit.json(shapes.batch_json(batch.record(), tally, within))
 
 
 def list_failures(visit: Visit) -> Response:
@@ -272,7 +274,13 @@ ROUTES = (
     _get("/jobs/{id}", show_job, "One job with arguments and result."),
     _get("/jobs/{id}/history", show_history, "A job's steps, oldest first."),
     _get("/jobs/{id}/steps", show_steps, "What a job remembers, in the order in which it was recorded."),
-    _get("/batches/{id}", show_batch, "How far a batch is; its members are /api/jobs with batch=."),
+    _get(
+        "/batches/{id}",
+        show_batch,
+        "How far a batch is. The numbers are those of its own members, of which `batches` are batches. "
+        "`within` counts the jobs of the batch and of at most 100 batches within it; it is null if there "
+        "are none. Its members are /api/jobs with batch=.",
+    ),
     _get(
         "/jobs/{id}/errors",
         show_errors,

@@ -12,7 +12,7 @@ from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.web.formatting import iso, job_name
 
 if TYPE_CHECKING:
-    from firelock import AuditEntry, Operation, RecurringJob
+    from firelock import AuditEntry, DeepTally, Operation, RecurringJob
     from firelock.storage import (
         ErrorInfo,
         FailureGroup,
@@ -78,11 +78,12 @@ def memo_json(visit: Visit, memo: Memo) -> dict[str, Any]:
     return _told(memo, "kind", "name", "is_done", "at", "started_at", "attempt", "author") | {"value": value}
 
 
-def batch_json(job: JobRecord, tally: Tally) -> dict[str, Any]:
-    """Return a batch and how far it is."""
+def batch_json(job: JobRecord, tally: Tally, within: DeepTally | None) -> dict[str, Any]:
+    """Return a batch and how far it is: its own members, and with the jobs of all batches within it."""
     return _told(job, "id", "state", "tags", "created_at", "ended_at", "due_at") | {
         "name": job_name(job), "batch": job.ties.batch_id if job.ties else None,
         "progress": round(tally.progress, 6), **_told(tally),
+        "within": None if within is None else {"progress": round(within.progress, 6), **_told(within)},
     }  # fmt: skip
 
 

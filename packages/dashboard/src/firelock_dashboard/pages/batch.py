@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock import Batch, JobConflict
-from firelock.storage import BATCH_TASK, JobFilter, JobRecord, State, Tally
-from firelock_dashboard.pages.flow_graph import ORDER, FlowGraph, draw_flow
+from firelock import Batch, DeepTally, JobConflict
+from firelock.storage import JobFilter, JobRecord, Moved, State, Tally
+from firelock_dashboard.pages.flow_graph import FlowGraph, draw_flow
 from firelock_dashboard.pages.job import JobView, Phase
 from firelock_dashboard.problems import NotHere
 from firelock_dashboard.security.permissions import Permission
@@ -20,9 +21,9 @@ from firelock_dashboard.web.actions import (
     refusing,
     start_operation,
 )
-from firelock_dashboard.web.fields import Text
-from firelock_dashboard.web.formatting import instant
-from firelock_dashboard.web.payloads import IN_LISTS, literal
+from firelock_dashboard.web.fields import Choice, Text
+from firelock_dashboard.web.formatting import instant, task_name
+from firelock_dashboard.web.payloads import IN_LISTS, literal, summary
 from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
@@ -35,19 +36,55 @@ if TYPE_CHECKING:
 
 _ONE = Text("one", is_required=True)
 _DRAWN = 2_000  # members that are read for the graph
-_PAGE = 500
+_PAGE = 500  # failed members that are grouped by their errors, among others
 _LISTED = 20
-_TREE = 100  # inner batches that are summed up
+_LOOKS = 5  # pages that are read for one list
+_WITHIN = 100  # batches within it that are read for their counts
+_LINE, _MESSAGE = 240, 300  # characters
+_TABS = ("all", "failed", "active", "waiting", "succeeded", "deleted")
+_OUTPUT = re.compile(r"<output of ([0-9a-f-]{36})>")  # as `with_outputs` writes it
+_TAB = Choice("show", "The members to list.", choices=_TABS)
+_STATE_OF_TAB = {
+    "failed": "failed", "waiting": "awaiting", "succeeded": "succeeded", "deleted": "deleted",
+}  # fmt: skip
 
 
 @attrs.frozen
-class TreeSum:
-    """What a batch and those within it come to; batches themselves are not counted."""
+class MemberTab:
+    """A group of members: those in a state, those that can still move, or all of them."""
 
-    total: int
-    ended: int
-    batches: int
-    is_cut: bool
+    name: str
+    count: int
+    address: str
+    is_current: bool
+
+
+@attrs.frozen
+class MemberRow:
+    """A member with what is shown next to it."""
+
+    job: JobRecord
+    state: str  # as it is shown: a state, or "retrying"
+    call: str  # its arguments on one line; empty if they may not be seen
+    tally: Tally | None  # of a member that is a batch
+
+
+@attrs.frozen
+class MemberCause:
+    """Failed members with the same error."""
+
+    type: str
+    message: str
+    task: str
+    count: int
+    address: str  # of the list of these members
+    cause: str  # the address of the cause, with the jobs of all batches
+
+
+@attrs.frozen
+class _Found:
+    jobs: list[JobRecord]
+    is_cut: bool  # there may be more
 
 
 @attrs.define(slots=False)
@@ -78,12 +115,8 @@ class BatchView(JobView):
 
     @property
     def bars(self) -> list[tuple[str, int]]:
-        """Pairs of a state and how many members are in it; whatever may go on by itself is "processing"."""
-        tally = self.tally
-        return [
-            ("succeeded", tally.succeeded), ("failed", tally.failed), ("deleted", tally.deleted),
-            ("processing", max(0, tally.total - tally.ended - tally.waiting)), ("awaiting", tally.waiting),
-        ]  # fmt: skip
+        """Pairs of a state and how many of its own members are in it; active ones are "processing"."""
+        return _bars(self.tally)
 
     @property
     def held_until(self) -> datetime | None:
@@ -91,28 +124,151 @@ class BatchView(JobView):
         return instant(self.job.due_at) if self.job.state is State.AWAITING else None
 
     @cached_property
-    def tree(self) -> TreeSum | None:
-        """The sum of it and of those within it; None where there are none."""
-        storage, seen, level = self.visit.fire.storage, 0, [self.job.id]
-        total = ended = 0
-        is_cut = False
-        while level:
-            tallies = [tally for tally in storage.tally(level) if tally is not None]
-            inner: list[JobRecord] = []
-            for batch_id in level:
-                found = storage.find(JobFilter(batch_id=batch_id, task=BATCH_TASK), limit=_TREE - seen + 1)
-                is_cut = is_cut or seen + len(found.jobs) > _TREE
-                inner += found.jobs[: _TREE - seen]
-                seen += len(found.jobs[: _TREE - seen])
-            total += sum(tally.total for tally in tallies) - len(inner)
-            ended += sum(tally.ended for tally in tallies) - sum(job.is_final for job in inner)
-            level = [job.id for job in inner]
-        return TreeSum(total, ended, seen, is_cut) if seen else None
+    def within(self) -> DeepTally | None:
+        """How far it is with all batches within it; None if there are none."""
+        if not self.tally.batches or not isinstance(self.handle, Batch):
+            return None
+        return self.handle.tally(deep=True, limit=_WITHIN)
+
+    @property
+    def within_bars(self) -> list[tuple[str, int]]:
+        """`bars` for the jobs of the batch and of all batches within it."""
+        return _bars(self.within) if self.within is not None else []
+
+    @property
+    def may_cancel(self) -> bool:
+        """Whether there is anything to cancel: it is open, and nobody has cancelled it."""
+        return self.job.state is State.AWAITING and not self.tally.is_cancelled
+
+    # ---- members -------------------------------------------------------------------------------------------
 
     @cached_property
-    def members(self) -> list[JobRecord]:
-        """The newest of its members."""
-        return self.visit.fire.storage.find(JobFilter(batch_id=self.job.id), limit=_LISTED).jobs
+    def tab(self) -> str:
+        """The group of members that is shown: the requested one, else the failed members if there are any."""
+        return self.visit.query.maybe(_TAB) or ("failed" if self.tally.failed else "all")
+
+    def tabs(self) -> list[MemberTab]:
+        """Return the groups of members with their sizes."""
+        tally = self.tally
+        counts = {
+            "all": tally.total, "failed": tally.failed, "active": _active(tally), "waiting": tally.waiting,
+            "succeeded": tally.succeeded, "deleted": tally.deleted,
+        }  # fmt: skip
+        path = f"/batches/{self.job.id}"
+        return [
+            MemberTab(name, counts[name], self.visit.url(path, show=name), name == self.tab) for name in _TABS
+        ]
+
+    @property
+    def shown_count(self) -> int:
+        """How many members the shown group has."""
+        return next(tab.count for tab in self.tabs() if tab.is_current)
+
+    @cached_property
+    def members(self) -> list[MemberRow]:
+        """The first members of the shown group."""
+        jobs = self._shown.jobs[:_LISTED]
+        inner = [job.id for job in jobs if job.is_batch]
+        tallies = dict(zip(inner, self.visit.fire.storage.tally(inner), strict=True)) if inner else {}
+        return [
+            MemberRow(
+                job, "retrying" if job.is_retrying else job.state.value, self._call(job), tallies.get(job.id)
+            )
+            for job in jobs
+        ]
+
+    @property
+    def list_address(self) -> str:
+        """The address of the list of jobs with the whole group; of what can still move, of all members."""
+        state = _STATE_OF_TAB.get(self.tab)
+        return self.visit.url("/jobs", batch=self.job.id, state=state)
+
+    @cached_property
+    def _shown(self) -> _Found:
+        match self.tab:
+            case "failed":
+                return self._failed
+            case "active":
+                return self._active
+            case "waiting":
+                waiting = self._first(State.AWAITING, _PAGE)
+                return _Found([job for job in waiting.jobs if _waits(job)], waiting.is_cut)
+            case _:
+                state = _STATE_OF_TAB.get(self.tab)
+                return self._first(None if state is None else State(state), _LISTED)
+
+    @cached_property
+    def _failed(self) -> _Found:
+        return self._first(State.FAILED, _PAGE) if self.tally.failed else _Found([], False)
+
+    @cached_property
+    def _active(self) -> _Found:
+        jobs: list[JobRecord] = []
+        is_cut = False
+        for state in (State.PROCESSING, State.SCHEDULED, State.ENQUEUED, State.AWAITING):
+            if len(jobs) >= _LISTED:
+                break
+            found = self._first(state, _PAGE if state is State.AWAITING else _LISTED)
+            jobs += [job for job in found.jobs if not _waits(job)]
+            is_cut |= found.is_cut
+        return _Found(jobs, is_cut)
+
+    def _first(self, state: State | None, limit: int) -> _Found:
+        """Return the newest members in a state.
+
+        A storage may find none on a page although there are some further on, so a few pages are read.
+        """
+        jobs: list[JobRecord] = []
+        cursor = None
+        for _ in range(_LOOKS):
+            where = JobFilter(state=state, batch_id=self.job.id)
+            page = self.visit.fire.storage.find(where, limit=limit - len(jobs), cursor=cursor)
+            jobs += page.jobs
+            cursor = page.cursor
+            if cursor is None or len(jobs) >= limit:
+                break
+        return _Found(jobs, cursor is not None)
+
+    def _call(self, job: JobRecord) -> str:
+        given = self.visit.arguments(job, limit=IN_LISTS)
+        if isinstance(given.value, dict):
+            return summary(given.value)
+        return "" if given.is_hidden else given.line[:_LINE]
+
+    # ---- why members failed --------------------------------------------------------------------------------
+
+    @cached_property
+    def causes(self) -> list[MemberCause]:
+        """The errors of failed members, the most frequent first; members that are batches have none."""
+        alike: dict[str, list[JobRecord]] = {}
+        for job in self._failed.jobs:
+            if job.error is not None:
+                alike.setdefault(job.error.fingerprint, []).append(job)
+        causes = [self._cause(fingerprint, jobs) for fingerprint, jobs in alike.items()]
+        return sorted(causes, key=lambda cause: -cause.count)
+
+    def _cause(self, fingerprint: str, jobs: list[JobRecord]) -> MemberCause:
+        newest = jobs[0]
+        error = newest.error
+        url = self.visit.url
+        return MemberCause(
+            "" if error is None else error.type,
+            "" if error is None else self.visit.redacted(error.message)[:_MESSAGE], newest.task, len(jobs),
+            url("/jobs", batch=self.job.id, state="failed", fingerprint=fingerprint),
+            url(f"/failures/{fingerprint}"),
+        )  # fmt: skip
+
+    @property
+    def grouped(self) -> int:
+        """How many failed members are grouped by their errors."""
+        return len(self._failed.jobs)
+
+    @property
+    def failed_batches(self) -> int:
+        """How many of them are batches, whose own pages say why they failed."""
+        return sum(job.is_batch for job in self._failed.jobs)
+
+    # ---- its flow ------------------------------------------------------------------------------------------
 
     @cached_property
     def graph(self) -> FlowGraph:
@@ -122,7 +278,17 @@ class BatchView(JobView):
     def _digest(self, job: JobRecord) -> str:
         """Return the values that a member was called with, as this visitor may see them."""
         value = self.visit.arguments(job, limit=IN_LISTS).value
-        return ", ".join(map(_plain, value.values())) if isinstance(value, dict) else ""
+        digest = ", ".join(map(_plain, value.values())) if isinstance(value, dict) else ""
+        return _OUTPUT.sub(self._output, digest)
+
+    def _output(self, found: re.Match[str]) -> str:
+        """Return whose output is among the arguments: the task of a member, not its id."""
+        name = self._drawn_names.get(found[1])
+        return found[0] if name is None else self.visit.text("batch.output", task=name)
+
+    @cached_property
+    def _drawn_names(self) -> dict[str, str]:
+        return {job.id: task_name(job.task) for job in self._drawn}
 
     @property
     def is_graph_cut(self) -> bool:
@@ -146,13 +312,23 @@ class BatchView(JobView):
                 break
         return list(islice(members, _DRAWN))
 
-    def state_links(self) -> list[tuple[str, str]]:
-        """Return the states with the address of the list of the members in it."""
-        return [
-            (state, self.visit.url("/jobs", batch=self.job.id, state=state))
-            for state in ORDER
-            if state != "retrying"
-        ]
+
+def _active(tally: Tally | DeepTally) -> int:
+    """Return how many have not ended and do not wait for another member."""
+    return max(0, tally.total - tally.ended - tally.waiting)
+
+
+def _bars(tally: Tally | DeepTally) -> list[tuple[str, int]]:
+    return [
+        ("succeeded", tally.succeeded), ("failed", tally.failed), ("deleted", tally.deleted),
+        ("processing", _active(tally)), ("awaiting", tally.waiting),
+    ]  # fmt: skip
+
+
+def _waits(job: JobRecord) -> bool:
+    """Return whether a member waits for another one, as far as its record shows."""
+    waits = job.state is State.AWAITING and job.waits_for is None and bool(job.parents)
+    return waits and job.reason != Moved.SHUT_OUT
 
 
 def _plain(value: JsonValue) -> str:
@@ -192,6 +368,6 @@ def requeue_failed(visit: Visit) -> Response:
 
 
 ROUTES = (
-    Route("GET", "/batches/{id}", Permission.READ, show_batch),
+    Route("GET", "/batches/{id}", Permission.READ, show_batch, (_TAB,)),
     Route("POST", "/batches/requeue", Permission.REQUEUE, requeue_failed, form=(_ONE,)),
 )

@@ -38,6 +38,7 @@ class _BatchRow:
     name: str
     record: JobRecord
     tally: Tally
+    outer: JobRecord | None  # the batch in which it is
 
 
 @attrs.frozen
@@ -82,9 +83,13 @@ class BatchList:
     def rows(self) -> list[_BatchRow]:
         """The batches with how far they are; those that were pruned meanwhile are left out."""
         batches = self.found.batches
-        tallies = self.visit.fire.storage.tally([batch.id for batch in batches]) if batches else []
+        storage = self.visit.fire.storage
+        tallies = storage.tally([batch.id for batch in batches]) if batches else []
+        outer = {batch.id: batch.batch_id for batch in batches}
+        wanted = sorted({id for id in outer.values() if id is not None})
+        found = dict(zip(wanted, storage.get(wanted), strict=True)) if wanted else {}
         return [
-            _BatchRow(batch.name, batch.record(), tally)
+            _BatchRow(batch.name, batch.record(), tally, found.get(outer[batch.id] or ""))
             for batch, tally in zip(batches, tallies, strict=True)
             if tally is not None
         ]

@@ -16,9 +16,13 @@ from firelock_dashboard.web.formatting import job_name, short_id, task_name
 
 _ALIKE = 8  # members of one task in one layer that are still drawn each
 _ROWS = 40  # nodes of one layer; where there are more, all its tasks are drawn as one node each
-_LABEL = 21  # characters that a node has room for
-_WIDTH, _HEIGHT, _GAP, _COLUMN, _MARGIN = 188, 46, 12, 226, 6
-_DETAIL = 16  # characters of what tells members of one task apart
+_HEIGHT, _GAP, _WAY, _MARGIN = 46, 12, 38, 6
+_NARROWEST, _WIDEST = (
+    188,
+    260,
+)  # a node, so that two are seen on a phone; a label that needs more room ends in an ellipsis
+_BESIDES, _CHARACTER = 44, 7  # of a node's width: its icon and edges, and a character of its label
+_DETAIL = 32  # characters of what tells members of one task apart
 
 # In this order they are named, and the first one that a node has any of gives it its colour.
 ORDER = ("failed", "processing", "retrying", "enqueued", "scheduled", "awaiting", "deleted", "succeeded")
@@ -31,10 +35,17 @@ class FlowNode:
     label: str
     states: tuple[tuple[str, int], ...]  # how many are in each, in `ORDER`
     job_id: str | None  # of a single one
+    name: str  # in full: of the task, or of a batch
     task: str
     detail: str = ""  # what tells a single one from others of its task
     x: int = 0
     y: int = 0
+
+    @property
+    def length(self) -> int:
+        """How many characters its longer line has, about."""
+        state = 12 if self.count == 1 else 0  # and what separates it from the detail
+        return max(len(self.label) + (7 if self.count > 1 else 0), len(self.detail) + state)
 
     @property
     def count(self) -> int:
@@ -55,7 +66,7 @@ class FlowGraph:
     ways: Sequence[str]
     width: int
     height: int
-    node_width: int = _WIDTH
+    node_width: int = _NARROWEST
     node_height: int = _HEIGHT
 
     @property
@@ -86,15 +97,24 @@ def draw_flow(
     columns = _columns(nodes, ways)
     placed: dict[_Key, FlowNode] = {}
     tallest = max((len(column) for column in columns), default=0)
+    node_width = _node_width(nodes.values())
+    step = node_width + _WAY
     for number, column in enumerate(columns):
         top = (tallest - len(column)) * (_HEIGHT + _GAP) // 2
         for row, key in enumerate(column):
-            x, y = _MARGIN + number * _COLUMN, _MARGIN + top + row * (_HEIGHT + _GAP)
+            x, y = _MARGIN + number * step, _MARGIN + top + row * (_HEIGHT + _GAP)
             placed[key] = attrs.evolve(nodes[key], x=x, y=y)
-    width = 2 * _MARGIN + max(0, len(columns) - 1) * _COLUMN + _WIDTH
+    width = 2 * _MARGIN + max(0, len(columns) - 1) * step + node_width
     height = 2 * _MARGIN + max(0, tallest * (_HEIGHT + _GAP) - _GAP)
-    drawn = [_way(placed[one], placed[other]) for one, other in sorted(ways)]
-    return FlowGraph([placed[key] for column in columns for key in column], drawn, width, height)
+    drawn = [_way(placed[one], placed[other], node_width) for one, other in sorted(ways)]
+    placed_nodes = [placed[key] for column in columns for key in column]
+    return FlowGraph(placed_nodes, drawn, width, height, node_width)
+
+
+def _node_width(nodes: Iterable[FlowNode]) -> int:
+    """Return a width for which most labels need no ellipsis; the page cuts what is longer."""
+    longest = max((node.length for node in nodes), default=0)
+    return min(_WIDEST, max(_NARROWEST, _BESIDES + longest * _CHARACTER))
 
 
 _Key = tuple[int, str, str]  # layer, task, id of a single one
@@ -144,8 +164,9 @@ def _grouped(
         for part in ([job] for job in jobs) if is_each else (jobs,):
             key = (layer, name, part[0].id if is_each else "")
             job_id = part[0].id if len(part) == 1 else None
+            label = name if part[0].is_batch else task_name(name)
             nodes[key] = FlowNode(
-                _cut(task_name(name), _LABEL), _states(part), job_id, name, details.get(job_id or "", "")
+                label, _states(part), job_id, name, part[0].task, details.get(job_id or "", "")
             )
             node_of |= {job.id: key for job in part}
     return nodes, node_of
@@ -186,8 +207,8 @@ def _middle(rows: Sequence[float]) -> float:
     return sum(rows) / len(rows) if rows else 0.0
 
 
-def _way(one: FlowNode, other: FlowNode) -> str:
-    from_x, from_y = one.x + _WIDTH, one.y + _HEIGHT // 2
+def _way(one: FlowNode, other: FlowNode, node_width: int) -> str:
+    from_x, from_y = one.x + node_width, one.y + _HEIGHT // 2
     to_x, to_y = other.x, other.y + _HEIGHT // 2
     bend = max(24, (to_x - from_x) // 2)
     return f"M{from_x} {from_y}C{from_x + bend} {from_y} {to_x - bend} {to_y} {to_x} {to_y}"
