@@ -131,7 +131,11 @@ def memo_field(kind: MemoKind, name: str) -> str:
 
 def _tally(told: Sequence[Any]) -> Tally:
     total, active, waiting, succeeded, failed, deleted, batches, *marks = told
-    return Tally(total, active, waiting, succeeded, failed, deleted, *map(bool, marks), batches)
+    is_held, is_shut, is_cancelled, is_stopping = map(bool, marks)
+    return Tally(
+        total, active, waiting, succeeded, failed, deleted,
+        is_held, is_shut, is_cancelled, is_stopping, batches,
+    )  # fmt: skip
 
 
 def _memo_arguments(asked: NewMemo) -> tuple[object, ...]:
