@@ -6,7 +6,7 @@ import pytest
 
 from firelock import Firelock, State
 from firelock.model.memo import chunk_offset
-from firelock.storage import Chunk
+from firelock.storage import Chunk, FoundJobs
 from tests.dashboard import flows
 
 
@@ -101,6 +101,27 @@ def test_show_tells_own_members_from_jobs_of_batches_within(command, app):
     assert (answer["within"]["failed"], answer["within"]["batches"]) == (1, 2)
     (row,) = [line.split() for line in listed if "year" in line]
     assert row[3:5] == ["0/3", "2"]
+
+
+def test_show_finds_failed_members_behind_pages_without_any(command, app, monkeypatch):
+    """A storage may return an empty page although there are members further on."""
+    batch = failed_batch(app)
+    kind, find = type(app.storage), type(app.storage).find
+
+    def empty_first(self, where, *, limit, cursor=None, oldest_first=False):
+        if where.state is State.FAILED and cursor is None:
+            return FoundJobs([], "further")
+        return find(
+            self,
+            where,
+            limit=limit,
+            cursor=None if cursor == "further" else cursor,
+            oldest_first=oldest_first,
+        )
+
+    monkeypatch.setattr(kind, "find", empty_first)
+
+    assert "shop.load" in command("batches show", batch).out
 
 
 def test_show_has_no_counts_within_a_batch_without_others(command, app):

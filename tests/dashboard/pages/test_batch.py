@@ -239,6 +239,25 @@ def test_each_tab_lists_its_members(fire, client):
     }  # fmt: skip
 
 
+def test_a_batch_among_the_members_waits_until_it_has_opened(fire, client):
+    """It is awaiting before and after; what waits is a batch whose members have not been let in."""
+    batch = new_batch(fire)
+    first = add(fire, batch)
+    inner = new_batch(fire, "inner", outer=batch, parents=[Edge(first)])
+    add(fire, inner)
+    (job,) = claim(fire)
+
+    def listed(name):
+        return set(members_of(client.get(f"/batches/{batch}?show={name}").text))
+
+    before = listed("active"), listed("waiting")
+    end(fire, job)
+    after = listed("active"), listed("waiting")
+
+    assert before == ({first}, {inner})
+    assert after == ({inner}, set())
+
+
 def test_an_unknown_tab_is_refused(fire, client):
     assert client.get(f"/batches/{new_batch(fire)}?show=lost").status == 400
 

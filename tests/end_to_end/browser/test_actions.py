@@ -509,7 +509,7 @@ def test_what_failed_of_a_batch_runs_again(visitor, stocked):
     (job,) = flows.claim(stocked, queues=["flows"])
     flows.end(stocked, job, State.FAILED)
 
-    visitor.go(f"/batches/{batch}").press("Run what failed").is_told("are being run again")
+    visitor.go(f"/batches/{batch}").press("Requeue failed members").is_told("are being requeued")
 
     eventually(lambda: stocked.jobs.get(job.id).state is State.ENQUEUED)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -15,6 +15,7 @@ from firelock.model.text import age, clock_time
 
 if TYPE_CHECKING:
     from firelock.flows.batch import Batch
+    from firelock.jobs.job import Job, JobPage
     from firelock.model.batch import DeepTally, Tally
     from firelock.model.job import JobRecord
 
@@ -30,7 +31,7 @@ _COLUMNS = (
     Column("CREATED", is_whole=True),
 )
 _MEMBERS = (Column("ID", is_whole=True), Column("STATE", is_whole=True), Column("TASK"), Column("REASON"))
-_PAGE_LIMIT, _SHOWN = 500, 20
+_PAGE_LIMIT, _SHOWN, _LOOKS = 500, 20, 5
 _WITHIN = 1_000  # batches within one that are read for their counts
 
 
@@ -111,7 +112,7 @@ def _answer(record: JobRecord, tally: Tally) -> dict[str, object]:
 def _show(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
         batch = app.batches.get(options.id)
-        tally, failed = batch.tally(), batch.members(state=State.FAILED, limit=_SHOWN)
+        tally, failed = batch.tally(), _failed_members(batch)
         within = batch.tally(deep=True, limit=_WITHIN) if tally.batches else None
         now = app.client.clock.now()
     record = batch.record()
@@ -125,11 +126,23 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
     screen.facts(_facts(record, tally, within, now), indent=2)
     if failed.jobs:
         screen.heading("Failed members")
-        screen.table(
-            _MEMBERS, [[job.id, state_cell(job.state), job.task, job.reason or ""] for job in failed]
-        )
+        screen.table(_MEMBERS, [[job.id, state_cell(job.state), job.task, _why(job)] for job in failed])
         if failed.cursor is not None:
             screen.note("There are more; firelock batches requeue runs all of them again.")
+
+
+def _why(job: Job[Any]) -> str:
+    return job.reason or ("" if job.error is None else f"{job.error.type}: {job.error.message}")
+
+
+def _failed_members(batch: Batch) -> JobPage:
+    """Return the first page with a failed member: a storage may find none on a page, and some further on."""
+    page = batch.members(state=State.FAILED, limit=_SHOWN)
+    for _ in range(_LOOKS):
+        if page.jobs or page.cursor is None:
+            break
+        page = batch.members(state=State.FAILED, limit=_SHOWN, cursor=page.cursor)
+    return page
 
 
 def _within_answer(within: DeepTally | None) -> dict[str, object] | None:

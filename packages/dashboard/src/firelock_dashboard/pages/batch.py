@@ -81,12 +81,6 @@ class MemberCause:
     cause: str  # the address of the cause, with the jobs of all batches
 
 
-@attrs.frozen
-class _Found:
-    jobs: list[JobRecord]
-    is_cut: bool  # there may be more
-
-
 @attrs.define(slots=False)
 class BatchView(JobView):
     """What the page of a batch shows; each value is read when it is first shown."""
@@ -167,7 +161,7 @@ class BatchView(JobView):
     @cached_property
     def members(self) -> list[MemberRow]:
         """The first members of the shown group."""
-        jobs = self._shown.jobs[:_LISTED]
+        jobs = self._shown[:_LISTED]
         inner = [job.id for job in jobs if job.is_batch]
         tallies = dict(zip(inner, self.visit.fire.storage.tally(inner), strict=True)) if inner else {}
         return [
@@ -184,36 +178,39 @@ class BatchView(JobView):
         return self.visit.url("/jobs", batch=self.job.id, state=state)
 
     @cached_property
-    def _shown(self) -> _Found:
+    def _shown(self) -> list[JobRecord]:
         match self.tab:
             case "failed":
                 return self._failed
             case "active":
                 return self._active
             case "waiting":
-                waiting = self._first(State.AWAITING, _PAGE)
-                return _Found([job for job in waiting.jobs if _waits(job)], waiting.is_cut)
+                return [job for job, waits in self._awaiting if waits]
             case _:
                 state = _STATE_OF_TAB.get(self.tab)
                 return self._first(None if state is None else State(state), _LISTED)
 
     @cached_property
-    def _failed(self) -> _Found:
-        return self._first(State.FAILED, _PAGE) if self.tally.failed else _Found([], False)
+    def _failed(self) -> list[JobRecord]:
+        return self._first(State.FAILED, _PAGE) if self.tally.failed else []
 
     @cached_property
-    def _active(self) -> _Found:
+    def _active(self) -> list[JobRecord]:
         jobs: list[JobRecord] = []
-        is_cut = False
-        for state in (State.PROCESSING, State.SCHEDULED, State.ENQUEUED, State.AWAITING):
-            if len(jobs) >= _LISTED:
-                break
-            found = self._first(state, _PAGE if state is State.AWAITING else _LISTED)
-            jobs += [job for job in found.jobs if not _waits(job)]
-            is_cut |= found.is_cut
-        return _Found(jobs, is_cut)
+        for state in (State.PROCESSING, State.SCHEDULED, State.ENQUEUED):
+            if len(jobs) < _LISTED:
+                jobs += self._first(state, _LISTED)
+        return jobs if len(jobs) >= _LISTED else [*jobs, *(job for job, waits in self._awaiting if not waits)]
 
-    def _first(self, state: State | None, limit: int) -> _Found:
+    @cached_property
+    def _awaiting(self) -> list[tuple[JobRecord, bool]]:
+        """The awaiting members, and whether each waits for another one; else it can still move by itself."""
+        jobs = self._first(State.AWAITING, _PAGE)
+        inner = [job.id for job in jobs if job.is_batch]
+        tallies = dict(zip(inner, self.visit.fire.storage.tally(inner), strict=True)) if inner else {}
+        return [(job, _waits(job, tallies.get(job.id))) for job in jobs]
+
+    def _first(self, state: State | None, limit: int) -> list[JobRecord]:
         """Return the newest members in a state.
 
         A storage may find none on a page although there are some further on, so a few pages are read.
@@ -227,7 +224,7 @@ class BatchView(JobView):
             cursor = page.cursor
             if cursor is None or len(jobs) >= limit:
                 break
-        return _Found(jobs, cursor is not None)
+        return jobs
 
     def _call(self, job: JobRecord) -> str:
         given = self.visit.arguments(job, limit=IN_LISTS)
@@ -241,7 +238,7 @@ class BatchView(JobView):
     def causes(self) -> list[MemberCause]:
         """The errors of failed members, the most frequent first; members that are batches have none."""
         alike: dict[str, list[JobRecord]] = {}
-        for job in self._failed.jobs:
+        for job in self._failed:
             if job.error is not None:
                 alike.setdefault(job.error.fingerprint, []).append(job)
         causes = [self._cause(fingerprint, jobs) for fingerprint, jobs in alike.items()]
@@ -261,12 +258,12 @@ class BatchView(JobView):
     @property
     def grouped(self) -> int:
         """How many failed members are grouped by their errors."""
-        return len(self._failed.jobs)
+        return len(self._failed)
 
     @property
     def failed_batches(self) -> int:
         """How many of them are batches, whose own pages say why they failed."""
-        return sum(job.is_batch for job in self._failed.jobs)
+        return sum(job.is_batch for job in self._failed)
 
     # ---- its flow ------------------------------------------------------------------------------------------
 
@@ -325,10 +322,18 @@ def _bars(tally: Tally | DeepTally) -> list[tuple[str, int]]:
     ]  # fmt: skip
 
 
-def _waits(job: JobRecord) -> bool:
-    """Return whether a member waits for another one, as far as its record shows."""
-    waits = job.state is State.AWAITING and job.waits_for is None and bool(job.parents)
-    return waits and job.reason != Moved.SHUT_OUT
+def _waits(job: JobRecord, tally: Tally | None) -> bool:
+    """Return whether an awaiting member waits for another one, as far as its record shows.
+
+    Args:
+        job: the member.
+        tally: its tally if it is a batch: one that has opened goes on awaiting.
+    """
+    if not job.parents or job.waits_for is not None:
+        return False
+    if job.is_batch:
+        return tally is not None and tally.is_shut and not tally.is_cancelled
+    return job.reason != Moved.SHUT_OUT
 
 
 def _plain(value: JsonValue) -> str:
