@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from itertools import count
 
 import pytest
 
-from firelock import Firelock, JobContext, current_job
+from firelock import Firelock, JobContext, Retry, current_job
 from firelock.context import Console
 from firelock.errors import ConfigurationError, JobCancelled, ScheduleError, StorageError, StorageUnavailable
 from firelock.model.job import NewJob
@@ -86,6 +87,36 @@ def test_a_fake_is_what_its_test_needs():
     assert given == {name: getattr(job, name) for name in given}
     with pytest.raises(JobCancelled):
         job.raise_if_cancelled()
+
+
+def test_a_fake_remembers_what_it_was_completed_with():
+    """Any session will do; nothing ends, and a task that completes twice is seen to do so."""
+    job = JobContext.fake()
+
+    before = job.completions
+    job.complete_within("default", "charged")
+    asyncio.run(job.acomplete_within(object()))
+
+    assert () == before
+    assert ("charged", None) == job.completions
+
+
+def test_a_cancelled_fake_cannot_be_completed():
+    """As a deleted job cannot, so that a test sees what the task's transaction does then."""
+    job = JobContext.fake(cancelled=True)
+
+    with pytest.raises(JobCancelled):
+        job.complete_within("default")
+    assert () == job.completions
+
+
+def test_a_real_job_has_no_completions():
+    """Its result is in the storage."""
+    with Firelock("memory://") as fire:
+        job = fire.task(name="ask", retry=Retry.never())(lambda: len(current_job().completions)).enqueue()
+        Worker(fire).run()
+
+        assert "completions are those of JobContext.fake()" in job.refresh().error.message
 
 
 def test_a_fake_takes_no_naive_instant():

@@ -183,7 +183,16 @@ def test_a_bad_name_is_refused(fire, name, which):
         ({"max_host_losses": 0}, "max_host_losses must be an integer from 1 to 1,000, got 0"),
         ({"max_host_losses": True}, "max_host_losses must be an integer from 1 to 1,000, got True"),
         ({"max_host_losses": 1_001}, "max_host_losses must be an integer from 1 to 1,000, got 1001"),
-        ({"quee": "mail"}, "Task option 'quee' is unknown; use one of name, queue, priority"),
+        ({"quee": "mail"}, r"Task option 'quee' is unknown; did you mean 'queue'\?"),
+        ({"xyz": "mail"}, "Task option 'xyz' is unknown; use one of name, queue, priority"),
+        (
+            {"max_retries": 3},
+            r"A task of Firelock has no option 'max_retries'; use retry=Retry\(attempts=…\)\.",
+        ),
+        (
+            {"bind": True},
+            r"has no option 'bind'; use a first parameter annotated JobContext, or current_job\(\)\.",
+        ),
     ],
 )
 def test_a_wrong_option_is_refused(fire, options, words):
@@ -457,6 +466,29 @@ def test_a_task_shows_its_function(fire):
         task.__doc__, task.__module__, task.__name__, task.__qualname__
     )  # fmt: skip
     assert ["to", "copies"] == list(inspect.signature(task).parameters)
+
+
+@pytest.mark.parametrize(
+    ("verb", "instead"),
+    [
+        ("delay", r"use enqueue\(…\)\."),
+        ("apply_async", r"use enqueue\(…\), or schedule\(when, …\) for a later time; using\(queue="),
+        ("s", r"use call\(…\), or job\.then\(task, …\)"),
+        ("send", r"use enqueue\(…\)\."),
+    ],
+)
+def test_a_verb_of_another_library_names_the_verb_to_use(fire, verb, instead):
+    """A task and a task with options have none of these verbs, also for `hasattr`."""
+    task = fire.task(send)
+
+    assert not hasattr(task, verb)
+    with pytest.raises(AttributeError, match=f"A task of Firelock has no '{verb}'; {instead}"):
+        getattr(task.using(queue="mail"), verb)
+
+
+def test_an_unknown_attribute_of_a_task_is_an_ordinary_error(fire):
+    with pytest.raises(AttributeError, match=r"^'Task' object has no attribute 'dealy'$"):
+        fire.task(send).dealy  # noqa: B018 - that is the mistake
 
 
 def test_a_task_prints_its_name_and_options(fire):

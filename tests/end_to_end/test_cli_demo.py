@@ -19,7 +19,8 @@ import attrs
 import pytest
 
 from firelock.cli import main
-from firelock.cli.demo import Happened, LiveView, Moment, program, stop
+from firelock.cli.called import program_of_shell
+from firelock.cli.demo import Happened, LiveView, Moment, stop
 from firelock.cli.screen import Screen
 from firelock.model.job import JobRecord, Progress
 from firelock.model.state import State
@@ -174,7 +175,7 @@ def test_the_next_commands_work_in_the_shell_at_hand(tmp_path, monkeypatch, call
     monkeypatch.setattr("sys.argv", [str(place / called), "demo"])
     monkeypatch.setenv("PATH", str(place) if on_path else str(tmp_path / "nowhere"))
 
-    assert [word.format(folder=place) for word in said] == shlex.split(program())
+    assert [word.format(folder=place) for word in said] == shlex.split(program_of_shell())
 
 
 # ---- in a browser ----------------------------------------------------------------------------------------

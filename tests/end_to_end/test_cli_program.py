@@ -16,6 +16,7 @@ import pytest
 
 from firelock import Firelock
 from firelock.cli import main
+from firelock.cli.called import as_called, called_as
 from tests.core.fakes import unmeasured
 
 HEAVY = ("rich", "sqlalchemy", "cattrs", "croniter", "firelock.app", "sqlite3")
@@ -603,3 +604,44 @@ def test_without_a_dashboard_the_command_says_what_shows_jobs(run, install):
         "firelock: No installed plugin offers a dashboard.\n"
         "  firelock jobs list and firelock doctor show what is there.\n"
     )
+
+
+# ---- commands that messages advise -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "app", "said"),
+    [
+        ("Start one: firelock server app:fire", None, "Start one: mine server app:fire"),
+        ("Start one: firelock server app:fire", "shop.jobs:fire", "Start one: mine server shop.jobs:fire"),
+        ("Start one: firelock server app:fire --queues mail", "", "Start one: mine server --queues mail"),
+        ("Run firelock migrate.", "", "Run mine migrate."),
+        ("firelock --help lists them.", "", "mine --help lists them."),
+        ("firelock limits set api --burst 9", "", "mine limits set api --burst 9"),
+        ("Run python manage.py firelock migrate.", "", "Run python manage.py firelock migrate."),
+        ("firelock has no command 'job'.", "", "firelock has no command 'job'."),
+        ("/srv/firelock server", "", "/srv/firelock server"),
+        ("the firelock servers of app:fire", "x:y", "the mine servers of x:y"),
+    ],
+)
+def test_advised_commands_are_written_as_this_one_was_called(text, app, said):
+    """The program and the app take the places of `firelock` and `app:fire`; other text stays."""
+    with called_as("mine") as called:
+        called.find_app = lambda: app
+
+        assert said == as_called(text)
+
+
+def test_doctor_names_the_app_that_it_was_given(tmp_path, monkeypatch, capsys):
+    """The advised command can be copied."""
+    (tmp_path / "shop_called.py").write_text(
+        "from firelock import Firelock\nfire = Firelock('sqlite:///shop.db')\n"
+        "send = fire.task(name='send')(lambda: None)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with Firelock("sqlite:///shop.db") as fire:
+        fire.task(name="send")(lambda: None).enqueue()
+
+    main(["doctor", "--app", "shop_called:fire"])
+
+    assert "Start one: firelock server shop_called:fire\n" in capsys.readouterr().out

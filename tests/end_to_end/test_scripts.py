@@ -276,7 +276,7 @@ def test_a_script_without_a_guard_makes_no_jobs_and_no_server_in_a_job_s_process
 
     assert 0 == ended.returncode, ended.stderr
     assert "shop.apart" not in ended.stdout
-    assert "A job's process makes no jobs while it imports the app" in ended.stdout
+    assert "cannot be created at" in ended.stdout
     assert 'below `if __name__ == "__main__":`' in ended.stdout
     assert f"{folder / 'script.py'} runs again from its top in each process of a job" in ended.stderr
     assert (2, 1) == (runs(folder), len(stored(folder)))
@@ -317,6 +317,18 @@ def test_a_task_of_a_script_runs_apart_although_the_app_stands_elsewhere(folder,
 
 
 # ---- `firelock` and its files ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["server", "script.py:fire"], ["jobs", "list", "--app", "script.py:fire"]])
+def test_a_job_is_refused_while_a_command_imports_the_app(folder, run, words):
+    """Every process of the server, and every command, would create it again."""
+    ended = run(APP + "apart.enqueue()\n", "-m", "firelock", *words)
+
+    assert ("", 2) == (ended.stdout, ended.returncode)
+    assert f"A job of script.apart cannot be created at {folder / 'script.py'}:" in ended.stderr
+    assert "while the application is imported: every process that imports it" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert [] == stored(folder)
 
 
 @pytest.mark.parametrize("words", [["server", "script.py:fire"], ["jobs", "list", "--app", "script.py:fire"]])

@@ -33,7 +33,7 @@ from firelock.jobs.job import Job
 from firelock.jobs.storage_access import StorageAccess
 from firelock.model.aio import twin
 from firelock.model.text import shown
-from firelock.options import Call, CallOptions, TaskInfo
+from firelock.options import Call, CallOptions, TaskInfo, unknown_option
 from firelock.plugins.loader import Plugins, check_contract
 from firelock.resource import declare_resource
 from firelock.runtime import Runtime, ServedApp
@@ -277,8 +277,7 @@ class Firelock(ServedApp):
     ) -> TaskVerbs[Any, Any]:
         for option in options:
             if option not in _TASK_OPTIONS:
-                known = ", ".join(("name", *_TASK_OPTIONS))
-                raise ConfigurationError(f"Task option {option!r} is unknown; use one of {known}.")
+                raise unknown_option(option, ("name", *_TASK_OPTIONS))
         if options.get("retry", ...) is None:
             del options["retry"]
         fields = {_TASK_OPTIONS[option]: value for option, value in options.items()}

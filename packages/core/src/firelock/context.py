@@ -79,7 +79,8 @@ class JobContext:
     ) -> JobContext:
         """Return a context for a unit test of a task; what it logs goes nowhere.
 
-        Steps run, and are remembered by this context. A wait has no server here and raises `StepError`,
+        Steps run, and are remembered by this context. `complete_within` accepts any session and remembers the
+        result in `completions`. A wait has no server here and raises `StepError`,
         unless `answers` has its name: that is what it returns at once, and so does a step of such a name.
 
         Args:
@@ -90,7 +91,7 @@ class JobContext:
             queue: the job's.
             tags: the job's.
             meta: the job's.
-            cancelled: whether it is told to stop.
+            cancelled: whether it is told to stop; `complete_within` then raises `JobCancelled`.
             answers: by the name of a step, sleep, signal, `run` or `gather`, by the id of a joined job.
         """
         from firelock.flows.fake_steps import FakeAttempt  # noqa: PLC0415 - likewise
@@ -233,7 +234,7 @@ class JobContext:
         """
         if self._attempt is None:
             raise LookupError(
-                "This context is not of a job that a server runs; complete_within() ends one that is."
+                "No job runs with this context, so complete_within() cannot end one; use JobContext.fake()."
             )
         self._attempt.complete(session, result)
 
@@ -244,6 +245,18 @@ class JobContext:
             self.complete_within(session, result)
         else:
             await run_sync(lambda inner: self.complete_within(inner, result))
+
+    @property
+    def completions(self) -> tuple[object, ...]:
+        """The results that were passed to `complete_within` of a context that `JobContext.fake()` made.
+
+        Raises:
+            LookupError: a server runs this job; read its result from its handle.
+        """
+        completions = getattr(self._attempt, "completions", None)
+        if completions is None:
+            raise LookupError("completions are those of JobContext.fake(); read job.result() of a real job.")
+        return tuple(completions)
 
     def served_by(self, attempt: Run | FakeAttempt) -> None:
         """This is the attempt of a server; called by the server."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from difflib import get_close_matches
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Generic, Literal, TypeVar
@@ -32,6 +33,40 @@ _TIMEOUT_LIMIT = 366 * 86_400.0
 _MOST_HOST_LOSSES = 1_000
 _KEEP_LIMIT = 3_650 * 86_400.0  # as of the settings
 MOST_SOURCES = 100  # jobs that one waits for; a larger fan-in waits for a batch
+
+
+# Options of tasks in other job libraries, and what to write instead.
+_FOREIGN_OPTIONS = {
+    "acks_late": "nothing: a job is always acknowledged after it has ended",
+    "actor_name": "name=",
+    "autoretry_for": "retry=Retry(only_on=…)",
+    "base": "a function that the tasks call, or a plugin",
+    "bind": "a first parameter annotated JobContext, or current_job()",
+    "default_retry_delay": "retry=Retry.fixed(seconds, attempts=…)",
+    "dont_autoretry_for": "retry=Retry(except_on=…)",
+    "expires": "start_before=timedelta(…)",
+    "ignore_result": "nothing: a task that returns None stores no result",
+    "max_retries": "retry=Retry(attempts=…)",
+    "queue_name": "queue=",
+    "rate_limit": 'limits=[Limit("name", rate=…, per=…)]',
+    "reject_on_worker_lost": "nothing: a job whose process was lost always runs again",
+    "result_ttl": "keep=",
+    "retries": "retry=Retry(attempts=…)",
+    "retry_backoff": "retry=Retry.exponential(…)",
+    "retry_delay": "retry=Retry.fixed(seconds, attempts=…)",
+    "serializer": "Firelock(…, serializer=…), which is the same for all tasks",
+    "soft_time_limit": "timeout=, and raise_if_cancelled() of the JobContext",
+    "time_limit": 'timeout=; with executor="process" it also ends a task that does not stop',
+}
+
+
+def unknown_option(option: str, known: Sequence[str]) -> ConfigurationError:
+    """Return the error for an option that a task does not have; it names the option to use instead."""
+    if (instead := _FOREIGN_OPTIONS.get(option)) is not None:
+        return ConfigurationError(f"A task of Firelock has no option {option!r}; use {instead}.")
+    near = get_close_matches(option, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}."
+    return ConfigurationError(f"Task option {option!r} is unknown; {hint}")
 
 
 def check_queue(name: str) -> str:

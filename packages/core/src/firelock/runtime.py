@@ -39,6 +39,7 @@ class ServedApp(abc.ABC):
     """When no server may be started, and what to do; set while an app is imported, and in a job's process."""
 
     module: str | None
+    unusable: str | None = None  # why no command and no server can use it, although it can be imported
     imports: Sequence[str]
     recurring: Recurring
     limits: Limits

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import attrs
@@ -113,6 +113,22 @@ def main_module_name() -> str:
 
 # ---- calls -----------------------------------------------------------------------------------------------
 
+# Verbs of other job libraries, and what to write instead.
+_FOREIGN_VERBS = {
+    "apply_async": "enqueue(…), or schedule(when, …) for a later time; using(queue=…, priority=…) sets options",
+    "apply": "task(…), which runs the function here and now",
+    "chunks": "enqueue_many([(part,), …])",
+    "delay": "enqueue(…)",
+    "delay_on_commit": "enqueue(…), which joins the transaction if the jobs are in its database, or "
+    "enqueue_on_commit(task, …)",
+    "retry": "retry=Retry(…) at the task and raise the error, or return Snooze(seconds)",
+    "s": "call(…), or job.then(task, …) to run it after another job",
+    "send": "enqueue(…)",
+    "send_with_options": "using(queue=…, delay=…).enqueue(…)",
+    "si": "call(…), or job.then(task, …) to run it after another job",
+    "signature": "call(…), or job.then(task, …) to run it after another job",
+}
+
 
 class TaskVerbs(Generic[P, R]):
     """Everything that makes jobs of a task. The arguments behind a verb are always the function's own."""
@@ -134,6 +150,18 @@ class TaskVerbs(Generic[P, R]):
         """Return the task's name and, where given, its options."""
         options = "".join(f", {name}={value!r}" for name, value in self.options.given().items())
         return f"<{type(self).__name__} {self.info.name}{options}>"
+
+    if not TYPE_CHECKING:  # type checkers know which verbs there are
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Name the verb to use instead of one that other libraries have.
+
+            Raises:
+                AttributeError: a task has no such attribute.
+            """
+            if (instead := _FOREIGN_VERBS.get(name)) is None:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            raise AttributeError(f"A task of Firelock has no {name!r}; use {instead}.")
 
     def using(
         self,

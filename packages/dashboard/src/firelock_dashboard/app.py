@@ -399,9 +399,9 @@ def dashboard_urls(
     from django.apps import apps  # noqa: PLC0415 - who mounts this has it
 
     if fire is None:
-        from firelock.integrations.django import get_app  # noqa: PLC0415
+        from firelock.integrations.django import fire as project_app  # noqa: PLC0415
 
-        fire = get_app()
+        fire = project_app
     has_permissions = apps.apps_ready and apps.is_installed("firelock.integrations.django")
     auth = options.setdefault("auth", django_permissions if has_permissions else django_staff)
     options.setdefault("framework", "django")

@@ -147,9 +147,9 @@ def _announce(options: argparse.Namespace, listener: socket.socket, dashboard: D
 
 def _announce_link(options: argparse.Namespace, address: str, dashboard: Dashboard) -> None:
     """A person is told how to come in; a file or a service's log never holds a link."""
-    named = f" {options.app}" if options.app else ""  # a storage's URL may hold a password
+    named = " app:fire" if options.app else ""  # a storage's URL may hold a password
     named += " --storage URL" if options.storage else ""
-    again = f"firelock dashboard link{named} --at {address}"
+    again = options.as_called(f"firelock dashboard link{named} --at {address}")
     if sys.stdout.isatty():
         try:
             sys.stdout.write(f"Come in by {dashboard.link(address)} (once, within ten minutes)\n")

@@ -13,9 +13,10 @@ IMMEDIATE = {"OPTIONS": {"transaction_mode": "IMMEDIATE"}}
 def check(tmp_path):
     """Returns what `manage.py check` says; `code` is how it ends."""
 
-    def run(block, *words, code=0, **entry):
+    def run(block, *words, code=0, environment=None, **entry):
         databases = {"default": {**sqlite_database(tmp_path / "shop.db"), **entry}}
-        return DjangoProject(databases, block)("check", *words, code=code, SHOP_URLS="mysite.bare_urls")
+        given = {"SHOP_URLS": "mysite.bare_urls", **(environment or {})}
+        return DjangoProject(databases, block)("check", *words, code=code, **given)
 
     return run
 
@@ -32,6 +33,37 @@ def test_every_mistake_in_the_block_is_an_error(check):
         "?: (firelock.E005) Setting workers is -1",
     ):
         assert part in said
+
+
+@pytest.mark.heavy("processes of Django's")
+def test_all_mistakes_are_reported_in_one_run_although_views_import_the_app(check):
+    """Keys, an alias, a plugin and a scheme are named at once, and no module fails with a traceback."""
+    block = {"storge": "x", "workres": 3, "database": "defualt", "plugins": ["shop.gone.Hooks"]}
+
+    said = check(block, code=1, environment={"SHOP_URLS": "mysite.view_urls"})
+    other = check({"storage": "mongo://x", "workres": 3}, code=1)
+
+    for part in ("'storge'", "'workres'", "DATABASES has no 'defualt'", "names 'shop.gone.Hooks', which cannot"):
+        assert part in said
+    assert "System check identified 4 issues" in said
+    assert "Traceback" not in said
+    assert "'workres'" in other
+    assert "No storage for scheme 'mongo'" in other
+
+
+@pytest.mark.heavy("processes of Django's")
+def test_modules_of_tasks_that_cannot_be_imported_are_reported_in_one_run(check):
+    """A task with an option of another library, and a job that each process would create."""
+    said = check({"database": "default"}, code=1, environment={"SHOP_APPS": "eager", "EAGER": "enqueue"})
+
+    assert (
+        "?: (firelock.E010) eager.tasks cannot be imported: A task of Firelock has no option 'max_retries'; "
+        "use retry=Retry(attempts=…)."
+    ) in said
+    assert (
+        "?: (firelock.E010) eager.jobs cannot be imported: A job of eager.jobs.reindex cannot be created at "
+    ) in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.heavy("processes of Django's")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import attrs
 import pytest
 
 from tests.core.integrations.django.projects import FOLDER, DjangoProject, sqlite_database
@@ -88,6 +89,91 @@ def test_commands_work_on_the_projects_app(project):
     assert [] == json.loads(project("firelock", "jobs", "list", "--json"))["jobs"]
     assert "no command 'job'" in project("firelock", "job", code=2)
     assert "firelock demo" in project("help", "firelock")
+
+
+EAGER = [
+    pytest.param({"SHOP_APPS": "eager", "EAGER": "enqueue"}, "jobs.py:17", id="enqueue"),
+    pytest.param({"SHOP_APPS": "eager", "EAGER": "batch"}, "jobs.py:19", id="batch"),
+    pytest.param({"SHOP_APPS": "eager.apps.ReadyConfig"}, "apps.py:24", id="ready"),
+]
+
+
+@pytest.mark.heavy("processes of Django's")
+@pytest.mark.parametrize(("environment", "place"), EAGER)
+def test_a_job_created_while_django_is_set_up_is_refused_by_name(project, environment, place):
+    """Each process of the project would create it again: the command fails, and nothing is stored."""
+    only_jobs = {"database": "default", "autodiscover": ["jobs"]}
+    eager = attrs.evolve(project, block=only_jobs)
+
+    said = eager("migrate", code=1, **environment)
+    other = eager.firelock("jobs", "list", code=2, **environment)
+
+    line = said.strip().splitlines()[-1]
+    assert "A job of eager.jobs.reindex cannot be created at " in line
+    assert f"{place} while Django is being set up: every process of the project" in line
+    assert line.endswith("Move the call into a function.")
+    assert "A job of eager.jobs.reindex cannot be created at " in other
+    assert [] == json.loads(project("firelock", "jobs", "list", "--json"))["jobs"]
+
+
+def test_jobs_are_created_once_django_is_set_up(project):
+    """In views, commands and tasks, and by threads."""
+    listed = project.shell(
+        "import json; from firelock.integrations.django import fire; from shop.tasks import send_receipt; "
+        "send_receipt.enqueue(1); print(json.dumps(fire.jobs.counts()['enqueued'])); fire.close()"
+    )
+
+    assert 1 == listed
+
+
+@pytest.mark.heavy("processes of Django's")
+@pytest.mark.parametrize("words", [["server"], ["jobs", "list"]])
+def test_wrong_settings_stop_every_command_with_all_mistakes(project, words):
+    """`manage.py firelock` and `firelock` name each mistake, without a traceback."""
+    wrong = attrs.evolve(project, block={"database": "defualt", "workres": 3})
+
+    for said in (wrong("firelock", *words, code=2), wrong.firelock(*words, code=2)):
+        assert "firelock: FIRELOCK in the settings has 2 mistakes:" in said
+        assert "- FIRELOCK has a key 'workres' that Firelock does not know." in said
+        assert "- DATABASES has no 'defualt', where jobs should live; it has default." in said
+        assert "Traceback" not in said
+
+
+def test_an_app_of_wrong_settings_registers_tasks_and_refuses_everything_else(project):
+    """A module that imports the app is no reason to fail; its first use is."""
+    wrong = attrs.evolve(project, block={"database": "default", "workres": 3})
+
+    said = wrong.shell(
+        "import json\nfrom firelock import ConfigurationError\n"
+        "from firelock.integrations.django import fire, get_app, task\n"
+        "from shop.tasks import send_receipt\nsaid = []\n"
+        "for use in (lambda: send_receipt.enqueue(1), lambda: fire.jobs.get('x'), get_app):\n"
+        "    try:\n        use()\n    except ConfigurationError as error:\n        said.append(str(error))\n"
+        "print(json.dumps(said))"
+    )
+
+    assert 3 == len(said)
+    assert 1 == len(set(said))
+    assert said[0].startswith("FIRELOCK has a key 'workres' that Firelock does not know.")
+
+
+@pytest.mark.heavy("processes of Django's")
+def test_advised_commands_are_written_as_the_reader_calls_them(project):
+    """By manage.py without the app, and by `firelock` where the environment names the project."""
+    project.shell(
+        "from shop.tasks import send_receipt; import json; print(json.dumps(send_receipt.enqueue(1).id))"
+    )
+    manage = f"python {FOLDER / 'manage.py'} firelock"
+
+    doctor = project("firelock", "doctor", code=1)
+    findings = json.loads(project("firelock", "doctor", "--json", code=1))["findings"]
+    mistyped = project("firelock", "jobs", "lst", code=2)
+    plain = project.firelock("doctor", code=1, PATH="")
+
+    assert f"Start one: {manage} server\n" in doctor
+    assert f"Start one: {manage} server" in [each["mend"] for each in findings]
+    assert f"  {manage} jobs --help shows what it takes." in mistyped
+    assert f"Start one: {sys.executable} -m firelock server\n" in plain
 
 
 def test_a_module_that_needs_django_gets_a_hint_where_it_is_not_set_up(project):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -25,6 +26,18 @@ NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 # ---- building -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("zone", "name"), [(ZoneInfo("Europe/Istanbul"), "Europe/Istanbul"), (ZoneInfo("UTC"), "UTC"), (UTC, "UTC")]
+)
+def test_a_zone_may_be_given_as_an_object(zone, name):
+    """As `zoneinfo` and Django's `get_current_timezone()` have it; its name is what is stored."""
+    nightly = Cron.daily(2, tz=zone)
+
+    assert Cron.daily(2, tz=name) == nightly
+    assert name == nightly.tz
+    assert nightly == schedule_from_json(schedule_to_json(nightly))
 
 
 def test_equal_crons_are_equal_values():
@@ -117,7 +130,8 @@ def test_a_wrong_policy_is_refused(make, options, words):
         ("europe/istanbul", "did you mean 'Europe/Istanbul'?"),
         ("Europe/Istanbul\0", "Unknown time zone 'Europe/Istanbul\\x00'"),
         ("x" * 10_000, "Unknown time zone 'xxxxx"),
-        (None, "Unknown time zone 'NoneType'"),
+        (None, "tz must be a name such as 'Europe/Istanbul', or a ZoneInfo that has one, got None"),
+        (timezone(timedelta(hours=3)), "or a ZoneInfo that has one, got datetime.timezone("),
     ],
 )
 def test_an_unknown_zone_is_refused(zone, words):

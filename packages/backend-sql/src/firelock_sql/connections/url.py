@@ -151,6 +151,8 @@ def parse_server_url(
         raise ConfigurationError(
             f"A {scheme} URL cannot be read; write {scheme}://user:password@host:port/database."
         ) from None
+    if url.host is not None and "@" in url.host:  # it ends with the rest of the password
+        raise ConfigurationError(f"The password in a {scheme} URL contains '@'; write it as %40.")
     shown = url.set(query={}).render_as_string(hide_password=True)
     if not url.database:
         raise ConfigurationError(f"{shown} names no database; write {scheme}://user:password@host/database.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -27,6 +26,7 @@ import attrs
 from firelock.app import Firelock
 from firelock.cli import demo_shop as shop
 from firelock.cli.answers import job_answer
+from firelock.cli.called import program_of_shell
 from firelock.cli.commands import Exit, Problem, describe, seconds_between
 from firelock.cli.screen import STATE_STYLES, Cell, Column, Piece, Screen, visible
 from firelock.errors import UnknownScheme
@@ -652,34 +652,24 @@ def _conclude(screen: Screen, story: Story, place: Place) -> None:
         error = f"{record.error.type}: {record.error.message}" if record.error else record.reason or ""
         screen.line()
         screen.line(Cell("Failed for good", "bold"), "  ", record.task, "  ", Cell(error, "red"))
-        screen.line(f"  {program()} jobs show {record.id}")
-        screen.line(f"  {program()} jobs requeue {record.id}")
+        screen.line(f"  {program_of_shell()} jobs show {record.id}")
+        screen.line(f"  {program_of_shell()} jobs requeue {record.id}")
     if place.is_kept:
         screen.line(Cell("  The file stays; these commands find it after", "bright_black"))
         screen.line(f"  export FIRELOCK_STORAGE={place.url}")
         screen.line(Cell("  and what is requeued is run by", "bright_black"))
-        screen.line(f"  {program()} server {_APP} --storage {place.url}")
+        screen.line(f"  {program_of_shell()} server {_APP} --storage {place.url}")
     else:
-        said = f"  The file is gone now; {program()} demo --keep leaves it for these commands."
+        said = f"  The file is gone now; {program_of_shell()} demo --keep leaves it for these commands."
         screen.line(Cell(said, "bright_black"))
     screen.line()
     screen.line(Cell("Next", "bold"))
     screen.facts([
-        (f"{program()} demo --dashboard", "the shop at work until you stop it, in a browser"),
-        (f"{program()} doctor", "find what is wrong, and how to mend it"),
-        (f"{program()} server app:fire", "run the jobs of your own app"),
-        (f"{program()} --help", "everything else"),
+        (f"{program_of_shell()} demo --dashboard", "the shop at work until you stop it, in a browser"),
+        (f"{program_of_shell()} doctor", "find what is wrong, and how to mend it"),
+        (f"{program_of_shell()} server app:fire", "run the jobs of your own app"),
+        (f"{program_of_shell()} --help", "everything else"),
     ], indent=2)  # fmt: skip
-
-
-def program() -> str:
-    """Return how the shell that this was called from calls it again: `firelock` may not be on its path."""
-    called, found = Path(sys.argv[0]), shutil.which("firelock")
-    if called.name == "__main__.py":
-        return "firelock" if found else f"{shlex.quote(sys.executable)} -m firelock"
-    if called.name != "firelock" or (found and Path(found).samefile(called)):
-        return "firelock"
-    return shlex.quote(sys.argv[0])
 
 
 def _answer(story: Story, place: Place) -> dict[str, object]:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import attrs
 
+from firelock.cli.called import called_program
 from firelock.cli.commands import Exit, Problem, describe, whole
 from firelock.cli.screen import Cell, Screen
 from firelock.cli.source import app_spec
@@ -32,14 +33,16 @@ _STOP_LIMIT = 20.0
 _SHOWN = 3
 
 # A process of ours that the kernel kills with the one that started it, and that runs one command. Told to
-# reload before it listens, it does not end: it has not imported anything yet.
+# reload before it listens, it does not end: it has not imported anything yet. Its messages name the program
+# that was called.
 _BOUND = """
 import signal, sys
 from firelock.server.process_state import die_with_parent
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 die_with_parent(int(sys.argv.pop(1)))
+program, has_app = sys.argv.pop(1), sys.argv.pop(1) == "yes"
 from firelock.cli import main
-sys.exit(main())
+sys.exit(main(program=program, has_app=has_app))
 """
 
 
@@ -186,7 +189,7 @@ class Program:
 
 def _started(words: Sequence[str], *, is_heard: bool) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - our own interpreter and program
-        [sys.executable, "-c", _BOUND, str(os.getpid()), *words],
+        [sys.executable, "-c", _BOUND, str(os.getpid()), *called_program(), *words],
         stdin=subprocess.DEVNULL,
         stdout=None if is_heard else subprocess.DEVNULL,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},  # what a job prints is seen when it prints it

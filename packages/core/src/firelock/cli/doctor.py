@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from firelock.cli.called import as_called
 from firelock.cli.commands import Exit, describe
 from firelock.cli.screen import Cell, Screen
 from firelock.cli.source import has_source, open_app, project_table
@@ -40,6 +41,9 @@ def _examine(options: argparse.Namespace, screen: Screen) -> int:
         diagnosis = diagnose(app.runtime, host_clock=host_clock, knows_tasks=is_imported)
     finally:
         app.close()
+    diagnosis = attrs.evolve(
+        diagnosis, findings=[attrs.evolve(one, mend=as_called(one.mend)) for one in diagnosis.findings]
+    )
     if screen.is_json:
         findings = [attrs.asdict(finding) for finding in diagnosis.findings]
         screen.json(

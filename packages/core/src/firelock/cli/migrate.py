@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from firelock.cli.called import as_called
 from firelock.cli.commands import Exit, describe
 from firelock.cli.screen import Cell, Screen
 from firelock.cli.source import open_app
@@ -85,5 +86,6 @@ def _migrate(options: argparse.Namespace, screen: Screen) -> int:
         return Exit.DONE
     have = f"has schema {schema.found}" if schema.found else "has no schema yet"
     screen.line(Cell(f"The storage {have}, this Firelock needs {schema.wanted}.", "yellow"))
-    screen.note("firelock migrate makes it." if schema.found < schema.wanted else "Upgrade Firelock here.")
+    advice = "Run firelock migrate." if schema.found < schema.wanted else "Upgrade Firelock here."
+    screen.note(as_called(advice))
     return Exit.FAILED

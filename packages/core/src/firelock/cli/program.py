@@ -11,9 +11,10 @@ from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from firelock.cli.called import Called, as_called, called_as
 from firelock.cli.commands import Exit, Parser, Problem, add_command, add_common
 from firelock.cli.screen import Screen, visible, visible_lines
-from firelock.cli.source import open_app
+from firelock.cli.source import app_spec, open_app
 
 if TYPE_CHECKING:
     from firelock.cli.commands import Commands
@@ -56,13 +57,22 @@ in this order. Exit codes: 0 done, 1 failed, 2 usage, 3 storage unreachable, 4 n
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code."""
+def main(
+    arguments: Sequence[str] | None = None, *, program: str | None = None, has_app: bool = False
+) -> int:
+    """Run one command; return its exit code.
+
+    Args:
+        arguments: the words after the program; those of this process if left out.
+        program: how messages call it, such as "python manage.py firelock"; as the shell did if left out.
+        has_app: the program finds the app by itself, so messages need not name it.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     _prepare("stdout")
     _prepare("stderr")
     try:
-        code = _finish(given)
+        with called_as(program) as called:
+            code = _finish(given, called, has_app=has_app)
     except KeyboardInterrupt:
         code = Exit.INTERRUPTED
     except BrokenPipeError:  # nobody reads on: nothing is wrong
@@ -71,11 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(code)
 
 
-def _finish(given: Sequence[str]) -> int:
-    """The command has ended, and what went wrong is said; return the exit code."""
+def _finish(given: Sequence[str], called: Called, *, has_app: bool) -> int:
+    """Run the command and report what went wrong; return the exit code."""
     try:
         options = read_command(given or ["--help"])
-        options.open_app = lambda: open_app(options)
+        options.open_app, options.as_called = lambda: open_app(options), as_called
+        called.find_app = lambda: "" if has_app else _named_app(options)
         return options.run(options, Screen(is_json=options.is_json)) or Exit.DONE
     except SystemExit as stop:  # argparse has shown a help text, or the command has ended itself
         if stop.code is None:
@@ -89,6 +100,16 @@ def _finish(given: Sequence[str]) -> int:
             raise
         _report(problem)
         return problem.code
+
+
+def _named_app(options: argparse.Namespace) -> str | None:
+    """Return the app as this command names it; empty if pyproject.toml or the environment do."""
+    if options.app:
+        return str(options.app)
+    try:
+        return None if app_spec(options) is None else ""
+    except Problem:  # pyproject.toml cannot be read, which the command reports itself
+        return None
 
 
 def read_command(given: Sequence[str]) -> argparse.Namespace:
@@ -231,10 +252,10 @@ def _problem_of(error: Exception) -> Problem | None:
 
 
 def _report(problem: Problem) -> None:
-    first, *rest = visible_lines(problem.sentence)
-    prefix = "" if first.startswith("firelock") else "firelock: "
+    first, *rest = visible_lines(as_called(problem.sentence))
+    prefix = "" if problem.sentence.startswith("firelock") else "firelock: "
     lines = [f"{prefix}{first}", *rest]
     if problem.hint:
-        lines.append(f"  {visible(problem.hint)}")
+        lines.append(f"  {visible(as_called(problem.hint))}")
     _flush()
     sys.stderr.write("\n".join(lines) + "\n")

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from firelock.cli.answers import server_answer
+from firelock.cli.called import as_called
 from firelock.cli.commands import Problem, add_command, add_group, describe, whole
 from firelock.cli.health import add_probe_options, probe_place
 from firelock.cli.screen import Cell, Column, Piece, Screen, visible
@@ -142,7 +143,7 @@ def _list(options: argparse.Namespace, screen: Screen) -> None:
     screen.listing(
         "servers", (server_answer(server, now) for server in servers),
         _COLUMNS, (_row(server, now) for server in servers),
-        empty="No server has been here within a day; start one: firelock server app:fire",
+        empty=as_called("No server has been here within a day; start one: firelock server app:fire"),
     )  # fmt: skip
 
 

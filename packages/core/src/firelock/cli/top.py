@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock.cli.answers import answer_of, job_answer, server_answer
+from firelock.cli.called import as_called
 from firelock.cli.commands import Exit, describe, seconds_between
 from firelock.cli.screen import STATE_STYLES, Cell, Column, Piece, Screen, width
 from firelock.cli.source import connected
@@ -213,7 +214,7 @@ def _servers(seen: Snapshot) -> Section:
             server.name, Cell(state, _STYLES.get(state, "")), server.busy, server.workers,
             len(server.living(seen.now)), server.queues, age(started, seen.now),
         ])  # fmt: skip
-    empty = "No server runs; start one: firelock server app:fire"
+    empty = as_called("No server runs; start one: firelock server app:fire")
     return Section(_SERVERS, columns, rows, [server.id for server in seen.servers], empty)
 
 

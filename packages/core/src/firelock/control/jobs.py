@@ -440,7 +440,7 @@ class Jobs:
                 f"Job {record.id} cannot be copied: this release cannot read {part.name}. Copy it by the "
                 "release that stored it."
             )
-        client.check_makes_jobs()
+        client.check_creates_jobs(record.task)
         now = client.clock.now()
         admission = _admission_of_copy(record.admission or Admission(), now)
         inputs = () if record.ties is None else record.ties.inputs

@@ -386,7 +386,7 @@ class Recurring:
     def _triggered(self, recurring_id: str) -> NewJob:
         """Return a job of the definition, which is not stored yet."""
         record = self._known(recurring_id)
-        self._client.check_makes_jobs()
+        self._client.check_creates_jobs(record.task)
         now = self._client.clock.now()
         # Derived like those of its instants: with partitions they lie together, and one may wait for another.
         job_id = derived_id("by hand", record.id, self._client.storage.new_ids(1)[0])

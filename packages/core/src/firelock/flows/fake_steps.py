@@ -46,6 +46,7 @@ class FakeAttempt:
 
     def __init__(self, job: ClaimedJob, context: JobContext, answers: Mapping[str, object]) -> None:
         self._context = context
+        self.completions: list[object] = []
         self.steps: JobSteps = FakeSteps(job, self, answers)
 
     @property
@@ -67,11 +68,14 @@ class FakeAttempt:
         """Nobody takes the job away."""
 
     def complete(self, session: object, result: object) -> None:
-        """No server runs it."""
-        del session, result
-        raise LookupError(
-            "This context is not of a job that a server runs; complete_within() ends one that is."
-        )
+        """Remember the result; any session will do.
+
+        Raises:
+            JobCancelled: the context was made with `cancelled=True`.
+        """
+        del session
+        self._context.raise_if_cancelled()
+        self.completions.append(result)
 
 
 class FakeSteps(JobSteps):

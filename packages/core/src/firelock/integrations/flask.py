@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
@@ -99,7 +100,8 @@ class FlaskJobs(RequestMeta):
                 raise click.UsageError("The Firelock app is no module's global variable; make it one.")
             url = info.load_app().config.get("FIRELOCK_STORAGE")
             before = ["--app", spec, *([] if url is None else ["--storage", url])]
-            sys.exit(main([*before, *words] if words else ["--help"]))
+            given = [*before, *words] if words else ["--help"]
+            sys.exit(main(given, program=_program(words), has_app=True))
 
         return command
 
@@ -142,6 +144,12 @@ class FlaskJobs(RequestMeta):
         if self._application is None:
             raise ConfigurationError("Jobs run within a Flask application: call init_app(app, fire) first.")
         return self._application.app_context()
+
+
+def _program(words: Sequence[str]) -> str:
+    """Return the command line that leads here, with the options of Flask that were given."""
+    before = sys.argv[1 : len(sys.argv) - len(words)]
+    return shlex.join(["flask", *(before if before[-1:] == ["firelock"] else ["firelock"])])
 
 
 def _with_request_id(application: Flask, inner: _WSGI) -> Any:  # noqa: ANN401 - a method, for Flask

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import thread
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 import attrs
@@ -52,6 +57,8 @@ from firelock.plugins.hookspecs import TaskCall
 from firelock.storage import Storage
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from firelock.arguments.references import Reference
     from firelock.arguments.serializer import JsonValue, Serializer
     from firelock.arguments.signature import Binder
@@ -65,6 +72,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
+_NO_PLACE = {threading.__file__, thread.__file__}  # an async verb works in a thread of its own
 _is_awaited = ContextVar("firelock_is_awaited", default=False)  # this thread works for an async verb
 
 CHUNK = 500  # jobs of one call that share an atomic step
@@ -85,8 +94,8 @@ _LAST = micros(datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
 class Client:
     """Creates jobs from calls and stores them; shared by every task and handle of an app."""
 
-    makes_no_jobs: ClassVar[str | None] = None
-    """Why no job may be made now, in the whole process: set while the process of a job imports the app."""
+    creates_no_jobs: ClassVar[list[Callable[[], str | None]]] = []
+    """What forbids creating jobs in this process: each returns the reason, or None if it permits them now."""
 
     def __init__(
         self,
@@ -111,15 +120,16 @@ class Client:
         self.access = access
         self.storage, self.clock = access.storage, access.clock
 
-    def check_makes_jobs(self) -> None:
-        """Jobs may be made.
+    def check_creates_jobs(self, task: str) -> None:
+        """Check that a job of the task may be created now.
 
         Raises:
-            ConfigurationError: this process is one of a job and imports the app: each such process would add
-                jobs, whose processes would add more.
+            ConfigurationError: the process imports an application, so every process that imports it would
+                create this job.
         """
-        if self.makes_no_jobs is not None:
-            raise ConfigurationError(self.makes_no_jobs)
+        for forbidding in [*self.creates_no_jobs]:  # one that no longer applies leaves the list
+            if (reason := forbidding()) is not None:
+                raise ConfigurationError(f"A job of {task} cannot be created{_callers_line()} {reason}")
 
     # ---- one job -----------------------------------------------------------------------------------------
 
@@ -263,7 +273,8 @@ class Client:
             DuplicateJob: another job has its unique key, and it is refused then.
             StorageError: nothing was stored.
         """
-        self.check_makes_jobs()
+        if self.creates_no_jobs:
+            self.check_creates_jobs(job.task)
         try:
             if within is None:
                 answer = await self.access.group_commit.insert(job)
@@ -399,7 +410,8 @@ class Client:
 
     def insert(self, jobs: Sequence[NewJob], within: object | None) -> Sequence[bool | Duplicate]:
         """The jobs are stored, or none, and plugins are told; return what became of each."""
-        self.check_makes_jobs()
+        if self.creates_no_jobs and jobs:
+            self.check_creates_jobs(jobs[-1].task)  # the first may be a batch, which has no task
         try:
             inserted = (
                 insert_surely(self.storage, jobs)
@@ -618,6 +630,21 @@ async def _awaited(verb: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -
         return await in_thread(verb, *args, **kwargs)
     finally:
         _is_awaited.reset(token)
+
+
+def _callers_line() -> str:
+    """Return the line of the application that called Firelock, for a message; empty in another thread."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - as the traceback module does
+    found: list[str] = []
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith((_PACKAGE, "<")) and file not in _NO_PLACE:
+            line = f" at {file}:{frame.f_lineno}"
+            if f"{os.sep}site-packages{os.sep}" not in file:
+                return line
+            found.append(line)
+        frame = frame.f_back
+    return found[0] if found else ""  # an installed package's, such as Django's tasks
 
 
 def _explain(error: JobNotFound, calls: Iterable[Call[Any]]) -> None:

@@ -1,7 +1,7 @@
 """Finding an app by the name that the person who starts a server gave: `module:name` or `path/file.py:name`.
 
-Nothing from storage ever comes here. While an app is imported here, its modules may start no server: a
-command has not come for one, and in the process of a job each would start more processes.
+Nothing from storage ever comes here. While an app is imported here, its modules must not start a server or
+create jobs: every process that imports them would do so again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
@@ -28,13 +29,26 @@ _REMEDY = (
 )
 
 
+_NO_JOBS = (
+    "while the application is imported: every process that imports it would create this job. Move the call "
+    'into a function, or in a script below `if __name__ == "__main__":`.'
+)
+
+
 @contextlib.contextmanager
 def _importing() -> Iterator[None]:
     former = ServedApp.serves_not
     ServedApp.serves_not = former or f"while the app is imported by a command of firelock: {_REMEDY}"
+    importer = threading.get_ident()  # an embedded server imports while other threads answer requests
+
+    def forbid_jobs() -> str | None:
+        return _NO_JOBS if threading.get_ident() == importer else None
+
+    Client.creates_no_jobs.append(forbid_jobs)
     try:
         yield
     finally:
+        Client.creates_no_jobs.remove(forbid_jobs)
         ServedApp.serves_not = former
 
 
@@ -42,19 +56,20 @@ def load_in_job_process(spec: str, *, storage: str | None, imports: Sequence[str
     """Return the app, imported in a process that runs nothing but jobs, with the modules of its tasks.
 
     Raises:
-        ConfigurationError: as `load_app`, and where what is imported starts a server or makes jobs.
+        ConfigurationError: as `load_app`, and if an imported module starts a server or creates jobs.
     """
     ServedApp.serves_not = f"in the process of a job, which would start more and more: {_REMEDY}"
-    Client.makes_no_jobs = (
-        "A job's process makes no jobs while it imports the app, or each would make more and more: "
-        'enqueue below `if __name__ == "__main__":` in a script, or inside a function.'
-    )
+
+    def forbid_jobs() -> str:  # in every thread: each job's process would create jobs that need another one
+        return _NO_JOBS
+
+    Client.creates_no_jobs.append(forbid_jobs)
     try:
         app = load_app(spec, storage=storage)
         for name in imports:
             load_module(name)
     finally:
-        Client.makes_no_jobs = None
+        Client.creates_no_jobs.remove(forbid_jobs)
     return app
 
 
@@ -87,6 +102,8 @@ def load_app(spec: str, *, storage: str | None = None) -> ServedApp:
     if not isinstance(app, ServedApp):
         what = f"{attribute!r} in {named} is {type(app).__name__}, no Firelock"
         raise ConfigurationError(what + _instead(module, place, []))
+    if app.unusable is not None:
+        raise ConfigurationError(app.unusable)
     if storage is not None:
         app.use_storage(storage)
     for name in app.imports:

@@ -37,14 +37,16 @@ __all__ = ["DjangoPlugin", "JobsPanel", "TaskBackend", "enqueue_on_commit", "fir
 
 def __getattr__(name: str) -> object:
     """Load a public name when it is first asked for: Django imports this package before it is set up."""
-    if name == "fire":
-        from firelock.integrations.django.project import get_app  # noqa: PLC0415 - needs Django's settings
+    if name in {"fire", "task"}:
+        from firelock.integrations.django.project import (  # noqa: PLC0415 - needs Django's settings
+            get_app_for_modules,
+        )
 
-        value: object = globals().setdefault("fire", get_app())
-        return value
-    if name == "task":
-        value = globals()["task"] = __getattr__("fire").task  # type: ignore[attr-defined]  # it is a Firelock
-        return value
+        app = get_app_for_modules()
+        names = {"fire": app, "task": app.task}
+        if app.unusable is None:
+            globals().update(names)
+        return names[name]
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'firelock.integrations.django' has no attribute {name!r}")

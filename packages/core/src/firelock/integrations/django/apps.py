@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from importlib import import_module
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 from django.conf import settings
-from django.core.checks import register
+from django.core.checks import Error, register
 from django.core.signals import setting_changed
 from django.db.models.signals import post_migrate
-from django.utils.module_loading import autodiscover_modules
+from django.utils.module_loading import module_has_submodule
 
 from firelock.errors import FirelockError
 from firelock.integrations.django.checks import check_deployment, check_project
@@ -37,10 +39,10 @@ class FirelockConfig(AppConfig):  # type: ignore[misc]  # Django brings no types
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """The tasks of every installed app are registered.
+        """Register the tasks of every installed app.
 
-        A block of which no app can be made is left to the system checks, which name every mistake: no task
-        is imported then, and whoever asks for the app is told.
+        If the settings are wrong, no task is imported. The system checks report every mistake, and so does
+        each use of the app.
         """
         register(check_project, self.label)
         register(check_deployment, self.label, deploy=True)
@@ -50,8 +52,31 @@ class FirelockConfig(AppConfig):  # type: ignore[misc]  # Django brings no types
             get_app()
         except FirelockError:
             return
-        autodiscover_modules(*project_block()[0].autodiscover)
+        import_tasks(project_block()[0].autodiscover)
         register_django_tasks()
+
+
+def import_tasks(names: Sequence[str]) -> None:
+    """Import the modules of these names from every installed app.
+
+    `manage.py check` reports all mistakes that Firelock found in them; otherwise the first one is raised.
+    """
+    errors: list[Error] = []
+    for config in apps.get_app_configs():
+        for name in names:
+            if not module_has_submodule(config.module, name):
+                continue
+            module = f"{config.name}.{name}"
+            try:
+                import_module(module)
+            except FirelockError as error:
+                if sys.argv[1:2] != ["check"]:
+                    raise
+                hint = "Change the module."
+                errors.append(Error(f"{module} cannot be imported: {error}", hint=hint, id="firelock.E010"))
+    if errors:  # the command cannot go on: modules of views would import these again, outside of the set-up
+        listed = "\n".join(map(str, errors))
+        sys.exit(f"SystemCheckError: System check identified some issues:\n\nERRORS:\n{listed}")
 
 
 def _make_tables(using: str, verbosity: int, **_: object) -> None:

@@ -11,14 +11,21 @@ from firelock.app import Firelock
 from firelock.errors import FirelockError
 from firelock.integrations.django.block import Block
 from firelock.integrations.django.plugin import DjangoPlugin
-from firelock.integrations.django.project import get_app, is_testing, project_block
+from firelock.integrations.django.project import (
+    find_mistakes,
+    find_storage_mistake,
+    get_app,
+    is_testing,
+    project_block,
+)
 from firelock.storage import Feature
 
 
 def check_project(app_configs: object = None, **_: object) -> list[CheckMessage]:  # noqa: ARG001 - Django's words
     """Return what is wrong with the block; if nothing is, what the project could do better."""
     block, mistakes = project_block()
-    if mistakes:
+    if mistakes := [*mistakes, *find_mistakes(block)]:
+        mistakes += filter(None, [find_storage_mistake(block)])
         return [Error(each.sentence, hint=each.hint, id=f"firelock.{each.code}") for each in mistakes]
     try:
         app = get_app()

@@ -7,6 +7,7 @@ from django.apps import apps
 
 from firelock.integrations.django.connections import FreshConnections
 from firelock.integrations.django.console import leave_console_to_server
+from firelock.integrations.django.set_up import forbid_jobs_until_ready
 from firelock.integrations.django.transactions import named_transaction, surrounding_transaction
 from firelock.plugins.hookspecs import hookimpl
 from firelock.storage import OpenTransaction, Storage
@@ -24,6 +25,7 @@ class DjangoPlugin:
 
     def __init__(self, database: str | None = None) -> None:
         self.database = database
+        forbid_jobs_until_ready()
 
     @hookimpl
     def job_transaction(self, storage: Storage, within: object | None) -> OpenTransaction | None:

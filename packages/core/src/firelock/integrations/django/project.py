@@ -5,22 +5,26 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
+from typing import NoReturn
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from firelock.app import Firelock
-from firelock.errors import ConfigurationError
+from firelock.errors import ConfigurationError, FirelockError
 from firelock.integrations.django.block import Block, BlockMistake, read_block
 from firelock.integrations.django.database_url import url_of_database
 from firelock.integrations.django.plugin import DjangoPlugin
 from firelock.settings import Settings
+from firelock.storage import CONTRACT, Storage
 
 PLACE = "firelock.integrations.django"  # the app's module: "firelock.integrations.django:fire" names it
 
 _made: list[Firelock] = []  # at most one: settings are one a process, and so is their app
+_is_under_way = False  # it is being made, by the thread that holds the lock
 _making = threading.RLock()
 
 
@@ -41,22 +45,95 @@ def project_block() -> tuple[Block, list[BlockMistake]]:
 
 
 def get_app() -> Firelock:
-    """Return the project's app, the same one in the whole process; nothing is connected by it.
+    """Return the project's app, the same one in the whole process; this connects to nothing.
 
-    It needs Django's settings, not its registry of apps and models: it may be asked for in any `tasks.py`.
+    It needs Django's settings, but not its registry of apps and models, so any `tasks.py` can call it.
 
     Raises:
-        ConfigurationError: the block is wrong; the first mistake is named, `manage.py check` names all.
+        ConfigurationError: the settings are wrong; the message names every mistake.
         UnknownScheme: no installed plugin offers the storage.
         PluginError: a plugin cannot be loaded.
     """
+    global _is_under_way  # noqa: PLW0603 - one app a process
     with _making:
         if not _made:
-            block, mistakes = project_block()
-            if mistakes:
-                raise ConfigurationError(str(mistakes[0]))
-            _made.append(_make_app(block) if block.app is None else _find_app(block.app))
+            former, _is_under_way = _is_under_way, True
+            try:
+                _made.append(_checked_app())
+            finally:
+                _is_under_way = former
         return _made[0]
+
+
+def get_app_for_modules() -> Firelock:
+    """Return the app that `from firelock.integrations.django import fire` gives.
+
+    Wrong settings do not raise here: system checks import modules that import the app, and must be able to
+    report the mistakes. With wrong settings the app registers tasks, and everything else raises an error, as
+    Django's dummy database does.
+
+    Raises:
+        ConfigurationError: Django has no settings, or the module of the app imports the app.
+    """
+    with _making:
+        if _is_under_way:
+            return get_app()
+        project_block()
+        try:
+            return get_app()
+        except FirelockError as error:
+            return _unusable_app(str(error))
+
+
+def find_mistakes(block: Block) -> list[BlockMistake]:
+    """Return the names in the block that lead nowhere: of a database, of plugins, of an app."""
+    checks: list[Callable[[], object]] = [
+        partial(_attribute, "plugins", each) for each in block.plugins if isinstance(each, str)
+    ]
+    if block.database is not None and block.storage is None and not is_testing():
+        checks.append(partial(url_of_database, block.database))
+    if block.app is not None:
+        checks.append(partial(_find_app, block.app))
+    return [mistake for check in checks if (mistake := _mistake_of(check)) is not None]
+
+
+def find_storage_mistake(block: Block) -> BlockMistake | None:
+    """Return why no app can be made of the block's storage, serializer and locks, whatever else is wrong."""
+
+    def try_app() -> None:
+        Firelock(block.storage, serializer=block.serializer, locks=block.locks, settings=Settings()).close()
+
+    return None if block.storage is None else _mistake_of(try_app)
+
+
+def _mistake_of(check: Callable[[], object]) -> BlockMistake | None:
+    try:
+        check()
+    except FirelockError as error:
+        return BlockMistake("E007", str(error), "Change FIRELOCK in the settings.")
+    return None
+
+
+def _checked_app() -> Firelock:
+    block, mistakes = project_block()
+    mistakes = [*mistakes, *find_mistakes(block)]
+    if len(mistakes) == 1:
+        raise ConfigurationError(str(mistakes[0]))
+    if mistakes:
+        listed = "".join(f"\n- {each}" for each in mistakes)
+        raise ConfigurationError(f"FIRELOCK in the settings has {len(mistakes)} mistakes:{listed}")
+    return _make_app(block) if block.app is None else _find_app(block.app)
+
+
+def _unusable_app(reason: str) -> Firelock:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise ConfigurationError(reason)
+
+    verbs = {**dict.fromkeys(Storage.__abstractmethods__, refuse), "close": lambda _: None}
+    storage = type("UnusableStorage", (Storage,), {**verbs, "contract": CONTRACT, "url": "unusable:"})()
+    app = Firelock(storage, plugins=[DjangoPlugin()], settings=Settings())
+    app.module, app.unusable = PLACE, reason
+    return app
 
 
 def is_testing() -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
 from typing import Literal, Self, TypedDict, TypeVar, Unpack, assert_never
 
@@ -11,7 +11,7 @@ import attrs
 
 from firelock.errors import ScheduleError
 from firelock.schedules.cron.grammar import describe_fields, parse_fields, tidy
-from firelock.schedules.cron.timezones import Timetable, WallTimes, find_zone
+from firelock.schedules.cron.timezones import Timetable, WallTimes, find_zone, zone_name
 
 _MISFIRE_LIMIT_MAX = 10_000
 _YEARS = (1900, 9000)
@@ -93,7 +93,7 @@ _WEEKDAYS = ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "
 class CronOptions(TypedDict, total=False):
     """What every builder of `Cron` takes besides the time: the keyword arguments of `Cron`."""
 
-    tz: str
+    tz: str | tzinfo
     misfire: Misfire | Literal["once", "all", "skip"]
     misfire_limit: int
     overlap: Overlap | Literal["allow", "skip", "queue_one"]
@@ -120,7 +120,7 @@ class Cron:
     """
 
     expression: str = attrs.field(converter=tidy)
-    tz: str = attrs.field(default="UTC", kw_only=True)
+    tz: str = attrs.field(default="UTC", kw_only=True, converter=zone_name)
     misfire: Misfire = attrs.field(default=Misfire.ONCE, kw_only=True, converter=_to_misfire)
     misfire_limit: int = attrs.field(default=100, kw_only=True, converter=_to_misfire_limit)
     overlap: Overlap = attrs.field(default=Overlap.ALLOW, kw_only=True, converter=_to_overlap)

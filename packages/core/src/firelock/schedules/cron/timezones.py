@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cache
 from math import prod
 from zoneinfo import ZoneInfo, available_timezones
@@ -173,15 +173,31 @@ def _zone_names() -> frozenset[str]:
     return frozenset(available_timezones() - {"localtime"})
 
 
-def find_zone(name: object) -> ZoneInfo:
+def zone_name(zone: str | tzinfo) -> str:
+    """Return the name of a zone that is given by its name, as a `ZoneInfo` or as `datetime.UTC`.
+
+    Raises:
+        ScheduleError: it is none of them, or a `ZoneInfo` that was read from a file and has no name.
+    """
+    if isinstance(zone, str):
+        return zone
+    name = "UTC" if zone is UTC else getattr(zone, "key", None)
+    if not isinstance(name, str):
+        raise ScheduleError(
+            f"tz must be a name such as 'Europe/Istanbul', or a ZoneInfo that has one, got {zone!r:.64}."
+        )
+    return name
+
+
+def find_zone(name: str) -> ZoneInfo:
     """Return the zone of that name; the name is looked up in the list of known ones, never used as a path.
 
     Raises:
         ScheduleError: no zone has that name.
     """
-    if isinstance(name, str) and name in _zone_names():
+    if name in _zone_names():
         return ZoneInfo(name)
-    shown = repr(name[:64]) if isinstance(name, str) else repr(type(name).__name__)
+    shown = repr(name[:64])
     if not _zone_names():
         message = f"Unknown time zone {shown}: this system has no time zone data. Install the package tzdata."
     else:
@@ -191,8 +207,8 @@ def find_zone(name: object) -> ZoneInfo:
     raise ScheduleError(message)
 
 
-def _hint(name: object) -> str:
-    folded = name.casefold() if isinstance(name, str) and len(name) <= 64 else ""  # noqa: PLR2004 (no zone is longer)
+def _hint(name: str) -> str:
+    folded = name.casefold() if len(name) <= 64 else ""  # noqa: PLR2004 (no zone is longer)
     close = next((known for known in sorted(_zone_names()) if known.casefold() == folded), None)
     return f"; did you mean {close!r}?" if close else ""
 

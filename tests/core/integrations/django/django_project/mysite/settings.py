@@ -20,6 +20,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "firelock.integrations.django",
     "shop",
+    *filter(None, os.environ.get("SHOP_APPS", "").split(",")),
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",

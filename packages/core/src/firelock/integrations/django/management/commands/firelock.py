@@ -7,6 +7,7 @@ import sys
 from argparse import REMAINDER
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
@@ -34,7 +35,7 @@ class FirelockCommand(BaseCommand):  # type: ignore[misc]  # Django brings no ty
 
     def print_help(self, _program: str, _subcommand: str) -> None:
         """`manage.py help firelock` shows firelock's."""
-        main(["--help"])
+        main(["--help"], program=_command_line(), has_app=True)
 
     def execute(self, *_: object, words: Sequence[str], **__: object) -> None:
         """`call_command("firelock", "jobs", "list")`.
@@ -57,7 +58,18 @@ def run(words: Sequence[str]) -> int:
     if given[:1] == ["server"] and not any(word.split("=")[0] == "--queues" for word in given):
         queues = project_block()[0].queues
         given += ["--queues", queues] if queues else []
-    return main(["--app", f"{PLACE}:fire", *given] if given else ["--help"])
+    words = ["--app", f"{PLACE}:fire", *given] if given else ["--help"]
+    return main(words, program=_command_line(), has_app=True)
+
+
+def _command_line() -> str:
+    """Return the command line that leads here, as it was called; one that code calls is manage.py's."""
+    called = Path(sys.argv[0])
+    if sys.argv[1:2] != ["firelock"] or called.suffix == ".pyc":
+        return "python manage.py firelock"
+    if called.name == "__main__.py":
+        return "python -m django firelock"
+    return f"python {sys.argv[0]} firelock" if called.suffix == ".py" else f"{called.name} firelock"
 
 
 @contextmanager

@@ -1,0 +1,75 @@
+"""The commands that messages advise, written as the person who reads them called this one."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+import attrs
+
+_COMMANDS = (
+    "server", "dev", "demo", "enqueue", "jobs", "batches", "recurring", "queues", "limits", "top", "servers",
+    "health", "migrate", "doctor", "plugins", "completion", "dashboard", "version",
+)  # fmt: skip
+# Not behind "manage.py ", "flask ", "-m " or a path: such a text names its program already.
+_ADVISED = re.compile(
+    r"(?<![\w./-])(?<!manage\.py )(?<!flask )(?<!-m )firelock"
+    rf"(?= (?:--help|{'|'.join(_COMMANDS)})\b)"
+)
+_APP = re.compile(r" \b(?:your_)?app:fire\b")
+
+
+@attrs.define
+class Called:
+    """How this command line was called."""
+
+    program: str  # "firelock", "python manage.py firelock"
+    find_app: Callable[[], str | None] = lambda: None  # the app as it was named; "" if it need not be named
+
+
+_called: ContextVar[Called | None] = ContextVar("firelock_called", default=None)
+
+
+@contextmanager
+def called_as(program: str | None) -> Iterator[Called]:
+    """Within the block, messages write commands with this program, or as the shell called this process."""
+    token = _called.set(called := Called(program or program_of_shell()))
+    try:
+        yield called
+    finally:
+        _called.reset(token)
+
+
+def as_called(text: str) -> str:
+    """Return the text with the commands in it as the reader can call them.
+
+    Messages name `firelock` and, where a command needs an app, `app:fire`.
+    """
+    if not _ADVISED.search(text):
+        return text
+    called = _called.get() or Called(program_of_shell())
+    app = called.find_app()
+    named = text if app is None else _APP.sub(f" {app}" if app else "", text)
+    return _ADVISED.sub(lambda _: called.program, named)
+
+
+def called_program() -> tuple[str, str]:
+    """Return the program of this command line, and "yes" if it finds the app by itself, for a process of it."""
+    called = _called.get() or Called(program_of_shell())
+    return called.program, "yes" if called.find_app() == "" else "no"
+
+
+def program_of_shell() -> str:
+    """Return how the shell that called this process calls `firelock`, which may not be on its path."""
+    called, found = Path(sys.argv[0]), shutil.which("firelock")
+    if called.name == "__main__.py":
+        return "firelock" if found else f"{shlex.quote(sys.executable)} -m firelock"
+    if called.name != "firelock" or (found and Path(found).samefile(called)):
+        return "firelock"
+    return shlex.quote(sys.argv[0])

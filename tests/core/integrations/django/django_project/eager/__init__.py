@@ -1,0 +1,1 @@
+"""An app whose modules create jobs, and declare wrong tasks, while they are imported."""

@@ -1,0 +1,12 @@
+"""Addresses whose views import the app and a task, as any project's do."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from firelock.integrations.django import fire
+from firelock_dashboard import dashboard_urls
+from shop.tasks import send_receipt
+
+urlpatterns = [path("firelock/", dashboard_urls())]
+used = (fire, send_receipt)
