@@ -349,6 +349,21 @@ CHORD = r"is a chord: make a flow.*fire\.batch\("
         (lambda app: app.task(function).retry(throw=False), "throw=False"),
         (lambda app: app.task(function).update_state(state="HALF", meta={"x": 1}), "only progress is kept"),
         (
+            lambda app: app.task(function).update_state(
+                state="PROGRESS", meta={"current": 1, "total": 2, "file": "a"}
+            ),
+            "only progress is kept",
+        ),
+        (
+            lambda app: app.task(function).apply_async(time_limit=5),
+            "time_limit=5 of a call of .* could not end it, as it runs in a thread: give time_limit= or executor=",
+        ),
+        (
+            lambda app: app.task(time_limit=9, executor="auto")(function).s().set(time_limit=5).delay(),
+            "time_limit=5 of a call of .* could not end it",
+        ),
+        (lambda app: app.task(function) and app.send_task("elsewhere", time_limit=5), "could not end it"),
+        (
             lambda app: ours.chain(app.task(function).s(), ours.group([app.tasks[NAME].s()])),
             r"is a chord.*fire\.batch\(",
         ),
@@ -536,9 +551,111 @@ def test_a_step_with_a_result_has_the_options_of_its_task(app):
 
     job = (first.si() | step.s()).apply_async().job.record()
 
-    assert ("celery.with_result", "slow", 7, 9.0, ("task:step",), "awaiting") == (
+    assert ("celery.with_result_apart", "slow", 7, 9.0, ("task:step",), "awaiting") == (
         job.task, job.queue, job.priority, job.timeout_seconds, job.tags, job.state,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "setting", "executor"),
+    [
+        ({}, None, "auto"),
+        ({"time_limit": 9}, None, "process"),
+        ({"time_limit": 9, "executor": "auto"}, None, "auto"),
+        ({"executor": "process"}, None, "process"),
+        ({}, 9, "process"),
+    ],
+)
+def test_a_task_with_a_time_limit_runs_in_a_process(app, options, setting, executor):
+    """A thread cannot be killed; a task that looks for its end by itself may run in one."""
+    app.conf.task_time_limit = setting
+
+    task = app.task(name="limited", acks_late=True, **options)(function)
+
+    assert executor == str(task.verbs.info.executor)
+
+
+LIMITED = """
+import threading
+from firelock.compat.celery import Celery
+
+app = Celery("limited", broker="sqlite:///limited.db")
+
+
+@app.task(name="hang", time_limit=0.2, acks_late=True)
+def hang(before=None):
+    threading.Event().wait()
+
+
+@app.task(name="first", acks_late=True)
+def first():
+    return 1
+
+
+if __name__ == "__main__":
+    with app.fire, app.fire.server(workers=1):
+        for result in (hang.delay(), (first.si() | hang.s()).apply_async()):
+            print(result.get(timeout=60, propagate=False), result.state)
+"""
+
+
+def test_a_time_limit_ends_the_task(tmp_path):
+    """As Celery does, also of a step of a chain; the app is found by the attribute of its Celery."""
+    (tmp_path / "limited.py").write_text(LIMITED)
+
+    ended = subprocess.run(
+        [sys.executable, "limited.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+
+    assert "timed out after 0.2 s FAILURE\n" * 2 == ended.stdout, ended.stderr
+
+
+def test_progress_of_update_state_can_be_read_back(app):
+    """While the task runs, state and info are what Celery's front ends look for; then its result is."""
+    reported, goes_on = threading.Event(), threading.Event()
+
+    @app.task(bind=True, name="import", acks_late=True)
+    def import_rows(self):
+        self.update_state(state="PROGRESS", meta={"current": 3, "total": 10, "status": "reading a.csv"})
+        reported.set()
+        assert goes_on.wait(DEADLINE)
+        return 10
+
+    with app.fire.server(workers=1):
+        result = import_rows.delay()
+        assert reported.wait(DEADLINE)
+        eventually(lambda: result.state == "PROGRESS", within=DEADLINE)
+        during = (result.info, result.result, result.ready())
+        goes_on.set()
+        assert 10 == result.get(timeout=DEADLINE)
+
+    info = {"current": 3, "total": 10, "status": "reading a.csv"}
+    assert (info, info, False) == during
+    assert ("SUCCESS", 10) == (result.state, result.info)
+
+
+def test_progress_of_a_former_run_is_not_that_of_the_next(app):
+    """A run that has stored none is STARTED, and a job that waits for its retry is RETRY."""
+    seen = []
+
+    @app.task(bind=True, name="import", max_retries=1, default_retry_delay=0, acks_late=True)
+    def import_rows(self):
+        seen.append((results[0].state, results[0].info))
+        if self.request.retries:
+            return
+        self.update_state(state="PROGRESS", meta={"current": 1, "total": 2.5})
+        raise self.retry(exc=Broken("once"), countdown=60)
+
+    results = []
+    with Tester(app.fire) as tester:
+        results.append(import_rows.delay())
+        tester.drain()
+        waiting = results[0].state
+        tester.clock.advance(minutes=2)
+        tester.drain()
+
+    assert "RETRY" == waiting
+    assert [("STARTED", None)] * 2 == seen
 
 
 SHARED = """

@@ -40,6 +40,7 @@ class ServedApp(abc.ABC):
 
     module: str | None
     unusable: str | None = None  # why no command and no server can use it, although it can be imported
+    holder: tuple[object, str] | None = None  # an object in a module, and its attribute that is this app
     imports: Sequence[str]
     recurring: Recurring
     limits: Limits

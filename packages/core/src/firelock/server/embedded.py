@@ -354,12 +354,10 @@ def locate_app(app: ServedApp) -> str | None:
     The module that made it comes first, then any other, and the program that runs here last: importing that
     runs its top level again.
     """
-    found = [
-        (name, attribute)
-        for name, module in list(sys.modules.items())
-        for attribute, value in list(vars(module).items() if isinstance(module, ModuleType) else ())
-        if value is app
-    ]
+    found = _places_of(app)
+    if not found and app.holder is not None:
+        holder, attribute = app.holder
+        found = [(name, f"{held}.{attribute}") for name, held in _places_of(holder)]
     modules = [(name, attribute) for name, attribute in found if name not in MAIN_MODULES]
     if modules:
         name, attribute = min(modules, key=lambda each: each[0] != app.module)
@@ -367,6 +365,16 @@ def locate_app(app: ServedApp) -> str | None:
     if not found or (script := running_script()) is None:
         return None
     return f"{script.place}:{found[0][1]}"
+
+
+def _places_of(wanted: object) -> list[tuple[str, str]]:
+    """Return each module and global name that has the object."""
+    return [
+        (name, attribute)
+        for name, module in list(sys.modules.items())
+        for attribute, value in list(vars(module).items() if isinstance(module, ModuleType) else ())
+        if value is wanted
+    ]
 
 
 def locate_tasks(tasks: Registry) -> tuple[str, ...]:

@@ -29,9 +29,9 @@ from firelock import (
     current_job,
     hookimpl,
 )
-from firelock.compat.celery.async_result import AsyncResult, CurrentApp, TaskRequest, running
+from firelock.compat.celery.async_result import PROGRESS, AsyncResult, CurrentApp, TaskRequest, running
 from firelock.compat.celery.beat import to_schedule
-from firelock.compat.celery.canvas import EXPIRES, NEVER, WITH_RESULT, CelerySignature, links
+from firelock.compat.celery.canvas import EXPIRES, NEVER, WITH_RESULT, WITH_RESULT_APART, CelerySignature, links
 from firelock.compat.celery.config import CeleryConfig
 from firelock.compat.celery.errors import (
     Ignore,
@@ -176,7 +176,8 @@ class Celery(Refusing):
         """
         if (task := self.tasks.get(name)) is not None:
             return task.apply_async(args, kwargs, **options)
-        verbs = self.fire.told_task(name).using(**self.options_of(name, options))
+        given = self.options_of(name, options)
+        verbs = self.fire.told_task(name).using(**given)
         return AsyncResult.of(self, verbs.enqueue(*args, **(kwargs or {})))
 
     def AsyncResult(self, id: str, **_: object) -> AsyncResult:  # noqa: N802 - Celery's name
@@ -209,7 +210,7 @@ class Celery(Refusing):
     def _make_fire(self) -> Firelock:
         storage = self._storage()
         try:
-            return Firelock(storage, imports=self._imports(), plugins=[BeatCheck(self)])
+            fire = Firelock(storage, imports=self._imports(), plugins=[BeatCheck(self)])
         except UnknownScheme as error:
             scheme, _, rest = (storage or "").partition(":")
             if not rest or "pip install" in str(error):
@@ -217,6 +218,8 @@ class Celery(Refusing):
             raise ConfigurationError(
                 f"The broker's scheme {scheme!r} is no storage of Firelock. {_NAME_ONE}"
             ) from error
+        fire.holder = (self, "fire")  # a process of a job finds it as shop.tasks:app.fire
+        return fire
 
     def _storage(self) -> str | None:
         broker = self.conf.broker_url
@@ -237,14 +240,24 @@ class Celery(Refusing):
 
     def _register(self, fire: Firelock, task: CeleryTask) -> None:
         options = self.options_of(task.name, {})
+        is_apart = self.runs_apart(task)
         verbs: TaskVerbs[Any, Any] = fire.task(
             name=task.name, queue=options.get("queue", "default"), priority=options.get("priority", 0),
             timeout=options.get("timeout"), retry=ObeyTask(), limits=options.get("limits", ()),
             unique=options.get("unique") or None, start_before=options.get("start_before"),
+            executor="process" if is_apart else "auto",
         )(task.as_function())  # fmt: skip
+        if is_apart and fire.task_named(WITH_RESULT_APART) is None:
+            fire.task(name=WITH_RESULT_APART, retry=ObeyTask(), executor="process")(self._with_result())
         for name, entry in list(self._beat.items()):
             if entry.get("task") == task.name:
                 self._declare(fire, name, entry, verbs)
+
+    def runs_apart(self, task: CeleryTask) -> bool:
+        """Return whether the task runs in a process that can be killed, as Celery kills at a time limit."""
+        if task.executor is not None:
+            return task.executor == "process"
+        return self.options_of(task.name, {}).get("timeout") is not None
 
     def _with_result(self) -> Callable[..., Any]:
         def with_result(task: str, parent: str, args: list[Any], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
@@ -313,8 +326,12 @@ class Celery(Refusing):
         found: dict[str, Any] = {"queue": options.pop("queue", None) or self.conf.task_default_queue}
         priority = options.pop("priority", self.conf.task_default_priority)
         found["priority"] = None if priority is None else self._priority(cast("int", priority))
-        limit = options.pop("time_limit", self.conf.task_time_limit)
-        found["timeout"] = limit
+        found["timeout"] = options.pop("time_limit", self.conf.task_time_limit)
+        if "time_limit" in said and (task is None or not self.runs_apart(task)):
+            raise NotMapped(
+                f"time_limit={shown(said['time_limit'])} of a call of {name} could not end it, as it runs in a "
+                'thread: give time_limit= or executor="process" to the task.'
+            )
         found["delay"] = options.pop("countdown", None)
         found["at"] = self._instant(options.pop("eta", None))
         expires = options.pop("expires", None)
@@ -479,6 +496,7 @@ class CeleryTask(Refusing):
         self.max_retries = cast("int | None", given.pop("max_retries", 3))
         self.default_retry_delay = cast("float", given.pop("default_retry_delay", 180))
         self.acks_late = bool(given.get("acks_late"))
+        self.executor = cast("str | None", given.pop("executor", None))
         self.ignore_result = cast("bool | None", given.get("ignore_result"))
         self._again = _AutoRetry.of(given)
         self.call_options: Mapping[str, object] = {
@@ -667,21 +685,23 @@ class CeleryTask(Refusing):
         raise MaxRetriesExceededError(f"Can't retry {self.name}[{request.id}]: {limit} retries were made.")
 
     def update_state(self, *, state: str | None = None, meta: Mapping[str, object] | None = None) -> None:
-        """The job's progress is `meta["current"]` of `meta["total"]`, as the dashboard shows it.
+        """Store progress: `meta["current"]` of `meta["total"]`, with a text `meta["status"]` if there is one.
+
+        While the task runs, `AsyncResult.state` is "PROGRESS" and `AsyncResult.info` has these values.
 
         Raises:
-            NotMapped: there is no such number: states are the storage's.
+            NotMapped: another state, or another value in `meta`.
         """
-        done, total = ((meta or {}).get(name) for name in ("current", "total"))
-        if not isinstance(done, int | float) or not isinstance(total, int | float):
+        given = dict(meta or {})
+        done, total, status = given.pop("current", None), given.pop("total", None), given.pop("status", None)
+        is_progress = state in {None, PROGRESS} and isinstance(status, str | None) and not given
+        if not is_progress or not isinstance(done, int | float) or not isinstance(total, int | float):
             raise NotMapped(
                 f"update_state(state={state!r}, meta={shown(meta)}): only progress is kept, as "
-                "meta={'current': 3, 'total': 10}; say the rest by current_job().log(…)."
+                "state='PROGRESS', meta={'current': 3, 'total': 10, 'status': '…'}; write the rest with "
+                "current_job().log(…)."
             )
-        said = " ".join(
-            str(value) for name, value in (meta or {}).items() if name not in {"current", "total"}
-        )
-        current_job().progress(done, total, said or None)
+        current_job().progress(done, total, status or None)
 
 
 def _name_of(function: Callable[..., Any], app: Celery | None) -> str:

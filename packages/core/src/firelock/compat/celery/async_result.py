@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from firelock.compat.celery.app import Celery
     from firelock.model.job import ErrorInfo
 
+PROGRESS: Final = "PROGRESS"
 _PENDING, _STARTED, _RETRY = "PENDING", "STARTED", "RETRY"
 _SUCCESS, _FAILURE, _REVOKED = "SUCCESS", "FAILURE", "REVOKED"
 _FINAL = {_SUCCESS, _FAILURE, _REVOKED}
@@ -131,7 +132,7 @@ class AsyncResult(Refusing):
 
     @property
     def state(self) -> str:
-        """PENDING, STARTED, RETRY, SUCCESS, FAILURE or REVOKED; of an id that nobody knows PENDING."""
+        """PENDING, STARTED, PROGRESS, RETRY, SUCCESS, FAILURE or REVOKED; PENDING for an unknown id."""
         job = self._look()
         if job is None:
             return _PENDING
@@ -139,6 +140,8 @@ class AsyncResult(Refusing):
             return _RETRY
         if job.state is State.AWAITING and self._broken_by() is not None:
             return _FAILURE
+        if job.state is State.PROCESSING and _progress_of(job) is not None:
+            return PROGRESS
         return _STATES[job.state]
 
     status = state
@@ -169,10 +172,12 @@ class AsyncResult(Refusing):
 
     @property
     def result(self) -> Any:  # noqa: ANN401 - whatever it returned
-        """What it returned, or the error that it failed with; None before."""
+        """What it returned, or the error that it failed with; before that its progress, or None."""
         job = self._look()
         if job is not None and job.state is State.AWAITING and (broken := self._broken_by()) is not None:
             return broken.result
+        if job is not None and job.state is State.PROCESSING:
+            return _progress_of(job)
         if job is None or job.state not in {State.SUCCEEDED, State.FAILED}:
             return None
         return job.result(timeout=0) if job.state is State.SUCCEEDED else _error_of(job.error)
@@ -230,6 +235,16 @@ class AsyncResult(Refusing):
 
     def forget(self) -> None:
         """Nothing: a result goes with its job, as `keep=` or the retention say."""
+
+
+def _progress_of(job: Job[Any]) -> dict[str, object] | None:
+    """Return what this run has stored by `update_state`; None before it does."""
+    record = job.record()
+    progress, began = record.progress, record.claimed_at
+    if progress is None or (began is not None and progress.at < began):
+        return None
+    done, total = (int(one) if one == int(one) else one for one in (progress.done, progress.total))
+    return {"current": done, "total": total, **({"status": progress.message} if progress.message else {})}
 
 
 def _left(timeout: float | None) -> Callable[[], float | None]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 WITH_RESULT: Final = "celery.with_result"
 """The task whose jobs run another one, with the result of their parent as its first argument."""
+WITH_RESULT_APART: Final = "celery.with_result_apart"
+"""The same for a task that runs in a process of its own."""
 EXPIRES: Final = "celery.expires"  # in a job's meta: an instant, or "+15" for seconds after it was due
 NEVER: Final = "never"
 
@@ -86,7 +88,8 @@ class CelerySignature(Refusing):
         verbs = self.task.verbs
         if not self.immutable:
             inspect.signature(self.task.as_function()).bind(None, *self.args, **self.kwargs)
-            with_result = app.fire.task_named(WITH_RESULT)
+            is_apart = app.runs_apart(self.task)
+            with_result = app.fire.task_named(WITH_RESULT_APART if is_apart else WITH_RESULT)
             assert with_result is not None  # noqa: S101 - every app registers it
             info = verbs.info
             own = {"queue": info.queue, "priority": info.priority, "timeout": info.timeout_seconds}

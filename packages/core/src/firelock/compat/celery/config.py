@@ -42,7 +42,10 @@ _REFUSED: Final = {
     "task_cls": "write a plugin, see docs/plugins.md",
     "task_default_rate_limit": "give the tasks limits=[firelock.Limit('NAME', rate=10, per=60)]",
     "task_queues": "name queues at tasks or in task_routes; firelock server --queues says which it takes",
-    "task_soft_time_limit": "use task_time_limit, and call current_job().raise_if_cancelled() in long tasks",
+    "task_soft_time_limit": (
+        'use task_time_limit and executor="auto" at the tasks, by which they are not killed, and call '
+        "current_job().raise_if_cancelled() in them"
+    ),
 }
 _JSON: Final = ("task_serializer", "result_serializer")
 

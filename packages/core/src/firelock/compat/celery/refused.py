@@ -29,7 +29,10 @@ REFUSED_OPTIONS: Final = {
     "rate_limit": "give limits=[firelock.Limit('NAME', rate=10, per=60)], which counts over all workers",
     "routing_key": "give queue=",
     "shadow": "give the task a name: name=",
-    "soft_time_limit": "give time_limit=, and call current_job().raise_if_cancelled() in long tasks",
+    "soft_time_limit": (
+        'give time_limit= and executor="auto", by which the task is not killed, and call '
+        "current_job().raise_if_cancelled() in it"
+    ),
     "task_id": "ids are made by the storage; keep result.id",
     "typing": "arguments are always checked against the signature",
 }
