@@ -203,3 +203,46 @@ def test_the_tests_of_a_project_run_jobs_as_the_page_says(tmp_path):
     assert "Ran 11 tests" in said
     assert "no issues" in said
     assert not (tmp_path / "shop.db").exists()
+
+
+OF_CELERY = """
+import json
+from django.db import transaction
+from mysite.celery_app import app
+from celeried.tasks import buyer_of
+from shop.models import Order
+
+said = {}
+try:
+    with transaction.atomic():
+        buyer_of.delay_on_commit(Order.objects.create(buyer="ann").pk)
+        raise LookupError
+except LookupError:
+    said["rolled back"] = sum(app.fire.jobs.counts().values())
+with transaction.atomic():
+    buyer_of.delay_on_commit(Order.objects.create(buyer="ann").pk)
+    said["open"] = sum(app.fire.jobs.counts().values())
+with transaction.atomic():
+    buyer_of.apply_async_on_commit((Order.objects.create(buyer="bob").pk,), queue="vip")
+with app.fire.server(workers=1):
+    said["results"] = [app.AsyncResult(job.id).get(timeout=60) for job in app.fire.jobs.find().jobs]
+said["plugins"] = [info.name for info in app.fire.plugins.listing() if "Django" in info.name]
+app.fire.close()
+print(json.dumps(said))
+"""
+
+
+@pytest.mark.heavy("processes of Django's")
+def test_a_celery_app_is_the_app_of_a_project(project, tmp_path):
+    """With namespace="CELERY", shared tasks of apps, delay_on_commit, and manage.py on the same jobs."""
+    environment = {"SHOP_APPS": "celeried", "SHOP_CELERY": f"sqlite:///{tmp_path / 'celery.db'}"}
+    celery = attrs.evolve(project, block={"app": "mysite.celery_app:app.fire"}, environment=environment)
+
+    said = celery.shell(OF_CELERY)
+
+    assert (0, 0) == (said["rolled back"], said["open"])
+    assert {"ann", "bob"} == set(said["results"])
+    assert 1 == len(said["plugins"])
+    listed = json.loads(celery("firelock", "jobs", "list", "--json"))["jobs"]
+    assert ["celeried.buyer_of"] * 2 == [job["task"] for job in listed]
+    assert "no issues" in celery("check", "--tag", "firelock")

@@ -210,7 +210,7 @@ class Celery(Refusing):
     def _make_fire(self) -> Firelock:
         storage = self._storage()
         try:
-            fire = Firelock(storage, imports=self._imports(), plugins=[BeatCheck(self)])
+            fire = Firelock(storage, imports=self._imports(), plugins=[BeatCheck(self), *_django_plugins()])
         except UnknownScheme as error:
             scheme, _, rest = (storage or "").partition(":")
             if not rest or "pip install" in str(error):
@@ -383,6 +383,15 @@ class Celery(Refusing):
 
 def _seconds(value: float | timedelta) -> float:
     return value.total_seconds() if isinstance(value, timedelta) else float(value)
+
+
+def _django_plugins() -> list[object]:
+    """Return what keeps Django's connections fresh around jobs, as Celery does where this variable is set."""
+    if not os.environ.get("DJANGO_SETTINGS_MODULE") or importlib.util.find_spec("django") is None:
+        return []
+    from firelock.integrations.django.plugin import DjangoPlugin  # noqa: PLC0415 - Django is optional
+
+    return [DjangoPlugin()]
 
 
 def _packages(named: Iterable[str] | None) -> Iterable[str]:
@@ -566,6 +575,21 @@ class CeleryTask(Refusing):
         for store in behind:
             store(result)
         return result
+
+    def delay_on_commit(self, *args: object, **kwargs: object) -> None:
+        """A job is stored when Django's transaction has committed, or immediately if none is open."""
+        self.apply_async_on_commit(args, kwargs)
+
+    def apply_async_on_commit(
+        self,
+        args: Sequence[object] | None = None,
+        kwargs: Mapping[str, object] | None = None,
+        **options: Any,  # noqa: ANN401 - as of apply_async
+    ) -> None:
+        """As `delay_on_commit`, with the options of `apply_async`."""
+        from django.db import transaction  # noqa: PLC0415 - Django is optional
+
+        transaction.on_commit(functools.partial(self.apply_async, args, kwargs, **options))
 
     def apply(self, *_: object, **__: object) -> NoReturn:
         """Say how a test runs jobs."""

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
+from operator import attrgetter
 from typing import NoReturn
 
 from django.conf import settings
@@ -189,10 +190,10 @@ def _find_app(place: str) -> Firelock:
 
 
 def _attribute(key: str, place: str) -> object:
-    """Return what stands at a place such as "shop.jobs:fire" or "shop.jobs.fire"; a class is one plugin."""
+    """Return the object at a place such as "shop.jobs:fire", "shop.celery:app.fire" or "shop.jobs.fire"."""
     module, _, name = place.rpartition(":" if ":" in place else ".")
     try:
-        return getattr(import_module(module), name)
+        return attrgetter(name)(import_module(module))
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigurationError(
             f"FIRELOCK[{key!r}] names {place!r}, which cannot be imported: {error}. Write module:name, and "

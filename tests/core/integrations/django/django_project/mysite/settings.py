@@ -53,3 +53,12 @@ if os.environ.get("SHOP_PYMYSQL"):  # Django asks for mysqlclient, for which PyM
     import pymysql
 
     pymysql.install_as_MySQLdb()
+
+if os.environ.get("SHOP_CELERY"):
+    CELERY_BROKER_URL = os.environ["SHOP_CELERY"]
+    CELERY_RESULT_BACKEND = "django-db"
+    CELERY_CACHE_BACKEND = "django-cache"
+    CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+    CELERY_TASK_TRACK_STARTED = True
+    CELERY_ACCEPT_CONTENT = ["json"]
+    CELERY_TIMEZONE = "Europe/Istanbul"

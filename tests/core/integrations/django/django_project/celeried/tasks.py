@@ -1,0 +1,12 @@
+"""A shared task, as an app of Django's has it."""
+
+from __future__ import annotations
+
+from firelock.compat.celery import shared_task
+from shop.models import Order
+
+
+@shared_task(name="celeried.buyer_of", acks_late=True)
+def buyer_of(order_id: int) -> str:
+    """Return who has bought."""
+    return Order.objects.get(pk=order_id).buyer
