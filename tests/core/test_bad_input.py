@@ -125,7 +125,7 @@ BAD = [
     (
         lambda desk: desk.send.enqueue(7),
         ArgumentError,
-        "send.enqueue(to): argument 'to' (position 1) of type int: int where str is annotated",
+        "send.enqueue(to): argument 'to' (position 1) must be str, got int",
     ),
 ]
 

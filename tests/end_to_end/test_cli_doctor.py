@@ -59,14 +59,14 @@ def test_a_silent_server_is_an_error(app):
     [(is_error, what)] = found(app)
 
     assert is_error
-    assert what.startswith("Server vm:1 has been silent past its time (5")
+    assert what.startswith("Server vm:1 sends no heartbeat; its session ran out 5")
 
 
 @pytest.mark.parametrize(
     ("stops", "successor", "expected"),
     [
-        (True, "default", ["Ended within a day, and none in its place: vm:1 (queues mail)."]),
-        (False, "default", ["Lost within a day, and none in its place: vm:1 (queues mail)."]),
+        (True, "default", ["Ended in the last 24 hours, and no running server has the name or queues: vm:1 (queues mail)."]),
+        (False, "default", ["Lost in the last 24 hours, and no running server has the name or queues: vm:1 (queues mail)."]),
         (True, "mail", []),
     ],
     ids=["ended", "killed: it never said that it stops", "an ordinary restart"],
@@ -199,7 +199,7 @@ def test_what_the_storage_finds_is_told():
 
 @pytest.mark.parametrize(
     ("found_version", "is_error", "said"),
-    [(0, False, "Nothing is stored here yet"), (1, True, "needs 2"), (3, True, "knows 2")],
+    [(0, False, "The storage has no schema yet"), (1, True, "needs 2"), (3, True, "knows 2")],
 )
 def test_a_schema_of_another_version_is_found(found_version, is_error, said):
     """Older and newer schemas are errors, none at all is a word."""

@@ -179,7 +179,7 @@ def test_a_new_database_is_no_alarm(run, folder):
     ran = run("doctor --storage", f"sqlite:///{folder / 'new.db'}")
 
     assert ran.code == 0
-    assert "Nothing is stored here yet" in ran.out
+    assert "The storage has no schema yet" in ran.out
 
 
 LOGGING = """

@@ -121,11 +121,11 @@ def test_what_stands_beside_an_output_is_checked_as_ever(fire, source):
     out = source.output
     for call, words in (
         (lambda: take.enqueue([out, "x"]), r"str where int is annotated at \$\.a\[1\]"),
-        (lambda: take.enqueue([out], (1, out, 2)), r"tuple where tuple\[int, int\] is annotated"),
-        (lambda: take.enqueue((out,)), r"tuple where list\[int\] is annotated"),
-        (lambda: take.enqueue([out], c=[out]), "list where str is annotated"),
+        (lambda: take.enqueue([out], (1, out, 2)), r"must be tuple\[int, int\], got tuple"),
+        (lambda: take.enqueue((out,)), r"must be list\[int\], got tuple"),
+        (lambda: take.enqueue([out], c=[out]), "must be str, got list"),
         (lambda: take.enqueue({1: out}), "use text as keys"),
-        (lambda: take.enqueue([out], c=7), "int where str is annotated"),
+        (lambda: take.enqueue([out], c=7), "must be str, got int"),
         (lambda: take.enqueue({out}), "stands for a result and is none.*job.result\\(\\) waits here"),
     ):
         with pytest.raises(ArgumentError, match=words):

@@ -315,9 +315,20 @@ def test_a_time_out_is_told_as_one(fire, job, stranger):
     fire.jobs.get(job.id).requeue()
     (again,) = claim(fire)
     remember(fire, again, "signal", "approval", None)
-    page = decided(stranger, token_of(fire, job), "Approve")
+    token = token_of(fire, job)
+    page = decided(stranger, token, "Approve")
     assert page.status == 409
-    assert "Nobody answered in time" in page.text
+    assert "Your answer came too late: the time for it was over." in page.text
+    assert "another one was first" not in page.text
+    assert "Nobody answered in time" not in page.text
+    assert "Nobody answered in time" in shown(stranger, token).text
+
+
+def test_the_page_has_no_empty_paragraph(fire, job, stranger):
+    token = token_of(fire, job)
+    pages = [shown(stranger, token), decided(stranger, token, "Approve"), decided(stranger, token, "Refuse")]
+    assert [page.status for page in pages] == [200, 200, 409]
+    assert not any(re.search(r"<p[^>]*>\s*</p>", page.text) for page in pages)
 
 
 def test_a_job_that_has_ended_has_nothing_to_decide(fire, job, stranger):

@@ -119,10 +119,13 @@ said["many"] = count()
 asyncio.run(asend_receipt.aenqueue(order.pk))
 said["async"] = count()
 
-outside = "within= names 'default', a database of Django's that is in no transaction in"
+outside = "No transaction is open on database 'default' in this thread. Enqueue inside"
 said["outside"] = refusal(connections["default"], outside)
 unknown = "within='gone' names no database; DATABASES has default, other."
 said["unknown"] = refusal("gone", unknown)
+with transaction.atomic(), connection.cursor() as cursor:
+    of_cursor = "within= takes an alias or a connection of Django's, not a cursor: within='default'."
+    said["cursor"] = refusal(cursor, of_cursor)
 with transaction.atomic("other"):
     said["elsewhere"] = refusal("other", "within=")
 try:
@@ -180,7 +183,8 @@ print(json.dumps(said))
 
 TRANSACTIONS_SAID = {
     "joined": [1, 0], "rolled back": 1, "savepoint": 2, "named": 4, "many": 6, "async": 7,
-    "outside": "within= names 'default', a database of Django's that is in no transaction in",
+    "outside": "No transaction is open on database 'default' in this thread. Enqueue inside",
+    "cursor": "within= takes an alias or a connection of Django's, not a cursor: within='default'.",
     "unknown": "within='gone' names no database; DATABASES has default, other.",
     "elsewhere": "within=",
     "broken": "TransactionManagementError",

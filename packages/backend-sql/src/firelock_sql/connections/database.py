@@ -25,7 +25,7 @@ from firelock_sql.schema import tables as schema
 _T = TypeVar("_T")
 BRIEF_SECONDS = 0.02  # for a lock, where the thread that claims jobs and stores ends waits
 _OF_ASYNC = "An AsyncSession or AsyncConnection is taken by aenqueue."
-_OF_DJANGO = "A connection or an alias of Django's is taken by an app with plugins=[DjangoPlugin()]."
+_OF_DJANGO = "For an alias or a connection of Django's, make the app with plugins=[DjangoPlugin()]."
 
 # Whatever columns there are: tables of development versions lack the last one.
 _VERSION = Text("SELECT * FROM firelock_schema ORDER BY version DESC LIMIT 1")

@@ -93,7 +93,8 @@ def describe(annotation: object) -> str:
 def mismatch(value: object, annotation: object) -> Misfit:
     """Return the error for a value that is not of its annotation."""
     expected = describe(annotation)
-    return Misfit(f"{type(value).__name__} where {expected} is annotated", value, f"pass {expected}")
+    problem = f"{type(value).__name__} where {expected} is annotated"
+    return Misfit(problem, value, f"pass {expected}", expected=expected)
 
 
 # ---- what is JSON already --------------------------------------------------------------------------------

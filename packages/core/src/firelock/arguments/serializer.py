@@ -27,8 +27,11 @@ _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 class Misfit(ArgumentError):
     """A value that is not strict JSON or not of its annotation; `path` says where, `culprit` which value."""
 
-    def __init__(self, problem: str, culprit: object, advice: str | None = None) -> None:
+    def __init__(
+        self, problem: str, culprit: object, advice: str | None = None, *, expected: str | None = None
+    ) -> None:
         super().__init__(problem)
+        self.expected = expected  # the annotation, if the value is of another type
         self.problem = problem
         self.culprit = culprit
         self.advice = advice

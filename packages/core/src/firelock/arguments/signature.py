@@ -781,6 +781,9 @@ class Binder:
         where = f"argument {name.lstrip('*')!r} ({self._position(name)})"
         call = f"{signature.name}.enqueue({self._call(bound)})"
         inside = find_refused(bound[name])
+        if inside is None and misfit.expected is not None and misfit.culprit is bound[name]:
+            kind = type(misfit.culprit).__name__
+            return ArgumentError(f"{call}: {where} must be {misfit.expected}, got {kind}")
         if inside is None:
             return ArgumentError(
                 f"{call}: {where} of type {type(bound[name]).__name__}: {misfit}{_hint(misfit)}"
@@ -789,21 +792,18 @@ class Binder:
         refused, kind = refusal(culprit), type(culprit).__name__
         assert refused is not None  # noqa: S101 - find_refused looked
         if not path and refused.keys and not name.startswith("*"):
-            keys = [f"{name}.{key}" for key in refused.keys]
-            instead = self._call(bound, {name: ", ".join(keys)})
+            keys = " and ".join(f"{kind.lower()}.{key}" for key in refused.keys)
             return ArgumentError(
-                f"{call} passes {refused.noun} as {where}; pass {' and '.join(keys)} and load the "
-                f"{kind} inside the task: {signature.name}.enqueue({instead})"
+                f"{call}: {where} is {refused.noun}; pass {keys} and load the {kind} in the task"
             )
         place = Misfit("", culprit)
         place.steps = [*reversed(path), name]
         within = f", at {place.path}" if path else ""
         return ArgumentError(f"{call} passes {refused.noun} ({kind}) in {where}{within}; {refused.advice}")
 
-    def _call(self, names: Iterable[str], instead: Mapping[str, str] = {}) -> str:
-        texts = ((name, instead.get(name, name)) for name in names)
+    def _call(self, names: Iterable[str]) -> str:
         by_name = self.signature.keyword_only
-        return ", ".join(f"{name}={text}" if name in by_name else text for name, text in texts)
+        return ", ".join(f"{name}={name}" if name in by_name else name for name in names)
 
     def _position(self, name: str) -> str:
         if name in self._names:

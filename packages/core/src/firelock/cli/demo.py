@@ -26,7 +26,7 @@ import attrs
 from firelock.app import Firelock
 from firelock.cli import demo_shop as shop
 from firelock.cli.answers import job_answer
-from firelock.cli.called import program_of_shell
+from firelock.cli.called import as_called, program_of_shell
 from firelock.cli.commands import Exit, Problem, describe, seconds_between
 from firelock.cli.screen import STATE_STYLES, Cell, Column, Piece, Screen, visible
 from firelock.errors import UnknownScheme
@@ -267,7 +267,7 @@ def _of_dashboard(
     wanted = parser.parse_args(words)
     wanted.is_json = False
     wanted.app, wanted.storage = None, place.url
-    wanted.open_app = lambda: _second_app(place)
+    wanted.open_app, wanted.as_called = lambda: _second_app(place), as_called
     return wanted
 
 

@@ -258,10 +258,11 @@ class Workbench:
         self._is_over.set()
 
     def _introduction(self) -> str:
-        what = " and ".join(program.name for program in self._programs)
+        what = " and ".join(f"a {program.name}" for program in self._programs)
         watched = ", ".join(map(str, self._folders))
-        reload = f"; anew when a Python file changes in {watched}" if watched else ""
-        return f"{what[0].upper()}{what[1:]}{reload}. Ctrl-C stops."
+        them = "them" if len(self._programs) > 1 else "it"
+        reload = f", and restarts {them} when a Python file changes in {watched}" if watched else ""
+        return f"Runs {what}{reload}. Ctrl-C stops."
 
     def _say(self, line: str, style: str = "bold") -> None:
         self._screen.line(Cell("firelock dev  ", "bright_black"), Cell(line, style))

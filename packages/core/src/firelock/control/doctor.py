@@ -345,10 +345,8 @@ def check_schema(schema: SchemaState) -> Finding | None:
     if schema.found == schema.wanted:
         return None
     if schema.found == 0:
-        what = "Nothing is stored here yet; the schema is made with the first job."
-        return Finding(
-            False, what, "If jobs should be here, the address is wrong; else run firelock migrate."
-        )
+        what = "The storage has no schema yet; the first job creates it, or firelock migrate."
+        return Finding(False, what, "If you expected jobs here, check the address.")
     if schema.found < schema.wanted:
         what = f"The storage has schema {schema.found}, this Firelock needs {schema.wanted}."
         return Finding(True, what, "Run firelock migrate.")
@@ -423,7 +421,7 @@ def _check_silence(sight: Sight) -> Iterator[Finding]:
     for server in sight.servers:
         if server.is_alive and not server.living(sight.now):
             last = max(record.expires_at for record in server.sessions)
-            what = f"Server {server.name} has been silent past its time ({age(last, sight.now)})."
+            what = f"Server {server.name} sends no heartbeat; its session ran out {age(last, sight.now)}."
             mend = "If it is gone, start another one; its jobs go back to their queues at the next sweep."
             yield Finding(True, what, mend, "server_silent", {"server": server.name}, last)
 
@@ -431,10 +429,10 @@ def _check_silence(sight: Sight) -> Iterator[Finding]:
 def _check_missing(sight: Sight) -> Iterator[Finding]:
     missing = _unreplaced([server for server in sight.servers if not server.is_alive], sight.alive)
     if ended := [server for server in missing if not server.is_lost]:
-        what = f"Ended within a day, and none in its place: {_names(ended)}."
+        what = f"Ended in the last 24 hours, and no running server has the name or queues: {_names(ended)}."
         yield Finding(False, what, "Nothing to do if that was meant; else start them again.", "server_ended")
     if lost := [server for server in missing if server.is_lost]:
-        what = f"Lost within a day, and none in its place: {_names(lost)}."
+        what = f"Lost in the last 24 hours, and no running server has the name or queues: {_names(lost)}."
         mend = "It was killed or cut off; what it ran is back in its queues. Start it again if it is missed."
         yield Finding(False, what, mend, "server_missing")
 

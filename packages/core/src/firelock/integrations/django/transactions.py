@@ -13,6 +13,7 @@ from typing import Any
 
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.utils import CursorWrapper
 from django.utils.connection import ConnectionProxy
 
 from firelock.errors import ConfigurationError
@@ -31,7 +32,7 @@ def named_transaction(within: object) -> OpenTransaction | None:
     """Return the transaction of an alias or a connection of Django's; None for what is neither.
 
     Raises:
-        ConfigurationError: there is no such alias, or it is in no transaction.
+        ConfigurationError: there is no such alias, it is in no transaction, or a cursor was passed.
     """
     if isinstance(within, str):
         connection = connections[_known(within)]
@@ -39,12 +40,16 @@ def named_transaction(within: object) -> OpenTransaction | None:
         connection = connections[within.alias]
     elif isinstance(within, BaseDatabaseWrapper):
         connection = within
+    elif isinstance(within, CursorWrapper):
+        raise ConfigurationError(
+            f"within= takes an alias or a connection of Django's, not a cursor: within={within.db.alias!r}."
+        )
     else:
         return None
     if not connection.in_atomic_block:
         raise ConfigurationError(
-            f"within= names {connection.alias!r}, a database of Django's that is in no transaction in this "
-            "thread. Enqueue inside transaction.atomic(), in sync code."
+            f"No transaction is open on database {connection.alias!r} in this thread. Enqueue inside "
+            "transaction.atomic(), in sync code."
         )
     return _opened(connection)
 
