@@ -65,8 +65,16 @@ def test_a_silent_server_is_an_error(app):
 @pytest.mark.parametrize(
     ("stops", "successor", "expected"),
     [
-        (True, "default", ["Ended in the last 24 hours, and no running server has the name or queues: vm:1 (queues mail)."]),
-        (False, "default", ["Lost in the last 24 hours, and no running server has the name or queues: vm:1 (queues mail)."]),
+        (
+            True,
+            "default",
+            ["Ended in the last 24 hours, and no running server has the name or queues: vm:1 (queues mail)."],
+        ),
+        (
+            False,
+            "default",
+            ["Lost in the last 24 hours, and no running server has the name or queues: vm:1 (queues mail)."],
+        ),
         (True, "mail", []),
     ],
     ids=["ended", "killed: it never said that it stops", "an ordinary restart"],

@@ -87,8 +87,8 @@ def test_an_entity_is_refused_with_the_call_by_its_id(function, entity, name):
     task, kind = function.__name__, type(entity).__name__
 
     assert (
-        f"{task}.enqueue({name}): argument '{name}' (position 1) is the entity {kind}; pass {kind.lower()}.id "
-        f"and load the {kind} in the task"
+        f"{task}.enqueue({name}): argument '{name}' (position 1) is the entity {kind}; pass "
+        f"{kind.lower()}.id and load the {kind} in the task"
     ) == refusal_of(function, entity)
 
 
@@ -96,7 +96,9 @@ def test_the_other_arguments_are_in_the_call_that_is_shown():
     """The reader finds the line by it."""
     message = refusal_of(charge, 1, User(id=1), note="x")
 
-    assert message.startswith("charge.enqueue(order, user, note=note): argument 'user' (position 2) is the entity")
+    assert message.startswith(
+        "charge.enqueue(order, user, note=note): argument 'user' (position 2) is the entity"
+    )
 
 
 def test_an_entity_with_a_composite_key_is_passed_by_all_of_it():

@@ -356,7 +356,7 @@ CHORD = r"is a chord: make a flow.*fire\.batch\("
         ),
         (
             lambda app: app.task(function).apply_async(time_limit=5),
-            "time_limit=5 of a call of .* could not end it, as it runs in a thread: give time_limit= or executor=",
+            "time_limit=5 of a call of .* could not end it, as it runs in a thread: give time_limit=",
         ),
         (
             lambda app: app.task(time_limit=9, executor="auto")(function).s().set(time_limit=5).delay(),

@@ -115,7 +115,7 @@ def main_module_name() -> str:
 
 # Verbs of other job libraries, and what to write instead.
 _FOREIGN_VERBS = {
-    "apply_async": "enqueue(…), or schedule(when, …) for a later time; using(queue=…, priority=…) sets options",
+    "apply_async": "enqueue(…), or schedule(when, …) for a later time; using(queue=…) sets options",
     "apply": "task(…), which runs the function here and now",
     "chunks": "enqueue_many([(part,), …])",
     "delay": "enqueue(…)",

@@ -43,7 +43,12 @@ def test_all_mistakes_are_reported_in_one_run_although_views_import_the_app(chec
     said = check(block, code=1, environment={"SHOP_URLS": "mysite.view_urls"})
     other = check({"storage": "mongo://x", "workres": 3}, code=1)
 
-    for part in ("'storge'", "'workres'", "DATABASES has no 'defualt'", "names 'shop.gone.Hooks', which cannot"):
+    for part in (
+        "'storge'",
+        "'workres'",
+        "DATABASES has no 'defualt'",
+        "names 'shop.gone.Hooks', which cannot",
+    ):
         assert part in said
     assert "System check identified 4 issues" in said
     assert "Traceback" not in said

@@ -29,7 +29,8 @@ NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("zone", "name"), [(ZoneInfo("Europe/Istanbul"), "Europe/Istanbul"), (ZoneInfo("UTC"), "UTC"), (UTC, "UTC")]
+    ("zone", "name"),
+    [(ZoneInfo("Europe/Istanbul"), "Europe/Istanbul"), (ZoneInfo("UTC"), "UTC"), (UTC, "UTC")],
 )
 def test_a_zone_may_be_given_as_an_object(zone, name):
     """As `zoneinfo` and Django's `get_current_timezone()` have it; its name is what is stored."""

@@ -60,7 +60,7 @@ def as_called(text: str) -> str:
 
 
 def called_program() -> tuple[str, str]:
-    """Return the program of this command line, and "yes" if it finds the app by itself, for a process of it."""
+    """Return the program of this command line, for its processes, and "yes" if it finds the app by itself."""
     called = _called.get() or Called(program_of_shell())
     return called.program, "yes" if called.find_app() == "" else "no"
 

@@ -57,9 +57,7 @@ in this order. Exit codes: 0 done, 1 failed, 2 usage, 3 storage unreachable, 4 n
 """
 
 
-def main(
-    arguments: Sequence[str] | None = None, *, program: str | None = None, has_app: bool = False
-) -> int:
+def main(arguments: Sequence[str] | None = None, *, program: str | None = None, has_app: bool = False) -> int:
     """Run one command; return its exit code.
 
     Args:

@@ -92,8 +92,8 @@ def check_transaction(within: object) -> None:
     is_djangos = type(within).__module__.startswith("django.")
     if is_djangos or isinstance(within, _PLAIN):
         raise ConfigurationError(
-            f"within= takes a Session or a Connection, not {type(within).__name__}. For an alias or a connection "
-            "of Django's, make the app with plugins=[DjangoPlugin()]."
+            f"within= takes a Session or a Connection, not {type(within).__name__}. For an alias or a "
+            "connection of Django's, make the app with plugins=[DjangoPlugin()]."
         )
 
 

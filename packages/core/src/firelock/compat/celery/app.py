@@ -31,7 +31,14 @@ from firelock import (
 )
 from firelock.compat.celery.async_result import PROGRESS, AsyncResult, CurrentApp, TaskRequest, running
 from firelock.compat.celery.beat import to_schedule
-from firelock.compat.celery.canvas import EXPIRES, NEVER, WITH_RESULT, WITH_RESULT_APART, CelerySignature, links
+from firelock.compat.celery.canvas import (
+    EXPIRES,
+    NEVER,
+    WITH_RESULT,
+    WITH_RESULT_APART,
+    CelerySignature,
+    links,
+)
 from firelock.compat.celery.config import CeleryConfig
 from firelock.compat.celery.errors import (
     Ignore,
@@ -329,8 +336,8 @@ class Celery(Refusing):
         found["timeout"] = options.pop("time_limit", self.conf.task_time_limit)
         if "time_limit" in said and (task is None or not self.runs_apart(task)):
             raise NotMapped(
-                f"time_limit={shown(said['time_limit'])} of a call of {name} could not end it, as it runs in a "
-                'thread: give time_limit= or executor="process" to the task.'
+                f"time_limit={shown(said['time_limit'])} of a call of {name} could not end it, as it runs in "
+                'a thread: give time_limit= or executor="process" to the task.'
             )
         found["delay"] = options.pop("countdown", None)
         found["at"] = self._instant(options.pop("eta", None))

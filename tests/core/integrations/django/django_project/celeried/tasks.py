@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from firelock.compat.celery import shared_task
 from shop.models import Order
+
+from firelock.compat.celery import shared_task
 
 
 @shared_task(name="celeried.buyer_of", acks_late=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from django.urls import path
+from shop.tasks import send_receipt
 
 from firelock.integrations.django import fire
 from firelock_dashboard import dashboard_urls
-from shop.tasks import send_receipt
 
 urlpatterns = [path("firelock/", dashboard_urls())]
 used = (fire, send_receipt)
