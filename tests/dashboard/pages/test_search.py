@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from firelock import Cron, Retry, State
+from firelock import Cron, Limit, Retry, State
 from firelock.storage import NewSession
 from tests.core.fakes import Worker
 
@@ -61,8 +61,74 @@ def test_jobs_are_found_by_id_tag_argument_and_error(fire, client, shop):
     assert [f"/jobs/{failed.id}"] == found(client, failed.id)["Jobs by id"]
     assert ["/jobs?tag=city%3Aizmir"] == found(client, "city:izmir")["Jobs by tag"]
     assert waiting == found(client, "izm")["Jobs called with it"]
-    assert waiting == found(client, "city:izmir")["Jobs called with it"]
     assert [f"/failures/{failed.error.fingerprint}"] == found(client, "figures")["Failures"]
+
+
+def exact(client, text):
+    """What is marked as called exactly so: the first of these is what Enter takes."""
+    page = client.get(f"/search?part=options&q={text}").text
+    return [html.unescape(one) for one in re.findall(r'data-exact [^>]*href="([^"]+)"', page)]
+
+
+@pytest.fixture
+def mail(fire):
+    """Jobs whose tag, queue, limit key, task and batch are called alike."""
+
+    @fire.task(name="shop.mail", queue="mail", tags=["mail", "to:{to}"], limits=[Limit("to:{to}", concurrent=1)])
+    def mail(to: str) -> None: ...
+
+    fire.limits.sync()
+    mail.enqueue("eva")
+    with fire.batch("mail") as batch:
+        batch.add(mail, "max")
+    return batch
+
+
+def test_exact_names_come_first_in_one_order(client, mail):
+    """A tag, an id, a batch, a task, a queue and a limit key; then groups that only hold the text."""
+    assert ["/jobs?tag=mail", f"/batches/{mail.id}", "/tasks/view?name=shop.mail", "/queues/mail"] == exact(
+        client, "mail"
+    )
+    assert ["/jobs?tag=to%3Aeva", "/limits/key?key=to%3Aeva"] == exact(client, "to:eva")
+    assert [f"/batches/{mail.id}"] == exact(client, mail.id)
+    assert [] == exact(client, "to:ev")
+    assert ["Batches", "Limit keys"] == [
+        name for name in found(client, "to:") | found(client, "mail") if name in {"Batches", "Limit keys"}
+    ][::-1]
+
+
+def test_one_customers_jobs_are_one_step(fire, client, shop):
+    """A tag is found by a part of it, and exactly: its jobs, whatever is searched for beside it."""
+    assert "/jobs?tag=city%3Aizmir" in found(client, "izm")["Jobs by tag"]
+    assert "/jobs?tag=city%3Aizmir" == exact(client, "city:izmir")[0]
+    assert "/jobs?tag=city%3Aizmir" == client.get("/jobs?q=city:izmir").location
+
+
+def test_an_exact_match_reads_no_job_for_its_arguments(client, shop):
+    """Jobs that were called with the text are not looked for: that search is offered."""
+    assert ["/jobs?arg=city%3Aizmir"] == found(client, "city:izmir")["Jobs called with it"]
+    assert "Search arguments" in client.get("/search?q=city:izmir").text
+
+
+def test_a_word_that_is_no_filter_is_tried_as_a_tag(client, shop):
+    """With a colon or alone it is a tag or a queue if there is one, else words of an error."""
+    for typed, address in (
+        ("city:rome", "/jobs?tag=city%3Arome"),
+        ("reports", "/jobs?queue=reports"),
+        ("state:failed city:rome", "/jobs?state=failed&tag=city%3Arome"),
+        ("city:nowhere", "/jobs?error=city%3Anowhere"),
+        ("no figures of rome", "/jobs?error=no+figures+of+rome"),
+    ):
+        assert address == client.get(f"/jobs?q={typed.replace(' ', '+')}").location
+
+
+def test_batches_and_limit_keys_are_found(client, mail, fire):
+    """A batch by a part of its name or the beginning of its id, a key by its beginning; hostile ones as text."""
+    fire.batch("<b>winter</b>").__enter__().__exit__(None, None, None)
+
+    assert [f"/batches/{mail.id}"] == found(client, "mai")["Batches"]
+    assert ["/limits/key?key=to%3Aeva", "/limits/key?key=to%3Amax"] == found(client, "to:")["Limit keys"]
+    assert "&lt;b&gt;winter&lt;/b&gt;" in client.get("/search?q=winter").text
 
 
 def test_nothing_is_found_for_nothing(client, shop):

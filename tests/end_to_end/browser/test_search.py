@@ -69,6 +69,27 @@ def test_enter_waits_for_what_is_called_so(page):
     page.wait_for_url("**/queues/billing")
 
 
+def test_enter_takes_an_exact_tag(page, tasks):
+    """One customer's jobs in one step: Ctrl K, the tag, Enter, and no list is searched for it."""
+    tasks.add.enqueue(77)
+    look_for(page, "order:77")
+    page.keyboard.press("Enter")
+
+    page.wait_for_url("**/jobs?tag=order%3A77")
+    expect(page.locator("tbody tr[id]")).to_have_count(1)
+
+
+def test_an_exact_match_stands_at_the_top(page, tasks):
+    """Above the pages and the search, and it is chosen; without one what is found stands below them."""
+    tasks.add.enqueue(77)
+    found = look_for(page, "order:77")
+
+    expect(found.locator("[data-exact]").first).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#palette-list > li").first).to_have_attribute("id", "palette-found")
+    page.keyboard.press("Backspace")
+    expect(page.locator("#palette-list > li").last).to_have_attribute("id", "palette-found")
+
+
 def test_what_is_called_exactly_so_comes_before_what_begins_so(page):
     """The queue mail, and not the task shop.mail.send above it."""
     look_for(page, "mail")

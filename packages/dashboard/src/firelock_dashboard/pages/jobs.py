@@ -357,13 +357,20 @@ def show_jobs(visit: Visit, *, is_retrying: bool = False) -> Response:
     return visit.page("jobs.html", title=title, section=section, list=listing, sizes=SIZES)
 
 
+def _kind_of(visit: Visit, word: str) -> str | None:
+    """Return the chip whose exact value a word is: a tag that a job has, or a queue; one look-up by an index."""
+    if len(visit.fire.jobs.page(JobFilter(tag=word), limit=1)):
+        return "tag"
+    return "queue" if word in visit.dashboard.counts().by_queue else None
+
+
 def _from_typed(visit: Visit, *, is_retrying: bool) -> Response:
     """Typed text becomes the address that says the same; one whole id opens its job."""
     typed = visit.query.value(_Q)
     chips = Chips.read(visit.query, is_retrying=is_retrying)
     if _ID.fullmatch(typed.lower()):
         return RedirectResponse(visit.url(f"/jobs/{typed.lower()}"), 303)
-    pairs = read_typed(typed, known_tasks(visit), chips.query())
+    pairs = read_typed(typed, known_tasks(visit), chips.query(), partial(_kind_of, visit))
     state = dict(pairs).get("state")
     is_retrying = state == "retrying" or (is_retrying and state is None)
     pairs = [pair for pair in pairs if pair != ("state", "retrying")]

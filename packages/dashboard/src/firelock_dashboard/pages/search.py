@@ -1,6 +1,7 @@
 """Search: one text, looked for among what is called so, and in what jobs were called with.
 
-The palette shows it while one types, the page shows it without a script; each kind is bounded.
+The palette shows it while one types, the page shows it without a script; each kind is bounded. What is called
+exactly so comes first, and then no argument of a job is looked at.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.storage import JobFilter, JobRecord
-from firelock_dashboard.pages.suggestions import known_tasks, task_names
+from firelock.storage import Feature, JobFilter, JobRecord
+from firelock_dashboard.pages.suggestions import known_tasks, newest_jobs, task_names
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.stats.job_search import Chips, find_page, plan
 from firelock_dashboard.web.fields import Text
-from firelock_dashboard.web.formatting import short_id, task_name
+from firelock_dashboard.web.formatting import job_name, short_id, task_name
 from firelock_dashboard.web.payloads import IN_LISTS, summary
 from firelock_dashboard.web.routes import Route
 
@@ -29,6 +30,8 @@ _Q = Text("q", default="")
 
 _OF_A_KIND = 5
 _GROUPED = 100  # causes of failures among which a text is looked for
+_BATCHES = 500  # the newest batches, among which a name is looked for
+_KEYS = _OF_A_KIND + 1
 _COUNTED = 20  # above this, an offer says "20+"
 _LEAST_OF_ID = 4
 _LINE = 120
@@ -43,30 +46,59 @@ class Hit:
     more: str  # said beside it
     address: str
     state: str = ""  # of a job
+    is_exact: bool = False  # the text is its whole name, id or key
 
 
 @attrs.frozen
 class HitGroup:
     """What was found of one kind."""
 
-    kind: str  # a key of search.toml: task, queue, recurring, server, job, tag, argument, error
+    kind: str  # a key of search.toml: tag, job, batch, task, queue, limit, recurring, server, error, argument
     hits: Sequence[Hit]
     is_called_so: bool = False  # by name or id, not by what is in it
     further: str | None = None  # the address of all of them, where there may be more
 
+    @property
+    def has_exact(self) -> bool:
+        """Whether one of them is called exactly so."""
+        return any(hit.is_exact for hit in self.hits)
+
 
 def groups(visit: Visit, text: str) -> list[HitGroup]:
-    """Return what is found for a text, by kind; nothing for an empty one."""
-    if not text:
+    """Return what is found for a text, by kind, those of an exact name first; nothing for an empty text."""
+    if not text.strip():
         return []
-    found = (
-        _jobs(visit, text), *_called_so(visit, text), _tag(visit, text), _errors(visit, text),
-        _arguments(visit, text),
-    )  # fmt: skip
-    return [group for group in found if group is not None and group.hits]
+    named = [group for group in _called_so(visit, text) if group.hits]
+    named.sort(key=lambda group: not group.has_exact)
+    is_known = any(group.has_exact for group in named)
+    held = [_errors(visit, text), *_arguments(visit, text, is_known=is_known)]
+    return [*named, *(group for group in held if group.hits)]
 
 
 # ---- what is called so -----------------------------------------------------------------------------------
+
+
+def _called_so(visit: Visit, text: str) -> Iterator[HitGroup]:
+    """Yield what is called so, by kind, in the order in which equals are offered."""
+    url, sight = visit.url, visit.dashboard.watch.sight()
+    newest = newest_jobs(visit)
+    jobs, batches = _by_id(visit, text)
+    yield _tags(visit, text, newest)
+    yield jobs
+    yield _batches(visit, text, batches)
+    tasks = ((name, "", url("/tasks/view", name=name)) for name in task_names(visit, newest))
+    yield _named("task", text, tasks, url("/tasks", q=text))
+    queues = (
+        (one.name, visit.text("search.enqueued", count=one.enqueued), url(f"/queues/{one.name}"))
+        for one in sight.queues
+    )
+    # Matched by the name alone: what is said beside it is a number.
+    yield _named("queue", text, queues, url("/queues"), by_more=False)
+    yield _limits(visit, text)
+    recurring = ((one.id, one.task, url("/recurring/view", id=one.id)) for one in sight.recurring)
+    yield _named("recurring", text, recurring, url("/recurring", q=text))
+    servers = ((one.name, one.host, f"{url('/servers')}#server-{one.id}") for one in sight.servers)
+    yield _named("server", text, servers, url("/servers"))
 
 
 def _named(
@@ -79,8 +111,8 @@ def _named(
         for one in ones
         if all(word in (f"{one[0]} {one[1]}" if by_more else one[0]).casefold() for word in words)
     ]
-    matches.sort(key=lambda one: _rank(one[0].casefold(), text.casefold()))
-    hits = [Hit(*one) for one in matches[:_OF_A_KIND]]
+    ranked = sorted((_rank(one[0].casefold(), text.casefold()), one) for one in matches)
+    hits = [Hit(*one, is_exact=place == 0) for (place, _), one in ranked[:_OF_A_KIND]]
     return HitGroup(kind, hits, is_called_so=True, further=further if len(matches) > _OF_A_KIND else None)
 
 
@@ -92,48 +124,82 @@ def _rank(name: str, text: str) -> tuple[int, str]:
     return (1 if name.startswith(text) or last.startswith(text) else 2), name
 
 
-def _called_so(visit: Visit, text: str) -> Iterator[HitGroup]:
-    """Yield the tasks, queues, recurring jobs and servers that are called so."""
-    url, sight = visit.url, visit.dashboard.watch.sight()
-    tasks = ((name, "", url("/tasks/view", name=name)) for name in task_names(visit))
-    yield _named("task", text, tasks, url("/tasks", q=text))
-    queues = (
-        (one.name, visit.text("search.enqueued", count=one.enqueued), url(f"/queues/{one.name}"))
-        for one in sight.queues
-    )
-    # Matched by the name alone: what is said beside it is a number.
-    yield _named("queue", text, queues, url("/queues"), by_more=False)
-    recurring = ((one.id, one.task, url("/recurring/view", id=one.id)) for one in sight.recurring)
-    yield _named("recurring", text, recurring, url("/recurring", q=text))
-    servers = ((one.name, one.host, f"{url('/servers')}#server-{one.id}") for one in sight.servers)
-    yield _named("server", text, servers, url("/servers"))
-
-
-def _jobs(visit: Visit, text: str) -> HitGroup | None:
-    """Jobs whose id begins so."""
+def _by_id(visit: Visit, text: str) -> tuple[HitGroup, list[Hit]]:
+    """Return the jobs, and the batches, whose id begins so."""
     if len(text) < _LEAST_OF_ID or not _WORD.fullmatch(text):
-        return None
+        return HitGroup("job", ()), []
     page = visit.fire.jobs.page(JobFilter(id_prefix=text), limit=_OF_A_KIND)
+    records = [job.record() for job in page]
+    jobs = [_job(visit, one, is_exact=one.id == text) for one in records if not one.is_batch]
+    batches = [_batch(visit, one, is_exact=one.id == text) for one in records if one.is_batch]
     further = visit.url("/jobs", id=text) if page.cursor else None
-    return HitGroup("job", [_job(visit, job.record()) for job in page], is_called_so=True, further=further)
+    return HitGroup("job", jobs, is_called_so=True, further=further), batches
+
+
+def _batch(visit: Visit, job: JobRecord, *, is_exact: bool) -> Hit:
+    address = visit.url(f"/batches/{job.id}")
+    return Hit(job_name(job), short_id(job.id), address, str(job.state), is_exact)
+
+
+def _batches(visit: Visit, text: str, by_id: Sequence[Hit]) -> HitGroup:
+    """Return the batches of an id, then those of a name among the newest, the best and newest first."""
+    words, wanted = text.casefold().split(), text.casefold()
+    page = visit.fire.batches.list(limit=_BATCHES)
+    found = [
+        (_rank(batch.name.casefold(), wanted)[0], batch.record())
+        for batch in page.batches
+        if all(word in batch.name.casefold() for word in words)
+    ]
+    found.sort(key=lambda one: one[0])  # which keeps the newest first among equals
+    hits = [*by_id, *(_batch(visit, job, is_exact=place == 0) for place, job in found[:_OF_A_KIND])]
+    has_more = len(found) > _OF_A_KIND or page.cursor is not None
+    further = visit.url("/batches", q=text) if has_more else None
+    return HitGroup("batch", hits[:_OF_A_KIND], is_called_so=True, further=further)
+
+
+def _limits(visit: Visit, text: str) -> HitGroup:
+    """Return the keys of limits that begin so, in order, so that the exact one is first."""
+    if Feature.LIMITS not in visit.fire.storage.features:
+        return HitGroup("limit", ())
+    keys = visit.fire.limits.list(text, limit=_KEYS)
+    hits = [
+        Hit(
+            one.key,
+            visit.text("search.waiting", count=one.waiting),
+            visit.url("/limits/key", key=one.key),
+            is_exact=one.key == text,
+        )
+        for one in keys[:_OF_A_KIND]
+    ]
+    further = visit.url("/limits", prefix=text) if len(keys) > _OF_A_KIND else None
+    return HitGroup("limit", hits, is_called_so=True, further=further)
+
+
+def _tags(visit: Visit, text: str, newest: Iterable[JobRecord]) -> HitGroup:
+    """Return the tag that is the text, then tags of the newest jobs that hold it."""
+    counted = _count(visit, JobFilter(tag=text))
+    hits = [] if counted == "0" else [_tag(visit, text, _jobs_said(visit, counted), is_exact=True)]
+    wanted = text.casefold()
+    others = {tag for job in newest for tag in job.tags if wanted in tag.casefold()} - {text}
+    ranked = sorted(others, key=lambda tag: (not tag.casefold().startswith(wanted), tag))
+    hits += [_tag(visit, tag, "", is_exact=False) for tag in ranked]
+    return HitGroup("tag", hits[:_OF_A_KIND], is_called_so=True)
+
+
+def _tag(visit: Visit, tag: str, more: str, *, is_exact: bool) -> Hit:
+    return Hit(tag, more, visit.url("/jobs", tag=tag), is_exact=is_exact)
 
 
 # ---- what is in it ---------------------------------------------------------------------------------------
 
 
-def _job(visit: Visit, job: JobRecord) -> Hit:
+def _job(visit: Visit, job: JobRecord, *, is_exact: bool = False) -> Hit:
     given = visit.arguments(job, limit=IN_LISTS)
     call = summary(given.value) if isinstance(given.value, dict) else "" if given.is_hidden else given.line
     return Hit(
         f"{task_name(job.task)} {short_id(job.id)}", call[:_LINE], visit.url(f"/jobs/{job.id}"),
-        "retrying" if job.is_retrying else str(job.state),
+        "retrying" if job.is_retrying else str(job.state), is_exact,
     )  # fmt: skip
-
-
-def _tag(visit: Visit, text: str) -> HitGroup:
-    counted = _count(visit, JobFilter(tag=text))
-    hits = [Hit(text, _jobs_said(visit, counted), visit.url("/jobs", tag=text))]
-    return HitGroup("tag", hits if counted != "0" else [])
 
 
 def _jobs_said(visit: Visit, counted: str) -> str:
@@ -160,18 +226,25 @@ def _causes(visit: Visit, text: str) -> Iterator[tuple[str, str, int, str]]:
             yield group.type, message, group.count, group.fingerprint
 
 
-def _arguments(visit: Visit, text: str) -> HitGroup | None:
-    """The newest jobs that were called with it, as far as one look goes."""
+def _arguments(visit: Visit, text: str, *, is_known: bool) -> Iterator[HitGroup]:
+    """Yield the newest jobs that were called with it, as far as one look goes.
+
+    Where something is called exactly so, no job is looked at: the search is offered.
+    """
     if not visit.may(Permission.VIEW_ARGUMENTS):
-        return None
+        return
+    address = visit.url("/jobs", arg=text)
+    if is_known:
+        yield HitGroup("argument", [Hit(visit.text("search.as_argument"), "", address)])
+        return
     asked = plan(Chips(arguments=(text,)), visit.now, known_tasks(visit), visit.arguments_value)
     found = find_page(visit.fire, asked, limit=_OF_A_KIND, cursor=None)
-    further = visit.url("/jobs", arg=text) if found.cursor else None
+    further = address if found.cursor else None
     hits = [_job(visit, job) for job in found.jobs]
     if not hits and found.is_cut:
-        hits = [Hit(visit.text("search.go_on"), "", further or "")]
+        hits = [Hit(visit.text("search.go_on"), "", address)]
         further = None
-    return HitGroup("argument", hits, further=further)
+    yield HitGroup("argument", hits, further=further)
 
 
 # ---- the same text elsewhere -----------------------------------------------------------------------------

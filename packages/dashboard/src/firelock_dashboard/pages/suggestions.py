@@ -108,13 +108,12 @@ def _values(visit: Visit, name: str, typed: str) -> Iterator[Suggestion]:
 
 
 def _known_values(visit: Visit, name: str) -> Iterable[str]:
-    jobs = visit.fire.jobs
     sources: dict[str, Callable[[], Iterable[str]]] = {
         "state": lambda: [*State, "retrying"],
         "task": lambda: task_names(visit),
         "queue": lambda: sorted(visit.dashboard.counts().by_queue),
         "server": lambda: [server.name for server in visit.fire.servers.list()],
-        "tag": lambda: [tag for job in jobs.page(JobFilter(), limit=_NEWEST) for tag in job.tags],
+        "tag": lambda: [tag for job in newest_jobs(visit) for tag in job.tags],
         "error": lambda: [group.type for group in visit.dashboard.watch.failure_groups(_GROUPS)],
         "created": lambda: _AGES,
         "recurring": lambda: [one.id for one in visit.fire.recurring.list(limit=_NEWEST)],
@@ -122,10 +121,15 @@ def _known_values(visit: Visit, name: str) -> Iterable[str]:
     return sources.get(name, tuple)()
 
 
-def task_names(visit: Visit) -> list[str]:
+def newest_jobs(visit: Visit) -> list[JobRecord]:
+    """Return the hundred newest jobs, whose tags and tasks are offered."""
+    return [job.record() for job in visit.fire.jobs.page(JobFilter(), limit=_NEWEST)]
+
+
+def task_names(visit: Visit, newest: Iterable[JobRecord] | None = None) -> list[str]:
     """Return the tasks that are known or that new jobs are of, in order of what people call them."""
     known = set(known_tasks(visit).templates)
-    known.update(job.task for job in visit.fire.jobs.page(JobFilter(), limit=_NEWEST))
+    known.update(job.task for job in (newest_jobs(visit) if newest is None else newest) if not job.is_batch)
     return sorted(known, key=lambda task: (task_name(task), task))
 
 

@@ -23,14 +23,16 @@
   const shown = () => options().filter((option) => !option.hidden);
   const isFound = (option) => found.contains(option);
 
-  // ---- what is found: tasks, queues, recurring jobs, servers, jobs -------------------------------------------
-  // Asked for when somebody pauses typing. What stood there is gone at once: Enter never opens what another text found.
+  // ---- what is found: tags, jobs, batches, tasks, queues, limit keys … -----------------------------------------
+  // Requested when the visitor pauses typing. Earlier results are removed at once, so Enter never opens what another
+  // text found. Results with an exact match stand above the pages, others below them.
 
   let asking = null; // { typed, done: a promise, abort, timer }
   const ask = (typed) => {
     asking?.abort.abort();
     clearTimeout(asking?.timer);
     found.replaceChildren();
+    place();
     said.textContent = "";
     if (!typed) { asking = null; return; }
     const one = (asking = { typed, abort: new AbortController() });
@@ -53,20 +55,31 @@
   const take = (text) => {
     const page = new DOMParser().parseFromString(text, "text/html");
     found.replaceChildren(...page.body.children);
+    place();
     const count = options().filter(isFound).length;
     said.textContent = said.dataset.text.replace("{count}", count);
     palette.querySelector(".nothing").hidden ||= count > 0;
     if (!hasMoved) chooseBest();
   };
-  // What is called so is opened by Enter; what only holds the text is there to be walked to.
+  const place = () => {
+    if (found.querySelector("[data-exact]")) found.parentElement.prepend(found);
+    else found.parentElement.append(found);
+  };
+  // Enter opens what has exactly that name, then a page, then what is called so; what only holds the text is there to
+  // be walked to.
   let hasMoved = false;
-  const isNamed = (option) => option.querySelector(".found").textContent.toLowerCase() === input.value.trim().toLowerCase();
+  const isPage = (option) => !option.dataset.kind && !isFound(option);
+  const isWhole = (option) => {
+    const typed = input.value.trim().toLowerCase();
+    return typed && option && isPage(option) && option.querySelector("span").textContent.toLowerCase() === typed;
+  };
   const chooseBest = () => {
     const all = shown();
     choose(
-      all.find((option) => !option.dataset.kind && !isFound(option)) ||
+      all.find(isWhole) ||
+      all.find((option) => "exact" in option.dataset) ||
+      all.find(isPage) ||
       all.find((option) => option.dataset.kind === "job") ||
-      all.find((option) => "called" in option.dataset && isNamed(option)) ||
       all.find((option) => "called" in option.dataset) || all[0] || null,
     );
   };
@@ -126,7 +139,8 @@
     else if (event.key === "Enter") {
       event.preventDefault();
       const one = asking;
-      if (one && !hasMoved && (!chosen || chosen.dataset.kind === "search")) { one.begin(); await one.done; }
+      const isSure = isWhole(chosen) || chosen?.dataset.kind === "job"; // nothing that is found comes before it
+      if (one && !hasMoved && !isSure) { one.begin(); await one.done; }
       act(chosen);
     } else return;
     event.preventDefault();

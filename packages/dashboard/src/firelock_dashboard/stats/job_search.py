@@ -353,22 +353,41 @@ class KnownTasks:
 
 _NAMES = {name: name for name in _ORDER} | {"is": "state", "args": "arg", "age": "created"}  # as typed
 _REPEATED = ("arg", "tag")
+_LOOKUPS = 10  # words of one text that are looked up as tags: a list has no more tags
 
 
 def read_typed(
-    text: str, known: KnownTasks, former: Mapping[str, object] | None = None
+    text: str,
+    known: KnownTasks,
+    former: Mapping[str, object] | None = None,
+    kind_of: Callable[[str], str | None] = lambda _: None,
 ) -> list[tuple[str, str]]:
     """Return typed text as pairs for a query, added to those that hold already; a later one takes the place.
 
     `name:value` is a chip, quotes keep blanks. Text without a name is a task that is called so, else a state,
-    else the start of an id, else words of an error.
+    else the start of an id, else words of an error. Before words are searched for in errors, those with a
+    colon, and a word that is alone, are looked up.
+
+    Args:
+        text: what was typed.
+        known: the tasks.
+        former: the pairs that hold already.
+        kind_of: returns the chip, such as "tag", whose exact value a word is; called ten times at most.
     """
     held = {name: value for name, value in (former or {}).items() if value}
     several = {name: list(map(str, held.pop(name, ()))) for name in _REPEATED}  # type: ignore[call-overload]
     single = {name: str(value) for name, value in held.items()}
     words: list[str] = []
-    for name, value in _tokens(text):
+    tokens = list(_tokens(text))
+    is_alone = len(tokens) == 1
+    lookups = 0
+    for name, value in tokens:
         meant, value = (name, value) if name else _guess(value, known)  # noqa: PLW2901 - what is meant by it
+        if meant is None and (is_alone or ":" in value) and lookups < _LOOKUPS:
+            lookups += 1
+            exact = value.replace('"', "")  # region:"north west" is written with quotes, and stored without
+            meant = kind_of(exact)
+            value = value if meant is None else exact  # noqa: PLW2901
         if meant is None:
             words.append(value)
         elif meant in several:
