@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import enum
 import json
 from datetime import UTC, date, datetime, timedelta
@@ -14,6 +15,8 @@ import attrs
 import pytest
 
 from firelock import FieldKind, FormError, JobContext, Parameter
+from firelock.arguments.forms import form_of_value
+from firelock.arguments.signature import make_converter
 from firelock.errors import ArgumentError, ConfigurationError, UnknownTask
 from firelock.model.state import State
 
@@ -273,3 +276,82 @@ def test_a_task_is_found_by_its_names(fire):
             UnknownTask, match=r"Task 'other' is not registered in this app\. Registered: new"
         ):
             verb("other")
+
+
+# ---- one value -------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Box:
+    """A dataclass with each kind of default."""
+
+    size: int
+    label: str = "plain"
+    tags: list[str] = dataclasses.field(default_factory=list)
+    made: int = dataclasses.field(default=0, init=False)
+
+
+@attrs.define
+class Private:
+    """Fields whose constructor knows them by other names."""
+
+    _secret: int
+    twice: int = attrs.field(init=False)
+    later: int = attrs.Factory(lambda self: self._secret + 1, takes_self=True)
+
+    def __attrs_post_init__(self):
+        self.twice = 2 * self._secret
+
+
+def form_of(annotation):
+    return form_of_value(annotation, "It", make_converter)
+
+
+def test_a_record_is_asked_for_by_what_its_constructor_takes():
+    """With the defaults that have a text; fields that it makes itself are left out."""
+    box, private = form_of(Box), form_of(Private)
+
+    fields = [(one.name, one.default_text, one.is_required) for one in box.parameters()]
+    assert [("size", None, True), ("label", "plain", False), ("tags", "[]", False)] == fields
+    fields = [(one.name, one.default_text, one.is_required) for one in private.parameters()]
+    assert [("secret", None, True), ("later", None, False)] == fields
+    assert Box(3, "plain", ["a"]) == box.read({"size": "3", "tags": '["a"]'})
+    assert (4, 5) == (private.read({"secret": "4"}).twice // 2, private.read({"secret": "4"}).later)
+
+
+@pytest.mark.parametrize("annotation", [int, Box | None, list[Box], Any])
+def test_what_is_no_record_is_one_field(annotation):
+    assert ["value"] == [one.name for one in form_of(annotation).parameters()]
+
+
+def test_a_record_whose_types_cannot_be_found_is_one_field_of_json():
+    """A class of a function, whose field names another class of that function."""
+
+    @attrs.frozen
+    class Inner:
+        size: int
+
+    @attrs.frozen
+    class Outer:
+        inner: Inner
+
+    form = form_of_value(Outer, "It", make_converter)
+
+    assert ["value"] == [one.name for one in form.parameters()]
+
+
+def test_fields_that_a_class_refuses_are_told_by_its_words():
+    """As a whole, since no single field is wrong."""
+
+    @attrs.frozen
+    class Even:
+        number: int = attrs.field()
+
+        @number.validator
+        def _check(self, _, value):
+            if value % 2:
+                raise ValueError(f"{value} is odd")
+
+    with pytest.raises(FormError, match="It cannot be made of these fields: 3 is odd") as told:
+        form_of(Even).read({"number": "3"})
+    assert {} == told.value.fields

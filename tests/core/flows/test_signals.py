@@ -12,6 +12,7 @@ from firelock import (
     ArgumentError,
     ArgumentTooLarge,
     ConfigurationError,
+    FormError,
     Firelock,
     JobConflict,
     JobNotFound,
@@ -378,3 +379,21 @@ def test_a_reader_may_go_away(fire, order, worker):
     fire.storage.clear()
     with pytest.raises(JobNotFound):
         next(job.stream())
+
+
+def test_a_payload_is_made_of_the_texts_of_a_form(fire, approval):
+    """By the fields of a record or, of any other type, the one field `value`; what is wrong is told by field."""
+    go = fire.signal("go", bool)
+    either = fire.signal("either", dict[str, int])
+
+    assert ["ok", "by"] == [field.name for field in approval.parameters()][:2]
+    assert Approval(ok=True, by="ada") == approval.payload_from_text({"ok": "true", "by": "ada"})
+    assert [["value"], ["value"]] == [[field.name for field in one.parameters()] for one in (go, either)]
+    assert (False, {"a": 1}) == (
+        go.payload_from_text({"value": "no"}), either.payload_from_text({"value": '{"a": 1}'})
+    )  # fmt: skip
+    with pytest.raises(FormError, match=r"signal 'approval' cannot be read\. .*ok: is needed") as told:
+        approval.payload_from_text({"amount": "7"})
+    assert {"ok", "amount"} == set(told.value.fields)
+    with pytest.raises(FormError, match="value: 'maybe' cannot be read; enter true or false"):
+        go.payload_from_text({"value": "maybe"})

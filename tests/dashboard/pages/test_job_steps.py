@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import enum
+import json
 import re
 
+import attrs
 import pytest
 
 from firelock.storage import MemoKind, State
@@ -126,9 +129,117 @@ def test_what_is_no_answer_is_told(fire, client, job, value, said):
     assert fire.jobs.get(job.id).state is State.AWAITING
 
 
-def test_the_type_of_an_answer_is_named_where_it_is_known(fire, client, job):
+class Level(enum.Enum):
+    """How much is at stake."""
+
+    LOW = 1
+    HIGH = 2
+
+
+@attrs.frozen
+class Approval:
+    """What a person decides."""
+
+    ok: bool
+    by: str
+    amount: int = 0
+    level: Level = Level.LOW
+    notes: list[str] = attrs.field(factory=list)
+
+
+def fields_of(page):
+    """The fields of the form that answers a signal, by name, with their elements."""
+    form = page.partition('action="/jobs/signal"')[2].partition("</form>")[0]
+    return {name: tag for tag, name in re.findall(r'<(\w+) id="(args\.\w+)"', form)}
+
+
+def answer(client, job, **fields):
+    named = {f"args.{name}": text for name, text in fields.items()}
+    return client.post("/jobs/signal", {"one": job.id, "signal": "approval", **named})
+
+
+def test_an_answer_has_the_fields_of_its_type(fire, client, job):
+    """As a task has: a choice for an enum and a truth, none of which is chosen already, and JSON for a list."""
+    fire.signal("approval", Approval)
+    wait_for_approval(fire, job)
+    page = client.get(f"/jobs/{job.id}").text
+
+    assert {
+        "args.ok": "select", "args.by": "input", "args.amount": "input", "args.level": "select",
+        "args.notes": "textarea",
+    } == fields_of(page)  # fmt: skip
+    assert '<select id="args.ok" name="args.ok" required><option value="">Choose…</option>' in page
+
+    sent = answer(client, job, ok="true", by="ada", amount="7", level="HIGH", notes='["a"]')
+
+    assert (303, f"/jobs/{job.id}") == (sent.status, sent.location)
+    (memo,) = fire.storage.recall(job.id)
+    assert {"ok": True, "by": "ada", "amount": 7, "level": 2, "notes": ["a"]} == json.loads(memo.value)
+
+
+def test_what_is_wrong_with_an_answer_stands_beside_its_field(fire, client, job):
+    """What was typed is kept, the other fields have no error, and nothing is sent."""
+    fire.signal("approval", Approval)
+    wait_for_approval(fire, job)
+
+    refused = answer(client, job, ok="", by="<b>ada</b>", amount="seven", level="LOW", notes="[")
+
+    assert 400 == refused.status
+    errors = dict(re.findall(r'id="args\.(\w+)-error">([^<]+)<', refused.text))
+    assert ["amount", "notes", "ok"] == sorted(errors)
+    assert "is needed; enter true or false" == errors["ok"]
+    assert "enter a whole number" in errors["amount"]
+    assert 'aria-invalid="true" aria-describedby="args.ok-error"' in refused.text
+    assert 'value="&lt;b&gt;ada&lt;/b&gt;"' in refused.text
+    assert 'value="seven"' in refused.text
+    assert fire.jobs.get(job.id).state is State.AWAITING
+
+
+def test_an_answer_that_its_class_refuses_is_told_as_a_whole(fire, client, job):
+    """A validator's words stand above the form."""
+
+    @attrs.frozen
+    class Sum:
+        euros: int = attrs.field(validator=attrs.validators.lt(100))
+
+    fire.signal("approval", Sum)
+    wait_for_approval(fire, job)
+
+    refused = answer(client, job, euros="100")
+
+    assert 400 == refused.status
+    assert "must be &lt; 100" in refused.text
+
+
+def test_a_signal_of_one_value_has_one_field(fire, client, job):
     fire.signal("approval", bool)
     wait_for_approval(fire, job)
-    assert "JSON of the type bool." in text_of(client.get(f"/jobs/{job.id}").text)
-    refused = client.act("/jobs/signal", {"one": job.id, "signal": "approval", "value": '"yes"'})
-    assert refused.status == 400
+    assert {"args.value": "select"} == fields_of(client.get(f"/jobs/{job.id}").text)
+
+    assert 303 == answer(client, job, value="false").status
+
+    (memo,) = fire.storage.recall(job.id)
+    assert "false" == memo.value
+
+
+def test_a_script_is_told_the_fields_of_the_type(fire, client, job):
+    """JSON that does not fit is answered with what the type is."""
+    fire.signal("approval", Approval)
+    wait_for_approval(fire, job)
+
+    refused = client.act("/jobs/signal", {"one": job.id, "signal": "approval", "value": "true"})
+
+    assert 400 == refused.status
+    assert "Approval has the fields ok (bool), by (str), amount (int, can be left out)" in refused.json()["error"]
+
+
+def test_json_that_is_wrong_stands_beside_its_field_too(fire, client, job):
+    """Where this process does not know the signal's type."""
+    wait_for_approval(fire, job)
+
+    refused = client.post("/jobs/signal", {"one": job.id, "signal": "approval", "value": "yes <b>"})
+
+    assert 400 == refused.status
+    assert 'id="answer-error">value=' in refused.text
+    assert "is no JSON" in refused.text
+    assert ">yes &lt;b&gt;</textarea>" in refused.text

@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
 
 import attrs
@@ -387,7 +388,8 @@ class Firelock(ServedApp):
                 "job has one answer of a name: make the signal once and import it, or give this one another."
             )
         codec = self.registry.value_codec(type, owner, self._client.serializer)
-        signal = self._signals[name] = Signal(name, type, self._client, codec)
+        form = partial(self.registry.value_form, type, owner)
+        signal = self._signals[name] = Signal(name, type, self._client, codec, form)
         return signal
 
     def signal_named(self, name: str) -> Signal[Any] | None:

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 import attrs
 
+from firelock.arguments.forms import ValueForm, form_of_value
 from firelock.arguments.signature import (
     Binder,
     ValueCodec,
@@ -451,6 +452,10 @@ class Registry:
             TaskError: the annotation is not supported.
         """
         return ValueCodec(owner, codec_of(annotation, self._converter_once, owner), serializer)
+
+    def value_form(self, annotation: object, owner: str) -> ValueForm:
+        """Return the form that requests a value of an annotation, such as a signal's payload."""
+        return form_of_value(annotation, owner, self._converter_once)
 
     def _converter_once(self) -> Converter:
         with self._lock:

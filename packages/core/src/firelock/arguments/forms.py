@@ -1,10 +1,14 @@
-"""A task's parameters as the fields of a form, and a form's texts as typed arguments."""
+"""A task's parameters, or the fields of a signal's payload, as a form, and a form's texts as typed values."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 import math
-from collections.abc import Callable, Mapping
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum, EnumType, StrEnum
@@ -12,11 +16,14 @@ from typing import TYPE_CHECKING, Final, Literal, get_args, get_origin
 
 import attrs
 
-from firelock.arguments.codec import SCALARS, describe, without_none
-from firelock.errors import ArgumentError, FormError
+from firelock.arguments.codec import SCALARS, describe, is_record, unwrap, without_none
+from firelock.arguments.signature import compile_binder
+from firelock.errors import ArgumentError, FormError, TaskError
 from firelock.model.text import shown
 
 if TYPE_CHECKING:
+    from cattrs import Converter
+
     from firelock.arguments.serializer import JsonValue
     from firelock.arguments.signature import Binder
 
@@ -235,3 +242,90 @@ def _wanted(parameter: Parameter) -> str:
     if parameter.kind in _READERS:
         return _READERS[parameter.kind][1]
     return f"{'a text' if parameter.kind is FieldKind.TEXT else 'JSON'} for {parameter.annotation_text}"
+
+
+# ---- one value -------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class ValueForm:
+    """A form that requests one value: the fields of an attrs class or a dataclass, else one field `value`."""
+
+    owner: str  # what the value is, for messages: "The payload of signal 'approval'"
+    binder: Binder
+    record: Callable[..., object] | None  # makes the value of its fields; None if the one field is the value
+
+    def parameters(self) -> list[Parameter]:
+        """Return the fields of the form, in order."""
+        return parameters_of(self.binder)
+
+    def read(self, texts: Mapping[str, str]) -> object:
+        """Return the value that the texts of a form describe.
+
+        Raises:
+            FormError: see `typed_arguments`; or the class itself rejects the fields, and then `fields` is empty.
+        """
+        try:
+            arguments = typed_arguments(self.binder, texts)
+        except FormError as error:
+            wrong = "; ".join(f"{name}: {problem}" for name, problem in error.fields.items())
+            raise FormError(f"{self.owner} cannot be read. {wrong}.", error.fields) from error
+        if self.record is None:
+            return arguments["value"]
+        try:
+            return self.record(**arguments)
+        except Exception as error:
+            raise FormError(f"{self.owner} cannot be made of these fields: {error}", {}) from error
+
+
+def form_of_value(annotation: object, owner: str, converter: Callable[[], Converter]) -> ValueForm:
+    """Return the form that requests a value of an annotation.
+
+    A class is requested as one field of JSON if the type of one of its fields has no form or cannot be found
+    by its name.
+    """
+    kind = unwrap(annotation)
+    if is_record(kind) and isinstance(kind, type):
+        with suppress(TaskError, NameError):
+            return ValueForm(owner, _binder_of(kind.__name__, owner, _fields_of(kind), converter), kind)
+    only = inspect.Parameter("value", inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+    return ValueForm(owner, _binder_of(describe(kind), owner, [only], converter), None)
+
+
+def _binder_of(
+    name: str, owner: str, fields: Sequence[inspect.Parameter], converter: Callable[[], Converter]
+) -> Binder:
+    def stub(**_: object) -> None:
+        """Stand for the class, whose signature has no defaults that a factory makes."""
+
+    stub.__name__ = stub.__qualname__ = name
+    stub.__signature__ = inspect.Signature(list(fields))  # type: ignore[attr-defined]
+    return compile_binder(stub, task=owner, converter=converter, was_given_context=False)
+
+
+def _fields_of(kind: type) -> list[inspect.Parameter]:
+    """Return what the constructor of a record takes; the default `...` stands for one that is no value."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[field])
+        for field, name, default in _constructor_fields(kind)
+    ]
+
+
+def _constructor_fields(kind: type) -> Iterator[tuple[str, str, object]]:
+    """Yield the name of each field, the constructor's name for it, and its default."""
+    empty = inspect.Parameter.empty
+    if attrs.has(kind):
+        for field in attrs.fields(kind):
+            if field.init:
+                default: object = empty if field.default is attrs.NOTHING else field.default
+                if isinstance(default, attrs.Factory):  # type: ignore[arg-type]  # it is a class
+                    default = ... if field.default.takes_self else field.default.factory()
+                yield field.name, field.alias or field.name, default
+        return
+    for one in dataclasses.fields(kind):
+        if one.init:
+            default = empty if one.default is dataclasses.MISSING else one.default
+            if one.default_factory is not dataclasses.MISSING:
+                default = one.default_factory()
+            yield one.name, one.name, default

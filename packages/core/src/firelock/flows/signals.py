@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -38,6 +38,7 @@ from firelock.model.state import State
 from firelock.model.text import shown
 
 if TYPE_CHECKING:
+    from firelock.arguments.forms import Parameter, ValueForm
     from firelock.jobs.client import Client
 
 T = TypeVar("T")
@@ -62,6 +63,7 @@ class Signal(Generic[T]):
     type: type[T]
     _client: Client
     _codec: ValueCodec
+    _form: Callable[[], ValueForm]
 
     def __repr__(self) -> str:
         """Return name and type."""
@@ -98,6 +100,24 @@ class Signal(Generic[T]):
             ArgumentError: it is damaged, or not of the signal's type of today.
         """
         return cast("T", self._codec.decode_text(text))
+
+    def parameters(self) -> list[Parameter]:
+        """Return the fields of a form that requests a payload, in order.
+
+        They are the fields of an attrs class or a dataclass; of any other type there is one, named `value`.
+        """
+        return self._form().parameters()
+
+    def payload_from_text(self, values: Mapping[str, str], /) -> T:
+        """Return the payload that the texts of a form describe, by the names of `parameters`.
+
+        Texts are read as `Firelock.arguments_from_text` reads those of a task's form.
+
+        Raises:
+            FormError: a text cannot be read, a required field has none, or a name is unknown; its `fields`
+                say what is wrong with each.
+        """
+        return cast("T", self._form().read(values))
 
     def send(
         self, job: Job[Any] | str, payload: T, /, *, author: str = "", within: object | None = None
@@ -263,11 +283,24 @@ def why_not_answered(
         try:
             signal.decode(value)
         except ArgumentError as error:
-            return f"{shown(value)} is no payload of signal {name!r}: {error}."
+            return f"{shown(value)} is no payload of signal {name!r}: {error}. {_wanted(signal)}"
     kind, _, awaited = ("" if job is None else job.waits_for or "").partition(" ")
     if job is None or job.is_final or kind != MemoKind.SIGNAL or awaited == name or is_early:
         return None
     return f"Job {job.id} waits for signal {awaited!r} now, not for {shown(name)}."
+
+
+def _wanted(signal: Signal[Any]) -> str:
+    """Return what to send instead: "Approval has the fields ok (bool), by (str)." """
+    fields = signal.parameters()
+    type_name = getattr(signal.type, "__name__", str(signal.type))
+    if [field.name for field in fields] == ["value"] and fields[0].annotation_text == type_name:
+        return f"Send JSON of the type {type_name}."
+    told = ", ".join(
+        f"{field.name} ({field.annotation_text}{'' if field.is_required else ', can be left out'})"
+        for field in fields
+    )
+    return f"{type_name} has the fields {told}."
 
 
 def check_name(name: object) -> str:

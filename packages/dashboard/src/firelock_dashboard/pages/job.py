@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import attrs
 from starlette.responses import RedirectResponse, Response
 
-from firelock import JobNotFound, PluginError, StepError
+from firelock import ArgumentError, FormError, JobNotFound, PluginError, StepError
 from firelock.control.doctor import lacks_task
 from firelock.control.servers import is_stale
 from firelock.flows.signals import TIMED_OUT
@@ -22,8 +22,9 @@ from firelock.jobs.blocked_by import key_waits
 from firelock.storage import FINAL_STATES, JobFilter, JobRecord, Memo, MemoKind, State
 from firelock_dashboard.pages.jobs import attempts_of
 from firelock_dashboard.pages.suggestions import starts
+from firelock_dashboard.pages.tasks import ARGUMENTS
 from firelock_dashboard.pages.tracebacks import Trace, markdown, read_traceback
-from firelock_dashboard.problems import NotHere
+from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.stats.job_search import pages_of
 from firelock_dashboard.stats.waiting import JobWait, Parent, Reason, explain
@@ -35,7 +36,7 @@ from firelock_dashboard.web.payloads import Node, ShownCall, call_of, tree
 from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
-    from firelock import FailedAttempt, Job, JobLogLine, JobProgress, JobStep, JsonValue, ServerView
+    from firelock import FailedAttempt, Job, JobLogLine, JobProgress, JobStep, JsonValue, Parameter, ServerView
     from firelock.storage import JobRecord
     from firelock_dashboard.stats.history import TaskStats
     from firelock_dashboard.web.payloads import Payload
@@ -49,6 +50,7 @@ _STEP = 220  # characters of a step's kind and name
 _ONE = Text("one", is_required=True)
 _AGAIN = Text("step", is_required=True, limit=_STEP)
 _SIGNAL = Text("signal", is_required=True, limit=_STEP)
+_VALUE_TEXT = attrs.evolve(SIGNAL_VALUE, is_required=False, may_be_empty=True)
 _AFTER = Integer("after", default=0, least=0, most=999_999_999)  # number of a line
 
 
@@ -103,12 +105,67 @@ def run_again_from(visit: Visit) -> Response:
     return visit.done(visit.text("job.again", id=short_id(job_id), name=step), to=f"/jobs/{job_id}")
 
 
+@attrs.frozen
+class AnswerForm:
+    """The form that answers the signal that a job waits for."""
+
+    job_id: str
+    signal: str
+    fields: Sequence[Parameter] | None  # None if this process does not know the signal's type
+    values: Mapping[str, str] = attrs.field(factory=dict)  # what was sent, by field
+    problems: Mapping[str, str] = attrs.field(factory=dict)  # by field
+    problem: str = ""  # of the whole answer
+
+
+def _answer_form(visit: Visit, job_id: str, name: str) -> AnswerForm:
+    known = visit.fire.signal_named(name)
+    return AnswerForm(job_id, name, None if known is None else known.parameters())
+
+
 def answer_signal(visit: Visit) -> Response:
-    """The signal that the job waits for is answered with the JSON that was typed, if nobody was first."""
+    """The signal that the job waits for has this answer, if none was sent before.
+
+    The answer is the fields of the signal's type, `args.NAME`, or JSON as `value`. To a visitor without a
+    script, wrong fields are shown in the form again.
+    """
     job_id, name = visit.form.value(_ONE), visit.form.value(_SIGNAL)
-    is_first = send_signal(visit, job_id, name, visit.form.value(SIGNAL_VALUE))
+    text, fields = visit.form.maybe(_VALUE_TEXT), visit.form.maybe(ARGUMENTS)
+    try:
+        is_first = send_signal(visit, job_id, name, _payload_text(visit, name, text, fields))
+    except (ArgumentError, BadRequest) as error:
+        if visit.wants_json:
+            raise BadRequest(str(error)) from error
+        return _wrong_answer(visit, _answer_form(visit, job_id, name), error)
     told = visit.text("job.answered" if is_first else "job.answered_late", name=name)
     return visit.done(told, to=f"/jobs/{job_id}", kind="good" if is_first else "note")
+
+
+def _payload_text(visit: Visit, name: str, text: str | None, fields: Mapping[str, str] | None) -> str:
+    """Return the JSON of an answer.
+
+    Raises:
+        BadRequest: nothing was sent, or fields of a signal that this process does not know.
+        ArgumentError: a field is wrong.
+    """
+    known = visit.fire.signal_named(name)
+    if text is not None or known is None or fields is None:
+        if text is None:
+            raise BadRequest("value is missing; send JSON of the signal's type.")
+        return text
+    return known.encode(known.payload_from_text(fields))
+
+
+def _wrong_answer(visit: Visit, form: AnswerForm, error: ArgumentError | BadRequest) -> Response:
+    """Return the form as it was sent, with what is wrong beside each field."""
+    values = visit.form.maybe(ARGUMENTS) or {}
+    problems: dict[str, str] = {}
+    if form.fields is None:
+        values, problems = {"value": visit.form.maybe(_VALUE_TEXT) or ""}, {"value": str(error)}
+    elif isinstance(error, FormError):
+        problems = dict(error.fields)
+    shown = attrs.evolve(form, values=values, problems=problems, problem="" if problems else str(error))
+    title = visit.text("job.answer", name=form.signal)
+    return visit.page("job_answer.html", title=title, section="jobs", form=shown, status=400)
 
 
 def download_log(visit: Visit) -> Response:
@@ -151,7 +208,7 @@ def _file(text: str, name: str, kind: str) -> Response:
 ROUTES = (
     Route("GET", "/jobs/{id}", Permission.READ, show_job, (_AFTER,)),
     Route("POST", "/jobs/again", Permission.REQUEUE, run_again_from, form=(_ONE, _AGAIN)),
-    Route("POST", "/jobs/signal", Permission.RUN_TASK, answer_signal, form=(_ONE, _SIGNAL, SIGNAL_VALUE)),
+    Route("POST", "/jobs/signal", Permission.RUN_TASK, answer_signal, form=(_ONE, _SIGNAL, _VALUE_TEXT, ARGUMENTS)),
     Route("GET", "/jobs/{id}/log", Permission.VIEW_LOGS, download_log),
     Route("GET", "/jobs/{id}/arguments", Permission.VIEW_ARGUMENTS, download_arguments),
     Route("GET", "/jobs/{id}/result", Permission.VIEW_ARGUMENTS, download_result),
@@ -340,10 +397,9 @@ class JobView:
         return name if kind == MemoKind.SIGNAL and not self.job.is_final else None
 
     @property
-    def signal_type(self) -> str | None:
-        """What its signal's payload is, where this process knows that."""
-        known = None if self.signal is None else self.visit.fire.signal_named(self.signal)
-        return None if known is None else getattr(known.type, "__name__", str(known.type))
+    def answer(self) -> AnswerForm:
+        """The form that answers the signal that it waits for."""
+        return _answer_form(self.visit, self.job.id, self.signal or "")
 
     @property
     def may_run_from(self) -> bool:
