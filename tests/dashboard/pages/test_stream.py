@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import html
+import re
+from contextlib import closing
+from urllib.parse import quote
+
 import pytest
 
 from firelock.model.memo import chunk_offset
 from firelock.storage import Chunk, State
+from firelock_dashboard import Dashboard
+from tests.dashboard.asking import Browser
 from tests.dashboard.flows import SESSION, claim, end
 
 
@@ -101,3 +108,102 @@ def test_what_is_no_offset_is_refused(client, job, after):
 
 def test_an_unknown_job_has_no_stream(client):
     assert client.get("/jobs/unknown/stream").status == 404
+
+
+# ---- on the page of the job ------------------------------------------------------------------------------
+
+
+def panel_of(client, job, query=""):
+    """The panel, with its visible text; None if it is hidden."""
+    page = client.get(f"/jobs/{job.id}{query}").text
+    card = page.partition('id="stream"')[2].partition("</section>")[0]
+    return None if card.partition(">")[0].endswith("hidden") else card
+
+
+def text_of(card):
+    pieces = re.findall(r"<span data-offset[^>]*>(.*?)</span>", card, re.DOTALL)
+    return html.unescape("".join(pieces))
+
+
+def follow(client, job, offset):
+    """What the page's script is given for what comes behind an offset."""
+    answer = client.get(f"/jobs/{job.id}?stream=out&offset={offset}&part=stream")
+    return text_of(answer.text), [int(one) for one in re.findall(r'data-offset="(\d+)"', answer.text)]
+
+
+def test_a_job_shows_what_it_emits_beside_its_log(fire, client, job):
+    """There is no panel before that; then the text, which is escaped, and what comes later behind its offset."""
+    assert panel_of(client, job) is None
+    assert "Nothing has been emitted" in panel_of(client, job, "?stream=other")
+    emit(fire, job, "Once\n", "<b>upon</b> ")
+
+    card = panel_of(client, job)
+
+    assert "Once\n<b>upon</b> " == text_of(card)
+    assert "&lt;b&gt;upon" in card
+    assert ("", []) == follow(client, job, chunk_offset(1, 1))
+    emit(fire, job, "a time", first=2)
+    assert ("a time", [chunk_offset(1, 2)]) == follow(client, job, chunk_offset(1, 1))
+
+
+def test_hostile_output_is_text(fire, client, job, hostile):
+    emit(fire, job, hostile or "-")
+
+    assert "<script" not in panel_of(client, job).replace("</script", "")
+    assert client.get(f"/jobs/{job.id}?stream={quote(hostile)}").status in {200, 400}
+
+
+@pytest.mark.parametrize("count", [99, 100, 101, 128, 129, 612])
+def test_of_a_long_stream_the_end_is_shown(fire, client, job, count):
+    """The newest hundred chunks, whatever their number; the beginning is a link away, and what follows it."""
+    emit(fire, job, *(f"[{number}]" for number in range(count)))
+
+    card = panel_of(client, job)
+
+    first = max(0, count - 100)
+    assert "".join(f"[{number}]" for number in range(first, count)) == text_of(card)
+    assert (first == 0) == ("data-stream-cut hidden" in card)
+    start = panel_of(client, job, "?stream=out&offset=-1")
+    assert text_of(start).startswith("[0][1]")
+    if count > 100:
+        more = html.unescape(re.search(r'<footer><a href="[^"?]*(\?[^"#]*)', start)[1])
+        assert text_of(panel_of(client, job, more)).startswith("[100]")
+
+
+def test_the_end_is_found_behind_runs_that_emitted_nothing(fire, client, job):
+    """Several runs in one stream: the last one that emitted, with a mark where each began."""
+    emit(fire, job, *["a"] * 150)
+    for _ in range(3):
+        end(fire, job, State.ENQUEUED)
+        (job,) = claim(fire)
+    emit(fire, job, "again")
+    end(fire, job, State.ENQUEUED)
+    (job,) = claim(fire)
+
+    assert "again" == text_of(panel_of(client, job))
+
+
+def test_a_part_of_a_stream_is_bounded_by_its_size(fire, client, job):
+    """Of large chunks fewer are shown, at least one, and the next part begins behind them."""
+    emit(fire, job, *(letter * 16_000 for letter in "abcdefghijkl"))
+
+    shown = text_of(panel_of(client, job))
+
+    assert (128_000, "e", "l") == (len(shown), shown[0], shown[-1])
+    text, offsets = follow(client, job, -1)
+    assert ("a", "h", [chunk_offset(1, 7)]) == (text[0], text[-1], offsets)
+
+
+def test_a_stream_is_masked_and_is_for_who_may_see_logs(fire, job):
+    """A secret is masked, in two chunks too; a visitor without view_logs gets no panel."""
+    emit(fire, job, "password=hun", "ter2 ok")
+    seen = []
+    for level in ("admin", {"read"}):
+        with (
+            closing(Dashboard(fire, auth=lambda _, level=level: level)) as dashboard,
+            closing(Browser(dashboard)) as browser,
+        ):
+            seen.append(browser.get(f"/jobs/{job.id}").text)
+
+    assert not any("hunter2" in page or "ter2 ok" in page for page in seen)
+    assert ['id="stream"' in page for page in seen] == [True, False]

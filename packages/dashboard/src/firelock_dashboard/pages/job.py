@@ -21,6 +21,7 @@ from firelock.flows.signals import TIMED_OUT
 from firelock.jobs.blocked_by import key_waits
 from firelock.storage import FINAL_STATES, JobFilter, JobRecord, Memo, MemoKind, State
 from firelock_dashboard.pages.jobs import attempts_of
+from firelock_dashboard.pages.stream import FROM_OFFSET, STREAM, StreamPart, read_part
 from firelock_dashboard.pages.suggestions import starts
 from firelock_dashboard.pages.tasks import ARGUMENTS
 from firelock_dashboard.pages.tracebacks import Trace, markdown, read_traceback
@@ -206,7 +207,7 @@ def _file(text: str, name: str, kind: str) -> Response:
 
 
 ROUTES = (
-    Route("GET", "/jobs/{id}", Permission.READ, show_job, (_AFTER,)),
+    Route("GET", "/jobs/{id}", Permission.READ, show_job, (_AFTER, STREAM, FROM_OFFSET)),
     Route("POST", "/jobs/again", Permission.REQUEUE, run_again_from, form=(_ONE, _AGAIN)),
     Route("POST", "/jobs/signal", Permission.RUN_TASK, answer_signal, form=(_ONE, _SIGNAL, _VALUE_TEXT, ARGUMENTS)),
     Route("GET", "/jobs/{id}/log", Permission.VIEW_LOGS, download_log),
@@ -441,6 +442,16 @@ class JobView:
         if after:
             return self.handle.log(after=after, limit=_LOG)
         return self.handle.log(limit=_LOG_KEPT)[-_LOG_FIRST:]
+
+    @cached_property
+    def stream(self) -> StreamPart | None:
+        """What it emits, the end of it at first; None if this visitor may not see it."""
+        return read_part(self.visit, self.job) if self.visit.may(Permission.VIEW_LOGS) else None
+
+    @property
+    def is_stream_named(self) -> bool:
+        """Whether the visitor asked for a stream, which is then shown though it is empty."""
+        return STREAM in self.visit.query
 
     # ---- what is around it ---------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What a job emits, as it comes: Server-Sent Events whose ids are offsets, for pages and for programs.
+"""What a job emits: its end for the job's page, and Server-Sent Events whose ids are offsets, for programs.
 
 A reader that was cut off asks again with the last id that it has, as browsers do by themselves, and misses
 nothing. Each run of a job that began anew is told by an event of its own.
@@ -6,12 +6,17 @@ nothing. Each run of a job that began anew is told by an event of its own.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
+import attrs
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from firelock.storage import FINAL_STATES
+from firelock.model.memo import chunk_offset
+from firelock.storage import FINAL_STATES, Chunk, JobRecord
 from firelock_dashboard.problems import BadRequest
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.web.event_stream import EventStream, event
@@ -23,9 +28,110 @@ if TYPE_CHECKING:
     from firelock_dashboard.web.request import Visit
 
 _NAME = Text("name", default="out")
+STREAM = Text("stream", default="out")
+FROM_OFFSET = Integer("offset", least=-1, most=10**18)
+"""The stream of a job's page, and the offset behind which it begins; its end without one."""
+
+_STREAM_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_SHOWN_CHARACTERS = 128 * 1024  # of one answer
 _AFTER = Integer("after", least=0, most=10**18)  # an offset
 _PAGE = 100  # chunks that are read at once
 _OFFSET = 20  # digits
+
+
+# ---- on a page -------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class StreamPiece:
+    """What one run emitted, as far as it is shown."""
+
+    run: int
+    offset: int  # of its last chunk
+    text: str  # masked
+
+
+@attrs.frozen
+class StreamPart:
+    """A part of a job's stream: up to a hundred chunks of it, and at most 128 Ki characters."""
+
+    name: str
+    pieces: Sequence[StreamPiece]
+    is_whole_before: bool  # nothing was emitted before it
+    has_more: bool  # there is a part behind it; False for the end
+
+    @property
+    def last(self) -> int:
+        """The offset of its last chunk; −1 for none."""
+        return self.pieces[-1].offset if self.pieces else -1
+
+
+def read_part(visit: Visit, job: JobRecord) -> StreamPart:
+    """Return the part of a job's stream that the query names, its end at first.
+
+    A stream of up to a hundred chunks takes one read. Of a longer one the end is searched for: a storage reads
+    forward only, so that takes some thirty reads of one chunk at most.
+
+    Raises:
+        BadRequest: that is not the name of a stream.
+    """
+    name, after = visit.query.value(STREAM), visit.query.maybe(FROM_OFFSET)
+    if not _STREAM_NAME.fullmatch(name):
+        raise BadRequest(visit.text("job.no_stream_name"))
+
+    def read(after: int, limit: int = 1) -> list[Chunk]:
+        return visit.fire.storage.read_stream(job.id, name, after=after, limit=limit)
+
+    chunks = read(-1 if after is None else after, _PAGE)
+    beginning = chunks[:1] if after is None or after < 0 else []
+    if after is None and len(chunks) == _PAGE:
+        last = _last_chunk(read, chunks[-1], job.fence)
+        chunks = read(max(chunk_offset(last.run, 0), last.offset - _PAGE + 1) - 1, _PAGE)
+    shown = _cut(chunks, from_end=after is None)
+    pieces = [
+        StreamPiece(run, members[-1].offset, visit.redacted("".join(one.data for one in members)))
+        for run, members in ((run, list(group)) for run, group in groupby(shown, key=lambda one: one.run))
+    ]
+    return StreamPart(
+        name, pieces, is_whole_before=shown[:1] == beginning,
+        has_more=after is not None and (len(chunks) == _PAGE or shown[-1:] != chunks[-1:]),
+    )  # fmt: skip
+
+
+def _last_chunk(read: Callable[[int], list[Chunk]], known: Chunk, fence: int) -> Chunk:
+    """Return the last chunk of a stream behind one that is known; runs up to the fence may have emitted.
+
+    Offsets ascend and each run numbers its chunks without a gap, so both are found by halving.
+    """
+    last, beyond = known, fence + 1  # runs from `beyond` on have emitted nothing
+    while last.run + 1 < beyond:
+        middle = (last.run + 1 + beyond) // 2
+        if found := read(chunk_offset(middle, 0) - 1):
+            last = found[0]
+        else:
+            beyond = middle
+    step, is_beyond = 1, False
+    while step:
+        if found := read(last.offset + step - 1):
+            last, step = found[0], step // 2 if is_beyond else step * 2
+        else:
+            is_beyond, step = True, step // 2
+    return last
+
+
+def _cut(chunks: Sequence[Chunk], *, from_end: bool) -> list[Chunk]:
+    """Return as many chunks as may be shown, from one end of them; one at least."""
+    kept: list[Chunk] = []
+    size = 0
+    for chunk in reversed(chunks) if from_end else chunks:
+        size += len(chunk.data)
+        if kept and size > _SHOWN_CHARACTERS:
+            break
+        kept.append(chunk)
+    return kept[::-1] if from_end else kept
+
+
+# ---- for programs ----------------------------------------------------------------------------------------
 
 
 class JobStream(EventStream):

@@ -84,4 +84,62 @@
       else if (!ended) isOver = false;
     });
   }
+
+  // ---- the stream ---------------------------------------------------------------------------------------------
+  // Read like the log, every two seconds while the job has not ended; until it has emitted anything, every ten.
+
+  const stream = document.querySelector("[data-stream]");
+  if (stream) {
+    const card = stream.closest(".card");
+    const CHARACTERS = 512 * 1024;
+    let busy = false;
+    let isOver = "isOver" in stream.dataset;
+    let beat = 0;
+    const isAtEnd = () => stream.scrollHeight - stream.scrollTop - stream.clientHeight < 40;
+    const mark = () => {
+      let run = null;
+      for (const piece of stream.children) {
+        piece.classList.toggle("is-next-run", run !== null && piece.dataset.run !== run);
+        run = piece.dataset.run;
+      }
+    };
+    const more = async () => {
+      if (busy || document.hidden || firelock.isPaused()) return;
+      busy = true;
+      try {
+        const to = new URL(stream.dataset.stream, location.href);
+        to.searchParams.set("part", "stream");
+        to.searchParams.set("offset", stream.lastElementChild?.dataset.offset ?? "-1");
+        const response = await fetch(to, { credentials: "same-origin", cache: "no-store" });
+        if (response.status !== 200) return;
+        const page = new DOMParser().parseFromString(`<pre>${await response.text()}</pre>`, "text/html");
+        const last = BigInt(stream.lastElementChild?.dataset.offset ?? -1);
+        const pieces = [...page.querySelectorAll("[data-offset]")].filter((piece) => BigInt(piece.dataset.offset) > last);
+        if (!pieces.length) return;
+        const follows = isAtEnd();
+        stream.append(...pieces);
+        while (stream.children.length > 1 && stream.textContent.length > CHARACTERS) {
+          stream.firstElementChild.remove();
+          card.querySelector("[data-stream-cut]").hidden = false;
+        }
+        mark();
+        card.hidden = stream.hidden = false;
+        card.querySelector(".log-none").hidden = true;
+        document.querySelector("[data-stream-open]")?.remove();
+        if (follows) stream.scrollTop = stream.scrollHeight;
+      } catch { /* the next beat asks again */ } finally { busy = false; }
+    };
+    mark();
+    if (!new URL(location.href).searchParams.has("offset")) stream.scrollTop = stream.scrollHeight;
+    setInterval(() => {
+      beat += 1;
+      if (!isOver && (stream.children.length || beat % 5 === 0)) more();
+    }, 2000);
+    document.getElementById("region-head").addEventListener("firelock:swapped", () => {
+      const now = state(document.getElementById("region-head"));
+      const ended = ["succeeded", "failed", "deleted"].includes(now);
+      if (ended && !isOver) setTimeout(() => { more(); isOver = true; }, 3000);
+      else if (!ended && !("isOver" in stream.dataset)) isOver = false;
+    });
+  }
 }
