@@ -9,9 +9,11 @@ from contextlib import closing, contextmanager
 from datetime import timedelta
 
 import pytest
+from starlette.requests import Request
 
 from firelock import ConfigurationError, Firelock, StorageUnavailable
 from firelock_dashboard import Dashboard
+from firelock_dashboard.problems import NoSession
 from firelock_dashboard.security.links import COOKIE, Links
 from tests.core.fakes import FailingStorage
 from tests.dashboard.asking import Browser
@@ -424,3 +426,96 @@ def test_a_session_of_another_dashboard_hides_none(dashboard, port, order):
     pair = [f"{COOKIE}_80={own}", f"{COOKIE}_{port}={'x' * 43}"]
     with closing(Browser(dashboard, root="/jobs", is_in=False)) as browser:
         assert 200 == browser.get("/queues", headers={"cookie": "; ".join(pair[::order])}).status
+
+
+# ---- the end of a session --------------------------------------------------------------------------------
+
+
+def test_signing_out_ends_the_session_and_clears_its_cookie(fire, dashboard, client):
+    """A copy of the cookie lets nobody in any more; other sessions go on."""
+    other = session_of(dashboard)
+    copy = client.cookies[f"{COOKIE}_80"]
+    assert 'action="/sign-out"' in client.get("/").text
+    assert 'action="/sign-out"' in client.get("/settings").text
+
+    answer = client.post("/sign-out")
+
+    assert (303, "/enter?ended=1") == (answer.status, answer.location)
+    assert f"{COOKIE}_80" not in client.cookies
+    (line,) = answer.every("set-cookie")
+    assert all(word in line for word in ("Max-Age=0", "HttpOnly", "SameSite=strict", "Path=/"))
+    assert (401, 200) == (status_with(dashboard, copy), status_with(dashboard, other))
+    assert "You are signed out" in client.get("/enter?ended=1").text
+    assert 1 == len(fire.storage.list_records("dashboard_session", limit=10))
+
+
+def test_every_session_of_the_browser_ends(dashboard, client):
+    """Two dashboards of one storage at two ports: a session of the other one would let the visitor in again."""
+    client.cookies[f"{COOKIE}_81"] = session_of(dashboard)
+
+    answer = client.post("/sign-out")
+
+    assert 2 == len(answer.every("set-cookie"))
+    assert 401 == client.get("/queues").status
+
+
+def test_another_process_believes_an_ended_session_for_half_a_minute_at_most(fire, dashboard, client, tick):
+    elsewhere = Links(fire, monotonic=tick)
+    session = client.cookies[f"{COOKIE}_80"]
+    request = Request({"type": "http", "headers": [(b"cookie", f"{COOKIE}_80={session}".encode())]})
+    elsewhere.access(request)
+
+    client.post("/sign-out")
+    tick.at += 30
+
+    with pytest.raises(NoSession):
+        elsewhere.access(request)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"sec-fetch-site": None, "origin": "http://evil.example"},
+        {"sec-fetch-site": None},
+    ],
+)
+def test_no_other_site_signs_a_visitor_out(client, headers):
+    """As with any other action; and no link does, since it is no GET."""
+    assert 403 == client.post("/sign-out", headers=headers).status
+    assert 405 == client.get("/sign-out").status
+    assert 200 == client.get("/queues").status
+
+
+def test_a_dashboard_that_is_read_only_has_sessions_to_end(fire):
+    with (
+        closing(Dashboard(fire, read_only=True)) as dashboard,
+        closing(Browser(dashboard)) as browser,
+    ):
+        assert 303 == browser.post("/sign-out").status
+        assert 401 == browser.get("/queues").status
+
+
+def test_a_dashboard_with_auth_ends_no_session(fire):
+    """Its sessions are those of the application: there is no button, and the address says so."""
+    with (
+        closing(Dashboard(fire, auth=lambda _: "admin")) as dashboard,
+        closing(Browser(dashboard)) as browser,
+    ):
+        assert "/sign-out" not in browser.get("/settings").text
+        assert 404 == browser.post("/sign-out").status
+
+
+def test_a_session_goes_on_while_its_storage_is_away():
+    """Nobody is told that it has ended."""
+    storage = FailingStorage()
+    with (
+        closing(Firelock(storage)) as fire,
+        closing(Dashboard(fire)) as dashboard,
+        closing(Browser(dashboard)) as browser,
+    ):
+        storage.fail("delete_record", StorageUnavailable("away"))
+        assert 503 == browser.post("/sign-out").status
+        assert f"{COOKIE}_80" in browser.cookies
+        assert 200 == browser.get("/queues").status

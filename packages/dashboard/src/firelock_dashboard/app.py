@@ -31,7 +31,7 @@ from firelock_dashboard.pages import approvals
 from firelock_dashboard.problems import BadRequest, Forbidden, NoSession, NotHere, NotLocal, RequestProblem
 from firelock_dashboard.security.auth import Entrance, django_permissions, django_staff
 from firelock_dashboard.security.csrf import Gate
-from firelock_dashboard.security.links import COOKIE, ENTER, SESSION_SECONDS, Links
+from firelock_dashboard.security.links import COOKIE, ENTER, SESSION_SECONDS
 from firelock_dashboard.security.permissions import Access, Auth, Permission
 from firelock_dashboard.security.redaction import Redactions
 from firelock_dashboard.site import Site
@@ -122,11 +122,10 @@ class Dashboard(Site):
         )
         super().__init__(
             fire, gate, is_read_only=read_only, title=title, back_url=_checked_back(back_url),
-            environment=environment, redact=redact,
+            environment=environment, redact=redact, has_sessions=auth is None,
         )  # fmt: skip
         self.auth = auth
         self.framework = framework
-        self.links = Links(fire)
         self.wsgi = WsgiDashboard(self, auth)
         self._entrance = Entrance(fire, gate, self.links, auth)
         self._streams = StreamLimit(_checked_streams(max_streams))
@@ -233,7 +232,8 @@ class Dashboard(Site):
         self.gate.check_visitor(request)
         is_own = self.gate.check_origin(request)
         if request.method != "POST":
-            raise NoSession(self.texts("enter.ready"))
+            has_ended = request.scope["query_string"] == b"ended=1"
+            raise NoSession(self.texts("enter.ended" if has_ended else "enter.ready"))
         if not is_own:
             raise Forbidden(self.texts("enter.not_own"))
         body = await read_body(request)

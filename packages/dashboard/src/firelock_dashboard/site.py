@@ -6,6 +6,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from firelock_dashboard.security.links import Links
 from firelock_dashboard.security.permissions import LEVELS, Access, Permission
 from firelock_dashboard.security.redaction import Redactions, Redactor
 from firelock_dashboard.stats.gauges import Gauges
@@ -40,9 +41,12 @@ class Site:
         back_url: str | None,
         environment: str | None,
         redact: Redactions,
+        has_sessions: bool,
     ) -> None:
         self.fire = fire
         self.gate = gate
+        self.has_sessions = has_sessions  # visitors come in by links, for sessions that they can end
+        self.links = Links(fire)
         self.is_read_only = is_read_only
         self.title = title
         self.back_url = back_url

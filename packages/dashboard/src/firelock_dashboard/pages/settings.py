@@ -1,10 +1,13 @@
-"""Settings: how pages look to one visitor. They are kept in that visitor's browser and nowhere else."""
+"""Settings: how pages look to one visitor, kept in that visitor's browser alone; and the end of a session."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from firelock_dashboard.problems import BadRequest
+from starlette.responses import RedirectResponse
+
+from firelock_dashboard.problems import BadRequest, NotHere
+from firelock_dashboard.security.links import ENTER
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.web.fields import Choice
 from firelock_dashboard.web.request import SETTINGS
@@ -34,7 +37,22 @@ def save_settings(visit: Visit) -> Response:
     return response
 
 
+def sign_out(visit: Visit) -> Response:
+    """The visitor's session has ended: neither its cookie nor a copy of it lets anybody in.
+
+    Raises:
+        NotHere: visitors come in by an `auth=`, which has sessions of its own.
+    """
+    if not visit.dashboard.has_sessions:
+        raise NotHere(visit.text("settings.no_session"))
+    response = RedirectResponse(visit.url(ENTER, ended=1), 303)
+    for name in visit.dashboard.links.end(visit.request):
+        visit.clear_cookie(response, name)
+    return response
+
+
 ROUTES = (
     Route("GET", "/settings", Permission.READ, show_settings),
     Route("POST", "/settings", Permission.READ, save_settings, form=_FIELDS, is_personal=True),
+    Route("POST", "/sign-out", Permission.READ, sign_out, is_personal=True),
 )

@@ -144,6 +144,24 @@ class Links:
             self._known[key] = _SeenSession(now + left / _MICRO, now)
         return True
 
+    def end(self, request: Request) -> list[str]:
+        """The sessions that the request shows have ended; return the names of their cookies.
+
+        All of them, since each would let the visitor in again. Another process of the dashboard may believe
+        one for half a minute longer.
+
+        Raises:
+            StorageUnavailable: the storage cannot be reached, and a session goes on.
+        """
+        names = []
+        for name, token in _shown_cookies(request.headers.getlist("cookie")):
+            key = _hash(token)
+            if self._fire.storage.delete_record(_SESSION, key):
+                names.append(name)
+            with self._lock:
+                self._known.pop(key, None)
+        return names
+
     # ---- records -----------------------------------------------------------------------------------------
 
     def _stored(self, kind: str, seconds: int) -> str:
@@ -173,8 +191,13 @@ def _shown(headers: Iterable[str]) -> list[str]:
 
     Cookies of one name are all looked at: one of a dashboard at `/` comes beside that of one at `/jobs`.
     """
+    return list(dict.fromkeys(token for _, token in _shown_cookies(headers)))
+
+
+def _shown_cookies(headers: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the names and values of the cookies that may be sessions."""
     pairs = (pair.strip().partition("=") for header in headers for pair in header.split(";"))
-    found = [value for name, _, value in pairs if name.startswith(COOKIE) and _TOKEN.match(value)]
+    found = [(name, value) for name, _, value in pairs if name.startswith(COOKIE) and _TOKEN.match(value)]
     return list(dict.fromkeys(found))[:_COOKIES]
 
 

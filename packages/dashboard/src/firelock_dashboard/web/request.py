@@ -370,7 +370,7 @@ class Visit:
     def finish(self, response: Response) -> Response:
         """Return the response with the cookies that this visit leaves behind."""
         if self.clears_flash:
-            response.delete_cookie(_FLASH, path=f"{self.url.root}/", httponly=True, samesite="strict")
+            self.clear_cookie(response, _FLASH)
         return response
 
     def set_cookie(self, response: Response, name: str, value: str, seconds: int) -> None:
@@ -379,6 +379,10 @@ class Visit:
             name, value, max_age=seconds, path=f"{self.url.root}/", httponly=True, samesite="strict",
             secure=self.dashboard.gate.scheme(self.request) == "https",
         )  # fmt: skip
+
+    def clear_cookie(self, response: Response, name: str) -> None:
+        """The visitor's browser forgets a cookie that `set_cookie` set for this mount."""
+        response.delete_cookie(name, path=f"{self.url.root}/", httponly=True, samesite="strict")
 
 
 # ---- before the visit ------------------------------------------------------------------------------------
