@@ -145,7 +145,8 @@ def test_requests_that_are_never_finished_shut_nobody_out(start, tmp_path, files
 
 def test_a_link_is_printed_to_a_terminal_only(start, tmp_path):
     """A file or a service's log holds the command that makes one; a person has it before them."""
-    words = ("--storage", f"sqlite:///{tmp_path / 'jobs.db'}", "--port", "0")
+    url = f"sqlite:///{tmp_path / 'jobs.db'}"
+    words = ("--storage", url, "--port", "0")
     ours, theirs = pty.openpty()
     logged = start(*words)
     shown = start(*words, stdout=theirs)
@@ -160,10 +161,20 @@ def test_a_link_is_printed_to_a_terminal_only(start, tmp_path):
 
         assert 200 == asked(link[0].partition("/enter")[0], "/queues", session=session_by(link[0]))[0]
         assert "#" not in log
-        assert f"firelock dashboard link --storage URL --at {address}/" in log
+        assert f"firelock dashboard link --storage {url} --at {address}/" in log
         for process in (logged, shown):
             process.kill()
             process.wait()
+
+
+def test_no_password_of_a_storage_is_printed(start):
+    """Its URL is a placeholder in the command then; the storage need not answer."""
+    logged = start("--storage", "redis://:hunter2@127.0.0.1:9", "--port", "0")
+
+    said = logged.stdout.readline() + logged.stdout.readline()
+
+    assert "firelock dashboard link --storage URL --at" in said
+    assert "hunter2" not in said
 
 
 def test_open_opens_a_link(start, tmp_path):

@@ -39,10 +39,13 @@ def raise_in_library():
     json.loads("{")
 
 
-def raise_deep(depth):
-    if depth:
-        raise_deep(depth - 1)
-    raise ValueError("deep")
+def raise_by_turns(left, first=True):
+    """Fail below as many frames, no two of which are alike beside each other."""
+    if not left:
+        raise ValueError("deep")
+    if first:
+        raise_by_turns(left - 1, first=False)
+    raise_by_turns(left - 1)
 
 
 def test_type_and_message_are_told():
@@ -122,9 +125,27 @@ def test_a_message_is_cut_at_1000_characters():
     assert "x" * 999 + "…" == info.message
 
 
+def test_equal_frames_of_a_recursion_are_folded():
+    """As Python does: three of them, and how often the last one is repeated; what led there is not lost."""
+
+    def down(left):
+        if not left:
+            raise ValueError("deep")
+        down(left - 1)
+
+    lines = describe_failure(caught(down, 60)).traceback.split("\n")
+
+    assert ["  [Previous line repeated 57 more times]"] == [one for one in lines if "repeated" in one]
+    assert 3 == sum(one == "    down(left - 1)" for one in lines)
+    assert not any("left out" in one for one in lines)
+    once = describe_failure(caught(down, 4)).traceback
+    assert "  [Previous line repeated 1 more time]\n" in once
+    assert "repeated" not in describe_failure(caught(down, 3)).traceback
+
+
 def test_of_a_deep_stack_the_middle_is_left_out():
     """The first and the last twenty frames stay, and the text says how many were left out."""
-    text = describe_failure(caught(raise_deep, 100)).traceback
+    text = describe_failure(caught(raise_by_turns, 100)).traceback
 
     assert 40 == text.count("File ")
     assert "  … 62 frames left out …" in text

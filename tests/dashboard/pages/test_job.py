@@ -12,7 +12,7 @@ from urllib.parse import quote
 import attrs
 import pytest
 
-from firelock import State
+from firelock import Retry, State
 from firelock.storage import Held, NewJob, Progress, Rollup
 from firelock_dashboard import Dashboard
 from firelock_dashboard.pages.job import JobView, phases_of, steps_of
@@ -403,6 +403,33 @@ def test_a_tree_is_bounded():
     assert deep.left_out == 1
 
 
+@pytest.mark.parametrize(("value", "text"), [({}, "{}"), ([], "[]"), ({"a": {}}, "{1}"), ([0], "[1]")])
+def test_an_empty_value_is_shown_as_it_is_written(value, text):
+    assert text == tree(value).text
+
+
+@pytest.mark.parametrize(
+    ("retry", "words"),
+    [
+        (Retry.listed([60, 300, 900], attempts=5), "5, after 1 min, 5 min, 15 min"),
+        (Retry.fixed(1.5, attempts=1), "1, after 1.5 s"),
+        (Retry(), "10, after 1 min, 5 min, 15 min, 1 h, 2 h, 4 h, …"),
+        (Retry.polynomial(), "10, after growing waits"),
+        (Retry.never(), "none"),
+    ],
+)
+def test_the_retries_of_a_call_are_told_in_words(fire, client, retry, words):
+    """Not as they are stored, in microseconds."""
+
+    @fire.task(name="shop.send")
+    def send() -> None: ...
+
+    page = client.get(f"/jobs/{send.using(retry=retry).enqueue().id}").text
+    told = re.search(r"<dt>Retries of this call</dt><dd[^>]*>([^<]*)</dd>", page)[1]
+
+    assert words == html.unescape(told).replace("\u202f", " ").replace("\u2009", " ")
+
+
 # ---- tracebacks ------------------------------------------------------------------------------------------
 
 
@@ -428,6 +455,21 @@ def test_a_real_failure_is_taken_apart():
     assert "ValueError: broke" == trace.last
     assert "test_a_real_failure_is_taken_apart" == trace.groups[-1].frames[-1].function
     assert trace.groups[-1].is_own
+
+
+def test_folded_frames_stay_folded():
+    """The line that says how often a frame is repeated stands in its place, among frames of its kind."""
+    frame = '→ File "/app/shop.py", line 3, in down\n    down(left - 1)\n'
+    (trace,) = read_traceback(
+        f"Traceback (most recent call last):\n{3 * frame}  [Previous line repeated 57 more times]\n"
+        '→ File "/app/shop.py", line 2, in down\n    raise ValueError\nValueError'
+    )
+
+    (group,) = trace.groups
+    assert ["down(left - 1)"] * 3 + ["[Previous line repeated 57 more times]", "raise ValueError"] == [
+        one.code for one in group.frames
+    ]
+    assert "ValueError" == trace.last
 
 
 def test_a_report_cannot_break_out_of_its_fence():

@@ -243,3 +243,19 @@ def test_json_that_is_wrong_stands_beside_its_field_too(fire, client, job):
     assert 'id="answer-error">value=' in refused.text
     assert "is no JSON" in refused.text
     assert ">yes &lt;b&gt;</textarea>" in refused.text
+
+
+def test_the_api_tells_the_end_of_a_wait_as_a_time(fire, client, job):
+    """Of a sleep and of a signal that nobody has sent; they have no value in microseconds."""
+    due_at = 1_795_000_000_000_000
+    remember(fire, job, "sleep", "cool-off", str(due_at))
+    remember(fire, job, "signal", "approval", str(due_at), is_done=False)
+    remember(fire, job, "signal", "go", None, is_done=False)
+    remember(fire, job, "signal", "number", "7")
+
+    steps = client.get(f"/api/jobs/{job.id}/steps").json()["steps"]
+
+    until = "2026-11-18T11:06:40.000000Z"
+    assert [(until[:19], None), (until[:19], None), (None, None), (None, "7")] == [
+        (one["until"] and one["until"][:19], one["value"]) for one in steps
+    ]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
+from zoneinfo import available_timezones
 
 import attrs
 import pytest
@@ -113,14 +115,13 @@ def definition(recurring_id, schedule, *, is_paused=False):
 
 
 def test_the_lane_counts_what_fires_in_each_ten_minutes():
-    """From the hour on; paused ones do not fire, and what fires too often is told apart."""
+    """From now on, frequent schedules too; paused ones do not fire."""
     now = datetime(2026, 11, 25, 14, 25, tzinfo=UTC)
     lane = lane_of(
         [
             definition("a", Cron("0 0 * * *")),
             definition("b", Cron("5 0 * * *")),
             definition("c", Cron("20 * * * *")),
-            definition("d", Every(timedelta(minutes=1))),
             definition("e", Cron("0 0 * * *"), is_paused=True),
             RecurringJob(RecurringRecord("f", "t", "{}", "json", "not JSON", "q")),
         ],
@@ -128,20 +129,65 @@ def test_the_lane_counts_what_fires_in_each_ten_minutes():
     )
 
     assert (144, datetime(2026, 11, 25, 14, 0, tzinfo=UTC)) == (len(lane.buckets), lane.buckets[0].starts_at)
-    assert (25, 1, 0) == (lane.instants, lane.often, lane.left_out)
+    assert (25, 0, False) == (lane.instants, lane.left_out, lane.has_piles)
     (pile,) = lane.piles()
     assert (datetime(2026, 11, 26, tzinfo=UTC), 2, ("a", "b")) == (pile.starts_at, pile.count, pile.ids)
     assert [15, 16] == [one.starts_at.hour for one in lane.buckets if one.count == 1][:2]
 
 
-def test_the_lane_has_room_for_a_thousand_runs():
-    """What does not fit is told."""
-    lane = lane_of(
-        [definition(f"d{number}", Cron("*/10 * * * *")) for number in range(10)],
-        datetime(2026, 11, 25, 14, 0, 1, tzinfo=UTC),
-    )
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Every(timedelta(minutes=1)),
+        Every(timedelta(seconds=90)),
+        Cron("*/7 * * * *"),
+        Cron("*/5 8-18 * * *", tz="Europe/Berlin"),
+        Cron("* * * * *", tz="America/New_York"),
+        Cron("7 3 * * *"),
+    ],
+)
+def test_the_lane_counts_frequent_schedules_as_if_it_walked_them(schedule):
+    """Each time from now on, in the bucket that it lies in."""
+    now = datetime(2026, 11, 25, 14, 25, 30, tzinfo=UTC)
+    start = now.replace(minute=0, second=0)
+    walked, at = Counter(), schedule.next_after(now)
+    while at < start + timedelta(days=1):
+        walked[(at - start) // timedelta(minutes=10)] += 1
+        at = schedule.next_after(at)
 
-    assert (1_001 > lane.instants > 850, lane.left_out > 0) == (True, True)
+    lane = lane_of([definition("a", schedule), definition("b", schedule)], now)
+
+    assert {place: 2 * count for place, count in walked.items()} == {
+        place: bucket.count for place, bucket in enumerate(lane.buckets) if bucket.count
+    }
+
+
+def test_all_of_forty_frequent_definitions_are_drawn():
+    """Of a shop with twenty nightly runs and sixteen that run every five or twenty minutes none is missing."""
+    nightly = [definition(f"n{number}", Cron(f"{number} 2 * * *")) for number in range(20)]
+    often = [definition(f"o{number}", Cron(f"{number % 5}/5 * * * *")) for number in range(9)]
+    rarer = [definition(f"r{number}", Cron(f"{number}/20 * * * *")) for number in range(7)]
+
+    lane = lane_of(nightly + often + rarer, datetime(2026, 11, 25, 14, 0, 1, tzinfo=UTC))
+
+    assert 0 == lane.left_out
+    assert {one.id for one in nightly + often + rarer} == {
+        recurring_id for bucket in lane.buckets for recurring_id in bucket.ids
+    }
+
+
+def test_a_lane_that_would_take_too_long_leaves_out_the_most_frequent():
+    """It says how many, and names no fullest minutes, since those may be others."""
+    often = [
+        definition(f"d{number}", Cron(f"* * * * {','.join(map(str, range(7)))}", tz=zone))
+        for number, zone in enumerate(sorted(available_timezones())[:40])
+    ]
+
+    lane = lane_of([*often, definition("rare", Cron("0 0 * * *"))], datetime(2026, 11, 25, 14, tzinfo=UTC))
+
+    assert 13 == lane.left_out
+    assert "rare" in {recurring_id for bucket in lane.buckets for recurring_id in bucket.ids}
+    assert [] == lane.piles()
 
 
 # ---- the list --------------------------------------------------------------------------------------------
@@ -166,7 +212,7 @@ def test_a_definition_is_shown_in_words(client, nightly):
 
 
 def test_the_last_runs_are_ticks(fire, client, report, nightly):
-    """Oldest first, each a link with its state; typical is the median of those that succeeded."""
+    """Oldest first, each with its state, and together one link that a finger can hit; typical is the median of those that succeeded."""
     worker = Worker(fire)
     ids = []
     for day in ("mon", "never", "tue"):
@@ -176,8 +222,11 @@ def test_the_last_runs_are_ticks(fire, client, report, nightly):
 
     page = client.part("/recurring", "rows").text
 
-    ticks = re.findall(r'class="state-(\w+)" href="/jobs/([^"]+)"', page)
-    assert [("succeeded", ids[0]), ("failed", ids[1]), ("succeeded", ids[2])] == ticks
+    (strip,) = re.findall(r'<a class="strip" href="([^"]+)" aria-label="([^"]+)">(.*?)</a>', page)
+    assert ("/recurring/view?id=nightly#runs-title", "Last runs: 2 Succeeded, 1 Failed") == strip[:2]
+    assert ["succeeded", "failed", "succeeded"] == re.findall(r'<i class="state-(\w+)" title="', strip[2])
+    view = client.get("/recurring/view?id=nightly").text
+    assert all(f'href="/jobs/{one}"' in view for one in ids)
     assert 'title="Failed, ' in page
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -15,6 +16,7 @@ import uvicorn
 
 from firelock import ConfigurationError, StorageUnavailable
 from firelock.storage import Feature
+from firelock.storage.contract import shown_url
 from firelock_dashboard.app import MOST_STREAMS, Dashboard
 from firelock_dashboard.security.auth import any_of
 from firelock_dashboard.security.links import LINK_SECONDS, Links
@@ -147,8 +149,10 @@ def _announce(options: argparse.Namespace, listener: socket.socket, dashboard: D
 
 def _announce_link(options: argparse.Namespace, address: str, dashboard: Dashboard) -> None:
     """A person is told how to come in; a file or a service's log never holds a link."""
-    named = " app:fire" if options.app else ""  # a storage's URL may hold a password
-    named += " --storage URL" if options.storage else ""
+    named = f" {options.app}" if options.app else ""
+    if options.storage:  # one that holds a password is not printed
+        is_open = shown_url(options.storage) == options.storage
+        named += f" --storage {shlex.quote(options.storage) if is_open else 'URL'}"
     again = options.as_called(f"firelock dashboard link{named} --at {address}")
     if sys.stdout.isatty():
         try:

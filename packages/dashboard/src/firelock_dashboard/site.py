@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from firelock.server.embedded import locate_app
 from firelock_dashboard.security.links import Links
 from firelock_dashboard.security.permissions import LEVELS, Access, Permission
 from firelock_dashboard.security.redaction import Redactions, Redactor
@@ -64,6 +66,11 @@ class Site:
         self.runner = OperationRunner(fire, self.payloads, is_allowed=not is_read_only, on_ended=self.forget)
         self.live = Live(fire, self._count, masked=self.redactor.text, on_changed=self.watch.forget)
         self._counted: tuple[float, Counts] | None = None
+
+    @cached_property
+    def server_command(self) -> str:
+        """The command that starts a server for the app; with a placeholder if no module has the app."""
+        return f"firelock server {locate_app(self.fire) or 'app:fire'}"
 
     def may(self, access: Access, permission: Permission) -> bool:
         """Tell whether the access allows this on this dashboard."""

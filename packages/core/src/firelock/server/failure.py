@@ -6,6 +6,7 @@ import hashlib
 import re
 import sysconfig
 import traceback
+from itertools import groupby
 from pathlib import Path
 
 from firelock.model.job import ErrorInfo
@@ -15,6 +16,7 @@ _MESSAGE_LIMIT = 1_000
 _TRACEBACK_LIMIT = 16 * 1024
 _CHAIN_LIMIT = 10
 _FRAME_LIMIT = 40
+_EQUAL_LIMIT = 3  # frames of a recursion that are shown, as by Python's own traceback
 _VARYING = re.compile(r"0x[0-9a-fA-F]+|\d+|'[^']{0,200}'|\"[^\"]{0,200}\"")
 _OWN_MARK, _PLAIN_MARK = "→ ", "  "
 
@@ -34,7 +36,7 @@ def describe_failure(error: BaseException) -> ErrorInfo:
     """Return the failure as it is stored: message up to 1,000 characters, traceback up to 16 KiB.
 
     Lines of frames of the application itself, neither library nor Firelock, begin with "→ ". Chained
-    exceptions come first, at most 10; of deep stacks the middle is left out. Works for exceptions whose own
+    exceptions come first, at most 10; equal frames are folded, and of deep stacks the middle is left out. Works for exceptions whose own
     `__str__` raises.
     """
     told = traceback.TracebackException.from_exception(error, compact=True)
@@ -76,15 +78,28 @@ def _chain(told: traceback.TracebackException, depth: int) -> list[str]:
 
 
 def _frames(frames: list[traceback.FrameSummary]) -> list[str]:
-    half, left_out = _FRAME_LIMIT // 2, len(frames) - _FRAME_LIMIT
+    """Return the lines of a stack: equal frames are folded as Python does, then the middle is left out."""
+    runs = [list(run) for _, run in groupby(frames, key=lambda one: (one.filename, one.lineno, one.name))]
+    shown = [
+        (frame, len(run) - _EQUAL_LIMIT if place == _EQUAL_LIMIT - 1 else 0)
+        for run in runs
+        for place, frame in enumerate(run[:_EQUAL_LIMIT])
+    ]
+    half, left_out = _FRAME_LIMIT // 2, len(shown) - _FRAME_LIMIT
     if left_out <= 0:
-        return [line for frame in frames for line in _frame(frame)]
-    return [*_frames(frames[:half]), f"  … {left_out} frames left out …", *_frames(frames[-half:])]
+        return [line for frame, repeated in shown for line in _frame(frame, repeated)]
+    return [
+        *(line for frame, repeated in shown[:half] for line in _frame(frame, repeated)),
+        f"  … {left_out} frames left out …",
+        *(line for frame, repeated in shown[-half:] for line in _frame(frame, repeated)),
+    ]
 
 
-def _frame(frame: traceback.FrameSummary) -> list[str]:
+def _frame(frame: traceback.FrameSummary, repeated: int) -> list[str]:
     mark = _OWN_MARK if _is_own(frame.filename) else _PLAIN_MARK
     code = [f"    {printable(frame.line)}"] if frame.line else []
+    if repeated > 0:
+        code.append(f"  [Previous line repeated {repeated} more time{'s' if repeated > 1 else ''}]")
     return [f'{mark}File "{frame.filename}", line {frame.lineno}, in {frame.name}', *code]
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from firelock.storage import MemoKind
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.web.formatting import iso, job_name
 
@@ -72,10 +73,17 @@ def job_json(visit: Visit, job: JobRecord, *, is_whole: bool = False) -> dict[st
 
 
 def memo_json(visit: Visit, memo: Memo) -> dict[str, Any]:
-    """Return what a job remembers under one name; its value as the visitor may see it."""
-    may_see = visit.may(Permission.VIEW_ARGUMENTS)
-    value = None if memo.value is None or not may_see else visit.redacted(memo.value)
-    return _told(memo, "kind", "name", "is_done", "at", "started_at", "attempt", "author") | {"value": value}
+    """Return what a job remembers under one name; its value as the visitor may see it.
+
+    A sleep, and a signal that nobody has sent, have no value: `until` is when they end.
+    """
+    is_wait = memo.kind is MemoKind.SLEEP or (memo.kind is MemoKind.SIGNAL and not memo.is_done)
+    until = _at(int(memo.value)) if is_wait and memo.value and memo.value.isdecimal() else None
+    may_see = visit.may(Permission.VIEW_ARGUMENTS) and memo.value is not None and until is None
+    value = visit.redacted(memo.value) if may_see and memo.value is not None else None
+    return _told(memo, "kind", "name", "is_done", "at", "started_at", "attempt", "author") | {
+        "until": until, "value": value,
+    }  # fmt: skip
 
 
 def batch_json(job: JobRecord, tally: Tally, within: DeepTally | None) -> dict[str, Any]:

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 import attrs
 from starlette.responses import RedirectResponse, Response
 
-from firelock import ArgumentError, FormError, JobNotFound, PluginError, StepError
+from firelock import (
+    ArgumentError,
+    ConfigurationError,
+    FormError,
+    JobNotFound,
+    PluginError,
+    Retry,
+    StepError,
+)
 from firelock.control.doctor import lacks_task
 from firelock.control.servers import is_stale
 from firelock.flows.signals import TIMED_OUT
@@ -32,7 +40,7 @@ from firelock_dashboard.stats.waiting import JobWait, Parent, Reason, explain
 from firelock_dashboard.web.actions import SIGNAL_VALUE, ask_first, refusing, send_signal
 from firelock_dashboard.web.extensions import JobPanel, rendered
 from firelock_dashboard.web.fields import Integer, Text
-from firelock_dashboard.web.formatting import instant, iso, short_id, stamp, task_name
+from firelock_dashboard.web.formatting import instant, iso, short_id, span, stamp, task_name
 from firelock_dashboard.web.payloads import Node, ShownCall, call_of, tree
 from firelock_dashboard.web.routes import Route
 
@@ -223,6 +231,7 @@ _LOG = 200  # lines at once
 _LOG_FIRST = 500
 _AHEAD_PAGES = 4
 _VALUE = 400  # characters of a remembered value
+_WAITS_SHOWN = 6
 _RATE_MINUTES = 10
 _FEWEST_RUNS = 20  # of its task, for a run to be compared with: p95 of fewer is their slowest
 
@@ -261,6 +270,22 @@ class JobView:
     def attempts(self) -> int | None:
         """How many attempts it may have."""
         return attempts_of(self.visit, self.job)
+
+    @property
+    def retry_words(self) -> str:
+        """The retries that its call asked for; as they are stored if they are of another kind."""
+        stored = self.job.retry or ""
+        try:
+            retry = Retry.from_json(stored)
+        except ConfigurationError:
+            return self.visit.redacted(stored[:_VALUE])
+        if not retry.attempts:
+            return self.visit.text("job.retry_never")
+        waits = self.visit.text("job.retry_growing")
+        if not isinstance(retry.waits, str):
+            shown = ", ".join(map(span, retry.waits[:_WAITS_SHOWN]))
+            waits = f"{shown}, …" if len(retry.waits) > _WAITS_SHOWN else shown
+        return self.visit.text("job.retry_words", count=retry.attempts, waits=waits)
 
     # ---- its call ------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache, partial
@@ -67,6 +68,11 @@ class RecurringRow:
 class _Runs:
     jobs: list[tuple[Job[Any], float | None]]  # oldest first, each with the seconds that it took
     typical: float | None  # seconds: the median of those that succeeded
+
+    @property
+    def states(self) -> Counter[str]:
+        """How many of them are in each state."""
+        return Counter(str(job.state) for job, _ in self.jobs)
 
 
 @attrs.frozen
@@ -478,8 +484,9 @@ def create(visit: Visit) -> Response:
 
 _BUCKET = timedelta(minutes=10)
 _DAY = timedelta(hours=24)
-_INSTANTS = 1_000
-_OFTEN = 144  # who fires more often within a day is in every bucket, and is told apart
+_STEPS = 4_000  # times and buckets that are computed for one lane
+_TICK = timedelta(microseconds=1)
+_PILE = 3
 
 
 @attrs.frozen
@@ -496,54 +503,77 @@ class Lane:
     """A day from the hour on that has begun."""
 
     buckets: tuple[Bucket, ...]
-    instants: int
-    often: int  # definitions that fire too often to be drawn
-    left_out: int  # definitions that were not drawn since there is no more room
+    left_out: int  # definitions that fire within the day and are not drawn: they would take too long
+
+    @property
+    def instants(self) -> int:
+        """How many jobs are made in all buckets."""
+        return sum(bucket.count for bucket in self.buckets)
 
     @property
     def most(self) -> int:
         """The largest number of jobs in a bucket."""
         return max((bucket.count for bucket in self.buckets), default=0)
 
+    def is_piled(self, bucket: Bucket) -> bool:
+        """Whether a bucket stands out: three jobs or more, and three quarters of the fullest one."""
+        return bucket.count >= _PILE and bucket.count >= self.most * 3 / 4
+
+    @property
+    def has_piles(self) -> bool:
+        """Whether a bucket stands out."""
+        return any(map(self.is_piled, self.buckets))
+
     def piles(self) -> list[Bucket]:
-        """Return the five fullest buckets of two jobs or more, fullest first."""
+        """Return the five fullest buckets of two jobs or more, fullest first; none if definitions are missing."""
+        if self.left_out:
+            return []
         return sorted((one for one in self.buckets if one.count > 1), key=lambda one: -one.count)[:5]
 
 
 def lane_of(jobs: Iterable[RecurringJob], now: datetime) -> Lane:
-    """Return when these fire, at most a thousand instants of them; paused ones do not."""
+    """Return when these fire within a day; paused ones do not.
+
+    Equal schedules are computed once, those that fire rarely first, until 4,000 times are found: enough for
+    27 different schedules that fire every minute.
+    """
     start = now.replace(minute=0, second=0, microsecond=0)
-    fired: list[list[str]] = [[] for _ in range(_DAY // _BUCKET)]
-    instants = often = left_out = 0
+    ids_of: dict[Cron | Every, list[str]] = {}
     for job in jobs:
-        times = [] if job.is_paused else _times(job, now, start + _DAY, _INSTANTS - instants)
-        if times is None:
-            often += 1
-        elif len(times) > _INSTANTS - instants:
-            left_out += 1
-        else:
-            instants += len(times)
-            for at in times:
-                fired[(at - start) // _BUCKET].append(job.id)
-    buckets = (
-        Bucket(start + place * _BUCKET, len(ids), tuple(dict.fromkeys(ids)))
-        for place, ids in enumerate(fired)
-    )
-    return Lane(tuple(buckets), instants, often, left_out)
+        schedule = None if job.is_paused else _schedule_of(job)
+        if schedule is not None:
+            ids_of.setdefault(schedule, []).append(job.id)
+    totals = {schedule: schedule.count(now, start + _DAY - _TICK) for schedule in ids_of}
+    counts = [0] * (_DAY // _BUCKET)
+    ids: list[list[str]] = [[] for _ in counts]
+    left_out, steps = 0, _STEPS
+    for schedule in sorted(ids_of, key=lambda one: totals[one]):
+        steps -= min(totals[schedule], len(counts))
+        if steps < 0:
+            left_out += len(ids_of[schedule])
+            continue
+        for place, count in _fired(schedule, totals[schedule], start, now).items():
+            counts[place] += count * len(ids_of[schedule])
+            ids[place] += ids_of[schedule]
+    buckets = [
+        Bucket(start + place * _BUCKET, count, tuple(ids[place])) for place, count in enumerate(counts)
+    ]
+    return Lane(tuple(buckets), left_out)
 
 
-def _times(job: RecurringJob, now: datetime, until: datetime, room: int) -> list[datetime] | None:
-    """Return the instants of a definition, one more than there is room at most; None for too many."""
-    schedule, found = _schedule_of(job), list[datetime]()
-    if schedule is None:
+def _fired(schedule: Cron | Every, total: int, start: datetime, now: datetime) -> Counter[int]:
+    """Return how often a schedule fires in each bucket: time by time, or bucket by bucket if that is less."""
+    found: Counter[int] = Counter()
+    if total <= _DAY // _BUCKET:
+        at = schedule.next_after(now)
+        while at is not None and at < start + _DAY:
+            found[(at - start) // _BUCKET] += 1
+            at = schedule.next_after(at)
         return found
-    if schedule.count(now, until) > _OFTEN:
-        return None
-    at = schedule.next_after(now)
-    while at is not None and at < until and len(found) <= room:
-        found.append(at)
-        at = schedule.next_after(at)
-    return found
+    for place in range((now - start) // _BUCKET, _DAY // _BUCKET):
+        began = start + place * _BUCKET
+        found[place] = schedule.count(max(now, began - _TICK), began + _BUCKET - _TICK)
+    return +found
 
 
 _EVERY = re.compile(

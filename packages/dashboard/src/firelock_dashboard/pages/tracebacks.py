@@ -10,6 +10,7 @@ import attrs
 
 # What the core writes: an arrow before frames of the application, and words between chained exceptions.
 _FRAME = re.compile(r'(?P<mark>→ |  )File "(?P<file>[^"\n]*)", line (?P<line>\d+|None), in (?P<function>.*)')
+_REPEATED = re.compile(r"  \[Previous line repeated \d+ more times?\]")
 _LEFT_OUT = re.compile(r"  … .* left out …")
 _HEAD = "Traceback (most recent call last):"
 _BETWEEN = re.compile(
@@ -19,7 +20,7 @@ _BETWEEN = re.compile(
 
 @attrs.frozen
 class Frame:
-    """A frame of the stack; one without a file stands for some that were left out."""
+    """A frame of the stack; one without a file stands for equal ones, or for some that were left out."""
 
     file: str
     line: str
@@ -62,6 +63,8 @@ def read_traceback(text: str) -> list[Trace]:
             frames.append(
                 Frame(frame["file"], frame["line"], frame["function"], "", is_own=frame["mark"] == "→ ")
             )
+        elif _REPEATED.fullmatch(line) and frames and not rest:
+            frames.append(Frame("", "", "", line.strip(), is_own=frames[-1].is_own))
         elif _LEFT_OUT.fullmatch(line) and not rest:
             frames.append(Frame("", "", "", line.strip(), is_own=False))
         elif frames and not rest and line.startswith("    ") and not frames[-1].code:
