@@ -12,8 +12,8 @@ from firelock import (
     ArgumentError,
     ArgumentTooLarge,
     ConfigurationError,
-    FormError,
     Firelock,
+    FormError,
     JobConflict,
     JobNotFound,
     Retry,
@@ -382,7 +382,7 @@ def test_a_reader_may_go_away(fire, order, worker):
 
 
 def test_a_payload_is_made_of_the_texts_of_a_form(fire, approval):
-    """By the fields of a record or, of any other type, the one field `value`; what is wrong is told by field."""
+    """By the fields of a record, else by the one field `value`; what is wrong is told by field."""
     go = fire.signal("go", bool)
     either = fire.signal("either", dict[str, int])
 

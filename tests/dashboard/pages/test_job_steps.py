@@ -159,7 +159,7 @@ def answer(client, job, **fields):
 
 
 def test_an_answer_has_the_fields_of_its_type(fire, client, job):
-    """As a task has: a choice for an enum and a truth, none of which is chosen already, and JSON for a list."""
+    """As a task has: a choice for an enum or a truth, none of them chosen already, and JSON for a list."""
     fire.signal("approval", Approval)
     wait_for_approval(fire, job)
     page = client.get(f"/jobs/{job.id}").text
@@ -230,7 +230,10 @@ def test_a_script_is_told_the_fields_of_the_type(fire, client, job):
     refused = client.act("/jobs/signal", {"one": job.id, "signal": "approval", "value": "true"})
 
     assert 400 == refused.status
-    assert "Approval has the fields ok (bool), by (str), amount (int, can be left out)" in refused.json()["error"]
+    assert (
+        "Approval has the fields ok (bool), by (str), amount (int, can be left out)"
+        in refused.json()["error"]
+    )
 
 
 def test_json_that_is_wrong_stands_beside_its_field_too(fire, client, job):

@@ -163,7 +163,7 @@ def test_the_lane_counts_frequent_schedules_as_if_it_walked_them(schedule):
 
 
 def test_all_of_forty_frequent_definitions_are_drawn():
-    """Of a shop with twenty nightly runs and sixteen that run every five or twenty minutes none is missing."""
+    """Twenty nightly ones and sixteen that run every five or twenty minutes: none is missing."""
     nightly = [definition(f"n{number}", Cron(f"{number} 2 * * *")) for number in range(20)]
     often = [definition(f"o{number}", Cron(f"{number % 5}/5 * * * *")) for number in range(9)]
     rarer = [definition(f"r{number}", Cron(f"{number}/20 * * * *")) for number in range(7)]
@@ -212,7 +212,7 @@ def test_a_definition_is_shown_in_words(client, nightly):
 
 
 def test_the_last_runs_are_ticks(fire, client, report, nightly):
-    """Oldest first, each with its state, and together one link that a finger can hit; typical is the median of those that succeeded."""
+    """Oldest first, each with its state, in one link; typical is the median of those that succeeded."""
     worker = Worker(fire)
     ids = []
     for day in ("mon", "never", "tue"):

@@ -74,7 +74,9 @@ def exact(client, text):
 def mail(fire):
     """Jobs whose tag, queue, limit key, task and batch are called alike."""
 
-    @fire.task(name="shop.mail", queue="mail", tags=["mail", "to:{to}"], limits=[Limit("to:{to}", concurrent=1)])
+    @fire.task(
+        name="shop.mail", queue="mail", tags=["mail", "to:{to}"], limits=[Limit("to:{to}", concurrent=1)]
+    )
     def mail(to: str) -> None: ...
 
     fire.limits.sync()
@@ -123,7 +125,7 @@ def test_a_word_that_is_no_filter_is_tried_as_a_tag(client, shop):
 
 
 def test_batches_and_limit_keys_are_found(client, mail, fire):
-    """A batch by a part of its name or the beginning of its id, a key by its beginning; hostile ones as text."""
+    """A batch by a part of its name or the beginning of its id, a key by its beginning."""
     fire.batch("<b>winter</b>").__enter__().__exit__(None, None, None)
 
     assert [f"/batches/{mail.id}"] == found(client, "mai")["Batches"]

@@ -132,7 +132,7 @@ def follow(client, job, offset):
 
 
 def test_a_job_shows_what_it_emits_beside_its_log(fire, client, job):
-    """There is no panel before that; then the text, which is escaped, and what comes later behind its offset."""
+    """There is no panel before that; then the escaped text, and later text behind its offset."""
     assert panel_of(client, job) is None
     assert "Nothing has been emitted" in panel_of(client, job, "?stream=other")
     emit(fire, job, "Once\n", "<b>upon</b> ")

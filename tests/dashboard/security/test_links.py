@@ -450,7 +450,7 @@ def test_signing_out_ends_the_session_and_clears_its_cookie(fire, dashboard, cli
 
 
 def test_every_session_of_the_browser_ends(dashboard, client):
-    """Two dashboards of one storage at two ports: a session of the other one would let the visitor in again."""
+    """Of two dashboards of one storage, at two ports: the other session would let the visitor in."""
     client.cookies[f"{COOKIE}_81"] = session_of(dashboard)
 
     answer = client.post("/sign-out")

@@ -263,7 +263,7 @@ class ValueForm:
         """Return the value that the texts of a form describe.
 
         Raises:
-            FormError: see `typed_arguments`; or the class itself rejects the fields, and then `fields` is empty.
+            FormError: see `typed_arguments`; `fields` is empty if the class itself rejects the values.
         """
         try:
             arguments = typed_arguments(self.binder, texts)

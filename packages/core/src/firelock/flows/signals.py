@@ -291,7 +291,7 @@ def why_not_answered(
 
 
 def _wanted(signal: Signal[Any]) -> str:
-    """Return what to send instead: "Approval has the fields ok (bool), by (str)." """
+    """Return a sentence that says what to send: "Approval has the fields ok (bool), by (str)"."""
     fields = signal.parameters()
     type_name = getattr(signal.type, "__name__", str(signal.type))
     if [field.name for field in fields] == ["value"] and fields[0].annotation_text == type_name:

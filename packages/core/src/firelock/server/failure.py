@@ -36,8 +36,8 @@ def describe_failure(error: BaseException) -> ErrorInfo:
     """Return the failure as it is stored: message up to 1,000 characters, traceback up to 16 KiB.
 
     Lines of frames of the application itself, neither library nor Firelock, begin with "→ ". Chained
-    exceptions come first, at most 10; equal frames are folded, and of deep stacks the middle is left out. Works for exceptions whose own
-    `__str__` raises.
+    exceptions come first, at most 10; equal frames are folded, and of deep stacks the middle is left out.
+    Works for exceptions whose own `__str__` raises.
     """
     told = traceback.TracebackException.from_exception(error, compact=True)
     name = _type_name(type(error))

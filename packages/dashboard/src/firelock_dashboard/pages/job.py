@@ -45,7 +45,16 @@ from firelock_dashboard.web.payloads import Node, ShownCall, call_of, tree
 from firelock_dashboard.web.routes import Route
 
 if TYPE_CHECKING:
-    from firelock import FailedAttempt, Job, JobLogLine, JobProgress, JobStep, JsonValue, Parameter, ServerView
+    from firelock import (
+        FailedAttempt,
+        Job,
+        JobLogLine,
+        JobProgress,
+        JobStep,
+        JsonValue,
+        Parameter,
+        ServerView,
+    )
     from firelock.storage import JobRecord
     from firelock_dashboard.stats.history import TaskStats
     from firelock_dashboard.web.payloads import Payload
@@ -217,7 +226,13 @@ def _file(text: str, name: str, kind: str) -> Response:
 ROUTES = (
     Route("GET", "/jobs/{id}", Permission.READ, show_job, (_AFTER, STREAM, FROM_OFFSET)),
     Route("POST", "/jobs/again", Permission.REQUEUE, run_again_from, form=(_ONE, _AGAIN)),
-    Route("POST", "/jobs/signal", Permission.RUN_TASK, answer_signal, form=(_ONE, _SIGNAL, _VALUE_TEXT, ARGUMENTS)),
+    Route(
+        "POST",
+        "/jobs/signal",
+        Permission.RUN_TASK,
+        answer_signal,
+        form=(_ONE, _SIGNAL, _VALUE_TEXT, ARGUMENTS),
+    ),
     Route("GET", "/jobs/{id}/log", Permission.VIEW_LOGS, download_log),
     Route("GET", "/jobs/{id}/arguments", Permission.VIEW_ARGUMENTS, download_arguments),
     Route("GET", "/jobs/{id}/result", Permission.VIEW_ARGUMENTS, download_result),

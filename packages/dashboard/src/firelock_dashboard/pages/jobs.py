@@ -358,7 +358,7 @@ def show_jobs(visit: Visit, *, is_retrying: bool = False) -> Response:
 
 
 def _kind_of(visit: Visit, word: str) -> str | None:
-    """Return the chip whose exact value a word is: a tag that a job has, or a queue; one look-up by an index."""
+    """Return the chip whose exact value a word is: a tag of any job, or a queue; one indexed look-up."""
     if len(visit.fire.jobs.page(JobFilter(tag=word), limit=1)):
         return "tag"
     return "queue" if word in visit.dashboard.counts().by_queue else None

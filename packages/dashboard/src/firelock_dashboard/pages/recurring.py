@@ -525,7 +525,7 @@ class Lane:
         return any(map(self.is_piled, self.buckets))
 
     def piles(self) -> list[Bucket]:
-        """Return the five fullest buckets of two jobs or more, fullest first; none if definitions are missing."""
+        """Return the five fullest buckets of two jobs or more, fullest first; none if any is left out."""
         if self.left_out:
             return []
         return sorted((one for one in self.buckets if one.count > 1), key=lambda one: -one.count)[:5]

@@ -292,7 +292,9 @@ class _Tree:
                 pairs: Sequence[tuple[str | None, JsonValue]] = list(value.items())
                 return self._branch(key, "object", f"{{{len(value) or ''}}}", pairs, depth)
             case list():
-                return self._branch(key, "list", f"[{len(value) or ''}]", [(None, one) for one in value], depth)
+                return self._branch(
+                    key, "list", f"[{len(value) or ''}]", [(None, one) for one in value], depth
+                )
             case str():
                 return Node(key, "text", _quoted(value)[:CUT])
             case None | bool():
