@@ -69,8 +69,8 @@ class StreamPart:
 def read_part(visit: Visit, job: JobRecord) -> StreamPart:
     """Return the part of a job's stream that the query names, its end at first.
 
-    A stream of up to a hundred chunks takes one read. The end of a longer one is searched for, since a storage
-    reads forward only; that takes some thirty reads of one chunk at most.
+    A stream of up to a hundred chunks takes one read. The end of a longer one is searched for, since storages
+    read forward only; that takes some thirty reads of one chunk.
 
     Raises:
         BadRequest: that is not the name of a stream.
