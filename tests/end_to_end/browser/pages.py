@@ -36,6 +36,7 @@ def brightness(page):
 # ---- axe -------------------------------------------------------------------------------------------------
 
 AXE = Path(__file__).parents[2] / "dashboard" / "node_modules" / "axe-core" / "axe.min.js"
+LANDMARKS = ["landmark-unique", "page-has-heading-one"]  # moderate, as axe sees it
 _ASK_AXE = """async (rules) => {
   const options = { resultTypes: ["violations"] };
   if (rules) options.runOnly = { type: "rule", values: rules };
@@ -43,13 +44,13 @@ _ASK_AXE = """async (rules) => {
   const said = (node) => [...node.any, ...node.all, ...node.none].map((check) => check.message);
   const told = (node) => [node.html.slice(0, 160), ...said(node)].join(" ");
   return found.violations
-    .filter((one) => ["serious", "critical"].includes(one.impact))
+    .filter((one) => rules || ["serious", "critical"].includes(one.impact))
     .map((one) => [one.id, ...one.nodes.slice(0, 4).map(told)].join(" | "));
 }"""
 
 
 def ask_axe(page, rules=None):
-    """Return what axe calls serious or critical: of all of its rules, or of some."""
+    """Return what axe finds by some of its rules; by all of them only what it calls serious or critical."""
     if not page.evaluate("() => Boolean(window.axe)"):
         page.add_script_tag(path=AXE)
     return page.evaluate(_ASK_AXE, rules)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import attrs
 import pytest
 from playwright.sync_api import expect
 
@@ -521,7 +522,8 @@ def test_a_signal_that_a_job_waits_for_is_answered(visitor, stocked):
     flows.end(stocked, job, State.AWAITING, waits_for="signal approval", gives_back=True)
 
     visitor.go(f"/jobs/{job.id}").page.get_by_label("Value", exact=True).fill("true")
-    visitor.press("Answer").is_told("approval is answered")
+    visitor.press("Answer")
+    expect(visitor.page.locator("main > .banner")).to_contain_text("approval is answered")
 
     assert State.ENQUEUED == stocked.jobs.get(job.id).state
 
@@ -544,3 +546,46 @@ def test_a_job_runs_again_from_a_step(visitor, stocked):
 
     assert State.ENQUEUED == stocked.jobs.get(job.id).state
     assert ["charge"] == [memo.name for memo in stocked.storage.recall(job.id)]
+
+
+@acts("/sign-out")
+def test_a_session_is_ended(visitor, guard):
+    """From the settings, which a phone shows as well."""
+    guard.allow("401")
+    visitor.go("/settings").press("Sign out")
+
+    expect(visitor.page.locator("main")).to_contain_text("You are signed out")
+    assert 401 == visitor.page.goto("/queues").status
+
+
+@attrs.frozen
+class Approval:
+    """What a person decides."""
+
+    ok: bool
+    amount: int
+
+
+def test_a_signal_is_answered_by_its_fields(stocked, served, open_page, guard):
+    """A wrong field has its error beside it and the others keep what was typed; then the job goes on."""
+    guard.allow("status of 400")
+    stocked.signal("approval", Approval)
+    batch = flows.new_batch(stocked, "orders")
+    order = flows.add(stocked, batch, "shop.orders.approve", queue="workflows")
+    (job,) = flows.claim(stocked, queues=["workflows"])
+    flows.remember(stocked, job, "signal", "approval", None, is_done=False)
+    flows.end(stocked, job, State.AWAITING, waits_for="signal approval", gives_back=True)
+    page = open_page(served, f"/jobs/{order}")
+
+    page.get_by_label("ok").select_option("true")
+    page.get_by_label("amount").evaluate("(field) => { field.removeAttribute('pattern'); }")
+    page.get_by_label("amount").fill("seven")
+    page.get_by_role("button", name="Answer").click()
+
+    expect(page.locator(".field.is-wrong .error")).to_contain_text("enter a whole number")
+    expect(page.get_by_label("amount")).to_have_value("seven")
+    expect(page.get_by_label("ok")).to_have_value("true")
+    page.get_by_label("amount").fill("7")
+    page.get_by_role("button", name="Answer").click()
+    expect(page.locator("main > .banner")).to_contain_text("the job goes on")
+    assert State.ENQUEUED is stocked.jobs.get(order).state

@@ -147,3 +147,15 @@ def test_an_incomplete_approval_link_asks_for_the_whole_one(stranger, address):
 
     expect(stranger.get_by_role("button", name="Show the question")).to_be_visible()
     assert stranger.get_by_label("Approval link").input_value() == ""
+
+
+def test_a_visitor_signs_out(served, open_page, guard):
+    """By the button in the bar; then no page opens without another link."""
+    guard.allow("401")
+    page = open_page(served, "/queues")
+
+    page.locator(".bar").get_by_role("button", name="Sign out").click()
+
+    expect(page.locator("main")).to_contain_text("You are signed out")
+    page.goto("/queues")
+    expect(page.locator("main h1")).to_have_text("Come in by a link")

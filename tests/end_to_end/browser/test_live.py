@@ -8,6 +8,9 @@ import pytest
 from playwright.sync_api import expect
 
 from firelock import State
+from firelock.model.memo import chunk_offset
+from firelock.storage import Chunk
+from tests.dashboard import flows
 from tests.end_to_end.browser import seeds
 
 REGION = "#region-rows"
@@ -439,3 +442,24 @@ def test_where_there_are_no_locks_each_window_listens(served, open_context):
         page.wait_for_function("() => firelock.isStreaming()")
 
     assert 2 == len([path for path in served.asked if path == "/live"])
+
+
+def test_a_stream_is_followed(stocked, served, open_page):
+    """A panel appears when the job first emits, and what comes later is appended, as text."""
+    stocked.queues.resume("reports")
+    stocked.tasks_of_test.work.enqueue(1)
+    (job,) = flows.claim(stocked, queues=["reports"])
+
+    def emit(number, text):
+        chunk = Chunk("out", chunk_offset(job.fence, number), text)
+        stocked.storage.append_stream(job.id, [chunk], session=flows.SESSION, fence=job.fence)
+
+    page = open_page(served, f"/jobs/{job.id}")
+    expect(page.locator("#stream")).to_be_hidden()
+
+    emit(0, "Once ")
+    expect(page.locator("[data-stream]")).to_have_text("Once ", timeout=60_000)
+    emit(1, "<b>upon</b> a time")
+
+    expect(page.locator("[data-stream]")).to_have_text("Once <b>upon</b> a time")
+    expect(page.locator("[data-stream-open]")).to_have_count(0)
