@@ -44,6 +44,7 @@ from firelock_redis.verbs.limits import LimitVerbs
 from firelock_redis.verbs.locks import LockVerbs
 from firelock_redis.verbs.logs import LogVerbs
 from firelock_redis.verbs.memos import MemoVerbs
+from firelock_redis.verbs.moves import MoveVerbs
 from firelock_redis.verbs.records import RecordVerbs
 from firelock_redis.verbs.sessions import SessionVerbs
 from firelock_redis.verbs.upkeep import UpkeepVerbs, earliest_due_at
@@ -58,6 +59,7 @@ _Freed: TypeAlias = dict[tuple[str, str], list[str]]
 class RedisStorage(
     HealthVerbs,  # describe, diagnose
     InsertVerbs,  # insert
+    MoveVerbs,  # move
     MemoVerbs,  # remember, recall, tally, append_stream, read_stream
     LimitVerbs,  # spend, find_keys, find_unique
     SessionVerbs,  # begin_session, renew, reconcile, end_session, orphans, list_sessions

@@ -65,6 +65,7 @@ from firelock_sql.verbs.limits import SqlLimitVerbs
 from firelock_sql.verbs.locks import SqlLockVerbs
 from firelock_sql.verbs.logs import SqlLogVerbs
 from firelock_sql.verbs.memos import SqlMemoVerbs
+from firelock_sql.verbs.moves import SqlMoveVerbs
 from firelock_sql.verbs.records import SqlRecordVerbs, insert_if
 from firelock_sql.verbs.sessions import SqlSessionVerbs
 from firelock_sql.verbs.settle import apply_transitions
@@ -192,6 +193,7 @@ class Holdings:
 
 
 class SqlStorage(
+    SqlMoveVerbs,  # move
     SqlMemoVerbs,  # remember, recall
     SqlBatchVerbs,  # tally
     SqlStreamVerbs,  # append_stream, read_stream

@@ -3,7 +3,7 @@
 To read: `library`, `functions/` (how a job is stored, and how it moves), `insert_plain` and `exchange`,
 which run for every job. Other inserts: `insert`, `insert_keyed`. What moves by itself: `upkeep`, `prune`,
 `sessions`. What is read: `find`, `reading`. Beside jobs: `leases`, `records`, `locks`, `logs`, `metrics`,
-`memos`, `limit_keys`, `prefix`. A verb that is not asked for costs 0.2 µs of a call.
+`memos`, `moves`, `limit_keys`, `prefix`. A verb that is not asked for costs 0.2 µs of a call.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _BEHIND = {  # a group, and the functions behind which it stands, in order
     "limit_keys": ("batches", "jobs", "record", "limits"),
     "insert": ("batches", "jobs", "children", "record", "unique", "duplicates"),
     "memos": ("batches", "jobs"),
+    "moves": ("batches", "jobs"),
     "prune": ("batches", "jobs", "children"),
     "records": ("batches", "jobs", "record"),
     "sessions": ("batches", "jobs"),

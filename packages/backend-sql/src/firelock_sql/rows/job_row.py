@@ -410,8 +410,14 @@ def add_duplicates(tx: Transaction, row: JobRow, number: int, at: int) -> None:
 
 def compact(tx: Transaction, row: JobRow) -> None:
     """The job's history is stored without its middle; what is read from it stays the same."""
-    creation, lines = tx.one(_TEXT, seq=row.seq)
+    row.history_lines = compact_history(tx, row.seq, row.created_at)
+
+
+def compact_history(tx: Transaction, seq: int, created_at: int) -> int:
+    """Store the history of a job without its middle; return how many lines it has then."""
+    creation, lines = tx.one(_TEXT, seq=seq)
     stored: _Stored = {}
-    history = _written_history(_read_history(row.created_at, creation, lines, stored)[1:], stored)
-    row.history_lines = history.count("\n")
-    tx.run(_REWRITE, seq=row.seq, history=history, number=row.history_lines)
+    history = _written_history(_read_history(created_at, creation, lines, stored)[1:], stored)
+    number = history.count("\n")
+    tx.run(_REWRITE, seq=seq, history=history, number=number)
+    return number

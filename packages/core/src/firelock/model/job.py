@@ -321,6 +321,18 @@ _NOTHING_ODD = (State.SUCCEEDED, frozenset({State.PROCESSING}), None, None, None
 
 
 @attrs.frozen
+class Move:
+    """One guarded change of a waiting job: it waits in another queue, or with another priority."""
+
+    job_id: str
+    from_states: frozenset[State]  # the job is in one of these, which are among `lifecycle.WAITING`
+    at: int  # stamp for the history
+    reason: str
+    queue: str | None = None  # None leaves it
+    priority: int | None = None  # None leaves it
+
+
+@attrs.frozen
 class Settled:
     """A job whose attempt ended and whose end was accepted by the storage."""
 

@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 
 from firelock.model.dependencies import Edge, On
-from firelock.model.job import ClaimedJob, ErrorInfo, HistoryEntry, Transition
+from firelock.model.job import ClaimedJob, ErrorInfo, HistoryEntry, Move, Transition
 from firelock.model.memo import MemoKind
 from firelock.model.session import Holder
 from firelock.model.state import State
@@ -55,6 +55,8 @@ ALLOWED: dict[State, frozenset[State]] = {
 HELD = frozenset({State.PROCESSING})
 RESTORABLE = frozenset({State.SCHEDULED, State.ENQUEUED, State.FAILED})
 """What a deleted job can be again: nothing of these is lost with the delete."""
+WAITING = frozenset({State.AWAITING, State.SCHEDULED, State.ENQUEUED})
+"""The states in which a job can be moved to another queue: no worker has it, and one will."""
 _WAITING_FOR_TIME = frozenset({State.SCHEDULED})
 _DELETED = frozenset({State.DELETED})
 _DELETABLE = frozenset(State) - _DELETED
@@ -79,6 +81,7 @@ class Moved(StrEnum):
     STOPPED = "another member of its batch failed"
     REOPENED = "a member runs again"
     HOLD_OVER = "whoever filled it was gone"
+    TO_QUEUE = "moved from queue {before}, priority {priority_before}, to queue {after}, priority {priority}"
     BATCH_ENDED = "{failed:,} of {total:,} members failed"
     BATCH_STUCK = "{failed:,} of {total:,} members failed, {waiting:,} cannot start"
 
@@ -407,6 +410,19 @@ def hold(batch_id: str, *, at: int, until: int | None) -> Transition:
 def reschedule(job_id: str, *, at: int, due_at: int, reason: str) -> Transition:
     """An operator moves a scheduled job to another instant; its retries stay counted."""
     return Transition(job_id, _WAITING_FOR_TIME, None, None, State.SCHEDULED, at, reason, due_at=due_at)
+
+
+def move(
+    job_id: str,
+    *,
+    at: int,
+    queue: str | None,
+    priority: int | None,
+    reason: str,
+    from_states: frozenset[State] = WAITING,
+) -> Move:
+    """An operator moves a waiting job to another queue, or gives it another priority."""
+    return Move(job_id, from_states, at, reason, queue, priority)
 
 
 def restore(job_id: str, former: Former, *, at: int, reason: str, expires_at: int | None) -> Transition:

@@ -23,6 +23,7 @@ from firelock.model.job import (
     JobHistory,
     JobRecord,
     LogLine,
+    Move,
     NewJob,
     Progress,
     Transition,
@@ -232,6 +233,21 @@ class Storage(ABC):
 
         Raises:
             UnsupportedFeature: `within` is given and not offered.
+        """
+
+    @abstractmethod
+    def move(self, moves: Sequence[Move]) -> list[Applied]:
+        """Each job whose guard holds waits in the new queue, with the new priority; return one result a move.
+
+        REFUSED is a job in none of `from_states`, and a batch; ALREADY one that has this queue and priority:
+        nothing is written of it. Everything else of the job stays: its state and reason, `changed_at`,
+        `due_at`, `enqueued_at` and its number in the order of insertion, and so its place among jobs of the
+        same priority; retries, tail, ties, memos, limits and unique key. The counts follow, and servers that
+        wait for the new queue are told after the commit. The history gets one entry: the state, `at`, and
+        `rules.moved_reason`.
+
+        Several moves of one job are applied in order. A row that another transaction has locked is waited
+        for, as for an operator's change by `apply`.
         """
 
     @abstractmethod

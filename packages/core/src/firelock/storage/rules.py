@@ -30,6 +30,7 @@ from firelock.model.job import (
     HistoryEntry,
     JobFilter,
     JobRecord,
+    Move,
     NewJob,
     Transition,
 )
@@ -362,6 +363,33 @@ def written(job: JobRecord, transition: Transition, now: int) -> dict[str, objec
     elif transition.to is State.ENQUEUED:
         fields["enqueued_at"] = now
     return fields
+
+
+def moved(row: StoredJob, move: Move) -> tuple[StoredJob, Applied]:
+    """Return the job in its new queue, and what became of the move: applied, already or refused.
+
+    The job keeps its age, so it has the place that it would have had there. A batch is never in a queue.
+    """
+    job = row.record
+    if job.is_batch or job.state not in move.from_states:
+        return row, Applied.REFUSED
+    queue = job.queue if move.queue is None else move.queue
+    priority = job.priority if move.priority is None else move.priority
+    if (queue, priority) == (job.queue, job.priority):
+        return row, Applied.ALREADY
+    entry = HistoryEntry(job.state, move.at, moved_reason(move, job.queue, job.priority))
+    return _changed(row, entry, queue=queue, priority=priority), Applied.APPLIED
+
+
+def moved_reason(move: Move, queue: str, priority: int) -> str:
+    """Return what the history says of a move out of this queue."""
+    what = Moved.TO_QUEUE.format(
+        before=queue,
+        priority_before=priority,
+        after=queue if move.queue is None else move.queue,
+        priority=priority if move.priority is None else move.priority,
+    )
+    return f"{what}: {move.reason}"
 
 
 def _refused(row: StoredJob, transition: Transition) -> tuple[StoredJob, Applied]:

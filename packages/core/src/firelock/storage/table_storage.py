@@ -15,7 +15,7 @@ import attrs
 from firelock.limits.admission import LaneCursors, examined_share
 from firelock.model.answers import Applied, Duplicate, Inserted
 from firelock.model.batch import Tally
-from firelock.model.job import FoundJobs, JobFilter, JobHistory, JobRecord, NewJob, Transition
+from firelock.model.job import FoundJobs, JobFilter, JobHistory, JobRecord, Move, NewJob, Transition
 from firelock.model.lifecycle import Moved
 from firelock.model.limit import KeyState, UniqueState
 from firelock.model.memo import Memo, NewMemo, Remembered
@@ -176,6 +176,20 @@ class TableStorage(DerivedStorage):
             batch_id is not None and tables.is_changed(batch_id)
         )
         return Applied.RELEASING if is_releasing else result
+
+    def move(self, moves: Sequence[Move]) -> list[Applied]:
+        """See `Storage.move`."""
+
+        def move_one(tables: Tables, move: Move) -> Applied:
+            row = tables.job(move.job_id)
+            if row is None:
+                return Applied.MISSING
+            after, result = rules.moved(row, move)
+            if after is not row:
+                tables.put(after)
+            return result
+
+        return self._step(lambda tables: [move_one(tables, one) for one in moves])
 
     # ---- what is remembered, batches -----------------------------------------------------------------------
 

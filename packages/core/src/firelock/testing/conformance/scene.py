@@ -22,6 +22,7 @@ from firelock.model.job import (
     ErrorInfo,
     HistoryEntry,
     JobRecord,
+    Move,
     NewJob,
     Transition,
 )
@@ -476,6 +477,11 @@ def requeues(job_id: str, *, at: int = STAMP) -> Transition:
 def reschedules(job_id: str, *, due_at: int, at: int = STAMP) -> Transition:
     """An operator moves a scheduled job to another instant."""
     return lifecycle.reschedule(job_id, at=at, due_at=due_at, reason="rescheduled by ada")
+
+
+def moves(job_id: str, *, queue: str | None = None, priority: int | None = None, at: int = STAMP) -> Move:
+    """An operator moves a waiting job to another queue, or gives it another priority."""
+    return lifecycle.move(job_id, at=at, queue=queue, priority=priority, reason="moved by ada")
 
 
 def restores(

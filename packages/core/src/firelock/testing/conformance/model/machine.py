@@ -120,7 +120,7 @@ class Ground:
             id = derived_id(str(recurring_id), id)
         job = NewJob(
             id, f"task{number % 3}", f"[{number}]",
-            "json", QUEUES[queue % len(QUEUES)], number * 37 % 201 - 100, State.ENQUEUED, self.stamp(),
+            "json", QUEUES[queue % len(QUEUES)], _priority(number), State.ENQUEUED, self.stamp(),
         )  # fmt: skip
         for name, value in fields.items():
             setattr(job, name, value)
@@ -130,6 +130,11 @@ class Ground:
         """The jobs are stored in both, or refused by both."""
         if self.twin.ask("insert", jobs) is not None:
             self.jobs.update({job.id: job for job in jobs})
+
+
+def _priority(number: int) -> int:
+    """Return a priority that no other of 201 numbers in a row has."""
+    return number * 37 % 201 - 100
 
 
 # Ended jobs may be pruned from the twentieth hour on, whenever they ended: callers' clocks hardly move.
@@ -286,6 +291,20 @@ class JobRules(Ground):
         assert expected == actual
         if Applied.RELEASING in actual:
             self.release()
+
+    @rule(picks=SOME, queue=PICK, has_priority=st.booleans(), has_queue=st.booleans())
+    def move(self, picks: list[int], queue: int, has_priority: bool, has_queue: bool) -> None:
+        """An operator moves some jobs to a queue, or gives each of them a priority of its own."""
+        moves = [
+            ends.moves(
+                job_id,
+                queue=QUEUES[queue % len(QUEUES)] if has_queue else None,
+                priority=_priority(next(self._made)) if has_priority else None,
+                at=self.stamp(),
+            )
+            for job_id in self.picked_ids(picks)
+        ]
+        self.twin.ask("move", moves)
 
     def _change(self, job_id: str, name: str) -> Transition:
         at = self.stamp()

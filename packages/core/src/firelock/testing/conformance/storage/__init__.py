@@ -1,7 +1,7 @@
 """The storage kit: subclass `StorageConformance`, give it the URL of an empty store, and run pytest.
 
 Read `subject` (the fixtures), then the duties in the order of the class, from its end: `life`, `insert`,
-`text`, `claim`, `left_out`, `settle`, `sessions`, `closing`, `upkeep`; `limits`, `turns`, `rates`,
+`text`, `claim`, `left_out`, `settle`, `sessions`, `closing`, `upkeep`, `moves`; `limits`, `turns`, `rates`,
 `unique`; `reading`; `batches`, `memos`, `calls`, `streams`; `newer`; `recurring`, `records`; `locked`;
 `races`, `key_races`, `flow_races`;
 `model`, random steps. `rows` is for who derives from `RowStorage` alone.
@@ -23,6 +23,7 @@ from firelock.testing.conformance.storage.limits import KeyDuty, LimitDuty
 from firelock.testing.conformance.storage.locked import LockedRowDuty
 from firelock.testing.conformance.storage.memos import MemoDuty
 from firelock.testing.conformance.storage.model import ModelDuty
+from firelock.testing.conformance.storage.moves import MoveDuty
 from firelock.testing.conformance.storage.newer import NewerDuty
 from firelock.testing.conformance.storage.races import CrowdDuty, RaceDuty
 from firelock.testing.conformance.storage.rates import RateDuty
@@ -45,8 +46,8 @@ __all__ = ["RowStorageConformance", "StorageConformance"]
 class StorageConformance(
     ModelDuty, FlowRaceDuty, UniqueRaceDuty, LimitRaceDuty, CrowdDuty, RaceDuty, LockedRowDuty, LockDuty,
     RecordDuty, RecurringDuty, NewerDuty, StreamDuty, CallDuty, MemoDuty, TallyDuty, PeopleDuty, FindDuty,
-    UniqueDuty, KeyDuty, RateDuty, TurnDuty, LimitDuty, PruneDuty, ContinuationDuty, PromoteDuty, TailDuty,
-    ReconcileDuty, ClosingDuty, SessionDuty, ExchangeDuty, GuardDuty, SettleDuty, LeftOutInLanesDuty,
+    UniqueDuty, KeyDuty, RateDuty, TurnDuty, LimitDuty, MoveDuty, PruneDuty, ContinuationDuty, PromoteDuty,
+    TailDuty, ReconcileDuty, ClosingDuty, SessionDuty, ExchangeDuty, GuardDuty, SettleDuty, LeftOutInLanesDuty,
     LeftOutDuty, ClaimDuty, TextDuty, InsertDuty, LifeDuty,
 ):  # fmt: skip
     """Everything a storage promises.

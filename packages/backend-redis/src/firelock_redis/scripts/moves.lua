@@ -1,0 +1,45 @@
+-- Waiting jobs are moved to another queue, or get another priority. Behind library.lua, batches.lua and jobs.lua.
+--
+-- KEYS  those of jobs.lua; publishes on wake
+-- ARGV  2 what the history says, with {names}; then for each move job id, from (letters of states), queue or nothing, priority or
+--       nothing, at, reason as JSON
+-- Reply results, one character a move: 0 applied, 2 already, 3 refused, 4 missing
+
+local LEVEL = 2 ^ 45
+
+local moved, queues = {}, {}
+
+-- One move of a job; its place keeps the order of coming.
+local function move(template, id, from, queue, priority, at, reason)
+  if moved[id] then flush() end  -- a job is at most once in what is written together
+  local text = call('HGET', base .. 'jobs', id)
+  if not text then return '4' end
+  local job = read(id, text)
+  if not find(from, job.state, 1, true) or is(job, 'b') then return '3' end
+  local level, order = math.floor(job.place / LEVEL), job.place % LEVEL
+  local priority_before = int(0 - level)
+  if queue == '' then queue = job.queue end
+  if priority == '' then priority = priority_before end
+  if queue == job.queue and tonumber(priority) == tonumber(priority_before) then return '2' end
+  local said = string.gsub(template, '{([%w_]+)}', {
+    before = job.queue, priority_before = priority_before, after = queue, priority = priority,
+  })
+  put(removes, 'l:' .. job.state .. ':' .. job.queue, id)
+  local is_ready = job.state == 'E' and job.session == ''
+  if is_ready then put(removes, standing(job)) end
+  job.queue, job.place = queue, int(order - priority * LEVEL)
+  job.history = job.history .. step(job.state, at, '"' .. said .. ': ' .. sub(reason, 2))
+  add('l:' .. job.state .. ':' .. queue, job.changed, id)
+  if is_ready then ready[#ready + 1] = job end
+  save(job)
+  moved[id], queues[queue] = true, true
+  return '0'
+end
+
+local results = {}
+for first = 3, #ARGV, 6 do
+  results[#results + 1] = move(ARGV[2], unpack(ARGV, first, first + 5))
+end
+for queue in pairs(queues) do call('SADD', base .. 'queues', queue) end
+flush()
+return table.concat(results)

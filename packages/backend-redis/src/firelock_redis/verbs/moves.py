@@ -1,0 +1,43 @@
+"""Waiting jobs are moved to another queue, or get another priority."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from typing_extensions import override
+
+from firelock.storage import Applied, Move, Moved
+from firelock_redis.connections.database import RedisVerbs
+from firelock_redis.layout.encoding import APPLIED_BY_DIGIT, LETTERS, number_word, quoted
+
+_AT_ONCE = 250  # jobs that one script moves
+
+
+class MoveVerbs(RedisVerbs):
+    """What moves a waiting job."""
+
+    @override
+    def move(self, moves: Sequence[Move]) -> list[Applied]:
+        """One round trip for 250 jobs of a partition."""
+        places = self._partitions.parted(range(len(moves)), lambda at: moves[at].job_id)
+        results = [Applied.REFUSED] * len(moves)
+        for partition, here in places.items():
+            for first in range(0, len(here), _AT_ONCE):
+                some = here[first : first + _AT_ONCE]
+                arguments: list[Any] = [Moved.TO_QUEUE.value]
+                for place in some:
+                    arguments += _words(moves[place])
+                letters: str = self._run("moves", partition, *arguments)
+                for place, letter in zip(some, letters, strict=True):
+                    results[place] = APPLIED_BY_DIGIT[letter]
+            self._turns.note(partition)  # a queue may have work there now
+        return results
+
+
+def _words(move: Move) -> tuple[Any, ...]:
+    """Return a move as scripts/moves.lua reads it."""
+    letters = "".join(LETTERS[state] for state in move.from_states)
+    return (
+        move.job_id, letters, move.queue or "", number_word(move.priority), move.at, quoted(move.reason)
+    )  # fmt: skip

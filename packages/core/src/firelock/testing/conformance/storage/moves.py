@@ -1,0 +1,456 @@
+"""Moves: a waiting job goes to another queue, or gets another priority, and stays the job that it was."""
+
+from __future__ import annotations
+
+import threading
+
+import attrs
+import pytest
+
+from firelock.model.job import HistoryEntry, Move
+from firelock.model.limit import UniqueUse
+from firelock.model.state import State
+from firelock.storage import HISTORY_LIMIT, Applied, Feature, JobFilter
+from firelock.testing.conformance.flow_scene import FlowScene, suspends
+from firelock.testing.conformance.kit import requires
+from firelock.testing.conformance.scene import (
+    BASE,
+    HOUR,
+    Scene,
+    asks,
+    deletes,
+    fails,
+    moves,
+    requeues,
+    retries,
+    succeeds,
+)
+from firelock.testing.conformance.storage.subject import StorageFixtures
+
+A = "kit/a"
+
+
+def _move(scene: Scene, *asked: Move) -> list[Applied]:
+    return scene.storage.move(asked)
+
+
+class MoveDuty(StorageFixtures):
+    """What `move` promises."""
+
+    verbs = "move"
+
+    def test_moved_job_is_claimed_from_its_new_queue(self, scene: Scene) -> None:
+        """A moved job is in the new queue with the new priority, for claims, counts, lists and `get`.
+
+        If this fails: a moved job runs in its previous queue, in both queues or never, or the counts of the
+        two queues are wrong.
+        """
+        moved, stays = scene.add_many(2)
+
+        results = _move(scene, moves(moved, queue="bulk", priority=7))
+
+        assert [Applied.APPLIED] == results
+        scene.check(moved, queue="bulk", priority=7, state=State.ENQUEUED)
+        counts = scene.storage.counts()
+        assert {"default": 1, "bulk": 1} == {
+            queue: states[State.ENQUEUED] for queue, states in counts.by_queue.items() if any(states.values())
+        }
+        assert {State.ENQUEUED: 2} == scene.by_state()
+        assert [moved] == scene.found(JobFilter(queue="bulk"))
+        assert [moved] == scene.found(JobFilter(queue="bulk", state=State.ENQUEUED))
+        assert [stays] == scene.found(JobFilter(queue="default", state=State.ENQUEUED))
+        holder = scene.begin()
+        assert [stays] == scene.claim_ids(holder)
+        (claimed,) = scene.claim(holder, queues=["bulk"])
+        assert (moved, "bulk", 7) == (claimed.id, claimed.queue, claimed.priority)
+
+    def test_moved_job_is_claimed_by_a_claim_of_every_queue(self, scene: Scene) -> None:
+        """A claim without a list of queues finds the queue that its first job was moved to.
+
+        If this fails: a job that was moved to a new queue waits until another job is enqueued there.
+        """
+        moved = scene.add()
+
+        _move(scene, moves(moved, queue="bulk"))
+
+        assert [moved] == scene.claim_ids(queues=None)
+        assert [] == scene.claim_ids(queues=None)
+
+    def test_everything_else_of_a_moved_job_stays(self, scene: Scene) -> None:
+        """A move changes only queue and priority of a job, and adds one entry to its history.
+
+        The entry names both queues and both priorities.
+
+        If this fails: a move loses retries, the time of the job's creation or its arguments, moves the job in
+        lists, or nobody can see that it was moved.
+        """
+        job_id = scene.add(
+            arguments='{"n":1}', tags=("eu",), priority=-3, timeout_seconds=5.0, meta_json='{"a":"b"}'
+        )
+        before, (creation,) = scene.record(job_id), scene.history(job_id)
+        move = moves(job_id, queue="bulk", priority=4, at=scene.stamp())
+
+        _move(scene, move)
+
+        assert attrs.evolve(before, queue="bulk", priority=4) == scene.record(job_id)
+        reason = "moved from queue default, priority -3, to queue bulk, priority 4: moved by ada"
+        assert [creation, HistoryEntry(State.ENQUEUED, move.at, reason)] == scene.history(job_id)
+        assert [job_id] == scene.found(JobFilter(tag="eu"))
+
+    def test_moved_jobs_keep_their_order(self, scene: Scene) -> None:
+        """Moved jobs are claimed in the order of their age, also among the jobs of the new queue.
+
+        If this fails: a move of a backlog turns it around, or sends its oldest jobs to the end.
+        """
+        first = scene.add()
+        second = scene.add(queue="bulk")
+        third, fourth = scene.add_many(2)
+
+        _move(scene, *[moves(one, queue="bulk") for one in (fourth, first, third)])
+
+        assert [first, second, third, fourth] == scene.claim_ids(queues=["bulk"])
+
+    def test_new_priority_changes_the_place_in_the_queue(self, scene: Scene) -> None:
+        """A job with a new priority is claimed before jobs of a lower one and after jobs of a higher one.
+
+        If this fails: "this customer first" does nothing.
+        """
+        ids = scene.add_many(4)
+
+        results = _move(
+            scene,
+            moves(ids[2], priority=5),
+            moves(ids[3], priority=100),
+            moves(ids[0], priority=-100),
+        )
+
+        assert [Applied.APPLIED] * 3 == results
+        assert [ids[3], ids[2], ids[1], ids[0]] == scene.claim_ids()
+
+    def test_priority_stays_where_only_the_queue_is_given(self, scene: Scene) -> None:
+        """A move to another queue keeps the priority, and a new priority keeps the queue.
+
+        If this fails: urgent jobs lose their priority with a move.
+        """
+        one, other = scene.add(priority=9), scene.add(priority=-9)
+
+        _move(scene, moves(one, queue="bulk"), moves(other, priority=0))
+
+        scene.check(one, queue="bulk", priority=9)
+        scene.check(other, queue="default", priority=0)
+
+    def test_job_that_is_there_already_is_left_as_it_is(self, scene: Scene) -> None:
+        """A move to the queue and the priority that a job has answers ALREADY and writes nothing.
+
+        If this fails: a repeated move fills histories, or a lost reply looks like a failure.
+        """
+        job_id = scene.add(priority=3)
+        before = scene.record(job_id)
+
+        results = _move(scene, moves(job_id, queue="default", priority=3), moves(job_id, queue="default"))
+
+        assert [Applied.ALREADY] * 2 == results
+        assert before == scene.record(job_id)
+        assert 1 == len(scene.history(job_id))
+
+    def test_scheduled_job_runs_in_its_new_queue_when_it_is_due(self, scene: Scene) -> None:
+        """A moved scheduled job keeps its due time and its retries, and is promoted to the new queue.
+
+        If this fails: a retry that was moved runs in its previous queue, at once or never, or begins to count
+        its retries again.
+        """
+        scheduled = scene.add(state=State.SCHEDULED, due_at=BASE + HOUR, nominal_at=BASE + HOUR)
+        retrying = scene.settle(retries(scene.run(), due_at=BASE + 2 * HOUR))
+        before = scene.storage.get([scheduled, retrying])
+
+        results = _move(scene, *[moves(one, queue="bulk", priority=2) for one in (scheduled, retrying)])
+
+        assert [Applied.APPLIED] * 2 == results
+        after = scene.storage.get([scheduled, retrying])
+        assert [attrs.evolve(one, queue="bulk", priority=2) for one in before if one is not None] == after
+        assert [scheduled, retrying] == scene.found(JobFilter(queue="bulk", by_due=True), oldest_first=True)
+        scene.advance(3 * 3_600)
+        assert 2 == scene.promote().promoted
+        assert [scheduled, retrying] == scene.claim_ids(queues=["bulk"])
+
+    def test_moved_continuation_still_follows_its_parent(self, scene: Scene) -> None:
+        """A moved awaiting job keeps its ties, and is enqueued in the new queue when its parent ends.
+
+        If this fails: a moved continuation never runs, or runs in its previous queue.
+        """
+        holder = scene.begin()
+        parent = scene.run(holder)
+        child = scene.continuation(parent.id)
+
+        results = _move(scene, moves(child, queue="bulk", priority=1))
+        scene.settle(succeeds(parent))
+        scene.release()
+
+        assert [Applied.APPLIED] == results
+        scene.check(child, state=State.ENQUEUED, queue="bulk", priority=1)
+        assert ([], [child]) == (scene.claim_ids(holder), scene.claim_ids(holder, queues=["bulk"]))
+
+    def test_continuations_of_a_moved_job_still_follow_it(self, scene: Scene) -> None:
+        """The jobs that wait for a moved job are enqueued when it succeeds.
+
+        If this fails: a flow stops at a job that was moved.
+        """
+        parent = scene.add()
+        child = scene.continuation(parent)
+
+        _move(scene, moves(parent, queue="bulk"))
+        holder = scene.begin()
+        (running,) = scene.take(holder, queues=["bulk"])
+        scene.settle(succeeds(running))
+        scene.release()
+
+        assert [State.SUCCEEDED, State.ENQUEUED] == scene.states(parent, child)
+
+    def test_waiting_suspended_job_is_moved_and_resumed(self, flow: FlowScene) -> None:
+        """A job that waits for a signal can be moved; the signal enqueues it in the new queue.
+
+        If this fails: a move loses a wait, or what the job remembers.
+        """
+        running = flow.run()
+        flow.begin_wait(running, "approval")
+        flow.settle(suspends(running))
+
+        results = _move(flow, moves(running.id, queue="bulk"))
+        flow.send(running.id, "approval")
+
+        assert [Applied.APPLIED] == results
+        flow.check(running.id, state=State.ENQUEUED, queue="bulk")
+        assert [running.id] == flow.claim_ids(running.holder, queues=["bulk"])
+
+    def test_only_waiting_jobs_are_moved(self, scene: Scene) -> None:
+        """Processing, succeeded, failed and deleted jobs are refused, and unknown ones are missing.
+
+        If this fails: a running job changes its queue under its worker, or counts are wrong for ever.
+        """
+        holder = scene.begin()
+        deleted = scene.settle(deletes(scene.add()))
+        succeeded = scene.settle(succeeds(scene.run(holder)))
+        failed = scene.settle(fails(scene.run(holder)))
+        processing = scene.run(holder).id
+        ids = [deleted, succeeded, failed, processing]
+        before, counts = scene.storage.get(ids), scene.storage.counts()
+
+        results = _move(scene, *[moves(one, queue="bulk") for one in (*ids, scene.new_id())])
+
+        assert [Applied.REFUSED] * 4 + [Applied.MISSING] == results
+        assert before == scene.storage.get(ids)
+        assert counts == scene.storage.counts()
+
+    def test_job_that_left_the_state_of_the_guard_is_refused(self, scene: Scene) -> None:
+        """A move is written only if the job is in one of the states that the move names.
+
+        If this fails: a bulk move of scheduled jobs also moves those that became enqueued meanwhile.
+        """
+        job_id = scene.add()
+        guarded = attrs.evolve(moves(job_id, queue="bulk"), from_states=frozenset({State.SCHEDULED}))
+
+        results = _move(scene, guarded)
+
+        assert [Applied.REFUSED] == results
+        scene.check(job_id, queue="default")
+
+    def test_one_refused_move_does_not_hinder_others(self, scene: Scene) -> None:
+        """Several moves of one job are applied in order, around one that is refused.
+
+        If this fails: one job that has started keeps a whole backlog where it is.
+        """
+        processing = scene.run().id
+        job_id = scene.add()
+
+        results = _move(
+            scene,
+            moves(job_id, queue="bulk"),
+            moves(processing, queue="bulk"),
+            moves(job_id, queue="mail", priority=1),
+            moves(job_id, priority=2),
+        )
+
+        assert [Applied.APPLIED, Applied.REFUSED, Applied.APPLIED, Applied.APPLIED] == results
+        scene.check(job_id, queue="mail", priority=2)
+        assert 4 == len(scene.history(job_id))
+        queues = scene.storage.counts().by_queue
+        assert {"mail": 1} == {name: n for name, of in queues.items() if (n := of.get(State.ENQUEUED, 0))}
+        assert [job_id] == scene.claim_ids(queues=["bulk", "mail"])
+
+    def test_batch_is_refused_and_its_members_are_moved(self, flow: FlowScene) -> None:
+        """A batch has no place in a queue. Its members are moved, and stay its members.
+
+        If this fails: a moved member is lost to its batch, which never ends, or a batch gets a worker.
+        """
+        batch, (member, other) = flow.batch_of(2)
+
+        results = _move(flow, moves(batch, queue="bulk"), moves(member, queue="bulk"))
+
+        assert [Applied.REFUSED, Applied.APPLIED] == results
+        flow.check(batch, queue="default")
+        assert (2, 2, 0, 0, 0, 0) == flow.counts(batch)
+        holder = flow.begin()
+        for queue, job_id in (("bulk", member), ("default", other)):
+            (running,) = flow.take(holder, queues=[queue])
+            assert job_id == running.id
+            flow.settle(succeeds(running))
+        flow.settle_all()
+        assert State.SUCCEEDED == flow.state(batch)
+
+    def test_member_that_waits_for_the_opening_of_its_batch_is_moved(self, flow: FlowScene) -> None:
+        """A member of a batch that has not opened can be moved, and is enqueued there when the batch opens.
+
+        If this fails: a moved member starts before its batch opens, or never.
+        """
+        holder = flow.begin()
+        before = flow.run(holder)
+        batch = flow.batch(after=[before.id])
+        member = flow.member(batch)
+
+        results = _move(flow, moves(member, queue="bulk"))
+        is_claimed_early = flow.claim_ids(holder, queues=["bulk"])
+        flow.settle(succeeds(before))
+        flow.settle_all()
+
+        assert ([Applied.APPLIED], []) == (results, is_claimed_early)
+        assert [member] == flow.claim_ids(holder, queues=["bulk"])
+
+    def test_job_under_a_tail_is_moved_and_waits_for_the_end_of_the_tail(self, scene: Scene) -> None:
+        """A job that was requeued while its previous run still stops is moved, and claimable afterwards.
+
+        If this fails: a moved job runs twice at the same time, or never again.
+        """
+        running = scene.run()
+        scene.storage.apply([deletes(running.id), requeues(running.id)])
+
+        results = _move(scene, moves(running.id, queue="bulk"))
+        is_claimed_early = scene.claim_ids(running.holder, queues=["bulk"])
+        scene.apply(succeeds(running))
+
+        assert ([Applied.APPLIED], []) == (results, is_claimed_early)
+        assert [running.id] == scene.claim_ids(running.holder, queues=["bulk", "default"])
+
+    @requires(Feature.LIMITS)
+    def test_job_held_by_a_limit_is_moved_with_its_keys(self, scene: Scene) -> None:
+        """A job that a limit holds is moved; the same key holds it in the new queue.
+
+        If this fails: a move lets more jobs of a key run than may, or a moved job is never started.
+        """
+        scene.put_numbers(A, concurrent=1)
+        first, second, third = scene.add_limited(3, A)
+        holder = scene.begin()
+        (running,) = scene.take(holder)
+
+        results = _move(scene, moves(second, queue="bulk"), moves(third, queue="bulk", priority=1))
+        is_claimed_early = scene.claim_ids(holder, queues=["bulk", "default"])
+        (key,) = scene.storage.find_keys(A)
+        scene.settle(succeeds(running))
+        (after,) = scene.take(holder, queues=["bulk", "default"])
+        scene.settle(succeeds(after))
+
+        assert ([Applied.APPLIED] * 2, []) == (results, is_claimed_early)
+        assert (1, 2) == (key.running, key.waiting)
+        assert (first, third) == (running.id, after.id)
+        assert [second] == scene.claim_ids(holder, queues=["default", "bulk"])
+
+    @requires(Feature.LIMITS)
+    def test_limited_job_is_claimed_from_its_new_queue_by_a_claim_of_every_queue(self, scene: Scene) -> None:
+        """A claim without a list of queues finds the lane that a job with a limit was moved to.
+
+        If this fails: a moved job with a limit waits until another one is enqueued there.
+        """
+        scene.put_numbers(A, concurrent=5)
+        (moved,) = scene.add_limited(1, A)
+
+        _move(scene, moves(moved, queue="bulk"))
+
+        assert [] == scene.claim_ids()
+        assert [moved] == scene.claim_ids(queues=None)
+
+    @requires(Feature.UNIQUE)
+    def test_moved_job_keeps_its_unique_key(self, scene: Scene) -> None:
+        """A call with the unique key of a moved job is a duplicate, as before.
+
+        If this fails: a moved job is made a second time.
+        """
+        admission = asks(unique=UniqueUse("tasks.run kit/a"))
+        job_id = scene.add(admission=admission)
+
+        _move(scene, moves(job_id, queue="bulk"))
+        (answer,) = scene.storage.insert([scene.new_job(admission=admission)]).is_new
+
+        assert not answer
+        assert job_id == scene.storage.find_unique()[0].job_id
+
+    def test_long_history_of_moves_keeps_its_beginning_and_end(self, scene: Scene) -> None:
+        """A job that was moved very often has a bounded history with its creation and its last moves.
+
+        If this fails: a program that moves jobs back and forth fills the storage.
+        """
+        job_id = scene.add()
+
+        for number in range(3 * HISTORY_LIMIT):
+            _move(scene, moves(job_id, queue=("bulk", "default")[number % 2], at=scene.stamp()))
+
+        history = scene.history(job_id)
+        assert len(history) == HISTORY_LIMIT
+        assert sum(entry.elided or 1 for entry in history) == 3 * HISTORY_LIMIT + 1
+        assert scene.record(job_id).created_at == history[0].at
+
+    def test_other_handle_moves_and_claims(self, scene: Scene) -> None:
+        """What one handle has moved another one claims from the new queue.
+
+        If this fails: a move from the dashboard does not reach the servers.
+        """
+        other, third = scene.open()
+        job_id = scene.add()
+        scene.claim_ids(queues=["bulk"])
+
+        assert [Applied.APPLIED] == other.move([moves(job_id, queue="bulk")])
+
+        holder = scene.begin()
+        assert [job_id] == [job.id for job in third.claim(scene.request(holder, queues=["bulk"])).jobs]
+
+    @requires(Feature.NOTIFY)
+    def test_move_ends_a_wait_for_the_new_queue(self, scene: Scene) -> None:
+        """A wait for a queue answers True as soon as a job was moved to it.
+
+        If this fails: a moved job waits for the poll of an idle server.
+        """
+        waiter, answers = scene.handles.open(), list[bool]()
+        waiter.promote(1)
+        thread = threading.Thread(target=lambda: answers.append(waiter.wait(["bulk"], 600.0)), daemon=True)
+        thread.start()
+
+        for _ in range(int(self.patience / 0.05)):  # again, since the thread may not have begun to wait
+            _move(scene, moves(scene.add(), queue="bulk"))
+            thread.join(0.05)
+            if answers:
+                break
+            scene.claim_ids(queues=["bulk"])
+
+        assert [True] == answers
+
+    def test_moving_nothing_does_nothing(self, scene: Scene) -> None:
+        """No moves have no answers.
+
+        If this fails: an empty list is an error, or changes every job.
+        """
+        job_id = scene.add()
+
+        assert [] == scene.storage.move([])
+        scene.check(job_id, queue="default")
+
+    @pytest.mark.parametrize("number", [1, 600])
+    def test_each_move_has_its_answer(self, scene: Scene, number: int) -> None:
+        """Moves are answered one by one, in their order, however many there are.
+
+        If this fails: a bulk move counts wrongly.
+        """
+        ids = scene.add_many(number)
+
+        results = _move(scene, *[moves(one, queue="bulk") for one in ids], moves(scene.new_id(), priority=1))
+
+        assert [Applied.APPLIED] * number + [Applied.MISSING] == results
+        assert number == scene.storage.counts().by_queue["bulk"][State.ENQUEUED]
+        assert ids == scene.claim_ids(limit=1_000, queues=["bulk"])
