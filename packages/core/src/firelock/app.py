@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
     from firelock.arguments.serializer import JsonValue
     from firelock.arguments.signature import Binder
-    from firelock.context import JobContext
+    from firelock.context import JobContext, Snooze
     from firelock.control.doctor import Diagnosis
     from firelock.limits.limit import Limit, Turns
     from firelock.limits.unique import Debounce, Unique
@@ -207,22 +207,22 @@ class Firelock(ServedApp):
 
     @overload
     def task(  # type: ignore[overload-overlap]
-        self, function: Callable[Concatenate[_Anything, P], Coroutine[Any, Any, R]], /
+        self, function: Callable[Concatenate[_Anything, P], Coroutine[Any, Any, R | Snooze]], /
     ) -> AsyncTask[..., R]: ...
     @overload
-    def task(self, function: Callable[Concatenate[_Anything, P], R], /) -> Task[..., R]: ...
+    def task(self, function: Callable[Concatenate[_Anything, P], R | Snooze], /) -> Task[..., R]: ...
     @overload
     def task(  # type: ignore[overload-overlap]
-        self, function: Callable[Concatenate[JobContext, P], Coroutine[Any, Any, R]], /
+        self, function: Callable[Concatenate[JobContext, P], Coroutine[Any, Any, R | Snooze]], /
     ) -> AsyncContextTask[P, R]: ...
     @overload
-    def task(self, function: Callable[Concatenate[JobContext, P], R], /) -> ContextTask[P, R]: ...
+    def task(self, function: Callable[Concatenate[JobContext, P], R | Snooze], /) -> ContextTask[P, R]: ...
     @overload
     def task(  # type: ignore[overload-overlap]
-        self, function: Callable[P, Coroutine[Any, Any, R]], /
+        self, function: Callable[P, Coroutine[Any, Any, R | Snooze]], /
     ) -> AsyncTask[P, R]: ...
     @overload
-    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    def task(self, function: Callable[P, R | Snooze], /) -> Task[P, R]: ...
     @overload
     def task(
         self,
@@ -417,10 +417,13 @@ class Firelock(ServedApp):
 
     # ---- tasks by the names that are stored, jobs of them by texts: for a form, a page, a command ----------
 
-    def task_named(self, name: str) -> TaskVerbs[Any, Any] | None:
-        """Return the registered task of a stored name, an alias included; None where this app has none."""
-        info = self.registry.get(name)
-        return None if info is None else task_of(self._client, self.recurring, info)
+    def task_named(self, name: str) -> TaskVerbs[Any, Any]:
+        """Return the registered task of a stored name; an alias is such a name as well.
+
+        Raises:
+            UnknownTask: no task of the name is registered in this app.
+        """
+        return task_of(self._client, self.recurring, self._info(name))
 
     def told_task(self, name: str) -> TaskVerbs[Any, Any]:
         """Return the task of a stored name to enqueue by, also where its code is elsewhere.
@@ -431,8 +434,8 @@ class Firelock(ServedApp):
         Raises:
             UnknownTask: it is neither registered nor told of, or a server of an older release told of it.
         """
-        if (task := self.task_named(name)) is not None:
-            return task
+        if (known := self.registry.get(name)) is not None:
+            return task_of(self._client, self.recurring, known)
         entry = next((one for one in self.catalogue.list() if name in (one.name, *one.aliases)), None)
         if entry is None:
             raise UnknownTask(f"Task {shown(name)} is unknown: no server told of it, and this app lacks it.")
@@ -669,19 +672,21 @@ class TaskDecorator(Protocol):
 
     @overload
     def __call__(  # type: ignore[overload-overlap]
-        self, function: Callable[Concatenate[_Anything, P], Coroutine[Any, Any, R]], /
+        self, function: Callable[Concatenate[_Anything, P], Coroutine[Any, Any, R | Snooze]], /
     ) -> AsyncTask[..., R]: ...
     @overload
-    def __call__(self, function: Callable[Concatenate[_Anything, P], R], /) -> Task[..., R]: ...
+    def __call__(self, function: Callable[Concatenate[_Anything, P], R | Snooze], /) -> Task[..., R]: ...
     @overload
     def __call__(  # type: ignore[overload-overlap]
-        self, function: Callable[Concatenate[JobContext, P], Coroutine[Any, Any, R]], /
+        self, function: Callable[Concatenate[JobContext, P], Coroutine[Any, Any, R | Snooze]], /
     ) -> AsyncContextTask[P, R]: ...
     @overload
-    def __call__(self, function: Callable[Concatenate[JobContext, P], R], /) -> ContextTask[P, R]: ...
+    def __call__(
+        self, function: Callable[Concatenate[JobContext, P], R | Snooze], /
+    ) -> ContextTask[P, R]: ...
     @overload
     def __call__(  # type: ignore[overload-overlap]
-        self, function: Callable[P, Coroutine[Any, Any, R]], /
+        self, function: Callable[P, Coroutine[Any, Any, R | Snooze]], /
     ) -> AsyncTask[P, R]: ...
     @overload
-    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    def __call__(self, function: Callable[P, R | Snooze], /) -> Task[P, R]: ...

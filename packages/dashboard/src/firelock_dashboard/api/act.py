@@ -169,7 +169,7 @@ def order_server(visit: Visit) -> Response:
 def run_task(visit: Visit) -> Response:
     """Fields `args.NAME` are the arguments, as a form's texts."""
     name = visit.form.value(_TASK)
-    if visit.fire.task_named(name) is None:
+    if visit.fire.registry.get(name) is None:
         raise NotHere(f"Task {name!r} is not registered in this process.")
     with refusing(ArgumentError, ConfigurationError, TaskError):
         return visit.json({"id": make_job(visit, name).id}, 201)

@@ -84,7 +84,7 @@ def show_task(visit: Visit) -> Response:
         jobs=lambda: newest, failed=lambda: _newest(visit, name, State.FAILED),
         stats=lambda: visit.dashboard.history.tasks(_HOURS).get(name), hours=_HOURS,
         series=lambda: visit.dashboard.history.series(span, task=name),
-        durations=lambda: _durations(visit, name), can_run=visit.fire.task_named(name) is not None,
+        durations=lambda: _durations(visit, name), can_run=visit.fire.registry.get(name) is not None,
     )  # fmt: skip
 
 
@@ -182,11 +182,11 @@ def _form(
     visit: Visit, name: str, values: dict[str, str], problem: str, *, hidden: Sequence[str] = (),
     missing: Mapping[str, str] | None = None,
 ) -> Response:  # fmt: skip
-    task = visit.fire.task_named(name)
-    if task is None:
+    info = visit.fire.registry.get(name)
+    if info is None:
         raise NotHere(visit.text("tasks.not_here", task=name))
     return visit.page(
-        "task_run.html", title=visit.text("tasks.run_title", task=name), section="tasks", task=task.info,
+        "task_run.html", title=visit.text("tasks.run_title", task=name), section="tasks", task=info,
         parameters=visit.fire.parameters(name), values=values, problem=problem,
         hidden=hidden, missing=missing or {}, status=400 if problem else 200,
     )  # fmt: skip

@@ -288,8 +288,10 @@ class Celery(Refusing):
         }  # fmt: skip
         with self._lock:
             self._beat[name or f"{sig.task.name}{sig.args!r}"] = entry
-            if self._fire is not None and (verbs := self._fire.task_named(sig.task.name)) is not None:
-                self._declare(self._fire, name or f"{sig.task.name}{sig.args!r}", entry, verbs)
+            fire = self._fire
+            if fire is not None and fire.registry.get(sig.task.name) is not None:
+                verbs = fire.task_named(sig.task.name)
+                self._declare(fire, name or f"{sig.task.name}{sig.args!r}", entry, verbs)
 
     @property
     def timezone(self) -> str:
@@ -607,9 +609,7 @@ class CeleryTask(Refusing):
     @property
     def verbs(self) -> TaskVerbs[Any, Any]:
         """The task as Firelock has it."""
-        verbs = self.app.fire.task_named(self.name)
-        assert verbs is not None  # noqa: S101 - the app has registered all of its tasks
-        return verbs
+        return self.app.fire.task_named(self.name)
 
     def s(self, *args: object, **kwargs: object) -> CelerySignature:
         """Return the call as a value; in a chain it gets the result before it as first argument."""

@@ -90,7 +90,6 @@ class CelerySignature(Refusing):
             inspect.signature(self.task.as_function()).bind(None, *self.args, **self.kwargs)
             is_apart = app.runs_apart(self.task)
             with_result = app.fire.task_named(WITH_RESULT_APART if is_apart else WITH_RESULT)
-            assert with_result is not None  # noqa: S101 - every app registers it
             info = verbs.info
             own = {"queue": info.queue, "priority": info.priority, "timeout": info.timeout_seconds}
             options = {**own, **options, "tags": [f"task:{self.task.name}"]}
