@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from datetime import timedelta
 
 import pytest
@@ -629,6 +630,54 @@ def test_bulk_changes_are_asked_for_plainly(command, words, said):
 
     assert ran.code == (2 if said else 0)
     assert said is None or said in ran.error
+
+
+def test_move_by_id_answers_for_each(command, app):
+    """Waiting jobs are moved, a running one says why it is not, and an unknown one gives the exit code."""
+    second = app.add.enqueue(1)
+    claim(app, begin_session(app))
+    first = app.add.enqueue(2)
+
+    ran = command("move --to-queue bulk --to-priority -3", first.id, second.id, "nowhere")
+
+    assert ran.code == 4
+    why = "it is processing, so a server has it already; only waiting jobs can be moved"
+    assert ran.out.splitlines() == [
+        f"{first.id}  moved", f"{second.id}  not moved: {why}", "nowhere  is not stored"
+    ]  # fmt: skip
+    assert ("bulk", -3) == (first.refresh().queue, first.priority)
+    assert first.history()[-1].reason.endswith(": moved from the command line")
+
+
+def test_move_all_moves_the_waiting_jobs_of_the_filters(command, app):
+    """A dry run counts them; jobs that have ended stay where they are."""
+    app.add.enqueue(0)
+    failed = fail(app)
+    jobs = app.add.enqueue_many([(1,), (2,)])
+
+    dry = command("move --all --queue default --to-queue bulk --dry-run")
+    ran = command("move --all --queue default --to-queue bulk")
+
+    assert ("2 jobs would be moved.\n", "2 jobs moved.\n") == (dry.out, ran.out)
+    assert ["bulk", "bulk", "default"] == [one.refresh().queue for one in (*jobs, app.jobs.get(failed))]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("move x", "firelock jobs move needs a target."),
+        ("move x --to-priority 200", "use a whole number from -100 to 100, not '200'"),
+        ("move x --to-priority high", "use a whole number from -100 to 100, not 'high'"),
+        ("move x --to-queue 'A b'", "Queue name 'A b' is refused"),
+        ("move --all --to-queue bulk", "--all needs a filter"),
+    ],
+)
+def test_move_is_asked_for_plainly(command, words, said):
+    """A usage error names what is missing or wrong."""
+    ran = command(*shlex.split(words))
+
+    assert ran.code == 2
+    assert said in ran.error
 
 
 def test_a_jobs_text_moves_no_cursor(command, app):

@@ -12,6 +12,7 @@ from firelock import Firelock, Retry
 from firelock.control.queues import QueueView
 from firelock.errors import (
     ConfigurationError,
+    JobConflict,
     JobNotFound,
     ScheduleError,
     StorageError,
@@ -368,6 +369,94 @@ def test_nobody_waits_for_what_is_no_instant(fire, adding):
         fire.jobs.reschedule([job.id], timedelta.max)
 
     assert job.next_due_at == job.refresh().next_due_at
+
+
+def test_waiting_jobs_are_moved_and_others_are_refused(fire, adding, worker):
+    """A job keeps its id, its history and its continuations; each id has an answer, with a reason for people."""
+    ended = adding.enqueue(1)
+    worker.run()
+    waiting, later = adding.enqueue(2), adding.schedule(300, 3)
+    after = waiting.then(adding, 4)
+    ids = [waiting.id, later.id, after.id, ended.id, "nobody"]
+
+    results = fire.jobs.move(ids, queue="bulk", priority=5, reason="night shift")
+    again = asyncio.run(fire.jobs.amove(ids, queue="bulk"))
+
+    assert [Applied.APPLIED] * 3 + [Applied.REFUSED, Applied.MISSING] == results
+    assert [Applied.ALREADY] * 3 + [Applied.REFUSED, Applied.MISSING] == again
+    assert [("bulk", 5)] * 3 == [(one.refresh().queue, one.priority) for one in (waiting, later, after)]
+    assert ["enqueued", "scheduled", "awaiting"] == [one.state for one in (waiting, later, after)]
+    assert [
+        None, "moved from queue sums, priority 0, to queue bulk, priority 5: night shift"
+    ] == [step.reason for step in waiting.history()]  # fmt: skip
+    assert [None, None, None, "it is succeeded; only awaiting, scheduled and enqueued jobs can be moved",
+            "it is not stored"] == fire.jobs.why_not_moved(ids)  # fmt: skip
+    assert [(waiting.id, "bulk", 5)] == [(one.id, one.queue, one.priority) for one in worker.claim()]
+
+
+def test_handle_moves_its_job_or_says_why_not(fire, adding, worker):
+    """The handle shows the new queue; a running job raises a conflict with its reason."""
+    job = adding.enqueue(1)
+
+    moved = job.move(queue="bulk", reason="by hand")
+    asyncio.run(job.amove(priority=-7))
+    job.move(priority=-7)
+    worker.claim()
+
+    assert moved is job
+    assert ("bulk", -7) == (job.queue, job.priority)
+    assert 3 == len(job.history())
+    with pytest.raises(JobConflict, match=r"cannot be moved: it is processing, so a server has it already"):
+        job.move(queue="other")
+    with fire.batch("nightly") as batch:
+        batch.add(adding, 1)
+    with pytest.raises(JobConflict, match="a batch is in no queue; move its members"):
+        fire.jobs.get(batch.id).move(queue="other")
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ({}, r'A move needs a target: pass queue="bulk", priority=10 or both'),
+        ({"queue": "Bulk Jobs"}, "Queue name 'Bulk Jobs' is refused"),
+        ({"priority": 101}, "Priority 101 is refused"),
+    ],
+)
+def test_move_without_a_possible_target_is_refused(fire, adding, target, said):
+    """Nothing is asked of the storage then."""
+    job = adding.enqueue(1)
+
+    for move in (lambda: fire.jobs.move([job.id], **target), lambda: job.move(**target)):
+        with pytest.raises(ConfigurationError, match=said):
+            move()
+
+    assert ("sums", 0) == (job.refresh().queue, job.priority)
+
+
+def test_move_that_fails_among_many_reports_what_was_done(fire, adding):
+    """The answers of the chunks before are in the error."""
+    ids = [job.id for job in adding.enqueue_many([(number,) for number in range(600)])]
+    error = StorageUnavailable("gone")
+    fail_in_turn(fire.storage, "move", None, error)
+
+    with pytest.raises(PartlyApplied, match="when it had answered for 500 of 600 jobs") as caught:
+        fire.jobs.move(ids, queue="bulk")
+
+    assert (Applied.APPLIED,) * 500 + (None,) * 100 == caught.value.results
+
+
+def test_reason_of_a_change_by_a_handle_is_in_the_history(fire, adding):
+    """Delete, restore and requeue take it as the verbs of many jobs do."""
+    job = adding.enqueue(1)
+
+    job.delete(reason="wrong customer")
+    asyncio.run(job.arestore(reason="right one after all"))
+    job.delete()
+    job.requeue(reason="once more")
+
+    assert [None, "wrong customer", "right one after all", "deleted by code", "once more"] == [
+        step.reason for step in job.history()
+    ]
 
 
 def test_a_copy_is_a_new_job_like_the_stored_one(fire, adding):

@@ -12,6 +12,7 @@ import pytest
 from firelock import Firelock, Operation, Retry
 from firelock.control.operations import KEPT, Operations, Outcome, Status
 from firelock.errors import ConfigurationError, StorageError, StorageUnavailable
+from firelock.model import lifecycle
 from firelock.model.ids import newest_first_key
 from firelock.model.state import State
 from firelock.storage import FoundJobs, JobFilter
@@ -578,3 +579,72 @@ def test_old_ended_operations_go_with_their_ids(fire):
     assert [operation.id] == ids
     assert (KEPT + 2, last, waiting) == (len(stored), stored[0], stored[-1])
     assert (None, []) == (fire.operations.get(operation.id), fire.storage.list_records("operation_ids"))
+
+
+# ---- moves -----------------------------------------------------------------------------------------------
+
+
+def test_operation_moves_all_waiting_jobs_of_a_filter(fire):
+    """Ended jobs are skipped, those that are there already as well; the history names who asked for it."""
+    ids = fill(fire, 3, failed=2)
+    later = fire.task_named("send").schedule(300, "later")
+    fire.jobs.move(ids[-1:], priority=9)
+
+    operation = fire.operations.start("move", BULK, by="ada", queue="night", priority=9)
+    done = run(fire, operation)
+
+    assert ("move", "night", 9, 4) == (
+        operation.verb,
+        operation.queue,
+        operation.priority,
+        operation.expected,
+    )
+    assert (Status.DONE, 4, 2) == (done.state, done.changed, done.skipped)
+    assert {"night": 4} == {
+        queue: sum(of.get(state, 0) for state in lifecycle.WAITING)
+        for queue, of in fire.jobs.counts().by_queue.items()
+        if any(of.get(state, 0) for state in lifecycle.WAITING)
+    }
+    assert "moved from queue bulk, priority 0, to queue night, priority 9: moved by ada" == (
+        later.history()[-1].reason
+    )
+    again = run(fire, fire.operations.start("move", JobFilter(queue="night"), by="ada", priority=9))
+    assert (0, 4) == (again.changed, again.skipped)
+
+
+def test_move_of_a_state_leaves_jobs_alone_that_have_left_it(watched):
+    """A job that became enqueued after it was read is not among the scheduled jobs that were meant."""
+    task = sending(watched)
+    jobs = [task.schedule(300, str(number)) for number in range(2)]
+    find = watched.storage.find
+
+    def found_then_due(*arguments, **named):
+        page = find(*arguments, **named)
+        jobs[0].requeue()
+        return page
+
+    operation = watched.operations.start("move", JobFilter(state=State.SCHEDULED), by="ada", queue="night")
+    watched.storage.find = found_then_due
+    done = run(watched, operation)
+
+    assert (1, 1) == (done.changed, done.skipped)
+    assert ["bulk", "night"] == [job.refresh().queue for job in jobs]
+
+
+@pytest.mark.parametrize(
+    ("verb", "where", "target", "said"),
+    [
+        ("move", BULK, {}, "A move needs a target"),
+        ("move", JobFilter(), {"queue": "x"}, "An empty filter would move every waiting job"),
+        ("move", JobFilter(state=State.FAILED), {"queue": "x"}, "No failed job can be moved"),
+        ("move", BULK, {"queue": "X"}, "Queue name 'X' is refused"),
+        ("delete", BULK, {"queue": "x"}, 'belong to the verb "move"'),
+        ("requeue", JobFilter(state=State.FAILED), {"priority": 3}, 'belong to the verb "move"'),
+    ],
+)
+def test_move_without_a_sense_is_refused(fire, verb, where, target, said):
+    """No operation is stored then."""
+    with pytest.raises(ConfigurationError, match=said):
+        fire.operations.start(verb, where, by="ada", **target)
+
+    assert [] == fire.operations.list().operations

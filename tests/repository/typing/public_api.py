@@ -25,6 +25,7 @@ from firelock import (
     LimitView,
     RateLimited,
     Retry,
+    Snooze,
     State,
     Turns,
     Unique,
@@ -55,6 +56,50 @@ async def notify(user_id: int) -> None:
 async def measure(name: str, *, limit: float = 1.0) -> float:
     """An asynchronous task with a result."""
     return limit
+
+
+@fire.task
+def import_when_ready(path: str) -> int | Snooze:
+    """A task that may ask to be run later: its result is never that."""
+    return Snooze(timedelta(seconds=5)) if not path else 1
+
+
+@fire.task(queue="imports")
+def wait_with_context(job: JobContext, path: str) -> Snooze | str:
+    """The same with a context and options."""
+    return path or Snooze(5)
+
+
+@fire.task
+async def poll(job: JobContext, path: str) -> list[str] | Snooze | None:
+    """The same, asynchronous."""
+    return [path] if path else None
+
+
+@fire.task(name="poll.plain")
+async def poll_plain(path: str) -> float | Snooze:
+    """The same, asynchronous without a context."""
+    return 1.0 if path else Snooze(5)
+
+
+def snoozes_are_no_results() -> None:
+    """A task that may snooze has results of its other types alone."""
+    assert_type(import_when_ready.enqueue("a"), Job[int])
+    assert_type(import_when_ready.enqueue("a").result(), int)
+    assert_type(wait_with_context.enqueue("a"), Job[str])
+    assert_type(poll.enqueue("a"), Job[list[str] | None])
+    assert_type(poll_plain.enqueue("a"), Job[float])
+
+
+async def handles_move_and_delete_with_a_reason(job: Job[int]) -> None:
+    """Whoever changes a job may say why."""
+    assert_type(job.move(queue="bulk", priority=5, reason="night"), Job[int])
+    assert_type(await job.amove(queue="bulk"), Job[int])
+    assert_type(job.delete(reason="wrong"), Job[int])
+    assert_type(await job.arestore(reason="right"), Job[int])
+    fire.jobs.move([job.id], queue="bulk")
+    await fire.jobs.amove([job.id], priority=3)
+    fire.operations.start("move", JobFilter(queue="default"), by="ada", queue="bulk")
 
 
 @fire.task(aliases=["reports.old_name"], tags=["day:{day}"], priority=5)

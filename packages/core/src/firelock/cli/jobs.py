@@ -19,8 +19,10 @@ from firelock.cli.screen import Cell, Column, Piece, Screen, state_cell, visible
 from firelock.cli.source import connected
 from firelock.errors import StorageError
 from firelock.model.clock import micros
+from firelock.model.lifecycle import WAITING
 from firelock.model.state import State
 from firelock.model.text import age, clock_time, shorten, span
+from firelock.options import check_priority
 from firelock.storage import Applied, JobFilter, PartlyApplied
 
 if TYPE_CHECKING:
@@ -98,12 +100,30 @@ def _add_changes(group: Commands) -> None:
             "firelock jobs restore --all --task shop.send_mail --since 1h",
         ),
     )  # fmt: skip
+    move = add_command(
+        group, "move", "Move waiting jobs to another queue, or give them another priority.", _change_jobs,
+        more="Awaiting, scheduled and enqueued jobs are moved; they keep id, age, history and continuations.\n"
+        "Processing and ended jobs are left alone. With --all the filters choose.",
+        examples=(
+            "firelock jobs move 01a21072-9d46-7c87-a484-8087cf5d557e --to-priority 10",
+            "firelock jobs move --all --queue default --task shop.import --to-queue bulk",
+        ),
+    )  # fmt: skip
+    move.add_argument("--to-queue", metavar="NAME", help="the new queue")
+    move.add_argument("--to-priority", metavar="N", type=_priority, help="the new priority, from -100 to 100")
     requeue.add_argument(
         "--from", dest="from_step", metavar="STEP", help="one job: do this step and all since once more"
     )
-    for parser, change in ((requeue, _REQUEUE), (delete, _DELETE), (restore, _RESTORE)):
+    for parser, change in ((requeue, _REQUEUE), (delete, _DELETE), (restore, _RESTORE), (move, _MOVE)):
         parser.set_defaults(change=change, expect=None)
         _add_choice(parser, can_expect=change is not _RESTORE)
+
+
+def _priority(text: str) -> int:
+    try:
+        return check_priority(int(text))
+    except ValueError as error:  # a ConfigurationError is one
+        raise argparse.ArgumentTypeError(f"use a whole number from -100 to 100, not {text!r}") from error
 
 
 def _add_choice(parser: argparse.ArgumentParser, *, can_expect: bool) -> None:
@@ -337,6 +357,7 @@ class _Change:
 
 _REQUEUE = _Change("requeue", "requeued", frozenset(State) - {State.ENQUEUED, State.PROCESSING}, State.FAILED)
 _DELETE = _Change("delete", "deleted", frozenset(State) - {State.DELETED})
+_MOVE = _Change("move", "moved", WAITING)
 _RESTORE = _Change("restore", "restored", frozenset(State), State.DELETED)
 
 
@@ -353,7 +374,8 @@ def _change_jobs(options: argparse.Namespace, screen: Screen) -> int:
 
         def apply(ids: Sequence[str]) -> list[Applied]:
             verb: Callable[..., list[Applied]] = getattr(app.jobs, change.verb)
-            return verb(ids, reason=f"{change.done} from the command line")
+            target = {"queue": options.to_queue, "priority": options.to_priority} if change is _MOVE else {}
+            return verb(ids, reason=f"{change.done} from the command line", **target)
 
         if options.is_all:
             return _change_all(app, options, screen, apply)
@@ -374,6 +396,8 @@ def _requeue_from(options: argparse.Namespace, screen: Screen) -> int:
 
 def _check(options: argparse.Namespace, change: _Change) -> None:
     what = f"firelock jobs {change.verb}"
+    if change is _MOVE and options.to_queue is None and options.to_priority is None:
+        raise Problem(f"{what} needs a target.", hint="Give --to-queue NAME, --to-priority N or both.")
     if options.is_all and options.ids:
         raise Problem(f"{what} takes ids or --all, not both.", hint="Leave one of them out.")
     if options.is_all and not _has_filters(options):
@@ -451,10 +475,12 @@ def _word(result: Applied | None) -> str:
 
 
 def _whys(app: Firelock, change: _Change, ids: Sequence[str]) -> dict[str, str]:
-    """Return why jobs cannot be restored or requeued; a delete needs no word."""
+    """Return why jobs cannot be restored, moved or requeued; a delete needs no word."""
     if change is _DELETE or not ids:
         return {}
-    ask = app.jobs.why_not_restored if change is _RESTORE else app.jobs.why_not_requeued
+    ask = {
+        _RESTORE: app.jobs.why_not_restored, _MOVE: app.jobs.why_not_moved,
+    }.get(change, app.jobs.why_not_requeued)  # fmt: skip
     whys = zip(ids, ask(ids), strict=True)
     return {job_id: why for job_id, why in whys if why is not None}
 
@@ -513,7 +539,7 @@ def _check_number(app: Firelock, where: JobFilter, options: argparse.Namespace, 
 
 
 def _is_meant(record: JobRecord, change: _Change) -> bool:
-    return record.state in change.of and not (change is _REQUEUE and record.is_batch)
+    return record.state in change.of and not (change in {_REQUEUE, _MOVE} and record.is_batch)
 
 
 def _found(app: Firelock, where: JobFilter) -> Iterator[Sequence[JobRecord]]:

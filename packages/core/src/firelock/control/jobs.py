@@ -21,6 +21,8 @@ from firelock.jobs.administration import (
     apply_unless_changed,
     release_continuations,
     restoration,
+    to_move_target,
+    why_not_moved,
     why_not_requeued,
 )
 from firelock.jobs.blocked_by import KeyWait, key_waits
@@ -157,8 +159,8 @@ class Where(TypedDict, total=False):
 class Jobs:
     """`fire.jobs`: look at jobs and act on many.
 
-    `copy` joins the caller's transaction. `requeue`, `delete`, `restore` and `reschedule` act immediately:
-    the rollback of a transaction around them does not undo them.
+    `copy` joins the caller's transaction. `requeue`, `delete`, `restore`, `reschedule` and `move` act
+    immediately: the rollback of a transaction around them does not undo them.
     """
 
     def __init__(self, client: Client) -> None:
@@ -400,6 +402,58 @@ class Jobs:
         )
 
     areschedule = twin(reschedule)
+
+    def move(
+        self,
+        ids: Sequence[str],
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        reason: str = "moved by code",
+    ) -> list[Applied]:
+        """Move waiting jobs to another queue, or give them another priority; return one result an id.
+
+        Awaiting, scheduled and enqueued jobs can be moved, also those that a limit holds. They keep id, age,
+        history, retries, limits, unique key, batch and continuations; among jobs of the same priority the
+        oldest still comes first. Left alone, `Applied.REFUSED`, are processing and ended jobs and batches:
+        `why_not_moved` says so. `Applied.ALREADY` is a job that has this queue and this priority.
+
+        Asked 500 at a time. `fire.operations.start("move", …)` moves every job that matches a filter.
+
+        Args:
+            ids: of the jobs to move.
+            queue: the new queue; jobs stay in their queues without it.
+            priority: the new priority, from -100 to 100; jobs keep their priorities without it.
+            reason: for people, in the jobs' histories.
+
+        Raises:
+            ConfigurationError: neither is given, or one of them cannot be a queue or a priority.
+            PartlyApplied: the storage went away or refused after some were answered; see `requeue`.
+            StorageError: that came before the first answer.
+        """
+        target = to_move_target(queue, priority)
+        now, wanted = self._client.clock.now(), _ids(ids)
+        moves = [
+            lifecycle.move(job_id, at=now, queue=target.queue, priority=target.priority, reason=reason)
+            for job_id in wanted
+        ]
+        answers: list[Applied] = []
+        for start in range(0, len(moves), _CHUNK):
+            try:
+                answers += self._client.storage.move(moves[start : start + _CHUNK])
+            except StorageError as error:
+                if start:
+                    raise _partly(dict(enumerate(answers)), len(moves), error) from error
+                raise
+        return answers
+
+    amove = twin(move)
+
+    def why_not_moved(self, ids: Sequence[str]) -> list[str | None]:
+        """Return why each job cannot be moved now, as the rest of a sentence; None if it can."""
+        return ["it is not stored" if one is None else why_not_moved(one) for one in self._records(ids)]
+
+    awhy_not_moved = twin(why_not_moved)
 
     def copy(self, job_id: str, *, reason: str | None = None, within: object | None = None) -> Job[Any]:
         """A new job like this one is enqueued; return its handle. The task need not be registered here.

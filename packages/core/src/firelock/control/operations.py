@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, cast
 import attrs
 
 from firelock.errors import ConfigurationError, LockLost, LockTimeout, StorageError, StorageUnavailable
-from firelock.jobs.administration import release_continuations
+from firelock.jobs.administration import (
+    MoveTarget,
+    release_continuations,
+    to_move_target,
+    why_not_moved,
+)
 from firelock.jobs.pagination import Paged, newest_records
 from firelock.model import lifecycle
 from firelock.model.aio import twin
@@ -28,7 +33,7 @@ from firelock.storage.derived import every_record
 
 if TYPE_CHECKING:
     from firelock.jobs.client import Client
-    from firelock.model.job import Transition
+    from firelock.model.job import Move, Transition
     from firelock.storage.locks import Lock
 
 FIRST_IDS = 10
@@ -40,6 +45,7 @@ class Verb(StrEnum):
 
     REQUEUE = "requeue"
     DELETE = "delete"
+    MOVE = "move"
 
     @property
     def past(self) -> str:
@@ -97,6 +103,8 @@ class Operation:
     ended_at: datetime | None = None
     cancelled_by: str | None = None
     error: str | None = None  # why it failed
+    queue: str | None = None  # of a move: the new queue
+    priority: int | None = None  # of a move: the new priority
     expected: int | None = None  # matching jobs at the start; None where that would cost a search
     total_seen: int = 0  # jobs looked at; with `contains`, more than were meant
     changed: int = 0
@@ -116,7 +124,7 @@ class Operation:
     @property
     def is_for_any_state(self) -> bool:
         """Tell whether jobs are changed whatever became of them meanwhile: where nobody asked for a state."""
-        return self.verb is Verb.DELETE and self.where.state is None and self.where.is_retrying is None
+        return self.verb is not Verb.REQUEUE and self.where.state is None and self.where.is_retrying is None
 
     def is_run_by(self, fence: int) -> bool:
         """Tell whether there is something left to do, for the holder of this lock."""
@@ -270,21 +278,26 @@ class Operations:
         by: str,
         reason: str | None = None,
         contains: Mapping[str, str] | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
     ) -> Operation:
         """The operation is stored, and `resumable`; no job has been touched yet: `run` does that.
 
         Args:
-            verb: "requeue" or "delete".
+            verb: "requeue", "delete" or "move".
             where: which jobs. Its `until` becomes this instant at the latest, so that what comes later is
                 left alone and the operation ends.
             by: who asks for it.
             reason: what the jobs' histories say; made of verb and `by` where left out.
             contains: texts that must be found in a job's stored "argument" text or its last "error" (type
                 and message), upper and lower case alike.
+            queue: of a move: the new queue; jobs stay in their queues without it.
+            priority: of a move: the new priority; jobs keep their priorities without it.
 
         Raises:
             ConfigurationError: the verb is unknown, `contains` names something else, everything there is
-                would be deleted, or a requeue names no state.
+                would be deleted or moved, a requeue names no state, a move names no target or a state that
+                no job is moved in, or a target is given to another verb.
         """
         chosen, meant = to_choice(Verb, "verb", verb), _check_filter(where)
         wanted = _contains(contains)
@@ -297,6 +310,12 @@ class Operations:
                 "A requeue without a state would run again what has succeeded. Give the filter one, as "
                 "JobFilter(state=State.FAILED)."
             )
+        if chosen is Verb.MOVE:
+            target = _move_target(meant, wanted, queue, priority)
+        elif queue is not None or priority is not None:
+            raise ConfigurationError(f'queue= and priority= belong to the verb "move", not to {chosen!r}.')
+        else:
+            target = MoveTarget(None, None)
         who = _text("by", by)
         why = f"{chosen.past} by {who}" if reason is None else _text("reason", reason)
         now = self._client.storage.clock()
@@ -304,7 +323,8 @@ class Operations:
         operation = Operation(
             newest_first_key(now), chosen, attrs.evolve(meant, until=until), wanted, who, why,
             started_at=from_micros(now), updated_at=from_micros(now),
-            expected=None if wanted else self._expected(meant),
+            queue=target.queue, priority=target.priority,
+            expected=None if wanted else self._expected(chosen, meant),
         )  # fmt: skip
         self._client.storage.put_record(_KIND, operation.id, write_operation(operation), expected_version=0)
         self._prune()
@@ -448,9 +468,7 @@ class Operations:
         try:
             page = storage.find(operation.where, limit=_CHUNK, cursor=operation.cursor, oldest_first=True)
             matching = [job for job in page.jobs if operation.is_meant(job) and is_meant(job)]
-            transitions = [self._transition(operation, job) for job in matching]
-            wanted = [one for one in transitions if one.from_states]
-            results = storage.apply(wanted) if wanted else []
+            wanted, results = self._change_jobs(operation, matching)
             if Applied.RELEASING in results:
                 release_continuations(storage)  # whatever it meets, what was done is written down
             changed = [one.job_id for one, result in zip(wanted, results, strict=True) if result.is_applied]
@@ -475,6 +493,27 @@ class Operations:
             return after.ended(Status.DONE, self._now()) if page.cursor is None else after
 
         return self._change(operation.id, advanced)
+
+    def _change_jobs(
+        self, operation: Operation, jobs: Sequence[JobRecord]
+    ) -> tuple[Sequence[Transition | Move], Sequence[Applied]]:
+        """Change the jobs; return the changes that made sense, and what became of each."""
+        if operation.verb is Verb.MOVE:
+            moves = [move for job in jobs if (move := self._move(operation, job)).from_states]
+            return moves, self._client.storage.move(moves) if moves else []
+        transitions = [self._transition(operation, job) for job in jobs]
+        wanted = [one for one in transitions if one.from_states]
+        return wanted, self._client.storage.apply(wanted) if wanted else []
+
+    def _move(self, operation: Operation, job: JobRecord) -> Move:
+        """Return the move, from no state at all where it makes no sense; see `_transition`."""
+        is_there = operation.queue in {None, job.queue} and operation.priority in {None, job.priority}
+        seen = lifecycle.WAITING if operation.is_for_any_state else frozenset({job.state})
+        return lifecycle.move(
+            job.id, at=self._client.clock.now(), queue=operation.queue, priority=operation.priority,
+            reason=operation.reason,
+            from_states=frozenset() if is_there or why_not_moved(job) is not None else seen,
+        )  # fmt: skip
 
     def _transition(self, operation: Operation, job: JobRecord) -> Transition:
         """Return the change, from no state at all where it makes no sense.
@@ -526,13 +565,17 @@ class Operations:
                     self._client.storage.delete_record(_IDS_KIND, record.key)
             self._client.storage.delete_record(_KIND, operation_id)
 
-    def _expected(self, where: JobFilter) -> int | None:
+    def _expected(self, verb: Verb, where: JobFilter) -> int | None:
         """Return how many jobs there are, where counts can tell: by state and queue alone."""
         if where != JobFilter(state=where.state, queue=where.queue):
             return None
         counts = self._client.storage.counts()
         states = counts.by_state if where.queue is None else counts.by_queue.get(where.queue, {})
-        return sum(states.values()) if where.state is None else states.get(where.state, 0)
+        if where.state is not None:
+            return states.get(where.state, 0)
+        return sum(
+            number for state, number in states.items() if verb is not Verb.MOVE or state in lifecycle.WAITING
+        )
 
     def _now(self) -> datetime:
         return from_micros(self._client.clock.now())
@@ -563,6 +606,26 @@ def _check_filter(where: JobFilter) -> JobFilter:
             )
         where = attrs.evolve(where, by_due=None, state=State.SCHEDULED)
     return where if where.state is None else attrs.evolve(where, state=to_choice(State, "state", where.state))
+
+
+def _move_target(
+    where: JobFilter, contains: Mapping[str, str], queue: str | None, priority: int | None
+) -> MoveTarget:
+    """Return the target of a move.
+
+    Raises:
+        ConfigurationError: there is none, all jobs are meant, or no job of the filter's state can be moved.
+    """
+    if where == JobFilter() and not contains:
+        raise ConfigurationError(
+            'An empty filter would move every waiting job. Give one, as JobFilter(queue="default").'
+        )
+    if where.state is not None and where.state not in lifecycle.WAITING:
+        raise ConfigurationError(
+            f"No {where.state} job can be moved, only awaiting, scheduled and enqueued ones. Leave the state "
+            "out of the filter to move all three."
+        )
+    return to_move_target(queue, priority)
 
 
 def _contains(contains: Mapping[str, str] | None) -> dict[str, str]:

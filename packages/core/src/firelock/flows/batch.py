@@ -386,12 +386,12 @@ class Batch(Gathered[Tally]):
     def _words(self) -> str:
         return f"Batch {self.name!r} ({self.id})"
 
-    def requeue(self, *, from_step: str | None = None) -> Batch:
+    def requeue(self, *, from_step: str | None = None, reason: str = "requeued with its batch") -> Batch:
         """Its failed members are enqueued, also of batches within it, and it is open again.
 
         It is with the first 500 of them; all are enqueued 500 at a time. Where this raises in between, the
         rest has failed still and can be requeued anew. What waits for their success runs then. Members that
-        were deleted stay so.
+        were deleted stay so. The histories of the members show `reason`.
 
         Raises:
             JobConflict: none has failed, or the batch was cancelled.
@@ -406,20 +406,18 @@ class Batch(Gathered[Tally]):
             raise JobConflict(
                 f"{self!r} was cancelled, which is for good; none of its members can run again."
             )
-        if not self._requeue_failed():
+        if not self._requeue_failed(reason):
             raise JobConflict(f"{self!r} has no failed member that could be requeued.")
         self._look()
         return self
 
-    def _requeue_failed(self) -> int:
+    def _requeue_failed(self, reason: str) -> int:
         now, number = self._client.clock.now(), 0
         storage = self._client.storage
         where = JobFilter(state=State.FAILED, batch_id=self.id, until=storage.clock() + 1)
         for page in pages_of(storage, where):  # those that fail again meanwhile are left out, so that it ends
             changes = [
-                lifecycle.requeue(record.id, at=now, reason="requeued with its batch")
-                for record in page
-                if not record.is_batch
+                lifecycle.requeue(record.id, at=now, reason=reason) for record in page if not record.is_batch
             ]
             applied = sum(answer.is_applied for answer in (storage.apply(changes) if changes else ()))
             if applied and not number:
@@ -427,22 +425,25 @@ class Batch(Gathered[Tally]):
                 update_batches(storage, self.id)
             number += applied
             number += sum(
-                Batch(self._client, record)._requeue_failed()  # noqa: SLF001 - of the same class
+                Batch(self._client, record)._requeue_failed(reason)  # noqa: SLF001 - of the same class
                 for record in page
                 if record.is_batch
             )
         return number
 
-    def delete(self) -> Batch:
+    def delete(self, *, reason: str = "deleted by code") -> Batch:
         """It is cancelled, for good: members that have not ended are deleted, running ones told to stop.
 
         It is deleted itself once none runs; the handle shows it as it is until then.
+
+        Args:
+            reason: for people, in the batch's history and on the dashboard.
 
         Raises:
             JobConflict: it is deleted already.
             JobNotFound: it is not stored.
         """
-        super().delete()
+        super().delete(reason=reason)
         return self
 
 

@@ -1,4 +1,4 @@
-"""Change jobs that are stored: what a requeue, delete or restore needs besides the change itself.
+"""Change jobs that are stored: what a requeue, delete, restore or move needs besides the change itself.
 
 Each function works on the storage, and `restoration` also with the client's clock and retention; none
 creates a job. `Job` and `fire.jobs` call them before and after they apply a change: why a job cannot be
@@ -13,11 +13,14 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from firelock.errors import StorageUnavailable
+import attrs
+
+from firelock.errors import ConfigurationError, StorageUnavailable
 from firelock.model import lifecycle
 from firelock.model.answers import Applied
 from firelock.model.job import JobFilter, JobRecord
 from firelock.model.state import State
+from firelock.options import check_priority, check_queue
 from firelock.storage import Storage
 from firelock.storage.batches import end_of
 
@@ -29,6 +32,7 @@ log = logging.getLogger("firelock.client")  # not below firelock.jobs, the logge
 
 RELEASE_LIMIT = 1_000
 _LONGEST_UPDATE, _PAUSE = 1.0, 0.01  # seconds
+CHANGED = "it was changed meanwhile"
 
 
 # ---- why a job cannot be changed -------------------------------------------------------------------------
@@ -39,7 +43,7 @@ def why_refused(storage: Storage, record: JobRecord, done: str) -> str:
     if done == "deleted":
         return "it is already"
     why = why_not_requeued(storage, record) if done == "requeued" else None
-    return why or "it was changed meanwhile"
+    return why or CHANGED
 
 
 def why_not_requeued(storage: Storage, record: JobRecord) -> str | None:
@@ -53,6 +57,44 @@ def why_not_requeued(storage: Storage, record: JobRecord) -> str | None:
     if record.state is State.AWAITING and record.ties is not None and record.ties.inputs:
         return "it waits for the output of another job, without which it cannot run"
     return None
+
+
+def why_not_moved(record: JobRecord) -> str | None:
+    """Return why a job cannot be moved to another queue, as the rest of a sentence; None if it can."""
+    if record.is_batch:
+        return "a batch is in no queue; move its members"
+    if record.state in lifecycle.WAITING:
+        return None
+    if record.state is State.PROCESSING:
+        return "it is processing, so a server has it already; only waiting jobs can be moved"
+    return f"it is {record.state}; only awaiting, scheduled and enqueued jobs can be moved"
+
+
+@attrs.frozen
+class MoveTarget:
+    """Where jobs are moved to; None leaves the queue or the priority as it is."""
+
+    queue: str | None
+    priority: int | None
+
+    def __str__(self) -> str:
+        """Return it as the rest of a sentence: "to queue bulk and to priority 5"."""
+        words = [] if self.queue is None else [f"to queue {self.queue}"]
+        words += [] if self.priority is None else [f"to priority {self.priority}"]
+        return " and ".join(words)
+
+
+def to_move_target(queue: str | None, priority: int | None) -> MoveTarget:
+    """Return the target of a move.
+
+    Raises:
+        ConfigurationError: there is none, or it cannot be a queue or a priority.
+    """
+    if queue is None and priority is None:
+        raise ConfigurationError('A move needs a target: pass queue="bulk", priority=10 or both.')
+    return MoveTarget(
+        None if queue is None else check_queue(queue), None if priority is None else check_priority(priority)
+    )
 
 
 def why_key_is_taken(storage: Storage, record: JobRecord) -> str:

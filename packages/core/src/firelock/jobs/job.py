@@ -24,11 +24,14 @@ from firelock.errors import (
     TaskError,
 )
 from firelock.jobs.administration import (
+    CHANGED,
     apply_unless_changed,
     release_continuations,
     restoration,
+    to_move_target,
     update_batches,
     why_key_is_taken,
+    why_not_moved,
     why_refused,
 )
 from firelock.jobs.blocked_by import key_waits, waits_words
@@ -75,11 +78,11 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
 class Job(Generic[R]):
     """One job, as this handle last saw it.
 
-    `then` joins the caller's transaction. `requeue`, `delete` and `restore` act immediately: the rollback of
-    a transaction around them does not undo them.
+    `then` joins the caller's transaction. `requeue`, `delete`, `restore` and `move` act immediately: the
+    rollback of a transaction around them does not undo them.
 
-    `refresh()`, `requeue()`, `delete()`, `result()` and their async twins leave the handle at what they saw;
-    nothing else changes it. No property reads the storage. A handle that comes from an enqueue shows the job
+    `refresh()`, `requeue()`, `delete()`, `move()`, `result()` and their async twins leave the handle at what
+    they saw; nothing else changes it. No property reads the storage. A handle that comes from an enqueue shows the job
     as it was handed to the storage: enqueued, scheduled or awaiting, with no attempt, error or server.
 
     Threads may share a handle. Each property shows one whole look; of two looks at a time the one that began
@@ -486,12 +489,12 @@ class Job(Generic[R]):
         if self._looked == _UNCOMMITTED:
             self._look()
 
-    def requeue(self, *, from_step: str | None = None) -> Job[R]:
+    def requeue(self, *, from_step: str | None = None, reason: str = "requeued by code") -> Job[R]:
         """The job is enqueued with its retries given back, and the handle shows it; return the handle.
 
         What it remembers stays, so that it goes on behind its last step; but for `from_step`, of its name as
         `steps()` gives it, and all that were recorded since. Where a step and a signal share a name, "signal
-        NAME" says which.
+        NAME" says which. The history shows `reason`.
 
         Raises:
             JobConflict: it is enqueued or processing; another job has its unique key by now; it waits for
@@ -502,7 +505,7 @@ class Job(Generic[R]):
         self._require_committed()
         now = self._client.clock.now()
         forget_from = None if from_step is None else self._step_named(from_step)
-        change = lifecycle.requeue(self.id, at=now, reason="requeued by code", forget_from=forget_from)
+        change = lifecycle.requeue(self.id, at=now, reason=reason, forget_from=forget_from)
         return self._apply(change, "requeued")
 
     arequeue = twin(requeue)
@@ -518,8 +521,11 @@ class Job(Generic[R]):
             raise StepError(f"Job {self.id} remembers several things named {name!r}: say which of {words}.")
         raise StepError(f"Job {self.id} remembers no step {shown(name)}. It remembers: {words}.")
 
-    def delete(self) -> Job[R]:
+    def delete(self, *, reason: str = "deleted by code") -> Job[R]:
         """The job is deleted, and the handle shows it; if it runs, it is told to stop. Return the handle.
+
+        Args:
+            reason: for people, in the job's history and on the dashboard.
 
         Raises:
             JobConflict: it is deleted already.
@@ -528,16 +534,16 @@ class Job(Generic[R]):
         self._require_committed()
         now = self._client.clock.now()
         expires_at = self._client.retention.until(State.DELETED, now)
-        change = lifecycle.delete(self.id, at=now, reason="deleted by code", expires_at=expires_at)
+        change = lifecycle.delete(self.id, at=now, reason=reason, expires_at=expires_at)
         return self._apply(change, "deleted")
 
     adelete = twin(delete)
 
-    def restore(self) -> Job[R]:
+    def restore(self, *, reason: str = "restored by code") -> Job[R]:
         """A delete is taken back: the job is what it was, and the handle shows it; return the handle.
 
         That is scheduled, enqueued or failed. A scheduled job is due when it was due before; an enqueued one
-        stands at the end of its queue. Retries already taken stay counted.
+        stands at the end of its queue. Retries already taken stay counted. The history shows `reason`.
 
         Raises:
             JobConflict: it is not deleted; or it was running, had succeeded, waited for another job, or had
@@ -546,7 +552,7 @@ class Job(Generic[R]):
         """
         self._require_committed()
         seen = self._look()
-        change = restoration(self._client, seen, reason="restored by code")
+        change = restoration(self._client, seen, reason=reason)
         if isinstance(change, str):
             raise JobConflict(
                 f"Job {self.id} cannot be restored: {change}. requeue() runs a deleted job again."
@@ -555,6 +561,36 @@ class Job(Generic[R]):
         return self._applied(applied, "restored")
 
     arestore = twin(restore)
+
+    def move(
+        self, *, queue: str | None = None, priority: int | None = None, reason: str = "moved by code"
+    ) -> Job[R]:
+        """Move the waiting job to another queue, or give it another priority; return the handle.
+
+        The job keeps its id, its age, its history and all that waits for it. A job that has this queue and
+        this priority already is left as it is.
+
+        Args:
+            queue: the new queue; the job stays in its queue without it.
+            priority: the new priority, from -100 to 100; the job keeps its priority without it.
+            reason: for people, in the job's history.
+
+        Raises:
+            ConfigurationError: neither is given, or one of them cannot be a queue or a priority.
+            JobConflict: it is neither awaiting, scheduled nor enqueued, or it is a batch.
+            JobNotFound: it is not stored.
+        """
+        self._require_committed()
+        target = to_move_target(queue, priority)
+        now = self._client.clock.now()
+        change = lifecycle.move(self.id, at=now, queue=target.queue, priority=target.priority, reason=reason)
+        (applied,) = self._client.storage.move([change])
+        record = self._look()
+        if not applied.is_applied:
+            raise JobConflict(f"Job {self.id} cannot be moved: {why_not_moved(record) or CHANGED}.")
+        return self
+
+    amove = twin(move)
 
     def _apply(self, transition: Transition, done: str) -> Job[R]:
         return self._applied(self._client.storage.apply((transition,))[0], done)
