@@ -165,6 +165,64 @@ def test_a_scheduled_job_is_rescheduled_by_span_or_instant(client, fire, send):
     assert ("note", "Rescheduled 0 · skipped 1 that is not scheduled") == (answer["kind"], answer["message"])
 
 
+def test_waiting_jobs_are_moved_and_others_say_why_not(client, fire, send, failed):
+    """The selection at once; of one job that cannot be moved the reason is shown. The audit tells where to."""
+    job, later = send.enqueue(1), send.schedule(timedelta(hours=5), 1)
+
+    answer = client.act(
+        "/jobs/move", {"id": [job.id, later.id, failed[0]], "to_queue": "bulk", "to_priority": "7"}
+    )
+    refused = client.act("/jobs/move", {"one": failed[0], "to_queue": "bulk"})
+
+    assert "Moved 2 · skipped 1 that does not wait or is there already" == answer.json()["message"]
+    assert [("bulk", 7)] * 2 == [(one.refresh().queue, one.priority) for one in (job, later)]
+    assert job.history()[-1].reason.startswith(
+        "moved from queue mail, priority 0, to queue bulk, priority 7: moved by "
+    )
+    assert (400, "The job cannot be moved: it is failed; only awaiting, scheduled and enqueued jobs can be moved.") == (
+        refused.status, refused.json()["message"],
+    )  # fmt: skip
+    (entry,) = fire.audit.list()
+    assert ("jobs.move", "bulk", 7) == (entry.action, entry.detail["to_queue"], entry.detail["to_priority"])
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ({}, "A move needs a target"),
+        ({"to_queue": "A b"}, "to_queue"),
+        ({"to_priority": "101"}, "to_priority"),
+    ],
+)
+def test_move_without_a_possible_target_is_refused(client, send, target, said):
+    """The message names the field, and the job stays where it is."""
+    job = send.enqueue(1)
+
+    answer = client.post("/jobs/move", {"one": job.id, **target})
+
+    assert 400 == answer.status
+    assert said in answer.text
+    assert "mail" == job.refresh().queue
+
+
+def test_everything_that_matches_is_moved_in_the_background(client, fire, send, dashboard):
+    """The page that asks counts waiting jobs alone and has the fields of the target."""
+    jobs = [send.enqueue(number) for number in range(3)]
+
+    asked = client.get("/jobs/all?verb=move&queue=mail").text
+    bare = client.get("/jobs/all?verb=move")
+    ended = client.get("/jobs/all?verb=move&state=failed")
+    client.post("/jobs/all/move?queue=mail", {"to_queue": "bulk"})
+    dashboard.runner.join(30)
+
+    assert "<strong>3 jobs match.</strong>" in asked
+    assert 'name="to_queue"' in asked
+    assert 'name="to_priority"' in asked
+    assert (400, 400) == (bare.status, ended.status)
+    assert ["bulk"] * 3 == [job.refresh().queue for job in jobs]
+    assert ("move", "bulk", 3) == next((one.verb, one.queue, one.changed) for one in fire.operations.list())
+
+
 @pytest.mark.parametrize("when", ["", "soon", "15", "2031-01-01T00:00:00", "99999999999d", "-5m", "9999999w"])
 def test_a_time_that_is_none_is_refused(client, send, when):
     """With how to write one."""

@@ -102,7 +102,7 @@ def _add_changes(group: Commands) -> None:
     )  # fmt: skip
     move = add_command(
         group, "move", "Move waiting jobs to another queue, or give them another priority.", _change_jobs,
-        more="Awaiting, scheduled and enqueued jobs are moved; they keep id, age, history and continuations.\n"
+        more="Awaiting, scheduled and enqueued jobs are moved; they keep id, age and history.\n"
         "Processing and ended jobs are left alone. With --all the filters choose.",
         examples=(
             "firelock jobs move 01a21072-9d46-7c87-a484-8087cf5d557e --to-priority 10",

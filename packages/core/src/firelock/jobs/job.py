@@ -82,8 +82,9 @@ class Job(Generic[R]):
     rollback of a transaction around them does not undo them.
 
     `refresh()`, `requeue()`, `delete()`, `move()`, `result()` and their async twins leave the handle at what
-    they saw; nothing else changes it. No property reads the storage. A handle that comes from an enqueue shows the job
-    as it was handed to the storage: enqueued, scheduled or awaiting, with no attempt, error or server.
+    they saw; nothing else changes it. No property reads the storage. A handle that comes from an enqueue
+    shows the job as it was handed to the storage: enqueued, scheduled or awaiting, with no attempt, error or
+    server.
 
     Threads may share a handle. Each property shows one whole look; of two looks at a time the one that began
     last stays. `record()` gives everything of one look.

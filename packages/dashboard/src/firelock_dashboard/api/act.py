@@ -20,8 +20,12 @@ from firelock_dashboard.web.actions import (
     QUEUE,
     SERVER,
     SIGNAL_VALUE,
+    TO_PRIORITY,
+    TO_QUEUE,
     cancel,
     change_jobs,
+    move_jobs,
+    move_target,
     refusing,
     send_signal,
     server_of,
@@ -48,7 +52,7 @@ _JOB_ID = Text("id", "The job's id.", is_required=True)
 _SIGNALED = Text("job", "The job's id.", is_required=True)
 _SIGNAL = Text("signal", "The signal's name, with its key if it has one.", is_required=True)
 _EARLY = Flag("early", "true: also if the job waits for another signal now.", default=False)
-_VERB = Choice("verb", "What to do.", choices=("requeue", "delete"), is_required=True)
+_VERB = Choice("verb", "What to do.", choices=("requeue", "delete", "move"), is_required=True)
 _ARGUMENT = Text("argument", "A string that the stored arguments contain.")
 _ERROR = Text("error", "A string that the last error's type or message contains.")
 _FOR = Span("for", "A duration such as 2h or 7d. Default: until the cause is unmuted.")
@@ -86,6 +90,11 @@ def reschedule_jobs(visit: Visit) -> Response:
     return _answer(visit, "reschedule", ids, results)
 
 
+def move_chosen(visit: Visit) -> Response:
+    ids, target = _given_ids(visit), move_target(visit.form)
+    return _answer(visit, "move", ids, move_jobs(visit, ids, target))
+
+
 def copy_job(visit: Visit) -> Response:
     job_id = visit.form.value(_JOB_ID)
     job = visit.fire.jobs.copy(job_id)
@@ -110,9 +119,12 @@ def begin_operation(visit: Visit) -> Response:
     where = filter_of(visit.form)
     if verb == "requeue" and where.state is None and not where.is_retrying:
         raise BadRequest(visit.text("jobs.all_needs_state"))
+    target = move_target(visit.form) if verb == "move" else {}
+    if verb != "move" and (visit.form.maybe(TO_QUEUE) or visit.form.maybe(TO_PRIORITY) is not None):
+        raise BadRequest(f"to_queue and to_priority belong to the verb move, not to {verb}.")
     if where == JobFilter(is_retrying=False) and not contains:
         raise BadRequest("retrying=false alone is nearly every job; add another filter.")
-    operation = start_operation(visit, verb, where, contains=contains)
+    operation = start_operation(visit, verb, where, contains=contains, to=target)
     return visit.json(shapes.operation_json(operation), 202)
 
 
@@ -209,6 +221,15 @@ ROUTES = (
         _AT,
     ),
     _post(
+        "/jobs/move",
+        Permission.REQUEUE,
+        move_chosen,
+        "Waiting jobs go to another queue or get another priority; processing and ended jobs are refused.",
+        _IDS,
+        TO_QUEUE,
+        TO_PRIORITY,
+    ),
+    _post(
         "/jobs/copy",
         Permission.REQUEUE,
         copy_job,
@@ -229,11 +250,14 @@ ROUTES = (
         "/operations",
         Permission.READ,
         begin_operation,
-        "Everything that matches is requeued or deleted, in the background; needs that permission.",
+        "Everything that matches is requeued, deleted or moved, in the background; needs that permission "
+        "(requeue for a move).",
         _VERB,
         *FILTERS,
         _ARGUMENT,
         _ERROR,
+        TO_QUEUE,
+        TO_PRIORITY,
     ),
     _post(
         "/operations/{id}/cancel",

@@ -18,6 +18,8 @@ import attrs
 from starlette.responses import RedirectResponse, StreamingResponse
 
 from firelock import ConfigurationError, JobNotFound, Retry
+from firelock.jobs.administration import CHANGED
+from firelock.model.lifecycle import WAITING
 from firelock.storage import Applied, JobFilter, JobRecord, State
 from firelock_dashboard.pages import search
 from firelock_dashboard.pages.suggestions import known_tasks, starts, suggestions
@@ -39,7 +41,16 @@ from firelock_dashboard.stats.job_search import (
     plan,
     read_typed,
 )
-from firelock_dashboard.web.actions import MANY, change_jobs, operation_address, start_operation
+from firelock_dashboard.web.actions import (
+    MANY,
+    TO_PRIORITY,
+    TO_QUEUE,
+    change_jobs,
+    move_jobs,
+    move_target,
+    operation_address,
+    start_operation,
+)
 from firelock_dashboard.web.fields import (
     Choice,
     Cursor,
@@ -262,7 +273,15 @@ class Listing:
     def may_be_all(self, verb: str) -> bool:
         """Tell whether the verb may be for every job of the list: nothing is run again by a slip."""
         is_chosen = self.chips.state is not None or self.chips.is_retrying
-        return self.plan.is_whole and (is_chosen or (verb == "delete" and not self.chips.is_bare))
+        if verb == "move" and self.chips.state not in {None, *WAITING}:
+            return False
+        return self.plan.is_whole and (is_chosen or (verb != "requeue" and not self.chips.is_bare))
+
+    def wants_for(self, verb: str) -> str:
+        """Return what the list lacks for the verb: a state, a state of waiting jobs, or any filter."""
+        if verb == "requeue":
+            return "state"
+        return "waiting" if verb == "move" and self.chips.state is not None else "filter"
 
     def of_all(self, path: str, **more: object) -> str:
         """Return the address of something that is for every job of the list."""
@@ -396,7 +415,8 @@ def suggest(visit: Visit) -> Response:
 EXPORTED = 10_000
 _IDS = 500
 _FIRST = 10
-_VERBS = {"requeue": Permission.REQUEUE, "delete": Permission.DELETE}
+_VERBS = {"requeue": Permission.REQUEUE, "delete": Permission.DELETE, "move": Permission.REQUEUE}
+_TARGET = (TO_QUEUE, TO_PRIORITY)
 _ENDED = ("succeeded", "deleted")
 _ONE, _SELECTED, _EXPORTED = Text("one"), Texts("id", most=_IDS), Texts("selected", most=_IDS)
 _CHOSEN = (_ONE, _SELECTED)
@@ -448,6 +468,16 @@ def reschedule(visit: Visit) -> Response:
     ids, when = _ids(visit), visit.form.value(_WHEN)
     results = visit.fire.jobs.reschedule(ids, when, reason=f"rescheduled by {visit.who}")
     return _answer(visit, "reschedule", ids, results, when=str(when))
+
+
+def move(visit: Visit) -> Response:
+    """The waiting ones of the jobs go to another queue or get another priority; one job says why not."""
+    ids, target = _ids(visit), move_target(visit.form)
+    results = move_jobs(visit, ids, target)
+    if len(ids) == 1 and results[0] is Applied.REFUSED:
+        why = visit.fire.jobs.why_not_moved(ids)[0]
+        raise BadRequest(visit.text("jobs.not_moved", why=why or CHANGED))
+    return _answer(visit, "move", ids, results, **{f"to_{name}": value for name, value in target.items()})
 
 
 def copy(visit: Visit) -> Response:
@@ -521,11 +551,11 @@ def _wished(visit: Visit, verb: str) -> Listing:
     if not listing.plan.is_whole:
         raise BadRequest(visit.text("jobs.all_by_selection"))
     if not listing.may_be_all(verb):
-        raise BadRequest(visit.text("jobs.all_needs_filter" if verb == "delete" else "jobs.all_needs_state"))
+        raise BadRequest(visit.text(f"jobs.all_needs_{listing.wants_for(verb)}"))
     return listing
 
 
-def _counted(visit: Visit, listing: Listing) -> _Counted:
+def _counted(visit: Visit, verb: str, listing: Listing) -> _Counted:
     """Return how many jobs are meant, by the state that they are in now."""
     visit.dashboard.forget()  # what is counted for a question is counted now
     plan, total = listing.plan, listing.total
@@ -534,6 +564,8 @@ def _counted(visit: Visit, listing: Listing) -> _Counted:
         count, is_all = (total, True) if total is not None else count_up_to(visit.fire, plan)
         return _Counted(((name, count),) if count else (), is_all)
     states = [state for state in State if state is not State.DELETED]
+    if verb == "move":
+        states = [state for state in states if state in WAITING]
     found = {
         str(state): count_up_to(
             visit.fire, attrs.evolve(plan, where=attrs.evolve(plan.where, state=state)),
@@ -574,7 +606,7 @@ def confirm_all(visit: Visit) -> Response:
     """What would be done to how many jobs, and the button that does it."""
     verb = visit.query.value(_VERB)
     listing = _wished(visit, verb)
-    return _ask(visit, verb, listing, _counted(visit, listing))
+    return _ask(visit, verb, listing, _counted(visit, verb, listing))
 
 
 def _ask(visit: Visit, verb: str, listing: Listing, counted: _Counted, *, problem: str = "") -> Response:
@@ -588,7 +620,8 @@ def _ask(visit: Visit, verb: str, listing: Listing, counted: _Counted, *, proble
 def start_all(visit: Visit, verb: str) -> Response:
     """The operation is stored and begun; the page of operations tells how far it is."""
     listing = _wished(visit, verb)
-    counted, chips = _counted(visit, listing), listing.chips.query()
+    counted, chips = _counted(visit, verb, listing), listing.chips.query()
+    target = move_target(visit.form) if verb == "move" else None
     if counted.is_typed and not counted.is_known(visit.form.maybe(_COUNTED_JOBS), visit.form.value(_TYPED)):
         problem = visit.text("jobs.all_not_typed", number=str(counted.total))
         if visit.wants_json:
@@ -596,7 +629,7 @@ def start_all(visit: Visit, verb: str) -> Response:
         return _ask(visit, verb, listing, counted, problem=problem)
     operation = start_operation(
         visit, verb, listing.plan.where, target=visit.text("jobs.everything"), contains=listing.plan.contains,
-        filter={name: str(value) for name, value in chips.items() if value},
+        to=target, filter={name: str(value) for name, value in chips.items() if value},
     )  # fmt: skip
     link = operation_address(visit, operation)
     return visit.done(visit.text(f"jobs.started_{verb}"), to="/activity", kind="note", link=link)
@@ -686,6 +719,7 @@ ROUTES = (
     Route("POST", "/jobs/delete", Permission.DELETE, delete, form=_CHOSEN),
     Route("POST", "/jobs/restore", Permission.DELETE, restore, form=_CHOSEN),
     Route("POST", "/jobs/reschedule", Permission.REQUEUE, reschedule, form=(*_CHOSEN, _WHEN)),
+    Route("POST", "/jobs/move", Permission.REQUEUE, move, form=(*_CHOSEN, *_TARGET)),
     Route("POST", "/jobs/copy", Permission.REQUEUE, copy, form=_CHOSEN),
     Route("GET", "/jobs/all", Permission.READ, confirm_all, (_VERB, *_ALL), is_strict=True),
     *(
@@ -695,7 +729,7 @@ ROUTES = (
             allowed,
             partial(start_all, verb=verb),
             _ALL,
-            (_COUNTED_JOBS, _TYPED),
+            (_COUNTED_JOBS, _TYPED, *(_TARGET if verb == "move" else ())),
             is_strict=True,
         )
         for verb, allowed in _VERBS.items()

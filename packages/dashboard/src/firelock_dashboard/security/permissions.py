@@ -22,7 +22,7 @@ class Permission(StrEnum):
     READ = "read"  # see pages, with the error messages of jobs
     VIEW_ARGUMENTS = "view_args"  # see what jobs were called with, and their results
     VIEW_LOGS = "view_logs"  # see what jobs logged, and tracebacks
-    REQUEUE = "requeue"  # requeue, run now, reschedule, copy
+    REQUEUE = "requeue"  # requeue, run now, reschedule, move, copy
     DELETE = "delete"
     PAUSE_QUEUE = "pause_queue"
     CHANGE_LIMIT = "change_limit"  # numbers of limits, and their pauses

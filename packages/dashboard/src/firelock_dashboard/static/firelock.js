@@ -181,6 +181,17 @@ document.addEventListener("click", (event) => {
   else if (!event.target.closest?.(".rail")) document.getElementById("rail")?.classList.remove("is-open");
 });
 
+// The dialog that moves jobs, for these ids.
+firelock.openMove = (ids) => {
+  const dialog = document.getElementById("move");
+  dialog.querySelector("[data-ids]").replaceChildren(...ids.map((id) => {
+    const input = document.createElement("input");
+    Object.assign(input, { type: "hidden", name: "id", value: id });
+    return input;
+  }));
+  dialog.showModal();
+};
+
 // ---- menus -------------------------------------------------------------------------------------------------
 // A details element, or the link of a row that menus.js makes one of.
 

@@ -24,6 +24,14 @@
     dialog.showModal();
   });
 
+  document.addEventListener("click", (event) => {
+    const move = event.target.closest?.("[data-move]");
+    if (move && document.getElementById("move")) {
+      event.preventDefault();
+      firelock.openMove([move.dataset.move]);
+    }
+  });
+
   // ---- the log ------------------------------------------------------------------------------------------------
 
   const log = document.querySelector("[data-log]");

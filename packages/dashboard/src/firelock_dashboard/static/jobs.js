@@ -67,11 +67,20 @@
     }
   });
 
+  document.addEventListener("click", (event) => {
+    const move = event.target.closest?.("[data-move]");
+    if (!move) return;
+    event.preventDefault();
+    firelock.closeMenus();
+    firelock.openMove(move.dataset.move ? [move.dataset.move] : boxes().filter((one) => one.checked).map((one) => one.value));
+  });
+
   // "Everything that matches" is asked again on a page of its own, which says how many jobs that are.
   document.addEventListener("click", (event) => {
     const button = event.target.closest?.("[data-bulk]");
     if (!button || !isEverything) return;
     event.preventDefault();
+    event.stopPropagation();
     if (button.dataset.everything) location.href = button.dataset.everything;
     else firelock.toast(button.dataset.notAll, "note");
   }, true);

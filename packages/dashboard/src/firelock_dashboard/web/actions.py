@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from firelock import ConfigurationError, FirelockError, StorageUnavailable
 from firelock.flows.signals import answer, why_not_answered
 from firelock.storage import Applied
 from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.security.permissions import Permission
-from firelock_dashboard.web.fields import Choice, Text
+from firelock_dashboard.web.fields import Choice, Integer, SentFields, Text
 from firelock_dashboard.web.routes import BACK, SURE
 
 if TYPE_CHECKING:
@@ -48,6 +48,12 @@ NOTE = Text("note", "The reason, for people.", limit=500, may_be_empty=True)
 SERVER = Text("server", "The server's id.", is_required=True)
 ORDER = Choice("order", "What to do.", choices=ORDERS, is_required=True)
 
+TO_QUEUE = Text("to_queue", "The queue that the jobs are moved to. Default: their present queue.")
+TO_PRIORITY = Integer(
+    "to_priority", "The new priority of the jobs. Default: their present priority.", least=-100, most=100,
+    may_be_empty=True,
+)  # fmt: skip
+
 MANY = 1_000
 """The number of jobs above which it is typed before anything is done to them."""
 
@@ -58,29 +64,65 @@ SIGNAL_VALUE = Text("value", "JSON of the signal's type.", is_required=True, lim
 
 def start_operation(
     visit: Visit, verb: str, where: JobFilter, *, target: str | None = None,
-    contains: Mapping[str, str] | None = None, **detail: JsonValue,
+    contains: Mapping[str, str] | None = None, to: Mapping[str, Any] | None = None, **detail: JsonValue,
 ) -> Operation:  # fmt: skip
     """The operation is stored, is in the audit and has begun; it goes on when this process ends.
 
     Args:
         visit: whose it is.
-        verb: requeue or delete.
+        verb: requeue, delete or move.
         where: which jobs.
         target: what people call these jobs, for the audit: a queue, a cause; a program calls them nothing.
         contains: texts that are in what is shown of each.
+        to: of a move, as `move_target` returns it.
         detail: what else the audit is to tell.
 
     Raises:
         BadRequest: there is no such operation.
     """
     with refusing(ConfigurationError):
-        operation = visit.fire.operations.start(verb, where, by=visit.who, contains=contains or None)
+        operation = visit.fire.operations.start(
+            verb, where, by=visit.who, contains=contains or None, **(to or {})
+        )
     if target is None:
-        visit.audit(f"operation.{verb}", operation.id)
+        visit.audit(f"operation.{verb}", operation.id, **_given(to))
     else:
-        visit.audit(f"jobs.{verb}", target, operation=operation.id, expected=operation.expected, **detail)
+        visit.audit(
+            f"jobs.{verb}",
+            target,
+            operation=operation.id,
+            expected=operation.expected,
+            **_given(to),
+            **detail,
+        )
     visit.dashboard.runner.start(operation.id)
     return operation
+
+
+def _given(to: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {f"to_{name}": value for name, value in (to or {}).items() if value is not None}
+
+
+def move_target(fields: SentFields) -> dict[str, Any]:
+    """Return where a form moves jobs to, as `fire.jobs.move` takes it.
+
+    Raises:
+        BadRequest: it names neither a queue nor a priority.
+    """
+    target = {"queue": fields.maybe(TO_QUEUE), "priority": fields.maybe(TO_PRIORITY)}
+    if target["queue"] is None and target["priority"] is None:
+        raise BadRequest("A move needs a target: send to_queue, to_priority or both.")
+    return target
+
+
+def move_jobs(visit: Visit, ids: Sequence[str], target: Mapping[str, Any]) -> Sequence[Applied]:
+    """Move the jobs in the visitor's name; return what became of each.
+
+    Raises:
+        BadRequest: the target cannot be a queue.
+    """
+    with refusing(ConfigurationError, field="to_queue"):
+        return visit.fire.jobs.move(ids, reason=f"moved by {visit.who}", **target)
 
 
 def operation_of(visit: Visit, operation_id: str) -> Operation:
