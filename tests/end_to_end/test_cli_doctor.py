@@ -9,11 +9,12 @@ import attrs
 import pytest
 
 from firelock import Every, Firelock
-from firelock.control.doctor import Sight, check_clock, check_schema, diagnose
+from firelock.control.doctor import check_schema, diagnose
+from firelock.control.findings import Sight, list_findings
 from firelock.jobs.unread import RETRY
 from firelock.model import lifecycle
 from firelock.schedules.recurring_job import put_recurring
-from firelock.storage import Feature, Finding, Renewal, SchemaState
+from firelock.storage import Feature, Finding, Renewal, SchemaState, Severity
 from firelock.storage.memory import MemoryStorage
 from tests.end_to_end.cli_run import begin_session, claim, fail
 
@@ -59,35 +60,30 @@ def test_a_silent_server_is_an_error(app):
     [(is_error, what)] = found(app)
 
     assert is_error
-    assert what.startswith("Server vm:1 sends no heartbeat; its session ran out 5")
+    assert what.startswith("Server vm:1 has sent no heartbeat for ")
 
 
 @pytest.mark.parametrize(
     ("stops", "successor", "expected"),
     [
-        (
-            True,
-            "default",
-            ["Ended in the last 24 hours, and no running server has the name or queues: vm:1 (queues mail)."],
-        ),
-        (
-            False,
-            "default",
-            ["Lost in the last 24 hours, and no running server has the name or queues: vm:1 (queues mail)."],
-        ),
-        (True, "mail", []),
+        (True, "default", False),
+        (False, "default", True),
+        (False, "mail", False),
     ],
-    ids=["ended", "killed: it never said that it stops", "an ordinary restart"],
+    ids=["ended", "killed: it never said that it stops", "replaced by another one"],
 )
-def test_a_server_without_a_successor_is_a_warning(app, stops, successor, expected):
-    """Nobody alive has its name or its queues; one that ended and another that serves them are a deploy."""
+def test_a_lost_server_without_a_successor_is_an_error(app, stops, successor, expected):
+    """One that ended in order, or whose queues another one serves, is a deploy."""
     begin_session(app, server="vm:1", queues="mail")
     if stops:
         app.storage.renew([Renewal("s1", state="stopping")])
     app.storage.end_session("s1", () if stops else None, reason="over")
     begin_session(app, "s2", server="vm:2", queues=successor)
 
-    assert found(app) == [(False, what) for what in expected]
+    told = found(app)
+
+    assert [is_error for is_error, _ in told] == [True] * expected
+    assert all(what.startswith("Server vm:1 has sent no heartbeat") for _, what in told)
 
 
 def test_a_queue_nobody_listens_to_is_an_error(app):
@@ -154,7 +150,7 @@ def test_jobs_are_counted_over_every_page_of_a_sample(app, number, said):
         ({"is_paused": True}, (False, "Recurring job often is paused; it never ran.")),
         (
             {"is_paused": True, "error": "no such zone"},
-            (True, "Recurring job often cannot be fired: no such zone"),
+            (False, "Recurring job often cannot be fired: no such zone"),
         ),
     ],
 )
@@ -175,7 +171,10 @@ def test_continuations_of_failed_parents_are_a_warning(app):
     fail(app)
     app.storage.release(10)
 
-    assert found(app) == [(False, "1 job is waiting for a parent that has failed.")]
+    assert found(app) == [
+        (False, "1 job is waiting for a parent that has failed."),
+        (False, "1 job has failed, 1 of them of shop.add."),
+    ]
 
 
 def test_a_storage_of_one_process_is_a_warning():
@@ -192,7 +191,7 @@ def test_what_the_storage_finds_is_told():
 
     class Ailing(SharedMemory):
         def diagnose(self):
-            return [Finding(True, "It evicts.", "Set noeviction.")]
+            return [Finding(Severity.ERROR, "evicts", "It evicts.", "Set noeviction.")]
 
         def describe(self):
             return {"storage": "memory://", "durability": "none"}
@@ -200,7 +199,7 @@ def test_what_the_storage_finds_is_told():
     with Firelock(Ailing()) as app:
         diagnosis = diagnose(app.runtime, host_clock=app.storage.clock, knows_tasks=False)
 
-    assert list(diagnosis.findings) == [Finding(True, "It evicts.", "Set noeviction.")]
+    assert list(diagnosis.findings) == [Finding(Severity.ERROR, "evicts", "It evicts.", "Set noeviction.")]
     assert diagnosis.about["durability"] == "none"
     assert diagnosis.has_errors
 
@@ -229,7 +228,7 @@ def test_a_schema_of_another_version_is_found(found_version, is_error, said):
 )
 def test_clocks_that_disagree_are_found(skew, what):
     """More than two seconds between storage and host are told, in the right direction."""
-    assert [finding.what for finding in check_clock(Sight(0, skew=skew))] == what
+    assert [finding.what for finding in list_findings(Sight(0, skew=skew))] == what
 
 
 def test_the_skew_is_measured_from_the_middle_of_the_round_trip(app):
@@ -252,9 +251,9 @@ def test_errors_make_the_command_fail(run):
         ran = run("doctor --storage memory://ailing")
 
     assert ran.code == 1
-    assert "error    1 job is enqueued and no server is alive.\n         Start one: firelock" in ran.out
-    assert ran.out.endswith("1 error, 1 warning.\n")
-    assert ran.out.index("error  ") < ran.out.index("warning  ")
+    assert "error    1 job is enqueued and no server is alive.  no_server\n         Start one:" in ran.out
+    assert ran.out.endswith("1 error, 0 warnings, 1 note.\n")
+    assert ran.out.index("error  ") < ran.out.index("note  ")
 
 
 def test_warnings_alone_do_not_fail_the_command(run):
@@ -263,8 +262,27 @@ def test_warnings_alone_do_not_fail_the_command(run):
 
     answer = ran.json
     assert (ran.code, answer["is_well"]) == (0, True)
-    assert [finding["is_error"] for finding in answer["findings"]] == [False]
+    assert [(one["severity"], one["code"], one["subject"]) for one in answer["findings"]] == [
+        ("note", "not_shared", "storage")
+    ]
     assert answer["about"]["servers"] == "none alive"
+
+
+def test_failed_jobs_are_reported_with_the_command_that_lists_them(run):
+    """19 failed jobs are not "All is well", though nothing of the installation is wrong."""
+    with Firelock("memory://failures") as app:
+        begin_session(app)
+        app.add = app.task(name="shop.add")(lambda user: None)
+        for number in range(3):
+            app.add.enqueue(number)
+            fail(app)
+
+        ran = run("doctor --storage memory://failures")
+
+    assert ran.code == 0
+    assert "All is well" not in ran.out
+    assert "3 jobs have failed, 3 of them of shop.add." in ran.out
+    assert "firelock jobs list --state failed" in ran.out
 
 
 def test_all_is_well(run, tmp_path):

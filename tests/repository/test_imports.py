@@ -25,6 +25,7 @@ LISTED_EXCEPTIONS = {
     "firelock_dashboard": (
         "firelock.arguments.references",
         "firelock.control.doctor",
+        "firelock.control.findings",
         "firelock.control.limits",
         "firelock.control.servers",
         "firelock.flows.approval",

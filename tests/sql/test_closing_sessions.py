@@ -131,7 +131,7 @@ def test_the_doctor_names_jobs_that_stay_locked(scene, lock_job):
     assert finding.is_error
     assert finding.what.startswith(f"Server {holder.server} ended 2 min ago, but 4 of its jobs are not back")
     assert f"{ids[1]}, {ids[2]}, {ids[3]}, …" in finding.what
-    assert finding.mend.startswith("End the transaction that holds the rows")
+    assert finding.advice.startswith("End the transaction that holds the rows")
     assert [] == _findings(scene)
 
 

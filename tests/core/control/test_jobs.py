@@ -372,7 +372,7 @@ def test_nobody_waits_for_what_is_no_instant(fire, adding):
 
 
 def test_waiting_jobs_are_moved_and_others_are_refused(fire, adding, worker):
-    """A job keeps its id, its history and its continuations; each id has an answer, with a reason for people."""
+    """A job keeps its id, history and continuations; each id has an answer, with a reason for people."""
     ended = adding.enqueue(1)
     worker.run()
     waiting, later = adding.enqueue(2), adding.schedule(300, 3)

@@ -84,7 +84,7 @@ def shop():
     storage, apps = MemoryStorage(), []
 
     def shop(url="http://localhost:9/", *, hook=(), **options):
-        app = Shop(storage, Webhook("ops", url, SECRET, **dict(hook)), options)
+        app = Shop(storage, Webhook("ops", url, SECRET, **{"on": OTHERS, **dict(hook)}), options)
         apps.append(app.fire)
         return app
 
@@ -93,11 +93,20 @@ def shop():
         fire.close()
 
 
+OTHERS = ("failed", "queue_latency", "recurring_missed", "server_lost", "recovered")
+
+
+def is_of_finding(event):
+    """Tell whether it is a finding without an event of its own, or the end of one."""
+    return "finding" in (event["event"], event.get("of"))
+
+
 class Shop:
     """An app with tasks, its webhooks, and a storage whose time can be moved."""
 
     def __init__(self, storage, hook, options):
         self.webhooks = Webhooks([hook], **options)
+        self.wants_findings = "finding" in hook.on
         self.fire = Firelock(storage, plugins=[self.webhooks])
         self.storage = storage
         self.fails = True
@@ -114,13 +123,13 @@ class Shop:
 
     def look(self, seconds=60):
         """What is new after so many seconds: event and text."""
-        self.later(seconds)
-        return [(event["event"], event["text"]) for event in self.webhooks.look()]
+        return [(event["event"], event["text"]) for event in self.webhooks_after(seconds)]
 
     def webhooks_after(self, seconds):
         """What is new after so many seconds: whole events."""
         self.later(seconds)
-        return self.webhooks.look()
+        events = self.webhooks.look()
+        return events if self.wants_findings else [one for one in events if not is_of_finding(one)]
 
     def run(self, *jobs, queues="default"):
         with self.fire.server(workers=1, queues=queues):
@@ -139,9 +148,8 @@ def test_a_failure_is_told_by_a_signed_request(shop, receive):
     app.webhooks.look()
     job = app.charge.using(meta={"tenant": "acme"}).enqueue("4111 1111")
     app.run(job)
-    app.later()
 
-    (event,) = app.webhooks.look()
+    (event,) = app.webhooks_after(60)
     (delivery,) = app.fire.jobs.find(task="firelock.webhook").jobs
     app.run(delivery, queues="webhooks")
 
@@ -253,13 +261,14 @@ def test_a_webhook_s_own_failure_is_told_to_nobody(shop, receive):
 def test_a_queue_that_waits_too_long_is_told(shop):
     """By its own limit or that of all others; not a paused one, nor the webhooks' own."""
     app = shop(latency={"*": TEN, "slow": timedelta(hours=1)})
+    begin_session(app.storage, "serves", timeout=1e9)
     app.look()
     for queue in ("default", "slow", "paused", "webhooks"):
         app.charge.using(queue=queue).enqueue("1")
     app.fire.queues.pause("paused")
 
     assert [] == app.look(590)
-    assert [("queue_latency", "The first job of queue default waits for 0:11:30.")] == app.look(100)
+    assert [("queue_latency", "The first job of queue default has waited for 12 m.")] == app.look(100)
     assert [] == app.look()
     app.fails = False
     app.run(*app.fire.jobs.find(queue="default").jobs)
@@ -285,6 +294,7 @@ def charge_card(card: str) -> None:
 def test_jobs_that_a_limit_holds_are_no_delay(shop):
     """Of the others the first is told, with how many limits hold before it."""
     app = shop(latency=TEN)
+    begin_session(app.storage, "serves", timeout=1e9)
     app.look()
     task, _ = hold(app, "tenant")
     task.enqueue_many([("1",), ("2",)])
@@ -297,7 +307,7 @@ def test_jobs_that_a_limit_holds_are_no_delay(shop):
     assert "queue_latency" == event["event"]
     assert (660, 2) == (event["seconds"], event["held"])
     assert (
-        "The first job of queue default that no limit holds waits for 0:11:00; limits hold 2 before it."
+        "The first job of queue default that no limit holds has waited for 11 m; limits hold 2 before it."
         == event["text"]
     )
 
@@ -316,6 +326,7 @@ def test_a_queue_of_jobs_that_limits_hold_is_not_read_for_ever(shop):
 def test_a_job_of_a_key_is_told_once_it_was_free_to_start_at_two_looks(shop):
     """Between the end of one and the start of the next a key is open, which is no delay."""
     app = shop(latency=TEN)
+    begin_session(app.storage, "serves", timeout=1e9)
     app.look()
     task, running = hold(app, "tenant")
     first, _ = task.enqueue("1"), task.enqueue("2")
@@ -326,7 +337,7 @@ def test_a_job_of_a_key_is_told_once_it_was_free_to_start_at_two_looks(shop):
     assert "queue_latency" not in dict(app.look(0))
     app.fire.jobs.delete([first.id])
     assert "queue_latency" not in dict(app.look())
-    assert "The first job of queue default waits for 2:02:00." == dict(app.look())["queue_latency"]
+    assert "The first job of queue default has waited for 2 h." == dict(app.look())["queue_latency"]
 
 
 def test_a_recurring_job_that_nobody_fires_is_told(shop):
@@ -361,8 +372,10 @@ def test_a_chat_gets_the_text_alone(shop, receive):
     assert verify(receiver.requests[0][1], receiver.requests[0][2], SECRET)
 
 
-def begin_session(storage, name):
-    storage.begin_session(NewSession(f"s-{name}", f"id-{name}", name, "vm", 1, storage.clock(), 30.0, 4, "*"))
+def begin_session(storage, name, timeout=30.0):
+    storage.begin_session(
+        NewSession(f"s-{name}", f"id-{name}", name, "vm", 1, storage.clock(), timeout, 4, "*")
+    )
 
 
 def test_a_lost_server_is_told_once(shop):
@@ -373,9 +386,39 @@ def test_a_lost_server_is_told_once(shop):
     app.look(0)
     begin_session(app.storage, "vm:1")
 
-    assert [] == app.look(20)
-    assert [("server_lost", "Server vm:1 is lost: it was killed, or is cut off.")] == app.look()
+    assert [] == app.look(10)
+    assert [("server_lost", "Server vm:1 has sent no heartbeat for 1 m; its limit is 30 s.")] == app.look()
     assert [] == app.look()
+
+
+def test_other_findings_are_reported_with_code_and_advice_and_their_end_once(shop):
+    """A webhook that wants findings gets each error and warning of the list once, and when it is over."""
+    app = shop(hook={"on": ["finding", "recovered"]})
+    app.webhooks_after(0)
+    app.charge.enqueue("1")
+
+    (event, *_) = [one for one in app.webhooks_after(60) if one.get("code") == "no_server"]
+    again = [one for one in app.webhooks_after(60) if one.get("code") == "no_server"]
+    app.fire.jobs.delete([job.id for job in app.fire.jobs.find(state="enqueued")])
+    (over,) = [one for one in app.webhooks_after(60) if one.get("code") == "no_server"]
+
+    assert ("finding", "error", "servers", "1 job is enqueued and no server is alive.") == (
+        event["event"], event["severity"], event["subject"], event["text"],
+    )  # fmt: skip
+    assert event["advice"].startswith("Start one: firelock server")
+    assert [] == again
+    assert ("recovered", "finding", "servers") == (over["event"], over["of"], over["subject"])
+
+
+def test_thresholds_of_webhooks_are_those_of_the_app(shop):
+    """The doctor warns of the same wait."""
+    app = shop(latency={"default": timedelta(minutes=1)}, margin=timedelta(minutes=3))
+    begin_session(app.storage, "serves", timeout=1e9)
+    app.charge.enqueue("1")
+    app.later(90)
+
+    assert timedelta(minutes=3) == app.fire.thresholds.late
+    assert "long_wait" in [finding.code for finding in app.fire.diagnose().findings]
 
 
 def test_a_webhook_is_told_of_what_it_asks_for(shop):

@@ -201,7 +201,7 @@ def test_many_scrapes_cost_one_look(send, tick, monkeypatch):
 
     class Looking:
         def sight(self):
-            from firelock.control.doctor import Sight
+            from firelock.control.findings import Sight
 
             looks.append(tick.at)
             return Sight(0)

@@ -166,7 +166,7 @@ def test_a_scheduled_job_is_rescheduled_by_span_or_instant(client, fire, send):
 
 
 def test_waiting_jobs_are_moved_and_others_say_why_not(client, fire, send, failed):
-    """The selection at once; of one job that cannot be moved the reason is shown. The audit tells where to."""
+    """The selection together; of one job that cannot be moved the reason is shown, and the audit has all."""
     job, later = send.enqueue(1), send.schedule(timedelta(hours=5), 1)
 
     answer = client.act(
@@ -179,7 +179,8 @@ def test_waiting_jobs_are_moved_and_others_say_why_not(client, fire, send, faile
     assert job.history()[-1].reason.startswith(
         "moved from queue mail, priority 0, to queue bulk, priority 7: moved by "
     )
-    assert (400, "The job cannot be moved: it is failed; only awaiting, scheduled and enqueued jobs can be moved.") == (
+    why = "it is failed; only awaiting, scheduled and enqueued jobs can be moved"
+    assert (400, f"The job cannot be moved: {why}.") == (
         refused.status, refused.json()["message"],
     )  # fmt: skip
     (entry,) = fire.audit.list()

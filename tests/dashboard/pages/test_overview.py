@@ -162,7 +162,7 @@ def test_jobs_without_a_server_are_the_first_thing_to_see(client, task):
 
     text = client.part("/", "health").text
 
-    assert "No server is running: 3 jobs wait." in text
+    assert "3 jobs are enqueued and no server is alive." in text
     assert 'href="/servers"' in text
 
 
@@ -174,7 +174,7 @@ def test_a_paused_queue_can_be_resumed_from_its_banner(client, fire, task):
 
     text = client.part("/", "health").text
 
-    assert "mail is paused and 120 jobs wait." in text
+    assert "Queue mail is paused: until 15:00; 120 jobs are enqueued." in text
     assert "until 15:00" in text
     assert 303 == client.post("/queues/resume", {"queue": "mail", "back": "/"}).status
     assert "mail is paused" not in client.part("/", "health").text
@@ -189,7 +189,7 @@ def test_a_paused_limit_with_many_jobs_is_told(client, fire):
 
     text = client.part("/", "health").text
 
-    assert "Limit tenant:7 is paused and 120 jobs wait for it." in text
+    assert "Limit tenant is paused: until 15:00; 120 jobs are waiting." in text
     assert 'href="/limits?prefix=tenant' in text
 
 
@@ -231,7 +231,7 @@ def test_a_task_that_no_server_knows_is_told(client, fire, task):
 
     text = client.part("/", "health").text
 
-    assert "No server knows the task shop.unheard" in text
+    assert "1 job is enqueued for task shop.unheard, which no server knows." in text
     assert "shop.send" not in text
 
 

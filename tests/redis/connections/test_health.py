@@ -311,7 +311,7 @@ def test_jobs_that_were_set_aside_are_counted(server, partitions):
 
     findings = [finding for finding in fire.storage.diagnose() if "aside" in finding.what]
 
-    listed = {id for one in findings for id in client.smembers(one.mend.split()[1])}
+    listed = {id for one in findings for id in client.smembers(one.advice.split()[1])}
     assert {first.id, second.id} == listed
     assert all(finding.is_error for finding in findings)
     fire.close()

@@ -71,7 +71,7 @@ def test_what_may_go_wrong_is_found(seen, is_error, what):
     """One finding each, with what to do about it."""
     [found] = diagnose(seen)
 
-    assert (found.is_error, what in found.what, bool(found.mend)) == (is_error, True, True)
+    assert (found.is_error, what in found.what, bool(found.advice)) == (is_error, True, True)
 
 
 @pytest.mark.parametrize(

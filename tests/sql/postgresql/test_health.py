@@ -38,7 +38,7 @@ def storage(postgresql):
 
 def found(storage, word):
     """What is found with this word in it, each as: whether it is an error, what, and how to mend it."""
-    return [(one.is_error, one.what, one.mend) for one in storage.diagnose() if word in one.what]
+    return [(one.is_error, one.what, one.advice) for one in storage.diagnose() if word in one.what]
 
 
 def found_at_once(url, word, **limits):
@@ -47,7 +47,7 @@ def found_at_once(url, word, **limits):
         findings = health.diagnose(
             PostgresqlDatabase("here", connections, Names()), health.HealthBounds(**limits)
         )
-    return [(one.is_error, one.what, one.mend) for one in findings if word in one.what]
+    return [(one.is_error, one.what, one.advice) for one in findings if word in one.what]
 
 
 @pytest.fixture

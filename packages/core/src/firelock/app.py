@@ -33,6 +33,7 @@ from firelock.jobs.enqueue_context import WrappedClient
 from firelock.jobs.job import Job
 from firelock.jobs.storage_access import StorageAccess
 from firelock.model.aio import twin
+from firelock.model.report import Thresholds
 from firelock.model.text import shown
 from firelock.options import Call, CallOptions, TaskInfo, unknown_option
 from firelock.plugins.loader import Plugins, check_contract
@@ -130,6 +131,7 @@ class Firelock(ServedApp):
     ) -> None:
         self.module = sys._getframe(1).f_globals.get("__name__")  # noqa: SLF001 - as namedtuple asks for it
         self.settings = settings or Settings.from_environment()
+        self.thresholds = Thresholds()  # of the findings; a plugin may set others
         self.plugins = Plugins(plugins)
         if not isinstance(imports, list | tuple) or not all(isinstance(name, str) for name in imports):
             raise ConfigurationError(
@@ -196,7 +198,8 @@ class Firelock(ServedApp):
     def runtime(self) -> Runtime:
         """The parts that servers and the doctor work with."""
         return Runtime(
-            self.storage, self._client.clock, self.registry, self.plugins, self._client, self.settings
+            self.storage, self._client.clock, self.registry, self.plugins, self._client, self.settings,
+            self.thresholds,
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -617,10 +620,10 @@ class Firelock(ServedApp):
         does not answer is a finding. `knows_tasks` tells whether this app has all its tasks, so that waiting
         jobs are compared with them; by default it has if it has any.
         """
-        from firelock.control.doctor import diagnose, host_clock  # noqa: PLC0415 - most programs never ask
+        from firelock.control.doctor import diagnose  # noqa: PLC0415 - most programs never ask
 
         knows = any(True for _ in self.registry) if knows_tasks is None else knows_tasks
-        return diagnose(self.runtime, host_clock=host_clock, knows_tasks=knows)
+        return diagnose(self.runtime, knows_tasks=knows)
 
     adiagnose = twin(diagnose)
 

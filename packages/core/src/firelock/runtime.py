@@ -10,6 +10,7 @@ import attrs
 
 from firelock.jobs.client import Client
 from firelock.model.clock import StorageClock
+from firelock.model.report import Thresholds
 from firelock.plugins.loader import Plugins
 from firelock.settings import Settings
 from firelock.storage import Storage
@@ -30,6 +31,7 @@ class Runtime:
     plugins: Plugins
     client: Client
     settings: Settings
+    thresholds: Thresholds = attrs.Factory(Thresholds)  # of the findings
 
 
 class ServedApp(abc.ABC):

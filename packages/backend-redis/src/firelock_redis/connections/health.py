@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 from typing_extensions import override
 
-from firelock.storage import Finding, StorageError, StorageUnavailable
+from firelock.storage import Finding, Severity, StorageError, StorageUnavailable
 from firelock_redis.connections.database import KEEPING, RedisDatabase, RedisVerbs, product_of
 
 _FULL = 0.9  # of maxmemory: from here on it is worth a word
@@ -138,13 +138,16 @@ _SYNCED: Mapping[str | None, str] = {
 
 def _findings(database: RedisDatabase, primary: _Primary) -> Iterator[Finding]:
     if primary.told.get("role", "master") != "master":
-        yield Finding(True, "It is a replica.", "Name its primary, or use redis+sentinel://.")
+        yield Finding(
+            Severity.ERROR, "redis_replica", "It is a replica.", "Name its primary, or use redis+sentinel://."
+        )
     yield from _about_memory(database, primary)
     yield from _about_the_disk(primary)
     wanted, connected = database.url.replicas, _number(primary, "connected_slaves")
     if connected < wanted:
         yield Finding(
-            True,
+            Severity.ERROR,
+            "redis_replicas_missing",
             f"{connected} of {wanted} replicas of ?durability=replicated are connected: each enqueue fails.",
             "Start replicas, or lower ?replicas=.",
         )
@@ -155,19 +158,22 @@ def _about_memory(database: RedisDatabase, primary: _Primary) -> Iterator[Findin
     used, most = _number(primary, "used_memory"), _number(primary, "maxmemory")
     if policy != KEEPING:
         yield Finding(
-            database.url.refuses_eviction,
+            Severity.ERROR if database.url.refuses_eviction else Severity.WARNING,
+            "redis_eviction",
             f"maxmemory-policy is {policy}: jobs or locks are dropped when memory is full.",
             "Set maxmemory-policy noeviction.",
         )
     if not most:
         yield Finding(
-            False,
+            Severity.NOTE,
+            "redis_no_memory_limit",
             "maxmemory is not set: the system may end the server when memory is short.",
             "Set maxmemory below the machine's memory.",
         )
     elif used > most * _FULL:
         yield Finding(
-            True,
+            Severity.ERROR,
+            "redis_memory_full",
             f"Memory is {used * 100 // most} % of maxmemory; when it is full, no job is accepted.",
             "Raise maxmemory, or shorten the retention.",
         )
@@ -177,18 +183,41 @@ def _about_the_disk(primary: _Primary) -> Iterator[Finding]:
     mend = "Set appendonly yes, if jobs have to outlive the server."
     if not primary.told.get("aof_enabled"):
         if primary.save is None:
-            yield Finding(False, "No append-only file: a restart may lose jobs, perhaps all.", mend)
+            yield Finding(
+                Severity.NOTE,
+                "redis_persistence",
+                "No append-only file: a restart may lose jobs, perhaps all.",
+                mend,
+            )
         elif primary.save:
             yield Finding(
-                False, "Snapshots alone: a crash of the server loses what came after the last one.", mend
+                Severity.NOTE,
+                "redis_persistence",
+                "Snapshots alone: a crash of the server loses what came after the last one.",
+                mend,
             )
         else:
-            yield Finding(False, "No append-only file and no snapshots: a restart loses every job.", mend)
+            yield Finding(
+                Severity.NOTE,
+                "redis_persistence",
+                "No append-only file and no snapshots: a restart loses every job.",
+                mend,
+            )
     elif primary.appendfsync == "no":
-        yield Finding(False, "appendfsync is no: a power failure loses jobs.", "Set appendfsync everysec.")
+        yield Finding(
+            Severity.NOTE,
+            "redis_persistence",
+            "appendfsync is no: a power failure loses jobs.",
+            "Set appendfsync everysec.",
+        )
     for name, what in _WRITES.items():
         if primary.told.get(name, "ok") != "ok":
-            yield Finding(True, f"The server could not write {what}.", "Free its disk; its log says why.")
+            yield Finding(
+                Severity.ERROR,
+                "redis_write_failed",
+                f"The server could not write {what}.",
+                "Free its disk; its log says why.",
+            )
 
 
 _WRITES = {
@@ -205,7 +234,8 @@ def _broken(database: RedisDatabase) -> Iterator[Finding]:
         if number := int(database.connections.call("SCARD", key)):
             jobs = "A claim has set 1 job aside" if number == 1 else f"Claims have set {number} jobs aside"
             yield Finding(
-                True,
+                Severity.ERROR,
+                "redis_broken_jobs",
                 f"{jobs} whose keys hold what Firelock did not write.",
                 f"SMEMBERS {key} lists the ids; look at them, then DEL {key}.",
             )

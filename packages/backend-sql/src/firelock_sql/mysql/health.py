@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from firelock.storage import Finding, SchemaState
+from firelock.storage import Finding, SchemaState, Severity
 
 if TYPE_CHECKING:
     from firelock_sql.connections.transaction import Cursor
@@ -102,12 +102,13 @@ def diagnose(seen: Observed) -> list[Finding]:
 def _of_product(product: Product) -> Iterator[Finding]:
     if product.name != _TESTED:
         yield Finding(
-            False, f"The server is {product}; Firelock's tests run on {_TESTED}.",
+            Severity.NOTE, "mysql_product", f"The server is {product}; Firelock's tests run on {_TESTED}.",
             "Try with your own jobs what matters to you, or use MariaDB or PostgreSQL.",
         )  # fmt: skip
     if not product.sorts_down:
         yield Finding(
-            False, f"{product} keeps no index in descending order: a claim reads and locks its whole queue.",
+            Severity.NOTE, "mysql_no_descending_index",
+            f"{product} keeps no index in descending order: a claim reads and locks its whole queue.",
             "Upgrade to MariaDB 10.8 or newer, or keep queues short.",
         )  # fmt: skip
 
@@ -115,17 +116,20 @@ def _of_product(product: Product) -> Iterator[Finding]:
 def _of_durability(settings: Settings) -> Iterator[Finding]:
     if (level := settings.get("innodb_flush_log_at_trx_commit", "1")) != "1":
         yield Finding(
-            False, f"innodb_flush_log_at_trx_commit is {level}: {_durability(settings)}.",
+            Severity.NOTE, "mysql_durability",
+            f"innodb_flush_log_at_trx_commit is {level}: {_durability(settings)}.",
             "Set it to 1, unless that is meant.",
         )  # fmt: skip
     if settings.get("log_bin") == "ON" and (number := settings.get("sync_binlog", "1")) != "1":
         yield Finding(
-            False, f"sync_binlog is {number}: after a power failure replicas may lack jobs, or have more.",
+            Severity.NOTE, "mysql_durability",
+            f"sync_binlog is {number}: after a power failure replicas may lack jobs, or have more.",
             "Set it to 1 where replicas or restores from the binary log matter.",
         )  # fmt: skip
     if settings.get("innodb_doublewrite", "ON") == "OFF":
         yield Finding(
-            False, "innodb_doublewrite is off: a power failure may leave half a page, and tables damaged.",
+            Severity.NOTE, "mysql_durability",
+            "innodb_doublewrite is off: a power failure may leave half a page, and tables damaged.",
             "Switch it on, unless the file system writes whole pages or none.",
         )  # fmt: skip
 
@@ -133,20 +137,28 @@ def _of_durability(settings: Settings) -> Iterator[Finding]:
 def _of_working(settings: Settings) -> Iterator[Finding]:
     if settings.get("log_bin") == "ON" and settings.get("binlog_format") == "STATEMENT":
         yield Finding(
-            True, "binlog_format is STATEMENT, with which READ COMMITTED transactions cannot write.",
+            Severity.ERROR, "mysql_binlog_format",
+            "binlog_format is STATEMENT, with which READ COMMITTED transactions cannot write.",
             "Set binlog_format=ROW, or MIXED.",
         )  # fmt: skip
     if "ON" in {settings.get("read_only"), settings.get("super_read_only")}:
-        yield Finding(True, "The server is read only.", "Connect to the primary; a replica can run no jobs.")
+        yield Finding(
+            Severity.ERROR,
+            "mysql_read_only",
+            "The server is read only.",
+            "Connect to the primary; a replica can run no jobs.",
+        )
     if int(settings.get("max_allowed_packet", _SMALL_PACKET)) < _SMALL_PACKET:
         size = int(settings["max_allowed_packet"]) // _MEGABYTE
         yield Finding(
-            False, f"max_allowed_packet is {size} MB: batches of jobs with long arguments are refused.",
+            Severity.WARNING, "mysql_max_packet",
+            f"max_allowed_packet is {size} MB: batches of jobs with long arguments are refused.",
             "Set it to 16 MB or more.",
         )  # fmt: skip
     if settings.get("wsrep_on") == "ON":
         yield Finding(
-            False, "The server is a node of a Galera cluster, where Firelock is untested.",
+            Severity.NOTE, "mysql_galera",
+            "The server is a node of a Galera cluster, where Firelock is untested.",
             "Let every server and client of Firelock use one and the same node.",
         )  # fmt: skip
 
@@ -154,16 +166,21 @@ def _of_working(settings: Settings) -> Iterator[Finding]:
 def _of_schema(schema: SchemaState) -> Iterator[Finding]:
     if schema.found == 0:
         yield Finding(
-            False, "There are no tables yet.", "They are made on first use, or by firelock migrate."
+            Severity.NOTE,
+            "schema_missing",
+            "There are no tables yet.",
+            "They are made on first use, or by firelock migrate.",
         )
     elif schema.found < schema.wanted:
         yield Finding(
-            True, f"The schema is {schema.found}, this version needs {schema.wanted}.",
+            Severity.ERROR, "schema_old",
+            f"The schema is {schema.found}, this version needs {schema.wanted}.",
             "Stop the servers and run firelock migrate.",
         )  # fmt: skip
     elif schema.found > schema.wanted:
         yield Finding(
-            True, f"The schema is {schema.found}, this version knows {schema.wanted}.",
+            Severity.ERROR, "schema_new",
+            f"The schema is {schema.found}, this version knows {schema.wanted}.",
             "Upgrade firelock-sql here, or use the release that wrote it.",
         )  # fmt: skip
 
@@ -172,7 +189,8 @@ def _of_clock(difference: int) -> Iterator[Finding]:
     if abs(difference) > _CLOCK_MICROS:
         way = "ahead of" if difference > 0 else "behind"
         yield Finding(
-            False, f"The server's clock is {abs(difference) / 1e6:.1f} s {way} this machine's.",
+            Severity.WARNING, "skew",
+            f"The server's clock is {abs(difference) / 1e6:.1f} s {way} this machine's.",
             "Let both follow one time service: instants of users and of the storage differ by so much.",
         )  # fmt: skip
 
@@ -180,11 +198,13 @@ def _of_clock(difference: int) -> Iterator[Finding]:
 def _of_age(history: int | None, longest: tuple[int, int] | None) -> Iterator[Finding]:
     if history is not None and history > _LONG_HISTORY:
         yield Finding(
-            False, f"The server keeps {history:,} old versions of rows, which every claim has to pass over.",
+            Severity.WARNING, "mysql_old_versions",
+            f"The server keeps {history:,} old versions of rows, which every claim has to pass over.",
             "Look for transactions that stay open for long; see SHOW PROCESSLIST.",
         )  # fmt: skip
     if longest is not None and longest[0] > _LONG_TRANSACTION_SECONDS:
         yield Finding(
-            False, f"A transaction of connection {longest[1]} has been open for {longest[0]} s.",
+            Severity.WARNING, "long_transaction",
+            f"A transaction of connection {longest[1]} has been open for {longest[0]} s.",
             "End it: while it is open old versions of rows pile up, and its locks hold others up.",
         )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from sqlalchemy.schema import CreateIndex
 
-from firelock.storage import Finding, StorageError, StorageUnavailable
+from firelock.storage import Finding, Severity, StorageError, StorageUnavailable
 from firelock_sql.schema.names import table_name
 from firelock_sql.schema.tables import METADATA, is_of
 
@@ -137,7 +137,12 @@ def diagnose(database: ServerDatabase, limits: HealthBounds = HealthBounds()) ->
             raise
         except StorageError as error:
             findings.append(
-                Finding(False, f"This role may not see {what}: {error}", "Grant it pg_read_all_stats.")
+                Finding(
+                    Severity.NOTE,
+                    "postgresql_hidden",
+                    f"This role may not see {what}: {error}",
+                    "Grant it pg_read_all_stats.",
+                )
             )
     return findings
 
@@ -146,12 +151,13 @@ def _about_the_role(database: ServerDatabase, _: HealthBounds) -> Iterator[Findi
     ((role, sees_all, is_standby),) = _ask(database, _ROLE)
     if is_standby:
         yield Finding(
-            True, "It is a standby: it takes no writes.",
+            Severity.ERROR, "postgresql_standby", "It is a standby: it takes no writes.",
             "Name the primary; with several hosts write target_session_attrs=read-write.",
         )  # fmt: skip
     if not sees_all:
         yield Finding(
-            False, f"Role {role} sees no other role's sessions: who holds old rows cannot be told.",
+            Severity.NOTE, "postgresql_hidden",
+            f"Role {role} sees no other role's sessions: who holds old rows cannot be told.",
             f"GRANT pg_read_all_stats TO {role}, or run doctor as another role.",
         )  # fmt: skip
 
@@ -162,14 +168,22 @@ def _about_durability(database: ServerDatabase, _: HealthBounds) -> Iterator[Fin
     for name, value in losses.items():
         if settings[name] == value:
             said = durability({**settings, **{other: "on" for other in losses if other != name}})
-            yield Finding(False, f"{said}.", f"Set {name} on, unless that is meant.")
+            yield Finding(
+                Severity.NOTE, "postgresql_durability", f"{said}.", f"Set {name} on, unless that is meant."
+            )
     if settings["synchronous_commit"] == "local" and settings["synchronous_standby_names"]:
         yield Finding(
-            False, "synchronous_commit is local: a failover may lose what was acknowledged.",
+            Severity.NOTE, "postgresql_durability",
+            "synchronous_commit is local: a failover may lose what was acknowledged.",
             "Set synchronous_commit on.",
         )  # fmt: skip
     if settings["autovacuum"] == "off":
-        yield Finding(True, "autovacuum is off: tables grow, and claims slow down.", "Set autovacuum on.")
+        yield Finding(
+            Severity.ERROR,
+            "postgresql_autovacuum",
+            "autovacuum is off: tables grow, and claims slow down.",
+            "Set autovacuum on.",
+        )
 
 
 def _about_dead_rows(database: ServerDatabase, limits: HealthBounds) -> Iterator[Finding]:
@@ -177,7 +191,8 @@ def _about_dead_rows(database: ServerDatabase, limits: HealthBounds) -> Iterator
         if dead > max(limits.dead_rows, live * limits.dead_share):
             last = "it was never vacuumed" if seconds is None else f"the last vacuum was {_span(seconds)} ago"
             yield Finding(
-                False, f"{name} has {dead:,} dead rows beside {live:,}; {last}.",
+                Severity.WARNING, "postgresql_dead_rows",
+                f"{name} has {dead:,} dead rows beside {live:,}; {last}.",
                 "Look who holds an old snapshot; else let autovacuum be faster: lower "
                 "autovacuum_vacuum_cost_delay.",
             )  # fmt: skip
@@ -187,14 +202,16 @@ def _about_snapshots(database: ServerDatabase, limits: HealthBounds) -> Iterator
     for pid, application, role, seconds in _ask(database, _SNAPSHOTS):
         if seconds is not None and seconds >= limits.old_seconds:
             yield Finding(
-                False,
+                Severity.WARNING,
+                "long_transaction",
                 f"The transaction of pid {pid} ({application}, role {role}) is open for {_span(seconds)}: "
                 "no row that has died since is cleaned up.",
                 f"End it, or SELECT pg_terminate_backend({pid}).",
             )
     for (slot,) in _ask(database, _SLOTS):
         yield Finding(
-            False, f"Replication slot {slot} is not in use and holds an old snapshot.",
+            Severity.WARNING, "postgresql_replication_slot",
+            f"Replication slot {slot} is not in use and holds an old snapshot.",
             "Let its standby connect, or drop the slot.",
         )  # fmt: skip
 
@@ -205,7 +222,8 @@ def _about_idle_transactions(database: ServerDatabase, limits: HealthBounds) -> 
         pid, application, role, seconds = idle[0]
         sessions = "1 session is" if len(idle) == 1 else f"{len(idle)} sessions are"
         yield Finding(
-            False,
+            Severity.WARNING,
+            "idle_transaction",
             f"{sessions} idle in transaction, pid {pid} ({application}, role {role}) for {_span(seconds)}: "
             "what it locks, others wait for.",
             "End such transactions; idle_in_transaction_session_timeout does it by itself.",
@@ -216,7 +234,8 @@ def _about_prepared(database: ServerDatabase, limits: HealthBounds) -> Iterator[
     for gid, seconds in _ask(database, _PREPARED):
         if seconds >= limits.old_seconds:
             yield Finding(
-                False, f"The prepared transaction {gid!r} is {_span(seconds)} old and holds locks.",
+                Severity.WARNING, "prepared_transaction",
+                f"The prepared transaction {gid!r} is {_span(seconds)} old and holds locks.",
                 "COMMIT PREPARED or ROLLBACK PREPARED it.",
             )  # fmt: skip
 
@@ -230,9 +249,19 @@ def _about_indexes(database: ServerDatabase, _: HealthBounds) -> Iterator[Findin
                 continue
             make = " ".join(str(CreateIndex(index).compile(dialect=database.dialect)).split())
             if name in found:
-                yield Finding(True, f"Index {name} is not valid: it is not used.", f"REINDEX INDEX {name}.")
+                yield Finding(
+                    Severity.ERROR,
+                    "postgresql_index_invalid",
+                    f"Index {name} is not valid: it is not used.",
+                    f"REINDEX INDEX {name}.",
+                )
             else:
-                yield Finding(True, f"Index {name} is missing: jobs are looked for one by one.", f"{make};")
+                yield Finding(
+                    Severity.ERROR,
+                    "postgresql_index_missing",
+                    f"Index {name} is missing: jobs are looked for one by one.",
+                    f"{make};",
+                )
 
 
 def _about_connections(database: ServerDatabase, limits: HealthBounds) -> Iterator[Finding]:
@@ -241,7 +270,8 @@ def _about_connections(database: ServerDatabase, limits: HealthBounds) -> Iterat
     ((number,),) = _ask(database, _CONNECTIONS)
     if number >= most * limits.crowded:
         yield Finding(
-            False, f"{number} of {most} connections are in use; beyond that, nobody comes in.",
+            Severity.WARNING, "connections",
+            f"{number} of {most} connections are in use; beyond that, nobody comes in.",
             "Lower ?pool_size=, take a pooler, or raise max_connections.",
         )  # fmt: skip
 
@@ -250,7 +280,8 @@ def _about_notifications(database: ServerDatabase, limits: HealthBounds) -> Iter
     ((usage,),) = _ask(database, _NOTIFICATIONS)
     if usage >= limits.full_queue:
         yield Finding(
-            False, f"The server's queue of notifications is {usage:.0%} full: a listener does not read.",
+            Severity.WARNING, "postgresql_notifications",
+            f"The server's queue of notifications is {usage:.0%} full: a listener does not read.",
             "Look for a session that LISTENs within an open transaction, and end it.",
         )  # fmt: skip
 

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 
-from firelock.storage import Finding
+from firelock.storage import Finding, Severity
 from firelock_sql.connections.url import SqliteUrl
 
 _SAFE_FROM = (3, 51, 3)
@@ -48,7 +48,8 @@ def diagnose(cursor: sqlite3.Cursor, url: SqliteUrl) -> list[Finding]:
     if sqlite3.sqlite_version_info < _SAFE_FROM:
         findings.append(
             Finding(
-                False,
+                Severity.NOTE,
+                "sqlite_version",
                 f"SQLite {sqlite3.sqlite_version} may, rarely, damage a database when it resets its log.",
                 "Use a Python that brings SQLite 3.51.3 or newer.",
             )
@@ -56,27 +57,33 @@ def diagnose(cursor: sqlite3.Cursor, url: SqliteUrl) -> list[Finding]:
     if (kind := file_system_of(url.path)).startswith(_REMOTE):
         findings.append(
             Finding(
-                True,
+                Severity.ERROR,
+                "sqlite_network_file",
                 f"{url.path} lies on a network file system ({kind}), where SQLite's locks do not hold.",
                 "Move the file to a local disk, or use a server such as PostgreSQL.",
             )
         )
     if (mode := _journal_mode(cursor)) != "wal":
         findings.append(
-            Finding(False, f"The journal mode is {mode}: readers and writers block each other.",
+            Finding(
+                Severity.WARNING, "sqlite_journal_mode",
+                f"The journal mode is {mode}: readers and writers block each other.",
                     "Let the folder's owner open the file once, so that it can be switched to wal.")
         )  # fmt: skip
     if (size := _log_size(url.path)) > _LARGE_LOG:
         findings.append(
             Finding(
-                False,
+                Severity.WARNING,
+                "sqlite_large_log",
                 f"The write-ahead log has grown to {size // (1024 * 1024)} MB.",
                 "Look for a program that keeps a read transaction on this file open.",
             )
         )
     if url.synchronous == "normal":
         findings.append(
-            Finding(False, "synchronous is normal: a power failure may take the last commits.",
+            Finding(
+                Severity.NOTE, "sqlite_synchronous",
+                "synchronous is normal: a power failure may take the last commits.",
                     "Leave it if that is meant, else take synchronous=normal out of the URL.")
         )  # fmt: skip
     return findings

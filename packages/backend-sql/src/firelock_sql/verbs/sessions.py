@@ -20,6 +20,7 @@ from firelock.storage import (
     Reconciliation,
     Renewal,
     SessionRecord,
+    Severity,
     State,
     Taken,
     rules,
@@ -481,11 +482,13 @@ def _long_closing(tx: Transaction, server: str, since: int, held: Sequence[str])
     more = ", …" if len(held) > _LOCKED_SHOWN else ""
     table = _LISTS_TRANSACTIONS.get(tx.dialect.name, "information_schema.innodb_trx")
     return Finding(
-        True,
+        Severity.ERROR,
+        "closing_session",
         f"Server {server} ended {minutes} min ago, but {jobs} not back in a queue, because other "
         f"transactions have locked the rows: {', '.join(held[:_LOCKED_SHOWN])}{more}.",
         f"End the transaction that holds the rows ({table} lists open transactions). Then the next sweep of "
         "a server returns the jobs to their queues.",
+        subject=f"server {server}",
         values={"server": server, "jobs": tuple(held[:_LOCKED_SHOWN]), "count": len(held)},
         since=since,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import attrs
@@ -11,6 +12,7 @@ from firelock.cli.called import as_called
 from firelock.cli.commands import Exit, describe
 from firelock.cli.screen import Cell, Screen
 from firelock.cli.source import has_source, open_app, project_table
+from firelock.model.report import Severity
 
 if TYPE_CHECKING:
     from firelock.control.doctor import Diagnosis
@@ -33,19 +35,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _examine(options: argparse.Namespace, screen: Screen) -> int:
-    from firelock.control.doctor import diagnose, host_clock  # noqa: PLC0415 - loaded with an app only
+    from firelock.control.doctor import diagnose  # noqa: PLC0415 - loaded with an app only
 
     is_imported = has_source(options) and bool(options.app or project_table().get("app"))
     app = open_app(options, is_imported=is_imported)
     try:
-        diagnosis = diagnose(app.runtime, host_clock=host_clock, knows_tasks=is_imported)
+        diagnosis = diagnose(app.runtime, knows_tasks=is_imported)
     finally:
         app.close()
     diagnosis = attrs.evolve(
-        diagnosis, findings=[attrs.evolve(one, mend=as_called(one.mend)) for one in diagnosis.findings]
+        diagnosis, findings=[attrs.evolve(one, advice=as_called(one.advice)) for one in diagnosis.findings]
     )
     if screen.is_json:
-        findings = [attrs.asdict(finding) for finding in diagnosis.findings]
+        findings = [finding.answer() for finding in diagnosis.findings]
         screen.json(
             {"is_well": not diagnosis.has_errors, "about": dict(diagnosis.about), "findings": findings}
         )
@@ -56,18 +58,22 @@ def _examine(options: argparse.Namespace, screen: Screen) -> int:
 
 def _show(screen: Screen, diagnosis: Diagnosis) -> None:
     screen.facts(list(diagnosis.about.items()))
-    for finding in sorted(diagnosis.findings, key=lambda finding: not finding.is_error):
-        word = Cell("error    ", "bold red") if finding.is_error else Cell("warning  ", "yellow")
+    for finding in sorted(diagnosis.findings, key=lambda finding: [*Severity].index(finding.severity)):
         screen.line()
-        screen.line(word, Cell(finding.what, "bold"))
-        screen.line("         ", finding.mend)
+        screen.line(
+            Cell(f"{finding.severity:<9}", _COLOURS[finding.severity]), Cell(finding.what, "bold"),
+            Cell(f"  {finding.code}", "bright_black"),
+        )  # fmt: skip
+        screen.line("         ", finding.advice)
     screen.line()
-    errors = sum(finding.is_error for finding in diagnosis.findings)
-    warnings = len(diagnosis.findings) - errors
     if not diagnosis.findings:
         screen.line(Cell("All is well.", "green"))
-    else:
-        screen.line(f"{_count(errors, 'error')}, {_count(warnings, 'warning')}.")
+        return
+    counts = Counter(finding.severity for finding in diagnosis.findings)
+    screen.line(", ".join(_count(counts[severity], severity) for severity in Severity) + ".")
+
+
+_COLOURS = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "bright_black"}
 
 
 def _count(number: int, word: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
+from enum import StrEnum
 
 import attrs
 
@@ -46,13 +48,46 @@ class FailureGroup:
     sample_id: str
 
 
+class Severity(StrEnum):
+    """How much a finding matters."""
+
+    ERROR = "error"  # jobs do not run, or might be lost
+    WARNING = "warning"  # jobs are late or fail, or will soon
+    NOTE = "note"  # worth knowing; nothing fails because of it
+
+
+@attrs.frozen
+class Thresholds:
+    """From when on a wait is too long, for everything that shows the findings of an app."""
+
+    latency: Mapping[str, timedelta] = attrs.field(factory=lambda: {"*": timedelta(minutes=10)})
+    """How long the first job of a queue that no limit holds may wait; "*" is for the other queues."""
+    late: timedelta = timedelta(minutes=2)
+    """How late a recurring job may be fired."""
+
+    def latency_of(self, queue: str) -> int | None:
+        """Return the microseconds that the first job of a queue may wait; None for any time."""
+        allowed = self.latency.get(queue, self.latency.get("*"))
+        return None if allowed is None else allowed // timedelta(microseconds=1)
+
+
 @attrs.frozen
 class Finding:
-    """Something `doctor` found: what is wrong and how to mend it."""
+    """Something that is wrong, and how to fix it."""
 
-    is_error: bool
-    what: str
-    mend: str
-    code: str = "storage"  # which rule found it, for programs and for who words it otherwise
-    values: Mapping[str, object] = attrs.Factory(dict)  # what the words are about: names and numbers
+    severity: Severity
+    code: str  # of the rule that found it: docs/findings.md lists all of them
+    what: str  # one or two sentences
+    advice: str
+    subject: str = "storage"  # what it is about: "queue mail", "server web-1"
+    values: Mapping[str, object] = attrs.Factory(dict)  # the names and numbers of the sentences
     since: int | None = None  # micros
+
+    @property
+    def is_error(self) -> bool:
+        """Whether something does not work."""
+        return self.severity is Severity.ERROR
+
+    def answer(self) -> dict[str, object]:
+        """Return it for programs, as JSON can hold it."""
+        return {**attrs.asdict(self), "severity": self.severity.value}

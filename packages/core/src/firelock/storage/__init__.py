@@ -69,7 +69,7 @@ from firelock.model.memo import (
     memo_words,
 )
 from firelock.model.record import Record, RecordChange
-from firelock.model.report import DURATION_BUCKETS, Counts, FailureGroup, Finding, Rollup
+from firelock.model.report import DURATION_BUCKETS, Counts, FailureGroup, Finding, Rollup, Severity
 from firelock.model.session import (
     Claim,
     ClaimRequest,
@@ -169,6 +169,7 @@ __all__ = [
     "SchemaMismatch",
     "SchemaState",
     "SessionRecord",
+    "Severity",
     "Standing",
     "State",
     "Storage",

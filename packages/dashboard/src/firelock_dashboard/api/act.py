@@ -120,7 +120,8 @@ def begin_operation(visit: Visit) -> Response:
     if verb == "requeue" and where.state is None and not where.is_retrying:
         raise BadRequest(visit.text("jobs.all_needs_state"))
     target = move_target(visit.form) if verb == "move" else {}
-    if verb != "move" and (visit.form.maybe(TO_QUEUE) or visit.form.maybe(TO_PRIORITY) is not None):
+    named = (visit.form.maybe(TO_QUEUE), visit.form.maybe(TO_PRIORITY))
+    if verb != "move" and named != (None, None):
         raise BadRequest(f"to_queue and to_priority belong to the verb move, not to {verb}.")
     if where == JobFilter(is_retrying=False) and not contains:
         raise BadRequest("retrying=false alone is nearly every job; add another filter.")

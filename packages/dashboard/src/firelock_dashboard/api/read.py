@@ -225,7 +225,7 @@ def show_system(visit: Visit) -> Response:
             "version": visit.dashboard.version, "now": visit.now.isoformat(),
             "storage": dict(storage.describe()), "features": sorted(storage.features),
             "schema": attrs.asdict(storage.schema()),
-            "findings": [attrs.asdict(finding) for finding in visit.dashboard.watch.diagnosis().findings],
+            "findings": [finding.answer() for finding in visit.dashboard.watch.diagnosis().findings],
             "plugins": [attrs.asdict(plugin) for plugin in visit.fire.plugins.listing()],
         }
     )  # fmt: skip

@@ -23,7 +23,7 @@ from firelock import (
     Retry,
     StepError,
 )
-from firelock.control.doctor import lacks_task
+from firelock.control.findings import lacks_task
 from firelock.control.servers import is_stale
 from firelock.flows.signals import TIMED_OUT
 from firelock.jobs.blocked_by import key_waits

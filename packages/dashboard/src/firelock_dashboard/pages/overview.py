@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.control.doctor import LONG_WAIT, check_running
+from firelock.control.findings import list_findings
+from firelock.storage import Severity
 from firelock_dashboard.pages.charts import (
     KINDS,
     LIVE,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import QueueView, RecurringJob
-    from firelock.control.doctor import Sight
+    from firelock.control.findings import Sight
     from firelock.storage import Finding
     from firelock_dashboard.stats.causes import Cause
     from firelock_dashboard.stats.history import Rates, Series, TaskStats
@@ -59,8 +60,8 @@ class _Tile:
 _OF_A_KIND = 3
 _PAGES = {  # of each kind of trouble: the page that its button leads to
     "no_server": "servers", "server_lost": "servers", "stuck_workers": "servers",
-    "parked_ends": "servers",
-    "storage": "system", "skew": "system",
+    "parked_ends": "servers", "closing_session": "servers", "limit_zero": "limits", "limit_cost": "limits",
+    "in_vain": "failures", "wait_overdue": "jobs", "unregistered": "jobs", "unique_in_vain": "limits",
     "no_listener": "queue", "long_wait": "queue", "unknown_task": "jobs", "failing": "failures",
     "recurring_error": "recurring", "recurring_late": "recurring", "limit_paused": "limits",
 }  # fmt: skip
@@ -78,7 +79,7 @@ class _Action:
 
 @attrs.frozen
 class _Banner:
-    """One thing that is wrong; its words are `trouble_…` in overview.toml."""
+    """One thing that is wrong, or how many more of a kind there are."""
 
     kind: str
     look: str  # bad or warn
@@ -88,9 +89,13 @@ class _Banner:
 
 
 def _banners(sight: Sight) -> list[_Banner]:
-    """Return what is wrong, worst first; at most three of a kind, and then how many more."""
+    """Return the errors and warnings, worst first; at most three of a kind, and then how many more.
+
+    Notes are shown on the System page.
+    """
     shown: list[_Banner] = []
-    for code, found in groupby(check_running(sight), key=lambda finding: finding.code):
+    urgent = [finding for finding in list_findings(sight) if finding.severity is not Severity.NOTE]
+    for code, found in groupby(urgent, key=lambda finding: finding.code):
         of_kind = list(found)
         shown += [_banner(finding) for finding in of_kind[:_OF_A_KIND]]
         if len(of_kind) > _OF_A_KIND:
@@ -101,7 +106,7 @@ def _banners(sight: Sight) -> list[_Banner]:
 
 
 def _banner(finding: Finding) -> _Banner:
-    values = {"what": finding.what, "mend": finding.mend, **finding.values}
+    values = {"what": finding.what, "advice": finding.advice, **finding.values}
     if finding.code == "paused":
         action = _Action("resume", "/queues/resume", {"queue": values["queue"]}, "pause_queue")
     else:
@@ -112,9 +117,9 @@ def _banner(finding: Finding) -> _Banner:
             fields = {"state": "enqueued", "task": values["task"]}
         elif finding.code == "failing":
             fields = {"task": values["task"]}
-        elif finding.code == "limit_paused":
+        elif finding.code.startswith("limit_") and page == "limits":
             fields = {"prefix": values["limit"]}
-        elif finding.code.startswith("recurring") and not values.get("others"):
+        elif finding.code.startswith("recurring"):
             fields = {"q": values["recurring"]}
         action = _Action(f"to_{page}", path, fields)
     return _Banner(finding.code, "bad" if finding.is_error else "warn", values, finding.since, action)
@@ -158,6 +163,11 @@ def _chart(visit: Visit, span: str, kind: str) -> Chart:
         ended = visit.dashboard.history.ended() if kind == "throughput" else None
         return chart_of_samples(visit.dashboard.live.samples(), visit.now.timestamp(), kind, ended)
     return chart_of_series(visit.dashboard.history.series(span), kind)
+
+
+def _is_long(seen: Sight, queue: str, waited: int) -> bool:
+    allowed = seen.thresholds.latency_of(queue)
+    return allowed is not None and waited >= allowed
 
 
 def _about(seconds: float) -> str:
@@ -235,7 +245,8 @@ class _Seen:
         waited = seen.now - waiting[queue]
         return _Tile(
             "oldest", _about(waited / 1_000_000), f"/queues/{queue}",
-            hint=self._text("tile_in_queue", queue=queue), look="is-warn" if waited >= LONG_WAIT else "",
+            hint=self._text("tile_in_queue", queue=queue),
+            look="is-warn" if _is_long(seen, queue, waited) else "",
         )  # fmt: skip
 
     def _failed(self, day: Series, hour: Series) -> _Tile:

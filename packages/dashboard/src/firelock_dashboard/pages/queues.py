@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock import State
-from firelock.control.doctor import Sight
+from firelock.control.findings import Sight, Waiting
 from firelock.jobs.blocked_by import held_heads
 from firelock.storage import JobFilter
 from firelock_dashboard.problems import BadRequest, NotHere
@@ -135,7 +135,7 @@ def _sight(visit: Visit, views: Sequence[QueueView]) -> Sight:
     # A job came into its queue when it changed last: for a scheduled one that is when it was due.
     oldest = {name: head.changed_at for name, head in heads.items()}
     held = held_heads(visit.fire.storage, heads.values(), now)
-    return Sight(now, servers=visit.fire.servers.list(), oldest=oldest, held=held)
+    return Sight(now, servers=visit.fire.servers.list(), waiting=Waiting(oldest, held=held))
 
 
 def _queue(view: QueueView, sight: Sight, rates: dict[str, Rates]) -> QueueRow:

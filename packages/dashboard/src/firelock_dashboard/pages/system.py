@@ -62,7 +62,7 @@ def _storage(visit: Visit) -> _Storage:
 
 
 def _findings(visit: Visit) -> list[Finding]:
-    return sorted(visit.dashboard.watch.diagnosis().findings, key=lambda finding: not finding.is_error)
+    return [*visit.dashboard.watch.diagnosis().findings]
 
 
 def _settings(visit: Visit) -> list[_Setting]:
@@ -99,7 +99,7 @@ def send_bundle(visit: Visit) -> Response:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "storage": attrs.asdict(storage),
-        "findings": [attrs.asdict(finding) for finding in _findings(visit)],
+        "findings": [finding.answer() for finding in _findings(visit)],
         "plugins": [attrs.asdict(plugin) for plugin in visit.fire.plugins.listing()],
         "settings": {one.name: [one.value, one.source] for one in _settings(visit)},
         "jobs": visit.state_counts(),

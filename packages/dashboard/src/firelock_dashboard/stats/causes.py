@@ -39,7 +39,6 @@ _LOOKED_AT = 20  # pages of failed jobs: as many as a storage groups
 _HOUR = 3_600_000_000  # micros
 _SEEN_EVERY = 24 * _HOUR  # so seldom is a cause's record written only to say that it was seen again
 _NEW = timedelta(hours=HOURS)
-_SHARED = 200  # of a task's newest failures are looked at for the share of muted causes
 
 
 @attrs.frozen
@@ -264,16 +263,3 @@ def added(some: Hours, others: Hours) -> Hours:
         for fingerprint in some.keys() & others.keys()
     }
     return {**some, **others, **both}
-
-
-def muted_share(fire: Firelock, task: str, muted: set[str], since: datetime) -> float:
-    """Return which part of a task's newest failures has muted causes, 0 to 1; retries count as well."""
-    failed = JobFilter(state=State.FAILED, task=task, since=micros(since))
-    retrying = attrs.evolve(failed, state=State.SCHEDULED, is_retrying=True)
-    errors = [
-        record.error.fingerprint
-        for where in (failed, retrying)
-        for job in fire.jobs.page(where, limit=_SHARED)
-        if (record := job.record()).error is not None
-    ]
-    return sum(fingerprint in muted for fingerprint in errors) / len(errors) if errors else 0.0

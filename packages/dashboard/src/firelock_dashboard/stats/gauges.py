@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from firelock import MetricFamily
-from firelock.control.doctor import check_running
+from firelock.control.findings import list_findings
 from firelock.control.servers import ServerState
 from firelock.limits import name_of
 from firelock.storage import Feature, JobFilter, State
 
 if TYPE_CHECKING:
     from firelock import Firelock, RecurringJob, ServerView
-    from firelock.control.doctor import Sight
+    from firelock.control.findings import Sight
     from firelock.storage import Counts
     from firelock_dashboard.stats.watch import Watch
 
@@ -187,9 +187,9 @@ def _server_families(sight: Sight) -> list[MetricFamily]:
 
 
 def _findings(sight: Sight) -> MetricFamily:
-    """Return what is wrong at this moment, as the overview and `firelock doctor` say it in words."""
-    found = Counter((one.code, "error" if one.is_error else "warning") for one in check_running(sight))
-    family = MetricFamily("firelock_findings", "gauge", "What is wrong, by the doctor's code and severity.")
+    """Return the number of findings, as the overview and `firelock doctor` show them in words."""
+    found = Counter((one.code, one.severity.value) for one in list_findings(sight))
+    family = MetricFamily("firelock_findings", "gauge", "What is wrong, by the finding's code and severity.")
     for (code, severity), count in sorted(found.items()):
         family.add(count, code=code, severity=severity)
     return family

@@ -17,7 +17,7 @@ from firelock_dashboard.web.formatting import instant
 
 if TYPE_CHECKING:
     from firelock import Firelock, LimitView, QueueView
-    from firelock.control.doctor import Sight
+    from firelock.control.findings import Sight
     from firelock.storage import Rollup
     from firelock_dashboard.stats.watch import Watch
 

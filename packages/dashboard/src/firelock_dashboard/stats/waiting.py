@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.control.doctor import Sight, lacks_release, lacks_serializer
+from firelock.control.findings import Sight, lacks_release, lacks_serializer
 from firelock.jobs.blocked_by import KeyWait
 from firelock.storage import JobRecord, State
 from firelock_dashboard.web.formatting import instant, micros, span

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,28 +12,23 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 
 from firelock import FirelockError
-from firelock.control.doctor import EndedRuns, Sight
-from firelock.jobs.blocked_by import HeldHead, held_heads
-from firelock.storage import Feature, State
-from firelock_dashboard.stats.causes import NO_HOURS, Cause, Causes, Hours, added, muted_share, strips
+from firelock.control.findings import EndedRuns, Sight, look
+from firelock.storage import Feature
+from firelock_dashboard.stats.causes import NO_HOURS, Cause, Causes, Hours, added, strips
 from firelock_dashboard.web.formatting import instant, micros
 
 if TYPE_CHECKING:
-    from firelock import Diagnosis, Firelock, LimitView, Operation, Outcome, QueueView
-    from firelock.storage import FailureGroup, Finding, JobRecord
+    from firelock import Diagnosis, Firelock, LimitView, Operation, Outcome
+    from firelock.storage import FailureGroup
     from firelock_dashboard.stats.history import History, TaskStats
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_QUEUES = 50  # whose first job is looked at
-_FIRST_JOBS = 200  # those that have waited longest
-_RECURRING = 500
-_PAUSED, _KEYS = 20, 500  # limits that are paused, and keys of each, and of a page
+_KEYS = 500  # of limits, of a page
 _KEY_PAGES = 4
 _CAUSES = 100
-_LATELY = timedelta(minutes=15)  # as `history.lately`
 _WRITTEN_LATE = timedelta(seconds=10)  # so long behind its instant the end of a job may be stored
 
 
@@ -47,13 +41,16 @@ class _Age:
 
 
 _SIGHT = _Age(2.0, 2.0)
-_WAITS = _Age(4.0, 15.0)
 _KEYS_AGE = _Age(4.0, 4.0)
-_TASKS = _Age(15.0, 60.0)
 _GROUPS = _Age(10.0, 60.0)
 _STRIPS = _Age(30.0, 120.0)
 _OUTCOMES = _Age(5.0, 5.0)
-_FINDINGS = _Age(30.0, float("inf"))
+_READINGS = {  # of `findings.look`
+    "waits": _Age(4.0, 15.0),
+    "muted": _GROUPS,
+    "storage": _Age(30.0, float("inf")),
+    "samples": _Age(30.0, float("inf")),
+}
 
 
 @attrs.define
@@ -176,39 +173,21 @@ class Watch:
         since, former = self._keep(name, _STRIPS, read)
         return added(former, strips(fire, now, fingerprint=fingerprint, since=since))
 
-    def _muted_shares(self, tasks: Sequence[str]) -> dict[str, float]:
-        """Return which part of each task's failures of late is muted; nothing where nothing is muted."""
-        muted, since = self.muted(), self._now() - _LATELY
-        return {task: muted_share(self._fire, task, muted, since) for task in tasks if muted}
-
     def _look(self) -> Sight:
-        fire, history = self._fire, self._history
-        now = fire.client.clock.now()
-        skew = now - time.time_ns() // 1_000
-        queues = fire.queues.list()
-        oldest, unknown, held = self._keep("waits", _WAITS, lambda: self._waits(queues))
-        lately = history.lately()
-        failing = [task for task, stats in lately.items() if stats.failed_attempts]
-        return Sight(
-            now, queues, fire.servers.list(), fire.recurring.list(limit=_RECURRING), skew=skew,
-            storage=self._findings(), unknown_tasks=unknown, oldest=oldest, held=held,
-            lately=_ended_runs(lately), usually=_ended_runs(history.tasks()),
-            muted=self._keep("muted shares", _GROUPS, lambda: self._muted_shares(failing)),
-            limits=self._keep("limits", _WAITS, self._paused_limits),
-        )  # fmt: skip
-
-    def _paused_limits(self) -> Sequence[LimitView]:
-        """Return the keys whose jobs somebody has paused, the first ones of the first names."""
+        """Return a look of the core, whose dear readings are kept for longer than the look itself."""
         fire = self._fire
-        if Feature.LIMITS not in fire.storage.features:
-            return ()
-        paused = [one.name for one in fire.limits.names() if one.is_paused][:_PAUSED]
-        return [
-            view
-            for name in paused
-            for view in fire.limits.list(name.partition("/")[0], limit=_KEYS)
-            if view.is_paused and name in (view.name, view.key)
-        ]
+        knows = any(True for _ in fire.registry)
+        return look(fire.runtime, knows_tasks=knows, keep=self._keep_reading)
+
+    def _keep_reading(self, name: str, read: Callable[[], Any]) -> Any:  # noqa: ANN401 - as it was read
+        if name == "lately":
+            return _ended_runs(self._history.lately())
+        if name == "usually":
+            return _ended_runs(self._history.tasks())
+        if name == "storage":  # it may take its time, and the first page does not wait for it
+            with self._lock:
+                self._kept.setdefault(name, _Reading((), float("-inf")))
+        return self._keep(name, _READINGS[name], read)
 
     def _limit_keys(self) -> Iterator[LimitView]:
         after = ""
@@ -219,43 +198,8 @@ class Watch:
                 return
             after = page[-1].key
 
-    def _waits(
-        self, queues: Sequence[QueueView]
-    ) -> tuple[dict[str, int], dict[str, int], dict[str, HeldHead]]:
-        """Return since when the first job of each queue is there, tasks no server knows, heads limits hold.
-
-        Of fifty queues and two hundred jobs at most. One read tells both for the jobs that have waited
-        longest; queues that are not among them are asked one by one.
-        """
-        waiting = [queue.name for queue in queues if queue.enqueued][:_QUEUES]
-        if not waiting:
-            return {}, {}, {}
-        jobs = self._fire.jobs
-        heads: dict[str, JobRecord] = {}
-        first = list(jobs.find(state=State.ENQUEUED, limit=_FIRST_JOBS, oldest_first=True))
-        others = [name for name in waiting if name not in {job.queue for job in first}]
-        for name in others:
-            first += jobs.find(state=State.ENQUEUED, queue=name, limit=1, oldest_first=True)
-        for job in first:
-            heads.setdefault(job.queue, job.record())
-        known = self._keep("known tasks", _TASKS, self._known_tasks)
-        return (
-            {queue: head.changed_at for queue, head in heads.items()},
-            Counter(job.task for job in first if known and job.task not in known),
-            held_heads(self._fire.storage, heads.values(), self._fire.client.clock.now()),
-        )
-
-    def _known_tasks(self) -> frozenset[str]:
-        """Return the names that servers told of within 30 days; none where none ever told."""
-        told = (entry for entry in self._fire.catalogue.list() if entry.seen_at is not None)
-        return frozenset(name for entry in told for name in (entry.name, *entry.aliases))
-
-    def _findings(self) -> Sequence[Finding]:
-        """Return what the storage found wrong with itself; at first nothing, since it may take its time."""
-        with self._lock:
-            self._kept.setdefault("findings", _Reading([], float("-inf")))
-        return self._keep("findings", _FINDINGS, self._fire.storage.diagnose)
-
 
 def _ended_runs(by_task: Mapping[str, TaskStats]) -> dict[str, EndedRuns]:
-    return {task: EndedRuns(stats.runs, stats.failed_attempts) for task, stats in by_task.items()}
+    return {
+        task: EndedRuns(stats.runs, stats.failed_attempts, stats.failed) for task, stats in by_task.items()
+    }

@@ -254,7 +254,7 @@ class Celery(Refusing):
             unique=options.get("unique") or None, start_before=options.get("start_before"),
             executor="process" if is_apart else "auto",
         )(task.as_function())  # fmt: skip
-        if is_apart and fire.task_named(WITH_RESULT_APART) is None:
+        if is_apart and fire.registry.get(WITH_RESULT_APART) is None:
             fire.task(name=WITH_RESULT_APART, retry=ObeyTask(), executor="process")(self._with_result())
         for name, entry in list(self._beat.items()):
             if entry.get("task") == task.name:

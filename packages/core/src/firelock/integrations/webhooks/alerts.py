@@ -1,13 +1,14 @@
-"""What is worth a webhook: read of the storage in a handful of round trips, bounded, and told once.
+"""What is worth a webhook: new failures of jobs, and the findings of the app, each reported once.
 
-What is open is kept as one record, so that it is told once for all servers, and told again when it is over.
+What is wrong is decided by `firelock.control.findings` alone. What is open is kept as one record, so that it
+is reported once for all servers, and again when it is over.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -15,19 +16,16 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from firelock import State
-from firelock.jobs.blocked_by import held_heads
-from firelock.storage import BATCH_TASK, JobFilter
+from firelock.storage import BATCH_TASK, JobFilter, Severity
 
 if TYPE_CHECKING:
-    from firelock import Firelock, JsonValue, QueueView
-    from firelock.storage import JobRecord
+    from firelock import Firelock, JsonValue
+    from firelock.storage import Finding, JobRecord
 
 _SECOND = 1_000_000
 _LAG = 5 * _SECOND  # a job's end may be stored so long after the instant that it bears
 _PAGE, _MOST_FAILURES = 200, 1_000  # of one look
 _MOST_OPEN = 200
-_MOST_QUEUES = 100
-_MOST_LATE = 100
 _NAMED = 10  # jobs in an event
 _FORGOTTEN = 7 * 24 * 3_600 * _SECOND
 _BATCH = f"{BATCH_TASK} "  # and a batch's name: the subject of batches that failed
@@ -40,21 +38,24 @@ class Event(StrEnum):
     QUEUE_LATENCY = "queue_latency"
     RECURRING_MISSED = "recurring_missed"
     SERVER_LOST = "server_lost"
+    FINDING = "finding"  # any other error or warning
     RECOVERED = "recovered"
 
 
+_EVENTS = {
+    "long_wait": Event.QUEUE_LATENCY,
+    "recurring_late": Event.RECURRING_MISSED,
+    "server_lost": Event.SERVER_LOST,
+}
+"""The events of findings that have one of their own, by code."""
+
+
 @attrs.frozen
-class Thresholds:
-    """What is too long."""
+class Rules:
+    """What is reported, and how often."""
 
-    latency: Mapping[str, timedelta]  # by queue; that of "*" holds for those without one of their own
-    margin: timedelta  # so late may a recurring job be fired
     quiet: timedelta  # between two events of one task's failures
-    left_out: Collection[str]  # queues that nobody is told of: the webhooks' own
-
-    def latency_of(self, queue: str) -> timedelta | None:
-        """Return how long the first job of a queue may wait; None for as long as it likes."""
-        return self.latency.get(queue, self.latency.get("*"))
+    left_out: Collection[str]  # queues that are not reported: the webhooks' own
 
 
 @attrs.define
@@ -101,21 +102,22 @@ def _known_of(kind: type[Open], fields: dict[str, Any]) -> Open:
 
 
 def look(
-    app: Firelock, memory: Memory, now: int, limits: Thresholds, *, task: str, is_first: bool
-) -> list[dict[str, JsonValue]]:
+    app: Firelock, memory: Memory, now: int, rules: Rules, *, task: str, is_first: bool,
+    findings: Sequence[Finding],
+) -> list[dict[str, JsonValue]]:  # fmt: skip
     """Return what is new since the last look, as events; the memory is brought up to date.
 
     Args:
         app: whose storage is looked at.
         memory: of the last look, which is changed.
         now: micros of the storage's clock.
-        limits: what is too long.
+        rules: what is reported.
         task: that delivers webhooks; its own failures are none of these events.
-        is_first: nobody has looked before; what is long over is not told.
+        is_first: nobody has looked before; what is long over is not reported.
+        findings: what is wrong, as `list_findings` returned it.
     """
-    watch = _Watch(app, memory, now, limits)
-    events = [*watch.failures(task, is_first=is_first), *watch.latencies()]
-    return [*events, *watch.missed(), *watch.lost_servers(is_first=is_first)]
+    watch = _Watch(app, memory, now, rules)
+    return [*watch.failures(task, is_first=is_first), *watch.findings(findings, is_first=is_first)]
 
 
 @attrs.frozen
@@ -123,7 +125,7 @@ class _Watch:
     app: Firelock
     memory: Memory
     now: int
-    limits: Thresholds
+    rules: Rules
 
     # ---- failures ----------------------------------------------------------------------------------------
 
@@ -139,7 +141,7 @@ class _Watch:
             if job.task != own_task:
                 self._note(job)
         for name, opened in self._opened(Event.FAILED):
-            if opened.count and self.now - opened.told_at >= _micros(self.limits.quiet):
+            if opened.count and self.now - opened.told_at >= _micros(self.rules.quiet):
                 yield self._failed_event(name, opened)
             elif not opened.count and self._has_succeeded(name, opened.last_at):
                 yield self._failed_no_more(name)
@@ -220,101 +222,46 @@ class _Watch:
         text = f"Batch {name!r}: one of the name has succeeded since it failed."
         return self._over(Event.FAILED, subject, {"batch": name}, text)
 
-    # ---- queues, recurring jobs, servers -----------------------------------------------------------------
+    # ---- findings ----------------------------------------------------------------------------------------
 
-    def latencies(self) -> Iterator[dict[str, JsonValue]]:
-        """Yield an event for each queue whose first job waits too long, and for each where none does now.
-
-        What a limit holds waits for no worker, so the first job that none holds counts.
-        """
-        waits = self._long_waits()
-
-        def told(queue: str) -> tuple[str, dict[str, JsonValue]]:
-            wait, held = waits[queue]
-            seconds = wait // _SECOND
-            fields: dict[str, JsonValue] = {"queue": queue, "seconds": seconds}
-            text = f"The first job of queue {queue} waits for {timedelta(seconds=seconds)}."
-            if held:
-                text = (
-                    f"The first job of queue {queue} that no limit holds waits for "
-                    f"{timedelta(seconds=seconds)}; limits hold {held} before it."
-                )
-                fields["held"] = held
-            return text, fields
-
-        yield from self._compare(Event.QUEUE_LATENCY, waits, told, lambda queue: {"queue": queue})
-
-    def _long_waits(self) -> dict[str, tuple[int, int]]:
-        """Return, by queue, the wait of the first job that no limit holds, and how many are held before it.
-
-        A key is open between the end of one job and the start of the next, so a job that has limits counts
-        when it is the first at two looks.
-        """
-        heads = self._heads()
-        held = held_heads(self.app.storage, heads.values(), self.now)
-        waits: dict[str, tuple[int, int]] = {}
-        former, self.memory.seen = self.memory.seen, {}
-        for queue, head in heads.items():
-            behind = held.get(queue)
-            job = head if behind is None else behind.first
-            limit = self.limits.latency_of(queue)
-            if job is None or limit is None or self.now - job.changed_at <= _micros(limit):
-                continue
-            if job.admission is not None and job.admission.limits:
-                self.memory.seen[queue] = job.id
-                if former.get(queue) != job.id:
+    def findings(self, found: Sequence[Finding], *, is_first: bool) -> Iterator[dict[str, JsonValue]]:
+        """Yield an event for each new error or warning, and for each that is over; notes are left out."""
+        seen, self.memory.seen = self.memory.seen, {}
+        urgent: dict[tuple[Event, str], Finding] = {}
+        for one in found:
+            if one.severity is not Severity.NOTE and self._is_reported(one, seen):
+                urgent.setdefault((_EVENTS.get(one.code, Event.FINDING), _subject(one)), one)
+        for event in (*_EVENTS.values(), Event.FINDING):
+            for subject, _ in self._opened(event):
+                if (event, subject) in urgent:
                     continue
-            waits[queue] = (self.now - job.changed_at, 0 if behind is None else behind.count)
-        return waits
+                if event is Event.SERVER_LOST:  # another server may have its name; that is no recovery
+                    del self.memory.open[f"{event} {subject}"]
+                else:
+                    yield self._over(event, subject, _named(event, subject))
+        for (event, subject), one in urgent.items():
+            if not self._opens(event, subject) or (is_first and event is Event.SERVER_LOST):
+                continue
+            fields: dict[str, JsonValue] = {
+                "code": one.code, "severity": one.severity.value, "subject": one.subject,
+                "advice": one.advice,
+            }  # fmt: skip
+            yield self._event(event, subject, one.what, fields | _fields(event, one))
 
-    def _heads(self) -> dict[str, JobRecord]:
-        heads: dict[str, JobRecord] = {}
-        for queue in self._waiting():
-            where = JobFilter(state=State.ENQUEUED, queue=queue.name)
-            page = self.app.storage.find(where, limit=1, oldest_first=True)
-            heads.update((queue.name, job) for job in page.jobs)
-        return heads
+    def _is_reported(self, one: Finding, seen: Mapping[str, str]) -> bool:
+        """Return whether a finding is reported.
 
-    def _waiting(self) -> list[QueueView]:
-        waiting = [
-            queue
-            for queue in self.app.queues.list()
-            if queue.enqueued and not queue.is_paused and queue.name not in self.limits.left_out
-        ]
-        return sorted(waiting, key=lambda queue: -queue.enqueued)[:_MOST_QUEUES]
-
-    def missed(self) -> Iterator[dict[str, JsonValue]]:
-        """Yield an event for each recurring job that nobody fires in time, and for each that is fired now."""
-        margin = _micros(self.limits.margin)
-        late = {
-            record.key: record.due_at
-            for record in self.app.storage.due_records("recurring", _MOST_LATE)
-            if record.due_at is not None and self.now - record.due_at > margin
-        }
-
-        def told(recurring_id: str) -> tuple[str, dict[str, JsonValue]]:
-            due_at = _iso(late[recurring_id])
-            text = f"Recurring job {recurring_id} was due at {due_at} and was not fired."
-            return text, {"recurring_id": recurring_id, "due_at": due_at}
-
-        yield from self._compare(
-            Event.RECURRING_MISSED, late, told, lambda recurring_id: {"recurring_id": recurring_id}
-        )
-
-    def lost_servers(self, *, is_first: bool) -> Iterator[dict[str, JsonValue]]:
-        """Yield an event for each server that ended without a word; it is told once, and never over."""
-        lost = {
-            server.id: server.name
-            for server in self.app.servers.list()
-            if str(server.state_at(self.now)) == "lost"
-        }
-        for name, _ in self._opened(Event.SERVER_LOST):
-            if name not in lost:  # forgotten after a day
-                del self.memory.open[f"{Event.SERVER_LOST} {name}"]
-        for server_id, server in lost.items():
-            if self._opens(Event.SERVER_LOST, server_id) and not is_first:
-                text = f"Server {server} is lost: it was killed, or is cut off."
-                yield self._event(Event.SERVER_LOST, server_id, text, {"server": server})
+        A key is open between the end of one job and the start of the next, so a late job that asks for limits
+        counts only when it is the first at two looks.
+        """
+        queue = str(one.values.get("queue", ""))
+        if queue in self.rules.left_out:
+            return False
+        job = one.values.get("limited_job")
+        if one.code != "long_wait" or job is None:
+            return True
+        self.memory.seen[queue] = str(job)
+        return seen.get(queue) == job
 
     # ---- what is open ------------------------------------------------------------------------------------
 
@@ -333,21 +280,6 @@ class _Watch:
             return False
         self.memory.open[name] = Open(self.now, self.now)
         return True
-
-    def _compare(
-        self,
-        event: Event,
-        found: Mapping[str, Any],
-        told: Callable[[str], tuple[str, dict[str, JsonValue]]],
-        subject: Callable[[str], dict[str, JsonValue]],
-    ) -> Iterator[dict[str, JsonValue]]:
-        for name, _ in self._opened(event):
-            if name not in found:
-                yield self._over(event, name, subject(name))
-        for name in found:
-            if self._opens(event, name):
-                text, fields = told(name)
-                yield self._event(event, name, text, fields)
 
     def _over(
         self, event: Event, subject: str, fields: dict[str, JsonValue], text: str = ""
@@ -372,10 +304,42 @@ class _Watch:
         }
 
 
+def _subject(one: Finding) -> str:
+    """Return what tells findings of one event apart."""
+    if one.code in _EVENTS:
+        return one.subject.partition(" ")[2]
+    return f"{one.code} {one.subject}"
+
+
+def _named(event: Event, subject: str) -> dict[str, JsonValue]:
+    """Return the fields that name the subject of an event."""
+    if event is Event.FINDING:
+        return {"code": subject.partition(" ")[0], "subject": subject.partition(" ")[2]}
+    return {
+        {Event.QUEUE_LATENCY: "queue", Event.RECURRING_MISSED: "recurring_id"}.get(event, "server"): subject
+    }
+
+
+def _fields(event: Event, one: Finding) -> dict[str, JsonValue]:
+    """Return the fields of an event of its own."""
+    values: Mapping[str, Any] = one.values
+    if event is Event.FINDING:
+        return {}
+    fields = _named(event, _subject(one))
+    if event is Event.QUEUE_LATENCY:
+        fields["seconds"] = values["seconds"]
+        if values["held"]:
+            fields["held"] = values["held"]
+    if event is Event.RECURRING_MISSED:
+        fields["due_at"] = _iso(values["due_at"])
+    return fields
+
+
 _OVER = {
     Event.FAILED: "a job of the task has succeeded since it failed",
     Event.QUEUE_LATENCY: "the queue is fast enough again",
     Event.RECURRING_MISSED: "the recurring job is fired again",
+    Event.FINDING: "this is no longer the case",
 }
 
 

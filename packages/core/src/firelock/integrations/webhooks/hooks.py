@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from firelock import ConfigurationError, Firelock, JsonValue, Retry, ServerInfo, StorageError, hookimpl
-from firelock.integrations.webhooks.alerts import Event, Memory, Thresholds, look
+from firelock.control.findings import KeptReadings, list_findings
+from firelock.control.findings import look as look_at
+from firelock.integrations.webhooks.alerts import Event, Memory, Rules, look
 from firelock.integrations.webhooks.delivery import DeliveryRefused, Network, check_url, deliver
+from firelock.model.report import Thresholds
 
 if TYPE_CHECKING:
     from firelock import Task
@@ -33,6 +36,7 @@ _RETRY = Retry.exponential(
     timedelta(seconds=10), attempts=12, longest=timedelta(hours=1), except_on=[DeliveryRefused]
 )
 _ENVIRONMENT = "FIRELOCK_WEBHOOKS"
+_AGES = {"storage": 60.0, "samples": 300.0, "usually": 300.0, "muted": 60.0}  # seconds of dear readings
 
 
 def _events(value: Collection[str]) -> frozenset[Event]:
@@ -92,11 +96,11 @@ class Webhooks:
 
     Args:
         hooks: who is told.
-        latency: so long may the first job of a queue that no limit holds wait: for all queues, or by queue,
-            "*" being the others.
-        margin: so late may a recurring job be fired.
+        latency: how long the first job of a queue that no limit holds may wait: for all queues, or by queue,
+            "*" being the others. It becomes the app's: doctor, dashboard and metrics use it too.
+        margin: how late a recurring job may be fired; likewise.
         quiet: failures of one task are told at once, and then, counted together, once in this time.
-        interval: between two looks; each is about five round trips, of one server of all.
+        interval: between two looks; each is a dozen round trips, of one server of all.
         queue: of the jobs that deliver. A server has to take it: `--queues default,webhooks`.
         source: of which system the events are, for receivers that hear of several.
 
@@ -122,7 +126,9 @@ class Webhooks:
                 raise ConfigurationError(f"{name}={span!r} is refused; pass a timedelta of zero or more.")
         if not isinstance(interval, timedelta) or interval < _SHORTEST_INTERVAL:
             raise ConfigurationError(f"interval={interval!r} is refused; pass a second or more.")
-        self._limits = Thresholds(spans, margin, quiet, frozenset({queue}))
+        self._thresholds = Thresholds(spans, margin)
+        self._rules = Rules(quiet, frozenset({queue}))
+        self._readings = KeptReadings(_AGES)
         self._interval = interval
         self._queue = queue
         self._source = source
@@ -152,6 +158,7 @@ class Webhooks:
             return self._send(hook, event)
 
         self._app = app
+        app.thresholds = self._thresholds
         self._deliver = app.task(name=_TASK, queue=self._queue, retry=_RETRY)(webhook)
 
     @hookimpl
@@ -205,14 +212,16 @@ class Webhooks:
         )
         if turn is None:  # another server took it
             return []
-        events = look(app, memory, now, self._limits, task=_TASK, is_first=is_first)
+        sight = look_at(app.runtime, knows_tasks=bool(app.tasks()), keep=self._readings)
+        findings = list_findings(sight)
+        events = look(app, memory, now, self._rules, task=_TASK, is_first=is_first, findings=findings)
         if self._source is not None:
             events = [{**event, "source": self._source} for event in events]
         calls = [
             task.call(hook.name, event)
             for event in events
             for hook in self._hooks.values()
-            if event["event"] in hook.on
+            if event["event"] in hook.on and (event.get("of") != Event.FINDING or Event.FINDING in hook.on)
         ]
         if calls:  # before what is remembered: an event may come twice, and none gets lost
             app.enqueue_many(calls)

@@ -135,7 +135,7 @@ class LifeDuty(StorageFixtures):
         assert storage.features <= frozenset(Feature)
         assert storage.url
         assert all(isinstance(key, str) and isinstance(text, str) for key, text in storage.describe().items())
-        assert [] == [finding for finding in storage.diagnose() if not (finding.what and finding.mend)]
+        assert [] == [finding for finding in storage.diagnose() if not (finding.what and finding.advice)]
 
     def test_its_features_are_fixed(self, scene: Scene) -> None:
         """What a handle offers is known before its first verb, and no verb changes it.

@@ -1,0 +1,937 @@
+"""What is wrong: one list of findings, which `firelock doctor`, dashboards, webhooks and metrics show.
+
+`look` reads a storage and returns a `Sight`, and `list_findings` returns what is wrong with it. Nothing else
+decides what is wrong. Callers differ only in how old a reading may be: see `Keep`. docs/findings.md lists all
+codes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+
+from firelock.control.catalogue import Catalogue
+from firelock.control.limits import LimitName, Limits, LimitView
+from firelock.control.queues import Queues, QueueView
+from firelock.control.recount import StillBatch, find_still
+from firelock.control.recurring import stored_definitions
+from firelock.control.servers import Servers, ServerState, ServerView, heard_at
+from firelock.jobs.blocked_by import HeldHead, held_heads
+from firelock.jobs.unread import PARTS
+from firelock.model import lifecycle
+from firelock.model.batch import Tally
+from firelock.model.clock import micros
+from firelock.model.dependencies import On
+from firelock.model.job import JobRecord
+from firelock.model.report import Severity, Thresholds
+from firelock.model.state import State
+from firelock.model.text import clock_time, shorten, span
+from firelock.schedules.recurring_job import RecurringJob, is_newer
+from firelock.storage import FailureGroup, Feature, Finding, JobFilter, Storage
+
+if TYPE_CHECKING:
+    from firelock.runtime import Runtime
+
+_T = TypeVar("_T")
+_MICROS = 1_000_000
+_MINUTE = 60 * _MICROS
+_WIDEST_SKEW = 2 * _MICROS
+_LOST_LATELY = 60 * _MINUTE
+_LATE_WAIT = 5 * _MINUTE  # since a wait has timed out
+_MANY_PAUSED = 100  # jobs
+_FORGOTTEN = 60 * _MINUTE  # since a limit was paused
+_KEYS = 500  # of limits that are looked at
+_FEWEST_RUNS = 10  # below which a rate says nothing
+_HIGH_RATE, _TIMES_USUAL, _VERY_HIGH_RATE = 0.1, 3.0, 0.5
+_LATELY, _DAY = 15 * _MINUTE, 24 * 60 * _MINUTE
+_SAMPLE, _PAGE, _NAMED = 2_000, 500, 5
+_QUEUES, _FIRST_JOBS = 50, 200  # whose first job is looked at; those that have waited longest
+_RECURRING = 2_000
+_GROUPS = 20  # of failures
+_SHARED = 200  # of a task's newest failures are looked at for the share of muted causes
+_CAUSES = "cause"  # the kind of records in which dashboards keep causes of failures, and their mutes
+_WAITS_IN_VAIN = lifecycle.waiting_reason(On.SUCCEEDED, State.FAILED).partition(";")[0]
+
+ERROR, WARNING, NOTE = Severity
+_ORDER = {severity: place for place, severity in enumerate(Severity)}
+
+
+@attrs.frozen
+class EndedRuns:
+    """How many attempts of a task ended within a period, and how many of them did not succeed."""
+
+    runs: int
+    failed_attempts: int
+    failed: int = 0  # jobs that failed for good
+
+
+@attrs.frozen
+class Waiting:
+    """What the first jobs of the queues say."""
+
+    oldest: Mapping[str, int] = attrs.Factory(dict)
+    unknown_tasks: Mapping[str, int] = attrs.Factory(dict)
+    held: Mapping[str, HeldHead] = attrs.Factory(dict)
+    limited: Mapping[str, str] = attrs.Factory(dict)
+    """By queue the id of the first job that no limit holds, if it asks for limits."""
+
+
+@attrs.frozen
+class Sampled:
+    """What samples of at most 2,000 jobs a state say, and what is read along with them."""
+
+    unknown_here: Mapping[str, int] = attrs.Factory(dict)  # enqueued jobs by task the app does not know
+    unregistered: Mapping[str, int] = attrs.Factory(dict)  # jobs by task, put off by servers for it
+    unreadable: Mapping[str, int] = attrs.Factory(dict)  # jobs by serializer, put off for it
+    unread: Mapping[str, int] = attrs.Factory(dict)  # jobs by the part that a newer release stored
+    in_vain: Mapping[str, int] = attrs.Factory(dict)  # continuations by their failed parent
+    batches_in_vain: Sequence[str] = ()  # those of the parents that are batches
+    limits: Sequence[LimitView] = ()  # the first 500 keys
+    limit_names: Sequence[LimitName] = ()
+    unlimited: Mapping[str, int] = attrs.Factory(dict)  # enqueued jobs without limits, by task that has some
+    too_costly: Mapping[str, int] = attrs.Factory(dict)  # the greatest cost by key that allows less at once
+    keys_in_vain: Sequence[tuple[str, str]] = ()  # unique keys of continuations of failed parents: key, job
+    overdue: Sequence[JobRecord] = ()  # awaiting jobs whose time-out, and batches whose hold, is long over
+    still: Sequence[StillBatch] = ()  # batches that nothing will move
+    apart: Sequence[tuple[str, str, str]] = ()  # task and two keys that cannot lie in one partition
+    failures: Sequence[FailureGroup] = ()  # the largest groups of failed jobs
+
+
+@attrs.frozen
+class Sight:
+    """What was read of a storage; what was not read is empty."""
+
+    now: int
+    queues: Sequence[QueueView] = ()
+    servers: Sequence[ServerView] = ()
+    recurring: Sequence[RecurringJob] = ()
+    by_state: Mapping[State, int] = attrs.Factory(dict)
+    is_shared: bool = True
+    skew: int = 0  # by how much the storage's clock is ahead of this host's, in micros
+    storage: Sequence[Finding] = ()  # what the storage found wrong with itself
+    waiting: Waiting = attrs.Factory(Waiting)
+    sampled: Sampled = attrs.Factory(Sampled)
+    lately: Mapping[str, EndedRuns] = attrs.Factory(dict)  # by task, of the last 15 minutes
+    usually: Mapping[str, EndedRuns] = attrs.Factory(dict)  # of the day
+    muted: Mapping[str, float] = attrs.Factory(dict)  # which part of a task's failures nobody asks for
+    thresholds: Thresholds = attrs.Factory(Thresholds)
+
+    @property
+    def oldest(self) -> Mapping[str, int]:
+        """Since when the first job of each queue waits."""
+        return self.waiting.oldest
+
+    @property
+    def held(self) -> Mapping[str, HeldHead]:
+        """The queues whose first job a limit holds."""
+        return self.waiting.held
+
+    @property
+    def alive(self) -> list[ServerView]:
+        """The servers with a session that has not run out."""
+        return [server for server in self.servers if not server.state_at(self.now).is_gone]
+
+    def listening(self, queue: str) -> list[ServerView]:
+        """Return who claims from the queue, or will have stopped in a moment; quiet servers do not."""
+        return [
+            server
+            for server in self.servers
+            if server.state_at(self.now).is_listening and server.listens_to(queue)
+        ]
+
+    def waits_since(self, queue: str) -> int | None:
+        """Return since when the first job of a queue that no limit holds waits; None where none was seen."""
+        head = self.held.get(queue)
+        if head is None:
+            return self.oldest.get(queue)
+        return None if head.first is None else head.first.changed_at
+
+    @property
+    def enqueued(self) -> int:
+        """How many jobs wait in all queues."""
+        return sum(queue.enqueued for queue in self.queues)
+
+    def about(self) -> dict[str, str]:
+        """Return a line for servers and one for jobs."""
+        alive = self.alive
+        names = ", ".join(f"{server.name} ({server.queues})" for server in alive[:_NAMED])
+        states = ", ".join(f"{self.by_state[state]:,} {state}" for state in State if self.by_state.get(state))
+        return {
+            "servers": f"{len(alive)} alive: {names}" if alive else "none alive",
+            "jobs": states or "none",
+        }
+
+
+# ---- reading ---------------------------------------------------------------------------------------------
+
+Keep = Callable[[str, Callable[[], Any]], Any]
+"""Returns a reading of a name, from a function that reads it now, or as it was kept some time ago.
+
+The names: `storage`, `waits`, `samples`, `lately`, `usually` and `muted`. The samples are the dearest.
+"""
+
+
+def _now(_name: str, read: Callable[[], _T]) -> _T:
+    return read()
+
+
+@attrs.define
+class KeptReadings:
+    """Keeps readings for some seconds each, for one thread that looks again and again."""
+
+    ages: Mapping[str, float]  # seconds, by the name of the reading; others are read each time
+    monotonic: Callable[[], float] = time.monotonic
+    _kept: dict[str, tuple[float, Any]] = attrs.field(factory=dict, init=False)
+
+    def __call__(self, name: str, read: Callable[[], Any]) -> Any:  # noqa: ANN401 - as it was read
+        """Return the reading."""
+        at, value = self._kept.get(name, (float("-inf"), None))
+        if self.monotonic() - at >= self.ages.get(name, 0.0):
+            value = read()
+            self._kept[name] = self.monotonic(), value
+        return value
+
+
+def host_clock() -> int:
+    """Return this host's time in micros."""
+    return time.time_ns() // 1000
+
+
+def look(
+    runtime: Runtime,
+    *,
+    knows_tasks: bool,
+    keep: Keep = _now,
+    host_clock: Callable[[], int] = host_clock,
+) -> Sight:
+    """Return what there is to see.
+
+    A handful of round trips, samples of at most 2,000 jobs a state, and the day's minutes of ended attempts.
+
+    Args:
+        runtime: what to look at.
+        knows_tasks: whether the app's tasks were imported, so that jobs can be compared with them.
+        keep: how readings are kept; each is read now by default.
+        host_clock: this host's time in micros.
+    """
+    storage = runtime.storage
+    before = host_clock()
+    now = storage.clock()
+    skew = now - (before + host_clock()) // 2  # the round trip taken out
+    queues = Queues(runtime.client).list()
+    lately = keep("lately", lambda: _ended_since(storage, now - _LATELY, now))
+    failing = [task for task, ended in lately.items() if ended.failed_attempts]
+    return Sight(
+        now,
+        queues=queues,
+        servers=Servers(runtime.client).list(),
+        recurring=list(map(RecurringJob, islice(stored_definitions(storage), _RECURRING))),
+        by_state=storage.counts().by_state,
+        is_shared=Feature.SHARED in storage.features,
+        skew=skew,
+        storage=keep("storage", storage.diagnose),
+        waiting=keep("waits", lambda: _read_waits(runtime, queues, now)),
+        sampled=keep("samples", lambda: _read_samples(runtime, now, knows_tasks=knows_tasks)),
+        lately=lately,
+        usually=keep("usually", lambda: _ended_since(storage, now - _DAY, now)) if failing else {},
+        muted=keep("muted", lambda: muted_shares(storage, failing, now)) if failing else {},
+        thresholds=runtime.thresholds,
+    )
+
+
+def _read_waits(runtime: Runtime, queues: Sequence[QueueView], now: int) -> Waiting:
+    """Return what the first jobs of the queues say, of fifty queues and two hundred jobs at most.
+
+    One read is enough for the jobs that have waited longest; queues that are not among them have a read each.
+    """
+    storage = runtime.storage
+    waiting = sorted((queue for queue in queues if queue.enqueued), key=lambda queue: -queue.enqueued)
+    names = [queue.name for queue in waiting[:_QUEUES]]
+    if not names:
+        return Waiting()
+    enqueued = JobFilter(state=State.ENQUEUED)
+    first = list(storage.find(enqueued, limit=_FIRST_JOBS, oldest_first=True).jobs)
+    seen = {job.queue for job in first}
+    for name in names:
+        if name not in seen:
+            of_queue = attrs.evolve(enqueued, queue=name)
+            first += storage.find(of_queue, limit=1, oldest_first=True).jobs
+    heads: dict[str, JobRecord] = {}
+    for job in first:
+        heads.setdefault(job.queue, job)
+    reported = [entry for entry in Catalogue(runtime.client).list() if entry.seen_at is not None]
+    known = {name for entry in reported for name in (entry.name, *entry.aliases)}
+    held = held_heads(storage, heads.values(), now)
+    free = {queue: held[queue].first if queue in held else head for queue, head in heads.items()}
+    return Waiting(
+        {queue: head.changed_at for queue, head in heads.items()},
+        Counter(job.task for job in first if known and job.task not in known),
+        held,
+        {
+            queue: job.id
+            for queue, job in free.items()
+            if job is not None and job.admission is not None and job.admission.limits
+        },
+    )
+
+
+def _ended_since(storage: Storage, since: int, now: int) -> dict[str, EndedRuns]:
+    """Return how the attempts of each task ended in the minutes from `since` to now."""
+    runs, failed_attempts, failed = Counter[str](), Counter[str](), Counter[str]()
+    for one in storage.timeline(since // _MINUTE * _MINUTE, now + _MINUTE):
+        runs[one.task] += one.count
+        failed_attempts[one.task] += one.count if one.outcome in {"failed", "retried", "crashed"} else 0
+        failed[one.task] += one.count if one.outcome == "failed" else 0
+    return {task: EndedRuns(number, failed_attempts[task], failed[task]) for task, number in runs.items()}
+
+
+def muted_shares(storage: Storage, tasks: Iterable[str], now: int) -> dict[str, float]:
+    """Return which part of each task's newest failures has muted causes; nothing if no cause is muted."""
+    muted = set(_muted_causes(storage, now))
+    return {task: _muted_share(storage, task, muted, now - _LATELY) for task in tasks} if muted else {}
+
+
+def _muted_causes(storage: Storage, now: int) -> Iterator[str]:
+    """Yield the fingerprints of the causes that people have muted on a dashboard."""
+    after = ""
+    while page := storage.list_records(_CAUSES, after=after, limit=_PAGE):
+        for record in page:
+            try:
+                mute = json.loads(record.value)["mute"]
+                if mute is not None and (mute["until"] is None or now < int(mute["until"])):
+                    yield record.key
+            except (ValueError, KeyError, TypeError):  # the dashboard's own reading logs it
+                continue
+        after = page[-1].key
+
+
+def _muted_share(storage: Storage, task: str, muted: set[str], since: int) -> float:
+    failed = JobFilter(state=State.FAILED, task=task, since=since)
+    retrying = attrs.evolve(failed, state=State.SCHEDULED, is_retrying=True)
+    errors = [
+        job.error.fingerprint
+        for where in (failed, retrying)
+        for job in storage.find(where, limit=_SHARED).jobs
+        if job.error is not None
+    ]
+    return sum(fingerprint in muted for fingerprint in errors) / len(errors) if errors else 0.0
+
+
+def _read_samples(runtime: Runtime, now: int, *, knows_tasks: bool) -> Sampled:
+    storage = runtime.storage
+    unknown: Counter[str] = Counter()
+    keyed = _Keyed(runtime, knows_tasks=knows_tasks)
+    if knows_tasks or keyed.is_offered:
+        for job in _sample(runtime, State.ENQUEUED):
+            unknown[job.task] += knows_tasks and runtime.tasks.get(job.task) is None
+            keyed.see(job)
+    in_vain, overdue = _stuck(runtime, now)
+    unregistered: Counter[str] = Counter()
+    unreadable: Counter[str] = Counter()
+    unread: Counter[str] = Counter()
+    for job in _sample(runtime, State.SCHEDULED):
+        unregistered[job.task] += lacks_task(job)
+        unreadable[job.serializer] += lacks_serializer(job)
+        if (part := lacks_release(job)) is not None:
+            unread[part] += 1
+    parents = Counter(edge.parent_id for job in in_vain for edge in job.parents)
+    stored = storage.get(list(parents)[:_PAGE])
+    failed = [one for one in stored if one is not None and one.state is State.FAILED]
+    return Sampled(
+        unknown_here=+unknown,
+        unregistered=+unregistered,
+        unreadable=+unreadable,
+        unread=unread,
+        in_vain={one.id: parents[one.id] for one in failed},
+        batches_in_vain=[one.id for one in failed if one.is_batch],
+        limits=keyed.limits,
+        limit_names=keyed.names,
+        unlimited=keyed.unlimited,
+        too_costly=keyed.too_costly(),
+        keys_in_vain=[
+            (job.admission.unique.key, job.id)
+            for job in in_vain
+            if job.admission is not None and job.admission.unique is not None
+        ],
+        overdue=overdue,
+        still=find_still(storage, now),
+        apart=list(_apart(runtime)),
+        failures=storage.failure_groups(_GROUPS),
+    )
+
+
+class _Keyed:
+    """What enqueued jobs say of limits."""
+
+    def __init__(self, runtime: Runtime, *, knows_tasks: bool) -> None:
+        self.is_offered = Feature.LIMITS in runtime.storage.features
+        self._limited = {info.name for info in runtime.tasks if info.limits} if knows_tasks else set()
+        limits = Limits(runtime.client, dict)
+        self.limits = limits.list(limit=_KEYS) if self.is_offered else []
+        self.names = limits.names() if self.is_offered else []
+        self.unlimited: Counter[str] = Counter()
+        self._costs: Counter[str] = Counter()
+
+    def see(self, job: JobRecord) -> None:
+        uses = job.admission.limits if job.admission is not None else ()
+        self.unlimited[job.task] += not uses and job.task in self._limited
+        self.unlimited = +self.unlimited
+        for use in uses:
+            self._costs[use.key] = max(self._costs[use.key], use.cost)
+
+    def too_costly(self) -> dict[str, int]:
+        """Return the cost of jobs that are never within what may start at once."""
+        numbers = {view.key: view.numbers for view in self.limits}
+        return {
+            key: cost
+            for key, cost in sorted(self._costs.items())
+            if key in numbers and numbers[key].rate and cost > numbers[key].units
+        }
+
+
+def _apart(runtime: Runtime) -> Iterator[tuple[str, str, str]]:
+    """Yield tasks whose jobs a storage with partitions refuses, as their keys do not begin alike."""
+    if runtime.storage.describe().get("partitions", "1") == "1":
+        return
+    for info in runtime.tasks:
+        templates = [limit.key for limit in info.limits]
+        if templates and info.unique is not None:
+            templates.append(info.unique.key or "(all arguments, as unique key)")
+        by_beginning = {template.partition("/")[0]: template for template in templates}
+        if len(by_beginning) > 1:
+            first, second, *_ = by_beginning.values()
+            yield info.name, first, second
+
+
+def _stuck(runtime: Runtime, now: int) -> tuple[list[JobRecord], list[JobRecord]]:
+    in_vain, overdue = [], []
+    for job in _sample(runtime, State.AWAITING):
+        if (job.reason or "").startswith(_WAITS_IN_VAIN):
+            in_vain.append(job)
+        if job.due_at is not None and job.due_at < now - _LATE_WAIT:
+            overdue.append(job)
+    return in_vain, overdue
+
+
+def _sample(runtime: Runtime, state: State) -> Iterator[JobRecord]:
+    cursor, seen = None, 0
+    while seen < _SAMPLE:
+        page = runtime.storage.find(JobFilter(state=state), limit=_PAGE, cursor=cursor)
+        yield from page.jobs
+        seen, cursor = seen + len(page.jobs), page.cursor
+        if cursor is None:
+            return
+
+
+def lacks_task(job: JobRecord) -> bool:
+    """Tell whether a server put the job off since it does not know the task: see `lifecycle.unknown_task`."""
+    return (job.reason or "").startswith(f"task {job.task!r} is not registered on server ")
+
+
+def lacks_serializer(job: JobRecord) -> bool:
+    """Tell whether a server put it off since it cannot read it: see `lifecycle.unknown_serializer`."""
+    return (job.reason or "").startswith(f"serializer {job.serializer!r} is not installed on server ")
+
+
+def lacks_release(job: JobRecord) -> str | None:
+    """Return the part for which a server put the job off: see `lifecycle.unread_part`; None for no part."""
+    name, found, _ = (job.reason or "").partition(" cannot be read on server ")
+    return name if found and name in PARTS else None
+
+
+# ---- the list --------------------------------------------------------------------------------------------
+
+
+def list_findings(sight: Sight) -> list[Finding]:
+    """Return everything that is wrong, the worst first; each subject once for each code."""
+    found: dict[tuple[str, str], Finding] = {}
+    for check in _CHECKS:
+        for finding in check(sight):
+            key = finding.code, finding.subject if finding.subject != "storage" else finding.what
+            if finding.code == "skew":  # a storage may report the same
+                key = finding.code, ""
+            found.setdefault(key, finding)
+    return sorted(found.values(), key=lambda finding: _ORDER[finding.severity])
+
+
+def _check_storage(sight: Sight) -> Iterable[Finding]:
+    return sight.storage
+
+
+def _check_sharing(sight: Sight) -> Iterator[Finding]:
+    if not sight.is_shared:
+        what = "This storage lives in one process: no other one sees its jobs, and they end with it."
+        yield Finding(NOTE, "not_shared", what, "Use sqlite:///jobs.db or a server for jobs that matter.")
+
+
+def _check_clock(sight: Sight) -> Iterator[Finding]:
+    """Yield whether this host and the storage disagree about the time."""
+    if abs(sight.skew) > _WIDEST_SKEW:
+        word = "ahead of" if sight.skew > 0 else "behind"
+        what = f"The storage's clock is {span(sight.skew)} {word} this host's."
+        yield Finding(
+            WARNING, "skew", what,
+            "Let both follow a time server. Jobs go by the storage's clock, logs by the host's.",
+            values={"seconds": abs(sight.skew) / _MICROS},
+        )  # fmt: skip
+
+
+# ---- servers ---------------------------------------------------------------------------------------------
+
+
+def _check_no_server(sight: Sight) -> Iterator[Finding]:
+    if sight.enqueued and not sight.alive:
+        yield Finding(
+            ERROR, "no_server", f"{_jobs(sight.enqueued)} enqueued and no server is alive.",
+            "Start one: firelock server app:fire", "servers", {"count": sight.enqueued},
+            min(sight.oldest.values(), default=None),
+        )  # fmt: skip
+
+
+def _check_lost(sight: Sight) -> Iterator[Finding]:
+    """Servers that missed renewals, and those lost within an hour that no other server has replaced."""
+    states = {server: server.state_at(sight.now) for server in sight.servers}
+    back = [server for server, state in states.items() if not state.is_gone]
+    reported = set[str]()
+    for server, state in states.items():
+        is_lost = state is ServerState.LOST and _is_missed(server, back, sight.now)
+        if server.name in reported or not (state is ServerState.STALE or is_lost):
+            continue
+        reported.add(server.name)
+        heard = max(heard_at(record, sight.now) for record in server.sessions)
+        limit = max(record.session.timeout_seconds for record in server.sessions)
+        silence = f"has sent no heartbeat for {span(sight.now - heard)}; its limit is {limit:g} s"
+        yield Finding(
+            ERROR, "server_lost", f"Server {server.name} {silence}.",
+            "Check the host and the server's log. If it is gone, start another one; its jobs return to their "
+            "queues.",
+            f"server {server.name}", {"server": server.name, "queues": server.queues}, heard,
+        )  # fmt: skip
+
+
+def _is_missed(server: ServerView, back: Sequence[ServerView], now: int) -> bool:
+    """Whether a lost server is not back, and was at work or has no replacement, within the last hour."""
+    if any(one.name == server.name for one in back):
+        return False
+    if server.is_alive:  # its session ran out, and no other server has noticed
+        return True
+    is_replaced = any(one.queues == server.queues for one in back)
+    return any(
+        now - heard_at(record, now) < _LOST_LATELY and (record.renewal.busy or not is_replaced)
+        for record in server.sessions
+        if record.renewal.state != "stopping"
+    )
+
+
+def _check_stuck(sight: Sight) -> Iterator[Finding]:
+    for server in sight.alive:
+        alive = server.living(sight.now)
+        threads = sum(record.renewal.stuck_threads for record in alive)
+        coroutines = sum(record.renewal.stuck_coroutines for record in alive)
+        if not threads and not coroutines:
+            continue
+        workers = sum(record.session.workers for record in alive)
+        taken = [f"{threads:,} of {workers:,} threads"] if threads else []
+        taken += ["1 coroutine" if coroutines == 1 else f"{coroutines:,} coroutines"] if coroutines else []
+        verb = "is" if threads + coroutines == 1 else "are"
+        yield Finding(
+            ERROR if threads >= workers else WARNING,
+            "stuck_workers",
+            f"Server {server.name}: {' and '.join(taken)} {verb} taken by jobs past their timeout.",
+            'Its log names the jobs (search for "ignores its timeout"). Check job.cancelled in their tasks, '
+            'or use executor="process", whose jobs can be killed. A restart of the server frees the workers.',
+            f"server {server.name}",
+            {"server": server.name, "threads": threads, "coroutines": coroutines},
+        )
+
+
+def _check_parked(sight: Sight) -> Iterator[Finding]:
+    for server in sight.alive:
+        parked = sum(record.renewal.parked for record in server.living(sight.now))
+        if parked:
+            yield Finding(
+                WARNING,
+                "parked_ends",
+                f"Server {server.name}: {parked:,} ended jobs cannot be stored, as other transactions have "
+                "locked their rows.",
+                'Its log names the jobs (search for "has locked its row"). Look for a long transaction in '
+                "the database and end it; keep transactions that change jobs short.",
+                f"server {server.name}",
+                {"server": server.name, "parked": parked},
+            )
+
+
+# ---- queues ----------------------------------------------------------------------------------------------
+
+
+def _check_paused(sight: Sight) -> Iterator[Finding]:
+    for queue in sorted(sight.queues, key=lambda queue: -queue.enqueued):
+        if queue.is_paused:
+            note = f": {queue.note}" if queue.note else ""
+            yield Finding(
+                WARNING if queue.enqueued >= _MANY_PAUSED else NOTE, "paused",
+                f"Queue {queue.name} is paused{note}; {_jobs(queue.enqueued)} enqueued.",
+                f"firelock queues resume {queue.name}", f"queue {queue.name}",
+                {"queue": queue.name, "count": queue.enqueued, "note": queue.note or ""},
+                sight.oldest.get(queue.name),
+            )  # fmt: skip
+
+
+def _check_listeners(sight: Sight) -> Iterator[Finding]:
+    if not sight.alive:
+        return  # said already
+    for queue in sorted(sight.queues, key=lambda queue: -queue.enqueued):
+        if queue.enqueued and not queue.is_paused and not sight.listening(queue.name):
+            yield Finding(
+                ERROR, "no_listener",
+                f"Queue {queue.name}: {_jobs(queue.enqueued)} enqueued and no server listens to it.",
+                f"Start one that does: firelock server app:fire --queues {queue.name}",
+                f"queue {queue.name}", {"queue": queue.name, "count": queue.enqueued},
+                sight.oldest.get(queue.name),
+            )  # fmt: skip
+
+
+def _check_long_waits(sight: Sight) -> Iterator[Finding]:
+    for queue in sight.queues:
+        since, allowed = sight.waits_since(queue.name), sight.thresholds.latency_of(queue.name)
+        is_long = since is not None and allowed is not None and sight.now - since >= allowed
+        if since is None or not is_long or queue.is_paused or not sight.listening(queue.name):
+            continue
+        held = sight.held.get(queue.name)
+        that, behind = ("", "") if held is None else (
+            " that no limit holds", f"; limits hold {held.count} before it",
+        )  # fmt: skip
+        yield Finding(
+            WARNING, "long_wait",
+            f"The first job of queue {queue.name}{that} has waited for {span(sight.now - since)}{behind}.",
+            "Give the queue more workers, or look for slow jobs: firelock top", f"queue {queue.name}",
+            {"queue": queue.name, "count": queue.enqueued, "seconds": (sight.now - since) // _MICROS,
+             "held": 0 if held is None else held.count,
+             "limited_job": sight.waiting.limited.get(queue.name)}, since,
+        )  # fmt: skip
+
+
+# ---- tasks -----------------------------------------------------------------------------------------------
+
+
+def _counted(
+    severity: Severity, code: str, noun: str, counts: Callable[[Sight], Mapping[str, int]], *, what: str,
+    advice: str, of: State | None = State.SCHEDULED,
+) -> Callable[[Sight], Iterator[Finding]]:  # fmt: skip
+    """Return the check of jobs counted by a name, the largest count first where all were counted."""
+
+    def check(sight: Sight) -> Iterator[Finding]:
+        for name, count in sorted(counts(sight).items(), key=lambda one: (0 if of else -one[1], one[0])):
+            jobs = _jobs(count) if of is None else _seen(sight, of, count)
+            yield Finding(
+                severity, code, f"{jobs} {what.format(name)}", advice, f"{noun} {name}",
+                {noun: name, "count": count},
+            )  # fmt: skip
+
+    return check
+
+
+_check_unregistered = _counted(
+    ERROR, "unregistered", "task", lambda sight: sight.sampled.unregistered,
+    what="put off since no server that took them knows task {}.",
+    advice="Deploy the code that has it, add its module by --import, or keep its old name as an alias.",
+)  # fmt: skip
+_check_unreadable = _counted(
+    ERROR, "unreadable", "serializer", lambda sight: sight.sampled.unreadable,
+    what="put off since no server that took them has the serializer {}.",
+    advice="Install the plugin that offers it where the servers run, and restart them.",
+)  # fmt: skip
+_check_unread = _counted(
+    ERROR, "unread", "part", lambda sight: sight.sampled.unread,
+    what="put off since no server that took them can read {}, which a newer release may have stored.",
+    advice="Upgrade the servers.",
+)  # fmt: skip
+_check_unknown_tasks = _counted(
+    ERROR, "unknown_task", "task", lambda sight: sight.waiting.unknown_tasks,
+    what="enqueued for task {}, which no server knows.",
+    advice="Deploy the code that has it, or keep its old name as an alias.", of=None,
+)  # fmt: skip
+_check_unknown_here = _counted(
+    NOTE, "unknown_here", "task",
+    lambda sight: {
+        task: count
+        for task, count in sight.sampled.unknown_here.items()
+        if task not in sight.waiting.unknown_tasks  # said already
+    },
+    what="enqueued for task {}, which this app does not have.",
+    advice="Nothing to do if another app has it; else look for a task renamed or removed.", of=State.ENQUEUED,
+)  # fmt: skip
+
+
+def _check_failing(sight: Sight) -> Iterator[Finding]:
+    found = []
+    for task, ended in sight.lately.items():
+        if ended.runs < _FEWEST_RUNS:
+            continue
+        told = ended.failed_attempts * (1 - sight.muted.get(task, 0.0))
+        rate, usual = told / ended.runs, _usual_rate(ended, sight.usually.get(task))
+        if rate >= (_VERY_HIGH_RATE if usual is None else max(_HIGH_RATE, _TIMES_USUAL * usual)):
+            found.append((rate, task, usual))
+    for rate, task, usual in sorted(found, key=lambda one: (-one[0], one[1])):
+        normal = "" if usual is None else f" (usually {usual:.0%})"
+        failed = sight.lately[task].failed
+        jobs = f" {failed:,} {'job' if failed == 1 else 'jobs'} failed for good." if failed else ""
+        yield Finding(
+            ERROR if rate >= _VERY_HIGH_RATE else WARNING, "failing",
+            f"{rate:.0%} of the attempts of {task} failed in the last 15 minutes{normal}.{jobs}"
+            f"{_newest_cause(sight, task)}",
+            f"firelock jobs list --state failed --task {task} --since 15m", f"task {task}",
+            {"task": task, "rate": rate, "usual": usual, "failed": failed},
+        )  # fmt: skip
+
+
+def _newest_cause(sight: Sight, task: str) -> str:
+    groups = [group for group in sight.sampled.failures if group.task == task]
+    if not groups:
+        return ""
+    newest = max(groups, key=lambda group: group.newest_at)
+    return f" Newest cause: {newest.type.rpartition('.')[2]}."  # no message: it may hold arguments
+
+
+def _check_failed_jobs(sight: Sight) -> Iterator[Finding]:
+    """Failed jobs are kept until somebody requeues or deletes them, or their retention is over."""
+    failed = sight.by_state.get(State.FAILED, 0)
+    if not failed:
+        return
+    by_task: Counter[str] = Counter()
+    for group in sight.sampled.failures:
+        by_task[group.task] += group.count
+    most = by_task.most_common(1)
+    detail = f", {most[0][1]:,} of them of {most[0][0]}" if most else ""
+    yield Finding(
+        NOTE, "jobs_failed", f"{failed:,} {'job has' if failed == 1 else 'jobs have'} failed{detail}.",
+        "firelock jobs list --state failed shows the causes. Fix them, then firelock jobs requeue --all, or "
+        "firelock batches requeue for a failed batch.",
+        "failed jobs", {"count": failed},
+    )  # fmt: skip
+
+
+def _usual_rate(lately: EndedRuns, usually: EndedRuns | None) -> float | None:
+    """Return the day's rate of failed attempts, less what has just ended; None where that is too little."""
+    runs = 0 if usually is None else usually.runs - lately.runs
+    if usually is None or runs < _FEWEST_RUNS:
+        return None
+    return max(0, usually.failed_attempts - lately.failed_attempts) / runs
+
+
+# ---- recurring jobs and continuations ----------------------------------------------------------------------
+
+
+def _check_recurring(sight: Sight) -> Iterator[Finding]:
+    for one in sight.recurring:
+        if one.error is not None:
+            fix = "Upgrade what is of the older version" if is_newer(one.record) else "Fix its definition"
+            yield Finding(
+                NOTE if one.is_paused else ERROR, "recurring_error",
+                f"Recurring job {one.id} cannot be fired: {shorten(one.error, 300)}",
+                f"{fix}, or firelock recurring remove {one.id}", f"recurring {one.id}",
+                {"recurring": one.id, "error": one.error}, one.record.last_at,
+            )  # fmt: skip
+        elif one.record.is_gone:
+            yield Finding(
+                NOTE, "recurring_gone",
+                f"Recurring job {one.id} is no longer declared in code and goes on running.",
+                f"firelock recurring remove {one.id}", f"recurring {one.id}", {"recurring": one.id},
+            )  # fmt: skip
+        if one.is_paused:
+            last = clock_time(one.record.last_at)
+            yield Finding(
+                NOTE, "recurring_paused",
+                f"Recurring job {one.id} is paused; it {f'last ran for {last}' if last else 'never ran'}.",
+                f"firelock recurring resume {one.id}", f"recurring {one.id}", {"recurring": one.id},
+            )  # fmt: skip
+
+
+def _check_late(sight: Sight) -> Iterator[Finding]:
+    allowed = sight.thresholds.late // timedelta(microseconds=1)
+    late = sorted(
+        (one.record.next_at, one.id)
+        for one in sight.recurring
+        if one.record.next_at is not None and sight.now - one.record.next_at > allowed
+        if not one.is_paused and not one.error
+    )
+    for since, name in late:
+        yield Finding(
+            WARNING, "recurring_late",
+            f"Recurring job {name} was due at {clock_time(since)} and was not fired.",
+            "Start a server: each of them fires. Else look at its log: upkeep fails.", f"recurring {name}",
+            {"recurring": name, "due_at": since}, since,
+        )  # fmt: skip
+
+
+def _check_continuations(sight: Sight) -> Iterator[Finding]:
+    count = sum(sight.sampled.in_vain.values())
+    if not count:
+        return
+    batches = set(sight.sampled.batches_in_vain)
+    jobs = [parent for parent in sight.sampled.in_vain if parent not in batches]
+    commands = [f"firelock batches requeue {batch}" for batch in sorted(batches)[:1]]
+    commands += [f"firelock jobs requeue {parent}" for parent in sorted(jobs)[:1]]
+    more = len(sight.sampled.in_vain) - len(commands)
+    others = f" There are {more:,} more such parents." if more else ""
+    yield Finding(
+        WARNING, "in_vain", f"{_seen(sight, State.AWAITING, count)} waiting for a parent that has failed.",
+        f"Requeue the parent ({'; '.join(commands)}), or delete it and what waits goes too.{others}",
+        "continuations", {"count": count, "parents": len(sight.sampled.in_vain)},
+    )  # fmt: skip
+
+
+def _check_overdue(sight: Sight) -> Iterator[Finding]:
+    if sight.sampled.overdue:
+        first = min(sight.sampled.overdue, key=lambda job: job.due_at or 0)
+        what = f"{_seen(sight, State.AWAITING, len(sight.sampled.overdue))} waiting past the time-out."
+        mend = "Start a server: each of them lets go on what is due. Else look at its log: upkeep fails."
+        values = {"job": first.id, "count": len(sight.sampled.overdue)}
+        yield Finding(ERROR, "wait_overdue", what, mend, "waits", values, first.due_at)
+
+
+def _check_still(sight: Sight) -> Iterator[Finding]:
+    for batch in sight.sampled.still:
+        name, tally, members = batch.name, batch.tally, batch.members
+        values = {"batch": batch.id, "name": name}
+        if batch.is_miscounted:
+            what = (
+                f"Batch {name} ({batch.id}) has not moved for an hour, and counts {_shown(tally)}, "
+                f"while there are {_shown(members)}."
+            )
+            mend = f"This should not be: report it. firelock batches cancel {batch.id} ends it."
+            yield Finding(ERROR, "batch_miscounted", what, mend, f"batch {batch.id}", values)
+        else:
+            what = (
+                f"Batch {name} ({batch.id}) has {_shown(tally)}, and nobody has decided its end for an hour."
+            )
+            mend = "Start a server: each of them does. Else look at its log: upkeep fails."
+            yield Finding(ERROR, "batch_undecided", what, mend, f"batch {batch.id}", values)
+
+
+def _shown(tally: Tally) -> str:
+    """Return the counts of a batch, without those of nothing."""
+    counts = {
+        "active": tally.active, "waiting": tally.waiting, "succeeded": tally.succeeded,
+        "failed": tally.failed, "deleted": tally.deleted,
+    }  # fmt: skip
+    told = ", ".join(f"{count:,} {word}" for word, count in counts.items() if count)
+    return f"{tally.total:,} members ({told})" if told else "no members"
+
+
+# ---- limits and unique keys --------------------------------------------------------------------------------
+
+
+def _check_limit_zeros(sight: Sight) -> Iterator[Finding]:
+    for name, waiting in _of_names(sight, lambda one: one.concurrent == 0 or one.rate == 0):
+        yield Finding(
+            WARNING if waiting else NOTE, "limit_zero",
+            f"Limit {name} has a number of zero: none of its jobs starts; {_jobs(waiting)} waiting.",
+            f"If that was meant, firelock limits pause {name} says why; else firelock limits set {name}",
+            f"limit {name}", {"limit": name, "count": waiting},
+        )  # fmt: skip
+
+
+def _check_limit_pauses(sight: Sight) -> Iterator[Finding]:
+    for name, waiting in _of_names(sight, lambda one: one.is_paused):
+        both = (*sight.sampled.limits, *sight.sampled.limit_names)
+        one = next(one for one in both if _called(one, name) and one.is_paused)
+        note = f": {one.note}" if one.note else ""
+        since = None if one.paused_at is None else micros(one.paused_at)
+        is_old = since is not None and sight.now - since >= _FORGOTTEN
+        yield Finding(
+            WARNING if waiting >= _MANY_PAUSED or (waiting and is_old) else NOTE, "limit_paused",
+            f"Limit {name} is paused{note}; {_jobs(waiting)} waiting.", f"firelock limits resume {name}",
+            f"limit {name}", {"limit": name, "count": waiting, "note": one.note}, since,
+        )  # fmt: skip
+
+
+def _of_names(sight: Sight, is_so: Callable[[LimitName], bool]) -> list[tuple[str, int]]:
+    """Return names and keys that are so, keys whose name is so counted there, with how many jobs wait."""
+    waiting: Counter[str] = Counter()
+    for name in sight.sampled.limit_names:
+        if is_so(name):
+            waiting[name.name] += 0
+    for view in sight.sampled.limits:
+        if is_so(view):
+            waiting[view.name if view.name in waiting and not view.is_own else view.key] += view.waiting
+    return sorted(waiting.items(), key=lambda one: (-one[1], one[0]))
+
+
+def _called(one: LimitName, name: str) -> bool:
+    return name == (one.key if isinstance(one, LimitView) else one.name)
+
+
+def _check_costs(sight: Sight) -> Iterator[Finding]:
+    for view in sight.sampled.limits:
+        if cost := sight.sampled.too_costly.get(view.key):
+            what = (
+                f"A job of limit {view.key} costs {cost:,}, and {view.numbers.units:,.0f} may be used at "
+                "once. It is late, never lost: it waits until the key is wholly free, and others behind it."
+            )
+            mend = f"Allow more at once: firelock limits set {view.name} --burst {cost}"
+            values = {"limit": view.key, "count": cost}
+            yield Finding(WARNING, "limit_cost", what, mend, f"limit {view.key}", values)
+
+
+_check_unlimited = _counted(
+    NOTE, "unlimited", "task", lambda sight: sight.sampled.unlimited,
+    what="enqueued without limits for task {}, whose code has some.",
+    advice="Where they were enqueued its stub (remote=True) or older code declares none: declare the same "
+    "there. Nothing to do if the call said limits=[].",
+    of=State.ENQUEUED,
+)  # fmt: skip
+
+
+def _check_keys_in_vain(sight: Sight) -> Iterator[Finding]:
+    if sight.sampled.keys_in_vain:
+        stored, job_id = sight.sampled.keys_in_vain[0]
+        task, _, key = stored.partition(" ")
+        count = len(sight.sampled.keys_in_vain)
+        others = f"; so are {count - 1:,} more keys" if count > 1 else ""
+        what = f"Unique key {key} of task {task} is held by job {job_id}, whose parent has failed{others}."
+        mend = f"Until then its calls are duplicates. Requeue the parent, or firelock jobs delete {job_id}"
+        values = {"key": key, "task": task, "job": job_id, "count": count}
+        yield Finding(WARNING, "unique_in_vain", what, mend, f"unique key {key} of {task}", values)
+
+
+def _check_apart(sight: Sight) -> Iterator[Finding]:
+    for task, first, second in sight.sampled.apart:
+        what = (
+            f"Task {task} has keys {first} and {second}: this storage has partitions, and refuses a job "
+            "whose keys do not begin alike up to their first '/'."
+        )
+        of_one, of_all = (first, second) if "{" in first else (second, first)
+        mend = "Give them one beginning, as tenant:{tenant_id} and tenant:{tenant_id}/api."
+        if "{" in of_one and "{" not in of_all and "(" not in of_all:
+            mend = f"Write {of_all}/{of_one} in place of {of_one}: all jobs of {of_all} lie together then."
+        values = {"task": task, "limit": first}
+        yield Finding(ERROR, "limit_apart", what, mend, f"task {task}", values)
+
+
+# ---- words -----------------------------------------------------------------------------------------------
+
+
+def _seen(sight: Sight, state: State, count: int) -> str:
+    """Return how many jobs of a state's sample it is; there may be more where the sample is not all."""
+    return f"At least {_jobs(count)}" if sight.by_state.get(state, 0) > _SAMPLE else _jobs(count)
+
+
+def _jobs(count: int) -> str:
+    return "1 job is" if count == 1 else f"{count:,} jobs are"
+
+
+_CHECKS: Sequence[Callable[[Sight], Iterable[Finding]]] = (
+    _check_no_server, _check_storage, _check_listeners, _check_unknown_tasks, _check_lost, _check_stuck,
+    _check_parked, _check_failing, _check_unregistered, _check_unreadable, _check_unread, _check_recurring,
+    _check_overdue, _check_still, _check_apart, _check_late, _check_long_waits, _check_paused,
+    _check_limit_pauses, _check_limit_zeros, _check_costs, _check_continuations, _check_keys_in_vain,
+    _check_clock, _check_failed_jobs, _check_unknown_here, _check_unlimited, _check_sharing,
+)  # fmt: skip

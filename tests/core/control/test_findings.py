@@ -1,0 +1,446 @@
+"""The list of findings, out of one sight; each only where it is true, once, and with its severity."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import attrs
+import pytest
+
+from firelock import NumberSource, RecurringJob
+from firelock.control.findings import (
+    EndedRuns,
+    Sampled,
+    Sight,
+    Thresholds,
+    Waiting,
+    list_findings,
+)
+from firelock.control.limits import LimitName, LimitView
+from firelock.control.queues import QueueView
+from firelock.control.servers import ServerView
+from firelock.jobs.blocked_by import HeldHead
+from firelock.limits import LimitNumbers
+from firelock.model.job import JobRecord
+from firelock.model.state import State
+from firelock.schedules.recurring_job import RecurringRecord
+from firelock.storage import FailureGroup, Finding, NewSession, Renewal, SessionRecord, Severity
+
+NOW = datetime(2030, 1, 1, 12, 0, tzinfo=UTC)
+MICROS = 1_000_000
+
+
+def at(**span):
+    return int((NOW + timedelta(**span)).timestamp() * MICROS)
+
+
+def queue(name="mail", enqueued=5, **fields):
+    return QueueView(name, enqueued, 0, 0, fields.get("is_paused", False), fields.get("note"))
+
+
+def server(name="one", queues="*", *, expires_in=30.0, is_alive=True, busy=0, state="running", **reported):
+    session = NewSession(f"s-{name}", f"id-{name}", name, "host", 1, at(hours=-1), 30.0, 10, queues)
+    record = SessionRecord(
+        session, at(seconds=expires_in), is_alive, Renewal(session.id, busy, state, **reported)
+    )
+    return ServerView(f"id-{name}", name, "host", queues, 10, NOW, is_alive, busy, (record,))
+
+
+def job(**fields):
+    return JobRecord("0", "send", "[]", "json", State.ENQUEUED, "mail", 0, 0, **fields)
+
+
+def recurring(recurring_id="nightly", *, next_in=3_600.0, **fields):
+    record = RecurringRecord(recurring_id, "tasks.report", "", "json", "", "default", **fields)
+    return RecurringJob(attrs.evolve(record, next_at=at(seconds=next_in)))
+
+
+def sight(**seen):
+    """Return a sight with these readings, whichever they belong to."""
+    nested = {}
+    for name, kind in (("waiting", Waiting), ("sampled", Sampled)):
+        own = {key: seen.pop(key) for key in [*seen] if key in attrs.fields_dict(kind)}
+        nested[name] = kind(**own)
+    return Sight(at(), **nested, **seen)
+
+
+def found(**seen):
+    """Return the errors and warnings."""
+    return [one for one in list_findings(sight(**seen)) if one.severity is not Severity.NOTE]
+
+
+def kinds(**seen):
+    return [finding.code for finding in found(**seen)]
+
+
+def only(**seen):
+    (finding,) = found(**seen)
+    return finding
+
+
+def test_nothing_is_wrong_where_all_is_well():
+    """Jobs that wait, a server that listens, a recurring job that comes: no trouble."""
+    assert [] == kinds()
+    assert [] == kinds(
+        queues=[queue()], servers=[server()], recurring=[recurring()],
+        oldest={"mail": at(seconds=-9)}, lately={"send": EndedRuns(50, 2)},
+        usually={"send": EndedRuns(900, 30)}, skew=-2 * MICROS,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("servers", [[], [server(is_alive=False)], [server(expires_in=-1)]])
+def test_jobs_that_wait_without_any_server_are_a_trouble(servers):
+    """No living server at all comes first, with how many jobs wait and since when."""
+    since = at(minutes=-14)
+
+    trouble, *_ = found(queues=[queue(enqueued=3), queue("bulk", 4)], servers=servers, oldest={"mail": since})
+
+    assert ("no_server", True, 7, since) == (
+        trouble.code, trouble.is_error, trouble.values["count"], trouble.since,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("queues", "listens"),
+    [
+        ("*", True),
+        ("mail", True),
+        ("bulk,mail", True),
+        ("bulk:3,mail:1", True),
+        ("bulk", False),
+        ("email", False),
+    ],
+)
+def test_a_queue_that_no_server_listens_to_is_a_trouble(queues, listens):
+    """What a server listens to is read from its text: all, a list, or weights."""
+    told = kinds(queues=[queue("mail", 12)], servers=[server(queues=queues)])
+
+    assert ([] if listens else ["no_listener"]) == told
+
+
+@pytest.mark.parametrize(("state", "told"), [("quiet", ["no_listener"]), ("stopping", [])])
+def test_a_server_that_takes_no_jobs_does_not_listen(state, told):
+    """A quiet server is there, but nobody takes the jobs; one that stops is soon gone, as in each deploy."""
+    assert told == kinds(queues=[queue()], servers=[server(state=state)])
+
+
+def test_an_empty_or_paused_queue_needs_no_listener():
+    """Only jobs that wait and may run are missed by anybody."""
+    seen = [queue("empty", 0), queue("held", 9, is_paused=True)]
+
+    assert [] == kinds(queues=seen, servers=[server(queues="mail")])
+
+
+def test_a_server_that_misses_renewals_has_stopped_reporting():
+    """A session that was not renewed for most of its timeout is told with its name and when it was heard."""
+    trouble = only(servers=[server(expires_in=5.0), server("two")])
+
+    assert ("server_lost", "server one") == (trouble.code, trouble.subject)
+    assert "Server one has sent no heartbeat for 25 s; its limit is 30 s." == trouble.what
+    assert at(seconds=-25) == trouble.since
+
+
+@pytest.mark.parametrize(
+    ("lost", "is_told"),
+    [
+        ({"busy": 3}, True),
+        ({"busy": 0}, False),  # another server has its queues
+        ({"busy": 0, "queues": "mail"}, True),
+        ({"busy": 3, "state": "stopping"}, False),
+        ({"busy": 3, "expires_in": -7_200}, False),
+    ],
+)
+def test_a_server_that_died_in_the_midst_of_work_is_told_for_an_hour(lost, is_told):
+    """One that stopped in order, or had nothing to do and is replaced, is no trouble."""
+    gone = server("two", is_alive=False, **{"expires_in": -60, **lost})
+
+    assert (["server_lost"] if is_told else []) == kinds(servers=[server(), gone])
+
+
+@pytest.mark.parametrize(
+    ("reported", "what", "is_error"),
+    [
+        ({"stuck_threads": 3}, "3 of 10 threads are taken by jobs past their timeout.", False),
+        ({"stuck_threads": 1}, "1 of 10 threads is taken by jobs past their timeout.", False),
+        ({"stuck_threads": 10}, "10 of 10 threads are taken by jobs past their timeout.", True),
+        ({"stuck_coroutines": 1}, "1 coroutine is taken by jobs past their timeout.", False),
+        (
+            {"stuck_threads": 1, "stuck_coroutines": 2},
+            "1 of 10 threads and 2 coroutines are taken by jobs past their timeout.",
+            False,
+        ),
+    ],
+)
+def test_workers_that_are_taken_by_jobs_past_their_timeout_are_a_trouble(reported, what, is_error):
+    """It is an error if no thread of the server is left for other jobs."""
+    trouble = only(servers=[server(**reported), server("two")])
+
+    assert ("stuck_workers", is_error, f"Server one: {what}") == (
+        trouble.code, trouble.is_error, trouble.what,
+    )  # fmt: skip
+    assert "job.cancelled" in trouble.advice
+    assert [] == kinds(servers=[server(**reported, is_alive=False, state="stopping")])
+
+
+def test_parked_ends_are_a_trouble():
+    """The finding names the server, the number and where the jobs are named."""
+    trouble = only(servers=[server(parked=1_000), server("two")])
+
+    assert ("parked_ends", False) == (trouble.code, trouble.is_error)
+    assert trouble.what.startswith("Server one: 1,000 ended jobs cannot be stored")
+    assert "long transaction" in trouble.advice
+    assert [] == kinds(servers=[server(parked=1_000, is_alive=False, state="stopping")])
+
+
+def test_a_server_that_is_back_is_not_lost():
+    """A restarted server has its name back; its former sessions are of no interest."""
+    gone = server("one", is_alive=False, busy=3, expires_in=-60)
+
+    assert [] == kinds(servers=[gone, server("one")])
+
+
+@pytest.mark.parametrize(
+    ("lately", "usually", "is_error"),
+    [
+        (EndedRuns(20, 4), EndedRuns(1_000, 5), False),
+        (EndedRuns(20, 12), EndedRuns(1_000, 5), True),
+        (EndedRuns(9, 9), EndedRuns(1_000, 5), None),
+        (EndedRuns(100, 9), EndedRuns(1_000, 9), None),
+        (EndedRuns(20, 4), EndedRuns(1_000, 150), None),
+        (EndedRuns(20, 4), EndedRuns(20, 4), None),
+        (EndedRuns(20, 12), None, True),
+    ],
+)
+def test_a_task_fails_more_than_usual(lately, usually, is_error):
+    """A tenth at least, three times the rest of the day, ten runs; half where the day says nothing."""
+    told = found(lately={"charge": lately}, usually={} if usually is None else {"charge": usually})
+
+    assert ([] if is_error is None else [is_error]) == [finding.is_error for finding in told]
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.0, [0.6]), (0.5, [0.3]), (0.9, []), (1.0, [])])
+def test_what_is_muted_is_not_told(share, told):
+    """Of 20 runs 12 failed: with half of them muted three in ten, with nine of ten too few to tell of."""
+    failing = found(lately={"t": EndedRuns(20, 12)}, usually={"t": EndedRuns(520, 12)}, muted={"t": share})
+
+    assert told == [finding.values["rate"] for finding in failing]
+
+
+def test_recurring_jobs_that_cannot_run_or_did_not_are_told_apart():
+    """An error has its text, each late one is a finding, the latest first; paused ones are at rest."""
+    told = found(
+        recurring=[
+            recurring("broken", error="the task is unknown", next_in=-300),
+            recurring("late", next_in=-300),
+            recurring("later", next_in=-900),
+            recurring("paused", next_in=-900, is_paused=True),
+            recurring("soon", next_in=-30),
+        ]
+    )
+
+    assert ["recurring_error", "recurring_late", "recurring_late"] == [one.code for one in told]
+    assert "the task is unknown" == told[0].values["error"]
+    assert ["recurring later", "recurring late"] == [one.subject for one in told[1:]]
+
+
+def test_a_long_wait_is_a_trouble_where_somebody_listens():
+    """Ten minutes at the head of a line; a paused queue waits on purpose."""
+    oldest = {"mail": at(minutes=-10), "bulk": at(minutes=-9)}
+    seen = {"servers": [server()], "oldest": oldest}
+
+    assert ["long_wait"] == kinds(queues=[queue(), queue("bulk")], **seen)
+    assert [] == kinds(queues=[queue(is_paused=True)], **seen)
+
+
+def test_jobs_that_limits_hold_wait_for_no_worker():
+    """It counts how long the first one waits that no limit holds."""
+    seen = {"servers": [server()], "queues": [queue()], "oldest": {"mail": at(minutes=-60)}}
+    late, young = (job(changed_at=at(minutes=minutes)) for minutes in (-10, -9))
+
+    assert [] == kinds(**seen, held={"mail": HeldHead(100, None)})
+    assert [] == kinds(**seen, held={"mail": HeldHead(3, young)})
+    assert ["long_wait"] == kinds(**seen, held={"mail": HeldHead(3, late)})
+
+
+def test_a_paused_queue_with_many_jobs_is_told_with_its_note():
+    """Somebody may have forgotten it."""
+    trouble = only(queues=[queue("mail", 100, is_paused=True, note="until 15:00")], servers=[server()])
+
+    assert ("paused", "until 15:00") == (trouble.code, trouble.values["note"])
+    assert [] == kinds(queues=[queue("mail", 99, is_paused=True)], servers=[server()])
+
+
+def test_tasks_clocks_and_findings_are_told():
+    """A task that no server knows, clocks apart, and what the storage finds wrong with itself."""
+    findings = [
+        Finding(Severity.ERROR, "disk", "The disk is full.", "Make room."),
+        Finding(Severity.NOTE, "index", "No index.", "Add it."),
+        Finding(Severity.WARNING, "skew", "The server's clock is 42.0 s behind.", "Set it."),
+    ]
+
+    told = kinds(unknown_tasks={"old.task": 4}, skew=-42 * MICROS, storage=findings)
+
+    assert ["disk", "unknown_task", "skew"] == told  # the clock once
+
+
+# ---- limits and unique keys ------------------------------------------------------------------------------
+
+
+def named(
+    name="tenant", *, is_paused=False, note="", paused_at=None, kind=LimitName, is_own=False, **numbers
+):
+    """A limit's name, or a key of it."""
+    key = {} if kind is LimitName else {
+        "key": name, "running": 0, "holders": (), "waiting": numbers.pop("waiting", 0), "opens_at": None,
+        "is_own": is_own,
+    }  # fmt: skip
+    return kind(
+        name=name.partition(":")[0], template=None, numbers=LimitNumbers(**numbers), code=None,
+        whose=NumberSource.CODE, is_paused=is_paused, note=note, paused_by=None, paused_at=paused_at, **key,
+    )  # fmt: skip
+
+
+def a_key(key="tenant:7", **fields):
+    """A key as the doctor sees it."""
+    return named(key, kind=LimitView, **fields)
+
+
+def all_of(code, **seen):
+    """What is told of one code."""
+    return [finding for finding in list_findings(sight(**seen)) if finding.code == code]
+
+
+def test_a_number_of_zero_is_told_with_how_many_wait():
+    """A name's is told once for all its keys, a key's own by itself."""
+    names = [named(concurrent=0)]
+    keys = [
+        a_key(concurrent=0, waiting=3),
+        a_key("tenant:8", concurrent=0, waiting=4),
+        a_key("api:1", rate=0),
+    ]
+
+    told = all_of("limit_zero", limit_names=names, limits=[*keys, a_key("tenant:9", concurrent=1, waiting=5)])
+
+    assert [("tenant", 7), ("api:1", 0)] == [(one.values["limit"], one.values["count"]) for one in told]
+    assert "firelock limits set tenant" in told[0].advice
+
+
+def test_a_paused_limit_is_told_with_its_note_and_since_when():
+    """Whoever watches learns of it where many wait, or some for an hour."""
+    paused = {"is_paused": True, "note": "moving", "paused_at": NOW - timedelta(hours=2)}
+    lately = {**paused, "paused_at": NOW - timedelta(minutes=5)}
+
+    (told,) = all_of("limit_paused", limit_names=[named(**paused)], limits=[a_key(**paused, waiting=2)])
+
+    assert "Limit tenant is paused: moving; 2 jobs are waiting." == told.what
+    assert ("firelock limits resume tenant", at(hours=-2)) == (told.advice, told.since)
+    assert ["limit_paused"] == kinds(limits=[a_key(**paused, is_own=True, waiting=2)])
+    assert [] == kinds(limits=[a_key(**lately, waiting=2)])
+    assert ["limit_paused"] == kinds(limits=[a_key(**lately, waiting=100)])
+    assert [] == kinds(limits=[a_key(**paused)])
+
+
+def test_unique_keys_held_by_children_of_failed_parents_are_told():
+    """Nothing of the key is stored until somebody acts: the first is named, with its job."""
+    (told,) = all_of(
+        "unique_in_vain", keys_in_vain=[("shop.report day:1", "j1"), ("shop.report day:2", "j2")]
+    )
+
+    words = (
+        "Unique key day:1 of task shop.report is held by job j1, whose parent has failed; so are 1 more keys."
+    )
+    assert words == told.what
+    assert told.advice.endswith("firelock jobs delete j1")
+
+
+def test_keys_that_lie_apart_are_told_with_what_to_write():
+    """On a storage with partitions alone."""
+    apart = [("send", "smtp", "tenant:{tenant}"), ("ask", "region:{region}", "tenant:{tenant}")]
+
+    first, second = all_of("limit_apart", apart=apart)
+
+    assert "Write smtp/tenant:{tenant} in place of tenant:{tenant}" in first.advice
+    assert "Give them one beginning" in second.advice
+
+
+# ---- one list --------------------------------------------------------------------------------------------
+
+
+def test_failed_jobs_are_a_note_with_the_task_that_has_most():
+    """A storage with failed jobs is never "All is well"."""
+    groups = [
+        FailureGroup("f1", "builtins.ValueError", "no", "send", 19, at(minutes=-3), "j1"),
+        FailureGroup("f2", "builtins.KeyError", "x", "pack", 3, at(minutes=-90), "j2"),
+    ]
+
+    (told,) = list_findings(sight(by_state={State.FAILED: 22}, failures=groups))
+
+    assert (Severity.NOTE, "jobs_failed", "failed jobs") == (told.severity, told.code, told.subject)
+    assert "22 jobs have failed, 19 of them of send." == told.what
+    assert "firelock jobs list --state failed" in told.advice
+
+
+def test_failing_task_names_its_failed_jobs_and_the_newest_cause():
+    """The finding says how many failed for good, why, and the command that lists them."""
+    group = FailureGroup("f1", "psycopg.errors.UndefinedColumn", "column gift", "send", 19, at(), "j1")
+
+    trouble = only(
+        lately={"send": EndedRuns(27, 19, 19)}, usually={"send": EndedRuns(900, 19)}, failures=[group]
+    )
+
+    assert (
+        "70% of the attempts of send failed in the last 15 minutes (usually 0%). 19 jobs failed for good. "
+        "Newest cause: UndefinedColumn."
+    ) == trouble.what
+    assert "firelock jobs list --state failed --task send --since 15m" == trouble.advice
+
+
+def test_advice_for_failed_parents_names_the_command_that_works():
+    """A batch is requeued by another command than a job; one of each is named, and the others are counted."""
+    batch = all_of("in_vain", in_vain={"b1": 2}, batches_in_vain=["b1"])[0]
+    both = all_of("in_vain", in_vain={"b1": 2, "j1": 1, "j2": 1}, batches_in_vain=["b1"])[0]
+
+    assert "Requeue the parent (firelock batches requeue b1), or delete it" in batch.advice
+    assert "(firelock batches requeue b1; firelock jobs requeue j1)" in both.advice
+    assert both.advice.endswith("There are 1 more such parents.")
+
+
+def test_server_is_named_once_however_often_it_was_restarted():
+    """Servers that were stopped in order are no finding at all."""
+    gone = [server("s1", is_alive=False, busy=1, expires_in=-60 * number) for number in range(1, 5)]
+    ended = [server(f"e{number}", is_alive=False, state="stopping") for number in range(5)]
+
+    told = list_findings(sight(servers=[server(queues="mail"), *gone, *ended]))
+
+    assert ["server s1"] == [one.subject for one in told]
+
+
+def test_worst_findings_come_first_and_each_subject_once():
+    """Errors, then warnings, then notes; two findings of one code and subject are one."""
+    told = list_findings(
+        sight(
+            is_shared=False, queues=[queue("mail", 120, is_paused=True), queue("bulk", 3)],
+            servers=[server(queues="mail")],
+            storage=[Finding(Severity.ERROR, "schema_old", "Old.", "Migrate.")] * 2,
+        )
+    )  # fmt: skip
+
+    assert [
+        ("error", "schema_old"), ("error", "no_listener"), ("warning", "paused"), ("note", "not_shared")
+    ] == [(one.severity, one.code) for one in told]  # fmt: skip
+
+
+def test_thresholds_of_the_app_decide_what_is_too_long():
+    """A queue may have a latency of its own, or none at all; "*" is for the others."""
+    oldest = {"mail": at(minutes=-5), "bulk": at(hours=-5), "night": at(hours=-5)}
+    thresholds = Thresholds({"mail": timedelta(minutes=1), "*": timedelta(hours=6)}, timedelta(hours=1))
+    seen = {
+        "queues": [queue(name) for name in oldest], "servers": [server()], "oldest": oldest,
+        "recurring": [recurring(next_in=-1_800)],
+    }  # fmt: skip
+
+    told = found(**seen, thresholds=thresholds)
+    without = found(**seen, thresholds=Thresholds({}, timedelta(minutes=5)))
+
+    assert ["queue mail"] == [one.subject for one in told]
+    assert ["recurring nightly"] == [one.subject for one in without]

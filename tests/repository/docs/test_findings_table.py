@@ -1,0 +1,78 @@
+"""The table of findings in the documentation lists every code, with the severities that the code gives it."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+
+from tests.repository.docs.pages import ROOT, tokens
+
+PAGE = ROOT / "docs" / "findings.md"
+HEAD = ["Code", "Severity", "Subject", "What it means", "What to do"]
+SEVERITIES = ("error", "warning", "note")
+MAKERS = {"Finding", "_counted"}  # the second makes checks of jobs that are counted by a name
+PLACES = ("core/src/firelock/control", "backend-sql/src", "backend-redis/src")
+
+
+def codes():
+    """Return the severities of each code, as the sources of the four packages name them."""
+    found = defaultdict(set)
+    for place in PLACES:
+        for file in sorted((ROOT / "packages" / place).rglob("*.py")):
+            for call in ast.walk(ast.parse(file.read_text("utf-8"))):
+                if isinstance(call, ast.Call) and getattr(call.func, "id", None) in MAKERS:
+                    severity, code, *_ = call.args
+                    if ast.unparse(code) == "code":  # within `_counted`
+                        continue
+                    assert isinstance(code, ast.Constant), f"{file}:{call.lineno}: a code is a literal"
+                    words = ast.unparse(severity).replace("Severity.", "").split()
+                    found[code.value] |= {word.lower() for word in words} & {*SEVERITIES}
+    return found
+
+
+def rows():
+    """Return the cells of every row of the tables of findings."""
+    found, row, is_ours = [], [], False
+    for token in tokens(PAGE.read_text("utf-8")):
+        match token.type:
+            case "tr_open":
+                row = []
+            case "inline":
+                row = [*row, token.content]
+            case "thead_close":
+                is_ours = row == HEAD
+            case "tr_close" if is_ours:
+                found.append(row)
+            case "table_close":
+                is_ours = False
+    return found
+
+
+def test_every_code_has_one_row_with_its_severities():
+    """A code that is not listed cannot be looked up, and one that is listed twice says two things."""
+    listed = [(row[0].strip("`"), row[1]) for row in rows()]
+
+    expected = {
+        code: " or ".join(one for one in SEVERITIES if one in severities)
+        for code, severities in codes().items()
+    }
+    assert expected == dict(listed)
+    assert len(listed) == len(expected)
+
+
+def test_every_row_is_whole():
+    """Each row says what the finding is about, what it means and what to do."""
+    assert [] == [row[0] for row in rows() if not all(cell.strip() for cell in row)]
+
+
+def test_nothing_but_the_core_decides_what_is_wrong():
+    """Findings are made by the core's control folder and by storages, and nowhere else."""
+    others = [
+        str(file.relative_to(ROOT))
+        for file in sorted((ROOT / "packages").glob("*/src/**/*.py"))
+        if not any(place in file.as_posix() for place in PLACES)
+        for call in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(call, ast.Call) and getattr(call.func, "id", None) == "Finding"
+    ]
+
+    assert [] == others
