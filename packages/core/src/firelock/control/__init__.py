@@ -2,6 +2,6 @@
 
 Nearly each file is one door of the app; read `jobs` first. `queues`, `limits`, `batches`, `servers`,
 `recurring`, `audit` and `catalogue` show and change what is stored beside jobs; `operations` acts on all
-jobs that match, resumably; `doctor` says what is wrong, and asks `recount` about batches. Nothing here runs
-jobs.
+jobs that match, resumably; `findings` lists what is wrong, with what `recount` finds about batches, and
+`doctor` reports it also of a storage that does not answer. Nothing here runs jobs.
 """

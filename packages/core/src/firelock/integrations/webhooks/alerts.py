@@ -77,6 +77,7 @@ class Memory:
     looked_at: int = 0
     failures_until: int = 0
     seen: dict[str, str] = attrs.Factory(dict)  # late jobs that no limit held then, by queue
+    pending: list[str] = attrs.Factory(list)  # subjects of findings that are reported if they last
     open: dict[str, Open] = attrs.Factory(dict)  # by event and subject: "failed shop.charge"
     more: dict[str, Any] = attrs.Factory(dict)  # fields of a newer release; kept as they are
 
@@ -86,7 +87,7 @@ class Memory:
         try:
             kept = json.loads(text or "{}")
             opened = {name: _known_of(Open, each) for name, each in kept.pop("open", {}).items()}
-            known = {name: kept.pop(name) for name in ("looked_at", "failures_until", "seen") if name in kept}
+            known = {name: kept.pop(name) for name in _KNOWN if name in kept}
             return cls(**known, open=opened, more=kept)
         except (TypeError, ValueError, AttributeError):
             return cls()
@@ -95,6 +96,9 @@ class Memory:
         """Return the text to keep."""
         fields = attrs.asdict(self)
         return json.dumps(fields.pop("more") | fields)
+
+
+_KNOWN = ("looked_at", "failures_until", "seen", "pending")
 
 
 def _known_of(kind: type[Open], fields: dict[str, Any]) -> Open:
@@ -239,7 +243,14 @@ class _Watch:
                     del self.memory.open[f"{event} {subject}"]
                 else:
                     yield self._over(event, subject, _named(event, subject))
+        pending, self.memory.pending = set(self.memory.pending), []
         for (event, subject), one in urgent.items():
+            if event is Event.FINDING:
+                # At the second look, because a start or a deploy passes.
+                if len(self.memory.pending) < _MOST_OPEN:
+                    self.memory.pending.append(subject)
+                if subject not in pending:
+                    continue
             if not self._opens(event, subject) or (is_first and event is Event.SERVER_LOST):
                 continue
             fields: dict[str, JsonValue] = {
